@@ -1,19 +1,18 @@
 """Denoisers that know the answer, so that nothing but the code under test is measured."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kan_diffusion.data import Density
+from helpers import seeded
+from kan_diffusion.data import make_toy
 from kan_diffusion.denoisers import UNLABELLED, DenoiserOutput, PointDenoiser
 from kan_diffusion.denoisers.base import ModelMixin
-from kan_diffusion.processes import Process
+from kan_diffusion.likelihood import first_noise, log_likelihood
 
-__all__ = ["ExactDenoiser", "ModelMixin"]
+__all__ = ["ExactDenoiser", "ModelMixin", "errors_of_density", "require_fourth_order"]
 
 
 class ExactDenoiser(PointDenoiser):
@@ -27,14 +26,7 @@ class ExactDenoiser(PointDenoiser):
         until: Timestep from which on nothing is added.
     """
 
-    def __init__(
-        self,
-        process: Process,
-        *densities: Density,
-        dtype: torch.dtype = torch.float64,
-        offset: float = 0.0,
-        until: int | None = None,
-    ) -> None:
+    def __init__(self, process, *densities, dtype=torch.float64, offset=0.0, until=None):
         super().__init__()
         self.num_classes = len(densities) - 1
         self.data_dim = densities[0].dim
@@ -42,7 +34,7 @@ class ExactDenoiser(PointDenoiser):
         self.process, self.densities = process, densities
         self.offset, self.until = offset, math.inf if until is None else until
 
-    def _levels(self, steps: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _levels(self, steps):
         """Levels by another way than the process's own: the angle of signal and noise."""
         num = self.process.num_timesteps
         if self.process.is_flow:
@@ -54,13 +46,13 @@ class ExactDenoiser(PointDenoiser):
 
     def forward(
         self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        observed: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> DenoiserOutput | tuple[Tensor]:
+        sample,
+        timestep,
+        class_labels=None,
+        encoder_hidden_states=None,
+        observed=None,
+        return_dict=True,
+    ):
         steps = np.broadcast_to(np.asarray(timestep, dtype=np.float64), (len(sample),))
         alpha, sigma = self._levels(steps)
         mean = self.densities[UNLABELLED].posterior_mean(sample, alpha, sigma)
@@ -82,3 +74,32 @@ class ExactDenoiser(PointDenoiser):
             "flow": noise - mean,
         }[kind].to(sample.dtype)
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
+
+
+def errors_of_density(toy, process, num, *num_steps):
+    """Errors of the exact denoiser's log-density of points of a toy, for each number of steps.
+
+    Args:
+        toy: Name of the toy.
+        process: The process.
+        num: Number of points.
+        *num_steps: Numbers of steps; the library's own when there are none.
+
+    Returns:
+        The absolute errors, (num,) for each number of steps, and the exact log-density.
+    """
+    density = make_toy(toy)
+    density = density.rescaled(density.mean, density.std)
+    points = density.sample(num, seeded(1))
+    exact = density.log_density(points, 1.0, first_noise(process))
+    options = [{"num_steps": steps} for steps in num_steps] or [{}]
+    denoiser = ExactDenoiser(process, density)
+    found = [log_likelihood(denoiser, process, points, **each) for each in options]
+    return (*((each - exact).abs() for each in found), exact)
+
+
+def require_fourth_order(toy, process, num):
+    """Fifty steps are enough for a density, and twice as many are better."""
+    error, finer, _ = errors_of_density(toy, process, num, 50, 100)
+    assert float(error.max()) < (0.02 if process.is_flow else 0.01)  # flow begins at less noise
+    assert float(finer.max()) < float(error.max()) / 6  # or a sixteenth, once steps are small

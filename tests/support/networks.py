@@ -1,16 +1,12 @@
 """Small networks that the tests of explanations share."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from helpers import seeded
 from kan_diffusion.denoisers import KANDenoiser
-from kan_diffusion.denoisers.edges import CURVE, Edge
+from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.readable import CurveSettings, ReadableDenoiser, readable
 
 T = 100
@@ -18,14 +14,14 @@ FOURIER = {"time_encoding": "fourier", "num_time_frequencies": 2}
 MODULATED = {**FOURIER, "modulated": True}
 
 
-def stir(module: torch.nn.Module, seed: int = 0, spread: float = 0.4) -> None:
+def stir(module, seed=0, spread=0.4):
     """Leaves no parameter at a special value."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(0, spread, generator=seeded(seed))
 
 
-def kan(seed: int = 0, **settings: object) -> KANDenoiser:
+def kan(seed=0, **settings):
     """A float64 KAN denoiser with no parameter at a special value."""
     settings = {"data_dim": 2, "hidden": (4, 3), "num_train_timesteps": T, **settings}
     made = KANDenoiser(**settings).double()
@@ -33,7 +29,7 @@ def kan(seed: int = 0, **settings: object) -> KANDenoiser:
     return made
 
 
-def moved_kan() -> KANDenoiser:
+def moved_kan():
     """A KAN denoiser of nine intervals, with grids of its own for every input."""
     made = kan()
     made.refine(9, *batch())
@@ -43,13 +39,7 @@ def moved_kan() -> KANDenoiser:
     return made
 
 
-def network(
-    edges: Sequence[Sequence[tuple[int, int, str, bool]]],
-    hidden: Sequence[int],
-    *,
-    seed: int = 0,
-    **settings: object,
-) -> ReadableDenoiser:
+def network(edges, hidden, *, seed=0, **settings):
     """A float64 network of given edges with no parameter at a special value."""
     settings = {"data_dim": 2, "num_train_timesteps": T, "time_encoding": "raw", **settings}
     curves = {key: settings.pop(key) for key in CurveSettings.__annotations__ if key in settings}
@@ -59,23 +49,23 @@ def network(
     return made.eval()
 
 
-def batch(dim: int = 2, num: int = 64) -> tuple[Tensor, Tensor]:
+def batch(dim=2, num=64):
     points = torch.randn(num, dim, dtype=torch.float64, generator=seeded(5))
     return points, torch.randint(0, T, (num,), generator=seeded(6))
 
 
-def everything(widths: Sequence[int], kind: str = "curve") -> list[list]:
+def everything(widths, kind="curve"):
     return [
         [(i, o, kind, False) for o in range(fan_out) for i in range(fan_in)]
         for fan_in, fan_out in pairwise(widths)
     ]
 
 
-def without(denoiser: ReadableDenoiser, *places: tuple[int, int, int]) -> list[Edge]:
+def without(denoiser, *places):
     return [edge for edge in denoiser.edges if edge.place not in places]
 
 
-def mixed(num_inputs: int) -> list[list[tuple[int, int, str, bool]]]:
+def mixed(num_inputs):
     """Two layers of curves, lines and functions, from every input."""
     kinds = [(CURVE, False), ("tanh", True), ("linear", True), ("gaussian", False), ("sin", False)]
     first = [(i, o, *kinds[(i + 2 * o) % 5]) for i in range(num_inputs) for o in range(3)]
@@ -83,7 +73,7 @@ def mixed(num_inputs: int) -> list[list[tuple[int, int, str, bool]]]:
     return [first, second]
 
 
-def mixed_networks() -> dict[str, ReadableDenoiser]:
+def mixed_networks():
     """Readable networks of every kind of input and modulation, by name."""
     return {
         "raw time": network(mixed(3), [3]),

@@ -1,22 +1,18 @@
 """Small networks of diffusers and transformers with random weights, and calls of them."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    pass
 
 Call = tuple[Tensor, ...]
 
 
-def dit() -> tuple[nn.Module, Call]:
+def dit():
     from diffusers import DiTTransformer2DModel
 
     network = DiTTransformer2DModel(
@@ -31,7 +27,7 @@ def dit() -> tuple[nn.Module, Call]:
     return network, (torch.randn(2, 3, 8, 8), torch.tensor([3, 500]), torch.tensor([1, 2]))
 
 
-def pixart() -> tuple[nn.Module, Call]:
+def pixart():
     from diffusers import PixArtTransformer2DModel
 
     network = PixArtTransformer2DModel(
@@ -48,7 +44,7 @@ def pixart() -> tuple[nn.Module, Call]:
     return network, (torch.randn(2, 3, 8, 8), torch.randn(2, 5, 12), torch.tensor([3, 500]))
 
 
-def unet() -> tuple[nn.Module, Call]:
+def unet():
     """Stable Diffusion's shape: cross attention, GEGLU, ResNet blocks."""
     from diffusers import UNet2DConditionModel
 
@@ -65,7 +61,7 @@ def unet() -> tuple[nn.Module, Call]:
     return network, (torch.randn(2, 4, 8, 8), torch.tensor(3), torch.randn(2, 5, 16))
 
 
-def clip() -> tuple[nn.Module, Call]:
+def clip():
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -81,26 +77,24 @@ def clip() -> tuple[nn.Module, Call]:
     return CLIPTextModel(config), (torch.randint(2, 99, (2, 8)),)
 
 
-def encoder() -> tuple[nn.Module, Call]:
+def encoder():
     layer = nn.TransformerEncoderLayer(16, 2, 64, activation="gelu", batch_first=True)
     return nn.TransformerEncoder(layer, 2), (torch.randn(2, 5, 16),)
 
 
-def sequential() -> tuple[nn.Module, Call]:
+def sequential():
     network = nn.Sequential(
         nn.Linear(8, 64), nn.SiLU(), nn.Dropout(0.1), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 3)
     )
     return network, (torch.randn(100, 8),)
 
 
-NETWORKS: dict[str, Callable[[], tuple[nn.Module, Call]]] = {
-    made.__name__: made for made in (dit, pixart, unet, clip, encoder, sequential)
-}
+NETWORKS = {made.__name__: made for made in (dit, pixart, unet, clip, encoder, sequential)}
 BLOCKS = {"dit": 2, "pixart": 2, "unet": 4, "clip": 2, "encoder": 2, "sequential": 2}
 """Number of feed-forward blocks of each."""
 
 
-def make(name: str, seed: int = 0) -> tuple[nn.Module, Call]:
+def make(name, seed=0):
     """A network by name in evaluation mode, and a call, drawn from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -109,22 +103,22 @@ def make(name: str, seed: int = 0) -> tuple[nn.Module, Call]:
 
 
 @torch.no_grad()
-def output(network: nn.Module, call: Call) -> Tensor:
+def output(network, call):
     """The first output of a network."""
     found = network(*call)
     return found if isinstance(found, Tensor) else found[0]
 
 
-def change(before: Tensor, after: Tensor) -> float:
+def change(before, after):
     """Root mean square of a difference, as a share."""
     return float((before.double() - after.double()).norm() / before.double().norm())
 
 
-def autoencoder(**options: object) -> AutoencoderKL:
+def autoencoder(**options):
     """One of pictures in colour, whose latents have two channels and half the pixels a side."""
     from diffusers import AutoencoderKL
 
-    settings: dict[str, object] = {
+    settings = {
         "down_block_types": ["DownEncoderBlock2D"] * 2,
         "up_block_types": ["UpDecoderBlock2D"] * 2,
         "block_out_channels": [4, 8],
@@ -136,7 +130,7 @@ def autoencoder(**options: object) -> AutoencoderKL:
     return AutoencoderKL(**{**settings, **options}).eval()
 
 
-def save_clip(folder: Path) -> Path:
+def save_clip(folder):
     """All of a tiny CLIP, whose pieces of words are a, b and ab, as the Hub has it."""
     from transformers import CLIPConfig, CLIPModel
 

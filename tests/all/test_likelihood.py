@@ -1,0 +1,24 @@
+import pytest
+
+from exact_denoiser import errors_of_density, require_fourth_order
+from kan_diffusion.processes import Process, get_process
+
+
+@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_exact_denoiser_has_the_exact_density(schedule, kind):
+    process = Process(name="x", schedule=schedule, prediction_type=kind)
+    errors, exact = errors_of_density("gaussian-mixture", process, 40)
+    assert (errors < 2e-3 + 1e-3 * exact.abs()).all()
+
+
+@pytest.mark.parametrize(("name", "num"), [("mixture-8d", 20), ("swiss-roll-16d", 4)])
+def test_exact_denoiser_has_the_exact_density_of_many_coordinates(name, num):
+    errors, _ = errors_of_density(name, get_process("cosine"), num)
+    assert (errors < 5e-3).all()
+
+
+@pytest.mark.parametrize("process", ["cosine", "flow"])
+@pytest.mark.parametrize("name", ["gaussian-mixture", "swiss-roll"])
+def test_fifty_steps_are_enough_and_more_are_better(name, process):
+    require_fourth_order(name, get_process(process), 40)
