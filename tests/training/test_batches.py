@@ -1,13 +1,10 @@
-from __future__ import annotations
-
 import pytest
 import torch
-from torch import Tensor
 
 import kan_diffusion.training.batches as batches_module
 from helpers import seeded
 from kan_diffusion.processes import Process, expand
-from kan_diffusion.training.batches import Batch, Batches
+from kan_diffusion.training.batches import Batches
 
 CPU = torch.device("cpu")
 each_kind = pytest.mark.parametrize("kind", ["replacement", "epochs"])
@@ -18,16 +15,16 @@ NOISED = ("noised", "timesteps", "target")
 ABSENT = {"label": torch.tensor(-1), "pair": torch.tensor([-3, 4])}
 
 
-def _process(prediction_type: str = "v_prediction") -> Process:
+def _process(prediction_type="v_prediction"):
     schedule = "flow" if prediction_type == "flow" else "squaredcos_cap_v2"
     return Process(name="x", schedule=schedule, prediction_type=prediction_type)
 
 
-def _points(num: int = 100) -> Tensor:
+def _points(num=100):
     return torch.randn(num, 2, generator=seeded(1), dtype=torch.float64)
 
 
-def _batches(kind: str = "replacement", **options: object) -> Batches:
+def _batches(kind="replacement", **options):
     points = options.pop("points", _points())
     process = options.pop("process", _process())
     # Conditions are the numbers of the rows, as labels and as rows of two numbers.
@@ -37,7 +34,7 @@ def _batches(kind: str = "replacement", **options: object) -> Batches:
     return Batches(points, conditions, ABSENT, process, batches=kind, **settings)
 
 
-def _equal(one: Batch, other: Batch) -> bool:
+def _equal(one, other):
     assert one.conditions.keys() == other.conditions.keys()
     pairs = [(getattr(one, name), getattr(other, name)) for name in NOISED]
     pairs += [(values, other.conditions[name]) for name, values in one.conditions.items()]
@@ -46,9 +43,7 @@ def _equal(one: Batch, other: Batch) -> bool:
 
 @each_kind
 @pytest.mark.parametrize("values", [1, 3 * 32 * 2, 2**14])
-def test_a_batch_is_a_function_of_seed_and_step(
-    kind: str, values: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_is_a_function_of_seed_and_step(kind, values, monkeypatch):
     monkeypatch.setattr(batches_module, "_CHUNK_VALUES", values)  # chunks of 1, 3 and 256 steps
     in_order = [_batches(kind).at(step) for step in range(14)]
     one = _batches(kind)
@@ -61,9 +56,7 @@ def test_a_batch_is_a_function_of_seed_and_step(
 @each_kind
 @pytest.mark.parametrize("shape", [(2,), (3, 2, 4), (3, 8, 8)], ids=str)
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample", "flow"])
-def test_noised_samples_and_targets_are_those_of_rows_of_the_data(
-    kind: str, prediction_type: str, shape: tuple[int, ...]
-) -> None:
+def test_noised_samples_and_targets_are_those_of_rows_of_the_data(kind, prediction_type, shape):
     process = _process(prediction_type)
     points = torch.randn(100, *shape, generator=seeded(1), dtype=torch.float64)
     batch = _batches(kind, process=process, points=points).at(300)  # in the second chunk
@@ -80,7 +73,7 @@ def test_noised_samples_and_targets_are_those_of_rows_of_the_data(
     assert batch.noised.dtype == batch.target.dtype == torch.float32
 
 
-def test_noise_is_standard_normal_and_independent_from_step_to_step() -> None:
+def test_noise_is_standard_normal_and_independent_from_step_to_step():
     drawn = _batches(process=_process("epsilon"), batch_size=500, points=_points(7))
     noise = torch.stack([drawn.at(step).target for step in range(40)]).double()
     num = noise.numel()
@@ -90,7 +83,7 @@ def test_noise_is_standard_normal_and_independent_from_step_to_step() -> None:
     assert abs(float((noise[..., 0] * noise[..., 1]).mean())) < 4.5 / (num / 2) ** 0.5
 
 
-def test_logit_normal_timesteps_have_the_quantiles_of_their_density() -> None:
+def test_logit_normal_timesteps_have_the_quantiles_of_their_density():
     drawn = _batches(batch_size=4000, timesteps="logit-normal", points=_points(5)).at(2).timesteps
     total = _process().num_timesteps
     for share in (0.1, 0.5, 0.9):
@@ -100,7 +93,7 @@ def test_logit_normal_timesteps_have_the_quantiles_of_their_density() -> None:
     assert 0 <= int(drawn.min()) <= int(drawn.max()) < total
 
 
-def test_conditions_may_be_left_out_and_take_nothing_else_along() -> None:
+def test_conditions_may_be_left_out_and_take_nothing_else_along():
     without, labelled = _batches(conditions={}).at(4), _batches().at(4)
     assert without.conditions == {}
     for name in NOISED:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +12,7 @@ dims = st.integers(1, 2_000)
 
 
 @given(num_rows=rows, dim=dims, family=st.sampled_from(sorted(FAMILIES)))
-def test_a_suggestion_can_be_trained(num_rows: int, dim: int, family: str) -> None:
+def test_a_suggestion_can_be_trained(num_rows, dim, family):
     table = suggested(num_rows, dim, family)
     config = TrainingConfig(
         steps=table.steps,
@@ -28,9 +26,7 @@ def test_a_suggestion_can_be_trained(num_rows: int, dim: int, family: str) -> No
 
 
 @given(num_rows=rows, dim=dims, more=st.integers(1, 1000))
-def test_more_data_never_make_a_network_or_its_training_smaller(
-    num_rows: int, dim: int, more: int
-) -> None:
+def test_more_data_never_make_a_network_or_its_training_smaller(num_rows, dim, more):
     few = suggested(num_rows, dim)
     for many in (suggested(num_rows * more, dim), suggested(num_rows, dim * more)):
         assert many.params >= few.params
@@ -40,7 +36,7 @@ def test_more_data_never_make_a_network_or_its_training_smaller(
         assert many.learning_rate <= few.learning_rate
 
 
-def test_the_learning_rate_follows_from_a_size_that_is_given() -> None:
+def test_the_learning_rate_follows_from_a_size_that_is_given():
     small, large = (suggested(1000, 10, params=params) for params in (2_000, 36_800))
     assert (small.params, large.params) == (2_000, 36_800)
     assert small.learning_rate == get_family("kan").learning_rate
@@ -48,6 +44,6 @@ def test_the_learning_rate_follows_from_a_size_that_is_given() -> None:
 
 
 @pytest.mark.parametrize(("num_rows", "dim"), [(0, 3), (3, 0)])
-def test_a_table_of_nothing_is_refused(num_rows: int, dim: int) -> None:
+def test_a_table_of_nothing_is_refused(num_rows, dim):
     with refused("at least one row and one coordinate"):
         suggested(num_rows, dim)

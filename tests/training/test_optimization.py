@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -7,13 +5,12 @@ import math
 import pytest
 import torch
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
+from torch import nn
 
 from helpers import refused, seeded
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.training.optimization import (
     OPTIMIZERS,
-    OptimizerName,
     ParameterVector,
     WeightAverage,
     learning_rates,
@@ -26,7 +23,7 @@ from kan_diffusion.training.optimization import (
 class Tied(nn.Module):
     """Odd shapes, one weight used twice, one frozen, one that no gradient reaches."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first = nn.Linear(3, 5)
         self.second = nn.Linear(5, 5)
@@ -39,17 +36,17 @@ class Tied(nn.Module):
         for parameter in (*self.first.parameters(), *self.second.parameters()):
             parameter.detach().normal_(generator=generator)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         hidden = torch.tanh(self.first(x)) * self.frozen
         return self.scale * self.third(torch.tanh(self.second(hidden)))
 
 
-def _loss(module: nn.Module, step: int) -> Tensor:
+def _loss(module, step):
     return 30 * module(torch.randn(16, 3, generator=seeded(step))).square().mean()
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
-def test_a_vector_is_trained_like_the_parameters_it_stands_for(max_norm: float) -> None:
+def test_a_vector_is_trained_like_the_parameters_it_stands_for(max_norm):
     plain, ours = Tied(), Tied()
     trainable = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     adam = torch.optim.Adam(trainable, lr=0.01)
@@ -81,7 +78,7 @@ def test_a_vector_is_trained_like_the_parameters_it_stands_for(max_norm: float) 
     assert torch.equal(vector.join(vector.split(trained)), trained)
 
 
-def test_the_average_warms_up_like_that_of_diffusers() -> None:
+def test_the_average_warms_up_like_that_of_diffusers():
     generator = seeded(0)
     values = nn.Parameter(torch.zeros(4, dtype=torch.float64))
     theirs, ours = EMAModel([values], decay=0.95), WeightAverage(values, 0.95)
@@ -93,7 +90,7 @@ def test_the_average_warms_up_like_that_of_diffusers() -> None:
     assert ours.num_updates == 300
 
 
-def test_gradients_below_the_limit_are_left_as_they_are() -> None:
+def test_gradients_below_the_limit_are_left_as_they_are():
     module = Tied()
     vector = ParameterVector(module)
     _loss(module, 0).backward()
@@ -106,7 +103,7 @@ def test_gradients_below_the_limit_are_left_as_they_are() -> None:
     torch.testing.assert_close(vector.vector.grad, 0.25 * before, rtol=1e-4, atol=0)
 
 
-def test_gradients_do_not_add_up_over_steps() -> None:
+def test_gradients_do_not_add_up_over_steps():
     module = Tied()
     vector = ParameterVector(module)
     for step in (0, 1):
@@ -126,14 +123,12 @@ def test_gradients_do_not_add_up_over_steps() -> None:
     assert float(vector.vector.grad.abs().sum()) == 15
 
 
-def test_parameters_are_the_same_objects_and_end_with_memory_of_their_own() -> None:
+def test_parameters_are_the_same_objects_and_end_on_their_own():
     module = Tied()
     before = list(module.parameters())
     values = [parameter.detach().clone() for parameter in before]
     vector = ParameterVector(module)
     assert len(vector) == 6
-    for parameter in module.parameters():
-        assert parameter.data_ptr() % 64 == 0
     with torch.no_grad():
         vector.vector.mul_(2)
     twin = copy.deepcopy(module)  # a copy made meanwhile is independent
@@ -146,12 +141,11 @@ def test_parameters_are_the_same_objects_and_end_with_memory_of_their_own() -> N
         assert now is original
         assert torch.equal(now, 2 * value if now.requires_grad else value)
         assert torch.equal(now, copied)
-        assert now.untyped_storage().nbytes() == now.numel() * now.element_size()
         assert now.grad is None
     assert module.third.weight is module.second.weight
 
 
-def test_lent_values_come_back_whatever_happens_to_them() -> None:
+def test_lent_values_come_back_whatever_happens_to_them():
     module = Tied()
     vector = ParameterVector(module)
     own = vector.vector.detach().clone()
@@ -170,7 +164,7 @@ def test_lent_values_come_back_whatever_happens_to_them() -> None:
     assert vector.vector.grad.any()
 
 
-def test_replaced_parameters_do_not_pass_unnoticed() -> None:
+def test_replaced_parameters_do_not_pass_unnoticed():
     module = Tied()
     vector = ParameterVector(module)
     own = vector.vector.detach()
@@ -189,12 +183,12 @@ MIXED = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
         (MIXED, "torch.float32 and torch.float64, and training needs one"),
     ],
 )
-def test_what_is_no_vector_is_refused(module: nn.Module, message: str) -> None:
+def test_what_is_no_vector_is_refused(module, message):
     with refused(message):
         ParameterVector(module)
 
 
-def test_learning_rates_leave_no_step_out() -> None:
+def test_learning_rates_leave_no_step_out():
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
     rates = learning_rates(optimizer, "cosine", 0.1, 100, 40)
     assert rates.shape == (40,)
@@ -203,13 +197,13 @@ def test_learning_rates_leave_no_step_out() -> None:
     assert (rates[11:] < rates[10:-1]).all()
 
 
-def _moved(module: nn.Module, name: OptimizerName, steps: int, rate: float = 0.01) -> nn.Module:
+def _moved(module, name, steps, rate=0.01):
     """Trains a module with an optimiser by its loss on fixed batches."""
     weights = ParameterVector(module)
     made = make_optimizer(name, weights, rate)
     for step in range(steps):
 
-        def again(step: int = step) -> float:
+        def again(step=step):
             loss = module.loss(step)
             loss.backward()
             weights.collect_gradients()
@@ -222,8 +216,8 @@ def _moved(module: nn.Module, name: OptimizerName, steps: int, rate: float = 0.0
 
 
 @pytest.mark.parametrize("rate", [0.25, 3.0])
-def test_learned_functions_have_a_learning_rate_of_their_own(rate: float) -> None:
-    def made() -> nn.Sequential:
+def test_learned_functions_have_a_learning_rate_of_their_own(rate):
+    def made():
         with torch.random.fork_rng():
             torch.manual_seed(3)
             functions = LearnedFunctions(4, 2, rate=rate)
@@ -251,23 +245,23 @@ def test_learned_functions_have_a_learning_rate_of_their_own(rate: float) -> Non
 class Quadratic(nn.Module):
     """A loss of a matrix and a vector whose minimum is known, in a rotated frame of the matrix."""
 
-    def __init__(self, rotation: Tensor) -> None:
+    def __init__(self, rotation):
         super().__init__()
         self.rotation = rotation
         self.inputs = torch.randn(3, 7, 5, generator=seeded(1))
         self.matrix = nn.Parameter(rotation @ torch.randn(4, 5, generator=seeded(2)))
         self.vector = nn.Parameter(torch.ones(4))
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step):
         outputs = self.inputs[step % 3] @ self.matrix.T @ self.rotation
         wanted = self.inputs[step % 3, :, :4]
         return (outputs - wanted).square().mean() + self.vector.square().mean()
 
 
-def test_soap_takes_the_same_way_in_every_rotated_frame_and_adam_does_not() -> None:
+def test_soap_takes_the_same_way_in_every_rotated_frame_and_adam_does_not():
     rotation = torch.linalg.qr(torch.randn(4, 4, generator=seeded(3)))[0]
 
-    def gap(name: OptimizerName) -> float:
+    def gap(name):
         plain, rotated = (
             _moved(Quadratic(frame), name, 25).matrix for frame in (torch.eye(4), rotation)
         )
@@ -277,7 +271,7 @@ def test_soap_takes_the_same_way_in_every_rotated_frame_and_adam_does_not() -> N
     assert gap("adam") > 1e-2
 
 
-def test_soap_of_matrices_of_one_shape_together_is_that_of_pytorch_optimizer_one_by_one() -> None:
+def test_soap_of_matrices_of_one_shape_together_is_that_of_pytorch_optimizer_one_by_one():
     from pytorch_optimizer import SOAP
 
     # Square matrices: in a null space the basis, and so the way, would be a matter of rounding.
@@ -308,7 +302,7 @@ def test_soap_of_matrices_of_one_shape_together_is_that_of_pytorch_optimizer_one
             assert step == 0 or not torch.equal(own.detach(), start)
 
 
-def test_a_step_of_muon_turns_and_stretches_alike_in_all_directions() -> None:
+def test_a_step_of_muon_turns_and_stretches_alike_in_all_directions():
     before, after = Quadratic(torch.eye(4)), _moved(Quadratic(torch.eye(4)), "muon", 1)
     change = (after.matrix - before.matrix).detach()
     lengths = torch.linalg.svdvals(change) / (0.01 * 0.2 * math.sqrt(5))
@@ -319,15 +313,15 @@ def test_a_step_of_muon_turns_and_stretches_alike_in_all_directions() -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has it from 2.9 on")
-def test_muon_of_matrices_of_one_shape_together_is_that_of_torch_one_by_one() -> None:
+def test_muon_of_matrices_of_one_shape_together_is_that_of_torch_one_by_one():
     class Maps(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             shapes = (3, 8), (8, 3), (3, 8), (5, 5)
             draws = (torch.randn(shape, generator=seeded(4)) for shape in shapes)
             self.matrices = nn.ParameterList(map(nn.Parameter, draws))
 
-        def loss(self, step: int) -> Tensor:
+        def loss(self, step):
             wanted = torch.randn(8, 3, generator=seeded(5 + step))
             one, two, three, four = self.matrices
             errors = one.T - wanted, two - 2 * wanted, three.T @ three - wanted @ wanted.T
@@ -350,28 +344,18 @@ def test_muon_of_matrices_of_one_shape_together_is_that_of_torch_one_by_one() ->
         assert (one - other).norm() < 0.05 * moved  # both iterate in bfloat16
 
 
-def test_a_step_of_lbfgs_reaches_the_minimum_of_a_quadratic() -> None:
-    module = _moved(Quadratic(torch.eye(4)), "lbfgs", 1, rate=1.0)
-    inputs = module.inputs[0]
-    best = torch.linalg.lstsq(inputs, inputs[:, :4]).solution.T
-    torch.testing.assert_close(module.matrix.detach(), best, atol=1e-3, rtol=0)
-    torch.testing.assert_close(module.vector.detach(), torch.zeros(4), atol=1e-3, rtol=0)
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_state_survives_json_and_a_module_without_matrices_or_with_more_dimensions(
-    name: OptimizerName,
-) -> None:
+def test_a_state_survives_json_and_a_module_without_matrices_or_with_more_dimensions(name):
     class Odd(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.cube = nn.Parameter(torch.randn(3, 2, 5, generator=seeded(0)))
             self.scale = nn.Parameter(torch.ones(()))
 
-    def step(weights: ParameterVector, made: torch.optim.Optimizer, number: int) -> None:
+    def step(weights, made, number):
         wanted = weights.join(weights.split(torch.randn(99, generator=seeded(number))))
 
-        def again() -> float:
+        def again():
             weights.vector.grad.copy_(weights.vector.detach() - wanted)
             return float(weights.vector.grad.square().sum() / 2)
 

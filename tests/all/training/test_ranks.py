@@ -1,37 +1,47 @@
 """Several processes train the model that one would."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 from safetensors.torch import load_file
 
 import prompted_training
-from command_line import call_quietly
+from command_line import call_command
 from two_processes import in_two_processes
 
 # A batch that two processes cannot halve, so that their parts have different weights.
-TRAIN = ["train", "moons", "--params", "800", "--steps", "40"]
-BATCH = ["--batch-size", "255", "--device", "cpu"]
+WORDS = ["train", "moons", "--params", "800", "--steps", "40", "--batch-size", "255"]
+WORDS += ["--moments", "0", "--device", "cpu", "--quick"]
+    "train",
+    "moons",
+    "--params",
+    "800",
+    "--steps",
+    "40",
+    "--batch-size",
+    "255",
+    "--moments",
+    "0",
+    "--device",
+    "cpu",
+    "--quick",
+]
 
 
-def _train(folder: Path) -> None:
-    assert call_quietly(*TRAIN, *BATCH, "--out", folder) == 0
-
-
-def test_two_processes_train_the_model_of_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _train(tmp_path / "one")
-    assert capsys.readouterr().out.count("Run: ") == 1
-    said = in_two_processes(tmp_path, _train, tmp_path / "two")
-    assert said.count("Run: ") == 1  # the second process is silent
+def test_two_processes_of_torchrun_train_the_model_of_one(tmp_path):
+    assert call_command(*WORDS, "--out", tmp_path / "one") == 0
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [sys.executable, "-m", *launch, "-m", "kan_diffusion", *WORDS, "--out", "two"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Run: two") == 1  # the second process is silent
     weights, losses = [], []
     for name in ("one", "two"):
         losses.append(pd.read_parquet(tmp_path / name / "curves.parquet")["loss"].to_numpy())
@@ -42,28 +52,11 @@ def test_two_processes_train_the_model_of_one(
         torch.testing.assert_close(values, weights[1][key], atol=3e-3, rtol=0)
 
 
-@pytest.mark.slow
-def test_torchrun_starts_two_processes_that_train_together(tmp_path: Path) -> None:
-    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(60, 2)))
-    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["train", "points.npy", "--family", "mlp", "--params", "400", "--steps", "5"]
-    words += ["--moments", "0", "--device", "cpu", "--out", "run"]
-    ended = subprocess.run(
-        [sys.executable, "-m", *launch, "-m", "kan_diffusion", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("Run: run") == 1  # the second process is silent
-    assert len(pd.read_parquet(tmp_path / "run" / "curves.parquet")) == 5
-
-
-def _train_in_parts(folder: Path) -> None:
+def _train_in_parts(folder):
     prompted_training.run(folder, accumulation_steps=2)
 
 
-def test_two_processes_with_parts_of_batches_train_prompted_pictures_as_one(tmp_path: Path) -> None:
+def test_two_processes_with_parts_of_batches_train_prompted_pictures_as_one(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()
