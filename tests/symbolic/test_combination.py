@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -10,46 +8,45 @@ from kan_diffusion.symbolic.combination import Atom, Combination, compose, score
 from networks import T, batch, mixed_networks, network
 
 STEPS = np.array([0, 3, 31, 64, 98, 99])
-each_network = pytest.mark.parametrize("name", mixed_networks())
+NETWORKS = mixed_networks()
 
 
-@each_network
-def test_a_combination_is_the_prediction_at_every_level(name: str) -> None:
-    denoiser = mixed_networks()[name]
+def on_levels(points):
+    return points.numpy()[None].repeat(len(STEPS), 0)
+
+
+def test_a_combination_is_the_prediction_at_every_level():
     points, _ = batch()
-    parts = compose(denoiser, STEPS)
-    x = points.numpy()[None].repeat(len(STEPS), 0)
-    found = np.stack([part.values(x) for part in parts], -1)
-    with torch.no_grad():
-        expected = np.stack([denoiser(points, int(step)).sample.numpy() for step in STEPS])
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    if not any(edge.kind == CURVE for edge in denoiser.edges):
-        assert all(part.is_complete for part in parts)
+    for name, denoiser in NETWORKS.items():
+        parts = compose(denoiser, STEPS)
+        found = np.stack([part.values(on_levels(points)) for part in parts], -1)
+        with torch.no_grad():
+            expected = np.stack([denoiser(points, int(step)).sample.numpy() for step in STEPS])
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=name)
+        if not any(edge.kind == CURVE for edge in denoiser.edges):
+            assert all(part.is_complete for part in parts)
 
 
-@each_network
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_the_score_is_that_of_the_process(name: str, prediction_type: str) -> None:
-    denoiser = mixed_networks()[name]
+def test_the_score_is_that_of_the_process(prediction_type):
     process = get_process("cosine").model_copy(
         update={"prediction_type": prediction_type, "num_timesteps": T}
     )
     alpha, sigma = (level[torch.from_numpy(STEPS)] for level in process.levels())
-    scores = score_of(compose(denoiser, STEPS), process, alpha.numpy(), sigma.numpy())
     points, _ = batch()
-    x = points.numpy()[None].repeat(len(STEPS), 0)
-    found = np.stack([score.values(x) for score in scores], -1)
-    for number, step in enumerate(STEPS):
-        levels = alpha[number].reshape(1, 1), sigma[number].reshape(1, 1)
-        with torch.no_grad():
-            prediction = denoiser(points, int(step)).sample
-        noise = process.predicted_noise(prediction, points, *levels)
-        np.testing.assert_allclose(
-            found[number], -(noise / levels[1]).numpy(), rtol=1e-5, atol=1e-5 / float(levels[1])
-        )
+    for name, denoiser in NETWORKS.items():
+        scores = score_of(compose(denoiser, STEPS), process, alpha.numpy(), sigma.numpy())
+        found = np.stack([score.values(on_levels(points)) for score in scores], -1)
+        for number, step in enumerate(STEPS):
+            levels = alpha[number].reshape(1, 1), sigma[number].reshape(1, 1)
+            with torch.no_grad():
+                prediction = denoiser(points, int(step)).sample
+            expected = -(process.predicted_noise(prediction, points, *levels) / levels[1]).numpy()
+            atol = 1e-5 / float(levels[1])
+            np.testing.assert_allclose(found[number], expected, rtol=1e-5, atol=atol, err_msg=name)
 
 
-def test_what_time_alone_gives_is_no_atom() -> None:
+def test_what_time_alone_gives_is_no_atom():
     # Raw time goes through a curve and a function; the points through lines.
     line = ("linear", True)
     first_layer = [(0, 0, *line), (2, 0, CURVE, False), (1, 1, *line), (2, 1, "tanh", True)]
@@ -65,7 +62,7 @@ def test_what_time_alone_gives_is_no_atom() -> None:
 
 
 @pytest.mark.parametrize(("name", "sign"), [("tanh", -1), ("gaussian", 1)])
-def test_symmetric_functions_are_written_with_a_positive_inside(name: str, sign: int) -> None:
+def test_symmetric_functions_are_written_with_a_positive_inside(name, sign):
     denoiser = network([[(0, 0, name, False), (1, 1, "linear", True)]], [])
     (group,) = denoiser.layers[0].groups
     with torch.no_grad():
@@ -81,12 +78,12 @@ def test_symmetric_functions_are_written_with_a_positive_inside(name: str, sign:
     np.testing.assert_allclose(coefficient, 3.0 * sign)
 
 
-def test_combinations_add_and_scale() -> None:
+def test_combinations_add_and_scale():
     draw = np.random.default_rng(0)
     levels, x = 3, draw.normal(size=(3, 5, 2))
     atoms = [Atom(coordinate=0), Atom(coordinate=1)]
 
-    def combination(*of: Atom) -> Combination:
+    def combination(*of):
         return Combination(draw.normal(size=levels), {a: draw.normal(size=levels) for a in of})
 
     one, two = combination(*atoms), combination(atoms[1])

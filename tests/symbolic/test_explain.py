@@ -1,18 +1,12 @@
-from __future__ import annotations
-
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import sympy
 import torch
 
-from command_line import SMALL, few_points, few_trees, hardly_tuned
 from helpers import randn, refused
-from html_page import draw_nothing
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import get_functions
@@ -22,13 +16,11 @@ from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import SAMPLES, load_points, load_trial
 from kan_diffusion.study.measure import evaluate_run, load_run, yardstick
-from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.results.rows import read_runs
-from kan_diffusion.study.trial import run_trial
+from kan_diffusion.study.run import load_study
 from kan_diffusion.symbolic.context import make_context
 from kan_diffusion.symbolic.explain import (
     ExplainOptions,
-    Stage,
     StageJudge,
     explain_run,
     influences,
@@ -44,26 +36,13 @@ BUDGET = SearchOptions(
 )
 
 
-def _trained(folder: Path, family: str, params: int, steps: int = 300) -> Path:
-    config = single_trial("two-modes", family=family, params=params, steps=steps, batch_size=256)
-    small = config.model_copy(update={"evaluation": EvaluationConfig(**SMALL)})
-    run_trial(small, folder, device="cpu")
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    with few_points(), few_trees(), hardly_tuned():
-        yield
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(runs):
     """A network that has learned a little about two modes."""
-    return _trained(tmp_path_factory.mktemp("explain") / "run", "readable-kan", 150)
+    return runs("readable")
 
 
-def test_a_network_is_looked_at_as_it_is(run: Path, tmp_path: Path) -> None:
+def test_a_network_is_looked_at_as_it_is(run, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     options = ExplainOptions(prune=None, num_samples=0, levels=(10, 700))
     explanation, explained = explain_run(run, tmp_path / "out", options, command="again")
@@ -85,15 +64,15 @@ def test_a_network_is_looked_at_as_it_is(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(run: Path, tmp_path_factory: pytest.TempPathFactory):
+def found(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("explained")
-    told: list[tuple[str, str, float]] = []
-    options = ExplainOptions(search=BUDGET, tune_steps=20, num_samples=100, level_seconds=2.0)
+    told = []
+    options = ExplainOptions(search=BUDGET, tune_steps=20, level_seconds=2.0)
     explanation, explained = explain_run(run, out, options, on_progress=lambda *a: told.append(a))
     return out, explanation, explained, told
 
 
-def test_each_stage_is_a_run(found) -> None:
+def test_each_stage_is_a_run(found):
     out, explanation, explained, told = found
     names = list(explained.stages())
     assert names[:3] == ["network", "simplified", "with formulas"]
@@ -118,10 +97,7 @@ def test_each_stage_is_a_run(found) -> None:
     assert list(explanation.samples) == ["real", *names]
 
 
-def test_stages_stand_beside_their_network_in_a_report(
-    run: Path, found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    draw_nothing(monkeypatch)
+def test_stages_stand_beside_their_network_in_a_report(run, found, tmp_path):
     out, explanation, explained, _ = found
     names = [name for name in explained.stages() if name != "network"]
     folders = [run, *(out / name.replace(" ", "-") for name in names)]
@@ -134,11 +110,11 @@ def test_stages_stand_beside_their_network_in_a_report(
     assert set(contents.samples) == {("two-modes", name) for name in excess}
     assert set(contents.curves["name"]) == {"readable KAN"}  # the others were not trained
     assert set(contents.excess_by_level["name"]) == set(excess)
-    page = write_report(contents, tmp_path).read_text(encoding="utf-8")
+    page = write_report(contents, tmp_path, figures=False).read_text(encoding="utf-8")
     assert f"readable KAN, {names[-1]}" in page
 
 
-def test_what_is_written_is_what_was_found(found) -> None:
+def test_what_is_written_is_what_was_found(found):
     out, explanation, explained, _ = found
     written = json.loads((out / "formulas.json").read_text())
     assert written["sentences"] == list(explanation.sentences)
@@ -146,7 +122,7 @@ def test_what_is_written_is_what_was_found(found) -> None:
     for standing in written["standings"]:
         assert standing["metrics"]["energy"] > 0
         assert standing["excess"] > 0
-    namespace: dict[str, object] = {}
+    namespace = {}
     exec((out / "network.py").read_text(), namespace)
     with torch.no_grad():
         expected = explained.with_formulas(POINTS, 300).sample.numpy()
@@ -154,16 +130,8 @@ def test_what_is_written_is_what_was_found(found) -> None:
     np.testing.assert_allclose(found_, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_levels_that_are_none_are_refused(run: Path, tmp_path: Path) -> None:
-    for timestep in (-1, 1000):
-        options = ExplainOptions(prune=None, num_samples=0, levels=(10, timestep))
-        with refused(f"timestep {timestep} is not one of .* 999"):
-            explain_run(run, tmp_path / "out", options)
-    assert not (tmp_path / "out").exists()
-
-
-def test_too_many_edges_get_no_formulas(run: Path, tmp_path: Path) -> None:
-    told: list[str] = []
+def test_too_many_edges_get_no_formulas(run, tmp_path):
+    told = []
     search = SearchOptions(max_edges=1)
     options = ExplainOptions(prune=0.0, search=search, tune_steps=1, num_samples=0)
     explanation, explained = explain_run(
@@ -180,18 +148,21 @@ def test_too_many_edges_get_no_formulas(run: Path, tmp_path: Path) -> None:
     assert not any("formula" in sentence for sentence in explanation.sentences)
 
 
-def test_a_network_without_edges_to_read_is_refused(tmp_path: Path) -> None:
-    run = _trained(tmp_path / "mlp", "mlp", 400, steps=10)
+def test_networks_without_edges_to_read_and_levels_that_are_none_are_refused(runs, run, tmp_path):
     with refused("'mlp': only KANs have edges to read.* --family readable-kan"):
-        explain_run(run, tmp_path / "out")
-    run = _trained(tmp_path / "grouped", "kan", 800, steps=10)
+        explain_run(runs("points"), tmp_path / "out")
+    (kan,) = (t for t in load_study(runs("study")).trials[:2] if t.row["family"] == "kan")
     with refused("'kan': edges of gated .* not read one at a time; .* --family readable"):
-        explain_run(run, tmp_path / "out")
+        explain_run(kan.folder, tmp_path / "out")
+    for timestep in (-1, 1000):
+        options = ExplainOptions(prune=None, num_samples=0, levels=(10, timestep))
+        with refused(f"timestep {timestep} is not one of .* 999"):
+            explain_run(run, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
-def judge(run: Path) -> tuple[StageJudge, Callable[[sympy.Expr], Stage]]:
+def judge(run):
     """A judge of stages of the run, and a function that has it judge a formula."""
     config, pipeline = load_run(run)
     evaluation = EvaluationConfig(num_noised=200, num_samples=50, num_real_pairs=1, num_drawn=5)
@@ -202,15 +173,18 @@ def judge(run: Path) -> tuple[StageJudge, Callable[[sympy.Expr], Stage]]:
     return made, lambda score: made.judge("formula", formula_denoiser([score], {}, config.process))
 
 
-def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path: Path) -> None:
+def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path):
     judge_, judged = judge
     good = judged(-X)
     assert good.standing.trouble == ""
     assert good.standing.metrics["energy"] > 0
     judge_.save(good, tmp_path)
     assert len(load_points(tmp_path / "formula" / SAMPLES)) == 50
+    # Only stages are removed.
+    (tmp_path / "formula").rename(tmp_path / "simplified")
+    (tmp_path / "with-formulas").mkdir()
     remove_stages(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["simplified", "with-formulas"]
     bad = judged(X**5)
     assert "became infinite or NaN" in bad.standing.trouble
     assert bad.standing.metrics == {}
@@ -224,7 +198,7 @@ def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path: P
     assert contents.results.rows["excess"].tolist() == [bad.row["excess"]]
 
 
-def test_a_likelihood_that_is_no_number_is_left_out(judge, tmp_path: Path) -> None:
+def test_a_likelihood_that_is_no_number_is_left_out(judge, tmp_path):
     judge_, judged = judge
     # It can be sampled, but the flow from data to noise leaves every bound.
     stage = judged(-X - X**3 / 5)
@@ -237,16 +211,7 @@ def test_a_likelihood_that_is_no_number_is_left_out(judge, tmp_path: Path) -> No
     assert trial.row["energy"] == stage.standing.metrics["energy"]
 
 
-def test_only_stages_are_removed(judge, tmp_path: Path) -> None:
-    judge_, judged = judge
-    judge_.save(judged(-X), tmp_path)
-    (tmp_path / "formula").rename(tmp_path / "simplified")
-    (tmp_path / "with-formulas").mkdir()
-    remove_stages(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["simplified", "with-formulas"]
-
-
-def _reach(*layers: list[tuple[int, int]], **settings: object) -> list[list[bool]]:
+def _reach(*layers, **settings):
     edges = [[(i, o, "tanh", False) for i, o in layer] for layer in layers]
     denoiser = network(edges, [2] * (len(layers) - 1), **settings)
     jacobian = torch.autograd.functional.jacobian(
@@ -257,7 +222,7 @@ def _reach(*layers: list[tuple[int, int]], **settings: object) -> list[list[bool
     return reached
 
 
-def test_influences_follow_the_edges() -> None:
+def test_influences_follow_the_edges():
     apart = [(0, 0), (1, 1)]
     assert _reach(apart, apart) == [[True, False], [False, True]]
     # x0 also reaches the second hidden unit, and thereby the second output.

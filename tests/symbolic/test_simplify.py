@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -14,7 +12,7 @@ from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.processes import get_process
-from kan_diffusion.symbolic.context import Context, Progress, make_context
+from kan_diffusion.symbolic.context import Context, make_context
 from kan_diffusion.symbolic.match import SearchOptions, find_formulas, match_curve
 from kan_diffusion.symbolic.simplify import drop_idle, prune, prune_in_rounds, straighten
 from networks import batch, kan, network, stir
@@ -28,34 +26,34 @@ class _Teacher(Context):
     teacher: ReadableDenoiser
     refuses: int = 0
 
-    def loss(self, denoiser: ReadableDenoiser) -> float:
+    def loss(self, denoiser):
         points, steps = self.draw.noised, self.draw.timesteps
         with torch.no_grad():
             wanted = self.teacher(points.to(self.teacher.dtype), steps).sample.double()
             found = denoiser(points.to(denoiser.dtype), steps).sample.double()
         return float((found - wanted).square().mean())
 
-    def tune(self, denoiser: ReadableDenoiser, steps: int, learning_rate: float) -> None:
+    def tune(self, denoiser, steps, learning_rate):
         """Nothing: these networks have nothing to make up for."""
         self.tunings += 1
         if self.tunings <= self.refuses:
             raise NonFiniteLossError("it diverged")
 
 
-def _dataset() -> Dataset:
+def _dataset():
     density = GaussianMixture(torch.zeros(1, 2), variances=1.0)
     train = density.sample(500, seeded()).float()
     return Dataset("normal", ("x", "y"), Standardizer((0.0, 0.0), (1.0, 1.0)), train, density)
 
 
-def _context(teacher: ReadableDenoiser) -> _Teacher:
+def _context(teacher):
     plain = make_context(_dataset(), PROCESS, 0, num_noised=2000)
     made = _Teacher(plain.dataset, plain.process, plain.draw, plain.seed)
     made.teacher = teacher
     return made
 
 
-def _set_curve(denoiser: ReadableDenoiser, place: tuple[int, int, int], values) -> None:
+def _set_curve(denoiser, place, values):
     """Makes a curve a function, as nearly as its grid lets it be."""
     number, input, output = place
     layer = denoiser.layers[number].curves
@@ -69,9 +67,9 @@ def _set_curve(denoiser: ReadableDenoiser, place: tuple[int, int, int], values) 
         packed[first:] = torch.linalg.lstsq(functions, values(x)[:, None]).solution[:, 0]
 
 
-def _curves(functions: dict[tuple[int, int, int], object], hidden: list[int], **settings: object):
+def _curves(functions, hidden, **settings):
     """A network of curves that are given functions, biases 0."""
-    edges: list[list] = [[] for _ in range(len(hidden) + 1)]
+    edges = [[] for _ in range(len(hidden) + 1)]
     for layer, input, output in functions:
         edges[layer].append((input, output, CURVE, False))
     made = network(edges, hidden, grid_size=40, grid_range=(-5.0, 5.0), order=3, **settings)
@@ -83,9 +81,9 @@ def _curves(functions: dict[tuple[int, int, int], object], hidden: list[int], **
     return made
 
 
-def _lines() -> tuple[list[str], Progress]:
+def _lines():
     """What is told, and who is to be told it."""
-    lines: list[str] = []
+    lines = []
     return lines, lambda line, _: lines.append(line)
 
 
@@ -94,7 +92,7 @@ def _lines() -> tuple[list[str], Progress]:
 SMALL = 1e-3
 
 
-def _with_weak_edges() -> ReadableDenoiser:
+def _with_weak_edges():
     return _curves(
         {
             (0, 0, 0): torch.tanh,
@@ -109,7 +107,7 @@ def _with_weak_edges() -> ReadableDenoiser:
     )
 
 
-def test_pruning_takes_away_what_is_below_the_threshold() -> None:
+def test_pruning_takes_away_what_is_below_the_threshold():
     denoiser = _with_weak_edges()
     context = _context(denoiser)
     before = copy.deepcopy(denoiser)
@@ -128,7 +126,7 @@ def test_pruning_takes_away_what_is_below_the_threshold() -> None:
     assert len(whole.edges) == 7
 
 
-def test_pruning_does_not_cut_off_an_output() -> None:
+def test_pruning_does_not_cut_off_an_output():
     denoiser = _with_weak_edges()
     context = _context(denoiser)
     with refused(r"threshold of 3 no edge is left.*lower one"):
@@ -144,7 +142,7 @@ def test_pruning_does_not_cut_off_an_output() -> None:
         prune(weak, context, threshold)
 
 
-def test_rounds_of_pruning_end_when_nothing_is_below() -> None:
+def test_rounds_of_pruning_end_when_nothing_is_below():
     denoiser = _with_weak_edges()
     context = _context(denoiser)
     lines, tell = _lines()
@@ -158,7 +156,7 @@ def test_rounds_of_pruning_end_when_nothing_is_below() -> None:
 # Straightening
 
 
-def test_lines_become_lines_and_a_bend_that_is_needed_stays() -> None:
+def test_lines_become_lines_and_a_bend_that_is_needed_stays():
     denoiser = _curves(
         {
             (0, 0, 0): lambda x: 0.8 * x - 0.3,
@@ -185,7 +183,7 @@ def test_lines_become_lines_and_a_bend_that_is_needed_stays() -> None:
     assert {edge.kind for edge in denoiser.edges} == {CURVE}
 
 
-def test_a_try_that_diverges_is_one_that_failed() -> None:
+def test_a_try_that_diverges_is_one_that_failed():
     denoiser = _curves({(0, 0, 0): lambda x: x, (0, 1, 1): lambda x: x}, [])
     context = _context(denoiser)
     context.refuses = 2  # the layer, then the first curve
@@ -196,7 +194,7 @@ def test_a_try_that_diverges_is_one_that_failed() -> None:
 # Dropping
 
 
-def test_a_redundant_unit_is_dropped() -> None:
+def test_a_redundant_unit_is_dropped():
     denoiser = _curves(
         {
             (0, 0, 0): lambda x: torch.tanh(x),
@@ -218,17 +216,11 @@ def test_a_redundant_unit_is_dropped() -> None:
     assert sum(line.endswith("stays") for line in lines) >= 4
 
 
-def test_no_output_is_dropped_whatever_the_loss() -> None:
+def test_no_output_is_dropped_whatever_the_loss():
     denoiser = _with_weak_edges()
     made = drop_idle(denoiser, _context(denoiser), tolerance=1e9)
     assert {edge.output for edge in made.edges if edge.layer == 1} == {0, 1}
     assert len(made.edges) <= 4
-
-
-def test_edges_are_called_by_what_they_connect() -> None:
-    names = _with_weak_edges().edge_names()
-    assert names[0, 2, 2] == ("t", "h1.2")
-    assert names[1, 1, 1] == ("h1.1", "out1")
 
 
 # Formulas
@@ -237,7 +229,7 @@ QUICK = {"steps": 1, "tolerance": 1e-4}
 FEW = {name: LIBRARY[name] for name in ("linear", "tanh")}
 
 
-def _with_formulas() -> ReadableDenoiser:
+def _with_formulas():
     return _curves(
         {
             (0, 0, 0): lambda x: 1.4 * torch.tanh(1.2 * x + 0.2),
@@ -249,7 +241,7 @@ def _with_formulas() -> ReadableDenoiser:
     )
 
 
-def test_formulas_are_found_where_there_are_any() -> None:
+def test_formulas_are_found_where_there_are_any():
     denoiser = _with_formulas()
     context = _context(denoiser)
     lines, tell = _lines()
@@ -274,7 +266,7 @@ def test_formulas_are_found_where_there_are_any() -> None:
         assert abs(parameter.detach().item()) == pytest.approx(expected, rel=2e-2)
 
 
-def test_a_match_below_the_least_share_is_refused_even_where_the_loss_allows_it() -> None:
+def test_a_match_below_the_least_share_is_refused_even_where_the_loss_allows_it():
     denoiser = _with_formulas()
     options = SearchOptions(**{**QUICK, "tolerance": 1e9}, min_r2=1.1, library=FEW)
     found = find_formulas(denoiser, _context(denoiser), options)
@@ -285,57 +277,39 @@ def test_a_match_below_the_least_share_is_refused_even_where_the_loss_allows_it(
     assert found.denoiser is denoiser
 
 
-def test_a_match_that_raises_the_loss_is_refused() -> None:
-    denoiser = _with_formulas()
-    options = SearchOptions(**QUICK, min_r2=-10.0, library={"square": LIBRARY["square"]})
-    context = _context(denoiser)
-    found = find_formulas(denoiser, context, options)
-    reasons = {edge.source: edge.reason for edge in found.edges}
-    # A square far from its middle is a line, so the two lines may well become one.
-    for source in ("x0", "h1.1"):
-        assert "the loss rises by more than 0.0001" in reasons[source]
-    assert context.loss(found.denoiser) <= QUICK["tolerance"]
-
-
-def test_the_reason_names_a_match_that_was_tried() -> None:
+def test_a_match_that_raises_the_loss_is_refused_with_the_one_that_was_tried():
     denoiser = _with_formulas()
     library = {name: LIBRARY[name] for name in ("square", "gaussian")}
     options = SearchOptions(**QUICK, min_r2=-10.0, library=library, candidates=1)
     context = _context(denoiser)
     importance = context.importance(denoiser)
     found = find_formulas(denoiser, context, options)
-    for edge, report in zip(found.denoiser.edges, found.edges, strict=True):
-        if report.reason:
-            cheapest, *_ = match_curve(*importance.samples(edge), library)
-            assert (report.best, report.r2) == (cheapest.name, pytest.approx(cheapest.r2, abs=1e-3))
-            assert f"that was tried, {cheapest.name}," in report.reason
+    refusals = [(e, r) for e, r in zip(found.denoiser.edges, found.edges, strict=True) if r.reason]
+    assert {report.source for _, report in refusals} >= {"x0", "h1.1"}
+    for edge, report in refusals:
+        cheapest, *_ = match_curve(*importance.samples(edge), library)
+        assert (report.best, report.r2) == (cheapest.name, pytest.approx(cheapest.r2, abs=1e-3))
+        assert f"that was tried, {cheapest.name}," in report.reason
+        assert "the loss rises by more than 0.0001" in report.reason
+    assert context.loss(found.denoiser) <= QUICK["tolerance"]
 
 
-def test_complexity_is_limited() -> None:
+def test_complexity_time_and_number_of_edges_are_limited():
     denoiser = _with_formulas()
     options = SearchOptions(**{**QUICK, "tolerance": 1e9}, max_complexity=2, min_r2=-10.0)
     found = find_formulas(denoiser, _context(denoiser), options)
     assert {edge.kind for edge in found.edges} <= {"linear", "square", "abs"}
     assert max(edge.complexity for edge in found.edges) <= 2
-
-
-def test_no_time_is_no_formula() -> None:
-    denoiser = _with_formulas()
     context = _context(denoiser)
     found = find_formulas(denoiser, context, SearchOptions(**QUICK, seconds=0.0))
-    assert found.num_curves == 4
+    assert (found.num_curves, context.tunings) == (4, 0)
     assert {edge.reason for edge in found.edges} == {"the time budget of 0 s was over"}
-    assert context.tunings == 0
-
-
-def test_too_many_edges_are_refused_with_the_remedy() -> None:
-    denoiser = _with_formulas()
     message = "has 4 edges, and formulas are looked for in at most 3: prune it first .* --max-edges"
     with refused(message):
-        find_formulas(denoiser, _context(denoiser), SearchOptions(max_edges=3))
+        find_formulas(denoiser, context, SearchOptions(max_edges=3))
 
 
-def test_an_edge_that_gives_a_constant_becomes_one() -> None:
+def test_an_edge_that_gives_a_constant_becomes_one():
     denoiser = _curves(
         {(0, 0, 0): lambda x: x, (0, 1, 1): lambda x: x, (0, 1, 0): lambda x: 0 * x + 1.5}, []
     )
@@ -348,7 +322,7 @@ def test_an_edge_that_gives_a_constant_becomes_one() -> None:
 # Contexts
 
 
-def test_importance_is_measured_on_what_passes_through() -> None:
+def test_importance_is_measured_on_what_passes_through():
     denoiser = readable(kan(modulated=True, scaled_inputs=True))
     context = _context(denoiser)
     importance = context.importance(denoiser)
@@ -366,7 +340,7 @@ def test_importance_is_measured_on_what_passes_through() -> None:
     assert not torch.equal(context.importance(denoiser).inputs[1], importance.inputs[1])
 
 
-def test_fine_tuning_lowers_the_loss_and_draws_other_points_each_time() -> None:
+def test_fine_tuning_lowers_the_loss_and_draws_other_points_each_time():
     context = make_context(_dataset(), PROCESS, 0, num_noised=2000)
     first = readable(kan(hidden=(3,))).float()
     second = copy.deepcopy(first)

@@ -1,0 +1,112 @@
+"""Gaussians, whose score is known at all noise levels, and a network that has it."""
+
+import numpy as np
+import torch
+
+from helpers import randn, seeded
+from kan_diffusion.data import GaussianMixture
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.processes import get_process
+from kan_diffusion.symbolic.averaged import draw_averaged
+from kan_diffusion.symbolic.combination import Atom, Combination
+from kan_diffusion.symbolic.context import make_context
+from kan_diffusion.symbolic.levels import formula_over_levels
+from kan_diffusion.symbolic.levels.coordinate import first_formula
+from networks import network
+
+PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 200})
+RHO = 0.8
+DENSITY = GaussianMixture(torch.zeros(1, 2), covariances=torch.tensor([[[1, RHO], [RHO, 1]]]))
+
+
+def process_of(prediction_type):
+    return PROCESS.model_copy(update={"prediction_type": prediction_type})
+
+
+def exact_score(alpha):
+    """Coefficients of the own and of the other coordinate in the score."""
+    below = 1 - RHO**2 * alpha**4
+    return -1 / below, RHO * alpha**2 / below
+
+
+def exact_network(process):
+    """The exact prediction, as nearly as the features of the timestep let it be.
+
+    Along x0 + x1 and x0 - x1 the coordinates do not see each other: two modulated lines.
+    """
+    line = ("linear", True)
+    edges = [[(i, o, *line) for i in range(2) for o in range(2)]] * 2
+    time = {"time_encoding": "fourier", "num_time_frequencies": 6}
+    denoiser = network(edges, [2], num_train_timesteps=200, modulated=True, **time)
+    alpha, sigma = process.levels()
+    variances = [alpha**2 * (1 + sign * RHO) + sigma**2 for sign in (1, -1)]
+    noise = torch.stack([sigma / variance for variance in variances], -1)
+    alpha, sigma = alpha[:, None], sigma[:, None]
+    wanted = {
+        "epsilon": noise,
+        "v_prediction": (noise - sigma) / alpha,
+        "sample": (1 - sigma * noise) / alpha,
+    }[process.prediction_type]
+    time = denoiser.time_features(torch.arange(200), torch.float64)
+    columns = torch.cat([time, torch.ones(200, 1, dtype=torch.float64)], -1)
+    solution = torch.linalg.lstsq(columns, wanted - 1).solution
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.zero_()
+        signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+        denoiser.layers[0].slope.copy_(signs / 2)
+        denoiser.layers[1].slope.copy_(signs)
+        denoiser.modulation.weight[:2] = solution[:-1].T
+        denoiser.modulation.bias[:2] = solution[-1]
+    return denoiser
+
+
+def context_of(process, density=DENSITY, num=50_000, effort="full"):
+    columns = ("x", "y")[: density.dim]
+    unit = Standardizer((0.0,) * density.dim, (1.0,) * density.dim)
+    points = density.sample(num, seeded()).float()
+    return make_context(
+        Dataset("points", columns, unit, points, density), process, 0, effort=effort
+    )
+
+
+def require_the_score_is_found(prediction_type, effort):
+    """Checks that the formula found over all levels is the exact score, and has its constants."""
+    process = process_of(prediction_type)
+    denoiser, context = exact_network(process), context_of(process, effort=effort)
+    assert context.scores(denoiser).excess < 2e-3
+    lines = []
+    made = formula_over_levels(
+        denoiser, context, tolerance=5e-3, on_progress=lambda line, _: lines.append(line)
+    )
+    assert made is not None
+    assert len(lines) == 3
+    alpha = np.linspace(0.05, 0.99, 30)
+    own, other = exact_score(alpha)
+    points = torch.eye(2, dtype=torch.float64)
+    for a, expected_own, expected_other in zip(alpha, own, other, strict=True):
+        levels = torch.tensor([a]), torch.tensor([(1 - a**2) ** 0.5])
+        with torch.no_grad():
+            score = made.score(points, *levels).numpy()
+        expected = np.array([[expected_own, expected_other], [expected_other, expected_own]])
+        np.testing.assert_allclose(score, expected, atol=0.02 * np.abs(expected).max())
+    # And by its constants: the correlation, and its square with alpha to the fourth.
+    sizes = np.abs(made.constants.detach().numpy())
+    for expected in (RHO, RHO**2):
+        assert np.abs(sizes / expected - 1).min() < 0.02
+    assert context.scores(made).excess < context.scores(denoiser).excess + 1e-3
+
+
+def noised(seed, variance):
+    """Noised Gaussian points on a line, with targets averaged over all of them."""
+    clean = variance**0.5 * randn(2000, 1, seed=seed)
+    return draw_averaged(clean, PROCESS, 2000, seeded(seed + 1000), num_timesteps=180)
+
+
+def formula(offset, own):
+    """The score offset α - x / (1 - own α²)."""
+    alpha = np.linspace(0.05, 0.99, 40)
+    score = Combination(offset * alpha, {Atom(0, "x0"): -1 / (1 - own * alpha**2)})
+    x = np.random.default_rng(0).standard_normal((40, 50, 1))
+    return first_formula(0, score, alpha, x, np.ones(40))
