@@ -8,8 +8,6 @@ from kan_diffusion.training.batches import Batches
 
 CPU = torch.device("cpu")
 each_kind = pytest.mark.parametrize("kind", ["replacement", "epochs"])
-
-
 NOISED = ("noised", "timesteps", "target")
 
 ABSENT = {"label": torch.tensor(-1), "pair": torch.tensor([-3, 4])}
@@ -54,8 +52,10 @@ def test_a_batch_is_a_function_of_seed_and_step(kind, values, monkeypatch):
 
 
 @each_kind
-@pytest.mark.parametrize("shape", [(2,), (3, 2, 4), (3, 8, 8)], ids=str)
-@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample", "flow"])
+@pytest.mark.parametrize(
+    ("shape", "prediction_type"),
+    [((2,), "v_prediction"), ((2,), "epsilon"), ((3, 2, 4), "sample"), ((3, 8, 8), "flow")],
+)
 def test_noised_samples_and_targets_are_those_of_rows_of_the_data(kind, prediction_type, shape):
     process = _process(prediction_type)
     points = torch.randn(100, *shape, generator=seeded(1), dtype=torch.float64)
@@ -71,6 +71,36 @@ def test_noised_samples_and_targets_are_those_of_rows_of_the_data(kind, predicti
     assert known.sum() > 2
     torch.testing.assert_close(clean[known], points[labels[known]], atol=1e-3, rtol=0)
     assert batch.noised.dtype == batch.target.dtype == torch.float32
+
+
+def _rows(batches, steps):
+    """The numbers of the rows that steps draw, from points that are numbered."""
+    return [batches.at(step).target[:, 0].long() for step in range(steps)]
+
+
+def test_an_epoch_visits_every_point_once_in_a_new_order():
+    numbered = torch.arange(100.0)[:, None].expand(100, 2)
+    drawn = _rows(_batches("epochs", points=numbered, process=_process("sample")), 12)
+    assert [len(rows) for rows in drawn] == [32, 32, 32, 4] * 3
+    epochs = [torch.cat(drawn[start : start + 4]).tolist() for start in (0, 4, 8)]
+    assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_drawing_with_replacement_is_uniform_over_points_timesteps_and_labels():
+    numbered, process = torch.arange(10.0)[:, None].expand(10, 2), _process("sample")
+    batches = _batches(points=numbered, process=process, batch_size=1000)
+    rows = torch.cat(_rows(batches, 20))
+    assert (rows.bincount() - 2000).abs().max() < 4.5 * 2000**0.5
+    drawn = [batches.at(step) for step in range(20)]
+    shares = torch.cat([batch.timesteps for batch in drawn]).double() / process.num_timesteps
+    # Of 0, 1/T, ..., (T - 1)/T.
+    middle, spread = 0.5 - 0.5 / process.num_timesteps, (1 / 12) ** 0.5
+    assert float(shares.mean()) == pytest.approx(middle, abs=4.5 * spread / 20_000**0.5)
+    labels = torch.cat([batch.conditions["label"] for batch in drawn])
+    dropped = labels == -1
+    assert torch.equal(labels[~dropped], rows[~dropped])
+    assert float(dropped.double().mean()) == pytest.approx(0.1, abs=0.01)
 
 
 def test_noise_is_standard_normal_and_independent_from_step_to_step():

@@ -1,9 +1,7 @@
 import copy
 import itertools
 import logging
-import os
 import signal
-from collections import Counter
 from functools import partial
 
 import pytest
@@ -31,7 +29,6 @@ from kan_diffusion.training import (
 )
 from short_training import POINTS, SHORT, Stop, after_each_step, digest, small, stopped_at, trained
 
-posix = pytest.mark.skipif(os.name == "nt", reason="signals and file size limits are POSIX")
 each_kind_of_batches = pytest.mark.parametrize("batches", ["replacement", "epochs"])
 
 
@@ -96,90 +93,26 @@ def test_labels_make_samples_of_their_class_and_dropout_trains_the_rest():
 # What each step does
 
 
-class Recorder(MLPDenoiser):
-    """Remembers what it was asked for in training, and its weights then."""
-
-    def __init__(self, **settings):
-        super().__init__(2, hidden=(4,), **settings)
-        self.calls = []
-        self.weights = []
-
-    def forward(self, sample, timestep, class_labels=None, **given):
-        if self.training:
-            self.calls.append((sample, timestep, class_labels))
-            self.weights.append([p.detach().clone() for p in self.parameters()])
-        return super().forward(sample, timestep, class_labels, **given)
-
-
-# A process so nearly without noise that the rows drawn can be read off the noised points.
-CLEAR = Process(name="clear", num_timesteps=2, schedule="constant", beta_start=1e-9)
-
-
-def _numbered(num):
-    return torch.stack([torch.arange(num), torch.zeros(num)], dim=-1)
-
-
-def test_an_epoch_visits_every_point_once_in_a_new_order():
-    denoiser = Recorder()
-    config = TrainingConfig(steps=12, batch_size=32, batches="epochs", learning_rate=1e-6)
-    trained(denoiser, config, points=_numbered(100), process=CLEAR)
-    rows = [call[0][:, 0].round().long().tolist() for call in denoiser.calls]
-    assert [len(batch) for batch in rows] == [32, 32, 32, 4] * 3
-    epochs = [list(itertools.chain(*rows[start : start + 4])) for start in (0, 4, 8)]
-    for epoch in epochs:
-        assert sorted(epoch) == list(range(100))
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
-def test_drawing_with_replacement_is_uniform_over_points_timesteps_and_labels():
-    denoiser = Recorder(num_classes=10)
-    config = TrainingConfig(steps=20, batch_size=1000, learning_rate=1e-6)
-    labels = torch.arange(10)
-    trained(
-        denoiser, config, points=_numbered(10), process=CLEAR, conditions={"class_labels": labels}
-    )
-    rows = torch.cat([call[0][:, 0] for call in denoiser.calls]).round().long()
-    for count in Counter(rows.tolist()).values():
-        assert abs(count - 2000) < 4.5 * 2000**0.5
-    timesteps = torch.cat([call[1] for call in denoiser.calls])
-    assert float(timesteps.double().mean()) == pytest.approx(0.5, abs=4.5 * 0.5 / 20_000**0.5)
-    drawn = torch.cat([call[2] for call in denoiser.calls])
-    dropped = drawn == -1
-    assert torch.equal(drawn[~dropped], rows[~dropped])
-    assert float(dropped.double().mean()) == pytest.approx(0.1, abs=0.01)
-
-
-def test_the_learning_rate_warms_up_and_decays():
-    config = TrainingConfig(steps=100, batch_size=4, warmup_steps=20, learning_rate=0.01)
-    rates = trained(small(), config).learning_rates
-    assert rates[0] == 0
-    assert rates[10] == pytest.approx(0.005)
-    assert rates[20] == pytest.approx(0.01)
-    assert rates[60] == pytest.approx(0.005)
-    assert 0 < rates[99] < 1e-4
-    constant = config.model_copy(update={"schedule": "constant"})
-    assert (trained(small(), constant).learning_rates[20:] == 0.01).all()
-
-
 def test_the_denoiser_ends_with_the_moving_average_of_its_weights():
     config = TrainingConfig(steps=30, batch_size=16, ema_decay=0.8, warmup_steps=0)
-    denoiser, plain = Recorder(), Recorder()
-    for each in (denoiser, plain):
-        each.reset_parameters(seeded())
-    moments = []
-    look = {"on_moment": lambda _, shown: moments.append(next(shown.parameters()).clone())}
-    trained(denoiser, config, moments=[30], **look)
-    trained(plain, config.model_copy(update={"ema_decay": None}))
-    # weights[k] are those after k steps; the average forgets by min(0.8, (1 + k) / (10 + k)).
-    after = [*denoiser.weights[1:], [p.detach() for p in plain.parameters()]]
+    denoiser, plain = small(), small()
+    after, moments = [], []
+
+    def keep(kept):
+        return lambda _, shown: kept.append([p.detach().clone() for p in shown.parameters()])
+
+    trained(denoiser, config, moments=[30], on_moment=keep(moments))
+    without = config.model_copy(update={"ema_decay": None})
+    trained(plain, without, moments=range(1, 31), on_moment=keep(after))
+    # The average after k steps forgets by min(0.8, (1 + k) / (10 + k)).
     average = after[0]
     for step, current in enumerate(after[1:], start=1):
         decay = min(0.8, (1 + step) / (10 + step))
         average = [decay * a + (1 - decay) * c for a, c in zip(average, current, strict=True)]
     for ours, expected in zip(denoiser.parameters(), average, strict=True):
         torch.testing.assert_close(ours.detach(), expected, rtol=1e-4, atol=1e-6)
-    assert torch.equal(moments[0], next(denoiser.parameters()))
-    assert not torch.allclose(moments[0], next(plain.parameters()))
+    assert torch.equal(moments[0][0], next(denoiser.parameters()))
+    assert not torch.allclose(moments[0][0], after[-1][0])
 
 
 def test_gradients_are_clipped_to_their_norm():
@@ -248,30 +181,20 @@ def test_moments_see_the_denoiser_as_it_is_and_change_nothing():
     assert result.seconds > 0
 
 
-def test_losses_and_out_of_range_inputs_are_reported_for_each_kan_layer(tmp_path, caplog):
+def test_inputs_out_of_range_are_reported_for_each_kan_layer(caplog):
     settings = [{"grid_range": (-end, end)} for end in (50.0, 0.5)]
     wide, narrow = (small("full-kan", settings=given) for given in settings)
     with caplog.at_level(logging.INFO, logger="kan_diffusion"):
         assert set(trained(wide).out_of_range.values()) == {0.0}
         assert trained(small("mlp")).out_of_range == {}
         caplog.clear()
-        result = trained(narrow, log_folder=tmp_path)
+        result = trained(narrow)
     layers = [name for name, module in narrow.named_modules() if isinstance(module, KANLinear)]
     assert list(result.out_of_range) == layers
     # Standard normal points beyond 0.5 in two inputs of many, cosines and sines in the others.
     assert 0.4 < result.out_of_range[layers[0]] < 0.9
     (line,) = [record.getMessage() for record in caplog.records if "grid" in record.message]
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    (event_file,) = tmp_path.rglob("events.out.tfevents.*")
-    events = EventAccumulator(str(event_file.parent)).Reload()
-    last = events.Scalars("loss")[-1]
-    assert (last.step, last.value) == (40, pytest.approx(float(result.losses[-1])))
-    assert events.Scalars("learning_rate")[-1].step == 40
-    for name, fraction in result.out_of_range.items():
-        assert f"{name} {fraction:.2%}" in line
-        logged = events.Scalars(f"out_of_range/{name}")[-1]
-        assert (logged.step, logged.value) == (40, pytest.approx(fraction))
+    assert all(f"{name} {fraction:.2%}" in line for name, fraction in result.out_of_range.items())
     # What is reported is that of the weights the denoiser ends with, and can be had again.
     again = trained(narrow, TrainingConfig(**SHORT, learning_rate=1e-12))
     assert again.out_of_range == pytest.approx(result.out_of_range, abs=1e-6)

@@ -15,20 +15,6 @@ from two_processes import in_two_processes
 # A batch that two processes cannot halve, so that their parts have different weights.
 WORDS = ["train", "moons", "--params", "800", "--steps", "40", "--batch-size", "255"]
 WORDS += ["--moments", "0", "--device", "cpu", "--quick"]
-    "train",
-    "moons",
-    "--params",
-    "800",
-    "--steps",
-    "40",
-    "--batch-size",
-    "255",
-    "--moments",
-    "0",
-    "--device",
-    "cpu",
-    "--quick",
-]
 
 
 def test_two_processes_of_torchrun_train_the_model_of_one(tmp_path):

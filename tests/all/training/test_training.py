@@ -133,6 +133,21 @@ def test_accelerate_takes_the_gpu_of_the_number_that_was_given(monkeypatch):
     assert chosen == [torch.device("cuda:1")]
 
 
+def test_losses_and_out_of_range_inputs_are_logged(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    narrow = small("full-kan", settings={"grid_range": (-0.5, 0.5)})
+    result = trained(narrow, log_folder=tmp_path)
+    (event_file,) = tmp_path.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(event_file.parent)).Reload()
+    values = {f"out_of_range/{name}": share for name, share in result.out_of_range.items()}
+    for name, value in {"loss": float(result.losses[-1]), **values}.items():
+        logged = events.Scalars(name)[-1]
+        assert (logged.step, logged.value) == (40, pytest.approx(value))
+    assert len(values) == 2
+    assert events.Scalars("learning_rate")[-1].step == 40
+
+
 def test_a_log_that_nothing_would_write_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "is_tensorboard_available", lambda: False)
     with refused("TensorBoard is not installed; pip install tensorboard"):

@@ -1,11 +1,8 @@
 """The verdict on a tiny study: it goes on from its rows alone, and writes what they say."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,12 +14,11 @@ from kan_diffusion.denoisers.registry import get_family
 from kan_diffusion.files import write_checksums, write_parquet
 from kan_diffusion.report.tables import format_number
 from kan_diffusion.study.config import StudyConfig, read_preset
-from kan_diffusion.study.executors import Task
 from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import Interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
+from make import EVALUATION, study
 from one_by_one import OneByOne
-from tiny import EVALUATION, tiny_study
 
 KAN = get_family(verdict.KAN).title
 PAGE = (
@@ -31,10 +27,10 @@ PAGE = (
 )
 
 
-def _study(name: str) -> StudyConfig:
+def _study(name):
     """The verdict's own families on less data, and trained for a moment."""
     toys = [{"toy": toy, "num_points": 200} for toy in ("moons", "circles")]
-    return tiny_study(
+    return study(
         name=name,
         seeds=2,
         data=[*toys, {"table": "iris"}],
@@ -48,13 +44,11 @@ def _study(name: str) -> StudyConfig:
 class NoTraining(OneByOne):
     """An executor that nothing may be given to."""
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task):
         raise AssertionError(f"{task.config.label} is trained again")
 
 
-def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(verdict, "read_preset", _study)
     monkeypatch.setattr(verdict, "TUNED_ON", ("moons",))
     monkeypatch.setattr(verdict, "TRIES", 2)
@@ -103,100 +97,83 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(
     assert "### At" not in page.read_text()
 
 
-def test_tables_are_told_by_what_a_classifier_sees() -> None:
-    generator = np.random.default_rng(0)
+def _results(models, data=("moons",), measure="excess", **columns):
+    """Results of models, each a name, family, kind and the values of seeds, None where it failed."""
     rows = [
         {
-            "data": data, "match": "params", "budget": 600.0, "name": name, "family": family,
-            "kind": kind, "seed": seed, "oracle": "none", "error": None,
-            "heldout_loss": 1.0 + generator.normal(), "c2st": shift + 0.01 * generator.normal(),
+            "data": place, "match": "params", "budget": 600.0, "name": name, "family": family,
+            "kind": kind, "seed": seed, "oracle": "exact", measure: value,
+            "error": "the loss became nan" if value is None else None, **columns,
         }
-        for data in ("iris", "wine")
-        for name, family, kind, shift in (
-            (KAN, verdict.KAN, "kan", 0.6),
-            ("MLP", "mlp", "mlp", 0.7),
-        )
-        for seed in range(10)
+        for place in data
+        for name, family, kind, values in models
+        for seed, value in enumerate(values)
     ]  # fmt: skip
-    results = Results.of(pd.DataFrame(rows))
+    return Results.of(pd.DataFrame(rows))
+
+
+def test_tables_are_told_by_what_a_classifier_sees():
+    generator = np.random.default_rng(0)
+    models = [
+        (name, family, kind, shift + 0.01 * generator.normal(size=10))
+        for name, family, kind, shift in ((KAN, verdict.KAN, "kan", 0.6), ("M", "mlp", "mlp", 0.7))
+    ]
+    results = _results(models, ("iris", "wine"), "c2st", oracle="none", heldout_loss=1.0)
     head, _, *lines = verdict._samples(results, results.settings()).splitlines()[3:]
     assert len(lines) == 2
     for line in lines:
         cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
-        assert float(cells["difference"].split()[0].replace("−", "-")) == pytest.approx(
-            -0.1, abs=0.01
-        )
+        difference = float(cells["difference"].split()[0].replace("−", "-"))
+        assert difference == pytest.approx(-0.1, abs=0.01)
         # Ten seeds that agree have p = 2 / 2^10, and two data sets were tested.
         assert (cells["p"], cells["p, Holm"]) == ("0.002", "0.0039")
 
 
-def test_a_side_without_a_finished_trial_has_no_best_model() -> None:
-    rows = [
-        {
-            "data": "moons", "name": name, "family": family, "kind": kind, "seed": seed,
-            "oracle": "exact", "error": None if kind == "mlp" else "not run", "excess": 0.002,
-        }
-        for name, family, kind in ((KAN, verdict.KAN, "kan"), ("MLP", "mlp", "mlp"))
-        for seed in range(2)
-    ]  # fmt: skip
-    results = Results.of(pd.DataFrame(rows))
-    lines = verdict._means(results, results.settings(), decide(results)).splitlines()[2:]
-    assert lines == ["| MLP | **2.00 ± 0** |"]
+def test_a_model_without_half_of_its_seeds_is_not_the_best():
+    def bold(models):
+        results = _results(models)
+        lines = verdict._means(results, results.settings(), decide(results)).splitlines()[2:]
+        return ["**" in line for line in lines], lines
+
+    lost = (KAN, verdict.KAN, "kan", [None, None])
+    assert bold([lost, ("MLP", "mlp", "mlp", [0.002] * 2)])[1] == ["| MLP | **2.00 ± 0** |"]
+    kan = ("K", "K", "kan", [0.002, 0.002, None, None])
+    lucky = ("lucky", "lucky", "mlp", [0.001] * 2 + [None] * 3)
+    plain = ("M", "M", "mlp", [0.003] * 3 + [None] * 2)
+    assert bold([kan, lucky, plain])[0] == [False, False, True]
 
 
-def test_a_model_with_less_than_half_of_its_seeds_is_not_the_best() -> None:
-    rows = [
-        {
-            "data": "moons", "match": "params", "budget": 600.0, "name": name, "family": name,
-            "kind": kind, "seed": seed, "oracle": "exact", "excess": excess,
-            "error": None if seed < finished else "the loss became nan",
-        }
-        for name, kind, finished, excess in (
-            ("K", "kan", 2, 0.002), ("lucky", "mlp", 2, 0.001), ("M", "mlp", 3, 0.003),
-        )
-        for seed in range(5 if kind == "mlp" else 4)
-    ]  # fmt: skip
-    results = Results.of(pd.DataFrame(rows))
-    lines = verdict._means(results, results.settings(), decide(results)).splitlines()[2:]
-    assert [("**" in line) for line in lines] == [False, False, True]
-
-
-def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind() -> None:
-    study = read_preset("verdict-ablation")
-    kinds = [get_family(model.family).kind for model in study.models]
+def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind():
+    config = read_preset("verdict-ablation")
+    kinds = [get_family(model.family).kind for model in config.models]
     wholes = [kinds.index(kind) for kind in ("kan", "mlp")]
-    for number, (model, kind) in enumerate(zip(study.models, kinds, strict=True)):
-        settings = study.models[kinds.index(kind)].settings
+    for number, (model, kind) in enumerate(zip(config.models, kinds, strict=True)):
+        settings = config.models[kinds.index(kind)].settings
         if number not in wholes and model.settings:
             # One ingredient is taken away, or given, by its own name or by leaving the other's out.
             assert len(model.settings.items() ^ settings.items()) == 1, model.name
-    rows = [
-        {
-            "data": data, "match": "params", "budget": 600.0, "name": model.name, "seed": seed,
-            "family": model.family, "kind": kind, "oracle": "exact",
-            "excess": (1.0 if number in wholes else 0.5 + number) * (1 + 0.01 * seed),
-        }
-        for data in ("moons", "rings")
-        for number, (model, kind) in enumerate(zip(study.models, kinds, strict=True))
-        for seed in range(10)
-    ]  # fmt: skip
-    written = verdict._ablation(Results.of(pd.DataFrame(rows)))
-    for number, model in enumerate(study.models):
+    factors = [1.0 if number in wholes else 0.5 + number for number in range(len(kinds))]
+    models = [
+        (model.name, model.family, kind, factor * (1 + 0.01 * np.arange(10)))
+        for model, kind, factor in zip(config.models, kinds, factors, strict=True)
+    ]
+    written = verdict._ablation(_results(models, ("moons", "rings")))
+    for number, model in enumerate(config.models):
         lines = re.findall(rf"^\| {model.name} \| (.*) \| (.*) \| (.*) \|$", written, re.MULTILINE)
         if number in wholes:
             assert lines == []
         else:
             # All seeds agree, and so do all draws of them.
-            ratio = format_number(0.5 + number)
+            ratio = format_number(factors[number])
             assert lines == [(f"{ratio} *", f"{ratio} *", f"{ratio} [{ratio}, {ratio}]")]
 
 
-def test_the_plan_counts_what_would_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_counts_what_would_be_run(tmp_path, monkeypatch):
     flops = {"match": "flops", "amount": 1200, "data": ["moons", "circles"]}
-    study = StudyConfig.model_validate(
+    config = StudyConfig.model_validate(
         {**dict(_study("two")), "budgets": [{"amount": 600}, flops], "seeds": 6}
     )
-    monkeypatch.setattr(verdict, "read_preset", lambda name: study)
+    monkeypatch.setattr(verdict, "read_preset", lambda name: config)
     monkeypatch.setattr(verdict, "TUNED_ON", ("moons",))
     monkeypatch.setattr(verdict, "estimate_seconds", lambda trials, workers: 36.0)
     table = verdict.plan_table(verdict.PARTS[:2], tmp_path, 2).splitlines()
@@ -208,18 +185,16 @@ def test_the_plan_counts_what_would_be_run(tmp_path: Path, monkeypatch: pytest.M
     ]
 
 
-def test_models_are_left_out_where_they_do_not_come_in_the_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_are_left_out_where_they_do_not_come_in_the_size(tmp_path, monkeypatch):
     models = [{"family": "kan", "settings": {"grid_size": 20}, "depth": 4}, {"family": "mlp"}]
     data = [{"toy": "moons"}, {"toy": "mixture-32d"}, {"toy": "circles"}]
     time = {"match": "time", "amount": 1.0}
-    study = tiny_study(models=models, data=data, budgets=[{"amount": 700}, time])
-    found = verdict._buildable(study)
+    config = study(models=models, data=data, budgets=[{"amount": 700}, time])
+    found = verdict._buildable(config)
     kept = {(t.data.name, t.model.name) for t in found.trials() if t.match == "params"}
     assert kept == {("moons", "KAN"), ("moons", "MLP"), ("mixture-32d", "MLP"),
                     ("circles", "KAN"), ("circles", "MLP")}  # fmt: skip
-    assert found.budgets[-1] == study.budgets[-1]
+    assert found.budgets[-1] == config.budgets[-1]
     # A study that was begun stays what it is, whatever is found later.
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "study.yaml").write_text(found.to_yaml())
@@ -237,12 +212,12 @@ def test_models_are_left_out_where_they_do_not_come_in_the_size(
             2,
             3,
             0.9,
-            "**The MLP wins at 2,300 parameters**: of 13 .* KAN .* on 2, the best MLP on 3",
+            "**The MLP wins at 2,300 parameters**: of 13 .* on 2, the best MLP on 3",
         ),
         (0, 0, 0.9, "**Neither wins at .*better on none, the best MLP on none"),
     ],
 )
-def test_the_first_sentence_says_who_wins(better: int, worse: int, ratio: float, said: str) -> None:
+def test_the_first_sentence_says_who_wins(better, worse, ratio, said):
     setting = Setting("data", "params", 2300.0)
     level = Comparison(
         setting, "excess", "lower", "KAN", "MLP", (1.0, 1.0), Interval(0.0, -1.0, 1.0, 10), 1.0, 1.0
@@ -255,7 +230,7 @@ def test_the_first_sentence_says_who_wins(better: int, worse: int, ratio: float,
     assert re.match(said.replace("**", r"\*\*"), first)
 
 
-def test_marks_that_are_missing_are_one_line(tmp_path: Path) -> None:
+def test_marks_that_are_missing_are_one_line(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Nothing to fill\n")
     with refused("has not the lines .*restore them"):
