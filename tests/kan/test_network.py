@@ -1,52 +1,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
 import torch
 
 from helpers import randn, refused, seeded
-from kan_diffusion.kan import KAN, Basis, BSpline, Fourier, KANLinear, Rational
-from kan_diffusion.kan.bases import BASES
+from kan_diffusion.kan import KAN, Basis, BSpline, KANLinear
 
 
-@pytest.mark.parametrize("basis", BASES)
-def test_a_kan_is_the_composition_of_its_layers(basis: str) -> None:
-    options = {
-        "bias": False,
-        "basis": basis,
-        "grid_size": 4,
-        "order": 2,
-        "grid_range": (-2.0, 2.0),
-        "extrapolation": "clamp",
-        "base_activation": "silu",
-        "edge_scale": True,
-        "init": "noise",
-        "dtype": torch.float64,
-    }
-    network = KAN([3, 5, 4, 2], **options)
-    layers = []
-    for layer, (fan_in, fan_out) in zip(
-        network.layers, itertools.pairwise([3, 5, 4, 2]), strict=True
-    ):
-        twin = KANLinear(fan_in, fan_out, **options)
-        twin.load_state_dict(layer.state_dict())
-        assert (layer.init, repr(layer)) == ("noise", repr(twin))
-        layers.append(twin)
-    x = 2 * randn(2, 6, 3)
-    assert torch.equal(network(x), layers[2](layers[1](layers[0](x))))
-    assert network.flops == sum(layer.flops for layer in layers)
-
-
-def _gradients(network: KAN, x: torch.Tensor, output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _gradients(network, x, output):
     return torch.autograd.grad(output.square().sum(), [x, *network.parameters()])
 
 
-@pytest.mark.parametrize("edge_scale", [False, True])
 @pytest.mark.parametrize("basis", ["bspline", "rbf"])
-def test_layers_computed_in_one_go_are_the_layers(basis: str, edge_scale: bool) -> None:
-    network = KAN([3, 5, 4, 2], basis=basis, edge_scale=edge_scale, dtype=torch.float64)
+def test_layers_computed_in_one_go_are_the_layers(basis):
+    network = KAN([3, 5, 4, 2], basis=basis, edge_scale=True, dtype=torch.float64)
     x = (2 * randn(7, 3)).requires_grad_()
     joined, apart = network(x), x
     for layer in network.layers:
@@ -59,17 +28,16 @@ def test_layers_computed_in_one_go_are_the_layers(basis: str, edge_scale: bool) 
     assert torch.autograd.gradgradcheck(network, x)
 
 
-def test_a_frozen_layer_lets_gradients_through() -> None:
+def test_a_frozen_layer_lets_gradients_through():
     network = KAN([3, 5, 2], dtype=torch.float64)
     network.layers[1].requires_grad_(False)
-    x = randn(7, 3)
-    network(x).sum().backward()
+    network(randn(7, 3)).sum().backward()
     assert network.layers[1].weight.grad is None
     assert float(network.layers[0].weight.grad.abs().sum()) > 0
 
 
 @pytest.mark.parametrize("basis", ["bspline", "rbf"])
-def test_a_layer_that_occurs_twice_has_one_gradient_to_differentiate_again(basis: str) -> None:
+def test_a_layer_that_occurs_twice_has_one_gradient_to_differentiate_again(basis):
     network = KAN([3, 3, 3], basis=basis, dtype=torch.float64)
     network.layers[1] = network.layers[0]
     loss, parameters = network(randn(7, 3)).square().sum(), list(network.parameters())
@@ -77,30 +45,26 @@ def test_a_layer_that_occurs_twice_has_one_gradient_to_differentiate_again(basis
     torch.testing.assert_close(torch.autograd.grad(loss, parameters, create_graph=True), once)
 
 
-@pytest.mark.parametrize(
-    "register",
-    [
+def test_hooks_of_layers_are_called():
+    for register in (
         lambda layer, hook: layer.register_forward_pre_hook(hook),
         lambda layer, hook: layer.register_forward_hook(hook),
         lambda layer, hook: layer.register_full_backward_hook(hook),
         lambda layer, hook: layer.register_full_backward_pre_hook(hook),
         lambda layer, hook: torch.nn.modules.module.register_module_forward_hook(hook),
-    ],
-)
-def test_hooks_of_layers_are_called(
-    register: Callable[..., torch.utils.hooks.RemovableHandle],
-) -> None:
-    network = KAN([3, 5, 2])
-    called = []
-    handle = register(network.layers[1], lambda module, *_: called.append(module))
-    try:
-        network(torch.randn(7, 3)).sum().backward()
-    finally:
-        handle.remove()
-    assert network.layers[1] in called
+    ):
+        network, called = KAN([3, 5, 2]), []
+        handle = register(
+            network.layers[1], lambda module, *_, called=called: called.append(module)
+        )
+        try:
+            network(torch.randn(7, 3)).sum().backward()
+        finally:
+            handle.remove()
+        assert network.layers[1] in called
 
 
-def test_what_takes_the_place_of_a_layer_is_called() -> None:
+def test_what_takes_the_place_of_a_layer_is_called():
     network = KAN([3, 3, 2])
     x = torch.randn(7, 3, generator=seeded(0))
     last = network.layers[1](x)
@@ -113,33 +77,28 @@ def test_what_takes_the_place_of_a_layer_is_called() -> None:
         network(x)
 
 
-@pytest.mark.parametrize(
-    "basis",
-    [BSpline(9, 4, 2, (-2.0, 2.0)), Fourier(9, 3, (-3.0, 3.0), "periodic"), Rational(9, 2)],
-)
-def test_every_layer_gets_a_basis_like_the_object(basis: Basis) -> None:
+def test_every_layer_gets_a_basis_like_the_object():
+    basis = BSpline(9, 4, 3, (-2.0, 2.0))
     network = KAN([3, 5, 2], basis=basis, dtype=torch.float64)
     for layer, fan_in in zip(network.layers, (3, 5), strict=True):
         assert type(layer.basis) is type(basis)
         assert layer.basis is not basis
         assert (layer.basis.in_features, layer.basis.extra_repr()) == (fan_in, basis.extra_repr())
+    named = KAN([3, 5, 2], grid_size=4, order=3, grid_range=(-2.0, 2.0), dtype=torch.float64)
+    named.load_state_dict(network.state_dict())
     x = randn(7, 3)
-    assert network(x).shape == (7, 2)
-    if isinstance(basis, BSpline):
-        named = KAN([3, 5, 2], grid_size=4, order=2, grid_range=(-2.0, 2.0), dtype=torch.float64)
-        named.load_state_dict(network.state_dict())
-        assert torch.equal(named(x), network(x))
+    assert torch.equal(named(x), network(x))
 
 
-def test_a_basis_of_ones_own_that_cannot_be_made_for_other_widths_says_so() -> None:
+def test_a_basis_of_ones_own_that_cannot_be_made_for_other_widths_says_so():
     class Square(Basis):
         in_features = 3
         num_functions = num_active = flops_per_input = 1
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x):
             return x.square().unsqueeze(-1)
 
-        def one_input(self, i: int) -> Square:
+        def one_input(self, i):
             return Square()
 
     assert KAN([3, 2], basis=Square())(torch.ones(4, 3)).shape == (4, 2)
@@ -147,7 +106,7 @@ def test_a_basis_of_ones_own_that_cannot_be_made_for_other_widths_says_so() -> N
         KAN([3, 5, 2], basis=Square())
 
 
-def test_a_generator_decides_every_parameter() -> None:
+def test_one_stream_of_random_numbers_runs_through_the_layers():
     network, twin = KAN([2, 6, 1]), KAN([2, 6, 1])
     state = torch.get_rng_state()
     network.reset_parameters(seeded(1))
@@ -155,12 +114,12 @@ def test_a_generator_decides_every_parameter() -> None:
     assert torch.equal(state, torch.get_rng_state())
     x = torch.randn(8, 2, generator=seeded(0))
     assert torch.equal(network(x), twin(x))
-    # One stream runs through the layers: the second does not start where the first did.
+    # The second layer does not start where the first did.
     twin.layers[1].reset_parameters(seeded(1))
     assert not torch.equal(network(x), twin(x))
 
 
-def test_a_small_kan_learns_a_function_that_edges_alone_can_express() -> None:
+def test_a_small_kan_learns_a_function_that_edges_alone_can_express():
     # x0 * x1 = exp(log x0 + log x1): two layers of univariate functions are enough.
     x = 0.2 + 1.6 * torch.rand(512, 2, generator=seeded(0))
     y = x.prod(-1, keepdim=True)
@@ -168,7 +127,7 @@ def test_a_small_kan_learns_a_function_that_edges_alone_can_express() -> None:
     network.reset_parameters(seeded(1))
     optimizer = torch.optim.LBFGS(network.parameters(), max_iter=150, line_search_fn="strong_wolfe")
 
-    def closure() -> torch.Tensor:
+    def closure():
         optimizer.zero_grad()
         loss = (network(x) - y).square().mean()
         loss.backward()
@@ -181,16 +140,11 @@ def test_a_small_kan_learns_a_function_that_edges_alone_can_express() -> None:
     assert float(error.detach()) < 1e-3 * float(y.var())
 
 
-@pytest.mark.parametrize(
-    ("sizes", "settings", "message"),
-    [
+def test_unusable_settings_are_refused():
+    for sizes, settings, message in (
         ([3], {}, r"at least two widths, not \[3\]"),
         ([2, 3, 1], {"basis": "wavelet"}, "unknown basis 'wavelet'"),
         ([2, 0, 1], {}, "at least one input and one output, not 2 and 0"),
-    ],
-)
-def test_unusable_settings_are_refused(
-    sizes: list[int], settings: dict[str, object], message: str
-) -> None:
-    with refused(message):
-        KAN(sizes, **settings)
+    ):
+        with refused(message):
+            KAN(sizes, **settings)

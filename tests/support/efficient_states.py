@@ -1,0 +1,34 @@
+"""State dicts of efficient-KAN and knots, even ones, for the tests of conversions."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from helpers import seeded
+
+
+def even_knots(num_inputs, grid_size, order, generator):
+    """Knots (in, G + 2k + 1) whose origin and step differ between the inputs."""
+    low = -1 + 0.3 * torch.rand(num_inputs, 1, generator=generator, dtype=torch.float64)
+    step = (1.5 + torch.rand(num_inputs, 1, generator=generator, dtype=torch.float64)) / grid_size
+    return low + step * torch.arange(-order, grid_size + order + 1)
+
+
+def efficient_state(sizes, grid_size=4, order=3, scaled=True, prefix="", seed=0):
+    generator = seeded(seed)
+    state = {}
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        shapes = {
+            "base_weight": (fan_out, fan_in),
+            "spline_weight": (fan_out, fan_in, grid_size + order),
+            "spline_scaler": (fan_out, fan_in),
+        }
+        for name, shape in shapes.items():
+            if scaled or name != "spline_scaler":
+                weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+                state[f"{prefix}layers.{index}.{name}"] = weight
+        knots = even_knots(fan_in, grid_size, order, generator)
+        state[f"{prefix}layers.{index}.grid"] = knots
+    return state
