@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from family_contract import ALL, FEW, FamilyContract
-from helpers import refused, seeded
+from helpers import assert_same_state, refused, seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import (
     FAMILIES,
@@ -31,12 +31,16 @@ class TestFamily(FamilyContract):
 @pytest.mark.parametrize("family", ALL)
 def test_every_family_is_fitted_in_its_own_depth_and_sixty_steps_lower_its_loss(family):
     size = {"num_train_timesteps": 1000, "params": 2_300}
-    made, again, other = (denoiser(family, seed=seed, **size) for seed in (1, 1, 2))
+    made, again, other = (denoiser(family, seed=seed, **size) for seed in (1, 2, 2))
+    state = torch.get_rng_state()
+    again.reset_parameters(seeded(1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert_same_state(again, made)
+    x = points(40)
+    assert not torch.allclose(other(x, 5).sample, made(x, 5).sample)
     kind = get_family(family)
     assert abs(made.num_trainable - 2_300) <= BUDGET_TOLERANCE * 2_300
     assert len(made.config.hidden) == kind.depth
-    x, steps = points(40), torch.arange(0, 1000, 25)
-    assert torch.equal(again(x, steps).sample, made(x, steps).sample)
     # Two tight clusters, whose noise is plain to see: the floor is 0.11.
     density = GaussianMixture([[-1.0, -1.0], [1.0, 1.0]], variances=0.01)
     data = density.sample(2_000, generator=seeded(0)).float()
@@ -45,7 +49,6 @@ def test_every_family_is_fitted_in_its_own_depth_and_sixty_steps_lower_its_loss(
     losses = train(made, get_process("ddpm"), data, config, seed=0, device="cpu").losses
     assert losses[-10:].mean() < losses[:5].mean()
     assert losses[-10:].mean() < 0.5  # no noise predicted at all costs 1
-    assert not torch.allclose(other(x, steps).sample, made(x, steps).sample)
 
 
 def test_given_widths_and_settings_arrive():

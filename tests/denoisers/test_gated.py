@@ -104,20 +104,17 @@ def test_far_away_it_is_what_it_is_at_the_end_of_its_grid(settings):
     assert not torch.allclose(inside, expected)
 
 
-@pytest.mark.parametrize(
-    ("dim", "settings", "functions"),
-    [
+def test_inputs_have_waves_where_there_is_room_or_they_are_told():
+    told = {"blocks": (1,) * 20}
+    for dim, settings, functions in (
         (2, {}, 7),
         (20, {}, 1),
-        (20, {"blocks": (1,) * 20}, 3),  # a value's sign and its noise take two functions
+        (20, told, 3),  # a value's sign and its noise take two functions
         (2, {"blocks": (1, 1)}, 7),
-        (20, {"blocks": (1,) * 20, "num_input_frequencies": 0}, 1),
-    ],
-    ids=str,
-)
-def test_inputs_have_waves_where_there_is_room_or_they_are_told(dim, settings, functions):
-    denoiser = GatedDenoiser(dim, hidden=(4,), num_train_timesteps=T, **settings)
-    assert denoiser.network.first.functions == functions
+        (20, {**told, "num_input_frequencies": 0}, 1),
+    ):
+        denoiser = GatedDenoiser(dim, hidden=(4,), num_train_timesteps=T, **settings)
+        assert denoiser.network.first.functions == functions
 
 
 def test_fixed_features_of_many_inputs_are_the_inputs_whether_they_are_told_or_not():

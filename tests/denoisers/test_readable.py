@@ -18,8 +18,7 @@ KINDS = {
     "no hidden layer": {"hidden": ()},
     "raw time, no bias": {"time_encoding": "raw", "bias": False},
     "all of it": {"modulated": True, "scaled_inputs": True, "num_input_frequencies": 2},
-    "scaled edges": {"edge_scale": True, "modulated": True},
-    "chebyshev": {"basis": "chebyshev"},
+    "scaled edges": {"edge_scale": True, "modulated": True, "basis": "chebyshev"},
     "rbf": {"basis": "rbf", "grid_size": 7},
     "no base": {"base_activation": None, "order": 2},
 }

@@ -113,10 +113,3 @@ def test_modulation_is_absent_at_the_start_and_learned_from_there(kind, settings
     assert not torch.allclose(denoiser(points, steps).sample, at_start)
     denoiser.reset_parameters(seeded(0))
     assert torch.equal(denoiser(points, steps).sample, at_start)
-
-
-@pytest.mark.parametrize("kind", [KANDenoiser, MLPDenoiser])
-def test_a_residual_denoiser_starts_with_the_draws_of_a_plain_one(kind):
-    plain, residual = _denoiser(kind), _denoiser(kind, residual=True)
-    for one, two in zip(plain.parameters(), residual.parameters(), strict=True):
-        assert torch.equal(one, two)

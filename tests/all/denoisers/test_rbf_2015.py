@@ -5,26 +5,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import randn, seeded
+from helpers import seeded
 from kan_diffusion.denoisers import RBF2015Denoiser
 
 
-def _denoiser(dim, units, readouts, num_timesteps, num_classes=0, seed=0):
-    denoiser = RBF2015Denoiser(dim, (units, readouts), num_timesteps, num_classes).double()
+def _denoiser(dim, units, readouts, num_timesteps, seed=0):
+    denoiser = RBF2015Denoiser(dim, (units, readouts), num_timesteps).double()
     with torch.no_grad():
         for parameter in denoiser.parameters():
             parameter.normal_(0, 0.7, generator=seeded(seed))
     return denoiser
 
 
-def _by_hand(denoiser, point, timestep, label=None):
+def _by_hand(denoiser, point, timestep):
     """One point, unit by unit and readout by readout."""
     network = denoiser.network
     centres = network.centres.detach().numpy()
     widths = network.log_widths.detach().exp().numpy()
     weight, bias = network.weight.detach().numpy(), network.bias.detach().numpy()
-    if label is not None:
-        point = np.append(point, np.eye(denoiser.num_classes)[label])
     values = [
         math.exp(-float(((point - centre) ** 2).sum()) / (2 * width**2))
         for centre, width in zip(centres, widths, strict=True)
@@ -62,15 +60,6 @@ def test_it_is_the_formula(dim, units, readouts, num_timesteps, seed):
     alike = denoiser(torch.from_numpy(points), int(whole[0])).sample
     expected = [_by_hand(denoiser, point, int(whole[0])) for point in points]
     np.testing.assert_allclose(alike.detach().numpy(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_labels_are_coordinates():
-    denoiser = _denoiser(2, 4, 3, 10, num_classes=3)
-    points = randn(3, 2, seed=1)
-    output = denoiser(points, 4, torch.arange(3)).sample.detach().numpy()
-    for row in range(3):
-        expected = _by_hand(denoiser, points[row].numpy(), 4, label=row)
-        np.testing.assert_allclose(output[row], expected, rtol=1e-4)
 
 
 def test_the_originals_size_is_the_default():
