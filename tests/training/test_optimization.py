@@ -78,31 +78,6 @@ def test_a_vector_is_trained_like_the_parameters_it_stands_for(max_norm):
     assert torch.equal(vector.join(vector.split(trained)), trained)
 
 
-def test_the_average_warms_up_like_that_of_diffusers():
-    generator = seeded(0)
-    values = nn.Parameter(torch.zeros(4, dtype=torch.float64))
-    theirs, ours = EMAModel([values], decay=0.95), WeightAverage(values, 0.95)
-    for _ in range(300):  # 0.95 is reached after 170
-        values.detach().normal_(generator=generator)
-        theirs.step([values])
-        ours.update()
-        torch.testing.assert_close(ours.values, theirs.shadow_params[0], rtol=1e-12, atol=1e-12)
-    assert ours.num_updates == 300
-
-
-def test_gradients_below_the_limit_are_left_as_they_are():
-    module = Tied()
-    vector = ParameterVector(module)
-    _loss(module, 0).backward()
-    vector.collect_gradients()
-    before = vector.vector.grad.clone()
-    norm = float(before.norm())
-    vector.clip_gradient(1.01 * norm)
-    assert torch.equal(vector.vector.grad, before)
-    vector.clip_gradient(0.25 * norm)
-    torch.testing.assert_close(vector.vector.grad, 0.25 * before, rtol=1e-4, atol=0)
-
-
 def test_gradients_do_not_add_up_over_steps():
     module = Tied()
     vector = ParameterVector(module)

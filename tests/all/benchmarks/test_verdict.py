@@ -13,7 +13,7 @@ from helpers import refused
 from kan_diffusion.denoisers.registry import get_family
 from kan_diffusion.files import write_checksums, write_parquet
 from kan_diffusion.report.tables import format_number
-from kan_diffusion.study.config import StudyConfig, read_preset
+from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import Interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
@@ -27,18 +27,18 @@ PAGE = (
 )
 
 
-def _study(name):
+def _study(name, **changes):
     """The verdict's own families on less data, and trained for a moment."""
     toys = [{"toy": toy, "num_points": 200} for toy in ("moons", "circles")]
-    return study(
-        name=name,
-        seeds=2,
-        data=[*toys, {"table": "iris"}],
-        models=[{"family": verdict.KAN}, {"family": "mlp"}],
-        budgets=[{"amount": 600}],
-        training={"steps": 5, "batch_size": 32},
-        evaluation={**EVALUATION, "num_samples": 0, "num_likelihood": 0, "moments": []},
-    )
+    given = {
+        "seeds": 2,
+        "data": [*toys, {"table": "iris"}],
+        "models": [{"family": verdict.KAN}, {"family": "mlp"}],
+        "budgets": [{"amount": 600}],
+        "training": {"steps": 5, "batch_size": 32},
+        "evaluation": {**EVALUATION, "num_samples": 0, "num_likelihood": 0, "moments": []},
+    }
+    return study(name=name, **{**given, **changes})
 
 
 class NoTraining(OneByOne):
@@ -57,9 +57,10 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(tmp_path, mon
     page.parent.mkdir()
     page.write_text(PAGE)
     parts = verdict.PARTS[:2]
+    here, no_training = (each(workers=1, device="cpu") for each in (OneByOne, NoTraining))
     with refused("tuned.json"):
-        verdict.run_parts(parts[1:], results, OneByOne(workers=1, device="cpu"))
-    verdict.run_parts(parts, results, OneByOne(workers=1, device="cpu"))
+        verdict.run_parts(parts[1:], results, here)
+    verdict.run_parts(parts, results, here)
     verdict.write_results(parts, results, page)
     written = page.read_text()
 
@@ -67,11 +68,11 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(tmp_path, mon
     for folder in (results / part.name for part in parts):
         shutil.rmtree(folder / "trials")
     (results / "tuning" / "tuning.db").unlink()
-    verdict.run_parts(parts, results, NoTraining(workers=1, device="cpu"))
+    verdict.run_parts(parts, results, no_training)
     # A search that was not over begins its tries anew, and trains none of them again.
     before = (results / "tuning" / "tuned.json").read_text()
     (results / "tuning" / "tuned.json").unlink()
-    verdict.run_parts(parts[:1], results, NoTraining(workers=1, device="cpu"))
+    verdict.run_parts(parts[:1], results, no_training)
     assert (results / "tuning" / "tuned.json").read_text() == before
     verdict.write_results(parts, results, page)
     assert page.read_text() == written
@@ -98,7 +99,7 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(tmp_path, mon
 
 
 def _results(models, data=("moons",), measure="excess", **columns):
-    """Results of models, each a name, family, kind and the values of seeds, None where it failed."""
+    """Results of models: name, family, kind and the values of seeds, None where one failed."""
     rows = [
         {
             "data": place, "match": "params", "budget": 600.0, "name": name, "family": family,
@@ -170,9 +171,7 @@ def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind():
 
 def test_the_plan_counts_what_would_be_run(tmp_path, monkeypatch):
     flops = {"match": "flops", "amount": 1200, "data": ["moons", "circles"]}
-    config = StudyConfig.model_validate(
-        {**dict(_study("two")), "budgets": [{"amount": 600}, flops], "seeds": 6}
-    )
+    config = _study("two", budgets=[{"amount": 600}, flops], seeds=6)
     monkeypatch.setattr(verdict, "read_preset", lambda name: config)
     monkeypatch.setattr(verdict, "TUNED_ON", ("moons",))
     monkeypatch.setattr(verdict, "estimate_seconds", lambda trials, workers: 36.0)

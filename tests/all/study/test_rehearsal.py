@@ -112,25 +112,20 @@ def test_what_has_a_size_keeps_it(tmp_path, executor):
     assert not (tmp_path / "plain").exists()
 
 
-def test_rehearsals_are_settled_again_from_their_rows_alone(tmp_path, executor):
+def test_rehearsals_are_settled_again_unless_they_were_changed(tmp_path, executor):
     settled = rehearse(_study(), tmp_path, executor, keep_rows=True)
-    # A rehearsal that was not over has no sizes yet, and a clone of it no trials.
-    shutil.rmtree(tmp_path / "rehearsals" / "trials")
-    (tmp_path / CHOSEN_SIZES).unlink()
-    events = []
-    again = rehearse(_study(), tmp_path, executor, on_event=events.append, keep_rows=True)
-    assert events == []
-    assert again == settled
-
-
-def test_a_rehearsal_that_was_changed_is_refused_unless_that_is_asked_for(tmp_path, executor):
-    settled = rehearse(_study(), tmp_path, executor)
-    (tmp_path / CHOSEN_SIZES).unlink()
+    (tmp_path / CHOSEN_SIZES).unlink()  # as if they were not over
     for file in (tmp_path / "rehearsals").glob("trials/*/curves.parquet"):
         file.write_bytes(b"")
     with refused("--unverified", RunFolderError):
         rehearse(_study(), tmp_path, executor)
     assert rehearse(_study(), tmp_path, executor, verify=False) == settled
+    # A clone has no trials, and their rows are enough.
+    (tmp_path / CHOSEN_SIZES).unlink()
+    shutil.rmtree(tmp_path / "rehearsals" / "trials")
+    events = []
+    again = rehearse(_study(), tmp_path, executor, on_event=events.append, keep_rows=True)
+    assert (events, again) == ([], settled)
 
 
 def test_rehearsals_that_settle_nothing_are_one_line(tmp_path, executor, monkeypatch):
