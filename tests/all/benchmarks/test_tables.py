@@ -1,19 +1,14 @@
 """The benchmark of tables: its tables, its simple methods, its scores and its going on."""
 
-from __future__ import annotations
-
-import multiprocessing
+import json
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-import commands
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from tables import bench
 from tables.__main__ import main
 from tables.bench import RESULTS, Result, read_results, run_benchmark, run_one
 from tables.gaps import IMPUTERS, MECHANISMS, gap_scores, hide
@@ -23,7 +18,7 @@ from tables.plain import Plain, is_number
 from tables.sources import TABLES, Split, make_customers
 
 
-def _two_columns(num: int, seed: int) -> pd.DataFrame:
+def _linear(num, seed):
     """A linear relation with noise of standard deviation 0.1, and a category by its sign."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=num)
@@ -32,29 +27,23 @@ def _two_columns(num: int, seed: int) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def linear() -> Split:
-    return Split(_two_columns(800, 0), _two_columns(400, 1), "sign", "classification")
+def linear():
+    return Split(_linear(800, 0), _linear(400, 1), "sign", "classification")
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_table_has_its_target_and_is_split_without_a_row_left_or_shared(name: str) -> None:
+def test_every_table_is_split_without_a_row_left_and_comes_back_from_numbers(name):
     source = TABLES[name]
     frame = source.load()
     assert frame[source.target].notna().all()
     assert is_number(frame[source.target]) == (source.task == "regression")
     first, other = source.split(0), source.split(1)
-    again = pd.concat([first.train, first.test])
-    columns = list(frame)
+    again, columns = pd.concat([first.train, first.test]), list(frame)
     pd.testing.assert_frame_equal(
         again.sort_values(columns, ignore_index=True), frame.sort_values(columns, ignore_index=True)
     )
     assert abs(len(first.train) - len(first.test)) <= 1
     assert not first.train.equals(other.train)
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_comes_back_from_numbers_and_codes_as_it_was(name: str) -> None:
-    frame = TABLES[name].load()
     plain = Plain.of(frame)
     written = plain.write(frame)
     assert not written.isna().any().any()
@@ -62,7 +51,7 @@ def test_a_table_comes_back_from_numbers_and_codes_as_it_was(name: str) -> None:
     pd.testing.assert_frame_equal(plain.read(written), frame)
 
 
-def test_numbers_come_back_rounded_within_the_range_and_codes_within_the_known() -> None:
+def test_numbers_come_back_rounded_within_the_range_and_codes_within_the_known():
     frame = make_customers(300)
     plain = Plain.of(frame)
     rng = np.random.default_rng(0)
@@ -75,7 +64,7 @@ def test_numbers_come_back_rounded_within_the_range_and_codes_within_the_known()
     assert set(made["city"]) <= set(frame["city"])
 
 
-def test_the_made_table_is_the_same_every_time_and_its_gaps_follow_other_columns() -> None:
+def test_the_made_table_is_the_same_every_time_and_its_gaps_follow_other_columns():
     frame = make_customers()
     pd.testing.assert_frame_equal(frame, make_customers())
     assert frame.shape == (10_000, 15)
@@ -86,39 +75,29 @@ def test_the_made_table_is_the_same_every_time_and_its_gaps_follow_other_columns
     assert frame["city"].str.split("-").str[0].eq(frame["region"].astype(str)).all()
 
 
-def test_smote_draws_points_between_two_near_rows_of_a_class() -> None:
+def test_smote_draws_points_between_two_near_rows_of_a_class_and_repeats_a_lone_one():
     rng = np.random.default_rng(0)
     centres = {"left": -10.0, "right": 10.0}
-    train = pd.DataFrame(
-        {
-            "x": np.concatenate([rng.normal(c, 1, 100) for c in centres.values()]),
-            "side": np.repeat(list(centres), 100),
-        }
-    )
+    x = np.concatenate([*(rng.normal(c, 1, 100) for c in centres.values()), [90.0]])
+    train = pd.DataFrame({"x": x, "side": ["left"] * 100 + ["right"] * 100 + ["alone"]})
     smote = Smote()
     smote.fit(Split(train, train, "side", "classification"), 0.0, 0)
-    made = smote.sample(500, 1)
-    pd.testing.assert_frame_equal(made, smote.sample(500, 1))
+    made = smote.sample(1000, 1)
+    pd.testing.assert_frame_equal(made, smote.sample(1000, 1))
+    alone = made["side"] == "alone"
+    assert set(made["x"][alone]) == {90.0}
+    made = made[~alone]
     assert np.sign(made["x"]).eq(made["side"].map(centres) / 10).all()
     # One of the five nearest is within five gaps of the sorted values, so no point is farther from
     # the nearest row than half the widest gap, and hardly any is a copy.
-    known = np.sort(train["x"].to_numpy())
+    known = np.sort(x[:200])
     far = np.abs(made["x"].to_numpy()[:, None] - known).min(axis=1)
     inside = np.diff(known)[np.diff(known) < 5]
     assert far.max() <= inside.max() / 2
     assert np.mean(far > 0) > 0.95
 
 
-def test_smote_repeats_a_class_of_one_row() -> None:
-    train = pd.DataFrame({"x": [0.0, 1.0, 2.0, 9.5], "kind": ["a", "a", "a", "b"]})
-    smote = Smote()
-    smote.fit(Split(train, train, "kind", "classification"), 0.0, 0)
-    made = smote.sample(100, 0)
-    assert set(made["x"][made["kind"] == "b"]) == {9.5}
-    assert made["x"][made["kind"] == "a"].max() <= 2
-
-
-def test_hidden_cells_are_as_many_as_meant_and_known() -> None:
+def test_hidden_cells_are_as_many_as_meant_and_known():
     frame = make_customers(2000)
     hidden = hide(frame, "mcar", 0)
     assert not (hidden & frame.isna().to_numpy()).any()
@@ -133,7 +112,7 @@ def test_hidden_cells_are_as_many_as_meant_and_known() -> None:
     assert share == pytest.approx(0.3, abs=0.02)
 
 
-def test_what_is_hidden_at_random_depends_on_what_is_seen() -> None:
+def test_what_is_hidden_at_random_depends_on_what_is_seen():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"a": rng.normal(size=5000), "b": rng.normal(size=5000)})
     hidden = hide(frame, "mar", 0)
@@ -145,15 +124,17 @@ def test_what_is_hidden_at_random_depends_on_what_is_seen() -> None:
     assert not np.array_equal(missing, hide(frame, "mar", 1).any(axis=1))
 
 
-def test_truth_scores_perfectly_and_calibrated_draws_cover_nine_tenths(linear: Split) -> None:
+def test_truth_scores_perfectly_and_calibrated_draws_cover_nine_tenths(linear):
     exact = gap_scores(linear, lambda frame, draws: [linear.test], "mcar", 0)
     assert exact == {"error": 0.0, "accuracy": 1.0}
+    with pytest.raises(ValueError, match="gaps are left in 'x'"):
+        gap_scores(linear, lambda frame, draws: [frame], "mcar", 0)
 
     rng = np.random.default_rng(0)
     normal = [pd.DataFrame(rng.normal(size=(2000, 4)), columns=list("abcd")) for _ in range(2)]
     split = Split(*normal, "a", "regression")
 
-    def guess(frame: pd.DataFrame, draws: int) -> list[pd.DataFrame]:
+    def guess(frame, draws):
         noise = (
             pd.DataFrame(rng.normal(size=frame.shape), columns=frame.columns) for _ in range(draws)
         )
@@ -167,12 +148,7 @@ def test_truth_scores_perfectly_and_calibrated_draws_cover_nine_tenths(linear: S
     assert scores["error"] == pytest.approx(np.sqrt(1 + 1 / 20), abs=5 / np.sqrt(2 * hidden))
 
 
-def test_a_gap_that_is_left_is_an_error(linear: Split) -> None:
-    with pytest.raises(ValueError, match="gaps are left in 'x'"):
-        gap_scores(linear, lambda frame, draws: [frame], "mcar", 0)
-
-
-def test_regressions_find_what_means_do_not(linear: Split) -> None:
+def test_regressions_find_what_means_do_not(linear):
     scores = {
         name: gap_scores(linear, IMPUTERS[name](linear, 1.0, 0), "mcar", 0)
         for name in ("mean", "iterative", "iterative-posterior")
@@ -186,28 +162,15 @@ def test_regressions_find_what_means_do_not(linear: Split) -> None:
     assert "coverage" not in scores["iterative"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def forked() -> Iterator[None]:
-    """Workers are forked from a process that has imported everything."""
-    context_of = multiprocessing.get_context
-
-    def forked_for_spawned(*kind: str) -> multiprocessing.context.BaseContext:
-        return commands.context if kind == ("spawn",) else context_of(*kind)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multiprocessing, "get_context", forked_for_spawned)
-        yield
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
     asked = {"tables": ["iris"], "methods": ["mlp", "smote", "rows", "mean"], "seeds": 1}
     results = run_benchmark(folder, seconds=1.0, **asked)
     return folder, asked, {one.method: one for one in results}
 
 
-def test_every_method_has_the_scores_of_its_kind(finished) -> None:
+def test_every_method_has_the_scores_of_its_kind(finished):
     _, _, results = finished
     assert {one.error for one in results.values()} == {""}
     for name in ("mlp", "smote", "rows"):
@@ -221,29 +184,29 @@ def test_every_method_has_the_scores_of_its_kind(finished) -> None:
     assert "parameters" in results["mlp"].held
 
 
-def test_what_is_finished_is_not_run_again_and_what_failed_is(finished, tmp_path) -> None:
+def test_what_is_finished_is_not_run_again_and_what_failed_is(finished, tmp_path):
     folder, asked, results = finished
     before = (folder / RESULTS).read_bytes()
-    told: list[str] = []
-    again = run_benchmark(
-        folder, seconds=1.0, on_progress=lambda *what: told.append(what[1]), **asked
-    )
+    told = []
+
+    def tell(*what):
+        told.append(what[1])
+
+    again = run_benchmark(folder, seconds=1.0, on_progress=tell, **asked)
     assert told == []
     assert {one.method: one for one in again} == results
     assert (folder / RESULTS).read_bytes() == before
 
-    lines = before.decode().splitlines(keepends=True)
-    failed = Result("iris", "rows", 0, 1.0, error="lost")
-    bench._write_results(
-        tmp_path, [*(one for one in results.values() if one.method != "rows"), failed]
-    )
-    run_benchmark(tmp_path, seconds=1.0, on_progress=lambda *what: told.append(what[1]), **asked)
+    lines = [json.loads(line) for line in before.splitlines()]
+    lost = [{**one, "error": "lost"} if one["method"] == "rows" else one for one in lines]
+    (tmp_path / RESULTS).write_text("".join(json.dumps(one) + "\n" for one in lost))
+    run_benchmark(tmp_path, seconds=1.0, on_progress=tell, **asked)
     assert told == ["iris, rows, seed 0"]
     assert len(read_results(tmp_path)) == len(lines)
     assert not any(one.error for one in read_results(tmp_path))
 
 
-def test_results_of_another_budget_and_damaged_ones_are_refused(finished, tmp_path) -> None:
+def test_results_of_another_budget_and_damaged_ones_are_refused(finished, tmp_path):
     folder, asked, _ = finished
     with pytest.raises(RunFolderError, match="1 seconds a fit"):
         run_benchmark(folder, seconds=2.0, **asked)
@@ -252,39 +215,31 @@ def test_results_of_another_budget_and_damaged_ones_are_refused(finished, tmp_pa
         read_results(tmp_path)
 
 
-def test_a_method_that_fails_is_a_result_with_its_reason(monkeypatch) -> None:
+def test_a_method_that_fails_is_a_result_with_its_reason(monkeypatch):
     class Broken(Smote):
-        def fit(self, split: Split, seconds: float, seed: int) -> None:
+        def fit(self, split, seconds, seed):
             raise ArithmeticError("it\nbroke")
 
     monkeypatch.setitem(GENERATORS, "smote", Broken)
     result = run_one("iris", "smote", 0, 1.0)
-    assert result.error == "ArithmeticError: it broke"
-    assert result.scores == {}
-
-
-def test_a_worker_that_cannot_start_is_a_result_that_says_what_to_try(monkeypatch) -> None:
+    assert (result.error, result.scores) == ("ArithmeticError: it broke", {})
     monkeypatch.setenv(SYNTHCITY, sys.executable)  # which has no synthcity
-    result = run_one("iris", "tabddpm", 0, 1.0)
-    assert "import synthcity.plugins" in result.error
+    assert "import synthcity.plugins" in run_one("iris", "tabddpm", 0, 1.0).error
 
 
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
+def test_what_cannot_be_run_is_said_before_anything_is(monkeypatch):
+    monkeypatch.delenv(SYNTHCITY, raising=False)
+    for option, message in (
         (["--tables", "iris,titanic"], "no table 'titanic'; known are iris, wine"),
         (["--methods", "gan"], "no method 'gan'"),
         (["--methods", "tabddpm"], "needs SYNTHCITY_PYTHON"),
-    ],
-)
-def test_what_cannot_be_run_is_said_before_anything_is(monkeypatch, option, message) -> None:
-    monkeypatch.delenv(SYNTHCITY, raising=False)
-    monkeypatch.setattr("sys.argv", ["tables", *option])
-    with pytest.raises(KanDiffusionError, match=message):
-        main()
+    ):
+        monkeypatch.setattr("sys.argv", ["tables", *option])
+        with pytest.raises(KanDiffusionError, match=message):
+            main()
 
 
-def _made(table: str, method: str, shapes: float, error: float | None = None) -> Result:
+def _made(table, method, shapes, error=None):
     scores = {"shapes": shapes, "trends": shapes, "c2st": 1.5 - shapes, "usefulness": shapes}
     gaps = {} if error is None else {"mcar error": error}
     return Result(table, method, 0, 1.0, 1.0, 1.0, "", scores, dict.fromkeys(scores, 1.0), gaps)
@@ -304,7 +259,7 @@ RESULTS_MADE = [
 ]
 
 
-def test_ranks_are_means_over_tables_that_all_were_run_on() -> None:
+def test_ranks_are_means_over_tables_that_all_were_run_on():
     ranks = mean_ranks(RESULTS_MADE)
     # kan 1st and 2nd, mlp 2nd and 1st, smote 3rd and failed; diabetes lacks the other two.
     assert ranks["fidelity"].dropna().to_dict() == {"kan": 1.5, "mlp": 1.5, "smote": 3.0}
@@ -316,7 +271,7 @@ def test_ranks_are_means_over_tables_that_all_were_run_on() -> None:
     assert list(ranks.index)[:3] == ["kan", "mlp", "smote"]
 
 
-def test_the_page_marks_the_best_and_says_what_failed() -> None:
+def test_the_page_marks_the_best_and_says_what_failed():
     text = results_markdown(RESULTS_MADE, {"cores": "2"}, {"fit": 12.5})
     shapes = text.split("## Column shapes")[1].split("##")[0]
     assert "| iris | **0.900** | 0.800 | 0.700 | 1.000 | 1.000 |" in shapes
