@@ -6,19 +6,17 @@ import runpy
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from helpers import seeded
 from picture_networks import change, unet
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "kanify.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "kanify.py"
 
 
-def small_pipeline() -> StableDiffusionPipeline:
+def small_pipeline():
     words = ["<|startoftext|>", "<|endoftext|>"]
     letters = [chr(ord("a") + i) + end for end in ("", "</w>") for i in range(26)]
     vocabulary = {word: place for place, word in enumerate([*letters, *words])}
@@ -48,7 +46,7 @@ def small_pipeline() -> StableDiffusionPipeline:
         )
 
 
-def latents(pipeline: StableDiffusionPipeline) -> Tensor:
+def latents(pipeline):
     pipeline.set_progress_bar_config(disable=True)
     drawn = pipeline(
         "a small red circle",
@@ -60,9 +58,7 @@ def latents(pipeline: StableDiffusionPipeline) -> Tensor:
     return drawn.images
 
 
-def test_a_pipeline_of_the_example_draws_what_it_drew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pipeline_of_the_example_draws_what_it_drew(tmp_path, monkeypatch, capsys):
     plain = small_pipeline()
     plain.save_pretrained(tmp_path / "plain")
     before = latents(plain)
