@@ -98,6 +98,7 @@ TOO_LARGE = [
     ({"hidden": (10**7, 10**7)}, "1,000,000 units, and one of family 'kan' would have 10,000,000"),
     ({"hidden": (8,) * 101}, "at most 100 hidden layers, not 101"),
     ({"params": 2300, "depth": 10**9}, "from 1 to 100 hidden layers, not 1,000,000,000"),
+    ({"params": 10**9}, "would have 1,000,.* parameters .* at most 100,000,000"),
     ({"flops": 10**15}, "at most 1,000,000,000,000 FLOPs"),
     ({"hidden": (8,), "settings": {"grid_size": 10**9}}, "at most 100,000,000"),
 ]
