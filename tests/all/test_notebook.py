@@ -1,7 +1,5 @@
 """The example notebooks run from top to bottom, shortened, and are kept clean of outputs."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -19,21 +17,21 @@ from PIL import Image
 
 from notebook_kernels import Forked
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 _FEW = {"KAN_DIFFUSION_NOTEBOOK_STEPS": "3", "KAN_DIFFUSION_NOTEBOOK_EACH": "2"}
 
 
-def _images(cell: dict) -> list[bytes]:
+def _images(cell):
     found = (output.get("data", {}).get("image/png") for output in cell["outputs"])
     return [base64.b64decode(image) for image in found if image is not None]
 
 
-def _tables(cell: dict) -> list[str]:
+def _tables(cell):
     found = (output.get("data", {}).get("text/html", "") for output in cell["outputs"])
     return [html for html in found if "<table" in html]
 
 
-def _run(name: str, folder: Path, **short: str) -> list[dict]:
+def _run(name, folder, **short):
     """Code cells of a notebook after it has run in a folder, every picture with something in it."""
     client = NotebookClient(
         nbformat.read(EXAMPLES / name, as_version=4),
@@ -55,7 +53,6 @@ def _run(name: str, folder: Path, **short: str) -> list[dict]:
     return cells
 
 
-@pytest.mark.slow
 def test_notebook_runs_from_top_to_bottom_and_every_picture_and_table_is_there(tmp_path):
     cells = _run("kan-diffusion.ipynb", tmp_path, KAN_DIFFUSION_NOTEBOOK_EPOCHS="2")
 
@@ -76,7 +73,6 @@ def test_notebook_runs_from_top_to_bottom_and_every_picture_and_table_is_there(t
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-@pytest.mark.slow
 def test_notebook_of_tables_goes_from_a_file_to_rows_a_report_and_filled_gaps(tmp_path):
     cells = _run("tables.ipynb", tmp_path, KAN_DIFFUSION_NOTEBOOK_SECONDS="2")
 
@@ -93,7 +89,6 @@ def test_notebook_of_tables_goes_from_a_file_to_rows_a_report_and_filled_gaps(tm
     pd.testing.assert_frame_equal(filled[given.notna()], given)
 
 
-@pytest.mark.slow
 def test_notebook_of_pictures_trains_twins_asks_them_and_shows_what_they_draw(tmp_path):
     cells = {cell["id"]: cell for cell in _run("pictures.ipynb", tmp_path, **_FEW)}
 

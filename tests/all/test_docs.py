@@ -1,0 +1,90 @@
+"""Commands, programs and study files in the documentation do what they say.
+
+Each page is worked through from top to bottom in a folder of its own, as a reader would, with fewer
+steps, seeds, tries and points.
+"""
+
+import re
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import kan_diffusion
+from docs import PAGES, ROOT, blocks, console_lines, known_words
+from kan_diffusion.study.config import read_study
+from kan_diffusion.training import TrainingConfig
+
+SHORTER = {
+    "train": ["--steps", "20"],
+    "compare": ["--steps", "20", "--seeds", "1"],
+    "tune": ["--steps", "20", "--tries", "1"],
+    "explain": ["--library", "linear,tanh", "--seconds", "5", "--levels", "300"],
+}
+LONG_ENOUGH_TO_READ = ["--steps", "600"]
+RUN = [
+    page
+    for page in PAGES
+    if re.search(r"^(\$ kan-diffusion|```(python|yaml))", page.read_text(), re.M)
+]
+
+
+def _shorter(words):
+    more = LONG_ENOUGH_TO_READ if "--sparsify" in words else SHORTER.get(words[0], [])
+    pairs = zip(more[::2], more[1::2], strict=True)
+    return [*words, *(word for pair in pairs if pair[0] not in words for word in pair)]
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder with the files that the pages speak of, where programs train for a few steps."""
+    for name, count in (("points", 400), ("other-points", 60)):
+        points = np.random.default_rng(0).normal([100, -0.5], [10, 0.01], (count, 2))
+        np.savetxt(tmp_path / f"{name}.csv", points, delimiter=",", header="mass,age", comments="")
+    age = np.random.default_rng(1).integers(18, 80, 300)
+    job = np.where(age < 26, "student", "baker")
+    pd.DataFrame({"age": age, "job": job}).to_csv(tmp_path / "people.csv", index=False)
+    drawn = ROOT / "playground" / "tests" / "fixtures" / "browser-model.json"
+    (tmp_path / "kan-drawing.json").write_bytes(drawn.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    estimator = partial(kan_diffusion.DiffusionEstimator, steps=20)
+    monkeypatch.setattr(kan_diffusion, "DiffusionEstimator", estimator, raising=False)
+    monkeypatch.setattr(
+        kan_diffusion,
+        "TrainingConfig",
+        lambda **settings: TrainingConfig(**{**settings, "steps": 20}),
+        raising=False,
+    )
+    return tmp_path
+
+
+def _known_to_the_reader():
+    """Names that programs in the pages use for something the reader has."""
+    table = np.random.default_rng(0).normal(size=(100, 2))
+    edges = {"base_weight": (2, 3), "spline_weight": (2, 3, 7), "spline_scaler": (2, 3)}
+    state = {f"layers.0.{name}": torch.randn(shape) for name, shape in edges.items()}
+    state["layers.0.grid"] = torch.arange(-4.0, 7).expand(3, -1) / 2
+    return {"table": table, "points": torch.randn(100, 2), "state_dict": state}
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_commands_programs_and_study_files_work(page, desk, cli):
+    names = _known_to_the_reader()
+    for language, block in blocks(page, "console|python|yaml"):
+        file = re.match(r"# ([\w-]+\.(py|yaml))\n", block)
+        if file is not None:
+            (desk / file[1]).write_text(block)
+        if language == "python" and file is None:
+            exec(block, names)
+        elif language == "yaml":
+            assert file is not None, "a YAML block begins with the name of its file"
+            read_study(desk / file[1], importing=True)
+            (desk / file[1]).write_text(re.sub(r"\bsteps: \d+", "steps: 20", block))
+        elif language == "console":
+            for line in console_lines(block):
+                if line.startswith("kan-diffusion "):  # others change the reader's machine
+                    outcome = cli(*_shorter(known_words(line)))
+                    assert outcome.code == 0, f"{line}\n{outcome.err}"
