@@ -1,4 +1,4 @@
-from __future__ import annotations
+"""What is said of progress, on a terminal and elsewhere."""
 
 import io
 import math
@@ -13,40 +13,34 @@ from kan_diffusion.cli.progress import StudyProgress, known_floor
 from kan_diffusion.progress import TrainingBar, progress_bars
 from kan_diffusion.study.executors import TrialEvent
 from kan_diffusion.study.planning import StudyPlan
-from tiny import tiny_study
+from make import study
 
 
-@pytest.fixture
-def bars() -> Progress:
-    return Progress(console=Console(file=io.StringIO(), width=200), auto_refresh=False)
+def shown(bars):
+    """What a terminal shows of bars now."""
+    console = Console(file=io.StringIO(), width=200)
+    console.print(bars.get_renderable())
+    return console.file.getvalue()
 
 
-def test_a_run_is_compiled_trained_and_judged(bars: Progress) -> None:
-    bar = TrainingBar(bars, "KAN", 100, floor=0.288)
-    shown = bars.tasks[0]
-    assert shown.fields["status"] == "compiling"
-    bar.move(0, math.nan)
-    assert shown.fields["status"] == "compiling"
-    bar.move(10, 1.0)
-    assert shown.fields["status"] == "training, loss 1.0000, floor 0.2880"
-    bar.move(20, 0.0)  # a single batch says little
-    assert shown.fields["status"] == "training, loss 0.9000, floor 0.2880"
-    bar.move(100, 0.9)
-    assert (shown.completed, shown.fields["status"][:7]) == (100, "judging")
+def test_a_run_is_compiled_trained_and_judged_and_brackets_are_shown_as_they_are():
+    with progress_bars() as bars:
+        bar = TrainingBar(bars, "a[b] · [/x]", 100, floor=0.288)
+        assert "a[b] · [/x]" in shown(bars)
+        for step, loss, said in (
+            (0, math.nan, "compiling"),
+            (10, 1.0, "training, loss 1.0000, floor 0.2880"),
+            (20, 0.0, "training, loss 0.9000, floor 0.2880"),  # a single batch says little
+            (100, 0.9, "judging"),
+        ):
+            bar.move(step, loss)
+            assert said in shown(bars)
 
 
-def test_brackets_in_names_are_shown_as_they_are() -> None:
-    with progress_bars() as shown:
-        StudyProgress("[x]", shown)
-        TrainingBar(shown, "a[b] · [/x]", 10)
-        drawn = [[column.render(task).plain for column in (shown.columns[0], shown.columns[2])]
-                 for task in shown.tasks]  # fmt: skip
-    assert drawn == [["[x]", ""], ["a[b] · [/x]", "compiling"]]
-
-
-def test_a_study_is_announced_and_its_trials_are_counted(bars: Progress) -> None:
-    config = tiny_study(seeds=3, models=[{"family": "mlp", "params": 600}])
+def test_a_study_is_announced_and_its_trials_are_counted():
+    config = study(seeds=3, models=[{"family": "mlp", "params": 600}])
     first, second, third = trials = tuple(config.trials())
+    bars = Progress(console=Console(file=io.StringIO(), width=200), auto_refresh=False)
     bars.disable = True  # as anywhere but on a terminal
     progress = StudyProgress("tiny", bars)
     parameters = dict.fromkeys((trial.id for trial in trials), 600)
@@ -63,24 +57,22 @@ def test_a_study_is_announced_and_its_trials_are_counted(bars: Progress) -> None
     ]
 
 
-def test_the_floor_is_known_for_toys() -> None:
-    study = tiny_study(data=[{"toy": "correlated-gaussian"}, {"table": "wine"}])
-    toy, table = study.data
-    (process,) = study.process
+def test_the_floor_is_known_for_toys():
+    config = study(data=[{"toy": "correlated-gaussian"}, {"table": "wine"}])
+    toy, table = config.data
+    (process,) = config.process
     assert 0 < known_floor(toy, process) < 1
     assert known_floor(table, process) is None
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_fit_shows_its_progress_on_a_terminal_when_asked(
-    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fit_shows_its_progress_on_a_terminal_when_asked(terminal, monkeypatch, capsys):
     if terminal:
         monkeypatch.setenv("FORCE_COLOR", "1")
     points = np.random.default_rng(0).normal(size=(100, 2))
     model = DiffusionEstimator("mlp", params=300, steps=5, batch_size=8, verbose=True)
     model.fit(points)
-    shown = capsys.readouterr().err
-    assert ("loss" in shown) == terminal
-    assert (f"mlp, {model.n_parameters_} parameters" in shown) == terminal
-    assert "continuous" in shown  # the kinds of columns, anywhere
+    said = capsys.readouterr().err
+    assert ("loss" in said) == terminal
+    assert (f"mlp, {model.n_parameters_} parameters" in said) == terminal
+    assert "continuous" in said  # the kinds of columns, anywhere

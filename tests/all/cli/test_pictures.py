@@ -1,0 +1,46 @@
+"""Pictures on the command line: compared on a page, drawn side by side, and a spoilt folder."""
+
+from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+from picture_folders import write_pictures
+from runs import copied
+from tiny import tiny_picture_study
+
+
+def test_pictures_that_are_drawn_meanwhile_stay(runs, cli, tmp_path, monkeypatch):
+    run = copied(runs("captions"), tmp_path / "run")
+    draw = PictureDiffusionPipeline.__call__
+
+    def draw_while_others_do(*given, **settings):
+        (run / "pictures").mkdir()
+        return draw(*given, **settings)
+
+    monkeypatch.setattr(PictureDiffusionPipeline, "__call__", draw_while_others_do)
+    outcome = cli("sample", run, "--num", "2", "--steps", "2")
+    assert outcome.out == f"2 pictures: {run / 'pictures-2'}\n"
+    assert not list((run / "pictures").iterdir())
+
+
+def test_models_are_compared_and_their_pictures_shown(runs, cli, tmp_path):
+    data = {"pictures": str(runs("classes").parent / "pictures"), "size": 8, "holdout": 0.5}
+    study = tiny_picture_study(data, {"settings": {"width": 8, "heads": 2}})
+    (tmp_path / "study.yaml").write_text(study.to_yaml())
+    out = tmp_path / "study"
+    outcome = cli("compare", tmp_path / "study.yaml", "--out", out)
+    assert outcome.code == 0, outcome.err
+    text = " ".join(outcome.out.split())
+    assert "the only KAN (DiT KAN)" in text
+    assert "pictures as asked" in text
+    figures = {path.name.split("-")[0] for path in (out / "figures").iterdir()}
+    assert {"pictures", "reverse", "metrics"} <= figures
+    page = (out / "report.html").read_text()
+    assert "What the models draw" in page
+    assert "could not be drawn" not in page
+
+
+def test_a_spoilt_folder_is_refused_in_one_line(cli, tmp_path):
+    root = write_pictures(tmp_path / "own", "captions")
+    (root / "03.png").write_bytes(b"no picture")
+    for command in ("train", "compare"):
+        error = cli(command, root, "--out", tmp_path / "run").error
+        assert "'03.png' is no picture that" in error
+    assert not (tmp_path / "run").exists()

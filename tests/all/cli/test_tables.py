@@ -1,0 +1,90 @@
+"""Runs of tables: judged by the rows they hold out, split as they are encoded, and in a study."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from html_page import Page
+from kan_diffusion.data.datasets import FileData, TableData, load_dataset, split_frames
+from kan_diffusion.study.folder import load_points
+from kan_diffusion.study.measure import load_run
+from kan_diffusion.study.run import run_study
+from kan_diffusion.study.synthetic import judge_run
+from kan_diffusion.training.defaults import num_held_out
+from make import study
+from mixed_tables import people
+from one_by_one import OneByOne
+
+
+def test_other_rows_are_judged_with_and_a_lost_file_costs_the_tests_of_copies(cli, tmp_path):
+    run, file = tmp_path / "run [new]", tmp_path / "people.csv"
+    people(300, 0).to_csv(file, index=False)
+    words = ("--family", "mlp", "--params", 400, "--steps", 20, "--batch-size", 64)
+    assert cli("train", file, *words, "--device", "cpu", "--out", run).code == 0
+    people(80, 5).to_csv(tmp_path / "others.csv", index=False)
+    scores, used = judge_run(run, str(tmp_path / "others.csv"))
+    assert used.startswith("Real rows are those of 'others'.")
+    assert scores.rows[0] == 80
+    assert scores.rows[2] == 240 - num_held_out(240)  # those decide when training ends
+    own, _ = judge_run(run, str(file))
+    assert own.rows[0] == 60
+    assert own.scores == judge_run(run)[0].scores
+    outcome = cli("evaluate", run)
+    start = outcome.out.index("Synthetic rows")
+    assert "run[new]on" in "".join(outcome.out[:start].split())
+    assert f"Page: {run / 'tables.html'}" in " ".join(outcome.out.split())
+    said = " ".join(Page((run / "tables.html").read_text()).text)
+    assert "Real rows are those of 'people' that were held out." in said
+
+    file.unlink()
+    outcome = cli("evaluate", run, "--data", tmp_path / "others.csv")
+    assert outcome.code == 0
+    assert "cannot be said without the rows" in " ".join(outcome.out.split())
+    assert "there is no file" in cli("evaluate", run).error
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_rows_are_split_as_they_are_encoded(tmp_path, seed):
+    def same_numbers(rows, frame):
+        decoded = dataset.codec.decode(rows, np.random.default_rng(0))
+        for name in frame.select_dtypes("number"):
+            numbers = np.sort(decoded[name]), np.sort(frame[name])
+            np.testing.assert_allclose(*numbers, rtol=1e-4, err_msg=name)
+
+    people(90, 0).to_csv(tmp_path / "people.csv", index=False)
+    for config in (FileData(path=tmp_path / "people.csv"), TableData(table="wine")):
+        dataset = load_dataset(config, 7, seed)
+        train, heldout = split_frames(config, 7, seed, 1_000)
+        same_numbers(dataset.train.float(), train)
+        same_numbers(dataset.untrained().float(), heldout)
+        assert len(split_frames(config, 7, seed, 10)[0]) == 10
+        learned, same = split_frames(config, 7, seed, 1_000, lambda num: num // 3)
+        pd.testing.assert_frame_equal(same, heldout)
+        same_numbers(dataset.train[len(dataset.train) // 3 :], learned)  # as a trial is trained on
+
+
+def test_what_metrics_compare_are_rows_of_the_table(runs):
+    _, pipeline = load_run(runs("table"))
+    samples = load_points(runs("table") / "samples.safetensors")
+    discrete = [block for block in pipeline.codec.blocks if block.discrete]
+    assert {block.column for block in discrete} >= {"job", "smokes", "score"}
+    for block in discrete:
+        if block.role == "state":
+            assert set(np.unique(samples[:, block.start : block.stop])) <= {-1.0, 1.0}
+
+
+def test_models_are_compared_on_a_table_without_conditions(cli, tmp_path, caplog):
+    frame = people(60, 0)
+    frame.insert(0, "number", np.arange(60))
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    data = {"path": str(tmp_path / "people.csv"), "kinds": {"smokes": "categorical"}}
+    models = [{"family": "mlp", "params": 400, "name": name} for name in ("one", "two")]
+    config = study(data=[data], training={"steps": 10, "batch_size": 64}, models=models)
+    executor = OneByOne(workers=1, device="cpu")
+    results = run_study(config.pinned(), tmp_path / "study", executor=executor)
+    assert results.rows["error"].isna().all()
+    assert caplog.text.count("column 'number' identifies rows") == 1  # once for all trials
+    trial = results.trials[0].folder
+    assert cli("sample", trial, "--num", 20, "--out", tmp_path / "rows.csv").code == 0
+    assert pd.read_csv(tmp_path / "rows.csv")["number"].is_unique
+    assert "trained without conditions" in cli("sample", trial, "--where", "job=nurse").error
