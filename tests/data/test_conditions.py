@@ -27,9 +27,9 @@ FRAME = pd.DataFrame(
 CODEC = TableCodec.fit(FRAME)
 
 
-@pytest.mark.parametrize(
-    ("asked", "query"),
-    [
+def test_conditions_pick_the_rows_that_a_query_of_pandas_picks():
+    named = FRAME.rename(columns=str)
+    for asked, query in (
         (["species=setosa"], "species == 'setosa'"),
         (['species in setosa, "iris, wild"'], "species == species"),
         (["1.5<=petal length<=2"], "1.5 <= `petal length` <= 2"),
@@ -49,22 +49,18 @@ CODEC = TableCodec.fit(FRAME)
         ({"visits": (pd.NA, 7)}, "visits <= 7"),
         ({"born": ("2000-06-01", pd.NaT)}, "born >= '2000-06-01'"),
         ({"size": ("medium", None)}, "size >= 'medium'"),
-    ],
-    ids=str,
-)
-def test_conditions_pick_the_rows_that_a_query_of_pandas_picks(asked, query):
-    read = conditions_from_texts if isinstance(asked, list) else read_conditions
-    conditions = read(asked, CODEC)
-    met = np.logical_and.reduce([one.holds(FRAME[name]) for name, one in conditions.items()])
-    named = FRAME.rename(columns=str)
-    expected = named.query(query, engine="python")
-    assert len(expected) > 0
-    assert named[met].index.equals(expected.index)
-    for name, condition in conditions.items():  # what stands in for extrapolation meets it, too
-        some = condition.some()
-        assert some.dtype == FRAME[name].dtype
-        assert condition.holds(some).all()
-        assert str(name) in str(condition)
+    ):
+        read = conditions_from_texts if isinstance(asked, list) else read_conditions
+        conditions = read(asked, CODEC)
+        met = np.logical_and.reduce([one.holds(FRAME[name]) for name, one in conditions.items()])
+        expected = named.query(query, engine="python")
+        assert len(expected) > 0
+        assert named[met].index.equals(expected.index)
+        for name, condition in conditions.items():  # what stands in for extrapolation meets it, too
+            some = condition.some()
+            assert some.dtype == FRAME[name].dtype
+            assert condition.holds(some).all()
+            assert str(name) in str(condition)
 
 
 @given(
@@ -83,17 +79,11 @@ def test_two_ranges_make_their_intersection(ends, others):
 
 
 def test_a_program_gives_values_lists_and_pairs():
-    given = {
-        "species": "setosa",
-        "age": [20, 21],
-        "petal length": (None, 2.0),
-        "visits": None,
-        "born": pd.Timestamp("2000-01-08"),
-        "alive": np.True_,
-    }
-    found = read_conditions(given, CODEC)
-    values = [name for name, one in found.items() if one.is_value]
-    assert values == ["species", "visits", "born", "alive"]
+    day = pd.Timestamp("2000-01-08")
+    given = {"species": "setosa", "age": [20, 21], "visits": None, "born": day, "alive": np.True_}
+    found = read_conditions(given | {"petal length": (None, 2.0)}, CODEC)
+    values = {name for name, one in found.items() if one.is_value}
+    assert values == given.keys() - {"age"}
     assert (found["age"].holds(FRAME["age"]) == FRAME["age"].isin([20, 21])).all()
     assert found["born"].holds(FRAME["born"]).tolist() == [False, True, *[False] * 58]
 
@@ -153,7 +143,7 @@ def test_zero_is_a_value_of_a_column_of_many_zeros(amounts):
         read_conditions({"x": 4}, codec)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "Int8", "int8[pyarrow]", "int64", "uint64"])
+@pytest.mark.parametrize("dtype", ["int8", "Int8", "int8[pyarrow]", "uint64"])
 def test_whole_numbers_have_room_in_their_column(dtype):
     frame = pd.DataFrame({"n": pd.Series(range(100, 120)).repeat(3).astype(dtype)})
     codec = TableCodec.fit(frame)

@@ -283,9 +283,8 @@ def test_names_are_toys_tables_or_files(tmp_path):
 ADAPTER = TypeAdapter(DataConfig)
 
 
-@pytest.mark.parametrize(
-    ("settings", "place", "message"),
-    [
+def test_wrong_settings_are_named():
+    for settings, place, message in (
         ({"toy": "mons"}, ("toy",), "did you mean 'moons'"),
         ({"toy": "moons", "num_points": 0}, ("toy", "num_points"), "greater than or equal to 1"),
         ({"path": "p.csv", "holdout": 2}, ("file", "holdout"), "less than 1"),
@@ -294,14 +293,12 @@ ADAPTER = TypeAdapter(DataConfig)
         ({"table": "iris", "holdout": 0}, ("table", "holdout"), "greater than 0"),
         ({"table": "iris", "num_points": 5}, ("table",), "unknown key 'num_points'"),
         ({}, (), "one of the keys toy, path, table and pictures"),
-    ],
-)
-def test_wrong_settings_are_named(settings, place, message):
-    with pytest.raises(ValidationError) as caught:
-        ADAPTER.validate_python(settings)
-    (error,) = caught.value.errors()
-    assert error["loc"] == place
-    assert message in error["msg"]
+    ):
+        with pytest.raises(ValidationError) as caught:
+            ADAPTER.validate_python(settings)
+        (error,) = caught.value.errors()
+        assert error["loc"] == place
+        assert message in error["msg"]
 
 
 def test_settings_come_back_from_json():

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import randn, refused, seeded
-from kan_diffusion.data import Standardizer, make_toy
+from helpers import randn, refused
+from kan_diffusion.data import Standardizer
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.errors import DataError
 
@@ -29,14 +29,14 @@ def test_moments_of_ordinary_points_are_those_of_torch_to_the_bit():
     assert torch.equal(standardizer.apply(points), (points - mean) / scale)
 
 
-@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e299])
-def test_columns_of_any_size_are_scaled_and_come_back(size):
-    points = (randn(1000, 1) + 3) * size
-    standardizer = Standardizer.from_points(points)
-    scaled = standardizer.apply(points)
-    assert scaled.mean().item() == pytest.approx(0, abs=1e-9)
-    assert scaled.std(correction=0).item() == pytest.approx(1, abs=1e-9)
-    torch.testing.assert_close(standardizer.invert(scaled) / size, points / size)
+def test_columns_of_any_size_are_scaled_and_come_back():
+    for size in (1e-300, 1e-200, 1e200, 1e299):
+        points = (randn(1000, 1) + 3) * size
+        standardizer = Standardizer.from_points(points)
+        scaled = standardizer.apply(points)
+        assert scaled.mean().item() == pytest.approx(0, abs=1e-9)
+        assert scaled.std(correction=0).item() == pytest.approx(1, abs=1e-9)
+        torch.testing.assert_close(standardizer.invert(scaled) / size, points / size)
 
 
 def _since_1970(span, decimals):
@@ -79,21 +79,6 @@ def test_continuous_numbers_have_no_decimals_to_lose(dtype, caplog):
 
 def _column(*values):
     return torch.tensor(values, dtype=torch.float64)[:, None]
-
-
-def test_density_and_its_points_are_standardised_alike():
-    density = make_toy("swiss-roll")
-    standardizer = Standardizer.from_density(density)
-    rescaled = standardizer.rescale(density)
-    torch.testing.assert_close(rescaled.mean, torch.zeros(2, dtype=torch.float64))
-    torch.testing.assert_close(rescaled.std, torch.ones(2, dtype=torch.float64))
-    sample = density.sample(20_000, seeded())
-    from_points = Standardizer.from_points(sample)
-    assert from_points.mean == pytest.approx(standardizer.mean, abs=0.2)
-    assert from_points.scale == pytest.approx(standardizer.scale, rel=0.02)
-    torch.testing.assert_close(
-        standardizer.apply(sample[:100]), rescaled.sample(20_000, seeded())[:100]
-    )
 
 
 def test_unusable_moments_and_points_are_refused():

@@ -10,44 +10,11 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from helpers import refused
 from kan_diffusion.data.tables import read_frame, require_writable_ending, write_frame
 from kan_diffusion.errors import DataError, RunFolderError
 from table_files import written
-
-same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@same_folder
-@given(
-    values=arrays(
-        np.float64,
-        st.tuples(st.integers(1, 6), st.integers(1, 3)),
-        elements=st.floats(-1e30, 1e30, allow_nan=False),
-    ),
-    header=st.booleans(),
-)
-def test_every_format_gives_back_the_same_numbers(tmp_path, values, header):
-    names = [f"field {place}" for place in range(values.shape[1])]
-    frame = pd.DataFrame(values, columns=names)
-    frame.to_csv(tmp_path / "points.csv", index=False, header=header)
-    frame.to_parquet(tmp_path / "points.parquet")
-    np.save(tmp_path / "points.npy", values)
-    tables = [read_frame(tmp_path / f"points.{end}") for end in ("csv", "parquet", "npy")]
-    np.testing.assert_allclose(tables[0].frame, values, rtol=1e-14, atol=1e-300)
-    for table in tables[1:]:
-        np.testing.assert_array_equal(table.frame, values)
-    for table in tables:
-        assert table.sha256 == hashlib.sha256(table.path.read_bytes()).hexdigest()
-        assert table.num_rows == len(table.frame)
-        assert table.columns == tuple(table.frame.columns)
-    numbered = tuple(f"column_{place + 1}" for place in range(values.shape[1]))
-    assert tables[0].columns == (tuple(names) if header else numbered)
-    assert tables[1].columns == tuple(names)
-    assert tables[2].columns == numbered
-
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=8)
 CELLS = {  # cells of a kind, its dtype, and that without gaps
@@ -77,7 +44,7 @@ def frames(draw):
     return pd.DataFrame(columns)
 
 
-@same_folder
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frame=frames(), ending=st.sampled_from([".csv", ".csv.gz", ".tsv", ".parquet"]))
 def test_mixed_columns_come_back_as_they_were(tmp_path, ending, frame):
     path = tmp_path / f"mixed{ending}"
@@ -152,9 +119,9 @@ def test_a_column_of_text_is_what_all_its_cells_are(tmp_path):
             pd.testing.assert_series_equal(column, expected)
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,x y\n2,z\n", 'a,b\n1,"x\ny"\n2,z\n'])
 @pytest.mark.parametrize("members", [1, 2])
-def test_packed_files_are_what_is_in_them(tmp_path, content, members):
+def test_packed_files_are_what_is_in_them(tmp_path, members):
+    content = 'a,b\n1,"x\ny"\n2,z\n'
     plain, path = written(tmp_path, content), tmp_path / "packed.csv.gz"
     middle = len(content) // 2
     parts = [content] if members == 1 else [content[:middle], content[middle:]]
@@ -184,14 +151,19 @@ POINTS = pd.DataFrame(
 )
 
 
-@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".tsv", ".parquet", ".npy", ".CSV"])
+@pytest.mark.parametrize("ending", [".csv.gz", ".tsv", ".parquet", ".npy", ".CSV"])
 def test_what_is_written_is_read_back_exactly(tmp_path, ending):
     path = tmp_path / "new" / f"points{ending}"
     write_frame(path, POINTS)
     table = read_frame(path)
     np.testing.assert_array_equal(table.frame, POINTS)
-    if ending != ".npy":
-        assert table.columns == tuple(POINTS.columns)
+    assert table.num_rows == len(POINTS)
+    assert table.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    names = [f"column_{place}" for place in (1, 2, 3)] if ending == ".npy" else list(POINTS)
+    assert list(table.columns) == list(table.frame) == names
+    if ending == ".npy":
+        np.testing.assert_array_equal(np.load(path), POINTS)
+    else:
         other_program = pd.read_parquet if ending == ".parquet" else pd.read_csv
         options = {"sep": "\t"} if ending == ".tsv" else {}
         pd.testing.assert_frame_equal(other_program(path, **options), POINTS)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sklearn import datasets
 
 from helpers import randn, refused, seeded
 from kan_diffusion.data import CLASSES, TOYS, make_toy
@@ -38,18 +37,6 @@ def test_a_density_is_the_mixture_of_its_components(name):
         mixed = torch.randint(num, (40,), generator=seeded(1))  # answers in the order of the points
         of_each = each_alone[torch.arange(40), mixed]
         torch.testing.assert_close(function(x, alpha, sigma, mixed), of_each)
-
-
-def test_labels_of_moons_and_circles_are_scikit_learns():
-    made = {
-        "moons": datasets.make_moons(400, noise=0.02, random_state=0),
-        "circles": datasets.make_circles(400, noise=0.02, factor=0.5, random_state=0),
-    }
-    for name, (theirs, labels) in made.items():
-        ours = ToyData(toy=name, noise=0.02, conditional=True).density()
-        points = torch.from_numpy(theirs)
-        by_class = [ours.log_density(points, components=torch.full((400,), c)) for c in (0, 1)]
-        assert (torch.stack(by_class).argmax(dim=0).numpy() == labels).all()
 
 
 def test_points_are_those_of_the_toy_and_labels_say_which_component():

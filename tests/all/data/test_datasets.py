@@ -7,7 +7,6 @@ import torch
 
 from helpers import refused, seeded
 from kan_diffusion.data.datasets import (
-    FEWEST_FOR_ORACLE,
     FileData,
     TableData,
     fresh_dataset,
@@ -15,11 +14,7 @@ from kan_diffusion.data.datasets import (
 )
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.tables import write_frame
-from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.errors import DataError
-from kan_diffusion.evaluation.metrics import sample_metrics
-from kan_diffusion.processes import get_process
-from kan_diffusion.training import TrainingConfig, train
 from mixed_tables import people
 from row_files import csv_of, in_data_units, in_order, rows, training_rows
 
@@ -39,20 +34,6 @@ def test_heldout_rows_are_noised_or_references(tmp_path, monkeypatch, num_rows, 
     else:
         assert (dataset.oracle, len(dataset.heldout)) == ("estimated", num_heldout // 5)
         assert abs(len(parts[2]) - len(parts[3])) <= 1
-
-
-@pytest.mark.parametrize(("missing", "oracle"), [(0, "estimated"), (1, "none")])
-def test_oracle_takes_enough_heldout_rows(tmp_path, missing, oracle):
-    path = tmp_path / "points.npy"
-    num_rows = 2 * (FEWEST_FOR_ORACLE - missing)
-    np.save(path, rows(num_rows))
-    own = load_dataset(FileData(path=path, holdout=0.5), 0, 0)
-    assert own.oracle == oracle
-    # Of a file that is judged with only, all rows count.
-    np.save(tmp_path / "half.npy", rows(num_rows // 2))
-    other = fresh_dataset(tmp_path / "half.npy", own.columns, own.codec, 0)
-    assert other.oracle == oracle
-    assert len(other.untrained()) == num_rows // 2
 
 
 def test_split_with_an_oracle_depends_on_the_study_alone(tmp_path, monkeypatch):
@@ -78,17 +59,6 @@ def test_tables_have_no_oracle_and_noise_every_heldout_row():
     found, often = torch.unique(noised, dim=0, return_counts=True)
     assert torch.equal(distinct, found)
     assert torch.equal(often, 100 * counts)  # iris has the same flower twice
-
-
-def test_the_smallest_file_can_be_trained_on_and_judged_with(tmp_path):
-    dataset = load_dataset(FileData(path=csv_of(tmp_path, rows(10))))
-    process = get_process("cosine")
-    denoiser = build_denoiser("mlp", dataset.dim, num_train_timesteps=1000, hidden=(8,))
-    config = TrainingConfig(steps=3, batch_size=64)
-    result = train(denoiser, process, dataset.train, config, seed=0, device="cpu")
-    assert np.isfinite(result.losses).all()
-    metrics = sample_metrics(*dataset.fresh_pair(5_000, seeded()), np.random.default_rng(0))
-    assert all(np.isfinite(value) for value in metrics.values())
 
 
 def test_a_model_of_points_is_judged_in_its_own_units(tmp_path):

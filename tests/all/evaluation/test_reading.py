@@ -18,7 +18,7 @@ def _as_sets(scenes):
     return [(frozenset(scene.things), scene.background) for scene in scenes]
 
 
-@pytest.mark.parametrize(("size", "objects"), [(16, 2), (16, 3), (32, 1), (32, 3)])
+@pytest.mark.parametrize(("size", "objects"), [(16, 2), (32, 1), (32, 3)])
 def test_real_scenes_are_read_exactly(size, objects):
     scenes = draw_scenes(60, np.random.default_rng(objects), objects, "all", fewest=objects)
     readings = read_scenes(scene_samples(scenes, size))
