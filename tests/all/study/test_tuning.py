@@ -99,18 +99,6 @@ def test_a_try_whose_driver_died_is_taken_up(host, tmp_path, executor):
     assert rows["settings"].tolist()[1]["learning_rate"] == rate
 
 
-def test_a_try_whose_driver_died_as_it_drew_its_settings_gets_all_of_them(
-    found, tmp_path, executor
-):
-    config = _study(models=[{"family": "mlp"}])
-    tune(config, tmp_path, tries=1, executor=executor)
-    _search(tmp_path).ask()
-    again = tune(config, tmp_path, tries=3, executor=executor).tries
-    # They are those of a search that was never interrupted.
-    whole = found.tries[found.tries["family"] == "mlp"].reset_index(drop=True)
-    pd.testing.assert_frame_equal(again, whole)
-
-
 def test_a_training_that_was_changed_is_no_try_that_failed(found, tmp_path, executor):
     folder = copied(found.path.parent, tmp_path / "copy")
     for file in (folder / "trials").glob("*/curves.parquet"):
