@@ -1,17 +1,9 @@
-"""Pages written quickly, and the parts of a page that the tests look at."""
+"""The parts of a page that the tests look at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from html.parser import HTMLParser
-from pathlib import Path
 
-import pytest
-from matplotlib.figure import Figure
-
-from kan_diffusion.report import ReportContents, charts, motion, study, synthetic, write_report
-from kan_diffusion.report.explanation import page as explanation
-from kan_diffusion.report.images import Picture
 
 _VOID = {"meta", "img", "br", "link", "input", "hr", "source"}
 
@@ -116,34 +108,3 @@ class Page(HTMLParser):
             for key, value, words in zip(head, line, self.words[table], strict=True)
             if not words and value not in ("", "–")
         }
-
-
-def leave_files_empty(patch: pytest.MonkeyPatch) -> None:
-    """Leaves the files of figures empty, for tests that look at the page."""
-    for module in (study, explanation):
-        patch.setattr(module, "figure_png", lambda figure: b"")
-
-
-def leave_pictures_empty(patch: pytest.MonkeyPatch) -> None:
-    """Leaves the pictures in all pages and the files of their figures empty."""
-    leave_files_empty(patch)
-    patch.setattr(explanation, "figure_svg", lambda figure: b"")
-    patch.setattr(motion, "still_figure", lambda moving: Figure())
-    for module in (study, explanation, synthetic, motion):
-        patch.setattr(module, "embedded", lambda *_, **__: Picture("data:image/svg+xml,", 1))
-
-
-def draw_nothing(patch: pytest.MonkeyPatch, **drawn: Callable[..., object]) -> None:
-    """Leaves all figures empty, but for those given: they are tested elsewhere."""
-    leave_pictures_empty(patch)
-    for module in (charts, explanation):
-        for name in [*vars(module)]:
-            if name.endswith("_figure") or name in drawn:
-                patch.setattr(module, name, drawn.get(name, lambda *_, **__: Figure()))
-
-
-def write_quickly(contents: ReportContents, folder: Path, **drawn: Callable[..., object]) -> Path:
-    """Writes a page whose figures, but for those given, are empty."""
-    with pytest.MonkeyPatch.context() as patch:
-        draw_nothing(patch, **drawn)
-        return write_report(contents, folder)
