@@ -6,25 +6,16 @@ import pytest
 
 from helpers import refused
 from kan_diffusion import DiffusionEstimator
-from odd_tables import (
-    QUICK,
-    all_categories,
-    digits_as_names,
-    one_value_beside_gaps,
-    require_learned_drawn_and_filled,
-    thirty_rows,
-)
+from odd_tables import QUICK, QUICKLY_LEARNED, TABLES, require_learned_drawn_and_filled
 
 
 def _random():
     return np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(
-    "make", [thirty_rows, all_categories, digits_as_names, one_value_beside_gaps]
-)
-def test_odd_tables_are_learned_drawn_and_filled(make):
-    require_learned_drawn_and_filled(make())
+@pytest.mark.parametrize("name", QUICKLY_LEARNED)
+def test_odd_tables_are_learned_drawn_and_filled(name):
+    require_learned_drawn_and_filled(TABLES[name]())
 
 
 def test_given_cells_may_have_another_dtype_than_those_trained_on():
@@ -102,7 +93,7 @@ def test_a_value_or_a_gap_is_what_comes_where_no_row_drawn_meets_the_rest():
 
 
 def test_a_network_that_cannot_be_told_says_so():
-    frame = thirty_rows()
+    frame = TABLES["thirty_rows"]()
     model = DiffusionEstimator("mlp", **QUICK).fit(frame)
     model.pipeline_.denoiser.blocks = ()
     with refused("trained without conditions"):

@@ -81,6 +81,33 @@ def clocks():
     return pd.DataFrame({"when": zone, "took": hours, "day": zone.tz_localize(None).normalize()})
 
 
+def stored_otherwise():
+    random, words = _random(), np.array(["a", "b, c", "ü", "日本"])
+    letters = words[random.integers(4, size=(120, 2))]
+    frame = pd.DataFrame(
+        {
+            "whole": pd.array(random.integers(0, 900, 120), dtype="Int64"),
+            "true": pd.array(random.random(120) < 0.5, dtype="boolean"),
+            "grade": pd.Categorical(letters[:, 0], categories=list(words), ordered=True),
+            "arrow": pd.Series(letters[:, 1]).astype("string[pyarrow]"),
+            "small": random.normal(size=120).astype(np.float32),
+        }
+    )
+    frame.loc[3, ["whole", "true", "arrow"]] = None
+    return frame
+
+
+TABLES = {
+    make.__name__: make
+    for make in (
+        *(thousand_categories, two_hundred_columns, hundred_bits, thirty_rows, all_categories),
+        *(digits_as_names, one_column, strange_names, duplicates, one_value_beside_gaps),
+        *(many_gaps, heavy_tails, clocks, stored_otherwise),
+    )
+}
+QUICKLY_LEARNED = ("thirty_rows", "all_categories", "digits_as_names", "one_value_beside_gaps")
+
+
 def require_learned_drawn_and_filled(frame):
     """Rows with the schema come out, and the known cells of rows with gaps stay."""
     model = DiffusionEstimator(**QUICK).fit(frame)
