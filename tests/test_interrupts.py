@@ -1,9 +1,7 @@
-from __future__ import annotations
+"""Ctrl-C waits until a block is done."""
 
-import os
 import signal
-import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -12,7 +10,7 @@ from kan_diffusion.interrupts import interrupts_wait
 
 
 @pytest.fixture(autouse=True)
-def python_hears() -> Iterator[None]:
+def python_hears():
     """Undoes what a shell does to jobs in the background, where these tests may run."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -20,10 +18,10 @@ def python_hears() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("inner", [nullcontext, interrupts_wait])
-def test_an_interrupt_is_heard_when_the_outermost_block_is_done(inner) -> None:
+def test_an_interrupt_is_heard_when_the_outermost_block_is_done(inner):
     done = []
 
-    def interrupted() -> None:
+    def interrupted():
         with interrupts_wait():
             with inner():
                 signal.raise_signal(signal.SIGINT)
@@ -35,31 +33,23 @@ def test_an_interrupt_is_heard_when_the_outermost_block_is_done(inner) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_without_an_interrupt_nothing_happens_and_errors_pass() -> None:
+def test_without_an_interrupt_nothing_happens_and_errors_pass():
     with pytest.raises(ValueError, match="its own"), interrupts_wait():
         raise ValueError("its own")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals are ignored in another way elsewhere")
-def test_who_ignores_interrupts_goes_on_ignoring_them() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+def test_who_ignores_interrupts_goes_on_ignoring_them():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts_wait():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_another_thread_leaves_the_handler_alone():
+    def handler_within():
         with interrupts_wait():
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+            return signal.getsignal(signal.SIGINT)
 
-
-def test_another_thread_leaves_the_handler_alone() -> None:
-    seen = []
-
-    def work() -> None:
-        with interrupts_wait():
-            seen.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [signal.default_int_handler]
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(handler_within).result() == signal.default_int_handler

@@ -1,8 +1,8 @@
-from __future__ import annotations
+"""Named streams of random numbers."""
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import kstest, pearsonr
 
@@ -11,25 +11,23 @@ from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generat
 names = st.lists(st.text(max_size=5) | st.integers(), max_size=4).map(tuple)
 
 
-def test_seeds_stay_what_they_are_from_version_to_version() -> None:
+def test_seeds_stay_what_they_are_from_version_to_version():
     # Results that are already on people's disks were drawn from these.
     assert stream_seed("noise", 0, 1) == 8936680652960982131
     assert stream_seed() == 5911644737314724887
 
 
 @given(names, names)
-def test_streams_share_a_seed_exactly_when_they_share_a_name(a: tuple, b: tuple) -> None:
+@example(("a", 12), ("a", 1, 2))
+@example(("a", 12), ("a1", 2))
+@example(("a", 12), ("a", "12"))
+@example(("a", "12"), ("a,12",))
+def test_streams_share_a_seed_exactly_when_they_share_a_name(a, b):
     assert (stream_seed(*a) == stream_seed(*b)) == (a == b)
     assert 0 <= stream_seed(*a) < 2**63
 
 
-def test_words_and_numbers_do_not_run_together() -> None:
-    seeds = [stream_seed("a", 12), stream_seed("a", 1, 2), stream_seed("a1", 2), stream_seed("a12")]
-    seeds += [stream_seed("a", "12"), stream_seed("a,12")]
-    assert len(set(seeds)) == len(seeds)
-
-
-def test_generators_repeat_and_neighbouring_streams_are_independent() -> None:
+def test_generators_repeat_and_neighbouring_streams_are_independent():
     first = torch.rand(4000, generator=torch_generator("step", 0, 1)).numpy()
     again = torch.rand(4000, generator=torch_generator("step", 0, 1)).numpy()
     neighbour = torch.rand(4000, generator=torch_generator("step", 0, 2)).numpy()
@@ -40,7 +38,7 @@ def test_generators_repeat_and_neighbouring_streams_are_independent() -> None:
     assert kstest(firsts, "uniform").pvalue > 1e-3
 
 
-def test_generators_leave_the_global_streams_alone() -> None:
+def test_generators_leave_the_global_streams_alone():
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     torch.rand(3, generator=torch_generator("x"))
     numpy_generator("x").random(3)

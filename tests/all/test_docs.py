@@ -25,9 +25,7 @@ SHORTER = {
 }
 LONG_ENOUGH_TO_READ = ["--steps", "600"]
 RUN = [
-    page
-    for page in PAGES
-    if re.search(r"^(\$ kan-diffusion|```(python|yaml))", page.read_text(), re.M)
+    page for page in PAGES if blocks(page, "python|yaml") or "$ kan-diffusion" in page.read_text()
 ]
 
 
@@ -50,14 +48,12 @@ def desk(tmp_path, monkeypatch):
     (tmp_path / "kan-drawing.json").write_bytes(drawn.read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    estimator = partial(kan_diffusion.DiffusionEstimator, steps=20)
-    monkeypatch.setattr(kan_diffusion, "DiffusionEstimator", estimator, raising=False)
-    monkeypatch.setattr(
-        kan_diffusion,
-        "TrainingConfig",
-        lambda **settings: TrainingConfig(**{**settings, "steps": 20}),
-        raising=False,
-    )
+    short = {
+        "DiffusionEstimator": partial(kan_diffusion.DiffusionEstimator, steps=20),
+        "TrainingConfig": lambda **settings: TrainingConfig(**{**settings, "steps": 20}),
+    }
+    for name, made in short.items():
+        monkeypatch.setattr(kan_diffusion, name, made, raising=False)
     return tmp_path
 
 

@@ -21,14 +21,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 _FEW = {"KAN_DIFFUSION_NOTEBOOK_STEPS": "3", "KAN_DIFFUSION_NOTEBOOK_EACH": "2"}
 
 
+def _shown(cell, kind):
+    """What a cell shows of a kind, such as ``text/html``."""
+    return [output["data"][kind] for output in cell["outputs"] if kind in output.get("data", {})]
+
+
 def _images(cell):
-    found = (output.get("data", {}).get("image/png") for output in cell["outputs"])
-    return [base64.b64decode(image) for image in found if image is not None]
+    return [base64.b64decode(image) for image in _shown(cell, "image/png")]
 
 
 def _tables(cell):
-    found = (output.get("data", {}).get("text/html", "") for output in cell["outputs"])
-    return [html for html in found if "<table" in html]
+    return [html for html in _shown(cell, "text/html") if "<table" in html]
 
 
 def _run(name, folder, **short):
