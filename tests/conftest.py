@@ -11,8 +11,13 @@ import torch
 from hypothesis import settings
 from scipy.interpolate import BSpline
 
-from command_line import cli  # noqa: F401
-from runs import runs  # noqa: F401
+pytest.register_assert_rewrite(
+    *("basis_suite", "density_contract", "family_contract", "helpers", "kernel_suite"),
+    *("command_line", "html_page", "picture_contract"),
+)
+
+from command_line import cli  # noqa: E402, F401
+from runs import runs  # noqa: E402, F401
 
 # Compilation of kernels falls into whichever example runs first, so no example has a deadline.
 settings.register_profile("few", deadline=None, max_examples=8, derandomize=True, database=None)

@@ -38,7 +38,7 @@ def denoiser(
 ) -> Denoiser:
     """An untrained denoiser with two hidden layers of eight units, unless options say otherwise."""
     given: dict[str, object] = {"num_train_timesteps": FEW_STEPS, **options}
-    if not given.keys() & {"params", "flops", "hidden"}:
+    if not given.keys() & {"params", "flops", "flops_per_edge", "hidden"}:
         given["hidden"] = (8, 8)
     return build_denoiser(family, dim, generator=seeded(seed), **given)
 

@@ -318,8 +318,11 @@ def _by_reference(
             values = _given(step.function, values)
             values, rest = _as_tuple(step.reference(*values, *rest[:size])), rest[size:]
         wanted = [one for one in compress(operands, needed) if one is not None]
+        # An output may depend on nothing that needs a gradient, such as the state beside a weight.
         reached = [
-            (value, grad) for value, grad in zip(values, grads, strict=True) if grad is not None
+            (value, grad)
+            for value, grad in zip(values, grads, strict=True)
+            if grad is not None and value.requires_grad
         ]
         outputs, directions = zip(*reached, strict=True)
         derivatives = iter(
