@@ -240,11 +240,8 @@ def test_a_file_is_the_same_wherever_it_lies(tmp_path, train):
     assert str(folders[2]) in str(caught.value)
 
 
-def test_stages_on_rows_that_chose_them_are_said_to_be(train, tmp_path):
-    path = tmp_path / "points.csv"
-    points = np.random.default_rng(0).standard_normal((300, 1))
-    pd.DataFrame(points, columns=["x"]).to_csv(path, index=False)
-    plain = train("of-file", data=str(path))
+def test_stages_on_rows_that_chose_them_are_said_to_be(runs, tmp_path):
+    plain = runs("points")
     stage = copied(plain, tmp_path / "stage")
     trial = load_trial(stage)
     model = trial.config.model.model_copy(update={"name": "MLP, formula"})

@@ -21,7 +21,11 @@ KINDS = {"KAN": "kan", "modulated KAN": "kan", "MLP": "mlp", "MLP ReLU": "mlp", 
 
 
 def study(values, *, match="params", budget=2300.0, measure="excess", oracle="exact"):
-    """Rows of a study from {data: {model: values of seeds 0, 1, ...}}; None for a failed trial."""
+    """Rows of a study from {data: {model: values of seeds 0, 1, ...}}; None for a failed trial.
+
+    A number stands for ten values about it.
+    """
+    draws = itertools.count(1)
     return pd.DataFrame(
         [
             {
@@ -39,8 +43,10 @@ def study(values, *, match="params", budget=2300.0, measure="excess", oracle="ex
                 measure: math.nan if value is None else value,
             }
             for data, models in values.items()
-            for name, of_seeds in models.items()
-            for seed, value in enumerate(of_seeds)
+            for name, given in models.items()
+            for seed, value in enumerate(
+                around(given, seed=next(draws)) if isinstance(given, float) else given
+            )
         ]
     )
 
@@ -58,13 +64,8 @@ def around(mean, num=10, spread=0.1, seed=0):
 
 
 def test_the_better_kind_is_found_on_every_data_set():
-    rows = study(
-        {
-            "moons": {"KAN": around(0.002, seed=1), "MLP": around(0.003, seed=2)},
-            "circles": {"KAN": around(0.003, seed=3), "MLP": around(0.002, seed=4)},
-            "rings": {"KAN": around(0.002, seed=5), "MLP": around(0.002, seed=6)},
-        }
-    )
+    means = {"moons": (0.002, 0.003), "circles": (0.003, 0.002), "rings": (0.002, 0.002)}
+    rows = study({data: {"KAN": kan, "MLP": mlp} for data, (kan, mlp) in means.items()})
     decision = decide(Results.of(rows))
     found = list(decision.verdicts.values())
     assert [v.outcome for v in found] == ["KAN better", "MLP better", "not distinguishable"]
@@ -101,14 +102,8 @@ def test_pairing_finds_what_scatter_between_seeds_hides():
 
 
 def test_both_sides_are_the_lowest_means_of_their_kind():
-    models = {
-        "KAN": around(0.004, seed=1),
-        "modulated KAN": around(0.003, seed=2),
-        "MLP": around(0.005, seed=3),
-        "MLP ReLU": around(0.006, seed=4),
-        "RBF": around(0.001, seed=5),
-    }
-    (found,) = verdicts(study({"moons": models}))
+    means = dict(zip(KINDS, (0.004, 0.003, 0.005, 0.006, 0.001), strict=True))
+    (found,) = verdicts(study({"moons": means}))
     assert (found.difference.model, found.difference.baseline) == ("modulated KAN", "MLP")
     assert (found.count("kan"), found.count("mlp")) == (2, 2)
 
@@ -211,12 +206,8 @@ def test_the_sentence_says_its_numbers():
 
 
 def test_the_sentence_shows_a_small_difference_of_large_numbers():
-    rows = study(
-        {"wine": {"KAN": [0.89962, 0.89958] * 4, "MLP": [0.90002, 0.89998] * 4}},
-        measure="heldout_loss",
-        oracle="estimated",
-    )
-    (found,) = verdicts(rows)
+    models = {"KAN": [0.89962, 0.89958] * 4, "MLP": [0.90002, 0.89998] * 4}
+    (found,) = verdicts(study({"wine": models}, measure="heldout_loss", oracle="estimated"))
     assert found.measure == "heldout_loss"
     assert "a held-out loss of 0.89960, the only MLP (MLP) 0.90000: less than 0.1 % more" in (
         say(found)
@@ -264,17 +255,8 @@ def test_where_nothing_is_held_equal_models_of_equal_size_are_compared():
 
 
 def test_every_other_model_is_compared_with_the_best_mlp_and_corrected_over_data_sets():
-    rows = study(
-        {
-            data: {
-                "KAN": around(0.004, seed=10 * index),
-                "MLP": around(0.003, seed=10 * index + 1),
-                "MLP ReLU": around(0.0031, seed=10 * index + 2),
-                "RBF": [None] * 10,
-            }
-            for index, data in enumerate(("moons", "rings", "circles"))
-        }
-    )
+    models = {"KAN": 0.004, "MLP": 0.003, "MLP ReLU": 0.0031, "RBF": [None] * 10}
+    rows = study(dict.fromkeys(("moons", "rings", "circles"), models))
     decision = decide(Results.of(rows))
     for data, group in itertools.groupby(decision.comparisons, key=lambda c: c.setting.data):
         means = rows[rows["data"] == data].groupby("name")["excess"].mean()
@@ -313,33 +295,14 @@ def test_any_measure_is_compared_with_the_mlp_that_is_judged_best():
 
 
 def test_leads_sum_up_the_data_sets_with_an_exact_oracle():
-    exact = study(
-        {
-            "moons": {
-                "KAN": around(0.002, seed=1),
-                "modulated KAN": around(0.004, seed=2),
-                "MLP": around(0.003, seed=3),
-                "MLP ReLU": around(0.009, seed=4),
-            },
-            "circles": {
-                "KAN": around(0.004, seed=5),
-                "modulated KAN": around(0.003, seed=6),
-                "MLP": around(0.008, seed=7),
-                "MLP ReLU": around(0.002, seed=8),
-            },
-            "rings": {
-                "KAN": around(0.001, seed=9),
-                "modulated KAN": around(0.002, seed=10),
-                "MLP": around(0.004, seed=11),
-                "MLP ReLU": around(0.005, seed=12),
-            },
-        }
-    )
-    table = study(
-        {"wine": {"KAN": around(0.9), "MLP": around(0.7, seed=13)}},
-        measure="heldout_loss",
-        oracle="none",
-    )
+    means = {
+        "moons": (0.002, 0.004, 0.003, 0.009),
+        "circles": (0.004, 0.003, 0.008, 0.002),
+        "rings": (0.001, 0.002, 0.004, 0.005),
+    }
+    exact = study({data: dict(zip(KINDS, each, strict=False)) for data, each in means.items()})
+    models = {"KAN": around(0.9), "MLP": around(0.7, seed=13)}
+    table = study({"wine": models}, measure="heldout_loss", oracle="none")
     decision = decide(Results.of(pd.concat([exact, table])))
     assert [lead.model for lead in decision.leads] == [None, "KAN", "modulated KAN"]
     best, kan, _ = decision.leads
