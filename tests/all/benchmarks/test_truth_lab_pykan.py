@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import copy
 import random
 
@@ -27,8 +25,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("timestep", [0, 40, 99])
-def test_at_a_level_it_is_the_denoiser(kind: str, timestep: int) -> None:
+@pytest.mark.parametrize("timestep", [0, 99])
+def test_at_a_level_it_is_the_denoiser(kind, timestep):
     denoiser = readable(kan(**KINDS[kind]))
     points, _ = batch()
     plain, factors = at_level(denoiser, timestep)
@@ -43,23 +41,18 @@ def test_at_a_level_it_is_the_denoiser(kind: str, timestep: int) -> None:
     assert not torch.allclose(found, other, atol=1e-3)
 
 
-def test_a_refined_and_moved_grid_is_taken_along() -> None:
+def test_a_refined_and_moved_grid_is_taken_along_and_the_denoiser_left_as_it_is():
     made, (points, _) = moved_kan(), batch()
+    before = copy.deepcopy(made)
     plain, factors = at_level(readable(made), 30)
     with torch.no_grad():
         torch.testing.assert_close(plain(points * factors), made(points, 30).sample)
+        for parameter in plain.parameters():
+            parameter.zero_()
+    assert_same_state(made, before)
 
 
-def test_the_denoiser_is_left_as_it_is() -> None:
-    denoiser = readable(kan(modulated=True))
-    before = copy.deepcopy(denoiser)
-    plain, _ = at_level(denoiser, 30)
-    for parameter in plain.parameters():
-        parameter.detach().zero_()
-    assert_same_state(denoiser, before)
-
-
-def test_what_is_not_a_plain_kan_is_refused() -> None:
+def test_what_is_not_a_plain_kan_is_refused():
     with refused("all of them curves"):
         at_level(network(everything([3, 2], "tanh"), []), 3)
     whole = readable(kan())
@@ -67,7 +60,7 @@ def test_what_is_not_a_plain_kan_is_refused() -> None:
         at_level(whole.with_edges(without(whole, (0, 1, 1))), 3)
 
 
-def _line(slope: float) -> KAN:
+def _line(slope):
     """A network of one edge, which is a straight line on its grid and off it."""
     made = KAN([1, 1], grid_range=(-2.0, 2.0), base_activation=None).double()
     layer = made.layers[0]
@@ -80,7 +73,7 @@ def _line(slope: float) -> KAN:
     return made
 
 
-def test_pykan_finds_a_line_and_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+def test_pykan_finds_a_line_and_leaves_no_trace(capsys):
     pytest.importorskip("kan")
     network = _line(0.75).float()
     inputs = torch.linspace(-1.5, 1.5, 200)[:, None]
