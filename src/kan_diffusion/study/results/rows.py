@@ -275,7 +275,7 @@ def _read(folder: Path, verify: bool) -> TrialResult:
 def _require_alike(first: TrialResult, other: TrialResult) -> None:
     a, b = first.config, other.config
     no_number: dict[str, object] = {"moments": (), "num_drawn": 1}
-    judging = [each.evaluation.model_copy(update=no_number) for each in (a, b)]
+    judging = [each.judging.model_copy(update=no_number) for each in (a, b)]
     for what, same in (
         ("a process", a.process == b.process),
         ("an autoencoder", a.model.autoencoder == b.model.autoencoder),
