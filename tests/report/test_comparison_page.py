@@ -10,7 +10,7 @@ import pytest
 from html_page import Page
 from kan_diffusion.report import ReportContents, write_report
 from kan_diffusion.study.results.rows import Results, Setting
-from kan_diffusion.study.results.wording import overall, say
+from kan_diffusion.study.results.wording import overall
 from synthetic_study import BUDGETS, FAMILIES, kind_of, make_contents
 
 DATAS = ("swiss roll", "checkerboard", "wine")
@@ -58,9 +58,6 @@ def by_model(contents, setting):
 def best(values, kind):
     names = [name for name, family in FAMILIES.items() if kind_of(family[0]) == kind]
     return values[names].mean().idxmin()
-
-
-# --- the page ---------------------------------------------------------------------------------
 
 
 def test_every_anchor_leads_somewhere_and_nothing_is_loaded_or_empty(read, text):
@@ -262,13 +259,10 @@ def test_time_that_was_used_is_told_and_large_deviations_are_flagged(contents, t
 
 
 def test_what_names_hold_cannot_break_the_page(tmp_path):
-    hostile = make_contents(
-        ("wine",), ("KAN", "MLP"), 2, count=9, budgets=BUDGETS, families=True, failed=False
-    )
-    rows = hostile.results.rows.replace(
-        {"wine": "<i>\"a'</i>", "KAN": '"><script>alert(1)</script>'}
-    )
-    said = ReportContents("<script>2</script>", "q", Results.of(rows), warnings=["a < b & c"])
+    names = {"wine": "<i>\"a'</i>", "KAN": '"><script>alert(1)</script>'}
+    made = make_contents(("wine",), ("KAN", "MLP"), 2, False, 9, budgets=BUDGETS, families=True)
+    results = Results.of(made.results.rows.replace(names))
+    said = ReportContents("<script>2</script>", "q", results, warnings=["a < b & c"])
     text = written(said, tmp_path)
     assert text.count("<script>") == 1
     assert "a &lt; b &amp; c" in text
@@ -277,40 +271,21 @@ def test_what_names_hold_cannot_break_the_page(tmp_path):
     assert set(read.links) <= set(read.ids)
 
 
-# --- what is missing leaves nothing behind ----------------------------------------------------
-
-
-def test_one_setting_has_no_table_of_verdicts_and_no_pages(tmp_path):
-    one = make_contents(
-        ("wine",), None, 6, count=9, budgets=BUDGETS[:1], families=True, failed=False
-    )
+@pytest.mark.parametrize(
+    ("names", "budgets", "badges"),
+    [
+        (None, BUDGETS[:1], 1),
+        (("MLP", "MLP ReLU", "RBF 2015"), BUDGETS[:1], 0),  # of one kind: no verdict
+        (("MLP", "MLP ReLU", "RBF 2015"), (), 0),
+    ],
+)
+def test_one_setting_has_no_table_of_verdicts_and_no_pages(tmp_path, names, budgets, badges):
+    one = make_contents(("wine",), names, 6, False, 9, budgets=budgets, families=True)
     text = written(one, tmp_path)
     read = Page(text)
     assert "Best KAN against best MLP" not in read.tables
     assert "<nav" not in text
     assert 'class="pages"' not in text
+    assert text.count('class="badge') == badges
+    assert ("has the lowest mean excess" in text) == (not badges)
     assert read.empty == []
-    assert text.count('class="badge') == 1
-
-
-@pytest.mark.parametrize("budgets", [(), BUDGETS[:1]])
-def test_models_of_one_kind_have_no_verdict(tmp_path, budgets):
-    names = ("MLP", "MLP ReLU", "RBF 2015")
-    alone = make_contents(
-        ("wine",), names, 3, count=9, budgets=budgets, families=True, failed=False
-    )
-    text = written(alone, tmp_path)
-    assert 'class="badge' not in text
-    assert "has the lowest mean excess" in text
-    assert Page(text).empty == []
-
-
-def test_models_of_unequal_size_have_no_verdict():
-    unequal = make_contents(("wine",), ("MLP", "small KAN"), 3, count=9, failed=False)
-    assert unequal.decision.verdicts["wine"].outcome is None
-    assert not unequal.decision.comparisons
-    assert "no KAN and MLP of equal size" in say(unequal.decision.verdicts["wine"])
-    equal = make_contents(("wine",), None, 3, count=9, failed=False)
-    verdict = equal.decision.verdicts["wine"]
-    assert verdict.models == {"KAN": "kan", "MLP": "mlp"}
-    assert say(verdict).endswith("Only models of equal size are compared: KAN and MLP.")
