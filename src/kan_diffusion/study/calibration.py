@@ -78,7 +78,7 @@ def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
     for trial in trials:
         seconds = trial.training.processor_seconds
         model = trial.model.model_dump_json()
-        of_pictures, num = isinstance(trial.data, PictureData), trial.evaluation.num_samples
+        of_pictures, num = isinstance(trial.data, PictureData), trial.judging.num_samples
         if model not in timed and (seconds is None or of_pictures):
             timed[model] = 0.0  # of a model that diverges at once
             with suppress(NonFiniteLossError):
