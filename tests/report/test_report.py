@@ -58,12 +58,7 @@ def test_figures_are_files_and_pictures_in_the_page_and_one_that_fails_costs_its
     assert not [path for path in tmp_path.rglob("*") if "tmp" in path.name]
 
 
-MOTION = pytest.mark.xfail(strict=True, reason="players are drawn all the same")
-
-
-@pytest.mark.parametrize(
-    ("budgets", "moving"), [((), False), (BUDGETS, False), pytest.param((), True, marks=MOTION)]
-)
+@pytest.mark.parametrize(("budgets", "moving"), [((), False), (BUDGETS, False), ((), True)])
 def test_without_figures_there_are_none_and_all_else_is_there(tmp_path, budgets, moving):
     made = make_contents(("wine",), ("KAN", "MLP"), 2, count=9, budgets=budgets, families=True)
     if not moving:

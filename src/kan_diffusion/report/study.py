@@ -338,6 +338,8 @@ class _Report:
 
     def _add_motion(self, part: Section, label: str) -> None:
         """Adds players of the reverse processes of a setting's models, and of their training."""
+        if not part.drawn:
+            return
         contents = self.contents
         exact = " beside that of the exact denoiser" if label in contents.exact else ""
         motions = (

@@ -64,6 +64,7 @@ def write_explanation(
         "What the network has learned, from its edges to its score.",
         script="explanation.js",
         data=page_data(explanation),
+        drawn=figures,
     )
     page.text(*explanation.sentences, kind="answer")
     page.section("Standings").table(_standing_table(explanation), narrow=True)
@@ -74,12 +75,11 @@ def write_explanation(
         field=bool(explanation.score.scores) and len(names) <= 2,
         exact=explanation.score.exact is not None,
     )
-    if figures:
-        _add_motion(page, explanation)
+    _add_motion(page, explanation)
     _add_formulas(page, explanation, names)
     page.section("What became of each edge", "edges").table(_edge_table(explanation), narrow=True)
     section = page.section("Figures")
-    for name, draw, alternative, caption in _figures(explanation) if figures else ():
+    for name, draw, alternative, caption in _figures(explanation) if section.drawn else ():
         with section.keeping_going(alternative):
             figure = draw()
             rolls = draw.func is network_figure  # as wide as the network
@@ -95,6 +95,8 @@ def write_explanation(
 def _add_motion(page: Page, explanation: Explanation) -> None:
     """Adds players of the reverse processes, and of the training where it was recorded."""
     section = page.section("In motion", "motion")
+    if not section.drawn:
+        return
     exact = " beside the exact denoiser’s" if "exact" in explanation.reverse else ""
     motions = (
         (
