@@ -1,5 +1,3 @@
-"""Data sets: what is trained on, what is held out, and what they say of settings that are wrong."""
-
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,32 @@ from kan_diffusion.data.tables import write_frame
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.errors import DataError
 from mixed_tables import people
-from row_files import csv_of, in_data_units, in_order, rows, training_rows
+
+
+def rows(num, dim=2):
+    """Rows that are all different."""
+    means, spreads = [3.0, -20.0, 0.5][:dim], [2.0, 0.1, 9.0][:dim]
+    return np.random.default_rng(1).normal(means, spreads, (num, dim))
+
+
+def csv_of(folder, points, name="points.csv"):
+    header = ",".join("abc"[: points.shape[1]])
+    np.savetxt(folder / name, points, delimiter=",", header=header, comments="", fmt="%.17g")
+    return folder / name
+
+
+def in_data_units(dataset, points):
+    frame = dataset.codec.decode(points, np.random.default_rng(0))
+    return frame.to_numpy(dtype=np.float64)
+
+
+def in_order(points):
+    points = np.asarray(points)
+    return points[np.lexsort(points.T)]
+
+
+def training_rows(dataset):
+    return set(map(tuple, in_data_units(dataset, dataset.train).round(4)))
 
 
 @pytest.mark.parametrize(("num_rows", "holdout"), [(10, 0.01), (11, 0.99), (57, 0.2), (400, 0.5)])
@@ -147,12 +170,10 @@ def test_people_come_back_as_they_were(tmp_path, monkeypatch, ending):
         *("age", "job is missing", "job", "income", "since", "smokes"),
         *("score is missing", "score"),
     )
-    parts = [
-        dataset.codec.decode(part, np.random.default_rng(0))
-        for part in (dataset.train, dataset.untrained())
-    ]
-    assert [len(part) for part in parts] == [160, 40]
-    back = pd.concat(parts).sort_values(["income", "age"], ignore_index=True)
+    assert len(dataset.train) == 160
+    together = torch.cat([dataset.train, dataset.untrained()])
+    back = dataset.codec.decode(together, np.random.default_rng(0))
+    back = back.sort_values(["income", "age"], ignore_index=True)
     expected = frame.sort_values(["income", "age"], ignore_index=True)
     pd.testing.assert_frame_equal(back, expected, check_dtype=False, rtol=1e-4, atol=1e-4)
 
@@ -245,6 +266,15 @@ def test_fresh_dataset_keeps_the_models_units_and_order_of_columns(tmp_path):
         torch.testing.assert_close(again.untrained(), other.untrained())
 
 
+def test_a_model_of_points_is_judged_in_its_own_units(tmp_path):
+    units = Standardizer((3.0, -20.0), (2.0, 0.1))
+    points = rows(40)
+    other = fresh_dataset(csv_of(tmp_path, points), ("b", "a"), units, 0)
+    assert (other.standardizer, other.codec) == (units, None)
+    expected = (points[:, ::-1] - units.mean) / units.scale
+    np.testing.assert_allclose(in_order(other.untrained()), in_order(expected))
+
+
 def test_few_rows_and_other_columns_are_refused(tmp_path):
     own = load_dataset(FileData(path=csv_of(tmp_path, rows(50))))
     few = r"short\.csv' has 9 rows; at least 10"
@@ -260,6 +290,16 @@ def test_few_rows_and_other_columns_are_refused(tmp_path):
     ):
         with refused(message, DataError):
             fresh_dataset(path, own.columns, own.codec, 0)
+    table, path, units = people(20, 0), tmp_path / "people.csv", Standardizer((3, -20), (2, 0.1))
+    for columns, names, message in (
+        (list(table), list(table), "has 6 columns and the model was trained on 2"),
+        (["age", "job"], ["a", "b"], "without a number in column 'b'"),
+        (["score", "age"], ["a", "b"], "a number in column 'a'"),
+        (["age", "income"], ["age", "income"], "has no column 'b'"),
+    ):
+        write_frame(path, pd.DataFrame(table[columns]).set_axis(names, axis=1))
+        with refused(message, DataError):
+            fresh_dataset(path, ("b", "a"), units, 0)
 
 
 def test_names_are_toys_tables_or_files(tmp_path):

@@ -1,5 +1,3 @@
-"""Pictures as samples: values, sizes, modes, and the two sets that are built in."""
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,9 @@ from sklearn.datasets import load_digits
 from helpers import refused
 from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.data.pictures import PictureCodec
+from kan_diffusion.data.shapes import parse
 from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation.reading import read_scenes
 
 
 def _noise(mode, width, height, seed=0):
@@ -128,6 +128,13 @@ def test_pictures_follow_from_the_seeds():
     # What shapes are judged with is one for all trials of a study, as of toys.
     assert same(shapes, 0, 1) == (False, True)
     assert same(shapes, 1) == same("digits", 0, 1) == (False, False)
+
+
+def test_shapes_are_as_their_captions_say():
+    dataset = load_dataset(PictureData(pictures="shapes", num_pictures=60))
+    for reading, text in zip(read_scenes(dataset.train), dataset.captions, strict=True):
+        (asked,), (thing,) = parse(text).things, reading.scene.things
+        assert asked.allows(thing)
 
 
 def test_sizes_and_modes_are_as_asked():

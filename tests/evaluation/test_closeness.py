@@ -1,5 +1,3 @@
-"""Distances between synthetic and real rows, against their definitions and by simulation."""
-
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist

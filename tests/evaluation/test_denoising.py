@@ -1,5 +1,3 @@
-"""Losses, floors and excesses of denoisers that are known exactly."""
-
 import math
 from dataclasses import replace
 

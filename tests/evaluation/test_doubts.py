@@ -1,5 +1,3 @@
-"""What is said of a model that does not fit, and that nothing is said of one that does."""
-
 import re
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Oracles: posterior means that follow from points, from a density and from scenes."""
-
 import math
 
 import numpy as np

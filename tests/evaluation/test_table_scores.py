@@ -1,5 +1,3 @@
-"""Scores of synthetic tables against their definitions, and tables that are refused."""
-
 import datetime
 from itertools import combinations
 
@@ -52,8 +50,6 @@ def test_columns_are_as_similar_as_their_definitions_say(scores):
     gaps = [frame[["job", "score"]].isna() for frame in (REAL, WRONG)]
     differences = (gaps[0].mean() - gaps[1].mean()).abs()
     assert scores["gaps"].value == pytest.approx(1 - differences.mean())
-    together = [np.corrcoef(frame.to_numpy(float).T)[0, 1] for frame in gaps]
-    assert scores["gap_trends"].value == pytest.approx(1 - abs(together[0] - together[1]) / 2)
 
 
 def correlation(frame, names):
@@ -93,11 +89,11 @@ def test_pairs_are_as_similar_as_their_definitions_say(scores):
 def test_copies_are_as_good_as_real_rows_and_are_found_out():
     rows = TRAIN.sample(frac=1, random_state=0)
     copied = table_scores(REAL, rows, train=TRAIN, generator=0, effort="quick")
-    for key in ("shapes", "trends", "gaps", "gap_trends"):
+    for key in ("shapes", "trends", "gaps"):
         assert copied[key].value == pytest.approx(copied[key].perfect, abs=1e-12)
     # 700 of 1,200 training rows are compared: the copies of the others are as near to both.
     assert copied["closest"].value == pytest.approx(700 / 1_200 + 0.5 * 500 / 1_200, abs=0.03)
-    assert (copied["attack"].value, copied["copies"].value, copied["copies"].perfect) == (1, 1, 0)
+    assert (copied["copies"].value, copied["copies"].perfect) == (1, 0)
 
 
 def test_the_same_seed_gives_the_same_scores_and_half_of_the_real_rows_are_a_yardstick():
@@ -147,26 +143,17 @@ def test_what_cannot_be_judged_is_refused():
     for changes, message in (
         ({"synthetic": TRAIN.drop(columns="job")}, "synthetic rows have no column 'job'"),
         ({"real": REAL.drop(columns="job"), "train": None}, "real rows have no column 'job'"),
-        ({"synthetic": TRAIN.drop(columns="job"), "train": None}, "synthetic rows have no column"),
         ({"synthetic": TRAIN.head(3)}, "3 synthetic rows are too few"),
         ({"real": REAL.assign(**dict.fromkeys(REAL, np.nan))}, "no real row has a value"),
-        (
-            {"synthetic": pd.concat([TRAIN, TRAIN["job"]], axis=1)},
-            "synthetic rows have two columns 'job'",
-        ),
+        ({"synthetic": pd.concat([TRAIN, TRAIN["job"]], axis=1)}, "have two columns 'job'"),
         ({"targets": ["since"]}, "column 'since' cannot be a target"),
         ({"synthetic": TRAIN.assign(age="old")}, "column 'age' of the synthetic rows .* numbers"),
         ({"synthetic": TRAIN.assign(since="x")}, "column 'since' of the synthetic rows .* dates"),
-        (
-            {"synthetic": TRAIN.assign(age=np.inf)},
-            "'age' of the synthetic rows is infinite in row 1",
-        ),
+        ({"synthetic": TRAIN.assign(age=np.inf)}, "'age' of the .* rows is infinite in row 1"),
     ):
-        given = {"real": REAL, "synthetic": TRAIN, "train": TRAIN, **changes}
+        given = {"real": REAL, "synthetic": TRAIN, "train": TRAIN, "generator": 0, **changes}
         with refused(message, DataError):
-            table_scores(
-                given.pop("real"), given.pop("synthetic"), **given, generator=0, effort="quick"
-            )
+            table_scores(given.pop("real"), given.pop("synthetic"), **given, effort="quick")
 
 
 @given(

@@ -1,5 +1,3 @@
-"""What is said of models that were trained well, too briefly and too small."""
-
 import numpy as np
 import pytest
 import torch

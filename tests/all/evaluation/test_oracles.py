@@ -1,5 +1,3 @@
-"""The oracle of scenes against all scenes there are."""
-
 import math
 from itertools import pairwise
 

@@ -1,5 +1,3 @@
-"""Scores of synthetic tables: real rows, shuffled columns, and tables that are odd."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,7 +39,7 @@ def test_independent_columns_keep_their_shapes_and_lose_everything_else():
     loose = table_scores(REAL, shuffled(TRAIN, 4), train=TRAIN, generator=0)
     for key in ("shapes", "gaps"):
         assert loose[key].value == pytest.approx(loose[key].perfect, abs=1e-12)
-    for key, by in {"trends": 0.03, "gap_trends": 0.2, "usefulness": 0.2, "recall": 0.1}.items():
+    for key, by in {"trends": 0.03, "usefulness": 0.2}.items():
         assert loose[key].value < loose[key].perfect - by, key
     assert loose["c2st"].value > 0.8
     worst = loose.pairs[0]
@@ -83,9 +81,7 @@ def test_odd_tables_are_judged(name):
     kinds = {"code": "categorical"} if "code" in frame else {}
     scores = table_scores(real, train, train=train, kinds=kinds, generator=0, effort="quick")
     assert scores["copies"].value == 1.0
-    assert {"shapes", "c2st", "precision", "recall", "closest", "attack"} <= {
-        score.key for score in scores.scores
-    }
+    assert {"shapes", "c2st", "closest"} <= {score.key for score in scores.scores}
     numbers = [(score.value, score.perfect) for score in scores.scores]
     assert np.isfinite(numbers).all()
     assert scores["shapes"].value == pytest.approx(scores["shapes"].perfect, abs=1e-12)
