@@ -16,8 +16,8 @@ from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study import tuning
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import Tuned
+from make import written
 from runs import copied
-from tiny import written
 
 COMMANDS = [
     "compare", "tune", "train", "sample", "export", "impute", "evaluate", "explain", "report",

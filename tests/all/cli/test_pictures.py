@@ -1,9 +1,9 @@
 """Pictures on the command line: compared on a page, drawn side by side, and a spoilt folder."""
 
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+from make import picture_study
 from picture_folders import write_pictures
 from runs import copied
-from tiny import tiny_picture_study
 
 
 def test_pictures_that_are_drawn_meanwhile_stay(runs, cli, tmp_path, monkeypatch):
@@ -22,7 +22,7 @@ def test_pictures_that_are_drawn_meanwhile_stay(runs, cli, tmp_path, monkeypatch
 
 def test_models_are_compared_and_their_pictures_shown(runs, cli, tmp_path):
     data = {"pictures": str(runs("classes").parent / "pictures"), "size": 8, "holdout": 0.5}
-    study = tiny_picture_study(data, {"settings": {"width": 8, "heads": 2}})
+    study = picture_study(data, {"settings": {"width": 8, "heads": 2}})
     (tmp_path / "study.yaml").write_text(study.to_yaml())
     out = tmp_path / "study"
     outcome = cli("compare", tmp_path / "study.yaml", "--out", out)
