@@ -1,4 +1,4 @@
-"""Models of the playground: what the browser writes is what the package computes."""
+"""Models of the playground: what the page is held to, and models that go there and back."""
 
 import json
 from pathlib import Path
@@ -7,29 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import seeded
 from kan_diffusion import PROCESSES
+from kan_diffusion.study.run import load_study
 from kan_diffusion.web import read_web
 
 FIXTURES = Path(__file__).parents[1] / "playground" / "tests" / "fixtures"
-
-
-def test_what_the_browser_saved_gives_the_same_here():
-    saved = json.loads((FIXTURES / "browser.json").read_text("utf-8"))
-    path = FIXTURES / "browser-model.json"
-    model = read_web(path)
-    points = torch.tensor(saved["points"], dtype=torch.float32)
-    steps = torch.tensor(saved["timesteps"])
-    output = model.pipeline.denoiser(points, steps, return_dict=False)[0].detach()
-    np.testing.assert_allclose(output.numpy(), np.array(saved["output"]), atol=1e-5)
-    assert len(model.data.points) >= 10
-    drawn = np.array(model.data.points)
-    np.testing.assert_allclose(drawn.mean(0), model.pipeline.standardizer.mean, atol=1e-9)
-    spread = np.sqrt(drawn.var(0) + model.data.spread**2)
-    np.testing.assert_allclose(spread, model.pipeline.standardizer.scale, rtol=1e-9)
-    samples = model.pipeline(500, 20, generator=seeded(0)).samples.numpy()
-    nearest = np.linalg.norm(samples[:, None] - drawn[None], axis=2).min(1)
-    assert np.median(nearest) < 2 * model.data.spread
 
 
 def test_what_the_page_is_held_to_is_what_the_package_computes(tmp_path):
@@ -47,3 +29,12 @@ def test_what_the_page_is_held_to_is_what_the_package_computes(tmp_path):
         for name, parameter in denoiser.named_parameters():
             wanted = fixture["gradients"][name]
             np.testing.assert_allclose(parameter.grad.flatten(), wanted, atol=2e-5, err_msg=name)
+
+
+def test_a_run_is_exported_and_sampled_from_its_file(runs, tmp_path, cli):
+    file, from_run, from_file = (tmp_path / name for name in ("model.json", "r.npy", "f.npy"))
+    run = next(t.folder for t in load_study(runs("study")).trials if t.row["family"] == "mlp")
+    assert cli("export", run, "--to", "web", "--out", file).code == 0
+    for source, samples in ((run, from_run), (file, from_file)):
+        assert cli("sample", source, "--num", 20, "--out", samples).code == 0
+    assert from_run.read_bytes() == from_file.read_bytes()
