@@ -7,10 +7,9 @@ import sympy
 import torch
 from matplotlib.mathtext import MathTextParser
 
-from helpers import randn, refused
+from helpers import randn
 from kan_diffusion.denoisers.formula import formula_denoiser
 from kan_diffusion.denoisers.library import LIBRARY
-from kan_diffusion.denoisers.readable import readable
 from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.writing import (
     formula_program,
@@ -19,7 +18,7 @@ from kan_diffusion.symbolic.writing import (
     score_latex,
     tidy,
 )
-from networks import T, batch, everything, kan, mixed_networks, moved_kan, network
+from networks import batch, mixed_networks
 
 X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)
 C = sympy.symbols("c0:4", real=True)
@@ -37,68 +36,15 @@ def _run(program):
     return namespace
 
 
-def _reproduces(denoiser, spread=1.0):
-    prediction = _run(network_program(denoiser, "a network"))["prediction"]
-    points, steps = batch()
-    points = points * spread
-    for t in (steps, torch.tensor(0), torch.tensor(T - 1)):
-        with torch.no_grad():
-            expected = denoiser(points, t if t.ndim else int(t), return_dict=False)[0].numpy()
-        found = prediction(points.numpy(), t.numpy())
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-
-
 def test_a_program_predicts_what_its_network_predicts():
-    for name, denoiser in mixed_networks().items():
-        if name != "no edge":
-            _reproduces(denoiser)
-
-
-@pytest.mark.parametrize("slope", [False, True])
-def test_every_function_is_written(slope):
-    for name in LIBRARY:
-        has_slope = slope and name != "linear"
-        edges = [[(i, o, name, has_slope) for o in range(2) for i in range(3)]]
-        denoiser = network(edges, [], seed=3)
-        _reproduces(denoiser, spread=2.0)
-        if name in ("log", "sqrt"):  # some points are where the function is held
-            (group,) = denoiser.layers[0].groups
-            points, steps = batch()
-            x = denoiser.features(2 * points, steps)
-            inside = x[:, group.inputs] * group.inner + group.shift
-            assert bool((inside < 0).any())
-            assert bool((inside > 0).any())
-
-
-@pytest.mark.parametrize(
-    ("extrapolation", "base", "order"),
-    [("linear", "silu", 3), ("linear", None, 1), ("clamp", "silu", 2), ("clamp", None, 3)],
-)
-def test_curves_are_written_on_and_off_their_grid(extrapolation, base, order):
-    denoiser = readable(kan(extrapolation=extrapolation, base_activation=base, order=order))
-    program = _run(network_program(denoiser, "curves"))
     points, steps = batch()
-    for spread in (0.5, 3.0):  # the grid ends at 2
-        far = points * spread
-        expected = denoiser(far, steps).sample.detach().numpy()
-        found = program["prediction"](far.numpy(), steps.numpy())
+    for name, denoiser in mixed_networks().items():
+        if name == "no edge":
+            continue
+        prediction = _run(network_program(denoiser, "a network"))["prediction"]
+        expected = denoiser(points, steps).sample.detach().numpy()
+        found = prediction(points.numpy(), steps.numpy())
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_each_curve_has_its_grid_and_inputs_that_were_taken_away_are_not_mistaken():
-    _reproduces(readable(moved_kan()))
-    edges = [[(1, 0, "tanh", True), (4, 0, "sin", False)], [(0, 0, "linear", False)]]
-    settings = {"num_input_frequencies": 1, "modulated": True, "scaled_inputs": True}
-    smaller = network(edges, [1], **settings).compact()
-    assert len(smaller.input_index) == 2
-    _reproduces(smaller)
-
-
-def test_a_curve_that_is_no_spline_is_refused():
-    with refused("not for basis 'rbf'"):
-        network_program(readable(kan(basis="rbf", grid_size=7)), "rbf")
-    with refused("straight or constant"):
-        network_program(readable(kan(extrapolation="zero")), "zero")
 
 
 FORMULAS = {
@@ -138,14 +84,10 @@ def test_a_formulas_program_has_its_numbers(name):
 
 
 def test_a_title_is_never_code():
-    for program in (
-        formula_program(_formula("linear"), HOSTILE),
-        network_program(network([everything([3, 2])[0]], []), HOSTILE),
-    ):
-        tree = ast.parse(program)
-        _run(program)
-        title = ast.get_docstring(tree)
-        assert "import os; os.abort()" in title.splitlines()[0]
+    program = formula_program(_formula("linear"), HOSTILE)
+    _run(program)
+    title = ast.get_docstring(ast.parse(program))
+    assert "import os; os.abort()" in title.splitlines()[0]
 
 
 def test_tidy_keeps_values_to_its_digits():
