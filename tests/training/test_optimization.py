@@ -10,7 +10,6 @@ from torch import nn
 from helpers import refused, seeded
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.training.optimization import (
-    OPTIMIZERS,
     ParameterVector,
     WeightAverage,
     learning_rates,
@@ -176,20 +175,14 @@ def test_learning_rates_warm_up_decay_and_leave_no_step_out():
     assert (rates[11:] < rates[10:-1]).all()
 
 
-def _moved(module, name, steps, rate=0.01):
+def _moved(module, name, steps):
     """Trains a module with an optimiser by its loss on fixed batches."""
     weights = ParameterVector(module)
-    made = make_optimizer(name, weights, rate)
+    made = make_optimizer(name, weights, 0.01)
     for step in range(steps):
-
-        def again(step=step):
-            loss = module.loss(step)
-            loss.backward()
-            weights.collect_gradients()
-            return float(loss.detach())
-
-        again()
-        made.step(again if name == "lbfgs" else None)
+        module.loss(step).backward()
+        weights.collect_gradients()
+        made.step()
     weights.release()
     return module
 
@@ -323,7 +316,7 @@ def test_muon_of_matrices_of_one_shape_together_is_that_of_torch_one_by_one():
         assert (one - other).norm() < 0.05 * moved  # both iterate in bfloat16
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["adam", "soap", "muon"])
 def test_a_state_survives_json_and_a_module_without_matrices_or_with_more_dimensions(name):
     class Odd(nn.Module):
         def __init__(self):
@@ -333,13 +326,8 @@ def test_a_state_survives_json_and_a_module_without_matrices_or_with_more_dimens
 
     def step(weights, made, number):
         wanted = weights.join(weights.split(torch.randn(99, generator=seeded(number))))
-
-        def again():
-            weights.vector.grad.copy_(weights.vector.detach() - wanted)
-            return float(weights.vector.grad.square().sum() / 2)
-
-        again()
-        made.step(again if name == "lbfgs" else None)
+        weights.vector.grad.copy_(weights.vector.detach() - wanted)
+        made.step()
 
     first, second = ParameterVector(Odd()), ParameterVector(Odd())
     made, other = make_optimizer(name, first, 0.1), make_optimizer(name, second, 0.1)

@@ -1,5 +1,3 @@
-"""Several processes train the model that one would."""
-
 import subprocess
 import sys
 
@@ -8,9 +6,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-import prompted_training
 from command_line import call_command
-from two_processes import in_two_processes
 
 # A batch that two processes cannot halve, so that their parts have different weights.
 WORDS = ["train", "moons", "--params", "800", "--steps", "40", "--batch-size", "255"]
@@ -36,25 +32,3 @@ def test_two_processes_of_torchrun_train_the_model_of_one(tmp_path):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
     for key, values in weights[0].items():
         torch.testing.assert_close(values, weights[1][key], atol=3e-3, rtol=0)
-
-
-def _train_in_parts(folder):
-    prompted_training.run(folder, accumulation_steps=2)
-
-
-def test_two_processes_with_parts_of_batches_train_prompted_pictures_as_one(tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder in (one, two):
-        folder.mkdir()
-    prompted_training.run(one)
-    in_two_processes(tmp_path, _train_in_parts, two)
-    alone, together = (load_file(folder / "made.st") for folder in (one, two))
-    for made in (alone, together):
-        assert made["resumed.from"] == prompted_training.KEPT
-        for name in made:
-            if name.startswith("whole.") and name != "whole.from":
-                assert torch.equal(made[name], made[name.replace("whole", "resumed")]), name
-    for kind, rtol in (("whole", 1e-5), ("bf16", 1e-2)):
-        losses = f"{kind}.losses"
-        torch.testing.assert_close(together[losses], alone[losses], rtol=rtol, atol=0)
-    assert not torch.equal(alone["bf16.losses"], alone["whole.losses"])
