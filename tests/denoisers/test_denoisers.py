@@ -10,7 +10,6 @@ from kan_diffusion.denoisers import (
     GatedDenoiser,
     KANDenoiser,
     MLPDenoiser,
-    RBF2015Denoiser,
     build_denoiser,
 )
 from kan_diffusion.denoisers.stacks import Stack
@@ -27,50 +26,19 @@ def test_the_notebooks_networks_have_its_numbers_of_parameters():
     assert mlp.num_trainable == 2_306
 
 
-# Grids that change
-
-
-@pytest.mark.parametrize(
-    ("family", "settings"),
-    [
-        ("full-kan", {"grid_size": 4}),
-        ("full-kan", {"grid_size": 4, "residual": True, "modulated": True}),
-        ("kan", {"num_functions": 3}),
-    ],
-)
-def test_a_refined_denoiser_is_saved_as_it_is(family, settings, tmp_path):
-    made = stirred(family, hidden=(6, 4, 7), settings=settings)
-    x, steps = points(50), torch.arange(50)
-    before = made(x, steps).sample.detach()
-    scale = float(before.abs().max())
-    assert made.refine(32, x, steps) < 1e-5 * scale
-    torch.testing.assert_close(made(x, steps).sample, before, rtol=0, atol=1e-5 * scale)
-    fractions = made.out_of_range_fractions(x, steps)
-    if family == "kan":
-        of_layers = [f"network.layers.{place}.functions" for place in range(3)]
-        assert sorted(fractions) == sorted(["network.first", "network.code", *of_layers])
-        assert made.config.input_grid_size == 32
-    else:
-        assert list(fractions) == [f"network.layers.{place}" for place in range(4)]
-    assert all(0 <= fraction <= 1 for fraction in fractions.values())
-    made.update_grid(x, steps)
-    made.save_pretrained(tmp_path)
-    loaded = type(made).from_pretrained(tmp_path)
-    assert loaded.config.grid_size == 32
-    assert torch.equal(loaded(x, steps).sample, made(x, steps).sample)
-
-
 @pytest.mark.parametrize("family", ["full-kan", "kan", "spline-mlp"])
-def test_a_denoiser_refined_from_outside_is_saved_as_it_is_and_so_is_its_average(family, tmp_path):
-    made = stirred(family, hidden=(6,))
-    average = AveragedModel(made)
+def test_a_refined_denoiser_and_its_average_are_the_same_and_saved_as_they_are(family, tmp_path):
+    made = stirred(family, hidden=(6, 4), settings={"grid_size": 4})
+    average, x, steps = AveragedModel(made), points(50), torch.arange(50)
+    before = made(x, steps).sample.detach()
     refine(made, 32, averages=iter([average]))
+    scale = float(before.abs().max())
     for one in (made, average.module):
+        torch.testing.assert_close(one(x, steps).sample, before, rtol=0, atol=1e-5 * scale)
         one.save_pretrained(tmp_path)
         loaded = type(one).from_pretrained(tmp_path)
         assert loaded.config.grid_size == 32
-        assert loaded.flops_per_edge == one.flops_per_edge
-        assert torch.equal(loaded(points(9), 3).sample, one(points(9), 3).sample)
+        assert torch.equal(loaded(x, steps).sample, one(x, steps).sample)
 
 
 def test_a_denoiser_of_unusual_settings_and_moved_grids_is_read_as_it_was(tmp_path):
@@ -87,9 +55,6 @@ def test_a_denoiser_of_unusual_settings_and_moved_grids_is_read_as_it_was(tmp_pa
     x = 3 * points(6, 3)
     assert torch.equal(loaded(x, 5).sample, made(x, 5).sample)
     assert (loaded.num_trainable, loaded.config.num_train_timesteps) == (made.num_trainable, 250)
-
-
-# Initialisation and refusals
 
 
 def test_mlp_initialisations_are_those_of_torch_and_of_the_notebook():
@@ -117,7 +82,6 @@ SETTINGS = [
     (lambda: KANDenoiser(2, init="torch"), "unknown init 'torch'"),
     (lambda: KANDenoiser(2, num_input_frequencies=-1), "num_input_frequencies .* not -1"),
     (lambda: MLPDenoiser(2, hidden=(), modulated=True), "at least one hidden layer"),
-    (lambda: RBF2015Denoiser(2, hidden=(16,)), r"two sizes, .* not \(16,\)"),
     (lambda: GatedDenoiser(2, hidden=()), "at least one hidden layer; give hidden one width"),
     (lambda: GatedDenoiser(2, num_functions=0), "num_functions and rank of at least 1, not 0 and"),
     (lambda: GatedDenoiser(2, rank=0), "not 4 and 0; give rank=None for no modulation"),
@@ -127,13 +91,10 @@ SETTINGS = [
 ]
 
 
-def test_unusable_settings_are_refused():
+def test_unusable_settings_and_conditions_are_refused():
     for make, message in SETTINGS:
         with refused(message):
             make()
-
-
-def test_conditions_that_a_denoiser_has_not_are_refused():
     without, told, x = stirred("mlp"), stirred("mlp", num_classes=2), points(6)
     for conditions, message in (
         ({"class_labels": torch.tensor([0, 2])}, r"label 2 is unknown .* 0 to 1"),
@@ -145,8 +106,6 @@ def test_conditions_that_a_denoiser_has_not_are_refused():
         with refused(message):
             told.require_conditions(conditions, 2)
     told.require_conditions({"class_labels": torch.tensor([0, 1, -1])}, 3)
-    with refused("built without classes"):
-        without.require_conditions({"class_labels": torch.tensor([0])}, 1)
     for conditions, message in (
         ({"class_labels": torch.zeros(6, dtype=torch.long)}, "built without classes"),
         ({"encoder_hidden_states": torch.zeros(6, 1, 4)}, "takes no prompts"),

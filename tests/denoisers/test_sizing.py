@@ -1,13 +1,11 @@
 from itertools import pairwise
 
 import pytest
-import torch
-from diffusers.configuration_utils import register_to_config
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers import refused
-from kan_diffusion.denoisers import Family, PointDenoiser, build_denoiser
+from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE, widths_for_budget
 from kan_diffusion.errors import KanDiffusionError
 
@@ -64,33 +62,14 @@ def test_a_count_that_does_not_grow_with_a_layer_is_refused():
         widths_for_budget(lambda hidden: 7 * hidden[0], 2, 1_000, unit=" FLOPs")
 
 
-class _Linear(PointDenoiser):
-    """A linear layer in and one out."""
-
-    @register_to_config
-    def __init__(self, data_dim, hidden=(4,), num_train_timesteps=10, num_classes=0, bias=True):
-        super().__init__()
-        num_inputs = self._setup_inputs(data_dim, num_train_timesteps, "raw", 1, num_classes)
-        self.network = torch.nn.Sequential(
-            torch.nn.Linear(num_inputs, hidden[0], bias), torch.nn.Linear(hidden[0], data_dim)
-        )
-
-    def reset_parameters(self, generator=None):
-        """Leaves torch's own."""
-
-
-OWN = Family("own", _Linear, depth=1, learning_rate=1e-2)
-
-
 def test_widths_found_before_are_those_of_everything_they_depend_on():
     def width(params=2_000, **options):
-        family = f"{__name__}:OWN"
-        made = build_denoiser(family, 2, num_train_timesteps=10, params=params, **options)
+        made = build_denoiser("mlp", 2, num_train_timesteps=10, params=params, **options)
         assert abs(made.num_trainable - params) <= BUDGET_TOLERANCE * params
         return made.config.hidden
 
     once = width()
-    assert width() == once
-    for options in ({"params": 2_100}, {"num_classes": 3}, {"settings": {"bias": False}}):
+    raw = {"settings": {"time_encoding": "raw"}}
+    for options in ({"params": 2_100}, {"num_classes": 3}, raw, {"blocks": (1, 1)}):
         assert width(**options) != once
     assert width() == once

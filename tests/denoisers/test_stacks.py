@@ -5,8 +5,7 @@ from helpers import randn, seeded
 from kan_diffusion.denoisers import KANDenoiser, MLPDenoiser
 
 T = 100
-HIDDEN = (6, 4, 4, 7)
-"""Narrower, alike and wider."""
+HIDDEN = (6, 4, 4, 7)  # narrower, alike and wider
 
 
 def _denoiser(kind, **settings):
@@ -16,12 +15,9 @@ def _denoiser(kind, **settings):
 
 
 def _modulate(denoiser):
-    """Gives the modulation something to do, and returns it."""
-    modulation = denoiser.stack.modulation
     with torch.no_grad():
-        for parameter in modulation.parameters():
+        for parameter in denoiser.stack.modulation.parameters():
             parameter.normal_(0, 0.3, generator=seeded(3))
-    return modulation
 
 
 def _batch():

@@ -1,5 +1,3 @@
-"""Denoisers told some coordinates: what they are given, learn, draw and how likely it is."""
-
 import numpy as np
 import pytest
 import torch
