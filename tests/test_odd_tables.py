@@ -1,5 +1,3 @@
-"""Tables that other generators stumble over go in, and rows with the same schema come out."""
-
 import numpy as np
 import pandas as pd
 import pytest

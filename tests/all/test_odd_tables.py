@@ -1,5 +1,3 @@
-"""All tables that other generators stumble over, but for those of the fast tests."""
-
 import pytest
 
 from odd_tables import QUICKLY_LEARNED, TABLES, require_learned_drawn_and_filled

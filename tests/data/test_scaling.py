@@ -1,5 +1,3 @@
-"""Points in units in which they have mean 0 and standard deviation 1."""
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,5 +1,3 @@
-"""Categories are put in the order of what they go with."""
-
 from itertools import groupby
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Files of every format give back what was written, and say where they are broken."""
-
 import csv
 import gzip
 import hashlib

@@ -1,5 +1,3 @@
-"""The toys against their definitions and their sources."""
-
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,3 @@
-"""Maps between the numbers of a column and normal ones."""
-
 from itertools import pairwise
 
 import numpy as np

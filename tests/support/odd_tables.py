@@ -1,4 +1,4 @@
-"""Tables that other generators stumble over, and what an estimator must do with each."""
+"""Tables that other generators stumble over."""
 
 import numpy as np
 import pandas as pd

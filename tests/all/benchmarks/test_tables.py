@@ -1,5 +1,3 @@
-"""The benchmark of tables: its tables, its simple methods, its scores and its going on."""
-
 import json
 import sys
 from dataclasses import replace

@@ -1,9 +1,6 @@
-"""Odd, foreign, damaged and hostile files of tables."""
-
 import datetime
 import gzip
 import os
-import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,26 +15,21 @@ from kan_diffusion.data.tables import read_frame, write_frame
 from kan_diffusion.errors import DataError
 from table_files import written
 
-THREE = ("column_1", "column_2", "column_3")
-
 
 @pytest.mark.parametrize(
     ("text", "columns", "first"),
     [
         ("x,y\n1,2\n3,4\n", ("x", "y"), [1, 3]),
         ("\n\nx,\n1,2\n\n3,4\n\n", ("x", "column_2"), [1, 3]),
-        ("x\n1e-3\n-2.5E+2\n", ("x",), [0.001, -250]),
         ("y;x\n1;2\n3.5;4\n", ("y", "x"), [1, 3.5]),
         ("1,5;2\n3,25;-4,125\n", ("column_1", "column_2"), [1.5, 3.25]),
         ("y|x\n2,5|1\n4|3\n", ("y", "x"), [2.5, 4]),
         ("a;b,c\n1,2\n3,4\n", ("a;b", "c"), [1, 3]),
         # The first line has names that are numbers where it differs from the others.
         ("2019,name,size\n5,bob,3\n7,al,\n", ("2019", "name", "size"), [5, 7]),
-        ("2019;name;size\n5;bob;3,5\n7;al;4\n", ("2019", "name", "size"), [5, 7]),
         ('2019,name,"size"\n5,"bob, jr",3\n', ("2019", "name", "size"), [5]),
         ("land,2019,2020\nSpain,high,\nItaly,,low\n", ("land", "2019", "2020"), ["Spain", "Italy"]),
-        ("a,12,B7\nb,A1,C2\nc,D3,\n", THREE, ["a", "b", "c"]),
-        ("39,NA,5\n41,3,6\n", THREE, [39, 41]),
+        ("39,NA,5\n41,3,6\n", ("column_1", "column_2", "column_3"), [39, 41]),
         ("39,2024-01-01\n41,\n", ("column_1", "column_2"), [39, 41]),
     ],
 )
@@ -52,7 +44,6 @@ def test_csv_dialects(tmp_path, caplog, text, columns, first):
     ("text", "shown"),
     [
         ("x;y\n1.234,56;2\n1.999,50;3\n7,5;4\n", "1.234,56"),
-        ("x;y\n1.234.567;2\n;3\n", "1.234.567"),
         ('x,y\n"1,234.56",2\n"999",3\n"3,000",3\n', "1,234.56"),
         ('x,y\n"1,5",2\n"2,75",3\n', "1,5"),
         ("x;y\n1,5;2.5\n2,5;3.5\n", "1,5"),
@@ -180,45 +171,31 @@ def test_shards_that_differ_are_refused(tmp_path):
     ("content", "words"),
     [
         ("  \n\n", "is empty"),
-        ("\ufeff\n\n", "is empty"),
         ("x,y\n", "no rows"),
         ("2019,size\n5,3\n1e400,4\n", r"infinite values in 1 row \(line 3; '2019'\)"),
         ("x,y\n1,2\n\n3,4\nabc,5\n", "column 'x', line 5 holds 'abc'"),
         ("x,y\nTrue,2\n3,4\n", "mixes numbers and text: column 'x', line 2 holds 'True'"),
-        ('x,y\n1,"a\nb"\n\n3,4\nabc,5\n', "column 'x', line 6 holds 'abc'"),
         ("x\n2024-01-01\n2024-02-30\n", "mixes dates and text: column 'x', line 3 holds '2024-02"),
-        ("x\n2024-01-01\nNA\nsoon\n", "column 'x', line 4 holds 'soon'; replace it by a date"),
         ("x\n2024-01-01T10:00Z\n2024-01-01\n", "column 'x', line 3 holds '2024-01-01'"),
         ("day,2.5\n1,2\n3,4\n", "line 1 holds 'day'.*header line has no number"),
-        ("day,2\n1,2\nsome,4\n5,6\n7,8\n", "line 1 holds 'day'.*header line has no number"),
-        ("x;y\n1,5;2\n1.5;3\n", "column 'x', line 2 holds '1,5'"),
         ("x;y\n1,500;2\n1,250,000;3\n", "'1,500', where the comma may mark decimals or thousands"),
-        ("x;y\n1;2\n3;red\n", "column 'y', line 3 holds 'red'"),
         ("x,y\n1,2\n3,4,5\n", r"number of values in line 3 \(3 for 2 columns\)"),
-        ("x\n" + "inf\n" * 9 + "1\n2\n", r"9 rows \(lines 2, 3, 4, 5, 6, \.\.\.; 'x'\)"),
         ("x\n1\n1e301\n", r"values beyond 1e\+300 in 1 row \(line 3"),
         ("x,x\n1,2\n3,4\n", "same name: 'x'"),
         (b"x,y\n1,2\n\0\0\0,4\n", "not a text file"),
         ('x,y\n1,2\n"3,4\n5,6\n', "quotation mark is opened in line 3 and never closed"),
-        ('x,y\n1,"2\n"\n3,4\n5,"6\n', "quotation mark is opened in line 5 and never"),
-        ('x;y\r\n1;2\r\n"3;4\r\n', "quotation mark is opened in line 3 and never"),
         ('x,y\n1,2\n"3"4,5\n', "broken CSV file: line 3: .* expected after"),
         (",".join(map(str, range(10_001))) + "\n", "10,001 columns; a table has at most 10,000"),
-        ('1\n2\n"\n', "broken CSV file"),
         ({"x": [1.0, 2.0], "many": [[1.0], [2.0]]}, "a column 'many' of type list"),
         ({"x": [b"a", b"b"]}, "a column 'x' of type binary"),
-        ({"x": [datetime.time(1), datetime.time(2)]}, "a column 'x' of type time64"),
-        ({"x": np.array([1, np.inf], dtype=np.float16)}, r"1 row \(row 2; 'x'\)"),
         ({}, "no columns"),
         ({"x": [1.0, 1e301]}, r"beyond 1e\+300"),
         (np.array([["a", "b"]]), "type <U1, not real numbers"),
         (np.ones((3, 2), dtype=complex), "complex128, not real"),
         (np.ones((4, 3, 3)), r"shape \(4, 3, 3\); reshape it to \(rows, columns\)"),
         (np.empty((0, 2)), "no rows"),
-        (np.empty((5, 0)), "no columns"),
         (np.empty((0, 10**9)), "1,000,000,000 columns; a table has at most 10,000"),
         (np.array([1.0, np.nan, np.inf]), r"1 row \(row 3; 'column_1'\)"),
-        (np.array([1.0, -1.1e300]), r"beyond 1e\+300"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_place(tmp_path, content, words):
@@ -235,7 +212,6 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
         ("cut.npy", array[:-100], "broken NumPy file"),
         ("cut.npy", b"1,2\n3,4\n", "not a NumPy array file"),
         ("cut.parquet", columns[:-20], "not a readable Parquet file"),
-        ("cut.parquet", b"PAR1 nothing", "not a readable Parquet file"),
         ("cut.parquet", columns[:500] + columns[-8:], "not a readable Parquet file"),
     ):
         (tmp_path / name).write_bytes(content)
@@ -274,12 +250,3 @@ def test_arrays_take_numbers_only(tmp_path):
         with refused(r"column 'b' to '.*points\.npy', which takes numbers only"):
             write_frame(path, pd.DataFrame({"a": [1, 2], "b": cells}))
     np.testing.assert_array_equal(np.load(path), [[1.5, 3], [2, np.nan]])  # as it was
-
-
-def test_packed_files_do_not_depend_on_the_clock(tmp_path, monkeypatch):
-    content = []
-    for now in (1.0, 2.0):
-        monkeypatch.setattr(time, "time", lambda now=now: now)
-        write_frame(tmp_path / "points.csv.gz", pd.DataFrame({"x": [0.5, 1.5]}))
-        content.append((tmp_path / "points.csv.gz").read_bytes())
-    assert content[0] == content[1]
