@@ -23,7 +23,6 @@ every_kind = pytest.mark.parametrize(
 
 
 def _drawn(process, dtype, shape=(3,)):
-    """Clean samples, noise, timesteps (every one), alpha and sigma."""
     num = process.num_timesteps
     clean = torch.randn(num, *shape, generator=seeded(0), dtype=dtype)
     noise = torch.randn(num, *shape, generator=seeded(1), dtype=dtype)
@@ -73,15 +72,9 @@ def test_predictions_turn_into_each_other_exactly(process):
         mean = torch.randn(clean.shape, generator=seeded(2), dtype=torch.float64)
         implied = process.predicted_noise(process.prediction_of_mean(mean, *given), *given)
         torch.testing.assert_close(implied, (noised - a * mean) / s, **exact)
-        # One level for all samples counts as the same for each.
-        torch.testing.assert_close(
-            process.target(clean, noise, alpha[5], sigma[5]),
-            process.target(clean, noise, alpha[5].expand(len(clean)), sigma[5].expand(len(clean))),
-        )
     coefficients = process.noise_coefficients(alpha, sigma)
     of_arrays = process.noise_coefficients(alpha.numpy(), sigma.numpy())
     for tensor, array in zip(coefficients, of_arrays, strict=True):
-        assert tensor.shape == alpha.shape
         np.testing.assert_array_equal(array, tensor.numpy())
 
 

@@ -90,28 +90,6 @@ def test_too_few_steps_and_the_wrong_start_do_show(real):
     assert _distance(pipeline(NUM, 50, generator=seeded(0)).samples) > 5 * real
 
 
-def test_labels_draw_from_their_class_and_none_from_all(real):
-    pipeline = _exact_pipeline()
-    labels = torch.arange(2 * NUM) % 2
-    samples = pipeline(2 * NUM, 20, generator=seeded(4), class_labels=labels).samples
-    assert _distance(samples[labels == 0], LEFT) < 3 * real
-    assert _distance(samples[labels == 1], RIGHT) < 3 * real
-    samples = pipeline(NUM, 20, generator=seeded(5), class_labels=UNLABELLED).samples
-    assert _distance(samples) < 3 * real
-
-
-def test_guidance_moves_samples_towards_the_class_and_away_from_the_other():
-    pipeline = _exact_pipeline()
-    means = []
-    for scale in (0.0, 0.5, 1.0, 3.0):
-        options = {"generator": seeded(6), "class_labels": 1, "guidance_scale": scale}
-        means.append(float(pipeline(800, 20, **options).samples[:, 0].mean()))
-    assert means == sorted(means)
-    assert abs(means[0]) < 0.15
-    assert means[2] == pytest.approx(1, abs=0.05)
-    assert means[3] > 1.05
-
-
 def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mix_of_both():
     pipeline = _pipeline(num_classes=2)
     labels = [1] * 50
@@ -119,7 +97,7 @@ def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mi
     def drawn(steps=5, **options):
         return pipeline(50, steps, generator=seeded(0), **options).samples
 
-    conditional, none = drawn(class_labels=1), drawn()
+    conditional, none = drawn(class_labels=1), drawn(class_labels=UNLABELLED)
     assert not torch.allclose(conditional, none)
     assert torch.equal(drawn(class_labels=labels, guidance_scale=1.0), conditional)
     assert torch.equal(drawn(class_labels=labels, guidance_scale=0.0), none)
@@ -138,9 +116,6 @@ def test_samples_are_in_the_units_of_the_data():
     torch.testing.assert_close(samples, expected)
     assert moved.config.columns == ["height", "weight"]
     assert _exact_pipeline().config.columns == ["x0", "x1"]
-
-
-# Mechanics
 
 
 def test_schedulers_keep_the_process_and_can_be_swapped():
@@ -209,39 +184,35 @@ def test_a_callback_sees_every_step_of_every_batch_and_may_change_it():
 
     def look(caller, step, timestep, given):
         assert caller is pipeline
-        seen.append((step, int(timestep), given.get("sample")))
+        seen.append((step, int(timestep), len(given["sample"])))
+        return {"sample": 0 * given["sample"]}
 
-    options = {"num_inference_steps": 4, "batch_size": 6, "callback_on_step_end": look}
-    samples = pipeline(10, generator=seeded(0), **options).samples
-    assert [step for step, _, _ in seen] == [0, 1, 2, 3] * 2
-    assert [timestep for _, timestep, _ in seen] == [999, 749, 499, 249] * 2
-    assert [len(sample) for _, _, sample in seen] == [6] * 4 + [4] * 4
-    torch.testing.assert_close(torch.cat([seen[3][2], seen[7][2]]).double() + 5, samples)
-    pipeline(10, **options, callback_on_step_end_tensor_inputs=[])
-    assert seen[-1][2] is None
-    options["callback_on_step_end"] = lambda *given: {"sample": 0 * given[3]["sample"]}
-    assert (pipeline(10, **options).samples == 5).all()
-    with refused("can be 'sample', not 'latents'"):
-        pipeline(10, **options, callback_on_step_end_tensor_inputs=["latents"])
+    samples = pipeline(10, 3, batch_size=6, callback_on_step_end=look).samples
+    assert seen == [
+        (step, timestep, num) for num in (6, 4) for step, timestep in enumerate((999, 666, 332))
+    ]
+    assert (samples == 5).all()
 
 
-@pytest.mark.parametrize("family", ["kan", "mlp"])
-def test_a_saved_pipeline_draws_the_same_samples(family, tmp_path):
-    pipeline = _pipeline(family, num_classes=2, mean=[1.0, -2.0], scale=[3.0, 0.25])
+def test_a_saved_pipeline_keeps_its_sampler_and_takes_another_without_its_settings(tmp_path):
+    pipeline = _pipeline(num_classes=2, mean=[1.0, -2.0], scale=[3.0, 0.25])
     pipeline.scheduler = make_scheduler("dpm-solver++", pipeline.scheduler)
     pipeline.save_pretrained(tmp_path)
     loaded = PointDiffusionPipeline.from_pretrained(tmp_path)
-    options = {"class_labels": 1, "guidance_scale": 2.0, "num_inference_steps": 8}
-    expected = pipeline(30, generator=seeded(0), **options).samples
-    assert torch.equal(loaded(30, generator=seeded(0), **options).samples, expected)
     assert isinstance(loaded.scheduler, DPMSolverMultistepScheduler)
-    loaded.scheduler = make_scheduler("heun", loaded.scheduler)
-    other = loaded(30, generator=seeded(0), **options).samples
+    options = {"class_labels": 1, "guidance_scale": 2.0}
+
+    def drawn(each, sampler):
+        each.scheduler = make_scheduler(sampler, each.scheduler)
+        return each(30, 8, generator=seeded(0), **options).samples
+
+    expected = drawn(pipeline, "dpm-solver++")
+    assert torch.equal(loaded(30, 8, generator=seeded(0), **options).samples, expected)
+    other = drawn(loaded, "heun")
     assert other.isfinite().all()
     assert not torch.equal(other, expected)
     # A solver's own settings do not stick to the next one.
-    loaded.scheduler = make_scheduler("dpm-solver++", loaded.scheduler)
-    assert torch.equal(loaded(30, generator=seeded(0), **options).samples, expected)
+    assert torch.equal(drawn(loaded, "dpm-solver++"), expected)
     assert loaded(3, 2, return_dict=False)[0].shape == (3, 2)
 
 
@@ -255,7 +226,6 @@ def test_what_cannot_be_drawn_is_refused():
         ({"num_samples": 5, "num_inference_steps": 2000}, "take at most 1,000"),
         ({"num_samples": 5, "class_labels": [0, 1]}, "one for each of the 5 samples, not 2"),
         ({"num_samples": 2, "class_labels": [0, 2]}, "label 2 is unknown"),
-        ({"num_samples": 2, "class_labels": -2}, "label -2 is unknown"),
     ):
         with refused(message):
             pipeline(**options)

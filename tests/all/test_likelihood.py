@@ -1,15 +1,7 @@
 import pytest
 
 from exact_denoiser import errors_of_density, require_fourth_order
-from kan_diffusion.processes import Process, get_process
-
-
-@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_exact_denoiser_has_the_exact_density(schedule, kind):
-    process = Process(name="x", schedule=schedule, prediction_type=kind)
-    errors, exact = errors_of_density("gaussian-mixture", process, 40)
-    assert (errors < 2e-3 + 1e-3 * exact.abs()).all()
+from kan_diffusion.processes import get_process
 
 
 @pytest.mark.parametrize(("name", "num"), [("mixture-8d", 20), ("swiss-roll-16d", 4)])

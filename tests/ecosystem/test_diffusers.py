@@ -1,11 +1,6 @@
-"""What diffusers asks of pipelines; `family_contract` has what it asks of models.
-
-diffusers tests its own with `ModelTesterMixin` and `PipelineTesterMixin`, which its wheel does not
-hold. These are their checks as far as a CPU can make them, written anew from what is documented.
-"""
+"""What diffusers asks of pipelines; `family_contract` has what it asks of models."""
 
 import copy
-import inspect
 
 import pytest
 import torch
@@ -15,11 +10,9 @@ from family_contract import same_samples, stirred
 from helpers import refused, seeded
 from kan_diffusion import PointDiffusionPipeline, get_process, make_scheduler
 
-SHIFT = torch.tensor([5.0, -1.0], dtype=torch.float64)
 
-
-def _pipeline(family="full-kan", process="cosine"):
-    denoiser = stirred(family, num_train_timesteps=1000)
+def _pipeline(process="cosine"):
+    denoiser = stirred("full-kan", num_train_timesteps=1000)
     scheduler = make_scheduler(None, get_process(process).scheduler())
     units = {"mean": [5.0, -1.0], "scale": [2.0, 0.5], "columns": ["a", "b"]}
     return PointDiffusionPipeline(denoiser, scheduler, **units)
@@ -52,8 +45,6 @@ def test_a_saved_pipeline_is_read_by_name_in_a_dtype_and_with_parts_of_ones_own(
     own = PointDiffusionPipeline.from_pretrained(tmp_path, **parts)
     assert own.denoiser is parts["denoiser"]
     assert isinstance(own.scheduler, DDIMScheduler)
-    nothing = PointDiffusionPipeline.from_pretrained(tmp_path, scheduler=None, denoiser=None)
-    _same(nothing, pipeline)  # no part is optional
 
 
 def test_a_pipeline_moves_between_dtypes_and_devices():
@@ -73,18 +64,14 @@ def test_a_pipeline_moves_between_dtypes_and_devices():
 @pytest.mark.parametrize("process", ["cosine", "flow"])
 def test_a_pipeline_is_made_of_the_parts_of_another(process):
     pipeline = _pipeline(process=process)
-    parameters = inspect.signature(pipeline.__call__).parameters
-    required = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty}
-    assert required == {"num_samples"}
     assert set(pipeline.components) == {"denoiser", "scheduler"}
-    units = {key: pipeline.config[key] for key in ("mean", "scale", "columns")}
-    _same(PointDiffusionPipeline(**pipeline.components, **units), pipeline)
     twin = PointDiffusionPipeline.from_pipe(pipeline)
     assert twin is not pipeline
     assert twin.denoiser is pipeline.denoiser
     _same(twin, pipeline)
     moved = PointDiffusionPipeline.from_pipe(pipeline, mean=[0.0, 0.0])
-    torch.testing.assert_close(_samples(moved) + SHIFT, _samples(pipeline))
+    shift = torch.tensor([5.0, -1.0], dtype=torch.float64)
+    torch.testing.assert_close(_samples(moved) + shift, _samples(pipeline))
 
 
 @pytest.mark.parametrize(("process", "other"), [("cosine", "flow"), ("flow", "cosine")])
@@ -92,11 +79,9 @@ def test_a_scheduler_of_the_other_kind_is_refused(process, other, tmp_path):
     pipeline = _pipeline(process=process)
     theirs = get_process(other).scheduler()
     pipeline.save_pretrained(tmp_path)
-    swapped = [pipeline, PointDiffusionPipeline.from_pretrained(tmp_path)]
-    for made in swapped:
-        made.scheduler = theirs
+    pipeline.scheduler = theirs
     for made in (
-        *swapped,
+        pipeline,
         PointDiffusionPipeline.from_pretrained(tmp_path, scheduler=theirs),
         PointDiffusionPipeline.from_pipe(_pipeline(process=process), scheduler=theirs),
     ):
@@ -122,6 +107,3 @@ def test_sampling_leaves_a_model_in_its_mode_and_shows_a_bar_when_told(capsys):
     pipeline.set_progress_bar_config(disable=False)
     _samples(pipeline)
     assert "3/3" in capsys.readouterr().err
-    pipeline.set_progress_bar_config(disable=True)
-    _samples(pipeline)
-    assert capsys.readouterr().err == ""
