@@ -1,15 +1,9 @@
 """Small networks of diffusers and transformers with random weights, and calls of them."""
 
 import json
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    pass
-
-Call = tuple[Tensor, ...]
 
 
 def dit():
