@@ -1,7 +1,5 @@
 """Feed-forward blocks become KAN layers: which, at how many parameters, with which function."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 
@@ -34,7 +32,6 @@ def test_outputs_of_the_whole_network_stay_when_the_function_is_kept(name):
     _, report = kanify(network, keep_function=True)
     assert len(report.replaced) == BLOCKS[name]
     assert not report.refused
-    assert report.output_error is None  # as nothing is measured without samples
     assert change(before, output(network, call)) < 1e-3
 
 
@@ -292,8 +289,6 @@ def test_settings_are_checked_before_anything_is_changed():
         ({"functions": 0}, "kanify: functions = 0"),
         ({"kind": "full", "keep_function": True}, "function cannot be kept"),
         ({"match": "flops"}, "match must be 'params' or None"),
-        ({"samples": torch.full((2, 8), torch.inf)}, "infinite inputs or no numbers"),
-        ({"samples": "moons"}, "samples must be a tensor"),
     ):
         with refused(reason):
             kanify(network, **settings)

@@ -1,7 +1,5 @@
 """Kanified networks are trained in half precision and with checkpoints; tests/all has the rest."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Kanified networks: saved and read, in both ways at once, and their gradients."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """The example does what it says, on a model of Stable Diffusion's shape made small."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from pathlib import Path
