@@ -12,7 +12,7 @@ from hypothesis import settings
 from scipy.interpolate import BSpline
 
 pytest.register_assert_rewrite(
-    *("basis_suite", "density_contract", "family_contract", "helpers", "kernel_suite"),
+    *("density_contract", "family_contract", "helpers", "kan_networks", "kernel_suite"),
     *("command_line", "html_page", "picture_contract"),
 )
 

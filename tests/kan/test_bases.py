@@ -1,17 +1,20 @@
-"""Every basis against a formula of its own; basis_suite.py has what all have in common."""
+"""Every basis against a formula of its own, and what layers of any basis compute."""
 
-from __future__ import annotations
+import copy
+import itertools
+import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial import chebyshev
 from scipy.interpolate import BSpline as ScipySpline
+from torch.func import functional_call
 
-from basis_suite import USUAL, Bases, Grids, over, with_grids
-from helpers import randn, refused, seeded
-from kan_diffusion.kan import KANLinear
+from helpers import function_by_function, randn, random_layer, refused, scrambled, seeded
+from kan_diffusion.kan import KAN, GroupedKANLinear, KANLinear, LearnedFunctions
 from kan_diffusion.kan.bases import (
     BASES,
     MAX_ORDER,
@@ -19,28 +22,20 @@ from kan_diffusion.kan.bases import (
     Basis,
     BSpline,
     Chebyshev,
-    GridBasis,
-    Rational,
     make_basis,
     piece_coefficients,
 )
+from kan_diffusion.kan.initialization import INITIALIZATIONS
 
+DOUBLE = torch.float64
 MODES = ("linear", "clamp", "zero")
-GRID_BASES = [kind for kind in BASES.values() if issubclass(kind, GridBasis)]
-
-
-@over(USUAL)
-class TestBases(Bases):
-    pass
-
-
-@with_grids(USUAL)
-class TestGrids(Grids):
-    pass
+UNEVEN = [0, 1, 0, 0, 2]
+NAMES = ("bspline", "rbf", "chebyshev")
+each_basis = pytest.mark.parametrize("basis", NAMES)
 
 
 def _make(name, in_features, **settings):
-    defaults = {"grid_size": 4, "order": 3, "extrapolation": "linear", "dtype": torch.float64}
+    defaults = {"grid_size": 4, "order": 3, "extrapolation": "linear", "dtype": DOUBLE}
     return make_basis(name, in_features, grid_range=(-1.0, 1.0), **{**defaults, **settings})
 
 
@@ -62,10 +57,9 @@ def grids(draw, num_intervals):
 @st.composite
 def placed_bases(draw, mode="linear"):
     """A basis with a grid, of any kind and size, with grids that differ between its inputs."""
-    name = draw(st.sampled_from([kind.name for kind in GRID_BASES if mode in kind.extrapolations]))
+    name = draw(st.sampled_from([name for name in NAMES if mode in BASES[name].extrapolations]))
     size, order = draw(st.integers(1, 12)), draw(st.integers(1, MAX_ORDER))
     basis = _make(name, 3, grid_size=size, order=order, extrapolation=mode)
-    assert isinstance(basis, GridBasis)
     return _placed(basis, draw(grids(size)))
 
 
@@ -73,10 +67,8 @@ def placed_bases(draw, mode="linear"):
 def splines(draw):
     num_intervals = draw(st.integers(1, 12))
     order, mode = draw(st.integers(1, MAX_ORDER)), draw(st.sampled_from(MODES))
-    basis = BSpline(3, num_intervals, order, extrapolation=mode, dtype=torch.float64)
-    placed = _placed(basis, draw(grids(num_intervals)))
-    assert isinstance(placed, BSpline)
-    return placed
+    basis = BSpline(3, num_intervals, order, extrapolation=mode, dtype=DOUBLE)
+    return _placed(basis, draw(grids(num_intervals)))
 
 
 def _inside(basis, seed, rows=40):
@@ -88,7 +80,7 @@ def _between_knots(basis, seed, rows=40, reach=7):
     """Points on the grids and up to ``reach`` intervals beyond, none within 1/100 of a knot."""
     shape = (rows, basis.in_features)
     cells = torch.randint(-reach, basis.num_intervals + reach, shape, generator=seeded(seed))
-    place = 0.01 + 0.98 * torch.rand(shape, generator=seeded(seed + 1), dtype=torch.float64)
+    place = 0.01 + 0.98 * torch.rand(shape, generator=seeded(seed + 1), dtype=DOUBLE)
     return basis.grid_origin + basis.grid_step * (cells + place)
 
 
@@ -206,7 +198,7 @@ def test_linear_extrapolation_is_affine(basis, distance, side):
     torch.testing.assert_close(2 * values[1], values[0] + values[2], rtol=0, atol=1e-11 * scale)
     torch.testing.assert_close(slopes[1], slopes[2], rtol=1e-11, atol=1e-11)
     # Along the tangent: the slope at the end itself.
-    u = torch.full((3,), float(side * basis.num_intervals), dtype=torch.float64)
+    u = torch.full((3,), float(side * basis.num_intervals), dtype=DOUBLE)
     tangent = basis.slopes(u) / basis.grid_step[:, None]
     torch.testing.assert_close(
         slopes[2], tangent, rtol=1e-10, atol=1e-10 * float(tangent.abs().max())
@@ -234,7 +226,7 @@ def test_zero_leaves_nothing_far_away(basis, distance, seed):
 
 @given(st.integers(1, 20), st.data(), st.sampled_from(MODES), st.integers(0, 999))
 def test_gaussians_are_where_the_knots_are(num_intervals, data, mode, seed):
-    basis = RBF(3, num_intervals, extrapolation=mode, dtype=torch.float64)
+    basis = RBF(3, num_intervals, extrapolation=mode, dtype=DOUBLE)
     _placed(basis, data.draw(grids(num_intervals)))
     x = _inside(basis, seed).numpy()
     low, step = basis.grid_origin.numpy(), basis.grid_step.numpy()
@@ -245,7 +237,7 @@ def test_gaussians_are_where_the_knots_are(num_intervals, data, mode, seed):
 
 @given(st.integers(1, 20), st.data(), st.integers(0, 999))
 def test_chebyshev_polynomials_are_numpys(degree, data, seed):
-    basis = Chebyshev(3, degree, dtype=torch.float64)
+    basis = Chebyshev(3, degree, dtype=DOUBLE)
     _placed(basis, data.draw(grids(degree)))
     x = _inside(basis, seed)
     width = basis.grid_end - basis.grid_origin
@@ -275,7 +267,7 @@ class Powers(Basis):
         self.in_features = in_features
         self.num_functions = self.num_active = 3
         self.flops_per_input = 2
-        self.factor = torch.nn.Parameter(torch.full((in_features,), 2.0, dtype=torch.float64))
+        self.factor = torch.nn.Parameter(torch.full((in_features,), 2.0, dtype=DOUBLE))
 
     def forward(self, x):
         return torch.stack([torch.ones_like(x), self.factor * x, x * x], dim=-1)
@@ -287,7 +279,7 @@ class Powers(Basis):
 
 
 def test_a_basis_of_ones_own_makes_a_layer():
-    layer = KANLinear(2, 3, basis=Powers(2), dtype=torch.float64)
+    layer = KANLinear(2, 3, basis=Powers(2), dtype=DOUBLE)
     assert layer.base_activation is None
     assert layer.flops == 2 * (3 * 2 * 3 + 2) + 3
     x = randn(7, 2)
@@ -299,38 +291,184 @@ def test_a_basis_of_ones_own_makes_a_layer():
     layer(x).square().sum().backward()
     assert layer.basis.factor.grad is not None
     assert (layer.basis.factor.grad != 0).all()
-    with_silu = KANLinear(2, 3, basis=Powers(2), base_activation="silu", dtype=torch.float64)
+    with_silu = KANLinear(2, 3, basis=Powers(2), base_activation="silu", dtype=DOUBLE)
     assert with_silu.weight.shape == (3, 8)
 
 
-class Lower(RBF):
-    """Gaussians of a height of one's own."""
-
-    def __init__(self, in_features, num_intervals, height):
-        super().__init__(in_features, num_intervals, dtype=torch.float64)
-        self.height = height
-
-    def values(self, u):
-        return self.height * super().values(u)
-
-    def slopes(self, u):
-        return self.height * super().slopes(u)
-
-
-def test_settings_of_ones_own_go_with_a_basis_everywhere():
-    layer = KANLinear(2, 1, basis=Lower(2, 6, height=0.5), dtype=torch.float64)
-    layer.weight.detach().normal_(generator=seeded(0))
-    x = 2 * torch.rand(50, 2, generator=seeded(1), dtype=torch.float64) - 1
-    curves = layer.edge_curve(0, 0, x[:, 0]) + layer.edge_curve(1, 0, x[:, 1]) + layer.bias
-    torch.testing.assert_close(layer(x)[:, 0], curves)
-    layer.update_grid(x)
-    layer.refine(9)
-    assert layer.basis.height == 0.5
-    assert layer.basis.num_functions == 10
-
-
-def test_bases_of_no_inputs_or_no_groups_are_refused():
+def test_a_basis_of_no_inputs_is_refused():
     with refused("at least one input"):
         _make("chebyshev", in_features=0)
-    with refused("num_groups must be at least 1, not 0"):
-        Rational(3, num_groups=0)
+
+
+# Layers of any basis
+
+
+def _assert_close(ours, theirs, tolerance=1e-10):
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@each_basis
+def test_a_nan_reaches_the_functions_of_its_own_input_only(basis):
+    for dtype in (torch.float32, DOUBLE):
+        own = KANLinear(3, 1, basis=basis, grid_size=4, dtype=dtype).basis
+        x = randn(6, 3, dtype=dtype)
+        clean = own(x)
+        x[2, 1] = math.nan
+        values = own(x)
+        assert values.dtype == dtype
+        hit = torch.zeros(6, 3, dtype=torch.bool)
+        hit[2, 1] = True
+        assert torch.equal(values.isnan().any(-1), hit)
+        assert torch.equal(values[~hit], clean[~hit])
+
+
+@each_basis
+def test_the_basis_of_one_input_is_its_column(basis):
+    own = scrambled(KANLinear(10, 1, basis=basis, dtype=DOUBLE)).basis
+    x = 3 * randn(20, 10, seed=1)
+    whole = own(x)
+    for i in range(10):
+        alone = own.one_input(i)
+        torch.testing.assert_close(alone(x[:, i : i + 1])[:, 0], whole[:, i])
+        for tensor in (*alone.parameters(), *alone.buffers()):
+            tensor.detach().zero_()
+    assert torch.equal(own(x), whole)
+
+
+@each_basis
+@given(
+    own=st.fixed_dictionaries(
+        {
+            "grid_size": st.integers(1, 8),
+            "grid_range": st.sampled_from([(-1.0, 1.0), (-2.5, 0.5), (3.0, 4.0)]),
+            "extrapolation": st.sampled_from(["linear", "clamp"]),
+            "base_activation": st.sampled_from(["silu", None, "auto"]),
+            "edge_scale": st.booleans(),
+            "bias": st.booleans(),
+            "init": st.sampled_from(INITIALIZATIONS),
+        }
+    ),
+    widths=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    seed=st.integers(0, 999),
+)
+def test_a_layer_is_the_double_loop_over_its_edges(basis, own, widths, seed):
+    layer = random_layer(*widths, seed=seed, basis=basis, **own)
+    fan_in, fan_out = widths
+    low, high = own["grid_range"]
+    share = torch.rand(7, fan_in, generator=seeded(seed), dtype=DOUBLE)
+    x = low + (high - low) * (3 * share - 1)
+    functions = layer.basis(x)
+    edges = layer.weight.view(fan_out, fan_in, -1)
+    # In their papers the global functions stand alone; the local ones come with SiLU.
+    default = "silu" if basis in ("bspline", "rbf") else None
+    activation = own["base_activation"]
+    first = int((default if activation == "auto" else activation) is not None)
+    curves = torch.zeros(7, fan_out, fan_in, dtype=DOUBLE)
+    for o, i in itertools.product(range(fan_out), range(fan_in)):
+        scale = 1.0 if layer.scale is None else layer.scale[o, i]
+        curves[:, o, i] = scale * (functions[:, i] @ edges[o, i, first:])
+        if first:
+            curves[:, o, i] += edges[o, i, 0] * x[:, i] / (1 + torch.exp(-x[:, i]))
+        torch.testing.assert_close(layer.edge_curve(i, o, x[:, i]), curves[:, o, i])
+    torch.testing.assert_close(layer.edge_outputs(x), curves)
+    expected = curves.sum(2) if layer.bias is None else curves.sum(2) + layer.bias
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+    places = x.reshape(7, 1, fan_in)  # of any shape
+    torch.testing.assert_close(layer.edge_curve(0, 0, places[..., 0]), curves[:, :1, 0])
+
+
+@each_basis
+def test_a_kan_is_the_composition_of_its_layers(basis):
+    options = {"bias": False, "basis": basis, "grid_size": 4, "order": 3, "edge_scale": True}
+    options |= {"grid_range": (-2.0, 2.0), "extrapolation": "clamp", "init": "noise"}
+    options |= {"base_activation": "silu", "dtype": DOUBLE}
+    network = KAN([3, 5, 4, 2], **options)
+    x = expected = 2 * randn(2, 6, 3)
+    for layer in network.layers:
+        twin = KANLinear(layer.in_features, layer.out_features, **options)
+        twin.load_state_dict(layer.state_dict())
+        assert (layer.init, repr(layer)) == ("noise", repr(twin))
+        expected = twin(expected)
+    assert torch.equal(network(x), expected)
+    assert network.flops == sum(layer.flops for layer in network.layers)
+
+
+@each_basis
+def test_learned_functions_are_evaluated_one_by_one(basis):
+    for groups, group_of in (
+        (None, (0, 1, 2, 3, 4, 5)),
+        (2, (0, 1, 0, 1, 0, 1)),
+        (1, (0, 0, 0, 0, 0, 0)),
+        ([0, 0, 1, 2, 0, 1], (0, 0, 1, 2, 0, 1)),
+    ):
+        own = {"basis": basis, "start": [torch.zeros_like] * 4, "dtype": DOUBLE}
+        module = scrambled(LearnedFunctions(6, 4, groups, **own))
+        assert (module.group_of, module.groups) == (group_of, len(set(group_of)))
+        x = randn(50, 6, seed=1).requires_grad_()
+        found, expected = module(x), function_by_function(module, x).flatten(1)
+        _assert_close([found], [expected])
+        direction, operands = randn(50, 24, seed=2), [x, module.coefficients]
+        _assert_close(
+            torch.autograd.grad(found, operands, direction),
+            torch.autograd.grad(expected, operands, direction),
+        )
+
+
+@each_basis
+def test_a_layer_of_shared_functions_is_the_double_loop_over_its_edges(basis):
+    for bias in (True, False):
+        own = {"functions": 4, "groups": UNEVEN, "grid_size": 4, "dtype": DOUBLE}
+        own["start"] = [torch.zeros_like] * 4
+        layer = scrambled(GroupedKANLinear(5, 3, bias, basis=basis, **own))
+        x = randn(40, 5, seed=1).requires_grad_()
+        edges = layer.weight.view(3, 5, 4)
+        curves = torch.einsum("nir,oir->noi", function_by_function(layer, x), edges)
+        expected = curves.sum(2) + (0 if layer.bias is None else layer.bias)
+        found = layer(x)
+        _assert_close([found, layer.edge_outputs(x)], [expected, curves])
+        for o, i in itertools.product(range(3), range(5)):
+            curve = layer.edge_curve(i, o, x[:, i].detach())
+            _assert_close([curve], [curves[:, o, i].detach()])
+        places = x.detach().view(40, 1, 5)[..., 0]  # of any shape
+        _assert_close([layer.edge_curve(0, 0, places)], [curves[:, :1, 0].detach()])
+        own = (layer.coefficients, layer.weight, layer.bias)[: 2 + bias]
+        direction, operands = randn(40, 3, seed=2), [x, *own]
+        _assert_close(
+            torch.autograd.grad(found, operands, direction),
+            torch.autograd.grad(expected, operands, direction),
+            1e-9,
+        )
+
+
+@each_basis
+def test_a_masked_layer_is_one_whose_weights_are_zero(basis):
+    layer = random_layer(seed=1, basis=basis, base_activation="silu", edge_scale=True)
+    x = (3 * randn(12, 3)).requires_grad_()
+    mask = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], dtype=DOUBLE)
+    masked = layer.masked(x, mask)
+    torch.testing.assert_close(masked, (layer.edge_outputs(x) * mask).sum(2) + layer.bias)
+    zeroed = copy.deepcopy(layer)
+    zeroed.weight.detach().view(2, 3, -1).mul_(mask.unsqueeze(-1))
+    torch.testing.assert_close(masked, zeroed(x))
+    masked.square().sum().backward()
+    gradient = layer.weight.grad.view(2, 3, -1)
+    assert bool((gradient[mask == 0] == 0).all())
+    assert bool((gradient[mask == 1].abs().amax(-1) > 0).all())
+    torch.testing.assert_close(layer.masked(x, torch.ones_like(mask)), layer(x))
+
+
+@each_basis
+def test_first_and_second_derivatives_of_layers(basis):
+    own = {"basis": basis, "grid_size": 4, "dtype": DOUBLE}
+    starts = {"functions": 4, "groups": UNEVEN, "start": [torch.zeros_like] * 4}
+    for layer in (random_layer(5, 3, **own), scrambled(GroupedKANLinear(5, 3, **starts, **own))):
+        names = [name for name, _ in layer.named_parameters()]
+        leaves = [value.detach().clone().requires_grad_() for value in layer.parameters()]
+
+        def function(x, *parameters, layer=layer, names=names):
+            return functional_call(layer, dict(zip(names, parameters, strict=True)), x)
+
+        x = randn(2, 5, seed=3).abs().requires_grad_()
+        assert torch.autograd.gradcheck(function, [x, *leaves])
+        assert torch.autograd.gradgradcheck(function, [x, *leaves])

@@ -1,7 +1,5 @@
 """Networks from efficient-KAN: equal outputs, clear refusals; tests/all has pykan's."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -10,19 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import forward_ad
 
-from efficient_states import efficient_state
+from efficient_states import efficient_state, inputs
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.kan.convert import from_efficient_kan
-
-seeds = st.integers(0, 2**32 - 1)
-
-
-widths = st.lists(st.integers(1, 4), min_size=2, max_size=4)
-
-
-def _inputs(num_features, generator, reach=4.0):
-    """Points inside a grid near (-1, 1), on the rest of its knots and past them all."""
-    return reach * (2 * torch.rand(64, num_features, generator=generator, dtype=torch.float64) - 1)
 
 
 def _efficient_forward(state, x, basis):
@@ -53,19 +41,19 @@ def _efficient_forward(state, x, basis):
 
 
 @given(
-    sizes=widths,
+    sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4),
     grid_size=st.integers(1, 8),
     order=st.integers(1, 5),
     scaled=st.booleans(),
     prefix=st.sampled_from(["", "module.", "denoiser.layers.3."]),
-    seed=seeds,
+    seed=st.integers(0, 2**32 - 1),
 )
 def test_an_efficient_kan_keeps_its_outputs_inside_and_outside_of_the_grid(
     scipy_basis, sizes, grid_size, order, scaled, prefix, seed
 ):
     state = efficient_state(sizes, grid_size, order, scaled, prefix, seed)
     network = from_efficient_kan(state)
-    x = _inputs(sizes[0], seeded(seed))
+    x = inputs(sizes[0], seeded(seed))
     expected = _efficient_forward(state, x.numpy(), scipy_basis)
     with forward_ad.dual_level():  # where no kernel is compiled for its order
         found = network(x).detach().numpy()
@@ -82,7 +70,7 @@ def test_an_efficient_kan_in_single_precision(scipy_basis):
     state = {key: value.float() for key, value in efficient_state([3, 5, 2]).items()}
     network = from_efficient_kan(state)
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
-    x = _inputs(3, seeded(0))
+    x = inputs(3, seeded(0))
     expected = _efficient_forward(state, x.numpy(), scipy_basis)
     found = network(x.float()).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())

@@ -1,10 +1,8 @@
-"""What a gated layer is and a chain of them; test_kernels.py compares its kernel with torch."""
+"""What a gated layer is; test_kernels.py compares its kernel with torch."""
 
-from __future__ import annotations
-
-import copy
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -12,12 +10,34 @@ from torch import nn
 from torch.nn.functional import silu
 from torch.utils.flop_counter import FlopCounterMode
 
-from gated_layers import DOUBLE, chain_of, layer_of, one_by_one
-from helpers import assert_same_state, function_by_function, is_fused, randn, refused, seeded
-from kan_diffusion.kan import GatedLinear, GroupedKANLinear, LearnedFunctions, refine, update_grid
+from helpers import (
+    assert_same_state,
+    function_by_function,
+    is_fused,
+    randn,
+    refused,
+    scrambled,
+    seeded,
+)
+from kan_diffusion.kan import GatedLinear, LearnedFunctions
 from kan_diffusion.kan.gated import gated_chain
 
+DOUBLE = torch.float64
 each_kind = pytest.mark.parametrize("order", [0, 3], ids=["silu", "spline"])
+
+
+def _layer_of(order, units, outputs=3, *, seed=0, **own):
+    """A layer of SiLU (order 0) or of splines, in uneven groups with grids of their own."""
+    functions = None
+    if order:
+        count = min(3, units)
+        groups = [i if i < count else (i * i) % count for i in range(units)]
+        settings = {"grid_size": 4, "order": order, "start": [torch.zeros_like]}
+        functions = scrambled(LearnedFunctions(units, 1, groups, dtype=DOUBLE, **settings), seed)
+    layer = GatedLinear(units, outputs, functions=functions, dtype=DOUBLE, **own)
+    for place, parameter in enumerate(layer.parameters()):
+        parameter.detach().normal_(generator=seeded(100 * seed + place))
+    return layer
 
 
 @each_kind
@@ -26,7 +46,7 @@ each_kind = pytest.mark.parametrize("order", [0, 3], ids=["silu", "spline"])
     [(True, 2, 6), (False, 2, 2), (True, None, 4), (True, 0, None), (False, None, None)],
 )
 def test_a_layer_is_what_it_is_said_to_be(order, gated, rank, reach):
-    layer = layer_of(order, 4, gated=gated, rank=rank)
+    layer = _layer_of(order, 4, gated=gated, rank=rank)
     x = randn(5, 4 * (1 + gated))
     carried = None if reach is None else randn(5, reach, seed=1)
     code = None if rank is None else randn(5, rank, seed=2)
@@ -52,7 +72,7 @@ def test_a_layer_is_what_it_is_said_to_be(order, gated, rank, reach):
 
 @each_kind
 def test_an_output_and_a_state_have_gradients_of_their_own(order):
-    layer, x, code = layer_of(order, 9, rank=2), randn(8, 18), randn(8, 2, seed=1)
+    layer, x, code = _layer_of(order, 9, rank=2), randn(8, 18), randn(8, 2, seed=1)
     operands = [x.requires_grad_(), *layer.parameters()]
     outputs = layer(x, x[:, :4], code)
     both = torch.autograd.grad(
@@ -71,14 +91,14 @@ def test_an_output_and_a_state_have_gradients_of_their_own(order):
 
 @each_kind
 def test_an_input_that_is_carried_too_has_one_gradient_to_differentiate_again(order):
-    layer, x = layer_of(order, 9, gated=False), randn(6, 9).requires_grad_()
+    layer, x = _layer_of(order, 9, gated=False), randn(6, 9).requires_grad_()
     total = sum(output.square().sum() for output in layer(x, x))
     once = torch.autograd.grad(total, x, retain_graph=True)
     torch.testing.assert_close(torch.autograd.grad(total, x, create_graph=True), once)
 
 
 def test_a_weight_alone_has_a_gradient_to_differentiate_again():
-    layer = layer_of(0, 9).requires_grad_(False)
+    layer = _layer_of(0, 9).requires_grad_(False)
     layer.weight.requires_grad_()
     total = sum(output.square().sum() for output in layer(randn(6, 18)))
     again = torch.autograd.grad(total, layer.weight, create_graph=True, retain_graph=True)
@@ -92,66 +112,27 @@ class Doubled(LearnedFunctions):
         return 2 * super().forward(input)
 
 
-def test_functions_of_ones_own_class_are_called():
-    layer = GatedLinear(4, 3, False, functions=Doubled(4, dtype=DOUBLE), dtype=DOUBLE)
-    x = randn(5, 8)
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize(
+    "kind", [LearnedFunctions, Doubled, partial(LearnedFunctions, basis="rbf")]
+)
+def test_functions_without_a_kernel_or_with_hooks_are_called(kind, hooked):
+    layer = GatedLinear(4, 3, False, functions=kind(4, dtype=DOUBLE), dtype=DOUBLE)
+    x, seen = randn(5, 8), []
+    if hooked:
+        layer.functions.register_forward_hook(lambda *call: seen.append(call))
     output, state = layer(x)
+    assert len(seen) == hooked
     expected = nn.functional.linear(layer.functions(state) * x[:, 4:], layer.weight)
     torch.testing.assert_close(output, expected)
 
 
-# One after another
-
-
-@each_kind
-@pytest.mark.parametrize("own", [{}, {"rank": None, "gated": False, "bias": False}], ids=str)
-def test_a_chain_is_its_layers_one_by_one(order, own):
-    layers = chain_of(order, **own)
-    for rows in (0, 20):
-        x = randn(rows, (1 + layers[0].gated) * 8).requires_grad_()
-        code = None if layers[0].rank is None else randn(rows, 2, seed=1)
-        operands = [x, *(parameter for layer in layers for parameter in layer.parameters())]
-        chain, apart = gated_chain(layers, x, code), one_by_one(layers, x, code)
-        assert is_fused(chain)
-        assert torch.equal(chain, apart)
-        direction = randn(rows, 2, seed=4)
-        for one, other in zip(
-            torch.autograd.grad(chain, operands, direction),
-            torch.autograd.grad(apart, operands, direction),
-            strict=True,
-        ):
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-class Chained(nn.Module):
-    """Layers with learned functions and one without, in a module of two inputs."""
-
-    def __init__(self):
-        super().__init__()
-        layers = chain_of(3)
-        self.layers = nn.ModuleList([layers[0], chain_of(0)[1], layers[2]])
-
-    def forward(self, x, code):
-        return gated_chain(list(self.layers), x, code)
-
-
-def test_grids_of_states_are_refined_and_follow_them():
-    module = Chained()
-    x, code = randn(100, 16), randn(100, 2, seed=1)
-    average = copy.deepcopy(module)
-    before = module(x, code)
-    scale = float(before.detach().abs().max())
-    assert refine(module, 12, x, code, averages=[average]) < 1e-12 * scale
-    assert refine(module, 24) < 1e-12 * scale  # each layer looked at by itself, over its grids
-    torch.testing.assert_close(module(x, code), before, rtol=0, atol=1e-11 * scale)
-    torch.testing.assert_close(average(x, code), before, rtol=0, atol=1e-11 * scale)
-    update_grid(module, x, code, margin=0.0)
-    functions = module.layers[0].functions
-    _, state = module.layers[0](x, None, code)
-    for group in range(functions.groups):
-        own = state[:, [u for u, g in enumerate(functions.group_of) if g == group]].detach()
-        torch.testing.assert_close(functions.grid.grid_origin[group], own.min())
-        torch.testing.assert_close(functions.grid.grid_end[group], own.max())
+def test_a_chain_is_its_layers_one_by_one():
+    own = {"rank": 2, "gated": True}
+    layers = [_layer_of(3, 8, 22, seed=1, **own), _layer_of(3, 11, 2, seed=2, **own)]
+    x, code = randn(20, 16), randn(20, 2, seed=1)
+    expected, _ = layers[1](*layers[0](x, None, code), code)
+    assert torch.equal(gated_chain(layers, x, code), expected)
 
 
 # Settings
@@ -206,26 +187,10 @@ REFUSED = [
 
 def test_inputs_that_do_not_fit_are_refused_before_a_kernel_reads_them():
     for own, shapes, message in REFUSED:
-        layer = layer_of(3, 5, **own)
+        layer = _layer_of(3, 5, **own)
         given = [None if shape is None else torch.zeros(shape, dtype=DOUBLE) for shape in shapes]
         with refused(message):
             layer(*given)
-        x, carried, code = given
-        if carried is None and x.ndim == 2:
-            with refused(message):
-                gated_chain([layer], x, code)
-
-
-def test_layers_of_a_chain_have_to_fit_each_other():
-    layers, code = chain_of(3), randn(20, 2)
-    with refused(r"takes inputs with shape \(\*, 18\), not \(20, 22\)"):
-        gated_chain([layers[0], layers[2]], randn(20, 16), code)
-    first = GroupedKANLinear(3, 16, dtype=DOUBLE)
-    assert gated_chain(layers, randn(20, 3), code, first).shape == (20, 2)
-    with refused(r"this GroupedKANLinear takes inputs with shape \(\*, 3\), not \(20, 2\)"):
-        gated_chain(layers, randn(20, 2), code, first)
-    with refused(r"this GatedLinear takes inputs with shape \(\*, 22\), not \(20, 16\)"):
-        gated_chain(layers[1:], randn(20, 3), code, first)
 
 
 def test_unusable_settings_are_refused():

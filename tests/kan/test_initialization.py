@@ -1,22 +1,68 @@
-"""What the schemes say of the weights they draw, measured on large layers.
+"""What the schemes say of the weights they draw, measured on large layers."""
 
-Of Glorot's scheme and of generators, basis_suite.py has what holds for every basis.
-"""
-
-from __future__ import annotations
-
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 
-from basis_suite import INPUTS, assert_normal, parts, wide_layer
-from helpers import seeded
+from helpers import assert_same_state, seeded
 from kan_diffusion.kan import KAN, KANLinear
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 
 each_scheme = pytest.mark.parametrize("init", INITIALIZATIONS)
+each_basis = pytest.mark.parametrize("basis", ["bspline", "rbf", "chebyshev"])
+INPUTS, OUTPUTS = 60, 80
+
+
+def _wide_layer(init, **own):
+    own = {"base_activation": "silu", "dtype": torch.float64, **own}
+    layer = KANLinear(INPUTS, OUTPUTS, init=init, **own)
+    layer.reset_parameters(seeded(0))
+    return layer
+
+
+def _parts(layer):
+    """Base weights (out, in) and coefficients (out, in, functions)."""
+    edges = layer.weight.detach().view(layer.out_features, layer.in_features, -1)
+    first = int(layer.base_activation is not None)
+    return edges[..., :first], edges[..., first:]
+
+
+def _assert_normal(values, std):
+    """Mean and spread within five standard errors; not bounded as uniform draws are."""
+    count = values.numel()
+    assert abs(float(values.mean())) < 5 * std / math.sqrt(count)
+    assert float(values.std()) == pytest.approx(std, rel=5 / math.sqrt(2 * count))
+    assert float(values.abs().max()) > 3 * std
+
+
+def _mean_of_silu_squared():
+    """For unit normal inputs."""
+
+    def integrand(z):
+        return (z / (1 + math.exp(-z))) ** 2 * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+    return quad(integrand, -30, 30)[0]
+
+
+def _glorot_std(power):
+    """The spread of coefficients whose functions have this mean sum of squares."""
+    return math.sqrt(2 / (INPUTS + OUTPUTS) * _mean_of_silu_squared() / power)
+
+
+def _power(basis, size, scipy_basis):
+    """The mean over the grid of the functions' sum of squares, without the package."""
+    u = (np.arange(20_000) + 0.5) / 20_000 * size
+    if basis == "bspline":
+        functions = scipy_basis(u, 0.0, 1.0, size, 3, "linear")
+    elif basis == "rbf":
+        functions = np.exp(-((u[:, None] - np.arange(size + 1)) ** 2))
+    else:
+        functions = np.cos(np.arange(size + 1) * np.arccos(2 * u / size - 1)[:, None])
+    return float((functions**2).sum(-1).mean())
 
 
 def _assert_uniform(values, bound):
@@ -25,6 +71,23 @@ def _assert_uniform(values, bound):
     assert (1 - 20 / count) * bound < float(values.abs().max()) <= bound * (1 + 1e-9)
     assert abs(float(values.mean())) < 5 * bound / math.sqrt(3 * count)
     assert float(values.std()) == pytest.approx(bound / math.sqrt(3), rel=5 / math.sqrt(count))
+
+
+@each_basis
+def test_glorot_carries_the_variance_through_silu(basis, scipy_basis):
+    for size in (3, 12):
+        own = {"basis": basis, "grid_size": size, "grid_range": (-2.0, 3.0)}
+        layer = _wide_layer("glorot", **own)
+        base, coefficients = _parts(layer)
+        _assert_normal(base, math.sqrt(2 / (INPUTS + OUTPUTS)))
+        _assert_normal(coefficients, _glorot_std(_power(basis, size, scipy_basis)))
+    # Without a base branch every scheme spreads as this one does.
+    expected = _glorot_std(_power(basis, 5, scipy_basis))
+    for init in INITIALIZATIONS:
+        layer = _wide_layer(init, basis=basis, base_activation=None, grid_range=(-1.0, 1.0))
+        base, coefficients = _parts(layer)
+        assert base.numel() == 0
+        _assert_normal(coefficients, expected)
 
 
 def test_glorot_keeps_the_order_of_magnitude_from_layer_to_layer():
@@ -38,20 +101,20 @@ def test_glorot_keeps_the_order_of_magnitude_from_layer_to_layer():
 
 def test_noise_keeps_within_its_bounds_and_reaches_them():
     for grid_size in (3, 12):
-        layer = wide_layer("noise", grid_size=grid_size, edge_scale=True)
-        base, coefficients = parts(layer)
+        layer = _wide_layer("noise", grid_size=grid_size, edge_scale=True)
+        base, coefficients = _parts(layer)
         _assert_uniform(base, 1 / math.sqrt(INPUTS))
         _assert_uniform(coefficients, 0.05 / grid_size)
         _assert_uniform(layer.scale.detach(), 1 / math.sqrt(INPUTS))
-        without = parts(wide_layer("noise", grid_size=grid_size))
+        without = _parts(_wide_layer("noise", grid_size=grid_size))
         _assert_uniform(without[1], 0.05 / grid_size)
 
 
 def test_original_splines_have_small_values_at_the_knots(scipy_basis):
     for order in range(1, 6):
         size = 7
-        layer = wide_layer("original", grid_size=size, order=order, edge_scale=True)
-        base, coefficients = parts(layer)
+        layer = _wide_layer("original", grid_size=size, order=order, edge_scale=True)
+        base, coefficients = _parts(layer)
         _assert_uniform(base, 1 / math.sqrt(INPUTS))
         knots = scipy_basis(np.arange(size + 1.0), 0.0, 1.0, size, order, "linear")
         # Inside of the ends, where scipy's last knot would be left out.
@@ -64,22 +127,37 @@ def test_original_splines_have_small_values_at_the_knots(scipy_basis):
         # The scale is a factor of the functions, whether or not it is a parameter.
         scale = 1 / math.sqrt(INPUTS)
         torch.testing.assert_close(layer.scale.detach(), torch.full_like(layer.scale, scale))
-        without = parts(wide_layer("original", grid_size=size, order=order))[1]
+        without = _parts(_wide_layer("original", grid_size=size, order=order))[1]
         torch.testing.assert_close(without, coefficients * scale)
 
 
 def test_power_law_shrinks_with_the_weights_of_an_output():
-    for basis, functions in (("bspline", 10), ("fourier", 14), ("rational", 1)):
-        base, coefficients = parts(wide_layer("power-law", basis=basis, grid_size=7))
-        assert coefficients.shape[-1] == functions
-        assert_normal(base, (INPUTS * (functions + 1)) ** -0.25)
-        assert_normal(coefficients, (INPUTS * (functions + 1)) ** -1.75)
+    base, coefficients = _parts(_wide_layer("power-law", grid_size=7))
+    _assert_normal(base, (INPUTS * 11) ** -0.25)
+    _assert_normal(coefficients, (INPUTS * 11) ** -1.75)
+
+
+@each_basis
+def test_a_generator_decides_every_parameter_and_what_was_learned_is_forgotten(basis):
+    for init, base in itertools.product(INITIALIZATIONS, ("silu", None)):
+        own = {"init": init, "basis": basis, "base_activation": base, "edge_scale": True}
+        layer, twin = (KANLinear(4, 3, **own) for _ in range(2))
+        for parameter in twin.parameters():
+            parameter.detach().fill_(math.nan)
+        state = torch.get_rng_state()
+        for each in (layer, twin):
+            each.reset_parameters(seeded(5))
+        assert torch.equal(state, torch.get_rng_state())
+        assert_same_state(layer, twin)
+        assert all(parameter.isfinite().all() for parameter in layer.parameters())
+        twin.reset_parameters(seeded(6))
+        assert not torch.equal(layer.weight, twin.weight)
 
 
 @each_scheme
 def test_scales_and_biases_start_as_said(init):
     for base_activation in ("silu", None):
-        layer = wide_layer(init, base_activation=base_activation, edge_scale=True)
+        layer = _wide_layer(init, base_activation=base_activation, edge_scale=True)
         assert (layer.bias == 0).all()
         if init in ("glorot", "power-law"):
             assert (layer.scale == 1).all()

@@ -1,12 +1,15 @@
 """State dicts of efficient-KAN and knots, even ones, for the tests of conversions."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch
 
 from helpers import seeded
+
+
+def inputs(num_features, generator, reach=4.0):
+    """Points inside a grid near (-1, 1), on the rest of its knots and past them all."""
+    return reach * (2 * torch.rand(64, num_features, generator=generator, dtype=torch.float64) - 1)
 
 
 def even_knots(num_inputs, grid_size, order, generator):
