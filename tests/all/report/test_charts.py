@@ -1,6 +1,5 @@
-"""Figures of a study of many models, on screens and telephones, and that they can be read."""
+"""Figures of a study of many models, and that they can be read."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -26,9 +25,8 @@ from kan_diffusion.report.charts import (
     reverse_figure,
     samples_figure,
 )
-from kan_diffusion.report.images import TELEPHONE, embedded
 from kan_diffusion.report.pictures import asked_figure, process_figure
-from kan_diffusion.report.style import NARROW, REAL, model_styles
+from kan_diffusion.report.style import REAL, model_styles
 from kan_diffusion.study.results.rows import Results, Setting
 from synthetic_study import BUDGETS, FAMILIES, MODELS, kind_of, make_contents
 
@@ -60,27 +58,15 @@ def changed(contents, **columns):
     return replace(contents, results=Results.of(rows))
 
 
-@pytest.mark.parametrize("label", [LABEL, WINE])
-def test_a_terminal_shows_the_same_rows_in_plain_characters(contents, label):
-    lines = forest_lines(contents, label, 80)
-    text = "\n".join(lines)
-    assert text.isascii()
-    assert max(map(len, lines)) <= 80
-    rows = {name: line for line in lines for name in FAMILIES if line.startswith(f"{name}  ")}
-    assert list(rows) == list(FAMILIES)
-    reference = {line.index("|") for line in rows.values() if "|" in line}
-    assert len(reference) == 1  # the best MLP stands in one column
-    decision = contents.decision.of_setting(label)
-    for name, comparison in decision.items():
-        ratio = comparison.measure == "excess"
-        shown, value = rows[name], comparison.ratio if ratio else comparison.interval.mean
-        # The mean is on the side of the best MLP where its number is, or on it.
-        side = np.sign(shown.index("o", len(name)) - min(reference))
-        assert side in (0, np.sign(value - 1.0 if ratio else value))
-        assert shown.endswith("*") == (comparison.p_holm < 0.05)
-    (baseline,) = {comparison.baseline for comparison in decision.values()}
-    assert rows[baseline].endswith("best MLP")
-    assert ("after Holm" in text) == any(line.endswith("*") for line in rows.values())
+def test_a_terminal_shows_the_rows_in_plain_characters(contents):
+    lead = next(found for found in contents.decision.leads if found.model is None)
+    for lines, names in (
+        (forest_lines(contents, LABEL, 80), FAMILIES),
+        (lead_lines(contents, lead), [*(c.setting.data for c in lead.comparisons), "median"]),
+    ):
+        assert "".join(lines).isascii()
+        assert max(map(len, lines)) <= 80
+        assert {line.split("  ")[0] for line in lines} >= set(names)
 
 
 def test_a_lead_has_a_row_for_each_data_set_and_their_median(contents):
@@ -90,11 +76,6 @@ def test_a_lead_has_a_row_for_each_data_set_and_their_median(contents):
     assert [tick.get_text() for tick in axes.get_yticklabels()] == names
     ratios = [*(comparison.ratio for comparison in lead.comparisons), lead.ratio.mean]
     assert [float(t.get_text().split()[0]) for t in axes.texts] == pytest.approx(ratios, rel=0.01)
-    lines = {line.split("  ")[0]: line for line in lead_lines(contents, lead)}
-    assert max(map(len, lines.values())) <= 80
-    for name, ratio in zip(names, ratios, strict=True):
-        (written,) = re.findall(r"(\d+\.\d\d) \[", lines[name])
-        assert float(written) == pytest.approx(ratio, abs=0.005)
 
 
 def test_times_that_were_held_equal_are_not_drawn(contents):
@@ -158,7 +139,7 @@ def test_a_metric_added_at_run_time_is_drawn(monkeypatch):
     assert real.get_xdata()[0] == pytest.approx(1.0)  # 5 minus the MLP's mean of 4
 
 
-def test_differences_near_zero_and_ratios_below_one_keep_their_digits(contents, monkeypatch):
+def test_differences_near_zero_keep_their_digits(monkeypatch):
     own = Metric("read", "read", "higher", lambda *_: 0.0, title="as asked")
     monkeypatch.setitem(SAMPLE_METRICS, "read", own)
     made = make_contents(("swiss roll",), None, 3, False, 9, families=True)
@@ -170,15 +151,6 @@ def test_differences_near_zero_and_ratios_below_one_keep_their_digits(contents, 
     texts = dict(zip(FAMILIES, (text.get_text() for text in axes.texts), strict=False))
     assert texts["KAN"].startswith("0.001")  # one decimal more than the others
     assert texts["KAN RBF"].startswith("−0.39")
-
-    excess = {"KAN": [7.4, 7.5, 7.4, 7.5], "MLP": [10.0] * 4, "RBF 2015": [290.0] * 4}
-    rows = contents.results.rows.query("setting == @LABEL and name in @excess").copy()
-    rows["excess"] = [excess[n][s] for n, s in zip(rows["name"], rows["seed"], strict=True)]
-    few = replace(contents, results=Results.of(rows))
-    axes = differences_figure(few, few.results.settings() * 3).axes[0]  # three panels in a row
-    texts = dict(zip(excess, (text.get_text() for text in axes.texts), strict=True))
-    assert texts["KAN"].startswith(("0.74 [0.7", "0.75 [0.7"))
-    assert texts["RBF 2015"].startswith("29 ")
 
 
 def test_an_excess_below_zero_has_no_ratio():
@@ -215,52 +187,23 @@ def test_a_loss_that_leaps_up_does_not_flatten_the_others(small):
     assert right.get_ylim()[1] > 100 * high
 
 
-@pytest.mark.parametrize("narrow", [False, True], ids=["on a screen", "on a telephone"])
-def test_texts_can_be_read_and_none_lies_on_another(contents, narrow):
+def test_texts_can_be_read_and_none_lies_on_another(contents):
     budget = [s for s in contents.results.settings() if s.match == "params"]
-    width = {"width": NARROW} if narrow else {}
-    for figure in (
-        differences_figure(contents, budget, **width), forest_figure(contents, LABEL, **width),
-        metrics_figure(contents, LABEL, **width), by_level_figure(contents, LABEL, **width),
-        loss_figure(contents, WINE, **width), samples_figure(contents, LABEL, **width),
-        data_figure(contents, "swiss roll", **width),
-        lead_figure(contents, contents.decision.leads[0], **width),
-    ):  # fmt: skip
-        assert texts_overlap(figure) == []
-        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
-        assert min(sizes) >= 9
-        assert (embedded(figure).least <= TELEPHONE) == narrow
-
-
-def test_a_narrow_forest_plot_shows_what_the_wide_one_does(contents):
-    wide, narrow = (metrics_figure(contents, LABEL, width=width) for width in (11.4, NARROW))
-    for one, other in zip(wide.axes, narrow.axes, strict=True):
-        assert title(one) == title(other)
-        assert one.get_xlim() == pytest.approx(other.get_xlim())
-        for model in model_styles(contents.results.rows).values():
-            here, there = (marks(axes, model.colour) for axes in (one, other))
-            assert [part.tolist() for part in here] == [part.tolist() for part in there]
-        written = [text.get_text() for text in other.texts]
-        assert set(FAMILIES) <= set(written)
-        assert {text.get_text().split(",")[0] for text in one.texts} <= {
-            text.split(",")[0] for text in written
-        }
-
-
-def test_pictures_that_were_asked_for_fit_a_telephone():
     asked = ["a seven", "a small red circle at the top left and a large green star on white"]
     pictures = np.zeros((2, 4, 1, 8, 8))
-    columns = [("real", pictures[:, :1]), ("DiT", pictures), ("U-Net KAN", pictures)]
-    times = np.linspace(1, 0, 11).tolist()
-    for figure in (
-        asked_figure(asked, columns, NARROW),
-        process_figure(asked, np.zeros((2, 11, 1, 8, 8)), times, NARROW),
-    ):
+    charts = (
+        differences_figure(contents, budget), forest_figure(contents, LABEL),
+        metrics_figure(contents, LABEL), by_level_figure(contents, LABEL),
+        loss_figure(contents, WINE), samples_figure(contents, LABEL),
+        data_figure(contents, "swiss roll"), lead_figure(contents, contents.decision.leads[0]),
+    )  # fmt: skip
+    for figure in charts:
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        assert min(sizes) >= 9
+    asked_for = asked_figure(asked, [("real", pictures[:, :1]), ("DiT", pictures)])
+    process = process_figure(asked, np.zeros((2, 11, 1, 8, 8)), np.linspace(1, 0, 11).tolist())
+    for figure in (*charts, asked_for, process):
         assert texts_overlap(figure) == []
-        assert embedded(figure).least <= TELEPHONE
-        texts = [text.get_text() for text in figure.findobj(Text)]
-        assert {"a seven", "a small red\ncircle at the top\nleft and a …"} <= set(texts)
-    assert {"t = T", "t = 0"} <= set(texts)
 
 
 def test_a_model_has_one_colour_in_every_figure(small):

@@ -9,7 +9,6 @@ from kan_diffusion.processes import get_process
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, read_preset
-from kan_diffusion.study.folder import load_points
 from kan_diffusion.study.run import load_study, run_study
 from make import EVALUATION, study
 from one_by_one import OneByOne
@@ -100,36 +99,3 @@ def test_study_in_which_everything_failed_is_reported(tmp_path):
     results = ran(study(models=[{**MLP, "learning_rate": 1e30}], training=SHORT), tmp_path)
     page = write_report(report_contents(results, "again"), tmp_path)
     assert "lower the learning rate" in page.read_text()
-
-
-def test_contents_are_told_apart_by_budget(tmp_path):
-    config = study(
-        seeds=2,
-        training=SHORT,
-        data=[{"toy": "moons", "num_points": 100}, {"table": "iris"}],
-        models=[{"name": "KAN", "family": "kan"}, {"name": "MLP", "family": "mlp"}],
-        budgets=[
-            {"match": "params", "amount": 600},
-            {"match": "flops", "amount": 900, "data": ["moons"]},
-        ],
-    )
-    results = ran(config, tmp_path)
-    contents = report_contents(results, "again")
-    labels = [setting.label for setting in contents.results.settings()]
-    assert labels == ["moons, 600 parameters", "iris, 600 parameters", "moons, 900 FLOPs a point"]
-    assert set(contents.samples) == {(label, name) for label in labels for name in ("KAN", "MLP")}
-    first = next(t for t in results.trials if t.config.match == "flops" and t.config.seed == 0)
-    np.testing.assert_array_equal(
-        contents.samples["moons, 900 FLOPs a point", first.config.model.name],
-        load_points(first.folder / "samples.safetensors")[:50],
-    )
-    for label in labels:
-        rows = contents.results.of_setting(label).set_index(["name", "seed"])
-        measure = "heldout_loss" if label.startswith("iris") else "excess"
-        for key, levels in contents.levels_of(label).groupby(["name", "seed"]):
-            assert levels[measure].mean() == pytest.approx(rows.loc[key, measure], rel=1e-4)
-        assert len(contents.curves_of(label).groupby(["name", "seed"])) == 4
-    assert set(contents.floors) == {labels[0], labels[2]}
-    assert ("budgets", "match: params, amount: 600.0") in contents.settings
-    assert ("budgets", "match: flops, amount: 900.0, data: [moons]") in contents.settings
-    assert any("No oracle is known for iris" in warning for warning in contents.warnings)
