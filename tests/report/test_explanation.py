@@ -12,7 +12,8 @@ from kan_diffusion.report.explanation import write_explanation
 from kan_diffusion.report.explanation.data import page_data
 from kan_diffusion.report.explanation.diagram import make_layout
 from kan_diffusion.report.explanation.looks import fading
-from made_explanation import make_explanation, make_score, make_view
+from kan_diffusion.symbolic.explain import LevelFormula
+from made_explanation import LEVELS, make_explanation, make_score, make_view
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def data_of(text):
 
 def test_figures_lie_beside_the_page_as_png_and_svg(tmp_path):
     few = {"simplified": None, "readable": None, "edges": (), "formula": None}
-    made = make_explanation(1, score=make_score(1), level_formulas=(), **few)
+    made = make_explanation(1, score=make_score(1), **few)
     page = Page(write_explanation(made, tmp_path).read_text(encoding="utf-8"))
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     stems = ["network", "curves", "contributions", "score", "samples"]
@@ -51,7 +52,7 @@ def test_figures_lie_beside_the_page_as_png_and_svg(tmp_path):
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_every_edge_is_in_the_page_with_its_values(dim, tmp_path):
-    made = make_explanation(dim, formula=None, level_formulas=())
+    made = make_explanation(dim, formula=None)
     text = write_explanation(made, tmp_path, figures=False).read_text(encoding="utf-8")
     assert not Page(text).images
     data = data_of(text)
@@ -116,27 +117,27 @@ def test_the_page_says_what_was_found(page, explanation):
     assert "−0.5 x" in edges[1][2]
 
 
-def test_formulas_are_pictures_or_text_with_their_source(page):
+def test_formulas_are_pictures_with_their_source_and_those_of_a_level_are_text(page, tmp_path):
     assert sum(name.startswith("Coordinate") for name in page.pictures) == len(page.pictures) == 2
-    sources = [part for part in page.text if part.startswith("s_{")]
-    cases = [part for part in sources if "cases" in part]
-    assert len(cases) == 4  # as text and as source, two coordinates
-    assert len(sources) == 6
-    assert "from −2.00 to 2.50" in " ".join(page.text)
-    assert "0.0321" in " ".join(page.text)
+    assert sum(part.startswith("s_{") for part in page.text) == 2
+    cases, bounds = r"\begin{cases} 1 & x \end{cases}", np.array([[-2.0, 2.5]])
+    level = LevelFormula(LEVELS[1], (cases,), bounds, 0.0321)
+    made = make_explanation(1, formula=None, level_formulas=(level,))
+    text = write_explanation(made, tmp_path, figures=False).read_text(encoding="utf-8")
+    assert "from −2.00 to 2.50" in " ".join(Page(text).text)
 
 
 def test_only_what_there_is_is_shown_and_an_oracle_is_exact_only_where_it_is(tmp_path, text):
     made = make_explanation(
         simplified=None, readable=None, edges=(), standings=(), sentences=(), formula=None,
-        level_formulas=(), samples={}, score=make_score(2, exact=False),
+        samples={}, score=make_score(2, exact=False),
     )  # fmt: skip
     less = write_explanation(made, tmp_path, figures=False).read_text(encoding="utf-8")
     page = Page(less)
     assert not page.tables
     assert {"standings", "formulas", "edges"}.isdisjoint(page.ids)
     assert data_of(less)["score"]["density"] is None
-    made = make_explanation(formula=None, level_formulas=(), score=make_score(exact=False))
+    made = make_explanation(formula=None, score=make_score(exact=False))
     other = write_explanation(made, tmp_path, figures=False).read_text(encoding="utf-8")
     assert ("exact oracle" in text, "estimated oracle" in text) == (True, False)
     assert ("exact oracle" in other, "estimated oracle" in other) == (False, True)

@@ -1,7 +1,5 @@
 """The parts of a page that the tests look at."""
 
-from __future__ import annotations
-
 from html.parser import HTMLParser
 
 _VOID = {"meta", "img", "br", "link", "input", "hr", "source"}
@@ -24,16 +22,11 @@ class Page(HTMLParser):
         empty: Tags and ids of sections and lists that hold no text and no picture.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
         self.images, self.loads, self.links, self.ids, self.text = [], [], [], [], []
-        self.pictures: dict[str, str] = {}
-        self.tables: dict[str, list[list[str]]] = {}
-        self.keys: dict[str, list[list[str]]] = {}
-        self.words: dict[str, list[bool]] = {}
-        self.trials: dict[str, list[str]] = {}
-        self.empty: list[str] = []
-        self._row = ""
+        self.pictures, self.tables, self.keys, self.words, self.trials = {}, {}, {}, {}, {}
+        self.empty, self._row = [], ""
         self._table, self._cell, self._key, self._open = "", None, None, []
         self.feed(text)
         assert not self._open, self._open
@@ -92,13 +85,13 @@ class Page(HTMLParser):
             if self._cell is not None:
                 self._cell.append(data.strip())
 
-    def row(self, table: str, name: str) -> dict[str, str]:
+    def row(self, table, name):
         """A table's row by the beginning of its first cell, by the heads."""
         head, *lines = self.tables[table]
         line = next(line for line in lines if line[0].startswith(f"{name} "))
         return dict(zip(head, line, strict=True))
 
-    def values(self, table: str, name: str) -> dict[str, float]:
+    def values(self, table, name):
         """What the numbers of a row are sorted by, by the heads."""
         head, *lines = self.keys[table]
         line = next(line for line in lines if line[0] == name)

@@ -1,10 +1,8 @@
 """Explanations made by hand, whose every number is known."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from kan_diffusion.symbolic.explain import Explanation, LevelFormula, Standing
+from kan_diffusion.symbolic.explain import Explanation, Standing
 from kan_diffusion.symbolic.match import EdgeReport
 from kan_diffusion.symbolic.views import EdgeCurve, EdgeView, LevelView, NetworkView, ScoreView
 
@@ -12,7 +10,7 @@ LEVELS = (LevelView(50, 0.995, 0.1), LevelView(500, 0.866, 0.5), LevelView(990, 
 _KINDS = (("curve", ""), ("linear", "−0.5 x"), ("tanh", "2 tanh(1.1 x + 0.2)"))
 
 
-def make_view(widths=(2, 2, 2), time_inputs=0, levels=LEVELS, points=9):
+def make_view(widths=(2, 2, 2), time_inputs=0, points=9):
     """A network with all edges; the importance of edge k at level l is (k + 1 + l) / 100."""
     last = len(widths) - 1
     names = [[f"h{layer}.{unit}" for unit in range(width)] for layer, width in enumerate(widths)]
@@ -26,39 +24,39 @@ def make_view(widths=(2, 2, 2), time_inputs=0, levels=LEVELS, points=9):
                 number = len(edges)
                 kind, text = _KINDS[number % 3]
                 curves = []
-                for level in levels:
+                for level in LEVELS:
                     x = np.linspace(-2, 2, points) * (source + 1)
                     y = np.sin(x + number) * level.alpha
                     curves.append(EdgeCurve(x, y, np.exp(-(x**2))))
-                byte = np.array([(number + 1 + k) / 100 for k in range(len(levels))])
+                byte = np.array([(number + 1 + k) / 100 for k in range(len(LEVELS))])
                 edges.append(
                     EdgeView(
                         layer, source, output, kind, text, float(byte.mean()), 0.1 * number, byte,
                         tuple(curves),
                     )
                 )  # fmt: skip
-    shares = np.outer(1 + np.arange(len(levels)), 1 + np.arange(widths[0])).astype(float)
+    shares = np.outer(1 + np.arange(len(LEVELS)), 1 + np.arange(widths[0])).astype(float)
     return NetworkView(
         units=tuple(tuple(layer) for layer in names),
         num_point_inputs=widths[0] - time_inputs,
-        levels=levels,
+        levels=LEVELS,
         edges=tuple(edges),
         input_by_level=shares,
     )
 
 
-def make_score(dim=2, exact=True, names=("network",), levels=LEVELS, side=5):
+def make_score(dim=2, exact=True, names=("network",)):
     """The score of a standard normal distribution, -x, and learned scores -1.5 x, -2 x, ..."""
-    axis = np.linspace(-2, 2, side)
+    axis = np.linspace(-2, 2, 5)
     if dim == 2:
         points = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     elif dim == 1:
         points = np.linspace(-2, 2, 21)[:, None]
     else:
         points = np.random.default_rng(0).normal(size=(30, dim))
-    count = len(levels)
+    count = len(LEVELS)
     return ScoreView(
-        levels=levels,
+        levels=LEVELS,
         points=(points,) * count,
         scores={name: (-(1.5 + 0.5 * i) * points,) * count for i, name in enumerate(names)},
         exact=(-points,) * count if exact else None,
@@ -99,14 +97,7 @@ def make_explanation(dim=2, **changes):
         ),
         "sentences": ("Two edges are enough.",),
         "formula": tuple(rf"- 1.5 x_{{{i}}} + \tanh{{\left(x_{{0}} \right)}}" for i in range(dim)),
-        "level_formulas": (
-            LevelFormula(
-                LEVELS[1],
-                tuple(r"\begin{cases} 1 & x \end{cases}" for _ in range(dim)),
-                np.array([[-2.0, 2.5]] * dim),
-                0.0321,
-            ),
-        ),
+        "level_formulas": (),
         "samples": {
             "real": rng.normal(size=(200, dim)),
             "network": rng.normal(size=(200, dim)),

@@ -1,7 +1,5 @@
 """Contents such as a study of some models on some data sets would hand over, made up."""
 
-from __future__ import annotations
-
 import itertools
 import zlib
 
@@ -41,50 +39,32 @@ BUDGETS = (("params", 2_300.0), ("time", 20.0))
 TIMES = np.linspace(0, 1, 11)
 
 
-def kind_of(family: str) -> str:
+def kind_of(family):
     return KINDS.get(family, "kan" if "kan" in family else "mlp")
 
 
-def roll(count: int, noise: float, generator: np.random.Generator) -> np.ndarray:
+def roll(count, noise, generator):
     seed = int(generator.integers(2**31))
     return make_swiss_roll(count, noise=noise, random_state=seed)[0][:, [0, 2]] / 7
 
 
-def squares(count: int, noise: float, generator: np.random.Generator) -> np.ndarray:
+def squares(count, noise, generator):
     cells = generator.integers(0, 2, (count, 2)) * 2 - 2 + generator.random((count, 2))
     cells[:, 0] += generator.integers(0, 2, count) * np.array([1.0])
     return cells + 0.05 * noise * generator.standard_normal((count, 2))
 
 
-def _panels(points: np.ndarray, noise: np.ndarray) -> list[tuple[float, np.ndarray]]:
+def _panels(points, noise):
     return [
         (float(t), np.cos(np.pi / 2 * t) * points + np.sin(np.pi / 2 * t) * noise) for t in TIMES
     ]
 
 
 def make_contents(
-    datas: tuple[str, ...] = ("swiss roll", "checkerboard"),
-    models: tuple[str, ...] | None = None,
-    num_seeds: int = 3,
-    failed: bool = True,
-    count: int = 300,
-    *,
-    budgets: tuple[tuple[str, float], ...] = (),
-    families: bool = False,
-    without_oracle: tuple[str, ...] = (),
-) -> ReportContents:
-    """A study's contents.
-
-    Args:
-        datas: Data sets.
-        models: Models, of `MODELS` or `FAMILIES`; all when None.
-        num_seeds: Seeds of each.
-        failed: Whether one more trial failed.
-        count: Points of each picture.
-        budgets: Resources held equal, as match and amount.
-        families: Whether the models are those of `FAMILIES`.
-        without_oracle: Data sets whose excess is not known.
-    """
+    datas=("swiss roll", "checkerboard"), models=None, num_seeds=3, failed=True, count=300, *,
+    budgets=(), families=False, without_oracle=(),
+):  # fmt: skip
+    """A study's contents; ``budgets`` are resources held equal, as match and amount."""
     known = FAMILIES if families else MODELS
     models = tuple(known) if models is None else models
     generator = np.random.default_rng(7)
