@@ -1,7 +1,5 @@
 """Small networks that the tests of explanations share."""
 
-from itertools import pairwise
-
 import torch
 
 from helpers import seeded
@@ -52,17 +50,6 @@ def network(edges, hidden, *, seed=0, **settings):
 def batch(dim=2, num=64):
     points = torch.randn(num, dim, dtype=torch.float64, generator=seeded(5))
     return points, torch.randint(0, T, (num,), generator=seeded(6))
-
-
-def everything(widths, kind="curve"):
-    return [
-        [(i, o, kind, False) for o in range(fan_out) for i in range(fan_in)]
-        for fan_in, fan_out in pairwise(widths)
-    ]
-
-
-def without(denoiser, *places):
-    return [edge for edge in denoiser.edges if edge.place not in places]
 
 
 def mixed(num_inputs):
