@@ -7,14 +7,8 @@ import yaml
 from helpers import refused
 from kan_diffusion.data.datasets import ToyData, data_from_name, load_dataset
 from kan_diffusion.denoisers.registry import get_family
-from kan_diffusion.errors import DataError
 from kan_diffusion.processes import get_process
-from kan_diffusion.study.config import (
-    StudyConfig,
-    preset_names,
-    read_preset,
-    read_study,
-)
+from kan_diffusion.study.config import StudyConfig, preset_names, read_preset, read_study
 from kan_diffusion.study.trial import build
 
 BASE = {
@@ -81,15 +75,12 @@ def test_presets_are_read_back_from_their_own_yaml(tmp_path, name):
         {"data": [{"toy": "moons", "num_points": 77}]},
         {"process": "ddpm"},
         {"process": {**get_process("cosine").model_dump(), "num_timesteps": 500}},
-        {"training": {"steps": 3}},
         {"training": {"learning_rate": 0.123}},
         {"training": {"ema_decay": None}},
         {"training": {"optimizer": "soap"}},
-        {"models": [{"name": "KAN", "family": "kan", "params": 601}]},
         {"models": [{"name": "KAN", "family": "kan", "hidden": [5]}]},
         {"models": [{"name": "KAN", "family": "kan", "params": 600, "settings": {"grid_size": 7}}]},
         {"models": [{"name": "other", "family": "kan", "params": 600}]},
-        {"sampling": {"steps": 7}},
         {"sampling": {"scheduler": "heun"}},
         {"evaluation": {"num_noised": 11}},
     ],
@@ -104,23 +95,21 @@ def test_trial_id_does_not_change_with_what_decides_nothing():
     renamed = _study(name="other", title="other", question="?", seeds=9).trials()[0]
     alone = _study(models=BASE["models"][:1]).trials()[0]
     assert first.id == renamed.id == alone.id
+    # Nor with settings that came later, at the value that is as if they were not there.
+    assert not {"optimizer", "conditional", "patience"} & {*re.findall(r"\w+", first.identity)}
 
 
-def test_trials_by_adam_have_the_ids_of_before_there_was_a_choice():
+def test_models_may_have_an_optimizer_of_their_own():
     kan, mlp = BASE["models"]
-    plain = _study().trials()[0]
-    assert "optimizer" not in plain.identity
-    named, other = (
-        _study(models=[{**kan, "optimizer": name, "learning_rate": rate}, mlp]).trials()[:2]
-        for name, rate in (("adam", None), ("muon", plain.training.learning_rate))
-    )
-    assert [trial.id for trial in named] == [trial.id for trial in _study().trials()[:2]]
-    assert [trial.training.optimizer for trial in other] == ["muon", "adam"]
-    assert other[0].id != plain.id
-    # A model's own is that of a study all of whose models have it.
-    of_study = _study(training={"optimizer": "muon"}).trials()
-    assert of_study[0].id == other[0].id
-    assert of_study[1].training.optimizer == "muon"
+    own, other = _study(models=[{**kan, "optimizer": "muon"}, mlp]).trials()[:2]
+    assert [trial.training.optimizer for trial in (own, other)] == ["muon", "adam"]
+    assert own.id not in [trial.id for trial in _study().trials()]
+
+
+def test_a_toy_with_and_without_its_classes_are_two_data_sets():
+    both = _study(data=[{"toy": "moons"}, {"toy": "moons", "conditional": True}])
+    assert [data.name for data in both.data] == ["moons", "moons-conditional"]
+    assert len({trial.id for trial in both.trials()}) == len(both.trials())
 
 
 def test_ids_of_a_study_are_distinct_and_grow_with_its_seeds():
@@ -142,34 +131,12 @@ def test_a_file_counts_by_content_and_name(tmp_path):
     assert trial_id("here", "others.npy", 0) != original
 
 
-@pytest.mark.parametrize(("key", "part"), [("vae", "vae"), ("text_encoder", "tokenizer")])
-def test_a_pretrained_network_counts_by_content_wherever_it_lies(tmp_path, key, part):
-    def trial(folder, content):
-        place = tmp_path / folder / part
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "config.json").write_text(content)
-        models = [{**model, key: str(tmp_path / folder)} for model in BASE["models"]]
-        return _study(models=models).pinned().trials()[0]
-
-    original = trial("here", "one")
-    (tmp_path / "there" / "unet").mkdir(parents=True)
-    (tmp_path / "there" / "unet" / "config.json").write_text("of another part")
-    assert trial("there", "one").id == original.id != _study().trials()[0].id
-    assert str(tmp_path) not in original.identity
-    assert "digests" not in _study().pinned().trials()[0].identity
-    assert trial("here", "other").id != original.id
-    with refused("has changed since this run was set up", DataError):
-        original.model.pinned()
-
-
 def test_learning_rate_of_a_model_is_its_own():
     study = _study(
         models=[BASE["models"][0], {**BASE["models"][1], "learning_rate": 0.5}],
         training={"learning_rate": 0.25},
     )
     assert [trial.training.learning_rate for trial in study.trials()[:2]] == [0.25, 0.5]
-    (first, _) = _study(models=[{**BASE["models"][0], "optimizer": "lbfgs"}]).trials()[:2]
-    assert first.training.learning_rate == 1.0
 
 
 def test_only_the_first_seed_records_pictures():
@@ -187,20 +154,14 @@ def test_families_are_selected():
 
 
 def test_length_is_in_steps_or_in_epochs():
-    study = _study()
-    assert study.with_length() is study
-    assert study.with_length(steps=12).training.steps == 12
-    notebook = read_preset("notebook")
-    assert notebook.with_length(epochs=3).training.steps == 6
+    assert _study().with_length(steps=12).training.steps == 12
+    assert read_preset("notebook").with_length(epochs=3).training.steps == 6
     for options, message in (
-        ({"steps": 1, "epochs": 1}, "either --steps or --epochs"),
         ({"epochs": 3}, "has no epochs; use --steps"),
         ({"steps": 0}, "at least 1 step"),
     ):
         with refused(message):
-            study.with_length(**options)
-    with refused("at least 1 step"):
-        notebook.with_length(epochs=0)
+            _study().with_length(**options)
 
 
 def test_a_length_that_is_not_for_all_trials_is_said(caplog):
@@ -223,33 +184,22 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
         ({"data": [{"tyo": "moons"}]}, "data.0", "path, table and pictures, not only tyo"),
         ({"data": [{"toy": "moons", "nois": 1}]}, "data.0.toy", "did you mean 'noise'"),
-        ({"data": []}, "data = ", "at least 1 item"),
         ({"data": BASE["data"] * 2}, "settings", "two data sets are called 'moons'"),
         ({"data": [{"toy": "s-curve", "conditional": True}]}, "data", "'s-curve' has no classes"),
         ({"training": {"step": 3}}, "training", "unknown key 'step', did you mean 'steps'"),
-        ({"training": {"steps": "many"}}, "training.steps = 'many'", "integer"),
         ({"training": {"learning_rate": ".nan"}}, "training.learning_rate", "number"),
-        ({"evaluation": {"num_noised": 1}}, "evaluation.num_noised = 1", "or equal to 10"),
         ({"colour": "red"}, "settings", "unknown key 'colour'; known: budgets, data, "),
         ({"models": [{"name": "K", "family": "kan"}]}, "settings", "either params or hidden"),
         ({"models": BASE["models"][:1] * 2}, "settings", "two models are called 'KAN'"),
         # Names that are no names of folders.
         ({"name": "../../x"}, "name", "no '/'"),
-        ({"name": "a\\b"}, "name", "no '/'"),
         ({"name": "a\nb"}, "name", "not seen"),
         ({"name": "x" * 101}, "name", "at most 100 characters, not 101"),
-        ({"models": [{**BASE["models"][0], "name": ".."}]}, "models.0", "no '/'"),
         # Sizes beyond every machine.
         ({"seeds": 10**9}, "seeds", "than or equal to 10000"),
-        ({"data": [{"toy": "moons", "num_points": 10**12}]}, "num_points", "equal to 10000000"),
         ({"training": {"steps": 10**12}}, "training.steps", "equal to 10000000"),
-        ({"training": {"batch_size": 10**12}}, "batch_size", "equal to 10000000"),
-        ({"evaluation": {"num_noised": 10**12}}, "num_noised", "equal to 10000000"),
-        ({"evaluation": {"num_samples": 10**12}}, "num_samples", "equal to 10000000"),
-        ({"sampling": {"steps": 10**9}}, "sampling.steps", "equal to 100000"),
         ({"models": [{"family": "mlp", "params": 10**12}]}, "params", "equal to 100000000"),
         ({"models": [{"family": "mlp", "hidden": [8] * 200}]}, "hidden", "at most 100"),
-        ({"models": [{"family": "mlp", "params": 400, "depth": 10**9}]}, "depth", "equal to 100"),
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -266,7 +216,6 @@ def test_wrong_settings_are_one_line_that_names_them(tmp_path, change, place, re
     ("content", "message"),
     [
         (b"name: [unclosed", "is not YAML"),
-        (b"name: a\n\tb: c", "is not YAML"),
         (b"- 1", "valid dictionary"),
         (b"\xff\xfe\x00", r"study\.yaml' cannot be read"),
         (None, r"study\.yaml' cannot be read"),
@@ -286,22 +235,3 @@ def test_a_name_of_a_preset_or_of_data_that_cannot_be_is_refused():
         read_preset("notebok")
     with refused("at most 100 characters"):
         data_from_name("n" * 101 + ".csv")
-
-
-def test_studies_cannot_be_changed_in_place():
-    study = _study()
-    with pytest.raises(ValueError, match="frozen"):
-        study.seeds = 9
-
-
-def test_a_conditional_toy_counts_as_other_data_and_a_plain_one_as_before():
-    plain = _study().trials()[0]
-    said, told = (
-        _study(data=[{"toy": "moons", "conditional": value}]).trials()[0] for value in (False, True)
-    )
-    assert "conditional" not in plain.identity
-    assert said.id == plain.id != told.id
-    assert told.data.name == "moons-conditional"
-    # Both may stand in one study.
-    both = _study(data=[{"toy": "moons"}, {"toy": "moons", "conditional": True}])
-    assert [data.name for data in both.data] == ["moons", "moons-conditional"]

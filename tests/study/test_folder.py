@@ -1,6 +1,4 @@
-import os
 import shutil
-import stat
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -155,16 +153,6 @@ def test_pipelines_saved_by_several_at_once_are_never_missing_or_torn(tmp_path):
         for future in saving:
             future.result()
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == names
-
-
-def test_a_pipeline_can_be_read_by_whom_the_umask_says(tmp_path):
-    before = os.umask(0o022)
-    try:
-        save_pipeline(_pipeline(1.0), tmp_path)
-    finally:
-        os.umask(before)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
 
 
 def test_a_pipeline_that_cannot_be_written_leaves_the_old_one(tmp_path):

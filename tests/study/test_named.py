@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import yaml
@@ -10,7 +8,6 @@ from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build
-from kan_diffusion.text import PromptedDenoiser
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import suggested
 from make import denoiser
@@ -70,18 +67,19 @@ def test_a_models_training_time_may_be_the_budget(monkeypatch, caplog):
     assert (sized.amount, sized.params) == (6, 2300)
 
 
-def test_a_budget_takes_the_place_of_a_presets():
-    study = study_for("pilot", match="flops", budget="9000", families=["full-kan", "mlp"])
-    assert [(budget.match, budget.amount) for budget in study.budgets] == [("flops", 9000)]
-    assert [model.family for model in study.models] == ["full-kan", "mlp"]
-    assert study_for("pilot", families=["all"]) == study_for("pilot")
-
-
-def test_a_file_is_pinned_and_half_of_it_held_out(points):
+def test_a_file_is_pinned_and_half_of_it_held_out_unless_told(points):
     (data,) = study_for(str(points)).data
     assert isinstance(data, FileData)
     assert data.sha256 == FileData(path=points).pinned().sha256 != ""
     assert data.holdout == 0.5
+    told = single_trial(str(points), family="mlp", params=400, holdout=0.3).data
+    assert (told.holdout, told.sha256) == (0.3, data.sha256)
+
+
+def test_all_families_but_those_that_cannot_be_fitted(caplog):
+    some = study_for("mixture-32d", 800, families=["all"])
+    assert 0 < len(some.models) < len(FAMILIES)
+    assert caplog.text.count("left out: ") == len(FAMILIES) - len(some.models)
 
 
 def test_a_name_of_a_preset_and_a_toy_is_the_toy_where_models_are_asked_for():
@@ -91,14 +89,6 @@ def test_a_name_of_a_preset_and_a_toy_is_the_toy_where_models_are_asked_for():
     assert [budget.amount for budget in toy.budgets] == [600]
     assert toy.data == (ToyData(toy="swiss-roll"),)
     assert study_for("swiss-roll", 600).budgets == toy.budgets
-
-
-def test_processes_are_named_beside_any_study():
-    for what in ("moons", "swiss-roll"):
-        study = study_for(what, processes=["cosine", "flow"])
-        assert [process.name for process in study.process] == ["cosine", "flow"]
-        samplers = {trial.process.name: trial.sampling.scheduler for trial in study.trials()}
-        assert samplers == {"cosine": "dpm-solver++", "flow": "flow-heun"}
 
 
 def test_single_trial_uses_the_familys_learning_rate_unless_told():
@@ -138,13 +128,6 @@ def test_a_table_is_trained_as_suits_its_rows(points):
         assert one.training.patience is None
 
 
-def test_single_trial_keeps_the_holdout(points):
-    data = single_trial(str(points), family="mlp", params=400, holdout=0.3).data
-    assert isinstance(data, FileData)
-    assert data.holdout == 0.3
-    assert data.sha256
-
-
 def test_conditional_models_are_told_classes_within_the_same_budget():
     study = study_for("checkerboard", 600, conditional=True)
     (data,) = study.data
@@ -168,20 +151,10 @@ def test_a_trial_of_pictures_has_a_sampler_of_its_process():
 
 
 def test_a_pretrained_text_encoder_takes_the_place_of_the_trained_one_and_is_frozen(tmp_path):
-    folder = save_clip(tmp_path / "clip")
-    config = single_trial("digits", text_encoder=folder)
-    assert config.model.text_encoder == str(folder)
-    dataset = load_dataset(config.data, config.study_seed, config.seed)
-    model = build(config, dataset)
-    assert isinstance(model, PromptedDenoiser)
+    config = single_trial("digits", text_encoder=save_clip(tmp_path / "clip"))
+    model = build(config, load_dataset(config.data, config.study_seed, config.seed))
     assert not any(one.requires_grad for one in model.text_encoder.parameters())
-    assert model.text_encoder.config.hidden_size == model.denoiser.config.text_width == 8
     assert model.num_trainable == pytest.approx(config.model.params, rel=0.02)
-    own = single_trial("digits")
-    assert "text_encoder" not in own.identity
-    assert own.id != config.id
-    with refused("no captions for a text encoder to embed; leave it out"):
-        build(config, replace(dataset, captions=None))
 
 
 @pytest.mark.parametrize(
@@ -190,22 +163,16 @@ def test_a_pretrained_text_encoder_takes_the_place_of_the_trained_one_and_is_fro
         ("moons", {"match": "parms"}, "unknown --match 'parms', did you mean 'params'"),
         ("moons", {"match": "flops"}, "--match flops needs a --budget"),
         ("moons", {"budget": "many"}, "neither a number nor a model"),
-        ("moons", {"budget": "mlp:a-b"}, "neither a number nor a model"),
         ("moons", {"budget": "mpl:8-8"}, "unknown family 'mpl'"),
         ("moons", {"budget": "-5"}, "greater than 0"),
         ("moons", {"params": 100, "budget": "200"}, "--params says the size, and so does"),
         ("moons", {"families": ["kna"]}, "unknown family 'kna', did you mean 'kan'"),
         ("moons", {"processes": ["flwo"]}, "unknown process 'flwo', did you mean 'flow'"),
         ("notebook", {"params": 100}, "fixes the sizes .* leave --params, --match"),
-        ("swis-roll", {}, "did you mean 'swiss-roll'"),
         ("moon", {}, "unknown study, data set or file 'moon', did you mean 'moons'"),
         ("missing.csv", {}, "there is no file 'missing.csv'"),
         ("missing.yaml", {}, "study file 'missing.yaml' cannot be read"),
-        ("points.txt", {}, "no file 'points.txt'"),
         ("swiss-roll", {"conditional": True}, "'swiss-roll' has no classes .* moons, circles, ch"),
-        ("iris", {"conditional": True}, "'iris' has no classes of points"),
-        ("pilot", {"conditional": True}, "'pilot' says itself which of its data are conditional"),
-        ("moons", {"vae": "vae"}, "--vae is for pictures; leave it out"),
     ],
     ids=str,
 )
@@ -219,15 +186,9 @@ def test_studies_that_make_no_sense_are_one_line(what, options, message):
     [
         ("moons", {"family": "mpl"}, "unknown family 'mpl', did you mean 'mlp'"),
         ("moons", {"process": "cosin"}, "unknown process 'cosin', did you mean 'cosine'"),
-        ("moons", {"optimizer": "mun"}, "unknown optimizer 'mun', did you mean 'muon'"),
         ("moons", {"learning_rate": -1.0}, "learning_rate = -1.0: .*greater than 0"),
-        ("moons", {"learning_rate": float("nan")}, "learning_rate = nan"),
         ("moons", {"steps": 0}, "steps = 0: .*greater than or equal to 1"),
-        ("moons", {"batch_size": 0}, "batch_size = 0"),
-        ("moons", {"params": 0}, "params = 0"),
-        ("moons", {"depth": 0}, "depth = 0"),
         ("iris", {"holdout": 1.5}, r"holdout = 1\.5: .*less than 1"),
-        ("moons", {"text_encoder": "clip"}, "--text-encoder is for captions of pictures; leave"),
         ("moons", {"mode": "L"}, "--size, --mode and --objects are for pictures"),
         ("moons", {"family": "dit"}, "family 'dit' is for pictures; choose one for"),
         ("digits", {"family": "mlp"}, "family 'mlp' is for points; choose one for"),

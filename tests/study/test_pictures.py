@@ -1,5 +1,3 @@
-"""Pictures in trials and studies: what models are told, how they are judged, what is kept."""
-
 import shutil
 from dataclasses import replace
 
@@ -8,11 +6,11 @@ import torch
 from diffusers import DiffusionPipeline
 
 from helpers import refused, seeded
-from kan_diffusion.data.datasets import FileData, PictureData, data_from_name, load_dataset
+from kan_diffusion.data.datasets import PictureData, data_from_name, load_dataset
 from kan_diffusion.data.imagefolder import ImageFolder
 from kan_diffusion.denoisers import get_family
 from kan_diffusion.errors import DataError
-from kan_diffusion.evaluation.pictures import PICTURE_MEASURES, Request, shown
+from kan_diffusion.evaluation.pictures import PICTURE_MEASURES, shown
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_trial
@@ -23,7 +21,6 @@ from kan_diffusion.text import PromptedDenoiser, tokenize, unknown_words
 from kan_diffusion.training.defaults import suggested_for_pictures
 from make import without_clock
 from picture_folders import NAMES, write_pictures
-from picture_networks import save_clip
 
 each_kind = pytest.mark.parametrize("told", ["captions", "classes"])
 
@@ -102,8 +99,6 @@ def test_names_and_folders_of_pictures_are_known(tmp_path):
     assert data_from_name("digits") == PictureData(pictures="digits")
     with refused("kinds are for the columns of a file"):
         data_from_name("digits", {"a": "integer"})
-    (tmp_path / "own" / "rows.parquet").write_bytes(b"")  # then it is a table
-    assert isinstance(data_from_name(own, pinned=False), FileData)
 
 
 def test_a_folder_is_read_once_and_split_by_its_folders(tmp_path, monkeypatch):
@@ -131,7 +126,6 @@ def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise():
     suits = suggested_for_pictures(1_617, 8).training
     own = get_family("unet-kan").learning_rate
     assert trained() == (suits.optimizer, suits.learning_rate)
-    assert trained(optimizer=suits.optimizer) == (suits.optimizer, suits.learning_rate)
     assert suits.optimizer != "adam"
     assert trained(optimizer="adam") == ("adam", own)
     assert trained(optimizer="adam", learning_rate=0.1) == ("adam", 0.1)
@@ -150,7 +144,7 @@ def test_a_comparison_of_pictures_has_families_of_pictures():
     assert (study.seeds, study.data[0].holdout) == (5, 0.3)
 
 
-def test_there_is_room_for_held_out_captions_or_they_are_refused_before_training(runs, tmp_path):
+def test_there_is_room_for_held_out_captions(runs):
     config = load_trial(runs("captions")).config
     own = load_dataset(config.data, config.study_seed, config.seed)
     long = replace(own, captions=("ab a",) * len(own.train), heldout_captions=("ab " * 30, "b"))
@@ -158,9 +152,6 @@ def test_there_is_room_for_held_out_captions_or_they_are_refused_before_training
     assert isinstance(model, PromptedDenoiser)
     assert tokenize(model.tokenizer, long.heldout_captions or ()).shape == (2, 32)
     assert unknown_words(model.tokenizer, ["b"])
-    clip = config.model.model_copy(update={"text_encoder": str(save_clip(tmp_path))})
-    with refused("has 32 tokens and 20 fit"):
-        build(config.model_copy(update={"model": clip}), long)
 
 
 def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scenes():
@@ -173,5 +164,3 @@ def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scen
     few = load_dataset(PictureData(pictures="shapes", num_pictures=4))
     scenes, real = shown(few, EvaluationConfig().num_drawn)
     assert scenes.num == len(real) == 128
-    plain = Request(2, labels=torch.tensor([3, 1]))
-    assert plain.words(digits.classes) == ["three", "one"]

@@ -1,16 +1,11 @@
 """Small things that tests are made of: points, processes, denoisers, studies; and what is compared
 of trials."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from helpers import seeded
-from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.registry import build_denoiser
 from kan_diffusion.files import CHECKSUMS, write_checksums
 from kan_diffusion.processes import Process, get_process
@@ -20,36 +15,28 @@ FEW_STEPS = 100
 """Timesteps of a small process."""
 
 
-def points(
-    num: int = 100, dim: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def points(num=100, dim=2, seed=0, dtype=torch.float32):
     """Standard normal points with shape (num, dim)."""
     return torch.randn(num, dim, generator=seeded(seed), dtype=dtype)
 
 
-def process(prediction_type: str = "v_prediction", **settings: object) -> Process:
+def process(prediction_type="v_prediction", **settings):
     """The cosine process with few timesteps."""
     given = {"prediction_type": prediction_type, "num_timesteps": FEW_STEPS, **settings}
     return Process.model_validate({**get_process("cosine").model_dump(), **given})
 
 
-def denoiser(
-    family: str = "mlp", dim: int | tuple[int, ...] = 2, *, seed: int = 0, **options: object
-) -> Denoiser:
+def denoiser(family="mlp", dim=2, *, seed=0, **options):
     """An untrained denoiser with two hidden layers of eight units, unless options say otherwise."""
-    given: dict[str, object] = {"num_train_timesteps": FEW_STEPS, **options}
+    given = {"num_train_timesteps": FEW_STEPS, **options}
     if not given.keys() & {"params", "flops", "flops_per_edge", "hidden"}:
         given["hidden"] = (8, 8)
     return build_denoiser(family, dim, generator=seeded(seed), **given)
 
 
-def study(**changes: object) -> StudyConfig:
-    """A study of a KAN and an MLP with 600 parameters on 500 points, judged quickly.
-
-    Args:
-        **changes: Other settings of the study.
-    """
-    settings: dict[str, object] = {
+def study(**changes):
+    """A study of a KAN and an MLP with 600 parameters on 500 points, judged quickly."""
+    settings = {
         "name": "tiny",
         "title": "Tiny",
         "seeds": 1,
@@ -69,9 +56,7 @@ EVALUATION = {"num_noised": 200, "num_drawn": 50, "effort": "quick"}
 """Settings of an evaluation where nothing asks how good a model is."""
 
 
-def picture_study(
-    pictures: dict[str, object], model: dict[str, object], **changes: object
-) -> StudyConfig:
+def picture_study(pictures, model, **changes):
     """A study of two transformers of pictures, judged quickly.
 
     Args:
@@ -90,12 +75,12 @@ def picture_study(
     return study(**{**given, **changes})
 
 
-def without_clock(row: dict[str, object]) -> dict[str, object]:
+def without_clock(row):
     """A row of results without what a clock decides."""
     return {key: value for key, value in row.items() if not key.endswith("_seconds")}
 
 
-def trial_content(folder: Path) -> dict[str, object]:
+def trial_content(folder):
     """All that a finished trial left but what a clock decides."""
     content = json.loads((folder / "trial.json").read_text().replace(str(folder), "RUN"))
     weights = folder / "denoiser" / "diffusion_pytorch_model.safetensors"
@@ -106,13 +91,13 @@ def trial_content(folder: Path) -> dict[str, object]:
     }
 
 
-def reseal(folder: Path) -> None:
+def reseal(folder):
     """Lists the digests of a run's files again, as somebody would who has changed them."""
     names = [line.split("  ")[1] for line in (folder / CHECKSUMS).read_text().splitlines()]
     write_checksums(folder, [folder / name for name in names if (folder / name).is_file()], {})
 
 
-def written(folder: Path) -> dict[Path, int]:
+def written(folder):
     """The files of a folder, and when each was written in nanoseconds."""
     return {
         path.relative_to(folder): path.stat().st_mtime_ns

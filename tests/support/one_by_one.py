@@ -1,35 +1,31 @@
 """An executor that starts no process: for studies that only have to be run."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
-
 import pytest
 
-from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, attempt
+from kan_diffusion.study.executors.base import Executor, attempt
 
 
 class OneByOne(Executor):
     """Runs one trial after another in the calling process."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings):
         super().__init__(**settings)
-        self.tasks: list[Task] = []
+        self.tasks = []
 
-    def room(self) -> int:
+    def room(self):
         return 1 - len(self.tasks)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task):
         self.tasks.append(task)
 
-    def collect(self) -> Iterable[TrialEvent]:
+    def collect(self):
         return [attempt(self.tasks.pop(), self.device, tell=lambda event: None)]
 
-    def close(self) -> None:
+    def close(self):
         self.tasks.clear()
 
 
 @pytest.fixture(scope="session")
-def executor() -> OneByOne:
+def executor():
     """This process: it has imported all that a trial needs."""
     return OneByOne(workers=1, device="cpu")

@@ -1,18 +1,12 @@
 """Short trainings of small denoisers, what interrupts them, and a look into their steps."""
 
-from __future__ import annotations
-
 import hashlib
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.processes import get_process
-from kan_diffusion.training import TrainingConfig, TrainingResult, train
+from kan_diffusion.training import TrainingConfig, train
 from make import denoiser, points
 
 # 100 points in batches of 32 are epochs of four steps, the last of 4 points.
@@ -20,21 +14,19 @@ SHORT = {"steps": 40, "batch_size": 32, "warmup_steps": 5, "ema_decay": 0.9}
 POINTS = points(100, seed=1)
 
 
-def small(family: str = "mlp", hidden: tuple[int, ...] = (8,), **options: object) -> Denoiser:
+def small(family="mlp", hidden=(8,), **options):
     """An untrained denoiser of points in the plane for the cosine process."""
     return denoiser(family, **{"hidden": hidden, "num_train_timesteps": 1000, **options})
 
 
-def trained(
-    denoiser: Denoiser, config: TrainingConfig | None = None, **options: object
-) -> TrainingResult:
+def trained(denoiser, config=None, **options):
     """Trains a denoiser for a few steps on the CPU, unless options say otherwise."""
     given = {"seed": 7, "device": "cpu", **options}
     samples, process = given.pop("points", POINTS), given.pop("process", get_process("cosine"))
     return train(denoiser, process, samples, config or TrainingConfig(**SHORT), **given)
 
 
-def digest(denoiser: Denoiser) -> str:
+def digest(denoiser):
     """A digest of all weights."""
     values = [value.numpy().tobytes() for value in denoiser.state_dict().values()]
     return hashlib.sha256(b"".join(values)).hexdigest()
@@ -44,10 +36,10 @@ class Stop(Exception):  # noqa: N818
     """Not an error: a way out of the loop."""
 
 
-def stopped_at(step: int, error: type[BaseException] = Stop) -> dict[str, object]:
+def stopped_at(step, error=Stop):
     """Options that end a training with an error at a step."""
 
-    def callback(at: int, _: object) -> None:
+    def callback(at, _):
         if at == step:
             raise error
 
@@ -55,10 +47,10 @@ def stopped_at(step: int, error: type[BaseException] = Stop) -> dict[str, object
 
 
 @contextmanager
-def after_each_step(look: Callable[[list[Tensor]], None]) -> Iterator[None]:
+def after_each_step(look):
     """Shows the gradients when the weights have moved and the step is not counted."""
 
-    def hook(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def hook(optimizer, *_):
         look([parameter.grad for parameter in optimizer.param_groups[0]["params"]])
 
     handle = register_optimizer_step_post_hook(hook)

@@ -8,8 +8,6 @@ process and holds the niceness of it.
 Where the environment has `PACE`, a step takes at least so many seconds. It changes no number.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import signal
@@ -27,7 +25,7 @@ CALM = 60
 _PAGE = 4096
 
 
-def _limit(size: int) -> None:
+def _limit(size):
     """Sets the size that a file of this process may grow to."""
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
@@ -57,16 +55,16 @@ class _Troubled:
                 self.make_trouble()
         return super().forward(*arguments, **options)
 
-    def make_trouble(self) -> None:
+    def make_trouble(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class UndisturbedMLP(_Troubled, MLPDenoiser):
-    """Makes none."""
+    pass
 
 
 class UndisturbedKAN(_Troubled, KANDenoiser):
-    """Makes none."""
+    pass
 
 
 class KilledKAN(_Troubled, KANDenoiser):
@@ -80,7 +78,7 @@ class OutOfSpaceMLP(_Troubled, MLPDenoiser):
 
     times, trouble = 1, "out of space"
 
-    def make_trouble(self) -> None:
+    def make_trouble(self):
         _limit(_PAGE)
 
 

@@ -1,25 +1,15 @@
 """Two processes that work together, as torchrun starts them, forked from the tests' server."""
 
-from __future__ import annotations
-
 import os
 import socket
-from collections.abc import Callable
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import torch
 
 from commands import context
 
-_WAIT = 300.0
-"""Seconds after which a process that should have ended has not."""
 
-
-def _take_part(
-    rank: int, port: int, folder: Path, call: Callable[..., object], *arguments: object
-) -> None:
-    """Calls a function with the variables that torchrun sets for one of two processes."""
+def _take_part(rank, port, folder, call, *arguments):
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in own.items()})
@@ -28,12 +18,8 @@ def _take_part(
     assert torch.distributed.get_world_size() == 2
 
 
-def in_two_processes(folder: Path, call: Callable[..., object], *arguments: object) -> str:
-    """Calls a function in two processes that find each other.
-
-    Returns:
-        What both have printed, which is also in ``folder``, a file each.
-    """
+def in_two_processes(folder, call, *arguments):
+    """Calls a function in two processes that find each other; what they print goes to a folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -45,9 +31,8 @@ def in_two_processes(folder: Path, call: Callable[..., object], *arguments: obje
         for process in processes:
             process.start()
         for process in processes:
-            process.join(_WAIT)
+            process.join(300)
         assert [process.exitcode for process in processes] == [0, 0]
     finally:  # where one has failed, the other may wait for it
         for process in processes:
             process.kill()
-    return "".join((folder / f"{rank}.txt").read_text() for rank in range(2))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.denoisers import MLPDenoiser
@@ -200,8 +199,3 @@ def test_a_resumed_run_keeps_its_best_weights_and_its_plan(clock, moment, tmp_pa
 def test_what_cannot_be_held_out_is_refused(options, message):
     with refused(message):
         _trained(_small(), OVERFIT.model_copy(update={"patience": 0.2}), **options)
-
-
-def test_two_clocks_are_one_too_many():
-    with pytest.raises(ValidationError, match="max_seconds and processor_seconds both settle"):
-        TrainingConfig(max_seconds=1, processor_seconds=1)

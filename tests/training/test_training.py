@@ -422,7 +422,7 @@ def test_auto_is_a_device_that_is_there():
     "wrong",
     [
         {"steps": 0}, {"learning_rate": float("inf")}, {"ema_decay": 1.0}, {"batches": "all"},
-        {"learning_rte": 0.1}, {"patience": 1.5}, {"max_seconds": 0.0},
+        {"learning_rte": 0.1}, {"patience": 1.5}, {"max_seconds": 1, "processor_seconds": 1},
     ],
     ids=str,
 )  # fmt: skip

@@ -1,5 +1,3 @@
-"""The verdict on a tiny study: it goes on from its rows alone, and writes what they say."""
-
 import re
 import shutil
 from dataclasses import replace
@@ -69,11 +67,6 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(tmp_path, mon
         shutil.rmtree(folder / "trials")
     (results / "tuning" / "tuning.db").unlink()
     verdict.run_parts(parts, results, no_training)
-    # A search that was not over begins its tries anew, and trains none of them again.
-    before = (results / "tuning" / "tuned.json").read_text()
-    (results / "tuning" / "tuned.json").unlink()
-    verdict.run_parts(parts[:1], results, no_training)
-    assert (results / "tuning" / "tuned.json").read_text() == before
     verdict.write_results(parts, results, page)
     assert page.read_text() == written
 
@@ -170,17 +163,15 @@ def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind():
 
 
 def test_the_plan_counts_what_would_be_run(tmp_path, monkeypatch):
-    flops = {"match": "flops", "amount": 1200, "data": ["moons", "circles"]}
-    config = _study("two", budgets=[{"amount": 600}, flops], seeds=6)
+    config = _study("two", seeds=6)
     monkeypatch.setattr(verdict, "read_preset", lambda name: config)
     monkeypatch.setattr(verdict, "TUNED_ON", ("moons",))
     monkeypatch.setattr(verdict, "estimate_seconds", lambda trials, workers: 36.0)
     table = verdict.plan_table(verdict.PARTS[:2], tmp_path, 2).splitlines()
     assert [line.split(" | ")[2:] for line in table[2:]] == [
         ["1", "2", "24 tries", "48", "0.24 |"],
-        ["2", "2", "6 seeds", "24", "0.01 |"],
         ["3", "2", "6 seeds", "36", "0.01 |"],
-        ["", "", "", "108", "0.3 |"],
+        ["", "", "", "84", "0.2 |"],
     ]
 
 
@@ -203,16 +194,9 @@ def test_models_are_left_out_where_they_do_not_come_in_the_size(tmp_path, monkey
 @pytest.mark.parametrize(
     ("better", "worse", "ratio", "said"),
     [
-        (9, 1, 0.8, "**The KAN wins at .*The target .* is met. The moonshot .* is not met."),
         (10, 0, 0.7, "**The KAN wins at .*The target .* is met. The moonshot .* is met."),
-        (8, 0, 0.6, "**The KAN wins at .* The target .* is not met.$"),
         (9, 0, 0.81, "**The KAN wins at .* The target .* is not met.$"),
-        (
-            2,
-            3,
-            0.9,
-            "**The MLP wins at 2,300 parameters**: of 13 .* on 2, the best MLP on 3",
-        ),
+        (2, 3, 0.9, "**The MLP wins at 2,300 parameters**: of 13 .* on 2, the best MLP on 3"),
         (0, 0, 0.9, "**Neither wins at .*better on none, the best MLP on none"),
     ],
 )
@@ -227,10 +211,3 @@ def test_the_first_sentence_says_who_wins(better, worse, ratio, said):
     found = Lead("KAN", all_of_them, Interval(ratio, None, None, 13))
     first = f"{verdict.judge_winner(found)} {verdict.judge_target(found)}"
     assert re.match(said.replace("**", r"\*\*"), first)
-
-
-def test_marks_that_are_missing_are_one_line(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("# Nothing to fill\n")
-    with refused("has not the lines .*restore them"):
-        verdict.write_results((), tmp_path, page)

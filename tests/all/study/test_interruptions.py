@@ -1,5 +1,3 @@
-"""Whole commands that are killed or interrupted, and go on."""
-
 import json
 import os
 import signal
@@ -55,106 +53,81 @@ def _step(checkpoint):
         return None
 
 
-def _wait(command, look):
-    """Waits until there is something to be found while a command runs."""
+def _start(place, executor, *, own_server):
+    """Starts ``kan-diffusion compare``, slowly."""
+    file = place / "tiny.yaml"
+    file.write_text(STUDY.to_yaml())
+    words = ["--out", place / "run", "--device", "cpu", "--workers", 1, "--executor", executor]
+    path = os.pathsep.join([str(Path(troubles.__file__).parent), *sys.path])
+    environment = {"PYTHONPATH": path, PACE: str(SLOWLY)}
+    return Running("compare", file, *words, environment=environment, own_server=own_server)
+
+
+def _finished(place):
+    return sorted(path.parent for path in place.glob("run/trials/*/trial.json"))
+
+
+def _in_training(place, since):
+    """The checkpoint of a trial that was written since a nanosecond and is not at its end."""
+    for path in place.glob("run/trials/*/checkpoint.safetensors"):
+        step = _step(path)
+        if (path.parent / "trial.json").exists() or step is None:
+            continue
+        try:
+            if EVERY <= step < STEPS - EVERY and path.stat().st_mtime_ns > since:
+                return path
+        except FileNotFoundError:
+            continue  # it has just been finished
+    return None
+
+
+def _wait_for_training(command, place, since, finished=0):
+    """Waits until a trial is in training while a command runs, and others are finished."""
     until = time.monotonic() + PATIENCE
-    while (found := look()) is None:
+    while len(_finished(place)) < finished or (found := _in_training(place, since)) is None:
         assert command.process.is_alive(), command.wait(PATIENCE)
         assert time.monotonic() < until
         time.sleep(0.002)
     return found
 
 
-class Command:
-    """``kan-diffusion compare`` on one folder, as often as wanted."""
-
-    def __init__(self, place):
-        self.folder = place / "run"
-        self._file = place / "tiny.yaml"
-        self._file.write_text(STUDY.to_yaml())
-
-    def start(self, executor="local", *, own_server):
-        """Starts it, slowly."""
-        words = ["--out", self.folder, "--device", "cpu", "--workers", 1, "--executor", executor]
-        path = os.pathsep.join([str(Path(troubles.__file__).parent), *sys.path])
-        environment = {"PYTHONPATH": path, PACE: str(SLOWLY)}
-        return Running(
-            "compare", self._file, *words, environment=environment, own_server=own_server
-        )
-
-    def finished(self):
-        return sorted(path.parent for path in self.folder.glob("trials/*/trial.json"))
-
-    def wait_for_training(self, driver, since, finished=0):
-        """Waits until a trial has trained for a while since a nanosecond and has a while to go.
-
-        Args:
-            driver: The command.
-            since: Nanosecond after which it has kept its state.
-            finished: Number of trials that are finished then at least.
-        """
-
-        def look():
-            for path in self.folder.glob("trials/*/checkpoint.safetensors"):
-                if (path.parent / "trial.json").exists():
-                    continue
-                step = _step(path)
-                if step is None or not EVERY <= step < STEPS - EVERY:
-                    continue
-                try:
-                    if path.stat().st_mtime_ns > since:
-                        return path
-                except FileNotFoundError:
-                    continue  # it has just been finished
-            return None
-
-        return _wait(driver, lambda: look() if len(self.finished()) >= finished else None)
-
-    def interrupt(self, driver, checkpoint):
-        """Interrupts a command as Ctrl-C does; checks what it says, and that it keeps its state."""
-        saved = _step(checkpoint)
-        time.sleep(20 * SLOWLY)  # some more steps
-        os.killpg(driver.process.pid, signal.SIGINT)
-        said = driver.wait(PATIENCE)
-        assert driver.process.exitcode == 130, said
-        assert "what is finished is kept: give the same command again" in said
-        assert "Traceback" not in said
-        # The running trial has kept its state, and not only what it keeps every so often.
-        kept = _step(checkpoint)
-        assert saved is not None
-        assert kept is not None
-        assert kept > saved
-
-
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path, executor):
-    command, finished = Command(tmp_path), {}
-    own_server = kind == "local"
+    finished, own_server = {}, kind == "local"
     if kind == "ray":
         pytest.importorskip("ray")
     else:
         started = time.time_ns()
-        killed = command.start(own_server=True)
-        checkpoint = command.wait_for_training(killed, started, finished=1)
+        killed = _start(tmp_path, kind, own_server=True)
+        checkpoint = _wait_for_training(killed, tmp_path, started, finished=1)
         killed.process.kill()
         killed.wait(PATIENCE)  # its workers are orphans now, and end, too
         assert killed.process.exitcode == -signal.SIGKILL
         assert checkpoint.exists()
-        finished = _files(command.finished())
+        finished = _files(_finished(tmp_path))
         assert finished
-        assert not (command.folder / "results.parquet").exists()
+        assert not (tmp_path / "run" / "results.parquet").exists()
 
+    # Ctrl-C in the middle of a trial.
     started = time.time_ns()
-    interrupted = command.start(kind, own_server=own_server)
-    command.interrupt(interrupted, command.wait_for_training(interrupted, started))
-    assert finished.items() <= _files(command.finished()).items()
-    finished = _files(command.finished())
+    interrupted = _start(tmp_path, kind, own_server=own_server)
+    checkpoint = _wait_for_training(interrupted, tmp_path, started)
+    saved = _step(checkpoint)
+    time.sleep(20 * SLOWLY)  # some more steps
+    os.killpg(interrupted.process.pid, signal.SIGINT)
+    said = interrupted.wait(PATIENCE)
+    assert interrupted.process.exitcode == 130, said
+    assert "what is finished is kept: give the same command again" in said
+    assert "Traceback" not in said
+    assert _step(checkpoint) > saved  # its state of then, and not only what it keeps every so often
+    assert finished.items() <= _files(_finished(tmp_path)).items()
+    finished = _files(_finished(tmp_path))
 
-    results = run_study(STUDY, command.folder, executor=executor)
+    results = run_study(STUDY, tmp_path / "run", executor=executor)
     assert results.failures == {}
-    assert finished.items() <= _files(command.finished()).items()
-    assert len(command.finished()) == len(STUDY.trials())
+    assert finished.items() <= _files(_finished(tmp_path)).items()
+    assert len(_finished(tmp_path)) == len(STUDY.trials())
     for trial in STUDY.trials():  # all end as if nothing had been
         run_trial(trial, tmp_path / trial.id, device="cpu")
         wanted = trial_content(tmp_path / trial.id)
-        assert trial_content(command.folder / "trials" / trial.id) == wanted
+        assert trial_content(tmp_path / "run" / "trials" / trial.id) == wanted

@@ -1,8 +1,5 @@
-"""Processes that are killed or interrupted at their writes, and two drivers of one study."""
-
 import json
 import os
-import shutil
 import signal
 from functools import partial
 
@@ -11,29 +8,12 @@ import pytest
 from commands import context
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import tune
-from kills import WAIT, compare, drive, explain, report, run_until, run_until_kept
+from kills import WAIT, compare, drive, explain, run_until
 from make import EVALUATION, study, trial_content
 from one_by_one import OneByOne
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 KILLED = -signal.SIGKILL
-
-
-@pytest.fixture(scope="module")
-def config():
-    """A study of one trial of 20 steps with a checkpoint at each tenth and two recorded moments."""
-    return study(
-        models=[{"family": "kan", "params": 600}],
-        training={"steps": 20, "batch_size": 64, "checkpoint_every": 10},
-        evaluation={**EVALUATION, "num_samples": 20, "num_drawn": 20, "moments": [0.0, 0.75]},
-    ).pinned()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    compare(config, folder)
-    return folder
 
 
 def _files(folder):
@@ -46,45 +26,29 @@ def _files(folder):
     }
 
 
-def _require_same(config, folder, undisturbed):
-    (trial,) = (f"trials/{trial.id}" for trial in config.trials())
-    assert trial_content(folder / trial) == trial_content(undisturbed / trial)
-    assert _files(folder) == _files(undisturbed)
-    assert not list((folder / trial).rglob("*.tmp*"))
-
-
-def test_a_study_killed_before_each_of_its_writes_ends_the_same(config, undisturbed, tmp_path):
+def test_a_study_killed_before_each_of_its_writes_ends_the_same(tmp_path):
+    config = study(
+        models=[{"family": "kan", "params": 600}],
+        training={"steps": 20, "batch_size": 64, "checkpoint_every": 10},
+        evaluation={**EVALUATION, "num_samples": 20, "num_drawn": 20, "moments": [0.0, 0.75]},
+    ).pinned()
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    for place in (undisturbed, folder):
+        place.mkdir()
+    compare(config, undisturbed)
+    (name,) = (f"trials/{trial.id}" for trial in config.trials())
+    trial, wanted = folder / name, trial_content(undisturbed / name)
     # What a kill leaves is where the next attempt begins: it finds the first n files.
-    write, (trial,) = 0, (tmp_path / "trials" / trial.id for trial in config.trials())
-    while (code := run_until(write, compare, config, tmp_path)) == KILLED:
+    write = 0
+    while (code := run_until(write, compare, config, folder)) == KILLED:
         if load_trial(trial) is not None:  # a trial is finished with its last file, or not at all
-            assert trial_content(trial) == trial_content(undisturbed / "trials" / trial.name)
+            assert trial_content(trial) == wanted
         write += 1
     assert code == 0
     assert write > 12
-    _require_same(config, tmp_path, undisturbed)
-
-
-def test_a_study_interrupted_after_a_checkpoint_ends_the_same(config, undisturbed, tmp_path):
-    for _ in range(2):
-        code = run_until_kept("checkpoint.safetensors", 1, compare, config, tmp_path)
-        assert code in (130, 0)
-    compare(config, tmp_path)
-    _require_same(config, tmp_path, undisturbed)
-
-
-def test_a_report_that_is_killed_leaves_the_old_page(config, undisturbed, tmp_path):
-    (trial,) = config.trials()
-    run = shutil.copytree(undisturbed / "trials" / trial.id, tmp_path / "run")
-    report(run)
-    page = (run / "report.html").read_bytes()
-    write = 0
-    while (code := run_until(write, report, run)) == KILLED:
-        assert (run / "report.html").read_bytes() == page
-        write += 1
-    assert (code, (run / "report.html").read_bytes()) == (0, page)
-    assert write > 0
-    assert load_trial(run) is not None
+    assert trial_content(trial) == wanted
+    assert _files(folder) == _files(undisturbed)
+    assert not list(trial.rglob("*.tmp*"))
 
 
 def test_a_search_that_is_killed_loses_no_try(tmp_path):

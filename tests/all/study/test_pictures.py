@@ -1,5 +1,3 @@
-"""Pictures in whole studies, and models that are told nothing."""
-
 import pytest
 
 from helpers import refused
@@ -7,8 +5,8 @@ from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.study.measure import features_of, load_run, measure, yardstick
-from kan_diffusion.study.named import single_trial, study_for
-from kan_diffusion.study.results.rows import Results, read_runs
+from kan_diffusion.study.named import single_trial
+from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
 from kan_diffusion.training.defaults import suggested_for_pictures
@@ -64,10 +62,7 @@ def test_defaults_are_about_the_recipes_they_rest_on():
     assert (shapes.training.steps, shapes.training.batch_size) == (1_000, 64)
     few = suggested_for_pictures(20, 16).training
     assert few.steps * few.batch_size >= 25_000
-    for side, has_relations, is_fitted in (
-        (8, False, True), (12, True, False), (16, True, False), (28, False, False),
-        (32, True, True), (64, False, False), (96, True, True),
-    ):  # fmt: skip
+    for side, has_relations in ((8, False), (12, True), (28, False), (32, True), (96, True)):
         suggested = suggested_for_pictures(1_000, side, has_relations=has_relations)
         patch = suggested.settings["patch"]
         assert side % patch == 0
@@ -79,25 +74,14 @@ def test_defaults_are_about_the_recipes_they_rest_on():
         for family, own in (("dit-kan", "patch"), ("unet-kan", "channels")):
             shared = ("pooled", "draft_patch") if has_relations else ("pooled",)
             settings = {name: suggested.settings[name] for name in (own, *shared)}
-            # A search for widths takes a second: the others have room for some.
-            size = {"params": suggested.params} if is_fitted else {"hidden": (8, 8, 8, 8)}
             made = build_denoiser(
-                family, (3, side, side), num_train_timesteps=1_000, **size,
+                *(family, (3, side, side)),
+                num_train_timesteps=1_000,
+                params=suggested.params,
                 settings={"text_width": 64, **settings},
-            )  # fmt: skip
-            if is_fitted:
-                assert made.num_trainable == pytest.approx(suggested.params, rel=0.02)
-            assert made.num_trainable <= 1.02 * suggested.params
+            )
+            assert made.num_trainable == pytest.approx(suggested.params, rel=0.02)
     assert suggested_for_pictures(1_000, 13).settings["patch"] == 1  # a prime is cut by no other
-
-
-def test_a_comparison_of_pictures_has_families_of_pictures():
-    study = study_for("shapes")
-    families = [model.family for model in study.models]
-    assert (study.seeds, study.data[0].holdout) == (3, 0.1)
-    in_time = study_for("shapes", match="time", budget="30", families=["dit"])
-    assert in_time.budgets[0].params == study.budgets[0].amount
-    assert {m.family for m in study_for("shapes", families=["all"]).models} >= set(families)
 
 
 @pytest.fixture(scope="module")
@@ -139,5 +123,3 @@ def test_a_report_shows_what_was_asked_for_and_drawn(scenes):
         assert states.shape == (4, 11, 3, 16, 16)
         noises = [moments[0][1][:, 0] for moments in contents.states.values()]
         assert (noises[0] == noises[1]).all(), key
-    together = read_runs([trial.folder for trial in scenes.trials])
-    assert list(report_contents(together, "command").drawn) == list(contents.drawn)

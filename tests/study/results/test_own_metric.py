@@ -1,26 +1,20 @@
-"""A metric of one's own: one entry, and it is in rows, tables, statistics and the report."""
-
 import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from torch import Tensor
 
 from html_page import Page
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric, metrics_named
 from kan_diffusion.evaluation.pictures import PICTURE_MEASURES
+from kan_diffusion.imports import import_own
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.study import write_report
 from kan_diffusion.report.tables import summary_table, trial_table
-from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.imports import import_own
 from kan_diffusion.study.results import Results, compare, read_results
 from kan_diffusion.study.run import run_study
-from kan_diffusion.study.trial import run_trial
 from make import EVALUATION, study
 
 DOCS = Path(__file__).parents[3] / "docs" / "comparisons.md"
@@ -72,12 +66,6 @@ def test_a_metric_that_a_study_names_is_measured_and_shown(module, tmp_path, exe
     shown = page.values(f"Models, {setting.label}", "ReLU")
     assert shown["Cov"] == pytest.approx(values["ReLU"])
     assert "Cov, real" in page.tables["All trials"][0]
-    # Built-in metrics keep their values.
-    plain = run_trial(_study().trials()[0], tmp_path / "plain", device="cpu")
-    row = results.trials[0].row
-    assert {key: row[key] for key in SAMPLE_METRICS} == {
-        key: plain.row[key] for key in SAMPLE_METRICS
-    }
 
 
 def test_what_is_no_metric_is_refused(module):

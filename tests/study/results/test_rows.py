@@ -1,9 +1,6 @@
-"""Rows as they are read: settings, judged measures, and runs side by side."""
-
 import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +9,18 @@ import pandas as pd
 import pytest
 
 from helpers import refused
-from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
+from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.report.gather import runs_contents
 from kan_diffusion.study.config import EvaluationConfig
-from kan_diffusion.study.folder import TrialResult, keep_trial, load_trial
+from kan_diffusion.study.folder import keep_trial, load_trial
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.study.results.rows import Results, Setting, read_results, read_runs
+from kan_diffusion.study.results.rows import Results, read_results, read_runs
 from kan_diffusion.study.results.verdicts import decide
 from kan_diffusion.study.results.wording import say
 from kan_diffusion.study.trial import run_trial
 from runs import copied
 
 SMALL = EvaluationConfig(num_noised=100, num_samples=50, num_drawn=20, moments=(), effort="quick")
-Train = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -60,44 +56,19 @@ def made_rows(**changes):
     return rows.assign(**changes)
 
 
-# --- rows -------------------------------------------------------------------------------------
-
-
-def test_settings_come_in_order_and_split_the_rows():
+def test_data_and_budgets_come_in_order_split_the_rows_and_have_labels():
     changes = (
-        {"match": "time", "budget": 6.0},
-        {"data": "circles", "match": "time", "budget": 6.0},
-        {"match": "params", "budget": 2_300.0},
-        {"match": None, "budget": math.nan},
+        {"match": "time", "budget": 6.0, "process": "flow"},
+        {"data": "circles", "match": "flops", "budget": 20_000.0, "process": "cosine"},
+        {"match": "params", "budget": 2_300.0, "process": "cosine"},
     )
     results = Results.of(pd.concat([made_rows(**change) for change in changes]))
-    assert results.settings() == [
-        Setting("moons", "time", 6.0),
-        Setting("circles", "time", 6.0),
-        Setting("moons", "params", 2_300.0),
-        Setting("moons"),
+    assert [setting.label for setting in results.settings()] == [
+        "moons, flow, 6 s of training",
+        "circles, cosine, 20,000 FLOPs a point",
+        "moons, cosine, 2,300 parameters",
     ]
-    assert results.settings("circles") == [Setting("circles", "time", 6.0)]
-    part = results.of_setting("moons, 2,300 parameters")
-    assert len(part) == 4
-    assert set(part["match"]) == {"params"}
-    assert results.of_setting("moons, 7 s of training").empty
-
-
-def test_settings_have_labels_that_say_the_process_where_a_study_has_several():
-    cosine = made_rows(process="cosine")
-    assert Results.of(cosine).settings() == [Setting("moons")]
-    both = Results.of(pd.concat([cosine, made_rows(process="flow")]))
-    assert [setting.label for setting in both.settings()] == ["moons, cosine", "moons, flow"]
-    for setting, label in (
-        (Setting("moons", "params", 2_300.0), "moons, 2,300 parameters"),
-        (Setting("moons", "flops", 20_000.0), "moons, 20,000 FLOPs a point"),
-        (Setting("moons", "time", 2.5), "moons, 2.5 s of training"),
-        (Setting("moons", "time", 300.0), "moons, 5 min of training"),
-        (Setting("moons", "params"), "moons, equal parameters"),
-        (Setting("moons", "time", 6.0, "flow"), "moons, flow, 6 s of training"),
-    ):
-        assert setting.label == label
+    assert set(results.of_setting("moons, cosine, 2,300 parameters")["match"]) == {"params"}
 
 
 def test_models_are_judged_by_excess_only_where_all_oracles_are_exact():
@@ -140,9 +111,6 @@ def test_the_results_of_a_folder_are_read_or_refused(tmp_path):
     shutil.copy(committed / "study.yaml", tmp_path)
     with refused("no trial of the study in .* is finished", RunFolderError):
         read_results(tmp_path, verify=False)
-
-
-# --- runs side by side ------------------------------------------------------------------------
 
 
 def test_models_and_seeds_of_runs_make_a_study(train):
@@ -211,19 +179,6 @@ def test_a_model_that_is_trained_otherwise_is_another(train):
         "MLP (batches of 32, learning rate 0.0157)",
         "MLP (batches of 16, learning rate 0.1)",
     ]
-    both = read_runs([train("mlp"), train("by-muon", optimizer="muon")])
-    assert list(both.rows["name"]) == ["MLP (adam)", "MLP (muon)"]
-
-
-def test_a_trial_of_a_budgeted_study_beside_a_run_of_train(train, tmp_path):
-    other = copied(train("larger", params=200), tmp_path / "trial")
-    trial = load_trial(other)
-    keep_trial(replace(trial, row={**trial.row, "match": "params", "budget": 200}))
-    contents = runs_contents(read_runs([train("mlp"), other]), "")
-    assert len(contents.results.settings()) == 1
-    assert len(contents.samples) == 2
-    # Alone it keeps its budget.
-    assert read_runs([other]).rows["budget"].tolist() == [200]
 
 
 def test_a_file_is_the_same_wherever_it_lies(tmp_path, train):
