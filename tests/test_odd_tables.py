@@ -88,11 +88,3 @@ def test_a_value_or_a_gap_is_what_comes_where_no_row_drawn_meets_the_rest():
     rows = model.sample(20, conditions={"a": [0.125, None], "b": (50.0, 51.0)})
     assert (rows["a"].isna() | (rows["a"] == 0.125)).all()
     assert rows["b"].between(50, 51).all()
-
-
-def test_a_network_that_cannot_be_told_says_so():
-    frame = TABLES["thirty_rows"]()
-    model = DiffusionEstimator("mlp", **QUICK).fit(frame)
-    model.pipeline_.denoiser.blocks = ()
-    with refused("trained without conditions"):
-        model.sample(3, conditions={"b": "x"})

@@ -5,7 +5,6 @@ import pytest
 from helpers import refused
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.columns import Column
-from kan_diffusion.data.transforms import Linear
 from kan_diffusion.errors import DataError
 
 N = 400
@@ -109,15 +108,6 @@ def test_numbers_come_in_the_steps_of_the_column(values, step):
     np.testing.assert_allclose(drawn / step, np.round(drawn / step), atol=1e-4)
     assert drawn.min() >= 0
     assert drawn.max() < 2.1 * values.max()
-
-
-def test_a_plain_file_of_decimals_stays_as_it_was():
-    for values in (_rng().normal(size=N), _rng().uniform(-1, 1, N)):
-        column = _column(np.round(values, 6))
-        assert isinstance(column.transform, Linear)
-        drawn = _drawn(column, 20_000)
-        assert drawn.value_counts().iloc[0] < 5  # nothing piles up at the ends
-        np.testing.assert_allclose(drawn, drawn.round(6))
 
 
 def test_nothing_is_negative_where_nothing_was():

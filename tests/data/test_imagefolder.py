@@ -187,7 +187,7 @@ def _no_class(root):
         write_noise(root / "ab"[index % 2] / f"{index}.png", index)
 
 
-def test_what_is_wrong_is_said_by_its_name(folder, tmp_path):
+def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
     fifth = (folder / "05.png").read_bytes()
     for number, (spoil, message) in enumerate([
         (lambda root: (root / "05.png").write_bytes(fifth[:150]), "'05.png' is no .*truncated"),
@@ -222,9 +222,6 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path):
         for read in (load_dataset, PictureData.pinned):
             with refused(message, DataError):
                 read(config)
-
-
-def test_too_many_values_are_refused(folder, monkeypatch):
     monkeypatch.setattr("kan_diffusion.data.pictures.MOST_VALUES", 1_000)
     words = "12 pictures of 16 pixels .* fit, take fewer pictures or a smaller size"
     with refused(words, DataError):

@@ -149,7 +149,6 @@ def test_settings_that_do_not_fit_are_refused():
     for settings, message in (
         ({"pictures": "shapse"}, "unknown pictures .*'shapse', did you mean 'shapes'"),
         ({"pictures": "shapes", "size": 20}, "16 or 32 pixels, not 20"),
-        ({"pictures": "digits", "objects": 2}, "num_pictures and objects are for shapes"),
         ({"pictures": "digits", "sha256": "00"}, "a digest is for a folder"),
         ({"pictures": "digits", "sise": 8}, "unknown key 'sise', did you mean 'size'"),
     ):

@@ -66,13 +66,6 @@ def test_coverages_have_the_area_and_the_centre_of_their_shape(size):
         assert widths.max() <= wide + 2
 
 
-def test_a_place_further_is_a_pixel_further_at_32_pixels():
-    here = Thing("star", "blue", "small", 10 / 32, 12 / 32)
-    there = Thing("star", "blue", "small", 11 / 32, 12 / 32)
-    pictures = render([Scene((here,), "white"), Scene((there,), "white")], 32)
-    np.testing.assert_array_equal(np.roll(pictures[0], 1, axis=1), pictures[1])
-
-
 def test_small_pictures_are_the_average_of_large_ones():
     scenes = draw_scenes(100, _rng(1))
     small, large = (render(scenes, size).astype(float) for size in (16, 32))

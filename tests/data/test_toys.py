@@ -118,13 +118,6 @@ def test_checkerboard_alternates():
     assert filled.tolist() == [int(i + j) % 2 == 0 for i, j in centres.tolist()]
 
 
-def test_options_reach_the_builder():
-    assert make_toy("rings", count=2).std[0] < make_toy("rings", count=4).std[0]
-    narrow, wide = (make_toy("swiss-roll", noise=noise) for noise in (0.1, 0.8))
-    on_curve = torch.tensor([[0.0, 4.5 * np.pi]], dtype=torch.float64)
-    assert narrow.log_density(on_curve) > wide.log_density(on_curve)
-
-
 def test_wrong_names_and_options_are_refused():
     for name, options, kind, words in (
         ("swiss-rol", {}, KanDiffusionError, "unknown toy 'swiss-rol', did you mean 'swiss-roll'"),
@@ -136,8 +129,6 @@ def test_wrong_names_and_options_are_refused():
         ("rings", {"count": 0}, DataError, "at least 1"),
         ("eight-gaussians", {"std": 0.0}, DataError, "must be positive"),
         ("mixture-8d", {"noise": 0.0}, DataError, "noise > 0 and at least one component"),
-        ("mixture-32d", {"components": 0}, DataError, "at least one component, got noise 0.1"),
-        ("swiss-roll-16d", {"noise": -0.1}, DataError, "noise must be a positive number"),
     ):
         with refused(words, kind):
             make_toy(name, **options)

@@ -9,23 +9,6 @@ from kan_diffusion.data import GaussianMixture, make_toy
 from kan_diffusion.data.shapes import draw_scenes, scene_samples
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
-from kan_diffusion.processes import noise_of_mean
-
-each_alpha = pytest.mark.parametrize("variance_preserving", [True, False])
-
-
-@pytest.fixture(scope="module")
-def density():
-    toy = make_toy("swiss-roll")
-    return toy.rescaled(toy.mean, toy.std)
-
-
-def _noised(density, num, sigma, seed, preserving=True):
-    """Noised points, alpha and sigma as tensors, and the noise."""
-    alpha = math.sqrt(1 - sigma**2) if preserving else 1 - sigma
-    noise = randn(num, 2, seed=seed + 100)
-    x = alpha * density.sample(num, seeded(seed)) + sigma * noise
-    return x, torch.tensor(alpha), torch.tensor(sigma), noise
 
 
 def test_reference_oracle_is_the_mixture_of_its_points(monkeypatch):
@@ -51,26 +34,17 @@ def test_reference_oracle_is_the_nearest_point_at_little_noise_and_the_mean_at_m
     torch.testing.assert_close(oracle.posterior_mean(x, 0.0, 1.0), mean)
 
 
-@each_alpha
-def test_reference_error_falls_as_the_sample_grows(density, variance_preserving):
-    x, alpha, sigma, _ = _noised(density, 300, 0.3, 1, variance_preserving)
-    exact = density.posterior_mean(x, alpha, sigma)
+@pytest.mark.parametrize("alpha", [math.sqrt(1 - 0.3**2), 0.7])
+def test_reference_error_falls_as_the_sample_grows(alpha):
+    toy = make_toy("swiss-roll")
+    density = toy.rescaled(toy.mean, toy.std)
+    x = alpha * density.sample(300, seeded(1)) + 0.3 * randn(300, 2, seed=101)
+    exact = density.posterior_mean(x, alpha, 0.3)
     errors = []
     for num in (1000, 16_000):
         oracle = ReferenceOracle(density.sample(num, seeded(9)))
-        errors.append(float((oracle.posterior_mean(x, alpha, sigma) - exact).square().mean()))
+        errors.append(float((oracle.posterior_mean(x, alpha, 0.3) - exact).square().mean()))
     assert errors[1] < errors[0] / 6  # a sixteenth, up to chance
-
-
-@each_alpha
-def test_exact_oracle_is_beaten_by_nothing_near_it(density, variance_preserving):
-    x, alpha, sigma, noise = _noised(density, 20_000, 0.5, 3, variance_preserving)
-    best = noise_of_mean(density.posterior_mean(x, alpha, sigma), x, alpha, sigma)
-    residual = noise - best
-    # The residual is uncorrelated with any function of x_t: these are a few.
-    for probe in (best, torch.ones_like(x), x, x.flip(1), torch.sin(3 * x)):
-        product = (residual * probe).sum(dim=1)
-        assert abs(float(product.mean() / product.std())) * math.sqrt(len(x)) < 4.5
 
 
 def _scenes(num, seed=0):

@@ -22,10 +22,6 @@ def two_hundred_columns():
     return pd.DataFrame(values, columns=[f"column {place}" for place in range(200)])
 
 
-def hundred_bits():
-    return pd.DataFrame(_random().integers(0, 2, (200, 100)))
-
-
 def thirty_rows():
     random = _random()
     return pd.DataFrame({"a": random.normal(size=30), "b": random.choice(["x", "y"], 30)})
@@ -75,34 +71,12 @@ def heavy_tails():
     ).assign(spike=lambda f: np.where(f["power"] > 1, f["cauchy"], 0.0))
 
 
-def clocks():
-    hours = pd.to_timedelta(_random().integers(0, 9000, 120), unit="h")
-    zone = pd.Timestamp("2023-03-01", tz="Europe/Paris") + hours
-    return pd.DataFrame({"when": zone, "took": hours, "day": zone.tz_localize(None).normalize()})
-
-
-def stored_otherwise():
-    random, words = _random(), np.array(["a", "b, c", "ü", "日本"])
-    letters = words[random.integers(4, size=(120, 2))]
-    frame = pd.DataFrame(
-        {
-            "whole": pd.array(random.integers(0, 900, 120), dtype="Int64"),
-            "true": pd.array(random.random(120) < 0.5, dtype="boolean"),
-            "grade": pd.Categorical(letters[:, 0], categories=list(words), ordered=True),
-            "arrow": pd.Series(letters[:, 1]).astype("string[pyarrow]"),
-            "small": random.normal(size=120).astype(np.float32),
-        }
-    )
-    frame.loc[3, ["whole", "true", "arrow"]] = None
-    return frame
-
-
 TABLES = {
     make.__name__: make
     for make in (
-        *(thousand_categories, two_hundred_columns, hundred_bits, thirty_rows, all_categories),
+        *(thousand_categories, two_hundred_columns, thirty_rows, all_categories),
         *(digits_as_names, one_column, strange_names, duplicates, one_value_beside_gaps),
-        *(many_gaps, heavy_tails, clocks, stored_otherwise),
+        *(many_gaps, heavy_tails),
     )
 }
 QUICKLY_LEARNED = ("thirty_rows", "all_categories", "digits_as_names", "one_value_beside_gaps")
