@@ -82,14 +82,12 @@ def test_what_makes_no_sense_is_refused_in_one_line(runs, cli, tmp_path, monkeyp
         (("sample", captions, "--guidance", "2"), "and no prompt is given; leave guidance"),
         (("explain", captions), "is a model of pictures, and this is for models of points"),
         (("impute", captions, "x.csv", "--out", "y.csv"), "is a model of pictures"),
-        (("export", captions, "--to", "web"), "is a model of pictures"),
         (("evaluate", captions, "--out", "page.html"), "no model of a table; --out is for"),
         (("train", captions.parent / "pictures", "--size", "9000"), "size = 9000"),
         (
             ("compare", captions.parent / "pictures", "--families", "dit,mlp"),
             "family 'mlp' is for points",
         ),
-        (("train", "iris", "--describe", "--objects", 2), "--objects are for pictures"),
     ):
         assert message in cli(*words).error
     assert not list(tmp_path.iterdir())

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 
 import kan_diffusion
 from command_line import WARNING, Outcome
-from commands import run_command
-from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.run import run_study
 from make import study
 from one_by_one import OneByOne
@@ -57,32 +54,6 @@ def test_columns_of_any_size_come_back_and_lost_decimals_are_said(cli, tmp_path)
     assert outcome.code == 0
     assert outcome.err.count("WARNING") == 1
     assert "column 'time' has steps of 0.001" in " ".join(outcome.err.split())
-
-
-def test_points_of_a_class_are_where_the_class_is(cli, tmp_path):
-    run = tmp_path / "moons"
-    words = ("train", "moons", "--conditional", *MLP, "--steps", 300, "--batch-size", 256)
-    assert cli(*words, "--lr", 0.01, "--out", run).code == 0
-    row = load_trial(run).row
-    assert row["data"] == "moons-conditional"
-    # Not known to be told the class, a perfect denoiser has a floor a third higher.
-    assert row["floor"] < row["heldout_loss"] < 1.3 * row["floor"]
-
-    def points(*options):
-        path = tmp_path / "points.npy"
-        shared = ("--num", 400, "--out", path, "--overwrite")
-        assert cli("sample", run, "--class", *options, *shared).code == 0
-        return np.load(path)
-
-    lower = points("lower")
-    assert points("upper")[:, 1].mean() > 0.4
-    assert lower[:, 1].mean() < 0.1
-    guided = points("lower", "--guidance", 3)
-    assert guided[:, 1].mean() < lower[:, 1].mean()  # further from what both have in common
-    page = tmp_path / "points.html"
-    moving = ("sample", run, "--animate", page, "--steps", 4, "--num", 20)
-    assert cli(*moving, "--class", "upper", "--class", 1).code == 0
-    assert "<title>From noise to upper, 1</title>" in page.read_text()
 
 
 def test_runs_are_animated_side_by_side(cli, runs, tmp_path):
@@ -159,17 +130,3 @@ def test_processes_end_with_codes_and_one_line(tmp_path):
     script = Path(sys.executable).with_name("kan-diffusion")
     result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == f"kan-diffusion {kan_diffusion.__version__}\n"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are a Unix matter")
-def test_a_full_disk_leaves_no_half_written_file(tmp_path):
-    np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(40, 2)))
-    words = ["train", tmp_path / "points.npy", *MLP, "--out", "run"]
-    ended = run_command(*words, folder=tmp_path, largest_file=4096)
-    error = Outcome(ended.code, ended.out, ended.err).error
-    assert "cannot write" in error
-    assert "checkpoint.safetensors" in error
-    assert "File too large" in error
-    assert "choose another folder with --out" in error
-    left = [entry.name for entry in (tmp_path / "run").rglob("*") if entry.is_file()]
-    assert left == [".lock"]

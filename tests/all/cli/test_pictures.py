@@ -1,23 +1,7 @@
 """Pictures on the command line: compared on a page, drawn side by side, and a spoilt folder."""
 
-from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from make import picture_study
 from picture_folders import write_pictures
-from runs import copied
-
-
-def test_pictures_that_are_drawn_meanwhile_stay(runs, cli, tmp_path, monkeypatch):
-    run = copied(runs("captions"), tmp_path / "run")
-    draw = PictureDiffusionPipeline.__call__
-
-    def draw_while_others_do(*given, **settings):
-        (run / "pictures").mkdir()
-        return draw(*given, **settings)
-
-    monkeypatch.setattr(PictureDiffusionPipeline, "__call__", draw_while_others_do)
-    outcome = cli("sample", run, "--num", "2", "--steps", "2")
-    assert outcome.out == f"2 pictures: {run / 'pictures-2'}\n"
-    assert not list((run / "pictures").iterdir())
 
 
 def test_models_are_compared_and_their_pictures_shown(runs, cli, tmp_path):

@@ -6,8 +6,6 @@ import pytest
 
 from html_page import Page
 from kan_diffusion.data.datasets import FileData, TableData, load_dataset, split_frames
-from kan_diffusion.study.folder import load_points
-from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.synthetic import judge_run
 from kan_diffusion.training.defaults import num_held_out
@@ -61,16 +59,6 @@ def test_rows_are_split_as_they_are_encoded(tmp_path, seed):
         learned, same = split_frames(config, 7, seed, 1_000, lambda num: num // 3)
         pd.testing.assert_frame_equal(same, heldout)
         same_numbers(dataset.train[len(dataset.train) // 3 :], learned)  # as a trial is trained on
-
-
-def test_what_metrics_compare_are_rows_of_the_table(runs):
-    _, pipeline = load_run(runs("table"))
-    samples = load_points(runs("table") / "samples.safetensors")
-    discrete = [block for block in pipeline.codec.blocks if block.discrete]
-    assert {block.column for block in discrete} >= {"job", "smokes", "score"}
-    for block in discrete:
-        if block.role == "state":
-            assert set(np.unique(samples[:, block.start : block.stop])) <= {-1.0, 1.0}
 
 
 def test_models_are_compared_on_a_table_without_conditions(cli, tmp_path, caplog):
