@@ -232,6 +232,10 @@ def test_a_loaded_model_is_fitted_again_as_it_was(tmp_path, caplog):
         np.testing.assert_array_equal(same.fit(points).loss_curve_, model.loss_curve_)
     assert model.set_params(steps=2).fit(points).loss_curve_.shape == (2,)
     assert not caplog.records
+    model.set_params(random_state=np.random.RandomState(0)).save(tmp_path)
+    (record,) = caplog.records
+    assert "random_state is not saved, since it is a RandomState" in record.getMessage()
+    assert DiffusionEstimator.load(tmp_path).random_state is None
 
 
 def test_it_is_searched_over_and_stands_in_a_pipeline():

@@ -70,12 +70,17 @@ def _require_obeyed(frame):
         assert (known[name].to_numpy() == truth[known["city"]].to_numpy()).all()
 
 
+def _pipeline(codec):
+    """A model that has learned nothing."""
+    network = denoiser("mlp", codec.dim, blocks=codec.block_widths)
+    return TableDiffusionPipeline(
+        network, make_scheduler(None, process().scheduler()), codec, process()
+    )
+
+
 @pytest.fixture(scope="module")
 def pipeline():
-    """A model that has learned nothing."""
-    network = denoiser("mlp", CODEC.dim, blocks=CODEC.block_widths)
-    scheduler = make_scheduler(None, process().scheduler())
-    return TableDiffusionPipeline(network, scheduler, CODEC, process())
+    return _pipeline(CODEC)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,18 @@ def test_rows_obey_whatever_is_told(pipeline, conditions):
         assert (rows[name] == cell).all()
     if not conditions:
         assert rows["region"].isna().any()
+
+
+def test_categories_are_drawn_as_the_model_draws_them_where_they_agree(pipeline):
+    told = {"rain": True}
+    unaware = _pipeline(CODEC.model_copy(update={"dependencies": ()}))
+    own, free = (p.draw(4000, conditions=told, generator=seeded()) for p in (pipeline, unaware))
+    agreeing = free["city"].isin(PLACES["city"][PLACES["rain"]].unique())
+    assert 0.3 < agreeing.mean() < 0.7  # of eight tries one agrees
+    shares = free["city"][agreeing].value_counts(normalize=True)
+    found = own["city"].value_counts(normalize=True)
+    # Five standard errors of a share, of 1,200 rows at least.
+    assert (found - shares).abs().max() < 5 * np.sqrt(0.25 / 4000 + 0.25 / 1200)
 
 
 def test_gaps_are_filled_with_what_follows(pipeline):
