@@ -429,3 +429,17 @@ def test_auto_is_a_device_that_is_there():
 def test_unusable_configurations_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         TrainingConfig(**wrong)
+
+
+def test_an_optimizer_that_torch_cannot_run_is_refused_and_harms_nothing(monkeypatch):
+    def missing(*_):
+        raise NotImplementedError("not implemented for this device")
+
+    denoiser = small()
+    before = digest(denoiser)
+    monkeypatch.setattr(torch.linalg, "eigh", missing)
+    with refused("optimizer 'soap' needs eigenvectors.*or --device cpu"):
+        trained(denoiser, TrainingConfig(**SHORT, optimizer="soap"))
+    assert digest(denoiser) == before
+    trained(denoiser)
+    assert digest(denoiser) != before
