@@ -1,5 +1,3 @@
-"""Errors are one line, and one clause catches them all."""
-
 import pytest
 
 from kan_diffusion.errors import (

@@ -1,6 +1,3 @@
-"""Files are written whole or not at all."""
-
-import fcntl
 import json
 import os
 import resource
@@ -49,15 +46,6 @@ def test_files_can_be_read_by_whom_the_umask_says(tmp_path):
             assert stat.S_IMODE((tmp_path / "report.html").stat().st_mode) == mode
     finally:
         os.umask(before)
-
-
-def test_what_is_flushed_may_be_written_as_windows_asks(tmp_path, monkeypatch):
-    flushed = []
-    monkeypatch.setattr(
-        os, "fsync", lambda file: flushed.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE)
-    )
-    write_text(tmp_path / "report.html", "hello")
-    assert flushed == [os.O_RDWR]
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):

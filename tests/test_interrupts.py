@@ -1,5 +1,3 @@
-"""Ctrl-C waits until a block is done."""
-
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext

@@ -1,5 +1,3 @@
-"""What the package offers, and what importing it costs."""
-
 import ast
 import importlib
 import subprocess

@@ -1,5 +1,3 @@
-"""Named streams of random numbers."""
-
 import numpy as np
 import torch
 from hypothesis import example, given

@@ -1,5 +1,3 @@
-"""Models of the playground: what the page is held to, and models that go there and back."""
-
 import json
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The example notebooks run from top to bottom, shortened, and are kept clean of outputs."""
-
 import base64
 import io
 import json

@@ -1,5 +1,3 @@
-"""Commands for points: what they say, where they write, and what they refuse."""
-
 import io
 import re
 import subprocess

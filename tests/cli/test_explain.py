@@ -1,5 +1,3 @@
-"""Explanations on the command line: what is refused before anything is drawn."""
-
 import shutil
 
 

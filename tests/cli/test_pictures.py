@@ -1,5 +1,3 @@
-"""Pictures on the command line: prompted, judged, described, and what is refused."""
-
 import sys
 
 from PIL import Image

@@ -1,5 +1,3 @@
-"""What is said of progress, on a terminal and elsewhere."""
-
 import io
 import math
 

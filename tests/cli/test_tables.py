@@ -1,5 +1,3 @@
-"""Tables of mixed columns on the command line: described, sampled, filled and judged."""
-
 from pathlib import Path
 
 import numpy as np
@@ -60,23 +58,6 @@ def test_columns_are_described_and_nothing_is_trained(cli, place, monkeypatch):
     assert "[at" in outcome.out
 
 
-def test_wrong_kinds_are_one_line(cli, place):
-    write_frame(Path("people.csv"), people(60, 0))
-    for words, message in (
-        (("people.csv", "--columns", "age"), "'age', which is no kind of a column such as age="),
-        (("people.csv", "--columns", "job=number"), "unknown kind of a column 'number'"),
-        (("people.csv", "--columns", "jobs=categorical"), "people.csv': there is no column 'jobs'"),
-        (
-            ("people.csv", "--columns", "job=integer"),
-            "people.csv': column 'job' cannot be of kind 'integer'",
-        ),
-        (("moons", "--columns", "x=integer"), "kinds are for the columns of a file"),
-        (("moons", "--describe"), "is a toy"),
-    ):
-        assert message in cli("train", *words, "--out", "run").error
-    assert [path.name for path in place.iterdir()] == ["people.csv"]
-
-
 @pytest.mark.parametrize("ending", [".csv.gz", ".parquet"])
 def test_rows_are_what_people_are(cli, run, place, ending):
     path = f"rows{ending}"
@@ -111,29 +92,6 @@ def test_conditions_are_met_and_given_cells_kept(cli, run, place):
         assert frame[name][given].tolist() == like[name][given].tolist()
 
 
-def test_conditions_that_cannot_be_are_one_line(cli, run, place):
-    write_frame(Path("new.csv"), pd.DataFrame({"job": ["nurse"], "shoe size": [42]}))
-    write_frame(Path("unseen.csv"), pd.DataFrame({"job": ["nurse", "astronaut"]}))
-    write_frame(Path("good.csv"), pd.DataFrame({"job": ["nurse", "clerk"]}))
-    for options, message in (
-        (["--where", "job=astronaut"], "column 'job' has no value 'astronaut'; known: "),
-        (["--where", "jobs=nurse"], "no column 'jobs'; known: age, job, income, since"),
-        (["--where", "job"], "'job' is no condition"),
-        (["--where", "job=nurse", "--where", "job=clerk"], "contradict"),
-        (["--like", "missing.csv"], "there is no file 'missing.csv'"),
-        (["--like", "new.csv"], "column 'shoe size' is new"),
-        (["--like", "unseen.csv"], "'astronaut' in row 2"),
-        (["--like", "good.csv", "--num", "3"], "a row is drawn for each of the 2 given, not 3"),
-        (["--out", "rows.npy"], "takes numbers only"),
-    ):
-        error = cli("sample", run, "--out", "rows.csv", *options).error
-        assert message in error
-        if message.endswith("known: "):
-            known = set(error.rpartition("known: ")[2].split(", "))
-            assert known == {"clerk", "nurse", "driver"}
-    assert not (place / "rows.csv").exists()
-
-
 def test_gaps_are_filled_and_all_else_stays(cli, run, place):
     whole = people(40, 2)
     gaps = whole.astype({"age": "Int64", "smokes": "boolean"})
@@ -160,19 +118,6 @@ def test_gaps_are_filled_and_all_else_stays(cli, run, place):
     assert (ages[:, ~known].std(axis=0) > 0).any()
 
 
-def test_gaps_that_cannot_be_filled_are_one_line(cli, run, place):
-    some = people(5, 0)
-    for frame, message in (
-        (some.drop(columns="job"), "column 'job' of the rows trained on is missing"),
-        (some.assign(shoes=1, age=None), "column 'shoes' is new"),
-        (some.assign(job=["nurse"] * 4 + ["astronaut"], age=None), "'astronaut' in row 5"),
-        (some.assign(income="much", age=None), "column 'income'"),
-    ):
-        write_frame(Path("gaps.csv"), frame)
-        assert message in cli("impute", run, "gaps.csv", "--out", "filled.csv").error
-    assert not (place / "filled.csv").exists()
-
-
 def test_a_run_is_judged_and_has_a_page(cli, run, place, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     write_frame(Path("others.parquet"), people(60, 5)[::-1])
@@ -188,11 +133,43 @@ def test_a_run_is_judged_and_has_a_page(cli, run, place, monkeypatch):
     assert "Real rows are those of 'others'. This is a first look: learners have few" in said
 
 
-def test_rows_that_cannot_judge_are_one_line(cli, run, place):
-    for frame, message in (
-        (people(20, 5).drop(columns="income"), "others.parquet': column 'income' "),
-        (people(20, 5).assign(job="astronaut"), "others.parquet': column 'job' has 'astronaut'"),
+def test_what_cannot_be_is_one_line(cli, run, place):
+    some = people(12, 0)
+    files = {
+        "people.csv": people(60, 0),
+        "new.csv": pd.DataFrame({"job": ["nurse"], "shoe size": [42]}),
+        "unseen.csv": pd.DataFrame({"job": ["nurse", "astronaut"]}),
+        "good.csv": pd.DataFrame({"job": ["nurse", "clerk"]}),
+        "narrow.csv": some.drop(columns="job"),
+        "words.csv": some.assign(income="much", age=None),
+        "others.csv": some.assign(job="astronaut"),
+    }
+    for name, frame in files.items():
+        write_frame(Path(name), frame)
+    for words, message in (
+        ("train people.csv --columns age", "'age', which is no kind of a column such as age="),
+        ("train people.csv --columns job=number", "unknown kind of a column 'number'"),
+        ("train people.csv --columns jobs=ordinal", "people.csv': there is no column 'jobs'"),
+        ("train people.csv --columns job=integer", "column 'job' cannot be of kind 'integer'"),
+        ("train moons --columns x=integer", "kinds are for the columns of a file"),
+        ("train moons --describe", "is a toy"),
+        ("sample RUN --where job=astronaut", "column 'job' has no value 'astronaut'; known: "),
+        ("sample RUN --where jobs=nurse", "no column 'jobs'; known: age, job, income, since"),
+        ("sample RUN --where job", "'job' is no condition"),
+        ("sample RUN --where job=nurse --where job=clerk", "contradict"),
+        ("sample RUN --like missing.csv", "there is no file 'missing.csv'"),
+        ("sample RUN --like new.csv", "column 'shoe size' is new"),
+        ("sample RUN --like unseen.csv", "'astronaut' in row 2"),
+        ("sample RUN --like good.csv --num 3", "a row is drawn for each of the 2 given, not 3"),
+        ("sample RUN --out rows.npy", "takes numbers only"),
+        ("impute RUN narrow.csv", "column 'job' of the rows trained on is missing"),
+        ("impute RUN words.csv", "column 'income'"),
+        ("evaluate RUN --data narrow.csv", "narrow.csv': column 'job' "),
+        ("evaluate RUN --data others.csv", "others.csv': column 'job' has 'astronaut'"),
+        ("evaluate RUN --data moons", "of the rows of a table"),
     ):
-        write_frame(Path("others.parquet"), frame)
-        assert message in cli("evaluate", run, "--data", "others.parquet").error
-    assert "of the rows of a table" in cli("evaluate", run, "--data", "moons").error
+        given = [run if word == "RUN" else word for word in words.split()]
+        if "--out" not in given and given[0] != "evaluate":
+            given += ["--out", "made.csv"]
+        assert message in cli(*given).error, words
+    assert {path.name for path in place.iterdir()} == set(files)

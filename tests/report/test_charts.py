@@ -1,5 +1,3 @@
-"""What the figures of a study draw: the numbers that they are given."""
-
 from dataclasses import replace
 
 import numpy as np

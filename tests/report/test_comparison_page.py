@@ -1,5 +1,3 @@
-"""The page of a whole comparison: many settings, 15 families, every number by a second path."""
-
 import re
 from dataclasses import replace
 

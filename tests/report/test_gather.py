@@ -1,5 +1,3 @@
-"""From the folder of a study to the contents of its report."""
-
 import json
 import shutil
 

@@ -1,5 +1,3 @@
-"""Motion: frames of reverse processes, and the files that they are written into."""
-
 import base64
 import json
 import re

@@ -1,5 +1,3 @@
-"""The page of a small study, its figures' files, and the tables of the terminal."""
-
 import re
 from dataclasses import replace
 
@@ -11,7 +9,6 @@ from html_page import Page
 from kan_diffusion.report import ReportContents, summary_table, trial_table, write_report
 from kan_diffusion.report.tables import (
     REAL_ROW,
-    format_half_width,
     format_interval,
     format_number,
     format_seconds,
@@ -71,20 +68,6 @@ def test_without_figures_there_are_none_and_all_else_is_there(tmp_path, budgets,
     assert set(page.links) <= set(page.ids)
 
 
-def test_the_tables_of_the_page_hold_the_means_of_the_rows(page, contents):
-    for data in contents.data_names():
-        of_data = contents.results.rows[contents.results.rows["data"] == data]
-        for name in MODELS:
-            chosen = of_data[of_data["name"] == name]
-            line = page.row(f"Models, {data}", name)
-            excess = format_half_width(mean_interval(chosen["excess"]))
-            assert line["excess"] == excess.replace("\n", " ")
-            assert line["parameters"] == f"{MODELS[name][1]:,}"
-        head, *_, last = page.tables[f"Models, {data}"]
-        assert last[0] == REAL_ROW
-        assert last[head.index("D²")] == format_number(of_data["energy_real"].mean())
-
-
 def test_trials_are_all_listed_and_the_failed_one_says_why(page, contents):
     head, *lines = page.tables["All trials"]
     assert len(lines) == len(contents.results.rows)
@@ -115,15 +98,6 @@ def test_rows_alone_make_a_report(tmp_path):
     assert (page.images, page.empty) == ([], [])
     assert "d: no model finished half of its seeds." in page.text
     assert any("out of memory" in text for text in page.text)
-
-
-def test_an_estimated_oracle_is_not_called_exact(tmp_path):
-    made = make_contents(("swiss roll",), ("KAN", "MLP"), 2, False, 9)
-    made.results = Results.of(made.results.rows.assign(oracle="estimated"))
-    page = Page(write_report(made, tmp_path, figures=False).read_text())
-    (oracle,) = [line for line in page.tables["Models, swiss roll"] if "oracle" in line[0]]
-    assert oracle[0] == "estimated oracle"
-    assert "exact oracle" not in " ".join(page.text)
 
 
 def test_a_report_written_again_replaces_the_old_one(contents, tmp_path):

@@ -1,5 +1,3 @@
-"""Colours and markers of families."""
-
 from itertools import combinations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The page of a synthetic table: what it says."""
-
 import numpy as np
 import pandas as pd
 import pytest

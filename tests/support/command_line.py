@@ -1,10 +1,5 @@
-"""The command line in the process of a test."""
-
-from __future__ import annotations
-
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -18,14 +13,12 @@ WARNING = "92.5% of the signal is left"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
-
     code: int
     out: str
     err: str
 
     @property
-    def error(self) -> str:
+    def error(self):
         """The one line on standard error that says what went wrong."""
         lines = self.err.splitlines()
         assert self.code == 1, (self.code, self.out, self.err)
@@ -34,15 +27,12 @@ class Outcome:
         return lines[0]
 
     @property
-    def warnings(self) -> int:
+    def warnings(self):
         """How often it is said that the process does not reach noise (lines are wrapped)."""
         return " ".join(self.err.split()).count(WARNING)
 
 
-Cli = Callable[..., Outcome]
-
-
-def call_command(*words: object) -> int:
+def call_command(*words):
     """Runs the command line in this process, with logging as in a process of its own."""
     root = logging.getLogger()
     handlers, level, argv = root.handlers[:], root.level, sys.argv
@@ -59,12 +49,12 @@ def call_command(*words: object) -> int:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(capsys, monkeypatch):
     """Runs a command in this process; what it trains is judged quickly."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setitem(EXECUTORS, "local", OneByOne)
 
-    def call(*words: object) -> Outcome:
+    def call(*words):
         capsys.readouterr()
         quick = ["--quick"] if words and words[0] in ("train", "compare") else []
         code = call_command(*words, *quick)

@@ -3,8 +3,6 @@
 A command may hang, eat the machine's memory or end by a signal, and the test goes on.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import signal
@@ -26,11 +24,9 @@ PRELOADED = ("kan_diffusion.study.executors.preload", "warmed", "kills", __name_
 
 
 class Forked(ForkServerProcess):
-    """A process from a server that has imported everything, which the first one starts."""
-
     served = False
 
-    def start(self) -> None:
+    def start(self):
         if not Forked.served:
             forkserver._forkserver._stop()  # that of a study's workers, which has imported less
             context.set_forkserver_preload(list(PRELOADED))
@@ -39,8 +35,6 @@ class Forked(ForkServerProcess):
 
 
 class Forking(ForkServerContext):
-    """Where such processes come from."""
-
     Process = Forked
 
 
@@ -56,10 +50,10 @@ class Ended:
     out: str
     err: str
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{' '.join(self.words)} -> {self.code}\n{self.out[-500:]}\n{self.err[-3000:]}"
 
-    def require_answer(self) -> None:
+    def require_answer(self):
         """Checks that it ended in time, and that an error is one line or a box of usage."""
         assert self.code is not None, f"not within {SECONDS} s: {self}"
         assert "Traceback" not in self.err, self
@@ -73,22 +67,18 @@ class Ended:
 class Running:
     """``kan-diffusion`` with some words in a session of its own, as a shell starts it.
 
-    Its standard error is a pipe, which the servers and workers that it starts hold, too.
-
-    Args:
-        *words: The words.
-        environment: Variables that it has beside those of this process.
-        own_server: Whether the server of its workers is its own; else it is that of the tests.
+    Its standard error is a pipe, which the servers and workers that it starts hold, too. The
+    server of its workers is ``own_server`` or that of the tests.
     """
 
-    def __init__(self, *words, environment, own_server=False) -> None:
+    def __init__(self, *words, environment, own_server=False):
         self._said, err = context.Pipe(duplex=False)
         variables = {**os.environ, **environment}
         said = tuple(map(str, words))
         self.process = start_leader(_run_apart, said, variables, err, own_server)
         err.close()
 
-    def wait(self, seconds: float) -> str:
+    def wait(self, seconds):
         """Waits until it has ended and all that hold its standard error; returns what that says."""
         said = b""
         while self._said.poll(seconds):
@@ -102,7 +92,7 @@ class Running:
         return said.decode(errors="replace")
 
 
-def start_leader(call, *arguments) -> Forked:
+def start_leader(call, *arguments):
     """Calls a function in a process of its own, and waits until that leads its own session."""
     leads, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_lead, args=(theirs, call, arguments))
@@ -112,20 +102,20 @@ def start_leader(call, *arguments) -> Forked:
     return process
 
 
-def _lead(leads, call, arguments) -> None:
+def _lead(leads, call, arguments):
     os.setsid()
     leads.close()
     hear_interrupts()
     call(*arguments)
 
 
-def hear_interrupts() -> None:
+def hear_interrupts():
     """Lets this process be interrupted, even if its server is a job of a shell or of a driver."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _run_apart(words, environment, err, own_server) -> None:
+def _run_apart(words, environment, err, own_server):
     os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(err.fileno(), 2)
@@ -133,7 +123,7 @@ def _run_apart(words, environment, err, own_server) -> None:
     _call(words, own_server=own_server)
 
 
-def run_command(*words, folder: Path, largest_file: int = resource.RLIM_INFINITY) -> Ended:
+def run_command(*words, folder, largest_file=resource.RLIM_INFINITY):
     """Runs ``kan-diffusion`` with some words in a folder, within limits of time and memory.
 
     No file grows beyond ``largest_file`` bytes, as on a full disk.
@@ -152,7 +142,7 @@ def run_command(*words, folder: Path, largest_file: int = resource.RLIM_INFINITY
         return Ended(said, code, out.read_text(errors="replace"), err.read_text(errors="replace"))
 
 
-def _run(words, folder, out, err, largest_file) -> None:
+def _run(words, folder, out, err, largest_file):
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY), stream)
     os.chdir(folder)
@@ -164,7 +154,7 @@ def _run(words, folder, out, err, largest_file) -> None:
     _call(words)
 
 
-def _call(words, *, own_server=False) -> None:
+def _call(words, *, own_server=False):
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     sys.argv = ["kan-diffusion", *words]
@@ -175,7 +165,7 @@ def _call(words, *, own_server=False) -> None:
     app.main()
 
 
-def share_server() -> None:
+def share_server():
     """Has workers forked from the server that this process is from, with limits as its own."""
     fork = ForkServerProcess._Popen
 

@@ -1,5 +1,3 @@
-"""The pages of the documentation, and the commands and programs in them."""
-
 import re
 import shlex
 from pathlib import Path

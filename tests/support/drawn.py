@@ -1,5 +1,3 @@
-"""What figures hold: lines, marks, and texts that lie on one another."""
-
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex

@@ -1,5 +1,3 @@
-"""The parts of a page that the tests look at."""
-
 from html.parser import HTMLParser
 
 _VOID = {"meta", "img", "br", "link", "input", "hr", "source"}

@@ -1,7 +1,5 @@
 """Kernels of notebooks, forked from the server of the tests."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import sys
@@ -14,19 +12,19 @@ class Forked:
 
     stdin = stdout = stderr = None
 
-    def __init__(self, command: list[str], *, env: dict[str, str], cwd: str, **_: object) -> None:
+    def __init__(self, command, *, env, cwd, **_):
         self._process = start_leader(_run, command, env, cwd)
         self.pid = self._process.pid
 
-    def poll(self) -> int | None:
+    def poll(self):
         return self._process.exitcode
 
-    def wait(self) -> int | None:
+    def wait(self):
         self._process.join()
         return self.poll()
 
 
-def _run(command: list[str], env: dict[str, str], cwd: str) -> None:
+def _run(command, env, cwd):
     os.environ.update(env)
     os.chdir(cwd)
     _, option, module, *sys.argv[1:] = command

@@ -1,5 +1,3 @@
-"""Averaged targets where they are known."""
-
 import pytest
 import torch
 

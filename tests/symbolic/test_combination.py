@@ -4,7 +4,7 @@ import torch
 
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.processes import get_process
-from kan_diffusion.symbolic.combination import Atom, Combination, compose, score_of
+from kan_diffusion.symbolic.combination import compose, score_of
 from networks import T, batch, mixed_networks, network
 
 STEPS = np.array([0, 3, 31, 64, 98, 99])
@@ -76,21 +76,3 @@ def test_symmetric_functions_are_written_with_a_positive_inside(name, sign):
     np.testing.assert_allclose(leading, 2.0)
     np.testing.assert_allclose(atom.inner.constant, -0.5)
     np.testing.assert_allclose(coefficient, 3.0 * sign)
-
-
-def test_combinations_add_and_scale():
-    draw = np.random.default_rng(0)
-    levels, x = 3, draw.normal(size=(3, 5, 2))
-    atoms = [Atom(coordinate=0), Atom(coordinate=1)]
-
-    def combination(*of):
-        return Combination(draw.normal(size=levels), {a: draw.normal(size=levels) for a in of})
-
-    one, two = combination(*atoms), combination(atoms[1])
-    factor = draw.normal(size=levels)
-    total = one.plus(two)
-    assert list(total.terms) == atoms
-    np.testing.assert_allclose(total.values(x), one.values(x) + two.values(x))
-    np.testing.assert_allclose(one.times(factor).values(x), factor[:, None] * one.values(x))
-    expected = two.constant[:, None] + two.terms[atoms[1]][:, None] * x[..., 1]
-    np.testing.assert_allclose(two.values(x), expected)

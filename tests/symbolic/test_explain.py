@@ -14,7 +14,7 @@ from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.report.gather import runs_contents
 from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig
-from kan_diffusion.study.folder import SAMPLES, load_points, load_trial
+from kan_diffusion.study.folder import SAMPLES, load_points
 from kan_diffusion.study.measure import evaluate_run, load_run, yardstick
 from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.run import load_study
@@ -198,17 +198,11 @@ def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path):
     assert contents.results.rows["excess"].tolist() == [bad.row["excess"]]
 
 
-def test_a_likelihood_that_is_no_number_is_left_out(judge, tmp_path):
-    judge_, judged = judge
+def test_a_likelihood_that_is_no_number_is_left_out(judge):
     # It can be sampled, but the flow from data to noise leaves every bound.
-    stage = judged(-X - X**3 / 5)
+    stage = judge[1](-X - X**3 / 5)
     assert (stage.standing.trouble, stage.row["nll"]) == ("", None)
     assert stage.standing.metrics["energy"] > 0
-    judge_.save(stage, tmp_path)
-    trial = load_trial(tmp_path / "formula")
-    assert trial is not None
-    assert trial.row["nll"] is None
-    assert trial.row["energy"] == stage.standing.metrics["energy"]
 
 
 def _reach(*layers, **settings):

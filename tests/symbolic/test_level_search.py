@@ -1,5 +1,3 @@
-"""Which forms a search chooses, and searches that are out of time."""
-
 import time
 
 import pytest

@@ -1,5 +1,3 @@
-"""One formula for all noise levels: found where it is known, and the forms of its coefficients."""
-
 import dataclasses
 import itertools
 

@@ -1,5 +1,3 @@
-"""Commands for points in processes of their own, and those that write pages with figures."""
-
 import shlex
 import subprocess
 import sys

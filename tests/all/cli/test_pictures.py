@@ -1,5 +1,3 @@
-"""Pictures on the command line: compared on a page, drawn side by side, and a spoilt folder."""
-
 from make import picture_study
 from picture_folders import write_pictures
 

@@ -1,5 +1,3 @@
-"""Runs of tables: judged by the rows they hold out, split as they are encoded, and in a study."""
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,5 +1,3 @@
-"""Figures of a study of many models, and that they can be read."""
-
 from dataclasses import replace
 
 import numpy as np
@@ -137,20 +135,6 @@ def test_a_metric_added_at_run_time_is_drawn(monkeypatch):
     assert seeds == pytest.approx([0.5] * 3)
     real = next(drawn for drawn in axes.get_lines() if drawn.get_color() == REAL)
     assert real.get_xdata()[0] == pytest.approx(1.0)  # 5 minus the MLP's mean of 4
-
-
-def test_differences_near_zero_keep_their_digits(monkeypatch):
-    own = Metric("read", "read", "higher", lambda *_: 0.0, title="as asked")
-    monkeypatch.setitem(SAMPLE_METRICS, "read", own)
-    made = make_contents(("swiss roll",), None, 3, False, 9, families=True)
-    rows = made.results.rows.assign(read=lambda table: 0.5 + 0.01 * table["seed"])
-    rows.loc[rows["name"] == "MLP Fourier inputs", "read"] = 0.9  # the best MLP
-    near = rows["name"] == "KAN"
-    rows.loc[near, "read"] = rows.loc[near, "seed"].map({0: 0.906, 1: 0.894, 2: 0.904})
-    axes = metrics_figure(replace(made, results=Results.of(rows))).axes[-1]
-    texts = dict(zip(FAMILIES, (text.get_text() for text in axes.texts), strict=False))
-    assert texts["KAN"].startswith("0.001")  # one decimal more than the others
-    assert texts["KAN RBF"].startswith("−0.39")
 
 
 def test_an_excess_below_zero_has_no_ratio():

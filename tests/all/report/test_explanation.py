@@ -1,5 +1,3 @@
-"""Figures of an explanation: the network, and a page with all of them."""
-
 import io
 from dataclasses import replace
 

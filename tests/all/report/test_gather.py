@@ -1,5 +1,3 @@
-"""Reports of whole studies: the notebook's with all pictures, budgets, files, and failures."""
-
 import numpy as np
 import pytest
 

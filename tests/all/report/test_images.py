@@ -1,5 +1,3 @@
-"""A figure that cannot be read on a telephone has a second one for it."""
-
 import re
 
 from matplotlib.figure import Figure

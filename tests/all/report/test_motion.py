@@ -1,5 +1,3 @@
-"""Motion of all samplers and of pictures, and a page's player in a browser."""
-
 import base64
 import io
 import re

@@ -1,10 +1,5 @@
-"""Pages of studies with all of their figures."""
-
 import base64
 import re
-from dataclasses import replace
-
-import pandas as pd
 
 from html_page import Page
 from kan_diffusion.report import ReportContents, write_report
@@ -42,18 +37,6 @@ def test_fifteen_families_on_one_data_set_make_a_small_page(tmp_path):
         ("swiss roll",), None, 4, count=1_000, budgets=BUDGETS[:1], families=True, failed=False
     )
     assert write_report(many, tmp_path).stat().st_size < 12e6 / 8
-
-
-def test_data_and_process_are_shown_once_whatever_the_budgets_and_a_second_process_is_named(
-    tmp_path,
-):
-    made = make_contents(("wine",), ("MLP",), 1, False, 9, budgets=BUDGETS, families=True)
-    text = write_report(made, tmp_path).read_text()
-    assert text.count("Sampling starts from pure noise") == 1
-    assert "wine, forward process: " in text
-    several = [made.results.rows.assign(process=name) for name in ("cosine", "flow")]
-    again = replace(made, results=Results.of(pd.concat(several)))
-    assert "wine, forward process (cosine): " in write_report(again, tmp_path).read_text()
 
 
 def test_names_of_mathematics_and_in_any_script_are_drawn_as_they_are_written(tmp_path):

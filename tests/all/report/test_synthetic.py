@@ -1,5 +1,3 @@
-"""Pictures of a synthetic table, and that every one can be read."""
-
 from itertools import pairwise
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""One formula for all noise levels, looked for with full effort."""
-
 import pytest
 
 from gaussian_levels import require_the_score_is_found
