@@ -1,21 +1,16 @@
 import shutil
 
 
-def test_bad_levels(cli, runs, tmp_path):
-    words = ["explain", runs("readable"), "--no-simplify", "--out", tmp_path / "there"]
-    for levels in ("ten", "1,,2", "-3", "20,1000"):
-        assert "--levels" in cli(*words, f"--levels={levels}").error
-    assert not (tmp_path / "there").exists()
-
-
-def test_an_unknown_function_has_a_suggestion_and_an_mlp_no_edges(cli, runs):
+def test_what_cannot_be_explained_is_one_line(cli, runs):
     run = runs("readable")
-    error = cli("explain", run, "--library", "linear,tahn").error
-    assert "'tahn'" in error
-    assert "'tanh'" in error
-    assert "nowhere" in cli("explain", run, "--library", "nowhere:NAME").error
-    assert "only KANs have edges to read" in cli("explain", runs("points")).error
-    assert not (runs("points") / "explanation").exists()
+    for words, message in (
+        *(((run, f"--levels={levels}"), "--levels") for levels in ("ten", "1,,2", "-3", "20,1000")),
+        ((run, "--library", "linear,tahn"), "'tahn', did you mean 'tanh'"),
+        ((run, "--library", "nowhere:NAME"), "nowhere"),
+        ((runs("points"),), "only KANs have edges to read"),
+    ):
+        assert message in cli("explain", *words).error
+        assert not (words[0] / "explanation").exists()
 
 
 def test_a_study_has_trials_to_explain(cli, runs, tmp_path):

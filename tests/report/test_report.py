@@ -1,5 +1,4 @@
 import re
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -30,10 +29,6 @@ def contents():
 def page(contents, tmp_path_factory):
     path = write_report(contents, tmp_path_factory.mktemp("report"), figures=False)
     return Page(path.read_text())
-
-
-def said(contents, folder):
-    return " ".join(Page(write_report(contents, folder, figures=False).read_text()).text)
 
 
 def test_figures_are_files_and_pictures_in_the_page_and_one_that_fails_costs_itself(tmp_path):
@@ -98,14 +93,6 @@ def test_rows_alone_make_a_report(tmp_path):
     assert (page.images, page.empty) == ([], [])
     assert "d: no model finished half of its seeds." in page.text
     assert any("out of memory" in text for text in page.text)
-
-
-def test_a_report_written_again_replaces_the_old_one(contents, tmp_path):
-    first = said(contents, tmp_path)
-    assert said(contents, tmp_path) == first
-    again = said(replace(contents, title="Another"), tmp_path)
-    assert "Another" in again
-    assert contents.title not in again
 
 
 def test_the_terminals_tables_hold_what_was_measured(contents):

@@ -26,24 +26,19 @@ def lab(colour, seen_by=READERS[0]):
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-@pytest.fixture(params=[0, 5], ids=["registry", "five more of each kind"])
-def styles(request, monkeypatch):
-    """The styles of the registry, also with families that were added at run time."""
-    known = dict(registry.FAMILIES)
-    for kind in ("kan", "mlp", "other"):
-        like = next(family for family in known.values() if family.kind == kind)
-        for number in range(request.param):
-            name = f"{kind} {number}"
-            monkeypatch.setitem(registry.FAMILIES, name, like)
-    return family_styles()
-
-
 def apart(one, other, seen_by):
     """How far apart somebody sees two colours."""
     return np.linalg.norm(lab(one, seen_by) - lab(other, seen_by))
 
 
-def test_families_differ_in_colour_or_marker_and_their_kinds_by_colour(styles):
+@pytest.mark.parametrize("more", [0, 5])
+def test_families_differ_in_colour_or_marker_and_their_kinds_by_colour(more, monkeypatch):
+    known = dict(registry.FAMILIES)
+    for kind in ("kan", "mlp", "other"):
+        like = next(family for family in known.values() if family.kind == kind)
+        for number in range(more):
+            monkeypatch.setitem(registry.FAMILIES, f"{kind} {number}", like)
+    styles = family_styles()
     assert set(styles) == set(registry.FAMILIES)
     assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
     kans, mlps = (

@@ -1,5 +1,3 @@
-import numpy as np
-import pandas as pd
 import pytest
 
 from html_page import Page
@@ -51,16 +49,6 @@ def test_the_sentences_tell_good_tables_from_bad_ones_and_from_copies(loose):
     assert "100 % of synthetic rows are training rows" in copied
     alone = " ".join(say_scores(scores_of(REAL, TRAIN)))
     assert "cannot be said without the rows" in alone
-
-
-def test_hostile_names_stay_text(tmp_path):
-    name = "</script><img src=x onerror=alert(1)> $x^2$"
-    frame = pd.DataFrame({name: np.arange(60.0) ** 2, "<b>": ["<i>", "</td>", "&amp;"] * 20})
-    scores = scores_of(frame, frame)
-    text = write_table_page(scores, tmp_path / "t.html", name, figures=False).read_text()
-    assert "<img src=x" not in text
-    assert "<i>" not in text
-    assert Page(text).empty == []
 
 
 def test_long_names_lose_their_middle():

@@ -7,16 +7,12 @@ class Page(HTMLParser):
     """A page read back.
 
     Attributes:
-        images: Sources of the pictures.
         pictures: What is shown, in words, to the source of its picture.
         loads: Everything an address is given for.
-        links: Anchors that links lead to.
-        ids: All ids, in order.
         tables: Caption (its label) to rows, each a list of cells' texts; feet included.
         keys: The same with what a cell is sorted by.
         words: Caption to whether each column holds words.
         trials: Id of a table's row to the anchors of the trials it names.
-        text: Pieces of text.
         empty: Tags and ids of sections and lists that hold no text and no picture.
     """
 

@@ -48,12 +48,7 @@ def make_view(widths=(2, 2, 2), time_inputs=0, points=9):
 def make_score(dim=2, exact=True, names=("network",)):
     """The score of a standard normal distribution, -x, and learned scores -1.5 x, -2 x, ..."""
     axis = np.linspace(-2, 2, 5)
-    if dim == 2:
-        points = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    elif dim == 1:
-        points = np.linspace(-2, 2, 21)[:, None]
-    else:
-        points = np.random.default_rng(0).normal(size=(30, dim))
+    points = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), -1).reshape(-1, dim)
     count = len(LEVELS)
     return ScoreView(
         levels=LEVELS,

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,11 +140,6 @@ def test_too_many_edges_get_no_formulas(run, tmp_path):
     (reason,) = [what for what in told if "more than 1" in what]
     assert "--prune" in reason
     assert f"{reason}." in explanation.sentences
-    # Where formulas are not asked for, nothing is said of them.
-    options = replace(options, formulas=False)
-    explanation, explained = explain_run(run, tmp_path, options)
-    assert explained.with_formulas is None
-    assert not any("formula" in sentence for sentence in explanation.sentences)
 
 
 def test_networks_without_edges_to_read_and_levels_that_are_none_are_refused(runs, run, tmp_path):

@@ -15,7 +15,7 @@ from kan_diffusion.processes import get_process
 from kan_diffusion.symbolic.context import Context, make_context
 from kan_diffusion.symbolic.match import SearchOptions, find_formulas, match_curve
 from kan_diffusion.symbolic.simplify import drop_idle, prune, prune_in_rounds, straighten
-from networks import batch, kan, network, stir
+from networks import batch, kan, network
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})
 
@@ -223,8 +223,6 @@ def test_no_output_is_dropped_whatever_the_loss():
     assert len(made.edges) <= 4
 
 
-# Formulas
-
 QUICK = {"steps": 1, "tolerance": 1e-4}
 FEW = {name: LIBRARY[name] for name in ("linear", "tanh")}
 
@@ -334,10 +332,6 @@ def test_importance_is_measured_on_what_passes_through():
     torch.testing.assert_close(torch.from_numpy(y), curve)
     # Outputs are sums of their edges, and no sum is spread wider than its terms together.
     assert bool((importance.attribution.edges[-1].sum(1) >= 1 - 1e-9).all())
-    at = context.importance(denoiser, at=(points[:500], 40))
-    assert len(at.inputs[0]) == 500
-    stir(denoiser, 3)
-    assert not torch.equal(context.importance(denoiser).inputs[1], importance.inputs[1])
 
 
 def test_fine_tuning_lowers_the_loss_and_draws_other_points_each_time():

@@ -213,14 +213,6 @@ def test_the_worst_constant_the_ratio_and_how_many_seeds_are_within_the_bound():
     assert "worst 5.00%" in answer
 
 
-@pytest.mark.parametrize("best_r2", [math.nan, 0.75])
-def test_a_finished_case_is_read_and_not_trained_again(best_r2, tmp_path, monkeypatch):
-    result = make_result(best_r2=best_r2, energy={"network": 0.002, "simplified": math.inf})
-    lab._save(result, tmp_path / "runs" / "two-modes-3" / "result.json")
-    monkeypatch.setattr(lab, "run_trial", lambda *_, **__: pytest.fail("trained again"))
-    assert run_lab_case(LAB["two-modes"], 3, tmp_path) == result
-
-
 def test_the_truth_is_recovered_from_points(tmp_path, monkeypatch):
     def judged_quickly(toy, **options):
         trial = single_trial(toy, **options)

@@ -1,8 +1,7 @@
 """Data files, study files and options that are wrong: one line that says so, or a right result.
 
-Each case is a command in a folder with a file that is broken in some way, or with an option out of
-range. Here are those that could hang, fill the memory, run code or break a figure; what is wrong
-with a single cell or setting stands in the tests of what reads it.
+Here are those that could hang, fill the memory, run code or break a figure; what is wrong with a
+single cell or setting stands in the tests of what reads it.
 """
 
 import os
