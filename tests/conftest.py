@@ -16,9 +16,6 @@ pytest.register_assert_rewrite(
     *("command_line", "html_page", "picture_contract"),
 )
 
-from command_line import cli  # noqa: E402, F401
-from runs import runs  # noqa: E402, F401
-
 # Compilation of kernels falls into whichever example runs first, so no example has a deadline.
 settings.register_profile("few", deadline=None, max_examples=8, derandomize=True, database=None)
 settings.register_profile("all", deadline=None, max_examples=50)
@@ -30,6 +27,22 @@ gc.disable()  # what is imported stays: looking for garbage in it takes half of 
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Runs a command in this process; what it trains is judged quickly."""
+    from command_line import quick_commands  # imports all of the package, for ten seconds
+
+    return quick_commands(capsys, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Gives the folder of a run that all tests share, by its name."""
+    from runs import shared_runs  # likewise
+
+    return shared_runs(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True, scope="session")

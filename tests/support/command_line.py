@@ -48,13 +48,12 @@ def call_command(*words):
     return int(stop.value.code or 0)
 
 
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    """Runs a command in this process; what it trains is judged quickly."""
+def quick_commands(capsys, monkeypatch):
+    """Makes what runs a command in this process; what it trains is judged quickly."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setitem(EXECUTORS, "local", OneByOne)
 
-    def call(*words):
+    def call(*words: object) -> Outcome:
         capsys.readouterr()
         quick = ["--quick"] if words and words[0] in ("train", "compare") else []
         code = call_command(*words, *quick)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from filelock import FileLock
 
 from command_line import call_command
@@ -89,9 +88,8 @@ TRAINED: Mapping[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Gives the folder of a run by its name in `TRAINED`; its data lie beside it."""
+def shared_runs(tmp_path_factory):
+    """Makes what gives the folder of a run by its name in `TRAINED`; its data lie beside it."""
     root = tmp_path_factory.getbasetemp()
     if root.name.startswith("popen-gw"):  # one of several workers, which share the folder above
         root = root.parent
