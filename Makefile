@@ -84,7 +84,7 @@ test: $(STAMP)-test  ## Run the tests: three minutes (ARGS="-k sampling" picks s
 	$(PYTEST) $(or $(ARGS),$(SIDE_BY_SIDE))
 
 test-all: $(STAMP)-test-all  ## Run all tests, whole studies and killed processes too: 15 minutes
-	$(PYTEST) tests tests/all $(or $(ARGS),$(SIDE_BY_SIDE))
+	$(PYTEST) -o "norecursedirs=.* support" $(or $(ARGS),$(SIDE_BY_SIDE))
 
 # The part of `make test-all` that `make test` leaves out.
 test-rest: $(STAMP)-test-all
