@@ -88,6 +88,12 @@ TRAINED: Mapping[str, Callable[[Path], None]] = {
 }
 
 
+def _listed(run: Path) -> str:
+    """The files of a run with their sizes."""
+    files = [path for path in sorted(run.rglob("*")) if path.is_file()]
+    return "\n".join(f"{path.relative_to(run)} {path.stat().st_size}" for path in files)
+
+
 def shared_runs(tmp_path_factory):
     """Makes what gives the folder of a run by its name in `TRAINED`; its data lie beside it."""
     root = tmp_path_factory.getbasetemp()
@@ -102,7 +108,9 @@ def shared_runs(tmp_path_factory):
                 shutil.rmtree(folder, ignore_errors=True)  # where training failed, for a test
                 folder.mkdir()
                 TRAINED[name](folder)
-                (folder / "done").touch()
+                (folder / "done").write_text(_listed(folder / "run"))
+            left = _listed(folder / "run")
+        assert left == (folder / "done").read_text(), f"a test has changed the run '{name}'"
         return folder / "run"
 
     return made

@@ -13,6 +13,7 @@ import pytest
 
 from commands import run_command
 from kan_diffusion.study.folder import load_trial
+from runs import copied
 
 QUICK = "--family mlp --params 400 --steps 20 --batch-size 16 --device cpu --quick --out run"
 ROWS = np.random.default_rng(0).normal(size=(30, 2))
@@ -124,13 +125,16 @@ def _write(path, content):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
+RUNS = {"RUN": "points", "KAN": "readable"}
+
+
 @pytest.fixture
 def answered(runs, tmp_path):
     """Runs a command in a folder with files, which answers; if it succeeds, with what is right."""
     _write(tmp_path / "good.csv", _csv())
     _write(tmp_path / "brackets.json", "[" * 100_000)
     (tmp_path / "folder.csv").mkdir()
-    known = {"RUN": runs("points"), "KAN": runs("readable"), "''": ""}
+    known = {"''": "", **{name: copied(runs(run), tmp_path / name) for name, run in RUNS.items()}}
 
     def call(words, **files):
         for name, content in files.items():
