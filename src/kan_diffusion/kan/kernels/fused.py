@@ -322,7 +322,7 @@ def _by_reference(
         reached = [
             (value, grad)
             for value, grad in zip(values, grads, strict=True)
-            if grad is not None and value.requires_grad
+            if grad is not None and value is not None and value.requires_grad
         ]
         outputs, directions = zip(*reached, strict=True)
         derivatives = iter(
