@@ -80,10 +80,10 @@ bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_laye
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
 SIDE_BY_SIDE := -n auto --dist worksteal
 
-test: $(STAMP)-test  ## Run the tests: three minutes (ARGS="-k sampling" picks some)
+test: $(STAMP)-test  ## Run the tests: two minutes on two cores (ARGS="-k sampling" picks some)
 	$(PYTEST) $(or $(ARGS),$(SIDE_BY_SIDE))
 
-test-all: $(STAMP)-test-all  ## Run all tests, whole studies and killed processes too: 15 minutes
+test-all: $(STAMP)-test-all  ## Run all tests, whole studies and killed processes too: ten minutes
 	$(PYTEST) -o "norecursedirs=.* support" $(or $(ARGS),$(SIDE_BY_SIDE))
 
 # The part of `make test-all` that `make test` leaves out.

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -148,13 +148,16 @@ def write_checksums(folder: Path, files: Iterable[Path], to_come: Mapping[str, b
     write_text(folder / CHECKSUMS, "".join(lines))
 
 
-def require_unchanged(folder: Path, files: Iterable[Path], again: str) -> None:
+def require_unchanged(
+    folder: Path, files: Iterable[Path], again: str, but: Collection[str] = ()
+) -> None:
     """Checks by digests that a folder's files have not changed since they were written.
 
     Args:
         folder: The folder.
         files: Files in it that must be listed.
         again: What makes them anew, for messages.
+        but: Names of files that may have changed.
 
     Raises:
         RunFolderError: A file is missing, is not listed or has changed, or the list of digests
@@ -171,6 +174,8 @@ def require_unchanged(folder: Path, files: Iterable[Path], again: str) -> None:
                 raise ValueError(f"{line[:80]!r} is no digest of a file")
             path = folder / name
             listed.add(path)
+            if name in but:
+                continue
             try:
                 found = digest(path)
             except OSError as error:

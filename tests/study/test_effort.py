@@ -1,11 +1,15 @@
 """How much is computed to judge a model is no part of a trial: it is judged again, not trained."""
 
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from helpers import refused
+from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study.config import EvaluationConfig
+from kan_diffusion.study.folder import prepare_trial_folder
 from kan_diffusion.study.run import load_study, run_study
 from kan_diffusion.study.trial import run_trial
 from make import study, trial_content, without_clock, written
@@ -113,3 +117,19 @@ def test_a_study_is_judged_fully_in_the_folder_of_its_first_look(judged, tmp_pat
     assert len(events) == 1
     assert written(folder / "trials") == before
     pd.testing.assert_frame_equal(again.rows, full.rows)
+
+
+def test_a_judgement_that_was_killed_is_made_again_and_seals_no_damage(judged, tmp_path):
+    for name in ("samples.safetensors", "denoiser/diffusion_pytorch_model.safetensors"):
+        run = Path(shutil.copytree(judged / "quick", tmp_path / Path(name).stem))
+        (run / name).write_bytes((judged / "full" / name).read_bytes()[:-4] + b"half")
+        if name.startswith("samples"):
+            with refused("not what the run wrote", RunFolderError):
+                run_trial(_trial("quick"), run, device="cpu")
+            prepare_trial_folder(run, _trial("full"))
+            result = run_trial(_trial("full"), run, device="cpu", on_progress=_never)
+            assert trial_content(run) == trial_content(judged / "full")
+            assert run_trial(_trial("full"), run, device="cpu").row == result.row
+        else:
+            with refused("not what the run wrote", RunFolderError):
+                run_trial(_trial("full"), run, device="cpu")

@@ -23,9 +23,6 @@ from picture_folders import write_pictures
 BRIEFLY = ("--steps", "20", "--batch-size", "64", "--device", "cpu", "--quick")
 PICTURES = ("--steps", "3", "--batch-size", "8", "--size", "8", "--device", "cpu", "--quick")
 
-Runs = Callable[[str], Path]
-"""Gives the folder of a run by name."""
-
 
 def _train(*words: object) -> None:
     assert call_command("train", *words) == 0

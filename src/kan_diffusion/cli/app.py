@@ -211,9 +211,11 @@ def compare(
 
 
 def _judged(config: Judging, quick: bool) -> Judging:
-    """Gives a study or a trial its effort of judging."""
-    effort = {"effort": "quick" if quick else config.evaluation.effort}
-    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=effort)})
+    """Returns a study or a trial that is judged quickly, if that is asked for."""
+    if not quick:
+        return config
+    evaluation = config.evaluation.model_copy(update={"effort": "quick"})
+    return config.model_copy(update={"evaluation": evaluation})
 
 
 def _require_success(rows: pd.DataFrame) -> None:
@@ -480,7 +482,7 @@ def train(
     name = f"{config.data.name}-{config.model.family}"
     folder = out if out is not None else Path("runs/train") / name
     if leads():
-        prepare_trial_folder(folder, config, fresh=fresh, verify=not unverified)
+        prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process.scheduler()))
     floor = known_floor(config.data, config.process)
     pictures = isinstance(config.data, PictureData)

@@ -1,7 +1,7 @@
 """How much is computed to judge a model: what a comparison needs, or a first look.
 
-A first look takes a few seconds less a model, or minutes with pictures. Its numbers estimate the
-same quantities from fewer draws, so they scatter more: it decides nothing.
+The numbers of a first look estimate the same quantities from fewer draws, so they scatter more: it
+decides nothing.
 """
 
 from __future__ import annotations

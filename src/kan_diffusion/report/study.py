@@ -49,7 +49,7 @@ def write_report(contents: ReportContents, folder: str | Path, *, figures: bool 
     Args:
         contents: The study.
         folder: The folder to write to. Existing files are replaced, each whole or not at all.
-        figures: Whether to draw figures; without them the page takes a tenth of the time.
+        figures: Whether to draw figures, into the page and as files.
 
     Returns:
         The path of the page.

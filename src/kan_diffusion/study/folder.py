@@ -69,10 +69,12 @@ __all__ = [
     "holds_run",
     "keep_trial",
     "load_points",
+    "load_sufficient",
     "load_trial",
     "load_weights",
     "prepare_trial_folder",
     "recorded_steps",
+    "require_trained",
     "save_points",
     "save_weights",
 ]
@@ -267,6 +269,37 @@ def load_trial(
     return TrialResult(config, row, levels, folder)
 
 
+def load_sufficient(folder: Path, asked: TrialConfig, *, verify: bool = True) -> TrialResult | None:
+    """Reads a finished trial that was judged with the effort asked for; None if there is none.
+
+    The files of another one are not compared with their digests: it is judged again, and whoever
+    did so before may have been killed between two of these files.
+
+    Args:
+        folder: Its folder.
+        asked: The trial it should be.
+        verify: Whether to refuse files that have changed since they were written.
+
+    Raises:
+        RunFolderError: As of :func:`load_trial`.
+        KanDiffusionError: One of its settings is wrong.
+    """
+    found = load_trial(folder, asked, verify=False)
+    if found is None or not found.suffices(asked):
+        return None
+    return load_trial(folder, asked, verify=True) if verify else found
+
+
+def require_trained(folder: Path) -> None:
+    """Checks that what a trial trained has not changed, whatever became of its judgement.
+
+    Raises:
+        RunFolderError: A file has changed.
+    """
+    again = f"delete '{folder}' and run again"
+    require_unchanged(folder, (), again, but=(SAMPLES, RESULT))
+
+
 def _require_row(config: TrialConfig, row: Row) -> None:
     """Checks the types of a row's values, and that they agree with the configuration.
 
@@ -350,16 +383,13 @@ def recorded_steps(folder: Path, what: str = REVERSE) -> list[int]:
     return sorted(int(path.stem) for path in (folder / what).glob("[0-9]*.safetensors"))
 
 
-def prepare_trial_folder(
-    folder: Path, config: TrialConfig, *, fresh: bool = False, verify: bool = True
-) -> None:
+def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = False) -> None:
     """Checks that a single trial may use a folder: it is empty or holds this trial.
 
     Args:
         folder: The folder, which need not exist.
         config: The trial.
         fresh: Whether to delete the trial that is in the folder, finished or not. Other files stay.
-        verify: Whether to refuse files of a finished trial that have changed.
 
     Raises:
         RunFolderError: It holds another finished run, or other files, or cannot be cleared.
@@ -373,7 +403,8 @@ def prepare_trial_folder(
         with claimed(folder):
             _clear(folder)
         return
-    finished = load_trial(folder, verify=verify)
+    # Running it compares digests, unless it is to be judged again.
+    finished = load_trial(folder, verify=False)
     if finished is not None and finished.config.identity != config.identity:
         raise RunFolderError(
             f"'{folder}' holds another run ({finished.config.label}); choose another folder "

@@ -19,7 +19,7 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import parquet_bytes, read_as, write_bytes, write_checksums
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
-from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, load_trial
+from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, load_sufficient, load_trial
 from kan_diffusion.study.trial import build
 
 __all__ = [
@@ -76,8 +76,7 @@ class StudyPlan:
 
 def finished_trial(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
     """Reads a trial of a study; None where it is not finished, or only judged quickly."""
-    result = load_trial(folder / TRIALS / trial.id, trial, verify=verify)
-    return result if result is None or result.suffices(trial) else None
+    return load_sufficient(folder / TRIALS / trial.id, trial, verify=verify)
 
 
 def known_row(folder: Path, trial: str, kept: Mapping[str, Row], verify: bool) -> Row | None:

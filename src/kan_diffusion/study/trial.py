@@ -45,7 +45,9 @@ from kan_diffusion.study.folder import (
     TrialResult,
     claimed,
     keep_trial,
+    load_sufficient,
     load_trial,
+    require_trained,
     save_points,
     save_weights,
 )
@@ -320,15 +322,17 @@ def run_trial(
         TrialTakenError: Another process is running it.
         KanDiffusionError: The model cannot be built.
     """
-    finished = load_trial(folder, config, verify=verify)
-    if finished is not None and finished.suffices(config):
+    if (finished := load_sufficient(folder, config, verify=verify)) is not None:
         return finished
     with claimed(folder) if leads() else nullcontext():
         # Another process may have finished it by now.
-        finished = load_trial(folder, config, verify=verify)
-        if finished is None:
+        if (finished := load_sufficient(folder, config, verify=verify)) is not None:
+            return finished
+        if (finished := load_trial(folder, config, verify=False)) is None:
             return _run_claimed(config, folder, device, on_progress, log_folder)
-        return finished if finished.suffices(config) else _judge_again(config, finished, device)
+        if verify:
+            require_trained(folder)
+        return _judge_again(config, finished, device)
 
 
 def _judge_again(config: TrialConfig, finished: TrialResult, device: str) -> TrialResult:
