@@ -12,7 +12,14 @@ from hypothesis import settings
 from scipy.interpolate import BSpline
 
 pytest.register_assert_rewrite(
-    *("density_contract", "family_contract", "helpers", "kan_networks", "kernel_suite"),
+    *(
+        "density_contract",
+        "family_contract",
+        "helpers",
+        "kan_networks",
+        "kernel_suite",
+        "table_files",
+    ),
     *("command_line", "html_page", "picture_contract"),
 )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from helpers import refused
 from kan_diffusion.data.tables import read_frame, require_writable_ending, write_frame
 from kan_diffusion.errors import DataError, RunFolderError
-from table_files import written
+from table_files import require_refused, written
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=8)
 CELLS = {  # cells of a kind, its dtype, and that without gaps
@@ -177,10 +177,7 @@ def test_what_is_written_is_read_back_exactly(tmp_path, ending):
     ],
 )
 def test_a_broken_file_is_refused_with_the_place(tmp_path, content, words):
-    path = written(tmp_path, content)
-    with refused(words, DataError) as caught:
-        read_frame(path)
-    assert str(path) in str(caught.value)
+    require_refused(tmp_path, content, words)
 
 
 def test_loading_never_runs_what_a_file_holds(tmp_path):

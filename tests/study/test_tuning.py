@@ -9,17 +9,9 @@ from kan_diffusion.denoisers.registry import get_family, untuned_family
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import TunedSettings, apply_tuned, read_tuned, tune
-from make import study, written
+from make import budgeted_study as _study
+from make import written
 from runs import copied
-
-
-def _study(**changes):
-    """Two families with one budget on two data sets."""
-    data = [{"toy": toy, "num_points": 300} for toy in ("gaussian-mixture", "eight-gaussians")]
-    models = [{"family": "kan"}, {"family": "mlp"}]
-    training = {"steps": 20, "batch_size": 64}
-    given = {"data": data, "models": models, "budgets": [{"amount": 900}], "training": training}
-    return study(**{**given, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,15 @@ EVALUATION = {"num_noised": 200, "num_drawn": 50, "effort": "quick"}
 """Settings of an evaluation where nothing asks how good a model is."""
 
 
+def budgeted_study(**changes):
+    """Two families with one budget on two data sets."""
+    data = [{"toy": toy, "num_points": 300} for toy in ("gaussian-mixture", "eight-gaussians")]
+    models = [{"family": "kan"}, {"family": "mlp"}]
+    training = {"steps": 20, "batch_size": 64}
+    given = {"data": data, "models": models, "budgets": [{"amount": 900}], "training": training}
+    return study(**{**given, **changes})
+
+
 def picture_study(pictures, model, **changes):
     """A study of two transformers of pictures, judged quickly.
 

@@ -3,6 +3,10 @@
 import numpy as np
 import pandas as pd
 
+from helpers import refused
+from kan_diffusion.data.tables import read_frame
+from kan_diffusion.errors import DataError
+
 
 def written(folder, content):
     """A file of the format that takes the content: text, an array or columns."""
@@ -16,3 +20,11 @@ def written(folder, content):
         path = folder / "points.csv"
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def require_refused(folder, content, words):
+    """Checks that a file is refused in one line, which names it."""
+    path = written(folder, content)
+    with refused(words, DataError) as caught:
+        read_frame(path)
+    assert str(path) in str(caught.value)

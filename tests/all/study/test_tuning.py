@@ -5,18 +5,9 @@ import pandas as pd
 
 from kan_diffusion.study import tuning
 from kan_diffusion.study.tuning import apply_tuned, tune
-from make import study
+from make import budgeted_study as _study
 
 ONE = {"models": [{"family": "mlp"}], "data": [{"toy": "moons", "num_points": 300}]}
-
-
-def _study(**changes):
-    """Two families with one budget on two data sets."""
-    data = [{"toy": toy, "num_points": 300} for toy in ("gaussian-mixture", "eight-gaussians")]
-    models = [{"family": "kan"}, {"family": "mlp"}]
-    training = {"steps": 20, "batch_size": 64}
-    given = {"data": data, "models": models, "budgets": [{"amount": 900}], "training": training}
-    return study(**{**given, **changes})
 
 
 def test_a_free_size_is_tuned_like_other_settings(executor, tmp_path, monkeypatch):
