@@ -160,6 +160,13 @@ PARTS = (
     Part("time/tuning", "verdict-time", None, "search at 8 s of training", BATCH_SIZES),
     Part("time/study", "verdict-time", "time/tuning", AGAIN),
     Part("time/first", "verdict-time-first", "tuning", "equal time, the first settings again"),
+    Part(
+        "time/study-60",
+        "verdict-time-60",
+        "time/tuning",
+        "equal time, ample: 60 s on six data sets",
+        rehearsed=True,
+    ),
 )
 
 
