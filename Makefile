@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: playground playground-test help compare notebook-study pilot pilot-tuning verdict lab tables pictures notebook bench test test-all test-rest lint dist format clean
+.PHONY: playground playground-test help compare notebook-study verdict lab tables pictures notebook bench test test-all test-rest lint dist format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,12 +34,6 @@ compare: $(STAMP)-run  ## Run the default study: KAN and MLP on the swiss roll (
 
 notebook-study: $(STAMP)-run  ## Run the notebook's experiment (ARGS="--epochs 400" shortens it)
 	$(BIN)/kan-diffusion compare notebook $(ARGS)
-
-pilot: $(STAMP)-run  ## Run the pilot, all families on six data sets: an hour or two on two cores (ARGS="...")
-	$(BIN)/kan-diffusion compare pilot $(ARGS)
-
-pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal effort (ARGS="...")
-	$(BIN)/kan-diffusion tune pilot --data swiss-roll,checkerboard $(ARGS)
 
 verdict: $(STAMP)-tune  ## Run the verdict, six hours on two cores, and write docs/verdict.md (ARGS="--plan")
 	$(BIN)/python benchmarks/verdict.py $(ARGS)

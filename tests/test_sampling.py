@@ -13,14 +13,14 @@ from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import UNLABELLED
-from kan_diffusion.evaluation.metrics import energy_distance
-from kan_diffusion.processes import Process, get_process
-from kan_diffusion.sampling import (
+from kan_diffusion.diffusion.sampling import (
     SCHEDULERS,
     PointDiffusionPipeline,
     fitting_samplers,
     make_scheduler,
 )
+from kan_diffusion.evaluation.metrics import energy_distance
+from kan_diffusion.processes import Process, get_process
 from make import denoiser
 
 LEFT, RIGHT = (

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers import refused
-from kan_diffusion.denoisers import MLPDenoiser
+from kan_diffusion.denoisers import NetworkDenoiser
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.sampling import PointDiffusionPipeline
 from make import denoiser, process
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
@@ -95,11 +95,11 @@ def test_no_repository_is_asked(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", asked)
     monkeypatch.setattr("huggingface_hub.file_download.http_get", asked)
     with refused("is no folder of this machine; download", RunFolderError):
-        MLPDenoiser.from_pretrained("somebody/denoiser")
+        NetworkDenoiser.from_pretrained("somebody/denoiser")
     with refused("not the index of a pipeline", RunFolderError):
         PointDiffusionPipeline.from_pretrained("somebody/pipeline")
     change(folder / DENOISER, _name_or_path="somebody/denoiser", _class_name="SomeModel")
-    refuse(folder, "of class 'SomeModel', not MLPDenoiser")
+    refuse(folder, "of class 'SomeModel', not NetworkDenoiser")
 
 
 WRONG = {
@@ -131,7 +131,7 @@ WRONG = {
         ({"num_train_timesteps": 10**12}, "is out of range"),
         ({"num_time_frequencies": float("inf")}, "is out of range"),
         ({"activation": "evil"}, "evil"),
-        ({"secret": 1}, "the setting 'secret', which MLPDenoiser has not"),
+        ({"secret": 1}, "the setting 'secret', which NetworkDenoiser has not"),
     ],
 }
 

@@ -12,12 +12,12 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+from kan_diffusion.kan.kernels.edges import edge_features
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from baselines.contender import Case, Contender, NetworkWorkload
 from kan_diffusion.kan import KANLinear, LearnedFunctions
-from kan_diffusion.kan.kernels.edges import edge_features
 
 __all__ = ["KERNELS", "KERNEL_CONTENDERS", "own_network"]
 

@@ -41,10 +41,10 @@ from diffusers.utils.logging import disable_progress_bar
 from kan_diffusion.data.datasets import ToyData
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.files import finite, write_json
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.executors.base import use_one_thread
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial

@@ -253,11 +253,11 @@ class DiffusionEstimator(BaseEstimator):
         from kan_diffusion.data.codec import TableCodec
         from kan_diffusion.denoisers import get_family
         from kan_diffusion.devices import one_thread
+        from kan_diffusion.diffusion.sampling import make_scheduler
         from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_columns, show_training
         from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
-        from kan_diffusion.sampling import make_scheduler
         from kan_diffusion.table_pipeline import TableDiffusionPipeline
         from kan_diffusion.training import TrainingConfig, train
         from kan_diffusion.training.defaults import suggested
@@ -369,8 +369,8 @@ class DiffusionEstimator(BaseEstimator):
                 below 1.
         """
         from kan_diffusion.data.codec import require_frame
+        from kan_diffusion.diffusion.sampling import make_scheduler
         from kan_diffusion.randomness import torch_generator
-        from kan_diffusion.sampling import make_scheduler
 
         check_is_fitted(self)
         pipeline = self.pipeline_
@@ -512,8 +512,8 @@ class DiffusionEstimator(BaseEstimator):
             NotFittedError: ``fit`` has not been called.
             RunFolderError: The folder cannot be written.
         """
+        from kan_diffusion.diffusion.sampling import save_pipeline
         from kan_diffusion.files import json_bytes
-        from kan_diffusion.sampling import save_pipeline
 
         check_is_fitted(self)
         settings: dict[str, object] = {}

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers import Denoiser
+from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.errors import KanDiffusionError, valid_settings
 from kan_diffusion.files import read_json
 from kan_diffusion.latents import LatentCodec, read_vae
-from kan_diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.text import embed, read_text_encoder, require_pair, require_width, tokenize
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ the continuous cells x given all others is
 
 .. math:: \log p(x \mid s) = \log p(v \mid s) + \sum_j \log |dv_j / dx_j|,
 
-the first term by the probability-flow ODE (:mod:`kan_diffusion.likelihood`) of a denoiser that is
-told s, the second by the codec.
+the first term by the probability-flow ODE (:mod:`kan_diffusion.diffusion.likelihood`) of a denoiser
+that is told s, the second by the codec.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from kan_diffusion.data.columns import OTHER, Column
 from kan_diffusion.data.conditions import Condition, read_conditions
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import PointDenoiser
+from kan_diffusion.diffusion.likelihood import log_likelihood
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.likelihood import log_likelihood
 from kan_diffusion.processes import Process
-from kan_diffusion.sampling import PointDiffusionPipeline
 
 __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
 

@@ -10,7 +10,7 @@ import pytest
 
 import kan_diffusion
 from command_line import call_command
-from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study import tuning
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import Tuned

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from helpers import refused, seeded
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.dependencies import nearest_agreeing
+from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.sampling import make_scheduler
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
 from make import denoiser, process
 

@@ -7,9 +7,9 @@ from kan_diffusion.data import GaussianMixture
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 
 X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)
 RHO, MEAN, SPREAD = sympy.symbols("rho m s", real=True)

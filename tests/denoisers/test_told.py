@@ -7,9 +7,9 @@ from family_contract import stirred
 from helpers import refused, seeded
 from kan_diffusion import PointDiffusionPipeline
 from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.likelihood import log_likelihood
+from kan_diffusion.diffusion.likelihood import log_likelihood
+from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import make_scheduler
 from kan_diffusion.training import TrainingConfig, train
 from kan_diffusion.training.batches import TOLD_SHARE, Batches
 from make import denoiser, points

@@ -150,7 +150,7 @@ def test_the_numbers_of_a_setting_are_right(contents, read, setting):
     columns = {
         words[measure]: measure, "held-out loss": "heldout_loss", "NLL": "nll", "D²": "energy",
         "SW2": "sliced_w2", "W2": "w2", "MMD²": "mmd", "C2ST": "c2st", "parameters": "parameters",
-        "FLOPs": "flops", "by edge": "flops_per_edge", "steps": "steps",
+        "FLOPs": "flops", "steps": "steps",
         "train (CPU s)": "train_cpu_seconds",
     }  # fmt: skip
     assert set(heads) == {"model", "− best MLP", "p (Holm)", *columns}
@@ -259,8 +259,8 @@ def test_what_names_hold_cannot_break_the_page(tmp_path):
     ("names", "budgets", "badges"),
     [
         (None, BUDGETS[:1], 1),
-        (("MLP", "MLP ReLU", "RBF 2015"), BUDGETS[:1], 0),  # of one kind: no verdict
-        (("MLP", "MLP ReLU", "RBF 2015"), (), 0),
+        (("MLP", "gated MLP", "spline-MLP"), BUDGETS[:1], 0),  # of one kind: no verdict
+        (("MLP", "gated MLP", "spline-MLP"), (), 0),
     ],
 )
 def test_one_setting_has_no_table_of_verdicts_and_no_pages(tmp_path, names, budgets, badges):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from helpers import randn, refused
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, save_pipeline
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import write_parquet
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, save_pipeline
 from kan_diffusion.study.folder import (
     TrialResult,
     TrialTakenError,

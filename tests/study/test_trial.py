@@ -7,11 +7,11 @@ import torch
 
 from helpers import refused, seeded
 from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.diffusion.likelihood import first_noise
+from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.likelihood import first_noise
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import make_scheduler
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import (
     TrialTakenError,

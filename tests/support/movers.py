@@ -5,10 +5,10 @@ import torch
 
 from helpers import seeded
 from kan_diffusion.data.datasets import ToyData, load_dataset
-from kan_diffusion.denoisers.registry import build_denoiser
+from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.processes import get_process
 from kan_diffusion.report.motion import Mover, reverse_process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 
 ROLL = ToyData(toy="swiss-roll", num_points=10)
 

@@ -13,14 +13,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from helpers import refused, seeded
 from kan_diffusion.data import GaussianMixture, Standardizer
 from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
-from kan_diffusion.denoisers import MLPDenoiser
+from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.devices import resolve_device
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.training import TrainingConfig, read_checkpoint_identity
 from short_training import POINTS, SHORT, Stop, after_each_step, digest, small, stopped_at, trained
 
@@ -348,7 +348,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
             trained(small(), checkpoint=checkpoint, resume=True)
 
 
-class Breaks(MLPDenoiser):
+class Breaks(NetworkDenoiser):
     """Answers with infinity from a step on."""
 
     def __init__(self, step):

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.data.pictures import PictureCodec
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.evaluation.pictures import EACH, shown
@@ -28,7 +29,6 @@ from kan_diffusion.report.contents import (
     smoothed_curve,
 )
 from kan_diffusion.report.points import Panels
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CURVES,

@@ -36,6 +36,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from kan_diffusion.diffusion.sampling import HALF_SAVED, SamplePipeline, save_pipeline
 from kan_diffusion.errors import RunFolderError, one_line, valid_settings
 from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
@@ -49,7 +50,6 @@ from kan_diffusion.files import (
     write_checksums,
     write_parquet,
 )
-from kan_diffusion.sampling import HALF_SAVED, SamplePipeline, save_pipeline
 from kan_diffusion.study.config import TrialConfig
 
 __all__ = [

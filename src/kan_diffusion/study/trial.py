@@ -18,10 +18,14 @@ from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.kan import KANDenoiser
-from kan_diffusion.denoisers.readable import ReadableDenoiser
-from kan_diffusion.denoisers.registry import build_denoiser
+from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.denoisers.readable import no_edges
 from kan_diffusion.devices import resolve_device
+from kan_diffusion.diffusion.sampling import (
+    PointDiffusionPipeline,
+    fitting_samplers,
+    make_scheduler,
+)
 from kan_diffusion.errors import (
     KanDiffusionError,
     NonFiniteLossError,
@@ -35,7 +39,6 @@ from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
-from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
@@ -218,7 +221,6 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         num_train_timesteps=config.process.num_timesteps,
         params=model.params,
         flops=model.flops,
-        flops_per_edge=model.flops_per_edge,
         hidden=model.hidden,
         depth=model.depth,
         num_classes=0 if text else len(dataset.classes),
@@ -366,7 +368,6 @@ def _run_claimed(
         **config.keys,
         "parameters": without_text(denoiser).num_trainable,
         "flops": denoiser.flops,
-        "flops_per_edge": denoiser.flops_per_edge,
         "steps": steps,
         "error": None,
     }
@@ -399,7 +400,7 @@ def _run_claimed(
             logger.info("no picture of the reverse process at step %d: %s", step, error)
             return
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
-        if isinstance(current, KANDenoiser | ReadableDenoiser) and current.num_trainable < _SMALL:
+        if no_edges(current) is None and current.num_trainable < _SMALL:
             save_weights(folder / WEIGHTS / f"{step}.safetensors", current)
 
     def failed(error: KanDiffusionError) -> TrialResult:

@@ -4,9 +4,9 @@ import torch
 
 from helpers import seeded
 from kan_diffusion.denoisers import build_denoiser
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.training import TrainingConfig, train
 from kan_diffusion.training.defaults import suggested
 

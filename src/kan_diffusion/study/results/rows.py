@@ -38,7 +38,7 @@ MEASURES = {
 }
 """Columns that measure a denoiser, without the sample metrics, and their names in sentences."""
 
-SIZES = ("parameters", "flops", "flops_per_edge", "steps")
+SIZES = ("parameters", "flops", "steps")
 """Columns that say how large a model is and how long it is trained."""
 
 _KEYS = ("data", "name", "family", "kind", "seed")
@@ -368,10 +368,10 @@ def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
         config = trial.config
         training = config.training.model_copy(update={"learning_rate": _rate(config)})
         # Sizes are compared as built: a study names a budget, `train` the widths fitted to one.
-        asked = {"params", "flops", "flops_per_edge", "hidden", "depth"}
+        asked = {"params", "flops", "hidden", "depth"}
         trained = {"optimizer", "learning_rate", "steps"}
         model = config.model.model_dump_json(exclude=trained | asked | {*config.model.digests})
-        built = f"{trial.row['parameters']} {trial.row['flops']} {trial.row['flops_per_edge']}"
+        built = f"{trial.row['parameters']} {trial.row['flops']}"
         return model + built + training.model_dump_json(exclude={"checkpoint_every"})
 
     kinds: dict[str, dict[str, TrialResult]] = {}
