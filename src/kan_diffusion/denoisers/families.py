@@ -36,7 +36,12 @@ _TIMES = IntRange(2, 5)
 _GATED: Mapping[str, Setting] = {
     "gated": True, "residual": True, "rank": 3, "num_input_frequencies": None,
 }  # fmt: skip
-_EDGES: Mapping[str, Setting] = {"edges": True, "grid_size": 4, "grid_range": (-3.0, 3.0)}
+_EDGES: Mapping[str, Setting] = {
+    "edges": True,
+    "num_time_frequencies": 4,
+    "grid_size": 4,
+    "grid_range": (-3.0, 3.0),
+}
 _EDGES_SPACE: Space = {
     "learning_rate": _RATES, "depth": IntRange(2, 5), "num_time_frequencies": _TIMES,
     "grid_range": _RANGES, "grid_size": IntRange(3, 10), "init": Choice(tuple(INITIALIZATIONS)),
@@ -53,9 +58,7 @@ def _edges(
     """A family of KANs with a function for each edge."""
     own = {**_EDGES, "init": "power-law", **settings}
     space = {**_EDGES_SPACE, **(space or {})}
-    return Family(
-        name, NetworkDenoiser, depth, learning_rate, own, "kan", title, space, compared
-    )
+    return Family(name, NetworkDenoiser, depth, learning_rate, own, "kan", title, space, compared)
 
 
 def _mlp(

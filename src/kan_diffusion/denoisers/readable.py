@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE, Edge, EdgeSetting, Match, ReadableLayer
 from kan_diffusion.denoisers.features import TimeEncoding
-from kan_diffusion.denoisers.network import NetworkDenoiser, linear_flops
+from kan_diffusion.denoisers.network import NetworkDenoiser
 from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import Extrapolation
@@ -160,8 +160,9 @@ class ReadableDenoiser(PointDenoiser):
         """Floating-point operations of one forward pass for one point, without absent edges."""
         total = sum(layer.flops for layer in self.layers) + self._input_flops
         if self.modulation is not None:
+            code = self.modulation.in_features
             scaled = len(self.input_index) if self.config.scaled_inputs else 0
-            total += linear_flops(self.modulation) + 3 * sum(self.config.hidden) + 2 * scaled
+            total += (4 * code + 3) * sum(self.config.hidden) + (2 * code + 3) * scaled
         return total
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

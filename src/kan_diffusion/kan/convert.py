@@ -157,9 +157,7 @@ def _efficient_layers(state_dict: Mapping[str, Tensor]) -> list[dict[str, Tensor
                 "network only"
             )
         if not isinstance(value, Tensor) or not value.is_floating_point():
-            _refuse(
-                f"'{key}' is not a floating-point tensor; pass the state dict as it was saved"
-            )
+            _refuse(f"'{key}' is not a floating-point tensor; pass the state dict as it was saved")
         layers.setdefault(int(match["index"]), {})[match["name"]] = value
     scaled = any("spline_scaler" in tensors for tensors in layers.values())
     for index in range(max(layers) + 1):

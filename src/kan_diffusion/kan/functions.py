@@ -131,7 +131,7 @@ class BasisLayer(nn.Module):
         like = basis.grid_step
         shape = functions, basis.in_features, basis.num_functions
         self.coefficients = nn.Parameter(like.new_empty(shape))
-        group = torch.empty(len(group_of), dtype=torch.long, device=like.device)
+        group = torch.tensor(self.group_of, device=like.device)
         self.register_buffer("group", group, persistent=False)
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ class BasisLayer(nn.Module):
         if self.coefficients is None or self.coefficients.is_meta:
             return
         assert self.functions is not None
-        self.group.copy_(torch.tensor(self.group_of, device="cpu"))
+        self.group.copy_(torch.tensor(self.group_of))  # empty if it was on the meta device
         initial = self.initial if isinstance(self.initial, str) else tuple(self.initial)
         basis = self.basis
         fitted = _fitted(

@@ -133,15 +133,12 @@ def moved(layer: Layer, input: Tensor, margin: float = 0.01) -> Layer:
         raise KanDiffusionError("there are no inputs: a grid cannot be laid over no data")
     if not bool(torch.isfinite(rows).all()):
         bad = int((~torch.isfinite(rows)).any(0).nonzero()[0])
-        raise KanDiffusionError(
-            f"input {bad} has a NaN or an infinite value; leave such rows out"
-        )
+        raise KanDiffusionError(f"input {bad} has a NaN or an infinite value; leave such rows out")
     low, high = rows.amin(0), rows.amax(0)
     if layer.coefficients is not None:  # the range of a group is that of all its inputs
-        ends = torch.stack([-low, high])
-        empty = ends.new_full((2, layer.basis.in_features), -math.inf)
-        ends = empty.index_reduce(1, layer.group, ends, "amax")
-        low, high = -ends[0], ends[1]
+        members = layer.group == torch.arange(layer.basis.in_features, device=low.device)[:, None]
+        low = torch.where(members, low, math.inf).amin(1)
+        high = torch.where(members, high, -math.inf).amax(1)
     return _on_basis(layer, _over(layer.basis, low, high, margin))
 
 

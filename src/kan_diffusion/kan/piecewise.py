@@ -46,7 +46,9 @@ class _Places(NamedTuple):
 def _table(coefficients: Tensor, basis: BSpline) -> Tensor:
     """Computes the polynomials (groups * (G + 2), R, k + 1) of coefficients (R, groups, G + k)."""
     order = basis.order
-    inner = coefficients.unfold(2, order + 1, 1) @ basis.pieces(coefficients.dtype)
+    cells = coefficients.shape[2] - order
+    windows = [coefficients[..., j : j + cells] for j in range(order + 1)]
+    inner = torch.stack(windows, -1) @ basis.pieces(coefficients.dtype)
     degrees = torch.arange(order + 1, device=coefficients.device, dtype=coefficients.dtype)
     last = inner[..., -1:, :]
     value, slope = last.sum(-1, keepdim=True), (last * degrees).sum(-1, keepdim=True)
@@ -103,13 +105,13 @@ def _summed(grad: Tensor, places: _Places, rows: int, order: int) -> Tensor:
     powers = [grad, grad * places.f.unsqueeze(-1)]
     for _ in range(order - 1):
         powers.append(powers[-1] * places.kept.unsqueeze(-1))
-    terms = torch.stack(powers, dim=-1).flatten(0, 1)
-    row = places.row.flatten()
+    terms = torch.stack(powers, dim=-1).reshape(-1, grad.shape[2], order + 1)
+    row = places.row.reshape(-1)
     if grad.is_cpu and not torch.compiler.is_compiling():
         return terms.new_zeros(rows, *terms.shape[1:]).index_add(0, row, terms)
     here = row == torch.arange(rows, device=row.device).unsqueeze(1)
     with in_full_precision(terms):
-        return (here.to(terms.dtype) @ terms.flatten(1)).view(rows, *terms.shape[1:])
+        return (here.to(terms.dtype) @ terms.reshape(len(row), -1)).reshape(rows, *terms.shape[1:])
 
 
 class _Piecewise(torch.autograd.Function):
