@@ -65,7 +65,7 @@ BELL_KAN = Family(
     learning_rate=1e-2,
     kind="kan",
     title="Bell KAN",
-    settings={"edges": True, "basis": "bells"},
+    settings={"edges": True, "basis": "bells", "num_time_frequencies": 3},
 )
 
 
@@ -87,7 +87,7 @@ def test_a_study_runs_with_one_of_each(tmp_path, monkeypatch):
     config = study(
         data=[{"toy": "three-spots", "num_points": 500}],
         process="short",
-        models=[{"family": "bell-kan", "params": 570}, {"family": "mlp", "params": 600}],
+        models=[{"family": "bell-kan", "params": 608}, {"family": "mlp", "params": 600}],
     )
     with open_executor("one-by-one", device="cpu") as executor:
         results = run_study(config, tmp_path, executor=executor)

@@ -8,6 +8,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchHeunDiscreteScheduler,
 )
+from torch import nn
 
 from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
@@ -92,6 +93,7 @@ def test_too_few_steps_and_the_wrong_start_do_show(real):
 
 def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mix_of_both():
     pipeline = _pipeline(num_classes=2)
+    nn.init.normal_(pipeline.denoiser.given.weight, generator=seeded(1))  # as if trained
     labels = [1] * 50
 
     def drawn(steps=5, **options):

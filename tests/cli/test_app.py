@@ -18,7 +18,7 @@ from make import written
 from runs import copied
 
 COMMANDS = [
-    "compare", "tune", "train", "sample", "export", "impute", "evaluate", "explain", "report",
+    "compare", "tune", "train", "sample", "impute", "evaluate", "explain", "report",
 ]  # fmt: skip
 MLP = ("--family", "mlp", "--params", 400, "--steps", 20, "--batch-size", 64, "--device", "cpu")
 

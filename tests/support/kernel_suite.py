@@ -106,7 +106,8 @@ class Case:
         if self.is_gated:
             own = {"functions": None if grid is None else module, "dtype": self.dtype}
             # Without gates and a code, SiLU and a product are torch's own.
-            own |= {"gated": seed % 2 == 0, "rank": (2, 1 if grid is None else None, 0, 3)[seed % 4]}
+            ranks = 2, 1 if grid is None else None, 0, 3
+            own |= {"gated": seed % 2 == 0, "rank": ranks[seed % 4]}
             reach = (inputs + 1, inputs, 0, max(1, inputs - 3))[seed // 4 % 4]
             module = Rows(GatedLinear(inputs, outputs, bias, **own), reach)
         for parameter in module.parameters():

@@ -27,7 +27,7 @@ from torch.nn.functional import linear, silu
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.kan.bases import Basis, BasisKind, BSpline, Extrapolation, make_basis
 from kan_diffusion.kan.inputs import leaf, require_input
-from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
+from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
 from kan_diffusion.kan.piecewise import evaluate
 
 __all__ = ["INITIAL_FUNCTIONS", "BasisLayer", "InitialFunctions", "LearnedFunctions", "waves"]
@@ -70,9 +70,16 @@ INITIAL_FUNCTIONS: Mapping[str, Callable[[int, float], list[Function]]] = {
 """Initial functions by name, given R and the width of the grid: SiLU; the input itself; the input,
 then cosines and sines, of which the first pair has one period over the grid."""
 
+
+def _kernel() -> Kernel:
+    from kan_diffusion.kan.kernels import functions
+
+    return functions
+
+
 _KERNEL = FusedFunction(
     "learned_functions",
-    "functions",
+    _kernel,
     "Tensor x, Tensor coefficients, Tensor? weight, Tensor? bias, Tensor origin, Tensor step",
     "int[] group_of, int order",
     num_gradients=4,
@@ -140,7 +147,7 @@ class BasisLayer(nn.Module):
         if self.coefficients is None or self.coefficients.is_meta:
             return
         assert self.functions is not None
-        self.group.copy_(torch.tensor(self.group_of))  # empty if it was on the meta device
+        self.group.copy_(self.group.new_tensor(self.group_of))
         initial = self.initial if isinstance(self.initial, str) else tuple(self.initial)
         basis = self.basis
         fitted = _fitted(

@@ -25,13 +25,20 @@ from torch.nn.functional import linear, pad, silu
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.inputs import leaf, must_be_called, require_input
-from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts
+from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts
 
 __all__ = ["GatedLinear", "modulate"]
 
+
+def _kernel() -> Kernel:
+    from kan_diffusion.kan.kernels import gated
+
+    return gated
+
+
 _KERNEL = FusedFunction(
     "gated_linear",
-    "gated",
+    _kernel,
     "Tensor input, Tensor? carried, Tensor? code, Tensor? modulation, Tensor? coefficients, "
     "Tensor weight, Tensor? bias, Tensor? origin, Tensor? step",
     "int[] group_of, int order",

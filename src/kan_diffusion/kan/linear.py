@@ -36,7 +36,7 @@ from kan_diffusion.kan.functions import (
     flops_of_functions,
 )
 from kan_diffusion.kan.initialization import Initialization, initialize
-from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
+from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
 
 __all__ = ["BaseActivation", "KANLinear"]
 
@@ -45,9 +45,16 @@ BaseActivation = Literal["silu", "auto"] | None
 
 _SILU_FLOPS = 4
 
+
+def _kernel() -> Kernel:
+    from kan_diffusion.kan.kernels import spline
+
+    return spline
+
+
 _KERNEL = FusedFunction(
     "bspline_linear",
-    "spline",
+    _kernel,
     "Tensor x, Tensor weight, Tensor bias, Tensor origin, Tensor step",
     "bool has_base, int order, str extrapolation",
     num_gradients=3,

@@ -132,10 +132,13 @@ def build(
         KanDiffusionError: The basis cannot be made or fitted with these settings.
     """
     up, down = block.up, block.down
+    # A network that a library builds before it reads the weights keeps its buffers in memory, and
+    # so do parts that are built as it was.
+    place = None if device is None and up.weight.is_meta else "meta"
     device, dtype = device or up.weight.device, up.weight.dtype
     grid = recipe.model_dump(include={"basis", "grid_size", "order", "grid_range"})
     if recipe.kind == "full":
-        shared: dict[str, Any] = {"device": "meta", "dtype": dtype, **grid}
+        shared: dict[str, Any] = {"device": place, "dtype": dtype, **grid}
         first = KANLinear(up.in_features, recipe.hidden, up.bias is not None, **shared)
         last = KANLinear(recipe.hidden, down.out_features, down.bias is not None, **shared)
         for layer in (first, last):
@@ -157,7 +160,7 @@ def build(
         groups=[unit % recipe.functions for unit in range(recipe.hidden)],
         initial=[block.activation],
         noise=noise,
-        device="meta",
+        device=place,
         dtype=torch.promote_types(dtype, torch.float32),
         **grid,
     )
@@ -195,8 +198,10 @@ def _like(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
 
 @torch.no_grad()
 def _draw(part: nn.Module, device: torch.device, generator: torch.Generator | None) -> None:
-    """Moves a part from the meta device to another, with fresh parameters."""
+    """Moves a part to a device, with fresh parameters unless that is the meta device."""
     if device.type == "meta":
+        if not next(part.parameters()).is_meta:
+            part.to(device)
         return
     part.to_empty(device=device)
     if isinstance(part, BasisLayer):

@@ -9,7 +9,6 @@ nothing of the recipes: it would build the network with its old activations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +138,15 @@ def _model(library: str, name: str) -> Any:  # noqa: ANN401  # of either library
     Raises:
         RunFolderError: There is none.
     """
-    home = import_module(library)
-    kinds: list[type] = [home.ModelMixin if library == "diffusers" else home.PreTrainedModel]
+    kinds: list[type]
+    if library == "diffusers":
+        import diffusers as home
+
+        kinds = [home.ModelMixin]
+    else:
+        import transformers as home  # type: ignore[no-redef]
+
+        kinds = [home.PreTrainedModel]
     getattr(home, name, None)  # imports it if it is the library's own
     for kind in kinds:  # grows as it goes
         kinds += kind.__subclasses__()

@@ -106,9 +106,8 @@ class BSpline(Basis):
             raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
         self.order = order  # before the sizes, which follow from it
         super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
-        numbers = torch.empty(2, order + 1, order + 1, device=device, dtype=dtype)
-        self.register_buffer("numerators", numbers, persistent=False)
-        self.reset_parameters()
+        numbers = _numerators(order), _numerators(order, 1)
+        self.register_buffer("numerators", self.grid_step.new_tensor(numbers), persistent=False)
 
     def sizes(self) -> tuple[int, int, int]:
         """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
@@ -124,8 +123,8 @@ class BSpline(Basis):
     def reset_parameters(self) -> None:
         """Resets every grid to ``grid_range``."""
         super().reset_parameters()
-        numbers = [_numerators(self.order), _numerators(self.order, 1)]
-        self.numerators.copy_(torch.tensor(numbers, device="cpu"))
+        numbers = _numerators(self.order), _numerators(self.order, 1)
+        self.numerators.copy_(self.numerators.new_tensor(numbers))
 
     def pieces(self, dtype: torch.dtype, derivative: int = 0) -> Tensor:
         """Coefficients of the pieces, or of their derivatives, (piece, degree), on the device."""

@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
+from functools import cache
 from itertools import compress
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["FusedFunction", "autocasts", "in_full_precision", "is_transformed"]
+__all__ = ["FusedFunction", "Kernel", "autocasts", "in_full_precision", "is_transformed"]
 
 Setting = str | int | float | bool | tuple[int, ...]
 """An argument of a kernel that is not a tensor."""
@@ -34,16 +34,16 @@ _is_batched = torch._C._functorch.is_legacy_batchedtensor  # by a vectorised Jac
 _transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func's
 
 
-class _Kernel(Protocol):
+class Kernel(Protocol):
     """The passes of a kernel; ``backward`` takes the outputs' gradients before the operands."""
 
-    forward: Callable[..., Output]
-    backward: Callable[..., Gradients]
+    @property
+    def forward(self) -> Callable[..., Output]:
+        """Computes the outputs of operands and settings."""
 
-
-def _kernel(name: str) -> _Kernel:
-    """Imports the module of a kernel, and numba with the first."""
-    return cast("_Kernel", import_module(f"kan_diffusion.kan.kernels.{name}"))
+    @property
+    def backward(self) -> Callable[..., Gradients]:
+        """Computes gradients of the first operands from the outputs' and all arguments."""
 
 
 def autocasts(x: Tensor) -> bool:
@@ -89,8 +89,7 @@ class FusedFunction:
 
     Args:
         name: Name of the operator.
-        module: Name of the module in ``kan_diffusion.kan.kernels`` whose ``forward`` and
-            ``backward`` are the kernel.
+        kernel: Imports the kernel, and numba with the first.
         operands: The tensors, declared as in an operator's schema; ``Tensor?`` may be None.
         settings: The other arguments of the kernel, declared likewise.
         num_gradients: Number of operands, the first ones, that the kernel has gradients for.
@@ -103,7 +102,7 @@ class FusedFunction:
     def __init__(
         self,
         name: str,
-        module: str,
+        kernel: Callable[[], Kernel],
         operands: str,
         settings: str,
         num_gradients: int,
@@ -111,7 +110,7 @@ class FusedFunction:
         num_outputs: int = 1,
         may_leave_x: bool = False,
     ) -> None:
-        self.module = module
+        self.kernel = kernel = cache(kernel)
         self.may_leave_x = may_leave_x
         self.num_gradients = num_gradients
         num_operands = len(operands.split(","))
@@ -120,7 +119,7 @@ class FusedFunction:
         arriving = ", ".join(f"Tensor grad{index}" for index in range(num_outputs))
         forward = torch.library.custom_op(
             f"kan_diffusion::{name}",
-            lambda *inputs: _kernel(module).forward(*inputs),
+            lambda *inputs: kernel().forward(*inputs),
             mutates_args=(),
             device_types="cpu",
             schema=f"({operands}, {settings}) -> {given}",
@@ -128,8 +127,7 @@ class FusedFunction:
         backward = torch.library.custom_op(
             f"kan_diffusion::{name}_backward",
             lambda *inputs: tuple(
-                inputs[0].new_empty(0) if one is None else one
-                for one in _kernel(module).backward(*inputs)
+                inputs[0].new_empty(0) if one is None else one for one in kernel().backward(*inputs)
             ),
             mutates_args=(),
             device_types="cpu",
@@ -214,7 +212,7 @@ class _Fused(torch.autograd.Function):
         ctx.save_for_backward(*operands)
         ctx.set_materialize_grads(False)
         ctx.parts = function, settings, reference
-        return _kernel(function.module).forward(*operands, *settings)
+        return function.kernel().forward(*operands, *settings)
 
     @staticmethod
     def backward(ctx, *grads: Tensor | None) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -231,7 +229,7 @@ class _Fused(torch.autograd.Function):
             return None, None, None, *_by_reference(reference, operands, grads, needed)
         if function.may_leave_x:
             settings = *settings, needed[0]
-        found = _kernel(function.module).backward(*grads, *operands, *settings)
+        found = function.kernel().backward(*grads, *operands, *settings)
         return None, None, None, *found, *[None] * (len(operands) - len(found))
 
 
