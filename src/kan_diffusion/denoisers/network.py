@@ -290,13 +290,16 @@ class NetworkDenoiser(PointDenoiser):
         else:
             inputs = torch.cat([points, each], dim=-1)
             if self.code is not None:
-                code = self.code(time).expand(points.shape[0], -1)
+                code = self.code(time)
         output: Tensor = self.first(inputs)
         if self.given is not None and given is not None:
             output = output + self.given(given)
+        codes: Sequence[Tensor | None] = [None] * len(self.layers)
+        if code is not None:
+            codes = code.expand(len(self.layers), points.shape[0], -1).unbind()
         state: Tensor | None = None
-        for layer in self.layers:
-            output, state = layer(output, state if self.config.residual else None, code)
+        for layer, own in zip(self.layers, codes, strict=True):
+            output, state = layer(output, state if self.config.residual else None, own)
         return output
 
     @property
