@@ -52,8 +52,8 @@ def function_by_function(module: LearnedFunctions, x: Tensor) -> Tensor:
     values = torch.empty(*x.shape, module.functions, dtype=x.dtype)
     for i, group in enumerate(module.group_of):
         own = slice(group, group + 1)
-        alone = module.basis.on_grid(module.basis.grid_origin[own], module.basis.grid_step[own])
-        basis = alone(x[:, i : i + 1])[:, 0]
+        grid = module.basis.grid_origin[own], module.basis.grid_step[own]
+        basis = module.basis(x[:, i : i + 1], grid)[:, 0]
         for r in range(module.functions):
             values[:, i, r] = (basis * module.coefficients[r, group]).sum(1)
     return values

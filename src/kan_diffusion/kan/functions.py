@@ -138,7 +138,7 @@ class BasisLayer(nn.Module):
         like = basis.grid_step
         shape = functions, basis.in_features, basis.num_functions
         self.coefficients = nn.Parameter(like.new_empty(shape))
-        group = torch.tensor(self.group_of, device=like.device)
+        group = torch.tensor(self.group_of, dtype=torch.int32, device=like.device)
         self.register_buffer("group", group, persistent=False)
 
     @torch.no_grad()
@@ -225,19 +225,18 @@ class BasisLayer(nn.Module):
         assert coefficients is not None
         with in_full_precision(rows):
             if self._has_kernel:
-                h = evaluate(rows, coefficients, self.basis.on_grid(*grid), self.group)  # type: ignore[arg-type]
+                h = evaluate(rows, coefficients, self.basis, grid, self.group)  # type: ignore[arg-type]
             else:
-                each = self.basis.on_grid(*(tensor[self.group] for tensor in grid))
+                origin, step = (tensor[self.group] for tensor in grid)
                 own = coefficients.to(rows.dtype)[:, self.group]
-                h = torch.einsum("nib,rib->nir", each(rows), own)
+                h = torch.einsum("nib,rib->nir", self.basis(rows, (origin, step)), own)
         return h.flatten(1) if weight is None else linear(h.flatten(1), weight, bias)
 
     def outside(self, rows: Tensor) -> Tensor:
         """Tells which inputs lie outside their grid: (N, in_features), bool."""
-        if self.coefficients is None:
-            return self.basis.outside(rows)
-        basis, group = self.basis, self.group
-        return basis.on_grid(basis.grid_origin[group], basis.grid_step[group]).outside(rows)
+        ends = self.basis.grid_origin, self.basis.grid_end
+        low, high = ends if self.coefficients is None else (end[self.group] for end in ends)
+        return (rows < low) | (rows > high)
 
     @property
     def grid_size(self) -> int:

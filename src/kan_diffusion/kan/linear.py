@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
-from kan_diffusion.kan.bases import Basis, BasisKind, BSpline, Extrapolation, make_basis
+from kan_diffusion.kan.bases import BasisKind, BSpline, Extrapolation, make_basis
+from kan_diffusion.kan.bases.base import Grid
 from kan_diffusion.kan.functions import (
     BasisLayer,
     InitialFunctions,
@@ -271,13 +272,13 @@ class KANLinear(BasisLayer):
         """
         if self.coefficients is not None:
             return self._shared(rows).unflatten(1, (self.in_features, -1))
-        return self._expanded(rows, self.basis)
+        return self._expanded(rows, self.basis.grid)
 
-    def _expanded(self, rows: Tensor, basis: Basis) -> Tensor:
+    def _expanded(self, rows: Tensor, grid: Grid) -> Tensor:
         if autocasts(rows):
             with in_full_precision(rows):
-                return self._expanded(rows.to(basis.grid_step.dtype), basis)
-        functions: Tensor = basis(rows)
+                return self._expanded(rows.to(grid[0].dtype), grid)
+        functions: Tensor = self.basis(rows, grid)
         if not self._has_base:
             return functions
         return torch.cat([silu(rows).unsqueeze(-1), functions], dim=-1)
@@ -299,13 +300,13 @@ class KANLinear(BasisLayer):
                 output = _KERNEL(operands, settings, self._by_torch_alone)
                 assert isinstance(output, Tensor)
                 return output
-        return linear(self._expanded(rows, basis).flatten(1), weight, self.bias)
+        return linear(self._expanded(rows, basis.grid).flatten(1), weight, self.bias)
 
     def _by_torch_alone(
         self, rows: Tensor, weight: Tensor, bias: Tensor, origin: Tensor, step: Tensor
     ) -> Tensor:
         """Computes the layer in torch's own operations, with the grid of the forward pass."""
-        features = self._expanded(rows, self.basis.on_grid(origin, step))
+        features = self._expanded(rows, (origin, step))
         return linear(features.flatten(1), weight, bias)
 
     def masked(self, input: Tensor, mask: Tensor) -> Tensor:

@@ -18,12 +18,13 @@ The forward pass keeps its input and the table of polynomials alone. The backwar
 
 On a CPU the second is a sum row by row. On a GPU millions of numbers would be added to a few dozen
 one at a time (what made group-wise functions slow in arXiv:2505.13813), so it is a product with the
-indicators of the cells there, whose rows are summed in blocks. torch.compile gets that sum with the
-indicators compared inside of its loops. All of it can be differentiated again.
+indicators of the cells there, for each input, and then a sum over the inputs of a group. All of it
+can be differentiated again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,14 @@ from kan_diffusion.kan.kernels.fused import in_full_precision, is_transformed
 __all__ = ["evaluate"]
 
 
+class _Grids(NamedTuple):
+    """Grids of inputs: left ends, widths of an interval and first rows of the table, (in,) each."""
+
+    origin: Tensor
+    step: Tensor
+    first: Tensor
+
+
 class _Places(NamedTuple):
     """Where numbers lie: rows of their polynomials, f and f clamped, each with shape (N, in)."""
 
@@ -43,38 +52,37 @@ class _Places(NamedTuple):
     kept: Tensor
 
 
+def _members(group: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
+    """Tells which inputs are in which groups by ones and zeros: (in, groups)."""
+    return (group.unsqueeze(1) == torch.arange(groups, device=group.device)).to(dtype)
+
+
 def _table(coefficients: Tensor, basis: BSpline) -> Tensor:
     """Computes the polynomials (groups * (G + 2), R, k + 1) of coefficients (R, groups, G + k)."""
-    order = basis.order
-    cells = coefficients.shape[2] - order
-    windows = [coefficients[..., j : j + cells] for j in range(order + 1)]
-    inner = torch.stack(windows, -1) @ basis.pieces(coefficients.dtype)
-    degrees = torch.arange(order + 1, device=coefficients.device, dtype=coefficients.dtype)
-    last = inner[..., -1:, :]
-    value, slope = last.sum(-1, keepdim=True), (last * degrees).sum(-1, keepdim=True)
-    bent = torch.zeros_like(last[..., : order - 1])
-    left = torch.cat([inner[..., :1, :2], bent], -1)
-    right = torch.cat([value, slope, bent], -1)
-    return torch.cat([left, inner, right], 2).permute(1, 2, 0, 3).flatten(0, 1).contiguous()
+    polynomials = basis.polynomials(coefficients.dtype)
+    # One product, which torch.compile computes by itself and does not repeat for every number.
+    table = coefficients.flatten(0, 1) @ polynomials.flatten(1)
+    table = table.view(*coefficients.shape[:2], -1, polynomials.shape[2])
+    return table.permute(1, 2, 0, 3).flatten(0, 1).contiguous()
 
 
-def _place(x: Tensor, origin: Tensor, step: Tensor, group: Tensor, intervals: int) -> _Places:
+def _place(x: Tensor, grids: _Grids, intervals: int) -> _Places:
     """Finds cells and places of inputs (N, in)."""
-    u = (x - origin[group]) / step[group]
-    cell = u.detach().floor().nan_to_num(0).clamp(-1, intervals)
+    u = (x - grids.origin) / grids.step
+    cell = u.detach().floor().clamp(-1, intervals)
+    cell = torch.where(cell == cell, cell, 0)  # a NaN is in the first cell, and stays one
     f = u - cell.clamp(min=0)  # left of the grid, f is measured from its first knot
-    # A NaN is in the first cell and stays one.
-    return _Places(cell.long() + (1 + group * (intervals + 2)), f, f.clamp(0, 1))
+    return _Places(cell.int() + 1 + grids.first, f, f.clamp(0, 1))
 
 
-def _gathered(table: Tensor, row: Tensor) -> Tensor:
-    """Looks the polynomials of numbers (N, in) up: (N, in, R, k + 1)."""
-    return table.index_select(0, row.flatten()).unflatten(0, row.shape)
+def _gathered(table: Tensor, row: Tensor) -> Sequence[Tensor]:
+    """Looks the polynomials of numbers (N, in) up: k + 1 coefficients with shape (N, in, R)."""
+    return table.index_select(0, row.flatten()).unflatten(0, row.shape).unbind(-1)
 
 
 def _values(table: Tensor, places: _Places) -> Tensor:
     """Evaluates polynomials by Horner's scheme: (N, in, R)."""
-    polynomials = _gathered(table, places.row).unbind(-1)
+    polynomials = _gathered(table, places.row)
     f, kept = places.f.unsqueeze(-1), places.kept.unsqueeze(-1)
     value = polynomials[-1]
     for coefficient in polynomials[-2:0:-1]:
@@ -84,7 +92,7 @@ def _values(table: Tensor, places: _Places) -> Tensor:
 
 def _slopes(table: Tensor, places: _Places) -> Tensor:
     """Evaluates the derivatives of polynomials with respect to f: (N, in, R)."""
-    polynomials = _gathered(table, places.row).unbind(-1)
+    polynomials = _gathered(table, places.row)
     kept = places.kept.unsqueeze(-1)
     degree = len(polynomials) - 1
     slope = degree * polynomials[-1]
@@ -93,25 +101,30 @@ def _slopes(table: Tensor, places: _Places) -> Tensor:
     return slope
 
 
-def _summed(grad: Tensor, places: _Places, rows: int, order: int) -> Tensor:
-    """Sums the gradients of all numbers' polynomials: (rows, R, k + 1).
+def _summed(grad: Tensor, places: _Places, grids: _Grids, table: Tensor, cells: int) -> Tensor:
+    """Sums the gradients of all numbers' polynomials, in the shape of the table.
 
     Args:
         grad: Gradients of the values, (N, in, R).
         places: Where the numbers lie.
-        rows: Number of polynomials of each function.
-        order: Degree of the polynomials.
+        grids: The grids of the inputs.
+        table: The polynomials.
+        cells: Number of polynomials of each function of a group.
     """
     powers = [grad, grad * places.f.unsqueeze(-1)]
-    for _ in range(order - 1):
+    for _ in range(table.shape[2] - 2):
         powers.append(powers[-1] * places.kept.unsqueeze(-1))
-    terms = torch.stack(powers, dim=-1).reshape(-1, grad.shape[2], order + 1)
-    row = places.row.reshape(-1)
-    if grad.is_cpu and not torch.compiler.is_compiling():
-        return terms.new_zeros(rows, *terms.shape[1:]).index_add(0, row, terms)
-    here = row == torch.arange(rows, device=row.device).unsqueeze(1)
+    terms = torch.stack(powers)
+    if grad.is_cpu:
+        rows = terms.reshape(len(powers), -1, grad.shape[2])
+        sums = rows.new_zeros(len(powers), len(table), grad.shape[2])
+        return sums.index_add(1, places.row.reshape(-1), rows).permute(1, 2, 0)
     with in_full_precision(terms):
-        return (here.to(terms.dtype) @ terms.reshape(len(row), -1)).reshape(rows, *terms.shape[1:])
+        each = torch.arange(cells, device=grad.device)
+        here = ((places.row - grids.first).unsqueeze(-1) == each).to(terms.dtype)
+        of_input = torch.einsum("nic,dnir->icrd", here, terms)
+        members = _members(grids.first // cells, len(table) // cells, terms.dtype)
+        return torch.einsum("ig,icrd->gcrd", members, of_input).flatten(0, 1)
 
 
 class _Piecewise(torch.autograd.Function):
@@ -124,40 +137,47 @@ class _Piecewise(torch.autograd.Function):
         table: Tensor,
         origin: Tensor,
         step: Tensor,
-        group: Tensor,
+        first: Tensor,
         intervals: int,
     ) -> Tensor:
-        ctx.save_for_backward(x, table, origin, step, group)
+        ctx.save_for_backward(x, table, origin, step, first)
         ctx.intervals = intervals
-        return _values(table, _place(x, origin, step, group, intervals))
+        return _values(table, _place(x, _Grids(origin, step, first), intervals))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        x, table, origin, step, group = ctx.saved_tensors
-        places = _place(x, origin, step, group, ctx.intervals)
+        x, table, *saved = ctx.saved_tensors
+        grids = _Grids(*saved)
+        places = _place(x, grids, ctx.intervals)
         grad_x = grad_table = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad * _slopes(table, places)).sum(-1) / step[group]
+            grad_x = (grad * _slopes(table, places)).sum(-1) / grids.step
         if ctx.needs_input_grad[1]:
-            grad_table = _summed(grad, places, len(table), table.shape[2] - 1)
+            grad_table = _summed(grad, places, grids, table, ctx.intervals + 2)
         return grad_x, grad_table, None, None, None, None
 
 
-def evaluate(x: Tensor, coefficients: Tensor, basis: BSpline, group: Tensor) -> Tensor:
+def evaluate(
+    x: Tensor, coefficients: Tensor, basis: BSpline, grid: tuple[Tensor, Tensor], group: Tensor
+) -> Tensor:
     """Evaluates splines that go on by their tangents outside the grid.
 
     Args:
         x: Inputs with shape (N, in).
         coefficients: Coefficients with shape (R, groups, G + k).
-        basis: The splines, with one grid for each group.
+        basis: The splines.
+        grid: Left ends and widths of an interval of each group's grid, (groups,) each.
         group: Group of each input, with shape (in,).
 
     Returns:
         Values with shape (N, in, R).
     """
     table = _table(coefficients.to(x.dtype), basis)
-    grid = basis.grid_origin, basis.grid_step
+    # A product again: a look-up would be repeated for every number.
+    members = _members(group, coefficients.shape[1], grid[0].dtype)
+    origin, step = (members @ torch.stack(grid, dim=1)).unbind(1)
+    grids = _Grids(origin, step, group * (basis.num_intervals + 2))
     if is_transformed() or any(tensor.requires_grad for tensor in grid):
-        return _values(table, _place(x, *grid, group, basis.num_intervals))
-    values: Tensor = _Piecewise.apply(x, table, *grid, group, basis.num_intervals)
+        return _values(table, _place(x, grids, basis.num_intervals))
+    values: Tensor = _Piecewise.apply(x, table, *grids, basis.num_intervals)
     return values

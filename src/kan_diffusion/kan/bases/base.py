@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
 
-__all__ = ["Basis", "Extrapolation"]
+__all__ = ["Basis", "Extrapolation", "Grid"]
 
 Extrapolation = Literal["linear", "clamp", "zero"]
 """Ways to continue functions outside the grid."""
+Grid = tuple[Tensor, Tensor]
+"""Left ends and widths of an interval of the grids of inputs, (in,) each."""
 
 
 class Basis(nn.Module, ABC):
@@ -119,9 +121,20 @@ class Basis(nn.Module, ABC):
     def slopes(self, u: Tensor) -> Tensor:
         """Computes the derivatives of the functions with respect to u, (*, num_functions)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Evaluates the functions (N, in, num_functions) at inputs (N, in)."""
-        u = (x - self.grid_origin) / self.grid_step
+    @property
+    def grid(self) -> Grid:
+        """``grid_origin`` and ``grid_step``."""
+        return self.grid_origin, self.grid_step
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Evaluates the functions (N, in, num_functions) at inputs (N, in).
+
+        Args:
+            x: The inputs.
+            grid: Left ends and widths of an interval of other grids, one for each input.
+        """
+        origin, step = grid or self.grid
+        u = (x - origin) / step
         if self.extrapolation == "zero":
             return self.values(u)
         inside = u.clamp(0, self.num_intervals)
@@ -129,22 +142,6 @@ class Basis(nn.Module, ABC):
         if self.extrapolation == "linear":
             values = values + (u - inside).unsqueeze(-1) * self.slopes(inside)
         return values
-
-    def outside(self, x: Tensor) -> Tensor:
-        """Tells which inputs lie outside their grid: (N, in), bool."""
-        return (x < self.grid_origin) | (x > self.grid_end)
-
-    def on_grid(self, origin: Tensor, step: Tensor) -> Self:
-        """Returns the basis on other grids, for example of tensors that torch.func passes in.
-
-        Args:
-            origin: Left ends, with shape (n,) for n inputs.
-            step: Widths of an interval, with shape (n,).
-        """
-        twin = copy.copy(self)
-        twin._buffers = {**self._buffers, "grid_origin": origin, "grid_step": step}
-        twin.in_features = len(origin)
-        return twin
 
     def with_intervals(self, num_intervals: int) -> Self:
         """Copies the basis with another number of intervals over the same range.

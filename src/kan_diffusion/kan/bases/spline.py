@@ -25,14 +25,15 @@ from __future__ import annotations
 
 from functools import cache, reduce
 from math import comb, factorial, perm
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases.base import Basis, Extrapolation
+from kan_diffusion.kan.bases.base import Basis, Extrapolation, Grid
 
 __all__ = ["MAX_ORDER", "BSpline", "piece_coefficients"]
 
@@ -106,8 +107,26 @@ class BSpline(Basis):
             raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
         self.order = order  # before the sizes, which follow from it
         super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
-        numbers = _numerators(order), _numerators(order, 1)
-        self.register_buffer("numerators", self.grid_step.new_tensor(numbers), persistent=False)
+        numbers = self.grid_step.new_tensor(self._cells())
+        self.register_buffer("numerators", numbers, persistent=False)
+
+    def _cells(self) -> list[list[list[int]]]:
+        """``polynomials`` times k!."""
+        order, last = self.order, self.num_intervals - 1
+        pieces = _numerators(order)
+        cells = np.zeros((self.num_functions, self.num_intervals + 2, order + 1), dtype=int)
+        for cell in range(self.num_intervals):
+            cells[cell : cell + order + 1, cell + 1] = pieces
+        cells[:, 0, :2] = cells[:, 1, :2]
+        cells[last:, -1, 0] = np.sum(pieces, axis=1)
+        cells[last:, -1, 1] = np.sum(_numerators(order, 1), axis=1)
+        return cells.tolist()
+
+    def with_intervals(self, num_intervals: int) -> Self:
+        """Copies the basis with another number of intervals over the same range."""
+        other = super().with_intervals(num_intervals)
+        other.numerators = other.grid_step.new_tensor(other._cells())
+        return other
 
     def sizes(self) -> tuple[int, int, int]:
         """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
@@ -123,12 +142,22 @@ class BSpline(Basis):
     def reset_parameters(self) -> None:
         """Resets every grid to ``grid_range``."""
         super().reset_parameters()
-        numbers = _numerators(self.order), _numerators(self.order, 1)
-        self.numerators.copy_(self.numerators.new_tensor(numbers))
+        self.numerators.copy_(self.numerators.new_tensor(self._cells()))
 
     def pieces(self, dtype: torch.dtype, derivative: int = 0) -> Tensor:
         """Coefficients of the pieces, or of their derivatives, (piece, degree), on the device."""
-        return self.numerators[derivative].to(dtype) / factorial(self.order)
+        pieces = self.polynomials(dtype)[: self.order + 1, 1]
+        if derivative:
+            degrees = torch.arange(1.0, self.order + 1, dtype=dtype, device=pieces.device)
+            pieces = pad(degrees * pieces[:, 1:], (0, 1))
+        return pieces
+
+    def polynomials(self, dtype: torch.dtype) -> Tensor:
+        """What each function is in each cell: (G + k, G + 2, k + 1), coefficients of 1, f, ...
+
+        The cells begin with that of the tangents left of the grid and end with that right of it.
+        """
+        return self.numerators.to(dtype) / factorial(self.order)
 
     def _spread(self, u: Tensor, derivative: int) -> Tensor:
         """Evaluates the pieces at u and puts each in the column of its function."""
@@ -152,11 +181,12 @@ class BSpline(Basis):
         """Computes the derivatives of the B-splines with respect to u."""
         return self._spread(u, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Evaluates the B-splines (N, in, G + k) at inputs (N, in)."""
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Evaluates the B-splines (N, in, G + k) at inputs (N, in), on other grids if given."""
         if self.extrapolation != "zero":
-            return super().forward(x)
-        u = (x - self.grid_origin) / self.grid_step
+            return super().forward(x, grid)
+        origin, step = grid or self.grid
+        u = (x - origin) / step
         return self.values(u.clamp(-self.reach, self.num_intervals + self.reach))
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
