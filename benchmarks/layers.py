@@ -7,7 +7,7 @@
     python benchmarks/layers.py --against CHECKOUT    # this checkout's times over another's
 
 A step is forward pass, backward pass and Adam (fused). Contenders of a case take turns in one
-process: in each repeat every one runs as many steps as take a twentieth of a second, and each
+process: in each repeat every one runs as many steps as take about a third of a second, and each
 repeat begins with another one. The tables have medians of the ratios within a repeat, in which
 drifts of the machine's speed cancel. ``KAN_KERNELS=0`` turns our CPU kernels off, which leaves the
 path that a GPU takes. With ``--against`` processes of the two checkouts alternate.
@@ -36,7 +36,7 @@ from kan_diffusion.study.run import environment
 
 PARTS = ("layers", "denoisers", "blocks", "memory")
 WIDTH, TOKENS, GROUPS = 64, 64, 8
-SECONDS = 0.05
+SECONDS = 0.3
 """How long a contender's steps of one repeat take."""
 
 

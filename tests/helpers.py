@@ -50,7 +50,7 @@ def random_layer(
 def function_by_function(module: LearnedFunctions, x: Tensor) -> Tensor:
     """Learned functions (n, in, R) of inputs (n, in), each evaluated by itself."""
     values = torch.empty(*x.shape, module.functions, dtype=x.dtype)
-    for i, group in enumerate(module.group_of):
+    for i, group in enumerate(module.group.tolist()):
         own = slice(group, group + 1)
         grid = module.basis.grid_origin[own], module.basis.grid_step[own]
         basis = module.basis(x[:, i : i + 1], grid)[:, 0]

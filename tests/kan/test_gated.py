@@ -29,8 +29,7 @@ def _layer_of(order, units, outputs=3, *, seed=0, **own):
     """A layer of SiLU (order 0) or of splines, in uneven groups with grids of their own."""
     functions = None
     if order:
-        count = min(3, units)
-        groups = [i if i < count else (i * i) % count for i in range(units)]
+        groups = min(3, units)
         settings = {"grid_size": 4, "order": order, "initial": [torch.zeros_like]}
         functions = scrambled(LearnedFunctions(units, 1, groups, dtype=DOUBLE, **settings), seed)
     layer = GatedLinear(units, outputs, functions=functions, dtype=DOUBLE, **own)

@@ -24,7 +24,7 @@ from kan_diffusion.kan import (
 from kan_diffusion.kan.bases import RBF, Chebyshev
 
 DOUBLE = torch.float64
-UNEVEN = [0, 1, 0, 0, 2]
+GROUPS = [0, 1, 2, 0, 1]
 by_torch = forward_ad.dual_level
 """Where no kernel is compiled for an order."""
 each_basis = pytest.mark.parametrize("basis", ["bspline", "rbf", "chebyshev"])
@@ -158,7 +158,7 @@ def test_the_data_place_the_grid_and_do_not_enter_the_fit():
 def test_knots_between_knots_leave_functions_of_groups_as_they_are(dtype):
     for parts in (1, 2, 3):
         own = {"grid_size": 5, "initial": [torch.zeros_like] * 3, "dtype": dtype}
-        module = scrambled(LearnedFunctions(5, 3, UNEVEN, **own))
+        module = scrambled(LearnedFunctions(5, 3, 3, **own))
         x = 3 * randn(200, 5, dtype=dtype)
         made = refined(module, 5 * parts)
         assert made.coefficients.shape == (3, 3, 5 * parts + 3)
@@ -245,14 +245,14 @@ def test_weights_move_by_a_linear_map_that_the_grids_alone_decide(basis):
 @each_basis
 def test_a_grid_of_a_group_covers_all_its_inputs(basis):
     own = {"basis": basis, "grid_size": 5, "initial": [torch.zeros_like] * 2, "dtype": DOUBLE}
-    module = scrambled(LearnedFunctions(5, 2, UNEVEN, **own))
-    x = randn(100, 5, seed=3) * torch.tensor([1.0, 0.5, 2.0, 0.3, 1.0]) + torch.tensor(UNEVEN)
+    module = scrambled(LearnedFunctions(5, 2, 3, **own))
+    x = randn(100, 5, seed=3) * torch.tensor([1.0, 0.5, 2.0, 0.3, 1.0]) + torch.tensor(GROUPS)
     wide = moved(module, x, margin=0.5)
     made = moved(wide, x, margin=0.0)
     if basis == "chebyshev":  # a polynomial is the same on any grid
         torch.testing.assert_close(made(x), wide(x))
     for group in range(3):
-        seen = x[:, [i for i, g in enumerate(UNEVEN) if g == group]]
+        seen = x[:, [i for i, g in enumerate(GROUPS) if g == group]]
         torch.testing.assert_close(made.basis.grid_origin[group], seen.min())
         torch.testing.assert_close(made.basis.grid_end[group], seen.max())
     assert not made.outside(x).any()
@@ -289,7 +289,7 @@ def test_fractions_outside_are_told_by_the_names_of_the_layers():
     twice = torch.tensor([[0.5, 0.5], [-0.5, 0.2]])
     assert out_of_range_fractions(Twice(), twice) == {"layer": 0.5}
     # Of shared functions each value once, in any group.
-    shared = LearnedFunctions(3, 1, [0, 1, 0], grid_range=(0.0, 1.0))
+    shared = LearnedFunctions(3, 1, 2, grid_range=(0.0, 1.0))
     shared.basis.grid_origin.copy_(torch.tensor([0.0, 10.0]))
     y = torch.tensor([[0.0, 0.5, 2.0], [0.5, 10.5, 3.0], [1.5, 11.0, 0.5], [1.0, 11.0, -1.0]])
     assert out_of_range_fractions(shared, y) == {"": 5 / 12}

@@ -78,7 +78,7 @@ def test_with_shared_functions_weights_and_constants_are_drawn_as_those_of_a_lin
 
 
 def test_operations_of_shared_functions_are_those_of_the_product_and_the_functions():
-    layer = KANLinear(5, 7, functions=3, groups=[0, 1, 0, 0, 1])
+    layer = KANLinear(5, 7, functions=3, groups=2)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         torch.nn.functional.linear(torch.zeros(1, 15), layer.weight)
     assert layer.flops == counter.get_total_flops() + 7 + 5 * (3 + 3 * 2 * 3)
@@ -109,7 +109,7 @@ REFUSED = [
     ({"functions": 2, "edge_scale": True}, "share functions have no base activation, scale or"),
     ({"functions": 2, "init": "glorot"}, "leave these out, or leave out functions"),
     ({"functions": 12}, "a KANLinear has at most as many functions .* raise grid_size"),
-    ({"functions": 1, "groups": 3}, "groups must divide the 2 inputs, and 3 does not"),
+    ({"functions": 1, "groups": 3}, "groups must be 1 to 2, the inputs, not 3"),
     ({"extrapolation": "linea"}, "'linea', did you mean 'linear'"),
     ({"basis": "chebyshev", "extrapolation": "zero"}, "known: clamp, linear$"),
     ({"init": "xavier"}, "unknown init 'xavier'"),
@@ -135,5 +135,5 @@ def test_printing_a_layer_tells_its_settings():
     text = repr(KANLinear(3, 2, order=2, grid_size=7, extrapolation="clamp", bias=False))
     for part in ("3, 2", "order=2", "num_intervals=7", "'clamp'", "'silu'", "bias=False"):
         assert part in text
-    shared = repr(KANLinear(5, 3, functions=4, groups=[0, 1, 0, 0, 2]))
+    shared = repr(KANLinear(5, 3, functions=4, groups=3))
     assert "5, 3, functions=4, groups=3, bias=True" in shared

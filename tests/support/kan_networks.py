@@ -20,7 +20,7 @@ class Gated(nn.Module):
         self.first = nn.Linear(3, 16, dtype=dtype)
         self.layers = nn.ModuleList()
         for outputs in (16, 2):
-            functions = LearnedFunctions(8, 1, [0, 1, 0, 0, 2, 1, 0, 0], dtype=dtype)
+            functions = LearnedFunctions(8, 1, 3, dtype=dtype)
             own = functions if learned else None
             self.layers.append(GatedLinear(8, outputs, rank=2, functions=own, dtype=dtype))
 
@@ -34,11 +34,11 @@ class Gated(nn.Module):
 LEARNED = {
     "functions": lambda dtype=None: nn.Sequential(
         LearnedFunctions(3, dtype=dtype),
-        LearnedFunctions(3, 2, [0, 1, 0], dtype=dtype),
+        LearnedFunctions(3, 2, 2, dtype=dtype),
         nn.Linear(6, 2, dtype=dtype),
     ),
     "grouped": lambda dtype=None: nn.Sequential(
-        KANLinear(3, 5, functions=2, groups=[0, 1, 0], dtype=dtype),
+        KANLinear(3, 5, functions=2, groups=2, dtype=dtype),
         KANLinear(5, 2, functions=3, grid_size=8, dtype=dtype),
     ),
     "gated": partial(Gated, True),
@@ -49,8 +49,8 @@ LEARNED = {
 LAYERS = {
     **{name: partial(KANLinear, 3, 2, basis=name) for name in BASES},
     "functions": partial(LearnedFunctions, 3),
-    "shared": partial(LearnedFunctions, 3, 2, [0, 1, 0]),
-    "grouped": partial(KANLinear, 3, 2, functions=2, groups=[0, 1, 0]),
+    "shared": partial(LearnedFunctions, 3, 2, 2),
+    "grouped": partial(KANLinear, 3, 2, functions=2, groups=2),
 }
 """Layers of three inputs."""
 

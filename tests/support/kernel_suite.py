@@ -80,17 +80,17 @@ class Case:
     def build(self, inputs=3, outputs=5, size=4, bias=True, seed=0):
         """The module with normal parameters and a grid of its own for each input or group.
 
-        Groups are uneven, and where functions are shared there are ``outputs`` of an input. The
+        Groups are by turns, and where functions are shared there are ``outputs`` of an input. The
         seed decides what gates, modulates and reaches the units of a gated layer.
         """
         generator = seeded(seed)
         shared = {"grid_size": size, "order": self.order, "dtype": self.dtype}
         known = size + self.order
-        groups = [i if i < 3 else (i * i) % 3 for i in range(inputs)]
+        groups = min(3, inputs)
         own = {"extrapolation": self.mode, "initial": [torch.zeros_like]}
         if self.kind in ("functions", "gated"):
             module = LearnedFunctions(
-                inputs, groups=groups * self.is_gated or None, **own, **shared
+                inputs, groups=groups if self.is_gated else None, **own, **shared
             )
         elif self.kind == "shared":
             own["initial"] *= min(outputs, known)
@@ -131,7 +131,7 @@ class Case:
 
     def places(self, module, u):
         """The inputs at places u of the grids."""
-        grid_of = list(module.group_of) if self.is_learned else list(range(module.in_features))
+        grid_of = module.group.tolist() if self.is_learned else list(range(module.in_features))
         grid = module.basis
         return (grid.grid_origin[grid_of] + grid.grid_step[grid_of] * u).to(self.dtype)
 
@@ -203,7 +203,7 @@ def reached(case, module, here):
     marked = {"bias": torch.zeros(found[0].shape[1], dtype=torch.bool)}
     if case.is_learned:
         groups = torch.zeros(module.basis.in_features, dtype=torch.bool)
-        groups[[module.group_of[i] for i in columns.nonzero().flatten().tolist()]] = True
+        groups[module.group[columns]] = True
         marked["coefficients"] = groups.unsqueeze(1).expand_as(module.coefficients)
     if hasattr(module, "weight"):
         edges = module.weight.view(module.out_features, module.in_features, -1)
@@ -322,7 +322,7 @@ class Behaviour:
             assert torch.equal(parameters["bias"].isnan(), expected)
         else:
             expected = torch.zeros(module.functions, module.groups, dtype=torch.bool)
-            expected[3 % module.functions, module.group_of[3 // module.functions]] = True
+            expected[3 % module.functions, module.group[3 // module.functions]] = True
             assert torch.equal(parameters["coefficients"].isnan().any(2), expected)
 
     def test_operands_need_not_be_contiguous_and_are_not_written(self, case):

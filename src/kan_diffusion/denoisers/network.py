@@ -211,7 +211,7 @@ class NetworkDenoiser(PointDenoiser):
                 return nn.ReLU() if activation == "relu" else None
             if num_functions is None:
                 return LearnedFunctions(units, rate=function_rate, **grid)
-            groups = [unit % num_functions for unit in range(units)]
+            groups = min(num_functions, units)
             return LearnedFunctions(units, groups=groups, noise=_NOISE, rate=function_rate, **grid)
 
         wide = 1 + int(gated)

@@ -21,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,11 @@ __all__ = ["from_efficient_kan", "from_pykan"]
 
 _GRID_TOLERANCE = 1e-4
 """How far, in steps, a knot may be from its place on a uniform grid."""
-_NAMES = ("base_weight", "spline_weight", "grid", "spline_scaler")  # the last is optional
-_EXPECTED = "layers.<n>.base_weight, .spline_weight, .grid and perhaps .spline_scaler"
-_KEY = re.compile(rf"(?P<prefix>(.+\.)?)layers\.(?P<index>\d+)\.(?P<name>{'|'.join(_NAMES)})")
-
-
-def _refuse(message: str) -> NoReturn:
-    raise KanDiffusionError(message)
+_KEY = re.compile(r"layers\.(\d+)\.(base_weight|spline_weight|grid|spline_scaler)")
+_EXPECTED = (
+    "layers.<n>.base_weight (out, in), .spline_weight (out, in, G + k), .grid (in, G + 2k + 1) and "
+    "perhaps .spline_scaler (out, in) of every layer"
+)
 
 
 @dataclass(frozen=True)
@@ -65,27 +63,19 @@ class _Edges:
         return self.spline.shape[2] - order, order
 
     def grid(self) -> tuple[Tensor, Tensor]:
-        """Origin and step of each input's grid, both (in,), if its knots are uniform."""
+        """Origin and step of each input's grid, both (in,), if its knots are even."""
         knots = self.knots.detach().double().cpu()
         count = knots.shape[1]
-        width = knots[:, -1] - knots[:, 0]
-        usable = (knots.diff(dim=1) >= 0).all(1) & (width > 0) & width.isfinite()
-        if not usable.all():
-            _refuse(
-                f"{self.name}: the knots of input {int(usable.int().argmin())} are no grid: they "
-                "must be finite numbers that do not fall; lay it anew, with update_grid"
-            )
-        step = width / (count - 1)
+        step = (knots[:, -1] - knots[:, 0]) / (count - 1)
         even = knots[:, :1] + step[:, None] * torch.arange(count, device="cpu")
         error = (knots - even).abs().amax(1)
         # Knots far from zero cannot be more even than their dtype can represent.
         rounding = 4 * torch.finfo(self.knots.dtype).eps * knots.abs().amax(1)
-        apart = error > _GRID_TOLERANCE * step + rounding
-        if apart.any():
-            _refuse(
-                f"{self.name}: the knots of input {int(apart.int().argmax())} are at uneven "
-                "distances, and grids here are even; train on an even grid (in pykan, with "
-                "grid_eps=1)"
+        usable = (step > 0) & step.isfinite() & (error <= _GRID_TOLERANCE * step + rounding)
+        if not usable.all():
+            raise KanDiffusionError(
+                f"{self.name}: the knots of input {int(usable.int().argmin())} are no even grid of "
+                "finite numbers, which a grid here is; train on one (in pykan, with grid_eps=1)"
             )
         return knots[:, 0] + self.sizes[1] * step, step
 
@@ -93,14 +83,12 @@ class _Edges:
 def _build(layers: Sequence[_Edges], base_activation: bool) -> KAN:
     """Builds the KAN with these edges, their dtype and their device."""
     first = layers[0]
-    for edges in layers[1:]:
-        if edges.sizes != first.sizes:
-            _refuse(
-                "{} has {} intervals and order {}, but {} {} and {}; a KAN has one of each".format(
-                    edges.name, *edges.sizes, first.name, *first.sizes
-                )
+    for before, after in pairwise(layers):
+        if before.base.shape[0] != after.base.shape[1] or before.sizes != after.sizes:
+            raise KanDiffusionError(
+                f"{before.name} and {after.name} do not follow each other: the outputs of one must "
+                "be the inputs of the next, with as many intervals and the same order"
             )
-    grids = [edges.grid() for edges in layers]
     grid_size, order = first.sizes
     # The constructor's draws are overwritten and must not advance the caller's random stream.
     with torch.random.fork_rng(devices=[]):
@@ -115,80 +103,14 @@ def _build(layers: Sequence[_Edges], base_activation: bool) -> KAN:
             device="cpu",
             dtype=first.base.dtype,
         )
-    for layer, edges, (origin, step) in zip(network.layers, layers, grids, strict=True):
+    for layer, edges in zip(network.layers, layers, strict=True):
         assert isinstance(layer, KANLinear)
         parts = [edges.base.unsqueeze(-1)] * base_activation + [edges.spline]
+        origin, step = edges.grid()
         state = {"weight": torch.cat(parts, dim=-1).flatten(1), "scale": edges.scale}
         state |= {"bias": edges.bias, "basis.grid_origin": origin, "basis.grid_step": step}
         layer.load_state_dict({name: one for name, one in state.items() if one is not None})
     return network.to(first.base.device)
-
-
-def _efficient_state(network: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Returns the state dict; checks, as far as possible, that the base activation is SiLU."""
-    if isinstance(network, Mapping):
-        return network
-    if not isinstance(network, nn.Module):
-        _refuse(
-            "from_efficient_kan takes a network or its state dict, not a "
-            f"{type(network).__name__}; read a file with torch.load(path, weights_only=True) first"
-        )
-    for name, part in network.named_modules():
-        base = getattr(part, "base_activation", None)
-        if not (base is None or isinstance(base, nn.SiLU) or base is nn.functional.silu):
-            _refuse(
-                f"{name or 'the layer'} has the base activation {base}, and a KAN's is SiLU; train "
-                "with base_activation=torch.nn.SiLU"
-            )
-    return network.state_dict()
-
-
-def _efficient_layers(state_dict: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Sorts the tensors by layer and last name; checks the keys, but not the shapes."""
-    bare = set(state_dict) <= set(_NAMES)
-    layers: dict[int, dict[str, Tensor]] = {0: {}}
-    prefix: str | None = None
-    for key, value in state_dict.items():
-        match = _KEY.fullmatch(f"layers.0.{key}" if bare else str(key))
-        prefix = match["prefix"] if match is not None and prefix is None else prefix
-        if match is None or match["prefix"] != prefix:
-            _refuse(
-                f"unexpected key '{key}' in an efficient-KAN's state dict; pass {_EXPECTED} of one "
-                "network only"
-            )
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            _refuse(f"'{key}' is not a floating-point tensor; pass the state dict as it was saved")
-        layers.setdefault(int(match["index"]), {})[match["name"]] = value
-    scaled = any("spline_scaler" in tensors for tensors in layers.values())
-    for index in range(max(layers) + 1):
-        for name in _NAMES if scaled else _NAMES[:3]:
-            if name not in layers.get(index, {}):
-                _refuse(
-                    f"layers.{index}.{name} is missing from an efficient-KAN's state dict; pass "
-                    f"{_EXPECTED} of every layer"
-                )
-    return [layers[index] for index in range(len(layers))]
-
-
-def _efficient_edges(index: int, tensors: Mapping[str, Tensor]) -> _Edges:
-    """Reads one layer and checks its shapes."""
-    base, spline, knots = (tensors[name] for name in _NAMES[:3])
-    scale = tensors.get("spline_scaler")
-    num_outputs, num_inputs = base.shape if base.ndim == 2 and base.numel() else (0, 0)
-    num_functions, num_knots = (t.shape[-1] if t.ndim else 0 for t in (spline, knots))
-    # k = knots - functions - 1 must be at least 0, and G = functions - k at least 1.
-    fits = num_functions < num_knots <= 2 * num_functions and len(knots) == num_inputs
-    known = f"({num_outputs}, {num_inputs}"
-    for name, right, shape in (
-        ("base_weight", num_inputs > 0, "(out, in)"),
-        ("spline_weight", spline.shape[:-1] == base.shape, f"{known}, G + k)"),
-        ("spline_scaler", scale is None or scale.shape == base.shape, f"{known})"),
-        ("grid", fits and knots.ndim == 2, f"({num_inputs}, {num_functions} + k + 1)"),
-    ):
-        if not right:
-            found = tuple(tensors[name].shape)
-            _refuse(f"layers.{index}.{name} must have the shape {shape}, not {found}")
-    return _Edges(f"layers.{index}", base, spline, scale, None, knots)
 
 
 def from_efficient_kan(network: nn.Module | Mapping[str, Tensor]) -> KAN:
@@ -200,8 +122,7 @@ def from_efficient_kan(network: nn.Module | Mapping[str, Tensor]) -> KAN:
     Args:
         network: The network, or its state dict: ``layers.<n>.base_weight`` (out, in),
             ``.spline_weight`` (out, in, G + k), ``.grid`` (in, G + 2k + 1) and perhaps
-            ``.spline_scaler`` (out, in), all with one prefix or none; or the names of a single
-            layer, without ``layers.<n>.``. The tensors are copied and determine dtype and device. A
+            ``.spline_scaler`` (out, in). The tensors are copied and determine dtype and device. A
             state dict does not name its base activation, which a network itself does.
 
     Returns:
@@ -211,15 +132,51 @@ def from_efficient_kan(network: nn.Module | Mapping[str, Tensor]) -> KAN:
         KanDiffusionError: Keys or shapes are not as above, knots are not an even grid, or the base
             activation is not SiLU.
     """
-    tensors = _efficient_layers(_efficient_state(network))
-    layers = [_efficient_edges(index, of_layer) for index, of_layer in enumerate(tensors)]
-    for before, after in pairwise(layers):
-        if before.base.shape[0] != after.base.shape[1]:
-            _refuse(
-                f"{before.name} has {before.base.shape[0]} outputs, {after.name} "
-                f"{after.base.shape[1]} inputs; pass the layers of one network"
+    if not isinstance(network, nn.Module | Mapping):
+        raise KanDiffusionError(
+            "from_efficient_kan takes a network or its state dict, not a "
+            f"{type(network).__name__}; read a file with torch.load(path, weights_only=True) first"
+        )
+    for name, part in network.named_modules() if isinstance(network, nn.Module) else ():
+        base = getattr(part, "base_activation", None)
+        if not (base is None or isinstance(base, nn.SiLU) or base is nn.functional.silu):
+            raise KanDiffusionError(
+                f"{name} has the base activation {base}, and a KAN's is SiLU; train with "
+                "base_activation=torch.nn.SiLU"
             )
-    return _build(layers, True)
+    state = network if isinstance(network, Mapping) else network.state_dict()
+    layers: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        match = _KEY.fullmatch(key)
+        if match is None or not value.is_floating_point():
+            raise KanDiffusionError(
+                f"'{key}' is no number of an efficient-KAN; pass {_EXPECTED}, and no more"
+            )
+        layers.setdefault(int(match[1]), {})[match[2]] = value
+    scaled = any("spline_scaler" in tensors for tensors in layers.values())
+    names = ("base_weight", "spline_weight", "grid", *["spline_scaler"] * scaled)
+    found: list[_Edges] = []
+    for index in range(max(layers, default=0) + 1):
+        tensors = [layers.get(index, {}).get(name) for name in names]
+        given = [tensor for tensor in tensors if tensor is not None]
+        if len(given) < len(names) or not _fit(*given):
+            raise KanDiffusionError(
+                f"layers.{index} of an efficient-KAN is not whole or has other shapes; pass "
+                f"{_EXPECTED}"
+            )
+        base, spline, knots, *scale = given
+        own = scale[0] if scale else None
+        found.append(_Edges(f"layers.{index}", base, spline, own, None, knots))
+    return _build(found, True)
+
+
+def _fit(base: Tensor, spline: Tensor, knots: Tensor, scale: Tensor | None = None) -> bool:
+    """Tells whether the shapes of a layer's tensors go together, with an order of at least 0."""
+    if base.ndim != 2 or spline.shape[:-1] != base.shape or not base.numel() or knots.ndim != 2:
+        return False
+    functions, count = spline.shape[2], knots.shape[1]
+    on_grid = len(knots) == base.shape[1] and functions < count <= 2 * functions
+    return on_grid and (scale is None or scale.shape == base.shape)
 
 
 def _has_silu(act: KANLayer, index: int) -> bool:
@@ -228,7 +185,7 @@ def _has_silu(act: KANLayer, index: int) -> bool:
         return True
     used = bool((act.scale_base * act.mask).any())
     if used and act.base_fun(torch.linspace(-5, 5, 11).to(act.coef)).any():
-        _refuse(
+        raise KanDiffusionError(
             f"act_fun[{index}].base_fun of the pykan network is neither 'silu' nor 'zero' but "
             f"{act.base_fun}; train with one of these, or with scale_base at zero"
         )
@@ -244,7 +201,7 @@ def _pykan_edges(model: MultKAN, index: int) -> _Edges:
     for j, i in symbolic.mask.nonzero().tolist() if model.symbolic_enabled else []:
         formula = symbolic.funs_name[j][i]
         if formula != "0":
-            _refuse(
+            raise KanDiffusionError(
                 f"edge ({index}, {i}, {j}) of the pykan network is the formula '{formula}', not a "
                 f"spline; turn it back into one with model.unfix_symbolic({index}, {i}, {j})"
             )
@@ -282,15 +239,17 @@ def from_pykan(model: MultKAN) -> KAN:
             sizes, or knots that are not an even grid.
     """
     if not all(hasattr(model, name) for name in ("act_fun", "symbolic_fun", "node_bias")):
-        _refuse(f"from_pykan takes a pykan network (kan.MultKAN), not a {type(model).__name__}")
+        raise KanDiffusionError(
+            f"from_pykan takes a pykan network (kan.MultKAN), not a {type(model).__name__}"
+        )
     if any(num_products for _, num_products in model.width):
-        _refuse(
+        raise KanDiffusionError(
             f"the pykan network has multiplication nodes (width={model.width}: [sums, products] of "
             "each layer), which a KAN has not; train one of sums only"
         )
     columns = model.input_id.tolist()
     if columns != list(range(len(columns))):
-        _refuse(
+        raise KanDiffusionError(
             f"the pykan network selects columns {columns} of its input; select them in the data "
             f"and set model.input_id = torch.arange({len(columns)})"
         )

@@ -21,12 +21,11 @@ from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.kan.bases import Basis, BasisKind, BSpline, Extrapolation, make_basis
-from kan_diffusion.kan.inputs import leaf, require_input
+from kan_diffusion.kan.inputs import require_input
 from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
 from kan_diffusion.kan.piecewise import evaluate
 
@@ -81,7 +80,7 @@ _KERNEL = FusedFunction(
     "learned_functions",
     _kernel,
     "Tensor x, Tensor coefficients, Tensor? weight, Tensor? bias, Tensor origin, Tensor step",
-    "int[] group_of, int order",
+    "int order",
     num_gradients=4,
     output_shapes=lambda x, coefficients, weight, *_: (
         (x.shape[0], x.shape[1] * coefficients.shape[0] if weight is None else weight.shape[0]),
@@ -97,7 +96,6 @@ class BasisLayer(nn.Module):
         basis: The functions of the basis, with one grid for each input or group of inputs.
         coefficients: Coefficients of functions that groups of inputs share, with shape (R, groups,
             functions of the basis); None where an edge has coefficients of its own.
-        group_of: Group of each input.
         functions: Number R of shared functions; None where there are none.
     """
 
@@ -105,14 +103,11 @@ class BasisLayer(nn.Module):
     basis: Basis
     coefficients: nn.Parameter | None
     functions: int | None
-    group_of: tuple[int, ...]
-    group: Tensor
     rate: float
 
     def _share(
         self,
         functions: int,
-        group_of: Sequence[int],
         initial: InitialFunctions,
         noise: float,
         rate: float,
@@ -134,12 +129,15 @@ class BasisLayer(nn.Module):
         if not 0 < rate < math.inf:
             raise KanDiffusionError(f"rate must be a positive number, not {rate}")
         self.functions, self.initial, self.noise, self.rate = functions, initial, noise, rate
-        self.group_of = tuple(group_of)
         like = basis.grid_step
         shape = functions, basis.in_features, basis.num_functions
         self.coefficients = nn.Parameter(like.new_empty(shape))
-        group = torch.tensor(self.group_of, dtype=torch.int32, device=like.device)
-        self.register_buffer("group", group, persistent=False)
+
+    @property
+    def group(self) -> Tensor:
+        """Group of each input, which are assigned by turns: (in,)."""
+        inputs = torch.arange(self.in_features, device=self.basis.grid_step.device)
+        return inputs % self.basis.in_features
 
     @torch.no_grad()
     def _draw_functions(self, generator: torch.Generator | None) -> None:
@@ -147,7 +145,6 @@ class BasisLayer(nn.Module):
         if self.coefficients is None or self.coefficients.is_meta:
             return
         assert self.functions is not None
-        self.group.copy_(self.group.new_tensor(self.group_of))
         initial = self.initial if isinstance(self.initial, str) else tuple(self.initial)
         basis = self.basis
         fitted = _fitted(
@@ -164,8 +161,6 @@ class BasisLayer(nn.Module):
             KanDiffusionError: The input has another last dimension, or is not floating-point:
                 integers are refused for any basis, as by ``nn.Linear``.
         """
-        if isinstance(input, Proxy):
-            return leaf(self, input)
         output = self._outputs(self._rows(input))
         return output if input.ndim == 2 else output.view(*input.shape[:-1], output.shape[1])
 
@@ -199,7 +194,7 @@ class BasisLayer(nn.Module):
         fused = self._has_kernel and (weight is None or not autocasts(rows))
         if not fused or not _KERNEL.takes(*operands):
             return self._by_torch(*operands)
-        output = _KERNEL(operands, (self.group_of, self.order), self._by_torch)
+        output = _KERNEL(operands, (self.order,), self._by_torch)
         assert isinstance(output, Tensor)
         return output
 
@@ -225,7 +220,7 @@ class BasisLayer(nn.Module):
         assert coefficients is not None
         with in_full_precision(rows):
             if self._has_kernel:
-                h = evaluate(rows, coefficients, self.basis, grid, self.group)  # type: ignore[arg-type]
+                h = evaluate(rows, coefficients, self.basis, grid)  # type: ignore[arg-type]
             else:
                 origin, step = (tensor[self.group] for tensor in grid)
                 own = coefficients.to(rows.dtype)[:, self.group]
@@ -250,8 +245,8 @@ class LearnedFunctions(BasisLayer):
     Args:
         in_features: Size of the last dimension of the input.
         functions: Number R of functions per input, at most as many as the basis has.
-        groups: Number of groups that share functions, to which inputs are assigned by turns; or the
-            group of each input, counted from 0; or None for one group per input.
+        groups: Number of groups that share functions, to which inputs are assigned by turns; None
+            for one group per input.
         basis: Basis of the learned functions, by name in ``BASES`` or as a class.
         grid_size: Number G of intervals of the grid, or the size that the basis has instead.
         order: Degree k of the splines, 1 to 5.
@@ -268,7 +263,7 @@ class LearnedFunctions(BasisLayer):
 
     Raises:
         KanDiffusionError: A size, a range or a name is not usable; there are more functions than
-            the basis has; the groups do not divide the inputs; or the basis cannot be fitted to the
+            the basis has; there are more groups than inputs; or the basis cannot be fitted to the
             initial functions.
     """
 
@@ -279,7 +274,7 @@ class LearnedFunctions(BasisLayer):
         self,
         in_features: int,
         functions: int = 1,
-        groups: int | Sequence[int] | None = None,
+        groups: int | None = None,
         *,
         basis: BasisKind = "bspline",
         grid_size: int = 8,
@@ -298,10 +293,9 @@ class LearnedFunctions(BasisLayer):
                 f"a LearnedFunctions needs at least one input, not {in_features}"
             )
         self.in_features = in_features
-        group_of = assigned(in_features, groups)
         self.basis = make_basis(
             basis,
-            max(group_of) + 1,
+            group_count(in_features, groups),
             grid_size=grid_size,
             order=order,
             grid_range=grid_range,
@@ -309,7 +303,7 @@ class LearnedFunctions(BasisLayer):
             device=device,
             dtype=dtype,
         )
-        self._share(functions, group_of, initial, noise, rate)
+        self._share(functions, initial, noise, rate)
         self._draw_functions(None)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -413,32 +407,13 @@ def _fitted(
     return solution.T
 
 
-def assigned(in_features: int, groups: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Returns the group of each input.
-
-    Args:
-        in_features: Number of inputs.
-        groups: Number of groups, to which inputs are assigned by turns; the group of each input; or
-            None for one group per input.
+def group_count(in_features: int, groups: int | None) -> int:
+    """Returns the number of groups of inputs; None stands for one each.
 
     Raises:
-        KanDiffusionError: The number does not divide the inputs, or groups are left out.
+        KanDiffusionError: There are no groups, or more than inputs.
     """
-    if groups is None:
-        return tuple(range(in_features))
-    if isinstance(groups, int):
-        if groups < 1 or in_features % groups:
-            raise KanDiffusionError(
-                f"groups must divide the {in_features} inputs, and {groups} does not; choose one "
-                "of "
-                + ", ".join(str(n) for n in range(1, in_features + 1) if in_features % n == 0)
-                + ", or give the group of each input"
-            )
-        return tuple(i % groups for i in range(in_features))
-    chosen = tuple(int(group) for group in groups)
-    if len(chosen) != in_features or set(chosen) != set(range(max(chosen, default=-1) + 1)):
-        raise KanDiffusionError(
-            f"groups must give each of the {in_features} inputs a group, 0, 1, ... without a gap, "
-            f"not {list(chosen)}"
-        )
-    return chosen
+    groups = in_features if groups is None else groups
+    if not 1 <= groups <= in_features:
+        raise KanDiffusionError(f"groups must be 1 to {in_features}, the inputs, not {groups}")
+    return groups

@@ -19,12 +19,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.functional import linear, pad, silu
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import LearnedFunctions
-from kan_diffusion.kan.inputs import leaf, must_be_called, require_input
+from kan_diffusion.kan.inputs import must_be_called, require_input
 from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts
 
 __all__ = ["GatedLinear", "modulate"]
@@ -41,7 +40,7 @@ _KERNEL = FusedFunction(
     _kernel,
     "Tensor input, Tensor? carried, Tensor? code, Tensor? modulation, Tensor? coefficients, "
     "Tensor weight, Tensor? bias, Tensor? origin, Tensor? step",
-    "int[] group_of, int order",
+    "int order",
     num_gradients=7,
     output_shapes=lambda input, a, b, c, d, weight, *_: (
         (input.shape[0], weight.shape[0]),
@@ -196,16 +195,13 @@ class GatedLinear(nn.Module):
         Raises:
             KanDiffusionError: An input has another shape, or is not floating-point.
         """
-        if isinstance(input, Proxy):
-            output, state = leaf(self, input, carried, code)
-            return output, state
         self._require_rows(input, carried, code)
         own = self.functions
         curves: tuple[Tensor | None, ...] = None, None, None
-        group_of, order, fused = (0,) * self.in_features, 0, own is None
+        order, fused = 0, own is None
         if type(own) is LearnedFunctions and own._has_kernel and not must_be_called(own):
             curves = own.coefficients, own.basis.grid_origin, own.basis.grid_step
-            group_of, order, fused = own.group_of, own.order, True
+            order, fused = own.order, True
         coefficients, *grid = curves
         operands = (
             input, carried, code, self.modulation, coefficients, self.weight, self.bias, *grid
@@ -214,7 +210,7 @@ class GatedLinear(nn.Module):
         plain = own is None and not self.gated and self.rank is None
         if not fused or plain or autocasts(input) or not _KERNEL.takes(*operands):
             return self._by_torch(*operands)
-        output, state = _KERNEL(operands, (group_of, order), self._by_torch)
+        output, state = _KERNEL(operands, (order,), self._by_torch)
         return output, state
 
     def _require_rows(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> None:

@@ -1,21 +1,13 @@
-"""Checks the inputs of a layer and who watches its call; makes layers leaves of torch.fx graphs.
-
-``torch.fx.symbolic_trace`` calls a module with proxies, whose shape and dtype are not known. A
-layer needs both, to check its input and to choose a compiled kernel. So it is a leaf of the graph:
-a node that calls the module.
-"""
+"""Checks the inputs of a layer, and who watches its calls."""
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy, Tracer
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["leaf", "must_be_called", "require_input"]
+__all__ = ["must_be_called", "require_input"]
 
 
 def must_be_called(module: nn.Module) -> bool:
@@ -44,20 +36,3 @@ def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
             f"this {name} takes floating-point numbers, as nn.Linear does, not {input.dtype}; "
             "convert them with .float()"
         )
-
-
-def leaf(layer: nn.Module, input: Proxy, *others: Tensor | None) -> Tensor:
-    """Adds a call of the layer, with these inputs, to the graph that torch.fx is tracing.
-
-    Raises:
-        KanDiffusionError: The layer itself is traced, not a module that holds it.
-    """
-    tracer = input.tracer
-    assert isinstance(tracer, Tracer)
-    path = tracer.path_of_module(layer)
-    if not path:
-        raise KanDiffusionError(
-            f"a {type(layer).__name__} is a leaf of torch.fx and has no graph of its own; trace "
-            "the module that holds it"
-        )
-    return cast("Tensor", tracer.create_proxy("call_module", path, (input, *others), {}))

@@ -20,7 +20,6 @@ many as the basis has and one group per input, the functions span all that the b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -33,8 +32,8 @@ from kan_diffusion.kan.bases.base import Grid
 from kan_diffusion.kan.functions import (
     BasisLayer,
     InitialFunctions,
-    assigned,
     flops_of_functions,
+    group_count,
 )
 from kan_diffusion.kan.initialization import Initialization, initialize
 from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
@@ -89,7 +88,7 @@ class KANLinear(BasisLayer):
             basis has; None for functions of each edge. With shared functions there is neither a
             base activation nor a scale, and weights are drawn as those of ``nn.Linear``.
         groups: Number of groups of inputs that share functions, to which inputs are assigned by
-            turns; or the group of each input, counted from 0; or None for one group per input.
+            turns; None for one group per input.
         initial: The functions that shared ones start as, see
             :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
         noise: Standard deviation of the noise added to each of their coefficients at the start.
@@ -126,7 +125,7 @@ class KANLinear(BasisLayer):
         edge_scale: bool = False,
         init: Initialization | None = None,
         functions: int | None = None,
-        groups: int | Sequence[int] | None = None,
+        groups: int | None = None,
         initial: InitialFunctions = "silu",
         noise: float = 1e-3,
         rate: float = 1.0,
@@ -145,10 +144,9 @@ class KANLinear(BasisLayer):
             )
         self.in_features = in_features
         self.out_features = out_features
-        group_of = assigned(in_features, groups if functions is not None else None)
         self.basis = make_basis(
             basis,
-            max(group_of) + 1,
+            group_count(in_features, None if functions is None else groups),
             grid_size=grid_size,
             order=order,
             grid_range=grid_range,
@@ -163,7 +161,7 @@ class KANLinear(BasisLayer):
                     "edges that share functions have no base activation, scale or init; leave "
                     "these out, or leave out functions"
                 )
-            self._share(functions, group_of, initial, noise, rate)
+            self._share(functions, initial, noise, rate)
             base_activation = None
         elif base_activation == "auto":
             base_activation = "silu" if self.basis.local else None

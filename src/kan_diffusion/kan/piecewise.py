@@ -52,9 +52,10 @@ class _Places(NamedTuple):
     kept: Tensor
 
 
-def _members(group: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-    """Tells which inputs are in which groups by ones and zeros: (in, groups)."""
-    return (group.unsqueeze(1) == torch.arange(groups, device=group.device)).to(dtype)
+def _members(inputs: int, groups: int, like: Tensor) -> Tensor:
+    """Tells which inputs are in which groups, by turns, by ones and zeros: (in, groups)."""
+    group = torch.arange(inputs, device=like.device) % groups
+    return (group.unsqueeze(1) == torch.arange(groups, device=like.device)).to(like.dtype)
 
 
 def _table(coefficients: Tensor, basis: BSpline) -> Tensor:
@@ -123,7 +124,7 @@ def _summed(grad: Tensor, places: _Places, grids: _Grids, table: Tensor, cells: 
         each = torch.arange(cells, device=grad.device)
         here = ((places.row - grids.first).unsqueeze(-1) == each).to(terms.dtype)
         of_input = torch.einsum("nic,dnir->icrd", here, terms)
-        members = _members(grids.first // cells, len(table) // cells, terms.dtype)
+        members = _members(grad.shape[1], len(table) // cells, terms)
         return torch.einsum("ig,icrd->gcrd", members, of_input).flatten(0, 1)
 
 
@@ -158,25 +159,26 @@ class _Piecewise(torch.autograd.Function):
 
 
 def evaluate(
-    x: Tensor, coefficients: Tensor, basis: BSpline, grid: tuple[Tensor, Tensor], group: Tensor
+    x: Tensor, coefficients: Tensor, basis: BSpline, grid: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Evaluates splines that go on by their tangents outside the grid.
 
     Args:
         x: Inputs with shape (N, in).
-        coefficients: Coefficients with shape (R, groups, G + k).
+        coefficients: Coefficients with shape (R, groups, G + k); inputs are in groups by turns.
         basis: The splines.
         grid: Left ends and widths of an interval of each group's grid, (groups,) each.
-        group: Group of each input, with shape (in,).
 
     Returns:
         Values with shape (N, in, R).
     """
     table = _table(coefficients.to(x.dtype), basis)
     # A product again: a look-up would be repeated for every number.
-    members = _members(group, coefficients.shape[1], grid[0].dtype)
+    inputs, groups = x.shape[1], coefficients.shape[1]
+    members = _members(inputs, groups, grid[0])
     origin, step = (members @ torch.stack(grid, dim=1)).unbind(1)
-    grids = _Grids(origin, step, group * (basis.num_intervals + 2))
+    first = torch.arange(inputs, device=x.device, dtype=torch.int32) % groups
+    grids = _Grids(origin, step, first * (basis.num_intervals + 2))
     if is_transformed() or any(tensor.requires_grad for tensor in grid):
         return _values(table, _place(x, grids, basis.num_intervals))
     values: Tensor = _Piecewise.apply(x, table, *grids, basis.num_intervals)

@@ -157,7 +157,7 @@ def build(
             _draw(part, device, generator)
     curves = LearnedActivation(
         recipe.hidden,
-        groups=[unit % recipe.functions for unit in range(recipe.hidden)],
+        groups=min(recipe.functions, recipe.hidden),
         initial=[block.activation],
         noise=noise,
         device=place,

@@ -138,7 +138,7 @@ def test_kernels_are_turned_off_by_the_environment(monkeypatch):
 def _operator(case, module):
     """The operator of a module, its operands after x, and its settings."""
     if case.is_learned:
-        grid, settings = module.basis, (module.group_of, case.order)
+        grid, settings = module.basis, (case.order,)
         places = grid.grid_origin, grid.grid_step
         factors = (module.weight, module.bias) if case.kind == "grouped" else (None, None)
         return "learned_functions", (module.coefficients, *factors, *places), settings

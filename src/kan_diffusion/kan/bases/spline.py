@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from functools import cache, reduce
 from math import comb, factorial, perm
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -57,6 +57,16 @@ def _numerators(order: int, derivative: int = 0) -> tuple[tuple[int, ...], ...]:
 
     degrees = range(order + 1)
     return tuple(tuple(numerator(piece, degree) for degree in degrees) for piece in degrees)
+
+
+def _kinds(order: int) -> list[list[list[int]]]:
+    """Pieces times k!: as tangents left of the grid, inside of it, as tangents right of it."""
+    inside = np.array(_numerators(order))
+    left, right = np.zeros_like(inside), np.zeros_like(inside)
+    left[:, :2] = inside[:, :2]
+    right[:, 0], right[:, 1] = inside.sum(1), inside @ np.arange(order + 1)
+    kinds: list[list[list[int]]] = np.stack([left, inside, right]).tolist()
+    return kinds
 
 
 def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ...], ...]:
@@ -107,26 +117,8 @@ class BSpline(Basis):
             raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
         self.order = order  # before the sizes, which follow from it
         super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
-        numbers = self.grid_step.new_tensor(self._cells())
+        numbers = self.grid_step.new_tensor(_kinds(order))
         self.register_buffer("numerators", numbers, persistent=False)
-
-    def _cells(self) -> list[list[list[int]]]:
-        """``polynomials`` times k!."""
-        order, last = self.order, self.num_intervals - 1
-        pieces = _numerators(order)
-        cells = np.zeros((self.num_functions, self.num_intervals + 2, order + 1), dtype=int)
-        for cell in range(self.num_intervals):
-            cells[cell : cell + order + 1, cell + 1] = pieces
-        cells[:, 0, :2] = cells[:, 1, :2]
-        cells[last:, -1, 0] = np.sum(pieces, axis=1)
-        cells[last:, -1, 1] = np.sum(_numerators(order, 1), axis=1)
-        return cells.tolist()
-
-    def with_intervals(self, num_intervals: int) -> Self:
-        """Copies the basis with another number of intervals over the same range."""
-        other = super().with_intervals(num_intervals)
-        other.numerators = other.grid_step.new_tensor(other._cells())
-        return other
 
     def sizes(self) -> tuple[int, int, int]:
         """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
@@ -142,22 +134,28 @@ class BSpline(Basis):
     def reset_parameters(self) -> None:
         """Resets every grid to ``grid_range``."""
         super().reset_parameters()
-        self.numerators.copy_(self.numerators.new_tensor(self._cells()))
+        self.numerators.copy_(self.numerators.new_tensor(_kinds(self.order)))
 
     def pieces(self, dtype: torch.dtype, derivative: int = 0) -> Tensor:
         """Coefficients of the pieces, or of their derivatives, (piece, degree), on the device."""
-        pieces = self.polynomials(dtype)[: self.order + 1, 1]
+        pieces = self.numerators[1].to(dtype) / factorial(self.order)
         if derivative:
-            degrees = torch.arange(1.0, self.order + 1, dtype=dtype, device=pieces.device)
+            degrees = torch.arange(1, self.order + 1, dtype=dtype, device=pieces.device)
             pieces = pad(degrees * pieces[:, 1:], (0, 1))
         return pieces
 
     def polynomials(self, dtype: torch.dtype) -> Tensor:
         """What each function is in each cell: (G + k, G + 2, k + 1), coefficients of 1, f, ...
 
-        The cells begin with that of the tangents left of the grid and end with that right of it.
+        The first cell is that of the tangents left of the grid, the last that of those right of it.
         """
-        return self.numerators.to(dtype) / factorial(self.order)
+        functions = torch.arange(self.num_functions, device=self.numerators.device)
+        cell = torch.arange(-1, self.num_intervals + 1, device=self.numerators.device)
+        piece = functions.unsqueeze(1) - cell.clamp(0, self.num_intervals - 1)
+        kind = (cell >= 0).long() + (cell >= self.num_intervals)
+        numbers = self.numerators.to(dtype)[kind, piece.clamp(0, self.order)]
+        is_there = (piece >= 0) & (piece <= self.order)
+        return torch.where(is_there.unsqueeze(-1), numbers, 0) / factorial(self.order)
 
     def _spread(self, u: Tensor, derivative: int) -> Tensor:
         """Evaluates the pieces at u and puts each in the column of its function."""

@@ -21,7 +21,7 @@ from torch.autograd import forward_ad
 
 __all__ = ["FusedFunction", "Kernel", "autocasts", "in_full_precision", "is_transformed"]
 
-Setting = str | int | float | bool | tuple[int, ...]
+Setting = str | int | float | bool
 """An argument of a kernel that is not a tensor."""
 Gradients = tuple[Tensor | None, ...]
 Output = Tensor | tuple[Tensor, ...]
