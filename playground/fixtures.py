@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from kan_diffusion.data import Standardizer
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.denoisers import NetworkDenoiser
@@ -19,7 +21,6 @@ from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_schedu
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.processes import PROCESSES, Process
-from torch import Tensor
 
 FOLDER = Path(__file__).parent / "tests" / "fixtures"
 ROWS = 12

@@ -49,7 +49,6 @@ _MEASURED = (*MEASURES, "floor", "excess_se", "nll_real", "out_of_range")
 _AMOUNTS = {
     "params": ("{} parameters", "equal parameters"),
     "flops": ("{} FLOPs a point", "equal FLOPs"),
-    "flops-per-edge": ("{} FLOPs a point, counted per edge", "equal FLOPs, counted per edge"),
     "time": ("{} of training", "equal training time"),
 }
 
@@ -60,8 +59,7 @@ class Setting:
 
     Attributes:
         data: The data set's name.
-        match: Resource held equal: ``params``, ``flops``, ``flops-per-edge`` or ``time``; None
-            where nothing was.
+        match: Resource held equal: ``params``, ``flops`` or ``time``; None where nothing was.
         budget: Amount of it, in the unit of ``match`` (time in seconds); None if unknown.
         process: The process's name, where the study has more than one; else None.
     """
