@@ -237,9 +237,10 @@ def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float
     for name, denoiser in stages.items():
         made = PointDiffusionPipeline(
             denoiser,
-            make_scheduler("heun", pipeline.scheduler),
+            pipeline.process,
             pipeline.config.mean,
             pipeline.config.scale,
+            scheduler=make_scheduler("heun", pipeline.process),
         )
         drawn = [
             made(_SAMPLES, _SAMPLER_STEPS, generator=generator).samples.double()

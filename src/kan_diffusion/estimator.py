@@ -253,7 +253,6 @@ class DiffusionEstimator(BaseEstimator):
         from kan_diffusion.data.codec import TableCodec
         from kan_diffusion.denoisers import get_family
         from kan_diffusion.devices import one_thread
-        from kan_diffusion.diffusion.sampling import make_scheduler
         from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_columns, show_training
@@ -315,9 +314,7 @@ class DiffusionEstimator(BaseEstimator):
             )
         self.loss_curve_ = result.losses
         self.heldout_curve_ = np.array(result.heldout_losses).reshape(-1, 2)
-        self.pipeline_ = TableDiffusionPipeline(
-            denoiser, make_scheduler(None, process.scheduler()), codec, process
-        )
+        self.pipeline_ = TableDiffusionPipeline(denoiser, process, codec)
         if len(heldout):
             num_drawn = min(len(heldout), TOLD_APART_ROWS)
             drawn = self.pipeline_(num_drawn, generator=torch_generator("doubt", seed)).samples
@@ -375,7 +372,7 @@ class DiffusionEstimator(BaseEstimator):
         check_is_fitted(self)
         pipeline = self.pipeline_
         if scheduler is not None:
-            chosen = make_scheduler(scheduler, pipeline.scheduler)
+            chosen = make_scheduler(scheduler, pipeline.process)
             pipeline = pipeline.from_pipe(pipeline, scheduler=chosen)
         wanted = dict(conditions or {})
         if y is not None:

@@ -64,9 +64,9 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
     Args:
         denoiser: The trained network; conditions need one that was built with the codec's blocks.
-        scheduler: Any diffusers scheduler of the process.
-        codec: The codec of the table, or what its ``to_dict`` gives.
         process: The process the denoiser was trained for, or its settings.
+        codec: The codec of the table, or what its ``to_dict`` gives.
+        scheduler: Any diffusers scheduler of the process; its default when None.
 
     Raises:
         KanDiffusionError: The denoiser has another number of coordinates than the codec.
@@ -75,27 +75,17 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
     def __init__(
         self,
         denoiser: PointDenoiser,
-        scheduler: SchedulerMixin,
-        codec: TableCodec | Mapping[str, object] | None = None,
         process: Process | Mapping[str, object] | None = None,
+        codec: TableCodec | Mapping[str, object] | None = None,
+        scheduler: SchedulerMixin | None = None,
     ) -> None:
         super(PointDiffusionPipeline, self).__init__()
-        if codec is None or process is None:  # diffusers loads arguments without default as modules
-            raise KanDiffusionError("a pipeline of tables needs a codec and a process; give both")
+        if codec is None:  # diffusers loads arguments without default as modules
+            raise KanDiffusionError("a pipeline of tables needs the codec of its table; give it")
         self.codec = codec if isinstance(codec, TableCodec) else TableCodec.from_dict(codec)
-        self.process = (
-            process if isinstance(process, Process) else Process.model_validate(dict(process))
-        )
-        self._setup(
-            denoiser,
-            scheduler,
-            Standardizer.identity(self.codec.dim),
-            self.codec.names,
-            self.process.is_flow,
-        )
-        self.register_to_config(
-            codec=self.codec.to_dict(), process=self.process.model_dump(mode="json")
-        )
+        units = Standardizer.identity(self.codec.dim)
+        self._setup(denoiser, process, scheduler, units, self.codec.names)
+        self.register_to_config(codec=self.codec.to_dict())
 
     def draw(
         self,

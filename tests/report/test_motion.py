@@ -44,7 +44,7 @@ def test_models_side_by_side_start_from_one_noise(both):
     assert np.array_equal(relu.limits, exact.limits)
     # What the command `sample` draws from the same seed with that sampler.
     pipeline = mover("residual-mlp").pipeline
-    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler)
+    pipeline.scheduler = make_scheduler("ddim", pipeline.process)
     points = pipeline(60, 6, generator=torch_generator("samples", 0)).samples
     assert np.array_equal(relu.frames[-1], points.numpy())
 

@@ -189,7 +189,7 @@ def compare(
     config = _judged(config, quick).pinned()
     folder = out if out is not None else Path("runs") / config.name
     for process in config.process:
-        _warn(signal_warning(process.scheduler()))
+        _warn(signal_warning(process))
     with show_study_progress(config.name) as progress:
         with open_executor(executor, workers=workers, device=device, address=address) as runner:
             results = run_study(
@@ -483,7 +483,7 @@ def train(
     folder = out if out is not None else Path("runs/train") / name
     if leads():
         prepare_trial_folder(folder, config, fresh=fresh)
-    _warn(signal_warning(config.process.scheduler()))
+    _warn(signal_warning(config.process))
     floor = known_floor(config.data, config.process)
     pictures = isinstance(config.data, PictureData)
     if pictures:
@@ -685,10 +685,10 @@ def sample(
             raise KanDiffusionError(
                 f"'{run}' is a model of {kind}; {asked} is for models of {theirs}"
             )
-    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
-    _warn(signal_warning(pipeline.scheduler))
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
+    _warn(signal_warning(pipeline.process))
     if steps is None:
-        steps = pipeline.scheduler.config.num_train_timesteps if scheduler == "ddpm" else 20
+        steps = pipeline.process.num_timesteps if scheduler == "ddpm" else 20
     pipeline.to(resolve_device(device))
     generator = torch_generator("samples", seed)
     if isinstance(pipeline, PictureDiffusionPipeline):
@@ -764,7 +764,7 @@ def _animate(
     _without_bars()
     movers = [mover_of_run(run, verify=verify) for run in runs]
     for mover in movers:
-        _warn(signal_warning(mover.pipeline.scheduler))
+        _warn(signal_warning(mover.process))
         mover.pipeline.to(resolve_device(device))
     if isinstance(movers[0].pipeline, PictureDiffusionPipeline):
         if trails is not None:

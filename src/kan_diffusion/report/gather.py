@@ -163,7 +163,7 @@ def _warnings(
             "The same command without --quick judges them again and trains none of them again."
         )
     for process in config.process:
-        mismatch = signal_warning(process.scheduler())
+        mismatch = signal_warning(process)
         if mismatch is not None:
             warnings.append(capitalised(mismatch) + ".")
     if any(process.loss == "huber" for process in config.process):
@@ -284,7 +284,8 @@ def _exact(config: TrialConfig) -> Panels:
     assert dataset.density is not None
     pipeline = PointDiffusionPipeline(
         OracleDenoiser(dataset.density, config.process),
-        make_scheduler(config.sampling.scheduler, config.process.scheduler()),
+        config.process,
+        scheduler=make_scheduler(config.sampling.scheduler, config.process),
     )
     states = record_reverse(
         pipeline,

@@ -34,7 +34,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kan_diffusion.data.datasets import ToyData
-from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler, watched
+from kan_diffusion.diffusion.sampling import (
+    PointDiffusionPipeline,
+    even_sampler,
+    make_scheduler,
+    watched,
+)
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import whole_file, write_bytes
@@ -550,8 +555,7 @@ def _sampler(
     mover: Mover, name: str | None, steps: int | None
 ) -> tuple[PointDiffusionPipeline | PictureDiffusionPipeline, int]:
     """Makes a pipeline of the same model with the sampler asked for; gives its steps too."""
-    even = "flow-euler" if mover.process.is_flow else "ddim"
-    scheduler = make_scheduler(name or even, mover.pipeline.scheduler)
+    scheduler = make_scheduler(name or even_sampler(mover.process), mover.process)
     pipeline = type(mover.pipeline).from_pipe(mover.pipeline, scheduler=scheduler)
     usual = mover.process.num_timesteps if name == "ddpm" else MOST_FRAMES - 1
     return pipeline, steps or usual

@@ -232,7 +232,7 @@ class SamplingConfig(Settings):
         Raises:
             KanDiffusionError: The sampler does not fit the process.
         """
-        fitting = fitting_samplers(process.scheduler())
+        fitting = fitting_samplers(process)
         if self.scheduler is not None and self.scheduler not in fitting:
             raise KanDiffusionError(
                 f"scheduler '{self.scheduler}' does not fit process '{process.name}'; choose one "

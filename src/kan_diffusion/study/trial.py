@@ -23,7 +23,7 @@ from kan_diffusion.denoisers.readable import no_edges
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
-    fitting_samplers,
+    even_sampler,
     make_scheduler,
 )
 from kan_diffusion.errors import (
@@ -103,12 +103,13 @@ def record_reverse(
         Standardised samples, or pictures, with shape (panels, num, *shape).
     """
     if not isinstance(pipeline.scheduler, DDPMScheduler):
-        even = "ddim" if "ddim" in fitting_samplers(pipeline.scheduler) else "flow-euler"
-        scheduler = make_scheduler(even, pipeline.scheduler)
+        scheduler = make_scheduler(even_sampler(pipeline.process), pipeline.process)
         if isinstance(pipeline, PictureDiffusionPipeline):
             pipeline = PictureDiffusionPipeline.from_pipe(pipeline, scheduler=scheduler)
         else:
-            pipeline = PointDiffusionPipeline(pipeline.denoiser, scheduler)
+            pipeline = PointDiffusionPipeline(
+                pipeline.denoiser, pipeline.process, scheduler=scheduler
+            )
         num_steps = 5 * (NUM_PANELS - 1)
     before = generator.get_state()
     asked = Request(asked) if isinstance(asked, int) else asked
@@ -482,20 +483,25 @@ def followed(config: TrialConfig, dataset: Dataset) -> Request:
 def _pipeline(
     config: TrialConfig, dataset: Dataset, denoiser: Denoiser, latents: LatentCodec | None
 ) -> PointDiffusionPipeline | PictureDiffusionPipeline:
-    scheduler = make_scheduler(config.sampling.scheduler, config.process.scheduler())
+    process = config.process
+    scheduler = make_scheduler(config.sampling.scheduler, process)
     if isinstance(dataset.codec, PictureCodec):
         mode, vae = dataset.codec.mode, None if latents is None else latents.vae
+        network, encoder, tokenizer = denoiser, None, None
         if isinstance(denoiser, PromptedDenoiser):
-            parts = denoiser.denoiser, scheduler, denoiser.text_encoder, denoiser.tokenizer
-            return PictureDiffusionPipeline(*parts, mode=mode, vae=vae)
-        classes = dataset.classes
-        return PictureDiffusionPipeline(denoiser, scheduler, mode=mode, classes=classes, vae=vae)
+            network, encoder = denoiser.denoiser, denoiser.text_encoder
+            tokenizer = denoiser.tokenizer
+        classes = () if encoder is not None else dataset.classes
+        return PictureDiffusionPipeline(
+            network, process, encoder, tokenizer, mode, classes, vae, scheduler
+        )
     if isinstance(dataset.codec, TableCodec):
-        return TableDiffusionPipeline(denoiser, scheduler, dataset.codec, config.process)
+        return TableDiffusionPipeline(denoiser, process, dataset.codec, scheduler)
     return PointDiffusionPipeline(
         denoiser,
-        scheduler,
+        process,
         dataset.standardizer.mean,
         dataset.standardizer.scale,
         dataset.columns,
+        scheduler,
     )

@@ -681,19 +681,14 @@ def _reverse(judge: StageJudge, stages: Mapping[str, Denoiser]) -> dict[str, NDA
     """Records reverse processes of stages, and of the exact denoiser where it is known."""
     config, density = judge.config, judge.context.dataset.density
     exact = {} if density is None else {"exact": OracleDenoiser(density, config.process)}
-    scheduler = make_scheduler(config.sampling.scheduler, config.process.scheduler())
+    scheduler = make_scheduler(config.sampling.scheduler, config.process)
     recorded = {}
     for name, denoiser in {**stages, **exact}.items():
         generator = torch_generator("reverse process", config.study_seed, config.data.name)
         with suppress(NonFiniteSamplesError):  # reported where the stage is judged
-            recorded[name] = (
-                record_reverse(
-                    PointDiffusionPipeline(denoiser, scheduler), _MOVING, config.sampling.steps,
-                    generator,
-                )
-                .double()
-                .numpy()
-            )  # fmt: skip
+            pipeline = PointDiffusionPipeline(denoiser, config.process, scheduler=scheduler)
+            states = record_reverse(pipeline, _MOVING, config.sampling.steps, generator)
+            recorded[name] = states.double().numpy()
     return recorded
 
 

@@ -43,7 +43,7 @@ from synthetic_study import make_contents
     [
         (process, name)
         for process in ("cosine", "flow")
-        for name in fitting_samplers(get_process(process).scheduler())
+        for name in fitting_samplers(get_process(process))
     ],
 )
 def test_frames_go_from_the_noise_to_the_very_samples(process, scheduler):
@@ -107,7 +107,7 @@ def test_pictures_come_from_noise_to_what_the_pipeline_draws():
     denoiser = build_denoiser(
         "dit", (1, 8, 8), num_train_timesteps=1000, params=200_000, generator=seeded()
     )
-    pipeline = PictureDiffusionPipeline(denoiser, flow.scheduler(), mode="L")
+    pipeline = PictureDiffusionPipeline(denoiser, flow, mode="L")
     dit = Mover("DiT", "dit", pipeline, flow)
     motion = picture_motion([dit, replace(dit, name="the same")], num=5, steps=3)
     assert (len(motion.labels), motion.labels[0]) == (4, "t = 1.00 T")
