@@ -150,7 +150,7 @@ def _lose_a_knot(model):
     ("options", "spoil", "message"),
     [
         ({"width": [2, [2, 1], 1]}, None, r"multiplication nodes .*\[2, 1\].* sums only"),
-        ({"grid": [3, 4]}, None, r"act_fun\[1\] has 4 intervals and order 3, but .* 3 and 3"),
+        ({"grid": [3, 4]}, None, r"act_fun\[0\] and act_fun\[1\] do not follow each other"),
         ({"k": 6}, None, r"order must be 1 to 5, not 6"),
         ({}, _select_inputs, r"selects columns \[2, 0\] .* torch\.arange\(2\)"),
         ({}, _lose_a_knot, r"act_fun\[1\]: the knots of input 2 are no even grid"),
