@@ -219,7 +219,9 @@ class NetworkDenoiser(PointDenoiser):
         self.code: nn.Linear | LearnedFunctions | None = None
         if learned_inputs:
             count = 1 + 2 * num_input_frequencies
-            self.first = KANLinear(num_inputs, width, functions=count, **waves)
+            self.first: KANLinear | nn.Linear = KANLinear(
+                num_inputs, width, functions=count, **waves
+            )
             self.code = None if rank is None else LearnedFunctions(1, rank, **waves)
         else:
             self.first = (

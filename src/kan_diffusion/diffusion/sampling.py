@@ -259,7 +259,7 @@ class SamplePipeline(DiffusionPipeline):
         names = inspect.signature(cls.__init__).parameters.keys() - cls._optional_components
         saved = {name: value for name, value in index.items() if name in names}
         try:
-            return cls(**{**saved, **parts})  # type: ignore[arg-type]  # checked by the class
+            return cls(**{**saved, **parts})
         except (KanDiffusionError, ValueError, TypeError, LookupError) as error:
             raise RunFolderError(f"'{root / cls.config_name}': {error}; {_REMEDY}") from error
 

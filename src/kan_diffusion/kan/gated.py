@@ -203,13 +203,12 @@ class GatedLinear(nn.Module):
             curves = own.coefficients, own.basis.grid_origin, own.basis.grid_step
             order, fused = own.order, True
         coefficients, *grid = curves
-        operands = (
-            input, carried, code, self.modulation, coefficients, self.weight, self.bias, *grid
-        )  # fmt: skip
+        states = input, carried, code, self.modulation, coefficients
+        operands = *states, self.weight, self.bias, *grid
         # Of a plain linear map and SiLU, torch's own operations are as fast.
         plain = own is None and not self.gated and self.rank is None
         if not fused or plain or autocasts(input) or not _KERNEL.takes(*operands):
-            return self._by_torch(*operands)
+            return self._by_torch(*states, self.weight, self.bias, *grid)
         output, state = _KERNEL(operands, (order,), self._by_torch)
         return output, state
 

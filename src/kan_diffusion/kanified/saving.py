@@ -108,7 +108,9 @@ def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Mo
 
     root = Path(folder)
     config = read_json(root / "config.json", "the configuration of a network", _REMEDY)
-    recipes = read_json(root / _FILE, "the recipes of a kanified network", _REMEDY).get("blocks")
+    recipes = read_json(root / _FILE, "the recipes of a kanified network", _REMEDY).get(
+        "blocks", []
+    )
     architectures = config.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     library = "diffusers" if "_class_name" in config else "transformers"
@@ -144,7 +146,7 @@ def _model(library: str, name: str) -> Any:  # noqa: ANN401  # of either library
 
         kinds = [home.ModelMixin]
     else:
-        import transformers as home  # type: ignore[no-redef]
+        import transformers as home
 
         kinds = [home.PreTrainedModel]
     getattr(home, name, None)  # imports it if it is the library's own

@@ -14,7 +14,7 @@ from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
 from kan_diffusion.data.datasets import ToyData, load_dataset
 from kan_diffusion.denoisers.families import build_denoiser
-from kan_diffusion.diffusion.sampling import fitting_samplers
+from kan_diffusion.diffusion.sampling import fitting_samplers, make_scheduler
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import get_process
@@ -107,7 +107,8 @@ def test_pictures_come_from_noise_to_what_the_pipeline_draws():
     denoiser = build_denoiser(
         "dit", (1, 8, 8), num_train_timesteps=1000, params=200_000, generator=seeded()
     )
-    pipeline = PictureDiffusionPipeline(denoiser, flow, mode="L")
+    euler = make_scheduler("flow-euler", flow)
+    pipeline = PictureDiffusionPipeline(denoiser, flow, mode="L", scheduler=euler)
     dit = Mover("DiT", "dit", pipeline, flow)
     motion = picture_motion([dit, replace(dit, name="the same")], num=5, steps=3)
     assert (len(motion.labels), motion.labels[0]) == (4, "t = 1.00 T")
