@@ -189,7 +189,7 @@ def sampling_fixture(generator: torch.Generator) -> object:
     """The reverse process of a network from given noise, and distances between samples."""
     process = PROCESSES["cosine"]
     denoiser = scrambled(NetworkDenoiser(2, (6, 5), **SHARED), generator)
-    pipeline = PointDiffusionPipeline(denoiser, make_scheduler("ddim", process.scheduler()))
+    pipeline = PointDiffusionPipeline(denoiser, process, scheduler=make_scheduler("ddim", process))
     states: list[Tensor] = []
     seed = torch.Generator().manual_seed(5)
     start = torch.randn(6, 2, generator=torch.Generator().manual_seed(5))

@@ -402,8 +402,8 @@ def no_edges(denoiser: Denoiser) -> str | None:
     if isinstance(denoiser, ReadableDenoiser):
         return None
     train = "train family 'readable-kan', 'full-kan' or 'modulated-kan'"
-    config = denoiser.config
-    if not isinstance(denoiser, NetworkDenoiser) or not (config.edges or config.learned_functions):
+    config = denoiser.config if isinstance(denoiser, NetworkDenoiser) else None
+    if config is None or not (config.edges or config.learned_functions):
         return f"only KANs have edges to read; {train}"
     if not config.edges:
         return (
