@@ -7,7 +7,7 @@
     python benchmarks/layers.py --against CHECKOUT    # this checkout's times over another's
 
 A step is forward pass, backward pass and Adam (fused). Contenders of a case take turns in one
-process: in each repeat every one runs as many steps as take about a third of a second, and each
+process: in each repeat every one runs as many steps as take a fifth of a second, and each
 repeat begins with another one. The tables have medians of the ratios within a repeat, in which
 drifts of the machine's speed cancel. ``KAN_KERNELS=0`` turns our CPU kernels off, which leaves the
 path that a GPU takes. With ``--against`` processes of the two checkouts alternate.
@@ -36,7 +36,7 @@ from kan_diffusion.study.run import environment
 
 PARTS = ("layers", "denoisers", "blocks", "memory")
 WIDTH, TOKENS, GROUPS = 64, 64, 8
-SECONDS = 0.3
+SECONDS = 0.2
 """How long a contender's steps of one repeat take."""
 
 
@@ -71,10 +71,10 @@ class Case:
 
 
 def cases(parts: Sequence[str], threads: Sequence[int], on_cpu: bool) -> Iterator[Case]:
-    """The cases of some parts, with and without kernels on a CPU."""
-    paths = ((True, False), (False, False), (False, True)) if on_cpu else ((False, False),) * 1
-    paths = paths if on_cpu else ((False, False), (False, True))
+    """The cases of some parts: on a CPU with kernels, and on one thread also without them."""
+    by_torch = (False, False), (False, True)
     for count in threads:
+        paths = by_torch if not on_cpu else ((True, False), *by_torch[: 2 * (count == 1)])
         for kernels, compiled in paths:
             how = {"threads": count, "kernels": kernels, "compiled": compiled}
             for batch in (1024, 8192):
@@ -326,7 +326,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="one repeat; the numbers mean nothing")
     parser.add_argument("--against", type=Path, help="another checkout of this repository")
     parser.add_argument("--out", type=Path, default=Path("results/layers"))
@@ -339,7 +339,7 @@ def main() -> None:
     repeats = 1 if given.quick else given.repeats
     chosen = list(cases(given.parts, given.threads if on_cpu else [1], on_cpu))
     if given.against is not None:
-        own = [case for case in chosen if case.kernels and case.part != "blocks"]
+        own = [case for case in chosen if case.kernels and case.part in ("layers", "denoisers")]
         for case in own:
             one = replace(case, contenders=("KANLinear",)) if case.part == "layers" else case
             found = compare(one, given.device, repeats, given.against)
