@@ -185,13 +185,12 @@ class PointDenoiser(Denoiser):
                 "a denoiser of points takes no prompts; leave encoder_hidden_states out"
             )
         steps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        mask = sample.new_zeros(sample.shape[0], len(self.blocks))
+        mask = sample.new_zeros(sample.shape[0], len(self.blocks)) if self.blocks else None
         if observed is not None:
             sample, mask = self._insert(observed, sample)
-        given = None
+        given = mask
         if self.num_classes or class_labels is not None:
-            given = self._label_features(class_labels, sample)
-        if self.blocks:
-            given = mask if given is None else torch.cat([given, mask], dim=-1)
+            labels = self._label_features(class_labels, sample)
+            given = labels if mask is None else torch.cat([labels, mask], dim=-1)
         prediction = self._predict(self._features(sample), steps, given)
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)

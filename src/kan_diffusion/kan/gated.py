@@ -16,6 +16,7 @@ compiled kernel (:mod:`kan_diffusion.kan.kernels.gated`).
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -195,25 +196,38 @@ class GatedLinear(nn.Module):
         Raises:
             KanDiffusionError: An input has another shape, or is not floating-point.
         """
-        self._require_rows(input, carried, code)
+        if not self._fit(input, carried, code):
+            self._refuse(input, carried, code)
         own = self.functions
         curves: tuple[Tensor | None, ...] = None, None, None
         order, fused = 0, own is None
-        if type(own) is LearnedFunctions and own._has_kernel and not must_be_called(own):
-            curves = own.coefficients, own.basis.grid_origin, own.basis.grid_step
-            order, fused = own.order, True
+        if type(own) is LearnedFunctions:
+            if own._has_kernel and not must_be_called(own):
+                curves = own.coefficients, own.basis.grid_origin, own.basis.grid_step
+                order, fused = own.order, True
+        elif not self.gated and self.rank is None:
+            fused = False  # of plain SiLU and a linear map, torch's own operations are as fast
         coefficients, *grid = curves
         states = input, carried, code, self.modulation, coefficients
         operands = *states, self.weight, self.bias, *grid
-        # Of a plain linear map and SiLU, torch's own operations are as fast.
-        plain = own is None and not self.gated and self.rank is None
-        if not fused or plain or autocasts(input) or not _KERNEL.takes(*operands):
+        if not fused or autocasts(input) or not _KERNEL.takes(*operands):
             return self._by_torch(*states, self.weight, self.bias, *grid)
         output, state = _KERNEL(operands, (order,), self._by_torch)
         return output, state
 
-    def _require_rows(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> None:
-        width = (1 + int(self.gated)) * self.in_features
+    def _fit(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> bool:
+        """Tells whether the shapes of all inputs are as they must be."""
+        rows, width = len(input) if input.ndim else 0, (1 + self.gated) * self.in_features
+        return (
+            input.shape == (rows, width)
+            and input.is_floating_point()
+            and (carried is None or (carried.ndim == 2 and len(carried) == rows))
+            and (code is None) == (self.rank is None)
+            and (code is None or code.shape == (rows, self.rank))
+        )
+
+    def _refuse(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> NoReturn:
+        width = (1 + self.gated) * self.in_features
         require_input(self, input, width)
         if input.ndim != 2:
             raise KanDiffusionError(
@@ -223,14 +237,11 @@ class GatedLinear(nn.Module):
             raise KanDiffusionError(
                 f"a layer with rank={self.rank} takes {'no' if code is not None else 'a'} code"
             )
-        for name, tensor, size in (("carried", carried, "m"), ("code", code, self.rank)):
-            if tensor is None:
-                continue
-            fits = tensor.ndim == 2 and tensor.shape[0] == input.shape[0]
-            if not fits or (name == "code" and tensor.shape[1] != size):
-                raise KanDiffusionError(
-                    f"{name} must have shape ({len(input)}, {size}), not {tuple(tensor.shape)}"
-                )
+        rows = len(input)
+        wrong = code is not None and code.shape != (rows, self.rank)
+        name, tensor, size = ("code", code, self.rank) if wrong else ("carried", carried, "m")
+        shape = None if tensor is None else tuple(tensor.shape)
+        raise KanDiffusionError(f"{name} must have shape ({rows}, {size}), not {shape}")
 
     def _by_torch(
         self,
