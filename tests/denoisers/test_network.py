@@ -62,11 +62,13 @@ def _by_formula(denoiser, x, timestep, labels):
             scales, shifts = layer.modulation.unbind(1)
             values = (1 + scales[-1] + code @ scales[:-1]) * values
             values = values + shifts[-1] + code @ shifts[:-1]
+        if config.carries_values:
+            own, values = layer.linear, silu(values)
         carried = torch.zeros_like(values)
         wide = min(carried.shape[1], state.shape[1])
         carried[:, :wide] = state[:, :wide] if config.residual else 0
         state = values + carried
-        if config.edges:
+        if config.edges or config.carries_values:
             output = own(state)
             continue
         h = relu(state) if config.activation == "relu" else silu(state)
@@ -82,6 +84,7 @@ def _by_formula(denoiser, x, timestep, labels):
         {},
         {"activation": "relu", "time_encoding": "raw", "num_input_frequencies": 2},
         {"residual": True, "modulated": True, "scaled_inputs": True},
+        {"residual": True, "carries_values": True},
         LEARNED,
         {**LEARNED, "learned_functions": False},
         GATED,
@@ -281,6 +284,7 @@ SETTINGS = [
     ({"scaled_inputs": True}, "need modulation; set modulated"),
     ({"edges": True, "gated": True}, "edges have functions of their own; leave out"),
     ({"modulated": True, "rank": 2}, "takes all waves of the timestep as its code"),
+    ({"carries_values": True, "gated": True}, "carried on by plain MLPs alone"),
 ]
 
 

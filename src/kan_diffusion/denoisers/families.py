@@ -123,7 +123,7 @@ _ROWS: tuple[Family, ...] = (
     ),
     _mlp(
         "residual-mlp", "residual MLP", 7, 0.04051938243780878, residual=True,
-        num_time_frequencies=5,
+        carries_values=True, num_time_frequencies=5,
     ),
     # A control: the functions are learned as in a KAN, but there is one per unit and not one per
     # edge. Where it does as well as a KAN, it is the splines that help (Yu et al. 2024,

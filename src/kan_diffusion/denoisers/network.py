@@ -89,9 +89,32 @@ class _Edges(nn.Module):
         return self.linear(state), state
 
 
+class _Values(nn.Module):
+    """A linear map of units whose values after the activation are carried on."""
+
+    def __init__(self, activation: nn.Module, linear: nn.Linear) -> None:
+        super().__init__()
+        self.activation = activation
+        self.linear = linear
+
+    @property
+    def flops(self) -> int:
+        """Operations for one row of input: SiLU counts 4, another activation 1."""
+        each = 4 if isinstance(self.activation, nn.SiLU) else 1
+        return linear_flops(self.linear) + each * self.linear.in_features
+
+    def forward(
+        self, input: Tensor, carried: Tensor | None, code: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        state = modulate(self.activation(input), carried, None, None)
+        return self.linear(state), state
+
+
 @torch.no_grad()
 def _draw(part: nn.Module, xavier: bool, generator: torch.Generator | None) -> None:
     """Draws the parameters of a part, those of linear maps as torch or as the notebook did."""
+    if isinstance(part, _Values):
+        part = part.linear
     if xavier and isinstance(part, nn.Linear | GatedLinear):
         nn.init.xavier_uniform_(part.weight, generator=generator)
         if part.bias is not None:
@@ -139,6 +162,8 @@ class NetworkDenoiser(PointDenoiser):
         activation: ``"silu"`` or ``"relu"``, where functions are not learned.
         gated: Whether hidden layers have gates.
         residual: Whether hidden layers after the first add the state of the layer before to theirs.
+        carries_values: Whether these states are the units' values after their activation, and not
+            before; of a plain MLP.
         rank: Size of the code of the timestep that scales and shifts the hidden units; None for no
             such modulation.
         modulated: Whether all features of the timestep scale and shift the hidden units, instead of
@@ -177,6 +202,7 @@ class NetworkDenoiser(PointDenoiser):
         activation: Literal["silu", "relu"] = "silu",
         gated: bool = False,
         residual: bool = False,
+        carries_values: bool = False,
         rank: int | None = None,
         modulated: bool = False,
         scaled_inputs: bool = False,
@@ -237,6 +263,9 @@ class NetworkDenoiser(PointDenoiser):
             fan_out = data_dim if last else wide * hidden[index + 1]
             if edges:
                 self.layers.append(_Edges(KANLinear(units, fan_out, bias, **curves), codes))
+            elif carries_values:
+                function = nn.ReLU() if activation == "relu" else nn.SiLU()
+                self.layers.append(_Values(function, nn.Linear(units, fan_out)))
             else:
                 own = functions(units)
                 layer = GatedLinear(units, fan_out, gated=gated, rank=codes, functions=own)
@@ -263,6 +292,13 @@ class NetworkDenoiser(PointDenoiser):
             raise KanDiffusionError(
                 "edges have functions of their own; leave out learned_inputs, learned_functions "
                 "and gated, or edges"
+            )
+        if c.carries_values and (
+            c.edges or c.gated or c.learned_functions or c.modulated or c.rank is not None
+        ):
+            raise KanDiffusionError(
+                "values are carried on by plain MLPs alone; leave out carries_values, or edges, "
+                "gated, learned_functions, modulated and rank"
             )
         if not c.edges:
             require_known("init", c.init or "torch", get_args(LinearInitialization))
@@ -323,7 +359,7 @@ class NetworkDenoiser(PointDenoiser):
             elif part is not None:
                 total += part.flops
         for layer in self.layers:
-            assert isinstance(layer, GatedLinear | _Edges)
+            assert isinstance(layer, GatedLinear | _Edges | _Values)
             total += layer.flops
         hidden = self.config.hidden
         if self.config.residual:
