@@ -73,7 +73,7 @@ def _place(x: Tensor, grids: _Grids, intervals: int) -> _Places:
     cell = u.detach().floor().clamp(-1, intervals)
     cell = torch.where(cell == cell, cell, 0)  # a NaN is in the first cell, and stays one
     f = u - cell.clamp(min=0)  # left of the grid, f is measured from its first knot
-    return _Places(cell.int() + 1 + grids.first, f, f.clamp(0, 1))
+    return _Places(cell.long() + 1 + grids.first, f, f.clamp(0, 1))
 
 
 def _gathered(table: Tensor, row: Tensor) -> Sequence[Tensor]:
@@ -115,15 +115,14 @@ def _summed(grad: Tensor, places: _Places, grids: _Grids, table: Tensor, cells: 
     powers = [grad, grad * places.f.unsqueeze(-1)]
     for _ in range(table.shape[2] - 2):
         powers.append(powers[-1] * places.kept.unsqueeze(-1))
-    terms = torch.stack(powers)
+    # Numbers side by side already: torch.compile would find them by divisions.
+    terms = torch.stack([power.reshape(-1, grad.shape[2]) for power in powers], dim=-1)
     if grad.is_cpu:
-        rows = terms.reshape(len(powers), -1, grad.shape[2])
-        sums = rows.new_zeros(len(powers), len(table), grad.shape[2])
-        return sums.index_add(1, places.row.reshape(-1), rows).permute(1, 2, 0)
+        return torch.zeros_like(table).index_add(0, places.row.reshape(-1), terms)
     with in_full_precision(terms):
         each = torch.arange(cells, device=grad.device)
         here = ((places.row - grids.first).unsqueeze(-1) == each).to(terms.dtype)
-        of_input = torch.einsum("nic,dnir->icrd", here, terms)
+        of_input = torch.einsum("nic,nird->icrd", here, terms.view(*grad.shape, -1))
         members = _members(grad.shape[1], len(table) // cells, terms)
         return torch.einsum("ig,icrd->gcrd", members, of_input).flatten(0, 1)
 
@@ -177,7 +176,7 @@ def evaluate(
     inputs, groups = x.shape[1], coefficients.shape[1]
     members = _members(inputs, groups, grid[0])
     origin, step = (members @ torch.stack(grid, dim=1)).unbind(1)
-    first = torch.arange(inputs, device=x.device, dtype=torch.int32) % groups
+    first = torch.arange(inputs, device=x.device) % groups
     grids = _Grids(origin, step, first * (basis.num_intervals + 2))
     if is_transformed() or any(tensor.requires_grad for tensor in grid):
         return _values(table, _place(x, grids, basis.num_intervals))
