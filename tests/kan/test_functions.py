@@ -10,6 +10,7 @@ from torch.nn.functional import silu
 from helpers import assert_same_state, refused, scrambled, seeded
 from kan_diffusion.kan import LearnedFunctions
 from kan_diffusion.kan.functions import INITIAL_FUNCTIONS, waves
+from kan_diffusion.kan.piecewise import _multiplied
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 GROUPS = [0, 1, 2, 0, 1]
@@ -52,6 +53,20 @@ def test_one_is_the_spline_of_scipy_and_its_tangent(dtype, scipy_basis):
         torch.testing.assert_close(y[inside].double(), expected[inside], rtol=0, atol=tolerance)
         # Outside, what rounds is the place, times the slope.
         torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_sums_by_products_as_on_a_gpu_are_those_by_addition():
+    for inputs, functions, groups in ((5, 3, 2), (4, 1, 4), (3, 2, 1)):
+        module = _module(inputs, functions, groups)
+        cells = module.grid_size + 2
+        cell = torch.randint(cells, (50, inputs), generator=seeded(1))
+        terms = torch.randn(50, inputs, functions, 4, generator=seeded(2), dtype=DOUBLE)
+        table = torch.zeros(groups * cells, functions, 4, dtype=DOUBLE)
+        expected = table.clone()
+        for row, (each, group) in enumerate(zip(cell, [module.group] * 50, strict=True)):
+            for i in range(inputs):
+                expected[group[i] * cells + each[i]] += terms[row, i]
+        torch.testing.assert_close(_multiplied(terms, cell, table, cells), expected)
 
 
 @pytest.mark.parametrize("extrapolation", ["linear", "clamp"])

@@ -120,11 +120,15 @@ def _summed(grad: Tensor, places: _Places, grids: _Grids, table: Tensor, cells: 
     if grad.is_cpu:
         return torch.zeros_like(table).index_add(0, places.row.reshape(-1), terms)
     with in_full_precision(terms):
-        each = torch.arange(cells, device=grad.device)
-        here = ((places.row - grids.first).unsqueeze(-1) == each).to(terms.dtype)
-        of_input = torch.einsum("nic,nird->icrd", here, terms.view(*grad.shape, -1))
-        members = _members(grad.shape[1], len(table) // cells, terms)
-        return torch.einsum("ig,icrd->gcrd", members, of_input).flatten(0, 1)
+        return _multiplied(terms.view(*grad.shape, -1), places.row - grids.first, table, cells)
+
+
+def _multiplied(terms: Tensor, cell: Tensor, table: Tensor, cells: int) -> Tensor:
+    """Sums terms (N, in, R, k + 1) of numbers in cells (N, in) by products with indicators."""
+    here = (cell.unsqueeze(-1) == torch.arange(cells, device=cell.device)).to(terms.dtype)
+    of_input = torch.einsum("nic,nird->icrd", here, terms)
+    members = _members(cell.shape[1], len(table) // cells, terms)
+    return torch.einsum("ig,icrd->gcrd", members, of_input).flatten(0, 1)
 
 
 class _Piecewise(torch.autograd.Function):
