@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: playground playground-test help compare notebook-study pilot pilot-tuning verdict lab tables pictures notebook bench test test-all test-rest lint dist format clean
+.PHONY: playground playground-test help compare notebook-study verdict lab tables pictures notebook bench test test-all test-rest lint dist format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,16 +35,10 @@ compare: $(STAMP)-run  ## Run the default study: KAN and MLP on the swiss roll (
 notebook-study: $(STAMP)-run  ## Run the notebook's experiment (ARGS="--epochs 400" shortens it)
 	$(BIN)/kan-diffusion compare notebook $(ARGS)
 
-pilot: $(STAMP)-run  ## Run the pilot, all families on six data sets: an hour or two on two cores (ARGS="...")
-	$(BIN)/kan-diffusion compare pilot $(ARGS)
-
-pilot-tuning: $(STAMP)-tune  ## Search the settings the pilot uses, with equal effort (ARGS="...")
-	$(BIN)/kan-diffusion tune pilot --data swiss-roll,checkerboard $(ARGS)
-
 verdict: $(STAMP)-tune  ## Run the verdict, six hours on two cores, and write docs/verdict.md (ARGS="--plan")
 	$(BIN)/python benchmarks/verdict.py $(ARGS)
 
-lab: $(STAMP)-lab  ## Read scores that are known exactly: half an hour on two cores (ARGS="...")
+lab: $(STAMP)-run  ## Read scores that are known exactly: half an hour on two cores (ARGS="...")
 	PYTHONPATH=benchmarks $(BIN)/python -m truth_lab $(ARGS)
 
 tables: $(TABLES)/.installed  ## Compare what makes synthetic rows: two hours on two cores (ARGS="...")
@@ -73,8 +67,8 @@ notebook: $(STAMP)-test-all  ## Run the example notebooks into runs/
 		$(BIN)/jupyter execute examples/$$name.ipynb --output=$(CURDIR)/runs/$$name.ipynb || exit 1; \
 	done
 
-bench: $(STAMP)-bench  ## Time the KAN layer beside others into results/kan_layer (ARGS="--quick")
-	$(BIN)/python benchmarks/kan_layer.py $(ARGS)
+bench: $(STAMP)-run  ## Time KAN layers and denoisers into results/layers (ARGS="--quick")
+	$(BIN)/python benchmarks/layers.py $(ARGS)
 
 # Several workers import everything several times, which is too long for a few tests.
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
@@ -120,11 +114,9 @@ $(STAMP)-test: EXTRAS := [test]
 $(STAMP)-test-all: EXTRAS := [test-all]
 $(STAMP)-lint: EXTRAS := [lint]
 $(STAMP)-dist: EXTRAS := [dist]
-$(STAMP)-bench: EXTRAS := [bench]
 $(STAMP)-tune: EXTRAS := [tune]
-$(STAMP)-lab: EXTRAS := [pykan]
 $(STAMP)-text: EXTRAS := [text]
-$(STAMP)-run $(STAMP)-test $(STAMP)-test-all $(STAMP)-lint $(STAMP)-dist $(STAMP)-bench $(STAMP)-tune $(STAMP)-lab $(STAMP)-text: pyproject.toml | $(VENV)/.made
+$(STAMP)-run $(STAMP)-test $(STAMP)-test-all $(STAMP)-lint $(STAMP)-dist $(STAMP)-tune $(STAMP)-text: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(INSTALL) --editable '.$(EXTRAS)'
 	@$(COMPILE)

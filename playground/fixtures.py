@@ -1,12 +1,13 @@
 """Writes what the package computes into ``tests/fixtures``, for the playground's tests.
 
 Denoisers with random weights, their outputs and the gradients of the training loss; levels of the
-processes; posterior means of the toys; and a model in the playground's format. Run it again when
-any of these changes: ``python playground/fixtures.py``.
+processes; posterior means of the toys; and a reverse process. Run it again when any of these
+changes: ``python playground/fixtures.py``.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -15,15 +16,11 @@ from torch import Tensor
 
 from kan_diffusion.data import Standardizer
 from kan_diffusion.data.toys import make_toy
-from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.gated import GatedDenoiser
-from kan_diffusion.denoisers.kan import KANDenoiser
-from kan_diffusion.denoisers.mlp import MLPDenoiser
+from kan_diffusion.denoisers import NetworkDenoiser
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.processes import PROCESSES, Process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
-from kan_diffusion.web import WebModel, web_json
 
 FOLDER = Path(__file__).parent / "tests" / "fixtures"
 ROWS = 12
@@ -32,20 +29,14 @@ TOYS = (
     "rings", "eight-gaussians",
 )  # fmt: skip
 
-DENOISERS: dict[str, Denoiser] = {
-    "playground-kan": KANDenoiser(
-        2, (8, 8), grid_size=8, grid_range=(-3.0, 3.0), num_time_frequencies=4, modulated=True
+SHARED = {"num_time_frequencies": 4, "modulated": True}
+DENOISERS: dict[str, NetworkDenoiser] = {
+    "playground-kan": NetworkDenoiser(
+        2, (8, 8), edges=True, grid_size=8, grid_range=(-3.0, 3.0), **SHARED
     ),
-    "playground-mlp": MLPDenoiser(2, (15, 15, 16), num_time_frequencies=4, modulated=True),
-    "plain-kan": KANDenoiser(2, (5, 4), grid_size=4, order=2, extrapolation="clamp"),
-    "plain-mlp": MLPDenoiser(2, (7, 6), time_encoding="raw", activation="relu"),
-    "residual-kan": KANDenoiser(2, (5, 4), residual=True, base_activation=None, bias=False),
-    "readable-kan": KANDenoiser(2, (5,), modulated=True, scaled_inputs=True, grid_size=6),
-    "grouped-kan": GatedDenoiser(2, (5, 7, 6)),
-    "gated-mlp": GatedDenoiser(2, (5, 4), learned_inputs=False, learned_functions=False),
-    "ungated": GatedDenoiser(2, (3, 4), gated=False, residual=False, rank=None, order=2),
-    "residual-mlp": MLPDenoiser(2, (6, 7, 5), residual=True, num_input_frequencies=2),
+    "playground-mlp": NetworkDenoiser(2, (15, 15, 16), **SHARED),
 }
+"""Denoisers of the forms that the page trains."""
 
 
 def numbers(values: Tensor) -> list[float]:
@@ -53,7 +44,7 @@ def numbers(values: Tensor) -> list[float]:
     return [float(f"{value:.9g}") for value in values.detach().double().flatten().tolist()]
 
 
-def scrambled(denoiser: Denoiser, generator: torch.Generator) -> Denoiser:
+def scrambled(denoiser: NetworkDenoiser, generator: torch.Generator) -> NetworkDenoiser:
     """The denoiser with random weights throughout, and grids of its own for every input."""
     for parameter in denoiser.parameters():
         parameter.detach().normal_(0.0, 0.3, generator=generator)
@@ -64,13 +55,67 @@ def scrambled(denoiser: Denoiser, generator: torch.Generator) -> Denoiser:
     return denoiser
 
 
-def saved(denoiser: Denoiser, process: Process) -> object:
-    """A denoiser as a file of the playground."""
-    scheduler = make_scheduler(None, process.scheduler())
-    return json.loads(web_json(WebModel(PointDiffusionPipeline(denoiser, scheduler), process)))
+def page_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a denoiser, or their gradients, by the names that the page gives them."""
+    found: dict[str, Tensor] = {}
+    modulations = []
+    for name, tensor in tensors.items():
+        layer, _, rest = name.partition(".")
+        number = 0
+        if layer == "layers":
+            index, _, rest = rest.partition(".")
+            number, rest = int(index) + 1, rest.removeprefix("linear.")
+        if rest == "modulation":
+            modulations.append(tensor)
+        else:
+            found[f"network.layers.{number}.{rest}"] = tensor
+    # All scales, then all shifts.
+    of_time = torch.cat([part[:, kind] for kind in (0, 1) for part in modulations], dim=1)
+    return found | {
+        "network.modulation.weight": of_time[:-1].T,
+        "network.modulation.bias": of_time[-1],
+    }
 
 
-def denoiser_fixture(name: str, denoiser: Denoiser, generator: torch.Generator) -> object:
+def saved(denoiser: NetworkDenoiser, process: Process) -> object:
+    """A denoiser as a file of the page."""
+    config = denoiser.config
+    both = {
+        "data_dim": 2, "hidden": list(config.hidden), "num_train_timesteps": 1000,
+        "time_encoding": "fourier", "num_time_frequencies": config.num_time_frequencies,
+        "num_classes": 0, "num_input_frequencies": 0, "residual": False, "modulated": True,
+        "blocks": [],
+    }  # fmt: skip
+    settings = {"_class_name": "MLPDenoiser", **both, "activation": "silu", "init": "torch"}
+    if config.edges:
+        settings = {
+            "_class_name": "KANDenoiser", **both, "bias": True, "basis": "bspline",
+            "grid_size": config.grid_size, "order": 3, "grid_range": list(config.grid_range),
+            "extrapolation": "linear", "base_activation": "auto", "edge_scale": False,
+            "init": "power-law", "scaled_inputs": False,
+        }  # fmt: skip
+    weights = {
+        name: {
+            "shape": list(tensor.shape),
+            "float32": base64.b64encode(
+                tensor.detach().contiguous().numpy().astype("<f4").tobytes()
+            ).decode(),
+        }
+        for name, tensor in page_tensors(denoiser.state_dict()).items()
+    }
+    return {
+        "format": "kan-diffusion-web",
+        "version": 1,
+        "denoiser": settings,
+        "process": process.model_dump(mode="json"),
+        "standardizer": {"mean": [0.0, 0.0], "scale": [1.0, 1.0]},
+        "columns": ["x0", "x1"],
+        "data": None,
+        "weights": weights,
+    }
+
+
+def denoiser_fixture(name: str, denoiser: NetworkDenoiser, generator: torch.Generator) -> object:
     """Weights, inputs, outputs, loss and gradients of one denoiser."""
     process = PROCESSES["cosine"]
     scrambled(denoiser, generator)
@@ -89,9 +134,10 @@ def denoiser_fixture(name: str, denoiser: Denoiser, generator: torch.Generator) 
         "output": numbers(output),
         "loss": loss.item(),
         "gradients": {
-            key: numbers(parameter.grad)
-            for key, parameter in denoiser.named_parameters()
-            if parameter.grad is not None
+            key: numbers(gradient)
+            for key, gradient in page_tensors(
+                {name: parameter.grad for name, parameter in denoiser.named_parameters()}
+            ).items()
         },
     }
 
@@ -142,8 +188,8 @@ def numbers_of(points: Tensor) -> Tensor:
 def sampling_fixture(generator: torch.Generator) -> object:
     """The reverse process of a network from given noise, and distances between samples."""
     process = PROCESSES["cosine"]
-    denoiser = scrambled(MLPDenoiser(2, (6, 5)), generator)
-    pipeline = PointDiffusionPipeline(denoiser, make_scheduler("ddim", process.scheduler()))
+    denoiser = scrambled(NetworkDenoiser(2, (6, 5), **SHARED), generator)
+    pipeline = PointDiffusionPipeline(denoiser, process, scheduler=make_scheduler("ddim", process))
     states: list[Tensor] = []
     seed = torch.Generator().manual_seed(5)
     start = torch.randn(6, 2, generator=torch.Generator().manual_seed(5))

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan import KANLinear, LearnedFunctions
-from kan_diffusion.kan.bases import GridBasis
-from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kan.functions import BasisLayer
 
-Layer = TypeVar("Layer", bound=EdgeLayer)
+Layer = TypeVar("Layer", bound=BasisLayer)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -30,21 +29,20 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 
 
 def scrambled(layer: Layer, seed: int = 0) -> Layer:
-    """The layer with normal parameters and, where its basis has one, another grid each."""
+    """The layer with normal parameters and another grid each."""
     generator = seeded(seed)
     for parameter in layer.parameters():
         parameter.detach().normal_(generator=generator)
-    if isinstance(layer.basis, GridBasis):
-        count = layer.basis.in_features
-        layer.grid.grid_origin.add_(torch.rand(count, generator=generator) - 0.5)
-        layer.grid.grid_step.mul_(0.5 + torch.rand(count, generator=generator))
+    count = layer.basis.in_features
+    layer.basis.grid_origin.add_(torch.rand(count, generator=generator) - 0.5)
+    layer.basis.grid_step.mul_(0.5 + torch.rand(count, generator=generator))
     return layer
 
 
 def random_layer(
     in_features: int = 3, out_features: int = 2, *, seed: int = 0, **settings: object
 ) -> KANLinear:
-    """A float64 layer with normal parameters and, where it has one, a grid for each input."""
+    """A float64 layer with normal parameters and a grid for each input."""
     layer = KANLinear(in_features, out_features, **{"dtype": torch.float64, **settings})
     return scrambled(layer, seed)
 
@@ -52,8 +50,10 @@ def random_layer(
 def function_by_function(module: LearnedFunctions, x: Tensor) -> Tensor:
     """Learned functions (n, in, R) of inputs (n, in), each evaluated by itself."""
     values = torch.empty(*x.shape, module.functions, dtype=x.dtype)
-    for i, group in enumerate(module.group_of):
-        basis = module.basis.one_input(group)(x[:, i : i + 1])[:, 0]
+    for i, group in enumerate(module.group.tolist()):
+        own = slice(group, group + 1)
+        grid = module.basis.grid_origin[own], module.basis.grid_step[own]
+        basis = module.basis(x[:, i : i + 1], grid)[:, 0]
         for r in range(module.functions):
             values[:, i, r] = (basis * module.coefficients[r, group]).sum(1)
     return values

@@ -9,8 +9,8 @@ from exact_denoiser import ExactDenoiser, errors_of_density
 from helpers import refused, seeded
 from kan_diffusion.data.datasets import ToyData
 from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.processes import Process, get_process
 from make import denoiser, points
 

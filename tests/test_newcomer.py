@@ -9,10 +9,10 @@ from torch import Tensor
 
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.toys import TOYS
-from kan_diffusion.denoisers import Family, KANDenoiser
-from kan_diffusion.denoisers.registry import FAMILIES
+from kan_diffusion.denoisers import Family, NetworkDenoiser
+from kan_diffusion.denoisers.families import FAMILIES
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
-from kan_diffusion.kan.bases import BASES, GridBasis
+from kan_diffusion.kan.bases import BASES, Basis
 from kan_diffusion.processes import PROCESSES, SCHEDULES, Process
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.study import write_report
@@ -24,7 +24,7 @@ from one_by_one import OneByOne
 ROOT = Path(__file__).parent.parent
 
 
-class Bells(GridBasis):
+class Bells(Basis):
     """B_g(u) = 1 / cosh(u - g)^2, one bell at every knot, which falls to zero beyond the grid.
 
     An edge has G + 1 parameters; an input takes 7 (G + 1) operations.
@@ -60,12 +60,12 @@ def sigmoid(process: Process) -> list[float]:
 
 BELL_KAN = Family(
     "bell-kan",
-    KANDenoiser,
+    NetworkDenoiser,
     depth=1,
     learning_rate=1e-2,
     kind="kan",
     title="Bell KAN",
-    settings={"basis": "bells"},
+    settings={"edges": True, "basis": "bells", "num_time_frequencies": 3},
 )
 
 
@@ -87,7 +87,7 @@ def test_a_study_runs_with_one_of_each(tmp_path, monkeypatch):
     config = study(
         data=[{"toy": "three-spots", "num_points": 500}],
         process="short",
-        models=[{"family": "bell-kan", "params": 570}, {"family": "mlp", "params": 600}],
+        models=[{"family": "bell-kan", "params": 608}, {"family": "mlp", "params": 600}],
     )
     with open_executor("one-by-one", device="cpu") as executor:
         results = run_study(config, tmp_path, executor=executor)

@@ -110,16 +110,14 @@ def test_the_seeds_process_keeps_most_of_its_signal_and_says_so():
     steps = torch.arange(1, 251, dtype=torch.float64)
     torch.testing.assert_close(alpha**2, (1 - beta) ** steps, rtol=1e-5, atol=0)
     assert float(alpha[-1] ** 2) == pytest.approx(0.855, abs=5e-4)
-    scheduler = process.scheduler()
-    assert signal_left(scheduler) == pytest.approx(math.sqrt((1 - beta) ** 250), rel=1e-5)
-    warning = signal_warning(scheduler)
+    assert signal_left(process) == pytest.approx(math.sqrt((1 - beta) ** 250), rel=1e-5)
+    warning = signal_warning(process)
     assert "92.5% of the signal is left" in warning
     assert "--process cosine" in warning
     assert (process.loss, process.prediction_type) == ("huber", "epsilon")
     for name in ("cosine", "ddpm", "flow"):  # which reach noise
-        scheduler = get_process(name).scheduler()
-        assert 0 <= signal_left(scheduler) < SIGNAL_LIMIT
-        assert signal_warning(scheduler) is None
+        assert 0 <= signal_left(get_process(name)) < SIGNAL_LIMIT
+        assert signal_warning(get_process(name)) is None
 
 
 def test_huber_loss_is_quadratic_near_and_linear_far():

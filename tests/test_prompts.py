@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from helpers import assert_same_state, randn, refused, seeded
-from kan_diffusion import TrainingConfig, build_denoiser, get_process, make_scheduler, train
+from kan_diffusion import TrainingConfig, build_denoiser, get_process, train
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.text import (
@@ -19,7 +19,6 @@ CAPTIONS = ("a bright picture", "a dark picture", "Dark, it is")
 SHAPE = 1, 4, 4
 SETTINGS = {"width": 8, "heads": 2}
 FLOW = get_process("flow")
-SCHEDULER = make_scheduler(None, FLOW.scheduler())
 
 
 def _denoiser(family="dit-kan", shape=SHAPE, **options):
@@ -34,7 +33,7 @@ def _parts():
 
 
 def _pipeline(denoiser, encoder, tokenizer):
-    return PictureDiffusionPipeline(denoiser, SCHEDULER, encoder.eval(), tokenizer, mode="L")
+    return PictureDiffusionPipeline(denoiser, FLOW, encoder.eval(), tokenizer, mode="L")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,7 @@ def test_a_saved_pipeline_draws_the_same(untrained, tmp_path):
     untrained.save_pretrained(tmp_path)
     loaded = PictureDiffusionPipeline.from_pretrained(tmp_path)
     assert torch.equal(_means(loaded, "a dark picture"), _means(untrained, "a dark picture"))
-    assert loaded.flow
+    assert loaded.process == FLOW
     config = tmp_path / "text_encoder" / "config.json"
     as_saved, size = config.read_text(), '"vocab_size": 11'
     # Neither is built before it is compared with the weights.
@@ -197,7 +196,7 @@ def test_what_cannot_be_asked_is_refused(untrained):
     ):
         with refused(message):
             untrained(*prompt, **options)
-    plain = PictureDiffusionPipeline(_denoiser("dit"), SCHEDULER, mode="L")
+    plain = PictureDiffusionPipeline(_denoiser("dit"), FLOW, mode="L")
     with refused("trained without text"):
         plain("a dark picture")
 
@@ -217,11 +216,11 @@ def test_parts_that_do_not_belong_together_are_refused():
         (lambda: joint.require_conditions(wrong, 2), r"must have shape \(B, 14\), not \(2, 4\)"),
         (lambda: _pipeline(denoiser, wide, tokenizer), "of width 8, not of the text encoder's 16"),
         (
-            lambda: PictureDiffusionPipeline(denoiser, SCHEDULER, encoder, mode="L"),
+            lambda: PictureDiffusionPipeline(denoiser, FLOW, encoder, mode="L"),
             "together with its tokenizer",
         ),
         (
-            lambda: PictureDiffusionPipeline(denoiser, SCHEDULER, encoder, tokenizer),
+            lambda: PictureDiffusionPipeline(denoiser, FLOW, encoder, tokenizer),
             "of mode RGB are samples of shape .3, 4, 4.",
         ),
     ):
@@ -231,11 +230,11 @@ def test_parts_that_do_not_belong_together_are_refused():
 
 def test_classes_are_asked_by_name_or_number():
     denoiser = _denoiser("dit", num_classes=2)
-    scheduler = make_scheduler(None, get_process("cosine").scheduler())
-    pipeline = PictureDiffusionPipeline(denoiser, scheduler, mode="L", classes=("cat", "dog"))
+    process = get_process("cosine")
+    pipeline = PictureDiffusionPipeline(denoiser, process, mode="L", classes=("cat", "dog"))
     for names in ((), ("cat",), ("cat", "dog", "cow")):
         with refused(f"has 2 classes, and {len(names)} are named; give a name for each"):
-            PictureDiffusionPipeline(denoiser, scheduler, mode="L", classes=names)
+            PictureDiffusionPipeline(denoiser, process, mode="L", classes=names)
 
     def drawn(asked, scale=3.0):
         given = {"class_labels": asked, "generator": seeded(1), "guidance_scale": scale}

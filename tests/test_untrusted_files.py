@@ -10,17 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers import refused
-from kan_diffusion.denoisers import MLPDenoiser
+from kan_diffusion.denoisers import NetworkDenoiser
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.sampling import PointDiffusionPipeline
 from make import denoiser, process
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
-INDEX, DENOISER, SCHEDULER = (
-    "model_index.json",
-    "denoiser/config.json",
-    "scheduler/scheduler_config.json",
-)
+INDEX, DENOISER = "model_index.json", "denoiser/config.json"
+PROCESS = process().model_dump(mode="json")
 GONE = object()
 EVIL = """
 from pathlib import Path
@@ -32,7 +29,7 @@ Path("ran").touch()
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A saved pipeline in the working folder, beside a module that must not run."""
-    pipeline = PointDiffusionPipeline(denoiser(), process().scheduler())
+    pipeline = PointDiffusionPipeline(denoiser(), process())
     pipeline.save_pretrained(tmp_path / "run")
     (tmp_path / "evil.py").write_text(EVIL)
     monkeypatch.chdir(tmp_path)
@@ -57,7 +54,7 @@ def refuse(folder, message):
 def test_no_module_is_imported_and_none_in_the_folder_is_run(folder):
     index = (folder / INDEX).read_text()
     library, _ = json.loads(index)["denoiser"]
-    for name in ("denoiser", "scheduler", "."):
+    for name in ("denoiser", "."):
         (folder / name / f"{library}.py").write_text(EVIL)
         (folder / name / "pipeline.py").write_text(EVIL)
     PointDiffusionPipeline.from_pretrained(folder)
@@ -95,11 +92,11 @@ def test_no_repository_is_asked(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", asked)
     monkeypatch.setattr("huggingface_hub.file_download.http_get", asked)
     with refused("is no folder of this machine; download", RunFolderError):
-        MLPDenoiser.from_pretrained("somebody/denoiser")
+        NetworkDenoiser.from_pretrained("somebody/denoiser")
     with refused("not the index of a pipeline", RunFolderError):
         PointDiffusionPipeline.from_pretrained("somebody/pipeline")
     change(folder / DENOISER, _name_or_path="somebody/denoiser", _class_name="SomeModel")
-    refuse(folder, "of class 'SomeModel', not MLPDenoiser")
+    refuse(folder, "of class 'SomeModel', not NetworkDenoiser")
 
 
 WRONG = {
@@ -110,17 +107,14 @@ WRONG = {
         ({"scale": [1.0, 0.0]}, "coordinate 2 has scale 0"),
         ({"columns": ["x", "x"]}, "distinct names"),
         ({"columns": [1, 2]}, "distinct names"),
-        ({"denoiser": GONE}, "does not say what its denoiser is"),
-        ({"scheduler": 3}, "does not say what its scheduler is"),
-        ({"scheduler": ["diffusers", "UNet2DModel"]}, "not known"),
-    ],
-    SCHEDULER: [
-        ({"num_train_timesteps": 10**9}, "out of range; it is from 1 to 100,000"),
-        ({"num_train_timesteps": GONE}, "has no 'num_train_timesteps'"),
-        ({"prediction_type": GONE}, "has no 'prediction_type'"),
-        ({"beta_schedule": "sinusoid"}, "is not a scheduler .*sinusoid"),
-        ({"prediction_type": "velocity"}, "prediction_type"),
-        ({"trained_betas": [0.1, 2.0]}, "trained_betas"),
+        ({"denoiser": GONE}, "does not name its denoiser"),
+        ({"denoiser": ["diffusers", "UNet2DModel"]}, "not known"),
+        ({"process": 3}, "the process in .* has no 'beta_end'"),
+        ({"process": {**PROCESS, "num_timesteps": 10**9}}, "num_timesteps.* 100000"),
+        ({"process": {k: v for k, v in PROCESS.items() if k != "loss"}}, "has no 'loss'"),
+        ({"process": {**PROCESS, "schedule": "sinusoid"}}, "unknown schedule 'sinusoid'"),
+        ({"process": {**PROCESS, "prediction_type": "velocity"}}, "prediction_type"),
+        ({"process": {**PROCESS, "secret": 1}}, "secret"),
     ],
     DENOISER: [
         ({"hidden": [8] * 200_000}, "200000 hidden layers"),
@@ -131,7 +125,7 @@ WRONG = {
         ({"num_train_timesteps": 10**12}, "is out of range"),
         ({"num_time_frequencies": float("inf")}, "is out of range"),
         ({"activation": "evil"}, "evil"),
-        ({"secret": 1}, "the setting 'secret', which MLPDenoiser has not"),
+        ({"secret": 1}, "the setting 'secret', which NetworkDenoiser has not"),
     ],
 }
 

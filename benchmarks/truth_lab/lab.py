@@ -41,16 +41,15 @@ from diffusers.utils.logging import disable_progress_bar
 from kan_diffusion.data.datasets import ToyData
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.files import finite, write_json
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.executors.base import use_one_thread
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.trial import run_trial
 from kan_diffusion.symbolic.explain import (
-    Explained,
     ExplainOptions,
     Explanation,
     PhaseProgress,
@@ -59,7 +58,6 @@ from kan_diffusion.symbolic.explain import (
 )
 from kan_diffusion.symbolic.match import SearchOptions
 from kan_diffusion.symbolic.views import default_levels
-from truth_lab.pykan import at_level, pykan_formula
 from truth_lab.truth import Recovered, recovered_constants
 
 __all__ = [
@@ -67,18 +65,14 @@ __all__ = [
     "LabCase",
     "LabResult",
     "LabResults",
-    "compare_with_pykan",
     "energies",
     "run_lab",
     "run_lab_case",
 ]
 
-_PYKAN_SIGMA = 0.5
 _SAMPLES = 2500
 _SAMPLER_STEPS = 50
 _DRAWS = 20
-_POINTS = 500
-"""Points given to pykan, whose search takes a grid of ten thousand fits of all of them an edge."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +132,6 @@ class LabResult:
         excess: Excess by stage.
         energy: Energy distance of samples by stage.
         energy_real: The same between two real samples.
-        pykan: What pykan's own search made of the network at one level; empty where not asked.
         seconds: Wall-clock time of training and explaining.
     """
 
@@ -154,7 +147,6 @@ class LabResult:
     excess: dict[str, float]
     energy: dict[str, float]
     energy_real: float
-    pykan: dict[str, object]
     seconds: float
 
     @property
@@ -218,53 +210,6 @@ class LabResults:
         return rows
 
 
-def compare_with_pykan(run: Path, explained: Explained) -> dict[str, object]:
-    """What pykan's own symbolic search makes of the network of a run, beside ours.
-
-    Args:
-        run: Folder of the run.
-        explained: What was made of it here.
-
-    Returns:
-        Formulas, and root mean square errors of the predicted noise against the exact one at one
-        noise level, of the network, of pykan's formulas and of ours; empty without pykan.
-    """
-    config, _ = load_run(run)
-    assert isinstance(config.data, ToyData)
-    process = config.process
-    (timestep,) = default_levels(process, (_PYKAN_SIGMA,))
-    alpha, sigma = (float(level[timestep]) for level in process.levels())
-    toy = config.data.density()
-    generator = torch.Generator().manual_seed(config.study_seed)
-    clean = (toy.sample(_POINTS, generator) - toy.mean) / toy.std
-    x = alpha * clean + sigma * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-    density = toy.rescaled(toy.mean, toy.std)
-    exact = -sigma * density.score(x, alpha, sigma)
-    plain, factors = at_level(explained.network, timestep)
-    inputs = explained.network.features(x.float(), torch.tensor([timestep])) * factors
-    try:
-        theirs = pykan_formula(plain, inputs)
-    except KanDiffusionError as error:
-        return {"skipped": str(error)}
-
-    def error_of(prediction: torch.Tensor) -> float:
-        a, s = torch.tensor([[alpha]]), torch.tensor([[sigma]])
-        noise = process.predicted_noise(prediction.double(), x, a, s)
-        return float((noise - exact).square().mean().sqrt())
-
-    with torch.no_grad():
-        errors = {
-            name: error_of(denoiser(x.float(), timestep, return_dict=False)[0])
-            for name, denoiser in explained.stages().items()
-        }
-    return {
-        "sigma": sigma,
-        "pykan": list(theirs.formulas),
-        "pykan_seconds": theirs.seconds,
-        "errors": {**errors, "pykan": error_of(torch.from_numpy(theirs.prediction))},
-    }
-
-
 def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float], float]:
     """Energy distances of samples to real points by stage, and of real points to others.
 
@@ -292,9 +237,10 @@ def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float
     for name, denoiser in stages.items():
         made = PointDiffusionPipeline(
             denoiser,
-            make_scheduler("heun", pipeline.scheduler),
+            pipeline.process,
             pipeline.config.mean,
             pipeline.config.scale,
+            scheduler=make_scheduler("heun", pipeline.process),
         )
         drawn = [
             made(_SAMPLES, _SAMPLER_STEPS, generator=generator).samples.double()
@@ -312,7 +258,6 @@ def run_lab_case(
     seed: int,
     folder: Path,
     *,
-    pykan: bool = False,
     draw: Callable[[Explanation, Path], object] | None = None,
     on_progress: PhaseProgress | None = None,
 ) -> LabResult:
@@ -322,7 +267,6 @@ def run_lab_case(
         case: The density.
         seed: What all draws derive from.
         folder: The lab's folder; a result that is there is read.
-        pykan: Whether to run pykan's search, too.
         draw: Draws an explanation into a folder.
         on_progress: Told of every step, as in :func:`explain_run`.
     """
@@ -379,9 +323,6 @@ def run_lab_case(
         excess={s.name: s.excess for s in explanation.standings if s.excess is not None},
         energy=energy,
         energy_real=energy_real,
-        pykan=compare_with_pykan(place / "run", explained)
-        if pykan and case.bound is not None
-        else {},
         seconds=seconds,
     )
     _save(result, path)
@@ -439,10 +380,7 @@ def run_lab(
         initargs=(signal.SIGINT, signal.SIG_IGN),
     ) as pool:
         futures = {
-            pool.submit(partial(run_lab_case, case, seed, folder, pykan=seed == 0, draw=draw)): (
-                case.toy,
-                seed,
-            )
+            pool.submit(partial(run_lab_case, case, seed, folder, draw=draw)): (case.toy, seed)
             for case, seed in todo
         }
         try:

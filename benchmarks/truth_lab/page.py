@@ -27,15 +27,6 @@ _SEEDS = (
     *("coordinates apart", "energy distance / real", "time"),
 )
 _CONSTANTS = ("constant", "σ", "true", "recovered, mean", "range over seeds", "worst error")
-_PYKAN = (
-    *("density", "network", "network with formulas", "formula"),
-    *("pykan's formulas", "pykan's search"),
-)
-_PYKAN_TITLE = "Beside pykan's own search"
-_PYKAN_NOTE = (
-    "Root mean square error of the predicted noise against the exact one at σ = 0.5, seed "
-    "0. pykan turns every edge of the trained network into the function it finds best."
-)
 
 
 @report_style()
@@ -113,26 +104,6 @@ def _constant_rows(results: Sequence[LabResult]) -> list[list[str]]:
     ]
 
 
-def _pykan_rows(results: LabResults) -> list[list[str]]:
-    rows = []
-    for result in results.results:
-        errors, seconds = result.pykan.get("errors"), result.pykan.get("pykan_seconds")
-        if not isinstance(errors, dict):
-            continue
-        written = {name: f"{error:.4f}" for name, error in errors.items()}
-        rows.append(
-            [
-                result.toy,
-                written["network"],
-                written.get("with formulas", "–"),
-                written.get("formula", "no formula"),
-                written["pykan"],
-                f"{seconds:.0f} s" if isinstance(seconds, float) else "–",
-            ]
-        )
-    return rows
-
-
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -149,9 +120,6 @@ def lab_markdown(results: LabResults) -> str:
         rows = _constant_rows(of_case)
         if rows:
             parts.append(_table(_CONSTANTS, rows))
-    rows = _pykan_rows(results)
-    if rows:
-        parts += [f"## {_PYKAN_TITLE}", _PYKAN_NOTE, _table(_PYKAN, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -197,9 +165,5 @@ def write_lab(results: LabResults, folder: Path) -> Path:
         if rows:
             caption = f"Constants at each noise level, {name}"
             section.folded("Constants at each noise level", plain_table(caption, _CONSTANTS, rows))
-    rows = _pykan_rows(results)
-    if rows:
-        section = page.section(_PYKAN_TITLE).text(_PYKAN_NOTE)
-        section.table(plain_table(_PYKAN_TITLE, _PYKAN, rows))
     page.section("Run it again").code("make lab")
     return page.write(folder / "truth-lab.html")

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from kan_diffusion.data.pictures import PictureData as PictureData
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
+    from kan_diffusion.denoisers.families import FAMILIES as FAMILIES
+    from kan_diffusion.denoisers.families import build_denoiser as build_denoiser
     from kan_diffusion.denoisers.formula import FormulaDenoiser as FormulaDenoiser
-    from kan_diffusion.denoisers.kan import KANDenoiser as KANDenoiser
-    from kan_diffusion.denoisers.mlp import MLPDenoiser as MLPDenoiser
+    from kan_diffusion.denoisers.network import NetworkDenoiser as NetworkDenoiser
     from kan_diffusion.denoisers.readable import ReadableDenoiser as ReadableDenoiser
     from kan_diffusion.denoisers.readable import readable as readable
-    from kan_diffusion.denoisers.registry import FAMILIES as FAMILIES
-    from kan_diffusion.denoisers.registry import build_denoiser as build_denoiser
+    from kan_diffusion.diffusion.likelihood import log_likelihood as log_likelihood
+    from kan_diffusion.diffusion.sampling import SCHEDULERS as SCHEDULERS
+    from kan_diffusion.diffusion.sampling import PointDiffusionPipeline as PointDiffusionPipeline
+    from kan_diffusion.diffusion.sampling import make_scheduler as make_scheduler
     from kan_diffusion.errors import KanDiffusionError as KanDiffusionError
     from kan_diffusion.estimator import DiffusionEstimator as DiffusionEstimator
     from kan_diffusion.evaluation.denoising import draw_noised_points as draw_noised_points
@@ -43,11 +46,10 @@ if TYPE_CHECKING:
     from kan_diffusion.kan.network import KAN as KAN
     from kan_diffusion.kanified.conversion import KanifyReport as KanifyReport
     from kan_diffusion.kanified.conversion import kanify as kanify
-    from kan_diffusion.kanified.distillation import distill as distill
     from kan_diffusion.kanified.saving import load_kanified as load_kanified
+    from kan_diffusion.kanified.saving import save_kanified as save_kanified
     from kan_diffusion.latents import LatentCodec as LatentCodec
     from kan_diffusion.latents import read_vae as read_vae
-    from kan_diffusion.likelihood import log_likelihood as log_likelihood
     from kan_diffusion.picture_pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
@@ -55,9 +57,6 @@ if TYPE_CHECKING:
     from kan_diffusion.report.gather import report_contents as report_contents
     from kan_diffusion.report.study import write_report as write_report
     from kan_diffusion.report.synthetic import write_table_page as write_table_page
-    from kan_diffusion.sampling import SCHEDULERS as SCHEDULERS
-    from kan_diffusion.sampling import PointDiffusionPipeline as PointDiffusionPipeline
-    from kan_diffusion.sampling import make_scheduler as make_scheduler
     from kan_diffusion.study.config import StudyConfig as StudyConfig
     from kan_diffusion.study.config import read_preset as read_preset
     from kan_diffusion.study.config import read_study as read_study
@@ -83,11 +82,10 @@ _NAMES = {
     "data.densities": ["GaussianMixture"],
     "data.pictures": ["PictureCodec", "PictureData"],
     "data.toys": ["TOYS", "make_toy"],
+    "denoisers.families": ["FAMILIES", "build_denoiser"],
     "denoisers.formula": ["FormulaDenoiser"],
-    "denoisers.kan": ["KANDenoiser"],
-    "denoisers.mlp": ["MLPDenoiser"],
+    "denoisers.network": ["NetworkDenoiser"],
     "denoisers.readable": ["ReadableDenoiser", "readable"],
-    "denoisers.registry": ["FAMILIES", "build_denoiser"],
     "errors": ["KanDiffusionError"],
     "estimator": ["DiffusionEstimator"],
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
@@ -97,16 +95,15 @@ _NAMES = {
     "kan.linear": ["KANLinear"],
     "kan.network": ["KAN"],
     "kanified.conversion": ["KanifyReport", "kanify"],
-    "kanified.distillation": ["distill"],
-    "kanified.saving": ["load_kanified"],
+    "kanified.saving": ["load_kanified", "save_kanified"],
     "latents": ["LatentCodec", "read_vae"],
-    "likelihood": ["log_likelihood"],
+    "diffusion.likelihood": ["log_likelihood"],
     "picture_pipeline": ["PictureDiffusionPipeline"],
     "processes": ["PROCESSES", "Process", "get_process"],
     "report.gather": ["report_contents"],
     "report.synthetic": ["write_table_page"],
     "report.study": ["write_report"],
-    "sampling": ["SCHEDULERS", "PointDiffusionPipeline", "make_scheduler"],
+    "diffusion.sampling": ["SCHEDULERS", "PointDiffusionPipeline", "make_scheduler"],
     "table_pipeline": ["TableDiffusionPipeline"],
     "study.config": ["StudyConfig", "read_preset", "read_study"],
     "study.results": ["compare", "decide", "read_results", "say"],

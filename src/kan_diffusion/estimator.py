@@ -257,7 +257,6 @@ class DiffusionEstimator(BaseEstimator):
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_columns, show_training
         from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
-        from kan_diffusion.sampling import make_scheduler
         from kan_diffusion.table_pipeline import TableDiffusionPipeline
         from kan_diffusion.training import TrainingConfig, train
         from kan_diffusion.training.defaults import suggested
@@ -315,9 +314,7 @@ class DiffusionEstimator(BaseEstimator):
             )
         self.loss_curve_ = result.losses
         self.heldout_curve_ = np.array(result.heldout_losses).reshape(-1, 2)
-        self.pipeline_ = TableDiffusionPipeline(
-            denoiser, make_scheduler(None, process.scheduler()), codec, process
-        )
+        self.pipeline_ = TableDiffusionPipeline(denoiser, process, codec)
         if len(heldout):
             num_drawn = min(len(heldout), TOLD_APART_ROWS)
             drawn = self.pipeline_(num_drawn, generator=torch_generator("doubt", seed)).samples
@@ -369,13 +366,13 @@ class DiffusionEstimator(BaseEstimator):
                 below 1.
         """
         from kan_diffusion.data.codec import require_frame
+        from kan_diffusion.diffusion.sampling import make_scheduler
         from kan_diffusion.randomness import torch_generator
-        from kan_diffusion.sampling import make_scheduler
 
         check_is_fitted(self)
         pipeline = self.pipeline_
         if scheduler is not None:
-            chosen = make_scheduler(scheduler, pipeline.scheduler)
+            chosen = make_scheduler(scheduler, pipeline.process)
             pipeline = pipeline.from_pipe(pipeline, scheduler=chosen)
         wanted = dict(conditions or {})
         if y is not None:
@@ -512,8 +509,8 @@ class DiffusionEstimator(BaseEstimator):
             NotFittedError: ``fit`` has not been called.
             RunFolderError: The folder cannot be written.
         """
+        from kan_diffusion.diffusion.sampling import save_pipeline
         from kan_diffusion.files import json_bytes
-        from kan_diffusion.sampling import save_pipeline
 
         check_is_fitted(self)
         settings: dict[str, object] = {}

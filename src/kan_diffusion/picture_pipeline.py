@@ -22,10 +22,11 @@ from torch import Tensor
 
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers import Denoiser
+from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.errors import KanDiffusionError, valid_settings
 from kan_diffusion.files import read_json
 from kan_diffusion.latents import LatentCodec, read_vae
-from kan_diffusion.sampling import SamplePipeline, StepCallback
+from kan_diffusion.processes import Process
 from kan_diffusion.text import embed, read_text_encoder, require_pair, require_width, tokenize
 
 if TYPE_CHECKING:
@@ -73,13 +74,13 @@ class PictureDiffusionPipeline(SamplePipeline):
 
     Args:
         denoiser: The trained network.
-        scheduler: Any diffusers scheduler of the process the denoiser was trained for.
+        process: The process it was trained for, or its settings.
         text_encoder: Text encoder of prompts; None for a model without text.
         tokenizer: Its tokenizer.
         mode: Channels of the pictures, as Pillow names them.
         classes: Names of the denoiser's classes; empty for none.
-        flow: Whether the denoiser was trained for flow matching; the scheduler decides when None.
         vae: The autoencoder whose latents the denoiser was trained on; None for pixels.
+        scheduler: Any diffusers scheduler of the process; its default when None.
 
     Attributes:
         codec: The map between samples of pixels and pictures.
@@ -98,17 +99,17 @@ class PictureDiffusionPipeline(SamplePipeline):
     def __init__(
         self,
         denoiser: Denoiser,
-        scheduler: SchedulerMixin,
+        process: Process | Mapping[str, object] | None = None,
         text_encoder: CLIPTextModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         mode: str = "RGB",
         classes: Sequence[str] = (),
-        flow: bool | None = None,
         vae: AutoencoderKL | None = None,
+        scheduler: SchedulerMixin | None = None,
     ) -> None:
         super().__init__()
         self._setup_sampling(
-            denoiser, scheduler, flow, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae
+            denoiser, process, scheduler, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae
         )
         factor = 1 if vae is None else LatentCodec.factor(vae)
         with valid_settings("a pipeline of pictures"):
@@ -131,7 +132,7 @@ class PictureDiffusionPipeline(SamplePipeline):
         if text_encoder is not None and tokenizer is not None:
             require_pair(text_encoder, tokenizer)
             require_width(denoiser, text_encoder)
-        self.register_to_config(mode=mode, classes=list(classes), flow=self.flow)
+        self.register_to_config(mode=mode, classes=list(classes))
 
     @classmethod
     def _get_signature_types(cls) -> dict[str, tuple[object, ...]]:
@@ -150,20 +151,26 @@ class PictureDiffusionPipeline(SamplePipeline):
             super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        **parts: object,
+    ) -> Self:
         """Reads a pipeline that ``save_pretrained`` wrote, after checking its networks.
 
         Only local files are read, in JSON and safetensors.
 
         Args:
             pretrained_model_name_or_path: Its folder.
-            **kwargs: Options of diffusers, or your own parts by name.
+            dtype: Dtype of the denoiser; as saved when None.
+            **parts: Arguments of the class in place of saved ones.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
         """
         root = Path(pretrained_model_name_or_path)
-        parts = dict(kwargs)
         index = read_json(root / cls.config_name, "the index of a pipeline", "train it again")
         # Parts that are not in the index are of a pipeline that was saved there before.
         absent = None, [None, None]
@@ -172,7 +179,7 @@ class PictureDiffusionPipeline(SamplePipeline):
             parts["text_encoder"], parts["tokenizer"] = read_text_encoder(root)
         if "vae" in saved and "vae" not in parts:
             parts["vae"] = read_vae(root)
-        return super().from_pretrained(root, **parts)
+        return super().from_pretrained(root, dtype=dtype, **parts)
 
     def _require_text(self) -> None:
         if self.text_encoder is None:
@@ -226,7 +233,6 @@ class PictureDiffusionPipeline(SamplePipeline):
         batch_size: int = 128,
         output_type: Literal["pil", "pt"] = "pil",
         callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
         return_dict: bool = True,
     ) -> PictureDiffusionPipelineOutput:
         """Draws pictures.
@@ -246,7 +252,6 @@ class PictureDiffusionPipeline(SamplePipeline):
             callback_on_step_end: Called after every step of each batch with the pipeline, the
                 number of the step, its timestep and ``{"sample": samples}``; samples that it
                 returns in such a dictionary replace them.
-            callback_on_step_end_tensor_inputs: What the callback receives: ``"sample"`` or nothing.
             return_dict: Whether to return an output object or a tuple.
 
         Returns:
@@ -301,7 +306,7 @@ class PictureDiffusionPipeline(SamplePipeline):
         total = len(next(iter(conditions.values()))) if conditions else count
         samples = self._draw_all(
             total, num_inference_steps, generator, conditions, absent, guidance_scale,
-            batch_size, callback_on_step_end, callback_on_step_end_tensor_inputs,
+            batch_size, callback_on_step_end,
         )  # fmt: skip
         if self.latents is not None:
             samples = self.latents.to_pixels(samples)

@@ -271,16 +271,14 @@ class Process(Settings):
         return torch.nn.functional.mse_loss(prediction, target, reduction=reduction)
 
 
-def signal_left(scheduler: SchedulerMixin) -> float:
+def signal_left(process: Process) -> float:
     """Returns the fraction of signal at the last timestep, alpha_T; 0 if noise is reached."""
-    if hasattr(scheduler, "alphas_cumprod"):
-        return float(scheduler.alphas_cumprod[-1]) ** 0.5
-    return 1 - float(scheduler.sigma_max)
+    return float(process.levels()[0][-1])
 
 
-def signal_warning(scheduler: SchedulerMixin) -> str | None:
-    """Returns a warning if a schedule does not reach noise; None if it does."""
-    left = signal_left(scheduler)
+def signal_warning(process: Process) -> str | None:
+    """Returns a warning if a process does not reach noise; None if it does."""
+    left = signal_left(process)
     if left <= SIGNAL_LIMIT:
         return None
     return (

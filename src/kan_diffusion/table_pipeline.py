@@ -13,8 +13,8 @@ the continuous cells x given all others is
 
 .. math:: \log p(x \mid s) = \log p(v \mid s) + \sum_j \log |dv_j / dx_j|,
 
-the first term by the probability-flow ODE (:mod:`kan_diffusion.likelihood`) of a denoiser that is
-told s, the second by the codec.
+the first term by the probability-flow ODE (:mod:`kan_diffusion.diffusion.likelihood`) of a denoiser
+that is told s, the second by the codec.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from kan_diffusion.data.columns import OTHER, Column
 from kan_diffusion.data.conditions import Condition, read_conditions
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import PointDenoiser
+from kan_diffusion.diffusion.likelihood import log_likelihood
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.likelihood import log_likelihood
 from kan_diffusion.processes import Process
-from kan_diffusion.sampling import PointDiffusionPipeline
 
 __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
 
@@ -64,9 +64,9 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
     Args:
         denoiser: The trained network; conditions need one that was built with the codec's blocks.
-        scheduler: Any diffusers scheduler of the process.
-        codec: The codec of the table, or what its ``to_dict`` gives.
         process: The process the denoiser was trained for, or its settings.
+        codec: The codec of the table, or what its ``to_dict`` gives.
+        scheduler: Any diffusers scheduler of the process; its default when None.
 
     Raises:
         KanDiffusionError: The denoiser has another number of coordinates than the codec.
@@ -75,27 +75,17 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
     def __init__(
         self,
         denoiser: PointDenoiser,
-        scheduler: SchedulerMixin,
-        codec: TableCodec | Mapping[str, object] | None = None,
         process: Process | Mapping[str, object] | None = None,
+        codec: TableCodec | Mapping[str, object] | None = None,
+        scheduler: SchedulerMixin | None = None,
     ) -> None:
         super(PointDiffusionPipeline, self).__init__()
-        if codec is None or process is None:  # diffusers loads arguments without default as modules
-            raise KanDiffusionError("a pipeline of tables needs a codec and a process; give both")
+        if codec is None:  # diffusers loads arguments without default as modules
+            raise KanDiffusionError("a pipeline of tables needs the codec of its table; give it")
         self.codec = codec if isinstance(codec, TableCodec) else TableCodec.from_dict(codec)
-        self.process = (
-            process if isinstance(process, Process) else Process.model_validate(dict(process))
-        )
-        self._setup(
-            denoiser,
-            scheduler,
-            Standardizer.identity(self.codec.dim),
-            self.codec.names,
-            self.process.is_flow,
-        )
-        self.register_to_config(
-            codec=self.codec.to_dict(), process=self.process.model_dump(mode="json")
-        )
+        units = Standardizer.identity(self.codec.dim)
+        self._setup(denoiser, process, scheduler, units, self.codec.names)
+        self.register_to_config(codec=self.codec.to_dict())
 
     def draw(
         self,

@@ -28,6 +28,7 @@ __all__ = [
     "part_folder",
     "require_bounds",
     "require_fit",
+    "require_saved",
     "require_shapes",
     "require_sound",
     "require_sound_transformer",
@@ -97,9 +98,37 @@ def require_sound_transformer(
     if settings is None:
         settings = read_json(path, "the configuration of a network", remedy)
     require_bounds(settings, path)
-    found = {name.removeprefix(part): shape for name, shape in saved_shapes(folder, stem).items()}
     config_class = kind.config_class  # type: ignore[attr-defined]
-    network = _on_meta(kind, lambda: kind(config_class.from_dict(dict(settings))), path, remedy)
+    build = lambda: kind(config_class.from_dict(dict(settings)))  # noqa: E731
+    require_saved(kind, build, folder, stem, remedy, part)
+
+
+def require_saved(
+    kind: type,
+    build: Callable[[], nn.Module],
+    folder: Path,
+    stem: str,
+    remedy: str = _REMEDY,
+    part: str = "",
+) -> None:
+    """Checks that saved tensors are those of a network, which is built on the meta device.
+
+    Args:
+        kind: Class of the network.
+        build: Builds it from what a folder says.
+        folder: The folder.
+        stem: Name of the file of weights without its ending, with which the names of shards begin.
+        remedy: What to do, for errors.
+        part: Prefix that the names of the network's tensors may have if the folder may hold a
+            larger network, whose other tensors are then ignored.
+
+    Raises:
+        RunFolderError: The network cannot be built, or the weights are missing, damaged or of
+            another network.
+    """
+    path = folder / "config.json"
+    found = {name.removeprefix(part): shape for name, shape in saved_shapes(folder, stem).items()}
+    network = _on_meta(kind, build, path, remedy)
     state = {k.removeprefix(part): v for k, v in network.state_dict(keep_vars=True).items()}
     # Of tensors that a network has under several names, one name is saved.
     saved = {id(tensor) for name, tensor in state.items() if name in found}

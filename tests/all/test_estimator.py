@@ -20,7 +20,7 @@ LEARN = {"learning_rate": 1e-2, "device": "cpu", "random_state": 0}
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @pytest.mark.parametrize(
     ("family", "params"),
-    [*((family, 2300) for family in FAMILIES), ("kan-fourier-inputs", 200), ("rbf-2015", 20_000)],
+    [*((family, 2300) for family in FAMILIES), ("full-kan", 20_000)],
 )
 def test_scikit_learn_accepts_every_family(family, params):
     model = DiffusionEstimator(family=family, **{**QUICK, "params": params})

@@ -96,7 +96,7 @@ def test_notebook_of_pictures_trains_twins_asks_them_and_shows_what_they_draw(tm
     sheets = {name: len(_images(cell)) for name, cell in cells.items() if _images(cell)}
     assert sheets == {"data": 1, "prompt": 2, "way": 1}
     replaced = "".join(output.get("text", "") for output in cells["kanify"]["outputs"])
-    assert "4 blocks" in replaced
+    assert replaced.count("64-256-64, 8 functions") == 4
     numbers = re.findall(r"<td>([\d.]+)</td>", _tables(cells["train"])[0])
     assert [int(number) for number in numbers[::3]] == pytest.approx([250_000] * 2, rel=0.02)
     assert [path.name for path in tmp_path.iterdir()] == ["digits-kan"]

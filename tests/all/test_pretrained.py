@@ -10,13 +10,12 @@ from kan_diffusion import (
     PictureDiffusionPipeline,
     build_denoiser,
     get_process,
-    make_scheduler,
     read_vae,
 )
 from kan_diffusion.text import read_text_encoder
 from picture_networks import autoencoder, save_clip
 
-SCHEDULER = make_scheduler(None, get_process("flow").scheduler())
+FLOW = get_process("flow")
 
 
 def _denoiser(shape, **settings):
@@ -35,13 +34,13 @@ def _latents(folder):
         means = codec.vae.encode(pixels).latent_dist.mode()
         torch.testing.assert_close(latents, 0.4 * (means - 0.3))
         torch.testing.assert_close(codec.to_pixels(latents), codec.vae.decode(means).sample)
-    return PictureDiffusionPipeline(_denoiser(codec.shape), SCHEDULER, vae=codec.vae), ()
+    return PictureDiffusionPipeline(_denoiser(codec.shape), FLOW, vae=codec.vae), ()
 
 
 def _prompts(folder):
     encoder, tokenizer = read_text_encoder(save_clip(folder), ["ab a"])
     denoiser = _denoiser((1, 4, 4), text_width=8)
-    return PictureDiffusionPipeline(denoiser, SCHEDULER, encoder, tokenizer, mode="L"), ("ab",)
+    return PictureDiffusionPipeline(denoiser, FLOW, encoder, tokenizer, mode="L"), ("ab",)
 
 
 @pytest.mark.parametrize("make", [_latents, _prompts])

@@ -10,7 +10,7 @@ import pytest
 
 import kan_diffusion
 from command_line import call_command
-from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study import tuning
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import Tuned
@@ -18,7 +18,7 @@ from make import written
 from runs import copied
 
 COMMANDS = [
-    "compare", "tune", "train", "sample", "export", "impute", "evaluate", "explain", "report",
+    "compare", "tune", "train", "sample", "impute", "evaluate", "explain", "report",
 ]  # fmt: skip
 MLP = ("--family", "mlp", "--params", 400, "--steps", 20, "--batch-size", 64, "--device", "cpu")
 

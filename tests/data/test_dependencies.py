@@ -9,7 +9,6 @@ from helpers import refused, seeded
 from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.dependencies import nearest_agreeing
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.sampling import make_scheduler
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
 from make import denoiser, process
 
@@ -73,9 +72,7 @@ def _require_obeyed(frame):
 def _pipeline(codec):
     """A model that has learned nothing."""
     network = denoiser("mlp", codec.dim, blocks=codec.block_widths)
-    return TableDiffusionPipeline(
-        network, make_scheduler(None, process().scheduler()), codec, process()
-    )
+    return TableDiffusionPipeline(network, process(), codec)
 
 
 @pytest.fixture(scope="module")

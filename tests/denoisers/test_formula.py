@@ -7,9 +7,9 @@ from kan_diffusion.data import GaussianMixture
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 
 X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)
 RHO, MEAN, SPREAD = sympy.symbols("rho m s", real=True)
@@ -91,8 +91,7 @@ def test_fractional_timesteps_lie_between_whole_ones():
 def test_samples_have_the_moments_of_the_data(case):
     density, make = CASES[case]
     process = _process("v_prediction")
-    pipeline = PointDiffusionPipeline(make(process), process.scheduler())
-    pipeline.scheduler = make_scheduler("dpm-solver++", pipeline.scheduler)
+    pipeline = PointDiffusionPipeline(make(process), process)
     num = 4000
     found = pipeline(num, num_inference_steps=20, generator=seeded(3)).samples.double()
     exact = density.sample(400_000, seeded(4))

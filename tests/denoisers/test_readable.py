@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from helpers import refused, seeded
-from kan_diffusion.denoisers import MLPDenoiser
+from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.denoisers.edges import CURVE, Edge, Match
-from kan_diffusion.denoisers.gated import GatedDenoiser
 from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.symbolic.match import match_curve
@@ -15,12 +14,11 @@ from networks import T, batch, kan, moved_kan, network, stir
 
 KINDS = {
     "plain": {},
-    "no hidden layer": {"hidden": ()},
     "raw time, no bias": {"time_encoding": "raw", "bias": False},
     "all of it": {"modulated": True, "scaled_inputs": True, "num_input_frequencies": 2},
     "scaled edges": {"edge_scale": True, "modulated": True, "basis": "chebyshev"},
     "rbf": {"basis": "rbf", "grid_size": 7},
-    "no base": {"base_activation": None, "order": 2},
+    "order 2": {"order": 2},
 }
 
 
@@ -47,8 +45,6 @@ def test_a_kan_taken_apart_and_made_compact_is_the_same_function(settings):
     # What it sees step by step is what it gives.
     *_, (_, _, _, last) = taken.walk(points, steps)
     torch.testing.assert_close(last, denoiser(points, steps).sample)
-    if "hidden" in settings:  # no unit to lead anywhere
-        return
     # Unit 1 of the first layer leads nowhere; then unit 2 of the second, which others enter.
     left = taken.with_edges([e for e in taken.edges if (e.layer, e.input) not in ((1, 1), (2, 2))])
     stir(left, 1)
@@ -68,10 +64,13 @@ def test_a_moved_and_refined_grid_is_taken_along():
 
 def test_what_has_no_edges_to_read_is_refused_in_one_line():
     for make, message in (
-        (lambda: readable(kan(residual=True)), "residual KAN cannot be taken apart"),
-        (lambda: readable(kan(num_classes=3)), "taken apart; train one without --conditional"),
-        (lambda: readable(MLPDenoiser(2)), "only KANs have edges .* this is a MLPDenoiser"),
-        (lambda: readable(GatedDenoiser(2)), "not read one at a time, .* is a GatedDenoiser"),
+        (lambda: readable(kan(residual=True)), "passes the layers of a residual KAN by is no edge"),
+        (lambda: readable(kan(num_classes=3)), "classes cannot be taken apart; train one without"),
+        (lambda: readable(NetworkDenoiser(2)), "only KANs have edges to read; train family 're"),
+        (
+            lambda: readable(NetworkDenoiser(2, gated=True, learned_functions=True)),
+            "not read one at a time; train family 'readable-kan'",
+        ),
         (lambda: network([[(3, 0, CURVE, False)], []], [2]), "no edge from 3 to 0"),
         (lambda: network([[(0, 0, CURVE, False)]], [2]), "2 layers of edges, not 1"),
         (lambda: network([[(0, 0, "tahn", False)], []], [2]), "function 'tahn', did you mean 'tan"),
@@ -230,12 +229,13 @@ def test_inputs_are_called_what_they_are():
     ],
 )
 def test_a_match_in_the_place_of_a_curve_keeps_the_function(name, values, place):
-    made = kan(grid_size=60, grid_range=(-6.0, 6.0), base_activation=None)
-    layer = made.network.layers[place[0]]
+    made = kan(grid_size=60, grid_range=(-6.0, 6.0))
+    layer = made.kan_layers[place[0]]
     x = torch.linspace(-6, 6, 2001, dtype=torch.float64)
     functions = layer.basis(x[:, None].expand(-1, layer.in_features))[:, place[1]]
     with torch.no_grad():  # the function, as nearly as the grid lets it be
-        layer._edges[place[2], place[1]] = torch.linalg.lstsq(functions, values(x)).solution
+        layer._edges[place[2], place[1], 0] = 0  # without SiLU
+        layer._edges[place[2], place[1], 1:] = torch.linalg.lstsq(functions, values(x)).solution
     denoiser = readable(made)
     points, steps = batch(num=2000)
     inputs = [input for _, input, _, _ in denoiser.walk(points, steps)]

@@ -7,9 +7,8 @@ from family_contract import stirred
 from helpers import refused, seeded
 from kan_diffusion import PointDiffusionPipeline
 from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.likelihood import log_likelihood
+from kan_diffusion.diffusion.likelihood import log_likelihood
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import make_scheduler
 from kan_diffusion.training import TrainingConfig, train
 from kan_diffusion.training.batches import TOLD_SHARE, Batches
 from make import denoiser, points
@@ -37,7 +36,7 @@ def test_whole_blocks_are_told_clean_and_in_every_combination():
 def test_what_is_told_is_drawn_as_it_is_and_the_density_of_the_rest_integrates_to_one():
     # As for any network, also one that was not trained.
     untrained = stirred("mlp", num_train_timesteps=1000, blocks=(1, 1))
-    pipeline = PointDiffusionPipeline(untrained, COSINE.scheduler())
+    pipeline = PointDiffusionPipeline(untrained, COSINE)
     observed = torch.tensor([[1.2, torch.nan]]).repeat(400, 1)
     drawn = pipeline(400, 5, observed=observed, generator=seeded(3)).samples
     assert (drawn[:, 0].float() == 1.2).all()
@@ -58,7 +57,7 @@ def test_a_trained_one_draws_from_conditionals_and_the_whole_and_knows_their_den
     samples = GAUSSIAN.sample(20_000, seeded(1)).float()
     config = TrainingConfig(steps=1500, batch_size=512, learning_rate=1e-2)
     train(made, COSINE, samples, config, seed=0, device="cpu")
-    pipeline = PointDiffusionPipeline(made, make_scheduler(None, COSINE.scheduler()))
+    pipeline = PointDiffusionPipeline(made, COSINE)
     whole = pipeline(4000, generator=seeded(2)).samples
     assert np.corrcoef(whole.T)[0, 1] == pytest.approx(0.8, abs=0.05)
     observed = torch.tensor([[1.2, torch.nan]]).repeat(4000, 1)

@@ -20,7 +20,6 @@ from helpers import (
     seeded,
 )
 from kan_diffusion.kan import GatedLinear, LearnedFunctions
-from kan_diffusion.kan.gated import gated_chain
 
 DOUBLE = torch.float64
 each_kind = pytest.mark.parametrize("order", [0, 3], ids=["silu", "spline"])
@@ -30,9 +29,8 @@ def _layer_of(order, units, outputs=3, *, seed=0, **own):
     """A layer of SiLU (order 0) or of splines, in uneven groups with grids of their own."""
     functions = None
     if order:
-        count = min(3, units)
-        groups = [i if i < count else (i * i) % count for i in range(units)]
-        settings = {"grid_size": 4, "order": order, "start": [torch.zeros_like]}
+        groups = min(3, units)
+        settings = {"grid_size": 4, "order": order, "initial": [torch.zeros_like]}
         functions = scrambled(LearnedFunctions(units, 1, groups, dtype=DOUBLE, **settings), seed)
     layer = GatedLinear(units, outputs, functions=functions, dtype=DOUBLE, **own)
     for place, parameter in enumerate(layer.parameters()):
@@ -51,7 +49,8 @@ def test_a_layer_is_what_it_is_said_to_be(order, gated, rank, reach):
     carried = None if reach is None else randn(5, reach, seed=1)
     code = None if rank is None else randn(5, rank, seed=2)
     output, state = layer(x, carried, code)
-    assert is_fused(output)
+    # Of SiLU and a linear map alone, torch's own operations are as fast.
+    assert is_fused(output) == (order > 0 or gated or rank is not None)
     for n, u in itertools.product(range(5), range(4)):
         value = x[n, u]
         if rank is not None:
@@ -127,14 +126,6 @@ def test_functions_without_a_kernel_or_with_hooks_are_called(kind, hooked):
     torch.testing.assert_close(output, expected)
 
 
-def test_a_chain_is_its_layers_one_by_one():
-    own = {"rank": 2, "gated": True}
-    layers = [_layer_of(3, 8, 22, seed=1, **own), _layer_of(3, 11, 2, seed=2, **own)]
-    x, code = randn(20, 16), randn(20, 2, seed=1)
-    expected, _ = layers[1](*layers[0](x, None, code), code)
-    assert torch.equal(gated_chain(layers, x, code), expected)
-
-
 # Settings
 
 
@@ -166,9 +157,9 @@ def test_where_they_start_and_what_they_cost(order):
         nn.functional.linear(torch.zeros(1, 5), torch.zeros(7, 5))
     product = counter.get_total_flops()
     per_unit = 3 + 2 * order if order else 4
-    # Each number of a code scales and shifts; a gate and a state are one operation each.
-    assert make(5, 7, rank=2).flops == product + 7 + 5 * (per_unit + 4 * 2 + 3 + 1 + 1)
-    assert make(5, 7, False, gated=False).flops == product + 5 * (per_unit + 1)
+    # Each number of a code scales and shifts; a gate is one operation, and a state is not counted.
+    assert make(5, 7, rank=2).flops == product + 7 + 5 * (per_unit + 4 * 2 + 3 + 1)
+    assert make(5, 7, False, gated=False).flops == product + 5 * per_unit
 
 
 REFUSED = [

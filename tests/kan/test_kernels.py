@@ -9,8 +9,18 @@ from torch.nn.functional import linear
 
 from helpers import seeded
 from kan_diffusion.kan import BSpline, KANLinear
-from kan_diffusion.kan.kernels.edges import edge_features
-from kernel_suite import DOUBLE, FORMS, SINGLE, Behaviour, Case, Numbers, Places, is_fused, over
+from kernel_suite import (
+    DOUBLE,
+    FORMS,
+    SINGLE,
+    Behaviour,
+    ByTorch,
+    Case,
+    Numbers,
+    Places,
+    is_fused,
+    over,
+)
 
 CUBIC = FORMS[0]
 
@@ -22,6 +32,11 @@ class TestNumbers(Numbers):
 
 @over(FORMS)
 class TestBehaviour(Behaviour):
+    pass
+
+
+@over(FORMS)
+class TestByTorch(ByTorch):
     pass
 
 
@@ -74,10 +89,10 @@ def test_a_basis_of_ones_own_is_left_to_torch():
         def slopes(self, u):
             return super().slopes(u / 2) / 2
 
-    layer = KANLinear(2, 3, basis=Wider(2, 4, 3))
+    layer = KANLinear(2, 3, basis=Wider)
     x = torch.randn(5, 2, generator=seeded(0))
     assert not is_fused(layer(x))
-    features = edge_features(x, layer.basis, True).flatten(1)
+    features = layer.features(x).flatten(1)
     torch.testing.assert_close(layer(x), linear(features, layer.weight, layer.bias))
 
 
@@ -86,15 +101,15 @@ def test_autocast_keeps_the_place_on_the_grid():
         case = Case("bspline", mode, SINGLE)
         layer = case.build(outputs=4, size=64)
         x = case.points(layer, 200)
-        features = edge_features(x, layer.basis, True)
+        features = layer.features(x)
         full = linear(features.flatten(1), layer.weight, layer.bias)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(edge_features(x, layer.basis, True), features)
+            assert torch.equal(layer.features(x), features)
             output = layer(x)
-            narrow = edge_features(x.bfloat16(), layer.basis, True)
+            narrow = layer.features(x.bfloat16())
         assert not is_fused(output)
         assert output.dtype == torch.bfloat16
-        assert torch.equal(narrow, edge_features(x.bfloat16().float(), layer.basis, True))
+        assert torch.equal(narrow, layer.features(x.bfloat16().float()))
         # Products of bfloat16 numbers: 2**-8 of the magnitudes that are added up.
         magnitude = linear(features.abs().flatten(1), layer.weight.abs(), layer.bias.abs())
         assert ((output.float() - full).abs() <= 2**-7 * magnitude).all()

@@ -1,4 +1,3 @@
-import copy
 import subprocess
 import sys
 import textwrap
@@ -9,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers import assert_same_state, random_layer, refused
+from helpers import assert_same_state, randn, random_layer, refused, seeded
 from kan_diffusion.kan import KANLinear
-from kan_diffusion.kan.bases import BASES, RBF
+from kan_diffusion.kan.bases import BASES
 
 
 def test_importing_a_layer_loads_torch_and_nothing_heavy():
@@ -67,26 +66,51 @@ def test_flops_are_the_edges_and_the_functions_of_each_input(
     assert layer.flops == expected + outputs * bias
 
 
-def test_a_basis_that_is_given_is_copied_as_it_is():
-    basis = RBF(3, 5)
-    basis.grid_origin.add_(2)
-    state = copy.deepcopy(basis.state_dict())
-    layer = KANLinear(3, 2, basis=basis, dtype=torch.float64)
-    assert_same_state(layer.basis.float(), state)
-    layer.reset_parameters()
-    assert_same_state(layer.basis, RBF(3, 5))
-    assert_same_state(basis, state)
+def test_with_shared_functions_weights_and_constants_are_drawn_as_those_of_a_linear_layer():
+    layer = KANLinear(4, 50, functions=3, groups=2)
+    layer.reset_parameters(seeded(0))
+    bound = 1 / 12**0.5
+    for parameter in (layer.weight.detach(), layer.bias.detach()):
+        assert 0.9 * bound < float(parameter.abs().max()) <= bound
+    again = KANLinear(4, 50, functions=3, groups=2)
+    again.reset_parameters(seeded(0))
+    assert_same_state(again, layer)
+
+
+def test_operations_of_shared_functions_are_those_of_the_product_and_the_functions():
+    layer = KANLinear(5, 7, functions=3, groups=2)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        torch.nn.functional.linear(torch.zeros(1, 15), layer.weight)
+    assert layer.flops == counter.get_total_flops() + 7 + 5 * (3 + 3 * 2 * 3)
+    assert KANLinear(5, 7, bias=False, functions=1).flops == 2 * 7 * 5 + 5 * 9
+
+
+def test_as_many_functions_as_the_basis_has_span_what_an_edge_of_its_own_does():
+    own = {"grid_size": 4, "dtype": torch.float64}
+    full = random_layer(3, 2, base_activation=None, **own)
+    shared = KANLinear(3, 2, functions=7, initial=[torch.zeros_like] * 7, **own)
+    with torch.no_grad():
+        shared.coefficients.copy_(torch.eye(7).unsqueeze(1))
+        shared.weight.copy_(full.weight)
+        shared.bias.copy_(full.bias)
+        shared.grid_origin.copy_(full.grid_origin)
+        shared.grid_step.copy_(full.grid_step)
+    x = 3 * randn(50, 3)
+    torch.testing.assert_close(shared(x), full(x))
 
 
 REFUSED = [
     ({"basis": "bsplin"}, "unknown basis 'bsplin', did you mean 'bspline'"),
     ({"basis": "powers"}, f"known: {', '.join(sorted(BASES))}"),
-    ({"basis": None}, "a name or a Basis object"),
-    ({"basis": RBF}, "a name or a Basis object"),
-    ({"basis": RBF(3, 5)}, "made for 3 inputs, not for 2"),
+    ({"basis": None}, "a name or a class of Basis, not None"),
+    ({"basis": torch.nn.Linear}, "a name or a class of Basis"),
+    ({"init": "noise", "base_activation": None}, "init='noise' starts from a base activation"),
+    ({"basis": "chebyshev", "init": "power-law"}, "take init='glorot', or base_activation='silu'"),
+    ({"functions": 2, "edge_scale": True}, "share functions have no base activation, scale or"),
+    ({"functions": 2, "init": "glorot"}, "leave these out, or leave out functions"),
+    ({"functions": 12}, "a KANLinear has at most as many functions .* raise grid_size"),
+    ({"functions": 1, "groups": 3}, "groups must be 1 to 2, the inputs, not 3"),
     ({"extrapolation": "linea"}, "'linea', did you mean 'linear'"),
-    ({"extrapolation": "periodic"}, "unknown extrapolation of basis 'bspline'"),
-    ({"basis": "rbf", "extrapolation": "periodic"}, "known: clamp, linear, zero"),
     ({"basis": "chebyshev", "extrapolation": "zero"}, "known: clamp, linear$"),
     ({"init": "xavier"}, "unknown init 'xavier'"),
     ({"base_activation": "gelu"}, "unknown base_activation 'gelu'"),
@@ -111,3 +135,5 @@ def test_printing_a_layer_tells_its_settings():
     text = repr(KANLinear(3, 2, order=2, grid_size=7, extrapolation="clamp", bias=False))
     for part in ("3, 2", "order=2", "num_intervals=7", "'clamp'", "'silu'", "bias=False"):
         assert part in text
+    shared = repr(KANLinear(5, 3, functions=4, groups=3))
+    assert "5, 3, functions=4, groups=3, bias=True" in shared

@@ -1,7 +1,7 @@
 import torch
 
 from helpers import randn, refused, seeded
-from kan_diffusion.kan import KAN, Basis, BSpline
+from kan_diffusion.kan import KAN
 
 
 def test_a_frozen_layer_lets_gradients_through():
@@ -10,35 +10,6 @@ def test_a_frozen_layer_lets_gradients_through():
     network(randn(7, 3)).sum().backward()
     assert network.layers[1].weight.grad is None
     assert float(network.layers[0].weight.grad.abs().sum()) > 0
-
-
-def test_every_layer_gets_a_basis_like_the_object():
-    basis = BSpline(9, 4, 3, (-2.0, 2.0))
-    network = KAN([3, 5, 2], basis=basis, dtype=torch.float64)
-    for layer, fan_in in zip(network.layers, (3, 5), strict=True):
-        assert type(layer.basis) is type(basis)
-        assert layer.basis is not basis
-        assert (layer.basis.in_features, layer.basis.extra_repr()) == (fan_in, basis.extra_repr())
-    named = KAN([3, 5, 2], grid_size=4, order=3, grid_range=(-2.0, 2.0), dtype=torch.float64)
-    named.load_state_dict(network.state_dict())
-    x = randn(7, 3)
-    assert torch.equal(named(x), network(x))
-
-
-def test_a_basis_of_ones_own_that_cannot_be_made_for_other_widths_says_so():
-    class Square(Basis):
-        in_features = 3
-        num_functions = num_active = flops_per_input = 1
-
-        def forward(self, x):
-            return x.square().unsqueeze(-1)
-
-        def one_input(self, i):
-            return Square()
-
-    assert KAN([3, 2], basis=Square())(torch.ones(4, 3)).shape == (4, 2)
-    with refused("made for 3 inputs, not for 5; define for_inputs"):
-        KAN([3, 5, 2], basis=Square())
 
 
 def test_one_stream_of_random_numbers_runs_through_the_layers():

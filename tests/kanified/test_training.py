@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kan.functions import BasisLayer
 from kanified_networks import gradients, kanify_in_both_ways, loss_of
 from picture_networks import change, make, output
 
@@ -26,9 +26,10 @@ def test_autocast_is_as_near_as_it_was(name):
         loss = loss_of(network, call)
     loss.backward()
     for part in network.modules():
-        if isinstance(part, EdgeLayer):
-            assert part.packed.grad.isfinite().all()
-            assert part.packed.grad.dtype is part.packed.dtype
+        if isinstance(part, BasisLayer):
+            for parameter in part.parameters():
+                assert parameter.grad.isfinite().all()
+                assert parameter.grad.dtype is parameter.dtype
 
 
 @pytest.mark.parametrize("name", ["dit", "clip"])

@@ -111,8 +111,8 @@ def test_the_verdict_table_is_right(contents, read):
         kan, mlp = best(values, "kan"), best(values, "mlp")
         cells = dict(zip(head, line, strict=True))
         assert cells["setting"].startswith(setting.label)
-        assert re.match(rf"{kan} [\d.]+ \(of 8\)", cells["best KAN"])
-        assert re.match(rf"{mlp} [\d.]+ \(of 5\)", cells["best MLP"])
+        assert re.match(rf"{kan} [\d.]+ \(of 4\)", cells["best KAN"])
+        assert re.match(rf"{mlp} [\d.]+ \(of 4\)", cells["best MLP"])
         mean = float(cells["best KAN"].removeprefix(kan).split()[0])
         assert mean == pytest.approx(values[kan].mean(), rel=5e-3)
         verdict = contents.decision.verdicts[setting.label]
@@ -150,14 +150,14 @@ def test_the_numbers_of_a_setting_are_right(contents, read, setting):
     columns = {
         words[measure]: measure, "held-out loss": "heldout_loss", "NLL": "nll", "D²": "energy",
         "SW2": "sliced_w2", "W2": "w2", "MMD²": "mmd", "C2ST": "c2st", "parameters": "parameters",
-        "FLOPs": "flops", "by edge": "flops_per_edge", "steps": "steps",
+        "FLOPs": "flops", "steps": "steps",
         "train (CPU s)": "train_cpu_seconds",
     }  # fmt: skip
     assert set(heads) == {"model", "− best MLP", "p (Holm)", *columns}
     # What is read first stands before the fold; further sizes come last.
     assert heads[:5] == ["model", "parameters", words[measure], "− best MLP", "p (Holm)"]
     assert heads[5] in {metric.label for metric in contents.results.metrics.values()}
-    assert heads[-3:] == ["FLOPs", "by edge", "steps"]
+    assert heads[-2:] == ["FLOPs", "steps"]
     oracle = ["exact oracle"] if setting.data != "wine" else []
     assert [line[0] for line in read.keys[table][1:]] == [*FAMILIES, *oracle, "real against real"]
     baseline = best(values, "mlp")
@@ -259,8 +259,8 @@ def test_what_names_hold_cannot_break_the_page(tmp_path):
     ("names", "budgets", "badges"),
     [
         (None, BUDGETS[:1], 1),
-        (("MLP", "MLP ReLU", "RBF 2015"), BUDGETS[:1], 0),  # of one kind: no verdict
-        (("MLP", "MLP ReLU", "RBF 2015"), (), 0),
+        (("MLP", "gated MLP", "spline-MLP"), BUDGETS[:1], 0),  # of one kind: no verdict
+        (("MLP", "gated MLP", "spline-MLP"), (), 0),
     ],
 )
 def test_one_setting_has_no_table_of_verdicts_and_no_pages(tmp_path, names, budgets, badges):

@@ -11,11 +11,11 @@ from PIL import Image
 from helpers import refused
 from html_page import Page
 from kan_diffusion.data.datasets import ToyData
+from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report import motion as moving
 from kan_diffusion.report.charts import process_motion, training_motion
 from kan_diffusion.report.motion import EXACT, Motion, PointPanel, reverse_motion, write_motion
-from kan_diffusion.sampling import make_scheduler
 from movers import mover, require_frames_from_noise_to_samples
 from synthetic_study import make_contents
 
@@ -23,7 +23,7 @@ from synthetic_study import make_contents
 @pytest.fixture(scope="module")
 def both():
     """Two MLPs side by side with the exact denoiser."""
-    return reverse_motion([mover("mlp-relu"), mover("mlp")], num=60, steps=6)
+    return reverse_motion([mover("residual-mlp"), mover("mlp")], num=60, steps=6)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_frames_go_from_the_noise_to_the_very_samples(process, scheduler):
 
 def test_models_side_by_side_start_from_one_noise(both):
     relu, mlp, exact = both.panels
-    assert [panel.title for panel in both.panels] == ["mlp-relu", "mlp", EXACT]
+    assert [panel.title for panel in both.panels] == ["residual-mlp", "mlp", EXACT]
     assert both.labels == tuple(f"t = {t:.2f} T" for t in (1, 5 / 6, 4 / 6, 0.5, 2 / 6, 1 / 6, 0))
     assert np.array_equal(relu.frames[0], mlp.frames[0])
     assert np.array_equal(relu.frames[0], exact.frames[0])
@@ -43,8 +43,8 @@ def test_models_side_by_side_start_from_one_noise(both):
     assert len({panel.colour for panel in both.panels}) == 3
     assert np.array_equal(relu.limits, exact.limits)
     # What the command `sample` draws from the same seed with that sampler.
-    pipeline = mover("mlp-relu").pipeline
-    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler)
+    pipeline = mover("residual-mlp").pipeline
+    pipeline.scheduler = make_scheduler("ddim", pipeline.process)
     points = pipeline(60, 6, generator=torch_generator("samples", 0)).samples
     assert np.array_equal(relu.frames[-1], points.numpy())
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from kan_diffusion.denoisers import registry
+from kan_diffusion.denoisers.families import FAMILIES
 from kan_diffusion.report.explanation.looks import INPUT_COLOURS
 from kan_diffusion.report.style import REAL, family_styles, model_styles
 
@@ -33,16 +33,16 @@ def apart(one, other, seen_by):
 
 @pytest.mark.parametrize("more", [0, 5])
 def test_families_differ_in_colour_or_marker_and_their_kinds_by_colour(more, monkeypatch):
-    known = dict(registry.FAMILIES)
+    known = dict(FAMILIES)
     for kind in ("kan", "mlp", "other"):
         like = next(family for family in known.values() if family.kind == kind)
         for number in range(more):
-            monkeypatch.setitem(registry.FAMILIES, f"{kind} {number}", like)
+            monkeypatch.setitem(FAMILIES, f"{kind} {number}", like)
     styles = family_styles()
-    assert set(styles) == set(registry.FAMILIES)
+    assert set(styles) == set(FAMILIES)
     assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles)
     kans, mlps = (
-        {style.colour for name, style in styles.items() if registry.FAMILIES[name].kind == kind}
+        {style.colour for name, style in styles.items() if FAMILIES[name].kind == kind}
         for kind in ("kan", "mlp")
     )
     for seen_by in READERS:

@@ -6,7 +6,7 @@ import yaml
 
 from helpers import refused
 from kan_diffusion.data.datasets import ToyData, data_from_name, load_dataset
-from kan_diffusion.denoisers.registry import get_family
+from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import StudyConfig, preset_names, read_preset, read_study
 from kan_diffusion.study.trial import build

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from helpers import randn, refused
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, save_pipeline
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import write_parquet
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, save_pipeline
 from kan_diffusion.study.folder import (
     TrialResult,
     TrialTakenError,
@@ -127,7 +127,7 @@ def _pipeline(value):
     process, model = get_process("cosine"), denoiser()
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, value)
-    return PointDiffusionPipeline(model, process.scheduler(), (0.0, 0.0), (1.0, 1.0), ("x", "y"))
+    return PointDiffusionPipeline(model, process, (0.0, 0.0), (1.0, 1.0), ("x", "y"))
 
 
 def _values(folder):
@@ -157,11 +157,11 @@ def test_pipelines_saved_by_several_at_once_are_never_missing_or_torn(tmp_path):
 
 def test_a_pipeline_that_cannot_be_written_leaves_the_old_one(tmp_path):
     save_pipeline(_pipeline(1.0), tmp_path)
-    scheduler = tmp_path / "scheduler" / "scheduler_config.json"
-    scheduler.unlink()
-    scheduler.mkdir()  # a folder in the place of a file cannot be replaced by one
-    (scheduler / "file").write_text("")
-    with refused(r"scheduler_config\.json': .* free some space", RunFolderError):
+    config = tmp_path / "denoiser" / "config.json"
+    config.unlink()
+    config.mkdir()  # a folder in the place of a file cannot be replaced by one
+    (config / "file").write_text("")
+    with refused(r"config\.json': .* free some space", RunFolderError):
         save_pipeline(_pipeline(2.0), tmp_path)
-    assert (scheduler / "file").exists()
+    assert (config / "file").exists()
     assert not list(tmp_path.glob(".pipeline*"))

@@ -4,7 +4,7 @@ import yaml
 
 from helpers import refused
 from kan_diffusion.data.datasets import FileData, ToyData, load_dataset
-from kan_diffusion.denoisers.registry import FAMILIES, build_denoiser
+from kan_diffusion.denoisers.families import FAMILIES, build_denoiser
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build

@@ -7,11 +7,11 @@ import torch
 
 from helpers import refused, seeded
 from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.diffusion.likelihood import first_noise
+from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.likelihood import first_noise
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import make_scheduler
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import (
     TrialTakenError,
@@ -52,7 +52,6 @@ def test_everything_a_finished_trial_holds(finished):
         "model_index.json",
         "denoiser/config.json",
         "denoiser/diffusion_pytorch_model.safetensors",
-        "scheduler/scheduler_config.json",
         "curves.parquet",
         "samples.safetensors",
         *(f"reverse/{step}.safetensors" for step in (0, 10, 20, 30, 40)),
@@ -129,7 +128,7 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
     noise = torch.randn(400, 2, generator=seeded())
     assert torch.equal(panels[0], noise)
     # The pictures are even in time: every tenth of fifty DDIM steps, to the very samples.
-    pipeline.scheduler = make_scheduler("ddim", pipeline.scheduler)
+    pipeline.scheduler = make_scheduler("ddim", pipeline.process)
     states = {}
     pipeline(
         400,
@@ -144,7 +143,7 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
         step_before = num_timesteps - num_timesteps // 50 * (5 * panel - 1)
         assert torch.equal(panels[panel], states[step_before])
     # Of few steps it shows some states twice.
-    pipeline.scheduler = make_scheduler("ddpm", pipeline.scheduler)
+    pipeline.scheduler = make_scheduler("ddpm", pipeline.process)
     panels = record_reverse(pipeline, 7, 3, seeded())
     assert len(panels) == NUM_PANELS
     assert len({tuple(panel.flatten().tolist()) for panel in panels}) == 4

@@ -10,7 +10,7 @@ from helpers import seeded
 from kan_diffusion.data import make_toy
 from kan_diffusion.denoisers import UNLABELLED, DenoiserOutput, PointDenoiser
 from kan_diffusion.denoisers.base import ModelMixin
-from kan_diffusion.likelihood import first_noise, log_likelihood
+from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 
 __all__ = ["ExactDenoiser", "ModelMixin", "errors_of_density", "require_fourth_order"]
 

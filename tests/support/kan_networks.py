@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from helpers import randn, seeded
-from kan_diffusion.kan import KAN, GatedLinear, GroupedKANLinear, KANLinear, LearnedFunctions
-from kan_diffusion.kan.bases import GridBasis
-from kan_diffusion.kan.grids import EdgeLayer
+from kan_diffusion.kan import KAN, GatedLinear, KANLinear, LearnedFunctions
+from kan_diffusion.kan.functions import BasisLayer
 
 BASES = ("bspline", "rbf", "chebyshev")
 
@@ -21,7 +20,7 @@ class Gated(nn.Module):
         self.first = nn.Linear(3, 16, dtype=dtype)
         self.layers = nn.ModuleList()
         for outputs in (16, 2):
-            functions = LearnedFunctions(8, 1, [0, 1, 0, 0, 2, 1, 0, 0], dtype=dtype)
+            functions = LearnedFunctions(8, 1, 3, dtype=dtype)
             own = functions if learned else None
             self.layers.append(GatedLinear(8, outputs, rank=2, functions=own, dtype=dtype))
 
@@ -35,12 +34,12 @@ class Gated(nn.Module):
 LEARNED = {
     "functions": lambda dtype=None: nn.Sequential(
         LearnedFunctions(3, dtype=dtype),
-        LearnedFunctions(3, 2, [0, 1, 0], dtype=dtype),
+        LearnedFunctions(3, 2, 2, dtype=dtype),
         nn.Linear(6, 2, dtype=dtype),
     ),
     "grouped": lambda dtype=None: nn.Sequential(
-        GroupedKANLinear(3, 5, functions=2, groups=[0, 1, 0], dtype=dtype),
-        GroupedKANLinear(5, 2, functions=3, dtype=dtype),
+        KANLinear(3, 5, functions=2, groups=2, dtype=dtype),
+        KANLinear(5, 2, functions=3, grid_size=8, dtype=dtype),
     ),
     "gated": partial(Gated, True),
     "gated-silu": partial(Gated, False),
@@ -50,8 +49,8 @@ LEARNED = {
 LAYERS = {
     **{name: partial(KANLinear, 3, 2, basis=name) for name in BASES},
     "functions": partial(LearnedFunctions, 3),
-    "shared": partial(LearnedFunctions, 3, 2, [0, 1, 0]),
-    "grouped": partial(GroupedKANLinear, 3, 2, functions=2, groups=[0, 1, 0]),
+    "shared": partial(LearnedFunctions, 3, 2, 2),
+    "grouped": partial(KANLinear, 3, 2, functions=2, groups=2),
 }
 """Layers of three inputs."""
 
@@ -71,10 +70,10 @@ def network_of(basis="bspline", seed=0, sizes=(3, 5, 2), **own):
     for place, parameter in enumerate(network.parameters()):
         parameter.detach().add_(0.3 * randn(*parameter.shape, seed=100 * seed + place))
     for layer in network.modules():
-        if isinstance(layer, EdgeLayer) and isinstance(layer.basis, GridBasis):
-            layer.grid.grid_step.mul_(0.7)
+        if isinstance(layer, BasisLayer):
+            layer.basis.grid_step.mul_(0.7)
             count = layer.basis.in_features
-            layer.grid.grid_origin.add_(torch.rand(count, generator=seeded(seed)))
+            layer.basis.grid_origin.add_(torch.rand(count, generator=seeded(seed)))
     return network
 
 

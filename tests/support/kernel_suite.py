@@ -18,9 +18,8 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
 from helpers import assert_as_exact, randn, scattered, seeded
-from kan_diffusion.kan import GatedLinear, GroupedKANLinear, KANLinear, LearnedFunctions
-from kan_diffusion.kan.bases import Basis
-from kan_diffusion.kan.kernels import runtime
+from kan_diffusion.kan import GatedLinear, KANLinear, LearnedFunctions
+from kan_diffusion.kan.kernels import fused, runtime
 
 SINGLE, DOUBLE = torch.float32, torch.float64
 by_torch = forward_ad.dual_level
@@ -81,32 +80,34 @@ class Case:
     def build(self, inputs=3, outputs=5, size=4, bias=True, seed=0):
         """The module with normal parameters and a grid of its own for each input or group.
 
-        Groups are uneven, and where functions are shared there are ``outputs`` of an input. The
+        Groups are by turns, and where functions are shared there are ``outputs`` of an input. The
         seed decides what gates, modulates and reaches the units of a gated layer.
         """
         generator = seeded(seed)
         shared = {"grid_size": size, "order": self.order, "dtype": self.dtype}
         known = size + self.order
-        groups = [i if i < 3 else (i * i) % 3 for i in range(inputs)]
-        own = {"extrapolation": self.mode, "start": [torch.zeros_like]}
+        groups = min(3, inputs)
+        own = {"extrapolation": self.mode, "initial": [torch.zeros_like]}
         if self.kind in ("functions", "gated"):
             module = LearnedFunctions(
-                inputs, groups=groups * self.is_gated or None, **own, **shared
+                inputs, groups=groups if self.is_gated else None, **own, **shared
             )
         elif self.kind == "shared":
-            own["start"] *= min(outputs, known)
+            own["initial"] *= min(outputs, known)
             module = LearnedFunctions(inputs, min(outputs, known), groups, **own, **shared)
         elif self.kind == "grouped":
-            own["start"] *= min(5, known)
+            own["initial"] *= min(5, known)
             several = {"functions": min(5, known), "groups": groups}
-            module = GroupedKANLinear(inputs, outputs, bias, **several, **own, **shared)
+            module = KANLinear(inputs, outputs, bias, **several, **own, **shared)
         elif self.is_full:
             own = {"extrapolation": self.mode, "base_activation": "silu" if self.base else None}
             module = KANLinear(inputs, outputs, bias, basis=self.kind, **own, **shared)
-        grid = None if self.kind == "gated-silu" else module.grid
+        grid = None if self.kind == "gated-silu" else module.basis
         if self.is_gated:
             own = {"functions": None if grid is None else module, "dtype": self.dtype}
-            own |= {"gated": seed % 2 == 0, "rank": (2, None, 0, 3)[seed % 4]}
+            # Without gates and a code, SiLU and a product are torch's own.
+            ranks = 2, 1 if grid is None else None, 0, 3
+            own |= {"gated": seed % 2 == 0, "rank": ranks[seed % 4]}
             reach = (inputs + 1, inputs, 0, max(1, inputs - 3))[seed // 4 % 4]
             module = Rows(GatedLinear(inputs, outputs, bias, **own), reach)
         for parameter in module.parameters():
@@ -130,8 +131,8 @@ class Case:
 
     def places(self, module, u):
         """The inputs at places u of the grids."""
-        grid_of = list(module.group_of) if self.is_learned else list(range(module.in_features))
-        grid = module.grid
+        grid_of = module.group.tolist() if self.is_learned else list(range(module.in_features))
+        grid = module.basis
         return (grid.grid_origin[grid_of] + grid.grid_step[grid_of] * u).to(self.dtype)
 
 
@@ -168,14 +169,14 @@ def direction_of(output, seed=2):
 
 
 def run(module, x, direction=None, fused=True):
-    """Output and gradients of the kernel, or of torch's own operations."""
+    """Output and gradients of the kernel, or of torch's own operations; of either if None."""
     x = x.detach().requires_grad_()
-    if fused:
+    if fused is not False:
         output = module(x)
     else:
         with by_torch():
             output = module(x)
-    assert is_fused(output) == fused
+    assert fused is None or is_fused(output) == fused
     direction = direction_of(output) if direction is None else direction
     return [output.detach(), *torch.autograd.grad(output, operands_of(module, x), direction)]
 
@@ -201,8 +202,8 @@ def reached(case, module, here):
     columns = here.any(0)
     marked = {"bias": torch.zeros(found[0].shape[1], dtype=torch.bool)}
     if case.is_learned:
-        groups = torch.zeros(module.groups, dtype=torch.bool)
-        groups[[module.group_of[i] for i in columns.nonzero().flatten().tolist()]] = True
+        groups = torch.zeros(module.basis.in_features, dtype=torch.bool)
+        groups[module.group[columns]] = True
         marked["coefficients"] = groups.unsqueeze(1).expand_as(module.coefficients)
     if hasattr(module, "weight"):
         edges = module.weight.view(module.out_features, module.in_features, -1)
@@ -210,6 +211,11 @@ def reached(case, module, here):
     else:
         found = [here.repeat_interleave(module.functions, dim=1)]
     return [*found, here, *(marked[name] for name, _ in module.named_parameters())]
+
+
+def without_kernels(monkeypatch):
+    """Turns kernels off, as ``KAN_KERNELS=0`` does; torch's own operations keep inputs alone."""
+    monkeypatch.setattr(fused, "_ENABLED", False)
 
 
 def threads_of(monkeypatch):
@@ -316,7 +322,7 @@ class Behaviour:
             assert torch.equal(parameters["bias"].isnan(), expected)
         else:
             expected = torch.zeros(module.functions, module.groups, dtype=torch.bool)
-            expected[3 % module.functions, module.group_of[3 // module.functions]] = True
+            expected[3 % module.functions, module.group[3 // module.functions]] = True
             assert torch.equal(parameters["coefficients"].isnan().any(2), expected)
 
     def test_operands_need_not_be_contiguous_and_are_not_written(self, case):
@@ -487,11 +493,42 @@ class Behaviour:
         with torch.inference_mode():
             assert torch.equal(module(x), output.detach())
         x.requires_grad_()
-        for operand in [*module.parameters(), *module.buffers()]:
+        for operand in {**dict(module.named_parameters()), **module.state_dict()}.values():
             output = module(x)
             operand.detach().add_(0.3)
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 torch.autograd.grad(output.sum(), x)
+
+
+class ByTorch:
+    """Modules without kernels, as on a GPU: the same function, with inputs alone kept for later."""
+
+    @drawn
+    @given(data=st.data())
+    def test_it_computes_what_the_kernel_does(self, case, data):
+        seed, rows = data.draw(st.integers(0, 999)), data.draw(st.sampled_from([0, 1, 40]))
+        module = case.build(5, 7, size=data.draw(st.sampled_from([1, 2, 8])), seed=seed)
+        x = case.points(module, rows, seed)
+        expected = run(module, x)
+        with pytest.MonkeyPatch.context() as patch:
+            without_kernels(patch)
+            found = run(module, x, fused=None)
+        for one, other in zip(found, expected, strict=True):
+            scale = max(1.0, float(other.abs().max())) if other.numel() else 1.0
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12 * scale)
+
+    def test_first_and_second_derivatives_without_a_kernel(self, case, monkeypatch):
+        without_kernels(monkeypatch)
+        module = case.build(2, 2, 3)
+        names = [name for name, _ in module.named_parameters()]
+
+        def function(x, *parameters):
+            return functional_call(module, dict(zip(names, parameters, strict=True)), x)
+
+        x = case.points(module, 2, reach=2)
+        leaves = [t.detach().clone().requires_grad_() for t in operands_of(module, x)]
+        assert torch.autograd.gradcheck(function, leaves)
+        assert torch.autograd.gradgradcheck(function, leaves)
 
 
 class Places:
@@ -500,7 +537,7 @@ class Places:
     def test_knots_ends_and_zeros_are_where_they_are(self, case):
         module = case.build(20, 7, size=8)
         # Steps and origins whose multiples are exact: an end is where both say it is.
-        origin, step = module.grid.grid_origin, module.grid.grid_step
+        origin, step = module.basis.grid_origin, module.basis.grid_step
         origin.copy_(torch.arange(len(origin)) / 4 - 3)
         step.fill_(0.25)
         knots = torch.arange(-8.0, 8 + 9).unsqueeze(1).expand(-1, 20)
@@ -533,16 +570,11 @@ class Places:
         assert output.dtype == DOUBLE
         torch.testing.assert_close(output, module(x.float().double()), rtol=0, atol=1e-3)
 
-    def test_a_basis_whose_grid_is_to_be_learned_or_that_has_hooks_is_called(self, case):
+    def test_a_grid_may_be_learned(self, case):
         module = (case if case.is_learned else replace(case, mode="clamp")).build(1)
         x = case.points(module, 6, reach=0)
 
         def total(step):
             return functional_call(module, {"basis.grid_step": step}, x).sum()
 
-        assert torch.autograd.gradcheck(total, module.grid.grid_step.clone().requires_grad_())
-        expected, seen = module(x), []
-        module.basis.register_forward_hook(lambda *call: seen.append(call[2].shape[-1]))
-        torch.testing.assert_close(module(x), expected)
-        assert seen == [module.basis.num_functions]
-        assert isinstance(module.basis, Basis)
+        assert torch.autograd.gradcheck(total, module.basis.grid_step.clone().requires_grad_())

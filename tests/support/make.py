@@ -6,7 +6,7 @@ import json
 import torch
 
 from helpers import seeded
-from kan_diffusion.denoisers.registry import build_denoiser
+from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.files import CHECKSUMS, write_checksums
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.config import StudyConfig
@@ -29,7 +29,7 @@ def process(prediction_type="v_prediction", **settings):
 def denoiser(family="mlp", dim=2, *, seed=0, **options):
     """An untrained denoiser with two hidden layers of eight units, unless options say otherwise."""
     given = {"num_train_timesteps": FEW_STEPS, **options}
-    if not given.keys() & {"params", "flops", "flops_per_edge", "hidden"}:
+    if not given.keys() & {"params", "flops", "hidden"}:
         given["hidden"] = (8, 8)
     return build_denoiser(family, dim, generator=seeded(seed), **given)
 

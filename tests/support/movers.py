@@ -5,10 +5,10 @@ import torch
 
 from helpers import seeded
 from kan_diffusion.data.datasets import ToyData, load_dataset
-from kan_diffusion.denoisers.registry import build_denoiser
+from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.processes import get_process
 from kan_diffusion.report.motion import Mover, reverse_process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 
 ROLL = ToyData(toy="swiss-roll", num_points=10)
 
@@ -22,16 +22,15 @@ def mover(family="mlp", process="cosine", data=ROLL):
         generator=seeded(),
     )  # fmt: skip
     pipeline = PointDiffusionPipeline(
-        denoiser, make_scheduler(None, chosen.scheduler()), toy.standardizer.mean,
-        toy.standardizer.scale, toy.columns,
-    )  # fmt: skip
+        denoiser, chosen, toy.standardizer.mean, toy.standardizer.scale, toy.columns
+    )
     return Mover(family, family, pipeline, chosen, data, source=f"runs/{family}")
 
 
 def require_frames_from_noise_to_samples(process, scheduler):
     """Checks that the states of a reverse process begin with the noise and end with the samples."""
     pipeline = mover(process=process).pipeline
-    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
     drawn = reverse_process(pipeline, 20, 8, seeded(3))
     samples = pipeline(20, 8, generator=seeded(3)).samples
     assert torch.equal(torch.from_numpy(drawn.states[-1]), samples)

@@ -3,7 +3,7 @@
 import torch
 
 from helpers import seeded
-from kan_diffusion.denoisers import KANDenoiser
+from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.readable import CurveSettings, ReadableDenoiser, readable
 
@@ -21,18 +21,18 @@ def stir(module, seed=0, spread=0.4):
 
 def kan(seed=0, **settings):
     """A float64 KAN denoiser with no parameter at a special value."""
-    settings = {"data_dim": 2, "hidden": (4, 3), "num_train_timesteps": T, **settings}
-    made = KANDenoiser(**settings).double()
+    shape = {"data_dim": 2, "hidden": (4, 3), "num_train_timesteps": T, "num_time_frequencies": 3}
+    grid = {"edges": True, "grid_size": 5, "grid_range": (-2.0, 2.0)}
+    made = NetworkDenoiser(**{**shape, **grid, **settings}).double()
     stir(made, seed)
     return made
 
 
 def moved_kan():
     """A KAN denoiser of nine intervals, with grids of its own for every input."""
-    made = kan()
-    made.refine(9, *batch())
+    made = kan(grid_size=9)
     with torch.no_grad():
-        for layer in made.network.layers:
+        for layer in made.kan_layers:
             layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
     return made
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from kan_diffusion.denoisers import Family, KANDenoiser, MLPDenoiser
+from kan_diffusion.denoisers import Family, NetworkDenoiser
 from kan_diffusion.denoisers.base import ModelMixin  # noqa: F401  # from_pretrained looks for it here
 
 FOLDER = "KAN_DIFFUSION_TROUBLES"
@@ -59,21 +59,21 @@ class _Troubled:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class UndisturbedMLP(_Troubled, MLPDenoiser):
+class UndisturbedMLP(_Troubled, NetworkDenoiser):
     pass
 
 
-class UndisturbedKAN(_Troubled, KANDenoiser):
+class UndisturbedKAN(_Troubled, NetworkDenoiser):
     pass
 
 
-class KilledKAN(_Troubled, KANDenoiser):
+class KilledKAN(_Troubled, NetworkDenoiser):
     """Kills its process once."""
 
     times, trouble = 1, "killed"
 
 
-class OutOfSpaceMLP(_Troubled, MLPDenoiser):
+class OutOfSpaceMLP(_Troubled, NetworkDenoiser):
     """Leaves its process no more than a page a file."""
 
     times, trouble = 1, "out of space"
@@ -83,7 +83,8 @@ class OutOfSpaceMLP(_Troubled, MLPDenoiser):
 
 
 _MADE = {"depth": 2, "learning_rate": 1e-2}
+_KAN = {**_MADE, "kind": "kan", "settings": {"edges": True, "grid_size": 5}}
 UNDISTURBED = Family("undisturbed", UndisturbedMLP, kind="mlp", title="Undisturbed", **_MADE)
-UNDISTURBED_KAN = Family("undisturbed-kan", UndisturbedKAN, kind="kan", title="KAN", **_MADE)
-KILLED = Family("killed", KilledKAN, kind="kan", title="Killed", **_MADE)
+UNDISTURBED_KAN = Family("undisturbed-kan", UndisturbedKAN, title="KAN", **_KAN)
+KILLED = Family("killed", KilledKAN, title="Killed", **_KAN)
 OUT_OF_SPACE = Family("out-of-space", OutOfSpaceMLP, kind="mlp", title="Out of space", **_MADE)

@@ -143,10 +143,10 @@ def test_too_many_edges_get_no_formulas(run, tmp_path):
 
 
 def test_networks_without_edges_to_read_and_levels_that_are_none_are_refused(runs, run, tmp_path):
-    with refused("'mlp': only KANs have edges to read.* --family readable-kan"):
+    with refused("'mlp': only KANs have edges to read; train family 'readable-kan'"):
         explain_run(runs("points"), tmp_path / "out")
     (kan,) = (t for t in load_study(runs("study")).trials[:2] if t.row["family"] == "kan")
-    with refused("'kan': edges of gated .* not read one at a time; .* --family readable"):
+    with refused("'kan': edges of gated .* not read one at a time; train family 'readable-kan'"):
         explain_run(kan.folder, tmp_path / "out")
     for timestep in (-1, 1000):
         options = ExplainOptions(prune=None, num_samples=0, levels=(10, timestep))

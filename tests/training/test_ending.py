@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import assert_same_state, refused, seeded
-from kan_diffusion.denoisers import MLPDenoiser
+from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, run
 from short_training import Stop, small, trained
@@ -77,7 +77,7 @@ def test_the_held_out_loss_is_the_mean_loss_on_those_points():
     )
 
 
-class Timed(MLPDenoiser):
+class Timed(NetworkDenoiser):
     """Takes some seconds for a training step, and a third of them for a batch of a look."""
 
     def __init__(self, pace, step=0):

@@ -34,7 +34,7 @@ def _edges(denoiser):
     return outputs
 
 
-@pytest.mark.parametrize("family", ["full-kan", "kan-rational"])
+@pytest.mark.parametrize("family", ["full-kan", "modulated-kan"])
 def test_a_weight_makes_the_penalty_smaller(family):
     plain, sparse = _kan(family), _kan(family)
     _train(plain)
@@ -65,7 +65,7 @@ def test_the_penalty_is_of_what_passed_through_the_layers():
     denoiser(points, steps)
     state = torch.cat([points, denoiser.time_features(steps, points.dtype)], -1)
     expected = 0.0
-    for layer in denoiser.network.layers:
+    for layer in denoiser.kan_layers:
         sizes = edge_sizes(layer.edge_outputs(state))
         expected = expected + sizes.sum() + layer_entropy(sizes)
         state = layer(state)
@@ -76,7 +76,7 @@ def test_the_penalty_is_of_what_passed_through_the_layers():
 def test_edges_of_gated_layers_and_of_parts_of_a_layer_are_left_out():
     grouped = _kan("kan")
     (outputs,) = _edges(grouped)
-    first = grouped.network.first
+    first = grouped.first
     assert outputs.shape[1:] == (first.out_features, first.in_features)
     mixed = [[(0, 0, CURVE, False), (1, 1, "tanh", True)], [(0, 0, "linear", True)]]
     readable = network(mixed, [2], data_dim=1)
@@ -89,9 +89,9 @@ def test_edges_of_gated_layers_and_of_parts_of_a_layer_are_left_out():
     for family, message in (
         (
             "gated-mlp",
-            r"GatedDenoiser has none \(those of gated layers are no functions of",
+            r"NetworkDenoiser has none \(those of gated layers are no functions of",
         ),
-        ("mlp", "KAN layers, and MLPDenoiser has none"),
+        ("mlp", "KAN layers, and NetworkDenoiser has none"),
     ):
         with refused(message):
             EdgeWatch(_kan(family))

@@ -13,14 +13,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from helpers import refused, seeded
 from kan_diffusion.data import GaussianMixture, Standardizer
 from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
-from kan_diffusion.denoisers import MLPDenoiser
+from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.devices import resolve_device
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.training import TrainingConfig, read_checkpoint_identity
 from short_training import POINTS, SHORT, Stop, after_each_step, digest, small, stopped_at, trained
 
@@ -56,7 +56,7 @@ def test_an_mlp_samples_moons_as_well_by_flow_matching_as_by_diffusion():
         process, denoiser = get_process(name), small(hidden=(48, 48, 48))
         config = TrainingConfig(steps=800, batch_size=512, learning_rate=5e-3, ema_decay=0.99)
         trained(denoiser, config, points=dataset.train, process=process)
-        pipeline = PointDiffusionPipeline(denoiser, make_scheduler(None, process.scheduler()))
+        pipeline = PointDiffusionPipeline(denoiser, process)
         distances[name] = energy_distance(pipeline(2000, 20, generator=seeded(2)).samples, real)
     # A few times the distance of two real samples, and no worse than diffusion but for chance.
     assert distances["flow"] < min(8 * chance, distances["cosine"] + 2 * chance), distances
@@ -69,9 +69,7 @@ def test_labels_make_samples_of_their_class_and_dropout_trains_the_rest():
     denoiser = small(num_classes=2, hidden=(48, 48))
     config = TrainingConfig(steps=700, batch_size=256, learning_rate=1e-2, ema_decay=0.99)
     trained(denoiser, config, points=points, conditions={"class_labels": labels})
-    pipeline = PointDiffusionPipeline(
-        denoiser, make_scheduler("dpm-solver++", get_process("cosine").scheduler())
-    )
+    pipeline = PointDiffusionPipeline(denoiser, get_process("cosine"))
     for label, sign in ((0, -1), (1, 1)):
         samples = pipeline(500, 20, generator=seeded(2), class_labels=label).samples
         assert (sign * samples[:, 0] > 0).float().mean() > 0.99
@@ -348,7 +346,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
             trained(small(), checkpoint=checkpoint, resume=True)
 
 
-class Breaks(MLPDenoiser):
+class Breaks(NetworkDenoiser):
     """Answers with infinity from a step on."""
 
     def __init__(self, step):

@@ -189,7 +189,7 @@ def compare(
     config = _judged(config, quick).pinned()
     folder = out if out is not None else Path("runs") / config.name
     for process in config.process:
-        _warn(signal_warning(process.scheduler()))
+        _warn(signal_warning(process))
     with show_study_progress(config.name) as progress:
         with open_executor(executor, workers=workers, device=device, address=address) as runner:
             results = run_study(
@@ -233,7 +233,7 @@ def _require_success(rows: pd.DataFrame) -> None:
     epilog="Examples:\n\n"
     "`kan-diffusion tune points.csv --tries 12 --out runs/tuned`, then\n\n"
     "`kan-diffusion compare points.csv --tuned runs/tuned/tuned.json`\n\n"
-    "`kan-diffusion tune pilot --data swiss-roll,checkerboard`\n\n"
+    "`kan-diffusion tune swiss-roll --data swiss-roll,checkerboard`\n\n"
     "`kan-diffusion tune study.yaml --storage postgresql://host/tuning`: many machines"
 )
 def tune(
@@ -483,7 +483,7 @@ def train(
     folder = out if out is not None else Path("runs/train") / name
     if leads():
         prepare_trial_folder(folder, config, fresh=fresh)
-    _warn(signal_warning(config.process.scheduler()))
+    _warn(signal_warning(config.process))
     floor = known_floor(config.data, config.process)
     pictures = isinstance(config.data, PictureData)
     if pictures:
@@ -544,7 +544,6 @@ def _in_short(dataset: Dataset) -> str:
     "`kan-diffusion sample runs/people --like some.csv`: a row for each, its cells kept\n\n"
     "`kan-diffusion sample runs/moons --class upper --guidance 2`: points of one class\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`\n\n"
-    "`kan-diffusion sample model.json`: from a model that the playground saved\n\n"
     "`kan-diffusion sample runs/digits --prompt 'a seven' --num 16 --guidance 2 --out sevens`: PNG "
     "files and a contact sheet\n\n"
     "`kan-diffusion sample runs/kan runs/mlp --animate both.gif`: how points come about, side by "
@@ -638,12 +637,12 @@ def sample(
     from kan_diffusion.data.conditions import conditions_from_texts
     from kan_diffusion.data.tables import write_frame
     from kan_diffusion.devices import resolve_device
+    from kan_diffusion.diffusion.sampling import make_scheduler
     from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
-    from kan_diffusion.report.motion import is_of_playground, mover_of_run
+    from kan_diffusion.report.motion import mover_of_run
     from kan_diffusion.report.pictures import write_pictures
-    from kan_diffusion.sampling import make_scheduler
     from kan_diffusion.table_pipeline import TableDiffusionPipeline
 
     if animate is not None:
@@ -686,10 +685,10 @@ def sample(
             raise KanDiffusionError(
                 f"'{run}' is a model of {kind}; {asked} is for models of {theirs}"
             )
-    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler)
-    _warn(signal_warning(pipeline.scheduler))
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
+    _warn(signal_warning(pipeline.process))
     if steps is None:
-        steps = pipeline.scheduler.config.num_train_timesteps if scheduler == "ddpm" else 20
+        steps = pipeline.process.num_timesteps if scheduler == "ddpm" else 20
     pipeline.to(resolve_device(device))
     generator = torch_generator("samples", seed)
     if isinstance(pipeline, PictureDiffusionPipeline):
@@ -726,7 +725,7 @@ def sample(
             guidance_scale=1.0 if guidance is None else guidance,
         ).samples
         frame = pd.DataFrame(points.cpu().double().numpy(), columns=list(pipeline.columns))
-    usual_place = (run.parent if is_of_playground(run) else run) / "samples.csv"
+    usual_place = run / "samples.csv"
     path = out or (usual_place if overwrite else _free_place(usual_place))
     write_frame(path, frame)
     typer.echo(f"{len(frame):,} rows: {path}")
@@ -765,7 +764,7 @@ def _animate(
     _without_bars()
     movers = [mover_of_run(run, verify=verify) for run in runs]
     for mover in movers:
-        _warn(signal_warning(mover.pipeline.scheduler))
+        _warn(signal_warning(mover.process))
         mover.pipeline.to(resolve_device(device))
     if isinstance(movers[0].pipeline, PictureDiffusionPipeline):
         if trails is not None:
@@ -833,40 +832,6 @@ def _draw_pictures(
     assert isinstance(pictures, list)
     asked = [*prompts, *classes] or [""]
     return [(what, pictures[place * num : (place + 1) * num]) for place, what in enumerate(asked)]
-
-
-@app.command(
-    epilog="Examples:\n\n"
-    "`kan-diffusion train swiss-roll --out runs/roll`, then\n\n"
-    "`kan-diffusion export runs/roll --to web`: runs/roll/playground.json, which the playground "
-    "opens\n\n"
-    "`kan-diffusion sample model.json`: what the playground saved, in Python"
-)
-def export(
-    run: Run,
-    to: Annotated[str, option("What to write: web, a model of the playground.")],
-    out: Annotated[
-        Path | None, option("File to write.", "playground.json in the run's folder")
-    ] = None,
-    overwrite: Overwrite = False,
-    unverified: Unverified = False,
-) -> None:
-    """Write a trained run for other programs: as a model of the playground in the browser."""
-    from kan_diffusion.data.datasets import ToyData
-    from kan_diffusion.files import write_bytes
-    from kan_diffusion.study.measure import load_point_run
-    from kan_diffusion.web import WebData, WebModel, web_json
-
-    require_known("format of --to", to, ("web",))
-    _without_bars()
-    path = out or run / "playground.json"
-    _require_free(path, overwrite)
-    config, pipeline = load_point_run(run, verify=not unverified)
-    # With noise of its own, a toy has another density than the playground's toy of that name.
-    toy = config.data if isinstance(config.data, ToyData) else None
-    data = WebData(toy=toy.toy) if toy is not None and toy.noise is None else None
-    write_bytes(path, web_json(WebModel(pipeline, config.process, data)))
-    typer.echo(f"Model: {path}\nOpen it in the playground ('make playground')")
 
 
 @app.command(

@@ -91,7 +91,7 @@ What = Annotated[
     str,
     typer.Argument(
         callback=own_code,
-        help="A built-in study (swiss-roll, notebook, pilot, verdict), a study file (.yaml), a "
+        help="A built-in study (swiss-roll, notebook, verdict), a study file (.yaml), a "
         "toy, a table of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows "
         "(.csv, .csv.gz, .tsv, .parquet, .npy), or a folder of Parquet files; or pictures: digits, "
         "shapes, emoji, or a folder of them.",
@@ -100,7 +100,7 @@ What = Annotated[
 Match = Annotated[
     str | None,
     option(
-        "Resource held equal: params, flops, flops-per-edge or time (processor seconds of "
+        "Resource held equal: params, flops or time (processor seconds of "
         "training); docs/comparisons.md explains them.",
         "params",
     ),

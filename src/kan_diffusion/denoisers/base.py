@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
@@ -22,10 +22,9 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.kan.grids import MovingGrids
 from kan_diffusion.weights import require_sound
 
-__all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin", "SavedGrids"]
+__all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin"]
 
 UNLABELLED = -1
 """The class label of a sample without a label."""
@@ -45,20 +44,6 @@ class DenoiserOutput(BaseOutput):
     draft: Tensor | None = None
 
 
-class SavedGrids(MovingGrids):
-    """Mixin for denoisers whose grids can be changed, and are saved in their current state.
-
-    Attributes:
-        grid_settings: Settings of the configuration that hold a number of intervals.
-    """
-
-    grid_settings: ClassVar[tuple[str, ...]] = ("grid_size",)
-
-    def _note_intervals(self, num_intervals: int) -> None:
-        sizes = dict.fromkeys(self.grid_settings, num_intervals)
-        self.register_to_config(**sizes)  # type: ignore[operator]
-
-
 class Denoiser(ModelMixin, ConfigMixin):
     """Base of the denoisers of samples of any shape.
 
@@ -71,9 +56,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         network: The module that computes the prediction.
         num_classes: Number of class labels, 0 for a denoiser without classes.
         blocks: Widths of the blocks of coordinates that it may be told; empty for none.
-        flops: Floating-point operations of one forward pass for one sample, as this package counts.
-        flops_per_edge: The same, counted as if every edge evaluated its own functions
-            (:mod:`kan_diffusion.denoisers.flops` defines both counts).
+        flops: Floating-point operations of one forward pass for one sample, see
+            :mod:`kan_diffusion.denoisers.families`.
     """
 
     config_name = "config.json"
@@ -89,7 +73,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
         Args:
             pretrained_model_name_or_path: Folder of the denoiser.
-            **kwargs: Options of diffusers, such as ``subfolder``, ``variant`` or ``dtype``.
+            **kwargs: Options of diffusers, such as ``subfolder`` or ``dtype``.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another denoiser.
@@ -100,43 +84,16 @@ class Denoiser(ModelMixin, ConfigMixin):
                 f"'{root}' is no folder of this machine; download a denoiser before you read it"
             )
         folder = root / str(kwargs.get("subfolder") or "")
-        infix = f".{kwargs['variant']}" if kwargs.get("variant") else ""
-        require_sound(cls, folder, f"diffusion_pytorch_model{infix}")
+        require_sound(cls, folder, "diffusion_pytorch_model")
         safe = {"use_safetensors": True, "local_files_only": True}
         denoiser: Self = super().from_pretrained(root, **{**kwargs, **safe})
         for name, tensor in denoiser.state_dict().items():
-            # A device map may leave tensors on the disk until they are used: these are "meta".
-            if not tensor.is_meta and not bool(tensor.isfinite().all()):
+            if not bool(tensor.isfinite().all()):
                 raise RunFolderError(
                     f"the weights in '{folder}' are infinite or no numbers ('{name}'); train the "
                     "denoiser again"
                 )
         return denoiser
-
-    @property
-    def _no_split_modules(self) -> list[str]:
-        """Parts that ``device_map="auto"`` does not split: all, since a denoiser is small."""
-        return [type(part).__name__ for part in self.children()]
-
-    def enable_layerwise_casting(self, *args: object, **kwargs: object) -> None:
-        """Stores the weights of ``nn.Linear`` in a small dtype and casts them back for each use.
-
-        Args:
-            *args: Arguments of diffusers: ``storage_dtype``, ``compute_dtype`` and so on.
-            **kwargs: Keyword arguments of diffusers.
-
-        Raises:
-            KanDiffusionError: Layers of another kind have weights, which would not be cast.
-        """
-        for name, part in self.named_modules():
-            if not isinstance(part, nn.Linear) and any(
-                True for _ in part.parameters(recurse=False)
-            ):
-                raise KanDiffusionError(
-                    f"layerwise casting casts nn.Linear alone, and '{name}' is a "
-                    f"{type(part).__name__}; cast all of it, with .to(torch.bfloat16)"
-                )
-        super().enable_layerwise_casting(*args, **kwargs)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -198,11 +155,6 @@ class Denoiser(ModelMixin, ConfigMixin):
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one sample."""
         raise NotImplementedError
-
-    @property
-    def flops_per_edge(self) -> int:
-        """``flops``, counted as if every edge evaluated its own functions; equal without edges."""
-        return self.flops
 
     @property
     def num_trainable(self) -> int:

@@ -52,7 +52,7 @@ class FormulaDenoiser(PointDenoiser):
         num_constants: int,
     ) -> None:
         super().__init__()
-        self._setup_points(data_dim, 0)
+        self._set_inputs()
         if len(score) != data_dim:
             raise KanDiffusionError(
                 f"a formula needs one expression for each of {data_dim} coordinates, not "
@@ -109,7 +109,7 @@ class FormulaDenoiser(PointDenoiser):
         parts = [evaluate(tree, symbols, constants) for tree in self.config.score]
         return torch.stack([part.expand(len(points)) for part in parts], dim=-1)
 
-    def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
+    def _predict(self, points: Tensor, steps: Tensor, given: Tensor | None) -> Tensor:
         alpha, sigma = self._levels(steps)
         noise = -sigma.unsqueeze(-1) * self.score(points, alpha, sigma)
         a, b = self.process.noise_coefficients(alpha.unsqueeze(-1), sigma.unsqueeze(-1))

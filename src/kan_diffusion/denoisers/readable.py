@@ -16,20 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.base import Denoiser, ModelMixin
+from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE, Edge, EdgeSetting, Match, ReadableLayer
 from kan_diffusion.denoisers.features import TimeEncoding
-from kan_diffusion.denoisers.gated import GatedDenoiser
-from kan_diffusion.denoisers.kan import KANDenoiser
-from kan_diffusion.denoisers.stacks import Stack, StackDenoiser
+from kan_diffusion.denoisers.network import NetworkDenoiser
+from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BasisName, Extrapolation, GridBasis
+from kan_diffusion.kan.bases import Extrapolation
 from kan_diffusion.kan.linear import KANLinear
 
 __all__ = [
@@ -45,12 +44,11 @@ __all__ = [
 class CurveSettings(TypedDict, total=False):
     """Settings of the curves, as :class:`kan_diffusion.KANLinear` takes them."""
 
-    basis: BasisName
+    basis: str
     grid_size: int
     order: int
     grid_range: tuple[float, float]
     extrapolation: Extrapolation
-    base_activation: Literal["silu", "auto"] | None
 
 
 class InputFeature(NamedTuple):
@@ -73,7 +71,7 @@ class InputFeature(NamedTuple):
         return f"{self.wave} {self.frequency:g}π {number}" if self.wave else number
 
 
-class ReadableDenoiser(StackDenoiser):
+class ReadableDenoiser(PointDenoiser):
     """A denoiser of readable edges.
 
     Args:
@@ -95,8 +93,6 @@ class ReadableDenoiser(StackDenoiser):
         KanDiffusionError: Edges do not fit the widths of the network, or a function is unknown.
     """
 
-    network: Stack
-
     @register_to_config
     def __init__(
         self,
@@ -113,7 +109,9 @@ class ReadableDenoiser(StackDenoiser):
         curves: CurveSettings | None = None,
     ) -> None:
         super().__init__()
-        num_features, num_time_features = self._setup_stack()
+        self._set_inputs(num_input_frequencies)
+        of_time = self.time_features.num_features
+        num_features = self.num_features + (0 if modulated else of_time)
         kept = list(range(num_features)) if inputs is None else list(inputs)
         self.register_buffer("input_index", torch.tensor(kept, dtype=torch.long), persistent=False)
         widths = [len(kept), *hidden, data_dim]
@@ -133,27 +131,23 @@ class ReadableDenoiser(StackDenoiser):
                     )
             of_curves = KANLinear(fan_in, fan_out, bias=False, **(curves or {}))
             layers.append(ReadableLayer(fan_in, fan_out, made, of_curves))
-        self.network = Stack(
-            layers,
-            hidden,
-            num_time_features=num_time_features,
-            num_scaled_inputs=len(kept) if scaled_inputs else 0,
-        )
+        self.network = nn.ModuleList(layers)
+        self.modulation: nn.Linear | None = None
+        if modulated:
+            scaled = len(kept) if scaled_inputs else 0
+            self.modulation = nn.Linear(of_time, 2 * sum(hidden) + scaled)
+            self._reset_modulation()
 
     @property
     def layers(self) -> list[ReadableLayer]:
         """The layers, inputs first."""
-        return [layer for layer in self.network.layers if isinstance(layer, ReadableLayer)]
+        assert isinstance(self.network, nn.ModuleList)
+        return [layer for layer in self.network if isinstance(layer, ReadableLayer)]
 
     @property
     def edges(self) -> list[Edge]:
         """All edges, layer by layer."""
         return [edge for layer in self.layers for edge in layer.edges]
-
-    @property
-    def modulation(self) -> nn.Linear | None:
-        """The linear map from features of the timestep to scales and shifts of hidden units."""
-        return self.network.modulation
 
     @property
     def num_constants(self) -> int:
@@ -164,13 +158,23 @@ class ReadableDenoiser(StackDenoiser):
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point, without absent edges."""
-        return sum(layer.flops for layer in self.layers) + self._extra_flops
+        total = sum(layer.flops for layer in self.layers) + self._input_flops
+        if self.modulation is not None:
+            code = self.modulation.in_features
+            scaled = len(self.input_index) if self.config.scaled_inputs else 0
+            total += (4 * code + 3) * sum(self.config.hidden) + (2 * code + 3) * scaled
+        return total
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh curves, and sets formulas and modulation back to 0."""
         for layer in self.layers:
             layer.reset_parameters(generator)
-        self.network.reset_parameters()
+        self._reset_modulation()
+
+    def _reset_modulation(self) -> None:
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
 
     # Inputs and units
 
@@ -228,10 +232,10 @@ class ReadableDenoiser(StackDenoiser):
             seen = torch.cat([seen, time.expand(len(seen), -1)], dim=-1)
         return seen.index_select(1, self.input_index)
 
-    def _predict(self, points: Tensor, steps: Tensor, labels: Tensor | None) -> Tensor:
+    def _predict(self, points: Tensor, steps: Tensor, given: Tensor | None) -> Tensor:
         # ``points`` are already the Fourier features, if the denoiser has any.
         time = self.time_features(steps, points.dtype)
-        prediction: Tensor = self.network(self._select(points, time), time)
+        *_, (_, _, _, prediction) = self._walk(self._select(points, time), steps)
         return prediction
 
     def modulations(
@@ -243,11 +247,33 @@ class ReadableDenoiser(StackDenoiser):
             steps: Timesteps with shape (n,).
 
         Returns:
-            All three as in a ``Stack``; empty, empty and None if the timestep is an input.
+            The factors (one plus the scales) and the shifts of each hidden layer, (n, width) each,
+            and the factors of the inputs with shape (n, in), None if inputs are not scaled; empty,
+            empty and None if the timestep is an input.
         """
         if self.modulation is None:
             return (), (), None
-        return self.network.modulations(self.time_features(steps, self.modulation.weight.dtype))
+        found = self.modulation(self.time_features(steps, self.modulation.weight.dtype))
+        hidden = list(self.config.hidden)
+        total = sum(hidden)
+        scale, shift, of_input = found.tensor_split([total, 2 * total], dim=-1)
+        scales, shifts = (1 + scale).split(hidden, dim=-1), shift.split(hidden, dim=-1)
+        return scales, shifts, 1 + of_input if self.config.scaled_inputs else None
+
+    def _walk(
+        self, state: Tensor, steps: Tensor
+    ) -> Iterator[tuple[ReadableLayer, Tensor, Tensor, Tensor]]:
+        """Goes through the network from the inputs (n, in) on, see :meth:`walk`."""
+        scales, shifts, of_input = self.modulations(steps)
+        state = state if of_input is None else state * of_input
+        for index, layer in enumerate(self.layers):
+            output = layer(state)
+            factor = output.new_ones(1, layer.out_features)
+            if index < len(scales):
+                factor = scales[index]
+                output = torch.addcmul(shifts[index], output, factor)
+            yield layer, state, factor, output
+            state = output
 
     @torch.no_grad()
     def walk(
@@ -263,17 +289,7 @@ class ReadableDenoiser(StackDenoiser):
             A layer, its inputs (n, in), the factor (n, out) or (1, out) of its outputs, and the
             resulting units (n, out).
         """
-        state = self.features(points, steps)
-        scales, shifts, of_input = self.modulations(steps)
-        state = state if of_input is None else state * of_input
-        for index, layer in enumerate(self.layers):
-            output = layer(state)
-            factor = output.new_ones(1, layer.out_features)
-            if index < len(scales):
-                factor = scales[index]
-                output = torch.addcmul(shifts[index], output, factor)
-            yield layer, state, factor, output
-            state = output
+        yield from self._walk(self.features(points, steps), steps)
 
     # Other edges
 
@@ -363,7 +379,7 @@ class ReadableDenoiser(StackDenoiser):
         return made
 
 
-def _placed(made: ReadableDenoiser, like: StackDenoiser) -> ReadableDenoiser:
+def _placed(made: ReadableDenoiser, like: PointDenoiser) -> ReadableDenoiser:
     """Moves a network to the device, the precision and the mode of another one."""
     # nn.Module's own ``to``: that of diffusers warns of float32 modules there might be.
     nn.Module.to(made, device=like.device, dtype=like.dtype)
@@ -381,14 +397,24 @@ _SHARED = (
 )
 
 
-def no_edges(denoiser: Denoiser) -> str:
-    """The reason why a denoiser that is no stack of KAN layers cannot be taken apart."""
-    if isinstance(denoiser, GatedDenoiser):
+def no_edges(denoiser: Denoiser) -> str | None:
+    """The reason why a denoiser cannot be taken apart; None if it can."""
+    if isinstance(denoiser, ReadableDenoiser):
+        return None
+    train = "train family 'readable-kan', 'full-kan' or 'modulated-kan'"
+    config = denoiser.config if isinstance(denoiser, NetworkDenoiser) else None
+    if config is None or not (config.edges or config.learned_functions):
+        return f"only KANs have edges to read; {train}"
+    if not config.edges:
         return (
             "edges of gated layers are weighted sums of a few functions, times gates, which are "
-            "not read one at a time"
+            f"not read one at a time; {train}"
         )
-    return "only KANs have edges to read"
+    if config.residual:
+        return f"what passes the layers of a residual KAN by is no edge; {train}"
+    if denoiser.num_classes:
+        return "a denoiser with classes cannot be taken apart; train one without them"
+    return None
 
 
 @torch.no_grad()
@@ -404,32 +430,15 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         The network in eval mode; the denoiser itself where it is readable already.
 
     Raises:
-        KanDiffusionError: The denoiser is not a KAN, is residual, has classes, or has a basis
-            without a grid.
+        KanDiffusionError: The denoiser is not a KAN with a function for each edge, is residual, or
+            has classes.
     """
+    if (reason := no_edges(denoiser)) is not None:
+        raise KanDiffusionError(reason)
     if isinstance(denoiser, ReadableDenoiser):
         return denoiser
-    if not isinstance(denoiser, KANDenoiser):
-        raise KanDiffusionError(
-            f"{no_edges(denoiser)}, and this is a {type(denoiser).__name__}; train family "
-            "'readable-kan', 'full-kan' or 'modulated-kan'"
-        )
-    if denoiser.config.residual:
-        raise KanDiffusionError(
-            "a residual KAN cannot be taken apart edge by edge: what passes its layers by is no "
-            "edge; train family 'full-kan' or 'modulated-kan'"
-        )
-    if denoiser.num_classes:
-        raise KanDiffusionError(
-            "a denoiser with classes cannot be taken apart; train one without --conditional"
-        )
-    layers = denoiser.layers
-    if not isinstance(layers[0].basis, GridBasis):
-        raise KanDiffusionError(
-            f"curves on basis '{layers[0].basis.name}' cannot be taken apart: edges share their "
-            "coefficients; train with basis 'bspline', 'rbf', 'chebyshev' or 'fourier'"
-        )
-    config = denoiser.config
+    assert isinstance(denoiser, NetworkDenoiser)
+    config, layers = denoiser.config, denoiser.kan_layers
     made = ReadableDenoiser(
         hidden=list(config.hidden),
         edges=[
@@ -444,13 +453,19 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         **{key: config[key] for key in _SHARED},
     )
     _placed(made, denoiser)
-    if denoiser.stack is not None and made.modulation is not None:
-        made.modulation.load_state_dict(denoiser.stack.modulation.state_dict())
+    if made.modulation is not None:
+        modulations = [layer.modulation for layer in denoiser.layers]
+        rows = [part[:, kind] for kind in (0, 1) for part in modulations]
+        if denoiser.input_scale is not None:
+            rows.append(denoiser.input_scale)
+        of_time = torch.cat(rows, dim=1)
+        made.modulation.weight.copy_(of_time[:-1].T)
+        made.modulation.bias.copy_(of_time[-1])
     for mine, theirs in zip(made.layers, layers, strict=True):
         assert mine.curves is not None
-        mine.curves.weight.copy_(theirs.edges().weight)
-        mine.curves.grid.grid_origin.copy_(theirs.grid.grid_origin)
-        mine.curves.grid.grid_step.copy_(theirs.grid.grid_step)
+        mine.curves.weight.copy_(theirs.edge_weights().flatten(1))
+        mine.curves.grid_origin.copy_(theirs.grid_origin)
+        mine.curves.grid_step.copy_(theirs.grid_step)
         if theirs.bias is not None:
             mine.bias.copy_(theirs.bias)
     return made.eval()

@@ -21,7 +21,7 @@ __all__ = ["BUDGET_TOLERANCE", "COUNTABLES", "Countable", "widths_for_budget"]
 BUDGET_TOLERANCE = 0.02
 """Largest distance of a fitted denoiser from its budget, as a fraction of the budget."""
 
-Countable = Literal["params", "flops", "flops_per_edge"]
+Countable = Literal["params", "flops"]
 """Quantities a budget can be counted in."""
 
 _LOPSIDED = 6
@@ -30,7 +30,6 @@ _LOPSIDED = 6
 COUNTABLES: Mapping[Countable, tuple[Callable[[Denoiser], int], str]] = {
     "params": (lambda denoiser: denoiser.num_trainable, ""),
     "flops": (lambda denoiser: denoiser.flops, " FLOPs"),
-    "flops_per_edge": (lambda denoiser: denoiser.flops_per_edge, " FLOPs per edge"),
 }
 """For each quantity, the function that counts it and its unit in errors."""
 

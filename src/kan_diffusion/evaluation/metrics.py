@@ -248,7 +248,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 _COLUMNS = frozenset([
     *("data", "process", "match", "budget", "family", "kind", "name", "model", "seed", "seeds"),
     *("trial", "state", "error", "failed", "setting", "stage", "oracle", "parameters", "flops"),
-    *("flops_per_edge", "steps", "excess", "excess_se", "heldout_loss", "floor", "nll"),
+    *("steps", "excess", "excess_se", "heldout_loss", "floor", "nll"),
     *("out_of_range", "train_seconds", "train_cpu_seconds", "sample_seconds"),
 ])  # fmt: skip
 """Other columns of a study's rows and tables; ``_real`` at the end of a name marks real samples."""

@@ -68,7 +68,8 @@ class OracleDenoiser(PointDenoiser):
         super().__init__()
         self.density, self.process = density, process
         self._levels = tuple(level.numpy() for level in process.levels())
-        self._setup_points(density.dim, num_classes=len(density.weights))
+        self.data_dim, self.num_classes, self.blocks = density.dim, len(density.weights), ()
+        self.point_features = None
         # Has the dtype of trained networks, so that samplers start from the same noise.
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.data.shapes import Combinations, Scene, caption, draw_scenes, scene_samples
+from kan_diffusion.diffusion.sampling import StepCallback
 from kan_diffusion.evaluation.closeness import closest_record, copies
 from kan_diffusion.evaluation.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import (
@@ -42,7 +43,6 @@ from kan_diffusion.evaluation.metrics import (
 from kan_diffusion.evaluation.reading import ClassJudge, SceneScores, score_scenes
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.randomness import numpy_generator, torch_generator
-from kan_diffusion.sampling import StepCallback
 
 __all__ = [
     "EACH",

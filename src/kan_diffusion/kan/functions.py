@@ -6,59 +6,42 @@ r"""``LearnedFunctions``: a few learned functions of each input, shared by group
 with :math:`\gamma(i)` the group of input i and B the functions of a basis, on one grid per group
 (:mod:`kan_diffusion.kan.bases`). With R = 1 this is an activation that each unit learns (Bohra et
 al. 2020, "Learning activation functions in deep (spline) neural networks"); with more, a learned
-expansion of the inputs. Multiplied by a weight it is a layer (:mod:`kan_diffusion.kan.grouped`).
+expansion of the inputs. Multiplied by a weight it is a layer (:mod:`kan_diffusion.kan.linear`).
 
 The functions start as a least-squares fit to given ones over the grid. On a CPU a compiled kernel
-evaluates splines (:mod:`kan_diffusion.kan.kernels.functions` says how). Elsewhere torch's own
-operations do (:mod:`kan_diffusion.kan.kernels.fused` says when); they evaluate large inputs in
-parts and keep only the inputs for the backward pass.
+evaluates splines (:mod:`kan_diffusion.kan.kernels.functions`), elsewhere piecewise polynomials in
+torch's own operations do (:mod:`kan_diffusion.kan.piecewise`); other bases are evaluated whole.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import ClassVar
+from functools import lru_cache, partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
-from torch.utils.checkpoint import checkpoint
 
 from kan_diffusion.errors import KanDiffusionError, look_up
-from kan_diffusion.kan.bases import (
-    Basis,
-    BasisName,
-    BSpline,
-    Extrapolation,
-    GridBasis,
-    make_basis,
-)
-from kan_diffusion.kan.grids import EdgeLayer
-from kan_diffusion.kan.inputs import has_hooks
-from kan_diffusion.kan.kernels.edges import in_full_precision, with_grid
-from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
+from kan_diffusion.kan.bases import Basis, BasisKind, BSpline, Extrapolation, make_basis
+from kan_diffusion.kan.inputs import require_input
+from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
+from kan_diffusion.kan.piecewise import evaluate
 
-__all__ = ["STARTS", "LearnedFunctions", "Start", "waves"]
+__all__ = ["INITIAL_FUNCTIONS", "BasisLayer", "InitialFunctions", "LearnedFunctions", "waves"]
 
 Function = Callable[[Tensor], Tensor]
 """An elementwise function of a tensor."""
 
-Start = str | Sequence[Function]
-"""A name in ``STARTS``, or R functions."""
+InitialFunctions = str | Sequence[Function]
+"""A name in ``INITIAL_FUNCTIONS``, or R functions."""
 
 _POINTS = 16
 """Points of a fit per function of the basis."""
 
-_MOST_VALUES = 2**22
-"""Largest number of values of basis functions that torch's operations compute at once."""
-
-_transforms_are_active = torch._C._are_functorch_transforms_active
-
 _WORST_FIT = 0.1
-"""Largest root mean square error of a start, relative to the function it is fitted to."""
+"""Largest root mean square error of a fit, relative to the function it is fitted to."""
 
 
 def _wave(function: Function, turns: float, x: Tensor) -> Tensor:
@@ -78,44 +61,199 @@ def waves(functions: int, lowest: float) -> list[Function]:
     ]
 
 
-STARTS: Mapping[str, Callable[[int, float], list[Function]]] = {
+INITIAL_FUNCTIONS: Mapping[str, Callable[[int, float], list[Function]]] = {
     "silu": lambda functions, width: [silu] * functions,
     "identity": lambda functions, width: [torch.clone] * functions,
     "waves": lambda functions, width: [torch.clone, *waves(functions - 1, 1 / width)],
 }
-"""Starts by name, given R and the width of the grid: SiLU; the input itself; the input, then
-cosines and sines, of which the first pair has one period over the grid."""
+"""Initial functions by name, given R and the width of the grid: SiLU; the input itself; the input,
+then cosines and sines, of which the first pair has one period over the grid."""
 
-_FUNCTIONS, _LAYER = (
-    FusedFunction(
-        name,
-        "functions",
-        "Tensor x, Tensor coefficients, Tensor? weight, Tensor? bias, Tensor origin, Tensor step",
-        "int[] group_of, int order",
-        num_gradients=4,
-        output_shapes=lambda x, coefficients, weight, *_: (
-            (x.shape[0], x.shape[1] * coefficients.shape[0] if weight is None else weight.shape[0]),
-        ),
-    )
-    for name in ("learned_functions", "grouped_linear")
+
+def _kernel() -> Kernel:
+    from kan_diffusion.kan.kernels import functions
+
+    return functions
+
+
+_KERNEL = FusedFunction(
+    "learned_functions",
+    _kernel,
+    "Tensor x, Tensor coefficients, Tensor? weight, Tensor? bias, Tensor origin, Tensor step",
+    "int order",
+    num_gradients=4,
+    output_shapes=lambda x, coefficients, weight, *_: (
+        (x.shape[0], x.shape[1] * coefficients.shape[0] if weight is None else weight.shape[0]),
+    ),
 )
 
 
-class LearnedFunctions(EdgeLayer):
+class BasisLayer(nn.Module):
+    """Base of the layers whose functions are sums over a basis.
+
+    Attributes:
+        in_features: Size of the last dimension of the input.
+        basis: The functions of the basis, with one grid for each input or group of inputs.
+        coefficients: Coefficients of functions that groups of inputs share, with shape (R, groups,
+            functions of the basis); None where an edge has coefficients of its own.
+        functions: Number R of shared functions; None where there are none.
+    """
+
+    in_features: int
+    basis: Basis
+    coefficients: nn.Parameter | None
+    functions: int | None
+    rate: float
+
+    def _share(
+        self,
+        functions: int,
+        initial: InitialFunctions,
+        noise: float,
+        rate: float,
+    ) -> None:
+        """Takes R functions of the basis for each group; they have no values yet.
+
+        Raises:
+            KanDiffusionError: The basis has fewer functions, or the rate is not positive.
+        """
+        name, basis = type(self).__name__, self.basis
+        if functions < 1:
+            raise KanDiffusionError(f"a {name} needs at least one function, not {functions}")
+        if functions > basis.num_functions:
+            raise KanDiffusionError(
+                f"a {name} has at most as many functions an input as its basis, "
+                f"{basis.num_functions} with grid_size={basis.num_intervals}, not {functions}; "
+                "raise grid_size or choose another basis"
+            )
+        if not 0 < rate < math.inf:
+            raise KanDiffusionError(f"rate must be a positive number, not {rate}")
+        self.functions, self.initial, self.noise, self.rate = functions, initial, noise, rate
+        like = basis.grid_step
+        shape = functions, basis.in_features, basis.num_functions
+        self.coefficients = nn.Parameter(like.new_empty(shape))
+
+    @property
+    def group(self) -> Tensor:
+        """Group of each input, which are assigned by turns: (in,)."""
+        inputs = torch.arange(self.in_features, device=self.basis.grid_step.device)
+        return inputs % self.basis.in_features
+
+    @torch.no_grad()
+    def _draw_functions(self, generator: torch.Generator | None) -> None:
+        """Fits shared functions to the initial ones and adds the noise."""
+        if self.coefficients is None or self.coefficients.is_meta:
+            return
+        assert self.functions is not None
+        initial = self.initial if isinstance(self.initial, str) else tuple(self.initial)
+        basis = self.basis
+        fitted = _fitted(
+            type(basis), basis.num_intervals, self.order or 1, basis.grid_range, self.functions,
+            initial,
+        )  # fmt: skip
+        self.coefficients.normal_(0, self.noise, generator=generator)
+        self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps inputs (*, in_features) to the outputs (*, m) of the layer.
+
+        Raises:
+            KanDiffusionError: The input has another last dimension, or is not floating-point:
+                integers are refused for any basis, as by ``nn.Linear``.
+        """
+        output = self._outputs(self._rows(input))
+        return output if input.ndim == 2 else output.view(*input.shape[:-1], output.shape[1])
+
+    def _rows(self, input: Tensor) -> Tensor:
+        """Checks inputs (*, in_features) and makes rows (N, in_features) of them.
+
+        Rows of shared functions have at least the precision of the coefficients, in which places on
+        a grid are found, also under autocast.
+        """
+        require_input(self, input, self.in_features)
+        rows = input if input.ndim == 2 else input.reshape(-1, self.in_features)
+        if self.coefficients is None:
+            return rows
+        return rows.to(torch.promote_types(rows.dtype, self.coefficients.dtype))
+
+    def _outputs(self, rows: Tensor) -> Tensor:
+        """Computes the layer for rows of inputs."""
+        raise NotImplementedError
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws fresh parameters, and lays the grids where they were at the start."""
+        raise NotImplementedError
+
+    def _shared(
+        self, rows: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Evaluates shared functions (N, in * R), those of an input side by side, or a layer."""
+        grid = self.basis.grid_origin, self.basis.grid_step
+        operands = rows, self.coefficients, weight, bias, *grid
+        # Autocast chooses the precision of a product, not that of functions.
+        fused = self._has_kernel and (weight is None or not autocasts(rows))
+        if not fused or not _KERNEL.takes(*operands):
+            return self._by_torch(*operands)
+        output = _KERNEL(operands, (self.order,), self._by_torch)
+        assert isinstance(output, Tensor)
+        return output
+
+    @property
+    def _has_kernel(self) -> bool:
+        """Whether the basis is one that kernels and piecewise polynomials evaluate."""
+        return type(self.basis) is BSpline and self.basis.extrapolation == "linear"
+
+    @property
+    def order(self) -> int:
+        """Degree of the splines; 0 for another basis."""
+        return self.basis.order if isinstance(self.basis, BSpline) else 0
+
+    def _by_torch(
+        self,
+        rows: Tensor,
+        coefficients: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        *grid: Tensor,
+    ) -> Tensor:
+        """Evaluates shared functions, or a layer of them, in torch's own operations."""
+        assert coefficients is not None
+        with in_full_precision(rows):
+            if self._has_kernel:
+                h = evaluate(rows, coefficients, self.basis, grid)  # type: ignore[arg-type]
+            else:
+                origin, step = (tensor[self.group] for tensor in grid)
+                own = coefficients.to(rows.dtype)[:, self.group]
+                h = torch.einsum("nib,rib->nir", self.basis(rows, (origin, step)), own)
+        return h.flatten(1) if weight is None else linear(h.flatten(1), weight, bias)
+
+    def outside(self, rows: Tensor) -> Tensor:
+        """Tells which inputs lie outside their grid: (N, in_features), bool."""
+        ends = self.basis.grid_origin, self.basis.grid_end
+        low, high = ends if self.coefficients is None else (end[self.group] for end in ends)
+        return (rows < low) | (rows > high)
+
+    @property
+    def grid_size(self) -> int:
+        """Number of intervals of the grid."""
+        return self.basis.num_intervals
+
+
+class LearnedFunctions(BasisLayer):
     """Learned functions of each input: (*, in_features) -> (*, in_features * functions).
 
     Args:
         in_features: Size of the last dimension of the input.
         functions: Number R of functions per input, at most as many as the basis has.
-        groups: Number of groups that share functions, to which inputs are assigned by turns; or the
-            group of each input, counted from 0; or None for one group per input.
-        basis: Basis of the learned functions, by name in ``BASES``.
+        groups: Number of groups that share functions, to which inputs are assigned by turns; None
+            for one group per input.
+        basis: Basis of the learned functions, by name in ``BASES`` or as a class.
         grid_size: Number G of intervals of the grid, or the size that the basis has instead.
         order: Degree k of the splines, 1 to 5.
         grid_range: Ends of the grid, the same for every group at the start.
         extrapolation: What happens outside the grid, see :mod:`kan_diffusion.kan.bases.base`.
-        start: The functions that the learned ones start as: ``"silu"``, ``"identity"``, ``"waves"``
-            (the input, then cosines and sines), or R functions of a tensor.
+        initial: The functions that the learned ones start as: ``"silu"``, ``"identity"``,
+            ``"waves"`` (the input, then cosines and sines), or R functions of a tensor.
         noise: Standard deviation of the noise added to each coefficient at the start, so that
             functions with the same start differ.
         rate: Learning rate of the coefficients relative to that of other parameters, for training
@@ -123,50 +261,41 @@ class LearnedFunctions(EdgeLayer):
         device: Device of the coefficients.
         dtype: Floating dtype of the coefficients.
 
-    Attributes:
-        coefficients: Coefficients with shape (R, groups, functions of the basis).
-        basis: Basis of the learned functions, with one grid per group.
-        group_of: Group of each input.
-
     Raises:
         KanDiffusionError: A size, a range or a name is not usable; there are more functions than
-            the basis has; the groups do not divide the inputs; or the basis cannot be fitted to the
-            start.
+            the basis has; there are more groups than inputs; or the basis cannot be fitted to the
+            initial functions.
     """
 
-    _packed: ClassVar[str] = "coefficients"
     coefficients: nn.Parameter
+    functions: int
 
     def __init__(
         self,
         in_features: int,
         functions: int = 1,
-        groups: int | Sequence[int] | None = None,
+        groups: int | None = None,
         *,
-        basis: BasisName = "bspline",
+        basis: BasisKind = "bspline",
         grid_size: int = 8,
         order: int = 3,
         grid_range: tuple[float, float] = (-3.0, 3.0),
         extrapolation: Extrapolation = "linear",
-        start: Start = "silu",
+        initial: InitialFunctions = "silu",
         noise: float = 1e-3,
         rate: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        name = type(self).__name__
-        if in_features < 1 or functions < 1:
+        if in_features < 1:
             raise KanDiffusionError(
-                f"a {name} needs at least one input and one function, not {in_features} and "
-                f"{functions}"
+                f"a LearnedFunctions needs at least one input, not {in_features}"
             )
         self.in_features = in_features
-        self.group_of = _assignment(in_features, groups)
-        num_groups = max(self.group_of) + 1
-        self.basis: Basis = make_basis(
+        self.basis = make_basis(
             basis,
-            num_groups,
+            group_count(in_features, groups),
             grid_size=grid_size,
             order=order,
             grid_range=grid_range,
@@ -174,59 +303,9 @@ class LearnedFunctions(EdgeLayer):
             device=device,
             dtype=dtype,
         )
-        known = self.basis.num_functions
-        self.functions = functions
-        self._require_room(self.basis, grid_size)
-        self.start = start
-        self.noise = noise
-        if not 0 < rate < math.inf:
-            raise KanDiffusionError(f"rate must be a positive number, not {rate}")
-        self.rate = rate
-        self._grid_range = float(grid_range[0]), float(grid_range[1])
-        # Rows with one input of each group; a smaller group repeats its last input.
-        group_of = np.array(self.group_of)
-        sizes = np.bincount(group_of)
-        starts = sizes.cumsum() - sizes
-        by_group = np.argsort(group_of, kind="stable")
-        row = np.minimum(np.arange(sizes.max())[:, None], sizes - 1)
-        flat = by_group[starts + row].reshape(-1)
-        self._in_turn = np.array_equal(flat, np.arange(in_features))
-        # Not buffers: a network built on the meta device would have to fill them again.
-        self._members: list[int] = flat.tolist()
-        place = np.empty_like(by_group)
-        place[by_group] = np.arange(in_features) - np.repeat(starts, sizes)
-        self._places: list[int] = (place * num_groups + group_of).tolist()
-        self.coefficients = nn.Parameter(
-            torch.empty(functions, num_groups, known, device=device, dtype=dtype)
-        )
-        LearnedFunctions.reset_parameters(self)  # a subclass's own do not exist yet
+        self._share(functions, initial, noise, rate)
+        self._draw_functions(None)
 
-    def _require_room(self, basis: Basis, grid_size: int) -> None:
-        """Checks that there are at most as many functions per input as the basis has."""
-        if self.functions > basis.num_functions:
-            raise KanDiffusionError(
-                f"a {type(self).__name__} has at most as many functions an input as its basis, "
-                f"{basis.num_functions} with grid_size={grid_size}, not {self.functions}; raise "
-                "grid_size or choose another basis"
-            )
-
-    def refined(self, num_intervals: int) -> GridBasis:
-        """Makes a copy of the basis with another number of intervals.
-
-        Raises:
-            KanDiffusionError: The number is less than 1, or the basis would have fewer functions
-                than an input has.
-        """
-        basis = super().refined(num_intervals)
-        self._require_room(basis, num_intervals)
-        return basis
-
-    @property
-    def groups(self) -> int:
-        """Number of groups of inputs."""
-        return self.basis.in_features
-
-    @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Fits every function to its start and adds the noise.
 
@@ -234,164 +313,107 @@ class LearnedFunctions(EdgeLayer):
             generator: Where the noise comes from; torch's default generator when None.
 
         Raises:
-            KanDiffusionError: The basis does not fit a function of the start to within 10 %.
+            KanDiffusionError: The basis does not fit an initial function to within 10 %.
         """
         self.basis.reset_parameters()
-        if self.coefficients.is_meta:
-            return
-        fitted = self._fit_start()
-        self.coefficients.normal_(0, self.noise, generator=generator)
-        self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
+        self._draw_functions(generator)
 
-    def _fit_start(self) -> Tensor:
-        """Fits coefficients (R, basis functions) to the start, by least squares in float64."""
-        low, high = self._grid_range
-        start = self.start
-        if isinstance(start, str):
-            start = look_up("start", start, STARTS)(self.functions, high - low)
-        if len(start) != self.functions:
-            raise KanDiffusionError(
-                f"a start of {len(start)} functions is not one of {self.functions}; give one for "
-                "each"
-            )
-        alone = self.basis.one_input(0).cpu().double()
-        count = _POINTS * self.basis.num_functions + 1
-        x = torch.linspace(low, high, count, dtype=torch.float64, device="cpu")
-        design = alone(x.unsqueeze(1))[:, 0]
-        targets = torch.stack([function(x.clone()) for function in start], dim=1)
-        if not bool(targets.isfinite().all()):
-            raise KanDiffusionError(
-                f"a function of start={self.start!r} is not finite from {low:g} to {high:g}; "
-                "choose another start or grid_range"
-            )
-        solution = torch.linalg.lstsq(design, targets, driver="gelsd").solution
-        errors = (design @ solution - targets).square().mean(0).sqrt()
-        sizes = targets.square().mean(0).sqrt()
-        worst = int((errors - _WORST_FIT * sizes).argmax())
-        if errors[worst] > _WORST_FIT * sizes[worst]:
-            raise KanDiffusionError(
-                f"basis '{self.basis.name}' with {self.basis.num_functions} functions cannot start "
-                f"as function {worst + 1} of start={self.start!r}: it is off by "
-                f"{float(errors[worst] / sizes[worst]):.0%}; raise grid_size or choose another "
-                "start"
-            )
-        return solution.T
+    @property
+    def groups(self) -> int:
+        """Number of groups of inputs."""
+        return self.basis.in_features
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one forward pass for one row of input.
-
-        An input costs 3 to find its cell and its place there, and each spline of it 2k, for a
-        polynomial of degree k in k steps of Horner's scheme. The polynomials of the cells are made
-        once per batch and not counted. Another basis costs its functions and their sums.
-        """
-        if isinstance(self.basis, BSpline):
-            return self.in_features * (3 + 2 * self.basis.order * self.functions)
-        sums = 2 * self.basis.num_active * self.functions
-        return self.in_features * (self.basis.flops_per_input + sums)
-
-    def _rows(self, input: Tensor) -> Tensor:
-        """Flattens inputs to rows, in at least the precision of the coefficients."""
-        rows = super()._rows(input)
-        return rows.to(torch.promote_types(input.dtype, self.coefficients.dtype))
-
-    def kernel_grid(self) -> tuple[Tensor, Tensor, int] | None:
-        """Returns origins and steps of the grids and the order; None if the basis has no kernel."""
-        basis = self.basis
-        if type(basis) is BSpline and basis.extrapolation == "linear" and not has_hooks(basis):
-            return basis.grid_origin, basis.grid_step, basis.order
-        return None
+        """Floating-point operations of one forward pass for one row of input."""
+        return flops_of_functions(self)
 
     def _outputs(self, rows: Tensor) -> Tensor:
-        """Evaluates the functions (N, in * R), those of an input side by side."""
-        step = self._step(rows)
-        return self._in_parts(rows) if step is None else run([step], rows)[0]
-
-    def _step(
-        self, rows: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
-    ) -> Step | None:
-        """Returns functions, or a layer of them, as a step of a kernel; None if none takes it."""
-        grid = self.kernel_grid()
-        if grid is None:
-            return None
-        *own, order = grid
-        operands = self.coefficients, weight, bias, *own
-        kernel = _FUNCTIONS if weight is None else _LAYER
-        if not kernel.takes((rows, *operands)):
-            return None
-        return Step(kernel, operands, (self.group_of, order), self._reference)
-
-    def _reference(
-        self,
-        x: Tensor,
-        coefficients: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *grid: Tensor,
-    ) -> Tensor:
-        h = self.by_torch(x, coefficients, *grid)
-        return h if weight is None else linear(h, weight, bias)
-
-    def _in_parts(self, x: Tensor) -> Tensor:
-        """Evaluates the functions by torch; many of them in parts that keep only their inputs."""
-        # Checked before the number of rows, which a compiler would take for a constant.
-        whole = torch.compiler.is_compiling() or _transforms_are_active()
-        rows = max(1, _MOST_VALUES // (x.shape[1] * self.basis.num_functions))
-        if whole or len(x) <= rows:
-            return self.by_torch(x, self.coefficients)
-        evaluated = partial(
-            checkpoint, self.by_torch, use_reentrant=False, preserve_rng_state=False
-        )
-        return torch.cat([evaluated(part, self.coefficients) for part in x.split(rows)])
-
-    def by_torch(self, x: Tensor, coefficients: Tensor, *grid: Tensor) -> Tensor:
-        """Evaluates the functions of rows in torch's own operations, with the parameters given."""
-        basis = with_grid(self.basis, *grid) if grid else self.basis
-        with in_full_precision(x):
-            values = basis(self.grid_rows(x))  # (N * inputs of a group, groups, basis)
-            h = torch.einsum("ngb,rgb->ngr", values, coefficients.to(values.dtype))
-            h = h.reshape(x.shape[0], len(self._members), self.functions)
-            if not self._in_turn:
-                h = h[:, self._places]
-            return h.flatten(1)
-
-    def grid_rows(self, rows: Tensor) -> Tensor:
-        """Makes rows with one input of each group, some repeated: (N, in) -> (M, groups)."""
-        if not self._in_turn:
-            rows = rows[:, self._members]
-        return rows.reshape(rows.shape[0] * (len(self._members) // self.groups), self.groups)
-
-    def outside(self, rows: Tensor) -> Tensor:
-        """Tells which inputs lie outside the grid of their group: (N, in), bool."""
-        outside = self.basis.outside(self.grid_rows(rows))
-        return outside.reshape(len(rows), len(self._members))[:, self._places]
-
-    def on_grids(self, rows: Tensor) -> Tensor:
-        """Gives each input the number of its grid: rows (N, groups) -> (N, in_features)."""
-        return rows[:, list(self.group_of)]
+        return self._shared(rows)
 
     def extra_repr(self) -> str:
         """The settings that differ between modules, for ``print``."""
         return f"{self.in_features}, functions={self.functions}, groups={self.groups}"
 
 
-def _assignment(in_features: int, groups: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Returns the group of each input."""
-    if groups is None:
-        return tuple(range(in_features))
-    if isinstance(groups, int):
-        if groups < 1 or in_features % groups:
-            raise KanDiffusionError(
-                f"groups must divide the {in_features} inputs, and {groups} does not; choose one "
-                "of "
-                + ", ".join(str(n) for n in range(1, in_features + 1) if in_features % n == 0)
-                + ", or give the group of each input"
-            )
-        return tuple(i % groups for i in range(in_features))
-    chosen = tuple(int(group) for group in groups)
-    if len(chosen) != in_features or set(chosen) != set(range(max(chosen, default=-1) + 1)):
+def flops_of_functions(layer: BasisLayer) -> int:
+    """Counts the operations of shared functions for one row of input.
+
+    An input costs 3 to find its cell and its place there, and each spline of it 2k, for a
+    polynomial of degree k in k steps of Horner's scheme. The polynomials of the cells are computed
+    once per batch and not counted. Another basis costs its functions and their sums.
+    """
+    assert layer.functions is not None
+    basis = layer.basis
+    if isinstance(basis, BSpline):
+        return layer.in_features * (3 + 2 * basis.order * layer.functions)
+    sums = 2 * basis.num_active * layer.functions
+    return layer.in_features * (basis.flops_per_input + sums)
+
+
+@lru_cache(maxsize=64)
+def _fitted(
+    basis: BasisKind,
+    grid_size: int,
+    order: int,
+    grid_range: tuple[float, float],
+    functions: int,
+    initial: str | tuple[Function, ...],
+) -> Tensor:
+    """Fits coefficients (R, basis functions) to initial functions, by least squares in float64.
+
+    Raises:
+        KanDiffusionError: There are not R functions, or the basis does not fit one of them.
+    """
+    low, high = grid_range
+    chosen: Sequence[Function]
+    if isinstance(initial, str):
+        chosen = look_up("initial functions", initial, INITIAL_FUNCTIONS)(functions, high - low)
+    else:
+        chosen = initial
+    if len(chosen) != functions:
         raise KanDiffusionError(
-            f"groups must give each of the {in_features} inputs a group, 0, 1, ... without a gap, "
-            f"not {list(chosen)}"
+            f"initial is {len(chosen)} functions and there are {functions}; give one for each"
         )
-    return chosen
+    own = make_basis(
+        basis,
+        1,
+        grid_size=grid_size,
+        order=order,
+        grid_range=grid_range,
+        extrapolation="linear",
+        device="cpu",
+        dtype=torch.float64,
+    )
+    points = _POINTS * own.num_functions + 1
+    x = torch.linspace(low, high, points, dtype=torch.float64, device="cpu")
+    design = own(x.unsqueeze(1))[:, 0]
+    targets = torch.stack([function(x.clone()) for function in chosen], dim=1)
+    if not bool(targets.isfinite().all()):
+        raise KanDiffusionError(
+            f"a function of initial={initial!r} is not finite from {low:g} to {high:g}; choose "
+            "another or another grid_range"
+        )
+    solution = torch.linalg.lstsq(design, targets, driver="gelsd").solution
+    errors = (design @ solution - targets).square().mean(0).sqrt()
+    sizes = targets.square().mean(0).sqrt()
+    worst = int((errors - _WORST_FIT * sizes).argmax())
+    if errors[worst] > _WORST_FIT * sizes[worst]:
+        raise KanDiffusionError(
+            f"basis '{own.name}' with {own.num_functions} functions cannot start as function "
+            f"{worst + 1} of initial={initial!r}: it is off by "
+            f"{float(errors[worst] / sizes[worst]):.0%}; raise grid_size or choose another"
+        )
+    return solution.T
+
+
+def group_count(in_features: int, groups: int | None) -> int:
+    """Returns the number of groups of inputs; None stands for one each.
+
+    Raises:
+        KanDiffusionError: There are no groups, or more than inputs.
+    """
+    groups = in_features if groups is None else groups
+    if not 1 <= groups <= in_features:
+        raise KanDiffusionError(f"groups must be 1 to {in_features}, the inputs, not {groups}")
+    return groups

@@ -16,30 +16,32 @@ compiled kernel (:mod:`kan_diffusion.kan.kernels.gated`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
-from torch.nn.functional import linear, silu
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.functional import linear, pad, silu
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import LearnedFunctions
-from kan_diffusion.kan.grids import MovingGrids
-from kan_diffusion.kan.grouped import GroupedKANLinear
-from kan_diffusion.kan.inputs import leaf, must_be_called, require_input
-from kan_diffusion.kan.kernels.edges import autocasts
-from kan_diffusion.kan.kernels.fused import FusedFunction, Step, run
+from kan_diffusion.kan.inputs import must_be_called, require_input
+from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts
 
-__all__ = ["GatedLinear", "gated_chain"]
+__all__ = ["GatedLinear", "modulate"]
+
+
+def _kernel() -> Kernel:
+    from kan_diffusion.kan.kernels import gated
+
+    return gated
+
 
 _KERNEL = FusedFunction(
     "gated_linear",
-    "gated",
+    _kernel,
     "Tensor input, Tensor? carried, Tensor? code, Tensor? modulation, Tensor? coefficients, "
     "Tensor weight, Tensor? bias, Tensor? origin, Tensor? step",
-    "int[] group_of, int order",
+    "int order",
     num_gradients=7,
     output_shapes=lambda input, a, b, c, d, weight, *_: (
         (input.shape[0], weight.shape[0]),
@@ -49,7 +51,34 @@ _KERNEL = FusedFunction(
 )
 
 
-class GatedLinear(MovingGrids):
+def modulate(
+    values: Tensor, carried: Tensor | None, code: Tensor | None, modulation: Tensor | None
+) -> Tensor:
+    """Computes the state z of units.
+
+    Args:
+        values: Values y of the units, with shape (N, n).
+        carried: The state of the layer before with shape (N, m), cut off or padded with zeros if m
+            is not n; or None.
+        code: Codes with shape (N, rank), or (1, rank) if all rows share one.
+        modulation: Scales and shifts for each number of a code, then the constant ones, with shape
+            (rank + 1, 2, n); None for no modulation.
+
+    Returns:
+        States with shape (N, n).
+    """
+    state = values
+    if modulation is not None and code is not None:
+        rows = modulation[-1] + torch.einsum("nj,jsu->nsu", code, modulation[:-1])
+        state = torch.addcmul(rows[:, 1], state, 1 + rows[:, 0])
+    if carried is not None:
+        width = values.shape[1]
+        wide = min(width, carried.shape[1])
+        state = state + pad(carried[:, :wide], (0, width - wide))
+    return state
+
+
+class GatedLinear(nn.Module):
     """A linear map of gated units, with a modulation and a residual state.
 
     Args:
@@ -58,7 +87,7 @@ class GatedLinear(MovingGrids):
         bias: Whether to add a learned constant to each output.
         gated: Whether units have gates.
         rank: Size of the code that modulates the units, beside constants; None for no modulation.
-        functions: The learned function of each unit; None for SiLU.
+        functions: The learned function of each unit, or another activation; None for SiLU.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
@@ -81,27 +110,25 @@ class GatedLinear(MovingGrids):
         *,
         gated: bool = True,
         rank: int | None = None,
-        functions: LearnedFunctions | None = None,
+        functions: nn.Module | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        name = type(self).__name__
         if in_features < 1 or out_features < 1:
             raise KanDiffusionError(
-                f"a {name} needs at least one input and one output, not {in_features} and "
+                f"a GatedLinear needs at least one input and one output, not {in_features} and "
                 f"{out_features}"
             )
         if rank is not None and rank < 0:
             raise KanDiffusionError(f"rank must be at least 0, or None, not {rank}")
-        if functions is not None and (functions.in_features, functions.functions) != (
-            in_features,
-            1,
-        ):
-            raise KanDiffusionError(
-                f"a {name} of {in_features} units needs one function for each, not "
-                f"{functions.functions} for {functions.in_features}"
-            )
+        if isinstance(functions, LearnedFunctions):
+            found = functions.in_features, functions.functions
+            if found != (in_features, 1):
+                raise KanDiffusionError(
+                    f"a GatedLinear of {in_features} units needs one function for each, not "
+                    f"{found[1]} for {found[0]}"
+                )
         self.in_features = in_features
         self.out_features = out_features
         self.gated = gated
@@ -114,9 +141,8 @@ class GatedLinear(MovingGrids):
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
         self.modulation = None if rank is None else parameter(rank + 1, 2, in_features)
-        self.reset_parameters()
+        self._draw(None)
 
-    @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws weights and constants as ``nn.Linear`` does.
 
@@ -125,8 +151,12 @@ class GatedLinear(MovingGrids):
         Args:
             generator: Where the draws come from; torch's default generator when None.
         """
-        if self.functions is not None:
+        if isinstance(self.functions, LearnedFunctions):
             self.functions.reset_parameters(generator)
+        self._draw(generator)
+
+    @torch.no_grad()
+    def _draw(self, generator: torch.Generator | None) -> None:
         bound = 1 / math.sqrt(self.in_features)
         for drawn in (self.weight, self.bias):
             if drawn is not None:
@@ -136,16 +166,17 @@ class GatedLinear(MovingGrids):
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one forward pass for one row of input; SiLU counts 4."""
-        functions = 4 * self.in_features if self.functions is None else self.functions.flops
-        constants = self.out_features if self.bias is not None else 0
-        return 2 * self.weight.numel() + constants + functions + self.flops_of_states
+        """Floating-point operations of one forward pass for one row of input, without a state.
 
-    @property
-    def flops_of_states(self) -> int:
-        """Operations of gates, modulation and the carried state for one row of input."""
-        modulated = 0 if self.rank is None else 4 * self.rank + 3
-        return self.in_features * (modulated + int(self.gated) + 1)
+        SiLU counts 4, another activation 1.
+        """
+        functions = 4 * self.in_features
+        if self.functions is not None:
+            functions = int(getattr(self.functions, "flops", self.in_features))
+        constants = self.out_features if self.bias is not None else 0
+        modulation = 0 if self.rank is None else 4 * self.rank + 3
+        units = self.in_features * (modulation + int(self.gated))
+        return 2 * self.weight.numel() + constants + functions + units
 
     def forward(
         self, input: Tensor, carried: Tensor | None = None, code: Tensor | None = None
@@ -165,10 +196,38 @@ class GatedLinear(MovingGrids):
         Raises:
             KanDiffusionError: An input has another shape, or is not floating-point.
         """
-        if isinstance(input, Proxy):
-            output, state = leaf(self, input, carried, code)
-            return output, state
-        width = (1 + int(self.gated)) * self.in_features
+        if not self._fit(input, carried, code):
+            self._refuse(input, carried, code)
+        own = self.functions
+        curves: tuple[Tensor | None, ...] = None, None, None
+        order, fused = 0, own is None
+        if type(own) is LearnedFunctions:
+            if own._has_kernel and not must_be_called(own):
+                curves = own.coefficients, own.basis.grid_origin, own.basis.grid_step
+                order, fused = own.order, True
+        elif not self.gated and self.rank is None:
+            fused = False  # of plain SiLU and a linear map, torch's own operations are as fast
+        coefficients, *grid = curves
+        states = input, carried, code, self.modulation, coefficients
+        operands = *states, self.weight, self.bias, *grid
+        if not fused or autocasts(input) or not _KERNEL.takes(*operands):
+            return self._by_torch(*states, self.weight, self.bias, *grid)
+        output, state = _KERNEL(operands, (order,), self._by_torch)
+        return output, state
+
+    def _fit(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> bool:
+        """Tells whether the shapes of all inputs are as they must be."""
+        rows, width = len(input) if input.ndim else 0, (1 + self.gated) * self.in_features
+        return (
+            input.shape == (rows, width)
+            and input.is_floating_point()
+            and (carried is None or (carried.ndim == 2 and len(carried) == rows))
+            and (code is None) == (self.rank is None)
+            and (code is None or code.shape == (rows, self.rank))
+        )
+
+    def _refuse(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> NoReturn:
+        width = (1 + self.gated) * self.in_features
         require_input(self, input, width)
         if input.ndim != 2:
             raise KanDiffusionError(
@@ -178,48 +237,13 @@ class GatedLinear(MovingGrids):
             raise KanDiffusionError(
                 f"a layer with rank={self.rank} takes {'no' if code is not None else 'a'} code"
             )
-        for name, tensor, size in (("carried", carried, "m"), ("code", code, self.rank)):
-            if tensor is None:
-                continue
-            fits = tensor.ndim == 2 and tensor.shape[0] == input.shape[0]
-            if not fits or (name == "code" and tensor.shape[1] != size):
-                raise KanDiffusionError(
-                    f"{name} must have shape ({len(input)}, {size}), not {tuple(tensor.shape)}"
-                )
-        step = self.step(input, carried, code)
-        if step is not None:
-            output, state = run([step], input, carried)
-            return output, state
-        own = self.modulation, None, self.weight, self.bias
-        return self._reference(input, carried, code, *own)
+        rows = len(input)
+        wrong = code is not None and code.shape != (rows, self.rank)
+        name, tensor, size = ("code", code, self.rank) if wrong else ("carried", carried, "m")
+        shape = None if tensor is None else tuple(tensor.shape)
+        raise KanDiffusionError(f"{name} must have shape ({rows}, {size}), not {shape}")
 
-    def step(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> Step | None:
-        """Returns the layer as a step of its kernel, or None if the kernel does not take it.
-
-        The kernel does not take a layer whose functions have hooks or are of another class, so that
-        these are called.
-        """
-        if input.ndim != 2 or autocasts(input):
-            return None
-        curves: tuple[Tensor | None, ...] = None, None, None
-        settings: tuple[tuple[int, ...], int] = (0,) * self.in_features, 0
-        if self.functions is not None:
-            grid = self.functions.kernel_grid()
-            own_call = type(self.functions) is not LearnedFunctions
-            if grid is None or own_call or must_be_called(self.functions):
-                return None
-            *own, order = grid
-            curves = self.functions.coefficients, *own
-            settings = self.functions.group_of, order
-        coefficients, origin, step = curves
-        operands = (
-            code, self.modulation, coefficients, self.weight, self.bias, origin, step
-        )  # fmt: skip
-        if not _KERNEL.takes((input, carried, *operands)):
-            return None
-        return Step(_KERNEL, operands, settings, self._reference)
-
-    def _reference(
+    def _by_torch(
         self,
         input: Tensor,
         carried: Tensor | None,
@@ -228,103 +252,24 @@ class GatedLinear(MovingGrids):
         coefficients: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
-        *grid: Tensor,
+        *grid: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Computes the layer in torch's own operations, with the parameters given.
 
         Its functions are called as they are where they have no ``coefficients``.
         """
-        state, gate = self._state(input, carried, code, modulation)
-        if self.functions is None:
+        values, gates = input.chunk(2, dim=-1) if self.gated else (input, None)
+        state = modulate(values, carried, code, modulation)
+        own = self.functions
+        if own is None:
             h = silu(state)
         elif coefficients is None:
-            h = self.functions(state)
+            h = own(state)
         else:
-            h = self.functions.by_torch(state, coefficients, *grid)
-        return linear(h if gate is None else h * gate, weight, bias), state
-
-    def _state(
-        self,
-        input: Tensor,
-        carried: Tensor | None,
-        code: Tensor | None,
-        modulation: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Computes the state z and the gates."""
-        state, gate = input, None
-        if self.gated:
-            state, gate = input.chunk(2, dim=-1)
-        if modulation is not None and code is not None:
-            rows = modulation[-1] + torch.einsum("nj,jsu->nsu", code, modulation[:-1])
-            state = torch.addcmul(rows[:, 1], state, 1 + rows[:, 0])
-        if carried is not None:
-            wide = min(self.in_features, carried.shape[1])
-            state = state + nn.functional.pad(carried[:, :wide], (0, self.in_features - wide))
-        return state, gate
+            assert isinstance(own, LearnedFunctions)
+            h = own._by_torch(state, coefficients, None, None, *grid)  # type: ignore[arg-type]
+        return linear(h if gates is None else h * gates, weight, bias), state
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
         return f"{self.in_features}, {self.out_features}, gated={self.gated}, rank={self.rank}"
-
-
-def gated_chain(
-    layers: Sequence[GatedLinear],
-    input: Tensor,
-    code: Tensor | None,
-    first: GroupedKANLinear | None = None,
-) -> Tensor:
-    """Applies gated layers one after another, each with the state of the one before.
-
-    If all have a kernel, and none has hooks or its own ``forward``, they are computed in one go.
-
-    Args:
-        layers: The layers, each with as many outputs as the next one takes.
-        input: Values and gates of the first layer with shape (N, n), or the input of ``first``.
-        code: Codes with shape (N, rank); None without a modulation.
-        first: The layer that computes values and gates of the first gated layer, or None.
-
-    Returns:
-        The output of the last layer.
-
-    Raises:
-        KanDiffusionError: The input, the code or the output of a layer does not fit.
-    """
-    chain = layers if first is None else (first, *layers)
-    called = any(
-        type(layer) not in (GatedLinear, GroupedKANLinear) or must_be_called(layer)
-        for layer in chain
-    ) or (not torch.compiler.is_compiling() and _has_any_global_hook())
-    if not (called or isinstance(input, Proxy)) and _fit(layers, input, code, first):
-        before = [] if first is None else [first.step(input)]
-        steps = [*before, *(layer.step(input, None, code) for layer in layers)]
-        ready = [step for step in steps if step is not None]
-        if len(ready) == len(chain):
-            return run(ready, input, *(None,) * (first is None))[0]
-    if first is not None:
-        input = first(input)
-    state: Tensor | None = None
-    for layer in layers:
-        input, state = layer(input, state, code)
-    return input
-
-
-def _fit(
-    layers: Sequence[GatedLinear],
-    input: Tensor,
-    code: Tensor | None,
-    first: GroupedKANLinear | None,
-) -> bool:
-    """Tells whether all shapes fit; a layer that is called by itself says what does not."""
-    width = input.shape[-1] if input.ndim == 2 else -1
-    if first is not None:
-        if width != first.in_features:
-            return False
-        width = first.out_features
-    codes = None if code is None else tuple(code.shape)
-    for layer in layers:
-        if width != (1 + int(layer.gated)) * layer.in_features:
-            return False
-        if codes != (None if layer.rank is None else (input.shape[0], layer.rank)):
-            return False
-        width = layer.out_features
-    return True

@@ -6,7 +6,7 @@ With n inputs, m outputs, D functions per input, base weights w and coefficients
     Both branches carry the variance that Glorot and Bengio's weights carry through SiLU:
     :math:`w \sim N(0, \tfrac{2}{n + m})` and
     :math:`c \sim N(0, \tfrac{2}{n + m} \cdot \tfrac{E[\mathrm{silu}(z)^2]}{P})`, where z is
-    standard normal and P the mean of :math:`\sum_g B_g(u)^2` over the grid or, without one, over z.
+    standard normal and P the mean of :math:`\sum_g B_g(u)^2` over the grid.
 ``"noise"``
     The base branch and a little noise, about as in efficient-KAN:
     :math:`w \sim U(\pm n^{-1/2})`, :math:`c \sim U(\pm 0.05 / G)`.
@@ -18,20 +18,21 @@ With n inputs, m outputs, D functions per input, base weights w and coefficients
     :math:`w \sim N(0, \sigma^2)` with :math:`\sigma = (n (D + 1))^{-0.25}` and c likewise with the
     exponent -1.75 (Rigas et al. 2025, arXiv:2509.03417).
 
-Without a base branch, layers would start near zero by ``"noise"``, ``"original"`` and
-``"power-law"``; they then start by ``"glorot"``. Edge scales start at 1, except by ``"noise"``,
-which draws them as w, and ``"original"``, which sets :math:`n^{-1/2}`. The bias starts at zero.
+Without a base branch, layers would start near zero by all but ``"glorot"``, and only that is
+taken. Edge scales start at 1, except by ``"noise"``, which draws them as w, and ``"original"``,
+which sets :math:`n^{-1/2}`. The bias starts at zero.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from kan_diffusion.kan.bases import Basis, GridBasis
+from kan_diffusion.kan.bases import Basis
 
 __all__ = ["INITIALIZATIONS", "Initialization", "initialize"]
 
@@ -43,23 +44,10 @@ _SILU_POWER = 0.3557
 """E[silu(z)^2] for a standard normal z, by quadrature."""
 
 
-def _functions(basis: Basis, count: int, end: float) -> Tensor:
-    """Evaluates the functions of the first input over its grid, or from -end to end, in float64."""
-    first = basis.one_input(0).cpu().double()  # not every device has float64
-    low, high = -end, end
-    if isinstance(first, GridBasis):
-        low, high = float(first.grid_origin[0]), float(first.grid_end[0])
-    x = torch.linspace(low, high, count, dtype=torch.float64, device="cpu")
-    return first(x.unsqueeze(1))[:, 0]
-
-
-def _power(basis: Basis) -> float:
-    """Computes the mean sum of squared functions, over the grid or standard normal inputs."""
-    squares = _functions(basis, 257, 5.0).square().sum(-1)
-    if isinstance(basis, GridBasis):
-        return float(squares.mean())
-    x = torch.linspace(-5, 5, 257, dtype=torch.float64, device="cpu")
-    return float(torch.softmax(-(x**2) / 2, dim=0) @ squares)
+def _functions(basis: Basis, count: int) -> Tensor:
+    """Evaluates the functions at ``count`` places from end to end of a grid, in float64."""
+    places = torch.linspace(0, basis.num_intervals, count, dtype=torch.float64, device="cpu")
+    return copy.deepcopy(basis).cpu().double().values(places)
 
 
 @torch.no_grad()
@@ -85,13 +73,14 @@ def initialize(
         return
     outputs, inputs, _ = edges.shape
     base, coefficients = edges[..., : int(has_base)], edges[..., int(has_base) :]
-    intervals = basis.num_intervals if isinstance(basis, GridBasis) else 1
+    intervals = basis.num_intervals
     bound = 1 / math.sqrt(inputs)
     start = 1.0
-    if scheme == "glorot" or not has_base:
+    if scheme == "glorot":
         std = math.sqrt(2 / (inputs + outputs))
         base.normal_(0, std, generator=generator)
-        coefficients.normal_(0, std * math.sqrt(_SILU_POWER / _power(basis)), generator=generator)
+        power = float(_functions(basis, 257).square().sum(-1).mean())
+        coefficients.normal_(0, std * math.sqrt(_SILU_POWER / power), generator=generator)
     elif scheme == "power-law":
         size = inputs * (basis.num_functions + 1)
         base.normal_(0, size**-0.25, generator=generator)
@@ -105,7 +94,7 @@ def initialize(
             return
         values = coefficients.new_empty(outputs, inputs, intervals + 1)
         values.uniform_(-0.15 / intervals, 0.15 / intervals, generator=generator)
-        knots = _functions(basis, intervals + 1, 1.0)
+        knots = _functions(basis, intervals + 1)
         coefficients.copy_(values.cpu().double() @ torch.linalg.pinv(knots).T)
         start = bound
     if scale is not None:

@@ -1,35 +1,23 @@
-"""Checks the inputs of a layer and who watches its call; makes layers leaves of torch.fx graphs.
-
-``torch.fx.symbolic_trace`` calls a module with proxies, whose shape and dtype are not known. A
-layer needs both, to check its input and to choose a compiled kernel. So it is a leaf of the graph:
-a node that calls the module.
-"""
+"""Checks the inputs of a layer, and who watches its calls."""
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy, Tracer
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["has_hooks", "leaf", "must_be_called", "require_edge", "require_input"]
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Tells whether hooks watch the calls of a module, which no kernel makes."""
-    if module._forward_pre_hooks or module._forward_hooks:
-        return True
-    if torch.compiler.is_compiling():
-        return False  # the compiler cannot look at the others
-    return bool(module._backward_pre_hooks or module._backward_hooks)
+__all__ = ["must_be_called", "require_input"]
 
 
 def must_be_called(module: nn.Module) -> bool:
     """Tells whether a layer has hooks or its own ``forward``, so that no kernel may replace it."""
-    return has_hooks(module) or (not torch.compiler.is_compiling() and "forward" in vars(module))
+    if module._forward_pre_hooks or module._forward_hooks:
+        return True
+    if torch.compiler.is_compiling():
+        return False  # the compiler cannot look at the others
+    hooks = module._backward_pre_hooks or module._backward_hooks
+    return bool(hooks) or "forward" in vars(module)
 
 
 def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
@@ -48,32 +36,3 @@ def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
             f"this {name} takes floating-point numbers, as nn.Linear does, not {input.dtype}; "
             "convert them with .float()"
         )
-
-
-def require_edge(i: int, j: int, inputs: int, outputs: int) -> None:
-    """Checks that a layer has an edge from input ``i`` to output ``j``.
-
-    Raises:
-        IndexError: There is no such edge.
-    """
-    if not (0 <= i < inputs and 0 <= j < outputs):
-        raise IndexError(
-            f"edge ({i}, {j}) does not exist in a layer with {inputs} inputs and {outputs} outputs"
-        )
-
-
-def leaf(layer: nn.Module, input: Proxy, *others: Tensor | None) -> Tensor:
-    """Adds a call of the layer, with these inputs, to the graph that torch.fx is tracing.
-
-    Raises:
-        KanDiffusionError: The layer itself is traced, not a module that holds it.
-    """
-    tracer = input.tracer
-    assert isinstance(tracer, Tracer)
-    path = tracer.path_of_module(layer)
-    if not path:
-        raise KanDiffusionError(
-            f"a {type(layer).__name__} is a leaf of torch.fx and has no graph of its own; trace "
-            "the module that holds it"
-        )
-    return cast("Tensor", tracer.create_proxy("call_module", path, (input, *others), {}))

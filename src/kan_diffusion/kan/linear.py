@@ -7,27 +7,38 @@ All edges that leave input i share the functions :math:`B_g` of a basis
 (:mod:`kan_diffusion.kan.bases`), so a layer is the functions of its inputs times the packed weight
 (out, in x (1 + functions)). The scale s is redundant; ``edge_scale=True`` adds it to match networks
 that have it.
+
+With ``functions=R`` an edge has R numbers instead, the weights of a few learned functions that the
+inputs of a group share (:mod:`kan_diffusion.kan.functions`),
+
+.. math:: \phi_{o,i}(x) = \sum_{r \le R} a_{o,i,r}\, f_{\gamma(i),r}(x).
+
+With R = 1 each input has one learned function, as a unit of an MLP has its activation; with R as
+many as the basis has and one group per input, the functions span all that the basis does.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
-from kan_diffusion.kan.bases import BASES, Basis, BasisName, Extrapolation, make_basis
-from kan_diffusion.kan.grids import WeightedEdges
+from kan_diffusion.kan.bases import BasisKind, BSpline, Extrapolation, make_basis
+from kan_diffusion.kan.bases.base import Grid
+from kan_diffusion.kan.functions import (
+    BasisLayer,
+    InitialFunctions,
+    flops_of_functions,
+    group_count,
+)
 from kan_diffusion.kan.initialization import Initialization, initialize
-from kan_diffusion.kan.inputs import must_be_called
-from kan_diffusion.kan.kernels.edges import Edges, edge_chain, edge_features, edge_linear
+from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
 
-__all__ = ["BaseActivation", "KANLinear", "in_one_go"]
+__all__ = ["BaseActivation", "KANLinear"]
 
 BaseActivation = Literal["silu", "auto"] | None
 """SiLU, none, or the choice that suits the basis."""
@@ -35,43 +46,68 @@ BaseActivation = Literal["silu", "auto"] | None
 _SILU_FLOPS = 4
 
 
-class KANLinear(WeightedEdges):
+def _kernel() -> Kernel:
+    from kan_diffusion.kan.kernels import spline
+
+    return spline
+
+
+_KERNEL = FusedFunction(
+    "bspline_linear",
+    _kernel,
+    "Tensor x, Tensor weight, Tensor bias, Tensor origin, Tensor step",
+    "bool has_base, int order, str extrapolation",
+    num_gradients=3,
+    output_shapes=lambda x, weight, *_: ((x.shape[0], weight.shape[0]),),
+    may_leave_x=True,
+)
+
+
+class KANLinear(BasisLayer):
     r"""A layer of learned univariate functions, used where ``nn.Linear`` would be.
 
     Args:
         in_features: Size of the last dimension of the input.
         out_features: Size of the last dimension of the output.
         bias: Whether to add a learned constant to each output.
-        basis: The functions an edge is made of: ``"bspline"``, ``"rbf"``, ``"chebyshev"``,
-            ``"fourier"``, ``"rational"`` or any other name in ``BASES``; or an object, such as
-            ``Rational(in_features, num_groups=4)`` or a :class:`~kan_diffusion.kan.bases.Basis`
-            of your own. The layer gets a copy of an object, as it is; ``grid_size``, ``order``,
-            ``grid_range`` and ``extrapolation`` are then ignored.
-        grid_size: Number G of intervals of the grid; the degree of ``"chebyshev"``, the number of
-            harmonics of ``"fourier"``; ``"rational"`` has no grid.
+        basis: The functions an edge is made of: ``"bspline"``, ``"rbf"``, ``"chebyshev"`` or any
+            other name in ``BASES``, or a class of :class:`~kan_diffusion.kan.bases.Basis`.
+        grid_size: Number G of intervals of the grid; the degree of ``"chebyshev"``.
         order: Degree k of the splines, 1 to 5.
-        grid_range: Ends of the grid, the same for every input at the start.
+        grid_range: Ends of the grid, the same for every input or group at the start.
         extrapolation: What happens outside the grid: ``"linear"`` (the tangent at the end),
-            ``"clamp"`` (the value at the end), ``"zero"`` (functions run out to zero; splines and
-            Gaussians) or ``"periodic"`` (Fourier).
-        base_activation: ``"silu"``; None to leave the base branch out; ``"auto"`` is SiLU for the
-            local functions (splines and Gaussians) and None for the others, as in their papers.
+            ``"clamp"`` (the value at the end) or ``"zero"`` (functions run out to zero; splines and
+            Gaussians).
+        base_activation: ``"silu"``; None to leave the base branch out; ``"auto"`` is SiLU for edges
+            with local functions of their own (splines and Gaussians) and None for others.
         edge_scale: Whether each edge has a trainable scale of its functions, as in pykan and
             efficient-KAN.
-        init: Initialisation by name, see :mod:`kan_diffusion.kan.initialization`.
+        init: Initialisation by name, see :mod:`kan_diffusion.kan.initialization`; None for
+            ``"power-law"`` with a base activation and ``"glorot"`` without.
+        functions: Number R of learned functions an input that edges share, at most as many as the
+            basis has; None for functions of each edge. With shared functions there is neither a
+            base activation nor a scale, and weights are drawn as those of ``nn.Linear``.
+        groups: Number of groups of inputs that share functions, to which inputs are assigned by
+            turns; None for one group per input.
+        initial: The functions that shared ones start as, see
+            :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
+        noise: Standard deviation of the noise added to each of their coefficients at the start.
+        rate: Learning rate of their coefficients relative to that of other parameters.
         device: Device of the parameters.
         dtype: Floating dtype of the parameters.
 
     Attributes:
-        basis: The functions, with the buffers ``grid_origin`` and ``grid_step`` where they have a
-            grid.
+        basis: The functions, with the buffers ``grid_origin`` and ``grid_step``.
+        coefficients: Coefficients of shared functions with shape (R, groups, functions of the
+            basis); None for functions of each edge.
         weight: Packed weight with shape (out, in * (1 + functions)): for each input first the base
-            weight, then the coefficients.
+            weight, if there is one, then the coefficients; or with shape (out, in * R).
         scale: Edge scales with shape (out, in), or None.
         bias: Constants with shape (out,), or None.
 
     Raises:
-        KanDiffusionError: A size, a range or a name is not usable.
+        KanDiffusionError: A size, a range or a name is not usable, settings do not go together, or
+            the basis cannot be fitted to the initial functions.
     """
 
     def __init__(
@@ -80,19 +116,24 @@ class KANLinear(WeightedEdges):
         out_features: int,
         bias: bool = True,
         *,
-        basis: BasisName | Basis = "bspline",
+        basis: BasisKind = "bspline",
         grid_size: int = 5,
         order: int = 3,
         grid_range: tuple[float, float] = (-1.0, 1.0),
         extrapolation: Extrapolation = "linear",
         base_activation: BaseActivation = "auto",
         edge_scale: bool = False,
-        init: Initialization = "power-law",
+        init: Initialization | None = None,
+        functions: int | None = None,
+        groups: int | None = None,
+        initial: InitialFunctions = "silu",
+        noise: float = 1e-3,
+        rate: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if init not in get_args(Initialization):
+        if init not in (None, *get_args(Initialization)):
             raise unknown_name("init", str(init), get_args(Initialization))
         if base_activation not in (None, "silu", "auto"):
             raise unknown_name("base_activation", str(base_activation), ("silu", "auto", "None"))
@@ -101,34 +142,37 @@ class KANLinear(WeightedEdges):
                 f"a KANLinear needs at least one input and one output, not {in_features} and "
                 f"{out_features}"
             )
-        if isinstance(basis, str):
-            basis = make_basis(
-                basis,
-                in_features,
-                grid_size=grid_size,
-                order=order,
-                grid_range=grid_range,
-                extrapolation=extrapolation,
-                device=device,
-                dtype=dtype,
-            )
-        elif not isinstance(basis, Basis):
-            raise KanDiffusionError(
-                f"basis must be a name or a Basis object, not {basis!r}; known: {', '.join(BASES)}"
-            )
-        elif basis.in_features != in_features:
-            raise KanDiffusionError(
-                f"the basis is made for {basis.in_features} inputs, not for {in_features}"
-            )
-        else:
-            basis = copy.deepcopy(basis).to(device=device, dtype=dtype)
-        if base_activation == "auto":
-            base_activation = "silu" if basis.local else None
         self.in_features = in_features
         self.out_features = out_features
-        self.basis = basis
+        self.basis = make_basis(
+            basis,
+            group_count(in_features, None if functions is None else groups),
+            grid_size=grid_size,
+            order=order,
+            grid_range=grid_range,
+            extrapolation=extrapolation,
+            device=device,
+            dtype=dtype,
+        )
+        self.coefficients = self.functions = None
+        if functions is not None:
+            if edge_scale or init is not None or base_activation == "silu":
+                raise KanDiffusionError(
+                    "edges that share functions have no base activation, scale or init; leave "
+                    "these out, or leave out functions"
+                )
+            self._share(functions, initial, noise, rate)
+            base_activation = None
+        elif base_activation == "auto":
+            base_activation = "silu" if self.basis.local else None
         self.base_activation = base_activation
-        self.init: Initialization = init
+        has_base = base_activation is not None
+        if init not in (None, "glorot") and not has_base:
+            raise KanDiffusionError(
+                f"init='{init}' starts from a base activation, and there is none; take "
+                "init='glorot', or base_activation='silu'"
+            )
+        self.init: Initialization = init or ("power-law" if has_base else "glorot")
         width = in_features * self.features_per_input
         self.weight = nn.Parameter(torch.empty(out_features, width, device=device, dtype=dtype))
         new = self.weight.new_empty
@@ -138,13 +182,13 @@ class KANLinear(WeightedEdges):
 
     @property
     def grid_origin(self) -> Tensor:
-        """Left end of each input's grid, with shape (in,)."""
-        return self.grid.grid_origin
+        """Left end of each grid, with shape (in,), or (groups,) of shared functions."""
+        return self.basis.grid_origin
 
     @property
     def grid_step(self) -> Tensor:
-        """Width of an interval of each input's grid, with shape (in,)."""
-        return self.grid.grid_step
+        """Width of an interval of each grid, with shape (in,) or (groups,)."""
+        return self.basis.grid_step
 
     @property
     def _has_base(self) -> bool:
@@ -152,8 +196,8 @@ class KANLinear(WeightedEdges):
 
     @property
     def features_per_input(self) -> int:
-        """Number of features an input is expanded into: base activation and functions."""
-        return int(self._has_base) + self.basis.num_functions
+        """Number of features an input is expanded into, which its edges weigh."""
+        return self.functions or int(self._has_base) + self.basis.num_functions
 
     @property
     def flops(self) -> int:
@@ -164,13 +208,15 @@ class KANLinear(WeightedEdges):
         SiLU counts 4. A scale is multiplied into the weight once per batch and not counted.
         """
         constants = self.out_features if self.bias is not None else 0
-        edges = self.out_features * self.flops_per_curve
-        return self.in_features * (edges + self.flops_per_input) + constants
+        edges = self.in_features * self.out_features * self.flops_per_curve
+        if self.functions is not None:
+            return flops_of_functions(self) + edges + constants
+        return self.in_features * self.flops_per_input + edges + constants
 
     @property
     def flops_per_curve(self) -> int:
         """Operations of one edge, as counted in :attr:`flops`."""
-        return 2 * (self.basis.num_active + int(self._has_base))
+        return 2 * (self.functions or self.basis.num_active + int(self._has_base))
 
     @property
     def flops_per_input(self) -> int:
@@ -178,7 +224,7 @@ class KANLinear(WeightedEdges):
         return self.basis.flops_per_input + _SILU_FLOPS * int(self._has_base)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws fresh parameters by the layer's ``init`` scheme.
+        """Draws fresh parameters, by the layer's ``init`` or, with shared functions, as torch.
 
         A grid that was moved goes back to the ``grid_range`` of the basis.
 
@@ -188,43 +234,81 @@ class KANLinear(WeightedEdges):
         self.basis.reset_parameters()
         self._draw(generator)
 
+    @torch.no_grad()
     def _draw(self, generator: torch.Generator | None = None) -> None:
         """Draws weights and leaves the basis as it is."""
-        initialize(
-            self.init, self._edges.detach(), self.scale, self.basis, self._has_base, generator
-        )
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        if self.coefficients is None:
+            edges = self._edges.detach()
+            initialize(self.init, edges, self.scale, self.basis, self._has_base, generator)
+            if self.bias is not None:
+                self.bias.zero_()
+            return
+        self._draw_functions(generator)
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        for drawn in (self.weight, self.bias):
+            if drawn is not None:
+                drawn.uniform_(-bound, bound, generator=generator)
 
     @property
     def _edges(self) -> Tensor:
         """The packed weight by edge: (out, in, features_per_input), a view."""
         return self.weight.view(self.out_features, self.in_features, self.features_per_input)
 
-    def _edge_weights(self) -> Tensor:
-        """The weight by edge, with the edge scales multiplied in."""
+    def edge_weights(self) -> Tensor:
+        """Returns the weights of the features by edge, (out, in, features), scales included."""
         if self.scale is None:
             return self._edges
         first = int(self._has_base)
         base, coefficients = self._edges[..., :first], self._edges[..., first:]
         return torch.cat([base, coefficients * self.scale.unsqueeze(-1)], dim=-1)
 
-    def _features(self, rows: Tensor) -> Tensor:
-        return edge_features(rows, self.basis, self._has_base)
+    def features(self, rows: Tensor) -> Tensor:
+        """Expands inputs (N, in) into the features that edges weigh: (N, in, features).
 
-    def _features_of(self, i: int, x: Tensor) -> Tensor:
-        return edge_features(x, self.basis.one_input(i), self._has_base)[:, 0]
+        Under autocast the functions keep the precision of the basis, which places on a grid need;
+        autocast only makes the product with the weight cheaper.
+        """
+        if self.coefficients is not None:
+            return self._shared(rows).unflatten(1, (self.in_features, -1))
+        return self._expanded(rows, self.basis.grid)
+
+    def _expanded(self, rows: Tensor, grid: Grid) -> Tensor:
+        if autocasts(rows):
+            with in_full_precision(rows):
+                return self._expanded(rows.to(grid[0].dtype), grid)
+        functions: Tensor = self.basis(rows, grid)
+        if not self._has_base:
+            return functions
+        return torch.cat([silu(rows).unsqueeze(-1), functions], dim=-1)
 
     def _outputs(self, rows: Tensor) -> Tensor:
-        return edge_linear(rows, self.edges())
+        if self.coefficients is not None:
+            return self._shared(rows, self.weight, self.bias)
+        weight = self.weight if self.scale is None else self.edge_weights().flatten(1)
+        return self._weighed(rows, weight)
 
-    def edges(self) -> Edges:
-        """Returns the layer in the form of kernels, with the edge scales multiplied in."""
-        weight = self.weight if self.scale is None else self._edge_weights().flatten(1)
-        return Edges(weight, self.bias, self.basis, self._has_base)
+    def _weighed(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Computes a layer of functions of each edge with a packed weight."""
+        basis = self.basis
+        if type(basis) is BSpline and not autocasts(rows):
+            bias = weight.new_zeros(self.out_features) if self.bias is None else self.bias
+            operands = rows, weight, bias, basis.grid_origin, basis.grid_step
+            if _KERNEL.takes(*operands):
+                settings = self._has_base, basis.order, basis.extrapolation
+                output = _KERNEL(operands, settings, self._by_torch_alone)
+                assert isinstance(output, Tensor)
+                return output
+        return linear(self._expanded(rows, basis.grid).flatten(1), weight, self.bias)
+
+    def _by_torch_alone(
+        self, rows: Tensor, weight: Tensor, bias: Tensor, origin: Tensor, step: Tensor
+    ) -> Tensor:
+        """Computes the layer in torch's own operations, with the grid of the forward pass."""
+        features = self._expanded(rows, (origin, step))
+        return linear(features.flatten(1), weight, bias)
 
     def masked(self, input: Tensor, mask: Tensor) -> Tensor:
-        """Computes the layer, bias included, with some of its edges left out.
+        """Computes a layer of functions of each edge, bias included, without some of the edges.
 
         Args:
             input: Inputs with shape (n, in_features).
@@ -233,43 +317,52 @@ class KANLinear(WeightedEdges):
         Returns:
             Outputs with shape (n, out_features). Differentiable.
         """
-        kept = (self._edge_weights() * mask.unsqueeze(-1)).flatten(1)
-        edges = Edges(kept, self.bias, self.basis, self._has_base)
-        return edge_linear(self._rows(input), edges)
+        kept = (self.edge_weights() * mask.unsqueeze(-1)).flatten(1)
+        return self._weighed(self._rows(input), kept)
+
+    def edge_outputs(self, input: Tensor) -> Tensor:
+        """Computes the contribution of each edge to its output, base branch and scale included.
+
+        It holds (n, out, in) numbers at once, so it is meant for inspecting a layer. The bias is
+        left out.
+
+        Args:
+            input: Inputs with shape (n, in_features).
+
+        Returns:
+            phi_{o,i}(x_i) with shape (n, out, in); summed over inputs, and with the bias, they are
+            the layer's output. Differentiable.
+        """
+        features = self.features(self._rows(input))
+        return torch.einsum("nif,oif->noi", features, self.edge_weights())
+
+    @torch.no_grad()
+    def edge_curve(self, i: int, j: int, x: Tensor) -> Tensor:
+        """Evaluates the function of one edge, with base branch and scale but without the bias.
+
+        Args:
+            i: Index of the input the edge leaves.
+            j: Index of the output the edge enters.
+            x: Where to evaluate, with any shape.
+
+        Returns:
+            phi_{j,i}(x) with the shape of x.
+
+        Raises:
+            IndexError: There is no such edge.
+        """
+        if not (0 <= i < self.in_features and 0 <= j < self.out_features):
+            raise IndexError(
+                f"edge ({i}, {j}) does not exist in a layer with {self.in_features} inputs and "
+                f"{self.out_features} outputs"
+            )
+        rows = self._rows(x.reshape(-1, 1).expand(-1, self.in_features))
+        features = self.features(rows)[:, i]
+        return (features @ self.edge_weights()[j, i].to(features.dtype)).view(x.shape)
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
-        return (
-            f"{self.in_features}, {self.out_features}, "
-            f"base_activation={self.base_activation!r}, edge_scale={self.scale is not None}, "
-            f"bias={self.bias is not None}"
-        )
-
-
-def in_one_go(layers: Iterable[nn.Module], input: Tensor) -> Tensor | None:
-    """Computes layers one after another, without the cost of calling each.
-
-    Args:
-        layers: The layers in order.
-        input: Input of the first layer.
-
-    Returns:
-        The output with shape (n, out), or None if the layers have to be called, for example because
-        one is another module, has hooks or its own ``forward``, or does not fit the one before.
-    """
-    if (
-        torch.compiler.is_compiling()
-        or isinstance(input, Proxy)
-        or input.ndim != 2
-        or not input.is_floating_point()
-        or _has_any_global_hook()
-    ):
-        return None
-    chain: list[Edges] = []
-    width = input.shape[1]
-    for layer in layers:
-        if type(layer) is not KANLinear or layer.in_features != width or must_be_called(layer):
-            return None
-        chain.append(layer.edges())
-        width = chain[-1].weight.shape[0]
-    return edge_chain(input, chain)
+        own = f"base_activation={self.base_activation!r}, edge_scale={self.scale is not None}"
+        if self.functions is not None:
+            own = f"functions={self.functions}, groups={self.basis.in_features}"
+        return f"{self.in_features}, {self.out_features}, {own}, bias={self.bias is not None}"

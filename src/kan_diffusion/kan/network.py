@@ -14,22 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import Basis, BasisName, Extrapolation, Rational
-from kan_diffusion.kan.grids import MovingGrids
+from kan_diffusion.kan.bases import BasisKind, Extrapolation
 from kan_diffusion.kan.initialization import Initialization
-from kan_diffusion.kan.linear import BaseActivation, KANLinear, in_one_go
+from kan_diffusion.kan.linear import BaseActivation, KANLinear
 
 __all__ = ["KAN"]
 
 
-class KAN(MovingGrids):
+class KAN(nn.Module):
     """A Kolmogorov-Arnold network: (*, widths[0]) -> (*, widths[-1]).
 
     Args:
         widths: Sizes of the input, the hidden layers and the output, at least two.
         bias: Whether each layer adds a learned constant to its outputs.
-        basis: The functions an edge is made of: a name, or an object whose kind and settings each
-            layer gets (:meth:`Basis.for_inputs`). This and all arguments that follow are those of
+        basis: The functions an edge is made of. This and all arguments that follow are those of
             :class:`KANLinear`.
         grid_size: Number of intervals.
         order: Degree of the splines.
@@ -50,35 +48,26 @@ class KAN(MovingGrids):
         widths: Sequence[int],
         bias: bool = True,
         *,
-        basis: BasisName | Basis = "bspline",
+        basis: BasisKind = "bspline",
         grid_size: int = 5,
         order: int = 3,
         grid_range: tuple[float, float] = (-1.0, 1.0),
         extrapolation: Extrapolation = "linear",
         base_activation: BaseActivation = "auto",
         edge_scale: bool = False,
-        init: Initialization = "power-law",
+        init: Initialization | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if len(widths) < 2:
             raise KanDiffusionError(f"a KAN needs at least two widths, not {list(widths)}")
-
-        def layer_basis(fan_in: int, index: int) -> BasisName | Basis:
-            if isinstance(basis, Basis):
-                return basis.for_inputs(fan_in)
-            if basis == "rational" and index == 0:
-                # In the first layer rational functions start as the identity, see their module.
-                return Rational(fan_in, start="identity", device=device, dtype=dtype)
-            return basis
-
         self.layers = nn.ModuleList(
             KANLinear(
                 fan_in,
                 fan_out,
                 bias,
-                basis=layer_basis(fan_in, index),
+                basis=basis,
                 grid_size=grid_size,
                 order=order,
                 grid_range=grid_range,
@@ -89,7 +78,7 @@ class KAN(MovingGrids):
                 device=device,
                 dtype=dtype,
             )
-            for index, (fan_in, fan_out) in enumerate(pairwise(widths))
+            for fan_in, fan_out in pairwise(widths)
         )
 
     @property
@@ -105,9 +94,6 @@ class KAN(MovingGrids):
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layers one after another."""
-        joined = in_one_go(self.layers, input)
-        if joined is not None:
-            return joined
         output = input
         for layer in self.layers:
             output = layer(output)

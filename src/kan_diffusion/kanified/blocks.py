@@ -23,11 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
-from kan_diffusion.kan import LearnedFunctions
-from kan_diffusion.kan.grids import EdgeLayer
-from kan_diffusion.kanified.layers import ActivatedLinear
+from kan_diffusion.kan.functions import BasisLayer
 
-__all__ = ["Block", "Function", "find_blocks", "part_of", "put"]
+__all__ = ["Block", "Function", "find_blocks", "put"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -90,12 +88,17 @@ class Block:
     @property
     def parts(self) -> dict[str, object]:
         """Linear maps and activation, or what replaced them, by the names of their slots."""
-        return {name: part_of(self.owner, name) for name in (self.entry, self.slot, self.last)}
+        parts: dict[str, object] = {}
+        for name in (self.entry, self.slot, self.last):
+            parent, _, last = name.rpartition(".")
+            parts[name] = getattr(self.owner.get_submodule(parent), last)  # perhaps no module
+        return parts
 
     @property
     def refusal(self) -> str | None:
         """Why the block cannot be replaced, or None."""
-        if any(isinstance(part, EdgeLayer | ActivatedLinear) for part in self.parts.values()):
+        modules = [part for part in self.parts.values() if isinstance(part, nn.Module)]
+        if any(isinstance(part, BasisLayer) for module in modules for part in module.modules()):
             return "it is made of KAN layers already"
         if self.obstacle is not None:
             return self.obstacle
@@ -122,12 +125,6 @@ class Block:
         if units != self.hidden:
             return f"'{self.first}' gives {units} units and '{self.last}' takes {self.hidden}"
         return None
-
-
-def part_of(owner: nn.Module, name: str) -> object:
-    """Looks up a part by its name with dots; an activation need not be a module."""
-    parent, _, last = name.rpartition(".")
-    return getattr(owner.get_submodule(parent), last)
 
 
 def put(owner: nn.Module, name: str, part: object) -> None:
@@ -256,7 +253,7 @@ def _maps(part: nn.Module) -> bool:
 
 def _is_activation(part: object) -> bool:
     """Tells whether a part is an elementwise function, by trying it on a few numbers."""
-    if isinstance(part, LearnedFunctions):
+    if isinstance(part, BasisLayer):
         return True
     if not callable(part) or (isinstance(part, nn.Module) and _maps(part)):
         return False

@@ -1,37 +1,33 @@
 """Recipes: the replacement of a block as numbers and names, enough to build it again.
 
-A recipe is JSON in the configuration of a saved network. It is checked like any input, and the
-parts built from it fit into the block that it names.
+A recipe is JSON beside a saved network. It is checked like any input, and the parts built from it
+fit into the block that it names.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, require_known
-from kan_diffusion.kan import KANLinear
+from kan_diffusion.kan import KANLinear, LearnedFunctions
 from kan_diffusion.kan.bases import BASES, MAX_ORDER
-from kan_diffusion.kanified.blocks import Block, part_of, put
-from kan_diffusion.kanified.layers import ActivatedLinear, LearnedActivation
+from kan_diffusion.kan.functions import BasisLayer
+from kan_diffusion.kanified.blocks import Block, put
 from kan_diffusion.limits import LARGEST_SETTING
 from kan_diffusion.settings import Settings
 
-__all__ = ["Kind", "Parts", "Recipe", "build", "install"]
+__all__ = ["ActivatedLinear", "Kind", "LearnedActivation", "Recipe", "build", "install"]
 
 Kind = Literal["grouped", "full"]
 """Learned functions that hidden units share by turns, or a function for each edge."""
 
 _ROWS = 256
 """Number of random inputs on which the outputs of a fresh block are measured and scaled."""
-
-_Layer = TypeVar("_Layer", nn.Linear, KANLinear, LearnedActivation)
 
 _Size = Annotated[int, Field(ge=1, le=LARGEST_SETTING)]
 _Units = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -73,17 +69,41 @@ class Recipe(Settings):
         return self
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The parts that replace a block.
+class LearnedActivation(LearnedFunctions):
+    """One learned function for each unit, shared in groups: (*, units) -> (*, units)."""
 
-    Attributes:
-        by_slot: New parts by the names of their slots within the block's owner.
-        curves: The learned functions of the hidden units; None for ``"full"``.
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the functions in float32 or more; the output has the dtype of the input."""
+        return super().forward(input).to(input.dtype)
+
+
+class ActivatedLinear(nn.Module):
+    """A linear map and learned functions of its outputs: the first part of a ``FeedForward``.
+
+    Args:
+        proj: The linear map.
+        functions: The functions, one for each unit.
+        gated: Whether the map gives values, then gates; functions of the gates then multiply the
+            values.
     """
 
-    by_slot: dict[str, nn.Module]
-    curves: LearnedActivation | None
+    def __init__(self, proj: nn.Linear, functions: LearnedActivation, gated: bool) -> None:
+        super().__init__()
+        self.proj = proj
+        self.functions = functions
+        self.gated = gated
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Maps (*, in_features) to (*, units)."""
+        hidden_states = self.proj(hidden_states)
+        if not self.gated:
+            return self.functions(hidden_states)
+        values, gates = hidden_states.chunk(2, dim=-1)
+        return values * self.functions(gates)
+
+    def extra_repr(self) -> str:
+        """The settings that differ between layers, for ``print``."""
+        return f"gated={self.gated}"
 
 
 def build(
@@ -93,7 +113,7 @@ def build(
     noise: float = 1e-3,
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
-) -> Parts:
+) -> dict[str, nn.Module]:
     """Makes the parts that replace a block.
 
     For ``"grouped"`` the linear maps are the block's own if its number of hidden units stays.
@@ -106,72 +126,60 @@ def build(
         device: Device of the parts; the block's when None.
 
     Returns:
-        The parts, not yet in their place.
+        The new parts by the names of their slots within the block's owner, not yet in place.
 
     Raises:
         KanDiffusionError: The basis cannot be made or fitted with these settings.
     """
     up, down = block.up, block.down
+    # A network that a library builds before it reads the weights keeps its buffers in memory, and
+    # so do parts that are built as it was.
+    place = None if device is None and up.weight.is_meta else "meta"
     device, dtype = device or up.weight.device, up.weight.dtype
+    grid = recipe.model_dump(include={"basis", "grid_size", "order", "grid_range"})
     if recipe.kind == "full":
-
-        def layer(inputs: int, outputs: int, bias: bool) -> KANLinear:
-            made = KANLinear(
-                inputs,
-                outputs,
-                bias,
-                basis=recipe.basis,
-                grid_size=recipe.grid_size,
-                order=recipe.order,
-                grid_range=recipe.grid_range,
-                device="meta",
-                dtype=dtype,
-            )
-            return _drawn(made, device, generator)
-
-        first = layer(up.in_features, recipe.hidden, up.bias is not None)
-        last = layer(recipe.hidden, down.out_features, down.bias is not None)
-        _start_as_wide(block, first, last, generator)
+        shared: dict[str, Any] = {"device": place, "dtype": dtype, **grid}
+        first = KANLinear(up.in_features, recipe.hidden, up.bias is not None, **shared)
+        last = KANLinear(recipe.hidden, down.out_features, down.bias is not None, **shared)
+        for layer in (first, last):
+            _draw(layer, device, generator)
+        if device.type != "meta":
+            _spread_as(block, first, last, generator)
         between = {} if block.joined else {block.slot: nn.Identity()}
-        return Parts({block.entry: first, **between, block.last: last}, None)
-    by_slot: dict[str, nn.Module] = {}
+        return {block.entry: first, **between, block.last: last}
+    parts: dict[str, nn.Module] = {}
     if recipe.hidden != block.hidden:
         width = recipe.hidden * (1 + int(block.gated))
-        up = _drawn(_like(up, up.in_features, width), device, generator)
-        down = _drawn(_like(down, recipe.hidden, down.out_features), device, generator)
-        by_slot = {block.first: up, block.last: down}
+        up = _like(up, up.in_features, width)
+        down = _like(down, recipe.hidden, down.out_features)
+        parts = {block.first: up, block.last: down}
+        for part in parts.values():
+            _draw(part, device, generator)
     curves = LearnedActivation(
         recipe.hidden,
-        groups=[unit % recipe.functions for unit in range(recipe.hidden)],
-        basis=recipe.basis,
-        grid_size=recipe.grid_size,
-        order=recipe.order,
-        grid_range=recipe.grid_range,
-        start=[block.activation],
+        groups=min(recipe.functions, recipe.hidden),
+        initial=[block.activation],
         noise=noise,
-        device="meta",
+        device=place,
         dtype=torch.promote_types(dtype, torch.float32),
+        **grid,
     )
-    _drawn(curves, device, generator)
-    part = ActivatedLinear(up, curves, block.gated) if block.joined else curves
-    if block.joined:
-        by_slot.pop(block.first, None)
-    return Parts({**by_slot, block.slot: part}, curves)
+    _draw(curves, device, generator)
+    if not block.joined:
+        return {**parts, block.slot: curves}
+    parts.pop(block.first, None)
+    return {**parts, block.slot: ActivatedLinear(up, curves, block.gated)}
 
 
 @torch.no_grad()
-def _start_as_wide(
+def _spread_as(
     block: Block, first: KANLinear, last: KANLinear, generator: torch.Generator | None
 ) -> None:
     """Scales fresh layers so that outputs for standard normal inputs have the block's variance.
 
     As drawn, the layers would spread the outputs of a transformer's block several times as wide.
     """
-    weight = last.weight
-    if weight.is_meta:
-        return
-    x = torch.empty(_ROWS, first.in_features, dtype=weight.dtype, device=weight.device)
-    x.normal_(generator=generator)
+    x = first.weight.new_empty(_ROWS, first.in_features).normal_(generator=generator)
     hidden = block.up(x)
     if block.gated:
         values, gates = hidden.chunk(2, dim=-1)
@@ -180,7 +188,7 @@ def _start_as_wide(
         hidden = block.activation(hidden)
     wanted, found = (y.float().var(0).mean() for y in (block.down(hidden), last(first(x))))
     if found > 0:
-        weight.mul_((wanted / found).sqrt())
+        last.weight.mul_((wanted / found).sqrt())
 
 
 def _like(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
@@ -188,22 +196,23 @@ def _like(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias, device="meta", dtype=linear.weight.dtype)
 
 
-def _drawn(layer: _Layer, device: torch.device, generator: torch.Generator | None) -> _Layer:
-    """Moves a layer from the meta device to another, with fresh parameters."""
+@torch.no_grad()
+def _draw(part: nn.Module, device: torch.device, generator: torch.Generator | None) -> None:
+    """Moves a part to a device, with fresh parameters unless that is the meta device."""
     if device.type == "meta":
-        return layer
-    layer.to_empty(device=device)
-    if not isinstance(layer, nn.Linear):
-        layer.reset_parameters(generator)
-        return layer
-    bound = 1 / math.sqrt(layer.in_features)  # as in torch
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.uniform_(-bound, bound, generator=generator)
-    return layer
+        if not next(part.parameters()).is_meta:
+            part.to(device)
+        return
+    part.to_empty(device=device)
+    if isinstance(part, BasisLayer):
+        part.reset_parameters(generator)
+        return
+    for parameter in part.parameters():
+        bound = 1 / math.sqrt(part.get_parameter("weight").shape[1])  # as in torch
+        parameter.uniform_(-bound, bound, generator=generator)
 
 
-def install(root: nn.Module, block: Block, parts: Parts) -> Callable[[], None]:
+def install(root: nn.Module, block: Block, parts: dict[str, nn.Module]) -> None:
     """Puts parts in place of a block's, in training or evaluation mode like their owner.
 
     torch's encoder layers have a fast path that only knows ReLU and GELU; it is switched off.
@@ -211,32 +220,13 @@ def install(root: nn.Module, block: Block, parts: Parts) -> Callable[[], None]:
     Args:
         root: The network.
         block: A block of it.
-        parts: The parts that take its place.
-
-    Returns:
-        A function that puts back what was there.
+        parts: The parts that take its place, by slot.
     """
     owner = block.owner
-    held = {slot: part_of(owner, slot) for slot in parts.by_slot}
-    flags: list[tuple[nn.Module, str, object]] = []
-    if isinstance(owner, nn.TransformerEncoderLayer):
-        flags.append((owner, "activation_relu_or_gelu", 0))
-        flags += [
-            (encoder, "use_nested_tensor", False)
-            for encoder in root.modules()
-            if isinstance(encoder, nn.TransformerEncoder)
-            and any(layer is owner for layer in encoder.layers)
-        ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in flags]
-    for slot, part in parts.by_slot.items():
+    for slot, part in parts.items():
         put(owner, slot, part.train(owner.training))
-    for module, name, value in flags:
-        setattr(module, name, value)
-
-    def undo() -> None:
-        for slot, part in held.items():
-            put(owner, slot, part)
-        for module, name, value in before:
-            setattr(module, name, value)
-
-    return undo
+    if isinstance(owner, nn.TransformerEncoderLayer):
+        owner.activation_relu_or_gelu = 0
+        for encoder in root.modules():
+            if isinstance(encoder, nn.TransformerEncoder) and owner in list(encoder.layers):
+                encoder.use_nested_tensor = False

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
 from kan_diffusion.data.pictures import PictureCodec
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.evaluation.pictures import EACH, shown
@@ -28,7 +29,6 @@ from kan_diffusion.report.contents import (
     smoothed_curve,
 )
 from kan_diffusion.report.points import Panels
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CURVES,
@@ -163,7 +163,7 @@ def _warnings(
             "The same command without --quick judges them again and trains none of them again."
         )
     for process in config.process:
-        mismatch = signal_warning(process.scheduler())
+        mismatch = signal_warning(process)
         if mismatch is not None:
             warnings.append(capitalised(mismatch) + ".")
     if any(process.loss == "huber" for process in config.process):
@@ -284,7 +284,8 @@ def _exact(config: TrialConfig) -> Panels:
     assert dataset.density is not None
     pipeline = PointDiffusionPipeline(
         OracleDenoiser(dataset.density, config.process),
-        make_scheduler(config.sampling.scheduler, config.process.scheduler()),
+        config.process,
+        scheduler=make_scheduler(config.sampling.scheduler, config.process),
     )
     states = record_reverse(
         pipeline,

@@ -34,9 +34,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kan_diffusion.data.datasets import ToyData
-from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.gated import GatedDenoiser
-from kan_diffusion.denoisers.kan import KANDenoiser
+from kan_diffusion.diffusion.sampling import (
+    PointDiffusionPipeline,
+    even_sampler,
+    make_scheduler,
+    watched,
+)
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import whole_file, write_bytes
@@ -47,14 +50,12 @@ from kan_diffusion.report.html import Json, Page, Section
 from kan_diffusion.report.images import LARGEST_WEBP, contact_sheet, embedded, image_address
 from kan_diffusion.report.points import PointView, bins, framed, panel_figure, spread
 from kan_diffusion.report.style import GRID, INK, MUTED, model_styles, report_style, shortened
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler, watched
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
-from kan_diffusion.web import read_web
 
 __all__ = [
     "ENDINGS", "EXACT", "LARGEST_GIF", "MOST_FRAMES", "MOST_MOVING", "Motion", "Mover", "Panel",
-    "PicturePanel", "PointPanel", "Reverse", "add_player", "is_of_playground", "mover_of_run",
+    "PicturePanel", "PointPanel", "Reverse", "add_player", "mover_of_run",
     "picture_motion", "require_ending", "reverse_motion", "reverse_process", "still_figure",
     "write_motion",
 ]  # fmt: skip
@@ -338,39 +339,21 @@ class Reverse:
     columns: tuple[str, ...]
 
 
-def is_of_playground(path: Path) -> bool:
-    """Tells whether a path is a model of the playground and no run's folder."""
-    return path.suffix == ".json" and not path.is_dir()
-
-
 def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
-    """Reads a finished run, or a model of the playground, to be drawn.
+    """Reads a finished run, to be drawn.
 
     Args:
-        run: The run's folder, or a ``.json`` file.
+        run: The run's folder.
         verify: Whether to refuse files that have changed since they were written.
 
     Raises:
-        RunFolderError: There is no such run or model.
+        RunFolderError: There is no such run.
     """
-    if is_of_playground(run):
-        model = read_web(run)
-        toy = model.data.toy if model.data is not None else None
-        data = None if toy is None else ToyData(toy=toy)
-        family = _family(model.pipeline.denoiser)
-        return Mover(run.stem, family, model.pipeline, model.process, data, source=str(run))
     config, pipeline = load_run(run, verify=verify)
     data = config.data if isinstance(config.data, ToyData) else None
     made = config.model
     usual = config.sampling.guidance
     return Mover(made.name, made.family, pipeline, config.process, data, usual, str(run))
-
-
-def _family(denoiser: Denoiser) -> str:
-    """The family of a model of the playground."""
-    if isinstance(denoiser, GatedDenoiser):
-        return "kan" if denoiser.config["learned_functions"] else "gated-mlp"
-    return "full-kan" if isinstance(denoiser, KANDenoiser) else "mlp"
 
 
 def reverse_process(
@@ -572,8 +555,7 @@ def _sampler(
     mover: Mover, name: str | None, steps: int | None
 ) -> tuple[PointDiffusionPipeline | PictureDiffusionPipeline, int]:
     """Makes a pipeline of the same model with the sampler asked for; gives its steps too."""
-    even = "flow-euler" if mover.process.is_flow else "ddim"
-    scheduler = make_scheduler(name or even, mover.pipeline.scheduler)
+    scheduler = make_scheduler(name or even_sampler(mover.process), mover.process)
     pipeline = type(mover.pipeline).from_pipe(mover.pipeline, scheduler=scheduler)
     usual = mover.process.num_timesteps if name == "ddpm" else MOST_FRAMES - 1
     return pipeline, steps or usual

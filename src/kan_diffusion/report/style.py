@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex, to_rgb
 
-from kan_diffusion.denoisers.registry import FAMILIES
+from kan_diffusion.denoisers.families import FAMILIES
 
 __all__ = [
     "GRID", "INK", "MUTED", "NARROW", "PALE", "PALETTES", "REAL", "SEED_ALPHA", "SYNTHETIC",

@@ -332,7 +332,6 @@ def _heads(results: Results) -> dict[str, Head]:
     return {
         "parameters": Head("parameters", "trainable parameters"),
         "flops": Head("FLOPs", "operations of a forward pass for one point, as done here"),
-        "flops_per_edge": Head("by edge", "FLOPs, counted per edge as by Yu et al. (2024)"),
         "steps": Head("steps", "optimiser steps"),
         "excess": Head("excess", "mean squared distance to the oracle's predicted noise"),
         "heldout_loss": Head("held-out loss", "training loss on points not trained on"),
@@ -529,7 +528,6 @@ def trials_table(results: Results, anchors: Anchors) -> Table:
     """Lists every trial with its raw numbers."""
     names = {
         **{column: head.text for column, head in _heads(results).items()},
-        "flops_per_edge": "FLOPs by edge",
         "excess_se": "± SE",
         "train_seconds": "train (s)",
         "sample_seconds": "sample (s)",

@@ -3,11 +3,9 @@
 - ``params``: trainable parameters;
 - ``flops``: floating-point operations of a forward pass for one point, as this package computes it,
   with one evaluation of the basis per input;
-- ``flops-per-edge``: the same by the convention of Yu et al. (2024, arXiv:2407.16674), in which
-  every edge of a KAN evaluates its functions itself;
 - ``time``: seconds of processor time for training, on one thread.
 
-The widths of the hidden layers are chosen to meet the first three within 2 %. A budget of time is
+The widths of the hidden layers are chosen to meet the first two within 2 %. A budget of time is
 met by the number of steps, which each trial determines by its own clock. The size of a model is
 then given with the budget, or the best of :data:`SIZES` is chosen for it (:mod:`.rehearsal`). The
 row of a trial says what it really used.
@@ -26,14 +24,13 @@ from kan_diffusion.settings import Settings
 
 __all__ = ["MATCHES", "SIZES", "Budget", "Match"]
 
-Match = Literal["params", "flops", "flops-per-edge", "time"]
+Match = Literal["params", "flops", "time"]
 MATCHES: tuple[str, ...] = get_args(Match)
 """The resources that can be held equal."""
 
 _MOST: Mapping[Match, int] = {
     "params": MOST_PARAMETERS,
     "flops": MOST_OPERATIONS,
-    "flops-per-edge": MOST_OPERATIONS,
     "time": MOST_SECONDS,
 }
 
@@ -77,7 +74,7 @@ class Budget(Settings):
         """The size it gives to a model without its own size, as settings of the model."""
         if self.match == "time":
             return {} if self.params is None else {"params": self.params}
-        return {self.match.replace("-", "_"): int(self.amount)}
+        return {self.match: int(self.amount)}
 
     def includes(self, data: str, model: str) -> bool:
         """Tells whether the budget applies to a data set and a model, both by name."""

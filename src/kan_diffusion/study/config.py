@@ -21,7 +21,9 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from kan_diffusion.data.datasets import DataConfig, FileData, PictureData, TableData, ToyData
-from kan_diffusion.denoisers.registry import Family, Setting, get_family
+from kan_diffusion.denoisers.families import get_family
+from kan_diffusion.denoisers.family import Family, Setting
+from kan_diffusion.diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.evaluation.metrics import metrics_named
@@ -39,7 +41,6 @@ from kan_diffusion.limits import (
     MOST_TRIALS,
 )
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.settings import Name, Settings
 from kan_diffusion.study.budgets import Budget, Match
 from kan_diffusion.training import TrainingConfig
@@ -91,15 +92,14 @@ _PRESETS = resources.files("kan_diffusion.study") / "presets"
 class ModelConfig(Settings):
     """A denoiser of a study.
 
-    One of ``params``, ``flops``, ``flops_per_edge`` and ``hidden`` gives its size; where all are
-    None, a budget of the study does.
+    One of ``params``, ``flops`` and ``hidden`` gives its size; where all are None, a budget of the
+    study does.
 
     Attributes:
         family: Its family.
         name: Name of the model in tables and figures; the family's title when empty.
         params: Number of trainable parameters it is fitted to.
         flops: Operations of a forward pass it is fitted to, see :mod:`.budgets`.
-        flops_per_edge: The same by the per-edge convention.
         hidden: Widths of its hidden layers.
         depth: Number of hidden layers of a fitted model; the family's default when None.
         settings: Settings of the denoiser that differ from the family's.
@@ -122,7 +122,6 @@ class ModelConfig(Settings):
     name: Name = ""
     params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
     flops: int | None = Field(None, ge=1, le=MOST_OPERATIONS)
-    flops_per_edge: int | None = Field(None, ge=1, le=MOST_OPERATIONS)
     hidden: tuple[Annotated[int, Field(ge=1, le=MOST_PARAMETERS)], ...] | None = Field(
         None, max_length=MOST_LAYERS
     )
@@ -151,7 +150,7 @@ class ModelConfig(Settings):
     @property
     def size(self) -> dict[str, int | tuple[int, ...]]:
         """The size setting that is given, with its value; empty without one."""
-        sizes = {key: getattr(self, key) for key in ("params", "flops", "flops_per_edge", "hidden")}
+        sizes = {key: getattr(self, key) for key in ("params", "flops", "hidden")}
         return {key: size for key, size in sizes.items() if size is not None}
 
     @property
@@ -233,7 +232,7 @@ class SamplingConfig(Settings):
         Raises:
             KanDiffusionError: The sampler does not fit the process.
         """
-        fitting = fitting_samplers(process.scheduler())
+        fitting = fitting_samplers(process)
         if self.scheduler is not None and self.scheduler not in fitting:
             raise KanDiffusionError(
                 f"scheduler '{self.scheduler}' does not fit process '{process.name}'; choose one "

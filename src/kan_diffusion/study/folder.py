@@ -1,7 +1,7 @@
 """The folder of a trial: its files, and how they are read.
 
-A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``,
-``scheduler/``, for captioned pictures ``text_encoder/`` and ``tokenizer/``, for latents ``vae/``),
+A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``, for
+captioned pictures ``text_encoder/`` and ``tokenizer/``, for latents ``vae/``),
 with ``curves.parquet`` (loss and learning rate of every step), ``samples.safetensors`` (generated
 points or pictures), ``reverse/<step>.safetensors`` (the reverse process at moments of training),
 ``weights/<step>.safetensors`` (the weights at these moments, of a small KAN whose edges can be
@@ -36,6 +36,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from kan_diffusion.diffusion.sampling import HALF_SAVED, SamplePipeline, save_pipeline
 from kan_diffusion.errors import RunFolderError, one_line, valid_settings
 from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
@@ -49,7 +50,6 @@ from kan_diffusion.files import (
     write_checksums,
     write_parquet,
 )
-from kan_diffusion.sampling import HALF_SAVED, SamplePipeline, save_pipeline
 from kan_diffusion.study.config import TrialConfig
 
 __all__ = [
@@ -92,7 +92,6 @@ _POINTS = "points"
 _FILES = (
     "model_index.json",
     "denoiser/[!.]*",
-    "scheduler/[!.]*",
     "text_encoder/[!.]*",
     "tokenizer/[!.]*",
     "vae/[!.]*",

@@ -25,6 +25,8 @@ from kan_diffusion.data.datasets import (
 )
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.data.tables import read_frame
+from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
@@ -40,11 +42,9 @@ from kan_diffusion.evaluation.pictures import (
 )
 from kan_diffusion.files import finite, read_json
 from kan_diffusion.latents import LatentCodec
-from kan_diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
-from kan_diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Level, Row, load_trial
 from kan_diffusion.table_pipeline import TableDiffusionPipeline
@@ -315,7 +315,7 @@ def oracle_warning(row: Row) -> str | None:
 def load_run(
     folder: Path, *, verify: bool = True
 ) -> tuple[TrialConfig, PointDiffusionPipeline | PictureDiffusionPipeline]:
-    """Reads a finished run: its configuration and its pipeline.
+    """Reads a finished run: its configuration and its pipeline, with the sampler of its study.
 
     Args:
         folder: The run's folder.
@@ -341,7 +341,8 @@ def load_run(
     )
     kinds = (PointDiffusionPipeline, TableDiffusionPipeline, PictureDiffusionPipeline)
     kind = next((k for k in kinds if k.__name__ == index.get("_class_name")), kinds[0])
-    return trial.config, kind.from_pretrained(folder)
+    scheduler = make_scheduler(trial.config.sampling.scheduler, trial.config.process)
+    return trial.config, kind.from_pretrained(folder, scheduler=scheduler)
 
 
 def load_point_run(

@@ -26,14 +26,14 @@ from kan_diffusion.data.datasets import (
 )
 from kan_diffusion.data.pictures import read_pictures
 from kan_diffusion.data.toys import TOYS
-from kan_diffusion.denoisers.registry import (
+from kan_diffusion.denoisers.families import (
     FAMILIES,
     PICTURE_FAMILIES,
-    Setting,
     build_denoiser,
     get_family,
 )
-from kan_diffusion.denoisers.sizing import COUNTABLES, Countable
+from kan_diffusion.denoisers.family import Setting
+from kan_diffusion.denoisers.sizing import COUNTABLES
 from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
@@ -143,7 +143,7 @@ def _amount_of_model(match: Match, model: ModelConfig, data: DataConfig) -> floa
             seconds,
         )
         return seconds
-    count, _ = COUNTABLES[cast("Countable", match.replace("-", "_"))]
+    count, _ = COUNTABLES[match]
     return count(without_text(build(trial, load_dataset(data, 0, 0))))
 
 
@@ -174,7 +174,6 @@ def _matched_study(
                     num_classes=len(dataset.classes),
                     params=size.get("params"),
                     flops=size.get("flops"),
-                    flops_per_edge=size.get("flops_per_edge"),
                 )
             except KanDiffusionError as error:
                 reasons[name] = str(error)
@@ -243,7 +242,6 @@ def _accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting
 _EQUAL = {
     "params": "parameters",
     "flops": "arithmetic",
-    "flops-per-edge": "arithmetic, counted edge by edge",
     "time": "training time",
 }
 

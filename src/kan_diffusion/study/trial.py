@@ -18,10 +18,14 @@ from kan_diffusion.data.codec import TableCodec
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
 from kan_diffusion.data.pictures import PictureCodec
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.kan import KANDenoiser
-from kan_diffusion.denoisers.readable import ReadableDenoiser
-from kan_diffusion.denoisers.registry import build_denoiser
+from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.denoisers.readable import no_edges
 from kan_diffusion.devices import resolve_device
+from kan_diffusion.diffusion.sampling import (
+    PointDiffusionPipeline,
+    even_sampler,
+    make_scheduler,
+)
 from kan_diffusion.errors import (
     KanDiffusionError,
     NonFiniteLossError,
@@ -35,7 +39,6 @@ from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
-from kan_diffusion.sampling import PointDiffusionPipeline, fitting_samplers, make_scheduler
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
@@ -100,12 +103,13 @@ def record_reverse(
         Standardised samples, or pictures, with shape (panels, num, *shape).
     """
     if not isinstance(pipeline.scheduler, DDPMScheduler):
-        even = "ddim" if "ddim" in fitting_samplers(pipeline.scheduler) else "flow-euler"
-        scheduler = make_scheduler(even, pipeline.scheduler)
+        scheduler = make_scheduler(even_sampler(pipeline.process), pipeline.process)
         if isinstance(pipeline, PictureDiffusionPipeline):
             pipeline = PictureDiffusionPipeline.from_pipe(pipeline, scheduler=scheduler)
         else:
-            pipeline = PointDiffusionPipeline(pipeline.denoiser, scheduler)
+            pipeline = PointDiffusionPipeline(
+                pipeline.denoiser, pipeline.process, scheduler=scheduler
+            )
         num_steps = 5 * (NUM_PANELS - 1)
     before = generator.get_state()
     asked = Request(asked) if isinstance(asked, int) else asked
@@ -218,7 +222,6 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         num_train_timesteps=config.process.num_timesteps,
         params=model.params,
         flops=model.flops,
-        flops_per_edge=model.flops_per_edge,
         hidden=model.hidden,
         depth=model.depth,
         num_classes=0 if text else len(dataset.classes),
@@ -366,7 +369,6 @@ def _run_claimed(
         **config.keys,
         "parameters": without_text(denoiser).num_trainable,
         "flops": denoiser.flops,
-        "flops_per_edge": denoiser.flops_per_edge,
         "steps": steps,
         "error": None,
     }
@@ -399,7 +401,7 @@ def _run_claimed(
             logger.info("no picture of the reverse process at step %d: %s", step, error)
             return
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
-        if isinstance(current, KANDenoiser | ReadableDenoiser) and current.num_trainable < _SMALL:
+        if no_edges(current) is None and current.num_trainable < _SMALL:
             save_weights(folder / WEIGHTS / f"{step}.safetensors", current)
 
     def failed(error: KanDiffusionError) -> TrialResult:
@@ -481,20 +483,25 @@ def followed(config: TrialConfig, dataset: Dataset) -> Request:
 def _pipeline(
     config: TrialConfig, dataset: Dataset, denoiser: Denoiser, latents: LatentCodec | None
 ) -> PointDiffusionPipeline | PictureDiffusionPipeline:
-    scheduler = make_scheduler(config.sampling.scheduler, config.process.scheduler())
+    process = config.process
+    scheduler = make_scheduler(config.sampling.scheduler, process)
     if isinstance(dataset.codec, PictureCodec):
         mode, vae = dataset.codec.mode, None if latents is None else latents.vae
+        network, encoder, tokenizer = denoiser, None, None
         if isinstance(denoiser, PromptedDenoiser):
-            parts = denoiser.denoiser, scheduler, denoiser.text_encoder, denoiser.tokenizer
-            return PictureDiffusionPipeline(*parts, mode=mode, vae=vae)
-        classes = dataset.classes
-        return PictureDiffusionPipeline(denoiser, scheduler, mode=mode, classes=classes, vae=vae)
+            network, encoder = denoiser.denoiser, denoiser.text_encoder
+            tokenizer = denoiser.tokenizer
+        classes = () if encoder is not None else dataset.classes
+        return PictureDiffusionPipeline(
+            network, process, encoder, tokenizer, mode, classes, vae, scheduler
+        )
     if isinstance(dataset.codec, TableCodec):
-        return TableDiffusionPipeline(denoiser, scheduler, dataset.codec, config.process)
+        return TableDiffusionPipeline(denoiser, process, dataset.codec, scheduler)
     return PointDiffusionPipeline(
         denoiser,
-        scheduler,
+        process,
         dataset.standardizer.mean,
         dataset.standardizer.scale,
         dataset.columns,
+        scheduler,
     )

@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING, cast
 import pandas as pd
 from pydantic import Field, TypeAdapter
 
-from kan_diffusion.denoisers.family import Choice, IntRange, Range, Space
-from kan_diffusion.denoisers.registry import Setting, get_family, untuned_family
+from kan_diffusion.denoisers.families import get_family
+from kan_diffusion.denoisers.family import Choice, IntRange, Range, Setting, Space
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError, require_known
 from kan_diffusion.files import read_as, write_json, write_text
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_POINTS
@@ -217,7 +217,7 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
             "with --families", config.name, ", ".join(f"'{name}'" for name in left),
         )  # fmt: skip
     models = tuple(
-        model.resolved(config.training, untuned_family(model.family))
+        model.resolved(config.training)
         .pinned()
         .model_copy(update={"optimizer": model.optimizer or config.training.optimizer})
         for model in searched
@@ -383,7 +383,7 @@ class _Search:
                 f"no try of '{self.model.name}' gave a result; the first failed with: {first}"
             )
         chosen = self._with(min(complete, key=lambda found: (found.value, found.number)).params)
-        own = untuned_family(self.model.family).settings
+        own = get_family(self.model.family).settings
         changed = {
             key: value
             for key, value in chosen.settings.items()
@@ -538,12 +538,7 @@ def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> Stud
                 "optimizer": found.optimizer,
                 "learning_rate": found.learning_rate,
                 "batch_size": found.batch_size or model.batch_size,
-                # As the search began: the family's own may have been tuned to others since.
-                "settings": {
-                    **untuned_family(model.family).settings,
-                    **model.settings,
-                    **found.settings,
-                },
+                "settings": {**model.settings, **found.settings},
             }
             model = ModelConfig.model_validate({**model.model_dump(), **changes})
         models.append(model)

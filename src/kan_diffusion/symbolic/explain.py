@@ -26,14 +26,13 @@ from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.formula import FormulaDenoiser
-from kan_diffusion.denoisers.kan import KANDenoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser, no_edges, readable
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     RESULT,
@@ -421,7 +420,6 @@ class StageJudge:
             "stage": name,
             "parameters": denoiser.num_trainable,
             "flops": denoiser.flops,
-            "flops_per_edge": denoiser.flops_per_edge,
             "steps": config.training.steps,
             "error": None,
             **stage.row,
@@ -612,11 +610,8 @@ def explain_run(
     """
     options, say = options or ExplainOptions(), on_progress or tell_nobody
     config, pipeline = load_point_run(run, verify=verify)
-    if not isinstance(pipeline.denoiser, KANDenoiser | ReadableDenoiser):
-        raise KanDiffusionError(
-            f"'{run}' is of family '{config.model.family}': {no_edges(pipeline.denoiser)}; train "
-            "one with --family readable-kan, full-kan or modulated-kan"
-        )
+    if (reason := no_edges(pipeline.denoiser)) is not None:
+        raise KanDiffusionError(f"'{run}' is of family '{config.model.family}': {reason}")
     process = config.process
     timesteps = list(options.levels or default_levels(process))
     last = process.num_timesteps - 1
@@ -686,19 +681,14 @@ def _reverse(judge: StageJudge, stages: Mapping[str, Denoiser]) -> dict[str, NDA
     """Records reverse processes of stages, and of the exact denoiser where it is known."""
     config, density = judge.config, judge.context.dataset.density
     exact = {} if density is None else {"exact": OracleDenoiser(density, config.process)}
-    scheduler = make_scheduler(config.sampling.scheduler, config.process.scheduler())
+    scheduler = make_scheduler(config.sampling.scheduler, config.process)
     recorded = {}
     for name, denoiser in {**stages, **exact}.items():
         generator = torch_generator("reverse process", config.study_seed, config.data.name)
         with suppress(NonFiniteSamplesError):  # reported where the stage is judged
-            recorded[name] = (
-                record_reverse(
-                    PointDiffusionPipeline(denoiser, scheduler), _MOVING, config.sampling.steps,
-                    generator,
-                )
-                .double()
-                .numpy()
-            )  # fmt: skip
+            pipeline = PointDiffusionPipeline(denoiser, config.process, scheduler=scheduler)
+            states = record_reverse(pipeline, _MOVING, config.sampling.steps, generator)
+            recorded[name] = states.double().numpy()
     return recorded
 
 

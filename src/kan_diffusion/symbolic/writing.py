@@ -19,7 +19,7 @@ from kan_diffusion.denoisers.edges import CURVE, Edge, ReadableLayer
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.readable import InputFeature, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BSpline, piece_coefficients
+from kan_diffusion.kan.bases import BSpline
 from kan_diffusion.symbolic.combination import Atom, Combination
 
 if TYPE_CHECKING:
@@ -212,10 +212,8 @@ def _pieces(layer: ReadableLayer, edge: Edge) -> tuple[float, float, list[list[f
     coefficients, base = packed[edge.output, edge.input].detach().double(), 0.0
     if curves.base_activation is not None:
         base, coefficients = float(coefficients[0]), coefficients[1:]
-    one = basis.one_input(edge.input).double()
-    origin, step = float(one.grid_origin[0]), float(one.grid_step[0])
-    polynomials = torch.tensor(piece_coefficients(basis.order), dtype=torch.float64)
-    pieces = coefficients.unfold(0, basis.order + 1, 1) @ polynomials
+    origin, step = float(basis.grid_origin[edge.input]), float(basis.grid_step[edge.input])
+    pieces = coefficients.unfold(0, basis.order + 1, 1) @ basis.pieces(torch.float64)
     return origin, step, pieces.tolist(), base
 
 

@@ -47,7 +47,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.functions import LearnedFunctions
+from kan_diffusion.kan.functions import BasisLayer
 from kan_diffusion.training.soap import SOAP
 
 __all__ = [
@@ -122,7 +122,7 @@ class ParameterVector:
         rates = {
             id(part.coefficients): part.rate
             for part in module.modules()
-            if isinstance(part, LearnedFunctions) and part.rate != 1
+            if isinstance(part, BasisLayer) and part.coefficients is not None and part.rate != 1
         }
         self.rates: Tensor | None = None
         if rates:

@@ -9,16 +9,13 @@ from helpers import seeded
 from html_page import Page
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.denoisers.formula import formula_denoiser
-from kan_diffusion.denoisers.readable import readable
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.symbolic.views import default_levels
-from networks import batch, kan
 from truth_lab import lab
 from truth_lab.lab import LAB, LabResult, LabResults, run_lab_case
 from truth_lab.page import write_lab
-from truth_lab.pykan import at_level, pykan_formula
 from truth_lab.truth import Recovered, recovered_constants
 
 X, Y, A, S = sympy.symbols("x0 x1 alpha sigma", real=True)
@@ -51,7 +48,6 @@ def make_result(toy="two-modes", seed=3, **changes):
         "excess": {"network": 0.0123, "formula": 0.00456},
         "energy": {"network": 0.002, "formula": 0.003},
         "energy_real": 0.002,
-        "pykan": {},
         "seconds": 12.5,
     }
     return LabResult(**{"toy": toy, "seed": seed, **fields, **changes})
@@ -241,12 +237,3 @@ def test_the_page_shows_constants_and_answers_and_names_stay_text(tmp_path):
     constants = page.tables["Constants at each noise level, two-modes"]
     assert constants[1] == ["m", "0.50", "2.0000", "2.1000", "2.1000 to 2.1000", "5.00 %"]
     assert page.tables["four-modes"][1][1] == "form not found"
-
-
-def test_pykan_is_given_the_denoiser_at_a_level_and_finds_a_formula():
-    pytest.importorskip("kan")
-    denoiser, (points, _) = readable(kan(hidden=())), batch()
-    plain, factors = at_level(denoiser, 30)
-    with torch.no_grad():
-        torch.testing.assert_close(plain(points * factors), denoiser(points, 30).sample)
-    assert len(pykan_formula(plain.float(), (points * factors).float()).formulas) == 2

@@ -8,7 +8,7 @@ import pytest
 
 import verdict
 from helpers import refused
-from kan_diffusion.denoisers.registry import get_family
+from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.files import write_checksums, write_parquet
 from kan_diffusion.report.tables import format_number
 from kan_diffusion.study.config import read_preset

@@ -105,8 +105,8 @@ def test_the_command_that_samples_a_run_is_shown_with_its_module_and_quotes(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     Path("mine.py").write_text(
-        "from kan_diffusion.denoisers import Family, MLPDenoiser\n"
-        "MINE = Family('mine', MLPDenoiser, depth=1, learning_rate=0.01)\n"
+        "from kan_diffusion.denoisers import Family, NetworkDenoiser\n"
+        "MINE = Family('mine', NetworkDenoiser, depth=1, learning_rate=0.01)\n"
     )
     outcome = cli("train", "moons", *MLP, "--family", "mine:MINE", "--out", "a run")
     assert outcome.code == 0, outcome.err

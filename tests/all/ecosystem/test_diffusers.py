@@ -1,11 +1,10 @@
 import subprocess
 import sys
 
-import accelerate
 import pytest
 import torch
 
-from family_contract import FEW, STEPS, X, output, same_samples, stirred
+from family_contract import FEW, STEPS, X, output, stirred
 from kan_diffusion import PointDiffusionPipeline, get_process
 
 
@@ -27,25 +26,7 @@ def test_a_compiled_model_does_what_it_did_and_is_compiled_once(family):
 
 def _pipeline(family):
     denoiser = stirred(family, num_train_timesteps=1000)
-    return PointDiffusionPipeline(denoiser, get_process("cosine").scheduler(), mean=[5.0, -1.0])
-
-
-def test_weights_may_be_in_shards_and_variants_on_devices_or_elsewhere_and_cast(tmp_path):
-    pipeline = _pipeline("kan")
-    pipeline.save_pretrained(tmp_path, variant="fp16", max_shard_size=1000)
-    assert len(list((tmp_path / "denoiser").glob("*.fp16-*.safetensors"))) > 1
-    for places in ({}, {"device_map": "cpu"}, {"device_map": "balanced"}):
-        read = PointDiffusionPipeline.from_pretrained(tmp_path, variant="fp16", **places)
-        same_samples(read, pipeline)
-    expected = output(pipeline.denoiser)
-    offloaded = accelerate.cpu_offload(pipeline.denoiser, execution_device="cpu")
-    with torch.no_grad():
-        torch.testing.assert_close(offloaded(X, STEPS).sample, expected)
-    linear = stirred("mlp")
-    expected = output(linear)
-    linear.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
-    # Three bits of mantissa: 1 / 16 of each weight at most.
-    assert 0 < float((output(linear) - expected).norm() / expected.norm()) < 0.3
+    return PointDiffusionPipeline(denoiser, get_process("cosine"), mean=[5.0, -1.0])
 
 
 IMPORTS = [

@@ -4,9 +4,9 @@ import torch
 
 from helpers import seeded
 from kan_diffusion.denoisers import build_denoiser
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.processes import get_process
-from kan_diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.training import TrainingConfig, train
 from kan_diffusion.training.defaults import suggested
 
@@ -45,7 +45,7 @@ def test_what_is_said_of_a_model(dim, params, steps, remedy):
         at_most=True,
     )
     result = train(denoiser, process, rows, config, seed=4, heldout=heldout, device="cpu")
-    pipeline = PointDiffusionPipeline(denoiser, make_scheduler(None, process.scheduler()))
+    pipeline = PointDiffusionPipeline(denoiser, process)
     drawn = pipeline(600, 20, generator=seeded(5)).samples
     random = np.random.default_rng(6)
     doubt = training_doubt(result, config, denoiser.num_trainable, drawn, heldout, random)

@@ -7,7 +7,7 @@ from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from helpers import refused, seeded
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.kanified import kanify, load_kanified
+from kan_diffusion.kanified import kanify, load_kanified, save_kanified
 from kanified_networks import require_same_after_saving
 from picture_networks import output
 
@@ -25,7 +25,7 @@ def test_a_network_with_tied_weights_is_read_as_it_was(kind, tmp_path):
     )
     network, call = DistilBertForMaskedLM(config).eval(), (torch.tensor([[1, 2, 3]]),)
     kanify(network, kind=kind, generator=seeded())
-    network.save_pretrained(tmp_path)
+    save_kanified(network, tmp_path)
     read = load_kanified(tmp_path)
     assert torch.equal(output(read, call), output(network, call))
     assert read.vocab_projector.weight is read.distilbert.embeddings.word_embeddings.weight

@@ -1,14 +1,11 @@
-"""Kanified networks are compiled, adapted and distilled."""
-
-import copy
+"""Kanified networks are compiled and adapted."""
 
 import pytest
 import torch
 
-from helpers import seeded
-from kan_diffusion.kanified import distill, kanify
+from kan_diffusion.kanified import kanify
 from kanified_networks import gradients, kanify_in_both_ways, loss_of
-from picture_networks import change, make, output
+from picture_networks import make, output
 
 
 def test_a_compiled_network_does_the_same_in_one_graph():
@@ -59,13 +56,3 @@ def test_adapters_of_peft_may_train_the_functions_too():
     assert any("activation_fn" in name and name.endswith("coefficients") for name in trained)
     assert any("fc1.lora_A" in name for name in trained)
     loss_of(adapted, call).backward()
-
-
-def test_distilled_blocks_come_nearer_to_the_originals():
-    teacher, call = make("dit")
-    student = copy.deepcopy(teacher)
-    kanify(student, kind="full", generator=seeded(), match=None)
-    before = change(output(teacher, call), output(student, call))
-    fits = distill(teacher, student, call, steps=100, batch_size=64, generator=seeded()).fits
-    assert all(fit.after < 0.5 * fit.before for fit in fits)
-    assert change(output(teacher, call), output(student, call)) < before

@@ -13,7 +13,8 @@ from PIL import Image
 from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
 from kan_diffusion.data.datasets import ToyData, load_dataset
-from kan_diffusion.denoisers.registry import build_denoiser
+from kan_diffusion.denoisers.families import build_denoiser
+from kan_diffusion.diffusion.sampling import fitting_samplers, make_scheduler
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import get_process
@@ -32,7 +33,6 @@ from kan_diffusion.report.motion import (
     reverse_process,
     write_motion,
 )
-from kan_diffusion.sampling import fitting_samplers
 from kan_diffusion.study.measure import load_run
 from movers import mover, require_frames_from_noise_to_samples
 from synthetic_study import make_contents
@@ -43,7 +43,7 @@ from synthetic_study import make_contents
     [
         (process, name)
         for process in ("cosine", "flow")
-        for name in fitting_samplers(get_process(process).scheduler())
+        for name in fitting_samplers(get_process(process))
     ],
 )
 def test_frames_go_from_the_noise_to_the_very_samples(process, scheduler):
@@ -107,7 +107,8 @@ def test_pictures_come_from_noise_to_what_the_pipeline_draws():
     denoiser = build_denoiser(
         "dit", (1, 8, 8), num_train_timesteps=1000, params=200_000, generator=seeded()
     )
-    pipeline = PictureDiffusionPipeline(denoiser, flow.scheduler(), mode="L")
+    euler = make_scheduler("flow-euler", flow)
+    pipeline = PictureDiffusionPipeline(denoiser, flow, mode="L", scheduler=euler)
     dit = Mover("DiT", "dit", pipeline, flow)
     motion = picture_motion([dit, replace(dit, name="the same")], num=5, steps=3)
     assert (len(motion.labels), motion.labels[0]) == (4, "t = 1.00 T")
@@ -177,7 +178,7 @@ setTimeout(() => {
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium")
 def test_the_player_plays_in_a_browser(tmp_path):
     path = tmp_path / "both.html"
-    motion = reverse_motion([mover("mlp-relu"), mover("mlp")], num=60, steps=6)
+    motion = reverse_motion([mover("residual-mlp"), mover("mlp")], num=60, steps=6)
     write_motion(motion, path, "Both")
     page = path.read_text().replace("<head>", _CLOCK).replace("</body>", _DRIVER)
     path.write_text(page)

@@ -5,13 +5,13 @@ import sys
 import pandas as pd
 import yaml
 
-from kan_diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from make import study
 
 FAMILY = """\
-from kan_diffusion.denoisers import Family, MLPDenoiser
+from kan_diffusion.denoisers import Family, NetworkDenoiser
 
-SHALLOW = Family("shallow", MLPDenoiser, depth=1, learning_rate=1e-2, kind="mlp", title="Shallow")
+SHALLOW = Family("shallow", NetworkDenoiser, 1, 1e-2, kind="mlp", title="Shallow")
 """
 
 

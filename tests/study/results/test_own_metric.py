@@ -23,7 +23,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "comparisons.md"
 def _study(**evaluation):
     return study(
         training={"steps": 5, "batch_size": 32},
-        models=[{"name": "MLP", "family": "mlp"}, {"name": "ReLU", "family": "mlp-relu"}],
+        models=[{"name": "MLP", "family": "mlp"}, {"name": "ReLU", "family": "mlp", "settings": {"activation": "relu"}}],
         budgets=[{"match": "params", "amount": 300}],
         evaluation={**EVALUATION, "moments": [], **evaluation},
     )

@@ -6,11 +6,9 @@ from typing import get_args
 
 import torch
 
-from kan_diffusion.errors import unknown_name
-from kan_diffusion.kan.bases.base import Basis, Extrapolation, GridBasis
+from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.kan.bases.base import Basis, Extrapolation
 from kan_diffusion.kan.bases.chebyshev import Chebyshev
-from kan_diffusion.kan.bases.fourier import Fourier
-from kan_diffusion.kan.bases.rational import Rational
 from kan_diffusion.kan.bases.rbf import RBF
 from kan_diffusion.kan.bases.spline import MAX_ORDER, BSpline, piece_coefficients
 
@@ -20,34 +18,22 @@ __all__ = [
     "RBF",
     "BSpline",
     "Basis",
-    "BasisName",
+    "BasisKind",
     "Chebyshev",
     "Extrapolation",
-    "Fourier",
-    "GridBasis",
-    "Rational",
     "make_basis",
     "piece_coefficients",
 ]
 
-BASES: dict[str, type[Basis]] = {
-    basis.name: basis
-    for basis in (
-        BSpline,
-        RBF,
-        Chebyshev,
-        Fourier,
-        Rational,
-    )
-}
-"""Bases by name. To add one, write a module beside these and add a line here."""
+BASES: dict[str, type[Basis]] = {basis.name: basis for basis in (BSpline, RBF, Chebyshev)}
+"""Bases by name. To add one, write a module beside these and add it here."""
 
-BasisName = str
-"""A name in ``BASES``."""
+BasisKind = str | type[Basis]
+"""A name in ``BASES``, or a class of one's own."""
 
 
 def make_basis(
-    name: str,
+    kind: BasisKind,
     in_features: int,
     *,
     grid_size: int,
@@ -57,7 +43,7 @@ def make_basis(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Basis:
-    """Makes a basis by name; settings that the basis does not have are ignored.
+    """Makes a basis; ``order`` is that of splines.
 
     The arguments are those of :class:`~kan_diffusion.kan.linear.KANLinear`.
 
@@ -66,11 +52,14 @@ def make_basis(
     """
     if extrapolation not in get_args(Extrapolation):
         raise unknown_name("extrapolation", str(extrapolation), get_args(Extrapolation))
-    kind = BASES.get(name)
-    if kind is None:
-        raise unknown_name("basis", str(name), tuple(BASES))
+    if isinstance(kind, str):
+        if kind not in BASES:
+            raise unknown_name("basis", kind, BASES)
+        kind = BASES[kind]
+    if not (isinstance(kind, type) and issubclass(kind, Basis)):
+        raise KanDiffusionError(
+            f"basis must be a name or a class of Basis, not {kind!r}; known: {', '.join(BASES)}"
+        )
     if issubclass(kind, BSpline):
         return kind(in_features, grid_size, order, grid_range, extrapolation, device, dtype)
-    if issubclass(kind, GridBasis):
-        return kind(in_features, grid_size, grid_range, extrapolation, device, dtype)
-    return kind(in_features, device=device, dtype=dtype)
+    return kind(in_features, grid_size, grid_range, extrapolation, device, dtype)

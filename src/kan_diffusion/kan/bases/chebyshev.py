@@ -17,13 +17,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kan_diffusion.kan.bases.base import Extrapolation, GridBasis
+from kan_diffusion.kan.bases.base import Basis, Extrapolation
 
 __all__ = ["Chebyshev"]
 
 
-class Chebyshev(GridBasis):
-    """Chebyshev polynomials up to degree ``num_intervals``; arguments as in :class:`GridBasis`."""
+class Chebyshev(Basis):
+    """Chebyshev polynomials up to degree ``num_intervals``; arguments as in :class:`Basis`."""
 
     name: ClassVar[str] = "chebyshev"
     extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp")

@@ -14,13 +14,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from kan_diffusion.kan.bases.base import GridBasis
+from kan_diffusion.kan.bases.base import Basis
 
 __all__ = ["RBF"]
 
 
-class RBF(GridBasis):
-    """Gaussians at the knots of a uniform grid; arguments as in :class:`GridBasis`."""
+class RBF(Basis):
+    """Gaussians at the knots of a uniform grid; arguments as in :class:`Basis`."""
 
     name: ClassVar[str] = "rbf"
     local: ClassVar[bool] = True

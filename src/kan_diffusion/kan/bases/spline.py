@@ -8,7 +8,8 @@ All B-splines of order k are one function, shifted. With u the grid coordinate, 
     p_{k,j}(f) = \frac{1}{k!} \sum_{i=0}^{k-j} (-1)^i \binom{k+1}{i} (f + k - j - i)^k,
 
 polynomials of degree :math:`k` (the truncated powers of Schoenberg 1946; the Cox-de Boor recursion
-on uniform knots, solved once here instead of at every evaluation).
+on uniform knots, solved once here instead of at every evaluation). Their coefficients times k! are
+whole numbers, which every floating dtype holds exactly.
 
 Parameters per edge: G + k. Operations per input: 2k for each of k + 1 pieces and 3 to find the
 cell; an edge costs 2 (k + 1) whatever G is, as only k + 1 functions differ from zero. Outside the
@@ -29,9 +30,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases.base import Extrapolation, GridBasis
+from kan_diffusion.kan.bases.base import Basis, Extrapolation, Grid
 
 __all__ = ["MAX_ORDER", "BSpline", "piece_coefficients"]
 
@@ -40,6 +42,33 @@ MAX_ORDER = 5
 
 
 @cache
+def _numerators(order: int, derivative: int = 0) -> tuple[tuple[int, ...], ...]:
+    """Coefficients of the pieces times k!, k + 1 rows with those of 1, f, ..., f^k."""
+
+    def numerator(piece: int, degree: int) -> int:
+        power = degree + derivative  # before differentiation
+        if power > order:
+            return 0
+        jumps = (
+            (-1) ** i * comb(order + 1, i) * (order - piece - i) ** (order - power)
+            for i in range(order - piece + 1)
+        )
+        return perm(power, derivative) * comb(order, power) * sum(jumps)
+
+    degrees = range(order + 1)
+    return tuple(tuple(numerator(piece, degree) for degree in degrees) for piece in degrees)
+
+
+def _kinds(order: int) -> list[list[list[int]]]:
+    """Pieces times k!: as tangents left of the grid, inside of it, as tangents right of it."""
+    inside = np.array(_numerators(order))
+    left, right = np.zeros_like(inside), np.zeros_like(inside)
+    left[:, :2] = inside[:, :2]
+    right[:, 0], right[:, 1] = inside.sum(1), inside @ np.arange(order + 1)
+    kinds: list[list[list[int]]] = np.stack([left, inside, right]).tolist()
+    return kinds
+
+
 def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ...], ...]:
     """Coefficients of the polynomial pieces of a uniform B-spline, or of their derivatives.
 
@@ -50,26 +79,11 @@ def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ..
     Returns:
         k + 1 rows, one per piece j, each with k + 1 coefficients of 1, f, ..., f^k.
     """
-
-    def coefficient(piece: int, degree: int) -> float:
-        power = degree + derivative  # before differentiation
-        jumps = (
-            (-1) ** i * comb(order + 1, i) * (order - piece - i) ** (order - power)
-            for i in range(order - piece + 1)
-        )
-        # Integers up to the one division, so that the result is rounded once.
-        return perm(power, derivative) * comb(order, power) * sum(jumps) / factorial(order)
-
-    return tuple(
-        tuple(
-            coefficient(piece, degree) if degree + derivative <= order else 0.0
-            for degree in range(order + 1)
-        )
-        for piece in range(order + 1)
-    )
+    rows = _numerators(order, derivative)
+    return tuple(tuple(number / factorial(order) for number in row) for row in rows)
 
 
-class BSpline(GridBasis):
+class BSpline(Basis):
     """B-splines of one order on a uniform grid.
 
     Args:
@@ -87,6 +101,7 @@ class BSpline(GridBasis):
 
     name: ClassVar[str] = "bspline"
     local: ClassVar[bool] = True
+    numerators: Tensor
 
     def __init__(
         self,
@@ -101,9 +116,9 @@ class BSpline(GridBasis):
         if not 1 <= order <= MAX_ORDER:
             raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
         self.order = order  # before the sizes, which follow from it
-        # Stored, because torch.compile should not meet the call in the forward pass.
-        self._coefficients = piece_coefficients(order), piece_coefficients(order, 1)
         super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
+        numbers = self.grid_step.new_tensor(_kinds(order))
+        self.register_buffer("numerators", numbers, persistent=False)
 
     def sizes(self) -> tuple[int, int, int]:
         """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
@@ -115,22 +130,45 @@ class BSpline(GridBasis):
         """Number of intervals beyond the grid in which the functions are evaluated."""
         return self.order if self.extrapolation == "zero" else 0
 
-    def _pieces(self, position: Tensor, derivative: int = 0) -> Tensor:
-        """Evaluates the pieces p_{k,j}(f), or derivatives: (*) -> (*, k + 1)."""
-        coefficients = position.new_tensor(self._coefficients[derivative])
-        powers = [torch.ones_like(position)]
-        for _ in range(self.order):
-            powers.append(powers[-1] * position)
-        return torch.stack(powers, dim=-1) @ coefficients.T
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Resets every grid to ``grid_range``."""
+        super().reset_parameters()
+        self.numerators.copy_(self.numerators.new_tensor(_kinds(self.order)))
+
+    def pieces(self, dtype: torch.dtype, derivative: int = 0) -> Tensor:
+        """Coefficients of the pieces, or of their derivatives, (piece, degree), on the device."""
+        pieces = self.numerators[1].to(dtype) / factorial(self.order)
+        if derivative:
+            degrees = torch.arange(1, self.order + 1, dtype=dtype, device=pieces.device)
+            pieces = pad(degrees * pieces[:, 1:], (0, 1))
+        return pieces
+
+    def polynomials(self, dtype: torch.dtype) -> Tensor:
+        """What each function is in each cell: (G + k, G + 2, k + 1), coefficients of 1, f, ...
+
+        The first cell is that of the tangents left of the grid, the last that of those right of it.
+        """
+        functions = torch.arange(self.num_functions, device=self.numerators.device)
+        cell = torch.arange(-1, self.num_intervals + 1, device=self.numerators.device)
+        piece = functions.unsqueeze(1) - cell.clamp(0, self.num_intervals - 1)
+        kind = (cell >= 0).long() + (cell >= self.num_intervals)
+        numbers = self.numerators.to(dtype)[kind, piece.clamp(0, self.order)]
+        is_there = (piece >= 0) & (piece <= self.order)
+        return torch.where(is_there.unsqueeze(-1), numbers, 0) / factorial(self.order)
 
     def _spread(self, u: Tensor, derivative: int) -> Tensor:
         """Evaluates the pieces at u and puts each in the column of its function."""
         last = self.num_intervals + self.reach - 1
         cell = u.detach().floor().nan_to_num(0).clamp(-self.reach, last)
+        powers = [torch.ones_like(u), u - cell]
+        for _ in range(self.order - 1):
+            powers.append(powers[-1] * powers[1])
+        pieces = torch.stack(powers, dim=-1) @ self.pieces(u.dtype, derivative).T
         index = cell.long().unsqueeze(-1) + torch.arange(self.order + 1, device=u.device)
         # Functions that lie beyond the grid get columns too, which are cut off at the end.
         room = u.new_zeros(*u.shape, self.num_functions + 2 * self.reach)
-        spread = room.scatter(-1, index + self.reach, self._pieces(u - cell, derivative))
+        spread = room.scatter(-1, index + self.reach, pieces)
         return spread[..., self.reach : self.reach + self.num_functions]
 
     def values(self, u: Tensor) -> Tensor:
@@ -141,11 +179,12 @@ class BSpline(GridBasis):
         """Computes the derivatives of the B-splines with respect to u."""
         return self._spread(u, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Evaluates the B-splines (N, in, G + k) at inputs (N, in)."""
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Evaluates the B-splines (N, in, G + k) at inputs (N, in), on other grids if given."""
         if self.extrapolation != "zero":
-            return super().forward(x)
-        u = (x - self.grid_origin) / self.grid_step
+            return super().forward(x, grid)
+        origin, step = grid or self.grid
+        u = (x - origin) / step
         return self.values(u.clamp(-self.reach, self.num_intervals + self.reach))
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:

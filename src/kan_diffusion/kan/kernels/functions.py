@@ -1,6 +1,6 @@
 r"""CPU kernel of learned splines, shared by groups of inputs, and of layers of them.
 
-Input i is in group :math:`\gamma(i)`, and group g has R splines with coefficients c on one grid. As
+Inputs are in groups by turns, and group g has R splines with coefficients c on one grid. As
 a batch is much longer than a grid, a call first turns the splines into one polynomial per cell m,
 :math:`a_{g,m,d,r} = \sum_j c_{r,g,m+j}\, p_{j,d}` with the pieces
 :math:`p_j(f) = \sum_d p_{j,d} f^d` of :mod:`kan_diffusion.kan.bases.spline`. The tangents are two
@@ -61,7 +61,6 @@ __all__ = [
     "backward",
     "forward",
     "gather",
-    "groups_tensor",
     "is_small",
     "lay_out",
     "place",
@@ -186,10 +185,10 @@ def gather(order, powers, table, grad_coefficients, groups, functions, width, in
 
 
 @numba.njit(**INNER)
-def lay_out(origins, steps, group_of, inputs, size, origin, per_x, offsets, stride):
+def lay_out(origins, steps, groups, inputs, size, origin, per_x, offsets, stride):
     """Writes the grid of each number in a tile's rows, and where each input's table begins."""
     for i in range(inputs):
-        group = get(group_of, i)
+        group = i % groups
         store(offsets, i, group * stride)
         store(origin, i, get(origins, group))
         store(per_x, i, per_x.dtype.type(1) / get(steps, group))
@@ -238,7 +237,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
     lanes = 1 if single else _WIDTH
 
     def forward(
-        x_at, coefficients_at, origin_at, step_at, weight_at, bias_at, group_at, found_at, rows,
+        x_at, coefficients_at, origin_at, step_at, weight_at, bias_at, found_at, rows,
         inputs, groups, functions, intervals, outputs,
     ):  # fmt: skip
         blocks = (functions + lanes - 1) // lanes
@@ -248,7 +247,6 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         coefficients = array_at(coefficients_at, functions * groups * (intervals + order), zero)
         origins = array_at(origin_at, groups, zero)
         steps = array_at(step_at, groups, zero)
-        group_of = array_at(group_at, inputs, np.int64(0))
         h = array_at(found_at, rows * inputs * functions, zero)
         table = np.zeros(groups * (intervals + 2) * cell_step, x.dtype)
         tabulate(order, powers, coefficients, table, groups, functions, width, intervals)
@@ -257,7 +255,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         origin, per_x = np.empty(room, x.dtype), np.empty(room, x.dtype)
         offsets = np.empty(inputs, np.int64)
         stride = (intervals + 2) * cell_step  # of a group
-        lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
+        lay_out(origins, steps, groups, inputs, room, origin, per_x, offsets, stride)
         scratch = np.zeros(2 * room + _LANES, x.dtype)
         cells = np.empty(room, np.int32)
         # With a 1 beside the functions, constants are one more row of the weight.
@@ -302,7 +300,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
                 _repack(tile, row_size, width, h, r0, n, inputs, functions, False)
 
     def backward(
-        grad_at, x_at, coefficients_at, origin_at, step_at, weight_at, group_at, h_at,
+        grad_at, x_at, coefficients_at, origin_at, step_at, weight_at, h_at,
         grad_x_at, grad_coefficients_at, grad_weight_at, grad_bias_at, rows, inputs, groups,
         functions, intervals, outputs,
     ):  # fmt: skip
@@ -314,7 +312,6 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         coefficients = array_at(coefficients_at, functions * groups * (intervals + order), zero)
         origins = array_at(origin_at, groups, zero)
         steps = array_at(step_at, groups, zero)
-        group_of = array_at(group_at, inputs, np.int64(0))
         h = array_at(h_at, rows * inputs * functions, zero)
         grad_x = array_at(grad_x_at, rows * inputs, zero)
         grad_coefficients = array_at(
@@ -333,7 +330,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         origin, per_x = np.empty(room, x.dtype), np.empty(room, x.dtype)
         offsets = np.empty(inputs, np.int64)
         stride = (intervals + 2) * cell_step  # of a group
-        lay_out(origins, steps, group_of, inputs, room, origin, per_x, offsets, stride)
+        lay_out(origins, steps, groups, inputs, room, origin, per_x, offsets, stride)
         scratch = np.zeros(2 * room + _LANES, x.dtype)
         cells = np.empty(room, np.int32)
         inner = inputs * width
@@ -416,12 +413,6 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
     return compiled(forward), compiled(backward)
 
 
-@cache
-def groups_tensor(group_of: tuple[int, ...]) -> Tensor:
-    """Returns the group of each input as a tensor."""
-    return torch.tensor(group_of, device="cpu")  # whatever torch's default is
-
-
 def is_small(weight: Tensor) -> bool:
     """Tells whether the kernel itself multiplies by a weight (out, in)."""
     return max(weight.shape) <= _MAX_WIDTH
@@ -434,7 +425,6 @@ def forward(
     bias: Tensor | None,
     origin: Tensor,
     step: Tensor,
-    group_of: tuple[int, ...],
     order: int,
 ) -> Tensor:
     """Computes the learned functions of each input, or a layer's output.
@@ -446,7 +436,6 @@ def forward(
         bias: Constants with shape (out,), or None.
         origin: Left end of each group's grid, with shape (groups,).
         step: Width of an interval of each group's grid, with shape (groups,), positive.
-        group_of: Group of each input.
         order: Degree k of the splines, 1 to 5.
 
     Returns:
@@ -462,7 +451,6 @@ def forward(
     operands = (
         (x, inputs),
         *((one, 0) for one in (coefficients, origin, step, *factors)),
-        (groups_tensor(tuple(group_of)), 0),
         (found, found.shape[1]),
     )
     parts = chunks(rows, inputs * functions * _FORWARD_WORK)
@@ -478,7 +466,6 @@ def backward(
     bias: Tensor | None,
     origin: Tensor,
     step: Tensor,
-    group_of: tuple[int, ...],
     order: int,
 ) -> tuple[Tensor | None, ...]:
     """Computes the gradients of x, coefficients, weight and bias; None for what is None.
@@ -499,7 +486,6 @@ def backward(
         (given, given.shape[1]),
         (x, inputs),
         *((one, 0) for one in (coefficients, origin, step, factors[0])),
-        (groups_tensor(tuple(group_of)), 0),
         (h, inputs * functions),
         (grad_x, inputs),
     )

@@ -37,7 +37,6 @@ from torch.nn.functional import linear
 
 from kan_diffusion.kan.kernels.functions import (
     gather,
-    groups_tensor,
     is_small,
     lay_out,
     place,
@@ -132,7 +131,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
 
     def forward(
         input_at, carried_at, code_at, modulation_at, coefficients_at, origin_at, step_at,
-        weight_at, bias_at, group_at, found_at, state_at, rows, units, outputs, stride, reach,
+        weight_at, bias_at, found_at, state_at, rows, units, outputs, stride, reach,
         groups, intervals, rank,
     ):  # fmt: skip
         source = array_at(input_at, rows * stride, zero)
@@ -141,7 +140,6 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         modulation = array_at(modulation_at, 2 * (rank + 1) * units, zero)
         coefficients = array_at(coefficients_at, groups * (intervals + order), zero)
         origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
-        group_of = array_at(group_at, units, np.int64(0))
         h = array_at(found_at, rows * units, zero)
         output = array_at(found_at, rows * outputs, zero)
         state = array_at(state_at, rows * units, zero)
@@ -160,7 +158,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         if spline:
             tabulate(degree, powers, coefficients, table, groups, 1, 1, intervals)
             stretch = (intervals + 2) * powers
-            lay_out(origins, steps, group_of, units, units, origin, per_x, offsets, stretch)
+            lay_out(origins, steps, groups, units, units, origin, per_x, offsets, stretch)
         height = max(1, _TILE // units)
         size = height * units
         z, scratch = np.empty(size, h.dtype), np.empty(2 * size, h.dtype)
@@ -208,7 +206,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
 
     def backward(
         grad_at, grad_state_at, input_at, carried_at, code_at, modulation_at,
-        coefficients_at, origin_at, step_at, weight_at, group_at, h_at, grad_input_at,
+        coefficients_at, origin_at, step_at, weight_at, h_at, grad_input_at,
         grad_carried_at, grad_code_at, grad_modulation_at, grad_coefficients_at, grad_weight_at,
         grad_bias_at, rows, units, outputs, stride, reach, groups, intervals, rank,
     ):  # fmt: skip
@@ -221,7 +219,6 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         modulation = array_at(modulation_at, 2 * (rank + 1) * units, zero)
         coefficients = array_at(coefficients_at, groups * (intervals + order), zero)
         origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
-        group_of = array_at(group_at, units, np.int64(0))
         h = array_at(h_at, rows * units, zero)
         grad_input = array_at(grad_input_at, rows * stride, zero)
         grad_carried = array_at(grad_carried_at, rows * reach, zero)
@@ -252,7 +249,7 @@ def _kernels(order: int, lanes: int, double: bool) -> tuple[Callable[..., None],
         if spline:
             tabulate(degree, powers, coefficients, table, groups, 1, 1, intervals)
             stretch = (intervals + 2) * powers
-            lay_out(origins, steps, group_of, units, units, origin, per_x, offsets, stretch)
+            lay_out(origins, steps, groups, units, units, origin, per_x, offsets, stretch)
         height = max(1, _TILE // units)
         size = height * units
         z, scratch = np.empty(size, h.dtype), np.empty(2 * size, h.dtype)
@@ -401,7 +398,6 @@ def forward(
     bias: Tensor | None,
     origin: Tensor | None,
     step: Tensor | None,
-    group_of: tuple[int, ...],
     order: int,
 ) -> tuple[Tensor, Tensor]:
     """Computes the output of a gated layer and its state.
@@ -419,7 +415,6 @@ def forward(
         bias: Constants with shape (out,), or None.
         origin: Left end of each group's grid, with shape (groups,), or None.
         step: Width of an interval of each group's grid, with shape (groups,), or None.
-        group_of: Group of each unit.
         order: Degree k of the splines, 1 to 5; 0 for SiLU.
 
     Returns:
@@ -438,7 +433,6 @@ def forward(
         (carried, reach),
         (code, max(rank, 0)),
         *((tensor, 0) for tensor in (modulation, coefficients, origin, step, *factors)),
-        (groups_tensor(tuple(group_of)), 0),
         (found, found.shape[1]),
         (state, units),
     )
@@ -458,7 +452,6 @@ def backward(
     bias: Tensor | None,
     origin: Tensor | None,
     step: Tensor | None,
-    group_of: tuple[int, ...],
     order: int,
 ) -> tuple[Tensor | None, ...]:
     """Computes the gradients of the first seven operands, given those of output and state."""
@@ -486,7 +479,6 @@ def backward(
         (carried, reach),
         (code, rank),
         *((tensor, 0) for tensor in (modulation, coefficients, origin, step, factors[0])),
-        (groups_tensor(tuple(group_of)), 0),
         (h, units),
         (grad_input, stride),
         (grad_carried, reach),

@@ -38,7 +38,7 @@ MEASURES = {
 }
 """Columns that measure a denoiser, without the sample metrics, and their names in sentences."""
 
-SIZES = ("parameters", "flops", "flops_per_edge", "steps")
+SIZES = ("parameters", "flops", "steps")
 """Columns that say how large a model is and how long it is trained."""
 
 _KEYS = ("data", "name", "family", "kind", "seed")
@@ -49,7 +49,6 @@ _MEASURED = (*MEASURES, "floor", "excess_se", "nll_real", "out_of_range")
 _AMOUNTS = {
     "params": ("{} parameters", "equal parameters"),
     "flops": ("{} FLOPs a point", "equal FLOPs"),
-    "flops-per-edge": ("{} FLOPs a point, counted per edge", "equal FLOPs, counted per edge"),
     "time": ("{} of training", "equal training time"),
 }
 
@@ -60,8 +59,7 @@ class Setting:
 
     Attributes:
         data: The data set's name.
-        match: Resource held equal: ``params``, ``flops``, ``flops-per-edge`` or ``time``; None
-            where nothing was.
+        match: Resource held equal: ``params``, ``flops`` or ``time``; None where nothing was.
         budget: Amount of it, in the unit of ``match`` (time in seconds); None if unknown.
         process: The process's name, where the study has more than one; else None.
     """
@@ -368,10 +366,10 @@ def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
         config = trial.config
         training = config.training.model_copy(update={"learning_rate": _rate(config)})
         # Sizes are compared as built: a study names a budget, `train` the widths fitted to one.
-        asked = {"params", "flops", "flops_per_edge", "hidden", "depth"}
+        asked = {"params", "flops", "hidden", "depth"}
         trained = {"optimizer", "learning_rate", "steps"}
         model = config.model.model_dump_json(exclude=trained | asked | {*config.model.digests})
-        built = f"{trial.row['parameters']} {trial.row['flops']} {trial.row['flops_per_edge']}"
+        built = f"{trial.row['parameters']} {trial.row['flops']}"
         return model + built + training.model_dump_json(exclude={"checkpoint_every"})
 
     kinds: dict[str, dict[str, TrialResult]] = {}

@@ -1,9 +1,9 @@
 r"""Sampling: diffusers pipelines that turn noise into samples, points in the data's own units.
 
-Any diffusers scheduler that fits the process can drive a pipeline; :data:`SCHEDULERS` lists those
-that have a name on the command line. The scheduler of a loaded pipeline can be replaced::
+A pipeline is a denoiser and the process that it was trained for. Any diffusers scheduler that fits
+the process can drive it; :data:`SCHEDULERS` lists those that have a name on the command line::
 
-    pipeline.scheduler = make_scheduler("heun", pipeline.scheduler)
+    pipeline.scheduler = make_scheduler("heun", pipeline.process)
 
 The flow schedulers of diffusers count timesteps from 1 to T, all others and the denoisers from 0 to
 T - 1; the pipeline subtracts the 1.
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar, get_args
+from typing import ClassVar, Self
 
 import torch
 from diffusers import (
@@ -45,10 +45,16 @@ from kan_diffusion.data.scaling import Standardizer
 
 # Imports the whole package: the class of a saved denoiser is found only if it is imported.
 from kan_diffusion.denoisers import Denoiser, PointDenoiser
-from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError, RunFolderError, look_up
+from kan_diffusion.errors import (
+    KanDiffusionError,
+    NonFiniteSamplesError,
+    RunFolderError,
+    look_up,
+    valid_settings,
+)
 from kan_diffusion.files import read_json, whole_file
-from kan_diffusion.limits import MOST_TIMESTEPS, MOST_VALUES
-from kan_diffusion.processes import PredictionType
+from kan_diffusion.limits import MOST_VALUES
+from kan_diffusion.processes import Process
 
 __all__ = [
     "HALF_SAVED",
@@ -57,6 +63,7 @@ __all__ = [
     "PointDiffusionPipelineOutput",
     "SamplePipeline",
     "StepCallback",
+    "even_sampler",
     "fitting_samplers",
     "make_scheduler",
     "save_pipeline",
@@ -106,41 +113,38 @@ StepCallback = Callable[
     [DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None
 ]
 
-T = TypeVar("T")
-
-_SAFE = {"use_safetensors": True, "local_files_only": True}
 _REMEDY = "train it again"
 
 
-def fitting_samplers(like: SchedulerMixin) -> list[str]:
-    """Lists the samplers that fit the process of a scheduler, the default first.
-
-    Args:
-        like: A scheduler of the process, such as ``process.scheduler()``.
-    """
-    is_flow = isinstance(like, _FLOW)
-    return [name for name, kind in SCHEDULERS.items() if issubclass(kind, _FLOW) == is_flow]
+def fitting_samplers(process: Process) -> list[str]:
+    """Lists the samplers that fit a process, the default first."""
+    return [name for name, kind in SCHEDULERS.items() if issubclass(kind, _FLOW) == process.is_flow]
 
 
-def make_scheduler(name: str | None, like: SchedulerMixin) -> SchedulerMixin:
-    """Makes a scheduler by name, for the process of another scheduler.
+def even_sampler(process: Process) -> str:
+    """Names the deterministic sampler whose steps are even in time."""
+    return "flow-euler" if process.is_flow else "ddim"
+
+
+def make_scheduler(name: str | None, process: Process) -> SchedulerMixin:
+    """Makes a scheduler of a process by name.
 
     Args:
         name: A key of :data:`SCHEDULERS`; the process's default when None.
-        like: A scheduler with the schedule and the prediction type to keep.
+        process: The process.
 
     Raises:
         KanDiffusionError: There is no such scheduler, or it does not fit the process.
     """
-    fitting = fitting_samplers(like)
+    fitting = fitting_samplers(process)
     name = fitting[0] if name is None else name
     kind = look_up("scheduler", name, SCHEDULERS)
     if name not in fitting:
         raise KanDiffusionError(
             f"scheduler '{name}' does not fit this process; known for it: {', '.join(fitting)}"
         )
-    accepted = inspect.signature(kind.__init__).parameters
-    config = {key: like.config[key] for key in _OF_THE_PROCESS if key in like.config}
+    accepted, theirs = inspect.signature(kind.__init__).parameters, process.scheduler().config
+    config = {key: theirs[key] for key in _OF_THE_PROCESS if key in theirs}
     config |= {**_OF_EVERY_SAMPLER, **_OF_ONE_SAMPLER.get(name, {})}
     return kind(**{key: value for key, value in config.items() if key in accepted})
 
@@ -184,92 +188,54 @@ class PointDiffusionPipelineOutput(BaseOutput):
     samples: Tensor
 
 
-def _saved_class(root: Path, index: Mapping[str, object], name: str, base: type[T]) -> type[T]:
-    """Finds the class of a saved part among the modules that are already imported."""
-    match index.get(name):
-        case [str(library), str(class_name)]:
-            found = getattr(sys.modules.get(library), class_name, None)
-            if isinstance(found, type) and issubclass(found, base):
-                return found
-            raise RunFolderError(
-                f"the {name} in '{root}' is a '{class_name}' of '{library}', which is not known; "
-                f"if it is your own, import {library} first (on the command line: --import "
-                f"{library})"
-            )
-    raise RunFolderError(f"the index of '{root}' does not say what its {name} is; {_REMEDY}")
-
-
-def _read_scheduler(kind: type[SchedulerMixin], folder: Path) -> SchedulerMixin:
-    """Reads a scheduler, whose configuration must hold every setting of its process."""
-    path = folder / kind.config_name
-    config = read_json(path, "the configuration of a scheduler", _REMEDY)
-    accepted = inspect.signature(kind.__init__).parameters
-    for key in _OF_THE_PROCESS:
-        if key in accepted and key not in config:
-            raise RunFolderError(f"'{path}' has no '{key}'; {_REMEDY}")
-    timesteps, betas = config["num_train_timesteps"], config.get("trained_betas")
-    if not isinstance(timesteps, int) or not 1 <= timesteps <= MOST_TIMESTEPS:
-        raise RunFolderError(
-            f"'{path}': num_train_timesteps = {timesteps} is out of range; it is from 1 to "
-            f"{MOST_TIMESTEPS:,}"
-        )
-    if betas is not None and not _are_betas(betas, timesteps):
-        raise RunFolderError(
-            f"'{path}': trained_betas must be {timesteps} numbers between 0 and 1; {_REMEDY}"
-        )
-    if config.get("prediction_type", "epsilon") not in get_args(PredictionType):
-        raise RunFolderError(
-            f"'{path}': prediction_type = {config['prediction_type']!r} is none of "
-            f"{', '.join(get_args(PredictionType))}; {_REMEDY}"
-        )
-    known = {key: value for key, value in config.items() if key in accepted}
-    try:
-        return kind(**known)
-    except (ValueError, TypeError, RuntimeError, NotImplementedError, ArithmeticError) as error:
-        raise RunFolderError(f"'{path}' is not a scheduler ({error}); {_REMEDY}") from error
-
-
-def _are_betas(given: object, num: int) -> bool:
-    return (
-        isinstance(given, list)
-        and len(given) == num
-        and all(isinstance(beta, int | float) and 0 <= beta <= 1 for beta in given)
-    )
-
-
 class SamplePipeline(DiffusionPipeline):
     """Base of the pipelines: draws samples of any shape from a trained denoiser.
 
     Attributes:
         denoiser: The trained network.
-        scheduler: Any diffusers scheduler of the process the denoiser was trained for.
-        flow: Whether the denoiser was trained for flow matching.
+        process: The process that it was trained for.
+        scheduler: Any diffusers scheduler of that process.
     """
 
     model_cpu_offload_seq = "denoiser"
-    _callback_tensor_inputs = ("sample",)
     _optional_components: list[str] = []  # noqa: RUF012  # diffusers declares it so
     _denoiser_class: ClassVar[type[Denoiser]] = Denoiser
-    flow: bool
+    process: Process
+    scheduler: SchedulerMixin
 
     def _setup_sampling(
-        self, denoiser: Denoiser, scheduler: SchedulerMixin, flow: bool | None, **parts: object
+        self,
+        denoiser: Denoiser,
+        process: Process | Mapping[str, object] | None,
+        scheduler: SchedulerMixin | None,
+        **parts: object,
     ) -> None:
-        """Registers the parts; when ``flow`` is None, the scheduler decides it."""
-        self.register_modules(denoiser=denoiser, scheduler=scheduler, **parts)
+        """Registers the parts; the scheduler is the process's default when None."""
+        if process is None:  # diffusers loads arguments without default as modules
+            raise KanDiffusionError("a pipeline needs the process of its denoiser; give it")
+        with valid_settings("the process of a pipeline"):
+            self.process = Process.model_validate(process)
+        self.register_modules(denoiser=denoiser, **parts)
+        self.register_to_config(process=self.process.model_dump(mode="json"))
+        self.scheduler = make_scheduler(None, self.process) if scheduler is None else scheduler
         self.set_progress_bar_config(disable=True)  # samples are drawn in seconds
-        self.flow = isinstance(scheduler, _FLOW) if flow is None else flow
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        **parts: object,
+    ) -> Self:
         """Reads a pipeline that ``save_pretrained`` wrote, after checking all of it.
 
         Only local files are read, in JSON and safetensors, and nothing is imported.
 
         Args:
             pretrained_model_name_or_path: Its folder.
-            **kwargs: Options of diffusers, such as ``dtype`` or ``device_map`` (also ``"auto"``),
-                or your own ``denoiser`` or ``scheduler``; None reads the saved one.
+            dtype: Dtype of the denoiser; as saved when None.
+            **parts: Arguments of the class in place of saved ones, such as your own ``denoiser``.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
@@ -281,39 +247,49 @@ class SamplePipeline(DiffusionPipeline):
                 f"'{root / cls.config_name}' is of class {index.get('_class_name')!r}, not a "
                 f"{cls.__name__}; read it with its own class"
             )
-        parts: dict[str, object] = {}
-        if kwargs.get("denoiser") is None:
-            known = ("dtype", "torch_dtype", "device_map", "variant", "low_cpu_mem_usage")
-            options = {key: kwargs[key] for key in known if key in kwargs}
-            for key, given in options.items():
-                if isinstance(given, Mapping):  # dtypes by names of parts
-                    options[key] = given.get("denoiser", given.get("default", torch.float32))
-            parts["denoiser"] = _saved_class(
-                root, index, "denoiser", cls._denoiser_class
-            ).from_pretrained(root / "denoiser", **options)
-            if kwargs.get("device_map") == "auto":  # diffusers takes it for models only
-                del kwargs["device_map"]
-        if kwargs.get("scheduler") is None:
-            parts["scheduler"] = _read_scheduler(
-                _saved_class(root, index, "scheduler", SchedulerMixin), root / "scheduler"
+        process = index.get("process")
+        known = process.keys() if isinstance(process, dict) else ()
+        if left := sorted(Process.model_fields.keys() - known):
+            raise RunFolderError(
+                f"the process in '{root / cls.config_name}' has no '{left[0]}'; {_REMEDY}"
             )
+        if parts.get("denoiser") is None:
+            kind = cls._saved_class(root, index.get("denoiser"))
+            parts["denoiser"] = kind.from_pretrained(root / "denoiser", dtype=dtype)
+        names = inspect.signature(cls.__init__).parameters.keys() - cls._optional_components
+        saved = {name: value for name, value in index.items() if name in names}
         try:
-            pipeline: Self = super().from_pretrained(root, **{**kwargs, **parts, **_SAFE})
-        except (ValueError, TypeError, OSError, RuntimeError, LookupError) as error:
+            return cls(**{**saved, **parts})
+        except (KanDiffusionError, ValueError, TypeError, LookupError) as error:
             raise RunFolderError(f"'{root / cls.config_name}': {error}; {_REMEDY}") from error
-        return pipeline
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: object) -> Self:
-        """Makes another pipeline of the same parts, with the same mean, scale and columns.
+    def _saved_class(cls, root: Path, saved: object) -> type[Denoiser]:
+        """Finds the class of a saved denoiser among the modules that are already imported."""
+        match saved:
+            case [str(library), str(class_name)]:
+                found = getattr(sys.modules.get(library), class_name, None)
+                if isinstance(found, type) and issubclass(found, cls._denoiser_class):
+                    return found
+                raise RunFolderError(
+                    f"the denoiser in '{root}' is a '{class_name}' of '{library}', which is not "
+                    f"known; if it is your own, import {library} first (on the command line: "
+                    f"--import {library})"
+                )
+        raise RunFolderError(f"the index of '{root}' does not name its denoiser; {_REMEDY}")
+
+    @classmethod
+    def from_pipe(cls, pipeline: SamplePipeline, **parts: object) -> Self:
+        """Makes a pipeline with the parts and the scheduler of another.
 
         Args:
-            pipeline: The pipeline to copy; its denoiser and scheduler are shared.
-            **kwargs: Arguments of the class that differ.
+            pipeline: The other pipeline.
+            **parts: Arguments of the class that differ.
         """
-        accepted = inspect.signature(cls.__init__).parameters
-        config = {key: value for key, value in pipeline.config.items() if key in accepted}
-        return cls(**{**config, **pipeline.components, **kwargs})
+        names = inspect.signature(cls.__init__).parameters
+        theirs = {**pipeline.config, **pipeline.components, "scheduler": pipeline.scheduler}
+        own = {name: value for name, value in theirs.items() if name in names}
+        return cls(**{**own, **parts})
 
     def _draw_all(
         self,
@@ -325,7 +301,6 @@ class SamplePipeline(DiffusionPipeline):
         guidance_scale: float,
         batch_size: int,
         callback: StepCallback | None,
-        callback_inputs: Sequence[str],
     ) -> Tensor:
         """Draws standardised samples with shape (num_samples, *shape), in batches.
 
@@ -338,7 +313,6 @@ class SamplePipeline(DiffusionPipeline):
             guidance_scale: Strength of guidance; 1 is the plain conditional.
             batch_size: Largest number of samples drawn at once.
             callback: Called after every step of each batch.
-            callback_inputs: What the callback receives.
         """
         self._require_sampler(num_samples, num_inference_steps, batch_size)
         if isinstance(generator, list) and len(generator) != num_samples:
@@ -346,17 +320,16 @@ class SamplePipeline(DiffusionPipeline):
                 f"generator must be one or a list of {num_samples}, one a sample, not of "
                 f"{len(generator)}"
             )
-        unknown = set(callback_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
+        if guidance_scale != 1.0 and not absent:
             raise KanDiffusionError(
-                f"callback_on_step_end_tensor_inputs can be 'sample', not '{min(unknown)}'"
+                f"guidance_scale={guidance_scale:g} leads towards a label or a prompt, and none is "
+                "given; give one, or leave it out"
             )
 
         def notify(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
             if callback is None:
                 return sample
-            given = {"sample": sample} if callback_inputs else {}
-            returned = callback(self, index, timestep, given)
+            returned = callback(self, index, timestep, {"sample": sample})
             return sample if returned is None else returned.get("sample", sample)
 
         was_training = self.denoiser.training
@@ -399,8 +372,8 @@ class SamplePipeline(DiffusionPipeline):
                 f"{num_steps:,} steps are more than the process has timesteps; take at most "
                 f"{timesteps:,}"
             )
-        if isinstance(self.scheduler, _FLOW) != self.flow:
-            wanted = "flow matching" if self.flow else "diffusion"
+        if isinstance(self.scheduler, _FLOW) != self.process.is_flow:
+            wanted = "flow matching" if self.process.is_flow else "diffusion"
             raise KanDiffusionError(
                 f"the denoiser was trained for {wanted} and {type(self.scheduler).__name__} is not "
                 f"a sampler of that; make one with make_scheduler"
@@ -471,16 +444,15 @@ class PointDiffusionPipeline(SamplePipeline):
 
     Args:
         denoiser: The trained network.
-        scheduler: Any diffusers scheduler of the process the denoiser was trained for.
+        process: The process it was trained for, or its settings.
         mean: Centre of the data, d numbers, by which standardised points are moved back.
         scale: Scale of the data, d numbers.
         columns: Names of the coordinates.
-        flow: Whether the denoiser was trained for flow matching; the scheduler decides when None.
+        scheduler: Any diffusers scheduler of the process; its default when None.
 
     Attributes:
         standardizer: The map between the data's units and standardised ones.
         columns: Names of the coordinates.
-        flow: Whether the denoiser was trained for flow matching.
 
     Raises:
         KanDiffusionError: Mean, scale or columns are not d finite numbers or names, or a scale is
@@ -492,11 +464,11 @@ class PointDiffusionPipeline(SamplePipeline):
     def __init__(
         self,
         denoiser: PointDenoiser,
-        scheduler: SchedulerMixin,
+        process: Process | Mapping[str, object] | None = None,
         mean: Sequence[float] | None = None,
         scale: Sequence[float] | None = None,
         columns: Sequence[str] | None = None,
-        flow: bool | None = None,
+        scheduler: SchedulerMixin | None = None,
     ) -> None:
         super().__init__()
         dim = denoiser.data_dim
@@ -505,24 +477,21 @@ class PointDiffusionPipeline(SamplePipeline):
             tuple(float(value) for value in (scale if scale is not None else [1.0] * dim)),
         )
         names = list(columns) if columns is not None else [f"x{i}" for i in range(dim)]
-        self._setup(denoiser, scheduler, standardizer, names, flow)
+        self._setup(denoiser, process, scheduler, standardizer, names)
         self.register_to_config(
-            mean=list(standardizer.mean),
-            scale=list(standardizer.scale),
-            columns=names,
-            flow=self.flow,
+            mean=list(standardizer.mean), scale=list(standardizer.scale), columns=names
         )
 
     def _setup(
         self,
         denoiser: PointDenoiser,
-        scheduler: SchedulerMixin,
+        process: Process | Mapping[str, object] | None,
+        scheduler: SchedulerMixin | None,
         standardizer: Standardizer,
         columns: Sequence[str],
-        flow: bool | None,
     ) -> None:
-        """Sets the parts, and what each class writes into the configuration in its own way."""
-        self._setup_sampling(denoiser, scheduler, flow)
+        """Sets the parts, but for what each class writes into the configuration in its own way."""
+        self._setup_sampling(denoiser, process, scheduler)
         self.standardizer = standardizer
         self.columns = tuple(columns)
         dim = denoiser.data_dim
@@ -545,7 +514,6 @@ class PointDiffusionPipeline(SamplePipeline):
         guidance_scale: float = 1.0,
         batch_size: int = 65_536,
         callback_on_step_end: StepCallback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
         return_dict: bool = True,
     ) -> PointDiffusionPipelineOutput:
         """Draws points.
@@ -563,7 +531,6 @@ class PointDiffusionPipeline(SamplePipeline):
             callback_on_step_end: Called after every step of each batch with the pipeline, the
                 number of the step, its timestep and ``{"sample": points}``, (B, d) standardised;
                 points that it returns in such a dictionary replace them.
-            callback_on_step_end_tensor_inputs: What the callback receives: ``"sample"`` or nothing.
             return_dict: Whether to return an output object or a tuple.
 
         Returns:
@@ -572,7 +539,8 @@ class PointDiffusionPipeline(SamplePipeline):
 
         Raises:
             KanDiffusionError: A number of samples, steps or generators is out of range, labels are
-                not known to the denoiser, or the scheduler is not one of its process.
+                not known to the denoiser or missing for guidance, or the scheduler is not one of
+                its process.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         conditions: dict[str, Tensor] = {}
@@ -599,7 +567,7 @@ class PointDiffusionPipeline(SamplePipeline):
         }
         drawn = self._draw_all(
             num_samples, num_inference_steps, generator, conditions, absent, guidance_scale,
-            batch_size, callback_on_step_end, callback_on_step_end_tensor_inputs,
+            batch_size, callback_on_step_end,
         )  # fmt: skip
         samples = self.standardizer.invert(drawn)
         if not return_dict:

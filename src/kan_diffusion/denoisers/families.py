@@ -1,0 +1,297 @@
+r"""Families: kinds of denoisers with one free size; those there are, and how one is built.
+
+A family is a row: a class, settings of it, and the space that tuning searches. The settings of the
+rows were found by equal search (docs/verdict.md, docs/search.md).
+
+*One count of operations* (``denoiser.flops``) follows what this package computes for one sample: a
+linear layer costs :math:`2 nm + m`, bias included; a KAN layer evaluates the functions of an input
+once for all its edges, and each edge costs two for each function that differs from zero
+(``KANLinear.flops``); an elementary function, such as SiLU, costs four and ReLU one. Fourier
+features of the points, residual sums and modulation are counted; features of the timestep, which
+are looked up, are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting, Space
+from kan_diffusion.denoisers.network import NetworkDenoiser
+from kan_diffusion.denoisers.sizing import COUNTABLES, Countable, widths_for_budget
+from kan_diffusion.denoisers.transformer import TRANSFORMER_FAMILIES
+from kan_diffusion.denoisers.unet import UNET_FAMILIES
+from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.imports import find_object, is_place
+from kan_diffusion.kan.initialization import INITIALIZATIONS
+from kan_diffusion.limits import MOST_LAYERS, MOST_OPERATIONS, MOST_PARAMETERS, MOST_UNITS
+
+__all__ = ["FAMILIES", "PICTURE_FAMILIES", "build_denoiser", "get_family"]
+
+_RATES = Range(5e-3, 5e-2, log=True)
+_RANGES = Choice(((-2.0, 2.0), (-3.0, 3.0), (-4.0, 4.0)))
+_TIMES = IntRange(2, 5)
+_GATED: Mapping[str, Setting] = {
+    "gated": True, "residual": True, "rank": 3, "num_input_frequencies": None,
+}  # fmt: skip
+_EDGES: Mapping[str, Setting] = {
+    "edges": True,
+    "num_time_frequencies": 4,
+    "grid_size": 4,
+    "grid_range": (-3.0, 3.0),
+}
+_EDGES_SPACE: Space = {
+    "learning_rate": _RATES, "depth": IntRange(2, 5), "num_time_frequencies": _TIMES,
+    "grid_range": _RANGES, "grid_size": IntRange(3, 10), "init": Choice(tuple(INITIALIZATIONS)),
+}  # fmt: skip
+_MLP_SPACE: Space = {
+    "learning_rate": _RATES, "depth": IntRange(3, 7), "num_time_frequencies": _TIMES,
+}  # fmt: skip
+
+
+def _edges(
+    name: str, title: str, depth: int, learning_rate: float, *, compared: bool = True,
+    space: Space | None = None, **settings: Setting,
+) -> Family:  # fmt: skip
+    """A family of KANs with a function for each edge."""
+    own = {**_EDGES, "init": "power-law", **settings}
+    space = {**_EDGES_SPACE, **(space or {})}
+    return Family(name, NetworkDenoiser, depth, learning_rate, own, "kan", title, space, compared)
+
+
+def _mlp(
+    name: str, title: str, depth: int, learning_rate: float, *, space: Space | None = None,
+    **settings: Setting,
+) -> Family:  # fmt: skip
+    """A family of MLPs."""
+    own = {"num_time_frequencies": 3, **settings}
+    space = {**_MLP_SPACE, **(space or {})}
+    return Family(name, NetworkDenoiser, depth, learning_rate, own, "mlp", title, space)
+
+
+_ROWS: tuple[Family, ...] = (
+    Family(
+        "kan",
+        NetworkDenoiser,
+        depth=3,
+        learning_rate=2e-2,
+        settings={
+            **_GATED, "learned_inputs": True, "learned_functions": True, "num_functions": 4,
+            "grid_size": 8, "grid_range": (-4.0, 4.0), "function_rate": 3.0,
+        },
+        kind="kan",
+        title="KAN",
+        space={
+            "learning_rate": _RATES, "depth": IntRange(2, 4), "num_functions": IntRange(2, 8),
+            "grid_size": IntRange(4, 16), "grid_range": Choice(((-3.0, 3.0), (-4.0, 4.0))),
+            "function_rate": Range(1.0, 6.0, log=True),
+        },
+    ),
+    Family(
+        "gated-mlp",
+        NetworkDenoiser,
+        depth=3,
+        learning_rate=2e-2,
+        settings={**_GATED, "num_time_frequencies": 4},
+        kind="mlp",
+        title="gated MLP",
+        space={
+            "learning_rate": _RATES, "depth": IntRange(2, 4), "num_time_frequencies": _TIMES,
+        },
+    ),
+    _edges("full-kan", "full KAN", 4, 2.3e-2),
+    _edges(
+        "residual-kan", "residual KAN", 4, 0.03549850914449257, residual=True,
+        num_time_frequencies=3,
+    ),
+    _edges(
+        "modulated-kan", "modulated KAN", 2, 0.00942952214922745, modulated=True,
+        num_time_frequencies=3, grid_size=5, grid_range=(-2.0, 2.0), init="original",
+    ),
+    # One hidden layer, which the timestep only scales and shifts: few edges, none of them about
+    # time. It is meant to be read (kan_diffusion.symbolic); its sizes are too coarse to compare.
+    _edges(
+        "readable-kan", "readable KAN", 1, 2e-2, compared=False, modulated=True,
+        scaled_inputs=True, num_time_frequencies=5, grid_size=8, space={"depth": IntRange(1, 2)},
+    ),
+    _mlp("mlp", "MLP", 5, 0.015651165579053515),
+    _mlp(
+        "mlp-fourier-inputs", "MLP Fourier inputs", 5, 2e-2, num_input_frequencies=2,
+        space={"num_input_frequencies": IntRange(2, 5)},
+    ),
+    _mlp(
+        "residual-mlp", "residual MLP", 7, 0.04051938243780878, residual=True,
+        carries_values=True, num_time_frequencies=5,
+    ),
+    # A control: the functions are learned as in a KAN, but there is one per unit and not one per
+    # edge. Where it does as well as a KAN, it is the splines that help (Yu et al. 2024,
+    # arXiv:2407.16674).
+    Family(
+        "spline-mlp",
+        NetworkDenoiser,
+        depth=3,
+        learning_rate=0.01918819052678987,
+        settings={
+            "learned_functions": True, "num_functions": None, "function_rate": 1.0,
+            "num_time_frequencies": 3, "grid_size": 12, "grid_range": (-2.0, 2.0),
+        },
+        title="spline-MLP",
+        space={
+            "learning_rate": _RATES, "depth": IntRange(2, 5), "num_time_frequencies": _TIMES,
+            "grid_size": IntRange(4, 12), "grid_range": _RANGES,
+        },
+    ),
+)  # fmt: skip
+"""Families of points."""
+
+_READABLE = {family.name: family for family in _ROWS if not family.compared}
+
+FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS if family.compared}
+"""Families of points by name, as comparisons use them."""
+
+PICTURE_FAMILIES: dict[str, Family] = {
+    family.name: family for family in (*TRANSFORMER_FAMILIES, *UNET_FAMILIES)
+}
+"""Families of pictures by name."""
+
+
+_FOUND: dict[str, tuple[int, ...]] = {}
+"""Widths found so far, by everything they depend on."""
+
+
+def get_family(name: str, *, importing: bool = False) -> Family:
+    """Looks up a family.
+
+    Args:
+        name: The name of a family of the package, or ``"package.module:NAME"`` for a
+            :class:`Family` that a module defines.
+        importing: Whether to import that module; if not, it must be imported already.
+
+    Raises:
+        KanDiffusionError: There is no such family; the message lists all families, or says what is
+            wrong with the module.
+    """
+    if is_place(name):
+        return find_object(name, "family", Family, importing=importing)
+    return look_up("family", name, {**FAMILIES, **_READABLE, **PICTURE_FAMILIES})
+
+
+def build_denoiser(
+    family: str,
+    data_dim: int | Sequence[int],
+    *,
+    num_train_timesteps: int,
+    params: int | None = None,
+    flops: int | None = None,
+    hidden: Sequence[int] | None = None,
+    depth: int | None = None,
+    num_classes: int = 0,
+    blocks: Sequence[int] = (),
+    settings: Mapping[str, Setting] | None = None,
+    generator: torch.Generator | None = None,
+    at_most: bool = False,
+) -> Denoiser:
+    """Builds a denoiser of a family, fitted to a budget or of given widths.
+
+    Exactly one of ``params``, ``flops`` and ``hidden`` is given.
+
+    Args:
+        family: Name of the family, see :func:`get_family`.
+        data_dim: Number of coordinates of a point, or channels, height and width of a picture.
+        num_train_timesteps: Number of steps of the process.
+        params: Number of trainable parameters to fit, within ``BUDGET_TOLERANCE``.
+        flops: Operations to fit, of a forward pass for one sample.
+        hidden: Widths of the hidden layers.
+        depth: Number of hidden layers when fitting; the family's own when None.
+        num_classes: Number of class labels.
+        blocks: Widths of the blocks of coordinates that may be observed; empty for none.
+        settings: Settings of the denoiser class that override the family's.
+        generator: Where the initial parameters come from; torch's default when None.
+        at_most: Whether the size to fit is an upper bound: then the nearest size up to it is taken,
+            however much smaller.
+
+    Returns:
+        A freshly initialised denoiser.
+
+    Raises:
+        BudgetError: The family's smallest denoiser of this depth is over the budget.
+        KanDiffusionError: Unknown family or setting, no size or more than one, or a budget that
+            cannot be met.
+    """
+    kind = get_family(family)
+    budgets: dict[Countable, int | None] = {"params": params, "flops": flops}
+    given = [(countable, amount) for countable, amount in budgets.items() if amount is not None]
+    if len(given) + (hidden is not None) != 1:
+        raise KanDiffusionError(
+            "give one size of a denoiser: params, flops or the hidden widths, not "
+            f"{'more than one' if given else 'none'}"
+        )
+    options = {**kind.settings, **(settings or {})}
+    if blocks:
+        options["blocks"] = tuple(blocks)
+    of_points = isinstance(data_dim, int)
+    if kind.of_pictures == of_points:
+        fitting = ", ".join(FAMILIES if of_points else PICTURE_FAMILIES)
+        theirs, others = ("pictures", "points") if kind.of_pictures else ("points", "pictures")
+        raise KanDiffusionError(
+            f"family '{kind.name}' is for {theirs}; choose one for {others}: {fitting}"
+        )
+    shape = {"data_dim" if isinstance(data_dim, int) else "shape": data_dim}
+
+    def make(widths: Sequence[int]) -> Denoiser:
+        if max(widths, default=0) > MOST_UNITS:
+            raise KanDiffusionError(
+                f"a hidden layer has at most {MOST_UNITS:,} units, and one of family "
+                f"'{kind.name}' would have {max(widths):,}; take a smaller size or more layers"
+            )
+        try:
+            return kind.denoiser_class(
+                **shape,
+                hidden=tuple(widths),
+                num_train_timesteps=num_train_timesteps,
+                num_classes=num_classes,
+                **options,
+            )
+        except TypeError as error:
+            raise KanDiffusionError(f"settings of family '{kind.name}': {error}") from error
+
+    with torch.device("meta"):  # where parameters have shapes and no values
+        if hidden is None:
+            ((countable, amount),) = given
+            count, unit = COUNTABLES[countable]
+            layers = kind.depth if depth is None else depth
+            if not 1 <= layers <= MOST_LAYERS:
+                raise KanDiffusionError(
+                    f"a fitted denoiser has from 1 to {MOST_LAYERS} hidden layers, not {layers:,}"
+                )
+            if amount > MOST_OPERATIONS:
+                raise KanDiffusionError(
+                    f"a denoiser's size is at most {MOST_OPERATIONS:,}{unit}, not {amount:,}"
+                )
+            # As text, because a setting of 1 is not a setting of True, though 1 == True.
+            key = repr((
+                kind.name, kind.denoiser_class, shape, num_train_timesteps, num_classes,
+                sorted(options.items()), countable, layers, amount, at_most,
+            ))  # fmt: skip
+            if key not in _FOUND:
+                name = f"family '{kind.name}'"
+                _FOUND[key] = widths_for_budget(
+                    lambda widths: count(make(widths)), layers, amount, name, unit, at_most
+                )
+            hidden = _FOUND[key]
+        if len(hidden) > MOST_LAYERS:
+            raise KanDiffusionError(
+                f"a denoiser has at most {MOST_LAYERS} hidden layers, not {len(hidden):,}"
+            )
+        size = make(hidden).num_trainable
+    if size > MOST_PARAMETERS:
+        raise KanDiffusionError(
+            f"family '{kind.name}' would have {size:,} parameters with hidden widths "
+            f"{', '.join(map(str, hidden))}; a denoiser has at most {MOST_PARAMETERS:,}"
+        )
+    denoiser = make(hidden)
+    if generator is not None:
+        denoiser.reset_parameters(generator)
+    return denoiser

@@ -1,0 +1,389 @@
+r"""The network of points: one class, of which families are rows of settings.
+
+With p features of the points and the timestep, linear maps or KAN layers :math:`L_k`, functions f,
+and scales s and shifts b that are linear in a code of the timestep,
+
+.. math::
+    (y_1, q_1) &= L_1\,p(x, \tau), \qquad
+    (y_{k+1}, q_{k+1}) = L_{k+1}\big(f(z_k) \odot q_k\big), \\
+    z_k &= (1 + s_k(\tau)) \odot y_k + b_k(\tau) + z_{k-1}, \qquad
+    \mathrm{prediction} = L_{n+1}\big(f(z_n) \odot q_n\big).
+
+Each part is there or not. *Functions*: SiLU or ReLU make it an MLP; learned functions, one a unit
+or a few that the units of a layer share by turns and that start as SiLU, the grouped KAN
+(:mod:`kan_diffusion.kan.gated`); with ``edges``, L are KAN layers with a function for each edge and
+f is the identity. *Features* are fixed waves of coordinates and timestep
+(:mod:`kan_diffusion.denoisers.features`), or learned splines that start as the input and waves of
+it. *Gates* q and the *residual* state :math:`z_{k-1}`, cut off or padded with zeros where widths
+differ, are optional. The *code* of the timestep has ``rank`` numbers, linear in its waves or
+learned; a *modulated* network takes all waves as its code and has no other input of the timestep.
+Labels and the mask of observed coordinates shift the first layer's output.
+
+A gated network clamps the coordinates to [-4, 4], where nearly all standardised and noised points
+lie: over the layers, products of values and gates grow as a power of the inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from kan_diffusion.denoisers.features import TimeEncoding
+from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
+from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.kan.bases import Extrapolation
+from kan_diffusion.kan.functions import LearnedFunctions
+from kan_diffusion.kan.gated import GatedLinear, modulate
+from kan_diffusion.kan.initialization import Initialization
+from kan_diffusion.kan.linear import KANLinear
+
+__all__ = ["ModelMixin", "NetworkDenoiser"]
+
+LinearInitialization = Literal["torch", "xavier"]
+
+_NOISE = 0.05
+"""Standard deviation of the noise by which functions that units share differ at the start."""
+
+_FEATURES, _MOST_FREQUENCIES = 21, 3
+"""Default limits on the features of all inputs and on the frequencies of one input."""
+
+_INPUT_RANGE = -4.0, 4.0
+"""Grid of learned features, and what gated networks clamp to."""
+
+
+def default_frequencies(data_dim: int) -> int:
+    """Frequencies per input: as many as keep all inputs within ``_FEATURES``, or 0."""
+    functions = _FEATURES // (data_dim + 1)
+    return max(0, min(_MOST_FREQUENCIES, (functions - 1) // 2))
+
+
+class _Edges(nn.Module):
+    """A KAN layer of modulated units, called as a ``GatedLinear`` is."""
+
+    def __init__(self, linear: KANLinear, rank: int | None) -> None:
+        super().__init__()
+        self.linear = linear
+        shape = (rank or 0) + 1, 2, linear.in_features
+        self.modulation = None if rank is None else nn.Parameter(torch.zeros(shape))
+
+    @property
+    def flops(self) -> int:
+        """Operations for one row of input."""
+        scaled = 0 if self.modulation is None else 4 * len(self.modulation) - 1
+        return self.linear.flops + scaled * self.linear.in_features
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        self.linear.reset_parameters(generator)
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation)
+
+    def forward(
+        self, input: Tensor, carried: Tensor | None, code: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        state = modulate(input, carried, code, self.modulation)
+        return self.linear(state), state
+
+
+class _Values(nn.Module):
+    """A linear map of units whose values after the activation are carried on."""
+
+    def __init__(self, activation: nn.Module, linear: nn.Linear) -> None:
+        super().__init__()
+        self.activation = activation
+        self.linear = linear
+
+    @property
+    def flops(self) -> int:
+        """Operations for one row of input: SiLU counts 4, another activation 1."""
+        each = 4 if isinstance(self.activation, nn.SiLU) else 1
+        return linear_flops(self.linear) + each * self.linear.in_features
+
+    def forward(
+        self, input: Tensor, carried: Tensor | None, code: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        state = modulate(self.activation(input), carried, None, None)
+        return self.linear(state), state
+
+
+@torch.no_grad()
+def _draw(part: nn.Module, xavier: bool, generator: torch.Generator | None) -> None:
+    """Draws the parameters of a part, those of linear maps as torch or as the notebook did."""
+    if isinstance(part, _Values):
+        part = part.linear
+    if xavier and isinstance(part, nn.Linear | GatedLinear):
+        nn.init.xavier_uniform_(part.weight, generator=generator)
+        if part.bias is not None:
+            part.bias.fill_(0.01)
+    elif isinstance(part, nn.Linear):
+        bound = 1 / math.sqrt(part.in_features)
+        for drawn in (part.weight, part.bias):
+            if drawn is not None:
+                drawn.uniform_(-bound, bound, generator=generator)
+    else:
+        part.reset_parameters(generator)  # type: ignore[operator]
+
+
+class NetworkDenoiser(PointDenoiser):
+    """A network that denoises points.
+
+    Args:
+        data_dim: Number d of coordinates of a point.
+        hidden: Widths of the hidden layers, at least one.
+        num_train_timesteps: Number T of steps of the process.
+        num_classes: Number of class labels, 0 for an unconditional model.
+        blocks: Widths of the blocks of coordinates that may be observed; empty for none.
+        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`;
+            learned features take the timestep itself.
+        num_time_frequencies: Number of frequencies of ``"fourier"``.
+        num_input_frequencies: Number of frequencies of each coordinate, and of the timestep if
+            features are learned, 0 for the coordinates alone; None for at most three, with about
+            twenty features, and at least one of learned features if there are blocks.
+        learned_inputs: Whether the features of points and timestep are learned.
+        input_grid_size: Number of intervals of the grids of learned features.
+        learned_functions: Whether the units' functions are learned.
+        num_functions: Number of functions that the units of a layer share; None for one a unit.
+        function_rate: Learning rate of all learned functions relative to that of other parameters.
+        edges: Whether each edge has a function of its own, see :class:`kan_diffusion.KANLinear`.
+        basis: Name of the basis of the edges' functions.
+        grid_size: Number of intervals of the grids of functions or edges.
+        order: Degree of the splines.
+        grid_range: Ends of the grids, in standardised units.
+        extrapolation: What happens outside the grids of edges.
+        edge_scale: Whether every edge has a scale of its own.
+        bias: Whether the layers of edges have constants.
+        init: Name of the initialisation: of edges, see :mod:`kan_diffusion.kan.initialization`, of
+            linear maps ``"torch"`` or ``"xavier"``, uniform Glorot weights with biases of 0.01 as
+            in the original notebook; None for what is usual.
+        activation: ``"silu"`` or ``"relu"``, where functions are not learned.
+        gated: Whether hidden layers have gates.
+        residual: Whether hidden layers after the first add the state of the layer before to theirs.
+        carries_values: Whether these states are the units' values after their activation, and not
+            before; of a plain MLP.
+        rank: Size of the code of the timestep that scales and shifts the hidden units; None for no
+            such modulation.
+        modulated: Whether all features of the timestep scale and shift the hidden units, instead of
+            being inputs.
+        scaled_inputs: Whether, in a modulated network, the timestep scales the inputs, too.
+
+    Raises:
+        KanDiffusionError: A size or a name is not usable, or settings do not go together.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        data_dim: int,
+        hidden: Sequence[int] = (32, 32, 32),
+        num_train_timesteps: int = 1000,
+        num_classes: int = 0,
+        blocks: Sequence[int] = (),
+        time_encoding: TimeEncoding = "fourier",
+        num_time_frequencies: int = 4,
+        num_input_frequencies: int | None = 0,
+        learned_inputs: bool = False,
+        input_grid_size: int = 16,
+        learned_functions: bool = False,
+        num_functions: int | None = 4,
+        function_rate: float = 3.0,
+        edges: bool = False,
+        basis: str = "bspline",
+        grid_size: int = 8,
+        order: int = 3,
+        grid_range: tuple[float, float] = (-4.0, 4.0),
+        extrapolation: Extrapolation = "linear",
+        edge_scale: bool = False,
+        bias: bool = True,
+        init: Initialization | LinearInitialization | None = None,
+        activation: Literal["silu", "relu"] = "silu",
+        gated: bool = False,
+        residual: bool = False,
+        carries_values: bool = False,
+        rank: int | None = None,
+        modulated: bool = False,
+        scaled_inputs: bool = False,
+    ) -> None:
+        super().__init__()
+        self._require_settings()
+        if num_input_frequencies is None:
+            # Alone, the function of an input of two values learns what takes the noise off it,
+            # which is zero at both values, and loses which of them it is.
+            least = int(learned_inputs and bool(blocks))
+            num_input_frequencies = max(default_frequencies(data_dim), least)
+        self._set_inputs(
+            0 if learned_inputs else num_input_frequencies,
+            "raw" if learned_inputs else time_encoding,
+        )
+        num_times = self.time_features.num_features
+        num_inputs = self.num_features + (0 if modulated else num_times)
+        num_given = num_classes + len(blocks)
+        grid: dict[str, Any] = {"grid_size": grid_size, "order": order}
+        grid["grid_range"] = tuple(grid_range)
+        curves = {
+            **grid, "basis": basis, "extrapolation": extrapolation, "edge_scale": edge_scale,
+            "init": init,
+        }  # fmt: skip
+        waves: dict[str, Any] = {
+            "grid_size": input_grid_size, "grid_range": _INPUT_RANGE, "initial": "waves",
+            "noise": 0.0, "rate": function_rate,
+        }  # fmt: skip
+
+        def functions(units: int) -> nn.Module | None:
+            if not learned_functions:
+                return nn.ReLU() if activation == "relu" else None
+            if num_functions is None:
+                return LearnedFunctions(units, rate=function_rate, **grid)
+            groups = min(num_functions, units)
+            return LearnedFunctions(units, groups=groups, noise=_NOISE, rate=function_rate, **grid)
+
+        wide = 1 + int(gated)
+        width = wide * hidden[0]
+        self.code: nn.Linear | LearnedFunctions | None = None
+        if learned_inputs:
+            count = 1 + 2 * num_input_frequencies
+            self.first: KANLinear | nn.Linear = KANLinear(
+                num_inputs, width, functions=count, **waves
+            )
+            self.code = None if rank is None else LearnedFunctions(1, rank, **waves)
+        else:
+            self.first = (
+                KANLinear(num_inputs, width, bias, **curves)
+                if edges
+                else nn.Linear(num_inputs, width)
+            )
+            self.code = None if rank is None else nn.Linear(num_times, rank, bias=False)
+        codes = num_times if modulated else rank
+        self.layers = nn.ModuleList()
+        for index, units in enumerate(hidden):
+            last = index == len(hidden) - 1
+            fan_out = data_dim if last else wide * hidden[index + 1]
+            if edges:
+                self.layers.append(_Edges(KANLinear(units, fan_out, bias, **curves), codes))
+            elif carries_values:
+                function = nn.ReLU() if activation == "relu" else nn.SiLU()
+                self.layers.append(_Values(function, nn.Linear(units, fan_out)))
+            else:
+                own = functions(units)
+                layer = GatedLinear(units, fan_out, gated=gated, rank=codes, functions=own)
+                self.layers.append(layer)
+        self.given = nn.Linear(num_given, width, bias=False) if num_given else None
+        shape = num_times + 1, num_inputs
+        self.input_scale = nn.Parameter(torch.empty(shape)) if scaled_inputs else None
+        self._reset_shifts()
+
+    def _require_settings(self) -> None:
+        """Checks settings that no layer checks."""
+        c = self.config
+        require_known("activation", c.activation, ("silu", "relu"))
+        if not c.hidden:
+            raise KanDiffusionError(
+                "a denoiser needs at least one hidden layer; give hidden one width or more"
+            )
+        if (c.num_functions is not None and c.num_functions < 1) or c.rank == 0:
+            raise KanDiffusionError(
+                "a denoiser needs num_functions and rank of at least 1, not "
+                f"{c.num_functions} and {c.rank}; give rank=None for no modulation"
+            )
+        if c.edges and (c.learned_inputs or c.learned_functions or c.gated):
+            raise KanDiffusionError(
+                "edges have functions of their own; leave out learned_inputs, learned_functions "
+                "and gated, or edges"
+            )
+        if c.carries_values and (
+            c.edges or c.gated or c.learned_functions or c.modulated or c.rank is not None
+        ):
+            raise KanDiffusionError(
+                "values are carried on by plain MLPs alone; leave out carries_values, or edges, "
+                "gated, learned_functions, modulated and rank"
+            )
+        if not c.edges:
+            require_known("init", c.init or "torch", get_args(LinearInitialization))
+        if c.modulated and (c.rank is not None or c.learned_inputs):
+            raise KanDiffusionError(
+                "a modulated denoiser takes all waves of the timestep as its code; leave out rank "
+                "and learned_inputs, or modulated"
+            )
+        if c.scaled_inputs and not c.modulated:
+            raise KanDiffusionError(
+                "inputs that the timestep scales need modulation; set modulated, too"
+            )
+
+    def _predict(self, points: Tensor, steps: Tensor, given: Tensor | None) -> Tensor:
+        time = self.time_features(steps, points.dtype)
+        if self.config.learned_inputs:
+            low, high = _INPUT_RANGE
+            time = low + (high - low) * time
+        # One timestep for all points is modulated once; any other number must be that of points.
+        each = time.expand(points.shape[0], -1)
+        code: Tensor | None = None
+        if self.config.modulated:
+            inputs, code = points, each
+            if self.input_scale is not None:
+                scale = self.input_scale
+                inputs = points * (1 + scale[-1] + time @ scale[:-1])
+        else:
+            inputs = torch.cat([points, each], dim=-1)
+            if self.code is not None:
+                code = self.code(time)
+        output: Tensor = self.first(inputs)
+        if self.given is not None and given is not None:
+            output = output + self.given(given)
+        codes: Sequence[Tensor | None] = [None] * len(self.layers)
+        if code is not None:
+            codes = code.expand(len(self.layers), points.shape[0], -1).unbind()
+        state: Tensor | None = None
+        for layer, own in zip(self.layers, codes, strict=True):
+            output, state = layer(output, state if self.config.residual else None, own)
+        return output
+
+    @property
+    def kan_layers(self) -> list[KANLinear]:
+        """The layers whose edges have functions of their own, inputs first."""
+        parts = [self.first, *(layer.linear for layer in self.layers if isinstance(layer, _Edges))]
+        return [part for part in parts if isinstance(part, KANLinear) and part.functions is None]
+
+    def _features(self, sample: Tensor) -> Tensor:
+        return super()._features(sample.clamp(*_INPUT_RANGE) if self.config.gated else sample)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass for one point."""
+        total = self._input_flops
+        for part in (self.first, self.code, self.given):
+            if isinstance(part, nn.Linear):
+                total += linear_flops(part)
+            elif part is not None:
+                total += part.flops
+        for layer in self.layers:
+            assert isinstance(layer, GatedLinear | _Edges | _Values)
+            total += layer.flops
+        hidden = self.config.hidden
+        if self.config.residual:
+            total += sum(map(min, hidden, hidden[1:]))
+        if self.given is not None:
+            total += self.given.out_features
+        if self.input_scale is not None:
+            total += (2 * self.input_scale.shape[0] + 1) * self.input_scale.shape[1]
+        return total
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws fresh parameters from ``generator`` (torch's default one when None)."""
+        for part in (self.first, self.code, *self.layers):
+            if part is not None:
+                _draw(part, self.config.init == "xavier", generator)
+        self._reset_shifts()
+
+    def _reset_shifts(self) -> None:
+        """Sets what labels and observed blocks add, and the scales of inputs, to zero."""
+        for parameter in (self.input_scale, None if self.given is None else self.given.weight):
+            if parameter is not None:
+                nn.init.zeros_(parameter)
+
+
+def linear_flops(layer: nn.Linear) -> int:
+    """Counts products and sums of a linear layer for one row, the bias included."""
+    return 2 * layer.weight.numel() + layer.out_features * (layer.bias is not None)

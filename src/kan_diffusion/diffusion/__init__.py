@@ -1,0 +1,1 @@
+"""Samplers and pipelines, and the density of a trained denoiser."""

@@ -1,0 +1,316 @@
+"""The one network of points against its formula, whatever its settings."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import linear, relu, silu
+
+from family_contract import stirred
+from helpers import function_by_function, randn, refused, seeded
+from kan_diffusion.denoisers import FAMILIES, NetworkDenoiser, build_denoiser
+from kan_diffusion.kan.functions import waves
+from make import points
+
+T = 100
+GATED = {"gated": True, "residual": True, "rank": 3, "num_input_frequencies": None}
+LEARNED = {**GATED, "learned_inputs": True, "learned_functions": True, "num_functions": 3}
+EDGES = {"edges": True, "grid_size": 4, "num_time_frequencies": 2}
+
+
+def _denoiser(**settings):
+    """One in float64 with no parameter at a special value."""
+    shape = {"hidden": (5, 4, 6), "num_train_timesteps": T, **settings}
+    denoiser = NetworkDenoiser(2, **shape).double()
+    for seed, parameter in enumerate(denoiser.parameters()):
+        parameter.detach().add_(0.3 * randn(*parameter.shape, seed=seed))
+    return denoiser
+
+
+def _by_formula(denoiser, x, timestep, labels):
+    config = denoiser.config
+    time = ((timestep + 1) / T).double().unsqueeze(1)
+    waves_of_time, code = denoiser.time_features(timestep, torch.float64), None
+    if config.learned_inputs:
+        place = 8 * time - 4
+        first = function_by_function(denoiser.first, torch.cat([x, place], 1)).flatten(1)
+        code = function_by_function(denoiser.code, place)[:, 0]
+        output = linear(first, denoiser.first.weight, denoiser.first.bias)
+    else:
+        seen = x if denoiser.point_features is None else denoiser.point_features(x)
+        if config.modulated:
+            code, inputs = waves_of_time, seen
+            if config.scaled_inputs:
+                *rows, last = denoiser.input_scale
+                inputs = seen * (1 + last + waves_of_time @ torch.stack(rows))
+        else:
+            inputs = torch.cat([seen, waves_of_time], 1)
+            code = None if denoiser.code is None else waves_of_time @ denoiser.code.weight.T
+        output = denoiser.first(inputs)
+    for row, label in enumerate(labels.tolist()):
+        if label >= 0:
+            shift = torch.zeros_like(output)
+            shift[row] = denoiser.given.weight[:, label]
+            output = output + shift
+    state = torch.zeros(len(x), 1, dtype=torch.float64)
+    for layer in denoiser.layers:
+        own = layer.linear if config.edges else layer
+        values, gates = output, 1.0
+        if config.gated:
+            values, gates = output.split(own.in_features, 1)
+        if code is not None:
+            scales, shifts = layer.modulation.unbind(1)
+            values = (1 + scales[-1] + code @ scales[:-1]) * values
+            values = values + shifts[-1] + code @ shifts[:-1]
+        if config.carries_values:
+            own, values = layer.linear, silu(values)
+        carried = torch.zeros_like(values)
+        wide = min(carried.shape[1], state.shape[1])
+        carried[:, :wide] = state[:, :wide] if config.residual else 0
+        state = values + carried
+        if config.edges or config.carries_values:
+            output = own(state)
+            continue
+        h = relu(state) if config.activation == "relu" else silu(state)
+        if config.learned_functions:
+            h = function_by_function(layer.functions, state)[..., 0]
+        output = linear(h * gates, layer.weight, layer.bias)
+    return output
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"activation": "relu", "time_encoding": "raw", "num_input_frequencies": 2},
+        {"residual": True, "modulated": True, "scaled_inputs": True},
+        {"residual": True, "carries_values": True},
+        LEARNED,
+        {**LEARNED, "learned_functions": False},
+        GATED,
+        {**GATED, "gated": False, "rank": None},
+        {"learned_functions": True, "num_functions": None},
+        {**EDGES, "residual": True},
+        {**EDGES, "modulated": True, "scaled_inputs": True, "num_input_frequencies": 2},
+    ],
+    ids=str,
+)
+def test_it_is_its_formula(settings):
+    denoiser = _denoiser(num_classes=2, **settings)
+    x, timestep = randn(20, 2), torch.randint(0, T, (20,), generator=seeded(1))
+    labels = torch.arange(20) % 3 - 1
+    found = denoiser(x, timestep, labels).sample
+    torch.testing.assert_close(found, _by_formula(denoiser, x, timestep, labels))
+    # A timestep for all points is that of each.
+    for step in (7, 7.5):
+        same = denoiser(x, torch.full((20,), step), labels).sample
+        torch.testing.assert_close(denoiser(x, step, labels).sample, same)
+
+
+# Inputs of all: 2 coordinates and raw time; layers 3-4-5-2.
+PRODUCTS = 3 * 4 + 4 * 5 + 5 * 2
+HIDDEN = {"hidden": (4, 5), "time_encoding": "raw"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "flops"),
+    [
+        # Functions of each input once: 4 pieces of 6, 3 for the cell, SiLU; an edge 2 x 5.
+        (
+            {"edges": True, "grid_size": 5, **HIDDEN},
+            PRODUCTS * 10 + (3 + 4 + 5) * (4 * 6 + 3 + 4) + (4 + 5 + 2),
+        ),
+        (HIDDEN, 2 * PRODUCTS + (4 + 5 + 2) + (4 + 5) * 4),
+        # Four features more: an angle, a cosine and a sine for each coordinate.
+        (
+            {"activation": "relu", "num_input_frequencies": 1, **HIDDEN},
+            2 * (PRODUCTS + 4 * 4) + (4 + 5 + 2) + (4 + 5) + 2 * 9,
+        ),
+        # No time at the input; of a code of one number a unit has 2 x 2 and 3; 4 sums.
+        (
+            {"residual": True, "modulated": True, **HIDDEN},
+            2 * (PRODUCTS - 4) + 11 + 9 * 4 + 9 * 7 + 4,
+        ),
+        (
+            {"learned_functions": True, "num_functions": None, "grid_size": 6, **HIDDEN},
+            2 * PRODUCTS + 11 + 9 * 9,
+        ),
+        # Three functions of coordinates and time, two of time, one a unit; 8 and 10 values and
+        # gates; a unit has 2 x 2 scales and shifts and a gate; 4 states are carried.
+        (
+            {**LEARNED, "hidden": (4, 5), "num_input_frequencies": 1, "rank": 2},
+            3 * 21 + 2 * 72 + 8 + 15 + (2 * 40 + 10) + (2 * 10 + 2) + (4 + 5) * (9 + 12) + 4,
+        ),
+        (
+            {**GATED, "hidden": (4, 5), "num_input_frequencies": 1, "rank": 2}
+            | {"num_time_frequencies": 1},
+            2 * (64 + 4 + 40 + 10) + (8 + 10 + 2) + 2 * 9 + (4 + 5) * (4 + 12) + 4,
+        ),
+    ],
+    ids=["full-kan", "mlp", "fourier-inputs", "residual-modulated", "spline-mlp", "kan", "gated"],
+)
+def test_a_small_network_counted_by_hand(settings, flops):
+    denoiser = NetworkDenoiser(2, **settings)
+    assert denoiser.flops == flops
+    assert type(denoiser.flops) is int
+
+
+def test_the_notebooks_networks_have_its_numbers_of_parameters():
+    # Raw time, 250 steps, its grid and its initialisations.
+    raw = {"num_train_timesteps": 250, "time_encoding": "raw"}
+    kan = {**raw, "edges": True, "bias": False, "edge_scale": True, "grid_size": 5, "init": "noise"}
+    assert NetworkDenoiser(2, (32, 32, 32), extrapolation="zero", **kan).num_trainable == 22_080
+    assert NetworkDenoiser(2, (32,), **kan).num_trainable == 1_600
+    mlp = NetworkDenoiser(2, (32, 32, 32), activation="relu", init="xavier", **raw)
+    assert mlp.num_trainable == 2_306
+
+
+def test_all_families_are_built_in_the_sizes_of_the_verdict():
+    for name in FAMILIES:
+        for size in (2_300, 22_000):
+            made = build_denoiser(name, 2, num_train_timesteps=T, params=size)
+            assert abs(made.num_trainable - size) <= 0.02 * size
+
+
+def test_linear_maps_are_drawn_as_in_torch_or_as_in_the_notebook():
+    made = NetworkDenoiser(2, (400, 300))
+    made.reset_parameters(seeded(0))
+    theirs = float(torch.nn.Linear(400, 300).weight.detach().std())
+    weight, bias = made.layers[0].weight.detach(), made.layers[0].bias.detach()
+    assert float(weight.std()) == pytest.approx(theirs, rel=0.02)
+    assert max(float(values.abs().max()) for values in (weight, bias)) <= 1 / math.sqrt(400)
+    xavier = NetworkDenoiser(2, (400, 300), init="xavier")
+    xavier.reset_parameters(seeded(0))
+    std = float(xavier.layers[0].weight.detach().std())
+    assert std == pytest.approx(math.sqrt(2 / 700), rel=0.02)
+    for part in (xavier.first, xavier.layers[0]):
+        assert torch.equal(part.bias, torch.full_like(part.bias, 0.01))
+
+
+def test_a_denoiser_of_unusual_settings_and_moved_grids_is_read_as_it_was(tmp_path):
+    settings = {"grid_size": 7, "order": 2, "grid_range": (-1.5, 2.5), "extrapolation": "clamp"}
+    settings |= {"edge_scale": True, "bias": False, "init": "noise"}
+    made = stirred("full-kan", 3, hidden=(8, 7), num_train_timesteps=250, settings=settings)
+    layers = made.kan_layers
+    assert [layer.out_features for layer in layers] == [8, 7, 3]
+    assert {(layer.grid_size, layer.basis.order) for layer in layers} == {(7, 2)}
+    with torch.no_grad():  # a grid that has moved is part of what was learned
+        layers[1].grid_step.mul_(1.25)
+    made.save_pretrained(tmp_path)
+    loaded = NetworkDenoiser.from_pretrained(tmp_path)
+    x = 3 * points(6, 3)
+    assert torch.equal(loaded(x, 5).sample, made(x, 5).sample)
+    assert (loaded.num_trainable, loaded.config.num_train_timesteps) == (made.num_trainable, 250)
+
+
+def test_learned_features_start_as_the_input_and_waves_of_it_and_units_share_by_turns():
+    denoiser = NetworkDenoiser(2, (5, 2), **{**LEARNED, "num_input_frequencies": 2})
+    x = torch.linspace(-4, 4, 201).unsqueeze(1)
+    expected = torch.cat([x, *(function(x) for function in waves(4, 1 / 8))], dim=1)
+    for functions in (denoiser.first, denoiser.code):
+        h = function_by_function(functions, x.expand(-1, functions.in_features)).detach()
+        for place, one in enumerate(h.unbind(1)):
+            error = (one - expected[:, : functions.functions]).square().mean(0).sqrt()
+            assert float(error.max()) < 0.05, place
+    groups = [layer.functions.group.tolist() for layer in denoiser.layers]
+    assert groups == [[0, 1, 2, 0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("settings", [LEARNED, GATED], ids=["learned", "fixed"])
+def test_far_away_a_gated_network_is_what_it_is_at_the_end_of_its_grid(settings):
+    denoiser = _denoiser(**settings)
+    far = 1e6 * randn(20, 2)
+    expected = denoiser(4 * far.sign(), 7).sample
+    torch.testing.assert_close(denoiser(far, 7).sample, expected)
+    inside = denoiser(3.9 * far.sign(), 7).sample
+    assert not torch.allclose(inside, expected)
+
+
+def test_learned_inputs_have_waves_where_there_is_room_or_they_are_observed():
+    observed = {"blocks": (1,) * 20}
+    for dim, settings, functions in (
+        (2, {}, 7),
+        (20, {}, 1),
+        (20, observed, 3),  # a value's sign and its noise take two functions
+        (2, {"blocks": (1, 1)}, 7),
+        (20, {**observed, "num_input_frequencies": 0}, 1),
+    ):
+        shape = {"hidden": (4,), "num_train_timesteps": T}
+        denoiser = NetworkDenoiser(dim, **{**shape, **LEARNED, **settings})
+        assert denoiser.first.functions == functions
+    # Fixed features of many inputs are the inputs, whether they are observed or not.
+    shape = {"hidden": (4,), "num_train_timesteps": T, "num_time_frequencies": 1, **GATED}
+    made = [NetworkDenoiser(20, **shape, **each) for each in ({}, observed)]
+    assert len({denoiser.first.in_features for denoiser in made}) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"modulated": True}, {**EDGES, "modulated": True, "scaled_inputs": True}, GATED],
+    ids=["mlp", "edges", "gated"],
+)
+def test_modulation_is_absent_at_the_start_and_learned_from_there(settings):
+    denoiser = NetworkDenoiser(2, (5, 4), T, **settings).double()
+    denoiser.reset_parameters(seeded(0))
+    own = [layer.modulation for layer in denoiser.layers]
+    own += [denoiser.input_scale] if denoiser.config.scaled_inputs else []
+    assert all(bool((each == 0).all()) for each in own)
+    x, steps = randn(6, 2), torch.arange(6) * 10
+    denoiser(x, steps).sample.square().mean().backward()
+    assert all(bool((each.grad != 0).any()) for each in own)
+    before = denoiser(x, steps).sample
+    for seed, each in enumerate(own):
+        each.detach().normal_(0, 0.3, generator=seeded(seed))
+    assert not torch.allclose(denoiser(x, steps).sample, before)
+    denoiser.reset_parameters(seeded(0))
+    assert torch.equal(denoiser(x, steps).sample, before)
+
+
+SETTINGS = [
+    ({"data_dim": 0}, "data_dim of at least 1"),
+    ({"num_classes": -1}, "num_classes of at least 0"),
+    ({"num_train_timesteps": 0}, "one timestep"),
+    ({"num_time_frequencies": 0}, "one frequency"),
+    ({"time_encoding": "fourrier"}, "did you mean 'fourier'"),
+    ({"activation": "rely"}, "unknown activation 'rely'"),
+    ({"init": "xaver"}, "did you mean 'xavier'"),
+    ({"edges": True, "init": "torch"}, "unknown init 'torch'"),
+    ({"edges": True, "basis": "bsplin"}, "unknown basis 'bsplin'"),
+    ({"num_input_frequencies": -1}, "num_input_frequencies .* not -1"),
+    ({"hidden": ()}, "at least one hidden layer; give hidden one width"),
+    ({**LEARNED, "num_functions": 0}, "num_functions and rank of at least 1, not 0 and"),
+    ({"rank": 0}, "not 4 and 0; give rank=None for no modulation"),
+    ({**LEARNED, "num_input_frequencies": 5, "input_grid_size": 6}, "raise grid_size"),
+    ({"scaled_inputs": True}, "need modulation; set modulated"),
+    ({"edges": True, "gated": True}, "edges have functions of their own; leave out"),
+    ({"modulated": True, "rank": 2}, "takes all waves of the timestep as its code"),
+    ({"carries_values": True, "gated": True}, "carried on by plain MLPs alone"),
+]
+
+
+def test_unusable_settings_and_conditions_are_refused():
+    for settings, message in SETTINGS:
+        with refused(message):
+            NetworkDenoiser(**{"data_dim": 2, **settings})
+    without, labelled, x = stirred("mlp"), stirred("mlp", num_classes=2), points(6)
+    for conditions, message in (
+        ({"class_labels": torch.tensor([0, 2])}, r"label 2 is unknown .* 0 to 1"),
+        ({"class_labels": torch.tensor([0, -2])}, r"label -2 is unknown .* 0 to 1"),
+        ({"class_labels": torch.tensor([0.0, 1.0])}, "whole numbers"),
+        ({"class_labels": torch.tensor([0])}, "class_labels must be one a sample, 2, not 1"),
+        ({"encoder_hidden_states": torch.zeros(2, 1, 4)}, "takes class_labels, not encoder_hidden"),
+    ):
+        with refused(message):
+            labelled.require_conditions(conditions, 2)
+    labelled.require_conditions({"class_labels": torch.tensor([0, 1, -1])}, 3)
+    for conditions, message in (
+        ({"class_labels": torch.zeros(6, dtype=torch.long)}, "built without classes"),
+        ({"encoder_hidden_states": torch.zeros(6, 1, 4)}, "takes no prompts"),
+        ({"observed": torch.zeros(6, 2)}, "not built for observed coordinates"),
+    ):
+        with refused(message):
+            without(x, 5, **conditions)
+    with refused("must have the shape"):
+        stirred("mlp", blocks=(1, 1))(x, 5, observed=torch.zeros(2, 2))
+    with pytest.raises(RuntimeError, match="expand"):  # as many timesteps as there are points
+        stirred("mlp", settings={"modulated": True})(x[:1], torch.arange(6))
