@@ -217,11 +217,11 @@ class GatedLinear(nn.Module):
 
     def _fit(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> bool:
         """Tells whether the shapes of all inputs are as they must be."""
-        rows, width = len(input) if input.ndim else 0, (1 + self.gated) * self.in_features
+        rows, width = input.shape[0] if input.ndim else 0, (1 + self.gated) * self.in_features
         return (
             input.shape == (rows, width)
             and input.is_floating_point()
-            and (carried is None or (carried.ndim == 2 and len(carried) == rows))
+            and (carried is None or (carried.ndim == 2 and carried.shape[0] == rows))
             and (code is None) == (self.rank is None)
             and (code is None or code.shape == (rows, self.rank))
         )
