@@ -39,12 +39,12 @@ FEW = {"num_noised": 500, "num_samples": 300, "num_likelihood": 20, "num_drawn":
 
 
 def many_models(folder: Path) -> None:
-    """Makes the page of 15 models on two data sets, of the rows of the pilot."""
-    study = load_study(ROOT / "results" / "pilot")
+    """Makes the page of the verdict's models on two of its data sets, of the rows that are kept."""
+    study = load_study(ROOT / "results" / "verdict" / "study")
     config = study.config.with_data(["swiss-roll", "checkerboard"])
     rows = study.rows[study.rows["data"].isin([data.name for data in config.data])]
     kept = replace(study, config=config, rows=rows.reset_index(drop=True))
-    write_report(report_contents(kept, "make pilot"), folder / "many-models")
+    write_report(report_contents(kept, "make verdict"), folder / "many-models")
 
 
 def short_study(folder: Path) -> None:
@@ -114,7 +114,6 @@ def lab(folder: Path) -> None:
             excess={"network": 0.0123, "formula": 0.00456},
             energy={"network": 0.002, "formula": 0.003},
             energy_real=0.002,
-            pykan={},
             seconds=12.5,
         )
         for toy in ("two-modes", "four-modes", "oblique-modes")
