@@ -151,7 +151,9 @@ def test_the_data_place_the_grid_and_do_not_enter_the_fit():
     share = torch.rand(100, 3, generator=seeded(0), dtype=DOUBLE)
     few = moved(layer, ends)
     many = moved(layer, torch.cat([ends, ends[0] + share * (ends[1] - ends[0])]))
-    assert_same_state(few, many)
+    for one, other in zip(few.state_dict().values(), many.state_dict().values(), strict=True):
+        # Least squares of equal numbers may round differently where memory is aligned differently.
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])

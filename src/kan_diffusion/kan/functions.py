@@ -9,7 +9,7 @@ al. 2020, "Learning activation functions in deep (spline) neural networks"); wit
 expansion of the inputs. Multiplied by a weight it is a layer (:mod:`kan_diffusion.kan.linear`).
 
 The functions start as a least-squares fit to given ones over the grid. On a CPU a compiled kernel
-evaluates splines (:mod:`kan_diffusion.kan.kernels.functions`), elsewhere piecewise polynomials in
+evaluates splines (:mod:`kan_diffusion.kan.kernels.units`), elsewhere piecewise polynomials in
 torch's own operations do (:mod:`kan_diffusion.kan.piecewise`); other bases are evaluated whole.
 """
 
@@ -71,21 +71,38 @@ then cosines and sines, of which the first pair has one period over the grid."""
 
 
 def _kernel() -> Kernel:
-    from kan_diffusion.kan.kernels import functions
+    from kan_diffusion.kan.kernels import units
 
-    return functions
+    return units
 
 
-_KERNEL = FusedFunction(
-    "learned_functions",
+def _shapes(
+    input: Tensor,
+    carried: Tensor | None,
+    code: Tensor | None,
+    modulation: Tensor | None,
+    coefficients: Tensor | None,
+    weight: Tensor | None,
+    *rest: object,
+) -> tuple[tuple[int, ...], ...]:
+    rows, has_state = input.shape[0], rest[-1]
+    functions = 1 if coefficients is None else coefficients.shape[0]
+    outputs = input.shape[1] * functions if weight is None else weight.shape[0]
+    state = (rows, weight.shape[1]) if has_state and weight is not None else (0,)
+    return (rows, outputs), state
+
+
+UNITS = FusedFunction(
+    "units",
     _kernel,
-    "Tensor x, Tensor coefficients, Tensor? weight, Tensor? bias, Tensor origin, Tensor step",
-    "int order",
-    num_gradients=4,
-    output_shapes=lambda x, coefficients, weight, *_: (
-        (x.shape[0], x.shape[1] * coefficients.shape[0] if weight is None else weight.shape[0]),
-    ),
+    "Tensor input, Tensor? carried, Tensor? code, Tensor? modulation, Tensor? coefficients, "
+    "Tensor? weight, Tensor? bias, Tensor? origin, Tensor? step",
+    "int order, bool has_state",
+    num_gradients=7,
+    output_shapes=_shapes,
+    num_outputs=2,
 )
+"""Units with learned functions or SiLU, see :mod:`kan_diffusion.kan.kernels.units`."""
 
 
 class BasisLayer(nn.Module):
@@ -189,14 +206,20 @@ class BasisLayer(nn.Module):
     ) -> Tensor:
         """Evaluates shared functions (N, in * R), those of an input side by side, or a layer."""
         grid = self.basis.grid_origin, self.basis.grid_step
-        operands = rows, self.coefficients, weight, bias, *grid
+        operands = rows, None, None, None, self.coefficients, weight, bias, *grid
         # Autocast chooses the precision of a product, not that of functions.
         fused = self._has_kernel and (weight is None or not autocasts(rows))
-        if not fused or not _KERNEL.takes(*operands):
-            return self._by_torch(*operands)
-        output = _KERNEL(operands, (self.order,), self._by_torch)
-        assert isinstance(output, Tensor)
+        if not fused or not UNITS.takes(*operands):
+            return self._by_torch(rows, self.coefficients, weight, bias, *grid)
+        output, _ = UNITS(operands, (self.order, False), self._alone)
         return output
+
+    def _alone(self, rows: Tensor, *operands: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Evaluates shared functions as the kernel's operands say, with no state."""
+        coefficients, weight, bias, origin, step = operands[3:]
+        assert origin is not None
+        assert step is not None
+        return self._by_torch(rows, coefficients, weight, bias, origin, step), rows.new_empty(0)
 
     @property
     def _has_kernel(self) -> bool:

@@ -10,7 +10,7 @@ Here f is SiLU, or one learned function per unit (:mod:`kan_diffusion.kan.functi
 this a KAN layer. Gates are as in Dauphin et al. 2017 (arXiv:1612.08083), the state is a residual
 connection (He et al. 2016, arXiv:1512.03385), and the scales S and shifts T, zero at first, are
 those of FiLM (Perez et al. 2018, arXiv:1709.07871), of low rank. On a CPU a layer is one call of a
-compiled kernel (:mod:`kan_diffusion.kan.kernels.gated`).
+compiled kernel (:mod:`kan_diffusion.kan.kernels.units`).
 """
 
 from __future__ import annotations
@@ -23,32 +23,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad, silu
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.functions import LearnedFunctions
+from kan_diffusion.kan.functions import UNITS, LearnedFunctions
 from kan_diffusion.kan.inputs import must_be_called, require_input
-from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts
+from kan_diffusion.kan.kernels.fused import autocasts
 
 __all__ = ["GatedLinear", "modulate"]
-
-
-def _kernel() -> Kernel:
-    from kan_diffusion.kan.kernels import gated
-
-    return gated
-
-
-_KERNEL = FusedFunction(
-    "gated_linear",
-    _kernel,
-    "Tensor input, Tensor? carried, Tensor? code, Tensor? modulation, Tensor? coefficients, "
-    "Tensor weight, Tensor? bias, Tensor? origin, Tensor? step",
-    "int order",
-    num_gradients=7,
-    output_shapes=lambda input, a, b, c, d, weight, *_: (
-        (input.shape[0], weight.shape[0]),
-        (input.shape[0], weight.shape[1]),
-    ),
-    num_outputs=2,
-)
 
 
 def modulate(
@@ -210,9 +189,9 @@ class GatedLinear(nn.Module):
         coefficients, *grid = curves
         states = input, carried, code, self.modulation, coefficients
         operands = *states, self.weight, self.bias, *grid
-        if not fused or autocasts(input) or not _KERNEL.takes(*operands):
+        if not fused or autocasts(input) or not UNITS.takes(*operands):
             return self._by_torch(*states, self.weight, self.bias, *grid)
-        output, state = _KERNEL(operands, (order,), self._by_torch)
+        output, state = UNITS(operands, (order, True), self._by_torch)
         return output, state
 
     def _fit(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> bool:

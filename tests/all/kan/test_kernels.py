@@ -138,10 +138,10 @@ def test_kernels_are_turned_off_by_the_environment(monkeypatch):
 def _operator(case, module):
     """The operator of a module, its operands after x, and its settings."""
     if case.is_learned:
-        grid, settings = module.basis, (case.order,)
-        places = grid.grid_origin, grid.grid_step
+        grid = module.basis.grid_origin, module.basis.grid_step
         factors = (module.weight, module.bias) if case.kind == "grouped" else (None, None)
-        return "learned_functions", (module.coefficients, *factors, *places), settings
+        operands = None, None, None, module.coefficients, *factors, *grid
+        return "units", operands, (case.order, False)
     operands = (module.weight, module.bias, module.grid_origin, module.grid_step)
     return "bspline_linear", operands, (case.base, case.order, case.mode)
 
@@ -164,13 +164,15 @@ def test_the_operators_are_what_torch_takes_them_for(case, bias):
     backward = getattr(torch.ops.kan_diffusion, f"{name}_backward").default
     for rows in (0, 9):
         x = case.points(module, rows).requires_grad_()
-        output = forward(x, *operands, *settings)
+        found = forward(x, *operands, *settings)
+        output = found[0] if case.is_learned else found  # units have a state, which none asks for
         direction = direction_of(output)
         gradients = torch.autograd.grad(output, operands_of(module, x), direction)
         assert all(map(torch.equal, [output, *gradients], run(module, x)))
     torch.library.opcheck(forward, (x, *operands, *settings))
     kept = [operand if operand is None else operand.detach() for operand in (x, *operands)]
-    torch.library.opcheck(backward, (direction, *kept, *settings))
+    directions = (direction, direction.new_empty(0)) if case.is_learned else (direction,)
+    torch.library.opcheck(backward, (*directions, *kept, *settings))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")

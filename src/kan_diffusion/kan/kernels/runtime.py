@@ -60,7 +60,7 @@ def _source_digest() -> str:
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     digest.update((package / "bases" / "spline.py").read_bytes())
-    for name in ("runtime", "simd", "spline", "functions", "gated"):
+    for name in ("runtime", "simd", "spline", "polynomials", "units"):
         digest.update((package / "kernels" / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
