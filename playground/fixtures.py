@@ -50,8 +50,8 @@ def scrambled(denoiser: NetworkDenoiser, generator: torch.Generator) -> NetworkD
         parameter.detach().normal_(0.0, 0.3, generator=generator)
     for layer in denoiser.modules():
         if isinstance(layer, KANLinear):
-            layer.grid_origin.add_(0.2 * torch.randn(layer.in_features, generator=generator))
-            layer.grid_step.mul_(1 + 0.2 * torch.rand(layer.in_features, generator=generator))
+            layer.basis.grid_origin.add_(0.2 * torch.randn(layer.in_features, generator=generator))
+            layer.basis.grid_step.mul_(1 + 0.2 * torch.rand(layer.in_features, generator=generator))
     return denoiser
 
 

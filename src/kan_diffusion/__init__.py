@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from kan_diffusion.evaluation.reading import score_scenes as score_scenes
     from kan_diffusion.evaluation.tables import TableScores as TableScores
     from kan_diffusion.evaluation.tables import table_scores as table_scores
+    from kan_diffusion.kan.linear import KAN as KAN
     from kan_diffusion.kan.linear import KANLinear as KANLinear
-    from kan_diffusion.kan.network import KAN as KAN
     from kan_diffusion.kanified.conversion import KanifyReport as KanifyReport
     from kan_diffusion.kanified.conversion import kanify as kanify
     from kan_diffusion.kanified.saving import load_kanified as load_kanified
@@ -92,8 +92,7 @@ _NAMES = {
     "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
     "evaluation.reading": ["score_scenes"],
     "evaluation.tables": ["TableScores", "table_scores"],
-    "kan.linear": ["KANLinear"],
-    "kan.network": ["KAN"],
+    "kan.linear": ["KAN", "KANLinear"],
     "kanified.conversion": ["KanifyReport", "kanify"],
     "kanified.saving": ["load_kanified", "save_kanified"],
     "latents": ["LatentCodec", "read_vae"],

@@ -195,7 +195,7 @@ def test_a_denoiser_of_unusual_settings_and_moved_grids_is_read_as_it_was(tmp_pa
     assert [layer.out_features for layer in layers] == [8, 7, 3]
     assert {(layer.grid_size, layer.basis.order) for layer in layers} == {(7, 2)}
     with torch.no_grad():  # a grid that has moved is part of what was learned
-        layers[1].grid_step.mul_(1.25)
+        layers[1].basis.grid_step.mul_(1.25)
     made.save_pretrained(tmp_path)
     loaded = NetworkDenoiser.from_pretrained(tmp_path)
     x = 3 * points(6, 3)

@@ -148,7 +148,7 @@ def test_a_network_with_formulas_is_saved_and_loaded(tmp_path):
     denoiser = network(edges, [3], modulated=True, scaled_inputs=True).float()
     with torch.no_grad():
         for layer in denoiser.layers:
-            layer.curves.grid_origin.add_(0.3)
+            layer.curves.basis.grid_origin.add_(0.3)
     denoiser.save_pretrained(tmp_path)
     loaded = ReadableDenoiser.from_pretrained(tmp_path)
     points, steps = batch()

@@ -87,8 +87,8 @@ def test_a_grid_is_as_even_as_its_numbers_allow():
     knots = 1000.01 + 0.13 * torch.arange(-3, 8, dtype=torch.float64)
     state["layers.0.grid"] = knots.float().repeat(2, 1)
     layer = from_efficient_kan(state).layers[0]
-    assert float(layer.grid_origin[0]) == pytest.approx(1000.01, abs=1e-3)
-    assert float(layer.grid_step[0]) == pytest.approx(0.13, abs=1e-4)
+    assert float(layer.basis.grid_origin[0]) == pytest.approx(1000.01, abs=1e-3)
+    assert float(layer.basis.grid_step[0]) == pytest.approx(0.13, abs=1e-4)
 
 
 def _falling(state):

@@ -38,12 +38,12 @@ def _inside(layer, rows=200):
     """Points on every input's grid, its ends and knots among them."""
     u = layer.grid_size * torch.rand(rows, 3, generator=seeded(1), dtype=DOUBLE)
     u[: layer.grid_size + 1] = torch.arange(layer.grid_size + 1.0).unsqueeze(1)
-    return layer.grid_origin + u * layer.grid_step
+    return layer.basis.grid_origin + u * layer.basis.grid_step
 
 
 def _around(layer):
     """Points on every input's grid and as far again to either side."""
-    middle = (layer.grid_origin + layer.basis.grid_end) / 2
+    middle = (layer.basis.grid_origin + layer.basis.grid_end) / 2
     return middle + 3 * (_inside(layer) - middle)
 
 
@@ -68,7 +68,7 @@ def test_knots_between_knots_leave_the_function_as_it_is(
         assert_same_state(layer, state)
         assert made.grid_size == parts * intervals
         assert made.weight.shape == (2, 3 * (1 + parts * intervals + order))
-        assert torch.equal(made.grid_origin, layer.grid_origin)
+        assert torch.equal(made.basis.grid_origin, layer.basis.grid_origin)
         torch.testing.assert_close(made.basis.grid_end, layer.basis.grid_end, rtol=0, atol=1e-15)
         scale = max(1.0, float(layer(x).detach().abs().max()))
         assert _change(layer(x), made(x)) < 1e-12 * scale
@@ -139,7 +139,7 @@ def test_a_polynomial_is_the_same_on_any_grid_however_small_the_move():
     for low, width in ((-1.0, 2.0), (1000.0, 1.0), (0.0, 1e-9)):
         layer = KANLinear(1, 1, basis="chebyshev", grid_range=(low, low + width), dtype=DOUBLE)
         layer.weight.detach().normal_(generator=seeded(0))
-        origin, size = layer.grid_origin, layer.basis.grid_end - layer.grid_origin
+        origin, size = layer.basis.grid_origin, layer.basis.grid_end - layer.basis.grid_origin
         for share in (0.99, 0.5):
             x = origin + share * size * torch.linspace(0, 1, 200, dtype=DOUBLE).unsqueeze(1)
             assert _change(layer(x), moved(layer, x, margin=0.0)(x)) < 1e-8
@@ -183,7 +183,7 @@ def test_a_grid_made_without_memory_is_there_after_a_reset(basis):
     for buffer in layer.buffers():
         buffer.fill_(math.nan)
     layer.reset_parameters()
-    torch.testing.assert_close(layer.grid_origin, torch.full((4,), -2.0))
+    torch.testing.assert_close(layer.basis.grid_origin, torch.full((4,), -2.0))
     torch.testing.assert_close(layer.basis.grid_end, torch.full((4,), 3.0))
     assert layer(torch.zeros(5, 4)).isfinite().all()
 
@@ -204,7 +204,7 @@ def test_a_moved_grid_covers_the_data(basis, margin, centre, spread, seed):
         # And not much more than the data.
         low, high = x.amin(0), x.amax(0)
         room = margin * (high - low) + 1e-5 * (high.abs() + low.abs())
-        assert (made.grid_origin >= low - 1.001 * room).all()
+        assert (made.basis.grid_origin >= low - 1.001 * room).all()
         assert (made.basis.grid_end <= high + 1.001 * room).all()
 
 
@@ -214,10 +214,10 @@ def test_constant_inputs_keep_the_width_of_their_grid(basis):
     x = torch.tensor([[0.3, 1.7, -5.0, 0.0]], dtype=DOUBLE).repeat(50, 1)
     x[:, 3] = torch.linspace(-2, 2, 50)
     made = moved(layer, x, margin=0.0)
-    width = made.basis.grid_end - made.grid_origin
+    width = made.basis.grid_end - made.basis.grid_origin
     torch.testing.assert_close(width, torch.tensor([2.0, 2.0, 2.0, 4.0], dtype=DOUBLE))
     expected = torch.tensor([-1.0, -0.3, -5.0, -2.0], dtype=DOUBLE)
-    torch.testing.assert_close(made.grid_origin, expected)
+    torch.testing.assert_close(made.basis.grid_origin, expected)
     assert not made.outside(x).any()
 
 

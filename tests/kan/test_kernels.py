@@ -51,14 +51,14 @@ def test_the_third_derivative_is_that_of_the_cubic():
         edges = layer.weight.detach().view(3, -1)
         edges[:, 0] = 0  # no SiLU
         cells = torch.tensor([[0.3, 1.6, 3.5]], dtype=DOUBLE)
-        x = (layer.grid_origin + layer.grid_step * cells).requires_grad_()
+        x = (layer.basis.grid_origin + layer.basis.grid_step * cells).requires_grad_()
         (slope,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
         (curvature,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
         (third,) = torch.autograd.grad(curvature.sum(), x)
         # B_c, ..., B_{c+3} have third derivatives -1, 3, -3, 1 in units of the grid.
         signs = torch.tensor([-1, 3, -3, 1], dtype=DOUBLE)
         for i, cell in enumerate((0, 1, 3)):
-            expected = (edges[i, 1 + cell : 5 + cell] * signs).sum() / layer.grid_step[i] ** 3
+            expected = (edges[i, 1 + cell : 5 + cell] * signs).sum() / layer.basis.grid_step[i] ** 3
             assert float(third[0, i]) == pytest.approx(float(expected), rel=1e-9)
 
 

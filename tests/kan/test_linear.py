@@ -93,8 +93,8 @@ def test_as_many_functions_as_the_basis_has_span_what_an_edge_of_its_own_does():
         shared.coefficients.copy_(torch.eye(7).unsqueeze(1))
         shared.weight.copy_(full.weight)
         shared.bias.copy_(full.bias)
-        shared.grid_origin.copy_(full.grid_origin)
-        shared.grid_step.copy_(full.grid_step)
+        shared.basis.grid_origin.copy_(full.basis.grid_origin)
+        shared.basis.grid_step.copy_(full.basis.grid_step)
     x = 3 * randn(50, 3)
     torch.testing.assert_close(shared(x), full(x))
 

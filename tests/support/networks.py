@@ -33,7 +33,7 @@ def moved_kan():
     made = kan(grid_size=9)
     with torch.no_grad():
         for layer in made.kan_layers:
-            layer.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
+            layer.basis.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
     return made
 
 

@@ -57,7 +57,7 @@ def _set_curve(denoiser, place, values):
     """Makes a curve a function, as nearly as its grid lets it be."""
     number, input, output = place
     layer = denoiser.layers[number].curves
-    low, step = float(layer.grid_origin[input]), float(layer.grid_step[input])
+    low, step = float(layer.basis.grid_origin[input]), float(layer.basis.grid_step[input])
     x = torch.linspace(low, low + step * layer.grid_size, 2001, dtype=torch.float64)
     functions = layer.basis(x[:, None].expand(-1, layer.in_features))[:, input]
     first = layer.features_per_input - functions.shape[1]

@@ -254,7 +254,7 @@ class ReadableLayer(nn.Module):
             weight = other.curves.weight.view(other.out_features, other.in_features, -1)
             self.curves.weight.copy_(weight[rows][:, columns].flatten(1))
             for name in ("grid_origin", "grid_step"):
-                getattr(self.curves, name).copy_(getattr(other.curves, name)[columns])
+                getattr(self.curves.basis, name).copy_(getattr(other.curves.basis, name)[columns])
         for (input, output), (group, row) in self._row.items():
             source, place = other._row.get((inputs[input], outputs[output]), (None, 0))
             if source is not None and source.function.name == group.function.name:

@@ -464,8 +464,8 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
     for mine, theirs in zip(made.layers, layers, strict=True):
         assert mine.curves is not None
         mine.curves.weight.copy_(theirs.edge_weights().flatten(1))
-        mine.curves.grid_origin.copy_(theirs.grid_origin)
-        mine.curves.grid_step.copy_(theirs.grid_step)
+        mine.curves.basis.grid_origin.copy_(theirs.basis.grid_origin)
+        mine.curves.basis.grid_step.copy_(theirs.basis.grid_step)
         if theirs.bias is not None:
             mine.bias.copy_(theirs.bias)
     return made.eval()

@@ -5,8 +5,7 @@ from kan_diffusion.kan.convert import from_efficient_kan, from_pykan
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.gated import GatedLinear
 from kan_diffusion.kan.grids import moved, out_of_range_fractions, refined
-from kan_diffusion.kan.linear import KANLinear
-from kan_diffusion.kan.network import KAN
+from kan_diffusion.kan.linear import KAN, KANLinear
 
 __all__ = [
     "KAN",

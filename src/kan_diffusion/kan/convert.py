@@ -27,8 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.linear import KANLinear
-from kan_diffusion.kan.network import KAN
+from kan_diffusion.kan.linear import KAN, KANLinear
 
 if TYPE_CHECKING:
     from kan.KANLayer import KANLayer

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,17 @@ from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.kan.bases import Basis, BasisKind, BSpline, Extrapolation, make_basis
-from kan_diffusion.kan.inputs import require_input
 from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
 from kan_diffusion.kan.piecewise import evaluate
 
-__all__ = ["INITIAL_FUNCTIONS", "BasisLayer", "InitialFunctions", "LearnedFunctions", "waves"]
+__all__ = [
+    "INITIAL_FUNCTIONS",
+    "BasisLayer",
+    "InitialFunctions",
+    "LearnedFunctions",
+    "require_input",
+    "waves",
+]
 
 Function = Callable[[Tensor], Tensor]
 """An elementwise function of a tensor."""
@@ -44,10 +50,6 @@ _WORST_FIT = 0.1
 """Largest root mean square error of a fit, relative to the function it is fitted to."""
 
 
-def _wave(function: Function, turns: float, x: Tensor) -> Tensor:
-    return function(2 * math.pi * turns * x)
-
-
 def waves(functions: int, lowest: float) -> list[Function]:
     """Makes cosines and sines by turns, each pair with twice the frequency of the one before.
 
@@ -55,10 +57,12 @@ def waves(functions: int, lowest: float) -> list[Function]:
         functions: Number of functions.
         lowest: Frequency of the first pair, in periods per unit of x.
     """
-    return [
-        partial(_wave, (torch.cos, torch.sin)[index % 2], lowest * 2 ** (index // 2))
-        for index in range(functions)
-    ]
+
+    def wave(index: int) -> Function:
+        function, turns = (torch.cos, torch.sin)[index % 2], lowest * 2 ** (index // 2)
+        return lambda x: function(2 * math.pi * turns * x)
+
+    return [wave(index) for index in range(functions)]
 
 
 INITIAL_FUNCTIONS: Mapping[str, Callable[[int, float], list[Function]]] = {
@@ -105,15 +109,34 @@ UNITS = FusedFunction(
 """Units with learned functions or SiLU, see :mod:`kan_diffusion.kan.kernels.units`."""
 
 
+def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
+    """Checks the input of a layer.
+
+    Raises:
+        KanDiffusionError: Its shape is not (*, width), or its dtype is not floating-point.
+    """
+    name = type(layer).__name__
+    if input.ndim == 0 or input.shape[-1] != width:
+        raise KanDiffusionError(
+            f"this {name} takes inputs with shape (*, {width}), not {tuple(input.shape)}"
+        )
+    if not input.is_floating_point():
+        raise KanDiffusionError(
+            f"this {name} takes floating-point numbers, as nn.Linear does, not {input.dtype}; "
+            "convert them with .float()"
+        )
+
+
 class BasisLayer(nn.Module):
     """Base of the layers whose functions are sums over a basis.
 
     Attributes:
         in_features: Size of the last dimension of the input.
         basis: The functions of the basis, with one grid for each input or group of inputs.
-        coefficients: Coefficients of functions that groups of inputs share, with shape (R, groups,
-            functions of the basis); None where an edge has coefficients of its own.
-        functions: Number R of shared functions; None where there are none.
+        functions: Number R of functions that inputs share; None where an edge has its own.
+        coefficients: Coefficients of shared functions with shape (R, groups, functions of the
+            basis), or None.
+        rate: Learning rate of the coefficients relative to that of other parameters.
     """
 
     in_features: int
@@ -146,9 +169,20 @@ class BasisLayer(nn.Module):
         if not 0 < rate < math.inf:
             raise KanDiffusionError(f"rate must be a positive number, not {rate}")
         self.functions, self.initial, self.noise, self.rate = functions, initial, noise, rate
-        like = basis.grid_step
         shape = functions, basis.in_features, basis.num_functions
-        self.coefficients = nn.Parameter(like.new_empty(shape))
+        self.coefficients = nn.Parameter(basis.grid_step.new_empty(shape))
+
+    @torch.no_grad()
+    def _draw_functions(self, generator: torch.Generator | None) -> None:
+        """Fits shared functions to the initial ones and adds the noise."""
+        if self.coefficients is None or self.functions is None or self.coefficients.is_meta:
+            return
+        basis, initial = self.basis, self.initial
+        grid = basis.num_intervals, basis.order, basis.grid_range
+        chosen = initial if isinstance(initial, str) else tuple(initial)
+        fitted = _fitted(type(basis), grid, self.functions, chosen)
+        self.coefficients.normal_(0, self.noise, generator=generator)
+        self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
 
     @property
     def group(self) -> Tensor:
@@ -156,20 +190,33 @@ class BasisLayer(nn.Module):
         inputs = torch.arange(self.in_features, device=self.basis.grid_step.device)
         return inputs % self.basis.in_features
 
-    @torch.no_grad()
-    def _draw_functions(self, generator: torch.Generator | None) -> None:
-        """Fits shared functions to the initial ones and adds the noise."""
-        if self.coefficients is None or self.coefficients.is_meta:
-            return
-        assert self.functions is not None
-        initial = self.initial if isinstance(self.initial, str) else tuple(self.initial)
-        basis = self.basis
-        fitted = _fitted(
-            type(basis), basis.num_intervals, self.order or 1, basis.grid_range, self.functions,
-            initial,
-        )  # fmt: skip
-        self.coefficients.normal_(0, self.noise, generator=generator)
-        self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
+    @property
+    def grid_size(self) -> int:
+        """Number of intervals of the grid."""
+        return self.basis.num_intervals
+
+    @property
+    def flops_of_functions(self) -> int:
+        """Operations of shared functions for one row of input.
+
+        An input costs 3 to find its cell and its place there, and each spline of it 2k, for a
+        polynomial of degree k in k steps of Horner's scheme. The polynomials of the cells are
+        computed once per batch and not counted. Another basis costs its functions and their sums.
+        """
+        basis, functions = self.basis, self.functions or 0
+        if isinstance(basis, BSpline):
+            return self.in_features * (3 + 2 * basis.order * functions)
+        return self.in_features * (basis.flops_per_input + 2 * basis.num_active * functions)
+
+    def outside(self, rows: Tensor) -> Tensor:
+        """Tells which inputs lie outside their grid: (N, in_features), bool."""
+        ends = self.basis.grid_origin, self.basis.grid_end
+        low, high = ends if self.coefficients is None else (end[self.group] for end in ends)
+        return (rows < low) | (rows > high)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws fresh parameters, and lays the grids where they were at the start."""
+        raise NotImplementedError
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps inputs (*, in_features) to the outputs (*, m) of the layer.
@@ -197,69 +244,43 @@ class BasisLayer(nn.Module):
         """Computes the layer for rows of inputs."""
         raise NotImplementedError
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws fresh parameters, and lays the grids where they were at the start."""
-        raise NotImplementedError
-
-    def _shared(
-        self, rows: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
-    ) -> Tensor:
-        """Evaluates shared functions (N, in * R), those of an input side by side, or a layer."""
-        grid = self.basis.grid_origin, self.basis.grid_step
-        operands = rows, None, None, None, self.coefficients, weight, bias, *grid
-        # Autocast chooses the precision of a product, not that of functions.
-        fused = self._has_kernel and (weight is None or not autocasts(rows))
-        if not fused or not UNITS.takes(*operands):
-            return self._by_torch(rows, self.coefficients, weight, bias, *grid)
-        output, _ = UNITS(operands, (self.order, False), self._alone)
-        return output
-
-    def _alone(self, rows: Tensor, *operands: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Evaluates shared functions as the kernel's operands say, with no state."""
-        coefficients, weight, bias, origin, step = operands[3:]
-        assert origin is not None
-        assert step is not None
-        return self._by_torch(rows, coefficients, weight, bias, origin, step), rows.new_empty(0)
-
     @property
     def _has_kernel(self) -> bool:
         """Whether the basis is one that kernels and piecewise polynomials evaluate."""
         return type(self.basis) is BSpline and self.basis.extrapolation == "linear"
 
-    @property
-    def order(self) -> int:
-        """Degree of the splines; 0 for another basis."""
-        return self.basis.order if isinstance(self.basis, BSpline) else 0
-
-    def _by_torch(
-        self,
-        rows: Tensor,
-        coefficients: Tensor | None,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        *grid: Tensor,
+    def _shared(
+        self, rows: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     ) -> Tensor:
-        """Evaluates shared functions, or a layer of them, in torch's own operations."""
+        """Evaluates shared functions (N, in * R), those of an input side by side, or a layer."""
+        operands = rows, None, None, None, self.coefficients, weight, bias, *self.basis.grid
+        # Autocast chooses the precision of a product, not that of functions.
+        fused = self._has_kernel and (weight is None or not autocasts(rows))
+        if not fused or not UNITS.takes(*operands):
+            return self._alone(*operands)[0]
+        output, _ = UNITS(operands, (self.basis.order, False), self._alone)
+        return output
+
+    def _alone(self, rows: Tensor, *operands: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Evaluates shared functions of the kernel's operands by torch, with no state."""
+        coefficients, weight, bias, origin, step = operands[3:]
         assert coefficients is not None
+        assert origin is not None
+        assert step is not None
+        h = self._by_torch(rows, coefficients, (origin, step))
+        output = h if weight is None else linear(h, weight, bias)
+        return output, rows.new_empty(0)
+
+    def _by_torch(self, rows: Tensor, coefficients: Tensor, grid: tuple[Tensor, Tensor]) -> Tensor:
+        """Evaluates shared functions (N, in * R) in torch's own operations."""
+        basis = self.basis
         with in_full_precision(rows):
             if self._has_kernel:
-                h = evaluate(rows, coefficients, self.basis, grid)  # type: ignore[arg-type]
-            else:
-                origin, step = (tensor[self.group] for tensor in grid)
-                own = coefficients.to(rows.dtype)[:, self.group]
-                h = torch.einsum("nib,rib->nir", self.basis(rows, (origin, step)), own)
-        return h.flatten(1) if weight is None else linear(h.flatten(1), weight, bias)
-
-    def outside(self, rows: Tensor) -> Tensor:
-        """Tells which inputs lie outside their grid: (N, in_features), bool."""
-        ends = self.basis.grid_origin, self.basis.grid_end
-        low, high = ends if self.coefficients is None else (end[self.group] for end in ends)
-        return (rows < low) | (rows > high)
-
-    @property
-    def grid_size(self) -> int:
-        """Number of intervals of the grid."""
-        return self.basis.num_intervals
+                assert isinstance(basis, BSpline)
+                return evaluate(rows, coefficients, basis, grid).flatten(1)
+            origin, step = (tensor[self.group] for tensor in grid)
+            own = coefficients.to(rows.dtype)[:, self.group]
+            return torch.einsum("nib,rib->nir", basis(rows, (origin, step)), own).flatten(1)
 
 
 class LearnedFunctions(BasisLayer):
@@ -316,16 +337,9 @@ class LearnedFunctions(BasisLayer):
                 f"a LearnedFunctions needs at least one input, not {in_features}"
             )
         self.in_features = in_features
-        self.basis = make_basis(
-            basis,
-            group_count(in_features, groups),
-            grid_size=grid_size,
-            order=order,
-            grid_range=grid_range,
-            extrapolation=extrapolation,
-            device=device,
-            dtype=dtype,
-        )
+        count = group_count(in_features, groups)
+        settings = grid_size, order, grid_range, extrapolation
+        self.basis = make_basis(basis, count, *settings, device, dtype)
         self._share(functions, initial, noise, rate)
         self._draw_functions(None)
 
@@ -349,7 +363,7 @@ class LearnedFunctions(BasisLayer):
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one row of input."""
-        return flops_of_functions(self)
+        return self.flops_of_functions
 
     def _outputs(self, rows: Tensor) -> Tensor:
         return self._shared(rows)
@@ -359,27 +373,10 @@ class LearnedFunctions(BasisLayer):
         return f"{self.in_features}, functions={self.functions}, groups={self.groups}"
 
 
-def flops_of_functions(layer: BasisLayer) -> int:
-    """Counts the operations of shared functions for one row of input.
-
-    An input costs 3 to find its cell and its place there, and each spline of it 2k, for a
-    polynomial of degree k in k steps of Horner's scheme. The polynomials of the cells are computed
-    once per batch and not counted. Another basis costs its functions and their sums.
-    """
-    assert layer.functions is not None
-    basis = layer.basis
-    if isinstance(basis, BSpline):
-        return layer.in_features * (3 + 2 * basis.order * layer.functions)
-    sums = 2 * basis.num_active * layer.functions
-    return layer.in_features * (basis.flops_per_input + sums)
-
-
 @lru_cache(maxsize=64)
 def _fitted(
-    basis: BasisKind,
-    grid_size: int,
-    order: int,
-    grid_range: tuple[float, float],
+    basis: type[Basis],
+    grid: tuple[int, int, tuple[float, float]],
     functions: int,
     initial: str | tuple[Function, ...],
 ) -> Tensor:
@@ -388,26 +385,17 @@ def _fitted(
     Raises:
         KanDiffusionError: There are not R functions, or the basis does not fit one of them.
     """
-    low, high = grid_range
-    chosen: Sequence[Function]
+    low, high = grid[2]
     if isinstance(initial, str):
-        chosen = look_up("initial functions", initial, INITIAL_FUNCTIONS)(functions, high - low)
+        known = look_up("initial functions", initial, INITIAL_FUNCTIONS)
+        chosen = tuple(known(functions, high - low))
     else:
         chosen = initial
     if len(chosen) != functions:
         raise KanDiffusionError(
             f"initial is {len(chosen)} functions and there are {functions}; give one for each"
         )
-    own = make_basis(
-        basis,
-        1,
-        grid_size=grid_size,
-        order=order,
-        grid_range=grid_range,
-        extrapolation="linear",
-        device="cpu",
-        dtype=torch.float64,
-    )
+    own = basis(1, *grid, "linear", "cpu", torch.float64)
     points = _POINTS * own.num_functions + 1
     x = torch.linspace(low, high, points, dtype=torch.float64, device="cpu")
     design = own(x.unsqueeze(1))[:, 0]

@@ -16,18 +16,26 @@ compiled kernel (:mod:`kan_diffusion.kan.kernels.units`).
 from __future__ import annotations
 
 import math
-from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, silu
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.functions import UNITS, LearnedFunctions
-from kan_diffusion.kan.inputs import must_be_called, require_input
+from kan_diffusion.kan.functions import UNITS, LearnedFunctions, require_input
 from kan_diffusion.kan.kernels.fused import autocasts
 
 __all__ = ["GatedLinear", "modulate"]
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Tells whether a layer has hooks or its own ``forward``, so that no kernel may replace it."""
+    if module._forward_pre_hooks or module._forward_hooks:
+        return True
+    if torch.compiler.is_compiling():
+        return False  # the compiler cannot look at the others
+    hooks = module._backward_pre_hooks or module._backward_hooks
+    return bool(hooks) or "forward" in vars(module)
 
 
 def modulate(
@@ -175,15 +183,14 @@ class GatedLinear(nn.Module):
         Raises:
             KanDiffusionError: An input has another shape, or is not floating-point.
         """
-        if not self._fit(input, carried, code):
-            self._refuse(input, carried, code)
+        self._require(input, carried, code)
         own = self.functions
-        curves: tuple[Tensor | None, ...] = None, None, None
         order, fused = 0, own is None
+        curves: tuple[Tensor | None, ...] = None, None, None
         if type(own) is LearnedFunctions:
-            if own._has_kernel and not must_be_called(own):
-                curves = own.coefficients, own.basis.grid_origin, own.basis.grid_step
-                order, fused = own.order, True
+            if own._has_kernel and not _is_watched(own):
+                curves = own.coefficients, *own.basis.grid
+                order, fused = own.basis.order, True
         elif not self.gated and self.rank is None:
             fused = False  # of plain SiLU and a linear map, torch's own operations are as fast
         coefficients, *grid = curves
@@ -194,18 +201,8 @@ class GatedLinear(nn.Module):
         output, state = UNITS(operands, (order, True), self._by_torch)
         return output, state
 
-    def _fit(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> bool:
-        """Tells whether the shapes of all inputs are as they must be."""
-        rows, width = input.shape[0] if input.ndim else 0, (1 + self.gated) * self.in_features
-        return (
-            input.shape == (rows, width)
-            and input.is_floating_point()
-            and (carried is None or (carried.ndim == 2 and carried.shape[0] == rows))
-            and (code is None) == (self.rank is None)
-            and (code is None or code.shape == (rows, self.rank))
-        )
-
-    def _refuse(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> NoReturn:
+    def _require(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> None:
+        """Checks the shapes of all inputs."""
         width = (1 + self.gated) * self.in_features
         require_input(self, input, width)
         if input.ndim != 2:
@@ -216,11 +213,13 @@ class GatedLinear(nn.Module):
             raise KanDiffusionError(
                 f"a layer with rank={self.rank} takes {'no' if code is not None else 'a'} code"
             )
-        rows = len(input)
-        wrong = code is not None and code.shape != (rows, self.rank)
-        name, tensor, size = ("code", code, self.rank) if wrong else ("carried", carried, "m")
-        shape = None if tensor is None else tuple(tensor.shape)
-        raise KanDiffusionError(f"{name} must have shape ({rows}, {size}), not {shape}")
+        rows = input.shape[0]
+        for name, given, size in (("carried", carried, None), ("code", code, self.rank)):
+            if given is None:
+                continue
+            if given.ndim != 2 or given.shape[0] != rows or size not in (None, given.shape[1]):
+                shape = f"({rows}, {'m' if size is None else size})"
+                raise KanDiffusionError(f"{name} must have shape {shape}, not {tuple(given.shape)}")
 
     def _by_torch(
         self,
@@ -246,7 +245,7 @@ class GatedLinear(nn.Module):
             h = own(state)
         else:
             assert isinstance(own, LearnedFunctions)
-            h = own._by_torch(state, coefficients, None, None, *grid)  # type: ignore[arg-type]
+            h = own._by_torch(state, coefficients, grid)  # type: ignore[arg-type]
         return linear(h if gates is None else h * gates, weight, bias), state
 
     def extra_repr(self) -> str:

@@ -15,12 +15,17 @@ inputs of a group share (:mod:`kan_diffusion.kan.functions`),
 
 With R = 1 each input has one learned function, as a unit of an MLP has its activation; with R as
 many as the basis has and one group per input, the functions span all that the basis does.
+
+``KAN`` is a stack of such layers without activations between them,
+:math:`\mathrm{KAN}(x) = (\Phi_L \circ \dots \circ \Phi_1)(x)`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +34,11 @@ from torch.nn.functional import linear, silu
 from kan_diffusion.errors import KanDiffusionError, unknown_name
 from kan_diffusion.kan.bases import BasisKind, BSpline, Extrapolation, make_basis
 from kan_diffusion.kan.bases.base import Grid
-from kan_diffusion.kan.functions import (
-    BasisLayer,
-    InitialFunctions,
-    flops_of_functions,
-    group_count,
-)
+from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, group_count
 from kan_diffusion.kan.initialization import Initialization, initialize
 from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
 
-__all__ = ["BaseActivation", "KANLinear"]
+__all__ = ["KAN", "BaseActivation", "EdgeSettings", "KANLinear"]
 
 BaseActivation = Literal["silu", "auto"] | None
 """SiLU, none, or the choice that suits the basis."""
@@ -144,16 +144,9 @@ class KANLinear(BasisLayer):
             )
         self.in_features = in_features
         self.out_features = out_features
-        self.basis = make_basis(
-            basis,
-            group_count(in_features, None if functions is None else groups),
-            grid_size=grid_size,
-            order=order,
-            grid_range=grid_range,
-            extrapolation=extrapolation,
-            device=device,
-            dtype=dtype,
-        )
+        count = group_count(in_features, None if functions is None else groups)
+        settings = grid_size, order, grid_range, extrapolation
+        self.basis = make_basis(basis, count, *settings, device, dtype)
         self.coefficients = self.functions = None
         if functions is not None:
             if edge_scale or init is not None or base_activation == "silu":
@@ -181,16 +174,6 @@ class KANLinear(BasisLayer):
         self._draw()
 
     @property
-    def grid_origin(self) -> Tensor:
-        """Left end of each grid, with shape (in,), or (groups,) of shared functions."""
-        return self.basis.grid_origin
-
-    @property
-    def grid_step(self) -> Tensor:
-        """Width of an interval of each grid, with shape (in,) or (groups,)."""
-        return self.basis.grid_step
-
-    @property
     def _has_base(self) -> bool:
         return self.base_activation is not None
 
@@ -209,9 +192,8 @@ class KANLinear(BasisLayer):
         """
         constants = self.out_features if self.bias is not None else 0
         edges = self.in_features * self.out_features * self.flops_per_curve
-        if self.functions is not None:
-            return flops_of_functions(self) + edges + constants
-        return self.in_features * self.flops_per_input + edges + constants
+        own = self.in_features * self.flops_per_input
+        return edges + constants + (own if self.functions is None else self.flops_of_functions)
 
     @property
     def flops_per_curve(self) -> int:
@@ -298,14 +280,14 @@ class KANLinear(BasisLayer):
                 output = _KERNEL(operands, settings, self._by_torch_alone)
                 assert isinstance(output, Tensor)
                 return output
-        return linear(self._expanded(rows, basis.grid).flatten(1), weight, self.bias)
+        return self._by_torch_alone(rows, weight, self.bias, *basis.grid)
 
     def _by_torch_alone(
-        self, rows: Tensor, weight: Tensor, bias: Tensor, origin: Tensor, step: Tensor
+        self, rows: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor
     ) -> Tensor:
         """Computes the layer in torch's own operations, with the grid of the forward pass."""
-        features = self._expanded(rows, (origin, step))
-        return linear(features.flatten(1), weight, bias)
+        origin, step = grid
+        return linear(self._expanded(rows, (origin, step)).flatten(1), weight, bias)
 
     def masked(self, input: Tensor, mask: Tensor) -> Tensor:
         """Computes a layer of functions of each edge, bias included, without some of the edges.
@@ -366,3 +348,64 @@ class KANLinear(BasisLayer):
         if self.functions is not None:
             own = f"functions={self.functions}, groups={self.basis.in_features}"
         return f"{self.in_features}, {self.out_features}, {own}, bias={self.bias is not None}"
+
+
+class EdgeSettings(TypedDict, total=False):
+    """Settings of :class:`KANLinear` for functions of each edge."""
+
+    basis: BasisKind
+    grid_size: int
+    order: int
+    grid_range: tuple[float, float]
+    extrapolation: Extrapolation
+    base_activation: BaseActivation
+    edge_scale: bool
+    init: Initialization | None
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+class KAN(nn.Module):
+    """A Kolmogorov-Arnold network: (*, widths[0]) -> (*, widths[-1]).
+
+    Args:
+        widths: Sizes of the input, the hidden layers and the output, at least two.
+        bias: Whether each layer adds a learned constant to its outputs.
+        settings: The settings of every layer: ``basis``, ``grid_size``, ``order``, ``grid_range``,
+            ``extrapolation``, ``base_activation``, ``edge_scale``, ``init``, ``device`` and
+            ``dtype`` of :class:`KANLinear`.
+
+    Attributes:
+        layers: The layers, an ``nn.ModuleList``.
+
+    Raises:
+        KanDiffusionError: There are fewer than two widths, or a layer refuses a setting.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], bias: bool = True, **settings: Unpack[EdgeSettings]
+    ) -> None:
+        super().__init__()
+        if len(widths) < 2:
+            raise KanDiffusionError(f"a KAN needs at least two widths, not {list(widths)}")
+        self.layers = nn.ModuleList(
+            KANLinear(fan_in, fan_out, bias, **settings) for fan_in, fan_out in pairwise(widths)
+        )
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass for one row of input."""
+        return sum(layer.flops for layer in self.layers if isinstance(layer, KANLinear))
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws fresh parameters in every layer."""
+        for layer in self.layers:
+            assert isinstance(layer, KANLinear)
+            layer.reset_parameters(generator)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the layers one after another."""
+        output = input
+        for layer in self.layers:
+            output = layer(output)
+        return output

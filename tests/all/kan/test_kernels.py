@@ -142,7 +142,7 @@ def _operator(case, module):
         factors = (module.weight, module.bias) if case.kind == "grouped" else (None, None)
         operands = None, None, None, module.coefficients, *factors, *grid
         return "units", operands, (case.order, False)
-    operands = (module.weight, module.bias, module.grid_origin, module.grid_step)
+    operands = (module.weight, module.bias, module.basis.grid_origin, module.basis.grid_step)
     return "bspline_linear", operands, (case.base, case.order, case.mode)
 
 

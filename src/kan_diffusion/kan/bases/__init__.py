@@ -35,7 +35,6 @@ BasisKind = str | type[Basis]
 def make_basis(
     kind: BasisKind,
     in_features: int,
-    *,
     grid_size: int,
     order: int,
     grid_range: tuple[float, float],
@@ -43,9 +42,7 @@ def make_basis(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Basis:
-    """Makes a basis; ``order`` is that of splines.
-
-    The arguments are those of :class:`~kan_diffusion.kan.linear.KANLinear`.
+    """Makes a basis; the arguments are those of :class:`~kan_diffusion.kan.linear.KANLinear`.
 
     Raises:
         KanDiffusionError: There is no such basis, or it cannot be made with these settings.
@@ -60,6 +57,4 @@ def make_basis(
         raise KanDiffusionError(
             f"basis must be a name or a class of Basis, not {kind!r}; known: {', '.join(BASES)}"
         )
-    if issubclass(kind, BSpline):
-        return kind(in_features, grid_size, order, grid_range, extrapolation, device, dtype)
-    return kind(in_features, grid_size, grid_range, extrapolation, device, dtype)
+    return kind(in_features, grid_size, order, grid_range, extrapolation, device, dtype)

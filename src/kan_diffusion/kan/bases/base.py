@@ -41,6 +41,7 @@ class Basis(nn.Module, ABC):
     Args:
         in_features: Number of inputs.
         num_intervals: Number G of intervals.
+        order: Degree k of splines; other bases have none.
         grid_range: Ends of the grid, the same for every input at the start.
         extrapolation: What happens outside the grid.
         device: Device of the grid.
@@ -72,7 +73,8 @@ class Basis(nn.Module, ABC):
     def __init__(
         self,
         in_features: int,
-        num_intervals: int,
+        num_intervals: int = 5,
+        order: int = 3,
         grid_range: tuple[float, float] = (-1.0, 1.0),
         extrapolation: Extrapolation = "linear",
         device: torch.device | str | None = None,
@@ -94,12 +96,13 @@ class Basis(nn.Module, ABC):
             )
         self.in_features = in_features
         self.num_intervals = num_intervals
+        self.order = order
         self.extrapolation: Extrapolation = extrapolation
         self.grid_range = float(low), float(high)
         for buffer in ("grid_origin", "grid_step"):
             self.register_buffer(buffer, torch.empty(in_features, device=device, dtype=dtype))
         self.num_functions, self.num_active, self.flops_per_input = self.sizes()
-        Basis.reset_parameters(self)  # a subclass's own buffers do not exist yet
+        self.reset_parameters()
 
     @property
     def grid_end(self) -> Tensor:
@@ -109,6 +112,10 @@ class Basis(nn.Module, ABC):
     @abstractmethod
     def sizes(self) -> tuple[int, int, int]:
         """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
+
+    def constants(self) -> dict[str, list[list[list[int]]]]:
+        """Returns numbers to keep beside the grid as buffers, by name, so that none is copied."""
+        return {}
 
     @abstractmethod
     def values(self, u: Tensor) -> Tensor:
@@ -163,6 +170,8 @@ class Basis(nn.Module, ABC):
         low, high = self.grid_range
         self.grid_origin.fill_(low)
         self.grid_step.fill_((high - low) / self.num_intervals)
+        for buffer, numbers in self.constants().items():
+            self.register_buffer(buffer, self.grid_step.new_tensor(numbers), persistent=False)
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
         """Finds the matrix that carries coefficients over to more intervals exactly.

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases.base import Basis, Extrapolation, Grid
+from kan_diffusion.kan.bases.base import Basis, Grid
 
 __all__ = ["MAX_ORDER", "BSpline", "piece_coefficients"]
 
@@ -59,16 +59,6 @@ def _numerators(order: int, derivative: int = 0) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(numerator(piece, degree) for degree in degrees) for piece in degrees)
 
 
-def _kinds(order: int) -> list[list[list[int]]]:
-    """Pieces times k!: as tangents left of the grid, inside of it, as tangents right of it."""
-    inside = np.array(_numerators(order))
-    left, right = np.zeros_like(inside), np.zeros_like(inside)
-    left[:, :2] = inside[:, :2]
-    right[:, 0], right[:, 1] = inside.sum(1), inside @ np.arange(order + 1)
-    kinds: list[list[list[int]]] = np.stack([left, inside, right]).tolist()
-    return kinds
-
-
 def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ...], ...]:
     """Coefficients of the polynomial pieces of a uniform B-spline, or of their derivatives.
 
@@ -84,45 +74,17 @@ def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ..
 
 
 class BSpline(Basis):
-    """B-splines of one order on a uniform grid.
-
-    Args:
-        in_features: Number of inputs.
-        num_intervals: Number G of intervals.
-        order: Degree k, 1 to ``MAX_ORDER``.
-        grid_range: Ends of the grid.
-        extrapolation: ``"linear"``, ``"clamp"`` or ``"zero"``.
-        device: Device of the grid.
-        dtype: Floating dtype of the grid.
-
-    Raises:
-        KanDiffusionError: A size or range is not usable.
-    """
+    """B-splines of one order k, 1 to ``MAX_ORDER``; arguments as in :class:`Basis`."""
 
     name: ClassVar[str] = "bspline"
     local: ClassVar[bool] = True
     numerators: Tensor
 
-    def __init__(
-        self,
-        in_features: int,
-        num_intervals: int = 5,
-        order: int = 3,
-        grid_range: tuple[float, float] = (-1.0, 1.0),
-        extrapolation: Extrapolation = "linear",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        if not 1 <= order <= MAX_ORDER:
-            raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
-        self.order = order  # before the sizes, which follow from it
-        super().__init__(in_features, num_intervals, grid_range, extrapolation, device, dtype)
-        numbers = self.grid_step.new_tensor(_kinds(order))
-        self.register_buffer("numerators", numbers, persistent=False)
-
     def sizes(self) -> tuple[int, int, int]:
         """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
         order = self.order
+        if not 1 <= order <= MAX_ORDER:
+            raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
         return self.num_intervals + order, order + 1, (order + 1) * 2 * order + 3
 
     @property
@@ -130,11 +92,13 @@ class BSpline(Basis):
         """Number of intervals beyond the grid in which the functions are evaluated."""
         return self.order if self.extrapolation == "zero" else 0
 
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Resets every grid to ``grid_range``."""
-        super().reset_parameters()
-        self.numerators.copy_(self.numerators.new_tensor(_kinds(self.order)))
+    def constants(self) -> dict[str, list[list[list[int]]]]:
+        """Returns the pieces times k!: as tangents left of the grid, inside, as tangents right."""
+        inside = np.array(_numerators(self.order))
+        left, right = np.zeros_like(inside), np.zeros_like(inside)
+        left[:, :2] = inside[:, :2]
+        right[:, 0], right[:, 1] = inside.sum(1), inside @ np.arange(self.order + 1)
+        return {"numerators": np.stack([left, inside, right]).tolist()}
 
     def pieces(self, dtype: torch.dtype, derivative: int = 0) -> Tensor:
         """Coefficients of the pieces, or of their derivatives, (piece, degree), on the device."""
