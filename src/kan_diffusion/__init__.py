@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from kan_diffusion.kan.linear import KANLinear as KANLinear
     from kan_diffusion.kanified.conversion import KanifyReport as KanifyReport
     from kan_diffusion.kanified.conversion import kanify as kanify
-    from kan_diffusion.kanified.saving import load_kanified as load_kanified
-    from kan_diffusion.kanified.saving import save_kanified as save_kanified
+    from kan_diffusion.kanified.recipe import load_kanified as load_kanified
+    from kan_diffusion.kanified.recipe import save_kanified as save_kanified
     from kan_diffusion.latents import LatentCodec as LatentCodec
     from kan_diffusion.latents import read_vae as read_vae
     from kan_diffusion.picture_pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
@@ -94,7 +94,7 @@ _NAMES = {
     "evaluation.tables": ["TableScores", "table_scores"],
     "kan.linear": ["KAN", "KANLinear"],
     "kanified.conversion": ["KanifyReport", "kanify"],
-    "kanified.saving": ["load_kanified", "save_kanified"],
+    "kanified.recipe": ["load_kanified", "save_kanified"],
     "latents": ["LatentCodec", "read_vae"],
     "diffusion.likelihood": ["log_likelihood"],
     "picture_pipeline": ["PictureDiffusionPipeline"],

@@ -28,7 +28,7 @@ from kan_diffusion.denoisers.draft import DRAFT_WIDTH, Draft
 from kan_diffusion.denoisers.family import Family, Range, Setting
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan import KANLinear, LearnedFunctions
-from kan_diffusion.kanified.saving import rebuild
+from kan_diffusion.kanified.recipe import rebuild
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_SIDE
 
 __all__ = ["FeedForwards", "PictureDenoiser", "fresh_parameters", "picture_family"]

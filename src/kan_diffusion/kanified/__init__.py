@@ -2,8 +2,14 @@
 
 from kan_diffusion.kanified.blocks import Block, find_blocks
 from kan_diffusion.kanified.conversion import KanifyReport, Replacement, kanify
-from kan_diffusion.kanified.recipe import ActivatedLinear, LearnedActivation, Recipe
-from kan_diffusion.kanified.saving import load_kanified, rebuild, save_kanified
+from kan_diffusion.kanified.recipe import (
+    ActivatedLinear,
+    LearnedActivation,
+    Recipe,
+    load_kanified,
+    rebuild,
+    save_kanified,
+)
 
 __all__ = [
     "ActivatedLinear",

@@ -1,45 +1,38 @@
 r"""``kanify`` replaces the feed-forward blocks of a network by KAN layers.
 
-``"grouped"``: the activation of the hidden units becomes a few learned functions that the units
-share by turns, so that an edge of the second map is a multiple of a learned function,
+``"grouped"``: the hidden units share a few learned functions in place of their activation, so that
+an edge of the second map is a multiple of a learned function,
 
 .. math:: y_o = \beta_o + \sum_i w_{o,i}\, f_{\gamma(i)}(z_i), \qquad z = W_1 x + b_1,
 
-the form of :class:`~kan_diffusion.kan.KANLinear` with shared functions (with gates q:
-:math:`v_i f(q_i)`). The linear maps stay. ``"full"``: both maps become
-:class:`~kan_diffusion.kan.KANLinear`, in which every edge is a function; activation and gates are
-removed.
-
-At equal parameters the hidden width is
-
-.. math:: h = \frac{P - P_0}{P_1}, \qquad P(h) = P_0 + P_1 h,
-
-rounded, for the P parameters of the block; P(h) is counted on layers of the meta device.
-
-To keep the network's function, the learned functions are fitted to the activation by least squares
-on the smallest of a few grids with a small largest error. GELU and SiLU are straight beyond them,
-as the tangents are by which splines go on.
+or, with gates q, :math:`v_i f(q_i)`. ``"full"``: both maps become
+:class:`~kan_diffusion.kan.KANLinear`, in which every edge is a function. At equal parameters the
+hidden width is (P - P_0) / P_1 for the P parameters of the block, where a block of KAN layers has
+P_0 + P_1 h. A function that is kept is fitted by least squares on the smallest of a few grids with
+a small largest error; beyond them splines go on by their tangents, as GELU and SiLU do.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal, TypeVar
+from itertools import product
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
-from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
+from kan_diffusion.errors import KanDiffusionError, look_up, require_known, valid_settings
+from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kanified.blocks import Block, find_blocks
-from kan_diffusion.kanified.recipe import Kind, LearnedActivation, Recipe, build, install
-from kan_diffusion.kanified.saving import remember
+from kan_diffusion.kanified.recipe import LearnedActivation, Recipe, Slot, build, draw, install
 
 __all__ = ["KanifyReport", "Replacement", "kanify"]
 
+Network = TypeVar("Network", bound=nn.Module)
 Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 """Blocks: a pattern of paths such as ``"*.ff"``, several, or a function of path and owner."""
 
@@ -47,11 +40,9 @@ _TOLERANCE = 0.02
 """Largest relative difference in parameters between a block and the one it replaces."""
 _FIT = 1e-4
 """Largest error of a learned function that keeps the activation."""
-_HALVES, _CHECKED = (4.0, 8.0, 16.0), 32.0
-"""Half-widths of the grids tried to keep a function, and of the range on which it is compared."""
-_MOST_INTERVALS = 256
-_NOISE = 1e-3
-"""Standard deviation of the noise added to the coefficients of fresh functions."""
+_SIZES, _HALVES, _CHECKED = (8, 16, 32, 64, 128, 256), (4.0, 8.0, 16.0), 32.0
+"""Intervals and half-widths of the grids tried to keep a function, and half of the range on which
+it is compared."""
 _INTERVALS = {"grouped": 8, "full": 5}
 _WHOLE = "(the module)"
 
@@ -102,25 +93,17 @@ class KanifyReport:
             error = "" if one.fit_error is None else f"{one.fit_error:.1e}"
             rows.append((one.recipe.path or _WHOLE, one.before, one.after, *counts, error))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if place < 3 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
+        columns = [f"{{:{side}{width}}}" for side, width in zip("<<<>>>", widths, strict=True)]
+        lines = ["  ".join(columns).format(*row).rstrip() for row in rows]
         lines += [f"not replaced: {path or _WHOLE}: {why}" for path, why in self.refused.items()]
         return "\n".join(lines)
-
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def kanify(
     module: Network,
     *,
     layers: Layers = None,
-    kind: Kind = "grouped",
+    kind: Literal["grouped", "full"] = "grouped",
     basis: str = "bspline",
     match: Literal["params"] | None = "params",
     keep_function: bool = False,
@@ -158,172 +141,127 @@ def kanify(
         KanDiffusionError: There is no such block, also for one of several patterns, none can be
             replaced, or a setting is not usable. The network is then as it was.
     """
-    require_known("kind", kind, _INTERVALS)
+    intervals = look_up("kind", kind, _INTERVALS)
+    require_known("basis", basis, BASES)
     if match not in ("params", None):
         raise KanDiffusionError(f"match must be 'params' or None, not {match!r}")
     if keep_function and kind == "full":
-        raise KanDiffusionError(
-            "kind='full' replaces the linear maps, so that the function cannot be kept; take "
-            "kind='grouped', or keep_function=False"
-        )
-    blocks, refused = _chosen(module, layers)
-    taken: set[tuple[nn.Module, str]] = set()
-    changes: list[tuple[Block, dict[str, nn.Module]]] = []
+        raise KanDiffusionError("kind='full' cannot keep the function; take kind='grouped'")
+    fixed, size = grid_size is not None, intervals if grid_size is None else grid_size
+    settings: dict[str, Any] = {"basis": basis, "functions": functions, "order": order}
+    with valid_settings("kanify"):
+        common = Recipe(path="", kind=kind, hidden=1, grid_size=size, **settings)
+    refused: dict[str, str] = {}
     replaced: list[Replacement] = []
-    for block in blocks:
-        with valid_settings("kanify"):
-            recipe = Recipe(
-                path=block.path,
-                kind=kind,
-                hidden=block.hidden,
-                basis=basis,
-                functions=functions,
-                grid_size=grid_size or _INTERVALS[kind],
-                order=order,
-            )
+    changes: dict[Slot, nn.Module] = {}
+    for block in _chosen(module, layers):
+        recipe = common.model_copy(update={"path": block.path, "hidden": block.hidden})
         error: float | None = None
         try:
+            if block.refusal is not None:
+                raise KanDiffusionError(block.refusal)
             if keep_function:
-                recipe, error = _fitted(block, recipe, grid_size is not None)
+                recipe, error = _fitted(block, recipe, fixed)
             elif match is not None:
-                recipe = _matched(block, recipe, grid_size is not None)
-            noise = 0.0 if keep_function else _NOISE
-            parts = build(block, recipe, noise=noise, generator=generator)
+                recipe = _matched(block, recipe, fixed)
+            parts = build(block, recipe, "meta", 0.0 if keep_function else 1e-3)
+            draw(block, parts, generator)
+            new = {slot: part for slot, part in parts.items() if part not in (block.up, block.down)}
+            if new.keys() & changes.keys():
+                raise KanDiffusionError("one of its maps was replaced with the block before")
         except KanDiffusionError as reason:
             refused[block.path] = str(reason)
             continue
-        slots = {(block.owner, slot) for slot in parts}
-        if slots & taken:
-            refused[block.path] = "one of its maps belongs to the block before, which was replaced"
-            continue
-        taken |= slots
-        changes.append((block, parts))
-        sizes = block.up.in_features, recipe.hidden, block.down.out_features
-        after = "{}-{}-{}".format(*sizes)
-        after += f", {functions} functions" if kind == "grouped" else " of KANLinear"
+        changes |= new
+        inputs, outputs = block.up.in_features, block.down.out_features
+        made = f", {functions} functions" if kind == "grouped" else " of KANLinear"
         replaced.append(
             Replacement(
                 recipe,
-                f"{block.label} {sizes[0]}-{block.hidden}-{sizes[2]}",
-                f"{after}, {recipe.grid_size} intervals",
-                _count(block),
-                _count(block, parts),
+                f"{block.label} {inputs}-{block.hidden}-{outputs}",
+                f"{inputs}-{recipe.hidden}-{outputs}{made}, {recipe.grid_size} intervals",
+                _count(block.up, block.down),
+                _count(*parts.values()),
                 error,
             )
         )
     if not replaced:
-        path, why = next(iter(refused.items()))
-        raise KanDiffusionError(
-            f"no feed-forward block of {type(module).__name__} can be replaced: "
-            f"{_named(path)}: {why}"
-        )
-    for block, parts in changes:
-        install(module, block, parts)
+        name, (path, why) = type(module).__name__, next(iter(refused.items()))
+        why = f"{_named(path)}: {why}"
+        raise KanDiffusionError(f"no feed-forward block of {name} can be replaced: {why}")
     report = KanifyReport(tuple(replaced), refused)
-    remember(module, report.recipes)
+    install(module, changes, report.recipes)
     return module, report
 
 
-def _chosen(module: nn.Module, layers: Layers) -> tuple[list[Block], dict[str, str]]:
-    """Selects the blocks to replace, and gives reasons for those that cannot be."""
+def _chosen(module: nn.Module, layers: Layers) -> list[Block]:
+    """Selects the blocks to replace, some of which perhaps cannot be."""
     found = find_blocks(module)
-    name = type(module).__name__
-    unknown: list[Layers] = []
-    if layers is None:
-        chosen = [block for block in found.values() if not block.embedding]
-    elif callable(layers):
-        chosen = [block for block in found.values() if layers(block.path, block.owner)]
-    else:
-        patterns = [layers] if isinstance(layers, str) else list(layers)
-        matching = {pattern: _matching(found, pattern) for pattern in patterns}
-        unknown = [pattern for pattern, paths in matching.items() if not paths]
-        named = {path for paths in matching.values() for path in paths}
-        chosen = [block for path, block in found.items() if path in named]
-    if not found or (not chosen and layers is None):
-        parts = Counter(
-            type(part).__name__
-            for part in module.modules()
-            if any(True for _ in part.parameters(recurse=False))
-        )
-        held = ", ".join(f"{count} {kind}" for kind, count in parts.most_common(6)) or "no weights"
-        embeddings = " and ".join(f"'{path}'" for path in found)
-        hint = "choose another network"
-        if found:
-            hint = f"{embeddings} embeds what it is given: name it in layers to replace it"
-        raise KanDiffusionError(f"{name} has no feed-forward block, it has {held}; {hint}")
-    if unknown or not chosen:
-        wrong, known = (unknown or [layers])[0], ", ".join(_named(path) for path in found)
-        raise KanDiffusionError(f"layers={wrong!r} is no block of {name}; there are {known}")
-    refused = {block.path: block.refusal for block in chosen}
-    blocks = [block for block in chosen if refused[block.path] is None]
-    return blocks, {path: why for path, why in refused.items() if why is not None}
-
-
-def _matching(found: Mapping[str, Block], pattern: str) -> list[str]:
-    """Returns the paths that match a pattern, and embeddings only if there are no others."""
-    paths = [path for path in found if fnmatchcase(path, pattern)]
-    return [path for path in paths if not found[path].embedding] or paths
+    proper = {path for path, block in found.items() if not block.embedding}
+    chosen: set[str] = set()
+    for wanted in [layers] if not layers or isinstance(layers, str) or callable(layers) else layers:
+        if callable(wanted):
+            paths = {path for path, block in found.items() if wanted(path, block.owner)}
+        elif wanted is None:
+            paths = proper
+        else:
+            paths = {path for path in found if fnmatchcase(path, str(wanted))}
+            paths = paths & proper or paths
+        if not paths:
+            weighty = (part for part in module.modules() if list(part.parameters(recurse=False)))
+            parts = Counter(type(part).__name__ for part in weighty).most_common(6)
+            held = ", ".join(f"{count} {kind}" for kind, count in parts) or "no weights"
+            what = "" if layers is None else f" for layers={wanted!r}"
+            known = f"layers may name {', '.join(map(_named, found))}"
+            raise KanDiffusionError(
+                f"{type(module).__name__} has no feed-forward block{what}, it has {held}; "
+                f"{known if found else 'choose another network'}"
+            )
+        chosen |= paths
+    return [block for path, block in found.items() if path in chosen]
 
 
 def _matched(block: Block, recipe: Recipe, fixed: bool) -> Recipe:
     """Finds the recipe, of some width and intervals, that keeps a block's number of parameters."""
-    wanted = _count(block)
-    unit = recipe.functions
-    own = recipe.grid_size
-    sizes = [own] if fixed else sorted(range(1, 2 * own + 1), key=lambda size: abs(size - own))
 
-    def count(made: Recipe) -> int:
-        return _count(block, build(block, made, device=torch.device("meta")))
+    def count(size: int, hidden: int) -> int:
+        made = recipe.model_copy(update={"grid_size": size, "hidden": hidden})
+        return _count(*build(block, made, "meta").values())
 
-    nearest: tuple[int, Recipe] | None = None
-    for size in sizes:
-        sized = recipe.model_copy(update={"grid_size": size})
-        few, many = (count(sized.model_copy(update={"hidden": times * unit})) for times in (1, 2))
-        width = (wanted - 2 * few + many) * unit / (many - few)
-        widths = [round(width)]
-        if recipe.kind == "grouped":  # the maps stay if they can, else units are shared evenly
-            widths = [block.hidden, unit * round(width / unit), *widths]
-        for hidden in widths:
-            tried = sized.model_copy(update={"hidden": max(hidden, 1)})
-            off = abs(count(tried) - wanted)
+    wanted, own, unit = _count(block.up, block.down), recipe.grid_size, recipe.functions
+    tried: list[tuple[int, int, int]] = []
+    for size in [own] if fixed else sorted(range(1, 2 * own + 1), key=lambda size: abs(size - own)):
+        few, many = count(size, unit), count(size, 2 * unit)
+        width = round(unit * (1 + (wanted - few) / (many - few)))
+        for hidden in (block.hidden, max(width, 1)):  # maps of a grouped block stay if they can
+            off = abs(count(size, hidden) - wanted)
             if off <= _TOLERANCE * wanted:
-                return tried
-            if nearest is None or off < nearest[0]:
-                nearest = off, tried
-    assert nearest is not None
+                return recipe.model_copy(update={"grid_size": size, "hidden": hidden})
+            tried.append((off, hidden, size))
+    _, hidden, size = min(tried)
     raise KanDiffusionError(
-        f"no hidden width comes within {_TOLERANCE:.0%} of its {wanted:,} parameters: "
-        f"{nearest[1].hidden} has {count(nearest[1]):,}; give another grid_size, or match=None"
+        f"no hidden width comes within {_TOLERANCE:.0%} of its {wanted:,} parameters: {hidden} has "
+        f"{count(size, hidden):,}; give another grid_size, or match=None"
     )
 
 
 def _fitted(block: Block, recipe: Recipe, fixed: bool) -> tuple[Recipe, float]:
     """Finds the recipe whose grid lets a learned function keep the activation, and the error."""
-    sizes = [recipe.grid_size]
-    while not fixed and sizes[-1] < _MOST_INTERVALS:
-        sizes.append(2 * sizes[-1])
-    count = 20 * _MOST_INTERVALS + 1
-    x = torch.linspace(-_CHECKED, _CHECKED, count, dtype=torch.float64, device="cpu")
+    x = torch.linspace(-_CHECKED, _CHECKED, 5121, dtype=torch.float64, device="cpu")
     target = block.activation(x.clone())
     smallest = math.inf
-    for size in sizes:
-        for half in _HALVES:
-            tried = recipe.model_copy(update={"grid_range": (-half, half), "grid_size": size})
-            settings = tried.model_dump(include={"basis", "grid_size", "order", "grid_range"})
-            try:
-                # As it will be in float32.
-                curve = LearnedActivation(
-                    1, initial=[block.activation], noise=0.0, device="cpu", dtype=torch.float32,
-                    **settings,
-                )  # fmt: skip
-            except KanDiffusionError:  # so few intervals that the fit is refused
-                continue
-            with torch.no_grad():
-                found = curve.double()(x.unsqueeze(1))[:, 0]
-            error = float((found - target).abs().max())
-            if error <= _FIT:
-                return tried, error
-            smallest = min(smallest, error)
+    for size, half in product([recipe.grid_size] if fixed else _SIZES, _HALVES):
+        tried = recipe.model_copy(update={"grid_range": (-half, half), "grid_size": size})
+        try:
+            curve = LearnedActivation(
+                1, initial=[block.activation], noise=0.0, device="cpu", **tried.grid
+            )
+        except KanDiffusionError:  # so few intervals that the fit is refused
+            continue
+        error = float((curve.double()(x.unsqueeze(1))[:, 0] - target).detach().abs().max())
+        if error <= _FIT:
+            return tried, error
+        smallest = min(smallest, error)
     raise KanDiffusionError(
         f"{block.label} is kept to {smallest:.1e} from {-_CHECKED:g} to {_CHECKED:g} and "
         f"{_FIT:.0e} is needed; give {'another grid_size' if fixed else 'another network'}, or "
@@ -331,12 +269,8 @@ def _fitted(block: Block, recipe: Recipe, fixed: bool) -> tuple[Recipe, float]:
     )
 
 
-def _count(block: Block, parts: Mapping[str, nn.Module] | None = None) -> int:
-    """Counts the parameters of a block as it is, or with other parts."""
-    held = {**block.parts, **(parts or {})}
-    modules = [part for part in held.values() if isinstance(part, nn.Module)]
-    own = {parameter for part in modules for parameter in part.parameters()}
-    return sum(parameter.numel() for parameter in own)
+def _count(*modules: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in nn.ModuleList(modules).parameters())
 
 
 def _named(path: str) -> str:

@@ -1,37 +1,49 @@
 """Recipes: the replacement of a block as numbers and names, enough to build it again.
 
-A recipe is JSON beside a saved network. It is checked like any input, and the parts built from it
-fit into the block that it names.
+The folder of a kanified network holds what the library's own ``save_pretrained`` writes, and beside
+it the recipes as JSON. Reading builds the network from its configuration, replaces the blocks of
+the recipes, and then loads the weights. The library's own ``from_pretrained`` knows nothing of the
+recipes: it would build the network with its old activations.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
+from kan_diffusion.files import read_json, write_json
 from kan_diffusion.kan import KANLinear, LearnedFunctions
-from kan_diffusion.kan.bases import BASES, MAX_ORDER
+from kan_diffusion.kan.bases import MAX_ORDER
 from kan_diffusion.kan.functions import BasisLayer
-from kan_diffusion.kanified.blocks import Block, put
+from kan_diffusion.kanified.blocks import Block, Function, find_blocks
 from kan_diffusion.limits import LARGEST_SETTING
 from kan_diffusion.settings import Settings
 
-__all__ = ["ActivatedLinear", "Kind", "LearnedActivation", "Recipe", "build", "install"]
+__all__ = [
+    "ActivatedLinear",
+    "LearnedActivation",
+    "Recipe",
+    "Slot",
+    "build",
+    "draw",
+    "install",
+    "load_kanified",
+    "rebuild",
+    "save_kanified",
+]
 
-Kind = Literal["grouped", "full"]
-"""Learned functions that hidden units share by turns, or a function for each edge."""
-
-_ROWS = 256
-"""Number of random inputs on which the outputs of a fresh block are measured and scaled."""
-
+Slot = tuple[nn.Module, str]
+"""A module, and the name of a part of it."""
+_FILE, _REMEDY = "kanified.json", "save it again with save_kanified"
 _Size = Annotated[int, Field(ge=1, le=LARGEST_SETTING)]
-_Units = Annotated[int, Field(ge=1, le=1_000_000)]
-_End = Annotated[float, Field(ge=-LARGEST_SETTING, le=LARGEST_SETTING)]
 
 
 class Recipe(Settings):
@@ -39,7 +51,8 @@ class Recipe(Settings):
 
     Attributes:
         path: Path of the block in the network.
-        kind: ``"grouped"`` or ``"full"``.
+        kind: ``"grouped"`` (learned functions that hidden units share by turns) or ``"full"`` (a
+            function for each edge).
         hidden: Number of hidden units.
         basis: Basis of the learned functions, by name in ``BASES``.
         functions: Number of functions that the hidden units share by turns; for ``"grouped"``.
@@ -50,23 +63,18 @@ class Recipe(Settings):
     """
 
     path: str
-    kind: Kind
-    hidden: _Units
+    kind: Literal["grouped", "full"]
+    hidden: _Size
     basis: str = "bspline"
     functions: _Size = 8
     grid_size: _Size = 8
     order: Annotated[int, Field(ge=1, le=MAX_ORDER)] = 3
-    grid_range: tuple[_End, _End] = (-3.0, 3.0)
+    grid_range: tuple[float, float] = (-3.0, 3.0)
 
-    @model_validator(mode="after")
-    def _known_and_in_order(self) -> Self:
-        require_known("basis", self.basis, BASES)
-        low, high = self.grid_range
-        if not low < high:
-            raise KanDiffusionError(
-                f"grid_range must be two numbers, the lower first, not ({low:g}, {high:g})"
-            )
-        return self
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The settings of the learned functions' basis."""
+        return self.model_dump(include={"basis", "grid_size", "order", "grid_range"})
 
 
 class LearnedActivation(LearnedFunctions):
@@ -87,7 +95,7 @@ class ActivatedLinear(nn.Module):
             values.
     """
 
-    def __init__(self, proj: nn.Linear, functions: LearnedActivation, gated: bool) -> None:
+    def __init__(self, proj: nn.Linear, functions: Function, gated: bool) -> None:
         super().__init__()
         self.proj = proj
         self.functions = functions
@@ -101,132 +109,184 @@ class ActivatedLinear(nn.Module):
         values, gates = hidden_states.chunk(2, dim=-1)
         return values * self.functions(gates)
 
-    def extra_repr(self) -> str:
-        """The settings that differ between layers, for ``print``."""
-        return f"gated={self.gated}"
-
 
 def build(
-    block: Block,
-    recipe: Recipe,
-    *,
-    noise: float = 1e-3,
-    generator: torch.Generator | None = None,
-    device: torch.device | None = None,
-) -> dict[str, nn.Module]:
-    """Makes the parts that replace a block.
-
-    For ``"grouped"`` the linear maps are the block's own if its number of hidden units stays.
-
-    Args:
-        block: The block.
-        recipe: What to make.
-        noise: Standard deviation of the noise added to the coefficients of learned functions.
-        generator: Where fresh parameters come from; torch's default generator when None.
-        device: Device of the parts; the block's when None.
-
-    Returns:
-        The new parts by the names of their slots within the block's owner, not yet in place.
-
-    Raises:
-        KanDiffusionError: The basis cannot be made or fitted with these settings.
-    """
-    up, down = block.up, block.down
-    # A network that a library builds before it reads the weights keeps its buffers in memory, and
-    # so do parts that are built as it was.
-    place = None if device is None and up.weight.is_meta else "meta"
-    device, dtype = device or up.weight.device, up.weight.dtype
-    grid = recipe.model_dump(include={"basis", "grid_size", "order", "grid_range"})
+    block: Block, recipe: Recipe, device: torch.device | str | None, noise: float = 1e-3
+) -> dict[Slot, nn.Module]:
+    """Makes the parts that replace a block; linear maps that stay are the block's own."""
+    up, down, hidden = block.up, block.down, recipe.hidden
+    biases = up.bias is not None, down.bias is not None
+    place: dict[str, Any] = {"device": device, "dtype": up.weight.dtype}
+    first, middle, last = ((block.owner, slot) for slot in block.slots)
     if recipe.kind == "full":
-        shared: dict[str, Any] = {"device": place, "dtype": dtype, **grid}
-        first = KANLinear(up.in_features, recipe.hidden, up.bias is not None, **shared)
-        last = KANLinear(recipe.hidden, down.out_features, down.bias is not None, **shared)
-        for layer in (first, last):
-            _draw(layer, device, generator)
-        if device.type != "meta":
-            _spread_as(block, first, last, generator)
-        between = {} if block.joined else {block.slot: nn.Identity()}
-        return {block.entry: first, **between, block.last: last}
-    parts: dict[str, nn.Module] = {}
-    if recipe.hidden != block.hidden:
-        width = recipe.hidden * (1 + int(block.gated))
-        up = _like(up, up.in_features, width)
-        down = _like(down, recipe.hidden, down.out_features)
-        parts = {block.first: up, block.last: down}
-        for part in parts.values():
-            _draw(part, device, generator)
+        wide = KANLinear(up.in_features, hidden, biases[0], **place, **recipe.grid)
+        narrow = KANLinear(hidden, down.out_features, biases[1], **place, **recipe.grid)
+        return {middle: nn.Identity(), first: wide, last: narrow}
+    if hidden != block.hidden:
+        up = nn.Linear(up.in_features, hidden * (1 + int(block.gated)), biases[0], **place)
+        down = nn.Linear(hidden, down.out_features, biases[1], **place)
     curves = LearnedActivation(
-        recipe.hidden,
-        groups=min(recipe.functions, recipe.hidden),
+        hidden,
+        groups=min(recipe.functions, hidden),
         initial=[block.activation],
         noise=noise,
-        device=place,
-        dtype=torch.promote_types(dtype, torch.float32),
-        **grid,
+        device=device,
+        dtype=torch.promote_types(up.weight.dtype, torch.float32),
+        **recipe.grid,
     )
-    _draw(curves, device, generator)
-    if not block.joined:
-        return {**parts, block.slot: curves}
-    parts.pop(block.first, None)
-    return {**parts, block.slot: ActivatedLinear(up, curves, block.gated)}
+    if first == middle:
+        return {middle: ActivatedLinear(up, curves, block.gated), last: down}
+    return {first: up, middle: curves, last: down}
 
 
 @torch.no_grad()
-def _spread_as(
-    block: Block, first: KANLinear, last: KANLinear, generator: torch.Generator | None
-) -> None:
-    """Scales fresh layers so that outputs for standard normal inputs have the block's variance.
+def draw(block: Block, parts: Mapping[Slot, nn.Module], generator: torch.Generator | None) -> None:
+    """Moves parts for a block from the meta device to the block's, with values from a generator.
 
-    As drawn, the layers would spread the outputs of a transformer's block several times as wide.
+    Layers with a function for each edge, which would spread the outputs of a transformer's block
+    several times as wide, are scaled: for normal inputs the outputs have the block's variance.
     """
-    x = first.weight.new_empty(_ROWS, first.in_features).normal_(generator=generator)
-    hidden = block.up(x)
-    if block.gated:
-        values, gates = hidden.chunk(2, dim=-1)
-        hidden = values * block.activation(gates)
-    else:
-        hidden = block.activation(hidden)
-    wanted, found = (y.float().var(0).mean() for y in (block.down(hidden), last(first(x))))
-    if found > 0:
-        last.weight.mul_((wanted / found).sqrt())
-
-
-def _like(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
-    bias = linear.bias is not None
-    return nn.Linear(inputs, outputs, bias, device="meta", dtype=linear.weight.dtype)
-
-
-@torch.no_grad()
-def _draw(part: nn.Module, device: torch.device, generator: torch.Generator | None) -> None:
-    """Moves a part to a device, with fresh parameters unless that is the meta device."""
+    device = block.up.weight.device
     if device.type == "meta":
-        if not next(part.parameters()).is_meta:
-            part.to(device)
         return
-    part.to_empty(device=device)
-    if isinstance(part, BasisLayer):
-        part.reset_parameters(generator)
-        return
-    for parameter in part.parameters():
-        bound = 1 / math.sqrt(part.get_parameter("weight").shape[1])  # as in torch
-        parameter.uniform_(-bound, bound, generator=generator)
+    for module in [module for part in parts.values() for module in part.modules()]:
+        if isinstance(module, BasisLayer):
+            module.to_empty(device=device)
+            module.reset_parameters(generator)
+        elif isinstance(module, nn.Linear) and module.weight.is_meta:
+            module.to_empty(device=device)
+            bound = 1 / math.sqrt(module.in_features)  # as in torch
+            for parameter in module.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
+    first, last = (parts[block.owner, block.slots[place]] for place in (0, 2))
+    if isinstance(last, KANLinear):
+        x = last.weight.new_empty(256, block.up.in_features).normal_(generator=generator)
+        plain = block.down(ActivatedLinear(block.up, block.activation, block.gated)(x))
+        wanted, found = (y.float().var(0).mean() for y in (plain, last(first(x))))
+        if found > 0:
+            last.weight.mul_((wanted / found).sqrt())
 
 
-def install(root: nn.Module, block: Block, parts: dict[str, nn.Module]) -> None:
-    """Puts parts in place of a block's, in training or evaluation mode like their owner.
+def install(module: nn.Module, parts: Mapping[Slot, nn.Module], recipes: Iterable[Recipe]) -> None:
+    """Puts parts in their slots, in training or evaluation mode like their owners.
 
-    torch's encoder layers have a fast path that only knows ReLU and GELU; it is switched off.
+    The network remembers the recipes, beside earlier ones. The fast path of torch's encoder layers,
+    which only knows ReLU and GELU, is switched off.
+    """
+    for (owner, slot), part in parts.items():
+        parent, _, name = slot.rpartition(".")
+        setattr(owner.get_submodule(parent), name, part.train(owner.training))
+        if isinstance(owner, nn.TransformerEncoderLayer):
+            owner.activation_relu_or_gelu = 0
+    owners = {owner for owner, _ in parts}
+    for encoder in module.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and owners & set(encoder.layers):
+            encoder.use_nested_tensor = False
+    module.kanified = [*vars(module).get("kanified", []), *recipes]  # type: ignore[assignment]
+
+
+def rebuild(module: nn.Module, recipes: Iterable[Recipe | Mapping[str, object]]) -> None:
+    """Replaces blocks of a network by their recipes, in place.
+
+    With the recipes of a report and a state dict this restores any kanified network.
 
     Args:
-        root: The network.
-        block: A block of it.
-        parts: The parts that take its place, by slot.
+        module: The network as it was before it was kanified.
+        recipes: What to replace, as recipes or as their JSON.
+
+    Raises:
+        KanDiffusionError: A recipe is not usable, or the network has no such block.
     """
-    owner = block.owner
-    for slot, part in parts.items():
-        put(owner, slot, part.train(owner.training))
-    if isinstance(owner, nn.TransformerEncoderLayer):
-        owner.activation_relu_or_gelu = 0
-        for encoder in root.modules():
-            if isinstance(encoder, nn.TransformerEncoder) and owner in list(encoder.layers):
-                encoder.use_nested_tensor = False
+    with valid_settings("kanified"):
+        valid = [Recipe.model_validate(recipe) for recipe in recipes]
+    for recipe in valid:
+        block = find_blocks(module).get(recipe.path)
+        if block is None or block.refusal is not None:
+            raise KanDiffusionError(
+                f"{type(module).__name__} has no block '{recipe.path}' to replace, which a recipe "
+                "names; it is of another network"
+            )
+        # A library builds a network before it reads the weights, and says where buffers are.
+        device = None if block.up.weight.is_meta else block.up.weight.device
+        install(module, build(block, recipe, device), [recipe])
+
+
+def save_kanified(network: nn.Module, folder: str | Path) -> None:
+    """Saves a kanified network of diffusers or transformers.
+
+    Args:
+        network: The network that ``kanify`` returned.
+        folder: Folder to write.
+
+    Raises:
+        KanDiffusionError: The network was not kanified, or has no ``save_pretrained``.
+    """
+    recipes, save = vars(network).get("kanified"), getattr(network, "save_pretrained", None)
+    if recipes is None or save is None:
+        raise KanDiffusionError(
+            f"save_kanified takes a model of diffusers or transformers that kanify returned, not "
+            f"this {type(network).__name__}; save the recipes of its report and its state dict"
+        )
+    save(folder)
+    blocks = [recipe.model_dump(mode="json") for recipe in recipes]
+    write_json(Path(folder) / _FILE, {"blocks": blocks})
+
+
+def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
+    """Checks and reads a network that :func:`save_kanified` wrote.
+
+    Only JSON and safetensors are read, and a model of your own is found once its module is
+    imported.
+
+    Args:
+        folder: The folder.
+        dtype: Dtype of the network; as saved when None.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        RunFolderError: The folder holds no such network, or is damaged.
+    """
+    from kan_diffusion.weights import require_saved, saved_files
+
+    root = Path(folder)
+    config = read_json(root / "config.json", "the configuration of a network", _REMEDY)
+    recipes = read_json(root / _FILE, "the recipes of a kanified network", _REMEDY)
+    if "_class_name" in config:
+        import diffusers as library
+
+        name, stem = config["_class_name"], "diffusion_pytorch_model"
+        kinds = [library.ModelMixin]
+    else:
+        import transformers as library
+
+        architectures = config.get("architectures")
+        name = architectures[0] if isinstance(architectures, list) and architectures else None
+        kinds, stem = [library.PreTrainedModel], "model"
+    getattr(library, str(name), None)  # imports it if it is the library's own
+    for kind in kinds:  # grows as it goes
+        kinds += kind.__subclasses__()
+        if kind.__name__ == name:
+            break
+    else:
+        raise RunFolderError(
+            f"'{name}' is no model of {library.__name__} that is imported; import the module of "
+            "your own first"
+        )
+
+    def made() -> nn.Module:
+        if "_class_name" in config:
+            network: nn.Module = kind.from_config(config)
+        else:
+            network = kind(kind.config_class.from_dict(config))
+        rebuild(network, recipes.get("blocks", []))
+        return network
+
+    require_saved(kind, made, root, stem, _REMEDY)
+    network = made()
+    for file in saved_files(root, stem):
+        network.load_state_dict(load_file(file), strict=False)  # each has some of the tensors
+    if dtype is not None:
+        network.to(dtype)
+    return network.eval()

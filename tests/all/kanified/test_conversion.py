@@ -1,17 +1,22 @@
-"""Kanified networks are compiled and adapted."""
+"""Kanified networks are compiled, averaged and adapted."""
+
+import copy
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 
+from helpers import refused
 from kan_diffusion.kanified import kanify
-from kanified_networks import gradients, kanify_in_both_ways, loss_of
+from kanified_networks import gradients, in_both_ways, loss_of
 from picture_networks import make, output
 
 
 def test_a_compiled_network_does_the_same_in_one_graph():
     """As TorchDynamo and AOTAutograd have it; what Inductor makes of layers, tests/kan has."""
     network, call = make("dit")
-    kanify_in_both_ways(network)
+    in_both_ways(network)
     known = gradients(network, call)
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(*call)[0], network(*call)[0])
@@ -21,9 +26,18 @@ def test_a_compiled_network_does_the_same_in_one_graph():
         torch.testing.assert_close(gradient, known[name.removeprefix("_orig_mod.")])
 
 
-def test_adapters_train_on_the_linear_maps_that_stay():
-    from peft import LoraConfig
+def test_an_average_of_one_network_is_that_network():
+    network, call = make("dit")
+    in_both_ways(network)
+    average, other = EMAModel(network.parameters()), copy.deepcopy(network)
+    for parameter in other.parameters():
+        parameter.detach().zero_()
+    average.step(network.parameters())
+    average.copy_to(other.parameters())
+    torch.testing.assert_close(output(other, call), output(network, call))
 
+
+def test_adapters_train_on_the_linear_maps_that_stay():
     network, call = make("unet")
     kanify(network, keep_function=True)
     before = output(network, call)
@@ -44,15 +58,18 @@ def test_adapters_train_on_the_linear_maps_that_stay():
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_adapters_of_peft_may_train_the_functions_too():
-    from peft import LoraConfig, get_peft_model
-
     network, call = make("clip")
     kanify(network)
-    settings = LoraConfig(
-        r=2, target_modules=["q_proj", "fc1", "fc2"], modules_to_save=["activation_fn"]
-    )
-    adapted = get_peft_model(network, settings)
+    targets = {"target_modules": ["q_proj", "fc1", "fc2"], "modules_to_save": ["activation_fn"]}
+    adapted = get_peft_model(network, LoraConfig(r=2, **targets))
     trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
     assert any("activation_fn" in name and name.endswith("coefficients") for name in trained)
     assert any("fc1.lora_A" in name for name in trained)
     loss_of(adapted, call).backward()
+
+
+def test_what_an_adapter_wraps_is_refused():
+    network, _ = make("sequential")
+    inject_adapter_in_model(LoraConfig(target_modules=["3"], r=2), network)
+    with refused(r"'1': '3' is a peft.* and no plain nn.Linear; merge adapters first"):
+        kanify(network, layers="1")

@@ -1,0 +1,110 @@
+"""Kanified models are saved, read and checked."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+from helpers import refused
+from kan_diffusion.errors import RunFolderError
+from kan_diffusion.kanified import kanify, load_kanified, rebuild, save_kanified
+from kanified_networks import in_both_ways
+from picture_networks import change, make, output
+
+
+class Mine(DistilBertForMaskedLM):
+    """A model of one's own, whose first and last weights are tied."""
+
+
+def mine():
+    sizes = {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2}
+    config = DistilBertConfig(vocab_size=20, max_position_embeddings=8, **sizes)
+    return Mine(config).eval(), (torch.tensor([[1, 2, 3]]),)
+
+
+@pytest.mark.parametrize("name", ["dit", "unet", "clip", "mine"])
+def test_a_saved_network_is_read_as_it_was_whole_and_in_half_precision(name, tmp_path):
+    network, call = mine() if name == "mine" else make(name)
+    in_both_ways(network)
+    save_kanified(network, tmp_path)
+    expected, read = output(network, call), load_kanified(tmp_path)
+    assert type(read) is type(network)
+    assert torch.equal(output(read, call), expected)
+    assert torch.equal(output(copy.deepcopy(read), call), expected)
+    assert len(list(read.parameters())) == len(list(network.parameters()))  # tied ones once
+    recipes = json.loads((tmp_path / "kanified.json").read_text())["blocks"]
+    assert {recipe["kind"] for recipe in recipes} == {"grouped", "full"}
+    half = load_kanified(tmp_path, dtype=torch.bfloat16)
+    low = output(half, tuple(x.bfloat16() if x.is_floating_point() else x for x in call))
+    assert low.dtype is torch.bfloat16
+    assert change(expected, low) < 0.03
+
+
+@pytest.mark.parametrize("name", ["encoder", "sequential"])
+def test_any_module_is_rebuilt_from_its_recipes_as_json(name):
+    network, call = make(name)
+    last = "layers.1" if name == "encoder" else "4"
+    recipes = kanify(network, layers=last)[1].recipes  # its maps get narrower
+    recipes += kanify(network, kind="full")[1].recipes
+    recipes = json.loads(json.dumps([recipe.model_dump(mode="json") for recipe in recipes]))
+    other, _ = make(name, seed=1)
+    rebuild(other, recipes)
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(output(other, call), output(network, call))
+    with refused(f"Linear has no block '{last}' to replace"):
+        rebuild(torch.nn.Linear(2, 2), recipes)
+    with refused(
+        f"takes a model of diffusers or transformers .* not this {type(network).__name__}"
+    ):
+        save_kanified(network, "anywhere")
+
+
+def _recipe(key, value):
+    return "kanified.json", lambda content: content["blocks"][0].update({key: value})
+
+
+DAMAGE = [
+    (*_recipe("grid_size", 9), "the weights in .* are not those of 'config.json'"),
+    (*_recipe("hidden", 99_999), "the weights in .* are not those of 'config.json'"),
+    (*_recipe("hidden", 10**12), "kanified: hidden = 1000000000000"),
+    (*_recipe("path", "nowhere"), "no block 'nowhere' to replace"),
+    (*_recipe("basis", "os.system"), "unknown basis 'os.system'"),
+    (*_recipe("grid_range", [1, 1]), "grid_range must be two finite numbers"),
+    (*_recipe("code", "print()"), "unknown key 'code'"),
+    ("kanified.json", dict.clear, "the weights in .* are not those of 'config.json'"),
+    (
+        "config.json",
+        lambda content: content.update(_class_name="os", architectures=["os"]),
+        "'os' is no model of diffusers that is imported",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", ["dit", "clip"])
+def test_a_folder_is_checked_before_its_weights_are_read(name, tmp_path):
+    network, _ = make(name)
+    save_kanified(kanify(network, match=None)[0], tmp_path)
+    for file, damage, reason in DAMAGE:
+        text = (tmp_path / file).read_text()
+        content = json.loads(text)
+        damage(content)
+        (tmp_path / file).write_text(json.dumps(content))
+        with refused(reason, RunFolderError):
+            load_kanified(tmp_path)
+        (tmp_path / file).write_text(text)
+    (weights,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(weights)
+    missing, _ = tensors.popitem()
+    save_file(tensors, weights)
+    with refused(f"not those of 'config.json': '{missing}' is missing", RunFolderError):
+        load_kanified(tmp_path)
+    weights.unlink()
+    torch.save(network.state_dict(), weights.with_suffix(".bin"))  # no other format is read
+    with refused("holds no weights", RunFolderError):
+        load_kanified(tmp_path)
+    (tmp_path / "kanified.json").unlink()
+    with refused("recipes of a kanified network", RunFolderError):
+        load_kanified(tmp_path)
