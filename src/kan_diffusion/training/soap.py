@@ -149,5 +149,10 @@ def _decomposable(matrices: Tensor) -> Tensor:
 def _eigenvectors(matrices: Tensor) -> Tensor:
     """Eigenvectors of stacked symmetric matrices (k, n, n), by falling eigenvalues."""
     # What is not finite is for the check of the training loop to report.
-    found = torch.linalg.eigh(_decomposable(matrices).nan_to_num())[1]
-    return found.flip(-1).to(matrices.dtype).contiguous()
+    finite = _decomposable(matrices).nan_to_num()
+    try:
+        found = torch.linalg.eigh(finite)[1]
+    except RuntimeError:  # what torch raises where the algorithm does not converge
+        # Of a gradient of low rank, eigenvalues near zero may be too alike for single precision.
+        found = torch.linalg.eigh(finite.cpu().double())[1]
+    return found.flip(-1).to(matrices).contiguous()
