@@ -274,6 +274,22 @@ def test_soap_of_matrices_of_one_shape_together_is_that_of_pytorch_optimizer_one
             assert step == 0 or not torch.equal(own.detach(), start)
 
 
+@pytest.mark.parametrize("silently", [False, True])
+def test_soap_begins_where_single_precision_finds_no_eigenvectors(monkeypatch, silently):
+    expected, eigh = _moved(Quadratic(torch.eye(4)), "soap", 25).matrix, torch.linalg.eigh
+
+    def fails(matrices):
+        if matrices.dtype == torch.float32 and matrices.shape[-1] > 1:
+            if silently:
+                return eigh(matrices)[0], torch.full_like(matrices, torch.nan)
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")
+        return eigh(matrices)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    found = _moved(Quadratic(torch.eye(4)), "soap", 25).matrix
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_a_step_of_muon_turns_and_stretches_alike_in_all_directions():
     before, after = Quadratic(torch.eye(4)), _moved(Quadratic(torch.eye(4)), "muon", 1)
     change = (after.matrix - before.matrix).detach()

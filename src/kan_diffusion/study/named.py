@@ -495,7 +495,7 @@ def single_trial(
         dataset = load_dataset(points, seed)
         if isinstance(points, ToyData):
             suits = Suggestion(
-                params=_DEFAULT_PARAMS, depth=None, steps=4000, batch_size=1024,
+                params=_DEFAULT_PARAMS, depth=None, steps=2500, batch_size=2048,
                 learning_rate=kind.learning_rate, patience=None, heldout_rows=0,
             )  # fmt: skip
         else:

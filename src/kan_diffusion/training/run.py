@@ -111,8 +111,8 @@ class TrainingConfig(Settings):
             Two runs of one seed then differ. None for ``steps`` steps.
     """
 
-    steps: int = Field(4000, ge=1, le=MOST_STEPS)
-    batch_size: int = Field(1024, ge=1, le=MOST_POINTS)
+    steps: int = Field(2500, ge=1, le=MOST_STEPS)
+    batch_size: int = Field(2048, ge=1, le=MOST_POINTS)
     batches: Literal["replacement", "epochs"] = "replacement"
     timesteps: Timesteps = "uniform"
     optimizer: OptimizerName = "adam"

@@ -149,5 +149,14 @@ def _decomposable(matrices: Tensor) -> Tensor:
 def _eigenvectors(matrices: Tensor) -> Tensor:
     """Eigenvectors of stacked symmetric matrices (k, n, n), by falling eigenvalues."""
     # What is not finite is for the check of the training loop to report.
-    found = torch.linalg.eigh(_decomposable(matrices).nan_to_num())[1]
-    return found.flip(-1).to(matrices.dtype).contiguous()
+    finite = _decomposable(matrices).nan_to_num()
+    # Of a gradient of low rank, eigenvalues near zero may be too alike for single precision:
+    # LAPACK then says that it does not converge, or gives vectors that are not finite.
+    try:
+        found = torch.linalg.eigh(finite)[1]
+        converged = bool(found.isfinite().all())
+    except RuntimeError:
+        converged = False
+    if not converged:
+        found = torch.linalg.eigh(finite.cpu().double())[1]
+    return found.flip(-1).to(matrices).contiguous()
