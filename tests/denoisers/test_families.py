@@ -66,10 +66,10 @@ MLP = [
     ({"params": 10, "depth": 1}, r"with 1 hidden layer: its smallest has 13; raise the budget"),
     ({"params": 50, "depth": 1}, r"within 2% of a budget of 50: the nearest has 46; try .* 46"),
     ({"params": 500, "depth": 0}, "from 1 to 100 hidden layers, not 0"),
+    ({"hidden": ()}, "from 1 to 100 hidden layers, not 0"),
     ({}, "give one size .* not none"),
     ({"params": 500, "hidden": (4,)}, "give one size .* not more than one"),
     ({"params": 500, "flops": 900}, "give one size .* not more than one"),
-    ({"params": 500, "settings": {"grid": 5}}, "family 'mlp': .*'grid'"),
     ({"hidden": (4,), "settings": {"grid": 5}}, "settings of family 'mlp': .*'grid'"),
     ({"hidden": (4,), "settings": {"hidden": (5,)}}, "family 'mlp': .*'hidden'"),
     ({"hidden": (4,), "settings": {"activation": "rel"}}, "did you mean 'relu'"),
@@ -78,10 +78,10 @@ MLP = [
 ]
 TOO_LARGE = [
     ({"hidden": (10**7, 10**7)}, "1,000,000 units, and one of family 'kan' would have 10,000,000"),
-    ({"hidden": (8,) * 101}, "at most 100 hidden layers, not 101"),
+    ({"hidden": (8,) * 101}, "from 1 to 100 hidden layers, not 101"),
     ({"params": 2300, "depth": 10**9}, "from 1 to 100 hidden layers, not 1,000,000,000"),
     ({"params": 10**9}, "would have 1,000,.* parameters .* at most 100,000,000"),
-    ({"flops": 10**15}, "at most 1,000,000,000,000 FLOPs"),
+    ({"flops": 10**15}, "at most 1,000,000 units, .* take a smaller size or more layers"),
     ({"hidden": (8,), "settings": {"grid_size": 10**9}}, "at most 100,000,000"),
 ]
 

@@ -1,24 +1,30 @@
+import json
+
+import numpy as np
 import pytest
 import sympy
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers import refused, seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
-from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.processes import get_process
 
 X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)
 RHO, MEAN, SPREAD = sympy.symbols("rho m s", real=True)
+C = sympy.symbols("c0:3", real=True)
+VALUES = (0.75, -1.25, 2.125)
 
 GAUSSIAN = GaussianMixture(torch.zeros(1, 2), covariances=torch.tensor([[[1.0, 0.8], [0.8, 1.0]]]))
 TWO_MODES = GaussianMixture(torch.tensor([[-0.8], [0.8]]), variances=0.36)
 
 
-def _process(prediction_type):
+def _process(prediction_type="epsilon"):
     return get_process("cosine").model_copy(update={"prediction_type": prediction_type})
 
 
@@ -36,7 +42,6 @@ def _two_modes(process):
 
 
 CASES = {"gaussian": (GAUSSIAN, _gaussian), "two modes": (TWO_MODES, _two_modes)}
-each_case = pytest.mark.parametrize("case", CASES)
 
 
 def _dataset(density):
@@ -87,32 +92,17 @@ def test_fractional_timesteps_lie_between_whole_ones():
     torch.testing.assert_close(formula(points, torch.full((50,), 300)).sample, low)
 
 
-@each_case
-def test_samples_have_the_moments_of_the_data(case):
-    density, make = CASES[case]
-    process = _process("v_prediction")
-    pipeline = PointDiffusionPipeline(make(process), process)
-    num = 4000
-    found = pipeline(num, num_inference_steps=20, generator=seeded(3)).samples.double()
-    exact = density.sample(400_000, seeded(4))
-    # A variance of 1 from num points has a standard error of sqrt(2 / num) at the most, here
-    # where nothing has heavier tails than a Gaussian: five of them, and 2 % for the steps.
-    bound = 5 * (2 / num) ** 0.5 + 0.02
-    torch.testing.assert_close(found.T.cov(), exact.T.cov(), atol=bound, rtol=0)
-    torch.testing.assert_close(found.mean(0), exact.mean(0), atol=bound, rtol=0)
-
-
-@each_case
+@pytest.mark.parametrize("case", CASES)
 def test_constants_are_trained(case):
     density, make = CASES[case]
     process = _process("v_prediction")
     formula = make(process)
     exact = formula.constants.detach().clone()
     draw = draw_noised_points(_dataset(density), process, 4000, seeded(1))
+    target = formula(draw.noised, draw.timesteps).sample.detach()
     with torch.no_grad():
         formula.constants.mul_(0.8)
     optimizer = torch.optim.Adam(formula.parameters(), lr=0.02)
-    target = make(process)(draw.noised, draw.timesteps).sample.detach()
     for _ in range(80):
         optimizer.zero_grad()
         (formula(draw.noised, draw.timesteps).sample - target).square().mean().backward()
@@ -120,46 +110,146 @@ def test_constants_are_trained(case):
     torch.testing.assert_close(formula.constants.detach(), exact, atol=0.01, rtol=0)
 
 
-def test_expressions_are_the_score_with_its_constants():
-    formula = _two_modes(_process("epsilon"))
-    (expression,) = formula.expressions()
-    function = sympy.lambdify([X, ALPHA, SIGMA], expression)
-    points = TWO_MODES.sample(20, seeded(5))
-    expected = TWO_MODES.score(points, 0.6, 0.8)[:, 0]
-    found = function(points[:, 0].numpy(), 0.6, 0.8)
-    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-6, rtol=1e-6)
-    alpha, sigma = torch.tensor([0.6]), torch.tensor([0.8])
-    torch.testing.assert_close(
-        formula.score(points, alpha, sigma)[:, 0].detach(), expected, atol=1e-6, rtol=1e-6
-    )
-    (short,) = formula.expressions(digits=2)
-    assert {str(n) for n in short.atoms(sympy.Float)} == {"0.80", "0.36"}
-
-
 def test_a_constant_score_is_one_of_every_point_and_operations_are_counted():
-    formula = formula_denoiser([sympy.Integer(2), ALPHA], {}, _process("epsilon"))
-    points = torch.zeros(3, 2)
-    sigma = formula.sigmas[400]
-    expected = torch.stack([-sigma * 2, -sigma * formula.alphas[400]]).float()
-    torch.testing.assert_close(formula(points, 400).sample, expected.expand(3, 2))
+    formula = formula_denoiser([sympy.Integer(2), ALPHA], {}, _process())
+    alpha, sigma = formula.levels[:, 400]
+    expected = torch.stack([-sigma * 2, -sigma * alpha]).float()
+    torch.testing.assert_close(formula(torch.zeros(3, 2), 400).sample, expected.expand(3, 2))
     # A product of 3 (2), a sum of 3 (2), a power and a function (4 each).
-    expression = sympy.Symbol("c", real=True) * X * Y + sympy.tanh(X) + Y**3
-    formula = formula_denoiser(
-        [expression, X], {sympy.Symbol("c", real=True): 1.0}, _process("epsilon")
-    )
-    assert formula.flops == 2 + 2 + 4 + 4
+    expression = C[0] * X * Y + sympy.tanh(X) + Y**3
+    assert formula_denoiser([expression, X], {C[0]: 1.0}, _process()).flops == 2 + 2 + 4 + 4
 
 
-def test_a_formula_that_is_none_is_refused():
-    process = _process("epsilon").model_dump(mode="json")
-    x0 = ["symbol", "x0"]
-    for score, message in (
-        ([x0, ["symbol", "x2"]], "not part of a formula"),
-        ([x0, ["constant", 1]], "not part of a formula"),
-        ([x0, ["call", "exec", x0]], "not part of a formula"),
-        ([x0], "one expression for each of 2 coordinates, not 1"),
+# Expressions
+
+leaves = (
+    st.sampled_from([X, ALPHA, *C])
+    | st.integers(-4, 4).map(sympy.Integer)
+    | st.floats(-3, 3, allow_subnormal=False).map(lambda value: sympy.Float(round(value, 3)))
+)
+FUNCTIONS = (
+    *(sympy.tanh, sympy.sin, sympy.cos, sympy.Abs, sympy.atan, sympy.erf),
+    *(lambda z: sympy.exp(-(z**2)), lambda z: 1 / (1 + z**2), lambda z: z**3),
+    *(lambda z: sympy.log(1 + z**2), lambda z: sympy.sqrt(2 + sympy.sin(z))),
+)
+OPERATIONS = (
+    *(sympy.Add, sympy.Mul, sympy.Max, sympy.Min, lambda a, b: a - b),
+    *(lambda a, b: a / (2 + b**2), lambda a, b: (1 + a**2) ** sympy.tanh(b)),
+)
+of_one, of_two = st.sampled_from(FUNCTIONS), st.sampled_from(OPERATIONS)
+expressions = st.recursive(
+    leaves,
+    lambda inner: (
+        st.tuples(of_one, inner).map(lambda p: p[0](p[1]))
+        | st.tuples(of_two, inner, inner).map(lambda p: p[0](p[1], p[2]))
+    ),
+    max_leaves=8,
+)
+
+
+def _made(expression):
+    return formula_denoiser([expression], dict(zip(C, VALUES, strict=True)), _process())
+
+
+def _points():
+    generator = np.random.default_rng(0)
+    return generator.uniform(-2, 2, 40), generator.uniform(0.1, 1, 40)
+
+
+def _evaluated(formula):
+    x, alpha = (torch.from_numpy(values) for values in _points())
+    return formula.score(x.unsqueeze(1), alpha, torch.ones(1))[:, 0].detach().numpy()
+
+
+def _by_sympy(expression):
+    function = sympy.lambdify([X, ALPHA, *C], expression, modules=["scipy", "numpy"])
+    return np.broadcast_to(function(*_points(), *VALUES), 40)
+
+
+@given(expressions)
+def test_an_expression_is_evaluated_and_comes_back(expression):
+    formula = _made(expression)
+    formula.register_to_config(score=json.loads(json.dumps(formula.config.score)))
+    expected = _by_sympy(expression)
+    np.testing.assert_allclose(_evaluated(formula), expected, rtol=1e-9, atol=1e-9)
+    (back,) = formula.expressions()
+    assert back.free_symbols <= {X, ALPHA}
+    np.testing.assert_allclose(_by_sympy(back), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_functions_are_those_of_sympy_and_symbols_of_ones_own_stand_for_constants():
+    for name in ("Abs", "sign", "tan", "sinh", "cosh", "acos", "asin"):
+        expression = getattr(sympy, name)(X / 2)
+        np.testing.assert_allclose(_evaluated(_made(expression)), _by_sympy(expression))
+    expression = C[0] * X + sympy.tanh(C[1] * X - C[2] * ALPHA**2) - sympy.exp(-X)
+    numbers = dict(zip(C, map(sympy.Float, VALUES), strict=True))
+    assert _made(expression).expressions() == [expression.subs(numbers)]
+
+
+def test_gradients_reach_points():
+    formula = _made(C[0] * sympy.tanh(C[1] * X) / (1 + C[2] * ALPHA**2))
+    x = torch.tensor([[0.3], [-0.8]], dtype=torch.float64, requires_grad=True)
+    alpha, sigma = torch.tensor([0.5, 0.9]), torch.ones(1)
+    assert torch.autograd.gradcheck(lambda x: formula.score(x, alpha, sigma), x)
+
+
+def _nested(depth):
+    tree = "x0"
+    for _ in range(depth):
+        tree = ["tanh", tree]
+    return tree
+
+
+DAMAGED = [
+    ["__import__", "os"],
+    ["eval", "__import__('os').system('true')"],
+    ["tanh"],
+    ["log", "x0", 2.0],
+    [["symbol", "tanh"], "x0"],
+    ["Add"],
+    ["Pow", "x0"],
+    ["Pow", "x0", 2.0, 3.0],
+    None,
+    float("nan"),
+    ["constant", 3],
+    ["constant", -1],
+    ["constant", "0"],
+    ["Mul", 2.0, "x2"],
+    "__import__('os')",
+    [],
+    {"Add": ["x0", 1.0]},
+    _nested(200),
+    _nested(50_000),
+]
+
+
+def test_what_a_formula_cannot_have_is_refused():
+    process = _process()
+    given = {"process": process.model_dump(mode="json"), "num_constants": 3}
+    for tree in DAMAGED:
+        with refused("a formula cannot have .* it can have finite numbers, alpha, sigma, x0"):
+            FormulaDenoiser(data_dim=1, score=[tree], **given)
+    with refused("one expression for each of 2 coordinates, not 1"):
+        FormulaDenoiser(data_dim=2, score=["x0"], **given)
+    for expression, what in (
+        (sympy.gamma(X), "'gamma'"),
+        (sympy.Piecewise((X, X > 0), (0, True)), "'Piecewise'"),
+        (sympy.I * X, "'I'"),
+        (sympy.oo, "'oo'"),
+        (sympy.nan, "'nan'"),
+        (sympy.zoo, "'zoo'"),
+        (Y, "'x1'"),
+        (C[0], "'c0'"),
     ):
-        with refused(message):
-            FormulaDenoiser(data_dim=2, score=score, process=process, num_constants=1)
-    with refused(r"the symbol 'x2'.* alpha, sigma, x0, x1"):
-        formula_denoiser([X, sympy.Symbol("x2")], {}, _process("epsilon"))
+        with refused(f"a formula cannot have .*{what}"):
+            formula_denoiser([expression], {}, process)
+
+
+def test_a_deep_formula_is_evaluated_and_written():
+    given = {"process": _process().model_dump(mode="json"), "num_constants": 0}
+    formula = FormulaDenoiser(data_dim=1, score=[_nested(140)], **given)
+    x = torch.from_numpy(_points()[0])
+    for _ in range(140):
+        x = x.tanh()
+    np.testing.assert_allclose(_evaluated(formula), x.numpy())
+    assert formula.expressions()[0].has(sympy.tanh)

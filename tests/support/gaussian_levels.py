@@ -55,10 +55,9 @@ def exact_network(process):
         for parameter in denoiser.parameters():
             parameter.zero_()
         signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-        denoiser.layers[0].slope.copy_(signs / 2)
-        denoiser.layers[1].slope.copy_(signs)
-        denoiser.modulation.weight[:2] = solution[:-1].T
-        denoiser.modulation.bias[:2] = solution[-1]
+        denoiser.layers[0].constants[3] = signs / 2
+        denoiser.layers[1].constants[3] = signs
+        denoiser.layers[0].modulation[:, 0] = solution
     return denoiser
 
 

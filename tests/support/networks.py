@@ -5,7 +5,7 @@ import torch
 from helpers import seeded
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.denoisers.edges import CURVE
-from kan_diffusion.denoisers.readable import CurveSettings, ReadableDenoiser, readable
+from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 
 T = 100
 FOURIER = {"time_encoding": "fourier", "num_time_frequencies": 2}
@@ -38,9 +38,11 @@ def moved_kan():
 
 
 def network(edges, hidden, *, seed=0, **settings):
-    """A float64 network of given edges with no parameter at a special value."""
+    """A float64 network of given edges, layer by layer, with no parameter at a special value."""
     settings = {"data_dim": 2, "num_train_timesteps": T, "time_encoding": "raw", **settings}
-    curves = {key: settings.pop(key) for key in CurveSettings.__annotations__ if key in settings}
+    of_curves = settings.keys() & {"basis", "grid_size", "order", "grid_range", "extrapolation"}
+    curves = {key: settings.pop(key) for key in of_curves}
+    edges = [(index, *edge) for index, layer in enumerate(edges) for edge in layer]
     made = ReadableDenoiser(hidden=list(hidden), edges=edges, curves=curves, **settings)
     torch.nn.Module.to(made, torch.float64)
     stir(made, seed)

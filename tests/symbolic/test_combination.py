@@ -55,7 +55,7 @@ def test_what_time_alone_gives_is_no_atom():
     assert all(atom.coordinate is not None for part in parts for atom in part.atoms())
     assert sorted(atom.coordinate for atom in parts[0].terms) == [0, 1]
     first, second = denoiser.layers
-    expected = first.slope[0, 0].item() * second.slope[0, 0].item()
+    expected = first.constants[3, 0, 0].item() * second.constants[3, 0, 0].item()
     coefficient = next(v for atom, v in parts[0].terms.items() if atom.coordinate == 0)
     np.testing.assert_allclose(coefficient, expected)
     assert np.ptp(parts[0].constant) > 1e-3
@@ -64,11 +64,8 @@ def test_what_time_alone_gives_is_no_atom():
 @pytest.mark.parametrize(("name", "sign"), [("tanh", -1), ("gaussian", 1)])
 def test_symmetric_functions_are_written_with_a_positive_inside(name, sign):
     denoiser = network([[(0, 0, name, False), (1, 1, "linear", True)]], [])
-    (group,) = denoiser.layers[0].groups
     with torch.no_grad():
-        group.inner.fill_(-2.0)
-        group.shift.fill_(0.5)
-        group.outer.fill_(3.0)
+        denoiser.layers[0].constants[:3, 0, 0] = torch.tensor([-2.0, 0.5, 3.0])
     ((atom, coefficient),) = (
         item for item in compose(denoiser, STEPS)[0].terms.items() if item[0].function
     )

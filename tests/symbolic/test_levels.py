@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 
 import numpy as np
@@ -33,7 +32,7 @@ def test_no_formula_is_better_than_a_bad_one():
     context, denoiser = context_of(process), exact_network(process)
     # Curves cannot be written down.
     curved = denoiser.with_edges(
-        [dataclasses.replace(e, kind="curve", has_slope=False) for e in denoiser.edges]
+        [e._replace(kind="curve", has_slope=False) for e in denoiser.edges]
     )
     assert formula_over_levels(curved, context, tolerance=1e9) is None
 

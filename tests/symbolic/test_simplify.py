@@ -56,7 +56,7 @@ def _context(teacher):
 def _set_curve(denoiser, place, values):
     """Makes a curve a function, as nearly as its grid lets it be."""
     number, input, output = place
-    layer = denoiser.layers[number].curves
+    layer = denoiser.layers[number]
     low, step = float(layer.basis.grid_origin[input]), float(layer.basis.grid_step[input])
     x = torch.linspace(low, low + step * layer.grid_size, 2001, dtype=torch.float64)
     functions = layer.basis(x[:, None].expand(-1, layer.in_features))[:, input]
@@ -259,9 +259,9 @@ def test_formulas_are_found_where_there_are_any():
     assert context.loss(found.denoiser) <= QUICK["tolerance"]
     assert len(lines) == 4
     assert {edge.kind for edge in denoiser.edges} == {CURVE}
-    (group,) = found.denoiser.layers[0].groups
-    for parameter, expected in zip((group.inner, group.outer), (1.2, 1.4), strict=True):
-        assert abs(parameter.detach().item()) == pytest.approx(expected, rel=2e-2)
+    (edge,) = (edge for edge in found.denoiser.edges if edge.kind == "tanh")
+    _, a, _, c, _ = found.denoiser.layers[0].formula_of(edge)
+    assert (abs(a), abs(c)) == pytest.approx((1.2, 1.4), rel=2e-2)
 
 
 def test_a_match_below_the_least_share_is_refused_even_where_the_loss_allows_it():
@@ -325,10 +325,10 @@ def test_importance_is_measured_on_what_passes_through():
     context = _context(denoiser)
     importance = context.importance(denoiser)
     points, steps = context.draw.noised, context.draw.timesteps
-    scaled = points * denoiser.modulations(steps)[2]
+    scaled = points * denoiser.input_factors(denoiser.time_code(steps, torch.float64))
     torch.testing.assert_close(importance.inputs[0], scaled.detach())
     x, y = importance.samples(Edge(1, 2, 0))
-    curve = denoiser.layers[1].curves.edge_curve(2, 0, torch.from_numpy(x))
+    curve = denoiser.layers[1].edge_curve(2, 0, torch.from_numpy(x))
     torch.testing.assert_close(torch.from_numpy(y), curve)
     # Outputs are sums of their edges, and no sum is spread wider than its terms together.
     assert bool((importance.attribution.edges[-1].sum(1) >= 1 - 1e-9).all())

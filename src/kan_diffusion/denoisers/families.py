@@ -14,34 +14,34 @@ are looked up, are not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting, Space
 from kan_diffusion.denoisers.network import NetworkDenoiser
-from kan_diffusion.denoisers.sizing import COUNTABLES, Countable, widths_for_budget
+from kan_diffusion.denoisers.sizing import COUNTABLES, widths_for_budget
 from kan_diffusion.denoisers.transformer import TRANSFORMER_FAMILIES
 from kan_diffusion.denoisers.unet import UNET_FAMILIES
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.imports import find_object, is_place
 from kan_diffusion.kan.initialization import INITIALIZATIONS
-from kan_diffusion.limits import MOST_LAYERS, MOST_OPERATIONS, MOST_PARAMETERS, MOST_UNITS
+from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_UNITS
 
 __all__ = ["FAMILIES", "PICTURE_FAMILIES", "build_denoiser", "get_family"]
 
 _RATES = Range(5e-3, 5e-2, log=True)
-_RANGES = Choice(((-2.0, 2.0), (-3.0, 3.0), (-4.0, 4.0)))
 _TIMES = IntRange(2, 5)
+_RANGES = Choice(((-2.0, 2.0), (-3.0, 3.0), (-4.0, 4.0)))
+
 _GATED: Mapping[str, Setting] = {
     "gated": True, "residual": True, "rank": 3, "num_input_frequencies": None,
 }  # fmt: skip
 _EDGES: Mapping[str, Setting] = {
-    "edges": True,
-    "num_time_frequencies": 4,
-    "grid_size": 4,
-    "grid_range": (-3.0, 3.0),
-}
+    "edges": True, "num_time_frequencies": 4, "grid_size": 4, "grid_range": (-3.0, 3.0),
+    "init": "power-law",
+}  # fmt: skip
 _EDGES_SPACE: Space = {
     "learning_rate": _RATES, "depth": IntRange(2, 5), "num_time_frequencies": _TIMES,
     "grid_range": _RANGES, "grid_size": IntRange(3, 10), "init": Choice(tuple(INITIALIZATIONS)),
@@ -50,112 +50,93 @@ _MLP_SPACE: Space = {
     "learning_rate": _RATES, "depth": IntRange(3, 7), "num_time_frequencies": _TIMES,
 }  # fmt: skip
 
-
-def _edges(
-    name: str, title: str, depth: int, learning_rate: float, *, compared: bool = True,
-    space: Space | None = None, **settings: Setting,
-) -> Family:  # fmt: skip
-    """A family of KANs with a function for each edge."""
-    own = {**_EDGES, "init": "power-law", **settings}
-    space = {**_EDGES_SPACE, **(space or {})}
-    return Family(name, NetworkDenoiser, depth, learning_rate, own, "kan", title, space, compared)
-
-
-def _mlp(
-    name: str, title: str, depth: int, learning_rate: float, *, space: Space | None = None,
-    **settings: Setting,
-) -> Family:  # fmt: skip
-    """A family of MLPs."""
-    own = {"num_time_frequencies": 3, **settings}
-    space = {**_MLP_SPACE, **(space or {})}
-    return Family(name, NetworkDenoiser, depth, learning_rate, own, "mlp", title, space)
-
+_row = partial(Family, denoiser_class=NetworkDenoiser)
 
 _ROWS: tuple[Family, ...] = (
-    Family(
-        "kan",
-        NetworkDenoiser,
-        depth=3,
-        learning_rate=2e-2,
+    _row(
+        "kan", title="KAN", kind="kan", depth=3, learning_rate=2e-2,
         settings={
             **_GATED, "learned_inputs": True, "learned_functions": True, "num_functions": 4,
             "grid_size": 8, "grid_range": (-4.0, 4.0), "function_rate": 3.0,
         },
-        kind="kan",
-        title="KAN",
         space={
             "learning_rate": _RATES, "depth": IntRange(2, 4), "num_functions": IntRange(2, 8),
             "grid_size": IntRange(4, 16), "grid_range": Choice(((-3.0, 3.0), (-4.0, 4.0))),
             "function_rate": Range(1.0, 6.0, log=True),
         },
     ),
-    Family(
-        "gated-mlp",
-        NetworkDenoiser,
-        depth=3,
-        learning_rate=2e-2,
+    _row(
+        "gated-mlp", title="gated MLP", kind="mlp", depth=3, learning_rate=2e-2,
         settings={**_GATED, "num_time_frequencies": 4},
-        kind="mlp",
-        title="gated MLP",
-        space={
-            "learning_rate": _RATES, "depth": IntRange(2, 4), "num_time_frequencies": _TIMES,
+        space={**_MLP_SPACE, "depth": IntRange(2, 4)},
+    ),
+    _row(
+        "full-kan", title="full KAN", kind="kan", depth=4, learning_rate=2.3e-2,
+        settings=_EDGES, space=_EDGES_SPACE,
+    ),
+    _row(
+        "residual-kan", title="residual KAN", kind="kan", depth=4,
+        learning_rate=0.03549850914449257,
+        settings={**_EDGES, "residual": True, "num_time_frequencies": 3}, space=_EDGES_SPACE,
+    ),
+    _row(
+        "modulated-kan", title="modulated KAN", kind="kan", depth=2,
+        learning_rate=0.00942952214922745,
+        settings={
+            **_EDGES, "modulated": True, "num_time_frequencies": 3, "grid_size": 5,
+            "grid_range": (-2.0, 2.0), "init": "original",
         },
+        space=_EDGES_SPACE,
     ),
-    _edges("full-kan", "full KAN", 4, 2.3e-2),
-    _edges(
-        "residual-kan", "residual KAN", 4, 0.03549850914449257, residual=True,
-        num_time_frequencies=3,
+    _row(
+        "mlp", title="MLP", kind="mlp", depth=5, learning_rate=0.015651165579053515,
+        settings={"num_time_frequencies": 3}, space=_MLP_SPACE,
     ),
-    _edges(
-        "modulated-kan", "modulated KAN", 2, 0.00942952214922745, modulated=True,
-        num_time_frequencies=3, grid_size=5, grid_range=(-2.0, 2.0), init="original",
+    _row(
+        "mlp-fourier-inputs", title="MLP Fourier inputs", kind="mlp", depth=5, learning_rate=2e-2,
+        settings={"num_time_frequencies": 3, "num_input_frequencies": 2},
+        space={**_MLP_SPACE, "num_input_frequencies": IntRange(2, 5)},
     ),
-    # One hidden layer, which the timestep only scales and shifts: few edges, none of them about
-    # time. It is meant to be read (kan_diffusion.symbolic); its sizes are too coarse to compare.
-    _edges(
-        "readable-kan", "readable KAN", 1, 2e-2, compared=False, modulated=True,
-        scaled_inputs=True, num_time_frequencies=5, grid_size=8, space={"depth": IntRange(1, 2)},
-    ),
-    _mlp("mlp", "MLP", 5, 0.015651165579053515),
-    _mlp(
-        "mlp-fourier-inputs", "MLP Fourier inputs", 5, 2e-2, num_input_frequencies=2,
-        space={"num_input_frequencies": IntRange(2, 5)},
-    ),
-    _mlp(
-        "residual-mlp", "residual MLP", 7, 0.04051938243780878, residual=True,
-        carries_values=True, num_time_frequencies=5,
+    _row(
+        "residual-mlp", title="residual MLP", kind="mlp", depth=7,
+        learning_rate=0.04051938243780878,
+        settings={"residual": True, "carries_values": True, "num_time_frequencies": 5},
+        space=_MLP_SPACE,
     ),
     # A control: the functions are learned as in a KAN, but there is one per unit and not one per
     # edge. Where it does as well as a KAN, it is the splines that help (Yu et al. 2024,
     # arXiv:2407.16674).
-    Family(
-        "spline-mlp",
-        NetworkDenoiser,
-        depth=3,
-        learning_rate=0.01918819052678987,
+    _row(
+        "spline-mlp", title="spline-MLP", depth=3, learning_rate=0.01918819052678987,
         settings={
             "learned_functions": True, "num_functions": None, "function_rate": 1.0,
             "num_time_frequencies": 3, "grid_size": 12, "grid_range": (-2.0, 2.0),
         },
-        title="spline-MLP",
         space={
-            "learning_rate": _RATES, "depth": IntRange(2, 5), "num_time_frequencies": _TIMES,
-            "grid_size": IntRange(4, 12), "grid_range": _RANGES,
+            **_MLP_SPACE, "depth": IntRange(2, 5), "grid_size": IntRange(4, 12),
+            "grid_range": _RANGES,
         },
     ),
 )  # fmt: skip
-"""Families of points."""
 
-_READABLE = {family.name: family for family in _ROWS if not family.compared}
-
-FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS if family.compared}
+FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS}
 """Families of points by name, as comparisons use them."""
+
+# One hidden layer, which the timestep only scales and shifts: few edges, none of them about time.
+# It is meant to be read (kan_diffusion.symbolic); its sizes are too coarse to compare.
+_READABLE = _row(
+    "readable-kan", title="readable KAN", kind="kan", depth=1, learning_rate=2e-2,
+    settings={
+        **_EDGES, "modulated": True, "scaled_inputs": True, "num_time_frequencies": 5,
+        "grid_size": 8,
+    },
+    space={**_EDGES_SPACE, "depth": IntRange(1, 2)},
+)  # fmt: skip
 
 PICTURE_FAMILIES: dict[str, Family] = {
     family.name: family for family in (*TRANSFORMER_FAMILIES, *UNET_FAMILIES)
 }
 """Families of pictures by name."""
-
 
 _FOUND: dict[str, tuple[int, ...]] = {}
 """Widths found so far, by everything they depend on."""
@@ -175,7 +156,7 @@ def get_family(name: str, *, importing: bool = False) -> Family:
     """
     if is_place(name):
         return find_object(name, "family", Family, importing=importing)
-    return look_up("family", name, {**FAMILIES, **_READABLE, **PICTURE_FAMILIES})
+    return look_up("family", name, {**FAMILIES, _READABLE.name: _READABLE, **PICTURE_FAMILIES})
 
 
 def build_denoiser(
@@ -221,16 +202,7 @@ def build_denoiser(
             cannot be met.
     """
     kind = get_family(family)
-    budgets: dict[Countable, int | None] = {"params": params, "flops": flops}
-    given = [(countable, amount) for countable, amount in budgets.items() if amount is not None]
-    if len(given) + (hidden is not None) != 1:
-        raise KanDiffusionError(
-            "give one size of a denoiser: params, flops or the hidden widths, not "
-            f"{'more than one' if given else 'none'}"
-        )
-    options = {**kind.settings, **(settings or {})}
-    if blocks:
-        options["blocks"] = tuple(blocks)
+    options = {**kind.settings, **(settings or {}), **({"blocks": tuple(blocks)} if blocks else {})}
     of_points = isinstance(data_dim, int)
     if kind.of_pictures == of_points:
         fitting = ", ".join(FAMILIES if of_points else PICTURE_FAMILIES)
@@ -238,17 +210,27 @@ def build_denoiser(
         raise KanDiffusionError(
             f"family '{kind.name}' is for {theirs}; choose one for {others}: {fitting}"
         )
-    shape = {"data_dim" if isinstance(data_dim, int) else "shape": data_dim}
+    given = {key: size for key, size in (("params", params), ("flops", flops)) if size is not None}
+    if len(given) + (hidden is not None) != 1:
+        raise KanDiffusionError(
+            "give one size of a denoiser: params, flops or the hidden widths, not "
+            f"{'more than one' if given else 'none'}"
+        )
+    layers = len(hidden) if hidden is not None else kind.depth if depth is None else depth
+    if not 1 <= layers <= MOST_LAYERS:
+        raise KanDiffusionError(
+            f"a denoiser has from 1 to {MOST_LAYERS} hidden layers, not {layers:,}"
+        )
 
     def make(widths: Sequence[int]) -> Denoiser:
-        if max(widths, default=0) > MOST_UNITS:
+        if max(widths) > MOST_UNITS:
             raise KanDiffusionError(
                 f"a hidden layer has at most {MOST_UNITS:,} units, and one of family "
                 f"'{kind.name}' would have {max(widths):,}; take a smaller size or more layers"
             )
         try:
             return kind.denoiser_class(
-                **shape,
+                **{"data_dim" if of_points else "shape": data_dim},
                 hidden=tuple(widths),
                 num_train_timesteps=num_train_timesteps,
                 num_classes=num_classes,
@@ -259,32 +241,17 @@ def build_denoiser(
 
     with torch.device("meta"):  # where parameters have shapes and no values
         if hidden is None:
-            ((countable, amount),) = given
+            ((countable, amount),) = given.items()
             count, unit = COUNTABLES[countable]
-            layers = kind.depth if depth is None else depth
-            if not 1 <= layers <= MOST_LAYERS:
-                raise KanDiffusionError(
-                    f"a fitted denoiser has from 1 to {MOST_LAYERS} hidden layers, not {layers:,}"
-                )
-            if amount > MOST_OPERATIONS:
-                raise KanDiffusionError(
-                    f"a denoiser's size is at most {MOST_OPERATIONS:,}{unit}, not {amount:,}"
-                )
             # As text, because a setting of 1 is not a setting of True, though 1 == True.
-            key = repr((
-                kind.name, kind.denoiser_class, shape, num_train_timesteps, num_classes,
-                sorted(options.items()), countable, layers, amount, at_most,
-            ))  # fmt: skip
+            of_task = data_dim, num_train_timesteps, num_classes
+            key = repr((kind, *of_task, options, countable, layers, amount, at_most))
             if key not in _FOUND:
                 name = f"family '{kind.name}'"
                 _FOUND[key] = widths_for_budget(
                     lambda widths: count(make(widths)), layers, amount, name, unit, at_most
                 )
             hidden = _FOUND[key]
-        if len(hidden) > MOST_LAYERS:
-            raise KanDiffusionError(
-                f"a denoiser has at most {MOST_LAYERS} hidden layers, not {len(hidden):,}"
-            )
         size = make(hidden).num_trainable
     if size > MOST_PARAMETERS:
         raise KanDiffusionError(

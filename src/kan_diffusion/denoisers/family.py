@@ -12,23 +12,20 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.points import PointDenoiser
 from kan_diffusion.errors import KanDiffusionError, require_known
 
-__all__ = ["Choice", "Family", "FamilyKind", "IntRange", "Range", "Setting", "Space"]
+__all__ = ["Choice", "Family", "IntRange", "Range", "Setting", "Space"]
 
 Setting = bool | int | float | str | None | Sequence[int] | Sequence[float]
 """A value in a denoiser's configuration, of a type that JSON can hold."""
 
-FamilyKind = Literal["kan", "mlp", "other"]
-"""Side of a comparison that a family is on, if any."""
-
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included.
+    """Numbers from ``low`` to ``high``, both included, spread evenly.
 
     Attributes:
         low: The smallest.
         high: The largest.
-        log: Whether numbers are spread evenly on a logarithmic scale.
+        log: Whether they are spread evenly on a logarithmic scale.
 
     Raises:
         KanDiffusionError: The range is empty or not finite, or has no logarithm.
@@ -48,15 +45,7 @@ class Range:
 
 @dataclass(frozen=True)
 class IntRange:
-    """Whole numbers from ``low`` to ``high``, both included.
-
-    Attributes:
-        low: The smallest.
-        high: The largest.
-
-    Raises:
-        KanDiffusionError: The range is empty.
-    """
+    """Whole numbers from ``low`` to ``high``, both included; it may not be empty."""
 
     low: int
     high: int
@@ -70,14 +59,7 @@ class IntRange:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few values.
-
-    Attributes:
-        values: The values, at least one.
-
-    Raises:
-        KanDiffusionError: There are no values.
-    """
+    """One of a few ``values``, at least one."""
 
     values: tuple[Setting, ...]
 
@@ -104,8 +86,6 @@ class Family:
         kind: ``"kan"`` and ``"mlp"`` are the two sides of a comparison, ``"other"`` is neither.
         title: Name in tables and figures; ``name`` when empty.
         space: Search space of tuning; empty for none.
-        compared: Whether ``FAMILIES`` or ``PICTURE_FAMILIES`` lists it; if not, it can only be
-            looked up by name.
 
     Raises:
         KanDiffusionError: The space has a key that is neither ``"learning_rate"``, ``"depth"`` nor
@@ -117,10 +97,9 @@ class Family:
     depth: int
     learning_rate: float
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    kind: FamilyKind = "other"
+    kind: Literal["kan", "mlp", "other"] = "other"
     title: str = ""
     space: Space = field(default_factory=dict)
-    compared: bool = True
 
     @property
     def of_pictures(self) -> bool:
@@ -128,13 +107,8 @@ class Family:
         return not issubclass(self.denoiser_class, PointDenoiser)
 
     def __post_init__(self) -> None:
-        if not self.title:
-            object.__setattr__(self, "title", self.name)
-        known = {
-            "learning_rate",
-            "depth",
-            "optimizer",
-            *inspect.signature(self.denoiser_class).parameters,
-        }
+        object.__setattr__(self, "title", self.title or self.name)
+        of_class = inspect.signature(self.denoiser_class).parameters
         for key in self.space:
-            require_known(f"setting in the space of family '{self.name}'", key, known)
+            what = f"setting in the space of family '{self.name}'"
+            require_known(what, key, {"learning_rate", "depth", "optimizer", *of_class})

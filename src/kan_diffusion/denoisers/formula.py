@@ -4,19 +4,25 @@ Each coordinate of the score is an expression in :math:`x_i`, :math:`\alpha`, :m
 constants :math:`c_k`. The predicted noise is :math:`-\sigma` times the score, and the process turns
 it into a prediction of its type. The constants are the denoiser's parameters, so a formula is
 trained, saved, sampled and judged like a network.
+
+A file with a formula must not be able to run code, and SymPy's own parser evaluates what it reads.
+So an expression is stored as a tree: a number, the name of a symbol, ``["constant", k]``, or
+``[function, argument, ...]`` with SymPy's name of the function, such as ``["Add", "x0", 2.0]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import math
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
-from kan_diffusion.denoisers.trees import Tree, check_tree, evaluate, fold, to_sympy, to_tree
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import Process
 
@@ -25,8 +31,37 @@ if TYPE_CHECKING:
 
 __all__ = ["FormulaDenoiser", "ModelMixin", "formula_denoiser"]
 
+T = TypeVar("T")
+
+Tree = str | float | Sequence[object]
+"""An expression as described above."""
+
+_OF_MANY: Mapping[str, Callable[..., Tensor]] = {
+    "Add": torch.add, "Mul": torch.mul, "Max": torch.maximum, "Min": torch.minimum,
+}  # fmt: skip
+_OF_FEW: Mapping[str, tuple[int, Callable[..., Tensor]]] = {"Pow": (2, torch.pow)} | {
+    name: (1, getattr(torch, name.lower()))
+    for name in (
+        "Abs", "acos", "asin", "atan", "cos", "cosh", "erf", "exp", "log", "sign", "sin", "sinh",
+        "tan", "tanh",
+    )
+}  # fmt: skip
+"""Functions that a formula may have, by SymPy's name; of some the number of arguments is fixed."""
+
+_DEEPEST = 150
+"""Largest number of levels of a tree, through which Python goes by recursion."""
+
 SMALLEST_SIGNAL = 1e-4
 """Smallest signal level that predictions of v and of clean points are divided by."""
+
+
+def _to_tree(expression: sympy.Expr, constants: Sequence[sympy.Symbol]) -> Tree:
+    if expression in constants:
+        return ["constant", constants.index(expression)]
+    if expression.args:
+        return [type(expression).__name__, *(_to_tree(part, constants) for part in expression.args)]
+    is_number = expression.is_number and expression.is_real and expression.is_finite
+    return float(expression) if is_number else str(expression)
 
 
 class FormulaDenoiser(PointDenoiser):
@@ -34,14 +69,16 @@ class FormulaDenoiser(PointDenoiser):
 
     Args:
         data_dim: Number d of coordinates.
-        score: A tree (:mod:`kan_diffusion.denoisers.trees`) for each coordinate of the score.
+        score: A tree for each coordinate of the score.
         process: Fields of the :class:`kan_diffusion.processes.Process`.
         num_constants: Number of constants.
 
     Raises:
-        KanDiffusionError: There is not one expression per coordinate, or an expression is not a
-            valid tree.
+        KanDiffusionError: There is not one expression per coordinate, or an expression has what a
+            formula cannot have.
     """
+
+    levels: Tensor
 
     @register_to_config
     def __init__(
@@ -58,39 +95,52 @@ class FormulaDenoiser(PointDenoiser):
                 f"a formula needs one expression for each of {data_dim} coordinates, not "
                 f"{len(score)}"
             )
-        known = {f"x{i}" for i in range(data_dim)} | {"alpha", "sigma"}
-        for tree in score:
-            check_tree(tree, known, num_constants)
         self.process = Process.model_validate(dict(process))
         self.constants = nn.Parameter(torch.zeros(num_constants))
         with torch.device("cpu"):  # even if the formula is built on the meta device
             alpha, sigma = self.process.levels()
-        self.register_buffer("alphas", alpha.clamp(min=SMALLEST_SIGNAL), persistent=False)
-        self.register_buffer("sigmas", sigma, persistent=False)
+        levels = torch.stack([alpha.clamp(min=SMALLEST_SIGNAL), sigma])
+        self.register_buffer("levels", levels, persistent=False)
 
-    alphas: Tensor
-    sigmas: Tensor
+        def operations(name: str, parts: list[int]) -> int:
+            return sum(parts) + (len(parts) - 1 if name in ("Add", "Mul") else 4)
+
+        self._flops = sum(self._fold(lambda _: 0, lambda _: 0, lambda _: 0, operations))
 
     @property
     def flops(self) -> int:
         """Number of operations of the expressions; a function or a power counts four."""
+        return self._flops
 
-        def operation(name: str, parts: list[int]) -> int:
-            return sum(parts) + (len(parts) - 1 if name in ("add", "mul") else 4)
+    def _fold(
+        self,
+        number: Callable[[float], T],
+        symbol: Callable[[str], T],
+        constant: Callable[[int], T],
+        operation: Callable[[str, list[T]], T],
+    ) -> list[T]:
+        """Computes a value of each expression, from those of its leaves upwards."""
+        symbols = {*(f"x{i}" for i in range(self.data_dim)), "alpha", "sigma"}
 
-        return sum(fold(tree, lambda *_: 0, operation) for tree in self.config.score)
+        def value(tree: object, levels: int = _DEEPEST) -> T:
+            match tree:
+                case int() | float() if -math.inf < tree < math.inf:
+                    return number(tree)
+                case str() if tree in symbols:
+                    return symbol(tree)
+                case ["constant", int() as index] if 0 <= index < len(self.constants):
+                    return constant(index)
+                case [str() as name, _, *_] if levels and (
+                    name in _OF_MANY or (name in _OF_FEW and len(tree) == 1 + _OF_FEW[name][0])
+                ):
+                    return operation(name, [value(part, levels - 1) for part in tree[1:]])
+            raise KanDiffusionError(
+                f"a formula cannot have {reprlib.repr(tree)[:80]}; it can have finite numbers, "
+                f"{', '.join(sorted(symbols))}, {len(self.constants)} constants, and at most "
+                f"{_DEEPEST} levels of {', '.join((*_OF_MANY, *_OF_FEW))}"
+            )
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Does nothing: a formula always starts from the constants that it was made with."""
-
-    def _levels(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        last = self.process.num_timesteps - 1
-        place = steps.double().clamp(0, last)
-        low = place.floor().long()
-        share = place - low
-        high = (low + 1).clamp(max=last)
-        alpha = torch.lerp(self.alphas.double()[low], self.alphas.double()[high], share)
-        return alpha, torch.lerp(self.sigmas.double()[low], self.sigmas.double()[high], share)
+        return [value(tree) for tree in self.config.score]
 
     def score(self, points: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Evaluates the score in double precision.
@@ -103,31 +153,42 @@ class FormulaDenoiser(PointDenoiser):
         Returns:
             The score with shape (n, d), float64.
         """
-        symbols = {f"x{i}": points[:, i].double() for i in range(self.data_dim)}
+        symbols = {f"x{i}": x for i, x in enumerate(points.double().unbind(1))}
         symbols |= {"alpha": alpha.double(), "sigma": sigma.double()}
         constants = self.constants.double()
-        parts = [evaluate(tree, symbols, constants) for tree in self.config.score]
-        return torch.stack([part.expand(len(points)) for part in parts], dim=-1)
+
+        def operation(name: str, parts: list[Tensor]) -> Tensor:
+            if name in _OF_MANY:
+                return reduce(_OF_MANY[name], parts)
+            return _OF_FEW[name][1](*parts)
+
+        found = self._fold(
+            constants.new_tensor, symbols.__getitem__, constants.__getitem__, operation
+        )
+        return torch.stack([part.expand(len(points)) for part in found], dim=-1)
 
     def _predict(self, points: Tensor, steps: Tensor, given: Tensor | None) -> Tensor:
-        alpha, sigma = self._levels(steps)
+        levels = self.levels.double()
+        last = levels.shape[1] - 1
+        place = steps.double().clamp(0, last)
+        low = place.floor().long()
+        high = (low + 1).clamp(max=last)
+        alpha, sigma = torch.lerp(levels[:, low], levels[:, high], place - low)
         noise = -sigma.unsqueeze(-1) * self.score(points, alpha, sigma)
         a, b = self.process.noise_coefficients(alpha.unsqueeze(-1), sigma.unsqueeze(-1))
         return ((noise - b * points.double()) / a).to(points.dtype)
 
-    def expressions(self, digits: int | None = None) -> list[sympy.Expr]:
-        """Writes the coordinates of the score as SymPy expressions.
-
-        Args:
-            digits: Significant digits of the constants; all of them when None.
-        """
+    def expressions(self) -> list[sympy.Expr]:
+        """Writes the coordinates of the score as SymPy expressions, with all digits."""
         import sympy
 
-        values = [
-            sympy.Float(value) if digits is None else sympy.Float(f"{value:.{digits}g}", digits)
-            for value in self.constants.tolist()
-        ]
-        return [to_sympy(tree, values) for tree in self.config.score]
+        constants = self.constants.tolist()
+        return self._fold(
+            lambda number: (sympy.Integer if number == int(number) else sympy.Float)(number),
+            lambda name: sympy.Symbol(name, real=True),
+            lambda index: sympy.Float(constants[index]),
+            lambda name, parts: getattr(sympy, name)(*parts),
+        )
 
 
 def formula_denoiser(
@@ -145,20 +206,11 @@ def formula_denoiser(
     Raises:
         KanDiffusionError: The formula has an unsupported function or number, or an unknown symbol.
     """
-    known = {f"x{i}" for i in range(len(score))} | {"alpha", "sigma"}
-    for expression in score:
-        for symbol in expression.free_symbols:
-            if symbol not in constants and symbol.name not in known:
-                raise KanDiffusionError(
-                    f"the formula has the symbol '{symbol}', which is neither a constant nor one "
-                    f"of {', '.join(sorted(known))}"
-                )
-    names = list(constants)
     made = FormulaDenoiser(
         data_dim=len(score),
-        score=[to_tree(expression, names) for expression in score],
+        score=[_to_tree(expression, list(constants)) for expression in score],
         process=process.model_dump(mode="json"),
-        num_constants=len(names),
+        num_constants=len(constants),
     )
     with torch.no_grad():
         made.constants.copy_(torch.tensor(list(constants.values()), dtype=torch.float64))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     import sympy
 
 __all__ = ["LIBRARY", "LINEAR", "EdgeFunction", "Library", "get_functions"]
-
-Parity = Literal["odd", "even"] | None
 
 _SMALL = 1e-6
 """Smallest argument of functions that are defined above 0; smaller ones are clamped to it."""
@@ -51,7 +50,7 @@ class EdgeFunction:
     values: Callable[[Tensor], Tensor]
     expression: Callable[[sympy.Expr], sympy.Expr]
     complexity: int
-    parity: Parity = None
+    parity: Literal["odd", "even"] | None = None
     shiftless: bool = False
     scaleless: bool = False
 
@@ -62,25 +61,14 @@ LINEAR = "linear"
 """Name of the edge that is a straight line."""
 
 
-class _LazySympy:
-    """SymPy, which takes a while to import, imported when a function of it is needed."""
+def _sympy(name: str, *parts: sympy.Expr) -> sympy.Expr:
+    import sympy  # which takes a while
 
-    def __getattr__(self, name: str) -> Callable[..., sympy.Expr]:
-        import sympy
-
-        function: Callable[..., sympy.Expr] = getattr(sympy, name)
-        return function
+    return getattr(sympy, name)(*parts)
 
 
-_sympy = _LazySympy()
-
-
-def _held(z: Tensor) -> Tensor:
-    return z.clamp(min=_SMALL)
-
-
-def _held_at(z: sympy.Expr) -> sympy.Expr:
-    return _sympy.Max(z, _SMALL)
+def _held(name: str, z: sympy.Expr) -> sympy.Expr:
+    return _sympy(name, _sympy("Max", z, _SMALL))
 
 
 LIBRARY: Library = {
@@ -88,19 +76,19 @@ LIBRARY: Library = {
     for function in (
         EdgeFunction(LINEAR, lambda z: z, lambda z: z, 1, "odd", True, True),
         EdgeFunction("square", lambda z: z**2, lambda z: z**2, 2, "even", scaleless=True),
-        EdgeFunction("abs", torch.abs, lambda z: _sympy.Abs(z), 2, "even", scaleless=True),
+        EdgeFunction("abs", torch.abs, partial(_sympy, "Abs"), 2, "even", scaleless=True),
         EdgeFunction("cube", lambda z: z**3, lambda z: z**3, 3, "odd", scaleless=True),
-        EdgeFunction("tanh", torch.tanh, lambda z: _sympy.tanh(z), 3, "odd"),
-        EdgeFunction("sin", torch.sin, lambda z: _sympy.sin(z), 3, "odd"),
-        EdgeFunction("exp", torch.exp, lambda z: _sympy.exp(z), 3, None, True),
+        EdgeFunction("tanh", torch.tanh, partial(_sympy, "tanh"), 3, "odd"),
+        EdgeFunction("sin", torch.sin, partial(_sympy, "sin"), 3, "odd"),
+        EdgeFunction("exp", torch.exp, partial(_sympy, "exp"), 3, shiftless=True),
         EdgeFunction(
-            "gaussian", lambda z: torch.exp(-(z**2)), lambda z: _sympy.exp(-(z**2)), 3, "even"
+            "gaussian", lambda z: torch.exp(-(z**2)), lambda z: _sympy("exp", -(z**2)), 3, "even"
         ),
         EdgeFunction("rational", lambda z: 1 / (1 + z**2), lambda z: 1 / (1 + z**2), 3, "even"),
         # After tanh: sigmoid is an affine function of it, and the first of two equals is taken.
-        EdgeFunction("sigmoid", torch.sigmoid, lambda z: 1 / (1 + _sympy.exp(-z)), 3),
-        EdgeFunction("log", lambda z: _held(z).log(), lambda z: _sympy.log(_held_at(z)), 4),
-        EdgeFunction("sqrt", lambda z: _held(z).sqrt(), lambda z: _sympy.sqrt(_held_at(z)), 4),
+        EdgeFunction("sigmoid", torch.sigmoid, lambda z: 1 / (1 + _sympy("exp", -z)), 3),
+        EdgeFunction("log", lambda z: z.clamp(min=_SMALL).log(), partial(_held, "log"), 4),
+        EdgeFunction("sqrt", lambda z: z.clamp(min=_SMALL).sqrt(), partial(_held, "sqrt"), 4),
         EdgeFunction("power4", lambda z: z**4, lambda z: z**4, 4, "even", scaleless=True),
     )
 }
@@ -113,9 +101,6 @@ def get_functions(names: Iterable[str], *, importing: bool = False) -> Library:
     Args:
         names: Names of ``LIBRARY``, or ``"package.module:NAME"`` for a user's functions.
         importing: Whether to import their modules; if not, they must be imported already.
-
-    Returns:
-        The functions by name.
 
     Raises:
         KanDiffusionError: There is no such function, or its module is not imported.

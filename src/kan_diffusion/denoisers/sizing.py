@@ -9,59 +9,42 @@ from __future__ import annotations
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Literal
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import BudgetError, KanDiffusionError
 
-__all__ = ["BUDGET_TOLERANCE", "COUNTABLES", "Countable", "widths_for_budget"]
+__all__ = ["BUDGET_TOLERANCE", "COUNTABLES", "widths_for_budget"]
 
 BUDGET_TOLERANCE = 0.02
 """Largest distance of a fitted denoiser from its budget, as a fraction of the budget."""
 
-Countable = Literal["params", "flops"]
-"""Quantities a budget can be counted in."""
-
 _LOPSIDED = 6
 """Most units by which one layer is held narrower when nearly equal widths miss the budget."""
 
-COUNTABLES: Mapping[Countable, tuple[Callable[[Denoiser], int], str]] = {
+COUNTABLES: Mapping[str, tuple[Callable[[Denoiser], int], str]] = {
     "params": (lambda denoiser: denoiser.num_trainable, ""),
     "flops": (lambda denoiser: denoiser.flops, " FLOPs"),
 }
-"""For each quantity, the function that counts it and its unit in errors."""
+"""For each quantity of a budget, the function that counts it and its unit in errors."""
 
 
-def _widened(
-    miss: Callable[[tuple[int, ...]], float],
-    fits: Callable[[tuple[int, ...]], bool],
-    start: tuple[int, ...],
-    fixed: int | None = None,
-) -> tuple[int, ...]:
-    """Widens one layer at a time, the narrowest that still fits first; returns the nearest seen.
-
-    The layer ``fixed``, if any, keeps its width.
-    """
-    widths = best = start
-    grown = True
+def _tried(
+    fits: Callable[[tuple[int, ...]], bool], start: tuple[int, ...], fixed: int | None = None
+) -> Iterator[tuple[int, ...]]:
+    """Widens one layer at a time, but ``fixed``, the narrowest that fits first; gives all tries."""
+    yield start
+    free = [layer for layer in range(len(start)) if layer != fixed]
+    widths, grown = start, True
     while grown:
         grown = False
-        for layer in sorted(range(len(start)), key=lambda index: widths[index]):
-            if layer == fixed:
-                continue
+        for layer in sorted(free, key=widths.__getitem__):
             wider = tuple(width + (index == layer) for index, width in enumerate(widths))
-            if miss(wider) < miss(best):
-                best = wider
-            if fits(wider):
-                widths, grown = wider, True
+            yield wider
+            if grown := fits(wider):
+                widths = wider
                 break
-    return best
-
-
-def _layers(depth: int) -> str:
-    return f"{depth} hidden layer{'s' if depth != 1 else ''}"
 
 
 def widths_for_budget(
@@ -104,12 +87,13 @@ def widths_for_budget(
             return math.inf
         return abs(counted(widths) - budget) / budget
 
+    layers = f"{depth} hidden layer{'s' if depth != 1 else ''}"
     ones = (1,) * depth
     smallest = counted(ones)
     if smallest > budget:
         raise BudgetError(
-            f"a budget of {budget:,}{unit} is too small for the {name} with {_layers(depth)}: its "
-            f"smallest has {smallest:,}; raise the budget or make it shallower"
+            f"a budget of {budget:,}{unit} is too small for the {name} with {layers}: its smallest "
+            f"has {smallest:,}; raise the budget or make it shallower"
         )
     for layer in range(depth):
         if counted((*ones[:layer], 2, *ones[layer + 1 :])) <= smallest:
@@ -121,7 +105,7 @@ def widths_for_budget(
     while fits((high,) * depth):
         high *= 2
     low = bisect(range(1, high), budget, key=lambda width: counted((width,) * depth))
-    best = _widened(miss, fits, (low,) * depth)
+    best = min(_tried(fits, (low,) * depth), key=miss)
     # Steps of one unit are coarse in a KAN: hold one layer narrower, as little as will do, and
     # widen the others.
     for width in range(low - 1, max(0, low - 1 - _LOPSIDED), -1):
@@ -129,12 +113,10 @@ def widths_for_budget(
             break
         for layer in range(depth):
             start = tuple(width if index == layer else low for index in range(depth))
-            candidate = _widened(miss, fits, start, fixed=layer)
-            if miss(candidate) < miss(best):
-                best = candidate
+            best = min(best, *_tried(fits, start, fixed=layer), key=miss)
     if miss(best) > BUDGET_TOLERANCE and not at_most:
         raise KanDiffusionError(
-            f"no {name} with {_layers(depth)} comes within {BUDGET_TOLERANCE:.0%} of a budget of "
+            f"no {name} with {layers} comes within {BUDGET_TOLERANCE:.0%} of a budget of "
             f"{budget:,}{unit}: the nearest has {counted(best):,}; try a budget of "
             f"{counted(best):,} or another depth"
         )

@@ -172,15 +172,14 @@ def _edge(layer: ReadableLayer, edge: Edge, source: Combination, name: str) -> C
     if edge.kind == CURVE:
 
         def curve(z: Array) -> Array:
-            assert layer.curves is not None
-            x = torch.from_numpy(z).to(layer.curves.weight.dtype)
-            values = layer.curves.edge_curve(edge.input, edge.output, x)
+            x = torch.from_numpy(z).to(layer.weight.dtype)
+            values = layer.edge_curve(edge.input, edge.output, x)
             return np.asarray(values.double().numpy())
 
         return _one(Atom(name=name, inner=source, curve=curve), 1.0)
-    given = source.times(layer.slope_of(edge))
-    applied = layer.function_of(edge)
-    return given if applied is None else given.plus(_apply(source, *applied))
+    function, a, b, c, slope = layer.formula_of(edge)
+    given = source.times(slope)
+    return given if function is None else given.plus(_apply(source, function, a, b, c))
 
 
 @torch.no_grad()
@@ -201,23 +200,20 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
             shift = np.pi / 2 if feature.wave == "cos" else 0.0
             unit = _apply(unit, LIBRARY["sin"], np.pi * feature.frequency, shift, 1.0)
         state.append(unit)
-    scales, shifts, of_inputs = denoiser.modulations(steps)
-    if of_inputs is not None:
-        factors = of_inputs.double().numpy().T
-        state = [unit.times(factor) for unit, factor in zip(state, factors, strict=True)]
+    code = denoiser.time_code(steps, denoiser.dtype)
+    of_inputs = denoiser.input_factors(code).double().numpy().T
+    state = [unit.times(factor) for unit, factor in zip(state, of_inputs, strict=True)]
     names = denoiser.edge_names()
-    for number, layer in enumerate(denoiser.layers):
+    for layer in denoiser.layers:
         units = [Combination(np.full(levels, float(bias))) for bias in layer.bias]
         for edge in layer.edges:
             given = _edge(layer, edge, state[edge.input], " to ".join(names[edge.place]))
             units[edge.output] = units[edge.output].plus(given)
-        if number < len(scales):
-            factors, moves = (part[number].double().numpy().T for part in (scales, shifts))
-            units = [
-                unit.times(factor).plus(Combination(move))
-                for unit, factor, move in zip(units, factors, moves, strict=True)
-            ]
-        state = units
+        factors, moves = (part.double().numpy().T for part in layer.modulations(code))
+        state = [
+            unit.times(factor).plus(Combination(move))
+            for unit, factor, move in zip(units, factors, moves, strict=True)
+        ]
     return state
 
 

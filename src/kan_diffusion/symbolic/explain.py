@@ -387,7 +387,7 @@ class StageJudge:
         standing = Standing(
             name,
             edges=len(denoiser.edges) if is_network else None,
-            constants=denoiser.num_constants if is_network else denoiser.num_trainable,
+            constants=denoiser.num_trainable,
             loss=numbers["heldout_loss"],
             floor=numbers.get("floor"),
             excess=numbers.get("excess"),

@@ -333,9 +333,9 @@ def find_formulas(
     reports = []
     for edge in current.edges:
         complexity = 0 if edge.kind == CURVE else 1
-        applied = current.layers[edge.layer].function_of(edge)
-        if applied is not None:
-            complexity = applied.function.complexity + int(edge.has_slope)
+        function, *_ = current.layers[edge.layer].formula_of(edge)
+        if function is not None:
+            complexity = function.complexity + int(edge.has_slope)
         note = notes.get(edge.place, _Note())
         about = (*names[edge.place], edge.kind, edge.has_slope)
         reports.append(EdgeReport(*about, *note, complexity))

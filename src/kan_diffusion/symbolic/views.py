@@ -177,14 +177,14 @@ def _signed(value: float) -> str:
 
 def _edge_text(layer: ReadableLayer, edge: Edge) -> str:
     """Writes the function of an edge; nothing for a curve."""
-    slope, applied = layer.slope_of(edge), layer.function_of(edge)
+    function, a, b, c, slope = layer.formula_of(edge)
     has_slope = edge.has_slope or edge.kind == LINEAR
-    if applied is None:
+    if function is None:
         return f"{_number(slope)} x" if has_slope else ""
-    inside = f"{_number(applied.a)} x"
-    if abs(applied.b) >= 5e-4:
-        inside += f" {_signed(applied.b)}"
-    text = f"{_number(applied.c)} {applied.function.name}({inside})"
+    inside = f"{_number(a)} x"
+    if abs(b) >= 5e-4:
+        inside += f" {_signed(b)}"
+    text = f"{_number(c)} {function.name}({inside})"
     return f"{text} {_signed(slope)} x" if has_slope else text
 
 

@@ -200,17 +200,14 @@ def spline(x, origin, step, pieces, with_base):
 
 def _pieces(layer: ReadableLayer, edge: Edge) -> tuple[float, float, list[list[float]], float]:
     """Computes origin, step, the polynomial of each interval and the weight of the base."""
-    curves = layer.curves
-    assert curves is not None
-    basis = curves.basis
+    basis = layer.basis
     if not isinstance(basis, BSpline) or basis.extrapolation not in ("linear", "clamp"):
         raise KanDiffusionError(
             "a program can be written for curves that are B-splines, straight or constant outside "
             f"their grid, not for basis '{basis.name}'"
         )
-    packed = curves.weight.view(curves.out_features, curves.in_features, -1)
-    coefficients, base = packed[edge.output, edge.input].detach().double(), 0.0
-    if curves.base_activation is not None:
+    coefficients, base = layer.edge_weights()[edge.output, edge.input].detach().double(), 0.0
+    if layer.base_activation is not None:
         base, coefficients = float(coefficients[0]), coefficients[1:]
     origin, step = float(basis.grid_origin[edge.input]), float(basis.grid_step[edge.input])
     pieces = coefficients.unfold(0, basis.order + 1, 1) @ basis.pieces(torch.float64)
@@ -222,13 +219,12 @@ def _edge_code(layer: ReadableLayer, edge: Edge, source: str) -> str:
     if edge.kind == CURVE:
         origin, step, pieces, base = _pieces(layer, edge)
         return f"spline({source}, {origin!r}, {step!r}, {pieces!r}, {base!r})"
-    linear = f"{layer.slope_of(edge)!r} * {source}"
-    applied = layer.function_of(edge)
-    if applied is None:
+    function, a, b, c, slope = layer.formula_of(edge)
+    linear = f"{slope!r} * {source}"
+    if function is None:
         return linear
     import sympy
 
-    function, a, b, c = applied
     value = _code(function.expression(sympy.Symbol("z", real=True)))
     inside = f"({a!r} * {source} + {b!r})"
     made = f"{c!r} * ({re.sub(r'(?<![A-Za-z_.])z(?![A-Za-z_])', inside, value)})"
@@ -249,34 +245,35 @@ def network_program(denoiser: ReadableDenoiser, title: str) -> str:
     """
     config = denoiser.config
     lines = [f"tau = (np.asarray(t, dtype=float) + 1) / {config.num_train_timesteps}"]
-    modulation = denoiser.modulation
-    total = sum(config.hidden)
-    if modulation is not None:
+    if config.modulated:
         time = ", ".join(_feature_code(feature) for feature in denoiser.time_inputs())
-        lines.append(f"weight = np.array({modulation.weight.double().tolist()!r})")
-        lines.append(f"shift = np.array({modulation.bias.double().tolist()!r})")
-        lines.append(f"m = np.stack([{time}], axis=-1) @ weight.T + shift")
+        lines.append(f"code = np.stack([{time}, np.ones_like(tau)], axis=-1)")
+    scaled = len(denoiser.input_scale) > 0
+    if scaled:
+        lines.append(f"factor = 1 + code @ np.array({denoiser.input_scale.double().tolist()!r})")
     for index, feature in enumerate(denoiser.input_features()):
-        factor = f" * (1 + m[..., {2 * total + index}])" if config.scaled_inputs else ""
+        factor = f" * factor[..., {index}]" if scaled else ""
         lines.append(f"u0_{index} = {_feature_code(feature)}{factor}")
-    unit = 0
     for number, layer in enumerate(denoiser.layers):
+        modulated = len(layer.modulation) > 0
+        if modulated:
+            scale, shift = (part.tolist() for part in layer.modulation.double().unbind(1))
+            lines.append(f"factor = 1 + code @ np.array({scale!r})")
+            lines.append(f"shift = code @ np.array({shift!r})")
         for output in range(layer.out_features):
             edges = [edge for edge in layer.edges if edge.output == output]
             parts = [_edge_code(layer, edge, f"u{number}_{edge.input}") for edge in edges]
             value = " + ".join([repr(float(layer.bias[output])), *parts])
-            if modulation is not None and number < len(config.hidden):
-                value = f"(1 + m[..., {unit}]) * ({value}) + m[..., {total + unit}]"
-                unit += 1
+            if modulated:
+                value = f"factor[..., {output}] * ({value}) + shift[..., {output}]"
             lines.append(f"u{number + 1}_{output} = {value}")
     last = len(denoiser.layers)
     outputs = ", ".join(f"u{last}_{i}" for i in range(denoiser.data_dim))
     lines.append(f"return np.stack(np.broadcast_arrays({outputs}), axis=-1)")
     helpers = ""
-    for layer in denoiser.layers:
-        if layer.curves is not None:
-            straight = float(layer.curves.basis.extrapolation == "linear")
-            helpers = f"\nLINEAR = {straight!r}\n\n" + _HELPERS
+    if any(edge.kind == CURVE for edge in denoiser.edges):
+        straight = float(denoiser.layers[0].basis.extrapolation == "linear")
+        helpers = f"\nLINEAR = {straight!r}\n\n" + _HELPERS
     body = textwrap.indent("\n".join(lines), "    ")
     return f'''"""{_one_line(title)}: a network with formulas, and its prediction.
 
