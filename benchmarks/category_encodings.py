@@ -9,7 +9,7 @@ columns of text or of few values are declared to be categories:
 * level by frequency: one coordinate, the rank by frequency spread over its step and mapped to
   N(0, 1);
 * level by association: the same, in an order that puts categories next to each other that occur
-  with the same other cells (``kan_diffusion.data.seriation``). The codec uses this encoding.
+  with the same other cells (``kan_diffusion.tables.seriation``). The codec uses this encoding.
 
 The encodings are judged by C2ST (accuracy of gradient boosting that tells drawn rows from real
 ones, five folds; 0.5 is perfect) and by the contingency similarity of pairs of categories (1 minus
@@ -33,9 +33,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import cross_val_score
 
 from kan_diffusion import DiffusionEstimator
-from kan_diffusion.data.columns import Column
-from kan_diffusion.data.seriation import arranged
-from kan_diffusion.data.transforms import Codebook, encoding
+from kan_diffusion.tables.columns import Column
+from kan_diffusion.tables.seriation import arranged
+from kan_diffusion.tables.transforms import Codebook, encoding
 from kan_diffusion.files import write_json
 
 MOST_CATEGORIES = 30
@@ -148,8 +148,8 @@ def run(
     real = frame.sample(n=min(MOST_ROWS, len(frame)), random_state=seed, ignore_index=True)
     encode, order = ENCODINGS[name]
     with (
-        patch("kan_diffusion.data.columns.encoding", encode),
-        patch("kan_diffusion.data.codec.arranged", order),
+        patch("kan_diffusion.tables.columns.encoding", encode),
+        patch("kan_diffusion.tables.codec.arranged", order),
     ):
         model = DiffusionEstimator(
             params=params,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from kan_diffusion import DiffusionEstimator, table_scores
 from kan_diffusion.files import whole_file
-from kan_diffusion.report.charts.columns import column_figure
+from kan_diffusion.tables.charts import column_figure
 
 ACROSS = 3
 

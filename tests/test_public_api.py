@@ -59,7 +59,7 @@ def test_imports_load_nothing_heavy():
     code = """
 import sys, kan_diffusion, kan_diffusion.cli
 print(*{"torch", "numpy", "pandas", "diffusers", "sklearn", "pydantic"} & set(sys.modules))
-import kan_diffusion.estimator
+import kan_diffusion.tables.estimator
 print(*{"torch", "diffusers", "accelerate", "pydantic", "numba", "matplotlib"} & set(sys.modules))
 """
     loaded = subprocess.run(

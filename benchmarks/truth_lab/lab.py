@@ -49,15 +49,15 @@ from kan_diffusion.study.executors.base import use_one_thread
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.trial import run_trial
-from kan_diffusion.symbolic.explain import (
+from kan_diffusion.formulas.explain import (
     ExplainOptions,
     Explanation,
     PhaseProgress,
     explain_run,
     influences,
 )
-from kan_diffusion.symbolic.match import SearchOptions
-from kan_diffusion.symbolic.views import default_levels
+from kan_diffusion.formulas.match import SearchOptions
+from kan_diffusion.formulas.views import default_levels
 from truth_lab.truth import Recovered, recovered_constants
 
 __all__ = [

@@ -12,7 +12,7 @@ from kan_diffusion import (
     get_process,
     read_vae,
 )
-from kan_diffusion.text import read_text_encoder
+from kan_diffusion.pictures.prompts import read_text_encoder
 from picture_networks import autoencoder, save_clip
 
 FLOW = get_process("flow")

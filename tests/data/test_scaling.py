@@ -5,7 +5,7 @@ import torch
 
 from helpers import randn, refused
 from kan_diffusion.data import Standardizer
-from kan_diffusion.data.codec import TableCodec
+from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.errors import DataError
 
 

@@ -6,7 +6,7 @@ import torch
 
 from helpers import randn, refused, seeded
 from kan_diffusion.data import GaussianMixture, make_toy
-from kan_diffusion.data.shapes import draw_scenes, scene_samples
+from kan_diffusion.pictures.scenes import draw_scenes, scene_samples
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
 

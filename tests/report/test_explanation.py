@@ -10,7 +10,7 @@ from kan_diffusion.report.explanation import write_explanation
 from kan_diffusion.report.explanation.data import page_data
 from kan_diffusion.report.explanation.diagram import make_layout
 from kan_diffusion.report.explanation.looks import fading
-from kan_diffusion.symbolic.explain import LevelFormula
+from kan_diffusion.formulas.explain import LevelFormula
 from made_explanation import LEVELS, make_explanation, make_score, make_view
 
 

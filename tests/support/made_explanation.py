@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from kan_diffusion.symbolic.explain import Explanation, Standing
-from kan_diffusion.symbolic.match import EdgeReport
-from kan_diffusion.symbolic.views import EdgeCurve, EdgeView, LevelView, NetworkView, ScoreView
+from kan_diffusion.formulas.explain import Explanation, Standing
+from kan_diffusion.formulas.match import EdgeReport
+from kan_diffusion.formulas.views import EdgeCurve, EdgeView, LevelView, NetworkView, ScoreView
 
 LEVELS = (LevelView(50, 0.995, 0.1), LevelView(500, 0.866, 0.5), LevelView(990, 0.199, 0.98))
 _KINDS = (("curve", ""), ("linear", "−0.5 x"), ("tanh", "2 tanh(1.1 x + 0.2)"))

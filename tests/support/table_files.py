@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import refused
-from kan_diffusion.data.tables import read_frame
+from kan_diffusion.tables.files import read_frame
 from kan_diffusion.errors import DataError
 
 

@@ -10,7 +10,7 @@ for name in (
     "kan_diffusion.cli.app",
     "kan_diffusion.report.study",
     "kan_diffusion.report.explanation",
-    "kan_diffusion.symbolic.explain",
+    "kan_diffusion.formulas.explain",
     "kan_diffusion.study.tuning",
     "diffusers.pipelines.pipeline_utils",
     "sklearn.ensemble",

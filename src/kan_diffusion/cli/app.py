@@ -65,11 +65,11 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from kan_diffusion.data.columns import Kind
+    from kan_diffusion.tables.columns import Kind
     from kan_diffusion.data.datasets import Dataset
-    from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+    from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.study.config import StudyConfig, TrialConfig
-    from kan_diffusion.table_pipeline import TableDiffusionPipeline
+    from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
 __all__ = ["app", "main"]
 
@@ -447,7 +447,7 @@ def train(
 
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
-    from kan_diffusion.data.codec import TableCodec
+    from kan_diffusion.tables.codec import TableCodec
     from kan_diffusion.data.datasets import FileData, PictureData, load_dataset
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_columns, show_training
@@ -519,7 +519,7 @@ def train(
 
 def _in_short(dataset: Dataset) -> str:
     """Describes a data set of pictures, and what was done to them."""
-    from kan_diffusion.data.pictures import PictureCodec
+    from kan_diffusion.pictures.codec import PictureCodec
 
     assert isinstance(dataset.codec, PictureCodec)
     assert dataset.heldout is not None
@@ -634,16 +634,16 @@ def sample(
     """Draw rows from a trained run, in the data's own units, under conditions; or pictures."""
     import pandas as pd
 
-    from kan_diffusion.data.conditions import conditions_from_texts
-    from kan_diffusion.data.tables import write_frame
+    from kan_diffusion.tables.conditions import conditions_from_texts
+    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.diffusion.sampling import make_scheduler
-    from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+    from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.report.motion import mover_of_run
-    from kan_diffusion.report.pictures import write_pictures
-    from kan_diffusion.table_pipeline import TableDiffusionPipeline
+    from kan_diffusion.pictures.panels import write_pictures
+    from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
     if animate is not None:
         if where or like is not None or out is not None:
@@ -749,7 +749,7 @@ def _animate(
 ) -> None:
     """Writes the reverse processes of runs side by side."""
     from kan_diffusion.devices import resolve_device
-    from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+    from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.motion import (
         mover_of_run,
@@ -817,7 +817,7 @@ def _draw_pictures(
 ) -> list[tuple[str, list[Image.Image]]]:
     """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
     if prompts and pipeline.tokenizer is not None:
-        from kan_diffusion.text import unknown_words
+        from kan_diffusion.pictures.prompts import unknown_words
 
         for sentence in unknown_words(pipeline.tokenizer, prompts):
             _warn(sentence)
@@ -861,11 +861,11 @@ def impute(
     """Fill the gaps of rows with what a trained run thinks likely; all other cells stay."""
     import pandas as pd
 
-    from kan_diffusion.data.tables import write_frame
+    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.study.measure import load_point_run
-    from kan_diffusion.table_pipeline import TableDiffusionPipeline
+    from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
     _require_place(out, overwrite)
     _without_bars()
@@ -910,7 +910,7 @@ def _require_classes(guidance: float | None, classes: Sequence[str | int]) -> No
 
 def _require_place(out: Path, overwrite: bool) -> None:
     """Checks before any work that a table can be written there."""
-    from kan_diffusion.data.tables import require_writable_ending
+    from kan_diffusion.tables.files import require_writable_ending
 
     require_writable_ending(out)
     _require_free(out, overwrite)
@@ -924,7 +924,7 @@ def _require_free(path: Path, overwrite: bool, asked: str = "--out") -> None:
 
 def _rows(path: Path, pipeline: TableDiffusionPipeline) -> pd.DataFrame:
     """Reads the rows of a file; columns without names get those of the model's table."""
-    from kan_diffusion.data.tables import read_frame
+    from kan_diffusion.tables.files import read_frame
 
     known = [str(column.name) for column in pipeline.codec.columns]
     return read_frame(path).named_like(known).frame
@@ -934,7 +934,7 @@ def _kinds(text: str | None) -> dict[str, Kind]:
     """Parses kinds of columns such as ``age=integer``; names with commas are quoted."""
     from typing import cast
 
-    from kan_diffusion.data.columns import KINDS
+    from kan_diffusion.tables.columns import KINDS
 
     kinds: dict[str, Kind] = {}
     for part in next(csv.reader([text or ""], skipinitialspace=True)):
@@ -968,9 +968,9 @@ def evaluate(
     """Judge a trained run: loss and sample metrics; of a table also its rows, on a page."""
     from kan_diffusion.cli.console import show_scores, show_table_scores
     from kan_diffusion.cli.progress import show_phases
-    from kan_diffusion.report.synthetic import write_table_page
+    from kan_diffusion.tables.page import write_table_page
     from kan_diffusion.study.measure import evaluate_run
-    from kan_diffusion.study.synthetic import judge_run
+    from kan_diffusion.tables.judging import judge_run
 
     _without_bars()
     row, used, warning = evaluate_run(run, data, verify=not unverified)
@@ -1052,8 +1052,8 @@ def explain(
     from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
     from kan_diffusion.report.explanation import write_explanation
-    from kan_diffusion.symbolic.explain import ExplainOptions, explain_run, explainable_trials
-    from kan_diffusion.symbolic.match import SearchOptions
+    from kan_diffusion.formulas.explain import ExplainOptions, explain_run, explainable_trials
+    from kan_diffusion.formulas.match import SearchOptions
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     _without_bars()

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.evaluation.pictures import PICTURE_MEASURES
+from kan_diffusion.pictures.scores import PICTURE_MEASURES
 from kan_diffusion.report.tables import (
     MISSING,
     REAL_ROW,
@@ -25,9 +25,9 @@ from kan_diffusion.study.results.verdicts import Decision
 from kan_diffusion.study.results.wording import capitalised, sentences
 
 if TYPE_CHECKING:
-    from kan_diffusion.evaluation.tables import TableScores
+    from kan_diffusion.tables.scores import TableScores
     from kan_diffusion.report.contents import ReportContents
-    from kan_diffusion.symbolic.explain import Explanation
+    from kan_diffusion.formulas.explain import Explanation
 
 __all__ = [
     "show_conclusions",
@@ -190,7 +190,7 @@ def show_scores(row: Row, title: str) -> None:
 
 def show_table_scores(scores: TableScores, title: str) -> None:
     """Prints the scores of a synthetic table, each beside a perfect model's."""
-    from kan_diffusion.report.synthetic import say_scores, score_texts
+    from kan_diffusion.tables.page import say_scores, score_texts
 
     table = _table(title, ["score"], ["synthetic", "perfect"])
     for score in scores.scores:

@@ -16,7 +16,7 @@ Points of a *conditional* toy come with their classes, the components of its den
 oracle then knows the class of each point.
 
 Toys are standardised with the moments of the density. Rows of files and tables are encoded by a
-codec (:mod:`kan_diffusion.data.codec`). It is fitted to all rows, since it has to know every
+codec (:mod:`kan_diffusion.tables.codec`). It is fitted to all rows, since it has to know every
 category and whether there are gaps. If a file has more than `MOST_TO_FIT` rows, it is fitted to
 that many random rows, and to rows that show all categories and the extremes of numbers. Its draws
 derive from the study's seed, so that all trials of a study see the same coordinates.
@@ -41,13 +41,13 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, model_validator
 from torch import Tensor
 
-from kan_diffusion.data.codec import TableCodec
-from kan_diffusion.data.columns import Kind
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.columns import Kind
 from kan_diffusion.data.densities import Density
-from kan_diffusion.data.imagefolder import holds_pictures
-from kan_diffusion.data.pictures import PICTURES, PictureCodec, PictureData, read_pictures
+from kan_diffusion.pictures.folder import holds_pictures
+from kan_diffusion.pictures.codec import PICTURES, PictureCodec, PictureData, read_pictures
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.tables import TABLES, FrameFile, read_frame
+from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
 from kan_diffusion.data.toys import CLASSES, TOYS, make_toy
 from kan_diffusion.errors import (
     DataError,
@@ -159,7 +159,7 @@ class FileData(Settings):
 
     Attributes:
         path: A file of a table, or a folder of Parquet files: see
-            :func:`kan_diffusion.data.tables.read_frame`.
+            :func:`kan_diffusion.tables.files.read_frame`.
         sha256: Digest of the file when the run was set up, see :meth:`pinned`; a file that has
             changed since is refused.
         holdout: Fraction of the rows that is held out, at most `MOST_HELDOUT` rows.

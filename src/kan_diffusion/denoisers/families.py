@@ -22,8 +22,8 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting, Space
 from kan_diffusion.denoisers.network import NetworkDenoiser
 from kan_diffusion.denoisers.sizing import COUNTABLES, widths_for_budget
-from kan_diffusion.denoisers.transformer import TRANSFORMER_FAMILIES
-from kan_diffusion.denoisers.unet import UNET_FAMILIES
+from kan_diffusion.pictures.transformer import TRANSFORMER_FAMILIES
+from kan_diffusion.pictures.unet import UNET_FAMILIES
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.imports import find_object, is_place
 from kan_diffusion.kan.initialization import INITIALIZATIONS
@@ -123,7 +123,7 @@ FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS}
 """Families of points by name, as comparisons use them."""
 
 # One hidden layer, which the timestep only scales and shifts: few edges, none of them about time.
-# It is meant to be read (kan_diffusion.symbolic); its sizes are too coarse to compare.
+# It is meant to be read (kan_diffusion.formulas); its sizes are too coarse to compare.
 _READABLE = _row(
     "readable-kan", title="readable KAN", kind="kan", depth=1, learning_rate=2e-2,
     settings={

@@ -9,7 +9,7 @@ all pairs:
 - MMD               MMD²      = E k(x, x') + E k(y, y') - 2 E k(x, y)
 - C2ST              the accuracy with which a classifier tells x from y on points it has not seen
 - Fréchet distance  |m - n|² + tr(S + T - 2 (S T)^(1/2)) with means m, n and covariances S, T, of
-                    features of pictures (:mod:`kan_diffusion.evaluation.features`)
+                    features of pictures (:mod:`kan_diffusion.pictures.features`)
 
 None of them reaches its ideal value on two finite samples of the same distribution. The score of a
 perfect model is therefore measured, not assumed: `real_against_real`.

@@ -8,7 +8,7 @@ A density is its own oracle (:meth:`kan_diffusion.data.densities.Density.posteri
 which differs from the posterior mean by an error that is largest at small noise; `excess_by_pair`
 removes the variance of that error from the excess.
 
-`SceneOracle` is exact for pictures of one thing (:mod:`kan_diffusion.data.shapes`), which are a
+`SceneOracle` is exact for pictures of one thing (:mod:`kan_diffusion.pictures.scenes`), which are a
 finite mixture of renderings b + m (c - b) with coverages m, colours c and backgrounds b. The inner
 products of a picture with all renderings follow from those with coverages, and so does the mean.
 
@@ -34,7 +34,7 @@ from kan_diffusion.data.densities import (
     row_chunks,
     shared_variance_logits,
 )
-from kan_diffusion.data.shapes import (
+from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
     SHAPES,
@@ -171,7 +171,7 @@ class SceneOracle:
     """The exact posterior mean of pictures of one thing, with or without a prompt.
 
     The combination of shape, colour and size, the place for a thing of its size, and the background
-    are uniform and independent, as :func:`kan_diffusion.data.shapes.draw_scenes` draws them.
+    are uniform and independent, as :func:`kan_diffusion.pictures.scenes.draw_scenes` draws them.
 
     Args:
         size: Pixels of a side S, 16 or 32.

@@ -43,7 +43,7 @@ from kan_diffusion.diffusion.sampling import (
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import whole_file, write_bytes
-from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.html import Json, Page, Section
@@ -51,7 +51,7 @@ from kan_diffusion.report.images import LARGEST_WEBP, contact_sheet, embedded, i
 from kan_diffusion.report.points import PointView, bins, framed, panel_figure, spread
 from kan_diffusion.report.style import GRID, INK, MUTED, model_styles, report_style, shortened
 from kan_diffusion.study.measure import load_run
-from kan_diffusion.table_pipeline import TableDiffusionPipeline
+from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
 __all__ = [
     "ENDINGS", "EXACT", "LARGEST_GIF", "MOST_FRAMES", "MOST_MOVING", "Motion", "Mover", "Panel",

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from kan_diffusion.data.columns import Kind
+from kan_diffusion.tables.columns import Kind
 from kan_diffusion.data.datasets import (
     PICTURES,
     TABLES,
@@ -24,7 +24,7 @@ from kan_diffusion.data.datasets import (
     data_from_name,
     load_dataset,
 )
-from kan_diffusion.data.pictures import read_pictures
+from kan_diffusion.pictures.codec import read_pictures
 from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.families import (
     FAMILIES,

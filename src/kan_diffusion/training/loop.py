@@ -7,7 +7,7 @@ takes one optimiser step on
     \mathrm{target}(x_0, \varepsilon, t)\big),
 
 without the coordinates that the denoiser is told; the squared error of a draft
-(:mod:`kan_diffusion.denoisers.draft`) is added to it. The learning rate has a linear warm-up and a
+(:mod:`kan_diffusion.pictures.draft`) is added to it. The learning rate has a linear warm-up and a
 cosine decay, and the gradient's norm is clipped. The trained denoiser keeps an exponential moving
 average (EMA) of the parameters; with held-out points, the average whose loss on them was lowest.
 

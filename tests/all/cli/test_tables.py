@@ -5,7 +5,7 @@ import pytest
 from html_page import Page
 from kan_diffusion.data.datasets import FileData, TableData, load_dataset, split_frames
 from kan_diffusion.study.run import run_study
-from kan_diffusion.study.synthetic import judge_run
+from kan_diffusion.tables.judging import judge_run
 from kan_diffusion.training.defaults import num_held_out
 from make import study
 from mixed_tables import people

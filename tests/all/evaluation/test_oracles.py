@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import randn
-from kan_diffusion.data.shapes import (
+from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     caption,
     draw_scenes,
@@ -15,7 +15,7 @@ from kan_diffusion.data.shapes import (
     scene_samples,
 )
 from kan_diffusion.evaluation.oracles import SceneOracle
-from kan_diffusion.evaluation.reading import score_scenes
+from kan_diffusion.pictures.reading import score_scenes
 
 
 def _scenes(num, seed=0):

@@ -23,7 +23,7 @@ from kan_diffusion.report.charts import (
     reverse_figure,
     samples_figure,
 )
-from kan_diffusion.report.pictures import asked_figure, process_figure
+from kan_diffusion.pictures.panels import asked_figure, process_figure
 from kan_diffusion.report.style import REAL, model_styles
 from kan_diffusion.study.results.rows import Results, Setting
 from synthetic_study import BUDGETS, FAMILIES, MODELS, kind_of, make_contents

@@ -16,7 +16,7 @@ from kan_diffusion.data.datasets import ToyData, load_dataset
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.diffusion.sampling import fitting_samplers, make_scheduler
 from kan_diffusion.evaluation.oracles import OracleDenoiser
-from kan_diffusion.picture_pipeline import PictureDiffusionPipeline
+from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import get_process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report import motion as moving

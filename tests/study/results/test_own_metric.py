@@ -8,7 +8,7 @@ import pytest
 from html_page import Page
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric, metrics_named
-from kan_diffusion.evaluation.pictures import PICTURE_MEASURES
+from kan_diffusion.pictures.scores import PICTURE_MEASURES
 from kan_diffusion.imports import import_own
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.study import write_report

@@ -18,7 +18,7 @@ from kan_diffusion.report.explanation.looks import (
 )
 from kan_diffusion.report.points import panel_figure, row_counts
 from kan_diffusion.report.style import MUTED, REAL, report_style, shortened
-from kan_diffusion.symbolic.views import NetworkView
+from kan_diffusion.formulas.views import NetworkView
 
 __all__ = ["contributions_figure", "curves_figure"]
 

@@ -24,9 +24,9 @@ from kan_diffusion.report.explanation.looks import (
 from kan_diffusion.report.explanation.scores import arrow_scale, axis_names, grid_side
 from kan_diffusion.report.html import Json
 from kan_diffusion.report.points import spread
-from kan_diffusion.symbolic.explain import Explanation
-from kan_diffusion.symbolic.match import EdgeReport
-from kan_diffusion.symbolic.views import EdgeCurve, LevelView, NetworkView, ScoreView
+from kan_diffusion.formulas.explain import Explanation
+from kan_diffusion.formulas.match import EdgeReport
+from kan_diffusion.formulas.views import EdgeCurve, LevelView, NetworkView, ScoreView
 
 __all__ = ["named_views", "page_data"]
 

@@ -11,8 +11,8 @@ from kan_diffusion.report.explanation.looks import KINDS, denoiser_style, edge_t
 from kan_diffusion.report.explanation.scores import standardised_view
 from kan_diffusion.report.motion import Motion, Panel, PointPanel
 from kan_diffusion.report.style import INK
-from kan_diffusion.symbolic.explain import Explanation
-from kan_diffusion.symbolic.views import EdgeCurve, EdgeView
+from kan_diffusion.formulas.explain import Explanation
+from kan_diffusion.formulas.views import EdgeCurve, EdgeView
 
 __all__ = ["stages_motion", "training_level", "training_motion"]
 

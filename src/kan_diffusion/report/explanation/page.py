@@ -35,8 +35,8 @@ from kan_diffusion.report.tables import (
     number_cell,
 )
 from kan_diffusion.study.results.wording import capitalised
-from kan_diffusion.symbolic.explain import Explanation
-from kan_diffusion.symbolic.match import EdgeReport
+from kan_diffusion.formulas.explain import Explanation
+from kan_diffusion.formulas.match import EdgeReport
 
 __all__ = ["write_explanation"]
 

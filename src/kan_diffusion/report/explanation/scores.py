@@ -24,7 +24,7 @@ from kan_diffusion.report.points import (
     spread,
 )
 from kan_diffusion.report.style import INK, MUTED, REAL, report_style, shortened
-from kan_diffusion.symbolic.views import ScoreView
+from kan_diffusion.formulas.views import ScoreView
 
 __all__ = [
     "arrow_scale", "axis_names", "grid_side", "samples_figure", "score_figure",

@@ -23,7 +23,7 @@ import pandas as pd
 
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import Measure, metrics_named
-from kan_diffusion.evaluation.pictures import PICTURE_MEASURES
+from kan_diffusion.pictures.scores import PICTURE_MEASURES
 from kan_diffusion.study.config import StudyConfig, TrialConfig, without_place
 from kan_diffusion.study.folder import STUDY, TrialResult, load_trial
 from kan_diffusion.study.measure import Judged, judged_measure

@@ -1,0 +1,248 @@
+r"""The judge of edges: a denoiser's data, its process, and draws of noised points.
+
+The loss of the whole denoiser decides about an edge, after a short fine-tuning of the rest. It is
+measured on points that were not trained on, with the same points, timesteps and noise for all
+candidates. Training and judging use averaged targets (:mod:`.averaged`): in one or two dimensions
+the loss is then little more than the squared distance to the best prediction, and a few hundred
+steps come close to the result of many thousands. In many dimensions few clean points may be behind
+a noised one, and averaging helps less (in 32 dimensions half of the variance is left).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.edges import Edge
+from kan_diffusion.denoisers.readable import ReadableDenoiser
+from kan_diffusion.devices import make_accelerator
+from kan_diffusion.errors import NonFiniteLossError
+from kan_diffusion.evaluation.denoising import (
+    DenoisingScores,
+    NoisedPoints,
+    draw_noised_points,
+    measure_denoising,
+)
+from kan_diffusion.evaluation.effort import EFFORTS, Effort, EffortName
+from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import torch_generator
+from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
+from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.batches import Batch
+from kan_diffusion.training.run import TrainingRun
+
+__all__ = ["Context", "Importance", "Progress", "keep_edges", "make_context", "tell_nobody"]
+
+_PROBED = 4096
+"""Noised points that importance is measured on."""
+_JUDGED = 16_384
+_PREDICTED = 8192
+"""Points predicted at a time."""
+
+Progress = Callable[[str, float], None]
+"""Called with what was just done, in words, and the share of the work done, from 0 to 1."""
+
+
+def tell_nobody(*_: object) -> None:
+    """Does nothing: the default callback of progress."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Importance of the edges of a network, measured on noised points.
+
+    Attributes:
+        sizes: Sizes of the edges of each layer, with shape (out, in).
+        attribution: Share of the outputs that goes back to edges, inputs and units.
+        inputs: Inputs of each layer, (n, in) each.
+        outputs: Values of its edges, (n, out, in) each, without the scales of the units.
+    """
+
+    sizes: tuple[Tensor, ...]
+    attribution: Attribution
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    def share(self, edge: Edge) -> float:
+        """Gives the attribution of an edge."""
+        return float(self.attribution.edges[edge.layer][edge.output, edge.input])
+
+    def samples(self, edge: Edge) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Gives the inputs and the values of an edge, (n,) each, in random order."""
+        x = self.inputs[edge.layer][:, edge.input]
+        y = self.outputs[edge.layer][:, edge.output, edge.input]
+        # The draw goes through the timesteps in order.
+        order = np.random.default_rng(0).permutation(len(x))
+        return x.double().numpy()[order], y.double().numpy()[order]
+
+
+@torch.no_grad()
+def keep_edges(
+    denoiser: ReadableDenoiser, importance: Importance, kept: list[Edge]
+) -> ReadableDenoiser:
+    """Keeps some of the edges; the mean value of each other edge is added to its output's bias."""
+    left = denoiser.with_edges(kept)
+    places = {edge.place for edge in kept}
+    for edge in denoiser.edges:
+        if edge.place not in places:
+            constant = importance.outputs[edge.layer][:, edge.output, edge.input].mean()
+            left.layers[edge.layer].bias[edge.output] += constant
+    return left
+
+
+@dataclass
+class Context:
+    """Data and process of denoisers, with the points they are judged and fine-tuned on.
+
+    Attributes:
+        dataset: The data.
+        process: The noising process.
+        draw: Noised points that were not trained on, drawn as in a study.
+        seed: Seed of all other draws.
+        batch_size: Number of points in a step of fine-tuning.
+        effort: How much is computed.
+        tunings: Number of calls of :meth:`tune`, each of which draws other batches.
+    """
+
+    dataset: Dataset
+    process: Process
+    draw: NoisedPoints
+    seed: int
+    batch_size: int = 1024
+    effort: EffortName = "full"
+    tunings: int = field(default=0, init=False)
+
+    @property
+    def amounts(self) -> Effort:
+        """Amounts of what is computed."""
+        return EFFORTS[self.effort]
+
+    def scores(self, denoiser: Denoiser) -> DenoisingScores:
+        """Measures loss, floor and excess of a denoiser on the draw."""
+        return measure_denoising(denoiser, self.draw, self.process)
+
+    @cached_property
+    def fitted(self) -> AveragedPoints:
+        """Noised training points, for fine-tuning."""
+        generator = torch_generator("edges are tuned on", self.seed, self.dataset.name)
+        return draw_averaged(
+            self.dataset.train, self.process, self.amounts.fitted_points, generator
+        )
+
+    @cached_property
+    def judged(self) -> AveragedPoints:
+        """Noised points that were not trained on."""
+        generator = torch_generator("edges are judged on", self.seed, self.dataset.name)
+        points = self.dataset.points_to_noise(_JUDGED, generator)
+        return draw_averaged(points, self.process, _JUDGED, generator)
+
+    @torch.no_grad()
+    def loss(self, denoiser: Denoiser) -> float:
+        """Computes the squared error against averaged targets; infinite where it is NaN."""
+        points = self.judged
+        split = (part.split(_PREDICTED) for part in (points.noised, points.timesteps))
+        parts = [
+            denoiser(noised.to(denoiser.dtype), steps, return_dict=False)[0]
+            for noised, steps in zip(*split, strict=True)
+        ]
+        loss = float((torch.cat(parts).double() - points.target).square().mean())
+        return loss if loss == loss else float("inf")
+
+    def tuned_loss(self, denoiser: Denoiser, steps: int, learning_rate: float) -> float:
+        """Fine-tunes a denoiser in place and measures its loss; infinite where it diverged."""
+        try:
+            self.tune(denoiser, steps, learning_rate)
+        except NonFiniteLossError:
+            return float("inf")
+        return self.loss(denoiser)
+
+    def tune(self, denoiser: Denoiser, steps: int, learning_rate: float) -> None:
+        """Fine-tunes a denoiser in place, with a learning rate that decays to zero.
+
+        Raises:
+            NonFiniteLossError: It diverged.
+        """
+        self.tunings += 1
+        steps = min(steps, self.amounts.tune_steps)
+        config = TrainingConfig(
+            steps=steps,
+            batch_size=self.batch_size,
+            learning_rate=learning_rate,
+            warmup_steps=min(20, steps // 4),
+            ema_decay=0.99,
+        )
+        generator = torch_generator("fine-tuning", self.seed, self.tunings)
+        points = self.fitted
+        noised, target = points.noised.float(), points.target.float()
+        # Averaged targets are means, whatever the loss of training is.
+        process = self.process.model_copy(update={"loss": "mse"})
+        accelerator = make_accelerator(torch.device("cpu"), "no", None)
+        run = TrainingRun(denoiser, process, config, accelerator)
+        try:
+            while run.step < steps:
+                rows = torch.randint(len(noised), (self.batch_size,), generator=generator)
+                run.advance(Batch(noised[rows], points.timesteps[rows], {}, target[rows]))
+            run.require_finite(None)
+            run.settle()
+        finally:
+            run.release()
+
+    def noised(self, timestep: int, num: int) -> Tensor:
+        """Draws noised points of one timestep, (num, d), the same ones at every call."""
+        clean = self.draw.clean
+        generator = torch_generator("points that are looked at", self.seed)
+        rows = torch.randint(len(clean), (num,), generator=generator)
+        noise = torch.randn(num, clean.shape[1], generator=generator, dtype=torch.float64)
+        alpha, sigma = self.process.levels()
+        return alpha[timestep] * clean[rows] + sigma[timestep] * noise
+
+    def importance(
+        self, denoiser: ReadableDenoiser, at: tuple[Tensor, int] | None = None
+    ) -> Importance:
+        """Measures the importance of edges on the draw, or on points (n, d) of one timestep."""
+        every = max(1, len(self.draw.noised) // _PROBED)
+        points, steps = self.draw.noised[::every], self.draw.timesteps[::every]
+        if at is not None:
+            points, steps = at[0], torch.full((len(at[0]),), at[1])
+        points = points.to(denoiser.dtype)
+        inputs, outputs, scaled, units = [], [], [], []
+        with torch.no_grad():
+            for layer, input, factor, unit in denoiser.walk(points, steps):
+                given = layer.edge_outputs(input)
+                inputs.append(input)
+                outputs.append(given)
+                scaled.append(given * factor.unsqueeze(-1))
+                units.append(unit)
+            sizes = tuple(edge_sizes(given) for given in outputs)
+        return Importance(sizes, attribution(scaled, units), tuple(inputs), tuple(outputs))
+
+
+def make_context(
+    dataset: Dataset,
+    process: Process,
+    seed: int,
+    *,
+    num_noised: int = 32_768,
+    effort: EffortName = "full",
+) -> Context:
+    """Draws the points that denoisers of a data set are judged on.
+
+    Args:
+        dataset: The data.
+        process: The noising process.
+        seed: Seed of all draws.
+        num_noised: Number of noised points.
+        effort: How much is computed.
+    """
+    generator = torch_generator("stages are judged on", seed, dataset.name)
+    draw = draw_noised_points(dataset, process, num_noised, generator)
+    return Context(dataset, process, draw, seed, effort=effort)

@@ -1,0 +1,150 @@
+r"""One formula for all noise levels: the coefficients as functions of the signal level.
+
+A network that is read at many levels gives, for each coefficient of its score, one number a level.
+The search fits these numbers by a function of :math:`\alpha` (which also determines :math:`\sigma`)
+
+.. math:: c\,\alpha^p\,\frac{1 + n \alpha^2}{1 + b \alpha^2 + e \alpha^4}
+
+with p from 0 to 3, and with or without n, b and e. Where all signal is gone, the noised data are
+N(0, I) whatever the clean data, so the score is exactly -x. Therefore the coefficient of a point's
+own coordinate has c = -1 and p = 0, and all other terms have p >= 1 and vanish there. This keeps
+the formula right where a sampler begins.
+
+The search (:mod:`.search`) chooses a form (:mod:`.forms`) for each coefficient. Constants are
+fitted to noised points with averaged targets of one half of the training points
+(:mod:`.coordinate`), forms are judged on those of the other half, and the other way round. The
+constants of the chosen forms are then fitted to all points. The formula is taken if its loss on
+points that were not trained on is hardly above the network's.
+
+Coefficients are rational in :math:`\alpha^2` only where :math:`\alpha^2 + \sigma^2 = 1`: for flow
+matching there is a formula at each level, but no single one for all levels.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kan_diffusion.denoisers.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
+from kan_diffusion.denoisers.readable import ReadableDenoiser
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import torch_generator
+from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
+from kan_diffusion.formulas.combination import compose, score_of
+from kan_diffusion.formulas.context import Context, Progress, tell_nobody
+from kan_diffusion.formulas.levels.coordinate import CoordinateFormula, first_formula
+from kan_diffusion.formulas.levels.forms import LevelForm
+from kan_diffusion.formulas.levels.search import best_forms, tie_constants
+
+if TYPE_CHECKING:
+    import sympy
+
+__all__ = ["LevelForm", "formula_over_levels", "reading_levels"]
+
+_NUM_LEVELS = 64
+_SAMPLES = 256
+_BATCH = 16_384
+"""Number of clean points in an average."""
+_NOISED = 4096
+"""Noised points from a batch; at little noise each has few clean ones near, so many are needed."""
+
+
+def reading_levels(process: Process) -> NDArray[np.int64]:
+    """Chooses the timesteps at which a network is read."""
+    last = process.num_timesteps - 1
+    places = np.linspace(0.01, 0.98, _NUM_LEVELS) * last
+    return np.unique(places.round().astype(np.int64))
+
+
+def _draw(context: Context, clean: Tensor, purpose: str) -> AveragedPoints:
+    usable = int((context.process.levels()[0] >= 10 * SMALLEST_SIGNAL).sum())
+    return draw_averaged(
+        clean,
+        context.process,
+        context.amounts.formula_batches * min(_NOISED, len(clean)),
+        torch_generator("points for a formula", context.seed, purpose),
+        batch=_BATCH,
+        num_noised=_NOISED,
+        num_timesteps=usable,
+    )
+
+
+def formula_over_levels(
+    denoiser: ReadableDenoiser,
+    context: Context,
+    *,
+    tolerance: float,
+    seconds: float = 120.0,
+    on_progress: Progress | None = None,
+) -> FormulaDenoiser | None:
+    """Looks for one formula that holds at all noise levels.
+
+    Args:
+        denoiser: A network in which no curve depends on the points.
+        context: Data, process and judge of the network.
+        tolerance: Largest rise of the loss over the network's.
+        seconds: Time budget for the choice of forms.
+        on_progress: Called after every coordinate and with the result.
+
+    Returns:
+        The formula; None where no form fits within the tolerance.
+    """
+    process, say = context.process, on_progress or tell_nobody
+    if process.is_flow:
+        say("coefficients of flow matching are not among the forms: a formula at each level", 1.0)
+        return None
+    timesteps = reading_levels(process)
+    alpha, sigma = (level.numpy()[timesteps] for level in process.levels())
+    scores = score_of(compose(denoiser, timesteps), process, alpha, sigma)
+    points = context.dataset.train
+    if len(points) < 2 or not all(score.is_complete for score in scores):
+        return None
+    # The change of the prediction for a unit change of the score.
+    factor = sigma / np.abs(process.noise_coefficients(alpha, sigma)[0])
+    clean, noise = context.draw.clean[:_SAMPLES].numpy(), context.draw.noise[-_SAMPLES:].numpy()
+    x = alpha[:, None, None] * clean + sigma[:, None, None] * noise
+    order = torch.randperm(len(points), generator=torch_generator("halves", context.seed))
+    # Forms are not judged on the points that they were fitted to.
+    of_one, of_other = order.chunk(2)
+    halves = (
+        _draw(context, points[of_one], "one half"),
+        _draw(context, points[of_other], "the other half"),
+    )
+    final = _draw(context, points, "final")
+    formulas = []
+    for coordinate, score in enumerate(scores):
+        until = time.monotonic() + seconds / len(scores)
+        formula = first_formula(coordinate, score, alpha, x, factor)
+        formula = best_forms(formula, halves, process, until, context.amounts.formula_sweeps)
+        formula = tie_constants(formula, halves, process, until)
+        again = replace(formula, constants=formula.constants.copy())
+        again.fit(final, process)
+        formulas.append(again if again.is_regular else formula)
+        what = f"coordinate x{coordinate}: a formula of {formula.num_constants} constants"
+        say(what, (coordinate + 1) / len(scores))
+    made = _joined(formulas, process)
+    limit, loss = context.loss(denoiser) + tolerance, context.loss(made)
+    say(f"one formula for all levels: loss {loss:.5f}, at most {limit:.5f} is allowed", 1.0)
+    return made if loss <= limit else None
+
+
+def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoiser:
+    """Makes one denoiser of the formulas of all coordinates."""
+    import sympy
+
+    constants: dict[sympy.Symbol, float] = {}
+    expressions = []
+    for formula in formulas:
+        groups: dict[int, sympy.Symbol] = {}
+        for value, group in zip(formula.constants, formula.ties, strict=True):
+            if group not in groups:
+                groups[group] = sympy.Symbol(f"c{len(constants)}", real=True)
+                constants[groups[group]] = float(value)
+        expressions.append(formula.expression([groups[group] for group in formula.ties]))
+    return formula_denoiser(expressions, constants, process)

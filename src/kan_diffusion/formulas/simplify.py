@@ -1,0 +1,207 @@
+r"""Fewer and simpler edges: pruning by importance, and straight lines where these suffice.
+
+*Pruning* removes every edge whose attribution (:mod:`kan_diffusion.kan.importance`) is below a
+threshold, at once or in rounds with fine-tuning between them. The mean value of a removed edge
+stays as a constant, and units without effect disappear.
+
+*Straightening* tries a line in place of each curve, the straightest first, and keeps it if the loss
+allows. A network has many ways to write one function; straightening settles on a simple one before
+formulas are looked for. It is a simplification with the loss as its judge, and not a claim about
+the curve that was there.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from kan_diffusion.denoisers.edges import CURVE, Edge
+from kan_diffusion.denoisers.library import LIBRARY, LINEAR
+from kan_diffusion.denoisers.readable import ReadableDenoiser
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.formulas.context import (
+    Context,
+    Importance,
+    Progress,
+    keep_edges,
+    tell_nobody,
+)
+from kan_diffusion.formulas.match import match_curve
+
+__all__ = ["drop_idle", "prune", "prune_in_rounds", "straighten"]
+
+_ONLY_LINES = {LINEAR: LIBRARY[LINEAR]}
+_STEPS_A_LINE = 300
+"""Steps of fine-tuning for each curve."""
+
+
+@torch.no_grad()
+def prune(denoiser: ReadableDenoiser, context: Context, threshold: float) -> ReadableDenoiser:
+    """Removes the edges whose attribution is below a threshold.
+
+    Args:
+        denoiser: The network, which is left as it is.
+        context: Data, process and judge of the network.
+        threshold: Smallest attribution that stays; the attributions of the edges into one output
+            of the network add up to about 1.
+
+    Returns:
+        The pruned network, without further training.
+
+    Raises:
+        KanDiffusionError: No edge would be left on the way to some output.
+    """
+    importance = context.importance(denoiser)
+    kept = [edge for edge in denoiser.edges if importance.share(edge) >= threshold]
+    if not _reaches_all_outputs(denoiser, kept):
+        raise KanDiffusionError(
+            f"with a threshold of {threshold:g} no edge is left on the way to some output; prune "
+            "with a lower one"
+        )
+    return keep_edges(denoiser, importance, kept).compact()
+
+
+def _reaches_all_outputs(denoiser: ReadableDenoiser, kept: list[Edge]) -> bool:
+    """Tells whether edges lead from some input to every output."""
+    reached = set(range(len(denoiser.input_index)))
+    for layer in range(len(denoiser.layers)):
+        reached = {e.output for e in kept if e.layer == layer and e.input in reached}
+    return len(reached) == denoiser.data_dim
+
+
+def prune_in_rounds(
+    denoiser: ReadableDenoiser,
+    context: Context,
+    threshold: float,
+    *,
+    rounds: int = 3,
+    on_progress: Progress | None = None,
+) -> ReadableDenoiser:
+    """Prunes and fine-tunes until no edge is below the threshold.
+
+    Args:
+        denoiser: The network, which is left as it is.
+        context: Data, process and judge of the network.
+        threshold: Smallest attribution that stays.
+        rounds: Largest number of rounds.
+        on_progress: Called after every round.
+
+    Raises:
+        KanDiffusionError: No edge would be left on the way to some output.
+    """
+    left, say = denoiser, on_progress or tell_nobody
+    for number in range(1, rounds + 1):
+        before = len(left.edges)
+        left = prune(left, context, threshold)
+        context.tune(left, 400, 5e-3)
+        say(f"round {number}: {before} edges to {len(left.edges)}", number / rounds)
+        if len(left.edges) == before:
+            break
+    return left
+
+
+def straighten(
+    denoiser: ReadableDenoiser,
+    context: Context,
+    *,
+    tolerance: float,
+    on_progress: Progress | None = None,
+) -> ReadableDenoiser:
+    """Replaces curves by straight lines where the loss stays within a tolerance.
+
+    Whole layers are tried first, with four times the steps: the last, the first, then those between
+    them. Single curves follow, the straightest first.
+
+    Args:
+        denoiser: The network, which is left as it is.
+        context: Data, process and judge of the network.
+        tolerance: Largest total rise of the loss.
+        on_progress: Called after every layer and curve.
+
+    Returns:
+        The network with lines; it may be the one that was given.
+    """
+    current, say = denoiser, on_progress or tell_nobody
+    limit = context.loss(denoiser) + tolerance
+
+    def turns_straight(edges: list[Edge], steps: int, name: str, done: float) -> bool:
+        nonlocal current
+        changed = _with_lines(current, context, edges)
+        good = context.tuned_loss(changed, steps, 1e-2) <= limit
+        current = changed if good else current
+        say(f"{name}: {'straight' if good else 'stays curved'}", done)
+        return good
+
+    count, total = len(denoiser.layers), len(denoiser.edges)
+    for layer in dict.fromkeys([count - 1, 0, *range(1, count - 1)]):
+        curves = [e for e in current.edges if e.layer == layer and e.kind == CURVE]
+        if len(curves) > 1:
+            turns_straight(curves, 4 * _STEPS_A_LINE, f"layer {layer}", 0.0)
+    refused: set[tuple[int, int, int]] = set()
+    while curves := [e for e in current.edges if e.kind == CURVE and e.place not in refused]:
+        importance = context.importance(current)
+        effects = {edge: _effect_of_line(importance, edge) for edge in curves}
+        edge = min(effects, key=effects.__getitem__)
+        name = f"edge {' to '.join(current.edge_names()[edge.place])}"
+        if not turns_straight([edge], _STEPS_A_LINE, name, 1 - (len(curves) - 1) / total):
+            refused.add(edge.place)
+    return current
+
+
+def _effect_of_line(importance: Importance, edge: Edge) -> float:
+    """Estimates how much a line in place of a curve would change the outputs."""
+    matches = match_curve(*importance.samples(edge), _ONLY_LINES)
+    unexplained = 1 - matches[0].r2 if matches else 0.0
+    return importance.share(edge) * unexplained**0.5
+
+
+def _with_lines(
+    denoiser: ReadableDenoiser, context: Context, edges: list[Edge]
+) -> ReadableDenoiser:
+    importance = context.importance(denoiser)
+    lines = {edge.place: Edge(*edge.place, LINEAR, True) for edge in edges}
+    changed = denoiser.with_edges([lines.get(edge.place, edge) for edge in denoiser.edges])
+    for edge in edges:
+        x, y = importance.samples(edge)
+        matches = match_curve(x, y, _ONLY_LINES)
+        for match in matches:
+            changed.set_match(lines[edge.place], match)
+        if not matches:  # the curve is a constant
+            changed.layers[edge.layer].bias.data[edge.output] += float(y.mean())
+    return changed
+
+
+def drop_idle(
+    denoiser: ReadableDenoiser,
+    context: Context,
+    *,
+    tolerance: float,
+    on_progress: Progress | None = None,
+) -> ReadableDenoiser:
+    """Removes edges one by one, the least important first, where the loss stays within a tolerance.
+
+    Args:
+        denoiser: The network, which is left as it is.
+        context: Data, process and judge of the network.
+        tolerance: Largest total rise of the loss.
+        on_progress: Called after every edge.
+
+    Returns:
+        The smaller network; it may be the one that was given.
+    """
+    current, say = denoiser, on_progress or tell_nobody
+    limit = context.loss(denoiser) + tolerance
+    refused: set[tuple[int, int, int]] = set()
+    while asked := [e for e in current.edges if e.place not in refused]:
+        importance = context.importance(current)
+        edge = min(asked, key=importance.share)
+        name = " to ".join(current.edge_names()[edge.place])
+        kept = [e for e in current.edges if e.place != edge.place]
+        refused.add(edge.place)
+        outcome = "stays"
+        if _reaches_all_outputs(current, kept):
+            changed = keep_edges(current, importance, kept)
+            if context.tuned_loss(changed, 200, 5e-3) <= limit:
+                current, outcome = changed.compact(), "dropped"
+                refused.clear()  # units are renumbered, and other edges may be idle now
+        say(f"edge {name}: {outcome}", len(refused) / len(current.edges))
+    return current

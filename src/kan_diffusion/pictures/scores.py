@@ -1,0 +1,343 @@
+r"""Scores of the pictures that a model draws: close to real ones, not copied, and as asked.
+
+A model is asked for captions (or classes) of pictures that it was not trained on. Pictures drawn
+without guidance are samples of its :math:`p(x) = E_c\, p(x \mid c)`. They are compared with real
+pictures by features (:mod:`kan_diffusion.pictures.features`) and by the distance to the nearest
+training picture. Pictures drawn with guidance are read (:mod:`kan_diffusion.pictures.reading`):
+scenes by the nearest rendering, with combinations that are trained on and with held-out ones, and
+classes by a classifier. All models of a seed start from the same noise, and each score stands
+beside that of real pictures.
+
+The share of drawn pictures that are nearer to one of m training pictures than to m held-out ones is
+1/2 for a perfect model without conditions. A model that is told what the held-out pictures show
+draws pictures as they are, class by class; with K classes that are well apart, and n of one class
+among the training and n' among the held-out pictures, a perfect model has
+
+.. math:: E \sum_{k=1}^K \frac{n'_k}{m} \frac{n_k}{n_k + n'_k} \approx \frac12 - \frac{K - 1}{4 m},
+
+and far less where each picture has a caption of its own. A share of 1/2 may then be due to copies;
+the share of real pictures, which are asked for nothing, has the mean 1/2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.scenes import Combinations, Scene, caption, draw_scenes, scene_samples
+from kan_diffusion.diffusion.sampling import StepCallback
+from kan_diffusion.tables.privacy import closest_record, copies
+from kan_diffusion.pictures.features import PictureFeatures
+from kan_diffusion.evaluation.metrics import (
+    PICTURE_METRICS,
+    Measure,
+    real_against_real,
+    sample_metrics,
+)
+from kan_diffusion.pictures.reading import ClassJudge, SceneScores, score_scenes
+from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
+from kan_diffusion.randomness import numpy_generator, torch_generator
+
+__all__ = [
+    "EACH",
+    "PICTURE_MEASURES",
+    "Request",
+    "draw_pictures",
+    "real_pictures",
+    "score_pictures",
+    "shown",
+]
+
+EACH = 4
+"""Number of pictures of each prompt or class that are kept to be shown."""
+
+_MOST_SHOWN = 128
+"""Most prompts whose pictures are shown: a pipeline draws as many at once, and a page has room."""
+
+_KINDS = {
+    "count": "as many things as asked",
+    "shape": "shapes as asked",
+    "colour": "colours as asked",
+    "size": "sizes as asked",
+    "place": "places as asked",
+    "all": "all as asked",
+}
+
+
+def _measures() -> Iterator[Measure]:
+    yield from PICTURE_METRICS.values()
+    yield Measure("nearest", "nearest", "higher", title="distance to the nearest training picture")
+    yield Measure(
+        "closer", "closer", "lower", title="share nearer to a training picture than to a new one"
+    )
+    asked = "pictures as asked"
+    yield Measure(
+        "read_plain", "unguided", "higher", title="as asked, without guidance", group=asked
+    )
+    yield Measure("read", "class", "higher", title="classes as asked", group=asked)
+    yield Measure("spread", "spread", "higher", title="spread within a class", group=asked)
+    for which, said in (("seen", "combinations trained on"), ("unseen", "held-out combinations")):
+        for kind, title in _KINDS.items():
+            yield Measure(
+                *(f"{which}_{kind}", kind, "higher"),
+                title=f"{title}, {said}",
+                group=f"{asked}: {said}",
+            )
+
+
+PICTURE_MEASURES: dict[str, Measure] = {measure.key: measure for measure in _measures()}
+"""All measures of pictures, by their column in a study's rows; some apply to some data only."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to a model: how many pictures, and of which prompts or classes.
+
+    Attributes:
+        num: Number of pictures.
+        prompts: A prompt for each picture; None where there is no text.
+        labels: A class for each picture, with shape (num,); None where there are no classes.
+    """
+
+    num: int
+    prompts: tuple[str, ...] | None = None
+    labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset, rows: Tensor) -> Request:
+        """Asks for what the held-out pictures with given indices show."""
+        captions, labels = dataset.heldout_captions, dataset.heldout_class_labels
+        return cls(
+            len(rows),
+            captions and tuple(captions[row] for row in rows.tolist()),
+            None if labels is None else labels[rows],
+        )
+
+    def words(self, classes: Sequence[str]) -> list[str]:
+        """The prompt of each picture, or the name of its class."""
+        if self.prompts is not None:
+            return list(self.prompts)
+        return [""] * self.num if self.labels is None else [classes[i] for i in self.labels]
+
+    @classmethod
+    def of_scenes(cls, scenes: list[Scene]) -> Request:
+        """Asks for scenes in the words of their first captions."""
+        return cls(len(scenes), tuple(caption(scene) for scene in scenes))
+
+
+def shown(dataset: Dataset, num: int) -> tuple[Request, Tensor]:
+    """Chooses what a report asks for: one picture of each class, or scenes, half of them held out.
+
+    Args:
+        dataset: The pictures.
+        num: Largest number of prompts or classes; more than 128 are never chosen.
+
+    Returns:
+        The request, and a real picture of each prompt or class, (num, C, S, S).
+    """
+    assert dataset.heldout is not None
+    num = min(num, _MOST_SHOWN)
+    if dataset.things:
+        halves: tuple[tuple[int, Combinations], ...]
+        halves = ((num - num // 2, "seen"), (num // 2, "held-out"))
+        scenes = [
+            scene
+            for count, which in halves
+            for scene in draw_scenes(count, numpy_generator("shown", which), dataset.things, which)
+        ]
+        return Request.of_scenes(scenes), scene_samples(scenes, dataset.shape[-1])
+    rows = torch.arange(len(dataset.heldout))
+    if dataset.heldout_class_labels is not None:
+        labels = dataset.heldout_class_labels.tolist()
+        rows = torch.tensor([labels.index(label) for label in sorted(set(labels))])
+    return Request.of(dataset, rows[:num]), dataset.heldout[rows[:num]]
+
+
+def draw_pictures(
+    pipeline: PictureDiffusionPipeline,
+    asked: Request,
+    steps: int,
+    guidance: float,
+    generator: torch.Generator,
+    each: int = 1,
+    on_step: StepCallback | None = None,
+) -> Tensor:
+    """Draws the pictures of a request.
+
+    Args:
+        pipeline: The model; without text and classes it is asked for a number of pictures only.
+        asked: The request.
+        steps: Steps of the sampler.
+        guidance: Guidance scale; unused without prompts and classes.
+        generator: Source of the noise.
+        each: Number of pictures of each prompt or class, adjacent in the result.
+        on_step: Called after each step, like diffusers' ``callback_on_step_end``.
+
+    Returns:
+        Samples with shape (num * each, C, S, S), on the CPU.
+    """
+    prompts = list(asked.prompts) if asked.prompts and pipeline.text_encoder is not None else None
+    labels = None if prompts or asked.labels is None else asked.labels.tolist()
+    conditional = prompts is not None or labels is not None
+    samples = pipeline(
+        prompts,
+        steps,
+        class_labels=labels,
+        num_images_per_prompt=each if conditional else asked.num * each,
+        guidance_scale=guidance if conditional else None,
+        generator=generator,
+        output_type="pt",
+        callback_on_step_end=on_step,
+    ).images
+    assert isinstance(samples, Tensor)
+    return samples.cpu()
+
+
+def score_pictures(
+    pipeline: PictureDiffusionPipeline,
+    dataset: Dataset,
+    features: PictureFeatures,
+    *,
+    num: int,
+    steps: int,
+    guidance: float,
+    study_seed: int,
+    seed: int,
+) -> dict[str, float | None]:
+    """Draws pictures and scores them.
+
+    Args:
+        pipeline: The model.
+        dataset: The pictures it was trained on, and those it is judged with.
+        features: Network that computes features of pictures.
+        num: Number of pictures of each kind of request.
+        steps: Steps of the sampler.
+        guidance: Guidance scale of the pictures that are read.
+        study_seed: All draws derive from it and from ``seed``.
+        seed: Number of the trial.
+
+    Returns:
+        Scores by the keys of `PICTURE_MEASURES`; scores of real pictures, which need no model, have
+        the suffix ``_real``.
+    """
+    names = study_seed, seed, dataset.name
+    assert dataset.heldout is not None
+    rows = dataset.heldout_rows(num, torch_generator("asked", *names))
+    asked = Request.of(dataset, rows)
+
+    def drawn(what: Request, scale: float, stream: str) -> Tensor:
+        noise = torch_generator("samples", stream, *names)
+        return draw_pictures(pipeline, what, steps, scale, noise)
+
+    plain = drawn(asked, 1.0, "plain")
+    fresh = dataset.fresh(num, torch_generator("fresh points", *names))
+    found: dict[str, float | None] = {
+        **sample_metrics(
+            *(features(plain[: len(fresh)]), features(fresh)),
+            numpy_generator("metrics", *names),
+            PICTURE_METRICS,
+        ),
+        **_copies(dataset, plain, numpy_generator("copies", *names)),
+    }
+    real = dataset.heldout[rows]
+    if dataset.things:
+        kinds: tuple[tuple[str, Combinations], ...] = (("seen", "seen"), ("unseen", "held-out"))
+        for which, combinations in kinds:
+            generator = numpy_generator("asked", which, *names)
+            scenes = draw_scenes(num, generator, dataset.things, combinations)
+            what = Request.of_scenes(scenes)  # names shape, colour and size, which may be held out
+            samples = drawn(what, guidance, which)
+            real_scenes = scene_samples(scenes, dataset.shape[-1])
+            for end, judged in (("", samples), ("_real", real_scenes)):
+                scores = _read(judged, what, dataset.things)
+                found |= {f"{which}_{kind}{end}": value for kind, value in scores.items()}
+        found["read_plain"] = _read(plain, asked, dataset.things)["all"]
+        found["read_plain_real"] = _read(real, asked, dataset.things)["all"]
+    elif (judge := _class_judge(dataset)) is not None and asked.labels is not None:
+        guided = judge.score(drawn(asked, guidance, "guided"), asked.labels)
+        found |= {"read": guided.right, "read_real": judge.accuracy}
+        found |= {"spread": guided.spread, "spread_real": judge.score(real, asked.labels).spread}
+        found["read_plain"] = judge.score(plain, asked.labels).right
+        found["read_plain_real"] = judge.accuracy
+    return found
+
+
+def real_pictures(
+    dataset: Dataset,
+    features: PictureFeatures,
+    num: int,
+    num_pairs: int,
+    study_seed: int,
+    split: int = 0,
+) -> dict[str, float]:
+    """Scores real pictures against other real ones, which gives the scores of a perfect model.
+
+    Args:
+        dataset: The pictures.
+        features: Network that computes features of pictures.
+        num: Number of pictures in a sample, at most half of those held out.
+        num_pairs: Number of pairs of samples.
+        study_seed: All draws derive from it and from ``split``.
+        split: Number of the split.
+    """
+    names = study_seed, split, dataset.name
+    draws, choices = torch_generator("real pairs", *names), numpy_generator("real pairs", *names)
+    pairs = [dataset.fresh_pair(num, draws) for _ in range(num_pairs)]
+    scores = real_against_real(
+        lambda index: (features(pairs[index][0]), features(pairs[index][1])),
+        num_pairs,
+        choices,
+        PICTURE_METRICS,
+    )
+    one, other = pairs[0]
+    some = choices.choice(len(dataset.train), min(len(other), len(dataset.train)), replace=False)
+    share, _ = closest_record(
+        *(_flat(dataset, each) for each in (one, dataset.train[some], other[: len(some)]))
+    )
+    return {**scores, "closer": share.value}
+
+
+def _copies(
+    dataset: Dataset, samples: Tensor, generator: np.random.Generator
+) -> dict[str, float | None]:
+    assert dataset.heldout is not None
+    parts = samples, dataset.train, dataset.heldout[: len(samples)]
+    made, train, heldout = (_flat(dataset, part) for part in parts)
+    found = copies(made, train, heldout, generator)
+    return {
+        "nearest": found.nearest,
+        "nearest_real": found.nearest_real,
+        "closer": found.closest.value,
+    }
+
+
+def _flat(dataset: Dataset, samples: Tensor) -> np.ndarray:
+    """Flattens samples to rows (n, C S S), rounded to 8 bits as they are shown."""
+    assert isinstance(dataset.codec, PictureCodec)
+    return dataset.codec.rounded(samples).flatten(1).double().numpy()
+
+
+def _read(samples: Tensor, asked: Request, things: int) -> dict[str, float | None]:
+    """Computes the shares of scenes that are as asked, by the kinds of `_KINDS`."""
+    assert asked.prompts is not None
+    scores: SceneScores = score_scenes(samples, asked.prompts, things)
+    shares = {kind: share for kind, share in asdict(scores).items() if kind in _KINDS}
+    if things == 1:
+        del shares["count"]  # the reader looks for one thing only
+    return shares
+
+
+def _class_judge(dataset: Dataset) -> ClassJudge | None:
+    """Fits the judge of classes; None unless every class has training pictures."""
+    labels, heldout_labels = dataset.class_labels, dataset.heldout_class_labels
+    if labels is None or heldout_labels is None or dataset.heldout is None:
+        return None
+    if len(labels.unique()) < max(2, len(dataset.classes)):
+        return None
+    return ClassJudge.fit(dataset.train, labels, dataset.heldout, heldout_labels)

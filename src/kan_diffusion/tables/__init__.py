@@ -1,0 +1,1 @@
+"""Tables: a wing of the package, with all that belongs to rows of mixed columns."""

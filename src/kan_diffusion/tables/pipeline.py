@@ -1,0 +1,402 @@
+r"""The pipeline of tables: rows drawn under conditions, gaps filled, densities.
+
+The denoiser models encoded rows z (:mod:`kan_diffusion.tables.codec`) and may be told any blocks of
+them. Rows with given cells are drawn from p(z_free given z_told): the denoiser is told the known
+cells at every step of the sampler. Gaps are filled in the same way.
+
+Sets of values and ranges are met by rejection: rows outside them are discarded, which gives the
+model's own p(z given the conditions). If almost no row meets them, cells inside are drawn from the
+column's own distribution and told, as if they did not depend on other conditions.
+
+With v the coordinates of numbers and dates and s those of categories and gaps, the log-density of
+the continuous cells x given all others is
+
+.. math:: \log p(x \mid s) = \log p(v \mid s) + \sum_j \log |dv_j / dx_j|,
+
+the first term by the probability-flow ODE (:mod:`kan_diffusion.diffusion.likelihood`) of a denoiser
+that is told s, the second by the codec.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection, Mapping
+from itertools import compress
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import SchedulerMixin
+
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.columns import OTHER, Column
+from kan_diffusion.tables.conditions import Condition, read_conditions
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.denoisers import PointDenoiser
+from kan_diffusion.diffusion.likelihood import log_likelihood
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.processes import Process
+
+__all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
+
+logger = logging.getLogger(__name__)
+
+EXACT_DIMENSIONS = 16
+"""Largest number of free coordinates with an exact divergence; beyond, it is estimated."""
+
+_PROBES = 16
+_AT_ONCE = 2**13  # rows that fit a cache
+_MOST_TRIED = 2**18
+_FEWEST_DRAWN = 4096
+_MOST_DRAWN_FOR_ONE = 64
+_NEAR = 0.5  # coordinates of about N(0, 1)
+_LOOK = 4096
+_DOUBTED = 8
+_TRIES = 8  # times that rows are drawn anew whose category does not imply what is told
+
+
+class TableDiffusionPipeline(PointDiffusionPipeline):
+    """Draws rows of a table from a trained denoiser.
+
+    A call returns encoded rows, as a pipeline of points returns points; :meth:`draw` gives frames.
+
+    Args:
+        denoiser: The trained network; conditions need one that was built with the codec's blocks.
+        process: The process the denoiser was trained for, or its settings.
+        codec: The codec of the table, or what its ``to_dict`` gives.
+        scheduler: Any diffusers scheduler of the process; its default when None.
+
+    Raises:
+        KanDiffusionError: The denoiser has another number of coordinates than the codec.
+    """
+
+    def __init__(
+        self,
+        denoiser: PointDenoiser,
+        process: Process | Mapping[str, object] | None = None,
+        codec: TableCodec | Mapping[str, object] | None = None,
+        scheduler: SchedulerMixin | None = None,
+    ) -> None:
+        super(PointDiffusionPipeline, self).__init__()
+        if codec is None:  # diffusers loads arguments without default as modules
+            raise KanDiffusionError("a pipeline of tables needs the codec of its table; give it")
+        self.codec = codec if isinstance(codec, TableCodec) else TableCodec.from_dict(codec)
+        units = Standardizer.identity(self.codec.dim)
+        self._setup(denoiser, process, scheduler, units, self.codec.names)
+        self.register_to_config(codec=self.codec.to_dict())
+
+    def draw(
+        self,
+        num_rows: int | None = None,
+        *,
+        conditions: Mapping[object, object] | None = None,
+        like: pd.DataFrame | None = None,
+        steps: int = 20,
+        generator: torch.Generator | None = None,
+    ) -> pd.DataFrame:
+        """Draws rows.
+
+        Args:
+            num_rows: Number of rows; one for each row of ``like`` when None.
+            conditions: What the cells of some columns must be, see
+                :func:`kan_diffusion.tables.conditions.read_conditions`.
+            like: Rows with cells of some of the columns, which are kept; gaps in them are drawn.
+            steps: Steps of the sampler.
+            generator: Source of the noise; torch's default generator when None.
+
+        Returns:
+            A frame with the columns, order and dtypes of the table.
+
+        Raises:
+            DataError: A column or category is not known, or conditions contradict each other.
+            KanDiffusionError: A number is out of range, or the denoiser was trained without
+                conditions.
+            NonFiniteSamplesError: The samples became infinite or NaN.
+        """
+        wanted = read_conditions(conditions or {}, self.codec)
+        if like is not None:
+            self.codec.require_columns(like, some=True)
+            like = like.set_axis([self.codec.column(name).name for name in like], axis=1)
+            if num_rows not in (None, len(like)):
+                raise KanDiffusionError(
+                    f"a row is drawn for each of the {len(like):,} given, not {num_rows:,}; leave "
+                    "the number out"
+                )
+            clash = [name for name in like.columns if name in wanted]
+            if clash:
+                raise DataError(f"column '{clash[0]}' is given twice, by a row and by a condition")
+            self.codec.observe(like)  # all rows, so that an error has the right row number
+            for given in like.columns:
+                self.codec.column(given).require_room(like[given])
+            num_rows = len(like)
+        if num_rows is None or num_rows < 1:
+            raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")
+        random = _numpy_generator(generator)
+        told = pd.DataFrame(index=range(num_rows)) if like is None else like.reset_index(drop=True)
+        single = {name: given for name, given in wanted.items() if given.is_value}
+        several = {name: given for name, given in wanted.items() if not given.is_value}
+        for name, condition in single.items():
+            one = condition.some()
+            told[name] = one.iloc[np.zeros(num_rows, dtype=int)].reset_index(drop=True)
+        gaps = [name for name, condition in single.items() if condition.gap]
+        if len(told.columns) or several:
+            self._require_conditions()
+        doubt = self._doubt(told, gaps, like is not None, random) if len(told.columns) else None
+        if doubt is not None:
+            logger.warning(doubt)
+        if several:
+            return self._restricted(told, gaps, several, steps, generator, random)
+        return self._given(told, gaps, steps, generator, random)
+
+    def _require_conditions(self) -> None:
+        if not self.denoiser.blocks:
+            raise KanDiffusionError(
+                "this model was trained without conditions, so that it draws whole rows alone; "
+                "train one with 'kan-diffusion train' or DiffusionEstimator"
+            )
+
+    def _given(
+        self,
+        told: pd.DataFrame,
+        gaps: Collection[object],
+        steps: int,
+        generator: torch.Generator | None,
+        random: np.random.Generator,
+    ) -> pd.DataFrame:
+        """Draws a row for each row of told cells; in the columns ``gaps``, gaps are told."""
+
+        def drawn(observed: torch.Tensor | None, num: int) -> torch.Tensor:
+            return self(
+                num, steps, observed=observed, generator=generator, batch_size=_AT_ONCE
+            ).samples.cpu()
+
+        if not len(told.columns):
+            return self.codec.decode(drawn(None, len(told)), random)
+        observed = self.codec.observe(told, random, gaps)
+        kept = ~observed.isnan()
+        rows = drawn(observed, len(told))
+        for _ in range(_TRIES):  # decoding then moves the few that are left
+            wrong = self.codec.contradicts(rows, kept)
+            if not bool(wrong.any()):
+                break
+            rows[wrong] = drawn(observed[wrong], int(wrong.sum()))
+        frame = self.codec.decode(rows, random, kept)
+        for name in told.columns:
+            if name not in gaps:
+                column = self.codec.column(name)
+                frame[column.name] = _kept(column, told[name], frame[column.name])
+        return frame
+
+    def _restricted(
+        self,
+        told: pd.DataFrame,
+        gaps: Collection[object],
+        conditions: Mapping[object, Condition],
+        steps: int,
+        generator: torch.Generator | None,
+        random: np.random.Generator,
+    ) -> pd.DataFrame:
+        """Draws rows with told cells that meet conditions, by rejection as long as that works."""
+        waiting = np.arange(len(told))
+        found: list[pd.DataFrame] = []
+        drawn = passed = 0
+        most = _MOST_DRAWN_FOR_ONE * len(told) + _FEWEST_DRAWN
+        while len(waiting) and drawn < most:
+            # As many tries for each row as it has taken so far to find one that passes.
+            tries = 4 if not drawn else min(math.ceil(1.2 * drawn / max(passed, 1)), 4096)
+            tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
+            rows = np.repeat(waiting, tries)
+            part = told.iloc[rows].reset_index(drop=True)
+            frame = self._given(part, gaps, steps, generator, random)
+            met = np.logical_and.reduce(
+                [condition.holds(frame[name]) for name, condition in conditions.items()]
+            )
+            drawn, passed = drawn + len(rows), passed + int(met.sum())
+            frame = frame[met].set_axis(rows[met]).loc[lambda f: ~f.index.duplicated()]
+            found.append(frame)
+            waiting = np.setdiff1d(waiting, frame.index)
+        if len(waiting):
+            asked = ", ".join(map(str, conditions.values()))
+            logger.warning(
+                f"{passed:,} of {drawn:,} rows drawn meet '{asked}', so that {len(waiting):,} rows "
+                "are extrapolation: their cells there are drawn without regard to the others"
+            )
+            rest = told.iloc[waiting].reset_index(drop=True)
+            for name, condition in conditions.items():
+                rest[name] = self._within(name, condition, len(rest), random)
+            for empty, part in rest.groupby([rest[name].isna() for name in conditions]):
+                chosen = [*gaps, *compress(conditions, empty)]  # gaps that are to stay gaps
+                filled = self._given(part.reset_index(drop=True), chosen, steps, generator, random)
+                found.append(filled.set_axis(waiting[part.index]))
+        return pd.concat(found).sort_index().reset_index(drop=True)
+
+    def _within(
+        self, name: object, condition: Condition, num: int, random: np.random.Generator
+    ) -> pd.Series:
+        """Draws cells of one column that meet a condition, from the column's own distribution."""
+        cells = self.codec.column(name).draw(_LOOK, random)
+        cells = cells[condition.holds(cells)]
+        if not len(cells):
+            cells = condition.some()
+        return cells.iloc[random.integers(len(cells), size=num)].reset_index(drop=True)
+
+    def _doubt(
+        self, told: pd.DataFrame, gaps: Collection[object], like: bool, random: np.random.Generator
+    ) -> str | None:
+        """Returns a warning if no row that the model draws comes near the first told cells."""
+        told = told.iloc[:_DOUBTED]
+        given = self.codec.observe(told, random, gaps)
+        seed = int(random.integers(2**31))
+        drawn = self(_LOOK, generator=torch.Generator().manual_seed(seed), batch_size=_AT_ONCE)
+        rows = drawn.samples.cpu()
+        cells = self.codec.decode(rows, random)
+        for place, row in enumerate(given):
+            near = torch.ones(_LOOK, dtype=torch.bool)
+            blocks = self.codec.blocks
+            empty = {each.column for each in blocks if each.role == "state" and row[each.start] > 0}
+            for block in blocks:
+                part, valued = slice(block.start, block.stop), block.role == "value"
+                # The value of a gap or a zero is noise.
+                if bool(row[part].isnan().any()) or (valued and block.column in empty):
+                    continue
+                if block.discrete and valued:  # no two categories are near
+                    column = self.codec.column(block.column)
+                    found, missing = column.read(cells[column.name])
+                    wanted, _ = column.read(told[column.name].iloc[[place]])
+                    near &= torch.from_numpy((found == wanted) & ~missing)
+                else:
+                    near &= ((rows[:, part] - row[part]).abs() < _NEAR).all(dim=1)
+            if not bool(near.any()):
+                where = f"row {place + 1} of those given" if like else "the conditions"
+                return (
+                    f"none of {_LOOK:,} rows drawn without conditions comes near {where}; what is "
+                    "drawn is extrapolation"
+                )
+        return None
+
+    def impute(
+        self,
+        frame: pd.DataFrame,
+        draws: int = 1,
+        *,
+        steps: int = 20,
+        generator: torch.Generator | None = None,
+    ) -> list[pd.DataFrame]:
+        """Fills gaps, once or several times: the spread between draws says how certain they are.
+
+        Args:
+            frame: Rows of the table with gaps; all of its columns.
+            draws: How many times to fill them.
+            steps: Steps of the sampler.
+            generator: Source of the noise; torch's default generator when None.
+
+        Returns:
+            One frame per draw, with all given cells unchanged. A column whose dtype cannot hold
+            what is drawn gets the dtype that it had in training.
+
+        Raises:
+            DataError: A column is missing, new, or of another type.
+            KanDiffusionError: The number of draws is out of range, or the denoiser was trained
+                without conditions.
+            NonFiniteSamplesError: The samples became infinite or NaN.
+        """
+        if draws < 1:
+            raise KanDiffusionError(f"gaps are filled at least once, not {draws} times")
+        self._require_conditions()
+        self.codec.require_columns(frame)
+        self.codec.observe(frame)  # all rows, so that an error has the right row number
+        rows = np.flatnonzero(frame.isna().any(axis=1).to_numpy())
+        filled = [frame.copy() for _ in range(draws)]
+        if not len(rows):
+            return filled
+        random = _numpy_generator(generator)
+        gaps = frame.iloc[rows].reset_index(drop=True)
+        # Draw after draw of all rows.
+        several = pd.concat([gaps] * draws, ignore_index=True) if draws > 1 else gaps
+        drawn = self._given(several, (), steps, generator, random)
+        for number, whole in enumerate(filled):
+            part = drawn.iloc[number * len(gaps) : (number + 1) * len(gaps)]
+            for place, name in enumerate(frame.columns):
+                if gaps[name].isna().any():
+                    column = self.codec.column(name)
+                    cells = _filled(column, whole[name], rows, part[column.name])
+                    whole.isetitem(place, cells.array)
+        return filled
+
+    def log_density(
+        self,
+        frame: pd.DataFrame,
+        *,
+        generator: torch.Generator | None = None,
+        num_steps: int = 50,
+    ) -> np.ndarray:
+        """Computes the log-density of the continuous cells of rows, given all their other cells.
+
+        Args:
+            frame: Rows with all columns of the table. Numbers on a lattice, such as whole numbers
+                and dates, have the density at the middle of their cell.
+            generator: Source of the estimate's directions, where there are more than
+                ``EXACT_DIMENSIONS`` continuous coordinates; torch's default generator when None.
+            num_steps: Steps of the ODE's solver.
+
+        Returns:
+            Natural logarithms with shape (n,), in the units of the data.
+
+        Raises:
+            DataError: A column is missing, new, or of another type, or the table has no continuous
+                columns.
+            KanDiffusionError: There are other cells, too, and the denoiser was trained without
+                conditions.
+        """
+        self.codec.require_columns(frame)
+        rows, free = self.codec.place(frame)
+        if not bool(free.any()):
+            raise DataError(
+                "a density is that of continuous columns, and there are none in this table"
+            )
+        observed = None
+        if not bool(free.all()):
+            self._require_conditions()
+            observed = torch.where(free, torch.nan, rows)
+        most = int(free.sum(dim=1).max())
+        density = log_likelihood(
+            self.denoiser,
+            self.process,
+            rows,
+            observed=observed,
+            num_probes=None if most <= EXACT_DIMENSIONS else _PROBES,
+            generator=generator,
+            num_steps=num_steps,
+        )
+        return density.numpy() + self.codec.log_scale(frame)
+
+
+def _kept(column: Column, given: pd.Series, drawn: pd.Series) -> pd.Series:
+    """Returns the given cells in the column's dtype, with gaps filled by drawn ones."""
+    known = given.notna().to_numpy()
+    if given.dtype != drawn.dtype:
+        given = column.storage.restore(*column.read(given)).astype(drawn.dtype)
+    return given.where(known, drawn)
+
+
+def _filled(column: Column, cells: pd.Series, rows: np.ndarray, drawn: pd.Series) -> pd.Series:
+    """Puts drawn cells into some rows; if their dtype has no room for them, in the column's."""
+    if len(rows) == len(cells) and cells.isna().all():  # they may have any dtype
+        return drawn
+    given, named = cells.copy(), isinstance(cells.dtype, pd.CategoricalDtype)
+    if named and column.merged and OTHER not in given.cat.categories:
+        given = given.cat.add_categories(OTHER)
+    try:
+        given.iloc[rows] = (drawn.astype(object) if named else drawn).array
+    except (TypeError, ValueError):
+        given = column.storage.restore(*column.read(cells)).astype(drawn.dtype)
+        given.iloc[rows] = drawn.array
+    return given
+
+
+def _numpy_generator(generator: torch.Generator | None) -> np.random.Generator:
+    """Makes a NumPy generator, seeded by torch's."""
+    seed = torch.randint(2**62, (), generator=generator, dtype=torch.int64)
+    return np.random.default_rng(int(seed))

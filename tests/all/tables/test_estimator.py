@@ -1,0 +1,106 @@
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+from sklearn.utils.estimator_checks import check_estimator
+
+from helpers import refused, seeded
+from kan_diffusion import FAMILIES, DiffusionEstimator
+from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.errors import RunFolderError
+from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from mixed_tables import people
+
+QUICK = {"params": 2300, "steps": 3, "batch_size": 16, "device": "cpu", "random_state": 0}
+LEARN = {"learning_rate": 1e-2, "device": "cpu", "random_state": 0}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@pytest.mark.parametrize(
+    ("family", "params"),
+    [*((family, 2300) for family in FAMILIES), ("full-kan", 20_000)],
+)
+def test_scikit_learn_accepts_every_family(family, params):
+    model = DiffusionEstimator(family=family, **{**QUICK, "params": params})
+    results = check_estimator(model, on_fail=None)
+    assert [result for result in results if result["status"] == "failed"] == []
+    assert sum(result["status"] == "passed" for result in results) >= 30
+
+
+def test_what_is_missing_and_what_goes_together_is_learned():
+    real = people(600, 0)
+    settings = {"params": 30_000, "steps": 1800, "batch_size": 256, "learning_rate": 5e-3}
+    model = DiffusionEstimator("mlp", **settings, device="cpu", random_state=0).fit(real)
+    drawn = model.sample(2000)
+    for name in ("score", "job"):
+        assert drawn[name].isna().mean() == pytest.approx(real[name].isna().mean(), abs=0.06)
+    # Of the gaps in scores most have no job either, and no others.
+    gaps = drawn["score"].isna()
+    assert drawn.loc[gaps, "job"].isna().mean() > 0.5 > 5 * drawn.loc[~gaps, "job"].isna().mean()
+    expected = real[["age", "score", "income"]].corr()
+    assert (drawn[["age", "score", "income"]].corr() - expected).abs().to_numpy().max() < 0.2
+    told = model.sample(300, conditions={"age": (18, 25)})
+    assert told["score"].median() < -0.8
+    known = people(400, 1).dropna()
+    draws = model.impute(known.assign(score=np.nan), draws=8)
+    filled = np.mean([whole["score"] for whole in draws], axis=0)
+    assert np.corrcoef(filled, known["score"])[0, 1] > 0.6
+
+
+def test_densities_are_those_of_a_known_mixture_and_integrate_to_one():
+    mixture = GaussianMixture([[-1.5, 0.0], [1.5, 1.0]], variances=0.5)
+    points = mixture.sample(20_000, seeded()).numpy()
+    model = DiffusionEstimator("mlp", params=4000, steps=1500, batch_size=512, **LEARN).fit(points)
+    fresh = mixture.sample(300, seeded(1))
+    error = model.score_samples(fresh.numpy()) - mixture.log_density(fresh, 1.0, 1e-9).numpy()
+    assert abs(error.mean()) < 0.03
+    assert np.abs(error).mean() < 0.12
+    axes = np.linspace(-6, 7, 53)
+    grid = np.stack(np.meshgrid(axes, axes), axis=-1).reshape(-1, 2)
+    total = np.exp(model.score_samples(grid)).sum() * (axes[1] - axes[0]) ** 2
+    assert total == pytest.approx(1, abs=0.02)
+
+
+def _points(num=60):
+    return np.random.default_rng(0).normal(1000.0, 50.0, (num, 2))
+
+
+def test_a_model_saved_over_another_is_whole_or_not_there(tmp_path, monkeypatch):
+    old, new = (DiffusionEstimator("mlp", **QUICK).fit(shift + _points()) for shift in (0, 9000))
+    drawn = [model.sample(5) for model in (old, new)]
+    replace, left = Path.replace, [0]
+
+    def killed_at(self, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed_at)
+    for write in range(100):
+        left[0] = 100
+        old.save(tmp_path)
+        np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[0])
+        left[0] = write
+        try:
+            new.save(tmp_path)
+            break
+        except KeyboardInterrupt:
+            with refused("estimator.json", RunFolderError):
+                DiffusionEstimator.load(tmp_path)
+            with suppress(RunFolderError):  # the pipeline is whole with its index
+                assert TableDiffusionPipeline.from_pretrained(tmp_path).codec == new.codec_
+    assert write > 5
+    np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[1])
+
+
+def test_y_is_a_column_to_condition_on():
+    y = np.arange(60) % 2
+    model = DiffusionEstimator("mlp", **QUICK).fit(_points(), y)
+    assert model.codec_.columns[-1].kind == "categorical"
+    assert model.sample(y=y[:9]).shape == (9, 2)
+    parts = [model.score_samples(_points()[:20], np.full(20, label)) for label in (0, 1)]
+    whole = logsumexp(np.array(parts) + np.log(0.5), axis=0)
+    np.testing.assert_allclose(model.score_samples(_points()[:20]), whole, atol=1e-3)

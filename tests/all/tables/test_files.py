@@ -1,0 +1,238 @@
+import datetime
+import gzip
+import os
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from helpers import refused
+from kan_diffusion.tables.files import read_frame, write_frame
+from kan_diffusion.errors import DataError
+from table_files import require_refused, written
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "first"),
+    [
+        ("x,y\n1,2\n3,4\n", ("x", "y"), [1, 3]),
+        ("\n\nx,\n1,2\n\n3,4\n\n", ("x", "column_2"), [1, 3]),
+        ("y;x\n1;2\n3.5;4\n", ("y", "x"), [1, 3.5]),
+        ("1,5;2\n3,25;-4,125\n", ("column_1", "column_2"), [1.5, 3.25]),
+        ("y|x\n2,5|1\n4|3\n", ("y", "x"), [2.5, 4]),
+        ("a;b,c\n1,2\n3,4\n", ("a;b", "c"), [1, 3]),
+        # The first line has names that are numbers where it differs from the others.
+        ("2019,name,size\n5,bob,3\n7,al,\n", ("2019", "name", "size"), [5, 7]),
+        ('2019,name,"size"\n5,"bob, jr",3\n', ("2019", "name", "size"), [5]),
+        ("land,2019,2020\nSpain,high,\nItaly,,low\n", ("land", "2019", "2020"), ["Spain", "Italy"]),
+        ("39,NA,5\n41,3,6\n", ("column_1", "column_2", "column_3"), [39, 41]),
+        ("39,2024-01-01\n41,\n", ("column_1", "column_2"), [39, 41]),
+    ],
+)
+def test_csv_dialects(tmp_path, caplog, text, columns, first):
+    table = read_frame(written(tmp_path, text))
+    assert table.columns == columns
+    assert table.frame.iloc[:, 0].tolist() == first
+    assert ("the first line is read as names" in caplog.text) == ("2019" in columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("x;y\n1.234,56;2\n1.999,50;3\n7,5;4\n", "1.234,56"),
+        ('x,y\n"1,234.56",2\n"999",3\n"3,000",3\n', "1,234.56"),
+        ('x,y\n"1,5",2\n"2,75",3\n', "1,5"),
+        ("x;y\n1,5;2.5\n2,5;3.5\n", "1,5"),
+        ("x;y\n29.02.2024;2\n01.03.2024;3\n", None),
+        ('x,y\n"1,234",2\n"red",3\n"blue",3\n', None),
+    ],
+)
+def test_numbers_that_are_read_as_text_are_told(tmp_path, caplog, text, shown):
+    table = read_frame(written(tmp_path, text))
+    assert not pd.api.types.is_numeric_dtype(table.frame["x"].dtype)
+    said = f"column 'x' is read as text, since it has numbers such as '{shown}'"
+    assert len(caplog.records) == (shown is not None)
+    assert shown is None or said in caplog.text
+
+
+def test_a_packed_file_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("kan_diffusion.tables.files.MOST_BYTES", 10_000)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"1\n" * 5_000))
+    assert read_frame(tmp_path / "a.csv.gz").num_rows == 5_000
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"1\n" * 5_001))
+    with refused("holds more than 10,000 bytes", DataError):
+        read_frame(tmp_path / "a.csv.gz")
+
+
+def test_parquet_keeps_the_dtypes_that_pandas_wrote(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "small": np.array([1, 2, 3], dtype=np.int8),
+            "half": np.array([0.5, np.nan, 1], dtype=np.float32),
+            "nullable": pd.array([3, None, 4], dtype="Int64"),
+            "flag": pd.array([True, None, False], dtype="boolean"),
+            "colour": pd.Categorical(["red", None, "red"], ["blue", "red"], ordered=True),
+            "arrow": pd.array([1, 2, None], dtype="int32[pyarrow]"),
+            "when": pd.to_datetime(["2024-01-01", None, "2024-01-03"]).tz_localize("Asia/Tokyo"),
+            "word": pd.array(["a", None, "b"], dtype="string"),
+            " ": [1.5, 2.5, 3.5],
+        }
+    )
+    days = pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-05"]).astype("datetime64[ms]")
+    for index, more in (
+        ([5, 6, 9], {}),  # an index is no column, unless it has a name
+        (pd.MultiIndex.from_arrays([days, [7, 8, 9]], names=["day", None]), {"day": days}),
+    ):
+        frame.set_axis(index).to_parquet(tmp_path / "points.parquet")
+        table, expected = read_frame(tmp_path / "points.parquet"), frame.assign(**more)
+        pd.testing.assert_frame_equal(table.frame, expected)
+        one = expected.iloc[[1]].reset_index(drop=True)
+        pd.testing.assert_frame_equal(table.take(np.array([1])), one)
+
+
+def test_arrays_and_parquet_of_other_programs(tmp_path):
+    columns = {
+        "whole": pa.array([2**53 + 1, None, 3]),
+        "positive": pa.array([1, None, 3], pa.uint16()),
+        "truth": pa.array([True, None, False]),
+        "day": pa.array([datetime.date(2024, 2, 29), None, None]),
+        "decimal": pa.array([Decimal("1.25"), None, Decimal("2.5")]),
+        "nothing": pa.nulls(3),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "points.parquet")
+    frame = read_frame(tmp_path / "points.parquet").frame
+    dtypes = ["Int64", "UInt16", "boolean", "datetime64[s]", "float64"]
+    assert [str(dtype) for dtype in frame.dtypes[:-1]] == dtypes
+    assert frame["whole"].tolist() == [2**53 + 1, pd.NA, 3]
+    assert frame["decimal"].tolist()[::2] == [1.25, 2.5]
+    assert frame["nothing"].isna().all()
+    flat = read_frame(written(tmp_path, np.array([3, 1, 2], dtype=">u2"))).frame["column_1"]
+    assert (flat.tolist(), flat.dtype) == ([3, 1, 2], np.uint16)
+
+
+def _shards(folder, frames):
+    (folder / "deeper").mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        place = folder / "deeper" if number == len(frames) - 1 else folder
+        frame.to_parquet(place / f"part-{number}.parquet", row_group_size=7)
+    (folder / "README.txt").write_text("about these files")
+    return folder
+
+
+def test_a_folder_of_shards_is_one_table(tmp_path):
+    generator = np.random.default_rng(0)
+    whole = pd.DataFrame(
+        {
+            "x": generator.normal(size=50),
+            "age": pd.array(generator.integers(0, 99, 50), dtype="Int64"),
+            "job": pd.Categorical(generator.choice(["nurse", "teacher"], 50)),
+        }
+    )
+    whole.loc[40, "age"] = pd.NA  # in the last shard alone
+    parts = [whole[20:35], whole[35:], whole[:20]]  # the order of names, the deeper one first
+    table = read_frame(_shards(tmp_path / "shards", parts))
+    expected = pd.concat([parts[2], *parts[:2]]).reset_index(drop=True)
+    assert table.num_rows == 50
+    pd.testing.assert_frame_equal(table.frame, expected)
+    batches = list(table.batches())
+    assert all(batch["age"].dtype == "Int64" for batch in batches)
+    together = pd.concat(batches).reset_index(drop=True).astype({"job": "category"})
+    pd.testing.assert_frame_equal(together, expected)
+    some = np.sort(generator.choice(50, 20, replace=False))
+    pd.testing.assert_frame_equal(table.take(some), expected.iloc[some].reset_index(drop=True))
+    again = _shards(tmp_path / "again", parts)
+    assert read_frame(again).sha256 == table.sha256
+    (again / "part-0.parquet").rename(again / "part-00.parquet")
+    assert read_frame(again).sha256 != table.sha256
+
+
+def test_shards_that_differ_are_refused(tmp_path):
+    first = pd.DataFrame({"x": [1.5, 2.5], "age": [1, 2]})
+    for number, (other, words) in enumerate((
+        (first.rename(columns={"x": "y"}), "part-1.parquet' have different columns.*'x'"),
+        (first.assign(z=1), "different columns.*'z'"),
+        (first.astype({"age": str}), "columns of different types: .*age"),
+        (first.assign(x=[1.0, np.inf]), r"infinite values in 1 row \(row 2; 'x'\)"),
+    )):  # fmt: skip
+        with refused(words, DataError):
+            read_frame(_shards(tmp_path / str(number), [first, other]))
+    for name, other in (("none", first[:0]), ("floats", first.astype({"age": float}))):
+        assert read_frame(_shards(tmp_path / name, [first, other])).num_rows == 2 + len(other)
+    (tmp_path / "0" / "part-0.parquet").write_bytes(b"")
+    with refused("part-0.parquet' is empty", DataError):
+        read_frame(tmp_path / "0")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("  \n\n", "is empty"),
+        ("x,y\n", "no rows"),
+        ("2019,size\n5,3\n1e400,4\n", r"infinite values in 1 row \(line 3; '2019'\)"),
+        ("x,y\n1,2\n\n3,4\nabc,5\n", "column 'x', line 5 holds 'abc'"),
+        ("x,y\nTrue,2\n3,4\n", "mixes numbers and text: column 'x', line 2 holds 'True'"),
+        ("x\n2024-01-01\n2024-02-30\n", "mixes dates and text: column 'x', line 3 holds '2024-02"),
+        ("x\n2024-01-01T10:00Z\n2024-01-01\n", "column 'x', line 3 holds '2024-01-01'"),
+        ("day,2.5\n1,2\n3,4\n", "line 1 holds 'day'.*header line has no number"),
+        ("x;y\n1,500;2\n1,250,000;3\n", "'1,500', where the comma may mark decimals or thousands"),
+        ("x,y\n1,2\n3,4,5\n", r"number of values in line 3 \(3 for 2 columns\)"),
+        ("x\n1\n1e301\n", r"values beyond 1e\+300 in 1 row \(line 3"),
+        ("x,x\n1,2\n3,4\n", "same name: 'x'"),
+        (b"x,y\n1,2\n\0\0\0,4\n", "not a text file"),
+        ('x,y\n1,2\n"3,4\n5,6\n', "quotation mark is opened in line 3 and never closed"),
+        ('x,y\n1,2\n"3"4,5\n', "broken CSV file: line 3: .* expected after"),
+        (",".join(map(str, range(10_001))) + "\n", "10,001 columns; a table has at most 10,000"),
+        ({"x": [1.0, 2.0], "many": [[1.0], [2.0]]}, "a column 'many' of type list"),
+        ({"x": [b"a", b"b"]}, "a column 'x' of type binary"),
+        ({}, "no columns"),
+        ({"x": [1.0, 1e301]}, r"beyond 1e\+300"),
+        (np.array([["a", "b"]]), "type <U1, not real numbers"),
+        (np.ones((3, 2), dtype=complex), "complex128, not real"),
+        (np.ones((4, 3, 3)), r"shape \(4, 3, 3\); reshape it to \(rows, columns\)"),
+        (np.empty((0, 2)), "no rows"),
+        (np.empty((0, 10**9)), "1,000,000,000 columns; a table has at most 10,000"),
+        (np.array([1.0, np.nan, np.inf]), r"1 row \(row 3; 'column_1'\)"),
+    ],
+)
+def test_a_broken_file_is_refused_with_the_place(tmp_path, content, words):
+    require_refused(tmp_path, content, words)
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path):
+    array = written(tmp_path, np.arange(100.0)).read_bytes()
+    columns = written(tmp_path, {"x": np.arange(100.0)}).read_bytes()
+    for name, content, words in (
+        ("cut.npy", array[:-100], "broken NumPy file"),
+        ("cut.npy", b"1,2\n3,4\n", "not a NumPy array file"),
+        ("cut.parquet", columns[:-20], "not a readable Parquet file"),
+        ("cut.parquet", columns[:500] + columns[-8:], "not a readable Parquet file"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with refused(words, DataError):
+            read_frame(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npy"])
+def test_what_is_no_file_is_refused_and_not_read(tmp_path, ending):
+    pipe, zeros = tmp_path / f"pipe{ending}", tmp_path / f"zeros{ending}"
+    os.mkfifo(pipe)  # reading it would never end
+    zeros.symlink_to("/dev/zero")
+    for path in (pipe, zeros):
+        with refused("cannot be read: it is no file", DataError):
+            read_frame(path)
+    with refused("cannot be read: File name too long", DataError):
+        read_frame(tmp_path / f"{'x' * 300}{ending}")
+
+
+def test_arrays_take_numbers_only(tmp_path):
+    path = tmp_path / "points.npy"
+    write_frame(path, pd.DataFrame({"a": [1, 2], "b": pd.array([3, 2**62 + 1], dtype="Int64")}))
+    assert np.load(path).tolist() == [[1, 3], [2, 2**62 + 1]]
+    write_frame(path, pd.DataFrame({"a": [1.5, 2], "b": pd.array([3, None], dtype="Int64")}))
+    for cells in (["x", "y"], [pd.Timestamp(0)] * 2, pd.Categorical([1, 2])):
+        with refused(r"column 'b' to '.*points\.npy', which takes numbers only"):
+            write_frame(path, pd.DataFrame({"a": [1, 2], "b": cells}))
+    np.testing.assert_array_equal(np.load(path), [[1.5, 3], [2, np.nan]])  # as it was

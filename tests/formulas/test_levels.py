@@ -1,0 +1,73 @@
+import itertools
+
+import numpy as np
+import pytest
+import sympy
+import torch
+
+from gaussian_levels import context_of, exact_network, process_of, require_the_score_is_found
+from kan_diffusion.data import GaussianMixture
+from kan_diffusion.processes import get_process
+from kan_diffusion.formulas.levels import LevelForm, formula_over_levels, reading_levels
+from networks import network
+
+
+def test_the_score_of_a_gaussian_is_found_at_all_levels():
+    require_the_score_is_found("v_prediction", "quick")
+
+
+def test_a_formula_may_have_no_constants():
+    """Of standard normal data the score is -x at every level: there is nothing to take away."""
+    normal = GaussianMixture(torch.zeros(1, 1), covariances=torch.ones(1, 1, 1))
+    context = context_of(process_of("epsilon"), normal, 20_000, effort="quick")
+    edges = [[(0, 0, "linear", False)]] * 2
+    denoiser = network(edges, [1], data_dim=1, num_train_timesteps=200, modulated=True)
+    made = formula_over_levels(denoiser, context, tolerance=100.0)
+    assert made is not None
+    assert [str(expression) for expression in made.expressions()] == ["-x0"]
+
+
+def test_no_formula_is_better_than_a_bad_one():
+    process = process_of("v_prediction")
+    context, denoiser = context_of(process), exact_network(process)
+    # Curves cannot be written down.
+    curved = denoiser.with_edges(
+        [e._replace(kind="curve", has_slope=False) for e in denoiser.edges]
+    )
+    assert formula_over_levels(curved, context, tolerance=1e9) is None
+
+
+def test_forms_are_their_expressions():
+    symbol = sympy.Symbol("alpha", real=True)
+    alpha = np.linspace(0.05, 1, 20)
+    powers = [(False, 0), (False, 1), (False, 3), (True, 0)]
+    for (own, power), numerator, below in itertools.product(
+        powers, (False, True), ((), (2,), (4,), (2, 4))
+    ):
+        form = LevelForm(own, power, numerator, below)
+        numbers = np.array([0.7, -0.3, 0.4, 0.2])[: form.size]
+        assert form.size == (not own) + numerator + len(below)
+        expression = form.expression(symbol, [sympy.Float(n) for n in numbers])
+        expected = [float(expression.subs(symbol, a)) for a in alpha]
+        np.testing.assert_allclose(form.values(alpha, numbers), expected, rtol=1e-9)
+    c, n, b, e = 0.7, -0.3, 0.4, 0.2
+    by_hand = c * alpha**3 * (1 + n * alpha**2) / (1 + b * alpha**2 + e * alpha**4)
+    form = LevelForm(False, 3, True, (2, 4))
+    np.testing.assert_allclose(form.values(alpha, np.array([c, n, b, e])), by_hand)
+    # A point's own coordinate: -x where all signal is gone, and other terms vanish there.
+    assert LevelForm(True, 0, True, (2, 4)).values(np.zeros(1), np.array([n, b, e])) == -1
+    assert LevelForm(False, 1, False, (2,)).values(np.zeros(1), np.array([c, b])) == 0
+
+
+@pytest.mark.parametrize("num_timesteps", [2, 1000])
+def test_levels_to_read_are_timesteps_away_from_either_end(num_timesteps):
+    process = get_process("cosine").model_copy(update={"num_timesteps": num_timesteps})
+    levels = reading_levels(process)
+    assert np.array_equal(levels, np.unique(levels))
+    assert levels.min() >= 0
+    assert levels.max() <= num_timesteps - 1
+    if num_timesteps == 1000:
+        assert len(levels) == 64
+        alpha = process.levels()[0].numpy()[levels]
+        assert alpha.min() > 0.02
+        assert alpha.max() > 0.99

@@ -1,0 +1,352 @@
+import copy
+
+import pytest
+import torch
+
+from helpers import assert_same_state, refused, seeded
+from kan_diffusion.data import GaussianMixture
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.denoisers.edges import CURVE, Edge
+from kan_diffusion.denoisers.library import LIBRARY
+from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
+from kan_diffusion.errors import NonFiniteLossError
+from kan_diffusion.processes import get_process
+from kan_diffusion.formulas.context import Context, make_context
+from kan_diffusion.formulas.match import SearchOptions, find_formulas, match_curve
+from kan_diffusion.formulas.simplify import drop_idle, prune, prune_in_rounds, straighten
+from networks import batch, kan, network
+
+PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})
+
+
+class _Teacher(Context):
+    """A context whose target is what a network predicts, so that this network is best."""
+
+    teacher: ReadableDenoiser
+    refuses: int = 0
+
+    def loss(self, denoiser):
+        points, steps = self.draw.noised, self.draw.timesteps
+        with torch.no_grad():
+            wanted = self.teacher(points.to(self.teacher.dtype), steps).sample.double()
+            found = denoiser(points.to(denoiser.dtype), steps).sample.double()
+        return float((found - wanted).square().mean())
+
+    def tune(self, denoiser, steps, learning_rate):
+        """Nothing: these networks have nothing to make up for."""
+        self.tunings += 1
+        if self.tunings <= self.refuses:
+            raise NonFiniteLossError("it diverged")
+
+
+def _dataset():
+    density = GaussianMixture(torch.zeros(1, 2), variances=1.0)
+    train = density.sample(500, seeded()).float()
+    return Dataset("normal", ("x", "y"), Standardizer((0.0, 0.0), (1.0, 1.0)), train, density)
+
+
+def _context(teacher):
+    plain = make_context(_dataset(), PROCESS, 0, num_noised=2000)
+    made = _Teacher(plain.dataset, plain.process, plain.draw, plain.seed)
+    made.teacher = teacher
+    return made
+
+
+def _set_curve(denoiser, place, values):
+    """Makes a curve a function, as nearly as its grid lets it be."""
+    number, input, output = place
+    layer = denoiser.layers[number]
+    low, step = float(layer.basis.grid_origin[input]), float(layer.basis.grid_step[input])
+    x = torch.linspace(low, low + step * layer.grid_size, 2001, dtype=torch.float64)
+    functions = layer.basis(x[:, None].expand(-1, layer.in_features))[:, input]
+    first = layer.features_per_input - functions.shape[1]
+    with torch.no_grad():
+        packed = layer._edges[output, input]
+        packed.zero_()
+        packed[first:] = torch.linalg.lstsq(functions, values(x)[:, None]).solution[:, 0]
+
+
+def _curves(functions, hidden, **settings):
+    """A network of curves that are given functions, biases 0."""
+    edges = [[] for _ in range(len(hidden) + 1)]
+    for layer, input, output in functions:
+        edges[layer].append((input, output, CURVE, False))
+    made = network(edges, hidden, grid_size=40, grid_range=(-5.0, 5.0), order=3, **settings)
+    with torch.no_grad():
+        for layer in made.layers:
+            layer.bias.zero_()
+    for place, values in functions.items():
+        _set_curve(made, place, values)
+    return made
+
+
+def _lines():
+    """What is told, and who is to be told it."""
+    lines = []
+    return lines, lambda line, _: lines.append(line)
+
+
+# Pruning
+
+SMALL = 1e-3
+
+
+def _with_weak_edges():
+    return _curves(
+        {
+            (0, 0, 0): torch.tanh,
+            (0, 1, 0): lambda x: SMALL * x + 0.7,  # hardly moves, and has a constant
+            (0, 1, 1): lambda x: 0.5 * x,
+            (0, 2, 2): lambda x: 3 * x,  # large, into a unit nobody listens to
+            (1, 0, 0): lambda x: x,
+            (1, 1, 1): lambda x: x + 0.2 * x**2,
+            (1, 2, 1): lambda x: SMALL * x + 0.4,
+        },
+        [3],
+    )
+
+
+def test_pruning_takes_away_what_is_below_the_threshold():
+    denoiser = _with_weak_edges()
+    context = _context(denoiser)
+    before = copy.deepcopy(denoiser)
+    shares = context.importance(denoiser).attribution.edges
+    below = [e for e in denoiser.edges if float(shares[e.layer][e.output, e.input]) < 0.05]
+    assert {edge.place for edge in below} == {(0, 1, 0), (0, 2, 2), (1, 2, 1)}
+    pruned = prune(denoiser, context, 0.05)
+    assert len(pruned.edges) == 4
+    # Their means stay; the unit goes, and so does the input.
+    assert 0 < context.loss(pruned) < 20 * SMALL**2
+    assert pruned.unit_names() == [["x0", "x1"], ["h1.0", "h1.1"], ["out0", "out1"]]
+    assert_same_state(denoiser, before)
+    # A threshold of zero prunes nothing, not even the unit that nothing leaves: it has an edge.
+    whole = prune(denoiser, context, 0.0)
+    assert context.loss(whole) == pytest.approx(0, abs=1e-12)
+    assert len(whole.edges) == 7
+
+
+def test_pruning_does_not_cut_off_an_output():
+    denoiser = _with_weak_edges()
+    context = _context(denoiser)
+    with refused(r"threshold of 3 no edge is left.*lower one"):
+        prune(denoiser, context, 3.0)
+    # Weak edges into a unit, and a strong one from there to an output.
+    places = [(0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1)]
+    weak = _curves(dict.fromkeys(places, lambda x: x), [2])
+    context = _context(weak)
+    shares = context.importance(weak).attribution.edges
+    threshold = float(shares[0][0].max()) * 1.01
+    assert threshold < float(shares[1].diagonal().min())
+    with refused("on the way to some output"):
+        prune(weak, context, threshold)
+
+
+def test_rounds_of_pruning_end_when_nothing_is_below():
+    denoiser = _with_weak_edges()
+    context = _context(denoiser)
+    lines, tell = _lines()
+    pruned = prune_in_rounds(denoiser, context, 0.05, rounds=5, on_progress=tell)
+    assert context.tunings == 2
+    assert lines == ["round 1: 7 edges to 4", "round 2: 4 edges to 4"]
+    assert len(pruned.edges) == 4
+    assert prune_in_rounds(denoiser, context, 0.05, rounds=0) is denoiser
+
+
+# Straightening
+
+
+def test_lines_become_lines_and_a_bend_that_is_needed_stays():
+    denoiser = _curves(
+        {
+            (0, 0, 0): lambda x: 0.8 * x - 0.3,
+            (0, 1, 1): lambda x: torch.tanh(1.5 * x),
+            (0, 1, 0): lambda x: 0 * x + 0.9,  # a constant, which must not get lost
+            (1, 0, 0): lambda x: -x + 0.5,
+            (1, 1, 1): lambda x: 2 * x,
+            (1, 1, 0): lambda x: 0.3 * x,
+        },
+        [2],
+    )
+    context = _context(denoiser)
+    lines, tell = _lines()
+    made = straighten(denoiser, context, tolerance=1e-6, on_progress=tell)
+    kinds = {edge.place: edge.kind for edge in made.edges}
+    assert [place for place, kind in kinds.items() if kind == CURVE] == [(0, 1, 1)]
+    assert context.loss(made) <= 1e-6
+    assert "layer 1: straight" in lines
+    assert "layer 0: stays curved" in lines
+    assert "edge x1 to h1.1: stays curved" in lines
+    # With a larger tolerance it goes as well.
+    free = straighten(denoiser, context, tolerance=10.0)
+    assert all(edge.kind == "linear" for edge in free.edges)
+    assert {edge.kind for edge in denoiser.edges} == {CURVE}
+
+
+def test_a_try_that_diverges_is_one_that_failed():
+    denoiser = _curves({(0, 0, 0): lambda x: x, (0, 1, 1): lambda x: x}, [])
+    context = _context(denoiser)
+    context.refuses = 2  # the layer, then the first curve
+    made = straighten(denoiser, context, tolerance=1e-6)
+    assert sorted(edge.kind for edge in made.edges) == [CURVE, "linear"]
+
+
+# Dropping
+
+
+def test_a_redundant_unit_is_dropped():
+    denoiser = _curves(
+        {
+            (0, 0, 0): lambda x: torch.tanh(x),
+            (0, 1, 1): lambda x: x,
+            (0, 0, 2): lambda x: torch.sin(x),
+            (1, 0, 0): lambda x: x,
+            (1, 1, 1): lambda x: x,
+            (1, 2, 1): lambda x: 0 * x + 2.5,  # listens to nothing, and gives a constant
+        },
+        [3],
+    )
+    context = _context(denoiser)
+    lines, tell = _lines()
+    made = drop_idle(denoiser, context, tolerance=1e-4, on_progress=tell)
+    assert list(made.config.hidden) == [2]
+    assert len(made.edges) == 4
+    assert context.loss(made) < 1e-4
+    assert sum(line.endswith("dropped") for line in lines) == 1
+    assert sum(line.endswith("stays") for line in lines) >= 4
+
+
+def test_no_output_is_dropped_whatever_the_loss():
+    denoiser = _with_weak_edges()
+    made = drop_idle(denoiser, _context(denoiser), tolerance=1e9)
+    assert {edge.output for edge in made.edges if edge.layer == 1} == {0, 1}
+    assert len(made.edges) <= 4
+
+
+QUICK = {"steps": 1, "tolerance": 1e-4}
+FEW = {name: LIBRARY[name] for name in ("linear", "tanh")}
+
+
+def _with_formulas():
+    return _curves(
+        {
+            (0, 0, 0): lambda x: 1.4 * torch.tanh(1.2 * x + 0.2),
+            (0, 1, 1): lambda x: 0.6 * x,
+            (1, 0, 0): lambda x: -0.7 * x,
+            (1, 1, 1): lambda x: torch.sin(4.3 * x) + torch.cos(7 * x),
+        },
+        [2],
+    )
+
+
+def test_formulas_are_found_where_there_are_any():
+    denoiser = _with_formulas()
+    context = _context(denoiser)
+    lines, tell = _lines()
+    found = find_formulas(denoiser, context, SearchOptions(**QUICK), tell)
+    by_name = {(edge.source, edge.target): edge for edge in found.edges}
+    tanh = by_name["x0", "h1.0"]
+    assert (tanh.kind, tanh.has_slope, tanh.complexity, tanh.reason) == ("tanh", False, 3, "")
+    assert tanh.r2 > 0.999
+    for place in (("x1", "h1.1"), ("h1.0", "out0")):
+        assert (by_name[place].kind, by_name[place].complexity) == ("linear", 1)
+    wiggly = by_name["h1.1", "out1"]
+    assert (wiggly.kind, wiggly.complexity) == (CURVE, 0)
+    assert wiggly.r2 < 0.99
+    assert wiggly.best in LIBRARY
+    assert "below 0.99" in wiggly.reason
+    assert found.num_curves == 1
+    assert context.loss(found.denoiser) <= QUICK["tolerance"]
+    assert len(lines) == 4
+    assert {edge.kind for edge in denoiser.edges} == {CURVE}
+    (edge,) = (edge for edge in found.denoiser.edges if edge.kind == "tanh")
+    _, a, _, c, _ = found.denoiser.layers[0].formula_of(edge)
+    assert (abs(a), abs(c)) == pytest.approx((1.2, 1.4), rel=2e-2)
+
+
+def test_a_match_below_the_least_share_is_refused_even_where_the_loss_allows_it():
+    denoiser = _with_formulas()
+    options = SearchOptions(**{**QUICK, "tolerance": 1e9}, min_r2=1.1, library=FEW)
+    found = find_formulas(denoiser, _context(denoiser), options)
+    assert found.num_curves == 4
+    for edge in found.edges:
+        assert "below 1.1" in edge.reason
+        assert float(edge.reason.partition("R² ")[2].split(",")[0]) <= edge.r2  # not rounded up
+    assert found.denoiser is denoiser
+
+
+def test_a_match_that_raises_the_loss_is_refused_with_the_one_that_was_tried():
+    denoiser = _with_formulas()
+    library = {name: LIBRARY[name] for name in ("square", "gaussian")}
+    options = SearchOptions(**QUICK, min_r2=-10.0, library=library, candidates=1)
+    context = _context(denoiser)
+    importance = context.importance(denoiser)
+    found = find_formulas(denoiser, context, options)
+    refusals = [(e, r) for e, r in zip(found.denoiser.edges, found.edges, strict=True) if r.reason]
+    assert {report.source for _, report in refusals} >= {"x0", "h1.1"}
+    for edge, report in refusals:
+        cheapest, *_ = match_curve(*importance.samples(edge), library)
+        assert (report.best, report.r2) == (cheapest.name, pytest.approx(cheapest.r2, abs=1e-3))
+        assert f"that was tried, {cheapest.name}," in report.reason
+        assert "the loss rises by more than 0.0001" in report.reason
+    assert context.loss(found.denoiser) <= QUICK["tolerance"]
+
+
+def test_complexity_time_and_number_of_edges_are_limited():
+    denoiser = _with_formulas()
+    options = SearchOptions(**{**QUICK, "tolerance": 1e9}, max_complexity=2, min_r2=-10.0)
+    found = find_formulas(denoiser, _context(denoiser), options)
+    assert {edge.kind for edge in found.edges} <= {"linear", "square", "abs"}
+    assert max(edge.complexity for edge in found.edges) <= 2
+    context = _context(denoiser)
+    found = find_formulas(denoiser, context, SearchOptions(**QUICK, seconds=0.0))
+    assert (found.num_curves, context.tunings) == (4, 0)
+    assert {edge.reason for edge in found.edges} == {"the time budget of 0 s was over"}
+    message = "has 4 edges, and formulas are looked for in at most 3: prune it first .* --max-edges"
+    with refused(message):
+        find_formulas(denoiser, context, SearchOptions(max_edges=3))
+
+
+def test_an_edge_that_gives_a_constant_becomes_one():
+    denoiser = _curves(
+        {(0, 0, 0): lambda x: x, (0, 1, 1): lambda x: x, (0, 1, 0): lambda x: 0 * x + 1.5}, []
+    )
+    context = _context(denoiser)
+    found = find_formulas(denoiser, context, SearchOptions(**QUICK, library=FEW))
+    assert [edge.place for edge in found.denoiser.edges] == [(0, 0, 0), (0, 1, 1)]
+    assert context.loss(found.denoiser) < 1e-6
+
+
+# Contexts
+
+
+def test_importance_is_measured_on_what_passes_through():
+    denoiser = readable(kan(modulated=True, scaled_inputs=True))
+    context = _context(denoiser)
+    importance = context.importance(denoiser)
+    points, steps = context.draw.noised, context.draw.timesteps
+    scaled = points * denoiser.input_factors(denoiser.time_code(steps, torch.float64))
+    torch.testing.assert_close(importance.inputs[0], scaled.detach())
+    x, y = importance.samples(Edge(1, 2, 0))
+    curve = denoiser.layers[1].edge_curve(2, 0, torch.from_numpy(x))
+    torch.testing.assert_close(torch.from_numpy(y), curve)
+    # Outputs are sums of their edges, and no sum is spread wider than its terms together.
+    assert bool((importance.attribution.edges[-1].sum(1) >= 1 - 1e-9).all())
+
+
+def test_fine_tuning_lowers_the_loss_and_draws_other_points_each_time():
+    context = make_context(_dataset(), PROCESS, 0, num_noised=2000)
+    first = readable(kan(hidden=(3,))).float()
+    second = copy.deepcopy(first)
+    before = context.loss(first)
+    context.tune(first, 60, 1e-2)
+    assert context.loss(first) < before
+    context.tune(second, 60, 1e-2)
+    points, steps = batch()
+    points = points.float()
+    assert not torch.equal(first(points, steps).sample, second(points, steps).sample)
+    scores = context.scores(first)
+    assert scores.excess == pytest.approx(scores.heldout_loss - scores.floor, abs=0.2)
+    with torch.no_grad():
+        first.layers[0].bias.fill_(float("nan"))
+    assert context.loss(first) == float("inf")

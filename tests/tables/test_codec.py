@@ -1,0 +1,241 @@
+import datetime
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from helpers import refused
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.files import read_frame
+from kan_diffusion.errors import DataError, KanDiffusionError
+from mixed_tables import people
+
+
+def _rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def _mixed(num=600):
+    rng, sizes = _rng(1), ["S", "M", "L", "XL"]
+    return people(num, 0).assign(
+        spent=np.where(rng.random(num) < 0.6, 0, np.round(rng.gamma(2, 40, num), 1)),
+        visits=pd.array(rng.integers(0, 200, num), dtype="Int64").copy(),
+        answer=rng.choice(np.array([True, False, None]), num),
+        size=pd.Categorical(rng.choice(sizes[:3], num), categories=sizes, ordered=True),
+        **{"7": rng.normal(170, 8, num)},
+    )
+
+
+WHOLE = st.integers(-100, 3000)
+TEXT, TRUTH = st.text(max_size=8), st.booleans()
+DECIMALS = WHOLE.map(lambda k: k / 10)
+DAYS = st.dates(datetime.date(1900, 1, 1), datetime.date(2100, 1, 1))
+MINUTES = st.integers(0, 100_000).map(lambda m: pd.Timestamp("2020-01-01") + pd.Timedelta(m, "min"))
+PLAIN = [  # cells of dtypes that know no gap
+    ("int8", st.integers(-128, 127)),
+    ("uint64", st.integers(2**64 - 2000, 2**64 - 1)),
+    ("int64", WHOLE),
+    ("bool", TRUTH),
+    ("float64", WHOLE.map(lambda k: k / 100)),
+    ("float32", DECIMALS),
+]
+WITH_GAPS = [
+    ("float64", WHOLE.map(float)),
+    ("Int32", WHOLE),
+    ("Float64", DECIMALS),
+    ("boolean", TRUTH),
+    (pd.StringDtype(na_value=np.nan), TEXT),
+    (pd.StringDtype("python"), TEXT),
+    ("string", TEXT),
+    *((object, cells) for cells in (TEXT, TRUTH, DAYS)),
+    (pd.CategoricalDtype(["c", "never", "a", "b"]), st.sampled_from("abc")),
+    (pd.CategoricalDtype([7, 3, 1], ordered=True), st.sampled_from([3, 1, 7])),
+    ("datetime64[s]", DAYS),
+    ("datetime64[ns]", MINUTES),
+    ("datetime64[ns, Asia/Kolkata]", MINUTES),
+    ("timedelta64[ns]", WHOLE.map(lambda m: pd.Timedelta(m, "min"))),
+    ("period[M]", st.integers(300, 700).map(lambda m: pd.Period(ordinal=m, freq="M"))),
+    ("int16[pyarrow]", WHOLE),
+    (pd.ArrowDtype(pa.large_string()), TEXT),
+    ("bool[pyarrow]", TRUTH),
+    ("date32[pyarrow]", DAYS),
+    (pd.ArrowDtype(pa.timestamp("ms", "UTC")), MINUTES.map(lambda m: m.tz_localize("UTC"))),
+]
+EXACT = PLAIN + [(dtype, st.none() | cells) for dtype, cells in WITH_GAPS]
+
+
+@st.composite
+def _frames(draw):
+    num, columns = draw(st.integers(1, 70)), {}
+    for place, kind in enumerate(draw(st.lists(st.sampled_from(EXACT), min_size=1, max_size=5))):
+        dtype, cells = kind
+        few = draw(st.lists(cells, min_size=1, max_size=num))
+        places = draw(st.lists(st.integers(0, len(few) - 1), min_size=num, max_size=num))
+        columns[f"{dtype}, {place}"] = pd.Series([few[place] for place in places], dtype=dtype)
+    return pd.DataFrame(columns)
+
+
+@given(_frames())
+def test_any_frame_comes_back_as_it_was(frame):
+    codec = TableCodec.fit(frame)
+    rows = codec.encode(frame, _rng())
+    assert rows.isfinite().all()
+    assert rows.abs().max() < 30 if codec.dim else True
+    # Where a map is so flat that a step is narrower than float32 is fine, a cell may leave its own.
+    steps = np.stack([column.log_scale(frame[column.name]) for column in codec.columns])
+    assume(steps.min() > -20 * np.log(2))
+    back = codec.decode(rows, _rng())
+    exact = [str(c.name) for c in codec.columns if c.kind != "identifier"]
+    pd.testing.assert_frame_equal(back[exact], frame[exact])
+    pd.testing.assert_series_equal(back.dtypes, frame.dtypes)
+    again = TableCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
+    assert again == codec
+    pd.testing.assert_frame_equal(again.decode(rows, _rng()), back)
+    drawn = codec.decode(torch.randn(20, codec.dim), _rng())
+    pd.testing.assert_series_equal(drawn.dtypes, frame.dtypes)
+
+
+@given(
+    st.lists(st.none() | st.floats(-1e300, 1e300), min_size=1, max_size=50),
+    st.sampled_from(["float64", "Float64", "double[pyarrow]"]),
+)
+def test_any_numbers_come_back_within_float32(values, dtype):
+    frame = pd.DataFrame({"x": pd.Series(values, dtype=dtype)})
+    try:
+        codec = TableCodec.fit(frame)
+    except DataError as error:
+        assert "spread below" in str(error)  # noqa: PT017
+        return
+    back = codec.decode(codec.encode(frame, _rng()), _rng())
+    before, after = (f["x"].to_numpy(float, na_value=np.nan) for f in (frame, back))
+    if codec.columns[0].kind != "identifier":
+        span = np.nanmax(before) / 8 - np.nanmin(before) / 8 if len(frame["x"].dropna()) else 0
+        np.testing.assert_allclose(after / 8, before / 8, atol=span * 1e-4, rtol=1e-4)
+
+
+def test_steps_hardly_wider_than_float32_is_fine_come_back():
+    # Most rows are at one minute and few are weeks away, where the map is flat.
+    start = pd.Timestamp("2020-01-01")
+    late = start + pd.Timedelta(10**5, "min")
+    codec = TableCodec.fit(pd.DataFrame({"at": [start] * 23 + [late] * 4}))
+    frame = pd.DataFrame({"at": [late] * 5_000})
+    pd.testing.assert_frame_equal(codec.decode(codec.encode(frame, _rng()), _rng()), frame)
+
+
+def test_a_mixed_frame_has_a_coordinate_for_each_name():
+    frame = _mixed()
+    codec = TableCodec.fit(frame)
+    rows = codec.encode(frame, _rng())
+    assert rows.shape == (len(frame), codec.dim)
+    assert rows.dtype == torch.float32
+    pd.testing.assert_frame_equal(codec.decode(rows, _rng()), frame, rtol=1e-5, atol=1e-5)
+    assert len(codec.names) == codec.dim
+    assert {"job", "job is missing", "score is missing", "spent is zero"} <= set(codec.names)
+
+
+def test_gaps_alone_one_value_beside_them_and_names_that_are_numbers_come_back():
+    frame = pd.DataFrame({2: [None] * 4, 0: [2.5, np.nan, 2.5, np.nan], 1: "x"})
+    codec = TableCodec.fit(frame, {2: "constant"})
+    assert codec.names == ("0 is missing",)
+    pd.testing.assert_frame_equal(codec.decode(codec.encode(frame), _rng()), frame)
+
+
+def test_what_is_not_known_is_nan():
+    frame = _mixed()
+    codec = TableCodec.fit(frame)
+    part = frame.drop(columns="smokes").assign(age=frame["age"].where(frame["age"] < 50))
+    rows = codec.observe(part, _rng())
+    names = list(codec.names)
+    assert rows[:, names.index("smokes")].isnan().all()
+    unknown = torch.tensor(list(frame["age"] >= 50))
+    assert torch.equal(rows[:, names.index("age")].isnan(), unknown)
+    gap = torch.tensor(list(frame["score"].isna()))
+    assert torch.equal(rows[:, names.index("score")].isnan(), gap)
+    assert (rows[:, names.index("score is missing")] == -1).all()
+
+
+def test_samples_respect_what_a_column_is():
+    frame = _mixed()
+    codec = TableCodec.fit(frame)
+    drawn = codec.decode(3 * torch.randn(5000, codec.dim), _rng())
+    pd.testing.assert_series_equal(drawn.dtypes, frame.dtypes)
+    for name in ("age", "income", "spent", "visits"):
+        assert drawn[name].min() >= 0
+    assert (drawn["income"] == drawn["income"].round(1)).all()
+    assert set(drawn["job"].dropna()) == set(frame["job"].dropna())
+    assert (drawn["since"].dt.normalize() == drawn["since"]).all()
+
+
+def test_bad_frames_are_refused():
+    for frame, words in (
+        (pd.DataFrame(), "0 rows and 0 columns"),
+        (pd.DataFrame({"a": [1.0, np.inf]}), "column 'a' has inf in row 2"),
+        (pd.DataFrame({"a": ["x", 1]}), "'a' mixes types: row 2 holds int after str"),
+        (pd.DataFrame({"a": [[1], [2]]}), "column 'a' holds objects of type list"),
+        (pd.DataFrame({"a": [1 + 2j]}), "column 'a' has dtype complex128"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns are named 'a'"),
+    ):
+        with refused(words, DataError):
+            TableCodec.fit(frame)
+    frame = _mixed()
+    codec, age = TableCodec.fit(frame), frame["age"]
+    for other, words in (
+        (frame.drop(columns="age"), "column 'age' of the rows trained on is missing"),
+        (frame.assign(new=1), "column 'new' is new"),
+        (frame.assign(job="pilot"), "column 'job' has 'pilot' in row 1"),
+        (frame.assign(age=age.where(frame.index != 6)), "'age' has a gap in row 7"),
+        (frame.assign(age=age + 0.5), "'age' has .*.5 in row 1, and only whole numbers"),
+        (frame.assign(age="old"), "held numbers in the rows trained on, and row 1 holds text"),
+    ):
+        with refused(words, DataError):
+            codec.encode(other)
+
+
+def test_digits_are_text_where_the_rows_trained_on_held_text(tmp_path):
+    codec = TableCodec.fit(pd.DataFrame({"code": ["10115", "20095", "K1A"] * 9}))
+    (tmp_path / "like.csv").write_text("code\n20095\n\n10115\n")
+    observed = codec.observe(read_frame(tmp_path / "like.csv").frame)
+    torch.testing.assert_close(observed, codec.observe(pd.DataFrame({"code": ["20095", "10115"]})))
+    with refused("column 'code' has '7' in row 1, which is not in the rows trained on", DataError):
+        codec.observe(pd.DataFrame({"code": [7]}))
+
+
+def test_identifiers_that_outgrow_their_dtype_get_a_wider_one():
+    for dtype in ("int8", "Int8", "int8[pyarrow]"):
+        numbers = pd.Series(range(5, 105), dtype=dtype)
+        codec = TableCodec.fit(pd.DataFrame({"id": numbers, "x": np.arange(100) % 7}))
+        drawn = codec.decode(torch.zeros(300, codec.dim), _rng())["id"]
+        assert drawn.tolist() == list(range(5, 305))
+        assert str(drawn.dtype) == dtype.replace("8", "64")
+
+
+def _places(content, place=()):
+    inner = []
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            inner += [(*place, key), *_places(value, (*place, key))]
+    return inner
+
+
+ODD = [None, True, -1, 0, 2, 0.5, 1e308, 2**63, "", "%9999999d", "text", "int64", [], [1], {}]
+
+
+@given(st.randoms(use_true_random=False), st.sampled_from(ODD))
+def test_a_damaged_codec_is_refused_or_decodes(random, value):
+    content = json.loads(json.dumps(TableCodec.fit(_mixed(100)).to_dict()))
+    place = random.choice(_places(content))
+    inner = content
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    try:
+        damaged = TableCodec.from_dict(content)
+    except KanDiffusionError as error:
+        assert str(error).startswith("codec: ")  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+        return
+    assert len(damaged.decode(torch.randn(5, damaged.dim), _rng())) == 5

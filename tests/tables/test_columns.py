@@ -1,0 +1,234 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import refused
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.columns import Column
+from kan_diffusion.errors import DataError
+
+N = 400
+
+
+def _rng():
+    return np.random.default_rng(0)
+
+
+def _column(values, kind=None, **settings):
+    return Column.fit("a", pd.Series(values), kind, **settings)
+
+
+def _drawn(column, num=4000):
+    rng = _rng()
+    states = -np.ones((num, len(column.states)))
+    return column.decode(states, rng.normal(size=(num, column.width)), rng)
+
+
+DAYS = pd.Series(pd.Timestamp("2021-03-01") + pd.to_timedelta(_rng().integers(0, 900, N), unit="D"))
+MOSTLY_ZERO = np.where(_rng().random(N) < 0.7, 0, _rng().gamma(2, 30, N))
+
+
+def test_kinds_are_found():
+    letters, moments = _rng().choice(["x", "y", "z"], N), ["2020-01-01", "2021-02-03"]
+    for values, kind in (
+        (_rng().normal(size=N), "continuous"),
+        (["0.50", "1.25"] + [f"{k / 100:.2f}" for k in range(60)], "continuous"),
+        (pd.to_timedelta(range(50), unit="min"), "continuous"),
+        (_rng().integers(0, 400, N), "count"),
+        (_rng().integers(-40, 400, N).astype(float), "integer"),
+        (_rng().integers(0, 2, N), "boolean"),
+        (letters, "categorical"),
+        ([f"{k % 50:05d}" for k in range(200)], "categorical"),  # zeros in front: no numbers
+        ([f"{1 + k % 28}/2021" for k in range(200)], "categorical"),
+        (pd.Categorical([1, 2, 2, 3]), "categorical"),
+        (pd.Categorical(letters, ordered=True), "ordinal"),
+        (DAYS, "datetime"),
+        ([f"{1 + k % 28:02d}.11.2021" for k in range(200)], "datetime"),
+        (np.array(list(map(np.datetime64, moments)), object), "datetime"),
+        (np.full(N, 7), "constant"),
+        (["x", None, "x"], "constant"),
+        ([np.nan, 2.5, 2.5], "constant"),
+        ([f"P-{i:04d}" for i in range(N)], "identifier"),
+        (range(5, 5 + N), "identifier"),
+        (MOSTLY_ZERO, "mostly-zero"),
+    ):
+        assert _column(values).kind == kind, values
+
+
+def test_a_kind_that_does_not_fit_is_refused():
+    for values, kind, words in (
+        (["x", "y"], "continuous", "'a' cannot be of kind 'continuous': it holds text; by itself"),
+        ([1, 1.5, 2], "integer", "it has 1.5 in row 2; by itself it is 'continuous'"),
+        ([1, 2, -2], "count", "it has -2 in row 3"),
+        ([1, 2, 3], "constant", "it has 3 different values"),
+        ([1, 2, 3], "datetime", "it holds numbers"),
+        ([0.5, 2], "identifier", "it holds numbers"),
+        (["x", "y", "z"], "ordinal", "is text without an order"),
+        (pd.Categorical(["x", "y", "z"]), "identifier", "without room for new values"),
+    ):
+        with refused(words, DataError):
+            _column(values, kind)
+    for kinds, words in (
+        ({"b": "integer"}, "no column 'b' .*known: a"),
+        ({"a": "numeric"}, "unknown kind 'numeric'.*known: boolean, categorical"),
+    ):
+        with refused(words):
+            TableCodec.fit(pd.DataFrame({"a": [1, 2]}), kinds)
+
+
+@pytest.mark.parametrize(
+    ("moments", "of"),
+    [
+        (DAYS, "D"),
+        (DAYS.dt.to_period("M").dt.to_timestamp(), "M"),
+        (DAYS + pd.to_timedelta(_rng().integers(0, 24, N), unit="h"), "h"),
+        (DAYS.dt.tz_localize("Europe/Berlin"), "D"),
+    ],
+)
+def test_dates_come_in_the_resolution_of_the_column(moments, of):
+    drawn = _drawn(_column(moments))
+    assert drawn.dtype == moments.dtype
+    wall = drawn.dt.tz_localize(None)
+    assert (wall.dt.to_period(of).dt.to_timestamp() == wall).all()
+    assert drawn.nunique() > 20
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        (_rng().integers(1, 900, N) * 25, 25),
+        (_rng().integers(1, 900, N) * 0.5, 0.5),
+        (np.round(_rng().gamma(2, 30, N), 2), 0.01),
+        (np.round(_rng().gamma(2, 30, N), 1).astype("float32"), 0.1),
+    ],
+)
+def test_numbers_come_in_the_steps_of_the_column(values, step):
+    drawn = _drawn(_column(values))
+    assert drawn.dtype == values.dtype
+    np.testing.assert_allclose(drawn / step, np.round(drawn / step), atol=1e-4)
+    assert drawn.min() >= 0
+    assert drawn.max() < 2.1 * values.max()
+
+
+def test_nothing_is_negative_where_nothing_was():
+    for values in (_rng().poisson(0.7, N), _rng().exponential(size=N) ** 2, MOSTLY_ZERO):
+        for sign in (1, -1):
+            assert (sign * _drawn(_column(sign * values), 100_000)).min() >= 0
+
+
+def test_numbers_come_with_their_frequencies_and_few_different_ones_come_alone():
+    values = _rng().choice([0, 1, 2, 7, 40], 4000, p=[0.5, 0.2, 0.2, 0.09, 0.01])
+    shares = _drawn(_column(values), 40_000).value_counts(normalize=True)
+    expected = pd.Series(values).value_counts(normalize=True)
+    assert set(shares.index) == {0, 1, 2, 7, 40}
+    assert (shares - expected).abs().max() < 0.01
+    zeros = np.where(_rng().random(4000) < 0.3, 0, _rng().integers(1, 5000, 4000))
+    drawn = _drawn(_column(zeros), 40_000)
+    assert (drawn == 0).mean() == pytest.approx((zeros == 0).mean(), abs=0.02)
+
+
+def test_scattered_numbers_that_many_rows_share_come_back_alone():
+    rng = _rng()
+    prices = np.sort(np.exp(rng.normal(3, 1, 200))).round(6)
+    values = rng.choice(prices, 6000)
+    values[:2000] = prices[40]
+    values[-5:], values[-10:-5] = prices[-1], prices[0]
+    own = [123.456789, 17.171717]  # which nobody else has
+    values[[2500, 2600]] = own
+    column = _column(values)
+    assert column.kind == "continuous"
+    drawn = _drawn(column, 40_000)
+    assert set(drawn) == set(values) - set(own)
+    assert (drawn == prices[40]).mean() == pytest.approx((values == prices[40]).mean(), abs=0.01)
+    assert not any(str(number) in str(column.model_dump()) for number in own)
+    # A number between two levels is that below it.
+    back = column.decode(*column.encode(pd.Series(own), None, False), rng)
+    assert back.tolist() == [prices[prices < number][-1] for number in own]
+
+
+def test_other_numbers_are_no_levels():
+    for values in (
+        np.append(_rng().choice(_rng().normal(size=100), 4000), [7.125, -9.5]),  # open ends
+        _rng().normal(170, 9, 8000).round(),  # a narrow lattice
+        _rng().normal(size=8000).round(2),
+        _rng().choice(np.exp(_rng().normal(size=900)), 4000),  # four rows a number
+    ):
+        assert not _column(values).categories
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        _rng().random(4000) < 0.05,
+        _rng().choice(["x", "y", "z"], 4000, p=[0.7, 0.2, 0.1]),
+        _rng().poisson(1.0, 4000),
+        np.where(_rng().random(4000) < 0.9, 0, _rng().gamma(2, 30, 4000)),
+    ],
+)
+def test_cells_of_a_column_alone_have_its_shares(shown):
+    values = pd.Series(shown).astype(object).where(np.random.default_rng(1).random(4000) < 0.8)
+    values = values.convert_dtypes() if shown.dtype == bool else values.infer_objects()
+    drawn = _column(values).draw(20_000, _rng())
+    assert drawn.isna().mean() == pytest.approx(0.2, abs=0.03)
+    for value, share in values.value_counts(normalize=True)[:2].items():
+        if share > 0.01:
+            assert (drawn.dropna() == value).mean() == pytest.approx(share, abs=0.02)
+
+
+def test_rare_categories_are_merged_on_request():
+    values = ["x"] * 60 + ["y"] * 39 + ["rare"] * 2 + ["odd"]
+    column = _column(values, merge_below=5)
+    assert set(column.categories) == {"x", "y", "other"}
+    assert not any(word in column.model_dump_json() for word in ("rare", "odd"))
+    _, cells = column.encode(pd.Series(["rare", "new", "other"]), None, False)
+    assert len(np.unique(cells, axis=0)) == 1
+    kept = _column(pd.Categorical(values, categories=["rare", "x", "y", "odd"]), merge_below=5)
+    assert kept.read(pd.Series(["x", "odd", None]))[0].tolist() == ["x", "other", ""]
+    assert list(_drawn(kept).cat.categories) == ["x", "y", "other"]
+    with refused("'a' has categories that are no text", DataError):
+        _column([1] * 9 + [2] * 9 + [3], "categorical", merge_below=5)
+
+
+def test_identifiers_are_made_anew(caplog):
+    column = _column([f"user{i}" for i in range(50)])
+    assert (column.width, column.states) == (0, ())
+    drawn = _drawn(column, 80)
+    assert drawn.is_unique
+    assert drawn.str.fullmatch(r"user\d+").all()
+    frame = pd.DataFrame({"id": range(100, 150), "x": _rng().normal(size=50)})
+    TableCodec.fit(frame)
+    assert "column 'id' identifies rows" in caplog.text
+    caplog.clear()
+    assert TableCodec.fit(frame, {"id": "integer"}).dim == 2
+    assert not caplog.records
+
+
+def test_no_row_of_the_data_stands_in_the_codec():
+    rng = _rng()
+    frame = pd.DataFrame(
+        {
+            "wealth": np.exp(2 * rng.normal(size=500)),
+            "height": rng.normal(170, 9, 500),
+            "cents": rng.integers(10**6, 10**7, 500) / 100,
+        }
+    )
+    text = str(TableCodec.fit(frame).to_dict())
+    assert not any(repr(float(cell)) in text for cell in frame.to_numpy().ravel())
+
+
+def test_the_scale_of_densities_is_that_of_the_coordinates():
+    rng = _rng()
+    frame = pd.DataFrame({"x": np.exp(rng.normal(size=500)), "k": rng.integers(0, 900, 500) / 10})
+    codec = TableCodec.fit(frame)
+    x, k = codec.columns
+    step = 1e-6
+    moved = [x.transform.forward(frame["x"].to_numpy() + s) for s in (-step, step)]
+    expected = np.log((moved[1] - moved[0]) / (2 * step))
+    np.testing.assert_allclose(x.log_scale(frame["x"]), expected, atol=1e-4)
+    # A tenth is a step: the probability of one is that of the density over it.
+    cells = pd.Series(np.arange(0, 90, 0.1).round(1))
+    z = k.encode(cells, None, False)[1][:, 0].astype(float)
+    density = np.exp(k.log_scale(cells) - z**2 / 2) / np.sqrt(2 * np.pi)
+    assert density.sum() * 0.1 == pytest.approx(1, abs=0.02)
+    both = x.log_scale(frame["x"]) + k.log_scale(frame["k"])
+    np.testing.assert_allclose(codec.log_scale(frame), both)

@@ -1,0 +1,153 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import refused
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.conditions import cells, conditions_from_texts, read_conditions
+
+PLACE = np.arange(60)
+SIZE = pd.CategoricalDtype(["small", "medium", "large"], ordered=True)
+FRAME = pd.DataFrame(
+    {
+        "species": np.where(PLACE % 3 == 0, "setosa", "iris, wild"),
+        "petal length": 1 + PLACE * 0.037,
+        "age": PLACE % 50 + 18,
+        "born": pd.Timestamp("2000-01-01") + pd.to_timedelta(PLACE * 7, unit="D"),
+        "alive": PLACE % 2 == 0,
+        "size": pd.Categorical.from_codes(PLACE % 3, dtype=SIZE),
+        "visits": pd.array([None if p % 7 == 0 else p for p in PLACE], dtype="Int64"),
+        7: PLACE * 1.5,
+    }
+)
+CODEC = TableCodec.fit(FRAME)
+
+
+def test_conditions_pick_the_rows_that_a_query_of_pandas_picks():
+    named = FRAME.rename(columns=str)
+    for asked, query in (
+        (["species=setosa"], "species == 'setosa'"),
+        (['species in setosa, "iris, wild"'], "species == species"),
+        (["1.5<=petal length<=2"], "1.5 <= `petal length` <= 2"),
+        (["age>=30", "age<=40"], "30 <= age <= 40"),
+        (["60>=age"], "age <= 60"),
+        (["age<31"], "age < 31"),
+        (["born>=2000-06-01"], "born >= '2000-06-01'"),
+        (["alive=true"], "alive"),
+        (["size<=medium"], "size < 'large'"),
+        (["visits="], "visits.isna()"),
+        (["7<=12"], "`7` <= 12"),
+        # A gap and infinity are open ends.
+        ({"petal length": (np.nan, 2.0)}, "`petal length` <= 2"),
+        ({"age": (30, np.inf)}, "age >= 30"),
+        ({"visits": (pd.NA, 7)}, "visits <= 7"),
+        ({"born": ("2000-06-01", pd.NaT)}, "born >= '2000-06-01'"),
+        ({"size": ("medium", None)}, "size >= 'medium'"),
+    ):
+        read = conditions_from_texts if isinstance(asked, list) else read_conditions
+        conditions = read(asked, CODEC)
+        met = np.logical_and.reduce([one.holds(FRAME[name]) for name, one in conditions.items()])
+        expected = named.query(query, engine="python")
+        assert len(expected) > 0
+        assert named[met].index.equals(expected.index)
+        for name, condition in conditions.items():  # what stands in for extrapolation meets it, too
+            some = condition.some()
+            assert some.dtype == FRAME[name].dtype
+            assert condition.holds(some).all()
+            assert str(name) in str(condition)
+
+
+def test_a_program_gives_values_lists_and_pairs():
+    day = pd.Timestamp("2000-01-08")
+    given = {"species": "setosa", "age": [20, 21], "visits": None, "born": day, "alive": np.True_}
+    found = read_conditions(given | {"petal length": (None, 2.0)}, CODEC)
+    values = {name for name, one in found.items() if one.is_value}
+    assert values == given.keys() - {"age"}
+    assert (found["age"].holds(FRAME["age"]) == FRAME["age"].isin([20, 21])).all()
+    assert found["born"].holds(FRAME["born"]).tolist() == [False, True, *[False] * 58]
+
+
+def test_days_of_a_time_zone_are_the_days_there():
+    days = FRAME["born"].dt.tz_localize("Europe/Berlin")
+    codec = TableCodec.fit(pd.DataFrame({"born": days, "age": FRAME["age"]}))
+    day = pd.Timestamp("2000-01-08", tz="Europe/Berlin")
+    week = pd.Timedelta("7D")
+    for wanted, met in ((day, [1]), ([day, day + week], [1, 2]), ((None, day), [0, 1])):
+        condition = read_conditions({"born": wanted}, codec)["born"]
+        assert np.flatnonzero(condition.holds(days)).tolist() == met
+    assert read_conditions({"born": day}, codec)["born"].some().tolist() == [day]
+
+
+def test_what_stands_in_for_a_range_has_the_resolution_of_its_column():
+    for name, ends in (("born", ("2031-01-01", "2031-12-31")), (7, (1000, 1100))):
+        condition = read_conditions({name: ends}, CODEC)[name]
+        some = condition.some()
+        assert len(some.unique()) > 10
+        assert condition.holds(some).all()
+        assert (some == (some.dt.normalize() if name == "born" else some // 1.5 * 1.5)).all()
+    narrow = read_conditions({7: (1000.1, 1000.2)}, CODEC)[7]
+    assert narrow.holds(narrow.some()).all()
+
+
+def test_numbers_are_as_exact_as_their_column():
+    tenths = pd.Series(np.arange(1, 61) % 10 / 10)
+    for dtype in (np.float32, "Float32", "float[pyarrow]", np.float16):
+        frame = pd.DataFrame({"x": tenths.astype(dtype), "y": PLACE * 0.37})
+        codec = TableCodec.fit(frame)
+        for text, expected in (
+            ("x=0.3", tenths == 0.3),
+            ("x in 0.3, 0.7", tenths.isin([0.3, 0.7])),
+            ("x<=0.3", tenths <= 0.3),
+        ):
+            met = conditions_from_texts([text], codec)["x"].holds(frame["x"])
+            assert met.tolist() == list(expected)
+    frame = pd.DataFrame({"big": np.arange(2**53, 2**53 + 3).repeat(20), "x": PLACE * 0.1})
+    found = conditions_from_texts(["big=9007199254740993"], TableCodec.fit(frame))["big"]
+    assert set(frame["big"][found.holds(frame["big"])] - 2**53) == {1}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "Int8", "int8[pyarrow]", "uint64"])
+def test_whole_numbers_have_room_in_their_column(dtype):
+    frame = pd.DataFrame({"n": pd.Series(range(100, 120)).repeat(3).astype(dtype)})
+    codec = TableCodec.fit(frame)
+    too_large = 300 if "8" in dtype else 2**70
+    for wanted in (too_large, [too_large], (too_large, None), (None, -too_large)):
+        with refused("column 'n' holds (whole )?numbers, not"):
+            read_conditions({"n": wanted}, codec)
+    condition = read_conditions({"n": (110, too_large)}, codec)["n"]
+    assert condition.holds(frame["n"]).sum() == 30
+    assert condition.holds(condition.some()).all()
+
+
+def test_conditions_that_cannot_be_met_are_refused():
+    for text, message in (
+        ("species", "'species' is no condition"),
+        ("age==3", "is no condition"),
+        ("specis=setosa", "no column 'specis'; known: species, petal length"),
+        ("species=rose", "no value 'rose'; known: iris, wild, setosa"),
+        ("species>=setosa", "categories and no ranges"),
+        ("age=1.5", "holds whole numbers, not '1.5'"),
+        ("age=", "has no gaps"),
+        ("age>=old", "holds numbers, not 'old'"),
+        ("age>=nan", "holds numbers, not 'nan'"),
+        ("petal length>=inf", "holds numbers, not 'inf'"),
+        ("born>=NaT", "holds dates, not 'NaT'"),
+        ("alive=perhaps", "holds true or false, not 'perhaps'"),
+        ("3<=petal length<=2", "is from 3.0 to 2.0"),
+    ):
+        with refused(message):
+            conditions_from_texts([text], CODEC)
+    frame = pd.DataFrame({"zip": [101, 205, 309] * 20, "two": [3, 7] * 30, "one": 5, "x": 0.1})
+    codec = TableCodec.fit(frame, {"zip": "categorical"})
+    for name in ("zip", "two", "one"):
+        with refused(f"no value of column '{name}' is from 110 to 120"):
+            read_conditions({name: (110, 120)}, codec)
+    assert read_conditions({"zip": (200, 400)}, codec)["zip"].holds(frame["zip"]).sum() == 40
+
+
+def test_cells_have_the_dtype_of_their_column():
+    for name, entries in (("visits", [3, None]), ("size", ["large", None]), ("age", ["20", 21.0])):
+        series = cells(CODEC.column(name), entries)
+        assert series.dtype == FRAME[name].dtype
+        assert series.isna().tolist() == [value is None for value in entries]
+    assert cells(CODEC.column("age"), ["20", 21.0]).tolist() == [20, 21]

@@ -1,0 +1,166 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import refused, seeded
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.dependencies import nearest_agreeing
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from make import denoiser, process
+
+
+def _places(num=600):
+    """Cities imply a region, rain and a code, and their size nearly."""
+    rng = np.random.default_rng(0)
+    city = rng.integers(0, 12, num)
+    region = np.array(["north", "east", "south", "west"])[city % 4]
+    frame = pd.DataFrame(
+        {
+            "region": region,
+            "city": [f"city {one}" for one in city],
+            "rain": np.isin(region, ["north", "west"]),
+            "code": 100 + 7 * city,
+            "size": np.where(rng.random(num) < 0.01, "L", np.array(["S", "M"])[city % 2]),
+            "x": rng.normal(size=num),
+        }
+    )
+    frame.loc[rng.random(num) < 0.1, "region"] = None
+    return frame
+
+
+PLACES = _places()
+CODEC = TableCodec.fit(PLACES)
+
+
+def _found(codec):
+    names = [str(column.name) for column in codec.columns]
+    return {(names[each.determinant], names[each.dependent]) for each in codec.dependencies}
+
+
+def test_what_always_follows_is_found_and_what_nearly_does_is_not():
+    assert _found(CODEC) == {("city", "region"), ("city", "rain"), ("city", "code")}
+    values = CODEC.describe().set_index("name")["values"]
+    assert values["rain"] == "False, True; follows city"
+    assert values["region"].endswith("; follows city")
+    assert "follows" not in values["size"]
+
+
+def test_chance_is_no_dependency():
+    rng = np.random.default_rng(0)
+    name = rng.integers(0, 900, 1000)  # nearly every row has a category of its own
+    frame = pd.DataFrame(
+        {
+            "name": [f"n{one}" for one in name],
+            "rare": np.where(np.arange(1000) == 7, "yes", "no"),
+            "x": rng.normal(size=1000),
+        }
+    )
+    assert _found(TableCodec.fit(frame)) == _found(TableCodec.fit(_places(30))) == set()
+
+
+def _require_obeyed(frame):
+    for name in ("region", "rain", "code"):
+        known = frame.dropna(subset=["city", name])
+        truth = PLACES.dropna(subset=[name]).groupby("city")[name].first()
+        assert (known[name].to_numpy() == truth[known["city"]].to_numpy()).all()
+
+
+def _pipeline(codec):
+    """A model that has learned nothing."""
+    network = denoiser("mlp", codec.dim, blocks=codec.block_widths)
+    return TableDiffusionPipeline(network, process(), codec)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return _pipeline(CODEC)
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [{}, {"region": "north"}, {"city": "city 7"}, {"rain": True, "region": "west"}, {"code": 107}],
+    ids=str,
+)
+def test_rows_obey_whatever_is_told(pipeline, conditions):
+    rows = pipeline.draw(300, conditions=conditions, generator=seeded(1))
+    _require_obeyed(rows)
+    for name, cell in conditions.items():
+        assert (rows[name] == cell).all()
+    if not conditions:
+        assert rows["region"].isna().any()
+
+
+def test_categories_are_drawn_as_the_model_draws_them_where_they_agree(pipeline):
+    told = {"rain": True}
+    unaware = _pipeline(CODEC.model_copy(update={"dependencies": ()}))
+    own, free = (p.draw(4000, conditions=told, generator=seeded()) for p in (pipeline, unaware))
+    agreeing = free["city"].isin(PLACES["city"][PLACES["rain"]].unique())
+    assert 0.3 < agreeing.mean() < 0.7  # of eight tries one agrees
+    shares = free["city"][agreeing].value_counts(normalize=True)
+    found = own["city"].value_counts(normalize=True)
+    # Five standard errors of a share, of 1,200 rows at least.
+    assert (found - shares).abs().max() < 5 * np.sqrt(0.25 / 4000 + 0.25 / 1200)
+
+
+def test_gaps_are_filled_with_what_follows(pipeline):
+    rows = _places(80)
+    gaps = rows.mask(np.random.default_rng(3).random(rows.shape) < 0.4)
+    known = gaps.notna()
+    (filled,) = pipeline.impute(gaps, draws=1, generator=seeded())
+    _require_obeyed(filled)
+    pd.testing.assert_frame_equal(
+        filled.where(known).astype(object), gaps.where(known).astype(object)
+    )
+
+
+def test_rows_that_contradict_are_kept_as_told(pipeline, caplog):
+    told = pd.DataFrame({"city": ["city 1"] * 20, "region": ["north"] * 20})
+    rows = pipeline.draw(like=told, generator=seeded(1))
+    pd.testing.assert_frame_equal(rows[["city", "region"]], told[["city", "region"]])
+    assert rows["code"].eq(107).all()
+    assert "extrapolation" in caplog.text
+
+
+@given(st.data())
+def test_the_nearest_that_agrees_is_taken(data):
+    count, num, each = (data.draw(st.integers(1, 6)) for _ in range(3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    implied = rng.integers(0, 3, (each, count))
+    places, wanted = rng.integers(0, count, num), rng.integers(-1, 3, (each, num))
+    found = nearest_agreeing(places, implied, wanted)
+    for place, want, got in zip(places, wanted.T, found, strict=True):
+        agreeing = [
+            other for other in range(count) if ((implied[:, other] == want) | (want < 0)).all()
+        ]
+        if agreeing:
+            assert got in agreeing
+            assert abs(got - place) == min(abs(other - place) for other in agreeing)
+        else:
+            assert got == place
+
+
+def test_dependencies_that_fit_no_column_are_refused():
+    for change in (
+        {"determinant": 9},
+        {"determinant": 5},
+        {"dependent": 1},
+        {"places": [0]},
+        {"places": [12] * 12},
+    ):
+        content = CODEC.to_dict()
+        content["dependencies"][0].update(change)
+        with refused("codec: ", KanDiffusionError):
+            TableCodec.from_dict(content)
+
+
+def test_decoding_keeps_what_is_told():
+    rng = np.random.default_rng(0)
+    rows = torch.randn(200, CODEC.dim, generator=seeded())
+    _require_obeyed(CODEC.decode(rows, rng))
+    told = torch.ones_like(rows, dtype=torch.bool)
+    free = CODEC.model_copy(update={"dependencies": ()})
+    pd.testing.assert_frame_equal(CODEC.decode(rows, rng, told), free.decode(rows, rng))

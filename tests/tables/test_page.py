@@ -1,0 +1,60 @@
+import pytest
+
+from html_page import Page
+from kan_diffusion.tables.scores import table_scores
+from kan_diffusion.report.style import shortened
+from kan_diffusion.tables.page import say_scores, score_texts, write_table_page
+from mixed_tables import people, shuffled
+
+TRAIN, REAL = people(400, 1), people(300, 2)
+
+
+def scores_of(real, synthetic, **settings):
+    return table_scores(real, synthetic, generator=0, effort="quick", **settings)
+
+
+@pytest.fixture(scope="module")
+def loose():
+    return scores_of(REAL, shuffled(TRAIN, 4), train=TRAIN)
+
+
+def test_the_page_says_everything_worst_first(loose, tmp_path):
+    path = write_table_page(loose, tmp_path / "tables.html", "people", "Used.", figures=False)
+    page = Page(path.read_text())
+    _, *lines = page.tables["Scores"]
+    for line, score in zip(lines, loose.scores, strict=True):
+        assert line[0].startswith(score.label)
+        assert line[1] == score_texts(score)[0]
+    columns = [line[0] for line in page.tables["All columns"][1:]]
+    assert columns == [column.name for column in loose.columns]
+    pairs = [tuple(line[:2]) for line in page.tables["Pairs of columns"][1:]]
+    assert pairs == [(pair.first, pair.second) for pair in loose.pairs]
+    assert len(pairs) == 15
+    assert tuple(page.tables["The worst pairs"][1][:2]) == pairs[0]
+    assert len(page.tables["Usefulness"]) == 1 + 9
+    said = " ".join(page.text)
+    assert "is a promise of privacy" in said
+    assert "Used." in said
+    assert (page.empty, page.loads) == ([], [])
+    assert [left.name for left in tmp_path.iterdir()] == ["tables.html"]
+
+
+def test_the_sentences_tell_good_tables_from_bad_ones_and_from_copies(loose):
+    said = " ".join(say_scores(loose))
+    assert "a guess is right in 50 %" in said
+    assert "no sign of copying" in said
+    copied = " ".join(say_scores(scores_of(REAL, TRAIN, train=TRAIN)))
+    assert "chance alone may do that" in copied
+    assert "signs of copying" in copied
+    assert "100 % of synthetic rows are training rows" in copied
+    alone = " ".join(say_scores(scores_of(REAL, TRAIN)))
+    assert "cannot be said without the rows" in alone
+
+
+def test_long_names_lose_their_middle():
+    assert shortened("short") == "short"
+    assert shortened("two\nlines") == "two lines"
+    cut = shortened("a column with a rather long name, number 17", 20)
+    assert len(cut) <= 20
+    assert cut.startswith("a column")
+    assert cut.endswith("17")
