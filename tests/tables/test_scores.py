@@ -11,7 +11,7 @@ from scipy.stats.contingency import association, crosstab
 
 from helpers import refused
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.features import fields_of, rows_of
+from kan_diffusion.tables.features import features_of
 from kan_diffusion.tables.marginals import outline
 from kan_diffusion.tables.scores import table_scores
 from mixed_tables import people, shuffled
@@ -123,20 +123,19 @@ def test_dates_are_read_as_their_column_writes_them(form):
     frames = {"real": real.to_frame("day"), "synthetic": real[::-2].to_frame("day")}
     if form in ("%Y-%m", "period"):
         days = days.dt.to_period("M").dt.to_timestamp()
-    fields, _ = fields_of(frames, "real", {})
-    assert fields[0].kind == "datetime"
-    for frame, moments in zip(frames.values(), (days, days[::-2]), strict=True):
+    features, rows, _ = features_of(frames, "real", {})
+    assert features[0].kind == "datetime"
+    for name, moments in (("real", days), ("synthetic", days[::-2])):
         seconds = (moments - pd.Timestamp(0)).dt.total_seconds()
-        assert rows_of(fields, frame, "real")[:, 0].tolist() == seconds.tolist()
+        assert rows[name][:, 0].tolist() == seconds.tolist()
 
 
 @pytest.mark.parametrize("dtype", [object, "timedelta64[s]", "duration[s][pyarrow]"])
 def test_time_spans_are_judged_in_seconds(dtype):
     spans = [datetime.timedelta(hours=hours) for hours in range(3)]
     frame = pd.DataFrame({"took": pd.Series([*spans, None], dtype=dtype)})
-    fields, _ = fields_of({"real": frame}, "real", {"took": "continuous"})
-    rows = rows_of(fields, frame, "real")
-    np.testing.assert_array_equal(rows[:, 0], [0.0, 3600.0, 7200.0, np.nan])
+    _, rows, _ = features_of({"real": frame}, "real", {"took": "continuous"})
+    np.testing.assert_array_equal(rows["real"][:, 0], [0.0, 3600.0, 7200.0, np.nan])
 
 
 def test_what_cannot_be_judged_is_refused():
@@ -147,9 +146,9 @@ def test_what_cannot_be_judged_is_refused():
         ({"real": REAL.assign(**dict.fromkeys(REAL, np.nan))}, "no real row has a value"),
         ({"synthetic": pd.concat([TRAIN, TRAIN["job"]], axis=1)}, "have two columns 'job'"),
         ({"targets": ["since"]}, "column 'since' cannot be a target"),
-        ({"synthetic": TRAIN.assign(age="old")}, "column 'age' of the synthetic rows .* numbers"),
-        ({"synthetic": TRAIN.assign(since="x")}, "column 'since' of the synthetic rows .* dates"),
-        ({"synthetic": TRAIN.assign(age=np.inf)}, "'age' of the .* rows is infinite in row 1"),
+        ({"synthetic": TRAIN.assign(age="old")}, "synthetic rows, column 'age' .* holds text"),
+        ({"synthetic": TRAIN.assign(since="x")}, "synthetic rows, column 'since' .* holds text"),
+        ({"synthetic": TRAIN.assign(age=np.inf)}, "synthetic rows, column 'age' has inf in row 1"),
     ):
         given = {"real": REAL, "synthetic": TRAIN, "train": TRAIN, "generator": 0, **changes}
         with refused(message, DataError):

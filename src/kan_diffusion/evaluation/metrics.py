@@ -44,6 +44,7 @@ __all__ = [
     "real_against_real",
     "sample_metrics",
     "sliced_wasserstein2",
+    "told_apart",
     "wasserstein2",
 ]
 
@@ -200,21 +201,45 @@ def c2st(
         DataError: A sample is not finite or has fewer than 2 points, or the dimensions differ.
     """
     from sklearn.ensemble import ExtraTreesClassifier
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     x, y = _centred_pair(x, y)
     size = min(len(x), len(y), max_points)
     if size < 2:
         raise DataError("the classifier two-sample test needs at least 2 points a side; give more")
     generator = np.random.default_rng(generator)
-    points = torch.cat((_thinned(x, size, generator), _thinned(y, size, generator))).numpy()
-    labels = np.repeat([0, 1], size)
+    one, other = (_thinned(side, size, generator).numpy() for side in (x, y))
     fold_seed, tree_seed = (int(seed) for seed in generator.integers(2**31, size=2))
     classifier = ExtraTreesClassifier(
         num_trees, min_samples_leaf=min(5, max(1, size // 20)), random_state=tree_seed, n_jobs=1
     )
-    folds = StratifiedKFold(min(num_folds, size), shuffle=True, random_state=fold_seed)
-    return float(cross_val_score(classifier, points, labels, cv=folds, n_jobs=1).mean())
+    return told_apart(classifier, one, other, fold_seed, num_folds)
+
+
+def told_apart(
+    classifier: object,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    seed: int,
+    num_folds: int = 5,
+) -> float:
+    """Computes how accurately a classifier tells two samples apart, cross-validated.
+
+    Args:
+        classifier: An unfitted classifier of scikit-learn's.
+        x: One sample, shape (n, d).
+        y: The other one, shape (m, d).
+        seed: Seed of the folds.
+        num_folds: Folds of the cross-validation; fewer when a side has fewer points.
+
+    Returns:
+        The mean accuracy over the folds, from 0 to 1; 0.5 is a guess if n = m.
+    """
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    folds = StratifiedKFold(min(num_folds, len(x), len(y)), shuffle=True, random_state=seed)
+    labels = np.repeat([0, 1], [len(x), len(y)])
+    scores = cross_val_score(classifier, np.concatenate((x, y)), labels, cv=folds, n_jobs=1)
+    return float(scores.mean())
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:

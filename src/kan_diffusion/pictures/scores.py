@@ -32,7 +32,7 @@ from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.scenes import Combinations, Scene, caption, draw_scenes, scene_samples
 from kan_diffusion.diffusion.sampling import StepCallback
-from kan_diffusion.tables.privacy import closest_record, copies
+from kan_diffusion.evaluation.privacy import closest_record, copies
 from kan_diffusion.pictures.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import (
     PICTURE_METRICS,

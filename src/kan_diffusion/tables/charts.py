@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from kan_diffusion.tables.marginals import Bars, Distances, Histogram, Joint, Picture, Side
-from kan_diffusion.tables.scores import PairScore
 from kan_diffusion.report.charts.axes import set_ticks
 from kan_diffusion.report.style import INK, REAL, SYNTHETIC, report_style, shortened
+from kan_diffusion.tables.marginals import Bars, Distances, Histogram, Picture
+from kan_diffusion.tables.scores import PairScore
 
-__all__ = ["column_figure", "dependence_figure", "distances_figure", "joint_figure"]
+__all__ = ["column_figure", "dependence_figure", "distances_figure"]
 
 _Array = NDArray[np.float64]
 
@@ -60,7 +58,8 @@ def column_figure(name: str, picture: Picture) -> Figure:
 
 
 def _draw_histogram(axes: Axes, picture: Histogram) -> None:
-    edges = _drawn(picture.edges, picture.date)
+    # Matplotlib counts dates in days.
+    edges = picture.edges / _DAY if picture.date else picture.edges
     real, synthetic = 100 * picture.real, 100 * picture.synthetic
     spread = 100 * _by_chance(picture.real, picture.numbers)
     axes.stairs(real, edges, fill=True, color=REAL, alpha=_FILLED, label="real")
@@ -76,29 +75,18 @@ def _draw_histogram(axes: Axes, picture: Histogram) -> None:
     axes.set_ylabel("share of values (%)")
     axes.set_ylim(0, 1.06 * max(1e-9, float(np.max([real + spread, synthetic]))))
     axes.set_xlim(edges[0], edges[-1])
-    axes.set_xlabel(_value_axis(axes, "x", picture.date, picture.log, edges))
-
-
-def _drawn(edges: _Array, date: bool) -> _Array:
-    """Converts edges of bins for drawing: dates into days, as Matplotlib counts them."""
-    return edges / _DAY if date else edges
-
-
-def _value_axis(
-    axes: Axes, which: Literal["x", "y"], date: bool, log: bool, edges: _Array, ticks: int = 5
-) -> str:
-    """Sets the scale and ticks of an axis of values, and gives its label."""
-    if date:
-        dates = AutoDateLocator(minticks=2, maxticks=ticks + 2)
-        set_ticks(axes, which, dates, ConciseDateFormatter(dates))
-        return "date"
-    if log:
-        set_ticks(axes, which, LogLocator(numticks=ticks + 1), lambda value, _: _short(value), log)
-        return "value (log axis)"
-    step = float(np.ptp(edges)) / 5
-    round_numbers = MaxNLocator(ticks, steps=[1, 2, 5, 10])
-    set_ticks(axes, which, round_numbers, lambda value, _: _written(value, step))
-    return "value"
+    if picture.date:
+        dates = AutoDateLocator(minticks=2, maxticks=7)
+        set_ticks(axes, "x", dates, ConciseDateFormatter(dates))
+        axes.set_xlabel("date")
+    elif picture.log:
+        set_ticks(axes, "x", LogLocator(numticks=6), lambda value, _: _short(value), log=True)
+        axes.set_xlabel("value (log axis)")
+    else:
+        step = float(np.ptp(edges)) / 5
+        round_numbers = MaxNLocator(5, steps=[1, 2, 5, 10])
+        set_ticks(axes, "x", round_numbers, lambda value, _: _written(value, step))
+        axes.set_xlabel("value")
 
 
 def _written(value: float, step: float) -> str:
@@ -186,48 +174,6 @@ def dependence_figure(names: Sequence[str], pairs: Sequence[PairScore], what: st
     axes.set_title("synthetic − real" if what == "difference" else what)
     figure.colorbar(image, ax=axes, shrink=0.75, ticks=[-1, -0.5, 0, 0.5, 1])
     return figure
-
-
-@report_style()
-def joint_figure(joint: Joint) -> Figure:
-    """Draws the shares of combinations of two columns, real beside synthetic, on one scale."""
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    top = 100 * float(np.quantile(np.concatenate((joint.real, joint.synthetic)), 0.995)) or 1.0
-    down, across = (_ends(side) for side in (joint.first, joint.second))
-    for axes, shares, title in zip(
-        panels, (joint.real, joint.synthetic), ("real", "synthetic"), strict=True
-    ):
-        drawn = axes.pcolormesh(
-            across, down, 100 * shares, cmap="Blues", norm=PowerNorm(0.5, 0, top), rasterized=True
-        )
-        axes.set_title(title)
-        axes.grid(visible=False)
-        _side_axis(axes, "x", joint.second)
-    figure.supxlabel(shortened(joint.second.name, 40), fontsize=10)
-    panels[0].set_ylabel(shortened(joint.first.name, 24))
-    _side_axis(panels[0], "y", joint.first)
-    if joint.first.edges is None:
-        panels[0].invert_yaxis()
-    figure.colorbar(drawn, ax=list(panels), label="share of rows (%)", extend="max")
-    return figure
-
-
-def _ends(side: Side) -> _Array:
-    if side.edges is None:
-        return np.arange(len(side.labels) + 1, dtype=np.float64) - 0.5
-    return _drawn(side.edges, side.date)
-
-
-def _side_axis(axes: Axes, which: Literal["x", "y"], side: Side) -> None:
-    if side.edges is not None:
-        _value_axis(axes, which, side.date, side.log, side.edges, 3 if which == "x" else 5)
-        return
-    labels = [shortened(label, 9 if which == "x" else 14) for label in side.labels]
-    if which == "x":
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-    else:
-        axes.set_yticks(range(len(labels)), labels)
 
 
 @report_style()

@@ -13,7 +13,7 @@ extra coordinate; a gap among categories is one more category.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from kan_diffusion.tables.columns import Kind, kind_of
-from kan_diffusion.tables.dtypes import Storage
 from kan_diffusion.errors import DataError
+from kan_diffusion.tables.columns import Kind, kind_of
+from kan_diffusion.tables.dtypes import Storage, Values, place_among
 
-__all__ = ["Embedding", "Field", "fields_of", "rows_of"]
+__all__ = ["Embedding", "Feature", "features_of"]
 
 _Array = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ _MOST_COORDINATES = 64
 
 
 @dataclass(frozen=True)
-class Field:
+class Feature:
     """A column that is judged.
 
     Attributes:
@@ -45,34 +45,67 @@ class Field:
         kind: Its kind.
         labels: Its categories, in their own order or the most frequent one first; None for numbers
             and dates.
-        written: Format of dates that are text; None for others.
     """
 
     name: str
     kind: Kind
-    labels: tuple[Hashable, ...] | None
-    written: str | None = None
+    labels: tuple[str, ...] | None
 
 
-def fields_of(
+def features_of(
     frames: Mapping[str, pd.DataFrame], known_by: str, kinds: Mapping[str, Kind]
-) -> tuple[list[Field], tuple[str, ...]]:
-    """Decides how each column is judged.
+) -> tuple[list[Feature], dict[str, _Array], tuple[str, ...]]:
+    """Decides how each column is judged, and reads the cells of those that are.
 
     Args:
         frames: Tables by name, with the same columns.
-        known_by: Name of the table that kinds are inferred from.
+        known_by: Name of the table that kinds and dtypes are inferred from.
         kinds: Kinds that differ from what is inferred.
 
     Returns:
-        The columns that are judged, and the names of the others: identifiers, and columns with the
-        same value in all rows of all tables.
+        The D columns that are judged; the rows of each table, with shape (n, D), float64: numbers,
+        seconds since 1970, places of categories, NaN for gaps; and the names of the other columns:
+        identifiers, and columns with the same value in all rows of all tables.
 
     Raises:
-        DataError: A table lacks a column or has one twice, or no column can be judged.
+        DataError: A table lacks a column or has one twice, a column of a table does not hold what
+            it should, or no column can be judged.
     """
-    reference = frames[known_by]
-    for name in frames:
+    _require_alike(frames, known_by)
+    given = {str(name): kind for name, kind in kinds.items()}
+    features: list[Feature] = []
+    columns: list[dict[str, _Array]] = []
+    left_out = []
+    for place, reference in frames[known_by].items():
+        name = str(place)
+        kind = given.get(name) or kind_of(reference, name)
+        if kind == "identifier":
+            left_out.append(name)
+            continue
+        storage, labels = Storage.of(reference, name), None
+        cells = {which: _read(storage, frame[place], which) for which, frame in frames.items()}
+        if kind in _LISTED:
+            known = _categories(storage, list(cells.values()))
+            labels = tuple(map(str, known))
+            numbers = {which: _codes(known, *read) for which, read in cells.items()}
+        else:
+            numbers = {which: _numbers(*read) for which, read in cells.items()}
+        gaps = any(np.isnan(side).any() for side in numbers.values())
+        if labels is not None and len(labels) < 2 and not gaps:
+            left_out.append(name)
+        else:
+            features.append(Feature(name, kind, labels))
+            columns.append(numbers)
+    if not features:
+        raise DataError(
+            "no column can be judged: all are constant or identifiers; give their kinds"
+        )
+    rows = {which: np.column_stack([column[which] for column in columns]) for which in frames}
+    return features, rows, tuple(left_out)
+
+
+def _require_alike(frames: Mapping[str, pd.DataFrame], known_by: str) -> None:
+    for name, frame in frames.items():
         for lacking, having in ((name, known_by), (known_by, name)):
             fewer = frames[lacking].columns
             missing = [str(column) for column in frames[having].columns if column not in fewer]
@@ -81,103 +114,40 @@ def fields_of(
                     f"the {lacking} rows have no column '{missing[0]}', which the {having} rows "
                     "have; give tables with the same columns"
                 )
-    for name, frame in frames.items():
         twice = frame.columns[frame.columns.duplicated()]
         if len(twice):
             raise DataError(f"the {name} rows have two columns '{twice[0]}'; rename one of them")
-    known = {str(name): kind for name, kind in kinds.items()}
-    fields, left_out = [], []
-    for column in reference.columns:
-        name = str(column)
-        kind = known.get(name) or kind_of(reference[column], name)
-        cells = [frame[column] for frame in frames.values()]
-        labels = _labels(cells, kind) if kind in _LISTED else None
-        same = labels is not None and len(labels) < 2 and not any(c.isna().any() for c in cells)
-        if kind == "identifier" or same:
-            left_out.append(name)
-        else:
-            written = Storage.of(reference[column], name).written if kind == "datetime" else None
-            fields.append(Field(name, kind, labels, written))
-    if not fields:
-        raise DataError(
-            "no column can be judged: all are constant or identifiers; give their kinds"
-        )
-    return fields, tuple(left_out)
 
 
-def _labels(columns: Sequence[pd.Series], kind: Kind) -> tuple[Hashable, ...]:
+def _read(storage: Storage, column: pd.Series, which: str) -> Values:
+    try:
+        return storage.read(column, column.name)
+    except DataError as error:
+        raise DataError(f"of the {which} rows, {error}") from error
+
+
+def _numbers(values: np.ndarray, missing: np.ndarray) -> _Array:
+    """Returns numbers, and moments and spans in seconds; NaN for gaps."""
+    if values.dtype.kind in "mM":
+        values = values.astype(f"{values.dtype.kind}8[us]").astype(np.int64) / 1e6
+    return np.where(missing, np.nan, values.astype(np.float64))
+
+
+def _categories(storage: Storage, cells: Sequence[Values]) -> np.ndarray:
     """Lists the categories of a column in all tables."""
-    own = columns[0].dtype
-    values = [column.astype(object).dropna() for column in columns]
-    # A dictionary keeps the order in which categories are first named.
-    named: dict[Hashable, None] = {}
-    if isinstance(own, pd.CategoricalDtype) and own.ordered:
-        named |= dict.fromkeys(own.categories.astype(object))
-    elif kind in ("ordinal", "boolean"):
-        everything = pd.concat(values).unique()
-        named |= dict.fromkeys(sorted(everything, key=_sorting))
-    for column in values:
-        named |= dict.fromkeys(column.value_counts().index)
-    return tuple(named)
+    found = [values[~missing] for values, missing in cells]
+    counts = [pd.Series(values).value_counts() for values in found]
+    listed = [each.index.to_numpy(values.dtype) for each, values in zip(counts, found, strict=True)]
+    if storage.ordered and storage.values is not None:
+        listed.insert(0, storage.from_scalars(storage.values))
+    known = np.asarray(pd.unique(np.concatenate(listed)))
+    return known if storage.ordered or storage.holds == "text" else np.sort(known)
 
 
-def _sorting(value: object) -> tuple[bool, float, str]:
-    """Sorts numbers by size, then words by letters."""
-    is_number = isinstance(value, (int, float, np.number, np.bool_))
-    return not is_number, float(value) if is_number else 0.0, str(value)  # type: ignore[arg-type]
-
-
-def rows_of(fields: Sequence[Field], frame: pd.DataFrame, name: str) -> _Array:
-    """Converts a table's judged columns to numbers.
-
-    Args:
-        fields: The columns.
-        frame: The table, with n rows.
-        name: Name of the table for error messages.
-
-    Returns:
-        Shape (n, D), float64: numbers, seconds since 1970, places of categories, NaN for gaps.
-
-    Raises:
-        DataError: A column holds a value that is no number or date, or is infinite.
-    """
-    by_name = {str(column): frame[column] for column in frame.columns}
-    rows = np.empty((len(frame), len(fields)))
-    for index, field in enumerate(fields):
-        column = by_name[field.name]
-        try:
-            rows[:, index] = _values(field, column)
-        except (TypeError, ValueError) as error:
-            wanted = "dates" if field.kind == "datetime" else "numbers"
-            raise DataError(
-                f"column '{field.name}' of the {name} rows does not hold {wanted}; give the column "
-                "as the real table has it, or its kind"
-            ) from error
-        endless = np.isinf(rows[:, index])
-        if endless.any():
-            raise DataError(
-                f"column '{field.name}' of the {name} rows is infinite in row "
-                f"{int(endless.argmax()) + 1}; give finite values or gaps"
-            )
-    return rows
-
-
-def _values(field: Field, column: pd.Series) -> _Array:
-    if field.labels is not None:
-        places = pd.Index(field.labels, dtype=object).get_indexer(pd.Index(column, dtype=object))
-        return np.where(places < 0, np.nan, places.astype(np.float64))
-    if field.kind == "datetime":
-        if isinstance(column.dtype, pd.PeriodDtype):
-            column = column.dt.to_timestamp()
-        dates = pd.to_datetime(column.astype(object), utc=True, format=field.written)
-        dates = dates.dt.tz_localize(None)
-        micros = dates.to_numpy("datetime64[us]")
-        return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6)
-    if pd.api.types.infer_dtype(column).startswith("timedelta"):
-        column = pd.to_timedelta(column)
-    if column.dtype.kind == "m":
-        column = column.dt.total_seconds()
-    return column.to_numpy(np.float64, na_value=np.nan)
+def _codes(known: np.ndarray, values: np.ndarray, missing: np.ndarray) -> _Array:
+    """Returns the places of cells among categories, NaN for gaps."""
+    places = place_among(known, values.astype(known.dtype)).astype(np.float64)
+    return np.where(missing, np.nan, places)
 
 
 @dataclass(frozen=True)
@@ -197,13 +167,13 @@ class _Coordinates:
     width: int
 
     @classmethod
-    def fit(cls, field: Field, column: _Array) -> _Coordinates:
+    def fit(cls, feature: Feature, column: _Array) -> _Coordinates:
         known = column[~np.isnan(column)]
-        if field.labels is None:
+        if feature.labels is None:
             values, counts = np.unique(known, return_counts=True)
             scores = ndtri((np.cumsum(counts) - counts / 2) / max(len(known), 1))
             return cls(values, scores, np.empty(0, np.int64), 2)
-        counts = np.bincount(known.astype(np.int64), minlength=len(field.labels))
+        counts = np.bincount(known.astype(np.int64), minlength=len(feature.labels))
         ranks = rankdata(-counts, method="ordinal") - 1
         categories = np.minimum(ranks, _MOST_COORDINATES - 1)
         width = int(categories.max(initial=0)) + 2
@@ -229,14 +199,15 @@ class Embedding:
     columns: tuple[_Coordinates, ...]
 
     @classmethod
-    def fit(cls, fields: Sequence[Field], rows: _Array) -> Embedding:
+    def fit(cls, features: Sequence[Feature], rows: _Array) -> Embedding:
         """Learns where values lie among real rows.
 
         Args:
-            fields: The D columns.
+            features: The D columns.
             rows: Real rows, shape (n, D).
         """
-        return cls(tuple(_Coordinates.fit(field, rows[:, i]) for i, field in enumerate(fields)))
+        parts = (_Coordinates.fit(feature, rows[:, i]) for i, feature in enumerate(features))
+        return cls(tuple(parts))
 
     def __call__(self, rows: _Array, without: int | None = None) -> _Array:
         """Maps rows (n, D) to points (n, d), without one column if its index is given."""

@@ -1,4 +1,4 @@
-"""Shares of bins, categories and pairs in real and synthetic rows, ready to be drawn.
+"""Shares of bins and categories in real and synthetic rows, ready to be drawn.
 
 A picture holds shares and no row. Bins have equal width between the 0.5 % and 99.5 % quantiles of
 the real values, or between their extremes where these are near. They are of equal ratio if positive
@@ -14,23 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kan_diffusion.tables.dtypes import place_among
-from kan_diffusion.tables.features import Field
+from kan_diffusion.tables.features import Feature
 
 __all__ = [
-    "Bars", "Distances", "Histogram", "Joint", "Picture", "column_picture", "distance_picture",
-    "joint_picture", "outline",
-]  # fmt: skip
+    "Bars",
+    "Distances",
+    "Histogram",
+    "Picture",
+    "column_picture",
+    "distance_picture",
+    "outline",
+]
 
 _Array = NDArray[np.float64]
 
 _BINS = 30
-_JOINT_BINS = 16
 _BARS = 9
-_JOINT_BARS = 8
 _FEW = 8
 """Largest number of different values of a numeric column that are drawn as bars."""
 _DECADES = 100.0
-_OTHERS = "{} others"
 GAP = "gap"
 """Name of the bar of gaps."""
 
@@ -81,42 +83,6 @@ Picture = Histogram | Bars
 
 
 @dataclass(frozen=True)
-class Side:
-    """One column of a pair, as bins or categories.
-
-    Attributes:
-        name: The column.
-        edges: Ends of the k bins of a number or date, shape (k + 1,); None for a category.
-        labels: The k categories; empty for bins.
-        date: Whether values are dates.
-        log: Whether bins are of equal ratio.
-    """
-
-    name: str
-    edges: _Array | None
-    labels: tuple[str, ...]
-    date: bool
-    log: bool
-
-
-@dataclass(frozen=True)
-class Joint:
-    """Shares of combinations of two columns, real beside synthetic.
-
-    Attributes:
-        first: The column whose a bins or categories are the rows of the shares.
-        second: The column whose b bins or categories are the columns of the shares.
-        real: Shares among the real rows without a gap in either, shape (a, b).
-        synthetic: The same among the synthetic rows.
-    """
-
-    first: Side
-    second: Side
-    real: _Array
-    synthetic: _Array
-
-
-@dataclass(frozen=True)
 class Distances:
     """Distances of synthetic rows to the closest record, as shares.
 
@@ -131,19 +97,19 @@ class Distances:
     heldout: _Array
 
 
-def column_picture(field: Field, real: _Array, synthetic: _Array) -> Picture:
+def column_picture(feature: Feature, real: _Array, synthetic: _Array) -> Picture:
     """Counts the values of one column.
 
     Args:
-        field: The column.
+        feature: The column.
         real: Its real cells as numbers, shape (n,), NaN for a gap.
         synthetic: Its synthetic cells, shape (m,).
     """
-    field, real, synthetic = _listed(field, real, synthetic)
+    feature, real, synthetic = _listed(feature, real, synthetic)
     sides = [column[~np.isnan(column)] for column in (real, synthetic)]
     gaps = float(np.isnan(real).mean()), float(np.isnan(synthetic).mean())
-    if field.labels is not None:
-        bars, labels = _bars(field, real, _BARS)
+    if feature.labels is not None:
+        bars, labels = _bars(feature, real)
         counts = [np.bincount(bars[cells.astype(int)], minlength=len(labels)) for cells in sides]
         shares = [
             np.append(count / len(column), gap)
@@ -154,7 +120,7 @@ def column_picture(field: Field, real: _Array, synthetic: _Array) -> Picture:
             (*labels, GAP)[:end], shares[0][:end], shares[1][:end], (len(real), len(synthetic))
         )
     apart: list[tuple[str, float, float]] = []
-    if field.kind == "mostly-zero" and (sides[0] != 0).any():
+    if feature.kind == "mostly-zero" and (sides[0] != 0).any():
         apart.append(("zero", float((real == 0).mean()), float((synthetic == 0).mean())))
         sides = [cells[cells != 0] for cells in sides]
     if any(gaps):
@@ -166,42 +132,9 @@ def column_picture(field: Field, real: _Array, synthetic: _Array) -> Picture:
         for cells, share in zip(sides, (first, second), strict=True)
     ]
     return Histogram(
-        edges, first, second, (beyond[0], beyond[1]), log, field.kind == "datetime",
+        edges, first, second, (beyond[0], beyond[1]), log, feature.kind == "datetime",
         tuple(apart), (len(sides[0]), len(sides[1])),
     )  # fmt: skip
-
-
-def joint_picture(first: Field, second: Field, real: _Array, synthetic: _Array) -> Joint:
-    """Counts the combinations of two columns.
-
-    Args:
-        first: The one column.
-        second: The other one.
-        real: Their real cells, shape (n, 2).
-        synthetic: Their synthetic cells, shape (m, 2).
-    """
-    sides, ends = [], []
-    cells = [real.copy(), synthetic.copy()]
-    for index, column in enumerate((first, second)):
-        field, *listed = _listed(column, real[:, index], synthetic[:, index])
-        for rows, values in zip(cells, listed, strict=True):
-            rows[:, index] = values
-        if field.labels is None:
-            edges, log = outline(listed[0][~np.isnan(listed[0])], _JOINT_BINS)
-            sides.append(Side(field.name, edges, (), field.kind == "datetime", log))
-        else:
-            bars, labels = _bars(field, listed[0], _JOINT_BARS)
-            sides.append(Side(field.name, None, labels, False, False))
-            edges = np.arange(len(labels) + 1, dtype=np.float64) - 0.5
-            for rows in cells:
-                known = ~np.isnan(rows[:, index])
-                rows[known, index] = bars[rows[known, index].astype(np.int64)]
-        ends.append(edges)
-    shares = []
-    for rows in cells:
-        counts = np.histogram2d(rows[:, 0], rows[:, 1], bins=ends)[0]
-        shares.append(counts / max(1.0, float(counts.sum())))
-    return Joint(sides[0], sides[1], shares[0], shares[1])
 
 
 def distance_picture(train: _Array, heldout: _Array) -> Distances:
@@ -247,11 +180,11 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
     return edges, False
 
 
-def _listed(field: Field, real: _Array, synthetic: _Array) -> tuple[Field, _Array, _Array]:
+def _listed(feature: Feature, real: _Array, synthetic: _Array) -> tuple[Feature, _Array, _Array]:
     """Makes categories of a number with few different values; leaves other columns as they are."""
     values = np.unique(real[~np.isnan(real)])
-    if field.labels is not None or field.kind == "datetime" or not 0 < len(values) <= _FEW:
-        return field, real, synthetic
+    if feature.labels is not None or feature.kind == "datetime" or not 0 < len(values) <= _FEW:
+        return feature, real, synthetic
     places = []
     for column in (real, synthetic):
         found = place_among(values, column).astype(np.float64)
@@ -260,20 +193,20 @@ def _listed(field: Field, real: _Array, synthetic: _Array) -> tuple[Field, _Arra
     labels = [f"{value:.6g}" for value in values]
     if any((place == len(values)).any() for place in places):
         labels.append("other values")
-    return Field(field.name, field.kind, tuple(labels)), places[0], places[1]
+    return Feature(feature.name, feature.kind, tuple(labels)), places[0], places[1]
 
 
-def _bars(field: Field, real: _Array, most: int) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _bars(feature: Feature, real: _Array) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Assigns a bar to each category and names the bars; rare categories share the last one."""
-    assert field.labels is not None
+    assert feature.labels is not None
     known = real[~np.isnan(real)].astype(np.int64)
-    counts = np.bincount(known, minlength=len(field.labels))
+    counts = np.bincount(known, minlength=len(feature.labels))
     kept = np.arange(len(counts))
-    if len(counts) > most:
-        kept = np.sort(np.argsort(-counts, kind="stable")[: most - 1])
+    if len(counts) > _BARS:
+        kept = np.sort(np.argsort(-counts, kind="stable")[: _BARS - 1])
     bars = np.full(len(counts), len(kept))
     bars[kept] = np.arange(len(kept))
-    labels = [str(field.labels[index]) for index in kept]
+    labels = [feature.labels[index] for index in kept]
     if len(kept) < len(counts):
-        labels.append(_OTHERS.format(f"{len(counts) - len(kept):,}"))
+        labels.append(f"{len(counts) - len(kept):,} others")
     return bars, tuple(labels)

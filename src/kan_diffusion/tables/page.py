@@ -5,20 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kan_diffusion.tables.marginals import Bars
-from kan_diffusion.tables.scores import (
-    ColumnScore,
-    PairScore,
-    Score,
-    TableScores,
-    UsefulnessScore,
-)
-from kan_diffusion.tables.charts import (
-    column_figure,
-    dependence_figure,
-    distances_figure,
-    joint_figure,
-)
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import Picture, embedded
 from kan_diffusion.report.style import REAL, SYNTHETIC, shortened
@@ -30,6 +16,15 @@ from kan_diffusion.report.tables import (
     format_number,
     number_cell,
     table_of,
+)
+from kan_diffusion.tables.charts import column_figure, dependence_figure, distances_figure
+from kan_diffusion.tables.marginals import Bars
+from kan_diffusion.tables.scores import (
+    ColumnScore,
+    PairScore,
+    Score,
+    TableScores,
+    UsefulnessScore,
 )
 
 __all__ = ["say_scores", "score_texts", "write_table_page"]
@@ -44,21 +39,17 @@ _MEANINGS = {
     "shapes": "each column for itself: 1 is the same distribution",
     "gaps": "share of gaps in each column: 1 is the same",
     "trends": "each pair of columns: 1 is the same dependence",
-    "gap_trends": "which gaps come together: 1 is the same",
     "c2st": "how often trees tell synthetic rows from real ones: 0.5 is a guess",
     "usefulness": "AUC or R² on real rows of learners trained on the synthetic ones",
-    "precision": "do synthetic rows look like real ones? 1 is the best",
-    "recall": "are all kinds of real rows there?",
     "closest": "share of synthetic rows nearer to a training row than to a held-out one",
-    "attack": "how well rows that were trained on are found out: 0.5 is a guess",
     "copies": "share of synthetic rows that are a training row, cell by cell",
 }
 """The meaning of each score, by key."""
 
 _UNPROMISED = (
     "None of these numbers is a promise of privacy. They are averages over rows: they can look "
-    "perfect while a few people are given away, above all those with rare values. They test two "
-    "simple attacks, and there are stronger ones. What bounds what anybody can learn about a "
+    "perfect while a few people are given away, above all those with rare values. They look for "
+    "copies alone, and there are stronger attacks. What bounds what anybody can learn about a "
     "person is differential privacy, which this model does not have."
 )
 
@@ -102,18 +93,13 @@ def say_scores(scores: TableScores) -> list[str]:
 
 
 def _say_privacy(scores: TableScores) -> str:
-    closest, attack, copies = scores["closest"], scores["attack"], scores["copies"]
+    closest, copies = scores["closest"], scores["copies"]
     assert closest.margin is not None
-    assert attack.margin is not None
     signs = []
     if closest.value > 0.5 + closest.margin:
         signs.append(
             f"{100 * closest.value:.0f} % of synthetic rows are nearer to a training row than to a "
             "held-out one"
-        )
-    if attack.value > 0.5 + attack.margin:
-        signs.append(
-            f"an attacker tells training rows from others in {100 * attack.value:.0f} % of pairs"
         )
     if copies.value > copies.perfect + 0.01:
         signs.append(f"{100 * copies.value:.0f} % of synthetic rows are training rows")
@@ -272,20 +258,10 @@ def _add_pairs(page: Page, scores: TableScores) -> None:
         )
         for what in ("real", "synthetic", "difference")
     )
-    worst = section.section("The pairs that are met worst", "worst-pairs")
-    worst.gallery(
-        (
-            embedded(joint_figure(joint)),
-            f"{shortened(joint.first.name, 40)} and {shortened(joint.second.name, 40)}: similarity "
-            f"{format_number(pair.score)}, real rows {format_number(pair.perfect)}.",
-            f"Joint shares of {joint.first.name} and {joint.second.name}",
-        )
-        for joint, pair in zip(scores.joints, pairs, strict=False)
-    )
-    worst.table(_pair_table(pairs[:_SHOWN_PAIRS], "The worst pairs"), narrow=True)
+    section.table(_pair_table(pairs[:_SHOWN_PAIRS], "The worst pairs"), narrow=True)
     if len(pairs) > _SHOWN_PAIRS:
         some = f"The {_MOST_PAIRS} worst" if len(pairs) > _MOST_PAIRS else "All"
-        worst.folded(
+        section.folded(
             f"{some} of {len(pairs):,} pairs", _pair_table(pairs[:_MOST_PAIRS], "Pairs of columns")
         )
 

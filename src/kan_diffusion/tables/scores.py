@@ -4,18 +4,20 @@ Let R be real rows that no model has seen, S synthetic rows, and T as many rows 
 trained on (without them R is halved at random, and T is the other half):
 
 - column shapes    1 - sup|F_R - F_S| of numbers and dates, 1 - sum|p_R - p_S| / 2 of categories
+- gaps             1 - |g_R - g_S| with the share g of gaps
 - pair trends      1 - |r_R - r_S| / 2 with Pearson's r of two numbers, else 1 - sum|p_R - p_S| / 2
-                   of the joint shares, with numbers in ten bins of equal width over R
-- gaps             1 - |g_R - g_S| with the share g of gaps; 1 - |r_R - r_S| / 2 for gaps of a pair
+                   of the joint shares, with numbers in ten bins of equal width over R and all but
+                   the 100 most frequent categories as one
 - C2ST             accuracy with which gradient-boosted trees tell rows of R from rows of S
 - usefulness       how well learners trained on S predict a column of R
-- closeness        whether synthetic rows lie where real ones do, and whether they are copies:
-                   see :mod:`kan_diffusion.tables.privacy`
+- closest record   share of S nearer to a row of T than to any of as many rows of R
+                   (:mod:`kan_diffusion.evaluation.privacy`)
+- identical rows   share of S that is a row of T, cell by cell
 
 Shapes, trends and gaps are those of SDMetrics. C2ST: Lopez-Paz & Oquab 2017.
 
 Each score has a perfect one beside it: that of T, which are real rows, in place of S. For closest
-records, membership and copies it is what chance alone gives.
+records and copies it is what chance alone gives.
 """
 
 from __future__ import annotations
@@ -30,19 +32,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, rankdata
 
-from kan_diffusion.tables.columns import Kind
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.privacy import closest_record, membership, precision_and_recall
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
-from kan_diffusion.tables.features import Embedding, Field, fields_of, rows_of
-from kan_diffusion.tables.marginals import (
-    Distances,
-    Joint,
-    Picture,
-    column_picture,
-    distance_picture,
-    joint_picture,
-)
+from kan_diffusion.evaluation.metrics import told_apart
+from kan_diffusion.evaluation.privacy import closest_record
+from kan_diffusion.tables.columns import Kind
+from kan_diffusion.tables.features import Embedding, Feature, features_of
+from kan_diffusion.tables.marginals import Distances, Picture, column_picture, distance_picture
 
 __all__ = [
     "ColumnScore",
@@ -61,8 +57,8 @@ _FEWEST_LEARNED = 10
 """Fewest rows that learners are trained and tested on."""
 _MOST_COMPARED = 20_000
 """Most rows of each side for scores of columns and pairs."""
-_MOST_JUDGED = 5_000
-"""Most rows of each side for scores that compare every row with every other."""
+_MOST_NEAREST = 5_000
+"""Most rows of each side whose nearest records are sought."""
 _MOST_LEARNED = 4_000
 """Most rows of each side for scores that train learners."""
 _MOST_TARGETS = 3
@@ -70,10 +66,9 @@ _MOST_CLASSES = 20
 """Most categories of a column that learners predict."""
 _MOST_TOLD = 254
 """Most categories that boosted trees tell apart; the rarest are merged into one."""
-_FOLDS = 5
 _PAIR_BINS = 10
-_LARGE_JOINT = 50_000
-_PICTURED_PAIRS = 6
+_PAIR_CODES = 102
+"""Codes of a column in a pair: 100 categories, all rarer ones, and a gap."""
 _SURE = 1.96
 """Standard deviations on either side that hold 95 % of a normal variable."""
 
@@ -185,7 +180,6 @@ class TableScores:
         names: The judged columns, in the table's order.
         left_out: Columns that are not judged: identifiers, and those with one value everywhere.
         rows: Numbers of real, of synthetic and of training rows (0 where these are not known).
-        joints: Pictures of the pairs that are reproduced worst.
         distances: Distances of synthetic rows to the closest record; None without training rows.
     """
 
@@ -196,7 +190,6 @@ class TableScores:
     names: tuple[str, ...]
     left_out: tuple[str, ...]
     rows: tuple[int, int, int]
-    joints: tuple[Joint, ...] = ()
     distances: Distances | None = None
 
     def __getitem__(self, key: str) -> Score:
@@ -263,8 +256,7 @@ def table_scores(
                 f"{_FEWEST_ROWS}"
             )
     known_by = "real" if train is None else "train"
-    fields, left_out = fields_of(frames, known_by, kinds or {})
-    rows = {name: rows_of(fields, frame, name) for name, frame in frames.items()}
+    features, rows, left_out = features_of(frames, known_by, kinds or {})
     judged, reference = rows["real"], rows.get("train")
     if reference is None:
         halves = stream("halves").permutation(len(judged))
@@ -276,33 +268,26 @@ def table_scores(
         _thinned(reference, size, stream("reference")),
     )
     tell("columns", 0.0)
-    columns = _column_scores(fields, sides)
+    columns = [_column_score(feature, *column) for feature, column in sides.by_column(features)]
     tell("pairs", 0.05)
-    pairs, joints = _pair_scores(fields, sides)
-    scores = [*_column_means(columns, sides), *_pair_means(pairs), *_gap_trends(sides)]
-    few = sides.thinned(_MOST_LEARNED, _MOST_LEARNED, stream("few"))
+    pairs = _pair_scores(features, sides)
+    scores = [*_column_means(columns, sides), *_pair_means(pairs)]
+    few = sides.thinned(_MOST_LEARNED, stream("few"))
     tell("two-sample test", 0.2)
-    scores.append(_two_sample(fields, few, trees, stream("c2st")))
-    # Fitted to the real rows, so that it favours neither of the tables compared with them.
-    embedding = Embedding.fit(fields, sides.real)
+    scores.append(_two_sample(features, few, trees, stream("c2st")))
     tell("usefulness", 0.4)
-    chosen = _targets(fields, np.isnan(sides.real).mean(axis=0), pairs, targets)
-    useful = _usefulness(fields, few, embedding, chosen, trees, stream("usefulness"))
+    # Fitted to the real rows, so that it favours neither of the tables compared with them.
+    embedding = Embedding.fit(features, sides.real)
+    chosen = _targets(features, np.isnan(sides.real).mean(axis=0), pairs, targets)
+    useful = _usefulness(features, few, embedding, chosen, trees, stream("usefulness"))
     if useful:
         values = np.array([(one.synthetic, one.real) for one in useful]).mean(axis=0)
         scores.append(Score("usefulness", "usefulness", *map(float, values)))
-    tell("precision and recall", 0.8)
-    # With more synthetic rows than real ones, every real row would have a near neighbour.
-    size = min(len(sides.real), _MOST_JUDGED)
-    real_points, *others = map(embedding, sides.thinned(size, size, stream("precision")))
-    reached, perfect = (precision_and_recall(real_points, other) for other in others)
-    scores.append(Score("precision", "α-precision", reached[0], perfect[0]))
-    scores.append(Score("recall", "β-recall", reached[1], perfect[1]))
+    tell("privacy", 0.9)
     distances = None
     if "train" in rows:
-        tell("privacy", 0.9)
         found, distances = _privacy(
-            fields, rows["train"], rows["real"], rows["synthetic"], stream("privacy")
+            features, rows["train"], rows["real"], rows["synthetic"], stream("privacy")
         )
         scores += found
     tell("privacy", 1.0)
@@ -311,10 +296,9 @@ def table_scores(
         columns=tuple(sorted(columns, key=lambda one: -one.shortfall)),
         pairs=pairs,
         usefulness=useful,
-        names=tuple(field.name for field in fields),
+        names=tuple(feature.name for feature in features),
         left_out=left_out,
         rows=(len(real), len(synthetic), 0 if train is None else len(train)),
-        joints=joints,
         distances=distances,
     )
 
@@ -326,13 +310,13 @@ class _Sides(NamedTuple):
     synthetic: _Array
     reference: _Array
 
-    def thinned(self, real: int, others: int, generator: np.random.Generator) -> _Sides:
-        """Draws at most ``real`` real rows, and at most ``others`` rows of each other side."""
-        return _Sides(
-            _thinned(self.real, real, generator),
-            _thinned(self.synthetic, others, generator),
-            _thinned(self.reference, others, generator),
-        )
+    def thinned(self, size: int, generator: np.random.Generator) -> _Sides:
+        """Draws at most ``size`` rows of each side."""
+        return _Sides(*(_thinned(side, size, generator) for side in self))
+
+    def by_column(self, features: Sequence[Feature]) -> list[tuple[Feature, list[_Array]]]:
+        """Pairs each column with its cells of each side."""
+        return [(one, [side[:, place] for side in self]) for place, one in enumerate(features)]
 
 
 def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
@@ -344,37 +328,31 @@ def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
 # --- columns ----------------------------------------------------------------------------------
 
 
-def _column_scores(fields: Sequence[Field], sides: _Sides) -> list[ColumnScore]:
-    scores = []
-    for index, field in enumerate(fields):
-        real, synthetic, reference = (side[:, index] for side in sides)
-        gaps = float(np.isnan(real).mean()), float(np.isnan(synthetic).mean())
-        shape = _shape(field, real, synthetic)
-        scores.append(
-            ColumnScore(
-                field.name,
-                field.kind,
-                shape,
-                _shape(field, real, reference),
-                gaps,
-                None if shape is None else column_picture(field, real, synthetic),
-            )
-        )
-    return scores
+def _column_score(
+    feature: Feature, real: _Array, synthetic: _Array, reference: _Array
+) -> ColumnScore:
+    shape = _shape(feature, real, synthetic)
+    return ColumnScore(
+        feature.name,
+        feature.kind,
+        shape,
+        _shape(feature, real, reference),
+        (float(np.isnan(real).mean()), float(np.isnan(synthetic).mean())),
+        None if shape is None else column_picture(feature, real, synthetic),
+    )
 
 
-def _shape(field: Field, real: _Array, other: _Array) -> float | None:
+def _shape(feature: Feature, real: _Array, other: _Array) -> float | None:
     """Computes the similarity of one column's values, without gaps; None without a real value."""
     real, other = real[~np.isnan(real)], other[~np.isnan(other)]
     if not len(real):
         return None
     if not len(other):
         return 0.0
-    if field.labels is None:
+    if feature.labels is None:
         return 1.0 - float(ks_2samp(real, other, method="asymp").statistic)
-    shares = [
-        np.bincount(codes.astype(int), minlength=len(field.labels)) for codes in (real, other)
-    ]
+    count = len(feature.labels)
+    shares = [np.bincount(codes.astype(int), minlength=count) for codes in (real, other)]
     return _similarity(shares[0] / len(real), shares[1] / len(other))
 
 
@@ -400,15 +378,14 @@ def _column_means(columns: Sequence[ColumnScore], sides: _Sides) -> list[Score]:
 # --- pairs ------------------------------------------------------------------------------------
 
 
-def _pair_scores(
-    fields: Sequence[Field], sides: _Sides
-) -> tuple[tuple[PairScore, ...], tuple[Joint, ...]]:
-    continuous = [index for index, field in enumerate(fields) if field.labels is None]
-    correlations = [_correlations(side[:, continuous]) for side in sides]
+def _pair_scores(features: Sequence[Feature], sides: _Sides) -> tuple[PairScore, ...]:
+    continuous = [index for index, feature in enumerate(features) if feature.labels is None]
+    # Pearson's correlation of each pair, over the rows without a gap in either.
+    correlations = [pd.DataFrame(side[:, continuous]).corr().to_numpy() for side in sides]
     place = {index: position for position, index in enumerate(continuous)}
-    codes, counts = _codes(fields, sides)
-    found: list[tuple[PairScore, int, int]] = []
-    for i, j in combinations(range(len(fields)), 2):
+    codes = [_codes(feature, column) for feature, column in sides.by_column(features)]
+    found = []
+    for i, j in combinations(range(len(features)), 2):
         if i in place and j in place:
             values = [float(matrix[place[i], place[j]]) for matrix in correlations]
             if np.isnan(values[0]):
@@ -418,83 +395,49 @@ def _pair_scores(
             similar, perfect = 1 - abs(r - s) / 2, 1 - abs(r - t) / 2
             measure, real, synthetic = "correlation", values[0], values[1]
         else:
-            tables = _shares([(side[:, i], side[:, j]) for side in codes], counts[i], counts[j])
-            similar, perfect = (_similarity(tables[0].shares, t.shares) for t in tables[1:])
-            measure, (real, synthetic) = "contingency", (table.cramers_v() for table in tables[:2])
-        one = PairScore(
-            fields[i].name, fields[j].name, measure, float(similar), float(perfect), real, synthetic
-        )
-        found.append((one, i, j))
-    found.sort(key=lambda entry: -entry[0].shortfall)
-    joints = []
-    for _, i, j in found[:_PICTURED_PAIRS]:
-        # Categories are drawn along the side, where there is room for their names.
-        first, second = (j, i) if fields[i].labels is None else (i, j)
-        cells = [side[:, [first, second]] for side in (sides.real, sides.synthetic)]
-        joints.append(joint_picture(fields[first], fields[second], cells[0], cells[1]))
-    return tuple(one for one, _, _ in found), tuple(joints)
+            tables = [_joint_shares(*both) for both in zip(codes[i], codes[j], strict=True)]
+            similar, perfect = (_similarity(tables[0], table) for table in tables[1:])
+            measure, (real, synthetic) = "contingency", map(_cramers_v, tables[:2])
+        names = features[i].name, features[j].name
+        found.append(PairScore(*names, measure, float(similar), float(perfect), real, synthetic))
+    return tuple(sorted(found, key=lambda one: -one.shortfall))
 
 
-def _correlations(rows: _Array) -> _Array:
-    """Pearson's correlation of each pair, over the rows without a gap in either, shape (k, k)."""
-    return pd.DataFrame(rows).corr().to_numpy()
+def _codes(feature: Feature, sides: Sequence[_Array]) -> list[NDArray[np.int64]]:
+    """Codes the cells of one column, the real ones first; a gap has the last code.
 
-
-def _codes(fields: Sequence[Field], sides: _Sides) -> tuple[list[NDArray[np.int64]], list[int]]:
-    """Codes all columns as bins or categories, gaps as one more, and counts each column's codes."""
-    codes = [np.empty(side.shape, np.int64) for side in sides]
-    counts = []
-    for index, field in enumerate(fields):
-        if field.labels is None:
-            values = sides.real[:, index]
-            edges = np.histogram_bin_edges(values[~np.isnan(values)], _PAIR_BINS)[1:-1]
-            count = _PAIR_BINS
-        else:
-            edges, count = None, len(field.labels)
-        for side, into in zip(sides, codes, strict=True):
-            column = side[:, index]
-            gaps = np.isnan(column)
-            known = np.where(gaps, 0.0, column)
-            binned = known if edges is None else np.digitize(known, edges)
-            into[:, index] = np.where(gaps, count, binned)
-        counts.append(count + 1)
-    return codes, counts
-
-
-@dataclass(frozen=True)
-class _JointShares:
-    """Shares of the combinations of two columns' codes."""
-
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    shares: _Array
-
-    def cramers_v(self) -> float:
-        """Cramér's V, from 0 to 1: the root of chi² / n over its largest value."""
-        rows, columns = np.bincount(self.first, self.shares), np.bincount(self.second, self.shares)
-        least = min(np.count_nonzero(rows), np.count_nonzero(columns)) - 1
-        if least < 1:
-            return float("nan")
-        expected = rows[self.first] * columns[self.second]
-        inside = self.shares > 0
-        chi2 = float((self.shares[inside] ** 2 / expected[inside]).sum()) - 1.0
-        return float(np.sqrt(max(chi2, 0.0) / least))
-
-
-def _shares(
-    pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]], rows: int, columns: int
-) -> list[_JointShares]:
-    """Computes joint shares of two columns on several sides, over the same combinations."""
-    keys = [first * columns + second for first, second in pairs]
-    known = np.arange(rows * columns)
-    if len(known) > _LARGE_JOINT:
-        known, places = np.unique(np.concatenate(keys), return_inverse=True)
-        keys = np.split(places, np.cumsum([len(key) for key in keys])[:-1])
-    first, second = np.divmod(known, columns)
+    Numbers are in bins of equal width over the real cells. Categories beyond those that are most
+    frequent among the real cells share a code.
+    """
+    real = sides[0][~np.isnan(sides[0])]
+    if feature.labels is None:
+        edges = np.histogram_bin_edges(real, _PAIR_BINS)[1:-1]
+        codes = [np.digitize(side, edges) for side in sides]
+    else:
+        counts = np.bincount(real.astype(int), minlength=len(feature.labels))
+        code = np.minimum(rankdata(-counts, method="ordinal") - 1, _PAIR_CODES - 2)
+        codes = [code[np.nan_to_num(side).astype(int)] for side in sides]
     return [
-        _JointShares(first, second, np.bincount(key, minlength=len(known)) / len(key))
-        for key in keys
+        np.where(np.isnan(side), _PAIR_CODES - 1, coded).astype(np.int64)
+        for side, coded in zip(sides, codes, strict=True)
     ]
+
+
+def _joint_shares(first: NDArray[np.int64], second: NDArray[np.int64]) -> _Array:
+    """Computes the shares of all combinations of two columns' codes, (codes, codes)."""
+    counts = np.bincount(first * _PAIR_CODES + second, minlength=_PAIR_CODES**2)
+    return counts.reshape(_PAIR_CODES, _PAIR_CODES) / len(first)
+
+
+def _cramers_v(shares: _Array) -> float:
+    """Computes Cramér's V, from 0 to 1: the root of chi² / n over its largest value."""
+    rows, columns = shares.sum(axis=1), shares.sum(axis=0)
+    least = min(np.count_nonzero(rows), np.count_nonzero(columns)) - 1
+    if least < 1:
+        return float("nan")
+    inside = shares > 0
+    chi2 = float((shares[inside] ** 2 / np.outer(rows, columns)[inside]).sum()) - 1.0
+    return float(np.sqrt(max(chi2, 0.0) / least))
 
 
 def _pair_means(pairs: Sequence[PairScore]) -> list[Score]:
@@ -504,32 +447,18 @@ def _pair_means(pairs: Sequence[PairScore]) -> list[Score]:
     return [Score("trends", "pair trends", float(value), float(perfect))]
 
 
-def _gap_trends(sides: _Sides) -> list[Score]:
-    """Scores the correlations of gaps; no score where fewer than two columns have some."""
-    gaps = [np.isnan(side) for side in sides]
-    some = [index for index in range(gaps[0].shape[1]) if 0 < gaps[0][:, index].mean() < 1]
-    if len(some) < 2:
-        return []
-    pairs = np.triu_indices(len(some), 1)
-    real, *others = (
-        np.nan_to_num(_correlations(side[:, some].astype(np.float64))[pairs]) for side in gaps
-    )
-    values = (1.0 - float(np.abs(real - other).mean()) / 2 for other in others)
-    return [Score("gap_trends", "gaps together", *values)]
-
-
 # --- learners ---------------------------------------------------------------------------------
 
 
 def _two_sample(
-    fields: Sequence[Field], few: _Sides, trees: int, generator: np.random.Generator
+    features: Sequence[Feature], few: _Sides, trees: int, generator: np.random.Generator
 ) -> Score:
     seed = int(generator.integers(2**31))
     size = min(len(few.real), len(few.synthetic))
-    even = few.thinned(size, size, generator)  # at random: a file may be sorted
+    even = few.thinned(size, generator)  # at random: a file may be sorted
     # Both are compared with the same real rows, with the same folds and trees.
     value, perfect = (
-        _told_apart(fields, even.real, other, trees, seed)
+        _told_apart(features, even.real, other, trees, seed)
         for other in (even.synthetic, even.reference)
     )
     # Both accuracies vary, each with a variance of 1/4 over the number of its 2 * size rows.
@@ -537,14 +466,13 @@ def _two_sample(
 
 
 def _told_apart(
-    fields: Sequence[Field], real: _Array, other: _Array, trees: int, seed: int
+    features: Sequence[Feature], real: _Array, other: _Array, trees: int, seed: int
 ) -> float:
-    """Computes how accurately boosted trees tell two samples of one size apart, cross-validated."""
+    """Computes how accurately boosted trees tell two samples of one size apart."""
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     rows = np.concatenate((real, other))
-    named = [field.labels is not None for field in fields]
+    named = [feature.labels is not None for feature in features]
     for index in np.flatnonzero(named):
         known = ~np.isnan(rows[:, index])
         # Ranked in both samples: a rank among the real rows would tell which side a row is from.
@@ -559,23 +487,21 @@ def _told_apart(
         early_stopping=False,
         random_state=seed,
     )
-    labels = np.repeat([0, 1], [len(real), len(other)])
-    folds = StratifiedKFold(min(_FOLDS, len(real)), shuffle=True, random_state=seed)
-    return float(cross_val_score(classifier, rows, labels, cv=folds).mean())
+    return told_apart(classifier, rows[: len(real)], rows[len(real) :], seed)
 
 
 def _targets(
-    fields: Sequence[Field],
+    features: Sequence[Feature],
     gaps: _Array,
     pairs: Sequence[PairScore],
     asked: Sequence[str] | None,
 ) -> list[int]:
     """Chooses the columns that learners predict, by index."""
     places = {
-        field.name: index
-        for index, field in enumerate(fields)
-        if field.kind != "datetime"
-        and (field.labels is None or 2 <= len(field.labels) <= _MOST_CLASSES)
+        feature.name: index
+        for index, feature in enumerate(features)
+        if feature.kind != "datetime"
+        and (feature.labels is None or 2 <= len(feature.labels) <= _MOST_CLASSES)
     }
     if asked is None:
         strongest = {name: 0.0 for name, place in places.items() if gaps[place] <= 0.5}
@@ -596,7 +522,7 @@ def _targets(
 
 
 def _usefulness(
-    fields: Sequence[Field],
+    features: Sequence[Feature],
     few: _Sides,
     embedding: Embedding,
     targets: Sequence[int],
@@ -611,7 +537,7 @@ def _usefulness(
     )
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    if len(fields) < 2:
+    if len(features) < 2:
         return ()
     seed = int(generator.integers(2**31))
     same = {"random_state": seed}
@@ -627,7 +553,7 @@ def _usefulness(
     }
     scores = []
     for target in targets:
-        is_number = fields[target].labels is None
+        is_number = features[target].labels is None
         sides = []
         for rows in few:
             known = rows[~np.isnan(rows[:, target])]
@@ -641,7 +567,7 @@ def _usefulness(
             judge = _r2 if is_number else _auc
             values = [judge(learner, *trained, *test) for trained in (synthetic, real)]
             measure = "R²" if is_number else "AUC"
-            scores.append(UsefulnessScore(fields[target].name, name, measure, *values))
+            scores.append(UsefulnessScore(features[target].name, name, measure, *values))
     return tuple(scores)
 
 
@@ -673,7 +599,7 @@ def _auc(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _
 
 
 def _privacy(
-    fields: Sequence[Field],
+    features: Sequence[Feature],
     train: _Array,
     heldout: _Array,
     synthetic: _Array,
@@ -683,17 +609,14 @@ def _privacy(
         pd.util.hash_pandas_object(pd.DataFrame(rows), index=False)
         for rows in (train, synthetic, heldout)
     )
-    copies, chance = (float(hashes.isin(own_hashes).mean()) for hashes in others)
-    size = min(len(train), len(heldout), _MOST_JUDGED)
+    identical, chance = (float(hashes.isin(own_hashes).mean()) for hashes in others)
+    size = min(len(train), len(heldout), _MOST_NEAREST)
     own, fresh = (_thinned(rows, size, generator) for rows in (train, heldout))
-    embedding = Embedding.fit(fields, np.concatenate((own, fresh)))
-    own, fresh = embedding(own), embedding(fresh)
-    points = embedding(_thinned(synthetic, 2 * _MOST_JUDGED, generator))
-    closest, distances = closest_record(points, own, fresh)
-    attack = membership(points, own, fresh)
+    embedding = Embedding.fit(features, np.concatenate((own, fresh)))
+    points = embedding(_thinned(synthetic, 2 * _MOST_NEAREST, generator))
+    closest, distances = closest_record(points, embedding(own), embedding(fresh))
     scores = [
         Score("closest", "closest record", closest.value, 0.5, closest.margin),
-        Score("attack", "membership", attack.value, 0.5, attack.margin),
-        Score("copies", "identical rows", copies, chance),
+        Score("copies", "identical rows", identical, chance),
     ]
     return scores, distance_picture(*distances.T)

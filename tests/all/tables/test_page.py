@@ -5,14 +5,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from drawn import texts_overlap
 from html_page import Page
-from kan_diffusion.tables.scores import table_scores
 from kan_diffusion.tables.charts import (
     column_figure,
     dependence_figure,
     distances_figure,
-    joint_figure,
 )
 from kan_diffusion.tables.page import write_table_page
+from kan_diffusion.tables.scores import table_scores
 from mixed_tables import people, shuffled
 
 
@@ -35,14 +34,13 @@ def test_every_picture_is_in_the_page_and_can_be_read(tmp_path):
     train = people(400, 1)
     loose = scores_of(people(300, 2), shuffled(train, 4), train=train)
     page = Page(write_table_page(loose, tmp_path / "tables.html", "people").read_text())
-    # A picture a column, three squares of dependences, six pairs, and the distances.
-    assert len(page.loads) == 6 + 3 + 6 + 1
+    # A picture a column, three squares of dependences, and the distances.
+    assert len(page.loads) == 6 + 3 + 1
     assert page.empty == []
     for column in loose.columns:
         require_inside(column_figure(column.name, column.picture))
     for what in ("real", "synthetic", "difference"):
         require_inside(dependence_figure(loose.names, loose.pairs, what))
-    require_inside(joint_figure(loose.joints[0]))
     require_inside(distances_figure(loose.distances))
 
 
