@@ -126,7 +126,7 @@ def test_existing_files_are_kept_unless_told(cli, run, tmp_path):
     ("name", "content", "message"),
     [
         ("missing.csv", None, "there is no file"),
-        ("words.csv", "a,b\n1,2\n3,red\n", "column 'b', line 3 holds 'red'"),
+        ("words.csv", "a,b\n1,2\n3,red\n", "column 'b', row 2 holds 'red'"),
         ("few.csv", "a,b\n1,2\n3,4\n", "has 2 rows; at least 10"),
         ("points.txt", "1 2", "ending '.txt'"),
     ],

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import refused
-from kan_diffusion.tables.files import read_frame, require_writable_ending, write_frame
 from kan_diffusion.errors import DataError, RunFolderError
+from kan_diffusion.tables.files import read_frame, require_writable_ending, write_frame
 from table_files import require_refused, written
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=8)
@@ -84,6 +84,7 @@ def test_a_column_of_text_is_what_all_its_cells_are(tmp_path):
          [1, *[GAP] * 9]),
         (["1e-400", "1"], "float64", [0, 1]),
         (["01234", "99999"], TEXT, ["01234", "99999"]),
+        (["250", "401", "V57", "410.1"], TEXT, ["250", "401", "V57", "410.1"]),
         (["0", "10", "-0.5"], "float64", [0, 10, -0.5]),
         (["0.10", "00.5"], "float64", [0.1, 0.5]),
         (["NA", "", "nan"], "float64", [GAP] * 3),
@@ -168,11 +169,14 @@ def test_what_is_written_is_read_back_exactly(tmp_path, ending):
     ("content", "words"),
     [
         ("", "is empty"),
-        ("x,y\n1,2\n3,abc\n", "column 'y', line 3 holds 'abc'"),
-        ("x,y\n1,2\n3\n4,5\n", r"number of values in line 3 \(1 for 2 columns\)"),
-        ("x,y\n1,2\n-inf,4\n5,6\n7,\n8,inf\n", r"2 rows \(lines 3, 6; 'x', 'y'\); remove"),
+        (
+            "x,y\n1,2\n3,abc\n",
+            "column 'y', row 2 holds 'abc'; correct .* \\(missing\\), .* a category",
+        ),
+        ("x,y\n1,2\n3\n4,5\n", r"wrong number of values.* \(1 for 2 columns\): '3'"),
+        ("x,y\n1,2\n-inf,4\n5,6\n7,\n8,inf\n", r"infinite values in column 'x' \(row 2\); remove"),
         (b"x,y\n1,2\n3,\xff\xfe4\n", r"not UTF-8 text \(line 3\)"),
-        ({"x": [1.0, np.nan, np.inf]}, r"infinite values in 1 row \(row 3; 'x'\)"),
+        ({"x": [1.0, np.nan, np.inf]}, r"infinite values in column 'x' \(row 3\)"),
         (np.array([[1, "a"]], dtype=object), "Python objects, which are not loaded"),
     ],
 )
@@ -207,3 +211,19 @@ def test_missing_file_folder_and_unknown_ending(tmp_path):
             read_frame(tmp_path / name)
     with refused("cannot write", RunFolderError):
         write_frame(tmp_path / "points" / "points.csv", POINTS)
+
+
+def test_words_for_gaps_and_kinds_are_told(tmp_path):
+    lines = ["age,job,zip,code,day", "31,?,10115,V57,?", "40,nurse,20095,250,", "Unknown,clerk,,?,"]
+    path = written(tmp_path, "\n".join(lines))
+    with refused("'age', row 3 holds 'Unknown'", DataError):
+        read_frame(path)
+    frame = read_frame(path, ("?", "unknown"), {"zip": "category", "code": "category"}).frame
+    assert frame["age"].tolist() == [31, 40, pd.NA]
+    assert frame["job"].tolist()[1:] == ["nurse", "clerk"]
+    assert frame["zip"].tolist()[:2] == ["10115", "20095"]
+    assert frame["code"].tolist()[:2] == ["V57", "250"]
+    assert frame.isna().sum().tolist() == [1, 1, 1, 1, 3]
+    padded = written(tmp_path, "x\n007\n012\n")
+    assert read_frame(padded).frame["x"].tolist() == ["007", "012"]
+    assert read_frame(padded, kinds={"x": "number"}).frame["x"].tolist() == [7, 12]

@@ -1,23 +1,20 @@
-"""Types of text columns: whole numbers, other numbers, dates, truth values or text.
+"""Types of the text cells of a file: numbers, truth values, dates in ISO 8601, or text.
 
-Spaces around a cell are ignored, and a cell that is empty or says NA, NaN, null, None or n/a is a
-gap. A column has the first of these types that fits all its other cells:
+Spaces around a cell are ignored, and a cell that is empty or says NA, NaN, null, None, n/a or one
+of the words that are told is a gap. A column has the first of these types that fits all its other
+cells. Codes are text: whole numbers of which some are padded with zeros (01234), and numbers among
+which some have letters or marks (250, V57). Dates in another format are text, too, which a model
+reads as dates (:mod:`kan_diffusion.tables.dtypes`).
 
-* whole numbers; if some are padded with zeros (01234) they are codes, and codes are text;
-* other numbers;
-* dates or times in ISO 8601 (2024-05-31, 2024-05-31 10:30, 2024-05-31T10:30:00Z);
-* True and False in upper, lower or mixed case;
-* text.
-
-If at least half of the cells are numbers, or dates, but not all, a misplaced cell would turn the
-whole column into text. This is an error, which names the cell.
+If at least half of the cells are numbers, a word among them would turn the whole column into text.
+This is an error, which names the cell.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,13 +22,11 @@ import pyarrow.compute as pc
 
 from kan_diffusion.errors import DataError
 
-__all__ = ["NUMBER", "are_names_of_numbers", "typed", "with_points"]
+__all__ = ["have_names", "typed", "with_points"]
 
 logger = logging.getLogger(__name__)
 
-NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
-"""Regular expression of a number."""
-
+_NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
 _GAPS = [
     "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",
 ]  # fmt: skip
@@ -44,48 +39,31 @@ _MARKED = (  # with marks of thousands, or with a comma where columns are separa
     r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
     r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
 )
-_DATE = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    r"(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?$"
-)
+_CODE = r"^[0-9A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
+_MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
 
 
-def with_points(
-    path: Path, columns: list[pa.ChunkedArray], delimiter: str
-) -> list[pa.ChunkedArray]:
-    """Replaces decimal commas by decimal points in the columns that have them.
+def have_names(columns: Sequence[pa.ChunkedArray]) -> bool:
+    """Tells whether the first cells of columns of text are their names.
 
-    Raises:
-        DataError: It is unclear whether the commas mark decimals or thousands.
+    They are if none of them is a number, or if a word among them stands above numbers alone. A
+    misplaced cell looks the same, so names must then differ and numbers among them must be whole.
     """
-    commas: dict[int, pa.ChunkedArray] = {}
-    for number, column in enumerate(columns):
-        cells = pc.utf8_trim_whitespace(column)
-        plain = pc.match_substring_regex(cells, NUMBER)
-        comma = pc.match_substring_regex(cells, _COMMAS)
-        count = len(cells) - _count(_are_gaps(cells))
-        if 2 * (_count(plain) + _count(comma)) < count:
-            continue
-        if _count(pc.and_(plain, pc.match_substring(cells, "."))):
-            return columns
-        if _count(comma):
-            commas[number] = comma
-    found = [columns[number].filter(comma) for number, comma in commas.items()]
-    trimmed = [pc.utf8_trim_whitespace(cells) for cells in found]
-    if found and all(
-        pc.all(pc.match_substring_regex(cells, _THOUSANDS)).as_py() for cells in trimmed
-    ):
-        raise DataError(
-            f"'{path}' separates columns by '{delimiter}' and has numbers such as "
-            f"'{trimmed[0][0]}', where the comma may mark decimals or thousands; write them with "
-            "decimal points"
-        )
-    return [
-        pc.if_else(commas[number], pc.replace_substring(column, ",", "."), column)
-        if number in commas
-        else column
-        for number, column in enumerate(columns)
-    ]
+    first = [column[0].as_py().strip() for column in columns]
+    numbers = [re.match(_NUMBER, cell.replace(",", ".")) is not None for cell in first]
+    if not any(numbers):
+        return True
+    whole = all(re.match(_WHOLE, cell) for cell, is_number in zip(first, numbers, strict=True)
+                if is_number)  # fmt: skip
+    if not whole or len(set(first)) < len(first):
+        return False
+    for cell, column in zip(first, columns, strict=True):
+        if re.search(r"[^\W\d_]", cell) and cell.lower() not in _NUMERIC_GAPS:
+            cells = pc.utf8_trim_whitespace(column.slice(1))
+            known = len(cells) - _count(_are(pc.utf8_lower(cells), _NUMERIC_GAPS))
+            if 0 < known == _count(pc.match_substring_regex(cells, _NUMBER)):
+                return True
+    return False
 
 
 def _count(mask: pa.ChunkedArray) -> int:
@@ -96,39 +74,44 @@ def _are(cells: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
     return pc.is_in(cells, pa.array(words, pa.string()))
 
 
-def _are_gaps(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    return _are(pc.utf8_lower(cells), _NUMERIC_GAPS)
-
-
-def are_names_of_numbers(first: Sequence[str], columns: Sequence[pa.ChunkedArray]) -> bool:
-    """Tells whether a first line with numbers is one of names.
-
-    It is if some text in it stands above numbers alone, or two of its numbers, such as years, above
-    text alone. A misplaced cell looks the same, so names must differ and numbers must be whole.
+def with_points(path: Path, columns: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+    """Replaces decimal commas by decimal points, unless some numbers have points already.
 
     Args:
-        first: Cells of the line.
-        columns: Columns of text, whose first cells these are.
+        path: The file, whose columns are not separated by commas.
+        columns: Its columns of text.
+
+    Raises:
+        DataError: It is unclear whether the commas mark decimals or thousands.
     """
-    names = [name.strip() for name in first]
-    numbers = {name for name in names if re.match(NUMBER, name.replace(",", "."))}
-    words = {name for name in names if re.search(r"[^\W\d_]", name)} - numbers
-    words = {word for word in words if word.lower() not in _NUMERIC_GAPS}
-    whole = all(re.match(_WHOLE, number) for number in numbers)
-    if not words or not whole or len(set(names)) < len(names):
-        return False
-    above_numbers = above_text = 0
-    for name, column in zip(names, columns, strict=True):
-        cells = pc.utf8_trim_whitespace(column.slice(1))
-        count = _count(pc.match_substring_regex(cells, NUMBER))
-        values = len(cells) - _count(_are_gaps(cells))
-        above_numbers += name in words and 0 < count == values
-        above_text += name in numbers and 0 == count < values
-    return above_numbers > 0 or above_text > 1
+    made, found = list(columns), []
+    for place, column in enumerate(columns):
+        cells = pc.utf8_trim_whitespace(column)
+        plain = pc.match_substring_regex(cells, _NUMBER)
+        comma = pc.match_substring_regex(cells, _COMMAS)
+        count = len(cells) - _count(_are(pc.utf8_lower(cells), _NUMERIC_GAPS))
+        if 2 * (_count(plain) + _count(comma)) < count:
+            continue
+        if _count(pc.and_(plain, pc.match_substring(cells, "."))):
+            return list(columns)
+        if _count(comma):
+            made[place] = pc.if_else(comma, pc.replace_substring(cells, ",", "."), cells)
+            found.append(cells.filter(comma))
+    if found and all(pc.all(pc.match_substring_regex(each, _THOUSANDS)).as_py() for each in found):
+        raise DataError(
+            f"'{path}' has numbers such as '{found[0][0]}', where the comma may mark decimals or "
+            "thousands; write them with decimal points"
+        )
+    return made
 
 
 def typed(
-    path: Path, name: str, column: pa.ChunkedArray, place: Callable[[int], str], note: str
+    path: Path,
+    name: str,
+    column: pa.ChunkedArray,
+    kind: str | None = None,
+    missing: Sequence[str] = (),
+    note: str = "",
 ) -> pa.ChunkedArray:
     """Converts a text column to the type of its cells.
 
@@ -136,62 +119,62 @@ def typed(
         path: The file.
         name: Name of the column.
         column: Its cells.
-        place: Names a row in errors; rows are counted from 0.
+        kind: Its kind, if that is told: cells of other kinds than "number" and "date" stay text.
+        missing: Words for gaps beside the usual ones, in any case.
         note: Text appended to an error about the first row.
 
     Returns:
         The column as whole numbers, other numbers, truth values, dates or text; gaps are null.
 
     Raises:
-        DataError: Numbers or dates are mixed with text.
+        DataError: Numbers are mixed with words.
     """
-
-    def without(cells: pa.ChunkedArray, gaps: pa.ChunkedArray) -> pa.ChunkedArray:
-        return pc.if_else(gaps, pa.scalar(None, pa.string()), cells)
-
     cells = pc.utf8_trim_whitespace(column)
-    known = without(cells, _are_gaps(cells))
+    lower, told = pc.utf8_lower(cells), [word.strip().lower() for word in missing]
+    nothing = pa.scalar(None, pa.string())
+    text = pc.if_else(pc.or_(_are(cells, _GAPS), _are(lower, told)), nothing, cells)
+    known = pc.if_else(_are(lower, [*_NUMERIC_GAPS, *told]), nothing, cells)
     count = len(known) - known.null_count
-    text = without(cells, _are(cells, _GAPS))
+    if kind not in (None, "number", "date"):
+        return text
     if count == 0:
-        nothing = text.null_count == len(text)
-        return pa.chunked_array([pa.nulls(len(text), pa.float64())]) if nothing else text
-    numbers = pc.match_substring_regex(known, NUMBER)
+        empty = text.null_count == len(text)
+        return pa.chunked_array([pa.nulls(len(text), pa.float64())]) if empty else text
+    numbers = pc.match_substring_regex(known, _NUMBER)
     if _count(numbers) == count:
-        return text if _are_codes(known) else _numbers(known)
-    dates = pc.match_substring_regex(known, _DATE)
-    made, odd = _dates(known) if _count(dates) == count else (None, None)
-    if made is not None:
-        return made
-    for kind, fits in (("number", numbers), ("date", dates)):
-        if 2 * _count(fits) < count:
-            continue
-        row = pc.index(fits, value=False).as_py() if odd is None else odd
-        shown = " ".join(str(known[row]).split())
-        shown = shown if len(shown) <= 40 else shown[:37] + "..."
-        raise DataError(
-            f"'{path}' mixes {kind}s and text: column '{name}', {place(row)} holds '{shown}'; "
-            f"replace it by a {kind} or leave the column out{'' if row else note}"
-        )
+        whole = pc.all(pc.match_substring_regex(known, _WHOLE)).as_py()
+        padded = whole and pc.any(pc.match_substring_regex(known, _PADDED)).as_py()
+        return text if padded and kind is None else _numbers(known)
     truths = pc.utf8_lower(known)
     if _count(_are(truths, ("true", "false"))) == count:
         return truths.cast(pa.bool_())
-    marked = pc.match_substring_regex(known, _MARKED)
-    if 2 * (_count(numbers) + _count(marked)) >= count:
-        logger.warning(
-            "'%s': column '%s' is read as text, since it has numbers such as '%s'; write them "
-            "without marks of thousands and with decimal points to have numbers",
-            path,
-            name,
-            known[pc.index(marked, value=True).as_py()],
+    for moment in _MOMENTS:
+        try:
+            return known.cast(moment)
+        except pa.ArrowInvalid:
+            continue
+    alike = pc.or_(numbers, pc.match_substring_regex(known, _MARKED))
+    if kind != "number" and 2 * _count(alike) < count:
+        return text
+    row = pc.index(numbers, value=False).as_py()
+    cell = str(known[row])
+    shown = " ".join(cell.split())
+    shown = shown if len(shown) <= 40 else shown[:37] + "..."
+    if kind == "number" or not (re.match(_CODE, cell) or re.match(_MARKED, cell)):
+        raise DataError(
+            f"'{path}' mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; "
+            f"correct the cell, call it a word for gaps (missing), or call the column a category"
+            f"{'' if row else note}"
         )
+    logger.warning(
+        "'%s': column '%s' is read as text, since row %d holds '%s'; numbers have decimal points "
+        "and no marks of thousands",
+        path,
+        name,
+        row + 1,
+        shown,
+    )
     return text
-
-
-def _are_codes(cells: pa.ChunkedArray) -> bool:
-    """Tells whether numbers are codes: whole, and some padded with zeros."""
-    whole = pc.all(pc.match_substring_regex(cells, _WHOLE)).as_py()
-    return whole and pc.any(pc.match_substring_regex(cells, _PADDED)).as_py()
 
 
 def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -204,30 +187,4 @@ def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
             continue
     return pa.chunked_array(  # some versions of Arrow do not read 1e400
         [pa.array([None if cell is None else float(cell) for cell in cells.to_pylist()])]
-    )
-
-
-def _dates(cells: pa.ChunkedArray) -> tuple[pa.ChunkedArray | None, int | None]:
-    """Converts text to dates, or returns None and the first row that cannot be converted."""
-    kinds = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
-
-    def fits(part: pa.ChunkedArray | pa.Scalar) -> pa.ChunkedArray | pa.Scalar | None:
-        for kind in kinds:
-            try:
-                return part.cast(kind)
-            except pa.ArrowInvalid:
-                continue
-        return None
-
-    if (made := fits(cells)) is not None:
-        return made, None
-    zoned = next(fits(cell) for cell in cells if cell.is_valid)
-    return None, next(
-        (
-            row
-            for row, cell in enumerate(cells)
-            if (date := fits(cell)) is None
-            or (cell.is_valid and zoned is not None and date.type.tz != zoned.type.tz)
-        ),
-        0,
     )

@@ -21,7 +21,6 @@ of each, a class or the course of a disease, is left out.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import io
@@ -36,20 +35,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import dataset, parquet
 
-from kan_diffusion.tables.cells import NUMBER, are_names_of_numbers, typed, with_points
 from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError, KanDiffusionError, listed
 from kan_diffusion.files import digest, require_file, whole_file
 from kan_diffusion.limits import MOST_BYTES, MOST_COLUMNS, MOST_VALUES
+from kan_diffusion.tables.cells import have_names, typed, with_points
+
+if TYPE_CHECKING:
+    from kan_diffusion.tables.columns import Kind
 
 __all__ = [
     "TABLES",
@@ -62,10 +63,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_ENDINGS = (".csv", ".csv.gz", ".tsv", ".parquet", ".npy")
 _EMPTY = "'{}' is empty; give a file with rows"
 _NO_NAME = r"__index_level_[0-9]+__"  # of a column that is an index of pandas
-_SHOWN = 5  # rows and columns listed in an error before "..."
+_SHOWN = 5  # names listed in an error before "..."
 _BATCH = 65_536  # rows that are read together
+_BLANK = b" \t\xef\xbb\xbf"  # spaces, and the mark of UTF-8
 _MOST_NUMBERS, _MOST_TEXTS = 64, 10_000  # most distinct values that a sample shows
 
 
@@ -171,17 +174,21 @@ def _shown(cells: pd.Series) -> pd.Series:
     return cells.loc[np.unique(np.concatenate(rows))]
 
 
-def read_frame(path: str | Path) -> FrameFile:
+def read_frame(
+    path: str | Path, missing: Sequence[str] = (), kinds: Mapping[str, Kind] | None = None
+) -> FrameFile:
     """Reads and checks a table.
 
     Args:
         path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
             semicolons, tabs or bars, where numbers may have decimal commas; the first line is a
             header when no cell of it is a number, or when its numbers are whole and text in it
-            stands above numbers, or two of them stand above text), a ``.parquet`` file, in which an
-            index of pandas with a name is a column (not a range, which only counts rows), a folder
-            of such files with the same columns, or a ``.npy`` file with an array of shape (n, d) or
-            (n,).
+            stands above numbers), a ``.parquet`` file, in which an index of pandas with a name is a
+            column (not a range, which only counts rows), a folder of such files with the same
+            columns, or a ``.npy`` file with an array of shape (n, d) or (n,).
+        missing: Words for gaps in a text file beside the usual ones, such as ``"?"``.
+        kinds: Kinds of columns of a text file, by name: cells of other kinds than "number" stay the
+            text that they are. Types of other columns are found.
 
     Returns:
         The table.
@@ -189,22 +196,26 @@ def read_frame(path: str | Path) -> FrameFile:
     Raises:
         DataError: The file is missing, unreadable, broken or of an unknown format; it has no rows
             or no columns, two columns of one name, or a column of an unsupported type; a column
-            mixes numbers or dates with text; or a number is infinite or beyond 1e300.
+            mixes numbers with words; or a number is infinite or beyond 1e300.
     """
     path = Path(path)
-    reader = _READERS.get(_ending(path))
+    ending = _ending(path)
     try:
         if path.is_dir():
             return _read_parquet(path)
         if not path.exists():
             raise DataError(f"there is no file '{path}'; check the path")
-        if reader is None:
-            ending = f"the ending '{path.suffix}'" if path.suffix else "no ending"
-            raise DataError(f"'{path}' has {ending}; a table is one of {_KNOWN}")
+        if ending not in _ENDINGS:
+            has = f"the ending '{path.suffix}'" if path.suffix else "no ending"
+            raise DataError(f"'{path}' has {has}; a table is one of {', '.join(_ENDINGS)}")
         require_file(path)
         if path.stat().st_size == 0:
             raise DataError(_EMPTY.format(path))
-        return reader(path)
+        if ending == ".parquet":
+            return _read_parquet(path)
+        if ending == ".npy":
+            return _read_npy(path)
+        return _read_text(path, missing, kinds or {})
     except OSError as error:
         raise DataError(
             f"'{path}' cannot be read: {error.strerror or error}; give another file"
@@ -234,37 +245,18 @@ def _require_size(path: Path, num_rows: int, num_columns: int) -> None:
         raise DataError(f"'{path}' has no rows; give a file with rows")
 
 
-def _require_finite(path: Path, tables: Iterable[pa.Table], place: Callable[[int], str]) -> None:
-    """Refuses infinite and enormous numbers; ``place`` names a row, counted from 0."""
-    rows: list[int] = []
-    names: dict[str, None] = {}
-    start, infinite = 0, False
-    for table in tables:
-        wrong = np.zeros(len(table), dtype=bool)
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if not pa.types.is_floating(column.type) or column.null_count == len(column):
-                continue
-            values = column.cast(pa.float64())
-            low, high = pc.min_max(values).as_py().values()
-            if max(abs(low), abs(high)) <= LARGEST:
-                continue
-            sizes = np.abs(values.to_numpy())
-            if (sizes > LARGEST).any():
-                names[name] = None
-                infinite |= bool(np.isinf(sizes).any())
-                wrong |= sizes > LARGEST
-        rows += (start + np.flatnonzero(wrong)).tolist()
-        start += len(table)
-    if rows:
-        what = "infinite values" if infinite else f"values beyond {LARGEST:g}"
-        remedy = "remove or replace them" if infinite else "rescale them"
-        ending = "s" if len(rows) > 1 else ""
-        places = [place(row) for row in rows[: _SHOWN + 1]]
-        numbers = listed((where.split()[1] for where in places), _SHOWN)
-        raise DataError(
-            f"'{path}' has {what} in {len(rows)} row{ending} ({places[0].split()[0]}{ending} "
-            f"{numbers}; {_quoted(names)}); {remedy}"
-        )
+def _require_finite(path: Path, table: pa.Table, start: int = 0) -> None:
+    """Refuses infinite and enormous numbers; the first row has the number ``start``."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_floating(column.type) and len(column):
+            sizes = np.abs(column.to_numpy().astype(np.float64))
+            row = int(np.argmax(sizes > LARGEST))
+            if sizes[row] > LARGEST:
+                what = "infinite values" if np.isinf(sizes[row]) else f"values beyond {LARGEST:g}"
+                raise DataError(
+                    f"'{path}' has {what} in column '{name}' (row {start + row + 1}); remove or "
+                    "replace them"
+                )
 
 
 def _whole(path: Path, content: bytes, source: pd.DataFrame) -> FrameFile:
@@ -275,70 +267,10 @@ def _whole(path: Path, content: bytes, source: pd.DataFrame) -> FrameFile:
 # --- text -------------------------------------------------------------------------------------
 
 
-def _read_text(path: Path, delimiter: str | None = None, packed: bool = False) -> FrameFile:
-    """Reads a file of separated cells; the delimiter is detected when None."""
+def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) -> FrameFile:
+    """Reads a file of separated cells."""
     content = path.read_bytes()
-    text = _unpacked(path, content) if packed else content
-    _require_text(path, text)
-    delimiter = delimiter or _delimiter(text)
-    first = next(_records(path, text, delimiter), None)
-    if first is None:
-        raise DataError(_EMPTY.format(path))
-    skipped, cells = first
-    _require_size(path, 1, len(cells))
-    header = not any(re.match(NUMBER, cell.replace(",", ".").strip()) for cell in cells)
-    names = _names(path, cells) if header else _numbered(len(cells))
-
-    def place(row: int) -> str:
-        """Names the line in which a row ends."""
-        records = _records(path, text, delimiter)
-        return f"line {next(islice(records, row + header, None))[0]}"
-
-    columns = _split_quickly(text, delimiter, names, skipped if header else 0)
-    if columns is None:
-        columns = _split(path, text, delimiter, names, header)
-    if delimiter != ",":
-        columns = with_points(path, columns, delimiter)
-    if not header and (header := are_names_of_numbers(cells, columns)):
-        names, columns = _names(path, cells), [column.slice(1) for column in columns]
-        logger.warning(
-            "'%s': the first line is read as names, although some are numbers, since text in it "
-            "stands above numbers, or numbers above text",
-            path,
-        )
-    _require_size(path, len(columns[0]), len(columns))
-    note = "" if header else " (a header line has no number in any cell)"
-    # One column after the other, so that little is in memory twice.
-    table = pa.table([typed(path, name, columns.pop(0), place, note) for name in names], names)
-    _require_finite(path, [table], place)
-    gaps = frozenset(name for name in names if table[name].null_count)
-    return _whole(path, content, _to_frame(table, gaps))
-
-
-def _unpacked(path: Path, content: bytes) -> bytes:
-    """Unpacks the content of a gzip file."""
-    parts = []
-    room, rest = MOST_BYTES, content
-    try:
-        while rest:
-            member = zlib.decompressobj(wbits=31)
-            parts.append(member.decompress(rest, room))
-            room -= len(parts[-1])
-            if member.unconsumed_tail:
-                raise DataError(
-                    f"'{path}' holds more than {MOST_BYTES:,} bytes; give a folder of Parquet files"
-                )
-            if not member.eof:
-                raise zlib.error("it is cut")
-            rest = member.unused_data
-    except zlib.error as error:
-        raise DataError(f"'{path}' is a broken gzip file: {error}; pack it again") from error
-    return b"".join(parts)
-
-
-def _require_text(path: Path, text: bytes) -> None:
-    if not re.search(rb"\S", text.removeprefix(b"\xef\xbb\xbf")):
-        raise DataError(_EMPTY.format(path))
+    text = _unpacked(path) if _ending(path) == ".csv.gz" else content
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -346,99 +278,95 @@ def _require_text(path: Path, text: bytes) -> None:
         raise DataError(f"'{path}' is not UTF-8 text (line {line}); save it as UTF-8") from error
     if b"\0" in text:
         raise DataError(f"'{path}' is not a text file (it holds zero bytes); save it as CSV")
+    # The first lines, in which values between quotation marks may have line breaks.
+    found = (line[0] for line in re.finditer(rb'(?:[^"\r\n]+|"[^"]*")+', text))
+    lines = list(islice((line for line in found if line.strip(_BLANK)), 2))
+    if not lines:
+        raise DataError(_EMPTY.format(path))
+    delimiter = "\t" if _ending(path) == ".tsv" else _delimiter(lines)
+    count = _num_cells(lines[0], delimiter)
+    _require_size(path, 1, count)
+    columns = _split(path, text, delimiter, count)
+    names, note = _numbered(len(columns)), " (a header line has no number in any cell)"
+    if have_names(columns):
+        names, note = _names(path, [column[0].as_py() for column in columns]), ""
+        columns = [column.slice(1) for column in columns]
+    _require_size(path, len(columns[0]), len(columns))
+    if delimiter != ",":
+        columns = with_points(path, columns)
+    # One column after the other, so that little is in memory twice.
+    made = [typed(path, name, columns.pop(0), kinds.get(name), missing, note) for name in names]
+    table = pa.table(made, list(names))
+    _require_finite(path, table)
+    gaps = frozenset(name for name in names if table[name].null_count)
+    return _whole(path, content, _to_frame(table, gaps))
 
 
-def _lines(text: bytes, newline: str | None) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BytesIO(text), "utf-8-sig", newline=newline)
+def _unpacked(path: Path) -> bytes:
+    """Unpacks a gzip file."""
+    try:
+        with gzip.open(path) as file:
+            text = file.read(MOST_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"'{path}' is a broken gzip file: {error}; pack it again") from error
+    if len(text) > MOST_BYTES:
+        raise DataError(
+            f"'{path}' holds more than {MOST_BYTES:,} bytes; give a folder of Parquet files"
+        )
+    return text
 
 
-def _delimiter(text: bytes) -> str:
+def _num_cells(line: bytes, delimiter: str) -> int:
+    """Counts the cells of a line; separators between quotation marks are none."""
+    return re.sub(rb'"[^"]*"', b"", line).count(delimiter.encode()) + 1
+
+
+def _delimiter(lines: Sequence[bytes]) -> str:
     """Finds the separator that splits the first two lines into equally many cells."""
-    lines = list(islice((line for line in _lines(text, None) if line.strip()), 2))
     for candidate in ";\t|":
-        try:
-            counts = {len(cells) for cells in csv.reader(lines, delimiter=candidate)}
-        except csv.Error:  # with this separator a value is too long
-            continue
+        counts = {_num_cells(line, candidate) for line in lines}
         if len(counts) == 1 and counts != {1}:
             return candidate
     return ","
 
 
-def _records(path: Path, text: bytes, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields the last line of each row that is not blank, and its cells.
-
-    Raises:
-        DataError: The file is broken.
-    """
-    reader = csv.reader(_lines(text, ""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    begun = 0  # lines before the row that is read
-    try:
-        for cells in reader:
-            begun = reader.line_num
-            if len(cells) > 1 or (cells and cells[0].strip()):
-                yield begun, cells
-    except csv.Error as error:
-        raise DataError(
-            f"'{path}' is a broken CSV file: {_opened(text, begun, str(error))}"
-        ) from error
-
-
-def _opened(text: bytes, begun: int, error: str) -> str:
-    """Explains the error in the row that follows ``begun`` lines, and names its line."""
-    rest = "".join(islice(_lines(text, ""), begun, None))
-    # Text between quotation marks, closed or not, where a value may begin.
-    for value in re.finditer(r'(?:^|[,;\t|\r\n]) *"((?:[^"]|"")*)("?)', rest):
-        if not value[2]:
-            line = begun + 1 + len(re.findall(r"\r\n?|\n", rest[: value.start(1)]))
-            return f"a quotation mark is opened in line {line} and never closed; close it"
-    return f"line {begun + 1}: {error}; correct that line"
-
-
-def _split_quickly(
-    text: bytes, delimiter: str, names: Sequence[str], skipped: int
-) -> list[pa.ChunkedArray] | None:
-    """Splits a file into columns of text; None if it has quotation marks or a line does not fit.
-
-    ``skipped`` lines come before the rows.
-    """
-    if b'"' in text:
-        return None
-    try:
-        table = arrow_csv.read_csv(
-            pa.BufferReader(text),
-            arrow_csv.ReadOptions(column_names=list(names), skip_rows=skipped),
-            arrow_csv.ParseOptions(delimiter=delimiter, quote_char=False),
-            arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), null_values=[]
-            ),
-        )
-    except pa.ArrowException:
-        return None
-    return list(table.columns)
-
-
-def _split(
-    path: Path, text: bytes, delimiter: str, names: Sequence[str], header: bool
-) -> list[pa.ChunkedArray]:
-    """Splits a file into columns of text.
+def _split(path: Path, text: bytes, delimiter: str, count: int) -> list[pa.ChunkedArray]:
+    """Splits a file, with its first line, into ``count`` columns of text.
 
     Raises:
         DataError: The file is broken, or a row has the wrong number of cells.
     """
-    parts: list[list[pa.Array]] = [[] for _ in names]
-    records = islice(_records(path, text, delimiter), int(header), None)
-    while part := list(islice(records, _BATCH)):
-        for line, cells in part:
-            if len(cells) != len(names):
-                raise DataError(
-                    f"'{path}' has the wrong number of values in line {line} ({len(cells)} for "
-                    f"{len(names)} columns); correct that line"
-                )
-        columns = zip(*(cells for _, cells in part), strict=True)
-        for made, column in zip(parts, columns, strict=True):
-            made.append(pa.array(column, pa.string()))
-    return [pa.chunked_array(part, pa.string()) for part in parts]
+    wrong: list[arrow_csv.InvalidRow] = []
+
+    def refuse(row: arrow_csv.InvalidRow) -> str:
+        if not row.text.strip():
+            return "skip"
+        wrong.append(row)
+        return "error"
+
+    # In one block, so that rows are counted and none is too long for it.
+    names, block = list(_numbered(count)), min(len(text) + 1, 2**31 - 1)
+    reading = arrow_csv.ReadOptions(column_names=names, use_threads=False, block_size=block)
+    parsing = arrow_csv.ParseOptions(
+        delimiter=delimiter, newlines_in_values=b'"' in text, invalid_row_handler=refuse
+    )
+    as_text = arrow_csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), null_values=[]
+    )
+    try:
+        return list(arrow_csv.read_csv(pa.BufferReader(text), reading, parsing, as_text).columns)
+    except pa.ArrowException as error:
+        if not wrong:
+            raise DataError(
+                f"'{path}' is a broken CSV file: {_one_line(error)}; correct it"
+            ) from error
+        (row, *_), where = wrong, "" if wrong[0].number is None else f" in line {wrong[0].number}"
+        shown = row.text if len(row.text) <= 40 else row.text[:37] + "..."
+        raise DataError(
+            f"'{path}' has the wrong number of values{where} ({row.actual_columns} for "
+            f"{row.expected_columns} columns): '{shown}'; correct that line, and close its "
+            "quotation marks"
+        ) from error
 
 
 # --- Parquet ----------------------------------------------------------------------------------
@@ -451,8 +379,8 @@ def _read_parquet(path: Path) -> FrameFile:
         files = sorted(file for file in path.rglob("*.parquet") if not file.is_dir())
         if not files:
             raise DataError(
-                f"'{path}' is a folder without Parquet files; give a file ({_KNOWN}) or one "
-                "with .parquet files"
+                f"'{path}' is a folder without Parquet files; give a file ({', '.join(_ENDINGS)}) "
+                "or one with .parquet files"
             )
     sums = []
     for file in files:
@@ -480,13 +408,11 @@ def _read_parquet(path: Path) -> FrameFile:
         schema = _common_schema(files, schemas)
         source = dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
         gaps: set[str] = set()
-
-        def seen() -> Iterator[pa.Table]:
-            for table in _batches(source, columns):
-                gaps.update(name for name in columns if table[name].null_count)
-                yield table
-
-        _require_finite(path, seen(), lambda row: f"row {row + 1}")
+        start = 0
+        for table in _batches(source, columns):
+            gaps.update(name for name in columns if table[name].null_count)
+            _require_finite(path, table, start)
+            start += len(table)
     except DataError:
         raise
     except Exception as error:  # pyarrow raises many kinds for a broken file
@@ -614,20 +540,9 @@ def _read_npy(path: Path) -> FrameFile:
         values = values.astype(
             np.float64 if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
         )
-    names = _numbered(values.shape[1])
-    columns = pa.table([pa.array(column) for column in values.T], list(names))
-    _require_finite(path, [columns], lambda row: f"row {row + 1}")
-    return _whole(path, content, pd.DataFrame(values, columns=list(names)))
-
-
-_READERS: dict[str, Callable[[Path], FrameFile]] = {
-    ".csv": _read_text,
-    ".csv.gz": partial(_read_text, packed=True),
-    ".tsv": partial(_read_text, delimiter="\t"),
-    ".parquet": _read_parquet,
-    ".npy": _read_npy,
-}
-_KNOWN = ", ".join(_READERS)
+    names = list(_numbered(values.shape[1]))
+    _require_finite(path, pa.table([pa.array(column) for column in values.T], names))
+    return _whole(path, content, pd.DataFrame(values, columns=names))
 
 
 def are_names(columns: Sequence[str]) -> bool:
@@ -650,11 +565,8 @@ def _names(path: Path, cells: Sequence[str]) -> tuple[str, ...]:
 def _require_distinct(path: Path, names: Iterable[str]) -> None:
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
-        raise DataError(f"'{path}' has columns of the same name: {_quoted(repeated)}; rename them")
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return listed((f"'{name}'" for name in names), _SHOWN)
+        quoted = listed((f"'{name}'" for name in repeated), _SHOWN)
+        raise DataError(f"'{path}' has columns of the same name: {quoted}; rename them")
 
 
 def _one_line(error: Exception) -> str:
@@ -667,8 +579,10 @@ def require_writable_ending(path: Path) -> None:
     Raises:
         KanDiffusionError: The ending is unknown.
     """
-    if _ending(path) not in _READERS:
-        raise KanDiffusionError(f"cannot write rows to '{path}': the ending must be {_KNOWN}")
+    if _ending(path) not in _ENDINGS:
+        raise KanDiffusionError(
+            f"cannot write rows to '{path}': the ending must be {', '.join(_ENDINGS)}"
+        )
 
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:

