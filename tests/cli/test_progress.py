@@ -73,4 +73,4 @@ def test_fit_shows_its_progress_on_a_terminal_when_asked(terminal, monkeypatch, 
     said = capsys.readouterr().err
     assert ("loss" in said) == terminal
     assert (f"mlp, {model.n_parameters_} parameters" in said) == terminal
-    assert "continuous" in said  # the kinds of columns, anywhere
+    assert "number" in said  # the kinds of columns, anywhere

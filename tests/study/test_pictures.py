@@ -99,7 +99,7 @@ def test_names_and_folders_of_pictures_are_known(tmp_path):
     assert data_from_name(own) == PictureData(pictures=own).pinned()
     assert data_from_name("digits") == PictureData(pictures="digits")
     with refused("kinds are for the columns of a file"):
-        data_from_name("digits", {"a": "integer"})
+        data_from_name("digits", {"a": "number"})
 
 
 def test_a_folder_is_read_once_and_split_by_its_folders(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import datetime
 import json
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers import refused
-from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.files import read_frame
 from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.tables.codec import TableCodec
 from mixed_tables import people
 
 
@@ -88,14 +88,14 @@ def test_any_frame_comes_back_as_it_was(frame):
     # Where a map is so flat that a step is narrower than float32 is fine, a cell may leave its own.
     steps = np.stack([column.log_scale(frame[column.name]) for column in codec.columns])
     assume(steps.min() > -20 * np.log(2))
-    back = codec.decode(rows, _rng())
+    back = codec.decode(rows)
     exact = [str(c.name) for c in codec.columns if c.kind != "identifier"]
     pd.testing.assert_frame_equal(back[exact], frame[exact])
     pd.testing.assert_series_equal(back.dtypes, frame.dtypes)
     again = TableCodec.from_dict(json.loads(json.dumps(codec.to_dict())))
     assert again == codec
-    pd.testing.assert_frame_equal(again.decode(rows, _rng()), back)
-    drawn = codec.decode(torch.randn(20, codec.dim), _rng())
+    pd.testing.assert_frame_equal(again.decode(rows), back)
+    drawn = codec.decode(torch.randn(20, codec.dim))
     pd.testing.assert_series_equal(drawn.dtypes, frame.dtypes)
 
 
@@ -110,7 +110,7 @@ def test_any_numbers_come_back_within_float32(values, dtype):
     except DataError as error:
         assert "spread below" in str(error)  # noqa: PT017
         return
-    back = codec.decode(codec.encode(frame, _rng()), _rng())
+    back = codec.decode(codec.encode(frame, _rng()))
     before, after = (f["x"].to_numpy(float, na_value=np.nan) for f in (frame, back))
     if codec.columns[0].kind != "identifier":
         span = np.nanmax(before) / 8 - np.nanmin(before) / 8 if len(frame["x"].dropna()) else 0
@@ -123,7 +123,7 @@ def test_steps_hardly_wider_than_float32_is_fine_come_back():
     late = start + pd.Timedelta(10**5, "min")
     codec = TableCodec.fit(pd.DataFrame({"at": [start] * 23 + [late] * 4}))
     frame = pd.DataFrame({"at": [late] * 5_000})
-    pd.testing.assert_frame_equal(codec.decode(codec.encode(frame, _rng()), _rng()), frame)
+    pd.testing.assert_frame_equal(codec.decode(codec.encode(frame, _rng())), frame)
 
 
 def test_a_mixed_frame_has_a_coordinate_for_each_name():
@@ -132,7 +132,7 @@ def test_a_mixed_frame_has_a_coordinate_for_each_name():
     rows = codec.encode(frame, _rng())
     assert rows.shape == (len(frame), codec.dim)
     assert rows.dtype == torch.float32
-    pd.testing.assert_frame_equal(codec.decode(rows, _rng()), frame, rtol=1e-5, atol=1e-5)
+    pd.testing.assert_frame_equal(codec.decode(rows), frame, rtol=1e-5, atol=1e-5)
     assert len(codec.names) == codec.dim
     assert {"job", "job is missing", "score is missing", "spent is zero"} <= set(codec.names)
 
@@ -141,7 +141,7 @@ def test_gaps_alone_one_value_beside_them_and_names_that_are_numbers_come_back()
     frame = pd.DataFrame({2: [None] * 4, 0: [2.5, np.nan, 2.5, np.nan], 1: "x"})
     codec = TableCodec.fit(frame, {2: "constant"})
     assert codec.names == ("0 is missing",)
-    pd.testing.assert_frame_equal(codec.decode(codec.encode(frame), _rng()), frame)
+    pd.testing.assert_frame_equal(codec.decode(codec.encode(frame)), frame)
 
 
 def test_what_is_not_known_is_nan():
@@ -161,7 +161,7 @@ def test_what_is_not_known_is_nan():
 def test_samples_respect_what_a_column_is():
     frame = _mixed()
     codec = TableCodec.fit(frame)
-    drawn = codec.decode(3 * torch.randn(5000, codec.dim), _rng())
+    drawn = codec.decode(3 * torch.randn(5000, codec.dim))
     pd.testing.assert_series_equal(drawn.dtypes, frame.dtypes)
     for name in ("age", "income", "spent", "visits"):
         assert drawn[name].min() >= 0
@@ -189,17 +189,56 @@ def test_bad_frames_are_refused():
         (frame.assign(job="pilot"), "column 'job' has 'pilot' in row 1"),
         (frame.assign(age=age.where(frame.index != 6)), "'age' has a gap in row 7"),
         (frame.assign(age=age + 0.5), "'age' has .*.5 in row 1, and only whole numbers"),
-        (frame.assign(age="old"), "held numbers in the rows trained on, and row 1 holds text"),
+        (frame.assign(age="old"), "should hold numbers, as in .* trained on, and row 1 holds text"),
     ):
         with refused(words, DataError):
             codec.encode(other)
 
 
+def test_dtypes_that_would_not_come_back_are_refused_before_anything_is_trained():
+    days = pd.date_range("2020-01-01", periods=9)
+    for cells, words in (
+        (pd.cut(np.arange(9.0), 3), "column 'a' has dtype interval"),
+        (pd.cut(days, 3), "column 'a' has dtype interval"),
+        (pd.array([Decimal("1.25")] * 8, pd.ArrowDtype(pa.decimal128(5, 2))), "has dtype decimal"),
+        (np.array([Decimal(1), Decimal(2)]), "'a' holds objects of type Decimal"),
+        (np.array([1, None, 3], object), "'a' holds whole numbers and gaps as objects; .* Int64"),
+    ):
+        with refused(words, DataError):
+            TableCodec.fit(pd.DataFrame({"a": pd.Series(cells)}))
+
+
+def test_text_is_a_category_unless_it_is_dates_in_one_format(caplog):
+    codes = [f"{code:05d}" for code in _rng().integers(0, 99_999, 60)] * 3
+    days = pd.Series(pd.date_range("2020-01-01", periods=180, freq="17D"))
+    frame = pd.DataFrame({"zip": codes, "day": days.dt.strftime("%d.%m.%Y")})
+    codec = TableCodec.fit(frame)
+    assert [column.kind for column in codec.columns] == ["category", "date"]
+    drawn = codec.decode(torch.randn(500, codec.dim))
+    assert set(drawn["zip"]) <= set(codes)
+    written = pd.to_datetime(drawn["day"], format="%d.%m.%Y").dt.strftime("%d.%m.%Y")
+    assert (written == drawn["day"]).all()
+    assert TableCodec.fit(frame, {"day": "category"}).columns[1].kind == "category"
+    assert not caplog.records
+    for day in ("2020-02-30", "unknown"):
+        mixed = pd.DataFrame({"day": [*days.dt.strftime("%Y-%m-%d"), day]})
+        with refused(f"'day' mixes dates and text: row 181 holds '{day}'", DataError):
+            TableCodec.fit(mixed)
+    for form, told in (("%d/%m/%Y", 0), ("%m/%d/%Y", 0), ("ambiguous", 1)):
+        caplog.clear()
+        text = days.dt.strftime(form) if "%" in form else ["05/06/2020", "07/08/2021"] * 90
+        TableCodec.fit(pd.DataFrame({"day": text}))
+        assert len(caplog.records) == told
+        assert not told or "read as day/month/year" in caplog.text
+
+
 def test_digits_are_text_where_the_rows_trained_on_held_text(tmp_path):
-    codec = TableCodec.fit(pd.DataFrame({"code": ["10115", "20095", "K1A"] * 9}))
+    codec = TableCodec.fit(pd.DataFrame({"code": ["10115", "20095", "01A"] * 9}))
     (tmp_path / "like.csv").write_text("code\n20095\n\n10115\n")
-    observed = codec.observe(read_frame(tmp_path / "like.csv").frame)
-    torch.testing.assert_close(observed, codec.observe(pd.DataFrame({"code": ["20095", "10115"]})))
+    for rows in (codec.read(tmp_path / "like.csv").frame, pd.DataFrame({"code": [20095, 10115]})):
+        observed = codec.observe(rows)
+        expected = codec.observe(pd.DataFrame({"code": ["20095", "10115"]}))
+        torch.testing.assert_close(observed, expected)
     with refused("column 'code' has '7' in row 1, which is not in the rows trained on", DataError):
         codec.observe(pd.DataFrame({"code": [7]}))
 
@@ -208,8 +247,8 @@ def test_identifiers_that_outgrow_their_dtype_get_a_wider_one():
     for dtype in ("int8", "Int8", "int8[pyarrow]"):
         numbers = pd.Series(range(5, 105), dtype=dtype)
         codec = TableCodec.fit(pd.DataFrame({"id": numbers, "x": np.arange(100) % 7}))
-        drawn = codec.decode(torch.zeros(300, codec.dim), _rng())["id"]
-        assert drawn.tolist() == list(range(5, 305))
+        drawn = codec.decode(torch.zeros(300, codec.dim))["id"]
+        assert drawn.tolist() == list(range(110, 410))  # beyond 104, rounded up
         assert str(drawn.dtype) == dtype.replace("8", "64")
 
 
@@ -238,4 +277,4 @@ def test_a_damaged_codec_is_refused_or_decodes(random, value):
         assert str(error).startswith("codec: ")  # noqa: PT017
         assert "\n" not in str(error)  # noqa: PT017
         return
-    assert len(damaged.decode(torch.randn(5, damaged.dim), _rng())) == 5
+    assert len(damaged.decode(torch.randn(5, damaged.dim))) == 5

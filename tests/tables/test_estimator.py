@@ -203,6 +203,18 @@ def test_gaps_are_filled_and_what_was_there_stays(mixed):
         mixed.impute(frame, draws=0)
 
 
+def test_identifiers_that_are_filled_in_or_drawn_are_new(mixed):
+    frame = _mixed()[:40].assign(id=[*[f"p-{row:05d}" for row in range(280, 310)], *[None] * 10])
+    for whole in mixed.impute(frame, draws=2):
+        assert whole["id"][:30].tolist() == frame["id"][:30].tolist()
+        assert whole["id"].is_unique
+        assert not whole["id"][30:].isin(_mixed()["id"]).any()
+    assert not mixed.sample(300)["id"].isin(_mixed()["id"]).any()
+    rows = mixed.sample(like=frame[["id"]], conditions={"age": (20, 60)})
+    assert rows["id"][:30].tolist() == frame["id"][:30].tolist()
+    assert rows["id"].is_unique
+
+
 def test_a_saved_model_is_the_same_and_holds_no_row(mixed, tmp_path):
     mixed.save(tmp_path / "model")
     again = DiffusionEstimator.load((tmp_path / "model").rename(tmp_path / "moved"))
@@ -224,7 +236,7 @@ def test_a_saved_model_is_the_same_and_holds_no_row(mixed, tmp_path):
 def test_a_loaded_model_is_fitted_again_as_it_was(tmp_path, caplog):
     points = np.column_stack([_points(50)[:, 0], np.arange(50) % 3])
     given = {**QUICK, "params": np.int64(900), "settings": {"grid_size": 4}}
-    model = DiffusionEstimator("kan", **given, columns={1: "categorical"}).fit(points)
+    model = DiffusionEstimator("kan", **given, columns={1: "category"}).fit(points)
     assert model.get_params()["settings"] is given["settings"]
     model.save(tmp_path)
     for same in (clone(DiffusionEstimator.load(tmp_path)), clone(model)):
@@ -268,7 +280,7 @@ def test_a_verbose_fit_shows_the_kinds_of_columns(capsys):
     assert shown.out == ""
     lines = shown.err.splitlines()
     assert max(map(len, lines)) <= 80
-    for name, kind in (("job", "categorical"), ("since", "datetime"), ("id", "identifier")):
+    for name, kind in (("job", "category"), ("since", "date"), ("id", "identifier")):
         assert any(line.split()[:2] == [name, kind] for line in lines)
 
 

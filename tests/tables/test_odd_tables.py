@@ -71,16 +71,6 @@ def test_the_columns_of_an_array_may_be_named_by_text():
         model.sample(50, like=pd.DataFrame({"1": [0.5, 1.5]}))
 
 
-def test_a_gap_that_is_often_there_is_no_extrapolation(caplog):
-    frame = pd.DataFrame({"a": _random().normal(size=300), "b": ["x", "y", None] * 100})
-    frame["c"] = frame["a"].where(frame["a"] > 0, 0.0)
-    settings = QUICK | {"steps": 300}
-    model = DiffusionEstimator("mlp", **settings).fit(frame)
-    caplog.clear()
-    assert model.sample(20, conditions={"b": None, "c": 0.0})["b"].isna().all()
-    assert not caplog.records
-
-
 def test_a_value_or_a_gap_is_what_comes_where_no_row_drawn_meets_the_rest():
     frame = pd.DataFrame(_random().normal(size=(300, 2)), columns=["a", "b"])
     frame.loc[::4, "a"] = np.nan

@@ -124,7 +124,7 @@ def test_dates_are_read_as_their_column_writes_them(form):
     if form in ("%Y-%m", "period"):
         days = days.dt.to_period("M").dt.to_timestamp()
     features, rows, _ = features_of(frames, "real", {})
-    assert features[0].kind == "datetime"
+    assert features[0].kind == "date"
     for name, moments in (("real", days), ("synthetic", days[::-2])):
         seconds = (moments - pd.Timestamp(0)).dt.total_seconds()
         assert rows[name][:, 0].tolist() == seconds.tolist()
@@ -134,7 +134,7 @@ def test_dates_are_read_as_their_column_writes_them(form):
 def test_time_spans_are_judged_in_seconds(dtype):
     spans = [datetime.timedelta(hours=hours) for hours in range(3)]
     frame = pd.DataFrame({"took": pd.Series([*spans, None], dtype=dtype)})
-    _, rows, _ = features_of({"real": frame}, "real", {"took": "continuous"})
+    _, rows, _ = features_of({"real": frame}, "real", {"took": "number"})
     np.testing.assert_array_equal(rows["real"][:, 0], [0.0, 3600.0, 7200.0, np.nan])
 
 

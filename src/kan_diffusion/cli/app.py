@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     from kan_diffusion.data.datasets import Dataset
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.study.config import StudyConfig, TrialConfig
-    from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
 __all__ = ["app", "main"]
 
@@ -302,7 +301,7 @@ def tune(
     epilog="Examples:\n\n"
     "`kan-diffusion train people.csv --out runs/people`\n\n"
     "`kan-diffusion train people.csv --describe`: the kinds of its columns\n\n"
-    "`kan-diffusion train people.csv --columns 'age=integer,zip=categorical'`\n\n"
+    "`kan-diffusion train people.csv --columns 'age=number,zip=category'`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
     "`kan-diffusion train moons --conditional`, then `sample ... --class upper`\n\n"
     "`kan-diffusion train digits --out runs/digits`: pictures, by prompts, in about a minute\n\n"
@@ -401,7 +400,10 @@ def train(
     vae: Vae = None,
     columns: Annotated[
         str | None,
-        option("Kinds of columns, such as age=integer,zip=categorical; found by default.", False),
+        option("Kinds of columns, such as age=number,zip=category; found by default.", False),
+    ] = None,
+    missing: Annotated[
+        str | None, option("Words for gaps in a text file, such as '?,unknown'.", False)
     ] = None,
     describe: Annotated[
         bool,
@@ -456,11 +458,12 @@ def train(
     from kan_diffusion.study.named import chosen_data, single_trial
     from kan_diffusion.study.trial import run_trial
 
-    kinds = _kinds(columns)
+    kinds, words = _kinds(columns), next(csv.reader([missing or ""], skipinitialspace=True))
     if describe:
-        dataset = load_dataset(
-            chosen_data(data, kinds=kinds, holdout=holdout, size=size, objects=objects, mode=mode)
+        chosen = chosen_data(
+            data, kinds=kinds, missing=words, holdout=holdout, size=size, objects=objects, mode=mode
         )
+        dataset = load_dataset(chosen)
         if isinstance(dataset.codec, TableCodec):
             show_columns(dataset.codec.describe(), data)
         elif dataset.codec is not None:
@@ -472,7 +475,7 @@ def train(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
         holdout=holdout, size=size, objects=objects, mode=mode, text_encoder=text_encoder, vae=vae,
-        kinds=kinds, seed=seed, sparsify=sparsify, conditional=conditional,
+        kinds=kinds, missing=words, seed=seed, sparsify=sparsify, conditional=conditional,
     )  # fmt: skip
     if moments:
         recorded = {"moments": tuple(number / moments for number in range(moments))}
@@ -706,8 +709,8 @@ def sample(
         typer.echo(f"{write_pictures(place, drawn):,} pictures: {place}")
         return
     if isinstance(pipeline, TableDiffusionPipeline):
-        rows = None if like is None else _rows(like, pipeline)
-        conditions = conditions_from_texts(where or [], pipeline.codec)
+        rows = None if like is None else pipeline.codec.read(like).frame
+        conditions = conditions_from_texts(where or [])
         if rows is None and num is None:
             num = 1000
         frame = pipeline.draw(
@@ -874,7 +877,10 @@ def impute(
         raise KanDiffusionError(f"'{run}' is a model of points; only models of tables fill gaps")
     pipeline.to(resolve_device(device))
     frames = pipeline.impute(
-        _rows(data, pipeline), draws, steps=steps or 20, generator=torch_generator("gaps", seed)
+        pipeline.codec.read(data).frame,
+        draws,
+        steps=steps or 20,
+        generator=torch_generator("gaps", seed),
     )
     filled = frames[0]
     if draws > 1:
@@ -922,16 +928,8 @@ def _require_free(path: Path, overwrite: bool, asked: str = "--out") -> None:
         raise KanDiffusionError(f"'{path}' exists; choose another {asked}, or add --overwrite")
 
 
-def _rows(path: Path, pipeline: TableDiffusionPipeline) -> pd.DataFrame:
-    """Reads the rows of a file; columns without names get those of the model's table."""
-    from kan_diffusion.tables.files import read_frame
-
-    known = [str(column.name) for column in pipeline.codec.columns]
-    return read_frame(path).named_like(known).frame
-
-
 def _kinds(text: str | None) -> dict[str, Kind]:
-    """Parses kinds of columns such as ``age=integer``; names with commas are quoted."""
+    """Parses kinds of columns such as ``age=number``; names with commas are quoted."""
     from typing import cast
 
     from kan_diffusion.tables.columns import KINDS
@@ -941,7 +939,7 @@ def _kinds(text: str | None) -> dict[str, Kind]:
         name, sign, kind = part.rpartition("=")
         if not sign:
             raise KanDiffusionError(
-                f"--columns has '{part}', which is no kind of a column such as age=integer"
+                f"--columns has '{part}', which is no kind of a column such as age=number"
             )
         require_known("kind of a column", kind.strip(), KINDS)
         kinds[name.strip()] = cast("Kind", kind.strip())

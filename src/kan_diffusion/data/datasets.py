@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,7 +96,6 @@ OracleKind = Literal["exact", "estimated", "none"]
 """Source of the posterior mean: a density, two reference samples, or none."""
 
 _FEWEST_ROWS = 10
-_BOTH = "train on some and judge with others"
 _COORDINATES = ("x", "y", "z")
 
 
@@ -164,12 +163,14 @@ class FileData(Settings):
             changed since is refused.
         holdout: Fraction of the rows that is held out, at most `MOST_HELDOUT` rows.
         kinds: Kinds of columns by name; the kinds of other columns are inferred.
+        missing: Words for gaps in a text file beside the usual ones.
     """
 
     path: Path
     sha256: str = ""
     holdout: float = Field(0.2, gt=0, lt=1)
     kinds: Kinds = ()
+    missing: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -191,8 +192,8 @@ class FileData(Settings):
         """
         digest = self.sha256
         if not digest:
-            file = _read_rows(self.path, _BOTH)
-            fit_codec(file, self.kinds)
+            file = _read_rows(self)
+            fit_codec(file, self)
             digest = file.sha256
         return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
 
@@ -305,8 +306,6 @@ class Dataset:
     @property
     def blocks(self) -> tuple[int, ...]:
         """Widths of the blocks of coordinates that a denoiser may be told."""
-        if isinstance(self.codec, TableCodec):
-            return self.codec.block_widths
         return (1,) * len(self.columns)
 
     @property
@@ -402,6 +401,7 @@ class Dataset:
 def data_from_name(
     name: str,
     kinds: Mapping[str, Kind] | None = None,
+    missing: Sequence[str] = (),
     *,
     pinned: bool = True,
     **options: float | str | None,
@@ -411,6 +411,7 @@ def data_from_name(
     Args:
         name: What the user wrote.
         kinds: Kinds of a file's columns; the kinds of other columns are inferred.
+        missing: Words for gaps in a text file.
         pinned: Whether to read a file or folder in order to pin its content.
         **options: Settings of :class:`ToyData`, :class:`TableData`, :class:`FileData` or
             :class:`PictureData`.
@@ -421,8 +422,9 @@ def data_from_name(
             file.
     """
     of_pictures = name in PICTURES or holds_pictures(Path(name))
-    if kinds and (name in {*TOYS, *TABLES} or of_pictures):
-        raise KanDiffusionError(f"kinds are for the columns of a file, and '{name}' is none")
+    if (kinds or missing) and (name in {*TOYS, *TABLES} or of_pictures):
+        what = "kinds are" if kinds else "words for gaps are"
+        raise KanDiffusionError(f"{what} for the columns of a file, and '{name}' is none")
     if name in TOYS:
         return ToyData(toy=name, **options)
     if name in TABLES:
@@ -433,7 +435,8 @@ def data_from_name(
         return pictures.pinned() if pinned else pictures
     if Path(name).suffix or Path(name).exists() or "/" in name:
         with valid_settings("data"):
-            file = FileData(path=Path(name), kinds=tuple((kinds or {}).items()), **options)
+            told = {"kinds": tuple((kinds or {}).items()), "missing": tuple(missing)}
+            file = FileData.model_validate({"path": Path(name), **told, **options})
         return file.pinned() if pinned else file
     known = [*TOYS, *TABLES, *PICTURES]
     raise unknown_name("data set (neither toy, table, pictures nor file)", name, known)
@@ -537,16 +540,23 @@ def _num_held_out(share: float, count: int) -> int:
     return min(max(round(share * count), 4), count - 2)
 
 
-def _read_rows(path: Path, purpose: str) -> FrameFile:
-    """Reads a file and refuses one with too few rows for a purpose."""
-    file = read_frame(path)
-    if file.num_rows < _FEWEST_ROWS:
-        count = f"{file.num_rows} rows" if file.num_rows > 1 else "a single row"
-        raise DataError(f"'{path}' has {count}; at least {_FEWEST_ROWS} are needed to {purpose}")
+def _read_rows(config: FileData) -> FrameFile:
+    """Reads a file to train on, and refuses one with too few rows."""
+    file = read_frame(config.path, config.missing, dict(config.kinds))
+    _require_rows(file, "train on some and judge with others")
     return file
 
 
-def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
+def _require_rows(file: FrameFile, purpose: str) -> None:
+    """Refuses a file with too few rows for a purpose."""
+    if file.num_rows < _FEWEST_ROWS:
+        count = f"{file.num_rows} rows" if file.num_rows > 1 else "a single row"
+        raise DataError(
+            f"'{file.path}' has {count}; at least {_FEWEST_ROWS} are needed to {purpose}"
+        )
+
+
+def fit_codec(file: FrameFile, config: FileData) -> TableCodec:
     """Fits a codec to a file: the kinds of its columns and how their cells become coordinates.
 
     Raises:
@@ -555,15 +565,15 @@ def fit_codec(file: FrameFile, kinds: Kinds = ()) -> TableCodec:
     """
     frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
     with _about(file.path):
-        codec = TableCodec.fit(frame, dict(kinds))
+        codec = TableCodec.fit(frame, dict(config.kinds))
         codec.require_content()
-        return codec
+        return codec.model_copy(update={"missing": config.missing})
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
     """Suppresses the warnings of a file and its codec."""
-    logger = logging.getLogger("kan_diffusion.data")
+    logger = logging.getLogger("kan_diffusion.tables")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -600,7 +610,7 @@ def _load_file(
     """Reads, encodes and splits a file; keeps the last one in memory until its files change."""
     file = _own_file(config)
     with _silent() if config.sha256 else nullcontext():
-        codec = fit_codec(file, config.kinds)
+        codec = fit_codec(file, config)
     return _split(config, codec, _encoded(file, codec, study_seed), study_seed, trial_seed)
 
 
@@ -612,7 +622,7 @@ def _own_file(config: FileData) -> FrameFile:
             f"(its SHA-256 is {config.sha256})"
         )
     with _silent() if config.sha256 else nullcontext():  # it warned when the run was set up
-        file = _read_rows(config.path, _BOTH)
+        file = _read_rows(config)
     if config.sha256 and file.sha256 != config.sha256:
         raise DataError(
             f"'{config.path}' has changed since this run was set up; put the file back as it was "
@@ -701,11 +711,11 @@ def fresh_dataset(
     Raises:
         DataError: The file cannot be used or has other columns.
     """
-    file = _read_rows(path, "judge a model")
+    file = units.read(path) if isinstance(units, TableCodec) else read_frame(path)
+    _require_rows(file, "judge a model")
     if isinstance(units, TableCodec):
         codec, standardizer = units, Standardizer.identity(units.dim)
-        known = [str(column.name) for column in units.columns]
-        points = _encoded(file.named_like(known), units, seed).double()
+        points = _encoded(file, units, seed).double()
     else:
         codec, standardizer = None, units
         points = units.apply_near(_numbers(file, columns), columns, f"'{path}': ")

@@ -75,7 +75,6 @@ EXACT = "exact denoiser"
 _LARGEST_PLAYER = 600_000
 _TRAILS = 40
 _MOST_PICTURES = 144
-_NUMBERS = ("continuous", "integer", "count", "mostly-zero")
 _SECONDS = 4.0
 """Usual playing time of all frames, without the pauses at both ends."""
 _SLOWEST, _FASTEST = 2, 15  # frames a second
@@ -394,7 +393,7 @@ def reverse_process(
         states = torch.stack([*before, last]).numpy()
         return Reverse((*kept, 0.0), states, pipeline.columns)
     named = {column.name: str(column.name) for column in pipeline.codec.columns
-             if column.kind in _NUMBERS}  # fmt: skip
+             if column.kind == "number"}  # fmt: skip
     if len(named) < 2:
         raise KanDiffusionError(
             f"motion needs two columns of numbers and the table has {len(named)}; draw "
@@ -403,8 +402,7 @@ def reverse_process(
     shown = list(named)[:2]
     with watched(pipeline) as kept:
         frame = pipeline.draw(num, steps=steps, generator=generator)
-    random = np.random.default_rng(0)  # for identifiers, which are not shown
-    frames = [*(pipeline.codec.decode(state, random) for state in kept.values()), frame]
+    frames = [*(pipeline.codec.decode(state) for state in kept.values()), frame]
     rows = [each[shown].to_numpy(np.float64, na_value=np.nan) for each in frames]
     return Reverse((*kept, 0.0), np.stack(rows), tuple(named[name] for name in shown))
 

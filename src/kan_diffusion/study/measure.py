@@ -374,7 +374,8 @@ def same_data(own: DataConfig, other: DataConfig) -> bool:
     if isinstance(other, ToyData) and isinstance(own, ToyData):
         return other.toy == own.toy
     if isinstance(other, FileData) and isinstance(own, FileData):
-        return read_frame(other.path).sha256 == (own.sha256 or own.pinned().sha256)
+        file = read_frame(other.path, own.missing, dict(own.kinds))
+        return file.sha256 == (own.sha256 or own.pinned().sha256)
     if isinstance(other, PictureData) and isinstance(own, PictureData):
         # A run of a folder has its digest, and its files are compared with that when they are read.
         return Path(other.pictures).absolute() == Path(own.pictures).absolute()

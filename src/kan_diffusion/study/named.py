@@ -368,6 +368,7 @@ def chosen_data(
     name: str,
     *,
     kinds: Mapping[str, Kind] | None = None,
+    missing: Sequence[str] = (),
     holdout: float | None = None,
     size: int | None = None,
     objects: int | None = None,
@@ -379,7 +380,7 @@ def chosen_data(
         DataError: There is no such data.
         KanDiffusionError: A setting is out of range, or not one of such data.
     """
-    data = data_from_name(name, kinds, pinned=False)
+    data = data_from_name(name, kinds, missing, pinned=False)
     of_pictures = {"size": size, "mode": mode, "objects": objects}
     asked: dict[str, object] = {k: value for k, value in of_pictures.items() if value is not None}
     if asked and not isinstance(data, PictureData):
@@ -423,6 +424,7 @@ def single_trial(
     text_encoder: Path | None = None,
     vae: Path | None = None,
     kinds: Mapping[str, Kind] | None = None,
+    missing: Sequence[str] = (),
     seed: int = 0,
     sparsify: float = 0.0,
     conditional: bool = False,
@@ -452,6 +454,7 @@ def single_trial(
         text_encoder: Folder of a pretrained text model for captions of pictures.
         vae: Folder of a pretrained autoencoder, whose latents are trained on.
         kinds: Kinds of those columns of a file whose kind should not be inferred.
+        missing: Words for gaps in a text file beside the usual ones.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes the edges of KAN layers few; 0 for none.
         conditional: Whether the denoiser is told the classes of a toy's points.
@@ -460,10 +463,10 @@ def single_trial(
         DataError: The file cannot be used, or there are no classes to be conditional on.
         KanDiffusionError: A name is unknown or a number out of range.
     """
-    points = _told(
-        chosen_data(data, kinds=kinds, holdout=holdout, size=size, objects=objects, mode=mode),
-        conditional,
+    found = chosen_data(
+        data, kinds=kinds, missing=missing, holdout=holdout, size=size, objects=objects, mode=mode
     )
+    points = _told(found, conditional)
     of_pictures = isinstance(points, PictureData)
     family = family or (_PICTURE_FAMILY if of_pictures else "kan")
     kind = get_family(family, importing=True)

@@ -6,14 +6,13 @@ normal for other values; constants and identifiers have none. If a cell has no v
 coordinate is fresh N(0, 1) noise, which carries no information and has a known density.
 
 Three or more categories are levels of one number, ordered so that neighbours occur with similar
-other cells (:mod:`kan_diffusion.tables.seriation`). At equal parameters and steps, on four tables and
-two seeds, this order gave a C2ST of 0.65 to 0.68, levels ordered by frequency 0.70 to 0.75, analog
-bits 0.78 to 0.86 and one-hot coordinates 0.77 to 0.89; the joint frequencies of pairs of categories
-were closer to the data, too (``benchmarks/category_encodings.py``,
-``results/tables/category_encodings.json``). All models were KANs of 20,000 parameters, trained on
-at most 4,000 rows, and two of the tables have naturally ordered categories. A category that always
-implies that of another column does so in every decoded row, too
-(:mod:`kan_diffusion.tables.dependencies`).
+other cells (:mod:`kan_diffusion.tables.seriation`). At equal parameters and steps, on four tables
+and two seeds, this order gave a C2ST of 0.65 to 0.68, levels ordered by frequency 0.70 to 0.75,
+analog bits 0.78 to 0.86 and one-hot coordinates 0.77 to 0.89; the joint frequencies of pairs of
+categories were closer to the data, too (``results/tables/category_encodings.json``). All models
+were KANs of 20,000 parameters, trained on at most 4,000 rows, and two of the tables have naturally
+ordered categories. A category that always implies that of another column does so in every decoded
+row, too (:mod:`kan_diffusion.tables.dependencies`).
 
 The map x -> z of a number is smooth, so densities follow from log p(x) = log p(z) + log |dz/dx|.
 Whole numbers, decimals, dates and levels are first spread evenly over their step. Decoding restores
@@ -24,10 +23,10 @@ bulk, a value may come back one step off.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
@@ -36,35 +35,17 @@ from annotated_types import Len
 from pydantic import model_validator
 from torch import Tensor
 
-from kan_diffusion.tables.columns import OTHER, Column, Kind
-from kan_diffusion.tables.dependencies import Dependency, find_dependencies, nearest_agreeing
-from kan_diffusion.tables.seriation import arranged
 from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
 from kan_diffusion.settings import Settings
+from kan_diffusion.tables.columns import OTHER, Column, Kind
+from kan_diffusion.tables.dependencies import Dependency, find_dependencies, obeying
+from kan_diffusion.tables.files import FrameFile, read_frame
+from kan_diffusion.tables.seriation import arranged
 
-__all__ = ["Block", "TableCodec", "require_frame"]
+__all__ = ["TableCodec", "require_frame"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Block:
-    """Coordinates that belong together: one state of a column's cells, or their value.
-
-    Attributes:
-        column: Name of the column, as text.
-        role: "state" or "value".
-        start: First coordinate.
-        stop: One past the last coordinate.
-        discrete: Whether they encode a state or a category, not a number.
-    """
-
-    column: str
-    role: Literal["state", "value"]
-    start: int
-    stop: int
-    discrete: bool
 
 
 class TableCodec(Settings):
@@ -73,10 +54,12 @@ class TableCodec(Settings):
     Attributes:
         columns: The columns, in the frame's order.
         dependencies: Columns whose categories follow from those of another.
+        missing: Words for gaps in text files of such rows, beside the usual ones.
     """
 
     columns: Annotated[tuple[Column, ...], Len(1, MOST_COLUMNS)]
     dependencies: Annotated[tuple[Dependency, ...], Len(0, MOST_COLUMNS)] = ()
+    missing: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _require_names(self) -> Self:
@@ -133,8 +116,8 @@ class TableCodec(Settings):
             )
             if column.kind == "identifier" and str(name) not in given:
                 logger.warning(
-                    "column '%s' identifies rows: it is not learned, and made anew in the same "
-                    "pattern; give it another kind to learn it",
+                    "column '%s' identifies rows: it is not learned, and its numbers go on where "
+                    "those of the rows end; give it another kind to learn it",
                     name,
                 )
             if column.merged:
@@ -154,40 +137,32 @@ class TableCodec(Settings):
                 return column
         raise DataError(f"there is no column '{name}'; known: {listed(self._names())}")
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates: "age", "job", "age is missing", "income is zero"."""
+        return tuple(name for column in self.columns for name in column.coordinates)
+
     @property
     def dim(self) -> int:
         """Number of coordinates d."""
         return len(self.names)
 
-    @cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        """Blocks of coordinates in order; together they cover 0 to d - 1 exactly."""
-        blocks: list[Block] = []
-        for column, states, value in self._parts():
-            name = str(column.name)
-            blocks += [
-                Block(name, "state", at, at + 1, True) for at in range(states.start, states.stop)
-            ]
-            if column.width:
-                blocks.append(Block(name, "value", value.start, value.stop, column.is_discrete))
-        return tuple(blocks)
+    def read(self, path: Path) -> FrameFile:
+        """Reads a file of rows like those trained on, with the same words for gaps.
 
-    @property
-    def block_widths(self) -> tuple[int, ...]:
-        """Number of coordinates of each block."""
-        return tuple(block.stop - block.start for block in self.blocks)
+        What was text stays text, and columns without names get those of this table.
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Names of the coordinates: "age", "job", "age is missing", "income is zero"."""
-        names: list[str] = []
-        for column in self.columns:
-            names += [f"{column.name} is {state}" for state in column.states]
-            if column.width == 1:
-                names.append(str(column.name))
-            else:
-                names += [f"{column.name} {place}" for place in range(1, column.width + 1)]
-        return tuple(names)
+        Args:
+            path: The file.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        storages = ((str(column.name), column.storage) for column in self.columns)
+        kinds: dict[str, Kind] = {
+            name: "category" for name, each in storages if each.written or each.holds == "text"
+        }
+        return read_frame(path, self.missing, kinds).named_like(self._names())
 
     def encode(self, frame: pd.DataFrame, generator: np.random.Generator | None = None) -> Tensor:
         """Encodes a frame's rows as coordinates.
@@ -237,24 +212,17 @@ class TableCodec(Settings):
     ) -> Tensor:
         """Encodes cells (n, d); in the columns ``open`` missing cells may have a value."""
         rows = np.full((len(frame), self.dim), np.nan, dtype=np.float32)
-        places = {str(name): place for place, name in enumerate(frame.columns)}
-        for column, states, value in self._parts():
-            place = places.get(str(column.name))
-            if place is not None:
-                cells = frame.iloc[:, place]
-                partial = str(column.name) in open
-                rows[:, states], rows[:, value] = column.encode(cells, generator, partial)
+        for name, cells in frame.items():
+            column, span = self._parts[str(name)]
+            rows[:, span] = column.encode(cells, generator, str(name) in open)
         return torch.from_numpy(rows)
 
-    def decode(
-        self, rows: Tensor, generator: np.random.Generator, told: Tensor | None = None
-    ) -> pd.DataFrame:
+    def decode(self, rows: Tensor, given: Tensor | None = None) -> pd.DataFrame:
         """Decodes coordinates into rows of the table, which obey its dependencies.
 
         Args:
             rows: Shape (n, d), finite.
-            generator: Draws new identifiers.
-            told: Which coordinates were given and are to stay, shape (n, d); none when None.
+            given: Which coordinates were given and are to stay, shape (n, d); none when None.
 
         Returns:
             Shape (n, columns), with the columns, order and dtypes of the frame trained on.
@@ -269,89 +237,37 @@ class TableCodec(Settings):
             row = int(np.argmax(~np.isfinite(coordinates).all(axis=1)))
             raise DataError(f"row {row + 1} has coordinates that are NaN or infinite")
         if self.dependencies:
-            fixed = torch.zeros(rows.shape, dtype=torch.bool) if told is None else told
+            fixed = torch.zeros(rows.shape, dtype=torch.bool) if given is None else given
             coordinates = self._obeying(coordinates, fixed.numpy())
-        series = [
-            column.decode(coordinates[:, states], coordinates[:, value], generator)
-            for column, states, value in self._parts()
-        ]
+        series = [column.decode(coordinates[:, span]) for column, span in self._parts.values()]
         frame = pd.concat(series, axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
         return frame
 
-    def contradicts(self, rows: Tensor, told: Tensor) -> Tensor:
-        """Tells which rows have a category that does not imply what is told, and could.
-
-        Decoding gives them the nearest category that does; rows that are drawn anew follow the
-        model instead.
-
-        Args:
-            rows: Shape (n, d), finite.
-            told: Which coordinates were given, shape (n, d).
-
-        Returns:
-            Shape (n,).
-        """
-        coordinates, given = rows.detach().cpu().numpy(), told.cpu().numpy()
-        found = np.zeros(len(coordinates), dtype=bool)
-        for determinant in self._determinants():
-            at, implied, wanted, wrong = self._implied(determinant, coordinates, given)
-            # Where no category agrees, drawing anew is of no use.
-            found[wrong] |= nearest_agreeing(at[wrong], implied, wanted[:, wrong]) != at[wrong]
-        return torch.from_numpy(found)
-
-    def _determinants(self) -> list[int]:
-        return list(dict.fromkeys(each.determinant for each in self.dependencies))
-
-    def _followers(self, determinant: int) -> list[Dependency]:
-        return [each for each in self.dependencies if each.determinant == determinant]
-
-    def _implied(
-        self, determinant: int, rows: np.ndarray, told: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Compares what a determinant implies with what is told of its m dependents.
-
-        Returns:
-            The determinant's category in each row, (n,); what its categories imply, (m, K); what is
-            told of the dependents, (m, n), or -1; and whether that contradicts a category that is
-            not told itself, (n,).
-        """
-        parts = list(self._parts())
-        column, states, cells = parts[determinant]
-        at = column.places(rows[:, cells])
-        followers = self._followers(determinant)
-        implied = np.array([each.places for each in followers])
-        wanted = np.full((len(followers), len(rows)), -1)
-        for want, each in zip(wanted, followers, strict=True):
-            other, own_states, span = parts[each.dependent]
-            known = told[:, span].all(axis=1) & (rows[:, own_states] <= 0).all(axis=1)
-            want[known] = other.places(rows[known, span])
-        free = (rows[:, states] <= 0).all(axis=1) & ~told[:, cells].all(axis=1)
-        wrong = free & ((wanted >= 0) & (implied[:, at] != wanted)).any(axis=0)
-        return at, implied, wanted, wrong
-
-    def _obeying(self, coordinates: np.ndarray, told: np.ndarray) -> np.ndarray:
-        """Returns coordinates (n, d) that obey all dependencies, those told unchanged."""
-        rows, parts = coordinates.copy(), list(self._parts())
-        for determinant in self._determinants():
-            column, states, cells = parts[determinant]
-            at, implied, wanted, wrong = self._implied(determinant, rows, told)
-            at[wrong] = nearest_agreeing(at[wrong], implied, wanted[:, wrong])
-            rows[wrong, cells] = column.at_places(at[wrong])
-            has_value = (rows[:, states] <= 0).all(axis=1)
-            followers = self._followers(determinant)
-            for want, follows, each in zip(wanted, implied[:, at], followers, strict=True):
-                other, own_states, span = parts[each.dependent]
-                bound = has_value & (want < 0) & (follows >= 0)
-                bound &= (rows[:, own_states] <= 0).all(axis=1)
-                bound &= other.places(rows[:, span]) != follows
-                rows[bound, span] = other.at_places(follows[bound])
+    def _obeying(self, coordinates: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """Returns coordinates (n, d) that obey all dependencies, those given unchanged."""
+        rows, parts = coordinates.copy(), list(self._parts.values())
+        codes = np.full((len(rows), len(parts)), -1)
+        fixed = np.zeros(codes.shape, dtype=bool)
+        bound = {each.determinant for each in self.dependencies}
+        bound |= {each.dependent for each in self.dependencies}
+        for place in bound:
+            column, span = parts[place]
+            valued = (rows[:, span.start : span.stop - 1] <= 0).all(axis=1)
+            codes[valued, place] = column.places(rows[valued, span.stop - 1])
+            fixed[:, place] = given[:, span.stop - 1]
+        obeyed = obeying(codes, fixed, self.dependencies)
+        for place in bound:
+            column, span = parts[place]
+            changed = obeyed[:, place] != codes[:, place]
+            rows[changed, span.stop - 1] = column.at_places(obeyed[changed, place])
         return rows
 
     def settle(self, rows: Tensor, generator: np.random.Generator) -> Tensor:
-        """Decodes coordinates and encodes the rows again, which rounds bits and steps.
+        """Decodes coordinates and encodes the rows again, which rounds categories and steps.
 
-        A network's bits are only near -1 and 1, which would distinguish its rows from real ones.
+        A network's categories are only near -1 and 1, which would distinguish its rows from real
+        ones.
 
         Args:
             rows: Shape (n, d), finite.
@@ -360,7 +276,28 @@ class TableCodec(Settings):
         Returns:
             Shape (n, d), float32.
         """
-        return self.encode(self.decode(rows, generator), generator)
+        return self.encode(self.decode(rows), generator)
+
+    def place(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        """Encodes rows, each number in the middle of its step, and tells which are continuous.
+
+        Args:
+            frame: Shape (n, columns), as for :meth:`encode`.
+
+        Returns:
+            Coordinates, and a mask that is True for those of numbers and False for those of
+            categories, states and cells without a value; both with shape (n, d).
+
+        Raises:
+            DataError: As in :meth:`encode`.
+        """
+        rows = self.encode(frame)
+        numbers = torch.zeros(rows.shape, dtype=torch.bool)
+        for column, span in self._parts.values():
+            if len(column.coordinates) > len(column.states) and not column.is_discrete:
+                valued = (rows[:, span.start : span.stop - 1] < 0).all(dim=1)
+                numbers[:, span.stop - 1] = valued
+        return rows, numbers
 
     def log_scale(self, frame: pd.DataFrame) -> np.ndarray:
         """Sums log |dz/dx| over the numbers of each row: log p(x) = log p(z) + log_scale.
@@ -379,32 +316,27 @@ class TableCodec(Settings):
             DataError: As in :meth:`encode`.
         """
         self.require_columns(frame)
-        places = {str(name): place for place, name in enumerate(frame.columns)}
-        total = np.zeros(len(frame))
-        for column in self.columns:
-            total += column.log_scale(frame.iloc[:, places[str(column.name)]])
-        return total
+        columns = {name: column for name, (column, _) in self._parts.items()}
+        scales = [columns[str(name)].log_scale(cells) for name, cells in frame.items()]
+        return np.sum(scales, axis=0)
 
     def _names(self) -> list[str]:
         return [str(column.name) for column in self.columns]
 
-    def _parts(self) -> Iterator[tuple[Column, slice, slice]]:
-        """Yields each column with the coordinates of its states and of its value."""
-        start = 0
-        for column in self.columns:
-            middle = start + len(column.states)
-            stop = middle + column.width
-            yield column, slice(start, middle), slice(middle, stop)
-            start = stop
+    @cached_property
+    def _parts(self) -> dict[str, tuple[Column, slice]]:
+        """Each column with the span of its coordinates, by name."""
+        stops = np.cumsum([len(column.coordinates) for column in self.columns]).tolist()
+        spans = [slice(*ends) for ends in zip([0, *stops[:-1]], stops, strict=True)]
+        return dict(zip(self._names(), zip(self.columns, spans, strict=True), strict=True))
 
     def describe(self) -> pd.DataFrame:
         """Describes each column: name, kind, dtype, share of gaps, values, count of coordinates."""
         described = [column.describe() for column in self.columns]
         for each in self.dependencies:
-            name = self.columns[each.determinant].name
-            described[each.dependent]["values"] = (
-                f"{described[each.dependent]['values']}; follows {name}"
-            )
+            values = described[each.dependent]["values"]
+            follows = f"{values}; follows {self.columns[each.determinant].name}"
+            described[each.dependent]["values"] = follows
         return pd.DataFrame(described)
 
     def to_dict(self) -> dict[str, object]:
@@ -423,28 +355,6 @@ class TableCodec(Settings):
             for column in codec.columns:
                 column.require_usable()
             return codec
-
-    def place(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
-        """Encodes rows, each number in the middle of its step, and tells which are continuous.
-
-        Args:
-            frame: Shape (n, columns), as for :meth:`encode`.
-
-        Returns:
-            Coordinates, and a mask that is True for those of numbers and False for those of
-            categories, states and cells without a value; both with shape (n, d).
-
-        Raises:
-            DataError: As in :meth:`encode`.
-        """
-        rows = self.encode(frame)
-        numbers = torch.zeros(rows.shape, dtype=torch.bool)
-        for block in self.blocks:
-            if block.role == "value" and not block.discrete:
-                numbers[:, block.start : block.stop] = True
-        for _, states, value in self._parts():
-            numbers[:, value] &= (rows[:, states] < 0).all(dim=1, keepdim=True)
-        return rows, numbers
 
     def require_content(self) -> None:
         """Refuses a table in which no column can be learned.
@@ -505,7 +415,7 @@ def require_frame(frame: pd.DataFrame) -> None:
     _require_different(list(frame.columns))
 
 
-def _require_different(names: list[object]) -> None:
+def _require_different(names: Sequence[object]) -> None:
     seen: set[str] = set()
     for name in map(str, names):
         if name in seen:

@@ -3,7 +3,7 @@
 A city implies its region, a code its label. In the rows trained on, the categories (or levels) of
 one column, the determinant, each occur with a single one of another, the dependent. A network
 learns this only nearly, so rows that are drawn are made to obey it: the dependent cell follows from
-the determinant; where it is told, the determinant takes the nearest category that agrees with it.
+the determinant; where it is given, the determinant takes the nearest category that agrees with it.
 
 Few rows can agree by chance. Of n rows, those beyond the first of each category of the determinant
 could contradict; with shares p of the dependent's categories, each of them would do so with a
@@ -13,19 +13,20 @@ contradicts it, although at least 20 would then be expected to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from annotated_types import Len
 from pydantic import Field
 
-from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
 from kan_diffusion.settings import Settings
+from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Dependency", "find_dependencies", "nearest_agreeing"]
+__all__ = ["Dependency", "find_dependencies", "obeying"]
 
 _EVIDENCE = 20.0
 _GLANCE = 1_000
@@ -45,7 +46,7 @@ class Dependency(Settings):
     places: Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Len(1, MOST_CATEGORIES)]
 
 
-def find_dependencies(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Dependency, ...]:
+def find_dependencies(columns: Sequence[Column], frame: pd.DataFrame) -> tuple[Dependency, ...]:
     """Finds the dependencies between columns of categories or levels.
 
     A column follows from one other at most, the one with the most categories of those that follow
@@ -94,25 +95,51 @@ def _implied(given: np.ndarray, other: np.ndarray, count: int) -> tuple[int, ...
     return tuple(implied.tolist())
 
 
-def nearest_agreeing(places: np.ndarray, implied: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Returns the nearest category of a determinant that implies what is wanted.
+def obeying(codes: np.ndarray, given: np.ndarray, dependencies: Sequence[Dependency]) -> np.ndarray:
+    """Returns categories that obey all dependencies, those given unchanged.
+
+    Args:
+        codes: Place of the category of each cell, shape (n, columns); -1 without a value.
+        given: Which cells are given, shape (n, columns).
+        dependencies: The dependencies.
+
+    Returns:
+        Shape (n, columns). Where no category of a determinant agrees with all that is given, it
+        keeps its own.
+    """
+    codes = codes.copy()
+    for determinant in dict.fromkeys(each.determinant for each in dependencies):
+        followers = [each for each in dependencies if each.determinant == determinant]
+        own, others = codes[:, determinant], [each.dependent for each in followers]
+        implied = np.array([each.places for each in followers]).T
+        asked = np.where(given[:, others], codes[:, others], -1)
+        wrong = (own >= 0) & ~given[:, determinant]
+        wrong &= ((asked >= 0) & (implied[own] != asked)).any(axis=1)
+        codes[wrong, determinant] = own[wrong] = _agreeing(own[wrong], implied, asked[wrong])
+        follows = implied[own]
+        bound = (own >= 0)[:, None] & (codes[:, others] >= 0) & (follows >= 0) & ~given[:, others]
+        codes[:, others] = np.where(bound, follows, codes[:, others])
+    return codes
+
+
+def _agreeing(places: np.ndarray, implied: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Returns the nearest category of a determinant that implies what is asked for.
 
     Args:
         places: Category of the determinant, shape (n,).
-        implied: What its categories imply in m dependents, shape (m, K).
-        wanted: Category of each dependent, shape (m, n); -1 if any will do.
+        implied: What its categories imply in m dependents, shape (K, m).
+        asked: Category of each dependent, shape (n, m); -1 if any will do.
 
     Returns:
-        Shape (n,); unchanged where no category agrees with all that is wanted.
+        Shape (n,); unchanged where no category agrees with all that is asked for.
     """
     result = places.copy()
-    for each in np.unique(wanted, axis=1).T:
-        asked = each >= 0
-        agreeing = np.flatnonzero((implied[asked] == each[asked, None]).all(axis=0))
+    for each in np.unique(asked, axis=0) if len(asked) else ():
+        agreeing = np.flatnonzero(((implied == each) | (each < 0)).all(axis=1))
+        rows = np.flatnonzero((asked == each).all(axis=1))
         if len(agreeing):
-            rows = np.flatnonzero((wanted == each[:, None]).all(axis=0))
-            above = np.searchsorted(agreeing, places[rows]).clip(1, max(len(agreeing) - 1, 1))
-            sides = agreeing[np.stack([above - 1, np.minimum(above, len(agreeing) - 1)])]
+            above = np.searchsorted(agreeing, places[rows])
+            sides = agreeing[np.stack([above - 1, above]).clip(0, len(agreeing) - 1)]
             nearer = np.abs(sides - places[rows]).argmin(axis=0)
             result[rows] = np.take_along_axis(sides, nearer[None], axis=0)[0]
     return result

@@ -6,7 +6,7 @@ torch and diffusers load when a model is fitted, so that importing the estimator
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -16,22 +16,17 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kan_diffusion.errors import (
-    BudgetError,
-    DataError,
-    RunFolderError,
-    valid_settings,
-)
+from kan_diffusion.errors import BudgetError, RunFolderError, valid_settings
 
 if TYPE_CHECKING:
     import torch
 
-    from kan_diffusion.tables.codec import TableCodec
-    from kan_diffusion.tables.columns import Kind
     from kan_diffusion.denoisers import Denoiser
     from kan_diffusion.denoisers.family import Setting
+    from kan_diffusion.tables.codec import TableCodec
+    from kan_diffusion.tables.columns import Kind
     from kan_diffusion.training import ProgressCallback
     from kan_diffusion.training.defaults import Suggestion
     from kan_diffusion.training.optimization import OptimizerName
@@ -46,7 +41,6 @@ Rows = pd.DataFrame | NDArray[np.generic]
 RandomState = int | np.random.RandomState | None
 
 _SETTINGS = "estimator.json"
-_MOST_CLASSES = 20
 _ARRAY_DTYPES = ("float64", "float32", "int64", "int32", "bool")
 
 
@@ -72,7 +66,7 @@ class DiffusionEstimator(BaseEstimator):
         learning_rate: Peak learning rate; chosen for the family and size when None.
         max_seconds: Seconds that training may take; None for no limit.
         columns: Kinds of columns that should not be inferred, by name:
-            ``{"age": "integer", "zip code": "categorical"}``; by number for an array.
+            ``{"age": "number", "zip code": "category"}``; by number for an array.
         merge_below: Categories with fewer rows are merged into one, "other"; 0 merges none.
         depth: Number of hidden layers; chosen for the family and the table when None.
         settings: Settings of the denoiser that differ from the family's.
@@ -83,7 +77,8 @@ class DiffusionEstimator(BaseEstimator):
 
     Attributes:
         pipeline_: The trained :class:`~kan_diffusion.TableDiffusionPipeline`.
-        codec_: Its :class:`~kan_diffusion.tables.codec.TableCodec`, which knows the kinds of columns.
+        codec_: Its :class:`~kan_diffusion.tables.codec.TableCodec`, which knows the kinds of
+            columns.
         loss_curve_: Training loss of each of the k steps, with shape (k,): training stops early
             when the held-out loss has not improved for long.
         heldout_curve_: Steps and their losses on held-out rows, with shape (evaluations, 2).
@@ -158,51 +153,25 @@ class DiffusionEstimator(BaseEstimator):
         )
         return pd.DataFrame(rows).infer_objects()
 
-    def _with_y(self, frame: pd.DataFrame, y: object) -> pd.DataFrame:
-        """Appends the column y to rows.
-
-        Raises:
-            DataError: y has another number of rows.
-            ValueError: y has several columns.
-        """
-        values = y if isinstance(y, pd.Series) else column_or_1d(y, warn=True)
-        if isinstance(values, np.ndarray):  # nanoseconds would become whole numbers in a list
-            values = pd.Series(values if values.dtype.kind in "mM" else values.tolist())
-        if len(values) != len(frame):
-            raise DataError(
-                f"y has {len(values):,} values and X {len(frame):,} rows; give one a row"
-            )
-        column = values.set_axis(frame.index)
-        assert self.y_name_ is not None
-        return pd.concat([frame, column.rename(self.y_name_)], axis=1)
-
     def _given_back(self, frame: pd.DataFrame) -> Rows:
-        """Returns rows in the form that ``fit`` was given, without y."""
-        rows = frame if self.y_name_ is None else frame.drop(columns=[self.y_name_])
+        """Returns rows in the form that ``fit`` was given."""
         if self.array_dtype_ is None:
-            return rows
-        return rows.to_numpy(dtype=np.dtype(self.array_dtype_), na_value=np.nan)
-
-    def _y_cells(self, values: Sequence[object]) -> pd.Series:
-        from kan_diffusion.tables.conditions import cells
-
-        return cells(self.codec_.column(self.y_name_), values)
+            return frame
+        return frame.to_numpy(dtype=np.dtype(self.array_dtype_), na_value=np.nan)
 
     def _seed(self, random_state: RandomState = None) -> int:
         given = self.random_state if random_state is None else random_state
         return int(check_random_state(given).randint(2**31 - 1))
 
     def _denoiser(
-        self, codec: TableCodec, suits: Suggestion, num_timesteps: int, generator: torch.Generator
+        self, dim: int, suits: Suggestion, num_timesteps: int, generator: torch.Generator
     ) -> Denoiser:
         """Builds the family's largest denoiser in the budget, or its smallest with a warning."""
         from kan_diffusion.denoisers import build_denoiser, get_family
 
         depth = suits.depth if self.depth is None else self.depth
 
-        def build(
-            dim: int, blocks: tuple[int, ...], hidden: tuple[int, ...] | None = None
-        ) -> Denoiser:
+        def build(dim: int, hidden: tuple[int, ...] | None = None) -> Denoiser:
             return build_denoiser(
                 self.family,
                 dim,
@@ -210,25 +179,23 @@ class DiffusionEstimator(BaseEstimator):
                 params=suits.params if hidden is None else None,
                 hidden=hidden,
                 depth=depth,
-                blocks=blocks,
+                blocks=(1,) * dim,
                 settings=self.settings,
                 generator=generator,
                 at_most=True,
             )
 
-        blocks = codec.block_widths
         try:
-            return build(codec.dim, blocks)
+            return build(dim)
         except BudgetError as error:
-            build(1, (1,))  # raises if the budget is too small for every table
+            build(1)  # raises if the budget is too small for every table
             logger.warning("%s; the smallest is taken", error)
-            ones = (1,) * (depth or get_family(self.family).depth)
-            return build(codec.dim, blocks, ones)
+            return build(dim, (1,) * (depth or get_family(self.family).depth))
 
     def fit(
         self,
         X: ArrayLike | pd.DataFrame,  # noqa: N803
-        y: ArrayLike | pd.Series | None = None,
+        y: object = None,
         on_progress: ProgressCallback | None = None,
     ) -> Self:
         """Trains on the rows of a table.
@@ -236,27 +203,27 @@ class DiffusionEstimator(BaseEstimator):
         Args:
             X: A frame, or an array with shape (n_samples, n_features), of at least two rows. Gaps
                 are learned and drawn like other values.
-            y: One more column, with shape (n_samples,), to condition on: see :meth:`sample`.
+            y: Ignored, as by scikit-learn's other density estimators: what is to be conditioned on
+                is a column of ``X``.
             on_progress: Called with the number of finished steps and the loss a few times a second.
 
         Returns:
             The fitted estimator.
 
         Raises:
-            DataError: A column holds infinite values or several types, two columns share a name,
-                there is nothing to learn, or y has another number of rows.
+            DataError: A column holds infinite values or several types, two columns share a name, or
+                there is nothing to learn.
             KanDiffusionError: A setting is unknown or out of range, or the budget is too small even
                 for one column.
-            ValueError: X is neither a frame nor an array in two dimensions, or y has several
-                columns.
+            ValueError: X is neither a frame nor an array in two dimensions.
         """
-        from kan_diffusion.tables.codec import TableCodec
         from kan_diffusion.denoisers import get_family
         from kan_diffusion.devices import one_thread
         from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_columns, show_training
         from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
+        from kan_diffusion.tables.codec import TableCodec
         from kan_diffusion.tables.pipeline import TableDiffusionPipeline
         from kan_diffusion.training import TrainingConfig, train
         from kan_diffusion.training.defaults import suggested
@@ -264,16 +231,10 @@ class DiffusionEstimator(BaseEstimator):
 
         frame = self._frame(X, reset=True)
         self.array_dtype_ = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
-        self.y_name_: str | int | None = None
-        kinds = {str(name): kind for name, kind in (self.columns or {}).items()}
-        if y is not None:
-            self.y_name_ = _free_name(frame, y)
-            frame = self._with_y(frame, y)
-            if _is_label(frame[self.y_name_]):
-                kinds.setdefault(str(self.y_name_), "categorical")
         get_family(self.family, importing=True)
         process = get_process(self.process)
         seed = self._seed()
+        kinds = {str(name): kind for name, kind in (self.columns or {}).items()}
         codec = TableCodec.fit(frame, kinds, merge_below=self.merge_below)
         codec.require_content()
         if self.verbose:
@@ -283,7 +244,7 @@ class DiffusionEstimator(BaseEstimator):
         order = numpy_generator("split", seed).permutation(len(rows))
         heldout, train_rows = rows[order].tensor_split([suits.heldout_rows])
         denoiser = self._denoiser(
-            codec, suits, process.num_timesteps, torch_generator("parameters", seed)
+            codec.dim, suits, process.num_timesteps, torch_generator("parameters", seed)
         )
         self.n_parameters_ = denoiser.num_trainable
         with valid_settings("settings"):
@@ -336,7 +297,6 @@ class DiffusionEstimator(BaseEstimator):
         n_samples: int = 1,
         *,
         conditions: Mapping[object, object] | None = None,
-        y: ArrayLike | pd.Series | None = None,
         like: pd.DataFrame | None = None,
         steps: int = 20,
         scheduler: str | None = None,
@@ -348,7 +308,6 @@ class DiffusionEstimator(BaseEstimator):
             n_samples: Number of rows.
             conditions: What the cells of some columns must be: a value (None for a gap), a list
                 of values, or a pair (low, high) with None for an open end.
-            y: If ``fit`` had y, its value for all rows, or one value per row.
             like: Rows with cells of some of the columns; the cells are kept, and each row is
                 completed once. Leave ``n_samples`` out then.
             steps: Steps of the sampler.
@@ -361,11 +320,11 @@ class DiffusionEstimator(BaseEstimator):
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            DataError: A column or category is not known, or conditions contradict each other.
+            DataError: A column or category is not known, or no value of a column meets its
+                condition.
             KanDiffusionError: The sampler is unknown or does not fit the process, or a number is
                 below 1.
         """
-        from kan_diffusion.tables.codec import require_frame
         from kan_diffusion.diffusion.sampling import make_scheduler
         from kan_diffusion.randomness import torch_generator
 
@@ -374,25 +333,9 @@ class DiffusionEstimator(BaseEstimator):
         if scheduler is not None:
             chosen = make_scheduler(scheduler, pipeline.process)
             pipeline = pipeline.from_pipe(pipeline, scheduler=chosen)
-        wanted = dict(conditions or {})
-        if y is not None:
-            if self.y_name_ is None:
-                raise DataError("this model was fitted without y; leave y out or fit it with one")
-            if np.ndim(y) == 0:
-                wanted[self.y_name_] = y
-            else:
-                values = column_or_1d(y, warn=True).tolist()
-                if like is not None:
-                    require_frame(like)
-                    if len(like) != len(values):
-                        raise DataError(
-                            f"y has {len(values):,} values for {len(like):,} rows; give one each"
-                        )
-                rest = [] if like is None else [like.reset_index(drop=True)]
-                like = pd.concat([*rest, self._y_cells(values)], axis=1)
         frame = pipeline.draw(
             None if like is not None and n_samples == 1 else n_samples,
-            conditions=wanted,
+            conditions=conditions,
             like=like,
             steps=steps,
             generator=torch_generator("samples", self._seed(random_state)),
@@ -410,7 +353,7 @@ class DiffusionEstimator(BaseEstimator):
         """Fills gaps with draws of the missing cells, given the other cells of their row.
 
         Args:
-            X: Rows as in ``fit``, with gaps; if ``fit`` had y, it counts as unknown.
+            X: Rows as in ``fit``, with gaps.
             draws: Number of times to fill them: the spread between draws says how sure a cell is.
             steps: Steps of the sampler.
             random_state: Source of the noise; the estimator's own when None.
@@ -426,14 +369,8 @@ class DiffusionEstimator(BaseEstimator):
         from kan_diffusion.randomness import torch_generator
 
         check_is_fitted(self)
-        frame = X if isinstance(X, pd.DataFrame) else self._frame(X)
-        if self.y_name_ is not None:
-            frame = pd.concat(
-                [frame, self._y_cells([None] * len(frame)).set_axis(frame.index)],
-                axis=1,
-            )
         filled = self.pipeline_.impute(
-            frame,
+            X if isinstance(X, pd.DataFrame) else self._frame(X),
             draws,
             steps=steps,
             generator=torch_generator("imputation", self._seed(random_state)),
@@ -441,17 +378,11 @@ class DiffusionEstimator(BaseEstimator):
         rows = [self._given_back(part) for part in filled]
         return rows[0] if draws == 1 else rows
 
-    def score_samples(
-        self,
-        X: ArrayLike | pd.DataFrame,  # noqa: N803
-        y: ArrayLike | pd.Series | None = None,
-    ) -> NDArray[np.float64]:
+    def score_samples(self, X: ArrayLike | pd.DataFrame) -> NDArray[np.float64]:  # noqa: N803
         """Computes the log-density of the continuous cells of rows, given their other cells.
 
         Args:
             X: Rows as in ``fit``.
-            y: If ``fit`` had y, the column y. Without it, the density is summed over the classes if
-                y is a class and all other columns are continuous.
 
         Returns:
             Natural logarithms with shape (n_samples,), in the units of the data. They are exact for
@@ -459,41 +390,16 @@ class DiffusionEstimator(BaseEstimator):
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            DataError: A column is missing, new or of another type, none is continuous, or y is
-                needed.
+            DataError: A column is missing, new or of another type, or none is continuous.
         """
-        from scipy.special import logsumexp
-
         from kan_diffusion.randomness import torch_generator
 
         check_is_fitted(self)
-        frame = self._frame(X)
+        return self.pipeline_.log_density(self._frame(X), generator=torch_generator("density"))
 
-        def density(rows: pd.DataFrame) -> NDArray[np.float64]:
-            return self.pipeline_.log_density(rows, generator=torch_generator("density"))
-
-        if self.y_name_ is None:
-            return density(frame)
-        if y is not None:
-            return density(self._with_y(frame, y))
-        column = self.codec_.column(self.y_name_)
-        others = [block for block in self.codec_.blocks if block.column != str(self.y_name_)]
-        if not column.is_discrete or column.missing or any(block.discrete for block in others):
-            raise DataError("this model was fitted with y, which a density here needs; give y")
-        classes = column.storage.from_scalars(column.categories).tolist()
-        rows = pd.concat([frame] * len(classes), ignore_index=True)
-        parts = density(self._with_y(rows, np.repeat(np.array(classes), len(frame))))
-        shares = np.log(column.frequencies)[:, None]
-        total: NDArray[np.float64] = logsumexp(parts.reshape(len(classes), -1) + shares, axis=0)
-        return total
-
-    def score(
-        self,
-        X: ArrayLike | pd.DataFrame,  # noqa: N803
-        y: ArrayLike | pd.Series | None = None,
-    ) -> float:
-        """Returns the mean of :meth:`score_samples`; higher is better."""
-        return float(self.score_samples(X, y).mean())
+    def score(self, X: ArrayLike | pd.DataFrame, y: object = None) -> float:  # noqa: N803
+        """Returns the mean of :meth:`score_samples`; higher is better. ``y`` is ignored."""
+        return float(self.score_samples(X).mean())
 
     def save(self, folder: str | Path) -> None:
         """Saves the model: JSON and safetensors, and no row of the table.
@@ -523,11 +429,7 @@ class DiffusionEstimator(BaseEstimator):
                     f"{name} is not saved, since it is a {type(value).__name__} and no plain "
                     "value; set it again before the loaded model is fitted"
                 )
-        content = {
-            "settings": settings,
-            "array_dtype": self.array_dtype_,
-            "y": None if self.y_name_ is None else [self.y_name_],
-        }
+        content = {"settings": settings, "array_dtype": self.array_dtype_}
         save_pipeline(self.pipeline_, Path(folder), (_SETTINGS, json_bytes(content)))
 
     @classmethod
@@ -546,13 +448,10 @@ class DiffusionEstimator(BaseEstimator):
         path = Path(folder) / _SETTINGS
         found = read_json(path, "the settings of an estimator", "fit and save it again")
         pipeline = TableDiffusionPipeline.from_pretrained(folder)
-        settings, dtype, y = (found.get(key) for key in ("settings", "array_dtype", "y"))
-        known = cls().get_params(deep=False)
-        names = [column.name for column in pipeline.codec.columns]
+        settings, dtype = found.get("settings"), found.get("array_dtype")
         if (
             not isinstance(settings, dict)
-            or not settings.keys() <= known.keys()
-            or not (y is None or (isinstance(y, list) and len(y) == 1 and y[0] in names))
+            or not settings.keys() <= cls().get_params(deep=False).keys()
             or dtype not in (None, "object", *_ARRAY_DTYPES)
         ):
             raise RunFolderError(
@@ -560,11 +459,10 @@ class DiffusionEstimator(BaseEstimator):
             )
         model = cls(**settings)
         model.pipeline_, model.array_dtype_ = pipeline, dtype
-        model.y_name_ = None if y is None else y[0]
-        own = [name for name in names if y is None or name != y[0]]
-        model.n_features_in_ = len(own)
-        if dtype is None and all(isinstance(name, str) for name in own):
-            model.feature_names_in_ = np.array(own, dtype=object)
+        names = [column.name for column in pipeline.codec.columns]
+        model.n_features_in_ = len(names)
+        if dtype is None and all(isinstance(name, str) for name in names):
+            model.feature_names_in_ = np.array(names, dtype=object)
         model.n_parameters_ = pipeline.denoiser.num_trainable
         return model
 
@@ -582,24 +480,3 @@ def _array_dtype(X: object) -> str:  # noqa: N803
     if dtype.kind == "O":
         return "object"
     return str(dtype) if str(dtype) in _ARRAY_DTYPES else "float64"
-
-
-def _free_name(frame: pd.DataFrame, y: object) -> str | int:
-    """Returns a name for y among the columns of a frame."""
-    if all(isinstance(name, int | np.integer) for name in frame.columns):
-        return int(max(frame.columns)) + 1
-    name = getattr(y, "name", None)
-    name = name if isinstance(name, str | int) else "y"
-    if name in frame.columns:
-        raise DataError(f"y is called '{name}' as a column of X is; rename one of them")
-    return name
-
-
-def _is_label(y: pd.Series) -> bool:
-    """Whether y holds classes and not amounts."""
-    from kan_diffusion.tables.columns import kind_of
-
-    kind = kind_of(y, str(y.name))
-    if kind in ("integer", "count") or (kind == "identifier" and y.dtype.kind in "iuf"):
-        return y.nunique() <= _MOST_CLASSES
-    return kind not in ("continuous", "datetime", "mostly-zero")

@@ -30,7 +30,7 @@ __all__ = ["Embedding", "Feature", "features_of"]
 
 _Array = NDArray[np.float64]
 
-_LISTED = frozenset({"categorical", "ordinal", "boolean", "constant"})
+_LISTED = frozenset({"category", "constant"})
 """Kinds whose values are categories."""
 _MOST_COORDINATES = 64
 """Most coordinates for the categories of a column; rarer categories share the last one."""
@@ -82,9 +82,9 @@ def features_of(
         if kind == "identifier":
             left_out.append(name)
             continue
-        storage, labels = Storage.of(reference, name), None
+        storage, labels = Storage.of(reference, name, kind), None
         cells = {which: _read(storage, frame[place], which) for which, frame in frames.items()}
-        if kind in _LISTED:
+        if kind in _LISTED or storage.holds in ("text", "truth"):
             known = _categories(storage, list(cells.values()))
             labels = tuple(map(str, known))
             numbers = {which: _codes(known, *read) for which, read in cells.items()}

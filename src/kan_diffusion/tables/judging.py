@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from kan_diffusion.data.datasets import FileData, TableData, data_from_name, split_frames
-from kan_diffusion.tables.files import read_frame
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.scores import TableScores, table_scores
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.study.measure import load_run, same_data
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kan_diffusion.tables.scores import TableScores, table_scores
 from kan_diffusion.training.defaults import num_held_out
 
 __all__ = ["judge_run"]
@@ -55,8 +54,7 @@ def judge_run(
     parts = partial(split_frames, own, config.study_seed, config.seed, _MOST_ROWS, ending)
     other = own if data is None else data_from_name(data, pinned=False)
     if isinstance(other, FileData) and not same_data(own, other):
-        known = [str(column.name) for column in pipeline.codec.columns]
-        file = read_frame(other.path).named_like(known)
+        file = pipeline.codec.read(other.path)
         places = numpy_generator("judged rows").permutation(file.num_rows)[:_MOST_ROWS]
         places.sort()
         real, used = file.take(places), f"Real rows are those of '{other.name}'."

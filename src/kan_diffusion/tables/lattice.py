@@ -132,12 +132,12 @@ class Lattice(Settings):
             return whole.view(kind).astype(like)
         return whole if like == np.uint64 else whole.view(np.int64)
 
-    def nearest(self, values: np.ndarray) -> np.ndarray:
-        """Returns the nearest numbers of a lattice without ends, shape (n,)."""
-        steps = np.round(self.steps(values))
+    def beside(self, values: np.ndarray) -> np.ndarray:
+        """Returns the numbers of a lattice without ends that are nearest to values (n,), sorted."""
+        steps = np.unique(np.round(self.steps(values))[:, None] + np.array([-1, 0, 1]))
         reach = int(np.abs(steps).max())
         if reach >= 2**62:  # beyond what the sum of its ends can be
-            return values
+            return np.unique(values)
         endless = self.model_copy(update={"below": reach, "last": reach, "above": 0})
         return endless.values(steps, values.dtype)
 

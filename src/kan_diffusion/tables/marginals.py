@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kan_diffusion.tables.columns import has_many_zeros
 from kan_diffusion.tables.dtypes import place_among
 from kan_diffusion.tables.features import Feature
 
@@ -120,7 +121,7 @@ def column_picture(feature: Feature, real: _Array, synthetic: _Array) -> Picture
             (*labels, GAP)[:end], shares[0][:end], shares[1][:end], (len(real), len(synthetic))
         )
     apart: list[tuple[str, float, float]] = []
-    if feature.kind == "mostly-zero" and (sides[0] != 0).any():
+    if feature.kind == "number" and has_many_zeros(sides[0]):
         apart.append(("zero", float((real == 0).mean()), float((synthetic == 0).mean())))
         sides = [cells[cells != 0] for cells in sides]
     if any(gaps):
@@ -132,7 +133,7 @@ def column_picture(feature: Feature, real: _Array, synthetic: _Array) -> Picture
         for cells, share in zip(sides, (first, second), strict=True)
     ]
     return Histogram(
-        edges, first, second, (beyond[0], beyond[1]), log, feature.kind == "datetime",
+        edges, first, second, (beyond[0], beyond[1]), log, feature.kind == "date",
         tuple(apart), (len(sides[0]), len(sides[1])),
     )  # fmt: skip
 
@@ -183,7 +184,7 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
 def _listed(feature: Feature, real: _Array, synthetic: _Array) -> tuple[Feature, _Array, _Array]:
     """Makes categories of a number with few different values; leaves other columns as they are."""
     values = np.unique(real[~np.isnan(real)])
-    if feature.labels is not None or feature.kind == "datetime" or not 0 < len(values) <= _FEW:
+    if feature.labels is not None or feature.kind == "date" or not 0 < len(values) <= _FEW:
         return feature, real, synthetic
     places = []
     for column in (real, synthetic):

@@ -1,12 +1,12 @@
 r"""The pipeline of tables: rows drawn under conditions, gaps filled, densities.
 
-The denoiser models encoded rows z (:mod:`kan_diffusion.tables.codec`) and may be told any blocks of
-them. Rows with given cells are drawn from p(z_free given z_told): the denoiser is told the known
-cells at every step of the sampler. Gaps are filled in the same way.
+The denoiser models encoded rows z (:mod:`kan_diffusion.tables.codec`), and any coordinates of them
+may be observed. Rows with given cells are drawn from p(z_free given z_observed): the denoiser is
+given the known cells at every step of the sampler. Gaps are filled in the same way.
 
 Sets of values and ranges are met by rejection: rows outside them are discarded, which gives the
-model's own p(z given the conditions). If almost no row meets them, cells inside are drawn from the
-column's own distribution and told, as if they did not depend on other conditions.
+model's own p(z given the conditions). If almost no row meets them, cells inside are drawn evenly
+and given, as if they did not depend on other conditions.
 
 With v the coordinates of numbers and dates and s those of categories and gaps, the log-density of
 the continuous cells x given all others is
@@ -14,7 +14,7 @@ the continuous cells x given all others is
 .. math:: \log p(x \mid s) = \log p(v \mid s) + \sum_j \log |dv_j / dx_j|,
 
 the first term by the probability-flow ODE (:mod:`kan_diffusion.diffusion.likelihood`) of a denoiser
-that is told s, the second by the codec.
+that observes s, the second by the codec.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ import pandas as pd
 import torch
 from diffusers import SchedulerMixin
 
-from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import OTHER, Column
-from kan_diffusion.tables.conditions import Condition, read_conditions
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import PointDenoiser
 from kan_diffusion.diffusion.likelihood import log_likelihood
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.columns import OTHER, Column
+from kan_diffusion.tables.conditions import Condition, read_conditions
 
 __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
 
@@ -51,10 +51,6 @@ _AT_ONCE = 2**13  # rows that fit a cache
 _MOST_TRIED = 2**18
 _FEWEST_DRAWN = 4096
 _MOST_DRAWN_FOR_ONE = 64
-_NEAR = 0.5  # coordinates of about N(0, 1)
-_LOOK = 4096
-_DOUBTED = 8
-_TRIES = 8  # times that rows are drawn anew whose category does not imply what is told
 
 
 class TableDiffusionPipeline(PointDiffusionPipeline):
@@ -63,7 +59,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
     A call returns encoded rows, as a pipeline of points returns points; :meth:`draw` gives frames.
 
     Args:
-        denoiser: The trained network; conditions need one that was built with the codec's blocks.
+        denoiser: The trained network; conditions need one whose coordinates may be observed.
         process: The process the denoiser was trained for, or its settings.
         codec: The codec of the table, or what its ``to_dict`` gives.
         scheduler: Any diffusers scheduler of the process; its default when None.
@@ -107,48 +103,61 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             generator: Source of the noise; torch's default generator when None.
 
         Returns:
-            A frame with the columns, order and dtypes of the table.
+            A frame with the columns, order and dtypes of the table. Identifiers that are not given
+            are new.
 
         Raises:
-            DataError: A column or category is not known, or conditions contradict each other.
+            DataError: A column or category is not known, or no value of a column meets its
+                condition.
             KanDiffusionError: A number is out of range, or the denoiser was trained without
                 conditions.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         wanted = read_conditions(conditions or {}, self.codec)
         if like is not None:
-            self.codec.require_columns(like, some=True)
-            like = like.set_axis([self.codec.column(name).name for name in like], axis=1)
-            if num_rows not in (None, len(like)):
-                raise KanDiffusionError(
-                    f"a row is drawn for each of the {len(like):,} given, not {num_rows:,}; leave "
-                    "the number out"
-                )
-            clash = [name for name in like.columns if name in wanted]
-            if clash:
-                raise DataError(f"column '{clash[0]}' is given twice, by a row and by a condition")
-            self.codec.observe(like)  # all rows, so that an error has the right row number
-            for given in like.columns:
-                self.codec.column(given).require_room(like[given])
+            like = self._checked(like, num_rows, wanted)
             num_rows = len(like)
         if num_rows is None or num_rows < 1:
             raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")
-        random = _numpy_generator(generator)
-        told = pd.DataFrame(index=range(num_rows)) if like is None else like.reset_index(drop=True)
-        single = {name: given for name, given in wanted.items() if given.is_value}
-        several = {name: given for name, given in wanted.items() if not given.is_value}
+        given = pd.DataFrame(index=range(num_rows)) if like is None else like
+        single = {name: each for name, each in wanted.items() if each.is_value}
+        several = {name: each for name, each in wanted.items() if not each.is_value}
         for name, condition in single.items():
             one = condition.some()
-            told[name] = one.iloc[np.zeros(num_rows, dtype=int)].reset_index(drop=True)
+            given[name] = one.iloc[np.zeros(num_rows, dtype=int)].reset_index(drop=True)
         gaps = [name for name, condition in single.items() if condition.gap]
-        if len(told.columns) or several:
+        if len(given.columns) or several:
             self._require_conditions()
-        doubt = self._doubt(told, gaps, like is not None, random) if len(told.columns) else None
-        if doubt is not None:
-            logger.warning(doubt)
+        random = _numpy_generator(generator)
         if several:
-            return self._restricted(told, gaps, several, steps, generator, random)
-        return self._given(told, gaps, steps, generator, random)
+            frame = self._restricted(given, gaps, several, steps, generator, random)
+        else:
+            frame = self._given(given, gaps, steps, generator, random)
+        for column in self.codec.columns:
+            if column.identifier is not None:
+                known = given.get(column.name)
+                kept = None if known is None else known.notna().to_numpy()
+                frame[column.name] = column.numbered(frame[column.name], kept, known)
+        return frame
+
+    def _checked(
+        self, like: pd.DataFrame, num_rows: int | None, wanted: Collection[object]
+    ) -> pd.DataFrame:
+        """Returns given rows, numbered from 0, under the names of the table's columns."""
+        self.codec.require_columns(like, some=True)
+        like = like.set_axis([self.codec.column(name).name for name in like], axis=1)
+        if num_rows not in (None, len(like)):
+            raise KanDiffusionError(
+                f"a row is drawn for each of the {len(like):,} given, not {num_rows:,}; leave "
+                "the number out"
+            )
+        clash = [name for name in like.columns if name in wanted]
+        if clash:
+            raise DataError(f"column '{clash[0]}' is given twice, by a row and by a condition")
+        self.codec.observe(like)  # all rows, so that an error has the right row number
+        for name in like.columns:
+            self.codec.column(name).require_room(like[name])
+        return like.reset_index(drop=True)
 
     def _require_conditions(self) -> None:
         if not self.denoiser.blocks:
@@ -159,56 +168,44 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
     def _given(
         self,
-        told: pd.DataFrame,
+        given: pd.DataFrame,
         gaps: Collection[object],
         steps: int,
         generator: torch.Generator | None,
         random: np.random.Generator,
     ) -> pd.DataFrame:
-        """Draws a row for each row of told cells; in the columns ``gaps``, gaps are told."""
-
-        def drawn(observed: torch.Tensor | None, num: int) -> torch.Tensor:
-            return self(
-                num, steps, observed=observed, generator=generator, batch_size=_AT_ONCE
-            ).samples.cpu()
-
-        if not len(told.columns):
-            return self.codec.decode(drawn(None, len(told)), random)
-        observed = self.codec.observe(told, random, gaps)
-        kept = ~observed.isnan()
-        rows = drawn(observed, len(told))
-        for _ in range(_TRIES):  # decoding then moves the few that are left
-            wrong = self.codec.contradicts(rows, kept)
-            if not bool(wrong.any()):
-                break
-            rows[wrong] = drawn(observed[wrong], int(wrong.sum()))
-        frame = self.codec.decode(rows, random, kept)
-        for name in told.columns:
+        """Draws a row for each row of given cells; in the columns ``gaps``, gaps are given."""
+        observed = self.codec.observe(given, random, gaps) if len(given.columns) else None
+        rows = self(
+            len(given), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
+        ).samples.cpu()
+        frame = self.codec.decode(rows, None if observed is None else ~observed.isnan())
+        for name in given.columns:
             if name not in gaps:
                 column = self.codec.column(name)
-                frame[column.name] = _kept(column, told[name], frame[column.name])
+                frame[column.name] = _kept(column, given[name], frame[column.name])
         return frame
 
     def _restricted(
         self,
-        told: pd.DataFrame,
+        given: pd.DataFrame,
         gaps: Collection[object],
         conditions: Mapping[object, Condition],
         steps: int,
         generator: torch.Generator | None,
         random: np.random.Generator,
     ) -> pd.DataFrame:
-        """Draws rows with told cells that meet conditions, by rejection as long as that works."""
-        waiting = np.arange(len(told))
+        """Draws rows with given cells that meet conditions, by rejection as long as that works."""
+        waiting = np.arange(len(given))
         found: list[pd.DataFrame] = []
         drawn = passed = 0
-        most = _MOST_DRAWN_FOR_ONE * len(told) + _FEWEST_DRAWN
+        most = _MOST_DRAWN_FOR_ONE * len(given) + _FEWEST_DRAWN
         while len(waiting) and drawn < most:
             # As many tries for each row as it has taken so far to find one that passes.
             tries = 4 if not drawn else min(math.ceil(1.2 * drawn / max(passed, 1)), 4096)
             tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
             rows = np.repeat(waiting, tries)
-            part = told.iloc[rows].reset_index(drop=True)
+            part = given.iloc[rows].reset_index(drop=True)
             frame = self._given(part, gaps, steps, generator, random)
             met = np.logical_and.reduce(
                 [condition.holds(frame[name]) for name, condition in conditions.items()]
@@ -223,58 +220,16 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 f"{passed:,} of {drawn:,} rows drawn meet '{asked}', so that {len(waiting):,} rows "
                 "are extrapolation: their cells there are drawn without regard to the others"
             )
-            rest = told.iloc[waiting].reset_index(drop=True)
+            rest = given.iloc[waiting].reset_index(drop=True)
             for name, condition in conditions.items():
-                rest[name] = self._within(name, condition, len(rest), random)
+                cells = condition.some()
+                chosen = random.integers(len(cells), size=len(rest))
+                rest[name] = cells.iloc[chosen].reset_index(drop=True)
             for empty, part in rest.groupby([rest[name].isna() for name in conditions]):
-                chosen = [*gaps, *compress(conditions, empty)]  # gaps that are to stay gaps
-                filled = self._given(part.reset_index(drop=True), chosen, steps, generator, random)
+                kept = [*gaps, *compress(conditions, empty)]  # gaps that are to stay gaps
+                filled = self._given(part.reset_index(drop=True), kept, steps, generator, random)
                 found.append(filled.set_axis(waiting[part.index]))
         return pd.concat(found).sort_index().reset_index(drop=True)
-
-    def _within(
-        self, name: object, condition: Condition, num: int, random: np.random.Generator
-    ) -> pd.Series:
-        """Draws cells of one column that meet a condition, from the column's own distribution."""
-        cells = self.codec.column(name).draw(_LOOK, random)
-        cells = cells[condition.holds(cells)]
-        if not len(cells):
-            cells = condition.some()
-        return cells.iloc[random.integers(len(cells), size=num)].reset_index(drop=True)
-
-    def _doubt(
-        self, told: pd.DataFrame, gaps: Collection[object], like: bool, random: np.random.Generator
-    ) -> str | None:
-        """Returns a warning if no row that the model draws comes near the first told cells."""
-        told = told.iloc[:_DOUBTED]
-        given = self.codec.observe(told, random, gaps)
-        seed = int(random.integers(2**31))
-        drawn = self(_LOOK, generator=torch.Generator().manual_seed(seed), batch_size=_AT_ONCE)
-        rows = drawn.samples.cpu()
-        cells = self.codec.decode(rows, random)
-        for place, row in enumerate(given):
-            near = torch.ones(_LOOK, dtype=torch.bool)
-            blocks = self.codec.blocks
-            empty = {each.column for each in blocks if each.role == "state" and row[each.start] > 0}
-            for block in blocks:
-                part, valued = slice(block.start, block.stop), block.role == "value"
-                # The value of a gap or a zero is noise.
-                if bool(row[part].isnan().any()) or (valued and block.column in empty):
-                    continue
-                if block.discrete and valued:  # no two categories are near
-                    column = self.codec.column(block.column)
-                    found, missing = column.read(cells[column.name])
-                    wanted, _ = column.read(told[column.name].iloc[[place]])
-                    near &= torch.from_numpy((found == wanted) & ~missing)
-                else:
-                    near &= ((rows[:, part] - row[part]).abs() < _NEAR).all(dim=1)
-            if not bool(near.any()):
-                where = f"row {place + 1} of those given" if like else "the conditions"
-                return (
-                    f"none of {_LOOK:,} rows drawn without conditions comes near {where}; what is "
-                    "drawn is extrapolation"
-                )
-        return None
 
     def impute(
         self,
@@ -294,7 +249,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
         Returns:
             One frame per draw, with all given cells unchanged. A column whose dtype cannot hold
-            what is drawn gets the dtype that it had in training.
+            what is drawn gets the dtype that it had in training. Identifiers are new ones.
 
         Raises:
             DataError: A column is missing, new, or of another type.
@@ -319,10 +274,14 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         for number, whole in enumerate(filled):
             part = drawn.iloc[number * len(gaps) : (number + 1) * len(gaps)]
             for place, name in enumerate(frame.columns):
-                if gaps[name].isna().any():
-                    column = self.codec.column(name)
-                    cells = _filled(column, whole[name], rows, part[column.name])
-                    whole.isetitem(place, cells.array)
+                empty = gaps[name].isna().to_numpy()
+                if not empty.any():
+                    continue
+                column = self.codec.column(name)
+                cells = part[column.name].reset_index(drop=True)
+                if column.identifier is not None:
+                    cells = column.numbered(cells, ~empty, frame[name])
+                whole.isetitem(place, _filled(column, whole[name], rows, cells).array)
         return filled
 
     def log_density(

@@ -500,7 +500,7 @@ def _targets(
     places = {
         feature.name: index
         for index, feature in enumerate(features)
-        if feature.kind != "datetime"
+        if feature.kind != "date"
         and (feature.labels is None or 2 <= len(feature.labels) <= _MOST_CLASSES)
     }
     if asked is None:

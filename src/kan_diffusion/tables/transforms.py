@@ -20,9 +20,7 @@ columns), and approaches a bound without reaching it for c = -s / distance. So n
 the ends, and a column that is never negative stays so.
 
 **Levels** 0, ..., K - 1 are spread evenly over the step above them, and the edges between them are
-knots of the spline, so that normal numbers give each level its frequency. :func:`encoding` makes
-three or more categories levels, too. Two categories are analog bits (Chen, Zhang and Hinton 2022,
-arXiv:2208.04202), with -1 for 0 and +1 for 1 (:class:`Codebook`), with which levels were compared.
+knots of the spline, so that normal numbers give each level its frequency. Two levels are -1 and +1.
 """
 
 from __future__ import annotations
@@ -42,11 +40,9 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 
 __all__ = [
-    "Codebook",
     "Linear",
     "Spline",
     "Transform",
-    "encoding",
     "fit_levels",
     "fit_numbers",
 ]
@@ -245,11 +241,14 @@ def fit_numbers(
 def fit_levels(frequencies: np.ndarray) -> Transform:
     """Fits the map of levels 0, 1, ..., K - 1, each spread evenly over the step above it.
 
-    The edges between levels are knots, so normal numbers give each level its frequency.
+    The edges between levels are knots, so normal numbers give each level its frequency. The middles
+    of two levels become -1 and +1.
 
     Args:
-        frequencies: Shape (K,), positive, K at least 2.
+        frequencies: Shape (K,), positive.
     """
+    if len(frequencies) <= 2:
+        return Linear(mean=1.0, scale=0.5)
     shares = np.cumsum(frequencies / frequencies.sum())[:-1]
     x, z = _distinct(np.arange(1.0, len(frequencies)), ndtri(np.clip(shares, 1e-9, 1 - 1e-9)))
     if len(x) > _MOST_EDGES:
@@ -378,37 +377,3 @@ def _growth(expected: np.ndarray, away: np.ndarray) -> float:
         larger = (np.expm1(middle * expected) / middle).mean() < away.mean()
         low, high = (middle, high) if larger else (low, middle)
     return low
-
-
-class Codebook:
-    """Categories as corners of a cube.
-
-    Args:
-        corners: Corner of each category, shape (K, width), each entry -1 or +1; rows differ.
-    """
-
-    def __init__(self, corners: np.ndarray) -> None:
-        self.corners = corners.astype(np.float32)
-
-    @classmethod
-    def of_bits(cls, count: int) -> Self:
-        """Analog bits: category r is the binary number r, with -1 for 0."""
-        bits = (np.arange(count)[:, None] >> np.arange(max(1, math.ceil(math.log2(count))))) & 1
-        return cls(2 * bits - 1)
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """Maps categories x of shape (n,), rounded down, to corners of shape (n, width)."""
-        return self.corners[x.astype(np.int64)]
-
-    def inverse(self, z: np.ndarray) -> np.ndarray:
-        """Maps each z of shape (n, width) to the category with the nearest corner, plus a half."""
-        return np.argmax(z @ self.corners.T, axis=1) + 0.5  # all corners have the same length
-
-
-def encoding(frequencies: np.ndarray) -> Codebook | Transform:
-    """Chooses how a column of categories becomes coordinates; nothing else decides it.
-
-    Args:
-        frequencies: Shape (K,), positive.
-    """
-    return Codebook.of_bits(len(frequencies)) if len(frequencies) <= 2 else fit_levels(frequencies)

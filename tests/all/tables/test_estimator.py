@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import logsumexp
 from sklearn.utils.estimator_checks import check_estimator
 
 from helpers import refused, seeded
@@ -94,13 +93,3 @@ def test_a_model_saved_over_another_is_whole_or_not_there(tmp_path, monkeypatch)
                 assert TableDiffusionPipeline.from_pretrained(tmp_path).codec == new.codec_
     assert write > 5
     np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[1])
-
-
-def test_y_is_a_column_to_condition_on():
-    y = np.arange(60) % 2
-    model = DiffusionEstimator("mlp", **QUICK).fit(_points(), y)
-    assert model.codec_.columns[-1].kind == "categorical"
-    assert model.sample(y=y[:9]).shape == (9, 2)
-    parts = [model.score_samples(_points()[:20], np.full(20, label)) for label in (0, 1)]
-    whole = logsumexp(np.array(parts) + np.log(0.5), axis=0)
-    np.testing.assert_allclose(model.score_samples(_points()[:20]), whole, atol=1e-3)

@@ -49,7 +49,7 @@ def test_a_column_is_drawn_with_its_shares_its_zeros_and_its_gaps():
     value = np.where(random.random(500) < 0.6, 0.0, np.exp(3 * random.normal(size=500)))
     value[random.random(500) < 0.1] = np.nan
     frame = pd.DataFrame({"fine ($)": value, "other": random.normal(size=500)})
-    scores = scores_of(frame, frame, kinds={"fine ($)": "mostly-zero"})
+    scores = scores_of(frame, frame)
     picture = next(one.picture for one in scores.columns if one.name == "fine ($)")
     assert [name for name, _, _ in picture.apart] == ["zero", "gap"]
     assert picture.log

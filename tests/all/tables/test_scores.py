@@ -67,7 +67,7 @@ def test_learners_predict_the_columns_they_are_asked_to(fresh):
 def test_many_rare_categories_do_not_tell_real_rows_from_real_rows():
     names = np.random.default_rng(0).integers(0, 1_000, size=(3, 2_000))
     real, other, train = (pd.DataFrame({"name": [f"n{n}" for n in side]}) for side in names)
-    kinds = {"name": "categorical"}
+    kinds = {"name": "category"}
     score = table_scores(real, other, train=train, kinds=kinds, generator=0)["c2st"]
     assert abs(score.value - 0.5) < 2.5 * score.margin / 2**0.5  # 5 standard deviations
 
@@ -77,7 +77,7 @@ def test_odd_tables_are_judged(name):
     frame = odd_tables.TABLES[name]().rename(columns=str)
     half = len(frame) // 2
     train, real = frame.iloc[:half], frame.iloc[half:]
-    kinds = {"code": "categorical"} if "code" in frame else {}
+    kinds = {"code": "category"} if "code" in frame else {}
     scores = table_scores(real, train, train=train, kinds=kinds, generator=0, effort="quick")
     assert scores["copies"].value == 1.0
     assert {"shapes", "c2st", "closest"} <= {score.key for score in scores.scores}
