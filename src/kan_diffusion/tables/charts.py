@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +25,6 @@ _SURE = 1.96
 _DAY = 86_400.0
 _FILLED = 0.5
 _TRAINED = "#d55e00"
-_LARGEST = 1e6
 
 
 @report_style()
@@ -83,24 +81,13 @@ def _draw_histogram(axes: Axes, picture: Histogram) -> None:
         set_ticks(axes, "x", LogLocator(numticks=6), lambda value, _: _short(value), log=True)
         axes.set_xlabel("value (log axis)")
     else:
-        step = float(np.ptp(edges)) / 5
         round_numbers = MaxNLocator(5, steps=[1, 2, 5, 10])
-        set_ticks(axes, "x", round_numbers, lambda value, _: _written(value, step))
+        set_ticks(axes, "x", round_numbers, lambda value, _: _short(value))
         axes.set_xlabel("value")
 
 
-def _written(value: float, step: float) -> str:
-    """Formats a tick with the digits that tell it from the next one."""
-    if abs(value) >= _LARGEST or (value and abs(value) < 1e-4):
-        return _short(value)
-    digits = max(0, 1 - math.floor(math.log10(step))) if step > 0 else 0
-    text = f"{value:,.{min(digits, 6)}f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return ("0" if text == "-0" else text).replace("-", "−")
-
-
 def _short(value: float) -> str:
-    """Formats a number in a few letters, such as 2,000, 2e8 or 5e−9."""
+    """Formats a tick in a few letters, such as 2,000, 2e8 or 5e−9; its last digits are noise."""
     digits, exponent, power = f"{value:,.6g}".partition("e")
     return f"{digits}{exponent}{int(power) if power else ''}".replace("-", "−")
 

@@ -628,7 +628,7 @@ def _kind_of(present: np.ndarray, storage: Storage) -> Kind:
     count, num, holds = len(distinct), len(present), storage.holds
     if count <= 1:
         return "constant"
-    if storage.dtype == "category" or holds == "truth":
+    if storage.values is not None or holds == "truth":
         return "category"
     if holds == "text":
         return "identifier" if count == num and num >= _FEWEST_UNIQUE else "category"

@@ -80,7 +80,8 @@ class Storage(Settings):
     """The dtype of a column, and the type of its values.
 
     Attributes:
-        dtype: As pandas writes it: "int64", "Float32", "datetime64[us, UTC]", "int8[pyarrow]".
+        dtype: As pandas writes it: "int64", "Float32", "datetime64[us, UTC]", "int8[pyarrow]"; of
+            a categorical dtype that of its categories.
         holds: Type of the values.
         gap: Value that marks a missing cell among objects.
         dates: Whether objects are dates without a time.
@@ -88,7 +89,6 @@ class Storage(Settings):
         written: Format of dates in a column of text, such as "%Y-%m-%d".
         unit: Unit of moments and spans.
         values: The categories of a categorical dtype, in their order, used or not.
-        inner: Storage of the categories.
         ordered: Whether the categories are ordered.
     """
 
@@ -100,7 +100,6 @@ class Storage(Settings):
     zone: str | None = None
     unit: Literal["s", "ms", "us", "ns"] | None = None
     values: tuple[Scalar, ...] | None = None
-    inner: Storage | None = None
     ordered: bool = False
 
     @model_validator(mode="after")
@@ -129,15 +128,9 @@ class Storage(Settings):
         dtype = column.dtype
         if isinstance(dtype, pd.CategoricalDtype):
             categories = pd.Series(dtype.categories)
-            inner = cls.of(categories, name, "category")  # names, even if they look like dates
-            return cls(
-                dtype="category",
-                holds=inner.holds,
-                unit=inner.unit,
-                values=tuple(inner.scalars(inner.read(categories, name)[0])),
-                inner=inner,
-                ordered=bool(dtype.ordered),
-            )
+            own = cls.of(categories, name, "category")  # names, even if they look like dates
+            values = tuple(own.scalars(own.read(categories, name)[0]))
+            return own.model_copy(update={"values": values, "ordered": bool(dtype.ordered)})
         values, missing = read(column, name)
         about: dict[str, object] = {"dtype": str(dtype)}
         if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
@@ -160,12 +153,10 @@ class Storage(Settings):
         return storage
 
     def pandas_dtype(self) -> np.dtype[np.generic] | ExtensionDtype:
-        """Returns the pandas dtype without its categories, which are in ``values``."""
+        """Returns the pandas dtype of the cells, or of their categories."""
         backend: Literal["python", "pyarrow"]
         backend = "python" if self.dtype.endswith("[python]") else "pyarrow"
         match self.dtype.removesuffix("[python]"):
-            case "category":
-                return pd.CategoricalDtype(ordered=self.ordered)
             case "str":
                 return pd.StringDtype(backend, na_value=np.nan)
             case "string":
@@ -228,7 +219,7 @@ class Storage(Settings):
     @property
     def _numpy(self) -> np.dtype[np.generic]:
         """NumPy dtype of the column's numbers, or of its categories'."""
-        dtype = (self.inner or self).pandas_dtype()
+        dtype = self.pandas_dtype()
         found = getattr(dtype, "numpy_dtype", dtype)
         return found if isinstance(found, np.dtype) else np.dtype(object)
 
@@ -276,18 +267,18 @@ class Storage(Settings):
             values: Shape (n,), as :meth:`read` gives them.
             missing: Shape (n,), which cells have no value.
         """
+        if self.values is not None:
+            known, own = self.from_scalars(self.values), self.model_copy(update={"values": None})
+            codes = place_among(known, values)
+            codes[missing] = -1
+            kept = own.restore(known, np.zeros(len(known), dtype=bool))
+            categories = pd.CategoricalDtype(pd.Index(kept), ordered=self.ordered)
+            return pd.Series(pd.Categorical.from_codes(codes, dtype=categories))
         if self.written is not None:
             values = _written(values, self.written)
         if self.zone is not None:
             values = _universal_time(values, self.zone)
         dtype = self.pandas_dtype()
-        if self.inner is not None:
-            known = self.inner.from_scalars(self.values or ())
-            codes = place_among(known, values)
-            codes[missing] = -1
-            kept = self.inner.restore(known, np.zeros(len(known), dtype=bool))
-            categories = pd.CategoricalDtype(pd.Index(kept), ordered=self.ordered)
-            return pd.Series(pd.Categorical.from_codes(codes, dtype=categories))
         if isinstance(dtype, np.dtype) and dtype.kind in "iufb":
             with np.errstate(over="ignore"):
                 values = values.astype(dtype)

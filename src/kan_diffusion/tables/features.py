@@ -13,7 +13,7 @@ extra coordinate; a gap among categories is one more category.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,52 +151,15 @@ def _codes(known: np.ndarray, values: np.ndarray, missing: np.ndarray) -> _Array
 
 
 @dataclass(frozen=True)
-class _Coordinates:
-    """The map from a column to coordinates.
+class Embedding:
+    """The map from rows to points whose distances measure how much two rows differ.
 
     Attributes:
-        values: Real values in increasing order, shape (k,); empty for a category.
-        scores: Their normal scores, shape (k,).
-        categories: Coordinate of each category, shape (c,); empty for a number.
-        width: Number of coordinates; the last one is for gaps.
+        maps: For each column the map from its cells, shape (n,), to coordinates, the last of which
+            is for gaps.
     """
 
-    values: _Array
-    scores: _Array
-    categories: NDArray[np.int64]
-    width: int
-
-    @classmethod
-    def fit(cls, feature: Feature, column: _Array) -> _Coordinates:
-        known = column[~np.isnan(column)]
-        if feature.labels is None:
-            values, counts = np.unique(known, return_counts=True)
-            scores = ndtri((np.cumsum(counts) - counts / 2) / max(len(known), 1))
-            return cls(values, scores, np.empty(0, np.int64), 2)
-        counts = np.bincount(known.astype(np.int64), minlength=len(feature.labels))
-        ranks = rankdata(-counts, method="ordinal") - 1
-        categories = np.minimum(ranks, _MOST_COORDINATES - 1)
-        width = int(categories.max(initial=0)) + 2
-        return cls(np.empty(0), np.empty(0), categories, width)
-
-    def __call__(self, column: _Array) -> _Array:
-        points = np.zeros((len(column), self.width))
-        gaps = np.isnan(column)
-        if len(self.categories):
-            known = np.flatnonzero(~gaps)
-            points[known, self.categories[column[known].astype(np.int64)]] = 1.0
-            points[gaps, -1] = 1.0
-        elif len(self.values):
-            points[~gaps, 0] = np.interp(column[~gaps], self.values, self.scores)
-            points[gaps, -1] = np.sqrt(2.0)
-        return points
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """The map from rows to points whose distances measure how much two rows differ."""
-
-    columns: tuple[_Coordinates, ...]
+    maps: tuple[Callable[[_Array], _Array], ...]
 
     @classmethod
     def fit(cls, features: Sequence[Feature], rows: _Array) -> Embedding:
@@ -206,14 +169,43 @@ class Embedding:
             features: The D columns.
             rows: Real rows, shape (n, D).
         """
-        parts = (_Coordinates.fit(feature, rows[:, i]) for i, feature in enumerate(features))
-        return cls(tuple(parts))
+        return cls(
+            tuple(
+                _of_numbers(column) if one.labels is None else _of_categories(column, one.labels)
+                for one, column in zip(features, rows.T, strict=True)
+            )
+        )
 
     def __call__(self, rows: _Array, without: int | None = None) -> _Array:
         """Maps rows (n, D) to points (n, d), without one column if its index is given."""
-        kept = [index for index in range(len(self.columns)) if index != without]
+        kept = [index for index in range(len(self.maps)) if index != without]
         return np.concatenate([self.column(index, rows) for index in kept], axis=1)
 
     def column(self, index: int, rows: _Array) -> _Array:
         """Maps a single column of rows (n, D) to its coordinates."""
-        return self.columns[index](rows[:, index])
+        return self.maps[index](rows[:, index])
+
+
+def _of_numbers(real: _Array) -> Callable[[_Array], _Array]:
+    values, counts = np.unique(real[~np.isnan(real)], return_counts=True)
+    scores = ndtri((np.cumsum(counts) - counts / 2) / max(int(counts.sum()), 1))
+
+    def points(cells: _Array) -> _Array:
+        gaps = np.isnan(cells)
+        score = np.interp(cells, values, scores) if len(values) else np.zeros(len(cells))
+        return np.column_stack((np.where(gaps, 0.0, score), np.sqrt(2.0) * gaps))
+
+    return points
+
+
+def _of_categories(real: _Array, labels: Sequence[str]) -> Callable[[_Array], _Array]:
+    counts = np.bincount(real[~np.isnan(real)].astype(np.int64), minlength=max(len(labels), 1))
+    ranks = rankdata(-counts, method="ordinal").astype(np.int64) - 1
+    place = np.minimum(ranks, _MOST_COORDINATES - 1)
+    gap = int(place.max()) + 1
+
+    def points(cells: _Array) -> _Array:
+        known = place[np.nan_to_num(cells).astype(np.int64)]
+        return np.eye(gap + 1)[np.where(np.isnan(cells), gap, known)]
+
+    return points

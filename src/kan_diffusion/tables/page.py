@@ -30,7 +30,6 @@ from kan_diffusion.tables.scores import (
 __all__ = ["say_scores", "score_texts", "write_table_page"]
 
 _SHOWN_COLUMNS = 12
-_FOLDED_COLUMNS = 24
 _SHOWN_PAIRS = 10
 _MOST_PAIRS = 500
 _MOST_DEPENDENT = 24
@@ -181,13 +180,10 @@ def _add_columns(page: Page, scores: TableScores) -> None:
     )
     pictured = [column for column in scores.columns if column.picture is not None]
     section.gallery(_column_figures(section, pictured[:_SHOWN_COLUMNS]))
-    for start in range(_SHOWN_COLUMNS, len(pictured), _FOLDED_COLUMNS):
-        some = pictured[start : start + _FOLDED_COLUMNS]
-        last = start + len(some)
-        section.gallery(
-            _column_figures(section, some),
-            folded=f"Columns {start + 1} to {last} of {len(pictured)}, which are met better",
-        )
+    section.gallery(
+        _column_figures(section, pictured[_SHOWN_COLUMNS:]),
+        folded=f"The other {len(pictured) - _SHOWN_COLUMNS:,} columns, which are met better",
+    )
     section.folded("All columns as numbers", _column_table(scores.columns))
 
 

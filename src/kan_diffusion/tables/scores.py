@@ -414,7 +414,7 @@ def _codes(feature: Feature, sides: Sequence[_Array]) -> list[NDArray[np.int64]]
         edges = np.histogram_bin_edges(real, _PAIR_BINS)[1:-1]
         codes = [np.digitize(side, edges) for side in sides]
     else:
-        counts = np.bincount(real.astype(int), minlength=len(feature.labels))
+        counts = np.bincount(real.astype(int), minlength=max(len(feature.labels), 1))
         code = np.minimum(rankdata(-counts, method="ordinal") - 1, _PAIR_CODES - 2)
         codes = [code[np.nan_to_num(side).astype(int)] for side in sides]
     return [
