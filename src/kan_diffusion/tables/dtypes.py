@@ -60,19 +60,10 @@ _DTYPES: dict[Holds, str] = {
     "moment": "datetime64[ns]", "span": "timedelta64[ns]",
 }  # fmt: skip
 
-_MONTH, _DAY = r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
-_DATES: dict[str, tuple[str, ...]] = {  # formats by what they look like
-    rf"\d{{4}}-{_MONTH}": ("%Y-%m",),
-    rf"\d{{4}}-{_MONTH}-{_DAY}": ("%Y-%m-%d",),
-    rf"\d{{4}}-{_MONTH}-{_DAY} \d\d:\d\d": ("%Y-%m-%d %H:%M",),
-    rf"\d{{4}}-{_MONTH}-{_DAY}T\d\d:\d\d": ("%Y-%m-%dT%H:%M",),
-    rf"\d{{4}}-{_MONTH}-{_DAY} \d\d:\d\d:\d\d": ("%Y-%m-%d %H:%M:%S",),
-    rf"\d{{4}}-{_MONTH}-{_DAY}T\d\d:\d\d:\d\d": ("%Y-%m-%dT%H:%M:%S",),
-    rf"\d{{4}}-{_MONTH}-{_DAY}T\d\d:\d\d:\d\dZ": ("%Y-%m-%dT%H:%M:%SZ",),
-    rf"{_DAY}\.{_MONTH}\.\d{{4}}": ("%d.%m.%Y",),
-    rf"{_DAY}/{_DAY}/\d{{4}}": ("%d/%m/%Y", "%m/%d/%Y"),
-    rf"\d{{4}}/{_MONTH}/{_DAY}": ("%Y/%m/%d",),
-}
+_FORMATS = (
+    *("%Y-%m", "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y"),
+    *(f"%Y-%m-%d{at}%H:%M{seconds}" for at in " T" for seconds in ("", ":%S", ":%SZ")),
+)
 _LOOK = 100
 
 
@@ -109,7 +100,7 @@ class Storage(Settings):
             self.pandas_dtype()
         except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
             raise DataError(f"unknown dtype '{self.dtype}'; fit the codec anew") from error
-        if self.written and not any(self.written in forms for forms in _DATES.values()):
+        if self.written is not None and self.written not in _FORMATS:
             raise DataError(f"unknown way to write '{self.written}'; fit the codec anew")
         return self
 
@@ -440,32 +431,33 @@ def _universal_time(moments: np.ndarray, zone: str) -> np.ndarray:
 
 
 def _format(values: np.ndarray, missing: np.ndarray, name: object) -> str | None:
-    """Finds the format in which a column of text writes dates; None if it does not.
+    """Finds the format in which text, shape (n,), writes dates; None if it does not.
 
     Raises:
-        DataError: At least half of the cells look like dates, and some are none.
+        DataError: At least half of the cells are dates, and some are none.
     """
     texts = pd.unique(values[~missing])
-    some = pd.Series(texts[:_LOOK], dtype=object)
-    for pattern, forms in _DATES.items():
-        if not len(some) or some.str.fullmatch(pattern).mean() < 0.5:
-            continue
-        unlike = {form: texts[_written(_moments(texts, form), form) != texts] for form in forms}
-        fitting = [form for form in forms if not len(unlike[form])]
-        if len(fitting) > 1:
-            logger.warning(
-                "column '%s' is read as day/month/year, and month/day/year would fit as well; if "
-                "that is wrong, write its dates as year-month-day",
-                name,
-            )
-        if fitting:
-            return fitting[0]
-        odd = unlike[forms[0]][0]
+    if not len(texts):
+        return None
+    likely = [form for form in _FORMATS if _are_written(texts[:_LOOK], form).mean() >= 0.5]
+    fitting = [form for form in likely if _are_written(texts, form).all()]
+    if len(fitting) > 1:
+        logger.warning(
+            "column '%s' is read as day/month/year, and month/day/year would fit as well; if that "
+            "is wrong, write its dates as year-month-day",
+            name,
+        )
+    if likely and not fitting:
+        odd = texts[~_are_written(texts, likely[0])][0]
         raise DataError(
             f"column '{name}' mixes dates and text: row {int(np.argmax(values == odd)) + 1} holds "
             f"'{odd}'; correct the cell, or call the column a category"
         )
-    return None
+    return fitting[0] if fitting else None
+
+
+def _are_written(texts: np.ndarray, written: str) -> np.ndarray:
+    return np.asarray(_written(_moments(texts, written), written) == texts)
 
 
 def _moments(texts: np.ndarray, written: str) -> np.ndarray:

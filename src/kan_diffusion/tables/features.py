@@ -82,7 +82,8 @@ def features_of(
         if kind == "identifier":
             left_out.append(name)
             continue
-        storage, labels = Storage.of(reference, name, kind), None
+        storage = Storage.of(reference, name, kind)
+        labels: tuple[str, ...] | None = None
         cells = {which: _read(storage, frame[place], which) for which, frame in frames.items()}
         if kind in _LISTED or storage.holds in ("text", "truth"):
             known = _categories(storage, list(cells.values()))

@@ -195,8 +195,8 @@ def read_frame(
 
     Raises:
         DataError: The file is missing, unreadable, broken or of an unknown format; it has no rows
-            or no columns, two columns of one name, or a column of an unsupported type; a column
-            mixes numbers with words; or a number is infinite or beyond 1e300.
+            or no columns, or two columns of one name; a column mixes numbers with words; or a
+            number is infinite or beyond 1e300.
     """
     path = Path(path)
     ending = _ending(path)
@@ -426,8 +426,7 @@ def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tup
     """Lists the columns of Parquet files without those of a pandas index that has no name.
 
     Raises:
-        DataError: Two columns have one name, files have different columns, or a column has an
-            unsupported type.
+        DataError: Two columns have one name, or files have different columns.
     """
     found: list[list[str]] = []
     for file, schema in zip(files, schemas, strict=True):
@@ -435,18 +434,6 @@ def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tup
         unnamed = {name for name in index if re.fullmatch(_NO_NAME, str(name))}
         found.append([name for name in schema.names if name not in unnamed])
         _require_distinct(file, found[-1])
-        for name in found[-1]:
-            kind = schema.field(name).type
-            inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if not any(is_kind(inner) for is_kind in (
-                pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal,
-                pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string,
-                pa.types.is_date, pa.types.is_timestamp, pa.types.is_null,
-            )):  # fmt: skip
-                raise DataError(
-                    f"'{file}' has a column '{name}' of type {inner}; leave it out, or save it as "
-                    "numbers, text or dates"
-                )
         if sorted(found[-1]) != sorted(found[0]):
             odd = sorted(set(found[-1]) ^ set(found[0]))[0]
             raise DataError(
