@@ -426,7 +426,7 @@ def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tup
     """Lists the columns of Parquet files without those of a pandas index that has no name.
 
     Raises:
-        DataError: Two columns have one name, or files have different columns.
+        DataError: Two columns have one name, files have different columns, or one holds lists.
     """
     found: list[list[str]] = []
     for file, schema in zip(files, schemas, strict=True):
@@ -434,6 +434,12 @@ def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tup
         unnamed = {name for name in index if re.fullmatch(_NO_NAME, str(name))}
         found.append([name for name in schema.names if name not in unnamed])
         _require_distinct(file, found[-1])
+        for name in found[-1]:
+            if pa.types.is_nested(schema.field(name).type):
+                raise DataError(
+                    f"'{file}' has a column '{name}' of lists or the like; leave it out, or save it "
+                    "as numbers, text or dates"
+                )
         if sorted(found[-1]) != sorted(found[0]):
             odd = sorted(set(found[-1]) ^ set(found[0]))[0]
             raise DataError(

@@ -181,6 +181,7 @@ def test_shards_that_differ_are_refused(tmp_path):
         (b"x,y\n1,2\n\0\0\0,4\n", "not a text file"),
         ('x,y\n1,2\n"3,4\n5,6\n', "close its quotation marks"),
         (",".join(map(str, range(10_001))) + "\n", "10,001 columns; a table has at most 10,000"),
+        ({"x": [1.0, 2.0], "many": [[1.0], [2.0]]}, "a column 'many' of lists"),
         ({}, "no columns"),
         ({"x": [1.0, 1e301]}, r"beyond 1e\+300"),
         (np.array([["a", "b"]]), "type <U1, not real numbers"),
