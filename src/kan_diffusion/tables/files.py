@@ -68,7 +68,7 @@ _EMPTY = "'{}' is empty; give a file with rows"
 _NO_NAME = r"__index_level_[0-9]+__"  # of a column that is an index of pandas
 _SHOWN = 5  # names listed in an error before "..."
 _BATCH = 65_536  # rows that are read together
-_BLANK = b" \t\xef\xbb\xbf"  # spaces, and the mark of UTF-8
+_UTF8 = b"\xef\xbb\xbf"  # may mark a text as such
 _MOST_NUMBERS, _MOST_TEXTS = 64, 10_000  # most distinct values that a sample shows
 
 
@@ -270,7 +270,7 @@ def _whole(path: Path, content: bytes, source: pd.DataFrame) -> FrameFile:
 def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) -> FrameFile:
     """Reads a file of separated cells."""
     content = path.read_bytes()
-    text = _unpacked(path) if _ending(path) == ".csv.gz" else content
+    text = (_unpacked(path) if _ending(path) == ".csv.gz" else content).removeprefix(_UTF8)
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -280,7 +280,7 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
         raise DataError(f"'{path}' is not a text file (it holds zero bytes); save it as CSV")
     # The first lines, in which values between quotation marks may have line breaks.
     found = (line[0] for line in re.finditer(rb'(?:[^"\r\n]+|"[^"]*")+', text))
-    lines = list(islice((line for line in found if line.strip(_BLANK)), 2))
+    lines = list(islice((line for line in found if line.strip()), 2))
     if not lines:
         raise DataError(_EMPTY.format(path))
     delimiter = "\t" if _ending(path) == ".tsv" else _delimiter(lines)
@@ -437,8 +437,8 @@ def _parquet_columns(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> tup
         for name in found[-1]:
             if pa.types.is_nested(schema.field(name).type):
                 raise DataError(
-                    f"'{file}' has a column '{name}' of lists or the like; leave it out, or save it "
-                    "as numbers, text or dates"
+                    f"'{file}' has a column '{name}' of lists or the like; leave it out, or "
+                    "save it as numbers, text or dates"
                 )
         if sorted(found[-1]) != sorted(found[0]):
             odd = sorted(set(found[-1]) ^ set(found[0]))[0]
