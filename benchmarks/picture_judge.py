@@ -16,14 +16,13 @@ from pathlib import Path
 import torch
 
 from kan_diffusion.data.datasets import PictureData, load_dataset
-from kan_diffusion.pictures.scenes import caption, draw_scenes, render, renderings, scene_samples
-from kan_diffusion.pictures.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
 from kan_diffusion.evaluation.oracles import SceneOracle
+from kan_diffusion.files import write_json
+from kan_diffusion.pictures.features import PictureFeatures
 from kan_diffusion.pictures.reading import ClassJudge, accuracy, read_scenes, score_scenes
-from kan_diffusion.files import whole_file, write_json
+from kan_diffusion.pictures.scenes import caption, draw_scenes, render, renderings, scene_samples
 from kan_diffusion.randomness import numpy_generator, torch_generator
-from kan_diffusion.report.images import contact_sheet
 
 NOISES = (0.0, 0.3)
 
@@ -134,26 +133,6 @@ def oracle(num: int) -> dict[str, float]:
     return {"all read as asked": score_scenes(x, prompts).all, **losses}
 
 
-def sheet(path: Path) -> None:
-    """Draws examples of the data: scenes of one, two and three things, digits and emoji."""
-    configs = [
-        PictureData(pictures="shapes", size=32, objects=3, num_pictures=200),
-        PictureData(pictures="digits"),
-        PictureData(pictures="emoji"),
-    ]
-    rows = []
-    for config in configs:
-        data = load_dataset(config)
-        pictures = [picture.convert("RGB") for picture in data.codec.decode(data.train[:200])]
-        if config.pictures == "shapes":
-            scenes = [len(read.scene.things) for read in read_scenes(data.train)]
-            rows += [[pictures[i] for i, n in enumerate(scenes) if n == k] for k in (1, 2, 3)]
-        else:
-            rows.append(pictures)
-    with whole_file(path) as temporary:
-        contact_sheet([row[:12] for row in rows]).save(temporary, "PNG")
-
-
 def main() -> None:
     """Measures everything and writes it to a file."""
     parser = argparse.ArgumentParser(
@@ -172,7 +151,6 @@ def main() -> None:
         f"oracle, {options.num // 4:,} pictures": oracle(options.num // 4),
     }
     write_json(options.out, found)
-    sheet(options.out.with_name("data.png"))
     print({key: value for key, value in found.items() if key != "scenes"})
 
 

@@ -313,7 +313,7 @@ def train(
         str,
         typer.Argument(
             help="A file of rows (.csv, .csv.gz, .tsv, .parquet, .npy), a folder of Parquet files, "
-            "a table or a toy; or pictures: digits, shapes, emoji, or a folder of them."
+            "a table or a toy; or pictures: digits, shapes, or a folder of them."
         ),
     ],
     family: Annotated[
@@ -384,7 +384,7 @@ def train(
     ] = None,
     size: Annotated[
         int | None,
-        option("Pixels of a side of pictures.", "8 of digits, 16 of shapes, 32 of others"),
+        option("Pixels of a side of pictures.", "8 of digits, 16 of shapes, 32 of a folder"),
     ] = None,
     objects: Annotated[int | None, option("Most things in a scene of shapes.", "1")] = None,
     mode: Annotated[

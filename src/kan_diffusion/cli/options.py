@@ -94,7 +94,7 @@ What = Annotated[
         help="A built-in study (swiss-roll, notebook, verdict), a study file (.yaml), a "
         "toy, a table of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows "
         "(.csv, .csv.gz, .tsv, .parquet, .npy), or a folder of Parquet files; or pictures: digits, "
-        "shapes, emoji, or a folder of them.",
+        "shapes, or a folder of them.",
     ),
 ]
 Match = Annotated[

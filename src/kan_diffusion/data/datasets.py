@@ -454,7 +454,7 @@ def load_dataset(
 
     Raises:
         DataError: The file or folder cannot be used, or has changed since the run was set up.
-        KanDiffusionError: The name is unknown, or an extra is missing.
+        KanDiffusionError: The name is unknown.
     """
     if isinstance(config, str | Path):
         config = data_from_name(str(config))

