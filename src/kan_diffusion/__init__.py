@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from kan_diffusion.kanified.conversion import kanify as kanify
     from kan_diffusion.kanified.recipe import load_kanified as load_kanified
     from kan_diffusion.kanified.recipe import save_kanified as save_kanified
-    from kan_diffusion.pictures.latents import LatentCodec as LatentCodec
-    from kan_diffusion.pictures.latents import read_vae as read_vae
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
@@ -71,7 +69,6 @@ if TYPE_CHECKING:
     from kan_diffusion.pictures.prompts import PromptedDenoiser as PromptedDenoiser
     from kan_diffusion.pictures.prompts import make_text_encoder as make_text_encoder
     from kan_diffusion.pictures.prompts import make_tokenizer as make_tokenizer
-    from kan_diffusion.pictures.prompts import read_text_encoder as read_text_encoder
     from kan_diffusion.pictures.prompts import tokenize as tokenize
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
@@ -95,7 +92,6 @@ _NAMES = {
     "kan.linear": ["KAN", "KANLinear"],
     "kanified.conversion": ["KanifyReport", "kanify"],
     "kanified.recipe": ["load_kanified", "save_kanified"],
-    "pictures.latents": ["LatentCodec", "read_vae"],
     "diffusion.likelihood": ["log_likelihood"],
     "pictures.pipeline": ["PictureDiffusionPipeline"],
     "processes": ["PROCESSES", "Process", "get_process"],
@@ -112,7 +108,6 @@ _NAMES = {
         "PromptedDenoiser",
         "make_text_encoder",
         "make_tokenizer",
-        "read_text_encoder",
         "tokenize",
     ],
     "training": ["TrainingConfig", "train"],

@@ -11,7 +11,6 @@ from kan_diffusion.study.trial import build
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import suggested
 from make import denoiser
-from picture_networks import save_clip
 
 
 @pytest.fixture
@@ -148,13 +147,6 @@ def test_conditional_models_are_told_classes_within_the_same_budget():
 def test_a_trial_of_pictures_has_a_sampler_of_its_process():
     trials = (single_trial("digits", process=name) for name in ("flow", "cosine"))
     assert [trial.sampling.scheduler for trial in trials] == ["flow-euler", "dpm-solver++"]
-
-
-def test_a_pretrained_text_encoder_takes_the_place_of_the_trained_one_and_is_frozen(tmp_path):
-    config = single_trial("digits", text_encoder=save_clip(tmp_path / "clip"))
-    model = build(config, load_dataset(config.data, config.study_seed, config.seed))
-    assert not any(one.requires_grad for one in model.text_encoder.parameters())
-    assert model.num_trainable == pytest.approx(config.model.params, rel=0.02)
 
 
 @pytest.mark.parametrize(

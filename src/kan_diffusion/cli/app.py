@@ -38,7 +38,6 @@ from kan_diffusion.cli.options import (
     SamplerSteps,
     Steps,
     Unverified,
-    Vae,
     What,
     Workers,
     option,
@@ -154,7 +153,6 @@ def compare(
     tuned: Annotated[
         Path | None, option("Settings of the families, as 'tune' writes them.")
     ] = None,
-    vae: Vae = None,
     device: Device = "auto",
     workers: Workers = None,
     executor: Executor = "local",
@@ -179,7 +177,7 @@ def compare(
 
     config: StudyConfig = study_for(
         what, params, match=match, budget=budget, families=_listed(families),
-        processes=_listed(processes), conditional=conditional, vae=vae,
+        processes=_listed(processes), conditional=conditional,
     )  # fmt: skip
     config = config.with_length(steps=steps, epochs=epochs)
     if tuned is not None:
@@ -391,14 +389,6 @@ def train(
         str | None,
         option("Channels of pictures: L (grey), RGB or RGBA.", "as the pictures are"),
     ] = None,
-    text_encoder: Annotated[
-        Path | None,
-        option(
-            "Folder of a pretrained CLIP text model for captions; it is not trained.",
-            "a small one that is trained along",
-        ),
-    ] = None,
-    vae: Vae = None,
     columns: Annotated[
         str | None,
         option("Kinds of columns, such as age=integer,zip=categorical; found by default.", False),
@@ -471,8 +461,8 @@ def train(
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, size=size, objects=objects, mode=mode, text_encoder=text_encoder, vae=vae,
-        kinds=kinds, seed=seed, sparsify=sparsify, conditional=conditional,
+        holdout=holdout, size=size, objects=objects, mode=mode, kinds=kinds, seed=seed,
+        sparsify=sparsify, conditional=conditional,
     )  # fmt: skip
     if moments:
         recorded = {"moments": tuple(number / moments for number in range(moments))}
@@ -487,10 +477,7 @@ def train(
     floor = known_floor(config.data, config.process)
     pictures = isinstance(config.data, PictureData)
     if pictures:
-        said = _in_short(load_dataset(config.data, config.study_seed, config.seed))
-        if vae is not None:
-            said += f"; trained on as latents of '{vae}', for which no oracle is known"
-        typer.echo(said)
+        typer.echo(_in_short(load_dataset(config.data, config.study_seed, config.seed)))
     else:
         torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     with show_training(config.label, config.training.steps, floor) as on_progress:

@@ -16,7 +16,7 @@ from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 __all__ = [
     "Address", "Amount", "Conditional", "Device", "Executor", "Families", "Match", "Modules",
     "Out", "Overwrite", "Params", "Processes", "Quick", "Run", "SamplerSteps", "Steps",
-    "Unverified", "Vae", "What", "Workers", "option", "own_code",
+    "Unverified", "What", "Workers", "option", "own_code",
 ]  # fmt: skip
 
 
@@ -140,13 +140,6 @@ Conditional = Annotated[
     bool,
     option(
         "Tell the denoiser the class of each point: which moon, which square.", name="--conditional"
-    ),
-]
-Vae = Annotated[
-    Path | None,
-    option(
-        "Folder of a pretrained AutoencoderKL; models are then trained on its latents.",
-        "none: on pixels",
     ),
 ]
 Steps = Annotated[int | None, option("Training steps.", within=(1, MOST_STEPS))]

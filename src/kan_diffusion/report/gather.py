@@ -176,8 +176,7 @@ def _warnings(
         for data in config.data
         if not isinstance(data, ToyData)
     }
-    of_latents = any(model.vae is not None for model in config.models)
-    without = [name for name, oracle in oracles.items() if oracle == "none" or of_latents]
+    without = [name for name, oracle in oracles.items() if oracle == "none"]
     if without:
         warnings.append(
             f"No oracle is known for {listed(without)}: models are judged by their held-out loss "

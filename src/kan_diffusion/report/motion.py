@@ -525,7 +525,7 @@ def picture_motion(
                 batch_size=rows * num,
             ).images
         assert isinstance(last, list)
-        frames = [*map((pipeline.latents or pipeline.codec).decode, kept.values()), last]
+        frames = [*map(pipeline.codec.decode, kept.values()), last]
         times.append((*kept, 0.0))
         sheets.append([
             contact_sheet([frame[k : k + across] for k in range(0, len(frame), across)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +41,6 @@ from kan_diffusion.pictures.scores import (
     shown,
 )
 from kan_diffusion.files import finite, read_json
-from kan_diffusion.pictures.latents import LatentCodec
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
@@ -108,7 +107,6 @@ def yardstick(
     study_seed: int,
     split: int = 0,
     features: PictureFeatures | None = None,
-    latents: LatentCodec | None = None,
 ) -> Yardstick:
     """Draws the samples that all trials of a study on a data set are measured with.
 
@@ -119,19 +117,13 @@ def yardstick(
         study_seed: Seed of the draws.
         split: Number of the data set's split, where every seed has its own.
         features: Feature extractor of pictures, see :func:`features_of`.
-        latents: The autoencoder whose latents are noised instead of pixels, without a known oracle;
-            None for pixels.
     """
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     if isinstance(dataset.codec, PictureCodec):
         noise = torch_generator("noised points", study_seed, *name)
         num, pairs = evaluation.num_samples, evaluation.num_real_pairs
-        noised = dataset
-        if latents is not None and dataset.heldout is not None:
-            heldout = latents.from_pixels(dataset.heldout)
-            noised = replace(dataset, heldout=heldout, things=0)  # latents are no scenes
         return Yardstick(
-            draw_noised_points(noised, process, evaluation.num_noised, noise, told=True),
+            draw_noised_points(dataset, process, evaluation.num_noised, noise, told=True),
             {}
             if features is None or not num
             else real_pictures(dataset, features, num, pairs, study_seed, split),
@@ -446,8 +438,6 @@ def evaluate_run(
     count = 0 if dataset.heldout is None else len(dataset.untrained())
     if isinstance(config.data, PictureData):
         used = f"{count:,} pictures of '{dataset.name}' that were not trained on"
-        if config.model.vae is not None:
-            used += ", their loss of latents, for which no oracle is known"
     elif dataset.density is not None:
         used = f"fresh points of '{dataset.name}', whose oracle is exact"
     else:
@@ -458,8 +448,7 @@ def evaluate_run(
         )
     split = config.seed if dataset.split_by_seed else 0
     features = features_of(config.data, config.study_seed, config.evaluation.effort)
-    latents = pipeline.latents if isinstance(pipeline, PictureDiffusionPipeline) else None
     names = config.process, config.judging, config.study_seed
-    shared = yardstick(dataset, *names, split, features, latents)
+    shared = yardstick(dataset, *names, split, features)
     row, _, _ = measure(config, dataset, pipeline, shared)
     return row, used, None if dataset.oracle == "exact" else oracle_warning(row)

@@ -48,7 +48,7 @@ from kan_diffusion.study.config import (
     read_preset,
     read_study,
 )
-from kan_diffusion.study.trial import build, latents_of, without_text
+from kan_diffusion.study.trial import build, without_text
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import (
     PictureSuggestion,
@@ -88,7 +88,6 @@ def parse_budget(
     text: str | None,
     data: Sequence[DataConfig],
     params: int | None = None,
-    vae: str | None = None,
 ) -> Budget:
     """Reads a budget as a user writes it.
 
@@ -100,7 +99,6 @@ def parse_budget(
         data: The data sets; a model given as the budget is measured on the first one.
         params: Number of parameters of each model, where ``text`` does not give it; when None
             2,300, or free under a budget of time.
-        vae: Folder of the autoencoder whose latents the models are trained on.
 
     Raises:
         KanDiffusionError: It is not a budget, or the model cannot be built.
@@ -127,7 +125,7 @@ def parse_budget(
         if family:
             get_family(family, importing=True)
             hidden = tuple(map(int, numbers))
-            model = ModelConfig(family=family, hidden=hidden, vae=vae)
+            model = ModelConfig(family=family, hidden=hidden)
             amount = _amount_of_model(kind, model, data[0])
         return Budget(match=kind, amount=amount, params=params)
 
@@ -149,15 +147,13 @@ def _amount_of_model(match: Match, model: ModelConfig, data: DataConfig) -> floa
 
 def _matched_study(
     data: DataConfig, match: str, amount: str | None, params: int | None,
-    families: Sequence[str] | None, vae: str | None,
+    families: Sequence[str] | None,
 ) -> StudyConfig:  # fmt: skip
     """Makes the study of some families at one budget, each with its own settings."""
     everything = families is not None and list(families) == ["all"]
     if isinstance(data, PictureData):
         asked = PICTURE_FAMILIES if everything else families or _PICTURE_FAMILIES
-        return _picture_study(data, match, amount, params, list(dict.fromkeys(asked)), vae)
-    if vae is not None:
-        raise KanDiffusionError("--vae is for pictures; leave it out")
+        return _picture_study(data, match, amount, params, list(dict.fromkeys(asked)))
     budget = parse_budget(match, amount, (data,), params)
     asked = _DEFAULT_FAMILIES if families is None else families
     names = list(FAMILIES if everything else dict.fromkeys(asked))
@@ -200,13 +196,13 @@ def _matched_study(
 
 def _picture_study(
     data: PictureData, match: str, amount: str | None, params: int | None,
-    families: Sequence[str], vae: str | None,
+    families: Sequence[str],
 ) -> StudyConfig:  # fmt: skip
-    """Makes the study of some families on pictures, or on their latents."""
-    suits = _suits_pictures(data, vae=vae)
+    """Makes the study of some families on pictures."""
+    suits = _suits_pictures(data)
     if match == "time" or (match == "params" and amount is None):
         params = params or suits.params
-    budget = parse_budget(match, amount, (data,), params, vae)
+    budget = parse_budget(match, amount, (data,), params)
     return StudyConfig(
         name=data.name,
         title=f"KAN and MLP denoisers on {data.name}",
@@ -216,8 +212,7 @@ def _picture_study(
         process=(get_process(_PICTURE_PROCESS),),
         training=suits.training,
         models=tuple(
-            ModelConfig(family=name, settings=_accepted(name, suits.settings), vae=vae)
-            for name in families
+            ModelConfig(family=name, settings=_accepted(name, suits.settings)) for name in families
         ),
         budgets=(budget,),
         sampling=SamplingConfig(guidance=suits.guidance),
@@ -225,10 +220,9 @@ def _picture_study(
     )
 
 
-def _suits_pictures(data: PictureData, seed: int = 0, vae: str | None = None) -> PictureSuggestion:
+def _suits_pictures(data: PictureData, seed: int = 0) -> PictureSuggestion:
     dataset = load_dataset(data, seed)
-    latents = latents_of(vae, dataset)
-    _, side, _ = dataset.shape if latents is None else latents.shape
+    _, side, _ = dataset.shape
     has_relations = (data.objects or 1) > 1
     return suggested_for_pictures(len(dataset.train), side, bool(dataset.classes), has_relations)
 
@@ -255,7 +249,6 @@ def study_for(
     families: Sequence[str] | None = None,
     processes: Sequence[str] | None = None,
     conditional: bool = False,
-    vae: Path | None = None,
 ) -> StudyConfig:
     """Makes or reads the study a user names.
 
@@ -269,15 +262,12 @@ def study_for(
             these families are kept.
         processes: Names of the noising processes; the study's own when None.
         conditional: Whether denoisers are told the classes of a toy's points.
-        vae: Folder of a pretrained autoencoder, whose latents of pictures all models are trained
-            on; when None pixels, or what a study file says.
 
     Raises:
         DataError: The file of points cannot be used, or has no classes to be conditional on.
         KanDiffusionError: Nothing has that name, the study file is wrong, or a budget is given for
             a study that fixes the sizes of its models.
     """
-    place = None if vae is None else str(vae)
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
     asks_for_a_toy = what in TOYS and (
@@ -285,17 +275,13 @@ def study_for(
     )
     if is_file or (what in preset_names() and not asks_for_a_toy):
         study = read_study(Path(what), importing=True) if is_file else read_preset(what)
-        if place is not None:
-            latents: dict[str, object] = {"vae": place, "digests": {}}
-            models = tuple(model.model_copy(update=latents) for model in study.models)
-            study = study.model_copy(update={"models": models})
         if sized:
             if not study.budgets:
                 raise KanDiffusionError(
                     f"study '{what}' fixes the sizes of its models; leave --params, --match and "
                     "--budget out"
                 )
-            given = parse_budget(match or "params", budget, study.data, params, study.models[0].vae)
+            given = parse_budget(match or "params", budget, study.data, params)
             study = study.model_copy(update={"budgets": (given,)})
         if families is not None and list(families) != ["all"]:
             study = study.with_families(families)
@@ -306,7 +292,7 @@ def study_for(
             )
     else:
         data = _named_data(what, conditional)
-        study = _matched_study(data, match or "params", budget, params, families, place)
+        study = _matched_study(data, match or "params", budget, params, families)
     if processes is None:
         return study
     with valid_settings("--process"):
@@ -420,8 +406,6 @@ def single_trial(
     size: int | None = None,
     objects: int | None = None,
     mode: str | None = None,
-    text_encoder: Path | None = None,
-    vae: Path | None = None,
     kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
     sparsify: float = 0.0,
@@ -449,8 +433,6 @@ def single_trial(
         size: Side of pictures in pixels.
         objects: Largest number of things in a scene of shapes.
         mode: Channels of pictures.
-        text_encoder: Folder of a pretrained text model for captions of pictures.
-        vae: Folder of a pretrained autoencoder, whose latents are trained on.
         kinds: Kinds of those columns of a file whose kind should not be inferred.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes the edges of KAN layers few; 0 for none.
@@ -484,14 +466,8 @@ def single_trial(
                 "max_seconds": max_seconds,
                 "optimizer": optimizer,
             }
-            places = {"text_encoder": text_encoder, "vae": vae}
-            folders = {key: str(place) for key, place in places.items() if place is not None}
-            asked = ModelConfig(family=family, params=params, depth=depth, **folders)
+            asked = ModelConfig(family=family, params=params, depth=depth)
             return _picture_trial(points, asked, chosen, given, seed)
-        if text_encoder is not None:
-            raise KanDiffusionError("--text-encoder is for captions of pictures; leave it out")
-        if vae is not None:
-            raise KanDiffusionError("--vae is for pictures; leave it out")
         dataset = load_dataset(points, seed)
         if isinstance(points, ToyData):
             suits = Suggestion(
@@ -541,7 +517,7 @@ def _picture_trial(
     seed: int,
 ) -> TrialConfig:
     """Makes a trial of pictures; size and training settings that are None suit the pictures."""
-    suits = _suits_pictures(data, seed, model.vae)
+    suits = _suits_pictures(data, seed)
     given = {key: value for key, value in training.items() if value is not None}
     way = cast("OptimizerName", given.get("optimizer", suits.training.optimizer))
     rate = suits.training.learning_rate
@@ -550,7 +526,7 @@ def _picture_trial(
     config = TrainingConfig.model_validate({**dict(suits.training), "learning_rate": rate, **given})
     size = {} if model.size else {"params": suits.params}
     settings = _accepted(model.family, suits.settings)
-    asked = model.pinned().model_copy(update={**size, "settings": settings})
+    asked = model.model_copy(update={**size, "settings": settings})
     sampling = SamplingConfig(
         scheduler=suits.scheduler if process.is_flow else None, guidance=suits.guidance
     )
