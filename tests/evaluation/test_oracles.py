@@ -8,7 +8,7 @@ from helpers import randn, refused, seeded
 from kan_diffusion.data import GaussianMixture, make_toy
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
-from kan_diffusion.pictures.scenes import draw_scenes, scene_samples
+from kan_diffusion.pictures.scenes import draw_scenes, render
 
 
 def test_reference_oracle_is_the_mixture_of_its_points(monkeypatch):
@@ -48,7 +48,7 @@ def test_reference_error_falls_as_the_sample_grows(alpha):
 
 
 def _scenes(num, seed=0):
-    return scene_samples(draw_scenes(num, np.random.default_rng(seed)), 16).double()
+    return render(draw_scenes(num, np.random.default_rng(seed)), 16).double()
 
 
 def test_scene_oracle_goes_from_the_picture_to_the_mean():

@@ -5,8 +5,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import refused
-from kan_diffusion.pictures.transformer import TransformerDenoiser
-from kan_diffusion.pictures.unet import UNetDenoiser
+from kan_diffusion.pictures.denoisers import TransformerDenoiser, UNetDenoiser
 from picture_contract import FEW, PictureContract, build, pictures
 
 each_network = pytest.mark.parametrize("family", ["dit-kan", "unet-kan"])

@@ -131,10 +131,6 @@ def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise():
     assert trained(optimizer="adam") == ("adam", own)
     assert trained(optimizer="adam", learning_rate=0.1) == ("adam", 0.1)
     assert trained(learning_rate=0.1) == (suits.optimizer, 0.1)
-    # Scenes of several things are drafted.
-    settings = [single_trial("shapes", objects=count).model.settings for count in (None, 1, 2)]
-    assert settings[0] == settings[1]
-    assert settings[2] == {**settings[0], "draft_patch": 2}
 
 
 def test_a_comparison_of_pictures_has_families_of_pictures():

@@ -384,7 +384,6 @@ def train(
         int | None,
         option("Pixels of a side of pictures.", "8 of digits, 16 of shapes, 32 of a folder"),
     ] = None,
-    objects: Annotated[int | None, option("Most things in a scene of shapes.", "1")] = None,
     mode: Annotated[
         str | None,
         option("Channels of pictures: L (grey), RGB or RGBA.", "as the pictures are"),
@@ -449,7 +448,7 @@ def train(
     kinds = _kinds(columns)
     if describe:
         dataset = load_dataset(
-            chosen_data(data, kinds=kinds, holdout=holdout, size=size, objects=objects, mode=mode)
+            chosen_data(data, kinds=kinds, holdout=holdout, size=size, mode=mode)
         )
         if isinstance(dataset.codec, TableCodec):
             show_columns(dataset.codec.describe(), data)
@@ -461,8 +460,8 @@ def train(
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, size=size, objects=objects, mode=mode, kinds=kinds, seed=seed,
-        sparsify=sparsify, conditional=conditional,
+        holdout=holdout, size=size, mode=mode, kinds=kinds, seed=seed, sparsify=sparsify,
+        conditional=conditional,
     )  # fmt: skip
     if moments:
         recorded = {"moments": tuple(number / moments for number in range(moments))}

@@ -8,7 +8,7 @@ so are pictures: some are trained on, the others are held out.
   fifth of the held-out rows is noised to measure the denoiser; the rest makes two independent
   reference samples, A and B, for an oracle.
 * With fewer rows such an oracle would be meaningless: there is none, and all of them are noised.
-  The same holds for tables, and for all pictures except scenes of one thing, whose oracle is exact.
+  The same holds for tables, and for all pictures except scenes, whose oracle is exact.
   Each trial seed then has its own split (all models of a seed share it, and pictures may bring
   their split along), so that a comparison over seeds is also one over splits of the rows.
 
@@ -271,8 +271,7 @@ class Dataset:
             they are components of the density if there is one. None where there are no classes.
         heldout_class_labels: Class labels of the held-out samples, with shape (m,).
         classes: Names of the classes; empty where there are none.
-        things: Most things of a scene, if samples are scenes in colour; else 0. The posterior
-            mean of scenes of one thing is known exactly.
+        scenes: Whether samples are scenes in colour, whose posterior mean is known exactly.
         report: How pictures were changed to make them samples; empty if they were not.
     """
 
@@ -289,7 +288,7 @@ class Dataset:
     class_labels: Tensor | None = None
     heldout_class_labels: Tensor | None = None
     classes: tuple[str, ...] = ()
-    things: int = 0
+    scenes: bool = False
     report: str = ""
 
     @property
@@ -312,7 +311,7 @@ class Dataset:
     @property
     def oracle(self) -> OracleKind:
         """Source of the posterior mean."""
-        if self.density is not None or self.things == 1:
+        if self.density is not None or self.scenes:
             return "exact"
         return "none" if self.references is None else "estimated"
 
@@ -526,7 +525,7 @@ def _load_pictures(config: PictureData, study_seed: int, trial_seed: int) -> Dat
         class_labels=None if labels is None else labels[train],
         heldout_class_labels=None if labels is None else labels[heldout],
         classes=read.classes,
-        things=read.things,
+        scenes=read.scenes,
         report=read.report,
     )
 

@@ -36,12 +36,9 @@ class DenoiserOutput(BaseOutput):
 
     Attributes:
         sample: The prediction, with the shape (B, *shape) of the noised samples.
-        draft: What the denoiser expects of the clean samples, (B, *shape), knowing the conditions
-            alone, see :mod:`.draft`; None from a denoiser without one.
     """
 
     sample: Tensor
-    draft: Tensor | None = None
 
 
 class Denoiser(ModelMixin, ConfigMixin):

@@ -144,7 +144,7 @@ def draw_noised_points(
         clean = dataset.heldout[rows].double()
     draw = replace(_noised(clean, process, generator), rows=rows, conditions=conditions)
     levels = draw.noised, draw.alpha, draw.sigma
-    if dataset.things == 1:
+    if dataset.scenes:
         if told and dataset.heldout_captions is not None and rows is not None:
             captions = [dataset.heldout_captions[row] for row in rows.tolist()]
         scenes = SceneOracle(dataset.shape[-1])

@@ -8,9 +8,9 @@ A density is its own oracle (:meth:`kan_diffusion.data.densities.Density.posteri
 which differs from the posterior mean by an error that is largest at small noise; `excess_by_pair`
 removes the variance of that error from the excess.
 
-`SceneOracle` is exact for pictures of one thing (:mod:`kan_diffusion.pictures.scenes`), which are a
-finite mixture of renderings b + m (c - b) with coverages m, colours c and backgrounds b. The inner
-products of a picture with all renderings follow from those with coverages, and so does the mean.
+`SceneOracle` is exact for scenes (:mod:`kan_diffusion.pictures.scenes`), which are a finite mixture
+of renderings b + m (c - b) with coverages m, colours c and backgrounds b. The inner products of a
+picture with all renderings follow from those with coverages, and so does the mean.
 
 `OracleDenoiser` makes a denoiser of a density: samplers with it show what the best one would do.
 
@@ -19,6 +19,7 @@ Oracles work on standardised points, or on pictures with values in [-1, 1].
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 
@@ -40,13 +41,13 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
-    SHAPES,
-    SIZES,
+    COVERAGES,
     Combinations,
+    coverages,
+    in_samples,
     is_held_out,
     parse,
     place_of,
-    renderings,
 )
 from kan_diffusion.processes import Process
 
@@ -168,9 +169,9 @@ class ReferenceOracle:
 
 
 class SceneOracle:
-    """The exact posterior mean of pictures of one thing, with or without a prompt.
+    """The exact posterior mean of scenes, with or without a prompt.
 
-    The combination of shape, colour and size, the place for a thing of its size, and the background
+    The combination of shape, colour and size, the place for an object of its size, and background
     are uniform and independent, as :func:`kan_diffusion.pictures.scenes.draw_scenes` draws them.
 
     Args:
@@ -182,54 +183,48 @@ class SceneOracle:
     """
 
     def __init__(self, size: int, combinations: Combinations = "seen") -> None:
-        known = renderings(size)
         self.size, self.combinations = size, combinations
-        self.masks = known.masks.double()
-        pairs = [(b, c) for b in range(len(BACKGROUNDS)) for c in range(len(COLOURS))]
-        backgrounds, colours = known.backgrounds.double(), known.colours.double()
-        self.shades = torch.stack([backgrounds[b] for b, _ in pairs])
-        self.steps = torch.stack([colours[c] - backgrounds[b] for b, c in pairs])
+        self.masks = coverages(size).double()
+        self._pairs = tuple(product(BACKGROUNDS, COLOURS))
+        self.shades = in_samples(BACKGROUNDS[ground] for ground, _ in self._pairs).double()
+        self.steps = in_samples(COLOURS[colour] for _, colour in self._pairs).double() - self.shades
         areas, squares = self.masks.sum(dim=1), self.masks.square().sum(dim=1)
         self.norms = (
             self.shades.square().sum(dim=1, keepdim=True) * size**2
             + 2 * (self.shades * self.steps).sum(dim=1, keepdim=True) * areas
             + self.steps.square().sum(dim=1, keepdim=True) * squares
         )
-        self._kinds = torch.from_numpy(known.kinds)
-        self._places = [place_of(x, y) for x, y in known.centres.tolist()]
-        self._pairs = [(tuple(BACKGROUNDS)[b], tuple(COLOURS)[c]) for b, c in pairs]
-        rooms = self._kinds[:, 1].bincount() / len(SHAPES)
-        self.log_weights = -rooms.double().log()[self._kinds[:, 1]].repeat(len(pairs), 1)
-        for (i, shape), (j, name) in product(enumerate(SHAPES), enumerate(SIZES)):
-            masks = (self._kinds == torch.tensor((i, j))).all(dim=1)
-            for pair, (_, colour) in enumerate(self._pairs):
-                held_out = is_held_out(shape, colour, name)
-                if combinations != "all" and held_out == (combinations == "seen"):
-                    self.log_weights[pair, masks] = -torch.inf
+        shapes, sizes, *centres = zip(*COVERAGES, strict=True)
+        places = [place_of(x, y) for x, y in zip(*centres, strict=True)]
+        named = ("shape", shapes), ("size", sizes), ("place", places)
+        self._named = {kind: np.array(names) for kind, names in named}
+        wanted = {"seen": (False,), "held-out": (True,), "all": (False, True)}[combinations]
+        rooms = Counter(sizes)
+        weights = [
+            [
+                (is_held_out(shape, colour, name) in wanted) / rooms[name]
+                for shape, name, *_ in COVERAGES
+            ]
+            for _, colour in self._pairs
+        ]
+        self.log_weights = torch.tensor(weights, dtype=torch.float64).log()
 
     def allowed(self, prompt: str) -> Tensor:
         """Tells which pairs of background and colour, and coverages, a prompt allows, (12, m).
 
         Raises:
-            DataError: The prompt cannot be read, asks for several things, or allows no picture.
+            DataError: The prompt cannot be read, or allows no picture.
         """
-        asked = parse(prompt)
-        if len(asked.things) > 1:
-            raise DataError(
-                f"'{prompt}' asks for {len(asked.things)} things; the oracle is exact for one alone"
-            )
-        thing = asked.things[0]
-        masks = torch.ones(len(self.masks), dtype=torch.bool)
-        for kind, (name, names) in enumerate(((thing.shape, SHAPES), (thing.size, tuple(SIZES)))):
-            if name is not None:
-                masks &= self._kinds[:, kind] == names.index(name)
-        if thing.place is not None:
-            masks &= torch.tensor([thing.place == place for place in self._places])
+        asked = vars(parse(prompt))
+        masks = np.ones(len(self.masks), dtype=bool)
+        for kind, names in self._named.items():
+            if asked[kind] is not None:
+                masks &= names == asked[kind]
         pairs = [
-            asked.background in (None, background) and thing.colour in (None, colour)
+            asked["background"] in (None, background) and asked["colour"] in (None, colour)
             for background, colour in self._pairs
         ]
-        allowed = torch.tensor(pairs)[:, None] & masks
+        allowed = torch.tensor(pairs)[:, None] & torch.from_numpy(masks)
         if not bool((allowed & self.log_weights.isfinite()).any()):
             raise DataError(
                 f"'{prompt}' is held out: no picture of these combinations is as it asks; take "

@@ -30,13 +30,7 @@ from torch import Tensor
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
 from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
 from kan_diffusion.pictures.folder import ImageFolder, Mode, plain, plain_mode
-from kan_diffusion.pictures.scenes import (
-    MOST_THINGS,
-    SHAPE_SIDES,
-    caption,
-    draw_scenes,
-    scene_samples,
-)
+from kan_diffusion.pictures.scenes import SHAPE_SIDES, caption, draw_scenes, render
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import Settings, require_name
 
@@ -159,7 +153,6 @@ class PictureData(Settings):
         mode: Channels; None for grey digits, for the mode that all pictures of a folder share, and
             else for colour.
         num_pictures: Number of training pictures of shapes to draw; None for 20,000.
-        objects: Most things of a scene of shapes, 1 to 3; None for 1.
         holdout: Fraction of the pictures that is held out; of shapes, this share is drawn besides.
         sha256: Digest of a folder when the run was set up, see :meth:`pinned`; a folder that has
             changed since is refused.
@@ -169,7 +162,6 @@ class PictureData(Settings):
     size: int | None = Field(None, ge=4, le=MOST_SIDE)
     mode: Mode | None = None
     num_pictures: int | None = Field(None, ge=1, le=MOST_POINTS)
-    objects: int | None = Field(None, ge=1, le=MOST_THINGS)
     holdout: float = Field(0.1, gt=0, lt=1)
     sha256: str = ""
 
@@ -183,10 +175,8 @@ class PictureData(Settings):
         if self.pictures == "shapes":
             if self.size not in (None, *SHAPE_SIDES):
                 raise KanDiffusionError(f"shapes are drawn with 16 or 32 pixels, not {self.size}")
-        elif (self.num_pictures, self.objects) != (None, None):
-            raise KanDiffusionError(
-                "num_pictures and objects are for shapes, which are drawn; leave them out"
-            )
+        elif self.num_pictures is not None:
+            raise KanDiffusionError("num_pictures is for shapes, which are drawn; leave it out")
         if self.pictures in PICTURES and self.sha256:
             raise KanDiffusionError("a digest is for a folder; leave sha256 out")
         return self
@@ -225,7 +215,7 @@ class Pictures:
         labels: Indices into ``classes``, with shape (n,), int64; None where there are no classes.
         classes: Names of the classes; empty where there are none.
         heldout: Which samples are held out, with shape (n,), bool; None if the split is free.
-        things: Most things of a scene, if the samples are scenes in colour; else 0.
+        scenes: Whether the samples are scenes in colour.
         report: How the pictures were changed to make them samples; empty if they were not.
         sha256: Digest of a folder's files; empty for other pictures.
     """
@@ -236,7 +226,7 @@ class Pictures:
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     heldout: Tensor | None = None
-    things: int = 0
+    scenes: bool = False
     report: str = ""
     sha256: str = ""
 
@@ -272,14 +262,14 @@ def _draw_shapes(config: PictureData, study_seed: int, seed: int) -> Pictures:
     codec = PictureCodec(size=config.size or _SIZES["shapes"], mode=config.mode or "RGB")
     if num * math.prod(codec.shape) > MOST_VALUES:
         raise _too_many(num, codec)
-    things, parts, captions = config.objects or 1, [], []
+    parts, captions = [], []
     for stream, count in (
         (("training pictures", study_seed, seed), num),
         (("held-out pictures", study_seed), max(4, round(config.holdout * num))),
     ):
         generator = numpy_generator("shapes", *stream)
-        scenes = draw_scenes(count, generator, things)
-        samples = scene_samples(scenes, codec.size).contiguous()
+        scenes = draw_scenes(count, generator)
+        samples = render(scenes, codec.size)
         if codec.mode != "RGB":
             colour = PictureCodec(size=codec.size)
             samples = codec.encode(colour.decode(samples))
@@ -291,7 +281,7 @@ def _draw_shapes(config: PictureData, study_seed: int, seed: int) -> Pictures:
         samples,
         tuple(captions),
         heldout=torch.arange(len(samples)) >= num,
-        things=things if codec.mode == "RGB" else 0,
+        scenes=codec.mode == "RGB",
     )
 
 

@@ -22,7 +22,7 @@ the share of real pictures, which are asked for nothing, has the mean 1/2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,8 +39,8 @@ from kan_diffusion.evaluation.metrics import (
 from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.features import PictureFeatures
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.pictures.reading import ClassJudge, SceneScores, score_scenes
-from kan_diffusion.pictures.scenes import Combinations, Scene, caption, draw_scenes, scene_samples
+from kan_diffusion.pictures.reading import ClassJudge, score_scenes
+from kan_diffusion.pictures.scenes import Combinations, Scene, caption, draw_scenes, render
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.tables.privacy import closest_record, copies
 
@@ -61,11 +61,9 @@ _MOST_SHOWN = 128
 """Most prompts whose pictures are shown: a pipeline draws as many at once, and a page has room."""
 
 _KINDS = {
-    "count": "as many things as asked",
-    "shape": "shapes as asked",
-    "colour": "colours as asked",
-    "size": "sizes as asked",
-    "place": "places as asked",
+    "shape": "shape as asked",
+    "colour": "colour as asked",
+    "size": "size as asked",
     "all": "all as asked",
 }
 
@@ -143,15 +141,15 @@ def shown(dataset: Dataset, num: int) -> tuple[Request, Tensor]:
     """
     assert dataset.heldout is not None
     num = min(num, _MOST_SHOWN)
-    if dataset.things:
+    if dataset.scenes:
         halves: tuple[tuple[int, Combinations], ...]
         halves = ((num - num // 2, "seen"), (num // 2, "held-out"))
         scenes = [
             scene
             for count, which in halves
-            for scene in draw_scenes(count, numpy_generator("shown", which), dataset.things, which)
+            for scene in draw_scenes(count, numpy_generator("shown", which), which)
         ]
-        return Request.of_scenes(scenes), scene_samples(scenes, dataset.shape[-1])
+        return Request.of_scenes(scenes), render(scenes, dataset.shape[-1])
     rows = torch.arange(len(dataset.heldout))
     if dataset.heldout_class_labels is not None:
         labels = dataset.heldout_class_labels.tolist()
@@ -246,19 +244,19 @@ def score_pictures(
         **_copies(dataset, plain, numpy_generator("copies", *names)),
     }
     real = dataset.heldout[rows]
-    if dataset.things:
+    if dataset.scenes:
         kinds: tuple[tuple[str, Combinations], ...] = (("seen", "seen"), ("unseen", "held-out"))
         for which, combinations in kinds:
             generator = numpy_generator("asked", which, *names)
-            scenes = draw_scenes(num, generator, dataset.things, combinations)
+            scenes = draw_scenes(num, generator, combinations)
             what = Request.of_scenes(scenes)  # names shape, colour and size, which may be held out
             samples = drawn(what, guidance, which)
-            real_scenes = scene_samples(scenes, dataset.shape[-1])
+            real_scenes = render(scenes, dataset.shape[-1])
             for end, judged in (("", samples), ("_real", real_scenes)):
-                scores = _read(judged, what, dataset.things)
+                scores = _read(judged, what)
                 found |= {f"{which}_{kind}{end}": value for kind, value in scores.items()}
-        found["read_plain"] = _read(plain, asked, dataset.things)["all"]
-        found["read_plain_real"] = _read(real, asked, dataset.things)["all"]
+        found["read_plain"] = _read(plain, asked)["all"]
+        found["read_plain_real"] = _read(real, asked)["all"]
     elif (judge := _class_judge(dataset)) is not None and asked.labels is not None:
         guided = judge.score(drawn(asked, guidance, "guided"), asked.labels)
         found |= {"read": guided.right, "read_real": judge.accuracy}
@@ -323,14 +321,11 @@ def _flat(dataset: Dataset, samples: Tensor) -> np.ndarray:
     return dataset.codec.rounded(samples).flatten(1).double().numpy()
 
 
-def _read(samples: Tensor, asked: Request, things: int) -> dict[str, float | None]:
+def _read(samples: Tensor, asked: Request) -> dict[str, float | None]:
     """Computes the shares of scenes that are as asked, by the kinds of `_KINDS`."""
     assert asked.prompts is not None
-    scores: SceneScores = score_scenes(samples, asked.prompts, things)
-    shares = {kind: share for kind, share in asdict(scores).items() if kind in _KINDS}
-    if things == 1:
-        del shares["count"]  # the reader looks for one thing only
-    return shares
+    scores = score_scenes(samples, asked.prompts)
+    return {kind: scores[kind] for kind in _KINDS}
 
 
 def _class_judge(dataset: Dataset) -> ClassJudge | None:

@@ -28,9 +28,9 @@ from kan_diffusion.pictures.codec import read_pictures
 from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.families import (
     FAMILIES,
-    PICTURE_FAMILIES,
     build_denoiser,
     get_family,
+    picture_families,
 )
 from kan_diffusion.denoisers.family import Setting
 from kan_diffusion.denoisers.sizing import COUNTABLES
@@ -152,7 +152,7 @@ def _matched_study(
     """Makes the study of some families at one budget, each with its own settings."""
     everything = families is not None and list(families) == ["all"]
     if isinstance(data, PictureData):
-        asked = PICTURE_FAMILIES if everything else families or _PICTURE_FAMILIES
+        asked = picture_families() if everything else families or _PICTURE_FAMILIES
         return _picture_study(data, match, amount, params, list(dict.fromkeys(asked)))
     budget = parse_budget(match, amount, (data,), params)
     asked = _DEFAULT_FAMILIES if families is None else families
@@ -222,9 +222,7 @@ def _picture_study(
 
 def _suits_pictures(data: PictureData, seed: int = 0) -> PictureSuggestion:
     dataset = load_dataset(data, seed)
-    _, side, _ = dataset.shape
-    has_relations = (data.objects or 1) > 1
-    return suggested_for_pictures(len(dataset.train), side, bool(dataset.classes), has_relations)
+    return suggested_for_pictures(len(dataset.train), dataset.shape[-1], bool(dataset.classes))
 
 
 def _accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting]:
@@ -356,7 +354,6 @@ def chosen_data(
     kinds: Mapping[str, Kind] | None = None,
     holdout: float | None = None,
     size: int | None = None,
-    objects: int | None = None,
     mode: str | None = None,
 ) -> DataConfig:
     """Finds data by name and applies settings; arguments are those of :func:`single_trial`.
@@ -366,10 +363,10 @@ def chosen_data(
         KanDiffusionError: A setting is out of range, or not one of such data.
     """
     data = data_from_name(name, kinds, pinned=False)
-    of_pictures = {"size": size, "mode": mode, "objects": objects}
+    of_pictures = {"size": size, "mode": mode}
     asked: dict[str, object] = {k: value for k, value in of_pictures.items() if value is not None}
     if asked and not isinstance(data, PictureData):
-        raise KanDiffusionError("--size, --mode and --objects are for pictures; leave them out")
+        raise KanDiffusionError("--size and --mode are for pictures; leave them out")
     if holdout is not None:
         if isinstance(data, ToyData):
             raise KanDiffusionError("a toy is judged with fresh points; leave --holdout out")
@@ -404,7 +401,6 @@ def single_trial(
     max_seconds: float | None = None,
     holdout: float | None = None,
     size: int | None = None,
-    objects: int | None = None,
     mode: str | None = None,
     kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
@@ -431,7 +427,6 @@ def single_trial(
         holdout: Fraction of rows or pictures that is held out; when None 0.2 for a file, 0.3 for a
             table and 0.1 for pictures.
         size: Side of pictures in pixels.
-        objects: Largest number of things in a scene of shapes.
         mode: Channels of pictures.
         kinds: Kinds of those columns of a file whose kind should not be inferred.
         seed: Seed of all randomness.
@@ -443,7 +438,7 @@ def single_trial(
         KanDiffusionError: A name is unknown or a number out of range.
     """
     points = _told(
-        chosen_data(data, kinds=kinds, holdout=holdout, size=size, objects=objects, mode=mode),
+        chosen_data(data, kinds=kinds, holdout=holdout, size=size, mode=mode),
         conditional,
     )
     of_pictures = isinstance(points, PictureData)

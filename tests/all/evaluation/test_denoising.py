@@ -54,7 +54,7 @@ def test_two_references_are_free_of_their_variance(toy):
 
 
 class ExactPainter(nn.Module):
-    """Predicts from the exact posterior mean of scenes of one thing, plus an offset of the noise.
+    """Predicts from the exact posterior mean of scenes, plus an offset of the noise.
 
     Conditions are places in a list of captions.
     """
