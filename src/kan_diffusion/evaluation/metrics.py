@@ -8,8 +8,6 @@ all pairs:
 - sliced W2         SW2²      = mean over directions u of W2²(u·x, u·y)
 - MMD               MMD²      = E k(x, x') + E k(y, y') - 2 E k(x, y)
 - C2ST              the accuracy with which a classifier tells x from y on points it has not seen
-- Fréchet distance  |m - n|² + tr(S + T - 2 (S T)^(1/2)) with means m, n and covariances S, T, of
-                    features of pictures (:mod:`kan_diffusion.pictures.features`)
 
 None of them reaches its ideal value on two finite samples of the same distribution. The score of a
 perfect model is therefore measured, not assumed: `real_against_real`.
@@ -32,13 +30,11 @@ from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.imports import find_object
 
 __all__ = [
-    "PICTURE_METRICS",
     "SAMPLE_METRICS",
     "Measure",
     "Metric",
     "c2st",
     "energy_distance",
-    "frechet_distance",
     "metrics_named",
     "mmd",
     "real_against_real",
@@ -217,34 +213,6 @@ def c2st(
     return float(cross_val_score(classifier, points, labels, cv=folds, n_jobs=1).mean())
 
 
-def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """Fréchet distance of the Gaussians with the moments of two samples (Heusel et al. 2017).
-
-    Between two samples of n points each from a standard Gaussian it is about
-    (d² + 5 d) / (2 n) too large, so compare with `real_against_real` at the same n.
-
-    Args:
-        x: Features, shape (n, d), n at least 2.
-        y: Features, shape (m, d), m at least 2.
-
-    Returns:
-        |m - n|² + tr(S + T - 2 (S T)^(1/2)), in the squared unit of the features, at least 0.
-
-    Raises:
-        DataError: A sample is not finite or has fewer than 2 points, or the dimensions differ.
-    """
-    x, y = _centred_pair(x, y)
-    if min(len(x), len(y)) < 2:
-        raise DataError("the Fréchet distance needs at least 2 points a side; give more")
-    # The singular values of the product of the centred samples are the roots of the eigenvalues
-    # of S T: no root of a matrix is taken.
-    sides = [(side - side.mean(dim=0)) / (len(side) - 1) ** 0.5 for side in (x, y)]
-    roots = [torch.linalg.qr(side).R for side in sides]
-    shared = float(torch.linalg.svdvals(roots[0] @ roots[1].T).sum())
-    total = float(sum(side.square().sum() for side in sides)) - 2 * shared
-    return max(0.0, float((x.mean(dim=0) - y.mean(dim=0)).square().sum()) + total)
-
-
 _COLUMNS = frozenset([
     *("data", "process", "match", "budget", "family", "kind", "name", "model", "seed", "seeds"),
     *("trial", "state", "error", "failed", "setting", "stage", "oracle", "parameters", "flops"),
@@ -332,20 +300,6 @@ in every process that runs trials: at the top of a script, where the workers of 
 see it, too. A study's settings can also name a user's metric as ``"package.module:NAME"``, which
 works in every process.
 """
-
-
-PICTURE_METRICS: dict[str, Metric] = {
-    "frechet": Metric(
-        "frechet",
-        "FD",
-        "lower",
-        lambda x, y, _: frechet_distance(x, y),
-        title="Fréchet distance",
-        unit="of features",
-    ),
-    "c2st": SAMPLE_METRICS["c2st"],
-}
-"""The metrics of pictures, by key; they take features instead of points."""
 
 
 _QUICK_C2ST = replace(

@@ -29,17 +29,9 @@ from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
-from kan_diffusion.evaluation.effort import EFFORTS, EffortName
-from kan_diffusion.pictures.features import PictureFeatures, picture_features
+from kan_diffusion.evaluation.effort import EFFORTS
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
-from kan_diffusion.pictures.scores import (
-    EACH,
-    Request,
-    draw_pictures,
-    real_pictures,
-    score_pictures,
-    shown,
-)
+from kan_diffusion.pictures.scores import EACH, Request, draw_pictures, score_pictures, shown
 from kan_diffusion.files import finite, read_json
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
@@ -52,7 +44,6 @@ __all__ = [
     "Judged",
     "Yardstick",
     "evaluate_run",
-    "features_of",
     "judged_measure",
     "load_point_run",
     "load_run",
@@ -77,12 +68,12 @@ class Yardstick:
 
     Attributes:
         draw: Noised points with their posterior means.
-        real: Real-against-real value of every sample metric; empty where none is asked for.
+        real: Real-against-real value of every sample metric; empty where none is asked for, and
+            for pictures.
         likely: Clean points (n, d) with the first timestep's noise added, whose likelihood is
             computed.
         nll: Exact mean negative log-density of these points; None where the density is not known.
         told: Classes of these points, with shape (n,); None where denoisers are told none.
-        features: Feature extractor of pictures; None for points.
     """
 
     draw: NoisedPoints
@@ -90,14 +81,6 @@ class Yardstick:
     likely: Tensor
     nll: float | None
     told: Tensor | None = None
-    features: PictureFeatures | None = None
-
-
-def features_of(
-    data: DataConfig, study_seed: int, effort: EffortName = "full"
-) -> PictureFeatures | None:
-    """Makes the feature extractor that judges all models of pictures; None for points."""
-    return picture_features(data, study_seed, effort) if isinstance(data, PictureData) else None
 
 
 def yardstick(
@@ -106,7 +89,6 @@ def yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int = 0,
-    features: PictureFeatures | None = None,
 ) -> Yardstick:
     """Draws the samples that all trials of a study on a data set are measured with.
 
@@ -116,20 +98,15 @@ def yardstick(
         evaluation: Numbers of points, as the effort leaves them.
         study_seed: Seed of the draws.
         split: Number of the data set's split, where every seed has its own.
-        features: Feature extractor of pictures, see :func:`features_of`.
     """
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     if isinstance(dataset.codec, PictureCodec):
         noise = torch_generator("noised points", study_seed, *name)
-        num, pairs = evaluation.num_samples, evaluation.num_real_pairs
         return Yardstick(
             draw_noised_points(dataset, process, evaluation.num_noised, noise, told=True),
-            {}
-            if features is None or not num
-            else real_pictures(dataset, features, num, pairs, study_seed, split),
+            real={},
             likely=torch.empty(0),
             nll=None,
-            features=features,
         )
     generator = torch_generator("real pairs", study_seed, *name)
     # The divergence takes d backward passes, so the work grows as d times the points.
@@ -202,7 +179,7 @@ def measure(
         "excess_se": scores.excess_se,
     }
     if isinstance(pipeline, PictureDiffusionPipeline):
-        scored, generated = _draw_and_score(config, dataset, pipeline, shared)
+        scored, generated = _draw_and_score(config, dataset, pipeline)
         row |= scored
         return finite(row), finite([asdict(level) for level in scores.levels]), generated
     if evaluation.num_likelihood:
@@ -256,21 +233,16 @@ def _told(
 
 
 def _draw_and_score(
-    config: TrialConfig,
-    dataset: Dataset,
-    pipeline: PictureDiffusionPipeline,
-    shared: Yardstick,
+    config: TrialConfig, dataset: Dataset, pipeline: PictureDiffusionPipeline
 ) -> tuple[Row, Tensor | None]:
     """Scores pictures that a model draws, and draws some to show, where any are asked for."""
     evaluation, sampling = config.judging, config.sampling
     if not evaluation.num_samples:
         return {}, None
-    assert shared.features is not None
     started = time.perf_counter()
     scores = score_pictures(
         pipeline,
         dataset,
-        shared.features,
         num=evaluation.num_samples,
         steps=sampling.steps,
         guidance=sampling.guidance,
@@ -278,7 +250,6 @@ def _draw_and_score(
         seed=config.seed,
     )
     row: Row = {"sample_seconds": time.perf_counter() - started, **scores}
-    row |= {f"{name}_real": value for name, value in shared.real.items()}
     pictures = draw_pictures(
         *(pipeline, shown(dataset, evaluation.num_drawn)[0], sampling.steps, sampling.guidance),
         torch_generator("shown", config.study_seed),
@@ -447,8 +418,7 @@ def evaluate_run(
             else "with an oracle estimated from two reference samples among them"
         )
     split = config.seed if dataset.split_by_seed else 0
-    features = features_of(config.data, config.study_seed, config.evaluation.effort)
     names = config.process, config.judging, config.study_seed
-    shared = yardstick(dataset, *names, split, features)
+    shared = yardstick(dataset, *names, split)
     row, _, _ = measure(config, dataset, pipeline, shared)
     return row, used, None if dataset.oracle == "exact" else oracle_warning(row)

@@ -53,7 +53,7 @@ from kan_diffusion.study.folder import (
     save_points,
     save_weights,
 )
-from kan_diffusion.study.measure import Yardstick, features_of, load_run, measure, yardstick
+from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.pictures.prompts import (
     PromptedDenoiser,
@@ -145,9 +145,7 @@ def _shared_yardstick(
     The metrics, which may change while a program runs, belong to the key.
     """
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    wanted = evaluation.num_samples > 0
-    features = features_of(data, study_seed, evaluation.effort) if wanted else None
-    return yardstick(dataset, process, evaluation, study_seed, split, features)
+    return yardstick(dataset, process, evaluation, study_seed, split)
 
 
 def _yardstick_of(config: TrialConfig, dataset: Dataset) -> Yardstick:

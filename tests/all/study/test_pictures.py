@@ -4,7 +4,7 @@ from helpers import refused
 from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.report.gather import report_contents
-from kan_diffusion.study.measure import features_of, load_run, measure, yardstick
+from kan_diffusion.study.measure import load_run, measure, yardstick
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.run import run_study
@@ -31,7 +31,7 @@ def _config(folder, told, **training):
 def test_a_model_that_is_told_nothing_takes_no_guidance(tmp_path):
     config = _config(tmp_path / "pictures", "nothing", steps=3)
     result = run_trial(config, tmp_path / "run", device="cpu")
-    assert result.row["frechet"] is not None
+    assert result.row["nearest"] is not None
     assert "read" not in result.row
     _, pipeline = load_run(tmp_path / "run")
     assert (pipeline.text_encoder, pipeline.classes) == (None, ())
@@ -50,7 +50,7 @@ def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(tmp_
         update={"evaluation": learnt.evaluation.model_copy(update={"num_samples": 0})}
     )
     dataset = load_dataset(learnt.data, learnt.study_seed, learnt.seed)
-    shared = yardstick(dataset, learnt.process, learnt.judging, 0, 0, features_of(learnt.data, 0))
+    shared = yardstick(dataset, learnt.process, learnt.judging, 0)
     untold, _, _ = measure(learnt, dataset, pipeline, shared)
     assert result.row["heldout_loss"] < untold["heldout_loss"]
 
