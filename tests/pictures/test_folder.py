@@ -208,7 +208,7 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
         (_metadata(b'file_name,text\n00.png,"a\n'), "'metadata.csv' cannot be read .*quotes"),
         (_metadata(b'{"text": "00.png"', "jsonl"), "'metadata.jsonl' cannot be read .*one object"),
         (_metadata(b"[1]", "jsonl"), "must have the columns file_name and text; it has 0"),
-        (_metadata(b'{"file_name": "00.png", "text": 3}', "jsonl"), r"'00.png', 3\) must be a file"),
+        (_metadata(b'{"file_name": "00.png", "text": 3}', "jsonl"), r"00.png', 3\) must be a file"),
         (lambda root: (root / "x.png").symlink_to("/etc/hostname"), "'x.png' .* is a link that le"),
         (lambda root: (root / "x").symlink_to("/etc"), "'x' in '.*own' is a link that leads"),
         (lambda root: [p.unlink() for p in root.glob("*.png")], "no picture; give a folder with"),

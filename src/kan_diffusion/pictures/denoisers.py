@@ -90,16 +90,7 @@ class PictureDenoiser(Denoiser):
 
     @staticmethod
     def _require_pictures(shape: Sequence[int], factor: int, density: float) -> None:
-        """Checks that a shape is that of a picture, and not too large, before a network is built.
-
-        Args:
-            shape: Channels, height and width.
-            factor: A number that must divide the side.
-            density: Number of values per pixel in the widest layer.
-
-        Raises:
-            KanDiffusionError: The shape is not a square that ``factor`` divides, or is too large.
-        """
+        """Checks a shape before a network with ``density`` values per pixel is built for it."""
         if len(shape) != 3 or min(shape) < 1 or shape[1] != shape[2] or shape[1] % factor:
             raise KanDiffusionError(
                 "pictures must be squares of channels x pixels x pixels with a side that "
@@ -114,17 +105,7 @@ class PictureDenoiser(Denoiser):
             )
 
     def _take(self, network: nn.Module, width: int, activation: str) -> None:
-        """Sets ``network`` and rebuilds its feed-forwards as configured.
-
-        Args:
-            network: The network, with a transformer block for each number of ``hidden``.
-            width: Width of the network's context without text.
-            activation: Activation of plain feed-forwards, by its name in diffusers.
-
-        Raises:
-            KanDiffusionError: The kind of feed-forwards is unknown, or both classes and text are
-                asked for.
-        """
+        """Sets ``network`` and gives each of its blocks the feed-forward that is configured."""
         config = self.config
         require_known("feed_forward", config.feed_forward, _FEED_FORWARDS)
         if config.num_classes and config.text_width:
@@ -197,18 +178,10 @@ class PictureDenoiser(Denoiser):
         encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor, ...]:
-        """Computes the prediction for noised pictures.
+        """Predicts for noised pictures (B, C, H, W), as a :class:`.Denoiser` does.
 
-        Args:
-            sample: Noised pictures with shape (B, C, H, W).
-            timestep: One timestep for all pictures, or one each with shape (B,), from 0 to T - 1.
-            class_labels: Labels with shape (B,), -1 where there is none; or None.
-            encoder_hidden_states: Embedded prompts with shape (B, tokens, text_width), zero after
-                the end of a prompt and for samples without one; or None.
-            return_dict: Whether to return a :class:`.DenoiserOutput` or a tuple.
-
-        Returns:
-            The prediction with shape (B, C, H, W), as ``.sample`` or in a tuple.
+        ``encoder_hidden_states``, with shape (B, tokens, text_width), are zero after the end of a
+        prompt and for pictures without one.
 
         Raises:
             KanDiffusionError: The pictures have another shape, or a condition was given to a

@@ -113,12 +113,7 @@ class PictureDiffusionPipeline(SamplePipeline):
         return {name: (inspect.Signature.empty,) for name in names if name != "self"}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: object) -> None:
-        """Saves all parts, as JSON and safetensors.
-
-        Args:
-            save_directory: Folder to write.
-            **kwargs: Options of diffusers.
-        """
+        """Saves all parts to a folder, as JSON and safetensors; takes options of diffusers."""
         if self.text_encoder is None:
             super().save_pretrained(save_directory, **kwargs)
             return
@@ -140,14 +135,7 @@ class PictureDiffusionPipeline(SamplePipeline):
         dtype: torch.dtype | None = None,
         **parts: object,
     ) -> Self:
-        """Reads a pipeline that ``save_pretrained`` wrote, after checking its networks.
-
-        Only local files are read, in JSON and safetensors.
-
-        Args:
-            pretrained_model_name_or_path: Its folder.
-            dtype: Dtype of the denoiser; as saved when None.
-            **parts: Arguments of the class in place of saved ones.
+        """Reads a pipeline that ``save_pretrained`` wrote, see :class:`.SamplePipeline`.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.

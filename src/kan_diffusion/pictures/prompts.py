@@ -169,11 +169,6 @@ def require_fitting(
 ) -> None:
     """Checks that a denoiser, a text encoder and a tokenizer belong together.
 
-    Args:
-        denoiser: The denoiser.
-        text_encoder: The text encoder.
-        tokenizer: The tokenizer.
-
     Raises:
         KanDiffusionError: The tokenizer makes longer prompts or has more words than the text
             encoder has room for, or the denoiser takes no prompts or those of another width.
@@ -232,13 +227,9 @@ def make_text_encoder(
 
 
 def read_text_encoder(root: Path) -> tuple[CLIPTextModel, PreTrainedTokenizerBase]:
-    """Reads the text encoder and the tokenizer of a saved pipeline, after checking them.
+    """Reads the text encoder, in eval mode, and the tokenizer of a pipeline saved in a folder.
 
-    Args:
-        root: The folder of the pipeline. Only JSON and safetensors are read.
-
-    Returns:
-        The text encoder in eval mode, and its tokenizer.
+    Only JSON and safetensors are read, and both are checked first.
 
     Raises:
         RunFolderError: A file is missing, damaged or of another network.
@@ -343,19 +334,10 @@ class PromptedDenoiser(Denoiser):
         *,
         input_ids: Tensor | None = None,
     ) -> DenoiserOutput | tuple[Tensor, ...]:
-        """Predicts for noised samples.
+        """Predicts for noised samples, as a :class:`.Denoiser` does, given prompts.
 
-        Args:
-            sample: Noised samples with shape (B, *shape).
-            timestep: One timestep for all samples, or one each with shape (B,).
-            class_labels: None: samples are described by prompts.
-            encoder_hidden_states: Embedded prompts with shape (B, L, width); or None.
-            return_dict: Whether to return a :class:`.DenoiserOutput` or a tuple.
-            input_ids: Tokens of prompts with shape (B, L), which are embedded; or None.
-
-        Returns:
-            The denoiser's output: its prediction with shape (B, *shape), as ``.sample`` or in a
-            tuple.
+        They are the tokens ``input_ids`` with shape (B, L), or ``encoder_hidden_states`` with shape
+        (B, L, width) if they are embedded already; without either, nothing is asked for.
         """
         if input_ids is not None:
             encoder_hidden_states = embed(self.text_encoder, self.tokenizer, input_ids)
