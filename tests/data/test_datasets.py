@@ -18,9 +18,9 @@ from kan_diffusion.data.datasets import (
     load_dataset,
 )
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.tables.files import write_frame
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.errors import DataError
+from kan_diffusion.tables.files import write_frame
 from mixed_tables import people
 
 

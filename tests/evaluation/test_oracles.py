@@ -6,9 +6,9 @@ import torch
 
 from helpers import randn, refused, seeded
 from kan_diffusion.data import GaussianMixture, make_toy
-from kan_diffusion.pictures.scenes import draw_scenes, scene_samples
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
+from kan_diffusion.pictures.scenes import draw_scenes, scene_samples
 
 
 def test_reference_oracle_is_the_mixture_of_its_points(monkeypatch):

@@ -9,10 +9,10 @@ from sklearn.datasets import load_digits
 
 from helpers import refused
 from kan_diffusion.data.datasets import PictureData, load_dataset
-from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.scenes import parse
 from kan_diffusion.errors import DataError
+from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.reading import read_scenes
+from kan_diffusion.pictures.scenes import parse
 
 
 def _noise(mode, width, height, seed=0):

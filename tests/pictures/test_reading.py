@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from helpers import refused, seeded
-from kan_diffusion.pictures.scenes import Scene, Thing, draw_scenes, renderings, scene_samples
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.reading import ClassJudge, read_scenes, score_scenes
+from kan_diffusion.pictures.scenes import Scene, Thing, draw_scenes, renderings, scene_samples
 
 
 def test_real_scenes_are_read_exactly():

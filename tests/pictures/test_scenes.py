@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from helpers import refused
+from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -26,7 +27,6 @@ from kan_diffusion.pictures.scenes import (
     render,
     renderings,
 )
-from kan_diffusion.errors import DataError
 
 
 def _rng(seed=0):

@@ -65,10 +65,10 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from kan_diffusion.tables.columns import Kind
     from kan_diffusion.data.datasets import Dataset
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.study.config import StudyConfig, TrialConfig
+    from kan_diffusion.tables.columns import Kind
     from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
 __all__ = ["app", "main"]
@@ -447,7 +447,6 @@ def train(
 
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
-    from kan_diffusion.tables.codec import TableCodec
     from kan_diffusion.data.datasets import FileData, PictureData, load_dataset
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_columns, show_training
@@ -455,6 +454,7 @@ def train(
     from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import chosen_data, single_trial
     from kan_diffusion.study.trial import run_trial
+    from kan_diffusion.tables.codec import TableCodec
 
     kinds = _kinds(columns)
     if describe:
@@ -634,15 +634,15 @@ def sample(
     """Draw rows from a trained run, in the data's own units, under conditions; or pictures."""
     import pandas as pd
 
-    from kan_diffusion.tables.conditions import conditions_from_texts
-    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.diffusion.sampling import make_scheduler
+    from kan_diffusion.pictures.panels import write_pictures
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.report.motion import mover_of_run
-    from kan_diffusion.pictures.panels import write_pictures
+    from kan_diffusion.tables.conditions import conditions_from_texts
+    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
     if animate is not None:
@@ -861,10 +861,10 @@ def impute(
     """Fill the gaps of rows with what a trained run thinks likely; all other cells stay."""
     import pandas as pd
 
-    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.study.measure import load_point_run
+    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
     _require_place(out, overwrite)
@@ -968,9 +968,9 @@ def evaluate(
     """Judge a trained run: loss and sample metrics; of a table also its rows, on a page."""
     from kan_diffusion.cli.console import show_scores, show_table_scores
     from kan_diffusion.cli.progress import show_phases
-    from kan_diffusion.tables.page import write_table_page
     from kan_diffusion.study.measure import evaluate_run
     from kan_diffusion.tables.judging import judge_run
+    from kan_diffusion.tables.page import write_table_page
 
     _without_bars()
     row, used, warning = evaluate_run(run, data, verify=not unverified)
@@ -1051,9 +1051,9 @@ def explain(
     from kan_diffusion.cli.console import show_standings
     from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
-    from kan_diffusion.report.explanation import write_explanation
     from kan_diffusion.formulas.explain import ExplainOptions, explain_run, explainable_trials
     from kan_diffusion.formulas.match import SearchOptions
+    from kan_diffusion.report.explanation import write_explanation
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     _without_bars()

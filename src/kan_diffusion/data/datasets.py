@@ -41,13 +41,8 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, model_validator
 from torch import Tensor
 
-from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import Kind
 from kan_diffusion.data.densities import Density
-from kan_diffusion.pictures.folder import holds_pictures
-from kan_diffusion.pictures.codec import PICTURES, PictureCodec, PictureData, read_pictures
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
 from kan_diffusion.data.toys import CLASSES, TOYS, make_toy
 from kan_diffusion.errors import (
     DataError,
@@ -57,8 +52,13 @@ from kan_diffusion.errors import (
     valid_settings,
 )
 from kan_diffusion.limits import MOST_POINTS
+from kan_diffusion.pictures.codec import PICTURES, PictureCodec, PictureData, read_pictures
+from kan_diffusion.pictures.folder import holds_pictures
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import Settings, require_name
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.columns import Kind
+from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
 
 __all__ = [
     "FEWEST_FOR_ORACLE",

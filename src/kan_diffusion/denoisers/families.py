@@ -22,12 +22,12 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting, Space
 from kan_diffusion.denoisers.network import NetworkDenoiser
 from kan_diffusion.denoisers.sizing import COUNTABLES, widths_for_budget
-from kan_diffusion.pictures.transformer import TRANSFORMER_FAMILIES
-from kan_diffusion.pictures.unet import UNET_FAMILIES
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.imports import find_object, is_place
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_UNITS
+from kan_diffusion.pictures.transformer import TRANSFORMER_FAMILIES
+from kan_diffusion.pictures.unet import UNET_FAMILIES
 
 __all__ = ["FAMILIES", "PICTURE_FAMILIES", "build_denoiser", "get_family"]
 

@@ -34,6 +34,9 @@ from kan_diffusion.data.densities import (
     row_chunks,
     shared_variance_logits,
 )
+from kan_diffusion.denoisers.base import DenoiserOutput
+from kan_diffusion.denoisers.points import PointDenoiser
+from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -45,9 +48,6 @@ from kan_diffusion.pictures.scenes import (
     place_of,
     renderings,
 )
-from kan_diffusion.denoisers.base import DenoiserOutput
-from kan_diffusion.denoisers.points import PointDenoiser
-from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 
 __all__ = ["OracleDenoiser", "ReferenceOracle", "SceneOracle", "excess_by_pair"]

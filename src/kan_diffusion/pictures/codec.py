@@ -28,11 +28,17 @@ from PIL import Image, ImageOps
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from kan_diffusion.pictures.folder import ImageFolder, Mode, plain, plain_mode
-from kan_diffusion.pictures.scenes import MOST_THINGS, SHAPE_SIDES, caption, draw_scenes, scene_samples
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
 from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
+from kan_diffusion.pictures.folder import ImageFolder, Mode, plain, plain_mode
+from kan_diffusion.pictures.scenes import (
+    MOST_THINGS,
+    SHAPE_SIDES,
+    caption,
+    draw_scenes,
+    scene_samples,
+)
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import Settings, require_name
 

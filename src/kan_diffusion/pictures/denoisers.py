@@ -24,12 +24,12 @@ from diffusers.models.attention import Attention, BasicTransformerBlock, FeedFor
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput
-from kan_diffusion.pictures.draft import DRAFT_WIDTH, Draft
 from kan_diffusion.denoisers.family import Family, Range, Setting
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan import KANLinear, LearnedFunctions
 from kan_diffusion.kanified.recipe import rebuild
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_SIDE
+from kan_diffusion.pictures.draft import DRAFT_WIDTH, Draft
 
 __all__ = ["FeedForwards", "PictureDenoiser", "fresh_parameters", "picture_family"]
 

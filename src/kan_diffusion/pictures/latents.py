@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json
+from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.weights import part_folder, require_fit, saved_shapes
 
 if TYPE_CHECKING:

@@ -20,14 +20,20 @@ from diffusers import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.errors import KanDiffusionError, valid_settings
 from kan_diffusion.files import read_json
+from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.latents import LatentCodec, read_vae
+from kan_diffusion.pictures.prompts import (
+    embed,
+    read_text_encoder,
+    require_pair,
+    require_width,
+    tokenize,
+)
 from kan_diffusion.processes import Process
-from kan_diffusion.pictures.prompts import embed, read_text_encoder, require_pair, require_width, tokenize
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

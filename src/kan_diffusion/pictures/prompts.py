@@ -23,11 +23,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
-from kan_diffusion.pictures.denoisers import fresh_parameters
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json
 from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import LARGEST_SETTING
+from kan_diffusion.pictures.denoisers import fresh_parameters
 from kan_diffusion.weights import part_folder, require_sound_transformer, saved_files
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     MOST_THINGS,
@@ -43,7 +44,6 @@ from kan_diffusion.pictures.scenes import (
     renderings,
     scene_samples,
 )
-from kan_diffusion.errors import DataError
 
 if TYPE_CHECKING:
     from sklearn.svm import SVC

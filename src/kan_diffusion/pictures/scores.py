@@ -29,20 +29,20 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
-from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.scenes import Combinations, Scene, caption, draw_scenes, scene_samples
 from kan_diffusion.diffusion.sampling import StepCallback
-from kan_diffusion.tables.privacy import closest_record, copies
-from kan_diffusion.pictures.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import (
     PICTURE_METRICS,
     Measure,
     real_against_real,
     sample_metrics,
 )
-from kan_diffusion.pictures.reading import ClassJudge, SceneScores, score_scenes
+from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.features import PictureFeatures
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
+from kan_diffusion.pictures.reading import ClassJudge, SceneScores, score_scenes
+from kan_diffusion.pictures.scenes import Combinations, Scene, caption, draw_scenes, scene_samples
 from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.tables.privacy import closest_record, copies
 
 __all__ = [
     "EACH",

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import ModelMixin
 from kan_diffusion.denoisers.family import Family
-from kan_diffusion.pictures.denoisers import FeedForwards, PictureDenoiser, picture_family
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.pictures.denoisers import FeedForwards, PictureDenoiser, picture_family
 
 __all__ = ["TRANSFORMER_FAMILIES", "ModelMixin", "TransformerDenoiser"]
 

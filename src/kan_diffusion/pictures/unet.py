@@ -19,9 +19,9 @@ from torch import Tensor
 
 from kan_diffusion.denoisers.base import ModelMixin
 from kan_diffusion.denoisers.family import Family
-from kan_diffusion.pictures.denoisers import FeedForwards, PictureDenoiser, picture_family
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.limits import MOST_SIDE
+from kan_diffusion.pictures.denoisers import FeedForwards, PictureDenoiser, picture_family
 
 __all__ = ["UNET_FAMILIES", "ModelMixin", "UNetDenoiser"]
 

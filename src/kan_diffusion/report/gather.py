@@ -14,12 +14,12 @@ from pyarrow import ArrowException, parquet
 from pydantic import TypeAdapter
 
 from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
-from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
-from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.files import read_as, require_file
+from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import (

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.data.datasets import (
     DataConfig,
     Dataset,
@@ -23,15 +22,17 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
-from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.tables.files import read_frame
 from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
-from kan_diffusion.pictures.features import PictureFeatures, picture_features
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
+from kan_diffusion.files import finite, read_json
+from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.features import PictureFeatures, picture_features
+from kan_diffusion.pictures.latents import LatentCodec
+from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import (
     EACH,
     Request,
@@ -40,13 +41,12 @@ from kan_diffusion.pictures.scores import (
     score_pictures,
     shown,
 )
-from kan_diffusion.files import finite, read_json
-from kan_diffusion.pictures.latents import LatentCodec
-from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Level, Row, load_trial
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.files import read_frame
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
 __all__ = [

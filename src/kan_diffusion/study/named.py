@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from kan_diffusion.tables.columns import Kind
 from kan_diffusion.data.datasets import (
     PICTURES,
     TABLES,
@@ -24,7 +23,6 @@ from kan_diffusion.data.datasets import (
     data_from_name,
     load_dataset,
 )
-from kan_diffusion.pictures.codec import read_pictures
 from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.families import (
     FAMILIES,
@@ -35,6 +33,7 @@ from kan_diffusion.denoisers.families import (
 from kan_diffusion.denoisers.family import Setting
 from kan_diffusion.denoisers.sizing import COUNTABLES
 from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
+from kan_diffusion.pictures.codec import read_pictures
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
 from kan_diffusion.study.calibration import step_seconds
@@ -49,6 +48,7 @@ from kan_diffusion.study.config import (
     read_study,
 )
 from kan_diffusion.study.trial import build, latents_of, without_text
+from kan_diffusion.tables.columns import Kind
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import (
     PictureSuggestion,

@@ -14,9 +14,7 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
-from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
-from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.denoisers.readable import no_edges
@@ -33,9 +31,17 @@ from kan_diffusion.errors import (
 )
 from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.evaluation.metrics import metrics_named
-from kan_diffusion.pictures.scores import Request, draw_pictures, shown
+from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.latents import LatentCodec, read_vae
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
+from kan_diffusion.pictures.prompts import (
+    PromptedDenoiser,
+    make_text_encoder,
+    make_tokenizer,
+    read_text_encoder,
+    tokenize,
+)
+from kan_diffusion.pictures.scores import Request, draw_pictures, shown
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
@@ -55,14 +61,8 @@ from kan_diffusion.study.folder import (
     save_weights,
 )
 from kan_diffusion.study.measure import Yardstick, features_of, load_run, measure, yardstick
+from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-from kan_diffusion.pictures.prompts import (
-    PromptedDenoiser,
-    make_text_encoder,
-    make_tokenizer,
-    read_text_encoder,
-    tokenize,
-)
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 

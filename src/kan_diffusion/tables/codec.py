@@ -36,12 +36,12 @@ from annotated_types import Len
 from pydantic import model_validator
 from torch import Tensor
 
-from kan_diffusion.tables.columns import OTHER, Column, Kind
-from kan_diffusion.tables.dependencies import Dependency, find_dependencies, nearest_agreeing
-from kan_diffusion.tables.seriation import arranged
 from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
 from kan_diffusion.settings import Settings
+from kan_diffusion.tables.columns import OTHER, Column, Kind
+from kan_diffusion.tables.dependencies import Dependency, find_dependencies, nearest_agreeing
+from kan_diffusion.tables.seriation import arranged
 
 __all__ = ["Block", "TableCodec", "require_frame"]
 

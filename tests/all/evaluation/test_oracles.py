@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from helpers import randn
+from kan_diffusion.evaluation.oracles import SceneOracle
+from kan_diffusion.pictures.reading import score_scenes
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     caption,
@@ -14,8 +16,6 @@ from kan_diffusion.pictures.scenes import (
     renderings,
     scene_samples,
 )
-from kan_diffusion.evaluation.oracles import SceneOracle
-from kan_diffusion.pictures.reading import score_scenes
 
 
 def _scenes(num, seed=0):

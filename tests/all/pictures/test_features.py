@@ -3,8 +3,8 @@ import torch
 
 from helpers import seeded
 from kan_diffusion.data.datasets import PictureData, load_dataset
-from kan_diffusion.pictures.features import picture_features
 from kan_diffusion.evaluation.metrics import PICTURE_METRICS, sample_metrics
+from kan_diffusion.pictures.features import picture_features
 
 
 def test_features_tell_spoilt_pictures_from_real_ones():

@@ -4,9 +4,9 @@ import torch
 
 from helpers import refused
 from kan_diffusion.data.datasets import PictureData, load_dataset
-from kan_diffusion.pictures.scenes import draw_scenes, scene_samples
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.reading import ClassJudge, accuracy, read_scenes
+from kan_diffusion.pictures.scenes import draw_scenes, scene_samples
 
 
 @pytest.mark.parametrize(("size", "objects"), [(32, 1), (16, 2)])

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import write_bytes
+from kan_diffusion.formulas.explain import Explanation
+from kan_diffusion.formulas.match import EdgeReport
 from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
 from kan_diffusion.report.explanation.data import named_views, page_data
 from kan_diffusion.report.explanation.diagram import network_figure
@@ -35,8 +37,6 @@ from kan_diffusion.report.tables import (
     number_cell,
 )
 from kan_diffusion.study.results.wording import capitalised
-from kan_diffusion.formulas.explain import Explanation
-from kan_diffusion.formulas.match import EdgeReport
 
 __all__ = ["write_explanation"]
 
