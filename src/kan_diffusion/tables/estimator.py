@@ -83,7 +83,7 @@ class DiffusionEstimator(BaseEstimator):
 
     Attributes:
         pipeline_: The trained :class:`~kan_diffusion.TableDiffusionPipeline`.
-        codec_: Its :class:`~kan_diffusion.tables.codec.TableCodec`, which knows the kinds of columns.
+        codec_: Its :class:`~kan_diffusion.tables.codec.TableCodec`, with the kinds of columns.
         loss_curve_: Training loss of each of the k steps, with shape (k,): training stops early
             when the held-out loss has not improved for long.
         heldout_curve_: Steps and their losses on held-out rows, with shape (evaluations, 2).
