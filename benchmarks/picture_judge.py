@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from kan_diffusion.data.datasets import PictureData, load_dataset
-from kan_diffusion.pictures.scenes import caption, draw_scenes, render, renderings, scene_samples
-from kan_diffusion.pictures.features import PictureFeatures
 from kan_diffusion.evaluation.metrics import PICTURE_METRICS, real_against_real, sample_metrics
 from kan_diffusion.evaluation.oracles import SceneOracle
-from kan_diffusion.pictures.reading import ClassJudge, accuracy, read_scenes, score_scenes
 from kan_diffusion.files import whole_file, write_json
+from kan_diffusion.pictures.features import PictureFeatures
+from kan_diffusion.pictures.reading import ClassJudge, accuracy, read_scenes, score_scenes
+from kan_diffusion.pictures.scenes import caption, draw_scenes, render, renderings, scene_samples
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.report.images import contact_sheet
 

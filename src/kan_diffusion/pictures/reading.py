@@ -1,7 +1,8 @@
 r"""Reads what is in generated pictures: scenes by the nearest rendering, classes by a classifier.
 
 With coverages m of one thing, colours c and backgrounds b
-(:mod:`kan_diffusion.pictures.scenes`), the squared distance of a picture x to a scene of things that share no pixel is
+(:mod:`kan_diffusion.pictures.scenes`), the squared distance of a picture x to a scene of things
+that share no pixel is
 
     |x - b|^2 - sum_j [ 2 (c_j - b) . (m_j (x - b)) - |c_j - b|^2 |m_j|^2 ],
 

@@ -7,9 +7,9 @@ coordinate is fresh N(0, 1) noise, which carries no information and has a known 
 
 Three or more categories are levels of one number, ordered so that neighbours occur with similar
 other cells (:mod:`kan_diffusion.tables.seriation`). At equal parameters and steps, on four tables
-and two seeds, this order gave a C2ST of 0.65 to 0.68, levels ordered by frequency 0.70 to 0.75, analog
-bits 0.78 to 0.86 and one-hot coordinates 0.77 to 0.89; the joint frequencies of pairs of categories
-were closer to the data, too (``benchmarks/category_encodings.py``,
+and two seeds, this order gave a C2ST of 0.65 to 0.68, levels ordered by frequency 0.70 to 0.75,
+analog bits 0.78 to 0.86 and one-hot coordinates 0.77 to 0.89; the joint frequencies of pairs of
+categories were closer to the data, too (``benchmarks/category_encodings.py``,
 ``results/tables/category_encodings.json``). All models were KANs of 20,000 parameters, trained on
 at most 4,000 rows, and two of the tables have naturally ordered categories. A category that always
 implies that of another column does so in every decoded row, too
