@@ -55,7 +55,7 @@ def short_study(folder: Path) -> None:
             "title": "KAN and MLP, hardly trained",
             "question": "Which denoises better?",
             "seeds": 2,
-            "data": [{"toy": "moons", "num_points": 500, "conditional": True}],
+            "data": [{"toy": "moons", "num_points": 500}],
             "training": {"steps": 60, "batch_size": 64},
             "models": [{"family": family, "params": 600} for family in ("kan", "mlp")],
             "sampling": {"steps": 8},

@@ -12,9 +12,6 @@ so are pictures: some are trained on, the others are held out.
   Each trial seed then has its own split (all models of a seed share it, and pictures may bring
   their split along), so that a comparison over seeds is also one over splits of the rows.
 
-Points of a *conditional* toy come with their classes, the components of its density; the exact
-oracle then knows the class of each point.
-
 Toys are standardised with the moments of the density. Rows of files and tables are encoded by a
 codec (:mod:`kan_diffusion.tables.codec`). It is fitted to all rows, since it has to know every
 category and whether there are gaps. If a file has more than `MOST_TO_FIT` rows, it is fitted to
@@ -31,7 +28,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -43,7 +39,7 @@ from torch import Tensor
 
 from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.toys import CLASSES, TOYS, make_toy
+from kan_diffusion.data.toys import TOYS, make_toy
 from kan_diffusion.errors import (
     DataError,
     KanDiffusionError,
@@ -108,36 +104,22 @@ class ToyData(Settings):
         noise: Its noise, in the toy's own units; None for the toy's default.
         num_points: Size of the training set.
         divide_by: Scale that points are divided by instead of being standardised.
-        conditional: Whether points come with their classes, which denoisers are told.
     """
 
     toy: str
     noise: float | None = Field(None, ge=1e-6, le=1e6)
     num_points: int = Field(50_000, ge=1, le=MOST_POINTS)
     divide_by: float | None = Field(None, ge=1e-6, le=1e6)
-    conditional: bool = False
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         require_known("toy", self.toy, TOYS)
-        if self.conditional and self.toy not in CLASSES:
-            raise DataError(
-                f"toy '{self.toy}' has no classes to be conditional on; toys that have: "
-                f"{', '.join(CLASSES)}"
-            )
         return self
 
     @property
     def name(self) -> str:
         """Name of the data set in tables and figures."""
-        return f"{self.toy}-conditional" if self.conditional else self.toy
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes that denoisers are told; numbers if the classes have no names."""
-        if not self.conditional:
-            return ()
-        return CLASSES[self.toy] or tuple(map(str, range(len(self.density().weights))))
+        return self.toy
 
     def density(self) -> Density:
         """The density in its own units."""
@@ -267,10 +249,10 @@ class Dataset:
         codec: The map between rows of a file or table, or pictures, and samples; None for a toy.
         captions: A caption for each training picture; None where there are none.
         heldout_captions: Captions of the held-out pictures.
-        class_labels: Indices into ``classes`` of the training samples, with shape (N,), int64;
-            they are components of the density if there is one. None where there are no classes.
-        heldout_class_labels: Class labels of the held-out samples, with shape (m,).
-        classes: Names of the classes; empty where there are none.
+        class_labels: Indices into ``classes`` of the training pictures, with shape (N,), int64;
+            None where there are no classes.
+        heldout_class_labels: Class labels of the held-out pictures, with shape (m,).
+        classes: Names of the classes of pictures; empty where there are none.
         things: Most things of a scene, if samples are scenes in colour; else 0. The posterior
             mean of scenes of one thing is known exactly.
         report: How pictures were changed to make them samples; empty if they were not.
@@ -321,34 +303,14 @@ class Dataset:
         """Whether seeds hold out different rows; each trial is then judged on its own rows."""
         return self.oracle == "none"
 
-    def draw_conditions(self, num: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draws conditions of ``num`` fresh points: classes according to their shares, or none."""
-        if self.density is None or not self.classes:
-            return {}
-        return {"class_labels": self.density.draw_components(num, generator)}
-
-    def _draw(
-        self, num: int, generator: torch.Generator, conditions: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Draws fresh points (num, d) of the density, under conditions if there are any."""
-        assert self.density is not None
-        if not conditions:
-            return self.density.sample(num, generator)
-        return self.density.sample_given(conditions["class_labels"], generator)
-
-    def points_to_noise(
-        self,
-        num: int,
-        generator: torch.Generator,
-        conditions: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> Tensor:
+    def points_to_noise(self, num: int, generator: torch.Generator) -> Tensor:
         """Returns points with shape (num, d), float64, that no denoiser was trained on.
 
-        These are fresh draws of the density, under conditions of :meth:`draw_conditions`, or the
-        held-out rows in random order, each equally often.
+        These are fresh draws of the density, or the held-out rows in random order, each equally
+        often.
         """
         if self.density is not None:
-            return self._draw(num, generator, conditions)
+            return self.density.sample(num, generator)
         assert self.heldout is not None
         return self.heldout[self.heldout_rows(num, generator)]
 
@@ -358,39 +320,27 @@ class Dataset:
         rows = torch.arange(num) % len(self.heldout)
         return rows[torch.randperm(num, generator=generator)]
 
-    def fresh_pair(
-        self,
-        num: int,
-        generator: torch.Generator,
-        conditions: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> tuple[Tensor, Tensor]:
+    def fresh_pair(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns two disjoint samples of points that no denoiser was trained on, float64.
 
-        Each has ``num`` points, under the same conditions, or half of the untrained rows if they
-        are fewer than twice ``num``.
+        Each has ``num`` points, or half of the untrained rows if they are fewer than twice ``num``.
         """
         if self.density is not None:
-            twice = {name: values.repeat(2) for name, values in conditions.items()}
-            points = self._draw(2 * num, generator, twice)
+            points = self.density.sample(2 * num, generator)
         else:
             points = self.untrained()
             points = points[torch.randperm(len(points), generator=generator)]
             num = min(num, len(points) // 2)
         return points[:num], points[num : 2 * num]
 
-    def fresh(
-        self,
-        num: int,
-        generator: torch.Generator,
-        conditions: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> Tensor:
+    def fresh(self, num: int, generator: torch.Generator) -> Tensor:
         """Returns at most ``num`` points that no denoiser was trained on, float64.
 
         If the untrained rows are fewer than twice ``num``, it returns half of them, as many as each
         sample of :meth:`fresh_pair` has, so that metrics of both are comparable.
         """
         if self.density is not None:
-            return self._draw(num, generator, conditions)
+            return self.density.sample(num, generator)
         return self.fresh_pair(num, generator)[0]
 
     def untrained(self) -> Tensor:
@@ -480,15 +430,12 @@ def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
     standardised = standardizer.rescale(density)
     generator = torch_generator("training points", study_seed, trial_seed, config.toy)
     numbered = tuple(f"x{index}" for index in range(1, dim + 1))
-    labels = standardised.draw_components(config.num_points, generator)
     return Dataset(
         name=config.name,
         columns=_COORDINATES[:dim] if dim <= len(_COORDINATES) else numbered,
         standardizer=standardizer,
-        train=standardised.sample_given(labels, generator).float(),
+        train=standardised.sample(config.num_points, generator).float(),
         density=standardised,
-        class_labels=labels if config.conditional else None,
-        classes=config.classes,
     )
 
 

@@ -6,8 +6,7 @@ known at every noise level. ``noise`` is the standard deviation of the noise abo
 that of each Gaussian of a mixture; both are positive. The toys keep the units of their sources;
 standardise them with `kan_diffusion.data.Standardizer.from_density`. Most have two coordinates;
 `two_modes`, `narrow_modes` and `uneven_modes` have one; the names of the others end in their
-number. Toys in `CLASSES` have natural classes: the curve, the Gaussian or the square of a point.
-Constants drawn at random come from named streams, so that a toy is the same everywhere.
+number. Constants drawn at random come from named streams, so that a toy is the same everywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from kan_diffusion.data.densities import (
 from kan_diffusion.errors import DataError, look_up, require_known
 from kan_diffusion.randomness import numpy_generator
 
-__all__ = ["CLASSES", "TOYS", "make_toy"]
+__all__ = ["TOYS", "make_toy"]
 
 
 def _on_circle(
@@ -383,27 +382,6 @@ TOYS: dict[str, Callable[..., Density]] = {
     "swiss-roll-16d": swiss_roll_16d,
 }
 """The builders of the toy densities, by the name a user writes."""
-
-CLASSES: dict[str, tuple[str, ...]] = {
-    "moons": ("upper", "lower"),
-    "circles": ("outer", "inner"),
-    "checkerboard": (),
-    "pinwheel": (),
-    "two-spirals": (),
-    "rings": (),
-    "eight-gaussians": (),
-    "gaussian-mixture": (),
-    "two-modes": ("left", "right"),
-    "four-modes": (),
-    "narrow-modes": ("left", "right"),
-    "uneven-modes": ("left", "right"),
-    "oblique-modes": (),
-    "mixture-8d": (),
-    "mixture-32d": (),
-}
-"""Class names of the toys whose components are classes; empty if the classes are numbered.
-
-The labels of ``moons`` and ``circles`` are scikit-learn's."""
 
 
 def make_toy(name: str, **options: float) -> Density:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,8 +54,6 @@ class NoisedPoints:
         means: Posterior means, each with shape (n, *shape): one from an exact oracle, two from
             independent reference samples, or none.
         rows: Indices of the clean samples among the held-out ones, with shape (n,); None for a toy.
-        conditions: Conditions of fresh samples, by the denoiser's argument; the oracle is told
-            them, too.
     """
 
     clean: Tensor
@@ -66,7 +64,6 @@ class NoisedPoints:
     noised: Tensor
     means: tuple[Tensor, ...]
     rows: Tensor | None = None
-    conditions: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def oracle(self) -> OracleKind:
@@ -122,7 +119,7 @@ def draw_noised_points(
     num: int,
     generator: torch.Generator,
     *,
-    told: bool = False,
+    captioned: bool = False,
 ) -> NoisedPoints:
     """Draws the samples, timesteps and noise that denoisers are measured on.
 
@@ -133,25 +130,23 @@ def draw_noised_points(
         process: Noising process.
         num: Number of noised samples.
         generator: Generator of all draws.
-        told: Whether denoisers, and therefore the oracle, are told the captions.
+        captioned: Whether denoisers, and so the oracle, are conditioned on captions of pictures.
     """
-    rows, captions, conditions = None, None, dict[str, Tensor]()
+    rows, captions = None, None
     if dataset.heldout is None:
-        conditions = dataset.draw_conditions(num, generator)
-        clean = dataset.points_to_noise(num, generator, conditions).double()
+        clean = dataset.points_to_noise(num, generator).double()
     else:
         rows = dataset.heldout_rows(num, generator)
         clean = dataset.heldout[rows].double()
-    draw = replace(_noised(clean, process, generator), rows=rows, conditions=conditions)
+    draw = replace(_noised(clean, process, generator), rows=rows)
     levels = draw.noised, draw.alpha, draw.sigma
     if dataset.things == 1:
-        if told and dataset.heldout_captions is not None and rows is not None:
+        if captioned and dataset.heldout_captions is not None and rows is not None:
             captions = [dataset.heldout_captions[row] for row in rows.tolist()]
         scenes = SceneOracle(dataset.shape[-1])
         return replace(draw, means=(scenes.posterior_mean(*levels, captions),))
     if dataset.density is not None:
-        mean = dataset.density.posterior_mean(*levels, conditions.get("class_labels"))
-        return replace(draw, means=(mean,))
+        return replace(draw, means=(dataset.density.posterior_mean(*levels),))
     oracles = [ReferenceOracle(points) for points in dataset.references or ()]
     return replace(draw, means=tuple(oracle.posterior_mean(*levels) for oracle in oracles))
 
@@ -237,18 +232,16 @@ def measure_denoising(
         draw: Samples shared by all denoisers of the comparison.
         process: The process the denoiser was trained for.
         num_levels: Number of ranges of timesteps to split loss and excess into.
-        conditions: Conditions that the denoiser is told beside those of the draw, by its argument,
-            each with shape (n, ...).
+        conditions: What the denoiser is conditioned on, by its argument, each with shape (n, ...).
     """
     device, dtype = denoiser.device, denoiser.dtype
     size = max(1, min(_BATCH, _VALUES // math.prod(draw.clean.shape[1:])))
-    given = {**draw.conditions, **(conditions or {})}
-    told = {name: values.split(size) for name, values in given.items()}
+    parts = {name: values.split(size) for name, values in (conditions or {}).items()}
     predictions = [
         denoiser(
             noised.to(device, dtype),
             timesteps.to(device),
-            **{name: values[index].to(device) for name, values in told.items()},
+            **{name: values[index].to(device) for name, values in parts.items()},
             return_dict=False,
         )[0]
         for index, (noised, timesteps) in enumerate(

@@ -309,7 +309,6 @@ def sample_metrics(
     fresh: Tensor,
     generator: np.random.Generator,
     metrics: Mapping[str, Metric] = SAMPLE_METRICS,
-    class_labels: Tensor | None = None,
 ) -> dict[str, float]:
     """Computes metrics between generated and fresh points.
 
@@ -318,17 +317,13 @@ def sample_metrics(
         fresh: Real points no model has seen, shape (m, d).
         generator: Source of directions, subsamples, folds and trees.
         metrics: The metrics, by key.
-        class_labels: Class of the i-th point of both samples, with shape (n,), n = m. The metrics
-            are then computed in each class of two or more points and averaged, weighted by size.
 
     Returns:
         Values by key.
 
     Raises:
-        DataError: A sample is not finite, the dimensions differ, or no class has two points.
+        DataError: A sample is not finite, or the dimensions differ.
     """
-    if class_labels is not None:
-        return _within_classes(generated, fresh, generator, metrics, class_labels)
     # Each metric has a random stream of its own: adding one leaves the others' values unchanged.
     root = int(generator.integers(2**63))
     return {
@@ -337,31 +332,11 @@ def sample_metrics(
     }
 
 
-def _within_classes(
-    generated: Tensor,
-    fresh: Tensor,
-    generator: np.random.Generator,
-    metrics: Mapping[str, Metric],
-    class_labels: Tensor,
-) -> dict[str, float]:
-    """Averages the metrics within each class over the classes, weighted by numbers of points."""
-    rows = [class_labels == label for label in class_labels.unique()]
-    rows = [inside for inside in rows if inside.sum() > 1]
-    if not rows:
-        raise DataError("no class has two points to compare; draw more")
-    scores = [
-        sample_metrics(generated[inside], fresh[inside], generator, metrics) for inside in rows
-    ]
-    weights = [int(inside.sum()) for inside in rows]
-    return {key: float(np.average([s[key] for s in scores], weights=weights)) for key in metrics}
-
-
 def real_against_real(
     draw: Callable[[int], tuple[Tensor, Tensor]],
     repeats: int,
     generator: np.random.Generator,
     metrics: Mapping[str, Metric] = SAMPLE_METRICS,
-    class_labels: Tensor | None = None,
 ) -> dict[str, float]:
     """Computes the score of a perfect model: every metric between two fresh real samples.
 
@@ -371,7 +346,6 @@ def real_against_real(
         repeats: Number of pairs to average over.
         generator: As in `sample_metrics`.
         metrics: The metrics, by key.
-        class_labels: As in `sample_metrics`, of every pair.
 
     Returns:
         Means over the pairs, by key.
@@ -381,9 +355,7 @@ def real_against_real(
     """
     if repeats < 1:
         raise DataError(f"real-against-real was asked for {repeats} pairs; ask for at least 1")
-    scores = [
-        sample_metrics(*draw(index), generator, metrics, class_labels) for index in range(repeats)
-    ]
+    scores = [sample_metrics(*draw(index), generator, metrics) for index in range(repeats)]
     return {key: float(np.mean([score[key] for score in scores])) for key in metrics}
 
 

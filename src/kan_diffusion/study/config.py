@@ -62,7 +62,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _ADDED: dict[str, dict[str, object]] = {
-    "data": {"conditional": False},
     "model": {"conditions": False, "text_encoder": None, "vae": None, "digests": {}},
     "training": {
         "optimizer": "adam",

@@ -82,7 +82,6 @@ class Yardstick:
         likely: Clean points (n, d) with the first timestep's noise added, whose likelihood is
             computed.
         nll: Exact mean negative log-density of these points; None where the density is not known.
-        told: Classes of these points, with shape (n,); None where denoisers are told none.
         features: Feature extractor of pictures; None for points.
     """
 
@@ -90,7 +89,6 @@ class Yardstick:
     real: dict[str, float]
     likely: Tensor
     nll: float | None
-    told: Tensor | None = None
     features: PictureFeatures | None = None
 
 
@@ -131,7 +129,7 @@ def yardstick(
             heldout = latents.from_pixels(dataset.heldout)
             noised = replace(dataset, heldout=heldout, things=0)  # latents are no scenes
         return Yardstick(
-            draw_noised_points(noised, process, evaluation.num_noised, noise, told=True),
+            draw_noised_points(noised, process, evaluation.num_noised, noise, captioned=True),
             {}
             if features is None or not num
             else real_pictures(dataset, features, num, pairs, study_seed, split),
@@ -145,15 +143,12 @@ def yardstick(
     if dataset.heldout is not None:
         num = min(num, len(dataset.heldout))  # each held-out row once is enough
     draws = torch_generator("likely points", study_seed, dataset.name, split)
-    told = dataset.draw_conditions(num, draws)
-    likely = dataset.points_to_noise(num, draws, told).double()
-    labels = told.get("class_labels")
+    likely = dataset.points_to_noise(num, draws).double()
     sigma = first_noise(process)
     likely += sigma * torch.randn(likely.shape, generator=draws, dtype=torch.float64)
     nll = None
     if dataset.density is not None and len(likely):
-        nll = -float(dataset.density.log_density(likely, 1.0, sigma, labels).mean())
-    of_pairs = dataset.draw_conditions(evaluation.num_samples, generator)
+        nll = -float(dataset.density.log_density(likely, 1.0, sigma).mean())
     return Yardstick(
         draw=draw_noised_points(
             dataset,
@@ -162,17 +157,15 @@ def yardstick(
             torch_generator("noised points", study_seed, *name),
         ),
         real=real_against_real(
-            lambda _: dataset.fresh_pair(evaluation.num_samples, generator, of_pairs),
+            lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
             evaluation.num_real_pairs,
             numpy_generator("real pairs", study_seed, *name),
             metrics_named(evaluation.metrics, effort=evaluation.effort),
-            of_pairs.get("class_labels"),
         )
         if evaluation.num_samples
         else {},
         likely=likely,
         nll=nll,
-        told=labels,
     )
 
 
@@ -215,7 +208,7 @@ def measure(
         return finite(row), finite([asdict(level) for level in scores.levels]), generated
     if evaluation.num_likelihood:
         likelihood = log_likelihood(
-            pipeline.denoiser, config.process, shared.likely, class_labels=shared.told,
+            pipeline.denoiser, config.process, shared.likely,
             num_steps=EFFORTS[evaluation.effort].likelihood_steps,
         )  # fmt: skip
         row["nll"] = -float(likelihood.mean())
@@ -224,15 +217,12 @@ def measure(
     if evaluation.num_samples:
         name = config.study_seed, config.seed
         fresh_points = torch_generator("fresh points", *name, dataset.name)
-        told = dataset.draw_conditions(evaluation.num_samples, fresh_points)
-        fresh = dataset.fresh(evaluation.num_samples, fresh_points, told)
-        labels = told.get("class_labels")
+        fresh = dataset.fresh(evaluation.num_samples, fresh_points)
         started = time.perf_counter()
         generated = pipeline(
             evaluation.num_samples,
             config.sampling.steps,
             generator=torch_generator("samples", *name),
-            class_labels=labels,
         ).samples
         row["sample_seconds"] = time.perf_counter() - started
         generated = dataset.standardizer.apply(generated.cpu().double())
@@ -243,7 +233,6 @@ def measure(
             fresh,
             numpy_generator("metrics", *name),
             metrics_named(evaluation.metrics, effort=evaluation.effort),
-            labels,
         )
         row |= sampled
         row |= {f"{name}_real": value for name, value in shared.real.items()}

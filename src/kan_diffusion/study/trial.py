@@ -127,7 +127,6 @@ def record_reverse(
             asked.num,
             num_steps,
             generator=generator,
-            class_labels=asked.labels,
             callback_on_step_end=keep,
         )
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
@@ -472,12 +471,9 @@ def _run_claimed(
 
 
 def followed(config: TrialConfig, dataset: Dataset) -> Request:
-    """Chooses what the recorded reverse process draws: prompts, or classes by their frequency."""
+    """Chooses what the recorded reverse process draws: points, or pictures by prompt or class."""
     num = config.evaluation.num_drawn
-    if isinstance(dataset.codec, PictureCodec):
-        return shown(dataset, num)[0]
-    generator = torch_generator("drawn classes", config.study_seed, config.data.name)
-    return Request(num, labels=dataset.draw_conditions(num, generator).get("class_labels"))
+    return shown(dataset, num)[0] if isinstance(dataset.codec, PictureCodec) else Request(num)
 
 
 def _pipeline(

@@ -78,7 +78,7 @@ class ExactPainter(nn.Module):
 def test_pictures_have_an_exact_floor_and_excess(prompted):
     scenes = load_dataset(PictureData(pictures="shapes", num_pictures=40, holdout=0.9))
     process = _process("v_prediction")
-    draw = draw_noised_points(scenes, process, 60, seeded(), told=prompted)
+    draw = draw_noised_points(scenes, process, 60, seeded(), captioned=prompted)
     assert draw.oracle == "exact"
     assert sorted(draw.rows.bincount().tolist()) == [1] * 12 + [2] * 24
     assert torch.equal(draw.clean, scenes.heldout[draw.rows].double())
