@@ -7,7 +7,6 @@ from scipy.stats import norm
 
 from exact_denoiser import ExactDenoiser, errors_of_density
 from helpers import refused, seeded
-from kan_diffusion.data.datasets import ToyData
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.errors import DataError, KanDiffusionError
@@ -87,18 +86,6 @@ def test_random_signs_estimate_the_divergence_without_bias():
     error = estimates - density.log_density(samples, 1.0, first_noise(COSINE))
     assert 0.05 < float(error.std()) < 2
     assert float(error.mean().abs()) < 4 * float(error.std()) / error.numel() ** 0.5
-
-
-def test_likelihood_under_a_class_is_that_of_the_class():
-    density = ToyData(toy="oblique-modes").density()
-    labels = density.draw_components(12, seeded(2))
-    samples = density.sample_given(labels, seeded(3))
-    exact = ExactDenoiser(COSINE, density.component(0), density.component(1), density)
-    ours = log_likelihood(exact, COSINE, samples, class_labels=labels, batch_rows=8)
-    expected = density.log_density(samples, 1.0, first_noise(COSINE), labels)
-    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=5e-3)
-    with refused("must be one a sample, 12, not 2"):
-        log_likelihood(exact, COSINE, samples, class_labels=labels[:2])
 
 
 def test_unusable_arguments_are_refused_in_one_line():

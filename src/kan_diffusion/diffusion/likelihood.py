@@ -132,7 +132,6 @@ def log_likelihood(
     process: Process,
     points: Tensor,
     *,
-    class_labels: Tensor | None = None,
     observed: Tensor | None = None,
     num_probes: int | None = None,
     generator: torch.Generator | None = None,
@@ -151,10 +150,8 @@ def log_likelihood(
         denoiser: The trained network, on any device; run in its own dtype.
         process: The process it was trained for.
         points: Standardised points with shape (n, d), finite.
-        class_labels: Class of each point, with shape (n,): the density is then the density of its
-            class.
-        observed: Coordinates that the denoiser is told, with shape (n, d), NaN for the others: the
-            density is then the density of the others, given the told ones.
+        observed: Observed coordinates with shape (n, d), NaN for the others: the density is then
+            that of the others, given the observed ones.
         num_probes: Number of random vectors that estimate the divergence, which is exact when None.
         generator: Source of these vectors; torch's default generator when None.
         num_steps: Steps of the fourth-order Runge-Kutta method (the 3/8 rule), each of which
@@ -173,8 +170,7 @@ def log_likelihood(
     Raises:
         DataError: The points are not finite numbers with shape (n, d) for the denoiser's d, or
             ``observed`` has another shape.
-        KanDiffusionError: A number of steps, rows or probes is below 1, or labels are not one per
-            point or unknown to the denoiser.
+        KanDiffusionError: A number of steps, rows or probes is below 1.
     """
     dim = denoiser.data_dim
     if points.ndim != 2 or points.shape[1] != dim:
@@ -187,15 +183,13 @@ def log_likelihood(
     if observed is not None and observed.shape != points.shape:
         raise DataError(
             f"observed has shape {tuple(observed.shape)} and the points {tuple(points.shape)}; "
-            "give one of the same shape, NaN where nothing is told"
+            "give one of the same shape, NaN where nothing is observed"
         )
     if num_steps < 1 or batch_rows < 1 or (num_probes is not None and num_probes < 1):
         raise KanDiffusionError(
             f"a likelihood needs at least 1 step, batches of 1 and 1 probe, not {num_steps}, "
             f"{batch_rows} and {num_probes}"
         )
-    if class_labels is not None:
-        denoiser.require_conditions({"class_labels": class_labels}, len(points))
     device = denoiser.device
     dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's have no float64
     path = _Path(denoiser, process, dtype)
@@ -206,8 +200,6 @@ def log_likelihood(
         start = alpha * points[rows].detach().to("cpu", torch.float64).to(device, dtype)
         count = torch.full((len(start),), float(dim), dtype=torch.float64)
         free = torch.ones_like(start)
-        if class_labels is not None:
-            path.conditions["class_labels"] = class_labels[rows].to(device)
         if observed is not None:
             told = observed[rows].to(device, denoiser.dtype)
             free = told.isnan().to(dtype)

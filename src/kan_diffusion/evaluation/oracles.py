@@ -34,9 +34,8 @@ from kan_diffusion.data.densities import (
     row_chunks,
     shared_variance_logits,
 )
-from kan_diffusion.denoisers.base import DenoiserOutput
 from kan_diffusion.denoisers.points import PointDenoiser
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -68,49 +67,26 @@ class OracleDenoiser(PointDenoiser):
         super().__init__()
         self.density, self.process = density, process
         self._levels = tuple(level.numpy() for level in process.levels())
-        self.data_dim, self.num_classes, self.blocks = density.dim, len(density.weights), ()
-        self.point_features = None
+        self.data_dim, self.point_features = density.dim, None
         # Has the dtype of trained networks, so that samplers start from the same noise.
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
 
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        return_dict: bool = True,
-        *,
-        observed: Tensor | None = None,
-    ) -> DenoiserOutput | tuple[Tensor, ...]:
-        """Predicts for noised points (B, d) at one timestep, given their components where told.
+    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
+        noised, num = points.double(), len(points)
+        alpha, sigma = (level.to(points.device).expand(num) for level in self._levels_at(steps))
+        mean = self.density.posterior_mean(noised, alpha, sigma)
+        return self.process.prediction_of_mean(mean, noised, alpha, sigma).to(points.dtype)
 
-        Raises:
-            KanDiffusionError: Coordinates or a prompt are given, which it does not know.
-        """
-        if observed is not None or encoder_hidden_states is not None:
-            raise KanDiffusionError(
-                "the exact denoiser knows no conditions but classes; leave the others out"
-            )
-        alpha, sigma = self._levels_at(float(timestep))
-        points = sample.double()
-        mean = self.density.posterior_mean(points, alpha, sigma)
-        if class_labels is not None:
-            told = class_labels >= 0
-            mean[told] = self.density.posterior_mean(points[told], alpha, sigma, class_labels[told])
-        prediction = self.process.prediction_of_mean(mean, points, alpha, sigma).to(sample.dtype)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
-
-    def _levels_at(self, timestep: float) -> tuple[Tensor, Tensor]:
-        """Interpolates the signal and noise level, float64 with shape ()."""
+    def _levels_at(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Interpolates the signal and noise levels of timesteps, float64 with their shape."""
         alphas, sigmas = self._levels
-        timesteps = np.arange(len(sigmas))
+        known, wanted = np.arange(len(sigmas)), steps.cpu().double().numpy()
         if self.process.is_flow:
-            sigma = np.interp(timestep, timesteps, sigmas)
-            return torch.tensor(1 - sigma), torch.tensor(sigma)
-        ratio = np.exp(np.interp(timestep, timesteps, np.log(sigmas / alphas)))
+            sigma = np.interp(wanted, known, sigmas)
+            return torch.from_numpy(1 - sigma), torch.from_numpy(sigma)
+        ratio = np.exp(np.interp(wanted, known, np.log(sigmas / alphas)))
         alpha = 1 / np.hypot(1.0, ratio)
-        return torch.tensor(alpha), torch.tensor(ratio * alpha)
+        return torch.from_numpy(alpha), torch.from_numpy(ratio * alpha)
 
 
 class ReferenceOracle:
