@@ -16,10 +16,6 @@ quadrature exact to about 1e-10), tied together by Tweedie's formula (Robbins 19
   Z = (x - alpha x_0) / sigma, given x, a standard normal truncated to
   [(x - alpha u) / sigma, (x - alpha l) / sigma].
 
-Each density is a mixture of components (Gaussians, segments of a curve, boxes). If every point
-comes with the number of its component, the density of x_t, the score and the posterior mean are
-those of that component alone, E[x_0 | x_t = x, component].
-
 alpha and sigma are any two levels: their squares need not sum to 1, and every row may have its own.
 All arithmetic is float64 on the CPU, results are float64 on the device of x, and everything can be
 differentiated with respect to x.
@@ -158,29 +154,14 @@ class Density(ABC):
         Returns:
             Shape (num, dim), float64.
         """
-        return self.sample_given(self.draw_components(num, generator), generator)
-
-    def draw_components(self, num: int, generator: torch.Generator) -> Tensor:
-        """Draws the components of ``num`` points by their weights: shape (num,), int64."""
-        if num == 0:
-            return torch.empty(0, dtype=torch.long)
-        return torch.multinomial(self.weights, num, replacement=True, generator=generator)
+        components = torch.empty(0, dtype=torch.long)
+        if num:  # of none, torch draws none
+            components = torch.multinomial(self.weights, num, replacement=True, generator=generator)
+        return self._sample(components, generator)
 
     @abstractmethod
-    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws clean points, independent and exact, one of each given component.
-
-        Args:
-            components: Numbers of components, shape (n,), int64.
-            generator: A CPU generator; the only source of randomness.
-
-        Returns:
-            Shape (n, dim), float64.
-        """
-
-    @abstractmethod
-    def component(self, index: int) -> Self:
-        """The density of the clean points of one component."""
+    def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws a clean point (n, dim) of each of the components (n,), by their numbers."""
 
     @abstractmethod
     def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
@@ -196,7 +177,6 @@ class Density(ABC):
         x: Tensor,
         alpha: float | Tensor = 1.0,
         sigma: float | Tensor = 0.0,
-        components: Tensor | None = None,
     ) -> Tensor:
         """Log p_t at x, the natural logarithm of the density of alpha x_0 + sigma eps.
 
@@ -204,41 +184,37 @@ class Density(ABC):
             x: Shape (n, dim).
             alpha: Signal level, at least 0; a number or shape (n,).
             sigma: Noise level, at least 0; a number or shape (n,).
-            components: Component of each point, shape (n,), int64, to condition on; None for the
-                density of the whole mixture.
 
         Returns:
             Shape (n,), float64.
         """
-        return self._by_chunks(type(self)._log_density, x, alpha, sigma, components)
+        return self._by_chunks(type(self)._log_density, x, alpha, sigma)
 
     def score(
         self,
         x: Tensor,
         alpha: float | Tensor = 1.0,
         sigma: float | Tensor = 0.0,
-        components: Tensor | None = None,
     ) -> Tensor:
         """Gradient of log p_t at x; arguments as in `log_density`.
 
         Returns:
             Shape (n, dim), float64.
         """
-        return self._by_chunks(type(self)._score, x, alpha, sigma, components)
+        return self._by_chunks(type(self)._score, x, alpha, sigma)
 
     def posterior_mean(
         self,
         x: Tensor,
         alpha: float | Tensor,
         sigma: float | Tensor,
-        components: Tensor | None = None,
     ) -> Tensor:
         """E[x_0 | alpha x_0 + sigma eps = x]; arguments as in `log_density`.
 
         Returns:
             Shape (n, dim), float64. At sigma = 0 it is x / alpha, at alpha = 0 the mean.
         """
-        return self._by_chunks(type(self)._posterior_mean, x, alpha, sigma, components)
+        return self._by_chunks(type(self)._posterior_mean, x, alpha, sigma)
 
     @property
     @abstractmethod
@@ -263,7 +239,6 @@ class Density(ABC):
         x: Tensor,
         alpha: float | Tensor,
         sigma: float | Tensor,
-        components: Tensor | None,
     ) -> Tensor:
         points, alphas, sigmas = noise_levels(x, alpha, sigma)
         if points.shape[1] != self.dim:
@@ -271,39 +246,9 @@ class Density(ABC):
                 f"points have {points.shape[1]} coordinates and the density {self.dim}; "
                 f"give points of shape (n, {self.dim})"
             )
-        groups = [(self, torch.arange(len(points)))]
-        if components is not None and len(points):
-            which = self._checked(components, len(points))
-            groups = [
-                (self.component(index), (which == index).nonzero().flatten())
-                for index in which.unique().tolist()
-            ]
-        parts, order = [], []
-        for density, rows in groups:
-            chunks = row_chunks(len(rows), density._numbers_per_row) if len(rows) else [slice(0, 0)]
-            for these in (rows[chunk] for chunk in chunks):
-                parts.append(function(density, points[these], alphas[these], sigmas[these]))
-                order.append(these)
-        answer = torch.cat(parts)
-        if len(groups) > 1:
-            answer = answer[torch.cat(order).argsort()]
-        return on_device_of(x, answer)
-
-    def _checked(self, components: Tensor, num: int) -> Tensor:
-        """Checks the components (n,) of points and moves them to the CPU.
-
-        Raises:
-            DataError: There is not one for each point, or there is no such component.
-        """
-        which, known = components.cpu(), len(self.weights)
-        if which.shape != (num,):
-            raise DataError(
-                f"components must have shape ({num},), one for each point, got {tuple(which.shape)}"
-            )
-        wrong = which[(which < 0) | (which >= known)]
-        if wrong.numel():
-            raise DataError(f"there is no component {show(wrong)}; they go from 0 to {known - 1}")
-        return which
+        chunks = row_chunks(len(points), self._numbers_per_row) if len(points) else [slice(0, 0)]
+        answers = [function(self, points[rows], alphas[rows], sigmas[rows]) for rows in chunks]
+        return on_device_of(x, torch.cat(answers))
 
 
 def normalised(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:
@@ -416,8 +361,7 @@ class GaussianMixture(Density):
             self.weights @ (centred**2 + torch.diagonal(self.covariances, dim1=1, dim2=2))
         ).sqrt()
 
-    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        """See `Density.sample_given`."""
+    def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
         shape = len(components), self.dim
         noise = torch.randn(shape, dtype=torch.float64, generator=generator)
         roots = torch.linalg.cholesky(self.covariances)  # unlike eigenvectors, rescales with x_0
@@ -426,10 +370,6 @@ class GaussianMixture(Density):
             rows = components == component
             points[rows] = self.means[component] + noise[rows] @ roots[component].T
         return points
-
-    def component(self, index: int) -> Self:
-        """See `Density.component`."""
-        return type(self)(self.means[[index]], self.covariances[[index]])
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         """See `Density.rescaled`."""
@@ -539,8 +479,7 @@ class CurveDensity(Density):
         self.mean = weights @ self._points
         self.std = (weights @ (self._points - self.mean) ** 2 + self._variance).sqrt()
 
-    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        """See `Density.sample_given`."""
+    def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
         num = len(components)
         place = torch.rand(num, dtype=torch.float64, generator=generator)
         points = torch.randn(num, self.dim, dtype=torch.float64, generator=generator) * self.noise
@@ -548,11 +487,6 @@ class CurveDensity(Density):
             rows = components == index
             points[rows] += piece.curve(piece.lower + (piece.upper - piece.lower) * place[rows])
         return (points - self._shift) / self._scale
-
-    def component(self, index: int) -> Self:
-        """See `Density.component`."""
-        piece = self.segments[index]
-        return type(self)([piece], self.noise, shift=self._shift, scale=self._scale)
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         """See `Density.rescaled`."""
@@ -627,15 +561,10 @@ class UniformBoxes(Density):
         self.mean = self.weights @ self._middle
         self.std = (self.weights @ ((self._middle - self.mean) ** 2 + self._half**2 / 3)).sqrt()
 
-    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        """See `Density.sample_given`."""
+    def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
         shape = len(components), self.dim
         place = torch.rand(shape, dtype=torch.float64, generator=generator)
         return self.lower[components] + (self.upper - self.lower)[components] * place
-
-    def component(self, index: int) -> Self:
-        """See `Density.component`."""
-        return type(self)(self.lower[[index]], self.upper[[index]])
 
     def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         """See `Density.rescaled`."""
