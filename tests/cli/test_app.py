@@ -74,7 +74,7 @@ def test_points_become_a_run_and_a_run_becomes_points(cli, points, tmp_path):
 
     outcome = cli("evaluate", folder)
     assert (outcome.code, outcome.err) == (0, "")
-    said = "12 rows of 'points' that were not trained on, too few for an oracle"
+    said = "12 rows of 'points' that were not trained on; no oracle is known"
     assert said in " ".join(outcome.out.split())
     row = load_trial(folder).row
     assert row["excess"] is None  # without an oracle

@@ -89,7 +89,7 @@ def test_each_stage_is_a_run(found):
         assert isinstance(pipeline.denoiser, wanted)
         expected = denoiser(POINTS, 300).sample
         torch.testing.assert_close(pipeline.denoiser(POINTS, 300).sample, expected)
-        row, used, _ = evaluate_run(folder)
+        row, used = evaluate_run(folder)
         assert "oracle is exact" in used
         assert row["excess"] > 0
     assert all(0 < len(drawn) <= 1000 for drawn in explanation.samples.values())

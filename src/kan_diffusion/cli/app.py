@@ -441,11 +441,10 @@ def train(
 
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
-    from kan_diffusion.data.datasets import FileData, PictureData, load_dataset
+    from kan_diffusion.data.datasets import PictureData, load_dataset
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_columns, show_training
     from kan_diffusion.study.folder import prepare_trial_folder
-    from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import chosen_data, single_trial
     from kan_diffusion.study.trial import run_trial
     from kan_diffusion.tables.codec import TableCodec
@@ -503,8 +502,6 @@ def train(
     show_scores(result.row, f"{config.model.name} on {config.data.name}")
     if result.config.evaluation.effort == "quick":
         typer.echo("A first look, by few points; the same command without --quick judges it well.")
-    if isinstance(config.data, FileData):
-        _warn(oracle_warning(result.row))
     words = ["kan-diffusion", "sample", str(folder), "--num", "16" if pictures else "1000"]
     module, own, _ = config.model.family.partition(":")
     words += ["--import", module] if own else []
@@ -930,9 +927,8 @@ def evaluate(
     from kan_diffusion.tables.page import write_table_page
 
     _without_bars()
-    row, used, warning = evaluate_run(run, data, verify=not unverified)
+    row, used = evaluate_run(run, data, verify=not unverified)
     show_scores(row, f"{run} on {used}")
-    _warn(warning)
     with show_phases(f"judging {run}") as show:
         judged = judge_run(
             run,

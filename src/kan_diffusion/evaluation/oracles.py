@@ -5,8 +5,7 @@ A density is its own oracle (:meth:`kan_diffusion.data.densities.Density.posteri
 
     m(x) = sum_k softmax_k(-|x - alpha r_k|^2 / (2 sigma^2)) r_k,
 
-which differs from the posterior mean by an error that is largest at small noise; `excess_by_pair`
-removes the variance of that error from the excess.
+which differs from the posterior mean by an error that is largest at small noise.
 
 `SceneOracle` is exact for pictures of one thing (:mod:`kan_diffusion.pictures.scenes`), which are a
 finite mixture of renderings b + m (c - b) with coverages m, colours c and backgrounds b. The inner
@@ -49,7 +48,7 @@ from kan_diffusion.pictures.scenes import (
 )
 from kan_diffusion.processes import Process
 
-__all__ = ["OracleDenoiser", "ReferenceOracle", "SceneOracle", "excess_by_pair"]
+__all__ = ["OracleDenoiser", "ReferenceOracle", "SceneOracle"]
 
 
 class OracleDenoiser(PointDenoiser):
@@ -268,35 +267,3 @@ class SceneOracle:
         shades = weights.sum(dim=2) @ self.shades
         covered = (self.steps.T @ weights).flatten(0, 1) @ self.masks
         return (shades.reshape(-1, 1) + covered).reshape(len(x), -1)
-
-
-def excess_by_pair(prediction: Tensor, mean_a: Tensor, mean_b: Tensor) -> Tensor:
-    """Computes the excess of each point from two oracles with independent reference samples.
-
-    With m_A = m + e_A and m_B = m + e_B, where m is the exact mean of the noise and the errors
-    e_A and e_B are independent of each other and of the prediction p, the expectation of
-    (p - m_A)(p - m_B) is (p - m)^2 plus the product of the two biases: the variance of the
-    reference samples, which (p - m_A)^2 would add, does not enter. The bias that remains falls with
-    the squared size of the reference sample. A single value may be negative.
-
-    The mean over n independent points is the estimated excess; the standard deviation of the
-    values over sqrt(n) is its standard error for these two reference samples.
-
-    Args:
-        prediction: Predicted noise p, shape (n, d).
-        mean_a: Mean of the noise from reference sample A, shape (n, d).
-        mean_b: The same from sample B, shape (n, d).
-
-    Returns:
-        The mean over the coordinates of (p - m_A)(p - m_B), shape (n,), float64.
-
-    Raises:
-        DataError: The shapes differ.
-    """
-    if not (prediction.shape == mean_a.shape == mean_b.shape) or prediction.ndim != 2:
-        raise DataError(
-            "prediction, mean_a and mean_b must have the same shape (n, d), got "
-            f"{tuple(prediction.shape)}, {tuple(mean_a.shape)} and {tuple(mean_b.shape)}"
-        )
-    p, a, b = (float64(values) for values in (prediction, mean_a, mean_b))
-    return on_device_of(prediction, ((p - a) * (p - b)).mean(dim=1))

@@ -312,9 +312,6 @@ class _Report:
             floor = (
                 " The floor is the loss of the exact oracle, which no denoiser can beat on "
                 "average; a running mean that dips below it by chance is not drawn above it."
-                if self.results.judged(label) == "excess"
-                else " The floor is the loss of the estimated oracle; where a running mean is "
-                "below it, nothing is drawn above it."
             )
             figures.append((
                 "Training losses", f"loss {label}", charts.loss_figure, "Training losses",

@@ -58,7 +58,6 @@ __all__ = [
     "load_point_run",
     "load_run",
     "measure",
-    "oracle_warning",
     "same_data",
     "yardstick",
 ]
@@ -289,18 +288,6 @@ def judged_measure(oracles: Iterable[object]) -> Judged:
     return "excess" if all(oracle == "exact" for oracle in oracles) else "heldout_loss"
 
 
-def oracle_warning(row: Row) -> str | None:
-    """Warns of an estimated oracle with an impossible loss: below 0, or above the denoiser's."""
-    floor, loss = row.get("floor"), row.get("heldout_loss")
-    if not isinstance(floor, float) or not isinstance(loss, float) or 0 < floor <= loss:
-        return None
-    return (
-        f"the reference samples are too small for an oracle: its loss, {floor:.3g}, should lie "
-        f"between 0 and the denoiser's, {loss:.3g}; floor and excess say nothing here, compare "
-        "held-out losses and sample metrics"
-    )
-
-
 def load_run(
     folder: Path, *, verify: bool = True
 ) -> tuple[TrialConfig, PointDiffusionPipeline | PictureDiffusionPipeline]:
@@ -411,9 +398,7 @@ def _dataset_to_judge_with(
     )
 
 
-def evaluate_run(
-    folder: Path, data: str | None = None, *, verify: bool = True
-) -> tuple[Row, str, str | None]:
+def evaluate_run(folder: Path, data: str | None = None, *, verify: bool = True) -> tuple[Row, str]:
     """Judges a finished run, with the effort of its settings.
 
     Args:
@@ -423,8 +408,7 @@ def evaluate_run(
         verify: Whether to refuse files of the run that have changed since they were written.
 
     Returns:
-        The measured row, one line that says which points were used, and a warning if the estimated
-        oracle is of no use.
+        The measured row, and one line that says which points were used.
 
     Raises:
         RunFolderError: The folder holds no finished run.
@@ -432,7 +416,7 @@ def evaluate_run(
     """
     config, pipeline = load_run(folder, verify=verify)
     dataset = _dataset_to_judge_with(config, pipeline, data)
-    count = 0 if dataset.heldout is None else len(dataset.untrained())
+    count = 0 if dataset.heldout is None else len(dataset.heldout)
     if isinstance(config.data, PictureData):
         used = f"{count:,} pictures of '{dataset.name}' that were not trained on"
         if config.model.vae is not None:
@@ -440,15 +424,11 @@ def evaluate_run(
     elif dataset.density is not None:
         used = f"fresh points of '{dataset.name}', whose oracle is exact"
     else:
-        used = f"{count:,} rows of '{dataset.name}' that were not trained on, " + (
-            "too few for an oracle"
-            if dataset.oracle == "none"
-            else "with an oracle estimated from two reference samples among them"
-        )
+        used = f"{count:,} rows of '{dataset.name}' that were not trained on; no oracle is known"
     split = config.seed if dataset.split_by_seed else 0
     features = features_of(config.data, config.study_seed, config.evaluation.effort)
     latents = pipeline.latents if isinstance(pipeline, PictureDiffusionPipeline) else None
     names = config.process, config.judging, config.study_seed
     shared = yardstick(dataset, *names, split, features, latents)
     row, _, _ = measure(config, dataset, pipeline, shared)
-    return row, used, None if dataset.oracle == "exact" else oracle_warning(row)
+    return row, used

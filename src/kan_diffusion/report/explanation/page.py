@@ -257,12 +257,8 @@ def _standing_table(explanation: Explanation) -> Table | None:
         Head("held-out loss"),
     ]
     if known:
-        # An estimated oracle is not exact, and may be beaten.
-        floor = "The loss of the estimated oracle"
-        if explanation.score.exact is not None:
-            floor = "The loss of the exact oracle, which no denoiser can beat on average"
         heads += [
-            Head("floor", floor),
+            Head("floor", "The loss of the exact oracle, which no denoiser can beat on average"),
             Head("excess", "Distance from the oracle as predicted noise; 0 is perfect"),
         ]
     lines = []
