@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from kan_diffusion.data.densities import (
     Density,
-    float64,
+    Level,
     noise_levels,
+    numbers,
     on_device_of,
     row_chunks,
     shared_variance_logits,
@@ -91,8 +92,7 @@ class OracleDenoiser(PointDenoiser):
 class ReferenceOracle:
     """The posterior mean under the empirical distribution of reference points.
 
-    The points must be fresh: with training points among them, a denoiser that has memorised these
-    would look better than it is.
+    Averaged targets of formulas need it; where a density is known, its own posterior mean is exact.
 
     Args:
         points: Standardised points with shape (n_reference, d), finite.
@@ -102,13 +102,10 @@ class ReferenceOracle:
     """
 
     def __init__(self, points: Tensor) -> None:
-        if points.ndim != 2 or points.numel() == 0:
-            raise DataError(f"reference points must have shape (n, d), got {tuple(points.shape)}")
-        if not bool(points.isfinite().all()):
-            raise DataError("reference points must be finite; remove those that are not")
-        self.points = float64(points.detach())
+        self.points = numbers("reference points", points.detach(), "n", "d")
 
-    def posterior_mean(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+    @torch.no_grad()
+    def posterior_mean(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """Computes E[x_0 | alpha x_0 + sigma eps = x].
 
         Args:
@@ -122,23 +119,16 @@ class ReferenceOracle:
         Raises:
             DataError: A shape does not fit, or a level is out of range.
         """
-        rows_x, alphas, sigmas = noise_levels(x, alpha, sigma)
-        dim = self.points.shape[1]
-        if rows_x.shape[1] != dim:
-            raise DataError(
-                f"points have {rows_x.shape[1]} coordinates and the reference points {dim}"
-            )
+        count, dim = self.points.shape
+        noised, alphas, sigmas = noise_levels(x, alpha, sigma, dim)
         if not bool((sigmas > 0).all()):
             raise DataError("a reference sample has no posterior mean at sigma = 0; use sigma > 0")
-        log_weights = torch.zeros(len(self.points), dtype=torch.float64)
-        mean = torch.empty_like(rows_x)
-        with torch.no_grad():
-            for rows in row_chunks(len(rows_x), len(self.points)):
-                variance = (sigmas[rows] ** 2).expand(-1, dim)
-                logits = shared_variance_logits(
-                    rows_x[rows], alphas[rows], variance, self.points, log_weights
-                )
-                mean[rows] = logits.softmax(dim=1) @ self.points
+        weights = torch.zeros(count, dtype=torch.float64)  # logarithms, up to a constant
+        mean = torch.empty_like(noised)
+        for rows in row_chunks(len(noised), count):
+            levels = alphas[rows], (sigmas[rows] ** 2).expand(-1, dim)
+            logits = shared_variance_logits(noised[rows], *levels, self.points, weights)
+            mean[rows] = logits.softmax(dim=1) @ self.points
         return on_device_of(x, mean)
 
 
