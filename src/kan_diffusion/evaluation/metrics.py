@@ -15,7 +15,7 @@ perfect model is therefore measured, not assumed: `real_against_real`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -135,8 +135,11 @@ def c2st(
     if size < 2:
         raise DataError("the classifier two-sample test needs at least 2 points a side; give more")
     generator = np.random.default_rng(generator)
-    points = torch.cat((_thinned(x, size, generator), _thinned(y, size, generator))).numpy()
-    labels = np.repeat([0, 1], size)
+    thinned = [
+        side[generator.choice(len(side), size, replace=False)] if len(side) > size else side
+        for side in (x.numpy(), y.numpy())
+    ]
+    points, labels = np.concatenate(thinned), np.repeat([0, 1], size)
     fold_seed, tree_seed = (int(seed) for seed in generator.integers(2**31, size=2))
     classifier = ExtraTreesClassifier(
         num_trees, min_samples_leaf=min(5, max(1, size // 20)), random_state=tree_seed, n_jobs=1
@@ -236,15 +239,15 @@ class Metric(Measure):
     function: Callable[[Tensor, Tensor, np.random.Generator], float]
 
 
+def _energy(x: Tensor, y: Tensor, _: np.random.Generator) -> float:
+    return energy_distance(x, y)
+
+
 _UNIT = "standardised units"
 SAMPLE_METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
-        Metric(
-            *("energy", "D²", "lower", lambda x, y, _: energy_distance(x, y)),
-            title="energy distance",
-            unit=_UNIT,
-        ),
+        Metric("energy", "D²", "lower", _energy, title="energy distance", unit=_UNIT),
         Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, title="sliced W2", unit=_UNIT),
         Metric(
             *("c2st", "C2ST", "lower", c2st), title="classifier two-sample test", unit="accuracy"
@@ -274,11 +277,6 @@ PICTURE_METRICS: dict[str, Metric] = {
 """The metrics of pictures, by key; they take features instead of points."""
 
 
-_QUICK_C2ST = replace(
-    SAMPLE_METRICS["c2st"], function=partial(c2st, num_trees=EFFORTS["quick"].trees)
-)
-
-
 def metrics_named(
     places: Iterable[str] = (), *, importing: bool = False, effort: EffortName = "full"
 ) -> dict[str, Metric]:
@@ -294,7 +292,8 @@ def metrics_named(
     """
     metrics = dict(SAMPLE_METRICS)
     if effort == "quick" and "c2st" in metrics:
-        metrics["c2st"] = _QUICK_C2ST
+        fewer = partial(c2st, num_trees=EFFORTS["quick"].trees)
+        metrics["c2st"] = replace(metrics["c2st"], function=fewer)
     for place in places:
         metric = find_object(place, "metric", Metric, importing=importing)
         if metrics.setdefault(metric.key, metric) is not metric:
@@ -384,21 +383,11 @@ def _centred_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x - centre, y - centre
 
 
-def _thinned(points: Tensor, size: int, generator: np.random.Generator) -> Tensor:
-    if len(points) <= size:
-        return points
-    return points[torch.from_numpy(generator.choice(len(points), size, replace=False))]
-
-
-def _distance_chunks(x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    """Yields the distance matrix (n, m), a few rows at a time."""
+def _mean_distance(x: Tensor, y: Tensor) -> float:
+    """Averages the distances of all pairs, a few rows of their matrix (n, m) at a time."""
     # With matrix products a point is about 1e-8 from itself; in few dimensions they save no time.
     few = x.shape[1] <= _FEW_DIMENSIONS
     mode = "donot_use_mm_for_euclid_dist" if few else "use_mm_for_euclid_dist_if_necessary"
-    for rows in x.split(max(1, _PAIRS_PER_CHUNK // len(y))):
-        yield torch.cdist(rows, y, compute_mode=mode)
-
-
-def _mean_distance(x: Tensor, y: Tensor) -> float:
-    total = sum(float(chunk.sum()) for chunk in _distance_chunks(x, y))
+    chunks = x.split(max(1, _PAIRS_PER_CHUNK // len(y)))
+    total = sum(float(torch.cdist(rows, y, compute_mode=mode).sum()) for rows in chunks)
     return total / (len(x) * len(y))
