@@ -91,8 +91,8 @@ def test_random_signs_estimate_the_divergence_without_bias():
 def test_unusable_arguments_are_refused_in_one_line():
     made, one = denoiser(num_train_timesteps=1000), torch.zeros(1, 2)
     for samples, settings, kind, words in (
-        (torch.zeros(4, 3), {}, DataError, r"shape \(4, 3\) and the denoiser takes 2 coordinates"),
-        (torch.zeros(2), {}, DataError, r"give points of shape \(n, 2\)"),
+        (torch.zeros(4, 3), {}, DataError, r"points must have shape \(4, 2\), got \(4, 3\)"),
+        (torch.zeros(2), {}, DataError, r"points must have shape \(2, 2\), got \(2,\)"),
         (one * math.nan, {}, DataError, "points must be finite"),
         (one, {"num_steps": 0}, KanDiffusionError, "at least 1 step"),
         (one, {"batch_rows": 0}, KanDiffusionError, "1 probe, not 50, 0"),

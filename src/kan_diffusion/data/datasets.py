@@ -273,7 +273,7 @@ class Dataset:
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Widths of the blocks of coordinates that a denoiser may be told."""
+        """Widths of the blocks of coordinates that may be observed."""
         if isinstance(self.codec, TableCodec):
             return self.codec.block_widths
         return (1,) * len(self.columns)
