@@ -33,10 +33,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import cross_val_score
 
 from kan_diffusion import DiffusionEstimator
+from kan_diffusion.files import write_json
 from kan_diffusion.tables.columns import Column
 from kan_diffusion.tables.seriation import arranged
 from kan_diffusion.tables.transforms import Codebook, encoding
-from kan_diffusion.files import write_json
 
 MOST_CATEGORIES = 30
 MOST_ROWS = 4000

@@ -4,7 +4,7 @@ import yaml
 
 from helpers import refused
 from kan_diffusion.data.datasets import FileData, ToyData, load_dataset
-from kan_diffusion.denoisers.families import FAMILIES, build_denoiser
+from kan_diffusion.denoisers.families import FAMILIES
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build
@@ -127,23 +127,6 @@ def test_a_table_is_trained_as_suits_its_rows(points):
         assert one.training.patience is None
 
 
-def test_conditional_models_are_told_classes_within_the_same_budget():
-    study = study_for("checkerboard", 600, conditional=True)
-    (data,) = study.data
-    assert data == ToyData(toy="checkerboard", conditional=True)
-    for trial in study.trials()[:2]:
-        built = build(trial, load_dataset(data, 0, 0))
-        assert built.num_classes == 8
-        assert abs(built.num_trainable - 600) <= 0.02 * 600
-    trained = single_trial("moons", family="mlp", params=300, conditional=True)
-    dataset = load_dataset(trained.data, 0)
-    labels = build(trained, dataset)
-    without = build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=trained.model.hidden)
-    # A weight for each label and unit of the first layer.
-    assert labels.num_trainable - without.num_trainable == 2 * trained.model.hidden[0]
-    assert labels.num_trainable <= 300
-
-
 def test_a_trial_of_pictures_has_a_sampler_of_its_process():
     trials = (single_trial("digits", process=name) for name in ("flow", "cosine"))
     assert [trial.sampling.scheduler for trial in trials] == ["flow-euler", "dpm-solver++"]
@@ -164,7 +147,6 @@ def test_a_trial_of_pictures_has_a_sampler_of_its_process():
         ("moon", {}, "unknown study, data set or file 'moon', did you mean 'moons'"),
         ("missing.csv", {}, "there is no file 'missing.csv'"),
         ("missing.yaml", {}, "study file 'missing.yaml' cannot be read"),
-        ("swiss-roll", {"conditional": True}, "'swiss-roll' has no classes .* moons, circles, ch"),
     ],
     ids=str,
 )

@@ -9,9 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers import refused
+from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.files import read_frame
-from kan_diffusion.errors import DataError, KanDiffusionError
 from mixed_tables import people
 
 

@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 
 from helpers import refused
+from kan_diffusion.errors import DataError
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.columns import Column
-from kan_diffusion.errors import DataError
 
 N = 400
 

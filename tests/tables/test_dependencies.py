@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import refused, seeded
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.dependencies import nearest_agreeing
-from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from make import denoiser, process
 

@@ -14,7 +14,7 @@ from kan_diffusion.imports import import_own, is_place
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
-    "Address", "Amount", "Conditional", "Device", "Executor", "Families", "Match", "Modules",
+    "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules",
     "Out", "Overwrite", "Params", "Processes", "Quick", "Run", "SamplerSteps", "Steps",
     "Unverified", "What", "Workers", "option", "own_code",
 ]  # fmt: skip
@@ -134,12 +134,6 @@ Processes = Annotated[
         "Noising processes, such as cosine,flow; models are compared within each.",
         "cosine, flow of pictures, or the study's",
         name="--process",
-    ),
-]
-Conditional = Annotated[
-    bool,
-    option(
-        "Tell the denoiser the class of each point: which moon, which square.", name="--conditional"
     ),
 ]
 Steps = Annotated[int | None, option("Training steps.", within=(1, MOST_STEPS))]

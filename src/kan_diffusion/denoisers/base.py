@@ -51,8 +51,8 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     Attributes:
         network: The module that computes the prediction.
-        num_classes: Number of class labels, 0 for a denoiser without classes.
-        blocks: Widths of the blocks of coordinates that it may be told; empty for none.
+        num_classes: Number of class labels of pictures, 0 for a denoiser without classes.
+        blocks: Widths of the blocks of coordinates that may be observed; empty for none.
         flops: Floating-point operations of one forward pass for one sample, see
             :mod:`kan_diffusion.denoisers.families`.
     """
@@ -145,7 +145,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         if self.num_classes == 0:
             raise KanDiffusionError(
                 "this denoiser was built without classes; leave class_labels out or build it with "
-                "num_classes"
+                "num_classes, which denoisers of pictures take"
             )
 
     @property

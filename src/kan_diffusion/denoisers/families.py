@@ -157,9 +157,9 @@ def get_family(name: str, *, importing: bool = False) -> Family:
     if is_place(name):
         return find_object(name, "family", Family, importing=importing)
     known = {**FAMILIES, _READABLE.name: _READABLE}
-    return (
-        known[name] if name in known else look_up("family", name, {**known, **picture_families()})
-    )
+    if name not in known:
+        known |= picture_families()
+    return look_up("family", name, known)
 
 
 def build_denoiser(
@@ -189,7 +189,7 @@ def build_denoiser(
         flops: Operations to fit, of a forward pass for one sample.
         hidden: Widths of the hidden layers.
         depth: Number of hidden layers when fitting; the family's own when None.
-        num_classes: Number of class labels.
+        num_classes: Number of class labels of pictures; 0 for points, and without classes.
         blocks: Widths of the blocks of coordinates that may be observed; empty for none.
         settings: Settings of the denoiser class that override the family's.
         generator: Where the initial parameters come from; torch's default when None.
@@ -201,8 +201,8 @@ def build_denoiser(
 
     Raises:
         BudgetError: The family's smallest denoiser of this depth is over the budget.
-        KanDiffusionError: Unknown family or setting, no size or more than one, or a budget that
-            cannot be met.
+        KanDiffusionError: Unknown family or setting, classes of points, no size or more than one,
+            or a budget that cannot be met.
     """
     kind = get_family(family)
     options = {**kind.settings, **(settings or {}), **({"blocks": tuple(blocks)} if blocks else {})}
@@ -213,6 +213,13 @@ def build_denoiser(
         raise KanDiffusionError(
             f"family '{kind.name}' is for {theirs}; choose one for {others}: {fitting}"
         )
+    if of_points and num_classes:
+        raise KanDiffusionError(
+            f"family '{kind.name}' is for points, which have no classes; leave num_classes out"
+        )
+    shape: dict[str, int | Sequence[int]] = {"data_dim": data_dim}
+    if not of_points:
+        shape = {"shape": data_dim, "num_classes": num_classes}
     given = {key: size for key, size in (("params", params), ("flops", flops)) if size is not None}
     if len(given) + (hidden is not None) != 1:
         raise KanDiffusionError(
@@ -233,10 +240,9 @@ def build_denoiser(
             )
         try:
             return kind.denoiser_class(
-                **{"data_dim" if of_points else "shape": data_dim},
+                **shape,
                 hidden=tuple(widths),
                 num_train_timesteps=num_train_timesteps,
-                num_classes=num_classes,
                 **options,
             )
         except TypeError as error:

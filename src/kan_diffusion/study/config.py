@@ -61,7 +61,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _ADDED: dict[str, dict[str, object]] = {
-    "data": {"conditional": False},
     "model": {"conditions": False},
     "training": {
         "optimizer": "adam",

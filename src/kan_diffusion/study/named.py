@@ -1,7 +1,7 @@
 """Makes studies and trials of what a user names: a preset, a study file, a toy, a file of points.
 
-A name that is both a preset and a toy (``swiss-roll``) means the preset, unless families, sizes,
-processes or classes are asked for: then it means the toy, and a study is made for it.
+A name that is both a preset and a toy (``swiss-roll``) means the preset, unless families, sizes or
+processes are asked for: then it means the toy, and a study is made for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from kan_diffusion.tables.columns import Kind
 from kan_diffusion.data.datasets import (
     PICTURES,
     TABLES,
@@ -24,7 +23,6 @@ from kan_diffusion.data.datasets import (
     data_from_name,
     load_dataset,
 )
-from kan_diffusion.pictures.codec import read_pictures
 from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.families import (
     FAMILIES,
@@ -34,7 +32,8 @@ from kan_diffusion.denoisers.families import (
 )
 from kan_diffusion.denoisers.family import Setting
 from kan_diffusion.denoisers.sizing import COUNTABLES
-from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
+from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
+from kan_diffusion.pictures.codec import read_pictures
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
 from kan_diffusion.study.calibration import step_seconds
@@ -49,6 +48,7 @@ from kan_diffusion.study.config import (
     read_study,
 )
 from kan_diffusion.study.trial import build, without_text
+from kan_diffusion.tables.columns import Kind
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import (
     PictureSuggestion,
@@ -167,7 +167,6 @@ def _matched_study(
                     name,
                     dataset.dim,
                     num_train_timesteps=get_process("cosine").num_timesteps,
-                    num_classes=len(dataset.classes),
                     params=size.get("params"),
                     flops=size.get("flops"),
                 )
@@ -246,7 +245,6 @@ def study_for(
     budget: str | None = None,
     families: Sequence[str] | None = None,
     processes: Sequence[str] | None = None,
-    conditional: bool = False,
 ) -> StudyConfig:
     """Makes or reads the study a user names.
 
@@ -259,18 +257,15 @@ def study_for(
         families: Families to compare, or ``["all"]``; of a preset or a study file, only models of
             these families are kept.
         processes: Names of the noising processes; the study's own when None.
-        conditional: Whether denoisers are told the classes of a toy's points.
 
     Raises:
-        DataError: The file of points cannot be used, or has no classes to be conditional on.
+        DataError: The file of points cannot be used.
         KanDiffusionError: Nothing has that name, the study file is wrong, or a budget is given for
             a study that fixes the sizes of its models.
     """
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
-    asks_for_a_toy = what in TOYS and (
-        sized or conditional or families is not None or processes is not None
-    )
+    asks_for_a_toy = what in TOYS and (sized or families is not None or processes is not None)
     if is_file or (what in preset_names() and not asks_for_a_toy):
         study = read_study(Path(what), importing=True) if is_file else read_preset(what)
         if sized:
@@ -283,13 +278,8 @@ def study_for(
             study = study.model_copy(update={"budgets": (given,)})
         if families is not None and list(families) != ["all"]:
             study = study.with_families(families)
-        if conditional:
-            raise KanDiffusionError(
-                f"study '{what}' says itself which of its data are conditional; leave "
-                "--conditional out, or write 'conditional: true' beside a toy in a study file"
-            )
     else:
-        data = _named_data(what, conditional)
+        data = _named_data(what)
         study = _matched_study(data, match or "params", budget, params, families)
     if processes is None:
         return study
@@ -297,33 +287,16 @@ def study_for(
         return StudyConfig.model_validate({**dict(study), "process": tuple(processes)})
 
 
-def _named_data(what: str, conditional: bool) -> DataConfig:
+def _named_data(what: str) -> DataConfig:
     known = [*TOYS, *TABLES, *PICTURES]
     if not Path(what).suffix and not Path(what).exists():
         require_known("study, data set or file", what, [*preset_names(), *known])
-    data = _told(data_from_name(what), conditional)
+    data = data_from_name(what)
     if isinstance(data, FileData):
         return data.model_copy(update={"holdout": _STUDY_HOLDOUT})
     if isinstance(data, PictureData) and data.pictures != "shapes":
         return data.model_copy(update={"holdout": _PICTURE_HOLDOUT})
     return data
-
-
-def _told(data: DataConfig, conditional: bool) -> DataConfig:
-    """Makes a toy conditional on its classes where that is asked for.
-
-    Raises:
-        KanDiffusionError: Classes are asked for, and there are none.
-    """
-    if not conditional:
-        return data
-    if not isinstance(data, ToyData):
-        raise DataError(
-            f"'{data.name}' has no classes of points to be conditional on; a model of a table is "
-            "told any column when it is asked for rows (sample --where)"
-        )
-    with valid_settings("--conditional"):
-        return ToyData.model_validate({**dict(data), "conditional": True})
 
 
 def _alone(
@@ -405,7 +378,6 @@ def single_trial(
     kinds: Mapping[str, Kind] | None = None,
     seed: int = 0,
     sparsify: float = 0.0,
-    conditional: bool = False,
 ) -> TrialConfig:
     """Makes a trial that stands on its own.
 
@@ -431,16 +403,12 @@ def single_trial(
         kinds: Kinds of those columns of a file whose kind should not be inferred.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes the edges of KAN layers few; 0 for none.
-        conditional: Whether the denoiser is told the classes of a toy's points.
 
     Raises:
-        DataError: The file cannot be used, or there are no classes to be conditional on.
+        DataError: The file cannot be used.
         KanDiffusionError: A name is unknown or a number out of range.
     """
-    points = _told(
-        chosen_data(data, kinds=kinds, holdout=holdout, size=size, mode=mode),
-        conditional,
-    )
+    points = chosen_data(data, kinds=kinds, holdout=holdout, size=size, mode=mode)
     of_pictures = isinstance(points, PictureData)
     family = family or (_PICTURE_FAMILY if of_pictures else "kan")
     kind = get_family(family, importing=True)
@@ -496,7 +464,6 @@ def single_trial(
             num_train_timesteps=chosen.num_timesteps,
             params=params,
             depth=depth,
-            num_classes=len(dataset.classes),
             blocks=dataset.blocks if told else (),
             at_most=True,
         )

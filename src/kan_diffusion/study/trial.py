@@ -14,9 +14,7 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
-from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
-from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.denoisers.readable import no_edges
@@ -33,8 +31,15 @@ from kan_diffusion.errors import (
 )
 from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.evaluation.metrics import metrics_named
-from kan_diffusion.pictures.scores import Request, draw_pictures, shown
+from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
+from kan_diffusion.pictures.prompts import (
+    PromptedDenoiser,
+    make_text_encoder,
+    make_tokenizer,
+    tokenize,
+)
+from kan_diffusion.pictures.scores import Request, draw_pictures, shown
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
@@ -54,13 +59,8 @@ from kan_diffusion.study.folder import (
     save_weights,
 )
 from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
+from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-from kan_diffusion.pictures.prompts import (
-    PromptedDenoiser,
-    make_text_encoder,
-    make_tokenizer,
-    tokenize,
-)
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 
@@ -124,7 +124,6 @@ def record_reverse(
             asked.num,
             num_steps,
             generator=generator,
-            class_labels=asked.labels,
             callback_on_step_end=keep,
         )
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
@@ -419,12 +418,9 @@ def _run_claimed(
 
 
 def followed(config: TrialConfig, dataset: Dataset) -> Request:
-    """Chooses what the recorded reverse process draws: prompts, or classes by their frequency."""
+    """Chooses what the recorded reverse process draws: points, or pictures by prompt or class."""
     num = config.evaluation.num_drawn
-    if isinstance(dataset.codec, PictureCodec):
-        return shown(dataset, num)[0]
-    generator = torch_generator("drawn classes", config.study_seed, config.data.name)
-    return Request(num, labels=dataset.draw_conditions(num, generator).get("class_labels"))
+    return shown(dataset, num)[0] if isinstance(dataset.codec, PictureCodec) else Request(num)
 
 
 def _pipeline(

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from kan_diffusion.tables.marginals import Bars, Distances, Histogram, Joint, Picture, Side
-from kan_diffusion.tables.scores import PairScore
 from kan_diffusion.report.charts.axes import set_ticks
 from kan_diffusion.report.style import INK, REAL, SYNTHETIC, report_style, shortened
+from kan_diffusion.tables.marginals import Bars, Distances, Histogram, Joint, Picture, Side
+from kan_diffusion.tables.scores import PairScore
 
 __all__ = ["column_figure", "dependence_figure", "distances_figure", "joint_figure"]
 

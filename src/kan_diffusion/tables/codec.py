@@ -6,10 +6,10 @@ normal for other values; constants and identifiers have none. If a cell has no v
 coordinate is fresh N(0, 1) noise, which carries no information and has a known density.
 
 Three or more categories are levels of one number, ordered so that neighbours occur with similar
-other cells (:mod:`kan_diffusion.tables.seriation`). At equal parameters and steps, on four tables and
-two seeds, this order gave a C2ST of 0.65 to 0.68, levels ordered by frequency 0.70 to 0.75, analog
-bits 0.78 to 0.86 and one-hot coordinates 0.77 to 0.89; the joint frequencies of pairs of categories
-were closer to the data, too (``benchmarks/category_encodings.py``,
+other cells (:mod:`kan_diffusion.tables.seriation`). At equal parameters and steps, on four tables
+and two seeds, this order gave a C2ST of 0.65 to 0.68, levels ordered by frequency 0.70 to 0.75,
+analog bits 0.78 to 0.86 and one-hot coordinates 0.77 to 0.89; the joint frequencies of pairs of
+categories were closer to the data, too (``benchmarks/category_encodings.py``,
 ``results/tables/category_encodings.json``). All models were KANs of 20,000 parameters, trained on
 at most 4,000 rows, and two of the tables have naturally ordered categories. A category that always
 implies that of another column does so in every decoded row, too
@@ -36,12 +36,12 @@ from annotated_types import Len
 from pydantic import model_validator
 from torch import Tensor
 
-from kan_diffusion.tables.columns import OTHER, Column, Kind
-from kan_diffusion.tables.dependencies import Dependency, find_dependencies, nearest_agreeing
-from kan_diffusion.tables.seriation import arranged
 from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
 from kan_diffusion.settings import Settings
+from kan_diffusion.tables.columns import OTHER, Column, Kind
+from kan_diffusion.tables.dependencies import Dependency, find_dependencies, nearest_agreeing
+from kan_diffusion.tables.seriation import arranged
 
 __all__ = ["Block", "TableCodec", "require_frame"]
 

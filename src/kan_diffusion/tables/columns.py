@@ -28,18 +28,18 @@ import pandas as pd
 from annotated_types import Len
 from pydantic import Field, FiniteFloat, model_validator
 
+from kan_diffusion.data.scaling import FARTHEST, LARGEST, decimals
+from kan_diffusion.errors import DataError, listed, require_known
+from kan_diffusion.settings import Settings
+from kan_diffusion.tables.dtypes import WORDS, Holds, Scalar, Storage, Values, place_among
 from kan_diffusion.tables.identifiers import Identifier
 from kan_diffusion.tables.lattice import SHARING, Lattice
-from kan_diffusion.data.scaling import FARTHEST, LARGEST, decimals
-from kan_diffusion.tables.dtypes import WORDS, Holds, Scalar, Storage, Values, place_among
 from kan_diffusion.tables.transforms import (
     Codebook,
     Transform,
     encoding,
     fit_numbers,
 )
-from kan_diffusion.errors import DataError, listed, require_known
-from kan_diffusion.settings import Settings
 
 __all__ = ["KINDS", "OTHER", "Column", "Kind", "kind_of"]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from kan_diffusion.errors import DataError, listed
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.columns import Column
-from kan_diffusion.errors import DataError, listed
 
 __all__ = ["Condition", "cells", "conditions_from_texts", "read_conditions"]
 

@@ -19,8 +19,8 @@ import numpy as np
 from annotated_types import Len
 from pydantic import Field
 
-from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
 from kan_diffusion.settings import Settings
+from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,10 +28,10 @@ from kan_diffusion.errors import (
 if TYPE_CHECKING:
     import torch
 
-    from kan_diffusion.tables.codec import TableCodec
-    from kan_diffusion.tables.columns import Kind
     from kan_diffusion.denoisers import Denoiser
     from kan_diffusion.denoisers.family import Setting
+    from kan_diffusion.tables.codec import TableCodec
+    from kan_diffusion.tables.columns import Kind
     from kan_diffusion.training import ProgressCallback
     from kan_diffusion.training.defaults import Suggestion
     from kan_diffusion.training.optimization import OptimizerName
@@ -83,7 +83,7 @@ class DiffusionEstimator(BaseEstimator):
 
     Attributes:
         pipeline_: The trained :class:`~kan_diffusion.TableDiffusionPipeline`.
-        codec_: Its :class:`~kan_diffusion.tables.codec.TableCodec`, which knows the kinds of columns.
+        codec_: Its :class:`~kan_diffusion.tables.codec.TableCodec`, with the kinds of columns.
         loss_curve_: Training loss of each of the k steps, with shape (k,): training stops early
             when the held-out loss has not improved for long.
         heldout_curve_: Steps and their losses on held-out rows, with shape (evaluations, 2).
@@ -250,13 +250,13 @@ class DiffusionEstimator(BaseEstimator):
             ValueError: X is neither a frame nor an array in two dimensions, or y has several
                 columns.
         """
-        from kan_diffusion.tables.codec import TableCodec
         from kan_diffusion.denoisers import get_family
         from kan_diffusion.devices import one_thread
         from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
         from kan_diffusion.processes import get_process
         from kan_diffusion.progress import show_columns, show_training
         from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
+        from kan_diffusion.tables.codec import TableCodec
         from kan_diffusion.tables.pipeline import TableDiffusionPipeline
         from kan_diffusion.training import TrainingConfig, train
         from kan_diffusion.training.defaults import suggested
@@ -365,9 +365,9 @@ class DiffusionEstimator(BaseEstimator):
             KanDiffusionError: The sampler is unknown or does not fit the process, or a number is
                 below 1.
         """
-        from kan_diffusion.tables.codec import require_frame
         from kan_diffusion.diffusion.sampling import make_scheduler
         from kan_diffusion.randomness import torch_generator
+        from kan_diffusion.tables.codec import require_frame
 
         check_is_fitted(self)
         pipeline = self.pipeline_

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+from kan_diffusion.errors import DataError
 from kan_diffusion.tables.columns import Kind, kind_of
 from kan_diffusion.tables.dtypes import Storage
-from kan_diffusion.errors import DataError
 
 __all__ = ["Embedding", "Field", "fields_of", "rows_of"]
 

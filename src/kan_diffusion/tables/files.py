@@ -45,11 +45,11 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import dataset, parquet
 
-from kan_diffusion.tables.cells import NUMBER, are_names_of_numbers, typed, with_points
 from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError, KanDiffusionError, listed
 from kan_diffusion.files import digest, require_file, whole_file
 from kan_diffusion.limits import MOST_BYTES, MOST_COLUMNS, MOST_VALUES
+from kan_diffusion.tables.cells import NUMBER, are_names_of_numbers, typed, with_points
 
 __all__ = [
     "TABLES",

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from kan_diffusion.data.datasets import FileData, TableData, data_from_name, split_frames
-from kan_diffusion.tables.files import read_frame
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.scores import TableScores, table_scores
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.study.measure import load_run, same_data
+from kan_diffusion.tables.files import read_frame
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kan_diffusion.tables.scores import TableScores, table_scores
 from kan_diffusion.training.defaults import num_held_out
 
 __all__ = ["judge_run"]

@@ -5,20 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from kan_diffusion.tables.marginals import Bars
-from kan_diffusion.tables.scores import (
-    ColumnScore,
-    PairScore,
-    Score,
-    TableScores,
-    UsefulnessScore,
-)
-from kan_diffusion.tables.charts import (
-    column_figure,
-    dependence_figure,
-    distances_figure,
-    joint_figure,
-)
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import Picture, embedded
 from kan_diffusion.report.style import REAL, SYNTHETIC, shortened
@@ -30,6 +16,20 @@ from kan_diffusion.report.tables import (
     format_number,
     number_cell,
     table_of,
+)
+from kan_diffusion.tables.charts import (
+    column_figure,
+    dependence_figure,
+    distances_figure,
+    joint_figure,
+)
+from kan_diffusion.tables.marginals import Bars
+from kan_diffusion.tables.scores import (
+    ColumnScore,
+    PairScore,
+    Score,
+    TableScores,
+    UsefulnessScore,
 )
 
 __all__ = ["say_scores", "score_texts", "write_table_page"]

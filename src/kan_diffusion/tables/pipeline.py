@@ -29,15 +29,15 @@ import pandas as pd
 import torch
 from diffusers import SchedulerMixin
 
-from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import OTHER, Column
-from kan_diffusion.tables.conditions import Condition, read_conditions
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers import PointDenoiser
 from kan_diffusion.diffusion.likelihood import log_likelihood
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.columns import OTHER, Column
+from kan_diffusion.tables.conditions import Condition, read_conditions
 
 __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
 

@@ -30,10 +30,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp, rankdata
 
-from kan_diffusion.tables.columns import Kind
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.privacy import closest_record, membership, precision_and_recall
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
+from kan_diffusion.tables.columns import Kind
 from kan_diffusion.tables.features import Embedding, Field, fields_of, rows_of
 from kan_diffusion.tables.marginals import (
     Distances,
@@ -43,6 +42,7 @@ from kan_diffusion.tables.marginals import (
     distance_picture,
     joint_picture,
 )
+from kan_diffusion.tables.privacy import closest_record, membership, precision_and_recall
 
 __all__ = [
     "ColumnScore",

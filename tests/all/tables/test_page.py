@@ -5,7 +5,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from drawn import texts_overlap
 from html_page import Page
-from kan_diffusion.tables.scores import table_scores
 from kan_diffusion.tables.charts import (
     column_figure,
     dependence_figure,
@@ -13,6 +12,7 @@ from kan_diffusion.tables.charts import (
     joint_figure,
 )
 from kan_diffusion.tables.page import write_table_page
+from kan_diffusion.tables.scores import table_scores
 from mixed_tables import people, shuffled
 
 
