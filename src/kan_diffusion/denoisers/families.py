@@ -157,9 +157,9 @@ def get_family(name: str, *, importing: bool = False) -> Family:
     if is_place(name):
         return find_object(name, "family", Family, importing=importing)
     known = {**FAMILIES, _READABLE.name: _READABLE}
-    return (
-        known[name] if name in known else look_up("family", name, {**known, **picture_families()})
-    )
+    if name not in known:
+        known |= picture_families()
+    return look_up("family", name, known)
 
 
 def build_denoiser(
