@@ -8,8 +8,8 @@ trained on and with held-out ones, and classes by a classifier. All models of a 
 same noise, and each score stands beside that of real pictures.
 
 The share of drawn pictures that are nearer to one of m training pictures than to m held-out ones is
-1/2 for a perfect model without conditions. A model that is told what the held-out pictures show
-draws pictures as they are, class by class; with K classes that are well apart, and n of one class
+1/2 for a perfect model without conditions. A model that is conditioned on what held-out pictures
+show draws them as they are, class by class; with K classes that are well apart, and n of one class
 among the training and n' among the held-out pictures, a perfect model has
 
 .. math:: E \sum_{k=1}^K \frac{n'_k}{m} \frac{n_k}{n_k + n'_k} \approx \frac12 - \frac{K - 1}{4 m},
