@@ -8,11 +8,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Python compiles the modules that it imports itself; compiling all of them takes a minute. POT's are
-# compiled here, since that warns of their docstrings.
+# Python compiles the modules that it imports itself; compiling all of them takes a minute.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile
-COMPILE := $(BIN)/python -W ignore -m compileall -q $(VENV)/lib/python*/site-packages/ot
 
 # What tables are compared with needs an older pandas, so it has an environment of its own.
 TABLES := .venv-tables
@@ -119,7 +117,6 @@ $(STAMP)-text: EXTRAS := [text]
 $(STAMP)-run $(STAMP)-test $(STAMP)-test-all $(STAMP)-lint $(STAMP)-dist $(STAMP)-tune $(STAMP)-text: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(INSTALL) --editable '.$(EXTRAS)'
-	@$(COMPILE)
 	@touch $@
 
 $(TABLES)/.installed: pyproject.toml | $(VENV)/.made

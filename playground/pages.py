@@ -18,19 +18,19 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
-from kan_diffusion.tables.files import TABLES  # noqa: E402
 from kan_diffusion.denoisers.library import LIBRARY  # noqa: E402
-from kan_diffusion.tables.scores import table_scores  # noqa: E402
+from kan_diffusion.formulas.explain import ExplainOptions, explain_run  # noqa: E402
+from kan_diffusion.formulas.match import SearchOptions  # noqa: E402
 from kan_diffusion.report.explanation import write_explanation  # noqa: E402
 from kan_diffusion.report.gather import report_contents  # noqa: E402
 from kan_diffusion.report.study import write_report  # noqa: E402
-from kan_diffusion.tables.page import write_table_page  # noqa: E402
 from kan_diffusion.study.config import StudyConfig  # noqa: E402
 from kan_diffusion.study.named import single_trial  # noqa: E402
 from kan_diffusion.study.run import load_study, run_study  # noqa: E402
 from kan_diffusion.study.trial import run_trial  # noqa: E402
-from kan_diffusion.formulas.explain import ExplainOptions, explain_run  # noqa: E402
-from kan_diffusion.formulas.match import SearchOptions  # noqa: E402
+from kan_diffusion.tables.files import TABLES  # noqa: E402
+from kan_diffusion.tables.page import write_table_page  # noqa: E402
+from kan_diffusion.tables.scores import table_scores  # noqa: E402
 from truth_lab.lab import LabResult, LabResults  # noqa: E402
 from truth_lab.page import write_lab  # noqa: E402
 from truth_lab.truth import Recovered  # noqa: E402
@@ -55,7 +55,7 @@ def short_study(folder: Path) -> None:
             "title": "KAN and MLP, hardly trained",
             "question": "Which denoises better?",
             "seeds": 2,
-            "data": [{"toy": "moons", "num_points": 500, "conditional": True}],
+            "data": [{"toy": "moons", "num_points": 500}],
             "training": {"steps": 60, "batch_size": 64},
             "models": [{"family": family, "params": 600} for family in ("kan", "mlp")],
             "sampling": {"steps": 8},

@@ -8,7 +8,6 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchHeunDiscreteScheduler,
 )
-from torch import nn
 
 from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
@@ -43,9 +42,18 @@ def _exact_pipeline(scheduler="dpm-solver++", kind="v_prediction", **options):
     )
 
 
-def _pipeline(family="mlp", num_classes=0, **options):
-    made = denoiser(family, num_train_timesteps=1000, num_classes=num_classes)
+def _pipeline(family="mlp", **options):
+    made = denoiser(family, num_train_timesteps=1000)
     return PointDiffusionPipeline(made, get_process("cosine"), **options)
+
+
+def _labelled(pipeline, labels, steps, generator, *, away=(), guidance=1.0, batch_size=64):
+    """Points of labels, which pipelines of points do not take and those of pictures do."""
+    conditions = {"class_labels": labels}
+    absent = {"class_labels": away} if len(away) else {}
+    return pipeline._draw_all(
+        len(labels), steps, generator, conditions, absent, guidance, batch_size, None
+    )
 
 
 def _distance(samples, density=BOTH):
@@ -94,21 +102,19 @@ def test_too_few_steps_and_the_wrong_start_do_show(real):
 
 
 def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mix_of_both():
-    pipeline = _pipeline(num_classes=2)
-    nn.init.normal_(pipeline.denoiser.given.weight, generator=seeded(1))  # as if trained
-    labels = [1] * 50
+    pipeline = _exact_pipeline("ddim")
+    right, none = torch.ones(50, dtype=torch.long), torch.full((50,), UNLABELLED)
 
-    def drawn(steps=5, **options):
-        return pipeline(50, steps, generator=seeded(0), **options).samples
+    def drawn(labels, steps=5, **options):
+        return _labelled(pipeline, labels, steps, seeded(0), **options)
 
-    conditional, none = drawn(class_labels=1), drawn(class_labels=UNLABELLED)
-    assert not torch.allclose(conditional, none)
-    assert torch.equal(drawn(class_labels=labels, guidance_scale=1.0), conditional)
-    assert torch.equal(drawn(class_labels=labels, guidance_scale=0.0), none)
+    conditional, unconditional = drawn(right), drawn(none)
+    assert not torch.allclose(conditional, unconditional)
+    assert torch.equal(drawn(right, away=none, guidance=1.0), conditional)
+    assert torch.equal(drawn(right, away=none, guidance=0.0), unconditional)
     # One step of an ODE's solver is linear in the prediction.
-    pipeline.scheduler = make_scheduler("ddim", pipeline.process)
-    one, zero = (drawn(1, **options) for options in ({"class_labels": labels}, {}))
-    mixed = drawn(1, class_labels=labels, guidance_scale=2.5)
+    one, zero = drawn(right, 1), drawn(none, 1)
+    mixed = drawn(right, 1, away=none, guidance=2.5)
     torch.testing.assert_close(mixed, zero + 2.5 * (one - zero), rtol=1e-4, atol=1e-4)
 
 
@@ -154,14 +160,14 @@ def test_a_generator_for_each_point_gives_it_whatever_the_batch(name):
 
     def drawn(**options):
         generators = [seeded(number) for number in range(10)]
-        return pipeline(10, 10, generator=generators, class_labels=labels, **options).samples
+        return _labelled(pipeline, labels, 10, generators, **options)
 
     whole = drawn()
     assert torch.equal(whole[:, 0] > 0, labels == 1)
     assert len(torch.unique(whole, dim=0)) == 10
     for batch_size in (1, 4, 10, 64):
         torch.testing.assert_close(drawn(batch_size=batch_size), whole)
-    alone = pipeline(1, 10, generator=[seeded(7)], class_labels=1).samples
+    alone = _labelled(pipeline, labels[7:8], 10, [seeded(7)])
     torch.testing.assert_close(alone, whole[7:8])
     with refused("a list of 4, one a sample, not of 3"):
         pipeline(4, 3, generator=[seeded()] * 3)
@@ -196,19 +202,18 @@ def test_a_callback_sees_every_step_of_every_batch_and_may_change_it():
 
 
 def test_a_saved_pipeline_keeps_its_process_and_takes_any_sampler_of_it(tmp_path):
-    pipeline = _pipeline(num_classes=2, mean=[1.0, -2.0], scale=[3.0, 0.25])
+    pipeline = _pipeline(mean=[1.0, -2.0], scale=[3.0, 0.25])
     pipeline.save_pretrained(tmp_path)
     loaded = PointDiffusionPipeline.from_pretrained(tmp_path)
     assert loaded.process == pipeline.process == get_process("cosine")
     assert isinstance(loaded.scheduler, DPMSolverMultistepScheduler)
-    options = {"class_labels": 1, "guidance_scale": 2.0}
 
     def drawn(each, sampler):
         each.scheduler = make_scheduler(sampler, each.process)
-        return each(30, 8, generator=seeded(0), **options).samples
+        return each(30, 8, generator=seeded(0)).samples
 
     expected = drawn(pipeline, "dpm-solver++")
-    assert torch.equal(loaded(30, 8, generator=seeded(0), **options).samples, expected)
+    assert torch.equal(loaded(30, 8, generator=seeded(0)).samples, expected)
     other = drawn(loaded, "heun")
     assert other.isfinite().all()
     assert not torch.equal(other, expected)
@@ -218,21 +223,18 @@ def test_a_saved_pipeline_keeps_its_process_and_takes_any_sampler_of_it(tmp_path
 
 
 def test_what_cannot_be_drawn_is_refused():
-    pipeline = _pipeline(num_classes=2)
+    pipeline = _pipeline()
     for options, message in (
         ({"num_samples": 0}, "at least 1 sample"),
         ({"num_samples": 5, "num_inference_steps": 0}, "1 step"),
         ({"num_samples": 5, "batch_size": 0}, "batches of 1"),
         ({"num_samples": 10**12}, "2,000,000,000,000 values; draw at most 200,000,000 at once"),
         ({"num_samples": 5, "num_inference_steps": 2000}, "take at most 1,000"),
-        ({"num_samples": 5, "class_labels": [0, 1]}, "one for each of the 5 samples, not 2"),
-        ({"num_samples": 2, "class_labels": [0, 2]}, "label 2 is unknown"),
-        ({"num_samples": 2, "guidance_scale": 2.0}, "leads towards a label .* none is given"),
     ):
         with refused(message):
             pipeline(**options)
-    with refused("built without classes"):
-        _pipeline()(5, class_labels=0)
+    with refused("was not built for observed coordinates"):
+        pipeline(5, observed=torch.zeros(5, 2))
 
 
 def test_samplers_fit_their_process_and_others_are_refused():

@@ -45,10 +45,6 @@ from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_schedu
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.files import finite, write_json
-from kan_diffusion.study.executors.base import use_one_thread
-from kan_diffusion.study.measure import load_run
-from kan_diffusion.study.named import single_trial
-from kan_diffusion.study.trial import run_trial
 from kan_diffusion.formulas.explain import (
     ExplainOptions,
     Explanation,
@@ -58,6 +54,10 @@ from kan_diffusion.formulas.explain import (
 )
 from kan_diffusion.formulas.match import SearchOptions
 from kan_diffusion.formulas.views import default_levels
+from kan_diffusion.study.executors.base import use_one_thread
+from kan_diffusion.study.measure import load_run
+from kan_diffusion.study.named import single_trial
+from kan_diffusion.study.trial import run_trial
 from truth_lab.truth import Recovered, recovered_constants
 
 __all__ = [

@@ -85,7 +85,7 @@ const CHECKS: Record<Settings["_class_name"], Record<string, (value: unknown) =>
     hidden: (value: unknown) => Array.isArray(value) && value.length <= 16 && value.every((w) => isCount(w, 1, WIDEST)),
     num_train_timesteps: (value: unknown) => isCount(value, 2, 100_000),
     num_time_frequencies: (value: unknown) => isCount(value, 1, 32),
-    num_classes: oneOf(0),
+    num_classes: oneOf(0, undefined), // older files have it; points have no classes
     residual: isBoolean,
     blocks: (value: unknown) => Array.isArray(value) && value.length === 0,
   };

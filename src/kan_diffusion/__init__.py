@@ -13,14 +13,11 @@ from kan_diffusion._version import __version__
 from kan_diffusion.registration import offer
 
 if TYPE_CHECKING:
-    from kan_diffusion.tables.codec import TableCodec as TableCodec
     from kan_diffusion.data.datasets import FileData as FileData
     from kan_diffusion.data.datasets import TableData as TableData
     from kan_diffusion.data.datasets import ToyData as ToyData
     from kan_diffusion.data.datasets import load_dataset as load_dataset
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
-    from kan_diffusion.pictures.codec import PictureCodec as PictureCodec
-    from kan_diffusion.pictures.codec import PictureData as PictureData
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
     from kan_diffusion.denoisers.families import FAMILIES as FAMILIES
@@ -34,29 +31,31 @@ if TYPE_CHECKING:
     from kan_diffusion.diffusion.sampling import PointDiffusionPipeline as PointDiffusionPipeline
     from kan_diffusion.diffusion.sampling import make_scheduler as make_scheduler
     from kan_diffusion.errors import KanDiffusionError as KanDiffusionError
-    from kan_diffusion.tables.estimator import DiffusionEstimator as DiffusionEstimator
     from kan_diffusion.evaluation.denoising import draw_noised_points as draw_noised_points
     from kan_diffusion.evaluation.denoising import measure_denoising as measure_denoising
     from kan_diffusion.evaluation.metrics import SAMPLE_METRICS as SAMPLE_METRICS
     from kan_diffusion.evaluation.metrics import Metric as Metric
-    from kan_diffusion.pictures.reading import score_scenes as score_scenes
-    from kan_diffusion.tables.scores import TableScores as TableScores
-    from kan_diffusion.tables.scores import table_scores as table_scores
+    from kan_diffusion.formulas.explain import ExplainOptions as ExplainOptions
+    from kan_diffusion.formulas.explain import explain_run as explain_run
     from kan_diffusion.kan.linear import KAN as KAN
     from kan_diffusion.kan.linear import KANLinear as KANLinear
     from kan_diffusion.kanified.conversion import KanifyReport as KanifyReport
     from kan_diffusion.kanified.conversion import kanify as kanify
     from kan_diffusion.kanified.recipe import load_kanified as load_kanified
     from kan_diffusion.kanified.recipe import save_kanified as save_kanified
-    from kan_diffusion.pictures.latents import LatentCodec as LatentCodec
-    from kan_diffusion.pictures.latents import read_vae as read_vae
+    from kan_diffusion.pictures.codec import PictureCodec as PictureCodec
+    from kan_diffusion.pictures.codec import PictureData as PictureData
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
+    from kan_diffusion.pictures.prompts import PromptedDenoiser as PromptedDenoiser
+    from kan_diffusion.pictures.prompts import make_text_encoder as make_text_encoder
+    from kan_diffusion.pictures.prompts import make_tokenizer as make_tokenizer
+    from kan_diffusion.pictures.prompts import tokenize as tokenize
+    from kan_diffusion.pictures.reading import score_scenes as score_scenes
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
     from kan_diffusion.processes import get_process as get_process
     from kan_diffusion.report.gather import report_contents as report_contents
     from kan_diffusion.report.study import write_report as write_report
-    from kan_diffusion.tables.page import write_table_page as write_table_page
     from kan_diffusion.study.config import StudyConfig as StudyConfig
     from kan_diffusion.study.config import read_preset as read_preset
     from kan_diffusion.study.config import read_study as read_study
@@ -65,14 +64,12 @@ if TYPE_CHECKING:
     from kan_diffusion.study.results.verdicts import decide as decide
     from kan_diffusion.study.results.wording import say as say
     from kan_diffusion.study.run import run_study as run_study
-    from kan_diffusion.formulas.explain import ExplainOptions as ExplainOptions
-    from kan_diffusion.formulas.explain import explain_run as explain_run
+    from kan_diffusion.tables.codec import TableCodec as TableCodec
+    from kan_diffusion.tables.estimator import DiffusionEstimator as DiffusionEstimator
+    from kan_diffusion.tables.page import write_table_page as write_table_page
     from kan_diffusion.tables.pipeline import TableDiffusionPipeline as TableDiffusionPipeline
-    from kan_diffusion.pictures.prompts import PromptedDenoiser as PromptedDenoiser
-    from kan_diffusion.pictures.prompts import make_text_encoder as make_text_encoder
-    from kan_diffusion.pictures.prompts import make_tokenizer as make_tokenizer
-    from kan_diffusion.pictures.prompts import read_text_encoder as read_text_encoder
-    from kan_diffusion.pictures.prompts import tokenize as tokenize
+    from kan_diffusion.tables.scores import TableScores as TableScores
+    from kan_diffusion.tables.scores import table_scores as table_scores
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
@@ -95,7 +92,6 @@ _NAMES = {
     "kan.linear": ["KAN", "KANLinear"],
     "kanified.conversion": ["KanifyReport", "kanify"],
     "kanified.recipe": ["load_kanified", "save_kanified"],
-    "pictures.latents": ["LatentCodec", "read_vae"],
     "diffusion.likelihood": ["log_likelihood"],
     "pictures.pipeline": ["PictureDiffusionPipeline"],
     "processes": ["PROCESSES", "Process", "get_process"],
@@ -112,7 +108,6 @@ _NAMES = {
         "PromptedDenoiser",
         "make_text_encoder",
         "make_tokenizer",
-        "read_text_encoder",
         "tokenize",
     ],
     "training": ["TrainingConfig", "train"],

@@ -8,9 +8,8 @@ must match the file's.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,20 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import digest, read_json, require_file
+from kan_diffusion.files import read_json, require_file
 from kan_diffusion.limits import LARGEST_SETTING
 
 __all__ = [
-    "networks_digest",
-    "part_folder",
     "require_bounds",
     "require_fit",
     "require_saved",
     "require_shapes",
     "require_sound",
-    "require_sound_transformer",
     "saved_files",
     "saved_shapes",
 ]
 
 _MOST_ENTRIES = 1_000_000
-
-_READ = (".json", ".txt", ".safetensors")
-"""Endings of the files from which pretrained networks and their tokenizers are read."""
 
 _REMEDY = "train it again"
 
@@ -72,44 +65,13 @@ def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
     require_fit(kind, config, saved_shapes(folder, stem), path)
 
 
-def require_sound_transformer(
-    kind: type,
-    folder: Path,
-    stem: str = "model",
-    *,
-    settings: Mapping[str, object] | None = None,
-    part: str = "",
-) -> None:
-    """Checks the folder of a network of transformers, like :func:`require_sound` for denoisers.
-
-    Args:
-        kind: Class of the network.
-        folder: The folder.
-        stem: Name of the file of weights without its ending, with which the names of shards begin.
-        settings: The network's configuration if it is not all of ``config.json``.
-        part: Prefix that the names of the network's tensors may have if the folder may hold a
-            larger network, whose other tensors are then ignored.
-
-    Raises:
-        RunFolderError: The configuration is not one of this class, a number in it is out of range,
-            or the weights are missing, damaged or of another network.
-    """
-    path, remedy = folder / "config.json", "save it again"
-    if settings is None:
-        settings = read_json(path, "the configuration of a network", remedy)
-    require_bounds(settings, path)
-    config_class = kind.config_class  # type: ignore[attr-defined]
-    build = lambda: kind(config_class.from_dict(dict(settings)))  # noqa: E731
-    require_saved(kind, build, folder, stem, remedy, part)
-
-
 def require_saved(
     kind: type,
     build: Callable[[], nn.Module],
     folder: Path,
     stem: str,
     remedy: str = _REMEDY,
-    part: str = "",
+    prefix: str = "",
 ) -> None:
     """Checks that saved tensors are those of a network, which is built on the meta device.
 
@@ -119,17 +81,19 @@ def require_saved(
         folder: The folder.
         stem: Name of the file of weights without its ending, with which the names of shards begin.
         remedy: What to do, for errors.
-        part: Prefix that the names of the network's tensors may have if the folder may hold a
-            larger network, whose other tensors are then ignored.
+        prefix: What the names of the tensors begin with in some versions of a library.
 
     Raises:
         RunFolderError: The network cannot be built, or the weights are missing, damaged or of
             another network.
     """
     path = folder / "config.json"
-    found = {name.removeprefix(part): shape for name, shape in saved_shapes(folder, stem).items()}
+    found = {name.removeprefix(prefix): shape for name, shape in saved_shapes(folder, stem).items()}
     network = _on_meta(kind, build, path, remedy)
-    state = {k.removeprefix(part): v for k, v in network.state_dict(keep_vars=True).items()}
+    state = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in network.state_dict(keep_vars=True).items()
+    }
     # Of tensors that a network has under several names, one name is saved.
     saved = {id(tensor) for name, tensor in state.items() if name in found}
     expected = {
@@ -137,8 +101,6 @@ def require_saved(
         for name, tensor in state.items()
         if name in found or id(tensor) not in saved
     }
-    if part:
-        found = {name: shape for name, shape in found.items() if name in expected}
     require_shapes(expected, found, path, remedy)
 
 
@@ -255,32 +217,6 @@ def require_bounds(settings: Mapping[str, object], path: Path) -> None:
                 f"'{path}': {name} = {value} is out of range; no setting is larger than "
                 f"{LARGEST_SETTING:,}"
             )
-
-
-def part_folder(root: Path, part: str) -> Path:
-    """Finds the folder of a network, which is ``root`` or, as in a pipeline's, a part of it."""
-    return root / part if (root / part).is_dir() else root
-
-
-def networks_digest(root: Path, parts: Sequence[str]) -> str:
-    """Computes the hexadecimal SHA-256 digest of saved networks, wherever they lie.
-
-    Args:
-        root: Their folder.
-        parts: Names of the networks' own folders in it, where they have some.
-
-    Returns:
-        Digest of the names and contents of their configurations, words and weights.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
-    total = hashlib.sha256()
-    for folder in dict.fromkeys(part_folder(root, part) for part in parts):
-        for file in sorted(folder.glob("*")):
-            if file.suffix in _READ:
-                total.update(f"{file.name} {digest(file)}\n".encode())
-    return total.hexdigest()
 
 
 def saved_files(folder: Path, stem: str) -> list[Path]:

@@ -18,9 +18,9 @@ from kan_diffusion.data.datasets import (
     load_dataset,
 )
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.tables.files import write_frame
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.errors import DataError
+from kan_diffusion.tables.files import write_frame
 from mixed_tables import people
 
 
@@ -57,7 +57,6 @@ def test_split_is_disjoint_and_complete(tmp_path, num_rows, holdout):
     assert (dataset.name, dataset.oracle, dataset.columns) == ("points", "none", ("a", "b"))
     num_heldout = len(dataset.heldout)
     assert abs(num_heldout - holdout * num_rows) <= 0.5 or num_heldout in (4, num_rows - 2)
-    assert torch.equal(dataset.untrained(), dataset.heldout)
     together = torch.cat([dataset.train, dataset.heldout])
     # float32 rows come back to within rounding
     back = in_order(in_data_units(dataset, together))
@@ -104,7 +103,7 @@ def test_tables_are_scikit_learns(name):
     kept = [place for place, column in enumerate(names) if column != "sex"]
     assert dataset.columns == tuple(names[place] for place in kept)
     assert all(type(column) is str for column in dataset.columns)  # not NumPy's
-    together = torch.cat([dataset.train.double(), dataset.untrained()])
+    together = torch.cat([dataset.train.double(), dataset.heldout])
     ours, expected = in_data_units(dataset, together), theirs.data[:, kept]
     scale = expected.std(axis=0)
     # Column by column and in their products, so that rows are whole.
@@ -112,7 +111,7 @@ def test_tables_are_scikit_learns(name):
         np.sort(ours, axis=0) / scale, np.sort(expected, axis=0) / scale, rtol=0, atol=1e-5
     )
     np.testing.assert_allclose(ours.T @ ours, expected.T @ expected, rtol=1e-5)
-    assert len(dataset.untrained()) == round(0.4 * len(expected))
+    assert len(dataset.heldout) == round(0.4 * len(expected))
     # Continuous: no column is a code of a few classes.
     assert all(len(np.unique(column)) > 20 for column in expected.T)
 
@@ -136,17 +135,24 @@ def test_fresh_pairs_share_no_row(tmp_path_factory, num, seed):
     assert len(first) == len(second) == min(num, 12)
     both = torch.cat([first, second])
     assert len(torch.unique(both, dim=0)) == len(both)
-    untrained = set(map(tuple, dataset.untrained().tolist()))
-    assert set(map(tuple, both.tolist())) <= untrained
+    heldout = set(map(tuple, dataset.heldout.tolist()))
+    assert set(map(tuple, both.tolist())) <= heldout
+
+
+def test_a_large_file_is_split_by_seed_as_a_small_one_is(tmp_path):
+    path = csv_of(tmp_path, rows(8_200))
+    one, other = (load_dataset(FileData(path=path, holdout=0.5), 0, seed) for seed in (0, 1))
+    assert (one.oracle, one.split_by_seed, len(one.heldout)) == ("none", True, 4_100)
+    assert not torch.equal(one.heldout, other.heldout)
 
 
 def test_of_large_files_most_rows_are_trained_on(tmp_path, monkeypatch):
     monkeypatch.setattr("kan_diffusion.data.datasets.MOST_HELDOUT", 15)
     path = csv_of(tmp_path, rows(100))
     dataset = load_dataset(FileData(path=path, holdout=0.5))
-    assert (len(dataset.train), len(dataset.untrained())) == (85, 15)
+    assert (len(dataset.train), len(dataset.heldout)) == (85, 15)
     other = fresh_dataset(path, dataset.columns, dataset.codec, 0)
-    assert len(other.untrained()) == 15
+    assert len(other.heldout) == 15
 
 
 def mixed(num):
@@ -169,7 +175,7 @@ def test_people_come_back_as_they_were(tmp_path, monkeypatch, ending):
         *("score is missing", "score"),
     )
     assert len(dataset.train) == 160
-    together = torch.cat([dataset.train, dataset.untrained()])
+    together = torch.cat([dataset.train, dataset.heldout])
     back = dataset.codec.decode(together)
     back = back.sort_values(["income", "age"], ignore_index=True)
     expected = frame.sort_values(["income", "age"], ignore_index=True)
@@ -240,7 +246,7 @@ def test_constant_columns_are_no_coordinates(tmp_path):
     for study_seed in range(12):
         dataset = load_dataset(FileData(path=path, holdout=0.5), study_seed, 0)
         assert dataset.columns == ("a", "b")
-        together = torch.cat([dataset.train.double(), dataset.untrained()])
+        together = torch.cat([dataset.train.double(), dataset.heldout])
         assert (in_data_units(dataset, together)[:, 2] == 5).all()
     csv_of(tmp_path, np.full((12, 2), 5.0))
     with refused("points.csv': there is nothing to learn", DataError):
@@ -253,7 +259,7 @@ def test_fresh_dataset_keeps_the_models_units_and_order_of_columns(tmp_path):
     path = csv_of(tmp_path, shifted, "other.csv")
     other = fresh_dataset(path, own.columns, own.codec, 0)
     assert (other.name, other.standardizer, other.codec) == ("other", own.standardizer, own.codec)
-    back = in_order(in_data_units(other, other.untrained()))
+    back = in_order(in_data_units(other, other.heldout))
     np.testing.assert_allclose(back, in_order(shifted), rtol=0, atol=2e-5)
     table, turned = pd.read_csv(path), tmp_path / "turned.csv"
     table[table.columns[::-1]].to_csv(turned, index=False)
@@ -261,7 +267,7 @@ def test_fresh_dataset_keeps_the_models_units_and_order_of_columns(tmp_path):
     np.save(tmp_path / "nameless.npy", shifted)
     for same in (turned, tmp_path / "nameless.npy"):
         again = fresh_dataset(same, own.columns, own.codec, 0)
-        torch.testing.assert_close(again.untrained(), other.untrained())
+        torch.testing.assert_close(again.heldout, other.heldout)
 
 
 def test_a_model_of_points_is_judged_in_its_own_units(tmp_path):
@@ -270,7 +276,7 @@ def test_a_model_of_points_is_judged_in_its_own_units(tmp_path):
     other = fresh_dataset(csv_of(tmp_path, points), ("b", "a"), units, 0)
     assert (other.standardizer, other.codec) == (units, None)
     expected = (points[:, ::-1] - units.mean) / units.scale
-    np.testing.assert_allclose(in_order(other.untrained()), in_order(expected))
+    np.testing.assert_allclose(in_order(other.heldout), in_order(expected))
 
 
 def test_few_rows_and_other_columns_are_refused(tmp_path):

@@ -5,8 +5,8 @@ import torch
 
 from helpers import randn, refused
 from kan_diffusion.data import Standardizer
-from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.errors import DataError
+from kan_diffusion.tables.codec import TableCodec
 
 
 def test_float32_points_are_scaled_in_float64():

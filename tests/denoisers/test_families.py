@@ -75,6 +75,7 @@ MLP = [
     ({"hidden": (4,), "settings": {"activation": "rel"}}, "did you mean 'relu'"),
     ({"hidden": (4,), "blocks": (1, 2)}, "sum to data_dim = 2, not"),
     ({"hidden": (4,), "blocks": (2, 0)}, "widths of at least 1"),
+    ({"hidden": (4,), "num_classes": 2}, "is for points, which have no classes; leave num_cl"),
 ]
 TOO_LARGE = [
     ({"hidden": (10**7, 10**7)}, "1,000,000 units, and one of family 'kan' would have 10,000,000"),

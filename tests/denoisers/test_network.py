@@ -27,8 +27,9 @@ def _denoiser(**settings):
     return denoiser
 
 
-def _by_formula(denoiser, x, timestep, labels):
-    config = denoiser.config
+def _by_formula(denoiser, x, timestep, observed):
+    config, mask = denoiser.config, ~observed.isnan()
+    x = x.where(~mask, observed)
     time = ((timestep + 1) / T).double().unsqueeze(1)
     waves_of_time, code = denoiser.time_features(timestep, torch.float64), None
     if config.learned_inputs:
@@ -47,11 +48,8 @@ def _by_formula(denoiser, x, timestep, labels):
             inputs = torch.cat([seen, waves_of_time], 1)
             code = None if denoiser.code is None else waves_of_time @ denoiser.code.weight.T
         output = denoiser.first(inputs)
-    for row, label in enumerate(labels.tolist()):
-        if label >= 0:
-            shift = torch.zeros_like(output)
-            shift[row] = denoiser.given.weight[:, label]
-            output = output + shift
+    for block, shift in enumerate(denoiser.given.weight.unbind(1)):
+        output = output + mask[:, block : block + 1] * shift
     state = torch.zeros(len(x), 1, dtype=torch.float64)
     for layer in denoiser.layers:
         own = layer.linear if config.edges else layer
@@ -96,15 +94,16 @@ def _by_formula(denoiser, x, timestep, labels):
     ids=str,
 )
 def test_it_is_its_formula(settings):
-    denoiser = _denoiser(num_classes=2, **settings)
+    denoiser = _denoiser(blocks=(1, 1), **settings)
     x, timestep = randn(20, 2), torch.randint(0, T, (20,), generator=seeded(1))
-    labels = torch.arange(20) % 3 - 1
-    found = denoiser(x, timestep, labels).sample
-    torch.testing.assert_close(found, _by_formula(denoiser, x, timestep, labels))
+    observed = randn(20, 2, seed=2)
+    observed[torch.arange(40).reshape(20, 2) % 3 > 0] = torch.nan
+    found = denoiser(x, timestep, observed=observed).sample
+    torch.testing.assert_close(found, _by_formula(denoiser, x, timestep, observed))
     # A timestep for all points is that of each.
     for step in (7, 7.5):
-        same = denoiser(x, torch.full((20,), step), labels).sample
-        torch.testing.assert_close(denoiser(x, step, labels).sample, same)
+        same = denoiser(x, torch.full((20,), step), observed=observed).sample
+        torch.testing.assert_close(denoiser(x, step, observed=observed).sample, same)
 
 
 # Inputs of all: 2 coordinates and raw time; layers 3-4-5-2.
@@ -268,7 +267,6 @@ def test_modulation_is_absent_at_the_start_and_learned_from_there(settings):
 
 SETTINGS = [
     ({"data_dim": 0}, "data_dim of at least 1"),
-    ({"num_classes": -1}, "num_classes of at least 0"),
     ({"num_train_timesteps": 0}, "one timestep"),
     ({"num_time_frequencies": 0}, "one frequency"),
     ({"time_encoding": "fourrier"}, "did you mean 'fourier'"),
@@ -292,25 +290,9 @@ def test_unusable_settings_and_conditions_are_refused():
     for settings, message in SETTINGS:
         with refused(message):
             NetworkDenoiser(**{"data_dim": 2, **settings})
-    without, labelled, x = stirred("mlp"), stirred("mlp", num_classes=2), points(6)
-    for conditions, message in (
-        ({"class_labels": torch.tensor([0, 2])}, r"label 2 is unknown .* 0 to 1"),
-        ({"class_labels": torch.tensor([0, -2])}, r"label -2 is unknown .* 0 to 1"),
-        ({"class_labels": torch.tensor([0.0, 1.0])}, "whole numbers"),
-        ({"class_labels": torch.tensor([0])}, "class_labels must be one a sample, 2, not 1"),
-        ({"encoder_hidden_states": torch.zeros(2, 1, 4)}, "takes class_labels, not encoder_hidden"),
-    ):
-        with refused(message):
-            labelled.require_conditions(conditions, 2)
-    labelled.require_conditions({"class_labels": torch.tensor([0, 1, -1])}, 3)
-    for conditions, message in (
-        ({"class_labels": torch.zeros(6, dtype=torch.long)}, "built without classes"),
-        ({"encoder_hidden_states": torch.zeros(6, 1, 4)}, "takes no prompts"),
-        ({"observed": torch.zeros(6, 2)}, "not built for observed coordinates"),
-    ):
-        with refused(message):
-            without(x, 5, **conditions)
+    with refused("not built for observed coordinates"):
+        stirred("mlp")(points(6), 5, observed=torch.zeros(6, 2))
     with refused("must have the shape"):
-        stirred("mlp", blocks=(1, 1))(x, 5, observed=torch.zeros(2, 2))
+        stirred("mlp", blocks=(1, 1))(points(6), 5, observed=torch.zeros(2, 2))
     with pytest.raises(RuntimeError, match="expand"):  # as many timesteps as there are points
-        stirred("mlp", settings={"modulated": True})(x[:1], torch.arange(6))
+        stirred("mlp", settings={"modulated": True})(points(1), torch.arange(6))

@@ -60,8 +60,7 @@ def test_a_moved_and_refined_grid_is_taken_along():
 def test_what_has_no_edges_to_read_is_refused_in_one_line():
     gated = NetworkDenoiser(2, gated=True, learned_functions=True)
     for make, message in (
-        (lambda: readable(kan(residual=True)), "a residual state or a class label adds is no edge"),
-        (lambda: readable(kan(num_classes=3)), "is no edge; train family 'readable-kan'"),
+        (lambda: readable(kan(residual=True)), "a residual state adds is no edge; train"),
         (lambda: readable(NetworkDenoiser(2)), "only KANs have edges to read; train family 're"),
         (lambda: readable(gated), "not read one at a time; train family 'readable-kan'"),
         (lambda: network([[(3, 0, CURVE, False)], []], [2]), "no edge from 3 to 0 in layer 0"),

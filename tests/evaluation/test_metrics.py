@@ -78,7 +78,7 @@ def test_c2st_comes_near_the_best_accuracy_there_is():
     assert score == pytest.approx(scipy.stats.norm.cdf(1.0), abs=0.04)
 
 
-@pytest.mark.parametrize("key", ["energy", "sliced_w2", "w2", "mmd"])
+@pytest.mark.parametrize("key", ["energy", "sliced_w2"])
 def test_distances_are_symmetric_zero_on_the_same_points_and_grow_with_a_shift(key):
     function = SAMPLE_METRICS[key].function
     x, y = normal(300, 2, 0), normal(300, 2, 1, shift=0.5)
@@ -87,8 +87,7 @@ def test_distances_are_symmetric_zero_on_the_same_points_and_grow_with_a_shift(k
         return function(a, b, np.random.default_rng(3))
 
     assert value(x, x) == pytest.approx(0.0, abs=1e-6)
-    if key != "mmd":  # its bandwidth is that of the second sample
-        assert value(x, y) == pytest.approx(value(y, x), rel=1e-6)
+    assert value(x, y) == pytest.approx(value(y, x), rel=1e-6)
     same, near, far = (value(normal(300, 2, 5), normal(300, 2, 1, shift=s)) for s in (0, 0.5, 2))
     assert 0 < same < near < far
 

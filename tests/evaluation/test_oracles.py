@@ -6,9 +6,9 @@ import torch
 
 from helpers import randn, refused, seeded
 from kan_diffusion.data import GaussianMixture, make_toy
-from kan_diffusion.pictures.scenes import draw_scenes, scene_samples
 from kan_diffusion.errors import DataError
-from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
+from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle
+from kan_diffusion.pictures.scenes import draw_scenes, render
 
 
 def test_reference_oracle_is_the_mixture_of_its_points(monkeypatch):
@@ -48,7 +48,7 @@ def test_reference_error_falls_as_the_sample_grows(alpha):
 
 
 def _scenes(num, seed=0):
-    return scene_samples(draw_scenes(num, np.random.default_rng(seed)), 16).double()
+    return render(draw_scenes(num, np.random.default_rng(seed)), 16).double()
 
 
 def test_scene_oracle_goes_from_the_picture_to_the_mean():
@@ -66,9 +66,8 @@ def test_unusable_points_and_levels_are_refused():
     for call, words in (
         (lambda: ReferenceOracle(torch.zeros(4)), r"shape \(n, d\)"),
         (lambda: ReferenceOracle(torch.tensor([[math.nan]])), "finite"),
-        (lambda: oracle.posterior_mean(torch.ones(1, 3), 1, 1), "3 coordinates"),
+        (lambda: oracle.posterior_mean(torch.ones(1, 3), 1, 1), r"shape \(n, 2\), got \(1, 3\)"),
         (lambda: oracle.posterior_mean(torch.ones(1, 2), 1, 0), "sigma"),
-        (lambda: excess_by_pair(*[torch.ones(3, 2)] * 2, torch.ones(1, 2)), "same shape"),
         (lambda: scenes.posterior_mean(torch.ones(1, 3, 32, 32), 0.5, 0.5), r"\(n, 3, 16, 16\)"),
         (lambda: scenes.posterior_mean(torch.ones(picture), 0.5, 0.0), "sigma > 0"),
         (lambda: scenes.posterior_mean(torch.ones(picture), 0.5, 0.5, []), "1 pictures and 0 p"),

@@ -3,8 +3,8 @@ import torch
 
 from helpers import seeded
 from kan_diffusion.data.toys import make_toy
-from kan_diffusion.processes import get_process
 from kan_diffusion.formulas.averaged import draw_averaged
+from kan_diffusion.processes import get_process
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from kan_diffusion.denoisers.edges import CURVE
-from kan_diffusion.processes import get_process
 from kan_diffusion.formulas.combination import compose, score_of
+from kan_diffusion.processes import get_process
 from networks import T, batch, mixed_networks, network
 
 STEPS = np.array([0, 3, 31, 64, 98, 99])

@@ -10,13 +10,6 @@ from kan_diffusion.data.datasets import load_dataset
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import get_functions
 from kan_diffusion.denoisers.readable import ReadableDenoiser
-from kan_diffusion.report.gather import runs_contents
-from kan_diffusion.report.study import write_report
-from kan_diffusion.study.config import EvaluationConfig
-from kan_diffusion.study.folder import SAMPLES, load_points
-from kan_diffusion.study.measure import evaluate_run, load_run, yardstick
-from kan_diffusion.study.results.rows import read_runs
-from kan_diffusion.study.run import load_study
 from kan_diffusion.formulas.context import make_context
 from kan_diffusion.formulas.explain import (
     ExplainOptions,
@@ -26,6 +19,13 @@ from kan_diffusion.formulas.explain import (
     remove_stages,
 )
 from kan_diffusion.formulas.match import SearchOptions
+from kan_diffusion.report.gather import runs_contents
+from kan_diffusion.report.study import write_report
+from kan_diffusion.study.config import EvaluationConfig
+from kan_diffusion.study.folder import SAMPLES, load_points
+from kan_diffusion.study.measure import evaluate_run, load_run, yardstick
+from kan_diffusion.study.results.rows import read_runs
+from kan_diffusion.study.run import load_study
 from networks import network
 
 X = sympy.Symbol("x0", real=True)
@@ -89,7 +89,7 @@ def test_each_stage_is_a_run(found):
         assert isinstance(pipeline.denoiser, wanted)
         expected = denoiser(POINTS, 300).sample
         torch.testing.assert_close(pipeline.denoiser(POINTS, 300).sample, expected)
-        row, used, _ = evaluate_run(folder)
+        row, used = evaluate_run(folder)
         assert "oracle is exact" in used
         assert row["excess"] > 0
     assert all(0 < len(drawn) <= 1000 for drawn in explanation.samples.values())

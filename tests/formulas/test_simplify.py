@@ -11,10 +11,10 @@ from kan_diffusion.denoisers.edges import CURVE, Edge
 from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import NonFiniteLossError
-from kan_diffusion.processes import get_process
 from kan_diffusion.formulas.context import Context, make_context
 from kan_diffusion.formulas.match import SearchOptions, find_formulas, match_curve
 from kan_diffusion.formulas.simplify import drop_idle, prune, prune_in_rounds, straighten
+from kan_diffusion.processes import get_process
 from networks import batch, kan, network
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})

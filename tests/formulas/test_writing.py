@@ -10,7 +10,6 @@ from matplotlib.mathtext import MathTextParser
 from helpers import randn
 from kan_diffusion.denoisers.formula import formula_denoiser
 from kan_diffusion.denoisers.library import LIBRARY
-from kan_diffusion.processes import get_process
 from kan_diffusion.formulas.writing import (
     formula_program,
     network_program,
@@ -18,6 +17,7 @@ from kan_diffusion.formulas.writing import (
     score_latex,
     tidy,
 )
+from kan_diffusion.processes import get_process
 from networks import batch, mixed_networks
 
 X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)

@@ -18,7 +18,7 @@ def test_importing_a_layer_loads_torch_and_nothing_heavy():
         import sys
         from kan_diffusion import KANLinear
         KANLinear(3, 2)
-        heavy = "accelerate diffusers matplotlib ot pandas pydantic rich scipy sklearn sympy typer"
+        heavy = "accelerate diffusers matplotlib pandas pydantic rich scipy sklearn sympy typer"
         print(*sorted(set(heavy.split()) & set(sys.modules)))
     """
     result = subprocess.run(

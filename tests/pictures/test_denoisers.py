@@ -5,8 +5,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import refused
-from kan_diffusion.pictures.transformer import TransformerDenoiser
-from kan_diffusion.pictures.unet import UNetDenoiser
+from kan_diffusion.pictures.denoisers import TransformerDenoiser, UNetDenoiser
 from picture_contract import FEW, PictureContract, build, pictures
 
 each_network = pytest.mark.parametrize("family", ["dit-kan", "unet-kan"])
@@ -105,6 +104,12 @@ def test_what_it_was_not_built_for_is_refused(family):
             lambda: told.require_conditions({"class_labels": labels + 2}, 4),
             "class label 2 is unknown .* 0 to 1",
         ),
+        (
+            lambda: told.require_conditions({"class_labels": labels - 2}, 4),
+            "class label -2 is unknown .* 0 to 1",
+        ),
+        (lambda: told.require_conditions({"class_labels": labels.float()}, 4), "whole numbers"),
+        (lambda: told.require_conditions({"class_labels": labels[:2]}, 4), "a sample, 4, not 2"),
         (lambda: denoiser.require_conditions({"class_labels": labels}, 4), "without classes"),
         (
             lambda: prompted.require_conditions({"encoder_hidden_states": prompts[..., 1:]}, 4),

@@ -149,7 +149,7 @@ def test_the_numbers_of_a_setting_are_right(contents, read, setting):
     words = {"excess": "excess", "heldout_loss": "held-out loss"}
     columns = {
         words[measure]: measure, "held-out loss": "heldout_loss", "NLL": "nll", "D²": "energy",
-        "SW2": "sliced_w2", "W2": "w2", "MMD²": "mmd", "C2ST": "c2st", "parameters": "parameters",
+        "SW2": "sliced_w2", "C2ST": "c2st", "parameters": "parameters",
         "FLOPs": "flops", "steps": "steps",
         "train (CPU s)": "train_cpu_seconds",
     }  # fmt: skip

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from html_page import Page
+from kan_diffusion.formulas.explain import LevelFormula
 from kan_diffusion.report.explanation import write_explanation
 from kan_diffusion.report.explanation.data import page_data
 from kan_diffusion.report.explanation.diagram import make_layout
 from kan_diffusion.report.explanation.looks import fading
-from kan_diffusion.formulas.explain import LevelFormula
 from made_explanation import LEVELS, make_explanation, make_score, make_view
 
 

@@ -43,7 +43,7 @@ def test_contents_are_what_the_trials_left(runs):
             np.testing.assert_array_equal(contents.samples[label, row["name"]], drawn)
     settings = dict(contents.settings)
     assert settings["training"].startswith("steps: 40, batch_size: 64")
-    assert ("data", "toy: moons, num_points: 200, conditional: false") in contents.settings
+    assert ("data", "toy: moons, num_points: 200") in contents.settings
 
 
 def test_the_reverse_process_at_moments_of_training_is_read(runs):

@@ -11,10 +11,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from html_page import Page as Read
+from kan_diffusion.pictures.panels import write_pictures
 from kan_diffusion.report.html import Page, plain_table
 from kan_diffusion.report.images import contact_sheet, embedded, figure_png, figure_svg
 from kan_diffusion.report.mathematics import formula_svg
-from kan_diffusion.pictures.panels import write_pictures
 
 HOSTILE = "</script></code><img src=x onerror=alert(1)> & \"quotes\" 'too' <!--"
 

@@ -105,8 +105,8 @@ def test_the_terminals_tables_hold_what_was_measured(contents):
     large = contents.results.rows.assign(flops=32_612_352.0)
     assert summary_table(Results.of(large)).iloc[0]["flops"] == "32.6 M"
     # Columns that were never measured are left out.
-    results = Results.of(contents.results.rows.drop(columns=["w2", "w2_real", "flops"]))
-    assert "w2" not in summary_table(results)
+    results = Results.of(contents.results.rows.drop(columns=["c2st", "c2st_real", "flops"]))
+    assert "c2st" not in summary_table(results)
     assert "flops" not in trial_table(results)
     assert "excess" in trial_table(results)
 

@@ -96,7 +96,7 @@ def test_trial_id_does_not_change_with_what_decides_nothing():
     alone = _study(models=BASE["models"][:1]).trials()[0]
     assert first.id == renamed.id == alone.id
     # Nor with settings that came later, at the value that is as if they were not there.
-    assert not {"optimizer", "conditional", "patience"} & {*re.findall(r"\w+", first.identity)}
+    assert not {"optimizer", "conditions", "patience"} & {*re.findall(r"\w+", first.identity)}
 
 
 def test_models_may_have_an_optimizer_of_their_own():
@@ -104,12 +104,6 @@ def test_models_may_have_an_optimizer_of_their_own():
     own, other = _study(models=[{**kan, "optimizer": "muon"}, mlp]).trials()[:2]
     assert [trial.training.optimizer for trial in (own, other)] == ["muon", "adam"]
     assert own.id not in [trial.id for trial in _study().trials()]
-
-
-def test_a_toy_with_and_without_its_classes_are_two_data_sets():
-    both = _study(data=[{"toy": "moons"}, {"toy": "moons", "conditional": True}])
-    assert [data.name for data in both.data] == ["moons", "moons-conditional"]
-    assert len({trial.id for trial in both.trials()}) == len(both.trials())
 
 
 def test_ids_of_a_study_are_distinct_and_grow_with_its_seeds():
@@ -185,7 +179,7 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         ({"data": [{"tyo": "moons"}]}, "data.0", "path, table and pictures, not only tyo"),
         ({"data": [{"toy": "moons", "nois": 1}]}, "data.0.toy", "did you mean 'noise'"),
         ({"data": BASE["data"] * 2}, "settings", "two data sets are called 'moons'"),
-        ({"data": [{"toy": "s-curve", "conditional": True}]}, "data", "'s-curve' has no classes"),
+        ({"data": [{"toy": "moons", "conditional": True}]}, "data.0.toy", "key 'conditional'"),
         ({"training": {"step": 3}}, "training", "unknown key 'step', did you mean 'steps'"),
         ({"training": {"learning_rate": ".nan"}}, "training.learning_rate", "number"),
         ({"colour": "red"}, "settings", "unknown key 'colour'; known: budgets, data, "),

@@ -40,7 +40,7 @@ def test_an_effort_limits_the_numbers_of_an_evaluation_and_raises_none():
         assert full.limited(of_pictures=of_pictures) == full
     of_points, of_pictures = (quick.limited(of_pictures=kind) for kind in (False, True))
     assert of_points == EvaluationConfig(**LEFT, effort="quick")
-    few = {"num_noised": 60, "num_samples": 12, "num_real_pairs": 1}
+    few = {"num_noised": 60, "num_samples": 12}
     assert of_pictures == EvaluationConfig(**{**NUMBERS, **few}, effort="quick")
     fewer = EvaluationConfig(num_noised=11, num_samples=0, num_likelihood=0, effort="quick")
     assert fewer.limited(of_pictures=False) == fewer.model_copy(update={"num_real_pairs": 1})

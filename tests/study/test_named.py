@@ -4,14 +4,13 @@ import yaml
 
 from helpers import refused
 from kan_diffusion.data.datasets import FileData, ToyData, load_dataset
-from kan_diffusion.denoisers.families import FAMILIES, build_denoiser
+from kan_diffusion.denoisers.families import FAMILIES
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import suggested
 from make import denoiser
-from picture_networks import save_clip
 
 
 @pytest.fixture
@@ -128,33 +127,9 @@ def test_a_table_is_trained_as_suits_its_rows(points):
         assert one.training.patience is None
 
 
-def test_conditional_models_are_told_classes_within_the_same_budget():
-    study = study_for("checkerboard", 600, conditional=True)
-    (data,) = study.data
-    assert data == ToyData(toy="checkerboard", conditional=True)
-    for trial in study.trials()[:2]:
-        built = build(trial, load_dataset(data, 0, 0))
-        assert built.num_classes == 8
-        assert abs(built.num_trainable - 600) <= 0.02 * 600
-    trained = single_trial("moons", family="mlp", params=300, conditional=True)
-    dataset = load_dataset(trained.data, 0)
-    labels = build(trained, dataset)
-    without = build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=trained.model.hidden)
-    # A weight for each label and unit of the first layer.
-    assert labels.num_trainable - without.num_trainable == 2 * trained.model.hidden[0]
-    assert labels.num_trainable <= 300
-
-
 def test_a_trial_of_pictures_has_a_sampler_of_its_process():
     trials = (single_trial("digits", process=name) for name in ("flow", "cosine"))
     assert [trial.sampling.scheduler for trial in trials] == ["flow-euler", "dpm-solver++"]
-
-
-def test_a_pretrained_text_encoder_takes_the_place_of_the_trained_one_and_is_frozen(tmp_path):
-    config = single_trial("digits", text_encoder=save_clip(tmp_path / "clip"))
-    model = build(config, load_dataset(config.data, config.study_seed, config.seed))
-    assert not any(one.requires_grad for one in model.text_encoder.parameters())
-    assert model.num_trainable == pytest.approx(config.model.params, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +147,6 @@ def test_a_pretrained_text_encoder_takes_the_place_of_the_trained_one_and_is_fro
         ("moon", {}, "unknown study, data set or file 'moon', did you mean 'moons'"),
         ("missing.csv", {}, "there is no file 'missing.csv'"),
         ("missing.yaml", {}, "study file 'missing.yaml' cannot be read"),
-        ("swiss-roll", {"conditional": True}, "'swiss-roll' has no classes .* moons, circles, ch"),
     ],
     ids=str,
 )
@@ -189,11 +163,10 @@ def test_studies_that_make_no_sense_are_one_line(what, options, message):
         ("moons", {"learning_rate": -1.0}, "learning_rate = -1.0: .*greater than 0"),
         ("moons", {"steps": 0}, "steps = 0: .*greater than or equal to 1"),
         ("iris", {"holdout": 1.5}, r"holdout = 1\.5: .*less than 1"),
-        ("moons", {"mode": "L"}, "--size, --mode and --objects are for pictures"),
+        ("moons", {"mode": "L"}, "--size and --mode are for pictures"),
         ("moons", {"family": "dit"}, "family 'dit' is for pictures; choose one for"),
         ("digits", {"family": "mlp"}, "family 'mlp' is for points; choose one for"),
         ("digits", {"sparsify": 0.1}, "leave --sparsify out for pictures"),
-        ("digits", {"objects": 2}, "num_pictures and objects are for shapes"),
         ("digits", {"kinds": {"a": "count"}}, "kinds are for the columns of a file"),
         ("shapes", {"size": 20}, "16 or 32 pixels, not 20"),
     ],

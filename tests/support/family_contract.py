@@ -10,7 +10,7 @@ from diffusers.training_utils import EMAModel
 
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion import PointDiffusionPipeline, get_process
-from kan_diffusion.denoisers import FAMILIES, UNLABELLED, Choice, get_family
+from kan_diffusion.denoisers import FAMILIES, Choice, get_family
 from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE
 from make import denoiser, points
 
@@ -19,8 +19,8 @@ FEW = ["kan", "gated-mlp", "full-kan", "modulated-kan", "mlp", "spline-mlp"]
 OTHERS = [f for f in ALL if f not in FEW]
 
 X, STEPS = points(6, seed=1), torch.tensor([0, 41, 99, 7, 41, 50])
-LABELS = torch.tensor([2, -1, 0, 1, 0, -1])
 NAN = torch.nan
+OBSERVED = torch.tensor([[0.3, NAN], [NAN, NAN], [NAN, -1.0], [0.1, 0.2], [NAN, NAN], [2.0, NAN]])
 
 
 def stirred(family, dim=2, *, seed=0, **options):
@@ -50,7 +50,7 @@ class FamilyContract:
         depth = get_family(family).depth
         for dim, countable, amount, options in (
             (13, "num_trainable", 4_600, {"params": 4_600}),
-            (2, "num_trainable", 4_433, {"params": 4_433, "depth": 2, "num_classes": 3}),
+            (2, "num_trainable", 4_433, {"params": 4_433, "depth": 2}),
             (3, "flops", 40_000, {"flops": 40_000}),
         ):
             made = denoiser(family, dim, hidden=None, **options)
@@ -61,7 +61,7 @@ class FamilyContract:
     def test_every_count_grows_with_every_width_and_the_features_of_points(self, family):
         def counts(hidden, frequencies):
             settings = {"num_input_frequencies": frequencies}
-            made = denoiser(family, 3, hidden=hidden, num_classes=2, settings=settings)
+            made = denoiser(family, 3, hidden=hidden, blocks=(2, 1), settings=settings)
             return made.num_trainable, made.flops
 
         widths = (9, 8, 9)[: get_family(family).depth]
@@ -117,38 +117,37 @@ class FamilyContract:
             with refused(r"shape \(B, 2\)"):
                 made(torch.zeros(shape), 5)
 
-    def test_a_label_is_told_and_minus_one_is_none(self, family):
-        made = stirred(family, num_classes=3)
-        none = made(X, 5).sample
-        assert torch.equal(made(X, 5, torch.full((6,), UNLABELLED)).sample, none)
-        of_label = [made(X, 5, torch.full((6,), label)).sample for label in range(3)]
-        for found in (none, of_label[0]):
-            assert not torch.allclose(found, of_label[1])
-        for row, found in enumerate(made(X, 5, LABELS).sample):
-            expected = none if LABELS[row] < 0 else of_label[LABELS[row]]
-            torch.testing.assert_close(found, expected[row])
+    def test_it_takes_no_labels_and_no_prompts(self, family):
+        made = stirred(family)
+        for name, given in (
+            ("class_labels", torch.zeros(6, dtype=torch.long)),
+            ("encoder_hidden_states", torch.zeros(6, 1, 4)),
+        ):
+            with refused("takes no labels and no prompts; leave class_labels and"):
+                made(X, STEPS, **{name: given})
 
-    def test_told_coordinates_take_the_place_of_noised_ones(self, family):
+    def test_observed_coordinates_take_the_place_of_noised_ones(self, family):
         made = stirred(family, 4, blocks=(1, 2, 1))
 
         def predicted(sample, observed=None):
             return made(sample, 30, observed=observed).sample.detach()
 
         sample = points(3, 4, seed=2)
-        untold = predicted(sample)
-        torch.testing.assert_close(predicted(sample, torch.full((3, 4), NAN)), untold)
-        told = torch.tensor([[0.3, NAN, NAN, NAN], [NAN, 0.5, 0.1, NAN], [NAN, NAN, NAN, NAN]])
-        prediction = predicted(sample, told)
-        torch.testing.assert_close(prediction[2], untold[2])
-        # What stood in a told place does not matter; what is told does, and that it is told.
-        torch.testing.assert_close(predicted(sample.where(told.isnan(), 7), told), prediction)
-        inserted = sample.where(told.isnan(), told)
-        for other in (untold, predicted(sample, told + 0.2), predicted(inserted)):
+        alone = predicted(sample)
+        torch.testing.assert_close(predicted(sample, torch.full((3, 4), NAN)), alone)
+        observed = torch.tensor([[0.3, NAN, NAN, NAN], [NAN, 0.5, 0.1, NAN], [NAN, NAN, NAN, NAN]])
+        prediction = predicted(sample, observed)
+        torch.testing.assert_close(prediction[2], alone[2])
+        # What stood in an observed place does not matter; what is observed does, and that it is.
+        other = sample.where(observed.isnan(), 7)
+        torch.testing.assert_close(predicted(other, observed), prediction)
+        inserted = sample.where(observed.isnan(), observed)
+        for other in (alone, predicted(sample, observed + 0.2), predicted(inserted)):
             assert not torch.isclose(other[:2], prediction[:2]).any()
 
     def test_copies_and_files_are_the_same_model(self, family, tmp_path):
-        made = stirred(family, num_classes=3)
-        kind, expected = type(made), made(X, STEPS, LABELS).sample
+        made = stirred(family, blocks=(1, 1))
+        kind, expected = type(made), made(X, STEPS, observed=OBSERVED).sample
         made.save_pretrained(tmp_path)
         files = ["config.json", "diffusion_pytorch_model.safetensors"]
         assert sorted(path.name for path in tmp_path.iterdir()) == files
@@ -158,7 +157,7 @@ class FamilyContract:
         from_config.load_state_dict(made.state_dict())
         for again in (from_config, read, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
             assert_same_state(again, made)
-            assert torch.equal(again(X, STEPS, LABELS).sample, expected)
+            assert torch.equal(again(X, STEPS, observed=OBSERVED).sample, expected)
             assert again.flops == made.flops
 
     def test_it_is_read_and_cast_in_a_dtype(self, family, tmp_path):
@@ -178,14 +177,15 @@ class FamilyContract:
 
     @pytest.mark.filterwarnings("ignore:It is deprecated to pass a pretrained model:FutureWarning")
     def test_it_trains_beside_a_moving_average(self, family, tmp_path):
-        made = stirred(family, num_classes=2).train()
+        made = stirred(family, blocks=(1, 1)).train()
         settings = {"model_cls": type(made), "model_config": made.config}
         average = EMAModel(made.parameters(), decay=0.5, **settings)
         optimizer = torch.optim.Adam(made.parameters(), 1e-2)
         sample, steps = points(64), torch.arange(64)
+        observed = sample.where(torch.tensor([True, False]), NAN)
         losses = []
         for _ in range(12):
-            loss = (made(sample, steps, steps % 2).sample - sample).square().mean()
+            loss = (made(sample, steps, observed=observed).sample - sample).square().mean()
             optimizer.zero_grad()
             loss.backward()
             for name, parameter in made.named_parameters():
@@ -201,9 +201,9 @@ class FamilyContract:
 
     def test_its_pipeline_comes_back(self, family, tmp_path):
         process = get_process("cosine")
-        made = stirred(family, num_classes=3, num_train_timesteps=1000)
+        made = stirred(family, blocks=(1, 1), num_train_timesteps=1000)
         pipeline = PointDiffusionPipeline(made, process, mean=[5.0, -1.0], scale=[2.0, 0.5])
         pipeline.save_pretrained(tmp_path)
         loaded = PointDiffusionPipeline.from_pretrained(tmp_path)
-        same_samples(loaded, pipeline, class_labels=1, guidance_scale=2.0)
+        same_samples(loaded, pipeline, observed=OBSERVED[:4])
         same_samples(pickle.loads(pickle.dumps(pipeline)), pipeline)

@@ -7,12 +7,12 @@ from helpers import randn, seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.processes import get_process
 from kan_diffusion.formulas.averaged import draw_averaged
 from kan_diffusion.formulas.combination import Atom, Combination
 from kan_diffusion.formulas.context import make_context
 from kan_diffusion.formulas.levels import formula_over_levels
 from kan_diffusion.formulas.levels.coordinate import first_formula
+from kan_diffusion.processes import get_process
 from networks import network
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 200})

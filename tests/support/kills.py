@@ -9,9 +9,9 @@ import signal
 from pathlib import Path
 
 from commands import context
+from kan_diffusion.formulas.explain import ExplainOptions, explain_run
 from kan_diffusion.study.executors.base import attempt
 from kan_diffusion.study.run import run_study
-from kan_diffusion.formulas.explain import ExplainOptions, explain_run
 from one_by_one import OneByOne
 from troubles import PACE
 

@@ -18,9 +18,8 @@ def mover(family="mlp", process="cosine", data=ROLL):
     chosen = get_process(process)
     toy = load_dataset(data or ToyData(toy="moons", num_points=10))
     denoiser = build_denoiser(
-        family, toy.dim, num_train_timesteps=1000, params=600, num_classes=len(toy.classes),
-        generator=seeded(),
-    )  # fmt: skip
+        family, toy.dim, num_train_timesteps=1000, params=600, generator=seeded()
+    )
     pipeline = PointDiffusionPipeline(
         denoiser, chosen, toy.standardizer.mean, toy.standardizer.scale, toy.columns
     )

@@ -6,10 +6,9 @@ from diffusers.models.attention import FeedForward
 
 from helpers import assert_same_state, randn, seeded
 from kan_diffusion.denoisers import build_denoiser, get_family
-from kan_diffusion.pictures.transformer import TransformerDenoiser
-from kan_diffusion.pictures.unet import UNetDenoiser
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.kanified import LearnedActivation
+from kan_diffusion.pictures.denoisers import TransformerDenoiser, UNetDenoiser
 
 SHAPE = 3, 8, 8
 SMALL = {

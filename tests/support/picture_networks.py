@@ -1,7 +1,5 @@
 """Small networks of diffusers and transformers with random weights, and calls of them."""
 
-import json
-
 import torch
 from torch import Tensor, nn
 
@@ -106,34 +104,3 @@ def output(network, call):
 def change(before, after):
     """Root mean square of a difference, as a share."""
     return float((before.double() - after.double()).norm() / before.double().norm())
-
-
-def autoencoder(**options):
-    """One of pictures in colour, whose latents have two channels and half the pixels a side."""
-    from diffusers import AutoencoderKL
-
-    settings = {
-        "down_block_types": ["DownEncoderBlock2D"] * 2,
-        "up_block_types": ["UpDecoderBlock2D"] * 2,
-        "block_out_channels": [4, 8],
-        "norm_num_groups": 2,
-        "latent_channels": 2,
-        "scaling_factor": 0.4,
-        "shift_factor": 0.3,
-    }
-    return AutoencoderKL(**{**settings, **options}).eval()
-
-
-def save_clip(folder):
-    """All of a tiny CLIP, whose pieces of words are a, b and ab, as the Hub has it."""
-    from transformers import CLIPConfig, CLIPModel
-
-    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    small |= {"num_attention_heads": 2, "projection_dim": 8}
-    pieces = ["a", "b", "a</w>", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
-    text = {**small, "vocab_size": len(pieces), "max_position_embeddings": 20}
-    vision = {**small, "image_size": 4, "patch_size": 2}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
-    (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
-    (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
-    return folder

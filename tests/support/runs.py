@@ -38,9 +38,8 @@ def _points(folder: Path) -> None:
 
 
 def _moons(folder: Path) -> None:
-    """A KAN on the two moons that is told which."""
-    words = ("moons", "--conditional", "--params", 600, *BRIEFLY)
-    _train(*words, "--moments", 2, "--out", folder / "run")
+    """A KAN on the two moons, recorded at three moments."""
+    _train("moons", "--params", 600, *BRIEFLY, "--moments", 2, "--out", folder / "run")
 
 
 def _readable(folder: Path) -> None:

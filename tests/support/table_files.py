@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from helpers import refused
-from kan_diffusion.tables.files import read_frame
 from kan_diffusion.errors import DataError
+from kan_diffusion.tables.files import read_frame
 
 
 def written(folder, content):

@@ -15,7 +15,6 @@ for name in (
     "diffusers.pipelines.pipeline_utils",
     "sklearn.ensemble",
     "pyarrow.parquet",
-    "ot",
 ):
     importlib.import_module(name)
 

@@ -1,9 +1,9 @@
 import pytest
 
 from html_page import Page
-from kan_diffusion.tables.scores import table_scores
 from kan_diffusion.report.style import shortened
 from kan_diffusion.tables.page import say_scores, score_texts, write_table_page
+from kan_diffusion.tables.scores import table_scores
 from mixed_tables import people, shuffled
 
 TRAIN, REAL = people(400, 1), people(300, 2)

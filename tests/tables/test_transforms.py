@@ -9,8 +9,8 @@ from scipy import integrate, stats
 
 from helpers import refused
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.tables.transforms import Linear, Spline, fit_levels, fit_numbers
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.tables.transforms import Linear, Spline, fit_levels, fit_numbers
 
 SHAPES = {
     "lognormal": stats.lognorm(2),

@@ -14,7 +14,7 @@ interface SharedSettings {
   readonly num_train_timesteps: number;
   readonly time_encoding: TimeEncoding;
   readonly num_time_frequencies: number;
-  readonly num_classes: 0;
+  readonly num_classes?: 0; // of older files
   readonly num_input_frequencies: number;
   readonly residual: boolean;
   readonly modulated: boolean;
@@ -49,7 +49,7 @@ export interface GatedSettings {
   readonly data_dim: number;
   readonly hidden: readonly number[];
   readonly num_train_timesteps: number;
-  readonly num_classes: 0;
+  readonly num_classes?: 0; // of older files
   readonly learned_inputs: boolean;
   readonly num_input_frequencies: number | null;
   readonly num_time_frequencies: number;
@@ -105,7 +105,6 @@ const SHARED = {
   num_train_timesteps: 1000,
   time_encoding: "fourier",
   num_time_frequencies: 4,
-  num_classes: 0,
   num_input_frequencies: 0,
   residual: false,
   modulated: true,

@@ -11,7 +11,6 @@ import shlex
 import sys
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -23,7 +22,6 @@ from kan_diffusion._version import __version__
 from kan_diffusion.cli.options import (
     Address,
     Amount,
-    Conditional,
     Device,
     Executor,
     Families,
@@ -38,7 +36,6 @@ from kan_diffusion.cli.options import (
     SamplerSteps,
     Steps,
     Unverified,
-    Vae,
     What,
     Workers,
     option,
@@ -65,10 +62,10 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from kan_diffusion.tables.columns import Kind
     from kan_diffusion.data.datasets import Dataset
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.study.config import StudyConfig, TrialConfig
+    from kan_diffusion.tables.columns import Kind
 
 __all__ = ["app", "main"]
 
@@ -133,7 +130,6 @@ def _common(
     "`kan-diffusion compare moons --match time --budget 6 --families kan,mlp`\n\n"
     "`kan-diffusion compare moons --match flops --budget mlp:32-32-32`\n\n"
     "`kan-diffusion compare moons --process cosine,flow`\n\n"
-    "`kan-diffusion compare moons --conditional`: told which moon\n\n"
     "`kan-diffusion compare digits`: pictures by prompts, plain and KAN transformers and U-Nets\n\n"
     "`kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`"
 )
@@ -145,7 +141,6 @@ def compare(
     seeds: Annotated[int | None, option("Trials per model.", within=(1, MOST_TRIALS))] = None,
     params: Params = None,
     processes: Processes = None,
-    conditional: Conditional = False,
     steps: Steps = None,
     epochs: Annotated[
         int | None, option("Training epochs (for studies that have them).", within=(1, MOST_STEPS))
@@ -153,7 +148,6 @@ def compare(
     tuned: Annotated[
         Path | None, option("Settings of the families, as 'tune' writes them.")
     ] = None,
-    vae: Vae = None,
     device: Device = "auto",
     workers: Workers = None,
     executor: Executor = "local",
@@ -178,7 +172,7 @@ def compare(
 
     config: StudyConfig = study_for(
         what, params, match=match, budget=budget, families=_listed(families),
-        processes=_listed(processes), conditional=conditional, vae=vae,
+        processes=_listed(processes),
     )  # fmt: skip
     config = config.with_length(steps=steps, epochs=epochs)
     if tuned is not None:
@@ -303,7 +297,6 @@ def tune(
     "`kan-diffusion train people.csv --describe`: the kinds of its columns\n\n"
     "`kan-diffusion train people.csv --columns 'age=number,zip=category'`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
-    "`kan-diffusion train moons --conditional`, then `sample ... --class upper`\n\n"
     "`kan-diffusion train digits --out runs/digits`: pictures, by prompts, in about a minute\n\n"
     "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001`"
 )
@@ -312,7 +305,7 @@ def train(
         str,
         typer.Argument(
             help="A file of rows (.csv, .csv.gz, .tsv, .parquet, .npy), a folder of Parquet files, "
-            "a table or a toy; or pictures: digits, shapes, emoji, or a folder of them."
+            "a table or a toy; or pictures: digits, shapes, or a folder of them."
         ),
     ],
     family: Annotated[
@@ -383,21 +376,12 @@ def train(
     ] = None,
     size: Annotated[
         int | None,
-        option("Pixels of a side of pictures.", "8 of digits, 16 of shapes, 32 of others"),
+        option("Pixels of a side of pictures.", "8 of digits, 16 of shapes, 32 of a folder"),
     ] = None,
-    objects: Annotated[int | None, option("Most things in a scene of shapes.", "1")] = None,
     mode: Annotated[
         str | None,
         option("Channels of pictures: L (grey), RGB or RGBA.", "as the pictures are"),
     ] = None,
-    text_encoder: Annotated[
-        Path | None,
-        option(
-            "Folder of a pretrained CLIP text model for captions; it is not trained.",
-            "a small one that is trained along",
-        ),
-    ] = None,
-    vae: Vae = None,
     columns: Annotated[
         str | None,
         option("Kinds of columns, such as age=number,zip=category; found by default.", False),
@@ -421,7 +405,6 @@ def train(
             within=(0, None),
         ),
     ] = 0.0,
-    conditional: Conditional = False,
     moments: Annotated[
         int,
         option(
@@ -449,19 +432,18 @@ def train(
 
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
-    from kan_diffusion.tables.codec import TableCodec
-    from kan_diffusion.data.datasets import FileData, PictureData, load_dataset
+    from kan_diffusion.data.datasets import PictureData, load_dataset
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_columns, show_training
     from kan_diffusion.study.folder import prepare_trial_folder
-    from kan_diffusion.study.measure import oracle_warning
     from kan_diffusion.study.named import chosen_data, single_trial
     from kan_diffusion.study.trial import run_trial
+    from kan_diffusion.tables.codec import TableCodec
 
     kinds, words = _kinds(columns), next(csv.reader([missing or ""], skipinitialspace=True))
     if describe:
         chosen = chosen_data(
-            data, kinds=kinds, missing=words, holdout=holdout, size=size, objects=objects, mode=mode
+            data, kinds=kinds, missing=words, holdout=holdout, size=size, mode=mode
         )
         dataset = load_dataset(chosen)
         if isinstance(dataset.codec, TableCodec):
@@ -474,8 +456,8 @@ def train(
     config: TrialConfig = single_trial(
         data, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, size=size, objects=objects, mode=mode, text_encoder=text_encoder, vae=vae,
-        kinds=kinds, missing=words, seed=seed, sparsify=sparsify, conditional=conditional,
+        holdout=holdout, size=size, mode=mode, kinds=kinds, missing=words, seed=seed,
+        sparsify=sparsify,
     )  # fmt: skip
     if moments:
         recorded = {"moments": tuple(number / moments for number in range(moments))}
@@ -490,10 +472,7 @@ def train(
     floor = known_floor(config.data, config.process)
     pictures = isinstance(config.data, PictureData)
     if pictures:
-        said = _in_short(load_dataset(config.data, config.study_seed, config.seed))
-        if vae is not None:
-            said += f"; trained on as latents of '{vae}', for which no oracle is known"
-        typer.echo(said)
+        typer.echo(_in_short(load_dataset(config.data, config.study_seed, config.seed)))
     else:
         torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     with show_training(config.label, config.training.steps, floor) as on_progress:
@@ -512,8 +491,6 @@ def train(
     show_scores(result.row, f"{config.model.name} on {config.data.name}")
     if result.config.evaluation.effort == "quick":
         typer.echo("A first look, by few points; the same command without --quick judges it well.")
-    if isinstance(config.data, FileData):
-        _warn(oracle_warning(result.row))
     words = ["kan-diffusion", "sample", str(folder), "--num", "16" if pictures else "1000"]
     module, own, _ = config.model.family.partition(":")
     words += ["--import", module] if own else []
@@ -545,7 +522,6 @@ def _in_short(dataset: Dataset) -> str:
     "`kan-diffusion sample runs/mine --num 1000`: into runs/mine/samples.csv\n\n"
     "`kan-diffusion sample runs/iris --where 'species=setosa' --where '1.0<=petal length<=1.5'`\n\n"
     "`kan-diffusion sample runs/people --like some.csv`: a row for each, its cells kept\n\n"
-    "`kan-diffusion sample runs/moons --class upper --guidance 2`: points of one class\n\n"
     "`kan-diffusion sample runs/mine --scheduler heun --steps 30 --out samples.parquet`\n\n"
     "`kan-diffusion sample runs/digits --prompt 'a seven' --num 16 --guidance 2 --out sevens`: PNG "
     "files and a contact sheet\n\n"
@@ -564,7 +540,7 @@ def sample(
     num: Annotated[
         int | None,
         option(
-            "Number of rows; of pictures or points, for each prompt or class.",
+            "Number of rows; of pictures, for each prompt or class.",
             "1000; as many as --like; 16 pictures",
             within=(1, MOST_VALUES),
         ),
@@ -575,14 +551,14 @@ def sample(
     of_class: Annotated[
         list[str] | None,
         option(
-            "Class, by its name or number, of a model with classes; may be given several times.",
+            "Class of pictures, by its name or number; may be given several times.",
             name="--class",
         ),
     ] = None,
     guidance: Annotated[
         float | None,
         option(
-            "Strength of guidance towards prompt or class; 1 is none.",
+            "Strength of guidance of pictures towards prompt or class; 1 is none.",
             "as the run was judged",
             within=(0, MOST_GUIDANCE),
         ),
@@ -637,15 +613,15 @@ def sample(
     """Draw rows from a trained run, in the data's own units, under conditions; or pictures."""
     import pandas as pd
 
-    from kan_diffusion.tables.conditions import conditions_from_texts
-    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.diffusion.sampling import make_scheduler
+    from kan_diffusion.pictures.panels import write_pictures
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.report.motion import mover_of_run
-    from kan_diffusion.pictures.panels import write_pictures
+    from kan_diffusion.tables.conditions import conditions_from_texts
+    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
     if animate is not None:
@@ -675,11 +651,10 @@ def sample(
     if out is not None and not of_pictures:
         _require_place(out, overwrite)
     of_table = isinstance(pipeline, TableDiffusionPipeline)
-    with_classes = "points and pictures with classes"
     for asked, value, theirs, fits in (
         ("--prompt", prompt, "pictures", of_pictures),
-        ("--class", of_class, with_classes, not of_table),
-        ("--guidance", guidance, with_classes, not of_table),
+        ("--class", of_class, "pictures", of_pictures),
+        ("--guidance", guidance, "pictures", of_pictures),
         ("--where", where, "tables", of_table),
         ("--like", like, "tables", of_table),
     ):
@@ -717,16 +692,7 @@ def sample(
             num, conditions=conditions, like=rows, steps=steps, generator=generator
         )
     else:
-        labels = [_label(each, mover.classes, run) for each in of_class or ()]
-        _require_classes(guidance, labels)
-        num = num or 1000
-        points = pipeline(
-            num * max(1, len(labels)),
-            steps,
-            generator=generator,
-            class_labels=[label for label in labels for _ in range(num)] or None,
-            guidance_scale=1.0 if guidance is None else guidance,
-        ).samples
+        points = pipeline(num or 1000, steps, generator=generator).samples
         frame = pd.DataFrame(points.cpu().double().numpy(), columns=list(pipeline.columns))
     usual_place = run / "samples.csv"
     path = out or (usual_place if overwrite else _free_place(usual_place))
@@ -780,20 +746,16 @@ def _animate(
         )  # fmt: skip
         asked = ", ".join([*prompts, *classes]) or "pictures"
     else:
-        if prompts:
-            raise KanDiffusionError(
-                f"'{runs[0]}' is a model of points; --prompt is for models of pictures"
-            )
-        _require_classes(guidance, classes)
-        movers = [
-            replace(mover, labels=tuple(_label(each, mover.classes, run) for each in classes))
-            for mover, run in zip(movers, runs, strict=True)
-        ]
-        asked = ", ".join(classes) or "points"
+        of_pictures = {"--prompt": prompts, "--class": classes, "--guidance": guidance}
+        for name, value in of_pictures.items():
+            if value not in (None, (), []):
+                raise KanDiffusionError(
+                    f"'{runs[0]}' is a model of points; {name} is for models of pictures"
+                )
+        asked = "points"
         motion = reverse_motion(
-            movers, num=num or 1000, steps=steps, scheduler=scheduler, seed=seed, trails=trails,
-            guidance=1.0 if guidance is None else guidance,
-        )  # fmt: skip
+            movers, num=num or 1000, steps=steps, scheduler=scheduler, seed=seed, trails=trails
+        )
     typer.echo(write_motion(motion, path, f"From noise to {asked}"))
 
 
@@ -864,10 +826,10 @@ def impute(
     """Fill the gaps of rows with what a trained run thinks likely; all other cells stay."""
     import pandas as pd
 
-    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.study.measure import load_point_run
+    from kan_diffusion.tables.files import write_frame
     from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
     _require_place(out, overwrite)
@@ -890,28 +852,6 @@ def impute(
         filled = pd.concat(frames, ignore_index=True)
     write_frame(out, filled)
     typer.echo(f"{len(filled):,} rows: {out}")
-
-
-def _label(text: str, classes: tuple[str, ...], run: Path) -> int:
-    """Finds the label of a class by its name or number."""
-    if not classes:
-        raise KanDiffusionError(
-            f"'{run}' is a model that knows no classes; leave --class out, or train one with "
-            "--conditional"
-        )
-    numbers = [str(label) for label in range(len(classes))]
-    if text not in (*classes, *numbers):
-        named = classes[0] != "0"
-        known = [f"{n} ({name})" if named else n for n, name in enumerate(classes)]
-        raise KanDiffusionError(
-            f"'{run}' has no class '{text}'; give one of {', '.join(map(str, known))}"
-        )
-    return (classes if text in classes else numbers).index(text)
-
-
-def _require_classes(guidance: float | None, classes: Sequence[str | int]) -> None:
-    if guidance is not None and not classes:
-        raise KanDiffusionError("--guidance is towards a class; give --class, or leave it out")
 
 
 def _require_place(out: Path, overwrite: bool) -> None:
@@ -966,14 +906,13 @@ def evaluate(
     """Judge a trained run: loss and sample metrics; of a table also its rows, on a page."""
     from kan_diffusion.cli.console import show_scores, show_table_scores
     from kan_diffusion.cli.progress import show_phases
-    from kan_diffusion.tables.page import write_table_page
     from kan_diffusion.study.measure import evaluate_run
     from kan_diffusion.tables.judging import judge_run
+    from kan_diffusion.tables.page import write_table_page
 
     _without_bars()
-    row, used, warning = evaluate_run(run, data, verify=not unverified)
+    row, used = evaluate_run(run, data, verify=not unverified)
     show_scores(row, f"{run} on {used}")
-    _warn(warning)
     with show_phases(f"judging {run}") as show:
         judged = judge_run(
             run,
@@ -1049,9 +988,9 @@ def explain(
     from kan_diffusion.cli.console import show_standings
     from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
-    from kan_diffusion.report.explanation import write_explanation
     from kan_diffusion.formulas.explain import ExplainOptions, explain_run, explainable_trials
     from kan_diffusion.formulas.match import SearchOptions
+    from kan_diffusion.report.explanation import write_explanation
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     _without_bars()

@@ -25,9 +25,9 @@ from kan_diffusion.study.results.verdicts import Decision
 from kan_diffusion.study.results.wording import capitalised, sentences
 
 if TYPE_CHECKING:
-    from kan_diffusion.tables.scores import TableScores
-    from kan_diffusion.report.contents import ReportContents
     from kan_diffusion.formulas.explain import Explanation
+    from kan_diffusion.report.contents import ReportContents
+    from kan_diffusion.tables.scores import TableScores
 
 __all__ = [
     "show_conclusions",

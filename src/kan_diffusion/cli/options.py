@@ -14,9 +14,9 @@ from kan_diffusion.imports import import_own, is_place
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
-    "Address", "Amount", "Conditional", "Device", "Executor", "Families", "Match", "Modules",
+    "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules",
     "Out", "Overwrite", "Params", "Processes", "Quick", "Run", "SamplerSteps", "Steps",
-    "Unverified", "Vae", "What", "Workers", "option", "own_code",
+    "Unverified", "What", "Workers", "option", "own_code",
 ]  # fmt: skip
 
 
@@ -94,7 +94,7 @@ What = Annotated[
         help="A built-in study (swiss-roll, notebook, verdict), a study file (.yaml), a "
         "toy, a table of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows "
         "(.csv, .csv.gz, .tsv, .parquet, .npy), or a folder of Parquet files; or pictures: digits, "
-        "shapes, emoji, or a folder of them.",
+        "shapes, or a folder of them.",
     ),
 ]
 Match = Annotated[
@@ -134,19 +134,6 @@ Processes = Annotated[
         "Noising processes, such as cosine,flow; models are compared within each.",
         "cosine, flow of pictures, or the study's",
         name="--process",
-    ),
-]
-Conditional = Annotated[
-    bool,
-    option(
-        "Tell the denoiser the class of each point: which moon, which square.", name="--conditional"
-    ),
-]
-Vae = Annotated[
-    Path | None,
-    option(
-        "Folder of a pretrained AutoencoderKL; models are then trained on its latents.",
-        "none: on pixels",
     ),
 ]
 Steps = Annotated[int | None, option("Training steps.", within=(1, MOST_STEPS))]

@@ -8,10 +8,9 @@ from kan_diffusion.data.densities import (
     UniformBoxes,
 )
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.toys import CLASSES, TOYS, make_toy
+from kan_diffusion.data.toys import TOYS, make_toy
 
 __all__ = [
-    "CLASSES",
     "TOYS",
     "CurveDensity",
     "CurveSegment",

@@ -4,16 +4,10 @@ A data set comes from a toy density, which has unlimited fresh points and an exa
 file; from a table of scikit-learn; or from pictures. The rows of files and tables are split, and
 so are pictures: some are trained on, the others are held out.
 
-* A file with at least `FEWEST_FOR_ORACLE` held-out rows is split once, for all trials of a study. A
-  fifth of the held-out rows is noised to measure the denoiser; the rest makes two independent
-  reference samples, A and B, for an oracle.
-* With fewer rows such an oracle would be meaningless: there is none, and all of them are noised.
-  The same holds for tables, and for all pictures except scenes of one thing, whose oracle is exact.
-  Each trial seed then has its own split (all models of a seed share it, and pictures may bring
-  their split along), so that a comparison over seeds is also one over splits of the rows.
-
-Points of a *conditional* toy come with their classes, the components of its density; the exact
-oracle then knows the class of each point.
+Each trial seed has its own split, which all models of a seed share (pictures may bring their split
+along), so that a comparison over seeds is also one over splits of the rows. The posterior mean of
+held-out rows is not known: models are judged by their loss on these rows. Of pictures, scenes have
+an exact oracle.
 
 Toys are standardised with the moments of the density. Rows of files and tables are encoded by a
 codec (:mod:`kan_diffusion.tables.codec`). It is fitted to all rows, since it has to know every
@@ -31,7 +25,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -41,14 +34,9 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import BeforeValidator, Discriminator, Field, PlainSerializer, Tag, model_validator
 from torch import Tensor
 
-from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import Kind
 from kan_diffusion.data.densities import Density
-from kan_diffusion.pictures.folder import holds_pictures
-from kan_diffusion.pictures.codec import PICTURES, PictureCodec, PictureData, read_pictures
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
-from kan_diffusion.data.toys import CLASSES, TOYS, make_toy
+from kan_diffusion.data.toys import TOYS, make_toy
 from kan_diffusion.errors import (
     DataError,
     KanDiffusionError,
@@ -57,11 +45,15 @@ from kan_diffusion.errors import (
     valid_settings,
 )
 from kan_diffusion.limits import MOST_POINTS
+from kan_diffusion.pictures.codec import PICTURES, PictureCodec, PictureData, read_pictures
+from kan_diffusion.pictures.folder import holds_pictures
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import Settings, require_name
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.columns import Kind
+from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
 
 __all__ = [
-    "FEWEST_FOR_ORACLE",
     "MOST_HELDOUT",
     "MOST_TO_FIT",
     "PICTURES",
@@ -80,20 +72,14 @@ __all__ = [
     "split_frames",
 ]
 
-FEWEST_FOR_ORACLE = 4_000
-"""Fewest held-out rows with which a file has an oracle. Each reference sample has two fifths of
-them. With fewer it is so sparse that at small noise the nearest row alone decides the posterior
-mean, and the floor can come out below zero or above a denoiser's loss."""
-
 MOST_TO_FIT = 200_000
 """Most random rows that a codec is fitted to."""
 
 MOST_HELDOUT = 100_000
-"""Most rows that are held out, or that judge a model: an estimated oracle looks at every pair of a
-noised point and a row."""
+"""Most rows that are held out, or that judge a model."""
 
-OracleKind = Literal["exact", "estimated", "none"]
-"""Source of the posterior mean: a density, two reference samples, or none."""
+OracleKind = Literal["exact", "none"]
+"""Whether the posterior mean is known."""
 
 _FEWEST_ROWS = 10
 _COORDINATES = ("x", "y", "z")
@@ -107,36 +93,22 @@ class ToyData(Settings):
         noise: Its noise, in the toy's own units; None for the toy's default.
         num_points: Size of the training set.
         divide_by: Scale that points are divided by instead of being standardised.
-        conditional: Whether points come with their classes, which denoisers are told.
     """
 
     toy: str
     noise: float | None = Field(None, ge=1e-6, le=1e6)
     num_points: int = Field(50_000, ge=1, le=MOST_POINTS)
     divide_by: float | None = Field(None, ge=1e-6, le=1e6)
-    conditional: bool = False
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         require_known("toy", self.toy, TOYS)
-        if self.conditional and self.toy not in CLASSES:
-            raise DataError(
-                f"toy '{self.toy}' has no classes to be conditional on; toys that have: "
-                f"{', '.join(CLASSES)}"
-            )
         return self
 
     @property
     def name(self) -> str:
         """Name of the data set in tables and figures."""
-        return f"{self.toy}-conditional" if self.conditional else self.toy
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes that denoisers are told; numbers if the classes have no names."""
-        if not self.conditional:
-            return ()
-        return CLASSES[self.toy] or tuple(map(str, range(len(self.density().weights))))
+        return self.toy
 
     def density(self) -> Density:
         """The density in its own units."""
@@ -263,17 +235,14 @@ class Dataset:
         density: The exact density of a toy's standardised points; None for other data.
         heldout: Held-out samples to noise, with shape (m, *shape), points in float64; None for a
             toy, which has unlimited fresh points.
-        references: Two independent reference samples with shapes (a, d) and (b, d), float64; None
-            unless a file has enough rows for an oracle.
         codec: The map between rows of a file or table, or pictures, and samples; None for a toy.
         captions: A caption for each training picture; None where there are none.
         heldout_captions: Captions of the held-out pictures.
-        class_labels: Indices into ``classes`` of the training samples, with shape (N,), int64;
-            they are components of the density if there is one. None where there are no classes.
-        heldout_class_labels: Class labels of the held-out samples, with shape (m,).
-        classes: Names of the classes; empty where there are none.
-        things: Most things of a scene, if samples are scenes in colour; else 0. The posterior
-            mean of scenes of one thing is known exactly.
+        class_labels: Indices into ``classes`` of the training pictures, with shape (N,), int64;
+            None where there are no classes.
+        heldout_class_labels: Class labels of the held-out pictures, with shape (m,).
+        classes: Names of the classes of pictures; empty where there are none.
+        scenes: Whether samples are scenes in colour, whose posterior mean is known exactly.
         report: How pictures were changed to make them samples; empty if they were not.
     """
 
@@ -283,14 +252,13 @@ class Dataset:
     train: Tensor
     density: Density | None = None
     heldout: Tensor | None = None
-    references: tuple[Tensor, Tensor] | None = None
     codec: TableCodec | PictureCodec | None = None
     captions: tuple[str, ...] | None = None
     heldout_captions: tuple[str, ...] | None = None
     class_labels: Tensor | None = None
     heldout_class_labels: Tensor | None = None
     classes: tuple[str, ...] = ()
-    things: int = 0
+    scenes: bool = False
     report: str = ""
 
     @property
@@ -305,49 +273,27 @@ class Dataset:
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Widths of the blocks of coordinates that a denoiser may be told."""
+        """Widths of the blocks of coordinates that may be observed."""
         return (1,) * len(self.columns)
 
     @property
     def oracle(self) -> OracleKind:
-        """Source of the posterior mean."""
-        if self.density is not None or self.things == 1:
-            return "exact"
-        return "none" if self.references is None else "estimated"
+        """Whether the posterior mean is known."""
+        return "exact" if self.density is not None or self.scenes else "none"
 
     @property
     def split_by_seed(self) -> bool:
         """Whether seeds hold out different rows; each trial is then judged on its own rows."""
         return self.oracle == "none"
 
-    def draw_conditions(self, num: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draws conditions of ``num`` fresh points: classes according to their shares, or none."""
-        if self.density is None or not self.classes:
-            return {}
-        return {"class_labels": self.density.draw_components(num, generator)}
-
-    def _draw(
-        self, num: int, generator: torch.Generator, conditions: Mapping[str, Tensor]
-    ) -> Tensor:
-        """Draws fresh points (num, d) of the density, under conditions if there are any."""
-        assert self.density is not None
-        if not conditions:
-            return self.density.sample(num, generator)
-        return self.density.sample_given(conditions["class_labels"], generator)
-
-    def points_to_noise(
-        self,
-        num: int,
-        generator: torch.Generator,
-        conditions: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> Tensor:
+    def points_to_noise(self, num: int, generator: torch.Generator) -> Tensor:
         """Returns points with shape (num, d), float64, that no denoiser was trained on.
 
-        These are fresh draws of the density, under conditions of :meth:`draw_conditions`, or the
-        held-out rows in random order, each equally often.
+        These are fresh draws of the density, or the held-out rows in random order, each equally
+        often.
         """
         if self.density is not None:
-            return self._draw(num, generator, conditions)
+            return self.density.sample(num, generator)
         assert self.heldout is not None
         return self.heldout[self.heldout_rows(num, generator)]
 
@@ -357,45 +303,28 @@ class Dataset:
         rows = torch.arange(num) % len(self.heldout)
         return rows[torch.randperm(num, generator=generator)]
 
-    def fresh_pair(
-        self,
-        num: int,
-        generator: torch.Generator,
-        conditions: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> tuple[Tensor, Tensor]:
+    def fresh_pair(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns two disjoint samples of points that no denoiser was trained on, float64.
 
-        Each has ``num`` points, under the same conditions, or half of the untrained rows if they
-        are fewer than twice ``num``.
+        Each has ``num`` points, or half of the held-out rows if they are fewer than twice ``num``.
         """
         if self.density is not None:
-            twice = {name: values.repeat(2) for name, values in conditions.items()}
-            points = self._draw(2 * num, generator, twice)
+            points = self.density.sample(2 * num, generator)
         else:
-            points = self.untrained()
-            points = points[torch.randperm(len(points), generator=generator)]
+            assert self.heldout is not None
+            points = self.heldout[torch.randperm(len(self.heldout), generator=generator)]
             num = min(num, len(points) // 2)
         return points[:num], points[num : 2 * num]
 
-    def fresh(
-        self,
-        num: int,
-        generator: torch.Generator,
-        conditions: Mapping[str, Tensor] = MappingProxyType({}),
-    ) -> Tensor:
+    def fresh(self, num: int, generator: torch.Generator) -> Tensor:
         """Returns at most ``num`` points that no denoiser was trained on, float64.
 
-        If the untrained rows are fewer than twice ``num``, it returns half of them, as many as each
+        If the held-out rows are fewer than twice ``num``, it returns half of them, as many as each
         sample of :meth:`fresh_pair` has, so that metrics of both are comparable.
         """
         if self.density is not None:
-            return self._draw(num, generator, conditions)
+            return self.density.sample(num, generator)
         return self.fresh_pair(num, generator)[0]
-
-    def untrained(self) -> Tensor:
-        """All rows of a file or table that were not trained on, float64."""
-        assert self.heldout is not None
-        return torch.cat([self.heldout, *(self.references or ())])
 
 
 def data_from_name(
@@ -450,14 +379,13 @@ def load_dataset(
     Args:
         config: Source of samples, or the name of a toy, a table or pictures, or the path of a file
             or folder.
-        study_seed: All draws derive from it. All trials of a study share the split of a file with
-            an oracle.
-        trial_seed: Training points of a toy, training pictures that are drawn, and a split without
-            an oracle also derive from it.
+        study_seed: All draws derive from it.
+        trial_seed: Training points of a toy, training pictures that are drawn, and splits also
+            derive from it.
 
     Raises:
         DataError: The file or folder cannot be used, or has changed since the run was set up.
-        KanDiffusionError: The name is unknown, or an extra is missing.
+        KanDiffusionError: The name is unknown.
     """
     if isinstance(config, str | Path):
         config = data_from_name(str(config))
@@ -483,15 +411,12 @@ def _load_toy(config: ToyData, study_seed: int, trial_seed: int) -> Dataset:
     standardised = standardizer.rescale(density)
     generator = torch_generator("training points", study_seed, trial_seed, config.toy)
     numbered = tuple(f"x{index}" for index in range(1, dim + 1))
-    labels = standardised.draw_components(config.num_points, generator)
     return Dataset(
         name=config.name,
         columns=_COORDINATES[:dim] if dim <= len(_COORDINATES) else numbered,
         standardizer=standardizer,
-        train=standardised.sample_given(labels, generator).float(),
+        train=standardised.sample(config.num_points, generator).float(),
         density=standardised,
-        class_labels=labels if config.conditional else None,
-        classes=config.classes,
     )
 
 
@@ -529,7 +454,7 @@ def _load_pictures(config: PictureData, study_seed: int, trial_seed: int) -> Dat
         class_labels=None if labels is None else labels[train],
         heldout_class_labels=None if labels is None else labels[heldout],
         classes=read.classes,
-        things=read.things,
+        scenes=read.scenes,
         report=read.report,
     )
 
@@ -657,7 +582,7 @@ def split_frames(
     file = _own_file(config) if isinstance(config, FileData) else None
     frame = TABLES[config.table]() if isinstance(config, TableData) else pd.DataFrame()
     num_rows = len(frame) if file is None else file.num_rows
-    order, num_heldout, _ = _order(num_rows, config, study_seed, trial_seed)
+    order, num_heldout = _order(num_rows, config, study_seed, trial_seed)
     start = num_heldout + num_ending(num_rows - num_heldout)
     train, heldout = (np.sort(part[:most].numpy()) for part in (order[start:], order[:num_heldout]))
     if file is None:
@@ -667,12 +592,11 @@ def split_frames(
 
 def _order(
     num_rows: int, config: FileData | TableData, study_seed: int, trial_seed: int
-) -> tuple[Tensor, int, bool]:
-    """Draws an order of rows; also returns how many of the first are held out, and has_oracle."""
+) -> tuple[Tensor, int]:
+    """Draws an order of rows; also returns how many of the first are held out."""
     num_heldout = min(_num_held_out(config.holdout, num_rows), MOST_HELDOUT)
-    has_oracle = isinstance(config, FileData) and num_heldout >= FEWEST_FOR_ORACLE
-    stream = torch_generator("split", study_seed, *(() if has_oracle else (trial_seed,)))
-    return torch.randperm(num_rows, generator=stream), num_heldout, has_oracle
+    stream = torch_generator("split", study_seed, trial_seed)
+    return torch.randperm(num_rows, generator=stream), num_heldout
 
 
 def _split(
@@ -683,15 +607,13 @@ def _split(
     trial_seed: int,
 ) -> Dataset:
     """Makes a data set of encoded rows (n, d), some held out at random."""
-    order, num_heldout, has_oracle = _order(len(rows), config, study_seed, trial_seed)
-    heldout, references = _heldout_parts(rows[order[:num_heldout]].double(), has_oracle)
+    order, num_heldout = _order(len(rows), config, study_seed, trial_seed)
     return Dataset(
         name=config.name,
         columns=codec.names,
         standardizer=Standardizer.identity(codec.dim),
         train=rows[order[num_heldout:]],
-        heldout=heldout,
-        references=references,
+        heldout=rows[order[:num_heldout]].double(),
         codec=codec,
     )
 
@@ -706,7 +628,7 @@ def fresh_dataset(
         columns: Names of the model's coordinates.
         units: The map from the file's columns to the model's coordinates. If both have names, the
             columns are put in the model's order.
-        seed: The split into points to noise and reference samples derives from it.
+        seed: The choice of rows, of which at most `MOST_HELDOUT` judge a model, derives from it.
 
     Raises:
         DataError: The file cannot be used or has other columns.
@@ -721,14 +643,12 @@ def fresh_dataset(
         points = units.apply_near(_numbers(file, columns), columns, f"'{path}': ")
     order = torch.randperm(len(points), generator=torch_generator("split", seed))
     points = points[order[:MOST_HELDOUT]]
-    noised, references = _heldout_parts(points, has_oracle=len(points) >= FEWEST_FOR_ORACLE)
     return Dataset(
         name=path.stem,
         columns=columns,
         standardizer=standardizer,
         train=torch.empty(0, len(columns)),
-        heldout=noised,
-        references=references,
+        heldout=points,
         codec=codec,
     )
 
@@ -758,18 +678,3 @@ def _numbers(file: FrameFile, columns: tuple[str, ...]) -> Tensor:
                 "trained on points; remove or fill them"
             )
     return torch.from_numpy(np.array(frame[list(columns)], dtype=np.float64))
-
-
-def _heldout_parts(points: Tensor, has_oracle: bool) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Splits held-out points into points to noise and two reference samples of equal size.
-
-    Without an oracle all points are noised, with an oracle a fifth of them.
-    """
-    if not has_oracle:
-        return points, None
-    num_noised = len(points) // 5
-    num_first = (len(points) - num_noised) // 2
-    noised, first, second = points.split(
-        [num_noised, num_first, len(points) - num_noised - num_first]
-    )
-    return noised, (first, second)

@@ -16,10 +16,6 @@ quadrature exact to about 1e-10), tied together by Tweedie's formula (Robbins 19
   Z = (x - alpha x_0) / sigma, given x, a standard normal truncated to
   [(x - alpha u) / sigma, (x - alpha l) / sigma].
 
-Each density is a mixture of components (Gaussians, segments of a curve, boxes). If every point
-comes with the number of its component, the density of x_t, the score and the posterior mean are
-those of that component alone, E[x_0 | x_t = x, component].
-
 alpha and sigma are any two levels: their squares need not sum to 1, and every row may have its own.
 All arithmetic is float64 on the CPU, results are float64 on the device of x, and everything can be
 differentiated with respect to x.
@@ -27,6 +23,7 @@ differentiated with respect to x.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -44,13 +41,18 @@ __all__ = [
     "CurveSegment",
     "Density",
     "GaussianMixture",
+    "Level",
     "UniformBoxes",
     "float64",
     "noise_levels",
+    "numbers",
     "on_device_of",
     "row_chunks",
     "shared_variance_logits",
 ]
+
+Level = float | Tensor
+"""A signal or noise level: one number for all points, or one for each with shape (n,)."""
 
 NODES_PER_PANEL = 16
 PANEL_LENGTH = 5.0  # in noise standard deviations: 16 nodes integrate such a Gaussian to 1e-13
@@ -60,40 +62,79 @@ SMALL_BOX = 0.5  # half-widths (in sigma) below which a box is integrated, not d
 LOG_2PI = math.log(2 * math.pi)
 CHUNK_ELEMENTS = 2**21  # float64 numbers in one intermediate: 16 MB, of which a few live at once
 
+_BOX_NODES, _BOX_WEIGHTS = (
+    torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(32)
+)
+
+
+def float64(values: object) -> Tensor:
+    """Converts numbers to a float64 tensor on the CPU."""
+    if isinstance(values, Tensor):
+        return values.to("cpu").double()  # in two steps: some devices have no float64
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def numbers(name: str, values: object, *shape: int | str) -> Tensor:
+    """Converts numbers to float64, and checks their shape, in which a letter is any length but 0.
+
+    Raises:
+        DataError: They have another shape, or one of them is not finite.
+    """
+    found = float64(values)
+    if found.ndim != len(shape) or not all(
+        size > 0 if isinstance(wanted, str) else size == wanted
+        for size, wanted in zip(found.shape, shape, strict=True)
+    ):
+        wanted = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+        raise DataError(f"{name} must have shape {wanted}, got {tuple(found.shape)}")
+    if not bool(found.isfinite().all()):
+        raise DataError(f"{name} must be finite, got {_few(found[~found.isfinite()])}")
+    return found
+
+
+def _few(values: Tensor) -> str:
+    """Formats the first few values for an error message."""
+    return listed((f"{value:g}" for value in values.detach().flatten().tolist()), 4)
+
+
+def _shares(weights: object, count: int) -> Tensor:
+    """Scales positive weights (count,) so that they sum to 1."""
+    values = numbers("weights", weights, count)
+    if not bool((values > 0).all()):
+        raise DataError(f"weights must be positive, got {_few(values)}")
+    return values / values.sum()
+
 
 def noise_levels(
-    x: Tensor, alpha: float | Tensor, sigma: float | Tensor
+    x: Tensor, alpha: Level, sigma: Level, dim: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Converts points and noise levels to float64 on the CPU, the levels as columns.
 
     Args:
-        x: Points, shape (n, d).
+        x: Points, shape (n, dim).
         alpha: Signal level, at least 0; a number or shape (n,).
         sigma: Noise level, at least 0; a number or shape (n,). Not 0 where alpha is 0.
+        dim: Number of coordinates; any when None.
 
     Returns:
-        x with shape (n, d), alpha and sigma with shape (n, 1).
+        x with shape (n, dim), alpha and sigma with shape (n, 1).
 
     Raises:
-        DataError: x is not a table of points, or a level is out of range or of another shape.
+        DataError: x has another shape, or a level is out of range or of another shape.
     """
-    if x.ndim != 2:
-        raise DataError(f"points must have shape (n, d), got {tuple(x.shape)}; reshape them")
+    if x.ndim != 2 or dim not in (None, x.shape[1]):
+        wanted = "d" if dim is None else dim
+        raise DataError(f"points must have shape (n, {wanted}), got {tuple(x.shape)}; reshape them")
     levels = []
     for name, value in (("alpha", alpha), ("sigma", sigma)):
         level = float64(value)
-        if level.ndim > 1 or (level.ndim == 1 and len(level) != len(x)):
-            raise DataError(
-                f"{name} must be a number or have shape ({len(x)},), a value for each point, "
-                f"got {tuple(level.shape)}"
-            )
-        refused = level[~((level >= 0) & level.isfinite())]
-        if refused.numel():
-            raise DataError(f"{name} must be finite and at least 0, got {show(refused)}")
-        levels.append(level.expand(len(x)).unsqueeze(1))
+        level = numbers(name, level if level.ndim else level.expand(len(x)), len(x))
+        if bool((level < 0).any()):
+            raise DataError(f"{name} must be at least 0, got {_few(level[level < 0])}")
+        levels.append(level.unsqueeze(1))
     if bool(((levels[0] == 0) & (levels[1] == 0)).any()):
         raise DataError("alpha and sigma are both 0 for some point; one of them must be positive")
-    return x.to("cpu").double(), levels[0], levels[1]
+    return float64(x), levels[0], levels[1]
 
 
 def on_device_of(x: Tensor, answer: Tensor) -> Tensor:
@@ -142,6 +183,7 @@ class Density(ABC):
     mean: Tensor
     std: Tensor
     weights: Tensor
+    _size: int  # numbers that an intermediate holds for one point
 
     @property
     def dim(self) -> int:
@@ -158,194 +200,84 @@ class Density(ABC):
         Returns:
             Shape (num, dim), float64.
         """
-        return self.sample_given(self.draw_components(num, generator), generator)
+        components = torch.empty(0, dtype=torch.long)
+        if num:  # of none, torch draws none
+            components = torch.multinomial(self.weights, num, replacement=True, generator=generator)
+        return self._sample(components, generator)
 
-    def draw_components(self, num: int, generator: torch.Generator) -> Tensor:
-        """Draws the components of ``num`` points by their weights: shape (num,), int64."""
-        if num == 0:
-            return torch.empty(0, dtype=torch.long)
-        return torch.multinomial(self.weights, num, replacement=True, generator=generator)
-
-    @abstractmethod
-    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws clean points, independent and exact, one of each given component.
-
-        Args:
-            components: Numbers of components, shape (n,), int64.
-            generator: A CPU generator; the only source of randomness.
-
-        Returns:
-            Shape (n, dim), float64.
-        """
-
-    @abstractmethod
-    def component(self, index: int) -> Self:
-        """The density of the clean points of one component."""
-
-    @abstractmethod
     def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         """The density of (x_0 - shift) / scale.
 
         Args:
             shift: Shape (dim,).
             scale: Shape (dim,), positive.
-        """
 
-    def log_density(
-        self,
-        x: Tensor,
-        alpha: float | Tensor = 1.0,
-        sigma: float | Tensor = 0.0,
-        components: Tensor | None = None,
-    ) -> Tensor:
+        Raises:
+            DataError: A shape does not fit, a number is not finite, or a scale is not positive.
+        """
+        shift, scale = numbers("shift", shift, self.dim), numbers("scale", scale, self.dim)
+        if not bool((scale > 0).all()):
+            raise DataError(f"scale must be positive, got {_few(scale)}")
+        return self._rescaled(shift, scale)
+
+    def log_density(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
         """Log p_t at x, the natural logarithm of the density of alpha x_0 + sigma eps.
 
         Args:
             x: Shape (n, dim).
             alpha: Signal level, at least 0; a number or shape (n,).
             sigma: Noise level, at least 0; a number or shape (n,).
-            components: Component of each point, shape (n,), int64, to condition on; None for the
-                density of the whole mixture.
 
         Returns:
             Shape (n,), float64.
-        """
-        return self._by_chunks(type(self)._log_density, x, alpha, sigma, components)
 
-    def score(
-        self,
-        x: Tensor,
-        alpha: float | Tensor = 1.0,
-        sigma: float | Tensor = 0.0,
-        components: Tensor | None = None,
-    ) -> Tensor:
+        Raises:
+            DataError: A shape does not fit, or a level is out of range.
+        """
+        return self._by_chunks(self._log_density, x, alpha, sigma)
+
+    def score(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
         """Gradient of log p_t at x; arguments as in `log_density`.
 
         Returns:
             Shape (n, dim), float64.
         """
-        return self._by_chunks(type(self)._score, x, alpha, sigma, components)
+        return self._by_chunks(self._score, x, alpha, sigma)
 
-    def posterior_mean(
-        self,
-        x: Tensor,
-        alpha: float | Tensor,
-        sigma: float | Tensor,
-        components: Tensor | None = None,
-    ) -> Tensor:
+    def posterior_mean(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """E[x_0 | alpha x_0 + sigma eps = x]; arguments as in `log_density`.
 
         Returns:
             Shape (n, dim), float64. At sigma = 0 it is x / alpha, at alpha = 0 the mean.
         """
-        return self._by_chunks(type(self)._posterior_mean, x, alpha, sigma, components)
-
-    @property
-    @abstractmethod
-    def _numbers_per_row(self) -> int:
-        """Numbers that an intermediate holds for one point; decides the size of chunks."""
+        return self._by_chunks(self._posterior_mean, x, alpha, sigma)
 
     @abstractmethod
-    def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """`log_density` of one chunk; alpha and sigma have shape (n, 1)."""
+    def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws a clean point (n, dim) of each of the components (n,), by their numbers."""
 
     @abstractmethod
-    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """`score` of one chunk."""
-
-    @abstractmethod
-    def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """`posterior_mean` of one chunk."""
+    def _rescaled(self, shift: Tensor, scale: Tensor) -> Self:
+        """`rescaled` by checked numbers, each float64 with shape (dim,)."""
 
     def _by_chunks(
-        self,
-        function: Callable[[Self, Tensor, Tensor, Tensor], Tensor],
-        x: Tensor,
-        alpha: float | Tensor,
-        sigma: float | Tensor,
-        components: Tensor | None,
+        self, function: Callable[..., Tensor], x: Tensor, alpha: Level, sigma: Level
     ) -> Tensor:
-        points, alphas, sigmas = noise_levels(x, alpha, sigma)
-        if points.shape[1] != self.dim:
-            raise DataError(
-                f"points have {points.shape[1]} coordinates and the density {self.dim}; "
-                f"give points of shape (n, {self.dim})"
-            )
-        groups = [(self, torch.arange(len(points)))]
-        if components is not None and len(points):
-            which = self._checked(components, len(points))
-            groups = [
-                (self.component(index), (which == index).nonzero().flatten())
-                for index in which.unique().tolist()
-            ]
-        parts, order = [], []
-        for density, rows in groups:
-            chunks = row_chunks(len(rows), density._numbers_per_row) if len(rows) else [slice(0, 0)]
-            for these in (rows[chunk] for chunk in chunks):
-                parts.append(function(density, points[these], alphas[these], sigmas[these]))
-                order.append(these)
-        answer = torch.cat(parts)
-        if len(groups) > 1:
-            answer = answer[torch.cat(order).argsort()]
-        return on_device_of(x, answer)
+        points, *levels = noise_levels(x, alpha, sigma, self.dim)
+        chunks = list(row_chunks(len(points), self._size)) or [slice(0, 0)]
+        answers = [function(points[rows], *(level[rows] for level in levels)) for rows in chunks]
+        return on_device_of(x, torch.cat(answers))
 
-    def _checked(self, components: Tensor, num: int) -> Tensor:
-        """Checks the components (n,) of points and moves them to the CPU.
+    # Each of a chunk of points (n, dim), with levels (n, 1).
 
-        Raises:
-            DataError: There is not one for each point, or there is no such component.
-        """
-        which, known = components.cpu(), len(self.weights)
-        if which.shape != (num,):
-            raise DataError(
-                f"components must have shape ({num},), one for each point, got {tuple(which.shape)}"
-            )
-        wrong = which[(which < 0) | (which >= known)]
-        if wrong.numel():
-            raise DataError(f"there is no component {show(wrong)}; they go from 0 to {known - 1}")
-        return which
+    @abstractmethod
+    def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor: ...
 
+    @abstractmethod
+    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor: ...
 
-def normalised(weights: Tensor | Sequence[float] | None, count: int) -> Tensor:
-    """Scales weights of shape (count,) so that they sum to 1; equal weights when None.
-
-    Raises:
-        DataError: They are not ``count`` positive numbers.
-    """
-    values = torch.ones(count) if weights is None else weights
-    values = float64(values)
-    if values.shape != (count,) or not bool(((values > 0) & values.isfinite()).all()):
-        raise DataError(f"weights must be {count} positive numbers, got {show(values)}")
-    return values / values.sum()
-
-
-def shift_and_scale(shift: Tensor, scale: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Checks a shift and a scale and converts them to float64, shape (dim,).
-
-    Raises:
-        DataError: A shape does not fit, a value is not finite, or a scale is not positive.
-    """
-    shift, scale = float64(shift), float64(scale)
-    if shift.shape != (dim,) or scale.shape != (dim,):
-        raise DataError(
-            f"shift and scale must have shape ({dim},), "
-            f"got {tuple(shift.shape)} and {tuple(scale.shape)}"
-        )
-    if not bool(((scale > 0) & scale.isfinite()).all() and shift.isfinite().all()):
-        raise DataError(f"scale must be positive and shift finite, got scale {show(scale)}")
-    return shift, scale
-
-
-def float64(values: object) -> Tensor:
-    """Converts numbers to a float64 tensor on the CPU."""
-    if isinstance(values, Tensor):
-        return values.to("cpu").double()  # in two steps: some devices have no float64
-    return torch.as_tensor(values, dtype=torch.float64)
-
-
-def show(values: Tensor) -> str:
-    """Formats the first few values for an error message."""
-    return listed((f"{value:g}" for value in values.detach().flatten().tolist()), 4)
+    @abstractmethod
+    def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor: ...
 
 
 class GaussianMixture(Density):
@@ -377,31 +309,24 @@ class GaussianMixture(Density):
         Raises:
             DataError: A shape does not fit, or a covariance is not positive definite.
         """
-        self.means = float64(means)
-        if self.means.ndim != 2 or self.means.numel() == 0:
-            raise DataError(f"means must have shape (k, d), got {tuple(self.means.shape)}")
+        self.means = numbers("means", means, "k", "d")
         count, dim = self.means.shape
         if (covariances is None) == (variances is None):
             raise DataError("give exactly one of covariances and variances")
-        if covariances is not None:
-            self.covariances = float64(covariances)
-        else:
+        if variances is not None:
             spread = float64(variances)
-            spread = spread.unsqueeze(1) if spread.ndim == 1 else spread
-            if spread.ndim not in (0, 2) or spread.shape not in ((), (count, 1), (count, dim)):
+            try:
+                each = (spread.unsqueeze(1) if spread.ndim == 1 else spread).expand(count, dim)
+            except RuntimeError as error:
                 raise DataError(
                     f"variances must be a number or have shape ({count},) or ({count}, {dim}), "
-                    f"got {tuple(float64(variances).shape)}"
-                )
-            self.covariances = torch.diag_embed(spread.expand(count, dim))
-        if self.covariances.shape != (count, dim, dim):
-            raise DataError(
-                f"covariances must have shape ({count}, {dim}, {dim}), "
-                f"got {tuple(self.covariances.shape)}"
-            )
+                    f"got {tuple(spread.shape)}"
+                ) from error
+            covariances = torch.diag_embed(each)
+        self.covariances = numbers("covariances", covariances, count, dim, dim)
         if not torch.allclose(self.covariances, self.covariances.mT, rtol=1e-10, atol=0):
             raise DataError("covariances must be symmetric; use (C + C.mT) / 2")
-        self.weights = normalised(weights, count)
+        self.weights = _shares(torch.ones(count) if weights is None else weights, count)
         self._eigenvalues, self._axes = torch.linalg.eigh(self.covariances)
         if not bool((self._eigenvalues > 0).all()):
             worst = int(self._eigenvalues.min(dim=1).values.argmin())
@@ -410,14 +335,12 @@ class GaussianMixture(Density):
                 f"{float(self._eigenvalues[worst].min()):.3g}); add a little to its diagonal"
             )
         self._rotated_means = torch.einsum("kd,kde->ke", self.means, self._axes)
+        self._size = self.means.numel()
         self.mean = self.weights @ self.means
-        centred = self.means - self.mean
-        self.std = (
-            self.weights @ (centred**2 + torch.diagonal(self.covariances, dim1=1, dim2=2))
-        ).sqrt()
+        variance = torch.diagonal(self.covariances, dim1=1, dim2=2)
+        self.std = (self.weights @ ((self.means - self.mean) ** 2 + variance)).sqrt()
 
-    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        """See `Density.sample_given`."""
+    def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
         shape = len(components), self.dim
         noise = torch.randn(shape, dtype=torch.float64, generator=generator)
         roots = torch.linalg.cholesky(self.covariances)  # unlike eigenvectors, rescales with x_0
@@ -427,20 +350,9 @@ class GaussianMixture(Density):
             points[rows] = self.means[component] + noise[rows] @ roots[component].T
         return points
 
-    def component(self, index: int) -> Self:
-        """See `Density.component`."""
-        return type(self)(self.means[[index]], self.covariances[[index]])
-
-    def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
-        """See `Density.rescaled`."""
-        shift, scale = shift_and_scale(shift, scale, self.dim)
-        return type(self)(
-            (self.means - shift) / scale, self.covariances / torch.outer(scale, scale), self.weights
-        )
-
-    @property
-    def _numbers_per_row(self) -> int:
-        return self.means.numel()
+    def _rescaled(self, shift: Tensor, scale: Tensor) -> Self:
+        covariances = self.covariances / torch.outer(scale, scale)
+        return type(self)((self.means - shift) / scale, covariances, self.weights)
 
     def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Log-joint of point and component (n, k), and C_k^-1 (x - alpha m_k) on its axes."""
@@ -494,21 +406,12 @@ class CurveDensity(Density):
     noise, with 16 Gauss-Legendre nodes each. Samples are drawn from the curve itself.
     """
 
-    def __init__(
-        self,
-        segments: Sequence[CurveSegment],
-        noise: float,
-        *,
-        shift: Tensor | None = None,
-        scale: Tensor | None = None,
-    ) -> None:
-        """Makes the density of (c(u) + noise N(0, I) - shift) / scale.
+    def __init__(self, segments: Sequence[CurveSegment], noise: float) -> None:
+        """Makes the density of c(u) + noise N(0, I).
 
         Args:
             segments: At least one.
             noise: Standard deviation in the units of the curve, positive.
-            shift: Shape (dim,); zero when left out.
-            scale: Shape (dim,), positive; one when left out.
 
         Raises:
             DataError: The noise is not positive, or so small that the quadrature gets too large.
@@ -517,30 +420,25 @@ class CurveDensity(Density):
             raise DataError("a curve needs at least one segment, each with lower < upper")
         if not (math.isfinite(noise) and noise > 0):
             raise DataError(f"noise must be a positive number, got {noise}")
-        self.segments = tuple(segments)
-        self.noise = float(noise)
-        shares = normalised([piece.weight for piece in segments], len(segments))
+        self.segments, self.noise = tuple(segments), float(noise)
+        self.weights = _shares([piece.weight for piece in segments], len(segments))
         rules = [
-            _curve_rule(piece, float(share), self.noise)
-            for piece, share in zip(segments, shares, strict=True)
+            _curve_rule(piece, share, self.noise)
+            for piece, share in zip(segments, self.weights.tolist(), strict=True)
         ]
-        points = torch.cat([rule[0] for rule in rules])
-        weights = torch.cat([rule[1] for rule in rules])
-        dim = points.shape[1]
-        self._shift, self._scale = shift_and_scale(
-            torch.zeros(dim) if shift is None else shift,
-            torch.ones(dim) if scale is None else scale,
-            dim,
-        )
-        self.weights = shares
-        self._points = (points - self._shift) / self._scale
-        self._log_weights = weights.log()
-        self._variance = (self.noise / self._scale) ** 2
-        self.mean = weights @ self._points
-        self.std = (weights @ (self._points - self.mean) ** 2 + self._variance).sqrt()
+        self._nodes, self._masses = (torch.cat(parts) for parts in zip(*rules, strict=True))
+        self._size, dim = self._nodes.shape
+        self._set_units(torch.zeros(dim, dtype=torch.float64), torch.ones(dim, dtype=torch.float64))
 
-    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        """See `Density.sample_given`."""
+    def _set_units(self, shift: Tensor, scale: Tensor) -> None:
+        """Makes it the density of (c(u) + noise N(0, I) - shift) / scale."""
+        self._shift, self._scale = shift, scale
+        self._points = (self._nodes - shift) / scale
+        self._variance = (self.noise / scale) ** 2
+        self.mean = self._masses @ self._points
+        self.std = (self._masses @ (self._points - self.mean) ** 2 + self._variance).sqrt()
+
+    def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
         num = len(components)
         place = torch.rand(num, dtype=torch.float64, generator=generator)
         points = torch.randn(num, self.dim, dtype=torch.float64, generator=generator) * self.noise
@@ -549,28 +447,15 @@ class CurveDensity(Density):
             points[rows] += piece.curve(piece.lower + (piece.upper - piece.lower) * place[rows])
         return (points - self._shift) / self._scale
 
-    def component(self, index: int) -> Self:
-        """See `Density.component`."""
-        piece = self.segments[index]
-        return type(self)([piece], self.noise, shift=self._shift, scale=self._scale)
-
-    def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
-        """See `Density.rescaled`."""
-        shift, scale = shift_and_scale(shift, scale, self.dim)
-        return type(self)(
-            self.segments,
-            self.noise,
-            shift=self._shift + self._scale * shift,
-            scale=self._scale * scale,
-        )
-
-    @property
-    def _numbers_per_row(self) -> int:
-        return len(self._points)
+    def _rescaled(self, shift: Tensor, scale: Tensor) -> Self:
+        made = copy.copy(self)
+        made._set_units(self._shift + self._scale * shift, self._scale * scale)
+        return made
 
     def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        variance = alpha**2 * self._variance + sigma**2  # (n, d)
-        logits = shared_variance_logits(x, alpha, variance, self._points, self._log_weights)
+        """Log-joint of point and node (n, k), up to a common term; variance at a node (n, d)."""
+        variance = alpha**2 * self._variance + sigma**2
+        logits = shared_variance_logits(x, alpha, variance, self._points, self._masses.log())
         return logits, variance
 
     def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -585,6 +470,26 @@ class CurveDensity(Density):
         logits, variance = self._parts(x, alpha, sigma)
         on_curve = logits.softmax(dim=1) @ self._points
         return on_curve + alpha * self._variance * (x - alpha * on_curve) / variance
+
+
+def _curve_rule(piece: CurveSegment, share: float, noise: float) -> tuple[Tensor, Tensor]:
+    """Returns quadrature points (m, dim) on a segment and weights (m,) that sum to its share."""
+    u = torch.linspace(piece.lower, piece.upper, 4097, dtype=torch.float64)
+    steps = piece.curve(u).diff(dim=0).norm(dim=1).numpy()
+    length = np.concatenate([[0.0], np.cumsum(steps)])
+    panels = max(MIN_PANELS, math.ceil(length[-1] / (PANEL_LENGTH * noise)))
+    if panels * NODES_PER_PANEL > MAX_NODES:
+        smallest = length[-1] * NODES_PER_PANEL / (PANEL_LENGTH * MAX_NODES)
+        raise DataError(
+            f"noise {noise:g} is too small for a curve of length {length[-1]:.4g}; "
+            f"use at least {smallest:.2g}"
+        )
+    ends = np.interp(np.linspace(0, length[-1], panels + 1), length, u.numpy())
+    nodes, weights = np.polynomial.legendre.leggauss(NODES_PER_PANEL)
+    widths = np.diff(ends)[:, None]
+    places = torch.from_numpy((ends[:-1, None] + widths * (nodes + 1) / 2).ravel())
+    masses = torch.from_numpy((widths * weights / 2).ravel())
+    return piece.curve(places), masses * (share / (piece.upper - piece.lower))
 
 
 class UniformBoxes(Density):
@@ -611,40 +516,26 @@ class UniformBoxes(Density):
         Raises:
             DataError: The corners do not make boxes.
         """
-        self.lower, self.upper = float64(lower), float64(upper)
-        if self.lower.ndim != 2 or self.lower.numel() == 0 or self.lower.shape != self.upper.shape:
-            raise DataError(
-                "lower and upper must have the same shape (k, d), "
-                f"got {tuple(self.lower.shape)} and {tuple(self.upper.shape)}"
-            )
+        self.lower = numbers("lower", lower, "k", "d")
+        self.upper = numbers("upper", upper, *self.lower.shape)
         if not bool((self.upper > self.lower).all()):
             raise DataError("every upper corner must lie above its lower corner in each coordinate")
         self._log_volume = (self.upper - self.lower).log().sum(dim=1)
         volumes = (self._log_volume - self._log_volume.max()).exp()
-        self.weights = normalised(volumes if weights is None else weights, len(self.lower))
+        self.weights = _shares(volumes if weights is None else weights, len(self.lower))
         self._middle = (self.lower + self.upper) / 2
         self._half = (self.upper - self.lower) / 2
+        self._size = self.lower.numel() * len(_BOX_NODES)
         self.mean = self.weights @ self._middle
         self.std = (self.weights @ ((self._middle - self.mean) ** 2 + self._half**2 / 3)).sqrt()
 
-    def sample_given(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        """See `Density.sample_given`."""
+    def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
         shape = len(components), self.dim
         place = torch.rand(shape, dtype=torch.float64, generator=generator)
         return self.lower[components] + (self.upper - self.lower)[components] * place
 
-    def component(self, index: int) -> Self:
-        """See `Density.component`."""
-        return type(self)(self.lower[[index]], self.upper[[index]])
-
-    def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
-        """See `Density.rescaled`."""
-        shift, scale = shift_and_scale(shift, scale, self.dim)
+    def _rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         return type(self)((self.lower - shift) / scale, (self.upper - shift) / scale, self.weights)
-
-    @property
-    def _numbers_per_row(self) -> int:
-        return self.lower.numel() * len(_SMALL_BOX_NODES)
 
     def _inside(self, x: Tensor, alpha: Tensor) -> Tensor:
         """Tells which boxes hold the noiseless points x / alpha, shape (n, k)."""
@@ -678,11 +569,6 @@ class UniformBoxes(Density):
         in_box = self._middle - self._half * place  # noise that points up means x_0 lies below
         noised = (logits.softmax(dim=1).unsqueeze(2) * in_box).sum(dim=1)
         return torch.where(sigma > 0, noised, x / alpha)
-
-
-_SMALL_BOX_NODES, _SMALL_BOX_WEIGHTS = (
-    torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(32)
-)
 
 
 def _truncated_normal(centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
@@ -723,9 +609,9 @@ def _truncated_normal(centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     narrow = torch.where(small, half, 0.0)
     rate = centre * narrow
     length = (40.0 / rate.clamp(min=1e-300)).clamp(max=2.0)
-    place = -1 + length.unsqueeze(-1) * (_SMALL_BOX_NODES + 1) / 2
+    place = -1 + length.unsqueeze(-1) * (_BOX_NODES + 1) / 2
     exponent = -rate.unsqueeze(-1) * (place + 1) - 0.5 * (narrow.unsqueeze(-1) * place) ** 2
-    terms = exponent.exp() * _SMALL_BOX_WEIGHTS
+    terms = exponent.exp() * _BOX_WEIGHTS
     total = terms.sum(dim=-1)
     narrow_log = (total * length / 4).log() + rate - 0.5 * (centre**2 + LOG_2PI)
     narrow_place = (terms * place).sum(dim=-1) / total
@@ -739,23 +625,3 @@ def _truncated_normal(centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
 def _mills(z: Tensor) -> Tensor:
     """(1 - Phi(z)) / phi(z) for z >= 0."""
     return math.sqrt(math.pi / 2) * torch.special.erfcx(z / math.sqrt(2))
-
-
-def _curve_rule(piece: CurveSegment, share: float, noise: float) -> tuple[Tensor, Tensor]:
-    """Returns quadrature points (m, dim) on a segment and weights (m,) that sum to its share."""
-    u = torch.linspace(piece.lower, piece.upper, 4097, dtype=torch.float64)
-    steps = piece.curve(u).diff(dim=0).norm(dim=1).numpy()
-    length = np.concatenate([[0.0], np.cumsum(steps)])
-    panels = max(MIN_PANELS, math.ceil(length[-1] / (PANEL_LENGTH * noise)))
-    if panels * NODES_PER_PANEL > MAX_NODES:
-        smallest = length[-1] * NODES_PER_PANEL / (PANEL_LENGTH * MAX_NODES)
-        raise DataError(
-            f"noise {noise:g} is too small for a curve of length {length[-1]:.4g}; "
-            f"use at least {smallest:.2g}"
-        )
-    ends = np.interp(np.linspace(0, length[-1], panels + 1), length, u.numpy())
-    nodes, weights = np.polynomial.legendre.leggauss(NODES_PER_PANEL)
-    widths = np.diff(ends)[:, None]
-    places = torch.from_numpy((ends[:-1, None] + widths * (nodes + 1) / 2).ravel())
-    masses = torch.from_numpy((widths * weights / 2).ravel())
-    return piece.curve(places), masses * (share / (piece.upper - piece.lower))

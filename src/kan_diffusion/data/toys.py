@@ -5,16 +5,15 @@ mixture of Gaussians; or uniform boxes. Its score, log-density and posterior mea
 known at every noise level. ``noise`` is the standard deviation of the noise about a curve, ``std``
 that of each Gaussian of a mixture; both are positive. The toys keep the units of their sources;
 standardise them with `kan_diffusion.data.Standardizer.from_density`. Most have two coordinates;
-`two_modes`, `narrow_modes` and `uneven_modes` have one; the names of the others end in their
-number. Toys in `CLASSES` have natural classes: the curve, the Gaussian or the square of a point.
-Constants drawn at random come from named streams, so that a toy is the same everywhere.
+``two-modes``, ``narrow-modes`` and ``uneven-modes`` have one; the names of the others end in their
+number. Constants drawn at random come from named streams, so that a toy is the same everywhere.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -31,7 +30,15 @@ from kan_diffusion.data.densities import (
 from kan_diffusion.errors import DataError, look_up, require_known
 from kan_diffusion.randomness import numpy_generator
 
-__all__ = ["CLASSES", "TOYS", "make_toy"]
+__all__ = ["TOYS", "make_toy"]
+
+_PI = math.pi
+
+
+def _require(holds: bool, message: str) -> None:
+    """Refuses an option that is out of range."""
+    if not holds:
+        raise DataError(message)
 
 
 def _on_circle(
@@ -71,12 +78,22 @@ def _rotation(dim: int, *name: str | int) -> Tensor:
     return axes * triangle.diagonal().sign()
 
 
+def _round(
+    centres: Tensor | Sequence[Sequence[float]],
+    std: float,
+    weights: Sequence[float] | None = None,
+) -> GaussianMixture:
+    """Round Gaussians of one standard deviation."""
+    _require(math.isfinite(std) and std > 0, f"std must be positive, got {std}")
+    return GaussianMixture(centres, weights=weights, variances=std**2)
+
+
 def swiss_roll(noise: float = 0.2) -> CurveDensity:
     """The curve (t cos t, t sin t), t uniform in [1.5 pi, 4.5 pi], plus noise.
 
     Columns 0 and 2 of scikit-learn's ``make_swiss_roll(noise=noise)``, in its units.
     """
-    return CurveDensity([CurveSegment(_spiral, 1.5 * math.pi, 4.5 * math.pi)], noise)
+    return CurveDensity([CurveSegment(_spiral, 1.5 * _PI, 4.5 * _PI)], noise)
 
 
 def moons(noise: float = 0.1) -> CurveDensity:
@@ -85,9 +102,8 @@ def moons(noise: float = 0.1) -> CurveDensity:
     scikit-learn's ``make_moons(noise=noise)``, in its units.
     """
     lower = partial(_on_circle, centre=(1.0, 0.5))
-    return CurveDensity(
-        [CurveSegment(_on_circle, 0.0, math.pi), CurveSegment(lower, math.pi, 2 * math.pi)], noise
-    )
+    halves = [CurveSegment(_on_circle, 0.0, _PI), CurveSegment(lower, _PI, 2 * _PI)]
+    return CurveDensity(halves, noise)
 
 
 def circles(noise: float = 0.08, factor: float = 0.5) -> CurveDensity:
@@ -99,15 +115,9 @@ def circles(noise: float = 0.08, factor: float = 0.5) -> CurveDensity:
         noise: Standard deviation of the Gaussian noise, positive.
         factor: Radius of the inner circle, between 0 and 1.
     """
-    if not 0 < factor < 1:
-        raise DataError(f"factor must lie between 0 and 1, got {factor}")
-    return CurveDensity(
-        [
-            CurveSegment(partial(_on_circle, radius=radius), 0.0, 2 * math.pi)
-            for radius in (1.0, factor)
-        ],
-        noise,
-    )
+    _require(0 < factor < 1, f"factor must lie between 0 and 1, got {factor}")
+    both = [partial(_on_circle, radius=radius) for radius in (1.0, factor)]
+    return CurveDensity([CurveSegment(circle, 0.0, 2 * _PI) for circle in both], noise)
 
 
 def s_curve(noise: float = 0.1) -> CurveDensity:
@@ -116,13 +126,9 @@ def s_curve(noise: float = 0.1) -> CurveDensity:
     Columns 0 and 2 of scikit-learn's ``make_s_curve(noise=noise)``, in its units.
     """
     # The curvature jumps at t = 0, so each half is a segment of its own.
-    return CurveDensity(
-        [
-            CurveSegment(partial(_s_half, sign=-1.0), -1.5 * math.pi, 0.0),
-            CurveSegment(partial(_s_half, sign=1.0), 0.0, 1.5 * math.pi),
-        ],
-        noise,
-    )
+    first, second = (partial(_s_half, sign=sign) for sign in (-1.0, 1.0))
+    halves = [CurveSegment(first, -1.5 * _PI, 0.0), CurveSegment(second, 0.0, 1.5 * _PI)]
+    return CurveDensity(halves, noise)
 
 
 def checkerboard(squares: int = 4, width: float = 2.0) -> UniformBoxes:
@@ -135,10 +141,10 @@ def checkerboard(squares: int = 4, width: float = 2.0) -> UniformBoxes:
         squares: Fields along a side, at least 2.
         width: Side of a field, positive.
     """
-    if squares < 2 or width <= 0:
-        raise DataError(
-            f"a checkerboard needs squares >= 2 and width > 0, got squares {squares}, width {width}"
-        )
+    _require(
+        squares >= 2 and width > 0,
+        f"a checkerboard needs squares >= 2 and width > 0, got squares {squares}, width {width}",
+    )
     corner = -squares * width / 2
     lower = [
         [corner + width * i, corner + width * j]
@@ -160,17 +166,10 @@ def pinwheel(noise: float = 0.08, arms: int = 5, twist: float = 0.25) -> CurveDe
         arms: Number of arms, at least 1.
         twist: How far the arms bend, in radians at r = 0.
     """
-    if arms < 1:
-        raise DataError(f"a pinwheel needs at least one arm, got {arms}")
-    return CurveDensity(
-        [
-            CurveSegment(
-                partial(_pinwheel_arm, turn=2 * math.pi * arm / arms, twist=twist), 0.3, 2.0
-            )
-            for arm in range(arms)
-        ],
-        noise,
-    )
+    _require(arms >= 1, f"a pinwheel needs at least one arm, got {arms}")
+    turns = [2 * _PI * arm / arms for arm in range(arms)]
+    curves = [partial(_pinwheel_arm, turn=turn, twist=twist) for turn in turns]
+    return CurveDensity([CurveSegment(curve, 0.3, 2.0) for curve in curves], noise)
 
 
 def two_spirals(noise: float = 0.25) -> CurveDensity:
@@ -178,11 +177,9 @@ def two_spirals(noise: float = 0.25) -> CurveDensity:
 
     With t^2 uniform the points lie almost evenly along an arm; the arms are pi apart.
     """
-    bounds = ((math.pi / 2) ** 2, (3 * math.pi) ** 2)
-    return CurveDensity(
-        [CurveSegment(partial(_arm_by_square, turn=turn), *bounds) for turn in (0.0, math.pi)],
-        noise,
-    )
+    bounds = (_PI / 2) ** 2, (3 * _PI) ** 2
+    arms = [partial(_arm_by_square, turn=turn) for turn in (0.0, _PI)]
+    return CurveDensity([CurveSegment(arm, *bounds) for arm in arms], noise)
 
 
 def rings(noise: float = 0.12, count: int = 4) -> CurveDensity:
@@ -192,17 +189,13 @@ def rings(noise: float = 0.12, count: int = 4) -> CurveDensity:
         noise: Standard deviation of the Gaussian noise, positive.
         count: Number of rings, at least 1.
     """
-    if count < 1:
-        raise DataError(f"rings need a count of at least 1, got {count}")
-    return CurveDensity(
-        [
-            CurveSegment(
-                partial(_on_circle, radius=float(radius)), 0.0, 2 * math.pi, weight=float(radius)
-            )
-            for radius in range(1, count + 1)
-        ],
-        noise,
-    )
+    _require(count >= 1, f"rings need a count of at least 1, got {count}")
+    radii = [float(radius) for radius in range(1, count + 1)]
+    segments = [
+        CurveSegment(partial(_on_circle, radius=radius), 0.0, 2 * _PI, weight=radius)
+        for radius in radii
+    ]
+    return CurveDensity(segments, noise)
 
 
 def eight_gaussians(std: float = 0.5, radius: float = 4.0) -> GaussianMixture:
@@ -212,10 +205,9 @@ def eight_gaussians(std: float = 0.5, radius: float = 4.0) -> GaussianMixture:
         std: Standard deviation of each Gaussian, positive.
         radius: Radius of the circle, positive.
     """
-    if std <= 0 or radius <= 0:
-        raise DataError(f"std and radius must be positive, got std {std}, radius {radius}")
-    angles = 2 * math.pi * torch.arange(8, dtype=torch.float64) / 8
-    return GaussianMixture(_on_circle(angles, radius=radius), variances=std**2)
+    _require(radius > 0, f"radius must be positive, got {radius}")
+    angles = 2 * _PI * torch.arange(8, dtype=torch.float64) / 8
+    return _round(_on_circle(angles, radius=radius), std)
 
 
 def gaussian_mixture() -> GaussianMixture:
@@ -234,11 +226,8 @@ def gaussian_mixture() -> GaussianMixture:
         axes = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
         spread = torch.tensor([major**2, minor**2], dtype=torch.float64)
         covariances.append((axes * spread) @ axes.T)
-    return GaussianMixture(
-        [list(centre) for centre, _, _ in ellipses],
-        torch.stack(covariances),
-        weights=[0.3, 0.25, 0.2, 0.15, 0.1],
-    )
+    centres = [list(centre) for centre, _, _ in ellipses]
+    return GaussianMixture(centres, torch.stack(covariances), weights=[0.3, 0.25, 0.2, 0.15, 0.1])
 
 
 def correlated_gaussian(correlation: float = 0.8) -> GaussianMixture:
@@ -247,46 +236,29 @@ def correlated_gaussian(correlation: float = 0.8) -> GaussianMixture:
     Args:
         correlation: Correlation of the two coordinates, between -1 and 1.
     """
-    if not -1 < correlation < 1:
-        raise DataError(f"correlation must be between -1 and 1, got {correlation}")
-    return GaussianMixture(
-        [[0.0, 0.0]], torch.tensor([[[1.0, correlation], [correlation, 1.0]]], dtype=torch.float64)
-    )
+    _require(-1 < correlation < 1, f"correlation must be between -1 and 1, got {correlation}")
+    return GaussianMixture([[0.0, 0.0]], [[[1.0, correlation], [correlation, 1.0]]])
 
 
-def two_modes(std: float = 0.5) -> GaussianMixture:
+def two_modes(std: float = 0.5, share: float = 0.5) -> GaussianMixture:
     """Two Gaussians on a line, at -1 and 1.
 
     With v = alpha^2 std^2 + sigma^2 and m = alpha, the score of noised points is
-    (-x + m tanh(m x / v)) / v.
-    """
-    return GaussianMixture([[-1.0], [1.0]], variances=_variance(std))
-
-
-def four_modes(std: float = 0.5) -> GaussianMixture:
-    """Four Gaussians at (-1 or 1, -1 or 1); the two coordinates are independent."""
-    centres = [[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)]
-    return GaussianMixture(centres, variances=_variance(std))
-
-
-def narrow_modes(std: float = 0.35) -> GaussianMixture:
-    """The Gaussians of `two_modes`, narrower: their score bends more sharply."""
-    return two_modes(std)
-
-
-def uneven_modes(std: float = 0.5, share: float = 0.3) -> GaussianMixture:
-    """The Gaussians of `two_modes` with unequal weights.
-
-    With m and v as in `two_modes`, the score is (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v
-    before standardisation, which puts the mean alpha (1 - 2 share) at 0.
+    (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v before standardisation, which puts the mean
+    alpha (1 - 2 share) at 0. The narrower Gaussians of ``narrow-modes`` bend it more sharply, and
+    those of ``uneven-modes`` have unequal weights.
 
     Args:
         std: Standard deviation of each Gaussian, positive.
         share: Weight of the left Gaussian, between 0 and 1.
     """
-    if not 0 < share < 1:
-        raise DataError(f"share must lie between 0 and 1, got {share}")
-    return GaussianMixture([[-1.0], [1.0]], variances=_variance(std), weights=[share, 1 - share])
+    _require(0 < share < 1, f"share must lie between 0 and 1, got {share}")
+    return _round([[-1.0], [1.0]], std, [share, 1 - share])
+
+
+def four_modes(std: float = 0.5) -> GaussianMixture:
+    """Four Gaussians at (-1 or 1, -1 or 1); the two coordinates are independent."""
+    return _round([[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)], std)
 
 
 def oblique_modes(std: float = 0.5) -> GaussianMixture:
@@ -295,13 +267,7 @@ def oblique_modes(std: float = 0.5) -> GaussianMixture:
     Their score bends along a direction oblique to the axes, so it is not a sum of functions of one
     coordinate each.
     """
-    return GaussianMixture([[1.0, 0.5], [-1.0, -0.5]], variances=_variance(std))
-
-
-def _variance(std: float) -> float:
-    if not (math.isfinite(std) and std > 0):
-        raise DataError(f"std must be positive, got {std}")
-    return std**2
+    return _round([[1.0, 0.5], [-1.0, -0.5]], std)
 
 
 def swiss_roll_16d(noise: float = 0.2) -> CurveDensity:
@@ -311,15 +277,29 @@ def swiss_roll_16d(noise: float = 0.2) -> CurveDensity:
     has a share of the curve.
     """
     curve = partial(_laid_out, curve=_spiral, axes=_rotation(16, "swiss-roll-16d")[:2])
-    return CurveDensity([CurveSegment(curve, 1.5 * math.pi, 4.5 * math.pi)], noise)
+    return CurveDensity([CurveSegment(curve, 1.5 * _PI, 4.5 * _PI)], noise)
 
 
-def _mixture(dim: int, noise: float, components: int) -> GaussianMixture:
-    if not (math.isfinite(noise) and noise > 0) or components < 1:
-        raise DataError(
-            f"a mixture needs noise > 0 and at least one component, got noise {noise}, "
-            f"components {components}"
-        )
+def mixture(dim: int, noise: float = 0.1, components: int = 10) -> GaussianMixture:
+    """Gaussians with axes of their own each, with weights 1 : 2 : ... : components.
+
+    The centres are drawn from N(0, 9 / dim I), the standard deviations along a component's axes
+    log-uniformly from 0.2 to 1, the axes uniformly; noise is added. With the defaults and in 8
+    dimensions, the exact posterior mistakes the component of about 1 in 100 points, and of 1 in 3
+    after adding noise as large as the standard deviation of a coordinate. In 32 it hardly ever
+    mistakes that of a point, but does so for 1 in 20 with that noise, and for 1 in 3 with twice as
+    much.
+
+    Args:
+        dim: Number of dimensions.
+        noise: Standard deviation of the Gaussian noise, positive.
+        components: Number of Gaussians, at least 1; the first few stay the same with more.
+    """
+    _require(
+        math.isfinite(noise) and noise > 0 and components >= 1,
+        f"a mixture needs noise > 0 and at least one component, got noise {noise}, "
+        f"components {components}",
+    )
     means, covariances = [], []
     for component in range(components):
         draws = numpy_generator(f"mixture-{dim}d", component)
@@ -330,35 +310,6 @@ def _mixture(dim: int, noise: float, components: int) -> GaussianMixture:
         covariances.append((covariance + covariance.T) / 2)
     weights = [float(component + 1) for component in range(components)]
     return GaussianMixture(torch.stack(means), torch.stack(covariances), weights)
-
-
-def mixture_8d(noise: float = 0.1, components: int = 10) -> GaussianMixture:
-    """Gaussians in 8 dimensions, each with axes of its own, with weights 1 : 2 : ... : components.
-
-    The centres are drawn from N(0, 9/8 I), the standard deviations along a component's axes
-    log-uniformly from 0.2 to 1, the axes uniformly; noise is added. With the defaults, the exact
-    posterior mistakes the component of about 1 in 100 points, and of 1 in 3 after adding noise as
-    large as the standard deviation of a coordinate.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
-        components: Number of Gaussians, at least 1; the first few stay the same with more.
-    """
-    return _mixture(8, noise, components)
-
-
-def mixture_32d(noise: float = 0.1, components: int = 10) -> GaussianMixture:
-    """Gaussians in 32 dimensions, made like those of `mixture_8d`, with centres from N(0, 9/32 I).
-
-    With the defaults, the exact posterior hardly ever mistakes the component of a point, but does
-    so for 1 in 20 after adding noise as large as the standard deviation of a coordinate, and for 1
-    in 3 with twice as much.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
-        components: Number of Gaussians, at least 1; the first few stay the same with more.
-    """
-    return _mixture(32, noise, components)
 
 
 TOYS: dict[str, Callable[..., Density]] = {
@@ -375,35 +326,14 @@ TOYS: dict[str, Callable[..., Density]] = {
     "correlated-gaussian": correlated_gaussian,
     "two-modes": two_modes,
     "four-modes": four_modes,
-    "narrow-modes": narrow_modes,
-    "uneven-modes": uneven_modes,
+    "narrow-modes": partial(two_modes, std=0.35),
+    "uneven-modes": partial(two_modes, share=0.3),
     "oblique-modes": oblique_modes,
-    "mixture-8d": mixture_8d,
-    "mixture-32d": mixture_32d,
+    "mixture-8d": partial(mixture, 8),
+    "mixture-32d": partial(mixture, 32),
     "swiss-roll-16d": swiss_roll_16d,
 }
 """The builders of the toy densities, by the name a user writes."""
-
-CLASSES: dict[str, tuple[str, ...]] = {
-    "moons": ("upper", "lower"),
-    "circles": ("outer", "inner"),
-    "checkerboard": (),
-    "pinwheel": (),
-    "two-spirals": (),
-    "rings": (),
-    "eight-gaussians": (),
-    "gaussian-mixture": (),
-    "two-modes": ("left", "right"),
-    "four-modes": (),
-    "narrow-modes": ("left", "right"),
-    "uneven-modes": ("left", "right"),
-    "oblique-modes": (),
-    "mixture-8d": (),
-    "mixture-32d": (),
-}
-"""Class names of the toys whose components are classes; empty if the classes are numbered.
-
-The labels of ``moons`` and ``circles`` are scikit-learn's."""
 
 
 def make_toy(name: str, **options: float) -> Density:

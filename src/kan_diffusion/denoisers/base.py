@@ -36,12 +36,9 @@ class DenoiserOutput(BaseOutput):
 
     Attributes:
         sample: The prediction, with the shape (B, *shape) of the noised samples.
-        draft: What the denoiser expects of the clean samples, (B, *shape), knowing the conditions
-            alone, see :mod:`.draft`; None from a denoiser without one.
     """
 
     sample: Tensor
-    draft: Tensor | None = None
 
 
 class Denoiser(ModelMixin, ConfigMixin):
@@ -54,8 +51,8 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     Attributes:
         network: The module that computes the prediction.
-        num_classes: Number of class labels, 0 for a denoiser without classes.
-        blocks: Widths of the blocks of coordinates that it may be told; empty for none.
+        num_classes: Number of class labels of pictures, 0 for a denoiser without classes.
+        blocks: Widths of the blocks of coordinates that may be observed; empty for none.
         flops: Floating-point operations of one forward pass for one sample, see
             :mod:`kan_diffusion.denoisers.families`.
     """
@@ -148,7 +145,7 @@ class Denoiser(ModelMixin, ConfigMixin):
         if self.num_classes == 0:
             raise KanDiffusionError(
                 "this denoiser was built without classes; leave class_labels out or build it with "
-                "num_classes"
+                "num_classes, which denoisers of pictures take"
             )
 
     @property

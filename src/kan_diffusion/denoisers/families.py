@@ -22,14 +22,12 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting, Space
 from kan_diffusion.denoisers.network import NetworkDenoiser
 from kan_diffusion.denoisers.sizing import COUNTABLES, widths_for_budget
-from kan_diffusion.pictures.transformer import TRANSFORMER_FAMILIES
-from kan_diffusion.pictures.unet import UNET_FAMILIES
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.imports import find_object, is_place
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_UNITS
 
-__all__ = ["FAMILIES", "PICTURE_FAMILIES", "build_denoiser", "get_family"]
+__all__ = ["FAMILIES", "build_denoiser", "get_family", "picture_families"]
 
 _RATES = Range(5e-3, 5e-2, log=True)
 _TIMES = IntRange(2, 5)
@@ -133,13 +131,15 @@ _READABLE = _row(
     space={**_EDGES_SPACE, "depth": IntRange(1, 2)},
 )  # fmt: skip
 
-PICTURE_FAMILIES: dict[str, Family] = {
-    family.name: family for family in (*TRANSFORMER_FAMILIES, *UNET_FAMILIES)
-}
-"""Families of pictures by name."""
-
 _FOUND: dict[str, tuple[int, ...]] = {}
 """Widths found so far, by everything they depend on."""
+
+
+def picture_families() -> Mapping[str, Family]:
+    """Returns the families of pictures by name; their wing is imported when it is asked for."""
+    from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES
+
+    return PICTURE_FAMILIES
 
 
 def get_family(name: str, *, importing: bool = False) -> Family:
@@ -156,7 +156,10 @@ def get_family(name: str, *, importing: bool = False) -> Family:
     """
     if is_place(name):
         return find_object(name, "family", Family, importing=importing)
-    return look_up("family", name, {**FAMILIES, _READABLE.name: _READABLE, **PICTURE_FAMILIES})
+    known = {**FAMILIES, _READABLE.name: _READABLE}
+    if name not in known:
+        known |= picture_families()
+    return look_up("family", name, known)
 
 
 def build_denoiser(
@@ -186,7 +189,7 @@ def build_denoiser(
         flops: Operations to fit, of a forward pass for one sample.
         hidden: Widths of the hidden layers.
         depth: Number of hidden layers when fitting; the family's own when None.
-        num_classes: Number of class labels.
+        num_classes: Number of class labels of pictures; 0 for points, and without classes.
         blocks: Widths of the blocks of coordinates that may be observed; empty for none.
         settings: Settings of the denoiser class that override the family's.
         generator: Where the initial parameters come from; torch's default when None.
@@ -198,18 +201,25 @@ def build_denoiser(
 
     Raises:
         BudgetError: The family's smallest denoiser of this depth is over the budget.
-        KanDiffusionError: Unknown family or setting, no size or more than one, or a budget that
-            cannot be met.
+        KanDiffusionError: Unknown family or setting, classes of points, no size or more than one,
+            or a budget that cannot be met.
     """
     kind = get_family(family)
     options = {**kind.settings, **(settings or {}), **({"blocks": tuple(blocks)} if blocks else {})}
     of_points = isinstance(data_dim, int)
     if kind.of_pictures == of_points:
-        fitting = ", ".join(FAMILIES if of_points else PICTURE_FAMILIES)
+        fitting = ", ".join(FAMILIES if of_points else picture_families())
         theirs, others = ("pictures", "points") if kind.of_pictures else ("points", "pictures")
         raise KanDiffusionError(
             f"family '{kind.name}' is for {theirs}; choose one for {others}: {fitting}"
         )
+    if of_points and num_classes:
+        raise KanDiffusionError(
+            f"family '{kind.name}' is for points, which have no classes; leave num_classes out"
+        )
+    shape: dict[str, int | Sequence[int]] = {"data_dim": data_dim}
+    if not of_points:
+        shape = {"shape": data_dim, "num_classes": num_classes}
     given = {key: size for key, size in (("params", params), ("flops", flops)) if size is not None}
     if len(given) + (hidden is not None) != 1:
         raise KanDiffusionError(
@@ -230,10 +240,9 @@ def build_denoiser(
             )
         try:
             return kind.denoiser_class(
-                **{"data_dim" if of_points else "shape": data_dim},
+                **shape,
                 hidden=tuple(widths),
                 num_train_timesteps=num_train_timesteps,
-                num_classes=num_classes,
                 **options,
             )
         except TypeError as error:

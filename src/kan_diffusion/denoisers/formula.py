@@ -167,7 +167,7 @@ class FormulaDenoiser(PointDenoiser):
         )
         return torch.stack([part.expand(len(points)) for part in found], dim=-1)
 
-    def _predict(self, points: Tensor, steps: Tensor, given: Tensor | None) -> Tensor:
+    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
         levels = self.levels.double()
         last = levels.shape[1] - 1
         place = steps.double().clamp(0, last)

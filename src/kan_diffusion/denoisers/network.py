@@ -17,7 +17,7 @@ f is the identity. *Features* are fixed waves of coordinates and timestep
 it. *Gates* q and the *residual* state :math:`z_{k-1}`, cut off or padded with zeros where widths
 differ, are optional. The *code* of the timestep has ``rank`` numbers, linear in its waves or
 learned; a *modulated* network takes all waves as its code and has no other input of the timestep.
-Labels and the mask of observed coordinates shift the first layer's output.
+The mask of observed coordinates shifts the first layer's output.
 
 A gated network clamps the coordinates to [-4, 4], where nearly all standardised and noised points
 lie: over the layers, products of values and gates grow as a power of the inputs.
@@ -135,7 +135,6 @@ class NetworkDenoiser(PointDenoiser):
         data_dim: Number d of coordinates of a point.
         hidden: Widths of the hidden layers, at least one.
         num_train_timesteps: Number T of steps of the process.
-        num_classes: Number of class labels, 0 for an unconditional model.
         blocks: Widths of the blocks of coordinates that may be observed; empty for none.
         time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`;
             learned features take the timestep itself.
@@ -180,7 +179,6 @@ class NetworkDenoiser(PointDenoiser):
         data_dim: int,
         hidden: Sequence[int] = (32, 32, 32),
         num_train_timesteps: int = 1000,
-        num_classes: int = 0,
         blocks: Sequence[int] = (),
         time_encoding: TimeEncoding = "fourier",
         num_time_frequencies: int = 4,
@@ -220,7 +218,6 @@ class NetworkDenoiser(PointDenoiser):
         )
         num_times = self.time_features.num_features
         num_inputs = self.num_features + (0 if modulated else num_times)
-        num_given = num_classes + len(blocks)
         grid: dict[str, Any] = {"grid_size": grid_size, "order": order}
         grid["grid_range"] = tuple(grid_range)
         curves = {
@@ -270,7 +267,7 @@ class NetworkDenoiser(PointDenoiser):
                 own = functions(units)
                 layer = GatedLinear(units, fan_out, gated=gated, rank=codes, functions=own)
                 self.layers.append(layer)
-        self.given = nn.Linear(num_given, width, bias=False) if num_given else None
+        self.given = nn.Linear(len(blocks), width, bias=False) if blocks else None
         shape = num_times + 1, num_inputs
         self.input_scale = nn.Parameter(torch.empty(shape)) if scaled_inputs else None
         self._reset_shifts()
@@ -312,7 +309,7 @@ class NetworkDenoiser(PointDenoiser):
                 "inputs that the timestep scales need modulation; set modulated, too"
             )
 
-    def _predict(self, points: Tensor, steps: Tensor, given: Tensor | None) -> Tensor:
+    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
         time = self.time_features(steps, points.dtype)
         if self.config.learned_inputs:
             low, high = _INPUT_RANGE
@@ -330,8 +327,8 @@ class NetworkDenoiser(PointDenoiser):
             if self.code is not None:
                 code = self.code(time)
         output: Tensor = self.first(inputs)
-        if self.given is not None and given is not None:
-            output = output + self.given(given)
+        if self.given is not None and mask is not None:
+            output = output + self.given(mask)
         codes: Sequence[Tensor | None] = [None] * len(self.layers)
         if code is not None:
             codes = code.expand(len(self.layers), points.shape[0], -1).unbind()
@@ -378,7 +375,7 @@ class NetworkDenoiser(PointDenoiser):
         self._reset_shifts()
 
     def _reset_shifts(self) -> None:
-        """Sets what labels and observed blocks add, and the scales of inputs, to zero."""
+        """Sets what observed blocks add, and the scales of inputs, to zero."""
         for parameter in (self.input_scale, None if self.given is None else self.given.weight):
             if parameter is not None:
                 nn.init.zeros_(parameter)

@@ -1,15 +1,15 @@
-r"""Base of the denoisers of points: their inputs, with labels and observed coordinates.
+r"""Base of the denoisers of points: their inputs, with observed coordinates.
 
-A denoiser of points is a function of the noised points, the timestep and, with classes, a label.
-It may also be conditioned on the clean values o of some coordinates, the *observed* ones.
-Coordinates come in blocks, each observed as a whole or not at all. Observed coordinates replace the
-noised ones, and a mask m marks their blocks:
+A denoiser of points is a function of the noised points and the timestep. It may also be conditioned
+on the clean values o of some coordinates, the *observed* ones. Coordinates come in blocks, each
+observed as a whole or not at all. Observed coordinates replace the noised ones, and a mask m marks
+their blocks:
 
-.. math:: (x_t, t, c, o) \mapsto \mathrm{net}\big(m \odot o + (1 - m) \odot x_t,\;
-    \mathrm{features}(t),\; [\mathrm{onehot}(c), m]\big).
+.. math:: (x_t, t, o) \mapsto \mathrm{net}\big(m \odot o + (1 - m) \odot x_t,\;
+    \mathrm{features}(t),\; m\big).
 
-The one-hot block is all zero where no label is given. The points may come with Fourier features of
-their coordinates (:mod:`kan_diffusion.denoisers.features`).
+The points may come with Fourier features of their coordinates
+(:mod:`kan_diffusion.denoisers.features`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput, ModelMixin
+from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput, ModelMixin
 from kan_diffusion.denoisers.features import PointFeatures, TimeEncoding, TimeFeatures
 from kan_diffusion.errors import KanDiffusionError
 
@@ -46,7 +46,7 @@ class PointDenoiser(Denoiser):
     def _set_inputs(
         self, num_input_frequencies: int = 0, time_encoding: TimeEncoding | None = None
     ) -> None:
-        """Sets features, classes and blocks as the configuration says, where it says anything.
+        """Sets features and blocks as the configuration says, where it says anything.
 
         Args:
             num_input_frequencies: Number of frequencies of the points' Fourier features.
@@ -56,19 +56,15 @@ class PointDenoiser(Denoiser):
             KanDiffusionError: A number is not usable.
         """
         config = self.config
-        data_dim, classes = config.data_dim, config.get("num_classes", 0)
-        blocks = tuple(config.get("blocks", ()))
-        if data_dim < 1 or classes < 0:
-            raise KanDiffusionError(
-                "a denoiser needs data_dim of at least 1 and num_classes of at least 0, not "
-                f"{data_dim} and {classes}"
-            )
+        data_dim, blocks = config.data_dim, tuple(config.get("blocks", ()))
+        if data_dim < 1:
+            raise KanDiffusionError(f"a denoiser needs data_dim of at least 1, not {data_dim}")
         if blocks and (min(blocks) < 1 or sum(blocks) != data_dim):
             raise KanDiffusionError(
                 f"blocks must be widths of at least 1 that sum to data_dim = {data_dim}, not "
                 f"{blocks}"
             )
-        self.data_dim, self.num_classes, self.blocks = data_dim, classes, blocks
+        self.data_dim, self.blocks = data_dim, blocks
         starts = torch.tensor([0, *accumulate(blocks)][:-1] if blocks else [], dtype=torch.long)
         self.register_buffer("_block_starts", starts, persistent=False)
         few = num_input_frequencies
@@ -85,9 +81,8 @@ class PointDenoiser(Denoiser):
 
     @property
     def num_inputs(self) -> int:
-        """Number of features of points, timestep, labels and blocks together."""
-        of_time = self.time_features.num_features
-        return self.num_features + of_time + self.num_classes + len(self.blocks)
+        """Number of features of points, timestep and blocks together."""
+        return self.num_features + self.time_features.num_features + len(self.blocks)
 
     @property
     def _input_flops(self) -> int:
@@ -97,17 +92,6 @@ class PointDenoiser(Denoiser):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample: (d,) for points."""
         return (self.data_dim,)
-
-    def _label_features(self, class_labels: Tensor | None, sample: Tensor) -> Tensor:
-        features = sample.new_zeros(sample.shape[0], self.num_classes)
-        if class_labels is None:
-            return features
-        self._require_classes()
-        labels = torch.as_tensor(class_labels, device=sample.device).expand(sample.shape[0])
-        labelled = labels != UNLABELLED
-        return features.scatter(
-            1, labels.clamp(min=0).unsqueeze(-1), labelled.to(sample.dtype).unsqueeze(-1)
-        )
 
     def _insert(self, observed: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
         """Inserts observed coordinates into a sample; also returns the mask of blocks."""
@@ -129,20 +113,20 @@ class PointDenoiser(Denoiser):
         """Features (B, p) of noised points (B, d)."""
         return sample if self.point_features is None else self.point_features(sample)
 
-    def _predict(self, points: Tensor, steps: Tensor, given: Tensor | None) -> Tensor:
+    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
         """Computes the prediction, here ``network`` of all features side by side.
 
         Args:
             points: Features of the noised points with shape (B, num_features).
             steps: Timesteps with shape (B,), or (1,) if all points share one.
-            given: One-hot labels, then 1 for each observed block and else 0, with shape
-                (B, num_classes + blocks), or None without classes and blocks.
+            mask: 1 for each observed block and else 0, with shape (B, blocks), or None without
+                blocks.
 
         Returns:
             The prediction with shape (B, d).
         """
         time = self.time_features(steps, points.dtype).expand(points.shape[0], -1)
-        parts = [points, time] if given is None else [points, time, given]
+        parts = [points, time] if mask is None else [points, time, mask]
         prediction: Tensor = self.network(torch.cat(parts, dim=-1))
         return prediction
 
@@ -162,8 +146,9 @@ class PointDenoiser(Denoiser):
             sample: Noised points with shape (B, d).
             timestep: One timestep for all points, or one each with shape (B,); integers from 0 to
                 T - 1, or fractions between them for samplers that use these.
-            class_labels: Labels with shape (B,), -1 where there is none; or None.
-            encoder_hidden_states: Must be None: denoisers of points take no prompts.
+            class_labels: Must be None, as must ``encoder_hidden_states``: denoisers of points take
+                no labels and no prompts, and have these arguments as models of diffusers do.
+            encoder_hidden_states: Must be None.
             return_dict: Whether to return a :class:`DenoiserOutput` or a tuple.
             observed: Observed coordinates with shape (B, d), whole blocks of them, NaN where a
                 coordinate is not observed; or None.
@@ -172,25 +157,22 @@ class PointDenoiser(Denoiser):
             The prediction with shape (B, d), as ``.sample`` or in a tuple.
 
         Raises:
-            KanDiffusionError: The points have the wrong number of coordinates, or labels, prompts
-                or observed coordinates were given to a denoiser that was built without them.
+            KanDiffusionError: The points have the wrong number of coordinates, labels or prompts
+                were given, or observed coordinates to a denoiser that was built without blocks.
         """
         if sample.ndim != 2 or sample.shape[-1] != self.data_dim:
             raise KanDiffusionError(
                 f"this denoiser takes points with shape (B, {self.data_dim}), not "
                 f"{tuple(sample.shape)}"
             )
-        if encoder_hidden_states is not None:
+        if class_labels is not None or encoder_hidden_states is not None:
             raise KanDiffusionError(
-                "a denoiser of points takes no prompts; leave encoder_hidden_states out"
+                "a denoiser of points takes no labels and no prompts; leave class_labels and "
+                "encoder_hidden_states out"
             )
         steps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
         mask = sample.new_zeros(sample.shape[0], len(self.blocks)) if self.blocks else None
         if observed is not None:
             sample, mask = self._insert(observed, sample)
-        given = mask
-        if self.num_classes or class_labels is not None:
-            labels = self._label_features(class_labels, sample)
-            given = labels if mask is None else torch.cat([labels, mask], dim=-1)
-        prediction = self._predict(self._features(sample), steps, given)
+        prediction = self._predict(self._features(sample), steps, mask)
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)

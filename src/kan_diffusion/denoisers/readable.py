@@ -194,7 +194,7 @@ class ReadableDenoiser(PointDenoiser):
     def _features(self, sample: Tensor) -> Tensor:
         return sample  # ``walk`` takes points
 
-    def _predict(self, points: Tensor, steps: Tensor, given: Tensor | None) -> Tensor:
+    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
         *_, (_, _, _, prediction) = self.walk(points, steps)
         return prediction
 
@@ -307,8 +307,8 @@ def no_edges(denoiser: Denoiser) -> str | None:
             "edges of gated layers are weighted sums of a few functions, times gates, which are "
             f"not read one at a time; {train}"
         )
-    if config.residual or denoiser.num_classes:
-        return f"what a residual state or a class label adds is no edge; {train}, without classes"
+    if config.residual:
+        return f"what a residual state adds is no edge; {train}"
     return None
 
 
@@ -325,8 +325,7 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         The network in eval mode; the denoiser itself where it is readable already.
 
     Raises:
-        KanDiffusionError: The denoiser is not a KAN with a function for each edge, is residual, or
-            has classes.
+        KanDiffusionError: The denoiser is not a KAN with a function for each edge, or is residual.
     """
     if (reason := no_edges(denoiser)) is not None:
         raise KanDiffusionError(reason)

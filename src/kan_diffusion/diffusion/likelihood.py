@@ -33,8 +33,8 @@ same along a whole path (Hutchinson 1990; Grathwohl et al. 2019, arXiv:1810.0136
 Runge-Kutta method are even in :math:`\operatorname{arsinh}(1/\sqrt{s})`: even in log s below the
 spread of standardised data, and of a length that grows as :math:`\sqrt{s}` above it, where only
 noise is left and f vanishes. With :math:`s = t / (1 - t)` they are even in y with
-:math:`t = 1 / \cosh^2 y`, and flow matching is integrated over -y. Coordinates that the denoiser is
-told are constant: the ODE moves the others, and the density is theirs given the told ones.
+:math:`t = 1 / \cosh^2 y`, and flow matching is integrated over -y. Observed coordinates are
+constant: the ODE moves the others, and the density is theirs given the observed ones.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
+from kan_diffusion.data.densities import numbers
 from kan_diffusion.denoisers.points import PointDenoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
@@ -64,13 +65,18 @@ def first_noise(process: Process) -> float:
 
 
 class _Path:
-    """The right-hand side of the ODE for the state (x, log-density), on the denoiser's device."""
+    """The right-hand side of the ODE for the state (x, log-density) of a batch of points.
+
+    Attributes:
+        observed: Observed coordinates (n, d) of the batch, NaN for the others; None for none.
+        directions: Vectors (n, d) whose products with the Jacobian give the divergence.
+    """
+
+    observed: Tensor | None = None
+    directions: Sequence[Tensor] = ()
 
     def __init__(self, denoiser: PointDenoiser, process: Process, dtype: torch.dtype) -> None:
         self.denoiser, self.process, self.dtype = denoiser, process, dtype
-        self.conditions: dict[str, Tensor] = {}  # of the points being moved, by name
-        self.free: Tensor | None = None  # (n, d), 1 where a coordinate is not told
-        self.directions: Sequence[Tensor] = ()  # each (n, d), of norm 1 in expectation
         alpha, sigma = process.levels()
         # The variable of integration at each timestep: (T,), increasing.
         self.times = -sigma.rsqrt().acosh() if process.is_flow else sigma.log() - alpha.log()
@@ -112,11 +118,11 @@ class _Path:
         with torch.enable_grad():
             x = state[0].detach().requires_grad_()
             prediction = self.denoiser(
-                x.to(self.denoiser.dtype), timestep, **self.conditions, return_dict=False
+                x.to(self.denoiser.dtype), timestep, observed=self.observed, return_dict=False
             )[0]
             velocity = self._velocity(prediction.to(self.dtype), x, float(time))
-            if self.free is not None:
-                velocity = velocity * self.free
+            if self.observed is not None:
+                velocity = velocity * self.observed.isnan()
             divergence = torch.zeros(len(x), device=x.device, dtype=self.dtype)
             # First-order gradients only: kernels have no second.
             for count, towards in enumerate(self.directions, start=1):
@@ -132,7 +138,6 @@ def log_likelihood(
     process: Process,
     points: Tensor,
     *,
-    class_labels: Tensor | None = None,
     observed: Tensor | None = None,
     num_probes: int | None = None,
     generator: torch.Generator | None = None,
@@ -151,10 +156,8 @@ def log_likelihood(
         denoiser: The trained network, on any device; run in its own dtype.
         process: The process it was trained for.
         points: Standardised points with shape (n, d), finite.
-        class_labels: Class of each point, with shape (n,): the density is then the density of its
-            class.
-        observed: Coordinates that the denoiser is told, with shape (n, d), NaN for the others: the
-            density is then the density of the others, given the told ones.
+        observed: Observed coordinates with shape (n, d), NaN for the others: the density is then
+            that of the others, given the observed ones.
         num_probes: Number of random vectors that estimate the divergence, which is exact when None.
         generator: Source of these vectors; torch's default generator when None.
         num_steps: Steps of the fourth-order Runge-Kutta method (the 3/8 rule), each of which
@@ -173,29 +176,19 @@ def log_likelihood(
     Raises:
         DataError: The points are not finite numbers with shape (n, d) for the denoiser's d, or
             ``observed`` has another shape.
-        KanDiffusionError: A number of steps, rows or probes is below 1, or labels are not one per
-            point or unknown to the denoiser.
+        KanDiffusionError: A number of steps, rows or probes is below 1.
     """
-    dim = denoiser.data_dim
-    if points.ndim != 2 or points.shape[1] != dim:
-        raise DataError(
-            f"points have shape {tuple(points.shape)} and the denoiser takes {dim} coordinates; "
-            f"give points of shape (n, {dim})"
-        )
-    if not bool(points.isfinite().all()):
-        raise DataError("points must be finite; remove those that are not")
+    points = numbers("points", points.detach(), *points.shape[:1], denoiser.data_dim)
     if observed is not None and observed.shape != points.shape:
         raise DataError(
             f"observed has shape {tuple(observed.shape)} and the points {tuple(points.shape)}; "
-            "give one of the same shape, NaN where nothing is told"
+            "give one of the same shape, NaN where nothing is observed"
         )
     if num_steps < 1 or batch_rows < 1 or (num_probes is not None and num_probes < 1):
         raise KanDiffusionError(
             f"a likelihood needs at least 1 step, batches of 1 and 1 probe, not {num_steps}, "
             f"{batch_rows} and {num_probes}"
         )
-    if class_labels is not None:
-        denoiser.require_conditions({"class_labels": class_labels}, len(points))
     device = denoiser.device
     dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's have no float64
     path = _Path(denoiser, process, dtype)
@@ -203,17 +196,13 @@ def log_likelihood(
     parts = [torch.empty(0, dtype=torch.float64)]
     for first in range(0, len(points), batch_rows):
         rows = slice(first, first + batch_rows)
-        start = alpha * points[rows].detach().to("cpu", torch.float64).to(device, dtype)
-        count = torch.full((len(start),), float(dim), dtype=torch.float64)
+        start = alpha * points[rows].to(device, dtype)
         free = torch.ones_like(start)
-        if class_labels is not None:
-            path.conditions["class_labels"] = class_labels[rows].to(device)
         if observed is not None:
-            told = observed[rows].to(device, denoiser.dtype)
-            free = told.isnan().to(dtype)
-            path.conditions["observed"], path.free = told, free
-            start = torch.where(told.isnan(), start, 0.0)  # adds a constant to the prior
-            count = free.sum(dim=1).cpu().double()
+            path.observed = observed[rows].to(device, denoiser.dtype)
+            free = path.observed.isnan().to(dtype)
+            start = start * free  # observed coordinates are 0 to the prior
+        count = free.sum(dim=1).cpu().double()
         path.directions = _directions(free, num_probes, generator)
         change = torch.zeros(len(start), device=device, dtype=dtype)
         states, changes = odeint(path, (start, change), grid, method="rk4")

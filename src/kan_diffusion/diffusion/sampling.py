@@ -8,7 +8,7 @@ the process can drive it; :data:`SCHEDULERS` lists those that have a name on the
 The flow schedulers of diffusers count timesteps from 1 to T, all others and the denoisers from 0 to
 T - 1; the pipeline subtracts the 1.
 
-Classifier-free guidance mixes a prediction with conditions and one without,
+Of pictures, classifier-free guidance mixes a prediction with conditions and one without,
 :math:`p_\varnothing + s\,(p_c - p_\varnothing)` (Ho and Salimans 2022, arXiv:2207.12598).
 """
 
@@ -309,7 +309,8 @@ class SamplePipeline(DiffusionPipeline):
             num_inference_steps: Steps of the scheduler.
             generator: Source of the noise, or a list of one per sample.
             conditions: Conditions by name, one per sample.
-            absent: Conditions that guidance leads away from, instead of those of the same name.
+            absent: Conditions that guidance leads away from, instead of those of the same name;
+                empty for no guidance.
             guidance_scale: Strength of guidance; 1 is the plain conditional.
             batch_size: Largest number of samples drawn at once.
             callback: Called after every step of each batch.
@@ -319,11 +320,6 @@ class SamplePipeline(DiffusionPipeline):
             raise KanDiffusionError(
                 f"generator must be one or a list of {num_samples}, one a sample, not of "
                 f"{len(generator)}"
-            )
-        if guidance_scale != 1.0 and not absent:
-            raise KanDiffusionError(
-                f"guidance_scale={guidance_scale:g} leads towards a label or a prompt, and none is "
-                "given; give one, or leave it out"
             )
 
         def notify(index: int, timestep: Tensor, sample: Tensor) -> Tensor:
@@ -509,9 +505,7 @@ class PointDiffusionPipeline(SamplePipeline):
         num_inference_steps: int = 20,
         *,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        class_labels: Tensor | Sequence[int] | int | None = None,
         observed: Tensor | None = None,
-        guidance_scale: float = 1.0,
         batch_size: int = 65_536,
         callback_on_step_end: StepCallback | None = None,
         return_dict: bool = True,
@@ -523,10 +517,8 @@ class PointDiffusionPipeline(SamplePipeline):
             num_inference_steps: Steps of the scheduler, from 1 to the process's number of
                 timesteps; Heun evaluates the denoiser twice a step.
             generator: Source of the noise, or a list of one per sample; torch's default when None.
-            class_labels: One label for all points or one each, with shape (num_samples,).
-            observed: Standardised coordinates that the denoiser is told, with shape (num_samples,
-                d), NaN where a coordinate is to be drawn; samples keep the told ones unchanged.
-            guidance_scale: Strength s of classifier-free guidance; 1 is the plain conditional.
+            observed: Standardised coordinates to condition on, with shape (num_samples, d), NaN
+                where a coordinate is to be drawn; samples keep the observed ones unchanged.
             batch_size: Largest number of points drawn at once.
             callback_on_step_end: Called after every step of each batch with the pipeline, the
                 number of the step, its timestep and ``{"sample": points}``, (B, d) standardised;
@@ -538,21 +530,11 @@ class PointDiffusionPipeline(SamplePipeline):
             supports it, on the pipeline's device.
 
         Raises:
-            KanDiffusionError: A number of samples, steps or generators is out of range, labels are
-                not known to the denoiser or missing for guidance, or the scheduler is not one of
-                its process.
+            KanDiffusionError: A number of samples, steps or generators is out of range, observed
+                coordinates have another shape, or the scheduler is not one of the process.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         conditions: dict[str, Tensor] = {}
-        if class_labels is not None:
-            labels = torch.as_tensor(class_labels, device=self.device)
-            if labels.numel() not in (1, num_samples):
-                raise KanDiffusionError(
-                    f"class_labels must be one label or one for each of the {num_samples} samples, "
-                    f"not {labels.numel()}"
-                )
-            conditions["class_labels"] = labels.reshape(-1).expand(num_samples)
-            self.denoiser.require_conditions(conditions, num_samples)
         if observed is not None:
             if observed.shape != (num_samples, *self.denoiser.sample_shape):
                 raise KanDiffusionError(
@@ -560,14 +542,9 @@ class PointDiffusionPipeline(SamplePipeline):
                     f"where a coordinate is to be drawn, not {tuple(observed.shape)}"
                 )
             conditions["observed"] = observed.to(self.device, self.denoiser.dtype)
-        absent = {
-            name: self.denoiser.absent[name].to(values.device).expand_as(values)
-            for name, values in conditions.items()
-            if name in self.denoiser.absent
-        }
         drawn = self._draw_all(
-            num_samples, num_inference_steps, generator, conditions, absent, guidance_scale,
-            batch_size, callback_on_step_end,
+            num_samples, num_inference_steps, generator, conditions, {}, 1.0, batch_size,
+            callback_on_step_end,
         )  # fmt: skip
         samples = self.standardizer.invert(drawn)
         if not return_dict:

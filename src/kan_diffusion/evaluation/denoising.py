@@ -1,29 +1,27 @@
 r"""Measures of a denoiser: held-out loss, the floor under it, and the excess.
 
-All denoisers of a comparison are measured on one draw of points, timesteps and noise (common random
-numbers), every timestep equally often. With :math:`\hat\varepsilon` the predicted noise and
-:math:`\varepsilon^\star` the oracle's, both of d coordinates,
+All denoisers of a comparison are measured on one draw of samples, timesteps and noise (common
+random numbers), every timestep equally often. With :math:`\hat\varepsilon` the predicted noise and
+:math:`\varepsilon^\star` the exact oracle's, both of d coordinates,
 
 .. math:: \mathrm{excess} = \mathrm{mean}_t\; \tfrac1d \|\hat\varepsilon - \varepsilon^\star\|^2,
 
-and the *floor* is the loss of the oracle. With two reference samples instead of an exact oracle, a
-product of the differences from both oracles replaces the square in the excess and in the floor.
-This removes the variance (not the bias) of the reference samples. Without an oracle only the loss
-is measured, in total and by noise level. The coordinates of a picture are its values.
+and the *floor* is the loss of the oracle. Where no oracle is known, only the loss is measured, in
+total and by noise level. The coordinates of a picture are its values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, OracleKind
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle, excess_by_pair
+from kan_diffusion.evaluation.oracles import SceneOracle
 from kan_diffusion.processes import Process, expand, noise_of_mean
 
 __all__ = [
@@ -35,9 +33,8 @@ __all__ = [
     "measure_denoising",
 ]
 
-_BATCH = 8192
-_VALUES = 2**20
-"""Largest number of values in a batch of a denoiser; `_BATCH` is that of samples."""
+_BATCH, _VALUES = 8192, 2**20
+"""Largest numbers of samples, and of their values, in a batch of a denoiser."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,8 @@ class NoisedPoints:
         alpha: Signal levels with shape (n,), float64.
         sigma: Noise levels with shape (n,), float64.
         noised: Noised samples with shape (n, *shape), float64 values that float32 can hold.
-        means: Posterior means, each with shape (n, *shape): one from an exact oracle, two from
-            independent reference samples, or none.
+        mean: Exact posterior means with shape (n, *shape); None where no oracle is known.
         rows: Indices of the clean samples among the held-out ones, with shape (n,); None for a toy.
-        conditions: Conditions of fresh samples, by the denoiser's argument; the oracle is told
-            them, too.
     """
 
     clean: Tensor
@@ -64,15 +58,13 @@ class NoisedPoints:
     alpha: Tensor
     sigma: Tensor
     noised: Tensor
-    means: tuple[Tensor, ...]
+    mean: Tensor | None = None
     rows: Tensor | None = None
-    conditions: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def oracle(self) -> OracleKind:
-        """Source of the posterior means."""
-        kinds: tuple[OracleKind, ...] = ("none", "exact", "estimated")
-        return kinds[len(self.means)]
+        """Whether the posterior means are known."""
+        return "none" if self.mean is None else "exact"
 
 
 @dataclass(frozen=True)
@@ -102,11 +94,11 @@ class DenoisingScores:
 
     Attributes:
         heldout_loss: The training loss on the draw.
-        floor: The oracle's loss on the draw. For a Huber loss this is the loss of the posterior
-            mean, which is slightly above the smallest possible loss. None without an oracle.
+        floor: The oracle's loss on the draw, see :func:`floor`. None without an oracle.
         excess: Mean squared distance of the predicted noise from the oracle's. None without one.
         excess_se: Standard error of the excess over the draw. None without an oracle.
-        levels: Loss and excess by noise level.
+        levels: Loss and excess by noise level; ranges with a single point, which have no standard
+            error, are left out.
     """
 
     heldout_loss: float
@@ -122,7 +114,7 @@ def draw_noised_points(
     num: int,
     generator: torch.Generator,
     *,
-    told: bool = False,
+    captioned: bool = False,
 ) -> NoisedPoints:
     """Draws the samples, timesteps and noise that denoisers are measured on.
 
@@ -133,38 +125,28 @@ def draw_noised_points(
         process: Noising process.
         num: Number of noised samples.
         generator: Generator of all draws.
-        told: Whether denoisers, and therefore the oracle, are told the captions.
+        captioned: Whether denoisers, and so the oracle, are conditioned on captions of pictures.
     """
-    rows, captions, conditions = None, None, dict[str, Tensor]()
+    rows: Tensor | None = None
+    mean: Tensor | None = None
     if dataset.heldout is None:
-        conditions = dataset.draw_conditions(num, generator)
-        clean = dataset.points_to_noise(num, generator, conditions).double()
+        clean = dataset.points_to_noise(num, generator).double()
     else:
         rows = dataset.heldout_rows(num, generator)
         clean = dataset.heldout[rows].double()
-    draw = replace(_noised(clean, process, generator), rows=rows, conditions=conditions)
-    levels = draw.noised, draw.alpha, draw.sigma
-    if dataset.things == 1:
-        if told and dataset.heldout_captions is not None and rows is not None:
-            captions = [dataset.heldout_captions[row] for row in rows.tolist()]
-        scenes = SceneOracle(dataset.shape[-1])
-        return replace(draw, means=(scenes.posterior_mean(*levels, captions),))
-    if dataset.density is not None:
-        mean = dataset.density.posterior_mean(*levels, conditions.get("class_labels"))
-        return replace(draw, means=(mean,))
-    oracles = [ReferenceOracle(points) for points in dataset.references or ()]
-    return replace(draw, means=tuple(oracle.posterior_mean(*levels) for oracle in oracles))
-
-
-def _noised(clean: Tensor, process: Process, generator: torch.Generator) -> NoisedPoints:
-    """Noises clean samples (n, *shape), without posterior means."""
-    num = len(clean)
     timesteps = torch.arange(num) * process.num_timesteps // num
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     alpha, sigma = (level[timesteps] for level in process.levels())
     # Networks see float32: let the oracle judge the very same samples.
     noised = (expand(alpha, clean) * clean + expand(sigma, clean) * noise).float().double()
-    return NoisedPoints(clean, noise, timesteps, alpha, sigma, noised, ())
+    if dataset.density is not None:
+        mean = dataset.density.posterior_mean(noised, alpha, sigma)
+    elif dataset.scenes:
+        captions = None
+        if captioned and dataset.heldout_captions is not None and rows is not None:
+            captions = [dataset.heldout_captions[row] for row in rows.tolist()]
+        mean = SceneOracle(dataset.shape[-1]).posterior_mean(noised, alpha, sigma, captions)
+    return NoisedPoints(clean, noise, timesteps, alpha, sigma, noised, mean, rows)
 
 
 def floor(draw: NoisedPoints, process: Process) -> float | None:
@@ -180,46 +162,19 @@ def floor(draw: NoisedPoints, process: Process) -> float | None:
     Returns:
         The loss, averaged over points and coordinates; None without an oracle.
     """
-    if draw.oracle == "none":
+    if draw.mean is None:
         return None
     target = process.target(draw.clean, draw.noise, draw.alpha, draw.sigma)
-    predictions = [
-        process.prediction_of_mean(mean, draw.noised, draw.alpha, draw.sigma) for mean in draw.means
-    ]
-    if len(predictions) == 2 and process.loss == "mse":
-        first, second = (target - prediction for prediction in predictions)
-        return float((first * second).mean())
-    mean_prediction = torch.stack(predictions).mean(0)
-    return float(process.loss_of(mean_prediction, target))
+    prediction = process.prediction_of_mean(draw.mean, draw.noised, draw.alpha, draw.sigma)
+    return float(process.loss_of(prediction, target))
 
 
-def _mean_and_error(rows: Tensor) -> tuple[float, float]:
-    error = float(rows.std() / len(rows) ** 0.5) if len(rows) > 1 else float("nan")
-    return float(rows.mean()), error
-
-
-def _levels(
-    losses: Tensor, excesses: Tensor | None, draw: NoisedPoints, process: Process, num_levels: int
-) -> Sequence[LevelScore]:
-    bins = draw.timesteps * num_levels // process.num_timesteps
-    log_snr = 2 * (draw.alpha.log() - draw.sigma.log())  # -inf where flow matching has no signal
-    scores = []
-    for index in range(num_levels):
-        inside = bins == index
-        if int(inside.sum()) < 2:  # no standard error
-            continue
-        excess, error = (None, None) if excesses is None else _mean_and_error(excesses[inside])
-        scores.append(
-            LevelScore(
-                t_low=index / num_levels,
-                t_high=(index + 1) / num_levels,
-                log_snr=float(log_snr[inside & log_snr.isfinite()].mean()),
-                heldout_loss=float(losses[inside].mean()),
-                excess=excess,
-                standard_error=error,
-            )
-        )
-    return scores
+def _mean_and_error(values: Tensor | None) -> tuple[float | None, float | None]:
+    """Returns the mean of values (n,) and its standard error, which is NaN for a single value."""
+    if values is None:
+        return None, None
+    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else math.nan
+    return float(values.mean()), error
 
 
 @torch.no_grad()
@@ -237,39 +192,53 @@ def measure_denoising(
         draw: Samples shared by all denoisers of the comparison.
         process: The process the denoiser was trained for.
         num_levels: Number of ranges of timesteps to split loss and excess into.
-        conditions: Conditions that the denoiser is told beside those of the draw, by its argument,
-            each with shape (n, ...).
+        conditions: What the denoiser is conditioned on, by its argument, each with shape (n, ...).
     """
     device, dtype = denoiser.device, denoiser.dtype
     size = max(1, min(_BATCH, _VALUES // math.prod(draw.clean.shape[1:])))
-    given = {**draw.conditions, **(conditions or {})}
-    told = {name: values.split(size) for name, values in given.items()}
-    predictions = [
-        denoiser(
-            noised.to(device, dtype),
-            timesteps.to(device),
-            **{name: values[index].to(device) for name, values in told.items()},
-            return_dict=False,
-        )[0]
-        for index, (noised, timesteps) in enumerate(
-            zip(draw.noised.split(size), draw.timesteps.split(size), strict=True)
-        )
-    ]
+    predictions = []
+    for start in range(0, len(draw.noised), size):
+        rows = slice(start, start + size)
+        given = {name: values[rows].to(device) for name, values in (conditions or {}).items()}
+        noised, timesteps = draw.noised[rows].to(device, dtype), draw.timesteps[rows].to(device)
+        predictions.append(denoiser(noised, timesteps, **given, return_dict=False)[0])
     prediction = torch.cat(predictions).to("cpu", torch.float64)
     target = process.target(draw.clean, draw.noise, draw.alpha, draw.sigma)
-    predicted_noise = process.predicted_noise(prediction, draw.noised, draw.alpha, draw.sigma)
     losses = process.loss_of(prediction, target, reduction="none").flatten(1).mean(dim=1)
-    oracles = [
-        noise_of_mean(mean, draw.noised, draw.alpha, draw.sigma).flatten(1) for mean in draw.means
-    ]
     excesses = None
-    if oracles:
-        excesses = excess_by_pair(predicted_noise.flatten(1), oracles[0], oracles[-1])
-    excess, error = (None, None) if excesses is None else _mean_and_error(excesses)
+    if draw.mean is not None:
+        levels = draw.noised, draw.alpha, draw.sigma
+        error = process.predicted_noise(prediction, *levels) - noise_of_mean(draw.mean, *levels)
+        excesses = error.flatten(1).square().mean(dim=1)
+    excess, excess_se = _mean_and_error(excesses)
     return DenoisingScores(
         heldout_loss=float(losses.mean()),
         floor=floor(draw, process),
         excess=excess,
-        excess_se=error,
+        excess_se=excess_se,
         levels=tuple(_levels(losses, excesses, draw, process, num_levels)),
     )
+
+
+def _levels(
+    losses: Tensor, excesses: Tensor | None, draw: NoisedPoints, process: Process, num_levels: int
+) -> list[LevelScore]:
+    bins = draw.timesteps * num_levels // process.num_timesteps
+    log_snr = 2 * (draw.alpha.log() - draw.sigma.log())  # -inf where flow matching has no signal
+    scores = []
+    for index in range(num_levels):
+        inside = bins == index
+        if int(inside.sum()) < 2:
+            continue
+        excess, error = _mean_and_error(None if excesses is None else excesses[inside])
+        scores.append(
+            LevelScore(
+                t_low=index / num_levels,
+                t_high=(index + 1) / num_levels,
+                log_snr=float(log_snr[inside & log_snr.isfinite()].mean()),
+                heldout_loss=float(losses[inside].mean()),
+                excess=excess,
+                standard_error=error,
+            )
+        )
+    return scores

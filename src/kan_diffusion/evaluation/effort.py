@@ -26,7 +26,6 @@ class Effort:
         trees: Trees of the forests, and of boosted trees, that tell samples apart or learn from
             them.
         likelihood_steps: Steps of the integration of a likelihood.
-        feature_steps: Training steps of the network whose features compare pictures.
         fitted_points: Noised points that an explanation's networks are fine-tuned on.
         tune_steps: Most steps of fine-tuning at once in an explanation.
         formula_batches: Batches of points that a formula over noise levels is fitted to.
@@ -37,7 +36,6 @@ class Effort:
     most_pictures: Mapping[str, int]
     trees: int
     likelihood_steps: int
-    feature_steps: int
     fitted_points: int
     tune_steps: int
     formula_batches: int
@@ -50,7 +48,6 @@ EFFORTS: Mapping[EffortName, Effort] = {
         {},
         trees=60,
         likelihood_steps=50,
-        feature_steps=400,
         fitted_points=131_072,
         tune_steps=1_000_000,
         formula_batches=8,
@@ -63,10 +60,9 @@ EFFORTS: Mapping[EffortName, Effort] = {
             "num_likelihood": 10,
             "num_real_pairs": 1,
         },
-        {"num_noised": 60, "num_samples": 12, "num_real_pairs": 1},
+        {"num_noised": 60, "num_samples": 12},
         trees=5,
         likelihood_steps=5,
-        feature_steps=5,
         fitted_points=16_384,
         tune_steps=200,
         formula_batches=1,

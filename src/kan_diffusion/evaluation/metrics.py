@@ -1,15 +1,11 @@
 r"""Sample metrics: how far generated points are from fresh real points.
 
-With samples x_1..x_n of P (generated) and y_1..y_m of Q (fresh), k a kernel and E the mean over
-all pairs:
+With samples x_1..x_n of P (generated) and y_1..y_m of Q (fresh) and E the mean over all pairs:
 
 - energy distance   D²(P, Q)  = 2 E|x - y| - E|x - x'| - E|y - y'|
-- exact W2          W2²(P, Q) = min over couplings of E|x - y|²
-- sliced W2         SW2²      = mean over directions u of W2²(u·x, u·y)
-- MMD               MMD²      = E k(x, x') + E k(y, y') - 2 E k(x, y)
+- sliced W2         SW2²      = mean over directions u of W2²(u·x, u·y), where in one dimension W2²
+                    is the integral of the squared difference of the quantile functions
 - C2ST              the accuracy with which a classifier tells x from y on points it has not seen
-- Fréchet distance  |m - n|² + tr(S + T - 2 (S T)^(1/2)) with means m, n and covariances S, T, of
-                    features of pictures (:mod:`kan_diffusion.pictures.features`)
 
 None of them reaches its ideal value on two finite samples of the same distribution. The score of a
 perfect model is therefore measured, not assumed: `real_against_real`.
@@ -17,7 +13,7 @@ perfect model is therefore measured, not assumed: `real_against_real`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -32,25 +28,20 @@ from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.imports import find_object
 
 __all__ = [
-    "PICTURE_METRICS",
     "SAMPLE_METRICS",
     "Measure",
     "Metric",
     "c2st",
     "energy_distance",
-    "frechet_distance",
     "metrics_named",
-    "mmd",
     "real_against_real",
     "sample_metrics",
     "sliced_wasserstein2",
     "told_apart",
-    "wasserstein2",
 ]
 
 _PAIRS_PER_CHUNK = 1_000_000
 _FEW_DIMENSIONS = 16
-_BANDWIDTH_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -94,82 +85,16 @@ def sliced_wasserstein2(
     Raises:
         DataError: A sample is empty or not finite, or the dimensions differ.
     """
-    import ot
-
     x, y = _centred_pair(x, y)
     directions = np.random.default_rng(generator).standard_normal((x.shape[1], num_directions))
     directions /= np.linalg.norm(directions, axis=0)
-    return float(ot.sliced_wasserstein_distance(x.numpy(), y.numpy(), projections=directions, p=2))
-
-
-def wasserstein2(
-    x: Tensor, y: Tensor, generator: np.random.Generator | int, max_points: int = 2_000
-) -> float:
-    """Exact 2-Wasserstein distance by linear programming.
-
-    The cost grows with the cube of the number of points, so larger samples are thinned first.
-    W2 between samples falls slowly with their size: compare values of the same ``max_points`` only.
-
-    Args:
-        x: Points, shape (n, d).
-        y: Points, shape (m, d).
-        generator: Draws the subsamples; a number is taken as a seed.
-        max_points: Largest number of points used of each sample.
-
-    Returns:
-        W2 in the unit of the points.
-
-    Raises:
-        DataError: A sample is empty or not finite, or the dimensions differ.
-    """
-    import ot
-
-    x, y = _centred_pair(x, y)
-    generator = np.random.default_rng(generator)
-    x, y = _thinned(x, max_points, generator), _thinned(y, max_points, generator)
-    cost = torch.cdist(x, y).square().numpy()
-    scale = float(cost.max())
-    if scale == 0.0:
-        return 0.0
-    # The solver's tolerances are absolute, so the cost is brought to a maximum of 1.
-    value = float(ot.emd2([], [], cost / scale, numItermax=10_000_000))
-    return float(np.sqrt(max(value, 0.0) * scale))
-
-
-def mmd(
-    x: Tensor,
-    y: Tensor,
-    generator: np.random.Generator | int,
-    max_points: int = 2_000,
-    bandwidth: float | None = None,
-) -> float:
-    """Squared maximum mean discrepancy (Gretton et al. 2012, equation 5), a V-statistic.
-
-    The kernel is the mean of five Gaussian kernels exp(-|a - b|² / (2 h²)) with h at 1/4, 1/2, 1,
-    2 and 4 times ``bandwidth``. The V-statistic never falls below 0, so it can be drawn on a log
-    axis beside the energy distance; in return, two samples of n points each from one distribution
-    score about 2 (1 - E k(X, X')) / n. Larger samples are thinned first.
-
-    Args:
-        x: Generated points, shape (n, d).
-        y: Fresh points, shape (m, d).
-        generator: Draws the points that are kept; a number is taken as a seed.
-        max_points: Largest number of points used of each side.
-        bandwidth: The middle bandwidth. Its default is the median distance between points of
-            ``y`` alone, so that every model is measured by the same kernel.
-
-    Returns:
-        MMD², between 0 and 2, without unit.
-
-    Raises:
-        DataError: A sample is empty or not finite, or the dimensions differ.
-    """
-    x, y = _centred_pair(x, y)
-    random = np.random.default_rng(generator)
-    middle = _median_distance(x, y) if bandwidth is None else bandwidth
-    x, y = _thinned(x, max_points, random), _thinned(y, max_points, random)
-    value = _mean_kernel(x, x, middle) + _mean_kernel(y, y, middle) - 2 * _mean_kernel(x, y, middle)
-    return max(value, 0.0)
+    first, second = (np.sort(side.numpy() @ directions, axis=0) for side in (x, y))
+    # Both quantile functions are constant between levels that are multiples of 1 / n or 1 / m.
+    n, m = len(first), len(second)
+    levels = np.union1d(m * np.arange(1, n + 1), n * np.arange(1, m + 1))
+    widths = np.diff(levels, prepend=0) / (n * m)
+    gaps = first[(levels - 1) // m] - second[(levels - 1) // n]
+    return float(np.sqrt((widths @ gaps**2).mean()))
 
 
 def c2st(
@@ -207,7 +132,10 @@ def c2st(
     if size < 2:
         raise DataError("the classifier two-sample test needs at least 2 points a side; give more")
     generator = np.random.default_rng(generator)
-    one, other = (_thinned(side, size, generator).numpy() for side in (x, y))
+    one, other = (
+        side[generator.choice(len(side), size, replace=False)] if len(side) > size else side
+        for side in (x.numpy(), y.numpy())
+    )
     fold_seed, tree_seed = (int(seed) for seed in generator.integers(2**31, size=2))
     classifier = ExtraTreesClassifier(
         num_trees, min_samples_leaf=min(5, max(1, size // 20)), random_state=tree_seed, n_jobs=1
@@ -240,34 +168,6 @@ def told_apart(
     labels = np.repeat([0, 1], [len(x), len(y)])
     scores = cross_val_score(classifier, np.concatenate((x, y)), labels, cv=folds, n_jobs=1)
     return float(scores.mean())
-
-
-def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """Fréchet distance of the Gaussians with the moments of two samples (Heusel et al. 2017).
-
-    Between two samples of n points each from a standard Gaussian it is about
-    (d² + 5 d) / (2 n) too large, so compare with `real_against_real` at the same n.
-
-    Args:
-        x: Features, shape (n, d), n at least 2.
-        y: Features, shape (m, d), m at least 2.
-
-    Returns:
-        |m - n|² + tr(S + T - 2 (S T)^(1/2)), in the squared unit of the features, at least 0.
-
-    Raises:
-        DataError: A sample is not finite or has fewer than 2 points, or the dimensions differ.
-    """
-    x, y = _centred_pair(x, y)
-    if min(len(x), len(y)) < 2:
-        raise DataError("the Fréchet distance needs at least 2 points a side; give more")
-    # The singular values of the product of the centred samples are the roots of the eigenvalues
-    # of S T: no root of a matrix is taken.
-    sides = [(side - side.mean(dim=0)) / (len(side) - 1) ** 0.5 for side in (x, y)]
-    roots = [torch.linalg.qr(side).R for side in sides]
-    shared = float(torch.linalg.svdvals(roots[0] @ roots[1].T).sum())
-    total = float(sum(side.square().sum() for side in sides)) - 2 * shared
-    return max(0.0, float((x.mean(dim=0) - y.mean(dim=0)).square().sum()) + total)
 
 
 _COLUMNS = frozenset([
@@ -333,18 +233,16 @@ class Metric(Measure):
     function: Callable[[Tensor, Tensor, np.random.Generator], float]
 
 
+def _energy(x: Tensor, y: Tensor, _: np.random.Generator) -> float:
+    return energy_distance(x, y)
+
+
 _UNIT = "standardised units"
 SAMPLE_METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
-        Metric(
-            *("energy", "D²", "lower", lambda x, y, _: energy_distance(x, y)),
-            title="energy distance",
-            unit=_UNIT,
-        ),
+        Metric("energy", "D²", "lower", _energy, title="energy distance", unit=_UNIT),
         Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, title="sliced W2", unit=_UNIT),
-        Metric("w2", "W2", "lower", wasserstein2, title="exact W2", unit=_UNIT),
-        Metric("mmd", "MMD²", "lower", mmd, title="maximum mean discrepancy"),
         Metric(
             *("c2st", "C2ST", "lower", c2st), title="classifier two-sample test", unit="accuracy"
         ),
@@ -357,25 +255,6 @@ in every process that runs trials: at the top of a script, where the workers of 
 see it, too. A study's settings can also name a user's metric as ``"package.module:NAME"``, which
 works in every process.
 """
-
-
-PICTURE_METRICS: dict[str, Metric] = {
-    "frechet": Metric(
-        "frechet",
-        "FD",
-        "lower",
-        lambda x, y, _: frechet_distance(x, y),
-        title="Fréchet distance",
-        unit="of features",
-    ),
-    "c2st": SAMPLE_METRICS["c2st"],
-}
-"""The metrics of pictures, by key; they take features instead of points."""
-
-
-_QUICK_C2ST = replace(
-    SAMPLE_METRICS["c2st"], function=partial(c2st, num_trees=EFFORTS["quick"].trees)
-)
 
 
 def metrics_named(
@@ -393,7 +272,8 @@ def metrics_named(
     """
     metrics = dict(SAMPLE_METRICS)
     if effort == "quick" and "c2st" in metrics:
-        metrics["c2st"] = _QUICK_C2ST
+        fewer = partial(c2st, num_trees=EFFORTS["quick"].trees)
+        metrics["c2st"] = replace(metrics["c2st"], function=fewer)
     for place in places:
         metric = find_object(place, "metric", Metric, importing=importing)
         if metrics.setdefault(metric.key, metric) is not metric:
@@ -408,7 +288,6 @@ def sample_metrics(
     fresh: Tensor,
     generator: np.random.Generator,
     metrics: Mapping[str, Metric] = SAMPLE_METRICS,
-    class_labels: Tensor | None = None,
 ) -> dict[str, float]:
     """Computes metrics between generated and fresh points.
 
@@ -417,17 +296,13 @@ def sample_metrics(
         fresh: Real points no model has seen, shape (m, d).
         generator: Source of directions, subsamples, folds and trees.
         metrics: The metrics, by key.
-        class_labels: Class of the i-th point of both samples, with shape (n,), n = m. The metrics
-            are then computed in each class of two or more points and averaged, weighted by size.
 
     Returns:
         Values by key.
 
     Raises:
-        DataError: A sample is not finite, the dimensions differ, or no class has two points.
+        DataError: A sample is not finite, or the dimensions differ.
     """
-    if class_labels is not None:
-        return _within_classes(generated, fresh, generator, metrics, class_labels)
     # Each metric has a random stream of its own: adding one leaves the others' values unchanged.
     root = int(generator.integers(2**63))
     return {
@@ -436,31 +311,11 @@ def sample_metrics(
     }
 
 
-def _within_classes(
-    generated: Tensor,
-    fresh: Tensor,
-    generator: np.random.Generator,
-    metrics: Mapping[str, Metric],
-    class_labels: Tensor,
-) -> dict[str, float]:
-    """Averages the metrics within each class over the classes, weighted by numbers of points."""
-    rows = [class_labels == label for label in class_labels.unique()]
-    rows = [inside for inside in rows if inside.sum() > 1]
-    if not rows:
-        raise DataError("no class has two points to compare; draw more")
-    scores = [
-        sample_metrics(generated[inside], fresh[inside], generator, metrics) for inside in rows
-    ]
-    weights = [int(inside.sum()) for inside in rows]
-    return {key: float(np.average([s[key] for s in scores], weights=weights)) for key in metrics}
-
-
 def real_against_real(
     draw: Callable[[int], tuple[Tensor, Tensor]],
     repeats: int,
     generator: np.random.Generator,
     metrics: Mapping[str, Metric] = SAMPLE_METRICS,
-    class_labels: Tensor | None = None,
 ) -> dict[str, float]:
     """Computes the score of a perfect model: every metric between two fresh real samples.
 
@@ -470,7 +325,6 @@ def real_against_real(
         repeats: Number of pairs to average over.
         generator: As in `sample_metrics`.
         metrics: The metrics, by key.
-        class_labels: As in `sample_metrics`, of every pair.
 
     Returns:
         Means over the pairs, by key.
@@ -480,9 +334,7 @@ def real_against_real(
     """
     if repeats < 1:
         raise DataError(f"real-against-real was asked for {repeats} pairs; ask for at least 1")
-    scores = [
-        sample_metrics(*draw(index), generator, metrics, class_labels) for index in range(repeats)
-    ]
+    scores = [sample_metrics(*draw(index), generator, metrics) for index in range(repeats)]
     return {key: float(np.mean([score[key] for score in scores])) for key in metrics}
 
 
@@ -511,46 +363,11 @@ def _centred_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x - centre, y - centre
 
 
-def _thinned(points: Tensor, size: int, generator: np.random.Generator) -> Tensor:
-    if len(points) <= size:
-        return points
-    return points[torch.from_numpy(generator.choice(len(points), size, replace=False))]
-
-
-def _distance_chunks(x: Tensor, y: Tensor) -> Iterator[Tensor]:
-    """Yields the distance matrix (n, m), a few rows at a time."""
+def _mean_distance(x: Tensor, y: Tensor) -> float:
+    """Averages the distances of all pairs, a few rows of their matrix (n, m) at a time."""
     # With matrix products a point is about 1e-8 from itself; in few dimensions they save no time.
     few = x.shape[1] <= _FEW_DIMENSIONS
     mode = "donot_use_mm_for_euclid_dist" if few else "use_mm_for_euclid_dist_if_necessary"
-    for rows in x.split(max(1, _PAIRS_PER_CHUNK // len(y))):
-        yield torch.cdist(rows, y, compute_mode=mode)
-
-
-def _mean_distance(x: Tensor, y: Tensor) -> float:
-    total = sum(float(chunk.sum()) for chunk in _distance_chunks(x, y))
+    chunks = x.split(max(1, _PAIRS_PER_CHUNK // len(y)))
+    total = sum(float(torch.cdist(rows, y, compute_mode=mode).sum()) for rows in chunks)
     return total / (len(x) * len(y))
-
-
-def _mean_kernel(x: Tensor, y: Tensor, middle: float) -> float:
-    """Averages the Gaussian kernels with bandwidths around ``middle`` over all pairs."""
-    total = 0.0
-    for chunk in _distance_chunks(x, y):
-        # Each bandwidth is half the one before it, so its kernel is the fourth power.
-        kernel = torch.exp(-0.5 * (chunk / (_BANDWIDTH_FACTORS[-1] * middle)).square())
-        total += float(kernel.sum())
-        for _ in _BANDWIDTH_FACTORS[1:]:
-            kernel = kernel.square().square()
-            total += float(kernel.sum())
-    return total / (len(_BANDWIDTH_FACTORS) * len(x) * len(y))
-
-
-def _median_distance(x: Tensor, y: Tensor) -> float:
-    """Finds the median positive distance within ``y``, else between ``y`` and ``x``, else 1."""
-    most = 1_000
-    thin: NDArray[np.intp] = np.linspace(0, len(y) - 1, min(len(y), most)).astype(np.intp)
-    candidates = torch.pdist(y[torch.from_numpy(thin)]), torch.cdist(y[:most], x[:most])
-    for distances in candidates:
-        positive = distances[distances > 0]
-        if len(positive):
-            return float(positive.median())
-    return 1.0

@@ -5,12 +5,11 @@ A density is its own oracle (:meth:`kan_diffusion.data.densities.Density.posteri
 
     m(x) = sum_k softmax_k(-|x - alpha r_k|^2 / (2 sigma^2)) r_k,
 
-which differs from the posterior mean by an error that is largest at small noise; `excess_by_pair`
-removes the variance of that error from the excess.
+which differs from the posterior mean by an error that is largest at small noise.
 
-`SceneOracle` is exact for pictures of one thing (:mod:`kan_diffusion.pictures.scenes`), which are a
-finite mixture of renderings b + m (c - b) with coverages m, colours c and backgrounds b. The inner
-products of a picture with all renderings follow from those with coverages, and so does the mean.
+`SceneOracle` is exact for scenes (:mod:`kan_diffusion.pictures.scenes`), which are a finite mixture
+of renderings b + m (c - b) with coverages m, colours c and backgrounds b. The inner products of a
+picture with all renderings follow from those with coverages, and so does the mean.
 
 `OracleDenoiser` makes a denoiser of a density: samplers with it show what the best one would do.
 
@@ -19,6 +18,7 @@ Oracles work on standardised points, or on pictures with values in [-1, 1].
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 
@@ -28,29 +28,29 @@ from torch import Tensor, nn
 
 from kan_diffusion.data.densities import (
     Density,
-    float64,
+    Level,
     noise_levels,
+    numbers,
     on_device_of,
     row_chunks,
     shared_variance_logits,
 )
+from kan_diffusion.denoisers.points import PointDenoiser
+from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
-    SHAPES,
-    SIZES,
+    COVERAGES,
     Combinations,
+    coverages,
+    in_samples,
     is_held_out,
     parse,
     place_of,
-    renderings,
 )
-from kan_diffusion.denoisers.base import DenoiserOutput
-from kan_diffusion.denoisers.points import PointDenoiser
-from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 
-__all__ = ["OracleDenoiser", "ReferenceOracle", "SceneOracle", "excess_by_pair"]
+__all__ = ["OracleDenoiser", "ReferenceOracle", "SceneOracle"]
 
 
 class OracleDenoiser(PointDenoiser):
@@ -68,56 +68,32 @@ class OracleDenoiser(PointDenoiser):
         super().__init__()
         self.density, self.process = density, process
         self._levels = tuple(level.numpy() for level in process.levels())
-        self.data_dim, self.num_classes, self.blocks = density.dim, len(density.weights), ()
-        self.point_features = None
+        self.data_dim, self.point_features = density.dim, None
         # Has the dtype of trained networks, so that samplers start from the same noise.
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
 
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        return_dict: bool = True,
-        *,
-        observed: Tensor | None = None,
-    ) -> DenoiserOutput | tuple[Tensor, ...]:
-        """Predicts for noised points (B, d) at one timestep, given their components where told.
+    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
+        noised, num = points.double(), len(points)
+        alpha, sigma = (level.to(points.device).expand(num) for level in self._levels_at(steps))
+        mean = self.density.posterior_mean(noised, alpha, sigma)
+        return self.process.prediction_of_mean(mean, noised, alpha, sigma).to(points.dtype)
 
-        Raises:
-            KanDiffusionError: Coordinates or a prompt are given, which it does not know.
-        """
-        if observed is not None or encoder_hidden_states is not None:
-            raise KanDiffusionError(
-                "the exact denoiser knows no conditions but classes; leave the others out"
-            )
-        alpha, sigma = self._levels_at(float(timestep))
-        points = sample.double()
-        mean = self.density.posterior_mean(points, alpha, sigma)
-        if class_labels is not None:
-            told = class_labels >= 0
-            mean[told] = self.density.posterior_mean(points[told], alpha, sigma, class_labels[told])
-        prediction = self.process.prediction_of_mean(mean, points, alpha, sigma).to(sample.dtype)
-        return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
-
-    def _levels_at(self, timestep: float) -> tuple[Tensor, Tensor]:
-        """Interpolates the signal and noise level, float64 with shape ()."""
+    def _levels_at(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """Interpolates the signal and noise levels of timesteps, float64 with their shape."""
         alphas, sigmas = self._levels
-        timesteps = np.arange(len(sigmas))
+        known, wanted = np.arange(len(sigmas)), steps.cpu().double().numpy()
         if self.process.is_flow:
-            sigma = np.interp(timestep, timesteps, sigmas)
-            return torch.tensor(1 - sigma), torch.tensor(sigma)
-        ratio = np.exp(np.interp(timestep, timesteps, np.log(sigmas / alphas)))
+            sigma = np.interp(wanted, known, sigmas)
+            return torch.from_numpy(1 - sigma), torch.from_numpy(sigma)
+        ratio = np.exp(np.interp(wanted, known, np.log(sigmas / alphas)))
         alpha = 1 / np.hypot(1.0, ratio)
-        return torch.tensor(alpha), torch.tensor(ratio * alpha)
+        return torch.from_numpy(alpha), torch.from_numpy(ratio * alpha)
 
 
 class ReferenceOracle:
     """The posterior mean under the empirical distribution of reference points.
 
-    The points must be fresh: with training points among them, a denoiser that has memorised these
-    would look better than it is.
+    Averaged targets of formulas need it; where a density is known, its own posterior mean is exact.
 
     Args:
         points: Standardised points with shape (n_reference, d), finite.
@@ -127,13 +103,10 @@ class ReferenceOracle:
     """
 
     def __init__(self, points: Tensor) -> None:
-        if points.ndim != 2 or points.numel() == 0:
-            raise DataError(f"reference points must have shape (n, d), got {tuple(points.shape)}")
-        if not bool(points.isfinite().all()):
-            raise DataError("reference points must be finite; remove those that are not")
-        self.points = float64(points.detach())
+        self.points = numbers("reference points", points.detach(), "n", "d")
 
-    def posterior_mean(self, x: Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+    @torch.no_grad()
+    def posterior_mean(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """Computes E[x_0 | alpha x_0 + sigma eps = x].
 
         Args:
@@ -147,30 +120,23 @@ class ReferenceOracle:
         Raises:
             DataError: A shape does not fit, or a level is out of range.
         """
-        rows_x, alphas, sigmas = noise_levels(x, alpha, sigma)
-        dim = self.points.shape[1]
-        if rows_x.shape[1] != dim:
-            raise DataError(
-                f"points have {rows_x.shape[1]} coordinates and the reference points {dim}"
-            )
+        count, dim = self.points.shape
+        noised, alphas, sigmas = noise_levels(x, alpha, sigma, dim)
         if not bool((sigmas > 0).all()):
             raise DataError("a reference sample has no posterior mean at sigma = 0; use sigma > 0")
-        log_weights = torch.zeros(len(self.points), dtype=torch.float64)
-        mean = torch.empty_like(rows_x)
-        with torch.no_grad():
-            for rows in row_chunks(len(rows_x), len(self.points)):
-                variance = (sigmas[rows] ** 2).expand(-1, dim)
-                logits = shared_variance_logits(
-                    rows_x[rows], alphas[rows], variance, self.points, log_weights
-                )
-                mean[rows] = logits.softmax(dim=1) @ self.points
+        weights = torch.zeros(count, dtype=torch.float64)  # logarithms, up to a constant
+        mean = torch.empty_like(noised)
+        for rows in row_chunks(len(noised), count):
+            levels = alphas[rows], (sigmas[rows] ** 2).expand(-1, dim)
+            logits = shared_variance_logits(noised[rows], *levels, self.points, weights)
+            mean[rows] = logits.softmax(dim=1) @ self.points
         return on_device_of(x, mean)
 
 
 class SceneOracle:
-    """The exact posterior mean of pictures of one thing, with or without a prompt.
+    """The exact posterior mean of scenes, with or without a prompt.
 
-    The combination of shape, colour and size, the place for a thing of its size, and the background
+    The combination of shape, colour and size, the place for an object of its size, and background
     are uniform and independent, as :func:`kan_diffusion.pictures.scenes.draw_scenes` draws them.
 
     Args:
@@ -182,54 +148,48 @@ class SceneOracle:
     """
 
     def __init__(self, size: int, combinations: Combinations = "seen") -> None:
-        known = renderings(size)
         self.size, self.combinations = size, combinations
-        self.masks = known.masks.double()
-        pairs = [(b, c) for b in range(len(BACKGROUNDS)) for c in range(len(COLOURS))]
-        backgrounds, colours = known.backgrounds.double(), known.colours.double()
-        self.shades = torch.stack([backgrounds[b] for b, _ in pairs])
-        self.steps = torch.stack([colours[c] - backgrounds[b] for b, c in pairs])
+        self.masks = coverages(size).double()
+        self._pairs = tuple(product(BACKGROUNDS, COLOURS))
+        self.shades = in_samples(BACKGROUNDS[ground] for ground, _ in self._pairs).double()
+        self.steps = in_samples(COLOURS[colour] for _, colour in self._pairs).double() - self.shades
         areas, squares = self.masks.sum(dim=1), self.masks.square().sum(dim=1)
         self.norms = (
             self.shades.square().sum(dim=1, keepdim=True) * size**2
             + 2 * (self.shades * self.steps).sum(dim=1, keepdim=True) * areas
             + self.steps.square().sum(dim=1, keepdim=True) * squares
         )
-        self._kinds = torch.from_numpy(known.kinds)
-        self._places = [place_of(x, y) for x, y in known.centres.tolist()]
-        self._pairs = [(tuple(BACKGROUNDS)[b], tuple(COLOURS)[c]) for b, c in pairs]
-        rooms = self._kinds[:, 1].bincount() / len(SHAPES)
-        self.log_weights = -rooms.double().log()[self._kinds[:, 1]].repeat(len(pairs), 1)
-        for (i, shape), (j, name) in product(enumerate(SHAPES), enumerate(SIZES)):
-            masks = (self._kinds == torch.tensor((i, j))).all(dim=1)
-            for pair, (_, colour) in enumerate(self._pairs):
-                held_out = is_held_out(shape, colour, name)
-                if combinations != "all" and held_out == (combinations == "seen"):
-                    self.log_weights[pair, masks] = -torch.inf
+        shapes, sizes, *centres = zip(*COVERAGES, strict=True)
+        places = [place_of(x, y) for x, y in zip(*centres, strict=True)]
+        named = ("shape", shapes), ("size", sizes), ("place", places)
+        self._named = {kind: np.array(names) for kind, names in named}
+        wanted = {"seen": (False,), "held-out": (True,), "all": (False, True)}[combinations]
+        rooms = Counter(sizes)
+        weights = [
+            [
+                (is_held_out(shape, colour, name) in wanted) / rooms[name]
+                for shape, name, *_ in COVERAGES
+            ]
+            for _, colour in self._pairs
+        ]
+        self.log_weights = torch.tensor(weights, dtype=torch.float64).log()
 
     def allowed(self, prompt: str) -> Tensor:
         """Tells which pairs of background and colour, and coverages, a prompt allows, (12, m).
 
         Raises:
-            DataError: The prompt cannot be read, asks for several things, or allows no picture.
+            DataError: The prompt cannot be read, or allows no picture.
         """
-        asked = parse(prompt)
-        if len(asked.things) > 1:
-            raise DataError(
-                f"'{prompt}' asks for {len(asked.things)} things; the oracle is exact for one alone"
-            )
-        thing = asked.things[0]
-        masks = torch.ones(len(self.masks), dtype=torch.bool)
-        for kind, (name, names) in enumerate(((thing.shape, SHAPES), (thing.size, tuple(SIZES)))):
-            if name is not None:
-                masks &= self._kinds[:, kind] == names.index(name)
-        if thing.place is not None:
-            masks &= torch.tensor([thing.place == place for place in self._places])
+        asked = vars(parse(prompt))
+        masks = np.ones(len(self.masks), dtype=bool)
+        for kind, names in self._named.items():
+            if asked[kind] is not None:
+                masks &= names == asked[kind]
         pairs = [
-            asked.background in (None, background) and thing.colour in (None, colour)
+            asked["background"] in (None, background) and asked["colour"] in (None, colour)
             for background, colour in self._pairs
         ]
-        allowed = torch.tensor(pairs)[:, None] & masks
+        allowed = torch.tensor(pairs)[:, None] & torch.from_numpy(masks)
         if not bool((allowed & self.log_weights.isfinite()).any()):
             raise DataError(
                 f"'{prompt}' is held out: no picture of these combinations is as it asks; take "
@@ -292,35 +252,3 @@ class SceneOracle:
         shades = weights.sum(dim=2) @ self.shades
         covered = (self.steps.T @ weights).flatten(0, 1) @ self.masks
         return (shades.reshape(-1, 1) + covered).reshape(len(x), -1)
-
-
-def excess_by_pair(prediction: Tensor, mean_a: Tensor, mean_b: Tensor) -> Tensor:
-    """Computes the excess of each point from two oracles with independent reference samples.
-
-    With m_A = m + e_A and m_B = m + e_B, where m is the exact mean of the noise and the errors
-    e_A and e_B are independent of each other and of the prediction p, the expectation of
-    (p - m_A)(p - m_B) is (p - m)^2 plus the product of the two biases: the variance of the
-    reference samples, which (p - m_A)^2 would add, does not enter. The bias that remains falls with
-    the squared size of the reference sample. A single value may be negative.
-
-    The mean over n independent points is the estimated excess; the standard deviation of the
-    values over sqrt(n) is its standard error for these two reference samples.
-
-    Args:
-        prediction: Predicted noise p, shape (n, d).
-        mean_a: Mean of the noise from reference sample A, shape (n, d).
-        mean_b: The same from sample B, shape (n, d).
-
-    Returns:
-        The mean over the coordinates of (p - m_A)(p - m_B), shape (n,), float64.
-
-    Raises:
-        DataError: The shapes differ.
-    """
-    if not (prediction.shape == mean_a.shape == mean_b.shape) or prediction.ndim != 2:
-        raise DataError(
-            "prediction, mean_a and mean_b must have the same shape (n, d), got "
-            f"{tuple(prediction.shape)}, {tuple(mean_a.shape)} and {tuple(mean_b.shape)}"
-        )
-    p, a, b = (float64(values) for values in (prediction, mean_a, mean_b))
-    return on_device_of(prediction, ((p - a) * (p - b)).mean(dim=1))

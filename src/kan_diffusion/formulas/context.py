@@ -32,10 +32,10 @@ from kan_diffusion.evaluation.denoising import (
     measure_denoising,
 )
 from kan_diffusion.evaluation.effort import EFFORTS, Effort, EffortName
+from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
 from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.batches import Batch
 from kan_diffusion.training.run import TrainingRun

@@ -32,22 +32,6 @@ from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import finite, write_json, write_text
-from kan_diffusion.randomness import torch_generator
-from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import (
-    RESULT,
-    REVERSE,
-    WEIGHTS,
-    Row,
-    TrialResult,
-    keep_trial,
-    load_points,
-    load_trial,
-    load_weights,
-    recorded_steps,
-)
-from kan_diffusion.study.measure import Yardstick, load_point_run, measure, yardstick
-from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 from kan_diffusion.formulas.combination import compose, score_of
 from kan_diffusion.formulas.context import Context, Progress, make_context, tell_nobody
 from kan_diffusion.formulas.levels import formula_over_levels
@@ -70,6 +54,22 @@ from kan_diffusion.formulas.writing import (
     noise_latex,
     score_latex,
 )
+from kan_diffusion.randomness import torch_generator
+from kan_diffusion.study.config import TrialConfig
+from kan_diffusion.study.folder import (
+    RESULT,
+    REVERSE,
+    WEIGHTS,
+    Row,
+    TrialResult,
+    keep_trial,
+    load_points,
+    load_trial,
+    load_weights,
+    recorded_steps,
+)
+from kan_diffusion.study.measure import Yardstick, load_point_run, measure, yardstick
+from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = [
     "ExplainOptions",

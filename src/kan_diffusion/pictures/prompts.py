@@ -4,11 +4,7 @@ A prompt of words :math:`w_1, \dots, w_n` becomes the tokens start, :math:`w_1, 
 padded to a fixed length. transformers' ``CLIPTextModel`` maps them to the hidden states that a
 denoiser attends to (Radford et al. 2021, arXiv:2103.00020), with zeros in place of the padding.
 The empty prompt means no prompt: it replaces the prompts that training drops, and guidance leads
-away from it.
-
-The tokenizer, made by the package tokenizers, knows the words of its captions. A pretrained CLIP
-text model from a folder brings its own tokenizer and stays frozen: the denoiser is built for its
-width, and the first layer of the denoiser maps that width to its own.
+away from it. The tokenizer, made by the package tokenizers, knows the words of its captions.
 """
 
 from __future__ import annotations
@@ -16,19 +12,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
-from kan_diffusion.pictures.denoisers import fresh_parameters
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json
 from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import LARGEST_SETTING
-from kan_diffusion.weights import part_folder, require_sound_transformer, saved_files
+from kan_diffusion.pictures.denoisers import fresh_parameters
+from kan_diffusion.weights import require_bounds, require_saved, saved_files
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -39,8 +35,7 @@ __all__ = [
     "make_text_encoder",
     "make_tokenizer",
     "read_text_encoder",
-    "require_pair",
-    "require_width",
+    "require_fitting",
     "tokenize",
     "unknown_words",
 ]
@@ -50,8 +45,8 @@ _PAD, _UNKNOWN, _START, _END = _SPECIAL = "<pad>", "<unknown>", "<start>", "<end
 _ROOM = 8
 """Number of tokens that a prompt may be longer than the longest caption."""
 
-_PART = "text_model."
-"""Prefix of the names of a text model's tensors in a folder of all of CLIP."""
+_PREFIX = "text_model."
+"""What the names of a text model's tensors begin with in some versions of transformers."""
 
 
 def make_tokenizer(captions: Sequence[str], others: Sequence[str] = ()) -> PreTrainedTokenizerFast:
@@ -136,18 +131,15 @@ def embed(
     Returns:
         Embeddings with shape (B, L, width).
     """
-    inside = tokens != tokenizer.pad_token_id
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # CLIP's: the first one is the end
-        inside = nn.functional.pad(inside[:, :-1], (1, 0), value=True)
     states: Tensor = text_encoder(tokens).last_hidden_state
-    return states * inside[..., None]
+    return states * (tokens != tokenizer.pad_token_id)[..., None]
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[str]:
     """Says which words of prompts were in no caption, a sentence each.
 
     Args:
-        tokenizer: A tokenizer of whole words, such as :func:`make_tokenizer` makes.
+        tokenizer: A tokenizer that :func:`make_tokenizer` made.
         prompts: The prompts.
 
     Returns:
@@ -160,7 +152,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) ->
         places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for token, (start, end) in places:
             word = prompt[start:end]
-            if token != tokenizer.unk_token_id or word in said or not word:  # CLIP's end is empty
+            if token != tokenizer.unk_token_id or word in said:
                 continue
             near = difflib.get_close_matches(word.lower(), known, 3, 0.5)
             nearest = f"nearest known: {', '.join(near)}" if near else "no known word is near"
@@ -172,15 +164,14 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def require_pair(text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Checks that a text encoder has room for the length and the words of a tokenizer.
-
-    Args:
-        text_encoder: The text encoder.
-        tokenizer: The tokenizer.
+def require_fitting(
+    denoiser: Denoiser, text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Checks that a denoiser, a text encoder and a tokenizer belong together.
 
     Raises:
-        KanDiffusionError: The tokenizer makes longer prompts, or has more words.
+        KanDiffusionError: The tokenizer makes longer prompts or has more words than the text
+            encoder has room for, or the denoiser takes no prompts or those of another width.
     """
     config = text_encoder.config
     length, words = int(tokenizer.model_max_length), len(tokenizer)
@@ -190,23 +181,11 @@ def require_pair(text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase
             f"{config.vocab_size:,} words, and the tokenizer makes {length:,} of {words:,}; give "
             "the two that belong together"
         )
-
-
-def require_width(denoiser: Denoiser, text_encoder: CLIPTextModel) -> None:
-    """Checks that a denoiser takes prompts of a text encoder's width.
-
-    Args:
-        denoiser: The denoiser.
-        text_encoder: The text encoder.
-
-    Raises:
-        KanDiffusionError: It takes none, or prompts of another width.
-    """
     wanted = getattr(denoiser, "text_width", 0)
-    if wanted != text_encoder.config.hidden_size:
+    if wanted != config.hidden_size:
         raise KanDiffusionError(
             f"the denoiser takes prompts of width {wanted}, not of the text encoder's "
-            f"{text_encoder.config.hidden_size}; build it with that text_width"
+            f"{config.hidden_size}; build it with that text_width"
         )
 
 
@@ -247,84 +226,48 @@ def make_text_encoder(
     return encoder
 
 
-def read_text_encoder(
-    folder: str | Path, captions: Sequence[str] = ()
-) -> tuple[CLIPTextModel, PreTrainedTokenizerBase]:
-    """Reads a pretrained CLIP text model and its tokenizer, after checking them.
+def read_text_encoder(root: Path) -> tuple[CLIPTextModel, PreTrainedTokenizerBase]:
+    """Reads the text encoder, in eval mode, and the tokenizer of a pipeline saved in a folder.
 
-    The folder holds CLIP or its text model together with the tokenizer's files, or it has folders
-    ``text_encoder`` and ``tokenizer``, like Stable Diffusion's or a run's. Only local files are
-    read, in JSON and safetensors, and merges of words.
-
-    Args:
-        folder: The folder.
-        captions: Captions whose longest one, with eight tokens more, sets the length of prompts
-            instead of the model's own length: shorter prompts cost less.
-
-    Returns:
-        The text model, float32 and in eval mode, and its tokenizer.
+    Only JSON and safetensors are read, and both are checked first.
 
     Raises:
-        RunFolderError: The folder or a file in it is missing, damaged or of another network.
-        KanDiffusionError: The two do not belong together, or a package that prompts need is not
-            installed.
+        RunFolderError: A file is missing, damaged or of another network.
+        KanDiffusionError: A package that prompts need is not installed.
     """
     with from_extra("text", "prompts"):
-        from transformers import CLIPTextModel
+        from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-    own, words = (part_folder(Path(folder), part) for part in ("text_encoder", "tokenizer"))
-    remedy = "give a folder of CLIP, or one with text_encoder and tokenizer"
-    wanted = CLIPTextModel.config_class.model_type
-    settings: object = read_json(own / "config.json", "the configuration of a text model", remedy)
-    if isinstance(settings, dict) and settings.get("model_type") == "clip":  # of all of CLIP
-        settings = settings.get("text_config")
-    if not isinstance(settings, dict) or settings.get("model_type") != wanted:
-        raise RunFolderError(f"'{own / 'config.json'}' is of no CLIP text model; {remedy}")
-    require_sound_transformer(CLIPTextModel, own, settings=settings, part=_PART)
-    encoder = CLIPTextModel(CLIPTextModel.config_class.from_dict(settings))
+    folder, remedy = root / "text_encoder", "train it again"
+    path = folder / "config.json"
+    settings = read_json(path, "the configuration of a text encoder", remedy)
+    require_bounds(settings, path)
+
+    def made() -> nn.Module:
+        return CLIPTextModel(CLIPTextConfig.from_dict(dict(settings)))
+
+    require_saved(CLIPTextModel, made, folder, "model", remedy, _PREFIX)
+    encoder = made()
     tensors = {
-        name.removeprefix(_PART): tensor
-        for file in saved_files(own, "model")
+        name.removeprefix(_PREFIX): tensor
+        for file in saved_files(folder, "model")
         for name, tensor in load_file(file).items()
     }
-    state = encoder.state_dict()
-    encoder.load_state_dict({name: tensors[name.removeprefix(_PART)] for name in state})
-    tokenizer = _read_tokenizer(words)
-    most = encoder.config.max_position_embeddings
-    if captions:
-        most = min(
-            most, _ROOM + max(map(len, tokenizer(list(captions), verbose=False)["input_ids"]))
-        )
-    tokenizer.model_max_length = min(int(tokenizer.model_max_length), most)
-    require_pair(encoder, tokenizer)
-    return encoder.eval(), tokenizer
-
-
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Reads the tokenizer of a text model, CLIP's or one of whole words."""
-    from transformers import CLIPTokenizerFast, PreTrainedTokenizerFast
-
-    kind = PreTrainedTokenizerFast
-    if not (folder / "tokenizer.json").is_file():
-        kind = CLIPTokenizerFast
-        for name in ("vocab.json", "merges.txt"):
-            if not (folder / name).is_file():
-                raise RunFolderError(
-                    f"'{folder}' holds no tokenizer (tokenizer.json, or vocab.json and "
-                    "merges.txt); put it beside its text model"
-                )
+    encoder.load_state_dict({
+        name: tensors[name.removeprefix(_PREFIX)] for name in encoder.state_dict()
+    })  # fmt: skip
+    words = root / "tokenizer"
     try:
-        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(words, local_files_only=True)
     except Exception as error:  # the package tokenizers raises no narrower class
         raise RunFolderError(
-            f"the tokenizer in '{folder}' cannot be read ({error}); save it again"
+            f"the tokenizer in '{words}' cannot be read ({error}); {remedy}"
         ) from error
     if tokenizer.pad_token_id is None:
         raise RunFolderError(
-            f"the tokenizer in '{folder}' does not say what prompts are padded with; save it with "
-            "a pad_token"
+            f"the tokenizer in '{words}' does not say what prompts are padded with; {remedy}"
         )
-    return tokenizer
+    return encoder.eval(), tokenizer
 
 
 class PromptedDenoiser(Denoiser):
@@ -334,7 +277,6 @@ class PromptedDenoiser(Denoiser):
         denoiser: A denoiser that takes ``encoder_hidden_states``.
         text_encoder: The text encoder.
         tokenizer: The tokenizer that made the tokens; its empty prompt means no prompt.
-        frozen: Whether the text encoder is not trained, such as a pretrained one.
 
     Raises:
         KanDiffusionError: The denoiser takes no prompts of the encoder's width, or the tokenizer
@@ -346,23 +288,13 @@ class PromptedDenoiser(Denoiser):
         denoiser: Denoiser,
         text_encoder: CLIPTextModel,
         tokenizer: PreTrainedTokenizerBase,
-        frozen: bool = False,
     ) -> None:
         super().__init__()
-        require_pair(text_encoder, tokenizer)
-        require_width(denoiser, text_encoder)
+        require_fitting(denoiser, text_encoder, tokenizer)
         self.denoiser = denoiser
-        self.text_encoder = text_encoder.requires_grad_(not frozen)
-        self._frozen = frozen
+        self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.register_buffer("empty", tokenize(tokenizer, [""])[0], persistent=False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets training or evaluation mode; a frozen text encoder stays in evaluation mode."""
-        super().train(mode)
-        if self._frozen:
-            self.text_encoder.eval()
-        return self
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -402,19 +334,10 @@ class PromptedDenoiser(Denoiser):
         *,
         input_ids: Tensor | None = None,
     ) -> DenoiserOutput | tuple[Tensor, ...]:
-        """Predicts for noised samples.
+        """Predicts for noised samples, as a :class:`.Denoiser` does, given prompts.
 
-        Args:
-            sample: Noised samples with shape (B, *shape).
-            timestep: One timestep for all samples, or one each with shape (B,).
-            class_labels: None: samples are described by prompts.
-            encoder_hidden_states: Embedded prompts with shape (B, L, width); or None.
-            return_dict: Whether to return a :class:`.DenoiserOutput` or a tuple.
-            input_ids: Tokens of prompts with shape (B, L), which are embedded; or None.
-
-        Returns:
-            The denoiser's output: its prediction with shape (B, *shape), as ``.sample`` or in a
-            tuple.
+        They are the tokens ``input_ids`` with shape (B, L), or ``encoder_hidden_states`` with shape
+        (B, L, width) if they are embedded already; without either, nothing is asked for.
         """
         if input_ids is not None:
             encoder_hidden_states = embed(self.text_encoder, self.tokenizer, input_ids)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException, parquet
 from pydantic import TypeAdapter
 
-from kan_diffusion.data.datasets import Dataset, FileData, ToyData, load_dataset
-from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
-from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.files import read_as, require_file
+from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.processes import Process, signal_warning
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import (
@@ -38,7 +38,6 @@ from kan_diffusion.study.folder import (
     load_points,
     recorded_steps,
 )
-from kan_diffusion.study.measure import oracle_warning
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
 from kan_diffusion.study.results.wording import capitalised, listed
@@ -122,9 +121,9 @@ def _placed(
 
 def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
     """Draws at most ``num`` points (n, d) that no model was trained on."""
-    if dataset.density is not None:
+    if dataset.heldout is None:
         return dataset.fresh(num, torch_generator("drawn points", dataset.name))
-    return dataset.untrained()[:num]
+    return dataset.heldout[:num]
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -176,23 +175,12 @@ def _warnings(
         for data in config.data
         if not isinstance(data, ToyData)
     }
-    of_latents = any(model.vae is not None for model in config.models)
-    without = [name for name, oracle in oracles.items() if oracle == "none" or of_latents]
+    without = [name for name, oracle in oracles.items() if oracle == "none"]
     if without:
         warnings.append(
             f"No oracle is known for {listed(without)}: models are judged by their held-out loss "
             "there, and what the best possible one would score is not known."
         )
-    of_files = [trial for trial in trials if isinstance(trial.config.data, FileData)]
-    if "estimated" in oracles.values():
-        warnings.append(
-            "The data come from a file, so the oracle is estimated from two reference samples; the "
-            "excess carries a bias, largest at small noise."
-        )
-        doubts = [oracle_warning(trial.row) for trial in of_files]
-        first = next((doubt for doubt in doubts if doubt is not None), None)
-        if first is not None:
-            warnings.append(capitalised(first) + ".")
     if config.seeds < 10:
         reach = len(config.data) * smallest_permutation_p(config.seeds)
         warnings.append(

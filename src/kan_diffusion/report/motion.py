@@ -304,7 +304,6 @@ class Mover:
         data: The toy it was trained on, whose exact denoiser is known; None for other data.
         guidance: Strength of guidance for pictures; the pipeline's default when None.
         source: Where it comes from, to tell models of the same name apart.
-        labels: Classes to draw points of, equally many of each; all of them when empty.
     """
 
     name: str
@@ -314,12 +313,6 @@ class Mover:
     data: ToyData | None = None
     guidance: float | None = None
     source: str = ""
-    labels: tuple[int, ...] = ()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes of its points; empty if it is told none."""
-        return () if self.data is None else self.data.classes
 
 
 @dataclass(frozen=True)
@@ -360,19 +353,15 @@ def reverse_process(
     num: int,
     steps: int,
     generator: torch.Generator,
-    labels: Sequence[int] = (),
-    guidance: float = 1.0,
 ) -> Reverse:
     """Draws points or rows and keeps all states of the reverse process.
 
     Args:
         pipeline: The denoiser with its sampler. For a table, the first two columns of numbers are
             kept.
-        num: Number of points or rows; for each class if there are labels.
+        num: Number of points or rows.
         steps: Steps of the sampler.
         generator: Source of the noise; keeping the states does not change the samples.
-        labels: Classes to draw points of; all of them when empty. Tables have none.
-        guidance: Strength of guidance towards the class; 1 is none.
 
     Raises:
         KanDiffusionError: A number is out of range, or a table has fewer than two columns of
@@ -381,14 +370,7 @@ def reverse_process(
     """
     if not isinstance(pipeline, TableDiffusionPipeline):
         with watched(pipeline) as kept:
-            last = pipeline(
-                num * max(1, len(labels)),
-                steps,
-                generator=generator,
-                class_labels=[label for label in labels for _ in range(num)] or None,
-                guidance_scale=guidance,
-            ).samples
-        last = last.cpu().double()
+            last = pipeline(num, steps, generator=generator).samples.cpu().double()
         before = (pipeline.standardizer.invert(state.double()) for state in kept.values())
         states = torch.stack([*before, last]).numpy()
         return Reverse((*kept, 0.0), states, pipeline.columns)
@@ -415,7 +397,6 @@ def reverse_motion(
     scheduler: str | None = None,
     seed: int = 0,
     trails: int | None = None,
-    guidance: float = 1.0,
 ) -> Motion:
     """Draws the reverse processes of models side by side, from the same noise.
 
@@ -424,22 +405,20 @@ def reverse_motion(
     Args:
         movers: The models, of data with the same number of coordinates. Where a density is known,
             the process of its exact denoiser comes last.
-        num: Number of points of each model, or of each of the classes that are asked for.
+        num: Number of points of each model.
         steps: Steps of the samplers; when None one for each frame, or all timesteps of ``"ddpm"``.
         scheduler: Name of the sampler; when None DDIM, or Euler's method for flow matching, whose
             steps are even in time.
         seed: Seed of the noise, as in the command ``sample``.
         trails: Number of points whose paths are drawn; when None 40 if processes differ, else 0.
-        guidance: Strength of guidance towards the classes that are asked for; 1 is none.
 
     Raises:
         KanDiffusionError: Models have different dimensions, or :func:`reverse_process` fails.
         NonFiniteSamplesError: Samples became infinite or NaN.
     """
-    total = num * max(1, *(len(mover.labels) for mover in movers))
-    if total > MOST_MOVING:
+    if num > MOST_MOVING:
         raise KanDiffusionError(
-            f"motion shows at most {MOST_MOVING:,} points, not {total:,}; take fewer"
+            f"motion shows at most {MOST_MOVING:,} points, not {num:,}; take fewer"
         )
     _require_one_shape(movers)
     processes = {mover.process.name for mover in movers}
@@ -453,9 +432,7 @@ def reverse_motion(
         if not isinstance(pipeline, PointDiffusionPipeline):
             raise KanDiffusionError(f"'{mover.name}' draws pictures and no points")
         generator = torch_generator("samples", seed)
-        reverses.append(
-            reverse_process(pipeline, num, its_steps, generator, mover.labels, guidance)
-        )
+        reverses.append(reverse_process(pipeline, num, its_steps, generator))
     labels, picks = _steps_of_all([reverse.times for reverse in reverses])
     views = [
         _view([other for other in zip(drawn, reverses, strict=True) if _alike(mover, other[0])])
@@ -523,7 +500,7 @@ def picture_motion(
                 batch_size=rows * num,
             ).images
         assert isinstance(last, list)
-        frames = [*map((pipeline.latents or pipeline.codec).decode, kept.values()), last]
+        frames = [*map(pipeline.codec.decode, kept.values()), last]
         times.append((*kept, 0.0))
         sheets.append([
             contact_sheet([frame[k : k + across] for k in range(0, len(frame), across)])

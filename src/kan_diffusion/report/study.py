@@ -12,13 +12,13 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kan_diffusion.files import write_bytes
+from kan_diffusion.pictures.panels import asked_figure, process_figure
 from kan_diffusion.report import charts
 from kan_diffusion.report.charts.lines import level_measure
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import embedded, figure_png
 from kan_diffusion.report.motion import add_player
-from kan_diffusion.pictures.panels import asked_figure, process_figure
 from kan_diffusion.report.points import PointView
 from kan_diffusion.report.style import NARROW
 from kan_diffusion.report.tables import (
@@ -312,9 +312,6 @@ class _Report:
             floor = (
                 " The floor is the loss of the exact oracle, which no denoiser can beat on "
                 "average; a running mean that dips below it by chance is not drawn above it."
-                if self.results.judged(label) == "excess"
-                else " The floor is the loss of the estimated oracle; where a running mean is "
-                "below it, nothing is drawn above it."
             )
             figures.append((
                 "Training losses", f"loss {label}", charts.loss_figure, "Training losses",

@@ -464,14 +464,12 @@ def _mean_cell(group: pd.DataFrame, column: str) -> Cell:
 def _feet(results: Results, label: str, columns: Sequence[str]) -> list[Line]:
     """Makes the rows of the optimum and of two real samples; column ``""`` is empty."""
     rows = results.of_setting(label)
-    exact = results.judged(label) == "excess"
     optimum = {"heldout_loss": rows["floor"].mean(), "nll": rows["nll_real"].mean()}
-    if math.isfinite(optimum["heldout_loss"]) and exact:
+    if math.isfinite(optimum["heldout_loss"]):
         optimum["excess"] = 0.0
     real = {key: rows[f"{key}_real"].mean() for key in results.metrics}
     feet = []
-    oracle = f"{'exact' if exact else 'estimated'} oracle"
-    for name, values in ((oracle, optimum), (REAL_ROW, real)):
+    for name, values in (("exact oracle", optimum), (REAL_ROW, real)):
         shown = [values.get(column, math.nan) for column in columns]
         if any(math.isfinite(value) for value in shown):
             cells = [

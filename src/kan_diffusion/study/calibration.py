@@ -10,7 +10,7 @@ from kan_diffusion.data.datasets import PictureData, load_dataset
 from kan_diffusion.devices import one_thread
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.trial import build, latents_of, samples_of, told
+from kan_diffusion.study.trial import build, told
 from kan_diffusion.training import train
 
 __all__ = ["estimate_seconds", "step_seconds"]
@@ -39,7 +39,6 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
         steps: Steps per round.
     """
     dataset = load_dataset(trial.data, trial.study_seed, trial.seed)
-    samples = samples_of(dataset, latents_of(trial.model.vae, dataset))
     seconds = []
     with one_thread():
         for number in range(rounds + 1):
@@ -48,7 +47,7 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
             shortened = trial.training.model_copy(update=length)
             denoiser = build(trial, dataset)
             result = train(
-                *(denoiser, trial.process, samples, shortened),
+                *(denoiser, trial.process, dataset.train, shortened),
                 seed=0,
                 conditions=told(denoiser, dataset),
                 device="cpu",

@@ -24,7 +24,7 @@ from kan_diffusion.data.datasets import DataConfig, FileData, PictureData, Table
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.denoisers.family import Family, Setting
 from kan_diffusion.diffusion.sampling import SCHEDULERS, fitting_samplers
-from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
+from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import require_file
@@ -45,7 +45,6 @@ from kan_diffusion.settings import Name, Settings
 from kan_diffusion.study.budgets import Budget, Match
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.optimization import OptimizerName, suitable_rate
-from kan_diffusion.weights import networks_digest
 
 __all__ = [
     "EvaluationConfig",
@@ -62,8 +61,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _ADDED: dict[str, dict[str, object]] = {
-    "data": {"conditional": False},
-    "model": {"conditions": False, "text_encoder": None, "vae": None, "digests": {}},
+    "model": {"conditions": False},
     "training": {
         "optimizer": "adam",
         "timesteps": "uniform",
@@ -76,13 +74,6 @@ _ADDED: dict[str, dict[str, object]] = {
     "evaluation": {"metrics": []},
 }
 """Newer settings, left out of a trial's id at these values, so that older ids stay valid."""
-
-_Folder = Literal["text_encoder", "vae"]
-_PARTS: dict[_Folder, tuple[str, ...]] = {
-    "text_encoder": ("text_encoder", "tokenizer"),
-    "vae": ("vae",),
-}
-"""Settings of a model that are folders, and the networks in each."""
 
 _MOST_SETTINGS = 100_000
 _LARGEST_STUDY = 250_000  # bytes, which take seconds to parse
@@ -110,12 +101,6 @@ class ModelConfig(Settings):
         batch_size: Samples per step; the study's when None. Models with other batches than the
             rest see other draws of the same training data.
         conditions: Whether it is trained to draw columns given any of the others.
-        text_encoder: Folder of a pretrained CLIP text model that embeds captions of pictures and
-            stays frozen; None for a small one that is trained with the denoiser.
-        vae: Folder of a pretrained autoencoder whose latents of pictures the model is trained on,
-            instead of pixels; None for pixels.
-        digests: Digests of these two folders when the run was set up, see :meth:`pinned`; a folder
-            that has changed since is refused.
     """
 
     family: str
@@ -132,9 +117,6 @@ class ModelConfig(Settings):
     steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     batch_size: int | None = Field(None, ge=1, le=MOST_POINTS)
     conditions: bool = False
-    text_encoder: str | None = None
-    vae: str | None = None
-    digests: dict[_Folder, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known_and_sized(self) -> Self:
@@ -152,30 +134,6 @@ class ModelConfig(Settings):
         """The size setting that is given, with its value; empty without one."""
         sizes = {key: getattr(self, key) for key in ("params", "flops", "hidden")}
         return {key: size for key, size in sizes.items() if size is not None}
-
-    @property
-    def autoencoder(self) -> str | None:
-        """What its autoencoder is known by: the digest of its folder, or the path without one."""
-        return self.vae and self.digests.get("vae", self.vae)
-
-    def pinned(self) -> Self:
-        """Returns a copy with the digests and the absolute paths of its folders.
-
-        Raises:
-            DataError: A folder is not the one of its digest.
-        """
-        places: dict[str, str] = {}
-        digests: dict[_Folder, str] = {}
-        for key, parts in _PARTS.items():
-            if (given := getattr(self, key)) is not None:
-                place = Path(given).absolute()
-                places[key], digests[key] = str(place), networks_digest(place, parts)
-                if self.digests.get(key, digests[key]) != digests[key]:
-                    raise DataError(
-                        f"'{place}' has changed since this run was set up; put its files back as "
-                        "they were or start a new run in another folder with --out"
-                    )
-        return self.model_copy(update={**places, "digests": digests})
 
     def resolved(self, training: TrainingConfig, family: Family | None = None) -> Self:
         """Fills in the settings that its family decides, so that they are recorded.
@@ -327,8 +285,7 @@ class TrialConfig(Settings):
     def identity(self) -> str:
         """The settings that decide the outcome, as canonical JSON.
 
-        A file counts by its name and content, not by its path; its rows are marked as encoded. A
-        pretrained network counts by its content.
+        A file counts by its name and content, not by its path; its rows are marked as encoded.
         """
         settings = self.model_dump(mode="json")
         settings["data"] = without_place(self.data).model_dump(mode="json")
@@ -337,7 +294,6 @@ class TrialConfig(Settings):
         for key in ("optimizer", "batch_size"):  # those of the training count
             del settings["model"][key]
         del settings["evaluation"]["effort"]
-        settings["model"] |= dict.fromkeys(self.model.digests)
         for part, added in _ADDED.items():
             for key, default in added.items():
                 if key in settings[part] and settings[part][key] == default:
@@ -439,15 +395,6 @@ class StudyConfig(Settings):
                     raise KanDiffusionError(f"two {kind} are called '{name}'; rename one")
         for process in self.process:
             self.sampling.resolved(process)
-        return self
-
-    @model_validator(mode="after")
-    def _one_autoencoder(self) -> Self:
-        if len({model.autoencoder for model in self.models}) > 1:
-            raise KanDiffusionError(
-                "losses of latents and of pixels do not compare; give all models the same vae, or "
-                "none of them"
-            )
         return self
 
     @model_validator(mode="after")
@@ -597,15 +544,14 @@ class StudyConfig(Settings):
         return math.ceil(data.num_points / self.training.batch_size)
 
     def pinned(self) -> Self:
-        """Fills in the digests of its files and folders and the settings of its families.
+        """Fills in the digests of its files and the settings of its families.
 
         Raises:
             DataError: A file or folder cannot be used.
         """
         files = FileData | PictureData
         data = tuple(d.pinned() if isinstance(d, files) else d for d in self.data)
-        models = tuple(model.pinned() for model in self._resolved().models)
-        return self.model_copy(update={"data": data, "models": models})
+        return self._resolved().model_copy(update={"data": data})
 
     def _resolved(self) -> Self:
         models = tuple(model.resolved(self.training) for model in self.models)

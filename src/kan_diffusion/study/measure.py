@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.data.datasets import (
     DataConfig,
     Dataset,
@@ -23,42 +22,32 @@ from kan_diffusion.data.datasets import (
     fresh_dataset,
     load_dataset,
 )
-from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.tables.files import read_frame
 from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
-from kan_diffusion.evaluation.effort import EFFORTS, EffortName
-from kan_diffusion.pictures.features import PictureFeatures, picture_features
+from kan_diffusion.evaluation.effort import EFFORTS
 from kan_diffusion.evaluation.metrics import metrics_named, real_against_real, sample_metrics
-from kan_diffusion.pictures.scores import (
-    EACH,
-    Request,
-    draw_pictures,
-    real_pictures,
-    score_pictures,
-    shown,
-)
 from kan_diffusion.files import finite, read_json
-from kan_diffusion.pictures.latents import LatentCodec
+from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
+from kan_diffusion.pictures.scores import EACH, Request, draw_pictures, score_pictures, shown
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Level, Row, load_trial
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.files import read_frame
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 
 __all__ = [
     "Judged",
     "Yardstick",
     "evaluate_run",
-    "features_of",
     "judged_measure",
     "load_point_run",
     "load_run",
     "measure",
-    "oracle_warning",
     "same_data",
     "yardstick",
 ]
@@ -78,27 +67,17 @@ class Yardstick:
 
     Attributes:
         draw: Noised points with their posterior means.
-        real: Real-against-real value of every sample metric; empty where none is asked for.
+        real: Real-against-real value of every sample metric; empty where none is asked for, and
+            for pictures.
         likely: Clean points (n, d) with the first timestep's noise added, whose likelihood is
             computed.
         nll: Exact mean negative log-density of these points; None where the density is not known.
-        told: Classes of these points, with shape (n,); None where denoisers are told none.
-        features: Feature extractor of pictures; None for points.
     """
 
     draw: NoisedPoints
     real: dict[str, float]
     likely: Tensor
     nll: float | None
-    told: Tensor | None = None
-    features: PictureFeatures | None = None
-
-
-def features_of(
-    data: DataConfig, study_seed: int, effort: EffortName = "full"
-) -> PictureFeatures | None:
-    """Makes the feature extractor that judges all models of pictures; None for points."""
-    return picture_features(data, study_seed, effort) if isinstance(data, PictureData) else None
 
 
 def yardstick(
@@ -107,8 +86,6 @@ def yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int = 0,
-    features: PictureFeatures | None = None,
-    latents: LatentCodec | None = None,
 ) -> Yardstick:
     """Draws the samples that all trials of a study on a data set are measured with.
 
@@ -118,26 +95,15 @@ def yardstick(
         evaluation: Numbers of points, as the effort leaves them.
         study_seed: Seed of the draws.
         split: Number of the data set's split, where every seed has its own.
-        features: Feature extractor of pictures, see :func:`features_of`.
-        latents: The autoencoder whose latents are noised instead of pixels, without a known oracle;
-            None for pixels.
     """
     name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
     if isinstance(dataset.codec, PictureCodec):
         noise = torch_generator("noised points", study_seed, *name)
-        num, pairs = evaluation.num_samples, evaluation.num_real_pairs
-        noised = dataset
-        if latents is not None and dataset.heldout is not None:
-            heldout = latents.from_pixels(dataset.heldout)
-            noised = replace(dataset, heldout=heldout, things=0)  # latents are no scenes
         return Yardstick(
-            draw_noised_points(noised, process, evaluation.num_noised, noise, told=True),
-            {}
-            if features is None or not num
-            else real_pictures(dataset, features, num, pairs, study_seed, split),
+            draw_noised_points(dataset, process, evaluation.num_noised, noise, captioned=True),
+            real={},
             likely=torch.empty(0),
             nll=None,
-            features=features,
         )
     generator = torch_generator("real pairs", study_seed, *name)
     # The divergence takes d backward passes, so the work grows as d times the points.
@@ -145,15 +111,12 @@ def yardstick(
     if dataset.heldout is not None:
         num = min(num, len(dataset.heldout))  # each held-out row once is enough
     draws = torch_generator("likely points", study_seed, dataset.name, split)
-    told = dataset.draw_conditions(num, draws)
-    likely = dataset.points_to_noise(num, draws, told).double()
-    labels = told.get("class_labels")
+    likely = dataset.points_to_noise(num, draws).double()
     sigma = first_noise(process)
     likely += sigma * torch.randn(likely.shape, generator=draws, dtype=torch.float64)
     nll = None
     if dataset.density is not None and len(likely):
-        nll = -float(dataset.density.log_density(likely, 1.0, sigma, labels).mean())
-    of_pairs = dataset.draw_conditions(evaluation.num_samples, generator)
+        nll = -float(dataset.density.log_density(likely, 1.0, sigma).mean())
     return Yardstick(
         draw=draw_noised_points(
             dataset,
@@ -162,17 +125,15 @@ def yardstick(
             torch_generator("noised points", study_seed, *name),
         ),
         real=real_against_real(
-            lambda _: dataset.fresh_pair(evaluation.num_samples, generator, of_pairs),
+            lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
             evaluation.num_real_pairs,
             numpy_generator("real pairs", study_seed, *name),
             metrics_named(evaluation.metrics, effort=evaluation.effort),
-            of_pairs.get("class_labels"),
         )
         if evaluation.num_samples
         else {},
         likely=likely,
         nll=nll,
-        told=labels,
     )
 
 
@@ -210,12 +171,12 @@ def measure(
         "excess_se": scores.excess_se,
     }
     if isinstance(pipeline, PictureDiffusionPipeline):
-        scored, generated = _draw_and_score(config, dataset, pipeline, shared)
+        scored, generated = _draw_and_score(config, dataset, pipeline)
         row |= scored
         return finite(row), finite([asdict(level) for level in scores.levels]), generated
     if evaluation.num_likelihood:
         likelihood = log_likelihood(
-            pipeline.denoiser, config.process, shared.likely, class_labels=shared.told,
+            pipeline.denoiser, config.process, shared.likely,
             num_steps=EFFORTS[evaluation.effort].likelihood_steps,
         )  # fmt: skip
         row["nll"] = -float(likelihood.mean())
@@ -224,15 +185,12 @@ def measure(
     if evaluation.num_samples:
         name = config.study_seed, config.seed
         fresh_points = torch_generator("fresh points", *name, dataset.name)
-        told = dataset.draw_conditions(evaluation.num_samples, fresh_points)
-        fresh = dataset.fresh(evaluation.num_samples, fresh_points, told)
-        labels = told.get("class_labels")
+        fresh = dataset.fresh(evaluation.num_samples, fresh_points)
         started = time.perf_counter()
         generated = pipeline(
             evaluation.num_samples,
             config.sampling.steps,
             generator=torch_generator("samples", *name),
-            class_labels=labels,
         ).samples
         row["sample_seconds"] = time.perf_counter() - started
         generated = dataset.standardizer.apply(generated.cpu().double())
@@ -243,7 +201,6 @@ def measure(
             fresh,
             numpy_generator("metrics", *name),
             metrics_named(evaluation.metrics, effort=evaluation.effort),
-            labels,
         )
         row |= sampled
         row |= {f"{name}_real": value for name, value in shared.real.items()}
@@ -264,21 +221,16 @@ def _told(
 
 
 def _draw_and_score(
-    config: TrialConfig,
-    dataset: Dataset,
-    pipeline: PictureDiffusionPipeline,
-    shared: Yardstick,
+    config: TrialConfig, dataset: Dataset, pipeline: PictureDiffusionPipeline
 ) -> tuple[Row, Tensor | None]:
     """Scores pictures that a model draws, and draws some to show, where any are asked for."""
     evaluation, sampling = config.judging, config.sampling
     if not evaluation.num_samples:
         return {}, None
-    assert shared.features is not None
     started = time.perf_counter()
     scores = score_pictures(
         pipeline,
         dataset,
-        shared.features,
         num=evaluation.num_samples,
         steps=sampling.steps,
         guidance=sampling.guidance,
@@ -286,7 +238,6 @@ def _draw_and_score(
         seed=config.seed,
     )
     row: Row = {"sample_seconds": time.perf_counter() - started, **scores}
-    row |= {f"{name}_real": value for name, value in shared.real.items()}
     pictures = draw_pictures(
         *(pipeline, shown(dataset, evaluation.num_drawn)[0], sampling.steps, sampling.guidance),
         torch_generator("shown", config.study_seed),
@@ -298,18 +249,6 @@ def _draw_and_score(
 def judged_measure(oracles: Iterable[object]) -> Judged:
     """Names the judged measure of trials with these oracles: the excess if all are exact."""
     return "excess" if all(oracle == "exact" for oracle in oracles) else "heldout_loss"
-
-
-def oracle_warning(row: Row) -> str | None:
-    """Warns of an estimated oracle with an impossible loss: below 0, or above the denoiser's."""
-    floor, loss = row.get("floor"), row.get("heldout_loss")
-    if not isinstance(floor, float) or not isinstance(loss, float) or 0 < floor <= loss:
-        return None
-    return (
-        f"the reference samples are too small for an oracle: its loss, {floor:.3g}, should lie "
-        f"between 0 and the denoiser's, {loss:.3g}; floor and excess say nothing here, compare "
-        "held-out losses and sample metrics"
-    )
 
 
 def load_run(
@@ -423,9 +362,7 @@ def _dataset_to_judge_with(
     )
 
 
-def evaluate_run(
-    folder: Path, data: str | None = None, *, verify: bool = True
-) -> tuple[Row, str, str | None]:
+def evaluate_run(folder: Path, data: str | None = None, *, verify: bool = True) -> tuple[Row, str]:
     """Judges a finished run, with the effort of its settings.
 
     Args:
@@ -435,8 +372,7 @@ def evaluate_run(
         verify: Whether to refuse files of the run that have changed since they were written.
 
     Returns:
-        The measured row, one line that says which points were used, and a warning if the estimated
-        oracle is of no use.
+        The measured row, and one line that says which points were used.
 
     Raises:
         RunFolderError: The folder holds no finished run.
@@ -444,23 +380,15 @@ def evaluate_run(
     """
     config, pipeline = load_run(folder, verify=verify)
     dataset = _dataset_to_judge_with(config, pipeline, data)
-    count = 0 if dataset.heldout is None else len(dataset.untrained())
+    count = 0 if dataset.heldout is None else len(dataset.heldout)
     if isinstance(config.data, PictureData):
         used = f"{count:,} pictures of '{dataset.name}' that were not trained on"
-        if config.model.vae is not None:
-            used += ", their loss of latents, for which no oracle is known"
     elif dataset.density is not None:
         used = f"fresh points of '{dataset.name}', whose oracle is exact"
     else:
-        used = f"{count:,} rows of '{dataset.name}' that were not trained on, " + (
-            "too few for an oracle"
-            if dataset.oracle == "none"
-            else "with an oracle estimated from two reference samples among them"
-        )
+        used = f"{count:,} rows of '{dataset.name}' that were not trained on; no oracle is known"
     split = config.seed if dataset.split_by_seed else 0
-    features = features_of(config.data, config.study_seed, config.evaluation.effort)
-    latents = pipeline.latents if isinstance(pipeline, PictureDiffusionPipeline) else None
     names = config.process, config.judging, config.study_seed
-    shared = yardstick(dataset, *names, split, features, latents)
+    shared = yardstick(dataset, *names, split)
     row, _, _ = measure(config, dataset, pipeline, shared)
-    return row, used, None if dataset.oracle == "exact" else oracle_warning(row)
+    return row, used

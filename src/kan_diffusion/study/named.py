@@ -1,7 +1,7 @@
 """Makes studies and trials of what a user names: a preset, a study file, a toy, a file of points.
 
-A name that is both a preset and a toy (``swiss-roll``) means the preset, unless families, sizes,
-processes or classes are asked for: then it means the toy, and a study is made for it.
+A name that is both a preset and a toy (``swiss-roll``) means the preset, unless families, sizes or
+processes are asked for: then it means the toy, and a study is made for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-from kan_diffusion.tables.columns import Kind
 from kan_diffusion.data.datasets import (
     PICTURES,
     TABLES,
@@ -24,17 +23,17 @@ from kan_diffusion.data.datasets import (
     data_from_name,
     load_dataset,
 )
-from kan_diffusion.pictures.codec import read_pictures
 from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.families import (
     FAMILIES,
-    PICTURE_FAMILIES,
     build_denoiser,
     get_family,
+    picture_families,
 )
 from kan_diffusion.denoisers.family import Setting
 from kan_diffusion.denoisers.sizing import COUNTABLES
-from kan_diffusion.errors import DataError, KanDiffusionError, require_known, valid_settings
+from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
+from kan_diffusion.pictures.codec import read_pictures
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
 from kan_diffusion.study.calibration import step_seconds
@@ -48,7 +47,8 @@ from kan_diffusion.study.config import (
     read_preset,
     read_study,
 )
-from kan_diffusion.study.trial import build, latents_of, without_text
+from kan_diffusion.study.trial import build, without_text
+from kan_diffusion.tables.columns import Kind
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.defaults import (
     PictureSuggestion,
@@ -88,7 +88,6 @@ def parse_budget(
     text: str | None,
     data: Sequence[DataConfig],
     params: int | None = None,
-    vae: str | None = None,
 ) -> Budget:
     """Reads a budget as a user writes it.
 
@@ -100,7 +99,6 @@ def parse_budget(
         data: The data sets; a model given as the budget is measured on the first one.
         params: Number of parameters of each model, where ``text`` does not give it; when None
             2,300, or free under a budget of time.
-        vae: Folder of the autoencoder whose latents the models are trained on.
 
     Raises:
         KanDiffusionError: It is not a budget, or the model cannot be built.
@@ -127,7 +125,7 @@ def parse_budget(
         if family:
             get_family(family, importing=True)
             hidden = tuple(map(int, numbers))
-            model = ModelConfig(family=family, hidden=hidden, vae=vae)
+            model = ModelConfig(family=family, hidden=hidden)
             amount = _amount_of_model(kind, model, data[0])
         return Budget(match=kind, amount=amount, params=params)
 
@@ -149,15 +147,13 @@ def _amount_of_model(match: Match, model: ModelConfig, data: DataConfig) -> floa
 
 def _matched_study(
     data: DataConfig, match: str, amount: str | None, params: int | None,
-    families: Sequence[str] | None, vae: str | None,
+    families: Sequence[str] | None,
 ) -> StudyConfig:  # fmt: skip
     """Makes the study of some families at one budget, each with its own settings."""
     everything = families is not None and list(families) == ["all"]
     if isinstance(data, PictureData):
-        asked = PICTURE_FAMILIES if everything else families or _PICTURE_FAMILIES
-        return _picture_study(data, match, amount, params, list(dict.fromkeys(asked)), vae)
-    if vae is not None:
-        raise KanDiffusionError("--vae is for pictures; leave it out")
+        asked = picture_families() if everything else families or _PICTURE_FAMILIES
+        return _picture_study(data, match, amount, params, list(dict.fromkeys(asked)))
     budget = parse_budget(match, amount, (data,), params)
     asked = _DEFAULT_FAMILIES if families is None else families
     names = list(FAMILIES if everything else dict.fromkeys(asked))
@@ -171,7 +167,6 @@ def _matched_study(
                     name,
                     dataset.dim,
                     num_train_timesteps=get_process("cosine").num_timesteps,
-                    num_classes=len(dataset.classes),
                     params=size.get("params"),
                     flops=size.get("flops"),
                 )
@@ -200,13 +195,13 @@ def _matched_study(
 
 def _picture_study(
     data: PictureData, match: str, amount: str | None, params: int | None,
-    families: Sequence[str], vae: str | None,
+    families: Sequence[str],
 ) -> StudyConfig:  # fmt: skip
-    """Makes the study of some families on pictures, or on their latents."""
-    suits = _suits_pictures(data, vae=vae)
+    """Makes the study of some families on pictures."""
+    suits = _suits_pictures(data)
     if match == "time" or (match == "params" and amount is None):
         params = params or suits.params
-    budget = parse_budget(match, amount, (data,), params, vae)
+    budget = parse_budget(match, amount, (data,), params)
     return StudyConfig(
         name=data.name,
         title=f"KAN and MLP denoisers on {data.name}",
@@ -216,8 +211,7 @@ def _picture_study(
         process=(get_process(_PICTURE_PROCESS),),
         training=suits.training,
         models=tuple(
-            ModelConfig(family=name, settings=_accepted(name, suits.settings), vae=vae)
-            for name in families
+            ModelConfig(family=name, settings=_accepted(name, suits.settings)) for name in families
         ),
         budgets=(budget,),
         sampling=SamplingConfig(guidance=suits.guidance),
@@ -225,12 +219,9 @@ def _picture_study(
     )
 
 
-def _suits_pictures(data: PictureData, seed: int = 0, vae: str | None = None) -> PictureSuggestion:
+def _suits_pictures(data: PictureData, seed: int = 0) -> PictureSuggestion:
     dataset = load_dataset(data, seed)
-    latents = latents_of(vae, dataset)
-    _, side, _ = dataset.shape if latents is None else latents.shape
-    has_relations = (data.objects or 1) > 1
-    return suggested_for_pictures(len(dataset.train), side, bool(dataset.classes), has_relations)
+    return suggested_for_pictures(len(dataset.train), dataset.shape[-1], bool(dataset.classes))
 
 
 def _accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting]:
@@ -254,8 +245,6 @@ def study_for(
     budget: str | None = None,
     families: Sequence[str] | None = None,
     processes: Sequence[str] | None = None,
-    conditional: bool = False,
-    vae: Path | None = None,
 ) -> StudyConfig:
     """Makes or reads the study a user names.
 
@@ -268,78 +257,46 @@ def study_for(
         families: Families to compare, or ``["all"]``; of a preset or a study file, only models of
             these families are kept.
         processes: Names of the noising processes; the study's own when None.
-        conditional: Whether denoisers are told the classes of a toy's points.
-        vae: Folder of a pretrained autoencoder, whose latents of pictures all models are trained
-            on; when None pixels, or what a study file says.
 
     Raises:
-        DataError: The file of points cannot be used, or has no classes to be conditional on.
+        DataError: The file of points cannot be used.
         KanDiffusionError: Nothing has that name, the study file is wrong, or a budget is given for
             a study that fixes the sizes of its models.
     """
-    place = None if vae is None else str(vae)
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
-    asks_for_a_toy = what in TOYS and (
-        sized or conditional or families is not None or processes is not None
-    )
+    asks_for_a_toy = what in TOYS and (sized or families is not None or processes is not None)
     if is_file or (what in preset_names() and not asks_for_a_toy):
         study = read_study(Path(what), importing=True) if is_file else read_preset(what)
-        if place is not None:
-            latents: dict[str, object] = {"vae": place, "digests": {}}
-            models = tuple(model.model_copy(update=latents) for model in study.models)
-            study = study.model_copy(update={"models": models})
         if sized:
             if not study.budgets:
                 raise KanDiffusionError(
                     f"study '{what}' fixes the sizes of its models; leave --params, --match and "
                     "--budget out"
                 )
-            given = parse_budget(match or "params", budget, study.data, params, study.models[0].vae)
+            given = parse_budget(match or "params", budget, study.data, params)
             study = study.model_copy(update={"budgets": (given,)})
         if families is not None and list(families) != ["all"]:
             study = study.with_families(families)
-        if conditional:
-            raise KanDiffusionError(
-                f"study '{what}' says itself which of its data are conditional; leave "
-                "--conditional out, or write 'conditional: true' beside a toy in a study file"
-            )
     else:
-        data = _named_data(what, conditional)
-        study = _matched_study(data, match or "params", budget, params, families, place)
+        data = _named_data(what)
+        study = _matched_study(data, match or "params", budget, params, families)
     if processes is None:
         return study
     with valid_settings("--process"):
         return StudyConfig.model_validate({**dict(study), "process": tuple(processes)})
 
 
-def _named_data(what: str, conditional: bool) -> DataConfig:
+def _named_data(what: str) -> DataConfig:
     known = [*TOYS, *TABLES, *PICTURES]
     if not Path(what).suffix and not Path(what).exists():
         require_known("study, data set or file", what, [*preset_names(), *known])
-    data = _told(data_from_name(what), conditional)
+    data = data_from_name(what)
     if isinstance(data, FileData):
         return data.model_copy(update={"holdout": _STUDY_HOLDOUT})
     if isinstance(data, PictureData) and data.pictures != "shapes":
         return data.model_copy(update={"holdout": _PICTURE_HOLDOUT})
     return data
-
-
-def _told(data: DataConfig, conditional: bool) -> DataConfig:
-    """Makes a toy conditional on its classes where that is asked for.
-
-    Raises:
-        KanDiffusionError: Classes are asked for, and there are none.
-    """
-    if not conditional:
-        return data
-    if not isinstance(data, ToyData):
-        raise DataError(
-            f"'{data.name}' has no classes of points to be conditional on; a model of a table is "
-            "told any column when it is asked for rows (sample --where)"
-        )
-    with valid_settings("--conditional"):
-        return ToyData.model_validate({**dict(data), "conditional": True})
 
 
 def _alone(
@@ -371,7 +328,6 @@ def chosen_data(
     missing: Sequence[str] = (),
     holdout: float | None = None,
     size: int | None = None,
-    objects: int | None = None,
     mode: str | None = None,
 ) -> DataConfig:
     """Finds data by name and applies settings; arguments are those of :func:`single_trial`.
@@ -381,10 +337,10 @@ def chosen_data(
         KanDiffusionError: A setting is out of range, or not one of such data.
     """
     data = data_from_name(name, kinds, missing, pinned=False)
-    of_pictures = {"size": size, "mode": mode, "objects": objects}
+    of_pictures = {"size": size, "mode": mode}
     asked: dict[str, object] = {k: value for k, value in of_pictures.items() if value is not None}
     if asked and not isinstance(data, PictureData):
-        raise KanDiffusionError("--size, --mode and --objects are for pictures; leave them out")
+        raise KanDiffusionError("--size and --mode are for pictures; leave them out")
     if holdout is not None:
         if isinstance(data, ToyData):
             raise KanDiffusionError("a toy is judged with fresh points; leave --holdout out")
@@ -419,15 +375,11 @@ def single_trial(
     max_seconds: float | None = None,
     holdout: float | None = None,
     size: int | None = None,
-    objects: int | None = None,
     mode: str | None = None,
-    text_encoder: Path | None = None,
-    vae: Path | None = None,
     kinds: Mapping[str, Kind] | None = None,
     missing: Sequence[str] = (),
     seed: int = 0,
     sparsify: float = 0.0,
-    conditional: bool = False,
 ) -> TrialConfig:
     """Makes a trial that stands on its own.
 
@@ -449,24 +401,19 @@ def single_trial(
         holdout: Fraction of rows or pictures that is held out; when None 0.2 for a file, 0.3 for a
             table and 0.1 for pictures.
         size: Side of pictures in pixels.
-        objects: Largest number of things in a scene of shapes.
         mode: Channels of pictures.
-        text_encoder: Folder of a pretrained text model for captions of pictures.
-        vae: Folder of a pretrained autoencoder, whose latents are trained on.
         kinds: Kinds of those columns of a file whose kind should not be inferred.
         missing: Words for gaps in a text file beside the usual ones.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes the edges of KAN layers few; 0 for none.
-        conditional: Whether the denoiser is told the classes of a toy's points.
 
     Raises:
-        DataError: The file cannot be used, or there are no classes to be conditional on.
+        DataError: The file cannot be used.
         KanDiffusionError: A name is unknown or a number out of range.
     """
-    found = chosen_data(
-        data, kinds=kinds, missing=missing, holdout=holdout, size=size, objects=objects, mode=mode
+    points = chosen_data(
+        data, kinds=kinds, missing=missing, holdout=holdout, size=size, mode=mode
     )
-    points = _told(found, conditional)
     of_pictures = isinstance(points, PictureData)
     family = family or (_PICTURE_FAMILY if of_pictures else "kan")
     kind = get_family(family, importing=True)
@@ -487,14 +434,8 @@ def single_trial(
                 "max_seconds": max_seconds,
                 "optimizer": optimizer,
             }
-            places = {"text_encoder": text_encoder, "vae": vae}
-            folders = {key: str(place) for key, place in places.items() if place is not None}
-            asked = ModelConfig(family=family, params=params, depth=depth, **folders)
+            asked = ModelConfig(family=family, params=params, depth=depth)
             return _picture_trial(points, asked, chosen, given, seed)
-        if text_encoder is not None:
-            raise KanDiffusionError("--text-encoder is for captions of pictures; leave it out")
-        if vae is not None:
-            raise KanDiffusionError("--vae is for pictures; leave it out")
         dataset = load_dataset(points, seed)
         if isinstance(points, ToyData):
             suits = Suggestion(
@@ -528,7 +469,6 @@ def single_trial(
             num_train_timesteps=chosen.num_timesteps,
             params=params,
             depth=depth,
-            num_classes=len(dataset.classes),
             blocks=dataset.blocks if told else (),
             at_most=True,
         )
@@ -544,7 +484,7 @@ def _picture_trial(
     seed: int,
 ) -> TrialConfig:
     """Makes a trial of pictures; size and training settings that are None suit the pictures."""
-    suits = _suits_pictures(data, seed, model.vae)
+    suits = _suits_pictures(data, seed)
     given = {key: value for key, value in training.items() if value is not None}
     way = cast("OptimizerName", given.get("optimizer", suits.training.optimizer))
     rate = suits.training.learning_rate
@@ -553,7 +493,7 @@ def _picture_trial(
     config = TrainingConfig.model_validate({**dict(suits.training), "learning_rate": rate, **given})
     size = {} if model.size else {"params": suits.params}
     settings = _accepted(model.family, suits.settings)
-    asked = model.pinned().model_copy(update={**size, "settings": settings})
+    asked = model.model_copy(update={**size, "settings": settings})
     sampling = SamplingConfig(
         scheduler=suits.scheduler if process.is_flow else None, guidance=suits.guidance
     )

@@ -59,7 +59,6 @@ _LIBRARIES = (
     "numpy",
     "scipy",
     "scikit-learn",
-    "POT",
     "numba",
     "pytorch-optimizer",
 )

@@ -14,9 +14,7 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
-from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
-from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.denoisers.readable import no_edges
@@ -33,9 +31,15 @@ from kan_diffusion.errors import (
 )
 from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.evaluation.metrics import metrics_named
-from kan_diffusion.pictures.scores import Request, draw_pictures, shown
-from kan_diffusion.pictures.latents import LatentCodec, read_vae
+from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
+from kan_diffusion.pictures.prompts import (
+    PromptedDenoiser,
+    make_text_encoder,
+    make_tokenizer,
+    tokenize,
+)
+from kan_diffusion.pictures.scores import Request, draw_pictures, shown
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
@@ -54,21 +58,14 @@ from kan_diffusion.study.folder import (
     save_points,
     save_weights,
 )
-from kan_diffusion.study.measure import Yardstick, features_of, load_run, measure, yardstick
+from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
+from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-from kan_diffusion.pictures.prompts import (
-    PromptedDenoiser,
-    make_text_encoder,
-    make_tokenizer,
-    read_text_encoder,
-    tokenize,
-)
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
 from kan_diffusion.training.defaults import num_held_out
 
 __all__ = [
-    "NUM_PANELS", "build", "followed", "latents_of", "record_reverse", "run_trial",
-    "samples_of", "told", "without_text",
+    "NUM_PANELS", "build", "followed", "record_reverse", "run_trial", "told", "without_text",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -127,14 +124,10 @@ def record_reverse(
             asked.num,
             num_steps,
             generator=generator,
-            class_labels=asked.labels,
             callback_on_step_end=keep,
         )
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
-    panels = [states[pick] for pick in picks]
-    if isinstance(pipeline, PictureDiffusionPipeline) and (latents := pipeline.latents) is not None:
-        panels = [latents.to_pixels(panel) for panel in panels]
-    return torch.stack(panels)
+    return torch.stack([states[pick] for pick in picks])
 
 
 @lru_cache(maxsize=16)
@@ -144,18 +137,14 @@ def _shared_yardstick(
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int,
-    vae: str | None,
     *_changing: object,
 ) -> Yardstick:
     """Makes the yardstick of a data set, or of one split of it, and caches it in the worker.
 
-    What may change while a program runs, metrics and the files of a folder, belongs to the key.
+    The metrics, which may change while a program runs, belong to the key.
     """
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    wanted = evaluation.num_samples > 0
-    features = features_of(data, study_seed, evaluation.effort) if wanted else None
-    latents = latents_of(vae, dataset)
-    return yardstick(dataset, process, evaluation, study_seed, split, features, latents)
+    return yardstick(dataset, process, evaluation, study_seed, split)
 
 
 def _yardstick_of(config: TrialConfig, dataset: Dataset) -> Yardstick:
@@ -166,59 +155,27 @@ def _yardstick_of(config: TrialConfig, dataset: Dataset) -> Yardstick:
         config.judging.model_copy(update={"moments": ()}),
         config.study_seed,
         config.seed if dataset.split_by_seed else 0,
-        config.model.vae,
-        config.model.autoencoder,
         *metrics_named(config.evaluation.metrics).values(),
     )
-
-
-def latents_of(vae: str | None, dataset: Dataset) -> LatentCodec | None:
-    """Reads the autoencoder of a model, for the pictures of a data set; None if it has none.
-
-    Args:
-        vae: Folder of the autoencoder.
-        dataset: The pictures.
-
-    Raises:
-        RunFolderError: The folder holds no autoencoder.
-        KanDiffusionError: The data set has no pictures, or the autoencoder does not fit them.
-    """
-    if vae is None:
-        return None
-    if not isinstance(dataset.codec, PictureCodec):
-        raise KanDiffusionError(
-            f"'{dataset.name}' has no pictures for an autoencoder to encode; leave vae out"
-        )
-    return LatentCodec(dataset.codec, read_vae(vae))
 
 
 def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
     """Builds a trial's untrained denoiser, for captioned pictures with its text encoder.
 
     Raises:
-        DataError: A folder of a pretrained network has changed since the run was set up.
         KanDiffusionError: The denoiser cannot be built, or not in this size.
     """
-    model, names = config.model.pinned(), (config.study_seed, config.seed)
+    model, names = config.model, (config.study_seed, config.seed)
     settings, text = dict(model.settings), None
-    if model.text_encoder is not None and dataset.captions is None:
-        raise KanDiffusionError(
-            f"'{dataset.name}' has no captions for a text encoder to embed; leave it out"
-        )
     if dataset.captions is not None:
-        others = dataset.heldout_captions or ()
-        if model.text_encoder is not None:
-            text = read_text_encoder(model.text_encoder, (*dataset.captions, *others))
-            tokenize(text[1], others)  # one that is too long would end the trial after training
-        else:
-            tokenizer = make_tokenizer(dataset.captions, others)
-            # The same for all models of a seed.
-            generator = torch_generator("text", *names)
-            text = make_text_encoder(tokenizer, generator=generator), tokenizer
+        tokenizer = make_tokenizer(dataset.captions, dataset.heldout_captions or ())
+        # The same for all models of a seed.
+        generator = torch_generator("text", *names)
+        text = make_text_encoder(tokenizer, generator=generator), tokenizer
         settings["text_width"] = text[0].config.hidden_size
     denoiser = build_denoiser(
         model.family,
-        _shape(dataset, latents_of(model.vae, dataset)),
+        _shape(dataset),
         num_train_timesteps=config.process.num_timesteps,
         params=model.params,
         flops=model.flops,
@@ -229,25 +186,17 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         settings=settings,
         generator=torch_generator("parameters", *names, model.name),
     )
-    frozen = model.text_encoder is not None
-    return denoiser if text is None else PromptedDenoiser(denoiser, *text, frozen=frozen)
+    return denoiser if text is None else PromptedDenoiser(denoiser, *text)
 
 
-def _shape(dataset: Dataset, latents: LatentCodec | None) -> int | tuple[int, ...]:
-    """Returns the number of coordinates of points, or the shape of pictures or latents."""
-    if latents is not None:
-        return latents.shape
+def _shape(dataset: Dataset) -> int | tuple[int, ...]:
+    """Returns the number of coordinates of points, or the shape of pictures."""
     return dataset.shape if isinstance(dataset.codec, PictureCodec) else dataset.dim
 
 
 def without_text(denoiser: Denoiser) -> Denoiser:
     """Returns a denoiser without its text encoder, which budgets do not count."""
     return denoiser.denoiser if isinstance(denoiser, PromptedDenoiser) else denoiser
-
-
-def samples_of(dataset: Dataset, latents: LatentCodec | None) -> Tensor:
-    """Returns the training samples (N, *shape) of a data set, or the latents of its pictures."""
-    return dataset.train if latents is None else latents.from_pixels(dataset.train)
 
 
 def told(denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
@@ -373,11 +322,8 @@ def _run_claimed(
         "error": None,
     }
 
-    latents = latents_of(config.model.vae, dataset)
-    if latents is not None:
-        latents.vae.to(resolve_device(device))
     # Samples that decide when training ends must not judge the trial.
-    samples, heldout = samples_of(dataset, latents), None
+    samples, heldout = dataset.train, None
     conditions, of_heldout = told(denoiser, dataset), dict[str, Tensor]()
     if config.training.patience is not None:
         num = num_held_out(len(samples))
@@ -391,7 +337,7 @@ def _run_claimed(
         # Written at once, so that a run that is killed and resumed still has it.
         try:
             panels = record_reverse(
-                _pipeline(config, dataset, current, latents),
+                _pipeline(config, dataset, current),
                 followed(config, dataset),
                 config.sampling.steps,
                 torch_generator("reverse process", config.study_seed, config.data.name),
@@ -410,7 +356,7 @@ def _run_claimed(
         return result
 
     try:
-        shape = _shape(dataset, latents)
+        shape = _shape(dataset)
         hidden = tuple(without_text(denoiser).config.hidden)
         _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.blocks, config.process)
         trained = train(
@@ -438,7 +384,7 @@ def _run_claimed(
         return failed(error)
     if not leads():  # the first of several processes judges and keeps the model
         return TrialResult(config, row, [], folder)
-    pipeline = _pipeline(config, dataset, denoiser, latents)
+    pipeline = _pipeline(config, dataset, denoiser)
     shared = _yardstick_of(config, dataset)
     try:
         measured, levels, generated = measure(config, dataset, pipeline, shared)
@@ -472,28 +418,25 @@ def _run_claimed(
 
 
 def followed(config: TrialConfig, dataset: Dataset) -> Request:
-    """Chooses what the recorded reverse process draws: prompts, or classes by their frequency."""
+    """Chooses what the recorded reverse process draws: points, or pictures by prompt or class."""
     num = config.evaluation.num_drawn
-    if isinstance(dataset.codec, PictureCodec):
-        return shown(dataset, num)[0]
-    generator = torch_generator("drawn classes", config.study_seed, config.data.name)
-    return Request(num, labels=dataset.draw_conditions(num, generator).get("class_labels"))
+    return shown(dataset, num)[0] if isinstance(dataset.codec, PictureCodec) else Request(num)
 
 
 def _pipeline(
-    config: TrialConfig, dataset: Dataset, denoiser: Denoiser, latents: LatentCodec | None
+    config: TrialConfig, dataset: Dataset, denoiser: Denoiser
 ) -> PointDiffusionPipeline | PictureDiffusionPipeline:
     process = config.process
     scheduler = make_scheduler(config.sampling.scheduler, process)
     if isinstance(dataset.codec, PictureCodec):
-        mode, vae = dataset.codec.mode, None if latents is None else latents.vae
+        mode = dataset.codec.mode
         network, encoder, tokenizer = denoiser, None, None
         if isinstance(denoiser, PromptedDenoiser):
             network, encoder = denoiser.denoiser, denoiser.text_encoder
             tokenizer = denoiser.tokenizer
         classes = () if encoder is not None else dataset.classes
         return PictureDiffusionPipeline(
-            network, process, encoder, tokenizer, mode, classes, vae, scheduler
+            network, process, encoder, tokenizer, mode, classes, scheduler
         )
     if isinstance(dataset.codec, TableCodec):
         return TableDiffusionPipeline(denoiser, process, dataset.codec, scheduler)

@@ -61,14 +61,12 @@ class Batch:
             denoiser may be told coordinates, ``observed`` holds them with shape (B, d), NaN where
             a coordinate is not told.
         target: What the denoiser should predict, with shape (B, *shape).
-        clean: Clean samples with shape (B, *shape); None where targets are means over several.
     """
 
     noised: Tensor
     timesteps: Tensor
     conditions: dict[str, Tensor]
     target: Tensor
-    clean: Tensor | None = None
 
     @property
     def observed(self) -> Tensor | None:
@@ -78,8 +76,7 @@ class Batch:
     def rows(self, rows: slice) -> Batch:
         """The part of the batch with these rows."""
         conditions = {name: values[rows] for name, values in self.conditions.items()}
-        clean = None if self.clean is None else self.clean[rows]
-        return Batch(self.noised[rows], self.timesteps[rows], conditions, self.target[rows], clean)
+        return Batch(self.noised[rows], self.timesteps[rows], conditions, self.target[rows])
 
 
 class Batches:
@@ -194,8 +191,6 @@ class Batches:
         alpha, sigma = (level.index_select(0, timesteps) for level in self._levels)
         noised = alpha * clean + sigma * noise
         target = self._process.target(clean, noise, alpha, sigma)
-        noised, timesteps, target, clean = (
-            whole.split(sizes) for whole in (noised, timesteps, target, clean)
-        )
-        columns = noised, timesteps, conditions, target, clean
+        noised, timesteps, target = (whole.split(sizes) for whole in (noised, timesteps, target))
+        columns = noised, timesteps, conditions, target
         return [Batch(*batch) for batch in zip(*columns, strict=True)]

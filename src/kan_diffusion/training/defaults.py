@@ -137,16 +137,13 @@ class PictureSuggestion:
     scheduler: str = "flow-euler"
 
 
-def suggested_for_pictures(
-    num: int, side: int, has_classes: bool = False, has_relations: bool = False
-) -> PictureSuggestion:
+def suggested_for_pictures(num: int, side: int, has_classes: bool = False) -> PictureSuggestion:
     """Suggests settings for pictures.
 
     Args:
         num: Number N of training pictures.
         side: Pixels of a side.
         has_classes: Whether they have classes, which need less guidance than prompts that compose.
-        has_relations: Whether prompts tell how things stand to each other, which takes a draft.
     """
     divisors = [each for each in range(2, side // 2 + 1) if side % each == 0]
     patch = next((each for each in divisors if side // each <= _MOST_TOKENS), 1)
@@ -158,12 +155,7 @@ def suggested_for_pictures(
     seen = max(_FEWEST_SEEN, _SEEN * (num / _SCENES) ** 0.5)
     return PictureSuggestion(
         params=250_000 if tokens <= _FEW_TOKENS else 320_000 + 110_000 * max(len(channels) - 2, 0),
-        settings={
-            "patch": patch,
-            "channels": tuple(channels),
-            "pooled": True,
-            **({"draft_patch": patch} if has_relations else {}),
-        },
+        settings={"patch": patch, "channels": tuple(channels), "pooled": True},
         training=TrainingConfig(
             steps=int(round(seen / _BATCH_SIZE, -2)),
             batch_size=_BATCH_SIZE,

@@ -6,8 +6,7 @@ takes one optimiser step on
 .. math:: \mathrm{loss}\big(\mathrm{denoiser}(\alpha_t x_0 + \sigma_t \varepsilon, t),\;
     \mathrm{target}(x_0, \varepsilon, t)\big),
 
-without the coordinates that the denoiser is told; the squared error of a draft
-(:mod:`kan_diffusion.pictures.draft`) is added to it. The learning rate has a linear warm-up and a
+without the coordinates that the denoiser is told. The learning rate has a linear warm-up and a
 cosine decay, and the gradient's norm is clipped. The trained denoiser keeps an exponential moving
 average (EMA) of the parameters; with held-out points, the average whose loss on them was lowest.
 

@@ -296,7 +296,7 @@ class TrainingRun:
         """
         losses, sums = [], []
         for part, weight in parts:
-            loss, minimised = self.forward(part)
+            loss = minimised = self.forward(part)
             if self._edges is not None:
                 minimised = minimised + self.config.sparsify * self._edges.penalty()
             if weight != 1:
@@ -445,29 +445,21 @@ class TrainingRun:
         if not self._heldout:
             self._heldout = [heldout(number) for number in range(self._num_looked)]
         with self._averaged():
-            loss = float(torch.stack([self.forward(batch)[0] for batch in self._heldout]).mean())
+            loss = float(torch.stack([self.forward(batch) for batch in self._heldout]).mean())
         self.looks.append((self.step, loss if math.isfinite(loss) else math.inf))
         if loss <= min(known for _, known in self.looks):
             self.best_step = self.step
             self._best = self._average_values().clone()
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Computes the loss of a batch and what is minimised: the loss and a draft's squared error.
-
-        The loss is over the coordinates that are not told.
-        """
+    def forward(self, batch: Batch) -> Tensor:
+        """Computes the loss of a batch, over the coordinates that are not told."""
         given = {**batch.conditions, "return_dict": False}
-        prediction, *drafts = self.model(batch.noised, batch.timesteps, **given)
+        prediction: Tensor = self.model(batch.noised, batch.timesteps, **given)[0]
         if (observed := batch.observed) is None:
-            loss = self.process.loss_of(prediction, batch.target)
-        else:
-            prediction = torch.where(observed.isnan(), prediction, batch.target)
-            # Divided by the expected share, because the batch's own differs between processes.
-            loss = self.process.loss_of(prediction, batch.target) / (1 - TOLD_SHARE)
-        if not drafts:
-            return loss, loss
-        assert batch.clean is not None
-        return loss, loss + (drafts[0] - batch.clean).square().mean()
+            return self.process.loss_of(prediction, batch.target)
+        prediction = torch.where(observed.isnan(), prediction, batch.target)
+        # Divided by the expected share, because the batch's own differs between processes.
+        return self.process.loss_of(prediction, batch.target) / (1 - TOLD_SHARE)
 
     def backward(self, loss: Tensor) -> None:
         """Computes the gradients of the parameters."""

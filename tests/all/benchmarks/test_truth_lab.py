@@ -9,10 +9,10 @@ from helpers import seeded
 from html_page import Page
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.denoisers.formula import formula_denoiser
+from kan_diffusion.formulas.views import default_levels
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.formulas.views import default_levels
 from truth_lab import lab
 from truth_lab.lab import LAB, LabResult, LabResults, run_lab_case
 from truth_lab.page import write_lab

@@ -52,7 +52,7 @@ def test_rows_are_split_as_they_are_encoded(tmp_path, seed):
         dataset = load_dataset(config, 7, seed)
         train, heldout = split_frames(config, 7, seed, 1_000)
         same_numbers(dataset.train.float(), train)
-        same_numbers(dataset.untrained().float(), heldout)
+        same_numbers(dataset.heldout.float(), heldout)
         assert len(split_frames(config, 7, seed, 10)[0]) == 10
         learned, same = split_frames(config, 7, seed, 1_000, lambda num: num // 3)
         pd.testing.assert_frame_equal(same, heldout)

@@ -5,42 +5,43 @@ import pytest
 import torch
 
 from helpers import randn
-from kan_diffusion.pictures.scenes import (
-    BACKGROUNDS,
-    caption,
-    draw_scenes,
-    is_held_out,
-    parse,
-    renderings,
-    scene_samples,
-)
 from kan_diffusion.evaluation.oracles import SceneOracle
 from kan_diffusion.pictures.reading import score_scenes
+from kan_diffusion.pictures.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    COVERAGES,
+    Scene,
+    caption,
+    coverages,
+    draw_scenes,
+    in_samples,
+    is_held_out,
+    parse,
+    render,
+)
 
 
 def _scenes(num, seed=0):
-    return scene_samples(draw_scenes(num, np.random.default_rng(seed)), 16).double()
+    return render(draw_scenes(num, np.random.default_rng(seed)), 16).double()
 
 
 def _mixture_mean(x, alpha, sigma, prompt=""):
-    """The posterior mean over all scenes of one thing that a prompt allows, one by one."""
-    known, asked = renderings(16), parse(prompt) if prompt else None
+    """The posterior mean over all scenes that a prompt allows, one by one."""
+    masks, asked = coverages(16), parse(prompt) if prompt else None
     pictures, weights = [], []
-    for background, shade in zip(BACKGROUNDS, known.backgrounds, strict=True):
-        for colour, level in enumerate(known.colours):
-            for row in range(len(known.masks)):
-                thing = known.thing(row, colour)
-                if is_held_out(*thing.combination) or (
-                    asked
-                    and not (
-                        asked.things[0].allows(thing) and asked.background in (None, background)
-                    )
+    for background, shade in zip(BACKGROUNDS, in_samples(BACKGROUNDS.values()), strict=True):
+        for colour, level in zip(COLOURS, in_samples(COLOURS.values()), strict=True):
+            for mask, (shape, size, x, y) in zip(masks, COVERAGES, strict=True):
+                scene = Scene(shape, colour, size, x, y, background)
+                if is_held_out(*scene.combination) or (
+                    asked and not all(asked.met(scene).values())
                 ):
                     continue
-                pictures.append((shade[:, None], (level - shade)[:, None], row))
-                weights.append(1 / (23**2 if thing.size == "small" else 17**2))
+                pictures.append((shade[:, None], (level - shade)[:, None], mask))
+                weights.append(1 / (23**2 if size == "small" else 17**2))
     table = torch.stack(
-        [(shade + step * known.masks[row]).flatten() for shade, step, row in pictures]
+        [(shade + step * mask).flatten() for shade, step, mask in pictures]
     ).double()
     far = torch.cdist(x.flatten(1), alpha * table).square()
     logits = -far / (2 * sigma**2) + torch.tensor(weights, dtype=torch.float64).log()
@@ -62,7 +63,7 @@ def test_scene_oracle_is_the_mean_over_all_renderings(prompt, sigma):
 
 
 def test_sampling_with_the_scene_oracle_draws_what_is_asked():
-    scenes = draw_scenes(12, np.random.default_rng(3), 1, "held-out")
+    scenes = draw_scenes(12, np.random.default_rng(3), "held-out")
     prompts = [caption(scene, np.random.default_rng(i)) for i, scene in enumerate(scenes)]
     oracle, x = SceneOracle(16, "all"), randn(12, 3, 16, 16)
     levels = torch.linspace(1, 0, 21, dtype=torch.float64)
@@ -70,5 +71,5 @@ def test_sampling_with_the_scene_oracle_draws_what_is_asked():
         mean = oracle.posterior_mean(x, 1 - sigma, sigma, prompts)
         x = (1 - following) * mean + following * (x - (1 - sigma) * mean) / sigma
     scores = score_scenes(x, prompts)
-    assert scores.all == 1.0
-    assert scores.distance < 1e-3
+    assert scores["all"] == 1.0
+    assert scores["distance"] < 1e-3

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from kan_diffusion.pictures.folder import ImageFolder
 from kan_diffusion.errors import DataError
+from kan_diffusion.pictures.folder import ImageFolder
 from picture_folders import write_noise
 
 FORMS = [("png", "RGBA"), ("png", "P"), ("jpg", "RGB"), ("gif", "P"), ("tiff", "RGB")]

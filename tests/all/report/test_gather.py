@@ -86,8 +86,8 @@ def test_originals_are_points_no_model_was_trained_on(tmp_path):
     assert dict(contents.settings)["training"].startswith("steps: 20, batch_size: 64")
     dataset = load_dataset(results.config.data[0], results.config.seed, 0)
     assert len(contents.originals["table"]) == 30
-    untrained = set(map(tuple, dataset.untrained().numpy()))
-    assert set(map(tuple, contents.originals["table"])) == untrained
+    heldout = set(map(tuple, dataset.heldout.numpy()))
+    assert set(map(tuple, contents.originals["table"])) == heldout
     assert any("No oracle is known for" in line for line in contents.warnings)
     assert not any("does not reach noise" in line for line in contents.warnings)
     assert contents.columns["table"] == ["column_1", "column_2", "column_3"]

@@ -13,9 +13,9 @@ NUMBERS = {"num_noised": 100, "num_samples": 30, "num_likelihood": 12, "num_real
 
 @pytest.fixture
 def data(request, tmp_path):
-    """Settings of data: a toy that is told classes, a mixed table, or pictures that are told."""
+    """Settings of data: a toy, a mixed table, or pictures with captions or classes."""
     if request.param == "toy":
-        return {"toy": "moons", "num_points": 200, "conditional": True}
+        return {"toy": "moons", "num_points": 200}
     if request.param == "table":
         people(200, 0).to_csv(tmp_path / "people.csv", index=False)
         return data_from_name(str(tmp_path / "people.csv"))

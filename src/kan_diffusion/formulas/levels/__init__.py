@@ -33,14 +33,14 @@ from torch import Tensor
 
 from kan_diffusion.denoisers.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser
-from kan_diffusion.processes import Process
-from kan_diffusion.randomness import torch_generator
 from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
 from kan_diffusion.formulas.combination import compose, score_of
 from kan_diffusion.formulas.context import Context, Progress, tell_nobody
 from kan_diffusion.formulas.levels.coordinate import CoordinateFormula, first_formula
 from kan_diffusion.formulas.levels.forms import LevelForm
 from kan_diffusion.formulas.levels.search import best_forms, tie_constants
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import torch_generator
 
 if TYPE_CHECKING:
     import sympy

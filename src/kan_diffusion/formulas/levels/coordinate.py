@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from kan_diffusion.processes import Process
 from kan_diffusion.formulas.averaged import AveragedPoints
 from kan_diffusion.formulas.combination import Atom, Combination
 from kan_diffusion.formulas.levels.forms import LevelForm, first_fit, forms_of
+from kan_diffusion.processes import Process
 
 if TYPE_CHECKING:
     import sympy

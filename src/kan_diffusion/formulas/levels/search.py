@@ -29,10 +29,10 @@ from operator import itemgetter
 import numpy as np
 
 from kan_diffusion.evaluation.effort import EFFORTS
-from kan_diffusion.processes import Process
 from kan_diffusion.formulas.averaged import AveragedPoints
 from kan_diffusion.formulas.levels.coordinate import CoordinateFormula
 from kan_diffusion.formulas.levels.forms import LevelForm
+from kan_diffusion.processes import Process
 
 __all__ = ["best_forms", "tie_constants"]
 

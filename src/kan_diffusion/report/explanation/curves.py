@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from kan_diffusion.formulas.views import NetworkView
 from kan_diffusion.report.explanation.looks import (
     INPUT_COLOURS,
     edge_title,
@@ -18,7 +19,6 @@ from kan_diffusion.report.explanation.looks import (
 )
 from kan_diffusion.report.points import panel_figure, row_counts
 from kan_diffusion.report.style import MUTED, REAL, report_style, shortened
-from kan_diffusion.formulas.views import NetworkView
 
 __all__ = ["contributions_figure", "curves_figure"]
 

@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kan_diffusion.formulas.explain import Explanation
+from kan_diffusion.formulas.match import EdgeReport
+from kan_diffusion.formulas.views import EdgeCurve, LevelView, NetworkView, ScoreView
 from kan_diffusion.report.explanation.diagram import curve_height, make_layout
 from kan_diffusion.report.explanation.looks import (
     FAINTEST,
@@ -24,9 +27,6 @@ from kan_diffusion.report.explanation.looks import (
 from kan_diffusion.report.explanation.scores import arrow_scale, axis_names, grid_side
 from kan_diffusion.report.html import Json
 from kan_diffusion.report.points import spread
-from kan_diffusion.formulas.explain import Explanation
-from kan_diffusion.formulas.match import EdgeReport
-from kan_diffusion.formulas.views import EdgeCurve, LevelView, NetworkView, ScoreView
 
 __all__ = ["named_views", "page_data"]
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from kan_diffusion.formulas.views import EdgeCurve, EdgeView, NetworkView
 from kan_diffusion.report.explanation.looks import (
     KINDS,
     fading,
@@ -24,7 +25,6 @@ from kan_diffusion.report.explanation.looks import (
     level_label,
 )
 from kan_diffusion.report.style import INK, MUTED, report_style, shortened
-from kan_diffusion.formulas.views import EdgeCurve, EdgeView, NetworkView
 
 __all__ = [
     "CURVE_BOX", "MOST_BOXES", "Box", "Layout", "curve_height", "make_layout", "network_figure",

@@ -15,8 +15,8 @@ from matplotlib.colors import to_hex
 
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.library import LINEAR
-from kan_diffusion.report.style import PALETTES, shortened
 from kan_diffusion.formulas.views import EdgeView, LevelView, NetworkView
+from kan_diffusion.report.style import PALETTES, shortened
 
 __all__ = [
     "FAINTEST", "INPUT_COLOURS", "KINDS", "KindStyle", "denoiser_style", "edge_title", "fading",

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kan_diffusion.formulas.explain import Explanation
+from kan_diffusion.formulas.views import EdgeCurve, EdgeView
 from kan_diffusion.report.explanation.looks import KINDS, denoiser_style, edge_title, level_label
 from kan_diffusion.report.explanation.scores import standardised_view
 from kan_diffusion.report.motion import Motion, Panel, PointPanel
 from kan_diffusion.report.style import INK
-from kan_diffusion.formulas.explain import Explanation
-from kan_diffusion.formulas.views import EdgeCurve, EdgeView
 
 __all__ = ["stages_motion", "training_level", "training_motion"]
 

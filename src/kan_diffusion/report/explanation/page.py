@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import write_bytes
+from kan_diffusion.formulas.explain import Explanation
+from kan_diffusion.formulas.match import EdgeReport
 from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
 from kan_diffusion.report.explanation.data import named_views, page_data
 from kan_diffusion.report.explanation.diagram import network_figure
@@ -35,8 +37,6 @@ from kan_diffusion.report.tables import (
     number_cell,
 )
 from kan_diffusion.study.results.wording import capitalised
-from kan_diffusion.formulas.explain import Explanation
-from kan_diffusion.formulas.match import EdgeReport
 
 __all__ = ["write_explanation"]
 
@@ -257,12 +257,8 @@ def _standing_table(explanation: Explanation) -> Table | None:
         Head("held-out loss"),
     ]
     if known:
-        # An estimated oracle is not exact, and may be beaten.
-        floor = "The loss of the estimated oracle"
-        if explanation.score.exact is not None:
-            floor = "The loss of the exact oracle, which no denoiser can beat on average"
         heads += [
-            Head("floor", floor),
+            Head("floor", "The loss of the exact oracle, which no denoiser can beat on average"),
             Head("excess", "Distance from the oracle as predicted noise; 0 is perfect"),
         ]
     lines = []

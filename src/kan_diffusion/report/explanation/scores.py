@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from kan_diffusion.formulas.views import ScoreView
 from kan_diffusion.report.explanation.looks import (
     denoiser_style,
     level_colours,
@@ -24,7 +25,6 @@ from kan_diffusion.report.points import (
     spread,
 )
 from kan_diffusion.report.style import INK, MUTED, REAL, report_style, shortened
-from kan_diffusion.formulas.views import ScoreView
 
 __all__ = [
     "arrow_scale", "axis_names", "grid_side", "samples_figure", "score_figure",

@@ -276,7 +276,6 @@ def _require_alike(first: TrialResult, other: TrialResult) -> None:
     judging = [each.judging.model_copy(update=no_number) for each in (a, b)]
     for what, same in (
         ("a process", a.process == b.process),
-        ("an autoencoder", a.model.autoencoder == b.model.autoencoder),
         ("a sampler", a.sampling == b.sampling),
         ("a way of judging", judging[0] == judging[1]),
     ):
@@ -368,7 +367,7 @@ def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
         # Sizes are compared as built: a study names a budget, `train` the widths fitted to one.
         asked = {"params", "flops", "hidden", "depth"}
         trained = {"optimizer", "learning_rate", "steps"}
-        model = config.model.model_dump_json(exclude=trained | asked | {*config.model.digests})
+        model = config.model.model_dump_json(exclude=trained | asked)
         built = f"{trial.row['parameters']} {trial.row['flops']}"
         return model + built + training.model_dump_json(exclude={"checkpoint_every"})
 
