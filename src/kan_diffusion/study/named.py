@@ -411,9 +411,7 @@ def single_trial(
         DataError: The file cannot be used.
         KanDiffusionError: A name is unknown or a number out of range.
     """
-    points = chosen_data(
-        data, kinds=kinds, missing=missing, holdout=holdout, size=size, mode=mode
-    )
+    points = chosen_data(data, kinds=kinds, missing=missing, holdout=holdout, size=size, mode=mode)
     of_pictures = isinstance(points, PictureData)
     family = family or (_PICTURE_FAMILY if of_pictures else "kan")
     kind = get_family(family, importing=True)
