@@ -28,17 +28,18 @@ class TestFamily(FamilyContract):
 
 @pytest.mark.parametrize("family", ALL)
 def test_every_family_is_fitted_in_its_own_depth_and_sixty_steps_lower_its_loss(family):
-    size = {"num_train_timesteps": 1000, "params": 2_300}
-    made, again, other = (denoiser(family, seed=seed, **size) for seed in (1, 2, 2))
+    kind = get_family(family)
+    for params in (22_000, 2_300):
+        options = {"num_train_timesteps": 1000, "params": params}
+        made, again, other = (denoiser(family, seed=seed, **options) for seed in (1, 2, 2))
+        assert abs(made.num_trainable - params) <= BUDGET_TOLERANCE * params
+        assert len(made.config.hidden) == kind.depth
     state = torch.get_rng_state()
     again.reset_parameters(seeded(1))
     assert torch.equal(state, torch.get_rng_state())
     assert_same_state(again, made)
     x = points(40)
     assert not torch.allclose(other(x, 5).sample, made(x, 5).sample)
-    kind = get_family(family)
-    assert abs(made.num_trainable - 2_300) <= BUDGET_TOLERANCE * 2_300
-    assert len(made.config.hidden) == kind.depth
     # Two tight clusters, whose noise is plain to see: the floor is 0.11.
     density = GaussianMixture([[-1.0, -1.0], [1.0, 1.0]], variances=0.01)
     data = density.sample(2_000, generator=seeded(0)).float()
@@ -49,18 +50,6 @@ def test_every_family_is_fitted_in_its_own_depth_and_sixty_steps_lower_its_loss(
     assert losses[-10:].mean() < 0.5  # no noise predicted at all costs 1
 
 
-def test_the_search_for_widths_draws_nothing():
-    # Widths are searched on the meta device: only the one real denoiser takes random numbers.
-    with torch.random.fork_rng(devices=[]):
-        state = torch.get_rng_state()
-        # A number no other test asks for, so that there is something to search.
-        fitted = build_denoiser("kan", 2, num_train_timesteps=1000, params=2_311)
-        after_fit = torch.get_rng_state()
-        torch.set_rng_state(state)
-        build_denoiser("kan", 2, num_train_timesteps=1000, hidden=fitted.config.hidden)
-        assert torch.equal(torch.get_rng_state(), after_fit)
-
-
 MLP = [
     ({"params": 10}, r"budget of 10 is too small for the family 'mlp' with 5 hidden layers"),
     ({"params": 10, "depth": 1}, r"with 1 hidden layer: its smallest has 13; raise the budget"),
@@ -69,7 +58,6 @@ MLP = [
     ({"hidden": ()}, "from 1 to 100 hidden layers, not 0"),
     ({}, "give one size .* not none"),
     ({"params": 500, "hidden": (4,)}, "give one size .* not more than one"),
-    ({"params": 500, "flops": 900}, "give one size .* not more than one"),
     ({"hidden": (4,), "settings": {"grid": 5}}, "settings of family 'mlp': .*'grid'"),
     ({"hidden": (4,), "settings": {"hidden": (5,)}}, "family 'mlp': .*'hidden'"),
     ({"hidden": (4,), "settings": {"activation": "rel"}}, "did you mean 'relu'"),
@@ -85,6 +73,7 @@ TOO_LARGE = [
     ({"flops": 10**15}, "at most 1,000,000 units, .* take a smaller size or more layers"),
     ({"hidden": (8,), "settings": {"grid_size": 10**9}}, "at most 100,000,000"),
 ]
+UNKNOWN = {"activatoin": IntRange(2, 3)}
 
 
 def test_what_cannot_be_built_is_refused_in_one_line():
@@ -95,10 +84,7 @@ def test_what_cannot_be_built_is_refused_in_one_line():
     for make, message in (
         (lambda: get_family("mpl"), "unknown family 'mpl', did you mean 'mlp'"),
         (lambda: get_family("transformer"), r"known: .*full-kan, gated-mlp, kan, mlp, .*"),
-        (
-            lambda: Family("x", NetworkDenoiser, 3, 1e-2, space={"activatoin": IntRange(2, 3)}),
-            "did you mean 'activation'",
-        ),
+        (lambda: Family("x", NetworkDenoiser, 3, 1e-2, space=UNKNOWN), "did you mean 'activation'"),
         (lambda: Range(2.0, 1.0), "a Range needs"),
         (lambda: Range(0.0, 1.0, log=True), "a Range needs"),
         (lambda: Range(1.0, float("inf")), "a Range needs"),
@@ -118,28 +104,24 @@ NOT_ONE = 3
 
 
 def test_a_family_is_named_by_its_module(tmp_path, monkeypatch):
-    package = tmp_path / "own_package"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "own_family.py").write_text(OWN)
-    (package / "broken.py").write_text("import no_such_thing_anywhere\n")
+    (tmp_path / "own_family.py").write_text(OWN)
+    (tmp_path / "broken_family.py").write_text("import no_such_thing_anywhere\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with refused("a file does not decide what code runs: import own_package.own_family first"):
-        get_family("own_package.own_family:TANH")
-    assert "own_package.own_family" not in sys.modules
-    family = get_family("own_package.own_family:TANH", importing=True)
+    with refused("a file does not decide what code runs: import own_family first"):
+        get_family("own_family:TANH")
+    assert "own_family" not in sys.modules
+    family = get_family("own_family:TANH", importing=True)
     assert family.name == family.title == "mine"
     assert family.kind == "other"
-    denoiser = build_denoiser("own_package.own_family:TANH", 2, num_train_timesteps=10, params=900)
-    assert abs(denoiser.num_trainable - 900) <= 18
-    assert (len(denoiser.config.hidden), denoiser.config.activation) == (2, "relu")
+    made = build_denoiser("own_family:TANH", 2, num_train_timesteps=10, params=900)
+    assert abs(made.num_trainable - 900) <= 18
+    assert (len(made.config.hidden), made.config.activation) == (2, "relu")
     for place, message in (
-        ("own_package.missing:TANH", "module 'own_package.missing' cannot be imported"),
-        ("no_such_package:TANH", "cannot be imported .*; install it or put its folder on"),
-        ("own_package.broken:TANH", "cannot be imported .*no_such_thing_anywhere"),
-        ("own_package.own_family:TAHN", "has no 'TAHN'"),
-        ("own_package.own_family:NOT_ONE", "is of type int, not a Family"),
-        ("own_package.own_family:", "not of the form 'package.module:NAME'"),
+        ("no_such_package:TANH", "module 'no_such_package' cannot be imported .*; install it or"),
+        ("broken_family:TANH", "cannot be imported .*no_such_thing_anywhere"),
+        ("own_family:TAHN", "has no 'TAHN'"),
+        ("own_family:NOT_ONE", "is of type int, not a Family"),
+        ("own_family:", "not of the form 'package.module:NAME'"),
         (":TANH", "not of the form"),
         ("own_package:own_family:TANH", "not of the form"),
         ("..own_package:TANH", "not of the form"),
