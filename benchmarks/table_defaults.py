@@ -149,7 +149,7 @@ def time_threads() -> list[dict[str, float]]:
             20,
             num_train_timesteps=process.num_timesteps,
             params=suits.params,
-            blocks=(1,) * 20,
+            observable=True,
             at_most=True,
         )
         for steps in (5, 40):  # the first fills the caches

@@ -61,8 +61,6 @@ MLP = [
     ({"hidden": (4,), "settings": {"grid": 5}}, "settings of family 'mlp': .*'grid'"),
     ({"hidden": (4,), "settings": {"hidden": (5,)}}, "family 'mlp': .*'hidden'"),
     ({"hidden": (4,), "settings": {"activation": "rel"}}, "did you mean 'relu'"),
-    ({"hidden": (4,), "blocks": (1, 2)}, "sum to data_dim = 2, not"),
-    ({"hidden": (4,), "blocks": (2, 0)}, "widths of at least 1"),
     ({"hidden": (4,), "num_classes": 2}, "is for points, which have no classes; leave num_cl"),
 ]
 TOO_LARGE = [

@@ -41,8 +41,8 @@ def _by_formula(denoiser, x, timestep, observed):
             inputs = torch.cat([seen, waves_of_time], 1)
             code = None if denoiser.code is None else waves_of_time @ denoiser.code.weight.T
         output = denoiser.first(inputs)
-    for start, shift in zip((0, 2), denoiser.given.weight.unbind(1), strict=True):
-        output = output + mask[:, start : start + 1] * shift
+    for told, shift in zip(mask.T, denoiser.given.weight.T, strict=True):
+        output = output + told[:, None] * shift
     state = torch.zeros(len(x), 1, dtype=torch.float64)
     for layer in denoiser.layers:
         own = layer.linear if config.edges else layer
@@ -86,7 +86,7 @@ def _by_formula(denoiser, x, timestep, observed):
     ids=str,
 )
 def test_it_is_its_formula(settings):
-    shape = {"hidden": (5, 4, 6), "num_train_timesteps": T, "blocks": (2, 1)}
+    shape = {"hidden": (5, 4, 6), "num_train_timesteps": T, "observable": True}
     denoiser = NetworkDenoiser(3, **shape, **settings).double()
     for seed, parameter in enumerate(denoiser.parameters()):
         parameter.detach().add_(0.3 * randn(*parameter.shape, seed=seed))
@@ -196,7 +196,7 @@ def test_learned_features_start_as_the_input_and_waves_of_it_and_units_share_by_
 
 
 def test_learned_inputs_have_waves_where_there_is_room_or_they_are_observed():
-    observed = {"blocks": (1,) * 20}
+    observed = {"observable": True}
     for dim, settings, functions in (
         (2, {}, 7),
         (20, {}, 1),
@@ -259,7 +259,7 @@ def test_unusable_settings_and_calls_are_refused():
     for settings, message in SETTINGS:
         with refused(message):
             NetworkDenoiser(**{"data_dim": 2, **settings})
-    made = stirred("mlp", blocks=(1, 1))
+    made = stirred("mlp", observable=True)
     for sample, conditions, message in CALLS:
         with refused(message):
             made(sample, 5, **conditions)

@@ -66,6 +66,6 @@ def test_widths_found_before_are_those_of_everything_they_depend_on():
 
     once = width()
     raw = {"settings": {"time_encoding": "raw"}}
-    for options in ({"params": 2_100}, {"depth": 3}, raw, {"blocks": (1, 1)}):
+    for options in ({"params": 2_100}, {"depth": 3}, raw, {"observable": True}):
         assert width(**options) != once
     assert width() == once

@@ -16,16 +16,15 @@ COSINE, NAN = get_process("cosine"), torch.nan
 COVARIANCE = [[1.0, 0.8], [0.8, 1.0]]
 
 
-def test_whole_blocks_are_told_clean_and_in_every_combination():
-    samples = torch.arange(1.0, 401.0).reshape(100, 4)
-    options = {"batch_size": 2000, "batches": "replacement", "seed": 0, "blocks": (1, 2, 1)}
+def test_coordinates_are_told_clean_and_in_every_combination():
+    samples = torch.arange(1.0, 301.0).reshape(100, 3)
+    options = {"batch_size": 2000, "batches": "replacement", "seed": 0, "observable": True}
     batches = Batches(samples, {}, {}, COSINE, device=torch.device("cpu"), **options)
     observed = batches.at(0).observed
     told = ~observed.isnan()
-    assert torch.equal(told[:, 1], told[:, 2])
-    assert ((observed - 1) % 4 == torch.arange(4.0))[told].all()
+    assert ((observed - 1) % 3 == torch.arange(3.0))[told].all()
     assert float(told.float().mean()) == pytest.approx(TOLD_SHARE, abs=0.03)
-    combinations = told[:, [0, 1, 3]].int() @ torch.tensor([1, 2, 4], dtype=torch.int32)
+    combinations = told.int() @ torch.tensor([1, 2, 4], dtype=torch.int32)
     counts = torch.bincount(combinations, minlength=8) / len(told)
     assert counts[0] > 0.5
     assert (counts[1:] > 0.02).all()
@@ -33,7 +32,7 @@ def test_whole_blocks_are_told_clean_and_in_every_combination():
 
 def test_what_is_told_is_drawn_as_it_is_and_the_density_of_the_rest_integrates_to_one():
     # As for any network, also one that was not trained.
-    untrained = stirred("mlp", num_train_timesteps=1000, blocks=(1, 1))
+    untrained = stirred("mlp", num_train_timesteps=1000, observable=True)
     pipeline = PointDiffusionPipeline(untrained, COSINE)
     told = torch.tensor([[1.2, NAN]]).repeat(400, 1)
     drawn = pipeline(400, 5, observed=told, generator=seeded(3)).samples
@@ -52,7 +51,7 @@ def test_what_is_told_is_drawn_as_it_is_and_the_density_of_the_rest_integrates_t
 
 def test_a_trained_one_draws_from_conditionals_and_knows_their_densities_and_that_of_the_whole():
     density = GaussianMixture([[0.0, 0.0]], covariances=[COVARIANCE])
-    made = denoiser("mlp", num_train_timesteps=1000, hidden=(32, 32), blocks=(1, 1))
+    made = denoiser("mlp", num_train_timesteps=1000, hidden=(32, 32), observable=True)
     config = TrainingConfig(steps=1500, batch_size=512, learning_rate=1e-2)
     train(made, COSINE, density.sample(20_000, seeded(1)).float(), config, seed=0, device="cpu")
     pipeline = PointDiffusionPipeline(made, COSINE)

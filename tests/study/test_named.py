@@ -109,7 +109,7 @@ def test_a_table_is_trained_as_suits_its_rows(points):
     assert (training.learning_rate, training.patience) == (suits.learning_rate, suits.patience)
     assert trial.model.conditions
     built = build(trial, dataset)
-    assert built.blocks == dataset.blocks
+    assert built.observable
     assert 0.5 * suits.params < built.num_trainable <= suits.params
     told = single_trial(
         str(points), family="mlp", params=300, depth=1, steps=7, batch_size=5, learning_rate=0.5,

@@ -46,7 +46,7 @@ class FamilyContract:
     def test_every_count_grows_with_every_width_and_the_features_of_points(self, family):
         def counts(hidden, frequencies=0):
             settings = {"num_input_frequencies": frequencies}
-            made = denoiser(family, 3, hidden=hidden, blocks=(2, 1), settings=settings)
+            made = denoiser(family, 3, hidden=hidden, observable=True, settings=settings)
             return made.num_trainable, made.flops
 
         widths = (9, 8, 9)[: get_family(family).depth]
@@ -91,7 +91,7 @@ class FamilyContract:
         assert not torch.equal(half, below)
 
     def test_copies_and_files_are_the_same_model_in_any_dtype(self, family, tmp_path):
-        made = stirred(family, blocks=(1, 1))
+        made = stirred(family, observable=True)
         kind, expected = type(made), made(X, STEPS, observed=OBSERVED).sample
         made.save_pretrained(tmp_path)
         read = kind.from_pretrained(tmp_path)
@@ -114,7 +114,7 @@ class FamilyContract:
 
     @pytest.mark.filterwarnings("ignore:It is deprecated to pass a pretrained model:FutureWarning")
     def test_it_trains_beside_a_moving_average(self, family, tmp_path):
-        made = stirred(family, blocks=(1, 1)).train()
+        made = stirred(family, observable=True).train()
         settings = {"model_cls": type(made), "model_config": made.config}
         average = EMAModel(made.parameters(), decay=0.5, **settings)
         optimizer = torch.optim.Adam(made.parameters(), 1e-2)

@@ -71,7 +71,7 @@ def _require_obeyed(frame):
 
 def _pipeline(codec):
     """A model that has learned nothing."""
-    network = denoiser("mlp", codec.dim, blocks=(1,) * codec.dim)
+    network = denoiser("mlp", codec.dim, observable=True)
     return TableDiffusionPipeline(network, process(), codec)
 
 

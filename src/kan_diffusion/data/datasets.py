@@ -272,11 +272,6 @@ class Dataset:
         return math.prod(self.shape)
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        """Widths of the blocks of coordinates that may be observed."""
-        return (1,) * len(self.columns)
-
-    @property
     def oracle(self) -> OracleKind:
         """Whether the posterior mean is known."""
         return "exact" if self.density is not None or self.scenes else "none"

@@ -52,7 +52,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     Attributes:
         network: The module that computes the prediction.
         num_classes: Number of class labels of pictures, 0 for a denoiser without classes.
-        blocks: Widths of the blocks of coordinates that may be observed; empty for none.
+        observable: Whether coordinates may be observed.
         flops: Floating-point operations of one forward pass for one sample, see
             :mod:`kan_diffusion.denoisers.families`.
     """
@@ -60,7 +60,7 @@ class Denoiser(ModelMixin, ConfigMixin):
     config_name = "config.json"
     network: nn.Module
     num_classes: int = 0
-    blocks: tuple[int, ...] = ()
+    observable: bool = False
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:

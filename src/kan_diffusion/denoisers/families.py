@@ -172,7 +172,7 @@ def build_denoiser(
     hidden: Sequence[int] | None = None,
     depth: int | None = None,
     num_classes: int = 0,
-    blocks: Sequence[int] = (),
+    observable: bool = False,
     settings: Mapping[str, Setting] | None = None,
     generator: torch.Generator | None = None,
     at_most: bool = False,
@@ -190,7 +190,7 @@ def build_denoiser(
         hidden: Widths of the hidden layers.
         depth: Number of hidden layers when fitting; the family's own when None.
         num_classes: Number of class labels of pictures; 0 for points, and without classes.
-        blocks: Widths of the blocks of coordinates that may be observed; empty for none.
+        observable: Whether coordinates may be observed.
         settings: Settings of the denoiser class that override the family's.
         generator: Where the initial parameters come from; torch's default when None.
         at_most: Whether the size to fit is an upper bound: then the nearest size up to it is taken,
@@ -205,7 +205,7 @@ def build_denoiser(
             or a budget that cannot be met.
     """
     kind = get_family(family)
-    options = {**kind.settings, **(settings or {}), **({"blocks": tuple(blocks)} if blocks else {})}
+    options = {**kind.settings, **(settings or {}), **({"observable": True} if observable else {})}
     of_points = isinstance(data_dim, int)
     if kind.of_pictures == of_points:
         fitting = ", ".join(FAMILIES if of_points else picture_families())

@@ -135,13 +135,13 @@ class NetworkDenoiser(PointDenoiser):
         data_dim: Number d of coordinates of a point.
         hidden: Widths of the hidden layers, at least one.
         num_train_timesteps: Number T of steps of the process.
-        blocks: Widths of the blocks of coordinates that may be observed; empty for none.
+        observable: Whether coordinates may be observed.
         time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`;
             learned features take the timestep itself.
         num_time_frequencies: Number of frequencies of ``"fourier"``.
         num_input_frequencies: Number of frequencies of each coordinate, and of the timestep if
             features are learned, 0 for the coordinates alone; None for at most three, with about
-            twenty features, and at least one of learned features if there are blocks.
+            twenty features, and at least one of learned features if coordinates may be observed.
         learned_inputs: Whether the features of points and timestep are learned.
         input_grid_size: Number of intervals of the grids of learned features.
         learned_functions: Whether the units' functions are learned.
@@ -179,7 +179,7 @@ class NetworkDenoiser(PointDenoiser):
         data_dim: int,
         hidden: Sequence[int] = (32, 32, 32),
         num_train_timesteps: int = 1000,
-        blocks: Sequence[int] = (),
+        observable: bool = False,
         time_encoding: TimeEncoding = "fourier",
         num_time_frequencies: int = 4,
         num_input_frequencies: int | None = 0,
@@ -210,7 +210,7 @@ class NetworkDenoiser(PointDenoiser):
         if num_input_frequencies is None:
             # Alone, the function of an input of two values learns what takes the noise off it,
             # which is zero at both values, and loses which of them it is.
-            least = int(learned_inputs and bool(blocks))
+            least = int(learned_inputs and observable)
             num_input_frequencies = max(default_frequencies(data_dim), least)
         self._set_inputs(
             0 if learned_inputs else num_input_frequencies,
@@ -267,7 +267,7 @@ class NetworkDenoiser(PointDenoiser):
                 own = functions(units)
                 layer = GatedLinear(units, fan_out, gated=gated, rank=codes, functions=own)
                 self.layers.append(layer)
-        self.given = nn.Linear(len(blocks), width, bias=False) if blocks else None
+        self.given = nn.Linear(data_dim, width, bias=False) if observable else None
         shape = num_times + 1, num_inputs
         self.input_scale = nn.Parameter(torch.empty(shape)) if scaled_inputs else None
         self._reset_shifts()
@@ -375,7 +375,7 @@ class NetworkDenoiser(PointDenoiser):
         self._reset_shifts()
 
     def _reset_shifts(self) -> None:
-        """Sets what observed blocks add, and the scales of inputs, to zero."""
+        """Sets what observed coordinates add, and the scales of inputs, to zero."""
         for parameter in (self.input_scale, None if self.given is None else self.given.weight):
             if parameter is not None:
                 nn.init.zeros_(parameter)

@@ -1,9 +1,8 @@
 r"""Base of the denoisers of points: their inputs, with observed coordinates.
 
 A denoiser of points is a function of the noised points and the timestep. It may also be conditioned
-on the clean values o of some coordinates, the *observed* ones. Coordinates come in blocks, each
-observed as a whole or not at all. Observed coordinates replace the noised ones, and a mask m marks
-their blocks:
+on the clean values o of some coordinates, the *observed* ones. These replace the noised ones, and a
+mask m marks them:
 
 .. math:: (x_t, t, o) \mapsto \mathrm{net}\big(m \odot o + (1 - m) \odot x_t,\;
     \mathrm{features}(t),\; m\big).
@@ -13,8 +12,6 @@ The points may come with Fourier features of their coordinates
 """
 
 from __future__ import annotations
-
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -41,12 +38,11 @@ class PointDenoiser(Denoiser):
     data_dim: int
     point_features: PointFeatures | None
     time_features: TimeFeatures
-    _block_starts: Tensor
 
     def _set_inputs(
         self, num_input_frequencies: int = 0, time_encoding: TimeEncoding | None = None
     ) -> None:
-        """Sets features and blocks as the configuration says, where it says anything.
+        """Sets features and what may be observed as the configuration says, where it says anything.
 
         Args:
             num_input_frequencies: Number of frequencies of the points' Fourier features.
@@ -56,17 +52,10 @@ class PointDenoiser(Denoiser):
             KanDiffusionError: A number is not usable.
         """
         config = self.config
-        data_dim, blocks = config.data_dim, tuple(config.get("blocks", ()))
+        data_dim = config.data_dim
         if data_dim < 1:
             raise KanDiffusionError(f"a denoiser needs data_dim of at least 1, not {data_dim}")
-        if blocks and (min(blocks) < 1 or sum(blocks) != data_dim):
-            raise KanDiffusionError(
-                f"blocks must be widths of at least 1 that sum to data_dim = {data_dim}, not "
-                f"{blocks}"
-            )
-        self.data_dim, self.blocks = data_dim, blocks
-        starts = torch.tensor([0, *accumulate(blocks)][:-1] if blocks else [], dtype=torch.long)
-        self.register_buffer("_block_starts", starts, persistent=False)
+        self.data_dim, self.observable = data_dim, config.get("observable", False)
         few = num_input_frequencies
         self.point_features = PointFeatures(data_dim, few) if few else None
         if encoding := time_encoding or config.get("time_encoding"):
@@ -81,8 +70,9 @@ class PointDenoiser(Denoiser):
 
     @property
     def num_inputs(self) -> int:
-        """Number of features of points, timestep and blocks together."""
-        return self.num_features + self.time_features.num_features + len(self.blocks)
+        """Number of features of points, timestep and mask together."""
+        of_mask = self.data_dim if self.observable else 0
+        return self.num_features + self.time_features.num_features + of_mask
 
     @property
     def _input_flops(self) -> int:
@@ -94,11 +84,11 @@ class PointDenoiser(Denoiser):
         return (self.data_dim,)
 
     def _insert(self, observed: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-        """Inserts observed coordinates into a sample; also returns the mask of blocks."""
-        if not self.blocks:
+        """Inserts observed coordinates into a sample; also returns their mask."""
+        if not self.observable:
             raise KanDiffusionError(
                 "this denoiser was not built for observed coordinates; leave observed out or build "
-                "it with blocks"
+                "it with observable=True"
             )
         if observed.shape != sample.shape:
             raise KanDiffusionError(
@@ -106,7 +96,7 @@ class PointDenoiser(Denoiser):
                 f"nothing is observed, not {tuple(observed.shape)}"
             )
         free = observed.isnan()
-        mask = 1 - free[:, self._block_starts].to(sample.dtype)
+        mask = 1 - free.to(sample.dtype)
         return torch.where(free, sample, observed.to(sample.dtype)), mask
 
     def _features(self, sample: Tensor) -> Tensor:
@@ -119,8 +109,8 @@ class PointDenoiser(Denoiser):
         Args:
             points: Features of the noised points with shape (B, num_features).
             steps: Timesteps with shape (B,), or (1,) if all points share one.
-            mask: 1 for each observed block and else 0, with shape (B, blocks), or None without
-                blocks.
+            mask: 1 for each observed coordinate and else 0, with shape (B, d), or None where none
+                may be observed.
 
         Returns:
             The prediction with shape (B, d).
@@ -150,15 +140,15 @@ class PointDenoiser(Denoiser):
                 no labels and no prompts, and have these arguments as models of diffusers do.
             encoder_hidden_states: Must be None.
             return_dict: Whether to return a :class:`DenoiserOutput` or a tuple.
-            observed: Observed coordinates with shape (B, d), whole blocks of them, NaN where a
-                coordinate is not observed; or None.
+            observed: Observed coordinates with shape (B, d), NaN where nothing is
+                observed; or None.
 
         Returns:
             The prediction with shape (B, d), as ``.sample`` or in a tuple.
 
         Raises:
             KanDiffusionError: The points have the wrong number of coordinates, labels or prompts
-                were given, or observed coordinates to a denoiser that was built without blocks.
+                were given, or observed coordinates to a denoiser that was built without them.
         """
         if sample.ndim != 2 or sample.shape[-1] != self.data_dim:
             raise KanDiffusionError(
@@ -171,7 +161,7 @@ class PointDenoiser(Denoiser):
                 "encoder_hidden_states out"
             )
         steps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
-        mask = sample.new_zeros(sample.shape[0], len(self.blocks)) if self.blocks else None
+        mask = torch.zeros_like(sample) if self.observable else None
         if observed is not None:
             sample, mask = self._insert(observed, sample)
         prediction = self._predict(self._features(sample), steps, mask)

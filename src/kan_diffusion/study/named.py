@@ -458,7 +458,7 @@ def single_trial(
         params = suits.params if params is None else params
         depth = suits.depth if depth is None else depth
         # A table's model takes columns as conditions where its family can.
-        told = "blocks" in inspect.signature(kind.denoiser_class).parameters
+        told = "observable" in inspect.signature(kind.denoiser_class).parameters
         told &= not isinstance(points, ToyData)
         asked = ModelConfig(family=family, params=params, depth=depth, conditions=told)
         fitted = build_denoiser(
@@ -467,7 +467,7 @@ def single_trial(
             num_train_timesteps=chosen.num_timesteps,
             params=params,
             depth=depth,
-            blocks=dataset.blocks if told else (),
+            observable=told,
             at_most=True,
         )
         built = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}

@@ -182,7 +182,7 @@ def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
         hidden=model.hidden,
         depth=model.depth,
         num_classes=0 if text else len(dataset.classes),
-        blocks=dataset.blocks if model.conditions else (),
+        observable=model.conditions and not isinstance(dataset.codec, PictureCodec),
         settings=settings,
         generator=torch_generator("parameters", *names, model.name),
     )
@@ -215,7 +215,7 @@ def _warm_up(
     model: str,
     hidden: tuple[int, ...],
     shape: int | tuple[int, ...],
-    blocks: tuple[int, ...],
+    observable: bool,
     process: Process,
 ) -> None:
     """Trains a model for two steps, once per worker.
@@ -227,7 +227,7 @@ def _warm_up(
         model: The model in JSON.
         hidden: Widths of its hidden layers.
         shape: Number of coordinates, or the shape of pictures.
-        blocks: Widths of the blocks that may be told.
+        observable: Whether coordinates may be observed.
         process: Noising process.
     """
     config = ModelConfig.model_validate_json(model)
@@ -236,7 +236,7 @@ def _warm_up(
         shape,
         num_train_timesteps=process.num_timesteps,
         hidden=hidden,
-        blocks=blocks,
+        observable=observable,
         settings=config.settings,
         generator=torch_generator("warm-up"),
     )
@@ -358,7 +358,7 @@ def _run_claimed(
     try:
         shape = _shape(dataset)
         hidden = tuple(without_text(denoiser).config.hidden)
-        _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.blocks, config.process)
+        _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.observable, config.process)
         trained = train(
             denoiser,
             config.process,

@@ -179,7 +179,7 @@ class DiffusionEstimator(BaseEstimator):
                 params=suits.params if hidden is None else None,
                 hidden=hidden,
                 depth=depth,
-                blocks=(1,) * dim,
+                observable=True,
                 settings=self.settings,
                 generator=generator,
                 at_most=True,

@@ -160,7 +160,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         return like.reset_index(drop=True)
 
     def _require_conditions(self) -> None:
-        if not self.denoiser.blocks:
+        if not self.denoiser.observable:
             raise KanDiffusionError(
                 "this model was trained without conditions, so that it draws whole rows alone; "
                 "train one with 'kan-diffusion train' or DiffusionEstimator"

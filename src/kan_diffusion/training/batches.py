@@ -9,9 +9,9 @@ A batch is
 with :math:`x_0` and its conditions c drawn from the data; a tenth of the samples have their
 conditions dropped, that is, set to absent. Timesteps may instead be
 :math:`\lfloor T / (1 + e^{-z}) \rfloor` with :math:`z \sim N(0, 1)`, which favours the middle
-(*logit-normal*, Esser et al. 2024, arXiv:2403.03206). If a denoiser may be told blocks of
-coordinates, half of the rows are told none; in each other row, every block is told with a
-probability that is itself uniform on (0, 1), so that any set of blocks occurs. Small batches are
+(*logit-normal*, Esser et al. 2024, arXiv:2403.03206). If coordinates may be
+observed, half of the rows are told none; in each other row, every coordinate is told with a
+probability that is itself uniform on (0, 1), so that any set of them occurs. Small batches are
 drawn in chunks of consecutive steps, each chunk from one generator seeded with the seed and the
 number of the chunk. The length of a chunk depends on the size of a sample and of a batch alone, so
 a batch is a function of the seed and its step, whatever was drawn before.
@@ -20,7 +20,7 @@ a batch is a function of the seed and its step, whatever was drawn before.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,10 +44,10 @@ _DROPPED = 0.1
 """Share of the samples whose conditions are dropped."""
 
 _UNTOLD = 0.5
-"""Share of the rows in which no block is told."""
+"""Share of the rows in which no coordinate is told."""
 
 TOLD_SHARE = (1 - _UNTOLD) / 2
-"""Expected share of all blocks that is told."""
+"""Expected share of all coordinates that is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Batches:
         batches: As in :class:`~kan_diffusion.training.TrainingConfig`.
         seed: Seed of all draws.
         device: Device of the batches.
-        blocks: Widths of the blocks of coordinates that are told at random; none when empty.
+        observable: Whether coordinates are told at random.
         timesteps: Distribution of the timesteps.
     """
 
@@ -108,7 +108,7 @@ class Batches:
         batches: Literal["replacement", "epochs"],
         seed: int,
         device: torch.device,
-        blocks: Sequence[int] = (),
+        observable: bool = False,
         timesteps: Timesteps = "uniform",
     ) -> None:
         self._samples = samples.to("cpu", torch.float32)
@@ -127,7 +127,7 @@ class Batches:
         self._with_replacement = batches == "replacement"
         self._seed = seed
         self._device = device
-        self._blocks = torch.tensor(blocks, dtype=torch.long)
+        self._observable = observable
         self._length = max(1, _CHUNK_VALUES // (batch_size * width))
         self._chunk: tuple[int, list[Batch]] = -1, []
         self._order: tuple[int, Tensor] = -1, torch.empty(0)
@@ -148,12 +148,12 @@ class Batches:
         return self._order[1][batch * batch_size : (batch + 1) * batch_size]
 
     def _told(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Clean samples (n, d), NaN in blocks that are not told."""
+        """Clean samples (n, d), NaN where they are not told."""
         count = len(clean)
         share = torch.rand(count, 1, generator=generator)
         share[torch.rand(count, generator=generator) < _UNTOLD] = 0
-        told = torch.rand(count, len(self._blocks), generator=generator) < share
-        return torch.where(told.repeat_interleave(self._blocks, dim=1), clean, torch.nan)
+        told = torch.rand(clean.shape, generator=generator) < share
+        return clean.where(told, torch.nan)
 
     def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         total = self._process.num_timesteps
@@ -183,7 +183,7 @@ class Batches:
                 drawn = values.index_select(0, rows)
                 drawn[dropped] = self._absent[name].to(drawn.dtype)
                 given[name] = drawn
-        if len(self._blocks):
+        if self._observable:
             given["observed"] = self._told(clean, generator)
         parts = {name: values.to(device).split(sizes) for name, values in given.items()}
         conditions = [{name: part[i] for name, part in parts.items()} for i in range(len(sizes))]

@@ -165,7 +165,7 @@ def train(
         process=process,
         batch_size=config.batch_size,
         device=where,
-        blocks=denoiser.blocks,
+        observable=denoiser.observable,
         absent=denoiser.absent,
         timesteps=config.timesteps,
     )
