@@ -100,7 +100,6 @@ def test_the_same_seed_gives_the_same_scores_and_half_of_the_real_rows_are_a_yar
     one, other = (table_scores(REAL, people(300, 3), generator=0, effort="quick") for _ in range(2))
     assert one.scores == other.scores
     assert "closest" not in one
-    assert one.distances is None
     assert one.rows == (700, 300, 0)
     assert one["shapes"].perfect > 0.85
 

@@ -75,7 +75,7 @@ def nearest(rows: _Array, others: _Array) -> tuple[NDArray[np.int64], _Array]:
     return places, np.linalg.norm(rows - others[places], axis=1)
 
 
-def closest_record(generated: _Array, train: _Array, heldout: _Array) -> tuple[Share, _Array]:
+def closest_record(generated: _Array, train: _Array, heldout: _Array) -> Share:
     """Computes the share of generated samples nearer to a training sample than to a held-out one.
 
     Args:
@@ -84,8 +84,7 @@ def closest_record(generated: _Array, train: _Array, heldout: _Array) -> tuple[S
         heldout: As many held-out samples.
 
     Returns:
-        The share, in which samples equally near to both count half, and the distances to the
-        closest training and to the closest held-out sample, shape (n, 2).
+        The share, in which samples equally near to both count half.
     """
     size, count = len(train), len(generated)
     (own, to_own), (fresh, to_fresh) = nearest(generated, train), nearest(generated, heldout)
@@ -93,7 +92,7 @@ def closest_record(generated: _Array, train: _Array, heldout: _Array) -> tuple[S
     weights = np.bincount(own, nearer, size), np.bincount(fresh, 1 - nearer, size)
     squares = ((np.concatenate(weights) / count - 1 / (2 * size)) ** 2).sum()
     spread = float(np.sqrt(size / (2 * (2 * size - 1)) * squares))
-    return Share(float(nearer.mean()), _SURE * spread), np.stack((to_own, to_fresh), axis=1)
+    return Share(float(nearer.mean()), _SURE * spread)
 
 
 def copies(
@@ -110,5 +109,4 @@ def copies(
     heldout = heldout[: len(train)]
     own, own_real = (float(np.median(nearest(rows, train)[1])) for rows in (generated, heldout))
     some = generator.choice(len(train), len(heldout), replace=False)
-    share, _ = closest_record(generated, train[some], heldout)
-    return Copies(own, own_real, share)
+    return Copies(own, own_real, closest_record(generated, train[some], heldout))

@@ -255,7 +255,7 @@ def _copied(
     one, other = (rounded(part).flatten(1).double().numpy() for part in pair)
     size = min(len(other), len(train))
     some = numpy_generator("real pairs", *names).choice(len(train), size, replace=False)
-    real, _ = closest_record(one, train[some], other[:size])
+    real = closest_record(one, train[some], other[:size])
     return {
         "nearest": found.nearest,
         "nearest_real": found.nearest_real,

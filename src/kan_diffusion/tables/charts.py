@@ -13,23 +13,22 @@ from numpy.typing import NDArray
 
 from kan_diffusion.report.charts.axes import set_ticks
 from kan_diffusion.report.style import INK, REAL, SYNTHETIC, report_style, shortened
-from kan_diffusion.tables.marginals import Bars, Distances, Histogram, Picture
+from kan_diffusion.tables.marginals import Picture
 from kan_diffusion.tables.scores import PairScore
 
-__all__ = ["column_figure", "dependence_figure", "distances_figure"]
+__all__ = ["column_figure", "dependence_figure"]
 
 _Array = NDArray[np.float64]
 
 _SIZE = (4.6, 3.0)
 _SURE = 1.96
-_DAY = 86_400.0
+_DAY = 86_400.0  # Matplotlib counts dates in days
 _FILLED = 0.5
-_TRAINED = "#d55e00"
 
 
 @report_style()
 def column_figure(name: str, picture: Picture) -> Figure:
-    """Draws one column: a histogram, or bars of categories, and bars of gaps.
+    """Draws one column: a histogram of its values, or bars of categories.
 
     The band around real shares, or the line on a real bar, holds 95 % of the shares that chance
     alone gives to as many rows as the synthetic ones.
@@ -39,36 +38,22 @@ def column_figure(name: str, picture: Picture) -> Figure:
         picture: Its shares.
     """
     figure = Figure(figsize=_SIZE, layout="constrained")
-    if isinstance(picture, Bars):
-        axes = figure.subplots()
+    axes = figure.subplots()
+    if picture.edges is None:
         _draw_bars(axes, picture)
-    elif picture.apart:
-        ratios = (6, 0.8 * len(picture.apart))
-        axes, beside = figure.subplots(1, 2, width_ratios=ratios)
-        _draw_histogram(axes, picture)
-        _draw_apart(beside, picture)
     else:
-        axes = figure.subplots()
-        _draw_histogram(axes, picture)
+        _draw_histogram(axes, picture, picture.edges / (_DAY if picture.date else 1.0))
     figure.suptitle(shortened(name, 40), x=0.02, ha="left", fontsize=10.5, fontweight="bold")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
-def _draw_histogram(axes: Axes, picture: Histogram) -> None:
-    # Matplotlib counts dates in days.
-    edges = picture.edges / _DAY if picture.date else picture.edges
+def _draw_histogram(axes: Axes, picture: Picture, edges: _Array) -> None:
     real, synthetic = 100 * picture.real, 100 * picture.synthetic
     spread = 100 * _by_chance(picture.real, picture.numbers)
     axes.stairs(real, edges, fill=True, color=REAL, alpha=_FILLED, label="real")
-    axes.stairs(
-        real + spread,
-        edges,
-        baseline=np.maximum(real - spread, 0),
-        fill=True,
-        color=REAL,
-        alpha=0.35,
-    )
+    lower = np.maximum(real - spread, 0)
+    axes.stairs(real + spread, edges, baseline=lower, fill=True, color=REAL, alpha=0.35)
     axes.stairs(synthetic, edges, color=SYNTHETIC, linewidth=1.6, label="synthetic")
     axes.set_ylabel("share of values (%)")
     axes.set_ylim(0, 1.06 * max(1e-9, float(np.max([real + spread, synthetic]))))
@@ -92,23 +77,7 @@ def _short(value: float) -> str:
     return f"{digits}{exponent}{int(power) if power else ''}".replace("-", "−")
 
 
-def _draw_apart(axes: Axes, picture: Histogram) -> None:
-    """Draws the shares of cells that the histogram leaves out, such as gaps."""
-    names = [name for name, _, _ in picture.apart]
-    for shift, side, colour in ((-0.2, 1, REAL), (0.2, 2, SYNTHETIC)):
-        heights = [100 * float(entry[side]) for entry in picture.apart]
-        axes.bar(
-            np.arange(len(names)) + shift, heights, 0.4, color=colour,
-            alpha=_FILLED if colour == REAL else 1.0,
-        )  # fmt: skip
-    axes.set_xticks(range(len(names)), names)
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.set_xlabel("share of rows (%)", loc="right")
-    axes.grid(visible=False, axis="x")
-
-
-def _draw_bars(axes: Axes, picture: Bars) -> None:
+def _draw_bars(axes: Axes, picture: Picture) -> None:
     places = np.arange(len(picture.labels))
     real, synthetic = 100 * picture.real, 100 * picture.synthetic
     spread = 100 * _by_chance(picture.real, picture.numbers)
@@ -120,7 +89,7 @@ def _draw_bars(axes: Axes, picture: Bars) -> None:
     axes.set_yticks(places, [shortened(label) for label in picture.labels])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel("share of rows (%)")
+    axes.set_xlabel("share of values (%)")
     axes.grid(visible=False, axis="y")
 
 
@@ -160,24 +129,4 @@ def dependence_figure(names: Sequence[str], pairs: Sequence[PairScore], what: st
     axes.grid(visible=False)
     axes.set_title("synthetic − real" if what == "difference" else what)
     figure.colorbar(image, ax=axes, shrink=0.75, ticks=[-1, -0.5, 0, 0.5, 1])
-    return figure
-
-
-@report_style()
-def distances_figure(distances: Distances) -> Figure:
-    """Draws how far synthetic rows are from the closest training and the closest held-out row."""
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = figure.subplots()
-    axes.stairs(
-        100 * distances.heldout, distances.edges, fill=True, color=REAL, alpha=_FILLED,
-        label="to the closest held-out row",
-    )  # fmt: skip
-    axes.stairs(
-        100 * distances.train, distances.edges, color=_TRAINED, linewidth=1.8,
-        label="to the closest training row",
-    )  # fmt: skip
-    axes.set_xlim(0, distances.edges[-1])
-    axes.set_xlabel("distance (normal scores; √2 for another category)")
-    axes.set_ylabel("share of synthetic rows (%)")
-    figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -17,8 +17,7 @@ from kan_diffusion.report.tables import (
     number_cell,
     table_of,
 )
-from kan_diffusion.tables.charts import column_figure, dependence_figure, distances_figure
-from kan_diffusion.tables.marginals import Bars
+from kan_diffusion.tables.charts import column_figure, dependence_figure
 from kan_diffusion.tables.scores import (
     ColumnScore,
     PairScore,
@@ -202,12 +201,16 @@ def _column_figures(
 
 def _caption(column: ColumnScore) -> str:
     text = f"Similarity {format_number(column.shape)}, real rows {format_number(column.perfect)}."
-    if any(column.gaps):
-        text += f" Gaps: {_percent(column.gaps[0])} real, {_percent(column.gaps[1])} synthetic."
-    picture = column.picture
-    if picture is not None and not isinstance(picture, Bars) and max(picture.beyond) >= 0.0005:
-        real, synthetic = map(_percent, picture.beyond)
-        text += f" Outside the picture: {real} real, {synthetic} synthetic."
+    shares = {"Gaps": column.gaps}
+    if (picture := column.picture) is not None:
+        if picture.zeros is not None:
+            shares["Zeros, which the picture leaves out"] = picture.zeros
+        inside = zip((picture.real, picture.synthetic), picture.numbers, strict=True)
+        real, synthetic = (1 - float(side.sum()) if number else 0.0 for side, number in inside)
+        shares["Outside the picture"] = real, synthetic
+    for what, (real, synthetic) in shares.items():
+        if max(real, synthetic) >= 0.0005:
+            text += f" {what}: {_percent(real)} real, {_percent(synthetic)} synthetic."
     return text
 
 
@@ -311,15 +314,6 @@ def _add_usefulness(page: Page, scores: TableScores) -> None:
 
 def _add_privacy(page: Page, scores: TableScores) -> None:
     section = page.section("Is it a copy?", "privacy")
-    if scores.distances is not None:
+    if "closest" in scores:
         section.text(_say_privacy(scores))
-        if section.drawn:
-            with section.keeping_going("Distances to the closest record"):
-                section.figure(
-                    embedded(distances_figure(scores.distances)),
-                    "Distance of synthetic rows to the closest of equally many training and "
-                    "held-out rows. A model that copies nothing is as far from both: the two "
-                    "agree. A copy is at distance 0 from a training row.",
-                    "Distances of synthetic rows to the closest record",
-                )
     section.text(_UNPROMISED, kind="flag")

@@ -38,7 +38,7 @@ from kan_diffusion.evaluation.metrics import told_apart
 from kan_diffusion.evaluation.privacy import closest_record
 from kan_diffusion.tables.columns import Kind
 from kan_diffusion.tables.features import Embedding, Feature, features_of
-from kan_diffusion.tables.marginals import Distances, Picture, column_picture, distance_picture
+from kan_diffusion.tables.marginals import Picture, column_picture
 
 __all__ = [
     "ColumnScore",
@@ -180,7 +180,6 @@ class TableScores:
         names: The judged columns, in the table's order.
         left_out: Columns that are not judged: identifiers, and those with one value everywhere.
         rows: Numbers of real, of synthetic and of training rows (0 where these are not known).
-        distances: Distances of synthetic rows to the closest record; None without training rows.
     """
 
     scores: tuple[Score, ...]
@@ -190,7 +189,6 @@ class TableScores:
     names: tuple[str, ...]
     left_out: tuple[str, ...]
     rows: tuple[int, int, int]
-    distances: Distances | None = None
 
     def __getitem__(self, key: str) -> Score:
         """Gives a score of the headline by its key."""
@@ -284,12 +282,9 @@ def table_scores(
         values = np.array([(one.synthetic, one.real) for one in useful]).mean(axis=0)
         scores.append(Score("usefulness", "usefulness", *map(float, values)))
     tell("privacy", 0.9)
-    distances = None
     if "train" in rows:
-        found, distances = _privacy(
-            features, rows["train"], rows["real"], rows["synthetic"], stream("privacy")
-        )
-        scores += found
+        whole = _Sides(rows["real"], rows["synthetic"], rows["train"])
+        scores += _privacy(features, whole, stream("privacy"))
     tell("privacy", 1.0)
     return TableScores(
         scores=tuple(scores),
@@ -299,7 +294,6 @@ def table_scores(
         names=tuple(feature.name for feature in features),
         left_out=left_out,
         rows=(len(real), len(synthetic), 0 if train is None else len(train)),
-        distances=distances,
     )
 
 
@@ -599,12 +593,9 @@ def _auc(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _
 
 
 def _privacy(
-    features: Sequence[Feature],
-    train: _Array,
-    heldout: _Array,
-    synthetic: _Array,
-    generator: np.random.Generator,
-) -> tuple[list[Score], Distances]:
+    features: Sequence[Feature], sides: _Sides, generator: np.random.Generator
+) -> list[Score]:
+    heldout, synthetic, train = sides
     own_hashes, *others = (
         pd.util.hash_pandas_object(pd.DataFrame(rows), index=False)
         for rows in (train, synthetic, heldout)
@@ -614,9 +605,8 @@ def _privacy(
     own, fresh = (_thinned(rows, size, generator) for rows in (train, heldout))
     embedding = Embedding.fit(features, np.concatenate((own, fresh)))
     points = embedding(_thinned(synthetic, 2 * _MOST_NEAREST, generator))
-    closest, distances = closest_record(points, embedding(own), embedding(fresh))
-    scores = [
+    closest = closest_record(points, embedding(own), embedding(fresh))
+    return [
         Score("closest", "closest record", closest.value, 0.5, closest.margin),
         Score("copies", "identical rows", identical, chance),
     ]
-    return scores, distance_picture(*distances.T)

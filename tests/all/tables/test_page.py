@@ -5,11 +5,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from drawn import texts_overlap
 from html_page import Page
-from kan_diffusion.tables.charts import (
-    column_figure,
-    dependence_figure,
-    distances_figure,
-)
+from kan_diffusion.tables.charts import column_figure, dependence_figure
 from kan_diffusion.tables.page import write_table_page
 from kan_diffusion.tables.scores import table_scores
 from mixed_tables import people, shuffled
@@ -34,33 +30,34 @@ def test_every_picture_is_in_the_page_and_can_be_read(tmp_path):
     train = people(400, 1)
     loose = scores_of(people(300, 2), shuffled(train, 4), train=train)
     page = Page(write_table_page(loose, tmp_path / "tables.html", "people").read_text())
-    # A picture a column, three squares of dependences, and the distances.
-    assert len(page.loads) == 6 + 3 + 1
+    # A picture a column, and three squares of dependences.
+    assert len(page.loads) == 6 + 3
     assert page.empty == []
     for column in loose.columns:
         require_inside(column_figure(column.name, column.picture))
     for what in ("real", "synthetic", "difference"):
         require_inside(dependence_figure(loose.names, loose.pairs, what))
-    require_inside(distances_figure(loose.distances))
 
 
-def test_a_column_is_drawn_with_its_shares_its_zeros_and_its_gaps():
+def test_a_column_is_drawn_with_its_shares_and_its_zeros_and_gaps_are_said(tmp_path):
     random = np.random.default_rng(0)
     value = np.where(random.random(500) < 0.6, 0.0, np.exp(3 * random.normal(size=500)))
     value[random.random(500) < 0.1] = np.nan
     frame = pd.DataFrame({"fine ($)": value, "other": random.normal(size=500)})
     scores = scores_of(frame, frame)
-    picture = next(one.picture for one in scores.columns if one.name == "fine ($)")
-    assert [name for name, _, _ in picture.apart] == ["zero", "gap"]
+    column = next(one for one in scores.columns if one.name == "fine ($)")
+    picture = column.picture
+    assert picture.zeros == pytest.approx((0.54, 0.54), abs=0.1)
     assert picture.log
     figure = column_figure("fine ($)", picture)
     require_inside(figure)
-    histogram, beside = figure.axes
+    (histogram,) = figure.axes
     drawn = [patch.get_data().values for patch in histogram.patches]
     np.testing.assert_allclose(drawn[0], 100 * picture.real)
     np.testing.assert_allclose(drawn[2], 100 * picture.synthetic)
-    shares = [100 * one[side] for side in (1, 2) for one in picture.apart]
-    assert [bar.get_height() for bar in beside.patches] == shares
+    said = write_table_page(scores, tmp_path / "tables.html", "fines").read_text()
+    for what, shares in (("Gaps", column.gaps), ("picture leaves out", picture.zeros)):
+        assert f"{what}: {100 * shares[0]:.1f}\N{NO-BREAK SPACE}% real" in said
 
 
 @pytest.mark.parametrize("count", [4, 9])

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 import odd_tables
-from kan_diffusion.tables.marginals import Bars, Histogram
+from kan_diffusion.tables.marginals import Picture
 from kan_diffusion.tables.scores import table_scores
 from mixed_tables import people, shuffled
 
@@ -90,6 +90,6 @@ def test_odd_tables_are_judged(name):
         if frame[column.name].isna().all():
             assert column.shape is picture is None
             continue
-        assert isinstance(picture, (Bars, Histogram))
-        total = picture.real.sum() + (picture.beyond[0] if isinstance(picture, Histogram) else 0)
-        assert total == pytest.approx(1.0), column.name
+        assert isinstance(picture, Picture)
+        least = 1.0 if picture.edges is None else 0.9
+        assert least - 1e-9 <= picture.real.sum() <= 1 + 1e-9, column.name
