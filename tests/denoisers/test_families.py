@@ -26,20 +26,31 @@ class TestFamily(FamilyContract):
     pass
 
 
+SIZES = [  # the last is the one that is trained
+    (2, {"params": 22_000}),
+    (13, {"params": 4_600}),
+    (2, {"params": 4_433, "depth": 2}),
+    (3, {"flops": 40_000}),
+    (2, {"params": 2_300}),
+]
+
+
 @pytest.mark.parametrize("family", ALL)
-def test_every_family_is_fitted_in_its_own_depth_and_sixty_steps_lower_its_loss(family):
+def test_every_family_is_fitted_to_sizes_of_any_kind_and_sixty_steps_lower_its_loss(family):
     kind = get_family(family)
-    for params in (22_000, 2_300):
-        options = {"num_train_timesteps": 1000, "params": params}
-        made, again, other = (denoiser(family, seed=seed, **options) for seed in (1, 2, 2))
-        assert abs(made.num_trainable - params) <= BUDGET_TOLERANCE * params
-        assert len(made.config.hidden) == kind.depth
+    for dim, size in SIZES:
+        options = {"num_train_timesteps": 1000, **size}
+        made, again, other = (denoiser(family, dim, seed=seed, **options) for seed in (1, 2, 2))
+        counts = {"params": made.num_trainable, "flops": made.flops}
+        for countable in counts.keys() & size:
+            assert abs(counts[countable] / size[countable] - 1) <= BUDGET_TOLERANCE
+        assert len(made.config.hidden) == size.get("depth", kind.depth)
+        x = points(40, dim)
+        assert not torch.allclose(other(x, 5).sample, made(x, 5).sample)
     state = torch.get_rng_state()
     again.reset_parameters(seeded(1))
     assert torch.equal(state, torch.get_rng_state())
     assert_same_state(again, made)
-    x = points(40)
-    assert not torch.allclose(other(x, 5).sample, made(x, 5).sample)
     # Two tight clusters, whose noise is plain to see: the floor is 0.11.
     density = GaussianMixture([[-1.0, -1.0], [1.0, 1.0]], variances=0.01)
     data = density.sample(2_000, generator=seeded(0)).float()

@@ -41,15 +41,19 @@ def test_a_kan_taken_apart_and_made_compact_is_the_same_function(settings):
     assert not torch.allclose(halved(points, steps).sample, denoiser(points, steps).sample)
     if denoiser.num_trainable == taken.num_trainable:  # no scales, and biases everywhere
         assert taken.flops == denoiser.flops
-    # Unit 1 of the first layer leads nowhere; then unit 2 of the second, which others enter.
-    left = taken.with_edges([e for e in taken.edges if (e.layer, e.input) not in ((1, 1), (2, 2))])
+    # Nothing enters the first unit of the first layer, which is constant without modulation. Its
+    # second leads to the last of the second layer alone, and that one nowhere.
+    idle = {(0, i, 0) for i in range(20)} | {(1, 1, 0), (1, 1, 1), (2, 2, 0), (2, 2, 1)}
+    left = taken.with_edges([edge for edge in taken.edges if edge.place not in idle])
     stir(left, 1)
+    before = copy.deepcopy(left)
     small = left.compact()
     assert small.compact() is small
-    assert list(small.config.hidden) == [3, 2]
+    assert list(small.config.hidden) == [3 if settings.get("modulated") else 2, 2]
     assert len(small.edges) < len(left.edges)
     assert small.dtype == torch.float64
     _same(small, left)
+    _same(before, left)  # the network that was given is left as it is
 
 
 def test_what_has_no_edges_to_read_is_refused_in_one_line():
@@ -144,45 +148,6 @@ def test_a_network_with_formulas_is_saved_and_loaded(tmp_path):
     assert torch.equal(loaded(points.float(), steps).sample, denoiser(points.float(), steps).sample)
     assert loaded.edges == denoiser.edges
     assert loaded.num_trainable == denoiser.num_trainable
-
-
-def _with_a_constant_unit(kind):
-    return [
-        [(0, 0, CURVE, False), (1, 0, "sin", False), (2, 2, "tanh", False)],
-        [(0, 0, CURVE, False), (1, 0, *kind), (1, 1, *kind), (2, 1, CURVE, False)],
-    ]
-
-
-IDLE_CHAIN = [  # the only way out of unit 1 of the first layer is unit 1 of the second
-    [(0, 0, CURVE, False), (1, 1, CURVE, False)],
-    [(0, 0, "tanh", True), (1, 1, "tanh", False)],
-    [(0, 0, CURVE, False), (0, 1, "linear", True)],
-]
-NO_WAY_IN = [  # but the timestep moves the second unit; the third leads nowhere
-    [(0, 0, CURVE, False), (1, 0, "sin", False)],
-    [(0, 0, CURVE, False), (1, 0, "tanh", False), (1, 1, "tanh", False)],
-]
-
-
-@pytest.mark.parametrize(
-    ("edges", "hidden", "settings", "left", "num_edges"),
-    [
-        (IDLE_CHAIN, [2, 2], {}, [1, 1], 4),
-        (_with_a_constant_unit((CURVE, False)), [3], {}, [2], 5),
-        (_with_a_constant_unit(("tanh", True)), [3], {}, [2], 5),
-        (NO_WAY_IN, [3], MODULATED, [2], 5),
-    ],
-)
-def test_compact_turns_constants_into_biases_and_drops_what_leads_nowhere(
-    edges, hidden, settings, left, num_edges
-):
-    denoiser = network(edges, hidden, **settings)
-    before = copy.deepcopy(denoiser)
-    small = denoiser.compact()
-    assert list(small.config.hidden) == left
-    assert len(small.edges) == num_edges
-    _same(small, denoiser)
-    _same(before, denoiser)  # the network that was given is left as it is
 
 
 @pytest.mark.parametrize("settings", [{}, MODULATED])

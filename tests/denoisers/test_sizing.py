@@ -5,7 +5,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers import refused
-from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE, widths_for_budget
 from kan_diffusion.errors import KanDiffusionError
 
@@ -56,16 +55,3 @@ def test_a_count_that_does_not_grow_with_a_layer_is_refused():
     # Such a layer could be widened for ever.
     with refused(r"1,000 FLOPs.* hidden layer 2; give hidden"):
         widths_for_budget(lambda hidden: 7 * hidden[0], 2, 1_000, unit=" FLOPs")
-
-
-def test_widths_found_before_are_those_of_everything_they_depend_on():
-    def width(params=2_000, **options):
-        made = build_denoiser("mlp", 2, num_train_timesteps=10, params=params, **options)
-        assert abs(made.num_trainable - params) <= BUDGET_TOLERANCE * params
-        return made.config.hidden
-
-    once = width()
-    raw = {"settings": {"time_encoding": "raw"}}
-    for options in ({"params": 2_100}, {"depth": 3}, raw, {"blocks": (1, 1)}):
-        assert width(**options) != once
-    assert width() == once
