@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     FlowMatchHeunDiscreteScheduler,
@@ -126,10 +125,9 @@ def test_samples_are_in_the_units_of_the_data():
     assert plain.config.columns == ["x0", "x1"]
 
 
-def test_schedulers_keep_the_process_and_any_of_diffusers_can_be_put_in():
-    notebook = get_process("notebook")
+def test_schedulers_keep_the_process():
     for name in SCHEDULERS:
-        process = FLOW if "flow" in name else notebook
+        process = FLOW if "flow" in name else get_process("notebook")
         scheduler = make_scheduler(name, process)
         if process.is_flow:
             torch.testing.assert_close(scheduler.sigmas.flip(0).double(), process.levels()[1])
@@ -137,13 +135,9 @@ def test_schedulers_keep_the_process_and_any_of_diffusers_can_be_put_in():
         signal = scheduler.alphas_cumprod.double().sqrt()
         torch.testing.assert_close(signal, process.levels()[0], rtol=1e-6, atol=1e-6)
         assert scheduler.config.prediction_type == "epsilon"
-        if isinstance(scheduler, DDPMScheduler):
-            assert not scheduler.config.clip_sample
-            assert scheduler.config.variance_type == process.scheduler().config.variance_type
-    pipeline = _exact()
-    theirs = {"clip_sample": False, "timestep_spacing": "trailing"}
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **theirs)
-    torch.testing.assert_close(_samples(pipeline), _samples(_exact("ddim")))
+        assert not scheduler.config.get("clip_sample")
+        own = process.scheduler().config.variance_type
+        assert scheduler.config.get("variance_type") in (None, own)
 
 
 @pytest.mark.parametrize("name", ["dpm-solver++", "ddpm"])

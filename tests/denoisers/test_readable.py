@@ -8,7 +8,7 @@ from helpers import refused, seeded
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.denoisers.edges import CURVE, Edge, Match
 from kan_diffusion.denoisers.library import LIBRARY
-from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
+from kan_diffusion.denoisers.readable import readable
 from networks import T, batch, kan, network, stir
 
 KINDS = {
@@ -136,18 +136,6 @@ def test_constants_that_have_an_effect_are_counted_and_have_gradients_and_no_oth
         weight = layer.weight.grad.view(layer.out_features, layer.in_features, -1)
         assert torch.equal((weight != 0).any(-1), layer.curve_mask == 1)
         assert bool((layer.bias.grad != 0).all())
-
-
-def test_a_network_with_formulas_is_saved_and_loaded(tmp_path):
-    denoiser = network(TWO_INPUTS, [3], **MODULATED).float()
-    for layer in denoiser.layers:
-        layer.basis.grid_origin.add_(0.3)
-    denoiser.save_pretrained(tmp_path)
-    loaded = ReadableDenoiser.from_pretrained(tmp_path)
-    points, steps = batch()
-    assert torch.equal(loaded(points.float(), steps).sample, denoiser(points.float(), steps).sample)
-    assert loaded.edges == denoiser.edges
-    assert loaded.num_trainable == denoiser.num_trainable
 
 
 @pytest.mark.parametrize("settings", [{}, MODULATED])
