@@ -38,9 +38,6 @@ def test_functions_are_their_expressions_with_their_derivatives_and_symmetries()
         assert _reduces(name, _values(name, Z + 0.7)) or not function.shiftless, name
         assert _reduces(name, _values(name, 1.7 * Z)) or not function.scaleless, name
         assert name == function.name
-
-
-def test_the_simplest_function_is_the_line_and_comes_first():
     complexities = [function.complexity for function in LIBRARY.values()]
     assert complexities == sorted(complexities)
     assert next(iter(LIBRARY)) == LINEAR
