@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.nn.functional import linear, relu, silu
+from torch.nn.functional import linear, pad, relu, silu
 
 from family_contract import stirred
 from helpers import function_by_function, randn, refused, seeded
@@ -54,10 +54,7 @@ def _by_formula(denoiser, x, timestep, observed):
             values = values + shifts[-1] + code @ shifts[:-1]
         if config.carries_values:
             own, values = layer.linear, silu(values)
-        carried = torch.zeros_like(values)
-        wide = min(carried.shape[1], state.shape[1])
-        carried[:, :wide] = state[:, :wide] if config.residual else 0
-        state = values + carried
+        state = values + config.residual * pad(state, (0, values.shape[1] - state.shape[1]))
         if config.edges or config.carries_values:
             output = own(state)
             continue
