@@ -10,7 +10,7 @@ from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.processes import get_process
 
-X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)
+X, Y, ALPHA = sympy.symbols("x0 x1 alpha", real=True)
 RHO = sympy.Symbol("rho", real=True)
 C = sympy.symbols("c0:3", real=True)
 VALUES = dict(zip(C, (0.75, -1.25, 2.125), strict=True))
