@@ -1,18 +1,23 @@
+"""Samplers, and what diffusers asks of pipelines; `family_contract` has what it asks of models."""
+
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    DDPMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     FlowMatchHeunDiscreteScheduler,
 )
 
 from exact_denoiser import ExactDenoiser
+from family_contract import stirred
 from helpers import refused, seeded
 from kan_diffusion.data import GaussianMixture
-from kan_diffusion.denoisers import UNLABELLED
+from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.diffusion.sampling import (
     SCHEDULERS,
     PointDiffusionPipeline,
@@ -20,56 +25,44 @@ from kan_diffusion.diffusion.sampling import (
     make_scheduler,
 )
 from kan_diffusion.evaluation.metrics import energy_distance
+from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.processes import Process, get_process
-from make import denoiser
 
-LEFT, RIGHT = (
-    GaussianMixture([[x, 0.3 * x]], covariances=[[[0.1, 0.05], [0.05, 0.2]]]) for x in (-1.0, 1.0)
-)
-BOTH = GaussianMixture(
-    torch.cat([LEFT.means, RIGHT.means]), torch.cat([LEFT.covariances, RIGHT.covariances])
-)
+COVARIANCE = [[0.1, 0.05], [0.05, 0.2]]
+DENSITY = GaussianMixture([[-1.0, -0.3], [1.0, 0.3]], covariances=[COVARIANCE, COVARIANCE])
 NUM = 1500
+COSINE, FLOW = get_process("cosine"), get_process("flow")
 
 
-def _exact_pipeline(scheduler="dpm-solver++", kind="v_prediction", **options):
-    process = (
-        get_process("flow") if "flow" in scheduler else Process(name="x", prediction_type=kind)
-    )
-    exact = ExactDenoiser(process, LEFT, RIGHT, BOTH, dtype=torch.float32)
+def _exact(scheduler="dpm-solver++", kind="v_prediction", **options):
+    """A pipeline of the exact denoiser: what is left is the sampler's own error."""
+    process = FLOW if "flow" in scheduler else Process(name="x", prediction_type=kind)
+    exact = ExactDenoiser(process, DENSITY, torch.float32)
     return PointDiffusionPipeline(
         exact, process, scheduler=make_scheduler(scheduler, process), **options
     )
 
 
-def _pipeline(family="mlp", **options):
-    made = denoiser(family, num_train_timesteps=1000)
-    return PointDiffusionPipeline(made, get_process("cosine"), **options)
+def _pipeline(process=COSINE):
+    units = {"mean": [5.0, -1.0], "scale": [2.0, 0.5], "columns": ["a", "b"]}
+    return PointDiffusionPipeline(stirred("full-kan", num_train_timesteps=1000), process, **units)
 
 
-def _labelled(pipeline, labels, steps, generator, *, away=(), guidance=1.0, batch_size=64):
-    """Points of labels, which pipelines of points do not take and those of pictures do."""
-    conditions = {"class_labels": labels}
-    absent = {"class_labels": away} if len(away) else {}
-    return pipeline._draw_all(
-        len(labels), steps, generator, conditions, absent, guidance, batch_size, None
-    )
+def _samples(pipeline, num=4, steps=3, **options):
+    return pipeline(num, steps, **{"generator": seeded(0), **options}).samples
 
 
-def _distance(samples, density=BOTH):
-    return energy_distance(samples, density.sample(len(samples), seeded(99)))
+def _distance(samples):
+    return energy_distance(samples, DENSITY.sample(len(samples), seeded(99)))
 
 
 @pytest.fixture(scope="module")
 def real():
     """Energy distance of two real samples of `NUM` points, the largest of three."""
     return max(
-        energy_distance(BOTH.sample(NUM, seeded(seed)), BOTH.sample(NUM, seeded(seed + 1)))
+        energy_distance(DENSITY.sample(NUM, seeded(seed)), DENSITY.sample(NUM, seeded(seed + 1)))
         for seed in (10, 20, 30)
     )
-
-
-# The exact denoiser: what is left is the sampler's own error.
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -80,58 +73,52 @@ def test_a_sampler_draws_the_data_from_the_exact_denoiser_and_keeps_no_state(nam
     elif "flow" not in name:
         cases.append(("epsilon", 50, 2.5))
     for kind, steps, factor in cases:
-        pipeline = _exact_pipeline(name, kind)
-        samples = pipeline(NUM, steps, generator=seeded(0)).samples
+        pipeline = _exact(name, kind)
+        samples = _samples(pipeline, NUM, steps)
         assert samples.shape == (NUM, 2)
         assert samples.dtype == torch.float64
         assert _distance(samples) < factor * real, (kind, steps)
     state = torch.get_rng_state()
-    first = pipeline(20, 6, generator=seeded(0)).samples
-    pipeline(7, 3, generator=seeded(1))
-    assert torch.equal(pipeline(20, 6, generator=seeded(0)).samples, first)
+    first = _samples(pipeline, 20, 6)
+    _samples(pipeline, 7, 3, generator=seeded(1))
+    assert torch.equal(_samples(pipeline, 20, 6), first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(pipeline(20, 6, generator=seeded(1)).samples, first)
+    assert not torch.equal(_samples(pipeline, 20, 6, generator=seeded(1)), first)
 
 
 def test_too_few_steps_and_the_wrong_start_do_show(real):
     # The yardstick above is worth something only if it is missed when it should be.
-    assert _distance(_exact_pipeline("ddim")(NUM, 2, generator=seeded(0)).samples) > 5 * real
+    assert _distance(_samples(_exact("ddim"), NUM, 2)) > 5 * real
     process = get_process("notebook")
-    pipeline = PointDiffusionPipeline(ExactDenoiser(process, BOTH), process)
-    assert _distance(pipeline(NUM, 50, generator=seeded(0)).samples) > 5 * real
+    pipeline = PointDiffusionPipeline(ExactDenoiser(process, DENSITY), process)
+    assert _distance(_samples(pipeline, NUM, 50)) > 5 * real
 
 
 def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mix_of_both():
-    pipeline = _exact_pipeline("ddim")
-    right, none = torch.ones(50, dtype=torch.long), torch.full((50,), UNLABELLED)
+    shape = {"hidden": (8,), "settings": {"width": 8, "heads": 2}, "num_classes": 2}
+    denoiser = build_denoiser("dit", (1, 4, 4), num_train_timesteps=1000, **shape)
+    for seed, parameter in enumerate(denoiser.parameters()):
+        parameter.detach().normal_(0, 0.2, generator=seeded(seed))
+    pipeline = PictureDiffusionPipeline(denoiser, COSINE, mode="L", classes=("cat", "dog"))
+    pipeline.scheduler = make_scheduler("ddim", COSINE)
 
-    def drawn(labels, steps=5, **options):
-        return _labelled(pipeline, labels, steps, seeded(0), **options)
+    def drawn(**options):
+        states = []  # pictures are cut off at black and white
+        options["callback_on_step_end"] = lambda *call: states.append(call[3]["sample"])
+        pipeline(None, 1, generator=seeded(1), **options)
+        return states[-1]
 
-    conditional, unconditional = drawn(right), drawn(none)
-    assert not torch.allclose(conditional, unconditional)
-    assert torch.equal(drawn(right, away=none, guidance=1.0), conditional)
-    assert torch.equal(drawn(right, away=none, guidance=0.0), unconditional)
+    none, one = drawn(), drawn(class_labels="dog", guidance_scale=1.0)
+    assert not torch.allclose(one, none)
+    torch.testing.assert_close(drawn(class_labels="dog", guidance_scale=0.0), none)
     # One step of an ODE's solver is linear in the prediction.
-    one, zero = drawn(right, 1), drawn(none, 1)
-    mixed = drawn(right, 1, away=none, guidance=2.5)
-    torch.testing.assert_close(mixed, zero + 2.5 * (one - zero), rtol=1e-4, atol=1e-4)
+    mixed = drawn(class_labels="dog", guidance_scale=2.5)
+    torch.testing.assert_close(mixed, none + 2.5 * (one - none), rtol=1e-4, atol=1e-4)
 
 
-def test_samples_are_in_the_units_of_the_data():
-    plain = _exact_pipeline()(NUM, 20, generator=seeded(0)).samples
-    moved = _exact_pipeline(mean=[100.0, -3.0], scale=[5.0, 0.5], columns=["height", "weight"])
-    samples = moved(NUM, 20, generator=seeded(0)).samples
-    expected = plain * torch.tensor([5.0, 0.5]) + torch.tensor([100.0, -3.0])
-    torch.testing.assert_close(samples, expected)
-    assert moved.config.columns == ["height", "weight"]
-    assert _exact_pipeline().config.columns == ["x0", "x1"]
-
-
-def test_schedulers_keep_the_process_and_can_be_swapped():
-    flow, notebook = get_process("flow"), get_process("notebook")
+def test_schedulers_keep_the_process():
     for name in SCHEDULERS:
-        process = flow if "flow" in name else notebook
+        process = FLOW if "flow" in name else get_process("notebook")
         scheduler = make_scheduler(name, process)
         if process.is_flow:
             torch.testing.assert_close(scheduler.sigmas.flip(0).double(), process.levels()[1])
@@ -139,54 +126,27 @@ def test_schedulers_keep_the_process_and_can_be_swapped():
         signal = scheduler.alphas_cumprod.double().sqrt()
         torch.testing.assert_close(signal, process.levels()[0], rtol=1e-6, atol=1e-6)
         assert scheduler.config.prediction_type == "epsilon"
-        if isinstance(scheduler, DDPMScheduler):
-            assert not scheduler.config.clip_sample
-            assert scheduler.config.variance_type == process.scheduler().config.variance_type
-
-
-def test_any_scheduler_of_diffusers_can_be_put_in():
-    pipeline = _exact_pipeline()
-    pipeline.scheduler = DDIMScheduler.from_config(
-        pipeline.scheduler.config, clip_sample=False, timestep_spacing="trailing"
-    )
-    swapped = pipeline(200, 10, generator=seeded(0)).samples
-    expected = _exact_pipeline("ddim")(200, 10, generator=seeded(0)).samples
-    torch.testing.assert_close(swapped, expected)
+        assert not scheduler.config.get("clip_sample")
+        own = process.scheduler().config.variance_type
+        assert scheduler.config.get("variance_type") in (None, own)
 
 
 @pytest.mark.parametrize("name", ["dpm-solver++", "ddpm"])
 def test_a_generator_for_each_point_gives_it_whatever_the_batch(name):
-    pipeline, labels = _exact_pipeline(name), torch.tensor([0, 1] * 5)
-
-    def drawn(**options):
-        generators = [seeded(number) for number in range(10)]
-        return _labelled(pipeline, labels, 10, generators, **options)
+    def drawn(numbers=range(10), **options):
+        return _samples(
+            _exact(name), len(numbers), 10, generator=[*map(seeded, numbers)], **options
+        )
 
     whole = drawn()
-    assert torch.equal(whole[:, 0] > 0, labels == 1)
     assert len(torch.unique(whole, dim=0)) == 10
-    for batch_size in (1, 4, 10, 64):
+    for batch_size in (1, 4, 10):
         torch.testing.assert_close(drawn(batch_size=batch_size), whole)
-    alone = _labelled(pipeline, labels[7:8], 10, [seeded(7)])
-    torch.testing.assert_close(alone, whole[7:8])
-    with refused("a list of 4, one a sample, not of 3"):
-        pipeline(4, 3, generator=[seeded()] * 3)
-
-
-def test_the_step_is_named_where_samples_stopped_being_numbers():
-    pipeline, levels = _exact_pipeline("ddim"), []
-
-    def spoil(_, step, timestep, state):
-        levels.append(float(timestep))
-        return {"sample": state["sample"] * (math.nan if step == 3 else 1)}
-
-    with refused(r"infinite or NaN at timestep .*, step 4 of 5") as caught:
-        pipeline(10, 5, generator=seeded(0), callback_on_step_end=spoil)
-    assert f"at timestep {levels[3]:g}," in str(caught.value)
+    torch.testing.assert_close(drawn([7]), whole[7:8])
 
 
 def test_a_callback_sees_every_step_of_every_batch_and_may_change_it():
-    seen, pipeline = [], _pipeline(mean=[5.0, 5.0])
+    seen, pipeline = [], _pipeline()
 
     def look(caller, step, timestep, given):
         assert caller is pipeline
@@ -194,67 +154,97 @@ def test_a_callback_sees_every_step_of_every_batch_and_may_change_it():
         return {"sample": 0 * given["sample"]}
 
     pipeline.scheduler = make_scheduler("ddpm", pipeline.process)
-    samples = pipeline(10, 3, batch_size=6, callback_on_step_end=look).samples
+    samples = _samples(pipeline, 10, batch_size=6, callback_on_step_end=look)
     assert seen == [
         (step, timestep, num) for num in (6, 4) for step, timestep in enumerate((999, 666, 332))
     ]
-    assert (samples == 5).all()
+    assert (samples == torch.tensor([5.0, -1.0])).all()
+
+    def spoil(_, step, timestep, given):
+        return {"sample": given["sample"] * (math.nan if step == 1 else 1)}
+
+    with refused("infinite or NaN at timestep 666, step 2 of 3"):
+        _samples(_exact("ddpm"), callback_on_step_end=spoil)
 
 
-def test_a_saved_pipeline_keeps_its_process_and_takes_any_sampler_of_it(tmp_path):
-    pipeline = _pipeline(mean=[1.0, -2.0], scale=[3.0, 0.25])
-    pipeline.save_pretrained(tmp_path)
-    loaded = PointDiffusionPipeline.from_pretrained(tmp_path)
-    assert loaded.process == pipeline.process == get_process("cosine")
-    assert isinstance(loaded.scheduler, DPMSolverMultistepScheduler)
-
-    def drawn(each, sampler):
-        each.scheduler = make_scheduler(sampler, each.process)
-        return each(30, 8, generator=seeded(0)).samples
-
-    expected = drawn(pipeline, "dpm-solver++")
-    assert torch.equal(loaded(30, 8, generator=seeded(0)).samples, expected)
-    other = drawn(loaded, "heun")
-    assert other.isfinite().all()
-    assert not torch.equal(other, expected)
-    # A solver's own settings do not stick to the next one.
-    assert torch.equal(drawn(loaded, "dpm-solver++"), expected)
-    assert loaded(3, 2, return_dict=False)[0].shape == (3, 2)
-
-
-def test_what_cannot_be_drawn_is_refused():
+def test_copies_and_files_are_the_same_pipeline_in_any_dtype_and_with_parts_of_ones_own(tmp_path):
     pipeline = _pipeline()
-    for options, message in (
-        ({"num_samples": 0}, "at least 1 sample"),
-        ({"num_samples": 5, "num_inference_steps": 0}, "1 step"),
-        ({"num_samples": 5, "batch_size": 0}, "batches of 1"),
-        ({"num_samples": 10**12}, "2,000,000,000,000 values; draw at most 200,000,000 at once"),
-        ({"num_samples": 5, "num_inference_steps": 2000}, "take at most 1,000"),
+    pipeline.save_pretrained(tmp_path)
+    expected = _samples(pipeline)
+    for same in (
+        PointDiffusionPipeline.from_pretrained(tmp_path),
+        DiffusionPipeline.from_pretrained(tmp_path),
+        PointDiffusionPipeline.from_pipe(pipeline),
+        copy.deepcopy(pipeline),
+        pickle.loads(pickle.dumps(pipeline)),
+    ):
+        assert type(same) is PointDiffusionPipeline
+        assert same.process == COSINE
+        assert isinstance(same.scheduler, DPMSolverMultistepScheduler)
+        assert (same.standardizer, same.columns) == (pipeline.standardizer, pipeline.columns)
+        # Weights from a file lie at other addresses, which may change the order of a sum.
+        torch.testing.assert_close(_samples(same), expected, rtol=1e-5, atol=1e-6)
+    plain = PointDiffusionPipeline(pipeline.denoiser, COSINE)
+    assert plain.config.columns == ["x0", "x1"]
+    units = torch.tensor([[2.0, 0.5], [5.0, -1.0]], dtype=torch.float64)
+    torch.testing.assert_close(_samples(plain) * units[0] + units[1], expected)
+    moved = PointDiffusionPipeline.from_pipe(pipeline, mean=[0.0, 0.0])
+    torch.testing.assert_close(_samples(moved) + units[1], expected)
+    parts = {"scheduler": make_scheduler("ddim", COSINE), "denoiser": stirred("mlp")}
+    own = PointDiffusionPipeline.from_pretrained(tmp_path, **parts)
+    assert own.denoiser is parts["denoiser"]
+    assert isinstance(own.scheduler, DDIMScheduler)
+    read = PointDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float64)
+    assert pipeline.to(torch.float64) is pipeline
+    for wide in (read, pipeline):
+        assert wide.denoiser.dtype == wide.dtype == torch.float64
+    # The noise is drawn in the dtype of the denoiser.
+    torch.testing.assert_close(_samples(read), _samples(pipeline))
+    pipeline.to("cpu", torch.float32)
+    assert pipeline.device == torch.device("cpu")
+    torch.testing.assert_close(_samples(pipeline), expected)
+
+
+def test_sampling_leaves_a_model_in_its_mode_and_shows_a_bar_when_told(capsys):
+    pipeline = _pipeline()
+    for mode in (False, True):
+        pipeline.denoiser.train(mode)
+        _samples(pipeline)
+        assert pipeline.denoiser.training == mode
+    assert capsys.readouterr().err == ""
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _samples(pipeline, callback_on_step_end=fail)
+    assert pipeline.denoiser.training
+    pipeline.set_progress_bar_config(disable=False)
+    _samples(pipeline)
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_samplers_fit_their_process_and_what_cannot_be_drawn_is_refused():
+    assert isinstance(make_scheduler(None, FLOW), FlowMatchHeunDiscreteScheduler)
+    assert [*fitting_samplers(COSINE), *fitting_samplers(FLOW)] == list(SCHEDULERS)
+    pipeline = _pipeline()
+    swapped = [
+        PointDiffusionPipeline.from_pipe(_pipeline(own), scheduler=other.scheduler())
+        for own, other in ((COSINE, FLOW), (FLOW, COSINE))
+    ]
+    for call, message in (
+        (lambda: make_scheduler("uni-pc", COSINE), "did you mean 'unipc'"),
+        (lambda: make_scheduler("heun", FLOW), r"'heun' .*: flow-heun, flow-euler$"),
+        (lambda: make_scheduler("flow-euler", COSINE), r": dpm-solver\+\+, ddpm"),
+        (lambda: swapped[0](4), "was trained for diffusion and FlowMatchEuler.* make_scheduler"),
+        (lambda: swapped[1](4), "was trained for flow matching and DDPM.* make_scheduler"),
+        (lambda: pipeline(0), "at least 1 sample"),
+        (lambda: pipeline(5, 0), "1 step"),
+        (lambda: pipeline(5, batch_size=0), "batches of 1"),
+        (lambda: pipeline(10**12), "2,000,000,000,000 values; draw at most 200,000,000 at once"),
+        (lambda: pipeline(5, 2000), "take at most 1,000"),
+        (lambda: pipeline(4, generator=[seeded()] * 3), "a list of 4, one a sample, not of 3"),
+        (lambda: pipeline(5, observed=torch.zeros(5, 2)), "not built for observed coordinates"),
     ):
         with refused(message):
-            pipeline(**options)
-    with refused("was not built for observed coordinates"):
-        pipeline(5, observed=torch.zeros(5, 2))
-
-
-def test_samplers_fit_their_process_and_others_are_refused():
-    cosine, flow = (get_process(name) for name in ("cosine", "flow"))
-    assert isinstance(make_scheduler(None, cosine), DPMSolverMultistepScheduler)
-    assert isinstance(make_scheduler(None, flow), FlowMatchHeunDiscreteScheduler)
-    assert [*fitting_samplers(cosine), *fitting_samplers(flow)] == list(SCHEDULERS)
-    with refused("did you mean 'unipc'"):
-        make_scheduler("uni-pc", cosine)
-    with refused(r"'heun' .*: flow-heun, flow-euler$"):
-        make_scheduler("heun", flow)
-    with refused(r": dpm-solver\+\+, ddpm"):
-        make_scheduler("flow-euler", cosine)
-
-
-def test_denoisers_of_flow_matching_are_given_their_own_timesteps():
-    seen = []
-    pipeline = _exact_pipeline("flow-heun")
-    pipeline.denoiser.register_forward_hook(lambda _, inputs, __: seen.append(inputs[1]))
-    pipeline(3, 5)
-    steps = torch.stack(seen).double()
-    expected = torch.linspace(999, 0, 5, dtype=torch.float64)
-    torch.testing.assert_close(steps.unique().flip(0), expected, rtol=1e-5, atol=1e-3)
+            call()

@@ -14,9 +14,8 @@ MODULATED = {**FOURIER, "modulated": True}
 
 def stir(module, seed=0, spread=0.4):
     """Leaves no parameter at a special value."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(0, spread, generator=seeded(seed))
+    for parameter in module.parameters():
+        parameter.detach().normal_(0, spread, generator=seeded(seed))
 
 
 def kan(seed=0, **settings):
@@ -25,15 +24,6 @@ def kan(seed=0, **settings):
     grid = {"edges": True, "grid_size": 5, "grid_range": (-2.0, 2.0)}
     made = NetworkDenoiser(**{**shape, **grid, **settings}).double()
     stir(made, seed)
-    return made
-
-
-def moved_kan():
-    """A KAN denoiser of nine intervals, with grids of its own for every input."""
-    made = kan(grid_size=9)
-    with torch.no_grad():
-        for layer in made.kan_layers:
-            layer.basis.grid_origin.add_(torch.rand(layer.in_features, generator=seeded(1)))
     return made
 
 
@@ -64,28 +54,23 @@ def mixed(num_inputs):
 
 def mixed_networks():
     """Readable networks of every kind of input and modulation, by name."""
+    both = {**MODULATED, "scaled_inputs": True, "num_input_frequencies": 2}
+    some = {**MODULATED, "num_input_frequencies": 2, "inputs": [1, 3, 6, 9]}
+    deep = [
+        mixed(2)[0],
+        [(0, 0, "tanh", True), (1, 1, "square", False), (2, 1, CURVE, False)],
+        [(0, 0, "exp", False), (1, 0, "linear", True), (1, 1, "abs", True)],
+    ]
     return {
         "raw time": network(mixed(3), [3]),
         "time": network(mixed(6), [3], **FOURIER),
         "modulated": network(mixed(2), [3], **MODULATED),
         "scaled inputs": network(mixed(2), [3], **MODULATED, scaled_inputs=True),
         "Fourier inputs": network(mixed(11), [3], num_input_frequencies=2),
-        "Fourier and scaled": network(
-            mixed(10), [3], **MODULATED, scaled_inputs=True, num_input_frequencies=2
-        ),
-        "some inputs": network(
-            mixed(4), [3], **MODULATED, num_input_frequencies=2, inputs=[1, 3, 6, 9]
-        ),
+        "Fourier and scaled": network(mixed(10), [3], **both),
+        "some inputs": network(mixed(4), [3], **some),
         "curves": readable(kan(modulated=True, scaled_inputs=True)),
-        "deep": network(
-            [
-                *mixed(2)[:1],
-                [(0, 0, "tanh", True), (1, 1, "square", False), (2, 1, CURVE, False)],
-                [(0, 0, "exp", False), (1, 0, "linear", True), (1, 1, "abs", True)],
-            ],
-            [3, 2],
-            **MODULATED,
-        ),
+        "deep": network(deep, [3, 2], **MODULATED),
         "no hidden layer": network([[(0, 0, "tanh", True), (1, 1, CURVE, False)]], []),
         "no edge": network([[], [(0, 0, "tanh", True), (1, 1, "linear", True)]], [2], **MODULATED),
     }
