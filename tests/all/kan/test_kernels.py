@@ -15,7 +15,6 @@ from kernel_suite import (
     FORMS,
     SINGLE,
     Behaviour,
-    ByTorch,
     Case,
     Numbers,
     Places,
@@ -35,31 +34,27 @@ SPLINES = [
         replace(CUBIC, base=False),
     )
     for mode in ("linear", "clamp", "zero")
+    if replace(case, mode=mode) not in FORMS
 ]
-OTHERS = [case for case in SPLINES if case not in FORMS]
-LEARNED = [
+OTHERS = [
+    *SPLINES,
     *(Case("functions", order=order) for order in (1, 2, 4, 5)),
     *(Case("shared", order=order) for order in (1, 4)),
     *(Case("gated", order=order) for order in (1, 5)),
 ]
 
 
-@over([*OTHERS, *LEARNED, *(replace(case, dtype=SINGLE) for case in OTHERS if case.order == 3)])
+@over([*OTHERS, *(replace(case, dtype=SINGLE) for case in SPLINES if case.order == 3)])
 class TestNumbers(Numbers):
     pass
 
 
-@over([*OTHERS, *LEARNED])
+@over(OTHERS)
 class TestBehaviour(Behaviour):
     pass
 
 
-@over([*OTHERS, *LEARNED])
-class TestByTorch(ByTorch):
-    pass
-
-
-@over([case for case in [*OTHERS, *LEARNED] if not case.is_gated])
+@over([case for case in OTHERS if not case.is_gated])
 class TestPlaces(Places):
     pass
 
@@ -134,32 +129,18 @@ def test_kernels_are_turned_off_by_the_environment(monkeypatch):
 
 # The operators
 
-
-def _operator(case, module):
-    """The operator of a module, its operands after x, and its settings."""
-    if case.is_learned:
-        grid = module.basis.grid_origin, module.basis.grid_step
-        factors = (module.weight, module.bias) if case.kind == "grouped" else (None, None)
-        operands = None, None, None, module.coefficients, *factors, *grid
-        return "units", operands, (case.order, False)
-    operands = (module.weight, module.bias, module.basis.grid_origin, module.basis.grid_step)
-    return "bspline_linear", operands, (case.base, case.order, case.mode)
-
-
 OPERATORS = [case for case in FORMS if not case.is_gated]
 
 
-@pytest.mark.parametrize(
-    ("case", "bias"),
-    [
-        *((replace(case, dtype=dtype), True) for case in OPERATORS for dtype in (SINGLE, DOUBLE)),
-        (Case("grouped"), False),  # whose operator may have none
-    ],
-    ids=str,
-)
-def test_the_operators_are_what_torch_takes_them_for(case, bias):
-    module = case.build(3, 10, bias=bias)
-    name, operands, settings = _operator(case, module)
+@over([replace(case, dtype=dtype) for case in OPERATORS for dtype in (SINGLE, DOUBLE)])
+def test_the_operators_are_what_torch_takes_them_for(case):
+    module = case.build(3, 10)
+    own, grid = [getattr(module, name, None) for name in ("weight", "bias")], module.basis.grid
+    name, operands = "bspline_linear", [*own, *grid]
+    settings = case.base, case.order, case.mode
+    if case.is_learned:
+        name, operands = "units", [None, None, None, module.coefficients, *own, *grid]
+        settings = case.order, False
     forward = getattr(torch.ops.kan_diffusion, name).default
     backward = getattr(torch.ops.kan_diffusion, f"{name}_backward").default
     for rows in (0, 9):
@@ -190,6 +171,5 @@ def test_a_kernel_is_an_operator_of_the_traced_graph(case):
     traced = torch.compile(module, fullgraph=True, backend=backend)(x)
     torch.compiler.reset()
     assert torch.equal(traced, module(x))
-    name, *_ = _operator(case, module)
     targets = [str(node.target) for graph in graphs for node in graph.graph.nodes]
-    assert sum(f"kan_diffusion.{name}" in target for target in targets) == 1
+    assert sum("kan_diffusion." in target for target in targets) == 1
