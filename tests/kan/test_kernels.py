@@ -6,8 +6,9 @@ import torch
 from torch.nn.functional import linear
 
 from helpers import is_fused, randn
+from kan_cases import DOUBLE, FORMS, SINGLE, Case, over
 from kan_diffusion.kan import BSpline, KANLinear
-from kernel_suite import DOUBLE, FORMS, SINGLE, Behaviour, Case, Numbers, Places, over
+from kernel_suite import Behaviour, Numbers, Places
 
 
 @over([replace(case, dtype=dtype) for case in FORMS for dtype in (SINGLE, DOUBLE)])

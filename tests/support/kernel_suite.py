@@ -1,15 +1,13 @@
 """What holds for every compiled CPU kernel, in `make test` over six forms, in tests/all over all.
 
-A case is a module with a kernel in one configuration. The other path is the same module without
-kernels, as on a GPU.
+The other path is the same module without kernels, as on a GPU.
 """
 
 import copy
 import itertools
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from unittest.mock import patch
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,148 +18,8 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
 from helpers import is_fused, randn, seeded
-from kan_diffusion.kan import Basis, GatedLinear, KANLinear, LearnedFunctions
-from kan_diffusion.kan.kernels import fused, runtime
-
-SINGLE, DOUBLE = torch.float32, torch.float64
-
-
-class Rows(nn.Module):
-    """A gated layer as a function of one tensor: its input, a carried state and a code together."""
-
-    grid_size = 4
-
-    def __init__(self, layer, reach):
-        super().__init__()
-        self.layer = layer
-        self.widths = [(1 + layer.gated) * layer.in_features, reach, layer.rank or 0]
-        self.in_features = sum(self.widths)
-
-    def forward(self, x):
-        rows, carried, code = x.reshape(-1, self.in_features).split(self.widths, dim=-1)
-        carried = carried if self.widths[1] else None
-        found = self.layer(rows, carried, None if self.layer.rank is None else code)
-        width = self.layer.out_features + self.layer.in_features
-        return torch.cat(found, dim=-1).view(*x.shape[:-1], width)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A module with a kernel; each that differs in more than its mode costs seconds to compile."""
-
-    # "bspline" of each edge; "functions" of each input, or some that groups share: "shared",
-    # "grouped"; or a gated layer of learned functions or SiLU: "gated", "gated-silu".
-    kind: str
-    mode: str = "linear"
-    dtype: torch.dtype = DOUBLE
-    order: int = 3
-    base: bool = True
-
-    def __str__(self):
-        words = [self.kind, self.mode, str(self.dtype).removeprefix("torch.float"), str(self.order)]
-        return "-".join(words + ["silu"] * (self.base and self.is_full))
-
-    @property
-    def is_full(self):
-        """Whether each edge has a function of its own."""
-        return self.kind == "bspline"
-
-    @property
-    def is_gated(self):
-        return self.kind.startswith("gated")
-
-    @property
-    def is_learned(self):
-        """Whether the module learns its functions, and casts its input."""
-        return not (self.is_full or self.is_gated)
-
-    def build(self, inputs=3, outputs=5, size=4, bias=True, seed=0):
-        """The module with normal parameters and a grid of its own for each input or group.
-
-        Groups are by turns, and where functions are shared there are ``outputs`` of an input. The
-        seed decides what gates, modulates and reaches the units of a gated layer.
-        """
-        own = {"grid_size": size, "order": self.order, "dtype": self.dtype}
-        own["extrapolation"] = self.mode
-        if self.is_full:
-            activation = "silu" if self.base else None
-            module = KANLinear(inputs, outputs, bias, base_activation=activation, **own)
-        else:
-            several = {"shared": outputs, "grouped": 5}.get(self.kind, 1)
-            functions, groups = min(several, size + self.order), min(3, inputs)
-            own |= {"functions": functions, "initial": [torch.zeros_like] * functions}
-            if self.kind == "grouped":
-                module = KANLinear(inputs, outputs, bias, groups=groups, **own)
-            else:
-                groups = None if self.kind == "functions" else groups
-                module = LearnedFunctions(inputs, groups=groups, **own)
-        if self.is_gated:
-            learned = self.kind == "gated"
-            # Without gates and a code, SiLU and a product are torch's own.
-            rank = (2, None if learned else 1, 0, 3)[seed % 4]
-            own = {"gated": seed % 2 == 0, "rank": rank, "dtype": self.dtype}
-            layer = GatedLinear(inputs, outputs, bias, functions=module if learned else None, **own)
-            module = Rows(layer, (inputs + 1, inputs, 0, max(1, inputs - 3))[seed // 4 % 4])
-        generator = seeded(seed)
-        for parameter in module.parameters():
-            parameter.detach().normal_(generator=generator)
-        for part in module.modules():
-            if isinstance(part, Basis):
-                part.grid_origin.uniform_(-2, 1, generator=generator)
-                part.grid_step.uniform_(0.1, 1, generator=generator)
-        return module
-
-    def points(self, module, rows, seed=1, reach=7):
-        """Points inside and up to ``reach`` intervals beyond each grid, none near a knot.
-
-        Those of a gated layer are normal, and their states fall where they do.
-        """
-        shape = rows, module.in_features
-        if self.is_gated:
-            return randn(*shape, seed=seed, dtype=self.dtype)
-        cells = torch.randint(-reach, module.grid_size + reach, shape, generator=seeded(seed))
-        u = cells + 0.02 + 0.96 * torch.rand(shape, generator=seeded(seed + 1), dtype=DOUBLE)
-        return self.places(module, u)
-
-    def places(self, module, u):
-        """The inputs at places u of the grids."""
-        grid_of = module.group if self.is_learned else torch.arange(module.in_features)
-        grid = module.basis
-        return (grid.grid_origin[grid_of] + grid.grid_step[grid_of] * u).to(self.dtype)
-
-
-FORMS = [
-    Case(kind) for kind in ("bspline", "functions", "shared", "grouped", "gated", "gated-silu")
-]
-"""One case for each form of a kernel."""
-
-
-def over(cases):
-    """Runs a test or a class of tests over cases."""
-    return pytest.mark.parametrize("case", cases, ids=str)
-
-
-def by_torch():
-    """Turns kernels off, as ``KAN_KERNELS=0`` does."""
-    return patch.object(fused, "_ENABLED", new=False)
-
-
-def operands_of(module, x):
-    return [x, *module.parameters()]
-
-
-def direction_of(output, seed=2):
-    return randn(*output.shape, seed=seed).to(output.dtype)
-
-
-def run(module, x, direction=None, fused=True):
-    """Output and gradients of the kernel, or of torch's own operations."""
-    x = x.detach().requires_grad_()
-    with nullcontext() if fused else by_torch():
-        output = module(x)
-    assert is_fused(output) == fused
-    direction = direction_of(output) if direction is None else direction
-    return [output.detach(), *torch.autograd.grad(output, operands_of(module, x), direction)]
+from kan_cases import DOUBLE, SINGLE, by_torch, direction_of, operands_of, run
+from kan_diffusion.kan.kernels import runtime
 
 
 def compare(module, x):
@@ -331,26 +189,6 @@ class Behaviour:
                 scale = float(other.abs().max()) + 1 if other.numel() else 1.0
                 torch.testing.assert_close(one, other, rtol=0, atol=tolerance * scale)
 
-    def test_half_precision_modules_work_in_their_precision(self, case):
-        module = case.build()
-        for name, buffer in module.named_buffers():  # half precision tells the grid exactly
-            if "grid" in name:
-                buffer.fill_(-1 if name.endswith("origin") else 0.5)
-        for parameter in module.parameters():
-            parameter.detach().div_(4)
-        for dtype in (torch.float16, torch.bfloat16):
-            half = copy.deepcopy(module).to(dtype)
-            x = randn(40, module.in_features, seed=1).to(dtype).requires_grad_()
-            output = half(x)
-            assert not is_fused(output)
-            assert output.dtype == dtype
-            (gradient,) = torch.autograd.grad(output.sum(), x)
-            assert gradient.isfinite().all()
-            expected = half.double()(x.double())
-            scale = float(expected.detach().abs().max()) + 1
-            tolerance = 20 * torch.finfo(dtype).eps * scale
-            torch.testing.assert_close(output.double(), expected, rtol=0, atol=tolerance)
-
     @forward_mode
     def test_transforms_give_the_derivatives_of_single_rows(self, case):
         module = case.build(3, 3)
@@ -391,21 +229,6 @@ class Behaviour:
         stacked, _ = torch.func.stack_module_state(members)
         outputs = vmap(lambda own: functional_call(module, own, x))(stacked)
         torch.testing.assert_close(outputs, torch.stack([member(x) for member in members]))
-
-    def test_a_transform_of_the_backward_pass_alone(self, case):
-        module = case.build(3, 3)
-        x = case.points(module, 6).requires_grad_()
-        output, operands = module(x), operands_of(module, x)
-        assert is_fused(output)
-        directions = randn(4, *output.shape)
-
-        def gradients(direction, **how):
-            return torch.autograd.grad(output, operands, direction, retain_graph=True, **how)
-
-        expected = [torch.stack(each) for each in zip(*map(gradients, directions), strict=True)]
-        for found in (vmap(gradients)(directions), gradients(directions, is_grads_batched=True)):
-            for one, other in zip(found, expected, strict=True):
-                torch.testing.assert_close(one, other)
 
     def test_a_graph_is_kept_where_it_is_wanted_and_holds_for_what_it_has_seen(self, case):
         module = case.build(3, 3)

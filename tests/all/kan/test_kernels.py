@@ -10,21 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernel_suite import (
-    DOUBLE,
-    FORMS,
-    SINGLE,
-    Behaviour,
-    Case,
-    Numbers,
-    Places,
-    compare,
-    direction_of,
-    operands_of,
-    over,
-    run,
-    threads_of,
-)
+from kan_cases import DOUBLE, FORMS, SINGLE, Case, direction_of, operands_of, over, run
+from kernel_suite import Behaviour, Numbers, Places, compare, threads_of
 
 CUBIC = FORMS[0]
 SPLINES = [

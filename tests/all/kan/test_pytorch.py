@@ -1,15 +1,25 @@
-"""Networks of all layers that are compiled, exported and put on a GPU."""
+"""Layers of every kind that are compiled, exported and put on a GPU."""
 
 import copy
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.func import jacrev, vmap
 
-from kan_diffusion.kan import KANLinear, bases
-from kan_networks import BASES, LAYERS, LEARNED, assert_near, network_of, points, results
+from helpers import randn
+from kan_cases import DOUBLE, FORMS, KINDS, SINGLE, Case, over, run
+from kan_diffusion.kan import KANLinear
+from kan_diffusion.kan.bases import BASES
+
+
+def _assert_near(ours, theirs, tolerance):
+    """Equal up to a share of the largest number."""
+    for one, other in zip(ours, theirs, strict=True):
+        scale = max(1.0, float(other.detach().abs().max())) if other.numel() else 1.0
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * scale)
 
 
 @pytest.fixture
@@ -27,37 +37,37 @@ def compiling(test):
 
 @compiling
 def test_a_compiled_network_does_what_it_did():
-    network = nn.Sequential(network_of("bspline", sizes=(3, 5, 4)), network_of("rbf", sizes=(4, 2)))
+    first, second = Case("bspline"), Case("rbf")
+    network = nn.Sequential(first.build(3, 5), second.build(5, 2))
     compiled = torch.compile(network, fullgraph=True)
     for rows in (40, 7):
-        x = points(rows)
-        assert_near(results(compiled, network, x), results(network, network, x))
+        x = first.points(network[0], rows, reach=0)
+        expected = run(network, x, fused=None)
+        _assert_near(run(compiled, x, fused=None), expected, 1e-10)
 
 
 @compiling
-@pytest.mark.parametrize("name", [*BASES, *LEARNED])
-def test_a_traced_network_does_what_it_did(name):
-    network = network_of(name, edge_scale=True, bias=False, base_activation="silu")
-    traced = torch.compile(network, fullgraph=True, backend="aot_eager")
+@over(KINDS)
+def test_a_traced_layer_does_what_it_did(case):
+    module = case.build()
+    traced = torch.compile(module, fullgraph=True, backend="aot_eager")
     # A kernel of each form meets no rows and one, too.
-    each_form = name in ("bspline", "functions", "grouped", "gated")
-    for rows in (40, 7, 0, 1) if each_form else (40, 7):
-        x = points(rows)
-        assert_near(results(traced, network, x), results(network, network, x), 1e-6)
+    for rows in (40, 7, 0, 1) if case in FORMS else (40, 7):
+        x = case.points(module, rows)
+        _assert_near(run(traced, x, fused=None), run(module, x, fused=None), 1e-12)
     with torch.compiler.set_stance("fail_on_recompile"):
-        traced(points(11).requires_grad_())
+        traced(case.points(module, 11).requires_grad_())
 
 
 @compiling
 def test_transforms_autocast_and_other_dtypes_can_be_traced():
-    layer, network = KANLinear(3, 2), network_of()
-    x = points(6)
+    layer, x = KANLinear(3, 2), randn(6, 3, dtype=SINGLE)
 
     def cast(x):
         with torch.autocast("cpu", torch.bfloat16):
-            return network(x)
+            return layer(x)
 
-    double = KANLinear(3, 2, dtype=torch.float64)  # two dtypes are not mistaken for one
+    double = KANLinear(3, 2, dtype=DOUBLE)  # two dtypes are not mistaken for one
     jacobians = vmap(jacrev(layer))
     for function, fullgraph, tolerance in (
         (lambda x: jacobians(x), False, None),
@@ -68,40 +78,33 @@ def test_transforms_autocast_and_other_dtypes_can_be_traced():
         torch.testing.assert_close(traced(x), function(x), rtol=tolerance, atol=tolerance)
 
 
-EXPORTED = [
-    *((basis, "linear") for basis in BASES),
-    ("bspline", "clamp"),
-    ("bspline", "zero"),
-    *((name, "linear") for name in LEARNED if name != "functions"),  # which grouped layers have
-]
-
-
 class Several(nn.Module):
-    """A network and layers that are given the same points, as one export takes long enough."""
+    """Layers that are given the same points, as one export takes long enough."""
 
     def __init__(self):
         super().__init__()
-        self.networks = nn.ModuleList(
-            network_of(name, sizes=(3, 2), extrapolation=how) for name, how in EXPORTED
-        )
+        cases = [*KINDS, Case("bspline", "clamp"), Case("bspline", "zero")]
+        self.layers = nn.ModuleList(replace(case, dtype=SINGLE).build(2, 2) for case in cases)
+        self.in_features = max(layer.in_features for layer in self.layers)
 
     def forward(self, x):
-        return tuple(network(x) for network in self.networks)
+        return tuple(layer(x[:, : layer.in_features]) for layer in self.layers)
 
 
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxscript")
 def test_programs_and_onnx_models_survive_a_file_and_another_batch():
     module = Several().eval()
+    batches = [torch.linspace(-3, 3, rows * module.in_features) for rows in (40, 7)]
+    batches = [batch.view(-1, module.in_features) for batch in batches]
     dynamic = ({0: torch.export.Dim.DYNAMIC},)
-    exported = torch.export.export(module, (points(),), dynamic_shapes=dynamic)
+    exported = torch.export.export(module, (batches[0],), dynamic_shapes=dynamic)
     buffer = io.BytesIO()
     torch.export.save(exported, buffer)
     buffer.seek(0)
     again = torch.export.load(buffer).module()
-    for rows in (40, 7):
-        x = points(rows, seed=rows)
-        assert_near(again(x), module(x), 1e-5)
+    for x in batches:
+        _assert_near(again(x), module(x), 1e-5)
 
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -111,32 +114,30 @@ def test_programs_and_onnx_models_survive_a_file_and_another_batch():
     program.save(buffer)
     session = runtime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
     (name,) = (value.name for value in session.get_inputs())
-    for rows in (40, 7):
-        x = points(rows, seed=rows)
+    for x in batches:
         found = [torch.from_numpy(array) for array in session.run(None, {name: x.numpy()})]
-        assert_near(found, [output.detach() for output in module(x)], 1e-5)
+        _assert_near(found, [output.detach() for output in module(x)], 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_traced_for_torchscript_does_what_it_did(name):
-    layer = LAYERS[name]()
-    traced = torch.jit.trace(layer, points(5))
+@over([case for case in KINDS if not case.is_gated])
+def test_a_layer_traced_for_torchscript_does_what_it_did(case):
+    layer = case.build()
+    traced = torch.jit.trace(layer, case.points(layer, 5))
     for rows in (5, 40, 1, 0):
-        torch.testing.assert_close(traced(points(rows)), layer(points(rows)))
+        x = case.points(layer, rows)
+        torch.testing.assert_close(traced(x), layer(x))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", [*BASES, *LEARNED])
-def test_a_gpu_gives_the_same_numbers(name, dtype):
-    for how in bases.BASES[name].extrapolations if name in BASES else ("linear",):
-        network = network_of(name, extrapolation=how, dtype=dtype)
-        x = points(300, dtype=dtype)
-        expected = results(network, network, x)
-        made = copy.deepcopy(network).cuda()
-        # TF32 keeps ten bits of a product's factors; the tests are of the layer, not of the card.
-        tolerance = 1e-4 if dtype == torch.float32 else 1e-11
-        found = results(made, made, x.cuda())
-        assert_near([tensor.cpu() for tensor in found], expected, tolerance)
+@over([replace(case, dtype=dtype) for case in KINDS for dtype in (SINGLE, DOUBLE)])
+def test_a_gpu_gives_the_same_numbers(case):
+    # TF32 keeps ten bits of a product's factors; the tests are of the layer, not of the card.
+    tolerance = 1e-4 if case.dtype == SINGLE else 1e-11
+    for mode in BASES[case.kind].extrapolations if case.is_full else ("linear",):
+        module = replace(case, mode=mode).build()
+        x = case.points(module, 300)
+        expected = run(module, x, fused=None)
+        found = run(copy.deepcopy(module).cuda(), x.cuda(), fused=None)
+        _assert_near([tensor.cpu() for tensor in found], expected, tolerance)
