@@ -247,17 +247,6 @@ def test_layers_that_cannot_be_made_are_refused():
 # How much is outside
 
 
-class Twice(nn.Module):
-    """Uses one layer for two inputs, the second by keyword."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = KANLinear(2, 2)
-
-    def forward(self, x):
-        return self.layer(10 * x) + self.layer(input=x)
-
-
 class Idle(KANLinear):
     """Passes its inputs by its layer, as far as hooks can tell: like what torch.compile makes."""
 
@@ -267,18 +256,14 @@ class Idle(KANLinear):
 
 def test_fractions_outside_are_told_by_the_names_of_the_layers():
     module = nn.Sequential(KANLinear(2, 2), nn.Identity(), KAN([2, 1, 1]))
-    for layer in (module[0], *module[2].layers):
+    for layer, output in zip((module[0], *module[2].layers), (3.0, 0.5, 3.0), strict=True):
         layer.weight.detach().zero_()
-        layer.bias.detach().fill_(3.0)
-    module[2].layers[0].bias.detach().fill_(0.5)
+        layer.bias.detach().fill_(output)
     x = torch.tensor([[0.0, 2.0], [-1.0, 1.0], [0.5, -1.5], [9.0, 0.1]])
     fractions = out_of_range_fractions(module, x)
     assert fractions == {"0": 3 / 8, "2.layers.0": 1.0, "2.layers.1": 0.0}
     assert math.isnan(out_of_range_fractions(KANLinear(2, 2), x[:0])[""])
     assert out_of_range_fractions(nn.Sequential(nn.Linear(2, 4), nn.SiLU()), x) == {}
-    # Of a layer that is used twice, four of eight values.
-    twice = torch.tensor([[0.5, 0.5], [-0.5, 0.2]])
-    assert out_of_range_fractions(Twice(), twice) == {"layer": 0.5}
     # Of shared functions each value once, in any group.
     shared = LearnedFunctions(3, 1, 2, grid_range=(0.0, 1.0))
     shared.basis.grid_origin.copy_(torch.tensor([0.0, 10.0]))
