@@ -98,19 +98,15 @@ REFUSED = [
     (dict.clear, r"layers\.0 of an efficient-KAN is not whole"),
     (_put("layers.3.grid", torch.zeros(1, 1)), r"layers\.2 of .* is not whole"),
     (_put("encoder.weight", torch.zeros(1)), r"'encoder\.weight' is no number .* and no more"),
-    (_put("b.layers.0.grid", torch.zeros(1)), r"'b\.layers\.0\.grid' is no number"),
     (_put("layers.0.grid", torch.zeros(2, 11).long()), r"'layers\.0\.grid' is no number"),
     (_put("layers.0.base_weight", torch.zeros(3)), r"layers\.0 .* other shapes; pass"),
     (_put("layers.0.spline_weight", torch.zeros(2, 3, 7)), r"layers\.0 .* other shapes"),
-    (_put("layers.0.spline_scaler", torch.zeros(2, 3)), r"layers\.0 .* other shapes"),
     (_put("layers.1.grid", torch.zeros(3, 15)), r"layers\.1 .* other shapes"),
     (_put("layers.1.grid", torch.zeros(2, 11)), r"layers\.1 .* other shapes"),
-    (_put("layers.1.grid", torch.tensor(0.0)), r"layers\.1 .* other shapes"),
     (lambda state: state.update(efficient_state([2, 4])), r"layers\.0 and layers\.1 do not follow"),
     (lambda state: state.update(efficient_state([2, 3], 5, 2)), "each other: .* the same order"),
     (lambda state: state.update(efficient_state([2, 3, 1], order=0)), "order must be 1 to 5, not"),
     (_put("layers.0.grid", torch.full((2, 11), torch.nan)), r"layers\.0: .* input 0 are no even"),
-    (_put("layers.0.grid", torch.zeros(2, 11)), r"layers\.0: .* input 0 are no even grid"),
     (_knot(4, 0.01), r"layers\.1: the knots of input 2 are no even grid .* with grid_eps=1"),
 ]
 
@@ -125,21 +121,15 @@ def test_what_is_not_an_efficient_kan_is_refused():
         from_efficient_kan("model.pt")
 
 
-def _efficient_network(state, *base_activations):
-    """The modules of an efficient-KAN with the base activations as attributes."""
-    network = nn.Module()
-    network.layers = nn.ModuleList(nn.Module() for _ in base_activations)
-    for layer, base_activation in zip(network.layers, base_activations, strict=True):
-        layer.base_activation = base_activation
-    for key, value in state.items():
-        _, index, name = key.split(".")
-        network.layers[int(index)].register_buffer(name, value)
-    return network
-
-
 def test_the_base_activation_of_an_efficient_kan_is_silu_or_it_is_refused():
-    state = efficient_state([2, 3, 1])
-    found = from_efficient_kan(_efficient_network(state, nn.SiLU(), nn.functional.silu))
-    assert_same_state(found, from_efficient_kan(state))
-    with refused(r"layers\.1 has the base activation GELU\(.*; train with base_activation=torch"):
-        from_efficient_kan(_efficient_network(state, nn.SiLU(), nn.GELU()))
+    state = efficient_state([2, 3])
+    network, layer = nn.Module(), nn.Module()
+    network.layers = nn.ModuleList([layer])
+    for key, value in state.items():
+        layer.register_buffer(key.removeprefix("layers.0."), value)
+    for activation in (nn.functional.silu, nn.SiLU()):
+        layer.base_activation = activation
+        assert_same_state(from_efficient_kan(network), from_efficient_kan(state))
+    layer.base_activation = nn.GELU()
+    with refused(r"layers\.0 has the base activation GELU\(.*; train with base_activation=torch"):
+        from_efficient_kan(network)
