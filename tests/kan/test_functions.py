@@ -69,11 +69,10 @@ def test_functions_start_as_they_are_told(start, targets, settings, bound):
 
 
 def test_places_are_told_in_the_precision_of_the_coefficients():
-    module = LearnedFunctions(4)
-    x = 4 * randn(50, 4, dtype=SINGLE)
-    finer = module(x.double())
+    module, x = LearnedFunctions(4), 4 * randn(50, 4)
+    finer = module(x)
     assert finer.dtype == DOUBLE
-    torch.testing.assert_close(finer.float(), module(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(finer.float(), module(x.float()), rtol=0, atol=1e-5)
     coarse = x.bfloat16().requires_grad_()
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -82,7 +81,6 @@ def test_places_are_told_in_the_precision_of_the_coefficients():
         assert torch.equal(output, expected)
         (gradient,) = torch.autograd.grad(output.sum(), coarse)
         assert gradient.dtype == torch.bfloat16
-        assert gradient.isfinite().all()
 
 
 REFUSED = [

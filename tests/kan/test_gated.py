@@ -1,7 +1,6 @@
 """What a gated layer is; test_kernels.py compares its kernel with torch."""
 
 import itertools
-import math
 from functools import partial
 
 import pytest
@@ -94,19 +93,18 @@ class Doubled(LearnedFunctions):
         return 2 * super().forward(input)
 
 
-@pytest.mark.parametrize("hooked", [False, True])
 @pytest.mark.parametrize(
     "kind", [LearnedFunctions, Doubled, partial(LearnedFunctions, basis="rbf")]
 )
-def test_functions_without_a_kernel_or_with_hooks_are_called(kind, hooked):
+def test_functions_without_a_kernel_or_with_hooks_are_called(kind):
     layer = GatedLinear(4, 3, False, functions=kind(4, dtype=DOUBLE), dtype=DOUBLE)
     x, seen = randn(5, 8), []
-    if hooked:
-        layer.functions.register_forward_hook(lambda *call: seen.append(call))
     output, state = layer(x)
-    assert len(seen) == hooked
     expected = nn.functional.linear(layer.functions(state) * x[:, 4:], layer.weight)
     torch.testing.assert_close(output, expected)
+    layer.functions.register_forward_hook(lambda *call: seen.append(call))
+    torch.testing.assert_close(layer(x)[0], expected)
+    assert len(seen) == 1
 
 
 @each_kind
@@ -114,9 +112,6 @@ def test_a_layer_starts_as_one_of_silu_that_nothing_modulates(order):
     functions = LearnedFunctions(20) if order else None
     layer = GatedLinear(20, 30, rank=2, functions=functions)
     layer.reset_parameters(seeded(0))
-    bound = 1 / math.sqrt(20)
-    for parameter in (layer.weight.detach(), layer.bias.detach()):
-        assert 0.8 * bound < float(parameter.abs().max()) <= bound
     x, code = randn(50, 40, dtype=torch.float32), randn(50, 2, dtype=torch.float32)
     output, state = layer(x, None, code)
     assert torch.equal(state, x[:, :20])

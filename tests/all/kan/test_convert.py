@@ -107,19 +107,6 @@ def test_formulas_count_only_where_pykan_counts_them(pykan):
     _assert_converts(ignored)
 
 
-def test_a_base_function_without_effect_is_left_out(pykan):
-    model = _pykan_network(pykan, [2, 3, 1], base_fun="identity")
-    with refused(r"act_fun\[0\]\.base_fun .* Identity\(\); train"):
-        from_pykan(model)
-    with torch.no_grad():
-        model.act_fun[0].scale_base.zero_()
-        model.act_fun[1].mask.zero_()
-    assert _assert_converts(model).layers[0].base_activation is None
-    mixed = _pykan_network(pykan, [2, 3, 1], base_fun="zero")
-    mixed.act_fun[1].base_fun = nn.functional.silu
-    _assert_converts(mixed)
-
-
 def test_a_pykan_network_that_no_kan_equals_is_refused(pykan):
     for options, message in (
         ({"sizes": [2, [2, 1], 1]}, r"multiplication nodes .*\[2, 1\].* sums only"),
@@ -128,7 +115,12 @@ def test_a_pykan_network_that_no_kan_equals_is_refused(pykan):
     ):
         with refused(message):
             from_pykan(_pykan_network(pykan, **{"sizes": [2, 3, 1], **options}))
-    model = _pykan_network(pykan, [2, 3, 1])
+    model = _pykan_network(pykan, [2, 3, 1], base_fun="identity")
+    with refused(r"act_fun\[0\]\.base_fun .* Identity\(\); train"):
+        from_pykan(model)
+    for act in model.act_fun:  # without an effect it is left out
+        act.scale_base.detach().zero_()
+    assert _assert_converts(model).layers[0].base_activation is None
     model.act_fun[1].grid.detach()[2, 4] = torch.nan
     with refused(r"act_fun\[1\]: the knots of input 2 are no even grid"):
         from_pykan(model)
