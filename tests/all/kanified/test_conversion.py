@@ -13,7 +13,7 @@ from kanified_networks import gradients, in_both_ways, loss_of
 from picture_networks import make, output
 
 
-def test_a_compiled_network_does_the_same_in_one_graph():
+def test_a_compiled_and_an_averaged_network_do_the_same():
     """As TorchDynamo and AOTAutograd have it; what Inductor makes of layers, tests/kan has."""
     network, call = make("dit")
     in_both_ways(network)
@@ -21,14 +21,9 @@ def test_a_compiled_network_does_the_same_in_one_graph():
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(*call)[0], network(*call)[0])
     found = gradients(compiled, call)
-    assert len(found) == len(known)
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, known[name.removeprefix("_orig_mod.")])
-
-
-def test_an_average_of_one_network_is_that_network():
-    network, call = make("dit")
-    in_both_ways(network)
+    found = {name.removeprefix("_orig_mod."): gradient for name, gradient in found.items()}
+    torch.testing.assert_close(found, known)
+    # An average of one network is that network.
     average, other = EMAModel(network.parameters()), copy.deepcopy(network)
     for parameter in other.parameters():
         parameter.detach().zero_()
@@ -42,18 +37,13 @@ def test_adapters_train_on_the_linear_maps_that_stay():
     kanify(network, keep_function=True)
     before = output(network, call)
     network.add_adapter(LoraConfig(r=2, target_modules=["to_q", "net.0.proj", "net.2"]))
-    trained = [name for name, p in network.named_parameters() if p.requires_grad]
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     assert sum("net.0.proj.lora" in name for name in trained) == 8
     assert all("lora" in name for name in trained)
     torch.testing.assert_close(output(network, call), before)  # an adapter starts at zero
-    network.train()
-    rate = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-2)
-    first = loss_of(network, call)
-    for _ in range(3):
-        rate.zero_grad()
-        loss_of(network, call).backward()
-        rate.step()
-    assert loss_of(network, call) < first
+    found = gradients(network, call)
+    assert found.keys() <= trained.keys()
+    assert any(gradient.any() for gradient in found.values())
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
