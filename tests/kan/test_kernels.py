@@ -61,16 +61,3 @@ def test_a_basis_of_ones_own_is_left_to_torch():
     assert not is_fused(layer(x))
     features = layer.features(x).flatten(1)
     torch.testing.assert_close(layer(x), linear(features, layer.weight, layer.bias))
-
-
-def test_autocast_keeps_the_place_on_the_grid():
-    for mode in ("linear", "clamp", "zero"):
-        case = Case("bspline", mode, SINGLE)
-        layer = case.build(outputs=4, size=64)
-        x = case.points(layer, 200)
-        features = layer.features(x)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(layer.features(x), features)
-            assert not is_fused(layer(x))
-            narrow = layer.features(x.bfloat16())
-        assert torch.equal(narrow, layer.features(x.bfloat16().float()))

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from helpers import assert_same_state, randn, refused
-from kan_cases import KINDS, SINGLE, operands_of, over, run
+from kan_cases import KINDS, SINGLE, Case, operands_of, over, run
 from kan_diffusion.kan import KANLinear, moved, refined
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 
@@ -31,6 +31,23 @@ def test_bfloat16_autocast_stays_near_float32(case):
         assert one.dtype == torch.float32 or place == 0
         # bfloat16 keeps eight bits.
         assert float((one - other).norm() / other.norm()) < 0.08
+
+
+EXPANDING = [case for case in KINDS if case.is_full or case.kind in ("functions", "shared")]
+EXPANDING += [Case("bspline", "clamp"), Case("bspline", "zero")]
+
+
+@over([replace(case, dtype=SINGLE) for case in EXPANDING])
+def test_autocast_keeps_the_functions_and_the_place_on_the_grid(case):
+    layer = case.build()
+    expand, x = getattr(layer, "features", layer), case.points(layer, 200)
+    coarse = x.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, narrow = expand(x), expand(coarse)
+    assert torch.equal(found, expand(x))
+    assert torch.equal(narrow, expand(coarse.float()))
+    (gradient,) = torch.autograd.grad(narrow.sum(), coarse)
+    assert gradient.dtype == torch.bfloat16
 
 
 @over(KINDS)
