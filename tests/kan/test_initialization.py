@@ -18,18 +18,14 @@ BASES = ("bspline", "rbf", "chebyshev")
 INPUTS, OUTPUTS = 60, 80
 
 
-def _wide_layer(init, **own):
+def _drawn(init, **own):
+    """A wide layer, its base weights (out, in) and its coefficients (out, in, functions)."""
     own = {"base_activation": "silu", "dtype": torch.float64, **own}
     layer = KANLinear(INPUTS, OUTPUTS, init=init, **own)
     layer.reset_parameters(seeded(0))
-    return layer
-
-
-def _parts(layer):
-    """Base weights (out, in) and coefficients (out, in, functions)."""
-    edges = layer.weight.detach().view(layer.out_features, layer.in_features, -1)
+    edges = layer.weight.detach().view(OUTPUTS, INPUTS, -1)
     first = int(layer.base_activation is not None)
-    return edges[..., :first], edges[..., first:]
+    return layer, edges[..., :first], edges[..., first:]
 
 
 def _assert_normal(values, std):
@@ -60,35 +56,30 @@ def _glorot_std(basis):
 def test_glorot_carries_the_variance_through_silu(basis):
     for size in (3, 12):
         own = {"basis": basis, "grid_size": size, "grid_range": (-2.0, 3.0)}
-        layer = _wide_layer("glorot", edge_scale=True, **own)
-        base, coefficients = _parts(layer)
+        layer, base, coefficients = _drawn("glorot", edge_scale=True, **own)
         _assert_normal(base, math.sqrt(2 / (INPUTS + OUTPUTS)))
         _assert_normal(coefficients, _glorot_std(layer.basis))
         assert (layer.scale == 1).all()
         assert (layer.bias == 0).all()
     # Without a base branch it is the one there is, and the default.
-    layer = _wide_layer(None, basis=basis, base_activation=None)
-    base, coefficients = _parts(layer)
+    layer, base, coefficients = _drawn(None, basis=basis, base_activation=None)
     assert (layer.init, base.numel()) == ("glorot", 0)
     _assert_normal(coefficients, _glorot_std(layer.basis))
 
 
 def test_noise_keeps_within_its_bounds_and_reaches_them():
     for grid_size in (3, 12):
-        layer = _wide_layer("noise", grid_size=grid_size, edge_scale=True)
-        base, coefficients = _parts(layer)
+        layer, base, coefficients = _drawn("noise", grid_size=grid_size, edge_scale=True)
         _assert_uniform(base, 1 / math.sqrt(INPUTS))
         _assert_uniform(coefficients, 0.05 / grid_size)
         _assert_uniform(layer.scale.detach(), 1 / math.sqrt(INPUTS))
-        without = _parts(_wide_layer("noise", grid_size=grid_size))
-        _assert_uniform(without[1], 0.05 / grid_size)
+        _assert_uniform(_drawn("noise", grid_size=grid_size)[2], 0.05 / grid_size)
 
 
 def test_original_splines_have_small_values_at_the_knots(scipy_basis):
     for order in range(1, 6):
         size = 7
-        layer = _wide_layer("original", grid_size=size, order=order, edge_scale=True)
-        base, coefficients = _parts(layer)
+        layer, base, coefficients = _drawn("original", grid_size=size, order=order, edge_scale=True)
         _assert_uniform(base, 1 / math.sqrt(INPUTS))
         knots = scipy_basis(np.arange(size + 1.0), 0.0, 1.0, size, order, "linear")
         # Inside of the ends, where scipy's last knot would be left out.
@@ -101,13 +92,12 @@ def test_original_splines_have_small_values_at_the_knots(scipy_basis):
         # The scale is a factor of the functions, whether or not it is a parameter.
         scale = 1 / math.sqrt(INPUTS)
         torch.testing.assert_close(layer.scale.detach(), torch.full_like(layer.scale, scale))
-        without = _parts(_wide_layer("original", grid_size=size, order=order))[1]
+        _, _, without = _drawn("original", grid_size=size, order=order)
         torch.testing.assert_close(without, coefficients * scale)
 
 
 def test_power_law_shrinks_with_the_weights_of_an_output():
-    layer = _wide_layer("power-law", grid_size=7, edge_scale=True)
-    base, coefficients = _parts(layer)
+    layer, base, coefficients = _drawn("power-law", grid_size=7, edge_scale=True)
     _assert_normal(base, (INPUTS * 11) ** -0.25)
     _assert_normal(coefficients, (INPUTS * 11) ** -1.75)
     assert (layer.scale == 1).all()
