@@ -1,6 +1,9 @@
 """Kanified networks are compiled, averaged and adapted."""
 
 import copy
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +11,11 @@ from diffusers.training_utils import EMAModel
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 
 from helpers import refused
-from kan_diffusion.kanified import kanify
+from kan_diffusion.kanified import kanify, load_kanified
 from kanified_networks import gradients, in_both_ways, loss_of
-from picture_networks import make, output
+from picture_networks import change, make, output
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "kanify.py"
 
 
 def test_a_compiled_and_an_averaged_network_do_the_same():
@@ -63,3 +68,13 @@ def test_what_an_adapter_wraps_is_refused():
     inject_adapter_in_model(LoraConfig(target_modules=["3"], r=2), network)
     with refused(r"'1': '3' is a peft.* and no plain nn.Linear; merge adapters first"):
         kanify(network, layers="1")
+
+
+def test_the_example_writes_a_network_that_does_what_it_did(tmp_path, monkeypatch, capsys):
+    network, call = make("unet")
+    network.save_pretrained(tmp_path / "plain" / "unet")
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "plain"), str(tmp_path / "kan")])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert "down_blocks.0.attentions.0.transformer_blocks.0.ff" in capsys.readouterr().out
+    found = load_kanified(tmp_path / "kan")
+    assert 0 < change(output(network, call), output(found, call)) < 1e-3
