@@ -185,10 +185,6 @@ def normed():
     return nn.Sequential(nn.Linear(4, 8), nn.SiLU(), down)
 
 
-def kanified(kind):
-    return lambda: kanify(feed_forward("geglu"), kind=kind)[0]
-
-
 @pytest.mark.parametrize(
     ("made", "settings", "reason"),
     [
@@ -207,8 +203,11 @@ def kanified(kind):
         (with_own_gates, {}, "DenseReluDense': its gates have a linear map of their own"),
         (unknown, {}, "'PReLU' is no activation that is known here"),
         (normed, {}, r"'1': '2' is a .*ParametrizedLinear and no plain nn.Linear"),
-        (kanified("grouped"), {}, r"replaced: \(the module\): it is made of KAN layers already"),
-        (kanified("full"), {}, r"replaced: \(the module\): it is made of KAN layers already"),
+        (
+            lambda: kanify(feed_forward("geglu"), kind="full")[0],
+            {},
+            r"replaced: \(the module\): it is made of KAN layers already",
+        ),
         (lambda: between(nn.PReLU()), {}, "'1': 'PReLU' is learned already"),
         (lambda: between(nn.GELU(), 6), {}, "'1': '0' gives 8 units, '2' takes 6"),
         (lambda: between(nn.ReLU()), {"keep_function": True}, "ReLU is kept to .* 1e-04 is needed"),

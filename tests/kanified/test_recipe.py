@@ -64,7 +64,6 @@ def _recipe(key, value):
 
 DAMAGE = [
     (*_recipe("grid_size", 9), "the weights in .* are not those of 'config.json'"),
-    (*_recipe("hidden", 99_999), "the weights in .* are not those of 'config.json'"),
     (*_recipe("hidden", 10**12), "kanified: hidden = 1000000000000"),
     (*_recipe("path", "nowhere"), "no block 'nowhere' to replace"),
     (*_recipe("basis", "os.system"), "unknown basis 'os.system'"),
