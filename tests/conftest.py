@@ -16,7 +16,7 @@ pytest.register_assert_rewrite(
         "density_contract",
         "family_contract",
         "helpers",
-        "kan_networks",
+        "kan_cases",
         "kernel_suite",
         "table_files",
     ),

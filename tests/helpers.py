@@ -1,34 +1,25 @@
 """What tests share: seeded draws, random layers, and refusals of one line."""
 
-from __future__ import annotations
-
-import math
-from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan import KANLinear, LearnedFunctions
-from kan_diffusion.kan.functions import BasisLayer
-
-Layer = TypeVar("Layer", bound=BasisLayer)
+from kan_diffusion.kan import KANLinear
 
 
-def seeded(seed: int = 0) -> torch.Generator:
+def seeded(seed=0):
     """A generator of its own for every draw of a test."""
     return torch.Generator().manual_seed(seed)
 
 
-def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+def randn(*shape, seed=0, dtype=torch.float64):
     """Normal numbers from a generator of their own."""
     return torch.randn(*shape, generator=seeded(seed), dtype=dtype)
 
 
-def scrambled(layer: Layer, seed: int = 0) -> Layer:
+def scrambled(layer, seed=0):
     """The layer with normal parameters and another grid each."""
     generator = seeded(seed)
     for parameter in layer.parameters():
@@ -39,15 +30,13 @@ def scrambled(layer: Layer, seed: int = 0) -> Layer:
     return layer
 
 
-def random_layer(
-    in_features: int = 3, out_features: int = 2, *, seed: int = 0, **settings: object
-) -> KANLinear:
+def random_layer(in_features=3, out_features=2, *, seed=0, **settings):
     """A float64 layer with normal parameters and a grid for each input."""
     layer = KANLinear(in_features, out_features, **{"dtype": torch.float64, **settings})
     return scrambled(layer, seed)
 
 
-def function_by_function(module: LearnedFunctions, x: Tensor) -> Tensor:
+def function_by_function(module, x):
     """Learned functions (n, in, R) of inputs (n, in), each evaluated by itself."""
     values = torch.empty(*x.shape, module.functions, dtype=x.dtype)
     for i, group in enumerate(module.group.tolist()):
@@ -59,41 +48,29 @@ def function_by_function(module: LearnedFunctions, x: Tensor) -> Tensor:
     return values
 
 
-def is_fused(output: Tensor) -> bool:
-    """Tells whether a compiled kernel computed it."""
-    return type(output.grad_fn).__name__ == "_FusedBackward"
+def is_fused(output):
+    """Tells whether a compiled kernel computed it, or what it is put together of."""
+    nodes, seen = [output.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if type(node).__name__ == "_FusedBackward":
+            return True
+        if node not in seen:
+            seen.add(node)
+            nodes += [before for before, _ in getattr(node, "next_functions", ()) if before]
+    return False
 
 
-def scattered(tensor: Tensor) -> Tensor:
-    """The same numbers with others between them in memory."""
-    room = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), math.nan, dtype=tensor.dtype)
-    room[..., ::2] = tensor
-    return room[..., ::2]
-
-
-def assert_as_exact(
-    ours: Iterable[Tensor], theirs: Iterable[Tensor], exact: Iterable[Tensor], tolerance: float
-) -> None:
-    """Tensors are as near to exact ones as others are, within three times, or nearly."""
-    for one, other, truth in zip(ours, theirs, exact, strict=True):
-        if one.numel():
-            scale = max(1.0, float(truth.abs().max()))
-            allowed = tolerance * scale + 3 * float((other - truth).abs().max())
-            torch.testing.assert_close(one.to(truth.dtype), truth, rtol=0, atol=allowed)
-
-
-def assert_same_state(one: nn.Module, other: nn.Module | dict[str, Tensor]) -> None:
+def assert_same_state(one, other):
     """Two modules, or a module and a state dict, have the same tensors to the bit."""
-    state = other.state_dict() if isinstance(other, nn.Module) else other
+    state = other if isinstance(other, dict) else other.state_dict()
     assert list(one.state_dict()) == list(state)
     for name, value in one.state_dict().items():
         assert torch.equal(value, state[name]), name
 
 
 @contextmanager
-def refused(
-    message: str, error: type[Exception] = KanDiffusionError
-) -> Iterator[pytest.ExceptionInfo[Exception]]:
+def refused(message, error=KanDiffusionError):
     """Expects an error of one line that matches the message."""
     with pytest.raises(error, match=message) as caught:
         yield caught

@@ -81,16 +81,13 @@ def test_predictions_turn_into_each_other_and_are_those_of_diffusers(process):
         )
 
 
-def test_the_seeds_process_keeps_most_of_its_signal_and_says_so():
-    process = get_process("notebook")
-    alpha, _ = process.levels()
-    beta = 0.025**2
-    steps = torch.arange(1, 251, dtype=torch.float64)
-    torch.testing.assert_close(alpha**2, (1 - beta) ** steps, rtol=1e-5, atol=0)
-    assert signal_left(process) == pytest.approx(math.sqrt((1 - beta) ** 250), rel=1e-5)
-    warning = signal_warning(process)
-    assert "92.5% of the signal is left" in warning
-    assert "--process cosine" in warning
+def test_the_notebooks_process_keeps_most_of_its_signal_and_says_so():
+    process, beta = get_process("notebook"), 0.025**2
+    kept = (1 - beta) ** torch.arange(1, 251, dtype=torch.float64)
+    torch.testing.assert_close(process.levels()[0] ** 2, kept, rtol=1e-5, atol=0)
+    assert signal_left(process) == pytest.approx(math.sqrt(kept[-1]), rel=1e-5)
+    assert "92.5% of the signal is left" in signal_warning(process)
+    assert "--process cosine" in signal_warning(process)
     assert (process.loss, process.prediction_type) == ("huber", "epsilon")
     for name in ("cosine", "ddpm", "flow"):  # which reach noise
         assert 0 <= signal_left(get_process(name)) < SIGNAL_LIMIT

@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
-    DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     FlowMatchHeunDiscreteScheduler,
@@ -117,19 +116,9 @@ def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mi
     torch.testing.assert_close(mixed, none + 2.5 * (one - none), rtol=1e-4, atol=1e-4)
 
 
-def test_samples_are_in_the_units_of_the_data():
-    moved = _exact(mean=[100.0, -3.0], scale=[5.0, 0.5], columns=["height", "weight"])
-    plain = _exact()
-    expected = _samples(plain) * torch.tensor([5.0, 0.5]) + torch.tensor([100.0, -3.0])
-    torch.testing.assert_close(_samples(moved), expected)
-    assert moved.config.columns == ["height", "weight"]
-    assert plain.config.columns == ["x0", "x1"]
-
-
-def test_schedulers_keep_the_process_and_any_of_diffusers_can_be_put_in():
-    notebook = get_process("notebook")
+def test_schedulers_keep_the_process():
     for name in SCHEDULERS:
-        process = FLOW if "flow" in name else notebook
+        process = FLOW if "flow" in name else get_process("notebook")
         scheduler = make_scheduler(name, process)
         if process.is_flow:
             torch.testing.assert_close(scheduler.sigmas.flip(0).double(), process.levels()[1])
@@ -137,13 +126,9 @@ def test_schedulers_keep_the_process_and_any_of_diffusers_can_be_put_in():
         signal = scheduler.alphas_cumprod.double().sqrt()
         torch.testing.assert_close(signal, process.levels()[0], rtol=1e-6, atol=1e-6)
         assert scheduler.config.prediction_type == "epsilon"
-        if isinstance(scheduler, DDPMScheduler):
-            assert not scheduler.config.clip_sample
-            assert scheduler.config.variance_type == process.scheduler().config.variance_type
-    pipeline = _exact()
-    theirs = {"clip_sample": False, "timestep_spacing": "trailing"}
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **theirs)
-    torch.testing.assert_close(_samples(pipeline), _samples(_exact("ddim")))
+        assert not scheduler.config.get("clip_sample")
+        own = process.scheduler().config.variance_type
+        assert scheduler.config.get("variance_type") in (None, own)
 
 
 @pytest.mark.parametrize("name", ["dpm-solver++", "ddpm"])
@@ -179,17 +164,7 @@ def test_a_callback_sees_every_step_of_every_batch_and_may_change_it():
         return {"sample": given["sample"] * (math.nan if step == 1 else 1)}
 
     with refused("infinite or NaN at timestep 666, step 2 of 3"):
-        _samples(pipeline, callback_on_step_end=spoil)
-
-
-def test_denoisers_of_flow_matching_are_given_their_own_timesteps():
-    seen = []
-    pipeline = _exact("flow-heun")
-    pipeline.denoiser.register_forward_hook(lambda _, inputs, __: seen.append(inputs[1]))
-    pipeline(3, 5)
-    steps = torch.stack(seen).double()
-    expected = torch.linspace(999, 0, 5, dtype=torch.float64)
-    torch.testing.assert_close(steps.unique().flip(0), expected, rtol=1e-5, atol=1e-3)
+        _samples(_exact("ddpm"), callback_on_step_end=spoil)
 
 
 def test_copies_and_files_are_the_same_pipeline_in_any_dtype_and_with_parts_of_ones_own(tmp_path):
@@ -209,9 +184,12 @@ def test_copies_and_files_are_the_same_pipeline_in_any_dtype_and_with_parts_of_o
         assert (same.standardizer, same.columns) == (pipeline.standardizer, pipeline.columns)
         # Weights from a file lie at other addresses, which may change the order of a sum.
         torch.testing.assert_close(_samples(same), expected, rtol=1e-5, atol=1e-6)
+    plain = PointDiffusionPipeline(pipeline.denoiser, COSINE)
+    assert plain.config.columns == ["x0", "x1"]
+    units = torch.tensor([[2.0, 0.5], [5.0, -1.0]], dtype=torch.float64)
+    torch.testing.assert_close(_samples(plain) * units[0] + units[1], expected)
     moved = PointDiffusionPipeline.from_pipe(pipeline, mean=[0.0, 0.0])
-    shift = torch.tensor([5.0, -1.0], dtype=torch.float64)
-    torch.testing.assert_close(_samples(moved) + shift, expected)
+    torch.testing.assert_close(_samples(moved) + units[1], expected)
     parts = {"scheduler": make_scheduler("ddim", COSINE), "denoiser": stirred("mlp")}
     own = PointDiffusionPipeline.from_pretrained(tmp_path, **parts)
     assert own.denoiser is parts["denoiser"]
@@ -233,6 +211,7 @@ def test_sampling_leaves_a_model_in_its_mode_and_shows_a_bar_when_told(capsys):
         pipeline.denoiser.train(mode)
         _samples(pipeline)
         assert pipeline.denoiser.training == mode
+    assert capsys.readouterr().err == ""
 
     def fail(*_):
         raise KeyboardInterrupt
@@ -240,7 +219,6 @@ def test_sampling_leaves_a_model_in_its_mode_and_shows_a_bar_when_told(capsys):
     with pytest.raises(KeyboardInterrupt):
         _samples(pipeline, callback_on_step_end=fail)
     assert pipeline.denoiser.training
-    assert capsys.readouterr().err == ""
     pipeline.set_progress_bar_config(disable=False)
     _samples(pipeline)
     assert "3/3" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import sympy
 import torch
 
 from helpers import refused
+from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction, get_functions
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from networks import batch, network
@@ -37,34 +38,38 @@ def test_functions_are_their_expressions_with_their_derivatives_and_symmetries()
         assert _reduces(name, _values(name, Z + 0.7)) or not function.shiftless, name
         assert _reduces(name, _values(name, 1.7 * Z)) or not function.scaleless, name
         assert name == function.name
-
-
-def test_the_simplest_function_is_the_line_and_comes_first():
     complexities = [function.complexity for function in LIBRARY.values()]
     assert complexities == sorted(complexities)
     assert next(iter(LIBRARY)) == LINEAR
 
 
-def test_functions_of_ones_own_are_known_by_their_place_and_others_by_name(tmp_path, monkeypatch):
+def test_functions_of_ones_own_are_known_by_their_place_and_saved_with_a_network(
+    tmp_path, monkeypatch
+):
     module = ModuleType("functions_of_my_own")
     module.ATAN = EdgeFunction("arc tangent", torch.atan, sympy.atan, 4, "odd")
-    module.NUMBER = 3
     monkeypatch.setitem(sys.modules, module.__name__, module)
     place = "functions_of_my_own:ATAN"
     functions = get_functions(["sin", place])
     assert functions["sin"] is LIBRARY["sin"]
     assert functions[place].name == place
     assert functions[place].values is torch.atan
-    denoiser = network([[(0, 0, place, True), (1, 1, "sin", False)]], []).float()
+    edges = (
+        [(0, 0, place, True), (1, 1, CURVE, False)],
+        [(0, 0, "sin", False), (1, 1, LINEAR, True)],
+    )
+    denoiser = network(edges, [2], modulated=True, scaled_inputs=True).float()
+    for layer in denoiser.layers:
+        layer.basis.grid_origin.add_(0.3)
     denoiser.save_pretrained(tmp_path)
     loaded = ReadableDenoiser.from_pretrained(tmp_path)
     points, steps = batch()
     assert torch.equal(loaded(points.float(), steps).sample, denoiser(points.float(), steps).sample)
+    assert loaded.edges == denoiser.edges
+    assert loaded.num_trainable == denoiser.num_trainable
     missing = "no_such_module_here:F"
     for name, options, message in (
         ("gausian", {}, "edge function 'gausian', did you mean 'gaussian"),
-        ("functions_of_my_own:NUMBER", {}, r"is of type int, .*denoisers\.EdgeFunction"),
-        (missing, {"importing": True}, "module 'no_such_module_here' cannot be imported"),
         (missing, {}, f"edge function '{missing}' .* import no_such_module_here first"),
     ):
         with refused(message):

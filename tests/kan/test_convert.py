@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from efficient_states import efficient_state, inputs
-from helpers import assert_same_state, refused, seeded
+from helpers import assert_same_state, refused
 from kan_diffusion.kan.convert import from_efficient_kan
 
 
@@ -19,12 +19,12 @@ def _efficient_forward(state, x, basis):
     A layer's output o is sum_i w_oi silu(x_i) + sum_ig s_oi c_oig B_ig(x_i), B_ig on the knots of
     input i.
     """
-    num_layers = sum(key.endswith("base_weight") for key in state)
-    for index in range(num_layers):
+    for index in range(sum(key.endswith("base_weight") for key in state)):
+        own = f"layers.{index}."
         tensors = {
-            key.rsplit(".", 1)[1]: value.double().numpy()
+            key.removeprefix(own): value.numpy()
             for key, value in state.items()
-            if f"layers.{index}." in key
+            if key.startswith(own)
         }
         weight, knots = tensors["spline_weight"], tensors["grid"]
         if "spline_scaler" in tensors:
@@ -50,23 +50,14 @@ def _efficient_forward(state, x, basis):
 def test_an_efficient_kan_keeps_its_outputs_inside_and_outside_of_the_grid(
     scipy_basis, sizes, grid_size, order, scaled, seed
 ):
-    state = efficient_state(sizes, grid_size, order, scaled, seed=seed)
-    network = from_efficient_kan(state)
-    x = inputs(sizes[0], seeded(seed))
+    state = efficient_state(sizes, grid_size, order, scaled, seed)
+    with torch.device("meta"):  # torch's default is no device of a network
+        network = from_efficient_kan(state)
+    x = inputs(sizes[0], seed)
     expected = _efficient_forward(state, x.numpy(), scipy_basis)
     with forward_ad.dual_level():  # where no kernel is compiled for its order
         found = network(x).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_an_efficient_kan_in_single_precision(scipy_basis):
-    state = {key: value.float() for key, value in efficient_state([3, 5, 2]).items()}
-    network = from_efficient_kan(state)
-    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
-    x = inputs(3, seeded(0))
-    expected = _efficient_forward(state, x.numpy(), scipy_basis)
-    found = network(x.float()).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
 
 
 def test_the_spline_scaler_stays_a_parameter_of_its_own():
@@ -76,8 +67,7 @@ def test_the_spline_scaler_stays_a_parameter_of_its_own():
     assert torch.equal(layer.scale, state["layers.0.spline_scaler"])
     assert from_efficient_kan(efficient_state([2, 3], scaled=False)).layers[0].scale is None
     # A copy: training the network leaves the state dict alone.
-    with torch.no_grad():
-        layer.scale.fill_(0)
+    layer.scale.detach().fill_(0)
     assert bool(state["layers.0.spline_scaler"].any())
 
 
@@ -86,17 +76,16 @@ def test_a_grid_is_as_even_as_its_numbers_allow():
     state = {key: value.float() for key, value in efficient_state([2, 1]).items()}
     knots = 1000.01 + 0.13 * torch.arange(-3, 8, dtype=torch.float64)
     state["layers.0.grid"] = knots.float().repeat(2, 1)
-    layer = from_efficient_kan(state).layers[0]
-    assert float(layer.basis.grid_origin[0]) == pytest.approx(1000.01, abs=1e-3)
-    assert float(layer.basis.grid_step[0]) == pytest.approx(0.13, abs=1e-4)
+    network = from_efficient_kan(state)
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
+    basis = network.layers[0].basis
+    assert float(basis.grid_origin[0]) == pytest.approx(1000.01, abs=1e-3)
+    assert float(basis.grid_step[0]) == pytest.approx(0.13, abs=1e-4)
 
 
-def _falling(state):
-    state["layers.1.grid"][2, 4] = state["layers.1.grid"][2, 6]
-
-
-def _uneven(state):
-    state["layers.1.grid"][2, 4] += 0.01
+def _knot(index, change):
+    """Changes a knot of the second layer's last input."""
+    return lambda state: state["layers.1.grid"][2, index].add_(change)
 
 
 def _put(key, value):
@@ -109,69 +98,38 @@ REFUSED = [
     (dict.clear, r"layers\.0 of an efficient-KAN is not whole"),
     (_put("layers.3.grid", torch.zeros(1, 1)), r"layers\.2 of .* is not whole"),
     (_put("encoder.weight", torch.zeros(1)), r"'encoder\.weight' is no number .* and no more"),
-    (_put("layers.0.bias", torch.zeros(1)), r"'layers\.0\.bias' is no number"),
-    (_put("b.layers.0.grid", torch.zeros(1)), r"'b\.layers\.0\.grid' is no number"),
     (_put("layers.0.grid", torch.zeros(2, 11).long()), r"'layers\.0\.grid' is no number"),
     (_put("layers.0.base_weight", torch.zeros(3)), r"layers\.0 .* other shapes; pass"),
     (_put("layers.0.spline_weight", torch.zeros(2, 3, 7)), r"layers\.0 .* other shapes"),
-    (_put("layers.0.spline_scaler", torch.zeros(2, 3)), r"layers\.0 .* other shapes"),
     (_put("layers.1.grid", torch.zeros(3, 15)), r"layers\.1 .* other shapes"),
     (_put("layers.1.grid", torch.zeros(2, 11)), r"layers\.1 .* other shapes"),
-    (_put("layers.1.grid", torch.tensor(0.0)), r"layers\.1 .* other shapes"),
     (lambda state: state.update(efficient_state([2, 4])), r"layers\.0 and layers\.1 do not follow"),
-    (
-        lambda state: state.update(efficient_state([2, 3], 5, 2)),
-        r"do not follow each other: .* and the same order",
-    ),
-    (_falling, r"layers\.1: the knots of input 2 are no even grid"),
+    (lambda state: state.update(efficient_state([2, 3], 5, 2)), "each other: .* the same order"),
+    (lambda state: state.update(efficient_state([2, 3, 1], order=0)), "order must be 1 to 5, not"),
     (_put("layers.0.grid", torch.full((2, 11), torch.nan)), r"layers\.0: .* input 0 are no even"),
-    (_put("layers.0.grid", torch.zeros(2, 11)), r"layers\.0: .* input 0 are no even grid"),
-    (_uneven, r"layers\.1: the knots of input 2 are no even grid .* with grid_eps=1"),
+    (_knot(4, 0.01), r"layers\.1: the knots of input 2 are no even grid .* with grid_eps=1"),
 ]
 
 
-def test_a_state_dict_that_is_not_an_efficient_kans_is_refused():
+def test_what_is_not_an_efficient_kan_is_refused():
     for spoil, message in REFUSED:
         state = efficient_state([2, 3, 1])
         spoil(state)
         with refused(message):
             from_efficient_kan(state)
-
-
-EFFICIENT_NAMES = ("base_weight", "spline_weight", "grid", "spline_scaler")
-
-
-class _EfficientLayer(nn.Module):
-    """A layer of efficient-KAN: its parameters and, as an attribute, its base activation."""
-
-    def __init__(self, tensors, base_activation):
-        super().__init__()
-        self.base_activation = base_activation
-        for name, value in tensors.items():
-            self.register_buffer(name, value)
-
-
-def _efficient_network(state, *base_activations):
-    network = nn.Module()
-    network.layers = nn.ModuleList(
-        _EfficientLayer(
-            {name: state[f"layers.{index}.{name}"] for name in EFFICIENT_NAMES}, activation
-        )
-        for index, activation in enumerate(base_activations)
-    )
-    return network
+    with refused(r"takes a network or its state dict, not a str; read a file with torch\.load\("):
+        from_efficient_kan("model.pt")
 
 
 def test_the_base_activation_of_an_efficient_kan_is_silu_or_it_is_refused():
-    state = efficient_state([2, 3, 1])
-    found = from_efficient_kan(_efficient_network(state, nn.SiLU(), nn.functional.silu))
-    assert_same_state(found, from_efficient_kan(state))
-    with refused(r"layers\.1 has the base activation GELU\(.*; train with base_activation=torch"):
-        from_efficient_kan(_efficient_network(state, nn.SiLU(), nn.GELU()))
-
-
-def test_a_file_or_an_order_that_there_is_not_is_refused():
-    with refused(r"takes a network or its state dict, not a str; read a file with torch\.load\("):
-        from_efficient_kan("model.pt")
-    with refused(r"order must be 1 to 5, not 0"):
-        from_efficient_kan(efficient_state([2, 1], order=0))
+    state = efficient_state([2, 3])
+    network, layer = nn.Module(), nn.Module()
+    network.layers = nn.ModuleList([layer])
+    for key, value in state.items():
+        layer.register_buffer(key.removeprefix("layers.0."), value)
+    for activation in (nn.functional.silu, nn.SiLU()):
+        layer.base_activation = activation
+        assert_same_state(from_efficient_kan(network), from_efficient_kan(state))
+    layer.base_activation = nn.GELU()
+    with refused(r"layers\.0 has the base activation GELU\(.*; train with base_activation=torch"):
+        from_efficient_kan(network)

@@ -2,93 +2,115 @@
 
 import copy
 import io
-import pickle
-from functools import partial
+from dataclasses import replace
 
-import pytest
 import safetensors.torch
 import torch
 
-from helpers import refused
+from helpers import assert_same_state, randn, refused
+from kan_cases import KINDS, SINGLE, Case, operands_of, over, run
 from kan_diffusion.kan import KANLinear, moved, refined
-from kan_diffusion.kan.convert import from_efficient_kan
 from kan_diffusion.kan.initialization import INITIALIZATIONS
-from kan_networks import BASES, LAYERS, LEARNED, assert_near, network_of, points, results
-
-each_network = pytest.mark.parametrize("name", [*BASES, *LEARNED])
-each_layer = pytest.mark.parametrize("name", LAYERS)
 
 
-@each_network
-def test_bfloat16_autocast_stays_near_float32(name):
-    network = network_of(name)
-    x = points(200) / 3
-    full = results(network, network, x)
+@over([replace(case, dtype=SINGLE) for case in KINDS])
+def test_bfloat16_autocast_stays_near_float32(case):
+    module = case.build(8, 5)
+    for parameter in module.parameters():  # about as large as those of a network
+        parameter.detach().mul_(0.3)
+    x = case.points(module, 200, reach=0).requires_grad_()
 
-    def cast(x):
-        with torch.autocast("cpu", torch.bfloat16):
-            output = network(x)
-        assert output.dtype == torch.bfloat16
-        return output.float()
+    def results(output):
+        loss = output.float().square().sum()
+        return [output.detach(), *torch.autograd.grad(loss, operands_of(module, x))]
 
-    for one, other in zip(results(cast, network, x), full, strict=True):
-        assert one.dtype == torch.float32
-        # bfloat16 keeps eight bits; a hidden layer's rounding is steepened by the next.
+    full = results(module(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = module(x)
+    # Functions alone keep their precision, and with it the state of a gated layer.
+    assert (output.dtype == torch.bfloat16) == (case.is_full or case.kind == "grouped")
+    for place, (one, other) in enumerate(zip(results(output), full, strict=True)):
+        assert one.dtype == torch.float32 or place == 0
+        # bfloat16 keeps eight bits.
         assert float((one - other).norm() / other.norm()) < 0.08
 
 
-@each_network
-def test_copies_and_files_of_a_network_compute_the_same_and_share_nothing(name, tmp_path):
-    network = network_of(name, extrapolation="clamp", edge_scale=True)
-    x = points()
-    expected = results(network, network, x)  # what is kept from an evaluation is copied too
+EXPANDING = [case for case in KINDS if case.is_full or case.kind in ("functions", "shared")]
+EXPANDING += [Case("bspline", "clamp"), Case("bspline", "zero")]
+
+
+@over([replace(case, dtype=SINGLE) for case in EXPANDING])
+def test_autocast_keeps_the_functions_and_the_place_on_the_grid(case):
+    layer = case.build()
+    expand, x = getattr(layer, "features", layer), case.points(layer, 200)
+    coarse = x.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, narrow = expand(x), expand(coarse)
+    assert torch.equal(found, expand(x))
+    assert torch.equal(narrow, expand(coarse.float()))
+    (gradient,) = torch.autograd.grad(narrow.sum(), coarse)
+    assert gradient.dtype == torch.bfloat16
+
+
+@over(KINDS)
+def test_half_precision_modules_work_in_their_precision(case):
+    module = case.build()
+    for name, buffer in module.named_buffers():  # half precision tells the grid exactly
+        if "grid" in name:
+            buffer.fill_(-1 if name.endswith("origin") else 0.5)
+    for parameter in module.parameters():
+        parameter.detach().div_(4)
+    for dtype in (torch.float16, torch.bfloat16):
+        half = copy.deepcopy(module).to(dtype)
+        x = randn(40, module.in_features, seed=1).to(dtype)
+        output, *gradients = run(half, x, fused=None)
+        assert output.dtype == dtype
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        expected = half.double()(x.double()).detach()
+        tolerance = 20 * torch.finfo(dtype).eps * (float(expected.abs().max()) + 1)
+        torch.testing.assert_close(output.double(), expected, rtol=0, atol=tolerance)
+
+
+@over(KINDS)
+def test_copies_and_files_of_a_layer_compute_the_same_and_share_nothing(case, tmp_path):
+    module = case.build()
+    x = case.points(module, 40)
+    expected = run(module, x, fused=None)
     buffer = io.BytesIO()
-    torch.save(network, buffer)
+    torch.save(module, buffer)
     buffer.seek(0)
-    for twin in (
-        copy.deepcopy(network),
-        pickle.loads(pickle.dumps(network)),
-        torch.load(buffer, weights_only=False),
-    ):
-        assert all(map(torch.equal, results(twin, twin, x), expected))
+    safetensors.torch.save_model(module, str(tmp_path / "state.safetensors"))
+    for twin in (copy.deepcopy(module), torch.load(buffer, weights_only=False)):
+        assert all(map(torch.equal, run(twin, x, fused=None), expected))
         for tensor in (*twin.parameters(), *twin.buffers()):
             tensor.detach().fill_(7)
-        assert all(map(torch.equal, results(network, network, x), expected))
-    torch.save(network.state_dict(), tmp_path / "state.pt")
-    safetensors.torch.save_model(network, str(tmp_path / "state.safetensors"))
-    for read in (
-        lambda twin: twin.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True)),
-        lambda twin: safetensors.torch.load_model(twin, str(tmp_path / "state.safetensors")),
-    ):
-        twin = network_of(name, seed=5, extrapolation="clamp", edge_scale=True)
-        assert not torch.allclose(twin(x), network(x))
-        read(twin)
-        assert torch.equal(twin(x), network(x))
+        assert all(map(torch.equal, run(module, x, fused=None), expected))
+    twin = case.build(seed=16)  # of the same kind, with other numbers
+    safetensors.torch.load_model(twin, str(tmp_path / "state.safetensors"))
+    assert_same_state(twin, module)
+    assert torch.equal(twin(x), module(x))
 
 
-@each_network
-def test_any_leading_shape_and_no_rows(name):
-    network = network_of(name)
-    x = points(24)
-    expected = torch.cat([network(row.unsqueeze(0)) for row in x]).detach()
-    shapes = [(0,)]
-    if not name.startswith("gated"):  # which take rows
-        shapes.append((5, 0))
-        columns = x.view(4, 6, 3).permute(1, 0, 2)
-        assert_near([network(columns)], [expected.view(4, 6, 2).permute(1, 0, 2)], 1e-5)
-    assert_near([network(x)], [expected], 1e-5)
-    for shape in shapes:
-        empty = torch.zeros(*shape, 3, requires_grad=True)
-        output = network(empty)
-        assert output.shape == (*shape, 2)
-        gradients = torch.autograd.grad(output.sum(), [empty, *network.parameters()])
-        assert gradients[0].shape == empty.shape
-        assert all((gradient == 0).all() for gradient in gradients)
+@over(KINDS)
+def test_any_leading_shape_and_no_rows(case):
+    module = case.build()
+    x = case.points(module, 24)
+    expected = torch.cat([module(row.unsqueeze(0)) for row in x])
+    torch.testing.assert_close(module(x), expected)
+    columns = x.view(4, 6, -1).permute(1, 0, 2)
+    of_columns = expected.view(4, 6, -1).permute(1, 0, 2)
+    torch.testing.assert_close(module(columns), of_columns)
+    for shape in ((0,), (5, 0)):
+        empty = torch.zeros(*shape, module.in_features, dtype=x.dtype)
+        output, gradient, *others = run(module, empty, fused=None)
+        assert output.shape == (*shape, expected.shape[1])
+        assert gradient.shape == empty.shape
+        assert all((other == 0).all() for other in others)
 
 
-@each_layer
-def test_numbers_that_are_not_real_and_other_widths_are_refused(name):
-    layer = LAYERS[name]()
+@over([case for case in KINDS if not case.is_gated])
+def test_numbers_that_are_not_real_and_other_widths_are_refused(case):
+    layer = case.build()
     kind = type(layer).__name__
     for dtype in (torch.int64, torch.bool, torch.complex64):
         with refused(f"this {kind} takes floating-point numbers.* not {dtype}; convert them"):
@@ -98,31 +120,13 @@ def test_numbers_that_are_not_real_and_other_widths_are_refused(name):
             layer(torch.zeros(shape))
 
 
-@each_layer
-def test_a_layer_on_the_meta_device_has_no_numbers(name):
-    layer = LAYERS[name](device="meta")
-    assert layer(torch.empty(5, 3, device="meta")).is_meta
-    assert all(tensor.is_meta for tensor in (*layer.parameters(), *layer.buffers()))
-
-
 def test_torchs_default_device_is_no_device_of_a_layer():
-    x = points()
-    kinds = [partial(KANLinear, basis=basis) for basis in BASES]
-    kinds += [partial(KANLinear, init=init) for init in INITIALIZATIONS]
-    kinds += [partial(KANLinear, functions=1, groups=2)]
-    for kind in kinds:
+    x = randn(40, 3, dtype=SINGLE)
+    kinds = [{"init": init} for init in INITIALIZATIONS]
+    for own in (*kinds, {"basis": "rbf"}, {"basis": "chebyshev"}, {"functions": 1, "groups": 2}):
         with torch.device("meta"):  # as torch.set_default_device does
-            layer = kind(3, 2, device="cpu")
+            layer = KANLinear(3, 2, device="cpu", **own)
             output = layer(x)
             layer = moved(refined(refined(layer, 10), 7), x)
         assert layer(x).isfinite().all()
         assert output.isfinite().all()
-    names = "base_weight", "spline_weight", "grid"
-    shapes = (2, 3), (2, 3, 8), (3, 12)
-    state = {
-        f"layers.0.{name}": torch.ones(shape) for name, shape in zip(names, shapes, strict=True)
-    }
-    state["layers.0.grid"] = torch.arange(12.0).expand(3, -1)
-    with torch.device("meta"):
-        network = from_efficient_kan(state)
-    assert network(x).isfinite().all()

@@ -11,13 +11,13 @@ from torch import nn
 from transformers import T5Config, T5EncoderModel
 
 from helpers import randn, refused, seeded
-from kan_diffusion.kan import KANLinear, LearnedFunctions
 from kan_diffusion.kan.functions import BasisLayer
 from kan_diffusion.kanified import find_blocks, kanify
-from kanified_networks import gradients, in_both_ways, loss_of
+from kanified_networks import gradients, in_both_ways
 from picture_networks import BLOCKS, NETWORKS, change, make, output
 
 ACTIVATIONS = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu")
+each_kind = pytest.mark.parametrize("kind", ["grouped", "full"])
 
 
 def feed_forward(activation, scale=1.0):
@@ -29,25 +29,11 @@ def feed_forward(activation, scale=1.0):
     return network
 
 
-class ByName(nn.Module):
-    """A feed-forward whose parts are called by keyword."""
-
-    def __init__(self):
-        super().__init__()
-        self.up, self.act, self.down = nn.Linear(16, 64), nn.SiLU(), nn.Linear(64, 3)
-
-    def forward(self, x, *_):
-        return self.down(input=self.act(input=self.up(input=x)))
-
-
-def decoder():
-    return nn.TransformerDecoderLayer(16, 2, 64, activation="gelu", batch_first=True).eval()
-
-
-@pytest.mark.parametrize("name", [*NETWORKS, decoder, ByName])
+@pytest.mark.parametrize("name", [*NETWORKS, "decoder"])
 def test_outputs_of_the_whole_network_stay_when_the_function_is_kept(name):
-    if callable(name):
-        network, call = name(), (randn(2, 5, 16).float(), randn(2, 3, 16).float())
+    if name == "decoder":
+        network = nn.TransformerDecoderLayer(16, 2, 64, activation="gelu", batch_first=True).eval()
+        call = randn(2, 5, 16).float(), randn(2, 3, 16).float()
     else:
         network, call = make(name)
     before = output(network, call)
@@ -55,18 +41,6 @@ def test_outputs_of_the_whole_network_stay_when_the_function_is_kept(name):
     assert len(report.replaced) == BLOCKS.get(name, 1)
     assert not report.refused
     assert change(before, output(network, call)) < 1e-3
-
-
-def test_half_precision_rounds_as_the_activation_did():
-    """In bfloat16, no further from the same network in float32 than it was."""
-    network, call = make("unet")
-    exact = output(network, call)
-    call = tuple(x.bfloat16() if x.is_floating_point() else x for x in call)
-    before = change(exact, output(network.bfloat16(), call))
-    kanify(network, keep_function=True)
-    after = output(network, call)
-    assert after.dtype is torch.bfloat16
-    assert change(exact, after) < 1.5 * before
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -87,19 +61,22 @@ def test_kept_functions_hold_far_outside_the_usual_and_their_error_is_the_larges
     assert float((found - known(x).unsqueeze(1)).abs().max()) <= error * (1 + 1e-3)
 
 
-@pytest.mark.parametrize("kind", ["grouped", "full"])
+@each_kind
 @pytest.mark.parametrize("name", ["dit", "unet", "encoder"])
-def test_parameters_are_within_two_percent_counted_right_and_trained(name, kind):
+def test_parameters_are_drawn_from_a_generator_counted_right_and_trained(name, kind):
     network, call = make(name)
-    total = sum(p.numel() for p in network.parameters())
+    twin, total = copy.deepcopy(network), sum(p.numel() for p in network.parameters())
+    state = torch.get_rng_state()
     _, report = kanify(network.train(), kind=kind, generator=seeded())
+    kanify(twin, kind=kind, generator=seeded())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, network.parameters(), twin.parameters()))
     assert all(part.training for part in network.modules())
     now = sum(p.numel() for p in network.parameters())
     assert now - total == sum(o.parameters_after - o.parameters_before for o in report.replaced)
     assert all(abs(o.parameters_after / o.parameters_before - 1) <= 0.02 for o in report.replaced)
     found = gradients(network, call)
-    kinds = KANLinear | LearnedFunctions
-    layers = [path for path, part in network.named_modules() if isinstance(part, kinds)]
+    layers = [path for path, part in network.named_modules() if isinstance(part, BasisLayer)]
     assert len(layers) == len(report.replaced) * (2 if kind == "full" else 1)
     for path in layers:
         assert found[f"{path}.{'weight' if kind == 'full' else 'coefficients'}"].abs().sum() > 0
@@ -124,7 +101,7 @@ def test_a_fresh_full_block_spreads_its_outputs_as_the_one_before():
         assert 0.7 < after / before < 1.4  # 256 rows tell it
 
 
-@pytest.mark.parametrize("kind", ["grouped", "full"])
+@each_kind
 def test_the_fast_path_of_encoder_layers_is_not_taken(kind):
     network, (x,) = make("encoder")
     kanify(network, kind=kind)
@@ -134,10 +111,15 @@ def test_the_fast_path_of_encoder_layers_is_not_taken(kind):
         fused = network(x, src_key_padding_mask=padding)
     slow = network(x, src_key_padding_mask=padding)
     torch.testing.assert_close(fused[~padding], slow[~padding])
-    for layer in network.layers:
-        part = layer.linear1 if kind == "full" else layer.activation
-        nn.init.zeros_(part.weight if kind == "full" else part.coefficients)
-    assert not torch.allclose(output(network, (x,)), fused, atol=1e-2)
+
+
+def between(middle, units=8):
+    return nn.Sequential(nn.Linear(4, 8), middle, nn.Linear(units, 4))
+
+
+def convolutions():
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    return UNet2DModel(sample_size=8, block_out_channels=(16,), norm_num_groups=8, **blocks)
 
 
 def test_layers_are_selected_by_pattern_or_predicate_and_linear_maps_stay_where_the_width_does():
@@ -157,35 +139,16 @@ def test_layers_are_selected_by_pattern_or_predicate_and_linear_maps_stay_where_
         table = str(report)
         for told in (*expected, "GELU 16-64-16", f"{report.replaced[0].parameters_after:,}"):
             assert told in table
-    (one,) = kanify(convolutions(), layers="time_*")[1].replaced  # it embeds, and is named alone
+    # What embeds is named alone.
+    (one,) = kanify(convolutions(), layers="time_*")[1].replaced
     assert one.before == "SiLU 16-64-64"
 
 
-class Applied(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
-def rounded(x):
-    """SiLU with other last digits where torch would not evaluate whole vectors of numbers."""
-    return nn.functional.silu(x) * (1 if len(x) % 8 == 0 else 1 + 1e-6)
-
-
-def between(middle, units=8):
-    return nn.Sequential(nn.Linear(4, 8), middle, nn.Linear(units, 4))
-
-
-def test_an_activation_is_one_function_of_each_number_however_it_is_rounded():
-    for middle in (nn.ReLU(), nn.Mish(), nn.Softplus(), Applied(rounded)):
-        assert list(find_blocks(between(middle))) == ["1"]
+def test_an_activation_is_one_function_of_each_number():
+    for middle in (nn.ReLU(), nn.Mish(), nn.Softplus()):
         (one,) = kanify(between(middle), match=None)[1].replaced
         assert one.before == f"{type(middle).__name__} 4-8-4"
-    for middle in (nn.Softmax(-1), Applied(lambda x: x.cumsum(-1))):
-        assert not find_blocks(between(middle))
+    assert not find_blocks(between(nn.Softmax(-1)))
 
 
 def test_parts_that_occur_several_times_make_several_blocks():
@@ -196,15 +159,10 @@ def test_parts_that_occur_several_times_make_several_blocks():
     assert [one.recipe.path for one in report.replaced] == ["1", "3", "5"]
     assert not report.refused
     assert network[2] is network[4] is middle
-    assert len({id(network[place]) for place in (1, 3, 5)}) == 3
+    assert network[1] is not network[3]
     _, report = kanify(full, match=None, kind="full", grid_size=20)
     assert [one.recipe.path for one in report.replaced] == ["1", "5"]
     assert "not replaced: 3: one of its maps was replaced with the block before" in str(report)
-
-
-def convolutions():
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
-    return UNet2DModel(sample_size=8, block_out_channels=(16,), norm_num_groups=8, **blocks)
 
 
 def with_own_gates():
@@ -218,18 +176,13 @@ def unknown():
     return network
 
 
-def normed():
-    network = between(nn.SiLU())
-    network[2] = nn.utils.parametrizations.weight_norm(network[2])
-    return network
-
-
 def silu():
     return between(nn.SiLU())
 
 
-def kanified(kind):
-    return lambda: kanify(feed_forward("geglu"), kind=kind)[0]
+def normed():
+    down = nn.utils.parametrizations.weight_norm(nn.Linear(8, 4))
+    return nn.Sequential(nn.Linear(4, 8), nn.SiLU(), down)
 
 
 @pytest.mark.parametrize(
@@ -250,8 +203,11 @@ def kanified(kind):
         (with_own_gates, {}, "DenseReluDense': its gates have a linear map of their own"),
         (unknown, {}, "'PReLU' is no activation that is known here"),
         (normed, {}, r"'1': '2' is a .*ParametrizedLinear and no plain nn.Linear"),
-        (kanified("grouped"), {}, r"replaced: \(the module\): it is made of KAN layers already"),
-        (kanified("full"), {}, r"replaced: \(the module\): it is made of KAN layers already"),
+        (
+            lambda: kanify(feed_forward("geglu"), kind="full")[0],
+            {},
+            r"replaced: \(the module\): it is made of KAN layers already",
+        ),
         (lambda: between(nn.PReLU()), {}, "'1': 'PReLU' is learned already"),
         (lambda: between(nn.GELU(), 6), {}, "'1': '0' gives 8 units, '2' takes 6"),
         (lambda: between(nn.ReLU()), {"keep_function": True}, "ReLU is kept to .* 1e-04 is needed"),
@@ -263,18 +219,6 @@ def test_what_cannot_be_replaced_is_said_and_the_network_stays(made, settings, r
     with refused(reason):
         kanify(network, **settings)
     assert dict(network.named_modules()) == parts
-
-
-def test_a_generator_decides_all_that_is_drawn():
-    made = []
-    for _ in range(2):
-        network, _ = make("dit")
-        torch.randn(3)
-        state = torch.get_rng_state()
-        kanify(network, kind="full", generator=seeded(1))
-        assert torch.equal(torch.get_rng_state(), state)
-        made.append(network.state_dict())
-    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
 @pytest.mark.parametrize("name", ["dit", "encoder"])
@@ -289,27 +233,12 @@ def test_autocast_is_as_near_as_it_was(name):
     before = distance()
     in_both_ways(network)
     assert distance() < max(3 * before, 0.02)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = loss_of(network, call)
-    loss.backward()
-    for part in network.modules():
-        if isinstance(part, BasisLayer):
-            for parameter in part.parameters():
-                assert parameter.grad.isfinite().all()
-                assert parameter.grad.dtype is parameter.dtype
 
 
-@pytest.mark.parametrize("name", ["dit", "clip"])
-def test_gradient_checkpointing_gives_the_same_gradients(name):
-    network, call = make(name)
+def test_gradient_checkpointing_gives_the_same_gradients():
+    network, call = make("dit")
     in_both_ways(network)
     known = gradients(network.train(), call)
-    of_diffusers = hasattr(network, "enable_gradient_checkpointing")
-    method = "enable_gradient_checkpointing" if of_diffusers else "activation_checkpointing_enable"
-    getattr(network, method)()
-    flag = "is_gradient_checkpointing" if of_diffusers else "is_activation_checkpointing"
-    assert getattr(network, flag)
+    network.enable_gradient_checkpointing()
     found = gradients(network, call)
-    assert known.keys() == found.keys()
-    for path, gradient in known.items():
-        torch.testing.assert_close(found[path], gradient)
+    torch.testing.assert_close(found, known)

@@ -1,6 +1,5 @@
 """Kanified models are saved, read and checked."""
 
-import copy
 import json
 
 import pytest
@@ -33,10 +32,7 @@ def test_a_saved_network_is_read_as_it_was_whole_and_in_half_precision(name, tmp
     expected, read = output(network, call), load_kanified(tmp_path)
     assert type(read) is type(network)
     assert torch.equal(output(read, call), expected)
-    assert torch.equal(output(copy.deepcopy(read), call), expected)
     assert len(list(read.parameters())) == len(list(network.parameters()))  # tied ones once
-    recipes = json.loads((tmp_path / "kanified.json").read_text())["blocks"]
-    assert {recipe["kind"] for recipe in recipes} == {"grouped", "full"}
     half = load_kanified(tmp_path, dtype=torch.bfloat16)
     low = output(half, tuple(x.bfloat16() if x.is_floating_point() else x for x in call))
     assert low.dtype is torch.bfloat16
@@ -68,7 +64,6 @@ def _recipe(key, value):
 
 DAMAGE = [
     (*_recipe("grid_size", 9), "the weights in .* are not those of 'config.json'"),
-    (*_recipe("hidden", 99_999), "the weights in .* are not those of 'config.json'"),
     (*_recipe("hidden", 10**12), "kanified: hidden = 1000000000000"),
     (*_recipe("path", "nowhere"), "no block 'nowhere' to replace"),
     (*_recipe("basis", "os.system"), "unknown basis 'os.system'"),

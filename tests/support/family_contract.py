@@ -3,9 +3,7 @@
 import copy
 import pickle
 
-import pytest
 import torch
-from diffusers.training_utils import EMAModel
 
 from helpers import assert_same_state, seeded
 from kan_diffusion.denoisers import FAMILIES, Choice, get_family
@@ -24,37 +22,12 @@ OBSERVED = torch.tensor([[0.3, NAN], [NAN, NAN], [NAN, -1.0], [0.1, 0.2], [NAN, 
 def stirred(family, dim=2, *, seed=0, **options):
     """A denoiser none of whose parameters is at a special value, as after training."""
     made = denoiser(family, dim, seed=seed, **options)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded(seed)))
+    for parameter in made.parameters():
+        parameter.detach().add_(0.1 * torch.randn(parameter.shape, generator=seeded(seed)))
     return made.eval()
 
 
 class FamilyContract:
-    def test_it_is_fitted_to_a_size_of_any_kind(self, family):
-        depth = get_family(family).depth
-        for dim, countable, amount, options in (
-            (13, "num_trainable", 4_600, {"params": 4_600}),
-            (2, "num_trainable", 4_433, {"params": 4_433, "depth": 2}),
-            (3, "flops", 40_000, {"flops": 40_000}),
-        ):
-            made = denoiser(family, dim, hidden=None, **options)
-            assert abs(getattr(made, countable) - amount) <= BUDGET_TOLERANCE * amount
-            assert len(made.config.hidden) == options.get("depth", depth)
-            assert made(points(4, dim), 3).sample.isfinite().all()
-
-    def test_every_count_grows_with_every_width_and_the_features_of_points(self, family):
-        def counts(hidden, frequencies=0):
-            settings = {"num_input_frequencies": frequencies}
-            made = denoiser(family, 3, hidden=hidden, observable=True, settings=settings)
-            return made.num_trainable, made.flops
-
-        widths = (9, 8, 9)[: get_family(family).depth]
-        before = counts(widths)
-        wider = [(*widths[:i], widths[i] + 1, *widths[i + 1 :]) for i in range(len(widths))]
-        for more in (*map(counts, wider), counts(widths, 2)):
-            assert all(map(int.__gt__, more, before))
-
     def test_its_space_holds_its_start_and_is_built_to_its_corners(self, family):
         kind = get_family(family)
         start = {"learning_rate": kind.learning_rate, "depth": kind.depth, **kind.settings}
@@ -85,13 +58,12 @@ class FamilyContract:
         rows = torch.func.vmap(lambda x, t: made(x.unsqueeze(0), t, return_dict=False)[0][0])
         for timestep in (STEPS, STEPS + 0.5):
             torch.testing.assert_close(rows(X, timestep), made(X, timestep).sample)
-        smooth = stirred(family, num_train_timesteps=1000).double()
-        below, half, above = (smooth(X.double(), step).sample for step in (40, 40.5, 41))
-        torch.testing.assert_close(half, (below + above) / 2, atol=1e-3, rtol=1e-2)
-        assert not torch.equal(half, below)
 
     def test_copies_and_files_are_the_same_model_in_any_dtype(self, family, tmp_path):
         made = stirred(family, observable=True)
+        for name, buffer in made.named_buffers():
+            if name.endswith("grid_origin"):
+                buffer.add_(0.1)  # a grid that has moved is part of what was learned
         kind, expected = type(made), made(X, STEPS, observed=OBSERVED).sample
         made.save_pretrained(tmp_path)
         read = kind.from_pretrained(tmp_path)
@@ -111,21 +83,3 @@ class FamilyContract:
             assert found.dtype == dtype
             assert torch.equal(found, cast(X.to(dtype), STEPS).sample)
             assert float((found - expected).norm() / expected.norm()) < bound, dtype
-
-    @pytest.mark.filterwarnings("ignore:It is deprecated to pass a pretrained model:FutureWarning")
-    def test_it_trains_beside_a_moving_average(self, family, tmp_path):
-        made = stirred(family, observable=True).train()
-        settings = {"model_cls": type(made), "model_config": made.config}
-        average = EMAModel(made.parameters(), decay=0.5, **settings)
-        optimizer = torch.optim.Adam(made.parameters(), 1e-2)
-        for _ in range(4):
-            optimizer.zero_grad()
-            (made(X, STEPS, observed=OBSERVED).sample - X).square().mean().backward()
-            for name, parameter in made.named_parameters():
-                assert parameter.grad is not None, name
-                assert parameter.grad.isfinite().all(), name
-            optimizer.step()
-            average.step(made.parameters())
-        average.save_pretrained(tmp_path)
-        average.copy_to(made.parameters())
-        assert_same_state(made, type(made).from_pretrained(tmp_path))

@@ -64,7 +64,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_PARAMS = 2300
 _DEFAULT_FAMILIES = ("kan", "mlp")
-_DEFAULT_STEPS = 2000
+_DEFAULT_STEPS = 1500
 _VERDICT_SEEDS = 10
 """Twenty trials of this length take two cores two or three minutes, and can reach p < 0.05."""
 

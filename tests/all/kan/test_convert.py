@@ -11,8 +11,11 @@ from helpers import refused, seeded
 from kan_diffusion.kan.convert import from_pykan
 
 
-def _assert_same_function(one, other, x):
-    torch.testing.assert_close(one(x), other(x), rtol=1e-9, atol=1e-9)
+def _assert_converts(model, seed=0):
+    """The network that a model becomes has its outputs."""
+    network, x = from_pykan(model), inputs(model.width[0][0], seed)
+    torch.testing.assert_close(network(x), model(x), rtol=1e-9, atol=1e-9)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +23,12 @@ def pykan():
     return pytest.importorskip("kan.MultKAN").MultKAN
 
 
-def _scramble(model, generator):
-    """Random parameters, even grids that differ between inputs, affine maps and masks."""
+def _pykan_network(pykan, sizes, seed=0, **options):
+    """One with random parameters, affine maps and masks, and grids that differ between inputs."""
+    settings = {"grid": 4, "k": 3, "auto_save": False, **options}
+    with torch.random.fork_rng(devices=[]):
+        model = pykan(width=list(sizes), **settings).double()
+    generator = seeded(seed)
     with torch.no_grad():
         for index, act in enumerate(model.act_fun):
             for parameter in (
@@ -34,13 +41,6 @@ def _scramble(model, generator):
             act.mask.copy_((torch.rand(act.mask.shape, generator=generator) < 0.7).float())
             # Some way through is left, or the network would be constant.
             act.mask[0] = 1
-
-
-def _pykan_network(pykan, sizes, seed=0, **options):
-    settings = {"grid": 4, "k": 3, "auto_save": False, **options}
-    with torch.random.fork_rng(devices=[]):
-        model = pykan(width=list(sizes), **settings).double()
-    _scramble(model, seeded(seed))
     return model
 
 
@@ -55,27 +55,19 @@ def test_a_network_keeps_its_outputs_inside_and_outside_of_the_grid(
     pykan, sizes, grid, kernel, seed
 ):
     model = _pykan_network(pykan, sizes, seed, grid=grid, k=kernel[0], base_fun=kernel[1])
-    network = from_pykan(model)
+    network = _assert_converts(model, seed)
     assert network.layers[0].base_activation == {"silu": "silu", "zero": None}[kernel[1]]
-    x = inputs(sizes[0], seeded(seed))
-    _assert_same_function(network, model, x)
     # A copy: what becomes of the model leaves the network alone.
+    x = inputs(sizes[0], seed)
     before = network(x)
     for parameter in model.parameters():
         parameter.detach().fill_(3.0)
     assert torch.equal(network(x), before)
 
 
-def test_a_network_as_it_starts_converts_in_single_precision(pykan):
-    with torch.random.fork_rng(devices=[]):
-        model = pykan(width=[2, 5, 3], grid=5, k=3, auto_save=False)
-    network = from_pykan(model)
-    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
-    x = inputs(2, seeded(0)).float()
-    torch.testing.assert_close(network(x), model(x), rtol=1e-5, atol=1e-5)
-
-
-def test_a_network_that_was_refined_and_pruned_converts(pykan, tmp_path, monkeypatch):
+def test_a_network_that_was_refined_and_pruned_converts_in_single_precision(
+    pykan, tmp_path, monkeypatch
+):
     # Pruning and refining turn pykan's saving on.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
@@ -91,79 +83,49 @@ def test_a_network_that_was_refined_and_pruned_converts(pykan, tmp_path, monkeyp
     network = from_pykan(model)
     assert [layer.in_features for layer in network.layers] == [3, 2]
     assert network.layers[0].grid_size == 9
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
     torch.testing.assert_close(network(2 * x), model(2 * x), rtol=1e-5, atol=1e-5)
 
 
 def test_formulas_count_only_where_pykan_counts_them(pykan):
-    x = inputs(2, seeded(0))
+    quiet = {"verbose": False, "log_history": False, "fit_params_bool": False}
     constant = _pykan_network(pykan, [2, 3])
     # The formula 0 with a constant added, as pykan's search for formulas leaves it.
-    constant.fix_symbolic(0, 1, 2, "0", verbose=False, log_history=False, fit_params_bool=False)
+    constant.fix_symbolic(0, 1, 2, "0", **quiet)
     with torch.no_grad():
         constant.symbolic_fun[0].affine[2, 1] = torch.tensor([1.0, 2.0, 3.0, 0.5])
         constant.symbolic_fun[0].mask[2, 1] = 0.5
-    _assert_same_function(from_pykan(constant), constant, x)
-
+    _assert_converts(constant)
     ignored = _pykan_network(pykan, [2, 3, 1])
-    ignored.fix_symbolic(0, 1, 2, "sin", verbose=False, log_history=False, fit_params_bool=False)
+    ignored.fix_symbolic(0, 1, 2, "sin", **quiet)
     with refused(r"edge \(0, 1, 2\) .* 'sin'.*symbolic\(0, 1, 2\)"):
         from_pykan(ignored)
     ignored.speed()
-    _assert_same_function(from_pykan(ignored), ignored, x)
+    _assert_converts(ignored)
     ignored.symbolic_enabled = True
     ignored.unfix_symbolic(0, 1, 2, log_history=False)
-    _assert_same_function(from_pykan(ignored), ignored, x)
+    _assert_converts(ignored)
 
 
-def test_a_base_function_without_effect_is_left_out(pykan):
+def test_a_pykan_network_that_no_kan_equals_is_refused(pykan):
+    for options, message in (
+        ({"sizes": [2, [2, 1], 1]}, r"multiplication nodes .*\[2, 1\].* sums only"),
+        ({"grid": [3, 4]}, r"act_fun\[0\] and act_fun\[1\] do not follow each other"),
+        ({"k": 6}, r"order must be 1 to 5, not 6"),
+    ):
+        with refused(message):
+            from_pykan(_pykan_network(pykan, **{"sizes": [2, 3, 1], **options}))
     model = _pykan_network(pykan, [2, 3, 1], base_fun="identity")
     with refused(r"act_fun\[0\]\.base_fun .* Identity\(\); train"):
         from_pykan(model)
-    with torch.no_grad():
-        model.act_fun[0].scale_base.zero_()
-        model.act_fun[1].mask.zero_()
-    network = from_pykan(model)
-    assert network.layers[0].base_activation is None
-    _assert_same_function(network, model, inputs(2, seeded(0)))
-    # Now the second layer's has an effect, and is SiLU.
-    model.act_fun[1].base_fun = nn.SiLU()
-    with torch.no_grad():
-        model.act_fun[1].mask.fill_(0.5)
-    _assert_same_function(from_pykan(model), model, inputs(2, seeded(0)))
-    mixed = _pykan_network(pykan, [2, 3, 1], base_fun="zero")
-    mixed.act_fun[1].base_fun = nn.SiLU()
-    _assert_same_function(from_pykan(mixed), mixed, inputs(2, seeded(0)))
-    function = _pykan_network(pykan, [2, 3, 1], base_fun=nn.functional.silu)
-    _assert_same_function(from_pykan(function), function, inputs(2, seeded(0)))
-
-
-def _select_inputs(model):
-    model.input_id = torch.tensor([2, 0])
-
-
-def _lose_a_knot(model):
-    with torch.no_grad():
-        model.act_fun[1].grid[2, 4] = torch.nan
-
-
-@pytest.mark.parametrize(
-    ("options", "spoil", "message"),
-    [
-        ({"width": [2, [2, 1], 1]}, None, r"multiplication nodes .*\[2, 1\].* sums only"),
-        ({"grid": [3, 4]}, None, r"act_fun\[0\] and act_fun\[1\] do not follow each other"),
-        ({"k": 6}, None, r"order must be 1 to 5, not 6"),
-        ({}, _select_inputs, r"selects columns \[2, 0\] .* torch\.arange\(2\)"),
-        ({}, _lose_a_knot, r"act_fun\[1\]: the knots of input 2 are no even grid"),
-    ],
-)
-def test_a_pykan_network_that_no_kan_equals_is_refused(pykan, options, spoil, message):
-    model = _pykan_network(pykan, options.pop("width", [2, 3, 1]), **options)
-    if spoil is not None:
-        spoil(model)
-    with refused(message):
+    for act in model.act_fun:  # without an effect it is left out
+        act.scale_base.detach().zero_()
+    assert _assert_converts(model).layers[0].base_activation is None
+    model.act_fun[1].grid.detach()[2, 4] = torch.nan
+    with refused(r"act_fun\[1\]: the knots of input 2 are no even grid"):
         from_pykan(model)
-
-
-def test_what_is_no_pykan_network_is_refused():
+    model.input_id = torch.tensor([2, 0])
+    with refused(r"selects columns \[2, 0\] .* torch\.arange\(2\)"):
+        from_pykan(model)
     with refused(r"takes a pykan network \(kan.MultKAN\), not a Linear"):
         from_pykan(nn.Linear(2, 1))

@@ -10,22 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kernel_suite import (
-    DOUBLE,
-    FORMS,
-    SINGLE,
-    Behaviour,
-    ByTorch,
-    Case,
-    Numbers,
-    Places,
-    compare,
-    direction_of,
-    operands_of,
-    over,
-    run,
-    threads_of,
-)
+from kan_cases import DOUBLE, FORMS, SINGLE, Case, direction_of, operands_of, over, run
+from kernel_suite import Behaviour, Numbers, Places, compare, threads_of
 
 CUBIC = FORMS[0]
 SPLINES = [
@@ -35,31 +21,27 @@ SPLINES = [
         replace(CUBIC, base=False),
     )
     for mode in ("linear", "clamp", "zero")
+    if replace(case, mode=mode) not in FORMS
 ]
-OTHERS = [case for case in SPLINES if case not in FORMS]
-LEARNED = [
+OTHERS = [
+    *SPLINES,
     *(Case("functions", order=order) for order in (1, 2, 4, 5)),
     *(Case("shared", order=order) for order in (1, 4)),
     *(Case("gated", order=order) for order in (1, 5)),
 ]
 
 
-@over([*OTHERS, *LEARNED, *(replace(case, dtype=SINGLE) for case in OTHERS if case.order == 3)])
+@over([*OTHERS, *(replace(case, dtype=SINGLE) for case in SPLINES if case.order == 3)])
 class TestNumbers(Numbers):
     pass
 
 
-@over([*OTHERS, *LEARNED])
+@over(OTHERS)
 class TestBehaviour(Behaviour):
     pass
 
 
-@over([*OTHERS, *LEARNED])
-class TestByTorch(ByTorch):
-    pass
-
-
-@over([case for case in [*OTHERS, *LEARNED] if not case.is_gated])
+@over([case for case in OTHERS if not case.is_gated])
 class TestPlaces(Places):
     pass
 
@@ -135,31 +117,16 @@ def test_kernels_are_turned_off_by_the_environment(monkeypatch):
 # The operators
 
 
-def _operator(case, module):
-    """The operator of a module, its operands after x, and its settings."""
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@over([replace(case, dtype=d) for case in FORMS[:4] for d in (SINGLE, DOUBLE)])
+def test_the_operators_are_what_torch_takes_them_for(case):
+    module = case.build(3, 10)
+    own, grid = [getattr(module, name, None) for name in ("weight", "bias")], module.basis.grid
+    name, operands = "bspline_linear", [*own, *grid]
+    settings = case.base, case.order, case.mode
     if case.is_learned:
-        grid = module.basis.grid_origin, module.basis.grid_step
-        factors = (module.weight, module.bias) if case.kind == "grouped" else (None, None)
-        operands = None, None, None, module.coefficients, *factors, *grid
-        return "units", operands, (case.order, False)
-    operands = (module.weight, module.bias, module.basis.grid_origin, module.basis.grid_step)
-    return "bspline_linear", operands, (case.base, case.order, case.mode)
-
-
-OPERATORS = [case for case in FORMS if not case.is_gated]
-
-
-@pytest.mark.parametrize(
-    ("case", "bias"),
-    [
-        *((replace(case, dtype=dtype), True) for case in OPERATORS for dtype in (SINGLE, DOUBLE)),
-        (Case("grouped"), False),  # whose operator may have none
-    ],
-    ids=str,
-)
-def test_the_operators_are_what_torch_takes_them_for(case, bias):
-    module = case.build(3, 10, bias=bias)
-    name, operands, settings = _operator(case, module)
+        name, operands = "units", [None, None, None, module.coefficients, *own, *grid]
+        settings = case.order, False
     forward = getattr(torch.ops.kan_diffusion, name).default
     backward = getattr(torch.ops.kan_diffusion, f"{name}_backward").default
     for rows in (0, 9):
@@ -174,22 +141,13 @@ def test_the_operators_are_what_torch_takes_them_for(case, bias):
     directions = (direction, direction.new_empty(0)) if case.is_learned else (direction,)
     torch.library.opcheck(backward, (*directions, *kept, *settings))
 
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@over(OPERATORS)
-def test_a_kernel_is_an_operator_of_the_traced_graph(case):
-    module = case.build(3, 3)
-    x = case.points(module, 6)
-    graphs = []
-
     def backend(graph, _):
-        graphs.append(graph)
+        targets.extend(str(node.target) for node in graph.graph.nodes)
         return graph
 
+    targets = []
     torch.compiler.reset()
     traced = torch.compile(module, fullgraph=True, backend=backend)(x)
     torch.compiler.reset()
     assert torch.equal(traced, module(x))
-    name, *_ = _operator(case, module)
-    targets = [str(node.target) for graph in graphs for node in graph.graph.nodes]
     assert sum(f"kan_diffusion.{name}" in target for target in targets) == 1

@@ -1,22 +1,24 @@
-"""Networks of all layers that are compiled, exported, distributed and put on a GPU."""
+"""Layers of every kind that are compiled, exported and put on a GPU."""
 
+import copy
 import io
-import itertools
-import os
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
-from torch.func import grad, jacrev, vmap
 
-from kan_diffusion.kan import KAN, KANLinear
-from kan_networks import BASES, LAYERS, LEARNED, assert_near, network_of, points, results
-from two_processes import in_two_processes
+from helpers import randn
+from kan_cases import DOUBLE, FORMS, KINDS, SINGLE, Case, over, run
+from kan_diffusion.kan import KANLinear
+from kan_diffusion.kan.bases import BASES
 
-# What the compiler's parts say of each other.
-compiling = pytest.mark.filterwarnings(
-    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
-)
+
+def _assert_near(ours, theirs, tolerance):
+    """Equal up to a share of the largest number."""
+    for one, other in zip(ours, theirs, strict=True):
+        scale = max(1.0, float(other.detach().abs().max())) if other.numel() else 1.0
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * scale)
 
 
 @pytest.fixture
@@ -26,93 +28,74 @@ def fresh_compiler():
     torch.compiler.reset()
 
 
+def compiling(test):
+    """Lets a test compile, and ignores what the compiler's parts say of each other."""
+    ignored = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+    return pytest.mark.usefixtures("fresh_compiler")(pytest.mark.filterwarnings(ignored)(test))
+
+
 @compiling
-@pytest.mark.usefixtures("fresh_compiler")
 def test_a_compiled_network_does_what_it_did():
-    network = nn.Sequential(network_of("bspline", sizes=(3, 5, 4)), network_of("rbf", sizes=(4, 2)))
+    first, second = Case("bspline"), Case("rbf")
+    network = nn.Sequential(first.build(3, 5), second.build(5, 2))
     compiled = torch.compile(network, fullgraph=True)
     for rows in (40, 7):
-        x = points(rows)
-        assert_near(results(compiled, network, x), results(network, network, x))
+        x = first.points(network[0], rows, reach=0)
+        expected = run(network, x, fused=None)
+        _assert_near(run(compiled, x, fused=None), expected, 1e-10)
 
 
 @compiling
-@pytest.mark.parametrize("name", [*BASES, *LEARNED])
-@pytest.mark.usefixtures("fresh_compiler")
-def test_a_traced_network_does_what_it_did(name):
-    network = network_of(name, edge_scale=True, bias=False, base_activation="silu")
-    traced = torch.compile(network, fullgraph=True, backend="aot_eager")
+@over(KINDS)
+def test_a_traced_layer_does_what_it_did(case):
+    module = case.build()
+    traced = torch.compile(module, fullgraph=True, backend="aot_eager")
     # A kernel of each form meets no rows and one, too.
-    each_form = name in ("bspline", "functions", "grouped", "gated")
-    for rows in (40, 7, 0, 1) if each_form else (40, 7):
-        x = points(rows)
-        assert_near(results(traced, network, x), results(network, network, x), 1e-6)
+    for rows in (40, 7, 0, 1) if case in FORMS else (40, 7):
+        x = case.points(module, rows)
+        _assert_near(run(traced, x, fused=None), run(module, x, fused=None), 1e-12)
     with torch.compiler.set_stance("fail_on_recompile"):
-        traced(points(11).requires_grad_())
+        traced(case.points(module, 11).requires_grad_())
 
 
 @compiling
-@pytest.mark.usefixtures("fresh_compiler")
-def test_transforms_autocast_and_other_dtypes_can_be_traced():
-    layer, network = KANLinear(3, 2), network_of()
-    x = points(6)
-
-    def cast(x):
-        with torch.autocast("cpu", torch.bfloat16):
-            return network(x)
-
-    for function in (
-        vmap(layer),
-        vmap(jacrev(layer)),
-        grad(lambda x: layer(x).square().sum()),
-        KANLinear(3, 2, dtype=torch.float64),  # two dtypes are not mistaken for one
-        cast,
-    ):
-        plain = function is cast or isinstance(function, KANLinear)
-        traced = torch.compile(
-            lambda x, function=function: function(x), fullgraph=plain, backend="aot_eager"
-        )
-        tolerance = {"rtol": 0.02, "atol": 0.02} if function is cast else {}
-        torch.testing.assert_close(traced(x), function(x), **tolerance)
-
-
-# Export
-
-
-EXPORTED = [
-    *((basis, "linear") for basis in BASES),
-    ("bspline", "clamp"),
-    ("bspline", "zero"),
-    *((name, "linear") for name in LEARNED if name != "functions"),  # which grouped layers have
-]
+def test_transforms_and_autocast_can_be_traced():
+    layer, x = KANLinear(3, 2), randn(6, 3, dtype=SINGLE)
+    jacobians = torch.func.vmap(torch.func.jacrev(layer))
+    traced = torch.compile(lambda x: jacobians(x), backend="aot_eager")
+    torch.testing.assert_close(traced(x), jacobians(x))
+    traced = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(traced(x), layer(x), rtol=0.02, atol=0.02)
 
 
 class Several(nn.Module):
-    """A network and layers that are given the same points, as one export takes long enough."""
+    """Layers that are given the same points, as one export takes long enough."""
 
     def __init__(self):
         super().__init__()
-        self.networks = nn.ModuleList(
-            network_of(name, sizes=(3, 2), extrapolation=how) for name, how in EXPORTED
-        )
+        cases = [*KINDS, Case("bspline", "clamp"), Case("bspline", "zero")]
+        self.layers = nn.ModuleList(replace(case, dtype=SINGLE).build(2, 2) for case in cases)
+        self.in_features = max(layer.in_features for layer in self.layers)
 
     def forward(self, x):
-        return tuple(network(x) for network in self.networks)
+        return tuple(layer(x[:, : layer.in_features]) for layer in self.layers)
 
 
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:onnxscript")
 def test_programs_and_onnx_models_survive_a_file_and_another_batch():
     module = Several().eval()
+    batches = [torch.linspace(-3, 3, rows * module.in_features) for rows in (40, 7)]
+    batches = [batch.view(-1, module.in_features) for batch in batches]
     dynamic = ({0: torch.export.Dim.DYNAMIC},)
-    exported = torch.export.export(module, (points(),), dynamic_shapes=dynamic)
+    exported = torch.export.export(module, (batches[0],), dynamic_shapes=dynamic)
     buffer = io.BytesIO()
     torch.export.save(exported, buffer)
     buffer.seek(0)
     again = torch.export.load(buffer).module()
-    for rows in (40, 7):
-        x = points(rows, seed=rows)
-        assert_near(again(x), module(x), 1e-5)
+    for x in batches:
+        _assert_near(again(x), module(x), 1e-5)
 
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -122,73 +105,30 @@ def test_programs_and_onnx_models_survive_a_file_and_another_batch():
     program.save(buffer)
     session = runtime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
     (name,) = (value.name for value in session.get_inputs())
-    for rows in (40, 7):
-        x = points(rows, seed=rows)
+    for x in batches:
         found = [torch.from_numpy(array) for array in session.run(None, {name: x.numpy()})]
-        assert_near(found, [output.detach() for output in module(x)], 1e-5)
+        _assert_near(found, [output.detach() for output in module(x)], 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_traced_for_torchscript_does_what_it_did(name):
-    layer = LAYERS[name]()
-    traced = torch.jit.trace(layer, points(5))
+@over([case for case in KINDS if not case.is_gated])
+def test_a_layer_traced_for_torchscript_does_what_it_did(case):
+    layer = case.build()
+    traced = torch.jit.trace(layer, case.points(layer, 5))
     for rows in (5, 40, 1, 0):
-        torch.testing.assert_close(traced(points(rows)), layer(points(rows)))
-    buffer = io.BytesIO()
-    torch.jit.save(traced, buffer)
-    buffer.seek(0)
-    torch.testing.assert_close(torch.jit.load(buffer)(points()), layer(points()))
-
-
-# Several processes and GPUs
-
-
-def _train_in_parts(folder):
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
-    network = nn.parallel.DistributedDataParallel(network_of(seed=rank))  # rank 0's is sent
-    for _ in range(2):
-        network.zero_grad()
-        network(points(40)[rank::2]).square().mean().backward()
-    gradients = {name: p.grad for name, p in network.module.named_parameters()}
-    torch.save(gradients, folder / f"{rank}.pt")
-    # Neither leaves while the other may still need it.
-    torch.distributed.barrier()
-    del network
-    torch.distributed.destroy_process_group()
-    # Threads of gloo outlive a group that DistributedDataParallel has used, and one that lets go of
-    # a tensor while the interpreter shuts down aborts the process. So it does not shut down.
-    os._exit(0)
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without torch.distributed")
-def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path):
-    in_two_processes(tmp_path, _train_in_parts, tmp_path)
-    network = network_of(seed=0)
-    network(points(40)).square().mean().backward()
-    for rank in range(2):
-        gradients = torch.load(tmp_path / f"{rank}.pt")
-        for name, parameter in network.named_parameters():
-            torch.testing.assert_close(gradients[name], parameter.grad)
+        x = case.points(layer, rows)
+        torch.testing.assert_close(traced(x), layer(x))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    ("basis", "extrapolation"),
-    [
-        *itertools.product(("bspline", "rbf"), ("linear", "clamp", "zero")),
-        *(("chebyshev", "linear"), ("chebyshev", "clamp")),
-    ],
-)
-def test_a_gpu_gives_the_same_numbers(basis, extrapolation, dtype):
-    network = network_of(basis, extrapolation=extrapolation, dtype=dtype)
-    x = points(300, dtype=dtype)
-    expected = results(network, network, x)
-    made = KAN([3, 5, 2], basis=basis, extrapolation=extrapolation, dtype=dtype, device="cuda")
-    made.load_state_dict(network.state_dict())
+@over([replace(case, dtype=dtype) for case in KINDS for dtype in (SINGLE, DOUBLE)])
+def test_a_gpu_gives_the_same_numbers(case):
     # TF32 keeps ten bits of a product's factors; the tests are of the layer, not of the card.
-    tolerance = 1e-4 if dtype == torch.float32 else 1e-11
-    assert_near([tensor.cpu() for tensor in results(made, made, x.cuda())], expected, tolerance)
+    tolerance = 1e-4 if case.dtype == SINGLE else 1e-11
+    for mode in BASES[case.kind].extrapolations if case.is_full else ("linear",):
+        module = replace(case, mode=mode).build()
+        x = case.points(module, 300)
+        expected = run(module, x, fused=None)
+        found = run(copy.deepcopy(module).cuda(), x.cuda(), fused=None)
+        _assert_near([tensor.cpu() for tensor in found], expected, tolerance)
