@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -120,8 +120,8 @@ class Storage(Settings):
         if isinstance(dtype, pd.CategoricalDtype):
             categories = pd.Series(dtype.categories)
             own = cls.of(categories, name, "category")  # names, even if they look like dates
-            values = tuple(own.scalars(own.read(categories, name)[0]))
-            return own.model_copy(update={"values": values, "ordered": bool(dtype.ordered)})
+            known = tuple(own.scalars(own.read(categories, name)[0]))
+            return own.model_copy(update={"values": known, "ordered": bool(dtype.ordered)})
         values, missing = read(column, name)
         about: dict[str, object] = {"dtype": str(dtype)}
         if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
@@ -208,7 +208,7 @@ class Storage(Settings):
         return np.full(count, "", object) if text else np.zeros(count, self.value_dtype)
 
     @property
-    def _numpy(self) -> np.dtype[np.generic]:
+    def _numpy(self) -> np.dtype[Any]:
         """NumPy dtype of the column's numbers, or of its categories'."""
         dtype = self.pandas_dtype()
         found = getattr(dtype, "numpy_dtype", dtype)
@@ -283,12 +283,10 @@ class Storage(Settings):
             return pd.Series(objects, dtype=object)
         if isinstance(dtype, pd.ArrowDtype):
             return _arrow_series(values, missing, dtype)
-        if isinstance(dtype, pd.StringDtype):
-            return pd.Series(np.where(missing, dtype.na_value, values), dtype=dtype)
         if values.dtype.kind in "mM":
-            values = pd.Series(values).mask(missing)
+            moments = pd.Series(values).mask(missing)
             tz = isinstance(dtype, pd.DatetimeTZDtype)
-            return (values.dt.tz_localize("UTC") if tz else values).astype(dtype)
+            return (moments.dt.tz_localize("UTC") if tz else moments).astype(dtype)
         return pd.Series(values).astype(dtype).mask(missing)
 
 
