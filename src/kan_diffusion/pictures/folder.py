@@ -288,9 +288,7 @@ def _lines(root: Path, table: str) -> list[tuple[str, str]]:
             frame = cells.iloc[1:].set_axis(list(cells.iloc[0]), axis=1)
         else:
             remedy = "write one object with file_name and text a line"
-            frame = pd.read_json(
-                content, lines=True, dtype=False, convert_dates=False, convert_axes=False
-            )
+            frame = pd.read_json(content, lines=True, dtype=False)
     except UnicodeDecodeError as error:
         raise DataError(f"'{table}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except (ValueError, RecursionError) as error:

@@ -217,9 +217,9 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
             "with --families", config.name, ", ".join(f"'{name}'" for name in left),
         )  # fmt: skip
     models = tuple(
-        model.resolved(config.training)
-        .pinned()
-        .model_copy(update={"optimizer": model.optimizer or config.training.optimizer})
+        model.resolved(config.training).model_copy(
+            update={"optimizer": model.optimizer or config.training.optimizer}
+        )
         for model in searched
     )
     pinned = config.model_copy(update={"data": config.pinned().data, "models": models})
