@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 
-from kan_diffusion.data.datasets import PictureData, load_dataset
-from kan_diffusion.evaluation.oracles import SceneOracle
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.files import write_json
+from kan_diffusion.pictures.oracle import SceneOracle
 from kan_diffusion.pictures.reading import ClassJudge, read_scenes, score_scenes
 from kan_diffusion.pictures.scenes import caption, coverages, draw_scenes, render
+from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.randomness import numpy_generator, torch_generator
 
 SIZES = (16, 32)

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from kan_diffusion.cli.progress import show_study_progress
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.files import write_bytes, write_text
 from kan_diffusion.report import ReportContents, charts

@@ -8,10 +8,12 @@ import shlex
 import pytest
 
 from docs import COMMANDS, PAGES, ROOT, blocks, console_lines, known_words
-from kan_diffusion.data.datasets import FileData, PictureData, TableData, ToyData
+from kan_diffusion.data.sources import ToyData
+from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import Process
 from kan_diffusion.study.budgets import Budget
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, SamplingConfig, StudyConfig
+from kan_diffusion.tables.sources import FileData, TableData
 from kan_diffusion.training import TrainingConfig
 
 MAKEFILE = (ROOT / "Makefile").read_text().replace("\\\n", "")

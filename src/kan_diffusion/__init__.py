@@ -13,11 +13,9 @@ from kan_diffusion._version import __version__
 from kan_diffusion.registration import offer
 
 if TYPE_CHECKING:
-    from kan_diffusion.data.datasets import FileData as FileData
-    from kan_diffusion.data.datasets import TableData as TableData
-    from kan_diffusion.data.datasets import ToyData as ToyData
-    from kan_diffusion.data.datasets import load_dataset as load_dataset
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
+    from kan_diffusion.data.sources import ToyData as ToyData
+    from kan_diffusion.data.sources import load_dataset as load_dataset
     from kan_diffusion.data.toys import TOYS as TOYS
     from kan_diffusion.data.toys import make_toy as make_toy
     from kan_diffusion.denoisers.families import FAMILIES as FAMILIES
@@ -44,13 +42,13 @@ if TYPE_CHECKING:
     from kan_diffusion.kanified.recipe import load_kanified as load_kanified
     from kan_diffusion.kanified.recipe import save_kanified as save_kanified
     from kan_diffusion.pictures.codec import PictureCodec as PictureCodec
-    from kan_diffusion.pictures.codec import PictureData as PictureData
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
     from kan_diffusion.pictures.prompts import PromptedDenoiser as PromptedDenoiser
     from kan_diffusion.pictures.prompts import make_text_encoder as make_text_encoder
     from kan_diffusion.pictures.prompts import make_tokenizer as make_tokenizer
     from kan_diffusion.pictures.prompts import tokenize as tokenize
     from kan_diffusion.pictures.reading import score_scenes as score_scenes
+    from kan_diffusion.pictures.sources import PictureData as PictureData
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
     from kan_diffusion.processes import get_process as get_process
@@ -70,14 +68,16 @@ if TYPE_CHECKING:
     from kan_diffusion.tables.pipeline import TableDiffusionPipeline as TableDiffusionPipeline
     from kan_diffusion.tables.scores import TableScores as TableScores
     from kan_diffusion.tables.scores import table_scores as table_scores
+    from kan_diffusion.tables.sources import FileData as FileData
+    from kan_diffusion.tables.sources import TableData as TableData
     from kan_diffusion.training import TrainingConfig as TrainingConfig
     from kan_diffusion.training import train as train
 
 _NAMES = {
     "tables.codec": ["TableCodec"],
-    "data.datasets": ["FileData", "TableData", "ToyData", "load_dataset"],
+    "data.sources": ["ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
-    "pictures.codec": ["PictureCodec", "PictureData"],
+    "pictures.codec": ["PictureCodec"],
     "data.toys": ["TOYS", "make_toy"],
     "denoisers.families": ["FAMILIES", "build_denoiser"],
     "denoisers.formula": ["FormulaDenoiser"],
@@ -88,6 +88,8 @@ _NAMES = {
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
     "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
     "pictures.reading": ["score_scenes"],
+    "pictures.sources": ["PictureData"],
+    "tables.sources": ["FileData", "TableData"],
     "tables.scores": ["TableScores", "table_scores"],
     "kan.linear": ["KAN", "KANLinear"],
     "kanified.conversion": ["KanifyReport", "kanify"],

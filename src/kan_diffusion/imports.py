@@ -15,9 +15,23 @@ from typing import TypeVar
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["find_object", "from_extra", "import_own", "is_place"]
+__all__ = ["find_object", "from_extra", "import_own", "is_place", "own_class"]
 
 T = TypeVar("T")
+
+
+def own_class(place: str, base: type[T]) -> type[T]:
+    """Loads a class of this package.
+
+    Args:
+        place: Where it is, ``"module:NAME"``, as the package's own registries have it.
+        base: Its base class.
+    """
+    module, _, name = place.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    assert isinstance(found, type)
+    assert issubclass(found, base)
+    return found
 
 
 def is_place(name: str) -> bool:

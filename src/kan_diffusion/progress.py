@@ -1,4 +1,4 @@
-"""Shows progress on a terminal: columns of a table, phase, time left, and loss with its floor.
+"""Shows progress on a terminal: phase, time left, and loss with its floor.
 
 Bars are drawn on a terminal and in a notebook with ipywidgets; anywhere else nothing is shown.
 """
@@ -12,10 +12,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.progress import Progress
 
-__all__ = ["TrainingBar", "progress_bars", "show_columns", "show_training"]
+__all__ = ["TrainingBar", "progress_bars", "show_training"]
 
 _SMOOTHING = 0.9
 """Weight of past losses in the loss that is shown; a single batch's loss is noisy."""
@@ -102,29 +101,3 @@ def show_training(
     """
     with progress_bars() as bars:
         yield TrainingBar(bars, label, steps, floor).move
-
-
-def show_columns(columns: pd.DataFrame, title: str, *, stderr: bool = False) -> None:
-    """Shows what is known about a table's columns, one per row.
-
-    Args:
-        columns: What ``TableCodec.describe`` gives.
-        title: Name of the table.
-        stderr: Whether it goes to standard error.
-    """
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1)
-    )
-    for head in ("column", "kind", "values"):
-        table.add_column(head, overflow="fold", ratio={"values": 2}.get(head, 1))
-    for head in ("gaps", "coordinates"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for column in columns.to_dict("records"):
-        words = (str(column[key]) for key in ("name", "kind", "values"))
-        gaps = f"{column['gaps']:.1%}" if column["gaps"] else ""
-        table.add_row(*words, gaps, str(column["coordinates"]))
-    Console(stderr=stderr, highlight=False, markup=False).print(table)

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from html_page import Page
-from kan_diffusion.tables.files import read_frame, write_frame
+from kan_diffusion.data.frames import write_frame
+from kan_diffusion.tables.files import read_frame
 from mixed_tables import people
 
 

@@ -8,19 +8,13 @@ from pydantic import TypeAdapter, ValidationError
 from sklearn import datasets as sklearn_datasets
 
 from helpers import refused, seeded
-from kan_diffusion.data.datasets import (
-    DataConfig,
-    FileData,
-    TableData,
-    ToyData,
-    data_from_name,
-    fresh_dataset,
-    load_dataset,
-)
+from kan_diffusion.data.datasets import fresh_dataset
+from kan_diffusion.data.frames import write_frame
 from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.sources import DataConfig, ToyData, data_from_name, load_dataset
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.files import write_frame
+from kan_diffusion.tables.sources import FileData, TableData
 from mixed_tables import people
 
 

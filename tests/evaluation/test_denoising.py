@@ -7,9 +7,11 @@ import torch
 
 from exact_denoiser import ExactDenoiser
 from helpers import seeded
-from kan_diffusion.data.datasets import Dataset, PictureData, ToyData, load_dataset
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.evaluation.denoising import draw_noised_points, floor, measure_denoising
-from kan_diffusion.evaluation.oracles import SceneOracle
+from kan_diffusion.pictures.oracle import SceneOracle
+from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import get_process
 from make import process
 

@@ -6,7 +6,8 @@ import torch
 from helpers import randn, refused, seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.errors import DataError
-from kan_diffusion.evaluation.oracles import ReferenceOracle, SceneOracle
+from kan_diffusion.evaluation.oracles import ReferenceOracle
+from kan_diffusion.pictures.oracle import SceneOracle
 from kan_diffusion.pictures.scenes import draw_scenes, render
 
 

@@ -6,7 +6,7 @@ import sympy
 import torch
 
 from helpers import randn, refused
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import get_functions
 from kan_diffusion.denoisers.readable import ReadableDenoiser

@@ -8,10 +8,11 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 from helpers import refused
-from kan_diffusion.data.datasets import PictureData, load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.reading import score_scenes
+from kan_diffusion.pictures.sources import PictureData
 
 
 def _noise(mode, width, height, seed=0):

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from helpers import refused
-from kan_diffusion.data.datasets import PictureData, load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import DataError
+from kan_diffusion.pictures.sources import PictureData
 from picture_folders import write_noise
 
 NUM = 12

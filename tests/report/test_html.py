@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from html_page import Page as Read
-from kan_diffusion.pictures.panels import write_pictures
+from kan_diffusion.pictures.writing import write_pictures
 from kan_diffusion.report.html import Page, plain_table
 from kan_diffusion.report.images import contact_sheet, embedded, figure_png, figure_svg
 from kan_diffusion.report.mathematics import formula_svg

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from helpers import refused
-from kan_diffusion.data.datasets import ToyData, data_from_name, load_dataset
+from kan_diffusion.data.sources import ToyData, data_from_name, load_dataset
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import StudyConfig, preset_names, read_preset, read_study

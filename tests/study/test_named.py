@@ -1,15 +1,16 @@
 import numpy as np
 import pytest
 import yaml
+from kan_diffusion.training.defaults import suggested
 
 from helpers import refused
-from kan_diffusion.data.datasets import FileData, ToyData, load_dataset
+from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.denoisers.families import FAMILIES
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.trial import build
+from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training import TrainingConfig
-from kan_diffusion.training.defaults import suggested
 from make import denoiser
 
 

@@ -4,21 +4,22 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from kan_diffusion.training.defaults import suggested_for_pictures
 
 from helpers import refused, seeded
-from kan_diffusion.data.datasets import PictureData, data_from_name, load_dataset
+from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import get_family
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.folder import ImageFolder
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.prompts import PromptedDenoiser, tokenize, unknown_words
 from kan_diffusion.pictures.scores import PICTURE_MEASURES, shown
+from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.measure import evaluate_run, load_point_run, load_run
 from kan_diffusion.study.named import chosen_data, single_trial, study_for
 from kan_diffusion.study.trial import build
-from kan_diffusion.training.defaults import suggested_for_pictures
 from make import without_clock
 from picture_folders import NAMES, write_pictures
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import refused, seeded
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.diffusion.likelihood import first_noise
 from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import DataError, RunFolderError

@@ -4,11 +4,12 @@ import numpy as np
 import torch
 
 from helpers import seeded
-from kan_diffusion.data.datasets import ToyData, load_dataset
+from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.processes import get_process
-from kan_diffusion.report.motion import Mover, reverse_process
+from kan_diffusion.report.motion import reverse_process
+from kan_diffusion.report.views import Mover
 
 ROLL = ToyData(toy="swiss-roll", num_points=10)
 

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import refused
+from kan_diffusion.data.frames import require_writable_ending, write_frame
 from kan_diffusion.errors import DataError, RunFolderError
-from kan_diffusion.tables.files import read_frame, require_writable_ending, write_frame
+from kan_diffusion.tables.files import read_frame
 from table_files import require_refused, written
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=8)

@@ -12,7 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from helpers import refused, seeded
 from kan_diffusion.data import GaussianMixture, Standardizer
-from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline

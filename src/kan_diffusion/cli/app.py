@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import unicodedata
-from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -41,7 +41,7 @@ from kan_diffusion.cli.options import (
     option,
     own_code,
 )
-from kan_diffusion.errors import KanDiffusionError, one_line, require_known, valid_settings
+from kan_diffusion.errors import KanDiffusionError, one_line, valid_settings
 from kan_diffusion.limits import (
     MOST_GUIDANCE,
     MOST_LAYERS,
@@ -59,13 +59,9 @@ Judging = TypeVar("Judging", "StudyConfig", "TrialConfig")
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
-    from PIL import Image
 
-    from kan_diffusion.data.datasets import Dataset
-    from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.study.config import StudyConfig, TrialConfig
-    from kan_diffusion.tables.columns import Kind
+    from kan_diffusion.study.tasks import Asked
 
 __all__ = ["app", "main"]
 
@@ -432,32 +428,25 @@ def train(
 
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
-    from kan_diffusion.data.datasets import PictureData, load_dataset
+    from kan_diffusion.data.sources import data_from_name, load_dataset
     from kan_diffusion.processes import signal_warning
-    from kan_diffusion.progress import show_columns, show_training
+    from kan_diffusion.progress import show_training
     from kan_diffusion.study.folder import prepare_trial_folder
-    from kan_diffusion.study.named import chosen_data, single_trial
+    from kan_diffusion.study.named import single_trial
+    from kan_diffusion.study.tasks import task_of
     from kan_diffusion.study.trial import run_trial
-    from kan_diffusion.tables.codec import TableCodec
 
-    kinds, words = _kinds(columns), next(csv.reader([missing or ""], skipinitialspace=True))
+    source = data_from_name(
+        data, kinds=_kinds(columns), missing=_words(missing), holdout=holdout, size=size, mode=mode
+    )
+    task = task_of(source)
     if describe:
-        chosen = chosen_data(
-            data, kinds=kinds, missing=words, holdout=holdout, size=size, mode=mode
-        )
-        dataset = load_dataset(chosen)
-        if isinstance(dataset.codec, TableCodec):
-            show_columns(dataset.codec.describe(), data)
-        elif dataset.codec is not None:
-            typer.echo(_in_short(dataset))
-        else:
-            raise KanDiffusionError(f"'{data}' is a toy, whose coordinates are all numbers")
+        typer.echo(task.describe(source, load_dataset(source, seed)))
         return
     config: TrialConfig = single_trial(
-        data, family=family, params=params, depth=depth, process=process, steps=steps,
+        source, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
-        holdout=holdout, size=size, mode=mode, kinds=kinds, missing=words, seed=seed,
-        sparsify=sparsify,
+        seed=seed, sparsify=sparsify,
     )  # fmt: skip
     if moments:
         recorded = {"moments": tuple(number / moments for number in range(moments))}
@@ -470,10 +459,7 @@ def train(
         prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process))
     floor = known_floor(config.data, config.process)
-    pictures = isinstance(config.data, PictureData)
-    if pictures:
-        typer.echo(_in_short(load_dataset(config.data, config.study_seed, config.seed)))
-    else:
+    if task.one_thread:
         torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     with show_training(config.label, config.training.steps, floor) as on_progress:
         result = run_trial(
@@ -488,33 +474,13 @@ def train(
         return
     if result.row["error"] is not None:
         raise KanDiffusionError(str(result.row["error"]))
-    show_scores(result.row, f"{config.model.name} on {config.data.name}")
+    show_scores(result.row, f"{config.model.name} on {config.data.name}", config.data)
     if result.config.evaluation.effort == "quick":
         typer.echo("A first look, by few points; the same command without --quick judges it well.")
-    words = ["kan-diffusion", "sample", str(folder), "--num", "16" if pictures else "1000"]
+    words = ["kan-diffusion", "sample", str(folder), "--num", str(task.num)]
     module, own, _ = config.model.family.partition(":")
     words += ["--import", module] if own else []
     typer.echo(f"\nRun: {folder}\nSample from it: {shlex.join(words)}")
-
-
-def _in_short(dataset: Dataset) -> str:
-    """Describes a data set of pictures, and what was done to them."""
-    from kan_diffusion.pictures.codec import PictureCodec
-
-    assert isinstance(dataset.codec, PictureCodec)
-    assert dataset.heldout is not None
-    codec, words = dataset.codec, {"L": "grey", "RGB": "colour", "RGBA": "colour and opacity"}
-    parts = [
-        f"{len(dataset.train):,} pictures of {codec.size} x {codec.size} pixels in "
-        f"{words[codec.mode]} to train on, {len(dataset.heldout):,} held out"
-    ]
-    if dataset.captions:
-        parts.append(f"with captions such as '{dataset.captions[0]}'")
-    elif dataset.classes:
-        parts.append(f"of the classes {', '.join(dataset.classes)}")
-    else:
-        parts.append("without captions and classes")
-    return "; ".join([", ".join(parts), *([dataset.report] if dataset.report else [])])
 
 
 @app.command(
@@ -533,8 +499,7 @@ def sample(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Folder of a finished run, or a model of the playground (.json); several with "
-            "--animate.",
+            help="Folder of a finished run; several with --animate.",
         ),
     ],
     num: Annotated[
@@ -611,19 +576,14 @@ def sample(
     unverified: Unverified = False,
 ) -> None:
     """Draw rows from a trained run, in the data's own units, under conditions; or pictures."""
-    import pandas as pd
-
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.diffusion.sampling import make_scheduler
-    from kan_diffusion.pictures.panels import write_pictures
-    from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
-    from kan_diffusion.report.motion import mover_of_run
-    from kan_diffusion.tables.conditions import conditions_from_texts
-    from kan_diffusion.tables.files import write_frame
-    from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+    from kan_diffusion.study.measure import load_run
+    from kan_diffusion.study.tasks import Asked, task_of
 
+    asked = Asked(tuple(prompt or ()), tuple(of_class or ()), guidance, tuple(where or ()), like)
     if animate is not None:
         if where or like is not None or out is not None:
             raise KanDiffusionError(
@@ -631,9 +591,9 @@ def sample(
                 "--out out"
             )
         _animate(
-            runs, animate, prompts=prompt or (), classes=of_class or (), num=num,
-            guidance=guidance, steps=steps, scheduler=scheduler, seed=seed, trails=trails,
-            device=device, overwrite=overwrite, verify=not unverified,
+            runs, animate, replace(asked, trails=trails), num=num, steps=steps,
+            scheduler=scheduler, seed=seed, device=device, overwrite=overwrite,
+            verify=not unverified,
         )  # fmt: skip
         return
     if trails is not None:
@@ -645,158 +605,67 @@ def sample(
         )
     (run,) = runs
     _without_bars()
-    mover = mover_of_run(run, verify=not unverified)
-    pipeline = mover.pipeline
-    of_pictures = isinstance(pipeline, PictureDiffusionPipeline)
-    if out is not None and not of_pictures:
-        _require_place(out, overwrite)
-    of_table = isinstance(pipeline, TableDiffusionPipeline)
-    for asked, value, theirs, fits in (
-        ("--prompt", prompt, "pictures", of_pictures),
-        ("--class", of_class, "pictures", of_pictures),
-        ("--guidance", guidance, "pictures", of_pictures),
-        ("--where", where, "tables", of_table),
-        ("--like", like, "tables", of_table),
-    ):
-        if value is not None and not fits:
-            kind = "pictures" if of_pictures else "a table" if of_table else "points"
-            raise KanDiffusionError(
-                f"'{run}' is a model of {kind}; {asked} is for models of {theirs}"
-            )
+    config, pipeline = load_run(run, verify=not unverified)
+    task = task_of(config.data)
+    task.require_asked(asked, str(run))
+    if out is not None:
+        task.require_place(out)
+        _require_free(out, overwrite)
+    if guidance is None and (prompt or of_class):
+        asked = replace(asked, guidance=config.sampling.guidance)
     pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
     _warn(signal_warning(pipeline.process))
     if steps is None:
         steps = pipeline.process.num_timesteps if scheduler == "ddpm" else 20
     pipeline.to(resolve_device(device))
-    generator = torch_generator("samples", seed)
-    if isinstance(pipeline, PictureDiffusionPipeline):
-        if prompt and of_class:
-            raise KanDiffusionError("ask with --prompt or with --class, not with both")
-        if guidance is None and (prompt or of_class):
-            guidance = mover.guidance
-        if out is not None:
-            _require_free(out, overwrite)
-        drawn = _draw_pictures(
-            pipeline, prompt or (), of_class or (), num or 16, guidance, steps, generator
-        )
-        # Chosen now: others may have drawn from the same run meanwhile.
-        place = out or (run / "pictures" if overwrite else _free_place(run / "pictures"))
-        typer.echo(f"{write_pictures(place, drawn):,} pictures: {place}")
-        return
-    if isinstance(pipeline, TableDiffusionPipeline):
-        rows = None if like is None else pipeline.codec.read(like).frame
-        conditions = conditions_from_texts(where or [])
-        if rows is None and num is None:
-            num = 1000
-        frame = pipeline.draw(
-            num, conditions=conditions, like=rows, steps=steps, generator=generator
-        )
-    else:
-        points = pipeline(num or 1000, steps, generator=generator).samples
-        frame = pd.DataFrame(points.cpu().double().numpy(), columns=list(pipeline.columns))
-    usual_place = run / "samples.csv"
-    path = out or (usual_place if overwrite else _free_place(usual_place))
-    write_frame(path, frame)
-    typer.echo(f"{len(frame):,} rows: {path}")
+    drawn = task.draw(pipeline, asked, num, steps, torch_generator("samples", seed))
+    # Chosen now: others may have drawn from the same run meanwhile.
+    usual = run / task.file
+    place = out or (usual if overwrite else _free_place(usual))
+    drawn.write(place)
+    typer.echo(f"{drawn.words}: {place}")
 
 
 def _animate(
     runs: list[Path],
     path: Path,
+    asked: Asked,
     *,
-    prompts: Sequence[str],
-    classes: Sequence[str],
     num: int | None,
-    guidance: float | None,
     steps: int | None,
     scheduler: str | None,
     seed: int,
-    trails: int | None,
     device: str,
     overwrite: bool,
     verify: bool,
 ) -> None:
     """Writes the reverse processes of runs side by side."""
     from kan_diffusion.devices import resolve_device
-    from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
     from kan_diffusion.processes import signal_warning
-    from kan_diffusion.report.motion import (
-        mover_of_run,
-        picture_motion,
-        require_ending,
-        reverse_motion,
-        write_motion,
-    )
+    from kan_diffusion.report.motion import require_ending, write_motion
+    from kan_diffusion.report.views import mover_of_run, view_of
+    from kan_diffusion.study.tasks import task_of
 
     require_ending(path)
     _require_free(path, overwrite, "--animate")
     _without_bars()
     movers = [mover_of_run(run, verify=verify) for run in runs]
     for mover in movers:
+        task_of(mover.data).require_asked(asked, mover.source)
         _warn(signal_warning(mover.process))
         mover.pipeline.to(resolve_device(device))
-    if isinstance(movers[0].pipeline, PictureDiffusionPipeline):
-        if trails is not None:
-            raise KanDiffusionError(
-                f"'{runs[0]}' is a model of pictures; --trails is for models of points"
-            )
-        motion = picture_motion(
-            movers, prompts=prompts, classes=_labels(movers[0].pipeline, classes), num=num,
-            guidance=guidance, steps=steps, scheduler=scheduler, seed=seed,
-        )  # fmt: skip
-        asked = ", ".join([*prompts, *classes]) or "pictures"
-    else:
-        of_pictures = {"--prompt": prompts, "--class": classes, "--guidance": guidance}
-        for name, value in of_pictures.items():
-            if value not in (None, (), []):
-                raise KanDiffusionError(
-                    f"'{runs[0]}' is a model of points; {name} is for models of pictures"
-                )
-        asked = "points"
-        motion = reverse_motion(
-            movers, num=num or 1000, steps=steps, scheduler=scheduler, seed=seed, trails=trails
-        )
-    typer.echo(write_motion(motion, path, f"From noise to {asked}"))
+    first = movers[0].data
+    motion = view_of(first).animate(
+        movers, asked, num=num, steps=steps, scheduler=scheduler, seed=seed
+    )
+    words = ", ".join([*asked.prompts, *asked.classes]) or task_of(first).noun
+    typer.echo(write_motion(motion, path, f"From noise to {words}"))
 
 
 def _free_place(path: Path) -> Path:
     """Finds a free path: the given one, or the first with a number after its stem."""
     others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
     return next(place for place in chain([path], others) if not place.exists())
-
-
-def _labels(pipeline: PictureDiffusionPipeline, classes: Sequence[str]) -> list[int | str]:
-    """Turns texts into class numbers where they are digits and no class has that name."""
-    known = pipeline.classes
-    return [int(each) if each.isdecimal() and each not in known else each for each in classes]
-
-
-def _draw_pictures(
-    pipeline: PictureDiffusionPipeline,
-    prompts: Sequence[str],
-    classes: Sequence[str],
-    num: int,
-    guidance: float | None,
-    steps: int,
-    generator: torch.Generator,
-) -> list[tuple[str, list[Image.Image]]]:
-    """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
-    if prompts and pipeline.tokenizer is not None:
-        from kan_diffusion.pictures.prompts import unknown_words
-
-        for sentence in unknown_words(pipeline.tokenizer, prompts):
-            _warn(sentence)
-    pictures = pipeline(
-        list(prompts) or None,
-        steps,
-        class_labels=_labels(pipeline, classes) or None,
-        num_images_per_prompt=num,
-        guidance_scale=guidance,
-        generator=generator,
-    ).images
-    assert isinstance(pictures, list)
-    asked = [*prompts, *classes] or [""]
-    return [(what, pictures[place * num : (place + 1) * num]) for place, what in enumerate(asked)]
 
 
 @app.command(
@@ -824,42 +693,21 @@ def impute(
     unverified: Unverified = False,
 ) -> None:
     """Fill the gaps of rows with what a trained run thinks likely; all other cells stay."""
-    import pandas as pd
-
+    from kan_diffusion.data.frames import require_writable_ending
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.randomness import torch_generator
-    from kan_diffusion.study.measure import load_point_run
-    from kan_diffusion.tables.files import write_frame
-    from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-
-    _require_place(out, overwrite)
-    _without_bars()
-    _, pipeline = load_point_run(run, verify=not unverified)
-    if not isinstance(pipeline, TableDiffusionPipeline):
-        raise KanDiffusionError(f"'{run}' is a model of points; only models of tables fill gaps")
-    pipeline.to(resolve_device(device))
-    frames = pipeline.impute(
-        pipeline.codec.read(data).frame,
-        draws,
-        steps=steps or 20,
-        generator=torch_generator("gaps", seed),
-    )
-    filled = frames[0]
-    if draws > 1:
-        number = next(name for name in ("draw", "draw_", "draw__") if name not in filled)
-        for draw, frame in enumerate(frames, start=1):
-            frame.insert(0, number, draw)
-        filled = pd.concat(frames, ignore_index=True)
-    write_frame(out, filled)
-    typer.echo(f"{len(filled):,} rows: {out}")
-
-
-def _require_place(out: Path, overwrite: bool) -> None:
-    """Checks before any work that a table can be written there."""
-    from kan_diffusion.tables.files import require_writable_ending
+    from kan_diffusion.study.measure import load_run
+    from kan_diffusion.study.tasks import task_of
 
     require_writable_ending(out)
     _require_free(out, overwrite)
+    _without_bars()
+    config, pipeline = load_run(run, verify=not unverified)
+    pipeline.to(resolve_device(device))
+    generator = torch_generator("gaps", seed)
+    filled = task_of(config.data).fill(pipeline, data, draws, steps or 20, generator)
+    filled.write(out)
+    typer.echo(f"{filled.words}: {out}")
 
 
 def _require_free(path: Path, overwrite: bool, asked: str = "--out") -> None:
@@ -868,21 +716,18 @@ def _require_free(path: Path, overwrite: bool, asked: str = "--out") -> None:
         raise KanDiffusionError(f"'{path}' exists; choose another {asked}, or add --overwrite")
 
 
-def _kinds(text: str | None) -> dict[str, Kind]:
+def _kinds(text: str | None) -> dict[str, str] | None:
     """Parses kinds of columns such as ``age=number``; names with commas are quoted."""
-    from typing import cast
-
-    from kan_diffusion.tables.columns import KINDS
-
-    kinds: dict[str, Kind] = {}
-    for part in next(csv.reader([text or ""], skipinitialspace=True)):
+    if text is None:
+        return None
+    kinds: dict[str, str] = {}
+    for part in next(csv.reader([text], skipinitialspace=True)):
         name, sign, kind = part.rpartition("=")
         if not sign:
             raise KanDiffusionError(
                 f"--columns has '{part}', which is no kind of a column such as age=number"
             )
-        require_known("kind of a column", kind.strip(), KINDS)
-        kinds[name.strip()] = cast("Kind", kind.strip())
+        kinds[name.strip()] = kind.strip()
     return kinds
 
 
@@ -904,31 +749,23 @@ def evaluate(
     unverified: Unverified = False,
 ) -> None:
     """Judge a trained run: loss and sample metrics; of a table also its rows, on a page."""
-    from kan_diffusion.cli.console import show_scores, show_table_scores
+    from kan_diffusion.cli.console import show_judged, show_scores
     from kan_diffusion.cli.progress import show_phases
+    from kan_diffusion.report.views import view_of
+    from kan_diffusion.study.folder import load_trial
     from kan_diffusion.study.measure import evaluate_run
-    from kan_diffusion.tables.judging import judge_run
-    from kan_diffusion.tables.page import write_table_page
 
     _without_bars()
     row, used = evaluate_run(run, data, verify=not unverified)
-    show_scores(row, f"{run} on {used}")
+    trial = load_trial(run, verify=False)
+    assert trial is not None
+    source = trial.config.data
+    show_scores(row, f"{run} on {used}", source)
     with show_phases(f"judging {run}") as show:
-        judged = judge_run(
-            run,
-            data,
-            verify=not unverified,
-            on_progress=lambda what, done: show("rows", what, done),
-        )
-        if judged is None:
-            if out is not None:
-                raise KanDiffusionError(f"'{run}' is no model of a table; --out is for tables")
-            return
-        scores, source = judged
-        show("page", "", 0.0)
-        page = write_table_page(scores, out or run / "tables.html", f"Rows of {run}", source)
-    show_table_scores(scores, f"Synthetic rows of {run} beside real ones")
-    typer.echo(f"\nPage: {page}")
+        page = view_of(source).page(run, data, out, verify=not unverified, on_progress=show)
+    if page is not None:
+        show_judged(page, f"Synthetic rows of {run} beside real ones")
+        typer.echo(f"\nPage: {page.path}")
 
 
 @app.command(
@@ -1088,6 +925,11 @@ def _warn(message: str | None) -> None:
 
 def _listed(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",")]
+
+
+def _words(text: str | None) -> list[str] | None:
+    """Parses words with commas between them; those with commas are quoted."""
+    return None if text is None else next(csv.reader([text], skipinitialspace=True))
 
 
 def _command() -> str:

@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from kan_diffusion.data.sources import Source
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.pictures.scores import PICTURE_MEASURES
 from kan_diffusion.report.tables import (
     MISSING,
     REAL_ROW,
@@ -23,24 +23,22 @@ from kan_diffusion.study.folder import Row
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.verdicts import Decision
 from kan_diffusion.study.results.wording import capitalised, sentences
+from kan_diffusion.study.tasks import measures_of
 
 if TYPE_CHECKING:
     from kan_diffusion.formulas.explain import Explanation
     from kan_diffusion.report.contents import ReportContents
-    from kan_diffusion.tables.scores import TableScores
+    from kan_diffusion.report.views import JudgedPage
 
 __all__ = [
     "show_conclusions",
     "show_forest",
+    "show_judged",
     "show_scores",
     "show_standings",
     "show_summary",
-    "show_table_scores",
     "show_tuned",
 ]
-
-_WORST = 3
-"""Number of the worst columns that are named."""
 
 
 def _console() -> Console:
@@ -156,8 +154,9 @@ def show_conclusions(decision: Decision) -> None:
         console.print(capitalised(sentence))
 
 
-def show_scores(row: Row, title: str) -> None:
-    """Prints the scores of one denoiser, each sample metric beside real-against-real."""
+def show_scores(row: Row, title: str, data: Source) -> None:
+    """Prints the scores of one denoiser, each score of samples beside real-against-real."""
+    measures = {**measures_of([data]), **SAMPLE_METRICS}
     table = Table(title=title, title_justify="left", box=None)
     for head in ("", "model", "best possible"):
         table.add_column(head, justify="left" if not head else "right")
@@ -180,27 +179,22 @@ def show_scores(row: Row, title: str) -> None:
         add("negative log-likelihood (exact)", row["nll"], row["nll_real"])
     for key in row:
         if key != "nll" and f"{key}_real" in row:
-            known = SAMPLE_METRICS.get(key) or PICTURE_MEASURES.get(key)
-            title = key if known is None else known.title
+            title = measures[key].title if key in measures else key
             add(f"{title} (real against real)", row[key], row[f"{key}_real"])
     console = _console()
     console.print()
     console.print(table)
 
 
-def show_table_scores(scores: TableScores, title: str) -> None:
-    """Prints the scores of a synthetic table, each beside a perfect model's."""
-    from kan_diffusion.tables.page import say_scores, score_texts
-
+def show_judged(page: JudgedPage, title: str) -> None:
+    """Prints the scores of drawn samples, each beside a perfect model's."""
     table = _table(title, ["score"], ["synthetic", "perfect"])
-    for score in scores.scores:
-        table.add_row(score.label, *score_texts(score))
+    for cells in page.scores:
+        table.add_row(*cells)
     console = _console()
     console.print()
     console.print(table)
-    worst = [column.name for column in scores.columns if column.shortfall > 0][:_WORST]
-    columns = f"Columns that are met worst: {', '.join(worst)}."
-    for sentence in (*say_scores(scores), *([columns] if worst else [])):
+    for sentence in page.sentences:
         console.print(sentence)
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from rich.progress import Progress, TaskID
 
-from kan_diffusion.data.datasets import DataConfig, ToyData, load_dataset
+from kan_diffusion.data.sources import Source, load_dataset
 from kan_diffusion.evaluation.denoising import draw_noised_points, floor
 from kan_diffusion.processes import Process
 from kan_diffusion.progress import TrainingBar, progress_bars
@@ -27,7 +27,7 @@ _JUDGING_STEPS = 400
 
 
 @lru_cache
-def known_floor(data: DataConfig, process: Process) -> float | None:
+def known_floor(data: Source, process: Process) -> float | None:
     """Estimates the loss of the best possible denoiser from a few thousand points of a toy.
 
     Args:
@@ -37,7 +37,7 @@ def known_floor(data: DataConfig, process: Process) -> float | None:
     Returns:
         The loss; None for data whose density is not known.
     """
-    if not isinstance(data, ToyData):
+    if data.density is None:
         return None
     generator = torch_generator("floor", data.name)
     return floor(draw_noised_points(load_dataset(data), process, 4000, generator), process)

@@ -1,6 +1,6 @@
 """Networks and formulas that predict noise."""
 
-from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput
+from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
 from kan_diffusion.denoisers.families import FAMILIES, build_denoiser, get_family
 from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range
 from kan_diffusion.denoisers.formula import FormulaDenoiser
@@ -11,7 +11,6 @@ from kan_diffusion.denoisers.readable import ReadableDenoiser
 
 __all__ = [
     "FAMILIES",
-    "UNLABELLED",
     "Choice",
     "Denoiser",
     "DenoiserOutput",

@@ -24,10 +24,7 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.weights import require_sound
 
-__all__ = ["UNLABELLED", "Denoiser", "DenoiserOutput", "ModelMixin"]
-
-UNLABELLED = -1
-"""The class label of a sample without a label."""
+__all__ = ["Denoiser", "DenoiserOutput", "ModelMixin"]
 
 
 @dataclass
@@ -44,14 +41,15 @@ class DenoiserOutput(BaseOutput):
 class Denoiser(ModelMixin, ConfigMixin):
     """Base of the denoisers of samples of any shape.
 
-    A subclass sets ``network``, registers its configuration and defines ``sample_shape``,
-    ``absent`` and ``forward``. A pipeline's ``from_pretrained`` finds a class by the dotted path of
+    A subclass registers its configuration and defines ``sample_shape``, ``size_of``, ``flops``,
+    ``reset_parameters`` and ``forward``, which takes noised samples (B, *shape), a timestep for all
+    or one each, conditions by name and ``return_dict``, and returns a :class:`DenoiserOutput` or a
+    tuple. A pipeline's ``from_pretrained`` finds a class by the dotted path of
     its module and looks for ``ModelMixin`` in the same module: a module that defines a denoiser
     must import it (from here), and must keep its path.
 
     Attributes:
         network: The module that computes the prediction.
-        num_classes: Number of class labels of pictures, 0 for a denoiser without classes.
         observable: Whether coordinates may be observed.
         flops: Floating-point operations of one forward pass for one sample, see
             :mod:`kan_diffusion.denoisers.families`.
@@ -59,7 +57,6 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
     network: nn.Module
-    num_classes: int = 0
     observable: bool = False
 
     @classmethod
@@ -100,24 +97,21 @@ class Denoiser(ModelMixin, ConfigMixin):
     @property
     def absent(self) -> dict[str, Tensor]:
         """Name of each possible condition, and the value that marks it as absent for a sample."""
-        return {"class_labels": torch.tensor(UNLABELLED)} if self.num_classes else {}
+        return {}
 
     def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
         """Checks conditions once before use, so that no forward pass on a GPU waits for the check.
 
         Args:
-            conditions: Values by the names of :attr:`absent`, one per sample; ``class_labels`` are
-                integers, -1 where there is no label.
+            conditions: Values by the names of :attr:`absent`, one per sample.
             num_samples: Number of samples.
 
         Raises:
-            KanDiffusionError: A condition is not one of this denoiser's, has the wrong shape or not
-                one value per sample, or class labels are not integers that it knows.
+            KanDiffusionError: A condition is not one of this denoiser's, or has the wrong shape or
+                not one value per sample.
         """
         known = self.absent
         for name, values in conditions.items():
-            if name == "class_labels":
-                self._require_classes()
             if name not in known:
                 raise KanDiffusionError(
                     f"this {type(self).__name__} takes {' and '.join(known) or 'no conditions'}, "
@@ -127,26 +121,20 @@ class Denoiser(ModelMixin, ConfigMixin):
                 raise KanDiffusionError(
                     f"{name} must be one a sample, {num_samples}, not {len(values)}"
                 )
-        labels = conditions.get("class_labels")
-        if labels is None:
-            return
-        if labels.is_floating_point():
-            raise KanDiffusionError(
-                f"class labels must be whole numbers, not {labels.dtype}; convert them with .long()"
-            )
-        wrong = labels[(labels < UNLABELLED) | (labels >= self.num_classes)]
-        if len(wrong):
-            raise KanDiffusionError(
-                f"class label {int(wrong[0])} is unknown to a denoiser of {self.num_classes} "
-                f"classes; labels go from 0 to {self.num_classes - 1}, {UNLABELLED} stands for none"
-            )
 
-    def _require_classes(self) -> None:
-        if self.num_classes == 0:
-            raise KanDiffusionError(
-                "this denoiser was built without classes; leave class_labels out or build it with "
-                "num_classes, which denoisers of pictures take"
-            )
+    @property
+    def counted(self) -> Denoiser:
+        """The part whose parameters and operations budgets count: all of it, but for prompts."""
+        return self
+
+    @classmethod
+    def size_of(cls, shape: tuple[int, ...]) -> dict[str, object]:
+        """Returns the arguments that say of which shape samples are.
+
+        Raises:
+            KanDiffusionError: Denoisers of this class do not take samples of that shape.
+        """
+        raise NotImplementedError
 
     @property
     def flops(self) -> int:
@@ -160,31 +148,4 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters from ``generator`` (torch's default one when None)."""
-        raise NotImplementedError
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> DenoiserOutput | tuple[Tensor, ...]:
-        """Computes the prediction for noised samples.
-
-        Args:
-            sample: Noised samples with shape (B, *shape).
-            timestep: One timestep for all samples, or one each with shape (B,); integers from 0 to
-                T - 1, or fractions between them for samplers that use these.
-            class_labels: Labels with shape (B,), -1 where there is none; or None.
-            encoder_hidden_states: Embedded prompts with shape (B, tokens, width); or None.
-            return_dict: Whether to return a :class:`DenoiserOutput` or a tuple.
-
-        Returns:
-            The prediction with shape (B, *shape), as ``.sample`` or in a tuple.
-
-        Raises:
-            KanDiffusionError: The samples have another shape, or a condition was given to a
-                denoiser that was built without it.
-        """
         raise NotImplementedError

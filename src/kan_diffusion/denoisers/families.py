@@ -27,7 +27,7 @@ from kan_diffusion.imports import find_object, is_place
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_UNITS
 
-__all__ = ["FAMILIES", "build_denoiser", "get_family", "picture_families"]
+__all__ = ["FAMILIES", "build_denoiser", "get_family"]
 
 _RATES = Range(5e-3, 5e-2, log=True)
 _TIMES = IntRange(2, 5)
@@ -131,15 +131,11 @@ _READABLE = _row(
     space={**_EDGES_SPACE, "depth": IntRange(1, 2)},
 )  # fmt: skip
 
+_OTHERS = ("kan_diffusion.pictures.denoisers:PICTURE_FAMILIES",)
+"""Places of the families of other samples than points, by name; loaded when one is looked up."""
+
 _FOUND: dict[str, tuple[int, ...]] = {}
 """Widths found so far, by everything they depend on."""
-
-
-def picture_families() -> Mapping[str, Family]:
-    """Returns the families of pictures by name; their wing is imported when it is asked for."""
-    from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES
-
-    return PICTURE_FAMILIES
 
 
 def get_family(name: str, *, importing: bool = False) -> Family:
@@ -157,21 +153,21 @@ def get_family(name: str, *, importing: bool = False) -> Family:
     if is_place(name):
         return find_object(name, "family", Family, importing=importing)
     known = {**FAMILIES, _READABLE.name: _READABLE}
-    if name not in known:
-        known |= picture_families()
+    for place in _OTHERS:
+        if name not in known:
+            known |= find_object(place, "families", dict, importing=True)
     return look_up("family", name, known)
 
 
 def build_denoiser(
     family: str,
-    data_dim: int | Sequence[int],
+    shape: int | Sequence[int],
     *,
     num_train_timesteps: int,
     params: int | None = None,
     flops: int | None = None,
     hidden: Sequence[int] | None = None,
     depth: int | None = None,
-    num_classes: int = 0,
     observable: bool = False,
     settings: Mapping[str, Setting] | None = None,
     generator: torch.Generator | None = None,
@@ -183,13 +179,12 @@ def build_denoiser(
 
     Args:
         family: Name of the family, see :func:`get_family`.
-        data_dim: Number of coordinates of a point, or channels, height and width of a picture.
+        shape: Number of coordinates of a point, or the shape of a sample.
         num_train_timesteps: Number of steps of the process.
         params: Number of trainable parameters to fit, within ``BUDGET_TOLERANCE``.
         flops: Operations to fit, of a forward pass for one sample.
         hidden: Widths of the hidden layers.
         depth: Number of hidden layers when fitting; the family's own when None.
-        num_classes: Number of class labels of pictures; 0 for points, and without classes.
         observable: Whether coordinates may be observed.
         settings: Settings of the denoiser class that override the family's.
         generator: Where the initial parameters come from; torch's default when None.
@@ -201,25 +196,20 @@ def build_denoiser(
 
     Raises:
         BudgetError: The family's smallest denoiser of this depth is over the budget.
-        KanDiffusionError: Unknown family or setting, classes of points, no size or more than one,
-            or a budget that cannot be met.
+        KanDiffusionError: Unknown family or setting, a family of samples of another shape, no size
+            or more than one, or a budget that cannot be met.
     """
     kind = get_family(family)
-    options = {**kind.settings, **(settings or {}), **({"observable": True} if observable else {})}
-    of_points = isinstance(data_dim, int)
-    if kind.of_pictures == of_points:
-        fitting = ", ".join(FAMILIES if of_points else picture_families())
-        theirs, others = ("pictures", "points") if kind.of_pictures else ("points", "pictures")
-        raise KanDiffusionError(
-            f"family '{kind.name}' is for {theirs}; choose one for {others}: {fitting}"
-        )
-    if of_points and num_classes:
-        raise KanDiffusionError(
-            f"family '{kind.name}' is for points, which have no classes; leave num_classes out"
-        )
-    shape: dict[str, int | Sequence[int]] = {"data_dim": data_dim}
-    if not of_points:
-        shape = {"shape": data_dim, "num_classes": num_classes}
+    options: dict[str, object] = {
+        **kind.settings,
+        **(settings or {}),
+        **({"observable": True} if observable else {}),
+    }
+    sample = (shape,) if isinstance(shape, int) else tuple(shape)
+    try:
+        options |= kind.denoiser_class.size_of(sample)
+    except KanDiffusionError as error:
+        raise KanDiffusionError(f"family '{kind.name}': {error}") from error
     given = {key: size for key, size in (("params", params), ("flops", flops)) if size is not None}
     if len(given) + (hidden is not None) != 1:
         raise KanDiffusionError(
@@ -240,7 +230,6 @@ def build_denoiser(
             )
         try:
             return kind.denoiser_class(
-                **shape,
                 hidden=tuple(widths),
                 num_train_timesteps=num_train_timesteps,
                 **options,
@@ -253,8 +242,7 @@ def build_denoiser(
             ((countable, amount),) = given.items()
             count, unit = COUNTABLES[countable]
             # As text, because a setting of 1 is not a setting of True, though 1 == True.
-            of_task = data_dim, num_train_timesteps, num_classes
-            key = repr((kind, *of_task, options, countable, layers, amount, at_most))
+            key = repr((kind, num_train_timesteps, options, countable, layers, amount, at_most))
             if key not in _FOUND:
                 name = f"family '{kind.name}'"
                 _FOUND[key] = widths_for_budget(

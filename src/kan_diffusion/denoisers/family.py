@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.points import PointDenoiser
 from kan_diffusion.errors import KanDiffusionError, require_known
 
 __all__ = ["Choice", "Family", "IntRange", "Range", "Setting", "Space"]
@@ -100,11 +99,6 @@ class Family:
     kind: Literal["kan", "mlp", "other"] = "other"
     title: str = ""
     space: Space = field(default_factory=dict)
-
-    @property
-    def of_pictures(self) -> bool:
-        """Whether its denoisers take pictures; all others take points."""
-        return not issubclass(self.denoiser_class, PointDenoiser)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name)

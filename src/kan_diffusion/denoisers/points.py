@@ -63,6 +63,16 @@ class PointDenoiser(Denoiser):
                 encoding, config.num_train_timesteps, config.num_time_frequencies
             )
 
+    @classmethod
+    def size_of(cls, shape: tuple[int, ...]) -> dict[str, object]:
+        """Returns the number of coordinates, see :meth:`.Denoiser.size_of`."""
+        if len(shape) != 1:
+            raise KanDiffusionError(
+                "it takes points, and samples are of shape "
+                f"{' x '.join(map(str, shape))}; choose a family of pictures, such as unet-kan"
+            )
+        return {"data_dim": shape[0]}
+
     @property
     def num_features(self) -> int:
         """Number of features of a point."""
@@ -124,8 +134,6 @@ class PointDenoiser(Denoiser):
         self,
         sample: Tensor,
         timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
         return_dict: bool = True,
         *,
         observed: Tensor | None = None,
@@ -136,9 +144,6 @@ class PointDenoiser(Denoiser):
             sample: Noised points with shape (B, d).
             timestep: One timestep for all points, or one each with shape (B,); integers from 0 to
                 T - 1, or fractions between them for samplers that use these.
-            class_labels: Must be None, as must ``encoder_hidden_states``: denoisers of points take
-                no labels and no prompts, and have these arguments as models of diffusers do.
-            encoder_hidden_states: Must be None.
             return_dict: Whether to return a :class:`DenoiserOutput` or a tuple.
             observed: Observed coordinates with shape (B, d), NaN where nothing is
                 observed; or None.
@@ -147,18 +152,13 @@ class PointDenoiser(Denoiser):
             The prediction with shape (B, d), as ``.sample`` or in a tuple.
 
         Raises:
-            KanDiffusionError: The points have the wrong number of coordinates, labels or prompts
-                were given, or observed coordinates to a denoiser that was built without them.
+            KanDiffusionError: The points have the wrong number of coordinates, or observed
+                coordinates were given to a denoiser that was built without them.
         """
         if sample.ndim != 2 or sample.shape[-1] != self.data_dim:
             raise KanDiffusionError(
                 f"this denoiser takes points with shape (B, {self.data_dim}), not "
                 f"{tuple(sample.shape)}"
-            )
-        if class_labels is not None or encoder_hidden_states is not None:
-            raise KanDiffusionError(
-                "a denoiser of points takes no labels and no prompts; leave class_labels and "
-                "encoder_hidden_states out"
             )
         steps = torch.as_tensor(timestep, device=sample.device).reshape(-1)
         mask = torch.zeros_like(sample) if self.observable else None

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, OracleKind
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.evaluation.oracles import SceneOracle
 from kan_diffusion.processes import Process, expand, noise_of_mean
 
 __all__ = [
@@ -109,12 +108,7 @@ class DenoisingScores:
 
 
 def draw_noised_points(
-    dataset: Dataset,
-    process: Process,
-    num: int,
-    generator: torch.Generator,
-    *,
-    captioned: bool = False,
+    dataset: Dataset, process: Process, num: int, generator: torch.Generator
 ) -> NoisedPoints:
     """Draws the samples, timesteps and noise that denoisers are measured on.
 
@@ -125,10 +119,8 @@ def draw_noised_points(
         process: Noising process.
         num: Number of noised samples.
         generator: Generator of all draws.
-        captioned: Whether denoisers, and so the oracle, are conditioned on captions of pictures.
     """
     rows: Tensor | None = None
-    mean: Tensor | None = None
     if dataset.heldout is None:
         clean = dataset.points_to_noise(num, generator).double()
     else:
@@ -139,13 +131,7 @@ def draw_noised_points(
     alpha, sigma = (level[timesteps] for level in process.levels())
     # Networks see float32: let the oracle judge the very same samples.
     noised = (expand(alpha, clean) * clean + expand(sigma, clean) * noise).float().double()
-    if dataset.density is not None:
-        mean = dataset.density.posterior_mean(noised, alpha, sigma)
-    elif dataset.scenes:
-        captions = None
-        if captioned and dataset.heldout_captions is not None and rows is not None:
-            captions = [dataset.heldout_captions[row] for row in rows.tolist()]
-        mean = SceneOracle(dataset.shape[-1]).posterior_mean(noised, alpha, sigma, captions)
+    mean = dataset.posterior_mean(noised, alpha, sigma, rows)
     return NoisedPoints(clean, noise, timesteps, alpha, sigma, noised, mean, rows)
 
 

@@ -1,7 +1,7 @@
 """How much is computed to judge a model: what a comparison needs, or a first look.
 
 The numbers of a first look estimate the same quantities from fewer draws, so they scatter more: it
-decides nothing.
+decides nothing. How many samples a first look takes is said by their source.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ class Effort:
     """Amounts of what is computed to judge a model.
 
     Attributes:
-        most_points: Most points, by the settings of an evaluation that ask for a number of them;
-            empty where these are not limited.
-        most_pictures: The same of pictures.
         trees: Trees of the forests, and of boosted trees, that tell samples apart or learn from
             them.
         likelihood_steps: Steps of the integration of a likelihood.
@@ -32,8 +29,6 @@ class Effort:
         formula_sweeps: Most rounds of changes, and of starts, in the search for its forms.
     """
 
-    most_points: Mapping[str, int]
-    most_pictures: Mapping[str, int]
     trees: int
     likelihood_steps: int
     fitted_points: int
@@ -44,8 +39,6 @@ class Effort:
 
 EFFORTS: Mapping[EffortName, Effort] = {
     "full": Effort(
-        {},
-        {},
         trees=60,
         likelihood_steps=50,
         fitted_points=131_072,
@@ -54,13 +47,6 @@ EFFORTS: Mapping[EffortName, Effort] = {
         formula_sweeps=3,
     ),
     "quick": Effort(
-        {
-            "num_noised": 2_000,
-            "num_samples": 100,
-            "num_likelihood": 10,
-            "num_real_pairs": 1,
-        },
-        {"num_noised": 60, "num_samples": 12},
         trees=5,
         likelihood_steps=5,
         fitted_points=16_384,

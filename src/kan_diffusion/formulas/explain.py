@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.formula import FormulaDenoiser
@@ -54,7 +54,6 @@ from kan_diffusion.formulas.writing import (
     noise_latex,
     score_latex,
 )
-from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     RESULT,
@@ -68,7 +67,8 @@ from kan_diffusion.study.folder import (
     load_weights,
     recorded_steps,
 )
-from kan_diffusion.study.measure import Yardstick, load_point_run, measure, yardstick
+from kan_diffusion.study.measure import load_point_run
+from kan_diffusion.study.tasks import Reference, task_of
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = [
@@ -360,7 +360,7 @@ class StageJudge:
     config: TrialConfig
     pipeline: PointDiffusionPipeline
     context: Context
-    shared: Yardstick | None
+    shared: Reference | None
 
     def _pipeline(self, denoiser: Denoiser) -> PointDiffusionPipeline:
         return type(self.pipeline).from_pipe(self.pipeline, denoiser=denoiser)
@@ -372,14 +372,15 @@ class StageJudge:
         samples, trouble = None, ""
         if self.shared is not None:
             config, dataset, made = self.config, self.context.dataset, self._pipeline(denoiser)
+            task = task_of(config.data)
             try:
-                row, levels, samples = measure(config, dataset, made, self.shared)
+                row, levels, samples = task.judge(config, dataset, made, self.shared)
             except KanDiffusionError as error:
                 # Far from the data, where a sampler may get, functions such as exp have no bounds.
                 trouble = str(error)
                 evaluation = config.evaluation.model_copy(update={"num_samples": 0})
                 plain = config.model_copy(update={"evaluation": evaluation})
-                row, levels, _ = measure(plain, dataset, made, self.shared)
+                row, levels, _ = task.judge(plain, dataset, made, self.shared)
         scores = row if row.get("heldout_loss") is not None else vars(self.context.scores(denoiser))
         numbers = {k: float(v) for k, v in scores.items() if isinstance(v, int | float)}
         keys = metrics_named(self.config.evaluation.metrics)
@@ -632,8 +633,8 @@ def explain_run(
     shared = None
     if options.num_samples:
         split = config.seed if dataset.split_by_seed else 0
-        limited = evaluation.limited(of_pictures=False)
-        shared = yardstick(dataset, process, limited, config.study_seed, split)
+        limited, task = evaluation.limited(config.data.quick), task_of(config.data)
+        shared = task.reference(dataset, process, limited, config.study_seed, split)
     judged = config.model_copy(update={"evaluation": evaluation})
     judge = StageJudge(judged, pipeline, context, shared)
     standings: list[Standing] = []
@@ -684,10 +685,11 @@ def _reverse(judge: StageJudge, stages: Mapping[str, Denoiser]) -> dict[str, NDA
     scheduler = make_scheduler(config.sampling.scheduler, config.process)
     recorded = {}
     for name, denoiser in {**stages, **exact}.items():
-        generator = torch_generator("reverse process", config.study_seed, config.data.name)
+        pipeline = type(judge.pipeline).from_pipe(
+            judge.pipeline, denoiser=denoiser, scheduler=scheduler
+        )
         with suppress(NonFiniteSamplesError):  # reported where the stage is judged
-            pipeline = PointDiffusionPipeline(denoiser, config.process, scheduler=scheduler)
-            states = record_reverse(pipeline, _MOVING, config.sampling.steps, generator)
+            states = record_reverse(config, judge.context.dataset, pipeline, _MOVING)
             recorded[name] = states.double().numpy()
     return recorded
 

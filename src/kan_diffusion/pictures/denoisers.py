@@ -36,7 +36,7 @@ from diffusers.models.attention import Attention, BasicTransformerBlock, FeedFor
 from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.base import UNLABELLED, Denoiser, DenoiserOutput, ModelMixin
+from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput, ModelMixin
 from kan_diffusion.denoisers.family import Family, Range
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan import KANLinear, LearnedFunctions
@@ -45,6 +45,7 @@ from kan_diffusion.limits import MOST_PARAMETERS, MOST_SIDE
 
 __all__ = [
     "PICTURE_FAMILIES",
+    "UNLABELLED",
     "FeedForwards",
     "ModelMixin",
     "PictureDenoiser",
@@ -52,6 +53,9 @@ __all__ = [
     "UNetDenoiser",
     "fresh_parameters",
 ]
+
+UNLABELLED = -1
+"""The class label of a picture without a label."""
 
 FeedForwards = Literal["mlp", "grouped", "full"]
 """Feed-forwards as in diffusers, with functions that units share, or with one for each edge."""
@@ -85,8 +89,19 @@ class PictureDenoiser(Denoiser):
     """
 
     classes: nn.Embedding | None
+    num_classes: int
     text_width: int
     _context_width: int
+
+    @classmethod
+    def size_of(cls, shape: tuple[int, ...]) -> dict[str, object]:
+        """Returns the shape of pictures, see :meth:`.Denoiser.size_of`."""
+        if len(shape) != 3:
+            raise KanDiffusionError(
+                f"it takes pictures, and samples are points of {' x '.join(map(str, shape))} "
+                "coordinates; choose a family of points, such as kan"
+            )
+        return {"shape": shape}
 
     @staticmethod
     def _require_pictures(shape: Sequence[int], factor: int, density: float) -> None:
@@ -134,17 +149,43 @@ class PictureDenoiser(Denoiser):
     @property
     def absent(self) -> dict[str, Tensor]:
         """Name of each possible condition, and the value that marks it as absent for a sample."""
-        prompts = {"encoder_hidden_states": torch.zeros(())} if self.text_width else {}
-        return {**super().absent, **prompts}
+        labels = {"class_labels": torch.tensor(UNLABELLED)} if self.num_classes else {}
+        return labels | ({"encoder_hidden_states": torch.zeros(())} if self.text_width else {})
 
     def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
-        """Checks conditions once before use, see :class:`.Denoiser`."""
+        """Checks conditions once before use, see :class:`.Denoiser`.
+
+        ``class_labels`` are integers, -1 where there is no label.
+        """
+        if "class_labels" in conditions:
+            self._require_classes()
         super().require_conditions(conditions, num_samples)
+        labels = conditions.get("class_labels")
+        if labels is not None:
+            if labels.is_floating_point():
+                raise KanDiffusionError(
+                    f"class labels must be whole numbers, not {labels.dtype}; convert them with "
+                    ".long()"
+                )
+            wrong = labels[(labels < UNLABELLED) | (labels >= self.num_classes)]
+            if len(wrong):
+                raise KanDiffusionError(
+                    f"class label {int(wrong[0])} is unknown to a denoiser of {self.num_classes} "
+                    f"classes; labels go from 0 to {self.num_classes - 1}, {UNLABELLED} stands "
+                    "for none"
+                )
         prompts = conditions.get("encoder_hidden_states")
         if prompts is not None and (prompts.ndim != 3 or prompts.shape[2] != self.text_width):
             raise KanDiffusionError(
                 f"encoder_hidden_states must have shape (B, tokens, {self.text_width}), not "
                 f"{tuple(prompts.shape)}"
+            )
+
+    def _require_classes(self) -> None:
+        if not self.num_classes:
+            raise KanDiffusionError(
+                "this denoiser was built without classes; leave class_labels out or build it with "
+                "num_classes"
             )
 
     def _context(

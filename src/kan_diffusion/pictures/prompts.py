@@ -297,6 +297,11 @@ class PromptedDenoiser(Denoiser):
         self.register_buffer("empty", tokenize(tokenizer, [""])[0], persistent=False)
 
     @property
+    def counted(self) -> Denoiser:
+        """The denoiser without its text encoder."""
+        return self.denoiser
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample, the denoiser's."""
         return self.denoiser.sample_shape

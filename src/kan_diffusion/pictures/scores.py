@@ -26,14 +26,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.diffusion.sampling import StepCallback
 from kan_diffusion.evaluation.metrics import Measure
 from kan_diffusion.evaluation.privacy import closest_record, copies
-from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.reading import ClassJudge, score_scenes
 from kan_diffusion.pictures.scenes import Combinations, Scene, caption, draw_scenes, render
+from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.randomness import numpy_generator, torch_generator
 
 __all__ = ["EACH", "PICTURE_MEASURES", "Request", "draw_pictures", "score_pictures", "shown"]
@@ -95,7 +94,7 @@ class Request:
     labels: Tensor | None = None
 
     @classmethod
-    def of(cls, dataset: Dataset, rows: Tensor) -> Request:
+    def of(cls, dataset: PictureDataset, rows: Tensor) -> Request:
         """Asks for what the held-out pictures with given indices show."""
         captions, labels = dataset.heldout_captions, dataset.heldout_class_labels
         return cls(
@@ -116,7 +115,7 @@ class Request:
         return [""] * self.num if self.labels is None else [classes[i] for i in self.labels]
 
 
-def shown(dataset: Dataset, num: int) -> tuple[Request, Tensor]:
+def shown(dataset: PictureDataset, num: int) -> tuple[Request, Tensor]:
     """Chooses what a report asks for: one picture of each class, or scenes, half of them held out.
 
     Args:
@@ -126,7 +125,6 @@ def shown(dataset: Dataset, num: int) -> tuple[Request, Tensor]:
     Returns:
         The request, and a real picture of each prompt or class, (num, C, S, S).
     """
-    assert dataset.heldout is not None
     num = min(num, _MOST_SHOWN)
     if dataset.scenes:
         halves = zip((num - num // 2, num // 2), _PARTS, strict=True)
@@ -185,7 +183,7 @@ def draw_pictures(
 
 def score_pictures(
     pipeline: PictureDiffusionPipeline,
-    dataset: Dataset,
+    dataset: PictureDataset,
     *,
     num: int,
     steps: int,
@@ -209,7 +207,6 @@ def score_pictures(
         the suffix ``_real``.
     """
     names = study_seed, seed, dataset.name
-    assert dataset.heldout is not None
     rows = dataset.heldout_rows(num, torch_generator("asked", *names))
     asked, real = Request.of(dataset, rows), dataset.heldout[rows]
 
@@ -242,11 +239,9 @@ def score_pictures(
 
 
 def _copied(
-    dataset: Dataset, plain: Tensor, num: int, names: tuple[int, int, str]
+    dataset: PictureDataset, plain: Tensor, num: int, names: tuple[int, int, str]
 ) -> dict[str, float]:
     """Compares drawn pictures (n, C, S, S), and real ones, with training pictures."""
-    assert isinstance(dataset.codec, PictureCodec)
-    assert dataset.heldout is not None
     rounded = dataset.codec.rounded  # to 8 bits, as pictures are shown
     parts = plain, dataset.train, dataset.heldout[: len(plain)]
     made, train, heldout = (rounded(part).flatten(1).double().numpy() for part in parts)
@@ -264,10 +259,10 @@ def _copied(
     }
 
 
-def _class_judge(dataset: Dataset) -> ClassJudge | None:
+def _class_judge(dataset: PictureDataset) -> ClassJudge | None:
     """Fits the judge of classes; None unless every class has training pictures."""
     labels, heldout_labels = dataset.class_labels, dataset.heldout_class_labels
-    if labels is None or heldout_labels is None or dataset.heldout is None:
+    if labels is None or heldout_labels is None:
         return None
     if len(labels.unique()) < max(2, len(dataset.classes)):
         return None

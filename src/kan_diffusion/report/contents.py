@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kan_diffusion.pictures.panels import PictureRows
-from kan_diffusion.report.points import Panels, Points
+from kan_diffusion.report.points import Panels, PictureRows, Points
 from kan_diffusion.report.style import ModelStyle, model_styles
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.verdicts import Decision, decide

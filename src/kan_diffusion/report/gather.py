@@ -7,85 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
-from numpy.typing import NDArray
 from pyarrow import ArrowException, parquet
 from pydantic import TypeAdapter
 
-from kan_diffusion.data.datasets import Dataset, ToyData, load_dataset
-from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import read_as, require_file
-from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.scores import EACH, shown
-from kan_diffusion.processes import Process, signal_warning
-from kan_diffusion.randomness import torch_generator
+from kan_diffusion.processes import signal_warning
 from kan_diffusion.report.contents import (
     CURVE_COLUMNS,
     LEVEL_COLUMNS,
     ReportContents,
     smoothed_curve,
 )
-from kan_diffusion.report.points import Panels
-from kan_diffusion.study.config import StudyConfig, TrialConfig
-from kan_diffusion.study.folder import (
-    CURVES,
-    REVERSE,
-    SAMPLES,
-    TrialResult,
-    load_points,
-    recorded_steps,
-)
+from kan_diffusion.report.views import view_of
+from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.study.folder import CURVES, TrialResult
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
 from kan_diffusion.study.results.wording import capitalised, listed
 from kan_diffusion.study.run import StudyResults, environment
-from kan_diffusion.study.trial import NUM_PANELS, followed, record_reverse
 
 __all__ = ["report_contents", "runs_contents"]
 
 _ENVIRONMENT = TypeAdapter(dict[str, str])
-
-
-def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Panels:
-    """Noises points (n, d) at evenly spaced times of the forward process."""
-    alpha, sigma = process.levels()
-    noise = torch.randn(
-        points.shape, generator=torch_generator("corruption", dataset.name), dtype=points.dtype
-    )
-    panels: Panels = []
-    for fraction in np.linspace(0, 1, NUM_PANELS):
-        steps = round(float(fraction) * process.num_timesteps)
-        state = points if steps == 0 else alpha[steps - 1] * points + sigma[steps - 1] * noise
-        panels.append((float(fraction), state.numpy()))
-    return panels
-
-
-def _states(
-    trial: TrialResult, num: int | None, shape: tuple[int, ...]
-) -> list[tuple[str, NDArray[np.float32]]]:
-    """Reads the reverse process (panels, n, *shape) recorded at each moment of training."""
-    training = trial.config.training
-    moments = []
-    for step in recorded_steps(trial.folder):
-        path = trial.folder / REVERSE / f"{step}.safetensors"
-        states = load_points(path, NUM_PANELS, num, *shape)
-        label = f"step {step:,}"
-        data = trial.config.data
-        if training.batches == "epochs" and hasattr(data, "num_points"):
-            label = f"epoch {step // -(-data.num_points // training.batch_size):,}"
-        moments.append((label, states))
-    return moments
-
-
-def _trajectories(trial: TrialResult, dim: int) -> list[tuple[str, Panels]]:
-    fractions = np.linspace(1, 0, NUM_PANELS)
-    return [
-        (label, [(float(t), state) for t, state in zip(fractions, states, strict=True)])
-        for label, states in _states(trial, None, (dim,))
-    ]
 
 
 def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
@@ -117,13 +64,6 @@ def _placed(
 ) -> pd.DataFrame:
     place = {"setting": label, "name": trial.row["name"], "seed": trial.row["seed"]}
     return frame.assign(**place)[list(columns)]
-
-
-def _unseen(dataset: Dataset, num: int) -> torch.Tensor:
-    """Draws at most ``num`` points (n, d) that no model was trained on."""
-    if dataset.heldout is None:
-        return dataset.fresh(num, torch_generator("drawn points", dataset.name))
-    return dataset.heldout[:num]
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -170,12 +110,7 @@ def _warnings(
             "The Huber loss does not aim at the posterior mean, which the oracle gives; a denoiser "
             "trained with it can have a loss a little below the floor drawn here."
         )
-    oracles = {
-        data.name: datasets[data.name].oracle
-        for data in config.data
-        if not isinstance(data, ToyData)
-    }
-    without = [name for name, oracle in oracles.items() if oracle == "none"]
+    without = [name for name, dataset in datasets.items() if dataset.oracle == "none"]
     if without:
         warnings.append(
             f"No oracle is known for {listed(without)}: models are judged by their held-out loss "
@@ -209,7 +144,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
     contents = ReportContents(
         title=config.title,
         question=config.question,
-        results=Results.of(results.rows, config.evaluation.metrics),
+        results=Results.of(results.rows, config.evaluation.metrics, config.data),
         command=command,
         environment=_environment(results.folder),
         settings=_settings(config),
@@ -230,70 +165,19 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         levels = [_levels(*place) for place in places if place[0].levels]
         if levels:
             contents.excess_by_level = pd.concat(levels, ignore_index=True)
-    for name, dataset in datasets.items():
-        if isinstance(dataset.codec, PictureCodec):
-            asked, real = shown(dataset, config.evaluation.num_drawn)
-            contents.asked[name] = asked.words(dataset.classes)
-            contents.real[name] = real[:, None].numpy()
-            continue
-        drawn = _unseen(dataset, config.evaluation.num_drawn)
-        contents.originals[name] = drawn.numpy()
-        contents.columns[name] = list(dataset.columns)
-        contents.corruption[name] = _corruption(dataset, config.process[0], drawn)
+    for source in config.data:
+        view_of(source).gather_data(contents, source, datasets[source.name], config)
     gathered: set[tuple[str, str]] = set()
     for trial in measured:
         label, floor = labels[trial.row["trial"]], trial.row["floor"]
         if floor is not None:
             contents.floors[label] = float(floor)
         key = label, str(trial.row["name"])
-        if key in gathered:  # figures show the first seed
-            continue
-        gathered.add(key)
-        evaluation = trial.config.judging
-        if trial.config.data.name in contents.real:
-            _gather_pictures(contents, trial, key)
-            continue
-        dim = len(contents.columns[trial.config.data.name])
-        # Some stages of an explanation cannot be sampled.
-        if evaluation.num_samples and trial.row.get("sample_seconds") is not None:
-            points = load_points(trial.folder / SAMPLES, evaluation.num_samples, dim)
-            contents.samples[key] = points[: evaluation.num_drawn]
-        trajectories = _trajectories(trial, dim)
-        if trajectories:
-            contents.trajectories[key] = trajectories
-            if label not in contents.exact and isinstance(trial.config.data, ToyData):
-                contents.exact[label] = _exact(trial.config)
+        if key not in gathered:  # figures show the first seed
+            gathered.add(key)
+            source = trial.config.data
+            view_of(source).gather_trial(contents, trial, label, datasets[source.name])
     return contents
-
-
-def _exact(config: TrialConfig) -> Panels:
-    """Draws the reverse process of a toy's exact denoiser, from the same noise as its trials."""
-    dataset = load_dataset(config.data, config.study_seed, config.seed)
-    assert dataset.density is not None
-    pipeline = PointDiffusionPipeline(
-        OracleDenoiser(dataset.density, config.process),
-        config.process,
-        scheduler=make_scheduler(config.sampling.scheduler, config.process),
-    )
-    states = record_reverse(
-        pipeline,
-        followed(config, dataset),
-        config.sampling.steps,
-        torch_generator("reverse process", config.study_seed, config.data.name),
-    )
-    return list(zip(np.linspace(1, 0, NUM_PANELS).tolist(), states.numpy(), strict=True))
-
-
-def _gather_pictures(contents: ReportContents, trial: TrialResult, key: tuple[str, str]) -> None:
-    """Adds the pictures that a trial drew and their reverse processes."""
-    real = contents.real[trial.config.data.name]
-    num, _, *shape = real.shape
-    if trial.row.get("sample_seconds") is not None:
-        pictures = load_points(trial.folder / SAMPLES, num * EACH, *shape)
-        contents.drawn[key] = pictures.reshape(num, EACH, *shape)
-    states = _states(trial, num, tuple(shape))
-    if states:
-        contents.states[key] = [(label, each.swapaxes(0, 1)) for label, each in states]
 
 
 def runs_contents(results: StudyResults, command: str) -> ReportContents:
@@ -328,7 +212,7 @@ def runs_contents(results: StudyResults, command: str) -> ReportContents:
         name
         for name, of_model in by_model.items()
         for trial in of_model[:1]
-        if trial.row.get("stage") is not None and not isinstance(trial.config.data, ToyData)
+        if trial.row.get("stage") is not None and trial.row.get("oracle") == "none"
     ]
     if chosen:
         contents.warnings.append(

@@ -1,13 +1,7 @@
 r"""Motion: reverse processes and training, as a GIF, a film or a player on a page.
 
-A sampler goes through states :math:`x_{t_0}, x_{t_1}, \ldots, x_{t_N}` with :math:`t_0 = T` and
-:math:`t_N = 0`: the first is noise, the last are the samples, and each is a frame. Models are drawn
-side by side from the same noise; with the same sampler and steps their frames have the same times.
-Where the density is known, the exact denoiser's process stands beside them.
-
-The exact solution of the probability-flow ODE moves each point along a path. In diffusion, whose
-signal and noise levels lie on a circle, these paths are curved; in flow matching, which joins data
-and noise by straight lines, they are nearly straight.
+Panels of points or of pictures move in step, a frame at a time. What they show of models is made
+by their views (:mod:`kan_diffusion.report.views`).
 """
 
 from __future__ import annotations
@@ -17,14 +11,11 @@ import io
 import math
 import textwrap
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import torch
 from matplotlib.animation import FFMpegWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,31 +24,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from kan_diffusion.data.datasets import ToyData
-from kan_diffusion.diffusion.sampling import (
-    PointDiffusionPipeline,
-    even_sampler,
-    make_scheduler,
-    watched,
-)
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import whole_file, write_bytes
-from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.processes import Process
-from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.html import Json, Page, Section
-from kan_diffusion.report.images import LARGEST_WEBP, contact_sheet, embedded, image_address
+from kan_diffusion.report.images import LARGEST_WEBP, embedded, image_address
 from kan_diffusion.report.points import PointView, bins, framed, panel_figure, spread
-from kan_diffusion.report.style import GRID, INK, MUTED, model_styles, report_style, shortened
-from kan_diffusion.study.measure import load_run
-from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kan_diffusion.report.style import GRID, MUTED, report_style, shortened
 
 __all__ = [
-    "ENDINGS", "EXACT", "LARGEST_GIF", "MOST_FRAMES", "MOST_MOVING", "Motion", "Mover", "Panel",
-    "PicturePanel", "PointPanel", "Reverse", "add_player", "mover_of_run",
-    "picture_motion", "require_ending", "reverse_motion", "reverse_process", "still_figure",
-    "write_motion",
+    "ENDINGS", "EXACT", "LARGEST_GIF", "MOST_FRAMES", "Motion", "Panel", "PicturePanel",
+    "PointPanel", "add_player", "require_ending", "still_figure", "write_motion",
 ]  # fmt: skip
 
 ENDINGS = (".gif", ".mp4", ".html")
@@ -66,15 +42,9 @@ LARGEST_GIF = 3_000_000
 """Largest size of a GIF in bytes."""
 MOST_FRAMES = 61
 """Largest number of frames; from longer processes as many are picked, evenly spaced."""
-
-MOST_MOVING = 5_000
-"""Largest number of points in a panel."""
 EXACT = "exact denoiser"
 """Title of the panel of the exact denoiser, the best that there is."""
-
 _LARGEST_PLAYER = 600_000
-_TRAILS = 40
-_MOST_PICTURES = 144
 _SECONDS = 4.0
 """Usual playing time of all frames, without the pauses at both ends."""
 _SLOWEST, _FASTEST = 2, 15  # frames a second
@@ -290,315 +260,6 @@ class Motion:
             "pace": self.pace,
             "panels": [panel.content(share) for panel in self.panels],
         }
-
-
-@dataclass(frozen=True)
-class Mover:
-    """A model whose reverse process is drawn.
-
-    Attributes:
-        name: Its name above the panel.
-        family: Its family, which gives the colour.
-        pipeline: Its denoiser with its sampler.
-        process: Its noising process.
-        data: The toy it was trained on, whose exact denoiser is known; None for other data.
-        guidance: Strength of guidance for pictures; the pipeline's default when None.
-        source: Where it comes from, to tell models of the same name apart.
-    """
-
-    name: str
-    family: str
-    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline
-    process: Process
-    data: ToyData | None = None
-    guidance: float | None = None
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Reverse:
-    """A reverse process, in the data's own units.
-
-    Attributes:
-        times: Time of each state as a fraction of T, with shape (F,), from 1 for noise to 0.
-        states: Points at these times, with shape (F, n, d), float64; the last are the samples that
-            the pipeline returns, bit for bit.
-        columns: Names of the d coordinates.
-    """
-
-    times: tuple[float, ...]
-    states: NDArray[np.float64]
-    columns: tuple[str, ...]
-
-
-def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
-    """Reads a finished run, to be drawn.
-
-    Args:
-        run: The run's folder.
-        verify: Whether to refuse files that have changed since they were written.
-
-    Raises:
-        RunFolderError: There is no such run.
-    """
-    config, pipeline = load_run(run, verify=verify)
-    data = config.data if isinstance(config.data, ToyData) else None
-    made = config.model
-    usual = config.sampling.guidance
-    return Mover(made.name, made.family, pipeline, config.process, data, usual, str(run))
-
-
-def reverse_process(
-    pipeline: PointDiffusionPipeline,
-    num: int,
-    steps: int,
-    generator: torch.Generator,
-) -> Reverse:
-    """Draws points or rows and keeps all states of the reverse process.
-
-    Args:
-        pipeline: The denoiser with its sampler. For a table, the first two columns of numbers are
-            kept.
-        num: Number of points or rows.
-        steps: Steps of the sampler.
-        generator: Source of the noise; keeping the states does not change the samples.
-
-    Raises:
-        KanDiffusionError: A number is out of range, or a table has fewer than two columns of
-            numbers.
-        NonFiniteSamplesError: The samples became infinite or NaN.
-    """
-    if not isinstance(pipeline, TableDiffusionPipeline):
-        with watched(pipeline) as kept:
-            last = pipeline(num, steps, generator=generator).samples.cpu().double()
-        before = (pipeline.standardizer.invert(state.double()) for state in kept.values())
-        states = torch.stack([*before, last]).numpy()
-        return Reverse((*kept, 0.0), states, pipeline.columns)
-    named = {column.name: str(column.name) for column in pipeline.codec.columns
-             if column.kind == "number"}  # fmt: skip
-    if len(named) < 2:
-        raise KanDiffusionError(
-            f"motion needs two columns of numbers and the table has {len(named)}; draw "
-            "its rows without it"
-        )
-    shown = list(named)[:2]
-    with watched(pipeline) as kept:
-        frame = pipeline.draw(num, steps=steps, generator=generator)
-    frames = [*(pipeline.codec.decode(state) for state in kept.values()), frame]
-    rows = [each[shown].to_numpy(np.float64, na_value=np.nan) for each in frames]
-    return Reverse((*kept, 0.0), np.stack(rows), tuple(named[name] for name in shown))
-
-
-def reverse_motion(
-    movers: Sequence[Mover],
-    *,
-    num: int = 1000,
-    steps: int | None = None,
-    scheduler: str | None = None,
-    seed: int = 0,
-    trails: int | None = None,
-) -> Motion:
-    """Draws the reverse processes of models side by side, from the same noise.
-
-    Models of different processes have different times; their frames are then numbered by steps.
-
-    Args:
-        movers: The models, of data with the same number of coordinates. Where a density is known,
-            the process of its exact denoiser comes last.
-        num: Number of points of each model.
-        steps: Steps of the samplers; when None one for each frame, or all timesteps of ``"ddpm"``.
-        scheduler: Name of the sampler; when None DDIM, or Euler's method for flow matching, whose
-            steps are even in time.
-        seed: Seed of the noise, as in the command ``sample``.
-        trails: Number of points whose paths are drawn; when None 40 if processes differ, else 0.
-
-    Raises:
-        KanDiffusionError: Models have different dimensions, or :func:`reverse_process` fails.
-        NonFiniteSamplesError: Samples became infinite or NaN.
-    """
-    if num > MOST_MOVING:
-        raise KanDiffusionError(
-            f"motion shows at most {MOST_MOVING:,} points, not {num:,}; take fewer"
-        )
-    _require_one_shape(movers)
-    processes = {mover.process.name for mover in movers}
-    if trails is None:
-        trails = _TRAILS if len(processes) > 1 else 0
-    exact = {(mover.process, mover.data): mover for mover in movers if mover.data is not None}
-    drawn = [*movers, *map(_exact, exact.values())]
-    reverses = []
-    for mover in drawn:
-        pipeline, its_steps = _sampler(mover, scheduler, steps)
-        if not isinstance(pipeline, PointDiffusionPipeline):
-            raise KanDiffusionError(f"'{mover.name}' draws pictures and no points")
-        generator = torch_generator("samples", seed)
-        reverses.append(reverse_process(pipeline, num, its_steps, generator))
-    labels, picks = _steps_of_all([reverse.times for reverse in reverses])
-    views = [
-        _view([other for other in zip(drawn, reverses, strict=True) if _alike(mover, other[0])])
-        for mover in drawn
-    ]
-    panels = [
-        PointPanel.of(title, colour, list(reverse.states[pick]), *view, trails)
-        for title, colour, reverse, pick, view in zip(
-            _titles(drawn), _colours(drawn), reverses, picks, views, strict=True
-        )
-    ]
-    axes = views[0][0].labels if all(_alike(mover, drawn[0]) for mover in drawn) else ()
-    return Motion(labels, tuple(panels), axes)
-
-
-def picture_motion(
-    movers: Sequence[Mover],
-    *,
-    prompts: Sequence[str] = (),
-    classes: Sequence[str | int] = (),
-    num: int | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
-    scheduler: str | None = None,
-    seed: int = 0,
-) -> Motion:
-    """Draws the reverse processes of pictures, a sheet for each model, from the same noise.
-
-    Args:
-        movers: The models, of pictures of one size.
-        prompts: Prompts, a row each.
-        classes: Classes, a row each, for models that know classes.
-        num: Number of pictures of each prompt or class; when None 16 of one, 6 of several.
-        guidance: Strength of guidance; the usual one of each model when None.
-        steps: As in :func:`reverse_motion`.
-        scheduler: As in :func:`reverse_motion`.
-        seed: Seed of the noise, as in the command ``sample``.
-
-    Raises:
-        KanDiffusionError: Models draw points or pictures of several sizes, or refuse the request.
-        NonFiniteSamplesError: Samples became infinite or NaN.
-    """
-    _require_one_shape(movers)
-    rows = max(len(prompts) + len(classes), 1)
-    num = num or (16 if rows == 1 else 6)
-    if rows * num > _MOST_PICTURES:
-        raise KanDiffusionError(
-            f"motion shows at most {_MOST_PICTURES} pictures, not {rows * num}; take fewer"
-        )
-    across = math.ceil(math.sqrt(num)) if rows == 1 else num
-    times, sheets = [], []
-    for mover in movers:
-        pipeline, its_steps = _sampler(mover, scheduler, steps)
-        if not isinstance(pipeline, PictureDiffusionPipeline):
-            raise KanDiffusionError(f"'{mover.name}' draws points and no pictures")
-        usual = mover.guidance if prompts or classes else None
-        with watched(pipeline) as kept:
-            last = pipeline(
-                list(prompts) or None,
-                its_steps,
-                class_labels=list(classes) or None,
-                num_images_per_prompt=num,
-                guidance_scale=usual if guidance is None else guidance,
-                generator=torch_generator("samples", seed),
-                batch_size=rows * num,
-            ).images
-        assert isinstance(last, list)
-        frames = [*map(pipeline.codec.decode, kept.values()), last]
-        times.append((*kept, 0.0))
-        sheets.append([
-            contact_sheet([frame[k : k + across] for k in range(0, len(frame), across)])
-            for frame in frames
-        ])  # fmt: skip
-    labels, picks = _steps_of_all(times)
-    return Motion(
-        labels,
-        tuple(
-            PicturePanel(title, [frames[number] for number in pick])
-            for title, frames, pick in zip(_titles(movers), sheets, picks, strict=True)
-        ),
-    )
-
-
-def _require_one_shape(movers: Sequence[Mover]) -> None:
-    shapes = {mover.pipeline.denoiser.sample_shape for mover in movers}
-    if len(shapes) > 1:
-        words = sorted(" x ".join(map(str, shape)) for shape in shapes)
-        raise KanDiffusionError(
-            f"models of {' and '.join(words)} numbers a sample cannot start from the same noise; "
-            "draw them by themselves"
-        )
-
-
-def _sampler(
-    mover: Mover, name: str | None, steps: int | None
-) -> tuple[PointDiffusionPipeline | PictureDiffusionPipeline, int]:
-    """Makes a pipeline of the same model with the sampler asked for; gives its steps too."""
-    scheduler = make_scheduler(name or even_sampler(mover.process), mover.process)
-    pipeline = type(mover.pipeline).from_pipe(mover.pipeline, scheduler=scheduler)
-    usual = mover.process.num_timesteps if name == "ddpm" else MOST_FRAMES - 1
-    return pipeline, steps or usual
-
-
-def _steps_of_all(
-    times: Sequence[Sequence[float]],
-) -> tuple[tuple[str, ...], list[list[int]]]:
-    """Labels the frames, and picks the states of each process that they show."""
-    count = min(MOST_FRAMES, *map(len, times))
-    picks = [spread(len(each), count) for each in times]
-    seen = [np.array(each)[pick] for each, pick in zip(times, picks, strict=True)]
-    if all(np.allclose(each, seen[0]) for each in seen):
-        return tuple(f"t = {time:.2f} T" for time in seen[0]), picks
-    return tuple(f"step {number} of {count - 1}" for number in range(count)), picks
-
-
-def _exact(mover: Mover) -> Mover:
-    """Makes the exact denoiser of a model's toy, with the same process and sampler."""
-    assert mover.data is not None
-    pipeline = mover.pipeline
-    assert isinstance(pipeline, PointDiffusionPipeline)
-    density = pipeline.standardizer.rescale(mover.data.density())
-    oracle = OracleDenoiser(density, mover.process)
-    made = type(pipeline).from_pipe(pipeline, denoiser=oracle)
-    return replace(mover, name=EXACT, pipeline=made, source="")
-
-
-def _alike(one: Mover, other: Mover) -> bool:
-    """Whether two models draw points in the same units."""
-    units = [(m.data, getattr(m.pipeline, "columns", ())) for m in (one, other)]
-    return units[0] == units[1]
-
-
-def _view(group: Sequence[tuple[Mover, Reverse]]) -> tuple[PointView, NDArray[np.float64]]:
-    """Chooses view and axis limits for models that draw points in the same units."""
-    # A model that diverges must not shrink the others.
-    lasts = [reverse.states[-1] for mover, reverse in group if mover.name == EXACT]
-    lasts = lasts or [reverse.states[-1] for _, reverse in group]
-    view = PointView.of(lasts[0], group[0][1].columns)
-    return view, view.limits([group[0][1].states[0], *lasts])
-
-
-def _titles(movers: Sequence[Mover]) -> list[str]:
-    """Names the models, with process, data set or source where that tells them apart."""
-    processes = {mover.process.name for mover in movers}
-    sets = {mover.data for mover in movers}
-    titles = [
-        mover.name
-        + (f", {mover.process.name}" if len(processes) > 1 else "")
-        + (f", {mover.data.name}" if len(sets) > 1 and mover.data is not None else "")
-        for mover in movers
-    ]
-    counts = Counter(titles)
-    return [
-        f"{title} ({mover.source})" if counts[title] > 1 and mover.source else title
-        for title, mover in zip(titles, movers, strict=True)
-    ]
-
-
-def _colours(movers: Sequence[Mover]) -> list[str]:
-    """Gives models the colours of their families, and ink to the exact denoiser."""
-    models = [{"name": str(place), "family": m.family} for place, m in enumerate(movers)]
-    styles = model_styles(pd.DataFrame(models))
-    return [
-        INK if mover.name == EXACT else styles[str(place)].colour
-        for place, mover in enumerate(movers)
-    ]
 
 
 @report_style()

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from kan_diffusion.report.style import report_style
 
 __all__ = [
-    "Panels", "PointView", "Points", "bins", "framed", "panel_figure", "row_counts",
+    "Panels", "PictureRows", "PointView", "Points", "bins", "framed", "panel_figure", "row_counts",
     "side_by_side_figure", "spread", "strips_figure", "time_name",
 ]  # fmt: skip
 
 Points = NDArray[np.floating]
 """Points, shape (n, d)."""
+PictureRows = NDArray[np.floating]
+"""Samples in [-1, 1], a row for each prompt or class, shape (rows, each, C, S, S)."""
 Panels = list[tuple[float, Points]]
 """Points at several times, each with its time as a fraction of T."""
 

@@ -12,9 +12,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kan_diffusion.files import write_bytes
-from kan_diffusion.pictures.panels import asked_figure, process_figure
 from kan_diffusion.report import charts
 from kan_diffusion.report.charts.lines import level_measure
+from kan_diffusion.report.charts.sheets import asked_figure, process_figure
 from kan_diffusion.report.contents import MANY_MODELS, ReportContents
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import embedded, figure_png

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from statistics import median
 
-from kan_diffusion.data.datasets import PictureData, load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.devices import one_thread
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.trial import build, told
+from kan_diffusion.study.tasks import task_of
 from kan_diffusion.training import train
 
 __all__ = ["estimate_seconds", "step_seconds"]
@@ -20,14 +20,7 @@ _STEPS_A_ROUND = 60
 _WARM_UP = 20
 
 _START_SECONDS = 8.0
-_JUDGING_SECONDS = 4.0
-"""Rough times on a desktop's core: to start workers, and to judge a trial of the default size."""
-_USUAL_SAMPLES = 5_000
-
-_STEPS_A_DRAW = 2 * 5 / 3
-"""Training steps that take as long as a sampler's step on as many pictures. The sampler evaluates
-the network twice, with guidance four times; pictures are drawn once without guidance and for two
-requests with it. An evaluation takes a third of a training step."""
+"""Rough time on a desktop's core to start workers."""
 
 
 def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_A_ROUND) -> float:
@@ -38,18 +31,18 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
         rounds: Number of rounds.
         steps: Steps per round.
     """
-    dataset = load_dataset(trial.data, trial.study_seed, trial.seed)
+    dataset, task = load_dataset(trial.data, trial.study_seed, trial.seed), task_of(trial.data)
     seconds = []
     with one_thread():
         for number in range(rounds + 1):
             # The first round is short: it compiles kernels and warms caches.
             length = {"steps": steps if number else _WARM_UP, "processor_seconds": None}
             shortened = trial.training.model_copy(update=length)
-            denoiser = build(trial, dataset)
+            denoiser = task.build(trial, dataset)
             result = train(
                 *(denoiser, trial.process, dataset.train, shortened),
                 seed=0,
-                conditions=told(denoiser, dataset),
+                conditions=task.conditions(denoiser, dataset),
                 device="cpu",
             )
             if number:
@@ -75,17 +68,16 @@ def estimate_seconds(trials: Sequence[TrialConfig], workers: int) -> float:
     timed: dict[str, float] = {}
     total = 0.0
     for trial in trials:
-        seconds = trial.training.processor_seconds
         model = trial.model.model_dump_json()
-        of_pictures, num = isinstance(trial.data, PictureData), trial.judging.num_samples
-        if model not in timed and (seconds is None or of_pictures):
-            timed[model] = 0.0  # of a model that diverges at once
-            with suppress(NonFiniteLossError):
-                timed[model] = step_seconds(trial, 1, _WARM_UP)
-        total += trial.training.steps * timed[model] if seconds is None else seconds
-        if of_pictures:
-            steps = num * trial.sampling.steps * _STEPS_A_DRAW / trial.training.batch_size
-            total += steps * timed[model]
-        else:
-            total += _JUDGING_SECONDS * num / _USUAL_SAMPLES
+
+        def step(trial: TrialConfig = trial, model: str = model) -> float:
+            if model not in timed:
+                timed[model] = 0.0  # of a model that diverges at once
+                with suppress(NonFiniteLossError):
+                    timed[model] = step_seconds(trial, 1, _WARM_UP)
+            return timed[model]
+
+        seconds = trial.training.processor_seconds
+        total += trial.training.steps * step() if seconds is None else seconds
+        total += task_of(trial.data).judging_seconds(trial, step)
     return _START_SECONDS + total / min(workers, len(trials))

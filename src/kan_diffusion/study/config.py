@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import product
 from pathlib import Path
@@ -20,12 +20,12 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from kan_diffusion.data.datasets import DataConfig, FileData, PictureData, TableData, ToyData
+from kan_diffusion.data.sources import DataConfig, Source, load_dataset
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.denoisers.family import Family, Setting
 from kan_diffusion.diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
-from kan_diffusion.evaluation.effort import EFFORTS, EffortName
+from kan_diffusion.evaluation.effort import EffortName
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import require_file
 from kan_diffusion.imports import is_place
@@ -55,7 +55,6 @@ __all__ = [
     "preset_names",
     "read_preset",
     "read_study",
-    "without_place",
 ]
 
 logger = logging.getLogger(__name__)
@@ -238,26 +237,16 @@ class EvaluationConfig(Settings):
         metrics_named(metrics)
         return metrics
 
-    def limited(self, *, of_pictures: bool) -> Self:
+    def limited(self, quick: Mapping[str, int]) -> Self:
         """The evaluation with the numbers that its effort leaves.
 
         Args:
-            of_pictures: Whether pictures are judged, not points.
+            quick: Most of what a first look takes, by the settings that ask for a number of it.
         """
-        effort = EFFORTS[self.effort]
-        most = effort.most_pictures if of_pictures else effort.most_points
-        return self.model_copy(
-            update={name: min(number, getattr(self, name)) for name, number in most.items()}
-        )
-
-
-def without_place(data: DataConfig) -> DataConfig:
-    """Returns data with their name in the place of the path of a file or folder."""
-    if isinstance(data, FileData):
-        return data.model_copy(update={"path": Path(data.name)})
-    if isinstance(data, PictureData):
-        return data.model_copy(update={"pictures": data.name})
-    return data
+        if self.effort == "full":
+            return self
+        fewer = {name: min(number, getattr(self, name)) for name, number in quick.items()}
+        return self.model_copy(update=fewer)
 
 
 class TrialConfig(Settings):
@@ -283,14 +272,9 @@ class TrialConfig(Settings):
 
     @property
     def identity(self) -> str:
-        """The settings that decide the outcome, as canonical JSON.
-
-        A file counts by its name and content, not by its path; its rows are marked as encoded.
-        """
+        """The settings that decide the outcome, as canonical JSON."""
         settings = self.model_dump(mode="json")
-        settings["data"] = without_place(self.data).model_dump(mode="json")
-        if isinstance(self.data, FileData | TableData):
-            settings["data"]["rows"] = "encoded"
+        settings["data"] = self.data.identity()
         for key in ("optimizer", "batch_size"):  # those of the training count
             del settings["model"][key]
         del settings["evaluation"]["effort"]
@@ -303,7 +287,7 @@ class TrialConfig(Settings):
     @property
     def judging(self) -> EvaluationConfig:
         """How its model is judged: the evaluation with the numbers that its effort leaves."""
-        return self.evaluation.limited(of_pictures=isinstance(self.data, PictureData))
+        return self.evaluation.limited(self.data.quick)
 
     @property
     def id(self) -> str:
@@ -495,9 +479,7 @@ class StudyConfig(Settings):
             require_known(f"data set of study '{self.name}'", name, known)
         return self._only("data", [known[name] for name in dict.fromkeys(names)])
 
-    def _only(
-        self, key: Literal["data", "models"], kept: Sequence[DataConfig | ModelConfig]
-    ) -> Self:
+    def _only(self, key: Literal["data", "models"], kept: Sequence[Source | ModelConfig]) -> Self:
         """Keeps only some data sets or models, and the budgets that apply to them."""
         names = [each.name for each in kept]
         budgets = tuple(own for each in self.budgets if (own := each.only(key, names)))
@@ -533,15 +515,16 @@ class StudyConfig(Settings):
         """Counts the optimiser steps of an epoch.
 
         Raises:
-            KanDiffusionError: The study does not train in epochs on a toy.
+            DataError: A file cannot be used.
+            KanDiffusionError: The study does not train in epochs.
         """
-        data = self.data[0]
-        if self.training.batches != "epochs" or not isinstance(data, ToyData):
+        if self.training.batches != "epochs":
             raise KanDiffusionError(
                 f"study '{self.name}' draws its batches with replacement and has no epochs; use "
                 "--steps"
             )
-        return math.ceil(data.num_points / self.training.batch_size)
+        dataset = load_dataset(self.data[0], self.seed)
+        return math.ceil(len(dataset.train) / self.training.batch_size)
 
     def pinned(self) -> Self:
         """Fills in the digests of its files and the settings of its families.
@@ -549,8 +532,7 @@ class StudyConfig(Settings):
         Raises:
             DataError: A file or folder cannot be used.
         """
-        files = FileData | PictureData
-        data = tuple(d.pinned() if isinstance(d, files) else d for d in self.data)
+        data = tuple(source.pinned() for source in self.data)
         return self._resolved().model_copy(update={"data": data})
 
     def _resolved(self) -> Self:

@@ -1,39 +1,22 @@
-"""Makes studies and trials of what a user names: a preset, a study file, a toy, a file of points.
+"""Makes studies and trials of what a user names: a preset, a study file, a data set or a file.
 
 A name that is both a preset and a toy (``swiss-roll``) means the preset, unless families, sizes or
-processes are asked for: then it means the toy, and a study is made for it.
+processes are asked for: then it means the toy, and a study is made for it. What a user leaves open
+is what suits the data, as their task says (:mod:`.tasks`).
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import cast
 
-from kan_diffusion.data.datasets import (
-    PICTURES,
-    TABLES,
-    DataConfig,
-    FileData,
-    PictureData,
-    ToyData,
-    data_from_name,
-    load_dataset,
-)
+from kan_diffusion.data.sources import Source, data_from_name, known_data, load_dataset
 from kan_diffusion.data.toys import TOYS
-from kan_diffusion.denoisers.families import (
-    FAMILIES,
-    build_denoiser,
-    get_family,
-    picture_families,
-)
-from kan_diffusion.denoisers.family import Setting
+from kan_diffusion.denoisers.families import build_denoiser, get_family
 from kan_diffusion.denoisers.sizing import COUNTABLES
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
-from kan_diffusion.pictures.codec import read_pictures
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
 from kan_diffusion.study.calibration import step_seconds
@@ -47,46 +30,21 @@ from kan_diffusion.study.config import (
     read_preset,
     read_study,
 )
-from kan_diffusion.study.trial import build, without_text
-from kan_diffusion.tables.columns import Kind
+from kan_diffusion.study.tasks import accepted, task_of
 from kan_diffusion.training import TrainingConfig
-from kan_diffusion.training.defaults import (
-    PictureSuggestion,
-    Suggestion,
-    suggested,
-    suggested_for_pictures,
-)
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName, suitable_rate
 
-__all__ = ["PICTURE_EVALUATION", "chosen_data", "parse_budget", "single_trial", "study_for"]
+__all__ = ["parse_budget", "single_trial", "study_for"]
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_PARAMS = 2300
-_DEFAULT_FAMILIES = ("kan", "mlp")
-_DEFAULT_STEPS = 1500
-_VERDICT_SEEDS = 10
-"""Twenty trials of this length take two cores two or three minutes, and can reach p < 0.05."""
-
-_STUDY_HOLDOUT = 0.5
-
-_PICTURE_FAMILY = "unet-kan"
-_PICTURE_FAMILIES = ("dit", "dit-kan", "dit-full-kan", "unet", "unet-kan")
-_PICTURE_SEEDS = {"digits": 5}
-_FEWEST_PICTURE_SEEDS = 3
-_PICTURE_HOLDOUT = 0.3
-"""Fraction of pictures that a study holds out; not of ``shapes``, of which any number is drawn."""
-
-_PICTURE_PROCESS = "flow"
-
-PICTURE_EVALUATION = {"num_noised": 2_000, "num_samples": 500, "num_likelihood": 0, "num_drawn": 10}
-"""Evaluation settings for pictures: smaller than for points, since pictures take longer."""
 
 
 def parse_budget(
     match: str,
     text: str | None,
-    data: Sequence[DataConfig],
+    data: Sequence[Source],
     params: int | None = None,
 ) -> Budget:
     """Reads a budget as a user writes it.
@@ -130,7 +88,7 @@ def parse_budget(
         return Budget(match=kind, amount=amount, params=params)
 
 
-def _amount_of_model(match: Match, model: ModelConfig, data: DataConfig) -> float:
+def _amount_of_model(match: Match, model: ModelConfig, data: Source) -> float:
     """Measures a model that is given as the budget: its size, or its training time."""
     trial = _alone(data, get_process("cosine"), model, TrainingConfig())
     if match == "time":
@@ -142,92 +100,56 @@ def _amount_of_model(match: Match, model: ModelConfig, data: DataConfig) -> floa
         )
         return seconds
     count, _ = COUNTABLES[match]
-    return count(without_text(build(trial, load_dataset(data, 0, 0))))
+    return count(task_of(data).build(trial, load_dataset(data)).counted)
 
 
 def _matched_study(
-    data: DataConfig, match: str, amount: str | None, params: int | None,
+    source: Source, match: str, amount: str | None, params: int | None,
     families: Sequence[str] | None,
 ) -> StudyConfig:  # fmt: skip
     """Makes the study of some families at one budget, each with its own settings."""
+    task, dataset = task_of(source), load_dataset(source)
+    suits = task.suggest_study(source, dataset)
+    if match == "time" or (match == "params" and amount is None):
+        params = params or suits.params
+    budget = parse_budget(match, amount, (source,), params)
     everything = families is not None and list(families) == ["all"]
-    if isinstance(data, PictureData):
-        asked = picture_families() if everything else families or _PICTURE_FAMILIES
-        return _picture_study(data, match, amount, params, list(dict.fromkeys(asked)))
-    budget = parse_budget(match, amount, (data,), params)
-    asked = _DEFAULT_FAMILIES if families is None else families
-    names = list(FAMILIES if everything else dict.fromkeys(asked))
+    asked = suits.families if families is None else task.families() if everything else families
+    for name in (names := list(dict.fromkeys(asked))):
+        get_family(name, importing=True)
+    process = get_process(task.process)
     if everything or families is None:  # families asked for by name must fit
         # A free size may be any of SIZES: the fewest families are too large at the largest.
-        dataset, size = load_dataset(data, 0, 0), budget.size or {"params": SIZES[-1]}
-        reasons = {}
+        size, reasons = budget.size or {"params": SIZES[-1]}, {}
         for name in names:
+            settings = accepted(name, suits.settings)
+            model = ModelConfig.model_validate({"family": name, "settings": settings, **size})
             try:
-                build_denoiser(
-                    name,
-                    dataset.dim,
-                    num_train_timesteps=get_process("cosine").num_timesteps,
-                    params=size.get("params"),
-                    flops=size.get("flops"),
-                )
+                task.build(_alone(source, process, model, suits.training), dataset)
             except KanDiffusionError as error:
                 reasons[name] = str(error)
         if len(reasons) == len(names):
             raise KanDiffusionError(
-                f"no family has that size on '{data.name}': {reasons[names[0]]}"
+                f"no family has that size on '{source.name}': {reasons[names[0]]}"
             )
         for reason in reasons.values():
             logger.warning("left out: %s", reason)
         names = [name for name in names if name not in reasons]
-    for name in names:
-        get_family(name, importing=True)
     return StudyConfig(
-        name=data.name,
-        title=f"KAN and MLP denoisers on {data.name}",
+        name=source.name,
+        title=f"KAN and MLP denoisers on {source.name}",
         question=f"At equal {_EQUAL[budget.match]}, which denoises better?",
-        seeds=_VERDICT_SEEDS,
-        data=(data,),
-        training=TrainingConfig(steps=_DEFAULT_STEPS),
-        models=tuple(ModelConfig(family=name) for name in names),
-        budgets=(budget,),
-    )
-
-
-def _picture_study(
-    data: PictureData, match: str, amount: str | None, params: int | None,
-    families: Sequence[str],
-) -> StudyConfig:  # fmt: skip
-    """Makes the study of some families on pictures."""
-    suits = _suits_pictures(data)
-    if match == "time" or (match == "params" and amount is None):
-        params = params or suits.params
-    budget = parse_budget(match, amount, (data,), params)
-    return StudyConfig(
-        name=data.name,
-        title=f"KAN and MLP denoisers on {data.name}",
-        question=f"At equal {_EQUAL[budget.match]}, which denoises better?",
-        seeds=_PICTURE_SEEDS.get(data.name, _FEWEST_PICTURE_SEEDS),
-        data=(data,),
-        process=(get_process(_PICTURE_PROCESS),),
+        seeds=suits.seeds,
+        data=(source,),
+        process=(process,),
         training=suits.training,
         models=tuple(
-            ModelConfig(family=name, settings=_accepted(name, suits.settings)) for name in families
+            ModelConfig(family=name, settings=accepted(name, suits.settings)) for name in names
         ),
         budgets=(budget,),
-        sampling=SamplingConfig(guidance=suits.guidance),
-        evaluation=EvaluationConfig(**PICTURE_EVALUATION, moments=(1.0,)),
+        sampling=suits.sampling,
+        evaluation=suits.evaluation,
     )
-
-
-def _suits_pictures(data: PictureData, seed: int = 0) -> PictureSuggestion:
-    dataset = load_dataset(data, seed)
-    return suggested_for_pictures(len(dataset.train), dataset.shape[-1], bool(dataset.classes))
-
-
-def _accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Keeps the settings that the denoisers of a family accept."""
-    known = inspect.signature(get_family(family, importing=True).denoiser_class).parameters
-    return {key: value for key, value in settings.items() if key in known}
 
 
 _EQUAL = {
@@ -287,26 +209,21 @@ def study_for(
         return StudyConfig.model_validate({**dict(study), "process": tuple(processes)})
 
 
-def _named_data(what: str) -> DataConfig:
-    known = [*TOYS, *TABLES, *PICTURES]
+def _named_data(what: str) -> Source:
     if not Path(what).suffix and not Path(what).exists():
-        require_known("study, data set or file", what, [*preset_names(), *known])
-    data = data_from_name(what)
-    if isinstance(data, FileData):
-        return data.model_copy(update={"holdout": _STUDY_HOLDOUT})
-    if isinstance(data, PictureData) and data.pictures != "shapes":
-        return data.model_copy(update={"holdout": _PICTURE_HOLDOUT})
-    return data
+        known = [*preset_names(), *known_data()]
+        require_known("study, data set or file", what, known)
+    return data_from_name(what).for_study()
 
 
 def _alone(
-    data: DataConfig,
+    data: Source,
     process: Process,
     model: ModelConfig,
     training: TrainingConfig,
     seed: int = 0,
     sampling: SamplingConfig | None = None,
-    evaluation: Mapping[str, int] = MappingProxyType({}),
+    evaluation: Mapping[str, int] | None = None,
 ) -> TrialConfig:
     """Makes a trial that belongs to no study."""
     return TrialConfig(
@@ -317,52 +234,12 @@ def _alone(
         model=model.resolved(training),
         training=training,
         sampling=(sampling or SamplingConfig()).resolved(process),
-        evaluation=EvaluationConfig(**evaluation, moments=()),
+        evaluation=EvaluationConfig(**(evaluation or {}), moments=()),
     )
 
 
-def chosen_data(
-    name: str,
-    *,
-    kinds: Mapping[str, Kind] | None = None,
-    missing: Sequence[str] = (),
-    holdout: float | None = None,
-    size: int | None = None,
-    mode: str | None = None,
-) -> DataConfig:
-    """Finds data by name and applies settings; arguments are those of :func:`single_trial`.
-
-    Raises:
-        DataError: There is no such data.
-        KanDiffusionError: A setting is out of range, or not one of such data.
-    """
-    data = data_from_name(name, kinds, missing, pinned=False)
-    of_pictures = {"size": size, "mode": mode}
-    asked: dict[str, object] = {k: value for k, value in of_pictures.items() if value is not None}
-    if asked and not isinstance(data, PictureData):
-        raise KanDiffusionError("--size and --mode are for pictures; leave them out")
-    if holdout is not None:
-        if isinstance(data, ToyData):
-            raise KanDiffusionError("a toy is judged with fresh points; leave --holdout out")
-        asked["holdout"] = holdout
-    with valid_settings("settings"):
-        chosen: DataConfig = type(data).model_validate({**dict(data), **asked})
-    if isinstance(chosen, FileData | PictureData):
-        chosen = chosen.pinned()
-    if (
-        holdout is not None
-        and isinstance(chosen, PictureData)
-        and chosen.is_folder
-        and read_pictures(chosen).heldout is not None
-    ):
-        raise KanDiffusionError(
-            f"'{name}' is split by its folders, such as train and test; leave --holdout out"
-        )
-    return chosen
-
-
 def single_trial(
-    data: str,
+    data: str | Source,
     *,
     family: str | None = None,
     params: int | None = None,
@@ -373,37 +250,25 @@ def single_trial(
     optimizer: str | None = None,
     learning_rate: float | None = None,
     max_seconds: float | None = None,
-    holdout: float | None = None,
-    size: int | None = None,
-    mode: str | None = None,
-    kinds: Mapping[str, Kind] | None = None,
-    missing: Sequence[str] = (),
     seed: int = 0,
     sparsify: float = 0.0,
 ) -> TrialConfig:
     """Makes a trial that stands on its own.
 
     Args:
-        data: A toy, a table of scikit-learn's, a file of points, or pictures.
+        data: Source of the samples, or its name or path.
         family: Family of the denoiser; when None ``kan``, of pictures ``unet-kan``.
         params: Largest number of trainable parameters; the trial gets the widths of the family's
             nearest size below it. For pictures it is met within 2 %, above or below. Where this
-            and the following settings are None, they are chosen to suit a file, table or pictures
-            (:mod:`kan_diffusion.training.defaults`); for a toy they are 2,300 parameters, the
-            family's depth and learning rate, and 4,000 steps of 1,024 points.
+            and the following settings are None, they are chosen to suit the data, as
+            :meth:`.Task.suggest` of their task does.
         depth: Number of hidden layers.
         process: Name of a process; when None ``cosine``, of pictures ``flow``.
         steps: Largest number of optimiser steps.
-        batch_size: Points per step.
-        optimizer: Name of an optimiser; when None the one that suits pictures, else Adam.
+        batch_size: Samples per step.
+        optimizer: Name of an optimiser.
         learning_rate: Peak learning rate.
         max_seconds: Seconds that training may take; None for no limit.
-        holdout: Fraction of rows or pictures that is held out; when None 0.2 for a file, 0.3 for a
-            table and 0.1 for pictures.
-        size: Side of pictures in pixels.
-        mode: Channels of pictures.
-        kinds: Kinds of those columns of a file whose kind should not be inferred.
-        missing: Words for gaps in a text file beside the usual ones.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes the edges of KAN layers few; 0 for none.
 
@@ -411,88 +276,50 @@ def single_trial(
         DataError: The file cannot be used.
         KanDiffusionError: A name is unknown or a number out of range.
     """
-    points = chosen_data(data, kinds=kinds, missing=missing, holdout=holdout, size=size, mode=mode)
-    of_pictures = isinstance(points, PictureData)
-    family = family or (_PICTURE_FAMILY if of_pictures else "kan")
-    kind = get_family(family, importing=True)
-    chosen = get_process(process or (_PICTURE_PROCESS if of_pictures else "cosine"))
+    source = data_from_name(data) if isinstance(data, str) else data
+    task = task_of(source)
+    family = family or task.family
+    get_family(family, importing=True)
+    noising = get_process(process or task.process)
     if optimizer is not None:
         require_known("optimizer", optimizer, OPTIMIZERS)
+    given = {
+        "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate,
+        "max_seconds": max_seconds, "optimizer": optimizer,
+    }  # fmt: skip
     with valid_settings("settings"):
-        if isinstance(points, PictureData):
-            if sparsify:
-                raise KanDiffusionError(
-                    "sparsifying makes the edges of small KANs few, to be read; leave --sparsify "
-                    "out for pictures"
-                )
-            given = {
-                "steps": steps,
-                "batch_size": batch_size,
-                "learning_rate": learning_rate,
-                "max_seconds": max_seconds,
-                "optimizer": optimizer,
-            }
-            asked = ModelConfig(family=family, params=params, depth=depth)
-            return _picture_trial(points, asked, chosen, given, seed)
-        dataset = load_dataset(points, seed)
-        if isinstance(points, ToyData):
-            suits = Suggestion(
-                params=_DEFAULT_PARAMS, depth=None, steps=2500, batch_size=2048,
-                learning_rate=kind.learning_rate, patience=None, heldout_rows=0,
-            )  # fmt: skip
-        else:
-            suits = suggested(len(dataset.train), dataset.dim, family, params)
-        way = cast("OptimizerName", optimizer or "adam")
-        training = TrainingConfig(
-            steps=suits.steps if steps is None else steps,
-            batch_size=suits.batch_size if batch_size is None else batch_size,
-            optimizer=way,
-            learning_rate=(
-                suitable_rate(way, suits.learning_rate) if learning_rate is None else learning_rate
-            ),
+        dataset = load_dataset(source, seed)
+        suits = task.suggest(dataset, family, noising, params)
+        usual = suits.training
+        way = cast("OptimizerName", optimizer or usual.optimizer)
+        rate = usual.learning_rate
+        if way != usual.optimizer:
+            rate = suitable_rate(way, suits.learning_rate)
+        training = TrainingConfig.model_validate({
+            **usual.model_dump(exclude_unset=True),
+            "learning_rate": rate,
+            **{key: value for key, value in given.items() if value is not None},
+            "sparsify": sparsify,
             # Sparsifying needs all steps, whatever the loss says.
-            patience=None if sparsify else suits.patience,
-            max_seconds=max_seconds,
-            sparsify=sparsify,
+            **({"patience": None} if sparsify else {}),
+        })  # fmt: skip
+        model = ModelConfig(
+            family=family,
+            params=suits.params if params is None else params,
+            depth=suits.depth if depth is None else depth,
+            settings=accepted(family, suits.settings),
+            conditions=suits.conditions,
         )
-        params = suits.params if params is None else params
-        depth = suits.depth if depth is None else depth
-        # A table's model takes columns as conditions where its family can.
-        told = "observable" in inspect.signature(kind.denoiser_class).parameters
-        told &= not isinstance(points, ToyData)
-        asked = ModelConfig(family=family, params=params, depth=depth, conditions=told)
-        fitted = build_denoiser(
-            family,
-            dataset.dim,
-            num_train_timesteps=chosen.num_timesteps,
-            params=params,
-            depth=depth,
-            observable=told,
-            at_most=True,
-        )
-        built = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}
-        return _alone(points, chosen, asked.model_copy(update=built), training, seed)
-
-
-def _picture_trial(
-    data: PictureData,
-    model: ModelConfig,
-    process: Process,
-    training: Mapping[str, int | float | str | None],
-    seed: int,
-) -> TrialConfig:
-    """Makes a trial of pictures; size and training settings that are None suit the pictures."""
-    suits = _suits_pictures(data, seed)
-    given = {key: value for key, value in training.items() if value is not None}
-    way = cast("OptimizerName", given.get("optimizer", suits.training.optimizer))
-    rate = suits.training.learning_rate
-    if way != suits.training.optimizer:
-        rate = suitable_rate(way, get_family(model.family).learning_rate)
-    config = TrainingConfig.model_validate({**dict(suits.training), "learning_rate": rate, **given})
-    size = {} if model.size else {"params": suits.params}
-    settings = _accepted(model.family, suits.settings)
-    asked = model.model_copy(update={**size, "settings": settings})
-    sampling = SamplingConfig(
-        scheduler=suits.scheduler if process.is_flow else None, guidance=suits.guidance
-    )
-    return _alone(data, process, asked, config, seed, sampling, PICTURE_EVALUATION)
+        if suits.at_most:
+            fitted = build_denoiser(
+                family,
+                dataset.shape,
+                num_train_timesteps=noising.num_timesteps,
+                params=model.params,
+                depth=model.depth,
+                observable=model.conditions,
+                at_most=True,
+            )
+            built = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}
+            model = model.model_copy(update=built)
+        return _alone(source, noising, model, training, seed, suits.sampling, suits.evaluation)

@@ -14,13 +14,13 @@ from pathlib import Path
 import pandas as pd
 from pydantic import TypeAdapter
 
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import parquet_bytes, read_as, write_bytes, write_checksums
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, load_sufficient, load_trial
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.tasks import task_of
 
 __all__ = [
     "CHOSEN_SIZES",
@@ -154,7 +154,9 @@ def plan_study(
     for trial in planned:
         if trial.id not in finished and _sized(trial) not in counts:
             try:
-                counts[_sized(trial)] = build(trial, datasets[trial.data.name]).num_trainable
+                dataset = datasets[trial.data.name]
+                denoiser = task_of(trial.data).build(trial, dataset)
+                counts[_sized(trial)] = denoiser.num_trainable
             except KanDiffusionError as error:
                 raise KanDiffusionError(
                     f"model '{trial.model.name}' on '{trial.data.name}': {error}"

@@ -25,7 +25,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, TypeAdapter
 
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import read_as, write_json
 from kan_diffusion.limits import MOST_PARAMETERS
@@ -43,7 +43,7 @@ from kan_diffusion.study.planning import (
     plan_study,
     run_plan,
 )
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.tasks import task_of
 
 __all__ = ["judged", "mean_log", "rehearse", "unreported"]
 
@@ -205,7 +205,7 @@ def _ladder(config: StudyConfig) -> list[Budget]:
             if dataset is None:
                 dataset = load_dataset(trial.data, trial.study_seed, 0)
             try:
-                build(trial, dataset)
+                task_of(trial.data).build(trial, dataset)
             except KanDiffusionError as error:
                 reason = str(error)
             else:

@@ -31,7 +31,7 @@ from kan_diffusion.files import (
     write_text,
 )
 from kan_diffusion.study.calibration import estimate_seconds
-from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study, without_place
+from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, holds_run
 from kan_diffusion.study.planning import (
@@ -137,7 +137,7 @@ def require_folder(
 
 def _settings(config: StudyConfig) -> dict[str, object]:
     """Returns a study's settings, with files and efforts as in a trial's identity."""
-    data = [without_place(each) for each in config.data]
+    data = [source.identity() for source in config.data]
     settings = config.model_dump(mode="json", exclude={"evaluation": {"effort"}})
     return {**settings, "data": data}
 

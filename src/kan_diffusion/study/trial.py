@@ -14,16 +14,13 @@ import torch
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor
 
-from kan_diffusion.data.datasets import DataConfig, Dataset, load_dataset
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.sources import Source, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.denoisers.readable import no_edges
 from kan_diffusion.devices import resolve_device
-from kan_diffusion.diffusion.sampling import (
-    PointDiffusionPipeline,
-    even_sampler,
-    make_scheduler,
-)
+from kan_diffusion.diffusion.sampling import SamplePipeline, even_sampler, make_scheduler
 from kan_diffusion.errors import (
     KanDiffusionError,
     NonFiniteLossError,
@@ -31,15 +28,6 @@ from kan_diffusion.errors import (
 )
 from kan_diffusion.evaluation.doubts import training_doubt
 from kan_diffusion.evaluation.metrics import metrics_named
-from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.pictures.prompts import (
-    PromptedDenoiser,
-    make_text_encoder,
-    make_tokenizer,
-    tokenize,
-)
-from kan_diffusion.pictures.scores import Request, draw_pictures, shown
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
@@ -58,15 +46,12 @@ from kan_diffusion.study.folder import (
     save_points,
     save_weights,
 )
-from kan_diffusion.study.measure import Yardstick, load_run, measure, yardstick
-from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kan_diffusion.study.measure import load_run
+from kan_diffusion.study.tasks import Reference, task_of
 from kan_diffusion.training import ProgressCallback, TrainingConfig, train
-from kan_diffusion.training.defaults import num_held_out
+from kan_diffusion.training.run import num_held_out
 
-__all__ = [
-    "NUM_PANELS", "build", "followed", "record_reverse", "run_trial", "told", "without_text",
-]  # fmt: skip
+__all__ = ["NUM_PANELS", "record_reverse", "run_trial"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,77 +64,73 @@ _SMALL = 10_000
 
 
 def record_reverse(
-    pipeline: PointDiffusionPipeline | PictureDiffusionPipeline,
-    asked: int | Request,
-    num_steps: int,
-    generator: torch.Generator,
-    guidance: float = 1.0,
+    config: TrialConfig,
+    dataset: Dataset,
+    pipeline: SamplePipeline,
+    num: int | None = None,
 ) -> Tensor:
     """Records the reverse process at ``NUM_PANELS`` evenly spaced timesteps, noise first.
 
+    Samplers other than ``ddpm`` place their steps unevenly in time; DDIM, or Euler's method for
+    flow matching, then takes their place and follows the same deterministic flow. All models of a
+    study start from the same noise.
+
     Args:
-        pipeline: The denoiser with its sampler. Samplers other than ``ddpm`` place their steps
-            unevenly in time; DDIM, or Euler's method for flow matching, then takes their place and
-            follows the same deterministic flow.
-        asked: Number of samples to record, or the prompts or classes to draw.
-        num_steps: Steps of ``ddpm``.
-        generator: Source of the noise.
-        guidance: Strength of guidance of pictures.
+        config: The trial.
+        dataset: Its data set.
+        pipeline: The denoiser with its sampler.
+        num: Number of samples; as many as figures show when None.
 
     Returns:
         Standardised samples, or pictures, with shape (panels, num, *shape).
     """
+    steps, task = config.sampling.steps, task_of(config.data)
     if not isinstance(pipeline.scheduler, DDPMScheduler):
         scheduler = make_scheduler(even_sampler(pipeline.process), pipeline.process)
-        if isinstance(pipeline, PictureDiffusionPipeline):
-            pipeline = PictureDiffusionPipeline.from_pipe(pipeline, scheduler=scheduler)
-        else:
-            pipeline = PointDiffusionPipeline(
-                pipeline.denoiser, pipeline.process, scheduler=scheduler
-            )
-        num_steps = 5 * (NUM_PANELS - 1)
+        pipeline = type(pipeline).from_pipe(pipeline, scheduler=scheduler)
+        steps = 5 * (NUM_PANELS - 1)
+    generator = torch_generator("reverse process", config.study_seed, config.data.name)
     before = generator.get_state()
-    asked = Request(asked) if isinstance(asked, int) else asked
-    start = torch.randn(asked.num, *pipeline.denoiser.sample_shape, generator=generator)
-    generator.set_state(before)  # the pipeline starts from the very same noise
-    states = [start]
+    states: list[Tensor] = []
 
     def keep(_: DiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]) -> None:
         states.append(state["sample"].cpu())
 
-    if isinstance(pipeline, PictureDiffusionPipeline):
-        draw_pictures(pipeline, asked, num_steps, guidance, generator, on_step=keep)
-    else:
-        pipeline(
-            asked.num,
-            num_steps,
-            generator=generator,
-            callback_on_step_end=keep,
-        )
+    task.draw_shown(
+        pipeline,
+        dataset,
+        config.evaluation.num_drawn if num is None else num,
+        steps,
+        config.sampling.guidance,
+        generator,
+        keep,
+    )
+    generator.set_state(before)  # the noise that the pipeline started from
+    states.insert(0, torch.randn(*states[0].shape, generator=generator))
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
     return torch.stack([states[pick] for pick in picks])
 
 
 @lru_cache(maxsize=16)
-def _shared_yardstick(
-    data: DataConfig,
+def _shared_reference(
+    data: Source,
     process: Process,
     evaluation: EvaluationConfig,
     study_seed: int,
     split: int,
     *_changing: object,
-) -> Yardstick:
-    """Makes the yardstick of a data set, or of one split of it, and caches it in the worker.
+) -> Reference:
+    """Makes the reference of a data set, or of one split of it, and caches it in the worker.
 
     The metrics, which may change while a program runs, belong to the key.
     """
     dataset = load_dataset(data, study_seed, trial_seed=split)
-    return yardstick(dataset, process, evaluation, study_seed, split)
+    return task_of(data).reference(dataset, process, evaluation, study_seed, split)
 
 
-def _yardstick_of(config: TrialConfig, dataset: Dataset) -> Yardstick:
-    """Returns the yardstick of a trial, which trials on the same data share."""
-    return _shared_yardstick(
+def _reference_of(config: TrialConfig, dataset: Dataset) -> Reference:
+    """Returns the reference of a trial, which trials on the same data share."""
+    return _shared_reference(
         config.data,
         config.process,
         config.judging.model_copy(update={"moments": ()}),
@@ -159,62 +140,11 @@ def _yardstick_of(config: TrialConfig, dataset: Dataset) -> Yardstick:
     )
 
 
-def build(config: TrialConfig, dataset: Dataset) -> Denoiser:
-    """Builds a trial's untrained denoiser, for captioned pictures with its text encoder.
-
-    Raises:
-        KanDiffusionError: The denoiser cannot be built, or not in this size.
-    """
-    model, names = config.model, (config.study_seed, config.seed)
-    settings, text = dict(model.settings), None
-    if dataset.captions is not None:
-        tokenizer = make_tokenizer(dataset.captions, dataset.heldout_captions or ())
-        # The same for all models of a seed.
-        generator = torch_generator("text", *names)
-        text = make_text_encoder(tokenizer, generator=generator), tokenizer
-        settings["text_width"] = text[0].config.hidden_size
-    denoiser = build_denoiser(
-        model.family,
-        _shape(dataset),
-        num_train_timesteps=config.process.num_timesteps,
-        params=model.params,
-        flops=model.flops,
-        hidden=model.hidden,
-        depth=model.depth,
-        num_classes=0 if text else len(dataset.classes),
-        observable=model.conditions and not isinstance(dataset.codec, PictureCodec),
-        settings=settings,
-        generator=torch_generator("parameters", *names, model.name),
-    )
-    return denoiser if text is None else PromptedDenoiser(denoiser, *text)
-
-
-def _shape(dataset: Dataset) -> int | tuple[int, ...]:
-    """Returns the number of coordinates of points, or the shape of pictures."""
-    return dataset.shape if isinstance(dataset.codec, PictureCodec) else dataset.dim
-
-
-def without_text(denoiser: Denoiser) -> Denoiser:
-    """Returns a denoiser without its text encoder, which budgets do not count."""
-    return denoiser.denoiser if isinstance(denoiser, PromptedDenoiser) else denoiser
-
-
-def told(denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
-    """Returns the conditions of each training sample, by name."""
-    if isinstance(denoiser, PromptedDenoiser):
-        assert dataset.captions is not None
-        return {"input_ids": tokenize(denoiser.tokenizer, dataset.captions)}
-    if denoiser.num_classes:
-        assert dataset.class_labels is not None
-        return {"class_labels": dataset.class_labels}
-    return {}
-
-
 @lru_cache(maxsize=256)
 def _warm_up(
     model: str,
     hidden: tuple[int, ...],
-    shape: int | tuple[int, ...],
+    shape: tuple[int, ...],
     observable: bool,
     process: Process,
 ) -> None:
@@ -226,7 +156,7 @@ def _warm_up(
     Args:
         model: The model in JSON.
         hidden: Widths of its hidden layers.
-        shape: Number of coordinates, or the shape of pictures.
+        shape: Shape of a sample.
         observable: Whether coordinates may be observed.
         process: Noising process.
     """
@@ -292,9 +222,9 @@ def _judge_again(config: TrialConfig, finished: TrialResult, device: str) -> Tri
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     _, pipeline = load_run(finished.folder, verify=False)
     pipeline.to(resolve_device(device))
-    shared = _yardstick_of(config, dataset)
+    shared = _reference_of(config, dataset)
     try:
-        measured, levels, generated = measure(config, dataset, pipeline, shared)
+        measured, levels, generated = task_of(config.data).judge(config, dataset, pipeline, shared)
     except NonFiniteSamplesError as error:
         result = replace(finished, config=config, row={**finished.row, "error": str(error)})
         keep_trial(result)
@@ -312,11 +242,12 @@ def _run_claimed(
     log_folder: Path | None,
 ) -> TrialResult:
     dataset = load_dataset(config.data, config.study_seed, config.seed)
-    denoiser = build(config, dataset)
+    task = task_of(config.data)
+    denoiser = task.build(config, dataset)
     steps = config.training.steps
     row: Row = {
         **config.keys,
-        "parameters": without_text(denoiser).num_trainable,
+        "parameters": denoiser.counted.num_trainable,
         "flops": denoiser.flops,
         "steps": steps,
         "error": None,
@@ -324,7 +255,7 @@ def _run_claimed(
 
     # Samples that decide when training ends must not judge the trial.
     samples, heldout = dataset.train, None
-    conditions, of_heldout = told(denoiser, dataset), dict[str, Tensor]()
+    conditions, of_heldout = task.conditions(denoiser, dataset), dict[str, Tensor]()
     if config.training.patience is not None:
         num = num_held_out(len(samples))
         heldout, samples = samples.tensor_split([num])
@@ -336,13 +267,7 @@ def _run_claimed(
     def record(step: int, current: Denoiser) -> None:
         # Written at once, so that a run that is killed and resumed still has it.
         try:
-            panels = record_reverse(
-                _pipeline(config, dataset, current),
-                followed(config, dataset),
-                config.sampling.steps,
-                torch_generator("reverse process", config.study_seed, config.data.name),
-                config.sampling.guidance,
-            )
+            panels = record_reverse(config, dataset, task.pipeline(config, dataset, current))
         except NonFiniteSamplesError as error:
             logger.info("no picture of the reverse process at step %d: %s", step, error)
             return
@@ -356,8 +281,7 @@ def _run_claimed(
         return result
 
     try:
-        shape = _shape(dataset)
-        hidden = tuple(without_text(denoiser).config.hidden)
+        hidden, shape = tuple(denoiser.counted.config.hidden), dataset.shape
         _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.observable, config.process)
         trained = train(
             denoiser,
@@ -384,10 +308,10 @@ def _run_claimed(
         return failed(error)
     if not leads():  # the first of several processes judges and keeps the model
         return TrialResult(config, row, [], folder)
-    pipeline = _pipeline(config, dataset, denoiser)
-    shared = _yardstick_of(config, dataset)
+    pipeline = task.pipeline(config, dataset, denoiser)
+    shared = _reference_of(config, dataset)
     try:
-        measured, levels, generated = measure(config, dataset, pipeline, shared)
+        measured, levels, generated = task_of(config.data).judge(config, dataset, pipeline, shared)
     except NonFiniteSamplesError as error:
         return failed(error)
     if heldout is not None and dataset.heldout is not None and generated is not None:
@@ -415,36 +339,3 @@ def _run_claimed(
     keep_trial(result, pipeline, curves, generated)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
-
-
-def followed(config: TrialConfig, dataset: Dataset) -> Request:
-    """Chooses what the recorded reverse process draws: points, or pictures by prompt or class."""
-    num = config.evaluation.num_drawn
-    return shown(dataset, num)[0] if isinstance(dataset.codec, PictureCodec) else Request(num)
-
-
-def _pipeline(
-    config: TrialConfig, dataset: Dataset, denoiser: Denoiser
-) -> PointDiffusionPipeline | PictureDiffusionPipeline:
-    process = config.process
-    scheduler = make_scheduler(config.sampling.scheduler, process)
-    if isinstance(dataset.codec, PictureCodec):
-        mode = dataset.codec.mode
-        network, encoder, tokenizer = denoiser, None, None
-        if isinstance(denoiser, PromptedDenoiser):
-            network, encoder = denoiser.denoiser, denoiser.text_encoder
-            tokenizer = denoiser.tokenizer
-        classes = () if encoder is not None else dataset.classes
-        return PictureDiffusionPipeline(
-            network, process, encoder, tokenizer, mode, classes, scheduler
-        )
-    if isinstance(dataset.codec, TableCodec):
-        return TableDiffusionPipeline(denoiser, process, dataset.codec, scheduler)
-    return PointDiffusionPipeline(
-        denoiser,
-        process,
-        dataset.standardizer.mean,
-        dataset.standardizer.scale,
-        dataset.columns,
-        scheduler,
-    )

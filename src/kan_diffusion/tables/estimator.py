@@ -221,7 +221,7 @@ class DiffusionEstimator(BaseEstimator):
         from kan_diffusion.devices import one_thread
         from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
         from kan_diffusion.processes import get_process
-        from kan_diffusion.progress import show_columns, show_training
+        from kan_diffusion.progress import show_training
         from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
         from kan_diffusion.tables.codec import TableCodec
         from kan_diffusion.tables.pipeline import TableDiffusionPipeline
@@ -238,7 +238,7 @@ class DiffusionEstimator(BaseEstimator):
         codec = TableCodec.fit(frame, kinds, merge_below=self.merge_below)
         codec.require_content()
         if self.verbose:
-            show_columns(codec.describe(), f"{len(frame):,} rows", stderr=True)
+            print(columns_text(codec.describe(), f"{len(frame):,} rows"), file=sys.stderr)  # noqa: T201
         rows = codec.encode(frame, numpy_generator("encoding", seed))
         suits = suggested(len(rows), codec.dim, self.family, self.params)
         order = numpy_generator("split", seed).permutation(len(rows))

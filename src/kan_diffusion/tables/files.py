@@ -43,9 +43,10 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 from pyarrow import dataset, parquet
 
+from kan_diffusion.data.frames import ENDINGS, ending_of
 from kan_diffusion.data.scaling import LARGEST
-from kan_diffusion.errors import DataError, KanDiffusionError, listed
-from kan_diffusion.files import digest, require_file, whole_file
+from kan_diffusion.errors import DataError, listed
+from kan_diffusion.files import digest, require_file
 from kan_diffusion.limits import MOST_BYTES, MOST_COLUMNS, MOST_VALUES
 from kan_diffusion.tables.cells import have_names, typed, with_points
 
@@ -57,13 +58,10 @@ __all__ = [
     "FrameFile",
     "are_names",
     "read_frame",
-    "require_writable_ending",
-    "write_frame",
 ]
 
 logger = logging.getLogger(__name__)
 
-_ENDINGS = (".csv", ".csv.gz", ".tsv", ".parquet", ".npy")
 _EMPTY = "'{}' is empty; give a file with rows"
 _NO_NAME = r"__index_level_[0-9]+__"  # of a column that is an index of pandas
 _SHOWN = 5  # names listed in an error before "..."
@@ -199,15 +197,15 @@ def read_frame(
             number is infinite or beyond 1e300.
     """
     path = Path(path)
-    ending = _ending(path)
+    ending = ending_of(path)
     try:
         if path.is_dir():
             return _read_parquet(path)
         if not path.exists():
             raise DataError(f"there is no file '{path}'; check the path")
-        if ending not in _ENDINGS:
+        if ending not in ENDINGS:
             has = f"the ending '{path.suffix}'" if path.suffix else "no ending"
-            raise DataError(f"'{path}' has {has}; a table is one of {', '.join(_ENDINGS)}")
+            raise DataError(f"'{path}' has {has}; a table is one of {', '.join(ENDINGS)}")
         require_file(path)
         if path.stat().st_size == 0:
             raise DataError(_EMPTY.format(path))
@@ -220,12 +218,6 @@ def read_frame(
         raise DataError(
             f"'{path}' cannot be read: {error.strerror or error}; give another file"
         ) from error
-
-
-def _ending(path: Path) -> str:
-    """Returns the ending of a file's name in lower case, with both parts of ``.csv.gz``."""
-    endings = [part.lower() for part in path.suffixes[-2:]]
-    return ".csv.gz" if endings == [".csv", ".gz"] else endings[-1] if endings else ""
 
 
 def _require_size(path: Path, num_rows: int, num_columns: int) -> None:
@@ -270,7 +262,7 @@ def _whole(path: Path, content: bytes, source: pd.DataFrame) -> FrameFile:
 def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) -> FrameFile:
     """Reads a file of separated cells."""
     content = path.read_bytes()
-    text = (_unpacked(path) if _ending(path) == ".csv.gz" else content).removeprefix(_UTF8)
+    text = (_unpacked(path) if ending_of(path) == ".csv.gz" else content).removeprefix(_UTF8)
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -283,7 +275,7 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
     lines = list(islice((line for line in found if line.strip()), 2))
     if not lines:
         raise DataError(_EMPTY.format(path))
-    delimiter = "\t" if _ending(path) == ".tsv" else _delimiter(lines)
+    delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
     count = _num_cells(lines[0], delimiter)
     _require_size(path, 1, count)
     columns = _split(path, text, delimiter, count)
@@ -379,7 +371,7 @@ def _read_parquet(path: Path) -> FrameFile:
         files = sorted(file for file in path.rglob("*.parquet") if not file.is_dir())
         if not files:
             raise DataError(
-                f"'{path}' is a folder without Parquet files; give a file ({', '.join(_ENDINGS)}) "
+                f"'{path}' is a folder without Parquet files; give a file ({', '.join(ENDINGS)}) "
                 "or one with .parquet files"
             )
     sums = []
@@ -564,65 +556,6 @@ def _require_distinct(path: Path, names: Iterable[str]) -> None:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def require_writable_ending(path: Path) -> None:
-    """Checks that a table can be written to a file of this name.
-
-    Raises:
-        KanDiffusionError: The ending is unknown.
-    """
-    if _ending(path) not in _ENDINGS:
-        raise KanDiffusionError(
-            f"cannot write rows to '{path}': the ending must be {', '.join(_ENDINGS)}"
-        )
-
-
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
-    """Writes a table to a file, whole or not at all.
-
-    :func:`read_frame` reads the same values back, and from Parquet the same dtypes (but dates in
-    milliseconds if they were in seconds). Text files cannot tell a text such as "1" or "None" from
-    a number or a gap, nor numbers as names of columns from a row.
-
-    Args:
-        path: A .csv, .csv.gz, .tsv, .parquet or .npy file.
-        frame: The table; a .npy file takes only numbers, without names.
-
-    Raises:
-        KanDiffusionError: The ending is unknown, or text or dates are to go into a .npy file.
-        RunFolderError: The file cannot be written.
-    """
-    require_writable_ending(path)
-    ending = _ending(path)
-    if ending == ".npy":
-        for name, dtype in frame.dtypes.items():
-            if not pd.api.types.is_numeric_dtype(dtype):
-                raise KanDiffusionError(
-                    f"cannot write column '{name}' to '{path}', which takes numbers only; choose "
-                    "another ending"
-                )
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        if ending == ".parquet":
-            frame.to_parquet(file, index=False)
-        elif ending == ".npy":
-            np.save(file, _numeric_array(frame), allow_pickle=False)
-        else:
-            packed = ending == ".csv.gz"
-            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else file as text:
-                frame.to_csv(
-                    text,
-                    index=False,
-                    sep="\t" if ending == ".tsv" else ",",
-                    na_rep="NA" if frame.shape[1] == 1 else "",  # an empty line is no row
-                )
-
-
-def _numeric_array(frame: pd.DataFrame) -> np.ndarray:
-    integers = all(pd.api.types.is_integer_dtype(kind) for kind in frame.dtypes)
-    if integers and not frame.isna().to_numpy().any():
-        return frame.to_numpy(dtype=np.int64)
-    return frame.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _bundled(loader: str, left_out: tuple[str, ...] = (), **options: bool) -> pd.DataFrame:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from kan_diffusion.data.datasets import FileData, TableData, data_from_name, split_frames
+from kan_diffusion.data.sources import data_from_name
 from kan_diffusion.errors import DataError
 from kan_diffusion.randomness import numpy_generator, torch_generator
-from kan_diffusion.study.measure import load_run, same_data
+from kan_diffusion.study.measure import load_run
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.scores import TableScores, table_scores
-from kan_diffusion.training.defaults import num_held_out
+from kan_diffusion.tables.sources import FileData, TableData, split_frames
+from kan_diffusion.training.run import num_held_out
 
 __all__ = ["judge_run"]
 
@@ -27,7 +28,7 @@ def judge_run(
     *,
     verify: bool = True,
     on_progress: Callable[[str, float], None] | None = None,
-) -> tuple[TableScores, str] | None:
+) -> tuple[TableScores, str]:
     """Draws rows from a run and judges them, with the effort of its settings.
 
     Args:
@@ -38,8 +39,8 @@ def judge_run(
         on_progress: As in :func:`kan_diffusion.table_scores`.
 
     Returns:
-        The scores and a sentence that says where real rows come from; None for a run of points or
-        pictures. Training rows are compared, too, if their file has not changed.
+        The scores and a sentence that says where real rows come from. Training rows are compared,
+        too, if their file has not changed.
 
     Raises:
         RunFolderError: The folder holds no finished run.
@@ -47,13 +48,13 @@ def judge_run(
     """
     config, pipeline = load_run(folder, verify=verify)
     own = config.data
-    if not (isinstance(pipeline, TableDiffusionPipeline) and isinstance(own, FileData | TableData)):
-        return None
+    assert isinstance(pipeline, TableDiffusionPipeline)
+    assert isinstance(own, FileData | TableData)
     # A model has not learned the rows that decided when its training ended.
     ending = (lambda _: 0) if config.training.patience is None else num_held_out
     parts = partial(split_frames, own, config.study_seed, config.seed, _MOST_ROWS, ending)
     other = own if data is None else data_from_name(data, pinned=False)
-    if isinstance(other, FileData) and not same_data(own, other):
+    if isinstance(other, FileData) and not own.is_same(other):
         file = pipeline.codec.read(other.path)
         places = numpy_generator("judged rows").permutation(file.num_rows)[:_MOST_ROWS]
         places.sort()

@@ -66,6 +66,7 @@ __all__ = [
     "MomentCallback",
     "TrainingConfig",
     "TrainingRun",
+    "num_held_out",
     "read_checkpoint_identity",
 ]
 
@@ -75,6 +76,21 @@ set another number of steps than ``steps``, or ran out."""
 
 MomentCallback = Callable[[int, Denoiser], None]
 """Called at chosen steps with the step and the denoiser with its EMA weights of that step."""
+
+
+_ENOUGH_HELD_OUT, _MOST_HELD_OUT = 50, 5_000
+_FEWEST_ROWS = 10
+"""Rows below which none is held out: too few would be left to learn from."""
+
+
+def num_held_out(num_rows: int) -> int:
+    """Number of rows to hold out of training, so that it can stop early.
+
+    A tenth, at most 5,000; of few rows up to a fifth, since the loss on ten rows is luck.
+    """
+    if num_rows < _FEWEST_ROWS:
+        return 0
+    return min(max(num_rows // 10, min(num_rows // 5, _ENOUGH_HELD_OUT)), _MOST_HELD_OUT)
 
 
 class TrainingConfig(Settings):

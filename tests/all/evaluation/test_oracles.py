@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import randn
-from kan_diffusion.evaluation.oracles import SceneOracle
+from kan_diffusion.pictures.oracle import SceneOracle
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,

@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from helpers import refused, seeded
-from kan_diffusion.data.datasets import PictureData, load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.reading import ClassJudge, score_scenes
 from kan_diffusion.pictures.scenes import caption, draw_scenes, render
+from kan_diffusion.pictures.sources import PictureData
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from matplotlib.text import Text
 
 from drawn import line, marks, texts_overlap
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
-from kan_diffusion.pictures.panels import asked_figure, process_figure
 from kan_diffusion.report import ReportContents
 from kan_diffusion.report.charts import (
     by_level_figure,
@@ -24,6 +23,7 @@ from kan_diffusion.report.charts import (
     reverse_figure,
     samples_figure,
 )
+from kan_diffusion.report.charts.sheets import asked_figure, process_figure
 from kan_diffusion.report.style import REAL, model_styles
 from kan_diffusion.study.results.rows import Results, Setting
 from synthetic_study import BUDGETS, FAMILIES, MODELS, kind_of, make_contents

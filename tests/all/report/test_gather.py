@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from html_page import Page
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.processes import get_process
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.study import write_report

@@ -12,7 +12,7 @@ from PIL import Image
 
 from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
-from kan_diffusion.data.datasets import ToyData, load_dataset
+from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.diffusion.sampling import fitting_samplers, make_scheduler
 from kan_diffusion.evaluation.oracles import OracleDenoiser
@@ -25,7 +25,6 @@ from kan_diffusion.report.images import contact_sheet, image_address
 from kan_diffusion.report.motion import (
     EXACT,
     Motion,
-    Mover,
     PicturePanel,
     PointPanel,
     picture_motion,
@@ -33,6 +32,7 @@ from kan_diffusion.report.motion import (
     reverse_process,
     write_motion,
 )
+from kan_diffusion.report.views import Mover
 from kan_diffusion.study.measure import load_run
 from movers import mover, require_frames_from_noise_to_samples
 from synthetic_study import make_contents

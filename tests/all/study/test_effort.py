@@ -2,7 +2,7 @@
 
 import pytest
 
-from kan_diffusion.data.datasets import data_from_name
+from kan_diffusion.data.sources import data_from_name
 from kan_diffusion.study.trial import run_trial
 from make import picture_study, study, trial_content
 from mixed_tables import people

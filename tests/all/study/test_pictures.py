@@ -1,7 +1,8 @@
 import pytest
+from kan_diffusion.training.defaults import suggested_for_pictures
 
 from helpers import refused
-from kan_diffusion.data.datasets import load_dataset
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.study.measure import load_run, measure, yardstick
@@ -9,7 +10,6 @@ from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
-from kan_diffusion.training.defaults import suggested_for_pictures
 from make import picture_study
 from picture_folders import write_pictures
 

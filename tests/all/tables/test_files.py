@@ -10,8 +10,9 @@ import pytest
 from pyarrow import parquet
 
 from helpers import refused
+from kan_diffusion.data.frames import write_frame
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.files import read_frame, write_frame
+from kan_diffusion.tables.files import read_frame
 from table_files import require_refused, written
 
 

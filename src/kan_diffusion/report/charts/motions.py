@@ -7,11 +7,11 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from kan_diffusion.pictures.panels import PictureRows, mosaic
 from kan_diffusion.report.charts.clouds import point_view
+from kan_diffusion.report.charts.sheets import mosaic
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.motion import EXACT, Motion, Panel, PicturePanel, PointPanel
-from kan_diffusion.report.points import Points
+from kan_diffusion.report.points import PictureRows, Points
 from kan_diffusion.report.style import INK
 
 __all__ = ["process_motion", "training_motion"]

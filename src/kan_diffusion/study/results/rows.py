@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kan_diffusion.data.sources import Source
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import Measure, metrics_named
-from kan_diffusion.pictures.scores import PICTURE_MEASURES
-from kan_diffusion.study.config import StudyConfig, TrialConfig, without_place
+from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.folder import STUDY, TrialResult, load_trial
 from kan_diffusion.study.measure import Judged, judged_measure
 from kan_diffusion.study.run import StudyResults, load_study
+from kan_diffusion.study.tasks import measures_of
 
 __all__ = ["MEASURES", "SIZES", "Results", "Setting", "read_results", "read_runs"]
 
@@ -110,13 +111,16 @@ class Results:
     metrics: dict[str, Measure]
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, metrics: Iterable[str] = ()) -> Results:
+    def of(
+        cls, rows: pd.DataFrame, metrics: Iterable[str] = (), data: Sequence[Source] = ()
+    ) -> Results:
         """Normalises the rows of a study.
 
         Args:
             rows: One row per trial, with ``data``, ``name``, ``family``, ``kind`` and ``seed``, and
                 whatever else a trial's row holds. A failed trial has its reason in ``error``.
             metrics: The study's own metrics, each as ``"package.module:NAME"``.
+            data: Its data sets, whose models may have measures of their own.
 
         Raises:
             DataError: One of these columns is missing, or a model has a seed twice in a setting.
@@ -126,7 +130,7 @@ class Results:
         if absent and len(rows):
             raise DataError(f"the rows have no column '{absent[0]}'; give those of a study")
         own = metrics_named(metrics)
-        known: dict[str, Measure] = {**own, **PICTURE_MEASURES, **own}  # own ones first, and preferred
+        known: dict[str, Measure] = {**own, **measures_of(data), **own}  # own first, and preferred
         scores = [*known, *(f"{key}_real" for key in known)]
         numbers = ["budget", *SIZES, *_TIMES, *_MEASURED, *scores]
         columns = dict.fromkeys([*_KEYS, *_WORDS, *numbers, *rows.columns])
@@ -204,7 +208,7 @@ def _settings(table: pd.DataFrame) -> list[Setting]:
 def read_results(folder: Path, *, verify: bool = True) -> Results:
     """Reads the results of a study from its folder; arguments and errors as for `load_study`."""
     study = load_study(folder, verify=verify)
-    return Results.of(study.rows, study.config.evaluation.metrics)
+    return Results.of(study.rows, study.config.evaluation.metrics, study.config.data)
 
 
 def read_runs(
@@ -324,7 +328,7 @@ def _with_common_data(trials: list[TrialResult]) -> list[TrialResult]:
         data = trial.config.data
         first = known.setdefault(data.name, trial)
         theirs = first.config.data
-        if without_place(data) != without_place(theirs):
+        if data.identity() != theirs.identity():
             raise KanDiffusionError(
                 f"the runs in '{first.folder}' and '{trial.folder}' have different data of one "
                 f"name, '{data.name}' (other points, or another number of them), so their numbers "

@@ -1,0 +1,82 @@
+"""Frames of rows, written to files; :mod:`kan_diffusion.tables.files` reads them back."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.files import whole_file
+
+__all__ = ["ENDINGS", "ending_of", "require_writable_ending", "write_frame"]
+
+ENDINGS = (".csv", ".csv.gz", ".tsv", ".parquet", ".npy")
+"""Endings of files of rows."""
+
+
+def ending_of(path: Path) -> str:
+    """Returns the ending of a file's name in lower case, with both parts of ``.csv.gz``."""
+    endings = [part.lower() for part in path.suffixes[-2:]]
+    return ".csv.gz" if endings == [".csv", ".gz"] else endings[-1] if endings else ""
+
+
+def require_writable_ending(path: Path) -> None:
+    """Checks that a table can be written to a file of this name.
+
+    Raises:
+        KanDiffusionError: The ending is unknown.
+    """
+    if ending_of(path) not in ENDINGS:
+        raise KanDiffusionError(
+            f"cannot write rows to '{path}': the ending must be {', '.join(ENDINGS)}"
+        )
+
+
+def write_frame(path: Path, frame: pd.DataFrame) -> None:
+    """Writes a table to a file, whole or not at all.
+
+    :func:`kan_diffusion.tables.files.read_frame` reads the same values back, and from Parquet the
+    same dtypes (but dates in milliseconds if they were in seconds). Text files cannot tell a text
+    such as "1" or "None" from a number or a gap, nor numbers as names of columns from a row.
+
+    Args:
+        path: A .csv, .csv.gz, .tsv, .parquet or .npy file.
+        frame: The table; a .npy file takes only numbers, without names.
+
+    Raises:
+        KanDiffusionError: The ending is unknown, or text or dates are to go into a .npy file.
+        RunFolderError: The file cannot be written.
+    """
+    require_writable_ending(path)
+    ending = ending_of(path)
+    if ending == ".npy":
+        for name, dtype in frame.dtypes.items():
+            if not pd.api.types.is_numeric_dtype(dtype):
+                raise KanDiffusionError(
+                    f"cannot write column '{name}' to '{path}', which takes numbers only; choose "
+                    "another ending"
+                )
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        if ending == ".parquet":
+            frame.to_parquet(file, index=False)
+        elif ending == ".npy":
+            np.save(file, _numeric_array(frame), allow_pickle=False)
+        else:
+            packed = ending == ".csv.gz"
+            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else file as text:
+                frame.to_csv(
+                    text,
+                    index=False,
+                    sep="\t" if ending == ".tsv" else ",",
+                    na_rep="NA" if frame.shape[1] == 1 else "",  # an empty line is no row
+                )
+
+
+def _numeric_array(frame: pd.DataFrame) -> np.ndarray:
+    integers = all(pd.api.types.is_integer_dtype(kind) for kind in frame.dtypes)
+    if integers and not frame.isna().to_numpy().any():
+        return frame.to_numpy(dtype=np.int64)
+    return frame.to_numpy(dtype=np.float64, na_value=np.nan)

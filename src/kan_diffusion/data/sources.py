@@ -1,0 +1,284 @@
+"""Sources: where samples come from, and the registry of the kinds that there are.
+
+A source is what a study file holds under ``data``. The first key of it that `SOURCES` has says
+which kind it is; the class stands there as ``"module:NAME"`` and is loaded when it is used, so that
+tables and pictures cost nothing where there are none. A class names, in the same way, the *task*
+of models of such data (:mod:`kan_diffusion.study.tasks`: how they are built, judged and drawn from)
+and their *view* (:mod:`kan_diffusion.report.views`: how they come onto a page). Nothing else may
+ask what kind of data there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.densities import Density
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.toys import TOYS, make_toy
+from kan_diffusion.errors import (
+    DataError,
+    KanDiffusionError,
+    require_known,
+    unknown_name,
+    valid_settings,
+)
+from kan_diffusion.imports import own_class
+from kan_diffusion.limits import MOST_POINTS
+from kan_diffusion.randomness import torch_generator
+from kan_diffusion.settings import Settings
+
+__all__ = [
+    "SOURCES",
+    "DataConfig",
+    "Source",
+    "ToyData",
+    "data_from_name",
+    "known_data",
+    "load_dataset",
+]
+
+_COORDINATES = ("x", "y", "z")
+
+SOURCES = {
+    "toy": "kan_diffusion.data.sources:ToyData",
+    "table": "kan_diffusion.tables.sources:TableData",
+    "pictures": "kan_diffusion.pictures.sources:PictureData",
+    "path": "kan_diffusion.tables.sources:FileData",
+}
+"""Kinds of sources by their key, which holds what a user names; a name is asked in this order."""
+
+
+class Source(Settings):
+    """Where samples come from.
+
+    Attributes:
+        task: Place of the task of models of such data, ``"module:NAME"``.
+        view: Place of their view.
+        quick: Most points, and the like, that judge a model in a first look, by the settings of an
+            evaluation.
+    """
+
+    task: ClassVar[str] = "kan_diffusion.study.tasks:Task"
+    view: ClassVar[str] = "kan_diffusion.report.views:View"
+    quick: ClassVar[Mapping[str, int]] = {
+        "num_noised": 2_000,
+        "num_samples": 100,
+        "num_likelihood": 10,
+        "num_real_pairs": 1,
+    }
+
+    @classmethod
+    def known(cls) -> Collection[str]:
+        """Lists names of such data that need no file."""
+        return ()
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Whether a user who writes ``name`` means such data."""
+        return name in cls.known()
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables and figures."""
+        raise NotImplementedError
+
+    @property
+    def density(self) -> Density | None:
+        """The exact density in its own units; None where it is not known."""
+        return None
+
+    def load(self, study_seed: int = 0, trial_seed: int = 0) -> Dataset:
+        """Loads the samples; arguments and errors are those of :func:`load_dataset`."""
+        raise NotImplementedError
+
+    def pinned(self) -> Self:
+        """Returns a copy that knows the content of its files, if it has any.
+
+        Raises:
+            DataError: A file cannot be used.
+        """
+        return self
+
+    def for_study(self) -> Self:
+        """Returns a copy that holds out as much as suits a comparison."""
+        return self
+
+    def identity(self) -> dict[str, object]:
+        """The settings that decide the samples; a file counts by its name and content."""
+        return self.model_dump(mode="json")
+
+    def is_same(self, other: Source) -> bool:
+        """Whether ``other`` names the data that a run with this source was trained on.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        return type(other) is type(self) and other.name == self.name
+
+    def for_points(
+        self, columns: tuple[str, ...], standardizer: Standardizer, seed: int
+    ) -> Dataset:
+        """Loads samples to judge a model of points with that was trained on other data.
+
+        Args:
+            columns: Names of the model's coordinates.
+            standardizer: Its units.
+            seed: All draws derive from it.
+
+        Raises:
+            DataError: These are no points with as many coordinates.
+        """
+        raise DataError(
+            f"'{self.name}' cannot judge a model of points; judge it with its own data or a file "
+            "of the same columns"
+        )
+
+
+class ToyData(Source):
+    """Points of a built-in toy density.
+
+    Attributes:
+        toy: Name of the toy, a key of ``TOYS``.
+        noise: Its noise, in the toy's own units; None for the toy's default.
+        num_points: Size of the training set.
+        divide_by: Scale that points are divided by instead of being standardised.
+    """
+
+    toy: str
+    noise: float | None = Field(None, ge=1e-6, le=1e6)
+    num_points: int = Field(50_000, ge=1, le=MOST_POINTS)
+    divide_by: float | None = Field(None, ge=1e-6, le=1e6)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        require_known("toy", self.toy, TOYS)
+        return self
+
+    @classmethod
+    def known(cls) -> Collection[str]:
+        """Lists the toys."""
+        return TOYS
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables and figures."""
+        return self.toy
+
+    @property
+    def density(self) -> Density:
+        """The density in its own units."""
+        return make_toy(self.toy, **({} if self.noise is None else {"noise": self.noise}))
+
+    def load(self, study_seed: int = 0, trial_seed: int = 0) -> Dataset:
+        """Draws training points, standardised with the moments of the density."""
+        density = self.density
+        dim = density.dim
+        if self.divide_by is None:
+            standardizer = Standardizer.from_density(density)
+        else:
+            standardizer = Standardizer((0.0,) * dim, (self.divide_by,) * dim)
+        standardised = standardizer.rescale(density)
+        generator = torch_generator("training points", study_seed, trial_seed, self.toy)
+        numbered = tuple(f"x{index}" for index in range(1, dim + 1))
+        return Dataset(
+            name=self.name,
+            columns=_COORDINATES[:dim] if dim <= len(_COORDINATES) else numbered,
+            standardizer=standardizer,
+            train=standardised.sample(self.num_points, generator).float(),
+            density=standardised,
+        )
+
+    def for_points(
+        self, columns: tuple[str, ...], standardizer: Standardizer, seed: int
+    ) -> Dataset:
+        """Gives the density in the units of a model, see :meth:`Source.for_points`."""
+        density = self.density
+        if density.dim != len(columns):
+            raise DataError(
+                f"toy '{self.name}' has {density.dim} coordinates and the model was trained on "
+                f"{len(columns)}; judge it with its own data or a file of the same columns"
+            )
+        return Dataset(
+            name=self.name,
+            columns=columns,
+            standardizer=standardizer,
+            train=torch.empty(0, len(columns)),
+            density=standardizer.rescale(density),
+        )
+
+
+def _kinds() -> Iterator[tuple[str, type[Source]]]:
+    """Loads the classes of `SOURCES` one by one, with their keys."""
+    for key, place in SOURCES.items():
+        yield key, own_class(place, Source)
+
+
+def _validated(given: object) -> object:
+    """Makes the source that settings describe, so that errors are about the keys of its kind."""
+    if not isinstance(given, Mapping):
+        return given
+    key = next((key for key in SOURCES if key in given), None)
+    if key is None:
+        others = f", not only {', '.join(map(str, given))}" if given else ""
+        *first, last = SOURCES
+        raise DataError(f"a data set has one of the keys {', '.join(first)} and {last}{others}")
+    return own_class(SOURCES[key], Source).model_validate(given)
+
+
+DataConfig = Annotated[SerializeAsAny[Source], BeforeValidator(_validated)]
+"""A source in settings, validated as the kind that its key names."""
+
+
+def known_data() -> list[str]:
+    """Lists the names of all data sets that need no file."""
+    return [name for _, kind in _kinds() for name in kind.known()]
+
+
+def data_from_name(name: str, *, pinned: bool = True, **settings: object) -> Source:
+    """Makes a source of a name that a user wrote: of a toy, a table or pictures, or a path.
+
+    Args:
+        name: What the user wrote.
+        pinned: Whether to read a file or folder in order to pin its content.
+        **settings: Settings of the source; those that are None are left out.
+
+    Raises:
+        DataError: The file or folder cannot be used.
+        KanDiffusionError: There are no such data, or they do not have one of the settings.
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    for key, kind in _kinds():
+        if kind.accepts(name):
+            if unknown := [setting for setting in given if setting not in kind.model_fields]:
+                raise KanDiffusionError(
+                    f"'{name}' takes no {' and no '.join(unknown)}; leave "
+                    f"{'them' if len(unknown) > 1 else 'it'} out"
+                )
+            with valid_settings("data"):
+                source = kind.model_validate({key: name, **given})
+            return source.pinned() if pinned else source
+    kinds = "data set (neither toy, table, pictures nor file)"
+    raise unknown_name(kinds, name, known_data())
+
+
+def load_dataset(config: Source | str | Path, study_seed: int = 0, trial_seed: int = 0) -> Dataset:
+    """Loads a data set.
+
+    Args:
+        config: Source of samples, or what :func:`data_from_name` makes one of.
+        study_seed: All draws derive from it.
+        trial_seed: Training samples that are drawn, and splits, also derive from it.
+
+    Raises:
+        DataError: The file or folder cannot be used, or has changed since the run was set up.
+        KanDiffusionError: The name is unknown.
+    """
+    if isinstance(config, str | Path):
+        config = data_from_name(str(config))
+    return config.load(study_seed, trial_seed)

@@ -1,0 +1,362 @@
+"""Pictures as sources: handwritten digits, scenes that are drawn, and folders of pictures.
+
+Three sources: the handwritten ``digits`` of scikit-learn, the ``shapes`` that
+:mod:`kan_diffusion.pictures.scenes` draws, and a folder (:mod:`kan_diffusion.pictures.folder`).
+Fresh shapes can always be drawn, so their held-out pictures are drawn, too, and in colour they have
+an exact oracle.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset, OracleKind, split
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.sources import Source
+from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
+from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
+from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.folder import ImageFolder, Mode, holds_pictures
+from kan_diffusion.pictures.oracle import SceneOracle
+from kan_diffusion.pictures.scenes import SHAPE_SIDES, caption, draw_scenes, render
+from kan_diffusion.randomness import numpy_generator
+from kan_diffusion.settings import require_name
+
+__all__ = ["PICTURES", "PictureData", "PictureDataset"]
+
+logger = logging.getLogger(__name__)
+
+PICTURES = ("digits", "shapes")
+"""Names of the pictures that need no files."""
+
+_SIZES = {"digits": 8, "shapes": 16}
+_FOLDER_SIZE = 32
+_NUM_SHAPES = 20_000
+_STUDY_HOLDOUT = 0.3
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_DIGIT_WORDINGS = ("{a} {name}", "the digit {name}", "{name}", "a handwritten {name}")
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Pictures with what is said of them, before they are split.
+
+    Attributes:
+        samples: Shape (n, C, S, S), float32, from -1 to 1.
+        captions: A caption for each; None where there are none.
+        labels: Indices into ``classes``, with shape (n,), int64; None where there are no classes.
+        classes: Names of the classes; empty where there are none.
+    """
+
+    samples: Tensor
+    captions: tuple[str, ...] | None = None
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def part(self, rows: Tensor) -> Self:
+        """Returns the pictures with given indices."""
+        return type(self)(
+            self.samples[rows],
+            self.captions and tuple(self.captions[row] for row in rows.tolist()),
+            None if self.labels is None else self.labels[rows],
+            self.classes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureDataset(Dataset):
+    """Pictures, with values from -1 to 1.
+
+    Attributes:
+        codec: The map between pictures and samples.
+        captions: A caption for each training picture; None where there are none.
+        heldout_captions: Captions of the held-out pictures.
+        class_labels: Indices into ``classes`` of the training pictures, with shape (N,), int64;
+            None where there are no classes.
+        heldout_class_labels: Class labels of the held-out pictures, with shape (m,).
+        classes: Names of the classes; empty where there are none.
+        scenes: Whether samples are scenes in colour, whose posterior mean is known exactly.
+        report: How pictures were changed to make them samples; empty if they were not.
+    """
+
+    codec: PictureCodec
+    heldout: Tensor = field()
+    captions: tuple[str, ...] | None = None
+    heldout_captions: tuple[str, ...] | None = None
+    class_labels: Tensor | None = None
+    heldout_class_labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    scenes: bool = False
+    report: str = ""
+
+    @property
+    def oracle(self) -> OracleKind:
+        """Whether the posterior mean is known."""
+        return "exact" if self.scenes else "none"
+
+    def posterior_mean(
+        self, noised: Tensor, alpha: Tensor, sigma: Tensor, rows: Tensor | None
+    ) -> Tensor | None:
+        """Returns the posterior mean of scenes, given their captions."""
+        if not self.scenes:
+            return None
+        captions = None
+        if self.heldout_captions is not None and rows is not None:
+            captions = [self.heldout_captions[row] for row in rows.tolist()]
+        return SceneOracle(self.shape[-1]).posterior_mean(noised, alpha, sigma, captions)
+
+
+class PictureData(Source):
+    """Pictures that are built in, or those of a folder.
+
+    Attributes:
+        pictures: ``"digits"``, ``"shapes"``, or the path of a folder.
+        size: Side in pixels; None for 8 (digits), 16 (shapes) or 32 (a folder).
+        mode: Channels; None for grey digits, for the mode that all pictures of a folder share, and
+            else for colour.
+        num_pictures: Number of training pictures of shapes to draw; None for 20,000.
+        holdout: Fraction of the pictures that is held out; of shapes, this share is drawn besides.
+        sha256: Digest of a folder when the run was set up, see :meth:`pinned`; a folder that has
+            changed since is refused.
+    """
+
+    task = "kan_diffusion.pictures.task:PictureTask"
+    view = "kan_diffusion.pictures.view:PictureView"
+    quick: ClassVar[Mapping[str, int]] = {"num_noised": 60, "num_samples": 12}
+
+    pictures: str
+    size: int | None = Field(None, ge=4, le=MOST_SIDE)
+    mode: Mode | None = None
+    num_pictures: int | None = Field(None, ge=1, le=MOST_POINTS)
+    holdout: float = Field(0.1, gt=0, lt=1)
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        require_name(self.name)
+        if self.is_folder and "/" not in self.pictures and not Path(self.pictures).is_dir():
+            raise unknown_name("pictures (none of these and no folder)", self.pictures, PICTURES)
+        if self.pictures != "shapes" and self.num_pictures is not None:
+            raise KanDiffusionError("num_pictures is for shapes, which are drawn; leave it out")
+        if self.pictures == "shapes" and self.size not in (None, *SHAPE_SIDES):
+            raise KanDiffusionError(f"shapes are drawn with 16 or 32 pixels, not {self.size}")
+        if self.sha256 and not self.is_folder:
+            raise KanDiffusionError("a digest is for a folder; leave sha256 out")
+        return self
+
+    @classmethod
+    def known(cls) -> Collection[str]:
+        """Lists the pictures that need no files."""
+        return PICTURES
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Whether it is such a name, or a folder of pictures."""
+        return name in PICTURES or holds_pictures(Path(name))
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the pictures are files of a folder."""
+        return self.pictures not in PICTURES
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables and figures."""
+        return Path(self.pictures).absolute().name if self.is_folder else self.pictures
+
+    def pinned(self) -> Self:
+        """Returns a copy with the digest and the absolute path of a folder.
+
+        Raises:
+            DataError: The folder or a file in it cannot be used, or are not those of ``sha256``.
+            KanDiffusionError: A share to hold out is given for a folder that is split already.
+        """
+        if not self.is_folder:
+            return self
+        read = self._read()
+        if read.heldout is not None and not self.sha256 and "holdout" in self.model_fields_set:
+            raise KanDiffusionError(
+                f"'{self.pictures}' is split by its folders, such as train and test; leave "
+                "holdout out"
+            )
+        if read.report and not self.sha256:
+            logger.warning(read.report)
+        path = str(Path(self.pictures).absolute())
+        return self.model_copy(update={"sha256": read.sha256, "pictures": path})
+
+    def for_study(self) -> Self:
+        """Returns a copy that holds out more pictures, where they cannot be drawn."""
+        if self.pictures == "shapes":
+            return self
+        return self.model_copy(update={"holdout": _STUDY_HOLDOUT})
+
+    def identity(self) -> dict[str, object]:
+        """As of any source; a folder counts by its name and content."""
+        return {**super().identity(), "pictures": self.name}
+
+    def is_same(self, other: Source) -> bool:
+        """Whether ``other`` are the same pictures; files are compared when they are read."""
+        return (
+            isinstance(other, PictureData)
+            and Path(other.pictures).absolute() == Path(self.pictures).absolute()
+        )
+
+    def load(self, study_seed: int = 0, trial_seed: int = 0) -> PictureDataset:
+        """Reads or draws pictures, and splits them."""
+        if self.pictures == "shapes":
+            return _draw_shapes(self, study_seed, trial_seed)
+        report, kept = "", None
+        if self.pictures == "digits":
+            codec, whole = _read_digits(self, study_seed)
+        else:
+            folder = self._read()
+            codec, whole, report, kept = (
+                folder.codec,
+                folder.pictures,
+                folder.report,
+                folder.heldout,
+            )
+        if kept is None:
+            train, heldout = split(len(whole.samples), self.holdout, study_seed, trial_seed)
+        else:
+            train, heldout = (~kept).nonzero()[:, 0], kept.nonzero()[:, 0]
+        return _dataset(self.name, codec, whole.part(train), whole.part(heldout), report=report)
+
+    def _read(self) -> _Folder:
+        """Reads the folder that a run was set up with."""
+        folder = ImageFolder.of(Path(self.pictures))
+        # A run pins a folder by its absolute path: the same files need not be read again.
+        read = _read_folder(folder.root.absolute(), self.size, self.mode, folder.stamp)
+        if self.sha256 not in ("", read.sha256):
+            raise DataError(
+                f"'{self.pictures}' has changed since this run was set up; put its files back as "
+                "they were or start a new run in another folder with --out"
+            )
+        return read
+
+
+def _dataset(
+    name: str,
+    codec: PictureCodec,
+    train: _Pictures,
+    heldout: _Pictures,
+    scenes: bool = False,
+    report: str = "",
+) -> PictureDataset:
+    return PictureDataset(
+        name=name,
+        columns=(),
+        standardizer=Standardizer.identity(math.prod(codec.shape)),
+        train=train.samples,
+        heldout=heldout.samples,
+        codec=codec,
+        captions=train.captions,
+        heldout_captions=heldout.captions,
+        class_labels=train.labels,
+        heldout_class_labels=heldout.labels,
+        classes=train.classes,
+        scenes=scenes,
+        report=report,
+    )
+
+
+def _require_room(num: int, codec: PictureCodec) -> None:
+    values = num * math.prod(codec.shape)
+    if values > MOST_VALUES:
+        raise DataError(
+            f"{num:,} pictures of {codec.size} pixels a side are {values:,} values; at most "
+            f"{MOST_VALUES:,} fit, take fewer pictures or a smaller size"
+        )
+
+
+@lru_cache(maxsize=2)
+def _draw_shapes(config: PictureData, study_seed: int, trial_seed: int) -> PictureDataset:
+    """Draws training scenes and held-out scenes; keeps the last two results in memory."""
+    num = config.num_pictures or _NUM_SHAPES
+    codec = PictureCodec(size=config.size or _SIZES["shapes"], mode=config.mode or "RGB")
+    _require_room(num, codec)
+
+    def drawn(count: int, *stream: str | int) -> _Pictures:
+        generator = numpy_generator("shapes", *stream)
+        scenes = draw_scenes(count, generator)
+        samples = render(scenes, codec.size)
+        if codec.mode != "RGB":
+            samples = codec.encode(PictureCodec(size=codec.size).decode(samples))
+        return _Pictures(samples, tuple(caption(scene, generator) for scene in scenes))
+
+    train = drawn(num, "training pictures", study_seed, trial_seed)
+    heldout = drawn(max(4, round(config.holdout * num)), "held-out pictures", study_seed)
+    return _dataset(config.name, codec, train, heldout, scenes=codec.mode == "RGB")
+
+
+def _read_digits(config: PictureData, study_seed: int) -> tuple[PictureCodec, _Pictures]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    codec = PictureCodec(size=config.size or _SIZES["digits"], mode=config.mode or "L")
+    values = (digits.images * (255 / 16)).round().astype(np.uint8)
+    generator = numpy_generator("captions", study_seed, "digits")
+    names = [_DIGITS[label] for label in digits.target]
+    captions = tuple(
+        wording.format(a="an" if name == "eight" else "a", name=name)
+        for wording, name in zip(generator.choice(_DIGIT_WORDINGS, len(names)), names, strict=True)
+    )
+    samples = codec.encode([Image.fromarray(value) for value in values])
+    labels = torch.from_numpy(digits.target).long()
+    return codec, _Pictures(samples, captions, labels, _DIGITS)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The pictures of a folder.
+
+    Attributes:
+        codec: The map between pictures and samples.
+        pictures: The pictures.
+        heldout: Which of them are held out, with shape (n,), bool; None if the split is free.
+        report: How pictures were changed to make them samples; empty if they were not.
+        sha256: Digest of the files.
+    """
+
+    codec: PictureCodec
+    pictures: _Pictures
+    heldout: Tensor | None
+    report: str
+    sha256: str
+
+
+@lru_cache(maxsize=1)
+def _read_folder(
+    root: Path, size: int | None, mode: Mode | None, _stamp: tuple[tuple[str, int, int], ...]
+) -> _Folder:
+    """Reads the pictures of a folder; keeps the last one in memory until its files change."""
+    folder = ImageFolder.of(root)
+    modes = folder.modes()
+    if mode is None:
+        mode = next(iter(modes)) if len(modes) == 1 else "RGB"
+    codec = PictureCodec(size=size or _FOLDER_SIZE, mode=mode)
+    _require_room(len(folder.names), codec)
+    samples, done = [], Counter[str]()
+    for picture in folder.pictures():
+        done.update(codec.changes(picture))
+        samples.append(codec.encode([picture])[0])
+    notes = [f"{count:,} {change}" for change, count in done.items()]
+    if len(modes) > 1:
+        some = " and ".join(f"'{name}' is {each}" for each, name in modes.items())
+        notes.append(f"{some}: all are read as {mode}, mode chooses another")
+    pictures = _Pictures(torch.stack(samples), folder.captions, folder.labels, folder.classes)
+    report = f"of {len(samples):,} pictures, {'; '.join(notes)}" if notes else ""
+    return _Folder(codec, pictures, folder.heldout, report, folder.sha256())

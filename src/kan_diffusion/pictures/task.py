@@ -1,0 +1,341 @@
+r"""The task of pictures: models that draw what a prompt or a class asks for.
+
+With N pictures, training sees :math:`64000 \sqrt{N / 20000}` in all, at least 25,000, in batches of
+64. This is about what was found for 1,617 digits and for 20,000 scenes, between which the rule
+interpolates (docs/search.md). Patches are such that a side has at most 8 tokens. A U-Net halves a
+side until it has at most 8 pixels, at least once. Pictures of at most 16 tokens get 250,000
+parameters; others get 320,000, and 110,000 more for each halving after the first, about as many as
+its convolutions have.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.sources import Source
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.families import get_family
+from kan_diffusion.denoisers.family import Family
+from kan_diffusion.diffusion.sampling import (
+    PointDiffusionPipeline,
+    SamplePipeline,
+    StepCallback,
+    make_scheduler,
+)
+from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.evaluation.denoising import draw_noised_points
+from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES
+from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
+from kan_diffusion.pictures.prompts import (
+    PromptedDenoiser,
+    make_text_encoder,
+    make_tokenizer,
+    tokenize,
+    unknown_words,
+)
+from kan_diffusion.pictures.scores import (
+    EACH,
+    PICTURE_MEASURES,
+    Request,
+    draw_pictures,
+    score_pictures,
+    shown,
+)
+from kan_diffusion.pictures.sources import PictureDataset
+from kan_diffusion.pictures.writing import write_pictures
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import torch_generator
+from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
+from kan_diffusion.study.folder import Row
+from kan_diffusion.study.tasks import Asked, Drawn, Reference, StudySuggestion, Suggestion, Task
+from kan_diffusion.training import TrainingConfig
+
+__all__ = ["PictureTask", "class_labels"]
+
+logger = logging.getLogger(__name__)
+
+_FAMILIES = ("dit", "dit-kan", "dit-full-kan", "unet", "unet-kan")
+_SEEDS, _FEWEST_SEEDS = {"digits": 5}, 3
+
+_EVALUATION = {"num_noised": 2_000, "num_samples": 500, "num_likelihood": 0, "num_drawn": 10}
+"""Smaller numbers than for points, since pictures take longer."""
+
+_MOST_TOKENS, _FEW_TOKENS = 8, 16
+"""Most tokens of a picture's side, and most tokens of a cheap picture."""
+_CHANNELS = 16
+"""Channels of a U-Net at full resolution; it has twice as many at lower ones."""
+_BATCH_SIZE = 64
+_SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
+"""Pictures that training sees if the data have ``_SCENES`` pictures, and the fewest it sees."""
+_CLASS_GUIDANCE, _PROMPT_GUIDANCE = 2.0, 4.0
+"""Classes need less guidance than prompts that compose."""
+
+_STEPS_A_DRAW = 2 * 5 / 3
+"""Training steps that take as long as a sampler's step on as many pictures. The sampler evaluates
+the network twice, with guidance four times; pictures are drawn once without guidance and for two
+requests with it. An evaluation takes a third of a training step."""
+
+
+class PictureTask(Task):
+    """The task of pictures."""
+
+    noun = "pictures"
+    takes = ("prompts", "classes", "guidance")
+    file = "pictures"
+    num = 16
+    pipeline_class = PictureDiffusionPipeline
+    family = "unet-kan"
+    process = "flow"
+    one_thread = False
+    measures = PICTURE_MEASURES
+
+    def families(self) -> Mapping[str, Family]:
+        """Lists all families of pictures."""
+        return PICTURE_FAMILIES
+
+    def suggest(
+        self, dataset: Dataset, family: str, process: Process, params: int | None
+    ) -> Suggestion:
+        """Suggests how to train a model of pictures."""
+        suits = self.suggest_study(None, dataset)
+        assert suits.params is not None
+        # Evaluates the network once per step.
+        scheduler = "flow-euler" if process.is_flow else None
+        return Suggestion(
+            suits.training,
+            suits.params if params is None else params,
+            get_family(family).learning_rate,
+            at_most=False,
+            settings=suits.settings,
+            sampling=SamplingConfig(scheduler=scheduler, guidance=suits.sampling.guidance),
+            evaluation=_EVALUATION,
+        )
+
+    def suggest_study(self, source: Source | None, dataset: Dataset) -> StudySuggestion:
+        """Suggests how to compare models of pictures."""
+        side = dataset.shape[-1]
+        divisors = [each for each in range(2, side // 2 + 1) if side % each == 0]
+        patch = next((each for each in divisors if side // each <= _MOST_TOKENS), 1)
+        cheap = (side // patch) ** 2 <= _FEW_TOKENS
+        channels, pixels = [_CHANNELS], side
+        while pixels % 2 == 0 and (pixels > _MOST_TOKENS or pixels == side):
+            channels.append(2 * _CHANNELS)
+            pixels //= 2
+        seen = max(_FEWEST_SEEN, _SEEN * (len(dataset.train) / _SCENES) ** 0.5)
+        return StudySuggestion(
+            _FAMILIES,
+            TrainingConfig(
+                steps=int(round(seen / _BATCH_SIZE, -2)),
+                batch_size=_BATCH_SIZE,
+                timesteps="logit-normal",
+                optimizer="muon",
+                learning_rate=1e-2,
+                warmup_steps=50,
+                ema_decay=0.998,
+            ),
+            seeds=_SEEDS.get(dataset.name, _FEWEST_SEEDS),
+            params=250_000 if cheap else 320_000 + 110_000 * max(len(channels) - 2, 0),
+            settings={"patch": patch, "channels": tuple(channels), "pooled": True},
+            sampling=SamplingConfig(
+                guidance=_CLASS_GUIDANCE if _pictures(dataset).classes else _PROMPT_GUIDANCE
+            ),
+            evaluation=EvaluationConfig(**_EVALUATION, moments=(1.0,)),
+        )
+
+    def build(self, config: TrialConfig, dataset: Dataset) -> Denoiser:
+        """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
+        pictures, settings = _pictures(dataset), dict(config.model.settings)
+        if pictures.captions is None:
+            settings["num_classes"] = len(pictures.classes)
+            return self._network(config, dataset, settings)
+        tokenizer = make_tokenizer(pictures.captions, pictures.heldout_captions or ())
+        # The same for all models of a seed.
+        generator = torch_generator("text", config.study_seed, config.seed)
+        encoder = make_text_encoder(tokenizer, generator=generator)
+        settings["text_width"] = encoder.config.hidden_size
+        return PromptedDenoiser(self._network(config, dataset, settings), encoder, tokenizer)
+
+    def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
+        """Returns the tokens of captions, or class labels."""
+        pictures = _pictures(dataset)
+        if isinstance(denoiser, PromptedDenoiser):
+            assert pictures.captions is not None
+            return {"input_ids": tokenize(denoiser.tokenizer, pictures.captions)}
+        if pictures.class_labels is not None:
+            return {"class_labels": pictures.class_labels}
+        return {}
+
+    def pipeline(
+        self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
+    ) -> PictureDiffusionPipeline:
+        """Makes the pipeline of a trained denoiser, with its text encoder or the classes' names."""
+        pictures, process = _pictures(dataset), config.process
+        encoder = tokenizer = None
+        if isinstance(denoiser, PromptedDenoiser):
+            encoder, tokenizer = denoiser.text_encoder, denoiser.tokenizer
+        return PictureDiffusionPipeline(
+            denoiser.counted,
+            process,
+            encoder,
+            tokenizer,
+            pictures.codec.mode,
+            () if encoder is not None else pictures.classes,
+            make_scheduler(config.sampling.scheduler, process),
+        )
+
+    def points(self, pipeline: SamplePipeline) -> PointDiffusionPipeline:
+        """Refuses: pictures are no points, see :meth:`.Task.points`."""
+        raise KanDiffusionError(
+            "this is a model of pictures, and only models of points and tables can be used so; "
+            "draw from it with 'kan-diffusion sample', judge it with 'kan-diffusion evaluate'"
+        )
+
+    def reference(
+        self,
+        dataset: Dataset,
+        process: Process,
+        evaluation: EvaluationConfig,
+        study_seed: int,
+        split: int = 0,
+    ) -> Reference:
+        """Draws the noised pictures that all trials of a study are measured with."""
+        name = (dataset.name, split) if split else (dataset.name,)
+        noise = torch_generator("noised points", study_seed, *name)
+        return Reference(draw_noised_points(dataset, process, evaluation.num_noised, noise))
+
+    def _conditions_of(
+        self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
+    ) -> dict[str, Tensor]:
+        assert rows is not None
+        asked, drawing = Request.of(_pictures(dataset), rows), _drawing(pipeline)
+        if drawing.text_encoder is not None and asked.prompts is not None:
+            return {"encoder_hidden_states": drawing.embed(asked.prompts)}
+        if drawing.classes and asked.labels is not None:
+            return {"class_labels": asked.labels}
+        return {}
+
+    def _score(
+        self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
+    ) -> tuple[Row, Tensor | None]:
+        evaluation, sampling = config.judging, config.sampling
+        if not evaluation.num_samples:
+            return {}, None
+        drawing, pictures = _drawing(pipeline), _pictures(dataset)
+        started = time.perf_counter()
+        scores = score_pictures(
+            drawing,
+            pictures,
+            num=evaluation.num_samples,
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            study_seed=config.study_seed,
+            seed=config.seed,
+        )
+        row: Row = {"sample_seconds": time.perf_counter() - started, **scores}
+        drawn = draw_pictures(
+            *(drawing, shown(pictures, evaluation.num_drawn)[0], sampling.steps, sampling.guidance),
+            torch_generator("shown", config.study_seed),
+            EACH,
+        )
+        return row, drawn
+
+    def judging_seconds(self, trial: TrialConfig, step: Callable[[], float]) -> float:
+        """Estimates how long drawing pictures takes."""
+        draws = trial.judging.num_samples * trial.sampling.steps * _STEPS_A_DRAW
+        return draws / trial.training.batch_size * step()
+
+    def for_judging(
+        self, config: TrialConfig, pipeline: SamplePipeline, other: Source
+    ) -> PictureDataset:
+        """Refuses: pictures judge the model that was trained on them."""
+        raise DataError(
+            f"a model of '{config.data.name}' cannot be judged with '{other.name}': pictures judge "
+            "the model that was trained on them; leave --data out"
+        )
+
+    def draw_shown(
+        self,
+        pipeline: SamplePipeline,
+        dataset: Dataset,
+        num: int,
+        steps: int,
+        guidance: float,
+        generator: torch.Generator,
+        on_step: StepCallback,
+    ) -> None:
+        """Draws the pictures that a report asks for, see :meth:`.Task.draw_shown`."""
+        asked, _ = shown(_pictures(dataset), num)
+        draw_pictures(_drawing(pipeline), asked, steps, guidance, generator, on_step=on_step)
+
+    def require_place(self, place: Path) -> None:
+        """Allows any folder."""
+
+    def draw(
+        self,
+        pipeline: SamplePipeline,
+        asked: Asked,
+        num: int | None,
+        steps: int,
+        generator: torch.Generator,
+    ) -> Drawn:
+        """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
+        drawing, num = _drawing(pipeline), num or self.num
+        if asked.prompts and asked.classes:
+            raise KanDiffusionError("ask with --prompt or with --class, not with both")
+        if asked.prompts and drawing.tokenizer is not None:
+            for sentence in unknown_words(drawing.tokenizer, asked.prompts):
+                logger.warning(sentence)
+        pictures = drawing(
+            list(asked.prompts) or None,
+            steps,
+            class_labels=class_labels(drawing, asked) or None,
+            num_images_per_prompt=num,
+            guidance_scale=asked.guidance,
+            generator=generator,
+        ).images
+        assert isinstance(pictures, list)
+        groups = [
+            (what, pictures[place * num : (place + 1) * num])
+            for place, what in enumerate([*asked.prompts, *asked.classes] or [""])
+        ]
+        return Drawn(f"{len(pictures):,} pictures", lambda folder: write_pictures(folder, groups))
+
+    def describe(self, source: Source, dataset: Dataset) -> str:
+        """Says which pictures there are, and what was done to them."""
+        pictures, words = _pictures(dataset), {"L": "grey", "RGB": "colour"}
+        codec = pictures.codec
+        text = (
+            f"{len(pictures.train):,} pictures of {codec.size} x {codec.size} pixels in "
+            f"{words.get(codec.mode, 'colour and opacity')} to train on, {len(pictures.heldout):,} "
+            "held out, "
+        )
+        if pictures.captions:
+            text += f"with captions such as '{pictures.captions[0]}'"
+        elif pictures.classes:
+            text += f"of the classes {', '.join(pictures.classes)}"
+        else:
+            text += "without captions and classes"
+        return f"{text}; {pictures.report}" if pictures.report else text
+
+
+def class_labels(pipeline: PictureDiffusionPipeline, asked: Asked) -> list[int | str]:
+    """Turns texts into class numbers where they are digits and no class has that name."""
+    known = pipeline.classes
+    return [int(each) if each.isdecimal() and each not in known else each for each in asked.classes]
+
+
+def _pictures(dataset: Dataset) -> PictureDataset:
+    assert isinstance(dataset, PictureDataset)
+    return dataset
+
+
+def _drawing(pipeline: SamplePipeline) -> PictureDiffusionPipeline:
+    assert isinstance(pipeline, PictureDiffusionPipeline)
+    return pipeline

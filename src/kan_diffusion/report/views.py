@@ -1,0 +1,429 @@
+r"""Views: how the samples of models, and their reverse processes, come onto a page.
+
+:class:`View` is the view of points. A wing has its own, a subclass that overrides what differs, and
+its sources name it (:mod:`kan_diffusion.data.sources`).
+
+A sampler goes through states :math:`x_{t_0}, x_{t_1}, \ldots, x_{t_N}` with :math:`t_0 = T` and
+:math:`t_N = 0`: the first is noise, the last are the samples, and each is a frame. Models are drawn
+side by side from the same noise; with the same sampler and steps their frames have the same times.
+Where the density is known, the exact denoiser's process stands beside them.
+
+The exact solution of the probability-flow ODE moves each point along a path. In diffusion, whose
+signal and noise levels lie on a circle, these paths are curved; in flow matching, which joins data
+and noise by straight lines, they are nearly straight.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.sources import Source
+from kan_diffusion.diffusion.sampling import (
+    SamplePipeline,
+    even_sampler,
+    make_scheduler,
+    watched,
+)
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.evaluation.oracles import OracleDenoiser
+from kan_diffusion.imports import own_class
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import torch_generator
+from kan_diffusion.report.contents import ReportContents
+from kan_diffusion.report.motion import EXACT, MOST_FRAMES, Motion, PointPanel
+from kan_diffusion.report.points import Panels, PointView, spread
+from kan_diffusion.report.style import INK, model_styles
+from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.folder import REVERSE, SAMPLES, TrialResult, load_points, recorded_steps
+from kan_diffusion.study.measure import load_run
+from kan_diffusion.study.tasks import NOTHING_ASKED, Asked, task_of
+from kan_diffusion.study.trial import NUM_PANELS, record_reverse
+
+__all__ = [
+    "MOST_MOVING", "JudgedPage", "Mover", "Reverse", "View", "mover_of_run", "same_noise",
+    "sampler_of", "states_of", "steps_of_all", "titles_of", "view_of",
+]  # fmt: skip
+
+MOST_MOVING = 5_000
+"""Largest number of points in a panel."""
+
+_TRAILS = 40
+
+
+@dataclass(frozen=True)
+class Mover:
+    """A model whose reverse process is drawn.
+
+    Attributes:
+        name: Its name above the panel.
+        family: Its family, which gives the colour.
+        pipeline: Its denoiser with its sampler.
+        process: Its noising process.
+        data: The data it was trained on.
+        guidance: Strength of guidance for pictures; the pipeline's default when None.
+        source: Where it comes from, to tell models of the same name apart.
+    """
+
+    name: str
+    family: str
+    pipeline: SamplePipeline
+    process: Process
+    data: Source
+    guidance: float | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Reverse:
+    """A reverse process, in the data's own units.
+
+    Attributes:
+        times: Time of each state as a fraction of T, with shape (F,), from 1 for noise to 0.
+        states: Points at these times, with shape (F, n, d), float64; the last are the samples that
+            the pipeline returns, bit for bit.
+        columns: Names of the d coordinates.
+    """
+
+    times: tuple[float, ...]
+    states: NDArray[np.float64]
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JudgedPage:
+    """A page about samples that were judged one by one.
+
+    Attributes:
+        path: The page.
+        scores: Each score with its value and that of a perfect model, in words.
+        sentences: What they say.
+    """
+
+    path: Path
+    scores: Sequence[tuple[str, str, str]]
+    sentences: Sequence[str]
+
+
+def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
+    """Reads a finished run, to be drawn.
+
+    Args:
+        run: The run's folder.
+        verify: Whether to refuse files that have changed since they were written.
+
+    Raises:
+        RunFolderError: There is no such run.
+    """
+    config, pipeline = load_run(run, verify=verify)
+    made, usual = config.model, config.sampling.guidance
+    return Mover(made.name, made.family, pipeline, config.process, config.data, usual, str(run))
+
+
+class View:
+    """The view of points: a wing's overrides what differs."""
+
+    def gather_data(
+        self, contents: ReportContents, source: Source, dataset: Dataset, config: StudyConfig
+    ) -> None:
+        """Adds what a report shows of the data alone."""
+        if dataset.heldout is None:
+            generator = torch_generator("drawn points", dataset.name)
+            drawn = dataset.fresh(config.evaluation.num_drawn, generator)
+        else:
+            drawn = dataset.heldout[: config.evaluation.num_drawn]
+        contents.originals[source.name] = drawn.numpy()
+        contents.columns[source.name] = list(dataset.columns)
+        contents.corruption[source.name] = _corruption(dataset, config.process[0], drawn)
+
+    def gather_trial(
+        self, contents: ReportContents, trial: TrialResult, label: str, dataset: Dataset
+    ) -> None:
+        """Adds what a trial drew, and its reverse processes.
+
+        Raises:
+            RunFolderError: A file of the trial is missing or damaged.
+        """
+        key, config = (label, str(trial.row["name"])), trial.config
+        evaluation = config.judging
+        # Some stages of an explanation cannot be sampled.
+        if evaluation.num_samples and trial.row.get("sample_seconds") is not None:
+            points = load_points(trial.folder / SAMPLES, evaluation.num_samples, dataset.dim)
+            contents.samples[key] = points[: evaluation.num_drawn]
+        times = np.linspace(1, 0, NUM_PANELS).tolist()
+        trajectories = [
+            (moment, list(zip(times, states, strict=True)))
+            for moment, states in states_of(trial, None, dataset)
+        ]
+        if trajectories:
+            contents.trajectories[key] = trajectories
+            if label not in contents.exact and config.data.density is not None:
+                contents.exact[label] = _exact_process(config, dataset)
+
+    def reverse(
+        self,
+        pipeline: SamplePipeline,
+        data: Source,
+        num: int,
+        steps: int,
+        generator: torch.Generator,
+    ) -> Reverse:
+        """Draws samples and keeps all states of the reverse process.
+
+        Args:
+            pipeline: The denoiser with its sampler.
+            data: What it was trained on.
+            num: Number of samples.
+            steps: Steps of the sampler.
+            generator: Source of the noise; keeping the states does not change the samples.
+
+        Raises:
+            KanDiffusionError: A number is out of range, or there is nothing to be drawn in a plane.
+            NonFiniteSamplesError: The samples became infinite or NaN.
+        """
+        points = task_of(data).points(pipeline)
+        with watched(points) as kept:
+            last = points(num, steps, generator=generator).samples.cpu().double()
+        before = (points.standardizer.invert(state.double()) for state in kept.values())
+        return Reverse((*kept, 0.0), torch.stack([*before, last]).numpy(), points.columns)
+
+    def animate(
+        self,
+        movers: Sequence[Mover],
+        asked: Asked = NOTHING_ASKED,
+        *,
+        num: int | None = None,
+        steps: int | None = None,
+        scheduler: str | None = None,
+        seed: int = 0,
+    ) -> Motion:
+        """Draws the reverse processes of models side by side, from the same noise.
+
+        Models of different processes have different times; their frames are then numbered by steps.
+
+        Args:
+            movers: The models, of data with the same number of coordinates. Where a density is
+                known, the process of its exact denoiser comes last.
+            asked: What is asked for; paths are drawn of 40 points unless it says so, where
+                processes differ, else of none.
+            num: Number of samples of each model; as many as suit when None.
+            steps: Steps of the samplers; when None one for each frame, or all timesteps of
+                ``"ddpm"``.
+            scheduler: Name of the sampler; when None DDIM, or Euler's method for flow matching,
+                whose steps are even in time.
+            seed: Seed of the noise, as in the command ``sample``.
+
+        Raises:
+            KanDiffusionError: Models have different dimensions, or refuse what is asked.
+            NonFiniteSamplesError: Samples became infinite or NaN.
+        """
+        num, trails = num or task_of(movers[0].data).num, asked.trails
+        if num > MOST_MOVING:
+            raise KanDiffusionError(
+                f"motion shows at most {MOST_MOVING:,} points, not {num:,}; take fewer"
+            )
+        same_noise(movers)
+        processes = {mover.process.name for mover in movers}
+        if trails is None:
+            trails = _TRAILS if len(processes) > 1 else 0
+        exact = {(m.process, m.data): m for m in movers if m.data.density is not None}
+        drawn = [*movers, *map(_exact, exact.values())]
+        reverses = []
+        for mover in drawn:
+            pipeline, its_steps = sampler_of(mover, scheduler, steps)
+            view, generator = view_of(mover.data), torch_generator("samples", seed)
+            reverses.append(view.reverse(pipeline, mover.data, num, its_steps, generator))
+        labels, picks = steps_of_all([reverse.times for reverse in reverses])
+        views = [
+            _view_of_group(
+                [other for other in zip(drawn, reverses, strict=True) if _alike(mover, other[0])]
+            )
+            for mover in drawn
+        ]
+        panels = [
+            PointPanel.of(title, colour, list(reverse.states[pick]), *view, trails)
+            for title, colour, reverse, pick, view in zip(
+                titles_of(drawn), _colours(drawn), reverses, picks, views, strict=True
+            )
+        ]
+        axes = views[0][0].labels if all(_alike(mover, drawn[0]) for mover in drawn) else ()
+        return Motion(labels, tuple(panels), axes)
+
+    def page(
+        self,
+        run: Path,
+        data: str | None,
+        out: Path | None,
+        *,
+        verify: bool = True,
+        on_progress: Callable[[str, str, float], None] | None = None,
+    ) -> JudgedPage | None:
+        """Judges samples of a run one by one, and writes a page about them.
+
+        Args:
+            run: The run's folder.
+            data: What to judge with; the run's own data when None.
+            out: The page; one in the run's folder when None.
+            verify: Whether to refuse files that have changed since they were written.
+            on_progress: Takes the phase, what was just done in it, and the share that is done.
+
+        Returns:
+            The page; None where the scores of the run say all.
+
+        Raises:
+            DataError: The data cannot be used.
+            KanDiffusionError: A page is asked for and there is none.
+        """
+        if out is not None:
+            raise KanDiffusionError(f"'{run}' is no model of a table; --out is for tables")
+        return None
+
+
+@lru_cache
+def _view(place: str) -> View:
+    return own_class(place, View)()
+
+
+def view_of(source: Source) -> View:
+    """Returns the view of some data; its module is loaded when it is first asked for."""
+    return _view(source.view)
+
+
+def same_noise(movers: Sequence[Mover]) -> None:
+    """Checks that models have samples of one shape, and so can start from the same noise.
+
+    Raises:
+        KanDiffusionError: They do not.
+    """
+    shapes = {mover.pipeline.denoiser.sample_shape for mover in movers}
+    if len(shapes) > 1:
+        words = sorted(" x ".join(map(str, shape)) for shape in shapes)
+        raise KanDiffusionError(
+            f"models of {' and '.join(words)} numbers a sample cannot start from the same noise; "
+            "draw them by themselves"
+        )
+
+
+def sampler_of(mover: Mover, name: str | None, steps: int | None) -> tuple[SamplePipeline, int]:
+    """Makes a pipeline of the same model with the sampler asked for; gives its steps too."""
+    scheduler = make_scheduler(name or even_sampler(mover.process), mover.process)
+    pipeline = type(mover.pipeline).from_pipe(mover.pipeline, scheduler=scheduler)
+    usual = mover.process.num_timesteps if name == "ddpm" else MOST_FRAMES - 1
+    return pipeline, steps or usual
+
+
+def steps_of_all(
+    times: Sequence[Sequence[float]],
+) -> tuple[tuple[str, ...], list[list[int]]]:
+    """Labels the frames, and picks the states of each process that they show."""
+    count = min(MOST_FRAMES, *map(len, times))
+    picks = [spread(len(each), count) for each in times]
+    seen = [np.array(each)[pick] for each, pick in zip(times, picks, strict=True)]
+    if all(np.allclose(each, seen[0]) for each in seen):
+        return tuple(f"t = {time:.2f} T" for time in seen[0]), picks
+    return tuple(f"step {number} of {count - 1}" for number in range(count)), picks
+
+
+def _exact(mover: Mover) -> Mover:
+    """Makes the exact denoiser of a model's data, with the same process and sampler."""
+    pipeline, density = task_of(mover.data).points(mover.pipeline), mover.data.density
+    assert density is not None
+    oracle = OracleDenoiser(pipeline.standardizer.rescale(density), mover.process)
+    made = type(pipeline).from_pipe(pipeline, denoiser=oracle)
+    return replace(mover, name=EXACT, pipeline=made, source="")
+
+
+def _alike(one: Mover, other: Mover) -> bool:
+    """Whether two models draw samples in the same units."""
+    return one.data == other.data
+
+
+def _view_of_group(group: Sequence[tuple[Mover, Reverse]]) -> tuple[PointView, NDArray[np.float64]]:
+    """Chooses view and axis limits for models that draw points in the same units."""
+    # A model that diverges must not shrink the others.
+    lasts = [reverse.states[-1] for mover, reverse in group if mover.name == EXACT]
+    lasts = lasts or [reverse.states[-1] for _, reverse in group]
+    view = PointView.of(lasts[0], group[0][1].columns)
+    return view, view.limits([group[0][1].states[0], *lasts])
+
+
+def titles_of(movers: Sequence[Mover]) -> list[str]:
+    """Names the models, with process, data set or source where that tells them apart."""
+    processes = {mover.process.name for mover in movers}
+    sets = {mover.data for mover in movers}
+    titles = [
+        mover.name
+        + (f", {mover.process.name}" if len(processes) > 1 else "")
+        + (f", {mover.data.name}" if len(sets) > 1 else "")
+        for mover in movers
+    ]
+    counts = Counter(titles)
+    return [
+        f"{title} ({mover.source})" if counts[title] > 1 and mover.source else title
+        for title, mover in zip(titles, movers, strict=True)
+    ]
+
+
+def _colours(movers: Sequence[Mover]) -> list[str]:
+    """Gives models the colours of their families, and ink to the exact denoiser."""
+    models = [{"name": str(place), "family": m.family} for place, m in enumerate(movers)]
+    styles = model_styles(pd.DataFrame(models))
+    return [
+        INK if mover.name == EXACT else styles[str(place)].colour
+        for place, mover in enumerate(movers)
+    ]
+
+
+def states_of(
+    trial: TrialResult, num: int | None, dataset: Dataset
+) -> list[tuple[str, NDArray[np.float32]]]:
+    """Reads the reverse process (panels, n, *shape) recorded at each moment of training.
+
+    Args:
+        trial: The trial.
+        num: Number n of samples; any when None.
+        dataset: Its data set.
+
+    Raises:
+        RunFolderError: A file is missing or damaged.
+    """
+    training = trial.config.training
+    moments = []
+    for step in recorded_steps(trial.folder):
+        path = trial.folder / REVERSE / f"{step}.safetensors"
+        label = f"step {step:,}"
+        if training.batches == "epochs":
+            label = f"epoch {step // -(-len(dataset.train) // training.batch_size):,}"
+        moments.append((label, load_points(path, NUM_PANELS, num, *dataset.shape)))
+    return moments
+
+
+def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Panels:
+    """Noises points (n, d) at evenly spaced times of the forward process."""
+    alpha, sigma = process.levels()
+    noise = torch.randn(
+        points.shape, generator=torch_generator("corruption", dataset.name), dtype=points.dtype
+    )
+    panels: Panels = []
+    for fraction in np.linspace(0, 1, NUM_PANELS):
+        steps = round(float(fraction) * process.num_timesteps)
+        state = points if steps == 0 else alpha[steps - 1] * points + sigma[steps - 1] * noise
+        panels.append((float(fraction), state.numpy()))
+    return panels
+
+
+def _exact_process(config: TrialConfig, dataset: Dataset) -> Panels:
+    """Draws the reverse process of the exact denoiser, from the same noise as a trial's."""
+    assert dataset.density is not None
+    oracle = OracleDenoiser(dataset.density, config.process)
+    states = record_reverse(config, dataset, task_of(config.data).pipeline(config, dataset, oracle))
+    return list(zip(np.linspace(1, 0, NUM_PANELS).tolist(), states.numpy(), strict=True))

@@ -1,0 +1,563 @@
+r"""Tasks: how models of some kind of data are suggested, built, judged and drawn from.
+
+:class:`Task` is the task of points. A wing has its own, a subclass that overrides what differs, and
+its sources name it (:mod:`kan_diffusion.data.sources`). Studies call these verbs, and ask no data,
+data set or pipeline what kind it is.
+
+All models of a comparison are judged with one :class:`Reference`: the same noised points, and the
+scores that real points reach against real points.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.frames import require_writable_ending, write_frame
+from kan_diffusion.data.sources import Source
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.families import FAMILIES, build_denoiser, get_family
+from kan_diffusion.denoisers.family import Family, Setting
+from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
+from kan_diffusion.diffusion.sampling import (
+    PointDiffusionPipeline,
+    SamplePipeline,
+    StepCallback,
+    make_scheduler,
+)
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
+from kan_diffusion.evaluation.effort import EFFORTS
+from kan_diffusion.evaluation.metrics import (
+    Measure,
+    metrics_named,
+    real_against_real,
+    sample_metrics,
+)
+from kan_diffusion.files import finite
+from kan_diffusion.imports import own_class
+from kan_diffusion.processes import Process
+from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
+from kan_diffusion.study.folder import Level, Row
+from kan_diffusion.training import TrainingConfig
+
+__all__ = [
+    "NOTHING_ASKED",
+    "Asked",
+    "Drawn",
+    "Reference",
+    "StudySuggestion",
+    "Suggestion",
+    "Task",
+    "accepted",
+    "measures_of",
+    "rows_drawn",
+    "task_of",
+]
+
+_LIKELIHOOD_NUMBERS = 4096
+"""Largest number of coordinates, over all points, whose likelihood is computed."""
+
+_PARAMS = 2300
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Settings that suit a data set, where a user gives none.
+
+    Attributes:
+        training: Training, with an optimiser and its learning rate.
+        params: Number of trainable parameters.
+        learning_rate: Learning rate of other optimisers.
+        at_most: Whether ``params`` is an upper bound, under which a nearest size is taken.
+        depth: Number of hidden layers; the family's own when None.
+        settings: Settings of the denoiser.
+        conditions: Whether the denoiser is trained to draw columns given any others.
+        sampling: Sampling.
+        evaluation: Numbers that judge the model, where they differ from the usual ones.
+    """
+
+    training: TrainingConfig
+    params: int
+    learning_rate: float
+    at_most: bool = True
+    depth: int | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    conditions: bool = False
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudySuggestion:
+    """What a comparison on a data set is made of, where a user does not say.
+
+    Attributes:
+        families: Families that are compared.
+        training: Training of all models.
+        seeds: Number of trials of each model.
+        params: Number of trainable parameters where a budget leaves them free; None for what a
+            budget of parameters suits.
+        settings: Settings of the denoisers, each of the families that have it.
+        sampling: Sampling.
+        evaluation: Numbers that judge the models, where they differ from the usual ones.
+    """
+
+    families: Sequence[str]
+    training: TrainingConfig
+    seeds: int
+    params: int | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Points and values of real points that all denoisers of a comparison are measured with.
+
+    Attributes:
+        draw: Noised points with their posterior means.
+        real: Real-against-real value of every sample metric; empty where none is asked for.
+        likely: Clean points (n, d) with the first timestep's noise added, whose likelihood is
+            computed; none where it is not.
+        nll: Exact mean negative log-density of these points; None where the density is not known.
+    """
+
+    draw: NoisedPoints
+    real: Mapping[str, float] = field(default_factory=dict)
+    likely: Tensor = field(default_factory=lambda: torch.empty(0))
+    nll: float | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks a model for, beside a number of samples; each task takes some of it.
+
+    Attributes:
+        prompts: Prompts of pictures.
+        classes: Names or numbers of classes of pictures.
+        guidance: Strength of guidance of pictures.
+        where: Conditions of rows, such as ``species=setosa``.
+        like: A file of rows with some of the columns; the others are drawn for each.
+        trails: Number of points whose paths are drawn where they move.
+    """
+
+    prompts: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    guidance: float | None = None
+    where: tuple[str, ...] = ()
+    like: Path | None = None
+    trails: int | None = None
+
+
+NOTHING_ASKED = Asked()
+
+_OPTIONS = {
+    "prompts": "--prompt",
+    "classes": "--class",
+    "guidance": "--guidance",
+    "where": "--where",
+    "like": "--like",
+    "trails": "--trails",
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that were drawn, ready to be written.
+
+    Attributes:
+        words: How many there are, such as ``1,000 rows``.
+        write: Writes them to a file or folder, whole or not at all.
+    """
+
+    words: str
+    write: Callable[[Path], object]
+
+
+class Task:
+    """The task of points: a wing's overrides what differs.
+
+    Attributes:
+        noun: What a sample is called, in the plural.
+        takes: What a user may ask a model for, of the attributes of :class:`Asked`.
+        file: Where samples are written in a run's folder unless the user says.
+        num: How many are drawn unless the user says.
+        pipeline_class: Pipeline of trained models.
+        family: Family of a denoiser unless the user says.
+        process: Noising process unless the user says.
+        one_thread: Whether a second thread makes a training step slower.
+        measures: Measures of drawn samples that are in rows of results, beside sample metrics.
+    """
+
+    noun: ClassVar[str] = "points"
+    takes: ClassVar[Sequence[str]] = ("trails",)
+    file: ClassVar[str] = "samples.csv"
+    num: ClassVar[int] = 1000
+    pipeline_class: ClassVar[type[SamplePipeline]] = PointDiffusionPipeline
+    family: ClassVar[str] = "kan"
+    process: ClassVar[str] = "cosine"
+    one_thread: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = {}
+
+    def families(self) -> Mapping[str, Family]:
+        """Lists all families that can be compared."""
+        return FAMILIES
+
+    def suggest(
+        self, dataset: Dataset, family: str, process: Process, params: int | None
+    ) -> Suggestion:
+        """Suggests how to train one model.
+
+        Args:
+            dataset: The data set.
+            family: Name of the family.
+            process: The noising process.
+            params: Number of parameters if it is given.
+        """
+        rate = get_family(family).learning_rate
+        training = TrainingConfig(steps=2500, batch_size=2048, learning_rate=rate)
+        return Suggestion(training, _PARAMS if params is None else params, rate)
+
+    def suggest_study(self, source: Source, dataset: Dataset) -> StudySuggestion:
+        """Suggests how to compare models.
+
+        Twenty trials of this length take two cores two or three minutes, and can reach p < 0.05.
+        """
+        return StudySuggestion(("kan", "mlp"), TrainingConfig(steps=1500), seeds=10)
+
+    def build(self, config: TrialConfig, dataset: Dataset) -> Denoiser:
+        """Builds a trial's untrained denoiser.
+
+        Raises:
+            KanDiffusionError: The denoiser cannot be built, or not in this size.
+        """
+        return self._network(config, dataset, config.model.settings)
+
+    def _network(
+        self, config: TrialConfig, dataset: Dataset, settings: Mapping[str, Setting]
+    ) -> Denoiser:
+        model = config.model
+        return build_denoiser(
+            model.family,
+            dataset.shape,
+            num_train_timesteps=config.process.num_timesteps,
+            params=model.params,
+            flops=model.flops,
+            hidden=model.hidden,
+            depth=model.depth,
+            observable=model.conditions,
+            settings=settings,
+            generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
+        )
+
+    def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
+        """Returns the conditions of each training sample, by name."""
+        return {}
+
+    def pipeline(self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> SamplePipeline:
+        """Makes the pipeline of a trained denoiser."""
+        return PointDiffusionPipeline(
+            denoiser,
+            config.process,
+            dataset.standardizer.mean,
+            dataset.standardizer.scale,
+            dataset.columns,
+            make_scheduler(config.sampling.scheduler, config.process),
+        )
+
+    def points(self, pipeline: SamplePipeline) -> PointDiffusionPipeline:
+        """Returns the pipeline of a model whose samples are points.
+
+        Raises:
+            KanDiffusionError: Its samples are no points.
+        """
+        assert isinstance(pipeline, PointDiffusionPipeline)
+        return pipeline
+
+    def reference(
+        self,
+        dataset: Dataset,
+        process: Process,
+        evaluation: EvaluationConfig,
+        study_seed: int,
+        split: int = 0,
+    ) -> Reference:
+        """Draws the samples that all trials of a study on a data set are measured with.
+
+        Args:
+            dataset: The data set.
+            process: Noising process.
+            evaluation: Numbers of points, as the effort leaves them.
+            study_seed: Seed of the draws.
+            split: Number of the data set's split, where every seed has its own.
+        """
+        name: tuple[str | int, ...] = (dataset.name, split) if split else (dataset.name,)
+        generator = torch_generator("real pairs", study_seed, *name)
+        # The divergence takes d backward passes, so the work grows as d times the points.
+        num = min(evaluation.num_likelihood, max(1, _LIKELIHOOD_NUMBERS // dataset.dim))
+        if dataset.heldout is not None:
+            num = min(num, len(dataset.heldout))  # each held-out row once is enough
+        draws = torch_generator("likely points", study_seed, dataset.name, split)
+        likely = dataset.points_to_noise(num, draws).double()
+        sigma = first_noise(process)
+        likely += sigma * torch.randn(likely.shape, generator=draws, dtype=torch.float64)
+        nll = None
+        if dataset.density is not None and len(likely):
+            nll = -float(dataset.density.log_density(likely, 1.0, sigma).mean())
+        noise = torch_generator("noised points", study_seed, *name)
+        real = {}
+        if evaluation.num_samples:
+            real = real_against_real(
+                lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
+                evaluation.num_real_pairs,
+                numpy_generator("real pairs", study_seed, *name),
+                metrics_named(evaluation.metrics, effort=evaluation.effort),
+            )
+        draw = draw_noised_points(dataset, process, evaluation.num_noised, noise)
+        return Reference(draw, real, likely, nll)
+
+    def judge(
+        self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
+    ) -> tuple[Row, list[Level], Tensor | None]:
+        """Measures a trained denoiser.
+
+        Args:
+            config: The trial it comes from.
+            dataset: Data set to judge it with.
+            pipeline: The denoiser with its sampler.
+            shared: What all models of the comparison are measured with.
+
+        Returns:
+            The measured part of a trial's row, loss and excess by noise level (a dictionary per
+            level), and samples to be kept with the run, such as generated points (n, d),
+            standardised, float64; None where none are asked for. Infinite and NaN values become
+            None.
+        """
+        scores = measure_denoising(
+            pipeline.denoiser,
+            shared.draw,
+            config.process,
+            config.judging.num_levels,
+            self._conditions_of(pipeline, dataset, shared.draw.rows),
+        )
+        row: Row = {
+            "oracle": shared.draw.oracle,
+            "heldout_loss": scores.heldout_loss,
+            "floor": scores.floor,
+            "excess": scores.excess,
+            "excess_se": scores.excess_se,
+        }
+        scored, generated = self._score(config, dataset, pipeline, shared)
+        return finite(row | scored), finite([asdict(level) for level in scores.levels]), generated
+
+    def _conditions_of(
+        self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Returns the conditions of held-out samples with given indices, by name."""
+        return {}
+
+    def _score(
+        self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
+    ) -> tuple[Row, Tensor | None]:
+        """Draws and scores samples; returns scores and samples to be kept."""
+        row: Row = {}
+        evaluation, points = config.judging, self.points(pipeline)
+        if evaluation.num_likelihood:
+            likelihood = log_likelihood(
+                points.denoiser, config.process, shared.likely,
+                num_steps=EFFORTS[evaluation.effort].likelihood_steps,
+            )  # fmt: skip
+            row["nll"] = -float(likelihood.mean())
+            row["nll_real"] = shared.nll
+        if not evaluation.num_samples:
+            return row, None
+        name = config.study_seed, config.seed
+        fresh_points = torch_generator("fresh points", *name, dataset.name)
+        fresh = dataset.fresh(evaluation.num_samples, fresh_points)
+        started = time.perf_counter()
+        generated = points(
+            evaluation.num_samples,
+            config.sampling.steps,
+            generator=torch_generator("samples", *name),
+        ).samples
+        row["sample_seconds"] = time.perf_counter() - started
+        generated = dataset.standardizer.apply(generated.cpu().double())
+        generated = self._settled(dataset, generated, numpy_generator("rows", *name))
+        row |= sample_metrics(
+            generated[: len(fresh)],  # as many as in real-against-real
+            fresh,
+            numpy_generator("metrics", *name),
+            metrics_named(evaluation.metrics, effort=evaluation.effort),
+        )
+        row |= {f"{name}_real": value for name, value in shared.real.items()}
+        return row, generated
+
+    def _settled(
+        self, dataset: Dataset, generated: Tensor, generator: np.random.Generator
+    ) -> Tensor:
+        """Moves generated samples (n, d) to where samples can be."""
+        return generated
+
+    def judging_seconds(self, trial: TrialConfig, step: Callable[[], float]) -> float:
+        """Estimates how long judging a trial takes on a desktop's core.
+
+        Args:
+            trial: The trial.
+            step: Measures the seconds of a training step.
+        """
+        return 4.0 * trial.judging.num_samples / 5_000
+
+    def for_judging(self, config: TrialConfig, pipeline: SamplePipeline, other: Source) -> Dataset:
+        """Loads data to judge a model with that was trained on others.
+
+        The pipeline knows the model's units, so the training data need not exist any more.
+
+        Raises:
+            DataError: The data cannot be used, or are no samples of the kind.
+        """
+        points = self.points(pipeline)
+        return other.for_points(points.columns, points.standardizer, config.study_seed)
+
+    def num_shown(self, dataset: Dataset, num: int) -> int:
+        """Returns how many samples figures show of ``num`` that are asked for."""
+        return num
+
+    def draw_shown(
+        self,
+        pipeline: SamplePipeline,
+        dataset: Dataset,
+        num: int,
+        steps: int,
+        guidance: float,
+        generator: torch.Generator,
+        on_step: StepCallback,
+    ) -> None:
+        """Draws the samples whose reverse process figures show.
+
+        Args:
+            pipeline: The denoiser with its sampler.
+            dataset: The data set.
+            num: How many.
+            steps: Steps of the sampler.
+            guidance: Strength of guidance, where there is any.
+            generator: Source of the noise.
+            on_step: Called after each step, like diffusers' ``callback_on_step_end``.
+        """
+        self.points(pipeline)(num, steps, generator=generator, callback_on_step_end=on_step)
+
+    def require_asked(self, asked: Asked, where: str) -> None:
+        """Checks what a user asks for.
+
+        Raises:
+            KanDiffusionError: Models of this task do not take some of it.
+        """
+        for name, option in _OPTIONS.items():
+            if getattr(asked, name) not in (None, ()) and name not in self.takes:
+                raise KanDiffusionError(
+                    f"'{where}' is a model of {self.noun}, which takes no {option}; leave it out"
+                )
+
+    def require_place(self, place: Path) -> None:
+        """Checks that samples can be written there.
+
+        Raises:
+            KanDiffusionError: The ending of the file is unknown.
+        """
+        require_writable_ending(place)
+
+    def draw(
+        self,
+        pipeline: SamplePipeline,
+        asked: Asked,
+        num: int | None,
+        steps: int,
+        generator: torch.Generator,
+    ) -> Drawn:
+        """Draws samples in the data's own units.
+
+        Args:
+            pipeline: The denoiser with its sampler.
+            asked: What is asked for.
+            num: How many; as many as is usual when None.
+            steps: Steps of the sampler.
+            generator: Source of the noise.
+
+        Raises:
+            KanDiffusionError: What is asked for cannot be drawn.
+            NonFiniteSamplesError: The samples became infinite or NaN.
+        """
+        points = self.points(pipeline)
+        samples = points(num or self.num, steps, generator=generator).samples
+        return rows_drawn(
+            pd.DataFrame(samples.cpu().double().numpy(), columns=list(points.columns))
+        )
+
+    def fill(
+        self,
+        pipeline: SamplePipeline,
+        data: Path,
+        draws: int,
+        steps: int,
+        generator: torch.Generator,
+    ) -> Drawn:
+        """Fills the gaps of a file of rows.
+
+        Args:
+            pipeline: The denoiser with its sampler.
+            data: The file.
+            draws: Fillings of each gap.
+            steps: Steps of the sampler.
+            generator: Source of the noise.
+
+        Raises:
+            KanDiffusionError: Models of this task fill no gaps.
+        """
+        raise KanDiffusionError(f"a model of {self.noun} fills no gaps; only models of tables do")
+
+    def describe(self, source: Source, dataset: Dataset) -> str:
+        """Says what is in the data.
+
+        Raises:
+            KanDiffusionError: There is nothing to say.
+        """
+        raise KanDiffusionError(f"'{source.name}' is a toy, whose coordinates are all numbers")
+
+
+def rows_drawn(frame: pd.DataFrame) -> Drawn:
+    """Makes rows ready to be written."""
+    return Drawn(f"{len(frame):,} rows", lambda path: write_frame(path, frame))
+
+
+@lru_cache
+def _task(place: str) -> Task:
+    return own_class(place, Task)()
+
+
+def task_of(source: Source) -> Task:
+    """Returns the task of models of some data; its module is loaded when it is first asked for."""
+    return _task(source.task)
+
+
+def measures_of(sources: Sequence[Source]) -> dict[str, Measure]:
+    """Returns the measures of drawn samples that rows of results on some data have."""
+    return {key: each for source in sources for key, each in task_of(source).measures.items()}
+
+
+def accepted(family: str, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Keeps the settings that the denoisers of a family accept."""
+    known = inspect.signature(get_family(family, importing=True).denoiser_class).parameters
+    return {key: value for key, value in settings.items() if key in known}

@@ -1,0 +1,390 @@
+"""Tables as sources: rows of a file, or of a table that scikit-learn brings along.
+
+Rows are encoded by a codec (:mod:`kan_diffusion.tables.codec`). It is fitted to all rows, since it
+has to know every category and whether there are gaps. If a file has more than `MOST_TO_FIT` rows,
+it is fitted to that many random rows, and to rows that show all categories and the extremes of
+numbers. Its draws derive from the study's seed, so that all trials of a study see the same
+coordinates.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset, split
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.sources import Source
+from kan_diffusion.errors import DataError, require_known
+from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.settings import require_name
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.columns import Kind
+from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
+
+__all__ = ["MOST_HELDOUT", "MOST_TO_FIT", "FileData", "TableData", "TableDataset", "split_frames"]
+
+MOST_TO_FIT = 200_000
+"""Most random rows that a codec is fitted to."""
+
+MOST_HELDOUT = 100_000
+"""Most rows that are held out, or that judge a model."""
+
+_FEWEST_ROWS = 10
+_STUDY_HOLDOUT = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableDataset(Dataset):
+    """Encoded rows of a table.
+
+    Attributes:
+        codec: The map between rows and encoded rows.
+    """
+
+    codec: TableCodec
+
+
+class _TableSource(Source):
+    """Rows of a table, which :meth:`rows` of a subclass reads."""
+
+    task = "kan_diffusion.tables.task:TableTask"
+    view = "kan_diffusion.tables.view:TableView"
+
+    def identity(self) -> dict[str, object]:
+        """As of any source; the rows are marked as encoded."""
+        return {**super().identity(), "rows": "encoded"}
+
+
+class TableData(_TableSource):
+    """Rows of a table that is part of scikit-learn.
+
+    Attributes:
+        table: Name of the table, a key of ``TABLES``.
+        holdout: Fraction of the rows that is not trained on.
+    """
+
+    table: str
+    holdout: float = Field(0.3, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        require_known("table", self.table, TABLES)
+        return self
+
+    @classmethod
+    def known(cls) -> Collection[str]:
+        """Lists the tables."""
+        return TABLES
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables and figures."""
+        return self.table
+
+    def rows(self) -> FrameFile:
+        """Reads the rows."""
+        frame = TABLES[self.table]()
+        return FrameFile(Path(self.table), "", tuple(frame.columns), len(frame), frame)
+
+    def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
+        """Reads, encodes and splits the table."""
+        file = self.rows()
+        codec = TableCodec.fit(file.frame)
+        return _split(self, codec, _encoded(file, codec, study_seed), study_seed, trial_seed)
+
+
+def _pairs(kinds: object) -> object:
+    return tuple(kinds.items()) if isinstance(kinds, Mapping) else kinds
+
+
+Kinds = Annotated[
+    tuple[tuple[str, Kind], ...], BeforeValidator(_pairs), PlainSerializer(dict, dict[str, str])
+]
+"""Kinds of columns by name; a mapping in files and arguments."""
+
+
+class FileData(_TableSource):
+    """Rows of a file.
+
+    Attributes:
+        path: A file of a table, or a folder of Parquet files: see
+            :func:`kan_diffusion.tables.files.read_frame`.
+        sha256: Digest of the file when the run was set up, see :meth:`pinned`; a file that has
+            changed since is refused.
+        holdout: Fraction of the rows that is held out, at most `MOST_HELDOUT` rows.
+        kinds: Kinds of columns by name; the kinds of other columns are inferred.
+        missing: Words for gaps in a text file beside the usual ones.
+    """
+
+    path: Path
+    sha256: str = ""
+    holdout: float = Field(0.2, gt=0, lt=1)
+    kinds: Kinds = ()
+    missing: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        require_name(self.name)
+        return self
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Whether it is a path."""
+        return bool(Path(name).suffix) or Path(name).exists() or "/" in name
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables and figures."""
+        return self.path.name.removesuffix(".gz").rpartition(".")[0] or self.path.name
+
+    def pinned(self) -> Self:
+        """Returns a copy with the digest and the absolute path of the file.
+
+        Warns of columns that the codec has doubts about.
+
+        Raises:
+            DataError: The file cannot be used.
+        """
+        digest = self.sha256
+        if not digest:
+            file = self._read()
+            self._fit(file)
+            digest = file.sha256
+        return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
+
+    def for_study(self) -> Self:
+        """Returns a copy that holds out half of the rows."""
+        return self.model_copy(update={"holdout": _STUDY_HOLDOUT})
+
+    def identity(self) -> dict[str, object]:
+        """As of any table; the file counts by its name and content."""
+        return {**super().identity(), "path": self.name}
+
+    def is_same(self, other: Source) -> bool:
+        """Whether ``other`` is a file with the same content."""
+        if not isinstance(other, FileData):
+            return False
+        file = read_frame(other.path, self.missing, dict(self.kinds))
+        return file.sha256 == (self.sha256 or self.pinned().sha256)
+
+    def rows(self) -> FrameFile:
+        """Reads the file that a run was set up with."""
+        if self.sha256 and not self.path.exists():
+            raise DataError(
+                f"there is no file '{self.path}', which this run was set up with; put it there "
+                f"again (its SHA-256 is {self.sha256})"
+            )
+        with self._quiet():
+            file = self._read()
+        if self.sha256 and file.sha256 != self.sha256:
+            raise DataError(
+                f"'{self.path}' has changed since this run was set up; put the file back as it "
+                "was or start a new run in another folder with --out"
+            )
+        return file
+
+    def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
+        """Reads, encodes and splits the file, or takes it from memory while it has not changed."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        stats = [file.stat() for file in sorted(files) if file.is_file()]
+        stamp = tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
+        return _loaded(self, study_seed, trial_seed, stamp)
+
+    def for_points(
+        self, columns: tuple[str, ...], standardizer: Standardizer, seed: int
+    ) -> Dataset:
+        """Reads points in the units of a model, see :meth:`.Source.for_points`."""
+        file = read_frame(self.path)
+        _require_rows(file, "judge a model")
+        points = standardizer.apply_near(_numbers(file, columns), columns, f"'{self.path}': ")
+        return Dataset(
+            name=self.path.stem,
+            columns=columns,
+            standardizer=standardizer,
+            train=torch.empty(0, len(columns)),
+            heldout=_some(points, seed),
+        )
+
+    def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
+        """Reads rows in the units of a model that was trained on another table.
+
+        Args:
+            codec: The codec of that table.
+            seed: The choice of rows, of which at most `MOST_HELDOUT` judge a model, derives from
+                it.
+
+        Raises:
+            DataError: The file cannot be used or has other columns.
+        """
+        file = codec.read(self.path)
+        _require_rows(file, "judge a model")
+        rows = _some(_encoded(file, codec, seed).double(), seed)
+        return _dataset(self.path.stem, codec, torch.empty(0, codec.dim), rows)
+
+    def _read(self) -> FrameFile:
+        """Reads a file to train on, and refuses one with too few rows."""
+        file = read_frame(self.path, self.missing, dict(self.kinds))
+        _require_rows(file, "train on some and judge with others")
+        return file
+
+    def _fit(self, file: FrameFile) -> TableCodec:
+        """Fits a codec: the kinds of the columns and how their cells become coordinates.
+
+        Raises:
+            DataError: A column cannot be used or does not fit its given kind, or no column can be
+                learned.
+        """
+        frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
+        with _about(file.path):
+            codec = TableCodec.fit(frame, dict(self.kinds))
+            codec.require_content()
+            return codec.model_copy(update={"missing": self.missing})
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Suppresses the warnings of a file and its codec once a run was set up, which had them."""
+        logger = logging.getLogger("kan_diffusion.tables")
+        level = logger.level
+        if self.sha256:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@lru_cache(maxsize=1)
+def _loaded(
+    config: FileData, study_seed: int, trial_seed: int, _stamp: tuple[tuple[int, int], ...]
+) -> TableDataset:
+    """Keeps the last file in memory."""
+    file = config.rows()
+    with config._quiet():
+        codec = config._fit(file)
+    rows = _encoded(file, codec, study_seed)
+    return _split(config, codec, rows, study_seed, trial_seed)
+
+
+def split_frames(
+    source: FileData | TableData,
+    study_seed: int,
+    trial_seed: int,
+    most: int,
+    num_ending: Callable[[int], int] = lambda _: 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Splits the rows of a table, not encoded, as it does when it is loaded.
+
+    Args:
+        source: The table.
+        study_seed: As in :func:`.load_dataset`.
+        trial_seed: As in :func:`.load_dataset`.
+        most: Most rows of each part; the first ones in the split are taken.
+        num_ending: Tells how many of the first of so many rows decide when training ends. These
+            are in neither part.
+
+    Returns:
+        Rows that are trained on, and rows that are held out.
+
+    Raises:
+        DataError: The file cannot be used, or has changed since the run was set up.
+    """
+    file = source.rows()
+    order = split(file.num_rows, source.holdout, study_seed, trial_seed, MOST_HELDOUT)
+    train, heldout = order[0][num_ending(len(order[0])) :], order[1]
+    train, heldout = (part[:most].sort().values for part in (train, heldout))
+    return file.take(train.numpy()), file.take(heldout.numpy())
+
+
+def _split(
+    source: FileData | TableData, codec: TableCodec, rows: Tensor, study_seed: int, trial_seed: int
+) -> TableDataset:
+    """Makes a data set of encoded rows (n, d), some held out at random."""
+    train, heldout = split(len(rows), source.holdout, study_seed, trial_seed, MOST_HELDOUT)
+    return _dataset(source.name, codec, rows[train], rows[heldout].double())
+
+
+def _dataset(name: str, codec: TableCodec, train: Tensor, heldout: Tensor) -> TableDataset:
+    return TableDataset(
+        name=name,
+        columns=codec.names,
+        standardizer=Standardizer.identity(codec.dim),
+        train=train,
+        heldout=heldout,
+        codec=codec,
+    )
+
+
+def _some(points: Tensor, seed: int) -> Tensor:
+    """Chooses at most `MOST_HELDOUT` of points (n, d)."""
+    order = torch.randperm(len(points), generator=torch_generator("split", seed))
+    return points[order[:MOST_HELDOUT]]
+
+
+def _require_rows(file: FrameFile, purpose: str) -> None:
+    """Refuses a file with too few rows for a purpose."""
+    if file.num_rows < _FEWEST_ROWS:
+        count = f"{file.num_rows} rows" if file.num_rows > 1 else "a single row"
+        raise DataError(
+            f"'{file.path}' has {count}; at least {_FEWEST_ROWS} are needed to {purpose}"
+        )
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Puts a file's name before errors about its rows."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"'{path}': {error}") from error
+
+
+def _encoded(file: FrameFile, codec: TableCodec, seed: int) -> Tensor:
+    """Encodes the rows of a file, a batch at a time, with shape (n, d), float32."""
+    generator = numpy_generator("encoding", seed)
+    rows = torch.empty(file.num_rows, codec.dim)
+    start = 0
+    with _about(file.path):
+        for batch in file.batches():
+            rows[start : start + len(batch)] = codec.encode(batch, generator)
+            start += len(batch)
+    return rows
+
+
+def _numbers(file: FrameFile, columns: tuple[str, ...]) -> Tensor:
+    """Returns the rows (n, d) of a file, float64, with its columns in the order of ``columns``.
+
+    Raises:
+        DataError: The file has other columns, or one has gaps or cells that are not numbers.
+    """
+    if len(file.columns) != len(columns):
+        raise DataError(
+            f"'{file.path}' has {len(file.columns)} columns and the model was trained on "
+            f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
+        )
+    frame = file.named_like(columns).frame
+    for name in columns:
+        if name not in frame:
+            raise DataError(
+                f"'{file.path}' has no column '{name}', which the model was trained on; give a "
+                f"file with the columns {', '.join(columns)}"
+            )
+        dtype = frame[name].dtype
+        if not is_numeric_dtype(dtype) or is_bool_dtype(dtype) or frame[name].isna().any():
+            raise DataError(
+                f"'{file.path}' has cells without a number in column '{name}', and the model was "
+                "trained on points; remove or fill them"
+            )
+    return torch.from_numpy(np.array(frame[list(columns)], dtype=np.float64))

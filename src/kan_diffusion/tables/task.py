@@ -1,0 +1,191 @@
+r"""The task of tables: models of encoded rows, which draw and complete rows.
+
+What suits n rows of d coordinates, V = n d values, P parameters and :math:`\eta` the learning rate
+of the family, which was tuned at 2,300 parameters, is
+
+.. math:: P = 300 \sqrt V, \qquad \eta_P = \eta\, (2300 / P)^{1/4},
+
+with P at most 500,000 and :math:`\eta_P` at most :math:`\eta`. Exponents and factors were measured
+on tables from 30 x 5 to 100,000 x 50 (benchmarks/table_defaults.py, results/tables/defaults.json).
+A network that is too small costs much more than one that is too large, since training keeps the
+weights of the lowest held-out loss. On tables of few rows and many columns, a full KAN does far
+better with two hidden layers than with four; ``kan`` does about as well with two.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.sources import Source
+from kan_diffusion.denoisers.base import Denoiser
+from kan_diffusion.denoisers.families import get_family
+from kan_diffusion.diffusion.sampling import SamplePipeline, make_scheduler
+from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.processes import Process
+from kan_diffusion.study.config import TrialConfig
+from kan_diffusion.study.tasks import Asked, Drawn, Suggestion, Task, rows_drawn
+from kan_diffusion.tables.conditions import conditions_from_texts
+from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kan_diffusion.tables.sources import FileData, TableDataset
+from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.run import num_held_out
+
+__all__ = ["TableTask", "columns_text"]
+
+_FACTOR, _MOST = 300, 500_000
+_TUNED_AT = 2_300
+_FEW_ROWS = 5_000
+_SHALLOW = 2
+
+
+class TableTask(Task):
+    """The task of tables."""
+
+    noun = "rows"
+    takes = ("where", "like", "trails")
+    pipeline_class = TableDiffusionPipeline
+
+    def suggest(
+        self, dataset: Dataset, family: str, process: Process, params: int | None
+    ) -> Suggestion:
+        """Suggests how to train a model of a table.
+
+        Raises:
+            KanDiffusionError: The family is not known, or a number is below 1.
+        """
+        num_rows, kind = len(dataset.train), get_family(family)
+        if params is not None and params < 1:
+            raise KanDiffusionError(f"params must be at least 1, not {params:,}")
+        if params is None:
+            params = min(round(_FACTOR * (num_rows * dataset.dim) ** 0.5), _MOST)
+        shallow = kind.kind == "kan" and num_rows < _FEW_ROWS
+        training = TrainingConfig(
+            steps=3000 if num_rows < _FEW_ROWS else 4000 if num_rows < 50_000 else 6000,
+            batch_size=128 if num_rows < 1_000 else 256,
+            learning_rate=kind.learning_rate * min(1.0, (_TUNED_AT / params) ** 0.25),
+            patience=0.4 if num_held_out(num_rows) else None,
+        )
+        return Suggestion(
+            training,
+            params,
+            training.learning_rate,
+            depth=min(kind.depth, _SHALLOW) if shallow else None,
+            # Columns may be conditions where the family can have them.
+            conditions="observable" in inspect.signature(kind.denoiser_class).parameters,
+        )
+
+    def pipeline(
+        self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
+    ) -> TableDiffusionPipeline:
+        """Makes the pipeline of a trained denoiser, with the codec of its table."""
+        scheduler = make_scheduler(config.sampling.scheduler, config.process)
+        return TableDiffusionPipeline(
+            denoiser,
+            config.process,
+            _table(dataset).codec,
+            scheduler,
+        )
+
+    def _settled(
+        self, dataset: Dataset, generated: Tensor, generator: np.random.Generator
+    ) -> Tensor:
+        return _table(dataset).codec.settle(generated, generator).double()
+
+    def for_judging(
+        self, config: TrialConfig, pipeline: SamplePipeline, other: Source
+    ) -> TableDataset:
+        """Reads a file of the same columns, see :meth:`.Task.for_judging`."""
+        if not isinstance(other, FileData):
+            raise DataError(
+                f"'{other.name}' is not what the model was trained on; judge it with its own data "
+                "or a file of the same columns"
+            )
+        return other.for_rows(self.points(pipeline).codec, config.study_seed)
+
+    def points(self, pipeline: SamplePipeline) -> TableDiffusionPipeline:
+        """Returns the pipeline, which draws encoded rows as points."""
+        assert isinstance(pipeline, TableDiffusionPipeline)
+        return pipeline
+
+    def draw(
+        self,
+        pipeline: SamplePipeline,
+        asked: Asked,
+        num: int | None,
+        steps: int,
+        generator: torch.Generator,
+    ) -> Drawn:
+        """Draws rows under conditions, or completes those of a file, see :meth:`.Task.draw`."""
+        table = self.points(pipeline)
+        like = None if asked.like is None else table.codec.read(asked.like).frame
+        frame = table.draw(
+            self.num if num is None and like is None else num,
+            conditions=conditions_from_texts(asked.where),
+            like=like,
+            steps=steps,
+            generator=generator,
+        )
+        return rows_drawn(frame)
+
+    def fill(
+        self,
+        pipeline: SamplePipeline,
+        data: Path,
+        draws: int,
+        steps: int,
+        generator: torch.Generator,
+    ) -> Drawn:
+        """Fills the gaps of a file; if several times, column ``draw`` has their number."""
+        table = self.points(pipeline)
+        rows = table.codec.read(data).frame
+        frames = table.impute(rows, draws, steps=steps, generator=generator)
+        if draws == 1:
+            return rows_drawn(frames[0])
+        number = next(name for name in ("draw", "draw_", "draw__") if name not in frames[0])
+        for draw, frame in enumerate(frames, start=1):
+            frame.insert(0, number, draw)
+        return rows_drawn(pd.concat(frames, ignore_index=True))
+
+    def describe(self, source: Source, dataset: Dataset) -> str:
+        """Says which kinds the columns have."""
+        return columns_text(_table(dataset).codec.describe(), source.name)
+
+
+def columns_text(columns: pd.DataFrame, title: str) -> str:
+    """Writes what is known about a table's columns, one per line, as wide as the terminal.
+
+    Args:
+        columns: What ``TableCodec.describe`` gives.
+        title: Name of the table.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1)
+    )
+    for head in ("column", "kind", "values"):
+        table.add_column(head, overflow="fold", ratio={"values": 2}.get(head, 1))
+    for head in ("gaps", "coordinates"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for column in columns.to_dict("records"):
+        words = (str(column[key]) for key in ("name", "kind", "values"))
+        gaps = f"{column['gaps']:.1%}" if column["gaps"] else ""
+        table.add_row(*words, gaps, str(column["coordinates"]))
+    console = Console(highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")
+
+
+def _table(dataset: Dataset) -> TableDataset:
+    assert isinstance(dataset, TableDataset)
+    return dataset
