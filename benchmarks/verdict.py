@@ -46,7 +46,7 @@ from kan_diffusion.study.results.verdicts import (
 )
 from kan_diffusion.study.results.wording import listed, overall, say_lead
 from kan_diffusion.study.run import run_study
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.tasks import task_of
 from kan_diffusion.study.tuning import apply_tuned, read_tuned, tune
 
 __all__ = ["PARTS", "Part", "judge_target", "run_parts", "write_results"]
@@ -134,7 +134,7 @@ def _buildable(study: StudyConfig) -> StudyConfig:
         fitting: dict[str, list[str]] = {}
         for trial in study.model_copy(update={"seeds": 1, "budgets": (budget,)}).trials():
             with suppress(KanDiffusionError):
-                build(trial, datasets[trial.data.name])
+                task_of(trial.data).build(trial, datasets[trial.data.name])
                 fitting.setdefault(trial.data.name, []).append(trial.model.name)
         for models, group in groupby(fitting.items(), lambda pair: pair[1]):
             names = tuple(name for name, _ in group)

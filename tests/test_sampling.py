@@ -95,7 +95,7 @@ def test_too_few_steps_and_the_wrong_start_do_show(real):
 
 
 def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mix_of_both():
-    shape = {"hidden": (8,), "settings": {"width": 8, "heads": 2}, "num_classes": 2}
+    shape = {"hidden": (8,), "settings": {"width": 8, "heads": 2, "num_classes": 2}}
     denoiser = build_denoiser("dit", (1, 4, 4), num_train_timesteps=1000, **shape)
     for seed, parameter in enumerate(denoiser.parameters()):
         parameter.detach().normal_(0, 0.2, generator=seeded(seed))

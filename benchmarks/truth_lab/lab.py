@@ -226,7 +226,7 @@ def energies(run: Path, stages: Mapping[str, Denoiser]) -> tuple[dict[str, float
     """
     config, pipeline = load_run(run)
     assert isinstance(config.data, ToyData)
-    density = config.data.density()
+    density = config.data.density
     generator = torch.Generator().manual_seed(config.study_seed)
 
     def real() -> torch.Tensor:

@@ -75,17 +75,14 @@ def test_what_makes_no_sense_is_refused_in_one_line(runs, cli, tmp_path, monkeyp
         (("sample", classes, "--class", "²"), "class '²' is unknown; known: bright,"),
         (("sample", captions, "--guidance", "2", "--class", "a", "--prompt", "a"), "not with"),
         (("sample", captions, "--prompt", "a " * 40), "tokens and 13 fit; say it in fewer"),
-        (("sample", captions, "--where", "a=1"), "of pictures; --where is for models of tab"),
+        (("sample", captions, "--where", "a=1"), "of pictures, which takes no --where; leave"),
         (("sample", classes, "--guidance", "2"), "and ask for class_labels"),
         (("sample", captions, "--guidance", "2"), "and no prompt is given; leave guidance"),
-        (("explain", captions), "is a model of pictures, and this is for models of points"),
-        (("impute", captions, "x.csv", "--out", "y.csv"), "is a model of pictures"),
+        (("explain", captions), "is a model of pictures, and only models of points"),
+        (("impute", captions, "x.csv", "--out", "y.csv"), "a model of pictures fills no gaps"),
         (("evaluate", captions, "--out", "page.html"), "no model of a table; --out is for"),
         (("train", captions.parent / "pictures", "--size", "9000"), "size = 9000"),
-        (
-            ("compare", captions.parent / "pictures", "--families", "dit,mlp"),
-            "family 'mlp' is for points",
-        ),
+        (("compare", "digits", "--families", "dit,mlp"), "family 'mlp': it takes points"),
     ):
         assert message in cli(*words).error
     assert not list(tmp_path.iterdir())

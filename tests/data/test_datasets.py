@@ -8,7 +8,6 @@ from pydantic import TypeAdapter, ValidationError
 from sklearn import datasets as sklearn_datasets
 
 from helpers import refused, seeded
-from kan_diffusion.data.datasets import fresh_dataset
 from kan_diffusion.data.frames import write_frame
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import DataConfig, ToyData, data_from_name, load_dataset
@@ -141,11 +140,11 @@ def test_a_large_file_is_split_by_seed_as_a_small_one_is(tmp_path):
 
 
 def test_of_large_files_most_rows_are_trained_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("kan_diffusion.data.datasets.MOST_HELDOUT", 15)
+    monkeypatch.setattr("kan_diffusion.tables.sources.MOST_HELDOUT", 15)
     path = csv_of(tmp_path, rows(100))
     dataset = load_dataset(FileData(path=path, holdout=0.5))
     assert (len(dataset.train), len(dataset.heldout)) == (85, 15)
-    other = fresh_dataset(path, dataset.columns, dataset.codec, 0)
+    other = FileData(path=path).for_rows(dataset.codec, 0)
     assert len(other.heldout) == 15
 
 
@@ -160,7 +159,7 @@ def mixed(num):
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_people_come_back_as_they_were(tmp_path, monkeypatch, ending):
     # The codec sees a few rows at random, and whatever is unlike these.
-    monkeypatch.setattr("kan_diffusion.data.datasets.MOST_TO_FIT", 30)
+    monkeypatch.setattr("kan_diffusion.tables.sources.MOST_TO_FIT", 30)
     frame, path = mixed(200), tmp_path / f"people.{ending}"
     write_frame(path, frame)
     dataset = load_dataset(FileData(path=path))
@@ -251,7 +250,7 @@ def test_fresh_dataset_keeps_the_models_units_and_order_of_columns(tmp_path):
     own = load_dataset(csv_of(tmp_path, rows(50)))
     shifted = 0.9 * rows(50)[5:45] + np.array([0.3, -2.0])
     path = csv_of(tmp_path, shifted, "other.csv")
-    other = fresh_dataset(path, own.columns, own.codec, 0)
+    other = FileData(path=path).for_rows(own.codec, 0)
     assert (other.name, other.standardizer, other.codec) == ("other", own.standardizer, own.codec)
     back = in_order(in_data_units(other, other.heldout))
     np.testing.assert_allclose(back, in_order(shifted), rtol=0, atol=2e-5)
@@ -260,15 +259,15 @@ def test_fresh_dataset_keeps_the_models_units_and_order_of_columns(tmp_path):
     # Names that a file has not are those of the model.
     np.save(tmp_path / "nameless.npy", shifted)
     for same in (turned, tmp_path / "nameless.npy"):
-        again = fresh_dataset(same, own.columns, own.codec, 0)
+        again = FileData(path=same).for_rows(own.codec, 0)
         torch.testing.assert_close(again.heldout, other.heldout)
 
 
 def test_a_model_of_points_is_judged_in_its_own_units(tmp_path):
     units = Standardizer((3.0, -20.0), (2.0, 0.1))
     points = rows(40)
-    other = fresh_dataset(csv_of(tmp_path, points), ("b", "a"), units, 0)
-    assert (other.standardizer, other.codec) == (units, None)
+    other = FileData(path=csv_of(tmp_path, points)).for_points(("b", "a"), units, 0)
+    assert other.standardizer == units
     expected = (points[:, ::-1] - units.mean) / units.scale
     np.testing.assert_allclose(in_order(other.heldout), in_order(expected))
 
@@ -287,7 +286,7 @@ def test_few_rows_and_other_columns_are_refused(tmp_path):
         (renamed, "column 'weight' is new"),
     ):
         with refused(message, DataError):
-            fresh_dataset(path, own.columns, own.codec, 0)
+            FileData(path=path).for_rows(own.codec, 0)
     table, path, units = people(20, 0), tmp_path / "people.csv", Standardizer((3, -20), (2, 0.1))
     for columns, names, message in (
         (list(table), list(table), "has 6 columns and the model was trained on 2"),
@@ -297,7 +296,7 @@ def test_few_rows_and_other_columns_are_refused(tmp_path):
     ):
         write_frame(path, pd.DataFrame(table[columns]).set_axis(names, axis=1))
         with refused(message, DataError):
-            fresh_dataset(path, ("b", "a"), units, 0)
+            FileData(path=path).for_points(("b", "a"), units, 0)
 
 
 def test_names_are_toys_tables_or_files(tmp_path):
@@ -318,12 +317,12 @@ def test_names_are_toys_tables_or_files(tmp_path):
 
 def test_wrong_settings_are_named():
     for settings, place, message in (
-        ({"toy": "mons"}, ("toy",), "did you mean 'moons'"),
-        ({"path": "p.csv", "holdout": 2}, ("file", "holdout"), "less than 1"),
-        ({"path": "p.csv", "hold": 0.2}, ("file",), "did you mean 'holdout'"),
-        ({"table": "irs"}, ("table",), "unknown table 'irs', did you mean 'iris'"),
-        ({"table": "iris", "num_points": 5}, ("table",), "unknown key 'num_points'"),
-        ({}, (), "one of the keys toy, path, table and pictures"),
+        ({"toy": "mons"}, (), "did you mean 'moons'"),
+        ({"path": "p.csv", "holdout": 2}, ("holdout",), "less than 1"),
+        ({"path": "p.csv", "hold": 0.2}, (), "did you mean 'holdout'"),
+        ({"table": "irs"}, (), "unknown table 'irs', did you mean 'iris'"),
+        ({"table": "iris", "num_points": 5}, (), "unknown key 'num_points'"),
+        ({}, (), "one of the keys toy, table, pictures and path"),
     ):
         with pytest.raises(ValidationError) as caught:
             TypeAdapter(DataConfig).validate_python(settings)

@@ -64,7 +64,7 @@ MLP = [
     ({"settings": {"grid": 5}}, "settings of family 'mlp': .*'grid'"),
     ({"settings": {"hidden": (5,)}}, "family 'mlp': .*'hidden'"),
     ({"settings": {"activation": "rel"}}, "did you mean 'relu'"),
-    ({"num_classes": 2}, "is for points, which have no classes; leave num_classes out"),
+    ({"settings": {"num_classes": 2}}, "unexpected keyword argument 'num_classes'"),
 ]
 TOO_LARGE = [
     ({"hidden": (10**7, 10**7)}, "1,000,000 units, and one of family 'kan' would have 10,000,000"),

@@ -192,8 +192,6 @@ CALLS = [
     (torch.zeros(6, 3), {}, r"shape \(B, 2\), not \(6, 3\)"),
     (torch.zeros(2), {}, r"shape \(B, 2\)"),
     (torch.zeros(2, 6, 2), {}, r"shape \(B, 2\)"),
-    (NOTHING, {"class_labels": torch.zeros(6).long()}, "takes no labels and no prompts; leave"),
-    (NOTHING, {"encoder_hidden_states": torch.zeros(6, 1, 4)}, "no labels and no prompts"),
     (NOTHING, {"observed": torch.zeros(2, 2)}, "must have the shape"),
 ]
 

@@ -7,7 +7,6 @@ import torch
 
 from exact_denoiser import ExactDenoiser
 from helpers import seeded
-from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.evaluation.denoising import draw_noised_points, floor, measure_denoising
 from kan_diffusion.pictures.oracle import SceneOracle
@@ -86,7 +85,8 @@ def test_a_draw_is_shared_and_every_timestep_equally_frequent(toy):
 @pytest.mark.parametrize("prompted", [False, True])
 def test_pictures_are_held_out_ones_with_their_exact_means(prompted):
     scenes = load_dataset(PictureData(pictures="shapes", num_pictures=40, holdout=0.9))
-    draw = draw_noised_points(scenes, process(), 60, seeded(), captioned=prompted)
+    scenes = scenes if prompted else replace(scenes, heldout_captions=None)
+    draw = draw_noised_points(scenes, process(), 60, seeded())
     assert draw.oracle == "exact"
     assert sorted(draw.rows.bincount().tolist()) == [1] * 12 + [2] * 24
     assert torch.equal(draw.clean, scenes.heldout[draw.rows].double())
@@ -103,7 +103,7 @@ def test_pictures_are_held_out_ones_with_their_exact_means(prompted):
 def test_without_an_oracle_there_is_the_loss_alone(toy, kind, loss):
     given = get_process("flow") if kind == "flow" else process(kind, loss=loss)
     heldout = toy.density.sample(60, seeded(3))
-    rows = Dataset(toy.name, toy.columns, toy.standardizer, toy.train, None, heldout)
+    rows = replace(toy, density=None, heldout=heldout)
     draw = draw_noised_points(rows, given, 600, seeded())
     assert draw.oracle == rows.oracle == "none"
     known = replace(draw, mean=toy.density.posterior_mean(draw.noised, draw.alpha, draw.sigma))

@@ -23,9 +23,10 @@ from kan_diffusion.report.gather import runs_contents
 from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import SAMPLES, load_points
-from kan_diffusion.study.measure import evaluate_run, load_run, yardstick
+from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.run import load_study
+from kan_diffusion.study.tasks import task_of
 from networks import network
 
 X = sympy.Symbol("x0", real=True)
@@ -162,7 +163,7 @@ def judge(run):
     evaluation = EvaluationConfig(num_noised=200, num_samples=50, num_real_pairs=1, num_drawn=5)
     config = config.model_copy(update={"evaluation": evaluation})
     dataset = load_dataset(config.data, 0, 0)
-    shared = yardstick(dataset, config.process, evaluation, 0)
+    shared = task_of(config.data).reference(dataset, config.process, evaluation, 0)
     made = StageJudge(config, pipeline, make_context(dataset, config.process, 0), shared)
     return made, lambda score: made.judge("formula", formula_denoiser([score], {}, config.process))
 

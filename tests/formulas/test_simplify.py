@@ -43,7 +43,10 @@ class _Teacher(Context):
 def _dataset():
     density = GaussianMixture(torch.zeros(1, 2), variances=1.0)
     train = density.sample(500, seeded()).float()
-    return Dataset("normal", ("x", "y"), Standardizer((0.0, 0.0), (1.0, 1.0)), train, density)
+    unit = Standardizer((0.0, 0.0), (1.0, 1.0))
+    return Dataset(
+        name="normal", columns=("x", "y"), standardizer=unit, train=train, density=density
+    )
 
 
 def _context(teacher):

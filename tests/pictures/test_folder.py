@@ -224,7 +224,7 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
         for read in (load_dataset, PictureData.pinned):
             with refused(message, DataError):
                 read(config)
-    monkeypatch.setattr("kan_diffusion.pictures.codec.MOST_VALUES", 1_000)
+    monkeypatch.setattr("kan_diffusion.pictures.sources.MOST_VALUES", 1_000)
     words = "12 pictures of 16 pixels .* fit, take fewer pictures or a smaller size"
     with refused(words, DataError):
         load_dataset(PictureData(pictures=str(folder), size=16))

@@ -229,7 +229,7 @@ def test_parts_that_do_not_belong_together_are_refused():
 
 
 def test_classes_are_asked_by_name_or_number():
-    denoiser = _denoiser("dit", num_classes=2)
+    denoiser = _denoiser("dit", settings={"num_classes": 2})
     process = get_process("cosine")
     pipeline = PictureDiffusionPipeline(denoiser, process, mode="L", classes=("cat", "dog"))
     for names in ((), ("cat",), ("cat", "dog", "cow")):

@@ -15,7 +15,8 @@ from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report import motion as moving
 from kan_diffusion.report.charts import process_motion, training_motion
-from kan_diffusion.report.motion import EXACT, Motion, PointPanel, reverse_motion, write_motion
+from kan_diffusion.report.motion import EXACT, Motion, PointPanel, write_motion
+from kan_diffusion.report.views import animate
 from movers import mover, require_frames_from_noise_to_samples
 from synthetic_study import make_contents
 
@@ -23,7 +24,7 @@ from synthetic_study import make_contents
 @pytest.fixture(scope="module")
 def both():
     """Two MLPs side by side with the exact denoiser."""
-    return reverse_motion([mover("residual-mlp"), mover("mlp")], num=60, steps=6)
+    return animate([mover("residual-mlp"), mover("mlp")], num=60, steps=6)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +53,8 @@ def test_models_side_by_side_start_from_one_noise(both):
 def test_the_exact_denoiser_draws_the_data_in_their_own_units_and_samplers_are_kept():
     model = mover(data=ToyData(toy="two-modes"))
     before = model.pipeline.scheduler
-    last = reverse_motion([model], num=2000, steps=30).panels[-1].frames[-1]
-    density = ToyData(toy="two-modes").density()
+    last = animate([model], num=2000, steps=30).panels[-1].frames[-1]
+    density = ToyData(toy="two-modes").density
     assert abs(last.mean() - float(density.mean)) < 0.1 * float(density.std)
     assert last.std() == pytest.approx(float(density.std), rel=0.05)
     assert model.pipeline.scheduler is before
@@ -64,8 +65,8 @@ def test_what_cannot_be_drawn_is_refused(both, tmp_path):
     one = replace(panel, frames=np.zeros((1, 3, 2)))
     for message, call in (
         ("1 and 2 numbers a sample",
-         lambda: reverse_motion([mover(), mover(data=ToyData(toy="two-modes"))], num=5, steps=2)),
-        ("at most 5,000 points", lambda: reverse_motion([mover()], num=5001)),
+         lambda: animate([mover(), mover(data=ToyData(toy="two-modes"))], num=5, steps=2)),
+        ("at most 5,000 points", lambda: animate([mover()], num=5001)),
         ("two frames or more, not 1", lambda: Motion(("t",), (one,))),
         ("'a' has 3 frames", lambda: Motion(("x", "y"), (panel,))),
         (r"\.gif, \.mp4, \.html", lambda: write_motion(both, tmp_path / "both.mov", "Both")),

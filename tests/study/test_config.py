@@ -9,7 +9,7 @@ from kan_diffusion.data.sources import ToyData, data_from_name, load_dataset
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import StudyConfig, preset_names, read_preset, read_study
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.tasks import task_of
 
 BASE = {
     "name": "mine",
@@ -29,7 +29,8 @@ def _study(**changes):
 def _parameters(study):
     trials = [trial for trial in study.trials() if trial.seed == 0]
     dataset = load_dataset(study.data[0], 0, 0)
-    return {trial.model.name: build(trial, dataset).num_trainable for trial in trials}
+    task = task_of(trials[0].data)
+    return {trial.model.name: task.build(trial, dataset).num_trainable for trial in trials}
 
 
 def test_notebook_preset_is_the_notebooks_experiment():
@@ -176,10 +177,10 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
         ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
-        ({"data": [{"tyo": "moons"}]}, "data.0", "path, table and pictures, not only tyo"),
-        ({"data": [{"toy": "moons", "nois": 1}]}, "data.0.toy", "did you mean 'noise'"),
+        ({"data": [{"tyo": "moons"}]}, "data.0", "table, pictures and path, not only tyo"),
+        ({"data": [{"toy": "moons", "nois": 1}]}, "data.0", "did you mean 'noise'"),
         ({"data": BASE["data"] * 2}, "settings", "two data sets are called 'moons'"),
-        ({"data": [{"toy": "moons", "conditional": True}]}, "data.0.toy", "key 'conditional'"),
+        ({"data": [{"toy": "moons", "conditional": True}]}, "data.0", "key 'conditional'"),
         ({"training": {"step": 3}}, "training", "unknown key 'step', did you mean 'steps'"),
         ({"training": {"learning_rate": ".nan"}}, "training.learning_rate", "number"),
         ({"colour": "red"}, "settings", "unknown key 'colour'; known: budgets, data, "),

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from helpers import refused
+from kan_diffusion.data.sources import ToyData
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import prepare_trial_folder
 from kan_diffusion.study.run import load_study, run_study
@@ -36,14 +38,14 @@ def _never(step, loss):
 
 def test_an_effort_limits_the_numbers_of_an_evaluation_and_raises_none():
     full, quick = (EvaluationConfig(**NUMBERS, effort=effort) for effort in ("full", "quick"))
-    for of_pictures in (False, True):
-        assert full.limited(of_pictures=of_pictures) == full
-    of_points, of_pictures = (quick.limited(of_pictures=kind) for kind in (False, True))
+    for source in (ToyData, PictureData):
+        assert full.limited(source.quick) == full
+    of_points, of_pictures = (quick.limited(source.quick) for source in (ToyData, PictureData))
     assert of_points == EvaluationConfig(**LEFT, effort="quick")
     few = {"num_noised": 60, "num_samples": 12}
     assert of_pictures == EvaluationConfig(**{**NUMBERS, **few}, effort="quick")
     fewer = EvaluationConfig(num_noised=11, num_samples=0, num_likelihood=0, effort="quick")
-    assert fewer.limited(of_pictures=False) == fewer.model_copy(update={"num_real_pairs": 1})
+    assert fewer.limited(ToyData.quick) == fewer.model_copy(update={"num_real_pairs": 1})
 
 
 def test_a_trial_is_the_same_by_whatever_effort_it_is_judged():

@@ -1,17 +1,16 @@
 import numpy as np
 import pytest
 import yaml
-from kan_diffusion.training.defaults import suggested
 
 from helpers import refused
-from kan_diffusion.data.sources import ToyData, load_dataset
+from kan_diffusion.data.sources import ToyData, data_from_name, load_dataset
 from kan_diffusion.denoisers.families import FAMILIES
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.tasks import task_of
 from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training import TrainingConfig
-from make import denoiser
+from make import denoiser, suggested
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def test_a_toy_gets_families_of_both_kinds_at_one_size():
     assert study.seeds == 10  # with fewer, an exact test has little to say
     for trial in study.trials()[: len(study.models)]:
         assert trial.training.learning_rate == FAMILIES[trial.model.family].learning_rate
-        built = build(trial, load_dataset(trial.data, 0, 0))
+        built = task_of(trial.data).build(trial, load_dataset(trial.data, 0, 0))
         assert abs(built.num_trainable - params) <= 0.02 * params
 
 
@@ -50,7 +49,7 @@ def test_a_model_may_be_the_budget():
     (budget,) = study.budgets
     assert budget.amount == denoiser("mlp", hidden=(64, 64), num_train_timesteps=1000).flops
     for trial in study.trials()[:2]:
-        built = build(trial, load_dataset(trial.data, 0, 0))
+        built = task_of(trial.data).build(trial, load_dataset(trial.data, 0, 0))
         assert abs(built.flops - budget.amount) <= 0.02 * budget.amount
         assert (trial.match, trial.budget) == ("flops", budget.amount)
 
@@ -72,7 +71,7 @@ def test_a_file_is_pinned_and_half_of_it_held_out_unless_told(points):
     assert isinstance(data, FileData)
     assert data.sha256 == FileData(path=points).pinned().sha256 != ""
     assert data.holdout == 0.5
-    told = single_trial(str(points), family="mlp", params=400, holdout=0.3).data
+    told = single_trial(data_from_name(str(points), holdout=0.3), family="mlp", params=400).data
     assert (told.holdout, told.sha256) == (0.3, data.sha256)
 
 
@@ -106,10 +105,9 @@ def test_a_table_is_trained_as_suits_its_rows(points):
     trial, dataset = single_trial(str(points), family="mlp"), load_dataset(points)
     suits = suggested(len(dataset.train), dataset.dim, "mlp")
     training = trial.training
-    assert (training.steps, training.batch_size) == (suits.steps, suits.batch_size)
-    assert (training.learning_rate, training.patience) == (suits.learning_rate, suits.patience)
+    assert training == suits.training.model_copy(update={"sparsify": 0.0})
     assert trial.model.conditions
-    built = build(trial, dataset)
+    built = task_of(trial.data).build(trial, dataset)
     assert built.observable
     assert 0.5 * suits.params < built.num_trainable <= suits.params
     told = single_trial(
@@ -121,7 +119,7 @@ def test_a_table_is_trained_as_suits_its_rows(points):
     )
     assert told.training.max_seconds == 9
     assert len(told.model.hidden) == 1
-    assert build(told, dataset).num_trainable <= 300
+    assert task_of(told.data).build(told, dataset).num_trainable <= 300
     # Edges become few over all steps, and a toy's points are ever new.
     for one in (single_trial(str(points), family="kan", sparsify=1e-3),
                 single_trial("moons", family="mlp")):  # fmt: skip
@@ -157,23 +155,37 @@ def test_studies_that_make_no_sense_are_one_line(what, options, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("iris", {"holdout": 1.5}, r"holdout = 1\.5: .*less than 1"),
+        ("moons", {"mode": "L", "size": 8}, "'moons' takes no mode and no size; leave them out"),
+        ("digits", {"kinds": {"a": "count"}}, "'digits' takes no kinds; leave it out"),
+        ("shapes", {"size": 20}, "16 or 32 pixels, not 20"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_not_of_such_data_are_one_line(name, settings, message):
+    with refused(message):
+        data_from_name(name, **settings)
+
+
+@pytest.mark.parametrize(
     ("what", "options", "message"),
     [
         ("moons", {"family": "mpl"}, "unknown family 'mpl', did you mean 'mlp'"),
         ("moons", {"process": "cosin"}, "unknown process 'cosin', did you mean 'cosine'"),
         ("moons", {"learning_rate": -1.0}, "learning_rate = -1.0: .*greater than 0"),
         ("moons", {"steps": 0}, "steps = 0: .*greater than or equal to 1"),
-        ("iris", {"holdout": 1.5}, r"holdout = 1\.5: .*less than 1"),
-        ("moons", {"mode": "L"}, "--size and --mode are for pictures"),
-        ("moons", {"family": "dit"}, "family 'dit' is for pictures; choose one for"),
-        ("digits", {"family": "mlp"}, "family 'mlp' is for points; choose one for"),
-        ("digits", {"sparsify": 0.1}, "leave --sparsify out for pictures"),
-        ("digits", {"kinds": {"a": "count"}}, "kinds are for the columns of a file"),
-        ("shapes", {"size": 20}, "16 or 32 pixels, not 20"),
+        (
+            "moons",
+            {"family": "dit"},
+            "family 'dit': it takes pictures, and samples are points",
+        ),
+        ("digits", {"family": "mlp"}, "family 'mlp': it takes points, and .* shape 1 x 8 x 8"),
     ],
     ids=str,
 )
 def test_trials_that_make_no_sense_are_one_line(what, options, message):
     with refused(message):
         trial = single_trial(what, **options)
-        build(trial, load_dataset(trial.data))
+        task_of(trial.data).build(trial, load_dataset(trial.data))

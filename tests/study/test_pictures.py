@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from kan_diffusion.training.defaults import suggested_for_pictures
 
 from helpers import refused, seeded
 from kan_diffusion.data.sources import data_from_name, load_dataset
@@ -15,11 +14,12 @@ from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.prompts import PromptedDenoiser, tokenize, unknown_words
 from kan_diffusion.pictures.scores import PICTURE_MEASURES, shown
 from kan_diffusion.pictures.sources import PictureData
+from kan_diffusion.pictures.task import PictureTask
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.measure import evaluate_run, load_point_run, load_run
-from kan_diffusion.study.named import chosen_data, single_trial, study_for
-from kan_diffusion.study.trial import build
+from kan_diffusion.study.named import single_trial, study_for
+from kan_diffusion.study.tasks import task_of
 from make import without_clock
 from picture_folders import NAMES, write_pictures
 
@@ -29,9 +29,10 @@ each_kind = pytest.mark.parametrize("told", ["captions", "classes"])
 @each_kind
 def test_a_model_is_told_what_there_is(runs, told):
     config, pipeline = load_run(runs(told))
-    model = build(config, load_dataset(config.data, config.study_seed, config.seed))
+    dataset = load_dataset(config.data, config.study_seed, config.seed)
+    model = task_of(config.data).build(config, dataset)
     assert isinstance(model, PromptedDenoiser) == (told == "captions")
-    assert model.num_classes == (2 if told == "classes" else 0)
+    assert model.counted.num_classes == (2 if told == "classes" else 0)
     assert isinstance(pipeline, PictureDiffusionPipeline)
     assert (pipeline.text_encoder is not None) == (told == "captions")
     assert pipeline.classes == (NAMES if told == "classes" else ())
@@ -65,13 +66,13 @@ def test_each_score_is_beside_that_of_real_pictures_and_the_same_when_judged_aga
     assert scored == expected
     assert all(row.get(f"{key}_real") is not None for key in scored)
     again, used = evaluate_run(runs(told))
-    assert used == "4 pictures of 'pictures' that were not trained on"
+    assert used == "4 pictures of 'pictures' that were not trained on; no oracle is known"
     again = without_clock(again)
     assert {key: row[key] for key in again} == pytest.approx(again, nan_ok=True)
 
 
 def test_runs_of_points_are_asked_for_where_pictures_are_no_use(runs):
-    with refused("is a model of pictures, and this is for models of points and tables"):
+    with refused("is a model of pictures, and only models of points and tables"):
         load_point_run(runs("captions"))
     with refused("cannot be judged with 'moons': pictures judge", DataError):
         evaluate_run(runs("captions"), "moons")
@@ -82,7 +83,7 @@ def test_runs_of_points_are_asked_for_where_pictures_are_no_use(runs):
 
 def test_a_run_does_not_depend_on_where_its_folder_lies(tmp_path):
     def config(place):
-        return single_trial(str(tmp_path / place / "own"), family="dit-kan", size=8)
+        return single_trial(data_from_name(str(tmp_path / place / "own"), size=8), family="dit-kan")
 
     write_pictures(tmp_path / "here" / "own", "classes")
     shutil.copytree(tmp_path / "here", tmp_path / "there")
@@ -98,8 +99,8 @@ def test_names_and_folders_of_pictures_are_known(tmp_path):
     own = str(write_pictures(tmp_path / "own", "nothing"))
     assert data_from_name(own) == PictureData(pictures=own).pinned()
     assert data_from_name("digits") == PictureData(pictures="digits")
-    with refused("kinds are for the columns of a file"):
-        data_from_name("digits", {"a": "number"})
+    with refused("'digits' takes no kinds; leave it out"):
+        data_from_name("digits", kinds={"a": "number"})
 
 
 def test_a_folder_is_read_once_and_split_by_its_folders(tmp_path, monkeypatch):
@@ -107,16 +108,16 @@ def test_a_folder_is_read_once_and_split_by_its_folders(tmp_path, monkeypatch):
     read, opened = ImageFolder.pictures, []
     monkeypatch.setattr(ImageFolder, "pictures", lambda own: opened.append(own) or read(own))
     monkeypatch.chdir(tmp_path)
-    assert len(load_dataset(chosen_data("own", size=8)).train) == 20
+    assert len(load_dataset(data_from_name("own", size=8)).train) == 20
     assert len(opened) == 1
     config = PictureData(pictures="./own")
     assert len(load_dataset(config.pinned()).train) == len(load_dataset(config).train)
     assert len(opened) == 2
     for part in ("train", "test"):
         write_pictures(tmp_path / "split" / part, "nothing", num=6)
-    assert len(load_dataset(chosen_data("split")).train) == 6
-    with refused("split' is split by its folders, such as train and test; leave --holdout out"):
-        chosen_data("split", holdout=0.5)
+    assert len(load_dataset(data_from_name("split")).train) == 6
+    with refused("split' is split by its folders, such as train and test; leave holdout out"):
+        data_from_name("split", holdout=0.5)
 
 
 def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise():
@@ -124,7 +125,7 @@ def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise():
         training = single_trial("digits", **asked).training
         return training.optimizer, training.learning_rate
 
-    suits = suggested_for_pictures(1_617, 8).training
+    suits = PictureTask().suggest_study(None, load_dataset("digits")).training
     own = get_family("unet-kan").learning_rate
     assert trained() == (suits.optimizer, suits.learning_rate)
     assert suits.optimizer != "adam"
@@ -145,7 +146,7 @@ def test_there_is_room_for_held_out_captions(runs):
     config = load_trial(runs("captions")).config
     own = load_dataset(config.data, config.study_seed, config.seed)
     long = replace(own, captions=("ab a",) * len(own.train), heldout_captions=("ab " * 30, "b"))
-    model = build(config, long)
+    model = task_of(config.data).build(config, long)
     assert isinstance(model, PromptedDenoiser)
     assert tokenize(model.tokenizer, long.heldout_captions or ()).shape == (2, 32)
     assert unknown_words(model.tokenizer, ["b"])

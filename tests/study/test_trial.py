@@ -12,6 +12,7 @@ from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.processes import get_process
+from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import (
     TrialTakenError,
@@ -20,7 +21,8 @@ from kan_diffusion.study.folder import (
     load_trial,
     recorded_steps,
 )
-from kan_diffusion.study.measure import evaluate_run, load_run, yardstick
+from kan_diffusion.study.measure import evaluate_run, load_run
+from kan_diffusion.study.tasks import Task
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse, run_trial
 from make import study, trial_content, written
 from runs import copied
@@ -109,7 +111,7 @@ def test_folder_is_a_pipeline_that_samples(finished):
     assert torch.equal(points, again)
     # In the toy's own units, not in those of the network.
     assert pipeline.config.columns == ["x", "y"]
-    assert pipeline.config.scale == pytest.approx(config.data.density().std.tolist())
+    assert pipeline.config.scale == pytest.approx(config.data.density.std.tolist())
     states = []
     pipeline(
         100,
@@ -117,15 +119,16 @@ def test_folder_is_a_pipeline_that_samples(finished):
         generator=seeded(),
         callback_on_step_end=lambda _, index, timestep, state: states.append(state["sample"]),
     )
-    density = config.data.density()
+    density = config.data.density
     torch.testing.assert_close(points, states[-1].double() * density.std + density.mean)
 
 
 def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
-    _, pipeline = load_run(finished.folder)
-    panels = record_reverse(pipeline, 400, 10, seeded())
+    config, pipeline = load_run(finished.folder)
+    dataset, stream = load_dataset(config.data), ("reverse process", 0, config.data.name)
+    panels = record_reverse(config, dataset, pipeline, 400)
     assert panels.shape == (NUM_PANELS, 400, 2)
-    noise = torch.randn(400, 2, generator=seeded())
+    noise = torch.randn(400, 2, generator=torch_generator(*stream))
     assert torch.equal(panels[0], noise)
     # The pictures are even in time: every tenth of fifty DDIM steps, to the very samples.
     pipeline.scheduler = make_scheduler("ddim", pipeline.process)
@@ -133,7 +136,7 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
     pipeline(
         400,
         50,
-        generator=seeded(),
+        generator=torch_generator(*stream),
         callback_on_step_end=lambda _, index, timestep, state: states.update(
             {int(timestep) + 1: state["sample"]}
         ),
@@ -144,7 +147,8 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
         assert torch.equal(panels[panel], states[step_before])
     # Of few steps it shows some states twice.
     pipeline.scheduler = make_scheduler("ddpm", pipeline.process)
-    panels = record_reverse(pipeline, 7, 3, seeded())
+    few = config.model_copy(update={"sampling": config.sampling.model_copy(update={"steps": 3})})
+    panels = record_reverse(few, dataset, pipeline, 7)
     assert len(panels) == NUM_PANELS
     assert len({tuple(panel.flatten().tolist()) for panel in panels}) == 4
 
@@ -160,7 +164,7 @@ def test_seeds_differ_and_share_their_yardstick(finished, tmp_path):
 def test_the_likelihood_of_few_rows_is_that_of_each_held_out_row_once():
     dataset, evaluation = load_dataset("iris"), EvaluationConfig(num_noised=100, num_samples=0)
     process = get_process("cosine")
-    likely = yardstick(dataset, process, evaluation, study_seed=0).likely
+    likely = Task().reference(dataset, process, evaluation, study_seed=0).likely
     assert likely.shape == dataset.heldout.shape
     bound = 5 * first_noise(process) / len(likely) ** 0.5
     torch.testing.assert_close(likely.mean(0), dataset.heldout.mean(0), atol=bound, rtol=0)
@@ -204,10 +208,10 @@ def test_run_is_judged_again_to_the_same_numbers(finished):
 
 def test_run_is_judged_with_other_points(finished, tmp_path):
     # Points of the toy it was made for, from a file: no oracle is known, and the loss is alike.
-    points = finished.config.data.density().sample(4000, seeded())
+    points = finished.config.data.density.sample(4000, seeded())
     np.save(tmp_path / "points.npy", points.numpy())
     row, used = evaluate_run(finished.folder, str(tmp_path / "points.npy"))
-    assert "4,000 rows of 'points' that were not trained on" in used
+    assert "4,000 points of 'points' that were not trained on" in used
     assert (row["oracle"], row["floor"], row["excess"]) == ("none", None, None)
     loss = float(finished.row["heldout_loss"])
     assert float(row["heldout_loss"]) == pytest.approx(loss, rel=0.4)  # of 200 points each
@@ -221,7 +225,7 @@ def test_toy_of_other_dimension_is_refused(tmp_path):
     path = tmp_path / "points.npy"
     np.save(path, np.random.default_rng(0).normal(size=(40, 3)))
     run_trial(_trial(data=[{"path": str(path)}]), tmp_path / "run", device="cpu")
-    with pytest.raises(ValueError, match=r"'moons' has 2 coordinates and .* trained on 3"):
+    with pytest.raises(ValueError, match="'moons' is not what the model was trained on"):
         evaluate_run(tmp_path / "run", "moons")
     # Of the file it was trained on, only rows that were held out are used.
     row, used = evaluate_run(tmp_path / "run", str(path))

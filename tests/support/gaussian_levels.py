@@ -66,7 +66,10 @@ def context_of(process, density=DENSITY, num=50_000, effort="full"):
     unit = Standardizer((0.0,) * density.dim, (1.0,) * density.dim)
     points = density.sample(num, seeded()).float()
     return make_context(
-        Dataset("points", columns, unit, points, density), process, 0, effort=effort
+        Dataset(name="points", columns=columns, standardizer=unit, train=points, density=density),
+        process,
+        0,
+        effort=effort,
     )
 
 

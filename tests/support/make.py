@@ -6,10 +6,13 @@ import json
 import torch
 
 from helpers import seeded
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.files import CHECKSUMS, write_checksums
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.config import StudyConfig
+from kan_diffusion.tables.task import TableTask
 
 FEW_STEPS = 100
 """Timesteps of a small process."""
@@ -113,3 +116,10 @@ def written(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def suggested(num_rows, dim, family="kan", params=None):
+    """What suits a table of so many encoded rows."""
+    rows = torch.empty(num_rows, dim, device="meta")
+    table = Dataset(name="t", columns=(), standardizer=Standardizer.identity(1), train=rows)
+    return TableTask().suggest(table, family, get_process("cosine"), params)

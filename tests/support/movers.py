@@ -8,8 +8,7 @@ from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.processes import get_process
-from kan_diffusion.report.motion import reverse_process
-from kan_diffusion.report.views import Mover
+from kan_diffusion.report.views import Mover, View
 
 ROLL = ToyData(toy="swiss-roll", num_points=10)
 
@@ -17,7 +16,7 @@ ROLL = ToyData(toy="swiss-roll", num_points=10)
 def mover(family="mlp", process="cosine", data=ROLL):
     """An untrained model of a toy, in its own units."""
     chosen = get_process(process)
-    toy = load_dataset(data or ToyData(toy="moons", num_points=10))
+    toy = load_dataset(data)
     denoiser = build_denoiser(
         family, toy.dim, num_train_timesteps=1000, params=600, generator=seeded()
     )
@@ -31,7 +30,7 @@ def require_frames_from_noise_to_samples(process, scheduler):
     """Checks that the states of a reverse process begin with the noise and end with the samples."""
     pipeline = mover(process=process).pipeline
     pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
-    drawn = reverse_process(pipeline, 20, 8, seeded(3))
+    drawn = View().reverse(pipeline, ROLL, 20, 8, seeded(3))
     samples = pipeline(20, 8, generator=seeded(3)).samples
     assert torch.equal(torch.from_numpy(drawn.states[-1]), samples)
     noise = torch.randn(20, 2, generator=seeded(3))

@@ -28,6 +28,7 @@ def build(family, shape=SHAPE, **options):
     kind = get_family(family).denoiser_class
     options = {"hidden": HIDDEN[kind], "generator": seeded(1), **options}
     settings = {**SMALL[kind], **options.pop("settings", {})}
+    settings |= {"num_classes": options.pop("num_classes", 0)}
     made = build_denoiser(family, shape, num_train_timesteps=100, settings=settings, **options)
     return made.eval()
 

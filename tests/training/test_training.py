@@ -37,7 +37,10 @@ def test_a_denoiser_comes_close_to_the_posterior_mean_of_a_gaussian(family, kind
     schedule = "flow" if kind == "flow" else "squaredcos_cap_v2"
     process = Process(name="x", schedule=schedule, prediction_type=kind)
     points = GAUSSIAN.sample(5000, seeded(1)).float()
-    dataset = Dataset("gaussian", ("x", "y"), Standardizer((0, 0), (1, 1)), points, GAUSSIAN)
+    dataset = Dataset(
+        name="gaussian", columns=("x", "y"), standardizer=Standardizer((0, 0), (1, 1)),
+        train=points, density=GAUSSIAN,
+    )  # fmt: skip
     draw = draw_noised_points(dataset, process, 4000, seeded(5))
     denoiser = small(family, hidden=(16,) if family == "kan" else (32, 32))
     before = measure_denoising(denoiser, draw, process).excess
@@ -379,7 +382,10 @@ def test_the_first_step_and_the_last_count_too():
     [
         ({"points": torch.zeros(3)}, r"shape \(N, 2\), N > 0, not \(3,\)"),
         ({"points": torch.zeros(0, 2)}, r"not \(0, 2\)"),
-        ({"conditions": {"class_labels": torch.zeros(100).long()}}, "built without classes"),
+        (
+            {"conditions": {"class_labels": torch.zeros(100).long()}},
+            "takes no conditions, not class_labels",
+        ),
         ({"conditions": {"prompt": torch.zeros(100, 2)}}, "takes no conditions, not prompt"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here; choose cpu or auto"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),

@@ -643,7 +643,7 @@ def _animate(
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.motion import require_ending, write_motion
-    from kan_diffusion.report.views import mover_of_run, view_of
+    from kan_diffusion.report.views import animate, mover_of_run
     from kan_diffusion.study.tasks import task_of
 
     require_ending(path)
@@ -655,9 +655,7 @@ def _animate(
         _warn(signal_warning(mover.process))
         mover.pipeline.to(resolve_device(device))
     first = movers[0].data
-    motion = view_of(first).animate(
-        movers, asked, num=num, steps=steps, scheduler=scheduler, seed=seed
-    )
+    motion = animate(movers, asked, num=num, steps=steps, scheduler=scheduler, seed=seed)
     words = ", ".join([*asked.prompts, *asked.classes]) or task_of(first).noun
     typer.echo(write_motion(motion, path, f"From noise to {words}"))
 

@@ -128,8 +128,8 @@ def split(
 
     Args:
         count: Number of samples.
-        share: Fraction to hold out; at least 4 samples are, since real-against-real compares two
-            samples of at least two each, and at least 2 are trained on.
+        share: Fraction to hold out; if any is, at least 4 samples are, since real-against-real
+            compares two samples of at least two each, and at least 2 are trained on.
         study_seed: Seed of a study, which the draw derives from.
         trial_seed: Number of the trial, which has a split of its own.
         most: Most samples to hold out; no limit when None.
@@ -139,4 +139,5 @@ def split(
     """
     order = torch.randperm(count, generator=torch_generator("split", study_seed, trial_seed))
     num = min(max(round(share * count), 4), count - 2, count if most is None else most)
+    num = num if share else 0
     return order[num:], order[:num]

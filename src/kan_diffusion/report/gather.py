@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import yaml
-from pyarrow import ArrowException, parquet
 from pydantic import TypeAdapter
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import load_dataset
-from kan_diffusion.errors import RunFolderError
-from kan_diffusion.files import read_as, require_file
+from kan_diffusion.files import read_as
 from kan_diffusion.processes import signal_warning
 from kan_diffusion.report.contents import (
     CURVE_COLUMNS,
@@ -24,7 +21,7 @@ from kan_diffusion.report.contents import (
 )
 from kan_diffusion.report.views import view_of
 from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.folder import CURVES, TrialResult
+from kan_diffusion.study.folder import TrialResult, load_curves
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
 from kan_diffusion.study.results.wording import capitalised, listed
@@ -37,19 +34,8 @@ _ENVIRONMENT = TypeAdapter(dict[str, str])
 
 def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
     """Reads a trial's losses and smooths them at once: a study may have millions of them."""
-    path = trial.folder / CURVES
-    try:
-        require_file(path)
-        table = parquet.read_table(path, columns=["step", "loss"])
-        columns = [table[name].to_numpy().astype(float) for name in ("step", "loss")]
-        if not np.array_equal(columns[0], np.arange(1, len(table) + 1)):
-            raise ValueError("the steps are not 1, 2, 3, ...")
-        if not np.isfinite(columns[1]).all():
-            raise ValueError("a loss is infinite or no number")
-    except (OSError, ValueError, TypeError, LookupError, ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise RunFolderError(f"'{path}' cannot be read ({reason}); run the trial again") from error
-    steps, losses = smoothed_curve(*columns)
+    curves = load_curves(trial.folder)
+    steps, losses = smoothed_curve(curves["step"].to_numpy(), curves["loss"].to_numpy())
     return _placed(pd.DataFrame({"step": steps, "loss": losses}), trial, label, CURVE_COLUMNS)
 
 

@@ -50,8 +50,8 @@ from kan_diffusion.study.tasks import NOTHING_ASKED, Asked, task_of
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = [
-    "MOST_MOVING", "JudgedPage", "Mover", "Reverse", "View", "mover_of_run", "same_noise",
-    "sampler_of", "states_of", "steps_of_all", "titles_of", "view_of",
+    "MOST_MOVING", "JudgedPage", "Mover", "Reverse", "View", "animate", "mover_of_run",
+    "same_noise", "sampler_of", "states_of", "steps_of_all", "titles_of", "view_of",
 ]  # fmt: skip
 
 MOST_MOVING = 5_000
@@ -291,6 +291,20 @@ class View:
 @lru_cache
 def _view(place: str) -> View:
     return own_class(place, View)()
+
+
+def animate(
+    movers: Sequence[Mover],
+    asked: Asked = NOTHING_ASKED,
+    *,
+    num: int | None = None,
+    steps: int | None = None,
+    scheduler: str | None = None,
+    seed: int = 0,
+) -> Motion:
+    """Draws the reverse processes of models side by side, as :meth:`View.animate` of their view."""
+    view = view_of(movers[0].data)
+    return view.animate(movers, asked, num=num, steps=steps, scheduler=scheduler, seed=seed)
 
 
 def view_of(source: Source) -> View:

@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from pyarrow import ArrowException, parquet
 from pydantic import FiniteFloat, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -68,6 +69,7 @@ __all__ = [
     "claimed",
     "holds_run",
     "keep_trial",
+    "load_curves",
     "load_points",
     "load_sufficient",
     "load_trial",
@@ -348,6 +350,27 @@ def load_points(path: Path, *shape: int | None) -> NDArray[np.float32]:
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
     return points
+
+
+def load_curves(folder: Path) -> pd.DataFrame:
+    """Reads the loss and the learning rate of each step of a trial.
+
+    Raises:
+        RunFolderError: The file is missing or damaged.
+    """
+    path = folder / CURVES
+    try:
+        require_file(path)
+        curves = parquet.read_table(path, columns=["step", "loss", "learning_rate"]).to_pandas()
+        curves = curves.astype({"step": int, "loss": float, "learning_rate": float})
+        if not np.array_equal(curves["step"], np.arange(1, len(curves) + 1)):
+            raise ValueError("the steps are not 1, 2, 3, ...")
+        if not np.isfinite(curves["loss"]).all():
+            raise ValueError("a loss is infinite or no number")
+    except (OSError, ValueError, TypeError, LookupError, ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise RunFolderError(f"'{path}' cannot be read ({reason}); run the trial again") from error
+    return curves
 
 
 def save_weights(path: Path, denoiser: nn.Module) -> None:

@@ -15,7 +15,7 @@ from kan_diffusion.diffusion.sampling import (
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Row, load_trial
-from kan_diffusion.study.tasks import task_of
+from kan_diffusion.study.tasks import require_judge, task_of
 
 __all__ = ["Judged", "evaluate_run", "judged_measure", "load_point_run", "load_run"]
 
@@ -92,6 +92,7 @@ def evaluate_run(folder: Path, data: str | None = None, *, verify: bool = True) 
         dataset = load_dataset(own, config.study_seed, config.seed)
     else:
         dataset = task.for_judging(config, pipeline, other)
+    require_judge(dataset)
     used = f"fresh {task.noun} of '{dataset.name}'"
     if dataset.heldout is not None:
         count = f"{len(dataset.heldout):,} {task.noun}"

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source, data_from_name, known_data, load_dataset
 from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.families import build_denoiser, get_family
+from kan_diffusion.denoisers.family import Setting
 from kan_diffusion.denoisers.sizing import COUNTABLES
-from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
+from kan_diffusion.errors import BudgetError, KanDiffusionError, require_known, valid_settings
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
 from kan_diffusion.study.calibration import step_seconds
@@ -250,8 +252,10 @@ def single_trial(
     optimizer: str | None = None,
     learning_rate: float | None = None,
     max_seconds: float | None = None,
+    settings: Mapping[str, Setting] | None = None,
     seed: int = 0,
     sparsify: float = 0.0,
+    dataset: Dataset | None = None,
 ) -> TrialConfig:
     """Makes a trial that stands on its own.
 
@@ -269,8 +273,10 @@ def single_trial(
         optimizer: Name of an optimiser.
         learning_rate: Peak learning rate.
         max_seconds: Seconds that training may take; None for no limit.
+        settings: Settings of the denoiser that differ from those that suit it.
         seed: Seed of all randomness.
         sparsify: Weight of the penalty that makes the edges of KAN layers few; 0 for none.
+        dataset: The data set that ``data`` loads, where it is loaded already.
 
     Raises:
         DataError: The file cannot be used.
@@ -288,7 +294,8 @@ def single_trial(
         "max_seconds": max_seconds, "optimizer": optimizer,
     }  # fmt: skip
     with valid_settings("settings"):
-        dataset = load_dataset(source, seed)
+        if dataset is None:
+            dataset = load_dataset(source, seed)
         suits = task.suggest(dataset, family, noising, params)
         usual = suits.training
         way = cast("OptimizerName", optimizer or usual.optimizer)
@@ -307,19 +314,34 @@ def single_trial(
             family=family,
             params=suits.params if params is None else params,
             depth=suits.depth if depth is None else depth,
-            settings=accepted(family, suits.settings),
+            settings={**accepted(family, suits.settings), **(settings or {})},
             conditions=suits.conditions,
         )
         if suits.at_most:
-            fitted = build_denoiser(
-                family,
-                dataset.shape,
-                num_train_timesteps=noising.num_timesteps,
-                params=model.params,
-                depth=model.depth,
-                observable=model.conditions,
-                at_most=True,
-            )
-            built = {"params": None, "depth": None, "hidden": tuple(fitted.config.hidden)}
+            built = {"params": None, "depth": None, "hidden": _widths(model, dataset, noising)}
             model = model.model_copy(update=built)
         return _alone(source, noising, model, training, seed, suits.sampling, suits.evaluation)
+
+
+def _widths(model: ModelConfig, dataset: Dataset, process: Process) -> tuple[int, ...]:
+    """Finds the widths of the largest denoiser in a budget, or of the smallest with a warning."""
+
+    def built(shape: tuple[int, ...]) -> tuple[int, ...]:
+        denoiser = build_denoiser(
+            model.family,
+            shape,
+            num_train_timesteps=process.num_timesteps,
+            params=model.params,
+            depth=model.depth,
+            observable=model.conditions,
+            settings=model.settings,
+            at_most=True,
+        )
+        return tuple(denoiser.config.hidden)
+
+    try:
+        return built(dataset.shape)
+    except BudgetError as error:
+        built((1,))  # raises if the budget is too small for every table
+        logger.warning("%s; the smallest is taken", error)
+        return (1,) * (model.depth or get_family(model.family).depth)

@@ -36,7 +36,7 @@ from kan_diffusion.diffusion.sampling import (
     StepCallback,
     make_scheduler,
 )
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
 from kan_diffusion.evaluation.effort import EFFORTS
 from kan_diffusion.evaluation.metrics import (
@@ -63,6 +63,7 @@ __all__ = [
     "Task",
     "accepted",
     "measures_of",
+    "require_judge",
     "rows_drawn",
     "task_of",
 ]
@@ -535,6 +536,19 @@ class Task:
             KanDiffusionError: There is nothing to say.
         """
         raise KanDiffusionError(f"'{source.name}' is a toy, whose coordinates are all numbers")
+
+
+def require_judge(dataset: Dataset) -> None:
+    """Checks that there are samples to judge a model with.
+
+    Raises:
+        DataError: None is held out.
+    """
+    if dataset.heldout is not None and not len(dataset.heldout):
+        raise DataError(
+            f"no row of '{dataset.name}' is held out to judge a model with; hold some out, or give "
+            "--data with rows that were not trained on"
+        )
 
 
 def rows_drawn(frame: pd.DataFrame) -> Drawn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
@@ -47,11 +48,27 @@ from kan_diffusion.study.folder import (
     save_weights,
 )
 from kan_diffusion.study.measure import load_run
-from kan_diffusion.study.tasks import Reference, task_of
-from kan_diffusion.training import ProgressCallback, TrainingConfig, train
+from kan_diffusion.study.tasks import Reference, require_judge, task_of
+from kan_diffusion.training import (
+    Callback,
+    MomentCallback,
+    ProgressCallback,
+    TrainingConfig,
+    TrainingResult,
+    train,
+)
 from kan_diffusion.training.run import num_held_out
 
-__all__ = ["NUM_PANELS", "record_reverse", "run_trial"]
+__all__ = [
+    "NUM_PANELS",
+    "curves_of",
+    "first_row",
+    "record_reverse",
+    "run_trial",
+    "spent",
+    "train_trial",
+    "warn_of_doubt",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -242,25 +259,10 @@ def _run_claimed(
     log_folder: Path | None,
 ) -> TrialResult:
     dataset = load_dataset(config.data, config.study_seed, config.seed)
+    require_judge(dataset)
     task = task_of(config.data)
     denoiser = task.build(config, dataset)
-    steps = config.training.steps
-    row: Row = {
-        **config.keys,
-        "parameters": denoiser.counted.num_trainable,
-        "flops": denoiser.flops,
-        "steps": steps,
-        "error": None,
-    }
-
-    # Samples that decide when training ends must not judge the trial.
-    samples, heldout = dataset.train, None
-    conditions, of_heldout = task.conditions(denoiser, dataset), dict[str, Tensor]()
-    if config.training.patience is not None:
-        num = num_held_out(len(samples))
-        heldout, samples = samples.tensor_split([num])
-        of_heldout = {name: values[:num] for name, values in conditions.items()}
-        conditions = {name: values[num:] for name, values in conditions.items()}
+    steps, row = config.training.steps, first_row(config, denoiser)
 
     moments = {round(fraction * steps) for fraction in config.evaluation.moments}
 
@@ -281,21 +283,12 @@ def _run_claimed(
         return result
 
     try:
-        hidden, shape = tuple(denoiser.counted.config.hidden), dataset.shape
-        _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.observable, config.process)
-        trained = train(
+        trained, heldout = train_trial(
+            config,
+            dataset,
             denoiser,
-            config.process,
-            samples,
-            config.training,
-            conditions=conditions,
-            heldout=heldout,
-            heldout_conditions=of_heldout,
-            seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
-            device=device,
+            device,
             checkpoint=folder / CHECKPOINT,
-            identity=config.identity,
-            resume=True,
             on_progress=on_progress,
             moments=moments and {*moments, steps},
             on_moment=record,
@@ -315,27 +308,116 @@ def _run_claimed(
     except NonFiniteSamplesError as error:
         return failed(error)
     if heldout is not None and dataset.heldout is not None and generated is not None:
-        doubt = training_doubt(
-            trained,
-            config.training,
-            denoiser.num_trainable,
-            generated,
-            dataset.heldout,
-            numpy_generator("doubt", config.study_seed),
-        )
-        if doubt is not None:
-            logger.warning(doubt)
-    curves = pd.DataFrame({"loss": trained.losses, "learning_rate": trained.learning_rates})
-    curves.insert(0, "step", np.arange(1, len(curves) + 1))
-    row |= {
+        warn_of_doubt(config, trained, denoiser, generated, dataset.heldout)
+    result = TrialResult(config, row | spent(trained) | measured, levels, folder)
+    keep_trial(result, pipeline, curves_of(trained), generated)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return result
+
+
+def first_row(config: TrialConfig, denoiser: Denoiser) -> Row:
+    """Returns the entries of a trial's row that are known before it is trained."""
+    return {
+        **config.keys,
+        "parameters": denoiser.counted.num_trainable,
+        "flops": denoiser.flops,
+        "steps": config.training.steps,
+        "error": None,
+    }
+
+
+def train_trial(
+    config: TrialConfig,
+    dataset: Dataset,
+    denoiser: Denoiser,
+    device: str,
+    *,
+    checkpoint: Path | None = None,
+    on_progress: ProgressCallback | None = None,
+    callbacks: Sequence[Callback] = (),
+    moments: Collection[int] = (),
+    on_moment: MomentCallback | None = None,
+    log_folder: Path | None = None,
+) -> tuple[TrainingResult, Tensor | None]:
+    """Trains a trial's denoiser, from its checkpoint if there is one.
+
+    Args:
+        config: The trial.
+        dataset: Its data set.
+        denoiser: Its denoiser.
+        device: Device to train on.
+        checkpoint: As in :func:`~kan_diffusion.training.train`, as are the arguments that follow.
+        on_progress: See there.
+        callbacks: See there.
+        moments: See there.
+        on_moment: See there.
+        log_folder: See there.
+
+    Returns:
+        The result, and the samples that decided when training ended; None without patience.
+    """
+    # Samples that decide when training ends must not judge the trial.
+    samples, heldout = dataset.train, None
+    conditions = task_of(config.data).conditions(denoiser, dataset)
+    of_heldout = dict[str, Tensor]()
+    if config.training.patience is not None:
+        num = num_held_out(len(samples))
+        heldout, samples = samples.tensor_split([num])
+        of_heldout = {name: values[:num] for name, values in conditions.items()}
+        conditions = {name: values[num:] for name, values in conditions.items()}
+    hidden, shape = tuple(denoiser.counted.config.hidden), dataset.shape
+    _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.observable, config.process)
+    trained = train(
+        denoiser,
+        config.process,
+        samples,
+        config.training,
+        conditions=conditions,
+        heldout=heldout,
+        heldout_conditions=of_heldout,
+        seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
+        device=device,
+        checkpoint=checkpoint,
+        identity=config.identity,
+        resume=True,
+        on_progress=on_progress,
+        callbacks=callbacks,
+        moments=moments,
+        on_moment=on_moment,
+        log_folder=log_folder,
+    )
+    return trained, heldout
+
+
+def warn_of_doubt(
+    config: TrialConfig,
+    trained: TrainingResult,
+    denoiser: Denoiser,
+    drawn: Tensor,
+    heldout: Tensor,
+) -> None:
+    """Warns where samples that a model drew, (n, d), are far from held-out ones, (m, d)."""
+    random = numpy_generator("doubt", config.study_seed)
+    size = denoiser.num_trainable
+    doubt = training_doubt(trained, config.training, size, drawn, heldout, random)
+    if doubt is not None:
+        logger.warning(doubt)
+
+
+def spent(trained: TrainingResult) -> Row:
+    """Returns the entries of a trial's row about its training."""
+    return {
         "steps": len(trained.losses),
         "train_seconds": trained.seconds,
         "train_cpu_seconds": trained.cpu_seconds,
         # Of the layer that misses its grid most; None where there is no grid.
         "out_of_range": max(trained.out_of_range.values(), default=None),
-        **measured,
     }
-    result = TrialResult(config, row, levels, folder)
-    keep_trial(result, pipeline, curves, generated)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return result
+
+
+def curves_of(trained: TrainingResult) -> pd.DataFrame:
+    """Returns loss and learning rate of each step."""
+    steps = np.arange(1, len(trained.losses) + 1)
+    return pd.DataFrame(
+        {"step": steps, "loss": trained.losses, "learning_rate": trained.learning_rates}
+    )

@@ -55,11 +55,13 @@ class TableCodec(Settings):
         columns: The columns, in the frame's order.
         dependencies: Columns whose categories follow from those of another.
         missing: Words for gaps in text files of such rows, beside the usual ones.
+        array: Dtype of the array that rows came in, whose columns are numbered; None of a frame.
     """
 
     columns: Annotated[tuple[Column, ...], Len(1, MOST_COLUMNS)]
     dependencies: Annotated[tuple[Dependency, ...], Len(0, MOST_COLUMNS)] = ()
     missing: tuple[str, ...] = ()
+    array: str | None = None
 
     @model_validator(mode="after")
     def _require_names(self) -> Self:

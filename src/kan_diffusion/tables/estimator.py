@@ -5,9 +5,10 @@ torch and diffusers load when a model is fitted, so that importing the estimator
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -18,29 +19,24 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kan_diffusion.errors import BudgetError, RunFolderError, valid_settings
+from kan_diffusion.errors import RunFolderError, valid_settings
 
 if TYPE_CHECKING:
-    import torch
-
-    from kan_diffusion.denoisers import Denoiser
     from kan_diffusion.denoisers.family import Setting
+    from kan_diffusion.study.folder import Level, Row
     from kan_diffusion.tables.codec import TableCodec
     from kan_diffusion.tables.columns import Kind
-    from kan_diffusion.training import ProgressCallback
-    from kan_diffusion.training.defaults import Suggestion
+    from kan_diffusion.training import Callback
     from kan_diffusion.training.optimization import OptimizerName
 
 __all__ = ["DiffusionEstimator"]
-
-logger = logging.getLogger(__name__)
 
 Rows = pd.DataFrame | NDArray[np.generic]
 """Rows of a table: a frame where a frame was fitted, an array where an array was."""
 
 RandomState = int | np.random.RandomState | None
 
-_SETTINGS = "estimator.json"
+_ROWS = "rows.parquet"
 _ARRAY_DTYPES = ("float64", "float32", "int64", "int32", "bool")
 
 
@@ -70,6 +66,8 @@ class DiffusionEstimator(BaseEstimator):
         merge_below: Categories with fewer rows are merged into one, "other"; 0 merges none.
         depth: Number of hidden layers; chosen for the family and the table when None.
         settings: Settings of the denoiser that differ from the family's.
+        holdout: Fraction of the rows that is not trained on and judges the model, as ``train``
+            does; 0 for none.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         random_state: A whole number, a NumPy ``RandomState`` or None, as in scikit-learn.
         verbose: Whether ``fit`` shows the kinds of columns, then the phase, the loss and the time
@@ -108,6 +106,7 @@ class DiffusionEstimator(BaseEstimator):
         merge_below: int = 0,
         depth: int | None = None,
         settings: Mapping[str, Setting] | None = None,
+        holdout: float = 0.0,
         device: str = "auto",
         random_state: RandomState = None,
         verbose: bool = False,
@@ -124,6 +123,7 @@ class DiffusionEstimator(BaseEstimator):
         self.merge_below = merge_below
         self.depth = depth
         self.settings = settings
+        self.holdout = holdout
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -155,48 +155,20 @@ class DiffusionEstimator(BaseEstimator):
 
     def _given_back(self, frame: pd.DataFrame) -> Rows:
         """Returns rows in the form that ``fit`` was given."""
-        if self.array_dtype_ is None:
-            return frame
-        return frame.to_numpy(dtype=np.dtype(self.array_dtype_), na_value=np.nan)
+        array = self.codec_.array
+        return frame if array is None else frame.to_numpy(dtype=np.dtype(array), na_value=np.nan)
 
     def _seed(self, random_state: RandomState = None) -> int:
         given = self.random_state if random_state is None else random_state
+        if isinstance(given, int | np.integer):
+            return int(given)  # as the option --seed of the commands
         return int(check_random_state(given).randint(2**31 - 1))
-
-    def _denoiser(
-        self, dim: int, suits: Suggestion, num_timesteps: int, generator: torch.Generator
-    ) -> Denoiser:
-        """Builds the family's largest denoiser in the budget, or its smallest with a warning."""
-        from kan_diffusion.denoisers import build_denoiser, get_family
-
-        depth = suits.depth if self.depth is None else self.depth
-
-        def build(dim: int, hidden: tuple[int, ...] | None = None) -> Denoiser:
-            return build_denoiser(
-                self.family,
-                dim,
-                num_train_timesteps=num_timesteps,
-                params=suits.params if hidden is None else None,
-                hidden=hidden,
-                depth=depth,
-                observable=True,
-                settings=self.settings,
-                generator=generator,
-                at_most=True,
-            )
-
-        try:
-            return build(dim)
-        except BudgetError as error:
-            build(1)  # raises if the budget is too small for every table
-            logger.warning("%s; the smallest is taken", error)
-            return build(dim, (1,) * (depth or get_family(self.family).depth))
 
     def fit(
         self,
         X: ArrayLike | pd.DataFrame,  # noqa: N803
         y: object = None,
-        on_progress: ProgressCallback | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> Self:
         """Trains on the rows of a table.
 
@@ -205,7 +177,9 @@ class DiffusionEstimator(BaseEstimator):
                 are learned and drawn like other values.
             y: Ignored, as by scikit-learn's other density estimators: what is to be conditioned on
                 is a column of ``X``.
-            on_progress: Called with the number of finished steps and the loss a few times a second.
+            callbacks: Called a few times a second with the
+                :class:`~kan_diffusion.training.run.TrainingRun`, which has ``step``, ``losses()``
+                and in ``looks`` the losses on held-out rows; its ``stop()`` ends training.
 
         Returns:
             The fitted estimator.
@@ -217,73 +191,80 @@ class DiffusionEstimator(BaseEstimator):
                 for one column.
             ValueError: X is neither a frame nor an array in two dimensions.
         """
-        from kan_diffusion.denoisers import get_family
         from kan_diffusion.devices import one_thread
-        from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
-        from kan_diffusion.processes import get_process
+        from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS
         from kan_diffusion.progress import show_training
-        from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
-        from kan_diffusion.tables.codec import TableCodec
+        from kan_diffusion.randomness import numpy_generator, torch_generator
+        from kan_diffusion.study.folder import TrialResult
+        from kan_diffusion.study.named import single_trial
+        from kan_diffusion.study.tasks import task_of
+        from kan_diffusion.study.trial import (
+            curves_of,
+            first_row,
+            spent,
+            train_trial,
+            warn_of_doubt,
+        )
         from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-        from kan_diffusion.training import TrainingConfig, train
-        from kan_diffusion.training.defaults import suggested
-        from kan_diffusion.training.optimization import suitable_rate
+        from kan_diffusion.tables.sources import FileData, split_rows
+        from kan_diffusion.tables.task import columns_text
 
         frame = self._frame(X, reset=True)
-        self.array_dtype_ = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
-        get_family(self.family, importing=True)
-        process = get_process(self.process)
         seed = self._seed()
-        kinds = {str(name): kind for name, kind in (self.columns or {}).items()}
-        codec = TableCodec.fit(frame, kinds, merge_below=self.merge_below)
-        codec.require_content()
-        if self.verbose:
-            print(columns_text(codec.describe(), f"{len(frame):,} rows"), file=sys.stderr)  # noqa: T201
-        rows = codec.encode(frame, numpy_generator("encoding", seed))
-        suits = suggested(len(rows), codec.dim, self.family, self.params)
-        order = numpy_generator("split", seed).permutation(len(rows))
-        heldout, train_rows = rows[order].tensor_split([suits.heldout_rows])
-        denoiser = self._denoiser(
-            codec.dim, suits, process.num_timesteps, torch_generator("parameters", seed)
-        )
-        self.n_parameters_ = denoiser.num_trainable
         with valid_settings("settings"):
-            config = TrainingConfig(
-                steps=suits.steps if self.steps is None else self.steps,
-                batch_size=suits.batch_size if self.batch_size is None else self.batch_size,
-                optimizer=self.optimizer,
-                learning_rate=(
-                    suitable_rate(self.optimizer, suits.learning_rate)
-                    if self.learning_rate is None
-                    else self.learning_rate
-                ),
-                patience=suits.patience,
-                max_seconds=self.max_seconds,
-            )
+            source = FileData.model_validate({
+                "path": Path(_ROWS),
+                "holdout": self.holdout,
+                "kinds": {str(name): kind for name, kind in (self.columns or {}).items()},
+                "merge_below": self.merge_below,
+            })  # fmt: skip
+        array = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
+        codec = source.fit_codec(frame).model_copy(update={"array": array})
+        if self.verbose:
+            sys.stderr.write(columns_text(codec.describe(), f"{len(frame):,} rows") + "\n")
+        rows = codec.encode(frame, numpy_generator("encoding", seed))
+        dataset = split_rows(source, codec, rows, seed, 0)
+        config = single_trial(
+            source,
+            family=self.family,
+            params=self.params,
+            depth=self.depth,
+            process=self.process,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            max_seconds=self.max_seconds,
+            settings=self.settings,
+            seed=seed,
+            dataset=dataset,
+        )
+        task = task_of(source)
+        denoiser = task.build(config, dataset)
+        row = first_row(config, denoiser)
+        self.n_parameters_ = denoiser.num_trainable
         title = f"{self.family}, {self.n_parameters_:,} parameters"
-        shown = show_training(title, config.steps) if self.verbose else nullcontext()
+        shown = show_training(title, config.training.steps) if self.verbose else nullcontext()
         with shown as bar, one_thread():
-            result = train(
-                denoiser,
-                process,
-                train_rows,
-                config,
-                seed=stream_seed("training", seed),
-                heldout=heldout if len(heldout) else None,
-                device=self.device,
-                on_progress=on_progress or bar,
+            trained, validation = train_trial(
+                config, dataset, denoiser, self.device, on_progress=bar, callbacks=callbacks
             )
-        self.loss_curve_ = result.losses
-        self.heldout_curve_ = np.array(result.heldout_losses).reshape(-1, 2)
-        self.pipeline_ = TableDiffusionPipeline(denoiser, process, codec)
-        if len(heldout):
-            num_drawn = min(len(heldout), TOLD_APART_ROWS)
-            drawn = self.pipeline_(num_drawn, generator=torch_generator("doubt", seed)).samples
-            random = numpy_generator("doubt", seed)
-            drawn = codec.settle(drawn, random)
-            doubt = training_doubt(result, config, self.n_parameters_, drawn, heldout, random)
-            if doubt is not None:
-                logger.warning(doubt)
+        self.loss_curve_ = trained.losses
+        self.heldout_curve_ = np.array(trained.heldout_losses).reshape(-1, 2)
+        self.pipeline_ = TableDiffusionPipeline(denoiser, config.process, codec)
+        self._curves = curves_of(trained)
+        if validation is not None:
+            num = min(len(validation), TOLD_APART_ROWS)
+            drawn = self.pipeline_(num, generator=torch_generator("doubt", seed)).samples
+            drawn = codec.settle(drawn, numpy_generator("doubt", seed))
+            warn_of_doubt(config, trained, denoiser, drawn, validation)
+        measured: Row = {}
+        levels: list[Level] = []
+        if self.holdout:
+            reference = task.reference(dataset, config.process, config.judging, seed)
+            measured, levels, _ = task.judge(config, dataset, self.pipeline_, reference)
+        row |= spent(trained) | measured
+        self._trial = TrialResult(config, row, levels, Path())
         return self
 
     @property
@@ -401,40 +382,38 @@ class DiffusionEstimator(BaseEstimator):
         """Returns the mean of :meth:`score_samples`; higher is better. ``y`` is ignored."""
         return float(self.score_samples(X).mean())
 
-    def save(self, folder: str | Path) -> None:
-        """Saves the model: JSON and safetensors, and no row of the table.
+    def save(self, folder: str | Path, rows: pd.DataFrame | None = None) -> None:
+        """Saves the model as a run, which ``sample``, ``evaluate`` and ``explain`` read.
 
-        A model in the folder is replaced; if that is cut short, the old one or none can be loaded.
-        A parameter that is no plain value, such as a ``RandomState``, is left out with a warning.
+        A run in the folder is replaced; if that is cut short, the old one or none can be loaded.
 
         Args:
-            folder: Folder to write, created if missing. :meth:`load` reads it, and
-                ``TableDiffusionPipeline.from_pretrained`` reads the pipeline in it.
+            folder: Folder to write, created if missing.
+            rows: The rows that were fitted, to be kept beside the model, which has none of them:
+                ``explain``, and ``evaluate`` without other rows, need them.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
             RunFolderError: The folder cannot be written.
         """
-        from kan_diffusion.diffusion.sampling import save_pipeline
-        from kan_diffusion.files import json_bytes
+        from kan_diffusion.data.frames import write_frame
+        from kan_diffusion.study.folder import keep_trial
 
         check_is_fitted(self)
-        settings: dict[str, object] = {}
-        for name, given in self.get_params(deep=False).items():
-            value = _plain(given)
-            if isinstance(value, dict | str | int | float | None):
-                settings[name] = value
-            else:
-                logger.warning(
-                    f"{name} is not saved, since it is a {type(value).__name__} and no plain "
-                    "value; set it again before the loaded model is fitted"
-                )
-        content = {"settings": settings, "array_dtype": self.array_dtype_}
-        save_pipeline(self.pipeline_, Path(folder), (_SETTINGS, json_bytes(content)))
+        place = Path(folder).absolute() / _ROWS
+        source = self._trial.config.data.model_copy(update={"path": place})
+        if rows is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_frame(place, rows.set_axis([str(name) for name in rows], axis=1))
+            source = source.pinned()
+        config = self._trial.config.model_copy(update={"data": source})
+        row = {**self._trial.row, **config.keys}
+        trial = replace(self._trial, config=config, row=row, folder=place.parent)
+        keep_trial(trial, self.pipeline_, self._curves)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Reads a model that :meth:`save` wrote; no code in the folder is run.
+        """Reads a run of a table, of :meth:`save` or of ``train``; no code in it is run.
 
         Args:
             folder: The folder.
@@ -442,36 +421,45 @@ class DiffusionEstimator(BaseEstimator):
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or something else.
         """
-        from kan_diffusion.files import read_json
+        from kan_diffusion.study.folder import load_curves, load_trial
+        from kan_diffusion.study.measure import load_run
         from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+        from kan_diffusion.tables.sources import FileData
 
-        path = Path(folder) / _SETTINGS
-        found = read_json(path, "the settings of an estimator", "fit and save it again")
-        pipeline = TableDiffusionPipeline.from_pretrained(folder)
-        settings, dtype = found.get("settings"), found.get("array_dtype")
-        if (
-            not isinstance(settings, dict)
-            or not settings.keys() <= cls().get_params(deep=False).keys()
-            or dtype not in (None, "object", *_ARRAY_DTYPES)
-        ):
-            raise RunFolderError(
-                f"'{path}' is not as an estimator writes it; fit and save it again"
-            )
-        model = cls(**settings)
-        model.pipeline_, model.array_dtype_ = pipeline, dtype
+        config, pipeline = load_run(Path(folder))
+        if not isinstance(pipeline, TableDiffusionPipeline):
+            raise RunFolderError(f"'{folder}' is no model of a table; give a run of one")
+        trial, curves = load_trial(Path(folder), verify=False), load_curves(Path(folder))
+        assert trial is not None
+        training, made, source = config.training, config.model, config.data
+        kinds: dict[str | int, Kind] = {}
+        if isinstance(source, FileData):
+            kinds |= source.kinds
+        merge_below = source.merge_below if isinstance(source, FileData) else 0
+        model = cls(
+            made.family,
+            params=pipeline.denoiser.num_trainable,
+            process=config.process.name,
+            steps=training.steps,
+            batch_size=training.batch_size,
+            optimizer=training.optimizer,
+            learning_rate=made.learning_rate,
+            max_seconds=training.max_seconds,
+            columns=kinds or None,
+            merge_below=merge_below,
+            depth=len(pipeline.denoiser.config.hidden),
+            settings=dict(made.settings),
+            holdout=source.model_dump()["holdout"],
+            random_state=config.study_seed,
+        )
+        model.pipeline_, model._trial, model._curves = pipeline, trial, curves
+        model.loss_curve_ = curves["loss"].to_numpy()
         names = [column.name for column in pipeline.codec.columns]
         model.n_features_in_ = len(names)
-        if dtype is None and all(isinstance(name, str) for name in names):
+        if pipeline.codec.array is None and all(isinstance(name, str) for name in names):
             model.feature_names_in_ = np.array(names, dtype=object)
         model.n_parameters_ = pipeline.denoiser.num_trainable
         return model
-
-
-def _plain(value: object) -> object:
-    """Returns a value with a mapping as a dictionary and a number of NumPy as Python's own."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _array_dtype(X: object) -> str:  # noqa: N803

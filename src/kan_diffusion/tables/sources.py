@@ -31,10 +31,18 @@ from kan_diffusion.errors import DataError, require_known
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import Kind
+from kan_diffusion.tables.columns import KINDS, Kind
 from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
 
-__all__ = ["MOST_HELDOUT", "MOST_TO_FIT", "FileData", "TableData", "TableDataset", "split_frames"]
+__all__ = [
+    "MOST_HELDOUT",
+    "MOST_TO_FIT",
+    "FileData",
+    "TableData",
+    "TableDataset",
+    "split_frames",
+    "split_rows",
+]
 
 MOST_TO_FIT = 200_000
 """Most random rows that a codec is fitted to."""
@@ -103,11 +111,16 @@ class TableData(_TableSource):
         """Reads, encodes and splits the table."""
         file = self.rows()
         codec = TableCodec.fit(file.frame)
-        return _split(self, codec, _encoded(file, codec, study_seed), study_seed, trial_seed)
+        rows = _encoded(file, codec, study_seed)
+        return split_rows(self, codec, rows, study_seed, trial_seed)
 
 
 def _pairs(kinds: object) -> object:
-    return tuple(kinds.items()) if isinstance(kinds, Mapping) else kinds
+    if not isinstance(kinds, Mapping):
+        return kinds
+    for name, kind in kinds.items():
+        require_known(f"kind of column '{name}'", str(kind), KINDS)
+    return tuple(kinds.items())
 
 
 Kinds = Annotated[
@@ -124,16 +137,18 @@ class FileData(_TableSource):
             :func:`kan_diffusion.tables.files.read_frame`.
         sha256: Digest of the file when the run was set up, see :meth:`pinned`; a file that has
             changed since is refused.
-        holdout: Fraction of the rows that is held out, at most `MOST_HELDOUT` rows.
+        holdout: Fraction of the rows that is held out, at most `MOST_HELDOUT` rows; 0 for none.
         kinds: Kinds of columns by name; the kinds of other columns are inferred.
         missing: Words for gaps in a text file beside the usual ones.
+        merge_below: Categories with fewer rows are merged into one, "other"; 0 merges none.
     """
 
     path: Path
     sha256: str = ""
-    holdout: float = Field(0.2, gt=0, lt=1)
+    holdout: float = Field(0.2, ge=0, lt=1)
     kinds: Kinds = ()
     missing: tuple[str, ...] = ()
+    merge_below: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -182,10 +197,11 @@ class FileData(_TableSource):
 
     def rows(self) -> FrameFile:
         """Reads the file that a run was set up with."""
-        if self.sha256 and not self.path.exists():
+        if not self.path.exists():
+            known = f" (its SHA-256 is {self.sha256})" if self.sha256 else ""
             raise DataError(
                 f"there is no file '{self.path}', which this run was set up with; put it there "
-                f"again (its SHA-256 is {self.sha256})"
+                f"again{known}"
             )
         with self._quiet():
             file = self._read()
@@ -234,6 +250,17 @@ class FileData(_TableSource):
         rows = _some(_encoded(file, codec, seed).double(), seed)
         return _dataset(self.path.stem, codec, torch.empty(0, codec.dim), rows)
 
+    def fit_codec(self, frame: pd.DataFrame) -> TableCodec:
+        """Fits a codec to rows: the kinds of the columns and how cells become coordinates.
+
+        Raises:
+            DataError: A column cannot be used or does not fit its given kind, or no column can be
+                learned.
+        """
+        codec = TableCodec.fit(frame, dict(self.kinds), merge_below=self.merge_below)
+        codec.require_content()
+        return codec.model_copy(update={"missing": self.missing})
+
     def _read(self) -> FrameFile:
         """Reads a file to train on, and refuses one with too few rows."""
         file = read_frame(self.path, self.missing, dict(self.kinds))
@@ -241,17 +268,10 @@ class FileData(_TableSource):
         return file
 
     def _fit(self, file: FrameFile) -> TableCodec:
-        """Fits a codec: the kinds of the columns and how their cells become coordinates.
-
-        Raises:
-            DataError: A column cannot be used or does not fit its given kind, or no column can be
-                learned.
-        """
+        """Fits a codec to a file, whose name is said in errors."""
         frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
         with _about(file.path):
-            codec = TableCodec.fit(frame, dict(self.kinds))
-            codec.require_content()
-            return codec.model_copy(update={"missing": self.missing})
+            return self.fit_codec(frame)
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -275,7 +295,7 @@ def _loaded(
     with config._quiet():
         codec = config._fit(file)
     rows = _encoded(file, codec, study_seed)
-    return _split(config, codec, rows, study_seed, trial_seed)
+    return split_rows(config, codec, rows, study_seed, trial_seed)
 
 
 def split_frames(
@@ -308,7 +328,7 @@ def split_frames(
     return file.take(train.numpy()), file.take(heldout.numpy())
 
 
-def _split(
+def split_rows(
     source: FileData | TableData, codec: TableCodec, rows: Tensor, study_seed: int, trial_seed: int
 ) -> TableDataset:
     """Makes a data set of encoded rows (n, d), some held out at random."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from kan_diffusion.randomness import stream_seed
 from kan_diffusion.training.batches import Batches
 from kan_diffusion.training.run import Ending, MomentCallback, TrainingConfig, TrainingRun
 
-__all__ = ["ProgressCallback", "TrainingResult", "train"]
+__all__ = ["Callback", "ProgressCallback", "TrainingResult", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,10 @@ _LOGGED_ROWS = 1024
 
 ProgressCallback = Callable[[int, float], None]
 """Called now and then with the number of finished steps and the latest loss."""
+
+Callback = Callable[[TrainingRun], object]
+"""Called now and then with the run, which has its ``step``, ``losses()`` and, in ``looks``, steps
+with held-out losses; ``run.stop()`` ends training."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class TrainingResult:
             empty without held-out points.
         best_step: Step whose weights the denoiser keeps.
         ending: ``"finished"``: all steps were taken; ``"early"``: the held-out loss had not
-            improved for long; ``"time"``: a time limit set the number of steps, or ran out.
+            improved for long; ``"time"``: a time limit set the number of steps, or ran out;
+            ``"stopped"``: a callback stopped it.
         seconds: Wall-clock seconds of steps and held-out evaluations, without checkpoints and
             callbacks, over all parts of a resumed run.
         cpu_seconds: Processor seconds of the same, over all threads of this process.
@@ -106,6 +111,7 @@ def train(
     identity: str = "",
     resume: bool = False,
     on_progress: ProgressCallback | None = None,
+    callbacks: Sequence[Callback] = (),
     moments: Collection[int] = (),
     on_moment: MomentCallback | None = None,
     log_folder: Path | None = None,
@@ -132,6 +138,8 @@ def train(
         resume: Whether to continue from ``checkpoint`` if it exists.
         on_progress: Called a few times a second with the number of finished steps and the loss.
             With ``processor_seconds``, steps are scaled to end at ``config.steps``.
+        callbacks: Called with the run a few times a second, and after each look at the held-out
+            loss.
         moments: Steps (0 is before training) at which ``on_moment`` is called, scaled likewise.
         on_moment: Called with the step and the denoiser at these moments.
         log_folder: Folder for TensorBoard's event files; None logs nothing.
@@ -206,7 +214,11 @@ def train(
         if checkpoint is not None and run.step == 0:
             run.save(checkpoint, identity)  # shows from the start whose folder this is
         while True:
+            num_looks = len(run.looks)
             run.pause(heldout_batches)
+            if len(run.looks) > num_looks:
+                for callback in callbacks:
+                    callback(run)
             if (ending := run.ending) is not None:
                 break
             if on_moment is not None and moment_has_come():
@@ -226,6 +238,8 @@ def train(
                 loss = float(run.losses()[-1])
                 if on_progress is not None:
                     on_progress(round(finished_steps()), loss)
+                for callback in callbacks:
+                    callback(run)
                 if log_folder is not None:
                     rate = float(run.learning_rates[run.step - 1])
                     outside = {} if last else run.out_of_range(batch, _LOGGED_ROWS)

@@ -70,9 +70,9 @@ __all__ = [
     "read_checkpoint_identity",
 ]
 
-Ending = Literal["finished", "early", "time"]
+Ending = Literal["finished", "early", "time", "stopped"]
 """Why a run ended: all steps were taken; the held-out loss had not fallen for long; a time limit
-set another number of steps than ``steps``, or ran out."""
+set another number of steps than ``steps``, or ran out; a callback stopped it."""
 
 MomentCallback = Callable[[int, Denoiser], None]
 """Called at chosen steps with the step and the denoiser with its EMA weights of that step."""
@@ -289,6 +289,7 @@ class TrainingRun:
         self._heldout: list[Batch] = []
         self._losses = torch.zeros(self.steps, device=accelerator.device)
         self._recent: list[Tensor] = []  # losses not yet written into _losses
+        self._stopped = False
         self._num_checked = 0  # how many of the losses are known to be finite
 
     def advance(self, batch: Batch) -> None:
@@ -364,6 +365,8 @@ class TrainingRun:
     def ending(self) -> Ending | None:
         """Why the run is over; None while it is not."""
         patience, limit = self.config.patience, self.config.max_seconds
+        if self._stopped:
+            return "stopped"
         if self.step >= self.steps:
             return "finished" if self.steps == self.config.steps else "time"
         if limit is not None and self._elapsed() >= limit:
@@ -373,6 +376,10 @@ class TrainingRun:
             if waited >= max(patience * self.steps, _LOOKS_OF_PATIENCE * self._stretch):
                 return "early"
         return None
+
+    def stop(self) -> None:
+        """Ends training before the next step, as a callback may ask for."""
+        self._stopped = True
 
     @contextmanager
     def timed(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.diffusion.sampling import fitting_samplers, make_scheduler
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
+from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import get_process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report import motion as moving
@@ -27,12 +28,9 @@ from kan_diffusion.report.motion import (
     Motion,
     PicturePanel,
     PointPanel,
-    picture_motion,
-    reverse_motion,
-    reverse_process,
     write_motion,
 )
-from kan_diffusion.report.views import Mover
+from kan_diffusion.report.views import Mover, animate, view_of
 from kan_diffusion.study.measure import load_run
 from movers import mover, require_frames_from_noise_to_samples
 from synthetic_study import make_contents
@@ -63,7 +61,7 @@ def test_the_exact_denoiser_is_what_another_computation_of_it_is(process):
 
 
 def test_two_processes_are_counted_by_steps_and_leave_trails():
-    motion = reverse_motion([mover("mlp"), mover("mlp", "flow")], num=30, steps=5)
+    motion = animate([mover("mlp"), mover("mlp", "flow")], num=30, steps=5)
     assert motion.labels == tuple(f"step {k} of 5" for k in range(6))
     titles = ["mlp, cosine", "mlp, flow", f"{EXACT}, cosine", f"{EXACT}, flow"]
     assert [panel.title for panel in motion.panels] == titles
@@ -71,16 +69,16 @@ def test_two_processes_are_counted_by_steps_and_leave_trails():
 
 
 def test_models_of_one_name_are_told_apart_and_long_processes_thinned():
-    movers = [replace(mover(data=None), source=source) for source in ("runs/a", "runs/b")]
-    motion = reverse_motion(movers, num=4, steps=100)
-    assert [panel.title for panel in motion.panels] == ["mlp (runs/a)", "mlp (runs/b)"]
+    movers = [replace(mover(), source=source) for source in ("runs/a", "runs/b")]
+    motion = animate(movers, num=4, steps=100)
+    assert [panel.title for panel in motion.panels] == ["mlp (runs/a)", "mlp (runs/b)", EXACT]
     assert len(motion.labels) == moving.MOST_FRAMES
     assert (motion.labels[0], motion.labels[-1]) == ("t = 1.00 T", "t = 0.00 T")
 
 
 def test_a_table_shows_its_first_two_columns_of_numbers_as_sample_gives_them(runs):
-    pipeline = load_run(runs("table"))[1]
-    drawn = reverse_process(pipeline, 15, 4, seeded(1))
+    config, pipeline = load_run(runs("table"))
+    drawn = view_of(config.data).reverse(pipeline, config.data, 15, 4, seeded(1))
     frame = pipeline.draw(15, steps=4, generator=seeded(1))
     assert drawn.columns == ("age", "income")
     np.testing.assert_array_equal(drawn.states[-1], frame[["age", "income"]].to_numpy(float))
@@ -109,8 +107,8 @@ def test_pictures_come_from_noise_to_what_the_pipeline_draws():
     )
     euler = make_scheduler("flow-euler", flow)
     pipeline = PictureDiffusionPipeline(denoiser, flow, mode="L", scheduler=euler)
-    dit = Mover("DiT", "dit", pipeline, flow)
-    motion = picture_motion([dit, replace(dit, name="the same")], num=5, steps=3)
+    dit = Mover("DiT", "dit", pipeline, flow, PictureData(pictures="digits"))
+    motion = animate([dit, replace(dit, name="the same")], num=5, steps=3)
     assert (len(motion.labels), motion.labels[0]) == (4, "t = 1.00 T")
     one, other = motion.panels
     assert (one.title, other.title) == ("DiT", "the same")
@@ -120,16 +118,15 @@ def test_pictures_come_from_noise_to_what_the_pipeline_draws():
     noise = torch.randn(5, 1, 8, 8, generator=torch_generator("samples", 0))
     first = pipeline.codec.decode(noise)
     assert one.frames[0].tobytes() == contact_sheet([first[:3], first[3:]]).tobytes()
-    many = picture_motion([dit], num=130, steps=1).panels[0]  # more than a batch
+    many = animate([dit], num=130, steps=1).panels[0]  # more than a batch
     assert len({frame.size for frame in many.frames}) == 1
-    for message, call, movers, num in (
-        ("8 x 8 and 2 numbers a sample", picture_motion, [dit, mover()], 16),
-        ("'mlp' draws points and no pictures", picture_motion, [mover()], 1),
-        ("'DiT' draws pictures and no points", reverse_motion, [dit], 1),
-        ("at most 144 pictures", picture_motion, [dit], 145),
+    for message, movers, num in (
+        ("8 x 8 and 2 numbers a sample", [dit, mover()], 16),
+        ("8 x 8 and 2 numbers a sample", [mover(), dit], 16),
+        ("at most 144 pictures", [dit], 145),
     ):
         with refused(message):
-            call(movers, num=num)
+            animate(movers, num=num)
 
 
 def test_a_study_of_pictures_moves_too():
@@ -145,7 +142,7 @@ def test_a_study_of_pictures_moves_too():
 
 
 def test_a_film_is_one_where_there_is_ffmpeg(tmp_path):
-    motion = reverse_motion([mover()], num=9, steps=2)
+    motion = animate([mover()], num=9, steps=2)
     if moving.FFMpegWriter.isAvailable():
         write_motion(motion, tmp_path / "one.mp4", "One")
         assert (tmp_path / "one.mp4").read_bytes()[4:8] == b"ftyp"
@@ -178,7 +175,7 @@ setTimeout(() => {
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium")
 def test_the_player_plays_in_a_browser(tmp_path):
     path = tmp_path / "both.html"
-    motion = reverse_motion([mover("residual-mlp"), mover("mlp")], num=60, steps=6)
+    motion = animate([mover("residual-mlp"), mover("mlp")], num=60, steps=6)
     write_motion(motion, path, "Both")
     page = path.read_text().replace("<head>", _CLOCK).replace("</body>", _DRIVER)
     path.write_text(page)

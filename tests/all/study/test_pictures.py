@@ -1,14 +1,19 @@
 import pytest
-from kan_diffusion.training.defaults import suggested_for_pictures
+import torch
 
 from helpers import refused
-from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import build_denoiser
+from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.sources import PictureDataset
+from kan_diffusion.pictures.task import PictureTask
 from kan_diffusion.report.gather import report_contents
-from kan_diffusion.study.measure import load_run, measure, yardstick
+from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.run import run_study
+from kan_diffusion.study.tasks import task_of
 from kan_diffusion.study.trial import run_trial
 from make import picture_study
 from picture_folders import write_pictures
@@ -17,7 +22,9 @@ TINY = {"width": 8, "heads": 2, "patch": 4}
 
 
 def _config(folder, told, **training):
-    trial = single_trial(str(write_pictures(folder, told)), family="dit-kan", batch_size=8, size=8)
+    trial = single_trial(
+        data_from_name(str(write_pictures(folder, told)), size=8), family="dit-kan", batch_size=8
+    )
     model = {"params": None, "hidden": (8, 8), "settings": {**trial.model.settings, **TINY}}
     update = {
         "model": trial.model.model_copy(update=model),
@@ -50,37 +57,48 @@ def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(tmp_
         update={"evaluation": learnt.evaluation.model_copy(update={"num_samples": 0})}
     )
     dataset = load_dataset(learnt.data, learnt.study_seed, learnt.seed)
-    shared = yardstick(dataset, learnt.process, learnt.judging, 0)
-    untold, _, _ = measure(learnt, dataset, pipeline, shared)
+    task = task_of(learnt.data)
+    shared = task.reference(dataset, learnt.process, learnt.judging, 0)
+    untold, _, _ = task.judge(learnt, dataset, pipeline, shared)
     assert result.row["heldout_loss"] < untold["heldout_loss"]
 
 
+def suggested(num, side):
+    """What suits so many pictures of so many pixels a side."""
+    codec, none = PictureCodec(size=side), torch.empty(0, 3, side, side)
+    pictures = PictureDataset(
+        name="p", columns=(), standardizer=Standardizer.identity(1), heldout=none, codec=codec,
+        train=torch.empty(num, 3, side, side, device="meta"),
+    )  # fmt: skip
+    return PictureTask().suggest_study(None, pictures)
+
+
 def test_defaults_are_about_the_recipes_they_rest_on():
-    digits = suggested_for_pictures(1_617, 8, has_classes=True)
+    digits = suggested(1_617, 8)
     assert (digits.training.steps, digits.training.batch_size) == (400, 64)
-    shapes = suggested_for_pictures(20_000, 16)
+    shapes = suggested(20_000, 16)
     assert (shapes.training.steps, shapes.training.batch_size) == (1_000, 64)
-    few = suggested_for_pictures(20, 16).training
+    few = suggested(20, 16).training
     assert few.steps * few.batch_size >= 25_000
     for side in (8, 12, 28, 32, 96):
-        suggested = suggested_for_pictures(1_000, side)
-        patch = suggested.settings["patch"]
+        suits = suggested(1_000, side)
+        patch = suits.settings["patch"]
         assert side % patch == 0
         assert side // patch <= 8
-        halvings = len(suggested.settings["channels"]) - 1
+        halvings = len(suits.settings["channels"]) - 1
         assert halvings >= 1
         assert side % 2**halvings == 0
         assert side / 2**halvings <= 8 or side / 2**halvings % 2
         for family, own in (("dit-kan", "patch"), ("unet-kan", "channels")):
-            settings = {name: suggested.settings[name] for name in (own, "pooled")}
+            settings = {name: suits.settings[name] for name in (own, "pooled")}
             made = build_denoiser(
                 *(family, (3, side, side)),
                 num_train_timesteps=1_000,
-                params=suggested.params,
+                params=suits.params,
                 settings={"text_width": 64, **settings},
             )
-            assert made.num_trainable == pytest.approx(suggested.params, rel=0.02)
-    assert suggested_for_pictures(1_000, 13).settings["patch"] == 1  # a prime is cut by no other
+            assert made.num_trainable == pytest.approx(suits.params, rel=0.02)
+    assert suggested(1_000, 13).settings["patch"] == 1  # a prime is cut by no other
 
 
 @pytest.fixture(scope="module")
