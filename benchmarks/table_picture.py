@@ -33,9 +33,9 @@ def main() -> None:
     for score in scores.scores:
         print(f"{score.label}: {score.value:.3f}, perfect {score.perfect:.3f}")
     pictures = []
-    for column in scores.columns:
+    for name in scores.columns["name"]:
         buffer = io.BytesIO()
-        column_figure(str(column.name), column.picture).savefig(buffer, dpi=110)
+        column_figure(name, scores.pictures[name]).savefig(buffer, dpi=110)
         pictures.append(Image.open(buffer))
     width, height = pictures[0].size
     down = -(-len(pictures) // ACROSS)

@@ -26,9 +26,9 @@ def test_the_page_says_everything_worst_first(loose, tmp_path):
         assert line[0].startswith(score.label)
         assert line[1] == score_texts(score)[0]
     columns = [line[0] for line in page.tables["All columns"][1:]]
-    assert columns == [column.name for column in loose.columns]
+    assert columns == loose.columns["name"].tolist()
     pairs = [tuple(line[:2]) for line in page.tables["Pairs of columns"][1:]]
-    assert pairs == [(pair.first, pair.second) for pair in loose.pairs]
+    assert pairs == list(zip(loose.pairs["first"], loose.pairs["second"], strict=True))
     assert len(pairs) == 15
     assert tuple(page.tables["The worst pairs"][1][:2]) == pairs[0]
     assert len(page.tables["Usefulness"]) == 1 + 9

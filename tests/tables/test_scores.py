@@ -40,11 +40,14 @@ def similarity(name, other):
 
 
 def test_columns_are_as_similar_as_their_definitions_say(scores):
-    for column in scores.columns:
+    for column in scores.columns.itertuples():
         name = column.name
         assert column.shape == pytest.approx(similarity(name, WRONG), abs=1e-9), name
         assert column.perfect == pytest.approx(similarity(name, TRAIN), abs=1e-9), name
-        assert column.gaps == (REAL[name].isna().mean(), WRONG[name].isna().mean())
+        assert (column.real_gaps, column.synthetic_gaps) == (
+            REAL[name].isna().mean(),
+            WRONG[name].isna().mean(),
+        )
     for value, frame in ((scores["shapes"].value, WRONG), (scores["shapes"].perfect, TRAIN)):
         assert value == pytest.approx(np.mean([similarity(name, frame) for name in REAL]))
     gaps = [frame[["job", "score"]].isna() for frame in (REAL, WRONG)]
@@ -69,7 +72,7 @@ def coded(frame, name):
 
 
 def test_pairs_are_as_similar_as_their_definitions_say(scores):
-    pairs = {(pair.first, pair.second): pair for pair in scores.pairs}
+    pairs = {(pair.first, pair.second): pair for pair in scores.pairs.itertuples()}
     assert pairs.keys() == set(combinations(REAL, 2))
     for names, pair in pairs.items():
         if {*names} & {*CATEGORIES}:
@@ -82,8 +85,7 @@ def test_pairs_are_as_similar_as_their_definitions_say(scores):
             expected = 1 - abs(known[0] - known[1]) / 2
         assert pair.score == pytest.approx(expected, abs=1e-9), names
         assert (pair.real, pair.synthetic) == pytest.approx(known, abs=1e-6), names
-    mean = np.mean([pair.score for pair in scores.pairs])
-    assert scores["trends"].value == pytest.approx(mean)
+    assert scores["trends"].value == pytest.approx(scores.pairs["score"].mean())
 
 
 def test_copies_are_as_good_as_real_rows_and_are_found_out():
@@ -108,11 +110,10 @@ def test_columns_without_a_difference_or_a_synthetic_value():
     frame = people(300, 0).assign(country="here")
     scores = table_scores(frame, frame.assign(score=np.nan), generator=0, effort="quick")
     assert scores.left_out == ("country",)
-    assert (scores.columns[0].name, scores.columns[0].shape) == ("score", 0.0)
+    assert scores.columns.iloc[0][["name", "shape"]].tolist() == ["score", 0.0]
     changed = frame.assign(country=np.where(np.arange(300) < 90, "there", "here"))
     scores = table_scores(frame, changed, generator=0, effort="quick")
-    (column,) = (column for column in scores.columns if column.name == "country")
-    assert column.shape == pytest.approx(0.7, abs=0.1)
+    assert scores.columns.set_index("name")["shape"]["country"] == pytest.approx(0.7, abs=0.1)
 
 
 @pytest.mark.parametrize("form", ["%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y-%m", "period"])
@@ -139,10 +140,15 @@ def test_time_spans_are_judged_in_seconds(dtype):
 
 def test_what_cannot_be_judged_is_refused():
     for changes, message in (
-        ({"synthetic": TRAIN.drop(columns="job")}, "synthetic rows have no column 'job'"),
-        ({"real": REAL.drop(columns="job"), "train": None}, "real rows have no column 'job'"),
+        (
+            {"synthetic": TRAIN.drop(columns="job")},
+            "synthetic and the train rows do not both have",
+        ),
+        (
+            {"real": REAL.drop(columns="job"), "train": None},
+            "and the real rows do not both have column 'job'",
+        ),
         ({"synthetic": TRAIN.head(3)}, "3 synthetic rows are too few"),
-        ({"real": REAL.assign(**dict.fromkeys(REAL, np.nan))}, "no real row has a value"),
         ({"synthetic": pd.concat([TRAIN, TRAIN["job"]], axis=1)}, "have two columns 'job'"),
         ({"targets": ["since"]}, "column 'since' cannot be a target"),
         ({"synthetic": TRAIN.assign(age="old")}, "synthetic rows, column 'age' .* holds text"),

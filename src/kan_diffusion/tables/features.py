@@ -24,14 +24,12 @@ from scipy.stats import rankdata
 
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.columns import Kind, kind_of
-from kan_diffusion.tables.dtypes import Storage, Values, place_among
+from kan_diffusion.tables.dtypes import Storage, place_among
 
-__all__ = ["Embedding", "Feature", "features_of"]
+__all__ = ["Feature", "embedding", "features_of"]
 
 _Array = NDArray[np.float64]
 
-_LISTED = frozenset({"category", "constant"})
-"""Kinds whose values are categories."""
 _MOST_COORDINATES = 64
 """Most coordinates for the categories of a column; rarer categories share the last one."""
 
@@ -43,8 +41,8 @@ class Feature:
     Attributes:
         name: Its name.
         kind: Its kind.
-        labels: Its categories, in their own order or the most frequent one first; None for numbers
-            and dates.
+        labels: Its categories: in their own order, text the most frequent one first; None for
+            numbers and dates.
     """
 
     name: str
@@ -71,120 +69,87 @@ def features_of(
         DataError: A table lacks a column or has one twice, a column of a table does not hold what
             it should, or no column can be judged.
     """
-    _require_alike(frames, known_by)
+    reference = frames[known_by]
+    for which, frame in frames.items():
+        twice = frame.columns[frame.columns.duplicated()]
+        if len(twice):
+            raise DataError(f"the {which} rows have two columns '{twice[0]}'; rename one of them")
+        odd = frame.columns.symmetric_difference(reference.columns, sort=False)
+        if len(odd):
+            raise DataError(
+                f"the {which} and the {known_by} rows do not both have column '{odd[0]}'; give "
+                "tables with the same columns"
+            )
     given = {str(name): kind for name, kind in kinds.items()}
-    features: list[Feature] = []
-    columns: list[dict[str, _Array]] = []
-    left_out = []
-    for place, reference in frames[known_by].items():
+    features, columns, left_out = list[Feature](), list[_Array](), list[str]()
+    for place in reference:
         name = str(place)
-        kind = given.get(name) or kind_of(reference, name)
-        if kind == "identifier":
-            left_out.append(name)
-            continue
-        storage = Storage.of(reference, name, kind)
-        labels: tuple[str, ...] | None = None
-        cells = {which: _read(storage, frame[place], which) for which, frame in frames.items()}
-        if kind in _LISTED or storage.holds in ("text", "truth"):
-            known = _categories(storage, list(cells.values()))
-            labels = tuple(map(str, known))
-            numbers = {which: _codes(known, *read) for which, read in cells.items()}
-        else:
-            numbers = {which: _numbers(*read) for which, read in cells.items()}
-        gaps = any(np.isnan(side).any() for side in numbers.values())
-        if labels is not None and len(labels) < 2 and not gaps:
+        kind = given.get(name) or kind_of(reference[place], name)
+        if kind != "identifier":
+            sides = {which: frame[place] for which, frame in frames.items()}
+            cells, labels = _numbers(sides, Storage.of(reference[place], name, kind), kind)
+        if kind == "identifier" or len(np.unique(cells)) < 2:
             left_out.append(name)
         else:
             features.append(Feature(name, kind, labels))
-            columns.append(numbers)
+            columns.append(cells)
     if not features:
         raise DataError(
             "no column can be judged: all are constant or identifiers; give their kinds"
         )
-    rows = {which: np.column_stack([column[which] for column in columns]) for which in frames}
-    return features, rows, tuple(left_out)
+    ends = np.cumsum([len(frame) for frame in frames.values()])[:-1]
+    rows = np.split(np.column_stack(columns), ends)
+    return features, dict(zip(frames, rows, strict=True)), tuple(left_out)
 
 
-def _require_alike(frames: Mapping[str, pd.DataFrame], known_by: str) -> None:
-    for name, frame in frames.items():
-        for lacking, having in ((name, known_by), (known_by, name)):
-            fewer = frames[lacking].columns
-            missing = [str(column) for column in frames[having].columns if column not in fewer]
-            if missing:
-                raise DataError(
-                    f"the {lacking} rows have no column '{missing[0]}', which the {having} rows "
-                    "have; give tables with the same columns"
-                )
-        twice = frame.columns[frame.columns.duplicated()]
-        if len(twice):
-            raise DataError(f"the {name} rows have two columns '{twice[0]}'; rename one of them")
-
-
-def _read(storage: Storage, column: pd.Series, which: str) -> Values:
-    try:
-        return storage.read(column, column.name)
-    except DataError as error:
-        raise DataError(f"of the {which} rows, {error}") from error
-
-
-def _numbers(values: np.ndarray, missing: np.ndarray) -> _Array:
-    """Returns numbers, and moments and spans in seconds; NaN for gaps."""
-    if values.dtype.kind in "mM":
+def _numbers(
+    sides: Mapping[str, pd.Series], storage: Storage, kind: Kind
+) -> tuple[_Array, tuple[str, ...] | None]:
+    """Reads a column of all tables, one after the other; returns its categories, too."""
+    parts = []
+    for which, column in sides.items():
+        try:
+            parts.append(storage.read(column, column.name))
+        except DataError as error:
+            raise DataError(f"of the {which} rows, {error}") from error
+    values, missing = (np.concatenate(part) for part in zip(*parts, strict=True))
+    labels = None
+    if kind in ("category", "constant") or storage.holds in ("text", "truth"):
+        known = _categories(storage, values[~missing])
+        values, labels = place_among(known, values.astype(known.dtype)), tuple(map(str, known))
+    elif values.dtype.kind in "mM":
         values = values.astype(f"{values.dtype.kind}8[us]").astype(np.int64) / 1e6
-    return np.where(missing, np.nan, values.astype(np.float64))
+    return np.where(missing, np.nan, values.astype(np.float64)), labels
 
 
-def _categories(storage: Storage, cells: Sequence[Values]) -> np.ndarray:
-    """Lists the categories of a column in all tables."""
-    found = [values[~missing] for values, missing in cells]
-    counts = [pd.Series(values).value_counts() for values in found]
-    listed = [each.index.to_numpy(values.dtype) for each, values in zip(counts, found, strict=True)]
+def _categories(storage: Storage, present: np.ndarray) -> np.ndarray:
+    """Lists categories in their own order, if they have one, and text by its frequency."""
+    if storage.holds == "text":
+        known = pd.Series(present, dtype=object).value_counts().index.to_numpy(object)
+    else:
+        known = np.unique(present)
     if storage.ordered and storage.values is not None:
-        listed.insert(0, storage.from_scalars(storage.values))
-    known = np.asarray(pd.unique(np.concatenate(listed)))
-    return known if storage.ordered or storage.holds == "text" else np.sort(known)
+        own = storage.from_scalars(storage.values)
+        known = np.append(own, known[place_among(own, known) < 0])
+    return known
 
 
-def _codes(known: np.ndarray, values: np.ndarray, missing: np.ndarray) -> _Array:
-    """Returns the places of cells among categories, NaN for gaps."""
-    places = place_among(known, values.astype(known.dtype)).astype(np.float64)
-    return np.where(missing, np.nan, places)
+def embedding(features: Sequence[Feature], real: _Array) -> Callable[[_Array], list[_Array]]:
+    """Learns where values lie among real rows.
 
+    Args:
+        features: The D columns.
+        real: Real rows, shape (n, D).
 
-@dataclass(frozen=True)
-class Embedding:
-    """The map from rows to points whose distances measure how much two rows differ.
-
-    Attributes:
-        maps: For each column the map from its cells, shape (n,), to coordinates, the last of which
-            is for gaps.
+    Returns:
+        The map from rows, shape (n, D), to points whose distances measure how much two rows differ:
+        the coordinates of each of the D columns, the last of which is for gaps.
     """
-
-    maps: tuple[Callable[[_Array], _Array], ...]
-
-    @classmethod
-    def fit(cls, features: Sequence[Feature], rows: _Array) -> Embedding:
-        """Learns where values lie among real rows.
-
-        Args:
-            features: The D columns.
-            rows: Real rows, shape (n, D).
-        """
-        return cls(
-            tuple(
-                _of_numbers(column) if one.labels is None else _of_categories(column, one.labels)
-                for one, column in zip(features, rows.T, strict=True)
-            )
-        )
-
-    def __call__(self, rows: _Array, without: int | None = None) -> _Array:
-        """Maps rows (n, D) to points (n, d), without one column if its index is given."""
-        kept = [index for index in range(len(self.maps)) if index != without]
-        return np.concatenate([self.column(index, rows) for index in kept], axis=1)
-
-    def column(self, index: int, rows: _Array) -> _Array:
-        """Maps a single column of rows (n, D) to its coordinates."""
-        return self.maps[index](rows[:, index])
+    maps = [
+        _of_numbers(column) if one.labels is None else _of_categories(column, len(one.labels))
+        for one, column in zip(features, real.T, strict=True)
+    ]
+    return lambda rows: [to(cells) for to, cells in zip(maps, rows.T, strict=True)]
 
 
 def _of_numbers(real: _Array) -> Callable[[_Array], _Array]:
@@ -199,8 +164,8 @@ def _of_numbers(real: _Array) -> Callable[[_Array], _Array]:
     return points
 
 
-def _of_categories(real: _Array, labels: Sequence[str]) -> Callable[[_Array], _Array]:
-    counts = np.bincount(real[~np.isnan(real)].astype(np.int64), minlength=max(len(labels), 1))
+def _of_categories(real: _Array, count: int) -> Callable[[_Array], _Array]:
+    counts = np.bincount(real[~np.isnan(real)].astype(np.int64), minlength=max(count, 1))
     ranks = rankdata(-counts, method="ordinal").astype(np.int64) - 1
     place = np.minimum(ranks, _MOST_COORDINATES - 1)
     gap = int(place.max()) + 1

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kan_diffusion.tables.columns import has_many_zeros
 from kan_diffusion.tables.features import Feature
 
 __all__ = ["Picture", "column_picture", "outline"]
@@ -33,22 +32,20 @@ class Picture:
         real: Share of each bin or category among the real values, shape (k,).
         synthetic: The same of the synthetic values.
         numbers: Numbers of real and synthetic values, without gaps.
+        edges: Ends of the bins, shape (k + 1,), increasing; of dates in seconds since 1970; of
+            categories 0 to k.
         labels: The categories; rare ones share the last. Empty for bins.
-        edges: Ends of the bins, shape (k + 1,), increasing; of dates in seconds since 1970. None
-            for categories.
         log: Whether bins are of equal ratio.
         date: Whether values are dates.
-        zeros: Shares of zeros among all real and synthetic cells, if they are left out of the bins.
     """
 
     real: _Array
     synthetic: _Array
     numbers: tuple[int, int]
+    edges: _Array
     labels: tuple[str, ...] = ()
-    edges: _Array | None = None
     log: bool = False
     date: bool = False
-    zeros: tuple[float, float] | None = None
 
 
 def column_picture(feature: Feature, real: _Array, synthetic: _Array) -> Picture:
@@ -59,25 +56,23 @@ def column_picture(feature: Feature, real: _Array, synthetic: _Array) -> Picture
         real: Its real cells as numbers, shape (n,), NaN for a gap.
         synthetic: Its synthetic cells, shape (m,).
     """
-    sides, zeros = [cells[~np.isnan(cells)] for cells in (real, synthetic)], None
-    if feature.labels is not None:
-        bars, labels = _bars(feature.labels, sides[0])
-        counts = [np.bincount(bars[cells.astype(int)], minlength=len(labels)) for cells in sides]
-        return Picture(*_shares(counts, sides), labels=labels)
-    if feature.kind == "number" and has_many_zeros(sides[0]):
-        zeros = float((real == 0).mean()), float((synthetic == 0).mean())
-        sides = [cells[cells != 0] for cells in sides]
-    edges, log = outline(sides[0], _BINS)
-    shares = _shares([np.histogram(cells, edges)[0] for cells in sides], sides)
-    return Picture(*shares, edges=edges, log=log, date=feature.kind == "date", zeros=zeros)
-
-
-def _shares(
-    counts: list[NDArray[np.int64]], sides: list[_Array]
-) -> tuple[_Array, _Array, tuple[int, int]]:
-    """Returns shares of real and synthetic values, (k,) each, and the numbers of values."""
-    real, synthetic = map(len, sides)
-    return counts[0] / max(real, 1), counts[1] / max(synthetic, 1), (real, synthetic)
+    known, drawn = (cells[~np.isnan(cells)] for cells in (real, synthetic))
+    labels: tuple[str, ...] = ()
+    if feature.labels is None:
+        edges, log = outline(known, _BINS)
+    else:
+        bars, labels = _bars(feature.labels, known)
+        edges, log = np.arange(len(labels) + 1.0), False
+        known, drawn = (bars[cells.astype(np.int64)] + 0.5 for cells in (known, drawn))
+    return Picture(
+        np.histogram(known, edges)[0] / max(len(known), 1),
+        np.histogram(drawn, edges)[0] / max(len(drawn), 1),
+        (len(known), len(drawn)),
+        edges,
+        labels,
+        log,
+        feature.kind == "date",
+    )
 
 
 def outline(values: _Array, count: int) -> tuple[_Array, bool]:
@@ -90,18 +85,14 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
     Returns:
         The ends, increasing, and whether the bins are of equal ratio.
     """
-    if not len(values):
-        return np.array([-0.5, 0.5]), False
-    distinct = np.unique(values)
-    low, high = np.quantile(values, [0.005, 0.995])
-    ends = float(distinct[0]), float(distinct[-1])
-    if ends[1] - ends[0] <= 1.5 * (high - low):
-        low, high = ends
-    if low == high:
-        low, high = ends
+    distinct = np.unique(values) if len(values) else np.zeros(1)
+    low, high = ends = distinct[0], distinct[-1]
     if low == high:
         margin = 0.5 * max(abs(low), 1.0)
         return np.array([low - margin, high + margin]), False
+    inner = np.quantile(values, [0.005, 0.995])
+    if 0 < 1.5 * (inner[1] - inner[0]) < ends[1] - ends[0]:
+        low, high = inner
     if low > 0 and high / low > _DECADES and np.median(values) < high / 10:
         return np.geomspace(low, high, count + 1), True
     inside = distinct[(distinct >= low) & (distinct <= high)]
@@ -111,19 +102,16 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
         return np.linspace(low, high, count + 1), False
     # Each bin holds equally many possible values.
     each = -(-steps // count)
-    edges = low - step / 2 + each * step * np.arange(-(-steps // each) + 1)
-    return edges, False
+    return low - step / 2 + each * step * np.arange(-(-steps // each) + 1), False
 
 
-def _bars(labels: tuple[str, ...], known: _Array) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _bars(labels: tuple[str, ...], known: _Array) -> tuple[_Array, tuple[str, ...]]:
     """Assigns a bar to each category and names the bars; rare categories share the last one."""
     counts = np.bincount(known.astype(np.int64), minlength=len(labels))
-    kept = np.arange(len(counts))
-    if len(counts) > _BARS:
-        kept = np.sort(np.argsort(-counts, kind="stable")[: _BARS - 1])
-    bars = np.full(len(counts), len(kept))
+    fewest = _BARS - 1 if len(labels) > _BARS else len(labels)
+    rare = np.argsort(-counts, kind="stable")[fewest:]
+    kept = np.delete(np.arange(len(labels)), rare)
+    bars = np.full(len(labels), float(len(kept)))
     bars[kept] = np.arange(len(kept))
-    shown = [labels[index] for index in kept]
-    if len(kept) < len(counts):
-        shown.append(f"{len(counts) - len(kept):,} others")
-    return bars, tuple(shown)
+    others = (f"{len(rare):,} others",) if len(rare) else ()
+    return bars, tuple(labels[place] for place in kept) + others

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+
+import pandas as pd
+from pandas.api.types import is_float_dtype
 
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import Picture, embedded
@@ -18,13 +22,7 @@ from kan_diffusion.report.tables import (
     table_of,
 )
 from kan_diffusion.tables.charts import column_figure, dependence_figure
-from kan_diffusion.tables.scores import (
-    ColumnScore,
-    PairScore,
-    Score,
-    TableScores,
-    UsefulnessScore,
-)
+from kan_diffusion.tables.scores import Score, TableScores
 
 __all__ = ["say_scores", "score_texts", "write_table_page"]
 
@@ -62,17 +60,15 @@ def score_texts(score: Score) -> tuple[str, str]:
 
 def say_scores(scores: TableScores) -> list[str]:
     """Says in a few sentences whether a table is good, and whether it is a copy."""
-    said = []
     parts = [
         f"{score.label} {format_number(score.value)} (real rows {format_number(score.perfect)})"
         for score in scores.scores
         if score.key in ("shapes", "trends")
     ]
-    said.append(f"How alike columns and pairs are, 1 being the same: {', '.join(parts)}.")
+    said = [f"How alike columns and pairs are, 1 being the same: {', '.join(parts)}."]
     c2st = scores["c2st"]
-    assert c2st.margin is not None
     told = f"Trees tell synthetic rows from real ones in {100 * c2st.value:.0f} % of cases"
-    seen = c2st.value - max(c2st.perfect, 0.5) > c2st.margin
+    seen = c2st.value - max(c2st.perfect, 0.5) > (c2st.margin or 0)
     said.append(f"{told}; {'a guess is right in 50 %' if seen else 'chance alone may do that'}.")
     if "usefulness" in scores:
         useful = scores["usefulness"]
@@ -81,20 +77,17 @@ def say_scores(scores: TableScores) -> list[str]:
             f"{format_number(useful.value)}; trained on as many real rows, with "
             f"{format_number(useful.perfect)}."
         )
-    if "closest" in scores:
-        said.append(_say_privacy(scores))
-    else:
-        said.append(
-            "Whether rows are copies cannot be said without the rows that the model was trained on."
-        )
-    return said
+    return [*said, _say_privacy(scores)]
 
 
 def _say_privacy(scores: TableScores) -> str:
+    if "closest" not in scores:
+        return (
+            "Whether rows are copies cannot be said without the rows that the model was trained on."
+        )
     closest, copies = scores["closest"], scores["copies"]
-    assert closest.margin is not None
     signs = []
-    if closest.value > 0.5 + closest.margin:
+    if closest.value > 0.5 + (closest.margin or 0):
         signs.append(
             f"{100 * closest.value:.0f} % of synthetic rows are nearer to a training row than to a "
             "held-out one"
@@ -127,193 +120,126 @@ def write_table_page(
     intro = "Is it good, and is it a copy? Real rows beside synthetic ones."
     page = Page(title, intro, drawn=figures)
     page.text(*say_scores(scores), kind="answer")
-    page.table(_score_table(scores), narrow=True)
-    page.text(_explanation(scores, used), kind="note")
-    _add_columns(page, scores)
-    _add_pairs(page, scores)
-    _add_usefulness(page, scores)
-    _add_privacy(page, scores)
-    return page.write(Path(path))
-
-
-def _score_table(scores: TableScores) -> Table:
     perfect = Head("perfect", "What real rows score that no model was trained on")
-    columns: Columns[Score] = {
+    heads: Columns[Score] = {
         Head("score", words=True): lambda one: Cell(one.label, _MEANINGS[one.key]),
         Head("synthetic"): lambda one: number_cell(one.value, score_texts(one)[0]),
         perfect: lambda one: number_cell(one.perfect, score_texts(one)[1]),
     }
-    return table_of(scores.scores, columns, "Scores", "summary wrapped")
+    page.table(table_of(scores.scores, heads, "Scores", "summary wrapped"), narrow=True)
+    page.text(_explanation(scores, used), kind="note")
+    _add_columns(page.section("Columns, the worst first", "columns"), scores)
+    if len(scores.pairs):
+        _add_pairs(page.section("Pairs of columns", "pairs"), scores)
+    if len(scores.usefulness):
+        section = page.section("Usefulness", "usefulness")
+        section.text(
+            "Each learner predicts a column of the real rows from all others: once after training "
+            "on synthetic rows, once after training on as many real ones. AUC: of a category "
+            "against the others, 0.5 is a guess. R²: of a number’s normal scores, 0 is its mean.",
+            kind="note",
+        )
+        section.table(_frame_table(scores.usefulness, "Usefulness", _USEFULNESS), narrow=True)
+    section = page.section("Is it a copy?", "privacy")
+    section.text(_say_privacy(scores)).text(_UNPROMISED, kind="flag")
+    return page.write(Path(path))
 
 
 def _explanation(scores: TableScores, used: str) -> str:
     real, synthetic, train = scores.rows
-    text = f"{used} " if used else ""
-    text += (
-        f"{real:,} real rows are compared with {synthetic:,} synthetic ones, equally many a side"
-    )
-    text += f"; the model was trained on {train:,}." if train else "."
-    text += (
-        " Perfect: the same number for real rows in the place of the synthetic ones, from "
+    text = (
+        f"{used} {real:,} real rows are compared with {synthetic:,} synthetic ones, equally many a "
+        f"side{f'; the model was trained on {train:,}' if train else ''}. Perfect: the same number "
+        "for real rows in the place of the synthetic ones, from "
         f"{'the training rows' if train else 'the other half of the real rows'}; ± holds 95 % of "
         "what chance makes of it."
     )
     if scores.left_out:
-        names = ", ".join(shortened(name, 40) for name in scores.left_out[:5])
-        more = len(scores.left_out) - 5
-        names += f" and {more:,} more" if more > 0 else ""
-        text += f" Not judged, since they identify rows or have one value everywhere: {names}."
-    return text
+        names = [shortened(name, 40) for name in scores.left_out[:5]]
+        names += [f"{len(scores.left_out) - 5:,} more"] if len(scores.left_out) > 5 else []
+        text += " Not judged, since they identify rows or have one value everywhere: "
+        text += f"{', '.join(names)}."
+    return text.strip()
 
 
-# --- columns ----------------------------------------------------------------------------------
+_COLUMNS = {
+    "name": "column", "kind": "kind", "shape": "similarity", "perfect": "real rows",
+    "real_gaps": "gaps, real", "synthetic_gaps": "gaps, synthetic",
+}  # fmt: skip
+_PAIRS = {
+    "first": "column", "second": "and", "score": "similarity", "perfect": "real rows",
+    "real": "real", "synthetic": "synthetic", "measure": "measure",
+}  # fmt: skip
+_USEFULNESS = {
+    "target": "column to predict", "learner": "learner", "measure": "measure",
+    "synthetic": "trained on synthetic", "real": "trained on real",
+}  # fmt: skip
 
 
-def _add_columns(page: Page, scores: TableScores) -> None:
-    section = page.section("Columns, the worst first", "columns")
+def _frame_table(frame: pd.DataFrame, caption: str, heads: Mapping[str, str]) -> Table:
+    """Makes a table of columns of a frame, each under its head."""
+
+    def cell(name: str, place: int) -> Cell:
+        value = frame[name].iloc[place]
+        return number_cell(value) if isinstance(value, float) else Cell(shortened(str(value), 40))
+
+    columns: Columns[int] = {
+        Head(head, words=not is_float_dtype(frame[name])): partial(cell, name)
+        for name, head in heads.items()
+    }
+    return table_of(range(len(frame)), columns, caption)
+
+
+def _add_columns(section: Section, scores: TableScores) -> None:
     section.legend({"real": REAL, "synthetic": SYNTHETIC})
     section.text(
-        "The grey band, or the line on a grey bar, holds 95 % of what chance alone makes of that "
-        "many rows.",
-        kind="note",
+        "The grey band holds 95 % of what chance alone makes of that many rows.", kind="note"
     )
-    pictured = [column for column in scores.columns if column.picture is not None]
-    section.gallery(_column_figures(section, pictured[:_SHOWN_COLUMNS]))
+    first, others = scores.columns[:_SHOWN_COLUMNS], scores.columns[_SHOWN_COLUMNS:]
+    section.gallery(_column_figures(section, scores, first))
     section.gallery(
-        _column_figures(section, pictured[_SHOWN_COLUMNS:]),
-        folded=f"The other {len(pictured) - _SHOWN_COLUMNS:,} columns, which are met better",
+        _column_figures(section, scores, others),
+        folded=f"The other {len(others):,} columns, which are met better",
     )
-    section.folded("All columns as numbers", _column_table(scores.columns))
+    table = _frame_table(scores.columns, "All columns", _COLUMNS)
+    section.folded("All columns as numbers", table)
 
 
 def _column_figures(
-    section: Section, columns: Sequence[ColumnScore]
+    section: Section, scores: TableScores, columns: pd.DataFrame
 ) -> Iterator[tuple[Picture, str, str]]:
-    for column in columns:
-        assert column.picture is not None
-        with section.keeping_going(column.name):
-            yield (
-                embedded(column_figure(column.name, column.picture)),
-                _caption(column),
-                f"Real and synthetic values of {column.name}",
-            )
+    for column in columns.to_dict("records"):
+        name, shares = str(column["name"]), scores.pictures[column["name"]]
+        similar = [format_number(column[key]) for key in ("shape", "perfect")]
+        caption = f"Similarity {similar[0]}, real rows {similar[1]}."
+        outside = [1 - float(side.sum()) for side in (shares.real, shares.synthetic)]
+        gaps = [column[key] for key in ("real_gaps", "synthetic_gaps")]
+        for what, (real, synthetic) in {"Gaps": gaps, "Outside the picture": outside}.items():
+            if max(real, synthetic) >= 0.0005:
+                caption += f" {what}: {real:.1%} real, {synthetic:.1%} synthetic."
+        caption = caption.replace("%", "\N{NO-BREAK SPACE}%")
+        with section.keeping_going(name):
+            picture = embedded(column_figure(name, shares))
+            yield picture, caption, f"Real and synthetic values of {name}"
 
 
-def _caption(column: ColumnScore) -> str:
-    text = f"Similarity {format_number(column.shape)}, real rows {format_number(column.perfect)}."
-    shares = {"Gaps": column.gaps}
-    if (picture := column.picture) is not None:
-        if picture.zeros is not None:
-            shares["Zeros, which the picture leaves out"] = picture.zeros
-        inside = zip((picture.real, picture.synthetic), picture.numbers, strict=True)
-        real, synthetic = (1 - float(side.sum()) if number else 0.0 for side, number in inside)
-        shares["Outside the picture"] = real, synthetic
-    for what, (real, synthetic) in shares.items():
-        if max(real, synthetic) >= 0.0005:
-            text += f" {what}: {_percent(real)} real, {_percent(synthetic)} synthetic."
-    return text
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
-
-
-def _column_table(columns: Sequence[ColumnScore]) -> Table:
-    shown: Columns[ColumnScore] = {
-        Head("column", words=True): lambda one: Cell(shortened(one.name, 40)),
-        Head("kind", words=True): lambda one: Cell(one.kind),
-        Head("similarity"): lambda one: number_cell(one.shape),
-        Head("real rows"): lambda one: number_cell(one.perfect),
-        Head("gaps, real (%)"): lambda one: number_cell(one.gaps[0], f"{100 * one.gaps[0]:.1f}"),
-        Head("gaps, synthetic (%)"): lambda one: number_cell(
-            one.gaps[1], f"{100 * one.gaps[1]:.1f}"
-        ),
-    }
-    return table_of(columns, shown, "All columns")
-
-
-# --- pairs ------------------------------------------------------------------------------------
-
-
-def _add_pairs(page: Page, scores: TableScores) -> None:
+def _add_pairs(section: Section, scores: TableScores) -> None:
     pairs = scores.pairs
-    section = page.section("Pairs of columns", "pairs")
-    if not pairs:
-        return
-    names = _dependent(scores)
-    which = "" if len(names) == len(scores.columns) else (
-        f" These are the {len(names)} columns whose pairs are met worst."
-    )  # fmt: skip
+    both = pairs[["first", "second"]].to_numpy().ravel()
+    worst = pd.unique(both)[:_MOST_DEPENDENT]
+    names = [name for name in scores.columns["name"].sort_index() if name in worst]
+    which = f" These are the {len(names)} columns whose pairs are met worst."
     section.text(
         "Pearson’s correlation of two numbers or dates, from −1 to 1; Cramér’s V with a category, "
-        f"from 0 to 1.{which}",
+        f"from 0 to 1.{'' if len(names) == len(scores.columns) else which}",
         kind="note",
     )
     section.gallery(
-        (
-            embedded(dependence_figure(names, pairs, what)),
-            "",
-            f"Dependence of columns, {what}",
-        )
+        (embedded(dependence_figure(names, pairs, what)), "", f"Dependence of columns, {what}")
         for what in ("real", "synthetic", "difference")
     )
-    section.table(_pair_table(pairs[:_SHOWN_PAIRS], "The worst pairs"), narrow=True)
+    section.table(_frame_table(pairs[:_SHOWN_PAIRS], "The worst pairs", _PAIRS), narrow=True)
     if len(pairs) > _SHOWN_PAIRS:
         some = f"The {_MOST_PAIRS} worst" if len(pairs) > _MOST_PAIRS else "All"
-        section.folded(
-            f"{some} of {len(pairs):,} pairs", _pair_table(pairs[:_MOST_PAIRS], "Pairs of columns")
-        )
-
-
-def _dependent(scores: TableScores) -> list[str]:
-    """Chooses the columns of the dependence figures: all, or those of the worst pairs."""
-    worst: dict[str, None] = {}
-    for pair in scores.pairs:
-        for name in (pair.first, pair.second):
-            if len(worst) < _MOST_DEPENDENT:
-                worst.setdefault(name)
-    return [name for name in scores.names if name in worst]
-
-
-def _pair_table(pairs: Sequence[PairScore], caption: str) -> Table:
-    measures = {"correlation": "correlation", "contingency": "Cramér’s V"}
-    columns: Columns[PairScore] = {
-        Head("column", words=True): lambda one: Cell(shortened(one.first, 28)),
-        Head("and", words=True): lambda one: Cell(shortened(one.second, 28)),
-        Head("similarity"): lambda one: number_cell(one.score),
-        Head("real rows"): lambda one: number_cell(one.perfect),
-        Head("real"): lambda one: number_cell(one.real, format_number(one.real, 2)),
-        Head("synthetic"): lambda one: number_cell(one.synthetic, format_number(one.synthetic, 2)),
-        Head("measure", words=True): lambda one: Cell(measures[one.measure]),
-    }
-    return table_of(pairs, columns, caption)
-
-
-# --- usefulness and privacy -------------------------------------------------------------------
-
-
-def _add_usefulness(page: Page, scores: TableScores) -> None:
-    section = page.section("Usefulness", "usefulness")
-    if not scores.usefulness:
-        return
-    section.text(
-        "Each learner predicts a column of the real rows from all others: once after training on "
-        "synthetic rows, once after training on as many real ones. AUC: of a category against the "
-        "others, 0.5 is a guess. R²: of a number’s normal scores, 0 is its mean.",
-        kind="note",
-    )
-    columns: Columns[UsefulnessScore] = {
-        Head("column to predict", words=True): lambda one: Cell(shortened(one.target, 40)),
-        Head("learner", words=True): lambda one: Cell(one.learner),
-        Head("measure", words=True): lambda one: Cell(one.measure),
-        Head("trained on synthetic"): lambda one: number_cell(one.synthetic),
-        Head("trained on real"): lambda one: number_cell(one.real),
-    }
-    section.table(table_of(scores.usefulness, columns, "Usefulness"), narrow=True)
-
-
-def _add_privacy(page: Page, scores: TableScores) -> None:
-    section = page.section("Is it a copy?", "privacy")
-    if "closest" in scores:
-        section.text(_say_privacy(scores))
-    section.text(_UNPROMISED, kind="flag")
+        table = _frame_table(pairs[:_MOST_PAIRS], "Pairs of columns", _PAIRS)
+        section.folded(f"{some} of {len(pairs):,} pairs", table)

@@ -22,7 +22,7 @@ records and copies it is what chance alone gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -37,17 +37,10 @@ from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.evaluation.metrics import told_apart
 from kan_diffusion.evaluation.privacy import closest_record
 from kan_diffusion.tables.columns import Kind
-from kan_diffusion.tables.features import Embedding, Feature, features_of
+from kan_diffusion.tables.features import Feature, embedding, features_of
 from kan_diffusion.tables.marginals import Picture, column_picture
 
-__all__ = [
-    "ColumnScore",
-    "PairScore",
-    "Score",
-    "TableScores",
-    "UsefulnessScore",
-    "table_scores",
-]
+__all__ = ["Score", "TableScores", "table_scores"]
 
 _Array = NDArray[np.float64]
 
@@ -93,100 +86,34 @@ class Score:
     margin: float | None = None
 
 
-@dataclass(frozen=True)
-class ColumnScore:
-    """How well one column is reproduced.
-
-    Attributes:
-        name: The column.
-        kind: Its kind.
-        shape: Similarity of its values, from 0 to 1; None where the real column has no value.
-        perfect: What real rows score.
-        gaps: Shares of gaps among the real and the synthetic rows, from 0 to 1.
-        picture: Its values, real beside synthetic; None where there are none.
-    """
-
-    name: str
-    kind: Kind
-    shape: float | None
-    perfect: float | None
-    gaps: tuple[float, float]
-    picture: Picture | None
-
-    @property
-    def shortfall(self) -> float:
-        """How much worse it is than real rows, in shape or in gaps, whichever is more."""
-        shape = 0.0 if self.shape is None or self.perfect is None else self.perfect - self.shape
-        return max(shape, abs(self.gaps[0] - self.gaps[1]))
-
-
-@dataclass(frozen=True)
-class PairScore:
-    """How well the dependence of two columns is reproduced.
-
-    Attributes:
-        first: The one column.
-        second: The other one.
-        measure: ``"correlation"`` of two numbers or dates, else ``"contingency"``.
-        score: Similarity, from 0 to 1.
-        perfect: What real rows score.
-        real: Pearson's correlation, or Cramér's V, among the real rows; NaN where undefined.
-        synthetic: The same among the synthetic rows.
-    """
-
-    first: str
-    second: str
-    measure: str
-    score: float
-    perfect: float
-    real: float
-    synthetic: float
-
-    @property
-    def shortfall(self) -> float:
-        """How much worse it is than real rows."""
-        return self.perfect - self.score
-
-
-@dataclass(frozen=True)
-class UsefulnessScore:
-    """How well one learner predicts one column of real rows.
-
-    Attributes:
-        target: The predicted column.
-        learner: The learner.
-        measure: ``"AUC"`` of each category against the others, averaged by frequency; or ``"R²"``
-            of a number's normal scores.
-        synthetic: The measure after training on synthetic rows.
-        real: The measure after training on as many real rows.
-    """
-
-    target: str
-    learner: str
-    measure: str
-    synthetic: float
-    real: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TableScores:
     """Scores of a synthetic table. They hold counts and shares, but no row.
 
     Attributes:
         scores: The headline scores.
-        columns: Scores of the columns, the worst first.
-        pairs: Scores of pairs of columns, the worst first.
-        usefulness: A score for each target and learner.
-        names: The judged columns, in the table's order.
+        columns: A row for each column, the worst first, numbered as in the table: ``name``,
+            ``kind``, ``shape`` (similarity of its values, 0 to 1), ``perfect`` (that of real rows),
+            ``real_gaps`` and ``synthetic_gaps`` (shares, 0 to 1), and ``shortfall``: how much worse
+            than real rows it is in shape or in gaps, whichever is more.
+        pairs: A row for each pair of columns, the worst first: ``first``, ``second``, ``measure``
+            (``"correlation"`` of two numbers or dates, else ``"Cramér’s V"``), ``score``
+            (similarity, 0 to 1), ``perfect`` (that of real rows), and ``real`` and ``synthetic``,
+            the measure itself; NaN where undefined.
+        usefulness: A row for each target and learner: ``target``, ``learner``, ``measure``
+            (``"AUC"`` of each category against the others, averaged by frequency, or ``"R²"`` of a
+            number's normal scores), and the measure after training on ``synthetic`` and on as many
+            ``real`` rows.
+        pictures: The values of each column by its name, real beside synthetic.
         left_out: Columns that are not judged: identifiers, and those with one value everywhere.
         rows: Numbers of real, of synthetic and of training rows (0 where these are not known).
     """
 
     scores: tuple[Score, ...]
-    columns: tuple[ColumnScore, ...]
-    pairs: tuple[PairScore, ...]
-    usefulness: tuple[UsefulnessScore, ...]
-    names: tuple[str, ...]
+    columns: pd.DataFrame
+    pairs: pd.DataFrame
+    usefulness: pd.DataFrame
+    pictures: Mapping[str, Picture]
     left_out: tuple[str, ...]
     rows: tuple[int, int, int]
 
@@ -199,6 +126,18 @@ class TableScores:
         return any(score.key == key for score in self.scores)
 
 
+class _Sides(NamedTuple):
+    """Rows of all judged columns, each with shape (n, D): float64, NaN for a gap."""
+
+    real: _Array
+    synthetic: _Array
+    reference: _Array
+
+    def thinned(self, size: int, generator: np.random.Generator) -> _Sides:
+        """Draws at most ``size`` rows of each side."""
+        return _Sides(*(_thinned(side, size, generator) for side in self))
+
+
 def table_scores(
     real: pd.DataFrame,
     synthetic: pd.DataFrame,
@@ -208,7 +147,6 @@ def table_scores(
     targets: Sequence[str] | None = None,
     generator: np.random.Generator | int,
     effort: EffortName = "full",
-    on_progress: Callable[[str, float], None] | None = None,
 ) -> TableScores:
     """Judges a synthetic table by real rows that its model was not trained on.
 
@@ -225,7 +163,6 @@ def table_scores(
             Cramér's V among the real rows).
         generator: Draws subsamples, folds and learners; a number is taken as a seed.
         effort: ``"quick"`` trains learners of few trees, for a first look.
-        on_progress: Called with the name of the next step and the share done, from 0 to 1.
 
     Returns:
         The scores. They compare equally many synthetic and training rows with the real ones: as
@@ -241,10 +178,6 @@ def table_scores(
     def stream(key: str) -> np.random.Generator:
         # Each score has a random stream of its own: adding one leaves the others unchanged.
         return np.random.default_rng([root, *key.encode()])
-
-    def tell(what: str, done: float) -> None:
-        if on_progress is not None:
-            on_progress(what, done)
 
     frames = {"real": real, "synthetic": synthetic, **({} if train is None else {"train": train})}
     for name, frame in frames.items():
@@ -265,52 +198,39 @@ def table_scores(
         _thinned(rows["synthetic"], size, stream("synthetic")),
         _thinned(reference, size, stream("reference")),
     )
-    tell("columns", 0.0)
-    columns = [_column_score(feature, *column) for feature, column in sides.by_column(features)]
-    tell("pairs", 0.05)
-    pairs = _pair_scores(features, sides)
-    scores = [*_column_means(columns, sides), *_pair_means(pairs)]
     few = sides.thinned(_MOST_LEARNED, stream("few"))
-    tell("two-sample test", 0.2)
+    columns, pairs = _column_scores(features, sides), _pair_scores(features, sides)
+    predicted = _targets(features, columns, pairs, targets)
+    useful = _usefulness(features, sides.real, few, predicted, trees, stream("usefulness"))
+
+    def means(frame: pd.DataFrame, *names: str) -> list[float]:
+        return [float(frame[name].mean()) for name in names]
+
+    gaps = np.array([np.isnan(side).mean(axis=0) for side in sides])
+    scores = [Score("shapes", "column shapes", *means(columns, "shape", "perfect"))]
+    if gaps.any():
+        apart = np.abs(gaps[1:] - gaps[0])[:, gaps.any(axis=0)]
+        scores.append(Score("gaps", "gaps", *(1 - apart.mean(axis=1)).tolist()))
+    if len(pairs):
+        scores.append(Score("trends", "pair trends", *means(pairs, "score", "perfect")))
     scores.append(_two_sample(features, few, trees, stream("c2st")))
-    tell("usefulness", 0.4)
-    # Fitted to the real rows, so that it favours neither of the tables compared with them.
-    embedding = Embedding.fit(features, sides.real)
-    chosen = _targets(features, np.isnan(sides.real).mean(axis=0), pairs, targets)
-    useful = _usefulness(features, few, embedding, chosen, trees, stream("usefulness"))
-    if useful:
-        values = np.array([(one.synthetic, one.real) for one in useful]).mean(axis=0)
-        scores.append(Score("usefulness", "usefulness", *map(float, values)))
-    tell("privacy", 0.9)
-    if "train" in rows:
+    if len(useful):
+        scores.append(Score("usefulness", "usefulness", *means(useful, "synthetic", "real")))
+    if train is not None:
         whole = _Sides(rows["real"], rows["synthetic"], rows["train"])
         scores += _privacy(features, whole, stream("privacy"))
-    tell("privacy", 1.0)
     return TableScores(
         scores=tuple(scores),
-        columns=tuple(sorted(columns, key=lambda one: -one.shortfall)),
+        columns=columns.sort_values("shortfall", ascending=False, kind="stable"),
         pairs=pairs,
         usefulness=useful,
-        names=tuple(feature.name for feature in features),
+        pictures={
+            feature.name: column_picture(feature, sides.real[:, place], sides.synthetic[:, place])
+            for place, feature in enumerate(features)
+        },
         left_out=left_out,
         rows=(len(real), len(synthetic), 0 if train is None else len(train)),
     )
-
-
-class _Sides(NamedTuple):
-    """Rows of all judged columns, each with shape (n, D): float64, NaN for a gap."""
-
-    real: _Array
-    synthetic: _Array
-    reference: _Array
-
-    def thinned(self, size: int, generator: np.random.Generator) -> _Sides:
-        """Draws at most ``size`` rows of each side."""
-        return _Sides(*(_thinned(side, size, generator) for side in self))
-
-    def by_column(self, features: Sequence[Feature]) -> list[tuple[Feature, list[_Array]]]:
-        """Pairs each column with its cells of each side."""
-        return [(one, [side[:, place] for side in self]) for place, one in enumerate(features)]
 
 
 def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
@@ -319,35 +239,31 @@ def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
     return rows[np.sort(generator.choice(len(rows), size, replace=False))]
 
 
-# --- columns ----------------------------------------------------------------------------------
+# --- columns and pairs ------------------------------------------------------------------------
 
 
-def _column_score(
-    feature: Feature, real: _Array, synthetic: _Array, reference: _Array
-) -> ColumnScore:
-    shape = _shape(feature, real, synthetic)
-    return ColumnScore(
-        feature.name,
-        feature.kind,
-        shape,
-        _shape(feature, real, reference),
-        (float(np.isnan(real).mean()), float(np.isnan(synthetic).mean())),
-        None if shape is None else column_picture(feature, real, synthetic),
-    )
+def _column_scores(features: Sequence[Feature], sides: _Sides) -> pd.DataFrame:
+    found = []
+    for place, feature in enumerate(features):
+        real, *others = (side[:, place] for side in sides)
+        similar = [_shape(feature, real, other) for other in others]
+        gaps = [np.isnan(cells).mean() for cells in (real, others[0])]
+        shortfall = max(similar[1] - similar[0], abs(gaps[0] - gaps[1]))
+        found.append((feature.name, feature.kind, *similar, *gaps, shortfall))
+    names = ["name", "kind", "shape", "perfect", "real_gaps", "synthetic_gaps", "shortfall"]
+    return pd.DataFrame(found, columns=names)
 
 
-def _shape(feature: Feature, real: _Array, other: _Array) -> float | None:
-    """Computes the similarity of one column's values, without gaps; None without a real value."""
-    real, other = real[~np.isnan(real)], other[~np.isnan(other)]
-    if not len(real):
-        return None
-    if not len(other):
-        return 0.0
+def _shape(feature: Feature, *sides: _Array) -> float:
+    """Computes the similarity of one column's real and other values, without gaps."""
+    real, other = (cells[~np.isnan(cells)] for cells in sides)
+    if not len(real) or not len(other):
+        return float(len(real) == len(other))
     if feature.labels is None:
         return 1.0 - float(ks_2samp(real, other, method="asymp").statistic)
-    count = len(feature.labels)
-    shares = [np.bincount(codes.astype(int), minlength=count) for codes in (real, other)]
-    return _similarity(shares[0] / len(real), shares[1] / len(other))
+    counts = (np.bincount(codes.astype(int), minlength=len(feature.labels)) / len(codes)
+              for codes in (real, other))  # fmt: skip
+    return _similarity(*counts)
 
 
 def _similarity(one: _Array, other: _Array) -> float:
@@ -355,46 +271,31 @@ def _similarity(one: _Array, other: _Array) -> float:
     return 1.0 - float(np.abs(one - other).sum()) / 2
 
 
-def _column_means(columns: Sequence[ColumnScore], sides: _Sides) -> list[Score]:
-    known = [(one.shape, one.perfect) for one in columns if one.shape is not None]
-    if not known:
-        raise DataError("no real row has a value in any column that can be judged; give others")
-    shape, perfect = np.array(known, dtype=np.float64).mean(axis=0)
-    scores = [Score("shapes", "column shapes", float(shape), float(perfect))]
-    gaps = np.array([np.isnan(side).mean(axis=0) for side in sides])
-    if gaps.any():
-        real, synthetic, reference = gaps[:, gaps.any(axis=0)]
-        values = (1.0 - float(np.abs(real - other).mean()) for other in (synthetic, reference))
-        scores.append(Score("gaps", "gaps", *values))
-    return scores
-
-
-# --- pairs ------------------------------------------------------------------------------------
-
-
-def _pair_scores(features: Sequence[Feature], sides: _Sides) -> tuple[PairScore, ...]:
-    continuous = [index for index, feature in enumerate(features) if feature.labels is None]
+def _pair_scores(features: Sequence[Feature], sides: _Sides) -> pd.DataFrame:
     # Pearson's correlation of each pair, over the rows without a gap in either.
-    correlations = [pd.DataFrame(side[:, continuous]).corr().to_numpy() for side in sides]
-    place = {index: position for position, index in enumerate(continuous)}
-    codes = [_codes(feature, column) for feature, column in sides.by_column(features)]
+    correlations = [pd.DataFrame(side).corr().to_numpy() for side in sides]
+    codes = [
+        _codes(feature, [side[:, place] for side in sides])
+        for place, feature in enumerate(features)
+    ]
     found = []
     for i, j in combinations(range(len(features)), 2):
-        if i in place and j in place:
-            values = [float(matrix[place[i], place[j]]) for matrix in correlations]
+        if features[i].labels is None and features[j].labels is None:
+            measure, values = "correlation", [float(matrix[i, j]) for matrix in correlations]
             if np.isnan(values[0]):
                 continue
             # A column without spread has no correlation: it counts as 0.
-            r, s, t = np.nan_to_num(values)
-            similar, perfect = 1 - abs(r - s) / 2, 1 - abs(r - t) / 2
-            measure, real, synthetic = "correlation", values[0], values[1]
+            real, *others = np.nan_to_num(values)
+            similar = [1 - abs(real - other) / 2 for other in others]
         else:
-            tables = [_joint_shares(*both) for both in zip(codes[i], codes[j], strict=True)]
-            similar, perfect = (_similarity(tables[0], table) for table in tables[1:])
-            measure, (real, synthetic) = "contingency", map(_cramers_v, tables[:2])
-        names = features[i].name, features[j].name
-        found.append(PairScore(*names, measure, float(similar), float(perfect), real, synthetic))
-    return tuple(sorted(found, key=lambda one: -one.shortfall))
+            shares = [_joint_shares(*both) for both in zip(codes[i], codes[j], strict=True)]
+            similar = [_similarity(shares[0], other) for other in shares[1:]]
+            measure, values = "Cramér’s V", [_cramers_v(each) for each in shares[:2]]
+        found.append((features[i].name, features[j].name, measure, *similar, *values[:2]))
+    names = ["first", "second", "measure", "score", "perfect", "real", "synthetic"]
+    pairs = pd.DataFrame(found, columns=names)
+    worst = np.argsort(pairs["score"] - pairs["perfect"], kind="stable")
+    return pairs.iloc[worst].reset_index(drop=True)
 
 
 def _codes(feature: Feature, sides: Sequence[_Array]) -> list[NDArray[np.int64]]:
@@ -408,7 +309,7 @@ def _codes(feature: Feature, sides: Sequence[_Array]) -> list[NDArray[np.int64]]
         edges = np.histogram_bin_edges(real, _PAIR_BINS)[1:-1]
         codes = [np.digitize(side, edges) for side in sides]
     else:
-        counts = np.bincount(real.astype(int), minlength=max(len(feature.labels), 1))
+        counts = np.bincount(real.astype(int), minlength=len(feature.labels))
         code = np.minimum(rankdata(-counts, method="ordinal") - 1, _PAIR_CODES - 2)
         codes = [code[np.nan_to_num(side).astype(int)] for side in sides]
     return [
@@ -432,13 +333,6 @@ def _cramers_v(shares: _Array) -> float:
     inside = shares > 0
     chi2 = float((shares[inside] ** 2 / np.outer(rows, columns)[inside]).sum()) - 1.0
     return float(np.sqrt(max(chi2, 0.0) / least))
-
-
-def _pair_means(pairs: Sequence[PairScore]) -> list[Score]:
-    if not pairs:
-        return []
-    value, perfect = np.array([(pair.score, pair.perfect) for pair in pairs]).mean(axis=0)
-    return [Score("trends", "pair trends", float(value), float(perfect))]
 
 
 # --- learners ---------------------------------------------------------------------------------
@@ -486,8 +380,8 @@ def _told_apart(
 
 def _targets(
     features: Sequence[Feature],
-    gaps: _Array,
-    pairs: Sequence[PairScore],
+    columns: pd.DataFrame,
+    pairs: pd.DataFrame,
     asked: Sequence[str] | None,
 ) -> list[int]:
     """Chooses the columns that learners predict, by index."""
@@ -498,14 +392,11 @@ def _targets(
         and (feature.labels is None or 2 <= len(feature.labels) <= _MOST_CLASSES)
     }
     if asked is None:
-        strongest = {name: 0.0 for name, place in places.items() if gaps[place] <= 0.5}
-        for pair in pairs:
-            for name in (pair.first, pair.second):
-                if name in strongest and not np.isnan(pair.real):
-                    strongest[name] = max(strongest[name], abs(pair.real))
-        last = list(strongest)[-1:]
-        others = sorted(strongest.keys() - last, key=lambda name: (-strongest[name], places[name]))
-        return [places[name] for name in (*last, *others[: _MOST_TARGETS - 1])]
+        dependent = pd.concat([pairs.set_index(side)["real"].abs() for side in ("first", "second")])
+        strongest = dependent.groupby(level=0).max().fillna(0)
+        usual = [name for name in places if columns["real_gaps"][places[name]] <= 0.5]
+        others = sorted(usual[:-1], key=lambda name: -strongest.get(name, 0))
+        asked = [*usual[-1:], *others[: _MOST_TARGETS - 1]]
     for name in asked:
         if name not in places:
             raise DataError(
@@ -517,12 +408,12 @@ def _targets(
 
 def _usefulness(
     features: Sequence[Feature],
+    real: _Array,
     few: _Sides,
-    embedding: Embedding,
     targets: Sequence[int],
     trees: int,
     generator: np.random.Generator,
-) -> tuple[UsefulnessScore, ...]:
+) -> pd.DataFrame:
     from sklearn.ensemble import (
         ExtraTreesClassifier,
         ExtraTreesRegressor,
@@ -531,10 +422,7 @@ def _usefulness(
     )
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    if len(features) < 2:
-        return ()
-    seed = int(generator.integers(2**31))
-    same = {"random_state": seed}
+    same = {"random_state": int(generator.integers(2**31))}
     forest = {"n_estimators": trees, "min_samples_leaf": 3, "max_features": 0.4, **same}
     boosted = {"max_iter": trees, "max_leaf_nodes": 15, "early_stopping": False, **same}
     learners = {
@@ -545,24 +433,26 @@ def _usefulness(
             HistGradientBoostingRegressor(**boosted),
         ),
     }
-    scores = []
-    for target in targets:
+    # Fitted to the real rows, so that it favours neither of the tables compared with them.
+    embedded = embedding(features, real)
+    found = []
+    for target in targets if len(features) > 1 else ():
         is_number = features[target].labels is None
         sides = []
         for rows in few:
             known = rows[~np.isnan(rows[:, target])]
-            answers = embedding.column(target, known)[:, 0] if is_number else known[:, target]
-            sides.append((embedding(known, without=target), answers))
-        test, synthetic, real = sides
+            parts = embedded(known)
+            own = parts.pop(target)
+            sides.append((np.hstack(parts), own[:, 0] if is_number else known[:, target]))
+        test, *trained = sides
         if min(len(answers) for _, answers in sides) < _FEWEST_LEARNED or np.ptp(test[1]) == 0:
             continue
-        for name, (classifier, regressor) in learners.items():
-            learner = regressor if is_number else classifier
-            judge = _r2 if is_number else _auc
-            values = [judge(learner, *trained, *test) for trained in (synthetic, real)]
-            measure = "R²" if is_number else "AUC"
-            scores.append(UsefulnessScore(features[target].name, name, measure, *values))
-    return tuple(scores)
+        for name, learner in learners.items():
+            judge, measure = (_r2, "R²") if is_number else (_auc, "AUC")
+            values = [judge(learner[is_number], *side, *test) for side in trained]
+            found.append((features[target].name, name, measure, *values))
+    names = ["target", "learner", "measure", "synthetic", "real"]
+    return pd.DataFrame(found, columns=names)
 
 
 def _r2(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _Array) -> float:
@@ -577,16 +467,14 @@ def _auc(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _
     from sklearn.base import clone
     from sklearn.metrics import roc_auc_score
 
-    classes = np.unique(answers)
     likely = {}
-    if len(classes) > 1:
+    if np.ptp(answers) > 0:
         fitted = clone(learner).fit(rows, answers)
         likely = dict(zip(fitted.classes_, fitted.predict_proba(tests).T, strict=True))
     # A category that the learner has never seen is equally likely in all rows.
-    nowhere = np.zeros(len(tests))
-    names, counts = np.unique(truth, return_counts=True)
-    areas = [roc_auc_score(truth == name, likely.get(name, nowhere)) for name in names]
-    return float(np.average(areas, weights=counts))
+    names, nowhere = np.unique(truth), np.zeros(len(tests))
+    chances = np.column_stack([likely.get(name, nowhere) for name in names])
+    return float(roc_auc_score(truth[:, None] == names, chances, average="weighted"))
 
 
 # --- privacy ----------------------------------------------------------------------------------
@@ -603,9 +491,9 @@ def _privacy(
     identical, chance = (float(hashes.isin(own_hashes).mean()) for hashes in others)
     size = min(len(train), len(heldout), _MOST_NEAREST)
     own, fresh = (_thinned(rows, size, generator) for rows in (train, heldout))
-    embedding = Embedding.fit(features, np.concatenate((own, fresh)))
-    points = embedding(_thinned(synthetic, 2 * _MOST_NEAREST, generator))
-    closest = closest_record(points, embedding(own), embedding(fresh))
+    embedded = embedding(features, np.concatenate((own, fresh)))
+    drawn = _thinned(synthetic, 2 * _MOST_NEAREST, generator)
+    closest = closest_record(*(np.hstack(embedded(rows)) for rows in (drawn, own, fresh)))
     return [
         Score("closest", "closest record", closest.value, 0.5, closest.margin),
         Score("copies", "identical rows", identical, chance),

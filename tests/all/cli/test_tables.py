@@ -5,8 +5,8 @@ import pytest
 from html_page import Page
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.study.run import run_study
-from kan_diffusion.tables.judging import judge_run
 from kan_diffusion.tables.sources import FileData, TableData, split_frames
+from kan_diffusion.tables.view import judge_run
 from kan_diffusion.training.run import num_held_out
 from make import study
 from mixed_tables import people
