@@ -19,12 +19,14 @@ import pandas as pd
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.columns import Column
+from kan_diffusion.tables.dtypes import WORDS
 
 __all__ = ["Condition", "conditions_from_texts", "read_conditions"]
 
 _SOME = 33
 _COMPARED = re.compile(r"(?:([^<>=]+)<=)?([^<>=]+)(<=|>=|=)(.*)", re.DOTALL)
 _AMONG = re.compile(r"(.+?)\sin\s(.+)", re.DOTALL)
+_WHOLE = re.compile(r"[+-]?\d{1,19}")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -85,7 +87,7 @@ class Condition:
     column: Column
     values: np.ndarray
     gap: bool = False
-    ends: tuple[np.ndarray | None, np.ndarray | None] | None = None
+    ends: tuple[np.generic | None, np.generic | None] | None = None
 
     @property
     def is_value(self) -> bool:
@@ -135,15 +137,13 @@ def read_conditions(
         column = codec.column(name)
         if column.kind == "identifier":
             raise DataError(f"column '{name}' holds identifiers, which are made anew; leave it out")
-        match given:
-            case (low, high) if isinstance(given, tuple):
-                found[column.name] = _between(column, low, high)
-            case Collection() if not isinstance(given, str | bytes):
-                if not len(given):
-                    raise DataError(f"the set of values of column '{name}' is empty; give one")
-                found[column.name] = _among(column, list(given))
-            case _:
-                found[column.name] = _among(column, [given])
+        if isinstance(given, tuple) and len(given) == 2:
+            condition = _between(column, *given)
+        elif isinstance(given, Collection) and not isinstance(given, str):
+            condition = _among(column, list(given))
+        else:
+            condition = _among(column, [given])
+        found[column.name] = condition
     return found
 
 
@@ -159,11 +159,13 @@ def _known(column: Column) -> np.ndarray:
 
 def _among(column: Column, given: Sequence[object]) -> Condition:
     """Makes the condition that a cell has one of the given values; None is a gap."""
-    found = [_value(column, value) for value in given if not _is_gap(value)]
-    gap = len(found) < len(given)
-    if gap and not column.missing:
-        raise DataError(f"column '{column.name}' has no gaps; give a value")
-    values = np.array(found, dtype=column.storage.value_dtype)
+    cells = pd.Series([_value(column, value) for value in given if not _is_gap(value)])
+    gap = len(cells) < len(given)
+    if not given or (gap and not column.missing):
+        what = "has no gaps" if gap else "is to have one of no values"
+        raise DataError(f"column '{column.name}' {what}; give a value")
+    column.require_room(cells)
+    values, _ = column.read(cells)
     if column.categories or column.kind == "constant":
         known = _known(column)
         unknown = values[~np.isin(values, known)]
@@ -175,35 +177,44 @@ def _among(column: Column, given: Sequence[object]) -> Condition:
     return Condition(column, np.unique(values), gap)
 
 
-def _between(column: Column, low: object, high: object) -> Condition:
+def _between(column: Column, *given: object) -> Condition:
     """Makes the condition that a cell is between two ends; None is an open end."""
-    known = _known(column)
-    ends: tuple[np.ndarray | None, np.ndarray | None] | None = None
-    if column.storage.holds != "text":
-        ends = _end(column, low, 1), _end(column, high, -1)
-    elif not column.storage.ordered:
+    text = column.storage.holds == "text"
+    if text and not column.storage.ordered:
         raise DataError(
             f"column '{column.name}' has categories and no ranges; give a value or a list"
         )
-    if (_is_gap(low) and _is_gap(high)) or (ends and ends[0] is None and ends[1] is None):
+    known = _known(column)
+    ends = _end(column, given[0], -math.inf), _end(column, given[1], math.inf)
+    if ends == (None, None):
         raise DataError(f"the range of column '{column.name}' has no ends; give one")
-    if ends is None:  # in the order of the categories
-        first, last = (
-            None if _is_gap(end) else int((known == _among(column, [end]).values).argmax())
-            for end in (low, high)
-        )
-        values = known[first : None if last is None else last + 1]
-    elif column.categories or column.kind == "constant":
-        values, ends = known[_within(known, *ends)], None
+    listed_alone = bool(column.categories) or column.kind == "constant"
+    if text:  # in the order of the categories
+        order = np.arange(len(known))
+        places = [None if end is None else order[known == end][0] for end in ends]
+        values = known[_within(order, *places)]
     else:
-        values = _spread(column, *ends)
+        values = known[_within(known, *ends)] if listed_alone else _spread(column, *ends)
     if not len(values):
         what = f"; known: {listed(np.sort(known))}" if len(known) else ", in the steps that it has"
-        raise DataError(f"no value of column '{column.name}' is within ({low}, {high}){what}")
-    return Condition(column, values, ends=ends)
+        raise DataError(
+            f"no value of column '{column.name}' is within ({given[0]}, {given[1]}){what}"
+        )
+    return Condition(column, values, ends=None if listed_alone else ends)
 
 
-def _within(found: np.ndarray, low: np.ndarray | None, high: np.ndarray | None) -> np.ndarray:
+def _end(column: Column, given: object, open: float) -> np.generic | None:
+    """Returns an end of a range as the column's values are; None for an open one."""
+    value = None if _is_gap(given) else _value(column, given)
+    if value is None or value == open:
+        return None
+    if column.storage.holds == "text":
+        return _among(column, [value]).values[0]
+    end: np.generic = column.storage.read(pd.Series([value]), column.name)[0][0]
+    return end
+
+
+def _within(found: np.ndarray, low: np.generic | None, high: np.generic | None) -> np.ndarray:
     met = np.ones(len(found), dtype=bool)
     if low is not None:
         met &= found >= low
@@ -212,15 +223,13 @@ def _within(found: np.ndarray, low: np.ndarray | None, high: np.ndarray | None) 
     return met
 
 
-def _spread(column: Column, low: np.ndarray | None, high: np.ndarray | None) -> np.ndarray:
+def _spread(column: Column, low: np.generic | None, high: np.generic | None) -> np.ndarray:
     """Returns values of a column within a range, evenly spaced; none if no step of it is there."""
-    start, stop = (high if low is None else low), (low if high is None else high)
-    assert start is not None
-    assert stop is not None
+    ends = np.array([end for end in (low, high) if end is not None])
     with np.errstate(over="ignore", invalid="ignore"):  # at the ends of 64 bits
-        values = (start + (stop - start) * np.linspace(0, 1, _SOME)).astype(start.dtype)
-    values = values[_within(values, low, high)]
-    if column.lattice is not None and len(values):
+        spread = ends[0] + (ends[-1] - ends[0]) * np.linspace(0, 1, _SOME)
+        values = spread.astype(column.storage.value_dtype)
+    if column.lattice is not None:
         values = column.lattice.beside(values)
     if values.dtype.kind == "f":
         values = column.storage.rounded(values)
@@ -230,80 +239,32 @@ def _spread(column: Column, low: np.ndarray | None, high: np.ndarray | None) -> 
     return np.unique(values[_within(values, low, high)])
 
 
-def _number(given: object) -> int | float:
-    """Converts a number, whoever wrote it; whole ones of any size exactly.
-
-    Raises:
-        TypeError: It is no number and no text.
-        ValueError: It is a text that is no number.
-    """
-    try:
-        return int(str(given))
-    except ValueError:
-        return float(given)  # type: ignore[arg-type]
-
-
 def _value(column: Column, given: object) -> object:
     """Converts a value, whoever wrote it, to the type of the column's values.
 
     Raises:
-        DataError: The column cannot hold it.
+        DataError: It is of another type.
     """
-    holds, (low, high) = column.storage.holds, column.storage.limits
+    holds, zone, text = column.storage.holds, column.storage.zone, str(given).strip()
     try:
         match holds:
-            case "truth":
-                return _TRUTH[str(given).strip().lower().removesuffix(".0")]
-            case "whole" | "real":
-                number = _number(given)
-                if holds == "real":
-                    number = float(column.storage.rounded(number))
-                if not low <= number <= high or (holds == "whole" and number != int(number)):
-                    raise ValueError
-                return number if holds == "real" else int(number)
-            case "moment":
-                stamp = pd.Timestamp(given)  # type: ignore[arg-type]
-                if stamp is pd.NaT:
-                    raise ValueError
-                if stamp.tzinfo:
-                    stamp = stamp.tz_convert(column.storage.zone or "UTC").tz_localize(None)
-                return stamp.to_datetime64().astype(f"datetime64[{column.storage.unit}]")
-            case "span":
-                span = pd.Timedelta(given).to_timedelta64()  # type: ignore[arg-type]
-                return span.astype(f"timedelta64[{column.storage.unit}]")
-            case _:
+            case "text":
                 return str(given)
+            case "truth":
+                return _TRUTH[text.lower().removesuffix(".0")]
+            case "whole" | "real":
+                number = int(text) if _WHOLE.fullmatch(text) else float(given)  # type: ignore[arg-type]
+                if math.isnan(number):
+                    raise ValueError
+                return float(column.storage.rounded(number)) if holds == "real" else number
+        if column.storage.written is not None and isinstance(given, str):
+            return text  # dates as their column writes them
+        cell = pd.Series([given], dtype=object)
+        time = (pd.to_datetime if holds == "moment" else pd.to_timedelta)(cell)[0]
+        if time is pd.NaT:
+            raise ValueError
+        if isinstance(time, pd.Timestamp) and time.tzinfo is None:
+            return time.tz_localize(zone or "UTC")
+        return time
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        words = {
-            "truth": "true or false", "whole": "whole numbers", "real": "finite numbers",
-            "moment": "dates", "span": "time spans",
-        }  # fmt: skip
-        raise DataError(f"column '{column.name}' holds {words[holds]}, not '{given}'") from error
-
-
-def _end(column: Column, given: object, side: int) -> np.ndarray | None:
-    """Returns an end of a range, None for an open one; one between whole numbers moves inwards.
-
-    ``side`` is 1 for the lower end and -1 for the upper one.
-    """
-    dtype = column.storage.value_dtype
-    if _is_gap(given):
-        return None
-    if dtype.kind not in "iuf":
-        return np.array(_value(column, given), dtype=dtype)
-    try:
-        number = _number(given)
-        if number == -side * math.inf:
-            return None
-        if not math.isfinite(number):
-            raise ValueError
-        if dtype.kind == "f":
-            return column.storage.rounded(number)
-        inside = side * math.ceil(side * number)
-        smallest, largest = column.storage.limits
-        room = max(inside, smallest) if side == 1 else min(inside, largest)
-        if not smallest <= room <= largest:
-            raise ValueError
-        return np.array(room, dtype=dtype)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"column '{column.name}' holds numbers, not '{given}'") from error
+        raise DataError(f"column '{column.name}' holds {WORDS[holds]}, not '{given}'") from error

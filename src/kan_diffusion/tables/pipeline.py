@@ -22,7 +22,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping
-from itertools import compress
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import OTHER, Column
+from kan_diffusion.tables.columns import Column
 from kan_diffusion.tables.conditions import Condition, read_conditions
 
 __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
@@ -120,8 +119,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         if num_rows is None or num_rows < 1:
             raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")
         given = pd.DataFrame(index=range(num_rows)) if like is None else like
-        single = {name: each for name, each in wanted.items() if each.is_value}
         several = {name: each for name, each in wanted.items() if not each.is_value}
+        single = {name: each for name, each in wanted.items() if each.is_value}
         for name, condition in single.items():
             one = condition.some()
             given[name] = one.iloc[np.zeros(num_rows, dtype=int)].reset_index(drop=True)
@@ -144,18 +143,16 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         self, like: pd.DataFrame, num_rows: int | None, wanted: Collection[object]
     ) -> pd.DataFrame:
         """Returns given rows, numbered from 0, under the names of the table's columns."""
-        self.codec.require_columns(like, some=True)
+        self.codec.observe(like)  # all rows, so that an error has the right row number
         like = like.set_axis([self.codec.column(name).name for name in like], axis=1)
         if num_rows not in (None, len(like)):
             raise KanDiffusionError(
                 f"a row is drawn for each of the {len(like):,} given, not {num_rows:,}; leave "
                 "the number out"
             )
-        clash = [name for name in like.columns if name in wanted]
-        if clash:
-            raise DataError(f"column '{clash[0]}' is given twice, by a row and by a condition")
-        self.codec.observe(like)  # all rows, so that an error has the right row number
         for name in like.columns:
+            if name in wanted:
+                raise DataError(f"column '{name}' is given twice, by a row and by a condition")
             self.codec.column(name).require_room(like[name])
         return like.reset_index(drop=True)
 
@@ -180,10 +177,11 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             len(given), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
         ).samples.cpu()
         frame = self.codec.decode(rows, None if observed is None else ~observed.isnan())
-        for name in given.columns:
-            if name not in gaps:
-                column = self.codec.column(name)
-                frame[column.name] = _kept(column, given[name], frame[column.name])
+        for name in given.columns.difference(list(gaps), sort=False):
+            column = self.codec.column(name)
+            drawn = frame[column.name]
+            kept = _as_trained(column, given[name], drawn)
+            frame[column.name] = kept.where(given[name].notna().to_numpy(), drawn)
         return frame
 
     def _restricted(
@@ -202,7 +200,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         most = _MOST_DRAWN_FOR_ONE * len(given) + _FEWEST_DRAWN
         while len(waiting) and drawn < most:
             # As many tries for each row as it has taken so far to find one that passes.
-            tries = 4 if not drawn else min(math.ceil(1.2 * drawn / max(passed, 1)), 4096)
+            tries = math.ceil(1.2 * drawn / max(passed, 1)) if drawn else 4
             tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
             rows = np.repeat(waiting, tries)
             part = given.iloc[rows].reset_index(drop=True)
@@ -222,13 +220,9 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             )
             rest = given.iloc[waiting].reset_index(drop=True)
             for name, condition in conditions.items():
-                cells = condition.some()
-                chosen = random.integers(len(cells), size=len(rest))
-                rest[name] = cells.iloc[chosen].reset_index(drop=True)
-            for empty, part in rest.groupby([rest[name].isna() for name in conditions]):
-                kept = [*gaps, *compress(conditions, empty)]  # gaps that are to stay gaps
-                filled = self._given(part.reset_index(drop=True), kept, steps, generator, random)
-                found.append(filled.set_axis(waiting[part.index]))
+                cells = condition.some().dropna()
+                rest[name] = cells.iloc[random.integers(len(cells), size=len(rest))].array
+            found.append(self._given(rest, gaps, steps, generator, random).set_axis(waiting))
         return pd.concat(found).sort_index().reset_index(drop=True)
 
     def impute(
@@ -262,26 +256,26 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         self._require_conditions()
         self.codec.require_columns(frame)
         self.codec.observe(frame)  # all rows, so that an error has the right row number
-        rows = np.flatnonzero(frame.isna().any(axis=1).to_numpy())
+        empty = frame.isna()
+        rows = np.flatnonzero(empty.any(axis=1))
         filled = [frame.copy() for _ in range(draws)]
         if not len(rows):
             return filled
-        random = _numpy_generator(generator)
-        gaps = frame.iloc[rows].reset_index(drop=True)
-        # Draw after draw of all rows.
-        several = pd.concat([gaps] * draws, ignore_index=True) if draws > 1 else gaps
-        drawn = self._given(several, (), steps, generator, random)
-        for number, whole in enumerate(filled):
-            part = drawn.iloc[number * len(gaps) : (number + 1) * len(gaps)]
+        several = pd.concat([frame.iloc[rows]] * draws, ignore_index=True)
+        drawn = self._given(several, (), steps, generator, _numpy_generator(generator))
+        for draw, whole in enumerate(filled):
+            part = drawn[draw * len(rows) : (draw + 1) * len(rows)]
             for place, name in enumerate(frame.columns):
-                empty = gaps[name].isna().to_numpy()
-                if not empty.any():
-                    continue
                 column = self.codec.column(name)
-                cells = part[column.name].reset_index(drop=True)
+                if not empty[name].any():
+                    continue
+                cells = _as_trained(column, frame[name], drawn[column.name]).copy()
+                cells.iloc[rows] = part[column.name].array
+                if column.merged and cells.dtype != frame[name].dtype:  # rare ones stay
+                    cells = cells.astype(object).where(empty[name].array, frame[name].array)
                 if column.identifier is not None:
-                    cells = column.numbered(cells, ~empty, frame[name])
-                whole.isetitem(place, _filled(column, whole[name], rows, cells).array)
+                    cells = column.numbered(cells, ~empty[name].to_numpy(), frame[name])
+                whole.isetitem(place, cells.array)
         return filled
 
     def log_density(
@@ -332,27 +326,11 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         return density.numpy() + self.codec.log_scale(frame)
 
 
-def _kept(column: Column, given: pd.Series, drawn: pd.Series) -> pd.Series:
-    """Returns the given cells in the column's dtype, with gaps filled by drawn ones."""
-    known = given.notna().to_numpy()
-    if given.dtype != drawn.dtype:
-        given = column.storage.restore(*column.read(given)).astype(drawn.dtype)
-    return given.where(known, drawn)
-
-
-def _filled(column: Column, cells: pd.Series, rows: np.ndarray, drawn: pd.Series) -> pd.Series:
-    """Puts drawn cells into some rows; if their dtype has no room for them, in the column's."""
-    if len(rows) == len(cells) and cells.isna().all():  # they may have any dtype
-        return drawn
-    given, named = cells.copy(), isinstance(cells.dtype, pd.CategoricalDtype)
-    if named and column.merged and OTHER not in given.cat.categories:
-        given = given.cat.add_categories(OTHER)
-    try:
-        given.iloc[rows] = (drawn.astype(object) if named else drawn).array
-    except (TypeError, ValueError):
-        given = column.storage.restore(*column.read(cells)).astype(drawn.dtype)
-        given.iloc[rows] = drawn.array
-    return given
+def _as_trained(column: Column, given: pd.Series, drawn: pd.Series) -> pd.Series:
+    """Returns given cells in the dtype that their column had in training, that of drawn ones."""
+    if given.dtype == drawn.dtype:
+        return given
+    return column.storage.restore(*column.read(given)).astype(drawn.dtype)
 
 
 def _numpy_generator(generator: torch.Generator | None) -> np.random.Generator:
