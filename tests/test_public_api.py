@@ -55,14 +55,11 @@ def test_no_module_imports_another_by_a_string():
 
 
 def test_imports_load_nothing_heavy():
-    # The second module may load what the first may not.
     code = """
 import sys, kan_diffusion, kan_diffusion.cli
 print(*{"torch", "numpy", "pandas", "diffusers", "sklearn", "pydantic"} & set(sys.modules))
-import kan_diffusion.tables.estimator
-print(*{"torch", "diffusers", "accelerate", "pydantic", "numba", "matplotlib"} & set(sys.modules))
 """
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert loaded == "\n\n"
+    assert loaded == "\n"

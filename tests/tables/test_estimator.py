@@ -13,7 +13,10 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from helpers import refused
 from kan_diffusion import DiffusionEstimator
+from kan_diffusion.data.frames import write_frame
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
+from kan_diffusion.study.named import single_trial
+from kan_diffusion.tables import estimator
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from mixed_tables import people
 
@@ -231,6 +234,54 @@ def test_a_saved_model_is_the_same_and_holds_no_row(mixed, tmp_path):
         (tmp_path / "moved" / name).write_text(damage)
         with refused(name, RunFolderError):
             DiffusionEstimator.load(tmp_path / "moved")
+
+
+def _quickly_judged(*names, **settings):
+    trial = single_trial(*names, **settings)
+    quick = trial.evaluation.model_copy(update={"effort": "quick"})
+    return trial.model_copy(update={"evaluation": quick})
+
+
+def test_every_command_reads_a_saved_model(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["age", "income", "smokes"]
+    frame = people(80, 0)[names]
+    settings = {**QUICK, "params": 150, "steps": 12, "holdout": 0.3}
+    monkeypatch.setattr(estimator, "single_trial", _quickly_judged)
+    model = DiffusionEstimator("readable-kan", **settings).fit(frame)
+    model.save("run", rows=frame)
+    write_frame(tmp_path / "others.csv", people(60, 5)[names])
+    for words, said in (
+        ("sample run --num 20 --seed 0 --out drawn.parquet", "20 rows: drawn.parquet"),
+        ("evaluate run --data others.csv", "60 rows of 'others' that were not trained on"),
+        ("evaluate run", "24 rows of 'rows' that were not trained on"),
+        ("explain run --no-formulas --num 20", "Explanation: run/explanation/explanation.html"),
+        ("report run", "Report: run/report.html"),
+    ):
+        outcome = cli(*words.split())
+        assert outcome.code == 0, outcome.err
+        assert said in " ".join(outcome.out.split())
+    pd.testing.assert_frame_equal(pd.read_parquet("drawn.parquet"), model.sample(20))
+    model.save("alone")
+    assert cli("evaluate", "alone", "--data", "others.csv").code == 0
+    for command in ("evaluate", "explain"):
+        assert "there is no file" in cli(command, "alone").error
+    model.set_params(holdout=0.0).fit(frame).save("whole", rows=frame)
+    for command in ("evaluate", "explain"):
+        assert "no row of 'rows' is held out" in cli(command, "whole").error
+    assert "was not judged; hold rows out" in cli("report", "whole").error
+
+
+def test_a_whole_number_is_the_seed_of_the_command(cli, tmp_path):
+    frame = people(80, 0)
+    write_frame(tmp_path / "rows.parquet", frame)
+    settings = "--family mlp --params 900 --steps 12 --batch-size 16 --device cpu --seed 3"
+    run, drawn = tmp_path / "run", tmp_path / "drawn.parquet"
+    assert cli("train", tmp_path / "rows.parquet", *settings.split(), "--out", run).code == 0
+    assert cli("sample", run, "--num", 20, "--seed", 3, "--out", drawn).code == 0
+    given = {**QUICK, "params": 900, "steps": 12, "holdout": 0.2, "random_state": 3}
+    model = DiffusionEstimator("mlp", **given).fit(frame)
+    pd.testing.assert_frame_equal(model.sample(20), pd.read_parquet(drawn))
 
 
 def test_a_callback_ends_training():

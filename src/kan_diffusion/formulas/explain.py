@@ -68,7 +68,7 @@ from kan_diffusion.study.folder import (
     recorded_steps,
 )
 from kan_diffusion.study.measure import load_point_run
-from kan_diffusion.study.tasks import Reference, task_of
+from kan_diffusion.study.tasks import Reference, require_judge, task_of
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = [
@@ -623,6 +623,7 @@ def explain_run(
                 "others with --levels"
             )
     dataset = load_dataset(config.data, config.study_seed, config.seed)
+    require_judge(dataset)
     effort = config.evaluation.effort
     context = make_context(dataset, process, config.study_seed, effort=effort)
     stages_in(out)  # a damaged one is reported before the search, not after it

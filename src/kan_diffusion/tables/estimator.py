@@ -1,6 +1,6 @@
 """``fit``, ``sample`` and ``impute``: a diffusion model of a table as a scikit-learn estimator.
 
-torch and diffusers load when a model is fitted, so that importing the estimator stays quick.
+It trains as ``kan-diffusion train`` does, and what it saves is a run like any other.
 """
 
 from __future__ import annotations
@@ -10,24 +10,43 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from kan_diffusion.data.frames import write_frame
+from kan_diffusion.denoisers.family import Setting
+from kan_diffusion.devices import one_thread
+from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import RunFolderError, valid_settings
-
-if TYPE_CHECKING:
-    from kan_diffusion.denoisers.family import Setting
-    from kan_diffusion.study.folder import Level, Row
-    from kan_diffusion.tables.codec import TableCodec
-    from kan_diffusion.tables.columns import Kind
-    from kan_diffusion.training import Callback
-    from kan_diffusion.training.optimization import OptimizerName
+from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS
+from kan_diffusion.progress import show_training
+from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.study.folder import (
+    SAMPLES,
+    TrialResult,
+    keep_trial,
+    load_curves,
+    load_points,
+    load_trial,
+)
+from kan_diffusion.study.measure import load_run
+from kan_diffusion.study.named import single_trial
+from kan_diffusion.study.tasks import task_of
+from kan_diffusion.study.trial import curves_of, first_row, spent, train_trial, warn_of_doubt
+from kan_diffusion.tables.codec import TableCodec, require_frame
+from kan_diffusion.tables.columns import Kind
+from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kan_diffusion.tables.sources import FileData, split_rows
+from kan_diffusion.tables.task import columns_text
+from kan_diffusion.training import Callback
+from kan_diffusion.training.optimization import OptimizerName
 
 __all__ = ["DiffusionEstimator"]
 
@@ -37,7 +56,12 @@ Rows = pd.DataFrame | NDArray[np.generic]
 RandomState = int | np.random.RandomState | None
 
 _ROWS = "rows.parquet"
-_ARRAY_DTYPES = ("float64", "float32", "int64", "int32", "bool")
+_OF_A_TRIAL = (
+    *("family", "params", "depth", "process", "steps", "batch_size", "optimizer"),
+    *("learning_rate", "max_seconds", "settings"),
+)
+"""Parameters that are settings of a trial of the same name."""
+_OF_TRAINING = {"steps", "batch_size", "optimizer", "max_seconds"}
 
 
 class DiffusionEstimator(BaseEstimator):
@@ -137,8 +161,6 @@ class DiffusionEstimator(BaseEstimator):
 
     def _frame(self, X: ArrayLike | pd.DataFrame, reset: bool = False) -> pd.DataFrame:  # noqa: N803
         """Returns rows as a frame; the columns of an array are numbered from 0."""
-        from kan_diffusion.tables.codec import require_frame
-
         if isinstance(X, pd.DataFrame):
             require_frame(X)
             validate_data(self, X, reset=reset, skip_check_array=True)
@@ -155,8 +177,7 @@ class DiffusionEstimator(BaseEstimator):
 
     def _given_back(self, frame: pd.DataFrame) -> Rows:
         """Returns rows in the form that ``fit`` was given."""
-        array = self.codec_.array
-        return frame if array is None else frame.to_numpy(dtype=np.dtype(array), na_value=np.nan)
+        return frame if self.codec_.array is None else frame.to_numpy()
 
     def _seed(self, random_state: RandomState = None) -> int:
         given = self.random_state if random_state is None else random_state
@@ -191,24 +212,6 @@ class DiffusionEstimator(BaseEstimator):
                 for one column.
             ValueError: X is neither a frame nor an array in two dimensions.
         """
-        from kan_diffusion.devices import one_thread
-        from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS
-        from kan_diffusion.progress import show_training
-        from kan_diffusion.randomness import numpy_generator, torch_generator
-        from kan_diffusion.study.folder import TrialResult
-        from kan_diffusion.study.named import single_trial
-        from kan_diffusion.study.tasks import task_of
-        from kan_diffusion.study.trial import (
-            curves_of,
-            first_row,
-            spent,
-            train_trial,
-            warn_of_doubt,
-        )
-        from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-        from kan_diffusion.tables.sources import FileData, split_rows
-        from kan_diffusion.tables.task import columns_text
-
         frame = self._frame(X, reset=True)
         seed = self._seed()
         with valid_settings("settings"):
@@ -218,53 +221,45 @@ class DiffusionEstimator(BaseEstimator):
                 "kinds": {str(name): kind for name, kind in (self.columns or {}).items()},
                 "merge_below": self.merge_below,
             })  # fmt: skip
-        array = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
+        array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
         if self.verbose:
             sys.stderr.write(columns_text(codec.describe(), f"{len(frame):,} rows") + "\n")
         rows = codec.encode(frame, numpy_generator("encoding", seed))
         dataset = split_rows(source, codec, rows, seed, 0)
-        config = single_trial(
-            source,
-            family=self.family,
-            params=self.params,
-            depth=self.depth,
-            process=self.process,
-            steps=self.steps,
-            batch_size=self.batch_size,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            max_seconds=self.max_seconds,
-            settings=self.settings,
-            seed=seed,
-            dataset=dataset,
-        )
+        given = {name: getattr(self, name) for name in _OF_A_TRIAL}
+        config = single_trial(source, seed=seed, dataset=dataset, **given)
         task = task_of(source)
         denoiser = task.build(config, dataset)
         row = first_row(config, denoiser)
-        self.n_parameters_ = denoiser.num_trainable
-        title = f"{self.family}, {self.n_parameters_:,} parameters"
+        title = f"{self.family}, {denoiser.num_trainable:,} parameters"
         shown = show_training(title, config.training.steps) if self.verbose else nullcontext()
         with shown as bar, one_thread():
             trained, validation = train_trial(
                 config, dataset, denoiser, self.device, on_progress=bar, callbacks=callbacks
             )
-        self.loss_curve_ = trained.losses
-        self.heldout_curve_ = np.array(trained.heldout_losses).reshape(-1, 2)
-        self.pipeline_ = TableDiffusionPipeline(denoiser, config.process, codec)
-        self._curves = curves_of(trained)
+        pipeline = TableDiffusionPipeline(denoiser, config.process, codec)
         if validation is not None:
             num = min(len(validation), TOLD_APART_ROWS)
-            drawn = self.pipeline_(num, generator=torch_generator("doubt", seed)).samples
+            drawn = pipeline(num, generator=torch_generator("doubt", seed)).samples
             drawn = codec.settle(drawn, numpy_generator("doubt", seed))
             warn_of_doubt(config, trained, denoiser, drawn, validation)
-        measured: Row = {}
-        levels: list[Level] = []
+        row |= spent(trained)
+        result, self._samples = TrialResult(config, row, [], Path()), None
         if self.holdout:
             reference = task.reference(dataset, config.process, config.judging, seed)
-            measured, levels, _ = task.judge(config, dataset, self.pipeline_, reference)
-        row |= spent(trained) | measured
-        self._trial = TrialResult(config, row, levels, Path())
+            measured, levels, self._samples = task.judge(config, dataset, pipeline, reference)
+            result = replace(result, row=row | measured, levels=levels)
+        self.heldout_curve_ = np.array(trained.heldout_losses).reshape(-1, 2)
+        return self._of_run(pipeline, result, curves_of(trained))
+
+    def _of_run(
+        self, pipeline: TableDiffusionPipeline, trial: TrialResult, curves: pd.DataFrame
+    ) -> Self:
+        """Becomes the estimator of a trained run."""
+        self.pipeline_, self._trial, self._curves = pipeline, trial, curves
+        self.loss_curve_ = curves["loss"].to_numpy()
+        self.n_parameters_ = pipeline.denoiser.num_trainable
         return self
 
     @property
@@ -306,9 +301,6 @@ class DiffusionEstimator(BaseEstimator):
             KanDiffusionError: The sampler is unknown or does not fit the process, or a number is
                 below 1.
         """
-        from kan_diffusion.diffusion.sampling import make_scheduler
-        from kan_diffusion.randomness import torch_generator
-
         check_is_fitted(self)
         pipeline = self.pipeline_
         if scheduler is not None:
@@ -347,8 +339,6 @@ class DiffusionEstimator(BaseEstimator):
             DataError: A column is missing, new or of another type.
             KanDiffusionError: The number of draws is below 1.
         """
-        from kan_diffusion.randomness import torch_generator
-
         check_is_fitted(self)
         filled = self.pipeline_.impute(
             X if isinstance(X, pd.DataFrame) else self._frame(X),
@@ -373,8 +363,6 @@ class DiffusionEstimator(BaseEstimator):
             NotFittedError: ``fit`` has not been called.
             DataError: A column is missing, new or of another type, or none is continuous.
         """
-        from kan_diffusion.randomness import torch_generator
-
         check_is_fitted(self)
         return self.pipeline_.log_density(self._frame(X), generator=torch_generator("density"))
 
@@ -396,9 +384,6 @@ class DiffusionEstimator(BaseEstimator):
             NotFittedError: ``fit`` has not been called.
             RunFolderError: The folder cannot be written.
         """
-        from kan_diffusion.data.frames import write_frame
-        from kan_diffusion.study.folder import keep_trial
-
         check_is_fitted(self)
         place = Path(folder).absolute() / _ROWS
         source = self._trial.config.data.model_copy(update={"path": place})
@@ -409,7 +394,7 @@ class DiffusionEstimator(BaseEstimator):
         config = self._trial.config.model_copy(update={"data": source})
         row = {**self._trial.row, **config.keys}
         trial = replace(self._trial, config=config, row=row, folder=place.parent)
-        keep_trial(trial, self.pipeline_, self._curves)
+        keep_trial(trial, self.pipeline_, self._curves, self._samples)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -421,50 +406,28 @@ class DiffusionEstimator(BaseEstimator):
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or something else.
         """
-        from kan_diffusion.study.folder import load_curves, load_trial
-        from kan_diffusion.study.measure import load_run
-        from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-        from kan_diffusion.tables.sources import FileData
-
         config, pipeline = load_run(Path(folder))
         if not isinstance(pipeline, TableDiffusionPipeline):
             raise RunFolderError(f"'{folder}' is no model of a table; give a run of one")
         trial, curves = load_trial(Path(folder), verify=False), load_curves(Path(folder))
         assert trial is not None
-        training, made, source = config.training, config.model, config.data
-        kinds: dict[str | int, Kind] = {}
-        if isinstance(source, FileData):
-            kinds |= source.kinds
-        merge_below = source.merge_below if isinstance(source, FileData) else 0
+        made, denoiser = config.model, pipeline.denoiser
         model = cls(
             made.family,
-            params=pipeline.denoiser.num_trainable,
+            params=denoiser.num_trainable,
             process=config.process.name,
-            steps=training.steps,
-            batch_size=training.batch_size,
-            optimizer=training.optimizer,
             learning_rate=made.learning_rate,
-            max_seconds=training.max_seconds,
-            columns=kinds or None,
-            merge_below=merge_below,
-            depth=len(pipeline.denoiser.config.hidden),
+            depth=len(denoiser.config.hidden),
             settings=dict(made.settings),
-            holdout=source.model_dump()["holdout"],
             random_state=config.study_seed,
+            holdout=config.data.model_dump()["holdout"],
+            **config.training.model_dump(include=_OF_TRAINING),
         )
-        model.pipeline_, model._trial, model._curves = pipeline, trial, curves
-        model.loss_curve_ = curves["loss"].to_numpy()
+        if isinstance(config.data, FileData):
+            model.merge_below = config.data.merge_below
+            model.columns = dict(config.data.kinds) or None
         names = [column.name for column in pipeline.codec.columns]
-        model.n_features_in_ = len(names)
-        if pipeline.codec.array is None and all(isinstance(name, str) for name in names):
-            model.feature_names_in_ = np.array(names, dtype=object)
-        model.n_parameters_ = pipeline.denoiser.num_trainable
-        return model
-
-
-def _array_dtype(X: object) -> str:  # noqa: N803
-    """Returns the dtype in which :meth:`DiffusionEstimator.sample` returns an array of rows."""
-    dtype = np.asarray(X).dtype
-    if dtype.kind == "O":
-        return "object"
-    return str(dtype) if str(dtype) in _ARRAY_DTYPES else "float64"
+        model._frame(pd.DataFrame(0, index=[0], columns=names), reset=True)
+        kept = Path(folder) / SAMPLES
+        model._samples = torch.from_numpy(load_points(kept)) if kept.exists() else None
+        return model._of_run(pipeline, trial, curves)

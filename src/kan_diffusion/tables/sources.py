@@ -190,7 +190,7 @@ class FileData(_TableSource):
 
     def is_same(self, other: Source) -> bool:
         """Whether ``other`` is a file with the same content."""
-        if not isinstance(other, FileData):
+        if not isinstance(other, FileData) or not (self.sha256 or self.path.exists()):
             return False
         file = read_frame(other.path, self.missing, dict(self.kinds))
         return file.sha256 == (self.sha256 or self.pinned().sha256)

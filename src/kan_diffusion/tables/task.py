@@ -86,12 +86,7 @@ class TableTask(Task):
     ) -> TableDiffusionPipeline:
         """Makes the pipeline of a trained denoiser, with the codec of its table."""
         scheduler = make_scheduler(config.sampling.scheduler, config.process)
-        return TableDiffusionPipeline(
-            denoiser,
-            config.process,
-            _table(dataset).codec,
-            scheduler,
-        )
+        return TableDiffusionPipeline(denoiser, config.process, _table(dataset).codec, scheduler)
 
     def _settled(
         self, dataset: Dataset, generated: Tensor, generator: np.random.Generator
@@ -148,10 +143,10 @@ class TableTask(Task):
         frames = table.impute(rows, draws, steps=steps, generator=generator)
         if draws == 1:
             return rows_drawn(frames[0])
-        number = next(name for name in ("draw", "draw_", "draw__") if name not in frames[0])
-        for draw, frame in enumerate(frames, start=1):
-            frame.insert(0, number, draw)
-        return rows_drawn(pd.concat(frames, ignore_index=True))
+        name = "draw" if "draw" not in frames[0] else "draw_"
+        several = pd.concat(frames, ignore_index=True)
+        several.insert(0, name, np.repeat(range(1, draws + 1), len(rows)))
+        return rows_drawn(several)
 
     def describe(self, source: Source, dataset: Dataset) -> str:
         """Says which kinds the columns have."""
@@ -169,17 +164,14 @@ def columns_text(columns: pd.DataFrame, title: str) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1)
-    )
-    for head in ("column", "kind", "values"):
-        table.add_column(head, overflow="fold", ratio={"values": 2}.get(head, 1))
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for head in ("name", "kind", "values"):
+        table.add_column(head, overflow="fold", ratio=2 if head == "values" else 1)
     for head in ("gaps", "coordinates"):
         table.add_column(head, justify="right", no_wrap=True)
-    for column in columns.to_dict("records"):
-        words = (str(column[key]) for key in ("name", "kind", "values"))
-        gaps = f"{column['gaps']:.1%}" if column["gaps"] else ""
-        table.add_row(*words, gaps, str(column["coordinates"]))
+    shown = columns[["name", "kind", "values", "gaps", "coordinates"]]
+    for row in shown.assign(gaps=columns["gaps"].map("{:.1%}".format)).astype(str).to_numpy():
+        table.add_row(*row)
     console = Console(highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)

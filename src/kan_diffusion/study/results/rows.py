@@ -268,8 +268,8 @@ def _read(folder: Path, verify: bool) -> TrialResult:
         raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
     if "heldout_loss" not in trial.row:
         raise RunFolderError(
-            f"the run in '{folder}' was not judged; explain again with as many points to generate "
-            "as the run it comes from (--num)"
+            f"the run in '{folder}' was not judged; hold rows out when you train it, or explain "
+            "again with as many points to generate as the run it comes from (--num)"
         )
     return trial
 
