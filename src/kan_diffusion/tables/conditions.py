@@ -106,15 +106,6 @@ class Condition:
         empty = self.column.storage.empty(int(self.gap))
         return self.column.storage.restore(np.concatenate([self.values, empty]), missing)
 
-    def __str__(self) -> str:
-        name = self.column.name
-        if self.ends is None:
-            shown = [*map(str, self.values.tolist()), *(["a gap"] if self.gap else [])]
-            return f"{name} = {' or '.join(shown)}"
-        low, high = self.ends
-        before = "" if low is None else f"{low} <= "
-        return f"{before}{name}{'' if high is None else f' <= {high}'}"
-
 
 def read_conditions(
     conditions: Mapping[object, object], codec: TableCodec

@@ -213,10 +213,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             found.append(frame)
             waiting = np.setdiff1d(waiting, frame.index)
         if len(waiting):
-            asked = ", ".join(map(str, conditions.values()))
             logger.warning(
-                f"{passed:,} of {drawn:,} rows drawn meet '{asked}', so that {len(waiting):,} rows "
-                "are extrapolation: their cells there are drawn without regard to the others"
+                f"{passed:,} of {drawn:,} rows drawn meet the conditions on "
+                f"{', '.join(map(str, conditions))}, so that {len(waiting):,} rows are "
+                "extrapolation: their cells there are drawn without regard to the others"
             )
             rest = given.iloc[waiting].reset_index(drop=True)
             for name, condition in conditions.items():

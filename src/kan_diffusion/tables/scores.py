@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -126,18 +125,6 @@ class TableScores:
         return any(score.key == key for score in self.scores)
 
 
-class _Sides(NamedTuple):
-    """Rows of all judged columns, each with shape (n, D): float64, NaN for a gap."""
-
-    real: _Array
-    synthetic: _Array
-    reference: _Array
-
-    def thinned(self, size: int, generator: np.random.Generator) -> _Sides:
-        """Draws at most ``size`` rows of each side."""
-        return _Sides(*(_thinned(side, size, generator) for side in self))
-
-
 def table_scores(
     real: pd.DataFrame,
     synthetic: pd.DataFrame,
@@ -193,15 +180,16 @@ def table_scores(
         halves = stream("halves").permutation(len(judged))
         judged, reference = judged[halves[::2]], judged[halves[1::2]]
     size = min(len(reference), len(rows["synthetic"]), _MOST_COMPARED)
-    sides = _Sides(
+    sides = [
         _thinned(judged, _MOST_COMPARED, stream("real")),
         _thinned(rows["synthetic"], size, stream("synthetic")),
         _thinned(reference, size, stream("reference")),
-    )
-    few = sides.thinned(_MOST_LEARNED, stream("few"))
+    ]
+    random = stream("few")
+    few = [_thinned(side, _MOST_LEARNED, random) for side in sides]
     columns, pairs = _column_scores(features, sides), _pair_scores(features, sides)
     predicted = _targets(features, columns, pairs, targets)
-    useful = _usefulness(features, sides.real, few, predicted, trees, stream("usefulness"))
+    useful = _usefulness(features, sides[0], few, predicted, trees, stream("usefulness"))
 
     def means(frame: pd.DataFrame, *names: str) -> list[float]:
         return [float(frame[name].mean()) for name in names]
@@ -217,15 +205,15 @@ def table_scores(
     if len(useful):
         scores.append(Score("usefulness", "usefulness", *means(useful, "synthetic", "real")))
     if train is not None:
-        whole = _Sides(rows["real"], rows["synthetic"], rows["train"])
-        scores += _privacy(features, whole, stream("privacy"))
+        sides_of_all = rows["real"], rows["synthetic"], rows["train"]
+        scores += _privacy(features, *sides_of_all, stream("privacy"))
     return TableScores(
         scores=tuple(scores),
         columns=columns.sort_values("shortfall", ascending=False, kind="stable"),
         pairs=pairs,
         usefulness=useful,
         pictures={
-            feature.name: column_picture(feature, sides.real[:, place], sides.synthetic[:, place])
+            feature.name: column_picture(feature, *(side[:, place] for side in sides[:2]))
             for place, feature in enumerate(features)
         },
         left_out=left_out,
@@ -242,7 +230,7 @@ def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
 # --- columns and pairs ------------------------------------------------------------------------
 
 
-def _column_scores(features: Sequence[Feature], sides: _Sides) -> pd.DataFrame:
+def _column_scores(features: Sequence[Feature], sides: Sequence[_Array]) -> pd.DataFrame:
     found = []
     for place, feature in enumerate(features):
         real, *others = (side[:, place] for side in sides)
@@ -271,7 +259,7 @@ def _similarity(one: _Array, other: _Array) -> float:
     return 1.0 - float(np.abs(one - other).sum()) / 2
 
 
-def _pair_scores(features: Sequence[Feature], sides: _Sides) -> pd.DataFrame:
+def _pair_scores(features: Sequence[Feature], sides: Sequence[_Array]) -> pd.DataFrame:
     # Pearson's correlation of each pair, over the rows without a gap in either.
     correlations = [pd.DataFrame(side).corr().to_numpy() for side in sides]
     codes = [
@@ -339,16 +327,14 @@ def _cramers_v(shares: _Array) -> float:
 
 
 def _two_sample(
-    features: Sequence[Feature], few: _Sides, trees: int, generator: np.random.Generator
+    features: Sequence[Feature], few: Sequence[_Array], trees: int, generator: np.random.Generator
 ) -> Score:
     seed = int(generator.integers(2**31))
-    size = min(len(few.real), len(few.synthetic))
-    even = few.thinned(size, generator)  # at random: a file may be sorted
+    size = min(len(few[0]), len(few[1]))
+    # At random: a file may be sorted.
+    real, *others = (_thinned(side, size, generator) for side in few)
     # Both are compared with the same real rows, with the same folds and trees.
-    value, perfect = (
-        _told_apart(features, even.real, other, trees, seed)
-        for other in (even.synthetic, even.reference)
-    )
+    value, perfect = (_told_apart(features, real, other, trees, seed) for other in others)
     # Both accuracies vary, each with a variance of 1/4 over the number of its 2 * size rows.
     return Score("c2st", "C2ST", value, perfect, _SURE * float(np.sqrt(2 * 0.25 / (2 * size))))
 
@@ -409,7 +395,7 @@ def _targets(
 def _usefulness(
     features: Sequence[Feature],
     real: _Array,
-    few: _Sides,
+    few: Sequence[_Array],
     targets: Sequence[int],
     trees: int,
     generator: np.random.Generator,
@@ -481,9 +467,12 @@ def _auc(learner: object, rows: _Array, answers: _Array, tests: _Array, truth: _
 
 
 def _privacy(
-    features: Sequence[Feature], sides: _Sides, generator: np.random.Generator
+    features: Sequence[Feature],
+    heldout: _Array,
+    synthetic: _Array,
+    train: _Array,
+    generator: np.random.Generator,
 ) -> list[Score]:
-    heldout, synthetic, train = sides
     own_hashes, *others = (
         pd.util.hash_pandas_object(pd.DataFrame(rows), index=False)
         for rows in (train, synthetic, heldout)
