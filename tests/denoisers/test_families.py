@@ -6,7 +6,7 @@ import torch
 from family_contract import ALL, FEW, FamilyContract
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.data import GaussianMixture
-from kan_diffusion.denoisers import Choice, Family, IntRange, NetworkDenoiser, Range, get_family
+from kan_diffusion.denoisers import Family, NetworkDenoiser, Range, get_family
 from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, train
@@ -74,7 +74,7 @@ TOO_LARGE = [
     ({"flops": 10**15}, "at most 1,000,000 units, .* take a smaller size or more layers"),
     ({"settings": {"grid_size": 10**9}}, "at most 100,000,000"),
 ]
-UNKNOWN = {"activatoin": IntRange(2, 3)}
+UNKNOWN = {"activatoin": Range(2, 3)}
 
 
 def test_what_cannot_be_built_is_refused_in_one_line():
@@ -89,8 +89,6 @@ def test_what_cannot_be_built_is_refused_in_one_line():
         (lambda: Range(2.0, 1.0), "a Range needs"),
         (lambda: Range(0.0, 1.0, log=True), "a Range needs"),
         (lambda: Range(1.0, float("inf")), "a Range needs"),
-        (lambda: IntRange(3, 2), "an IntRange needs"),
-        (lambda: Choice(()), "a Choice needs"),
     ):
         with refused(message):
             make()

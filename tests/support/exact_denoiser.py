@@ -21,7 +21,7 @@ class ExactDenoiser(PointDenoiser):
 
     def __init__(self, process, density, dtype=torch.float64, offset=0.0, until=math.inf):
         super().__init__()
-        self.data_dim, self.point_features = density.dim, None
+        self.data_dim = density.dim
         self.anchor = nn.Parameter(torch.zeros((), dtype=dtype))
         self.process, self.density, self.offset, self.until = process, density, offset, until
 
