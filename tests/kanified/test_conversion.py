@@ -122,12 +122,11 @@ def convolutions():
     return UNet2DModel(sample_size=8, block_out_channels=(16,), norm_num_groups=8, **blocks)
 
 
-def test_layers_are_selected_by_pattern_or_predicate_and_linear_maps_stay_where_the_width_does():
+def test_layers_are_selected_by_patterns_and_linear_maps_stay_where_the_width_does():
     paths = ["transformer_blocks.0.ff", "transformer_blocks.1.ff"]
     for layers, expected in (
         ("transformer_blocks.1.*", paths[1:]),
         (["*.0.ff", "*.1.ff"], paths),
-        (lambda path, owner: path.endswith("0.ff"), paths[:1]),
     ):
         network, _ = make("dit")
         weights = [block.ff.net[0].proj.weight for block in network.transformer_blocks]

@@ -72,22 +72,13 @@ def _rotation(dim: int, *name: str | int) -> Tensor:
     return axes * triangle.diagonal().sign()
 
 
-def _circles(radii: Sequence[float], weights: Sequence[float], noise: float) -> CurveDensity:
-    """Circles about 0, plus noise."""
+def circles(noise: float, radii: Sequence[float], weights: Sequence[float]) -> CurveDensity:
+    """Circles about 0 that hold shares of the points in proportion to the weights, plus noise."""
     segments = [
         CurveSegment(partial(_on_circle, radius=radius), 0.0, 2 * _PI, weight)
         for radius, weight in zip(radii, weights, strict=True)
     ]
     return CurveDensity(segments, noise)
-
-
-def _round(
-    centres: Tensor | Sequence[Sequence[float]],
-    noise: float,
-    weights: Sequence[float] | None = None,
-) -> GaussianMixture:
-    """Round Gaussians of one standard deviation."""
-    return GaussianMixture(centres, weights=weights, variances=noise**2)
 
 
 def swiss_roll(noise: float = 0.2) -> CurveDensity:
@@ -106,14 +97,6 @@ def moons(noise: float = 0.1) -> CurveDensity:
     lower = partial(_on_circle, centre=(1.0, 0.5))
     halves = [CurveSegment(_on_circle, 0.0, _PI), CurveSegment(lower, _PI, 2 * _PI)]
     return CurveDensity(halves, noise)
-
-
-def circles(noise: float = 0.08) -> CurveDensity:
-    """Two circles of radius 1 and 1/2 that hold half of the points each.
-
-    scikit-learn's ``make_circles(noise=noise, factor=0.5)``, in its units.
-    """
-    return _circles([1.0, 0.5], [1.0, 1.0], noise)
 
 
 def s_curve(noise: float = 0.1) -> CurveDensity:
@@ -158,18 +141,6 @@ def two_spirals(noise: float = 0.25) -> CurveDensity:
     return CurveDensity([CurveSegment(arm, *bounds) for arm in arms], noise)
 
 
-def rings(noise: float = 0.12) -> CurveDensity:
-    """Circles of radius 1, 2, 3 and 4 about 0, evenly filled along every circle, plus noise."""
-    radii = [1.0, 2.0, 3.0, 4.0]
-    return _circles(radii, radii, noise)
-
-
-def eight_gaussians(noise: float = 0.5) -> GaussianMixture:
-    """Eight equal round Gaussians evenly spaced on a circle of radius 4."""
-    angles = 2 * _PI * torch.arange(8, dtype=torch.float64) / 8
-    return _round(_on_circle(angles, radius=4.0), noise)
-
-
 def gaussian_mixture() -> GaussianMixture:
     """Five overlapping correlated Gaussians of unequal weight (0.3, 0.25, 0.2, 0.15, 0.1)."""
     # Centre, standard deviations along the axes of the ellipse, and its angle in degrees.
@@ -195,29 +166,11 @@ def correlated_gaussian() -> GaussianMixture:
     return GaussianMixture([[0.0, 0.0]], [[[1.0, 0.8], [0.8, 1.0]]])
 
 
-def two_modes(noise: float = 0.5, share: float = 0.5) -> GaussianMixture:
-    """Two Gaussians on a line, at -1 with the weight ``share`` and at 1.
-
-    With v = alpha^2 noise^2 + sigma^2 and m = alpha, the score of noised points is
-    (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v before standardisation, which puts the mean
-    alpha (1 - 2 share) at 0. The narrower Gaussians of ``narrow-modes`` bend it more sharply, and
-    those of ``uneven-modes`` have unequal weights.
-    """
-    return _round([[-1.0], [1.0]], noise, [share, 1 - share])
-
-
-def four_modes(noise: float = 0.5) -> GaussianMixture:
-    """Four Gaussians at (-1 or 1, -1 or 1); the two coordinates are independent."""
-    return _round([[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)], noise)
-
-
-def oblique_modes(noise: float = 0.5) -> GaussianMixture:
-    """Two round Gaussians in the plane, at (1, 1/2) and (-1, -1/2).
-
-    Their score bends along a direction oblique to the axes, so it is not a sum of functions of one
-    coordinate each.
-    """
-    return _round([[1.0, 0.5], [-1.0, -0.5]], noise)
+def round_modes(
+    centres: Sequence[Sequence[float]], noise: float = 0.5, weights: Sequence[float] | None = None
+) -> GaussianMixture:
+    """Round Gaussians of one standard deviation; equally heavy where there are no weights."""
+    return GaussianMixture(centres, weights=weights, variances=noise**2)
 
 
 def swiss_roll_16d(noise: float = 0.2) -> CurveDensity:
@@ -252,23 +205,34 @@ def mixture(dim: int, noise: float = 0.1) -> GaussianMixture:
     return GaussianMixture(torch.stack(means), torch.stack(covariances), weights)
 
 
+_TWO = [[-1.0], [1.0]]
+_EIGHT = _on_circle(2 * _PI * torch.arange(8, dtype=torch.float64) / 8, radius=4.0).tolist()
+_RADII = [1.0, 2.0, 3.0, 4.0]
+
 TOYS: dict[str, Callable[..., Density]] = {
     "swiss-roll": swiss_roll,
     "moons": moons,
-    "circles": circles,
+    # scikit-learn's ``make_circles(noise=noise, factor=0.5)``, in its units.
+    "circles": partial(circles, radii=[1.0, 0.5], weights=[1.0, 1.0], noise=0.08),
     "s-curve": s_curve,
     "checkerboard": checkerboard,
     "pinwheel": pinwheel,
     "two-spirals": two_spirals,
-    "rings": rings,
-    "eight-gaussians": eight_gaussians,
+    # Evenly filled along every circle.
+    "rings": partial(circles, radii=_RADII, weights=_RADII, noise=0.12),
+    "eight-gaussians": partial(round_modes, _EIGHT),
     "gaussian-mixture": gaussian_mixture,
     "correlated-gaussian": correlated_gaussian,
-    "two-modes": two_modes,
-    "four-modes": four_modes,
-    "narrow-modes": partial(two_modes, noise=0.35),
-    "uneven-modes": partial(two_modes, share=0.3),
-    "oblique-modes": oblique_modes,
+    # Of two modes the score of noised points is (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v
+    # with v = alpha^2 noise^2 + sigma^2, m = alpha and the share of the left one, before
+    # standardisation, which puts the mean alpha (1 - 2 share) at 0.
+    "two-modes": partial(round_modes, _TWO),
+    # The two coordinates are independent.
+    "four-modes": partial(round_modes, [[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)]),
+    "narrow-modes": partial(round_modes, _TWO, noise=0.35),
+    "uneven-modes": partial(round_modes, _TWO, weights=[0.3, 0.7]),
+    # The score bends obliquely to the axes: it is no sum of functions of one coordinate each.
+    "oblique-modes": partial(round_modes, [[1.0, 0.5], [-1.0, -0.5]]),
     "mixture-8d": partial(mixture, 8),
     "mixture-32d": partial(mixture, 32),
     "swiss-roll-16d": swiss_roll_16d,
