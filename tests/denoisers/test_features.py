@@ -16,14 +16,14 @@ T = 50
 def test_whole_timesteps_are_the_fractional_ones_between_them_and_are_rounded_once(encoding):
     encode = TimeFeatures(encoding, T, 4)
     assert not encode.state_dict()  # the table is no part of a checkpoint
-    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        tolerance = max(torch.finfo(dtype).eps, 2e-6)
-        for converted in (encode, copy.deepcopy(encode).to(dtype)):
-            for timesteps in (torch.arange(T), torch.arange(T) + 0.5):
-                exact = (timesteps.double().unsqueeze(-1) + 1) / T
-                if encoding == "fourier":
-                    angles = exact * math.pi * 2.0 ** (torch.arange(4, dtype=torch.float64) - 1)
-                    exact = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    for timesteps in (torch.arange(T), torch.arange(T) + 0.5):
+        exact = (timesteps.double().unsqueeze(-1) + 1) / T
+        if encoding == "fourier":
+            angles = exact * math.pi * 2.0 ** (torch.arange(4, dtype=torch.float64) - 1)
+            exact = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+            tolerance = max(torch.finfo(dtype).eps, 2e-6)
+            for converted in (encode, copy.deepcopy(encode).to(dtype)):
                 features = converted(timesteps, dtype)
                 assert features.dtype == dtype
                 torch.testing.assert_close(features.double(), exact, atol=tolerance, rtol=0)

@@ -195,9 +195,10 @@ def _chosen(module: nn.Module, layers: str | Sequence[str] | None) -> list[Block
     """Selects the blocks to replace, some of which perhaps cannot be."""
     found = find_blocks(module)
     proper = {path for path, block in found.items() if not block.embedding}
-    patterns = ["*"] if layers is None else [layers] if isinstance(layers, str) else layers
+    wanted: Sequence[object] = ["*"] if layers is None else layers or [layers]
+    wanted = [layers] if isinstance(layers, str) else wanted
     chosen: set[str] = set()
-    for pattern in patterns or [layers]:
+    for pattern in wanted:
         paths = {path for path in found if fnmatchcase(path, str(pattern))}
         paths = paths & proper or paths
         if not paths or (layers is None and not proper):
