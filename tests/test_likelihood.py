@@ -17,12 +17,9 @@ COSINE = get_process("cosine")
 
 
 def test_exact_denoiser_has_the_exact_density():
-    for schedule, kind in (
-        ("squaredcos_cap_v2", "v_prediction"),
-        ("linear", "epsilon"),
-        ("linear", "sample"),
-        ("flow", "flow"),
-    ):
+    cosine = "squaredcos_cap_v2"
+    kinds = (cosine, "v_prediction"), ("linear", "epsilon"), ("linear", "sample"), ("flow", "flow")
+    for schedule, kind in kinds:
         process = Process(name="x", schedule=schedule, prediction_type=kind)
         errors, exact = errors_of_density("gaussian-mixture", process, 10)
         assert (errors < 2e-3 + 1e-3 * exact.abs()).all(), kind
@@ -35,7 +32,7 @@ def test_gaussian_closed_form_where_noise_is_not_reached():
     process = get_process("notebook")
     mean = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
     variance = torch.tensor([0.5, 1.0, 0.02], dtype=torch.float64)
-    density = GaussianMixture(mean.unsqueeze(0), variances=variance.unsqueeze(0))
+    density = GaussianMixture(mean.unsqueeze(0), covariances=variance.diag().unsqueeze(0))
     samples = 2 * points(20, 3, dtype=torch.float64)
     alpha, sigma = (float(level[-1]) for level in process.levels())
     growth = ((variance + (sigma / alpha) ** 2) / (variance + first_noise(process) ** 2)).sqrt()
@@ -52,10 +49,9 @@ def test_density_of_any_network_integrates_to_one(family, name):
     # Any network's prediction leads to a density, also that of one that was not trained.
     process = get_process(name)
     made = denoiser(family, params=600, num_train_timesteps=process.num_timesteps, seed=2)
-    step = 0.15
-    axis = step * (torch.arange(-32, 32).double() + 0.5)
+    axis = 0.15 * (torch.arange(-32, 32).double() + 0.5)
     grid = torch.cartesian_prod(axis, axis)
-    mass = log_likelihood(made, process, grid, num_steps=12).exp().sum() * step**2
+    mass = log_likelihood(made, process, grid, num_steps=12).exp().sum() * 0.15**2
     assert float(mass) == pytest.approx(1.0, abs=2e-3)
 
 

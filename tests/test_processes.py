@@ -6,14 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from helpers import randn, refused, seeded
-from kan_diffusion.processes import (
-    PROCESSES,
-    SIGNAL_LIMIT,
-    Process,
-    get_process,
-    signal_left,
-    signal_warning,
-)
+from kan_diffusion.processes import PROCESSES, Process, get_process, signal_left, signal_warning
 
 KINDS = [Process(name=kind, prediction_type=kind) for kind in ("epsilon", "v_prediction", "sample")]
 
@@ -90,7 +83,7 @@ def test_the_notebooks_process_keeps_most_of_its_signal_and_says_so():
     assert "--process cosine" in signal_warning(process)
     assert (process.loss, process.prediction_type) == ("huber", "epsilon")
     for name in ("cosine", "ddpm", "flow"):  # which reach noise
-        assert 0 <= signal_left(get_process(name)) < SIGNAL_LIMIT
+        assert 0 <= signal_left(get_process(name)) < 0.05
         assert signal_warning(get_process(name)) is None
 
 

@@ -11,28 +11,21 @@ is the most corrupted state. *Diffusion* preserves variance,
 (Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003) joins data and noise by
 straight lines, :math:`\sigma_t = (t + 1) / T = 1 - \alpha_t`.
 
-A prediction type is a pair (p, q) with the target :math:`p\,\varepsilon - q\,x_0`. Solved together
-with the equation of :math:`x_t`, it gives the predicted noise:
+A prediction type is a pair (p, q) with the target :math:`p\,\varepsilon - q\,x_0`: (1, 0) for
+``epsilon``, (alpha, sigma) for ``v_prediction`` (Salimans and Ho 2022, arXiv:2202.00512), (0, -1)
+for ``sample`` and (1, 1) for ``flow``. Solved together with the equation of :math:`x_t`, it gives
+the predicted noise:
 
 .. math:: \varepsilon = a \cdot \mathrm{prediction} + b \cdot x_t, \qquad
     a = \frac{\alpha}{p\,\alpha + q\,\sigma}, \quad b = \frac{q}{p\,\alpha + q\,\sigma}.
 
-================  ==================================  =========================  ================
-prediction type   target                              a                          b
-================  ==================================  =========================  ================
-``epsilon``       :math:`\varepsilon`                 1                          0
-``v_prediction``  :math:`\alpha\varepsilon-\sigma x_0`  :math:`\alpha`             :math:`\sigma`
-``sample``        :math:`x_0`                         :math:`-\alpha / \sigma`   :math:`1/\sigma`
-``flow``          :math:`\varepsilon - x_0`           :math:`\alpha`             1
-================  ==================================  =========================  ================
-
-(v: Salimans and Ho 2022, arXiv:2202.00512.) Samples have any shape (B, \*shape); levels are one per
-sample, or one for all, and broadcast over the trailing dimensions.
+Samples have any shape (B, \*shape); levels are one per sample, or one for all, and broadcast over
+the trailing dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 import numpy as np
@@ -41,7 +34,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from kan_diffusion.errors import KanDiffusionError, look_up, require_known
+from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.limits import MOST_TIMESTEPS
 from kan_diffusion.settings import Name, Settings
 
@@ -50,8 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROCESSES",
-    "SCHEDULES",
-    "SIGNAL_LIMIT",
     "PredictionType",
     "Process",
     "expand",
@@ -61,7 +52,7 @@ __all__ = [
     "signal_warning",
 ]
 
-SIGNAL_LIMIT = 0.05
+_SIGNAL_LIMIT = 0.05
 """Largest fraction of signal, alpha_T, with which a process counts as reaching noise."""
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
@@ -112,24 +103,14 @@ def _prediction(kind: PredictionType, alpha: Levels, sigma: Levels) -> tuple[Lev
     return one, one, one
 
 
-SCHEDULES: dict[str, Callable[[Process], list[float]] | None] = {
-    "squaredcos_cap_v2": None,
-    "linear": None,
-    "constant": lambda process: [process.beta_start] * process.num_timesteps,
-    "flow": None,
-}
-"""Schedules by name, each a function from a process to its T betas between 0 and 1, or None where
-diffusers' schedulers know the schedule by this name; ``"flow"`` is the straight line of flow
-matching."""
-
-
 class Process(Settings):
     """A noising process: schedule, prediction type and loss.
 
     Attributes:
         name: Name of the process, as users write it.
         num_timesteps: Number T of steps.
-        schedule: A name in `SCHEDULES`.
+        schedule: ``"squaredcos_cap_v2"``, ``"linear"`` or ``"constant"`` betas, or ``"flow"``, the
+            straight line of flow matching.
         beta_start: First beta of ``"linear"``, or the one beta of ``"constant"``.
         beta_end: Last beta of ``"linear"``.
         prediction_type: ``"epsilon"``, ``"v_prediction"`` or ``"sample"``; ``"flow"`` for the
@@ -139,7 +120,7 @@ class Process(Settings):
 
     name: Annotated[Name, Field(min_length=1)]
     num_timesteps: int = Field(1000, ge=2, le=MOST_TIMESTEPS)
-    schedule: str = "squaredcos_cap_v2"
+    schedule: Literal["squaredcos_cap_v2", "linear", "constant", "flow"] = "squaredcos_cap_v2"
     beta_start: float = Field(1e-4, gt=0, lt=1)
     beta_end: float = Field(2e-2, gt=0, lt=1)
     prediction_type: PredictionType = "v_prediction"
@@ -147,7 +128,6 @@ class Process(Settings):
 
     @model_validator(mode="after")
     def _schedule_fits_prediction(self) -> Self:
-        require_known("schedule", self.schedule, SCHEDULES)
         if (self.schedule == "flow") != (self.prediction_type == "flow"):
             raise KanDiffusionError(
                 f"schedule '{self.schedule}' does not go with prediction_type "
@@ -170,17 +150,16 @@ class Process(Settings):
 
         if self.is_flow:
             return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_timesteps)
-        betas = SCHEDULES[self.schedule]
+        constant = self.schedule == "constant"
         return DDPMScheduler(
             num_train_timesteps=self.num_timesteps,
             beta_start=self.beta_start,
-            beta_end=self.beta_end,
+            beta_end=self.beta_start if constant else self.beta_end,
+            beta_schedule="linear" if constant else self.schedule,
             prediction_type=self.prediction_type,
             variance_type="fixed_large",
             clip_sample=False,
             timestep_spacing="trailing",
-            beta_schedule=self.schedule if betas is None else "linear",
-            trained_betas=None if betas is None else betas(self),
         )
 
     def levels(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -279,7 +258,7 @@ def signal_left(process: Process) -> float:
 def signal_warning(process: Process) -> str | None:
     """Returns a warning if a process does not reach noise; None if it does."""
     left = signal_left(process)
-    if left <= SIGNAL_LIMIT:
+    if left <= _SIGNAL_LIMIT:
         return None
     return (
         f"this process does not reach noise: {left:.1%} of the signal is left at its last "

@@ -67,7 +67,7 @@ def test_without_an_oracle_ten_seeds_are_ten_splits(tmp_path, kind):
     if kind == "file":
         config = FileData(path=csv_of(tmp_path, rows(60)), holdout=0.5)
     splits = [load_dataset(config, study_seed=0, trial_seed=seed) for seed in range(10)]
-    assert all(split.split_by_seed for split in splits)
+    assert all(split.oracle == "none" for split in splits)
     kept = [training_rows(split) for split in splits]
     assert len({frozenset(part) for part in kept}) == 10
     codecs = [split.codec.to_dict() for split in splits]
@@ -111,7 +111,7 @@ def test_tables_are_scikit_learns(name):
 
 def test_heldout_rows_are_noised_equally_often(tmp_path):
     dataset = load_dataset(FileData(path=csv_of(tmp_path, rows(100)), holdout=0.5), 0, 0)
-    points = dataset.points_to_noise(187, seeded())
+    points, _ = dataset.to_noise(187, seeded())
     _, counts = torch.unique(points, dim=0, return_counts=True)
     assert len(counts) == len(dataset.heldout) == 50
     assert set(counts.tolist()) == {3, 4}
@@ -135,7 +135,7 @@ def test_fresh_pairs_share_no_row(tmp_path_factory, num, seed):
 def test_a_large_file_is_split_by_seed_as_a_small_one_is(tmp_path):
     path = csv_of(tmp_path, rows(8_200))
     one, other = (load_dataset(FileData(path=path, holdout=0.5), 0, seed) for seed in (0, 1))
-    assert (one.oracle, one.split_by_seed, len(one.heldout)) == ("none", True, 4_100)
+    assert (one.oracle, len(one.heldout)) == ("none", 4_100)
     assert not torch.equal(one.heldout, other.heldout)
 
 

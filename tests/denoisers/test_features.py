@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kan_diffusion.denoisers.features import PointFeatures, TimeFeatures
+from kan_diffusion.denoisers.features import TimeFeatures, waves
 
 T = 50
 
@@ -16,14 +16,14 @@ T = 50
 def test_whole_timesteps_are_the_fractional_ones_between_them_and_are_rounded_once(encoding):
     encode = TimeFeatures(encoding, T, 4)
     assert not encode.state_dict()  # the table is no part of a checkpoint
-    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        tolerance = max(torch.finfo(dtype).eps, 2e-6)
-        for converted in (encode, copy.deepcopy(encode).to(dtype)):
-            for timesteps in (torch.arange(T), torch.arange(T) + 0.5):
-                exact = (timesteps.double().unsqueeze(-1) + 1) / T
-                if encoding == "fourier":
-                    angles = exact * math.pi * 2.0 ** (torch.arange(4, dtype=torch.float64) - 1)
-                    exact = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    for timesteps in (torch.arange(T), torch.arange(T) + 0.5):
+        exact = (timesteps.double().unsqueeze(-1) + 1) / T
+        if encoding == "fourier":
+            angles = exact * math.pi * 2.0 ** (torch.arange(4, dtype=torch.float64) - 1)
+            exact = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+            tolerance = max(torch.finfo(dtype).eps, 2e-6)
+            for converted in (encode, copy.deepcopy(encode).to(dtype)):
                 features = converted(timesteps, dtype)
                 assert features.dtype == dtype
                 torch.testing.assert_close(features.double(), exact, atol=tolerance, rtol=0)
@@ -35,20 +35,14 @@ def test_whole_timesteps_are_the_fractional_ones_between_them_and_are_rounded_on
 
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1_000))
-def test_features_are_the_points_and_octaves_of_a_quarter_turn_a_unit(dim, num_frequencies, seed):
+def test_waves_are_octaves_number_by_number_and_exact_in_half_precision(dim, count, seed):
     points = torch.from_numpy(np.random.default_rng(seed).normal(0, 2, (7, dim)))
-    features = PointFeatures(dim, num_frequencies)
-    waves = [
+    wanted = [
         wave(2**m * np.pi * points[:, coordinate].numpy() / 4)
         for wave in (np.cos, np.sin)
         for coordinate in range(dim)
-        for m in range(num_frequencies)
+        for m in range(count)
     ]
-    wanted = np.column_stack([points.numpy(), *waves])
-    assert features.num_features == wanted.shape[1]
-    np.testing.assert_allclose(features(points).numpy(), wanted, atol=1e-12)
-    # Points of half precision have exact angles.
+    np.testing.assert_allclose(waves(points, count, 0.25), np.column_stack(wanted), atol=1e-12)
     half = points.bfloat16()
-    rounded, exact = features.to(torch.bfloat16)(half), features(half.float())
-    torch.testing.assert_close(rounded.float(), exact, atol=4e-3, rtol=4e-3)
-    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(waves(half, count, 0.25), waves(half.float(), count, 0.25))

@@ -54,23 +54,17 @@ def test_a_constant_score_is_one_of_every_point_and_operations_are_counted():
     assert formula_denoiser([expression, X], {C[0]: 1.0}, COSINE).flops == 2 + 2 + 4 + 4
 
 
-def _made(expression):
-    return formula_denoiser([expression], VALUES, COSINE)
-
-
-def _points():
-    generator = np.random.default_rng(0)
-    return generator.uniform(-2, 2, 40), generator.uniform(0.1, 1, 40)
+PLACES, LEVELS = np.random.default_rng(0).uniform([[-2], [0.1]], [[2], [1]], (2, 40))
 
 
 def _evaluated(formula):
-    x, alpha = (torch.from_numpy(values) for values in _points())
+    x, alpha = torch.from_numpy(PLACES), torch.from_numpy(LEVELS)
     return formula.score(x.unsqueeze(1), alpha, torch.ones(1))[:, 0].detach().numpy()
 
 
 def _by_sympy(expression):
     function = sympy.lambdify([X, ALPHA, *C], expression, modules=["scipy", "numpy"])
-    return np.broadcast_to(function(*_points(), *VALUES.values()), 40)
+    return np.broadcast_to(function(PLACES, LEVELS, *VALUES.values()), 40)
 
 
 EXPRESSIONS = [
@@ -84,19 +78,17 @@ EXPRESSIONS = [
 ]
 
 
-@pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_an_expression_is_evaluated_and_comes_back(expression):
-    formula = _made(expression)
-    formula.register_to_config(score=json.loads(json.dumps(formula.config.score)))
-    expected = _by_sympy(expression)
-    np.testing.assert_allclose(_evaluated(formula), expected, rtol=1e-9, atol=1e-9)
-    (back,) = formula.expressions()
-    assert back.free_symbols <= {X, ALPHA}
-    np.testing.assert_allclose(_by_sympy(back), expected, rtol=1e-9, atol=1e-9)
-
-
-def test_gradients_reach_points_and_constants():
-    formula = _made(C[0] * sympy.tanh(C[1] * X) / (1 + C[2] * ALPHA**2)).double()
+def test_an_expression_is_evaluated_comes_back_and_has_gradients():
+    for expression in EXPRESSIONS:
+        formula = formula_denoiser([expression], VALUES, COSINE)
+        formula.register_to_config(score=json.loads(json.dumps(formula.config.score)))
+        expected = _by_sympy(expression)
+        np.testing.assert_allclose(_evaluated(formula), expected, rtol=1e-9, atol=1e-9)
+        (back,) = formula.expressions()
+        assert back.free_symbols <= {X, ALPHA}
+        np.testing.assert_allclose(_by_sympy(back), expected, rtol=1e-9, atol=1e-9)
+    expression = C[0] * sympy.tanh(C[1] * X) / (1 + C[2] * ALPHA**2)
+    formula = formula_denoiser([expression], VALUES, COSINE).double()
     x = torch.tensor([[0.3], [-0.8]], dtype=torch.float64, requires_grad=True)
     levels = torch.tensor([0.5, 0.9]), torch.ones(1)
     operands = x, formula.constants
@@ -148,7 +140,7 @@ def test_what_a_formula_cannot_have_is_refused_and_deep_ones_are_not():
         with refused(f"a formula cannot have .*{what}"):
             formula_denoiser([expression], {}, COSINE)
     deep = FormulaDenoiser(data_dim=1, score=[_nested(140)], **given)
-    x = torch.from_numpy(_points()[0])
+    x = torch.from_numpy(PLACES)
     for _ in range(140):
         x = x.tanh()
     np.testing.assert_allclose(_evaluated(deep), x.numpy())

@@ -30,7 +30,10 @@ def _by_formula(denoiser, x, timestep, observed):
         code = function_by_function(denoiser.code, place)[:, 0]
         output = linear(first, denoiser.first.weight, denoiser.first.bias)
     else:
-        seen = x if denoiser.point_features is None else denoiser.point_features(x)
+        angles = (
+            x[..., None] * math.pi / 4 * 2.0 ** torch.arange(denoiser.num_input_frequencies)
+        ).flatten(1)
+        seen = torch.cat([x, angles.cos(), angles.sin()], 1)
         if config.modulated:
             code, inputs = waves_of_time, seen
             if config.scaled_inputs:

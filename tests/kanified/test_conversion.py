@@ -46,19 +46,16 @@ def test_outputs_of_the_whole_network_stay_when_the_function_is_kept(name):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_kept_functions_hold_far_outside_the_usual_and_their_error_is_the_largest(activation):
     network = feed_forward(activation, scale=20.0)
-    known = find_blocks(network)[""].activation
-    x = randn(64, 16, dtype=torch.float32)
+    known, x = find_blocks(network)[""].activation, randn(64, 16, dtype=torch.float32)
     assert network.net[0].proj(x).abs().max() > 20
     before = output(network, (x,))
-    _, report = kanify(network, keep_function=True)
-    error = report.replaced[0].fit_error
-    assert 0 < error <= 1e-4
+    (one,) = kanify(network, keep_function=True)[1].replaced
+    assert 0 < one.fit_error <= 1e-4
     assert change(before, output(network, (x,))) < 1e-3
-    low, high = report.replaced[0].recipe.grid_range
-    x = torch.linspace(low, high, 30_001, dtype=torch.float64)
+    x = torch.linspace(*one.recipe.grid_range, 30_001, dtype=torch.float64)
     curve = copy.deepcopy(network.net[0].functions).double()
     found = curve(x.unsqueeze(1).expand(-1, curve.in_features)).detach()
-    assert float((found - known(x).unsqueeze(1)).abs().max()) <= error * (1 + 1e-3)
+    assert float((found - known(x).unsqueeze(1)).abs().max()) <= one.fit_error * (1 + 1e-3)
 
 
 @each_kind
@@ -82,16 +79,13 @@ def test_parameters_are_drawn_from_a_generator_counted_right_and_trained(name, k
         assert found[f"{path}.{'weight' if kind == 'full' else 'coefficients'}"].abs().sum() > 0
 
 
-def test_a_full_block_of_any_width_is_within_two_percent():
+def test_a_full_block_of_any_width_is_within_two_percent_and_spreads_its_outputs_as_before():
     for width, mult, basis in itertools.product((16, 128), (1, 2, 4), ("bspline", "rbf")):
         network = FeedForward(width, mult=mult, activation_fn="geglu").to("meta")
         before = sum(p.numel() for p in network.parameters())
         kanify(network, kind="full", basis=basis)
         assert sum(p.numel() for p in network.parameters()) == pytest.approx(before, rel=0.02)
         assert all(tensor.is_meta for tensor in network.state_dict().values())
-
-
-def test_a_fresh_full_block_spreads_its_outputs_as_the_one_before():
     for activation, scale in itertools.product(("gelu", "geglu"), (1.0, 5.0)):
         network = feed_forward(activation, scale=scale)
         x = randn(2000, 16, dtype=torch.float32)
@@ -122,12 +116,11 @@ def convolutions():
     return UNet2DModel(sample_size=8, block_out_channels=(16,), norm_num_groups=8, **blocks)
 
 
-def test_layers_are_selected_by_pattern_or_predicate_and_linear_maps_stay_where_the_width_does():
+def test_layers_are_selected_by_patterns_and_linear_maps_stay_where_the_width_does():
     paths = ["transformer_blocks.0.ff", "transformer_blocks.1.ff"]
     for layers, expected in (
         ("transformer_blocks.1.*", paths[1:]),
         (["*.0.ff", "*.1.ff"], paths),
-        (lambda path, owner: path.endswith("0.ff"), paths[:1]),
     ):
         network, _ = make("dit")
         weights = [block.ff.net[0].proj.weight for block in network.transformer_blocks]
@@ -144,14 +137,11 @@ def test_layers_are_selected_by_pattern_or_predicate_and_linear_maps_stay_where_
     assert one.before == "SiLU 16-64-64"
 
 
-def test_an_activation_is_one_function_of_each_number():
+def test_an_activation_is_one_function_of_each_number_and_parts_may_occur_several_times():
     for middle in (nn.ReLU(), nn.Mish(), nn.Softplus()):
         (one,) = kanify(between(middle), match=None)[1].replaced
         assert one.before == f"{type(middle).__name__} 4-8-4"
     assert not find_blocks(between(nn.Softmax(-1)))
-
-
-def test_parts_that_occur_several_times_make_several_blocks():
     activation, middle = nn.SiLU(), nn.Linear(64, 64)
     parts = nn.Linear(8, 64), activation, middle, activation, middle, activation, nn.Linear(64, 3)
     full, network = nn.Sequential(*parts), nn.Sequential(*parts)
@@ -221,9 +211,8 @@ def test_what_cannot_be_replaced_is_said_and_the_network_stays(made, settings, r
     assert dict(network.named_modules()) == parts
 
 
-@pytest.mark.parametrize("name", ["dit", "encoder"])
-def test_autocast_is_as_near_as_it_was(name):
-    network, call = make(name)
+def test_autocast_is_as_near_as_it_was_and_checkpointing_gives_the_same_gradients():
+    network, call = make("dit")
 
     def distance():
         with torch.autocast("cpu", torch.bfloat16):
@@ -233,11 +222,6 @@ def test_autocast_is_as_near_as_it_was(name):
     before = distance()
     in_both_ways(network)
     assert distance() < max(3 * before, 0.02)
-
-
-def test_gradient_checkpointing_gives_the_same_gradients():
-    network, call = make("dit")
-    in_both_ways(network)
     known = gradients(network.train(), call)
     network.enable_gradient_checkpointing()
     found = gradients(network, call)

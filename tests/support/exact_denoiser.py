@@ -2,55 +2,36 @@
 
 import math
 
-import numpy as np
 import torch
-from torch import nn
 
 from helpers import seeded
 from kan_diffusion.data import make_toy
-from kan_diffusion.denoisers import PointDenoiser
 from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
+from kan_diffusion.evaluation.oracles import OracleDenoiser
 
 
-class ExactDenoiser(PointDenoiser):
-    """Predicts from the exact posterior mean, at whole and fractional timesteps.
+class Off:
+    """A density whose posterior mean is off: the noise that it implies by a constant.
 
-    Its only parameter has the dtype that samplers take as theirs. The offset is added to the
-    predicted noise of timesteps before ``until``.
+    It is off at signal levels above ``least``.
     """
 
-    def __init__(self, process, density, dtype=torch.float64, offset=0.0, until=math.inf):
-        super().__init__()
-        self.data_dim, self.point_features = density.dim, None
-        self.anchor = nn.Parameter(torch.zeros((), dtype=dtype))
-        self.process, self.density, self.offset, self.until = process, density, offset, until
+    def __init__(self, density, offset, least):
+        self.dim, self.density, self.offset, self.least = density.dim, density, offset, least
 
-    def _levels(self, steps):
-        """Levels by another way than the process's own: the angle of signal and noise."""
-        num = self.process.num_timesteps
-        if self.process.is_flow:
-            sigma = (steps + 1) / num
-            return torch.from_numpy(1 - sigma), torch.from_numpy(sigma)
-        alpha, sigma = (level.numpy() for level in self.process.levels())
-        angle = np.arctan(np.exp(np.interp(steps, np.arange(num), np.log(sigma / alpha))))
-        return torch.from_numpy(np.cos(angle)), torch.from_numpy(np.sin(angle))
+    def posterior_mean(self, x, alpha, sigma):
+        off = self.offset * (sigma / alpha) * (alpha > self.least)
+        return self.density.posterior_mean(x, alpha, sigma) - off[:, None]
 
-    def _predict(self, points, steps, mask):
-        steps = np.broadcast_to(steps.double().numpy(), (len(points),))
-        alpha, sigma = self._levels(steps)
-        mean = self.density.posterior_mean(points, alpha, sigma)
-        a, s = alpha[:, None], sigma[:, None]
-        noise = (points - a * mean) / s
-        if self.offset:
-            noise = noise + self.offset * torch.from_numpy(steps < self.until).double()[:, None]
-            mean = (points - s * noise) / a
-        prediction = {
-            "epsilon": noise,
-            "sample": mean,
-            "v_prediction": a * noise - s * mean,
-            "flow": noise - mean,
-        }[self.process.prediction_type]
-        return prediction.to(points.dtype)
+
+def ExactDenoiser(process, density, dtype=torch.float64, offset=0.0, until=math.inf):  # noqa: N802
+    """The oracle, with an offset of the predicted noise of timesteps before ``until``."""
+    if offset:
+        alpha = process.levels()[0]
+        density = Off(density, offset, -1 if until == math.inf else float(alpha[until]))
+    exact = OracleDenoiser(density, process)
+    exact.anchor.data = exact.anchor.data.to(dtype)
+    return exact
 
 
 def errors_of_density(toy, process, num, **options):

@@ -6,7 +6,7 @@ import pickle
 import torch
 
 from helpers import assert_same_state, seeded
-from kan_diffusion.denoisers import FAMILIES, Choice, get_family
+from kan_diffusion.denoisers import FAMILIES, get_family
 from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE
 from make import denoiser, points
 
@@ -33,9 +33,9 @@ class FamilyContract:
         start = {"learning_rate": kind.learning_rate, "depth": kind.depth, **kind.settings}
         low, high = {}, {}
         for name, choices in kind.space.items():
-            if isinstance(choices, Choice):
-                assert start[name] in choices.values
-                for value in choices.values:
+            if isinstance(choices, tuple):
+                assert start[name] in choices
+                for value in choices:
                     denoiser(family, hidden=(4, 4), settings={name: value})
             else:
                 assert choices.low <= start[name] <= choices.high

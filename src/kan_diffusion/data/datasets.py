@@ -58,13 +58,8 @@ class Dataset:
 
     @property
     def oracle(self) -> OracleKind:
-        """Whether the posterior mean is known."""
+        """Whether the posterior mean is known; if not, each trial is judged on its own split."""
         return "none" if self.density is None else "exact"
-
-    @property
-    def split_by_seed(self) -> bool:
-        """Whether seeds hold out different rows; each trial is then judged on its own rows."""
-        return self.oracle == "none"
 
     def posterior_mean(
         self, noised: Tensor, alpha: Tensor, sigma: Tensor, rows: Tensor | None
@@ -80,16 +75,17 @@ class Dataset:
         """
         return None if self.density is None else self.density.posterior_mean(noised, alpha, sigma)
 
-    def points_to_noise(self, num: int, generator: torch.Generator) -> Tensor:
-        """Returns points with shape (num, d), float64, that no denoiser was trained on.
+    def to_noise(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Returns samples (num, *shape), float64, that no denoiser was trained on, and their rows.
 
-        These are fresh draws of the density, or the held-out rows in random order, each equally
-        often.
+        These are fresh draws of the density, without rows, or held-out samples with their indices
+        (num,), in random order and each equally often.
         """
-        if self.density is not None:
-            return self.density.sample(num, generator)
-        assert self.heldout is not None
-        return self.heldout[self.heldout_rows(num, generator)]
+        if self.heldout is None:
+            assert self.density is not None
+            return self.density.sample(num, generator), None
+        rows = self.heldout_rows(num, generator)
+        return self.heldout[rows].double(), rows
 
     def heldout_rows(self, num: int, generator: torch.Generator) -> Tensor:
         """Returns indices (num,) of held-out samples in random order, each equally often."""

@@ -236,8 +236,10 @@ class Density(ABC):
         """
         return self._by_chunks(self._log_density, x, alpha, sigma)
 
-    def score(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
-        """Gradient of log p_t at x; arguments as in `log_density`.
+    def score(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        """Gradient of log p_t at x, by Tweedie's formula; sigma is positive.
+
+        Arguments are otherwise as in `log_density`.
 
         Returns:
             Shape (n, dim), float64.
@@ -270,11 +272,11 @@ class Density(ABC):
 
     # Each of a chunk of points (n, dim), with levels (n, 1).
 
-    @abstractmethod
-    def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor: ...
+    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (alpha * self._posterior_mean(x, alpha, sigma) - x) / sigma**2
 
     @abstractmethod
-    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor: ...
+    def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor: ...
 
     @abstractmethod
     def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor: ...
@@ -296,7 +298,7 @@ class GaussianMixture(Density):
         covariances: Tensor | Sequence[Sequence[Sequence[float]]] | None = None,
         weights: Tensor | Sequence[float] | None = None,
         *,
-        variances: float | Tensor | Sequence[float] | None = None,
+        variances: float | None = None,
     ) -> None:
         """Makes the mixture; exactly one of ``covariances`` and ``variances`` is given.
 
@@ -304,7 +306,7 @@ class GaussianMixture(Density):
             means: Shape (k, d).
             covariances: Shape (k, d, d), symmetric and positive definite.
             weights: Shape (k,), positive; normalised here. Equal when left out.
-            variances: Variances of axis-aligned components: one number, shape (k,) or shape (k, d).
+            variances: The variance of all coordinates of round components.
 
         Raises:
             DataError: A shape does not fit, or a covariance is not positive definite.
@@ -314,15 +316,7 @@ class GaussianMixture(Density):
         if (covariances is None) == (variances is None):
             raise DataError("give exactly one of covariances and variances")
         if variances is not None:
-            spread = float64(variances)
-            try:
-                each = (spread.unsqueeze(1) if spread.ndim == 1 else spread).expand(count, dim)
-            except RuntimeError as error:
-                raise DataError(
-                    f"variances must be a number or have shape ({count},) or ({count}, {dim}), "
-                    f"got {tuple(spread.shape)}"
-                ) from error
-            covariances = torch.diag_embed(each)
+            covariances = (variances * torch.eye(dim).double()).expand(count, dim, dim)
         self.covariances = numbers("covariances", covariances, count, dim, dim)
         if not torch.allclose(self.covariances, self.covariances.mT, rtol=1e-10, atol=0):
             raise DataError("covariances must be symmetric; use (C + C.mT) / 2")
@@ -369,10 +363,6 @@ class GaussianMixture(Density):
 
     def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return self._parts(x, alpha, sigma)[0].logsumexp(dim=1)
-
-    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        logits, pull = self._parts(x, alpha, sigma)
-        return -self._unrotate(logits.softmax(dim=1).unsqueeze(2) * pull)
 
     def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         logits, pull = self._parts(x, alpha, sigma)
@@ -462,10 +452,6 @@ class CurveDensity(Density):
         logits, variance = self._parts(x, alpha, sigma)
         return logits.logsumexp(dim=1) - 0.5 * (x**2 / variance + variance.log() + LOG_2PI).sum(1)
 
-    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        logits, variance = self._parts(x, alpha, sigma)
-        return (alpha * (logits.softmax(dim=1) @ self._points) - x) / variance
-
     def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         logits, variance = self._parts(x, alpha, sigma)
         on_curve = logits.softmax(dim=1) @ self._points
@@ -497,7 +483,7 @@ class UniformBoxes(Density):
 
     Boxes share the points in proportion to their volume unless weights are given; where boxes
     overlap, their densities add. Without noise (sigma = 0) the log-density outside every box is
-    -inf, and the score is 0 inside a box and NaN outside, where the density has no gradient.
+    -inf.
     """
 
     def __init__(
@@ -537,35 +523,25 @@ class UniformBoxes(Density):
     def _rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         return type(self)((self.lower - shift) / scale, (self.upper - shift) / scale, self.weights)
 
-    def _inside(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """Tells which boxes hold the noiseless points x / alpha, shape (n, k)."""
-        place = (x / alpha).unsqueeze(1)
-        return ((place >= self.lower) & (place <= self.upper)).all(dim=2)
-
-    def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-joint of point and box (n, k); mean noise and its place in the box (n, k, d)."""
+    def _parts(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-joint of point and box (n, k), and the place of the mean noise in it (n, k, d)."""
         sigma = torch.where(sigma > 0, sigma, 1.0)  # rows without noise are handled elsewhere
         centre = (x.unsqueeze(1) - alpha.unsqueeze(2) * self._middle) / sigma.unsqueeze(2)
         half = (alpha / sigma).unsqueeze(2) * self._half
         log_average, place = _truncated_normal(centre, half.expand_as(centre))
         logits = self.weights.log() + (log_average - sigma.log().unsqueeze(2)).sum(dim=2)
-        return logits, centre + half * place, place
+        return logits, place
 
     def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        place = (x / alpha).unsqueeze(1)
+        inside = ((place >= self.lower) & (place <= self.upper)).all(dim=2)
         clean = self.weights.log() - self._log_volume - self.dim * alpha.log()  # (n, k)
-        clean = torch.where(self._inside(x, alpha), clean, -math.inf)
+        clean = torch.where(inside, clean, -math.inf)
         noised = self._parts(x, alpha, sigma)[0]
         return torch.where(sigma > 0, noised, clean).logsumexp(dim=1)
 
-    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        logits, noise, _ = self._parts(x, alpha, sigma)
-        expected_noise = (logits.softmax(dim=1).unsqueeze(2) * noise).sum(dim=1)
-        anywhere = self._inside(x, alpha).any(dim=1, keepdim=True)
-        clean = torch.where(anywhere, 0.0, math.nan).to(x)
-        return torch.where(sigma > 0, -expected_noise / sigma, clean)
-
     def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        logits, _, place = self._parts(x, alpha, sigma)
+        logits, place = self._parts(x, alpha, sigma)
         in_box = self._middle - self._half * place  # noise that points up means x_0 lies below
         noised = (logits.softmax(dim=1).unsqueeze(2) * in_box).sum(dim=1)
         return torch.where(sigma > 0, noised, x / alpha)

@@ -52,18 +52,12 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """
     require_writable_ending(path)
     ending = ending_of(path)
-    if ending == ".npy":
-        for name, dtype in frame.dtypes.items():
-            if not pd.api.types.is_numeric_dtype(dtype):
-                raise KanDiffusionError(
-                    f"cannot write column '{name}' to '{path}', which takes numbers only; choose "
-                    "another ending"
-                )
+    array = _numeric_array(path, frame) if ending == ".npy" else None
     with whole_file(path) as temporary, temporary.open("wb") as file:
         if ending == ".parquet":
             frame.to_parquet(file, index=False)
-        elif ending == ".npy":
-            np.save(file, _numeric_array(frame), allow_pickle=False)
+        elif array is not None:
+            np.save(file, array, allow_pickle=False)
         else:
             packed = ending == ".csv.gz"
             with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else file as text:
@@ -75,7 +69,14 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
                 )
 
 
-def _numeric_array(frame: pd.DataFrame) -> np.ndarray:
+def _numeric_array(path: Path, frame: pd.DataFrame) -> np.ndarray:
+    """Makes an array of whole numbers if all of them are, and else of floating-point numbers."""
+    for name, dtype in frame.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(dtype):
+            raise KanDiffusionError(
+                f"cannot write column '{name}' to '{path}', which takes numbers only; choose "
+                "another ending"
+            )
     integers = all(pd.api.types.is_integer_dtype(kind) for kind in frame.dtypes)
     if integers and not frame.isna().to_numpy().any():
         return frame.to_numpy(dtype=np.int64)

@@ -1,9 +1,9 @@
 r"""Toy densities with exact oracles.
 
-Every toy has one of three densities: points c(u) on a curve, u uniform, plus N(0, noise^2 I); a
+Every toy has one of three densities: points c(u) on curves, u uniform, plus N(0, noise^2 I); a
 mixture of Gaussians; or uniform boxes. Its score, log-density and posterior mean are therefore
-known at every noise level. ``noise`` is the standard deviation of the noise about a curve, ``std``
-that of each Gaussian of a mixture; both are positive. The toys keep the units of their sources;
+known at every noise level. ``noise``, which is positive, is the standard deviation of the noise
+about a curve, or of each round Gaussian of a mixture. The toys keep the units of their sources;
 standardise them with `kan_diffusion.data.Standardizer.from_density`. Most have two coordinates;
 ``two-modes``, ``narrow-modes`` and ``uneven-modes`` have one; the names of the others end in their
 number. Constants drawn at random come from named streams, so that a toy is the same everywhere.
@@ -27,18 +27,12 @@ from kan_diffusion.data.densities import (
     GaussianMixture,
     UniformBoxes,
 )
-from kan_diffusion.errors import DataError, look_up, require_known
+from kan_diffusion.errors import DataError, KanDiffusionError, look_up
 from kan_diffusion.randomness import numpy_generator
 
 __all__ = ["TOYS", "make_toy"]
 
 _PI = math.pi
-
-
-def _require(holds: bool, message: str) -> None:
-    """Refuses an option that is out of range."""
-    if not holds:
-        raise DataError(message)
 
 
 def _on_circle(
@@ -58,8 +52,8 @@ def _arm_by_square(u: Tensor, turn: float) -> Tensor:
     return _on_circle(t + turn, radius=t)
 
 
-def _pinwheel_arm(radius: Tensor, turn: float, twist: float) -> Tensor:
-    return _on_circle(turn + twist * torch.exp(radius), radius=radius)
+def _pinwheel_arm(radius: Tensor, turn: float) -> Tensor:
+    return _on_circle(turn + 0.25 * torch.exp(radius), radius=radius)
 
 
 def _s_half(t: Tensor, sign: float) -> Tensor:
@@ -78,14 +72,13 @@ def _rotation(dim: int, *name: str | int) -> Tensor:
     return axes * triangle.diagonal().sign()
 
 
-def _round(
-    centres: Tensor | Sequence[Sequence[float]],
-    std: float,
-    weights: Sequence[float] | None = None,
-) -> GaussianMixture:
-    """Round Gaussians of one standard deviation."""
-    _require(math.isfinite(std) and std > 0, f"std must be positive, got {std}")
-    return GaussianMixture(centres, weights=weights, variances=std**2)
+def circles(noise: float, radii: Sequence[float], weights: Sequence[float]) -> CurveDensity:
+    """Circles about 0 that hold shares of the points in proportion to the weights, plus noise."""
+    segments = [
+        CurveSegment(partial(_on_circle, radius=radius), 0.0, 2 * _PI, weight)
+        for radius, weight in zip(radii, weights, strict=True)
+    ]
+    return CurveDensity(segments, noise)
 
 
 def swiss_roll(noise: float = 0.2) -> CurveDensity:
@@ -106,20 +99,6 @@ def moons(noise: float = 0.1) -> CurveDensity:
     return CurveDensity(halves, noise)
 
 
-def circles(noise: float = 0.08, factor: float = 0.5) -> CurveDensity:
-    """Two circles of radius 1 and ``factor`` that hold half of the points each.
-
-    scikit-learn's ``make_circles(noise=noise, factor=factor)``, in its units.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
-        factor: Radius of the inner circle, between 0 and 1.
-    """
-    _require(0 < factor < 1, f"factor must lie between 0 and 1, got {factor}")
-    both = [partial(_on_circle, radius=radius) for radius in (1.0, factor)]
-    return CurveDensity([CurveSegment(circle, 0.0, 2 * _PI) for circle in both], noise)
-
-
 def s_curve(noise: float = 0.1) -> CurveDensity:
     """The curve (sin t, sign(t) (cos t - 1)), t uniform in [-1.5 pi, 1.5 pi], plus noise.
 
@@ -131,44 +110,24 @@ def s_curve(noise: float = 0.1) -> CurveDensity:
     return CurveDensity(halves, noise)
 
 
-def checkerboard(squares: int = 4, width: float = 2.0) -> UniformBoxes:
-    """Uniform on the fields of one colour of a squares x squares board centred at 0.
+def checkerboard() -> UniformBoxes:
+    """Uniform on the eight fields of one colour of a 4 x 4 board on [-4, 4]^2.
 
-    The field at column i and row j is filled where i + j is even. The defaults are the board on
-    [-4, 4]^2 common in work on normalising flows.
-
-    Args:
-        squares: Fields along a side, at least 2.
-        width: Side of a field, positive.
+    The board is the one common in work on normalising flows. The field at column i and row j is
+    filled where i + j is even.
     """
-    _require(
-        squares >= 2 and width > 0,
-        f"a checkerboard needs squares >= 2 and width > 0, got squares {squares}, width {width}",
-    )
-    corner = -squares * width / 2
-    lower = [
-        [corner + width * i, corner + width * j]
-        for i in range(squares)
-        for j in range(squares)
-        if (i + j) % 2 == 0
-    ]
-    return UniformBoxes(lower, [[x + width, y + width] for x, y in lower])
+    fields = [(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0]
+    lower = [[2.0 * i - 4, 2.0 * j - 4] for i, j in fields]
+    return UniformBoxes(lower, [[x + 2, y + 2] for x, y in lower])
 
 
-def pinwheel(noise: float = 0.08, arms: int = 5, twist: float = 0.25) -> CurveDensity:
-    """Arms at distance r uniform in [0.3, 2] and angle 2 pi k / arms + twist exp(r), plus noise.
+def pinwheel(noise: float = 0.08) -> CurveDensity:
+    """Five arms at distance r uniform in [0.3, 2] and angle 2 pi k / 5 + exp(r) / 4, plus noise.
 
     The twist is that of the pinwheel of Johnson et al. (2016, "Composing graphical models with
     neural networks"), but with round noise about a curve instead of an elongated Gaussian.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
-        arms: Number of arms, at least 1.
-        twist: How far the arms bend, in radians at r = 0.
     """
-    _require(arms >= 1, f"a pinwheel needs at least one arm, got {arms}")
-    turns = [2 * _PI * arm / arms for arm in range(arms)]
-    curves = [partial(_pinwheel_arm, turn=turn, twist=twist) for turn in turns]
+    curves = [partial(_pinwheel_arm, turn=2 * _PI * arm / 5) for arm in range(5)]
     return CurveDensity([CurveSegment(curve, 0.3, 2.0) for curve in curves], noise)
 
 
@@ -180,34 +139,6 @@ def two_spirals(noise: float = 0.25) -> CurveDensity:
     bounds = (_PI / 2) ** 2, (3 * _PI) ** 2
     arms = [partial(_arm_by_square, turn=turn) for turn in (0.0, _PI)]
     return CurveDensity([CurveSegment(arm, *bounds) for arm in arms], noise)
-
-
-def rings(noise: float = 0.12, count: int = 4) -> CurveDensity:
-    """Circles of radius 1, 2, ..., count about 0, evenly filled along every circle, plus noise.
-
-    Args:
-        noise: Standard deviation of the Gaussian noise, positive.
-        count: Number of rings, at least 1.
-    """
-    _require(count >= 1, f"rings need a count of at least 1, got {count}")
-    radii = [float(radius) for radius in range(1, count + 1)]
-    segments = [
-        CurveSegment(partial(_on_circle, radius=radius), 0.0, 2 * _PI, weight=radius)
-        for radius in radii
-    ]
-    return CurveDensity(segments, noise)
-
-
-def eight_gaussians(std: float = 0.5, radius: float = 4.0) -> GaussianMixture:
-    """Eight equal round Gaussians evenly spaced on a circle.
-
-    Args:
-        std: Standard deviation of each Gaussian, positive.
-        radius: Radius of the circle, positive.
-    """
-    _require(radius > 0, f"radius must be positive, got {radius}")
-    angles = 2 * _PI * torch.arange(8, dtype=torch.float64) / 8
-    return _round(_on_circle(angles, radius=radius), std)
 
 
 def gaussian_mixture() -> GaussianMixture:
@@ -230,44 +161,16 @@ def gaussian_mixture() -> GaussianMixture:
     return GaussianMixture(centres, torch.stack(covariances), weights=[0.3, 0.25, 0.2, 0.15, 0.1])
 
 
-def correlated_gaussian(correlation: float = 0.8) -> GaussianMixture:
-    """One Gaussian with unit variances: its score is linear at every noise level.
-
-    Args:
-        correlation: Correlation of the two coordinates, between -1 and 1.
-    """
-    _require(-1 < correlation < 1, f"correlation must be between -1 and 1, got {correlation}")
-    return GaussianMixture([[0.0, 0.0]], [[[1.0, correlation], [correlation, 1.0]]])
+def correlated_gaussian() -> GaussianMixture:
+    """One Gaussian of unit variances and correlation 0.8: its score is linear at every level."""
+    return GaussianMixture([[0.0, 0.0]], [[[1.0, 0.8], [0.8, 1.0]]])
 
 
-def two_modes(std: float = 0.5, share: float = 0.5) -> GaussianMixture:
-    """Two Gaussians on a line, at -1 and 1.
-
-    With v = alpha^2 std^2 + sigma^2 and m = alpha, the score of noised points is
-    (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v before standardisation, which puts the mean
-    alpha (1 - 2 share) at 0. The narrower Gaussians of ``narrow-modes`` bend it more sharply, and
-    those of ``uneven-modes`` have unequal weights.
-
-    Args:
-        std: Standard deviation of each Gaussian, positive.
-        share: Weight of the left Gaussian, between 0 and 1.
-    """
-    _require(0 < share < 1, f"share must lie between 0 and 1, got {share}")
-    return _round([[-1.0], [1.0]], std, [share, 1 - share])
-
-
-def four_modes(std: float = 0.5) -> GaussianMixture:
-    """Four Gaussians at (-1 or 1, -1 or 1); the two coordinates are independent."""
-    return _round([[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)], std)
-
-
-def oblique_modes(std: float = 0.5) -> GaussianMixture:
-    """Two round Gaussians in the plane, at (1, 1/2) and (-1, -1/2).
-
-    Their score bends along a direction oblique to the axes, so it is not a sum of functions of one
-    coordinate each.
-    """
-    return _round([[1.0, 0.5], [-1.0, -0.5]], std)
+def round_modes(
+    centres: Sequence[Sequence[float]], noise: float = 0.5, weights: Sequence[float] | None = None
+) -> GaussianMixture:
+    """Round Gaussians of one standard deviation; equally heavy where there are no weights."""
+    return GaussianMixture(centres, weights=weights, variances=noise**2)
 
 
 def swiss_roll_16d(noise: float = 0.2) -> CurveDensity:
@@ -280,55 +183,56 @@ def swiss_roll_16d(noise: float = 0.2) -> CurveDensity:
     return CurveDensity([CurveSegment(curve, 1.5 * _PI, 4.5 * _PI)], noise)
 
 
-def mixture(dim: int, noise: float = 0.1, components: int = 10) -> GaussianMixture:
-    """Gaussians with axes of their own each, with weights 1 : 2 : ... : components.
+def mixture(dim: int, noise: float = 0.1) -> GaussianMixture:
+    """Ten Gaussians with axes of their own each, in ``dim`` dimensions, weighted 1 : 2 : ... : 10.
 
     The centres are drawn from N(0, 9 / dim I), the standard deviations along a component's axes
-    log-uniformly from 0.2 to 1, the axes uniformly; noise is added. With the defaults and in 8
+    log-uniformly from 0.2 to 1, the axes uniformly; noise is added. With the default and in 8
     dimensions, the exact posterior mistakes the component of about 1 in 100 points, and of 1 in 3
     after adding noise as large as the standard deviation of a coordinate. In 32 it hardly ever
     mistakes that of a point, but does so for 1 in 20 with that noise, and for 1 in 3 with twice as
     much.
-
-    Args:
-        dim: Number of dimensions.
-        noise: Standard deviation of the Gaussian noise, positive.
-        components: Number of Gaussians, at least 1; the first few stay the same with more.
     """
-    _require(
-        math.isfinite(noise) and noise > 0 and components >= 1,
-        f"a mixture needs noise > 0 and at least one component, got noise {noise}, "
-        f"components {components}",
-    )
     means, covariances = [], []
-    for component in range(components):
+    for component in range(10):
         draws = numpy_generator(f"mixture-{dim}d", component)
         means.append(torch.from_numpy(draws.normal(scale=3 / dim**0.5, size=dim)))
         spread = torch.from_numpy(np.exp(draws.uniform(math.log(0.2), 0.0, dim)))
         axes = _rotation(dim, f"mixture-{dim}d", component, "axes")
         covariance = (axes * (spread**2 + noise**2)) @ axes.T
         covariances.append((covariance + covariance.T) / 2)
-    weights = [float(component + 1) for component in range(components)]
+    weights = torch.arange(1, 11)
     return GaussianMixture(torch.stack(means), torch.stack(covariances), weights)
 
+
+_TWO = [[-1.0], [1.0]]
+_EIGHT = _on_circle(2 * _PI * torch.arange(8, dtype=torch.float64) / 8, radius=4.0).tolist()
+_RADII = [1.0, 2.0, 3.0, 4.0]
 
 TOYS: dict[str, Callable[..., Density]] = {
     "swiss-roll": swiss_roll,
     "moons": moons,
-    "circles": circles,
+    # scikit-learn's ``make_circles(noise=noise, factor=0.5)``, in its units.
+    "circles": partial(circles, radii=[1.0, 0.5], weights=[1.0, 1.0], noise=0.08),
     "s-curve": s_curve,
     "checkerboard": checkerboard,
     "pinwheel": pinwheel,
     "two-spirals": two_spirals,
-    "rings": rings,
-    "eight-gaussians": eight_gaussians,
+    # Evenly filled along every circle.
+    "rings": partial(circles, radii=_RADII, weights=_RADII, noise=0.12),
+    "eight-gaussians": partial(round_modes, _EIGHT),
     "gaussian-mixture": gaussian_mixture,
     "correlated-gaussian": correlated_gaussian,
-    "two-modes": two_modes,
-    "four-modes": four_modes,
-    "narrow-modes": partial(two_modes, std=0.35),
-    "uneven-modes": partial(two_modes, share=0.3),
-    "oblique-modes": oblique_modes,
+    # Of two modes the score of noised points is (-x + m tanh(m x / v + log(1 / share - 1) / 2)) / v
+    # with v = alpha^2 noise^2 + sigma^2, m = alpha and the share of the left one, before
+    # standardisation, which puts the mean alpha (1 - 2 share) at 0.
+    "two-modes": partial(round_modes, _TWO),
+    # The two coordinates are independent.
+    "four-modes": partial(round_modes, [[x, y] for x in (-1.0, 1.0) for y in (-1.0, 1.0)]),
+    "narrow-modes": partial(round_modes, _TWO, noise=0.35),
+    "uneven-modes": partial(round_modes, _TWO, weights=[0.3, 0.7]),
+    # The score bends obliquely to the axes: it is no sum of functions of one coordinate each.
+    "oblique-modes": partial(round_modes, [[1.0, 0.5], [-1.0, -0.5]]),
     "mixture-8d": partial(mixture, 8),
     "mixture-32d": partial(mixture, 32),
     "swiss-roll-16d": swiss_roll_16d,
@@ -336,18 +240,22 @@ TOYS: dict[str, Callable[..., Density]] = {
 """The builders of the toy densities, by the name a user writes."""
 
 
-def make_toy(name: str, **options: float) -> Density:
+def make_toy(name: str, noise: float | None = None) -> Density:
     """Makes a toy density by its name.
 
     Args:
         name: One of `TOYS`.
-        **options: Arguments of its builder, such as ``noise=0.1``.
+        noise: Standard deviation of its noise, positive; the toy's own when None.
 
     Raises:
-        KanDiffusionError: There is no toy of that name, or it has no such option.
-        DataError: An option is out of range.
+        KanDiffusionError: There is no toy of that name, or its noise is fixed.
+        DataError: The noise is out of range.
     """
     builder = look_up("toy", name, TOYS)
-    for option in options:
-        require_known(f"option of toy '{name}'", option, inspect.signature(builder).parameters)
-    return builder(**options)
+    if noise is None:
+        return builder()
+    if "noise" not in inspect.signature(builder).parameters:
+        raise KanDiffusionError(f"toy '{name}' has no noise to set; leave it out")
+    if not 0 < noise < math.inf:
+        raise DataError(f"noise must be a positive number, got {noise}")
+    return builder(noise=noise)

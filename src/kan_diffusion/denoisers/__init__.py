@@ -2,7 +2,7 @@
 
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
 from kan_diffusion.denoisers.families import FAMILIES, build_denoiser, get_family
-from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range
+from kan_diffusion.denoisers.family import Family, Range
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.library import EdgeFunction
 from kan_diffusion.denoisers.network import NetworkDenoiser
@@ -11,13 +11,11 @@ from kan_diffusion.denoisers.readable import ReadableDenoiser
 
 __all__ = [
     "FAMILIES",
-    "Choice",
     "Denoiser",
     "DenoiserOutput",
     "EdgeFunction",
     "Family",
     "FormulaDenoiser",
-    "IntRange",
     "NetworkDenoiser",
     "PointDenoiser",
     "Range",

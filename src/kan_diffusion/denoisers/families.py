@@ -19,7 +19,7 @@ from functools import partial
 import torch
 
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.family import Choice, Family, IntRange, Range, Setting, Space
+from kan_diffusion.denoisers.family import Family, Range, Setting, Space
 from kan_diffusion.denoisers.network import NetworkDenoiser
 from kan_diffusion.denoisers.sizing import COUNTABLES, widths_for_budget
 from kan_diffusion.errors import KanDiffusionError, look_up
@@ -30,8 +30,8 @@ from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_UNITS
 __all__ = ["FAMILIES", "build_denoiser", "get_family"]
 
 _RATES = Range(5e-3, 5e-2, log=True)
-_TIMES = IntRange(2, 5)
-_RANGES = Choice(((-2.0, 2.0), (-3.0, 3.0), (-4.0, 4.0)))
+_TIMES = Range(2, 5)
+_RANGES = ((-2.0, 2.0), (-3.0, 3.0), (-4.0, 4.0))
 
 _GATED: Mapping[str, Setting] = {
     "gated": True, "residual": True, "rank": 3, "num_input_frequencies": None,
@@ -41,11 +41,11 @@ _EDGES: Mapping[str, Setting] = {
     "init": "power-law",
 }  # fmt: skip
 _EDGES_SPACE: Space = {
-    "learning_rate": _RATES, "depth": IntRange(2, 5), "num_time_frequencies": _TIMES,
-    "grid_range": _RANGES, "grid_size": IntRange(3, 10), "init": Choice(tuple(INITIALIZATIONS)),
+    "learning_rate": _RATES, "depth": Range(2, 5), "num_time_frequencies": _TIMES,
+    "grid_range": _RANGES, "grid_size": Range(3, 10), "init": tuple(INITIALIZATIONS),
 }  # fmt: skip
 _MLP_SPACE: Space = {
-    "learning_rate": _RATES, "depth": IntRange(3, 7), "num_time_frequencies": _TIMES,
+    "learning_rate": _RATES, "depth": Range(3, 7), "num_time_frequencies": _TIMES,
 }  # fmt: skip
 
 _row = partial(Family, denoiser_class=NetworkDenoiser)
@@ -58,15 +58,15 @@ _ROWS: tuple[Family, ...] = (
             "grid_size": 8, "grid_range": (-4.0, 4.0), "function_rate": 3.0,
         },
         space={
-            "learning_rate": _RATES, "depth": IntRange(2, 4), "num_functions": IntRange(2, 8),
-            "grid_size": IntRange(4, 16), "grid_range": Choice(((-3.0, 3.0), (-4.0, 4.0))),
+            "learning_rate": _RATES, "depth": Range(2, 4), "num_functions": Range(2, 8),
+            "grid_size": Range(4, 16), "grid_range": ((-3.0, 3.0), (-4.0, 4.0)),
             "function_rate": Range(1.0, 6.0, log=True),
         },
     ),
     _row(
         "gated-mlp", title="gated MLP", kind="mlp", depth=3, learning_rate=2e-2,
         settings={**_GATED, "num_time_frequencies": 4},
-        space={**_MLP_SPACE, "depth": IntRange(2, 4)},
+        space={**_MLP_SPACE, "depth": Range(2, 4)},
     ),
     _row(
         "full-kan", title="full KAN", kind="kan", depth=4, learning_rate=2.3e-2,
@@ -93,7 +93,7 @@ _ROWS: tuple[Family, ...] = (
     _row(
         "mlp-fourier-inputs", title="MLP Fourier inputs", kind="mlp", depth=5, learning_rate=2e-2,
         settings={"num_time_frequencies": 3, "num_input_frequencies": 2},
-        space={**_MLP_SPACE, "num_input_frequencies": IntRange(2, 5)},
+        space={**_MLP_SPACE, "num_input_frequencies": Range(2, 5)},
     ),
     _row(
         "residual-mlp", title="residual MLP", kind="mlp", depth=7,
@@ -111,7 +111,7 @@ _ROWS: tuple[Family, ...] = (
             "num_time_frequencies": 3, "grid_size": 12, "grid_range": (-2.0, 2.0),
         },
         space={
-            **_MLP_SPACE, "depth": IntRange(2, 5), "grid_size": IntRange(4, 12),
+            **_MLP_SPACE, "depth": Range(2, 5), "grid_size": Range(4, 12),
             "grid_range": _RANGES,
         },
     ),
@@ -128,7 +128,7 @@ _READABLE = _row(
         **_EDGES, "modulated": True, "scaled_inputs": True, "num_time_frequencies": 5,
         "grid_size": 8,
     },
-    space={**_EDGES_SPACE, "depth": IntRange(1, 2)},
+    space={**_EDGES_SPACE, "depth": Range(1, 2)},
 )  # fmt: skip
 
 _OTHERS = ("kan_diffusion.pictures.denoisers:PICTURE_FAMILIES",)

@@ -11,7 +11,7 @@ from typing import Literal
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import KanDiffusionError, require_known
 
-__all__ = ["Choice", "Family", "IntRange", "Range", "Setting", "Space"]
+__all__ = ["Family", "Range", "Setting", "Space"]
 
 Setting = bool | int | float | str | None | Sequence[int] | Sequence[float]
 """A value in a denoiser's configuration, of a type that JSON can hold."""
@@ -19,7 +19,7 @@ Setting = bool | int | float | str | None | Sequence[int] | Sequence[float]
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included, spread evenly.
+    """Numbers from ``low`` to ``high``, both included, spread evenly; whole ones if both are.
 
     Attributes:
         low: The smallest.
@@ -41,35 +41,15 @@ class Range:
                 f"not {self.low} and {self.high}"
             )
 
-
-@dataclass(frozen=True)
-class IntRange:
-    """Whole numbers from ``low`` to ``high``, both included; it may not be empty."""
-
-    low: int
-    high: int
-
-    def __post_init__(self) -> None:
-        if self.low > self.high:
-            raise KanDiffusionError(
-                f"an IntRange needs the lower number first, not {self.low} and {self.high}"
-            )
+    @property
+    def whole(self) -> bool:
+        """Whether the numbers are whole."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One of a few ``values``, at least one."""
-
-    values: tuple[Setting, ...]
-
-    def __post_init__(self) -> None:
-        if not self.values:
-            raise KanDiffusionError("a Choice needs at least one value")
-
-
-Space = Mapping[str, Range | IntRange | Choice]
+Space = Mapping[str, Range | tuple[Setting, ...]]
 """Search space of tuning: values of ``"learning_rate"``, ``"depth"``, ``"optimizer"`` or settings
-of the class."""
+of the class, from a range or a few to choose from."""
 
 
 @dataclass(frozen=True)

@@ -28,49 +28,27 @@ from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, require_known
 
-__all__ = ["PointFeatures", "TimeEncoding", "TimeFeatures"]
+__all__ = ["TimeEncoding", "TimeFeatures", "waves"]
 
 TimeEncoding = Literal["raw", "fourier"]
 
 
-class PointFeatures(nn.Module):
-    """Points (B, d) -> features (B, d + 2 M d): the points, all cosines, all sines.
-
-    Cosines and sines go coordinate by coordinate, the lowest frequency first.
+def waves(x: Tensor, count: int, lowest: float) -> Tensor:
+    """Computes cosines, then sines, of the angles 2^m pi lowest x for m = 0, ..., count - 1.
 
     Args:
-        data_dim: Number d of coordinates of a point.
-        num_frequencies: M, at least 1.
+        x: Numbers with shape (B, d), of any floating dtype.
+        count: Number of frequencies, at least 1.
+        lowest: The lowest frequency, a power of two.
 
-    Attributes:
-        num_features: Number of features of a point.
-        flops: Floating-point operations for one point: one for each angle, four each for its
-            cosine and sine.
-
-    Raises:
-        KanDiffusionError: ``num_frequencies`` is below 1.
+    Returns:
+        Shape (B, 2 d count), in float32 or more; number by number, the lowest frequency first.
     """
-
-    octaves: Tensor
-
-    def __init__(self, data_dim: int, num_frequencies: int) -> None:
-        super().__init__()
-        if num_frequencies < 1:
-            raise KanDiffusionError(
-                f"num_input_frequencies must be at least 0, not {num_frequencies}"
-            )
-        self.num_features = data_dim * (1 + 2 * num_frequencies)
-        self.flops = 9 * data_dim * num_frequencies
-        # Powers of two, which every floating dtype a denoiser is converted to holds exactly.
-        octaves = 2.0 ** (torch.arange(num_frequencies, dtype=torch.float32) - 2)
-        self.register_buffer("octaves", octaves, persistent=False)
-
-    def forward(self, points: Tensor) -> Tensor:
-        """Features (B, d + 2 M d) of points (B, d), in their dtype."""
-        # In half precision, errors of the angles would exceed the width of the finest features.
-        wide = points.to(torch.promote_types(points.dtype, torch.float32)).unsqueeze(-1)
-        angles = (wide * (math.pi * self.octaves.to(wide.dtype))).flatten(1)
-        return torch.cat([points, angles.cos().to(points), angles.sin().to(points)], dim=-1)
+    # In half precision, errors of the angles would exceed the width of the finest features.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).unsqueeze(-1)
+    octaves = lowest * 2.0 ** torch.arange(count, device=x.device, dtype=wide.dtype)
+    angles = (wide * (math.pi * octaves)).flatten(1)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class TimeFeatures(nn.Module):
@@ -82,7 +60,6 @@ class TimeFeatures(nn.Module):
         num_frequencies: M, used by ``"fourier"`` only.
     """
 
-    octaves: Tensor
     table: Tensor
 
     def __init__(
@@ -98,9 +75,6 @@ class TimeFeatures(nn.Module):
         self.encoding = encoding
         self.num_train_timesteps = num_train_timesteps
         self.num_frequencies = num_frequencies
-        # Powers of two, which every floating dtype a denoiser is converted to holds exactly.
-        octaves = 2.0 ** (torch.arange(num_frequencies, dtype=torch.float32) - 1)
-        self.register_buffer("octaves", octaves, persistent=False)
         table = self._encode(torch.arange(num_train_timesteps))
         self.register_buffer("table", table, persistent=False)
 
@@ -112,10 +86,7 @@ class TimeFeatures(nn.Module):
     def _encode(self, timestep: Tensor) -> Tensor:
         """Features (B, num_features), float32, of timesteps (B,)."""
         fraction = ((timestep.to(torch.float32) + 1) / self.num_train_timesteps).unsqueeze(-1)
-        if self.encoding == "raw":
-            return fraction
-        angles = fraction * (math.pi * self.octaves.to(torch.float32))
-        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return fraction if self.encoding == "raw" else waves(fraction, self.num_frequencies, 0.5)
 
     def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         """Encodes timesteps (B,), whole or fractional, as (B, num_features) of ``dtype``.

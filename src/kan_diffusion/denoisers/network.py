@@ -62,58 +62,50 @@ def default_frequencies(data_dim: int) -> int:
     return max(0, min(_MOST_FREQUENCIES, (functions - 1) // 2))
 
 
-class _Edges(nn.Module):
-    """A KAN layer of modulated units, called as a ``GatedLinear`` is."""
+class _Layer(nn.Module):
+    """A linear map or KAN layer of modulated units, called as a ``GatedLinear`` is.
 
-    def __init__(self, linear: KANLinear, rank: int | None) -> None:
+    With an activation, the state of units is their values after it.
+    """
+
+    def __init__(
+        self, linear: nn.Linear | KANLinear, rank: int | None, activation: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.linear = linear
+        self.activation = activation
         shape = (rank or 0) + 1, 2, linear.in_features
         self.modulation = None if rank is None else nn.Parameter(torch.zeros(shape))
 
     @property
     def flops(self) -> int:
-        """Operations for one row of input."""
-        scaled = 0 if self.modulation is None else 4 * len(self.modulation) - 1
-        return self.linear.flops + scaled * self.linear.in_features
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        self.linear.reset_parameters(generator)
-        if self.modulation is not None:
-            nn.init.zeros_(self.modulation)
-
-    def forward(
-        self, input: Tensor, carried: Tensor | None, code: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        state = modulate(input, carried, code, self.modulation)
-        return self.linear(state), state
-
-
-class _Values(nn.Module):
-    """A linear map of units whose values after the activation are carried on."""
-
-    def __init__(self, activation: nn.Module, linear: nn.Linear) -> None:
-        super().__init__()
-        self.activation = activation
-        self.linear = linear
-
-    @property
-    def flops(self) -> int:
         """Operations for one row of input: SiLU counts 4, another activation 1."""
-        each = 4 if isinstance(self.activation, nn.SiLU) else 1
-        return linear_flops(self.linear) + each * self.linear.in_features
+        each = 0 if self.modulation is None else 4 * len(self.modulation) - 1
+        if self.activation is not None:
+            each += 4 if isinstance(self.activation, nn.SiLU) else 1
+        return _flops_of(self.linear) + each * self.linear.in_features
 
     def forward(
         self, input: Tensor, carried: Tensor | None, code: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        state = modulate(self.activation(input), carried, None, None)
+        values = input if self.activation is None else self.activation(input)
+        state = modulate(values, carried, code, self.modulation)
         return self.linear(state), state
+
+
+def _flops_of(part: nn.Module | None) -> int:
+    """Operations of a part for one row, the bias of a linear map included."""
+    if isinstance(part, nn.Linear):
+        return 2 * part.weight.numel() + part.out_features * (part.bias is not None)
+    return 0 if part is None else int(part.flops)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def _draw(part: nn.Module, xavier: bool, generator: torch.Generator | None) -> None:
     """Draws the parameters of a part, those of linear maps as torch or as the notebook did."""
-    if isinstance(part, _Values):
+    if isinstance(part, _Layer):
+        if part.modulation is not None:
+            nn.init.zeros_(part.modulation)
         part = part.linear
     if xavier and isinstance(part, nn.Linear | GatedLinear):
         nn.init.xavier_uniform_(part.weight, generator=generator)
@@ -259,10 +251,10 @@ class NetworkDenoiser(PointDenoiser):
             last = index == len(hidden) - 1
             fan_out = data_dim if last else wide * hidden[index + 1]
             if edges:
-                self.layers.append(_Edges(KANLinear(units, fan_out, bias, **curves), codes))
+                self.layers.append(_Layer(KANLinear(units, fan_out, bias, **curves), codes))
             elif carries_values:
                 function = nn.ReLU() if activation == "relu" else nn.SiLU()
-                self.layers.append(_Values(function, nn.Linear(units, fan_out)))
+                self.layers.append(_Layer(nn.Linear(units, fan_out), None, function))
             else:
                 own = functions(units)
                 layer = GatedLinear(units, fan_out, gated=gated, rank=codes, functions=own)
@@ -340,7 +332,7 @@ class NetworkDenoiser(PointDenoiser):
     @property
     def kan_layers(self) -> list[KANLinear]:
         """The layers whose edges have functions of their own, inputs first."""
-        parts = [self.first, *(layer.linear for layer in self.layers if isinstance(layer, _Edges))]
+        parts = [self.first, *(layer.linear for layer in self.layers if isinstance(layer, _Layer))]
         return [part for part in parts if isinstance(part, KANLinear) and part.functions is None]
 
     def _features(self, sample: Tensor) -> Tensor:
@@ -349,15 +341,8 @@ class NetworkDenoiser(PointDenoiser):
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        total = self._input_flops
-        for part in (self.first, self.code, self.given):
-            if isinstance(part, nn.Linear):
-                total += linear_flops(part)
-            elif part is not None:
-                total += part.flops
-        for layer in self.layers:
-            assert isinstance(layer, GatedLinear | _Edges | _Values)
-            total += layer.flops
+        parts = self.first, self.code, self.given, *self.layers
+        total = self._input_flops + sum(map(_flops_of, parts))
         hidden = self.config.hidden
         if self.config.residual:
             total += sum(map(min, hidden, hidden[1:]))
@@ -379,8 +364,3 @@ class NetworkDenoiser(PointDenoiser):
         for parameter in (self.input_scale, None if self.given is None else self.given.weight):
             if parameter is not None:
                 nn.init.zeros_(parameter)
-
-
-def linear_flops(layer: nn.Linear) -> int:
-    """Counts products and sums of a linear layer for one row, the bias included."""
-    return 2 * layer.weight.numel() + layer.out_features * (layer.bias is not None)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput, ModelMixin
-from kan_diffusion.denoisers.features import PointFeatures, TimeEncoding, TimeFeatures
+from kan_diffusion.denoisers.features import TimeEncoding, TimeFeatures, waves
 from kan_diffusion.errors import KanDiffusionError
 
 __all__ = ["ModelMixin", "PointDenoiser"]
@@ -31,12 +31,12 @@ class PointDenoiser(Denoiser):
 
     Attributes:
         data_dim: Number d of coordinates of a point.
-        point_features: Fourier features of the points, or None.
+        num_input_frequencies: Number M of frequencies of the points' Fourier features.
         time_features: Features of the timestep.
     """
 
     data_dim: int
-    point_features: PointFeatures | None
+    num_input_frequencies: int = 0
     time_features: TimeFeatures
 
     def _set_inputs(
@@ -56,8 +56,11 @@ class PointDenoiser(Denoiser):
         if data_dim < 1:
             raise KanDiffusionError(f"a denoiser needs data_dim of at least 1, not {data_dim}")
         self.data_dim, self.observable = data_dim, config.get("observable", False)
-        few = num_input_frequencies
-        self.point_features = PointFeatures(data_dim, few) if few else None
+        if num_input_frequencies < 0:
+            raise KanDiffusionError(
+                f"num_input_frequencies must be at least 0, not {num_input_frequencies}"
+            )
+        self.num_input_frequencies = num_input_frequencies
         if encoding := time_encoding or config.get("time_encoding"):
             self.time_features = TimeFeatures(
                 encoding, config.num_train_timesteps, config.num_time_frequencies
@@ -76,7 +79,7 @@ class PointDenoiser(Denoiser):
     @property
     def num_features(self) -> int:
         """Number of features of a point."""
-        return self.data_dim if self.point_features is None else self.point_features.num_features
+        return self.data_dim * (1 + 2 * self.num_input_frequencies)
 
     @property
     def num_inputs(self) -> int:
@@ -86,7 +89,8 @@ class PointDenoiser(Denoiser):
 
     @property
     def _input_flops(self) -> int:
-        return 0 if self.point_features is None else self.point_features.flops
+        """Of the features of a point: one for each angle, four each for its cosine and sine."""
+        return 9 * self.data_dim * self.num_input_frequencies
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -111,7 +115,9 @@ class PointDenoiser(Denoiser):
 
     def _features(self, sample: Tensor) -> Tensor:
         """Features (B, p) of noised points (B, d)."""
-        return sample if self.point_features is None else self.point_features(sample)
+        if not self.num_input_frequencies:
+            return sample
+        return torch.cat([sample, waves(sample, self.num_input_frequencies, 0.25).to(sample)], -1)
 
     def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
         """Computes the prediction, here ``network`` of all features side by side.

@@ -93,8 +93,6 @@ _OF_THE_PROCESS = (
     "beta_start",
     "beta_end",
     "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
     "prediction_type",
 )
 _OF_EVERY_SAMPLER = {"clip_sample": False, "thresholding": False, "timestep_spacing": "trailing"}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kan_diffusion.data.datasets import Dataset, OracleKind
+from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.processes import Process, expand, noise_of_mean
 
@@ -59,11 +59,6 @@ class NoisedPoints:
     noised: Tensor
     mean: Tensor | None = None
     rows: Tensor | None = None
-
-    @property
-    def oracle(self) -> OracleKind:
-        """Whether the posterior means are known."""
-        return "none" if self.mean is None else "exact"
 
 
 @dataclass(frozen=True)
@@ -120,12 +115,7 @@ def draw_noised_points(
         num: Number of noised samples.
         generator: Generator of all draws.
     """
-    rows: Tensor | None = None
-    if dataset.heldout is None:
-        clean = dataset.points_to_noise(num, generator).double()
-    else:
-        rows = dataset.heldout_rows(num, generator)
-        clean = dataset.heldout[rows].double()
+    clean, rows = dataset.to_noise(num, generator)
     timesteps = torch.arange(num) * process.num_timesteps // num
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     alpha, sigma = (level[timesteps] for level in process.levels())

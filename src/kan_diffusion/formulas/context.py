@@ -142,7 +142,7 @@ class Context:
     def judged(self) -> AveragedPoints:
         """Noised points that were not trained on."""
         generator = torch_generator("edges are judged on", self.seed, self.dataset.name)
-        points = self.dataset.points_to_noise(_JUDGED, generator)
+        points, _ = self.dataset.to_noise(_JUDGED, generator)
         return draw_averaged(points, self.process, _JUDGED, generator)
 
     @torch.no_grad()

@@ -633,7 +633,7 @@ def explain_run(
     evaluation = config.evaluation.model_copy(update=sampled)
     shared = None
     if options.num_samples:
-        split = config.seed if dataset.split_by_seed else 0
+        split = config.seed if dataset.oracle == "none" else 0
         limited, task = evaluation.limited(config.data.quick), task_of(config.data)
         shared = task.reference(dataset, process, limited, config.study_seed, split)
     judged = config.model_copy(update={"evaluation": evaluation})

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
@@ -33,9 +33,6 @@ from kan_diffusion.kanified.recipe import LearnedActivation, Recipe, Slot, build
 __all__ = ["KanifyReport", "Replacement", "kanify"]
 
 Network = TypeVar("Network", bound=nn.Module)
-Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
-"""Blocks: a pattern of paths such as ``"*.ff"``, several, or a function of path and owner."""
-
 _TOLERANCE = 0.02
 """Largest relative difference in parameters between a block and the one it replaces."""
 _FIT = 1e-4
@@ -102,7 +99,7 @@ class KanifyReport:
 def kanify(
     module: Network,
     *,
-    layers: Layers = None,
+    layers: str | Sequence[str] | None = None,
     kind: Literal["grouped", "full"] = "grouped",
     basis: str = "bspline",
     match: Literal["params"] | None = "params",
@@ -118,8 +115,8 @@ def kanify(
         module: The network: of diffusers, of transformers, or any module with such blocks
             (:mod:`kan_diffusion.kanified.blocks`).
         layers: Blocks to replace: a pattern of their paths such as ``"transformer_blocks.*"``,
-            several, or a function of a path and the module there; None for all. Blocks that embed
-            timesteps or captions stay, unless a pattern matches only these or a function does.
+            or several; None for all. Blocks that embed timesteps or captions stay, unless a pattern
+            matches only these.
         kind: ``"grouped"``: the linear maps stay and the activation becomes learned functions that
             hidden units share; ``"full"``: the maps become layers with a function for each edge.
         basis: Basis of the learned functions, by name.
@@ -194,24 +191,21 @@ def kanify(
     return module, report
 
 
-def _chosen(module: nn.Module, layers: Layers) -> list[Block]:
+def _chosen(module: nn.Module, layers: str | Sequence[str] | None) -> list[Block]:
     """Selects the blocks to replace, some of which perhaps cannot be."""
     found = find_blocks(module)
     proper = {path for path, block in found.items() if not block.embedding}
+    wanted: Sequence[object] = ["*"] if layers is None else layers or [layers]
+    wanted = [layers] if isinstance(layers, str) else wanted
     chosen: set[str] = set()
-    for wanted in [layers] if not layers or isinstance(layers, str) or callable(layers) else layers:
-        if callable(wanted):
-            paths = {path for path, block in found.items() if wanted(path, block.owner)}
-        elif wanted is None:
-            paths = proper
-        else:
-            paths = {path for path in found if fnmatchcase(path, str(wanted))}
-            paths = paths & proper or paths
-        if not paths:
+    for pattern in wanted:
+        paths = {path for path in found if fnmatchcase(path, str(pattern))}
+        paths = paths & proper or paths
+        if not paths or (layers is None and not proper):
             weighty = (part for part in module.modules() if list(part.parameters(recurse=False)))
             parts = Counter(type(part).__name__ for part in weighty).most_common(6)
             held = ", ".join(f"{count} {kind}" for kind, count in parts) or "no weights"
-            what = "" if layers is None else f" for layers={wanted!r}"
+            what = "" if layers is None else f" for layers={pattern!r}"
             known = f"layers may name {', '.join(map(_named, found))}"
             raise KanDiffusionError(
                 f"{type(module).__name__} has no feed-forward block{what}, it has {held}; "

@@ -98,7 +98,7 @@ def evaluate_run(folder: Path, data: str | None = None, *, verify: bool = True) 
         count = f"{len(dataset.heldout):,} {task.noun}"
         used = f"{count} of '{dataset.name}' that were not trained on"
     known = {"exact": ", whose oracle is exact", "none": "; no oracle is known"}[dataset.oracle]
-    split = config.seed if dataset.split_by_seed else 0
+    split = config.seed if dataset.oracle == "none" else 0
     shared = task.reference(dataset, config.process, config.judging, config.study_seed, split)
     row, _, _ = task.judge(config, dataset, pipeline, shared)
     return row, used + known

@@ -313,7 +313,7 @@ class Task:
         if dataset.heldout is not None:
             num = min(num, len(dataset.heldout))  # each held-out row once is enough
         draws = torch_generator("likely points", study_seed, dataset.name, split)
-        likely = dataset.points_to_noise(num, draws).double()
+        likely, _ = dataset.to_noise(num, draws)
         sigma = first_noise(process)
         likely += sigma * torch.randn(likely.shape, generator=draws, dtype=torch.float64)
         nll = None
@@ -356,7 +356,7 @@ class Task:
             self._conditions_of(pipeline, dataset, shared.draw.rows),
         )
         row: Row = {
-            "oracle": shared.draw.oracle,
+            "oracle": dataset.oracle,
             "heldout_loss": scores.heldout_loss,
             "floor": scores.floor,
             "excess": scores.excess,

@@ -152,7 +152,7 @@ def _reference_of(config: TrialConfig, dataset: Dataset) -> Reference:
         config.process,
         config.judging.model_copy(update={"moments": ()}),
         config.study_seed,
-        config.seed if dataset.split_by_seed else 0,
+        config.seed if dataset.oracle == "none" else 0,
         *metrics_named(config.evaluation.metrics).values(),
     )
 

@@ -38,7 +38,7 @@ import pandas as pd
 from pydantic import Field, TypeAdapter
 
 from kan_diffusion.denoisers.families import get_family
-from kan_diffusion.denoisers.family import Choice, IntRange, Range, Setting, Space
+from kan_diffusion.denoisers.family import Setting, Space
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError, require_known
 from kan_diffusion.files import read_as, write_json, write_text
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_POINTS
@@ -173,7 +173,7 @@ def tune(
         "optimizer": tuple(optimizers),
         "batch_size": tuple(batch_sizes),
     }
-    shared = {name: Choice(values) for name, values in given.items() if values}
+    shared = {name: values for name, values in given.items() if values}
     searches = _open_searches(config, folder, storage, shared)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         while running := [search for search in searches if search.begin(tries)]:
@@ -227,7 +227,10 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
 
 
 def _open_searches(
-    config: StudyConfig, folder: Path, storage: str | None, shared: Mapping[str, Choice]
+    config: StudyConfig,
+    folder: Path,
+    storage: str | None,
+    shared: Mapping[str, tuple[Setting, ...]],
 ) -> list[_Search]:
     """Opens the search of each model over its family's space and the one that all share.
 
@@ -248,11 +251,11 @@ def _open_searches(
             f"the database '{url}' cannot be used ({' '.join(str(error).split())[:200]}); give "
             "another --storage"
         ) from error
-    chosen = [value for dimension in shared.values() for value in dimension.values]
+    chosen = [value for dimension in shared.values() for value in dimension]
     searches = []
     for model in config.models:
         free = not (config.budgets[0].size or model.size)
-        size: Space = {"params": Choice(SIZES)} if free else {}
+        size: Space = {"params": SIZES} if free else {}
         # Tries at another budget, or of other data or settings, belong to another search.
         start = stream_seed("search", *(trial.id for trial in _of_model(config, model).trials()))
         study = optuna.create_study(
@@ -307,8 +310,8 @@ class _Search:
         values: dict[str, object] = {}
         for name, dimension in self._space.items():
             value = now.get(name)
-            if isinstance(dimension, Choice):
-                if any(_written(value) == _written(choice) for choice in dimension.values):
+            if isinstance(dimension, tuple):
+                if any(_written(value) == _written(choice) for choice in dimension):
                     values[name] = _written(value)
             elif isinstance(value, (int, float)) and dimension.low <= value <= dimension.high:
                 values[name] = value
@@ -397,12 +400,12 @@ class _Search:
 
         made: dict[str, optuna.distributions.BaseDistribution] = {}
         for name, dimension in self._space.items():
-            if isinstance(dimension, Range):
-                made[name] = FloatDistribution(dimension.low, dimension.high, log=dimension.log)
-            elif isinstance(dimension, IntRange):
-                made[name] = IntDistribution(dimension.low, dimension.high)
+            if isinstance(dimension, tuple):
+                made[name] = CategoricalDistribution([_written(v) for v in dimension])
+            elif dimension.whole:
+                made[name] = IntDistribution(int(dimension.low), int(dimension.high))
             else:
-                made[name] = CategoricalDistribution([_written(v) for v in dimension.values])
+                made[name] = FloatDistribution(dimension.low, dimension.high, log=dimension.log)
         return made
 
     def _values(self, params: Mapping[str, object]) -> dict[str, Setting]:
@@ -413,7 +416,7 @@ class _Search:
         """
         return {
             name: json.loads(str(value))
-            if isinstance(self._space[name], Choice)
+            if isinstance(self._space[name], tuple)
             else float(f"{value:.6g}")
             if isinstance(value, float)
             else cast("Setting", value)

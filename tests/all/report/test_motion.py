@@ -10,12 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
-from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.diffusion.sampling import fitting_samplers, make_scheduler
-from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import get_process
@@ -46,18 +43,6 @@ from synthetic_study import make_contents
 )
 def test_frames_go_from_the_noise_to_the_very_samples(process, scheduler):
     require_frames_from_noise_to_samples(process, scheduler)
-
-
-@pytest.mark.parametrize("process", ["cosine", "flow", "ddpm"])
-def test_the_exact_denoiser_is_what_another_computation_of_it_is(process):
-    chosen = get_process(process)
-    density = load_dataset(ToyData(toy="gaussian-mixture", num_points=10)).density
-    one, other = OracleDenoiser(density, chosen), ExactDenoiser(chosen, density)
-    points = torch.randn(30, 2, generator=seeded(), dtype=torch.float64)
-    for timestep in (0, 3.25, 500, 731.5, 999):
-        pair = [each(points, timestep, return_dict=False)[0] for each in (one, other)]
-        torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-7)
-    assert one.dtype == torch.float32
 
 
 def test_two_processes_are_counted_by_steps_and_leave_trails():
