@@ -134,11 +134,10 @@ def moved(layer: Layer, input: Tensor, margin: float = 0.01) -> Layer:
     if not bool(torch.isfinite(rows).all()):
         bad = int((~torch.isfinite(rows)).any(0).nonzero()[0])
         raise KanDiffusionError(f"input {bad} has a NaN or an infinite value; leave such rows out")
-    low, high = rows.amin(0), rows.amax(0)
-    if layer.coefficients is not None:  # the range of a group is that of all its inputs
-        members = layer.group == torch.arange(layer.basis.in_features, device=low.device)[:, None]
-        low = torch.where(members, low, math.inf).amin(1)
-        high = torch.where(members, high, -math.inf).amax(1)
+    # The range of a group is that of all its inputs.
+    none, group = torch.full_like(layer.basis.grid_origin, math.inf, dtype=rows.dtype), layer.group
+    low = none.scatter_reduce(0, group, rows.amin(0), "amin")
+    high = (-none).scatter_reduce(0, group, rows.amax(0), "amax")
     return _on_basis(layer, _over(layer.basis, low, high, margin))
 
 

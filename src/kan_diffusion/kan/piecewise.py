@@ -5,7 +5,7 @@ On a uniform grid of G cells, spline r of group g is in cell m a polynomial of t
 .. math:: a_{g,m,r,d} = \sum_j c_{r,g,m+j}\, p_{j,d}, \qquad
     h_r = a_0 + f\,(a_1 + \bar f\,(a_2 + \bar f\,(a_3 + \dots))),
 
-with the pieces p of :mod:`kan_diffusion.kan.bases.spline`, computed once a batch. The tangents are
+with the pieces p of :mod:`kan_diffusion.kan.bases`, computed once a batch. The tangents are
 two more cells, left and right of the grid, in which only :math:`a_0` and :math:`a_1` differ from
 zero, so that nothing branches. f is unbounded there, and :math:`\bar f` is f clamped to 0 to 1, so
 that an infinite f meets no zero. A number is one gather of its polynomial and Horner's scheme.

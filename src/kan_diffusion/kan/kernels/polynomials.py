@@ -3,7 +3,7 @@ r"""Splines as piecewise polynomials in a kernel: their tables, the places of nu
 Inputs are in groups by turns, and group g has R splines with coefficients c on one grid. As a batch
 is much longer than a grid, a call first turns the splines into one polynomial per cell m,
 :math:`a_{g,m,d,r} = \sum_j c_{r,g,m+j}\, p_{j,d}` with the pieces
-:math:`p_j(f) = \sum_d p_{j,d} f^d` of :mod:`kan_diffusion.kan.bases.spline`. The tangents are two
+:math:`p_j(f) = \sum_d p_{j,d} f^d` of :mod:`kan_diffusion.kan.bases`. The tangents are two
 more cells, -1 and G, in which only :math:`a_0` and :math:`a_1` differ from zero. Let f be the place
 in a cell, from 0 to 1 inside the grid and unbounded in the cells of the tangents, and
 :math:`\bar f` that place clamped to 0 to 1. Then, with step :math:`\Delta` of the grid,
@@ -24,7 +24,7 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 
-from kan_diffusion.kan.bases.spline import piece_coefficients
+from kan_diffusion.kan.bases import piece_coefficients
 from kan_diffusion.kan.kernels.runtime import INNER
 from kan_diffusion.kan.kernels.simd import (
     compiled_by_type,

@@ -59,7 +59,7 @@ def _source_digest() -> str:
     """Hashes all source files that compiled code is made of; numba knows the kernel's own alone."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
-    digest.update((package / "bases" / "spline.py").read_bytes())
+    digest.update((package / "bases.py").read_bytes())
     for name in ("runtime", "simd", "spline", "polynomials", "units"):
         digest.update((package / "kernels" / f"{name}.py").read_bytes())
     return digest.hexdigest()

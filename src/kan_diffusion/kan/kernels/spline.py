@@ -1,7 +1,7 @@
 r"""CPU kernel of a B-spline layer, which multiplies only functions that are not zero.
 
 Of the G + k splines of an input, k + 1 differ from zero. With c the cell of :math:`x_{n,i}`, the
-pieces :math:`p_j` of :mod:`kan_diffusion.kan.bases.spline` and the base activation b,
+pieces :math:`p_j` of :mod:`kan_diffusion.kan.bases` and the base activation b,
 
 .. math:: y_n = \beta + \sum_i \Big( b(x_{n,i})\, W_{i,b} + \sum_{j=0}^{k} p_j\, W_{i,c+j} \Big),
 
@@ -30,7 +30,7 @@ import torch
 from numba.extending import register_jitable
 from torch import Tensor
 
-from kan_diffusion.kan.bases.spline import MAX_ORDER, piece_coefficients
+from kan_diffusion.kan.bases import MAX_ORDER, piece_coefficients
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     array_at,
@@ -408,7 +408,7 @@ def _settings(
 def forward(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     origin: Tensor,
     step: Tensor,
     has_base: bool,
@@ -420,7 +420,7 @@ def forward(
     Args:
         x: Inputs with shape (N, in); like all tensors float32 or float64 on the CPU.
         weight: Packed weight with shape (out, in * (has_base + G + k)).
-        bias: Constants with shape (out,).
+        bias: Constants with shape (out,), or None.
         origin: Left end of each input's grid, with shape (in,).
         step: Width of an interval of each input's grid, with shape (in,), positive.
         has_base: Whether SiLU comes before the splines.
@@ -433,6 +433,7 @@ def forward(
     rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
     kernel, _ = _kernels(order, int(has_base), x.dtype == torch.float64)
     y = x.new_empty(rows, outputs)
+    bias = weight.new_zeros(outputs) if bias is None else bias
     operands = (x, inputs), (weight, 0), (bias, 0), (origin, 0), (step, 0), (y, outputs)
     launch(kernel, chunks(rows, inputs * outputs * (order + 1)), operands, settings)
     return y
@@ -442,7 +443,7 @@ def backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     origin: Tensor,
     step: Tensor,
     has_base: bool,
@@ -459,4 +460,6 @@ def backward(
     parts = chunks(rows, 2 * inputs * outputs * (order + 1))
     grad_x = x.new_empty(rows, inputs) if for_x else None
     operands = (grad, outputs), (x, inputs), (weight, 0), (origin, 0), (step, 0), (grad_x, inputs)
-    return grad_x, *launch(kernel, parts, operands, settings, (weight, bias))
+    shared = weight, weight.new_empty(outputs)
+    grad_weight, grad_bias = launch(kernel, parts, operands, settings, shared)
+    return grad_x, grad_weight, None if bias is None else grad_bias
