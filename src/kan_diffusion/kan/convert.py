@@ -157,12 +157,11 @@ def _fit(
     base_weight: Tensor, spline_weight: Tensor, grid: Tensor, spline_scaler: Tensor | None = None
 ) -> bool:
     """Tells whether the shapes of a layer's tensors go together, with an order of at least 0."""
-    shape, functions, knots = base_weight.shape, spline_weight.shape[-1], grid.shape[-1]
-    scaled = spline_scaler is None or spline_scaler.shape == shape
-    whole = scaled and len(shape) == 2 and spline_weight.shape == (*shape, functions)
-    return whole and 0 not in shape and grid.shape == (shape[1], knots) and (
-        functions < knots <= 2 * functions
-    )
+    if (base_weight.ndim, spline_weight.ndim, grid.ndim) != (2, 3, 2) or not base_weight.numel():
+        return False
+    (*shape, functions), (inputs, knots) = spline_weight.shape, grid.shape
+    alike = all(list(t.shape) == shape for t in (base_weight, spline_scaler) if t is not None)
+    return alike and inputs == shape[1] and functions < knots <= 2 * functions
 
 
 def _folded(model: MultKAN, index: int) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from kan_diffusion.kan.kernels.simd import (
     compiled_by_type,
     copy_rows,
     floor,
-    get,
+    fma,
     load,
     maximum,
     minimum,
@@ -48,7 +48,6 @@ __all__ = [
     "power_bits",
     "repack",
     "round_up",
-    "tabulate",
     "value_and_slope",
 ]
 
@@ -73,8 +72,9 @@ def place(u, intervals, places, f_at, kept_at, cells, at):
 
 
 @numba.njit(**INNER)
-def place_tile(x, start, count, origin, per_x, intervals, scratch, room, cells):
+def place_tile(x, start, count, grid):
     """Writes cells and places of ``count`` numbers of x from ``start`` on."""
+    origin, per_x, intervals, scratch, room, cells = grid
     whole = count // LANES * LANES
     copy_rows(x, start + whole, 0, scratch, 2 * room, 0, 1, count - whole)
     for at in range(0, count, LANES):
@@ -98,14 +98,23 @@ def power_bits(powers, like):
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def tabulate(order, powers, coefficients, table, groups, functions, width, intervals):
-    """Writes the polynomials of all cells."""
+def lay_out(order, powers, splines, groups, functions, width, intervals, inputs, room):
+    """Makes the polynomials of all cells, and the grid of each number in a tile's rows.
+
+    ``splines`` are coefficients, origins and steps. There are ``room`` numbers in a tile. Returns
+    the table of polynomials; the origin and the inverse of the step for each number; and where the
+    table of each input begins.
+    """
     degree = order.literal_value
     pieces = piece_coefficients(degree)
 
-    def loop(order, powers, coefficients, table, groups, functions, width, intervals):
-        real = table.dtype.type
+    def loop(order, powers, splines, groups, functions, width, intervals, inputs, room):
+        coefficients, origins, steps = splines
+        real = coefficients.dtype.type
         step = powers * width
+        table = np.zeros(groups * (intervals + 2) * step, coefficients.dtype)
+        origin, per_x = np.zeros(room, table.dtype), np.zeros(room, table.dtype)
+        offsets = np.zeros(inputs, np.int64)
         for group in range(groups):
             for r in range(functions):
                 first = (r * groups + group) * (intervals + degree)
@@ -124,6 +133,13 @@ def tabulate(order, powers, coefficients, table, groups, functions, width, inter
                 table[left] = table[left + step]
                 table[left + width] = table[left + step + width]
                 table[last + step], table[last + step + width] = value, slope
+        for i in range(inputs if groups else 0):
+            group = i % groups
+            offsets[i] = group * (intervals + 2) * step
+            origin[i], per_x[i] = origins[group], real(1) / steps[group]
+        for at in range(inputs, room):
+            origin[at], per_x[at] = origin[at - inputs], per_x[at - inputs]
+        return table, origin, per_x, offsets
 
     return loop
 
@@ -161,46 +177,36 @@ def gather(order, powers, table, grad_coefficients, groups, functions, width, in
     return loop
 
 
-@numba.njit(**INNER)
-def lay_out(origins, steps, groups, inputs, size, origin, per_x, offsets, stride):
-    """Writes the grid of each number in a tile's rows, and where each input's table begins."""
-    for i in range(inputs):
-        group = i % groups
-        store(offsets, i, group * stride)
-        store(origin, i, get(origins, group))
-        store(per_x, i, per_x.dtype.type(1) / get(steps, group))
-    for at in range(inputs, size):
-        store(origin, at, get(origin, at - inputs))
-        store(per_x, at, get(per_x, at - inputs))
-
-
 @register_jitable(**INNER)
 def repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
     """Copies functions from whole vectors in a tile to side by side, or back with ``unpack``."""
     size = inputs * functions
-    if width == functions:
-        at = r0 * size
+    # Without a gap, all functions of a row are copied together.
+    count = size if width == functions else functions
+    for i in range(size // count):
+        at = r0 * size + i * count
         if unpack:
-            copy_rows(h, at, size, tile, 0, row_size, rows, size)
+            copy_rows(h, at, size, tile, i * width, row_size, rows, count)
         else:
-            copy_rows(tile, 0, row_size, h, at, size, rows, size)
-        return
-    for i in range(inputs):
-        at = r0 * size + i * functions
-        if unpack:
-            copy_rows(h, at, size, tile, i * width, row_size, rows, functions)
-        else:
-            copy_rows(tile, i * width, row_size, h, at, size, rows, functions)
+            copy_rows(tile, i * width, row_size, h, at, size, rows, count)
 
 
-@numba.njit(**INNER)
-def value_and_slope(table, a, degree, f, kept):
-    """Evaluates the polynomial of a cell at a place, and its slope at the place that is kept."""
-    real = table.dtype.type
-    value = get(table, a + degree)
-    slope = real(degree) * value
-    for d in range(degree - 1, 0, -1):
-        coefficient = get(table, a + d)
-        value = value * kept + coefficient
-        slope = slope * kept + real(d) * coefficient
-    return value * f + get(table, a), slope
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def value_and_slope(lanes, table, a, degree, width, f, kept):
+    """Evaluates the polynomials of a cell at a place, and their slopes at the place that is kept.
+
+    Those of ``lanes`` functions, whose coefficients are side by side.
+    """
+    several = lanes.literal_value
+
+    def loop(lanes, table, a, degree, width, f, kept):
+        real = table.dtype.type
+        value = load(table, a + degree * width, several)
+        slope = value * real(degree)
+        for d in range(degree - 1, 0, -1):
+            coefficient = load(table, a + d * width, several)
+            value = fma(value, kept, coefficient)
+            slope = fma(slope, kept, coefficient * real(d))
+        return fma(value, f, load(table, a, several)), slope
+
+    return loop

@@ -47,14 +47,12 @@ from kan_diffusion.kan.kernels.polynomials import (
     power_bits,
     repack,
     round_up,
-    tabulate,
     value_and_slope,
 )
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     add_product,
-    array_at,
-    axpy,
+    arrays_at,
     compiled_by_type,
     copy_rows,
     dot,
@@ -65,7 +63,6 @@ from kan_diffusion.kan.kernels.simd import (
     splat,
     store,
     transpose,
-    zeros,
 )
 
 __all__ = ["backward", "forward"]
@@ -85,20 +82,16 @@ def _next_block(at, lanes, units):
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _states(
-    lanes, spline, source, first, stride, before, code, modulation, rank, rows, units, origin,
-    per_x, intervals, z, scratch, room, cells,
-):  # fmt: skip
+def _states(lanes, spline, source, first, stride, before, modulated, rows, units, z, grid):
     """Writes z of a tile's units and, for splines, their cells and places.
 
     Cell 0 is that of the left tangent.
     """
     width, has_grid = lanes.literal_value, spline.literal_value
 
-    def loop(
-        lanes, spline, source, first, stride, before, code, modulation, rank, rows, units, origin,
-        per_x, intervals, z, scratch, room, cells,
-    ):  # fmt: skip
+    def loop(lanes, spline, source, first, stride, before, modulated, rows, units, z, grid):
+        code, modulation, rank = modulated
+        origin, per_x, intervals, scratch, room, cells = grid
         for r in range(rows):
             at = 0
             while at < units:
@@ -110,9 +103,9 @@ def _states(
                     factor = load(modulation, row, width) + 1
                     shift = shift + load(modulation, row + units, width)
                     for j in range(rank):
-                        row = 2 * j * units + at
-                        factor = axpy(code, own + j, load(modulation, row, width), factor)
-                        shift = axpy(code, own + j, load(modulation, row + units, width), shift)
+                        row, number = 2 * j * units + at, get(code, own + j)
+                        factor = fma(number, load(modulation, row, width), factor)
+                        shift = fma(number, load(modulation, row + units, width), shift)
                     value = value * factor
                 value = value + shift
                 store(z, k, value)
@@ -142,66 +135,51 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         weight_at, bias_at, found_at, state_at, rows, units, outputs, stride, reach, groups,
         intervals, rank, functions,
     ):  # fmt: skip
+        states = input_at, carried_at, code_at, modulation_at
+        source, carried, code, modulation = arrays_at(states, zero)
+        splines = arrays_at((coefficients_at, origin_at, step_at), zero)
+        weight, bias, found, state = arrays_at((weight_at, bias_at, found_at, state_at), zero)
         # A constant, where it is one, makes the loop over units a few per cent faster.
         width = 1 if several == 1 else (functions + several - 1) // several * several
         cell_step = powers * width
-        source = array_at(input_at, rows * stride, zero)
-        carried = array_at(carried_at, rows * reach, zero)
-        code = array_at(code_at, rows * max(rank, 0), zero)
-        modulation = array_at(modulation_at, 2 * (rank + 1) * units, zero)
-        coefficients = array_at(coefficients_at, functions * groups * (intervals + order), zero)
-        origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
-        h = array_at(found_at, rows * units * functions, zero)
-        output = array_at(found_at, rows * outputs, zero)
-        state = array_at(state_at, rows * units, zero)
         # With a 1 beside the functions, constants are one more row of the weight.
         inner = units * width
         row_size, wide = round_up(inner + 1), round_up(outputs)
-        weights = np.zeros(row_size * wide, h.dtype)
+        weights = np.zeros(row_size * wide, found.dtype)
         if weight_at:
-            weight = array_at(weight_at, outputs * units * functions, zero)
-            if several == 1:
-                transpose(weight, 0, units, weights, 0, wide, outputs, units)
-            else:
-                for i in range(units):
-                    at, to = i * functions, i * width * wide
-                    transpose(weight, at, units * functions, weights, to, wide, outputs, functions)
+            # Without a gap, the functions of all units follow each other in both.
+            count = functions if width > functions else inner
+            for i in range(inner // width * functions // count):
+                at, to = i * count, i * width * wide
+                transpose(weight, at, units * functions, weights, to, wide, outputs, count)
         if bias_at:
-            bias = array_at(bias_at, outputs, zero)
             copy_rows(bias, 0, 0, weights, inner * wide, 0, 1, outputs)
         height = max(1, _TILE // units)
         size = height * units
         room = size + LANES
-        table = np.zeros(groups * (intervals + 2) * cell_step, h.dtype)
-        origin, per_x = np.zeros(room, h.dtype), np.zeros(room, h.dtype)
-        offsets = np.zeros(units, np.int64)
-        if spline:
-            tabulate(degree, powers, coefficients, table, groups, functions, width, intervals)
-            stretch = (intervals + 2) * cell_step
-            lay_out(origins, steps, groups, units, room, origin, per_x, offsets, stretch)
-        z, scratch = np.empty(size, h.dtype), np.zeros(2 * room + LANES, h.dtype)
+        table, origin, per_x, offsets = lay_out(
+            degree, powers, splines, groups, functions, width, intervals, units, room
+        )
+        z, scratch = np.empty(size, found.dtype), np.zeros(2 * room + LANES, found.dtype)
         cells = np.empty(room, np.int32)
-        before = np.zeros(size, h.dtype)
-        products = np.ones(height * row_size, h.dtype)
-        block = np.empty(height * wide, h.dtype)
+        grid = origin, per_x, intervals, scratch, room, cells
+        before = np.zeros(size, found.dtype)
+        products = np.ones(height * row_size, found.dtype)
+        block = np.empty(height * wide, found.dtype)
         gated = stride > units
         plain = spline > 0 and not gated and rank < 0 and carried_at == 0  # z is y
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
             if plain:
-                place_tile(
-                    source, r0 * units, n * units, origin, per_x, intervals, scratch, room, cells
-                )
+                place_tile(source, r0 * units, n * units, grid)
                 if state_at:
                     copy_rows(source, r0 * units, 0, state, r0 * units, 0, 1, n * units)
             else:
                 if carried_at:
                     reached = min(reach, units)
                     copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
-                _states(
-                    lanes, spline, source, r0, stride, before, code, modulation, rank, n, units,
-                    origin, per_x, intervals, z, scratch, room, cells,
-                )  # fmt: skip
+                modulated = code, modulation, rank
+                _states(lanes, spline, source, r0, stride, before, modulated, n, units, z, grid)
                 if state_at:
                     copy_rows(z, 0, 0, state, r0 * units, 0, 1, n * units)
             if not spline:
@@ -219,27 +197,20 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                     for u in range(units):
                         a = get(offsets, u) + get(cells, k) * cell_step
                         f, kept = get(scratch, k), get(scratch, room + k)
-                        to = (row - r0) * row_size + u * width
-                        if several == 1:
-                            value = value_and_slope(table, a, degree, f, kept)[0]
+                        for part in range(0, width, several):
+                            value = value_and_slope(
+                                several, table, a + part, degree, width, f, kept
+                            )[0]
                             if gated:
                                 value = value * get(source, row * stride + units + u)
-                            store(products, to, value)
-                        else:
-                            for part in range(0, width, several):
-                                many = load(table, a + part + degree * width, several)
-                                for d in range(degree - 1, 0, -1):
-                                    c = load(table, a + part + d * width, several)
-                                    many = fma(many, kept, c)
-                                c = load(table, a + part, several)
-                                store(products, to + part, fma(many, f, c))
+                            store(products, (row - r0) * row_size + u * width + part, value)
                         k += 1
             if weight_at:
                 block[:] = 0
                 add_product(products, 0, row_size, 1, weights, wide, block, n, inner + 1)
-                copy_rows(block, 0, wide, output, r0 * outputs, outputs, n, outputs)
+                copy_rows(block, 0, wide, found, r0 * outputs, outputs, n, outputs)
             else:
-                repack(products, row_size, width, h, r0, n, units, functions, False)
+                repack(products, row_size, width, found, r0, n, units, functions, False)
 
     def backward(
         grad_at, grad_state_at, input_at, carried_at, code_at, modulation_at, coefficients_at,
@@ -247,57 +218,46 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         grad_modulation_at, grad_coefficients_at, grad_weight_at, grad_bias_at, rows, units,
         outputs, stride, reach, groups, intervals, rank, functions,
     ):  # fmt: skip
+        states = input_at, carried_at, code_at, modulation_at
+        source, carried, code, modulation = arrays_at(states, zero)
+        splines = arrays_at((coefficients_at, origin_at, step_at), zero)
+        others = grad_at, grad_state_at, weight_at, h_at
+        grad, grad_state, weight, h = arrays_at(others, zero)
+        of_rows_at = grad_input_at, grad_carried_at, grad_code_at
+        grad_input, grad_carried, grad_code = arrays_at(of_rows_at, zero)
+        sums = grad_modulation_at, grad_coefficients_at, grad_weight_at, grad_bias_at
+        grad_modulation, grad_coefficients, grad_weight, grad_bias = arrays_at(sums, zero)
         width = 1 if several == 1 else (functions + several - 1) // several * several
         cell_step = powers * width
-        grad = array_at(grad_at, rows * outputs, zero)
-        given_grad_h = array_at(grad_at, rows * units * functions, zero)
-        grad_state = array_at(grad_state_at, rows * units, zero)
-        source = array_at(input_at, rows * stride, zero)
-        carried = array_at(carried_at, rows * reach, zero)
-        code = array_at(code_at, rows * max(rank, 0), zero)
-        modulation = array_at(modulation_at, 2 * (rank + 1) * units, zero)
-        coefficients = array_at(coefficients_at, functions * groups * (intervals + order), zero)
-        origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
-        h = array_at(h_at, rows * units * functions, zero)
-        grad_input = array_at(grad_input_at, rows * stride, zero)
-        grad_carried = array_at(grad_carried_at, rows * reach, zero)
-        grad_code = array_at(grad_code_at, rows * max(rank, 0), zero)
-        grad_modulation = array_at(grad_modulation_at, 2 * (rank + 1) * units, zero)
-        grad_coefficients = array_at(
-            grad_coefficients_at, functions * groups * (intervals + order), zero
-        )
         real = h.dtype.type
         inner = units * width
         row_size = round_up(inner + 1)
         weights = np.zeros(outputs * row_size, h.dtype)
         grad_weights = np.zeros(outputs * row_size, h.dtype)
         if weight_at:
-            weight = array_at(weight_at, outputs * units * functions, zero)
             repack(weights, row_size, width, weight, 0, outputs, units, functions, True)
         # Scales and shifts lie side by side in whole vectors, one row for each number of a code.
-        pair = 2 * round_up(units)
+        half = round_up(units)
+        pair = 2 * half
         modulations = np.zeros((rank + 1) * pair, h.dtype)
         grad_modulations = np.zeros((rank + 1) * pair, h.dtype)
-        copy_rows(modulation, 0, units, modulations, 0, pair // 2, 2 * (rank + 1), units)
+        copy_rows(modulation, 0, units, modulations, 0, half, 2 * (rank + 1), units)
         height = max(1, _TILE // units)
         size = height * units
         room = size + LANES
-        table = np.zeros(groups * (intervals + 2) * cell_step, h.dtype)
-        totals = np.zeros(groups * (intervals + 2) * cell_step, h.dtype)
-        origin, per_x = np.zeros(room, h.dtype), np.zeros(room, h.dtype)
-        offsets = np.zeros(units, np.int64)
+        table, origin, per_x, offsets = lay_out(
+            degree, powers, splines, groups, functions, width, intervals, units, room
+        )
+        totals = np.zeros(len(table), h.dtype)
         bits = power_bits(powers, totals)
         ones_on, ones_off = load(bits, 0, powers), load(bits, powers, powers)
         twos_on, twos_off = load(bits, 2 * powers, powers), load(bits, 3 * powers, powers)
         fours_on, fours_off = load(bits, 4 * powers, powers), load(bits, 5 * powers, powers)
-        if spline:
-            tabulate(degree, powers, coefficients, table, groups, functions, width, intervals)
-            stretch = (intervals + 2) * cell_step
-            lay_out(origins, steps, groups, units, room, origin, per_x, offsets, stretch)
         z, scratch = np.empty(size, h.dtype), np.zeros(2 * room + LANES, h.dtype)
         slopes, before = np.empty(size, h.dtype), np.zeros(size, h.dtype)
         of_states = np.empty(size, h.dtype)
         cells = np.empty(room, np.int32)
+        grid = origin, per_x, intervals, scratch, room, cells
         products = np.ones(height * row_size, h.dtype)
         grad_h = np.zeros(height * row_size, h.dtype)
         of_rows = np.zeros(height * pair, h.dtype)
@@ -307,71 +267,56 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
             if plain:
-                place_tile(
-                    source, r0 * units, n * units, origin, per_x, intervals, scratch, room, cells
-                )
+                place_tile(source, r0 * units, n * units, grid)
             else:
                 if carried_at:
                     reached = min(reach, units)
                     copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
-                _states(
-                    lanes, spline, source, r0, stride, before, code, modulation, rank, n, units,
-                    origin, per_x, intervals, z, scratch, room, cells,
-                )  # fmt: skip
+                modulated = code, modulation, rank
+                _states(lanes, spline, source, r0, stride, before, modulated, n, units, z, grid)
             if weight_at:
                 grad_h[:] = 0
                 add_product(grad, r0 * outputs, outputs, 1, weights, row_size, grad_h, n, outputs)
             else:
-                repack(grad_h, row_size, width, given_grad_h, r0, n, units, functions, True)
+                repack(grad_h, row_size, width, grad, r0, n, units, functions, True)
             if spline:
                 k = 0
                 for row in range(r0, r0 + n):
                     for u in range(units):
                         a = get(offsets, u) + get(cells, k) * cell_step
                         f, kept = get(scratch, k), get(scratch, room + k)
-                        own = (row - r0) * row_size + u * width
-                        if several == 1:
-                            value, slope = value_and_slope(table, a, degree, f, kept)
-                            g = get(grad_h, own)
+                        to_x = real(0)
+                        for part in range(0, width, several):
+                            at, own = a + part, (row - r0) * row_size + u * width + part
+                            value, slope = value_and_slope(
+                                several, table, at, degree, width, f, kept
+                            )
+                            g = load(grad_h, own, several)
                             if gated:
                                 q = get(source, row * stride + units + u)
                                 store(grad_input, row * stride + units + u, g * value)
                                 value = value * q
                                 g = g * q
                             store(products, own, value)
-                            store(slopes, k, g * slope * get(per_x, u))
-                            exponents = axpy(scratch, k, ones_on, ones_off)
-                            if powers > 2:
-                                square = kept * kept  # not of f, which may overflow
-                                odd = fma(splat(square, powers), twos_on, twos_off)
-                                exponents = exponents * odd
-                            if powers > 4:
-                                fourth = square * square
-                                odd = fma(splat(fourth, powers), fours_on, fours_off)
-                                exponents = exponents * odd
-                            total = load(totals, a, powers)
-                            store(totals, a, fma(exponents, splat(g, powers), total))
-                        else:
-                            to_x = real(0)
-                            for part in range(0, width, several):
-                                at = a + part
-                                g_r = load(grad_h, own + part, several)
-                                many = load(table, at + degree * width, several)
-                                rise = many * real(degree)
-                                for d in range(degree - 1, 0, -1):
-                                    c_r = load(table, at + d * width, several)
-                                    many = fma(many, kept, c_r)
-                                    rise = fma(rise, kept, c_r * real(d))
-                                many = fma(many, f, load(table, at, several))
-                                store(products, own + part, many)
-                                to_x += dot(rise, g_r)
-                                store(totals, at, load(totals, at, several) + g_r)
-                                power = g_r * f
+                            to_x += dot(slope, g)
+                            if several == 1:
+                                exponents = fma(f, ones_on, ones_off)
+                                if powers > 2:
+                                    square = kept * kept  # not of f, which may overflow
+                                    exponents = exponents * fma(square, twos_on, twos_off)
+                                if powers > 4:
+                                    fourth = square * square
+                                    exponents = exponents * fma(fourth, fours_on, fours_off)
+                                total = load(totals, at, powers)
+                                store(totals, at, fma(exponents, splat(g, powers), total))
+                            else:
+                                store(totals, at, load(totals, at, several) + g)
+                                power = g * f
                                 for d in range(1, degree + 1):
                                     total = load(totals, at + d * width, several)
                                     store(totals, at + d * width, total + power)
                                     power = power * kept
-                            store(slopes, k, to_x * get(per_x, u))
+                        store(slopes, k, to_x * get(per_x, u))
                         k += 1
             direct = plain and grad_state_at == 0
             if direct:
@@ -400,11 +345,11 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                     if rank >= 0:
                         own = (row - r0) * pair + at
                         store(of_rows, own, of_z * load(source, row * stride + at, lanes))
-                        store(of_rows, own + pair // 2, of_z)
+                        store(of_rows, own + half, of_z)
                         factor = load(modulations, rank * pair + at, lanes) + 1
                         for j in range(rank):
                             scale = load(modulations, j * pair + at, lanes)
-                            factor = axpy(code, row * rank + j, scale, factor)
+                            factor = fma(get(code, row * rank + j), scale, factor)
                         of_z = of_z * factor
                     store(grad_input, row * stride + at, of_z)
                     at = _next_block(at, lanes, units)
@@ -415,7 +360,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                 )  # fmt: skip
                 for r in range(n):
                     for j in range(rank):
-                        total = zeros(of_rows, 16)
+                        total = splat(real(0), 16)
                         for at in range(0, pair, 16):
                             row = load(modulations, j * pair + at, 16)
                             total = fma(row, load(of_rows, r * pair + at, 16), total)
@@ -431,13 +376,10 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                 copy_rows(of_states, 0, units, grad_carried, r0 * reach, reach, n, reached)
         if spline:
             gather(degree, powers, totals, grad_coefficients, groups, functions, width, intervals)
-        half = pair // 2
         copy_rows(grad_modulations, 0, half, grad_modulation, 0, units, 2 * (rank + 1), units)
         if weight_at:
-            grad_weight = array_at(grad_weight_at, outputs * units * functions, zero)
             repack(grad_weights, row_size, width, grad_weight, 0, outputs, units, functions, False)
         if grad_bias_at:
-            grad_bias = array_at(grad_bias_at, outputs, zero)
             copy_rows(grad_weights, inner, row_size, grad_bias, 0, 1, outputs, 1)
 
     return compiled(forward), compiled(backward)
