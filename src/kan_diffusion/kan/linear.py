@@ -265,19 +265,6 @@ class KANLinear(BasisLayer):
         origin, step = grid
         return linear(self._expanded(rows, (origin, step)).flatten(1), weight, bias)
 
-    def masked(self, input: Tensor, mask: Tensor) -> Tensor:
-        """Computes a layer of functions of each edge, bias included, without some of the edges.
-
-        Args:
-            input: Inputs with shape (n, in_features).
-            mask: 1 for the edges that stay, 0 for the others, with shape (out, in).
-
-        Returns:
-            Outputs with shape (n, out_features). Differentiable.
-        """
-        kept = (self.edge_weights() * mask.unsqueeze(-1)).flatten(1)
-        return self._weighed(self._rows(input), kept)
-
     def edge_outputs(self, input: Tensor) -> Tensor:
         """Computes the contribution of each edge to its output, base branch and scale included.
 

@@ -23,14 +23,7 @@ from torch import Tensor
 
 from kan_diffusion.kan.kernels.team import run_together
 
-__all__ = [
-    "INNER",
-    "OPTIONS",
-    "PARALLEL_WORK",
-    "chunks",
-    "compiled",
-    "launch",
-]
+__all__ = ["INNER", "OPTIONS", "PARALLEL_WORK", "chunks", "compiled", "launch"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +50,9 @@ PARALLEL_WORK = 2**20
 @cache
 def _source_digest() -> str:
     """Hashes all source files that compiled code is made of; numba knows the kernel's own alone."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    digest.update((package / "bases.py").read_bytes())
-    for name in ("runtime", "simd", "spline", "polynomials", "units"):
-        digest.update((package / "kernels" / f"{name}.py").read_bytes())
-    return digest.hexdigest()
+    folder = Path(__file__).parent
+    sources = folder.with_name("bases.py"), *sorted(folder.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def compiled(function: Callable[..., None], **options: object) -> Callable[..., None]:
@@ -104,7 +94,7 @@ def launch(
     kernel: Callable[..., None],
     parts: list[tuple[int, int]],
     operands: Sequence[tuple[Tensor | None, int]],
-    settings: Sequence[float],
+    settings: Sequence[int],
     shared: Sequence[Tensor | None] = (),
 ) -> list[Tensor | None]:
     """Runs a kernel on the parts of a batch in parallel.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -45,18 +44,18 @@ def _parallel() -> Callable[..., None] | None:
 
 
 @cache
-def _entries(kernel: Callable[..., None], layout: str) -> tuple[ctypes.c_void_p, int]:
-    """Returns the addresses of what each thread runs, and of the kernel for these arguments."""
-    kinds = tuple(types.float64 if letter == "d" else types.int64 for letter in layout)
+def _entries(kernel: Callable[..., None], size: int) -> tuple[ctypes.c_void_p, int]:
+    """Returns the addresses of what each thread runs, and of the kernel."""
+    kinds = (types.int64,) * size
     kernel.compile(kinds)  # type: ignore[attr-defined]
     compiled = kernel.overloads[kinds]  # type: ignore[attr-defined]
     address: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-    return ctypes.c_void_p(_member(layout).address), address
+    return ctypes.c_void_p(_member(size).address), address
 
 
 @cache
-def _member(layout: str) -> CFunc:
-    """Compiles the function with which a thread makes calls until none is left."""
+def _member(size: int) -> CFunc:
+    """Compiles the function with which a thread makes calls, of so many arguments each."""
 
     @intrinsic
     def take(typingctx, work):
@@ -79,17 +78,13 @@ def _member(layout: str) -> CFunc:
 
             # Compiled functions first take two addresses: for the result, and for an error.
             arguments = [cgutils.alloca_once(builder, address) for _ in range(2)]
-            for place, letter in enumerate(layout):
-                value = entry(builder.add(args[1], ir.Constant(integer, place)))
-                real = letter == "d"
-                arguments.append(builder.bitcast(value, ir.DoubleType()) if real else value)
+            places = (builder.add(args[1], ir.Constant(integer, place)) for place in range(size))
+            arguments.extend(map(entry, places))
             function = ir.FunctionType(ir.IntType(32), [value.type for value in arguments])
             kernel = entry(ir.Constant(integer, _KERNEL))
             return builder.call(builder.inttoptr(kernel, function.as_pointer()), arguments)
 
         return types.int32(work, types.int64), codegen
-
-    size = len(layout)
 
     def member(work):
         number = take(work)
@@ -102,21 +97,20 @@ def _member(layout: str) -> CFunc:
     return numba.cfunc(types.void(types.CPointer(types.int64)))(member)
 
 
-def run_together(kernel: Callable[..., None], calls: Sequence[tuple[float, ...]]) -> None:
+def run_together(kernel: Callable[..., None], calls: Sequence[tuple[int, ...]]) -> None:
     """Makes calls of a kernel in parallel, or one after another without OpenMP.
 
     Args:
         kernel: The compiled kernel, which does the same if a call is repeated.
-        calls: Arguments of each call, integers and floats, of the same types in all calls.
+        calls: Arguments of each call.
     """
     parallel = _parallel()
     # A forked process lacks the threads that its OpenMP counts on.
     if parallel is not None and os.getpid() == _process:
-        layout = "".join("d" if isinstance(value, float) else "q" for value in calls[0])
-        member, address = _entries(kernel, layout)
-        arguments = [value for call in calls for value in call]
-        packed = struct.pack("=4q" + layout * len(calls), 0, len(calls), address, 0, *arguments)
-        work = (ctypes.c_int64 * (len(packed) // 8)).from_buffer_copy(packed)
+        member, address = _entries(kernel, len(calls[0]))
+        head = 0, len(calls), address, 0
+        numbers = [*head, *(value for call in calls for value in call)]
+        work = (ctypes.c_int64 * len(numbers))(*numbers)
         # As many threads as torch uses: OpenMP ends those that a smaller team leaves out.
         parallel(member, work, torch.get_num_threads(), 0)
         if not work[_FAILURES]:
