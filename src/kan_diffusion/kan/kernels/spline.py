@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -354,35 +355,11 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
     return compiled(forward, **_FASTMATH), compiled(backward, **_FASTMATH)
 
 
-def _settings(
-    x: Tensor, weight: Tensor, order: int, has_base: bool, extrapolation: str
-) -> tuple[int, int, int, tuple[int, ...]]:
-    """Returns rows, inputs and outputs, and the settings that a kernel takes after the rows.
+class _Layer(NamedTuple):
+    """The operands of the kernel, float32 or float64 on the CPU, and its settings.
 
-    These include the number of intervals, whether tangents continue the functions, and how many
-    intervals beyond the grid the functions are evaluated.
-    """
-    rows, inputs = x.shape
-    outputs, width = weight.shape
-    linear, reach = int(extrapolation == "linear"), order if extrapolation == "zero" else 0
-    intervals = width // inputs - order - has_base
-    return rows, inputs, outputs, (inputs, outputs, intervals, linear, reach)
-
-
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    origin: Tensor,
-    step: Tensor,
-    has_base: bool,
-    order: int,
-    extrapolation: str,
-) -> Tensor:
-    """Computes the output of a B-spline layer.
-
-    Args:
-        x: Inputs with shape (N, in); like all tensors float32 or float64 on the CPU.
+    Attributes:
+        x: Inputs with shape (N, in).
         weight: Packed weight with shape (out, in * (has_base + G + k)).
         bias: Constants with shape (out,), or None.
         origin: Left end of each input's grid, with shape (in,).
@@ -390,40 +367,55 @@ def forward(
         has_base: Whether SiLU comes before the splines.
         order: Degree k of the splines, 1 to 5.
         extrapolation: ``"linear"``, ``"clamp"`` or ``"zero"``.
-
-    Returns:
-        Outputs with shape (N, out).
+        for_x: Whether the gradient of the inputs is wanted.
     """
-    rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
-    kernel, _ = _kernels(order, int(has_base), x.dtype == torch.float64)
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    origin: Tensor
+    step: Tensor
+    has_base: bool
+    order: int
+    extrapolation: str
+    for_x: bool = True
+
+    def kernels(self) -> tuple[Callable[..., None], ...]:
+        """Returns both passes."""
+        return _kernels(self.order, int(self.has_base), self.x.dtype == torch.float64)
+
+    def settings(self) -> tuple[int, ...]:
+        """Returns inputs, outputs, intervals, and how the functions go on.
+
+        That is whether by tangents, and over how many intervals beyond the grid by themselves.
+        """
+        inputs, (outputs, width) = self.x.shape[1], self.weight.shape
+        reach = self.order if self.extrapolation == "zero" else 0
+        intervals = width // inputs - self.order - self.has_base
+        return inputs, outputs, intervals, int(self.extrapolation == "linear"), reach
+
+
+def forward(*arguments) -> Tensor:
+    """Computes the outputs (N, out) of a B-spline layer; the arguments are those of ``_Layer``."""
+    layer = _Layer(*arguments)
+    x, weight, bias, origin, step = layer[:5]
+    rows, (inputs, outputs, *_) = len(x), layer.settings()
     y = x.new_empty(rows, outputs)
     bias = weight.new_zeros(outputs) if bias is None else bias
     operands = (x, inputs), (weight, 0), (bias, 0), (origin, 0), (step, 0), (y, outputs)
-    launch(kernel, chunks(rows, inputs * outputs * (order + 1)), operands, settings)
+    parts = chunks(rows, inputs * outputs * (layer.order + 1))
+    launch(layer.kernels()[0], parts, operands, layer.settings())
     return y
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    origin: Tensor,
-    step: Tensor,
-    has_base: bool,
-    order: int,
-    extrapolation: str,
-    for_x: bool = True,
-) -> tuple[Tensor | None, ...]:
-    """Computes the gradients of x (None unless ``for_x``), weight and bias.
-
-    ``grad`` is the gradient of the output, with shape (N, out).
-    """
-    rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
-    _, kernel = _kernels(order, int(has_base), x.dtype == torch.float64)
-    parts = chunks(rows, 2 * inputs * outputs * (order + 1))
-    grad_x = x.new_empty(rows, inputs) if for_x else None
+def backward(grad: Tensor, *arguments) -> tuple[Tensor | None, ...]:
+    """Computes the gradients of x (None unless wanted), weight and bias from that of the output."""
+    layer = _Layer(*arguments)
+    x, weight, bias, origin, step = layer[:5]
+    rows, (inputs, outputs, *_) = len(x), layer.settings()
+    parts = chunks(rows, 2 * inputs * outputs * (layer.order + 1))
+    grad_x = x.new_empty(rows, inputs) if layer.for_x else None
     operands = (grad, outputs), (x, inputs), (weight, 0), (origin, 0), (step, 0), (grad_x, inputs)
-    shared = weight, weight.new_empty(outputs)
-    grad_weight, grad_bias = launch(kernel, parts, operands, settings, shared)
+    sums = weight, weight.new_empty(outputs)
+    grad_weight, grad_bias = launch(layer.kernels()[1], parts, operands, layer.settings(), sums)
     return grad_x, grad_weight, None if bias is None else grad_bias

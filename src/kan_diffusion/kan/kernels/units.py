@@ -6,9 +6,8 @@ For a row with unit values y, gates q, carried state c and code k, and with
 .. math:: z = (1 + S_0 + k^\top S) \odot y + T_0 + k^\top T + c, \qquad
     h = f(z) \odot q, \qquad \mathrm{output} = h W^\top + \beta.
 
-All but the functions f may be absent. f is SiLU, or R splines of each unit
-(:mod:`kan_diffusion.kan.kernels.polynomials`); several have neither gates nor what makes z of y.
-Without a weight h is the output.
+All but the functions f may be absent. f is SiLU, or R splines of each unit; several have neither
+gates nor what makes z of y. Without a weight h is the output.
 
 One pass over a tile of rows computes z and h. It also computes the output if the weight is small,
 for which torch's GEMM is slow; a large weight is left to that GEMM. The backward pass takes
@@ -25,30 +24,39 @@ computes
     \partial k_j &= S_j \cdot (y \odot \partial z) + T_j \cdot \partial z.
 
 Scales and shifts of a row are never in memory, and only the inputs are kept.
+
+Units are in groups by turns, and group g has R splines with coefficients c on one grid. As a batch
+is much longer than a grid, a call first turns the splines into one polynomial per cell m,
+:math:`a_{g,m,d,r} = \sum_j c_{r,g,m+j}\, p_{j,d}` with the pieces
+:math:`p_j(f) = \sum_d p_{j,d} f^d` of :mod:`kan_diffusion.kan.bases`. The tangents are two
+more cells, -1 and G, in which only :math:`a_0` and :math:`a_1` differ from zero. Let f be the place
+in a cell, from 0 to 1 inside the grid and unbounded in the cells of the tangents, and
+:math:`\bar f` that place clamped to 0 to 1. Then, with step :math:`\Delta` of the grid,
+
+.. math:: h_r = a_{0,r} + f\,(a_{1,r} + \bar f\,(a_{2,r} + \dots)), \qquad
+    \partial a_{d,r} \mathrel{+}= f^d\,\partial h_r, \qquad
+    \partial x = \tfrac 1\Delta \sum_r \partial h_r\,
+    (a_{1,r} + \bar f\,(2 a_{2,r} + \bar f\,(3 a_{3,r} + \dots))),
+
+where an infinite or huge f meets no zero. The gradient of the coefficients follows from that of the
+polynomials by the transposed sum. Cells and places are found for a tile of rows at once, in
+vectors. Several functions of an input form a vector; the gradients of a single one do, along d.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
+from numba.extending import register_jitable
 from torch import Tensor
 from torch.nn.functional import linear
 
-from kan_diffusion.kan.kernels.polynomials import (
-    LANES,
-    gather,
-    lay_out,
-    place,
-    place_tile,
-    power_bits,
-    repack,
-    round_up,
-    value_and_slope,
-)
+from kan_diffusion.kan.bases import piece_coefficients
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     add_product,
@@ -56,12 +64,17 @@ from kan_diffusion.kan.kernels.simd import (
     compiled_by_type,
     copy_rows,
     dot,
+    floor,
     fma,
     get,
     load,
+    maximum,
+    minimum,
+    nan_or_zero,
     sigmoid_and_silu,
     splat,
     store,
+    store_as_int,
     transpose,
 )
 
@@ -71,8 +84,167 @@ _TILE = 512  # units of a tile, unless a row has more
 _WIDTH = 8  # functions of a unit in one vector, if it has more than one
 _MAX_WIDTH = 128  # of weights that are multiplied here: torch's GEMM is slow for small ones
 
+_LANES = 16  # numbers whose cells are searched for together
+
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
 """Cost of a function of a unit, in multiplications, by which the number of threads is chosen."""
+
+
+@numba.njit(**INNER)
+def _round_up(count):
+    """Rounds up to a multiple of 16."""
+    return (count + 15) // 16 * 16
+
+
+@numba.njit(**INNER)
+def _place(u, intervals, places, f_at, kept_at, cells, at):
+    """Writes the cells of a vector of u, 0 for the left tangent's, and the places in them."""
+    cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
+    f = u - maximum(cell, 0)
+    store(places, f_at, f)
+    store(places, kept_at, minimum(maximum(f, 0), 1) + nan_or_zero(f))
+    store_as_int(cells, at, cell + 1)
+
+
+@numba.njit(**INNER)
+def _place_tile(x, start, count, grid):
+    """Writes cells and places of ``count`` numbers of x from ``start`` on."""
+    origin, per_x, intervals, scratch, room, cells = grid
+    whole = count // _LANES * _LANES
+    copy_rows(x, start + whole, 0, scratch, 2 * room, 0, 1, count - whole)
+    for at in range(0, count, _LANES):
+        value = load(x, start + at, _LANES) if at < whole else load(scratch, 2 * room, _LANES)
+        u = (value - load(origin, at, _LANES)) * load(per_x, at, _LANES)
+        _place(u, intervals, scratch, at, room + at, cells, at)
+
+
+@numba.njit(**INNER)
+def _power_bits(powers, like):
+    """Makes masks of the bits of the exponents below ``powers``, each before its complement.
+
+    A vector of all powers is a product with one factor per bit of the exponent.
+    """
+    bits = np.zeros(6 * powers, like.dtype)
+    for bit in range(3):
+        for d in range(powers):
+            bits[2 * bit * powers + d] = (d >> bit) & 1
+            bits[(2 * bit + 1) * powers + d] = 1 - ((d >> bit) & 1)
+    return bits
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _lay_out(order, powers, splines, groups, functions, width, intervals, inputs, room):
+    """Makes the polynomials of all cells, and the grid of each number in a tile's rows.
+
+    ``splines`` are coefficients, origins and steps. There are ``room`` numbers in a tile. Returns
+    the table of polynomials; the origin and the inverse of the step for each number; and where the
+    table of each input begins.
+    """
+    degree = order.literal_value
+    pieces = piece_coefficients(degree)
+
+    def loop(order, powers, splines, groups, functions, width, intervals, inputs, room):
+        coefficients, origins, steps = splines
+        real = coefficients.dtype.type
+        step = powers * width
+        table = np.zeros(groups * (intervals + 2) * step, coefficients.dtype)
+        origin, per_x = np.zeros(room, table.dtype), np.zeros(room, table.dtype)
+        offsets = np.zeros(inputs, np.int64)
+        for group in range(groups):
+            for r in range(functions):
+                first = (r * groups + group) * (intervals + degree)
+                left = group * (intervals + 2) * step + r
+                last = left + intervals * step
+                for cell in range(intervals):
+                    for d in range(degree + 1):
+                        total = real(0)
+                        for j in range(degree + 1):
+                            total += real(pieces[j][d]) * coefficients[first + cell + j]
+                        table[left + (cell + 1) * step + d * width] = total
+                value, slope = real(0), real(0)
+                for d in range(degree + 1):
+                    value += table[last + d * width]
+                    slope += real(d) * table[last + d * width]
+                table[left] = table[left + step]
+                table[left + width] = table[left + step + width]
+                table[last + step], table[last + step + width] = value, slope
+        for i in range(inputs if groups else 0):
+            group = i % groups
+            offsets[i] = group * (intervals + 2) * step
+            origin[i], per_x[i] = origins[group], real(1) / steps[group]
+        for at in range(inputs, room):
+            origin[at], per_x[at] = origin[at - inputs], per_x[at - inputs]
+        return table, origin, per_x, offsets
+
+    return loop
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _gather(order, powers, table, grad_coefficients, groups, functions, width, intervals):
+    """Computes the gradient of the coefficients from that of the polynomials."""
+    degree = order.literal_value
+    pieces = piece_coefficients(degree)
+
+    def loop(order, powers, table, grad_coefficients, groups, functions, width, intervals):
+        real = table.dtype.type
+        step = powers * width
+        for group in range(groups):
+            for r in range(functions):
+                first = (r * groups + group) * (intervals + degree)
+                left = group * (intervals + 2) * step + r
+                last = left + intervals * step
+                table[left + step] += table[left]
+                table[left + step + width] += table[left + width]
+                for d in range(degree + 1):
+                    slope = real(d) * table[last + step + width]
+                    table[last + d * width] += table[last + step] + slope
+                for function in range(intervals + degree):
+                    grad_coefficients[first + function] = 0
+                for cell in range(intervals):
+                    for j in range(degree + 1):
+                        total = real(0)
+                        for d in range(degree + 1):
+                            total += (
+                                real(pieces[j][d]) * table[left + (cell + 1) * step + d * width]
+                            )
+                        grad_coefficients[first + cell + j] += total
+
+    return loop
+
+
+@register_jitable(**INNER)
+def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
+    """Copies functions from whole vectors in a tile to side by side, or back with ``unpack``."""
+    size = inputs * functions
+    # Without a gap, all functions of a row are copied together.
+    count = size if width == functions else functions
+    for i in range(size // count):
+        at = r0 * size + i * count
+        if unpack:
+            copy_rows(h, at, size, tile, i * width, row_size, rows, count)
+        else:
+            copy_rows(tile, i * width, row_size, h, at, size, rows, count)
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _value_and_slope(lanes, table, a, degree, width, f, kept):
+    """Evaluates the polynomials of a cell at a place, and their slopes at the place that is kept.
+
+    Those of ``lanes`` functions, whose coefficients are side by side.
+    """
+    several = lanes.literal_value
+
+    def loop(lanes, table, a, degree, width, f, kept):
+        real = table.dtype.type
+        value = load(table, a + degree * width, several)
+        slope = value * real(degree)
+        for d in range(degree - 1, 0, -1):
+            coefficient = load(table, a + d * width, several)
+            value = fma(value, kept, coefficient)
+            slope = fma(slope, kept, coefficient * real(d))
+        return fma(value, f, load(table, a, several)), slope
+
+    return loop
 
 
 @numba.njit(**INNER)
@@ -111,7 +283,7 @@ def _states(lanes, spline, source, first, stride, before, modulated, rows, units
                 store(z, k, value)
                 if has_grid:
                     u = (value - load(origin, at, width)) * load(per_x, at, width)
-                    place(u, intervals, scratch, k, room + k, cells, k)
+                    _place(u, intervals, scratch, k, room + k, cells, k)
                 at = _next_block(at, width, units)
 
     return loop
@@ -144,7 +316,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         cell_step = powers * width
         # With a 1 beside the functions, constants are one more row of the weight.
         inner = units * width
-        row_size, wide = round_up(inner + 1), round_up(outputs)
+        row_size, wide = _round_up(inner + 1), _round_up(outputs)
         weights = np.zeros(row_size * wide, found.dtype)
         if weight_at:
             # Without a gap, the functions of all units follow each other in both.
@@ -156,11 +328,11 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
             copy_rows(bias, 0, 0, weights, inner * wide, 0, 1, outputs)
         height = max(1, _TILE // units)
         size = height * units
-        room = size + LANES
-        table, origin, per_x, offsets = lay_out(
+        room = size + _LANES
+        table, origin, per_x, offsets = _lay_out(
             degree, powers, splines, groups, functions, width, intervals, units, room
         )
-        z, scratch = np.empty(size, found.dtype), np.zeros(2 * room + LANES, found.dtype)
+        z, scratch = np.empty(size, found.dtype), np.zeros(2 * room + _LANES, found.dtype)
         cells = np.empty(room, np.int32)
         grid = origin, per_x, intervals, scratch, room, cells
         before = np.zeros(size, found.dtype)
@@ -171,7 +343,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
             if plain:
-                place_tile(source, r0 * units, n * units, grid)
+                _place_tile(source, r0 * units, n * units, grid)
                 if state_at:
                     copy_rows(source, r0 * units, 0, state, r0 * units, 0, 1, n * units)
             else:
@@ -198,7 +370,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                         a = get(offsets, u) + get(cells, k) * cell_step
                         f, kept = get(scratch, k), get(scratch, room + k)
                         for part in range(0, width, several):
-                            value = value_and_slope(
+                            value = _value_and_slope(
                                 several, table, a + part, degree, width, f, kept
                             )[0]
                             if gated:
@@ -210,7 +382,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                 add_product(products, 0, row_size, 1, weights, wide, block, n, inner + 1)
                 copy_rows(block, 0, wide, found, r0 * outputs, outputs, n, outputs)
             else:
-                repack(products, row_size, width, found, r0, n, units, functions, False)
+                _repack(products, row_size, width, found, r0, n, units, functions, False)
 
     def backward(
         grad_at, grad_state_at, input_at, carried_at, code_at, modulation_at, coefficients_at,
@@ -231,29 +403,29 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         cell_step = powers * width
         real = h.dtype.type
         inner = units * width
-        row_size = round_up(inner + 1)
+        row_size = _round_up(inner + 1)
         weights = np.zeros(outputs * row_size, h.dtype)
         grad_weights = np.zeros(outputs * row_size, h.dtype)
         if weight_at:
-            repack(weights, row_size, width, weight, 0, outputs, units, functions, True)
+            _repack(weights, row_size, width, weight, 0, outputs, units, functions, True)
         # Scales and shifts lie side by side in whole vectors, one row for each number of a code.
-        half = round_up(units)
+        half = _round_up(units)
         pair = 2 * half
         modulations = np.zeros((rank + 1) * pair, h.dtype)
         grad_modulations = np.zeros((rank + 1) * pair, h.dtype)
         copy_rows(modulation, 0, units, modulations, 0, half, 2 * (rank + 1), units)
         height = max(1, _TILE // units)
         size = height * units
-        room = size + LANES
-        table, origin, per_x, offsets = lay_out(
+        room = size + _LANES
+        table, origin, per_x, offsets = _lay_out(
             degree, powers, splines, groups, functions, width, intervals, units, room
         )
         totals = np.zeros(len(table), h.dtype)
-        bits = power_bits(powers, totals)
+        bits = _power_bits(powers, totals)
         ones_on, ones_off = load(bits, 0, powers), load(bits, powers, powers)
         twos_on, twos_off = load(bits, 2 * powers, powers), load(bits, 3 * powers, powers)
         fours_on, fours_off = load(bits, 4 * powers, powers), load(bits, 5 * powers, powers)
-        z, scratch = np.empty(size, h.dtype), np.zeros(2 * room + LANES, h.dtype)
+        z, scratch = np.empty(size, h.dtype), np.zeros(2 * room + _LANES, h.dtype)
         slopes, before = np.empty(size, h.dtype), np.zeros(size, h.dtype)
         of_states = np.empty(size, h.dtype)
         cells = np.empty(room, np.int32)
@@ -267,7 +439,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
             if plain:
-                place_tile(source, r0 * units, n * units, grid)
+                _place_tile(source, r0 * units, n * units, grid)
             else:
                 if carried_at:
                     reached = min(reach, units)
@@ -278,7 +450,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                 grad_h[:] = 0
                 add_product(grad, r0 * outputs, outputs, 1, weights, row_size, grad_h, n, outputs)
             else:
-                repack(grad_h, row_size, width, grad, r0, n, units, functions, True)
+                _repack(grad_h, row_size, width, grad, r0, n, units, functions, True)
             if spline:
                 k = 0
                 for row in range(r0, r0 + n):
@@ -288,7 +460,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                         to_x = real(0)
                         for part in range(0, width, several):
                             at, own = a + part, (row - r0) * row_size + u * width + part
-                            value, slope = value_and_slope(
+                            value, slope = _value_and_slope(
                                 several, table, at, degree, width, f, kept
                             )
                             g = load(grad_h, own, several)
@@ -370,72 +542,27 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                     grad, r0 * outputs, 1, outputs, products, row_size, grad_weights, outputs, n
                 )
             elif h_at:
-                repack(products, row_size, width, h, r0, n, units, functions, False)
+                _repack(products, row_size, width, h, r0, n, units, functions, False)
             if carried_at:
                 reached = min(reach, units)
                 copy_rows(of_states, 0, units, grad_carried, r0 * reach, reach, n, reached)
         if spline:
-            gather(degree, powers, totals, grad_coefficients, groups, functions, width, intervals)
+            _gather(degree, powers, totals, grad_coefficients, groups, functions, width, intervals)
         copy_rows(grad_modulations, 0, half, grad_modulation, 0, units, 2 * (rank + 1), units)
         if weight_at:
-            repack(grad_weights, row_size, width, grad_weight, 0, outputs, units, functions, False)
+            _repack(grad_weights, row_size, width, grad_weight, 0, outputs, units, functions, False)
         if grad_bias_at:
             copy_rows(grad_weights, inner, row_size, grad_bias, 0, 1, outputs, 1)
 
     return compiled(forward), compiled(backward)
 
 
-def _kernels_for(
-    input: Tensor, coefficients: Tensor | None, units: int, order: int
-) -> tuple[Callable[..., None], ...]:
-    single = coefficients is None or len(coefficients) == 1
-    lanes = 16 if units >= 16 else 8 if units >= 8 else 1
-    return _kernels(order, single, lanes, input.dtype == torch.float64)
+class _Layer(NamedTuple):
+    """The operands of the kernel, float32 or float64 on the CPU, and its settings.
 
-
-def _settings(
-    input: Tensor,
-    carried: Tensor | None,
-    modulation: Tensor | None,
-    coefficients: Tensor | None,
-    weight: Tensor | None,
-    order: int,
-    has_state: bool,
-) -> tuple[int, ...]:
-    """Returns the numbers that both passes take after the rows."""
-    units = input.shape[1]
-    functions, groups, known = (1, 0, order) if coefficients is None else coefficients.shape
-    if has_state and weight is not None:
-        units = weight.shape[1]
-    outputs = 0 if weight is None else weight.shape[0]
-    reach = 0 if carried is None else carried.shape[1]
-    rank = -1 if modulation is None else len(modulation) - 1
-    return units, outputs, input.shape[1], reach, groups, known - order, rank, functions
-
-
-def _is_small(weight: Tensor | None) -> bool:
-    """Tells whether the kernel itself multiplies by a weight (out, in * R)."""
-    return weight is not None and max(weight.shape) <= _MAX_WIDTH
-
-
-def forward(
-    input: Tensor,
-    carried: Tensor | None,
-    code: Tensor | None,
-    modulation: Tensor | None,
-    coefficients: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    origin: Tensor | None,
-    step: Tensor | None,
-    order: int,
-    has_state: bool,
-) -> tuple[Tensor, Tensor]:
-    """Computes the output of units and their state.
-
-    Args:
+    Attributes:
         input: Unit values and gates side by side with shape (N, 2 in), or unit values alone (N,
-            in); like all tensors float32 or float64 on the CPU.
+            in).
         carried: The state that is added, with shape (N, m), or None; if m is not the number of
             units, it is cut off or padded with zeros.
         code: Codes with shape (N, rank), or None.
@@ -448,80 +575,111 @@ def forward(
         step: Width of an interval of each group's grid, with shape (groups,), or None.
         order: Degree k of the splines, 1 to 5; 0 for SiLU.
         has_state: Whether the state is wanted, which takes a weight; gates do, too.
+    """
+
+    input: Tensor
+    carried: Tensor | None
+    code: Tensor | None
+    modulation: Tensor | None
+    coefficients: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    origin: Tensor | None
+    step: Tensor | None
+    order: int
+    has_state: bool
+
+    def kernels(self, units: int) -> tuple[Callable[..., None], ...]:
+        """Returns both passes."""
+        single = self.coefficients is None or len(self.coefficients) == 1
+        lanes = 16 if units >= 16 else 8 if units >= 8 else 1
+        return _kernels(self.order, single, lanes, self.input.dtype == torch.float64)
+
+    def settings(self) -> tuple[int, ...]:
+        """Returns the numbers that both passes take after the rows."""
+        units, weight, curves = self.input.shape[1], self.weight, self.coefficients
+        functions, groups, known = (1, 0, self.order) if curves is None else curves.shape
+        if self.has_state and weight is not None:
+            units = weight.shape[1]
+        outputs = 0 if weight is None else weight.shape[0]
+        reach = 0 if self.carried is None else self.carried.shape[1]
+        rank = -1 if self.modulation is None else len(self.modulation) - 1
+        stride = self.input.shape[1]
+        return units, outputs, stride, reach, groups, known - self.order, rank, functions
+
+    def factors(self) -> tuple[Tensor | None, Tensor | None]:
+        """Returns weight and bias if the kernel itself multiplies by them."""
+        small = self.weight is not None and max(self.weight.shape) <= _MAX_WIDTH
+        return (self.weight, self.bias) if small else (None, None)
+
+
+def forward(*arguments) -> tuple[Tensor, Tensor]:
+    """Computes the output of units and their state.
+
+    Args:
+        arguments: Those of ``_Layer``.
 
     Returns:
         The output (N, out), or the functions (N, in * R), those of a unit side by side; and the
         state z with shape (N, in), or (0,).
     """
-    settings = _settings(input, carried, modulation, coefficients, weight, order, has_state)
-    units, _, stride, reach, _, _, rank, functions = settings
-    rows = input.shape[0]
-    kernel, _ = _kernels_for(input, coefficients, units, order)
-    state = input.new_empty((rows, units) if has_state else 0)
-    multiplies = _is_small(weight)
-    factors = (weight, bias) if multiplies else (None, None)
-    found = input.new_empty(rows, settings[1] if multiplies else units * functions)
+    layer = _Layer(*arguments)
+    settings, factors, input = layer.settings(), layer.factors(), layer.input
+    units, outputs, stride, reach, _, _, rank, functions = settings
+    rows, has_weight = input.shape[0], factors[0] is not None
+    kernel, _ = layer.kernels(units)
+    state = input.new_empty((rows, units) if layer.has_state else 0)
+    found = input.new_empty(rows, outputs if has_weight else units * functions)
+    shared = layer.modulation, layer.coefficients, layer.origin, layer.step, *factors
     operands = (
         (input, stride),
-        (carried, reach),
-        (code, max(rank, 0)),
-        *((tensor, 0) for tensor in (modulation, coefficients, origin, step, *factors)),
+        (layer.carried, reach),
+        (layer.code, max(rank, 0)),
+        *((tensor, 0) for tensor in shared),
         (found, found.shape[1]),
-        (state if has_state else None, units),
+        (state if layer.has_state else None, units),
     )
     launch(kernel, chunks(rows, units * functions * _FORWARD_WORK), operands, settings)
-    if weight is not None and not multiplies:
-        found = linear(found, weight, bias)
+    if layer.weight is not None and not has_weight:
+        found = linear(found, layer.weight, layer.bias)
     return found, state
 
 
 def backward(
-    grad: Tensor | None,
-    grad_state: Tensor | None,
-    input: Tensor,
-    carried: Tensor | None,
-    code: Tensor | None,
-    modulation: Tensor | None,
-    coefficients: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    origin: Tensor | None,
-    step: Tensor | None,
-    order: int,
-    has_state: bool,
+    grad: Tensor | None, grad_state: Tensor | None, *arguments
 ) -> tuple[Tensor | None, ...]:
     """Computes the gradients of the first seven operands, given those of output and state."""
-    settings = _settings(input, carried, modulation, coefficients, weight, order, has_state)
+    layer = _Layer(*arguments)
+    settings, factors, input = layer.settings(), layer.factors(), layer.input
     units, outputs, stride, reach, _, _, rank, functions = settings
-    rows = input.shape[0]
-    _, kernel = _kernels_for(input, coefficients, units, order)
+    rows, rank = input.shape[0], max(rank, 0)
+    _, kernel = layer.kernels(units)
     if grad is None:
         grad = input.new_zeros(rows, outputs)
-    multiplies = _is_small(weight)
-    by_gemm = None if multiplies else weight
+    by_gemm = None if factors[0] is not None else layer.weight
     given = grad if by_gemm is None else grad @ by_gemm
     h = None if by_gemm is None else input.new_empty(rows, units * functions)
-    grad_input = input.new_empty(input.shape)
-    grad_carried = None if carried is None else input.new_empty(carried.shape)
-    grad_code = None if code is None else input.new_empty(code.shape)
+    grad_input, grad_carried, grad_code = (
+        None if one is None else one.new_empty(one.shape) for one in arguments[:3]
+    )
     if grad_carried is not None and reach > units:
         grad_carried[:, units:] = 0
-    factors = (weight, bias) if multiplies else (None, None)
-    rank = max(rank, 0)
+    shared = layer.modulation, layer.coefficients, layer.origin, layer.step, factors[0]
     operands = (
         (given, given.shape[1]),
-        (grad_state if has_state else None, units),
+        (grad_state if layer.has_state else None, units),
         (input, stride),
-        (carried, reach),
-        (code, rank),
-        *((tensor, 0) for tensor in (modulation, coefficients, origin, step, factors[0])),
+        (layer.carried, reach),
+        (layer.code, rank),
+        *((tensor, 0) for tensor in shared),
         (h, units * functions),
         (grad_input, stride),
         (grad_carried, reach),
         (grad_code, rank),
     )
     parts = chunks(rows, units * functions * _BACKWARD_WORK)
-    sums = launch(kernel, parts, operands, settings, (modulation, coefficients, *factors))
+    summed = layer.modulation, layer.coefficients, *factors
+    sums = launch(kernel, parts, operands, settings, summed)
     if h is not None:
-        sums[2:] = grad.t() @ h, None if bias is None else grad.sum(0)
+        sums[2:] = grad.t() @ h, None if layer.bias is None else grad.sum(0)
     return grad_input, grad_carried, grad_code, *sums
