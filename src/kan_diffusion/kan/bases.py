@@ -414,12 +414,6 @@ class Chebyshev(Basis):
         slopes = [2 / self.num_intervals * g * term for g, term in enumerate(second_kind, start=1)]
         return torch.stack([torch.zeros_like(z), *slopes], dim=-1)
 
-    def exact_refinement(self, num_intervals: int) -> Tensor | None:
-        """Pads with zeros: a higher degree adds polynomials and changes none."""
-        if num_intervals < self.num_intervals:
-            return None
-        return torch.eye(num_intervals + 1, self.num_functions, dtype=torch.float64)
-
 
 BASES: dict[str, type[Basis]] = {basis.name: basis for basis in (BSpline, RBF, Chebyshev)}
 """Bases by name."""

@@ -127,13 +127,7 @@ class BasisLayer(nn.Module):
     functions: int | None
     rate: float
 
-    def _share(
-        self,
-        functions: int,
-        initial: InitialFunctions,
-        noise: float,
-        rate: float,
-    ) -> None:
+    def _share(self, functions: int, initial: InitialFunctions, noise: float, rate: float) -> None:
         """Takes R functions of the basis for each group; they have no values yet.
 
         Raises:

@@ -2,7 +2,7 @@ r"""New layers from old: the same function on finer, coarser or moved grids.
 
 On a new grid, with functions :math:`B'`, a layer has the coefficients :math:`c' = A c`. A is found
 for each grid from the two grids alone: exactly, where every old function is a sum of new ones
-(knots inserted between knots, a higher degree), and otherwise by least squares,
+(knots inserted between knots), and otherwise by least squares,
 
 .. math:: A = \arg\min_A \int \big| B'(u)^\top A - B(x(u))^\top \big|^2 \, d\theta, \qquad
     u = \tfrac{G}{2} (1 - \cos\theta), \quad \theta \in [0, \pi],
@@ -76,8 +76,7 @@ def refined(layer: Layer, grid_size: int) -> Layer:
     """Makes a layer with another number of intervals over the same range and the same function.
 
     The function is kept exactly for splines with a multiple of the old number of intervals (with
-    ``"zero"`` only inside the grid), and for more polynomials; otherwise it is fitted by least
-    squares.
+    ``"zero"`` only inside the grid); otherwise it is fitted by least squares.
 
     Args:
         layer: A ``KANLinear`` or ``LearnedFunctions``, which is not changed.
@@ -138,14 +137,13 @@ def _over(basis: Basis, low: Tensor, high: Tensor, margin: float) -> Basis:
     spread, eps = high - low, torch.finfo(low.dtype).eps
     resolution = eps * torch.maximum(low.abs(), high.abs())
     constant = spread <= 100 * resolution
-    above, below = high - basis.grid_end, basis.grid_origin - low
-    shift = torch.where(above > 0, above, 0.0) - torch.where(below > 0, below, 0.0)
-    shift += shift.sign() * 4 * eps * (basis.grid_end.abs() + high.abs())
     room = margin * spread + 4 * resolution  # keeps the ends inside after rounding
+    own = basis.grid_end - basis.grid_origin
+    safe = 4 * eps * (basis.grid_end.abs() + high.abs())
+    shifted = torch.clamp(basis.grid_origin, high - own + safe, low - safe)
     new = basis.with_intervals(basis.num_intervals)
-    new.grid_origin.copy_(torch.where(constant, basis.grid_origin + shift, low - room))
-    width = torch.where(constant, basis.grid_end - basis.grid_origin, spread + 2 * room)
-    new.grid_step.copy_(width / basis.num_intervals)
+    new.grid_origin.copy_(torch.where(constant, shifted, low - room))
+    new.grid_step.copy_(torch.where(constant, own, spread + 2 * room) / basis.num_intervals)
     usable = torch.isfinite(new.grid_end) & (new.grid_step > 0) & torch.isfinite(1 / new.grid_step)
     if not bool(usable.all()):
         bad = int((~usable).nonzero()[0])

@@ -155,9 +155,8 @@ class FusedFunction:
         x = given[0]
         if not _ENABLED or not x.is_cpu or x.dtype not in _DTYPES or is_transformed():
             return False
-        for operand in operands[self.num_gradients :]:
-            if operand is not None and operand.requires_grad:
-                return False  # a gradient that the kernel does not have
+        if any(one is not None and one.requires_grad for one in operands[self.num_gradients :]):
+            return False  # a gradient that the kernel does not have
         if torch.compiler.is_compiling():
             return all(operand.dtype == x.dtype for operand in given)
         return all(_is_plain(operand, x.dtype) for operand in given)
