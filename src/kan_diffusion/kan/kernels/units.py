@@ -254,16 +254,21 @@ def _next_block(at, lanes, units):
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _states(lanes, spline, source, first, stride, before, modulated, rows, units, z, grid):
-    """Writes z of a tile's units and, for splines, their cells and places.
+def _states(lanes, spline, plain, states, first, sizes, rows, z, before, grid):
+    """Writes z of a tile's units, unless it is y, and for splines their cells and places.
 
     Cell 0 is that of the left tangent.
     """
     width, has_grid = lanes.literal_value, spline.literal_value
 
-    def loop(lanes, spline, source, first, stride, before, modulated, rows, units, z, grid):
-        code, modulation, rank = modulated
+    def loop(lanes, spline, plain, states, first, sizes, rows, z, before, grid):
+        source, carried, code, modulation = states
+        units, stride, reach, rank = sizes
         origin, per_x, intervals, scratch, room, cells = grid
+        if has_grid and plain:
+            _place_tile(source, first * units, rows * units, grid)
+            return
+        copy_rows(carried, first * reach, reach, before, 0, units, rows, min(reach, units))
         for r in range(rows):
             at = 0
             while at < units:
@@ -307,8 +312,8 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         weight_at, bias_at, found_at, state_at, rows, units, outputs, stride, reach, groups,
         intervals, rank, functions,
     ):  # fmt: skip
-        states = input_at, carried_at, code_at, modulation_at
-        source, carried, code, modulation = arrays_at(states, zero)
+        states = arrays_at((input_at, carried_at, code_at, modulation_at), zero)
+        source, sizes = states[0], (units, stride, reach, rank)
         splines = arrays_at((coefficients_at, origin_at, step_at), zero)
         weight, bias, found, state = arrays_at((weight_at, bias_at, found_at, state_at), zero)
         # A constant, where it is one, makes the loop over units a few per cent faster.
@@ -339,21 +344,13 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         products = np.ones(height * row_size, found.dtype)
         block = np.empty(height * wide, found.dtype)
         gated = stride > units
-        plain = spline > 0 and not gated and rank < 0 and carried_at == 0  # z is y
+        plain = spline > 0 and not gated and rank < 0 and reach == 0  # z is y
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            if plain:
-                _place_tile(source, r0 * units, n * units, grid)
-                if state_at:
-                    copy_rows(source, r0 * units, 0, state, r0 * units, 0, 1, n * units)
-            else:
-                if carried_at:
-                    reached = min(reach, units)
-                    copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
-                modulated = code, modulation, rank
-                _states(lanes, spline, source, r0, stride, before, modulated, n, units, z, grid)
-                if state_at:
-                    copy_rows(z, 0, 0, state, r0 * units, 0, 1, n * units)
+            _states(lanes, spline, plain, states, r0, sizes, n, z, before, grid)
+            if state_at:
+                begin = r0 * units if plain else 0
+                copy_rows(source if plain else z, begin, 0, state, r0 * units, 0, 1, n * units)
             if not spline:
                 for row in range(r0, r0 + n):
                     at = 0
@@ -390,8 +387,9 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         grad_modulation_at, grad_coefficients_at, grad_weight_at, grad_bias_at, rows, units,
         outputs, stride, reach, groups, intervals, rank, functions,
     ):  # fmt: skip
-        states = input_at, carried_at, code_at, modulation_at
-        source, carried, code, modulation = arrays_at(states, zero)
+        states = arrays_at((input_at, carried_at, code_at, modulation_at), zero)
+        source, _, code, modulation = states
+        sizes = units, stride, reach, rank
         splines = arrays_at((coefficients_at, origin_at, step_at), zero)
         others = grad_at, grad_state_at, weight_at, h_at
         grad, grad_state, weight, h = arrays_at(others, zero)
@@ -435,17 +433,10 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         of_rows = np.zeros(height * pair, h.dtype)
         codes = np.ones(height * (rank + 1), h.dtype)
         gated = stride > units
-        plain = spline > 0 and not gated and rank < 0 and carried_at == 0  # z is y
+        plain = spline > 0 and not gated and rank < 0 and reach == 0  # z is y
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            if plain:
-                _place_tile(source, r0 * units, n * units, grid)
-            else:
-                if carried_at:
-                    reached = min(reach, units)
-                    copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
-                modulated = code, modulation, rank
-                _states(lanes, spline, source, r0, stride, before, modulated, n, units, z, grid)
+            _states(lanes, spline, plain, states, r0, sizes, n, z, before, grid)
             if weight_at:
                 grad_h[:] = 0
                 add_product(grad, r0 * outputs, outputs, 1, weights, row_size, grad_h, n, outputs)
