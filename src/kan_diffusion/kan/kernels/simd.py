@@ -208,17 +208,14 @@ def store_as_int(typingctx, array, index, value):
 
 
 @intrinsic(prefer_literal=True)
-def splat(typingctx, value, lanes):
-    """``lanes`` copies of a float, or of the one number of a vector."""
-    single = isinstance(value, Vector)
-    vector = Vector(value.dtype if single else value, lanes.literal_value)
+def splat(typingctx, scalar, lanes):
+    """``lanes`` copies of a float."""
+    vector = Vector(scalar, lanes.literal_value)
 
     def codegen(context, builder, signature, args):
-        first = ir.Constant(ir.IntType(32), 0)
-        number = builder.extract_element(args[0], first) if single else args[0]
-        return _broadcast(builder, number, context.get_value_type(vector))
+        return _broadcast(builder, args[0], context.get_value_type(vector))
 
-    return vector(value, lanes), codegen
+    return vector(scalar, lanes), codegen
 
 
 @intrinsic

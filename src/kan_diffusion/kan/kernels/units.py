@@ -226,25 +226,30 @@ def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
             copy_rows(tile, i * width, row_size, h, at, size, rows, count)
 
 
-@compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _value_and_slope(lanes, table, a, degree, width, f, kept):
-    """Evaluates the polynomials of a cell at a place, and their slopes at the place that is kept.
+@numba.njit(**INNER)
+def _value_and_slope(table, a, degree, f, kept):
+    """Evaluates the polynomial of a cell at a place, and its slope at the place that is kept."""
+    real = table.dtype.type
+    value = get(table, a + degree)
+    slope = real(degree) * value
+    for d in range(degree - 1, 0, -1):
+        coefficient = get(table, a + d)
+        value = value * kept + coefficient
+        slope = slope * kept + real(d) * coefficient
+    return value * f + get(table, a), slope
 
-    Those of ``lanes`` functions, whose coefficients are side by side.
-    """
-    several = lanes.literal_value
 
-    def loop(lanes, table, a, degree, width, f, kept):
-        real = table.dtype.type
-        value = load(table, a + degree * width, several)
-        slope = value * real(degree)
-        for d in range(degree - 1, 0, -1):
-            coefficient = load(table, a + d * width, several)
-            value = fma(value, kept, coefficient)
-            slope = fma(slope, kept, coefficient * real(d))
-        return fma(value, f, load(table, a, several)), slope
-
-    return loop
+@numba.njit(**INNER)
+def _values_and_slopes(table, a, degree, width, f, kept):
+    """Does the same for the functions of one vector, whose coefficients are side by side."""
+    real = table.dtype.type
+    value = load(table, a + degree * width, _WIDTH)
+    slope = value * real(degree)
+    for d in range(degree - 1, 0, -1):
+        coefficient = load(table, a + d * width, _WIDTH)
+        value = fma(value, kept, coefficient)
+        slope = fma(slope, kept, coefficient * real(d))
+    return fma(value, f, load(table, a, _WIDTH)), slope
 
 
 @numba.njit(**INNER)
@@ -366,13 +371,15 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                     for u in range(units):
                         a = get(offsets, u) + get(cells, k) * cell_step
                         f, kept = get(scratch, k), get(scratch, room + k)
-                        for part in range(0, width, several):
-                            value = _value_and_slope(
-                                several, table, a + part, degree, width, f, kept
-                            )[0]
+                        to = (row - r0) * row_size + u * width
+                        if several == 1:
+                            value = _value_and_slope(table, a, degree, f, kept)[0]
                             if gated:
                                 value = value * get(source, row * stride + units + u)
-                            store(products, (row - r0) * row_size + u * width + part, value)
+                            store(products, to, value)
+                        for part in range(0, width if several > 1 else 0, several):
+                            many, _ = _values_and_slopes(table, a + part, degree, width, f, kept)
+                            store(products, to + part, many)
                         k += 1
             if weight_at:
                 block[:] = 0
@@ -448,38 +455,40 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                     for u in range(units):
                         a = get(offsets, u) + get(cells, k) * cell_step
                         f, kept = get(scratch, k), get(scratch, room + k)
-                        to_x = real(0)
-                        for part in range(0, width, several):
-                            at, own = a + part, (row - r0) * row_size + u * width + part
-                            value, slope = _value_and_slope(
-                                several, table, at, degree, width, f, kept
-                            )
-                            g = load(grad_h, own, several)
+                        own = (row - r0) * row_size + u * width
+                        if several == 1:
+                            value, slope = _value_and_slope(table, a, degree, f, kept)
+                            g = get(grad_h, own)
                             if gated:
                                 q = get(source, row * stride + units + u)
                                 store(grad_input, row * stride + units + u, g * value)
                                 value = value * q
                                 g = g * q
                             store(products, own, value)
-                            to_x += dot(slope, g)
-                            if several == 1:
-                                exponents = fma(f, ones_on, ones_off)
-                                if powers > 2:
-                                    square = kept * kept  # not of f, which may overflow
-                                    exponents = exponents * fma(square, twos_on, twos_off)
-                                if powers > 4:
-                                    fourth = square * square
-                                    exponents = exponents * fma(fourth, fours_on, fours_off)
-                                total = load(totals, at, powers)
-                                store(totals, at, fma(exponents, splat(g, powers), total))
-                            else:
-                                store(totals, at, load(totals, at, several) + g)
-                                power = g * f
+                            store(slopes, k, g * slope * get(per_x, u))
+                            exponents = fma(f, ones_on, ones_off)
+                            if powers > 2:
+                                square = kept * kept  # not of f, which may overflow
+                                exponents = exponents * fma(square, twos_on, twos_off)
+                            if powers > 4:
+                                fourth = square * square
+                                exponents = exponents * fma(fourth, fours_on, fours_off)
+                            store(totals, a, fma(exponents, g, load(totals, a, powers)))
+                        else:
+                            to_x = real(0)
+                            for part in range(0, width, several):
+                                at = a + part
+                                many, rise = _values_and_slopes(table, at, degree, width, f, kept)
+                                g_r = load(grad_h, own + part, several)
+                                store(products, own + part, many)
+                                to_x += dot(rise, g_r)
+                                store(totals, at, load(totals, at, several) + g_r)
+                                power = g_r * f
                                 for d in range(1, degree + 1):
                                     total = load(totals, at + d * width, several)
                                     store(totals, at + d * width, total + power)
                                     power = power * kept
-                        store(slopes, k, to_x * get(per_x, u))
+                            store(slopes, k, to_x * get(per_x, u))
                         k += 1
             direct = plain and grad_state_at == 0
             if direct:
