@@ -28,14 +28,7 @@ from kan_diffusion.kan.bases import Basis, BasisKind, BSpline, Extrapolation, Gr
 from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
 from kan_diffusion.kan.piecewise import evaluate
 
-__all__ = [
-    "INITIAL_FUNCTIONS",
-    "UNITS",
-    "BasisLayer",
-    "InitialFunctions",
-    "LearnedFunctions",
-    "require_input",
-]
+__all__ = ["BasisLayer", "InitialFunctions", "LearnedFunctions", "require_input"]
 
 Function = Callable[[Tensor], Tensor]
 """An elementwise function of a tensor."""

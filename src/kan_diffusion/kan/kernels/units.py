@@ -259,20 +259,14 @@ def _next_block(at, lanes, units):
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _states(lanes, spline, plain, states, first, sizes, rows, z, before, grid):
-    """Writes z of a tile's units, unless it is y, and for splines their cells and places.
-
-    Cell 0 is that of the left tangent.
-    """
+def _states(lanes, spline, states, first, sizes, rows, z, before, grid):
+    """Writes z of a tile's units and, for splines, their cells (0 left of the grid) and places."""
     width, has_grid = lanes.literal_value, spline.literal_value
 
-    def loop(lanes, spline, plain, states, first, sizes, rows, z, before, grid):
+    def loop(lanes, spline, states, first, sizes, rows, z, before, grid):
         source, carried, code, modulation = states
         units, stride, reach, rank = sizes
         origin, per_x, intervals, scratch, room, cells = grid
-        if has_grid and plain:
-            _place_tile(source, first * units, rows * units, grid)
-            return
         copy_rows(carried, first * reach, reach, before, 0, units, rows, min(reach, units))
         for r in range(rows):
             at = 0
@@ -352,7 +346,10 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         plain = spline > 0 and not gated and rank < 0 and reach == 0  # z is y
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            _states(lanes, spline, plain, states, r0, sizes, n, z, before, grid)
+            if plain:
+                _place_tile(source, r0 * units, n * units, grid)
+            else:
+                _states(lanes, spline, states, r0, sizes, n, z, before, grid)
             if state_at:
                 begin = r0 * units if plain else 0
                 copy_rows(source if plain else z, begin, 0, state, r0 * units, 0, 1, n * units)
@@ -443,7 +440,10 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         plain = spline > 0 and not gated and rank < 0 and reach == 0  # z is y
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            _states(lanes, spline, plain, states, r0, sizes, n, z, before, grid)
+            if plain:
+                _place_tile(source, r0 * units, n * units, grid)
+            else:
+                _states(lanes, spline, states, r0, sizes, n, z, before, grid)
             if weight_at:
                 grad_h[:] = 0
                 add_product(grad, r0 * outputs, outputs, 1, weights, row_size, grad_h, n, outputs)
