@@ -60,17 +60,6 @@ def test_an_efficient_kan_keeps_its_outputs_inside_and_outside_of_the_grid(
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_the_spline_scaler_stays_a_parameter_of_its_own():
-    state = efficient_state([2, 3])
-    layer = from_efficient_kan(state).layers[0]
-    assert layer.bias is None
-    assert torch.equal(layer.scale, state["layers.0.spline_scaler"])
-    assert from_efficient_kan(efficient_state([2, 3], scaled=False)).layers[0].scale is None
-    # A copy: training the network leaves the state dict alone.
-    layer.scale.detach().fill_(0)
-    assert bool(state["layers.0.spline_scaler"].any())
-
-
 def test_a_grid_is_as_even_as_its_numbers_allow():
     # 1,000 away from zero, float32 has about 2,000 numbers in an interval of 0.13.
     state = {key: value.float() for key, value in efficient_state([2, 1]).items()}

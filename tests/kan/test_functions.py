@@ -8,7 +8,9 @@ from torch.autograd import forward_ad
 from torch.nn.functional import silu
 
 from helpers import randn, refused, seeded
+from kan_diffusion import build_denoiser
 from kan_diffusion.kan import LearnedFunctions
+from kan_diffusion.kan.functions import _fitted
 from kan_diffusion.kan.piecewise import _multiplied
 
 DOUBLE = torch.float64
@@ -26,17 +28,6 @@ def test_sums_by_products_as_on_a_gpu_are_those_by_addition():
         torch.testing.assert_close(_multiplied(terms, cell, table, cells), expected)
 
 
-def test_one_starts_as_silu_with_a_little_noise():
-    for order, bound in ((1, 3e-2), (2, 2e-3), (3, 4e-4), (4, 1e-4), (5, 4e-5)):
-        x = torch.linspace(-3, 3, 1001, dtype=DOUBLE).unsqueeze(1).expand(-1, 20)
-        module = LearnedFunctions(20, order=order, dtype=DOUBLE)
-        module.reset_parameters(seeded(0))
-        noise = torch.empty_like(module.coefficients).detach().normal_(0, 1e-3, generator=seeded(0))
-        module.coefficients.detach().sub_(noise)
-        with forward_ad.dual_level():  # where no kernel is compiled for its order
-            assert float((module(x) - silu(x)).detach().abs().max()) < bound
-
-
 def _wave(function, periods):
     return lambda x: function(2 * math.pi * periods / 5 * x)  # over a grid of width 5
 
@@ -47,6 +38,7 @@ WAVES = [_wave(torch.cos, 1), _wave(torch.sin, 1), _wave(torch.cos, 2), _wave(to
 @pytest.mark.parametrize(
     ("start", "targets", "settings", "bound"),
     [
+        *(("silu", [silu] * 2, {"order": order, "grid_size": 8}, 0.02) for order in (1, 3, 5)),
         # Splines and their tangents hold the line.
         ("identity", [torch.clone] * 2, {}, 1e-12),
         ("silu", [silu] * 3, {"basis": "chebyshev", "grid_size": 10}, 0.01),
@@ -61,11 +53,32 @@ def test_functions_start_as_they_are_told(start, targets, settings, bound):
     settings = {"grid_range": (low, high), "noise": 0.0, "dtype": DOUBLE, **settings}
     module = LearnedFunctions(3, len(targets), 2, initial=start, **settings)
     x = torch.linspace(low, high, 501, dtype=DOUBLE)
-    y = module(x.unsqueeze(1).expand(-1, 3)).detach().unflatten(1, (3, len(targets)))
+    with forward_ad.dual_level():  # where no kernel is compiled for its order
+        y = module(x.unsqueeze(1).expand(-1, 3)).detach().unflatten(1, (3, len(targets)))
     for r, target in enumerate(targets):
         wanted = target(x).unsqueeze(1)
         error = (y[:, :, r] - wanted).square().mean().sqrt()
         assert float(error) < bound * float(wanted.square().mean().sqrt())
+
+
+def test_functions_are_fitted_once_for_a_whole_denoiser(monkeypatch):
+    fits = []
+    solve = torch.linalg.lstsq
+
+    def counted(design, *arguments, **options):
+        fits.append(design.shape)
+        return solve(design, *arguments, **options)
+
+    monkeypatch.setattr(torch.linalg, "lstsq", counted)
+    _fitted.cache_clear()
+    denoiser = build_denoiser("kan", 2, num_train_timesteps=100, hidden=[8, 8])
+    learned = [
+        part for part in denoiser.modules() if getattr(part, "coefficients", None) is not None
+    ]
+    kinds = {(part.functions, part.grid_size, part.basis.grid_range) for part in learned}
+    assert len(learned) > len(kinds) == len(fits)
+    denoiser.reset_parameters(seeded(0))
+    assert len(fits) == len(kinds)
 
 
 REFUSED = [

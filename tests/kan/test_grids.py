@@ -13,8 +13,6 @@ from torch.autograd import forward_ad
 from helpers import assert_same_state, randn, random_layer, refused, scrambled, seeded
 from kan_diffusion.kan import (
     KAN,
-    RBF,
-    Chebyshev,
     KANLinear,
     LearnedFunctions,
     moved,
@@ -54,13 +52,6 @@ def _around(layer):
 # Other numbers of intervals
 
 
-class Fitted(Chebyshev):
-    """Polynomials that do not know that they hold one another."""
-
-    def exact_refinement(self, num_intervals):
-        return None
-
-
 def _spline(order, mode):
     return partial(random_layer, order=order, extrapolation=mode, edge_scale=True)
 
@@ -75,12 +66,10 @@ KEPT = [
     *((_spline(order, "zero"), (3, 6), _inside, 1e-12) for order in range(1, 6)),
     *((partial(_functions, 3), sizes, _around, 1e-12) for sizes in ((5, 10), (5, 15))),
     (partial(_functions, 3, dtype=SINGLE), (5, 15), _around, 1e-6),
-    # A higher degree.
-    (partial(random_layer, basis="chebyshev"), (3, 8), _around, 1e-11),
     # Fits, which give back what they can.
     (partial(random_layer), (4, 12, 4), _inside, 1e-9),
+    (partial(random_layer, basis="chebyshev"), (3, 8), _around, 1e-11),
     (partial(random_layer, basis="chebyshev"), (3, 8, 3), _inside, 1e-9),
-    (partial(random_layer, basis=Fitted), (5, 9), _inside, 1e-10),
     (partial(random_layer, basis="rbf"), (5, 5), _inside, 1e-12),
     (partial(random_layer), (5, 56), _inside, 0.01),
     # Narrow Gaussians have no slope at the ends of the grid.
@@ -127,16 +116,6 @@ def test_a_move_within_the_old_grid_changes_little_where_there_are_intervals(bas
         changes.append(_change(before, moved(layer, x)(x)) / float(before.detach().abs().max()))
     assert changes[1] < bound
     assert basis == "rbf" or changes[1] < changes[0] / 4
-
-
-def test_a_polynomial_is_the_same_on_any_grid_however_small_the_move():
-    for low, width in ((-1.0, 2.0), (1000.0, 1.0), (0.0, 1e-9)):
-        layer = KANLinear(1, 1, basis="chebyshev", grid_range=(low, low + width), dtype=DOUBLE)
-        layer.weight.detach().normal_(generator=seeded(0))
-        origin, size = layer.basis.grid_origin, layer.basis.grid_end - layer.basis.grid_origin
-        for share in (0.99, 0.5):
-            x = origin + share * size * torch.linspace(0, 1, 200, dtype=DOUBLE).unsqueeze(1)
-            assert _change(layer(x), moved(layer, x, margin=0.0)(x)) < 1e-8
 
 
 @each_basis
@@ -193,13 +172,6 @@ def test_weights_move_by_a_linear_map_that_the_grids_alone_decide(basis):
     torch.testing.assert_close(mixed.weight, expected, rtol=1e-10, atol=1e-10)
 
 
-class Alike(RBF):
-    """Gaussians that are all the same, so that no fit is unique."""
-
-    def values(self, u):
-        return super().values(u)[..., :1].expand(*u.shape, self.num_functions)
-
-
 BROKEN = torch.tensor([[0.0, 1.0, 2.0], [1.0, math.nan, 3.0]])
 HUGE = torch.tensor([[-3e38, 0.0, 0.0], [3e38, 1.0, 1.0]])
 REFUSED = [
@@ -210,7 +182,6 @@ REFUSED = [
     (lambda m: moved(m, torch.ones(9, 3), margin=-0.1), "or more, not -0.1"),
     (lambda m: moved(m, torch.ones(9, 3), margin=math.nan), "more, not nan"),
     (lambda m: refined(m, 0), "at least 1, not 0"),
-    (lambda m: refined(KANLinear(3, 2, basis=Alike, dtype=DOUBLE), 10), "condition number"),
     (
         lambda m: refined(KANLinear(3, 2, functions=8, initial="waves", grid_size=16), 4),
         "grid_size=4 has 7; take a larger",

@@ -151,7 +151,8 @@ class ReadableLayer(KANLinear):
     def _outputs(self, rows: Tensor) -> Tensor:
         slopes = self.constants[3] * self.slope_mask
         if any(edge.kind == CURVE for edge in self.edges):
-            outputs = self.masked(rows, self.curve_mask) + linear(rows, slopes)
+            curves = (self.edge_weights() * self.curve_mask.unsqueeze(-1)).flatten(1)
+            outputs = self._weighed(rows, curves) + linear(rows, slopes)
         else:
             outputs = linear(rows, slopes, self.bias)
         if self.functions_by_kind:

@@ -11,15 +11,15 @@ are zero (``extrapolation="zero"`` here). In efficient-KAN w is ``base_weight``,
 
 .. math:: y_o = n_o \bigl(a_o \textstyle\sum_i m_{o,i}\,\phi_{o,i}(x_i) + b_o\bigr) + d_o,
 
-which are folded into w, s and a bias. Both packages may place knots at uneven distances, which a
-grid here cannot have; such networks are refused.
+which are folded into w, s and a bias. So a pykan network is first written as the state dict of an
+efficient-KAN with biases. Both packages may place knots at uneven distances, which a grid here
+cannot have; such networks are refused.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,6 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.linear import KAN, KANLinear
 
 if TYPE_CHECKING:
-    from kan.KANLayer import KANLayer
     from kan.MultKAN import MultKAN
 
 __all__ = ["from_efficient_kan", "from_pykan"]
@@ -44,72 +43,59 @@ _EXPECTED = (
 )
 
 
-@dataclass(frozen=True)
-class _Edges:
-    """One layer of another package, with the output dimension first as here."""
+def _grid(name: str, knots: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """Finds origin and step of each input's grid, (in,) each, if its knots are even."""
+    knots, eps = knots.detach().double().cpu(), torch.finfo(knots.dtype).eps
+    count = knots.shape[1]
+    step = (knots[:, -1] - knots[:, 0]) / (count - 1)
+    even = knots[:, :1] + step[:, None] * torch.arange(count, device="cpu")
+    error = (knots - even).abs().amax(1)
+    # Knots far from zero cannot be more even than their dtype can represent.
+    rounding = 4 * eps * knots.abs().amax(1)
+    usable = (step > 0) & step.isfinite() & (error <= _GRID_TOLERANCE * step + rounding)
+    if not usable.all():
+        raise KanDiffusionError(
+            f"{name}: the knots of input {int(usable.int().argmin())} are no even grid of "
+            "finite numbers, which a grid here is; train on one (in pykan, with grid_eps=1)"
+        )
+    return knots[:, 0] + order * step, step
 
-    name: str
-    base: Tensor  # (out, in)
-    spline: Tensor  # (out, in, G + k)
-    scale: Tensor | None  # (out, in)
-    bias: Tensor | None  # (out,)
-    knots: Tensor  # (in, G + 2k + 1)
 
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Intervals and order."""
-        order = self.knots.shape[1] - self.spline.shape[2] - 1
-        return self.spline.shape[2] - order, order
-
-    def grid(self) -> tuple[Tensor, Tensor]:
-        """Origin and step of each input's grid, both (in,), if its knots are even."""
-        knots = self.knots.detach().double().cpu()
-        count = knots.shape[1]
-        step = (knots[:, -1] - knots[:, 0]) / (count - 1)
-        even = knots[:, :1] + step[:, None] * torch.arange(count, device="cpu")
-        error = (knots - even).abs().amax(1)
-        # Knots far from zero cannot be more even than their dtype can represent.
-        rounding = 4 * torch.finfo(self.knots.dtype).eps * knots.abs().amax(1)
-        usable = (step > 0) & step.isfinite() & (error <= _GRID_TOLERANCE * step + rounding)
-        if not usable.all():
+def _build(prefix: str, layers: Sequence[Mapping[str, Tensor]]) -> KAN:
+    """Builds the KAN with the tensors of an efficient-KAN's layers, their dtype and device."""
+    shapes = [(*layer["spline_weight"].shape, layer["grid"].shape[1]) for layer in layers]
+    for index, (before, after) in enumerate(pairwise(shapes)):
+        if before[0] != after[1] or before[2:] != after[2:]:
             raise KanDiffusionError(
-                f"{self.name}: the knots of input {int(usable.int().argmin())} are no even grid of "
-                "finite numbers, which a grid here is; train on one (in pykan, with grid_eps=1)"
+                f"{prefix.format(index)} and {prefix.format(index + 1)} do not follow each other: "
+                "the outputs of one must be the inputs of the next, with as many intervals and the "
+                "same order"
             )
-        return knots[:, 0] + self.sizes[1] * step, step
-
-
-def _build(layers: Sequence[_Edges], base_activation: bool) -> KAN:
-    """Builds the KAN with these edges, their dtype and their device."""
-    first = layers[0]
-    for before, after in pairwise(layers):
-        if before.base.shape[0] != after.base.shape[1] or before.sizes != after.sizes:
-            raise KanDiffusionError(
-                f"{before.name} and {after.name} do not follow each other: the outputs of one must "
-                "be the inputs of the next, with as many intervals and the same order"
-            )
-    grid_size, order = first.sizes
+    _, inputs, functions, knots = shapes[0]
+    order = knots - functions - 1
+    like = layers[0]["base_weight"]
     # The constructor's draws are overwritten and must not advance the caller's random stream.
     with torch.random.fork_rng(devices=[]):
         network = KAN(
-            [first.base.shape[1], *(edges.base.shape[0] for edges in layers)],
-            first.bias is not None,
-            grid_size=grid_size,
+            [inputs, *(shape[0] for shape in shapes)],
+            "bias" in layers[0],
+            grid_size=functions - order,
             order=order,
             extrapolation="zero",
-            base_activation="silu" if base_activation else None,
-            edge_scale=first.scale is not None,
+            base_activation="silu",
+            edge_scale="spline_scaler" in layers[0],
             device="cpu",
-            dtype=first.base.dtype,
+            dtype=like.dtype,
         )
-    for layer, edges in zip(network.layers, layers, strict=True):
-        assert isinstance(layer, KANLinear)
-        parts = [edges.base.unsqueeze(-1)] * base_activation + [edges.spline]
-        origin, step = edges.grid()
-        state = {"weight": torch.cat(parts, dim=-1).flatten(1), "scale": edges.scale}
-        state |= {"bias": edges.bias, "basis.grid_origin": origin, "basis.grid_step": step}
-        layer.load_state_dict({name: one for name, one in state.items() if one is not None})
-    return network.to(first.base.device)
+    for index, (made, given) in enumerate(zip(network.layers, layers, strict=True)):
+        assert isinstance(made, KANLinear)
+        origin, step = _grid(prefix.format(index), given["grid"], order)
+        edges = torch.cat([given["base_weight"].unsqueeze(-1), given["spline_weight"]], dim=-1)
+        state = {"weight": edges.flatten(1), "basis.grid_origin": origin, "basis.grid_step": step}
+        names = {"spline_scaler": "scale", "bias": "bias"}
+        state |= {name: given[own] for own, name in names.items() if own in given}
+        made.load_state_dict(state)
+    return network.to(like.device)
 
 
 def from_efficient_kan(network: nn.Module | Mapping[str, Tensor]) -> KAN:
@@ -138,7 +124,7 @@ def from_efficient_kan(network: nn.Module | Mapping[str, Tensor]) -> KAN:
         )
     for name, part in network.named_modules() if isinstance(network, nn.Module) else ():
         base = getattr(part, "base_activation", None)
-        if not (base is None or isinstance(base, nn.SiLU) or base is nn.functional.silu):
+        if base is not None and not _is_silu(base):
             raise KanDiffusionError(
                 f"{name} has the base activation {base}, and a KAN's is SiLU; train with "
                 "base_activation=torch.nn.SiLU"
@@ -152,70 +138,55 @@ def from_efficient_kan(network: nn.Module | Mapping[str, Tensor]) -> KAN:
                 f"'{key}' is no number of an efficient-KAN; pass {_EXPECTED}, and no more"
             )
         layers.setdefault(int(match[1]), {})[match[2]] = value
-    scaled = any("spline_scaler" in tensors for tensors in layers.values())
-    names = ("base_weight", "spline_weight", "grid", *["spline_scaler"] * scaled)
-    found: list[_Edges] = []
-    for index in range(max(layers, default=0) + 1):
-        tensors = [layers.get(index, {}).get(name) for name in names]
-        given = [tensor for tensor in tensors if tensor is not None]
-        if len(given) < len(names) or not _fit(*given):
+    count = 3 + any("spline_scaler" in tensors for tensors in layers.values())
+    found = [layers.get(index, {}) for index in range(max(layers, default=0) + 1)]
+    for index, tensors in enumerate(found):
+        if len(tensors) < count or not _fit(**tensors):
             raise KanDiffusionError(
                 f"layers.{index} of an efficient-KAN is not whole or has other shapes; pass "
                 f"{_EXPECTED}"
             )
-        base, spline, knots, *scale = given
-        own = scale[0] if scale else None
-        found.append(_Edges(f"layers.{index}", base, spline, own, None, knots))
-    return _build(found, True)
+    return _build("layers.{}", found)
 
 
-def _fit(base: Tensor, spline: Tensor, knots: Tensor, scale: Tensor | None = None) -> bool:
+def _is_silu(function: object) -> bool:
+    return isinstance(function, nn.SiLU) or function is nn.functional.silu
+
+
+def _fit(
+    base_weight: Tensor, spline_weight: Tensor, grid: Tensor, spline_scaler: Tensor | None = None
+) -> bool:
     """Tells whether the shapes of a layer's tensors go together, with an order of at least 0."""
-    if base.ndim != 2 or spline.shape[:-1] != base.shape or not base.numel() or knots.ndim != 2:
+    if (base_weight.ndim, spline_weight.ndim, grid.ndim) != (2, 3, 2) or not base_weight.numel():
         return False
-    functions, count = spline.shape[2], knots.shape[1]
-    on_grid = len(knots) == base.shape[1] and functions < count <= 2 * functions
-    return on_grid and (scale is None or scale.shape == base.shape)
+    (*shape, functions), (inputs, knots) = spline_weight.shape, grid.shape
+    alike = all(list(t.shape) == shape for t in (base_weight, spline_scaler) if t is not None)
+    return alike and inputs == shape[1] and functions < knots <= 2 * functions
 
 
-def _has_silu(act: KANLayer, index: int) -> bool:
-    """Tells whether a pykan layer's base function is SiLU; any other must contribute nothing."""
-    if isinstance(act.base_fun, nn.SiLU) or act.base_fun is nn.functional.silu:
-        return True
-    used = bool((act.scale_base * act.mask).any())
-    if used and act.base_fun(torch.linspace(-5, 5, 11).to(act.coef)).any():
-        raise KanDiffusionError(
-            f"act_fun[{index}].base_fun of the pykan network is neither 'silu' nor 'zero' but "
-            f"{act.base_fun}; train with one of these, or with scale_base at zero"
-        )
-    return False
-
-
-def _pykan_edges(model: MultKAN, index: int) -> _Edges:
-    """Reads one layer and folds its mask and affine maps in."""
+def _folded(model: MultKAN, index: int) -> dict[str, Tensor]:
+    """Reads a layer of a pykan network and folds its mask and affine maps in."""
     act, symbolic = model.act_fun[index], model.symbolic_fun[index]
-    # pykan's forward pass reads these lists, not the attributes with similar names.
-    gain = model.node_scale[index] * model.subnode_scale[index]
-    bias = model.node_scale[index] * model.subnode_bias[index] + model.node_bias[index]
+    if not _is_silu(act.base_fun):
+        raise KanDiffusionError(
+            f"act_fun[{index}].base_fun of the pykan network is not 'silu' but {act.base_fun}; "
+            "train with it"
+        )
     for j, i in symbolic.mask.nonzero().tolist() if model.symbolic_enabled else []:
-        formula = symbolic.funs_name[j][i]
-        if formula != "0":
-            raise KanDiffusionError(
-                f"edge ({index}, {i}, {j}) of the pykan network is the formula '{formula}', not a "
-                f"spline; turn it back into one with model.unfix_symbolic({index}, {i}, {j})"
-            )
-        # An edge fixed to the formula 0 is c * 0 + d.
-        bias[j] += gain[j] * symbolic.mask[j, i] * symbolic.affine[j, i, 3]
-    gains = gain[:, None] * act.mask.T
-    base = act.scale_base.T * gains
-    return _Edges(
-        f"act_fun[{index}]",
-        base if _has_silu(act, index) else torch.zeros_like(base),
-        act.coef.permute(1, 0, 2),
-        act.scale_sp.T * gains,
-        bias,
-        act.grid,
-    )
+        raise KanDiffusionError(
+            f"edge ({index}, {i}, {j}) of the pykan network is the formula "
+            f"'{symbolic.funs_name[j][i]}', not a spline; turn it back into one with "
+            f"model.unfix_symbolic({index}, {i}, {j})"
+        )
+    # pykan's forward pass reads these lists, not the attributes with similar names.
+    gains = (model.node_scale[index] * model.subnode_scale[index])[:, None] * act.mask.T
+    return {
+        "base_weight": act.scale_base.T * gains,
+        "spline_weight": act.coef.permute(1, 0, 2),
+        "spline_scaler": act.scale_sp.T * gains,
+        "grid": act.grid,
+        "bias": model.node_scale[index] * model.subnode_bias[index] + model.node_bias[index],
+    }
 
 
 @torch.no_grad()
@@ -229,8 +200,7 @@ def from_pykan(model: MultKAN) -> KAN:
         model: The pykan network, which is not changed; it determines dtype and device.
 
     Returns:
-        The network, with ``extrapolation="zero"``: its outputs are equal everywhere. It has
-        ``base_activation=None`` where pykan's ``base_fun`` is ``"zero"``.
+        The network, with ``extrapolation="zero"``: its outputs are equal everywhere.
 
     Raises:
         KanDiffusionError: It is no pykan network, or has multiplication nodes, edges that are
@@ -252,6 +222,4 @@ def from_pykan(model: MultKAN) -> KAN:
             f"the pykan network selects columns {columns} of its input; select them in the data "
             f"and set model.input_id = torch.arange({len(columns)})"
         )
-    layers = [_pykan_edges(model, index) for index in range(model.depth)]
-    silu = any(_has_silu(act, index) for index, act in enumerate(model.act_fun))
-    return _build(layers, silu)
+    return _build("act_fun[{}]", [_folded(model, index) for index in range(model.depth)])

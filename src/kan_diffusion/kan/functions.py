@@ -24,18 +24,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, look_up
-from kan_diffusion.kan.bases import Basis, BasisKind, BSpline, Extrapolation, make_basis
-from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
+from kan_diffusion.kan.bases import Basis, BasisKind, BSpline, Extrapolation, Grid, basis_class
+from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
 from kan_diffusion.kan.piecewise import evaluate
 
-__all__ = [
-    "INITIAL_FUNCTIONS",
-    "BasisLayer",
-    "InitialFunctions",
-    "LearnedFunctions",
-    "require_input",
-    "waves",
-]
+__all__ = ["BasisLayer", "InitialFunctions", "LearnedFunctions", "require_input"]
 
 Function = Callable[[Tensor], Tensor]
 """An elementwise function of a tensor."""
@@ -50,55 +43,37 @@ _WORST_FIT = 0.1
 """Largest root mean square error of a fit, relative to the function it is fitted to."""
 
 
-def waves(functions: int, lowest: float) -> list[Function]:
-    """Makes cosines and sines by turns, each pair with twice the frequency of the one before.
-
-    Args:
-        functions: Number of functions.
-        lowest: Frequency of the first pair, in periods per unit of x.
-    """
+def _waves(functions: int, width: float) -> list[Function]:
+    """Makes the identity, then cosines and sines by turns, each pair of twice the frequency."""
 
     def wave(index: int) -> Function:
-        function, turns = (torch.cos, torch.sin)[index % 2], lowest * 2 ** (index // 2)
+        function, turns = (torch.cos, torch.sin)[index % 2], 1 / width * 2 ** (index // 2)
         return lambda x: function(2 * math.pi * turns * x)
 
-    return [wave(index) for index in range(functions)]
+    return [torch.clone, *(wave(index) for index in range(functions - 1))]
 
 
 INITIAL_FUNCTIONS: Mapping[str, Callable[[int, float], list[Function]]] = {
     "silu": lambda functions, width: [silu] * functions,
     "identity": lambda functions, width: [torch.clone] * functions,
-    "waves": lambda functions, width: [torch.clone, *waves(functions - 1, 1 / width)],
+    "waves": _waves,
 }
 """Initial functions by name, given R and the width of the grid: SiLU; the input itself; the input,
 then cosines and sines, of which the first pair has one period over the grid."""
 
 
-def _kernel() -> Kernel:
-    from kan_diffusion.kan.kernels import units
-
-    return units
-
-
-def _shapes(
-    input: Tensor,
-    carried: Tensor | None,
-    code: Tensor | None,
-    modulation: Tensor | None,
-    coefficients: Tensor | None,
-    weight: Tensor | None,
-    *rest: object,
-) -> tuple[tuple[int, ...], ...]:
-    rows, has_state = input.shape[0], rest[-1]
-    functions = 1 if coefficients is None else coefficients.shape[0]
-    outputs = input.shape[1] * functions if weight is None else weight.shape[0]
-    state = (rows, weight.shape[1]) if has_state and weight is not None else (0,)
-    return (rows, outputs), state
+def _shapes(input: Tensor, *rest: object) -> tuple[tuple[int, ...], ...]:
+    """Shapes of output and state, given the operands and settings of ``UNITS``."""
+    _, _, _, coefficients, weight, *_, has_state = rest
+    functions = len(coefficients) if isinstance(coefficients, Tensor) else 1
+    if not isinstance(weight, Tensor):
+        return (input.shape[0], input.shape[1] * functions), (0,)
+    state = (input.shape[0], weight.shape[1]) if has_state else (0,)
+    return (input.shape[0], weight.shape[0]), state
 
 
 UNITS = FusedFunction(
     "units",
-    _kernel,
     "Tensor input, Tensor? carried, Tensor? code, Tensor? modulation, Tensor? coefficients, "
     "Tensor? weight, Tensor? bias, Tensor? origin, Tensor? step",
     "int order, bool has_state",
@@ -145,13 +120,7 @@ class BasisLayer(nn.Module):
     functions: int | None
     rate: float
 
-    def _share(
-        self,
-        functions: int,
-        initial: InitialFunctions,
-        noise: float,
-        rate: float,
-    ) -> None:
+    def _share(self, functions: int, initial: InitialFunctions, noise: float, rate: float) -> None:
         """Takes R functions of the basis for each group; they have no values yet.
 
         Raises:
@@ -172,9 +141,21 @@ class BasisLayer(nn.Module):
         shape = functions, basis.in_features, basis.num_functions
         self.coefficients = nn.Parameter(basis.grid_step.new_empty(shape))
 
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws fresh parameters, and lays the grids over the ``grid_range`` of the basis.
+
+        Args:
+            generator: Where the draws come from; torch's default generator when None.
+
+        Raises:
+            KanDiffusionError: The basis does not fit an initial function to within 10 %.
+        """
+        self.basis.reset_parameters()
+        self._draw(generator)
+
     @torch.no_grad()
-    def _draw_functions(self, generator: torch.Generator | None) -> None:
-        """Fits shared functions to the initial ones and adds the noise."""
+    def _draw(self, generator: torch.Generator | None = None) -> None:
+        """Draws the parameters: fits shared functions to the initial ones and adds the noise."""
         if self.coefficients is None or self.functions is None or self.coefficients.is_meta:
             return
         basis, initial = self.basis, self.initial
@@ -196,7 +177,7 @@ class BasisLayer(nn.Module):
         return self.basis.num_intervals
 
     @property
-    def flops_of_functions(self) -> int:
+    def flops(self) -> int:
         """Operations of shared functions for one row of input.
 
         An input costs 3 to find its cell and its place there, and each spline of it 2k, for a
@@ -210,13 +191,8 @@ class BasisLayer(nn.Module):
 
     def outside(self, rows: Tensor) -> Tensor:
         """Tells which inputs lie outside their grid: (N, in_features), bool."""
-        ends = self.basis.grid_origin, self.basis.grid_end
-        low, high = ends if self.coefficients is None else (end[self.group] for end in ends)
+        low, high = self.basis.grid_origin[self.group], self.basis.grid_end[self.group]
         return (rows < low) | (rows > high)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws fresh parameters, and lays the grids where they were at the start."""
-        raise NotImplementedError
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps inputs (*, in_features) to the outputs (*, m) of the layer.
@@ -242,7 +218,7 @@ class BasisLayer(nn.Module):
 
     def _outputs(self, rows: Tensor) -> Tensor:
         """Computes the layer for rows of inputs."""
-        raise NotImplementedError
+        return self._shared(rows)
 
     @property
     def _has_kernel(self) -> bool:
@@ -256,22 +232,15 @@ class BasisLayer(nn.Module):
         operands = rows, None, None, None, self.coefficients, weight, bias, *self.basis.grid
         # Autocast chooses the precision of a product, not that of functions.
         fused = self._has_kernel and (weight is None or not autocasts(rows))
-        if not fused or not UNITS.takes(*operands):
-            return self._alone(*operands)[0]
-        output, _ = UNITS(operands, (self.basis.order, False), self._alone)
-        return output
+        return UNITS(operands, (self.basis.order, False), self._alone, fused)[0]
 
     def _alone(self, rows: Tensor, *operands: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Evaluates shared functions of the kernel's operands by torch, with no state."""
-        coefficients, weight, bias, origin, step = operands[3:]
-        assert coefficients is not None
-        assert origin is not None
-        assert step is not None
-        h = self._by_torch(rows, coefficients, (origin, step))
-        output = h if weight is None else linear(h, weight, bias)
-        return output, rows.new_empty(0)
+        """Computes the output of the kernel's operands by torch; as there is no state, the rows."""
+        coefficients, weight, bias, *grid = operands[3:]
+        h = self._by_torch(rows, coefficients, grid)  # type: ignore[arg-type]
+        return h if weight is None else linear(h, weight, bias), rows
 
-    def _by_torch(self, rows: Tensor, coefficients: Tensor, grid: tuple[Tensor, Tensor]) -> Tensor:
+    def _by_torch(self, rows: Tensor, coefficients: Tensor, grid: Grid) -> Tensor:
         """Evaluates shared functions (N, in * R) in torch's own operations."""
         basis = self.basis
         with in_full_precision(rows):
@@ -295,7 +264,7 @@ class LearnedFunctions(BasisLayer):
         grid_size: Number G of intervals of the grid, or the size that the basis has instead.
         order: Degree k of the splines, 1 to 5.
         grid_range: Ends of the grid, the same for every group at the start.
-        extrapolation: What happens outside the grid, see :mod:`kan_diffusion.kan.bases.base`.
+        extrapolation: What happens outside the grid, see :mod:`kan_diffusion.kan.bases`.
         initial: The functions that the learned ones start as: ``"silu"``, ``"identity"``,
             ``"waves"`` (the input, then cosines and sines), or R functions of a tensor.
         noise: Standard deviation of the noise added to each coefficient at the start, so that
@@ -332,45 +301,15 @@ class LearnedFunctions(BasisLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if in_features < 1:
-            raise KanDiffusionError(
-                f"a LearnedFunctions needs at least one input, not {in_features}"
-            )
         self.in_features = in_features
-        count = group_count(in_features, groups)
-        settings = grid_size, order, grid_range, extrapolation
-        self.basis = make_basis(basis, count, *settings, device, dtype)
+        place = group_count(in_features, groups), grid_size, order, grid_range, extrapolation
+        self.basis = basis_class(basis)(*place, device, dtype)
         self._share(functions, initial, noise, rate)
-        self._draw_functions(None)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Fits every function to its start and adds the noise.
-
-        Args:
-            generator: Where the noise comes from; torch's default generator when None.
-
-        Raises:
-            KanDiffusionError: The basis does not fit an initial function to within 10 %.
-        """
-        self.basis.reset_parameters()
-        self._draw_functions(generator)
-
-    @property
-    def groups(self) -> int:
-        """Number of groups of inputs."""
-        return self.basis.in_features
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one forward pass for one row of input."""
-        return self.flops_of_functions
-
-    def _outputs(self, rows: Tensor) -> Tensor:
-        return self._shared(rows)
+        self._draw()
 
     def extra_repr(self) -> str:
         """The settings that differ between modules, for ``print``."""
-        return f"{self.in_features}, functions={self.functions}, groups={self.groups}"
+        return f"{self.in_features}, functions={self.functions}, groups={self.basis.in_features}"
 
 
 @lru_cache(maxsize=64)
@@ -424,7 +363,8 @@ def group_count(in_features: int, groups: int | None) -> int:
     Raises:
         KanDiffusionError: There are no groups, or more than inputs.
     """
-    groups = in_features if groups is None else groups
+    if groups is None:
+        return in_features
     if not 1 <= groups <= in_features:
         raise KanDiffusionError(f"groups must be 1 to {in_features}, the inputs, not {groups}")
     return groups

@@ -28,16 +28,6 @@ from kan_diffusion.kan.kernels.fused import autocasts
 __all__ = ["GatedLinear", "modulate"]
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Tells whether a layer has hooks or its own ``forward``, so that no kernel may replace it."""
-    if module._forward_pre_hooks or module._forward_hooks:
-        return True
-    if torch.compiler.is_compiling():
-        return False  # the compiler cannot look at the others
-    hooks = module._backward_pre_hooks or module._backward_hooks
-    return bool(hooks) or "forward" in vars(module)
-
-
 def modulate(
     values: Tensor, carried: Tensor | None, code: Tensor | None, modulation: Tensor | None
 ) -> Tensor:
@@ -184,22 +174,18 @@ class GatedLinear(nn.Module):
             KanDiffusionError: An input has another shape, or is not floating-point.
         """
         self._require(input, carried, code)
-        own = self.functions
-        order, fused = 0, own is None
+        own, order = self.functions, 0
         curves: tuple[Tensor | None, ...] = None, None, None
-        if type(own) is LearnedFunctions:
-            if own._has_kernel and not _is_watched(own):
-                curves = own.coefficients, *own.basis.grid
-                order, fused = own.basis.order, True
-        elif not self.gated and self.rank is None:
-            fused = False  # of plain SiLU and a linear map, torch's own operations are as fast
-        coefficients, *grid = curves
-        states = input, carried, code, self.modulation, coefficients
-        operands = *states, self.weight, self.bias, *grid
-        if not fused or autocasts(input) or not UNITS.takes(*operands):
-            return self._by_torch(*states, self.weight, self.bias, *grid)
-        output, state = UNITS(operands, (order, True), self._by_torch)
-        return output, state
+        # Of plain SiLU and a linear map, torch's own operations are as fast.
+        fused = own is None and (self.gated or self.rank is not None)
+        if type(own) is LearnedFunctions and own._has_kernel:
+            # Hooks of the functions have to see them.
+            fused = not (own._forward_pre_hooks or own._forward_hooks)
+            if fused:
+                order, curves = own.basis.order, (own.coefficients, *own.basis.grid)
+        states = input, carried, code, self.modulation
+        operands = *states, curves[0], self.weight, self.bias, *curves[1:]
+        return UNITS(operands, (order, True), self._by_torch, fused and not autocasts(input))
 
     def _require(self, input: Tensor, carried: Tensor | None, code: Tensor | None) -> None:
         """Checks the shapes of all inputs."""
@@ -215,9 +201,9 @@ class GatedLinear(nn.Module):
             )
         rows = input.shape[0]
         for name, given, size in (("carried", carried, None), ("code", code, self.rank)):
-            if given is None:
-                continue
-            if given.ndim != 2 or given.shape[0] != rows or size not in (None, given.shape[1]):
+            if given is not None and (
+                given.ndim != 2 or given.shape[0] != rows or size not in (None, given.shape[1])
+            ):
                 shape = f"({rows}, {'m' if size is None else size})"
                 raise KanDiffusionError(f"{name} must have shape {shape}, not {tuple(given.shape)}")
 

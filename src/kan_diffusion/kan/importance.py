@@ -21,31 +21,14 @@ starting with A = 1 at each output of the network. B is the attribution of an ed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Attribution",
-    "EdgeOutputs",
-    "attribution",
-    "edge_sizes",
-    "layer_entropy",
-    "sparsity_penalty",
-]
+__all__ = ["Attribution", "attribution", "edge_sizes", "layer_entropy", "sparsity_penalty"]
 
 _TINY = 1e-12
-
-
-@runtime_checkable
-class EdgeOutputs(Protocol):
-    """A layer whose edges are functions of one input each, unlike those of gated layers."""
-
-    def edge_outputs(self, input: Tensor) -> Tensor:
-        """Computes the outputs of the edges, (n, out, in), for inputs (n, in)."""
-        ...
 
 
 def edge_sizes(outputs: Tensor) -> Tensor:
@@ -82,15 +65,14 @@ def sparsity_penalty(layers: Sequence[Tensor]) -> Tensor:
     Returns:
         The penalty, a differentiable number.
     """
-    penalty = torch.zeros((), device=layers[0].device, dtype=layers[0].dtype)
+    penalty = layers[0].new_zeros(())
     for outputs in layers:
         sizes = edge_sizes(outputs)
         penalty = penalty + sizes.sum() + layer_entropy(sizes)
     return penalty
 
 
-@dataclass(frozen=True)
-class Attribution:
+class Attribution(NamedTuple):
     """How much of the outputs goes back to each edge and unit.
 
     Attributes:
@@ -114,14 +96,14 @@ def attribution(layers: Sequence[Tensor], units: Sequence[Tensor]) -> Attributio
     Returns:
         The attribution of every edge, input and hidden unit.
     """
-    score = torch.ones(layers[-1].shape[1], dtype=layers[-1].dtype, device=layers[-1].device)
+    score = torch.ones_like(units[-1][0])
     edges: list[Tensor] = []
     scores: list[Tensor] = []
     for outputs, entered in zip(reversed(layers), reversed(units), strict=True):
-        spread = outputs.std(0)
-        share = score / entered.std(0).clamp(min=_TINY)
+        spread = entered.std(0)
         # A constant unit passes nothing on, even if it has edges that vary and cancel.
-        edges.append(spread * share.unsqueeze(-1) * (entered.std(0) > _TINY).unsqueeze(-1))
+        share = score / spread.clamp(min=_TINY) * (spread > _TINY)
+        edges.append(outputs.std(0) * share.unsqueeze(-1))
         score = edges[-1].sum(0)
         scores.append(score)
     return Attribution(tuple(reversed(edges)), tuple(reversed(scores)))

@@ -32,11 +32,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, unknown_name
-from kan_diffusion.kan.bases import BasisKind, BSpline, Extrapolation, make_basis
-from kan_diffusion.kan.bases.base import Grid
+from kan_diffusion.kan.bases import BasisKind, BSpline, Extrapolation, Grid, basis_class
 from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, group_count
 from kan_diffusion.kan.initialization import Initialization, initialize
-from kan_diffusion.kan.kernels.fused import FusedFunction, Kernel, autocasts, in_full_precision
+from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
 
 __all__ = ["KAN", "BaseActivation", "EdgeSettings", "KANLinear"]
 
@@ -46,16 +45,9 @@ BaseActivation = Literal["silu", "auto"] | None
 _SILU_FLOPS = 4
 
 
-def _kernel() -> Kernel:
-    from kan_diffusion.kan.kernels import spline
-
-    return spline
-
-
-_KERNEL = FusedFunction(
-    "bspline_linear",
-    _kernel,
-    "Tensor x, Tensor weight, Tensor bias, Tensor origin, Tensor step",
+_SPLINE = FusedFunction(
+    "spline",
+    "Tensor x, Tensor weight, Tensor? bias, Tensor origin, Tensor step",
     "bool has_base, int order, str extrapolation",
     num_gradients=3,
     output_shapes=lambda x, weight, *_: ((x.shape[0], weight.shape[0]),),
@@ -145,8 +137,8 @@ class KANLinear(BasisLayer):
         self.in_features = in_features
         self.out_features = out_features
         count = group_count(in_features, None if functions is None else groups)
-        settings = grid_size, order, grid_range, extrapolation
-        self.basis = make_basis(basis, count, *settings, device, dtype)
+        place = count, grid_size, order, grid_range, extrapolation
+        self.basis = basis_class(basis)(*place, device, dtype)
         self.coefficients = self.functions = None
         if functions is not None:
             if edge_scale or init is not None or base_activation == "silu":
@@ -193,7 +185,7 @@ class KANLinear(BasisLayer):
         constants = self.out_features if self.bias is not None else 0
         edges = self.in_features * self.out_features * self.flops_per_curve
         own = self.in_features * self.flops_per_input
-        return edges + constants + (own if self.functions is None else self.flops_of_functions)
+        return edges + constants + (own if self.functions is None else super().flops)
 
     @property
     def flops_per_curve(self) -> int:
@@ -205,27 +197,16 @@ class KANLinear(BasisLayer):
         """Operations of the functions of one input, which all of its edges share."""
         return self.basis.flops_per_input + _SILU_FLOPS * int(self._has_base)
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws fresh parameters, by the layer's ``init`` or, with shared functions, as torch.
-
-        A grid that was moved goes back to the ``grid_range`` of the basis.
-
-        Args:
-            generator: Where the draws come from; torch's default generator when None.
-        """
-        self.basis.reset_parameters()
-        self._draw(generator)
-
     @torch.no_grad()
     def _draw(self, generator: torch.Generator | None = None) -> None:
-        """Draws weights and leaves the basis as it is."""
+        """Draws weights by ``init`` or, beside shared functions, as torch does."""
         if self.coefficients is None:
             edges = self._edges.detach()
             initialize(self.init, edges, self.scale, self.basis, self._has_base, generator)
             if self.bias is not None:
                 self.bias.zero_()
             return
-        self._draw_functions(generator)
+        super()._draw(generator)
         bound = 1 / math.sqrt(self.weight.shape[1])
         for drawn in (self.weight, self.bias):
             if drawn is not None:
@@ -272,15 +253,10 @@ class KANLinear(BasisLayer):
     def _weighed(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Computes a layer of functions of each edge with a packed weight."""
         basis = self.basis
-        if type(basis) is BSpline and not autocasts(rows):
-            bias = weight.new_zeros(self.out_features) if self.bias is None else self.bias
-            operands = rows, weight, bias, basis.grid_origin, basis.grid_step
-            if _KERNEL.takes(*operands):
-                settings = self._has_base, basis.order, basis.extrapolation
-                output = _KERNEL(operands, settings, self._by_torch_alone)
-                assert isinstance(output, Tensor)
-                return output
-        return self._by_torch_alone(rows, weight, self.bias, *basis.grid)
+        operands = rows, weight, self.bias, *basis.grid
+        settings = self._has_base, basis.order, basis.extrapolation
+        fused = type(basis) is BSpline and not autocasts(rows)
+        return _SPLINE(operands, settings, self._by_torch_alone, fused)
 
     def _by_torch_alone(
         self, rows: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor
@@ -288,19 +264,6 @@ class KANLinear(BasisLayer):
         """Computes the layer in torch's own operations, with the grid of the forward pass."""
         origin, step = grid
         return linear(self._expanded(rows, (origin, step)).flatten(1), weight, bias)
-
-    def masked(self, input: Tensor, mask: Tensor) -> Tensor:
-        """Computes a layer of functions of each edge, bias included, without some of the edges.
-
-        Args:
-            input: Inputs with shape (n, in_features).
-            mask: 1 for the edges that stay, 0 for the others, with shape (out, in).
-
-        Returns:
-            Outputs with shape (n, out_features). Differentiable.
-        """
-        kept = (self.edge_weights() * mask.unsqueeze(-1)).flatten(1)
-        return self._weighed(self._rows(input), kept)
 
     def edge_outputs(self, input: Tensor) -> Tensor:
         """Computes the contribution of each edge to its output, base branch and scale included.

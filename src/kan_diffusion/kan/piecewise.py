@@ -5,7 +5,7 @@ On a uniform grid of G cells, spline r of group g is in cell m a polynomial of t
 .. math:: a_{g,m,r,d} = \sum_j c_{r,g,m+j}\, p_{j,d}, \qquad
     h_r = a_0 + f\,(a_1 + \bar f\,(a_2 + \bar f\,(a_3 + \dots))),
 
-with the pieces p of :mod:`kan_diffusion.kan.bases.spline`, computed once a batch. The tangents are
+with the pieces p of :mod:`kan_diffusion.kan.bases`, computed once a batch. The tangents are
 two more cells, left and right of the grid, in which only :math:`a_0` and :math:`a_1` differ from
 zero, so that nothing branches. f is unbounded there, and :math:`\bar f` is f clamped to 0 to 1, so
 that an infinite f meets no zero. A number is one gather of its polynomial and Horner's scheme.
@@ -25,31 +25,17 @@ can be differentiated again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kan_diffusion.kan.bases import BSpline
+from kan_diffusion.kan.bases import BSpline, Grid
 from kan_diffusion.kan.kernels.fused import in_full_precision, is_transformed
 
 __all__ = ["evaluate"]
 
 
-class _Grids(NamedTuple):
-    """Grids of inputs: left ends, widths of an interval and first rows of the table, (in,) each."""
-
-    origin: Tensor
-    step: Tensor
-    first: Tensor
-
-
-class _Places(NamedTuple):
-    """Where numbers lie: rows of their polynomials, f and f clamped, each with shape (N, in)."""
-
-    row: Tensor
-    f: Tensor
-    kept: Tensor
+_Triple = tuple[Tensor, Tensor, Tensor]
 
 
 def _members(inputs: int, groups: int, like: Tensor) -> Tensor:
@@ -67,13 +53,17 @@ def _table(coefficients: Tensor, basis: BSpline) -> Tensor:
     return table.permute(1, 2, 0, 3).flatten(0, 1).contiguous()
 
 
-def _place(x: Tensor, grids: _Grids, intervals: int) -> _Places:
-    """Finds cells and places of inputs (N, in)."""
-    u = (x - grids.origin) / grids.step
+def _place(x: Tensor, grids: _Triple, intervals: int) -> _Triple:
+    """Finds where inputs (N, in) lie: rows of their polynomials, f and f clamped, (N, in) each.
+
+    ``grids`` are left ends, widths of an interval and first rows of the table, (in,) each.
+    """
+    origin, step, first = grids
+    u = (x - origin) / step
     cell = u.detach().floor().clamp(-1, intervals)
     cell = torch.where(cell == cell, cell, 0)  # a NaN is in the first cell, and stays one
     f = u - cell.clamp(min=0)  # left of the grid, f is measured from its first knot
-    return _Places(cell.long() + 1 + grids.first, f, f.clamp(0, 1))
+    return cell.long() + 1 + first, f, f.clamp(0, 1)
 
 
 def _gathered(table: Tensor, row: Tensor) -> Sequence[Tensor]:
@@ -81,20 +71,19 @@ def _gathered(table: Tensor, row: Tensor) -> Sequence[Tensor]:
     return table.index_select(0, row.flatten()).unflatten(0, row.shape).unbind(-1)
 
 
-def _values(table: Tensor, places: _Places) -> Tensor:
+def _values(table: Tensor, places: _Triple) -> Tensor:
     """Evaluates polynomials by Horner's scheme: (N, in, R)."""
-    polynomials = _gathered(table, places.row)
-    f, kept = places.f.unsqueeze(-1), places.kept.unsqueeze(-1)
+    polynomials = _gathered(table, places[0])
+    f, kept = (each.unsqueeze(-1) for each in places[1:])
     value = polynomials[-1]
     for coefficient in polynomials[-2:0:-1]:
         value = torch.addcmul(coefficient, value, kept)
     return torch.addcmul(polynomials[0], value, f)
 
 
-def _slopes(table: Tensor, places: _Places) -> Tensor:
+def _slopes(table: Tensor, places: _Triple) -> Tensor:
     """Evaluates the derivatives of polynomials with respect to f: (N, in, R)."""
-    polynomials = _gathered(table, places.row)
-    kept = places.kept.unsqueeze(-1)
+    polynomials, kept = _gathered(table, places[0]), places[2].unsqueeze(-1)
     degree = len(polynomials) - 1
     slope = degree * polynomials[-1]
     for d in range(degree - 1, 0, -1):
@@ -102,25 +91,21 @@ def _slopes(table: Tensor, places: _Places) -> Tensor:
     return slope
 
 
-def _summed(grad: Tensor, places: _Places, grids: _Grids, table: Tensor, cells: int) -> Tensor:
+def _summed(grad: Tensor, places: _Triple, first: Tensor, table: Tensor, cells: int) -> Tensor:
     """Sums the gradients of all numbers' polynomials, in the shape of the table.
 
-    Args:
-        grad: Gradients of the values, (N, in, R).
-        places: Where the numbers lie.
-        grids: The grids of the inputs.
-        table: The polynomials.
-        cells: Number of polynomials of each function of a group.
+    ``grad`` are those of the values, (N, in, R); a group has ``cells`` polynomials of a function.
     """
-    powers = [grad, grad * places.f.unsqueeze(-1)]
+    row, f, kept = places
+    powers = [grad, grad * f.unsqueeze(-1)]
     for _ in range(table.shape[2] - 2):
-        powers.append(powers[-1] * places.kept.unsqueeze(-1))
+        powers.append(powers[-1] * kept.unsqueeze(-1))
     # Numbers side by side already: torch.compile would find them by divisions.
     terms = torch.stack([power.reshape(-1, grad.shape[2]) for power in powers], dim=-1)
     if grad.is_cpu:
-        return torch.zeros_like(table).index_add(0, places.row.reshape(-1), terms)
+        return torch.zeros_like(table).index_add(0, row.reshape(-1), terms)
     with in_full_precision(terms):
-        return _multiplied(terms.view(*grad.shape, -1), places.row - grids.first, table, cells)
+        return _multiplied(terms.view(*grad.shape, -1), row - first, table, cells)
 
 
 def _multiplied(terms: Tensor, cell: Tensor, table: Tensor, cells: int) -> Tensor:
@@ -135,35 +120,25 @@ class _Piecewise(torch.autograd.Function):
     """Values (N, in, R) of splines, of which only the input and the table are kept."""
 
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        ctx,  # noqa: ANN001
-        x: Tensor,
-        table: Tensor,
-        origin: Tensor,
-        step: Tensor,
-        first: Tensor,
-        intervals: int,
-    ) -> Tensor:
-        ctx.save_for_backward(x, table, origin, step, first)
+    def forward(ctx, x: Tensor, table: Tensor, intervals: int, *grids: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        ctx.save_for_backward(x, table, *grids)
         ctx.intervals = intervals
-        return _values(table, _place(x, _Grids(origin, step, first), intervals))
+        origin, step, first = grids
+        return _values(table, _place(x, (origin, step, first), intervals))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        x, table, *saved = ctx.saved_tensors
-        grids = _Grids(*saved)
-        places = _place(x, grids, ctx.intervals)
+        x, table, origin, step, first = ctx.saved_tensors
+        places = _place(x, (origin, step, first), ctx.intervals)
         grad_x = grad_table = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad * _slopes(table, places)).sum(-1) / grids.step
+            grad_x = (grad * _slopes(table, places)).sum(-1) / step
         if ctx.needs_input_grad[1]:
-            grad_table = _summed(grad, places, grids, table, ctx.intervals + 2)
+            grad_table = _summed(grad, places, first, table, ctx.intervals + 2)
         return grad_x, grad_table, None, None, None, None
 
 
-def evaluate(
-    x: Tensor, coefficients: Tensor, basis: BSpline, grid: tuple[Tensor, Tensor]
-) -> Tensor:
+def evaluate(x: Tensor, coefficients: Tensor, basis: BSpline, grid: Grid) -> Tensor:
     """Evaluates splines that go on by their tangents outside the grid.
 
     Args:
@@ -175,14 +150,13 @@ def evaluate(
     Returns:
         Values with shape (N, in, R).
     """
-    table = _table(coefficients.to(x.dtype), basis)
+    table, intervals = _table(coefficients.to(x.dtype), basis), basis.num_intervals
     # A product again: a look-up would be repeated for every number.
     inputs, groups = x.shape[1], coefficients.shape[1]
     members = _members(inputs, groups, grid[0])
     origin, step = (members @ torch.stack(grid, dim=1)).unbind(1)
-    first = torch.arange(inputs, device=x.device) % groups
-    grids = _Grids(origin, step, first * (basis.num_intervals + 2))
+    first = torch.arange(inputs, device=x.device) % groups * (intervals + 2)
     if is_transformed() or any(tensor.requires_grad for tensor in grid):
-        return _values(table, _place(x, grids, basis.num_intervals))
-    values: Tensor = _Piecewise.apply(x, table, *grids, basis.num_intervals)
+        return _values(table, _place(x, (origin, step, first), intervals))
+    values: Tensor = _Piecewise.apply(x, table, intervals, origin, step, first)
     return values

@@ -43,8 +43,8 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
 from kan_diffusion.files import write_bytes
 from kan_diffusion.interrupts import interrupts_wait
-from kan_diffusion.kan import out_of_range_fractions
-from kan_diffusion.kan.importance import EdgeOutputs, sparsity_penalty
+from kan_diffusion.kan import KANLinear, out_of_range_fractions
+from kan_diffusion.kan.importance import sparsity_penalty
 from kan_diffusion.limits import MOST_POINTS, MOST_SECONDS, MOST_STEPS
 from kan_diffusion.processes import Process
 from kan_diffusion.settings import Settings
@@ -195,10 +195,8 @@ class EdgeWatch:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._inputs: dict[EdgeOutputs, Tensor] = {}
-        layers = [layer for layer in module.modules() if isinstance(layer, EdgeOutputs)]
-        # A readable layer contains a KANLinear, its curves, which must not be counted again.
-        parts = {part for layer in layers for part in layer.children()}
+        self._inputs: dict[KANLinear, Tensor] = {}
+        layers = [layer for layer in module.modules() if isinstance(layer, KANLinear)]
         if not layers:
             raise KanDiffusionError(
                 f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has "
@@ -206,15 +204,13 @@ class EdgeWatch:
                 "choose another family, such as 'full-kan'"
             )
         self._handles = [
-            layer.register_forward_pre_hook(self._remember, with_kwargs=True)
-            for layer in layers
-            if layer not in parts
+            layer.register_forward_pre_hook(self._remember, with_kwargs=True) for layer in layers
         ]
 
     def _remember(
         self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
     ) -> None:
-        assert isinstance(layer, EdgeOutputs)
+        assert isinstance(layer, KANLinear)
         self._inputs[layer] = (*inputs, *named.values())[0][:_WATCHED_ROWS]
 
     def penalty(self) -> Tensor:

@@ -47,16 +47,14 @@ def _pykan_network(pykan, sizes, seed=0, **options):
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=2, max_size=4),
     grid=st.integers(1, 8),
-    # The compiled kernel takes seconds for each order, with and without SiLU.
-    kernel=st.sampled_from([*((order, "silu") for order in range(1, 6)), (3, "zero")]),
+    order=st.integers(1, 5),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_a_network_keeps_its_outputs_inside_and_outside_of_the_grid(
-    pykan, sizes, grid, kernel, seed
+    pykan, sizes, grid, order, seed
 ):
-    model = _pykan_network(pykan, sizes, seed, grid=grid, k=kernel[0], base_fun=kernel[1])
+    model = _pykan_network(pykan, sizes, seed, grid=grid, k=order)
     network = _assert_converts(model, seed)
-    assert network.layers[0].base_activation == {"silu": "silu", "zero": None}[kernel[1]]
     # A copy: what becomes of the model leaves the network alone.
     x = inputs(sizes[0], seed)
     before = network(x)
@@ -89,13 +87,6 @@ def test_a_network_that_was_refined_and_pruned_converts_in_single_precision(
 
 def test_formulas_count_only_where_pykan_counts_them(pykan):
     quiet = {"verbose": False, "log_history": False, "fit_params_bool": False}
-    constant = _pykan_network(pykan, [2, 3])
-    # The formula 0 with a constant added, as pykan's search for formulas leaves it.
-    constant.fix_symbolic(0, 1, 2, "0", **quiet)
-    with torch.no_grad():
-        constant.symbolic_fun[0].affine[2, 1] = torch.tensor([1.0, 2.0, 3.0, 0.5])
-        constant.symbolic_fun[0].mask[2, 1] = 0.5
-    _assert_converts(constant)
     ignored = _pykan_network(pykan, [2, 3, 1])
     ignored.fix_symbolic(0, 1, 2, "sin", **quiet)
     with refused(r"edge \(0, 1, 2\) .* 'sin'.*symbolic\(0, 1, 2\)"):
@@ -118,9 +109,7 @@ def test_a_pykan_network_that_no_kan_equals_is_refused(pykan):
     model = _pykan_network(pykan, [2, 3, 1], base_fun="identity")
     with refused(r"act_fun\[0\]\.base_fun .* Identity\(\); train"):
         from_pykan(model)
-    for act in model.act_fun:  # without an effect it is left out
-        act.scale_base.detach().zero_()
-    assert _assert_converts(model).layers[0].base_activation is None
+    model = _pykan_network(pykan, [2, 3, 1])
     model.act_fun[1].grid.detach()[2, 4] = torch.nan
     with refused(r"act_fun\[1\]: the knots of input 2 are no even grid"):
         from_pykan(model)

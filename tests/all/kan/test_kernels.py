@@ -4,7 +4,6 @@ import multiprocessing
 import subprocess
 import sys
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -59,21 +58,6 @@ def test_more_units_than_a_tile_of_rows(case):
 # Threads and processes
 
 
-@over(FORMS)
-def test_callers_on_several_threads_do_not_disturb_each_other(case, monkeypatch):
-    threads_of(monkeypatch)(2)
-    module = case.build(9, 11)
-    batches = [case.points(module, 50, seed) for seed in range(12)]
-
-    def gradients(x):
-        return torch.autograd.grad(module(x).square().sum(), list(module.parameters()))
-
-    expected = [gradients(x) for x in batches]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(gradients, batches))
-    assert all(all(map(torch.equal, *pair)) for pair in zip(found, expected, strict=True))
-
-
 def _total(layer, x, results):
     with torch.no_grad():
         results.put(float(layer(x).sum()))
@@ -122,7 +106,7 @@ def test_kernels_are_turned_off_by_the_environment(monkeypatch):
 def test_the_operators_are_what_torch_takes_them_for(case):
     module = case.build(3, 10)
     own, grid = [getattr(module, name, None) for name in ("weight", "bias")], module.basis.grid
-    name, operands = "bspline_linear", [*own, *grid]
+    name, operands = "spline", [*own, *grid]
     settings = case.base, case.order, case.mode
     if case.is_learned:
         name, operands = "units", [None, None, None, module.coefficients, *own, *grid]

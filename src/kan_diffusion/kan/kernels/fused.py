@@ -12,38 +12,28 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from importlib import import_module
 from itertools import compress
-from typing import Protocol
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["FusedFunction", "Kernel", "autocasts", "in_full_precision", "is_transformed"]
+__all__ = ["FusedFunction", "autocasts", "in_full_precision", "is_transformed"]
 
 Setting = str | int | float | bool
 """An argument of a kernel that is not a tensor."""
 Gradients = tuple[Tensor | None, ...]
 Output = Tensor | tuple[Tensor, ...]
 Shape = tuple[int, ...]
+T = TypeVar("T", bound=Output)
 
 _ENABLED = os.environ.get("KAN_KERNELS") != "0"
 _DTYPES = (torch.float32, torch.float64)
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 _is_batched = torch._C._functorch.is_legacy_batchedtensor  # by a vectorised Jacobian
 _transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func's
-
-
-class Kernel(Protocol):
-    """The passes of a kernel; ``backward`` takes the outputs' gradients before the operands."""
-
-    @property
-    def forward(self) -> Callable[..., Output]:
-        """Computes the outputs of operands and settings."""
-
-    @property
-    def backward(self) -> Callable[..., Gradients]:
-        """Computes gradients of the first operands from the outputs' and all arguments."""
 
 
 def autocasts(x: Tensor) -> bool:
@@ -88,8 +78,8 @@ class FusedFunction:
     is the operator ``torch.ops.kan_diffusion.<name>``, which the compiler does not look into.
 
     Args:
-        name: Name of the operator.
-        kernel: Imports the kernel, and numba with the first.
+        name: Name of the operator, and of the module beside this one with its kernel, which is
+            imported, and numba with it, when it is first needed.
         operands: The tensors, declared as in an operator's schema; ``Tensor?`` may be None.
         settings: The other arguments of the kernel, declared likewise.
         num_gradients: Number of operands, the first ones, that the kernel has gradients for.
@@ -102,7 +92,6 @@ class FusedFunction:
     def __init__(
         self,
         name: str,
-        kernel: Callable[[], Kernel],
         operands: str,
         settings: str,
         num_gradients: int,
@@ -110,7 +99,7 @@ class FusedFunction:
         num_outputs: int = 1,
         may_leave_x: bool = False,
     ) -> None:
-        self.kernel = kernel = cache(kernel)
+        kernel = self.kernel = cache(lambda: import_module(f"{__package__}.{name}"))
         self.may_leave_x = may_leave_x
         self.num_gradients = num_gradients
         num_operands = len(operands.split(","))
@@ -158,39 +147,42 @@ class FusedFunction:
             return *own, *(None for _ in ctx.needs_input_grad[num_gradients:])
 
         forward.register_autograd(differentiate, setup_context=save)
-        self.operator: Callable[..., Output] = forward
+        self.operator = forward
 
     def takes(self, *operands: Tensor | None) -> bool:
         """Tells whether the kernel takes these operands and has the gradients they require."""
-        x = operands[0]
-        assert x is not None
-        dtype = x.dtype
-        if not _ENABLED or not x.is_cpu or dtype not in _DTYPES or is_transformed():
+        given = [operand for operand in operands if operand is not None]
+        x = given[0]
+        if not _ENABLED or not x.is_cpu or x.dtype not in _DTYPES or is_transformed():
             return False
-        for operand in operands[self.num_gradients :]:
-            if operand is not None and operand.requires_grad:
-                return False  # a gradient that the kernel does not have
+        if any(one is not None and one.requires_grad for one in operands[self.num_gradients :]):
+            return False  # a gradient that the kernel does not have
         if torch.compiler.is_compiling():
-            return all(operand is None or operand.dtype == dtype for operand in operands)
-        return all(operand is None or _is_plain(operand, dtype) for operand in operands)
+            return all(operand.dtype == x.dtype for operand in given)
+        return all(_is_plain(operand, x.dtype) for operand in given)
 
     def __call__(
         self,
         operands: Sequence[Tensor | None],
         settings: Sequence[Setting],
-        reference: Callable[..., Output],
-    ) -> Output:
-        """Computes the function of operands that the kernel takes.
+        reference: Callable[..., T],
+        fused: bool = True,
+    ) -> T:
+        """Computes the function, by the kernel if it takes the operands.
 
         Args:
             operands: The tensors.
             settings: The other arguments of the kernel.
-            reference: The same function of the operands in torch's own operations, for gradients
-                that are differentiated again.
+            reference: The same function of the operands in torch's own operations, for other
+                operands and for gradients that are differentiated again.
+            fused: Whether the kernel computes this function at all.
         """
+        if not (fused and self.takes(*operands)):
+            return reference(*operands)
         if torch.compiler.is_compiling():
-            return self.operator(*operands, *settings)
-        output: Output = _Fused.apply(self, settings, reference, *operands)
+            output: T = self.operator(*operands, *settings)
+        else:
+            output = _Fused.apply(self, settings, reference, *operands)
         return output
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 
 import numba
 from llvmlite import ir
@@ -34,8 +34,7 @@ from kan_diffusion.kan.kernels.runtime import INNER
 
 __all__ = [
     "add_product",
-    "array_at",
-    "axpy",
+    "arrays_at",
     "compiled_by_type",
     "copy_rows",
     "dot",
@@ -53,7 +52,6 @@ __all__ = [
     "store_as_int",
     "transpose",
     "zero_where_apart",
-    "zeros",
 ]
 
 
@@ -91,8 +89,10 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, ir.VectorType(element, fe_type.lanes))
 
 
-def _address(context, builder, array_type, array, index):
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+def _pointer(context, builder, array_type, array, index, pointee=None):
+    """The address of a number of an array, or of a vector that begins there."""
+    address = builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+    return address if pointee is None else builder.bitcast(address, pointee.as_pointer())
 
 
 def _suffix(vector_type: ir.VectorType) -> str:
@@ -100,7 +100,7 @@ def _suffix(vector_type: ir.VectorType) -> str:
     return f"v{vector_type.count}{kind}"
 
 
-def _call(builder, name: str, operands):
+def _call(name: str, builder, *operands):
     """Calls LLVM's elementwise ``name`` on vectors."""
     vector_type = operands[0].type
     function = cgutils.get_or_insert_function(
@@ -137,25 +137,25 @@ def _common(*kinds):
     return vectors.pop() if fits and len(vectors) == 1 else None
 
 
-def _load_element(context, builder, array_type, array, index):
-    return builder.load(_address(context, builder, array_type, array, index))
-
-
 @intrinsic
-def array_at(typingctx, address, length, like):
-    """The array of ``length`` numbers, of the type of the scalar ``like``, at an address."""
+def arrays_at(typingctx, addresses, like):
+    """Arrays of numbers of the type of the scalar ``like`` at addresses, without a length."""
     array_type = types.Array(like, 1, "C")
 
     def codegen(context, builder, signature, args):
-        array = context.make_array(array_type)(context, builder)
-        data = builder.inttoptr(args[0], context.get_data_type(like).as_pointer())
-        size = context.get_constant(types.intp, context.get_abi_sizeof(data.type.pointee))
-        context.populate_array(
-            array, data=data, shape=[args[1]], strides=[size], itemsize=size, meminfo=None
-        )
-        return array._getvalue()
+        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(like)))
+        arrays = []
+        for address in cgutils.unpack_tuple(builder, args[0]):
+            array = context.make_array(array_type)(context, builder)
+            data = builder.inttoptr(address, context.get_data_type(like).as_pointer())
+            none = context.get_constant(types.intp, 0)
+            context.populate_array(
+                array, data=data, shape=[none], strides=[size], itemsize=size, meminfo=None
+            )
+            arrays.append(array._getvalue())
+        return context.make_tuple(builder, signature.return_type, arrays)
 
-    return array_type(types.intp, types.intp, like), codegen
+    return types.UniTuple(array_type, len(addresses))(addresses, like), codegen
 
 
 @intrinsic
@@ -163,7 +163,7 @@ def get(typingctx, array, index):
     """``array[index]``."""
 
     def codegen(context, builder, signature, args):
-        return _load_element(context, builder, signature.args[0], *args)
+        return builder.load(_pointer(context, builder, signature.args[0], *args))
 
     return array.dtype(array, types.intp), codegen
 
@@ -174,9 +174,8 @@ def load(typingctx, array, index, lanes):
     vector = Vector(array.dtype, lanes.literal_value)
 
     def codegen(context, builder, signature, args):
-        address = _address(context, builder, signature.args[0], args[0], args[1])
-        pointer = builder.bitcast(address, context.get_value_type(vector).as_pointer())
-        value = builder.load(pointer)
+        kind = context.get_value_type(vector)
+        value = builder.load(_pointer(context, builder, signature.args[0], *args[:2], kind))
         value.align = array.dtype.bitwidth // 8
         return value
 
@@ -188,9 +187,8 @@ def store(typingctx, array, index, value):
     """``array[index : index + lanes] = value``."""
 
     def codegen(context, builder, signature, args):
-        address = _address(context, builder, signature.args[0], args[0], args[1])
-        pointer = builder.bitcast(address, args[2].type.as_pointer())
-        builder.store(args[2], pointer).align = array.dtype.bitwidth // 8
+        place = _pointer(context, builder, signature.args[0], *args[:2], args[2].type)
+        builder.store(args[2], place).align = array.dtype.bitwidth // 8
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
@@ -201,24 +199,12 @@ def store_as_int(typingctx, array, index, value):
     """Stores whole numbers into an int32 array; NaN is stored as an arbitrary number."""
 
     def codegen(context, builder, signature, args):
-        address = _address(context, builder, signature.args[0], args[0], args[1])
         integers = ir.VectorType(ir.IntType(32), args[2].type.count)
-        pointer = builder.bitcast(address, integers.as_pointer())
-        builder.store(builder.fptosi(args[2], integers), pointer).align = 4
+        place = _pointer(context, builder, signature.args[0], *args[:2], integers)
+        builder.store(builder.fptosi(args[2], integers), place).align = 4
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
-
-
-@intrinsic(prefer_literal=True)
-def zeros(typingctx, array, lanes):
-    """``lanes`` zeros of the array's dtype."""
-    vector = Vector(array.dtype, lanes.literal_value)
-
-    def codegen(context, builder, signature, args):
-        return ir.Constant(context.get_value_type(vector), None)
-
-    return vector(array, lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -230,18 +216,6 @@ def splat(typingctx, scalar, lanes):
         return _broadcast(builder, args[0], context.get_value_type(vector))
 
     return vector(scalar, lanes), codegen
-
-
-@intrinsic
-def axpy(typingctx, array, index, x, y):
-    """``array[index] * x + y``, rounded once."""
-
-    def codegen(context, builder, signature, args):
-        scalar = _load_element(context, builder, signature.args[0], args[0], args[1])
-        factor = _broadcast(builder, scalar, args[3].type)
-        return _call(builder, "fma", [factor, args[2], args[3]])
-
-    return y(array, types.intp, x, y), codegen
 
 
 @intrinsic
@@ -262,64 +236,22 @@ def dot(typingctx, a, b):
 
 
 @intrinsic
-def nan_or_zero(typingctx, a):
-    """NaN where ``a`` is NaN, zero elsewhere."""
-
-    def codegen(context, builder, signature, args):
-        is_nan = builder.fcmp_unordered("uno", args[0], args[0])
-        return builder.select(is_nan, args[0], ir.Constant(args[0].type, None))
-
-    return a(a), codegen
-
-
-@intrinsic
-def zero_where_apart(typingctx, value, a, b):
-    """``value``, but zero where ``a`` and ``b`` differ; a NaN does not count as different."""
-
-    def codegen(context, builder, signature, args):
-        apart = builder.fcmp_ordered("!=", args[1], args[2])
-        return builder.select(apart, ir.Constant(args[0].type, None), args[0])
-
-    return value(value, a, b), codegen
-
-
-@intrinsic
-def power_of_two(typingctx, a):
-    """``2**a`` for whole numbers within the exponents of normal floats."""
-
-    def codegen(context, builder, signature, args):
-        double = isinstance(args[0].type.element, ir.DoubleType)
-        bits, fraction, bias = (64, 52, 1023) if double else (32, 23, 127)
-        integers = ir.VectorType(ir.IntType(bits), args[0].type.count)
-
-        def constant(value: int):
-            return ir.Constant(integers, [value] * integers.count)
-
-        exponent = builder.add(builder.fptosi(args[0], integers), constant(bias))
-        return builder.bitcast(builder.shl(exponent, constant(fraction)), args[0].type)
-
-    return a(a), codegen
-
-
-@intrinsic
 def transpose_8x8(typingctx, source, at, source_stride, target, to, target_stride):
     """``target[to + c * target_stride + r] = source[at + r * source_stride + c]``, r and c < 8."""
 
     def codegen(context, builder, signature, args):
         source, at, source_stride, target, to, target_stride = args
-        vector_type = ir.VectorType(context.get_data_type(signature.args[0].dtype), 8)
+        kind = ir.VectorType(context.get_data_type(signature.args[0].dtype), 8)
         align = signature.args[0].dtype.bitwidth // 8
 
         def pointer(array_type, array, start, stride, row: int):
             step = builder.mul(stride, ir.Constant(stride.type, row))
-            address = _address(context, builder, array_type, array, builder.add(start, step))
-            return builder.bitcast(address, vector_type.as_pointer())
+            return _pointer(context, builder, array_type, array, builder.add(start, step), kind)
 
         rows = []
         for row in range(8):
-            value = builder.load(pointer(signature.args[0], source, at, source_stride, row))
-            value.align = align
-            rows.append(value)
+            rows.append(builder.load(pointer(signature.args[0], source, at, source_stride, row)))
+            rows[row].align = align
         # Swaps one bit of the row's number with the same bit of the column's, bit by bit.
         for bit in (1, 2, 4):
             for row in range(8):
@@ -341,9 +273,11 @@ def transpose_8x8(typingctx, source, at, source_stride, target, to, target_strid
     return signature_, codegen
 
 
-def _elementwise(name: str, arity: int, doc: str):
+def _elementwise(build: Callable[..., ir.Value], arity: int, doc: str):
+    """Makes a function of vectors from one that builds its code of their LLVM values."""
+
     def codegen(context, builder, signature, args):
-        return _call(builder, name, _vectors(context, builder, signature, args))
+        return build(builder, *_vectors(context, builder, signature, args))
 
     def typed(*operands):
         vector = _common(*operands)
@@ -363,10 +297,38 @@ def _elementwise(name: str, arity: int, doc: str):
     return intrinsic(function)
 
 
-floor = _elementwise("floor", 1, "The largest whole numbers that are not above ``a``.")
-minimum = _elementwise("minnum", 2, "The smaller of two; the other where one is NaN.")
-maximum = _elementwise("maxnum", 2, "The larger of two; the other where one is NaN.")
-fma = _elementwise("fma", 3, "``a * b + c``, rounded once.")
+def _nan_or_zero(builder, a):
+    is_nan = builder.fcmp_unordered("uno", a, a)
+    return builder.select(is_nan, a, ir.Constant(a.type, None))
+
+
+def _zero_where_apart(builder, value, a, b):
+    apart = builder.fcmp_ordered("!=", a, b)
+    return builder.select(apart, ir.Constant(value.type, None), value)
+
+
+def _power_of_two(builder, a):
+    double = isinstance(a.type.element, ir.DoubleType)
+    bits, fraction, bias = (64, 52, 1023) if double else (32, 23, 127)
+    integers = ir.VectorType(ir.IntType(bits), a.type.count)
+    bias, fraction = (ir.Constant(integers, [n] * integers.count) for n in (bias, fraction))
+    exponent = builder.add(builder.fptosi(a, integers), bias)
+    return builder.bitcast(builder.shl(exponent, fraction), a.type)
+
+
+floor = _elementwise(partial(_call, "floor"), 1, "The largest whole numbers not above ``a``.")
+minimum = _elementwise(partial(_call, "minnum"), 2, "The smaller; the other where one is NaN.")
+maximum = _elementwise(partial(_call, "maxnum"), 2, "The larger; the other where one is NaN.")
+fma = _elementwise(partial(_call, "fma"), 3, "``a * b + c``, rounded once.")
+nan_or_zero = _elementwise(_nan_or_zero, 1, "NaN where ``a`` is NaN, zero elsewhere.")
+zero_where_apart = _elementwise(
+    _zero_where_apart,
+    3,
+    "``a``, but zero where ``b`` and ``c`` differ; a NaN does not count as different.",
+)
+power_of_two = _elementwise(
+    _power_of_two, 1, "``2**a`` for whole numbers within the exponents of normal floats."
+)
 
 
 def _define_operator(operation: Callable[[object, object], object], instruction: str) -> None:
@@ -437,10 +399,10 @@ def add_product(left, at, stride, step, right, width, result, rows, inner):
             third, fourth = load(result, to + 2 * width, 16), load(result, to + 3 * width, 16)
             for k in range(inner):
                 row = load(right, k * width + column, 16)
-                first = axpy(left, own, row, first)
-                second = axpy(left, own + stride, row, second)
-                third = axpy(left, own + 2 * stride, row, third)
-                fourth = axpy(left, own + 3 * stride, row, fourth)
+                first = fma(get(left, own), row, first)
+                second = fma(get(left, own + stride), row, second)
+                third = fma(get(left, own + 2 * stride), row, third)
+                fourth = fma(get(left, own + 3 * stride), row, fourth)
                 own += step
             store(result, to, first)
             store(result, to + width, second)
@@ -450,7 +412,7 @@ def add_product(left, at, stride, step, right, width, result, rows, inner):
             total = load(result, r * width + column, 16)
             for k in range(inner):
                 own = at + r * stride + k * step
-                total = axpy(left, own, load(right, k * width + column, 16), total)
+                total = fma(get(left, own), load(right, k * width + column, 16), total)
             store(result, r * width + column, total)
 
 

@@ -1,7 +1,7 @@
 r"""CPU kernel of a B-spline layer, which multiplies only functions that are not zero.
 
 Of the G + k splines of an input, k + 1 differ from zero. With c the cell of :math:`x_{n,i}`, the
-pieces :math:`p_j` of :mod:`kan_diffusion.kan.bases.spline` and the base activation b,
+pieces :math:`p_j` of :mod:`kan_diffusion.kan.bases` and the base activation b,
 
 .. math:: y_n = \beta + \sum_i \Big( b(x_{n,i})\, W_{i,b} + \sum_{j=0}^{k} p_j\, W_{i,c+j} \Big),
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -30,11 +31,10 @@ import torch
 from numba.extending import register_jitable
 from torch import Tensor
 
-from kan_diffusion.kan.bases.spline import MAX_ORDER, piece_coefficients
+from kan_diffusion.kan.bases import MAX_ORDER, piece_coefficients
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
-    array_at,
-    axpy,
+    arrays_at,
     compiled_by_type,
     copy_rows,
     dot,
@@ -51,7 +51,6 @@ from kan_diffusion.kan.kernels.simd import (
     store_as_int,
     transpose,
     zero_where_apart,
-    zeros,
 )
 
 __all__ = ["backward", "forward"]
@@ -81,9 +80,14 @@ _INNER = {**INNER, **_FASTMATH}
 
 
 @numba.njit(**_INNER)
-def block_lanes(left):
-    """Returns how many outputs the next block of a row takes when ``left`` remain."""
-    return 32 if left >= 32 else (16 if left >= 16 else 8)
+def blocks(outputs):
+    """Yields the first output of each block of a row, and its number of lanes."""
+    column, padded = 0, (outputs + 7) // 8 * 8
+    while column < padded:
+        left = padded - column
+        lanes = 32 if left >= 32 else (16 if left >= 16 else 8)
+        yield column, lanes
+        column += lanes
 
 
 @numba.njit(**_INNER)
@@ -100,11 +104,8 @@ def repack(unpack, weight, table, inputs, outputs, width, stride, first, reach, 
     ``scale`` is 2 where the rows of the gradient lie between those of the weight. Functions beyond
     the grid, where there are any, have rows of zeros.
     """
-    padded = (outputs + 7) // 8 * 8
     gap = 1 if reach else 0  # without a gap, the inputs follow each other in both
-    column = 0
-    while column < padded:
-        lanes = block_lanes(padded - column)
+    for column, lanes in blocks(outputs):
         count = min(lanes, outputs - column)
         total = inputs * width
         for i in range(inputs if gap else 1):
@@ -118,7 +119,6 @@ def repack(unpack, weight, table, inputs, outputs, width, stride, first, reach, 
                     transpose(table, to + lanes, lanes * scale, weight, at, total, size, count)
                 else:
                     transpose(weight, at, total, table, to, lanes * scale, count, size)
-        column += lanes
 
 
 @numba.njit(**_INNER)
@@ -183,26 +183,27 @@ def expand(order, first, scratch, cells, count, intervals, linear, reach, slopes
 
 
 @compiled_by_type(prefer_literal=True, jit_options=_INNER)
-def outputs(order, first, lanes, cells, scratch, table, t, y, y_at, rows, columns, stride):
+def outputs(order, first, lanes, tile, t, y, y_at):
     """Adds a tile's products to a block of ``lanes`` outputs."""
     pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
 
-    def loop(order, first, lanes, cells, scratch, table, t, y, y_at, rows, columns, stride):
+    def loop(order, first, lanes, tile, t, y, y_at):
+        cells, scratch, table, rows, columns, stride = tile
         for r in range(rows):
             even = load(y, y_at + r * width, width)
-            odd = zeros(y, width)
+            odd = splat(y.dtype.type(0), width)
             row = t
             for i in range(columns):
                 at = r * columns + i
                 cell = row + (get(cells, at) + with_base) * width
                 if with_base:
-                    odd = axpy(scratch, _BASES + at, load(table, row, width), odd)
+                    odd = fma(get(scratch, _BASES + at), load(table, row, width), odd)
                 for j in range(pieces):
                     weight = load(table, cell + j * width, width)
                     if j % 2 == 0:
-                        even = axpy(scratch, _PIECES + j * _CAPACITY + at, weight, even)
+                        even = fma(get(scratch, _PIECES + j * _CAPACITY + at), weight, even)
                     else:
-                        odd = axpy(scratch, _PIECES + j * _CAPACITY + at, weight, odd)
+                        odd = fma(get(scratch, _PIECES + j * _CAPACITY + at), weight, odd)
                 row += stride * width
             store(y, y_at + r * width, even + odd)
 
@@ -210,17 +211,12 @@ def outputs(order, first, lanes, cells, scratch, table, t, y, y_at, rows, column
 
 
 @compiled_by_type(prefer_literal=True, jit_options=_INNER)
-def gradients(
-    order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride,
-    slopes,
-):  # fmt: skip
+def gradients(order, first, lanes, tile, t, grad, g_at, grad_u, slopes):
     """Adds a tile's products to the gradients of the weights and, with ``slopes``, of u."""
     pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
 
-    def loop(
-        order, first, lanes, cells, scratch, table, t, grad, g_at, grad_u, rows, columns, stride,
-        slopes,
-    ):  # fmt: skip
+    def loop(order, first, lanes, tile, t, grad, g_at, grad_u, slopes):
+        cells, scratch, table, rows, columns, stride = tile
         for r in range(rows):
             g = load(grad, g_at + r * width, width)
             row = t
@@ -228,20 +224,21 @@ def gradients(
                 at = r * columns + i
                 cell = row + (get(cells, at) + with_base) * 2 * width
                 if slopes:
-                    slope = zeros(grad, width)
+                    slope = splat(grad.dtype.type(0), width)
                     if with_base:
-                        slope = axpy(scratch, _BASE_SLOPES + at, load(table, row, width), slope)
+                        weight = load(table, row, width)
+                        slope = fma(get(scratch, _BASE_SLOPES + at), weight, slope)
                     for j in range(pieces):
                         weight = load(table, cell + 2 * j * width, width)
-                        slope = axpy(scratch, _SLOPES + j * _CAPACITY + at, weight, slope)
+                        slope = fma(get(scratch, _SLOPES + j * _CAPACITY + at), weight, slope)
                     grad_u[at] += dot(slope, g)
                 if with_base:
                     total = load(table, row + width, width)
-                    store(table, row + width, axpy(scratch, _BASES + at, g, total))
+                    store(table, row + width, fma(get(scratch, _BASES + at), g, total))
                 for j in range(pieces):
                     place = cell + (2 * j + 1) * width
                     total = load(table, place, width)
-                    total = axpy(scratch, _PIECES + j * _CAPACITY + at, g, total)
+                    total = fma(get(scratch, _PIECES + j * _CAPACITY + at), g, total)
                     store(table, place, total)
                 row += stride * 2 * width
 
@@ -257,15 +254,11 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
         x_at, weight_at, bias_at, origin_at, step_at, y_at, rows, inputs, outputs_, intervals,
         linear, reach,
     ):  # fmt: skip
+        addresses = x_at, weight_at, bias_at, origin_at, step_at, y_at
+        x, weight, bias, origin, step, y = arrays_at(addresses, zero)
         width = first + intervals + order
         stride = width + 2 * reach
         padded = (outputs_ + 7) // 8 * 8
-        x = array_at(x_at, rows * inputs, zero)
-        weight = array_at(weight_at, outputs_ * inputs * width, zero)
-        bias = array_at(bias_at, outputs_, zero)
-        origin = array_at(origin_at, inputs, zero)
-        step = array_at(step_at, inputs, zero)
-        y = array_at(y_at, rows * outputs_, zero)
         table = np.zeros(inputs * stride * padded, x.dtype)
         repack(False, weight, table, inputs, outputs_, width, stride, first, reach, 1)
         inverse_step = np.empty(inputs, x.dtype)
@@ -278,52 +271,39 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
         block = np.zeros(height * padded, x.dtype)
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            column = 0
-            while column < padded:
-                lanes = block_lanes(padded - column)
+            for column, lanes in blocks(outputs_):
                 count = min(lanes, outputs_ - column)
                 copy_rows(bias, column, 0, block, column * height, lanes, n, count)
-                column += lanes
             for i0 in range(0, inputs, columns):
                 m = min(columns, inputs - i0)
                 place(x, r0 * inputs + i0, inputs, origin, inverse_step, i0, m, n, scratch)
                 expand(order, first, scratch, cells, n * m, intervals, linear, reach, False)
-                column = 0
-                while column < padded:
-                    lanes = block_lanes(padded - column)
-                    t = (column * inputs + i0 * lanes) * stride
-                    at = column * height
+                tile = cells, scratch, table, n, m, stride
+                for column, lanes in blocks(outputs_):
+                    t, at = (column * inputs + i0 * lanes) * stride, column * height
                     if lanes == 32:
-                        outputs(order, first, 32, cells, scratch, table, t, block, at, n, m, stride)
+                        outputs(order, first, 32, tile, t, block, at)
                     elif lanes == 16:
-                        outputs(order, first, 16, cells, scratch, table, t, block, at, n, m, stride)
+                        outputs(order, first, 16, tile, t, block, at)
                     else:
-                        outputs(order, first, 8, cells, scratch, table, t, block, at, n, m, stride)
-                    column += lanes
-            column = 0
-            while column < padded:
-                lanes = block_lanes(padded - column)
+                        outputs(order, first, 8, tile, t, block, at)
+            for column, lanes in blocks(outputs_):
                 count = min(lanes, outputs_ - column)
                 to = r0 * outputs_ + column
                 copy_rows(block, column * height, lanes, y, to, outputs_, n, count)
-                column += lanes
 
     def backward(
         grad_at, x_at, weight_at, origin_at, step_at, grad_x_at, grad_weight_at, grad_bias_at, rows,
         inputs, outputs_, intervals, linear, reach,
     ):  # fmt: skip
+        addresses = grad_at, x_at, weight_at, origin_at, step_at
+        grad, x, weight, origin, step = arrays_at(addresses, zero)
+        sums = grad_x_at, grad_weight_at, grad_bias_at
+        grad_x, grad_weight, grad_bias = arrays_at(sums, zero)
+        slopes = grad_x_at != 0  # else the gradient of x is not wanted
         width = first + intervals + order
         stride = width + 2 * reach
         padded = (outputs_ + 7) // 8 * 8
-        grad = array_at(grad_at, rows * outputs_, zero)
-        x = array_at(x_at, rows * inputs, zero)
-        weight = array_at(weight_at, outputs_ * inputs * width, zero)
-        origin = array_at(origin_at, inputs, zero)
-        step = array_at(step_at, inputs, zero)
-        grad_x = array_at(grad_x_at, rows * inputs, zero)
-        slopes = grad_x_at != 0  # else the gradient of x is not wanted
-        grad_weight = array_at(grad_weight_at, outputs_ * inputs * width, zero)
-        grad_bias = array_at(grad_bias_at, outputs_, zero)
         for o in range(outputs_):
             grad_bias[o] = 0
         table = np.zeros(inputs * stride * padded * 2, x.dtype)
@@ -339,13 +319,10 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
         grad_u = np.empty(_CAPACITY, x.dtype)
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            column = 0
-            while column < padded:
-                lanes = block_lanes(padded - column)
+            for column, lanes in blocks(outputs_):
                 count = min(lanes, outputs_ - column)
                 at = r0 * outputs_ + column
                 copy_rows(grad, at, outputs_, block, column * height, lanes, n, count)
-                column += lanes
             for r in range(r0, r0 + n):
                 for o in range(outputs_):
                     grad_bias[o] += grad[r * outputs_ + o]
@@ -360,27 +337,15 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
                             scratch[_BASE_SLOPES + r * m + i] *= step[i0 + i]
                 for at in range(n * m):
                     grad_u[at] = 0
-                column = 0
-                while column < padded:
-                    lanes = block_lanes(padded - column)
-                    t = (column * inputs + i0 * lanes) * stride * 2
-                    at = column * height
+                tile = cells, scratch, table, n, m, stride
+                for column, lanes in blocks(outputs_):
+                    t, at = (column * inputs + i0 * lanes) * stride * 2, column * height
                     if lanes == 32:
-                        gradients(
-                            order, first, 32, cells, scratch, table, t, block, at, grad_u, n, m,
-                            stride, slopes,
-                        )  # fmt: skip
+                        gradients(order, first, 32, tile, t, block, at, grad_u, slopes)
                     elif lanes == 16:
-                        gradients(
-                            order, first, 16, cells, scratch, table, t, block, at, grad_u, n, m,
-                            stride, slopes,
-                        )  # fmt: skip
+                        gradients(order, first, 16, tile, t, block, at, grad_u, slopes)
                     else:
-                        gradients(
-                            order, first, 8, cells, scratch, table, t, block, at, grad_u, n, m,
-                            stride, slopes,
-                        )  # fmt: skip
-                    column += lanes
+                        gradients(order, first, 8, tile, t, block, at, grad_u, slopes)
                 for r in range(n if slopes else 0):
                     for i in range(m):
                         u = grad_u[r * m + i]
@@ -390,73 +355,67 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
     return compiled(forward, **_FASTMATH), compiled(backward, **_FASTMATH)
 
 
-def _settings(
-    x: Tensor, weight: Tensor, order: int, has_base: bool, extrapolation: str
-) -> tuple[int, int, int, tuple[int, ...]]:
-    """Returns rows, inputs and outputs, and the settings that a kernel takes after the rows.
+class _Layer(NamedTuple):
+    """The operands of the kernel, float32 or float64 on the CPU, and its settings.
 
-    These include the number of intervals, whether tangents continue the functions, and how many
-    intervals beyond the grid the functions are evaluated.
-    """
-    rows, inputs = x.shape
-    outputs, width = weight.shape
-    linear, reach = int(extrapolation == "linear"), order if extrapolation == "zero" else 0
-    intervals = width // inputs - order - has_base
-    return rows, inputs, outputs, (inputs, outputs, intervals, linear, reach)
-
-
-def forward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    origin: Tensor,
-    step: Tensor,
-    has_base: bool,
-    order: int,
-    extrapolation: str,
-) -> Tensor:
-    """Computes the output of a B-spline layer.
-
-    Args:
-        x: Inputs with shape (N, in); like all tensors float32 or float64 on the CPU.
+    Attributes:
+        x: Inputs with shape (N, in).
         weight: Packed weight with shape (out, in * (has_base + G + k)).
-        bias: Constants with shape (out,).
+        bias: Constants with shape (out,), or None.
         origin: Left end of each input's grid, with shape (in,).
         step: Width of an interval of each input's grid, with shape (in,), positive.
         has_base: Whether SiLU comes before the splines.
         order: Degree k of the splines, 1 to 5.
         extrapolation: ``"linear"``, ``"clamp"`` or ``"zero"``.
-
-    Returns:
-        Outputs with shape (N, out).
+        for_x: Whether the gradient of the inputs is wanted.
     """
-    rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
-    kernel, _ = _kernels(order, int(has_base), x.dtype == torch.float64)
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    origin: Tensor
+    step: Tensor
+    has_base: bool
+    order: int
+    extrapolation: str
+    for_x: bool = True
+
+    def kernels(self) -> tuple[Callable[..., None], ...]:
+        """Returns both passes."""
+        return _kernels(self.order, int(self.has_base), self.x.dtype == torch.float64)
+
+    def settings(self) -> tuple[int, ...]:
+        """Returns inputs, outputs, intervals, and how the functions go on.
+
+        That is whether by tangents, and over how many intervals beyond the grid by themselves.
+        """
+        inputs, (outputs, width) = self.x.shape[1], self.weight.shape
+        reach = self.order if self.extrapolation == "zero" else 0
+        intervals = width // inputs - self.order - self.has_base
+        return inputs, outputs, intervals, int(self.extrapolation == "linear"), reach
+
+
+def forward(*arguments) -> Tensor:
+    """Computes the outputs (N, out) of a B-spline layer; the arguments are those of ``_Layer``."""
+    layer = _Layer(*arguments)
+    x, weight, bias, origin, step = layer[:5]
+    rows, (inputs, outputs, *_) = len(x), layer.settings()
     y = x.new_empty(rows, outputs)
+    bias = weight.new_zeros(outputs) if bias is None else bias
     operands = (x, inputs), (weight, 0), (bias, 0), (origin, 0), (step, 0), (y, outputs)
-    launch(kernel, chunks(rows, inputs * outputs * (order + 1)), operands, settings)
+    parts = chunks(rows, inputs * outputs * (layer.order + 1))
+    launch(layer.kernels()[0], parts, operands, layer.settings())
     return y
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    origin: Tensor,
-    step: Tensor,
-    has_base: bool,
-    order: int,
-    extrapolation: str,
-    for_x: bool = True,
-) -> tuple[Tensor | None, ...]:
-    """Computes the gradients of x (None unless ``for_x``), weight and bias.
-
-    ``grad`` is the gradient of the output, with shape (N, out).
-    """
-    rows, inputs, outputs, settings = _settings(x, weight, order, has_base, extrapolation)
-    _, kernel = _kernels(order, int(has_base), x.dtype == torch.float64)
-    parts = chunks(rows, 2 * inputs * outputs * (order + 1))
-    grad_x = x.new_empty(rows, inputs) if for_x else None
+def backward(grad: Tensor, *arguments) -> tuple[Tensor | None, ...]:
+    """Computes the gradients of x (None unless wanted), weight and bias from that of the output."""
+    layer = _Layer(*arguments)
+    x, weight, bias, origin, step = layer[:5]
+    rows, (inputs, outputs, *_) = len(x), layer.settings()
+    parts = chunks(rows, 2 * inputs * outputs * (layer.order + 1))
+    grad_x = x.new_empty(rows, inputs) if layer.for_x else None
     operands = (grad, outputs), (x, inputs), (weight, 0), (origin, 0), (step, 0), (grad_x, inputs)
-    return grad_x, *launch(kernel, parts, operands, settings, (weight, bias))
+    sums = weight, weight.new_empty(outputs)
+    grad_weight, grad_bias = launch(layer.kernels()[1], parts, operands, layer.settings(), sums)
+    return grad_x, grad_weight, None if bias is None else grad_bias

@@ -6,9 +6,8 @@ For a row with unit values y, gates q, carried state c and code k, and with
 .. math:: z = (1 + S_0 + k^\top S) \odot y + T_0 + k^\top T + c, \qquad
     h = f(z) \odot q, \qquad \mathrm{output} = h W^\top + \beta.
 
-All but the functions f may be absent. f is SiLU, or R splines of each unit
-(:mod:`kan_diffusion.kan.kernels.polynomials`); several have neither gates nor what makes z of y.
-Without a weight h is the output.
+All but the functions f may be absent. f is SiLU, or R splines of each unit; several have neither
+gates nor what makes z of y. Without a weight h is the output.
 
 One pass over a tile of rows computes z and h. It also computes the output if the weight is small,
 for which torch's GEMM is slow; a large weight is left to that GEMM. The backward pass takes
@@ -25,47 +24,58 @@ computes
     \partial k_j &= S_j \cdot (y \odot \partial z) + T_j \cdot \partial z.
 
 Scales and shifts of a row are never in memory, and only the inputs are kept.
+
+Units are in groups by turns, and group g has R splines with coefficients c on one grid. As a batch
+is much longer than a grid, a call first turns the splines into one polynomial per cell m,
+:math:`a_{g,m,d,r} = \sum_j c_{r,g,m+j}\, p_{j,d}` with the pieces
+:math:`p_j(f) = \sum_d p_{j,d} f^d` of :mod:`kan_diffusion.kan.bases`. The tangents are two
+more cells, -1 and G, in which only :math:`a_0` and :math:`a_1` differ from zero. Let f be the place
+in a cell, from 0 to 1 inside the grid and unbounded in the cells of the tangents, and
+:math:`\bar f` that place clamped to 0 to 1. Then, with step :math:`\Delta` of the grid,
+
+.. math:: h_r = a_{0,r} + f\,(a_{1,r} + \bar f\,(a_{2,r} + \dots)), \qquad
+    \partial a_{d,r} \mathrel{+}= f^d\,\partial h_r, \qquad
+    \partial x = \tfrac 1\Delta \sum_r \partial h_r\,
+    (a_{1,r} + \bar f\,(2 a_{2,r} + \bar f\,(3 a_{3,r} + \dots))),
+
+where an infinite or huge f meets no zero. The gradient of the coefficients follows from that of the
+polynomials by the transposed sum. Cells and places are found for a tile of rows at once, in
+vectors. Several functions of an input form a vector; the gradients of a single one do, along d.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numba
 import numpy as np
 import torch
+from numba.extending import register_jitable
 from torch import Tensor
 from torch.nn.functional import linear
 
-from kan_diffusion.kan.kernels.polynomials import (
-    LANES,
-    gather,
-    lay_out,
-    place,
-    place_tile,
-    power_bits,
-    repack,
-    round_up,
-    tabulate,
-    value_and_slope,
-)
+from kan_diffusion.kan.bases import piece_coefficients
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     add_product,
-    array_at,
-    axpy,
+    arrays_at,
     compiled_by_type,
     copy_rows,
     dot,
+    floor,
     fma,
     get,
     load,
+    maximum,
+    minimum,
+    nan_or_zero,
     sigmoid_and_silu,
     splat,
     store,
+    store_as_int,
     transpose,
-    zeros,
 )
 
 __all__ = ["backward", "forward"]
@@ -74,8 +84,172 @@ _TILE = 512  # units of a tile, unless a row has more
 _WIDTH = 8  # functions of a unit in one vector, if it has more than one
 _MAX_WIDTH = 128  # of weights that are multiplied here: torch's GEMM is slow for small ones
 
+_LANES = 16  # numbers whose cells are searched for together
+
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
 """Cost of a function of a unit, in multiplications, by which the number of threads is chosen."""
+
+
+@numba.njit(**INNER)
+def _round_up(count):
+    """Rounds up to a multiple of 16."""
+    return (count + 15) // 16 * 16
+
+
+@numba.njit(**INNER)
+def _place(u, intervals, places, f_at, kept_at, cells, at):
+    """Writes the cells of a vector of u, 0 for the left tangent's, and the places in them."""
+    cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
+    f = u - maximum(cell, 0)
+    store(places, f_at, f)
+    store(places, kept_at, minimum(maximum(f, 0), 1) + nan_or_zero(f))
+    store_as_int(cells, at, cell + 1)
+
+
+@numba.njit(**INNER)
+def _place_tile(x, start, count, grid):
+    """Writes cells and places of ``count`` numbers of x from ``start`` on."""
+    origin, per_x, intervals, scratch, room, cells = grid
+    whole = count // _LANES * _LANES
+    copy_rows(x, start + whole, 0, scratch, 2 * room, 0, 1, count - whole)
+    for at in range(0, count, _LANES):
+        value = load(x, start + at, _LANES) if at < whole else load(scratch, 2 * room, _LANES)
+        u = (value - load(origin, at, _LANES)) * load(per_x, at, _LANES)
+        _place(u, intervals, scratch, at, room + at, cells, at)
+
+
+@numba.njit(**INNER)
+def _power_bits(powers, like):
+    """Makes masks of the bits of the exponents below ``powers``, each before its complement.
+
+    A vector of all powers is a product with one factor per bit of the exponent.
+    """
+    bits = np.zeros(6 * powers, like.dtype)
+    for bit in range(3):
+        for d in range(powers):
+            bits[2 * bit * powers + d] = (d >> bit) & 1
+            bits[(2 * bit + 1) * powers + d] = 1 - ((d >> bit) & 1)
+    return bits
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _lay_out(order, powers, splines, groups, functions, width, intervals, inputs, room):
+    """Makes the polynomials of all cells, and the grid of each number in a tile's rows.
+
+    ``splines`` are coefficients, origins and steps. There are ``room`` numbers in a tile. Returns
+    the table of polynomials; the origin and the inverse of the step for each number; and where the
+    table of each input begins.
+    """
+    degree = order.literal_value
+    pieces = piece_coefficients(degree)
+
+    def loop(order, powers, splines, groups, functions, width, intervals, inputs, room):
+        coefficients, origins, steps = splines
+        real = coefficients.dtype.type
+        step = powers * width
+        table = np.zeros(groups * (intervals + 2) * step, coefficients.dtype)
+        origin, per_x = np.zeros(room, table.dtype), np.zeros(room, table.dtype)
+        offsets = np.zeros(inputs, np.int64)
+        for group in range(groups):
+            for r in range(functions):
+                first = (r * groups + group) * (intervals + degree)
+                left = group * (intervals + 2) * step + r
+                last = left + intervals * step
+                for cell in range(intervals):
+                    for d in range(degree + 1):
+                        total = real(0)
+                        for j in range(degree + 1):
+                            total += real(pieces[j][d]) * coefficients[first + cell + j]
+                        table[left + (cell + 1) * step + d * width] = total
+                value, slope = real(0), real(0)
+                for d in range(degree + 1):
+                    value += table[last + d * width]
+                    slope += real(d) * table[last + d * width]
+                table[left] = table[left + step]
+                table[left + width] = table[left + step + width]
+                table[last + step], table[last + step + width] = value, slope
+        for i in range(inputs if groups else 0):
+            group = i % groups
+            offsets[i] = group * (intervals + 2) * step
+            origin[i], per_x[i] = origins[group], real(1) / steps[group]
+        for at in range(inputs, room):
+            origin[at], per_x[at] = origin[at - inputs], per_x[at - inputs]
+        return table, origin, per_x, offsets
+
+    return loop
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _gather(order, powers, table, grad_coefficients, groups, functions, width, intervals):
+    """Computes the gradient of the coefficients from that of the polynomials."""
+    degree = order.literal_value
+    pieces = piece_coefficients(degree)
+
+    def loop(order, powers, table, grad_coefficients, groups, functions, width, intervals):
+        real = table.dtype.type
+        step = powers * width
+        for group in range(groups):
+            for r in range(functions):
+                first = (r * groups + group) * (intervals + degree)
+                left = group * (intervals + 2) * step + r
+                last = left + intervals * step
+                table[left + step] += table[left]
+                table[left + step + width] += table[left + width]
+                for d in range(degree + 1):
+                    slope = real(d) * table[last + step + width]
+                    table[last + d * width] += table[last + step] + slope
+                for function in range(intervals + degree):
+                    grad_coefficients[first + function] = 0
+                for cell in range(intervals):
+                    for j in range(degree + 1):
+                        total = real(0)
+                        for d in range(degree + 1):
+                            total += (
+                                real(pieces[j][d]) * table[left + (cell + 1) * step + d * width]
+                            )
+                        grad_coefficients[first + cell + j] += total
+
+    return loop
+
+
+@register_jitable(**INNER)
+def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
+    """Copies functions from whole vectors in a tile to side by side, or back with ``unpack``."""
+    size = inputs * functions
+    # Without a gap, all functions of a row are copied together.
+    count = size if width == functions else functions
+    for i in range(size // count):
+        at = r0 * size + i * count
+        if unpack:
+            copy_rows(h, at, size, tile, i * width, row_size, rows, count)
+        else:
+            copy_rows(tile, i * width, row_size, h, at, size, rows, count)
+
+
+@numba.njit(**INNER)
+def _value_and_slope(table, a, degree, f, kept):
+    """Evaluates the polynomial of a cell at a place, and its slope at the place that is kept."""
+    real = table.dtype.type
+    value = get(table, a + degree)
+    slope = real(degree) * value
+    for d in range(degree - 1, 0, -1):
+        coefficient = get(table, a + d)
+        value = value * kept + coefficient
+        slope = slope * kept + real(d) * coefficient
+    return value * f + get(table, a), slope
+
+
+@numba.njit(**INNER)
+def _values_and_slopes(table, a, degree, width, f, kept):
+    """Does the same for the functions of one vector, whose coefficients are side by side."""
+    real = table.dtype.type
+    value = load(table, a + degree * width, _WIDTH)
+    slope = value * real(degree)
+    for d in range(degree - 1, 0, -1):
+        coefficient = load(table, a + d * width, _WIDTH)
+        value = fma(value, kept, coefficient)
+        slope = fma(slope, kept, coefficient * real(d))
+    return fma(value, f, load(table, a, _WIDTH)), slope
 
 
 @numba.njit(**INNER)
@@ -85,20 +259,15 @@ def _next_block(at, lanes, units):
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _states(
-    lanes, spline, source, first, stride, before, code, modulation, rank, rows, units, origin,
-    per_x, intervals, z, scratch, room, cells,
-):  # fmt: skip
-    """Writes z of a tile's units and, for splines, their cells and places.
-
-    Cell 0 is that of the left tangent.
-    """
+def _states(lanes, spline, states, first, sizes, rows, z, before, grid):
+    """Writes z of a tile's units and, for splines, their cells (0 left of the grid) and places."""
     width, has_grid = lanes.literal_value, spline.literal_value
 
-    def loop(
-        lanes, spline, source, first, stride, before, code, modulation, rank, rows, units, origin,
-        per_x, intervals, z, scratch, room, cells,
-    ):  # fmt: skip
+    def loop(lanes, spline, states, first, sizes, rows, z, before, grid):
+        source, carried, code, modulation = states
+        units, stride, reach, rank = sizes
+        origin, per_x, intervals, scratch, room, cells = grid
+        copy_rows(carried, first * reach, reach, before, 0, units, rows, min(reach, units))
         for r in range(rows):
             at = 0
             while at < units:
@@ -110,15 +279,15 @@ def _states(
                     factor = load(modulation, row, width) + 1
                     shift = shift + load(modulation, row + units, width)
                     for j in range(rank):
-                        row = 2 * j * units + at
-                        factor = axpy(code, own + j, load(modulation, row, width), factor)
-                        shift = axpy(code, own + j, load(modulation, row + units, width), shift)
+                        row, number = 2 * j * units + at, get(code, own + j)
+                        factor = fma(number, load(modulation, row, width), factor)
+                        shift = fma(number, load(modulation, row + units, width), shift)
                     value = value * factor
                 value = value + shift
                 store(z, k, value)
                 if has_grid:
                     u = (value - load(origin, at, width)) * load(per_x, at, width)
-                    place(u, intervals, scratch, k, room + k, cells, k)
+                    _place(u, intervals, scratch, k, room + k, cells, k)
                 at = _next_block(at, width, units)
 
     return loop
@@ -142,68 +311,48 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         weight_at, bias_at, found_at, state_at, rows, units, outputs, stride, reach, groups,
         intervals, rank, functions,
     ):  # fmt: skip
+        states = arrays_at((input_at, carried_at, code_at, modulation_at), zero)
+        source, sizes = states[0], (units, stride, reach, rank)
+        splines = arrays_at((coefficients_at, origin_at, step_at), zero)
+        weight, bias, found, state = arrays_at((weight_at, bias_at, found_at, state_at), zero)
         # A constant, where it is one, makes the loop over units a few per cent faster.
         width = 1 if several == 1 else (functions + several - 1) // several * several
         cell_step = powers * width
-        source = array_at(input_at, rows * stride, zero)
-        carried = array_at(carried_at, rows * reach, zero)
-        code = array_at(code_at, rows * max(rank, 0), zero)
-        modulation = array_at(modulation_at, 2 * (rank + 1) * units, zero)
-        coefficients = array_at(coefficients_at, functions * groups * (intervals + order), zero)
-        origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
-        h = array_at(found_at, rows * units * functions, zero)
-        output = array_at(found_at, rows * outputs, zero)
-        state = array_at(state_at, rows * units, zero)
         # With a 1 beside the functions, constants are one more row of the weight.
         inner = units * width
-        row_size, wide = round_up(inner + 1), round_up(outputs)
-        weights = np.zeros(row_size * wide, h.dtype)
+        row_size, wide = _round_up(inner + 1), _round_up(outputs)
+        weights = np.zeros(row_size * wide, found.dtype)
         if weight_at:
-            weight = array_at(weight_at, outputs * units * functions, zero)
-            if several == 1:
-                transpose(weight, 0, units, weights, 0, wide, outputs, units)
-            else:
-                for i in range(units):
-                    at, to = i * functions, i * width * wide
-                    transpose(weight, at, units * functions, weights, to, wide, outputs, functions)
+            # Without a gap, the functions of all units follow each other in both.
+            count = functions if width > functions else inner
+            for i in range(inner // width * functions // count):
+                at, to = i * count, i * width * wide
+                transpose(weight, at, units * functions, weights, to, wide, outputs, count)
         if bias_at:
-            bias = array_at(bias_at, outputs, zero)
             copy_rows(bias, 0, 0, weights, inner * wide, 0, 1, outputs)
         height = max(1, _TILE // units)
         size = height * units
-        room = size + LANES
-        table = np.zeros(groups * (intervals + 2) * cell_step, h.dtype)
-        origin, per_x = np.zeros(room, h.dtype), np.zeros(room, h.dtype)
-        offsets = np.zeros(units, np.int64)
-        if spline:
-            tabulate(degree, powers, coefficients, table, groups, functions, width, intervals)
-            stretch = (intervals + 2) * cell_step
-            lay_out(origins, steps, groups, units, room, origin, per_x, offsets, stretch)
-        z, scratch = np.empty(size, h.dtype), np.zeros(2 * room + LANES, h.dtype)
+        room = size + _LANES
+        table, origin, per_x, offsets = _lay_out(
+            degree, powers, splines, groups, functions, width, intervals, units, room
+        )
+        z, scratch = np.empty(size, found.dtype), np.zeros(2 * room + _LANES, found.dtype)
         cells = np.empty(room, np.int32)
-        before = np.zeros(size, h.dtype)
-        products = np.ones(height * row_size, h.dtype)
-        block = np.empty(height * wide, h.dtype)
+        grid = origin, per_x, intervals, scratch, room, cells
+        before = np.zeros(size, found.dtype)
+        products = np.ones(height * row_size, found.dtype)
+        block = np.empty(height * wide, found.dtype)
         gated = stride > units
-        plain = spline > 0 and not gated and rank < 0 and carried_at == 0  # z is y
+        plain = spline > 0 and not gated and rank < 0 and reach == 0  # z is y
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
             if plain:
-                place_tile(
-                    source, r0 * units, n * units, origin, per_x, intervals, scratch, room, cells
-                )
-                if state_at:
-                    copy_rows(source, r0 * units, 0, state, r0 * units, 0, 1, n * units)
+                _place_tile(source, r0 * units, n * units, grid)
             else:
-                if carried_at:
-                    reached = min(reach, units)
-                    copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
-                _states(
-                    lanes, spline, source, r0, stride, before, code, modulation, rank, n, units,
-                    origin, per_x, intervals, z, scratch, room, cells,
-                )  # fmt: skip
-                if state_at:
-                    copy_rows(z, 0, 0, state, r0 * units, 0, 1, n * units)
+                _states(lanes, spline, states, r0, sizes, n, z, before, grid)
+            if state_at:
+                begin = r0 * units if plain else 0
+                copy_rows(source if plain else z, begin, 0, state, r0 * units, 0, 1, n * units)
             if not spline:
                 for row in range(r0, r0 + n):
                     at = 0
@@ -221,25 +370,20 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                         f, kept = get(scratch, k), get(scratch, room + k)
                         to = (row - r0) * row_size + u * width
                         if several == 1:
-                            value = value_and_slope(table, a, degree, f, kept)[0]
+                            value = _value_and_slope(table, a, degree, f, kept)[0]
                             if gated:
                                 value = value * get(source, row * stride + units + u)
                             store(products, to, value)
-                        else:
-                            for part in range(0, width, several):
-                                many = load(table, a + part + degree * width, several)
-                                for d in range(degree - 1, 0, -1):
-                                    c = load(table, a + part + d * width, several)
-                                    many = fma(many, kept, c)
-                                c = load(table, a + part, several)
-                                store(products, to + part, fma(many, f, c))
+                        for part in range(0, width if several > 1 else 0, several):
+                            many, _ = _values_and_slopes(table, a + part, degree, width, f, kept)
+                            store(products, to + part, many)
                         k += 1
             if weight_at:
                 block[:] = 0
                 add_product(products, 0, row_size, 1, weights, wide, block, n, inner + 1)
-                copy_rows(block, 0, wide, output, r0 * outputs, outputs, n, outputs)
+                copy_rows(block, 0, wide, found, r0 * outputs, outputs, n, outputs)
             else:
-                repack(products, row_size, width, h, r0, n, units, functions, False)
+                _repack(products, row_size, width, found, r0, n, units, functions, False)
 
     def backward(
         grad_at, grad_state_at, input_at, carried_at, code_at, modulation_at, coefficients_at,
@@ -247,82 +391,64 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         grad_modulation_at, grad_coefficients_at, grad_weight_at, grad_bias_at, rows, units,
         outputs, stride, reach, groups, intervals, rank, functions,
     ):  # fmt: skip
+        states = arrays_at((input_at, carried_at, code_at, modulation_at), zero)
+        source, _, code, modulation = states
+        sizes = units, stride, reach, rank
+        splines = arrays_at((coefficients_at, origin_at, step_at), zero)
+        others = grad_at, grad_state_at, weight_at, h_at
+        grad, grad_state, weight, h = arrays_at(others, zero)
+        of_rows_at = grad_input_at, grad_carried_at, grad_code_at
+        grad_input, grad_carried, grad_code = arrays_at(of_rows_at, zero)
+        sums = grad_modulation_at, grad_coefficients_at, grad_weight_at, grad_bias_at
+        grad_modulation, grad_coefficients, grad_weight, grad_bias = arrays_at(sums, zero)
         width = 1 if several == 1 else (functions + several - 1) // several * several
         cell_step = powers * width
-        grad = array_at(grad_at, rows * outputs, zero)
-        given_grad_h = array_at(grad_at, rows * units * functions, zero)
-        grad_state = array_at(grad_state_at, rows * units, zero)
-        source = array_at(input_at, rows * stride, zero)
-        carried = array_at(carried_at, rows * reach, zero)
-        code = array_at(code_at, rows * max(rank, 0), zero)
-        modulation = array_at(modulation_at, 2 * (rank + 1) * units, zero)
-        coefficients = array_at(coefficients_at, functions * groups * (intervals + order), zero)
-        origins, steps = array_at(origin_at, groups, zero), array_at(step_at, groups, zero)
-        h = array_at(h_at, rows * units * functions, zero)
-        grad_input = array_at(grad_input_at, rows * stride, zero)
-        grad_carried = array_at(grad_carried_at, rows * reach, zero)
-        grad_code = array_at(grad_code_at, rows * max(rank, 0), zero)
-        grad_modulation = array_at(grad_modulation_at, 2 * (rank + 1) * units, zero)
-        grad_coefficients = array_at(
-            grad_coefficients_at, functions * groups * (intervals + order), zero
-        )
         real = h.dtype.type
         inner = units * width
-        row_size = round_up(inner + 1)
+        row_size = _round_up(inner + 1)
         weights = np.zeros(outputs * row_size, h.dtype)
         grad_weights = np.zeros(outputs * row_size, h.dtype)
         if weight_at:
-            weight = array_at(weight_at, outputs * units * functions, zero)
-            repack(weights, row_size, width, weight, 0, outputs, units, functions, True)
+            _repack(weights, row_size, width, weight, 0, outputs, units, functions, True)
         # Scales and shifts lie side by side in whole vectors, one row for each number of a code.
-        pair = 2 * round_up(units)
+        half = _round_up(units)
+        pair = 2 * half
         modulations = np.zeros((rank + 1) * pair, h.dtype)
         grad_modulations = np.zeros((rank + 1) * pair, h.dtype)
-        copy_rows(modulation, 0, units, modulations, 0, pair // 2, 2 * (rank + 1), units)
+        copy_rows(modulation, 0, units, modulations, 0, half, 2 * (rank + 1), units)
         height = max(1, _TILE // units)
         size = height * units
-        room = size + LANES
-        table = np.zeros(groups * (intervals + 2) * cell_step, h.dtype)
-        totals = np.zeros(groups * (intervals + 2) * cell_step, h.dtype)
-        origin, per_x = np.zeros(room, h.dtype), np.zeros(room, h.dtype)
-        offsets = np.zeros(units, np.int64)
-        bits = power_bits(powers, totals)
+        room = size + _LANES
+        table, origin, per_x, offsets = _lay_out(
+            degree, powers, splines, groups, functions, width, intervals, units, room
+        )
+        totals = np.zeros(len(table), h.dtype)
+        bits = _power_bits(powers, totals)
         ones_on, ones_off = load(bits, 0, powers), load(bits, powers, powers)
         twos_on, twos_off = load(bits, 2 * powers, powers), load(bits, 3 * powers, powers)
         fours_on, fours_off = load(bits, 4 * powers, powers), load(bits, 5 * powers, powers)
-        if spline:
-            tabulate(degree, powers, coefficients, table, groups, functions, width, intervals)
-            stretch = (intervals + 2) * cell_step
-            lay_out(origins, steps, groups, units, room, origin, per_x, offsets, stretch)
-        z, scratch = np.empty(size, h.dtype), np.zeros(2 * room + LANES, h.dtype)
+        z, scratch = np.empty(size, h.dtype), np.zeros(2 * room + _LANES, h.dtype)
         slopes, before = np.empty(size, h.dtype), np.zeros(size, h.dtype)
         of_states = np.empty(size, h.dtype)
         cells = np.empty(room, np.int32)
+        grid = origin, per_x, intervals, scratch, room, cells
         products = np.ones(height * row_size, h.dtype)
         grad_h = np.zeros(height * row_size, h.dtype)
         of_rows = np.zeros(height * pair, h.dtype)
         codes = np.ones(height * (rank + 1), h.dtype)
         gated = stride > units
-        plain = spline > 0 and not gated and rank < 0 and carried_at == 0  # z is y
+        plain = spline > 0 and not gated and rank < 0 and reach == 0  # z is y
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
             if plain:
-                place_tile(
-                    source, r0 * units, n * units, origin, per_x, intervals, scratch, room, cells
-                )
+                _place_tile(source, r0 * units, n * units, grid)
             else:
-                if carried_at:
-                    reached = min(reach, units)
-                    copy_rows(carried, r0 * reach, reach, before, 0, units, n, reached)
-                _states(
-                    lanes, spline, source, r0, stride, before, code, modulation, rank, n, units,
-                    origin, per_x, intervals, z, scratch, room, cells,
-                )  # fmt: skip
+                _states(lanes, spline, states, r0, sizes, n, z, before, grid)
             if weight_at:
                 grad_h[:] = 0
                 add_product(grad, r0 * outputs, outputs, 1, weights, row_size, grad_h, n, outputs)
             else:
-                repack(grad_h, row_size, width, given_grad_h, r0, n, units, functions, True)
+                _repack(grad_h, row_size, width, grad, r0, n, units, functions, True)
             if spline:
                 k = 0
                 for row in range(r0, r0 + n):
@@ -331,7 +457,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                         f, kept = get(scratch, k), get(scratch, room + k)
                         own = (row - r0) * row_size + u * width
                         if several == 1:
-                            value, slope = value_and_slope(table, a, degree, f, kept)
+                            value, slope = _value_and_slope(table, a, degree, f, kept)
                             g = get(grad_h, own)
                             if gated:
                                 q = get(source, row * stride + units + u)
@@ -340,29 +466,20 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                                 g = g * q
                             store(products, own, value)
                             store(slopes, k, g * slope * get(per_x, u))
-                            exponents = axpy(scratch, k, ones_on, ones_off)
+                            exponents = fma(f, ones_on, ones_off)
                             if powers > 2:
                                 square = kept * kept  # not of f, which may overflow
-                                odd = fma(splat(square, powers), twos_on, twos_off)
-                                exponents = exponents * odd
+                                exponents = exponents * fma(square, twos_on, twos_off)
                             if powers > 4:
                                 fourth = square * square
-                                odd = fma(splat(fourth, powers), fours_on, fours_off)
-                                exponents = exponents * odd
-                            total = load(totals, a, powers)
-                            store(totals, a, fma(exponents, splat(g, powers), total))
+                                exponents = exponents * fma(fourth, fours_on, fours_off)
+                            store(totals, a, fma(exponents, g, load(totals, a, powers)))
                         else:
                             to_x = real(0)
                             for part in range(0, width, several):
                                 at = a + part
+                                many, rise = _values_and_slopes(table, at, degree, width, f, kept)
                                 g_r = load(grad_h, own + part, several)
-                                many = load(table, at + degree * width, several)
-                                rise = many * real(degree)
-                                for d in range(degree - 1, 0, -1):
-                                    c_r = load(table, at + d * width, several)
-                                    many = fma(many, kept, c_r)
-                                    rise = fma(rise, kept, c_r * real(d))
-                                many = fma(many, f, load(table, at, several))
                                 store(products, own + part, many)
                                 to_x += dot(rise, g_r)
                                 store(totals, at, load(totals, at, several) + g_r)
@@ -400,11 +517,11 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                     if rank >= 0:
                         own = (row - r0) * pair + at
                         store(of_rows, own, of_z * load(source, row * stride + at, lanes))
-                        store(of_rows, own + pair // 2, of_z)
+                        store(of_rows, own + half, of_z)
                         factor = load(modulations, rank * pair + at, lanes) + 1
                         for j in range(rank):
                             scale = load(modulations, j * pair + at, lanes)
-                            factor = axpy(code, row * rank + j, scale, factor)
+                            factor = fma(get(code, row * rank + j), scale, factor)
                         of_z = of_z * factor
                     store(grad_input, row * stride + at, of_z)
                     at = _next_block(at, lanes, units)
@@ -415,7 +532,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                 )  # fmt: skip
                 for r in range(n):
                     for j in range(rank):
-                        total = zeros(of_rows, 16)
+                        total = splat(real(0), 16)
                         for at in range(0, pair, 16):
                             row = load(modulations, j * pair + at, 16)
                             total = fma(row, load(of_rows, r * pair + at, 16), total)
@@ -425,75 +542,27 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                     grad, r0 * outputs, 1, outputs, products, row_size, grad_weights, outputs, n
                 )
             elif h_at:
-                repack(products, row_size, width, h, r0, n, units, functions, False)
+                _repack(products, row_size, width, h, r0, n, units, functions, False)
             if carried_at:
                 reached = min(reach, units)
                 copy_rows(of_states, 0, units, grad_carried, r0 * reach, reach, n, reached)
         if spline:
-            gather(degree, powers, totals, grad_coefficients, groups, functions, width, intervals)
-        half = pair // 2
+            _gather(degree, powers, totals, grad_coefficients, groups, functions, width, intervals)
         copy_rows(grad_modulations, 0, half, grad_modulation, 0, units, 2 * (rank + 1), units)
         if weight_at:
-            grad_weight = array_at(grad_weight_at, outputs * units * functions, zero)
-            repack(grad_weights, row_size, width, grad_weight, 0, outputs, units, functions, False)
+            _repack(grad_weights, row_size, width, grad_weight, 0, outputs, units, functions, False)
         if grad_bias_at:
-            grad_bias = array_at(grad_bias_at, outputs, zero)
             copy_rows(grad_weights, inner, row_size, grad_bias, 0, 1, outputs, 1)
 
     return compiled(forward), compiled(backward)
 
 
-def _kernels_for(
-    input: Tensor, coefficients: Tensor | None, units: int, order: int
-) -> tuple[Callable[..., None], ...]:
-    single = coefficients is None or len(coefficients) == 1
-    lanes = 16 if units >= 16 else 8 if units >= 8 else 1
-    return _kernels(order, single, lanes, input.dtype == torch.float64)
+class _Layer(NamedTuple):
+    """The operands of the kernel, float32 or float64 on the CPU, and its settings.
 
-
-def _settings(
-    input: Tensor,
-    carried: Tensor | None,
-    modulation: Tensor | None,
-    coefficients: Tensor | None,
-    weight: Tensor | None,
-    order: int,
-    has_state: bool,
-) -> tuple[int, ...]:
-    """Returns the numbers that both passes take after the rows."""
-    units = input.shape[1]
-    functions, groups, known = (1, 0, order) if coefficients is None else coefficients.shape
-    if has_state and weight is not None:
-        units = weight.shape[1]
-    outputs = 0 if weight is None else weight.shape[0]
-    reach = 0 if carried is None else carried.shape[1]
-    rank = -1 if modulation is None else len(modulation) - 1
-    return units, outputs, input.shape[1], reach, groups, known - order, rank, functions
-
-
-def _is_small(weight: Tensor | None) -> bool:
-    """Tells whether the kernel itself multiplies by a weight (out, in * R)."""
-    return weight is not None and max(weight.shape) <= _MAX_WIDTH
-
-
-def forward(
-    input: Tensor,
-    carried: Tensor | None,
-    code: Tensor | None,
-    modulation: Tensor | None,
-    coefficients: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    origin: Tensor | None,
-    step: Tensor | None,
-    order: int,
-    has_state: bool,
-) -> tuple[Tensor, Tensor]:
-    """Computes the output of units and their state.
-
-    Args:
+    Attributes:
         input: Unit values and gates side by side with shape (N, 2 in), or unit values alone (N,
-            in); like all tensors float32 or float64 on the CPU.
+            in).
         carried: The state that is added, with shape (N, m), or None; if m is not the number of
             units, it is cut off or padded with zeros.
         code: Codes with shape (N, rank), or None.
@@ -506,80 +575,111 @@ def forward(
         step: Width of an interval of each group's grid, with shape (groups,), or None.
         order: Degree k of the splines, 1 to 5; 0 for SiLU.
         has_state: Whether the state is wanted, which takes a weight; gates do, too.
+    """
+
+    input: Tensor
+    carried: Tensor | None
+    code: Tensor | None
+    modulation: Tensor | None
+    coefficients: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    origin: Tensor | None
+    step: Tensor | None
+    order: int
+    has_state: bool
+
+    def kernels(self, units: int) -> tuple[Callable[..., None], ...]:
+        """Returns both passes."""
+        single = self.coefficients is None or len(self.coefficients) == 1
+        lanes = 16 if units >= 16 else 8 if units >= 8 else 1
+        return _kernels(self.order, single, lanes, self.input.dtype == torch.float64)
+
+    def settings(self) -> tuple[int, ...]:
+        """Returns the numbers that both passes take after the rows."""
+        units, weight, curves = self.input.shape[1], self.weight, self.coefficients
+        functions, groups, known = (1, 0, self.order) if curves is None else curves.shape
+        if self.has_state and weight is not None:
+            units = weight.shape[1]
+        outputs = 0 if weight is None else weight.shape[0]
+        reach = 0 if self.carried is None else self.carried.shape[1]
+        rank = -1 if self.modulation is None else len(self.modulation) - 1
+        stride = self.input.shape[1]
+        return units, outputs, stride, reach, groups, known - self.order, rank, functions
+
+    def factors(self) -> tuple[Tensor | None, Tensor | None]:
+        """Returns weight and bias if the kernel itself multiplies by them."""
+        small = self.weight is not None and max(self.weight.shape) <= _MAX_WIDTH
+        return (self.weight, self.bias) if small else (None, None)
+
+
+def forward(*arguments) -> tuple[Tensor, Tensor]:
+    """Computes the output of units and their state.
+
+    Args:
+        arguments: Those of ``_Layer``.
 
     Returns:
         The output (N, out), or the functions (N, in * R), those of a unit side by side; and the
         state z with shape (N, in), or (0,).
     """
-    settings = _settings(input, carried, modulation, coefficients, weight, order, has_state)
-    units, _, stride, reach, _, _, rank, functions = settings
-    rows = input.shape[0]
-    kernel, _ = _kernels_for(input, coefficients, units, order)
-    state = input.new_empty((rows, units) if has_state else 0)
-    multiplies = _is_small(weight)
-    factors = (weight, bias) if multiplies else (None, None)
-    found = input.new_empty(rows, settings[1] if multiplies else units * functions)
+    layer = _Layer(*arguments)
+    settings, factors, input = layer.settings(), layer.factors(), layer.input
+    units, outputs, stride, reach, _, _, rank, functions = settings
+    rows, has_weight = input.shape[0], factors[0] is not None
+    kernel, _ = layer.kernels(units)
+    state = input.new_empty((rows, units) if layer.has_state else 0)
+    found = input.new_empty(rows, outputs if has_weight else units * functions)
+    shared = layer.modulation, layer.coefficients, layer.origin, layer.step, *factors
     operands = (
         (input, stride),
-        (carried, reach),
-        (code, max(rank, 0)),
-        *((tensor, 0) for tensor in (modulation, coefficients, origin, step, *factors)),
+        (layer.carried, reach),
+        (layer.code, max(rank, 0)),
+        *((tensor, 0) for tensor in shared),
         (found, found.shape[1]),
-        (state if has_state else None, units),
+        (state if layer.has_state else None, units),
     )
     launch(kernel, chunks(rows, units * functions * _FORWARD_WORK), operands, settings)
-    if weight is not None and not multiplies:
-        found = linear(found, weight, bias)
+    if layer.weight is not None and not has_weight:
+        found = linear(found, layer.weight, layer.bias)
     return found, state
 
 
 def backward(
-    grad: Tensor | None,
-    grad_state: Tensor | None,
-    input: Tensor,
-    carried: Tensor | None,
-    code: Tensor | None,
-    modulation: Tensor | None,
-    coefficients: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    origin: Tensor | None,
-    step: Tensor | None,
-    order: int,
-    has_state: bool,
+    grad: Tensor | None, grad_state: Tensor | None, *arguments
 ) -> tuple[Tensor | None, ...]:
     """Computes the gradients of the first seven operands, given those of output and state."""
-    settings = _settings(input, carried, modulation, coefficients, weight, order, has_state)
+    layer = _Layer(*arguments)
+    settings, factors, input = layer.settings(), layer.factors(), layer.input
     units, outputs, stride, reach, _, _, rank, functions = settings
-    rows = input.shape[0]
-    _, kernel = _kernels_for(input, coefficients, units, order)
+    rows, rank = input.shape[0], max(rank, 0)
+    _, kernel = layer.kernels(units)
     if grad is None:
         grad = input.new_zeros(rows, outputs)
-    multiplies = _is_small(weight)
-    by_gemm = None if multiplies else weight
+    by_gemm = None if factors[0] is not None else layer.weight
     given = grad if by_gemm is None else grad @ by_gemm
     h = None if by_gemm is None else input.new_empty(rows, units * functions)
-    grad_input = input.new_empty(input.shape)
-    grad_carried = None if carried is None else input.new_empty(carried.shape)
-    grad_code = None if code is None else input.new_empty(code.shape)
+    grad_input, grad_carried, grad_code = (
+        None if one is None else one.new_empty(one.shape) for one in arguments[:3]
+    )
     if grad_carried is not None and reach > units:
         grad_carried[:, units:] = 0
-    factors = (weight, bias) if multiplies else (None, None)
-    rank = max(rank, 0)
+    shared = layer.modulation, layer.coefficients, layer.origin, layer.step, factors[0]
     operands = (
         (given, given.shape[1]),
-        (grad_state if has_state else None, units),
+        (grad_state if layer.has_state else None, units),
         (input, stride),
-        (carried, reach),
-        (code, rank),
-        *((tensor, 0) for tensor in (modulation, coefficients, origin, step, factors[0])),
+        (layer.carried, reach),
+        (layer.code, rank),
+        *((tensor, 0) for tensor in shared),
         (h, units * functions),
         (grad_input, stride),
         (grad_carried, reach),
         (grad_code, rank),
     )
     parts = chunks(rows, units * functions * _BACKWARD_WORK)
-    sums = launch(kernel, parts, operands, settings, (modulation, coefficients, *factors))
+    summed = layer.modulation, layer.coefficients, *factors
+    sums = launch(kernel, parts, operands, settings, summed)
     if h is not None:
-        sums[2:] = grad.t() @ h, None if bias is None else grad.sum(0)
+        sums[2:] = grad.t() @ h, None if layer.bias is None else grad.sum(0)
     return grad_input, grad_carried, grad_code, *sums

@@ -1,0 +1,436 @@
+r"""The functions that edges are made of, on a uniform grid for each input.
+
+A basis expands an input x into functions :math:`B_0(x), B_1(x), \dots`; an edge is a weighted sum
+of them (and of a base activation, see :mod:`kan_diffusion.kan.linear`). A grid places the functions
+by :math:`u = (x - x_0) / h`, which runs from 0 to G over the grid. Outside it, :math:`u_e` is the
+nearer end and
+
+* ``"linear"`` continues every function by its tangent, :math:`B(u_e) + B'(u_e)\,(u - u_e)`:
+  continuous with a continuous first derivative;
+* ``"clamp"`` keeps every function at :math:`B(u_e)`;
+* ``"zero"`` evaluates functions that run out to zero by themselves.
+
+To add a basis, write a class beside those here and list it in ``BASES``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cache, reduce
+from math import comb, factorial
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from kan_diffusion.errors import KanDiffusionError, look_up, unknown_name
+
+__all__ = [
+    "BASES",
+    "MAX_ORDER",
+    "RBF",
+    "BSpline",
+    "Basis",
+    "BasisKind",
+    "Chebyshev",
+    "Extrapolation",
+    "Grid",
+    "basis_class",
+    "piece_coefficients",
+]
+
+Extrapolation = Literal["linear", "clamp", "zero"]
+"""Ways to continue functions outside the grid."""
+Grid = tuple[Tensor, Tensor]
+"""Left ends and widths of an interval of the grids of inputs, (in,) each."""
+
+
+class Basis(nn.Module, ABC):
+    """Functions on a uniform grid for each input: (N, in) -> (N, in, num_functions).
+
+    Your own basis defines ``name``, ``sizes``, ``values`` and ``slopes``, and the class is passed
+    to ``KANLinear(..., basis=...)``. If its functions do not run out to zero faster than any power,
+    its ``extrapolations`` leave out ``"zero"`` (the tests of all bases look as far as a million
+    intervals away).
+
+    Args:
+        in_features: Number of inputs.
+        num_intervals: Number G of intervals.
+        order: Degree k of splines; other bases have none.
+        grid_range: Ends of the grid, the same for every input at the start.
+        extrapolation: What happens outside the grid.
+        device: Device of the grid.
+        dtype: Floating dtype of the grid.
+
+    Attributes:
+        name: Name in options and configurations.
+        local: Whether each function vanishes away from its centre. An edge then needs a base
+            activation as well; SiLU is the default.
+        in_features: Number of inputs.
+        num_functions: Number of functions per input, and so of parameters per edge.
+        num_active: Largest number of an input's functions that differ from zero at once.
+        flops_per_input: Floating-point operations to evaluate the functions of one input; an
+            elementary function (exp, sin, a division) counts as four.
+        grid_origin: Buffer with shape (in,): left end of each input's grid.
+        grid_step: Buffer with shape (in,): width of an interval of each input's grid, positive.
+
+    Raises:
+        KanDiffusionError: A size or range is not usable, or the extrapolation is not one of
+            ``extrapolations``.
+    """
+
+    name: ClassVar[str] = "custom"
+    local: ClassVar[bool] = False
+    extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp", "zero")
+    grid_origin: Tensor
+    grid_step: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        num_intervals: int = 5,
+        order: int = 3,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        extrapolation: Extrapolation = "linear",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if extrapolation not in self.extrapolations:
+            raise unknown_name(
+                f"extrapolation of basis '{self.name}'", str(extrapolation), self.extrapolations
+            )
+        if in_features < 1:
+            raise KanDiffusionError(f"a basis needs at least one input, not {in_features}")
+        if num_intervals < 1:
+            raise KanDiffusionError(f"grid_size must be at least 1, not {num_intervals}")
+        low, high = grid_range
+        if not (float("-inf") < low < high < float("inf")):
+            raise KanDiffusionError(
+                f"grid_range must be two finite numbers, the lower first, not {grid_range}"
+            )
+        self.in_features = in_features
+        self.num_intervals = num_intervals
+        self.order = order
+        self.extrapolation: Extrapolation = extrapolation
+        self.grid_range = float(low), float(high)
+        for buffer in ("grid_origin", "grid_step"):
+            self.register_buffer(buffer, torch.empty(in_features, device=device, dtype=dtype))
+        self.num_functions, self.num_active, self.flops_per_input = self.sizes()
+        self.reset_parameters()
+
+    @property
+    def grid_end(self) -> Tensor:
+        """Right end of each input's grid, with shape (in,)."""
+        return self.grid_origin + self.num_intervals * self.grid_step
+
+    @abstractmethod
+    def sizes(self) -> tuple[int, int, int]:
+        """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
+
+    @abstractmethod
+    def values(self, u: Tensor) -> Tensor:
+        """Evaluates the functions (*, num_functions) at grid coordinates u (*).
+
+        u is from 0 to G; with ``"zero"`` it may be any number.
+        """
+
+    @abstractmethod
+    def slopes(self, u: Tensor) -> Tensor:
+        """Computes the derivatives of the functions with respect to u, (*, num_functions)."""
+
+    @property
+    def grid(self) -> Grid:
+        """``grid_origin`` and ``grid_step``."""
+        return self.grid_origin, self.grid_step
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Evaluates the functions (N, in, num_functions) at inputs (N, in).
+
+        Args:
+            x: The inputs.
+            grid: Left ends and widths of an interval of other grids, one for each input.
+        """
+        origin, step = grid or self.grid
+        u = (x - origin) / step
+        if self.extrapolation == "zero":
+            return self.values(u)
+        inside = u.clamp(0, self.num_intervals)
+        values = self.values(inside)
+        if self.extrapolation == "linear":
+            values = values + (u - inside).unsqueeze(-1) * self.slopes(inside)
+        return values
+
+    def with_intervals(self, num_intervals: int) -> Self:
+        """Copies the basis with another number of intervals over the same range.
+
+        Raises:
+            KanDiffusionError: ``num_intervals`` is less than 1.
+        """
+        grid, own = self.grid_origin, (self.order, self.grid_range, self.extrapolation)
+        other = type(self)(self.in_features, num_intervals, *own, grid.device, grid.dtype)
+        other.grid_origin.copy_(grid)
+        other.grid_step.copy_(self.grid_step * (self.num_intervals / num_intervals))
+        return other
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Resets every grid to ``grid_range``."""
+        low, high = self.grid_range
+        self.grid_origin.fill_(low)
+        self.grid_step.fill_((high - low) / self.num_intervals)
+
+    def exact_refinement(self, num_intervals: int) -> Tensor | None:
+        """Finds the matrix that carries coefficients over to more intervals exactly.
+
+        Returns:
+            Matrix (new functions, old functions) in float64, or None if no such matrix exists and
+            coefficients have to be fitted.
+        """
+        return None
+
+    def extra_repr(self) -> str:
+        """The settings that differ between layers, for ``print``."""
+        return f"num_intervals={self.num_intervals}, extrapolation={self.extrapolation!r}"
+
+
+MAX_ORDER = 5
+"""The highest spline order supported; degree 5 is four times continuously differentiable."""
+
+
+@cache
+def _numerators(order: int) -> tuple[tuple[int, ...], ...]:
+    """Coefficients of the pieces times k!, k + 1 rows with those of 1, f, ..., f^k."""
+
+    def numerator(piece: int, degree: int) -> int:
+        jumps = (
+            (-1) ** i * comb(order + 1, i) * (order - piece - i) ** (order - degree)
+            for i in range(order - piece + 1)
+        )
+        return comb(order, degree) * sum(jumps)
+
+    degrees = range(order + 1)
+    return tuple(tuple(numerator(piece, degree) for degree in degrees) for piece in degrees)
+
+
+def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ...], ...]:
+    """Coefficients of the polynomial pieces of a uniform B-spline, or of their derivatives.
+
+    Args:
+        order: Degree k of the spline, 1 to ``MAX_ORDER``.
+        derivative: How often to differentiate with respect to f (in units of the grid step).
+
+    Returns:
+        k + 1 rows, one per piece j, each with the coefficients of 1, f, ..., f^(k - derivative).
+    """
+    rows = _numerators(order)
+    for _ in range(derivative):
+        rows = tuple(tuple(d * row[d] for d in range(1, len(row))) for row in rows)
+    return tuple(tuple(number / factorial(order) for number in row) for row in rows)
+
+
+class BSpline(Basis):
+    r"""B-splines of one order k, 1 to ``MAX_ORDER`` (the KAN of Liu et al. 2024, arXiv:2404.19756).
+
+    All B-splines of order k are one function, shifted. With u the grid coordinate, in the cell
+    :math:`c = \lfloor u \rfloor` at the place :math:`f = u - c \in [0, 1)`, only
+    :math:`B_c, \dots, B_{c+k}` differ from zero, and
+
+    .. math:: B_{c+j} = p_{k,j}(f), \qquad
+        p_{k,j}(f) = \frac{1}{k!} \sum_{i=0}^{k-j} (-1)^i \binom{k+1}{i} (f + k - j - i)^k,
+
+    polynomials of degree :math:`k` (the truncated powers of Schoenberg 1946; the Cox-de Boor
+    recursion on uniform knots, solved once here instead of at every evaluation). Their coefficients
+    times k! are whole numbers, which every floating dtype holds exactly.
+
+    Parameters per edge: G + k. Operations per input: 2k for each of k + 1 pieces and 3 to find the
+    cell; an edge costs 2 (k + 1) whatever G is, as only k + 1 functions differ from zero. With
+    ``"zero"`` the functions run out to zero over k intervals as on the classical extended knot
+    vector.
+
+    A spline on G intervals is also one on mG: its coefficients are spaced m apart and convolved
+    with the mask :math:`m^{-k} (1 + z + \dots + z^{m-1})^{k+1}` (knot insertion on uniform knots;
+    for m = 2 the two-scale relation of Lane and Riesenfeld 1980).
+
+    Arguments are those of :class:`Basis`.
+    """
+
+    name: ClassVar[str] = "bspline"
+    local: ClassVar[bool] = True
+    numerators: Tensor
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
+        order = self.order
+        if not 1 <= order <= MAX_ORDER:
+            raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
+        return self.num_intervals + order, order + 1, (order + 1) * 2 * order + 3
+
+    def reset_parameters(self) -> None:
+        """Resets the grids, and the pieces times k!: as tangents on the left, inside, on the right.
+
+        They are a buffer, so that they are on the device already.
+        """
+        super().reset_parameters()
+        inside = np.array(_numerators(self.order))
+        left, right = np.zeros_like(inside), np.zeros_like(inside)
+        left[:, :2] = inside[:, :2]
+        right[:, 0], right[:, 1] = inside.sum(1), inside @ np.arange(self.order + 1)
+        numbers = self.grid_step.new_tensor(np.stack([left, inside, right]).tolist())
+        self.register_buffer("numerators", numbers, persistent=False)
+
+    def pieces(self, dtype: torch.dtype) -> Tensor:
+        """Coefficients of the pieces, (piece, degree), on the device."""
+        return self.numerators[1].to(dtype) / factorial(self.order)
+
+    def polynomials(self, dtype: torch.dtype) -> Tensor:
+        """What each function is in each cell: (G + k, G + 2, k + 1), coefficients of 1, f, ...
+
+        The first cell is that of the tangents left of the grid, the last that of those right of it.
+        """
+        functions = torch.arange(self.num_functions, device=self.numerators.device)
+        cell = torch.arange(-1, self.num_intervals + 1, device=self.numerators.device)
+        piece = functions.unsqueeze(1) - cell.clamp(0, self.num_intervals - 1)
+        kind = (cell >= 0).long() + (cell >= self.num_intervals)
+        numbers = self.numerators.to(dtype)[kind, piece.clamp(0, self.order)]
+        is_there = (piece >= 0) & (piece <= self.order)
+        return torch.where(is_there.unsqueeze(-1), numbers, 0) / factorial(self.order)
+
+    def _spread(self, u: Tensor, derivative: bool) -> Tensor:
+        """Evaluates the pieces or their slopes at u and puts each in the column of its function."""
+        # With "zero", functions that lie beyond the grid get columns, too, which are cut off.
+        reach = self.order if self.extrapolation == "zero" else 0
+        u = u.clamp(-reach, self.num_intervals + reach) if reach else u
+        cell = u.detach().floor().nan_to_num(0).clamp(-reach, self.num_intervals + reach - 1)
+        powers = [torch.ones_like(u), u - cell]
+        for _ in range(self.order - 1):
+            powers.append(powers[-1] * powers[1])
+        pieces = self.pieces(u.dtype)
+        if derivative:
+            degrees = torch.arange(1, self.order + 1, dtype=u.dtype, device=u.device)
+            pieces = pad(degrees * pieces[:, 1:], (0, 1))
+        index = cell.long().unsqueeze(-1) + torch.arange(self.order + 1, device=u.device) + reach
+        room = u.new_zeros(*u.shape, self.num_functions + 2 * reach)
+        spread = room.scatter(-1, index, torch.stack(powers, dim=-1) @ pieces.T)
+        return spread[..., reach : reach + self.num_functions]
+
+    def values(self, u: Tensor) -> Tensor:
+        """Evaluates the B-splines (*, G + k) at u (*)."""
+        return self._spread(u, False)
+
+    def slopes(self, u: Tensor) -> Tensor:
+        """Computes the derivatives of the B-splines with respect to u."""
+        return self._spread(u, True)
+
+    def exact_refinement(self, num_intervals: int) -> Tensor | None:
+        """Inserts knots, if each interval is split into the same number of parts."""
+        parts, rest = divmod(num_intervals, self.num_intervals)
+        if rest:
+            return None
+        powers = reduce(np.convolve, [np.ones(parts)] * (self.order + 1))
+        mask = torch.from_numpy(powers / parts**self.order)
+        # Old function g begins at new knot parts * (g - k), new function n at new knot n - k.
+        new = torch.arange(num_intervals + self.order).unsqueeze(1) - self.order
+        old = parts * (torch.arange(self.num_functions) - self.order)
+        place = new - old
+        inside = (place >= 0) & (place < len(mask))
+        return torch.where(inside, mask[place.clamp(0, len(mask) - 1)], 0.0)
+
+    def extra_repr(self) -> str:
+        """The settings that differ between layers, for ``print``."""
+        return f"order={self.order}, {super().extra_repr()}"
+
+
+class RBF(Basis):
+    r"""Gaussians at the knots (the basis of FastKAN, Li 2024, arXiv:2405.06721).
+
+    .. math:: B_g(u) = e^{-(u - g)^2}, \qquad g = 0, \dots, G,
+
+    with a width of one interval. Parameters per edge: G + 1. Operations per input: 7 (G + 1), with
+    4 for an exponential; an edge costs 2 (G + 1). With ``"zero"`` the Gaussians decay by
+    themselves. Arguments are those of :class:`Basis`.
+    """
+
+    name: ClassVar[str] = "rbf"
+    local: ClassVar[bool] = True
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
+        functions = self.num_intervals + 1
+        return functions, functions, 7 * functions
+
+    def _distances(self, u: Tensor) -> Tensor:
+        centres = torch.arange(self.num_functions, device=u.device, dtype=u.dtype)
+        return u.unsqueeze(-1) - centres
+
+    def values(self, u: Tensor) -> Tensor:
+        """Evaluates the Gaussians (*, G + 1) at u (*)."""
+        return torch.exp(-self._distances(u).square())
+
+    def slopes(self, u: Tensor) -> Tensor:
+        """Computes the derivatives of the Gaussians with respect to u."""
+        distances = self._distances(u)
+        return -2 * distances * torch.exp(-distances.square())
+
+
+class Chebyshev(Basis):
+    r"""Chebyshev polynomials of the first kind (as in ChebyKAN, SS et al. 2024, arXiv:2405.07200).
+
+    .. math:: B_g(u) = T_g(z), \quad z = 2u/G - 1, \quad
+        T_0 = 1,\; T_1 = z,\; T_{g+1} = 2 z\, T_g - T_{g-1}, \qquad g = 0, \dots, G,
+
+    with the ends of the grid at z = -1 and 1; G is the degree, and inner knots have no meaning.
+    Where ChebyKAN squashes inputs with tanh, the functions are continued: polynomials do not run
+    out to zero. Parameters per edge: G + 1. Operations per input: 3 G + 2; an edge costs 2 (G + 1).
+    The slopes are :math:`T_g' = g\, U_{g-1}`, with U the polynomials of the second kind. Arguments
+    are those of :class:`Basis`.
+    """
+
+    name: ClassVar[str] = "chebyshev"
+    extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp")
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
+        functions = self.num_intervals + 1
+        return functions, functions, 3 * self.num_intervals + 2
+
+    def _recursion(self, first: Tensor, second: Tensor, z: Tensor, count: int) -> list[Tensor]:
+        terms = [first, second]
+        for _ in range(count - 2):
+            terms.append(2 * z * terms[-1] - terms[-2])
+        return terms[:count]
+
+    def values(self, u: Tensor) -> Tensor:
+        """Evaluates the polynomials (*, G + 1) at u (*)."""
+        z = 2 * u / self.num_intervals - 1
+        return torch.stack(self._recursion(torch.ones_like(z), z, z, self.num_functions), dim=-1)
+
+    def slopes(self, u: Tensor) -> Tensor:
+        """Computes the derivatives of the polynomials with respect to u."""
+        z = 2 * u / self.num_intervals - 1
+        second_kind = self._recursion(torch.ones_like(z), 2 * z, z, self.num_intervals)
+        slopes = [2 / self.num_intervals * g * term for g, term in enumerate(second_kind, start=1)]
+        return torch.stack([torch.zeros_like(z), *slopes], dim=-1)
+
+
+BASES: dict[str, type[Basis]] = {basis.name: basis for basis in (BSpline, RBF, Chebyshev)}
+"""Bases by name."""
+
+BasisKind = str | type[Basis]
+"""A name in ``BASES``, or a class of one's own."""
+
+
+def basis_class(kind: BasisKind) -> type[Basis]:
+    """Returns the class of a basis.
+
+    Raises:
+        KanDiffusionError: There is no such basis.
+    """
+    found = look_up("basis", kind, BASES) if isinstance(kind, str) else kind
+    if not (isinstance(found, type) and issubclass(found, Basis)):
+        raise KanDiffusionError(
+            f"basis must be a name or a class of Basis, not {kind!r}; known: {', '.join(BASES)}"
+        )
+    return found
