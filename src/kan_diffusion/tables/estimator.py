@@ -64,6 +64,8 @@ class DiffusionEstimator(BaseEstimator):
         columns: Kinds of columns that should not be inferred, by name:
             ``{"age": "number", "zip code": "category"}``; by number for an array.
         merge_below: Categories with fewer rows are merged into one, "other"; 0 merges none.
+        without: Rules that hold in all rows and need not be kept, such as ``"start<=end"``; those
+            found are ``codec_.always``.
         depth: Number of hidden layers; chosen for the family and the table when None.
         settings: Settings of the denoiser that differ from the family's.
         holdout: Fraction of the rows that is not trained on and judges the model, as ``train``
@@ -104,6 +106,7 @@ class DiffusionEstimator(BaseEstimator):
         max_seconds: float | None = None,
         columns: Mapping[str | int, Kind] | None = None,
         merge_below: int = 0,
+        without: Sequence[str] = (),
         depth: int | None = None,
         settings: Mapping[str, Setting] | None = None,
         holdout: float = 0.0,
@@ -121,6 +124,7 @@ class DiffusionEstimator(BaseEstimator):
         self.max_seconds = max_seconds
         self.columns = columns
         self.merge_below = merge_below
+        self.without = without
         self.depth = depth
         self.settings = settings
         self.holdout = holdout
@@ -217,6 +221,7 @@ class DiffusionEstimator(BaseEstimator):
                 "holdout": self.holdout,
                 "kinds": {str(name): kind for name, kind in (self.columns or {}).items()},
                 "merge_below": self.merge_below,
+                "without": tuple(self.without),
             })  # fmt: skip
         array = None if isinstance(X, pd.DataFrame) else _array_dtype(X)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
@@ -432,10 +437,8 @@ class DiffusionEstimator(BaseEstimator):
         trial, curves = load_trial(Path(folder), verify=False), load_curves(Path(folder))
         assert trial is not None
         training, made, source = config.training, config.model, config.data
-        kinds: dict[str | int, Kind] = {}
-        if isinstance(source, FileData):
-            kinds |= source.kinds
-        merge_below = source.merge_below if isinstance(source, FileData) else 0
+        own = source if isinstance(source, FileData) else FileData(path=Path(_ROWS))
+        kinds: dict[str | int, Kind] = dict(own.kinds)
         model = cls(
             made.family,
             params=pipeline.denoiser.num_trainable,
@@ -446,7 +449,8 @@ class DiffusionEstimator(BaseEstimator):
             learning_rate=made.learning_rate,
             max_seconds=training.max_seconds,
             columns=kinds or None,
-            merge_below=merge_below,
+            merge_below=own.merge_below,
+            without=own.without,
             depth=len(pipeline.denoiser.config.hidden),
             settings=dict(made.settings),
             holdout=source.model_dump()["holdout"],

@@ -179,12 +179,13 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         rows = self(
             len(given), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
         ).samples.cpu()
-        frame = self.codec.decode(rows, None if observed is None else ~observed.isnan())
+        known = None if observed is None else ~observed.isnan()
+        frame = self.codec.decode(rows, known)
         for name in given.columns:
             if name not in gaps:
                 column = self.codec.column(name)
                 frame[column.name] = _kept(column, given[name], frame[column.name])
-        return frame
+        return frame if known is None else self.codec.obeying(frame, known)
 
     def _restricted(
         self,
