@@ -51,7 +51,7 @@ WITH_GAPS = [
     (pd.StringDtype(na_value=np.nan), TEXT),
     (pd.StringDtype("python"), TEXT),
     ("string", TEXT),
-    *((object, cells) for cells in (TEXT, TRUTH, DAYS)),
+    *((object, cells) for cells in (TEXT, TRUTH, DAYS, WHOLE)),
     (pd.CategoricalDtype(["c", "never", "a", "b"]), st.sampled_from("abc")),
     (pd.CategoricalDtype([7, 3, 1], ordered=True), st.sampled_from([3, 1, 7])),
     ("datetime64[s]", DAYS),
@@ -172,12 +172,12 @@ def test_samples_respect_what_a_column_is():
 
 def test_bad_frames_are_refused():
     for frame, words in (
-        (pd.DataFrame(), "0 rows and 0 columns"),
+        (pd.DataFrame(), "has no columns"),
         (pd.DataFrame({"a": [1.0, np.inf]}), "column 'a' has inf in row 2"),
         (pd.DataFrame({"a": ["x", 1]}), "'a' mixes types: row 2 holds int after str"),
         (pd.DataFrame({"a": [[1], [2]]}), "column 'a' holds objects of type list"),
         (pd.DataFrame({"a": [1 + 2j]}), "column 'a' has dtype complex128"),
-        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns are named 'a'"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "two columns of the same name: 'a'"),
     ):
         with refused(words, DataError):
             TableCodec.fit(frame)
@@ -202,7 +202,6 @@ def test_dtypes_that_would_not_come_back_are_refused_before_anything_is_trained(
         (pd.cut(days, 3), "column 'a' has dtype interval"),
         (pd.array([Decimal("1.25")] * 8, pd.ArrowDtype(pa.decimal128(5, 2))), "has dtype decimal"),
         (np.array([Decimal(1), Decimal(2)]), "'a' holds objects of type Decimal"),
-        (np.array([1, None, 3], object), "'a' holds whole numbers and gaps as objects; .* Int64"),
     ):
         with refused(words, DataError):
             TableCodec.fit(pd.DataFrame({"a": pd.Series(cells)}))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from helpers import refused, seeded
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.dependencies import Dependency, obeying
+from kan_diffusion.tables.constraints import Dependency, obeying
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from make import denoiser, process
 
@@ -38,7 +38,7 @@ CODEC = TableCodec.fit(PLACES)
 
 def _found(codec):
     names = [str(column.name) for column in codec.columns]
-    return {(names[each.determinant], names[each.dependent]) for each in codec.dependencies}
+    return {(names[each.determinant], names[each.dependent]) for each in codec.rules}
 
 
 def test_what_always_follows_is_found_and_what_nearly_does_is_not():
@@ -145,7 +145,7 @@ def test_dependencies_that_fit_no_column_are_refused():
         {"places": [12] * 12},
     ):
         content = CODEC.to_dict()
-        content["dependencies"][0].update(change)
+        content["rules"][0].update(change)
         with refused("codec: ", KanDiffusionError):
             TableCodec.from_dict(content)
 
@@ -154,5 +154,5 @@ def test_decoding_keeps_what_is_told():
     rows = torch.randn(200, CODEC.dim, generator=seeded())
     _require_obeyed(CODEC.decode(rows))
     told = torch.ones_like(rows, dtype=torch.bool)
-    free = CODEC.model_copy(update={"dependencies": ()})
+    free = CODEC.model_copy(update={"rules": ()})
     pd.testing.assert_frame_equal(CODEC.decode(rows, told), free.decode(rows))

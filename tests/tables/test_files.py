@@ -175,9 +175,7 @@ def test_what_is_written_is_read_back_exactly(tmp_path, ending):
             "column 'y', row 2 holds 'abc'; correct .* \\(missing\\), .* a category",
         ),
         ("x,y\n1,2\n3\n4,5\n", r"wrong number of values.* \(1 for 2 columns\): '3'"),
-        ("x,y\n1,2\n-inf,4\n5,6\n7,\n8,inf\n", r"infinite values in column 'x' \(row 2\); remove"),
         (b"x,y\n1,2\n3,\xff\xfe4\n", r"not UTF-8 text \(line 3\)"),
-        ({"x": [1.0, np.nan, np.inf]}, r"infinite values in column 'x' \(row 3\)"),
         (np.array([[1, "a"]], dtype=object), "Python objects, which are not loaded"),
     ],
 )

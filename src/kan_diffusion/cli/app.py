@@ -385,6 +385,10 @@ def train(
     missing: Annotated[
         str | None, option("Words for gaps in a text file, such as '?,unknown'.", False)
     ] = None,
+    without: Annotated[
+        str | None,
+        option("Rules of a table that rows need not keep, such as 'start<=end,a+b=c'.", False),
+    ] = None,
     describe: Annotated[
         bool,
         option(
@@ -437,8 +441,9 @@ def train(
     from kan_diffusion.study.trial import run_trial
 
     source = data_from_name(
-        data, kinds=_kinds(columns), missing=_words(missing), holdout=holdout, size=size, mode=mode
-    )
+        data, kinds=_kinds(columns), missing=_words(missing), without=_words(without),
+        holdout=holdout, size=size, mode=mode,
+    )  # fmt: skip
     task = task_of(source)
     if describe:
         typer.echo(task.describe(source, load_dataset(source, seed)))

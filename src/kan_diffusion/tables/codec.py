@@ -11,8 +11,8 @@ and two seeds, this order gave a C2ST of 0.65 to 0.68, levels ordered by frequen
 analog bits 0.78 to 0.86 and one-hot coordinates 0.77 to 0.89; the joint frequencies of pairs of
 categories were closer to the data, too (``results/tables/category_encodings.json``). All models
 were KANs of 20,000 parameters, trained on at most 4,000 rows, and two of the tables have naturally
-ordered categories. A category that always implies that of another column does so in every decoded
-row, too (:mod:`kan_diffusion.tables.dependencies`).
+ordered categories. What holds in all rows holds in every decoded row, too
+(:mod:`kan_diffusion.tables.constraints`).
 
 The map x -> z of a number is smooth, so densities follow from log p(x) = log p(z) + log |dz/dx|.
 Whole numbers, decimals, dates and levels are first spread evenly over their step. Decoding restores
@@ -23,7 +23,7 @@ bulk, a value may come back one step off.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
@@ -36,11 +36,11 @@ from pydantic import model_validator
 from torch import Tensor
 
 from kan_diffusion.errors import DataError, listed, valid_settings
-from kan_diffusion.limits import MOST_COLUMNS, MOST_VALUES
+from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.columns import OTHER, Column, Kind
-from kan_diffusion.tables.dependencies import Dependency, find_dependencies, obeying
-from kan_diffusion.tables.files import FrameFile, read_frame
+from kan_diffusion.tables.constraints import Dependency, Rule, find_rules, obey
+from kan_diffusion.tables.files import FrameFile, read_frame, require_distinct, require_size
 from kan_diffusion.tables.seriation import arranged
 
 __all__ = ["TableCodec", "require_frame"]
@@ -53,34 +53,27 @@ class TableCodec(Settings):
 
     Attributes:
         columns: The columns, in the frame's order.
-        dependencies: Columns whose categories follow from those of another.
+        rules: What holds in every row.
         missing: Words for gaps in text files of such rows, beside the usual ones.
         array: Dtype of the array that rows came in, whose columns are numbered; None of a frame.
     """
 
     columns: Annotated[tuple[Column, ...], Len(1, MOST_COLUMNS)]
-    dependencies: Annotated[tuple[Dependency, ...], Len(0, MOST_COLUMNS)] = ()
+    rules: Annotated[tuple[Rule, ...], Len(0, MOST_COLUMNS)] = ()
     missing: tuple[str, ...] = ()
     array: str | None = None
 
     @model_validator(mode="after")
-    def _require_names(self) -> Self:
-        _require_different([column.name for column in self.columns])
-        return self
-
-    @model_validator(mode="after")
-    def _require_dependencies(self) -> Self:
-        determinants = {each.determinant for each in self.dependencies}
-        dependents = [each.dependent for each in self.dependencies]
-        if determinants & set(dependents) or len(set(dependents)) < len(dependents):
-            raise DataError("a column follows from two others, or from one that itself follows")
-        counts = dict(enumerate(len(column.categories) for column in self.columns))
-        for each in self.dependencies:
-            known, others = counts.get(each.dependent, 0), counts.get(each.determinant, 0)
-            if min(known, others) < 2 or len(each.places) != others or max(each.places) >= known:
-                raise DataError(
-                    f"the dependency of column number {each.dependent} does not fit the categories"
-                )
+    def _require_parts(self) -> Self:
+        require_distinct("the table", [column.name for column in self.columns])
+        followers = [rule.dependent for rule in self.rules if isinstance(rule, Dependency)]
+        for rule in self.rules:
+            if not rule.fits(self.columns):
+                raise DataError(f"the rule {rule.model_dump_json()} does not fit the columns")
+            if isinstance(rule, Dependency) and rule.determinant in followers:
+                raise DataError("a column follows from one that itself follows")
+        if len(set(followers)) < len(followers):
+            raise DataError("a column follows from two others")
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -89,7 +82,12 @@ class TableCodec(Settings):
 
     @classmethod
     def fit(
-        cls, frame: pd.DataFrame, kinds: Mapping[str, Kind] | None = None, *, merge_below: int = 0
+        cls,
+        frame: pd.DataFrame,
+        kinds: Mapping[str, Kind] | None = None,
+        *,
+        merge_below: int = 0,
+        without: Collection[str] = (),
     ) -> Self:
         """Fits a codec to a frame: finds the kind of each column and what to keep of it.
 
@@ -97,10 +95,12 @@ class TableCodec(Settings):
             frame: Shape (n, columns), n > 0.
             kinds: Kinds of columns by name; the kinds of other columns are inferred.
             merge_below: Categories of text in fewer rows than this become the category "other".
+            without: Rules that rows need not keep, such as "start<=end".
 
         Raises:
             DataError: The frame is empty, a name is invalid or occurs twice, a dtype is not
-                supported, a column mixes types or is infinite, or a kind does not fit its column.
+                supported, a column mixes types or is infinite, a kind does not fit its column, or
+                there is no rule of such a name.
         """
         require_frame(frame)
         given = {str(name): kind for name, kind in (kinds or {}).items()}
@@ -113,10 +113,9 @@ class TableCodec(Settings):
         columns = []
         for place, name in enumerate(frame.columns):
             kept = int(name) if isinstance(name, int | np.integer) else str(name)
-            column = Column.fit(
-                kept, frame.iloc[:, place], given.get(str(name)), merge_below=merge_below
-            )
-            if column.kind == "identifier" and str(name) not in given:
+            cells, kind = frame.iloc[:, place], given.get(str(name))
+            column = Column.fit(kept, cells, kind, merge_below=merge_below)
+            if column.kind == "identifier" and kind is None:
                 logger.warning(
                     "column '%s' identifies rows: it is not learned, and its numbers go on where "
                     "those of the rows end; give it another kind to learn it",
@@ -126,7 +125,7 @@ class TableCodec(Settings):
                 logger.info("column '%s' has rare categories, merged into '%s'", name, OTHER)
             columns.append(column)
         ordered = arranged(tuple(columns), frame)
-        return cls(columns=ordered, dependencies=find_dependencies(ordered, frame))
+        return cls(columns=ordered, rules=find_rules(ordered, frame, without))
 
     def column(self, name: object) -> Column:
         """Returns the column of this name.
@@ -220,7 +219,7 @@ class TableCodec(Settings):
         return torch.from_numpy(rows)
 
     def decode(self, rows: Tensor, given: Tensor | None = None) -> pd.DataFrame:
-        """Decodes coordinates into rows of the table, which obey its dependencies.
+        """Decodes coordinates into rows of the table, which obey its rules.
 
         Args:
             rows: Shape (n, d), finite.
@@ -238,32 +237,23 @@ class TableCodec(Settings):
         if not np.isfinite(coordinates).all():
             row = int(np.argmax(~np.isfinite(coordinates).all(axis=1)))
             raise DataError(f"row {row + 1} has coordinates that are NaN or infinite")
-        if self.dependencies:
-            fixed = torch.zeros(rows.shape, dtype=torch.bool) if given is None else given
-            coordinates = self._obeying(coordinates, fixed.numpy())
         series = [column.decode(coordinates[:, span]) for column, span in self._parts.values()]
         frame = pd.concat(series, axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
-        return frame
+        return self.obeying(frame, given)
 
-    def _obeying(self, coordinates: np.ndarray, given: np.ndarray) -> np.ndarray:
-        """Returns coordinates (n, d) that obey all dependencies, those given unchanged."""
-        rows, parts = coordinates.copy(), list(self._parts.values())
-        codes = np.full((len(rows), len(parts)), -1)
-        fixed = np.zeros(codes.shape, dtype=bool)
-        bound = {each.determinant for each in self.dependencies}
-        bound |= {each.dependent for each in self.dependencies}
-        for place in bound:
-            column, span = parts[place]
-            valued = (rows[:, span.start : span.stop - 1] <= 0).all(axis=1)
-            codes[valued, place] = column.places(rows[valued, span.stop - 1])
-            fixed[:, place] = given[:, span.stop - 1]
-        obeyed = obeying(codes, fixed, self.dependencies)
-        for place in bound:
-            column, span = parts[place]
-            changed = obeyed[:, place] != codes[:, place]
-            rows[changed, span.stop - 1] = column.at_places(obeyed[changed, place])
-        return rows
+    def obeying(self, frame: pd.DataFrame, given: Tensor | None = None) -> pd.DataFrame:
+        """Changes decoded rows, in place, so that they obey the table's rules.
+
+        Args:
+            frame: Shape (n, columns).
+            given: As in :meth:`decode`.
+        """
+        fixed = np.zeros((len(frame), len(self.columns)), dtype=bool)
+        if given is not None:
+            for place, (column, span) in enumerate(self._parts.values()):
+                fixed[:, place] = bool(column.coordinates) and given[:, span.stop - 1].numpy()
+        return obey(frame, self.columns, self.rules, fixed) if self.rules else frame
 
     def settle(self, rows: Tensor, generator: np.random.Generator) -> Tensor:
         """Decodes coordinates and encodes the rows again, which rounds categories and steps.
@@ -335,11 +325,17 @@ class TableCodec(Settings):
     def describe(self) -> pd.DataFrame:
         """Describes each column: name, kind, dtype, share of gaps, values, count of coordinates."""
         described = [column.describe() for column in self.columns]
-        for each in self.dependencies:
-            values = described[each.dependent]["values"]
-            follows = f"{values}; follows {self.columns[each.determinant].name}"
-            described[each.dependent]["values"] = follows
+        for each in self.rules:
+            if isinstance(each, Dependency):
+                values = described[each.dependent]["values"]
+                follows = f"{values}; follows {self.columns[each.determinant].name}"
+                described[each.dependent]["values"] = follows
         return pd.DataFrame(described)
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        """Names of the rules that all rows obey: "city->region", "start<=end", "net+tax=gross"."""
+        return tuple(rule.name(self._names()) for rule in self.rules)
 
     def to_dict(self) -> dict[str, object]:
         """Returns the codec as a dictionary of JSON values."""
@@ -402,24 +398,8 @@ def require_frame(frame: pd.DataFrame) -> None:
     """
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"a table is a pandas DataFrame, got {type(frame).__name__}")
-    if len(frame) == 0 or frame.shape[1] == 0:
-        raise DataError(
-            f"the table has {len(frame)} rows and {frame.shape[1]} columns; give at least one each"
-        )
-    if frame.shape[1] > MOST_COLUMNS or frame.size > MOST_VALUES:
-        raise DataError(
-            f"the table has {len(frame):,} rows of {frame.shape[1]:,} columns; a table has at most "
-            f"{MOST_COLUMNS:,} columns and {MOST_VALUES:,} values"
-        )
+    require_size("the table", *frame.shape)
     for name in frame.columns:
         if isinstance(name, bool) or not isinstance(name, str | int | np.integer):
             raise DataError(f"column name {name!r} is no text and no whole number; rename it")
-    _require_different(list(frame.columns))
-
-
-def _require_different(names: Sequence[object]) -> None:
-    seen: set[str] = set()
-    for name in map(str, names):
-        if name in seen:
-            raise DataError(f"two columns are named '{name}'; rename one of them")
-        seen.add(name)
+    require_distinct("the table", list(frame.columns))

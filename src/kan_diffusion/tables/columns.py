@@ -5,12 +5,15 @@ A cell is in one of the states value, missing and zero, if its column has them. 
 * one of two categories, -1 or +1;
 * a level l of K (categories, numbers with few distinct values, or numbers that many rows share and
   that lie on no narrow lattice), spread evenly over the step above it: l + U(0, 1);
-* a number on a lattice, v = (origin + step k) / per with whole k (whole numbers, decimals, and
-  dates at their resolution), spread over the step as well: k + U(0, 1);
+* a number on a lattice (whole numbers, decimals, and dates at their resolution), its step k spread
+  over the step as well: k + U(0, 1);
 * or a number as it is.
 
-A transform then maps levels, lattice steps and numbers to about N(0, 1). Bounds are exact if at
-least five rows share them; otherwise they are rounded outwards, never across zero.
+A spline then maps levels, lattice steps and numbers to about N(0, 1).
+
+An identifier is unique in the rows trained on and never learned. A new one is the beginning that
+all known ones share, and a number above the largest seen there, rounded up, so that it tells no
+row.
 """
 
 from __future__ import annotations
@@ -18,8 +21,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable
-from decimal import Decimal
+import string
 from functools import cached_property
 from typing import Annotated, Literal, Self, get_args
 
@@ -32,11 +34,10 @@ from kan_diffusion.data.scaling import FARTHEST, decimals
 from kan_diffusion.errors import DataError, listed, require_known
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import WORDS, Holds, Scalar, Storage, Values, place_among
-from kan_diffusion.tables.identifiers import Identifier
 from kan_diffusion.tables.lattice import SHARING, Lattice
-from kan_diffusion.tables.transforms import Transform, fit_levels, fit_numbers
+from kan_diffusion.tables.transforms import Spline, fit_levels, fit_numbers
 
-__all__ = ["KINDS", "OTHER", "Column", "Kind", "has_many_zeros", "kind_of"]
+__all__ = ["KINDS", "OTHER", "Column", "Identifier", "Kind", "has_many_zeros", "kind_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,66 @@ _SOME = 0.02
 _FLOAT32_PRINTED = 10**9  # a printed float32 has nine digits; its steps mean nothing
 _SHOWN = 5
 _MARGIN = 0.01  # share of a step left free at each end, so that float32 rarely leaves it
+_DIGITS = 18
+_MAY_BE: dict[Holds, tuple[Kind, ...]] = {
+    "whole": ("number", "category", "identifier"),
+    "real": ("number", "category"),
+    "truth": ("category",),
+    "text": ("category", "identifier"),
+    "moment": ("date", "category"),
+    "span": ("number", "category"),
+}
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+
+
+class Identifier(Settings):
+    """What the new identifiers of a column are.
+
+    Attributes:
+        text: Whether they are text.
+        prefix: Text before the number.
+        digits: Fewest digits of the number, which zeros fill up.
+        first: The first number.
+    """
+
+    text: bool
+    prefix: str = ""
+    digits: Annotated[int, Field(ge=0, le=_DIGITS)] = 0
+    first: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 1
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Self:
+        """Describes identifiers like unique ones, whole numbers or text, of shape (n,), n > 0."""
+        if values.dtype.kind != "O":
+            return cls(text=False).beyond(values)
+        low, high = values.min(), values.max()
+        shared = (place for place, one in enumerate(low) if one != high[place : place + 1])
+        prefix = low[: next(shared, len(low))].rstrip(string.digits)
+        digits = min(min(map(len, values)) - len(prefix), _DIGITS)
+        return cls(text=True, prefix=prefix, digits=digits).beyond(values)
+
+    def beyond(self, known: np.ndarray) -> Self:
+        """Returns the identifiers beyond known ones, too, of shape (m,)."""
+        if self.text:
+            ends = (text.removeprefix(self.prefix) for text in known if self.prefix in text)
+            ends = (end for end in ends if end.isdecimal() and len(end) <= _DIGITS)
+            numbers = [int(end) for end in ends]
+        else:
+            numbers = [int(known.max())] if len(known) else []
+        largest = max(numbers, default=0)
+        unit = 10 ** max(0, len(str(abs(largest))) - 2)
+        above = min((largest // unit + 1) * unit, 2**64 - 1)
+        return self.model_copy(update={"first": max(self.first, above)})
+
+    def new(self, count: int) -> np.ndarray:
+        """Makes ``count`` identifiers: text or int64; uint64 where int64 does not reach."""
+        first = min(self.first, 2**64 - count)
+        dtype = np.int64 if first + count <= 2**63 else np.uint64
+        numbers = np.arange(count, dtype=dtype) + dtype(first)
+        if not self.text:
+            return numbers
+        return np.array([f"{self.prefix}{n:0{self.digits}}" for n in numbers.tolist()], object)
 
 
 class Column(Settings):
@@ -74,12 +133,8 @@ class Column(Settings):
         categories: Its ordered values, if they are categories, levels or one constant.
         frequencies: Share of each of them among the cells that have a value.
         merged: Whether rare categories are merged into "other".
-        low: Smallest number, exact if at least five rows have it, else rounded outwards; None for
-            levels, lattices and columns without numbers.
-        high: Largest number, likewise.
-        closed: Whether samples stop at ``low`` and at ``high``, since many rows lie there.
-        lattice: Lattice of its numbers; None if they are as fine as float64.
-        transform: Map of its numbers to about N(0, 1); for levels it follows from frequencies.
+        lattice: Lattice of its other numbers.
+        transform: Map of these to about N(0, 1); for levels it follows from frequencies.
         identifier: What its new identifiers are.
     """
 
@@ -91,11 +146,8 @@ class Column(Settings):
     categories: Annotated[tuple[Scalar, ...], Len(0, MOST_CATEGORIES)] = ()
     frequencies: Annotated[tuple[Share, ...], Len(0, MOST_CATEGORIES)] = ()
     merged: bool = False
-    low: FiniteFloat | None = None
-    high: FiniteFloat | None = None
-    closed: tuple[bool, bool] = (False, False)
     lattice: Lattice | None = None
-    transform: Transform | None = None
+    transform: Spline | None = None
     identifier: Identifier | None = None
 
     @model_validator(mode="after")
@@ -135,15 +187,20 @@ class Column(Settings):
         """Whether its categories, if it has any, have an order of their own or are just two."""
         return not self.is_discrete or len(self.categories) <= 2
 
+    @property
+    def _has_steps(self) -> bool:
+        """Whether its values are levels or lie on a lattice."""
+        return self.lattice is None or not self.lattice.fine
+
     @cached_property
-    def _map(self) -> Transform | None:
+    def _map(self) -> Spline | None:
         """Map of values to a coordinate; None for constants and identifiers."""
         if self.kind in ("constant", "identifier"):
             return None
         return fit_levels(np.array(self.frequencies)) if self.categories else self.transform
 
-    @cached_property
-    def _known(self) -> np.ndarray:
+    @property
+    def known(self) -> np.ndarray:
         """The categories as values."""
         return self.storage.from_scalars(self.categories)
 
@@ -191,7 +248,7 @@ class Column(Settings):
         if self.storage.holds == "truth":
             values = values.astype(bool)
         if self.merged:
-            values[~missing & (place_among(self._known, values) < 0)] = OTHER
+            values[~missing & (place_among(self.known, values) < 0)] = OTHER
         return values, missing
 
     def require_room(self, series: pd.Series) -> None:
@@ -204,7 +261,6 @@ class Column(Settings):
         if values.dtype.kind not in "iuf":
             return
         low, high = self.storage.limits
-        # The limits may be beyond those of float16.
         values = values.astype(np.float64) if values.dtype.kind == "f" else values
         beyond = ~missing & ((values < low) | (values > high))
         if beyond.any():
@@ -220,10 +276,9 @@ class Column(Settings):
         Raises:
             DataError: A cell does not fit this column.
         """
-        values, missing, zero = self._read_apart(series)
-        rows = np.flatnonzero(~(missing | zero))
-        codes = np.full(len(values), -1)
-        codes[rows] = self._places(values[rows], rows)
+        _, _, rows, x = self._inputs(series)
+        codes = np.full(len(series), -1)
+        codes[rows] = x
         return codes
 
     def scores(self, series: pd.Series) -> np.ndarray | None:
@@ -232,45 +287,47 @@ class Column(Settings):
             return None
         if self.is_discrete:
             return self.codes(series)
-        values, missing = self.read(series)
-        rows = np.flatnonzero(~missing)
-        numbers = np.full(len(values), np.nan)
-        numbers[rows] = self._map.forward(self._inputs(values[rows], rows))
+        _, _, rows, x = self._inputs(series, zeros=False)
+        numbers = np.full(len(series), np.nan)
+        numbers[rows] = self._map.forward(x)
         return numbers
 
-    def _read_apart(self, series: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Reads values, which cells are missing, and which are zeros that are a state."""
-        values, missing = self.read(series)
-        if not self.zero:
-            return values, missing, np.zeros(len(values), dtype=bool)
-        return values, missing, (values == 0) & ~missing
-
     def _inputs(
-        self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None = None
-    ) -> np.ndarray:
-        """Returns the inputs of the map: numbers, or levels and steps spread over one unit."""
-        if self.categories:
-            places = self._places(values, rows)
-        elif self.lattice is not None:
-            places = np.floor(self.lattice.steps(values))
+        self, series: pd.Series, zeros: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Reads cells.
+
+        Args:
+            series: Shape (n,).
+            zeros: Whether zeros have no value where they are a state.
+
+        Returns:
+            Which cells are missing and which are zeros that are a state, shape (n,); the rows of
+            the others, shape (m,), and the inputs of their map: numbers, or middles of steps.
+        """
+        values, missing = self.read(series)
+        zero = (values == 0) & ~missing if self.zero and zeros else np.zeros(len(values), bool)
+        rows = np.flatnonzero(~missing & ~zero)
+        if self._map is None:
+            return missing, zero, rows, np.zeros(len(rows))
+        if self.lattice is None:
+            x: np.ndarray = self._places(values[rows], rows)
         else:
-            return values.astype(np.float64)
-        if generator is None or 0 < len(self.categories) <= 2:
-            return places + 0.5
-        return places + _MARGIN + (1 - 2 * _MARGIN) * generator.random(len(values))
+            x = self.lattice.steps(values[rows])
+        return missing, zero, rows, np.floor(x) + 0.5 if self._has_steps else x
 
     def _places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Finds values among the categories; a number between two levels takes the lower one."""
         if not self.is_discrete and self.storage.values is None and values.dtype.kind in "iuf":
             last = len(self.categories) - 1
-            return np.clip(np.searchsorted(self._known, values, "right") - 1, 0, last)
-        places = place_among(self._known, values)
+            return np.clip(np.searchsorted(self.known, values, "right") - 1, 0, last)
+        places = place_among(self.known, values)
         unknown = places < 0
         if unknown.any():
             first = int(np.argmax(unknown))
             raise DataError(
                 f"column '{self.name}' has '{values[first]}' in row {int(rows[first]) + 1}, "
-                f"which is not in the rows trained on; known: {listed(self._known)}"
+                f"which is not in the rows trained on; known: {listed(self.known)}"
             )
         return places
 
@@ -293,13 +350,13 @@ class Column(Settings):
         Raises:
             DataError: A cell does not fit this column, or is missing and none was in training.
         """
-        values, missing, zero = self._read_apart(series)
+        missing, zero, rows, x = self._inputs(series)
         if missing.any() and not partial and not self.missing:
             raise DataError(
                 f"column '{self.name}' has a gap in row {int(np.argmax(missing)) + 1}, and had "
                 "none in the rows trained on; fill it or remove the row"
             )
-        cells = np.full((len(values), len(self.coordinates)), -1, dtype=np.float32)
+        cells = np.full((len(series), len(self.coordinates)), -1, dtype=np.float32)
         for place, state in enumerate(self.states):
             if state == "zero":
                 cells[zero, place] = 1
@@ -308,21 +365,22 @@ class Column(Settings):
                 cells[missing, place] = 1
         if self._map is None:
             return cells
-        value = np.full(len(values), np.nan if partial else 0, dtype=np.float32)
-        rows, empty = np.flatnonzero(~missing & ~zero), zero if partial else zero | missing
+        value = np.full(len(series), np.nan if partial else 0, dtype=np.float32)
         if generator is not None:
+            empty = zero if partial else zero | missing
             value[empty] = generator.standard_normal(int(empty.sum()), dtype=np.float32)
-        x = self._inputs(values[rows], rows, generator)
+            if self._has_steps and not 0 < len(self.categories) <= 2:
+                x = np.floor(x) + _MARGIN + (1 - 2 * _MARGIN) * generator.random(len(x))
         z = self._map.forward(x)
         if (far := np.abs(z) > FARTHEST).any():
             row = int(rows[np.argmax(far)])
             raise DataError(
-                f"column '{self.name}' has {values[row]} in row {row + 1}, more than "
+                f"column '{self.name}' has {series.iloc[row]} in row {row + 1}, more than "
                 f"{FARTHEST:g} times the spread of the rows trained on away from them; correct "
                 "it or remove the row"
             )
         value[rows] = z
-        if generator is not None and (self.categories or self.lattice is not None):
+        if generator is not None and self._has_steps:
             # Where a step is hardly wider than float32 is fine, a cell may have left its own.
             back = self._map.inverse(value[rows].astype(np.float64))
             lost = np.floor(back) != np.floor(x)
@@ -337,7 +395,7 @@ class Column(Settings):
         if self.identifier is not None:
             return self.numbered(self.storage.restore(self.storage.empty(len(cells)), missing))
         if self.kind == "constant":
-            known = self._known if self.categories else self.storage.empty(1)
+            known = self.known if self.categories else self.storage.empty(1)
             values = np.repeat(known, len(cells))
             missing = missing if self.categories else np.ones(len(cells), dtype=bool)
         else:
@@ -348,22 +406,10 @@ class Column(Settings):
 
     def _values(self, z: np.ndarray) -> np.ndarray:
         """Decodes coordinates of values, shape (n,)."""
-        if self.categories:
-            return self._known[self.places(z)]
+        if self.lattice is None:
+            return self.known[self.places(z)]
         assert self._map is not None
-        x = self._map.inverse(z)
-        if self.lattice is not None:
-            return self.lattice.values(x, self.storage.value_dtype)
-        assert self.low is not None
-        assert self.high is not None
-        # Beyond an open end there is room for one more range, but not across zero.
-        span = self.high - self.low
-        smallest, largest = self.storage.limits
-        low = max(self.low - span, 0.0 if self.low >= 0 else smallest)
-        high = min(self.high + span, 0.0 if self.high <= 0 else largest)
-        return np.clip(
-            x, self.low if self.closed[0] else low, self.high if self.closed[1] else high
-        )
+        return self.lattice.values(self._map.inverse(z), self.storage.value_dtype)
 
     def places(self, z: np.ndarray) -> np.ndarray:
         """Decodes coordinates of values into places among the categories, both with shape (n,)."""
@@ -390,13 +436,14 @@ class Column(Settings):
         values, missing = self.read(cells)
         drawn = ~missing if kept is None else ~missing & ~kept
         present, gaps = self.read(cells.iloc[:0] if known is None else known)
-        new = self.identifier.new(int(drawn.sum()), present[~gaps])
         if drawn.any():
+            new = self.identifier.beyond(present[~gaps]).new(int(drawn.sum()))
             values = values.astype(new.dtype)
             values[drawn] = new
         storage = self.storage
-        if values.dtype.kind in "iu" and len(values):  # more rows than the dtype has numbers
-            storage = storage.reaching(int(values.max()))
+        if values.dtype.kind in "iu" and len(values) and values.max() > storage.limits[1]:
+            # There are more rows than the dtype has numbers.
+            storage = storage.model_copy(update={"dtype": re.sub("8|16|32", "64", storage.dtype)})
         return storage.restore(values, missing)
 
     def log_scale(self, series: pd.Series) -> np.ndarray:
@@ -407,37 +454,31 @@ class Column(Settings):
         """
         result = np.zeros(len(series))
         if self._map is not None and not self.is_discrete:
-            values, missing, zero = self._read_apart(series)
-            rows = np.flatnonzero(~missing & ~zero)
-            slope = self._map.log_slope(self._inputs(values[rows], rows))
-            if self.lattice is not None and values.dtype.kind not in "mM":
+            _, _, rows, x = self._inputs(series)
+            slope = self._map.log_slope(x)
+            if self.lattice is not None and self.storage.unit is None:
                 slope = slope + math.log(self.lattice.per) - math.log(self.lattice.step)
             result[rows] = slope
         return result
 
     def describe(self) -> dict[str, object]:
         """Name, kind, dtype, share of gaps, values and number of coordinates."""
+        values = self.known
+        if self.lattice is not None:
+            ends = np.array([self.lattice.low, self.lattice.high], dtype=np.float64)
+            values = self.lattice.values(ends, self.storage.value_dtype)
+        texts = [re.sub(r"T00:00:00(\.0+)?$", "", str(value)) for value in values[:_SHOWN]]
+        shown = ", ".join(texts) if self.categories else " to ".join(texts)
+        if len(values) > _SHOWN:
+            shown += f", ... ({len(values)})"
         return {
             "name": self.name,
             "kind": self.kind,
             "dtype": self.storage.dtype,
             "gaps": self.missing,
-            "values": "unique" if self.identifier is not None else self._range(),
+            "values": shown if self.identifier is None else "unique",
             "coordinates": len(self.coordinates),
         }
-
-    def _range(self) -> str:
-        """Writes the bounds, or the first few categories."""
-        values = self._known
-        if self.lattice is not None:
-            ends = np.array([0.0, self.lattice.last])
-            values = self.lattice.values(ends, self.storage.value_dtype)
-        elif self.low is not None:
-            values = np.array([self.low, self.high])
-        texts = [re.sub(r"T00:00:00(\.0+)?$", "", str(value)) for value in values[:_SHOWN]]
-        if not self.categories:
-            return " to ".join(texts)
-        return ", ".join(texts) + (f", ... ({len(values)})" if len(values) > _SHOWN else "")
 
     # Fitting.
 
@@ -462,129 +503,103 @@ class Column(Settings):
         values, missing = storage.read(series, name)
         present = values[~missing]
         found = _kind_of(present, storage)
-        if kind is None:
-            kind = found
-        else:
-            _require_fitting(kind, found, present, storage, name)
-        column = cls.model_construct(name=name, storage=storage, kind=kind, missing=_share(missing))
-        if len(present) == 0:
-            parts: dict[str, object] = {"kind": "constant"}
-        elif kind == "identifier":
-            parts = {"identifier": Identifier.of(present)}
-        elif kind in ("category", "constant"):
-            parts = column._categories(present, merge_below if kind == "category" else 0)
-        elif found == "constant":
-            parts = column._categories(present, 0) | {"kind": "constant"}
-        else:
-            parts = column._numbers(present)
-        return cls(**(dict(column) | parts))
-
-    def _categories(self, present: np.ndarray, merge_below: int) -> dict[str, object]:
-        """Returns the categories and their shares, with rare categories merged."""
-        known, counts, storage, merged = *_counted(present, self.storage), self.storage, False
-        rare = counts < merge_below
-        if rare.any():
-            if storage.holds != "text":
-                raise DataError(
-                    f"column '{self.name}' has categories that are no text and in fewer than "
-                    f"{merge_below} rows, which cannot be called '{OTHER}'; turn it into text"
-                )
-            merged = True
-            others = rare | (known == OTHER)
-            known = np.append(known[~others], OTHER)
-            counts = np.append(counts[~others], counts[others].sum())
-            if storage.values is not None:
-                kept = [v for v in storage.values if v in set(known)]
-                kept += [OTHER] if OTHER not in kept else []
-                storage = storage.model_copy(update={"values": tuple(kept)})
-        if len(known) > MOST_CATEGORIES:
-            raise DataError(
-                f"column '{self.name}' has {len(known):,} different values, and a column has at "
-                f"most {MOST_CATEGORIES:,} categories; leave it out or call it an identifier"
-            )
-        return {"storage": storage, "merged": merged, **_levels(known, counts, storage)}
-
-    def _numbers(self, present: np.ndarray) -> dict[str, object]:
-        """Returns the share of zeros and either levels, or a lattice or bounds with a transform."""
+        kind = kind or found
+        _require_fitting(kind, found, present, storage, name)
         parts: dict[str, object] = {}
-        if present.dtype.kind in "iuf" and has_many_zeros(present):
-            parts["zero"] = _share(present == 0)
-            present = present[present != 0]
-        distinct, counts = np.unique(present, return_counts=True)
-        smallest, largest = self.storage.limits
-        lattice = Lattice.of(present, (int(smallest), int(largest)))
-        if self.kind != "date" and _are_levels(counts, lattice):
-            if len(distinct) > _FEW:  # a rare number, which may tell whose it is, is the next lower
-                shared = counts >= SHARING
-                counts = np.add.reduceat(counts, np.flatnonzero(shared))
-                distinct = distinct[shared]
-            return parts | _levels(distinct, counts, self.storage)
-        where = str(self.name)
-        if lattice is not None:
-            x = np.sort(np.floor(lattice.steps(present)))
-            _, first, each = np.unique(x, return_index=True, return_counts=True)
-            within = np.arange(len(x)) - np.repeat(first, each)
-            spread = x + (within + 0.5) / np.repeat(each, each)
-            transform = fit_numbers(spread, *lattice.bounds, where)
-            _warn_of_lost_steps(where, self.storage.unit, lattice, transform, x)
-            return parts | {"lattice": lattice, "transform": transform}
-        low, high = float(distinct[0]), float(distinct[-1])
-        closed = (bool(counts[0] >= SHARING), bool(counts[-1] >= SHARING))
-        bounds = (0.0 if low > 0 and not closed[0] else None,
-                  0.0 if high < 0 and not closed[1] else None)  # fmt: skip
-        return parts | {
-            "low": low if closed[0] else _outward(low, high - low, math.floor),
-            "high": high if closed[1] else _outward(high, high - low, math.ceil),
-            "closed": closed,
-            "transform": fit_numbers(present.astype(np.float64), *bounds, where),
-        }
+        if len(present) == 0 or (found == "constant" and kind not in ("identifier", "category")):
+            kind = "constant"
+        if len(present) and kind == "identifier":
+            parts = {"identifier": Identifier.of(present)}
+        elif len(present) and kind in ("category", "constant"):
+            parts = _categories(name, storage, present, merge_below if kind == "category" else 0)
+        elif len(present):
+            parts = _numbers(name, storage, present, kind)
+        about = {"name": name, "storage": storage, "kind": kind, "missing": _share(missing)}
+        return cls.model_validate(about | parts)
 
 
-def _levels(known: np.ndarray, counts: np.ndarray, storage: Storage) -> dict[str, object]:
-    shares = counts / counts.sum()
-    return {
-        "categories": tuple(storage.scalars(known)),
-        "frequencies": tuple(_digits(share) for share in shares),
-    }
+def _categories(
+    name: str | int, storage: Storage, present: np.ndarray, merge_below: int
+) -> dict[str, object]:
+    """Returns the categories and their shares, with rare categories merged."""
+    codes, known = pd.factorize(present, sort=storage.values is None)
+    known, counts = np.asarray(known), np.bincount(codes, minlength=len(known))
+    if storage.values is not None:
+        order = np.argsort(place_among(storage.from_scalars(storage.values), known))
+        known, counts = known[order], counts[order]
+    rare = counts < merge_below
+    if rare.any():
+        if storage.holds != "text":
+            raise DataError(
+                f"column '{name}' has categories that are no text and in fewer than "
+                f"{merge_below} rows, which cannot be called '{OTHER}'; turn it into text"
+            )
+        others = rare | (known == OTHER)
+        known = np.append(known[~others], OTHER)
+        counts = np.append(counts[~others], counts[others].sum())
+        if storage.values is not None:
+            kept = [*(value for value in storage.values if value in set(known)), OTHER]
+            storage = storage.model_copy(update={"values": tuple(dict.fromkeys(kept))})
+    if len(known) > MOST_CATEGORIES:
+        raise DataError(
+            f"column '{name}' has {len(known):,} different values, and a column has at most "
+            f"{MOST_CATEGORIES:,} categories; leave it out or call it an identifier"
+        )
+    return {"storage": storage, "merged": bool(rare.any()), **_levels(storage, known, counts)}
 
 
-def _are_levels(counts: np.ndarray, lattice: Lattice | None) -> bool:
-    """Tells whether sorted distinct numbers with these counts are levels."""
-    if len(counts) > counts.sum() / _ROWS_A_LEVEL:
-        return len(counts) <= 2
-    if len(counts) <= _FEW:
-        return True
-    scattered = lattice is None or len(counts) * _STEPS_A_LEVEL <= lattice.last
-    return scattered and len(counts) <= _MOST_LEVELS and counts[[0, -1]].min() >= SHARING
-
-
-def _outward(bound: float, span: float, rounding: Callable[[Decimal], int]) -> float:
-    """Rounds a bound to two digits of the span."""
-    exponent = math.floor(math.log10(span)) - 1
-    shifted = Decimal(bound).scaleb(-exponent)
-    return float(Decimal(rounding(shifted)).scaleb(exponent))
-
-
-def _warn_of_lost_steps(
-    name: str, unit: str | None, lattice: Lattice, transform: Transform, k: np.ndarray
-) -> None:
-    """Warns if float32 cannot resolve the steps over the column's range."""
-    largest = max(abs(lattice.origin), abs(lattice.origin + lattice.step * lattice.last))
-    if lattice.last < 2**20 or largest < _FLOAT32_PRINTED * lattice.step:
-        return
-    back = transform.inverse(transform.forward(k + 0.5).astype(np.float32).astype(np.float64))
-    lost = float(np.abs(back - k - 0.5).max())
-    if lost > 1:
-        step = lattice.step / lattice.per
+def _numbers(
+    name: str | int, storage: Storage, present: np.ndarray, kind: Kind
+) -> dict[str, object]:
+    """Returns the share of zeros, and either levels or a lattice with a transform."""
+    parts: dict[str, object] = {}
+    if present.dtype.kind in "iuf" and has_many_zeros(present):
+        parts["zero"] = _share(present == 0)
+        present = present[present != 0]
+    distinct, counts = np.unique(present, return_counts=True)
+    lattice = Lattice.of(present, storage.limits)
+    if kind != "date" and _are_levels(counts, lattice):
+        if len(distinct) > _FEW:  # a rare number, which may tell whose it is, is the next lower
+            shared = counts >= SHARING
+            counts = np.add.reduceat(counts, np.flatnonzero(shared))
+            distinct = distinct[shared]
+        return parts | _levels(storage, distinct, counts)
+    x = lattice.steps(present)
+    if not lattice.fine:  # spread evenly over their steps
+        x = np.sort(np.floor(x))
+        _, first, each = np.unique(x, return_index=True, return_counts=True)
+        within = np.arange(len(x)) - np.repeat(first, each)
+        x = x + (within + 0.5) / np.repeat(each, each)
+    transform = fit_numbers(x, *lattice.bounds(present), str(name))
+    back = transform.inverse(transform.forward(x).astype(np.float32).astype(np.float64))
+    step, lost = lattice.step / lattice.per, float(np.abs(back - x).max())
+    largest = max(abs(lattice.origin), abs(lattice.origin + lattice.step * lattice.high))
+    if not lattice.fine and lost > 1 and largest >= _FLOAT32_PRINTED * lattice.step:
         logger.warning(
             "column '%s' has steps of %g%s, and over its range float32, in which networks "
             "compute, is off by up to %.1g; if that matters split it into a coarse and a fine "
             "column",
             name,
             step,
-            "" if unit is None else f" {unit}",
+            f" {storage.unit or ''}".rstrip(),
             lost * step,
         )
+    return parts | {"lattice": lattice, "transform": transform}
+
+
+def _levels(storage: Storage, known: np.ndarray, counts: np.ndarray) -> dict[str, object]:
+    frequencies = tuple(_digits(share) for share in counts / counts.sum())
+    return {"categories": tuple(storage.scalars(known)), "frequencies": frequencies}
+
+
+def _are_levels(counts: np.ndarray, lattice: Lattice) -> bool:
+    """Tells whether sorted distinct numbers with these counts are levels."""
+    if len(counts) > counts.sum() / _ROWS_A_LEVEL:
+        return len(counts) <= 2
+    if len(counts) <= _FEW:
+        return True
+    scattered = lattice.fine or len(counts) * _STEPS_A_LEVEL <= lattice.high
+    return scattered and len(counts) <= _MOST_LEVELS and counts[[0, -1]].min() >= SHARING
 
 
 def _share(cells: np.ndarray) -> float:
@@ -595,16 +610,6 @@ def _share(cells: np.ndarray) -> float:
 def _digits(share: float) -> float:
     """Rounds a share to four decimals, or to two significant digits below 0.01."""
     return float(f"{share:.4f}") if share >= 0.01 else float(f"{share:.2g}")
-
-
-def _counted(present: np.ndarray, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
-    """Counts the distinct values, in the order of a categorical dtype or sorted."""
-    codes, known = pd.factorize(present, sort=storage.values is None)
-    counts = np.bincount(codes, minlength=len(known))
-    if storage.values is not None:
-        order = np.argsort(place_among(storage.from_scalars(storage.values), np.asarray(known)))
-        return np.asarray(known)[order], counts[order]
-    return np.asarray(known), counts
 
 
 def kind_of(series: pd.Series, name: str | int) -> Kind:
@@ -626,22 +631,21 @@ def _kind_of(present: np.ndarray, storage: Storage) -> Kind:
     """Infers the kind of a column from its values."""
     distinct = pd.unique(present)
     count, num, holds = len(distinct), len(present), storage.holds
+    unique = count == num >= _FEWEST_UNIQUE
     if count <= 1:
         return "constant"
     if storage.values is not None or holds == "truth":
         return "category"
     if holds == "text":
-        return "identifier" if count == num and num >= _FEWEST_UNIQUE else "category"
+        return "identifier" if unique else "category"
     if holds == "moment":
         return "date"
-    if holds == "span":
-        return "number"
-    if count == 2:
+    if holds != "span" and count == 2:
         return "category"
-    low, high = distinct.min(), distinct.max()
-    whole = holds == "whole" or not (distinct % 1).any()
-    if whole and count == num >= _FEWEST_UNIQUE and int(high) - int(low) == num - 1:
-        return "number" if low >= _YEARS[0] and high < _YEARS[1] else "identifier"
+    if unique and holds != "span" and not (distinct % 1).any():
+        low, high = int(distinct.min()), int(distinct.max())
+        years = _YEARS[0] <= low <= high < _YEARS[1]
+        return "identifier" if high - low == num - 1 and not years else "number"
     return "number"
 
 
@@ -655,24 +659,18 @@ def has_many_zeros(numbers: np.ndarray) -> bool:
     return fine and (share >= _MOSTLY or decimals(numbers) is None)
 
 
-_MAY_HOLD: dict[Kind, tuple[Holds, ...]] = {
-    "number": ("whole", "real", "span"),
-    "date": ("moment",),
-    "identifier": ("whole", "text"),
-}
-
-
 def _require_fitting(
     kind: Kind, found: Kind, present: np.ndarray, storage: Storage, name: object
 ) -> None:
     """Refuses a kind that does not fit a column's values."""
     problem = None
-    if storage.holds not in _MAY_HOLD.get(kind, (storage.holds,)):
+    if kind == "constant":
+        if found != "constant":
+            problem = f"has {len(pd.unique(present)):,} different values"
+    elif kind not in _MAY_BE[storage.holds]:
         problem = f"holds {WORDS[storage.holds]}"
-    elif kind in _MAY_HOLD and storage.values is not None:
+    elif kind != "category" and storage.values is not None:
         problem = "has a categorical dtype without room for new values, and may be made another"
-    elif kind == "constant" and found != "constant":
-        problem = f"has {len(pd.unique(present)):,} different values"
     if problem is not None:
         raise DataError(
             f"column '{name}' cannot be of kind '{kind}': it {problem}; by itself it is '{found}'"

@@ -88,6 +88,8 @@ class DiffusionEstimator(BaseEstimator):
         columns: Kinds of columns that should not be inferred, by name:
             ``{"age": "number", "zip code": "category"}``; by number for an array.
         merge_below: Categories with fewer rows are merged into one, "other"; 0 merges none.
+        without: Rules that hold in all rows and need not be kept, such as ``"start<=end"``; those
+            found are ``codec_.always``.
         depth: Number of hidden layers; chosen for the family and the table when None.
         settings: Settings of the denoiser that differ from the family's.
         holdout: Fraction of the rows that is not trained on and judges the model, as ``train``
@@ -128,6 +130,7 @@ class DiffusionEstimator(BaseEstimator):
         max_seconds: float | None = None,
         columns: Mapping[str | int, Kind] | None = None,
         merge_below: int = 0,
+        without: Sequence[str] = (),
         depth: int | None = None,
         settings: Mapping[str, Setting] | None = None,
         holdout: float = 0.0,
@@ -145,6 +148,7 @@ class DiffusionEstimator(BaseEstimator):
         self.max_seconds = max_seconds
         self.columns = columns
         self.merge_below = merge_below
+        self.without = without
         self.depth = depth
         self.settings = settings
         self.holdout = holdout
@@ -220,6 +224,7 @@ class DiffusionEstimator(BaseEstimator):
                 "holdout": self.holdout,
                 "kinds": {str(name): kind for name, kind in (self.columns or {}).items()},
                 "merge_below": self.merge_below,
+                "without": tuple(self.without),
             })  # fmt: skip
         array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
@@ -424,7 +429,7 @@ class DiffusionEstimator(BaseEstimator):
             **config.training.model_dump(include=_OF_TRAINING),
         )
         if isinstance(config.data, FileData):
-            model.merge_below = config.data.merge_below
+            model.merge_below, model.without = config.data.merge_below, config.data.without
             model.columns = dict(config.data.kinds) or None
         names = [column.name for column in pipeline.codec.columns]
         model._frame(pd.DataFrame(0, index=[0], columns=names), reset=True)

@@ -1,16 +1,21 @@
-"""Lattices: equally spaced numbers, such as whole numbers, decimals and dates.
+"""Numbers of a column: equally spaced, such as whole numbers, decimals and dates, or any.
 
-A value is v = (origin + step k) / per, with whole k from 0 to last. Numbers of 64 bits and their
-differences are exact; k is float64. The origin and the last value are those of the data if five
-rows share them; otherwise they are rounded outwards, so that they reveal no single row.
+A value is v = (origin + step k) / per, with whole k from ``low`` to ``high``; or with any k, if the
+numbers are as fine as float64. Numbers of 64 bits and their differences are exact; k is float64.
+The smallest and the largest number are those of the data if five rows share them; otherwise they
+are rounded outwards, so that they reveal no single row, and decimals and fine numbers may be drawn
+beyond them: up to one more range, but never across zero.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from kan_diffusion.data.scaling import decimals
 from kan_diffusion.settings import Settings
@@ -21,109 +26,114 @@ SHARING = 5
 """Fewest rows that must share a bound so that it is kept exactly."""
 
 _FEWEST = 20  # distinct numbers, with which a shared step is no coincidence
+_A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
 class Lattice(Settings):
-    """Numbers (origin + step k) / per with whole k from 0 to last.
+    """Numbers (origin + step k) / per.
 
     Attributes:
-        origin: The smallest number, times ``per``.
+        fine: Whether k may be any number; origin is 0 and step 1 then, so that it is the value.
+        origin: The number with k = 0, times ``per``.
         step: Distance between neighbours, times ``per``.
-        last: The largest k.
-        below: Steps that samples may go below the origin: 0 except for decimals, and never across
-            zero.
-        above: Steps that samples may go beyond the last number, likewise.
+        low: The smallest k; 0 unless numbers are fine.
+        high: The largest k.
+        below: How far below ``low`` samples may go.
+        above: How far above ``high`` samples may go.
         per: A power of ten for decimals, else 1.
         calendar: "M" or "Y" if origin and step count months or years since 1970; None if they are
             in the column's own unit.
     """
 
-    origin: Annotated[int, Field(ge=-(2**63), lt=2**64)]
-    step: Annotated[int, Field(ge=1, lt=2**63)]
-    last: Annotated[int, Field(ge=0, lt=2**64)]
-    below: Annotated[int, Field(ge=0, lt=2**60)] = 0
-    above: Annotated[int, Field(ge=0, lt=2**60)] = 0
+    fine: bool = False
+    origin: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 0
+    step: Annotated[int, Field(ge=1, lt=2**63)] = 1
+    low: int | FiniteFloat = 0
+    high: int | FiniteFloat = 0
+    below: Annotated[int | FiniteFloat, Field(ge=0)] = 0
+    above: Annotated[int | FiniteFloat, Field(ge=0)] = 0
     per: Annotated[int, Field(ge=1, le=10**15)] = 1
     calendar: Literal["M", "Y"] | None = None
 
     @classmethod
-    def of(cls, values: np.ndarray, limits: tuple[int, int]) -> Self | None:
-        """Finds the lattice of values; None if they lie on none.
+    def of(cls, values: np.ndarray, limits: tuple[float, float]) -> Self:
+        """Finds the lattice of values.
 
         Args:
-            values: Shape (n,), n > 0: whole numbers, real ones, moments or spans.
+            values: Shape (n,), not all equal: whole numbers, real ones, moments or spans.
             limits: Smallest and largest number of the dtype.
         """
-        per, calendar = 1, None
-        if values.dtype.kind == "f":
-            places = decimals(values)
-            if places is None or np.abs(values).max() * 10.0**places >= 2.0**52:
-                return None
-            per = 10**places
-        if values.dtype.kind == "M":
-            calendar = _calendar(values)
-        lattice = cls(origin=0, step=1, last=0, per=per, calendar=calendar)
-        whole, counts = np.unique(lattice._whole(values), return_counts=True)
-        low, high = int(whole[0]), int(whole[-1])
-        origin, last = low, high
-        unit = max(1, 10 ** (len(str(high - low)) - 2))
-        if counts[0] < SHARING:
-            origin = max(low // unit * unit, limits[0])
-        if counts[-1] < SHARING:
-            last = min(-(-high // unit) * unit, limits[1])
-        ticks = values.dtype.kind in "mM" and calendar is None
-        step = _step(whole, np.datetime_data(values.dtype)[0] if ticks else None)
-        origin = low - (low - origin) // step * step
-        num = (last - origin) // step
-        last = origin + num * step
-        below = above = 0
-        if per > 1 and counts[0] < SHARING:
+        kind, places = values.dtype.kind, decimals(values) if values.dtype.kind == "f" else 0
+        fine = places is None or (kind == "f" and np.abs(values).max() * 10.0**places >= 2.0**52)
+        per = 1 if fine or places is None else 10**places
+        calendar = _calendar(values) if kind == "M" else None
+        lattice = cls(fine=fine, per=per, calendar=calendar)
+        known, counts = np.unique(lattice._whole(values), return_counts=True)
+        first, last = known[0].item(), known[-1].item()
+        span = last - first
+        digits = math.floor(math.log10(span)) - 1 if fine else max(0, len(str(span)) - 2)
+        shared = counts[[0, -1]] >= SHARING
+        low = first if shared[0] else max(_outward(first, digits, math.floor), limits[0])
+        high = last if shared[1] else min(_outward(last, digits, math.ceil), limits[1])
+        if fine:
+            span = high - low
+            below = 0.0 if shared[0] else min(span, low if low >= 0 else low - limits[0])
+            above = 0.0 if shared[1] else min(span, -high if high <= 0 else limits[1] - high)
+            return cls(fine=True, low=low, high=high, below=below, above=above)
+        step, unit = 1, np.datetime_data(values.dtype)[0] if kind in "mM" else ""
+        if calendar is None and unit in _A_DAY:  # parts of a day, even if there are few
+            step = int(np.gcd.reduce(np.append(known, _A_DAY[unit])))
+        if len(known) >= _FEWEST:
+            gaps = known[1:].astype(np.uint64) - known[:-1].astype(np.uint64)
+            step = min(max(step, int(np.gcd.reduce(gaps))), 2**63 - 1)
+        origin = first - (first - int(low)) // step * step
+        num = (int(high) - origin) // step
+        end, below, above = origin + num * step, 0, 0
+        if per > 1 and not shared[0]:
             below = min(num, origin // step) if origin >= 0 else num
-        if per > 1 and counts[-1] < SHARING:
-            above = min(num, -last // step) if last <= 0 else num
-        return cls(
-            origin=origin,
-            step=step,
-            last=num,
-            below=below,
-            above=above,
-            per=per,
-            calendar=calendar,
-        )
+        if per > 1 and not shared[1]:
+            above = min(num, -end // step) if end <= 0 else num
+        found = {"origin": origin, "step": step, "high": num, "below": below, "above": above}
+        return lattice.model_copy(update=found)
 
-    @property
-    def bounds(self) -> tuple[float | None, float | None]:
-        """Bounds of samples in steps from the origin; None where samples have room."""
-        has_room = (self.below == self.last and self.origin < 0, self.above == self.last)
-        low, high = -float(self.below), self.last + 1.0 + self.above
+    def bounds(self, values: np.ndarray) -> tuple[float | None, float | None]:
+        """Bounds of the k of samples; None where samples have room or stop at an end.
+
+        Args:
+            values: The values that it was found of, shape (n,).
+        """
+        if self.fine:
+            low, high = float(values.min()), float(values.max())
+            opens = self.below > 0 or self.low < low, self.above > 0 or self.high > high
+            return 0.0 if low > 0 and opens[0] else None, 0.0 if high < 0 and opens[1] else None
+        has_room = (self.below == self.high and self.origin < 0, self.above == self.high)
+        low, high = -float(self.below), self.high + 1.0 + self.above
         return None if has_room[0] else low, None if has_room[1] else high
 
     def steps(self, values: np.ndarray) -> np.ndarray:
-        """Returns k of values, shape (n,), float64; outside [0, last] beyond the ends."""
+        """Returns k of values, shape (n,), float64; outside [low, high] beyond the ends."""
         whole = self._whole(values)
-        kind = np.uint64 if self.origin > np.iinfo(np.int64).max else whole.dtype.type
-        origin = kind(self.origin)
-        above = whole >= origin
+        if self.fine:
+            return whole
+        above = whole >= self.origin
         # The distance of two numbers of 64 bits fits into an unsigned one.
-        ahead = whole.astype(np.uint64) - np.asarray(origin).astype(np.uint64)
-        behind = np.asarray(origin).astype(np.uint64) - whole.astype(np.uint64)
-        return np.where(above, ahead, behind).astype(np.float64) / np.where(
-            above, self.step, -self.step
-        )
+        ahead = whole.astype(np.uint64) - np.uint64(self.origin % 2**64)
+        away = np.where(above, ahead, -ahead).astype(np.float64)
+        return away / np.where(above, self.step, -self.step)
 
     def values(self, steps: np.ndarray, like: np.dtype[np.generic]) -> np.ndarray:
         """Returns the values of k, shape (n,), clipped to where samples may be.
 
         Args:
-            steps: The k, real numbers that are rounded down.
+            steps: The k, real numbers, which are rounded down unless numbers are fine.
             like: Dtype of the values: whole or real numbers, moments or spans.
         """
-        k = np.floor(np.clip(steps, -self.below, self.last + self.above))
-        away = np.minimum(
-            np.abs(k).astype(np.uint64), np.uint64(self.last + self.above + self.below)
-        )
-        away *= np.uint64(self.step)
-        start = np.array(self.origin % 2**64, dtype=np.uint64)
+        k = np.clip(steps, self.low - self.below, self.high + self.above)
+        if self.fine:
+            return k
+        k, most = np.floor(k), np.uint64(self.high + self.above + self.below)
+        away = np.minimum(np.abs(k).astype(np.uint64), most) * np.uint64(self.step)
+        start = np.uint64(self.origin % 2**64)
         whole = np.where(k < 0, start - away, start + away)
         if like.kind == "f":
             return whole.view(np.int64) / self.per
@@ -136,22 +146,30 @@ class Lattice(Settings):
         """Returns the numbers of a lattice without ends that are nearest to values (n,), sorted."""
         steps = np.unique(np.round(self.steps(values))[:, None] + np.array([-1, 0, 1]))
         reach = int(np.abs(steps).max())
-        if reach >= 2**62:  # beyond what the sum of its ends can be
+        if self.fine or reach >= 2**62:  # beyond what the sum of its ends can be
             return np.unique(values)
-        endless = self.model_copy(update={"below": reach, "last": reach, "above": 0})
+        endless = self.model_copy(update={"below": reach, "high": reach, "above": 0})
         return endless.values(steps, values.dtype)
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
-        """Returns values times ``per`` as whole numbers of 64 bits."""
+        """Returns values times ``per`` as whole numbers of 64 bits; fine ones as float64."""
         if values.dtype.kind == "f":
             with np.errstate(over="ignore"):
-                scaled = np.rint(values.astype(np.float64) * self.per)
-            return np.clip(scaled, -(2.0**62), 2.0**62).astype(np.int64)
+                scaled = values.astype(np.float64) * self.per
+            return (
+                scaled if self.fine else np.clip(np.rint(scaled), -(2.0**62), 2.0**62).astype(int)
+            )
         if values.dtype.kind in "mM":
             if self.calendar is not None:
                 values = values.astype(f"datetime64[{self.calendar}]")
             return values.view(np.int64)
         return values.astype(np.int64) if values.dtype.kind == "b" else values
+
+
+def _outward(end: float, digits: int, rounding: Callable[[Decimal], int]) -> float:
+    """Rounds an end, whole or not, to a multiple of a power of ten."""
+    rounded = Decimal(rounding(Decimal(end).scaleb(-digits))).scaleb(digits)
+    return int(rounded) if isinstance(end, int) else float(rounded)
 
 
 def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
@@ -161,26 +179,3 @@ def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
             if (moments.astype(f"datetime64[{unit}]").astype(moments.dtype) == moments).all():
                 return unit
     return None
-
-
-def _step(whole: np.ndarray, unit: str | None) -> int:
-    """Finds the step of sorted, distinct whole numbers.
-
-    Args:
-        whole: Shape (m,).
-        unit: Unit of moments or spans, whose steps may be days, ... even if there are few.
-    """
-    step = 1
-    if unit in _TICKS:
-        whole_day = 86_400 * _TICKS[unit]
-        for parts in (1, 24, 1_440, 86_400, 86_400_000, 86_400_000_000):
-            if whole_day % parts == 0 and not (whole % (whole_day // parts)).any():
-                step = whole_day // parts
-                break
-    if len(whole) >= _FEWEST:
-        gaps = whole[1:].astype(np.uint64) - whole[:-1].astype(np.uint64)
-        step = max(step, int(np.gcd.reduce(gaps)))
-    return min(step, 2**63 - 1)
-
-
-_TICKS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # per second

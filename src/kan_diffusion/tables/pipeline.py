@@ -176,13 +176,14 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         rows = self(
             len(given), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
         ).samples.cpu()
-        frame = self.codec.decode(rows, None if observed is None else ~observed.isnan())
+        known = None if observed is None else ~observed.isnan()
+        frame = self.codec.decode(rows, known)
         for name in given.columns.difference(list(gaps), sort=False):
             column = self.codec.column(name)
             drawn = frame[column.name]
             kept = _as_trained(column, given[name], drawn)
             frame[column.name] = kept.where(given[name].notna().to_numpy(), drawn)
-        return frame
+        return frame if known is None else self.codec.obeying(frame, known)
 
     def _restricted(
         self,

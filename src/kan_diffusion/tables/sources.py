@@ -19,6 +19,7 @@ from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
@@ -66,14 +67,40 @@ class TableDataset(Dataset):
 
 
 class _TableSource(Source):
-    """Rows of a table, which :meth:`rows` of a subclass reads."""
+    """Rows of a table, which :meth:`rows` of a subclass reads and :meth:`fit_codec` describes.
+
+    Attributes:
+        holdout: Fraction of the rows that is not trained on.
+    """
 
     task = "kan_diffusion.tables.task:TableTask"
     view = "kan_diffusion.tables.view:TableView"
+    holdout: float = Field(0.3, gt=0, lt=1)
 
     def identity(self) -> dict[str, object]:
         """As of any source; the rows are marked as encoded."""
         return {**super().identity(), "rows": "encoded"}
+
+    def rows(self) -> FrameFile:
+        """Reads the rows."""
+        raise NotImplementedError
+
+    def fit_codec(self, frame: pd.DataFrame) -> TableCodec:
+        """Fits a codec to rows."""
+        return TableCodec.fit(frame)
+
+    def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
+        """Reads, encodes and splits the table."""
+        file = self.rows()
+        codec = self._fitted(file)
+        rows = _encoded(file, codec, study_seed)
+        return split_rows(self, codec, rows, study_seed, trial_seed)
+
+    def _fitted(self, file: FrameFile) -> TableCodec:
+        """Fits a codec to a file, whose name is said in errors."""
+        frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
+        with _about(file.path):
+            return self.fit_codec(frame)
 
 
 class TableData(_TableSource):
@@ -85,7 +112,6 @@ class TableData(_TableSource):
     """
 
     table: str
-    holdout: float = Field(0.3, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -104,15 +130,8 @@ class TableData(_TableSource):
 
     def rows(self) -> FrameFile:
         """Reads the rows."""
-        frame = TABLES[self.table]()
-        return FrameFile(Path(self.table), "", tuple(frame.columns), len(frame), frame)
-
-    def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
-        """Reads, encodes and splits the table."""
-        file = self.rows()
-        codec = TableCodec.fit(file.frame)
-        rows = _encoded(file, codec, study_seed)
-        return split_rows(self, codec, rows, study_seed, trial_seed)
+        table = pa.Table.from_pandas(TABLES[self.table](), preserve_index=False)
+        return FrameFile.of(Path(self.table), b"", table)
 
 
 def _pairs(kinds: object) -> object:
@@ -141,6 +160,7 @@ class FileData(_TableSource):
         kinds: Kinds of columns by name; the kinds of other columns are inferred.
         missing: Words for gaps in a text file beside the usual ones.
         merge_below: Categories with fewer rows are merged into one, "other"; 0 merges none.
+        without: Rules that hold in all rows and need not be kept, such as "start<=end".
     """
 
     path: Path
@@ -149,6 +169,7 @@ class FileData(_TableSource):
     kinds: Kinds = ()
     missing: tuple[str, ...] = ()
     merge_below: int = Field(0, ge=0)
+    without: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _named(self) -> Self:
@@ -175,8 +196,8 @@ class FileData(_TableSource):
         """
         digest = self.sha256
         if not digest:
-            file = self._read()
-            self._fit(file)
+            file = self._read(self.path)
+            self._fitted(file)
             digest = file.sha256
         return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
 
@@ -186,14 +207,14 @@ class FileData(_TableSource):
 
     def identity(self) -> dict[str, object]:
         """As of any table; the file counts by its name and content."""
-        return {**super().identity(), "path": self.name}
+        identity = {**super().identity(), "path": self.name}
+        return {key: value for key, value in identity.items() if key != "without" or value}
 
     def is_same(self, other: Source) -> bool:
         """Whether ``other`` is a file with the same content."""
         if not isinstance(other, FileData) or not (self.sha256 or self.path.exists()):
             return False
-        file = read_frame(other.path, self.missing, dict(self.kinds))
-        return file.sha256 == (self.sha256 or self.pinned().sha256)
+        return self._read(other.path).sha256 == (self.sha256 or self.pinned().sha256)
 
     def rows(self) -> FrameFile:
         """Reads the file that a run was set up with."""
@@ -204,7 +225,7 @@ class FileData(_TableSource):
                 f"again{known}"
             )
         with self._quiet():
-            file = self._read()
+            file = self._read(self.path)
         if self.sha256 and file.sha256 != self.sha256:
             raise DataError(
                 f"'{self.path}' has changed since this run was set up; put the file back as it "
@@ -223,9 +244,8 @@ class FileData(_TableSource):
         self, columns: tuple[str, ...], standardizer: Standardizer, seed: int
     ) -> Dataset:
         """Reads points in the units of a model, see :meth:`.Source.for_points`."""
-        file = read_frame(self.path)
-        _require_rows(file, "judge a model")
-        points = standardizer.apply_near(_numbers(file, columns), columns, f"'{self.path}': ")
+        points = _numbers(read_frame(self.path), columns)
+        points = standardizer.apply_near(points, columns, f"'{self.path}': ")
         return Dataset(
             name=self.path.stem,
             columns=columns,
@@ -254,24 +274,21 @@ class FileData(_TableSource):
         """Fits a codec to rows: the kinds of the columns and how cells become coordinates.
 
         Raises:
-            DataError: A column cannot be used or does not fit its given kind, or no column can be
-                learned.
+            DataError: A column cannot be used or does not fit its given kind, no rule has a given
+                name, or no column can be learned.
         """
-        codec = TableCodec.fit(frame, dict(self.kinds), merge_below=self.merge_below)
+        with self._quiet():
+            codec = TableCodec.fit(
+                frame, dict(self.kinds), merge_below=self.merge_below, without=self.without
+            )
         codec.require_content()
         return codec.model_copy(update={"missing": self.missing})
 
-    def _read(self) -> FrameFile:
-        """Reads a file to train on, and refuses one with too few rows."""
-        file = read_frame(self.path, self.missing, dict(self.kinds))
+    def _read(self, path: Path) -> FrameFile:
+        """Reads a file with enough rows to train on."""
+        file = read_frame(path, self.missing, dict(self.kinds))
         _require_rows(file, "train on some and judge with others")
         return file
-
-    def _fit(self, file: FrameFile) -> TableCodec:
-        """Fits a codec to a file, whose name is said in errors."""
-        frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
-        with _about(file.path):
-            return self.fit_codec(frame)
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -291,11 +308,7 @@ def _loaded(
     config: FileData, study_seed: int, trial_seed: int, _stamp: tuple[tuple[int, int], ...]
 ) -> TableDataset:
     """Keeps the last file in memory."""
-    file = config.rows()
-    with config._quiet():
-        codec = config._fit(file)
-    rows = _encoded(file, codec, study_seed)
-    return split_rows(config, codec, rows, study_seed, trial_seed)
+    return super(FileData, config).load(study_seed, trial_seed)
 
 
 def split_frames(
@@ -329,7 +342,7 @@ def split_frames(
 
 
 def split_rows(
-    source: FileData | TableData, codec: TableCodec, rows: Tensor, study_seed: int, trial_seed: int
+    source: _TableSource, codec: TableCodec, rows: Tensor, study_seed: int, trial_seed: int
 ) -> TableDataset:
     """Makes a data set of encoded rows (n, d), some held out at random."""
     train, heldout = split(len(rows), source.holdout, study_seed, trial_seed, MOST_HELDOUT)
@@ -374,13 +387,8 @@ def _about(path: Path) -> Iterator[None]:
 def _encoded(file: FrameFile, codec: TableCodec, seed: int) -> Tensor:
     """Encodes the rows of a file, a batch at a time, with shape (n, d), float32."""
     generator = numpy_generator("encoding", seed)
-    rows = torch.empty(file.num_rows, codec.dim)
-    start = 0
     with _about(file.path):
-        for batch in file.batches():
-            rows[start : start + len(batch)] = codec.encode(batch, generator)
-            start += len(batch)
-    return rows
+        return torch.cat([codec.encode(batch, generator) for batch in file.batches()])
 
 
 def _numbers(file: FrameFile, columns: tuple[str, ...]) -> Tensor:
@@ -389,22 +397,14 @@ def _numbers(file: FrameFile, columns: tuple[str, ...]) -> Tensor:
     Raises:
         DataError: The file has other columns, or one has gaps or cells that are not numbers.
     """
-    if len(file.columns) != len(columns):
-        raise DataError(
-            f"'{file.path}' has {len(file.columns)} columns and the model was trained on "
-            f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
-        )
+    _require_rows(file, "judge a model")
     frame = file.named_like(columns).frame
     for name in columns:
-        if name not in frame:
-            raise DataError(
-                f"'{file.path}' has no column '{name}', which the model was trained on; give a "
-                f"file with the columns {', '.join(columns)}"
-            )
-        dtype = frame[name].dtype
-        if not is_numeric_dtype(dtype) or is_bool_dtype(dtype) or frame[name].isna().any():
-            raise DataError(
-                f"'{file.path}' has cells without a number in column '{name}', and the model was "
-                "trained on points; remove or fill them"
-            )
+        cells, problem = frame.get(name), None
+        if cells is None or frame.shape[1] != len(columns):
+            problem = f"has other columns than {', '.join(columns)}; give a file with these"
+        elif not is_numeric_dtype(cells) or is_bool_dtype(cells) or cells.isna().any():
+            problem = f"has cells without a number in column '{name}'; remove or fill them"
+        if problem is not None:
+            raise DataError(f"'{file.path}' {problem}: the model was trained on points")
     return torch.from_numpy(np.array(frame[list(columns)], dtype=np.float64))

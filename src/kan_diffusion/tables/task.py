@@ -149,8 +149,10 @@ class TableTask(Task):
         return rows_drawn(several)
 
     def describe(self, source: Source, dataset: Dataset) -> str:
-        """Says which kinds the columns have."""
-        return columns_text(_table(dataset).codec.describe(), source.name)
+        """Says which kinds the columns have, and which rules always hold."""
+        codec = _table(dataset).codec
+        text = columns_text(codec.describe(), source.name)
+        return f"{text}\n\n Always: {', '.join(codec.always)}" if codec.always else text
 
 
 def columns_text(columns: pd.DataFrame, title: str) -> str:

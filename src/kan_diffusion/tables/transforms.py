@@ -1,18 +1,16 @@
 r"""Smooth monotone maps of numbers and levels to about N(0, 1), and back.
 
-**Linear**, z = (x - mean) / std, if the shape is mild: a skewness within 1/2, an excess kurtosis of
-at most 1, no cell beyond six standard deviations, and no bound within three of the mean.
-
-**Spline** otherwise. Knots are quantiles x_i = Q(Phi(z_i)) at normal scores z_i; between two of
-them, with w = x_{i+1} - x_i, h = z_{i+1} - z_i, xi = (x - x_i) / w and slopes a and b at the two
-ends in units of h / w (Gregory and Delbourgo 1982; as in the flows of Durkan et al. 2019,
-arXiv:1906.04032),
+Knots are quantiles x_i = Q(Phi(z_i)) at normal scores z_i; between two of them, with
+w = x_{i+1} - x_i, h = z_{i+1} - z_i, xi = (x - x_i) / w and slopes a and b at the two ends in units
+of h / w (Gregory and Delbourgo 1982; as in the flows of Durkan et al. 2019, arXiv:1906.04032),
 
     z = z_i + h (xi^2 + a xi (1 - xi)) / (1 + (a + b - 2) xi (1 - xi)),
 
 which is monotone, has a continuous derivative for any positive slopes and is inverted by a
 quadratic. The slope at a knot is the geometric mean of the two secants, each to the power of the
-other interval's share of the height.
+other interval's share of the height. Two knots are the line z = (x - mean) / std, which is taken if
+the shape is mild: a skewness within 1/2, an excess kurtosis of at most 1, no cell beyond six
+standard deviations, and no bound within three of the mean.
 
 Beyond an outermost knot, x is s (exp(c t) - 1) / c away from the knot, where t is the distance in z
 and s = dx/dz at the knot. The tail is linear for curvature c = 0, exponential for c > 0 (heavy
@@ -20,7 +18,7 @@ columns), and approaches a bound without reaching it for c = -s / distance. So n
 the ends, and a column that is never negative stays so.
 
 **Levels** 0, ..., K - 1 are spread evenly over the step above them, and the edges between them are
-knots of the spline, so that normal numbers give each level its frequency. Two levels are -1 and +1.
+knots, so that normal numbers give each level its frequency. Two levels are -1 and +1.
 """
 
 from __future__ import annotations
@@ -32,20 +30,14 @@ from typing import Annotated, Self
 import numpy as np
 import torch
 from annotated_types import Len
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import FiniteFloat, model_validator
 from scipy.special import ndtr, ndtri
 
 from kan_diffusion.data.scaling import LARGEST, Standardizer
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 
-__all__ = [
-    "Linear",
-    "Spline",
-    "Transform",
-    "fit_levels",
-    "fit_numbers",
-]
+__all__ = ["Spline", "fit_levels", "fit_numbers"]
 
 _MOST_KNOTS = 33
 _MOST_EDGES = 2_000  # between levels; no file holds these knots
@@ -60,32 +52,6 @@ _FARTHEST = 8.0  # largest normal score of a row
 _NEAREST = 1e-12  # least width of an interval relative to its neighbour's
 _MOST_BEND = 1.5
 _MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
-
-
-class Linear(Settings):
-    """The map z = (x - mean) / scale.
-
-    Attributes:
-        mean: Number that is subtracted.
-        scale: Number that the difference is divided by, positive.
-    """
-
-    mean: FiniteFloat
-    scale: Annotated[FiniteFloat, Field(gt=0)]
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """Maps numbers of shape (n,) to about N(0, 1), in float64."""
-        return (x / 4 - self.mean / 4) / (self.scale / 4)
-
-    def inverse(self, z: np.ndarray) -> np.ndarray:
-        """Maps z of shape (n,) to numbers; those too large for float64 are infinite."""
-        with np.errstate(over="ignore"):
-            return z * self.scale + self.mean
-
-    def log_slope(self, x: np.ndarray) -> np.ndarray:
-        """Returns log dz/dx at numbers of shape (n,)."""
-        return np.full(len(x), -math.log(self.scale))
-
 
 Knots = Annotated[tuple[FiniteFloat, ...], Len(2, 3_000)]
 
@@ -125,29 +91,27 @@ class Spline(Settings):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Maps numbers of shape (n,) to about N(0, 1), in float64."""
-        knots, scores, slopes = self._pieces
-        place, xi, _, a, b = self._within(x, knots)
-        mixed = xi * (1 - xi)
-        rise = (xi * xi + a * mixed) / (1 + (a + b - 2) * mixed)
-        z = scores[place] + np.diff(scores)[place] * rise
-        for beyond, sign, end, curvature in self._tails(x, knots):
-            away = np.abs(x[beyond] - knots[end]) * slopes[end]
-            if curvature:
-                away = np.log1p(_growth_within_bound(curvature * away)) / curvature
-            z[beyond] = scores[end] + sign * away
-        return z
+        return self._with_slope(x)[0]
 
     def log_slope(self, x: np.ndarray) -> np.ndarray:
         """Returns log dz/dx at numbers of shape (n,)."""
-        knots, _, slopes = self._pieces
-        _, xi, secant, a, b = self._within(x, knots)
+        return self._with_slope(x)[1]
+
+    def _with_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Maps numbers (n,), and returns log dz/dx of each."""
+        knots, scores, slopes = self._pieces
+        place, xi, secant, a, b = self._within(x, knots)
         mixed = xi * (1 - xi)
+        rise = (xi * xi + a * mixed) / (1 + (a + b - 2) * mixed)
+        z = scores[place] + np.diff(scores)[place] * rise
         top = b * xi * xi + 2 * mixed + a * (1 - xi) ** 2
         slope = np.log(secant) + np.log(top) - 2 * np.log1p((a + b - 2) * mixed)
-        for beyond, _, end, curvature in self._tails(x, knots):
+        for beyond, sign, end, curvature in self._tails(x, knots):
             away = np.abs(x[beyond] - knots[end]) * slopes[end]
-            slope[beyond] = np.log(slopes[end]) - np.log1p(_growth_within_bound(curvature * away))
-        return slope
+            growth = np.log1p(np.maximum(curvature * away, -1 + 1e-12))  # within a bound
+            z[beyond] = scores[end] + sign * (growth / curvature if curvature else away)
+            slope[beyond] = np.log(slopes[end]) - growth
+        return z, slope
 
     def inverse(self, z: np.ndarray) -> np.ndarray:
         """Maps z of shape (n,) to numbers; those too large for float64 are infinite."""
@@ -177,10 +141,7 @@ class Spline(Settings):
         self, values: np.ndarray, ends: np.ndarray
     ) -> tuple[tuple[np.ndarray, int, int, float], ...]:
         """Returns, for each tail, which values are in it, its direction, knot and curvature."""
-        return (
-            (values < ends[0], -1, 0, self.lower),
-            (values > ends[-1], 1, -1, self.upper),
-        )
+        return (values < ends[0], -1, 0, self.lower), (values > ends[-1], 1, -1, self.upper)
 
 
 def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -194,12 +155,10 @@ def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.exp(np.concatenate([ends[:1], inner, ends[1:]]))
 
 
-def _growth_within_bound(growth: np.ndarray) -> np.ndarray:
-    """Keeps the growth of a tail above -1, so that its logarithm is finite."""
-    return np.maximum(growth, -1 + 1e-12)
-
-
-Transform = Linear | Spline
+def _line(mean: float, scale: float) -> Spline:
+    """Makes the map z = (x - mean) / scale; its knots are so far apart that they differ."""
+    ends = mean - _MILD_RANGE * scale, mean + _MILD_RANGE * scale
+    return Spline(x=ends, z=(-_MILD_RANGE, _MILD_RANGE))
 
 
 def fit_numbers(
@@ -207,8 +166,8 @@ def fit_numbers(
     low: float | None = None,
     high: float | None = None,
     where: str = "",
-) -> Transform:
-    """Fits the map of a column: linear if its shape is mild, else a spline.
+) -> Spline:
+    """Fits the map of a column: a line if its shape is mild.
 
     Args:
         values: Shape (n,), finite, not all equal.
@@ -221,16 +180,19 @@ def fit_numbers(
     """
     column = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))[:, None]
     standard = Standardizer.from_points(column, [where])
-    linear = Linear(mean=standard.mean[0], scale=standard.scale[0])
-    if _is_mild(linear, values, low, high):
-        return linear
+    line, z = _line(standard.mean[0], standard.scale[0]), standard.apply(column)[:, 0].numpy()
+    known = [bound for bound in (low, high) if bound is not None]
+    near = np.abs(line.forward(np.array(known))) < _MILD_BOUND
+    mild = abs((z**3).mean()) <= _MILD_SKEWNESS and (z**4).mean() - 3 <= _MILD_KURTOSIS
+    if mild and np.abs(z).max() <= _MILD_RANGE and not near.any():
+        return line
     ordered = np.sort(values)
     z = _scores(len(ordered))
     x, z = _distinct(_rounded(np.quantile(ordered, ndtr(z), method="hazen")), z)
     inside = (x > (-np.inf if low is None else low)) & (x < (np.inf if high is None else high))
     x, z = x[inside], z[inside]
     if len(x) < 2:
-        return linear
+        return line
     scores = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
     below, above = ordered < x[0], ordered > x[-1]
     lower = _curvature(-x, -z, -ordered[below], -scores[below], None if low is None else -low)
@@ -238,7 +200,7 @@ def fit_numbers(
     return Spline(x=tuple(x.tolist()), z=tuple(z.tolist()), lower=lower, upper=upper)
 
 
-def fit_levels(frequencies: np.ndarray) -> Transform:
+def fit_levels(frequencies: np.ndarray) -> Spline:
     """Fits the map of levels 0, 1, ..., K - 1, each spread evenly over the step above it.
 
     The edges between levels are knots, so normal numbers give each level its frequency. The middles
@@ -248,7 +210,7 @@ def fit_levels(frequencies: np.ndarray) -> Transform:
         frequencies: Shape (K,), positive.
     """
     if len(frequencies) <= 2:
-        return Linear(mean=1.0, scale=0.5)
+        return Spline(x=(0.5, 1.5), z=(-1.0, 1.0))
     shares = np.cumsum(frequencies / frequencies.sum())[:-1]
     x, z = _distinct(np.arange(1.0, len(frequencies)), ndtri(np.clip(shares, 1e-9, 1 - 1e-9)))
     if len(x) > _MOST_EDGES:
@@ -268,22 +230,9 @@ def fit_levels(frequencies: np.ndarray) -> Transform:
         finer_x.append(x[i] + (x[i + 1] - x[i]) * np.clip((p - start) / (stop - start), 0, 1))
         finer_z.append(between)
     x, z = _distinct(np.concatenate(finer_x), np.concatenate(finer_z))
-    spline = Spline(x=tuple(x.tolist()), z=tuple(z.tolist()))
-    slopes = spline._pieces[2]
-    return spline.model_copy(
-        update={"lower": -1 / (slopes[0] * first), "upper": -1 / (slopes[-1] * last)}
-    )
-
-
-def _is_mild(linear: Linear, values: np.ndarray, low: float | None, high: float | None) -> bool:
-    z = linear.forward(np.asarray(values, dtype=np.float64))
-    bounds = [float(linear.forward(np.array([b]))[0]) for b in (low, high) if b is not None]
-    return bool(
-        abs((z**3).mean()) <= _MILD_SKEWNESS
-        and (z**4).mean() - 3 <= _MILD_KURTOSIS
-        and np.abs(z).max() <= _MILD_RANGE
-        and all(abs(bound) >= _MILD_BOUND for bound in bounds)
-    )
+    slopes = _slopes(x, z)
+    tails = {"lower": -1 / (slopes[0] * first), "upper": -1 / (slopes[-1] * last)}
+    return Spline(x=tuple(x.tolist()), z=tuple(z.tolist()), **tails)
 
 
 def _scores(count: int) -> np.ndarray:

@@ -155,7 +155,6 @@ def test_shards_that_differ_are_refused(tmp_path):
         (first.rename(columns={"x": "y"}), "part-1.parquet' have different columns.*'x'"),
         (first.assign(z=1), "different columns.*'z'"),
         (first.astype({"age": str}), "columns of different types: .*age"),
-        (first.assign(x=[1.0, np.inf]), r"infinite values in column 'x' \(row 2\)"),
     )):  # fmt: skip
         with refused(words, DataError):
             read_frame(_shards(tmp_path / str(number), [first, other]))
@@ -171,26 +170,22 @@ def test_shards_that_differ_are_refused(tmp_path):
     [
         ("  \n\n", "is empty"),
         ("x,y\n", "no rows"),
-        ("2019,size\n5,3\n1e400,4\n", r"infinite values in column '2019' \(row 2\)"),
         ("x,y\n1,2\n\n3,4\nabc,5\n", "column 'x', row 3 holds 'abc'"),
         ("x,y\nTrue,2\n3,4\n", "mixes numbers and text: column 'x', row 1 holds 'True'"),
         ("day,2.5\n1,2\n3,4\n", "row 1 holds 'day'.*header line has no number"),
         ("x;y\n1,500;2\n1,250,000;3\n", "'1,500', where the comma may mark decimals or thousands"),
         ("x,y\n1,2\n3,4,5\n", r"wrong number of values.* \(3 for 2 columns\)"),
-        ("x\n1\n1e301\n", r"values beyond 1e\+300 in column 'x' \(row 2"),
         ("x,x\n1,2\n3,4\n", "same name: 'x'"),
         (b"x,y\n1,2\n\0\0\0,4\n", "not a text file"),
         ('x,y\n1,2\n"3,4\n5,6\n', "close its quotation marks"),
         (",".join(map(str, range(10_001))) + "\n", "10,001 columns; a table has at most 10,000"),
         ({"x": [1.0, 2.0], "many": [[1.0], [2.0]]}, "a column 'many' of lists"),
         ({}, "no columns"),
-        ({"x": [1.0, 1e301]}, r"beyond 1e\+300"),
-        (np.array([["a", "b"]]), "type <U1, not real numbers"),
-        (np.ones((3, 2), dtype=complex), "complex128, not real"),
-        (np.ones((4, 3, 3)), r"shape \(4, 3, 3\); reshape it to \(rows, columns\)"),
+        (np.array([["a", "b"]]), "type <U1 and shape .*; save real numbers"),
+        (np.ones((3, 2), dtype=complex), "type complex128"),
+        (np.ones((4, 3, 3)), r"shape \(4, 3, 3\); save .* in the shape \(rows, columns\)"),
         (np.empty((0, 2)), "no rows"),
         (np.empty((0, 10**9)), "1,000,000,000 columns; a table has at most 10,000"),
-        (np.array([1.0, np.nan, np.inf]), r"column 'column_1' \(row 3\)"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_place(tmp_path, content, words):
@@ -201,8 +196,8 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
     array = written(tmp_path, np.arange(100.0)).read_bytes()
     columns = written(tmp_path, {"x": np.arange(100.0)}).read_bytes()
     for name, content, words in (
-        ("cut.npy", array[:-100], "broken NumPy file"),
-        ("cut.npy", b"1,2\n3,4\n", "not a NumPy array file"),
+        ("cut.npy", array[:-100], "not a readable NumPy array file"),
+        ("cut.npy", b"1,2\n3,4\n", "not a readable NumPy array file"),
         ("cut.parquet", columns[:-20], "not a readable Parquet file"),
         ("cut.parquet", columns[:500] + columns[-8:], "not a readable Parquet file"),
     ):

@@ -1,0 +1,399 @@
+"""Rules that hold in every row trained on, and are kept in every row that is drawn.
+
+**A category implies that of another column**, as a city its region. The categories (or levels) of
+one column, the determinant, each occur with a single one of another, the dependent. The dependent
+cell follows from the determinant; where it is given, the determinant takes the nearest category
+that agrees with it. Few rows can agree by chance: of n rows, those beyond the first of each
+category of the determinant could contradict, and with shares p of the dependent's categories, each
+of them would with a probability of 1 - sum(p^2) if the columns were independent. At least 20 must
+be expected to.
+
+**a <= b** of two dates or two numbers of equal resolution, and **a + b = c** of three numbers
+within rounding, in at least 200 rows in which no cell is missing. No row may break the rule, and if
+one column's cells were shuffled, at least 5 % would. A row that breaks a <= b has the two swapped;
+where one of them is given, the other is set to it. The sum c follows from a and b; where c is given
+and one of them as well, the other is what is left, and else both are scaled.
+
+A network learns all this only nearly. Given cells are never changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import combinations, permutations
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from annotated_types import Len
+from pydantic import Field
+
+from kan_diffusion.data.scaling import decimals
+from kan_diffusion.errors import DataError, listed
+from kan_diffusion.settings import Settings
+from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Constraint", "Dependency", "Rule", "find_rules", "obey", "obeying"]
+
+_EVIDENCE = 20.0
+_GLANCE = 1_000
+_FEWEST_ROWS = 200
+_BROKEN = 0.05  # least share of shuffled rows that break a rule
+_MOST_COLUMNS = 60  # whose numbers are compared
+_MOST_ROUNDS = 20  # in which a repair may break what another one has repaired
+
+Place = Annotated[int, Field(ge=0)]
+
+
+class Dependency(Settings):
+    """A dependency of one column on another.
+
+    Attributes:
+        determinant: Place of the column that decides.
+        dependent: Place of the column that follows.
+        places: For each category of the determinant, that of the dependent; -1 if unknown.
+    """
+
+    determinant: Place
+    dependent: Place
+    places: Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Len(1, MOST_CATEGORIES)]
+
+    def name(self, names: Sequence[str]) -> str:
+        """Writes the rule, such as "city->region"."""
+        return f"{names[self.determinant]}->{names[self.dependent]}"
+
+    def fits(self, columns: Sequence[Column]) -> bool:
+        """Whether the columns have such categories."""
+        if max(self.determinant, self.dependent) >= len(columns):
+            return False
+        others, known = (len(columns[p].categories) for p in (self.determinant, self.dependent))
+        return min(known, others) >= 2 and len(self.places) == others and max(self.places) < known
+
+
+class Constraint(Settings):
+    """An order of the cells of two columns, a <= b, or a sum of those of three, a + b = c.
+
+    Attributes:
+        columns: Places of a and b, or of a, b and c.
+    """
+
+    columns: Annotated[tuple[Place, ...], Len(2, 3)]
+
+    def name(self, names: Sequence[str]) -> str:
+        """Writes the rule, such as "start<=end" or "net+tax=gross"."""
+        named = [names[place] for place in self.columns]
+        return "<=".join(named) if len(named) == 2 else f"{named[0]}+{named[1]}={named[2]}"
+
+    def fits(self, columns: Sequence[Column]) -> bool:
+        """Whether the columns have such numbers or dates."""
+        if max(self.columns) >= len(columns) or len(set(self.columns)) < len(self.columns):
+            return False
+        kinds = [_resolution(columns[place]) for place in self.columns]
+        if len(kinds) == 2:
+            return kinds[0] == kinds[1] is not None
+        return all(kind is not None and kind[0] in ("whole", "real") for kind in kinds)
+
+    def holds(self, cells: Sequence[np.ndarray], columns: Sequence[Column]) -> np.ndarray:
+        """Tells which rows obey the rule, shape (n,).
+
+        Args:
+            cells: Values of the columns of the rule, shape (n,) each.
+            columns: All columns of the table.
+        """
+        if len(cells) == 2:
+            return np.asarray(cells[0] <= cells[1])
+        half = max(_half(columns[place]) for place in self.columns)
+        return np.asarray(_off(*cells) <= half)
+
+    def repaired(
+        self, cells: Sequence[np.ndarray], fixed: np.ndarray, columns: Sequence[Column]
+    ) -> list[np.ndarray]:
+        """Returns values that obey the rule, of rows that do not.
+
+        Args:
+            cells: Values of the columns of the rule, shape (n,) each.
+            fixed: Which of them are to stay, shape (n, columns of the rule).
+            columns: All columns of the table.
+        """
+        if len(cells) == 2:
+            (low, high), (left, right) = cells, fixed.T
+            return [np.where(left, low, high), np.where(right, high, low)]
+        a, b, c = (each.astype(np.float64) for each in cells)
+        left, right, total = fixed.T
+        share = np.divide(c, a + b, out=np.ones(len(a)), where=(a + b != 0))
+        a = np.where(left | ~total, a, np.where(right, c - b, a * share))
+        a = _rounded(a, columns[self.columns[0]])
+        made = a, np.where(right | ~total, b, c - a), np.where(total, c, a + b)
+        kept = left | ~total, right | ~total, total
+        return [
+            np.where(stays, own, _rounded(cell, columns[place]).astype(own.dtype))
+            for cell, own, stays, place in zip(made, cells, kept, self.columns, strict=True)
+        ]
+
+
+Rule = Dependency | Constraint
+
+
+def _decimals(column: Column) -> int | None:
+    """Returns the decimals of a column's numbers; None if they are as fine as float64."""
+    if column.lattice is None:
+        return decimals(column.known.astype(np.float64))
+    return None if column.lattice.fine else round(math.log10(column.lattice.per))
+
+
+def _half(column: Column) -> float:
+    """Returns half the last decimal of a column's numbers; 0 if they are as fine as float64."""
+    places = _decimals(column)
+    return 0.0 if places is None else 0.5 * 10.0**-places
+
+
+def _rounded(numbers: np.ndarray, column: Column) -> np.ndarray:
+    """Rounds numbers to the decimals of a column."""
+    places = _decimals(column)
+    return numbers if places is None else np.round(numbers, places)
+
+
+def _off(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Returns by how much a + b differs from c, beyond the rounding of float64."""
+    a, b, c = (each.astype(np.float64) for each in (a, b, c))
+    return np.asarray(np.abs(a + b - c) - 1e-9 * (np.abs(a) + np.abs(b) + np.abs(c)))
+
+
+def _resolution(column: Column) -> tuple[object, ...] | None:
+    """Returns what the numbers or dates of a column are; None if it has none."""
+    if column.kind not in ("number", "date") or column.is_discrete:
+        return None
+    storage, calendar = column.storage, column.lattice and column.lattice.calendar
+    if storage.holds in ("whole", "real"):
+        return storage.holds, _decimals(column), storage.holds == "real" and storage.limits
+    return storage.holds, storage.unit, storage.zone, calendar
+
+
+def find_rules(
+    columns: Sequence[Column], frame: pd.DataFrame, without: Collection[str] = ()
+) -> tuple[Rule, ...]:
+    """Finds the rules that all rows obey.
+
+    Args:
+        columns: The columns.
+        frame: Rows trained on.
+        without: Names of rules that are not to be kept.
+
+    Raises:
+        DataError: There is no rule of such a name.
+    """
+    found: list[Rule] = [*_dependencies(columns, frame)]
+    taken = {place for each in found if isinstance(each, Dependency)
+             for place in (each.determinant, each.dependent)}  # fmt: skip
+    found += _constraints(columns, frame, taken)
+    names = [str(column.name) for column in columns]
+    named = {rule.name(names): rule for rule in found}
+    for name in without:
+        if name not in named:
+            raise DataError(f"no rule '{name}' holds in all rows; known: {listed(named)}")
+    return tuple(rule for name, rule in named.items() if name not in without)
+
+
+def _constraints(
+    columns: Sequence[Column], frame: pd.DataFrame, taken: Collection[int]
+) -> list[Constraint]:
+    """Finds sums, and orders beside them, of columns that no dependency has taken."""
+    kinds = {place: kind for place, column in enumerate(columns)
+             if place not in taken and (kind := _resolution(column)) is not None}  # fmt: skip
+    cells = {p: columns[p].read(frame.iloc[:, p]) for p in [*kinds][:_MOST_COLUMNS]}
+    random = np.random.default_rng(0)
+    first = random.permutation(len(frame))[:_GLANCE]
+    glance = {place: (values[first], gaps[first]) for place, (values, gaps) in cells.items()}
+
+    def always(rule: Constraint) -> bool:
+        for some in (glance, cells):  # most do not hold at once
+            known = ~np.any([some[place][1] for place in rule.columns], axis=0)
+            values = [some[place][0][known] for place in rule.columns]
+            if not rule.holds(values, columns).all():
+                return False
+        if len(values[0]) < _FEWEST_ROWS or (values[0] == values[1]).all():
+            return False
+        shuffled = [*values[:-1], random.permutation(values[-1])]
+        return bool((~rule.holds(shuffled, columns)).mean() >= _BROKEN)
+
+    sums = [rule for triple in _near_sums(columns, kinds, glance)
+            if always(rule := Constraint(columns=triple))]  # fmt: skip
+    totals = {rule.columns[2] for rule in sums}
+    related = {frozenset(pair) for rule in sums for pair in combinations(rule.columns, 2)}
+    return sums + [
+        rule
+        for pair in permutations(cells, 2)
+        if kinds[pair[0]] == kinds[pair[1]] and frozenset(pair) not in related
+        if not totals.issuperset(pair) and always(rule := Constraint(columns=pair))
+    ]
+
+
+def _near_sums(
+    columns: Sequence[Column],
+    kinds: Mapping[int, tuple[object, ...]],
+    glance: Mapping[int, tuple[np.ndarray, np.ndarray]],
+) -> Iterator[tuple[int, int, int]]:
+    """Yields places of columns of which the third is the sum of the others in some rows."""
+    places = [place for place in glance if kinds[place][0] in ("whole", "real")]
+    numbers = [np.where(glance[p][1], np.nan, glance[p][0].astype(np.float64)) for p in places]
+    halves = [_half(columns[place]) for place in places]
+    for a, b in combinations(range(len(places)), 2):
+        off = _off(numbers[a][:50], numbers[b][:50], np.array(numbers)[:, :50])
+        near = ~(off > np.maximum(max(halves[a], halves[b]), halves)[:, None]).any(axis=1)
+        for c in set(np.flatnonzero(near)) - {a, b}:
+            yield places[a], places[b], places[c]
+
+
+def _dependencies(columns: Sequence[Column], frame: pd.DataFrame) -> list[Dependency]:
+    """Finds the dependencies between columns of categories or levels.
+
+    A column follows from one other at most, the one with the most categories of those that follow
+    from none; of two columns with equally many categories, the later follows from the earlier.
+    """
+    codes = {
+        place: column.codes(frame.iloc[:, place])
+        for place, column in enumerate(columns)
+        if len(column.categories) > 1
+    }
+    order = sorted(codes, key=lambda place: -len(columns[place].categories))
+    found: list[Dependency] = []
+    for number, dependent in enumerate(order):
+        followers = {each.dependent for each in found}
+        for determinant in (place for place in order[:number] if place not in followers):
+            count = len(columns[determinant].categories)
+            places = _implied(codes[determinant], codes[dependent], count)
+            if places is not None:
+                found.append(
+                    Dependency(determinant=determinant, dependent=dependent, places=places)
+                )
+                break
+    return found
+
+
+def _implied(given: np.ndarray, other: np.ndarray, count: int) -> tuple[int, ...] | None:
+    """Returns what each of ``count`` given codes implies; None if they imply nothing."""
+    both = (given >= 0) & (other >= 0)
+    given, other = given[both], other[both]
+    implied = np.full(count, -1)
+    for rows in (slice(_GLANCE), slice(None)):  # most columns contradict each other at once
+        implied[given[rows]] = other[rows]
+        if (implied[given[rows]] != other[rows]).any():
+            return None
+    shares = np.bincount(other) / max(len(other), 1)
+    possible = len(other) - int((implied >= 0).sum())
+    if possible * (1 - (shares**2).sum()) < _EVIDENCE:
+        return None
+    return tuple(implied.tolist())
+
+
+def obey(
+    frame: pd.DataFrame, columns: Sequence[Column], rules: Sequence[Rule], given: np.ndarray
+) -> pd.DataFrame:
+    """Changes rows so that they obey all rules.
+
+    Args:
+        frame: Shape (n, columns), which is changed in place.
+        columns: The columns of the table.
+        rules: The rules.
+        given: Which cells are to stay, shape (n, columns).
+
+    Returns:
+        The frame.
+    """
+    dependencies = [rule for rule in rules if isinstance(rule, Dependency)]
+    constraints = [rule for rule in rules if isinstance(rule, Constraint)]
+    codes = np.full(given.shape, -1)
+    bound = {p for each in dependencies for p in (each.determinant, each.dependent)}
+    for place in bound:
+        codes[:, place] = columns[place].codes(frame.iloc[:, place])
+    obeyed = obeying(codes, given, dependencies)
+    cells = {p: columns[p].read(frame.iloc[:, p]) for each in constraints for p in each.columns}
+    before = {place: values.copy() for place, (values, _) in cells.items()}
+    totals = [rule.columns[2] for rule in constraints if len(rule.columns) == 3]
+    held = given.copy()
+    held[:, totals] = True
+    for _ in range(_MOST_ROUNDS):
+        if not sum(_repair(rule, cells, columns, given, held) for rule in constraints):
+            break
+    for place in bound:
+        changed = obeyed[:, place] != codes[:, place]
+        values, missing = columns[place].read(frame.iloc[:, place])
+        values[changed] = columns[place].known[obeyed[changed, place]]
+        if changed.any():
+            frame.isetitem(place, columns[place].storage.restore(values, missing).array)
+    for place, (values, missing) in cells.items():
+        if (values != before[place]).any():
+            frame.isetitem(place, columns[place].storage.restore(values, missing).array)
+    return frame
+
+
+def _repair(
+    rule: Constraint,
+    cells: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    columns: Sequence[Column],
+    given: np.ndarray,
+    held: np.ndarray,
+) -> int:
+    """Repairs cells in place, and counts the rows that broke the rule and could be repaired."""
+    places = list(rule.columns)
+    fixed = (held if len(places) == 2 else given)[:, places]
+    known = ~np.any([cells[place][1] for place in places], axis=0) & ~fixed.all(axis=1)
+    rows = np.flatnonzero(known)
+    rows = rows[~rule.holds([cells[place][0][rows] for place in places], columns)]
+    made = rule.repaired([cells[place][0][rows] for place in places], fixed[rows], columns)
+    for place, values in zip(places, made, strict=True):
+        cells[place][0][rows] = values
+    return len(rows)
+
+
+def obeying(codes: np.ndarray, given: np.ndarray, dependencies: Sequence[Dependency]) -> np.ndarray:
+    """Returns categories that obey all dependencies, those given unchanged.
+
+    Args:
+        codes: Place of the category of each cell, shape (n, columns); -1 without a value.
+        given: Which cells are given, shape (n, columns).
+        dependencies: The dependencies.
+
+    Returns:
+        Shape (n, columns). Where no category of a determinant agrees with all that is given, it
+        keeps its own.
+    """
+    codes = codes.copy()
+    for determinant in dict.fromkeys(each.determinant for each in dependencies):
+        followers = [each for each in dependencies if each.determinant == determinant]
+        own, others = codes[:, determinant], [each.dependent for each in followers]
+        implied = np.array([each.places for each in followers]).T
+        asked = np.where(given[:, others], codes[:, others], -1)
+        wrong = (own >= 0) & ~given[:, determinant]
+        wrong &= ((asked >= 0) & (implied[own] != asked)).any(axis=1)
+        codes[wrong, determinant] = own[wrong] = _agreeing(own[wrong], implied, asked[wrong])
+        follows = implied[own]
+        bound = (own >= 0)[:, None] & (codes[:, others] >= 0) & (follows >= 0) & ~given[:, others]
+        codes[:, others] = np.where(bound, follows, codes[:, others])
+    return codes
+
+
+def _agreeing(places: np.ndarray, implied: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Returns the nearest category of a determinant that implies what is asked for.
+
+    Args:
+        places: Category of the determinant, shape (n,).
+        implied: What its categories imply in m dependents, shape (K, m).
+        asked: Category of each dependent, shape (n, m); -1 if any will do.
+
+    Returns:
+        Shape (n,); unchanged where no category agrees with all that is asked for.
+    """
+    result = places.copy()
+    for each in np.unique(asked, axis=0) if len(asked) else ():
+        agreeing = np.flatnonzero(((implied == each) | (each < 0)).all(axis=1))
+        rows = np.flatnonzero((asked == each).all(axis=1))
+        if len(agreeing):
+            above = np.searchsorted(agreeing, places[rows])
+            sides = agreeing[np.stack([above - 1, above]).clip(0, len(agreeing) - 1)]
+            nearer = np.abs(sides - places[rows]).argmin(axis=0)
+            result[rows] = np.take_along_axis(sides, nearer[None], axis=0)[0]
+    return result
