@@ -12,49 +12,31 @@ Nothing outside of the folder is read, and errors name the file.
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import posixpath
-import struct
 import warnings
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
-import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from kan_diffusion.errors import DataError
-from kan_diffusion.limits import MOST_BYTES, MOST_PIXELS
+from kan_diffusion.pictures.codec import squared
 
-__all__ = ["ImageFolder", "Mode", "holds_pictures", "plain", "plain_mode"]
+__all__ = ["ImageFolder", "holds_pictures"]
 
-Mode = Literal["L", "RGB", "RGBA"]
-"""Grey, colour, or colour and opacity, as Pillow names them."""
-
-_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
-_UNREADABLE = ("I", "F")
 _FEWEST = 10
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _ENDINGS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
 _METADATA = ("metadata.csv", "metadata.jsonl")
-_TRAIN = frozenset(["train", "training"])
-_HELD_OUT = frozenset(
-    ["validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"]
-)
-# All that Pillow's parsers raise for a damaged file.
-_BROKEN = (
-    OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError,
-    struct.error, zlib.error, NotImplementedError,
-)  # fmt: skip
+_TRAIN = {"train", "training"}
+_HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
 
 
 def holds_pictures(path: Path) -> bool:
@@ -62,30 +44,6 @@ def holds_pictures(path: Path) -> bool:
     names = [file.name for file in path.rglob("*")] if path.is_dir() else []
     endings = {Path(name).suffix.lower() for name in names}
     return bool(endings & {*_ENDINGS} or {*names} & {*_METADATA}) and ".parquet" not in endings
-
-
-def plain_mode(picture: Image.Image) -> Mode:
-    """Chooses which of the three modes holds all that a picture can show."""
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return "RGBA"
-    return "L" if picture.mode in ("L", "1", *_DEEP) else "RGB"
-
-
-def plain(picture: Image.Image) -> Image.Image:
-    """Converts a picture to one of the three modes.
-
-    Raises:
-        DataError: It has 32-bit values.
-    """
-    if picture.mode in _UNREADABLE:
-        raise DataError(
-            f"a picture of mode {picture.mode} has values of 32 bits; save it with 8 bits a channel"
-        )
-    if picture.mode in _DEEP:
-        deep = np.asarray(picture).astype(np.float64)
-        return Image.fromarray((deep / 257).round().astype(np.uint8))
-    mode = plain_mode(picture)
-    return picture if picture.mode == mode else picture.convert(mode)
 
 
 @dataclass(frozen=True)
@@ -120,9 +78,29 @@ class ImageFolder:
                 link leads out of it, or a table of captions is damaged, names a picture twice,
                 names one that is missing, or leaves one out.
         """
-        names, tables = _listed(root)
-        parts = _parts(root, names)
-        return cls(root, tuple(names), tuple(tables), _captions(root, names, tables), *parts)
+        if not root.is_dir():
+            what = "is a file, not a folder" if root.exists() else "does not exist"
+            raise DataError(f"'{root}' {what}; give a folder of pictures")
+        names, tables = list[str](), list[str]()
+        for path in sorted(root.rglob("*")):
+            name = path.relative_to(root).as_posix()
+            if any(part.startswith(".") for part in name.split("/")):
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+                raise DataError(
+                    f"'{name}' in '{root}' is a link that leads elsewhere; put a copy in its place"
+                )
+            if path.is_file() and path.suffix.lower() in _ENDINGS:
+                names.append(name)
+            elif path.is_file() and path.name in _METADATA:
+                tables.append(name)
+        if len(names) < _FEWEST:
+            raise DataError(
+                f"'{root}' has {len(names)} pictures (files that end in {', '.join(_ENDINGS)}); at "
+                f"least {_FEWEST} are needed to train on some and judge with others"
+            )
+        captions = _captions(root, names, tables) if tables else None
+        return cls(root, tuple(names), tuple(tables), captions, *_parts(root, names))
 
     @property
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
@@ -138,161 +116,87 @@ class ImageFolder:
         """
         sums = hashlib.sha256()
         for name in (*self.names, *self.tables):
-            content = hashlib.sha256(_content(self.root, name)).hexdigest()
+            try:
+                content = hashlib.sha256((self.root / name).read_bytes()).hexdigest()
+            except OSError as error:
+                raise DataError(
+                    f"'{name}' cannot be read ({error.strerror}); change its permissions"
+                ) from error
             sums.update(f"{name}\0{content}\n".encode())
         return sums.hexdigest()
 
-    def modes(self) -> dict[Mode, str]:
-        """Finds the modes of the pictures, each with the name of the first one that has it.
+    def pictures(self, size: int) -> Iterator[tuple[tuple[int, int], Image.Image]]:
+        """Reads one picture after another.
 
-        Raises:
-            DataError: A picture is damaged, of another format, or too large.
-        """
-        found = dict[Mode, str]()
-        for name in self.names:
-            with _opened(self.root, name) as picture:
-                found.setdefault(plain_mode(picture), name)
-        return found
-
-    def pictures(self) -> Iterator[Image.Image]:
-        """Reads one picture after another, upright and in one of the three modes.
+        Args:
+            size: Side in pixels.
 
         Yields:
-            The pictures in the order of ``names``.
+            Width and height of each picture in the order of ``names``, and the picture upright, of
+            ``size`` pixels and the mode that holds all that it shows.
 
         Raises:
             DataError: A picture is damaged, of another format, or too large.
         """
         for name in self.names:
-            with _opened(self.root, name) as picture:
-                upright = plain(ImageOps.exif_transpose(picture))
-            yield upright
-
-
-def _listed(root: Path) -> tuple[list[str], list[str]]:
-    """Lists the names of the pictures and of the tables of captions of a folder."""
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise DataError(f"'{root}' {what}; give a folder of pictures")
-    pictures, tables, home = list[str](), list[str](), root.resolve()
-    for folder, folders, files in os.walk(root, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        every = [(file, False) for file in sorted(files)] + [(file, True) for file in folders]
-        for file, is_folder in every:
-            path = Path(folder, file)
-            name = path.relative_to(root).as_posix()
-            if path.is_symlink() and (is_folder or not path.resolve().is_relative_to(home)):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    warnings.simplefilter("error", Image.DecompressionBombWarning)
+                    with Image.open(self.root / name, formats=_FORMATS) as picture:
+                        upright = ImageOps.exif_transpose(picture)
+                        small = squared(upright, size)
+            except DataError as error:
+                raise DataError(f"'{name}': {error}") from error
+            except Exception as error:  # Pillow's parsers raise errors of many kinds
                 raise DataError(
-                    f"'{name}' in '{root}' is a link that leads elsewhere; put a copy in its place"
-                )
-            is_picture = path.suffix.lower() in _ENDINGS and not file.startswith(".")
-            if is_folder or not (is_picture or file in _METADATA):
-                continue
-            if not path.is_file():
-                raise DataError(f"'{name}' in '{root}' is no file; remove it")
-            (pictures if is_picture else tables).append(name)
-    if not pictures:
-        raise DataError(
-            f"'{root}' has no picture; give a folder with files that end in {', '.join(_ENDINGS)}"
-        )
-    if len(pictures) < _FEWEST:
-        count = f"{len(pictures)} pictures" if len(pictures) > 1 else "a single picture"
-        raise DataError(
-            f"'{root}' has {count}; at least {_FEWEST} are needed to train on some and judge with "
-            "others"
-        )
-    return pictures, tables
+                    f"'{name}' is no picture that can be read ({error}); save it again as PNG, "
+                    "smaller if it is very large, or remove it"
+                ) from error
+            yield upright.size, small
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(
-        f"'{error.filename}' cannot be read ({error.strerror}); change its permissions"
-    ) from error
-
-
-def _content(root: Path, name: str) -> bytes:
-    path = root / name
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"'{name}' has more than {MOST_BYTES:,} bytes; remove it")
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"'{name}' cannot be read ({error.strerror}); change its permissions"
-        ) from error
-
-
-@contextmanager
-def _opened(root: Path, name: str) -> Iterator[Image.Image]:
-    """Opens a picture; whatever is wrong with it until it is closed is said with its name."""
-    content = io.BytesIO(_content(root, name))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(content, formats=_FORMATS) as picture:
-                if picture.width * picture.height > MOST_PIXELS:
-                    raise Image.DecompressionBombError
-                yield picture
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"'{name}' has more than {MOST_PIXELS:,} pixels; make it smaller or remove it"
-        ) from error
-    except DataError as error:
-        raise DataError(f"'{name}': {error}") from error
-    except _BROKEN as error:
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise DataError(
-            f"'{name}' is no picture that can be read{reason}; save it again as PNG or remove it"
-        ) from error
-
-
-def _captions(root: Path, names: Sequence[str], tables: Sequence[str]) -> tuple[str, ...] | None:
-    """Reads the caption of each picture; None if there is no table of captions."""
-    if not tables:
-        return None
+def _captions(root: Path, names: list[str], tables: list[str]) -> tuple[str, ...]:
+    """Reads the caption of each picture from the tables of captions."""
     texts = dict.fromkeys(names, "")
     for table in tables:
-        for name, text in _lines(root, table):
-            own = posixpath.normpath(posixpath.join(posixpath.dirname(table), name))
-            if own.startswith("/") or own.split("/")[0] == "..":
-                problem = "is outside of the folder; give names from the table's own folder"
-            elif own not in texts:
-                problem = "is no picture of the folder; put it there or remove the line"
-            elif texts[own]:
-                problem = "has a caption already; remove one of them"
-            elif not text.strip():
-                problem = "has an empty text; write one"
-            else:
-                texts[own] = " ".join(text.split())
-                continue
-            raise DataError(f"'{table}': '{name}' {problem}")
+        for file_name, text in _lines(root, table):
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name))
+            if name not in texts:
+                raise DataError(
+                    f"'{table}': '{file_name}' is no picture of the folder; put it there or remove "
+                    "the line"
+                )
+            if texts[name]:
+                raise DataError(
+                    f"'{table}': '{file_name}' has a caption already; remove one of them"
+                )
+            texts[name] = " ".join(text.split())
     without = [name for name, text in texts.items() if not text]
     if without:
         more = f" and {len(without) - 1:,} more pictures" if len(without) > 1 else ""
         raise DataError(
-            f"'{tables[0]}' has no caption for '{without[0]}'{more}; add lines for them or remove "
-            "the pictures"
+            f"'{tables[0]}' has no caption for '{without[0]}'{more}; add lines with a text for "
+            "them or remove the pictures"
         )
     return tuple(texts.values())
 
 
 def _lines(root: Path, table: str) -> list[tuple[str, str]]:
     """Reads the file name and the text of each line of a table of captions."""
-    raw, remedy = _content(root, table), "put text with commas in double quotes"
+    path, remedy = root / table, "put text with commas in double quotes"
     try:
-        content = io.StringIO(raw.decode("utf-8-sig"))
         if table.endswith(".csv"):
             # The head is read as a line, so that no line may have more cells than the head.
-            cells = pd.read_csv(content, header=None, dtype=str, keep_default_na=False)
+            cells = pd.read_csv(
+                path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
             frame = cells.iloc[1:].set_axis(list(cells.iloc[0]), axis=1)
         else:
             remedy = "write one object with file_name and text a line"
-            frame = pd.read_json(content, lines=True, dtype=False)
-    except UnicodeDecodeError as error:
-        raise DataError(f"'{table}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"'{table}' cannot be read ({error}); {remedy}") from error
+            frame = pd.read_json(path, lines=True, dtype=False)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"'{table}' cannot be read as UTF-8 ({error}); {remedy}") from error
     columns = list(frame.columns)
     if columns.count("file_name") != 1 or columns.count("text") != 1:
         raise DataError(
@@ -306,29 +210,27 @@ def _lines(root: Path, table: str) -> list[tuple[str, str]]:
     return lines
 
 
-def _parts(
-    root: Path, names: Sequence[str]
-) -> tuple[Tensor | None, Tensor | None, tuple[str, ...]]:
+def _parts(root: Path, names: list[str]) -> tuple[Tensor | None, Tensor | None, tuple[str, ...]]:
     """Finds the held-out pictures, the class labels and the classes from the folders."""
-    parts = [name.split("/") for name in names]
-    tops = {part[0].lower() if len(part) > 1 else "" for part in parts}
+    folders = [name.split("/")[:-1] for name in names]
+    tops = [folder[0].lower() if folder else "" for folder in folders]
     heldout = None
-    if tops & _TRAIN and tops <= _TRAIN | _HELD_OUT:
-        if tops & _HELD_OUT:
-            heldout = torch.tensor([part[0].lower() in _HELD_OUT for part in parts])
-            if int((~heldout).sum()) < 2 or int(heldout.sum()) < 2:
+    if {*tops} & _TRAIN and {*tops} <= _TRAIN | _HELD_OUT:
+        folders = [folder[1:] for folder in folders]
+        if {*tops} & _HELD_OUT:
+            heldout = torch.tensor([top in _HELD_OUT for top in tops])
+            if min(int(heldout.sum()), int((~heldout).sum())) < 2:
                 raise DataError(
                     f"'{root}' has fewer than 2 pictures to train on or to judge with; put more "
                     "into its folders"
                 )
-        parts = [part[1:] for part in parts]
-    folders = [part[-2] if len(part) > 1 else "" for part in parts]
-    classes = tuple(sorted(set(folders)))
+    of_each = [folder[-1] if folder else "" for folder in folders]
+    classes = tuple(sorted({*of_each}))
     if len(classes) < 2:
         return heldout, None, ()
     if "" in classes:
         raise DataError(
-            f"'{names[folders.index('')]}' lies beside the folders of classes; put it into one of "
+            f"'{names[of_each.index('')]}' lies beside the folders of classes; put it into one of "
             "them"
         )
-    return heldout, torch.tensor([classes.index(folder) for folder in folders]), classes
+    return heldout, torch.tensor([classes.index(folder) for folder in of_each]), classes

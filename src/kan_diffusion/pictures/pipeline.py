@@ -8,33 +8,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal
 
 import torch
 from diffusers import SchedulerMixin
 from diffusers.utils import BaseOutput
+from PIL import Image
 from torch import Tensor
 
-from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.errors import KanDiffusionError, valid_settings
-from kan_diffusion.files import read_json
 from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.prompts import embed, read_text_encoder, require_fitting, tokenize
+from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.processes import Process
-
-if TYPE_CHECKING:
-    from PIL import Image
-    from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 __all__ = ["PictureDiffusionPipeline", "PictureDiffusionPipelineOutput"]
 
 _GUIDANCE = 3.0
-_PROMPTS, _CLASSES = "encoder_hidden_states", "class_labels"
 
 
 @dataclass
@@ -55,8 +47,6 @@ class PictureDiffusionPipeline(SamplePipeline):
     Args:
         denoiser: The trained network.
         process: The process it was trained for, or its settings.
-        text_encoder: Text encoder of prompts; None for a model without text.
-        tokenizer: Its tokenizer.
         mode: Channels of the pictures, as Pillow names them.
         classes: Names of the denoiser's classes; empty for none.
         scheduler: Any diffusers scheduler of the process; its default when None.
@@ -66,27 +56,21 @@ class PictureDiffusionPipeline(SamplePipeline):
         classes: Names of the classes.
 
     Raises:
-        KanDiffusionError: The mode or the classes do not fit the denoiser, or the text encoder, its
-            tokenizer and the denoiser do not fit each other.
+        KanDiffusionError: The mode or the classes do not fit the denoiser.
     """
 
-    model_cpu_offload_seq = "text_encoder->denoiser"
-    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  # as diffusers declares it
+    _denoiser_class = PictureDenoiser
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: PictureDenoiser,
         process: Process | Mapping[str, object] | None = None,
-        text_encoder: CLIPTextModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
         mode: str = "RGB",
         classes: Sequence[str] = (),
         scheduler: SchedulerMixin | None = None,
     ) -> None:
         super().__init__()
-        self._setup_sampling(
-            denoiser, process, scheduler, text_encoder=text_encoder, tokenizer=tokenizer
-        )
+        self._setup_sampling(denoiser, process, scheduler)
         with valid_settings("a pipeline of pictures"):
             self.codec = PictureCodec(size=denoiser.sample_shape[-1], mode=mode)
         self.classes = tuple(classes)
@@ -100,76 +84,10 @@ class PictureDiffusionPipeline(SamplePipeline):
                 f"the denoiser has {denoiser.num_classes} classes, and {len(self.classes)} are "
                 "named; give a name for each"
             )
-        if (text_encoder is None) != (tokenizer is None):
-            raise KanDiffusionError("give a text encoder together with its tokenizer")
-        if text_encoder is not None and tokenizer is not None:
-            require_fitting(denoiser, text_encoder, tokenizer)
         self.register_to_config(mode=mode, classes=list(classes))
 
-    @classmethod
-    def _get_signature_types(cls) -> dict[str, tuple[object, ...]]:
-        # Some annotations need transformers, which is imported only where there is text.
-        names = inspect.signature(cls.__init__).parameters
-        return {name: (inspect.Signature.empty,) for name in names if name != "self"}
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: object) -> None:
-        """Saves all parts to a folder, as JSON and safetensors; takes options of diffusers."""
-        if self.text_encoder is None:
-            super().save_pretrained(save_directory, **kwargs)
-            return
-        from transformers.utils import logging
-
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            super().save_pretrained(save_directory, **kwargs)
-        finally:
-            if shown:
-                logging.enable_progress_bar()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        dtype: torch.dtype | None = None,
-        **parts: object,
-    ) -> Self:
-        """Reads a pipeline that ``save_pretrained`` wrote, see :class:`.SamplePipeline`.
-
-        Raises:
-            RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
-        """
-        root = Path(pretrained_model_name_or_path)
-        index = read_json(root / cls.config_name, "the index of a pipeline", "train it again")
-        of_text = index.get("text_encoder") not in (None, [None, None])
-        if of_text and not parts.keys() & {"text_encoder", "tokenizer"}:
-            parts["text_encoder"], parts["tokenizer"] = read_text_encoder(root)
-        return super().from_pretrained(root, dtype=dtype, **parts)
-
-    @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Embeds prompts for the denoiser.
-
-        Args:
-            prompts: The prompts; an empty one means no prompt.
-
-        Returns:
-            Embeddings with shape (len(prompts), tokens, width), zeros after the end of each prompt,
-            on the pipeline's device.
-
-        Raises:
-            KanDiffusionError: The model has no text, or a prompt has more tokens than fit.
-        """
-        if self.text_encoder is None:
-            raise KanDiffusionError(
-                "this pipeline was trained without text; leave prompts out"
-                + (", or ask for class_labels" if self.classes else "")
-            )
-        tokens = tokenize(self.tokenizer, prompts).to(self.device)
-        return embed(self.text_encoder, self.tokenizer, tokens).to(self.denoiser.dtype)
-
     def _labels(self, asked: Sequence[int | str]) -> Tensor:
+        """Turns names or numbers of classes into numbers."""
         if not self.classes:
             raise KanDiffusionError("this pipeline was trained without classes; leave them out")
         numbers = []
@@ -180,12 +98,18 @@ class PictureDiffusionPipeline(SamplePipeline):
                     f"class {label!r} is unknown; known: {', '.join(self.classes)}"
                 )
             numbers.append(int(known))
-        return torch.tensor(numbers, device=self.device)
+        return torch.tensor(numbers)
 
-    def _of_prompts(
+    def _tokens(
         self, prompt: str | Sequence[str] | None, negative: str | Sequence[str] | None
     ) -> tuple[Tensor, Tensor]:
-        """Embeds prompts, and as many that guidance leads away from."""
+        """Turns prompts into tokens, and as many that guidance leads away from."""
+        vocabulary = self.denoiser.vocabulary
+        if vocabulary is None:
+            raise KanDiffusionError(
+                "this pipeline was trained without text; leave prompts out"
+                + (", or ask for class_labels" if self.classes else "")
+            )
         prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
         away = negative or ""
         aways = [away] * len(prompts) if isinstance(away, str) else list(away)
@@ -196,7 +120,7 @@ class PictureDiffusionPipeline(SamplePipeline):
                 f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
                 f"{len(aways)}"
             )
-        return self.embed(prompts), self.embed(aways)
+        return vocabulary.tokens(prompts), vocabulary.tokens(aways)
 
     @torch.no_grad()
     def __call__(
@@ -247,36 +171,32 @@ class PictureDiffusionPipeline(SamplePipeline):
             )
         if output_type not in ("pil", "pt"):
             raise KanDiffusionError(f"output_type must be 'pil' or 'pt', not {output_type!r}")
-        if class_labels is not None and (prompt, negative_prompt) != (None, None):
-            raise KanDiffusionError("ask with a prompt or with class_labels, not with both")
-        conditions: dict[str, Tensor] = {}
-        absent: dict[str, Tensor] = {}
+        asked: dict[str, Tensor] = {}
+        away: dict[str, Tensor] = {}
         if class_labels is not None:
-            asked = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
-            conditions[_CLASSES] = self._labels(asked)
-            nothing = self.denoiser.absent[_CLASSES].to(self.device)
-            absent[_CLASSES] = nothing.expand_as(conditions[_CLASSES])
-        elif prompt is not None or negative_prompt is not None:
-            conditions[_PROMPTS], absent[_PROMPTS] = self._of_prompts(prompt, negative_prompt)
-        elif guidance_scale not in (None, 1.0):
+            several = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
+            labels = asked["class_labels"] = self._labels(several)
+            away["class_labels"] = self.denoiser.absent["class_labels"].expand_as(labels)
+        if prompt is not None or negative_prompt is not None:
+            asked["input_ids"], away["input_ids"] = self._tokens(prompt, negative_prompt)
+        if not asked and guidance_scale not in (None, 1.0):
             reason = "ask for class_labels" if self.classes else "this model takes neither"
-            if self.text_encoder is not None:
+            if self.denoiser.vocabulary is not None:
                 reason = "no prompt is given"
             raise KanDiffusionError(
                 f"guidance leads towards a prompt or a class, and {reason}; leave guidance out or "
                 "give one"
             )
-        elif self.text_encoder is not None:
-            conditions[_PROMPTS] = self.embed([""])
-        for given in (conditions, absent):
+        for given in (asked, away):
             for name, values in given.items():
-                given[name] = values.repeat_interleave(num_images_per_prompt, 0)
+                repeated = values.repeat_interleave(num_images_per_prompt, 0)
+                given[name] = repeated.to(self.device)
         if guidance_scale is None:
-            guidance_scale = _GUIDANCE if absent else 1.0
-        total = len(next(iter(conditions.values()))) if conditions else num_images_per_prompt
+            guidance_scale = _GUIDANCE if asked else 1.0
+        total = len(next(iter(asked.values()))) if asked else num_images_per_prompt
         samples = self._draw_all(
-            total, num_inference_steps, generator, conditions, absent, guidance_scale,
-            batch_size, callback_on_step_end,
+            total, num_inference_steps, generator, asked, away, guidance_scale, batch_size,
+            callback_on_step_end,
         )  # fmt: skip
         images = samples.clamp(-1, 1) if output_type == "pt" else self.codec.decode(samples)
         if not return_dict:

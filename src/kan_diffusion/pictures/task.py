@@ -11,11 +11,14 @@ its convolutions have.
 from __future__ import annotations
 
 import logging
+import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
@@ -31,33 +34,27 @@ from kan_diffusion.diffusion.sampling import (
 )
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.evaluation.denoising import draw_noised_points
-from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES
+from kan_diffusion.files import whole_file
+from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES, PictureDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.pictures.prompts import (
-    PromptedDenoiser,
-    make_text_encoder,
-    make_tokenizer,
-    tokenize,
-    unknown_words,
-)
+from kan_diffusion.pictures.prompts import Vocabulary
 from kan_diffusion.pictures.scores import (
     EACH,
     PICTURE_MEASURES,
-    Request,
     draw_pictures,
     score_pictures,
     shown,
 )
-from kan_diffusion.pictures.sources import PictureDataset
-from kan_diffusion.pictures.writing import write_pictures
+from kan_diffusion.pictures.sources import Labels, PictureDataset
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
+from kan_diffusion.report.images import contact_sheet
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
 from kan_diffusion.study.folder import Row
 from kan_diffusion.study.tasks import Asked, Drawn, Reference, StudySuggestion, Suggestion, Task
 from kan_diffusion.training import TrainingConfig
 
-__all__ = ["PictureTask", "class_labels"]
+__all__ = ["PictureTask", "draw_asked"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +73,8 @@ _SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
 """Pictures that training sees if the data have ``_SCENES`` pictures, and the fewest it sees."""
 _CLASS_GUIDANCE, _PROMPT_GUIDANCE = 2.0, 4.0
 """Classes need less guidance than prompts that compose."""
+_LONGEST_NAME, _MOST_ACROSS = 60, 16
+"""Letters of a file's name, and pictures in a row of a contact sheet."""
 
 _STEPS_A_DRAW = 2 * 5 / 3
 """Training steps that take as long as a sampler's step on as many pictures. The sampler evaluates
@@ -142,7 +141,7 @@ class PictureTask(Task):
             ),
             seeds=_SEEDS.get(dataset.name, _FEWEST_SEEDS),
             params=250_000 if cheap else 320_000 + 110_000 * max(len(channels) - 2, 0),
-            settings={"patch": patch, "channels": tuple(channels), "pooled": True},
+            settings={"patch": patch, "channels": tuple(channels)},
             sampling=SamplingConfig(
                 guidance=_CLASS_GUIDANCE if _pictures(dataset).classes else _PROMPT_GUIDANCE
             ),
@@ -152,41 +151,34 @@ class PictureTask(Task):
     def build(self, config: TrialConfig, dataset: Dataset) -> Denoiser:
         """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
         pictures, settings = _pictures(dataset), dict(config.model.settings)
-        if pictures.captions is None:
+        captions = pictures.labels.captions
+        if captions is None:
             settings["num_classes"] = len(pictures.classes)
-            return self._network(config, dataset, settings)
-        tokenizer = make_tokenizer(pictures.captions, pictures.heldout_captions or ())
+        else:
+            known = Vocabulary.of(captions, pictures.heldout_labels.captions or ())
+            settings |= {"words": known.words, "prompt_length": known.length}
+        denoiser = self._network(config, dataset, settings)
+        assert isinstance(denoiser, PictureDenoiser)
         # The same for all models of a seed.
-        generator = torch_generator("text", config.study_seed, config.seed)
-        encoder = make_text_encoder(tokenizer, generator=generator)
-        settings["text_width"] = encoder.config.hidden_size
-        return PromptedDenoiser(self._network(config, dataset, settings), encoder, tokenizer)
+        denoiser.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))
+        return denoiser
 
     def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
         """Returns the tokens of captions, or class labels."""
-        pictures = _pictures(dataset)
-        if isinstance(denoiser, PromptedDenoiser):
-            assert pictures.captions is not None
-            return {"input_ids": tokenize(denoiser.tokenizer, pictures.captions)}
-        if pictures.class_labels is not None:
-            return {"class_labels": pictures.class_labels}
-        return {}
+        assert isinstance(denoiser, PictureDenoiser)
+        return _conditions(denoiser, _pictures(dataset).labels)
 
     def pipeline(
         self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
     ) -> PictureDiffusionPipeline:
-        """Makes the pipeline of a trained denoiser, with its text encoder or the classes' names."""
+        """Makes the pipeline of a trained denoiser, with the names of its classes."""
         pictures, process = _pictures(dataset), config.process
-        encoder = tokenizer = None
-        if isinstance(denoiser, PromptedDenoiser):
-            encoder, tokenizer = denoiser.text_encoder, denoiser.tokenizer
+        assert isinstance(denoiser, PictureDenoiser)
         return PictureDiffusionPipeline(
-            denoiser.counted,
+            denoiser,
             process,
-            encoder,
-            tokenizer,
             pictures.codec.mode,
-            () if encoder is not None else pictures.classes,
+            pictures.classes if denoiser.num_classes else (),
             make_scheduler(config.sampling.scheduler, process),
         )
 
@@ -214,12 +206,8 @@ class PictureTask(Task):
         self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
     ) -> dict[str, Tensor]:
         assert rows is not None
-        asked, drawing = Request.of(_pictures(dataset), rows), _drawing(pipeline)
-        if drawing.text_encoder is not None and asked.prompts is not None:
-            return {"encoder_hidden_states": drawing.embed(asked.prompts)}
-        if drawing.classes and asked.labels is not None:
-            return {"class_labels": asked.labels}
-        return {}
+        asked = _pictures(dataset).heldout_labels.of(rows)
+        return _conditions(_drawing(pipeline).denoiser, asked)
 
     def _score(
         self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
@@ -287,25 +275,15 @@ class PictureTask(Task):
     ) -> Drawn:
         """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
         drawing, num = _drawing(pipeline), num or self.num
-        if asked.prompts and asked.classes:
-            raise KanDiffusionError("ask with --prompt or with --class, not with both")
-        if asked.prompts and drawing.tokenizer is not None:
-            for sentence in unknown_words(drawing.tokenizer, asked.prompts):
+        if drawing.denoiser.vocabulary is not None:
+            for sentence in drawing.denoiser.vocabulary.unknown(asked.prompts):
                 logger.warning(sentence)
-        pictures = drawing(
-            list(asked.prompts) or None,
-            steps,
-            class_labels=class_labels(drawing, asked) or None,
-            num_images_per_prompt=num,
-            guidance_scale=asked.guidance,
-            generator=generator,
-        ).images
-        assert isinstance(pictures, list)
+        pictures = draw_asked(drawing, asked, num, steps, generator)
+        words = [*asked.prompts, *asked.classes] or [""]
         groups = [
-            (what, pictures[place * num : (place + 1) * num])
-            for place, what in enumerate([*asked.prompts, *asked.classes] or [""])
+            (what, pictures[place * num : (place + 1) * num]) for place, what in enumerate(words)
         ]
-        return Drawn(f"{len(pictures):,} pictures", lambda folder: write_pictures(folder, groups))
+        return Drawn(f"{len(pictures):,} pictures", lambda folder: _write(folder, groups))
 
     def describe(self, source: Source, dataset: Dataset) -> str:
         """Says which pictures there are, and what was done to them."""
@@ -316,8 +294,8 @@ class PictureTask(Task):
             f"{words.get(codec.mode, 'colour and opacity')} to train on, {len(pictures.heldout):,} "
             "held out, "
         )
-        if pictures.captions:
-            text += f"with captions such as '{pictures.captions[0]}'"
+        if pictures.labels.captions:
+            text += f"with captions such as '{pictures.labels.captions[0]}'"
         elif pictures.classes:
             text += f"of the classes {', '.join(pictures.classes)}"
         else:
@@ -325,10 +303,57 @@ class PictureTask(Task):
         return f"{text}; {pictures.report}" if pictures.report else text
 
 
-def class_labels(pipeline: PictureDiffusionPipeline, asked: Asked) -> list[int | str]:
-    """Turns texts into class numbers where they are digits and no class has that name."""
+def draw_asked(
+    pipeline: PictureDiffusionPipeline,
+    asked: Asked,
+    num: int,
+    steps: int,
+    generator: torch.Generator,
+    batch_size: int = 128,
+) -> list[Image.Image]:
+    """Draws ``num`` pictures of each prompt or class that a user asks for, next to each other.
+
+    A class is a number where it is written in digits and no class has that name.
+    """
     known = pipeline.classes
-    return [int(each) if each.isdecimal() and each not in known else each for each in asked.classes]
+    classes = [int(c) if c.isdecimal() and c not in known else c for c in asked.classes]
+    pictures = pipeline(
+        asked.prompts or None,
+        steps,
+        class_labels=classes or None,
+        num_images_per_prompt=num,
+        guidance_scale=asked.guidance,
+        generator=generator,
+        batch_size=batch_size,
+    ).images
+    assert isinstance(pictures, list)
+    return pictures
+
+
+def _write(folder: Path, drawn: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
+    """Writes pictures as PNG files named after what was asked for, and a contact sheet of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files, rows = dict[str, Image.Image](), list[Sequence[Image.Image]]()
+    for place, (asked, pictures) in enumerate(drawn, start=1):
+        slug = re.sub(r"[^a-z0-9]+", "-", asked.lower()).strip("-")[:_LONGEST_NAME] or "picture"
+        stem = f"{place:02}-{slug}" if len(drawn) > 1 else slug
+        digits = len(str(len(pictures)))
+        files |= {f"{stem}-{n:0{digits}}.png": each for n, each in enumerate(pictures, start=1)}
+        # One prompt alone is as square as possible.
+        across = _MOST_ACROSS if len(drawn) > 1 else math.ceil(math.sqrt(len(pictures)))
+        rows += [pictures[k : k + across] for k in range(0, len(pictures), across)]
+    for name, picture in {**files, "sheet.png": contact_sheet(rows)}.items():
+        with whole_file(folder / name) as temporary:
+            picture.save(temporary, "PNG")
+
+
+def _conditions(denoiser: PictureDenoiser, labels: Labels) -> dict[str, Tensor]:
+    """Returns what a denoiser is conditioned on by pictures with these labels."""
+    if denoiser.vocabulary is not None and labels.captions is not None:
+        return {"input_ids": denoiser.vocabulary.tokens(labels.captions)}
+    if denoiser.num_classes and labels.classes is not None:
+        return {"class_labels": labels.classes}
+    return {}
 
 
 def _pictures(dataset: Dataset) -> PictureDataset:

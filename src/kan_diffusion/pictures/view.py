@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
@@ -12,7 +13,7 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.pictures.sources import PictureDataset
-from kan_diffusion.pictures.task import class_labels
+from kan_diffusion.pictures.task import draw_asked
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.images import contact_sheet
@@ -88,18 +89,12 @@ class PictureView(View):
         for mover in movers:
             pipeline, its_steps = sampler_of(mover, scheduler, steps)
             assert isinstance(pipeline, PictureDiffusionPipeline)
-            usual = mover.guidance if asked.prompts or asked.classes else None
+            each = asked
+            if asked.guidance is None and (asked.prompts or asked.classes):
+                each = replace(asked, guidance=mover.guidance)
+            noise = torch_generator("samples", seed)
             with watched(pipeline) as kept:
-                last = pipeline(
-                    list(asked.prompts) or None,
-                    its_steps,
-                    class_labels=class_labels(pipeline, asked) or None,
-                    num_images_per_prompt=num,
-                    guidance_scale=usual if asked.guidance is None else asked.guidance,
-                    generator=torch_generator("samples", seed),
-                    batch_size=rows * num,
-                ).images
-            assert isinstance(last, list)
+                last = draw_asked(pipeline, each, num, its_steps, noise, rows * num)
             frames = [*map(pipeline.codec.decode, kept.values()), last]
             times.append((*kept, 0.0))
             sheets.append([

@@ -94,8 +94,6 @@ _POINTS = "points"
 _FILES = (
     "model_index.json",
     "denoiser/[!.]*",
-    "text_encoder/[!.]*",
-    "tokenizer/[!.]*",
     CURVES,
     SAMPLES,
     f"{REVERSE}/[!.]*.safetensors",
