@@ -32,15 +32,13 @@ def squared(picture: Image.Image, size: int) -> Image.Image:
     """Scales a picture to a square of ``size`` pixels, of the mode that holds all that it shows.
 
     Raises:
-        DataError: It has 32-bit values.
+        DataError: Its values have more than 8 bits.
     """
-    if picture.mode in ("I", "F"):
+    if picture.mode[0] in "IF":
         raise DataError(
-            f"a picture of mode {picture.mode} has values of 32 bits; save it with 8 bits a channel"
+            f"a picture of mode {picture.mode} has values of 16 or 32 bits; save it with 8 bits a "
+            "channel"
         )
-    if picture.mode.startswith("I;16"):
-        deep = np.asarray(picture).astype(np.float64)
-        picture = Image.fromarray((deep / 257).round().astype(np.uint8))
     mode = "L" if picture.mode in ("L", "1") else "RGB"
     picture = picture.convert("RGBA" if picture.has_transparency_data else mode)
     if picture.size == (size, size):
@@ -74,7 +72,7 @@ class PictureCodec(Settings):
             Shape (n, C, S, S), float32, from -1 to 1.
 
         Raises:
-            DataError: There is no picture, or one has 32-bit values.
+            DataError: There is no picture, or one has values of more than 8 bits.
         """
         if not len(pictures):
             raise DataError("there is no picture to encode; give at least one")

@@ -2,11 +2,10 @@ r"""Denoisers of pictures: diffusers networks that take a picture and a context.
 
 .. math:: (x_t, t, c) \mapsto \mathrm{prediction}, \qquad x_t \in \mathbb{R}^{C \times S \times S},
 
-with c the tokens that attention blocks attend to: an embedded prompt
-(:mod:`kan_diffusion.pictures.prompts`), the learned embedding of a class or, where nothing can be
-asked for, one zero token. Shorter prompts are padded with zeros, which are masked in attention and
-do not count in means. The mean of c also goes through two linear maps and is added to the embedded
-timestep.
+with c the tokens that attention blocks attend to, an embedded prompt
+(:mod:`kan_diffusion.pictures.prompts`); a model that was trained without captions only knows the
+empty one. Shorter prompts are padded with zeros, which are masked in attention and do not count in
+means. The mean of c also goes through two linear maps and is added to the embedded timestep.
 
 *Transformer*: patches of a picture are tokens. A block has attention among tokens, attention to the
 context and a feed-forward with GELU, and the timestep scales and shifts it (Peebles and Xie 2023,
@@ -45,10 +44,7 @@ from kan_diffusion.kanified.recipe import rebuild
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_SIDE
 from kan_diffusion.pictures.prompts import TEXT_WIDTH, TextEncoder, Vocabulary
 
-__all__ = ["PICTURE_FAMILIES", "UNLABELLED", "FeedForwards", "ModelMixin", "PictureDenoiser"]
-
-UNLABELLED = -1
-"""The class label of a picture without a label."""
+__all__ = ["PICTURE_FAMILIES", "FeedForwards", "ModelMixin", "PictureDenoiser"]
 
 FeedForwards = Literal["mlp", "grouped", "full"]
 """Feed-forwards as in diffusers, with functions that units share, or with one for each edge."""
@@ -68,16 +64,15 @@ _SHIFTS, _GATES = 6, (2, 5)
 
 
 class PictureDenoiser(Denoiser):
-    """A denoiser of pictures, which may be asked for prompts or for classes.
+    """A denoiser of pictures that takes prompts.
 
     Args:
         shape: Channels, height and width of a picture.
         hidden: Number of hidden units of the feed-forward of each transformer block; in a U-Net L
             on the way down, L + 1 on the way up, then the one in the middle, 2 L + 2 in all.
         num_train_timesteps: Number T of steps of the process.
-        num_classes: Number of class labels, 0 for none.
-        words: Words of prompts, see :class:`.Vocabulary`; empty for a model without prompts.
-        prompt_length: Number L of tokens of a prompt.
+        words: Words of prompts, see :class:`.Vocabulary`; empty if nothing can be asked for.
+        prompt_length: Number L of tokens of a prompt, two more than it may have words.
         architecture: ``"dit"`` for the transformer, ``"unet"`` for the U-Net.
         feed_forward: ``"mlp"``, ``"grouped"`` or ``"full"``, see :data:`FeedForwards`.
         width: Width of a token of the transformer, a multiple of 16; a head takes 16.
@@ -87,13 +82,11 @@ class PictureDenoiser(Denoiser):
 
     Attributes:
         network: A network of diffusers that is called with a picture, a timestep and a context.
-        num_classes: Number of class labels, 0 for none.
-        vocabulary: Words of prompts; None for a model without prompts.
-        classes: Embeddings of the class labels; None without classes.
-        text_encoder: Embeds prompts; None for a model without prompts.
+        vocabulary: Words of prompts.
+        text_encoder: Embeds prompts.
 
     Raises:
-        KanDiffusionError: The sizes do not fit each other, or there are both classes and words.
+        KanDiffusionError: The sizes do not fit each other.
     """
 
     @register_to_config
@@ -102,9 +95,8 @@ class PictureDenoiser(Denoiser):
         shape: Sequence[int] = (3, 16, 16),
         hidden: Sequence[int] = (128, 128, 128, 128),
         num_train_timesteps: int = 1000,
-        num_classes: int = 0,
         words: str = "",
-        prompt_length: int = 0,
+        prompt_length: int = 2,
         architecture: Literal["dit", "unet"] = "unet",
         feed_forward: FeedForwards = "mlp",
         width: int = 64,
@@ -114,17 +106,12 @@ class PictureDenoiser(Denoiser):
         super().__init__()
         require_known("architecture", architecture, ["dit", "unet"])
         require_known("feed_forward", feed_forward, _FEED_FORWARDS)
-        if num_classes and words:
-            raise KanDiffusionError("pictures have classes or prompts; give one of the two")
-        self.num_classes = num_classes
-        self.vocabulary = Vocabulary(words, prompt_length) if words else None
+        self.vocabulary = Vocabulary(words, prompt_length)
         if architecture == "unet":
-            width, activation = channels[-1] if len(channels) else 0, "geglu"
-            self.network = _unet(shape, hidden, channels, TEXT_WIDTH if words else 0)
+            activation, self.network = "geglu", _unet(shape, hidden, channels)
         else:
             activation = "gelu-approximate"
-            self.network = _transformer(shape, hidden, width, patch, TEXT_WIDTH if words else width)
-        self._context_width = TEXT_WIDTH if words else width
+            self.network = _transformer(shape, hidden, width, patch)
         parts = self.network.named_modules()
         blocks = {path: part for path, part in parts if isinstance(part, BasicTransformerBlock)}
         for block, units in zip(blocks.values(), hidden, strict=True):
@@ -133,8 +120,7 @@ class PictureDenoiser(Denoiser):
             sizes = zip(blocks, hidden, strict=True)
             own = [{"path": f"{path}.ff", "hidden": units, **recipe} for path, units in sizes]
             rebuild(self.network, own)
-        self.classes = nn.Embedding(num_classes, width) if num_classes else None
-        self.text_encoder = TextEncoder(self.vocabulary) if self.vocabulary else None
+        self.text_encoder = TextEncoder(self.vocabulary)
         self.reset_parameters()
 
     @classmethod
@@ -156,78 +142,35 @@ class PictureDenoiser(Denoiser):
     @property
     def num_trainable(self) -> int:
         """Number of trainable parameters but for the text encoder's: what budgets count."""
-        texts = self.text_encoder.parameters() if self.text_encoder is not None else ()
-        return super().num_trainable - sum(p.numel() for p in texts if p.requires_grad)
+        return sum(p.numel() for p in self.network.parameters() if p.requires_grad)
 
     @property
     def absent(self) -> dict[str, Tensor]:
-        """The class label or the tokens that mark that nothing is asked for."""
-        if self.vocabulary is not None:
-            return {"input_ids": self.vocabulary.tokens([""])[0]}
-        return {"class_labels": torch.tensor(UNLABELLED)} if self.num_classes else {}
-
-    def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
-        """Checks conditions once before use, see :class:`.Denoiser`.
-
-        ``class_labels`` are integers, -1 where there is no label; ``input_ids`` are tokens with the
-        length of prompts.
-        """
-        super().require_conditions(conditions, num_samples)
-        labels = conditions.get("class_labels", torch.empty(0))
-        wrong = labels[(labels < UNLABELLED) | (labels >= self.num_classes)]
-        if len(wrong):
-            raise KanDiffusionError(
-                f"class label {int(wrong[0])} is unknown to a denoiser of {self.num_classes} "
-                f"classes; labels go from 0 to {self.num_classes - 1}, {UNLABELLED} stands for none"
-            )
-        tokens, length = conditions.get("input_ids"), self.config.prompt_length
-        if tokens is not None and (tokens.ndim != 2 or tokens.shape[1] != length):
-            raise KanDiffusionError(
-                f"input_ids must have shape (B, {length}), not {tuple(tokens.shape)}; make them "
-                "with vocabulary.tokens"
-            )
-
-    def _context(
-        self, sample: Tensor, class_labels: Tensor | None, input_ids: Tensor | None
-    ) -> Tensor:
-        """Embedded conditions with shape (B, tokens, width of the context)."""
-        given = {"class_labels": class_labels, "input_ids": input_ids}
-        asked = {name: value for name, value in given.items() if value is not None}
-        # Checks the names alone: a GPU need not wait for values.
-        super().require_conditions(dict.fromkeys(asked, sample), len(sample))
-        if self.classes is not None and class_labels is not None:
-            labels = class_labels.expand(len(sample))
-            known: Tensor = self.classes(labels.clamp(min=0))
-            return (known * (labels != UNLABELLED)[:, None].to(known.dtype))[:, None]
-        if self.text_encoder is not None:
-            if input_ids is None:
-                input_ids = self.absent["input_ids"].to(sample.device).expand(len(sample), -1)
-            told: Tensor = self.text_encoder(input_ids)
-            return told
-        return sample.new_zeros(len(sample), 1, self._context_width)
+        """``input_ids`` of the empty prompt."""
+        return {"input_ids": self.vocabulary.tokens([""])[0]}
 
     def forward(
         self,
         sample: Tensor,
         timestep: Tensor | float,
-        class_labels: Tensor | None = None,
         input_ids: Tensor | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor, ...]:
         """Predicts for noised pictures (B, C, H, W), as a :class:`.Denoiser` does.
 
-        ``class_labels`` are one for all or one each, ``input_ids`` the tokens (B, L) of prompts.
+        ``input_ids``, with shape (B, L), are the tokens of prompts; without, nothing is asked for.
 
         Raises:
-            KanDiffusionError: The pictures have another shape, or a condition was given to a
-                denoiser that was built without it.
+            KanDiffusionError: The pictures have another shape.
         """
         if sample.shape[1:] != self.sample_shape:
             wanted = ", ".join(map(str, self.sample_shape))
             raise KanDiffusionError(
                 f"this denoiser takes pictures with shape (B, {wanted}), not {tuple(sample.shape)}"
             )
-        prediction = self._predict(sample, timestep, self._context(sample, class_labels, input_ids))
+        if input_ids is None:
+            input_ids = self.absent["input_ids"].to(sample.device).expand(len(sample), -1)
+        prediction = self._predict(sample, timestep, self.text_encoder(input_ids))
         return DenoiserOutput(sample=prediction) if return_dict else (prediction,)
 
     def _predict(self, sample: Tensor, timestep: Tensor | float, context: Tensor) -> Tensor:
@@ -270,7 +213,7 @@ class PictureDenoiser(Denoiser):
         new = next(self.parameters()).new_zeros
         try:
             with torch.no_grad():
-                self._predict(new(1, *self.sample_shape), 0, new(1, 1, self._context_width))
+                self._predict(new(1, *self.sample_shape), 0, new(1, 1, TEXT_WIDTH))
         finally:
             for handle in handles:
                 handle.remove()
@@ -285,9 +228,7 @@ class PictureDenoiser(Denoiser):
         Args:
             generator: Where parameters come from; torch's default generator when None.
         """
-        parts = [self.network, self.classes]
-        for part in parts:
-            _reset(part, generator)
+        _reset(self.network, generator)
         with torch.no_grad():
             for name, table in self.network.named_parameters():
                 if name.endswith("adaln_single.linear.weight"):
@@ -299,13 +240,13 @@ class PictureDenoiser(Denoiser):
         self.reset_text_encoder(generator)
 
     def reset_text_encoder(self, generator: torch.Generator | None = None) -> None:
-        """Draws fresh parameters of the text encoder alone, if there is one."""
+        """Draws fresh parameters of the text encoder alone."""
         _reset(self.text_encoder, generator)
 
 
 @torch.no_grad()
-def _reset(module: nn.Module | None, generator: torch.Generator | None) -> None:
-    for part in () if module is None else module.modules():
+def _reset(module: nn.Module, generator: torch.Generator | None) -> None:
+    for part in module.modules():
         if isinstance(part, KANLinear | LearnedFunctions):
             part.reset_parameters(generator)
         elif isinstance(part, nn.Linear | nn.Conv2d):
@@ -321,15 +262,15 @@ def _reset(module: nn.Module | None, generator: torch.Generator | None) -> None:
 
 
 class _PooledTimesteps(nn.Module):
-    """Embeds timesteps (B,) and adds projected means (B, context_width) of contexts: (B, width).
+    """Embeds timesteps (B,) and adds projected means (B, 64) of contexts: (B, width).
 
     It replaces PixArt's embedding of timesteps, and is called in the same way.
     """
 
-    def __init__(self, timesteps: nn.Module, context_width: int, width: int) -> None:
+    def __init__(self, timesteps: nn.Module, width: int) -> None:
         super().__init__()
         self.timesteps = timesteps
-        self.projection = PixArtAlphaTextProjection(context_width, width)
+        self.projection = PixArtAlphaTextProjection(TEXT_WIDTH, width)
 
     def forward(
         self, timestep: Tensor, mean: Tensor, batch_size: int, hidden_dtype: torch.dtype
@@ -340,23 +281,16 @@ class _PooledTimesteps(nn.Module):
 
 def _require_pictures(shape: Sequence[int], factor: int, density: float) -> None:
     """Checks a shape before a network with ``density`` values per pixel is built for it."""
-    if len(shape) != 3 or min(shape) < 1 or shape[1] != shape[2] or shape[1] % factor:
+    fits = len(shape) == 3 and min(shape) >= 1 and shape[1] == shape[2] <= MOST_SIDE
+    if not fits or shape[1] % factor or shape[1] ** 2 * density > MOST_PARAMETERS:
         raise KanDiffusionError(
-            "pictures must be squares of channels x pixels x pixels with a side that "
-            f"{factor} divides, not {' x '.join(map(str, shape))}; choose another size"
-        )
-    values = shape[1] ** 2 * density
-    if shape[1] > MOST_SIDE or values > MOST_PARAMETERS:
-        raise KanDiffusionError(
-            f"pictures of {shape[1]:,} pixels with {values:,.0f} numbers in the widest layer are "
-            f"too large; a side has at most {MOST_SIDE:,} pixels, and a layer {MOST_PARAMETERS:,} "
-            "numbers"
+            "pictures must be squares of channels x pixels x pixels with a side of at most "
+            f"{MOST_SIDE:,} that {factor} divides, and layers of at most {MOST_PARAMETERS:,} "
+            f"numbers, not {' x '.join(map(str, shape))}; choose another size"
         )
 
 
-def _transformer(
-    shape: Sequence[int], hidden: Sequence[int], width: int, patch: int, context_width: int
-) -> nn.Module:
+def _transformer(shape: Sequence[int], hidden: Sequence[int], width: int, patch: int) -> nn.Module:
     # Slow to import, and only those who build one need it.
     from diffusers import PixArtTransformer2DModel
 
@@ -375,25 +309,22 @@ def _transformer(
         cross_attention_dim=width,
         sample_size=shape[1],
         patch_size=patch,
-        caption_channels=context_width,
+        caption_channels=TEXT_WIDTH,
         use_additional_conditions=False,
     )
     timesteps = network.adaln_single
-    timesteps.emb = _PooledTimesteps(timesteps.emb, context_width, width)
+    timesteps.emb = _PooledTimesteps(timesteps.emb, width)
     return network
 
 
-def _unet(
-    shape: Sequence[int], hidden: Sequence[int], channels: Sequence[int], text_width: int
-) -> nn.Module:
+def _unet(shape: Sequence[int], hidden: Sequence[int], channels: Sequence[int]) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
-    levels = range(1, MOST_SIDE.bit_length() + 1)
-    fit = len(channels) in levels and min(channels) > 0 and not channels[-1] % _HEAD
-    if not fit or any(number % _GROUPS for number in channels):
+    fits = 0 < len(channels) <= MOST_SIDE.bit_length() and min(channels) > 0
+    if not fits or channels[-1] % _HEAD or any(number % _GROUPS for number in channels):
         raise KanDiffusionError(
-            f"a U-Net needs {levels[0]} to {levels[-1]} numbers of channels that are multiples of "
-            f"{_GROUPS}, the last of {_HEAD}, not {str(list(channels))[:60]}"
+            f"a U-Net needs 1 to {MOST_SIDE.bit_length()} numbers of channels that are multiples "
+            f"of {_GROUPS}, the last of {_HEAD}, not {str(list(channels))[:60]}"
         )
     _require_pictures(shape, 2 ** (len(channels) - 1), max(channels))
     if len(hidden) < 4 or len(hidden) % 2:
@@ -413,10 +344,10 @@ def _unet(
         norm_num_groups=_GROUPS,
         resnet_time_scale_shift="scale_shift",
         cross_attention_dim=width,
-        encoder_hid_dim=text_width or None,
-        encoder_hid_dim_type="text_proj" if text_width else None,
+        encoder_hid_dim=TEXT_WIDTH,
+        encoder_hid_dim_type="text_proj",
         class_embed_type="projection",
-        projection_class_embeddings_input_dim=text_width or width,
+        projection_class_embeddings_input_dim=TEXT_WIDTH,
         attention_head_dim=width // _HEAD,  # the number of heads, under the name of their width
     )
 

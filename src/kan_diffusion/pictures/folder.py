@@ -14,10 +14,10 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import warnings
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Self
 
 import pandas as pd
 import torch
@@ -25,9 +25,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from kan_diffusion.errors import DataError
-from kan_diffusion.pictures.codec import squared
+from kan_diffusion.limits import MOST_VALUES
+from kan_diffusion.pictures.codec import Mode, PictureCodec, squared
 
-__all__ = ["ImageFolder", "holds_pictures"]
+__all__ = ["Labels", "Pictures", "holds_pictures", "list_folder", "read_folder", "require_room"]
 
 _FEWEST = 10
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -47,116 +48,155 @@ def holds_pictures(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class ImageFolder:
-    """The files of a folder of pictures with their captions and classes; none is opened yet.
+class Labels:
+    """What is said of n pictures, and what a model may be asked for.
 
     Attributes:
-        root: The folder.
-        names: Names of the n pictures, relative to the folder.
-        tables: Names of the files with captions.
-        captions: A caption for each picture; None where there are none.
-        heldout: Which pictures are held out, shape (n,), bool; None if the folders define no
-            split.
-        labels: Indices into ``classes``, shape (n,), int64; None where there are no classes.
-        classes: Names of the classes, which are folders.
+        captions: A caption for each, or else the name of its class; empty where nothing is said.
+        classes: Indices of classes, with shape (n,), int64; None where there are none.
     """
 
-    root: Path
-    names: tuple[str, ...]
-    tables: tuple[str, ...]
-    captions: tuple[str, ...] | None
-    heldout: Tensor | None
-    labels: Tensor | None
+    captions: tuple[str, ...]
+    classes: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Labels:
+        """Returns the labels of the pictures with given indices."""
+        captions = tuple(self.captions[row] for row in rows.tolist())
+        return Labels(captions, None if self.classes is None else self.classes[rows])
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that are there, before they are split.
+
+    Attributes:
+        codec: The map between pictures and samples.
+        samples: Shape (n, C, S, S), float32, from -1 to 1.
+        labels: What is said of them.
+        classes: Names of the classes; empty where there are none.
+        heldout: Which of them are held out, with shape (n,), bool; None if the split is free.
+        report: How files were changed to make them samples; empty if they were not.
+        sha256: Digest of the names and contents of the files.
+    """
+
+    codec: PictureCodec
+    samples: Tensor
+    labels: Labels
     classes: tuple[str, ...]
+    heldout: Tensor | None = None
+    report: str = ""
+    sha256: str = ""
 
-    @classmethod
-    def of(cls, root: Path) -> Self:
-        """Lists the pictures of a folder with their captions and classes.
 
-        Raises:
-            DataError: There is no such folder, it has too few pictures, only some have a class, a
-                link leads out of it, or a table of captions is damaged, names a picture twice,
-                names one that is missing, or leaves one out.
-        """
-        if not root.is_dir():
-            what = "is a file, not a folder" if root.exists() else "does not exist"
-            raise DataError(f"'{root}' {what}; give a folder of pictures")
-        names, tables = list[str](), list[str]()
-        for path in sorted(root.rglob("*")):
-            name = path.relative_to(root).as_posix()
-            if any(part.startswith(".") for part in name.split("/")):
-                continue
-            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-                raise DataError(
-                    f"'{name}' in '{root}' is a link that leads elsewhere; put a copy in its place"
-                )
-            if path.is_file() and path.suffix.lower() in _ENDINGS:
-                names.append(name)
-            elif path.is_file() and path.name in _METADATA:
-                tables.append(name)
-        if len(names) < _FEWEST:
+Stamp = tuple[tuple[str, int, int], ...]
+"""Names, times and sizes of files, which change whenever a folder changes."""
+
+
+def list_folder(root: Path) -> Stamp:
+    """Lists the pictures of a folder and the tables of their captions; none is opened yet.
+
+    Raises:
+        DataError: There is no such folder, it has too few pictures, or a link leads out of it.
+    """
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise DataError(f"'{root}' {what}; give a folder of pictures")
+    found, num = [], 0
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
             raise DataError(
-                f"'{root}' has {len(names)} pictures (files that end in {', '.join(_ENDINGS)}); at "
-                f"least {_FEWEST} are needed to train on some and judge with others"
+                f"'{name}' in '{root}' is a link that leads elsewhere; put a copy in its place"
             )
-        captions = _captions(root, names, tables) if tables else None
-        return cls(root, tuple(names), tuple(tables), captions, *_parts(root, names))
-
-    @property
-    def stamp(self) -> tuple[tuple[str, int, int], ...]:
-        """Names, times and sizes of all files, which change whenever the folder changes."""
-        every = [(name, (self.root / name).stat()) for name in (*self.names, *self.tables)]
-        return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in every)
-
-    def sha256(self) -> str:
-        """Digest of the names and contents of all files.
-
-        Raises:
-            DataError: A file cannot be read.
-        """
-        sums = hashlib.sha256()
-        for name in (*self.names, *self.tables):
-            try:
-                content = hashlib.sha256((self.root / name).read_bytes()).hexdigest()
-            except OSError as error:
-                raise DataError(
-                    f"'{name}' cannot be read ({error.strerror}); change its permissions"
-                ) from error
-            sums.update(f"{name}\0{content}\n".encode())
-        return sums.hexdigest()
-
-    def pictures(self, size: int) -> Iterator[tuple[tuple[int, int], Image.Image]]:
-        """Reads one picture after another.
-
-        Args:
-            size: Side in pixels.
-
-        Yields:
-            Width and height of each picture in the order of ``names``, and the picture upright, of
-            ``size`` pixels and the mode that holds all that it shows.
-
-        Raises:
-            DataError: A picture is damaged, of another format, or too large.
-        """
-        for name in self.names:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    warnings.simplefilter("error", Image.DecompressionBombWarning)
-                    with Image.open(self.root / name, formats=_FORMATS) as picture:
-                        upright = ImageOps.exif_transpose(picture)
-                        small = squared(upright, size)
-            except DataError as error:
-                raise DataError(f"'{name}': {error}") from error
-            except Exception as error:  # Pillow's parsers raise errors of many kinds
-                raise DataError(
-                    f"'{name}' is no picture that can be read ({error}); save it again as PNG, "
-                    "smaller if it is very large, or remove it"
-                ) from error
-            yield upright.size, small
+        is_picture = path.suffix.lower() in _ENDINGS
+        if path.is_file() and (is_picture or path.name in _METADATA):
+            found.append((name, path.stat().st_mtime_ns, path.stat().st_size))
+            num += is_picture
+    if num < _FEWEST:
+        raise DataError(
+            f"'{root}' has {num} pictures (files that end in {', '.join(_ENDINGS)}); at least "
+            f"{_FEWEST} are needed to train on some and judge with others"
+        )
+    return tuple(found)
 
 
-def _captions(root: Path, names: list[str], tables: list[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=1)
+def read_folder(root: Path, files: Stamp, size: int, mode: Mode | None) -> Pictures:
+    """Reads the pictures of a folder; keeps the last one in memory until its files change.
+
+    Args:
+        root: The folder.
+        files: Its files, as `list_folder` lists them.
+        size: Side of the samples in pixels.
+        mode: Channels; when None the mode that all pictures share, and else colour.
+
+    Raises:
+        DataError: A picture is damaged, of another format, or too large; they are too many; only
+            some have a class; or a table of captions is damaged, names a picture twice, names one
+            that is missing, or leaves one out.
+    """
+    names = [name for name, *_ in files if Path(name).name not in _METADATA]
+    tables = [name for name, *_ in files if Path(name).name in _METADATA]
+    require_room(len(names), size)
+    heldout, of_each, classes = _parts(root, names)
+    labels = None if not classes else torch.tensor([classes.index(each) for each in of_each])
+    captions = _captions(root, names, tables) if tables else of_each
+    done, pictures = Counter[str](), []
+    for name in names:
+        width, height, picture = _opened(root, name, size)
+        done[f"resized to {size} pixels"] += min(width, height) != size
+        done["cropped to the middle square"] += width != height
+        pictures.append(picture)
+    modes = Counter(picture.mode for picture in pictures)
+    shared = next(iter(modes)) if len(modes) == 1 else "RGB"
+    codec = PictureCodec.model_validate({"size": size, "mode": mode or shared})
+    done.update({f"converted from {m} to {codec.mode}": n for m, n in modes.items()})
+    del done[f"converted from {codec.mode} to {codec.mode}"]
+    notes = "; ".join(f"{count:,} {change}" for change, count in done.items() if count)
+    report = f"of {len(names):,} pictures, {notes}" if notes else ""
+    sums = hashlib.sha256()
+    for name in (*names, *tables):
+        sums.update(f"{name}\0{hashlib.sha256((root / name).read_bytes()).hexdigest()}\n".encode())
+    digest = sums.hexdigest()
+    told = Labels(tuple(captions), labels)
+    return Pictures(codec, codec.encode(pictures), told, classes, heldout, report, digest)
+
+
+def require_room(num: int, size: int) -> None:
+    """Checks that so many pictures in colour fit into memory.
+
+    Raises:
+        DataError: They do not.
+    """
+    values = 3 * num * size**2
+    if values > MOST_VALUES:
+        raise DataError(
+            f"{num:,} pictures of {size} pixels a side are {values:,} values; at most "
+            f"{MOST_VALUES:,} fit, take fewer pictures or a smaller size"
+        )
+
+
+def _opened(root: Path, name: str, size: int) -> tuple[int, int, Image.Image]:
+    """Reads width and height of a picture, and the picture upright and in its final size."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(root / name, formats=_FORMATS) as picture:
+                upright = ImageOps.exif_transpose(picture)
+                return *upright.size, squared(upright, size)
+    except DataError as error:
+        raise DataError(f"'{name}': {error}") from error
+    except Exception as error:  # Pillow's parsers raise errors of many kinds
+        raise DataError(
+            f"'{name}' is no picture that can be read ({error}); save it again as PNG, smaller if "
+            "it is very large, or remove it"
+        ) from error
+
+
+def _captions(root: Path, names: list[str], tables: list[str]) -> list[str]:
     """Reads the caption of each picture from the tables of captions."""
     texts = dict.fromkeys(names, "")
     for table in tables:
@@ -179,7 +219,7 @@ def _captions(root: Path, names: list[str], tables: list[str]) -> tuple[str, ...
             f"'{tables[0]}' has no caption for '{without[0]}'{more}; add lines with a text for "
             "them or remove the pictures"
         )
-    return tuple(texts.values())
+    return list(texts.values())
 
 
 def _lines(root: Path, table: str) -> list[tuple[str, str]]:
@@ -210,8 +250,8 @@ def _lines(root: Path, table: str) -> list[tuple[str, str]]:
     return lines
 
 
-def _parts(root: Path, names: list[str]) -> tuple[Tensor | None, Tensor | None, tuple[str, ...]]:
-    """Finds the held-out pictures, the class labels and the classes from the folders."""
+def _parts(root: Path, names: list[str]) -> tuple[Tensor | None, list[str], tuple[str, ...]]:
+    """Finds the held-out pictures, the class of each picture and all classes from the folders."""
     folders = [name.split("/")[:-1] for name in names]
     tops = [folder[0].lower() if folder else "" for folder in folders]
     heldout = None
@@ -227,10 +267,10 @@ def _parts(root: Path, names: list[str]) -> tuple[Tensor | None, Tensor | None, 
     of_each = [folder[-1] if folder else "" for folder in folders]
     classes = tuple(sorted({*of_each}))
     if len(classes) < 2:
-        return heldout, None, ()
+        return heldout, [""] * len(names), ()
     if "" in classes:
         raise DataError(
             f"'{names[of_each.index('')]}' lies beside the folders of classes; put it into one of "
             "them"
         )
-    return heldout, torch.tensor([classes.index(folder) for folder in of_each]), classes
+    return heldout, of_each, classes

@@ -74,22 +74,22 @@ class SceneOracle:
         weights = scenes["held_out"].isin(_WANTED[combinations]) / rooms
         self.log_weights = torch.tensor(weights.to_numpy()).log().reshape(self.norms.shape)
 
-    def allowed(self, prompt: str) -> Tensor:
-        """Tells which scenes a prompt allows, by background and colour and by coverage, (12, m).
-
-        Raises:
-            DataError: The prompt cannot be read, or allows no picture.
-        """
+    def _weights_of(self, prompt: str) -> Tensor:
+        """Computes the log-weights of scenes that a prompt allows, (12, m), -inf of all others."""
+        if not prompt:
+            return self.log_weights
         scenes = all_scenes()
         met = [scenes[kind].eq(value).to_numpy() for kind, value in parse(prompt).items()]
         allowed = torch.from_numpy(np.logical_and.reduce(met)).reshape(self.norms.shape)
-        if not bool((allowed & self.log_weights.isfinite()).any()):
+        weights = self.log_weights.masked_fill(~allowed, -torch.inf)
+        if not bool(weights.isfinite().any()):
             raise DataError(
                 f"'{prompt}' is held out: no picture of these combinations is as it asks; take "
                 "combinations='all'"
             )
-        return allowed
+        return weights
 
+    @torch.no_grad()
     def posterior_mean(
         self,
         x: Tensor,
@@ -122,18 +122,12 @@ class SceneOracle:
         prompts = [""] * len(flat) if prompts is None else list(prompts)
         if len(prompts) != len(flat):
             raise DataError(f"{len(flat)} pictures and {len(prompts)} prompts; give one for each")
-        mean = torch.empty_like(flat)
-        with torch.no_grad():
-            for prompt in dict.fromkeys(prompts):
-                weights = self.log_weights
-                if prompt:
-                    weights = weights.masked_fill(~self.allowed(prompt), -torch.inf)
-                rows = torch.tensor([i for i, each in enumerate(prompts) if each == prompt])
-                for part in row_chunks(len(rows), weights.numel()):
-                    these = rows[part]
-                    logits = self._exponents(flat[these], alphas[these])
-                    logits = logits / sigmas[these][:, :, None] ** 2 + weights
-                    mean[these] = self._mean(logits.flatten(1).softmax(dim=1))
+        means = []
+        for rows in row_chunks(len(flat), self.norms.numel()):
+            weights = torch.stack([self._weights_of(prompt) for prompt in prompts[rows]])
+            logits = self._exponents(flat[rows], alphas[rows]) / sigmas[rows][:, :, None] ** 2
+            means.append(self._mean((logits + weights).flatten(1).softmax(dim=1)))
+        mean = torch.cat(means)
         return on_device_of(x, mean.reshape(x.shape))
 
     def nearest(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The pipeline of pictures: prompts or classes in, pictures out, called like diffusers' own.
+"""The pipeline of pictures: prompts in, pictures out, called like diffusers' own.
 
 ::
 
@@ -48,15 +48,13 @@ class PictureDiffusionPipeline(SamplePipeline):
         denoiser: The trained network.
         process: The process it was trained for, or its settings.
         mode: Channels of the pictures, as Pillow names them.
-        classes: Names of the denoiser's classes; empty for none.
         scheduler: Any diffusers scheduler of the process; its default when None.
 
     Attributes:
         codec: The map between samples and pictures.
-        classes: Names of the classes.
 
     Raises:
-        KanDiffusionError: The mode or the classes do not fit the denoiser.
+        KanDiffusionError: The mode does not fit the denoiser.
     """
 
     _denoiser_class = PictureDenoiser
@@ -66,61 +64,18 @@ class PictureDiffusionPipeline(SamplePipeline):
         denoiser: PictureDenoiser,
         process: Process | Mapping[str, object] | None = None,
         mode: str = "RGB",
-        classes: Sequence[str] = (),
         scheduler: SchedulerMixin | None = None,
     ) -> None:
         super().__init__()
         self._setup_sampling(denoiser, process, scheduler)
         with valid_settings("a pipeline of pictures"):
             self.codec = PictureCodec(size=denoiser.sample_shape[-1], mode=mode)
-        self.classes = tuple(classes)
         if self.codec.shape != denoiser.sample_shape:
             raise KanDiffusionError(
                 f"pictures of mode {mode} are samples of shape {self.codec.shape}, and the "
                 f"denoiser's are {denoiser.sample_shape}; give the mode it was trained with"
             )
-        if len(self.classes) != denoiser.num_classes:
-            raise KanDiffusionError(
-                f"the denoiser has {denoiser.num_classes} classes, and {len(self.classes)} are "
-                "named; give a name for each"
-            )
-        self.register_to_config(mode=mode, classes=list(classes))
-
-    def _labels(self, asked: Sequence[int | str]) -> Tensor:
-        """Turns names or numbers of classes into numbers."""
-        if not self.classes:
-            raise KanDiffusionError("this pipeline was trained without classes; leave them out")
-        numbers = []
-        for label in asked:
-            known = self.classes.index(label) if label in self.classes else label
-            if isinstance(known, str) or not 0 <= int(known) < len(self.classes):
-                raise KanDiffusionError(
-                    f"class {label!r} is unknown; known: {', '.join(self.classes)}"
-                )
-            numbers.append(int(known))
-        return torch.tensor(numbers)
-
-    def _tokens(
-        self, prompt: str | Sequence[str] | None, negative: str | Sequence[str] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Turns prompts into tokens, and as many that guidance leads away from."""
-        vocabulary = self.denoiser.vocabulary
-        if vocabulary is None:
-            raise KanDiffusionError(
-                "this pipeline was trained without text; leave prompts out"
-                + (", or ask for class_labels" if self.classes else "")
-            )
-        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-        away = negative or ""
-        aways = [away] * len(prompts) if isinstance(away, str) else list(away)
-        if not prompts:
-            raise KanDiffusionError("prompt is a list of none; give one prompt or more")
-        if len(aways) != len(prompts):
-            raise KanDiffusionError(
-                f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
-                f"{len(aways)}"
-            )
-        return vocabulary.tokens(prompts), vocabulary.tokens(aways)
+        self.register_to_config(mode=mode)
 
     @torch.no_grad()
     def __call__(
@@ -129,7 +84,6 @@ class PictureDiffusionPipeline(SamplePipeline):
         num_inference_steps: int = 20,
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        class_labels: Sequence[int | str] | int | str | None = None,
         num_images_per_prompt: int = 1,
         guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -145,10 +99,9 @@ class PictureDiffusionPipeline(SamplePipeline):
             num_inference_steps: Steps of the scheduler.
             negative_prompt: Prompt that guidance leads away from, one or one per prompt; the empty
                 prompt when None.
-            class_labels: Numbers or names of classes, for a model with classes.
-            num_images_per_prompt: Number of pictures per prompt or class, or in all without these.
+            num_images_per_prompt: Number of pictures per prompt.
             guidance_scale: Strength of classifier-free guidance; 1 is the plain conditional. When
-                None it is 3, or 1 without prompts and classes to guide.
+                None it is 3, or 1 where prompt and negative prompt are the same.
             generator: Source of the noise, or a list of one per picture; torch's default when None.
             batch_size: Largest number of pictures drawn at once.
             output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples in [-1, 1].
@@ -161,8 +114,7 @@ class PictureDiffusionPipeline(SamplePipeline):
             Pictures, grouped by prompt.
 
         Raises:
-            KanDiffusionError: Prompts are given to a model without text, classes to one without
-                classes, or guidance with neither; a number is out of range, or a prompt too long.
+            KanDiffusionError: A number is out of range, or a prompt too long.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         if num_images_per_prompt < 1:
@@ -171,32 +123,25 @@ class PictureDiffusionPipeline(SamplePipeline):
             )
         if output_type not in ("pil", "pt"):
             raise KanDiffusionError(f"output_type must be 'pil' or 'pt', not {output_type!r}")
-        asked: dict[str, Tensor] = {}
-        away: dict[str, Tensor] = {}
-        if class_labels is not None:
-            several = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
-            labels = asked["class_labels"] = self._labels(several)
-            away["class_labels"] = self.denoiser.absent["class_labels"].expand_as(labels)
-        if prompt is not None or negative_prompt is not None:
-            asked["input_ids"], away["input_ids"] = self._tokens(prompt, negative_prompt)
-        if not asked and guidance_scale not in (None, 1.0):
-            reason = "ask for class_labels" if self.classes else "this model takes neither"
-            if self.denoiser.vocabulary is not None:
-                reason = "no prompt is given"
+        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        away = negative_prompt or ""
+        aways = [away] * len(prompts) if isinstance(away, str) else list(away)
+        if len(aways) != len(prompts):
             raise KanDiffusionError(
-                f"guidance leads towards a prompt or a class, and {reason}; leave guidance out or "
-                "give one"
+                f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
+                f"{len(aways)}"
             )
-        for given in (asked, away):
-            for name, values in given.items():
-                repeated = values.repeat_interleave(num_images_per_prompt, 0)
-                given[name] = repeated.to(self.device)
+        asked, absent = (
+            self.denoiser.vocabulary.tokens(each)
+            .repeat_interleave(num_images_per_prompt, 0)
+            .to(self.device)
+            for each in (prompts, aways)
+        )
         if guidance_scale is None:
-            guidance_scale = _GUIDANCE if asked else 1.0
-        total = len(next(iter(asked.values()))) if asked else num_images_per_prompt
+            guidance_scale = 1.0 if prompts == aways else _GUIDANCE
         samples = self._draw_all(
-            total, num_inference_steps, generator, asked, away, guidance_scale, batch_size,
-            callback_on_step_end,
+            len(asked), num_inference_steps, generator, {"input_ids": asked},
+            {"input_ids": absent}, guidance_scale, batch_size, callback_on_step_end,
         )  # fmt: skip
         images = samples.clamp(-1, 1) if output_type == "pt" else self.codec.decode(samples)
         if not return_dict:

@@ -21,7 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.imports import from_extra
 
 __all__ = ["TEXT_WIDTH", "TextEncoder", "Vocabulary"]
@@ -59,24 +59,19 @@ class Vocabulary:
         """Takes the words of captions; prompts may be longer than these.
 
         Args:
-            captions: The captions, at least one with a word.
+            captions: The captions.
             others: Captions for which there is room, too, and whose words are not learned.
-
-        Raises:
-            DataError: There is no word.
         """
         split = [_words(caption) for caption in captions]
         counts = Counter(word for words in split for word in words)
-        if not counts:
-            raise DataError("the captions have no words; give each picture one word or more")
-        longest = max(map(len, split)) + _ROOM
+        longest = max(map(len, split)) + (_ROOM if counts else 0)
         length = 2 + max([longest, *(len(_words(other)) for other in others)])
         return cls(" ".join(sorted(counts, key=lambda word: (-counts[word], word))), length)
 
     @cached_property
     def numbers(self) -> dict[str, int]:
         """The token of each word."""
-        return {word: len(_SPECIAL) + k for k, word in enumerate(self.words.split(" "))}
+        return {word: len(_SPECIAL) + k for k, word in enumerate(self.words.split())}
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """Turns prompts into tokens.
@@ -132,7 +127,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
-        with from_extra("text", "prompts"):
+        with from_extra("text", "models of pictures"):
             from transformers import CLIPTextConfig, CLIPTextModel
 
         model = CLIPTextModel(

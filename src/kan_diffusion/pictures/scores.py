@@ -1,6 +1,6 @@
 r"""Scores of the pictures that a model draws: as asked, varied and not copied.
 
-A model is asked for captions (or classes) of pictures that it was not trained on. Pictures drawn
+A model is asked for captions of pictures that it was not trained on. Pictures drawn
 without guidance are samples of its :math:`p(x) = E_c\, p(x \mid c)`; their distances to the nearest
 training pictures tell copies. Pictures drawn with guidance are read: scenes by the nearest
 rendering (:mod:`kan_diffusion.pictures.oracle`), with combinations that are trained on and with
@@ -20,24 +20,27 @@ the share of real pictures, which are asked for nothing, has the mean 1/2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from kan_diffusion.diffusion.sampling import StepCallback
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import Measure
 from kan_diffusion.evaluation.privacy import closest_record, copies
 from kan_diffusion.pictures.oracle import score_scenes
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scenes import Combinations, captions, draw_scenes, render
-from kan_diffusion.pictures.sources import Labels, PictureDataset
+from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.study.config import TrialConfig
+from kan_diffusion.study.folder import Row
 
-__all__ = ["EACH", "PICTURE_MEASURES", "ClassJudge", "draw_pictures", "score_pictures", "shown"]
+__all__ = ["EACH", "PICTURE_MEASURES", "ClassJudge", "score_pictures", "shown"]
 
 EACH = 4
-"""Number of pictures of each prompt or class that are kept to be shown."""
+"""Number of pictures of each prompt that are kept to be shown."""
 
 _MOST_SHOWN = 128
 """Most prompts whose pictures are shown: a pipeline draws as many at once, and a page has room."""
@@ -135,15 +138,15 @@ def _spreads(samples: Tensor, classes: Tensor, count: int) -> np.ndarray:
     return np.array(spreads)
 
 
-def shown(dataset: PictureDataset, num: int) -> tuple[Labels, Tensor]:
+def shown(dataset: PictureDataset, num: int) -> tuple[tuple[str, ...], Tensor]:
     """Chooses what a report asks for: one picture of each class, or scenes, half of them held out.
 
     Args:
         dataset: The pictures.
-        num: Largest number of prompts or classes; more than 128 are never chosen.
+        num: Largest number of prompts; more than 128 are never chosen.
 
     Returns:
-        What to ask for, and a real picture of each prompt or class, (num, C, S, S).
+        The prompts, and a real picture of each, (num, C, S, S).
     """
     num = min(num, _MOST_SHOWN)
     if dataset.scenes:
@@ -152,106 +155,60 @@ def shown(dataset: PictureDataset, num: int) -> tuple[Labels, Tensor]:
             draw_scenes(count, numpy_generator("shown", which), which)
             for count, (_, which, _) in halves
         ])  # fmt: skip
-        return Labels(num, captions(scenes)), render(scenes, dataset.shape[-1])
+        return captions(scenes), render(scenes, dataset.shape[-1])
     rows = torch.arange(len(dataset.heldout))
     if dataset.heldout_labels.classes is not None:
         classes = dataset.heldout_labels.classes.tolist()
         rows = torch.tensor([classes.index(each) for each in sorted({*classes})])
-    return dataset.heldout_labels.of(rows[:num]), dataset.heldout[rows[:num]]
-
-
-def draw_pictures(
-    pipeline: PictureDiffusionPipeline,
-    asked: Labels,
-    steps: int,
-    guidance: float,
-    generator: torch.Generator,
-    each: int = 1,
-    on_step: StepCallback | None = None,
-) -> Tensor:
-    """Draws the pictures that are asked for.
-
-    Args:
-        pipeline: The model; without text and classes it is asked for a number of pictures only.
-        asked: What is asked for.
-        steps: Steps of the sampler.
-        guidance: Guidance scale; unused without prompts and classes.
-        generator: Source of the noise.
-        each: Number of pictures of each prompt or class, adjacent in the result.
-        on_step: Called after each step, like diffusers' ``callback_on_step_end``.
-
-    Returns:
-        Samples with shape (num * each, C, S, S), on the CPU.
-    """
-    prompts = asked.captions if pipeline.denoiser.vocabulary is not None else None
-    classes = asked.classes.tolist() if prompts is None and asked.classes is not None else None
-    anything = prompts is not None or classes is not None
-    samples = pipeline(
-        prompts,
-        steps,
-        class_labels=classes,
-        num_images_per_prompt=each if anything else asked.num * each,
-        guidance_scale=guidance if anything else None,
-        generator=generator,
-        output_type="pt",
-        callback_on_step_end=on_step,
-    ).images
-    assert isinstance(samples, Tensor)
-    return samples.cpu()
+    return dataset.heldout_labels.of(rows[:num]).captions, dataset.heldout[rows[:num]]
 
 
 def score_pictures(
-    pipeline: PictureDiffusionPipeline,
-    dataset: PictureDataset,
-    *,
-    num: int,
-    steps: int,
-    guidance: float,
-    study_seed: int,
-    seed: int,
-) -> dict[str, float | None]:
+    config: TrialConfig, dataset: PictureDataset, pipeline: PictureDiffusionPipeline
+) -> Row:
     """Draws pictures and scores them.
 
     Args:
-        pipeline: The model.
+        config: The trial, whose settings decide how many pictures are drawn, and how.
         dataset: The pictures it was trained on, and those it is judged with.
-        num: Number of pictures of each kind of request.
-        steps: Steps of the sampler.
-        guidance: Guidance scale of the pictures that are read.
-        study_seed: All draws derive from it and from ``seed``.
-        seed: Number of the trial.
+        pipeline: The model.
 
     Returns:
         Scores by the keys of `PICTURE_MEASURES`; scores of real pictures, which need no model, have
         the suffix ``_real``.
     """
-    names = study_seed, seed, dataset.name
+    names, sampling = (config.study_seed, config.seed, dataset.name), config.sampling
+    num, guidance = config.judging.num_samples, sampling.guidance
     rows = dataset.heldout_rows(num, torch_generator("asked", *names))
     asked, real = dataset.heldout_labels.of(rows), dataset.heldout[rows]
 
-    def drawn(what: Labels, scale: float, stream: str) -> Tensor:
+    def drawn(prompts: Sequence[str], scale: float, stream: str) -> Tensor:
         noise = torch_generator("samples", stream, *names)
-        return draw_pictures(pipeline, what, steps, scale, noise)
+        samples = pipeline(
+            prompts, sampling.steps, guidance_scale=scale, generator=noise, output_type="pt"
+        ).images
+        assert isinstance(samples, Tensor)
+        return samples.cpu()
 
-    plain = drawn(asked, 1.0, "plain")
-    found: dict[str, float | None] = {**_copied(dataset, plain, num, names)}
+    plain = drawn(asked.captions, 1.0, "plain")
+    found: Row = {**_copied(dataset, plain, num, names)}
     if dataset.scenes:
         for part, combinations, _ in _PARTS:
             scenes = draw_scenes(num, numpy_generator("asked", part, *names), combinations)
             told = captions(scenes)  # they name shape, colour and size, which may be held out
-            guided = drawn(Labels(num, told), guidance, part)
+            guided = drawn(told, guidance, part)
             for end, judged in (("", guided), ("_real", render(scenes, dataset.shape[-1]))):
                 scores = score_scenes(judged, told)
                 found |= {f"{part}_{kind}{end}": scores[kind] for kind in _KINDS}
         for end, judged in (("", plain), ("_real", real)):
-            found[f"read_plain{end}"] = score_scenes(judged, asked.captions or ())["all"]
+            found[f"read_plain{end}"] = score_scenes(judged, asked.captions)["all"]
     classes, others = dataset.labels.classes, dataset.heldout_labels.classes
     if classes is not None and others is not None and asked.classes is not None:
         if len(classes.unique()) < len(dataset.classes):
             return found  # a class has no picture to train a judge with
         judge = ClassJudge(dataset.train, classes, dataset.heldout, others)
         found["read"], found["spread"] = judge.score(
-            drawn(asked, guidance, "guided"), asked.classes
+            drawn(asked.captions, guidance, "guided"), asked.classes
         )
         found["read_plain"], _ = judge.score(plain, asked.classes)
         found["read_real"] = found["read_plain_real"] = judge.accuracy

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,15 +26,22 @@ from kan_diffusion.data.datasets import Dataset, OracleKind, split
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import Source
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
-from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
+from kan_diffusion.limits import MOST_POINTS, MOST_SIDE
 from kan_diffusion.pictures.codec import Mode, PictureCodec
-from kan_diffusion.pictures.folder import ImageFolder, holds_pictures
+from kan_diffusion.pictures.folder import (
+    Labels,
+    Pictures,
+    holds_pictures,
+    list_folder,
+    read_folder,
+    require_room,
+)
 from kan_diffusion.pictures.oracle import SceneOracle
 from kan_diffusion.pictures.scenes import SHAPE_SIDES, captions, draw_scenes, render
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import require_name
 
-__all__ = ["PICTURES", "Labels", "PictureData", "PictureDataset"]
+__all__ = ["PICTURES", "PictureData", "PictureDataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,35 +54,6 @@ _NUM_SHAPES = 20_000
 _STUDY_HOLDOUT = 0.3
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _DIGIT_WORDINGS = ("{a} {name}", "the digit {name}", "{name}", "a handwritten {name}")
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What is said of pictures, and what a model may be asked for.
-
-    Attributes:
-        num: Number n of pictures.
-        captions: A caption for each; None where there are none.
-        classes: Indices of classes, with shape (n,), int64; None where there are none.
-    """
-
-    num: int
-    captions: tuple[str, ...] | None = None
-    classes: Tensor | None = None
-
-    def of(self, rows: Tensor) -> Labels:
-        """Returns the labels of the pictures with given indices."""
-        return Labels(
-            len(rows),
-            self.captions and tuple(self.captions[row] for row in rows.tolist()),
-            None if self.classes is None else self.classes[rows],
-        )
-
-    def words(self, names: Sequence[str]) -> list[str]:
-        """The caption of each picture, or else the name of its class."""
-        if self.captions is not None:
-            return list(self.captions)
-        return [""] * self.num if self.classes is None else [names[i] for i in self.classes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +89,8 @@ class PictureDataset(Dataset):
         """Returns the posterior mean of scenes, given their captions."""
         if not self.scenes:
             return None
-        told = None if rows is None else self.heldout_labels.of(rows).captions
-        return SceneOracle(self.shape[-1]).posterior_mean(noised, alpha, sigma, told)
+        told = () if rows is None else self.heldout_labels.of(rows).captions
+        return SceneOracle(self.shape[-1]).posterior_mean(noised, alpha, sigma, told or None)
 
 
 class PictureData(Source):
@@ -230,11 +207,11 @@ class PictureData(Source):
             report=read.report,
         )
 
-    def _read(self) -> _Pictures:
+    def _read(self) -> Pictures:
         """Reads the folder that a run was set up with."""
-        folder = ImageFolder.of(Path(self.pictures))
         # A run pins a folder by its absolute path: the same files need not be read again.
-        read = _read_folder(folder.root.absolute(), self.size, self.mode, folder.stamp)
+        root = Path(self.pictures).absolute()
+        read = read_folder(root, list_folder(root), self.size or _FOLDER_SIZE, self.mode)
         if self.sha256 not in ("", read.sha256):
             raise DataError(
                 f"'{self.pictures}' has changed since this run was set up; put its files back as "
@@ -243,21 +220,12 @@ class PictureData(Source):
         return read
 
 
-def _require_room(num: int, size: int) -> None:
-    values = 3 * num * size**2
-    if values > MOST_VALUES:
-        raise DataError(
-            f"{num:,} pictures of {size} pixels a side are {values:,} values; at most "
-            f"{MOST_VALUES:,} fit, take fewer pictures or a smaller size"
-        )
-
-
 @lru_cache(maxsize=2)
 def _draw_shapes(config: PictureData, study_seed: int, trial_seed: int) -> PictureDataset:
     """Draws training scenes and held-out scenes; keeps the last two results in memory."""
     num = config.num_pictures or _NUM_SHAPES
     codec = PictureCodec(size=config.size or _SIZES["shapes"], mode=config.mode or "RGB")
-    _require_room(num, codec.size)
+    require_room(num, codec.size)
 
     def drawn(count: int, *stream: str | int) -> tuple[Tensor, Labels]:
         generator = numpy_generator("shapes", *stream)
@@ -265,7 +233,7 @@ def _draw_shapes(config: PictureData, study_seed: int, trial_seed: int) -> Pictu
         samples = render(scenes, codec.size)
         if codec.mode != "RGB":
             samples = codec.encode(PictureCodec(size=codec.size).decode(samples))
-        return samples, Labels(count, captions(scenes, generator))
+        return samples, Labels(captions(scenes, generator))
 
     train, labels = drawn(num, "training pictures", study_seed, trial_seed)
     count = max(4, round(config.holdout * num))
@@ -282,30 +250,7 @@ def _draw_shapes(config: PictureData, study_seed: int, trial_seed: int) -> Pictu
     )
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """Pictures that are there, before they are split.
-
-    Attributes:
-        codec: The map between pictures and samples.
-        samples: Shape (n, C, S, S), float32, from -1 to 1.
-        labels: What is said of them.
-        classes: Names of the classes; empty where there are none.
-        heldout: Which of them are held out, with shape (n,), bool; None if the split is free.
-        report: How pictures were changed to make them samples; empty if they were not.
-        sha256: Digest of the files of a folder.
-    """
-
-    codec: PictureCodec
-    samples: Tensor
-    labels: Labels
-    classes: tuple[str, ...]
-    heldout: Tensor | None = None
-    report: str = ""
-    sha256: str = ""
-
-
-def _read_digits(config: PictureData, study_seed: int) -> _Pictures:
+def _read_digits(config: PictureData, study_seed: int) -> Pictures:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -318,34 +263,5 @@ def _read_digits(config: PictureData, study_seed: int) -> _Pictures:
         for wording, name in zip(generator.choice(_DIGIT_WORDINGS, len(names)), names, strict=True)
     )
     samples = codec.encode([Image.fromarray(value) for value in values])
-    labels = Labels(len(names), told, torch.from_numpy(digits.target).long())
-    return _Pictures(codec, samples, labels, _DIGITS)
-
-
-@lru_cache(maxsize=1)
-def _read_folder(
-    root: Path, size: int | None, mode: Mode | None, _stamp: tuple[tuple[str, int, int], ...]
-) -> _Pictures:
-    """Reads the pictures of a folder; keeps the last one in memory until its files change."""
-    folder, size, done = ImageFolder.of(root), size or _FOLDER_SIZE, Counter[str]()
-    _require_room(num := len(folder.names), size)
-    pictures = []
-    for (width, height), picture in folder.pictures(size):
-        done[f"resized to {size} pixels"] += min(width, height) != size
-        done["cropped to the middle square"] += width != height
-        pictures.append(picture)
-    modes = Counter(picture.mode for picture in pictures)
-    shared = next(iter(modes)) if len(modes) == 1 else "RGB"
-    codec = PictureCodec.model_validate({"size": size, "mode": mode or shared})
-    done.update({f"converted from {m} to {codec.mode}": n for m, n in modes.items()})
-    del done[f"converted from {codec.mode} to {codec.mode}"]
-    notes = "; ".join(f"{count:,} {change}" for change, count in done.items() if count)
-    return _Pictures(
-        codec,
-        codec.encode(pictures),
-        Labels(num, folder.captions, folder.labels),
-        folder.classes,
-        folder.heldout,
-        f"of {num:,} pictures, {notes}" if notes else "",
-        folder.sha256(),
-    )
+    labels = Labels(told, torch.from_numpy(digits.target).long())
+    return Pictures(codec, samples, labels, _DIGITS)

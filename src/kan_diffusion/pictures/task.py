@@ -1,4 +1,4 @@
-r"""The task of pictures: models that draw what a prompt or a class asks for.
+r"""The task of pictures: models that draw what a prompt asks for.
 
 With N pictures, training sees :math:`64000 \sqrt{N / 20000}` in all, at least 25,000, in batches of
 64. This is about what was found for 1,617 digits and for 20,000 scenes, between which the rule
@@ -32,20 +32,14 @@ from kan_diffusion.diffusion.sampling import (
     StepCallback,
     make_scheduler,
 )
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.denoising import draw_noised_points
 from kan_diffusion.files import whole_file
 from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES, PictureDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.prompts import Vocabulary
-from kan_diffusion.pictures.scores import (
-    EACH,
-    PICTURE_MEASURES,
-    draw_pictures,
-    score_pictures,
-    shown,
-)
-from kan_diffusion.pictures.sources import Labels, PictureDataset
+from kan_diffusion.pictures.scores import EACH, PICTURE_MEASURES, score_pictures, shown
+from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.images import contact_sheet
@@ -54,7 +48,7 @@ from kan_diffusion.study.folder import Row
 from kan_diffusion.study.tasks import Asked, Drawn, Reference, StudySuggestion, Suggestion, Task
 from kan_diffusion.training import TrainingConfig
 
-__all__ = ["PictureTask", "draw_asked"]
+__all__ = ["PictureTask"]
 
 logger = logging.getLogger(__name__)
 
@@ -151,36 +145,25 @@ class PictureTask(Task):
     def build(self, config: TrialConfig, dataset: Dataset) -> Denoiser:
         """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
         pictures, settings = _pictures(dataset), dict(config.model.settings)
-        captions = pictures.labels.captions
-        if captions is None:
-            settings["num_classes"] = len(pictures.classes)
-        else:
-            known = Vocabulary.of(captions, pictures.heldout_labels.captions or ())
-            settings |= {"words": known.words, "prompt_length": known.length}
-        denoiser = self._network(config, dataset, settings)
-        assert isinstance(denoiser, PictureDenoiser)
+        known = Vocabulary.of(pictures.labels.captions, pictures.heldout_labels.captions)
+        settings |= {"words": known.words, "prompt_length": known.length}
+        denoiser = _denoiser(self._network(config, dataset, settings))
         # The same for all models of a seed.
         denoiser.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))
         return denoiser
 
     def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
-        """Returns the tokens of captions, or class labels."""
-        assert isinstance(denoiser, PictureDenoiser)
-        return _conditions(denoiser, _pictures(dataset).labels)
+        """Returns the tokens of captions."""
+        captions = _pictures(dataset).labels.captions
+        return {"input_ids": _denoiser(denoiser).vocabulary.tokens(captions)}
 
     def pipeline(
         self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
     ) -> PictureDiffusionPipeline:
-        """Makes the pipeline of a trained denoiser, with the names of its classes."""
-        pictures, process = _pictures(dataset), config.process
-        assert isinstance(denoiser, PictureDenoiser)
-        return PictureDiffusionPipeline(
-            denoiser,
-            process,
-            pictures.codec.mode,
-            pictures.classes if denoiser.num_classes else (),
-            make_scheduler(config.sampling.scheduler, process),
-        )
+        """Makes the pipeline of a trained denoiser."""
+        mode, process = _pictures(dataset).codec.mode, config.process
+        scheduler = make_scheduler(config.sampling.scheduler, process)
+        return PictureDiffusionPipeline(_denoiser(denoiser), process, mode, scheduler)
 
     def points(self, pipeline: SamplePipeline) -> PointDiffusionPipeline:
         """Refuses: pictures are no points, see :meth:`.Task.points`."""
@@ -206,47 +189,34 @@ class PictureTask(Task):
         self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
     ) -> dict[str, Tensor]:
         assert rows is not None
-        asked = _pictures(dataset).heldout_labels.of(rows)
-        return _conditions(_drawing(pipeline).denoiser, asked)
+        captions = _pictures(dataset).heldout_labels.of(rows).captions
+        return {"input_ids": _denoiser(pipeline.denoiser).vocabulary.tokens(captions)}
 
     def _score(
         self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
     ) -> tuple[Row, Tensor | None]:
-        evaluation, sampling = config.judging, config.sampling
-        if not evaluation.num_samples:
+        if not config.judging.num_samples:
             return {}, None
-        drawing, pictures = _drawing(pipeline), _pictures(dataset)
+        drawing, pictures, sampling = _drawing(pipeline), _pictures(dataset), config.sampling
         started = time.perf_counter()
-        scores = score_pictures(
-            drawing,
-            pictures,
-            num=evaluation.num_samples,
-            steps=sampling.steps,
-            guidance=sampling.guidance,
-            study_seed=config.study_seed,
-            seed=config.seed,
-        )
+        scores = score_pictures(config, pictures, drawing)
         row: Row = {"sample_seconds": time.perf_counter() - started, **scores}
-        drawn = draw_pictures(
-            *(drawing, shown(pictures, evaluation.num_drawn)[0], sampling.steps, sampling.guidance),
-            torch_generator("shown", config.study_seed),
-            EACH,
-        )
-        return row, drawn
+        prompts, _ = shown(pictures, config.judging.num_drawn)
+        drawn = drawing(
+            prompts,
+            sampling.steps,
+            num_images_per_prompt=EACH,
+            guidance_scale=sampling.guidance,
+            generator=torch_generator("shown", config.study_seed),
+            output_type="pt",
+        ).images
+        assert isinstance(drawn, Tensor)
+        return row, drawn.cpu()
 
     def judging_seconds(self, trial: TrialConfig, step: Callable[[], float]) -> float:
         """Estimates how long drawing pictures takes."""
         draws = trial.judging.num_samples * trial.sampling.steps * _STEPS_A_DRAW
         return draws / trial.training.batch_size * step()
-
-    def for_judging(
-        self, config: TrialConfig, pipeline: SamplePipeline, other: Source
-    ) -> PictureDataset:
-        """Refuses: pictures judge the model that was trained on them."""
-        raise DataError(
-            f"a model of '{config.data.name}' cannot be judged with '{other.name}': pictures judge "
-            "the model that was trained on them; leave --data out"
-        )
 
     def draw_shown(
         self,
@@ -259,8 +229,15 @@ class PictureTask(Task):
         on_step: StepCallback,
     ) -> None:
         """Draws the pictures that a report asks for, see :meth:`.Task.draw_shown`."""
-        asked, _ = shown(_pictures(dataset), num)
-        draw_pictures(_drawing(pipeline), asked, steps, guidance, generator, on_step=on_step)
+        prompts, _ = shown(_pictures(dataset), num)
+        _drawing(pipeline)(
+            prompts,
+            steps,
+            guidance_scale=guidance,
+            generator=generator,
+            output_type="pt",
+            callback_on_step_end=on_step,
+        )
 
     def require_place(self, place: Path) -> None:
         """Allows any folder."""
@@ -275,13 +252,20 @@ class PictureTask(Task):
     ) -> Drawn:
         """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
         drawing, num = _drawing(pipeline), num or self.num
-        if drawing.denoiser.vocabulary is not None:
-            for sentence in drawing.denoiser.vocabulary.unknown(asked.prompts):
-                logger.warning(sentence)
-        pictures = draw_asked(drawing, asked, num, steps, generator)
-        words = [*asked.prompts, *asked.classes] or [""]
+        prompts = [*asked.prompts, *asked.classes]
+        for sentence in drawing.denoiser.vocabulary.unknown(prompts):
+            logger.warning(sentence)
+        pictures = drawing(
+            prompts or None,
+            steps,
+            num_images_per_prompt=num,
+            guidance_scale=asked.guidance,
+            generator=generator,
+        ).images
+        assert isinstance(pictures, list)
         groups = [
-            (what, pictures[place * num : (place + 1) * num]) for place, what in enumerate(words)
+            (prompt, pictures[place * num : (place + 1) * num])
+            for place, prompt in enumerate(prompts or [""])
         ]
         return Drawn(f"{len(pictures):,} pictures", lambda folder: _write(folder, groups))
 
@@ -294,40 +278,11 @@ class PictureTask(Task):
             f"{words.get(codec.mode, 'colour and opacity')} to train on, {len(pictures.heldout):,} "
             "held out, "
         )
-        if pictures.labels.captions:
-            text += f"with captions such as '{pictures.labels.captions[0]}'"
-        elif pictures.classes:
-            text += f"of the classes {', '.join(pictures.classes)}"
-        else:
-            text += "without captions and classes"
+        caption = pictures.labels.captions[0]
+        text += f"with captions such as '{caption}'" if caption else "without captions"
+        if pictures.classes:
+            text += f", of the classes {', '.join(pictures.classes)}"
         return f"{text}; {pictures.report}" if pictures.report else text
-
-
-def draw_asked(
-    pipeline: PictureDiffusionPipeline,
-    asked: Asked,
-    num: int,
-    steps: int,
-    generator: torch.Generator,
-    batch_size: int = 128,
-) -> list[Image.Image]:
-    """Draws ``num`` pictures of each prompt or class that a user asks for, next to each other.
-
-    A class is a number where it is written in digits and no class has that name.
-    """
-    known = pipeline.classes
-    classes = [int(c) if c.isdecimal() and c not in known else c for c in asked.classes]
-    pictures = pipeline(
-        asked.prompts or None,
-        steps,
-        class_labels=classes or None,
-        num_images_per_prompt=num,
-        guidance_scale=asked.guidance,
-        generator=generator,
-        batch_size=batch_size,
-    ).images
-    assert isinstance(pictures, list)
-    return pictures
 
 
 def _write(folder: Path, drawn: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
@@ -347,13 +302,9 @@ def _write(folder: Path, drawn: Sequence[tuple[str, Sequence[Image.Image]]]) -> 
             picture.save(temporary, "PNG")
 
 
-def _conditions(denoiser: PictureDenoiser, labels: Labels) -> dict[str, Tensor]:
-    """Returns what a denoiser is conditioned on by pictures with these labels."""
-    if denoiser.vocabulary is not None and labels.captions is not None:
-        return {"input_ids": denoiser.vocabulary.tokens(labels.captions)}
-    if denoiser.num_classes and labels.classes is not None:
-        return {"class_labels": labels.classes}
-    return {}
+def _denoiser(denoiser: Denoiser) -> PictureDenoiser:
+    assert isinstance(denoiser, PictureDenoiser)
+    return denoiser
 
 
 def _pictures(dataset: Dataset) -> PictureDataset:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
@@ -13,7 +12,6 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.pictures.sources import PictureDataset
-from kan_diffusion.pictures.task import draw_asked
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.images import contact_sheet
@@ -47,7 +45,7 @@ class PictureView(View):
         """Adds what a report asks for, and real pictures of it."""
         assert isinstance(dataset, PictureDataset)
         asked, real = shown(dataset, config.evaluation.num_drawn)
-        contents.asked[source.name] = asked.words(dataset.classes)
+        contents.asked[source.name] = list(asked)
         contents.real[source.name] = real[:, None].numpy()
 
     def gather_trial(
@@ -78,7 +76,8 @@ class PictureView(View):
         class, and ``num`` is the number of pictures of each.
         """
         same_noise(movers)
-        rows = max(len(asked.prompts) + len(asked.classes), 1)
+        prompts = [*asked.prompts, *asked.classes]
+        rows = max(len(prompts), 1)
         num = num or (_ALONE if rows == 1 else _SEVERAL)
         if rows * num > _MOST_MOVING:
             raise KanDiffusionError(
@@ -89,12 +88,17 @@ class PictureView(View):
         for mover in movers:
             pipeline, its_steps = sampler_of(mover, scheduler, steps)
             assert isinstance(pipeline, PictureDiffusionPipeline)
-            each = asked
-            if asked.guidance is None and (asked.prompts or asked.classes):
-                each = replace(asked, guidance=mover.guidance)
-            noise = torch_generator("samples", seed)
+            usual = mover.guidance if prompts else None
             with watched(pipeline) as kept:
-                last = draw_asked(pipeline, each, num, its_steps, noise, rows * num)
+                last = pipeline(
+                    prompts or None,
+                    its_steps,
+                    num_images_per_prompt=num,
+                    guidance_scale=usual if asked.guidance is None else asked.guidance,
+                    generator=torch_generator("samples", seed),
+                    batch_size=rows * num,
+                ).images
+            assert isinstance(last, list)
             frames = [*map(pipeline.codec.decode, kept.values()), last]
             times.append((*kept, 0.0))
             sheets.append([
