@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from kan_diffusion.pictures.reading import ClassJudge, read_scenes, score_scenes
 
 from helpers import refused, seeded
 from kan_diffusion.errors import DataError
-from kan_diffusion.pictures.reading import ClassJudge, read_scenes, score_scenes
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
