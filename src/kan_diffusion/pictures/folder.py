@@ -202,15 +202,11 @@ def _captions(root: Path, names: list[str], tables: list[str]) -> list[str]:
     for table in tables:
         for file_name, text in _lines(root, table):
             name = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name))
-            if name not in texts:
-                raise DataError(
-                    f"'{table}': '{file_name}' is no picture of the folder; put it there or remove "
-                    "the line"
-                )
-            if texts[name]:
-                raise DataError(
-                    f"'{table}': '{file_name}' has a caption already; remove one of them"
-                )
+            problem = "" if name in texts else "is no picture of the folder; put it there or"
+            if texts.get(name):
+                problem = "has a caption already;"
+            if problem:
+                raise DataError(f"'{table}': '{file_name}' {problem} remove the line")
             texts[name] = " ".join(text.split())
     without = [name for name, text in texts.items() if not text]
     if without:
@@ -235,15 +231,13 @@ def _lines(root: Path, table: str) -> list[tuple[str, str]]:
         else:
             remedy = "write one object with file_name and text a line"
             frame = pd.read_json(path, lines=True, dtype=False)
+        lines = list(zip(frame["file_name"], frame["text"], strict=True))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"'{table}' cannot be read as UTF-8 ({error}); {remedy}") from error
-    columns = list(frame.columns)
-    if columns.count("file_name") != 1 or columns.count("text") != 1:
+    except KeyError as error:
         raise DataError(
-            f"'{table}' must have the columns file_name and text; it has "
-            f"{', '.join(map(str, columns)) or 'none'}"
-        )
-    lines = list(zip(frame["file_name"], frame["text"], strict=True))
+            f"'{table}' must have the columns file_name and text; it has no {error}"
+        ) from error
     for line in lines:
         if not all(isinstance(value, str) for value in line):
             raise DataError(f"'{table}': {line} must be a file_name and a text; {remedy}")
