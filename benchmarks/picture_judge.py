@@ -17,9 +17,9 @@ import torch
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.files import write_json
-from kan_diffusion.pictures.oracle import SceneOracle
-from kan_diffusion.pictures.reading import ClassJudge, read_scenes, score_scenes
-from kan_diffusion.pictures.scenes import caption, coverages, draw_scenes, render
+from kan_diffusion.pictures.oracle import SceneOracle, read_scenes, score_scenes
+from kan_diffusion.pictures.scenes import captions, coverages, draw_scenes, render
+from kan_diffusion.pictures.scores import ClassJudge
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.randomness import numpy_generator, torch_generator
 
@@ -43,7 +43,7 @@ def reading(num: int) -> tuple[list[dict[str, float | None]], dict[str, float]]:
     rows, seconds = [], {}
     for size in SIZES:
         scenes = draw_scenes(num, numpy_generator("judge", size), "all")
-        samples, prompts = render(scenes, size), [caption(scene) for scene in scenes]
+        samples, prompts = render(scenes, size), captions(scenes)
         for noise in NOISES:
             drawn = torch.randn(samples.shape, generator=torch_generator("judge", size))
             scores = score_scenes(samples + noise * drawn, prompts)
@@ -59,17 +59,15 @@ def digits(splits: int) -> list[float]:
     scores = []
     for seed in range(splits):
         data = load_dataset(PictureData(pictures="digits", holdout=0.3), 0, seed)
-        assert data.class_labels is not None
-        assert data.heldout_class_labels is not None
-        parts = data.train, data.class_labels, data.heldout, data.heldout_class_labels
-        scores.append(ClassJudge.fit(*parts).accuracy)
+        classes, others = data.labels.classes, data.heldout_labels.classes
+        scores.append(ClassJudge(data.train, classes, data.heldout, others).accuracy)
     return scores
 
 
 def oracle(num: int) -> dict[str, float | None]:
     """Share of the exact denoiser's samples (20 steps) read as asked, and its flow loss."""
     scenes = draw_scenes(num, numpy_generator("oracle"), "all")
-    prompts = [caption(scene, numpy_generator("oracle", i)) for i, scene in enumerate(scenes)]
+    prompts = captions(scenes, numpy_generator("oracle", "captions"))
     generator = torch_generator("oracle")
     x = torch.randn(num, 3, 16, 16, generator=generator, dtype=torch.float64)
     levels = torch.linspace(1, 0, 21, dtype=torch.float64).tolist()
@@ -83,7 +81,7 @@ def oracle(num: int) -> dict[str, float | None]:
     level = torch.sigmoid(torch.randn(num, 1, 1, 1, generator=generator, dtype=torch.float64))
     noised = (1 - level) * clean + level * noise
     losses = {}
-    for told in (None, [caption(scene) for scene in seen]):
+    for told in (None, captions(seen)):
         started = time.process_time()
         mean = SceneOracle(16).posterior_mean(
             noised, 1 - level[:, 0, 0, 0], level[:, 0, 0, 0], told

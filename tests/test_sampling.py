@@ -94,24 +94,25 @@ def test_a_sampler_draws_the_data_from_the_exact_denoiser_and_keeps_no_state(nam
 
 
 def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mix_of_both():
-    shape = {"hidden": (8,), "settings": {"width": 8, "heads": 2, "num_classes": 2}}
+    settings = {"width": 16, "words": "cat dog", "prompt_length": 3}
+    shape = {"hidden": (8,), "settings": settings}
     denoiser = build_denoiser("dit", (1, 4, 4), num_train_timesteps=1000, **shape)
     for seed, parameter in enumerate(denoiser.parameters()):
         parameter.detach().normal_(0, 0.2, generator=seeded(seed))
-    pipeline = PictureDiffusionPipeline(denoiser, COSINE, mode="L", classes=("cat", "dog"))
+    pipeline = PictureDiffusionPipeline(denoiser, COSINE, mode="L")
     pipeline.scheduler = make_scheduler("ddim", COSINE)
 
-    def drawn(**options):
+    def drawn(prompt, **options):
         states = []  # pictures are cut off at black and white
         options["callback_on_step_end"] = lambda *call: states.append(call[3]["sample"])
-        pipeline(None, 1, generator=seeded(1), **options)
+        pipeline(prompt, 1, generator=seeded(1), **options)
         return states[-1]
 
-    none, one = drawn(), drawn(class_labels="dog", guidance_scale=1.0)
+    none, one = drawn(None), drawn("dog", guidance_scale=1.0)
     assert not torch.allclose(one, none)
-    torch.testing.assert_close(drawn(class_labels="dog", guidance_scale=0.0), none)
+    torch.testing.assert_close(drawn("dog", guidance_scale=0.0), none)
     # One step of an ODE's solver is linear in the prediction.
-    mixed = drawn(class_labels="dog", guidance_scale=2.5)
+    mixed = drawn("dog", guidance_scale=2.5)
     torch.testing.assert_close(mixed, none + 2.5 * (one - none), rtol=1e-4, atol=1e-4)
 
 

@@ -42,12 +42,9 @@ if TYPE_CHECKING:
     from kan_diffusion.kanified.recipe import load_kanified as load_kanified
     from kan_diffusion.kanified.recipe import save_kanified as save_kanified
     from kan_diffusion.pictures.codec import PictureCodec as PictureCodec
+    from kan_diffusion.pictures.oracle import score_scenes as score_scenes
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
-    from kan_diffusion.pictures.prompts import PromptedDenoiser as PromptedDenoiser
-    from kan_diffusion.pictures.prompts import make_text_encoder as make_text_encoder
-    from kan_diffusion.pictures.prompts import make_tokenizer as make_tokenizer
-    from kan_diffusion.pictures.prompts import tokenize as tokenize
-    from kan_diffusion.pictures.reading import score_scenes as score_scenes
+    from kan_diffusion.pictures.prompts import Vocabulary as Vocabulary
     from kan_diffusion.pictures.sources import PictureData as PictureData
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
@@ -87,7 +84,7 @@ _NAMES = {
     "tables.estimator": ["DiffusionEstimator"],
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
     "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
-    "pictures.reading": ["score_scenes"],
+    "pictures.oracle": ["score_scenes"],
     "pictures.sources": ["PictureData"],
     "tables.sources": ["FileData", "TableData"],
     "tables.scores": ["TableScores", "table_scores"],
@@ -106,12 +103,7 @@ _NAMES = {
     "study.results": ["compare", "decide", "read_results", "say"],
     "study.run": ["run_study"],
     "formulas.explain": ["ExplainOptions", "explain_run"],
-    "pictures.prompts": [
-        "PromptedDenoiser",
-        "make_text_encoder",
-        "make_tokenizer",
-        "tokenize",
-    ],
+    "pictures.prompts": ["Vocabulary"],
     "training": ["TrainingConfig", "train"],
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}

@@ -16,7 +16,6 @@ __all__ = [
     "MOST_MOMENTS",
     "MOST_OPERATIONS",
     "MOST_PARAMETERS",
-    "MOST_PIXELS",
     "MOST_POINTS",
     "MOST_SECONDS",
     "MOST_SIDE",
@@ -60,9 +59,6 @@ MOST_VALUES = 200_000_000
 
 MOST_BYTES = 2_000_000_000
 """Bytes that a packed file may hold."""
-
-MOST_PIXELS = 50_000_000
-"""Pixels of a picture file; more than cameras make, and 200 MB when it is open."""
 
 MOST_SIDE = 1_024
 """Pixels of a side of a sample."""

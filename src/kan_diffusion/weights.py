@@ -165,6 +165,8 @@ def _on_meta(kind: type, build: Callable[[], nn.Module], path: Path, remedy: str
         with torch.device("meta"):
             return build()
     except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        if isinstance(error.__cause__, ImportError):  # it says what to install
+            raise
         raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
 
 

@@ -53,7 +53,10 @@ def test_unusable_points_and_levels_are_refused():
         (lambda: scenes.posterior_mean(torch.ones(1, 3, 32, 32), 0.5, 0.5), r"\(n, 3, 16, 16\)"),
         (lambda: scenes.posterior_mean(torch.ones(picture), 0.5, 0.0), "sigma > 0"),
         (lambda: scenes.posterior_mean(torch.ones(picture), 0.5, 0.5, []), "1 pictures and 0 p"),
-        (lambda: scenes.allowed("a purple circle"), "is held out.*combinations='all'"),
+        (
+            lambda: scenes.posterior_mean(torch.ones(picture), 0.5, 0.5, ["a purple circle"]),
+            "is held out.*combinations='all'",
+        ),
     ):
         with refused(words, DataError):
             call()

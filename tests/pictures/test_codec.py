@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from helpers import refused
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import DataError
-from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.reading import score_scenes
+from kan_diffusion.pictures.codec import PictureCodec, squared
+from kan_diffusion.pictures.oracle import score_scenes
 from kan_diffusion.pictures.sources import PictureData
 
 
@@ -31,7 +31,6 @@ def test_pictures_of_the_codecs_size_and_mode_come_back_exactly(mode, size, seed
     assert samples.dtype == torch.float32
     assert float(samples.abs().max()) <= 1
     back = codec.decode(samples)
-    assert all(codec.changes(picture) == [] for picture in pictures)
     assert [picture.mode for picture in back] == [mode] * 3
     assert [p.tobytes() for p in back] == [p.tobytes() for p in pictures]
     # Values in between go to the nearest level, values outside to the nearest end.
@@ -57,7 +56,6 @@ def test_the_middle_square_is_kept(width, height):
     left, top = (scaled.width - 10) // 2, (scaled.height - 10) // 2
     middle = scaled.crop((left, top, left + 10, top + 10))
     assert codec.decode(codec.encode([picture]))[0].tobytes() == middle.tobytes()
-    assert codec.changes(picture) == ["resized to 10 pixels", "cropped to the middle square"]
 
 
 def test_resizing_averages():
@@ -70,22 +68,23 @@ def test_resizing_averages():
 def test_modes_are_converted():
     colour, grey = PictureCodec(size=8, mode="RGB"), PictureCodec(size=8, mode="L")
     red = Image.new("RGB", (8, 8), "red")
-    deep = Image.fromarray(np.full((8, 8), 257 * 77, dtype=np.uint16))
     clear, half = (Image.new("RGBA", (8, 8), (255, 0, 0, alpha)) for alpha in (0, 51))
     for codec, picture, value in (
         (colour, clear, [255, 255, 255]),
         (colour, half, [255, 204, 204]),
         (grey, red, round(0.299 * 255)),  # luma of ITU-R 601-2
-        (grey, deep, 77),
     ):
         found = np.asarray(codec.decode(codec.encode([picture]))[0])
         assert (found == value).all()
     palette = Image.new("P", (8, 8))
     palette.info["transparency"] = 0
-    for picture in (half, palette):
-        assert colour.changes(picture) == ["put on white", "converted from RGBA to RGB"]
-    assert PictureCodec(size=8, mode="RGBA").changes(half) == []
-    assert grey.changes(Image.new("1", (8, 8))) == colour.changes(Image.new("CMYK", (8, 8))) == []
+    for picture, mode in (
+        (half, "RGBA"),
+        (palette, "RGBA"),
+        (Image.new("1", (8, 8)), "L"),
+        (Image.new("CMYK", (8, 8)), "RGB"),
+    ):
+        assert squared(picture, 8).mode == mode
 
 
 def test_what_is_no_picture_is_refused():
@@ -93,6 +92,7 @@ def test_what_is_no_picture_is_refused():
     for call, message in (
         (lambda: codec.encode([]), "no picture to encode"),
         (lambda: codec.encode([Image.new("F", (8, 8))]), "32 bits; save it with 8 bits"),
+        (lambda: codec.encode([Image.new("I;16", (8, 8))]), "16 or 32 bits; save it with 8 b"),
         (lambda: codec.decode(torch.zeros(1, 1, 8, 8)), r"shape \(n, 3, 8, 8\), got"),
         (lambda: codec.decode(torch.full((1, 3, 8, 8), np.nan)), "not finite"),
     ):
@@ -109,13 +109,10 @@ def test_digits_are_split_and_their_captions_name_them():
     # 17 levels in 256: each is off by half a level of 8 bits at most.
     order, other = (s.flatten(1).sum(dim=1).sort()[0] for s in (joined, exact))
     torch.testing.assert_close(order, other, rtol=0, atol=64 * 0.5 / 127.5)
-    for captions, labels in (
-        (dataset.captions, dataset.class_labels),
-        (dataset.heldout_captions, dataset.heldout_class_labels),
-    ):
-        for text, label in zip(captions, labels.tolist(), strict=True):
+    for labels in (dataset.labels, dataset.heldout_labels):
+        for text, label in zip(labels.captions, labels.classes.tolist(), strict=True):
             assert text.split()[-1] == dataset.classes[label]
-    assert {"an eight", "a seven", "seven", "the digit seven"} <= set(dataset.captions)
+    assert {"an eight", "a seven", "seven", "the digit seven"} <= set(dataset.labels.captions)
 
 
 def test_pictures_follow_from_the_seeds():
@@ -132,7 +129,7 @@ def test_pictures_follow_from_the_seeds():
 
 def test_shapes_are_as_their_captions_say():
     dataset = load_dataset(PictureData(pictures="shapes", num_pictures=60))
-    scores = score_scenes(dataset.train, dataset.captions)
+    scores = score_scenes(dataset.train, dataset.labels.captions)
     assert scores["all"] == 1.0
     assert scores["distance"] < 1e-4
 
@@ -149,7 +146,6 @@ def test_settings_that_do_not_fit_are_refused():
     for settings, message in (
         ({"pictures": "shapse"}, "unknown pictures .*'shapse', did you mean 'shapes'"),
         ({"pictures": "shapes", "size": 20}, "16 or 32 pixels, not 20"),
-        ({"pictures": "digits", "sha256": "00"}, "a digest is for a folder"),
         ({"pictures": "digits", "sise": 8}, "unknown key 'sise', did you mean 'size'"),
     ):
         with pytest.raises(ValidationError, match=message):

@@ -8,19 +8,15 @@ import pytest
 from helpers import refused
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.oracle import read_scenes
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
-    COVERAGES,
-    HELD_OUT_PAIRS,
-    HELD_OUT_TRIPLES,
-    PLACES,
-    SHAPES,
-    SIZES,
+    HELD_OUT,
+    PROPERTIES,
     WORDINGS,
-    Asked,
-    Scene,
-    caption,
+    all_scenes,
+    captions,
     coverages,
     draw_scenes,
     is_held_out,
@@ -28,9 +24,18 @@ from kan_diffusion.pictures.scenes import (
     render,
 )
 
+DIAMETERS = {"small": 9, "large": 15}
+
 
 def _rng(seed=0):
     return np.random.default_rng(seed)
+
+
+def _scene(shape, colour, size, x, y, background):
+    table = all_scenes()
+    given = {"shape": shape, "colour": colour, "size": size, "x": x, "y": y}
+    rows = np.logical_and.reduce([table[k] == v for k, v in given.items()])
+    return table.index[rows & (table["background"] == background)].item()
 
 
 def _levels(scenes, size):
@@ -41,35 +46,34 @@ def _levels(scenes, size):
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_pictures_are_linear_in_the_coverage_of_their_object(size):
-    for scene in draw_scenes(50, _rng(), "all"):
+    codec = PictureCodec(size=size)
+    for row in draw_scenes(50, _rng(), "all"):
+        scene = all_scenes().loc[row]
         background = np.array(BACKGROUNDS[scene.background], dtype=np.float64)
-        row = COVERAGES.index((scene.shape, scene.size, scene.x, scene.y))
-        cover = coverages(size)[row].numpy().astype(np.float64)[:, None]
+        cover = coverages(size)[row % 3272].numpy().astype(np.float64)[:, None]
         picture = background + cover * (np.array(COLOURS[scene.colour]) - background)
         # Exact in 8 bits: nothing was rounded.
-        np.testing.assert_array_equal(_levels([scene], size)[0].reshape(-1, 3), picture)
-        samples = render([scene], size)
-        codec = PictureCodec(size=size)
+        np.testing.assert_array_equal(_levels([row], size)[0].reshape(-1, 3), picture)
+        samples = render([row], size)
         assert codec.encode(codec.decode(samples)).equal(samples)
 
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_coverages_have_the_area_and_the_centre_of_their_shape(size):
-    known, steps = coverages(size).numpy(), np.arange(size) + 0.5
-    for shape, name in product(SHAPES, SIZES):
-        rows = [row for row, kind in enumerate(COVERAGES) if kind[:2] == (shape, name)]
-        centres = np.array([COVERAGES[row][2:] for row in rows])
+    known, steps, objects = coverages(size).numpy(), np.arange(size) + 0.5, all_scenes()[:3272]
+    for shape, name in product(PROPERTIES["shape"], PROPERTIES["size"]):
+        rows = (objects["shape"] == shape) & (objects["size"] == name)
         masks = known[rows].reshape(-1, size, size)
-        wide = SIZES[name] * size / 32
+        wide = DIAMETERS[name] * size / 32
         share = {"circle": math.pi / 4, "square": 0.86**2, "triangle": math.sqrt(3) / 4}
         if shape in share:
             np.testing.assert_allclose(masks.sum(axis=(1, 2)), share[shape] * wide**2, rtol=0.06)
         areas = masks.sum(axis=(1, 2))
         x = (masks.sum(axis=1) * steps).sum(axis=1) / areas
-        np.testing.assert_allclose(x, centres[:, 0] * size / 32, atol=0.08)
+        np.testing.assert_allclose(x, objects["x"][rows] * size / 32, atol=0.08)
         if shape in ("circle", "square"):
             y = (masks.sum(axis=2) * steps).sum(axis=1) / areas
-            np.testing.assert_allclose(y, centres[:, 1] * size / 32, atol=0.08)
+            np.testing.assert_allclose(y, objects["y"][rows] * size / 32, atol=0.08)
         widths = (masks.max(axis=1) > 0).sum(axis=1)
         assert widths.max() <= wide + 2
 
@@ -82,39 +86,40 @@ def test_small_pictures_are_the_average_of_large_ones():
     assert np.abs(halved - small).max() <= 240 / 16 + 1e-9
 
 
-def test_all_coverages_are_different():
+def test_all_scenes_are_different():
     masks = (16 * coverages(16).numpy()).astype(np.uint8)
-    assert len({mask.tobytes() for mask in masks}) == len(masks) == len({*COVERAGES}) == 3272
+    assert len({mask.tobytes() for mask in masks}) == len(masks) == 3272
+    table = all_scenes()
+    assert len(table) == len(table.drop_duplicates()) == 39_264
+    for kind, known in PROPERTIES.items():
+        assert {*table[kind]} == {*known}
 
 
 def test_combinations_are_held_out():
     seen = draw_scenes(1000, _rng(2))
-    assert seen[:50] == draw_scenes(1000, _rng(2))[:50] != draw_scenes(1000, _rng(3))[:50]
-    assert not any(is_held_out(*scene.combination) for scene in seen)
-    for scene in draw_scenes(200, _rng(3), "held-out"):
-        assert is_held_out(*scene.combination)
-    words = {word for scene in seen for word in scene.combination}
-    assert words == {*SHAPES, *COLOURS, *SIZES}  # so that what is held out can be composed
-
-
-def test_held_out_combinations_are_known_words_and_do_not_repeat():
-    pairs = {*HELD_OUT_PAIRS}
-    assert len(pairs) == len(HELD_OUT_PAIRS) == len({shape for shape, _ in pairs})
-    for shape, colour, size in HELD_OUT_TRIPLES:
-        assert shape in SHAPES
-        assert colour in COLOURS
-        assert size in SIZES
-        assert (shape, colour) not in pairs
-        assert not is_held_out(shape, colour, next(other for other in SIZES if other != size))
+    assert np.array_equal(seen, draw_scenes(1000, _rng(2)))
+    assert not np.array_equal(seen, draw_scenes(1000, _rng(3)))
+    table = all_scenes()
+    assert not table["held_out"][seen].any()
+    assert table["held_out"][draw_scenes(200, _rng(3), "held-out")].all()
+    for kind in ("shape", "colour", "size"):  # so that what is held out can be composed
+        assert {*table[kind][seen]} == {*PROPERTIES[kind]}
+    for shape, (pair, triple) in HELD_OUT.items():
+        size, colour = triple.split()
+        other = next(each for each in PROPERTIES["size"] if each != size)
+        assert all(is_held_out(shape, pair, each) for each in PROPERTIES["size"])
+        assert is_held_out(shape, colour, size)
+        assert not is_held_out(shape, colour, other)
 
 
 def test_scenes_are_uniform():
-    scenes = draw_scenes(18_000, _rng(4))
+    scenes = all_scenes().loc[draw_scenes(18_000, _rng(4))]
+    kinds = scenes[["shape", "colour", "size"]].itertuples(index=False, name=None)
     for counts, cells in (
-        (Counter(scene.combination for scene in scenes), 36),
-        (Counter(scene.background for scene in scenes), 2),
-        (Counter(scene.x for scene in scenes if scene.size == "large"), 17),
-        (Counter(scene.y for scene in scenes if scene.size == "small"), 23),
+        (Counter(kinds), 36),
+        (Counter(scenes["background"]), 2),
+        (Counter(scenes["x"][scenes["size"] == "large"]), 17),
+        (Counter(scenes["y"][scenes["size"] == "small"]), 23),
     ):
         expected = sum(counts.values()) / cells
         assert len(counts) == cells
@@ -124,47 +129,45 @@ def test_scenes_are_uniform():
 
 def test_captions_are_read_back():
     generator = _rng(8)
-    for scene in draw_scenes(300, generator, "all"):
-        text = caption(scene, generator)
-        asked = parse(text)
-        assert asked.shape == scene.shape
-        assert all(asked.met(scene).values())
-        assert ("on " + scene.background in text) == (asked.background is not None)
+    scenes = draw_scenes(300, generator, "all")
+    for scene, text in zip(scenes, captions(scenes, generator), strict=True):
+        asked, known = parse(text), all_scenes().loc[scene]
+        assert asked == {kind: known[kind] for kind in asked}
+        assert ("on " + known.background in text) == ("background" in asked)
 
 
 def test_captions_use_every_wording_equally():
-    scene = Scene("star", "blue", "small", 8, 16, "white")
-    generator = _rng(9)
-    counts = Counter(caption(scene, generator) for _ in range(6000))
-    assert counts.keys() == {text.format(**vars(scene), place=scene.place) for text in WORDINGS}
+    scene = _scene("star", "blue", "small", 8, 16, "white")
+    told = all_scenes().loc[scene]
+    counts = Counter(captions([scene] * 6000, _rng(9)))
+    assert counts.keys() == {text.format(**told) for text in WORDINGS}
     assert all(abs(n - 1000) < 5 * math.sqrt(1000) for n in counts.values())
-    assert caption(scene) == "a small blue star"
+    assert captions([scene]) == ("a small blue star",)
     assert "a small blue star at the left" in counts
 
 
 def test_prompts_are_read_in_any_order():
-    assert parse("A large, green star at the bottom right on a black background") == Asked(
-        "star", "green", "large", "bottom right", "black"
-    )
-    assert parse("a circle in the centre") == Asked("circle", place="centre")
-
-
-def test_what_is_asked_is_met_or_not():
-    asked = parse("a red star at the top on white")
-    scene = Scene("star", "blue", "small", 16, 6, "white")
-    assert asked.met(scene) == {"shape": True, "colour": False, "place": True, "background": True}
+    assert parse("A large, green star at the bottom right on a black background") == {
+        "size": "large",
+        "colour": "green",
+        "shape": "star",
+        "place": "bottom right",
+        "background": "black",
+    }
+    assert parse("a circle in the centre") == {"shape": "circle", "place": "centre"}
 
 
 def test_places_are_ninths():
-    def place(x, y):
-        return Scene("star", "blue", "small", x, y, "white").place
+    table = all_scenes()[:529]
+    places = dict(zip(zip(table["x"], table["y"], strict=True), table["place"], strict=True))
+    assert {*places.values()} == {*PROPERTIES["place"]}
+    found = places[16, 16], places[8, 24], places[16, 8]
+    assert found == ("centre", "bottom left", "top")
 
-    assert {place(x, y) for x, y in product(range(5, 28), repeat=2)} == {*PLACES.values()}
-    assert (place(16, 16), place(8, 24), place(16, 8)) == ("centre", "bottom left", "top")
 
-
-def test_prompts_that_cannot_be_read_are_refused():
-    for prompt, message in (
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
         ("a purpel star", "unknown word 'purpel', did you mean 'purple'"),
         ("a red", "names no shape; known: circle, square, triangle, star"),
         ("", "names no shape"),
@@ -173,19 +176,19 @@ def test_prompts_that_cannot_be_read_are_refused():
         ("a star at the top left of a circle", "'circle' is a second shape"),
         ("a star left of a circle", "unknown word 'left'"),
         ("a star on pink", "unknown word 'pink'.*known: black, white"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_refused(prompt, message):
+    with refused(message, DataError):
+        parse(prompt)
+
+
+def test_pictures_that_are_no_scenes_are_refused():
+    pictures = render([0], 16)
+    for samples, message in (
+        (pictures[:, :1], r"shape \(n, 3, S, S\), got"),
+        (pictures * np.nan, "not finite"),
+        (pictures[..., :8, :8], "16 or 32 pixels a side, not 8"),
     ):
         with refused(message, DataError):
-            parse(prompt)
-
-
-def test_scenes_that_cannot_be_drawn_are_refused():
-    star = Scene("star", "blue", "small", 16, 16, "white")
-    for draw, message in (
-        (lambda: Scene("hexagon", "blue", "small", 16, 16, "white"), "unknown shape 'hexagon'"),
-        (lambda: Scene("star", "blue", "small", 16.5, 16, "white"), "16.5 and 16; .* from 5 to 27"),
-        (lambda: Scene("star", "blue", "large", 16, 28, "white"), "a large object .* from 8 to 24"),
-        (lambda: Scene("star", "blue", "small", 16, 16, "pink"), "unknown background 'pink'"),
-        (lambda: render([star], 20), "16 or 32 pixels"),
-    ):
-        with refused(message):
-            draw()
+            read_scenes(samples)

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from html_page import Page as Read
-from kan_diffusion.pictures.writing import write_pictures
 from kan_diffusion.report.html import Page, plain_table
 from kan_diffusion.report.images import contact_sheet, embedded, figure_png, figure_svg
 from kan_diffusion.report.mathematics import formula_svg
@@ -114,23 +112,6 @@ def test_every_pixel_of_a_picture_is_a_square_in_its_cell_of_a_sheet():
     half = Image.new("RGBA", (64, 64), (255, 0, 0, 51))
     sheet = contact_sheet([[Image.new("RGBA", (64, 64), (255, 0, 0, 0)), half]])
     assert [sheet.getpixel((x, 30)) for x in (30, 100)] == [(255, 255, 255), (255, 204, 204)]
-
-
-def test_a_sheet_of_a_stranger_lists_no_files_of_others(tmp_path):
-    told = PngInfo()
-    names = "../a-1.png", "a-1.png/../b-1.png", "b-1.png", "notes.txt", "a-1.png", "a-2.png"
-    told.add_text("pictures", "\n".join(names))
-    (tmp_path / "of").mkdir()
-    for name in ("a-1.png", "of/b-1.png", "of/notes.txt", "of/a-1.png"):
-        (tmp_path / name).write_bytes(b"")
-    Image.new("L", (8, 8)).save(tmp_path / "of" / "sheet.png", pnginfo=told)
-    assert write_pictures(tmp_path / "of", [("A", [Image.new("L", (8, 8))])]) == 1
-    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
-    assert left == {"a-1.png", "of/notes.txt", "of/a-1.png", "of/sheet.png"}
-    for content in (b"", b"no picture", (tmp_path / "of" / "sheet.png").read_bytes()[:60]):
-        (tmp_path / "of" / "sheet.png").write_bytes(content)
-        assert write_pictures(tmp_path / "of", [("", [Image.new("L", (8, 8))])]) == 1
-        assert (tmp_path / "of" / "a-1.png").is_file()
 
 
 def test_formulas_as_sympy_writes_them_are_set_and_longer_ones_are_higher():

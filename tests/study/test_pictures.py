@@ -1,5 +1,4 @@
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +8,9 @@ from helpers import refused, seeded
 from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import get_family
 from kan_diffusion.errors import DataError
-from kan_diffusion.pictures.folder import ImageFolder
+from kan_diffusion.pictures import folder as folders
+from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.pictures.prompts import PromptedDenoiser, tokenize, unknown_words
 from kan_diffusion.pictures.scores import PICTURE_MEASURES, shown
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.pictures.task import PictureTask
@@ -31,11 +30,11 @@ def test_a_model_is_told_what_there_is(runs, told):
     config, pipeline = load_run(runs(told))
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     model = task_of(config.data).build(config, dataset)
-    assert isinstance(model, PromptedDenoiser) == (told == "captions")
-    assert model.counted.num_classes == (2 if told == "classes" else 0)
+    assert isinstance(model, PictureDenoiser)
     assert isinstance(pipeline, PictureDiffusionPipeline)
-    assert (pipeline.text_encoder is not None) == (told == "captions")
-    assert pipeline.classes == (NAMES if told == "classes" else ())
+    assert pipeline.denoiser.vocabulary == model.vocabulary
+    known = NAMES if told == "classes" else ("a", "picture", *NAMES)
+    assert {*model.vocabulary.words.split()} == {*known}
     # The models held equal are without their text encoders.
     assert load_trial(runs(told)).row["parameters"] == pipeline.denoiser.num_trainable
 
@@ -46,9 +45,8 @@ def test_diffusers_reads_a_run_by_the_name_of_its_class(runs, told):
     theirs = DiffusionPipeline.from_pretrained(runs(told))
     assert type(theirs) is PictureDiffusionPipeline
     theirs.scheduler = ours.scheduler  # that of the run's study; else the process's default
-    asked = {"captions": {"prompt": "a dark picture"}, "classes": {"class_labels": "dark"}}[told]
     one, other = (
-        each(**asked, num_inference_steps=2, generator=seeded(), output_type="pt")
+        each("dark", num_inference_steps=2, generator=seeded(), output_type="pt")
         for each in (ours, theirs)
     )
     torch.testing.assert_close(one.images, other.images)
@@ -74,11 +72,8 @@ def test_each_score_is_beside_that_of_real_pictures_and_the_same_when_judged_aga
 def test_runs_of_points_are_asked_for_where_pictures_are_no_use(runs):
     with refused("is a model of pictures, and only models of points and tables"):
         load_point_run(runs("captions"))
-    with refused("cannot be judged with 'moons': pictures judge", DataError):
+    with refused("is a model of pictures, and only models of points and tables"):
         evaluate_run(runs("captions"), "moons")
-    _, pipeline = load_run(runs("classes"))
-    with refused("and ask for class_labels"):
-        pipeline(guidance_scale=2.0)
 
 
 def test_a_run_does_not_depend_on_where_its_folder_lies(tmp_path):
@@ -105,14 +100,19 @@ def test_names_and_folders_of_pictures_are_known(tmp_path):
 
 def test_a_folder_is_read_once_and_split_by_its_folders(tmp_path, monkeypatch):
     write_pictures(tmp_path / "own", "captions")
-    read, opened = ImageFolder.pictures, []
-    monkeypatch.setattr(ImageFolder, "pictures", lambda own: opened.append(own) or read(own))
+    opened = []
+
+    def read(root, name, size, read=folders._opened):
+        opened.append(name)
+        return read(root, name, size)
+
+    monkeypatch.setattr(folders, "_opened", read)
     monkeypatch.chdir(tmp_path)
     assert len(load_dataset(data_from_name("own", size=8)).train) == 20
-    assert len(opened) == 1
+    assert len(opened) == 24
     config = PictureData(pictures="./own")
     assert len(load_dataset(config.pinned()).train) == len(load_dataset(config).train)
-    assert len(opened) == 2
+    assert len(opened) == 48
     for part in ("train", "test"):
         write_pictures(tmp_path / "split" / part, "nothing", num=6)
     assert len(load_dataset(data_from_name("split")).train) == 6
@@ -142,23 +142,12 @@ def test_a_comparison_of_pictures_has_families_of_pictures():
     assert (study.seeds, study.data[0].holdout) == (5, 0.3)
 
 
-def test_there_is_room_for_held_out_captions(runs):
-    config = load_trial(runs("captions")).config
-    own = load_dataset(config.data, config.study_seed, config.seed)
-    long = replace(own, captions=("ab a",) * len(own.train), heldout_captions=("ab " * 30, "b"))
-    model = task_of(config.data).build(config, long)
-    assert isinstance(model, PromptedDenoiser)
-    assert tokenize(model.tokenizer, long.heldout_captions or ()).shape == (2, 32)
-    assert unknown_words(model.tokenizer, ["b"])
-
-
 def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scenes():
     digits = load_dataset("digits")
-    asked, real = shown(digits, 10)
-    assert asked.labels.tolist() == list(range(10))
+    prompts, real = shown(digits, 10)
+    assert [prompt.split()[-1] for prompt in prompts] == list(digits.classes)
     assert real.shape == (10, 1, 8, 8)
-    assert asked.words(digits.classes) == list(asked.prompts or ())
     # A study file that does not say asks for more than can be drawn and recorded at once.
     few = load_dataset(PictureData(pictures="shapes", num_pictures=4))
-    scenes, real = shown(few, EvaluationConfig().num_drawn)
-    assert scenes.num == len(real) == 128
+    prompts, real = shown(few, EvaluationConfig().num_drawn)
+    assert len(prompts) == len(real) == 128

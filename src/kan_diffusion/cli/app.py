@@ -521,7 +521,7 @@ def sample(
     of_class: Annotated[
         list[str] | None,
         option(
-            "Class of pictures, by its name or number; may be given several times.",
+            "Class of pictures, by its name; may be given several times.",
             name="--class",
         ),
     ] = None,

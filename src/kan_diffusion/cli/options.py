@@ -81,7 +81,9 @@ Quick = Annotated[
 ]
 Device = Annotated[str, option("cpu, cuda, ... or auto: a GPU when there is one.")]
 Out = Annotated[Path | None, option("Run folder.")]
-Overwrite = Annotated[bool, option("Replace the file, or earlier pictures.", name="--overwrite")]
+Overwrite = Annotated[
+    bool, option("Replace the file, or pictures of the same names.", name="--overwrite")
+]
 SamplerSteps = Annotated[
     int | None, option("Steps of the sampler; 20, or all timesteps for ddpm.", within=(1, None))
 ]

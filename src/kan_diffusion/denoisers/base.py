@@ -122,11 +122,6 @@ class Denoiser(ModelMixin, ConfigMixin):
                     f"{name} must be one a sample, {num_samples}, not {len(values)}"
                 )
 
-    @property
-    def counted(self) -> Denoiser:
-        """The part whose parameters and operations budgets count: all of it, but for prompts."""
-        return self
-
     @classmethod
     def size_of(cls, shape: tuple[int, ...]) -> dict[str, object]:
         """Returns the arguments that say of which shape samples are.
@@ -143,7 +138,7 @@ class Denoiser(ModelMixin, ConfigMixin):
 
     @property
     def num_trainable(self) -> int:
-        """Number of trainable parameters."""
+        """Number of trainable parameters, as budgets count them."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:

@@ -8,6 +8,7 @@ and converts the channels. A picture that already has this size and mode comes b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,13 +18,32 @@ from torch import Tensor
 
 from kan_diffusion.errors import DataError
 from kan_diffusion.limits import MOST_SIDE
-from kan_diffusion.pictures.folder import Mode, plain, plain_mode
 from kan_diffusion.settings import Settings
 
-__all__ = ["PictureCodec"]
+__all__ = ["Mode", "PictureCodec", "squared"]
+
+Mode = Literal["L", "RGB", "RGBA"]
+"""Grey, colour, or colour and opacity, as Pillow names them."""
 
 _CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3, "RGBA": 4}
-_WHITE = (255, 255, 255, 255)
+
+
+def squared(picture: Image.Image, size: int) -> Image.Image:
+    """Scales a picture to a square of ``size`` pixels, of the mode that holds all that it shows.
+
+    Raises:
+        DataError: Its values have more than 8 bits.
+    """
+    if picture.mode[0] in "IF":
+        raise DataError(
+            f"a picture of mode {picture.mode} has values of 16 or 32 bits; save it with 8 bits a "
+            "channel"
+        )
+    mode = "L" if picture.mode in ("L", "1") else "RGB"
+    picture = picture.convert("RGBA" if picture.has_transparency_data else mode)
+    if picture.size == (size, size):
+        return picture
+    return ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
 
 
 class PictureCodec(Settings):
@@ -43,7 +63,7 @@ class PictureCodec(Settings):
         return _CHANNELS[self.mode], self.size, self.size
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Turns pictures into samples; :meth:`changes` says how that changes them.
+        """Turns pictures into samples; transparent parts become white where there is no opacity.
 
         Args:
             pictures: The n pictures, of any size and mode.
@@ -52,11 +72,11 @@ class PictureCodec(Settings):
             Shape (n, C, S, S), float32, from -1 to 1.
 
         Raises:
-            DataError: There is no picture, or one has 32-bit values.
+            DataError: There is no picture, or one has values of more than 8 bits.
         """
         if not len(pictures):
             raise DataError("there is no picture to encode; give at least one")
-        return torch.stack([self._sample(picture) for picture in pictures])
+        return torch.stack([self._sample(squared(each, self.size)) for each in pictures])
 
     def decode(self, samples: Tensor) -> list[Image.Image]:
         """Turns samples into pictures; values are clipped to [-1, 1].
@@ -72,38 +92,15 @@ class PictureCodec(Settings):
             raise DataError(f"samples must have shape (n, {wanted}), got {tuple(samples.shape)}")
         if not bool(samples.isfinite().all()):
             raise DataError("samples have values that are not finite; sample again or train longer")
-        values = _levels(samples).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        levels = ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)
+        values = levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
         # Pillow infers the mode: grey for two dimensions, else from the number of channels.
         return [Image.fromarray(value[..., 0] if self.mode == "L" else value) for value in values]
 
-    def rounded(self, samples: Tensor) -> Tensor:
-        """Rounds samples (n, C, S, S) as :meth:`decode` and :meth:`encode` do, float32."""
-        return _levels(samples).float() / 127.5 - 1
-
-    def changes(self, picture: Image.Image) -> list[str]:
-        """Lists what :meth:`encode` changes, such as ``"put on white"``; empty for nothing."""
-        mode = plain_mode(picture)
-        possible = {
-            f"resized to {self.size} pixels": min(picture.size) != self.size,
-            "cropped to the middle square": picture.width != picture.height,
-            "put on white": mode == "RGBA" and self.mode != "RGBA",
-            f"converted from {mode} to {self.mode}": mode != self.mode,
-        }
-        return [change for change, made in possible.items() if made]
-
     def _sample(self, picture: Image.Image) -> Tensor:
-        picture = plain(picture)
         if picture.mode == "RGBA" and self.mode != "RGBA":
-            white = Image.new("RGBA", picture.size, _WHITE)
+            white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture).convert("RGB")
-        if picture.mode != self.mode:
-            picture = picture.convert(self.mode)
-        if picture.size != (self.size, self.size):
-            picture = ImageOps.fit(picture, (self.size, self.size), method=Image.Resampling.LANCZOS)
-        values = np.array(picture, dtype=np.float32).reshape(self.size, self.size, -1)
+        values = np.array(picture.convert(self.mode), dtype=np.float32)
+        values = values.reshape(self.size, self.size, -1)
         return torch.from_numpy(values / np.float32(127.5) - 1).permute(2, 0, 1).contiguous()
-
-
-def _levels(samples: Tensor) -> Tensor:
-    """Rounds samples to whole values from 0 to 255, float64."""
-    return ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)

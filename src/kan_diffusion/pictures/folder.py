@@ -12,49 +12,32 @@ Nothing outside of the folder is read, and errors name the file.
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 import posixpath
-import struct
 import warnings
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
 
-import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from kan_diffusion.errors import DataError
-from kan_diffusion.limits import MOST_BYTES, MOST_PIXELS
+from kan_diffusion.limits import MOST_VALUES
+from kan_diffusion.pictures.codec import Mode, PictureCodec, squared
 
-__all__ = ["ImageFolder", "Mode", "holds_pictures", "plain", "plain_mode"]
+__all__ = ["Labels", "Pictures", "holds_pictures", "list_folder", "read_folder", "require_room"]
 
-Mode = Literal["L", "RGB", "RGBA"]
-"""Grey, colour, or colour and opacity, as Pillow names them."""
-
-_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
-_UNREADABLE = ("I", "F")
 _FEWEST = 10
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _ENDINGS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
 _METADATA = ("metadata.csv", "metadata.jsonl")
-_TRAIN = frozenset(["train", "training"])
-_HELD_OUT = frozenset(
-    ["validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"]
-)
-# All that Pillow's parsers raise for a damaged file.
-_BROKEN = (
-    OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError,
-    struct.error, zlib.error, NotImplementedError,
-)  # fmt: skip
+_TRAIN = {"train", "training"}
+_HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
 
 
 def holds_pictures(path: Path) -> bool:
@@ -64,271 +47,224 @@ def holds_pictures(path: Path) -> bool:
     return bool(endings & {*_ENDINGS} or {*names} & {*_METADATA}) and ".parquet" not in endings
 
 
-def plain_mode(picture: Image.Image) -> Mode:
-    """Chooses which of the three modes holds all that a picture can show."""
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        return "RGBA"
-    return "L" if picture.mode in ("L", "1", *_DEEP) else "RGB"
+@dataclass(frozen=True)
+class Labels:
+    """What is said of n pictures, and what a model may be asked for.
 
-
-def plain(picture: Image.Image) -> Image.Image:
-    """Converts a picture to one of the three modes.
-
-    Raises:
-        DataError: It has 32-bit values.
+    Attributes:
+        captions: A caption for each, or else the name of its class; empty where nothing is said.
+        classes: Indices of classes, with shape (n,), int64; None where there are none.
     """
-    if picture.mode in _UNREADABLE:
-        raise DataError(
-            f"a picture of mode {picture.mode} has values of 32 bits; save it with 8 bits a channel"
-        )
-    if picture.mode in _DEEP:
-        deep = np.asarray(picture).astype(np.float64)
-        return Image.fromarray((deep / 257).round().astype(np.uint8))
-    mode = plain_mode(picture)
-    return picture if picture.mode == mode else picture.convert(mode)
+
+    captions: tuple[str, ...]
+    classes: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Labels:
+        """Returns the labels of the pictures with given indices."""
+        captions = tuple(self.captions[row] for row in rows.tolist())
+        return Labels(captions, None if self.classes is None else self.classes[rows])
 
 
 @dataclass(frozen=True)
-class ImageFolder:
-    """The files of a folder of pictures with their captions and classes; none is opened yet.
+class Pictures:
+    """Pictures that are there, before they are split.
 
     Attributes:
-        root: The folder.
-        names: Names of the n pictures, relative to the folder.
-        tables: Names of the files with captions.
-        captions: A caption for each picture; None where there are none.
-        heldout: Which pictures are held out, shape (n,), bool; None if the folders define no
-            split.
-        labels: Indices into ``classes``, shape (n,), int64; None where there are no classes.
-        classes: Names of the classes, which are folders.
+        codec: The map between pictures and samples.
+        samples: Shape (n, C, S, S), float32, from -1 to 1.
+        labels: What is said of them.
+        classes: Names of the classes; empty where there are none.
+        heldout: Which of them are held out, with shape (n,), bool; None if the split is free.
+        report: How files were changed to make them samples; empty if they were not.
+        sha256: Digest of the names and contents of the files.
     """
 
-    root: Path
-    names: tuple[str, ...]
-    tables: tuple[str, ...]
-    captions: tuple[str, ...] | None
-    heldout: Tensor | None
-    labels: Tensor | None
+    codec: PictureCodec
+    samples: Tensor
+    labels: Labels
     classes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, root: Path) -> Self:
-        """Lists the pictures of a folder with their captions and classes.
-
-        Raises:
-            DataError: There is no such folder, it has too few pictures, only some have a class, a
-                link leads out of it, or a table of captions is damaged, names a picture twice,
-                names one that is missing, or leaves one out.
-        """
-        names, tables = _listed(root)
-        parts = _parts(root, names)
-        return cls(root, tuple(names), tuple(tables), _captions(root, names, tables), *parts)
-
-    @property
-    def stamp(self) -> tuple[tuple[str, int, int], ...]:
-        """Names, times and sizes of all files, which change whenever the folder changes."""
-        every = [(name, (self.root / name).stat()) for name in (*self.names, *self.tables)]
-        return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in every)
-
-    def sha256(self) -> str:
-        """Digest of the names and contents of all files.
-
-        Raises:
-            DataError: A file cannot be read.
-        """
-        sums = hashlib.sha256()
-        for name in (*self.names, *self.tables):
-            content = hashlib.sha256(_content(self.root, name)).hexdigest()
-            sums.update(f"{name}\0{content}\n".encode())
-        return sums.hexdigest()
-
-    def modes(self) -> dict[Mode, str]:
-        """Finds the modes of the pictures, each with the name of the first one that has it.
-
-        Raises:
-            DataError: A picture is damaged, of another format, or too large.
-        """
-        found = dict[Mode, str]()
-        for name in self.names:
-            with _opened(self.root, name) as picture:
-                found.setdefault(plain_mode(picture), name)
-        return found
-
-    def pictures(self) -> Iterator[Image.Image]:
-        """Reads one picture after another, upright and in one of the three modes.
-
-        Yields:
-            The pictures in the order of ``names``.
-
-        Raises:
-            DataError: A picture is damaged, of another format, or too large.
-        """
-        for name in self.names:
-            with _opened(self.root, name) as picture:
-                upright = plain(ImageOps.exif_transpose(picture))
-            yield upright
+    heldout: Tensor | None = None
+    report: str = ""
+    sha256: str = ""
 
 
-def _listed(root: Path) -> tuple[list[str], list[str]]:
-    """Lists the names of the pictures and of the tables of captions of a folder."""
+Stamp = tuple[tuple[str, int, int], ...]
+"""Names, times and sizes of files, which change whenever a folder changes."""
+
+
+def list_folder(root: Path) -> Stamp:
+    """Lists the pictures of a folder and the tables of their captions; none is opened yet.
+
+    Raises:
+        DataError: There is no such folder, it has too few pictures, or a link leads out of it.
+    """
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"'{root}' {what}; give a folder of pictures")
-    pictures, tables, home = list[str](), list[str](), root.resolve()
-    for folder, folders, files in os.walk(root, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        every = [(file, False) for file in sorted(files)] + [(file, True) for file in folders]
-        for file, is_folder in every:
-            path = Path(folder, file)
-            name = path.relative_to(root).as_posix()
-            if path.is_symlink() and (is_folder or not path.resolve().is_relative_to(home)):
-                raise DataError(
-                    f"'{name}' in '{root}' is a link that leads elsewhere; put a copy in its place"
-                )
-            is_picture = path.suffix.lower() in _ENDINGS and not file.startswith(".")
-            if is_folder or not (is_picture or file in _METADATA):
-                continue
-            if not path.is_file():
-                raise DataError(f"'{name}' in '{root}' is no file; remove it")
-            (pictures if is_picture else tables).append(name)
-    if not pictures:
+    found, num = [], 0
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if any(part.startswith(".") for part in name.split("/")):
+            continue
+        if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            raise DataError(
+                f"'{name}' in '{root}' is a link that leads elsewhere; put a copy in its place"
+            )
+        is_picture = path.suffix.lower() in _ENDINGS
+        if path.is_file() and (is_picture or path.name in _METADATA):
+            found.append((name, path.stat().st_mtime_ns, path.stat().st_size))
+            num += is_picture
+    if num < _FEWEST:
         raise DataError(
-            f"'{root}' has no picture; give a folder with files that end in {', '.join(_ENDINGS)}"
+            f"'{root}' has {num} pictures (files that end in {', '.join(_ENDINGS)}); at least "
+            f"{_FEWEST} are needed to train on some and judge with others"
         )
-    if len(pictures) < _FEWEST:
-        count = f"{len(pictures)} pictures" if len(pictures) > 1 else "a single picture"
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def read_folder(root: Path, files: Stamp, size: int, mode: Mode | None) -> Pictures:
+    """Reads the pictures of a folder; keeps the last one in memory until its files change.
+
+    Args:
+        root: The folder.
+        files: Its files, as `list_folder` lists them.
+        size: Side of the samples in pixels.
+        mode: Channels; when None the mode that all pictures share, and else colour.
+
+    Raises:
+        DataError: A picture is damaged, of another format, or too large; they are too many; only
+            some have a class; or a table of captions is damaged, names a picture twice, names one
+            that is missing, or leaves one out.
+    """
+    names = [name for name, *_ in files if Path(name).name not in _METADATA]
+    tables = [name for name, *_ in files if Path(name).name in _METADATA]
+    require_room(len(names), size)
+    heldout, of_each, classes = _parts(root, names)
+    labels = None if not classes else torch.tensor([classes.index(each) for each in of_each])
+    captions = _captions(root, names, tables) if tables else of_each
+    done, pictures = Counter[str](), []
+    for name in names:
+        width, height, picture = _opened(root, name, size)
+        done[f"resized to {size} pixels"] += min(width, height) != size
+        done["cropped to the middle square"] += width != height
+        pictures.append(picture)
+    modes = Counter(picture.mode for picture in pictures)
+    shared = next(iter(modes)) if len(modes) == 1 else "RGB"
+    codec = PictureCodec.model_validate({"size": size, "mode": mode or shared})
+    done.update({f"converted from {m} to {codec.mode}": n for m, n in modes.items()})
+    del done[f"converted from {codec.mode} to {codec.mode}"]
+    notes = "; ".join(f"{count:,} {change}" for change, count in done.items() if count)
+    report = f"of {len(names):,} pictures, {notes}" if notes else ""
+    sums = hashlib.sha256()
+    for name in (*names, *tables):
+        sums.update(f"{name}\0{hashlib.sha256((root / name).read_bytes()).hexdigest()}\n".encode())
+    digest = sums.hexdigest()
+    told = Labels(tuple(captions), labels)
+    return Pictures(codec, codec.encode(pictures), told, classes, heldout, report, digest)
+
+
+def require_room(num: int, size: int) -> None:
+    """Checks that so many pictures in colour fit into memory.
+
+    Raises:
+        DataError: They do not.
+    """
+    values = 3 * num * size**2
+    if values > MOST_VALUES:
         raise DataError(
-            f"'{root}' has {count}; at least {_FEWEST} are needed to train on some and judge with "
-            "others"
+            f"{num:,} pictures of {size} pixels a side are {values:,} values; at most "
+            f"{MOST_VALUES:,} fit, take fewer pictures or a smaller size"
         )
-    return pictures, tables
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(
-        f"'{error.filename}' cannot be read ({error.strerror}); change its permissions"
-    ) from error
-
-
-def _content(root: Path, name: str) -> bytes:
-    path = root / name
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"'{name}' has more than {MOST_BYTES:,} bytes; remove it")
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"'{name}' cannot be read ({error.strerror}); change its permissions"
-        ) from error
-
-
-@contextmanager
-def _opened(root: Path, name: str) -> Iterator[Image.Image]:
-    """Opens a picture; whatever is wrong with it until it is closed is said with its name."""
-    content = io.BytesIO(_content(root, name))
+def _opened(root: Path, name: str, size: int) -> tuple[int, int, Image.Image]:
+    """Reads width and height of a picture, and the picture upright and in its final size."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(content, formats=_FORMATS) as picture:
-                if picture.width * picture.height > MOST_PIXELS:
-                    raise Image.DecompressionBombError
-                yield picture
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"'{name}' has more than {MOST_PIXELS:,} pixels; make it smaller or remove it"
-        ) from error
+            with Image.open(root / name, formats=_FORMATS) as picture:
+                upright = ImageOps.exif_transpose(picture)
+                return *upright.size, squared(upright, size)
     except DataError as error:
         raise DataError(f"'{name}': {error}") from error
-    except _BROKEN as error:
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+    except Exception as error:  # Pillow's parsers raise errors of many kinds
         raise DataError(
-            f"'{name}' is no picture that can be read{reason}; save it again as PNG or remove it"
+            f"'{name}' is no picture that can be read ({error}); save it again as PNG, smaller if "
+            "it is very large, or remove it"
         ) from error
 
 
-def _captions(root: Path, names: Sequence[str], tables: Sequence[str]) -> tuple[str, ...] | None:
-    """Reads the caption of each picture; None if there is no table of captions."""
-    if not tables:
-        return None
+def _captions(root: Path, names: list[str], tables: list[str]) -> list[str]:
+    """Reads the caption of each picture from the tables of captions."""
     texts = dict.fromkeys(names, "")
     for table in tables:
-        for name, text in _lines(root, table):
-            own = posixpath.normpath(posixpath.join(posixpath.dirname(table), name))
-            if own.startswith("/") or own.split("/")[0] == "..":
-                problem = "is outside of the folder; give names from the table's own folder"
-            elif own not in texts:
-                problem = "is no picture of the folder; put it there or remove the line"
-            elif texts[own]:
-                problem = "has a caption already; remove one of them"
-            elif not text.strip():
-                problem = "has an empty text; write one"
-            else:
-                texts[own] = " ".join(text.split())
-                continue
-            raise DataError(f"'{table}': '{name}' {problem}")
+        for file_name, text in _lines(root, table):
+            name = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name))
+            problem = "" if name in texts else "is no picture of the folder; put it there or"
+            if texts.get(name):
+                problem = "has a caption already;"
+            if problem:
+                raise DataError(f"'{table}': '{file_name}' {problem} remove the line")
+            texts[name] = " ".join(text.split())
     without = [name for name, text in texts.items() if not text]
     if without:
         more = f" and {len(without) - 1:,} more pictures" if len(without) > 1 else ""
         raise DataError(
-            f"'{tables[0]}' has no caption for '{without[0]}'{more}; add lines for them or remove "
-            "the pictures"
+            f"'{tables[0]}' has no caption for '{without[0]}'{more}; add lines with a text for "
+            "them or remove the pictures"
         )
-    return tuple(texts.values())
+    return list(texts.values())
 
 
 def _lines(root: Path, table: str) -> list[tuple[str, str]]:
     """Reads the file name and the text of each line of a table of captions."""
-    raw, remedy = _content(root, table), "put text with commas in double quotes"
+    path, remedy = root / table, "put text with commas in double quotes"
     try:
-        content = io.StringIO(raw.decode("utf-8-sig"))
         if table.endswith(".csv"):
             # The head is read as a line, so that no line may have more cells than the head.
-            cells = pd.read_csv(content, header=None, dtype=str, keep_default_na=False)
+            cells = pd.read_csv(
+                path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
             frame = cells.iloc[1:].set_axis(list(cells.iloc[0]), axis=1)
         else:
             remedy = "write one object with file_name and text a line"
-            frame = pd.read_json(content, lines=True, dtype=False)
-    except UnicodeDecodeError as error:
-        raise DataError(f"'{table}' is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"'{table}' cannot be read ({error}); {remedy}") from error
-    columns = list(frame.columns)
-    if columns.count("file_name") != 1 or columns.count("text") != 1:
+            frame = pd.read_json(path, lines=True, dtype=False)
+        lines = list(zip(frame["file_name"], frame["text"], strict=True))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"'{table}' cannot be read as UTF-8 ({error}); {remedy}") from error
+    except KeyError as error:
         raise DataError(
-            f"'{table}' must have the columns file_name and text; it has "
-            f"{', '.join(map(str, columns)) or 'none'}"
-        )
-    lines = list(zip(frame["file_name"], frame["text"], strict=True))
+            f"'{table}' must have the columns file_name and text; it has no {error}"
+        ) from error
     for line in lines:
         if not all(isinstance(value, str) for value in line):
             raise DataError(f"'{table}': {line} must be a file_name and a text; {remedy}")
     return lines
 
 
-def _parts(
-    root: Path, names: Sequence[str]
-) -> tuple[Tensor | None, Tensor | None, tuple[str, ...]]:
-    """Finds the held-out pictures, the class labels and the classes from the folders."""
-    parts = [name.split("/") for name in names]
-    tops = {part[0].lower() if len(part) > 1 else "" for part in parts}
+def _parts(root: Path, names: list[str]) -> tuple[Tensor | None, list[str], tuple[str, ...]]:
+    """Finds the held-out pictures, the class of each picture and all classes from the folders."""
+    folders = [name.split("/")[:-1] for name in names]
+    tops = [folder[0].lower() if folder else "" for folder in folders]
     heldout = None
-    if tops & _TRAIN and tops <= _TRAIN | _HELD_OUT:
-        if tops & _HELD_OUT:
-            heldout = torch.tensor([part[0].lower() in _HELD_OUT for part in parts])
-            if int((~heldout).sum()) < 2 or int(heldout.sum()) < 2:
+    if {*tops} & _TRAIN and {*tops} <= _TRAIN | _HELD_OUT:
+        folders = [folder[1:] for folder in folders]
+        if {*tops} & _HELD_OUT:
+            heldout = torch.tensor([top in _HELD_OUT for top in tops])
+            if min(int(heldout.sum()), int((~heldout).sum())) < 2:
                 raise DataError(
                     f"'{root}' has fewer than 2 pictures to train on or to judge with; put more "
                     "into its folders"
                 )
-        parts = [part[1:] for part in parts]
-    folders = [part[-2] if len(part) > 1 else "" for part in parts]
-    classes = tuple(sorted(set(folders)))
+    of_each = [folder[-1] if folder else "" for folder in folders]
+    classes = tuple(sorted({*of_each}))
     if len(classes) < 2:
-        return heldout, None, ()
+        return heldout, [""] * len(names), ()
     if "" in classes:
         raise DataError(
-            f"'{names[folders.index('')]}' lies beside the folders of classes; put it into one of "
+            f"'{names[of_each.index('')]}' lies beside the folders of classes; put it into one of "
             "them"
         )
-    return heldout, torch.tensor([classes.index(folder) for folder in folders]), classes
+    return heldout, of_each, classes

@@ -1,20 +1,23 @@
-r"""The exact oracle of scenes: the posterior mean that no denoiser of them beats.
+r"""The exact oracle of scenes, and their reader: sums over all renderings, and the largest.
 
 Scenes (:mod:`kan_diffusion.pictures.scenes`) are a finite mixture of renderings b + m (c - b) with
-coverages m, colours c and backgrounds b. The inner products of a picture with all renderings follow
-from those with coverages, and so does the mean
+coverages m, colours c and backgrounds b. The inner products of a picture with all renderings r_k
+follow from those with coverages, and so does the posterior mean that no denoiser beats,
 
 .. math:: E[x_0 \mid \alpha x_0 + \sigma \varepsilon = x] = \sum_k w_k(x) r_k,
-    \qquad w_k(x) \propto w_k \exp(-\|x - \alpha r_k\|^2 / (2 \sigma^2)).
+    \qquad w_k(x) \propto w_k \exp((\alpha x \cdot r_k - \alpha^2 \|r_k\|^2 / 2) / \sigma^2).
+
+A generated picture is read as the scene with the nearest rendering: the one with the largest
+exponent at :math:`\alpha = 1`, whatever the noise.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,16 +26,21 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
-    COVERAGES,
+    PROPERTIES,
     Combinations,
+    all_scenes,
     coverages,
-    in_samples,
-    is_held_out,
     parse,
-    place_of,
+    render,
 )
 
-__all__ = ["SceneOracle"]
+__all__ = ["SceneOracle", "read_scenes", "score_scenes"]
+
+_WANTED: Mapping[Combinations, Sequence[bool]] = {
+    "seen": [False],
+    "held-out": [True],
+    "all": [False, True],
+}
 
 
 class SceneOracle:
@@ -50,55 +58,38 @@ class SceneOracle:
     """
 
     def __init__(self, size: int, combinations: Combinations = "seen") -> None:
-        self.size, self.combinations = size, combinations
+        self.size = size
         self.masks = coverages(size).double()
-        self._pairs = tuple(product(BACKGROUNDS, COLOURS))
-        self.shades = in_samples(BACKGROUNDS[ground] for ground, _ in self._pairs).double()
-        self.steps = in_samples(COLOURS[colour] for _, colour in self._pairs).double() - self.shades
+        pairs = torch.tensor(list(product(BACKGROUNDS.values(), COLOURS.values())))
+        self.shades, colours = (pairs.float() / 127.5 - 1).double().unbind(1)
+        self.steps = colours - self.shades
         areas, squares = self.masks.sum(dim=1), self.masks.square().sum(dim=1)
         self.norms = (
             self.shades.square().sum(dim=1, keepdim=True) * size**2
             + 2 * (self.shades * self.steps).sum(dim=1, keepdim=True) * areas
             + self.steps.square().sum(dim=1, keepdim=True) * squares
         )
-        shapes, sizes, *centres = zip(*COVERAGES, strict=True)
-        places = [place_of(x, y) for x, y in zip(*centres, strict=True)]
-        named = ("shape", shapes), ("size", sizes), ("place", places)
-        self._named = {kind: np.array(names) for kind, names in named}
-        wanted = {"seen": (False,), "held-out": (True,), "all": (False, True)}[combinations]
-        rooms = Counter(sizes)
-        weights = [
-            [
-                (is_held_out(shape, colour, name) in wanted) / rooms[name]
-                for shape, name, *_ in COVERAGES
-            ]
-            for _, colour in self._pairs
-        ]
-        self.log_weights = torch.tensor(weights, dtype=torch.float64).log()
+        scenes = all_scenes()
+        rooms = scenes["size"].map(scenes["size"].value_counts()).astype(float)
+        weights = scenes["held_out"].isin(_WANTED[combinations]) / rooms
+        self.log_weights = torch.tensor(weights.to_numpy()).log().reshape(self.norms.shape)
 
-    def allowed(self, prompt: str) -> Tensor:
-        """Tells which pairs of background and colour, and coverages, a prompt allows, (12, m).
-
-        Raises:
-            DataError: The prompt cannot be read, or allows no picture.
-        """
-        asked = vars(parse(prompt))
-        masks = np.ones(len(self.masks), dtype=bool)
-        for kind, names in self._named.items():
-            if asked[kind] is not None:
-                masks &= names == asked[kind]
-        pairs = [
-            asked["background"] in (None, background) and asked["colour"] in (None, colour)
-            for background, colour in self._pairs
-        ]
-        allowed = torch.tensor(pairs)[:, None] & torch.from_numpy(masks)
-        if not bool((allowed & self.log_weights.isfinite()).any()):
+    def _weights_of(self, prompt: str) -> Tensor:
+        """Computes the log-weights of scenes that a prompt allows, (12, m), -inf of all others."""
+        if not prompt:
+            return self.log_weights
+        scenes = all_scenes()
+        met = [scenes[kind].eq(value).to_numpy() for kind, value in parse(prompt).items()]
+        allowed = torch.from_numpy(np.logical_and.reduce(met)).reshape(self.norms.shape)
+        weights = self.log_weights.masked_fill(~allowed, -torch.inf)
+        if not bool(weights.isfinite().any()):
             raise DataError(
                 f"'{prompt}' is held out: no picture of these combinations is as it asks; take "
                 "combinations='all'"
             )
-        return allowed
+        return weights
 
+    @torch.no_grad()
     def posterior_mean(
         self,
         x: Tensor,
@@ -118,7 +109,8 @@ class SceneOracle:
             The shape of x, float64, on its device.
 
         Raises:
-            DataError: A shape does not fit, a level is out of range, or a prompt allows no picture.
+            DataError: A shape is wrong, sigma is not positive, or a prompt cannot be read or allows
+                no picture.
         """
         flat, alphas, sigmas = noise_levels(x.flatten(1), alpha, sigma)
         if flat.shape[1] != 3 * self.size**2:
@@ -130,27 +122,96 @@ class SceneOracle:
         prompts = [""] * len(flat) if prompts is None else list(prompts)
         if len(prompts) != len(flat):
             raise DataError(f"{len(flat)} pictures and {len(prompts)} prompts; give one for each")
-        mean = torch.empty_like(flat)
-        with torch.no_grad():
-            for prompt in dict.fromkeys(prompts):
-                weights = self.log_weights
-                if prompt:
-                    weights = weights.masked_fill(~self.allowed(prompt), -torch.inf)
-                rows = torch.tensor([i for i, each in enumerate(prompts) if each == prompt])
-                for part in row_chunks(len(rows), weights.numel()):
-                    these = rows[part]
-                    mean[these] = self._mean(flat[these], alphas[these], sigmas[these], weights)
+        means = []
+        for rows in row_chunks(len(flat), self.norms.numel()):
+            weights = torch.stack([self._weights_of(prompt) for prompt in prompts[rows]])
+            logits = self._exponents(flat[rows], alphas[rows]) / sigmas[rows][:, :, None] ** 2
+            means.append(self._mean((logits + weights).flatten(1).softmax(dim=1)))
+        mean = torch.cat(means)
         return on_device_of(x, mean.reshape(x.shape))
 
-    def _mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, log_weights: Tensor) -> Tensor:
-        """Computes means (n, 3 S S) of a chunk under log-weights (12, m)."""
+    def nearest(self, x: Tensor) -> Tensor:
+        """Finds the scene with the nearest rendering, a row of all scenes, for each picture.
+
+        Args:
+            x: Pictures with shape (n, 3, S, S).
+
+        Returns:
+            Shape (n,), int64.
+        """
+        flat = x.detach().cpu().double().flatten(1)
+        parts = row_chunks(len(flat), self.norms.numel())
+        one = torch.ones(1, 1, dtype=flat.dtype)
+        return torch.cat([self._exponents(flat[p], one).flatten(1).argmax(dim=1) for p in parts])
+
+    def _exponents(self, x: Tensor, alpha: Tensor) -> Tensor:
+        """Computes alpha x r - alpha² |r|² / 2 of pictures (n, 3 S S) and all r, (n, 12, m)."""
         pixels = x.reshape(-1, self.size**2)
         seen = (pixels @ self.masks.T).unflatten(0, (-1, 3))
         sums = pixels.sum(dim=1).unflatten(0, (-1, 3))
         products = (sums @ self.shades.T)[:, :, None] + self.steps @ seen
-        alpha, variance = alpha[:, :, None], sigma[:, :, None] ** 2
-        logits = (alpha * products - alpha**2 / 2 * self.norms) / variance + log_weights
-        weights = logits.flatten(1).softmax(dim=1).reshape(logits.shape)
+        alpha = alpha[:, :, None]
+        return alpha * products - alpha**2 / 2 * self.norms
+
+    def _mean(self, weights: Tensor) -> Tensor:
+        """Computes means (n, 3 S S) of renderings with weights (n, 12 m)."""
+        weights = weights.unflatten(1, self.norms.shape)
         shades = weights.sum(dim=2) @ self.shades
         covered = (self.steps.T @ weights).flatten(0, 1) @ self.masks
-        return (shades.reshape(-1, 1) + covered).reshape(len(x), -1)
+        return (shades.reshape(-1, 1) + covered).reshape(len(weights), -1)
+
+
+def read_scenes(samples: Tensor) -> pd.DataFrame:
+    """Reads each picture as the nearest scene of all.
+
+    Args:
+        samples: Shape (n, 3, S, S) with values in [-1, 1] and S of 16 or 32.
+
+    Returns:
+        The rows of :func:`kan_diffusion.pictures.scenes.all_scenes`, and the Euclidean ``distance``
+        of each picture to the scene's rendering.
+
+    Raises:
+        DataError: The shape is wrong, or a value is not finite.
+    """
+    if samples.ndim != 4 or samples.shape[1] != 3 or samples.shape[2] != samples.shape[3]:
+        raise DataError(f"pictures must have shape (n, 3, S, S), got {tuple(samples.shape)}")
+    if not bool(samples.isfinite().all()):
+        raise DataError("pictures have values that are not finite; sample again or train longer")
+    size = samples.shape[2]
+    rows = SceneOracle(size, "all").nearest(samples).numpy()
+    away = (samples.detach().cpu() - render(rows, size)).flatten(1).norm(dim=1)
+    return all_scenes().iloc[rows].assign(distance=away.numpy())
+
+
+def score_scenes(samples: Tensor, prompts: Sequence[str]) -> dict[str, float | None]:
+    """Judges pictures by what their prompts ask for.
+
+    Args:
+        samples: Shape (n, 3, S, S) with values in [-1, 1] and S of 16 or 32.
+        prompts: A prompt for each picture; see :func:`kan_diffusion.pictures.scenes.parse`.
+
+    Returns:
+        Shares from 0 to 1 of the pictures whose ``"shape"``, ``"colour"``, ``"size"``, ``"place"``
+        and ``"background"`` are as asked, each of those whose prompts say something about it, None
+        where none does; the share in which ``"all"`` is as asked; and the median ``"distance"`` to
+        the scene that was read.
+
+    Raises:
+        DataError: The numbers of pictures and prompts differ, or a prompt cannot be read.
+    """
+    if len(samples) != len(prompts) or not len(prompts):
+        raise DataError(
+            f"{len(samples)} pictures and {len(prompts)} prompts; give a prompt for each picture"
+        )
+    asked = pd.DataFrame(map(parse, prompts), columns=list(PROPERTIES), dtype=object)
+    read = read_scenes(samples)
+    said = asked.notna().to_numpy()
+    met = asked.to_numpy() == read[asked.columns].astype(object).to_numpy()
+    scores: dict[str, float | None] = {}
+    for column, kind in enumerate(PROPERTIES):
+        of_kind = met[said[:, column], column]
+        scores[kind] = float(of_kind.mean()) if len(of_kind) else None
+    scores["all"] = float((met | ~said).all(axis=1).mean())
+    scores["distance"] = float(read["distance"].median())
+    return scores

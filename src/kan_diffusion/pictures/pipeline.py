@@ -1,4 +1,4 @@
-"""The pipeline of pictures: prompts or classes in, pictures out, called like diffusers' own.
+"""The pipeline of pictures: prompts in, pictures out, called like diffusers' own.
 
 ::
 
@@ -8,33 +8,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal
 
 import torch
 from diffusers import SchedulerMixin
 from diffusers.utils import BaseOutput
+from PIL import Image
 from torch import Tensor
 
-from kan_diffusion.denoisers import Denoiser
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.errors import KanDiffusionError, valid_settings
-from kan_diffusion.files import read_json
 from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.prompts import embed, read_text_encoder, require_fitting, tokenize
+from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.processes import Process
-
-if TYPE_CHECKING:
-    from PIL import Image
-    from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 __all__ = ["PictureDiffusionPipeline", "PictureDiffusionPipelineOutput"]
 
 _GUIDANCE = 3.0
-_PROMPTS, _CLASSES = "encoder_hidden_states", "class_labels"
 
 
 @dataclass
@@ -55,148 +47,35 @@ class PictureDiffusionPipeline(SamplePipeline):
     Args:
         denoiser: The trained network.
         process: The process it was trained for, or its settings.
-        text_encoder: Text encoder of prompts; None for a model without text.
-        tokenizer: Its tokenizer.
         mode: Channels of the pictures, as Pillow names them.
-        classes: Names of the denoiser's classes; empty for none.
         scheduler: Any diffusers scheduler of the process; its default when None.
 
     Attributes:
         codec: The map between samples and pictures.
-        classes: Names of the classes.
 
     Raises:
-        KanDiffusionError: The mode or the classes do not fit the denoiser, or the text encoder, its
-            tokenizer and the denoiser do not fit each other.
+        KanDiffusionError: The mode does not fit the denoiser.
     """
 
-    model_cpu_offload_seq = "text_encoder->denoiser"
-    _optional_components = ["text_encoder", "tokenizer"]  # noqa: RUF012  # as diffusers declares it
+    _denoiser_class = PictureDenoiser
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: PictureDenoiser,
         process: Process | Mapping[str, object] | None = None,
-        text_encoder: CLIPTextModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
         mode: str = "RGB",
-        classes: Sequence[str] = (),
         scheduler: SchedulerMixin | None = None,
     ) -> None:
         super().__init__()
-        self._setup_sampling(
-            denoiser, process, scheduler, text_encoder=text_encoder, tokenizer=tokenizer
-        )
+        self._setup_sampling(denoiser, process, scheduler)
         with valid_settings("a pipeline of pictures"):
             self.codec = PictureCodec(size=denoiser.sample_shape[-1], mode=mode)
-        self.classes = tuple(classes)
         if self.codec.shape != denoiser.sample_shape:
             raise KanDiffusionError(
                 f"pictures of mode {mode} are samples of shape {self.codec.shape}, and the "
                 f"denoiser's are {denoiser.sample_shape}; give the mode it was trained with"
             )
-        if len(self.classes) != denoiser.num_classes:
-            raise KanDiffusionError(
-                f"the denoiser has {denoiser.num_classes} classes, and {len(self.classes)} are "
-                "named; give a name for each"
-            )
-        if (text_encoder is None) != (tokenizer is None):
-            raise KanDiffusionError("give a text encoder together with its tokenizer")
-        if text_encoder is not None and tokenizer is not None:
-            require_fitting(denoiser, text_encoder, tokenizer)
-        self.register_to_config(mode=mode, classes=list(classes))
-
-    @classmethod
-    def _get_signature_types(cls) -> dict[str, tuple[object, ...]]:
-        # Some annotations need transformers, which is imported only where there is text.
-        names = inspect.signature(cls.__init__).parameters
-        return {name: (inspect.Signature.empty,) for name in names if name != "self"}
-
-    def save_pretrained(self, save_directory: str | Path, **kwargs: object) -> None:
-        """Saves all parts to a folder, as JSON and safetensors; takes options of diffusers."""
-        if self.text_encoder is None:
-            super().save_pretrained(save_directory, **kwargs)
-            return
-        from transformers.utils import logging
-
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            super().save_pretrained(save_directory, **kwargs)
-        finally:
-            if shown:
-                logging.enable_progress_bar()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        dtype: torch.dtype | None = None,
-        **parts: object,
-    ) -> Self:
-        """Reads a pipeline that ``save_pretrained`` wrote, see :class:`.SamplePipeline`.
-
-        Raises:
-            RunFolderError: The folder or a file in it is missing, damaged or of another pipeline.
-        """
-        root = Path(pretrained_model_name_or_path)
-        index = read_json(root / cls.config_name, "the index of a pipeline", "train it again")
-        of_text = index.get("text_encoder") not in (None, [None, None])
-        if of_text and not parts.keys() & {"text_encoder", "tokenizer"}:
-            parts["text_encoder"], parts["tokenizer"] = read_text_encoder(root)
-        return super().from_pretrained(root, dtype=dtype, **parts)
-
-    @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Embeds prompts for the denoiser.
-
-        Args:
-            prompts: The prompts; an empty one means no prompt.
-
-        Returns:
-            Embeddings with shape (len(prompts), tokens, width), zeros after the end of each prompt,
-            on the pipeline's device.
-
-        Raises:
-            KanDiffusionError: The model has no text, or a prompt has more tokens than fit.
-        """
-        if self.text_encoder is None:
-            raise KanDiffusionError(
-                "this pipeline was trained without text; leave prompts out"
-                + (", or ask for class_labels" if self.classes else "")
-            )
-        tokens = tokenize(self.tokenizer, prompts).to(self.device)
-        return embed(self.text_encoder, self.tokenizer, tokens).to(self.denoiser.dtype)
-
-    def _labels(self, asked: Sequence[int | str]) -> Tensor:
-        if not self.classes:
-            raise KanDiffusionError("this pipeline was trained without classes; leave them out")
-        numbers = []
-        for label in asked:
-            known = self.classes.index(label) if label in self.classes else label
-            if isinstance(known, str) or not 0 <= int(known) < len(self.classes):
-                raise KanDiffusionError(
-                    f"class {label!r} is unknown; known: {', '.join(self.classes)}"
-                )
-            numbers.append(int(known))
-        return torch.tensor(numbers, device=self.device)
-
-    def _of_prompts(
-        self, prompt: str | Sequence[str] | None, negative: str | Sequence[str] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Embeds prompts, and as many that guidance leads away from."""
-        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-        away = negative or ""
-        aways = [away] * len(prompts) if isinstance(away, str) else list(away)
-        if not prompts:
-            raise KanDiffusionError("prompt is a list of none; give one prompt or more")
-        if len(aways) != len(prompts):
-            raise KanDiffusionError(
-                f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
-                f"{len(aways)}"
-            )
-        return self.embed(prompts), self.embed(aways)
+        self.register_to_config(mode=mode)
 
     @torch.no_grad()
     def __call__(
@@ -205,7 +84,6 @@ class PictureDiffusionPipeline(SamplePipeline):
         num_inference_steps: int = 20,
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        class_labels: Sequence[int | str] | int | str | None = None,
         num_images_per_prompt: int = 1,
         guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -221,10 +99,9 @@ class PictureDiffusionPipeline(SamplePipeline):
             num_inference_steps: Steps of the scheduler.
             negative_prompt: Prompt that guidance leads away from, one or one per prompt; the empty
                 prompt when None.
-            class_labels: Numbers or names of classes, for a model with classes.
-            num_images_per_prompt: Number of pictures per prompt or class, or in all without these.
+            num_images_per_prompt: Number of pictures per prompt.
             guidance_scale: Strength of classifier-free guidance; 1 is the plain conditional. When
-                None it is 3, or 1 without prompts and classes to guide.
+                None it is 3, or 1 where prompt and negative prompt are the same.
             generator: Source of the noise, or a list of one per picture; torch's default when None.
             batch_size: Largest number of pictures drawn at once.
             output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples in [-1, 1].
@@ -237,8 +114,7 @@ class PictureDiffusionPipeline(SamplePipeline):
             Pictures, grouped by prompt.
 
         Raises:
-            KanDiffusionError: Prompts are given to a model without text, classes to one without
-                classes, or guidance with neither; a number is out of range, or a prompt too long.
+            KanDiffusionError: A number is out of range, or a prompt too long.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         if num_images_per_prompt < 1:
@@ -247,36 +123,25 @@ class PictureDiffusionPipeline(SamplePipeline):
             )
         if output_type not in ("pil", "pt"):
             raise KanDiffusionError(f"output_type must be 'pil' or 'pt', not {output_type!r}")
-        if class_labels is not None and (prompt, negative_prompt) != (None, None):
-            raise KanDiffusionError("ask with a prompt or with class_labels, not with both")
-        conditions: dict[str, Tensor] = {}
-        absent: dict[str, Tensor] = {}
-        if class_labels is not None:
-            asked = [class_labels] if isinstance(class_labels, int | str) else list(class_labels)
-            conditions[_CLASSES] = self._labels(asked)
-            nothing = self.denoiser.absent[_CLASSES].to(self.device)
-            absent[_CLASSES] = nothing.expand_as(conditions[_CLASSES])
-        elif prompt is not None or negative_prompt is not None:
-            conditions[_PROMPTS], absent[_PROMPTS] = self._of_prompts(prompt, negative_prompt)
-        elif guidance_scale not in (None, 1.0):
-            reason = "ask for class_labels" if self.classes else "this model takes neither"
-            if self.text_encoder is not None:
-                reason = "no prompt is given"
+        prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        away = negative_prompt or ""
+        aways = [away] * len(prompts) if isinstance(away, str) else list(away)
+        if len(aways) != len(prompts):
             raise KanDiffusionError(
-                f"guidance leads towards a prompt or a class, and {reason}; leave guidance out or "
-                "give one"
+                f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
+                f"{len(aways)}"
             )
-        elif self.text_encoder is not None:
-            conditions[_PROMPTS] = self.embed([""])
-        for given in (conditions, absent):
-            for name, values in given.items():
-                given[name] = values.repeat_interleave(num_images_per_prompt, 0)
+        asked, absent = (
+            self.denoiser.vocabulary.tokens(each)
+            .repeat_interleave(num_images_per_prompt, 0)
+            .to(self.device)
+            for each in (prompts, aways)
+        )
         if guidance_scale is None:
-            guidance_scale = _GUIDANCE if absent else 1.0
-        total = len(next(iter(conditions.values()))) if conditions else num_images_per_prompt
+            guidance_scale = 1.0 if prompts == aways else _GUIDANCE
         samples = self._draw_all(
-            total, num_inference_steps, generator, conditions, absent, guidance_scale,
-            batch_size, callback_on_step_end,
+            len(asked), num_inference_steps, generator, {"input_ids": asked},
+            {"input_ids": absent}, guidance_scale, batch_size, callback_on_step_end,
         )  # fmt: skip
         images = samples.clamp(-1, 1) if output_type == "pt" else self.codec.decode(samples)
         if not return_dict:

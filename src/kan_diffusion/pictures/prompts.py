@@ -1,352 +1,151 @@
-r"""Prompts: words as tokens, embedded by a small CLIP text model trained with the denoiser.
+r"""Prompts: words as tokens, embedded by a small CLIP text model that is a part of the denoiser.
 
 A prompt of words :math:`w_1, \dots, w_n` becomes the tokens start, :math:`w_1, \dots, w_n`, end,
 padded to a fixed length. transformers' ``CLIPTextModel`` maps them to the hidden states that a
 denoiser attends to (Radford et al. 2021, arXiv:2103.00020), with zeros in place of the padding.
 The empty prompt means no prompt: it replaces the prompts that training drops, and guidance leads
-away from it. The tokenizer, made by the package tokenizers, knows the words of its captions.
+away from it.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput
-from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
-from kan_diffusion.files import read_json
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.imports import from_extra
-from kan_diffusion.limits import LARGEST_SETTING
-from kan_diffusion.pictures.denoisers import fresh_parameters
-from kan_diffusion.weights import require_bounds, require_saved, saved_files
 
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+__all__ = ["TEXT_WIDTH", "TextEncoder", "Vocabulary"]
 
-__all__ = [
-    "PromptedDenoiser",
-    "embed",
-    "make_text_encoder",
-    "make_tokenizer",
-    "read_text_encoder",
-    "require_fitting",
-    "tokenize",
-    "unknown_words",
-]
+TEXT_WIDTH = 64
+"""Width of an embedded prompt."""
 
-_PAD, _UNKNOWN, _START, _END = _SPECIAL = "<pad>", "<unknown>", "<start>", "<end>"
-
+_DEPTH, _HEADS = 2, 4
+_PAD, _UNKNOWN, _START, _END = _SPECIAL = range(4)
 _ROOM = 8
 """Number of tokens that a prompt may be longer than the longest caption."""
+_SIGNS = re.escape(string.punctuation)
+_WORD = re.compile(rf"[{_SIGNS}]|[^\s{_SIGNS}]+")
 
-_PREFIX = "text_model."
-"""What the names of a text model's tensors begin with in some versions of transformers."""
+
+def _words(text: str) -> list[str]:
+    """Splits a text into words and signs, whatever their case and form."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
 
 
-def make_tokenizer(captions: Sequence[str], others: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """Makes a tokenizer from the words of captions, in lower case.
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words that a model knows, and the length of its prompts.
 
-    Args:
-        captions: The captions, at least one with a word.
-        others: Captions for which there is room, too, and whose words it does not learn.
-
-    Returns:
-        The tokenizer; its ``model_max_length`` leaves room for prompts longer than the captions.
-
-    Raises:
-        DataError: There is no word.
-        KanDiffusionError: A package that prompts need is not installed.
+    Attributes:
+        words: The words, the most frequent first, with one blank between two.
+        length: Number L of tokens of a prompt, with its start, its end and the padding.
     """
-    with from_extra("text", "prompts"):
-        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-        from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
-    words.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    words.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
-    )
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=LARGEST_SETTING, special_tokens=list(_SPECIAL), show_progress=False
-    )  # 30,000 words unless said, without the rarest
-    words.train_from_iterator(captions, trainer)
-    if words.get_vocab_size() == len(_SPECIAL):
-        raise DataError("the captions have no words; give each picture one word or more")
-    words.post_processor = processors.TemplateProcessing(
-        single=f"{_START} $A {_END}",
-        special_tokens=[(token, words.token_to_id(token)) for token in (_START, _END)],
-    )
-    lengths = [len(encoded.ids) for encoded in words.encode_batch([*captions, *others])]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        model_max_length=max(max(lengths[: len(captions)]) + _ROOM, *lengths),
-        pad_token=_PAD,
-        unk_token=_UNKNOWN,
-        bos_token=_START,
-        eos_token=_END,
-    )
+    words: str
+    length: int
 
+    @classmethod
+    def of(cls, captions: Sequence[str], others: Sequence[str] = ()) -> Vocabulary:
+        """Takes the words of captions; prompts may be longer than these.
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
-    """Turns prompts into token ids, padded to the tokenizer's length.
+        Args:
+            captions: The captions.
+            others: Captions for which there is room, too, and whose words are not learned.
+        """
+        split = [_words(caption) for caption in captions]
+        counts = Counter(word for words in split for word in words)
+        longest = max(map(len, split)) + (_ROOM if counts else 0)
+        length = 2 + max([longest, *(len(_words(other)) for other in others)])
+        return cls(" ".join(sorted(counts, key=lambda word: (-counts[word], word))), length)
 
-    Args:
-        tokenizer: The tokenizer.
-        prompts: The prompts; an empty one means no prompt.
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The token of each word."""
+        return {word: len(_SPECIAL) + k for k, word in enumerate(self.words.split())}
 
-    Returns:
-        Token ids with shape (len(prompts), L), int64.
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Turns prompts into tokens.
 
-    Raises:
-        KanDiffusionError: A prompt has more tokens than fit.
-    """
-    length = int(tokenizer.model_max_length)
-    lists = [list(ids) for ids in tokenizer(list(prompts), verbose=False)["input_ids"]]
-    for prompt, ids in zip(prompts, lists, strict=True):
-        if len(ids) > length:
-            raise KanDiffusionError(
-                f"the prompt '{_short(prompt)}' has {len(ids)} tokens and {length} fit; say it in "
-                "fewer words"
-            )
-    pad = tokenizer.pad_token_id
-    return torch.tensor([ids + [pad] * (length - len(ids)) for ids in lists])
+        Args:
+            prompts: The prompts; an empty one means no prompt.
 
+        Returns:
+            Tokens with shape (len(prompts), L), int64.
 
-def embed(
-    text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase, tokens: Tensor
-) -> Tensor:
-    """Embeds prompts for denoisers, with zeros after the end of each prompt.
+        Raises:
+            KanDiffusionError: A prompt has more tokens than fit.
+        """
+        rows = []
+        for prompt in prompts:
+            row = [_START, *(self.numbers.get(word, _UNKNOWN) for word in _words(prompt)), _END]
+            if len(row) > self.length:
+                raise KanDiffusionError(
+                    f"the prompt '{_short(prompt)}' has {len(row)} tokens and {self.length} fit; "
+                    "say it in fewer words"
+                )
+            rows.append(row + [_PAD] * (self.length - len(row)))
+        return torch.tensor(rows)
 
-    Args:
-        text_encoder: The text encoder.
-        tokenizer: The tokenizer that made the tokens.
-        tokens: Token ids of :func:`tokenize`, with shape (B, L), int64.
+    def unknown(self, prompts: Sequence[str]) -> list[str]:
+        """Says which words of prompts were in no caption, a sentence each.
 
-    Returns:
-        Embeddings with shape (B, L, width).
-    """
-    states: Tensor = text_encoder(tokens).last_hidden_state
-    return states * (tokens != tokenizer.pad_token_id)[..., None]
-
-
-def unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[str]:
-    """Says which words of prompts were in no caption, a sentence each.
-
-    Args:
-        tokenizer: A tokenizer that :func:`make_tokenizer` made.
-        prompts: The prompts.
-
-    Returns:
-        Sentences such as ``'purple' was never seen; nearest known: purse``.
-    """
-    known = [word for word in tokenizer.get_vocab() if word not in _SPECIAL]
-    said: dict[str, str] = {}
-    for prompt in prompts:
-        encoded = tokenizer(prompt, return_offsets_mapping=True, verbose=False)
-        places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        for token, (start, end) in places:
-            word = prompt[start:end]
-            if token != tokenizer.unk_token_id or word in said:
-                continue
-            near = difflib.get_close_matches(word.lower(), known, 3, 0.5)
-            nearest = f"nearest known: {', '.join(near)}" if near else "no known word is near"
-            said[word] = f"'{_short(word)}' was never seen; {nearest}"
-    return list(said.values())
+        Returns:
+            Sentences such as ``'purple' was never seen; nearest known: purse``.
+        """
+        said = []
+        for word in dict.fromkeys(word for prompt in prompts for word in _words(prompt)):
+            if word not in self.numbers:
+                near = difflib.get_close_matches(word, self.numbers, 3, 0.5)
+                nearest = f"nearest known: {', '.join(near)}" if near else "no known word is near"
+                said.append(f"'{_short(word)}' was never seen; {nearest}")
+        return said
 
 
 def _short(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def require_fitting(
-    denoiser: Denoiser, text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Checks that a denoiser, a text encoder and a tokenizer belong together.
-
-    Raises:
-        KanDiffusionError: The tokenizer makes longer prompts or has more words than the text
-            encoder has room for, or the denoiser takes no prompts or those of another width.
-    """
-    config = text_encoder.config
-    length, words = int(tokenizer.model_max_length), len(tokenizer)
-    if length > config.max_position_embeddings or words > config.vocab_size:
-        raise KanDiffusionError(
-            f"the text encoder takes {config.max_position_embeddings:,} tokens of "
-            f"{config.vocab_size:,} words, and the tokenizer makes {length:,} of {words:,}; give "
-            "the two that belong together"
-        )
-    wanted = getattr(denoiser, "text_width", 0)
-    if wanted != config.hidden_size:
-        raise KanDiffusionError(
-            f"the denoiser takes prompts of width {wanted}, not of the text encoder's "
-            f"{config.hidden_size}; build it with that text_width"
-        )
-
-
-def make_text_encoder(
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    width: int = 64,
-    depth: int = 2,
-    heads: int = 4,
-    generator: torch.Generator | None = None,
-) -> CLIPTextModel:
-    """Makes a small CLIP text model for a tokenizer, with fresh parameters.
+class TextEncoder(nn.Module):
+    """Embeds prompts by a small CLIP text model.
 
     Args:
-        tokenizer: The tokenizer.
-        width: Width of the hidden states; a multiple of ``heads``.
-        depth: Number of layers.
-        heads: Number of attention heads.
-        generator: Source of the initial parameters; torch's default generator when None.
-    """
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            projection_dim=width,
-            num_hidden_layers=depth,
-            num_attention_heads=heads,
-            max_position_embeddings=int(tokenizer.model_max_length),
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    fresh_parameters(encoder, generator)
-    return encoder
-
-
-def read_text_encoder(root: Path) -> tuple[CLIPTextModel, PreTrainedTokenizerBase]:
-    """Reads the text encoder, in eval mode, and the tokenizer of a pipeline saved in a folder.
-
-    Only JSON and safetensors are read, and both are checked first.
+        vocabulary: The words.
 
     Raises:
-        RunFolderError: A file is missing, damaged or of another network.
         KanDiffusionError: A package that prompts need is not installed.
     """
-    with from_extra("text", "prompts"):
-        from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-    folder, remedy = root / "text_encoder", "train it again"
-    path = folder / "config.json"
-    settings = read_json(path, "the configuration of a text encoder", remedy)
-    require_bounds(settings, path)
-
-    def made() -> nn.Module:
-        return CLIPTextModel(CLIPTextConfig.from_dict(dict(settings)))
-
-    require_saved(CLIPTextModel, made, folder, "model", remedy, _PREFIX)
-    encoder = made()
-    tensors = {
-        name.removeprefix(_PREFIX): tensor
-        for file in saved_files(folder, "model")
-        for name, tensor in load_file(file).items()
-    }
-    encoder.load_state_dict({
-        name: tensors[name.removeprefix(_PREFIX)] for name in encoder.state_dict()
-    })  # fmt: skip
-    words = root / "tokenizer"
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(words, local_files_only=True)
-    except Exception as error:  # the package tokenizers raises no narrower class
-        raise RunFolderError(
-            f"the tokenizer in '{words}' cannot be read ({error}); {remedy}"
-        ) from error
-    if tokenizer.pad_token_id is None:
-        raise RunFolderError(
-            f"the tokenizer in '{words}' does not say what prompts are padded with; {remedy}"
-        )
-    return encoder.eval(), tokenizer
-
-
-class PromptedDenoiser(Denoiser):
-    """A denoiser that is trained together with its text encoder and takes prompts as tokens.
-
-    Args:
-        denoiser: A denoiser that takes ``encoder_hidden_states``.
-        text_encoder: The text encoder.
-        tokenizer: The tokenizer that made the tokens; its empty prompt means no prompt.
-
-    Raises:
-        KanDiffusionError: The denoiser takes no prompts of the encoder's width, or the tokenizer
-            does not fit the encoder.
-    """
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        text_encoder: CLIPTextModel,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
-        require_fitting(denoiser, text_encoder, tokenizer)
-        self.denoiser = denoiser
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
-        self.register_buffer("empty", tokenize(tokenizer, [""])[0], persistent=False)
+        with from_extra("text", "models of pictures"):
+            from transformers import CLIPTextConfig, CLIPTextModel
 
-    @property
-    def counted(self) -> Denoiser:
-        """The denoiser without its text encoder."""
-        return self.denoiser
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample, the denoiser's."""
-        return self.denoiser.sample_shape
-
-    @property
-    def absent(self) -> dict[str, Tensor]:
-        """``input_ids`` of the empty prompt."""
-        empty = self.empty
-        assert isinstance(empty, Tensor)
-        return {"input_ids": empty}
-
-    def require_conditions(self, conditions: Mapping[str, Tensor], num_samples: int) -> None:
-        """Checks conditions before use: tokens must have the tokenizer's length."""
-        super().require_conditions(conditions, num_samples)
-        tokens = conditions.get("input_ids")
-        length = len(self.absent["input_ids"])
-        if tokens is not None and (tokens.ndim != 2 or tokens.shape[1] != length):
-            raise KanDiffusionError(
-                f"input_ids must have shape (B, {length}), not {tuple(tokens.shape)}; make them "
-                "with tokenize"
+        model = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(_SPECIAL) + len(vocabulary.numbers),
+                hidden_size=TEXT_WIDTH,
+                intermediate_size=4 * TEXT_WIDTH,
+                num_hidden_layers=_DEPTH,
+                num_attention_heads=_HEADS,
+                max_position_embeddings=vocabulary.length,
+                pad_token_id=_PAD,
+                bos_token_id=_START,
+                eos_token_id=_END,
             )
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of the denoiser's forward pass for one sample."""
-        return self.denoiser.flops
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor | float,
-        class_labels: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        return_dict: bool = True,
-        *,
-        input_ids: Tensor | None = None,
-    ) -> DenoiserOutput | tuple[Tensor, ...]:
-        """Predicts for noised samples, as a :class:`.Denoiser` does, given prompts.
-
-        They are the tokens ``input_ids`` with shape (B, L), or ``encoder_hidden_states`` with shape
-        (B, L, width) if they are embedded already; without either, nothing is asked for.
-        """
-        if input_ids is not None:
-            encoder_hidden_states = embed(self.text_encoder, self.tokenizer, input_ids)
-        prediction: DenoiserOutput | tuple[Tensor, ...] = self.denoiser(
-            sample, timestep, class_labels, encoder_hidden_states, return_dict
         )
-        return prediction
+        self.model = getattr(model, "text_model", model)  # a part of it before transformers 5
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embeds tokens (B, L) as (B, L, 64), with zeros after the end of each prompt."""
+        states: Tensor = self.model(tokens).last_hidden_state
+        return states * (tokens != _PAD)[..., None]

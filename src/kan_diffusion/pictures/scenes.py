@@ -9,9 +9,10 @@ Coverages are whole sixteenths (Pillow draws each shape once at `_FINE` times th
 its average over a pixel is rounded) and differences of colours are multiples of 16, so pictures are
 exact in 8 bits: written as PNG and read again they are the same numbers.
 
-Objects stand on a grid of 32 by 32 places, half a pixel of a picture of 16 pixels, so the data are
-a finite mixture of 39,264 pictures at any size. Combinations of shape, colour and size are drawn
-uniformly from those that are not held out, and places uniformly from those that fit the size.
+Objects stand on a grid of 32 by 32 places, half a pixel of a picture of 16 pixels, so there are
+39,264 scenes, at any size: the rows of a table (:func:`all_scenes`). A scene is the number of its
+row. Combinations of shape, colour and size are drawn uniformly from those that are not held out,
+and places uniformly from those that fit the size.
 
 The wording of a caption is drawn from `WORDINGS` independently of the scene. Given a caption, the
 scenes that it allows therefore keep their relative probabilities.
@@ -20,48 +21,38 @@ scenes that it allows therefore keep their relative probabilities.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from kan_diffusion.errors import DataError, require_known, unknown_name
+from kan_diffusion.errors import DataError, unknown_name
 
 __all__ = [
     "BACKGROUNDS",
     "COLOURS",
-    "COVERAGES",
-    "HELD_OUT_PAIRS",
-    "HELD_OUT_TRIPLES",
-    "PLACES",
-    "SHAPES",
+    "HELD_OUT",
+    "PROPERTIES",
     "SHAPE_SIDES",
-    "SIZES",
     "WORDINGS",
-    "Asked",
     "Combinations",
-    "Scene",
-    "caption",
+    "all_scenes",
+    "captions",
     "coverages",
     "draw_scenes",
-    "in_samples",
     "is_held_out",
     "parse",
-    "place_of",
     "render",
 ]
 
-SHAPES = ("circle", "square", "triangle", "star")
-"""Names of the shapes."""
-
-COLOURS: dict[str, tuple[int, int, int]] = {
+COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (223, 31, 47),
     "green": (31, 159, 63),
     "blue": (31, 95, 239),
@@ -71,38 +62,35 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """Colours in 8 bits; differences to the backgrounds are multiples of 16."""
 
-SIZES: dict[str, int] = {"small": 9, "large": 15}
-"""Diameters in places of the grid."""
-
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {"black": (15, 15, 15), "white": (255, 255, 255)}
+BACKGROUNDS: Mapping[str, tuple[int, int, int]] = {"black": (15, 15, 15), "white": (255, 255, 255)}
 """Backgrounds in 8 bits."""
 
-HELD_OUT_PAIRS = (
-    ("circle", "purple"),
-    ("square", "cyan"),
-    ("triangle", "green"),
-    ("star", "red"),
+_DIAMETERS = {"small": 9, "large": 15}  # in places of the grid
+_PLACES = (
+    ("top left", "top", "top right"),
+    ("left", "centre", "right"),
+    ("bottom left", "bottom", "bottom right"),
 )
-"""Pairs of shape and colour that are never trained on, in either size."""
 
-HELD_OUT_TRIPLES = (
-    ("circle", "blue", "small"),
-    ("square", "yellow", "large"),
-    ("triangle", "red", "small"),
-    ("star", "purple", "large"),
-)
-"""Triples of shape, colour and size that are never trained on."""
+PROPERTIES: Mapping[str, Sequence[str]] = {
+    "shape": ("circle", "square", "triangle", "star"),
+    "colour": tuple(COLOURS),
+    "size": tuple(_DIAMETERS),
+    "place": tuple(place for row in _PLACES for place in row),
+    "background": tuple(BACKGROUNDS),
+}
+"""What a scene has and a prompt may ask for; a place is a ninth of the picture."""
+
+HELD_OUT: Mapping[str, Sequence[str]] = {
+    "circle": ("purple", "small blue"),
+    "square": ("cyan", "large yellow"),
+    "triangle": ("green", "small red"),
+    "star": ("red", "large purple"),
+}
+"""Colours of each shape that are never trained on, in either size or in one."""
 
 SHAPE_SIDES = (16, 32)
 """Sides, in pixels, in which scenes are drawn."""
-
-_COLUMNS, _ROWS = ("left", "", "right"), ("top", "", "bottom")
-PLACES = {
-    (column, row): f"{_ROWS[row]} {_COLUMNS[column]}".strip() or "centre"
-    for row in range(3)
-    for column in range(3)
-}
-"""Names of the ninths of a picture, by column and row."""
 
 WORDINGS = (
     "a {size} {colour} {shape}",
@@ -120,111 +108,68 @@ Combinations = Literal["seen", "held-out", "all"]
 _GRID = 32
 _FINE = 8  # fine pixels per place; coverage is their mean
 _LEVELS = 16
-
 _SPANS = {
     size: range((diameter + 1) // 2, _GRID - (diameter + 1) // 2 + 1)
-    for size, diameter in SIZES.items()
+    for size, diameter in _DIAMETERS.items()
 }
 """Places that the centre of an object may have in either direction."""
-
-COVERAGES = tuple(
-    (shape, size, x, y)
-    for shape, (size, span) in product(SHAPES, _SPANS.items())
-    for y, x in product(span, span)
-)
-"""Shape, size and centre of all 3,272 objects but for their colours."""
-
-_ROWS_OF = {coverage: row for row, coverage in enumerate(COVERAGES)}
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Content of a picture: an object on a background.
-
-    Attributes:
-        shape: One of `SHAPES`.
-        colour: A key of `COLOURS`.
-        size: A key of `SIZES`.
-        x: Place of the object's centre on the grid, from the left, of 32.
-        y: The same from the top.
-        background: A key of `BACKGROUNDS`.
-
-    Raises:
-        KanDiffusionError: A name is unknown.
-        DataError: The centre is not on the grid, or the object would leave the picture.
-    """
-
-    shape: str
-    colour: str
-    size: str
-    x: int
-    y: int
-    background: str
-
-    def __post_init__(self) -> None:
-        require_known("shape", self.shape, SHAPES)
-        require_known("colour", self.colour, COLOURS)
-        require_known("size", self.size, SIZES)
-        require_known("background", self.background, BACKGROUNDS)
-        span = _SPANS[self.size]
-        if self.x not in span or self.y not in span:
-            raise DataError(
-                f"the centre of a {self.size} object is at {self.x:g} and {self.y:g}; give whole "
-                f"numbers from {span[0]} to {span[-1]}"
-            )
-
-    @property
-    def combination(self) -> tuple[str, str, str]:
-        """Shape, colour and size."""
-        return self.shape, self.colour, self.size
-
-    @property
-    def place(self) -> str:
-        """Ninth of the picture that the centre is in, a value of `PLACES`."""
-        return place_of(self.x, self.y)
-
-
-def place_of(x: int, y: int) -> str:
-    """Names the ninth of the picture that a place of the grid is in, a value of `PLACES`."""
-    return PLACES[3 * x // _GRID, 3 * y // _GRID]
 
 
 def is_held_out(shape: str, colour: str, size: str) -> bool:
     """Whether a combination is never trained on."""
-    return (shape, colour) in HELD_OUT_PAIRS or (shape, colour, size) in HELD_OUT_TRIPLES
+    return colour in HELD_OUT[shape] or f"{size} {colour}" in HELD_OUT[shape]
 
 
-_ALL = tuple(product(SHAPES, COLOURS, SIZES))
-_SEEN = tuple(combination for combination in _ALL if not is_held_out(*combination))
+@lru_cache
+def all_scenes() -> pd.DataFrame:
+    """Lists all scenes, ordered by background and colour, then by shape, size and place.
+
+    Returns:
+        The `PROPERTIES` of each scene; ``x`` and ``y``, the centre of its object on the grid from
+        the left and from the top; and whether its combination is ``held_out``.
+    """
+    rows = [
+        (shape, colour, size, _PLACES[3 * y // _GRID][3 * x // _GRID], background, x, y)
+        for background, colour, shape, size in product(
+            BACKGROUNDS, COLOURS, PROPERTIES["shape"], _DIAMETERS
+        )
+        for y, x in product(_SPANS[size], repeat=2)
+    ]
+    table = pd.DataFrame(rows, columns=[*PROPERTIES, "x", "y"])
+    held_out = [is_held_out(*row[:3]) for row in rows]
+    return table.astype(dict.fromkeys(PROPERTIES, "category")).assign(held_out=held_out)
 
 
 def draw_scenes(
     num: int, generator: np.random.Generator, combinations: Combinations = "seen"
-) -> list[Scene]:
+) -> NDArray[np.int64]:
     """Draws scenes.
 
     Args:
         num: How many.
         generator: Source of all draws.
         combinations: Which combinations of shape, colour and size there are.
+
+    Returns:
+        Rows of :func:`all_scenes`, shape (num,).
     """
-    known = _SEEN if combinations == "seen" else _ALL
-    held_out = np.array([is_held_out(*combination) for combination in known])
-    spans = np.array([(_SPANS[size][0], len(_SPANS[size])) for _, _, size in known])
-    backgrounds = generator.integers(len(BACKGROUNDS), size=num)
-    chosen, places = np.zeros(num, np.int64), np.zeros((num, 2), np.int64)
+    every = product(PROPERTIES["shape"], COLOURS, _DIAMETERS)
+    known = [each for each in every if combinations != "seen" or not is_held_out(*each)]
+    held_out = np.array([is_held_out(*each) for each in known])
+    table, kinds = all_scenes(), ["background", "shape", "colour", "size"]
+    first = {tuple(row): number for number, row in table[kinds].drop_duplicates().T.items()}
+    firsts = np.array([[first[ground, *each] for each in known] for ground in BACKGROUNDS])
+    places = np.array([len(_SPANS[size]) for *_, size in known])
+    grounds = generator.integers(len(BACKGROUNDS), size=num)
+    chosen, steps = np.zeros(num, np.int64), np.zeros((num, 2), np.int64)
     open_ = np.arange(num)
     while len(open_):
         drawn = generator.integers(len(known), size=len(open_))
-        first, count = spans[drawn].T[..., None]
         chosen[open_] = drawn
-        places[open_] = first + (generator.random((len(open_), 2)) * count).astype(np.int64)
+        steps[open_] = (generator.random((len(open_), 2)) * places[drawn, None]).astype(np.int64)
         open_ = open_[~held_out[drawn]] if combinations == "held-out" else open_[:0]
-    names = tuple(BACKGROUNDS)
-    return [
-        Scene(*known[k], x, y, names[background])
-        for k, (x, y), background in zip(chosen, places.tolist(), backgrounds, strict=True)
-    ]
+    across, down = steps.T
+    return np.asarray(firsts[grounds, chosen] + places[chosen] * down + across)
 
 
 @lru_cache(maxsize=len(SHAPE_SIDES))
@@ -232,25 +177,25 @@ def coverages(size: int) -> Tensor:
     """Computes the coverages of all objects in pictures of ``size`` pixels a side.
 
     Returns:
-        A row for each of `COVERAGES`, shape (3272, size²), float32: from 0 to 1 in sixteenths.
+        A row for each shape, size and place in the order of :func:`all_scenes`, shape
+        (3272, size²), float32: from 0 to 1 in sixteenths.
 
     Raises:
         DataError: Scenes are not drawn in that size.
     """
     if size not in SHAPE_SIDES:
         raise DataError(f"scenes are drawn with 16 or 32 pixels a side, not {size}")
-    pixel = _GRID * _FINE // size
-    stamps = {kind: _stamp(kind[0], SIZES[kind[1]]) for kind in product(SHAPES, SIZES)}
-    masks = np.zeros((len(COVERAGES), size**2), np.float32)
-    for mask, (shape, name, x, y) in zip(masks, COVERAGES, strict=True):
-        stamp = stamps[shape, name]
-        half = len(stamp) // 2
-        fine = np.zeros((_GRID * _FINE, _GRID * _FINE), np.float32)
-        top, left = y * _FINE - half, x * _FINE - half
-        fine[top : top + len(stamp), left : left + len(stamp)] = stamp
-        coverage = fine.reshape(size, pixel, size, pixel).mean(axis=(1, 3))
-        mask[:] = np.round(_LEVELS * coverage).ravel() / _LEVELS
-    return torch.from_numpy(masks)
+    pixel, masks = _GRID * _FINE // size, []
+    for shape, (name, diameter) in product(PROPERTIES["shape"], _DIAMETERS.items()):
+        stamp = _stamp(shape, diameter)
+        side = len(stamp)
+        for y, x in product(_SPANS[name], repeat=2):
+            fine = np.zeros((_GRID * _FINE, _GRID * _FINE), np.float32)
+            top, left = y * _FINE - side // 2, x * _FINE - side // 2
+            fine[top : top + side, left : left + side] = stamp
+            coverage = fine.reshape(size, pixel, size, pixel).mean(axis=(1, 3))
+            masks.append(np.round(_LEVELS * coverage).ravel() / _LEVELS)
+    return torch.from_numpy(np.stack(masks))
 
 
 def _stamp(shape: str, diameter: int) -> NDArray[np.float32]:
@@ -277,16 +222,11 @@ def _stamp(shape: str, diameter: int) -> NDArray[np.float32]:
     return np.asarray(small, np.float32) / np.float32(255)
 
 
-def in_samples(levels: Iterable[tuple[int, int, int]]) -> Tensor:
-    """Turns n colours in 8 bits into values from -1 to 1, shape (n, 3), float32."""
-    return torch.tensor(list(levels), dtype=torch.float32).reshape(-1, 3) / 127.5 - 1
-
-
-def render(scenes: Sequence[Scene], size: int) -> Tensor:
+def render(scenes: Iterable[int], size: int) -> Tensor:
     """Draws scenes as samples.
 
     Args:
-        scenes: The n scenes.
+        scenes: The n scenes, rows of :func:`all_scenes`.
         size: Side S in pixels, 16 or 32.
 
     Returns:
@@ -295,94 +235,75 @@ def render(scenes: Sequence[Scene], size: int) -> Tensor:
     Raises:
         DataError: Scenes are not drawn in that size.
     """
-    rows = [_ROWS_OF[scene.shape, scene.size, scene.x, scene.y] for scene in scenes]
-    backgrounds, colours = (
-        torch.tensor(levels, dtype=torch.float32).reshape(-1, 3, 1)
-        for levels in (
-            [BACKGROUNDS[scene.background] for scene in scenes],
-            [COLOURS[scene.colour] for scene in scenes],
-        )
-    )
+    masks = coverages(size)
+    pairs, rows = np.divmod(np.fromiter(scenes, np.int64), len(masks))
+    levels = torch.tensor(list(product(BACKGROUNDS.values(), COLOURS.values())))[pairs].float()
+    grounds, colours = levels[..., None].unbind(1)
     # Whole numbers until they are divided.
-    levels = backgrounds + coverages(size)[rows][:, None] * (colours - backgrounds)
+    levels = grounds + masks[rows][:, None] * (colours - grounds)
     return (levels / 127.5 - 1).unflatten(2, (size, size))
 
 
-def caption(scene: Scene, generator: np.random.Generator | None = None) -> str:
-    """Describes a scene in words.
+def captions(
+    scenes: Sequence[int] | NDArray[np.int64], generator: np.random.Generator | None = None
+) -> tuple[str, ...]:
+    """Describes scenes in words.
 
     Args:
-        scene: The scene.
-        generator: Draws the wording; the first one when None.
+        scenes: The n scenes, rows of :func:`all_scenes`.
+        generator: Draws the wordings; all are the first one when None.
     """
-    # One of two numbers, as the captions behind the committed results were drawn.
-    first = 0.0 if generator is None else generator.random(2)[0]
-    return WORDINGS[int(first * len(WORDINGS))].format(**vars(scene), place=scene.place)
+    drawn = np.zeros(len(scenes))
+    if generator is not None:
+        # The first of two numbers, as the captions behind the committed results were drawn.
+        drawn = generator.random((len(scenes), 2))[:, 0]
+    told = all_scenes().iloc[np.asarray(scenes)]
+    properties = zip(*(told[kind] for kind in PROPERTIES), strict=True)
+    return tuple(
+        WORDINGS[int(number * len(WORDINGS))].format(**dict(zip(PROPERTIES, each, strict=True)))
+        for number, each in zip(drawn, properties, strict=True)
+    )
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Content of a prompt; None where it says nothing.
-
-    Attributes:
-        shape: One of `SHAPES`.
-        colour: A key of `COLOURS`.
-        size: A key of `SIZES`.
-        place: A value of `PLACES`.
-        background: A key of `BACKGROUNDS`.
-    """
-
-    shape: str | None = None
-    colour: str | None = None
-    size: str | None = None
-    place: str | None = None
-    background: str | None = None
-
-    def met(self, scene: Scene) -> dict[str, bool]:
-        """Tells for each property that is asked for whether a scene has it."""
-        asked = {name: value for name, value in vars(self).items() if value is not None}
-        return {name: getattr(scene, name) == value for name, value in asked.items()}
-
-
-_KINDS = {
-    **dict.fromkeys(SHAPES, "shape"),
-    **dict.fromkeys(COLOURS, "colour"),
-    **dict.fromkeys(SIZES, "size"),
-}
 _FILLING = frozenset(
     ["a", "an", "one", "that", "is", "and", "with", "of", "at", "in", "the", "to", "picture"]
 )
-_PLACED = re.compile(
-    r"\b(?:at|in|on) the (" + "|".join(sorted(PLACES.values(), key=len, reverse=True)) + r")\b"
+_NAMED = "|".join(sorted(PROPERTIES["place"], key=len, reverse=True))
+_PHRASE = re.compile(
+    rf"\b(?:(?:at|in|on) the (?P<place>{_NAMED})\b"
+    r"|on (?:a )?(?P<background>\w+)(?: background)?\b|(?P<word>\w+))"
 )
-_GROUND = re.compile(r"\bon (?:a )?(\w+)(?: background)?\b")
 
 
-def parse(prompt: str) -> Asked:
+def parse(prompt: str) -> dict[str, str]:
     """Reads what a prompt asks for; every caption can be read.
 
     Size, colour and shape come in any order, the place as "at the top left", the background as "on
     white".
 
+    Returns:
+        The `PROPERTIES` that it names.
+
     Raises:
         DataError: A word is unknown, no shape is named, or a property is named twice.
     """
-    text = _PLACED.sub(lambda match: "@" + match[1].replace(" ", "_"), prompt.lower())
     asked: dict[str, str] = {}
-    for word in re.findall(r"[@#]?\w+", _GROUND.sub(r"#\1", text)):
-        if word in _FILLING:
-            continue
-        kind, value = "place", word.lstrip("@#").replace("_", " ")
-        if word[0] != "@":
-            known = dict.fromkeys(BACKGROUNDS, "background") if word[0] == "#" else _KINDS
-            if value not in known:
-                raise DataError(f"'{prompt}': {unknown_name('word', value, known)}")
-            kind = known[value]
+    for match in _PHRASE.finditer(prompt.lower()):
+        kind = str(match.lastgroup)
+        word, known = match[kind], {kind: PROPERTIES.get(kind, ())}
+        if kind == "word":
+            if word in _FILLING:
+                continue
+            known = {each: PROPERTIES[each] for each in ("shape", "colour", "size")}
+        kind = next((each for each, words in known.items() if word in words), "")
+        if not kind:
+            words = [word for words in known.values() for word in words]
+            raise DataError(f"'{prompt}': {unknown_name('word', word, words)}")
         if kind in asked:
             raise DataError(
-                f"'{prompt}': '{value}' is a second {kind}; ask for one object, and say each once"
+                f"'{prompt}': '{word}' is a second {kind}; ask for one object, and say each once"
             )
-        asked[kind] = value
+        asked[kind] = word
     if "shape" not in asked:
-        raise DataError(f"'{prompt}' names no shape; known: {', '.join(SHAPES)}")
-    return Asked(**asked)
+        raise DataError(f"'{prompt}' names no shape; known: {', '.join(PROPERTIES['shape'])}")
+    return asked

@@ -1,11 +1,11 @@
 r"""Scores of the pictures that a model draws: as asked, varied and not copied.
 
-A model is asked for captions (or classes) of pictures that it was not trained on. Pictures drawn
+A model is asked for captions of pictures that it was not trained on. Pictures drawn
 without guidance are samples of its :math:`p(x) = E_c\, p(x \mid c)`; their distances to the nearest
-training pictures tell copies. Pictures drawn with guidance are read
-(:mod:`kan_diffusion.pictures.reading`): scenes by the nearest rendering, with combinations that are
-trained on and with held-out ones, and classes by a classifier. All models of a seed start from the
-same noise, and each score stands beside that of real pictures.
+training pictures tell copies. Pictures drawn with guidance are read: scenes by the nearest
+rendering (:mod:`kan_diffusion.pictures.oracle`), with combinations that are trained on and with
+held-out ones, and classes by a support vector machine. All models of a seed start from the same
+noise, and each score stands beside that of real pictures.
 
 The share of drawn pictures that are nearer to one of m training pictures than to m held-out ones is
 1/2 for a perfect model without conditions. A model that is conditioned on what held-out pictures
@@ -21,24 +21,26 @@ the share of real pictures, which are asked for nothing, has the mean 1/2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from kan_diffusion.diffusion.sampling import StepCallback
+from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import Measure
 from kan_diffusion.evaluation.privacy import closest_record, copies
+from kan_diffusion.pictures.oracle import score_scenes
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.pictures.reading import ClassJudge, score_scenes
-from kan_diffusion.pictures.scenes import Combinations, Scene, caption, draw_scenes, render
+from kan_diffusion.pictures.scenes import Combinations, captions, draw_scenes, render
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.study.config import TrialConfig
+from kan_diffusion.study.folder import Row
 
-__all__ = ["EACH", "PICTURE_MEASURES", "Request", "draw_pictures", "score_pictures", "shown"]
+__all__ = ["EACH", "PICTURE_MEASURES", "ClassJudge", "score_pictures", "shown"]
 
 EACH = 4
-"""Number of pictures of each prompt or class that are kept to be shown."""
+"""Number of pictures of each prompt that are kept to be shown."""
 
 _MOST_SHOWN = 128
 """Most prompts whose pictures are shown: a pipeline draws as many at once, and a page has room."""
@@ -79,162 +81,138 @@ PICTURE_MEASURES: dict[str, Measure] = {
 """All measures of pictures, by their column in a study's rows; some apply to some data only."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """A request to a model: how many pictures, and of which prompts or classes.
+class ClassJudge:
+    """Reads classes by a support vector machine with a Gaussian kernel, which is deterministic.
+
+    Args:
+        train: Training pictures, shape (N, C, S, S).
+        classes: Their classes, shape (N,), from 0.
+        heldout: Pictures to measure its accuracy with, shape (M, C, S, S).
+        heldout_classes: Their classes, shape (M,).
 
     Attributes:
-        num: Number of pictures.
-        prompts: A prompt for each picture; None where there is no text.
-        labels: A class for each picture, with shape (num,); None where there are no classes.
+        accuracy: Share of held-out pictures that it reads right.
+
+    Raises:
+        DataError: There is only one class, or a class has no training picture.
     """
 
-    num: int
-    prompts: tuple[str, ...] | None = None
-    labels: Tensor | None = None
+    def __init__(
+        self, train: Tensor, classes: Tensor, heldout: Tensor, heldout_classes: Tensor
+    ) -> None:
+        from sklearn.svm import SVC
 
-    @classmethod
-    def of(cls, dataset: PictureDataset, rows: Tensor) -> Request:
-        """Asks for what the held-out pictures with given indices show."""
-        captions, labels = dataset.heldout_captions, dataset.heldout_class_labels
-        return cls(
-            len(rows),
-            captions and tuple(captions[row] for row in rows.tolist()),
-            None if labels is None else labels[rows],
-        )
+        counts = classes.bincount()
+        if len(counts) < 2 or not bool((counts > 0).all()):
+            raise DataError("a judge of classes needs two at least, each with training pictures")
+        self._classifier = SVC(C=10.0).fit(_flat(train), classes.numpy())
+        self._spreads = _spreads(train, classes, len(counts))
+        self.accuracy, _ = self.score(heldout, heldout_classes)
 
-    @classmethod
-    def of_scenes(cls, scenes: Sequence[Scene]) -> Request:
-        """Asks for scenes in the words of their first captions."""
-        return cls(len(scenes), tuple(caption(scene) for scene in scenes))
+    def score(self, samples: Tensor, classes: Tensor) -> tuple[float, float]:
+        """Judges pictures.
 
-    def words(self, classes: Sequence[str]) -> list[str]:
-        """The prompt of each picture, or the name of its class."""
-        if self.prompts is not None:
-            return list(self.prompts)
-        return [""] * self.num if self.labels is None else [classes[i] for i in self.labels]
+        Args:
+            samples: Shape (n, C, S, S).
+            classes: The class that was asked for each, shape (n,).
+
+        Returns:
+            The share of the pictures that are read as asked; and their spread, the root mean square
+            distance to the mean of their class, over that of training pictures. Guidance lowers
+            it; 1 is as diverse as real pictures.
+        """
+        classes = classes.cpu()
+        right = self._classifier.predict(_flat(samples)) == classes.numpy()
+        spreads = _spreads(samples, classes, len(self._spreads)) / self._spreads
+        return float(right.mean()), float(np.nanmean(spreads))
 
 
-def shown(dataset: PictureDataset, num: int) -> tuple[Request, Tensor]:
+def _flat(samples: Tensor) -> np.ndarray:
+    return samples.detach().cpu().double().flatten(1).numpy()
+
+
+def _spreads(samples: Tensor, classes: Tensor, count: int) -> np.ndarray:
+    """Computes root mean square distances to the mean of each class; NaN of fewer than two."""
+    each = [samples[classes == k].detach().cpu().double().flatten(1) for k in range(count)]
+    spreads = [float(c.var(dim=0).sum().sqrt()) if len(c) > 1 else np.nan for c in each]
+    return np.array(spreads)
+
+
+def shown(dataset: PictureDataset, num: int) -> tuple[tuple[str, ...], Tensor]:
     """Chooses what a report asks for: one picture of each class, or scenes, half of them held out.
 
     Args:
         dataset: The pictures.
-        num: Largest number of prompts or classes; more than 128 are never chosen.
+        num: Largest number of prompts; more than 128 are never chosen.
 
     Returns:
-        The request, and a real picture of each prompt or class, (num, C, S, S).
+        The prompts, and a real picture of each, (num, C, S, S).
     """
     num = min(num, _MOST_SHOWN)
     if dataset.scenes:
         halves = zip((num - num // 2, num // 2), _PARTS, strict=True)
-        scenes = [
-            scene
+        scenes = np.concatenate([
+            draw_scenes(count, numpy_generator("shown", which), which)
             for count, (_, which, _) in halves
-            for scene in draw_scenes(count, numpy_generator("shown", which), which)
-        ]
-        return Request.of_scenes(scenes), render(scenes, dataset.shape[-1])
+        ])  # fmt: skip
+        return captions(scenes), render(scenes, dataset.shape[-1])
     rows = torch.arange(len(dataset.heldout))
-    if dataset.heldout_class_labels is not None:
-        labels = dataset.heldout_class_labels.tolist()
-        rows = torch.tensor([labels.index(label) for label in sorted(set(labels))])
-    return Request.of(dataset, rows[:num]), dataset.heldout[rows[:num]]
-
-
-def draw_pictures(
-    pipeline: PictureDiffusionPipeline,
-    asked: Request,
-    steps: int,
-    guidance: float,
-    generator: torch.Generator,
-    each: int = 1,
-    on_step: StepCallback | None = None,
-) -> Tensor:
-    """Draws the pictures of a request.
-
-    Args:
-        pipeline: The model; without text and classes it is asked for a number of pictures only.
-        asked: The request.
-        steps: Steps of the sampler.
-        guidance: Guidance scale; unused without prompts and classes.
-        generator: Source of the noise.
-        each: Number of pictures of each prompt or class, adjacent in the result.
-        on_step: Called after each step, like diffusers' ``callback_on_step_end``.
-
-    Returns:
-        Samples with shape (num * each, C, S, S), on the CPU.
-    """
-    prompts = list(asked.prompts) if asked.prompts and pipeline.text_encoder is not None else None
-    labels = None if prompts or asked.labels is None else asked.labels.tolist()
-    conditional = prompts is not None or labels is not None
-    samples = pipeline(
-        prompts,
-        steps,
-        class_labels=labels,
-        num_images_per_prompt=each if conditional else asked.num * each,
-        guidance_scale=guidance if conditional else None,
-        generator=generator,
-        output_type="pt",
-        callback_on_step_end=on_step,
-    ).images
-    assert isinstance(samples, Tensor)
-    return samples.cpu()
+    if dataset.heldout_labels.classes is not None:
+        classes = dataset.heldout_labels.classes.tolist()
+        rows = torch.tensor([classes.index(each) for each in sorted({*classes})])
+    return dataset.heldout_labels.of(rows[:num]).captions, dataset.heldout[rows[:num]]
 
 
 def score_pictures(
-    pipeline: PictureDiffusionPipeline,
-    dataset: PictureDataset,
-    *,
-    num: int,
-    steps: int,
-    guidance: float,
-    study_seed: int,
-    seed: int,
-) -> dict[str, float | None]:
+    config: TrialConfig, dataset: PictureDataset, pipeline: PictureDiffusionPipeline
+) -> Row:
     """Draws pictures and scores them.
 
     Args:
-        pipeline: The model.
+        config: The trial, whose settings decide how many pictures are drawn, and how.
         dataset: The pictures it was trained on, and those it is judged with.
-        num: Number of pictures of each kind of request.
-        steps: Steps of the sampler.
-        guidance: Guidance scale of the pictures that are read.
-        study_seed: All draws derive from it and from ``seed``.
-        seed: Number of the trial.
+        pipeline: The model.
 
     Returns:
         Scores by the keys of `PICTURE_MEASURES`; scores of real pictures, which need no model, have
         the suffix ``_real``.
     """
-    names = study_seed, seed, dataset.name
+    names, sampling = (config.study_seed, config.seed, dataset.name), config.sampling
+    num, guidance = config.judging.num_samples, sampling.guidance
     rows = dataset.heldout_rows(num, torch_generator("asked", *names))
-    asked, real = Request.of(dataset, rows), dataset.heldout[rows]
+    asked, real = dataset.heldout_labels.of(rows), dataset.heldout[rows]
 
-    def drawn(what: Request, scale: float, stream: str) -> Tensor:
+    def drawn(prompts: Sequence[str], scale: float, stream: str) -> Tensor:
         noise = torch_generator("samples", stream, *names)
-        return draw_pictures(pipeline, what, steps, scale, noise)
+        samples = pipeline(
+            prompts, sampling.steps, guidance_scale=scale, generator=noise, output_type="pt"
+        ).images
+        assert isinstance(samples, Tensor)
+        return samples.cpu()
 
-    plain = drawn(asked, 1.0, "plain")
-    found: dict[str, float | None] = {**_copied(dataset, plain, num, names)}
+    plain = drawn(asked.captions, 1.0, "plain")
+    found: Row = {**_copied(dataset, plain, num, names)}
     if dataset.scenes:
         for part, combinations, _ in _PARTS:
-            generator = numpy_generator("asked", part, *names)
-            scenes = draw_scenes(num, generator, combinations)
-            what = Request.of_scenes(scenes)  # names shape, colour and size, which may be held out
-            for end, judged in (
-                ("", drawn(what, guidance, part)),
-                ("_real", render(scenes, dataset.shape[-1])),
-            ):
-                scores = score_scenes(judged, what.prompts or ())
+            scenes = draw_scenes(num, numpy_generator("asked", part, *names), combinations)
+            told = captions(scenes)  # they name shape, colour and size, which may be held out
+            guided = drawn(told, guidance, part)
+            for end, judged in (("", guided), ("_real", render(scenes, dataset.shape[-1]))):
+                scores = score_scenes(judged, told)
                 found |= {f"{part}_{kind}{end}": scores[kind] for kind in _KINDS}
         for end, judged in (("", plain), ("_real", real)):
-            found[f"read_plain{end}"] = score_scenes(judged, asked.prompts or ())["all"]
-    elif (judge := _class_judge(dataset)) is not None and asked.labels is not None:
-        guided = judge.score(drawn(asked, guidance, "guided"), asked.labels)
-        found |= {"read": guided.right, "read_real": judge.accuracy}
-        found |= {"spread": guided.spread, "spread_real": judge.score(real, asked.labels).spread}
-        found["read_plain"] = judge.score(plain, asked.labels).right
-        found["read_plain_real"] = judge.accuracy
+            found[f"read_plain{end}"] = score_scenes(judged, asked.captions)["all"]
+    classes, others = dataset.labels.classes, dataset.heldout_labels.classes
+    if classes is not None and others is not None and asked.classes is not None:
+        if len(classes.unique()) < len(dataset.classes):
+            return found  # a class has no picture to train a judge with
+        judge = ClassJudge(dataset.train, classes, dataset.heldout, others)
+        found["read"], found["spread"] = judge.score(
+            drawn(asked.captions, guidance, "guided"), asked.classes
+        )
+        found["read_plain"], _ = judge.score(plain, asked.classes)
+        found["read_real"] = found["read_plain_real"] = judge.accuracy
+        _, found["spread_real"] = judge.score(real, asked.classes)
     return found
 
 
@@ -242,28 +220,16 @@ def _copied(
     dataset: PictureDataset, plain: Tensor, num: int, names: tuple[int, int, str]
 ) -> dict[str, float]:
     """Compares drawn pictures (n, C, S, S), and real ones, with training pictures."""
-    rounded = dataset.codec.rounded  # to 8 bits, as pictures are shown
-    parts = plain, dataset.train, dataset.heldout[: len(plain)]
-    made, train, heldout = (rounded(part).flatten(1).double().numpy() for part in parts)
+    codec = dataset.codec  # drawn pictures are rounded to 8 bits, as they are shown
+    made, train = _flat(codec.encode(codec.decode(plain))), _flat(dataset.train)
+    heldout = _flat(dataset.heldout[: len(plain)])
     found = copies(made, train, heldout, numpy_generator("copies", *names))
-    pair = dataset.fresh_pair(num, torch_generator("real pairs", *names))
-    one, other = (rounded(part).flatten(1).double().numpy() for part in pair)
+    one, other = map(_flat, dataset.fresh_pair(num, torch_generator("real pairs", *names)))
     size = min(len(other), len(train))
     some = numpy_generator("real pairs", *names).choice(len(train), size, replace=False)
-    real = closest_record(one, train[some], other[:size])
     return {
         "nearest": found.nearest,
         "nearest_real": found.nearest_real,
         "closer": found.closest.value,
-        "closer_real": real.value,
+        "closer_real": closest_record(one, train[some], other[:size]).value,
     }
-
-
-def _class_judge(dataset: PictureDataset) -> ClassJudge | None:
-    """Fits the judge of classes; None unless every class has training pictures."""
-    labels, heldout_labels = dataset.class_labels, dataset.heldout_class_labels
-    if labels is None or heldout_labels is None:
-        return None
-    if len(labels.unique()) < max(2, len(dataset.classes)):
-        return None
-    return ClassJudge.fit(dataset.train, labels, dataset.heldout, heldout_labels)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,11 +26,18 @@ from kan_diffusion.data.datasets import Dataset, OracleKind, split
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import Source
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
-from kan_diffusion.limits import MOST_POINTS, MOST_SIDE, MOST_VALUES
-from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.folder import ImageFolder, Mode, holds_pictures
+from kan_diffusion.limits import MOST_POINTS, MOST_SIDE
+from kan_diffusion.pictures.codec import Mode, PictureCodec
+from kan_diffusion.pictures.folder import (
+    Labels,
+    Pictures,
+    holds_pictures,
+    list_folder,
+    read_folder,
+    require_room,
+)
 from kan_diffusion.pictures.oracle import SceneOracle
-from kan_diffusion.pictures.scenes import SHAPE_SIDES, caption, draw_scenes, render
+from kan_diffusion.pictures.scenes import SHAPE_SIDES, captions, draw_scenes, render
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import require_name
 
@@ -50,54 +56,24 @@ _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 _DIGIT_WORDINGS = ("{a} {name}", "the digit {name}", "{name}", "a handwritten {name}")
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """Pictures with what is said of them, before they are split.
-
-    Attributes:
-        samples: Shape (n, C, S, S), float32, from -1 to 1.
-        captions: A caption for each; None where there are none.
-        labels: Indices into ``classes``, with shape (n,), int64; None where there are no classes.
-        classes: Names of the classes; empty where there are none.
-    """
-
-    samples: Tensor
-    captions: tuple[str, ...] | None = None
-    labels: Tensor | None = None
-    classes: tuple[str, ...] = ()
-
-    def part(self, rows: Tensor) -> Self:
-        """Returns the pictures with given indices."""
-        return type(self)(
-            self.samples[rows],
-            self.captions and tuple(self.captions[row] for row in rows.tolist()),
-            None if self.labels is None else self.labels[rows],
-            self.classes,
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class PictureDataset(Dataset):
     """Pictures, with values from -1 to 1.
 
     Attributes:
         codec: The map between pictures and samples.
-        captions: A caption for each training picture; None where there are none.
-        heldout_captions: Captions of the held-out pictures.
-        class_labels: Indices into ``classes`` of the training pictures, with shape (N,), int64;
-            None where there are no classes.
-        heldout_class_labels: Class labels of the held-out pictures, with shape (m,).
+        labels: What is said of the training pictures.
+        heldout_labels: What is said of the held-out pictures.
         classes: Names of the classes; empty where there are none.
         scenes: Whether samples are scenes in colour, whose posterior mean is known exactly.
         report: How pictures were changed to make them samples; empty if they were not.
     """
 
+    columns: tuple[str, ...] = ()
     codec: PictureCodec
     heldout: Tensor = field()
-    captions: tuple[str, ...] | None = None
-    heldout_captions: tuple[str, ...] | None = None
-    class_labels: Tensor | None = None
-    heldout_class_labels: Tensor | None = None
+    labels: Labels
+    heldout_labels: Labels
     classes: tuple[str, ...] = ()
     scenes: bool = False
     report: str = ""
@@ -113,10 +89,8 @@ class PictureDataset(Dataset):
         """Returns the posterior mean of scenes, given their captions."""
         if not self.scenes:
             return None
-        captions = None
-        if self.heldout_captions is not None and rows is not None:
-            captions = [self.heldout_captions[row] for row in rows.tolist()]
-        return SceneOracle(self.shape[-1]).posterior_mean(noised, alpha, sigma, captions)
+        told = () if rows is None else self.heldout_labels.of(rows).captions
+        return SceneOracle(self.shape[-1]).posterior_mean(noised, alpha, sigma, told or None)
 
 
 class PictureData(Source):
@@ -153,8 +127,6 @@ class PictureData(Source):
             raise KanDiffusionError("num_pictures is for shapes, which are drawn; leave it out")
         if self.pictures == "shapes" and self.size not in (None, *SHAPE_SIDES):
             raise KanDiffusionError(f"shapes are drawn with 16 or 32 pixels, not {self.size}")
-        if self.sha256 and not self.is_folder:
-            raise KanDiffusionError("a digest is for a folder; leave sha256 out")
         return self
 
     @classmethod
@@ -218,28 +190,28 @@ class PictureData(Source):
         """Reads or draws pictures, and splits them."""
         if self.pictures == "shapes":
             return _draw_shapes(self, study_seed, trial_seed)
-        report, kept = "", None
-        if self.pictures == "digits":
-            codec, whole = _read_digits(self, study_seed)
+        read = self._read() if self.is_folder else _read_digits(self, study_seed)
+        if read.heldout is None:
+            train, heldout = split(len(read.samples), self.holdout, study_seed, trial_seed)
         else:
-            folder = self._read()
-            codec, whole, report, kept = (
-                folder.codec,
-                folder.pictures,
-                folder.report,
-                folder.heldout,
-            )
-        if kept is None:
-            train, heldout = split(len(whole.samples), self.holdout, study_seed, trial_seed)
-        else:
-            train, heldout = (~kept).nonzero()[:, 0], kept.nonzero()[:, 0]
-        return _dataset(self.name, codec, whole.part(train), whole.part(heldout), report=report)
+            train, heldout = (part.nonzero()[:, 0] for part in (~read.heldout, read.heldout))
+        return PictureDataset(
+            name=self.name,
+            standardizer=Standardizer.identity(math.prod(read.codec.shape)),
+            train=read.samples[train],
+            heldout=read.samples[heldout],
+            codec=read.codec,
+            labels=read.labels.of(train),
+            heldout_labels=read.labels.of(heldout),
+            classes=read.classes,
+            report=read.report,
+        )
 
-    def _read(self) -> _Folder:
+    def _read(self) -> Pictures:
         """Reads the folder that a run was set up with."""
-        folder = ImageFolder.of(Path(self.pictures))
         # A run pins a folder by its absolute path: the same files need not be read again.
-        read = _read_folder(folder.root.absolute(), self.size, self.mode, folder.stamp)
+        root = Path(self.pictures).absolute()
+        read = read_folder(root, list_folder(root), self.size or _FOLDER_SIZE, self.mode)
         if self.sha256 not in ("", read.sha256):
             raise DataError(
                 f"'{self.pictures}' has changed since this run was set up; put its files back as "
@@ -248,61 +220,37 @@ class PictureData(Source):
         return read
 
 
-def _dataset(
-    name: str,
-    codec: PictureCodec,
-    train: _Pictures,
-    heldout: _Pictures,
-    scenes: bool = False,
-    report: str = "",
-) -> PictureDataset:
-    return PictureDataset(
-        name=name,
-        columns=(),
-        standardizer=Standardizer.identity(math.prod(codec.shape)),
-        train=train.samples,
-        heldout=heldout.samples,
-        codec=codec,
-        captions=train.captions,
-        heldout_captions=heldout.captions,
-        class_labels=train.labels,
-        heldout_class_labels=heldout.labels,
-        classes=train.classes,
-        scenes=scenes,
-        report=report,
-    )
-
-
-def _require_room(num: int, codec: PictureCodec) -> None:
-    values = num * math.prod(codec.shape)
-    if values > MOST_VALUES:
-        raise DataError(
-            f"{num:,} pictures of {codec.size} pixels a side are {values:,} values; at most "
-            f"{MOST_VALUES:,} fit, take fewer pictures or a smaller size"
-        )
-
-
 @lru_cache(maxsize=2)
 def _draw_shapes(config: PictureData, study_seed: int, trial_seed: int) -> PictureDataset:
     """Draws training scenes and held-out scenes; keeps the last two results in memory."""
     num = config.num_pictures or _NUM_SHAPES
     codec = PictureCodec(size=config.size or _SIZES["shapes"], mode=config.mode or "RGB")
-    _require_room(num, codec)
+    require_room(num, codec.size)
 
-    def drawn(count: int, *stream: str | int) -> _Pictures:
+    def drawn(count: int, *stream: str | int) -> tuple[Tensor, Labels]:
         generator = numpy_generator("shapes", *stream)
         scenes = draw_scenes(count, generator)
         samples = render(scenes, codec.size)
         if codec.mode != "RGB":
             samples = codec.encode(PictureCodec(size=codec.size).decode(samples))
-        return _Pictures(samples, tuple(caption(scene, generator) for scene in scenes))
+        return samples, Labels(captions(scenes, generator))
 
-    train = drawn(num, "training pictures", study_seed, trial_seed)
-    heldout = drawn(max(4, round(config.holdout * num)), "held-out pictures", study_seed)
-    return _dataset(config.name, codec, train, heldout, scenes=codec.mode == "RGB")
+    train, labels = drawn(num, "training pictures", study_seed, trial_seed)
+    count = max(4, round(config.holdout * num))
+    heldout, heldout_labels = drawn(count, "held-out pictures", study_seed)
+    return PictureDataset(
+        name=config.name,
+        standardizer=Standardizer.identity(math.prod(codec.shape)),
+        train=train,
+        heldout=heldout,
+        codec=codec,
+        labels=labels,
+        heldout_labels=heldout_labels,
+        scenes=codec.mode == "RGB",
+    )
 
 
-def _read_digits(config: PictureData, study_seed: int) -> tuple[PictureCodec, _Pictures]:
+def _read_digits(config: PictureData, study_seed: int) -> Pictures:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -310,53 +258,10 @@ def _read_digits(config: PictureData, study_seed: int) -> tuple[PictureCodec, _P
     values = (digits.images * (255 / 16)).round().astype(np.uint8)
     generator = numpy_generator("captions", study_seed, "digits")
     names = [_DIGITS[label] for label in digits.target]
-    captions = tuple(
+    told = tuple(
         wording.format(a="an" if name == "eight" else "a", name=name)
         for wording, name in zip(generator.choice(_DIGIT_WORDINGS, len(names)), names, strict=True)
     )
     samples = codec.encode([Image.fromarray(value) for value in values])
-    labels = torch.from_numpy(digits.target).long()
-    return codec, _Pictures(samples, captions, labels, _DIGITS)
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """The pictures of a folder.
-
-    Attributes:
-        codec: The map between pictures and samples.
-        pictures: The pictures.
-        heldout: Which of them are held out, with shape (n,), bool; None if the split is free.
-        report: How pictures were changed to make them samples; empty if they were not.
-        sha256: Digest of the files.
-    """
-
-    codec: PictureCodec
-    pictures: _Pictures
-    heldout: Tensor | None
-    report: str
-    sha256: str
-
-
-@lru_cache(maxsize=1)
-def _read_folder(
-    root: Path, size: int | None, mode: Mode | None, _stamp: tuple[tuple[str, int, int], ...]
-) -> _Folder:
-    """Reads the pictures of a folder; keeps the last one in memory until its files change."""
-    folder = ImageFolder.of(root)
-    modes = folder.modes()
-    if mode is None:
-        mode = next(iter(modes)) if len(modes) == 1 else "RGB"
-    codec = PictureCodec(size=size or _FOLDER_SIZE, mode=mode)
-    _require_room(len(folder.names), codec)
-    samples, done = [], Counter[str]()
-    for picture in folder.pictures():
-        done.update(codec.changes(picture))
-        samples.append(codec.encode([picture])[0])
-    notes = [f"{count:,} {change}" for change, count in done.items()]
-    if len(modes) > 1:
-        some = " and ".join(f"'{name}' is {each}" for each, name in modes.items())
-        notes.append(f"{some}: all are read as {mode}, mode chooses another")
-    pictures = _Pictures(torch.stack(samples), folder.captions, folder.labels, folder.classes)
-    report = f"of {len(samples):,} pictures, {'; '.join(notes)}" if notes else ""
-    return _Folder(codec, pictures, folder.heldout, report, folder.sha256())
+    labels = Labels(told, torch.from_numpy(digits.target).long())
+    return Pictures(codec, samples, labels, _DIGITS)

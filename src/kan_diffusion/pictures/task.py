@@ -1,4 +1,4 @@
-r"""The task of pictures: models that draw what a prompt or a class asks for.
+r"""The task of pictures: models that draw what a prompt asks for.
 
 With N pictures, training sees :math:`64000 \sqrt{N / 20000}` in all, at least 25,000, in batches of
 64. This is about what was found for 1,617 digits and for 20,000 scenes, between which the rule
@@ -11,11 +11,14 @@ its convolutions have.
 from __future__ import annotations
 
 import logging
+import math
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
@@ -29,35 +32,23 @@ from kan_diffusion.diffusion.sampling import (
     StepCallback,
     make_scheduler,
 )
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.denoising import draw_noised_points
-from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES
+from kan_diffusion.files import whole_file
+from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES, PictureDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.pictures.prompts import (
-    PromptedDenoiser,
-    make_text_encoder,
-    make_tokenizer,
-    tokenize,
-    unknown_words,
-)
-from kan_diffusion.pictures.scores import (
-    EACH,
-    PICTURE_MEASURES,
-    Request,
-    draw_pictures,
-    score_pictures,
-    shown,
-)
+from kan_diffusion.pictures.prompts import Vocabulary
+from kan_diffusion.pictures.scores import EACH, PICTURE_MEASURES, score_pictures, shown
 from kan_diffusion.pictures.sources import PictureDataset
-from kan_diffusion.pictures.writing import write_pictures
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
+from kan_diffusion.report.images import contact_sheet
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
 from kan_diffusion.study.folder import Row
 from kan_diffusion.study.tasks import Asked, Drawn, Reference, StudySuggestion, Suggestion, Task
 from kan_diffusion.training import TrainingConfig
 
-__all__ = ["PictureTask", "class_labels"]
+__all__ = ["PictureTask"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +67,8 @@ _SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
 """Pictures that training sees if the data have ``_SCENES`` pictures, and the fewest it sees."""
 _CLASS_GUIDANCE, _PROMPT_GUIDANCE = 2.0, 4.0
 """Classes need less guidance than prompts that compose."""
+_LONGEST_NAME, _MOST_ACROSS = 60, 16
+"""Letters of a file's name, and pictures in a row of a contact sheet."""
 
 _STEPS_A_DRAW = 2 * 5 / 3
 """Training steps that take as long as a sampler's step on as many pictures. The sampler evaluates
@@ -142,7 +135,7 @@ class PictureTask(Task):
             ),
             seeds=_SEEDS.get(dataset.name, _FEWEST_SEEDS),
             params=250_000 if cheap else 320_000 + 110_000 * max(len(channels) - 2, 0),
-            settings={"patch": patch, "channels": tuple(channels), "pooled": True},
+            settings={"patch": patch, "channels": tuple(channels)},
             sampling=SamplingConfig(
                 guidance=_CLASS_GUIDANCE if _pictures(dataset).classes else _PROMPT_GUIDANCE
             ),
@@ -152,43 +145,25 @@ class PictureTask(Task):
     def build(self, config: TrialConfig, dataset: Dataset) -> Denoiser:
         """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
         pictures, settings = _pictures(dataset), dict(config.model.settings)
-        if pictures.captions is None:
-            settings["num_classes"] = len(pictures.classes)
-            return self._network(config, dataset, settings)
-        tokenizer = make_tokenizer(pictures.captions, pictures.heldout_captions or ())
+        known = Vocabulary.of(pictures.labels.captions, pictures.heldout_labels.captions)
+        settings |= {"words": known.words, "prompt_length": known.length}
+        denoiser = _denoiser(self._network(config, dataset, settings))
         # The same for all models of a seed.
-        generator = torch_generator("text", config.study_seed, config.seed)
-        encoder = make_text_encoder(tokenizer, generator=generator)
-        settings["text_width"] = encoder.config.hidden_size
-        return PromptedDenoiser(self._network(config, dataset, settings), encoder, tokenizer)
+        denoiser.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))
+        return denoiser
 
     def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
-        """Returns the tokens of captions, or class labels."""
-        pictures = _pictures(dataset)
-        if isinstance(denoiser, PromptedDenoiser):
-            assert pictures.captions is not None
-            return {"input_ids": tokenize(denoiser.tokenizer, pictures.captions)}
-        if pictures.class_labels is not None:
-            return {"class_labels": pictures.class_labels}
-        return {}
+        """Returns the tokens of captions."""
+        captions = _pictures(dataset).labels.captions
+        return {"input_ids": _denoiser(denoiser).vocabulary.tokens(captions)}
 
     def pipeline(
         self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
     ) -> PictureDiffusionPipeline:
-        """Makes the pipeline of a trained denoiser, with its text encoder or the classes' names."""
-        pictures, process = _pictures(dataset), config.process
-        encoder = tokenizer = None
-        if isinstance(denoiser, PromptedDenoiser):
-            encoder, tokenizer = denoiser.text_encoder, denoiser.tokenizer
-        return PictureDiffusionPipeline(
-            denoiser.counted,
-            process,
-            encoder,
-            tokenizer,
-            pictures.codec.mode,
-            () if encoder is not None else pictures.classes,
-            make_scheduler(config.sampling.scheduler, process),
-        )
+        """Makes the pipeline of a trained denoiser."""
+        mode, process = _pictures(dataset).codec.mode, config.process
+        scheduler = make_scheduler(config.sampling.scheduler, process)
+        return PictureDiffusionPipeline(_denoiser(denoiser), process, mode, scheduler)
 
     def points(self, pipeline: SamplePipeline) -> PointDiffusionPipeline:
         """Refuses: pictures are no points, see :meth:`.Task.points`."""
@@ -214,51 +189,34 @@ class PictureTask(Task):
         self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
     ) -> dict[str, Tensor]:
         assert rows is not None
-        asked, drawing = Request.of(_pictures(dataset), rows), _drawing(pipeline)
-        if drawing.text_encoder is not None and asked.prompts is not None:
-            return {"encoder_hidden_states": drawing.embed(asked.prompts)}
-        if drawing.classes and asked.labels is not None:
-            return {"class_labels": asked.labels}
-        return {}
+        captions = _pictures(dataset).heldout_labels.of(rows).captions
+        return {"input_ids": _denoiser(pipeline.denoiser).vocabulary.tokens(captions)}
 
     def _score(
         self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
     ) -> tuple[Row, Tensor | None]:
-        evaluation, sampling = config.judging, config.sampling
-        if not evaluation.num_samples:
+        if not config.judging.num_samples:
             return {}, None
-        drawing, pictures = _drawing(pipeline), _pictures(dataset)
+        drawing, pictures, sampling = _drawing(pipeline), _pictures(dataset), config.sampling
         started = time.perf_counter()
-        scores = score_pictures(
-            drawing,
-            pictures,
-            num=evaluation.num_samples,
-            steps=sampling.steps,
-            guidance=sampling.guidance,
-            study_seed=config.study_seed,
-            seed=config.seed,
-        )
+        scores = score_pictures(config, pictures, drawing)
         row: Row = {"sample_seconds": time.perf_counter() - started, **scores}
-        drawn = draw_pictures(
-            *(drawing, shown(pictures, evaluation.num_drawn)[0], sampling.steps, sampling.guidance),
-            torch_generator("shown", config.study_seed),
-            EACH,
-        )
-        return row, drawn
+        prompts, _ = shown(pictures, config.judging.num_drawn)
+        drawn = drawing(
+            prompts,
+            sampling.steps,
+            num_images_per_prompt=EACH,
+            guidance_scale=sampling.guidance,
+            generator=torch_generator("shown", config.study_seed),
+            output_type="pt",
+        ).images
+        assert isinstance(drawn, Tensor)
+        return row, drawn.cpu()
 
     def judging_seconds(self, trial: TrialConfig, step: Callable[[], float]) -> float:
         """Estimates how long drawing pictures takes."""
         draws = trial.judging.num_samples * trial.sampling.steps * _STEPS_A_DRAW
         return draws / trial.training.batch_size * step()
-
-    def for_judging(
-        self, config: TrialConfig, pipeline: SamplePipeline, other: Source
-    ) -> PictureDataset:
-        """Refuses: pictures judge the model that was trained on them."""
-        raise DataError(
-            f"a model of '{config.data.name}' cannot be judged with '{other.name}': pictures judge "
-            "the model that was trained on them; leave --data out"
-        )
 
     def draw_shown(
         self,
@@ -271,8 +229,15 @@ class PictureTask(Task):
         on_step: StepCallback,
     ) -> None:
         """Draws the pictures that a report asks for, see :meth:`.Task.draw_shown`."""
-        asked, _ = shown(_pictures(dataset), num)
-        draw_pictures(_drawing(pipeline), asked, steps, guidance, generator, on_step=on_step)
+        prompts, _ = shown(_pictures(dataset), num)
+        _drawing(pipeline)(
+            prompts,
+            steps,
+            guidance_scale=guidance,
+            generator=generator,
+            output_type="pt",
+            callback_on_step_end=on_step,
+        )
 
     def require_place(self, place: Path) -> None:
         """Allows any folder."""
@@ -287,25 +252,22 @@ class PictureTask(Task):
     ) -> Drawn:
         """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
         drawing, num = _drawing(pipeline), num or self.num
-        if asked.prompts and asked.classes:
-            raise KanDiffusionError("ask with --prompt or with --class, not with both")
-        if asked.prompts and drawing.tokenizer is not None:
-            for sentence in unknown_words(drawing.tokenizer, asked.prompts):
-                logger.warning(sentence)
+        prompts = [*asked.prompts, *asked.classes]
+        for sentence in drawing.denoiser.vocabulary.unknown(prompts):
+            logger.warning(sentence)
         pictures = drawing(
-            list(asked.prompts) or None,
+            prompts or None,
             steps,
-            class_labels=class_labels(drawing, asked) or None,
             num_images_per_prompt=num,
             guidance_scale=asked.guidance,
             generator=generator,
         ).images
         assert isinstance(pictures, list)
         groups = [
-            (what, pictures[place * num : (place + 1) * num])
-            for place, what in enumerate([*asked.prompts, *asked.classes] or [""])
+            (prompt, pictures[place * num : (place + 1) * num])
+            for place, prompt in enumerate(prompts or [""])
         ]
-        return Drawn(f"{len(pictures):,} pictures", lambda folder: write_pictures(folder, groups))
+        return Drawn(f"{len(pictures):,} pictures", lambda folder: _write(folder, groups))
 
     def describe(self, source: Source, dataset: Dataset) -> str:
         """Says which pictures there are, and what was done to them."""
@@ -316,19 +278,33 @@ class PictureTask(Task):
             f"{words.get(codec.mode, 'colour and opacity')} to train on, {len(pictures.heldout):,} "
             "held out, "
         )
-        if pictures.captions:
-            text += f"with captions such as '{pictures.captions[0]}'"
-        elif pictures.classes:
-            text += f"of the classes {', '.join(pictures.classes)}"
-        else:
-            text += "without captions and classes"
+        caption = pictures.labels.captions[0]
+        text += f"with captions such as '{caption}'" if caption else "without captions"
+        if pictures.classes:
+            text += f", of the classes {', '.join(pictures.classes)}"
         return f"{text}; {pictures.report}" if pictures.report else text
 
 
-def class_labels(pipeline: PictureDiffusionPipeline, asked: Asked) -> list[int | str]:
-    """Turns texts into class numbers where they are digits and no class has that name."""
-    known = pipeline.classes
-    return [int(each) if each.isdecimal() and each not in known else each for each in asked.classes]
+def _write(folder: Path, drawn: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
+    """Writes pictures as PNG files named after what was asked for, and a contact sheet of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files, rows = dict[str, Image.Image](), list[Sequence[Image.Image]]()
+    for place, (asked, pictures) in enumerate(drawn, start=1):
+        slug = re.sub(r"[^a-z0-9]+", "-", asked.lower()).strip("-")[:_LONGEST_NAME] or "picture"
+        stem = f"{place:02}-{slug}" if len(drawn) > 1 else slug
+        digits = len(str(len(pictures)))
+        files |= {f"{stem}-{n:0{digits}}.png": each for n, each in enumerate(pictures, start=1)}
+        # One prompt alone is as square as possible.
+        across = _MOST_ACROSS if len(drawn) > 1 else math.ceil(math.sqrt(len(pictures)))
+        rows += [pictures[k : k + across] for k in range(0, len(pictures), across)]
+    for name, picture in {**files, "sheet.png": contact_sheet(rows)}.items():
+        with whole_file(folder / name) as temporary:
+            picture.save(temporary, "PNG")
+
+
+def _denoiser(denoiser: Denoiser) -> PictureDenoiser:
+    assert isinstance(denoiser, PictureDenoiser)
+    return denoiser
 
 
 def _pictures(dataset: Dataset) -> PictureDataset:

@@ -12,7 +12,6 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.pictures.sources import PictureDataset
-from kan_diffusion.pictures.task import class_labels
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.images import contact_sheet
@@ -46,7 +45,7 @@ class PictureView(View):
         """Adds what a report asks for, and real pictures of it."""
         assert isinstance(dataset, PictureDataset)
         asked, real = shown(dataset, config.evaluation.num_drawn)
-        contents.asked[source.name] = asked.words(dataset.classes)
+        contents.asked[source.name] = list(asked)
         contents.real[source.name] = real[:, None].numpy()
 
     def gather_trial(
@@ -77,7 +76,8 @@ class PictureView(View):
         class, and ``num`` is the number of pictures of each.
         """
         same_noise(movers)
-        rows = max(len(asked.prompts) + len(asked.classes), 1)
+        prompts = [*asked.prompts, *asked.classes]
+        rows = max(len(prompts), 1)
         num = num or (_ALONE if rows == 1 else _SEVERAL)
         if rows * num > _MOST_MOVING:
             raise KanDiffusionError(
@@ -88,12 +88,11 @@ class PictureView(View):
         for mover in movers:
             pipeline, its_steps = sampler_of(mover, scheduler, steps)
             assert isinstance(pipeline, PictureDiffusionPipeline)
-            usual = mover.guidance if asked.prompts or asked.classes else None
+            usual = mover.guidance if prompts else None
             with watched(pipeline) as kept:
                 last = pipeline(
-                    list(asked.prompts) or None,
+                    prompts or None,
                     its_steps,
-                    class_labels=class_labels(pipeline, asked) or None,
                     num_images_per_prompt=num,
                     guidance_scale=usual if asked.guidance is None else asked.guidance,
                     generator=torch_generator("samples", seed),

@@ -1,7 +1,6 @@
 """The folder of a trial: its files, and how they are read.
 
-A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``, for
-captioned pictures ``text_encoder/`` and ``tokenizer/``),
+A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``),
 with ``curves.parquet`` (loss and learning rate of every step), ``samples.safetensors`` (generated
 points or pictures), ``reverse/<step>.safetensors`` (the reverse process at moments of training),
 ``weights/<step>.safetensors`` (the weights at these moments, of a small KAN whose edges can be
@@ -94,8 +93,6 @@ _POINTS = "points"
 _FILES = (
     "model_index.json",
     "denoiser/[!.]*",
-    "text_encoder/[!.]*",
-    "tokenizer/[!.]*",
     CURVES,
     SAMPLES,
     f"{REVERSE}/[!.]*.safetensors",

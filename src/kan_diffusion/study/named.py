@@ -102,7 +102,7 @@ def _amount_of_model(match: Match, model: ModelConfig, data: Source) -> float:
         )
         return seconds
     count, _ = COUNTABLES[match]
-    return count(task_of(data).build(trial, load_dataset(data)).counted)
+    return count(task_of(data).build(trial, load_dataset(data)))
 
 
 def _matched_study(

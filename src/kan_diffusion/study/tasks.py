@@ -149,7 +149,7 @@ class Asked:
 
     Attributes:
         prompts: Prompts of pictures.
-        classes: Names or numbers of classes of pictures.
+        classes: Names of classes of pictures, which are asked for like prompts.
         guidance: Strength of guidance of pictures.
         where: Conditions of rows, such as ``species=setosa``.
         like: A file of rows with some of the columns; the others are drawn for each.

@@ -319,7 +319,7 @@ def first_row(config: TrialConfig, denoiser: Denoiser) -> Row:
     """Returns the entries of a trial's row that are known before it is trained."""
     return {
         **config.keys,
-        "parameters": denoiser.counted.num_trainable,
+        "parameters": denoiser.num_trainable,
         "flops": denoiser.flops,
         "steps": config.training.steps,
         "error": None,
@@ -365,7 +365,7 @@ def train_trial(
         heldout, samples = samples.tensor_split([num])
         of_heldout = {name: values[:num] for name, values in conditions.items()}
         conditions = {name: values[num:] for name, values in conditions.items()}
-    hidden, shape = tuple(denoiser.counted.config.hidden), dataset.shape
+    hidden, shape = tuple(denoiser.config.hidden), dataset.shape
     _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.observable, config.process)
     trained = train(
         denoiser,

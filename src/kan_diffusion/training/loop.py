@@ -127,7 +127,7 @@ def train(
         config: How to train.
         seed: Seed of all draws of the run.
         conditions: Conditions of the samples, each with shape (N, ...), by the names of
-            ``denoiser.absent``, such as ``class_labels``; those of a tenth of the samples are
+            ``denoiser.absent``, such as ``input_ids``; those of a tenth of the samples are
             dropped at random so that the unconditional model is trained too.
         heldout: Standardised clean samples with shape (M, *shape) that are not trained on; their
             loss is computed some 40 times. None for none.

@@ -4,7 +4,7 @@ from picture_folders import write_pictures
 
 def test_models_are_compared_and_their_pictures_shown(runs, cli, tmp_path):
     data = {"pictures": str(runs("classes").parent / "pictures"), "size": 8, "holdout": 0.5}
-    study = picture_study(data, {"settings": {"width": 8, "heads": 2}})
+    study = picture_study(data, {"settings": {"width": 16}})
     (tmp_path / "study.yaml").write_text(study.to_yaml())
     out = tmp_path / "study"
     outcome = cli("compare", tmp_path / "study.yaml", "--out", out)

@@ -1,41 +1,21 @@
-from itertools import product
-
 import numpy as np
 import pytest
 import torch
 
 from helpers import randn
 from kan_diffusion.pictures.oracle import SceneOracle
-from kan_diffusion.pictures.scenes import (
-    BACKGROUNDS,
-    COLOURS,
-    COVERAGES,
-    Scene,
-    coverages,
-    draw_scenes,
-    in_samples,
-    is_held_out,
-    parse,
-    render,
-)
+from kan_diffusion.pictures.scenes import all_scenes, draw_scenes, parse, render
 
 
 def _mixture_mean(x, alpha, sigma, prompt, combinations):
     """The posterior mean over all scenes that a prompt allows, one by one."""
-    asked, pictures, weights = parse(prompt) if prompt else None, [], []
-    shades = zip(BACKGROUNDS, in_samples(BACKGROUNDS.values()), strict=True)
-    levels = zip(COLOURS, in_samples(COLOURS.values()), strict=True)
-    places = zip(coverages(16), COVERAGES, strict=True)
-    for (background, shade), (colour, level), (mask, place) in product(shades, levels, places):
-        shape, size, *centre = place
-        scene = Scene(shape, colour, size, *centre, background)
-        if combinations == ("seen" if is_held_out(*scene.combination) else "held-out"):
-            continue
-        if asked and not all(asked.met(scene).values()):
-            continue
-        pictures.append((shade[:, None] + (level - shade)[:, None] * mask).flatten())
-        weights.append(1 / (23**2 if size == "small" else 17**2))
-    table = torch.stack(pictures).double()
+    scenes = all_scenes()
+    if combinations != "all":
+        scenes = scenes[scenes.held_out == (combinations == "held-out")]
+    for kind, value in parse(prompt).items() if prompt else ():
+        scenes = scenes[scenes[kind] == value]
+    weights = [1 / (23**2 if size == "small" else 17**2) for size in scenes["size"]]
+    table = render(scenes.index, 16).flatten(1).double()
     far = torch.cdist(x.flatten(1), alpha * table).square()
     logits = -far / (2 * sigma**2) + torch.tensor(weights, dtype=torch.float64).log()
     return (logits.softmax(dim=1) @ table).reshape(x.shape)

@@ -6,7 +6,7 @@ import pytest
 from picture_contract import OTHERS, PictureContract
 
 
-@pytest.mark.parametrize(("family", "told"), OTHERS)
+@pytest.mark.parametrize("family", OTHERS)
 class TestPictureFamily(PictureContract):
     pass
 

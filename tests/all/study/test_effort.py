@@ -28,7 +28,7 @@ def test_a_model_judged_again_has_the_row_of_one_judged_fully_at_once(data, tmp_
         evaluation = {**NUMBERS, "num_drawn": 4, "moments": [], "effort": effort}
         given = {"evaluation": evaluation, "training": {"steps": 3, "batch_size": 8}}
         if isinstance(data, dict) and "pictures" in data:
-            settings = {"settings": {"width": 8, "heads": 2, "patch": 4}}
+            settings = {"settings": {"width": 16, "patch": 4}}
             return picture_study(data, settings, **given).pinned().trials()[1]
         return study(data=[data], **given).pinned().trials()[1]
 

@@ -6,6 +6,8 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.folder import Labels
+from kan_diffusion.pictures.prompts import Vocabulary
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.pictures.task import PictureTask
 from kan_diffusion.report.gather import report_contents
@@ -18,7 +20,7 @@ from kan_diffusion.study.trial import run_trial
 from make import picture_study
 from picture_folders import write_pictures
 
-TINY = {"width": 8, "heads": 2, "patch": 4}
+TINY = {"width": 16, "patch": 4}
 
 
 def _config(folder, told, **training):
@@ -35,24 +37,26 @@ def _config(folder, told, **training):
     return trial.model_copy(update=update)
 
 
-def test_a_model_that_is_told_nothing_takes_no_guidance(tmp_path):
+def test_a_model_that_is_told_nothing_knows_no_words(tmp_path):
     config = _config(tmp_path / "pictures", "nothing", steps=3)
     result = run_trial(config, tmp_path / "run", device="cpu")
     assert result.row["nearest"] is not None
     assert "read" not in result.row
     _, pipeline = load_run(tmp_path / "run")
-    assert (pipeline.text_encoder, pipeline.classes) == (None, ())
-    with refused("and this model takes neither; leave guidance out"):
-        pipeline(guidance_scale=2.0)
+    assert pipeline.denoiser.vocabulary.unknown(["dark"])
+    assert len(pipeline("", 2, num_images_per_prompt=3, guidance_scale=2.0).images) == 3
+    with refused("has 3 tokens and 2 fit"):
+        pipeline("dark")
 
 
-def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(tmp_path):
+def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(tmp_path, monkeypatch):
     """Held-out losses are of denoisers that are told the captions of held-out pictures."""
     longer = {"steps": 100, "learning_rate": 1e-2, "ema_decay": 0.9, "warmup_steps": 5}
     learnt = _config(tmp_path / "pictures", "captions", **longer)
     result = run_trial(learnt, tmp_path / "run", device="cpu")
     _, pipeline = load_run(tmp_path / "run")
-    pipeline.embed = lambda prompts: type(pipeline).embed(pipeline, [""] * len(prompts))
+    tokens = Vocabulary.tokens
+    monkeypatch.setattr(Vocabulary, "tokens", lambda own, told: tokens(own, [""] * len(told)))
     learnt = learnt.model_copy(
         update={"evaluation": learnt.evaluation.model_copy(update={"num_samples": 0})}
     )
@@ -66,8 +70,10 @@ def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(tmp_
 def suggested(num, side):
     """What suits so many pictures of so many pixels a side."""
     codec, none = PictureCodec(size=side), torch.empty(0, 3, side, side)
+    told = Labels(())
     pictures = PictureDataset(
         name="p", columns=(), standardizer=Standardizer.identity(1), heldout=none, codec=codec,
+        labels=told, heldout_labels=told,
         train=torch.empty(num, 3, side, side, device="meta"),
     )  # fmt: skip
     return PictureTask().suggest_study(None, pictures)
@@ -90,12 +96,12 @@ def test_defaults_are_about_the_recipes_they_rest_on():
         assert side % 2**halvings == 0
         assert side / 2**halvings <= 8 or side / 2**halvings % 2
         for family, own in (("dit-kan", "patch"), ("unet-kan", "channels")):
-            settings = {name: suits.settings[name] for name in (own, "pooled")}
+            settings = {own: suits.settings[own]}
             made = build_denoiser(
                 *(family, (3, side, side)),
                 num_train_timesteps=1_000,
                 params=suits.params,
-                settings={"text_width": 64, **settings},
+                settings=settings,
             )
             assert made.num_trainable == pytest.approx(suits.params, rel=0.02)
     assert suggested(1_000, 13).settings["patch"] == 1  # a prime is cut by no other
