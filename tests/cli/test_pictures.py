@@ -50,7 +50,8 @@ def test_a_class_is_asked_for_by_its_name(runs, cli, tmp_path):
     named, said = drawn("--class", "dark")
     assert "never seen" not in said
     assert named == drawn("--prompt", "dark")[0] != drawn("--class", "dark", "--seed", "1")[0]
-    assert "'drak' was never seen; nearest known: dark" in drawn("--class", "drak")[1]
+    refused = cli("sample", runs("classes"), "--class", "drak", "--out", tmp_path / "none")
+    assert "there is no such class: 'drak' was never seen; nearest known: dark" in refused.error
 
 
 def test_a_run_is_judged_beside_real_pictures(runs, cli):

@@ -12,8 +12,8 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from importlib import import_module
 from itertools import compress
+from types import ModuleType
 from typing import TypeVar
 
 import torch
@@ -78,8 +78,8 @@ class FusedFunction:
     is the operator ``torch.ops.kan_diffusion.<name>``, which the compiler does not look into.
 
     Args:
-        name: Name of the operator, and of the module beside this one with its kernel, which is
-            imported, and numba with it, when it is first needed.
+        name: Name of the operator.
+        kernel: Imports the module with the kernel, and numba with it; called when it is needed.
         operands: The tensors, declared as in an operator's schema; ``Tensor?`` may be None.
         settings: The other arguments of the kernel, declared likewise.
         num_gradients: Number of operands, the first ones, that the kernel has gradients for.
@@ -92,6 +92,7 @@ class FusedFunction:
     def __init__(
         self,
         name: str,
+        kernel: Callable[[], ModuleType],
         operands: str,
         settings: str,
         num_gradients: int,
@@ -99,7 +100,7 @@ class FusedFunction:
         num_outputs: int = 1,
         may_leave_x: bool = False,
     ) -> None:
-        kernel = self.kernel = cache(lambda: import_module(f"{__package__}.{name}"))
+        kernel = self.kernel = cache(kernel)
         self.may_leave_x = may_leave_x
         self.num_gradients = num_gradients
         num_operands = len(operands.split(","))
