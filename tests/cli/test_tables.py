@@ -47,6 +47,13 @@ def test_columns_are_described_and_nothing_is_trained(cli, place, monkeypatch):
     assert "column 'number' identifies rows" in " ".join(outcome.err.split())
     outcome = cli("train", "people.csv", "--describe", "--columns", '"age, in years=category"')
     assert "age, in years category" in " ".join(outcome.out.split())
+    assert "Always: age, in years<=later" not in outcome.out
+    write_frame(Path("later.csv"), frame.assign(later=frame["age, in years"] + np.arange(200) % 9))
+    outcome = cli("train", "later.csv", "--describe")
+    assert outcome.out.rstrip().endswith("Always: age, in years<=later")
+    without = '"age, in years<=later"'
+    assert "Always" not in cli("train", "later.csv", "--describe", "--without", without).out
+    assert "no rule 'a<=b' holds" in cli("train", "later.csv", "--without", "a<=b").err
     outcome = cli("train", "iris", "--describe")
     assert ("petal width (cm)" in outcome.out, outcome.err) == (True, "")
     # In eighty columns, with names as they are and no markup.

@@ -133,10 +133,9 @@ class TableCodec(Settings):
         Raises:
             DataError: There is no such column.
         """
-        for column in self.columns:
-            if str(column.name) == str(name):
-                return column
-        raise DataError(f"there is no column '{name}'; known: {listed(self._names())}")
+        if str(name) not in self._parts:
+            raise DataError(f"there is no column '{name}'; known: {listed(self._parts)}")
+        return self._parts[str(name)][0]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -163,7 +162,7 @@ class TableCodec(Settings):
         kinds: dict[str, Kind] = {
             name: "category" for name, each in storages if each.written or each.holds == "text"
         }
-        return read_frame(path, self.missing, kinds).named_like(self._names())
+        return read_frame(path, self.missing, kinds).named_like(list(self._parts))
 
     def encode(self, frame: pd.DataFrame, generator: np.random.Generator | None = None) -> Tensor:
         """Encodes a frame's rows as coordinates.
@@ -206,7 +205,7 @@ class TableCodec(Settings):
             DataError: Columns are new, or a cell does not fit its column.
         """
         self.require_columns(frame, some=True)
-        return self._coordinates(frame, generator, set(self._names()) - set(map(str, gaps)))
+        return self._coordinates(frame, generator, set(self._parts) - set(map(str, gaps)))
 
     def _coordinates(
         self, frame: pd.DataFrame, generator: np.random.Generator | None, open: set[str]
@@ -308,19 +307,15 @@ class TableCodec(Settings):
             DataError: As in :meth:`encode`.
         """
         self.require_columns(frame)
-        columns = {name: column for name, (column, _) in self._parts.items()}
-        scales = [columns[str(name)].log_scale(cells) for name, cells in frame.items()]
+        scales = [self.column(name).log_scale(cells) for name, cells in frame.items()]
         return np.sum(scales, axis=0)
-
-    def _names(self) -> list[str]:
-        return [str(column.name) for column in self.columns]
 
     @cached_property
     def _parts(self) -> dict[str, tuple[Column, slice]]:
         """Each column with the span of its coordinates, by name."""
         stops = np.cumsum([len(column.coordinates) for column in self.columns]).tolist()
-        spans = [slice(*ends) for ends in zip([0, *stops[:-1]], stops, strict=True)]
-        return dict(zip(self._names(), zip(self.columns, spans, strict=True), strict=True))
+        spans = (slice(*ends) for ends in zip([0, *stops[:-1]], stops, strict=True))
+        return {str(c.name): (c, span) for c, span in zip(self.columns, spans, strict=True)}
 
     def describe(self) -> pd.DataFrame:
         """Describes each column: name, kind, dtype, share of gaps, values, count of coordinates."""
@@ -335,7 +330,7 @@ class TableCodec(Settings):
     @property
     def always(self) -> tuple[str, ...]:
         """Names of the rules that all rows obey: "city->region", "start<=end", "net+tax=gross"."""
-        return tuple(rule.name(self._names()) for rule in self.rules)
+        return tuple(rule.name(list(self._parts)) for rule in self.rules)
 
     def to_dict(self) -> dict[str, object]:
         """Returns the codec as a dictionary of JSON values."""
@@ -377,7 +372,7 @@ class TableCodec(Settings):
             DataError: A column is missing or new.
         """
         require_frame(frame)
-        known = self._names()
+        known = list(self._parts)
         given = [str(name) for name in frame.columns]
         for name in given:
             if name not in known:

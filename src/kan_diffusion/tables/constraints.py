@@ -305,25 +305,22 @@ def obey(
     """
     dependencies = [rule for rule in rules if isinstance(rule, Dependency)]
     constraints = [rule for rule in rules if isinstance(rule, Constraint)]
-    codes = np.full(given.shape, -1)
     bound = {p for each in dependencies for p in (each.determinant, each.dependent)}
+    involved = bound.union(*(each.columns for each in constraints))
+    cells = {place: columns[place].read(frame.iloc[:, place]) for place in involved}
+    before = {place: values.copy() for place, (values, _) in cells.items()}
+    codes = np.full(given.shape, -1)
     for place in bound:
         codes[:, place] = columns[place].codes(frame.iloc[:, place])
     obeyed = obeying(codes, given, dependencies)
-    cells = {p: columns[p].read(frame.iloc[:, p]) for each in constraints for p in each.columns}
-    before = {place: values.copy() for place, (values, _) in cells.items()}
-    totals = [rule.columns[2] for rule in constraints if len(rule.columns) == 3]
+    for place in bound:
+        changed = obeyed[:, place] != codes[:, place]
+        cells[place][0][changed] = columns[place].known[obeyed[changed, place]]
     held = given.copy()
-    held[:, totals] = True
+    held[:, [rule.columns[2] for rule in constraints if len(rule.columns) == 3]] = True
     for _ in range(_MOST_ROUNDS):
         if not sum(_repair(rule, cells, columns, given, held) for rule in constraints):
             break
-    for place in bound:
-        changed = obeyed[:, place] != codes[:, place]
-        values, missing = columns[place].read(frame.iloc[:, place])
-        values[changed] = columns[place].known[obeyed[changed, place]]
-        if changed.any():
-            frame.isetitem(place, columns[place].storage.restore(values, missing).array)
     for place, (values, missing) in cells.items():
         if (values != before[place]).any():
             frame.isetitem(place, columns[place].storage.restore(values, missing).array)
