@@ -126,7 +126,7 @@ def test_layers_are_selected_by_patterns_and_linear_maps_stay_where_the_width_do
         weights = [block.ff.net[0].proj.weight for block in network.transformer_blocks]
         _, report = kanify(network, layers=layers, match=None, functions=4)
         assert [one.recipe.path for one in report.replaced] == expected
-        assert network.get_submodule(expected[0]).net[0].functions.groups == 4
+        assert network.get_submodule(expected[0]).net[0].functions.basis.in_features == 4
         found = [block.ff.net[0].proj.weight for block in network.transformer_blocks]
         assert all(one is other for one, other in zip(found, weights, strict=True))
         table = str(report)

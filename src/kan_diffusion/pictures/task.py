@@ -252,8 +252,10 @@ class PictureTask(Task):
     ) -> Drawn:
         """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
         drawing, num = _drawing(pipeline), num or self.num
-        prompts = [*asked.prompts, *asked.classes]
-        for sentence in drawing.denoiser.vocabulary.unknown(prompts):
+        prompts, vocabulary = [*asked.prompts, *asked.classes], drawing.denoiser.vocabulary
+        if unknown := vocabulary.unknown(asked.classes):
+            raise KanDiffusionError(f"there is no such class: {unknown[0]}")
+        for sentence in vocabulary.unknown(asked.prompts):
             logger.warning(sentence)
         pictures = drawing(
             prompts or None,
