@@ -112,7 +112,7 @@ WRONG = {
         ({"process": 3}, "the process in .* has no 'beta_end'"),
         ({"process": {**PROCESS, "num_timesteps": 10**9}}, "num_timesteps.* 100000"),
         ({"process": {k: v for k, v in PROCESS.items() if k != "loss"}}, "has no 'loss'"),
-        ({"process": {**PROCESS, "schedule": "sinusoid"}}, "schedule = 'sinusoid': Input should be"),
+        ({"process": {**PROCESS, "schedule": "sinusoid"}}, "schedule = 'sinusoid'"),
         ({"process": {**PROCESS, "prediction_type": "velocity"}}, "prediction_type"),
         ({"process": {**PROCESS, "secret": 1}}, "secret"),
     ],
