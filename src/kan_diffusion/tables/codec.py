@@ -345,9 +345,20 @@ class TableCodec(Settings):
         """
         with valid_settings("codec"):
             codec = cls.model_validate(content)
-            for column in codec.columns:
-                column.require_usable()
-            return codec
+        rows = np.linspace(-9, 9, 19)[:, None] * np.ones(codec.dim)
+        for column, span in codec._parts.values():
+            cells = rows[:, span]
+            try:  # whether the parts of the column fit together, with states and without
+                for sign in (-1, 1):
+                    cells[:, : len(column.states)] = sign
+                    column.encode(column.decode(cells), None, partial=True)
+                column.describe()
+            except Exception as error:
+                raise DataError(
+                    f"codec: column '{column.name}' of kind '{column.kind}' cannot be decoded "
+                    f"({type(error).__name__}: {error}); fit the codec anew"
+                ) from error
+        return codec
 
     def require_content(self) -> None:
         """Refuses a table in which no column can be learned.

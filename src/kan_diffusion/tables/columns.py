@@ -158,34 +158,11 @@ class Column(Settings):
             raise DataError(f"column '{self.name}' has a category twice")
         return self
 
-    def require_usable(self) -> None:
-        """Checks that the parts of the column fit together by decoding a few cells.
-
-        Raises:
-            DataError: They do not fit together.
-        """
-        try:
-            for sign in (-1, 1):
-                cells = np.full((19, len(self.coordinates)), sign, dtype=np.float64)
-                cells[:, len(self.states) :] = np.linspace(-9, 9, 19)[:, None]
-                self.encode(self.decode(cells), None, partial=True)
-            self.describe()
-        except Exception as error:
-            raise DataError(
-                f"codec: column '{self.name}' of kind '{self.kind}' cannot be decoded "
-                f"({type(error).__name__}: {error}); fit the codec anew"
-            ) from error
-
     @property
     def is_discrete(self) -> bool:
         """Whether its values are categories without order, or just two."""
         named = self.kind == "category" and not self.storage.ordered
         return named or (self.kind != "constant" and 0 < len(self.categories) <= 2)
-
-    @property
-    def order_is_given(self) -> bool:
-        """Whether its categories, if it has any, have an order of their own or are just two."""
-        return not self.is_discrete or len(self.categories) <= 2
 
     @property
     def _has_steps(self) -> bool:
@@ -220,12 +197,10 @@ class Column(Settings):
 
     def in_order(self, places: np.ndarray) -> Self:
         """Returns the column with its categories in another order; ``places`` has shape (K,)."""
+        categories = tuple(self.categories[place] for place in places)
+        frequencies = tuple(self.frequencies[place] for place in places)
         # A new column, whose cached properties follow the new order.
-        ordered = {
-            "categories": tuple(self.categories[place] for place in places),
-            "frequencies": tuple(self.frequencies[place] for place in places),
-        }
-        return type(self)(**(dict(self) | ordered))
+        return type(self)(**{**dict(self), "categories": categories, "frequencies": frequencies})
 
     # Reading.
 
@@ -406,21 +381,11 @@ class Column(Settings):
 
     def _values(self, z: np.ndarray) -> np.ndarray:
         """Decodes coordinates of values, shape (n,)."""
-        if self.lattice is None:
-            return self.known[self.places(z)]
         assert self._map is not None
-        return self.lattice.values(self._map.inverse(z), self.storage.value_dtype)
-
-    def places(self, z: np.ndarray) -> np.ndarray:
-        """Decodes coordinates of values into places among the categories, both with shape (n,)."""
-        assert self._map is not None
-        x = np.floor(self._map.inverse(z.astype(np.float64)))
-        return np.clip(x, 0, len(self.categories) - 1).astype(np.int64)
-
-    def at_places(self, places: np.ndarray) -> np.ndarray:
-        """Returns coordinates of values, shape (n,), of categories by their places."""
-        assert self._map is not None
-        return self._map.forward(places + 0.5)
+        x = self._map.inverse(z)
+        if self.lattice is not None:
+            return self.lattice.values(x, self.storage.value_dtype)
+        return self.known[np.clip(np.floor(x), 0, len(self.categories) - 1).astype(np.int64)]
 
     def numbered(
         self, cells: pd.Series, kept: np.ndarray | None = None, known: pd.Series | None = None

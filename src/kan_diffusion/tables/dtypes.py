@@ -186,24 +186,20 @@ class Storage(Settings):
         return np.full(count, "", object) if text else np.zeros(count, self.value_dtype)
 
     @property
-    def _numpy(self) -> np.dtype[Any]:
-        """NumPy dtype of the column's numbers, or of its categories'."""
-        return _numpy_dtype(self.pandas_dtype())
-
-    @property
     def limits(self) -> tuple[float, float]:
         """Smallest and largest number that the dtype has."""
+        numpys = _numpy_dtype(self.pandas_dtype())
         if self.holds == "real":
-            largest = float(np.finfo(self._numpy).max) if self._numpy.kind == "f" else LARGEST
-            return -min(largest, LARGEST), min(largest, LARGEST)
-        info = np.iinfo(self._numpy if self._numpy.kind in "iu" else np.int64)
+            largest = min(float(np.finfo(numpys).max) if numpys.kind == "f" else LARGEST, LARGEST)
+            return -largest, largest
+        info = np.iinfo(numpys if numpys.kind in "iu" else np.int64)
         return int(info.min), int(info.max)
 
     def rounded(self, numbers: np.ndarray | float) -> np.ndarray:
         """Rounds numbers to what the dtype, or that of its categories, can hold, in float64."""
+        numpys = _numpy_dtype(self.pandas_dtype())
         with np.errstate(over="ignore"):
-            held = np.asarray(numbers, self._numpy if self._numpy.kind == "f" else np.float64)
-        return held.astype(np.float64)
+            return np.asarray(numbers, numpys if numpys.kind == "f" else None).astype(np.float64)
 
     def scalars(self, values: np.ndarray) -> list[Scalar]:
         """Converts values to JSON scalars; moments and spans to whole numbers of their unit."""

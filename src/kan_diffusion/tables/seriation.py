@@ -59,7 +59,11 @@ def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, 
         for place, column in enumerate(columns)
         if (scores := column.scores(frame.iloc[rows, place])) is not None
     }
-    free = [place for place in spans if not columns[place].order_is_given]
+    free = [
+        place
+        for place in spans
+        if columns[place].is_discrete and len(columns[place].categories) > 2
+    ]
     if len(spans) < 2 or not free:
         return columns
     axes, weights = _axes(list(spans.values()), random)
