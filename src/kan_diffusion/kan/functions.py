@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -73,15 +72,8 @@ def _shapes(input: Tensor, *rest: object) -> tuple[tuple[int, ...], ...]:
     return (input.shape[0], weight.shape[0]), state
 
 
-def _units() -> ModuleType:
-    from kan_diffusion.kan.kernels import units
-
-    return units
-
-
 UNITS = FusedFunction(
     "units",
-    _units,
     "Tensor input, Tensor? carried, Tensor? code, Tensor? modulation, Tensor? coefficients, "
     "Tensor? weight, Tensor? bias, Tensor? origin, Tensor? step",
     "int order, bool has_state",

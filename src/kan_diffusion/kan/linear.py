@@ -25,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from types import ModuleType
 from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
@@ -46,15 +45,8 @@ BaseActivation = Literal["silu", "auto"] | None
 _SILU_FLOPS = 4
 
 
-def _spline() -> ModuleType:
-    from kan_diffusion.kan.kernels import spline
-
-    return spline
-
-
 _SPLINE = FusedFunction(
     "spline",
-    _spline,
     "Tensor x, Tensor weight, Tensor? bias, Tensor origin, Tensor step",
     "bool has_base, int order, str extrapolation",
     num_gradients=3,

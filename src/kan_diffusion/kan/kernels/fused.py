@@ -71,6 +71,12 @@ def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
     )
 
 
+def _module(name: str) -> ModuleType:
+    from kan_diffusion.kan.kernels import spline, units
+
+    return {"spline": spline, "units": units}[name]
+
+
 class FusedFunction:
     """A function of tensors that is computed by a compiled kernel where there is one for them.
 
@@ -78,8 +84,8 @@ class FusedFunction:
     is the operator ``torch.ops.kan_diffusion.<name>``, which the compiler does not look into.
 
     Args:
-        name: Name of the operator.
-        kernel: Imports the module with the kernel, and numba with it; called when it is needed.
+        name: Name of the operator, and of the module with its kernel, which is imported, and numba
+            with it, when it is first needed.
         operands: The tensors, declared as in an operator's schema; ``Tensor?`` may be None.
         settings: The other arguments of the kernel, declared likewise.
         num_gradients: Number of operands, the first ones, that the kernel has gradients for.
@@ -92,7 +98,6 @@ class FusedFunction:
     def __init__(
         self,
         name: str,
-        kernel: Callable[[], ModuleType],
         operands: str,
         settings: str,
         num_gradients: int,
@@ -100,7 +105,7 @@ class FusedFunction:
         num_outputs: int = 1,
         may_leave_x: bool = False,
     ) -> None:
-        kernel = self.kernel = cache(kernel)
+        kernel = self.kernel = cache(lambda: _module(name))
         self.may_leave_x = may_leave_x
         self.num_gradients = num_gradients
         num_operands = len(operands.split(","))
