@@ -77,7 +77,7 @@ def test_notebook_runs_from_top_to_bottom_and_every_picture_and_table_is_there(t
 def test_notebook_of_tables_goes_from_a_file_to_rows_a_report_and_filled_gaps(tmp_path):
     cells = _run("tables.ipynb", tmp_path, KAN_DIFFUSION_NOTEBOOK_SECONDS="2")
 
-    assert sum(len(_images(cell)) for cell in cells) == 4
+    assert sum(len(_images(cell)) for cell in cells) == 2
     assert all(_tables(cell) for cell in cells if "display(\n" in cell["source"])
     files = {"people.csv", "people.html", "people-model", "synthetic.csv", "filled.csv"}
     assert {path.name for path in tmp_path.iterdir()} == files

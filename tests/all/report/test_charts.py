@@ -127,7 +127,7 @@ def test_a_metric_added_at_run_time_is_drawn(monkeypatch):
     rows = contents.results.rows
     spread = 3.0 + rows["seed"] + 0.5 * (rows["name"] == "KAN")
     figure = metrics_figure(changed(contents, spread=spread, spread_real=5.0))
-    assert len(figure.axes) == 6
+    assert len(figure.axes) == 4
     axes = figure.axes[-1]
     assert title(axes) == "Spread of the points (higher is better)"
     assert axes.get_xlabel() == "spread minus the best MLP’s\n(metres)"
