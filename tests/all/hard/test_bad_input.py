@@ -47,14 +47,22 @@ TABLES = {
     "names with line breaks": ("a.csv", _csv(names=("a\nb", "\x1b[2J\r\n")), ""),
     "names in other scripts": ("a.csv", _csv(names=("质量", "\u200b😀")), ""),
     "a million names": ("a.csv", _large(("c,", 10**6)), "columns"),
-    "a line of 50 MB": ("a.csv", _large(("a;b\n", 1), ("1", 5 * 10**7), (";2\n", 1)), "a single row"),
+    "a line of 50 MB": (
+        "a.csv",
+        _large(("a;b\n", 1), ("1", 5 * 10**7), (";2\n", 1)),
+        "a single row",
+    ),
     "50 MB of spaces": ("a.csv", _large((" ", 5 * 10**7)), "is empty"),
     "a named pipe": ("a.csv", os.mkfifo, "no file"),
     "a link to itself": ("a.csv", lambda path: path.symlink_to(path), "'a.csv'"),
     "a million rows of one value": ("a.csv", _large(("1,2\n", 10**6)), "constant"),
-    "a huge number of rows": ("a.npy", _npy_head("(1000000000000, 2)"), "not a readable NumPy array file"),
+    "a huge number of rows": (
+        "a.npy",
+        _npy_head("(1000000000000, 2)"),
+        "not a readable NumPy array",
+    ),
     "an overflowing shape": ("a.npy", _npy_head("(4611686018427387904, 4)"), "'a.npy'"),
-    "a deep header": ("a.npy", _npy_head("(" * 900 + ")" * 900), "not a readable NumPy array file"),
+    "a deep header": ("a.npy", _npy_head("(" * 900 + ")" * 900), "not a readable NumPy array"),
     "a header that is code": ("a.npy", _npy_head("__import__('os').abort()"), "'a.npy'"),
 }
 
