@@ -15,8 +15,7 @@ from kan_diffusion.kan import KAN, BSpline, KANLinear
 from kan_diffusion.kan.bases import BASES, MAX_ORDER
 
 SINGLE, DOUBLE = torch.float32, torch.float64
-NAMES = ("bspline", "rbf", "chebyshev")
-each_basis = pytest.mark.parametrize("basis", NAMES)
+each_basis = pytest.mark.parametrize("basis", BASES)
 
 
 def _slopes(functions, x):
@@ -74,7 +73,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_gaussians_and_polynomials_are_what_their_formulas_say(name):
+def test_functions_are_what_their_formulas_say(name):
     for size in (1, 2, 5, 20):
         basis = BASES[name](1, size, grid_range=(-3.0, 7.0), dtype=DOUBLE)
         x = torch.linspace(-3, 7, 101, dtype=DOUBLE)
@@ -84,7 +83,7 @@ def test_gaussians_and_polynomials_are_what_their_formulas_say(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [(name, mode) for name in NAMES for mode in BASES[name].extrapolations]
+    ("name", "mode"), [(name, mode) for name in BASES for mode in BASES[name].extrapolations]
 )
 def test_beyond_the_grid_functions_go_on_by_their_tangents_or_stay_or_vanish(name, mode):
     for size, order in itertools.product((1, 5, 12), (1, 3, 5)):
@@ -127,7 +126,7 @@ SHARED = {"functions": 2, "initial": [torch.zeros_like] * 2}
 def test_a_layer_is_the_double_loop_over_its_edges(basis, own):
     layer, x = random_layer(4, 3, basis=basis, **own), 3 * randn(7, 4)
     # In their papers, local functions come with SiLU.
-    default = "silu" if basis in ("bspline", "rbf") and "functions" not in own else None
+    default = "silu" if BASES[basis].local and "functions" not in own else None
     first = int(own.get("base_activation", default) is not None)
     assert layer.group.tolist() == [i % own.get("groups", 4) for i in range(4)]
     functions = function_by_function(layer, x) if "functions" in own else layer.basis(x)

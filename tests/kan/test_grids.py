@@ -19,9 +19,10 @@ from kan_diffusion.kan import (
     out_of_range_fractions,
     refined,
 )
+from kan_diffusion.kan.bases import BASES
 
 SINGLE, DOUBLE = torch.float32, torch.float64
-each_basis = pytest.mark.parametrize("basis", ["bspline", "rbf", "chebyshev"])
+each_basis = pytest.mark.parametrize("basis", BASES)
 
 
 def _functions(count, **own):

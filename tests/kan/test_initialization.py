@@ -12,9 +12,9 @@ from scipy.stats import norm
 
 from helpers import seeded
 from kan_diffusion.kan import KAN, GatedLinear, KANLinear, LearnedFunctions
+from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 
-BASES = ("bspline", "rbf", "chebyshev")
 INPUTS, OUTPUTS = 60, 80
 
 
