@@ -246,7 +246,7 @@ def test_constant_columns_are_no_coordinates(tmp_path):
         load_dataset(FileData(path=path))
 
 
-def test_fresh_dataset_keeps_the_models_units_and_order_of_columns(tmp_path):
+def test_other_rows_keep_the_models_units_and_order_of_columns(tmp_path):
     own = load_dataset(csv_of(tmp_path, rows(50)))
     shifted = 0.9 * rows(50)[5:45] + np.array([0.3, -2.0])
     path = csv_of(tmp_path, shifted, "other.csv")

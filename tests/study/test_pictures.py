@@ -125,7 +125,7 @@ def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise():
         training = single_trial("digits", **asked).training
         return training.optimizer, training.learning_rate
 
-    suits = PictureTask().suggest_study(None, load_dataset("digits")).training
+    suits = PictureTask().suggest_study(load_dataset("digits")).training
     own = get_family("unet-kan").learning_rate
     assert trained() == (suits.optimizer, suits.learning_rate)
     assert suits.optimizer != "adam"

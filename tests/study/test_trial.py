@@ -153,7 +153,7 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
     assert len({tuple(panel.flatten().tolist()) for panel in panels}) == 4
 
 
-def test_seeds_differ_and_share_their_yardstick(finished, tmp_path):
+def test_seeds_differ_and_share_what_real_points_score(finished, tmp_path):
     other = run_trial(_trial(seed=1), tmp_path, device="cpu")
     assert other.row["excess"] != finished.row["excess"]
     for key in ("floor", "energy_real", "c2st_real"):

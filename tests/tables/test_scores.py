@@ -98,7 +98,7 @@ def test_copies_are_as_good_as_real_rows_and_are_found_out():
     assert (copied["copies"].value, copied["copies"].perfect) == (1, 0)
 
 
-def test_the_same_seed_gives_the_same_scores_and_half_of_the_real_rows_are_a_yardstick():
+def test_the_same_seed_gives_the_same_scores_and_half_of_the_real_rows_are_a_reference():
     one, other = (table_scores(REAL, people(300, 3), generator=0, effort="quick") for _ in range(2))
     assert one.scores == other.scores
     assert "closest" not in one

@@ -97,7 +97,7 @@ class PictureTask(Task):
         self, dataset: Dataset, family: str, process: Process, params: int | None
     ) -> Suggestion:
         """Suggests how to train a model of pictures."""
-        suits = self.suggest_study(None, dataset)
+        suits = self.suggest_study(dataset)
         assert suits.params is not None
         # Evaluates the network once per step.
         scheduler = "flow-euler" if process.is_flow else None
@@ -111,7 +111,7 @@ class PictureTask(Task):
             evaluation=_EVALUATION,
         )
 
-    def suggest_study(self, source: Source | None, dataset: Dataset) -> StudySuggestion:
+    def suggest_study(self, dataset: Dataset) -> StudySuggestion:
         """Suggests how to compare models of pictures."""
         side = dataset.shape[-1]
         divisors = [each for each in range(2, side // 2 + 1) if side % each == 0]

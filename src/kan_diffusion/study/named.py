@@ -111,7 +111,7 @@ def _matched_study(
 ) -> StudyConfig:  # fmt: skip
     """Makes the study of some families at one budget, each with its own settings."""
     task, dataset = task_of(source), load_dataset(source)
-    suits = task.suggest_study(source, dataset)
+    suits = task.suggest_study(dataset)
     if match == "time" or (match == "params" and amount is None):
         params = params or suits.params
     budget = parse_budget(match, amount, (source,), params)

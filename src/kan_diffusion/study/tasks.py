@@ -233,7 +233,7 @@ class Task:
         training = TrainingConfig(steps=2500, batch_size=2048, learning_rate=rate)
         return Suggestion(training, _PARAMS if params is None else params, rate)
 
-    def suggest_study(self, source: Source, dataset: Dataset) -> StudySuggestion:
+    def suggest_study(self, dataset: Dataset) -> StudySuggestion:
         """Suggests how to compare models.
 
         Twenty trials of this length take two cores two or three minutes, and can reach p < 0.05.
@@ -432,10 +432,6 @@ class Task:
         """
         points = self.points(pipeline)
         return other.for_points(points.columns, points.standardizer, config.study_seed)
-
-    def num_shown(self, dataset: Dataset, num: int) -> int:
-        """Returns how many samples figures show of ``num`` that are asked for."""
-        return num
 
     def draw_shown(
         self,

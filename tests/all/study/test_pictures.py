@@ -76,7 +76,7 @@ def suggested(num, side):
         labels=told, heldout_labels=told,
         train=torch.empty(num, 3, side, side, device="meta"),
     )  # fmt: skip
-    return PictureTask().suggest_study(None, pictures)
+    return PictureTask().suggest_study(pictures)
 
 
 def test_defaults_are_about_the_recipes_they_rest_on():
