@@ -4,6 +4,7 @@ import pytest
 
 from helpers import refused
 from kan_diffusion import DiffusionEstimator
+from kan_diffusion.errors import DataError
 from odd_tables import QUICK, QUICKLY_LEARNED, TABLES, require_learned_drawn_and_filled
 
 
@@ -71,10 +72,16 @@ def test_the_columns_of_an_array_may_be_named_by_text():
         model.sample(50, like=pd.DataFrame({"1": [0.5, 1.5]}))
 
 
-def test_a_value_or_a_gap_is_what_comes_where_no_row_drawn_meets_the_rest():
+def test_fewer_rows_come_where_almost_no_row_drawn_meets_the_conditions(caplog):
     frame = pd.DataFrame(_random().normal(size=(300, 2)), columns=["a", "b"])
     frame.loc[::4, "a"] = np.nan
     model = DiffusionEstimator("mlp", **QUICK).fit(frame)
-    rows = model.sample(20, conditions={"a": [0.125, None], "b": (50.0, 51.0)})
-    assert (rows["a"].isna() | (rows["a"] == 0.125)).all()
-    assert rows["b"].between(50, 51).all()
+    rows = model.sample(20, conditions={"a": [0.125, None], "b": (0.0, None)})
+    assert rows["a"].isna().all()  # no number drawn is 0.125
+    assert rows["b"].ge(0).all()
+    assert len(rows) == 20
+    rows = model.sample(20, conditions={"b": (4.0, None)})
+    assert len(rows) < 20
+    assert "rows come instead of 20" in caplog.text
+    with refused("none of .* rows drawn meets the conditions on a", DataError):
+        model.sample(20, conditions={"a": [0.125, 0.25]})

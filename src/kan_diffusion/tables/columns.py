@@ -23,6 +23,7 @@ import math
 import re
 import string
 from functools import cached_property
+from itertools import takewhile
 from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
@@ -56,7 +57,6 @@ _FEWEST_UNIQUE = 20  # fewest rows of an identifier
 _YEARS = (1500, 2200)  # consecutive whole numbers within these are years, not identifiers
 _MOSTLY = 0.5
 _SOME = 0.02
-_FLOAT32_PRINTED = 10**9  # a printed float32 has nine digits; its steps mean nothing
 _SHOWN = 5
 _MARGIN = 0.01  # share of a step left free at each end, so that float32 rarely leaves it
 _DIGITS = 18
@@ -92,33 +92,29 @@ class Identifier(Settings):
         """Describes identifiers like unique ones, whole numbers or text, of shape (n,), n > 0."""
         if values.dtype.kind != "O":
             return cls(text=False).beyond(values)
-        low, high = values.min(), values.max()
-        shared = (place for place, one in enumerate(low) if one != high[place : place + 1])
-        prefix = low[: next(shared, len(low))].rstrip(string.digits)
+        pairs = zip(values.min(), values.max(), strict=False)
+        shared = (low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        prefix = "".join(shared).rstrip(string.digits)
         digits = min(min(map(len, values)) - len(prefix), _DIGITS)
         return cls(text=True, prefix=prefix, digits=digits).beyond(values)
 
     def beyond(self, known: np.ndarray) -> Self:
         """Returns the identifiers beyond known ones, too, of shape (m,)."""
-        if self.text:
-            ends = (text.removeprefix(self.prefix) for text in known if self.prefix in text)
-            ends = (end for end in ends if end.isdecimal() and len(end) <= _DIGITS)
-            numbers = [int(end) for end in ends]
-        else:
-            numbers = [int(known.max())] if len(known) else []
+        ends = (str(one).removeprefix(self.prefix) for one in known)
+        numbers = (int(end) for end in ends
+                   if end.isdecimal() and not (self.text and len(end) > _DIGITS))  # fmt: skip
         largest = max(numbers, default=0)
-        unit = 10 ** max(0, len(str(abs(largest))) - 2)
+        unit = 10 ** max(0, len(str(largest)) - 2)
         above = min((largest // unit + 1) * unit, 2**64 - 1)
         return self.model_copy(update={"first": max(self.first, above)})
 
     def new(self, count: int) -> np.ndarray:
         """Makes ``count`` identifiers: text or int64; uint64 where int64 does not reach."""
         first = min(self.first, 2**64 - count)
-        dtype = np.int64 if first + count <= 2**63 else np.uint64
-        numbers = np.arange(count, dtype=dtype) + dtype(first)
-        if not self.text:
-            return numbers
-        return np.array([f"{self.prefix}{n:0{self.digits}}" for n in numbers.tolist()], object)
+        numbers = range(first, first + count)
+        if self.text:
+            return np.array([f"{self.prefix}{n:0{self.digits}}" for n in numbers], object)
+        return np.array(numbers, np.int64 if first + count <= 2**63 else np.uint64)
 
 
 class Column(Settings):
@@ -208,42 +204,31 @@ class Column(Settings):
         """Reads the values of this column in another frame, and which are missing.
 
         Raises:
-            DataError: A cell does not fit this column.
+            DataError: A cell does not fit this column, or its dtype cannot hold it.
         """
         values, missing = self.storage.read(series, self.name)
         if self.storage.holds == "whole" and values.dtype.kind == "f":
-            wrong = (values != np.rint(values)) & ~missing | (np.abs(values) >= 2.0**63)
-            if wrong.any():
-                row = int(np.argmax(wrong))
-                raise DataError(
-                    f"column '{self.name}' has {values[row]:g} in row {row + 1}, and only whole "
-                    "numbers in the rows trained on; round it or remove the row"
-                )
+            odd = (values != np.rint(values)) | (np.abs(values) >= 2.0**63)
+            self._refuse(odd, values, "and only whole numbers in the rows trained on; round it")
             values = values.astype(np.int64)
+        if values.dtype.kind in "iuf" and self.kind != "identifier":
+            low, high = self.storage.limits
+            holds = f"its dtype {self.storage.dtype} holds {low:g} to {high:g}"
+            numbers = values.astype(np.float64) if values.dtype.kind == "f" else values
+            beyond = (numbers < low) | (numbers > high)
+            self._refuse(beyond, values, f"and {holds}; change it, or fit a wider dtype")
         if self.storage.holds == "truth":
             values = values.astype(bool)
         if self.merged:
             values[~missing & (place_among(self.known, values) < 0)] = OTHER
         return values, missing
 
-    def require_room(self, series: pd.Series) -> None:
-        """Checks that this column's dtype can hold the cells of another frame.
-
-        Raises:
-            DataError: It cannot, or a cell does not fit this column.
-        """
-        values, missing = self.read(series)
-        if values.dtype.kind not in "iuf":
-            return
-        low, high = self.storage.limits
-        values = values.astype(np.float64) if values.dtype.kind == "f" else values
-        beyond = ~missing & ((values < low) | (values > high))
-        if beyond.any():
-            row = int(np.argmax(beyond))
-            raise DataError(
-                f"column '{self.name}' has {values[row]} in row {row + 1}, and its dtype "
-                f"{self.storage.dtype} holds {low:g} to {high:g}; change it, or fit a wider dtype"
-            )
+    def _refuse(self, wrong: np.ndarray, values: np.ndarray, problem: str) -> None:
+        """Refuses values (n,) of which some are wrong."""
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            shown = f"{values[row]:g}" if values.dtype.kind == "f" else values[row]
+            raise DataError(f"column '{self.name}' has {shown} in row {row + 1}, {problem}")
 
     def codes(self, series: pd.Series) -> np.ndarray:
         """Returns the places of values among the categories, shape (n,); -1 without a value.
@@ -536,19 +521,6 @@ def _numbers(
         within = np.arange(len(x)) - np.repeat(first, each)
         x = x + (within + 0.5) / np.repeat(each, each)
     transform = fit_numbers(x, *lattice.bounds(present), str(name))
-    back = transform.inverse(transform.forward(x).astype(np.float32).astype(np.float64))
-    step, lost = lattice.step / lattice.per, float(np.abs(back - x).max())
-    largest = max(abs(lattice.origin), abs(lattice.origin + lattice.step * lattice.high))
-    if not lattice.fine and lost > 1 and largest >= _FLOAT32_PRINTED * lattice.step:
-        logger.warning(
-            "column '%s' has steps of %g%s, and over its range float32, in which networks "
-            "compute, is off by up to %.1g; if that matters split it into a coarse and a fine "
-            "column",
-            name,
-            step,
-            f" {storage.unit or ''}".rstrip(),
-            lost * step,
-        )
     return parts | {"lattice": lattice, "transform": transform}
 
 

@@ -23,7 +23,6 @@ from kan_diffusion.tables.dtypes import WORDS
 
 __all__ = ["Condition", "conditions_from_texts", "read_conditions"]
 
-_SOME = 33
 _COMPARED = re.compile(r"(?:([^<>=]+)<=)?([^<>=]+)(<=|>=|=)(.*)", re.DOTALL)
 _AMONG = re.compile(r"(.+?)\sin\s(.+)", re.DOTALL)
 _WHOLE = re.compile(r"[+-]?\d{1,19}")
@@ -79,7 +78,7 @@ class Condition:
 
     Attributes:
         column: The column.
-        values: The values, shape (m,); of a range some, evenly spaced in the column's steps.
+        values: The values, shape (m,); of a range the smallest and the largest that are drawn.
         gap: Whether a missing cell meets the condition.
         ends: Ends of the range, inclusive, None for an open one; None for a set of values.
     """
@@ -100,11 +99,11 @@ class Condition:
         met = np.isin(found, self.values) if self.ends is None else _within(found, *self.ends)
         return np.where(missing, self.gap, met)
 
-    def some(self) -> pd.Series:
-        """Returns one or more cells that meet the condition, with the column's dtype."""
-        missing = np.arange(len(self.values) + self.gap) == len(self.values)
-        empty = self.column.storage.empty(int(self.gap))
-        return self.column.storage.restore(np.concatenate([self.values, empty]), missing)
+    def cells(self, count: int) -> pd.Series:
+        """Returns the single value that meets the condition as ``count`` cells of its column."""
+        storage = self.column.storage
+        value = storage.empty(1) if self.gap else self.values
+        return storage.restore(np.repeat(value, count), np.full(count, self.gap))
 
 
 def read_conditions(
@@ -114,7 +113,7 @@ def read_conditions(
 
     Args:
         conditions: For each column a value (None for a gap), a list or set of values, or a pair
-            (low, high) with None for an open end. A column of levels has no values between them.
+            (low, high) with None for an open end.
         codec: The codec of the table.
 
     Returns:
@@ -143,8 +142,10 @@ def _is_gap(value: object) -> bool:
 
 
 def _known(column: Column) -> np.ndarray:
-    """Returns the categories or levels of a column, and zero if it is a state of its own."""
+    """Returns all values that a column can have, or the smallest and the largest of many."""
     known = column.storage.from_scalars(column.categories)
+    if column.lattice is not None:
+        known = column.lattice.values(np.array([-np.inf, np.inf]), known.dtype)
     return np.append(known, np.zeros(1, known.dtype)) if column.zero else known
 
 
@@ -155,16 +156,13 @@ def _among(column: Column, given: Sequence[object]) -> Condition:
     if not given or (gap and not column.missing):
         what = "has no gaps" if gap else "is to have one of no values"
         raise DataError(f"column '{column.name}' {what}; give a value")
-    column.require_room(cells)
     values, _ = column.read(cells)
-    if column.categories or column.kind == "constant":
-        known = _known(column)
-        unknown = values[~np.isin(values, known)]
-        if len(unknown):
-            raise DataError(
-                f"column '{column.name}' has no value '{unknown[0]}'; known: "
-                f"{listed(np.sort(known))}"
-            )
+    known = _known(column)
+    unknown = values[~np.isin(values, known)]
+    if len(unknown) and column.lattice is None:
+        raise DataError(
+            f"column '{column.name}' has no value '{unknown[0]}'; known: {listed(np.sort(known))}"
+        )
     return Condition(column, np.unique(values), gap)
 
 
@@ -176,22 +174,25 @@ def _between(column: Column, *given: object) -> Condition:
             f"column '{column.name}' has categories and no ranges; give a value or a list"
         )
     known = _known(column)
-    ends = _end(column, given[0], -math.inf), _end(column, given[1], math.inf)
-    if ends == (None, None):
+    low, high = _end(column, given[0], -math.inf), _end(column, given[1], math.inf)
+    if (low, high) == (None, None):
         raise DataError(f"the range of column '{column.name}' has no ends; give one")
-    listed_alone = bool(column.categories) or column.kind == "constant"
     if text:  # in the order of the categories
-        order = np.arange(len(known))
-        places = [None if end is None else order[known == end][0] for end in ends]
-        values = known[_within(order, *places)]
-    else:
-        values = known[_within(known, *ends)] if listed_alone else _spread(column, *ends)
+        names = known.tolist()
+        first = 0 if low is None else names.index(low)
+        values = known[first : None if high is None else names.index(high) + 1]
+    elif column.lattice is None:
+        values = known[_within(known, low, high)]
+    else:  # any number between the ends of both
+        reached = _within(known, low, None).any() and _within(known, None, high).any()
+        values = known if reached and (None in (low, high) or low <= high) else known[:0]
     if not len(values):
-        what = f"; known: {listed(np.sort(known))}" if len(known) else ", in the steps that it has"
+        what = "known" if column.lattice is None else "smallest and largest"
         raise DataError(
-            f"no value of column '{column.name}' is within ({given[0]}, {given[1]}){what}"
+            f"no value of column '{column.name}' is within ({given[0]}, {given[1]}); {what}: "
+            f"{listed(np.sort(known))}"
         )
-    return Condition(column, values, ends=None if listed_alone else ends)
+    return Condition(column, values, ends=None if column.lattice is None else (low, high))
 
 
 def _end(column: Column, given: object, open: float) -> np.generic | None:
@@ -212,22 +213,6 @@ def _within(found: np.ndarray, low: np.generic | None, high: np.generic | None) 
     if high is not None:
         met &= found <= high
     return met
-
-
-def _spread(column: Column, low: np.generic | None, high: np.generic | None) -> np.ndarray:
-    """Returns values of a column within a range, evenly spaced; none if no step of it is there."""
-    ends = np.array([end for end in (low, high) if end is not None])
-    with np.errstate(over="ignore", invalid="ignore"):  # at the ends of 64 bits
-        spread = ends[0] + (ends[-1] - ends[0]) * np.linspace(0, 1, _SOME)
-        values = spread.astype(column.storage.value_dtype)
-    if column.lattice is not None:
-        values = column.lattice.beside(values)
-    if values.dtype.kind == "f":
-        values = column.storage.rounded(values)
-    if values.dtype.kind in "iu":
-        smallest, largest = column.storage.limits
-        values = values[(values >= smallest) & (values <= largest)]
-    return np.unique(values[_within(values, low, high)])
 
 
 def _value(column: Column, given: object) -> object:

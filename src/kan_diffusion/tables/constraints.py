@@ -8,11 +8,11 @@ category of the determinant could contradict, and with shares p of the dependent
 of them would with a probability of 1 - sum(p^2) if the columns were independent. At least 20 must
 be expected to.
 
-**a <= b** of two dates or two numbers of equal resolution, and **a + b = c** of three numbers
-within rounding, in at least 200 rows in which no cell is missing. No row may break the rule, and if
-one column's cells were shuffled, at least 5 % would. A row that breaks a <= b has the two swapped;
-where one of them is given, the other is set to it. The sum c follows from a and b; where c is given
-and one of them as well, the other is what is left, and else both are scaled.
+**a <= b** of two dates or two numbers of equal resolution, and **a + b = c** of three numbers, in
+at least 200 rows in which no cell is missing. No row may break the rule, and if one column's cells
+were shuffled, at least 5 % would. A row that breaks a <= b has the two swapped; where one of them
+is given, the other is set to it. The sum c follows from a and b; where c is given and one of them
+as well, the other is what is left, and else both are scaled.
 
 A network learns all this only nearly. Given cells are never changed.
 """
@@ -20,7 +20,7 @@ A network learns all this only nearly. Given cells are never changed.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +32,7 @@ from kan_diffusion.data.scaling import decimals
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
+from kan_diffusion.tables.dtypes import Values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +40,12 @@ if TYPE_CHECKING:
 __all__ = ["Constraint", "Dependency", "Rule", "find_rules", "obey", "obeying"]
 
 _EVIDENCE = 20.0
-_GLANCE = 1_000
+_GLANCE, _FEW = 1_000, 5  # rows that most pairs, and most triples, contradict
 _FEWEST_ROWS = 200
 _BROKEN = 0.05  # least share of shuffled rows that break a rule
 _MOST_COLUMNS = 60  # whose numbers are compared
 _MOST_ROUNDS = 20  # in which a repair may break what another one has repaired
+_ROUNDING = 1e-9  # of sums in float64, relative to their terms
 
 Place = Annotated[int, Field(ge=0)]
 
@@ -61,15 +63,20 @@ class Dependency(Settings):
     dependent: Place
     places: Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Len(1, MOST_CATEGORIES)]
 
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Places of both columns."""
+        return self.determinant, self.dependent
+
     def name(self, names: Sequence[str]) -> str:
         """Writes the rule, such as "city->region"."""
         return f"{names[self.determinant]}->{names[self.dependent]}"
 
     def fits(self, columns: Sequence[Column]) -> bool:
         """Whether the columns have such categories."""
-        if max(self.determinant, self.dependent) >= len(columns):
+        if max(self.columns) >= len(columns):
             return False
-        others, known = (len(columns[p].categories) for p in (self.determinant, self.dependent))
+        others, known = (len(columns[place].categories) for place in self.columns)
         return min(known, others) >= 2 and len(self.places) == others and max(self.places) < known
 
 
@@ -96,17 +103,9 @@ class Constraint(Settings):
             return kinds[0] == kinds[1] is not None
         return all(kind is not None and kind[0] in ("whole", "real") for kind in kinds)
 
-    def holds(self, cells: Sequence[np.ndarray], columns: Sequence[Column]) -> np.ndarray:
-        """Tells which rows obey the rule, shape (n,).
-
-        Args:
-            cells: Values of the columns of the rule, shape (n,) each.
-            columns: All columns of the table.
-        """
-        if len(cells) == 2:
-            return np.asarray(cells[0] <= cells[1])
-        half = max(_half(columns[place]) for place in self.columns)
-        return np.asarray(_off(*cells) <= half)
+    def holds(self, cells: Sequence[np.ndarray]) -> np.ndarray:
+        """Tells which rows obey the rule, shape (n,); ``cells`` of each column have this shape."""
+        return _add_up(*cells) if len(cells) == 3 else np.asarray(cells[0] <= cells[1])
 
     def repaired(
         self, cells: Sequence[np.ndarray], fixed: np.ndarray, columns: Sequence[Column]
@@ -144,22 +143,16 @@ def _decimals(column: Column) -> int | None:
     return None if column.lattice.fine else round(math.log10(column.lattice.per))
 
 
-def _half(column: Column) -> float:
-    """Returns half the last decimal of a column's numbers; 0 if they are as fine as float64."""
-    places = _decimals(column)
-    return 0.0 if places is None else 0.5 * 10.0**-places
-
-
 def _rounded(numbers: np.ndarray, column: Column) -> np.ndarray:
     """Rounds numbers to the decimals of a column."""
     places = _decimals(column)
     return numbers if places is None else np.round(numbers, places)
 
 
-def _off(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Returns by how much a + b differs from c, beyond the rounding of float64."""
+def _add_up(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Tells where a + b is c, but for the rounding of float64; also where one of them is NaN."""
     a, b, c = (each.astype(np.float64) for each in (a, b, c))
-    return np.asarray(np.abs(a + b - c) - 1e-9 * (np.abs(a) + np.abs(b) + np.abs(c)))
+    return ~(np.abs(a + b - c) > _ROUNDING * (np.abs(a) + np.abs(b) + np.abs(c)))
 
 
 def _resolution(column: Column) -> tuple[object, ...] | None:
@@ -185,12 +178,10 @@ def find_rules(
     Raises:
         DataError: There is no rule of such a name.
     """
-    found: list[Rule] = [*_dependencies(columns, frame)]
-    taken = {place for each in found if isinstance(each, Dependency)
-             for place in (each.determinant, each.dependent)}  # fmt: skip
-    found += _constraints(columns, frame, taken)
+    implied = _dependencies(columns, frame)
+    taken = {place for rule in implied for place in rule.columns}
     names = [str(column.name) for column in columns]
-    named = {rule.name(names): rule for rule in found}
+    named = {rule.name(names): rule for rule in (*implied, *_constraints(columns, frame, taken))}
     for name in without:
         if name not in named:
             raise DataError(f"no rule '{name}' holds in all rows; known: {listed(named)}")
@@ -201,26 +192,34 @@ def _constraints(
     columns: Sequence[Column], frame: pd.DataFrame, taken: Collection[int]
 ) -> list[Constraint]:
     """Finds sums, and orders beside them, of columns that no dependency has taken."""
-    kinds = {place: kind for place, column in enumerate(columns)
-             if place not in taken and (kind := _resolution(column)) is not None}  # fmt: skip
-    cells = {p: columns[p].read(frame.iloc[:, p]) for p in [*kinds][:_MOST_COLUMNS]}
+    found = ((place, _resolution(column)) for place, column in enumerate(columns))
+    kinds = {place: kind for place, kind in found if kind is not None and place not in taken}
+    cells = {place: columns[place].read(frame.iloc[:, place]) for place in [*kinds][:_MOST_COLUMNS]}
     random = np.random.default_rng(0)
-    first = random.permutation(len(frame))[:_GLANCE]
-    glance = {place: (values[first], gaps[first]) for place, (values, gaps) in cells.items()}
 
     def always(rule: Constraint) -> bool:
-        for some in (glance, cells):  # most do not hold at once
-            known = ~np.any([some[place][1] for place in rule.columns], axis=0)
-            values = [some[place][0][known] for place in rule.columns]
-            if not rule.holds(values, columns).all():
+        for some in (slice(_GLANCE), slice(None)):
+            known = ~np.any([cells[place][1][some] for place in rule.columns], axis=0)
+            values = [cells[place][0][some][known] for place in rule.columns]
+            if not rule.holds(values).all():
                 return False
         if len(values[0]) < _FEWEST_ROWS or (values[0] == values[1]).all():
             return False
         shuffled = [*values[:-1], random.permutation(values[-1])]
-        return bool((~rule.holds(shuffled, columns)).mean() >= _BROKEN)
+        return bool((~rule.holds(shuffled)).mean() >= _BROKEN)
 
-    sums = [rule for triple in _near_sums(columns, kinds, glance)
-            if always(rule := Constraint(columns=triple))]  # fmt: skip
+    places = [place for place in cells if kinds[place][0] in ("whole", "real")]
+    few = np.array([
+        np.where(missing[:_FEW], np.nan, values[:_FEW].astype(np.float64))
+        for values, missing in (cells[place] for place in places)
+    ])  # fmt: skip
+    triples = (
+        (places[a], places[b], places[c])
+        for a, b in combinations(range(len(places)), 2)
+        for c in np.flatnonzero(_add_up(few[a], few[b], few).all(axis=1))
+        if c not in (a, b)
+    )
+    sums = [rule for triple in triples if always(rule := Constraint(columns=triple))]
     totals = {rule.columns[2] for rule in sums}
     related = {frozenset(pair) for rule in sums for pair in combinations(rule.columns, 2)}
     return sums + [
@@ -229,22 +228,6 @@ def _constraints(
         if kinds[pair[0]] == kinds[pair[1]] and frozenset(pair) not in related
         if not totals.issuperset(pair) and always(rule := Constraint(columns=pair))
     ]
-
-
-def _near_sums(
-    columns: Sequence[Column],
-    kinds: Mapping[int, tuple[object, ...]],
-    glance: Mapping[int, tuple[np.ndarray, np.ndarray]],
-) -> Iterator[tuple[int, int, int]]:
-    """Yields places of columns of which the third is the sum of the others in some rows."""
-    places = [place for place in glance if kinds[place][0] in ("whole", "real")]
-    numbers = [np.where(glance[p][1], np.nan, glance[p][0].astype(np.float64)) for p in places]
-    halves = [_half(columns[place]) for place in places]
-    for a, b in combinations(range(len(places)), 2):
-        off = _off(numbers[a][:50], numbers[b][:50], np.array(numbers)[:, :50])
-        near = ~(off > np.maximum(max(halves[a], halves[b]), halves)[:, None]).any(axis=1)
-        for c in set(np.flatnonzero(near)) - {a, b}:
-            yield places[a], places[b], places[c]
 
 
 def _dependencies(columns: Sequence[Column], frame: pd.DataFrame) -> list[Dependency]:
@@ -259,18 +242,17 @@ def _dependencies(columns: Sequence[Column], frame: pd.DataFrame) -> list[Depend
         if len(column.categories) > 1
     }
     order = sorted(codes, key=lambda place: -len(columns[place].categories))
-    found: list[Dependency] = []
-    for number, dependent in enumerate(order):
-        followers = {each.dependent for each in found}
-        for determinant in (place for place in order[:number] if place not in followers):
-            count = len(columns[determinant].categories)
-            places = _implied(codes[determinant], codes[dependent], count)
+    found: dict[int, Dependency] = {}
+    for pair in combinations(order, 2):
+        if found.keys().isdisjoint(pair):
+            count = len(columns[pair[0]].categories)
+            places = _implied(*(codes[place] for place in pair), count)
             if places is not None:
-                found.append(
-                    Dependency(determinant=determinant, dependent=dependent, places=places)
+                determinant, dependent = pair
+                found[dependent] = Dependency(
+                    determinant=determinant, dependent=dependent, places=places
                 )
-                break
-    return found
+    return list(found.values())
 
 
 def _implied(given: np.ndarray, other: np.ndarray, count: int) -> tuple[int, ...] | None:
@@ -278,7 +260,7 @@ def _implied(given: np.ndarray, other: np.ndarray, count: int) -> tuple[int, ...
     both = (given >= 0) & (other >= 0)
     given, other = given[both], other[both]
     implied = np.full(count, -1)
-    for rows in (slice(_GLANCE), slice(None)):  # most columns contradict each other at once
+    for rows in (slice(_GLANCE), slice(None)):
         implied[given[rows]] = other[rows]
         if (implied[given[rows]] != other[rows]).any():
             return None
@@ -305,15 +287,14 @@ def obey(
     """
     dependencies = [rule for rule in rules if isinstance(rule, Dependency)]
     constraints = [rule for rule in rules if isinstance(rule, Constraint)]
-    bound = {p for each in dependencies for p in (each.determinant, each.dependent)}
-    involved = bound.union(*(each.columns for each in constraints))
+    involved = {place for rule in rules for place in rule.columns}
     cells = {place: columns[place].read(frame.iloc[:, place]) for place in involved}
     before = {place: values.copy() for place, (values, _) in cells.items()}
     codes = np.full(given.shape, -1)
-    for place in bound:
+    for place in {place for rule in dependencies for place in rule.columns}:
         codes[:, place] = columns[place].codes(frame.iloc[:, place])
     obeyed = obeying(codes, given, dependencies)
-    for place in bound:
+    for place in np.flatnonzero((obeyed != codes).any(axis=0)):
         changed = obeyed[:, place] != codes[:, place]
         cells[place][0][changed] = columns[place].known[obeyed[changed, place]]
     held = given.copy()
@@ -329,7 +310,7 @@ def obey(
 
 def _repair(
     rule: Constraint,
-    cells: Mapping[int, tuple[np.ndarray, np.ndarray]],
+    cells: Mapping[int, Values],
     columns: Sequence[Column],
     given: np.ndarray,
     held: np.ndarray,
@@ -339,7 +320,7 @@ def _repair(
     fixed = (held if len(places) == 2 else given)[:, places]
     known = ~np.any([cells[place][1] for place in places], axis=0) & ~fixed.all(axis=1)
     rows = np.flatnonzero(known)
-    rows = rows[~rule.holds([cells[place][0][rows] for place in places], columns)]
+    rows = rows[~rule.holds([cells[place][0][rows] for place in places])]
     made = rule.repaired([cells[place][0][rows] for place in places], fixed[rows], columns)
     for place, values in zip(places, made, strict=True):
         cells[place][0][rows] = values
@@ -385,12 +366,10 @@ def _agreeing(places: np.ndarray, implied: np.ndarray, asked: np.ndarray) -> np.
         Shape (n,); unchanged where no category agrees with all that is asked for.
     """
     result = places.copy()
-    for each in np.unique(asked, axis=0) if len(asked) else ():
+    for each in np.unique(asked, axis=0):
         agreeing = np.flatnonzero(((implied == each) | (each < 0)).all(axis=1))
-        rows = np.flatnonzero((asked == each).all(axis=1))
+        rows = (asked == each).all(axis=1)
         if len(agreeing):
-            above = np.searchsorted(agreeing, places[rows])
-            sides = agreeing[np.stack([above - 1, above]).clip(0, len(agreeing) - 1)]
-            nearer = np.abs(sides - places[rows]).argmin(axis=0)
-            result[rows] = np.take_along_axis(sides, nearer[None], axis=0)[0]
+            middles = (agreeing[1:] + agreeing[:-1]) / 2
+            result[rows] = agreeing[np.searchsorted(middles, places[rows])]
     return result

@@ -1,9 +1,10 @@
 """Dtypes there and back: the cells of a pandas column as NumPy values, and values as such a column.
 
 Values have one of six types: whole numbers (int64, uint64), real numbers (float64, float32), truth
-values, text, moments (datetime64, in UTC) and spans (timedelta64). pandas tells what cells are,
-whatever their dtype, and makes the dtype anew from its name. One that does not come back is refused
-by name: that of intervals, decimals and lists, and objects of several types.
+values, text, moments (datetime64, the wall time of their zone) and spans (timedelta64). pandas
+tells what cells are, whatever their dtype, and makes the dtype anew from its name. One that does
+not come back is refused by name: that of intervals, decimals and lists, and objects of several
+types. Of the two moments of one wall time, when clocks are set back, the first comes back.
 
 Text is a category, whatever it looks like; but where all of it is dates in one format, it is read
 as dates and written in the same format.
@@ -68,7 +69,6 @@ class Storage(Settings):
         holds: Type of the values.
         gap: Value that marks a missing cell among objects.
         dates: Whether objects are dates without a time.
-        zone: Time zone in which all moments are midnights, so that they are days there.
         written: Format of dates in a column of text, such as "%Y-%m-%d".
         unit: Unit of moments and spans.
         values: The categories of a categorical dtype, in their order, used or not.
@@ -80,7 +80,6 @@ class Storage(Settings):
     gap: Literal["nan", "NA", "None"] = "nan"
     dates: bool = False
     written: Annotated[str, Field(pattern=r"^(%[YmdHMS]|[-/.:TZ ])+$")] | None = None
-    zone: str | None = None
     unit: Literal["s", "ms", "us", "ns"] | None = None
     values: tuple[Scalar, ...] | None = None
     ordered: bool = False
@@ -113,7 +112,6 @@ class Storage(Settings):
         about["holds"] = holds = _IN_NUMPY[values.dtype.kind]
         if holds in ("moment", "span"):
             about["unit"] = np.datetime_data(values.dtype)[0]
-            about["zone"] = _zone_of_days(column, values)
         if dtype == np.dtype(object):
             gap = column[missing].iloc[0] if missing.any() else np.nan
             about["gap"] = "None" if gap is None else "NA" if gap is pd.NA else "nan"
@@ -174,6 +172,13 @@ class Storage(Settings):
         return (values if self.unit is None else values.astype(self.value_dtype)), missing
 
     @property
+    def zone(self) -> str | None:
+        """Time zone of the moments, if they have one."""
+        dtype = self.pandas_dtype()
+        zone = getattr(getattr(dtype, "pyarrow_dtype", dtype), "tz", None)
+        return None if zone is None else str(zone)
+
+    @property
     def value_dtype(self) -> np.dtype[np.generic]:
         """NumPy dtype of the values."""
         if self.unit is not None:
@@ -231,9 +236,8 @@ class Storage(Settings):
         cells = pd.Series(values if self.written is None else _written(values, self.written))
         if cells.dtype.kind in "mM":
             cells = cells.mask(missing)
-            if _zone(dtype) is not None:
+            if (zone := self.zone) is not None:
                 summer = np.ones(len(cells), dtype=bool)  # of two moments of one wall time
-                zone = self.zone or "UTC"
                 cells = cells.dt.tz_localize(zone, ambiguous=summer, nonexistent="shift_forward")
             cells = cells.dt.date if self.dates else cells
         with np.errstate(over="ignore"):
@@ -322,20 +326,6 @@ def _refusal(column: pd.Series, name: object) -> DataError:
         f"column '{name}' {what}, which tables do not carry; turn it into numbers, text or dates, "
         "or leave it out"
     )
-
-
-def _zone(dtype: object) -> str | None:
-    zone = getattr(getattr(dtype, "pyarrow_dtype", dtype), "tz", None)
-    return None if zone is None else str(zone)
-
-
-def _zone_of_days(column: pd.Series, moments: np.ndarray) -> str | None:
-    """Returns the column's time zone if all moments are midnights there but not in UTC."""
-    zone = _zone(column.dtype)
-    if zone is None or (moments.astype("datetime64[D]") == moments).all():
-        return None
-    there, missing = _read(column, "", zone)
-    return zone if (missing | (there.astype("datetime64[D]") == there)).all() else None
 
 
 def _format(values: np.ndarray, missing: np.ndarray, name: object) -> str | None:

@@ -142,15 +142,6 @@ class Lattice(Settings):
             return whole.view(kind).astype(like)
         return whole if like == np.uint64 else whole.view(np.int64)
 
-    def beside(self, values: np.ndarray) -> np.ndarray:
-        """Returns the numbers of a lattice without ends that are nearest to values (n,), sorted."""
-        steps = np.unique(np.round(self.steps(values))[:, None] + np.array([-1, 0, 1]))
-        reach = int(np.abs(steps).max())
-        if self.fine or reach >= 2**62:  # beyond what the sum of its ends can be
-            return np.unique(values)
-        endless = self.model_copy(update={"below": reach, "high": reach, "above": 0})
-        return endless.values(steps, values.dtype)
-
     def _whole(self, values: np.ndarray) -> np.ndarray:
         """Returns values times ``per`` as whole numbers of 64 bits; fine ones as float64."""
         if values.dtype.kind == "f":

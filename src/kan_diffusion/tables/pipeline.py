@@ -5,8 +5,7 @@ may be observed. Rows with given cells are drawn from p(z_free given z_observed)
 given the known cells at every step of the sampler. Gaps are filled in the same way.
 
 Sets of values and ranges are met by rejection: rows outside them are discarded, which gives the
-model's own p(z given the conditions). If almost no row meets them, cells inside are drawn evenly
-and given, as if they did not depend on other conditions.
+model's own p(z given the conditions). If almost no row meets them, fewer rows come.
 
 With v the coordinates of numbers and dates and s those of categories and gaps, the log-density of
 the continuous cells x given all others is
@@ -21,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -103,11 +102,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
         Returns:
             A frame with the columns, order and dtypes of the table. Identifiers that are not given
-            are new.
+            are new. There are fewer rows, and a warning, if almost no row meets the conditions.
 
         Raises:
-            DataError: A column or category is not known, or no value of a column meets its
-                condition.
+            DataError: A column or category is not known, or no row meets the conditions.
             KanDiffusionError: A number is out of range, or the denoiser was trained without
                 conditions.
             NonFiniteSamplesError: The samples became infinite or NaN.
@@ -119,25 +117,21 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         if num_rows is None or num_rows < 1:
             raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")
         given = pd.DataFrame(index=range(num_rows)) if like is None else like
-        several = {name: each for name, each in wanted.items() if not each.is_value}
-        single = {name: each for name, each in wanted.items() if each.is_value}
-        for name, condition in single.items():
-            one = condition.some()
-            given[name] = one.iloc[np.zeros(num_rows, dtype=int)].reset_index(drop=True)
-        gaps = [name for name, condition in single.items() if condition.gap]
+        single = [condition for condition in wanted.values() if condition.is_value]
+        several = [condition for condition in wanted.values() if not condition.is_value]
+        for condition in single:
+            given[condition.column.name] = condition.cells(num_rows)
+        gaps = [condition.column.name for condition in single if condition.gap]
         if len(given.columns) or several:
             self._require_conditions()
-        random = _numpy_generator(generator)
-        if several:
-            frame = self._restricted(given, gaps, several, steps, generator, random)
-        else:
-            frame = self._given(given, gaps, steps, generator, random)
+        frame = self._accepted(given, gaps, several, steps, generator)
         for column in self.codec.columns:
             if column.identifier is not None:
                 known = given.get(column.name)
+                known = None if known is None else known.loc[frame.index]
                 kept = None if known is None else known.notna().to_numpy()
                 frame[column.name] = column.numbered(frame[column.name], kept, known)
-        return frame
+        return frame.reset_index(drop=True)
 
     def _checked(
         self, like: pd.DataFrame, num_rows: int | None, wanted: Collection[object]
@@ -153,7 +147,6 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         for name in like.columns:
             if name in wanted:
                 raise DataError(f"column '{name}' is given twice, by a row and by a condition")
-            self.codec.column(name).require_room(like[name])
         return like.reset_index(drop=True)
 
     def _require_conditions(self) -> None:
@@ -163,7 +156,49 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 "train one with 'kan-diffusion train' or DiffusionEstimator"
             )
 
-    def _given(
+    def _accepted(
+        self,
+        given: pd.DataFrame,
+        gaps: Collection[object],
+        conditions: Sequence[Condition],
+        steps: int,
+        generator: torch.Generator | None,
+    ) -> pd.DataFrame:
+        """Draws a row for each row of given cells, until it meets all conditions or many did not.
+
+        Returns:
+            The rows that meet them, with their numbers as index.
+        """
+        random = _numpy_generator(generator)
+        waiting = np.arange(len(given))
+        found: list[pd.DataFrame] = []
+        drawn = passed = 0
+        most = _MOST_DRAWN_FOR_ONE * len(given) + _FEWEST_DRAWN
+        while len(waiting) and drawn < most:
+            # As many draws for each row as it has taken so far to find one that passes.
+            tries = math.ceil(1.2 * drawn / max(passed, 1)) if drawn else 4 if conditions else 1
+            tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
+            rows = np.repeat(waiting, tries)
+            part = given.iloc[rows].reset_index(drop=True)
+            frame = self._completed(part, gaps, steps, generator, random)
+            met = np.ones(len(frame), dtype=bool)
+            for condition in conditions:
+                met &= condition.holds(frame[condition.column.name])
+            drawn, passed = drawn + len(rows), passed + int(met.sum())
+            frame = frame[met].set_axis(rows[met]).loc[lambda f: ~f.index.duplicated()]
+            found.append(frame)
+            waiting = np.setdiff1d(waiting, frame.index)
+        if len(waiting):
+            names = ", ".join(str(condition.column.name) for condition in conditions)
+            if not passed:
+                raise DataError(f"none of {drawn:,} rows drawn meets the conditions on {names}")
+            logger.warning(
+                f"{passed:,} of {drawn:,} rows drawn meet the conditions on {names}, so that "
+                f"{len(given) - len(waiting):,} rows come instead of {len(given):,}"
+            )
+        return pd.concat(found).sort_index()
+
+    def _completed(
         self,
         given: pd.DataFrame,
         gaps: Collection[object],
@@ -184,47 +219,6 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             kept = _as_trained(column, given[name], drawn)
             frame[column.name] = kept.where(given[name].notna().to_numpy(), drawn)
         return frame if known is None else self.codec.obeying(frame, known)
-
-    def _restricted(
-        self,
-        given: pd.DataFrame,
-        gaps: Collection[object],
-        conditions: Mapping[object, Condition],
-        steps: int,
-        generator: torch.Generator | None,
-        random: np.random.Generator,
-    ) -> pd.DataFrame:
-        """Draws rows with given cells that meet conditions, by rejection as long as that works."""
-        waiting = np.arange(len(given))
-        found: list[pd.DataFrame] = []
-        drawn = passed = 0
-        most = _MOST_DRAWN_FOR_ONE * len(given) + _FEWEST_DRAWN
-        while len(waiting) and drawn < most:
-            # As many tries for each row as it has taken so far to find one that passes.
-            tries = math.ceil(1.2 * drawn / max(passed, 1)) if drawn else 4
-            tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
-            rows = np.repeat(waiting, tries)
-            part = given.iloc[rows].reset_index(drop=True)
-            frame = self._given(part, gaps, steps, generator, random)
-            met = np.logical_and.reduce(
-                [condition.holds(frame[name]) for name, condition in conditions.items()]
-            )
-            drawn, passed = drawn + len(rows), passed + int(met.sum())
-            frame = frame[met].set_axis(rows[met]).loc[lambda f: ~f.index.duplicated()]
-            found.append(frame)
-            waiting = np.setdiff1d(waiting, frame.index)
-        if len(waiting):
-            logger.warning(
-                f"{passed:,} of {drawn:,} rows drawn meet the conditions on "
-                f"{', '.join(map(str, conditions))}, so that {len(waiting):,} rows are "
-                "extrapolation: their cells there are drawn without regard to the others"
-            )
-            rest = given.iloc[waiting].reset_index(drop=True)
-            for name, condition in conditions.items():
-                cells = condition.some().dropna()
-                rest[name] = cells.iloc[random.integers(len(cells), size=len(rest))].array
-            found.append(self._given(rest, gaps, steps, generator, random).set_axis(waiting))
-        return pd.concat(found).sort_index().reset_index(drop=True)
 
     def impute(
         self,
@@ -263,7 +257,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         if not len(rows):
             return filled
         several = pd.concat([frame.iloc[rows]] * draws, ignore_index=True)
-        drawn = self._given(several, (), steps, generator, _numpy_generator(generator))
+        drawn = self._completed(several, (), steps, generator, _numpy_generator(generator))
         for draw, whole in enumerate(filled):
             part = drawn[draw * len(rows) : (draw + 1) * len(rows)]
             for place, name in enumerate(frame.columns):

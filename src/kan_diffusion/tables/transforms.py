@@ -40,14 +40,12 @@ from kan_diffusion.settings import Settings
 __all__ = ["Spline", "fit_levels", "fit_numbers"]
 
 _MOST_KNOTS = 33
-_MOST_EDGES = 2_000  # between levels; no file holds these knots
+_MOST_EDGES = 2_000  # between levels, that are knots; no file holds these
 _TAIL_ROWS = 10  # rows beyond the last knot, but at most a tenth of all
 _ROWS_BETWEEN = 10  # fewest rows between two knots, if there are a hundred or more
 _TAIL_BODY = 1.28  # normal score of the outer tenth
-_WIDEST_GAP = 0.5  # between knots of levels, in normal scores
 _MOST_CURVATURE = 4.0
 _NEAR_BOUND = 3.0  # in normal scores
-_HALVINGS = 20
 _FARTHEST = 8.0  # largest normal score of a row
 _NEAREST = 1e-12  # least width of an interval relative to its neighbour's
 _MOST_BEND = 1.5
@@ -193,10 +191,8 @@ def fit_numbers(
     x, z = x[inside], z[inside]
     if len(x) < 2:
         return line
-    scores = ndtri((np.arange(len(ordered)) + 0.5) / len(ordered))
-    below, above = ordered < x[0], ordered > x[-1]
-    lower = _curvature(-x, -z, -ordered[below], -scores[below], None if low is None else -low)
-    upper = _curvature(x[::-1], z[::-1], ordered[above], scores[above], high)
+    lower = _curvature(-x, -z, -ordered[0], None if low is None else -low)
+    upper = _curvature(x[::-1], z[::-1], ordered[-1], high)
     return Spline(x=tuple(x.tolist()), z=tuple(z.tolist()), lower=lower, upper=upper)
 
 
@@ -211,27 +207,17 @@ def fit_levels(frequencies: np.ndarray) -> Spline:
     """
     if len(frequencies) <= 2:
         return Spline(x=(0.5, 1.5), z=(-1.0, 1.0))
-    shares = np.cumsum(frequencies / frequencies.sum())[:-1]
-    x, z = _distinct(np.arange(1.0, len(frequencies)), ndtri(np.clip(shares, 1e-9, 1 - 1e-9)))
-    if len(x) > _MOST_EDGES:
-        chosen = np.unique(np.searchsorted(z, np.linspace(z[0], z[-1], _MOST_EDGES)))
-        x, z = x[chosen], z[chosen]
-    # One knot each within the first and the last level: a sixteenth of the level is beyond.
-    ends = ndtri(np.array([ndtr(z[0]) / 16, 1 - (1 - ndtr(z[-1])) / 16]))
-    first, last = x[0] / 16, (len(frequencies) - x[-1]) / 16
-    x = np.concatenate([[first], x, [len(frequencies) - last]])
-    z = np.concatenate([ends[:1], z, ends[1:]])
+    edges = np.arange(len(frequencies) + 1.0)
+    shares = np.concatenate([[0.0], np.cumsum(frequencies / frequencies.sum())])
+    # A sixteenth of the first and of the last level is beyond the outermost knots.
+    ends = ndtri(np.clip([shares[1] / 16, 1 - (1 - shares[-2]) / 16], 1e-10, 1 - 1e-10))
+    between = ndtri(np.clip(shares[1:-1], 1e-9, 1 - 1e-9))
+    between = between[:: math.ceil(len(between) / _MOST_EDGES)]
     # Within a wide level, dequantised numbers are uniform, so a normal map needs more knots.
-    finer_x, finer_z = [x[:1]], [z[:1]]
-    for i in range(len(x) - 1):
-        pieces = math.ceil((z[i + 1] - z[i]) / _WIDEST_GAP)
-        between = np.linspace(z[i], z[i + 1], pieces + 1)[1:]
-        p, start, stop = ndtr(between), ndtr(z[i]), ndtr(z[i + 1])
-        finer_x.append(x[i] + (x[i + 1] - x[i]) * np.clip((p - start) / (stop - start), 0, 1))
-        finer_z.append(between)
-    x, z = _distinct(np.concatenate(finer_x), np.concatenate(finer_z))
+    z = np.union1d(between, np.linspace(*ends, _MOST_KNOTS))
+    x, z = _distinct(np.interp(ndtr(z), shares, edges), z)
     slopes = _slopes(x, z)
-    tails = {"lower": -1 / (slopes[0] * first), "upper": -1 / (slopes[-1] * last)}
+    tails = {"lower": -1 / (slopes[0] * x[0]), "upper": -1 / (slopes[-1] * (edges[-1] - x[-1]))}
     return Spline(x=tuple(x.tolist()), z=tuple(z.tolist()), **tails)
 
 
@@ -275,54 +261,32 @@ def _rounded(x: np.ndarray) -> np.ndarray:
     return rounded
 
 
-def _curvature(
-    x: np.ndarray, z: np.ndarray, rows: np.ndarray, scores: np.ndarray, bound: float | None
-) -> float:
+def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | None) -> float:
     """Estimates the curvature of an upper tail: the growth of log dx/dz per unit of z.
 
-    It is the mean of two estimates: the growth in the body's outer tenth, and the one with which
-    the tail's rows lie as far out as their normal scores say. It is larger if a row would be beyond
-    a score of 8. If there is a bound, and no growth or little room, the tail approaches the bound.
+    It is that in the body's outer tenth, or larger if a row would be beyond a score of 8. If there
+    is a bound, and no growth or little room, the tail approaches the bound.
 
     Args:
         x: Knots, the outermost first.
         z: Their scores.
-        rows: Values beyond the outermost knot.
-        scores: Their normal scores.
+        farthest: The farthest value.
         bound: Bound that values may not reach; None if there is none.
     """
     slope = 1 / _slopes(x[::-1], z[::-1])[-1]
-    room = np.inf if bound is None else (bound - x[0]) / slope
-    inner = max(1, min(len(z) - 2, int((z > min(_TAIL_BODY, z[0])).sum())))
-    growth = 0.0
+    found = 0.0
     if len(z) > 2:
+        inner = max(1, min(len(z) - 2, int((z > min(_TAIL_BODY, z[0])).sum())))
         before = (x[inner] - x[inner + 1]) / (z[inner] - z[inner + 1])
-        growth = math.log(slope / before) / (z[0] - (z[inner] + z[inner + 1]) / 2)
-    with np.errstate(over="ignore"):
-        away = np.minimum((rows - x[0]) / slope, LARGEST / max(1, len(rows)))
-    found = (max(growth, 0.0) + _growth(np.maximum(scores - z[0], 0), away)) / 2
+        found = math.log(slope / before) / (z[0] - (z[inner] + z[inner + 1]) / 2)
+    room = np.inf if bound is None else (bound - x[0]) / slope
     if bound is not None and (found <= 0 or room < _NEAR_BOUND):
         return -1 / max(room, 1e-9)
-    found = min(found, _MOST_CURVATURE)
-    if len(away) and away.max() > _FARTHEST - z[0]:
+    found = min(max(found, 0.0), _MOST_CURVATURE)
+    with np.errstate(over="ignore"):
+        away = min((farthest - x[0]) / slope, LARGEST)
+    if away > _FARTHEST - z[0]:
         found = max(found, 0.1)
-        while math.log1p(found * away.max()) / found > _FARTHEST - z[0]:
+        while math.log1p(found * away) / found > _FARTHEST - z[0]:
             found *= 1.2
     return float(f"{found:.3g}")
-
-
-def _growth(expected: np.ndarray, away: np.ndarray) -> float:
-    """Finds c so that (exp(c t) - 1) / c is on average the distance found; 0 if it would be less.
-
-    Args:
-        expected: Distances t of rows from a knot by their normal scores, shape (m,).
-        away: Distances found, in units of dx/dz at the knot.
-    """
-    if not len(away) or away.mean() <= expected.mean() or not expected.any():
-        return 0.0
-    low, high = 0.0, _MOST_CURVATURE
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        larger = (np.expm1(middle * expected) / middle).mean() < away.mean()
-        low, high = (middle, high) if larger else (low, middle)
-    return low
