@@ -263,15 +263,6 @@ def test_other_rows_keep_the_models_units_and_order_of_columns(tmp_path):
         torch.testing.assert_close(again.heldout, other.heldout)
 
 
-def test_a_model_of_points_is_judged_in_its_own_units(tmp_path):
-    units = Standardizer((3.0, -20.0), (2.0, 0.1))
-    points = rows(40)
-    other = FileData(path=csv_of(tmp_path, points)).for_points(("b", "a"), units, 0)
-    assert other.standardizer == units
-    expected = (points[:, ::-1] - units.mean) / units.scale
-    np.testing.assert_allclose(in_order(other.heldout), in_order(expected))
-
-
 @pytest.mark.parametrize("ending", ["csv", "parquet", "npy"])
 def test_numbers_that_are_infinite_or_enormous_are_refused(tmp_path, ending):
     for number, shown in ((-np.inf, "-inf"), (1e301, "1e.301")):
@@ -299,16 +290,6 @@ def test_few_rows_and_other_columns_are_refused(tmp_path):
     ):
         with refused(message, DataError):
             FileData(path=path).for_rows(own.codec, 0)
-    table, path, units = people(20, 0), tmp_path / "people.csv", Standardizer((3, -20), (2, 0.1))
-    for columns, names, message in (
-        (list(table), list(table), "has other columns than b, a"),
-        (["age", "job"], ["a", "b"], "without a number in column 'b'"),
-        (["score", "age"], ["a", "b"], "a number in column 'a'"),
-        (["age", "income"], ["age", "income"], "has other columns than b, a"),
-    ):
-        write_frame(path, pd.DataFrame(table[columns]).set_axis(names, axis=1))
-        with refused(message, DataError):
-            FileData(path=path).for_points(("b", "a"), units, 0)
 
 
 def test_names_are_toys_tables_or_files(tmp_path):

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from kan_diffusion.errors import DataError
 
-__all__ = ["have_names", "typed", "with_points"]
+__all__ = ["is_number", "typed"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ _GAPS = [
 _NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, but for text
 _WHOLE = r"^[+-]?[0-9]+$"
 _PADDED = r"^[+-]?0[0-9]"
-_COMMAS = r"^[+-]?(?:[0-9]+(?:,[0-9]*)+|,[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 _THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+$"
 _MARKED = (  # with marks of thousands, or with a comma where columns are separated by commas
     r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
@@ -43,27 +42,9 @@ _CODE = r"^[0-9A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
 _MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
 
 
-def have_names(columns: Sequence[pa.ChunkedArray]) -> bool:
-    """Tells whether the first cells of columns of text are their names.
-
-    They are if none of them is a number, or if a word among them stands above numbers alone. A
-    misplaced cell looks the same, so names must then differ and numbers among them must be whole.
-    """
-    first = [column[0].as_py().strip() for column in columns]
-    numbers = [re.match(_NUMBER, cell.replace(",", ".")) is not None for cell in first]
-    if not any(numbers):
-        return True
-    whole = all(re.match(_WHOLE, cell) for cell, is_number in zip(first, numbers, strict=True)
-                if is_number)  # fmt: skip
-    if not whole or len(set(first)) < len(first):
-        return False
-    for cell, column in zip(first, columns, strict=True):
-        if re.search(r"[^\W\d_]", cell) and cell.lower() not in _NUMERIC_GAPS:
-            cells = pc.utf8_trim_whitespace(column.slice(1))
-            known = len(cells) - _count(_are(pc.utf8_lower(cells), _NUMERIC_GAPS))
-            if 0 < known == _count(pc.match_substring_regex(cells, _NUMBER)):
-                return True
-    return False
+def is_number(cell: str) -> bool:
+    """Tells whether a cell is a number, with a decimal point or comma."""
+    return re.match(_NUMBER, cell.strip().replace(",", ".")) is not None
 
 
 def _count(mask: pa.ChunkedArray) -> int:
@@ -74,35 +55,20 @@ def _are(cells: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
     return pc.is_in(cells, pa.array(words, pa.string()))
 
 
-def with_points(path: Path, columns: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
-    """Replaces decimal commas by decimal points, unless some numbers have points already.
-
-    Args:
-        path: The file, whose columns are not separated by commas.
-        columns: Its columns of text.
+def _with_points(path: Path, name: str, cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Replaces decimal commas by points where all cells, or nulls, are then numbers.
 
     Raises:
         DataError: It is unclear whether the commas mark decimals or thousands.
     """
-    made, found = list(columns), []
-    for place, column in enumerate(columns):
-        cells = pc.utf8_trim_whitespace(column)
-        plain = pc.match_substring_regex(cells, _NUMBER)
-        comma = pc.match_substring_regex(cells, _COMMAS)
-        count = len(cells) - _count(_are(pc.utf8_lower(cells), _NUMERIC_GAPS))
-        if 2 * (_count(plain) + _count(comma)) < count:
-            continue
-        if _count(pc.and_(plain, pc.match_substring(cells, "."))):
-            return list(columns)
-        if _count(comma):
-            made[place] = pc.if_else(comma, pc.replace_substring(cells, ",", "."), cells)
-            found.append(cells.filter(comma))
-    if found and all(pc.all(pc.match_substring_regex(each, _THOUSANDS)).as_py() for each in found):
+    pointed = pc.replace_substring(cells, ",", ".")
+    commas = cells.filter(pc.match_substring(cells, ","))
+    if commas and pc.all(pc.match_substring_regex(commas, _THOUSANDS)).as_py():
         raise DataError(
-            f"'{path}' has numbers such as '{found[0][0]}', where the comma may mark decimals or "
-            "thousands; write them with decimal points"
+            f"'{path}' has numbers such as '{commas[0]}' in column '{name}', where the comma may "
+            "mark decimals or thousands; write them with decimal points"
         )
-    return made
+    return pointed if pc.all(pc.match_substring_regex(pointed, _NUMBER)).as_py() else cells
 
 
 def typed(
@@ -111,7 +77,7 @@ def typed(
     column: pa.ChunkedArray,
     kind: str | None = None,
     missing: Sequence[str] = (),
-    note: str = "",
+    commas: bool = False,
 ) -> pa.ChunkedArray:
     """Converts a text column to the type of its cells.
 
@@ -121,13 +87,13 @@ def typed(
         column: Its cells.
         kind: Its kind, if that is told: cells of other kinds than "number" and "date" stay text.
         missing: Words for gaps beside the usual ones, in any case.
-        note: Text appended to an error about the first row.
+        commas: Whether numbers may have decimal commas.
 
     Returns:
         The column as whole numbers, other numbers, truth values, dates or text; gaps are null.
 
     Raises:
-        DataError: Numbers are mixed with words.
+        DataError: Numbers are mixed with words, or it is unclear what commas mean.
     """
     cells = pc.utf8_trim_whitespace(column)
     lower, told = pc.utf8_lower(cells), [word.strip().lower() for word in missing]
@@ -140,6 +106,7 @@ def typed(
     if count == 0:
         empty = text.null_count == len(text)
         return pa.chunked_array([pa.nulls(len(text), pa.float64())]) if empty else text
+    known = _with_points(path, name, known) if commas else known
     numbers = pc.match_substring_regex(known, _NUMBER)
     if _count(numbers) == count:
         whole = pc.all(pc.match_substring_regex(known, _WHOLE)).as_py()
@@ -163,8 +130,8 @@ def typed(
     if kind == "number" or not (re.match(_CODE, cell) or re.match(_MARKED, cell)):
         raise DataError(
             f"'{path}' mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; "
-            f"correct the cell, call it a word for gaps (missing), or call the column a category"
-            f"{'' if row else note}"
+            "correct the cell, call it a word for gaps (missing), or call the column a category (a "
+            "header line has no number in any cell)"
         )
     logger.warning(
         "'%s': column '%s' is read as text, since row %d holds '%s'; numbers have decimal points "

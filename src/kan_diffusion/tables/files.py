@@ -46,7 +46,7 @@ from kan_diffusion.data.frames import ENDINGS, ending_of
 from kan_diffusion.errors import DataError
 from kan_diffusion.files import digest, require_file
 from kan_diffusion.limits import MOST_BYTES, MOST_COLUMNS, MOST_VALUES
-from kan_diffusion.tables.cells import have_names, typed, with_points
+from kan_diffusion.tables.cells import is_number, typed
 
 if TYPE_CHECKING:
     from kan_diffusion.tables.columns import Kind
@@ -191,10 +191,9 @@ def read_frame(
     Args:
         path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
             semicolons, tabs or bars, where numbers may have decimal commas; the first line is a
-            header when no cell of it is a number, or when its numbers are whole and text in it
-            stands above numbers), a ``.parquet`` file, in which an index of pandas with a name is a
-            column (not a range, which only counts rows), a folder of such files with the same
-            columns, or a ``.npy`` file with an array of shape (n, d) or (n,).
+            header when no cell of it is a number), a ``.parquet`` file, in which an index of pandas
+            with a name is a column (not a range, which only counts rows), a folder of such files
+            with the same columns, or a ``.npy`` file with an array of shape (n, d) or (n,).
         missing: Words for gaps in a text file beside the usual ones, such as ``"?"``.
         kinds: Kinds of columns of a text file, by name: cells of other kinds than "number" stay the
             text that they are. Types of other columns are found.
@@ -281,17 +280,15 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
     names = list(_numbered(_num_cells(lines[0], delimiter)))
     require_size(f"'{path}'", 1, len(names))
     columns = _split(path, text, delimiter, names)
-    note = " (a header line has no number in any cell)"
-    if have_names(columns):
-        note, first = "", [column[0].as_py().strip() for column in columns]
+    first = [column[0].as_py().strip() for column in columns]
+    if not any(map(is_number, first)):
         names = [cell or number for cell, number in zip(first, names, strict=True)]
         columns = [column.slice(1) for column in columns]
     require_distinct(f"'{path}'", names)
     require_size(f"'{path}'", len(columns[0]), len(columns))
-    if delimiter != ",":
-        columns = with_points(path, columns)
     # One column after the other, so that little is in memory twice.
-    made = [typed(path, name, columns.pop(0), kinds.get(name), missing, note) for name in names]
+    commas = delimiter != ","
+    made = [typed(path, name, columns.pop(0), kinds.get(name), missing, commas) for name in names]
     return FrameFile.of(path, content, _table(names, made))
 
 

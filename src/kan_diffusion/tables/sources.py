@@ -17,11 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from torch import Tensor
 
@@ -240,20 +238,6 @@ class FileData(_TableSource):
         stamp = tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
         return _loaded(self, study_seed, trial_seed, stamp)
 
-    def for_points(
-        self, columns: tuple[str, ...], standardizer: Standardizer, seed: int
-    ) -> Dataset:
-        """Reads points in the units of a model, see :meth:`.Source.for_points`."""
-        points = _numbers(read_frame(self.path), columns)
-        points = standardizer.apply_near(points, columns, f"'{self.path}': ")
-        return Dataset(
-            name=self.path.stem,
-            columns=columns,
-            standardizer=standardizer,
-            train=torch.empty(0, len(columns)),
-            heldout=_some(points, seed),
-        )
-
     def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
         """Reads rows in the units of a model that was trained on another table.
 
@@ -389,22 +373,3 @@ def _encoded(file: FrameFile, codec: TableCodec, seed: int) -> Tensor:
     generator = numpy_generator("encoding", seed)
     with _about(file.path):
         return torch.cat([codec.encode(batch, generator) for batch in file.batches()])
-
-
-def _numbers(file: FrameFile, columns: tuple[str, ...]) -> Tensor:
-    """Returns the rows (n, d) of a file, float64, with its columns in the order of ``columns``.
-
-    Raises:
-        DataError: The file has other columns, or one has gaps or cells that are not numbers.
-    """
-    _require_rows(file, "judge a model")
-    frame = file.named_like(columns).frame
-    for name in columns:
-        cells, problem = frame.get(name), None
-        if cells is None or frame.shape[1] != len(columns):
-            problem = f"has other columns than {', '.join(columns)}; give a file with these"
-        elif not is_numeric_dtype(cells) or is_bool_dtype(cells) or cells.isna().any():
-            problem = f"has cells without a number in column '{name}'; remove or fill them"
-        if problem is not None:
-            raise DataError(f"'{file.path}' {problem}: the model was trained on points")
-    return torch.from_numpy(np.array(frame[list(columns)], dtype=np.float64))
