@@ -52,8 +52,6 @@ def test_mixed_columns_come_back_as_they_were(tmp_path, ending, frame):
     if ending == ".parquet":  # it has no dates in seconds
         frame = frame.astype({name: "datetime64[ms]" for name in frame if name.startswith("date")})
     pd.testing.assert_frame_equal(table.frame, frame)
-    some = np.arange(0, len(frame), 2)
-    pd.testing.assert_frame_equal(table.take(some), frame.iloc[some].reset_index(drop=True))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +65,7 @@ def test_mixed_columns_come_back_as_they_were(tmp_path, ending, frame):
 )
 def test_csv_dialects(tmp_path, text, columns, values):
     table = read_frame(str(written(tmp_path, text)))
-    assert table.columns == columns
+    assert tuple(table.frame) == columns
     assert table.frame.to_numpy().tolist() == values
 
 
@@ -132,15 +130,6 @@ def test_packed_files_are_what_is_in_them(tmp_path, members):
             read_frame(path)
 
 
-@pytest.mark.parametrize("ending", [".csv", ".parquet"])
-def test_large_files_come_in_batches(tmp_path, ending):
-    frame = pd.DataFrame({"x": np.arange(70_000.0), "age": np.arange(70_000) % 90})
-    write_frame(tmp_path / f"large{ending}", frame)
-    batches = list(read_frame(tmp_path / f"large{ending}").batches())
-    assert len(batches) == 2
-    pd.testing.assert_frame_equal(pd.concat(batches, ignore_index=True), frame)
-
-
 POINTS = pd.DataFrame(
     np.random.default_rng(0).normal(size=(20, 3)) * [1e-9, 1.0, 1e12],
     columns=["height, in m", 'a "quoted" name', "ü"],
@@ -153,10 +142,9 @@ def test_what_is_written_is_read_back_exactly(tmp_path, ending):
     write_frame(path, POINTS)
     table = read_frame(path)
     np.testing.assert_array_equal(table.frame, POINTS)
-    assert table.num_rows == len(POINTS)
     assert table.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     names = [f"column_{place}" for place in (1, 2, 3)] if ending == ".npy" else list(POINTS)
-    assert list(table.columns) == list(table.frame) == names
+    assert list(table.frame) == names
     if ending == ".npy":
         np.testing.assert_array_equal(np.load(path), POINTS)
     else:

@@ -2,8 +2,7 @@
 
 A table is n rows of d columns, each of numbers, text, truth values or dates, in a ``.csv``,
 ``.csv.gz``, ``.tsv``, ``.parquet`` or ``.npy`` file or in a folder of Parquet files. The types of
-text columns follow the rules of :mod:`kan_diffusion.tables.cells`. Whatever the format, the rows
-are an Arrow dataset, from which batches become frames; Parquet files need not fit in memory.
+text columns follow the rules of :mod:`kan_diffusion.tables.cells`.
 
 An error is one line that names the file, the place in it and the remedy.
 
@@ -27,8 +26,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -38,7 +36,6 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from pandas.api.types import is_bool_dtype, is_datetime64_any_dtype, is_numeric_dtype
 from pyarrow import csv as arrow_csv
 from pyarrow import dataset, parquet
 
@@ -54,95 +51,31 @@ if TYPE_CHECKING:
 __all__ = ["TABLES", "FrameFile", "are_names", "read_frame", "require_distinct", "require_size"]
 
 _NO_NAME = r"__index_level_[0-9]+__"  # of a column that is an index of pandas
-_BATCH = 65_536  # rows that are read together
 _UTF8 = b"\xef\xbb\xbf"  # may mark a text as such
-_MOST_NUMBERS, _MOST_TEXTS = 64, 10_000  # most distinct values that a sample shows
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
     pa.type_for_alias(name.lower()): pd.api.types.pandas_dtype(name)
     for name in (f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrameFile:
     """A table from a file, or from a folder of Parquet files.
 
     Attributes:
         path: The file or folder.
         sha256: Hexadecimal digest of the file's bytes; of a folder, of the list of its digests.
-        source: The rows, at least one.
-        columns: Name of each column; "column_1", ... where the file has no names.
+        frame: The rows, at least one, numbered from 0; columns of a file without names are
+            "column_1", ...
     """
 
     path: Path
     sha256: str
-    source: dataset.Dataset
-    columns: tuple[str, ...]
-
-    @classmethod
-    def of(cls, path: Path, content: bytes, table: pa.Table) -> Self:
-        """Describes a table in memory, and the content of its file."""
-        sha256 = hashlib.sha256(content).hexdigest()
-        return cls(path, sha256, dataset.dataset(table), tuple(table.column_names))
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows."""
-        return int(self.source.count_rows())
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """All rows, numbered from 0; read anew each time."""
-        with _readable(self.path):
-            return self._framed(self.source.to_table())
-
-    def batches(self) -> Iterator[pd.DataFrame]:
-        """Yields all rows in order, 65,536 or fewer at a time."""
-        # Read little ahead: batches that wait take memory.
-        options = {"batch_size": _BATCH, "batch_readahead": 2, "fragment_readahead": 1}
-        with _readable(self.path):
-            for batch in self.source.to_batches(**options):
-                yield self._framed(pa.Table.from_batches([batch]))
+    frame: pd.DataFrame
 
     def take(self, rows: np.ndarray) -> pd.DataFrame:
         """Returns the rows of the given numbers, which count from 0."""
-        with _readable(self.path):
-            return self._framed(self.source.take(pa.array(rows)))
-
-    def _framed(self, table: pa.Table) -> pd.DataFrame:
-        """Makes a frame with the dtypes that pandas wrote, or would choose.
-
-        What pandas did not write has its nullable dtypes where whole numbers or truth values may
-        be missing.
-        """
-        if b"pandas" in (table.schema.metadata or {}):
-            return table.to_pandas().set_axis(list(self.columns), axis=1)
-        made = {}
-        for name, field, column in zip(self.columns, table.schema, table.columns, strict=True):
-            own = field.nullable and field.type in _NULLABLE
-            made[name] = column.to_pandas(types_mapper=_NULLABLE.get if own else None)
-        return pd.DataFrame(made)
-
-    def sample(self, num_rows: int, generator: np.random.Generator) -> pd.DataFrame:
-        """Draws rows at random, and adds those that show everything that is in a column.
-
-        Args:
-            num_rows: Number of random rows; all rows if there are no more. For each column it adds
-                the first row with a gap, the rows with the smallest and the largest number or date,
-                and the first row of each value, up to 64 numbers or 10,000 other values.
-            generator: Source of the draws.
-        """
-        if num_rows >= self.num_rows:
-            return self.frame
-        kept: list[pd.DataFrame] = []
-        start = 0
-        for batch in self.batches():
-            rows = pd.concat([*kept, batch.set_axis(range(start, start + len(batch)))])
-            shown = [_shown(rows[name]) for name in self.columns]
-            kept = [rows.loc[np.unique(np.concatenate(shown))]]
-            start += len(batch)
-        drawn = generator.choice(self.num_rows, num_rows, replace=False)
-        return self.take(np.union1d(drawn, kept[0].index))
+        return self.frame.iloc[rows].reset_index(drop=True)
 
     def named_like(self, columns: Sequence[str]) -> Self:
         """Returns the table with a model's column names if the table or the model has none.
@@ -150,37 +83,15 @@ class FrameFile:
         Raises:
             DataError: The number of columns is different.
         """
-        if are_names(self.columns) and are_names(columns):
+        own = list(map(str, self.frame))
+        if are_names(own) and are_names(columns):
             return self
-        if len(self.columns) != len(columns):
+        if len(own) != len(columns):
             raise DataError(
-                f"'{self.path}' has {len(self.columns)} columns and the model was trained on "
+                f"'{self.path}' has {len(own)} columns and the model was trained on "
                 f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
             )
-        return replace(self, columns=tuple(columns))
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns an error of Arrow about a Parquet file into one line."""
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"'{path}' is not a readable Parquet file: {error}; write it again"
-        ) from error
-
-
-def _shown(cells: pd.Series) -> np.ndarray:
-    """Returns the labels of those of a column's cells that show everything that is in it."""
-    present = cells.dropna()
-    number = is_numeric_dtype(cells.dtype) and not is_bool_dtype(cells.dtype)
-    # Of more values only the first are kept: numbers have their ends, others are no categories.
-    values = present.drop_duplicates()[: _MOST_NUMBERS if number else _MOST_TEXTS]
-    rows = [cells.index[cells.isna()][:1], values.index]
-    if len(present) and (number or is_datetime64_any_dtype(cells.dtype)):
-        rows.append(present.index[[int(present.argmin()), int(present.argmax())]])
-    return np.concatenate(rows)
+        return replace(self, frame=self.frame.set_axis(list(columns), axis=1))
 
 
 def read_frame(
@@ -286,19 +197,19 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
         columns = [column.slice(1) for column in columns]
     require_distinct(f"'{path}'", names)
     require_size(f"'{path}'", len(columns[0]), len(columns))
-    # One column after the other, so that little is in memory twice.
     commas = delimiter != ","
-    made = [typed(path, name, columns.pop(0), kinds.get(name), missing, commas) for name in names]
-    return FrameFile.of(path, content, _table(names, made))
+    # One column after the other, so that little is in memory twice.
+    cells = {
+        name: _framed(typed(path, name, columns.pop(0), kinds.get(name), missing, commas))
+        for name in names
+    }
+    return FrameFile(path, hashlib.sha256(content).hexdigest(), pd.DataFrame(cells))
 
 
-def _table(names: Sequence[str], columns: Sequence[pa.ChunkedArray | pa.Array]) -> pa.Table:
-    """Makes a table that knows which columns have gaps."""
-    fields = [
-        pa.field(name, column.type, nullable=column.null_count > 0)
-        for name, column in zip(names, columns, strict=True)
-    ]
-    return pa.table(list(columns), schema=pa.schema(fields))
+def _framed(column: pa.ChunkedArray) -> pd.Series:
+    """Makes a column for pandas: whole numbers and truth values with gaps get nullable dtypes."""
+    nullable = column.null_count and column.type in _NULLABLE
+    return column.to_pandas(types_mapper=_NULLABLE.get if nullable else None)
 
 
 def _unpacked(path: Path) -> bytes:
@@ -378,16 +289,26 @@ def _read_parquet(path: Path) -> FrameFile:
                 "or one with .parquet files"
             )
     schema: pa.Schema | None = None
-    for file in files:
-        _require_content(file)
-        sha256 += f"{digest(file)}  {file.relative_to(path).as_posix()}\n"
-        with _readable(file):
+    try:
+        for file in files:
+            _require_content(file)
+            sha256 += f"{digest(file)}  {file.relative_to(path).as_posix()}\n"
             own = _plain_schema(file)
-        schema = own if schema is None else _common(file, own, files[0], schema)
+            schema = own if schema is None else _common(file, own, files[0], schema)
+        source = dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
+        require_size(f"'{path}'", source.count_rows(), len(source.schema))
+        table = source.to_table()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"'{path}' is not a readable Parquet file: {error}; write it again"
+        ) from error
+    if b"pandas" in (table.schema.metadata or {}):
+        frame = table.to_pandas().set_axis(table.schema.names, axis=1)
+    else:
+        columns = zip(table.schema.names, table.columns, strict=True)
+        frame = pd.DataFrame({name: _framed(column) for name, column in columns})
     digested = hashlib.sha256(sha256.encode()).hexdigest() if path.is_dir() else sha256[:64]
-    source = dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
-    require_size(f"'{path}'", source.count_rows(), len(source.schema))
-    return FrameFile(path, digested, source, tuple(source.schema.names))
+    return FrameFile(path, digested, frame)
 
 
 def _plain_schema(file: Path) -> pa.Schema:
@@ -450,8 +371,8 @@ def _read_npy(path: Path) -> FrameFile:
     require_size(f"'{path}'", *array.shape)
     with np.errstate(over="ignore"):  # long doubles that overflow are refused as infinite
         kind = np.dtype(np.float64) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
-        columns = [pa.array(column) for column in array.astype(kind).T]
-    return FrameFile.of(path, content, _table(_numbered(len(columns)), columns))
+        frame = pd.DataFrame(array.astype(kind), columns=list(_numbered(array.shape[1])))
+    return FrameFile(path, hashlib.sha256(content).hexdigest(), frame)
 
 
 def are_names(columns: Sequence[str]) -> bool:

@@ -1,10 +1,8 @@
 """Tables as sources: rows of a file, or of a table that scikit-learn brings along.
 
 Rows are encoded by a codec (:mod:`kan_diffusion.tables.codec`). It is fitted to all rows, since it
-has to know every category and whether there are gaps. If a file has more than `MOST_TO_FIT` rows,
-it is fitted to that many random rows, and to rows that show all categories and the extremes of
-numbers. Its draws derive from the study's seed, so that all trials of a study see the same
-coordinates.
+has to know every category and whether there are gaps. Its draws derive from the study's seed, so
+that all trials of a study see the same coordinates.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import pandas as pd
-import pyarrow as pa
 import torch
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from torch import Tensor
@@ -35,16 +32,12 @@ from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
 
 __all__ = [
     "MOST_HELDOUT",
-    "MOST_TO_FIT",
     "FileData",
     "TableData",
     "TableDataset",
     "split_frames",
     "split_rows",
 ]
-
-MOST_TO_FIT = 200_000
-"""Most random rows that a codec is fitted to."""
 
 MOST_HELDOUT = 100_000
 """Most rows that are held out, or that judge a model."""
@@ -96,9 +89,8 @@ class _TableSource(Source):
 
     def _fitted(self, file: FrameFile) -> TableCodec:
         """Fits a codec to a file, whose name is said in errors."""
-        frame = file.sample(MOST_TO_FIT, numpy_generator("codec"))
         with _about(file.path):
-            return self.fit_codec(frame)
+            return self.fit_codec(file.frame)
 
 
 class TableData(_TableSource):
@@ -128,8 +120,7 @@ class TableData(_TableSource):
 
     def rows(self) -> FrameFile:
         """Reads the rows."""
-        table = pa.Table.from_pandas(TABLES[self.table](), preserve_index=False)
-        return FrameFile.of(Path(self.table), b"", table)
+        return FrameFile(Path(self.table), "", TABLES[self.table]())
 
 
 def _pairs(kinds: object) -> object:
@@ -319,7 +310,7 @@ def split_frames(
         DataError: The file cannot be used, or has changed since the run was set up.
     """
     file = source.rows()
-    order = split(file.num_rows, source.holdout, study_seed, trial_seed, MOST_HELDOUT)
+    order = split(len(file.frame), source.holdout, study_seed, trial_seed, MOST_HELDOUT)
     train, heldout = order[0][num_ending(len(order[0])) :], order[1]
     train, heldout = (part[:most].sort().values for part in (train, heldout))
     return file.take(train.numpy()), file.take(heldout.numpy())
@@ -352,8 +343,8 @@ def _some(points: Tensor, seed: int) -> Tensor:
 
 def _require_rows(file: FrameFile, purpose: str) -> None:
     """Refuses a file with too few rows for a purpose."""
-    if file.num_rows < _FEWEST_ROWS:
-        count = f"{file.num_rows} rows" if file.num_rows > 1 else "a single row"
+    if (num := len(file.frame)) < _FEWEST_ROWS:
+        count = f"{num} rows" if num > 1 else "a single row"
         raise DataError(
             f"'{file.path}' has {count}; at least {_FEWEST_ROWS} are needed to {purpose}"
         )
@@ -369,7 +360,6 @@ def _about(path: Path) -> Iterator[None]:
 
 
 def _encoded(file: FrameFile, codec: TableCodec, seed: int) -> Tensor:
-    """Encodes the rows of a file, a batch at a time, with shape (n, d), float32."""
-    generator = numpy_generator("encoding", seed)
+    """Encodes the rows of a file, with shape (n, d), float32."""
     with _about(file.path):
-        return torch.cat([codec.encode(batch, generator) for batch in file.batches()])
+        return codec.encode(file.frame, numpy_generator("encoding", seed))

@@ -58,7 +58,7 @@ def judge_run(
     other = own if data is None else data_from_name(data, pinned=False)
     if isinstance(other, FileData) and not own.is_same(other):
         file = pipeline.codec.read(other.path)
-        order = numpy_generator("judged rows").permutation(file.num_rows)
+        order = numpy_generator("judged rows").permutation(len(file.frame))
         real, used = file.take(np.sort(order[:_MOST_ROWS])), "."
         try:
             train, _ = parts()
