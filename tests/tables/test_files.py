@@ -185,8 +185,9 @@ def test_loading_never_runs_what_a_file_holds(tmp_path):
 def test_missing_file_folder_and_unknown_ending(tmp_path):
     with refused("there is no file", DataError):
         read_frame(tmp_path / "nothing.csv")
-    with refused("is a folder without Parquet files", DataError):
-        read_frame(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    with refused("it is no file", DataError):
+        read_frame(tmp_path / "folder.csv")
     for name in ("points.xlsx", "points"):
         with refused(r"ending must be \.csv, \.csv\.gz, \.tsv, \.parquet, \.npy"):
             require_writable_ending(tmp_path / name)

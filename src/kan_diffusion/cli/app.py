@@ -300,8 +300,8 @@ def train(
     data: Annotated[
         str,
         typer.Argument(
-            help="A file of rows (.csv, .csv.gz, .tsv, .parquet, .npy), a folder of Parquet files, "
-            "a table or a toy; or pictures: digits, shapes, or a folder of them."
+            help="A file of rows (.csv, .csv.gz, .tsv, .parquet, .npy), a table or a toy; or "
+            "pictures: digits, shapes, or a folder of them."
         ),
     ],
     family: Annotated[

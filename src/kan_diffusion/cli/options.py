@@ -95,8 +95,7 @@ What = Annotated[
         callback=own_code,
         help="A built-in study (swiss-roll, notebook, verdict), a study file (.yaml), a "
         "toy, a table of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows "
-        "(.csv, .csv.gz, .tsv, .parquet, .npy), or a folder of Parquet files; or pictures: digits, "
-        "shapes, or a folder of them.",
+        "(.csv, .csv.gz, .tsv, .parquet, .npy); or pictures: digits, shapes, or a folder of them.",
     ),
 ]
 Match = Annotated[

@@ -66,14 +66,9 @@ class TableCodec(Settings):
     @model_validator(mode="after")
     def _require_parts(self) -> Self:
         require_distinct("the table", [column.name for column in self.columns])
-        followers = [rule.dependent for rule in self.rules if isinstance(rule, Dependency)]
         for rule in self.rules:
             if not rule.fits(self.columns):
                 raise DataError(f"the rule {rule.model_dump_json()} does not fit the columns")
-            if isinstance(rule, Dependency) and rule.determinant in followers:
-                raise DataError("a column follows from one that itself follows")
-        if len(set(followers)) < len(followers):
-            raise DataError("a column follows from two others")
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -254,21 +249,6 @@ class TableCodec(Settings):
                 fixed[:, place] = bool(column.coordinates) and given[:, span.stop - 1].numpy()
         return obey(frame, self.columns, self.rules, fixed) if self.rules else frame
 
-    def settle(self, rows: Tensor, generator: np.random.Generator) -> Tensor:
-        """Decodes coordinates and encodes the rows again, which rounds categories and steps.
-
-        A network's categories are only near -1 and 1, which would distinguish its rows from real
-        ones.
-
-        Args:
-            rows: Shape (n, d), finite.
-            generator: As in :meth:`encode`.
-
-        Returns:
-            Shape (n, d), float32.
-        """
-        return self.encode(self.decode(rows), generator)
-
     def place(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
         """Encodes rows, each number in the middle of its step, and tells which are continuous.
 
@@ -359,18 +339,6 @@ class TableCodec(Settings):
                     f"({type(error).__name__}: {error}); fit the codec anew"
                 ) from error
         return codec
-
-    def require_content(self) -> None:
-        """Refuses a table in which no column can be learned.
-
-        Raises:
-            DataError: All columns are constant or identifiers.
-        """
-        if not self.dim:
-            raise DataError(
-                "there is nothing to learn: every column is constant or identifies rows; give a "
-                "column that varies"
-            )
 
     def require_columns(self, frame: pd.DataFrame, some: bool = False) -> None:
         """Refuses a frame with other columns than those trained on.

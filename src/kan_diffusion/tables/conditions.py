@@ -156,7 +156,7 @@ def _among(column: Column, given: Sequence[object]) -> Condition:
     if not given or (gap and not column.missing):
         what = "has no gaps" if gap else "is to have one of no values"
         raise DataError(f"column '{column.name}' {what}; give a value")
-    values, _ = column.read(cells)
+    values, _ = column.read(_as_held(column, cells))
     known = _known(column)
     unknown = values[~np.isin(values, known)]
     if len(unknown) and column.lattice is None:
@@ -202,8 +202,15 @@ def _end(column: Column, given: object, open: float) -> np.generic | None:
         return None
     if column.storage.holds == "text":
         return _among(column, [value]).values[0]
-    end: np.generic = column.storage.read(pd.Series([value]), column.name)[0][0]
+    cells = _as_held(column, pd.Series([value]))
+    end: np.generic = column.storage.read(cells, column.name)[0][0]
     return end
+
+
+def _as_held(column: Column, cells: pd.Series) -> pd.Series:
+    """Rounds real numbers as the column's dtype, or that of its categories, does."""
+    is_real = column.storage.holds == "real"
+    return cells.astype(column.storage.pandas_dtype()) if is_real else cells
 
 
 def _within(found: np.ndarray, low: np.generic | None, high: np.generic | None) -> np.ndarray:
@@ -232,7 +239,7 @@ def _value(column: Column, given: object) -> object:
                 number = int(text) if _WHOLE.fullmatch(text) else float(given)  # type: ignore[arg-type]
                 if math.isnan(number):
                     raise ValueError
-                return float(column.storage.rounded(number)) if holds == "real" else number
+                return number
         if column.storage.written is not None and isinstance(given, str):
             return text  # dates as their column writes them
         cell = pd.Series([given], dtype=object)

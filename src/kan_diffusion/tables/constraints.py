@@ -74,7 +74,7 @@ class Dependency(Settings):
 
     def fits(self, columns: Sequence[Column]) -> bool:
         """Whether the columns have such categories."""
-        if max(self.columns) >= len(columns):
+        if max(self.columns) >= len(columns) or self.determinant == self.dependent:
             return False
         others, known = (len(columns[place].categories) for place in self.columns)
         return min(known, others) >= 2 and len(self.places) == others and max(self.places) < known

@@ -200,12 +200,6 @@ class Storage(Settings):
         info = np.iinfo(numpys if numpys.kind in "iu" else np.int64)
         return int(info.min), int(info.max)
 
-    def rounded(self, numbers: np.ndarray | float) -> np.ndarray:
-        """Rounds numbers to what the dtype, or that of its categories, can hold, in float64."""
-        numpys = _numpy_dtype(self.pandas_dtype())
-        with np.errstate(over="ignore"):
-            return np.asarray(numbers, numpys if numpys.kind == "f" else None).astype(np.float64)
-
     def scalars(self, values: np.ndarray) -> list[Scalar]:
         """Converts values to JSON scalars; moments and spans to whole numbers of their unit."""
         if self.unit is not None:

@@ -247,7 +247,7 @@ class DiffusionEstimator(BaseEstimator):
         if validation is not None:
             num = min(len(validation), TOLD_APART_ROWS)
             drawn = pipeline(num, generator=torch_generator("doubt", seed)).samples
-            drawn = codec.settle(drawn, numpy_generator("doubt", seed))
+            drawn = codec.encode(codec.decode(drawn), numpy_generator("doubt", seed))
             warn_of_doubt(config, trained, denoiser, drawn, validation)
         row |= spent(trained)
         result, self._samples = TrialResult(config, row, [], Path()), None

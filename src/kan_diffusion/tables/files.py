@@ -1,8 +1,8 @@
 """Tables of mixed columns in files, with every value checked and written whole, and scikit-learn's.
 
 A table is n rows of d columns, each of numbers, text, truth values or dates, in a ``.csv``,
-``.csv.gz``, ``.tsv``, ``.parquet`` or ``.npy`` file or in a folder of Parquet files. The types of
-text columns follow the rules of :mod:`kan_diffusion.tables.cells`.
+``.csv.gz``, ``.tsv``, ``.parquet`` or ``.npy`` file. The types of text columns follow the rules of
+:mod:`kan_diffusion.tables.cells`.
 
 An error is one line that names the file, the place in it and the remedy.
 
@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
-from pyarrow import dataset, parquet
+from pyarrow import parquet
 
 from kan_diffusion.data.frames import ENDINGS, ending_of
 from kan_diffusion.errors import DataError
@@ -60,11 +60,11 @@ _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
 
 @dataclass(frozen=True, eq=False)
 class FrameFile:
-    """A table from a file, or from a folder of Parquet files.
+    """A table from a file.
 
     Attributes:
-        path: The file or folder.
-        sha256: Hexadecimal digest of the file's bytes; of a folder, of the list of its digests.
+        path: The file.
+        sha256: Hexadecimal digest of the file's bytes.
         frame: The rows, at least one, numbered from 0; columns of a file without names are
             "column_1", ...
     """
@@ -103,8 +103,8 @@ def read_frame(
         path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
             semicolons, tabs or bars, where numbers may have decimal commas; the first line is a
             header when no cell of it is a number), a ``.parquet`` file, in which an index of pandas
-            with a name is a column (not a range, which only counts rows), a folder of such files
-            with the same columns, or a ``.npy`` file with an array of shape (n, d) or (n,).
+            with a name is a column (not a range, which only counts rows), or a ``.npy`` file with
+            an array of shape (n, d) or (n,).
         missing: Words for gaps in a text file beside the usual ones, such as ``"?"``.
         kinds: Kinds of columns of a text file, by name: cells of other kinds than "number" stay the
             text that they are. Types of other columns are found.
@@ -119,14 +119,14 @@ def read_frame(
     path = Path(path)
     ending = ending_of(path)
     try:
-        if path.is_dir():
-            return _read_parquet(path)
         if not path.exists():
             raise DataError(f"there is no file '{path}'; check the path")
         if ending not in ENDINGS:
             has = f"the ending '{path.suffix}'" if path.suffix else "no ending"
             raise DataError(f"'{path}' has {has}; a table is one of {', '.join(ENDINGS)}")
-        _require_content(path)
+        require_file(path)
+        if path.stat().st_size == 0:
+            raise DataError(f"'{path}' is empty; give a file with rows")
         if ending == ".parquet":
             return _read_parquet(path)
         return _read_npy(path) if ending == ".npy" else _read_text(path, missing, kinds or {})
@@ -134,12 +134,6 @@ def read_frame(
         raise DataError(
             f"'{path}' cannot be read: {error.strerror or error}; give another file"
         ) from error
-
-
-def _require_content(path: Path) -> None:
-    require_file(path)
-    if path.stat().st_size == 0:
-        raise DataError(f"'{path}' is empty; give a file with rows")
 
 
 def require_size(what: str, num_rows: int, num_columns: int) -> None:
@@ -221,7 +215,7 @@ def _unpacked(path: Path) -> bytes:
         raise DataError(f"'{path}' is a broken gzip file: {error}; pack it again") from error
     if len(text) > MOST_BYTES:
         raise DataError(
-            f"'{path}' holds more than {MOST_BYTES:,} bytes; give a folder of Parquet files"
+            f"'{path}' holds more than {MOST_BYTES:,} bytes; give a Parquet file"
         )
     return text
 
@@ -279,45 +273,19 @@ def _split(path: Path, text: bytes, delimiter: str, names: Sequence[str]) -> lis
 
 
 def _read_parquet(path: Path) -> FrameFile:
-    """Opens a Parquet file or a folder of them."""
-    files, sha256 = [path], ""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*.parquet") if not file.is_dir())
-        if not files:
-            raise DataError(
-                f"'{path}' is a folder without Parquet files; give a file ({', '.join(ENDINGS)}) "
-                "or one with .parquet files"
-            )
-    schema: pa.Schema | None = None
-    try:
-        for file in files:
-            _require_content(file)
-            sha256 += f"{digest(file)}  {file.relative_to(path).as_posix()}\n"
-            own = _plain_schema(file)
-            schema = own if schema is None else _common(file, own, files[0], schema)
-        source = dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
-        require_size(f"'{path}'", source.count_rows(), len(source.schema))
-        table = source.to_table()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"'{path}' is not a readable Parquet file: {error}; write it again"
-        ) from error
-    if b"pandas" in (table.schema.metadata or {}):
-        frame = table.to_pandas().set_axis(table.schema.names, axis=1)
-    else:
-        columns = zip(table.schema.names, table.columns, strict=True)
-        frame = pd.DataFrame({name: _framed(column) for name, column in columns})
-    digested = hashlib.sha256(sha256.encode()).hexdigest() if path.is_dir() else sha256[:64]
-    return FrameFile(path, digested, frame)
-
-
-def _plain_schema(file: Path) -> pa.Schema:
-    """Reads the columns of a Parquet file, in types that pandas knows and without unnamed indexes.
+    """Reads a Parquet file in types that pandas knows, without unnamed indexes.
 
     Raises:
         DataError: Two columns have one name, or one holds lists.
     """
-    schema = parquet.read_schema(file)
+    try:
+        schema = parquet.read_schema(path)
+        require_size(f"'{path}'", parquet.read_metadata(path).num_rows, len(schema))
+        table = parquet.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"'{path}' is not a readable Parquet file: {error}; write it again"
+        ) from error
     written = schema.pandas_metadata or {}
     unnamed = {str(name) for name in written.get("index_columns", [])}
     fields = []
@@ -326,31 +294,23 @@ def _plain_schema(file: Path) -> pa.Schema:
             continue
         if pa.types.is_nested(field.type):
             raise DataError(
-                f"'{file}' has a column '{field.name}' of lists or the like; leave it out, or "
+                f"'{path}' has a column '{field.name}' of lists or the like; leave it out, or "
                 "save it as numbers, text or dates"
             )
         is_decimal, is_date = pa.types.is_decimal(field.type), pa.types.is_date(field.type)
         kind = pa.float64() if is_decimal else pa.timestamp("s") if is_date else field.type
         fields.append(field.with_type(kind))
-    require_distinct(f"'{file}'", [field.name for field in fields])
-    if written:  # an index with a name is a column like others
-        return pa.schema(fields, {"pandas": json.dumps(written | {"index_columns": []})})
-    return pa.schema(fields)
-
-
-def _common(file: Path, schema: pa.Schema, first: Path, common: pa.Schema) -> pa.Schema:
-    """Returns a schema with column types that hold the values of a further file."""
-    if odd := sorted(set(schema.names) ^ set(common.names)):
-        raise DataError(
-            f"'{file}' and '{first}' have different columns ('{odd[0]}' is in one of them); "
-            "give a folder of files with the same"
-        )
-    try:
-        return pa.unify_schemas([common, schema], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DataError(
-            f"'{file}' and '{first}' have columns of different types: {error}; write them alike"
-        ) from error
+    names = [field.name for field in fields]
+    require_distinct(f"'{path}'", names)
+    # An index with a name is a column like others.
+    about = {"pandas": json.dumps(written | {"index_columns": []})} if written else None
+    table = table.select(names).cast(pa.schema(fields, about))
+    if written:
+        frame = table.to_pandas().set_axis(names, axis=1)
+    else:
+        columns = zip(names, table.columns, strict=True)
+        frame = pd.DataFrame({name: _framed(column) for name, column in columns})
+    return FrameFile(path, digest(path), frame)
 
 
 def _read_npy(path: Path) -> FrameFile:

@@ -141,8 +141,7 @@ class FileData(_TableSource):
     """Rows of a file.
 
     Attributes:
-        path: A file of a table, or a folder of Parquet files: see
-            :func:`kan_diffusion.tables.files.read_frame`.
+        path: A file of a table, see :func:`kan_diffusion.tables.files.read_frame`.
         sha256: Digest of the file when the run was set up, see :meth:`pinned`; a file that has
             changed since is refused.
         holdout: Fraction of the rows that is held out, at most `MOST_HELDOUT` rows; 0 for none.
@@ -224,9 +223,8 @@ class FileData(_TableSource):
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
         """Reads, encodes and splits the file, or takes it from memory while it has not changed."""
-        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
-        stats = [file.stat() for file in sorted(files) if file.is_file()]
-        stamp = tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
+        stat = self.path.stat() if self.path.exists() else None
+        stamp = None if stat is None else (stat.st_mtime_ns, stat.st_size)
         return _loaded(self, study_seed, trial_seed, stamp)
 
     def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
@@ -256,7 +254,11 @@ class FileData(_TableSource):
             codec = TableCodec.fit(
                 frame, dict(self.kinds), merge_below=self.merge_below, without=self.without
             )
-        codec.require_content()
+        if not codec.dim:
+            raise DataError(
+                "there is nothing to learn: every column is constant or identifies rows; give a "
+                "column that varies"
+            )
         return codec.model_copy(update={"missing": self.missing})
 
     def _read(self, path: Path) -> FrameFile:
@@ -280,7 +282,7 @@ class FileData(_TableSource):
 
 @lru_cache(maxsize=1)
 def _loaded(
-    config: FileData, study_seed: int, trial_seed: int, _stamp: tuple[tuple[int, int], ...]
+    config: FileData, study_seed: int, trial_seed: int, _stamp: tuple[int, int] | None
 ) -> TableDataset:
     """Keeps the last file in memory."""
     return super(FileData, config).load(study_seed, trial_seed)

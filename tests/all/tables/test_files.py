@@ -108,51 +108,6 @@ def test_arrays_and_parquet_of_other_programs(tmp_path):
     assert (flat.tolist(), flat.dtype) == ([3, 1, 2], np.uint16)
 
 
-def _shards(folder, frames):
-    (folder / "deeper").mkdir(parents=True)
-    for number, frame in enumerate(frames):
-        place = folder / "deeper" if number == len(frames) - 1 else folder
-        frame.to_parquet(place / f"part-{number}.parquet", row_group_size=7)
-    (folder / "README.txt").write_text("about these files")
-    return folder
-
-
-def test_a_folder_of_shards_is_one_table(tmp_path):
-    generator = np.random.default_rng(0)
-    whole = pd.DataFrame(
-        {
-            "x": generator.normal(size=50),
-            "age": pd.array(generator.integers(0, 99, 50), dtype="Int64"),
-            "job": pd.Categorical(generator.choice(["nurse", "teacher"], 50)),
-        }
-    )
-    whole.loc[40, "age"] = pd.NA  # in the last shard alone
-    parts = [whole[20:35], whole[35:], whole[:20]]  # the order of names, the deeper one first
-    table = read_frame(_shards(tmp_path / "shards", parts))
-    expected = pd.concat([parts[2], *parts[:2]]).reset_index(drop=True)
-    pd.testing.assert_frame_equal(table.frame, expected)
-    again = _shards(tmp_path / "again", parts)
-    assert read_frame(again).sha256 == table.sha256
-    (again / "part-0.parquet").rename(again / "part-00.parquet")
-    assert read_frame(again).sha256 != table.sha256
-
-
-def test_shards_that_differ_are_refused(tmp_path):
-    first = pd.DataFrame({"x": [1.5, 2.5], "age": [1, 2]})
-    for number, (other, words) in enumerate((
-        (first.rename(columns={"x": "y"}), "part-1.parquet' have different columns.*'x'"),
-        (first.assign(z=1), "different columns.*'z'"),
-        (first.astype({"age": str}), "columns of different types: .*age"),
-    )):  # fmt: skip
-        with refused(words, DataError):
-            read_frame(_shards(tmp_path / str(number), [first, other]))
-    for name, other in (("none", first[:0]), ("floats", first.astype({"age": float}))):
-        assert read_frame(_shards(tmp_path / name, [first, other])).frame.shape == (2 + len(other), 2)
-    (tmp_path / "0" / "part-0.parquet").write_bytes(b"")
-    with refused("part-0.parquet' is empty", DataError):
-        read_frame(tmp_path / "0")
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
