@@ -153,17 +153,6 @@ def test_conditions_hold(mixed):
     assert rows.dtypes.equals(_mixed().dtypes)
 
 
-def test_conditions_that_nothing_comes_near_are_extrapolation(mixed, caplog):
-    early = pd.Timestamp("2012-01-01"), pd.Timestamp("2012-02-01")
-    rows = mixed.sample(20, conditions={"job": ["clerk", "driver"], "since": early})
-    assert rows["job"].isin(["clerk", "driver"]).all()
-    assert rows["since"].between(*early).all()
-    assert "20 rows are extrapolation" in caplog.text
-    caplog.clear()
-    mixed.sample(50, conditions={"job": "nurse"})
-    assert not caplog.records
-
-
 def test_conditions_that_cannot_be_met_are_refused(mixed):
     for conditions, message in (
         ({"jobs": "clerk"}, "no column 'jobs'; known: age, job"),

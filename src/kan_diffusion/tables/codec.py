@@ -166,7 +166,7 @@ class TableCodec(Settings):
             frame: Shape (n, columns): the columns trained on, in any order.
             generator: Spreads whole numbers, decimals, dates and levels over their step and fills
                 the coordinates of cells without a value. None takes the middle of each step and
-                zeros: fixed coordinates, to which :meth:`log_scale` refers.
+                zeros.
 
         Returns:
             Shape (n, d), float32.
@@ -212,12 +212,16 @@ class TableCodec(Settings):
             rows[:, span] = column.encode(cells, generator, str(name) in open)
         return torch.from_numpy(rows)
 
-    def decode(self, rows: Tensor, given: Tensor | None = None) -> pd.DataFrame:
+    def decode(
+        self, rows: Tensor, given: pd.DataFrame | None = None, gaps: Collection[object] = ()
+    ) -> pd.DataFrame:
         """Decodes coordinates into rows of the table, which obey its rules.
 
         Args:
             rows: Shape (n, d), finite.
-            given: Which coordinates were given and are to stay, shape (n, d); none when None.
+            given: Cells of the rows that are to stay, shape (n, any columns); missing ones are
+                decoded.
+            gaps: As in :meth:`observe`.
 
         Returns:
             Shape (n, columns), with the columns, order and dtypes of the frame trained on.
@@ -234,30 +238,29 @@ class TableCodec(Settings):
         series = [column.decode(coordinates[:, span]) for column, span in self._parts.values()]
         frame = pd.concat(series, axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
-        return self.obeying(frame, given)
+        fixed = pd.DataFrame(False, frame.index, frame.columns)
+        for name in [] if given is None else given:
+            column = self.column(name)
+            known = given[name].notna()
+            fixed[column.name] = known | (name in gaps)
+            drawn = frame[column.name]
+            frame[column.name] = column.as_trained(given[name], drawn.dtype).where(known, drawn)
+        return obey(frame, self.columns, self.rules, fixed.to_numpy()) if self.rules else frame
 
-    def obeying(self, frame: pd.DataFrame, given: Tensor | None = None) -> pd.DataFrame:
-        """Changes decoded rows, in place, so that they obey the table's rules.
-
-        Args:
-            frame: Shape (n, columns).
-            given: As in :meth:`decode`.
-        """
-        fixed = np.zeros((len(frame), len(self.columns)), dtype=bool)
-        if given is not None:
-            for place, (column, span) in enumerate(self._parts.values()):
-                fixed[:, place] = bool(column.coordinates) and given[:, span.stop - 1].numpy()
-        return obey(frame, self.columns, self.rules, fixed) if self.rules else frame
-
-    def place(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor]:
+    def continuous(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor, np.ndarray]:
         """Encodes rows, each number in the middle of its step, and tells which are continuous.
+
+        With the third result, log p(x) = log p(z) + sum log |dz/dx|, where x is in the units of its
+        column, and counts steps if the column holds levels, dates or time spans. Categories,
+        constants and missing cells add nothing.
 
         Args:
             frame: Shape (n, columns), as for :meth:`encode`.
 
         Returns:
             Coordinates, and a mask that is True for those of numbers and False for those of
-            categories, states and cells without a value; both with shape (n, d).
+            categories, states and cells without a value, both with shape (n, d); and the sum of
+            log |dz/dx| over the numbers of each row, shape (n,), float64.
 
         Raises:
             DataError: As in :meth:`encode`.
@@ -268,27 +271,8 @@ class TableCodec(Settings):
             if len(column.coordinates) > len(column.states) and not column.is_discrete:
                 valued = (rows[:, span.start : span.stop - 1] < 0).all(dim=1)
                 numbers[:, span.stop - 1] = valued
-        return rows, numbers
-
-    def log_scale(self, frame: pd.DataFrame) -> np.ndarray:
-        """Sums log |dz/dx| over the numbers of each row: log p(x) = log p(z) + log_scale.
-
-        x is in the units of its column, and counts steps if the column holds levels, dates or time
-        spans. A number that is spread over a step is taken at the middle of the step, as in
-        :meth:`encode` without a generator. Categories, constants and missing cells add nothing.
-
-        Args:
-            frame: Shape (n, columns), as for :meth:`encode`.
-
-        Returns:
-            Shape (n,), float64.
-
-        Raises:
-            DataError: As in :meth:`encode`.
-        """
-        self.require_columns(frame)
         scales = [self.column(name).log_scale(cells) for name, cells in frame.items()]
-        return np.sum(scales, axis=0)
+        return rows, numbers, np.sum(scales, axis=0)
 
     @cached_property
     def _parts(self) -> dict[str, tuple[Column, slice]]:

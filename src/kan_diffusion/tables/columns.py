@@ -223,6 +223,12 @@ class Column(Settings):
             values[~missing & (place_among(self.known, values) < 0)] = OTHER
         return values, missing
 
+    def as_trained(self, series: pd.Series, dtype: object) -> pd.Series:
+        """Returns cells of this column in ``dtype``, the one that it had in training."""
+        if series.dtype == dtype:
+            return series
+        return self.storage.restore(*self.read(series)).astype(dtype)
+
     def _refuse(self, wrong: np.ndarray, values: np.ndarray, problem: str) -> None:
         """Refuses values (n,) of which some are wrong."""
         if wrong.any():
@@ -255,15 +261,9 @@ class Column(Settings):
     def _inputs(
         self, series: pd.Series, zeros: bool = True
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Reads cells.
+        """Reads cells (n,): which are missing, which are zeros that are a state (if ``zeros``).
 
-        Args:
-            series: Shape (n,).
-            zeros: Whether zeros have no value where they are a state.
-
-        Returns:
-            Which cells are missing and which are zeros that are a state, shape (n,); the rows of
-            the others, shape (m,), and the inputs of their map: numbers, or middles of steps.
+        Then the rows (m,) of the others, and the inputs of their map: numbers or middles of steps.
         """
         values, missing = self.read(series)
         zero = (values == 0) & ~missing if self.zero and zeros else np.zeros(len(values), bool)

@@ -355,15 +355,10 @@ def obeying(codes: np.ndarray, given: np.ndarray, dependencies: Sequence[Depende
 
 
 def _agreeing(places: np.ndarray, implied: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Returns the nearest category of a determinant that implies what is asked for.
+    """Returns the category nearest to ``places`` (n,) of a determinant that implies what is asked.
 
-    Args:
-        places: Category of the determinant, shape (n,).
-        implied: What its categories imply in m dependents, shape (K, m).
-        asked: Category of each dependent, shape (n, m); -1 if any will do.
-
-    Returns:
-        Shape (n,); unchanged where no category agrees with all that is asked for.
+    That is a category of each of m dependents, (n, m), or -1; its own K categories imply (K, m).
+    Where none agrees with all that is asked for, it stays.
     """
     result = places.copy()
     for each in np.unique(asked, axis=0):

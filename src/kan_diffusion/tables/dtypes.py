@@ -256,15 +256,9 @@ def _numpy_dtype(dtype: object) -> np.dtype[Any]:
 
 
 def _read(column: pd.Series, name: object, zone: str = "UTC") -> Values:
-    """Reads the values of a column of any supported dtype; missing cells become 0 or "".
+    """Reads a column of any supported dtype, moments in the wall time of a zone.
 
-    Args:
-        column: The column.
-        name: Its name in errors.
-        zone: Time zone whose wall time moments are read in.
-
-    Raises:
-        DataError: The dtype is not supported, types are mixed, or a number is infinite.
+    Missing cells become 0 or "".
     """
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):

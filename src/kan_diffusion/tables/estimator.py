@@ -43,7 +43,7 @@ from kan_diffusion.study.trial import curves_of, first_row, spent, train_trial, 
 from kan_diffusion.tables.codec import TableCodec, require_frame
 from kan_diffusion.tables.columns import Kind
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-from kan_diffusion.tables.sources import FileData, split_rows
+from kan_diffusion.tables.sources import FileData
 from kan_diffusion.tables.task import columns_text
 from kan_diffusion.training import Callback
 from kan_diffusion.training.optimization import OptimizerName
@@ -230,8 +230,7 @@ class DiffusionEstimator(BaseEstimator):
         codec = source.fit_codec(frame).model_copy(update={"array": array})
         if self.verbose:
             sys.stderr.write(columns_text(codec.describe(), f"{len(frame):,} rows") + "\n")
-        rows = codec.encode(frame, numpy_generator("encoding", seed))
-        dataset = split_rows(source, codec, rows, seed, 0)
+        dataset = source.encoded(frame, codec, seed, 0)
         given = {name: getattr(self, name) for name in _OF_A_TRIAL}
         config = single_trial(source, seed=seed, dataset=dataset, **given)
         task = task_of(source)

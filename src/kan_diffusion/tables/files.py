@@ -214,9 +214,7 @@ def _unpacked(path: Path) -> bytes:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"'{path}' is a broken gzip file: {error}; pack it again") from error
     if len(text) > MOST_BYTES:
-        raise DataError(
-            f"'{path}' holds more than {MOST_BYTES:,} bytes; give a Parquet file"
-        )
+        raise DataError(f"'{path}' holds more than {MOST_BYTES:,} bytes; give a Parquet file")
     return text
 
 

@@ -34,7 +34,6 @@ from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import Column
 from kan_diffusion.tables.conditions import Condition, read_conditions
 
 __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
@@ -211,14 +210,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         rows = self(
             len(given), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
         ).samples.cpu()
-        known = None if observed is None else ~observed.isnan()
-        frame = self.codec.decode(rows, known)
-        for name in given.columns.difference(list(gaps), sort=False):
-            column = self.codec.column(name)
-            drawn = frame[column.name]
-            kept = _as_trained(column, given[name], drawn)
-            frame[column.name] = kept.where(given[name].notna().to_numpy(), drawn)
-        return frame if known is None else self.codec.obeying(frame, known)
+        return self.codec.decode(rows, given, gaps)
 
     def impute(
         self,
@@ -264,7 +256,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 column = self.codec.column(name)
                 if not empty[name].any():
                     continue
-                cells = _as_trained(column, frame[name], drawn[column.name]).copy()
+                cells = column.as_trained(frame[name], drawn[column.name].dtype).copy()
                 cells.iloc[rows] = part[column.name].array
                 if column.merged and cells.dtype != frame[name].dtype:  # rare ones stay
                     cells = cells.astype(object).where(empty[name].array, frame[name].array)
@@ -298,8 +290,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             KanDiffusionError: There are other cells, too, and the denoiser was trained without
                 conditions.
         """
-        self.codec.require_columns(frame)
-        rows, free = self.codec.place(frame)
+        rows, free, scale = self.codec.continuous(frame)
         if not bool(free.any()):
             raise DataError(
                 "a density is that of continuous columns, and there are none in this table"
@@ -318,14 +309,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             generator=generator,
             num_steps=num_steps,
         )
-        return density.numpy() + self.codec.log_scale(frame)
-
-
-def _as_trained(column: Column, given: pd.Series, drawn: pd.Series) -> pd.Series:
-    """Returns given cells in the dtype that their column had in training, that of drawn ones."""
-    if given.dtype == drawn.dtype:
-        return given
-    return column.storage.restore(*column.read(given)).astype(drawn.dtype)
+        return density.numpy() + scale
 
 
 def _numpy_generator(generator: torch.Generator | None) -> np.random.Generator:

@@ -30,14 +30,7 @@ from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.columns import KINDS, Kind
 from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
 
-__all__ = [
-    "MOST_HELDOUT",
-    "FileData",
-    "TableData",
-    "TableDataset",
-    "split_frames",
-    "split_rows",
-]
+__all__ = ["MOST_HELDOUT", "FileData", "TableData", "TableDataset"]
 
 MOST_HELDOUT = 100_000
 """Most rows that are held out, or that judge a model."""
@@ -83,14 +76,44 @@ class _TableSource(Source):
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
         """Reads, encodes and splits the table."""
         file = self.rows()
-        codec = self._fitted(file)
-        rows = _encoded(file, codec, study_seed)
-        return split_rows(self, codec, rows, study_seed, trial_seed)
-
-    def _fitted(self, file: FrameFile) -> TableCodec:
-        """Fits a codec to a file, whose name is said in errors."""
         with _about(file.path):
-            return self.fit_codec(file.frame)
+            return self.encoded(file.frame, self.fit_codec(file.frame), study_seed, trial_seed)
+
+    def encoded(
+        self, frame: pd.DataFrame, codec: TableCodec, study_seed: int, trial_seed: int
+    ) -> TableDataset:
+        """Encodes rows, and holds some out at random; arguments and errors are those of a load."""
+        rows = codec.encode(frame, numpy_generator("encoding", study_seed))
+        train, heldout = split(len(rows), self.holdout, study_seed, trial_seed, MOST_HELDOUT)
+        return _dataset(self.name, codec, rows[train], rows[heldout].double())
+
+    def frames(
+        self,
+        study_seed: int,
+        trial_seed: int,
+        most: int,
+        num_ending: Callable[[int], int] = lambda _: 0,
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Splits the rows, not encoded, as :meth:`load` does.
+
+        Args:
+            study_seed: As in :func:`.load_dataset`.
+            trial_seed: As in :func:`.load_dataset`.
+            most: Most rows of each part; the first ones in the split are taken.
+            num_ending: Tells how many of the first of so many rows decide when training ends.
+                These are in neither part.
+
+        Returns:
+            Rows that are trained on, and rows that are held out.
+
+        Raises:
+            DataError: The file cannot be used, or has changed since the run was set up.
+        """
+        file = self.rows()
+        order = split(len(file.frame), self.holdout, study_seed, trial_seed, MOST_HELDOUT)
+        train, heldout = order[0][num_ending(len(order[0])) :], order[1]
+        train, heldout = (part[:most].sort().values for part in (train, heldout))
+        return file.take(train.numpy()), file.take(heldout.numpy())
 
 
 class TableData(_TableSource):
@@ -185,7 +208,8 @@ class FileData(_TableSource):
         digest = self.sha256
         if not digest:
             file = self._read(self.path)
-            self._fitted(file)
+            with _about(file.path):
+                self.fit_codec(file.frame)
             digest = file.sha256
         return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
 
@@ -240,8 +264,12 @@ class FileData(_TableSource):
         """
         file = codec.read(self.path)
         _require_rows(file, "judge a model")
-        rows = _some(_encoded(file, codec, seed).double(), seed)
-        return _dataset(self.path.stem, codec, torch.empty(0, codec.dim), rows)
+        with _about(file.path):
+            rows = codec.encode(file.frame, numpy_generator("encoding", seed)).double()
+        order = torch.randperm(len(rows), generator=torch_generator("split", seed))
+        return _dataset(
+            self.path.stem, codec, torch.empty(0, codec.dim), rows[order[:MOST_HELDOUT]]
+        )
 
     def fit_codec(self, frame: pd.DataFrame) -> TableCodec:
         """Fits a codec to rows: the kinds of the columns and how cells become coordinates.
@@ -288,44 +316,6 @@ def _loaded(
     return super(FileData, config).load(study_seed, trial_seed)
 
 
-def split_frames(
-    source: FileData | TableData,
-    study_seed: int,
-    trial_seed: int,
-    most: int,
-    num_ending: Callable[[int], int] = lambda _: 0,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Splits the rows of a table, not encoded, as it does when it is loaded.
-
-    Args:
-        source: The table.
-        study_seed: As in :func:`.load_dataset`.
-        trial_seed: As in :func:`.load_dataset`.
-        most: Most rows of each part; the first ones in the split are taken.
-        num_ending: Tells how many of the first of so many rows decide when training ends. These
-            are in neither part.
-
-    Returns:
-        Rows that are trained on, and rows that are held out.
-
-    Raises:
-        DataError: The file cannot be used, or has changed since the run was set up.
-    """
-    file = source.rows()
-    order = split(len(file.frame), source.holdout, study_seed, trial_seed, MOST_HELDOUT)
-    train, heldout = order[0][num_ending(len(order[0])) :], order[1]
-    train, heldout = (part[:most].sort().values for part in (train, heldout))
-    return file.take(train.numpy()), file.take(heldout.numpy())
-
-
-def split_rows(
-    source: _TableSource, codec: TableCodec, rows: Tensor, study_seed: int, trial_seed: int
-) -> TableDataset:
-    """Makes a data set of encoded rows (n, d), some held out at random."""
-    train, heldout = split(len(rows), source.holdout, study_seed, trial_seed, MOST_HELDOUT)
-    return _dataset(source.name, codec, rows[train], rows[heldout].double())
-
-
 def _dataset(name: str, codec: TableCodec, train: Tensor, heldout: Tensor) -> TableDataset:
     return TableDataset(
         name=name,
@@ -335,12 +325,6 @@ def _dataset(name: str, codec: TableCodec, train: Tensor, heldout: Tensor) -> Ta
         heldout=heldout,
         codec=codec,
     )
-
-
-def _some(points: Tensor, seed: int) -> Tensor:
-    """Chooses at most `MOST_HELDOUT` of points (n, d)."""
-    order = torch.randperm(len(points), generator=torch_generator("split", seed))
-    return points[order[:MOST_HELDOUT]]
 
 
 def _require_rows(file: FrameFile, purpose: str) -> None:
@@ -359,9 +343,3 @@ def _about(path: Path) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"'{path}': {error}") from error
-
-
-def _encoded(file: FrameFile, codec: TableCodec, seed: int) -> Tensor:
-    """Encodes the rows of a file, with shape (n, d), float32."""
-    with _about(file.path):
-        return codec.encode(file.frame, numpy_generator("encoding", seed))

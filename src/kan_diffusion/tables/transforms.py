@@ -265,13 +265,8 @@ def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | Non
     """Estimates the curvature of an upper tail: the growth of log dx/dz per unit of z.
 
     It is that in the body's outer tenth, or larger if a row would be beyond a score of 8. If there
-    is a bound, and no growth or little room, the tail approaches the bound.
-
-    Args:
-        x: Knots, the outermost first.
-        z: Their scores.
-        farthest: The farthest value.
-        bound: Bound that values may not reach; None if there is none.
+    is a bound, and no growth or little room, the tail approaches the bound. Knots and scores come
+    with the outermost first.
     """
     slope = 1 / _slopes(x[::-1], z[::-1])[-1]
     found = 0.0

@@ -18,7 +18,7 @@ from kan_diffusion.study.measure import load_run
 from kan_diffusion.tables.page import say_scores, score_texts, write_table_page
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.scores import TableScores, table_scores
-from kan_diffusion.tables.sources import FileData, TableData, split_frames
+from kan_diffusion.tables.sources import FileData, TableData
 from kan_diffusion.training.run import num_held_out
 
 __all__ = ["TableView", "judge_run"]
@@ -54,7 +54,7 @@ def judge_run(
     assert isinstance(own, FileData | TableData)
     # A model has not learned the rows that decided when its training ended.
     ending = (lambda _: 0) if config.training.patience is None else num_held_out
-    parts = partial(split_frames, own, *seeds, _MOST_ROWS, ending)
+    parts = partial(own.frames, *seeds, _MOST_ROWS, ending)
     other = own if data is None else data_from_name(data, pinned=False)
     if isinstance(other, FileData) and not own.is_same(other):
         file = pipeline.codec.read(other.path)

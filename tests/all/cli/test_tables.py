@@ -5,7 +5,7 @@ import pytest
 from html_page import Page
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.study.run import run_study
-from kan_diffusion.tables.sources import FileData, TableData, split_frames
+from kan_diffusion.tables.sources import FileData, TableData
 from kan_diffusion.tables.view import judge_run
 from kan_diffusion.training.run import num_held_out
 from make import study
@@ -51,11 +51,11 @@ def test_rows_are_split_as_they_are_encoded(tmp_path, seed):
     people(90, 0).to_csv(tmp_path / "people.csv", index=False)
     for config in (FileData(path=tmp_path / "people.csv"), TableData(table="wine")):
         dataset = load_dataset(config, 7, seed)
-        train, heldout = split_frames(config, 7, seed, 1_000)
+        train, heldout = config.frames(7, seed, 1_000)
         same_numbers(dataset.train.float(), train)
         same_numbers(dataset.heldout.float(), heldout)
-        assert len(split_frames(config, 7, seed, 10)[0]) == 10
-        learned, same = split_frames(config, 7, seed, 1_000, lambda num: num // 3)
+        assert len(config.frames(7, seed, 10)[0]) == 10
+        learned, same = config.frames(7, seed, 1_000, lambda num: num // 3)
         pd.testing.assert_frame_equal(same, heldout)
         same_numbers(dataset.train[len(dataset.train) // 3 :], learned)  # as a trial is trained on
 
