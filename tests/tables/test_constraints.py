@@ -9,15 +9,14 @@ from helpers import refused, seeded
 from kan_diffusion import DiffusionEstimator
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.constraints import Dependency, obeying
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from make import denoiser, process
 from odd_tables import QUICK
 
-RULES = ("net+tax=gross", "first<=last", "least<=most", "start<=end")
-
 
 def _orders(num=400, gaps=False):
-    """Orders have an end after their start, prices add up, and `fine` numbers are in order."""
+    """Orders have an end after their start, prices add up, and fine numbers are in order."""
     rng = np.random.default_rng(0)
     start = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 300, num), unit="D")
     net, tax = rng.gamma(2, 50, num).round(2), rng.gamma(2, 9, num).round(2)
@@ -39,12 +38,42 @@ def _orders(num=400, gaps=False):
     return frame.mask(rng.random(frame.shape) < 0.2) if gaps else frame
 
 
+def _places(num=600):
+    """Cities imply a region, rain and a code, and their size nearly."""
+    rng = np.random.default_rng(0)
+    city = rng.integers(0, 12, num)
+    region = np.array(["north", "east", "south", "west"])[city % 4]
+    frame = pd.DataFrame(
+        {
+            "region": region,
+            "city": [f"city {one}" for one in city],
+            "rain": np.isin(region, ["north", "west"]),
+            "code": 100 + 7 * city,
+            "size": np.where(rng.random(num) < 0.01, "L", np.array(["S", "M"])[city % 2]),
+            "x": rng.normal(size=num),
+        }
+    )
+    frame.loc[rng.random(num) < 0.1, "region"] = None
+    return frame
+
+
+ORDERS, PLACES = _orders(), _places()
+CODECS = {"orders": TableCodec.fit(ORDERS), "places": TableCodec.fit(PLACES)}
+
+
 def _require_obeyed(frame):
     for low, high in (("start", "end"), ("first", "last"), ("least", "most")):
-        known = frame[[low, high]].dropna()
-        assert (known[low] <= known[high]).all()
-    known = frame[["net", "tax", "gross"]].dropna().astype(float)
-    np.testing.assert_allclose(known["net"] + known["tax"], known["gross"], atol=1e-9)
+        if low in frame:
+            known = frame[[low, high]].dropna()
+            assert (known[low] <= known[high]).all()
+    if "net" in frame:
+        known = frame[["net", "tax", "gross"]].dropna().astype(float)
+        np.testing.assert_allclose(known["net"] + known["tax"], known["gross"], atol=1e-9)
+    for name in ("region", "rain", "code"):
+        if name in frame:
+            known = frame.dropna(subset=["city", name])
+            truth = PLACES.dropna(subset=[name]).groupby("city")[name].first()
+            assert (known[name].to_numpy() == truth[known["city"]].to_numpy()).all()
 
 
 def _pipeline(codec):
@@ -53,13 +82,16 @@ def _pipeline(codec):
     return TableDiffusionPipeline(network, process(), codec)
 
 
-ORDERS = _orders()
-CODEC = TableCodec.fit(ORDERS)
-
-
 def test_what_always_holds_is_found_and_said():
-    assert set(CODEC.always) == set(RULES)
-    assert set(TableCodec.fit(_orders(800, gaps=True)).always) == set(RULES)
+    of_orders = {"net+tax=gross", "first<=last", "least<=most", "start<=end"}
+    assert set(CODECS["orders"].always) == of_orders
+    assert set(TableCodec.fit(_orders(800, gaps=True)).always) == of_orders
+    of_places = {"city->region", "city->rain", "city->code"}
+    assert set(CODECS["places"].always) == of_places
+    values = CODECS["places"].describe().set_index("name")["values"]
+    assert values["rain"] == "False, True; follows city"
+    assert values["region"].endswith("; follows city")
+    assert "follows" not in values["size"]
 
 
 def test_what_a_single_row_breaks_or_few_rows_show_is_no_rule():
@@ -67,60 +99,70 @@ def test_what_a_single_row_breaks_or_few_rows_show_is_no_rule():
     broken.loc[77, ["end", "gross"]] = broken["start"].min() - pd.Timedelta("9D"), 0.25
     assert set(TableCodec.fit(broken).always) == {"first<=last", "least<=most"}
     assert TableCodec.fit(ORDERS[:199]).always == ()
+    assert TableCodec.fit(_places(30)).always == ()
     gaps = ORDERS.copy()
     gaps.loc[199:, "end"] = pd.NaT
     assert "start<=end" not in TableCodec.fit(gaps).always
 
 
-def test_what_could_not_be_otherwise_is_no_rule():
+def test_what_could_not_be_otherwise_and_chance_are_no_rules():
     rng = np.random.default_rng(1)
     frame = pd.DataFrame(
         {
-            "age": rng.integers(18, 90, 500),
-            "income": rng.integers(10_000, 90_000, 500),  # no age comes near
-            "score": rng.normal(size=500),
-            "again": np.zeros(500),
-            "small": rng.uniform(0, 0.001, 500),
+            "age": rng.integers(18, 90, 1000),
+            "income": rng.integers(10_000, 90_000, 1000),  # no age comes near
+            "score": rng.normal(size=1000),
+            "small": rng.uniform(0, 0.001, 1000),
+            # Nearly every row has a name of its own.
+            "name": [f"n{one}" for one in rng.integers(0, 900, 1000)],
+            "rare": np.where(np.arange(1000) == 7, "yes", "no"),
         }
     )
-    frame["again"] = frame["score"]
-    assert TableCodec.fit(frame).always == ()
+    assert TableCodec.fit(frame.assign(again=frame["score"])).always == ()
 
 
-@given(st.integers(0, 1000))
-def test_whatever_is_decoded_obeys(seed):
-    rows = 3 * torch.randn(50, CODEC.dim, generator=seeded(seed))
-    frame = CODEC.decode(rows)
+@given(st.integers(0, 1000), st.sampled_from(sorted(CODECS)))
+def test_whatever_is_decoded_obeys(seed, name):
+    codec = CODECS[name]
+    frame = codec.decode(3 * torch.randn(50, codec.dim, generator=seeded(seed)))
     _require_obeyed(frame)
-    pd.testing.assert_series_equal(frame.dtypes, ORDERS.dtypes)
-    assert (frame["gross"] == frame["gross"].round(2)).all()
-    again = TableCodec.from_dict(CODEC.to_dict())
-    pd.testing.assert_frame_equal(again.decode(rows), frame)
+    known = ORDERS if name == "orders" else PLACES
+    pd.testing.assert_series_equal(frame.dtypes, known.dtypes)
+    if name == "orders":
+        assert (frame["gross"] == frame["gross"].round(2)).all()
+    else:
+        assert frame["region"].isna().any()
 
 
 @pytest.mark.parametrize(
-    "conditions",
+    ("name", "conditions"),
     [
-        {"end": pd.Timestamp("2020-03-01")},
-        {"gross": 80.25},
-        {"net": 10.5, "gross": 99.75},
-        {"tax": 10.5, "last": 50},
-        {"least": 0.123456789, "first": (10, 60)},
-        {"most": 0.123456789},
+        ("orders", {"end": pd.Timestamp("2020-03-01")}),
+        ("orders", {"gross": 80.25}),
+        ("orders", {"net": 10.5, "gross": 99.75}),
+        ("orders", {"tax": 10.5, "last": 50}),
+        ("orders", {"least": 0.123456789, "first": (10, 60)}),
+        ("orders", {"most": 0.123456789}),
+        ("places", {"region": "north"}),
+        ("places", {"city": "city 7"}),
+        ("places", {"rain": True, "region": "west"}),
+        ("places", {"code": 107}),
     ],
     ids=str,
 )
-def test_rows_obey_whatever_is_given(conditions):
-    rows = _pipeline(CODEC).draw(200, conditions=conditions, generator=seeded(1))
+def test_rows_obey_whatever_is_given(name, conditions):
+    rows = _pipeline(CODECS[name]).draw(200, conditions=conditions, generator=seeded(1))
     _require_obeyed(rows)
-    for name, cell in conditions.items():
-        assert (rows[name].between(*cell) if isinstance(cell, tuple) else rows[name] == cell).all()
+    for column, cell in conditions.items():
+        is_range = isinstance(cell, tuple)
+        assert (rows[column].between(*cell) if is_range else rows[column] == cell).all()
 
 
-def test_gaps_are_filled_with_what_obeys():
-    gaps = ORDERS.mask(np.random.default_rng(3).random(ORDERS.shape) < 0.5)
+@pytest.mark.parametrize(("name", "frame"), [("orders", ORDERS), ("places", PLACES[:80])])
+def test_gaps_are_filled_with_what_obeys(name, frame):
+    gaps = frame.mask(np.random.default_rng(3).random(frame.shape) < 0.5)
     known = gaps.notna()
-    (filled,) = _pipeline(CODEC).impute(gaps, generator=seeded())
+    (filled,) = _pipeline(CODECS[name]).impute(gaps, generator=seeded())
     _require_obeyed(filled)
     pd.testing.assert_frame_equal(
         filled.where(known).astype(object), gaps.where(known).astype(object)
@@ -128,10 +170,18 @@ def test_gaps_are_filled_with_what_obeys():
 
 
 def test_cells_that_contradict_are_kept_as_given():
-    told = pd.DataFrame({"first": [90] * 20, "last": [10] * 20, "net": 5.5, "gross": 1.25})
-    rows = _pipeline(CODEC).draw(like=told, generator=seeded(1))
-    pd.testing.assert_frame_equal(rows[told.columns], told)
-    assert (rows["tax"] == -4.25).all()
+    for name, cells, follows in (
+        ("orders", {"first": 90, "last": 10, "net": 5.5, "gross": 1.25}, ("tax", -4.25)),
+        ("places", {"city": "city 1", "region": "north"}, ("code", 107)),
+    ):
+        told = pd.DataFrame(cells, index=range(20))
+        rows = _pipeline(CODECS[name]).draw(like=told, generator=seeded(1))
+        pd.testing.assert_frame_equal(rows[told.columns], told, check_dtype=False)
+        assert (rows[follows[0]] == follows[1]).all()
+    codec = CODECS["places"]
+    coordinates = torch.randn(200, codec.dim, generator=seeded())
+    free = codec.model_copy(update={"rules": ()}).decode(coordinates)
+    pd.testing.assert_frame_equal(codec.decode(coordinates, free), free)
 
 
 def test_three_dates_come_in_their_order():
@@ -146,6 +196,30 @@ def test_three_dates_come_in_their_order():
         assert (rows["b"] <= rows["c"]).all()
 
 
+@given(st.data())
+def test_the_nearest_category_that_agrees_is_taken(data):
+    count, num, each = (data.draw(st.integers(1, 6)) for _ in range(3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    implied = rng.integers(0, 3, (each, count))
+    dependencies = [
+        Dependency(determinant=0, dependent=1 + place, places=tuple(follows.tolist()))
+        for place, follows in enumerate(implied)
+    ]
+    codes = np.column_stack([rng.integers(0, count, num), rng.integers(0, 3, (num, each))])
+    given = np.column_stack([np.zeros(num, dtype=bool), rng.random((num, each)) < 0.6])
+    found = obeying(codes, given, dependencies)
+    for before, known, after in zip(codes, given[:, 1:], found, strict=True):
+        agreeing = [
+            other for other in range(count) if ((implied[:, other] == before[1:]) | ~known).all()
+        ]
+        if agreeing:
+            assert after[0] in agreeing
+            assert abs(after[0] - before[0]) == min(abs(other - before[0]) for other in agreeing)
+        else:
+            assert after[0] == before[0]
+        assert (after[1:] == np.where(known, before[1:], implied[:, after[0]])).all()
+
+
 def test_rules_are_turned_off_by_name():
     model = DiffusionEstimator("mlp", without=["start<=end", "net+tax=gross"], **QUICK).fit(ORDERS)
     assert set(model.codec_.always) == {"first<=last", "least<=most"}
@@ -157,6 +231,15 @@ def test_rules_are_turned_off_by_name():
 
 
 def test_rules_that_fit_no_column_are_refused():
-    for columns in ([0, 9], [0, 77], [0, 0], [0, 1], [0, 1, 2]):
+    orders, places = (CODECS[name].to_dict() for name in ("orders", "places"))
+    known = places["rules"][0]
+    changes = (
+        *({"determinant": 9}, {"determinant": 5}, {"dependent": 1}),
+        *({"places": [0]}, {"places": [12] * 12}),
+    )
+    for content in (
+        *({**orders, "rules": [{"columns": c}]} for c in ([0, 9], [0, 0], [0, 1], [0, 1, 2])),
+        *({**places, "rules": [known | change]} for change in changes),
+    ):
         with refused("codec: ", KanDiffusionError):
-            TableCodec.from_dict({**CODEC.to_dict(), "rules": [{"columns": columns}]})
+            TableCodec.from_dict(content)

@@ -57,6 +57,7 @@ _FEWEST_UNIQUE = 20  # fewest rows of an identifier
 _YEARS = (1500, 2200)  # consecutive whole numbers within these are years, not identifiers
 _MOSTLY = 0.5
 _SOME = 0.02
+_FLOAT32_PRINTED = 10**9  # a printed float32 has nine digits; its steps mean nothing
 _SHOWN = 5
 _MARGIN = 0.01  # share of a step left free at each end, so that float32 rarely leaves it
 _DIGITS = 18
@@ -464,7 +465,7 @@ class Column(Settings):
             parts = _categories(name, storage, present, merge_below if kind == "category" else 0)
         elif len(present):
             parts = _numbers(name, storage, present, kind)
-        about = {"name": name, "storage": storage, "kind": kind, "missing": _share(missing)}
+        about = {"name": name, "storage": storage, "kind": kind, "missing": _share(missing.mean())}
         return cls.model_validate(about | parts)
 
 
@@ -504,7 +505,7 @@ def _numbers(
     """Returns the share of zeros, and either levels or a lattice with a transform."""
     parts: dict[str, object] = {}
     if present.dtype.kind in "iuf" and has_many_zeros(present):
-        parts["zero"] = _share(present == 0)
+        parts["zero"] = _share((present == 0).mean())
         present = present[present != 0]
     distinct, counts = np.unique(present, return_counts=True)
     lattice = Lattice.of(present, storage.limits)
@@ -516,16 +517,28 @@ def _numbers(
         return parts | _levels(storage, distinct, counts)
     x = lattice.steps(present)
     if not lattice.fine:  # spread evenly over their steps
-        x = np.sort(np.floor(x))
-        _, first, each = np.unique(x, return_index=True, return_counts=True)
-        within = np.arange(len(x)) - np.repeat(first, each)
-        x = x + (within + 0.5) / np.repeat(each, each)
+        steps = pd.Series(np.floor(x))
+        same = steps.groupby(steps)
+        x = (steps + (same.cumcount() + 0.5) / same.transform("size")).to_numpy(copy=True)
     transform = fit_numbers(x, *lattice.bounds(present), str(name))
+    back = transform.inverse(transform.forward(x).astype(np.float32).astype(np.float64))
+    step, lost = lattice.step / lattice.per, float(np.abs(back - x).max())
+    largest = max(abs(lattice.origin), abs(lattice.origin + lattice.step * lattice.high))
+    if not lattice.fine and lost > 1 and largest >= _FLOAT32_PRINTED * lattice.step:
+        logger.warning(
+            "column '%s' has steps of %g%s, and over its range float32, in which networks "
+            "compute, is off by up to %.1g; if that matters split it into a coarse and a fine "
+            "column",
+            name,
+            step,
+            f" {storage.unit or ''}".rstrip(),
+            lost * step,
+        )
     return parts | {"lattice": lattice, "transform": transform}
 
 
 def _levels(storage: Storage, known: np.ndarray, counts: np.ndarray) -> dict[str, object]:
-    frequencies = tuple(_digits(share) for share in counts / counts.sum())
+    frequencies = tuple(_share(share) for share in counts / counts.sum())
     return {"categories": tuple(storage.scalars(known)), "frequencies": frequencies}
 
 
@@ -539,14 +552,9 @@ def _are_levels(counts: np.ndarray, lattice: Lattice) -> bool:
     return scattered and len(counts) <= _MOST_LEVELS and counts[[0, -1]].min() >= SHARING
 
 
-def _share(cells: np.ndarray) -> float:
-    """Returns the share of true cells, rounded; at least 1e-4 if any cell is true."""
-    return max(_digits(float(cells.mean())), 1e-4) if cells.any() else 0.0
-
-
-def _digits(share: float) -> float:
-    """Rounds a share to four decimals, or to two significant digits below 0.01."""
-    return float(f"{share:.4f}") if share >= 0.01 else float(f"{share:.2g}")
+def _share(part: float) -> float:
+    """Rounds a share to four decimals, and one that is not 0 to at least 1e-4."""
+    return max(round(float(part), 4), 1e-4) if part else 0.0
 
 
 def kind_of(series: pd.Series, name: str | int) -> Kind:

@@ -274,9 +274,6 @@ def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | Non
         inner = max(1, min(len(z) - 2, int((z > min(_TAIL_BODY, z[0])).sum())))
         before = (x[inner] - x[inner + 1]) / (z[inner] - z[inner + 1])
         found = math.log(slope / before) / (z[0] - (z[inner] + z[inner + 1]) / 2)
-    room = np.inf if bound is None else (bound - x[0]) / slope
-    if bound is not None and (found <= 0 or room < _NEAR_BOUND):
-        return -1 / max(room, 1e-9)
     found = min(max(found, 0.0), _MOST_CURVATURE)
     with np.errstate(over="ignore"):
         away = min((farthest - x[0]) / slope, LARGEST)
@@ -284,4 +281,7 @@ def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | Non
         found = max(found, 0.1)
         while math.log1p(found * away) / found > _FARTHEST - z[0]:
             found *= 1.2
+    room = np.inf if bound is None else (bound - x[0]) / slope
+    if bound is not None and (found == 0 or room < _NEAR_BOUND):
+        return -1 / max(room, 1e-9)
     return float(f"{found:.3g}")
