@@ -155,6 +155,15 @@ def test_other_numbers_are_no_levels():
         assert not _column(values).categories
 
 
+def test_numbers_that_a_dtype_has_no_room_for_are_refused():
+    whole = pd.Series(_rng().integers(-100, 100, 60))
+    for dtype, cell in (("int8", 300), ("Int8", -129), ("float16", 66_000.0)):
+        column = _column(whole.astype(dtype))
+        assert column.read(pd.Series([5, 127]))[0].tolist() == [5, 127]
+        with refused(f"column 'a' has {cell:g} in row 2, and its dtype {dtype} holds -", DataError):
+            column.read(pd.Series([5, cell]))
+
+
 def test_rare_categories_are_merged_on_request():
     values = ["x"] * 60 + ["y"] * 39 + ["rare"] * 2 + ["odd"]
     column = _column(values, merge_below=5)

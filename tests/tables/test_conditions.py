@@ -151,6 +151,8 @@ def test_conditions_that_cannot_be_met_are_refused():
     ):
         with refused(message):
             read_conditions(conditions_from_texts([text]), CODEC)
+    with refused("column 'species' is to have one of no values"):
+        read_conditions({"species": []}, CODEC)
     with refused("two conditions on column 'age'"):
         conditions_from_texts(["age>=30", "age<=40"])
     assert conditions_from_texts(["pay=>50K", "job=a=b"]) == {"pay": ">50K", "job": "a=b"}

@@ -37,22 +37,16 @@ def test_scikit_learn_accepts_it():
     assert sum(result["status"] == "passed" for result in results) >= 30
 
 
-@pytest.mark.parametrize("dim", [1, 30])
-@pytest.mark.parametrize("params", [200, 2300])
+@pytest.mark.parametrize(("params", "dim"), [(200, 1), (200, 30), (2300, 30)])
 def test_a_budget_is_an_upper_bound_and_no_table_is_too_wide_for_it(params, dim, caplog):
     points = np.random.default_rng(0).normal(size=(20, dim))
     for family in ("full-kan" if params == 200 else "kan", "mlp"):
         caplog.clear()
         model = DiffusionEstimator(family, **{**QUICK, "params": params, "steps": 1}).fit(points)
-        denoiser = model.pipeline_.denoiser
-        assert model.n_parameters_ == denoiser.num_trainable
+        assert model.n_parameters_ == model.pipeline_.denoiser.num_trainable
         if model.n_parameters_ > params:
-            assert set(denoiser.config.hidden) == {1}
-            (record,) = caplog.records
-            message = record.getMessage()
-            assert "\n" not in message
-            assert f"its smallest has {model.n_parameters_:,}" in message
-            assert "the smallest is taken" in message
+            assert set(model.pipeline_.denoiser.config.hidden) == {1}
+            assert f"its smallest has {model.n_parameters_:,}" in caplog.text
         else:
             assert model.n_parameters_ > 0.75 * params or dim > 1
             assert caplog.records == []
@@ -155,10 +149,7 @@ def test_conditions_hold(mixed):
 
 def test_conditions_that_cannot_be_met_are_refused(mixed):
     for conditions, message in (
-        ({"jobs": "clerk"}, "no column 'jobs'; known: age, job"),
         ({"id": "p-00001"}, "identifiers, which are made anew"),
-        ({"job": ("a", "b")}, "categories and no ranges"),
-        ({"job": []}, "column 'job' is to have one of no values"),
         ({"score": 1e40}, r"column 'score' has 1e\+40 in row 1, more than 1e\+12 times the spread"),
     ):
         with refused(message):
@@ -166,16 +157,6 @@ def test_conditions_that_cannot_be_met_are_refused(mixed):
     with refused("column 'job' has 'king' in row 3"):
         like = pd.DataFrame({"job": ["nurse", "nurse", "king"]})
         mixed.sample(like=like, conditions={"age": (20, 60)})
-
-
-def test_numbers_that_a_column_has_no_room_for_are_refused():
-    whole = pd.Series(np.random.default_rng(0).integers(-100, 100, 60))
-    frame = pd.DataFrame({dtype: whole.astype(dtype) for dtype in ("int8", "Int8")})
-    model = DiffusionEstimator("mlp", **QUICK).fit(frame)
-    for name, told in (("int8", 300), ("Int8", -129)):
-        with refused(f"column '{name}' has {told} in row 2, and its .* -128 to 127"):
-            model.sample(like=pd.DataFrame({name: [5, told]}))
-        assert model.sample(like=pd.DataFrame({name: [5, 127]}))[name].tolist() == [5, 127]
 
 
 def test_gaps_are_filled_and_what_was_there_stays(mixed):
