@@ -9,7 +9,7 @@ from helpers import refused, seeded
 from kan_diffusion import DiffusionEstimator
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.constraints import Dependency, obeying
+from kan_diffusion.tables.constraints import Rule, obeying
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from make import denoiser, process
 from odd_tables import QUICK
@@ -201,13 +201,13 @@ def test_the_nearest_category_that_agrees_is_taken(data):
     count, num, each = (data.draw(st.integers(1, 6)) for _ in range(3))
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     implied = rng.integers(0, 3, (each, count))
-    dependencies = [
-        Dependency(determinant=0, dependent=1 + place, places=tuple(follows.tolist()))
+    rules = [
+        Rule(columns=(0, 1 + place), implied=tuple(follows.tolist()))
         for place, follows in enumerate(implied)
     ]
     codes = np.column_stack([rng.integers(0, count, num), rng.integers(0, 3, (num, each))])
     given = np.column_stack([np.zeros(num, dtype=bool), rng.random((num, each)) < 0.6])
-    found = obeying(codes, given, dependencies)
+    found = obeying(codes, given, rules)
     for before, known, after in zip(codes, given[:, 1:], found, strict=True):
         agreeing = [
             other for other in range(count) if ((implied[:, other] == before[1:]) | ~known).all()
@@ -234,8 +234,8 @@ def test_rules_that_fit_no_column_are_refused():
     orders, places = (CODECS[name].to_dict() for name in ("orders", "places"))
     known = places["rules"][0]
     changes = (
-        *({"determinant": 9}, {"determinant": 5}, {"dependent": 1}),
-        *({"places": [0]}, {"places": [12] * 12}),
+        *({"columns": [9, 0]}, {"columns": [5, 0]}, {"columns": [1, 1]}, {"columns": [1, 0, 2]}),
+        *({"implied": [0]}, {"implied": [12] * 12}),
     )
     for content in (
         *({**orders, "rules": [{"columns": c}]} for c in ([0, 9], [0, 0], [0, 1], [0, 1, 2])),

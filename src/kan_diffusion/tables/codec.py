@@ -39,7 +39,7 @@ from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.columns import OTHER, Column, Kind
-from kan_diffusion.tables.constraints import Dependency, Rule, find_rules, obey
+from kan_diffusion.tables.constraints import Rule, find_rules, obey
 from kan_diffusion.tables.files import FrameFile, read_frame, require_distinct, require_size
 from kan_diffusion.tables.seriation import arranged
 
@@ -239,12 +239,11 @@ class TableCodec(Settings):
         frame = pd.concat(series, axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
         fixed = pd.DataFrame(False, frame.index, frame.columns)
-        for name in [] if given is None else given:
-            column = self.column(name)
-            known = given[name].notna()
+        for name, cells in () if given is None else given.items():
+            column, known = self.column(name), cells.notna()
             fixed[column.name] = known | (name in gaps)
             drawn = frame[column.name]
-            frame[column.name] = column.as_trained(given[name], drawn.dtype).where(known, drawn)
+            frame[column.name] = column.as_trained(cells, drawn).where(known, drawn)
         return obey(frame, self.columns, self.rules, fixed.to_numpy()) if self.rules else frame
 
     def continuous(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor, np.ndarray]:
@@ -285,10 +284,10 @@ class TableCodec(Settings):
         """Describes each column: name, kind, dtype, share of gaps, values, count of coordinates."""
         described = [column.describe() for column in self.columns]
         for each in self.rules:
-            if isinstance(each, Dependency):
-                values = described[each.dependent]["values"]
-                follows = f"{values}; follows {self.columns[each.determinant].name}"
-                described[each.dependent]["values"] = follows
+            if each.implied is not None:
+                determinant, dependent = each.columns
+                follows = f"; follows {self.columns[determinant].name}"
+                described[dependent]["values"] = f"{described[dependent]['values']}{follows}"
         return pd.DataFrame(described)
 
     @property

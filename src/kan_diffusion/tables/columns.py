@@ -224,11 +224,11 @@ class Column(Settings):
             values[~missing & (place_among(self.known, values) < 0)] = OTHER
         return values, missing
 
-    def as_trained(self, series: pd.Series, dtype: object) -> pd.Series:
-        """Returns cells of this column in ``dtype``, the one that it had in training."""
-        if series.dtype == dtype:
+    def as_trained(self, series: pd.Series, drawn: pd.Series) -> pd.Series:
+        """Returns cells of this column in the dtype that it had in training, as drawn ones have."""
+        if series.dtype == drawn.dtype:
             return series
-        return self.storage.restore(*self.read(series)).astype(dtype)
+        return self.storage.restore(*self.read(series)).astype(drawn.dtype)
 
     def _refuse(self, wrong: np.ndarray, values: np.ndarray, problem: str) -> None:
         """Refuses values (n,) of which some are wrong."""

@@ -185,7 +185,8 @@ def _between(column: Column, *given: object) -> Condition:
         values = known[_within(known, low, high)]
     else:  # any number between the ends of both
         reached = _within(known, low, None).any() and _within(known, None, high).any()
-        values = known if reached and (None in (low, high) or low <= high) else known[:0]
+        ordered = low is None or _within(np.array([low]), None, high).all()
+        values = known if reached and ordered else known[:0]
     if not len(values):
         what = "known" if column.lattice is None else "smallest and largest"
         raise DataError(

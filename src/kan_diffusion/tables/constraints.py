@@ -37,7 +37,7 @@ from kan_diffusion.tables.dtypes import Values
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Constraint", "Dependency", "Rule", "find_rules", "obey", "obeying"]
+__all__ = ["Rule", "find_rules", "obey", "obeying"]
 
 _EVIDENCE = 20.0
 _GLANCE, _FEW = 1_000, 5  # rows that most pairs, and most triples, contradict
@@ -50,67 +50,48 @@ _ROUNDING = 1e-9  # of sums in float64, relative to their terms
 Place = Annotated[int, Field(ge=0)]
 
 
-class Dependency(Settings):
-    """A dependency of one column on another.
-
-    Attributes:
-        determinant: Place of the column that decides.
-        dependent: Place of the column that follows.
-        places: For each category of the determinant, that of the dependent; -1 if unknown.
-    """
-
-    determinant: Place
-    dependent: Place
-    places: Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Len(1, MOST_CATEGORIES)]
-
-    @property
-    def columns(self) -> tuple[int, ...]:
-        """Places of both columns."""
-        return self.determinant, self.dependent
-
-    def name(self, names: Sequence[str]) -> str:
-        """Writes the rule, such as "city->region"."""
-        return f"{names[self.determinant]}->{names[self.dependent]}"
-
-    def fits(self, columns: Sequence[Column]) -> bool:
-        """Whether the columns have such categories."""
-        if max(self.columns) >= len(columns) or self.determinant == self.dependent:
-            return False
-        others, known = (len(columns[place].categories) for place in self.columns)
-        return min(known, others) >= 2 and len(self.places) == others and max(self.places) < known
-
-
-class Constraint(Settings):
-    """An order of the cells of two columns, a <= b, or a sum of those of three, a + b = c.
+class Rule(Settings):
+    """What holds between the cells of two or three columns: a -> b, a <= b, or a + b = c.
 
     Attributes:
         columns: Places of a and b, or of a, b and c.
+        implied: For each category of a, that of b, -1 if unknown; None unless a implies b.
     """
 
     columns: Annotated[tuple[Place, ...], Len(2, 3)]
+    implied: Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Len(1, MOST_CATEGORIES)] | None = (
+        None
+    )
 
     def name(self, names: Sequence[str]) -> str:
-        """Writes the rule, such as "start<=end" or "net+tax=gross"."""
+        """Writes the rule, such as "city->region", "start<=end" or "net+tax=gross"."""
         named = [names[place] for place in self.columns]
-        return "<=".join(named) if len(named) == 2 else f"{named[0]}+{named[1]}={named[2]}"
+        if len(named) == 3:
+            return f"{named[0]}+{named[1]}={named[2]}"
+        return ("<=" if self.implied is None else "->").join(named)
 
     def fits(self, columns: Sequence[Column]) -> bool:
-        """Whether the columns have such numbers or dates."""
+        """Whether the columns have such categories, numbers or dates."""
         if max(self.columns) >= len(columns) or len(set(self.columns)) < len(self.columns):
             return False
-        kinds = [_resolution(columns[place]) for place in self.columns]
+        of = [columns[place] for place in self.columns]
+        if self.implied is not None:
+            counts = [len(column.categories) for column in of]
+            known = len(self.implied) == counts[0] and max(self.implied) < counts[-1]
+            return len(counts) == 2 and min(counts) >= 2 and known
+        kinds = [_resolution(column) for column in of]
         if len(kinds) == 2:
             return kinds[0] == kinds[1] is not None
         return all(kind is not None and kind[0] in ("whole", "real") for kind in kinds)
 
     def holds(self, cells: Sequence[np.ndarray]) -> np.ndarray:
-        """Tells which rows obey the rule, shape (n,); ``cells`` of each column have this shape."""
+        """Tells where an order or a sum holds, (n,); ``cells`` of each column have this shape."""
         return _add_up(*cells) if len(cells) == 3 else np.asarray(cells[0] <= cells[1])
 
     def repaired(
         self, cells: Sequence[np.ndarray], fixed: np.ndarray, columns: Sequence[Column]
     ) -> list[np.ndarray]:
-        """Returns values that obey the rule, of rows that do not.
+        """Returns values that obey an order or a sum, of rows that do not.
 
         Args:
             cells: Values of the columns of the rule, shape (n,) each.
@@ -131,9 +112,6 @@ class Constraint(Settings):
             np.where(stays, own, _rounded(cell, columns[place]).astype(own.dtype))
             for cell, own, stays, place in zip(made, cells, kept, self.columns, strict=True)
         ]
-
-
-Rule = Dependency | Constraint
 
 
 def _decimals(column: Column) -> int | None:
@@ -178,10 +156,10 @@ def find_rules(
     Raises:
         DataError: There is no rule of such a name.
     """
-    implied = _dependencies(columns, frame)
-    taken = {place for rule in implied for place in rule.columns}
+    found = _implications(columns, frame)
+    found += _constraints(columns, frame, {place for rule in found for place in rule.columns})
     names = [str(column.name) for column in columns]
-    named = {rule.name(names): rule for rule in (*implied, *_constraints(columns, frame, taken))}
+    named = {rule.name(names): rule for rule in found}
     for name in without:
         if name not in named:
             raise DataError(f"no rule '{name}' holds in all rows; known: {listed(named)}")
@@ -190,14 +168,14 @@ def find_rules(
 
 def _constraints(
     columns: Sequence[Column], frame: pd.DataFrame, taken: Collection[int]
-) -> list[Constraint]:
-    """Finds sums, and orders beside them, of columns that no dependency has taken."""
+) -> list[Rule]:
+    """Finds sums, and orders beside them, of columns that are not taken."""
     found = ((place, _resolution(column)) for place, column in enumerate(columns))
     kinds = {place: kind for place, kind in found if kind is not None and place not in taken}
     cells = {place: columns[place].read(frame.iloc[:, place]) for place in [*kinds][:_MOST_COLUMNS]}
     random = np.random.default_rng(0)
 
-    def always(rule: Constraint) -> bool:
+    def always(rule: Rule) -> bool:
         for some in (slice(_GLANCE), slice(None)):
             known = ~np.any([cells[place][1][some] for place in rule.columns], axis=0)
             values = [cells[place][0][some][known] for place in rule.columns]
@@ -219,19 +197,19 @@ def _constraints(
         for c in np.flatnonzero(_add_up(few[a], few[b], few).all(axis=1))
         if c not in (a, b)
     )
-    sums = [rule for triple in triples if always(rule := Constraint(columns=triple))]
+    sums = [rule for triple in triples if always(rule := Rule(columns=triple))]
     totals = {rule.columns[2] for rule in sums}
     related = {frozenset(pair) for rule in sums for pair in combinations(rule.columns, 2)}
     return sums + [
         rule
         for pair in permutations(cells, 2)
         if kinds[pair[0]] == kinds[pair[1]] and frozenset(pair) not in related
-        if not totals.issuperset(pair) and always(rule := Constraint(columns=pair))
+        if not totals.issuperset(pair) and always(rule := Rule(columns=pair))
     ]
 
 
-def _dependencies(columns: Sequence[Column], frame: pd.DataFrame) -> list[Dependency]:
-    """Finds the dependencies between columns of categories or levels.
+def _implications(columns: Sequence[Column], frame: pd.DataFrame) -> list[Rule]:
+    """Finds which columns of categories or levels imply others.
 
     A column follows from one other at most, the one with the most categories of those that follow
     from none; of two columns with equally many categories, the later follows from the earlier.
@@ -242,16 +220,13 @@ def _dependencies(columns: Sequence[Column], frame: pd.DataFrame) -> list[Depend
         if len(column.categories) > 1
     }
     order = sorted(codes, key=lambda place: -len(columns[place].categories))
-    found: dict[int, Dependency] = {}
+    found: dict[int, Rule] = {}
     for pair in combinations(order, 2):
         if found.keys().isdisjoint(pair):
             count = len(columns[pair[0]].categories)
-            places = _implied(*(codes[place] for place in pair), count)
-            if places is not None:
-                determinant, dependent = pair
-                found[dependent] = Dependency(
-                    determinant=determinant, dependent=dependent, places=places
-                )
+            implied = _implied(codes[pair[0]], codes[pair[1]], count)
+            if implied is not None:
+                found[pair[1]] = Rule(columns=pair, implied=implied)
     return list(found.values())
 
 
@@ -285,16 +260,17 @@ def obey(
     Returns:
         The frame.
     """
-    dependencies = [rule for rule in rules if isinstance(rule, Dependency)]
-    constraints = [rule for rule in rules if isinstance(rule, Constraint)]
+    implications = [rule for rule in rules if rule.implied is not None]
+    constraints = [rule for rule in rules if rule.implied is None]
     involved = {place for rule in rules for place in rule.columns}
     cells = {place: columns[place].read(frame.iloc[:, place]) for place in involved}
     before = {place: values.copy() for place, (values, _) in cells.items()}
     codes = np.full(given.shape, -1)
-    for place in {place for rule in dependencies for place in rule.columns}:
+    bound = {place for rule in implications for place in rule.columns}
+    for place in bound:
         codes[:, place] = columns[place].codes(frame.iloc[:, place])
-    obeyed = obeying(codes, given, dependencies)
-    for place in np.flatnonzero((obeyed != codes).any(axis=0)):
+    obeyed = obeying(codes, given, implications)
+    for place in bound:
         changed = obeyed[:, place] != codes[:, place]
         cells[place][0][changed] = columns[place].known[obeyed[changed, place]]
     held = given.copy()
@@ -309,7 +285,7 @@ def obey(
 
 
 def _repair(
-    rule: Constraint,
+    rule: Rule,
     cells: Mapping[int, Values],
     columns: Sequence[Column],
     given: np.ndarray,
@@ -327,23 +303,23 @@ def _repair(
     return len(rows)
 
 
-def obeying(codes: np.ndarray, given: np.ndarray, dependencies: Sequence[Dependency]) -> np.ndarray:
-    """Returns categories that obey all dependencies, those given unchanged.
+def obeying(codes: np.ndarray, given: np.ndarray, implications: Sequence[Rule]) -> np.ndarray:
+    """Returns categories that obey all implications, those given unchanged.
 
     Args:
         codes: Place of the category of each cell, shape (n, columns); -1 without a value.
         given: Which cells are given, shape (n, columns).
-        dependencies: The dependencies.
+        implications: The rules.
 
     Returns:
         Shape (n, columns). Where no category of a determinant agrees with all that is given, it
         keeps its own.
     """
     codes = codes.copy()
-    for determinant in dict.fromkeys(each.determinant for each in dependencies):
-        followers = [each for each in dependencies if each.determinant == determinant]
-        own, others = codes[:, determinant], [each.dependent for each in followers]
-        implied = np.array([each.places for each in followers]).T
+    for determinant in dict.fromkeys(rule.columns[0] for rule in implications):
+        followers = [rule for rule in implications if rule.columns[0] == determinant]
+        own, others = codes[:, determinant], [rule.columns[1] for rule in followers]
+        implied = np.array([rule.implied for rule in followers]).T
         asked = np.where(given[:, others], codes[:, others], -1)
         wrong = (own >= 0) & ~given[:, determinant]
         wrong &= ((asked >= 0) & (implied[own] != asked)).any(axis=1)

@@ -256,7 +256,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 column = self.codec.column(name)
                 if not empty[name].any():
                     continue
-                cells = column.as_trained(frame[name], drawn[column.name].dtype).copy()
+                cells = column.as_trained(frame[name], drawn[column.name]).copy()
                 cells.iloc[rows] = part[column.name].array
                 if column.merged and cells.dtype != frame[name].dtype:  # rare ones stay
                     cells = cells.astype(object).where(empty[name].array, frame[name].array)

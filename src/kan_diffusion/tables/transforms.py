@@ -214,7 +214,7 @@ def fit_levels(frequencies: np.ndarray) -> Spline:
     between = ndtri(np.clip(shares[1:-1], 1e-9, 1 - 1e-9))
     between = between[:: math.ceil(len(between) / _MOST_EDGES)]
     # Within a wide level, dequantised numbers are uniform, so a normal map needs more knots.
-    z = np.union1d(between, np.linspace(*ends, _MOST_KNOTS))
+    z = np.union1d(between, np.linspace(ends[0], ends[1], _MOST_KNOTS))
     x, z = _distinct(np.interp(ndtr(z), shares, edges), z)
     slopes = _slopes(x, z)
     tails = {"lower": -1 / (slopes[0] * x[0]), "upper": -1 / (slopes[-1] * (edges[-1] - x[-1]))}
