@@ -1,4 +1,4 @@
-"""The view of tables: rows as points of two columns of numbers, and a page that judges rows."""
+"""The view of tables: encoded rows are points, and a page judges rows."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from kan_diffusion.data.sources import Source, data_from_name
-from kan_diffusion.diffusion.sampling import SamplePipeline, watched
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.data.sources import data_from_name
+from kan_diffusion.errors import DataError
 from kan_diffusion.randomness import numpy_generator, torch_generator
-from kan_diffusion.report.views import JudgedPage, Reverse, View
+from kan_diffusion.report.views import JudgedPage, View
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.tables.page import say_scores, score_texts, write_table_page
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
@@ -30,28 +28,6 @@ _WORST = 3
 
 class TableView(View):
     """The view of tables."""
-
-    def reverse(
-        self,
-        pipeline: SamplePipeline,
-        data: Source,
-        num: int,
-        steps: int,
-        generator: torch.Generator,
-    ) -> Reverse:
-        """Draws rows and keeps the first two columns of numbers, see :meth:`.View.reverse`."""
-        assert isinstance(pipeline, TableDiffusionPipeline)
-        shown = [column.name for column in pipeline.codec.columns if column.kind == "number"][:2]
-        if len(shown) < 2:
-            raise KanDiffusionError(
-                f"motion needs two columns of numbers and the table has {len(shown)}; draw "
-                "its rows without it"
-            )
-        with watched(pipeline) as kept:
-            frame = pipeline.draw(num, steps=steps, generator=generator)
-        frames = [*(pipeline.codec.decode(state) for state in kept.values()), frame]
-        rows = [each[shown].to_numpy(np.float64, na_value=np.nan) for each in frames]
-        return Reverse((*kept, 0.0), np.stack(rows), tuple(map(str, shown)))
 
     def page(
         self,
