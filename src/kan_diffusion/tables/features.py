@@ -30,6 +30,7 @@ __all__ = ["Feature", "embedding", "features_of"]
 
 _Array = NDArray[np.float64]
 
+_FEWEST_ROWS = 4  # that can be judged
 _MOST_COORDINATES = 64  # for the categories of a column
 
 
@@ -79,11 +80,16 @@ def features_of(
         identifiers, and columns with the same value in all rows of all tables.
 
     Raises:
-        DataError: A table lacks a column or has one twice, a column of a table does not hold what
-            it should, or no column can be judged.
+        DataError: A table has too few rows, lacks a column or has one twice, a column of a table
+            does not hold what it should, or no column can be judged.
     """
     reference = frames[known_by]
     for which, frame in frames.items():
+        if len(frame) < _FEWEST_ROWS:
+            raise DataError(
+                f"{len(frame)} {which} rows are too few to judge a table by; give at least "
+                f"{_FEWEST_ROWS}"
+            )
         twice = frame.columns[frame.columns.duplicated()]
         if len(twice):
             raise DataError(f"the {which} rows have two columns '{twice[0]}'; rename one of them")
@@ -94,17 +100,16 @@ def features_of(
                 "tables with the same columns"
             )
     given = {str(name): kind for name, kind in kinds.items()}
-    features, columns, left_out = list[Feature](), list[_Array](), list[str]()
+    features, columns = {}, []
     for place in reference:
         name = str(place)
         kind = given.get(name) or kind_of(reference[place], name)
-        if kind != "identifier":
-            sides = {which: frame[place] for which, frame in frames.items()}
-            cells, labels = _numbers(sides, Storage.of(reference[place], name, kind), kind)
-        if kind == "identifier" or len(np.unique(cells)) < 2:
-            left_out.append(name)
-        else:
-            features.append(Feature(name, kind, labels))
+        if kind == "identifier":
+            continue
+        sides = {which: frame[place] for which, frame in frames.items()}
+        cells, labels = _numbers(sides, Storage.of(reference[place], name, kind), kind)
+        if len(np.unique(cells)) > 1:
+            features[name] = Feature(name, kind, labels)
             columns.append(cells)
     if not features:
         raise DataError(
@@ -112,7 +117,8 @@ def features_of(
         )
     ends = np.cumsum([len(frame) for frame in frames.values()])[:-1]
     rows = np.split(np.column_stack(columns), ends)
-    return features, dict(zip(frames, rows, strict=True)), tuple(left_out)
+    left_out = tuple(name for name in map(str, reference) if name not in features)
+    return list(features.values()), dict(zip(frames, rows, strict=True)), left_out
 
 
 def _numbers(

@@ -9,8 +9,8 @@ so that whole numbers leave no comb. Of more than 9 categories, all but the 8 mo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -193,7 +193,7 @@ def _add_pairs(section: Section, scores: TableScores) -> None:
         kind="note",
     )
     picture = embedded(dependence_figure(names, scores.pairs))
-    section.gallery([(picture, "Synthetic minus real.", "Differences of dependence of columns")])
+    section.figure(picture, "Synthetic minus real.", "Differences of dependence of columns")
     section.table(_frame_table(pairs, "The worst pairs"), narrow=True)
 
 
@@ -228,13 +228,11 @@ def column_figure(feature: Feature, real: _Array, synthetic: _Array) -> Figure:
     axes = figure.subplots()
     date = feature.kind == "date"
     edges = edges / _DAY if date else edges
-    lying: Literal["horizontal", "vertical"] = "horizontal" if labels else "vertical"
-    axes.stairs(shares, edges, fill=True, color=REAL, alpha=0.5, label="real", orientation=lying)
-    axes.stairs(
-        shares + spread, edges, baseline=np.maximum(shares - spread, 0), fill=True, color=REAL,
-        alpha=0.35, orientation=lying,
-    )  # fmt: skip
-    axes.stairs(drawn, edges, color=SYNTHETIC, linewidth=1.6, label="synthetic", orientation=lying)
+    stairs = partial(axes.stairs, edges=edges, orientation="horizontal" if labels else "vertical")
+    stairs(shares, fill=True, color=REAL, alpha=0.5, label="real")
+    lower = np.maximum(shares - spread, 0)
+    stairs(shares + spread, baseline=lower, fill=True, color=REAL, alpha=0.35)
+    stairs(drawn, color=SYNTHETIC, linewidth=1.6, label="synthetic")
     top = 1.06 * max(1e-9, float(np.max([shares + spread, drawn])))
     if labels:
         axes.set_yticks(edges[:-1] + 0.5, [shortened(label) for label in labels])

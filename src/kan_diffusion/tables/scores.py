@@ -46,7 +46,6 @@ __all__ = ["TableScores", "table_scores"]
 
 _Array = NDArray[np.float64]
 
-_FEWEST_ROWS = 4  # that can be judged
 _FEWEST_LEARNED = 10  # that trees are trained and tested on
 _MOST_COMPARED = 20_000  # rows of each side for scores of columns and pairs
 _MOST_NEAREST = 5_000  # rows of each side whose nearest records are sought
@@ -133,12 +132,6 @@ def table_scores(
         return np.random.default_rng([root, *key.encode()])
 
     frames = {"real": real, "synthetic": synthetic, **({} if train is None else {"train": train})}
-    for name, frame in frames.items():
-        if len(frame) < _FEWEST_ROWS:
-            raise DataError(
-                f"{len(frame)} {name} rows are too few to judge a table by; give at least "
-                f"{_FEWEST_ROWS}"
-            )
     known_by = "real" if train is None else "train"
     features, rows, left_out = features_of(frames, known_by, kinds or {})
     if train is None:
@@ -287,7 +280,7 @@ def _two_sample(
     pairs = (_merged(features, [real, other]) for other in others)
     value, perfect = (told_apart(learner, one, other, seed) for one, other in pairs)
     # Both accuracies vary, each with a variance of 1/4 over the number of its 2 * size rows.
-    return value, perfect, _SURE * float(np.sqrt(2 * 0.25 / (2 * size)))
+    return value, perfect, _SURE * float(np.sqrt(0.25 / size))
 
 
 def _boosted(
