@@ -49,7 +49,7 @@ _MEANINGS = {
     "gaps": "share of gaps in each column: 1 is the same",
     "trends": "each pair of columns: 1 is the same dependence",
     "c2st": "how often trees tell synthetic rows from real ones: 0.5 is a guess",
-    "usefulness": "AUC on real rows of trees trained on the synthetic ones: 0.5 is a guess",
+    "usefulness": "AUC of trees trained on synthetic rows that predict real ones: 0.5 is a guess",
     "closest": "share of synthetic rows nearer to a training row than to a held-out one",
     "copies": "share of synthetic rows that are a training row, cell by cell",
 }
@@ -111,14 +111,16 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
     """
     page = Page(title, "Is it good, and is it a copy? Real rows beside synthetic ones.")
     page.text(*say_scores(scores), kind="answer")
-    perfect = Head("perfect", "What real rows score that no model was trained on")
     lines = [
         Line([Cell(label, _MEANINGS[key]), *map(Cell, texts)])
         for key, (label, *texts) in zip(scores.scores.index, score_texts(scores), strict=True)
     ]
+    perfect = Head("perfect", "What real rows score that no model was trained on")
     heads = [Head("score", words=True), Head("synthetic"), perfect]
     page.table(Table(heads, lines, caption="Scores", kind="summary wrapped"), narrow=True)
     page.text(_explanation(scores, used), kind="note").text(_UNPROMISED, kind="flag")
+    if len(scores.usefulness):
+        page.folded("Usefulness of columns", _frame_table(scores.usefulness, "Usefulness"))
     section = page.section("Columns, the worst first", "columns")
     section.legend({"real": REAL, "synthetic": SYNTHETIC}).text(
         "The grey band holds 95 % of what chance alone makes of that many rows.", kind="note"
@@ -128,15 +130,6 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
     section.folded(f"All {len(scores.columns):,} columns as numbers", table)
     if len(scores.pairs):
         _add_pairs(page.section("Pairs of columns", "pairs"), scores)
-    if len(scores.usefulness):
-        section = page.section("Usefulness", "usefulness")
-        section.text(
-            "Trees predict a column of the real rows from all others, after training on synthetic "
-            "rows and on as many real ones: AUC of each category, or quarter of the numbers, "
-            "against the others. 0.5 is a guess.",
-            kind="note",
-        )
-        section.table(_frame_table(scores.usefulness, "Usefulness"), narrow=True)
     return page.write(Path(path))
 
 

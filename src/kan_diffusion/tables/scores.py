@@ -38,7 +38,7 @@ from sklearn.metrics import roc_auc_score
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.evaluation.metrics import told_apart
-from kan_diffusion.evaluation.privacy import Share, closest_record
+from kan_diffusion.evaluation.privacy import closest_record
 from kan_diffusion.tables.columns import Kind
 from kan_diffusion.tables.features import Feature, embedding, features_of
 
@@ -146,36 +146,28 @@ def table_scores(
     random = stream("few")
     few = [_thinned(side, _MOST_LEARNED, random) for side in sides]
     columns, pairs = _column_scores(features, sides), _pair_scores(features, sides)
-    predicted = _targets(features, targets)
-    useful = _usefulness(features, few, predicted, trees, stream("usefulness"))
-
-    scores = {}
-
-    def add(key: str, label: str, value: float, perfect: float, margin: float = np.nan) -> None:
-        scores[key] = {"label": label, "value": value, "perfect": perfect, "margin": margin}
-
-    add("shapes", "column shapes", columns["shape"].mean(), columns["perfect"].mean())
+    useful = _usefulness(features, few, targets, trees, stream("usefulness"))
     gaps = np.array([np.isnan(side).mean(axis=0) for side in sides])
-    if gaps.any():
-        apart = np.abs(gaps[1:] - gaps[0])[:, gaps.any(axis=0)]
-        add("gaps", "gaps", *(1 - apart.mean(axis=1)))
-    if len(pairs):
-        add("trends", "pair trends", pairs["score"].mean(), pairs["perfect"].mean())
-    add("c2st", "C2ST", *_two_sample(features, few, trees, stream("c2st")))
-    if len(useful):
-        add("usefulness", "usefulness", useful["synthetic"].mean(), useful["real"].mean())
+    apart = pd.DataFrame(np.abs(gaps[1:] - gaps[0])[:, gaps.any(axis=0)].T, columns=range(2))
+    scores = [
+        ("shapes", "column shapes", columns["shape"].mean(), columns["perfect"].mean(), np.nan),
+        ("gaps", "gaps", *(1 - apart.mean()), np.nan),
+        ("trends", "pair trends", pairs["score"].mean(), pairs["perfect"].mean(), np.nan),
+        ("c2st", "C2ST", *_two_sample(features, few, trees, stream("c2st"))),
+        ("usefulness", "usefulness", useful["synthetic"].mean(), useful["real"].mean(), np.nan),
+    ]
     if train is not None:
-        closest, copies = _privacy(features, rows, stream("privacy"))
-        add("closest", "closest record", closest.value, 0.5, closest.margin)
-        add("copies", "identical rows", *copies)
+        scores += _privacy(features, rows, stream("privacy"))
+    heads = ["key", "label", "value", "perfect", "margin"]
     return TableScores(
-        scores=pd.DataFrame.from_dict(scores, orient="index"),
+        # Without a gap, a pair or a target there is no such score.
+        scores=pd.DataFrame(scores, columns=heads).dropna(subset="value").set_index("key"),
         columns=columns.sort_values("shortfall", ascending=False, kind="stable"),
         pairs=pairs,
         usefulness=useful,
         cells={
-            feature.name: (feature, sides[0][:, place], sides[1][:, place])
-            for place, feature in enumerate(features)
+            feature.name: (feature, known, drawn)
+            for feature, known, drawn in zip(features, sides[0].T, sides[1].T, strict=True)
         },
         left_out=left_out,
         rows=(len(real), len(synthetic), 0 if train is None else len(train)),
@@ -190,8 +182,7 @@ def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
 
 def _column_scores(features: Sequence[Feature], sides: Sequence[_Array]) -> pd.DataFrame:
     found = []
-    for place, feature in enumerate(features):
-        real, *others = (side[:, place] for side in sides)
+    for feature, real, *others in zip(features, *(side.T for side in sides), strict=True):
         similar = [_shape(feature, real, other) for other in others]
         gaps = [np.isnan(cells).mean() for cells in (real, others[0])]
         shortfall = max(similar[1] - similar[0], abs(gaps[0] - gaps[1]))
@@ -220,10 +211,7 @@ def _similarity(*counts: NDArray[np.int64]) -> float:
 def _pair_scores(features: Sequence[Feature], sides: Sequence[_Array]) -> pd.DataFrame:
     # Pearson's correlation of each pair, over the rows without a gap in either.
     correlations = [pd.DataFrame(side).corr().to_numpy() for side in sides]
-    codes = [
-        _codes(feature, [side[:, place] for side in sides])
-        for place, feature in enumerate(features)
-    ]
+    codes = [_codes(*each) for each in zip(features, *(side.T for side in sides), strict=True)]
     found = []
     for i, j in combinations(range(len(features)), 2):
         if features[i].labels is None and features[j].labels is None:
@@ -244,7 +232,7 @@ def _pair_scores(features: Sequence[Feature], sides: Sequence[_Array]) -> pd.Dat
     return pairs.iloc[worst].reset_index(drop=True)
 
 
-def _codes(feature: Feature, sides: Sequence[_Array]) -> list[NDArray[np.int64]]:
+def _codes(feature: Feature, *sides: _Array) -> list[NDArray[np.int64]]:
     """Codes the cells of one column, the real ones first; a gap has the last code."""
     gap, real = _PAIR_CODES - 1, sides[0]
     if feature.labels is None:
@@ -305,33 +293,27 @@ def _merged(features: Sequence[Feature], sides: Sequence[_Array]) -> list[_Array
     return np.split(rows, np.cumsum([len(side) for side in sides])[:-1])
 
 
-def _targets(features: Sequence[Feature], asked: Sequence[str] | None) -> list[int]:
-    """Chooses the columns that trees predict, by index."""
+def _usefulness(
+    features: Sequence[Feature],
+    few: Sequence[_Array],
+    asked: Sequence[str] | None,
+    trees: int,
+    generator: np.random.Generator,
+) -> pd.DataFrame:
     places = {
         feature.name: place
         for place, feature in enumerate(features)
         if feature.kind != "date"
         and (feature.labels is None or 2 <= len(feature.labels) <= _MOST_CLASSES)
     }
-    asked = list(places)[-_MOST_TARGETS:] if asked is None else asked
-    for name in asked:
+    seed, merged, found = int(generator.integers(2**31)), _merged(features, few), []
+    for name in list(places)[-_MOST_TARGETS:] if asked is None else asked:
         if name not in places:
             raise DataError(
                 f"column '{name}' cannot be a target; give a number or a column of 2 to "
                 f"{_MOST_CLASSES} categories, one of {', '.join(places) or 'none here'}"
             )
-    return [places[name] for name in asked]
-
-
-def _usefulness(
-    features: Sequence[Feature],
-    few: Sequence[_Array],
-    targets: Sequence[int],
-    trees: int,
-    generator: np.random.Generator,
-) -> pd.DataFrame:
-    seed, merged, found = int(generator.integers(2**31)), _merged(features, few), []
-    for target in targets:
+        target = places[name]
         sides = [side[~np.isnan(side[:, target])] for side in merged]
         answers = [side[:, target] for side in sides]
         if min(map(len, answers)) < _FEWEST_LEARNED:
@@ -348,7 +330,7 @@ def _usefulness(
             learner = _boosted([features[place] for place in others], len(rows), trees, seed)
             learner.fit(rows[:, others], learned)
             values.append(_auc(learner, sides[0][:, others], answers[0]))
-        found.append((features[target].name, *values))
+        found.append((name, *values))
     return pd.DataFrame(found, columns=["target", "synthetic", "real"])
 
 
@@ -364,14 +346,17 @@ def _auc(learner: HistGradientBoostingClassifier, tests: _Array, truth: _Array) 
 
 def _privacy(
     features: Sequence[Feature], rows: Mapping[str, _Array], generator: np.random.Generator
-) -> tuple[Share, list[float]]:
-    """Computes the share of closest records, and those of copies of synthetic and of real rows."""
+) -> list[tuple[str, str, float, float, float]]:
     sides = [rows[name] for name in ("train", "real", "synthetic")]
     hashed = [pd.util.hash_pandas_object(pd.DataFrame(side), index=False) for side in sides]
-    copies = [hashes.isin(hashed[0]).mean() for hashes in hashed[:0:-1]]
+    chance, identical = (float(hashes.isin(hashed[0]).mean()) for hashes in hashed[1:])
     size = min(len(sides[0]), len(sides[1]), _MOST_NEAREST)
     sizes = size, size, 2 * _MOST_NEAREST
     few = [_thinned(*each, generator) for each in zip(sides, sizes, strict=True)]
     real = np.concatenate(few[:2])
     own, fresh, drawn = (embedding(features, side, real) for side in few)
-    return closest_record(drawn, own, fresh), copies
+    closest = closest_record(drawn, own, fresh)
+    return [
+        ("closest", "closest record", closest.value, 0.5, closest.margin),
+        ("copies", "identical rows", identical, chance, np.nan),
+    ]

@@ -20,8 +20,7 @@ from kan_diffusion.training.run import num_held_out
 
 __all__ = ["TableView"]
 
-_MOST_ROWS = 20_000
-"""Largest number of real, training and synthetic rows that are judged."""
+_MOST_ROWS = 20_000  # real, training and synthetic ones that are judged
 _FEWEST_DRAWN = 1_000
 _WORST = 3
 
@@ -59,7 +58,7 @@ class TableView(View):
             if others is None:
                 raise
             train = None
-        used = f"Real rows are those of '{other.name}'"
+        used = f"Real rows are those of '{(others or own).name}'"
         if others is None:
             used += " that were held out"
         else:
