@@ -16,7 +16,7 @@ from PIL import Image
 
 from kan_diffusion import DiffusionEstimator, table_scores
 from kan_diffusion.files import whole_file
-from kan_diffusion.tables.charts import column_figure
+from kan_diffusion.tables.page import column_figure
 
 ACROSS = 3
 
@@ -30,12 +30,11 @@ def main() -> None:
     real, train = rows[: len(rows) // 5], rows[len(rows) // 5 :]
     model = DiffusionEstimator(random_state=0, verbose=True).fit(train)
     scores = table_scores(real, model.sample(len(train)), train=train, generator=0)
-    for score in scores.scores:
-        print(f"{score.label}: {score.value:.3f}, perfect {score.perfect:.3f}")
+    print(scores.scores)
     pictures = []
     for name in scores.columns["name"]:
         buffer = io.BytesIO()
-        column_figure(name, scores.pictures[name]).savefig(buffer, dpi=110)
+        column_figure(*scores.cells[name]).savefig(buffer, dpi=110)
         pictures.append(Image.open(buffer))
     width, height = pictures[0].size
     down = -(-len(pictures) // ACROSS)

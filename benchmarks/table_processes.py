@@ -36,9 +36,8 @@ def run(table: str, process: str, seed: int) -> dict[str, object]:
     drawn = model.sample(len(split.train), random_state=seed)
     assert isinstance(drawn, pd.DataFrame)
     judged = judge(split, drawn, seed)
-    scores = {score.key: score.value for score in judged.scores}
-    real = {score.key: score.perfect for score in judged.scores}
-    scores["usefulness"] /= real["usefulness"]
+    scores = judged.scores["value"].to_dict()
+    scores["usefulness"] /= judged.scores["perfect"]["usefulness"]
     key = {"table": table, "process": process, "seed": seed}
     return {**key, "steps": len(model.loss_curve_), **scores}
 

@@ -137,8 +137,8 @@ def _run_one(table: str, method: str, seed: int, seconds: float) -> Result:
         fitted,
         sampled,
         generator.held,
-        {score.key: score.value for score in judged.scores},
-        {score.key: score.perfect for score in judged.scores},
+        judged.scores["value"].to_dict(),
+        judged.scores["perfect"].to_dict(),
         gaps,
         clock.lap() if gaps else 0.0,
     )

@@ -18,24 +18,26 @@ def loose():
     return scores_of(REAL, shuffled(TRAIN, 4), train=TRAIN)
 
 
-def test_the_page_says_everything_worst_first(loose, tmp_path):
-    path = write_table_page(loose, tmp_path / "tables.html", "people", "Used.", figures=False)
+def test_the_page_says_and_draws_everything_worst_first(loose, tmp_path):
+    path = write_table_page(loose, tmp_path / "tables.html", "people", "Used.")
     page = Page(path.read_text())
     _, *lines = page.tables["Scores"]
-    for line, score in zip(lines, loose.scores, strict=True):
-        assert line[0].startswith(score.label)
-        assert line[1] == score_texts(score)[0]
+    for line, (label, *texts) in zip(lines, score_texts(loose), strict=True):
+        assert line[0].startswith(label)
+        assert line[1:] == texts
     columns = [line[0] for line in page.tables["All columns"][1:]]
     assert columns == loose.columns["name"].tolist()
-    pairs = [tuple(line[:2]) for line in page.tables["Pairs of columns"][1:]]
+    pairs = [tuple(line[:2]) for line in page.tables["The worst pairs"][1:]]
     assert pairs == list(zip(loose.pairs["first"], loose.pairs["second"], strict=True))
     assert len(pairs) == 15
-    assert tuple(page.tables["The worst pairs"][1][:2]) == pairs[0]
-    assert len(page.tables["Usefulness"]) == 1 + 9
+    assert len(page.tables["Usefulness"]) == 1 + 3
+    # A picture a column, and one of dependences.
+    assert len(page.loads) == 6 + 1
     said = " ".join(page.text)
-    assert "is a promise of privacy" in said
-    assert "Used." in said
-    assert (page.empty, page.loads) == ([], [])
+    for words in ("is a promise of privacy", "Used.", "300 real rows", "trained on 400"):
+        assert words in said
+    assert "could not be drawn" not in said
+    assert page.empty == []
     assert [left.name for left in tmp_path.iterdir()] == ["tables.html"]
 
 

@@ -12,7 +12,7 @@ from scipy.stats.contingency import association, crosstab
 from helpers import refused
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.features import features_of
-from kan_diffusion.tables.marginals import outline
+from kan_diffusion.tables.page import outline
 from kan_diffusion.tables.scores import table_scores
 from mixed_tables import people, shuffled
 
@@ -48,11 +48,12 @@ def test_columns_are_as_similar_as_their_definitions_say(scores):
             REAL[name].isna().mean(),
             WRONG[name].isna().mean(),
         )
-    for value, frame in ((scores["shapes"].value, WRONG), (scores["shapes"].perfect, TRAIN)):
-        assert value == pytest.approx(np.mean([similarity(name, frame) for name in REAL]))
+    for what, frame in (("value", WRONG), ("perfect", TRAIN)):
+        expected = np.mean([similarity(name, frame) for name in REAL])
+        assert scores.scores[what]["shapes"] == pytest.approx(expected)
     gaps = [frame[["job", "score"]].isna() for frame in (REAL, WRONG)]
     differences = (gaps[0].mean() - gaps[1].mean()).abs()
-    assert scores["gaps"].value == pytest.approx(1 - differences.mean())
+    assert scores.scores["value"]["gaps"] == pytest.approx(1 - differences.mean())
 
 
 def correlation(frame, names):
@@ -85,25 +86,26 @@ def test_pairs_are_as_similar_as_their_definitions_say(scores):
             expected = 1 - abs(known[0] - known[1]) / 2
         assert pair.score == pytest.approx(expected, abs=1e-9), names
         assert (pair.real, pair.synthetic) == pytest.approx(known, abs=1e-6), names
-    assert scores["trends"].value == pytest.approx(scores.pairs["score"].mean())
+    assert scores.scores["value"]["trends"] == pytest.approx(scores.pairs["score"].mean())
 
 
 def test_copies_are_as_good_as_real_rows_and_are_found_out():
     rows = TRAIN.sample(frac=1, random_state=0)
     copied = table_scores(REAL, rows, train=TRAIN, generator=0, effort="quick")
+    value, perfect = copied.scores["value"], copied.scores["perfect"]
     for key in ("shapes", "trends", "gaps"):
-        assert copied[key].value == pytest.approx(copied[key].perfect, abs=1e-12)
+        assert value[key] == pytest.approx(perfect[key], abs=1e-12)
     # 700 of 1,200 training rows are compared: the copies of the others are as near to both.
-    assert copied["closest"].value == pytest.approx(700 / 1_200 + 0.5 * 500 / 1_200, abs=0.03)
-    assert (copied["copies"].value, copied["copies"].perfect) == (1, 0)
+    assert value["closest"] == pytest.approx(700 / 1_200 + 0.5 * 500 / 1_200, abs=0.03)
+    assert (value["copies"], perfect["copies"]) == (1, 0)
 
 
 def test_the_same_seed_gives_the_same_scores_and_half_of_the_real_rows_are_a_reference():
     one, other = (table_scores(REAL, people(300, 3), generator=0, effort="quick") for _ in range(2))
-    assert one.scores == other.scores
-    assert "closest" not in one
+    pd.testing.assert_frame_equal(one.scores, other.scores)
+    assert "closest" not in one.scores.index
     assert one.rows == (700, 300, 0)
-    assert one["shapes"].perfect > 0.85
+    assert one.scores["perfect"]["shapes"] > 0.85
 
 
 def test_columns_without_a_difference_or_a_synthetic_value():

@@ -147,15 +147,14 @@ class Section:
         """
         return self._add("player", _dumped(motion), picture, caption, alternative)
 
-    def gallery(self, figures: Iterable[tuple[Picture, str, str]], folded: str = "") -> Self:
+    def gallery(self, figures: Iterable[tuple[Picture, str, str]]) -> Self:
         """Adds figures side by side, as many as there is room for.
 
         Args:
             figures: Picture, caption and alternative text of each, drawn as they are taken.
-            folded: A title that hides the figures until it is opened; empty to show them.
         """
         shown = list(figures) if self.drawn else []
-        return self._add("gallery", shown, folded) if shown else self
+        return self._add("gallery", shown) if shown else self
 
     def legend(self, colours: Mapping[str, str]) -> Self:
         """Adds a legend of the colours that the figures below share."""

@@ -13,7 +13,7 @@ extra coordinate; a gap among categories is one more category.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,8 @@ __all__ = ["Feature", "embedding", "features_of"]
 
 _Array = NDArray[np.float64]
 
-_MOST_COORDINATES = 64
-"""Most coordinates for the categories of a column; rarer categories share the last one."""
+_FEWEST_ROWS = 4  # that can be judged
+_MOST_COORDINATES = 64  # for the categories of a column
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,20 @@ class Feature:
     name: str
     kind: Kind
     labels: tuple[str, ...] | None
+
+    def by_frequency(self, cells: _Array, among: _Array, most: int, gap: float = np.nan) -> _Array:
+        """Codes categories by their frequency, the most frequent one as 0.
+
+        Args:
+            cells: Places of categories, shape (n,), NaN for a gap.
+            among: The cells that are counted, shape (m,).
+            most: Most codes; rarer categories share the last one.
+            gap: The code of a gap.
+        """
+        known = among[~np.isnan(among)].astype(np.int64)
+        counts = np.bincount(known, minlength=len(self.labels or ()))
+        codes = np.minimum(rankdata(-counts, method="ordinal") - 1, most - 1)
+        return np.where(np.isnan(cells), gap, codes[np.nan_to_num(cells).astype(np.int64)])
 
 
 def features_of(
@@ -66,11 +80,16 @@ def features_of(
         identifiers, and columns with the same value in all rows of all tables.
 
     Raises:
-        DataError: A table lacks a column or has one twice, a column of a table does not hold what
-            it should, or no column can be judged.
+        DataError: A table has too few rows, lacks a column or has one twice, a column of a table
+            does not hold what it should, or no column can be judged.
     """
     reference = frames[known_by]
     for which, frame in frames.items():
+        if len(frame) < _FEWEST_ROWS:
+            raise DataError(
+                f"{len(frame)} {which} rows are too few to judge a table by; give at least "
+                f"{_FEWEST_ROWS}"
+            )
         twice = frame.columns[frame.columns.duplicated()]
         if len(twice):
             raise DataError(f"the {which} rows have two columns '{twice[0]}'; rename one of them")
@@ -81,17 +100,16 @@ def features_of(
                 "tables with the same columns"
             )
     given = {str(name): kind for name, kind in kinds.items()}
-    features, columns, left_out = list[Feature](), list[_Array](), list[str]()
+    features, columns = {}, []
     for place in reference:
         name = str(place)
         kind = given.get(name) or kind_of(reference[place], name)
-        if kind != "identifier":
-            sides = {which: frame[place] for which, frame in frames.items()}
-            cells, labels = _numbers(sides, Storage.of(reference[place], name, kind), kind)
-        if kind == "identifier" or len(np.unique(cells)) < 2:
-            left_out.append(name)
-        else:
-            features.append(Feature(name, kind, labels))
+        if kind == "identifier":
+            continue
+        sides = {which: frame[place] for which, frame in frames.items()}
+        cells, labels = _numbers(sides, Storage.of(reference[place], name, kind), kind)
+        if len(np.unique(cells)) > 1:
+            features[name] = Feature(name, kind, labels)
             columns.append(cells)
     if not features:
         raise DataError(
@@ -99,7 +117,8 @@ def features_of(
         )
     ends = np.cumsum([len(frame) for frame in frames.values()])[:-1]
     rows = np.split(np.column_stack(columns), ends)
-    return features, dict(zip(frames, rows, strict=True)), tuple(left_out)
+    left_out = tuple(name for name in map(str, reference) if name not in features)
+    return list(features.values()), dict(zip(frames, rows, strict=True)), left_out
 
 
 def _numbers(
@@ -115,63 +134,40 @@ def _numbers(
     values, missing = (np.concatenate(part) for part in zip(*parts, strict=True))
     labels = None
     if kind in ("category", "constant") or storage.holds in ("text", "truth"):
-        known = _categories(storage, values[~missing])
+        known = np.unique(present := values[~missing])
+        if storage.holds == "text":
+            known = pd.Series(present, dtype=object).value_counts().index.to_numpy(object)
+        if storage.ordered and storage.values is not None:
+            own = storage.from_scalars(storage.values)
+            known = np.append(own, known[place_among(own, known) < 0])
         values, labels = place_among(known, values.astype(known.dtype)), tuple(map(str, known))
     elif values.dtype.kind in "mM":
         values = values.astype(f"{values.dtype.kind}8[us]").astype(np.int64) / 1e6
     return np.where(missing, np.nan, values.astype(np.float64)), labels
 
 
-def _categories(storage: Storage, present: np.ndarray) -> np.ndarray:
-    """Lists categories in their own order, if they have one, and text by its frequency."""
-    if storage.holds == "text":
-        known = pd.Series(present, dtype=object).value_counts().index.to_numpy(object)
-    else:
-        known = np.unique(present)
-    if storage.ordered and storage.values is not None:
-        own = storage.from_scalars(storage.values)
-        known = np.append(own, known[place_among(own, known) < 0])
-    return known
-
-
-def embedding(features: Sequence[Feature], real: _Array) -> Callable[[_Array], list[_Array]]:
-    """Learns where values lie among real rows.
+def embedding(features: Sequence[Feature], rows: _Array, real: _Array) -> _Array:
+    """Turns rows into points whose distances measure how much two rows differ.
 
     Args:
         features: The D columns.
-        real: Real rows, shape (n, D).
+        rows: Shape (n, D).
+        real: The real rows among which values lie, shape (m, D).
 
     Returns:
-        The map from rows, shape (n, D), to points whose distances measure how much two rows differ:
-        the coordinates of each of the D columns, the last of which is for gaps.
+        Shape (n, d): coordinates of each column; rare categories beyond 64 of a column share one.
     """
-    maps = [
-        _of_numbers(column) if one.labels is None else _of_categories(column, len(one.labels))
-        for one, column in zip(features, real.T, strict=True)
-    ]
-    return lambda rows: [to(cells) for to, cells in zip(maps, rows.T, strict=True)]
-
-
-def _of_numbers(real: _Array) -> Callable[[_Array], _Array]:
-    values, counts = np.unique(real[~np.isnan(real)], return_counts=True)
-    scores = ndtri((np.cumsum(counts) - counts / 2) / max(int(counts.sum()), 1))
-
-    def points(cells: _Array) -> _Array:
+    parts = []
+    for feature, cells, known in zip(features, rows.T, real.T, strict=True):
         gaps = np.isnan(cells)
-        score = np.interp(cells, values, scores) if len(values) else np.zeros(len(cells))
-        return np.column_stack((np.where(gaps, 0.0, score), np.sqrt(2.0) * gaps))
-
-    return points
-
-
-def _of_categories(real: _Array, count: int) -> Callable[[_Array], _Array]:
-    counts = np.bincount(real[~np.isnan(real)].astype(np.int64), minlength=max(count, 1))
-    ranks = rankdata(-counts, method="ordinal").astype(np.int64) - 1
-    place = np.minimum(ranks, _MOST_COORDINATES - 1)
-    gap = int(place.max()) + 1
-
-    def points(cells: _Array) -> _Array:
-        known = place[np.nan_to_num(cells).astype(np.int64)]
-        return np.eye(gap + 1)[np.where(np.isnan(cells), gap, known)]
-
-    return points
+        if feature.labels is None:
+            values, counts = np.unique(known[~np.isnan(known)], return_counts=True)
+            scores = ndtri((np.cumsum(counts) - counts / 2) / max(counts.sum(), 1))
+            # Without a real value, all are in the middle.
+            z = np.interp(cells, values, scores) if len(values) else np.zeros(len(cells))
+            parts += [np.where(gaps, 0.0, z), np.sqrt(2.0) * gaps]
+        else:
+            gap = min(len(feature.labels), _MOST_COORDINATES)
+            codes = feature.by_frequency(cells, known, _MOST_COORDINATES, gap)
+            parts.append(np.eye(gap + 1)[codes.astype(np.int64)])
+    return np.column_stack(parts)

@@ -1,42 +1,55 @@
-"""The page of a synthetic table: scores, columns and pairs, real beside synthetic, and privacy."""
+"""The page of a synthetic table: scores, columns and pairs, real beside synthetic, and privacy.
+
+Bins have equal width between the 0.5 % and 99.5 % quantiles of the real values, or between their
+extremes where these are near. They are of equal ratio if positive values span more than two decades
+and most lie in the lowest tenth. Where values have a fixed step, each bin holds equally many steps,
+so that whole numbers leave no comb. Of more than 9 categories, all but the 8 most frequent are one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
+from numpy.typing import NDArray
 from pandas.api.types import is_float_dtype
 
+from kan_diffusion.errors import listed
+from kan_diffusion.report.charts.axes import set_ticks
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import Picture, embedded
-from kan_diffusion.report.style import REAL, SYNTHETIC, shortened
-from kan_diffusion.report.tables import (
-    Cell,
-    Columns,
-    Head,
-    Table,
-    format_number,
-    number_cell,
-    table_of,
-)
-from kan_diffusion.tables.charts import column_figure, dependence_figure
-from kan_diffusion.tables.scores import Score, TableScores
+from kan_diffusion.report.style import REAL, SYNTHETIC, report_style, shortened
+from kan_diffusion.report.tables import Cell, Head, Line, Table, format_number, number_cell
+from kan_diffusion.tables.features import Feature
+from kan_diffusion.tables.scores import TableScores
 
-__all__ = ["say_scores", "score_texts", "write_table_page"]
+__all__ = [
+    "column_figure", "dependence_figure", "outline", "say_scores", "score_texts",
+    "write_table_page",
+]  # fmt: skip
 
+_Array = NDArray[np.float64]
+
+_BINS = 30
+_BARS = 9
+_DECADES = 100.0
+_SURE = 1.96  # standard deviations on either side that hold 95 % of a normal variable
+_DAY = 86_400.0  # Matplotlib counts dates in days
 _SHOWN_COLUMNS = 12
-_SHOWN_PAIRS = 10
-_MOST_PAIRS = 500
-_MOST_DEPENDENT = 24
+_SHOWN_PAIRS = 20
 
 _MEANINGS = {
     "shapes": "each column for itself: 1 is the same distribution",
     "gaps": "share of gaps in each column: 1 is the same",
     "trends": "each pair of columns: 1 is the same dependence",
     "c2st": "how often trees tell synthetic rows from real ones: 0.5 is a guess",
-    "usefulness": "AUC or R² on real rows of learners trained on the synthetic ones",
+    "usefulness": "AUC of trees trained on synthetic rows that predict real ones: 0.5 is a guess",
     "closest": "share of synthetic rows nearer to a training row than to a held-out one",
     "copies": "share of synthetic rows that are a training row, cell by cell",
 }
@@ -50,58 +63,38 @@ _UNPROMISED = (
 )
 
 
-def score_texts(score: Score) -> tuple[str, str]:
-    """Formats the value of a score, and the value of a perfect model."""
-    perfect = format_number(score.perfect)
-    if score.margin is not None:
-        perfect = f"{perfect} ± {format_number(score.margin, 2)}"
-    return format_number(score.value), perfect
+def score_texts(scores: TableScores) -> list[tuple[str, str, str]]:
+    """Formats each score: its label, its value, and the value of a perfect model."""
+    texts = []
+    for label, value, perfect, margin in scores.scores.to_numpy():
+        chance = "" if np.isnan(margin) else f" ± {format_number(margin, 2)}"
+        texts.append((label, format_number(value), format_number(perfect) + chance))
+    return texts
 
 
 def say_scores(scores: TableScores) -> list[str]:
     """Says in a few sentences whether a table is good, and whether it is a copy."""
-    parts = [
-        f"{score.label} {format_number(score.value)} (real rows {format_number(score.perfect)})"
-        for score in scores.scores
-        if score.key in ("shapes", "trends")
-    ]
-    said = [f"How alike columns and pairs are, 1 being the same: {', '.join(parts)}."]
-    c2st = scores["c2st"]
-    told = f"Trees tell synthetic rows from real ones in {100 * c2st.value:.0f} % of cases"
-    seen = c2st.value - max(c2st.perfect, 0.5) > (c2st.margin or 0)
-    said.append(f"{told}; {'a guess is right in 50 %' if seen else 'chance alone may do that'}.")
-    if "usefulness" in scores:
-        useful = scores["usefulness"]
-        said.append(
-            "Learners trained on synthetic rows predict real ones with a mean score of "
-            f"{format_number(useful.value)}; trained on as many real rows, with "
-            f"{format_number(useful.perfect)}."
-        )
-    return [*said, _say_privacy(scores)]
-
-
-def _say_privacy(scores: TableScores) -> str:
-    if "closest" not in scores:
-        return (
-            "Whether rows are copies cannot be said without the rows that the model was trained on."
-        )
-    closest, copies = scores["closest"], scores["copies"]
+    value, perfect, margin = (scores.scores[name] for name in ("value", "perfect", "margin"))
+    told = f"Trees tell synthetic rows from real ones in {100 * value['c2st']:.0f} % of cases"
+    seen = value["c2st"] - max(perfect["c2st"], 0.5) > margin["c2st"]
+    told = f"{told}; {'a guess is right in 50 %' if seen else 'chance alone may do that'}."
+    if "closest" not in scores.scores.index:
+        unknown = "cannot be said without the rows that the model was trained on"
+        return [told, f"Whether rows are copies {unknown}."]
     signs = []
-    if closest.value > 0.5 + (closest.margin or 0):
+    if value["closest"] > 0.5 + margin["closest"]:
         signs.append(
-            f"{100 * closest.value:.0f} % of synthetic rows are nearer to a training row than to a "
-            "held-out one"
+            f"{100 * value['closest']:.0f} % of synthetic rows are nearer to a training row than "
+            "to a held-out one"
         )
-    if copies.value > copies.perfect + 0.01:
-        signs.append(f"{100 * copies.value:.0f} % of synthetic rows are training rows")
-    if signs:
-        return f"There are signs of copying: {'; '.join(signs)}."
-    return "There is no sign of copying in these tests, which is no promise of privacy."
+    if value["copies"] > perfect["copies"] + 0.01:
+        signs.append(f"{100 * value['copies']:.0f} % of synthetic rows are training rows")
+    found = f"are signs of copying: {'; '.join(signs)}"
+    none = "is no sign of copying in these tests, which is no promise of privacy"
+    return [told, f"There {found if signs else none}."]
 
 
-def write_table_page(
-    scores: TableScores, path: str | Path, title: str, used: str = "", *, figures: bool = True
-) -> Path:
+def write_table_page(scores: TableScores, path: str | Path, title: str, used: str = "") -> Path:
     """Writes the page of a synthetic table.
 
     Args:
@@ -109,7 +102,6 @@ def write_table_page(
         path: The file to write.
         title: The title of the page.
         used: A sentence that says which rows were compared.
-        figures: Whether to draw figures.
 
     Returns:
         The path.
@@ -117,31 +109,27 @@ def write_table_page(
     Raises:
         RunFolderError: The page cannot be written.
     """
-    intro = "Is it good, and is it a copy? Real rows beside synthetic ones."
-    page = Page(title, intro, drawn=figures)
+    page = Page(title, "Is it good, and is it a copy? Real rows beside synthetic ones.")
     page.text(*say_scores(scores), kind="answer")
+    lines = [
+        Line([Cell(label, _MEANINGS[key]), *map(Cell, texts)])
+        for key, (label, *texts) in zip(scores.scores.index, score_texts(scores), strict=True)
+    ]
     perfect = Head("perfect", "What real rows score that no model was trained on")
-    heads: Columns[Score] = {
-        Head("score", words=True): lambda one: Cell(one.label, _MEANINGS[one.key]),
-        Head("synthetic"): lambda one: number_cell(one.value, score_texts(one)[0]),
-        perfect: lambda one: number_cell(one.perfect, score_texts(one)[1]),
-    }
-    page.table(table_of(scores.scores, heads, "Scores", "summary wrapped"), narrow=True)
-    page.text(_explanation(scores, used), kind="note")
-    _add_columns(page.section("Columns, the worst first", "columns"), scores)
+    heads = [Head("score", words=True), Head("synthetic"), perfect]
+    page.table(Table(heads, lines, caption="Scores", kind="summary wrapped"), narrow=True)
+    page.text(_explanation(scores, used), kind="note").text(_UNPROMISED, kind="flag")
+    if len(scores.usefulness):
+        page.folded("Usefulness of columns", _frame_table(scores.usefulness, "Usefulness"))
+    section = page.section("Columns, the worst first", "columns")
+    section.legend({"real": REAL, "synthetic": SYNTHETIC}).text(
+        "The grey band holds 95 % of what chance alone makes of that many rows.", kind="note"
+    )
+    section.gallery(_column_figures(section, scores))
+    table = _frame_table(scores.columns, "All columns")
+    section.folded(f"All {len(scores.columns):,} columns as numbers", table)
     if len(scores.pairs):
         _add_pairs(page.section("Pairs of columns", "pairs"), scores)
-    if len(scores.usefulness):
-        section = page.section("Usefulness", "usefulness")
-        section.text(
-            "Each learner predicts a column of the real rows from all others: once after training "
-            "on synthetic rows, once after training on as many real ones. AUC: of a category "
-            "against the others, 0.5 is a guess. R²: of a number’s normal scores, 0 is its mean.",
-            kind="note",
-        )
-        section.table(_frame_table(scores.usefulness, "Usefulness", _USEFULNESS), narrow=True)
-    section = page.section("Is it a copy?", "privacy")
-    section.text(_say_privacy(scores)).text(_UNPROMISED, kind="flag")
     return page.write(Path(path))
 
 
@@ -155,91 +143,160 @@ def _explanation(scores: TableScores, used: str) -> str:
         "what chance makes of it."
     )
     if scores.left_out:
-        names = [shortened(name, 40) for name in scores.left_out[:5]]
-        names += [f"{len(scores.left_out) - 5:,} more"] if len(scores.left_out) > 5 else []
-        text += " Not judged, since they identify rows or have one value everywhere: "
-        text += f"{', '.join(names)}."
+        names = listed(shortened(name, 40) for name in scores.left_out)
+        text += f" Not judged, since they identify rows or have one value everywhere: {names}."
     return text.strip()
 
 
-_COLUMNS = {
-    "name": "column", "kind": "kind", "shape": "similarity", "perfect": "real rows",
-    "real_gaps": "gaps, real", "synthetic_gaps": "gaps, synthetic",
-}  # fmt: skip
-_PAIRS = {
-    "first": "column", "second": "and", "score": "similarity", "perfect": "real rows",
-    "real": "real", "synthetic": "synthetic", "measure": "measure",
-}  # fmt: skip
-_USEFULNESS = {
-    "target": "column to predict", "learner": "learner", "measure": "measure",
-    "synthetic": "trained on synthetic", "real": "trained on real",
-}  # fmt: skip
+def _frame_table(frame: pd.DataFrame, caption: str) -> Table:
+    heads = [
+        Head(name.replace("_", " "), words=not is_float_dtype(frame[name]))
+        for name in map(str, frame)
+    ]
+    lines = [
+        Line([
+            number_cell(cell) if isinstance(cell, float) else Cell(shortened(str(cell), 40))
+            for cell in row
+        ])
+        for row in frame.itertuples(index=False)
+    ]  # fmt: skip
+    return Table(heads, lines, caption=caption)
 
 
-def _frame_table(frame: pd.DataFrame, caption: str, heads: Mapping[str, str]) -> Table:
-    """Makes a table of columns of a frame, each under its head."""
-
-    def cell(name: str, place: int) -> Cell:
-        value = frame[name].iloc[place]
-        return number_cell(value) if isinstance(value, float) else Cell(shortened(str(value), 40))
-
-    columns: Columns[int] = {
-        Head(head, words=not is_float_dtype(frame[name])): partial(cell, name)
-        for name, head in heads.items()
-    }
-    return table_of(range(len(frame)), columns, caption)
-
-
-def _add_columns(section: Section, scores: TableScores) -> None:
-    section.legend({"real": REAL, "synthetic": SYNTHETIC})
-    section.text(
-        "The grey band holds 95 % of what chance alone makes of that many rows.", kind="note"
-    )
-    first, others = scores.columns[:_SHOWN_COLUMNS], scores.columns[_SHOWN_COLUMNS:]
-    section.gallery(_column_figures(section, scores, first))
-    section.gallery(
-        _column_figures(section, scores, others),
-        folded=f"The other {len(others):,} columns, which are met better",
-    )
-    table = _frame_table(scores.columns, "All columns", _COLUMNS)
-    section.folded("All columns as numbers", table)
-
-
-def _column_figures(
-    section: Section, scores: TableScores, columns: pd.DataFrame
-) -> Iterator[tuple[Picture, str, str]]:
-    for column in columns.to_dict("records"):
-        name, shares = str(column["name"]), scores.pictures[column["name"]]
+def _column_figures(section: Section, scores: TableScores) -> Iterator[tuple[Picture, str, str]]:
+    for column in scores.columns[:_SHOWN_COLUMNS].to_dict("records"):
+        name = str(column["name"])
         similar = [format_number(column[key]) for key in ("shape", "perfect")]
         caption = f"Similarity {similar[0]}, real rows {similar[1]}."
-        outside = [1 - float(side.sum()) for side in (shares.real, shares.synthetic)]
         gaps = [column[key] for key in ("real_gaps", "synthetic_gaps")]
-        for what, (real, synthetic) in {"Gaps": gaps, "Outside the picture": outside}.items():
-            if max(real, synthetic) >= 0.0005:
-                caption += f" {what}: {real:.1%} real, {synthetic:.1%} synthetic."
-        caption = caption.replace("%", "\N{NO-BREAK SPACE}%")
+        if max(gaps) >= 0.0005:
+            caption += " Gaps: {:.1%} real, {:.1%} synthetic.".format(*gaps)
         with section.keeping_going(name):
-            picture = embedded(column_figure(name, shares))
+            picture = embedded(column_figure(*scores.cells[name]))
+            caption = caption.replace("%", "\N{NO-BREAK SPACE}%")
             yield picture, caption, f"Real and synthetic values of {name}"
 
 
 def _add_pairs(section: Section, scores: TableScores) -> None:
-    pairs = scores.pairs
-    both = pairs[["first", "second"]].to_numpy().ravel()
-    worst = pd.unique(both)[:_MOST_DEPENDENT]
-    names = [name for name in scores.columns["name"].sort_index() if name in worst]
-    which = f" These are the {len(names)} columns whose pairs are met worst."
+    pairs = scores.pairs[:_SHOWN_PAIRS]
+    names = [name for name in scores.cells if (pairs[["first", "second"]] == name).any(axis=None)]
     section.text(
         "Pearson’s correlation of two numbers or dates, from −1 to 1; Cramér’s V with a category, "
-        f"from 0 to 1.{'' if len(names) == len(scores.columns) else which}",
+        f"from 0 to 1. These are the {len(pairs)} pairs that are met worst, and their columns.",
         kind="note",
     )
-    section.gallery(
-        (embedded(dependence_figure(names, pairs, what)), "", f"Dependence of columns, {what}")
-        for what in ("real", "synthetic", "difference")
-    )
-    section.table(_frame_table(pairs[:_SHOWN_PAIRS], "The worst pairs", _PAIRS), narrow=True)
-    if len(pairs) > _SHOWN_PAIRS:
-        some = f"The {_MOST_PAIRS} worst" if len(pairs) > _MOST_PAIRS else "All"
-        table = _frame_table(pairs[:_MOST_PAIRS], "Pairs of columns", _PAIRS)
-        section.folded(f"{some} of {len(pairs):,} pairs", table)
+    picture = embedded(dependence_figure(names, scores.pairs))
+    section.figure(picture, "Synthetic minus real.", "Differences of dependence of columns")
+    section.table(_frame_table(pairs, "The worst pairs"), narrow=True)
+
+
+@report_style()
+def column_figure(feature: Feature, real: _Array, synthetic: _Array) -> Figure:
+    """Draws the shares of one column's values: a histogram, or lying bars of categories.
+
+    The band around real shares holds 95 % of the shares that chance alone gives to as many rows as
+    the synthetic ones.
+
+    Args:
+        feature: The column.
+        real: Its real cells as numbers, shape (n,), NaN for a gap.
+        synthetic: Its synthetic cells, shape (m,).
+    """
+    sides = [cells[~np.isnan(cells)] for cells in (real, synthetic)]
+    labels, log = feature.labels or (), False
+    if feature.labels is None:
+        edges, log = outline(sides[0], _BINS)
+    else:
+        if len(labels) > _BARS:
+            bars = feature.by_frequency(np.arange(float(len(labels))), real, _BARS)
+            sides = [bars[cells.astype(np.int64)] for cells in sides]
+            others = f"{len(labels) - _BARS + 1:,} others"
+            labels = (*(labels[place] for place in np.argsort(bars)[: _BARS - 1]), others)
+        edges = np.arange(len(labels) + 1.0) - 0.5
+    shares, drawn = (100 * np.histogram(cells, edges)[0] / max(len(cells), 1) for cells in sides)
+    # The standard deviation of the difference of two samples' shares.
+    each = sum(1 / max(len(cells), 1) for cells in sides)
+    spread = _SURE * np.sqrt(each * shares * (100 - shares))
+    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+    axes = figure.subplots()
+    date = feature.kind == "date"
+    edges = edges / _DAY if date else edges
+    stairs = partial(axes.stairs, edges=edges, orientation="horizontal" if labels else "vertical")
+    stairs(shares, fill=True, color=REAL, alpha=0.5, label="real")
+    lower = np.maximum(shares - spread, 0)
+    stairs(shares + spread, baseline=lower, fill=True, color=REAL, alpha=0.35)
+    stairs(drawn, color=SYNTHETIC, linewidth=1.6, label="synthetic")
+    top = 1.06 * max(1e-9, float(np.max([shares + spread, drawn])))
+    if labels:
+        axes.set_yticks(edges[:-1] + 0.5, [shortened(label) for label in labels])
+        axes.set(ylim=(edges[-1], edges[0]), xlim=(0, top), xlabel="share of values (%)")
+    else:
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, top), ylabel="share of values (%)")
+        what = "date" if date else "value (log axis)" if log else "value"
+        outside = [100 - side.sum() for side in (shares, drawn)]
+        if max(outside) >= 0.05:
+            what += "; outside: {:.1f} % real, {:.1f} % synthetic".format(*outside)
+        axes.set_xlabel(what)
+        if date:
+            dates = AutoDateLocator(minticks=2, maxticks=7)
+            set_ticks(axes, "x", dates, ConciseDateFormatter(dates))
+        else:
+            locator = LogLocator(numticks=6) if log else MaxNLocator(5, steps=[1, 2, 5, 10])
+            # Further digits are noise.
+            set_ticks(axes, "x", locator, StrMethodFormatter("{x:,.6g}"), log=log)
+    figure.suptitle(shortened(feature.name, 40), x=0.02, ha="left", fontsize=10.5, weight="bold")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def outline(values: _Array, count: int) -> tuple[_Array, bool]:
+    """Chooses the ends of at most ``count`` bins.
+
+    Args:
+        values: Real values, shape (n,); an empty array gives a single bin.
+        count: Largest number of bins.
+
+    Returns:
+        The ends, increasing, and whether the bins are of equal ratio.
+    """
+    distinct = np.unique(values) if len(values) else np.zeros(1)
+    low, high = distinct[0], distinct[-1]
+    if low == high:
+        margin = 0.5 * max(abs(low), 1.0)
+        return np.array([low - margin, high + margin]), False
+    inner = np.quantile(values, [0.005, 0.995])
+    if 0 < 1.5 * (inner[1] - inner[0]) < high - low:
+        low, high = inner
+    if low > 0 and high / low > _DECADES and np.median(values) < high / 10:
+        return np.geomspace(low, high, count + 1), True
+    inside = distinct[(distinct >= low) & (distinct <= high)]
+    step = float(np.diff(inside).min()) if len(inside) > 1 else high - low
+    steps = round((high - low) / step) + 1
+    if steps > 20 * count:
+        return np.linspace(low, high, count + 1), False
+    # Each bin holds equally many possible values.
+    each = -(-steps // count)
+    return low - step / 2 + each * step * np.arange(-(-steps // each) + 1), False
+
+
+@report_style()
+def dependence_figure(names: list[str], pairs: pd.DataFrame) -> Figure:
+    """Draws how much more or less columns depend on each other, synthetic minus real.
+
+    Args:
+        names: The columns, in order.
+        pairs: Pairs of columns, see :class:`.TableScores`.
+    """
+    change = pairs["synthetic"].fillna(0) - pairs["real"].fillna(0)
+    half = pairs.assign(change=change).pivot(index="first", columns="second", values="change")
+    half = half.reindex(names, columns=names)
+    figure = Figure(figsize=(4.6, 4.3), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(half.fillna(half.T).astype(float), cmap="RdBu_r", vmin=-1, vmax=1)
+    labels = [shortened(name, 14) for name in names]
+    size = 8.5 if len(names) <= 16 else 6.5
+    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), labels, fontsize=size)
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, shrink=0.75, label="synthetic − real")
+    return figure

@@ -27,7 +27,7 @@ from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.diffusion.sampling import SamplePipeline, make_scheduler
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import DataError
 from kan_diffusion.processes import Process
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.tasks import Asked, Drawn, Suggestion, Task, rows_drawn
@@ -55,21 +55,15 @@ class TableTask(Task):
     def suggest(
         self, dataset: Dataset, family: str, process: Process, params: int | None
     ) -> Suggestion:
-        """Suggests how to train a model of a table.
-
-        Raises:
-            KanDiffusionError: The family is not known, or a number is below 1.
-        """
+        """Suggests how to train a model of a table."""
         num_rows, kind = len(dataset.train), get_family(family)
-        if params is not None and params < 1:
-            raise KanDiffusionError(f"params must be at least 1, not {params:,}")
         if params is None:
             params = min(round(_FACTOR * (num_rows * dataset.dim) ** 0.5), _MOST)
         shallow = kind.kind == "kan" and num_rows < _FEW_ROWS
         training = TrainingConfig(
             steps=3000 if num_rows < _FEW_ROWS else 4000 if num_rows < 50_000 else 6000,
             batch_size=128 if num_rows < 1_000 else 256,
-            learning_rate=kind.learning_rate * min(1.0, (_TUNED_AT / params) ** 0.25),
+            learning_rate=kind.learning_rate * min(1.0, (_TUNED_AT / max(params, 1)) ** 0.25),
             patience=0.4 if num_held_out(num_rows) else None,
         )
         return Suggestion(
@@ -154,32 +148,20 @@ class TableTask(Task):
         """Says which kinds the columns have, and which rules always hold."""
         codec = _table(dataset).codec
         text = columns_text(codec.describe(), source.name)
-        return f"{text}\n\n Always: {', '.join(codec.always)}" if codec.always else text
+        return f"{text}\nAlways: {', '.join(codec.always)}" if codec.always else text
 
 
 def columns_text(columns: pd.DataFrame, title: str) -> str:
-    """Writes what is known about a table's columns, one per line, as wide as the terminal.
+    """Writes name, kind, values and gaps of a table's columns, one per line.
 
     Args:
         columns: What ``TableCodec.describe`` gives.
         title: Name of the table.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for head in ("name", "kind", "values"):
-        table.add_column(head, overflow="fold", ratio=2 if head == "values" else 1)
-    for head in ("gaps", "coordinates"):
-        table.add_column(head, justify="right", no_wrap=True)
-    shown = columns[["name", "kind", "values", "gaps", "coordinates"]]
-    for row in shown.assign(gaps=columns["gaps"].map("{:.1%}".format)).astype(str).to_numpy():
-        table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    with console.capture() as captured:
-        console.print(table)
-    return captured.get().rstrip("\n")
+    lines = [title]
+    for name, kind, values, gaps in columns[["name", "kind", "values", "gaps"]].to_numpy():
+        lines.append(f"  {name}: {kind}, {values}" + (f"; {gaps:.1%} gaps" if gaps else ""))
+    return "\n".join(lines)
 
 
 def _table(dataset: Dataset) -> TableDataset:

@@ -6,7 +6,6 @@ from html_page import Page
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.study.run import run_study
 from kan_diffusion.tables.sources import FileData, TableData
-from kan_diffusion.tables.view import judge_run
 from kan_diffusion.training.run import num_held_out
 from make import study
 from mixed_tables import people
@@ -19,19 +18,24 @@ def test_other_rows_are_judged_with_and_a_lost_file_costs_the_tests_of_copies(cl
     words = ("--family", "mlp", "--params", 400, "--steps", 20, "--batch-size", 64)
     assert cli("train", file, *words, "--device", "cpu", "--out", run).code == 0
     people(80, 5).to_csv(tmp_path / "others.csv", index=False)
-    scores, used = judge_run(run, str(tmp_path / "others.csv"))
-    assert used.startswith("Real rows are those of 'others'.")
-    assert scores.rows[0] == 80
-    assert scores.rows[2] == 240 - num_held_out(240)  # those decide when training ends
-    own, _ = judge_run(run, str(file))
-    assert own.rows[0] == 60
-    assert own.scores == judge_run(run)[0].scores
-    outcome = cli("evaluate", run)
-    start = outcome.out.index("Synthetic rows")
-    assert "run[new]on" in "".join(outcome.out[:start].split())
-    assert f"Page: {run / 'tables.html'}" in " ".join(outcome.out.split())
-    said = " ".join(Page((run / "tables.html").read_text()).text)
+
+    def judged(*data):
+        outcome = cli("evaluate", run, *data)
+        said = " ".join(Page((run / "tables.html").read_text()).text)
+        return outcome.out, said
+
+    _, said = judged("--data", tmp_path / "others.csv")
+    assert "Real rows are those of 'others'." in said
+    learned = 240 - num_held_out(240)  # those held out decide when training ends
+    assert "80 real rows are compared with 1,000 synthetic ones" in said
+    assert f"the model was trained on {learned}." in said
+    out, said = judged()
+    start = out.index("Synthetic rows")
+    assert "run[new]on" in "".join(out[:start].split())
+    assert f"Page: {run / 'tables.html'}" in " ".join(out.split())
     assert "Real rows are those of 'people' that were held out." in said
+    assert "60 real rows are compared" in said
+    assert judged("--data", file)[1] == said
 
     file.unlink()
     outcome = cli("evaluate", run, "--data", tmp_path / "others.csv")

@@ -61,12 +61,12 @@ def test_models_of_one_name_are_told_apart_and_long_processes_thinned():
     assert (motion.labels[0], motion.labels[-1]) == ("t = 1.00 T", "t = 0.00 T")
 
 
-def test_a_table_shows_its_first_two_columns_of_numbers_as_sample_gives_them(runs):
+def test_a_table_shows_the_encoded_rows_that_its_pipeline_draws(runs):
     config, pipeline = load_run(runs("table"))
     drawn = view_of(config.data).reverse(pipeline, config.data, 15, 4, seeded(1))
-    frame = pipeline.draw(15, steps=4, generator=seeded(1))
-    assert drawn.columns == ("age", "income")
-    np.testing.assert_array_equal(drawn.states[-1], frame[["age", "income"]].to_numpy(float))
+    rows = pipeline(15, 4, generator=seeded(1)).samples
+    assert drawn.columns == pipeline.columns
+    np.testing.assert_array_equal(drawn.states[-1], rows.double().numpy())
 
 
 def test_one_dimension_far_outside_of_its_axes_is_no_error():
