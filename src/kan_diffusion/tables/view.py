@@ -53,7 +53,7 @@ class TableView(View):
         # A model has not learned the rows that decided when its training ended.
         ending = (lambda _: 0) if config.training.patience is None else num_held_out
         try:
-            train, real = split_frames(own, *seeds, _MOST_ROWS, ending)
+            train, real = own.frames(*seeds, _MOST_ROWS, ending)
         except DataError:  # the file has changed or is missing
             if others is None:
                 raise
