@@ -181,7 +181,6 @@ SETTINGS = [
     ({"edges": True, "init": "torch"}, "unknown init 'torch'"),
     ({"edges": True, "basis": "bsplin"}, "unknown basis 'bsplin'"),
     ({"num_input_frequencies": -1}, "num_input_frequencies .* not -1"),
-    ({"hidden": ()}, "at least one hidden layer; give hidden one width"),
     ({**LEARNED, "num_functions": 0}, "num_functions and rank of at least 1, not 0 and"),
     ({"rank": 0}, "not 4 and 0; give rank=None for no modulation"),
     ({**LEARNED, "num_input_frequencies": 5, "input_grid_size": 6}, "raise grid_size"),

@@ -83,7 +83,10 @@ FLOAT32 = {"atol": 1e-5, "rtol": 1e-5}
 
 @pytest.mark.parametrize(
     ("edges", "settings"),
-    [(MIXED, {}), (TWO_INPUTS, {**MODULATED, "time_encoding": "fourier"})],
+    [
+        (MIXED, {}),
+        (TWO_INPUTS, {**MODULATED, "time_encoding": "fourier", "num_time_frequencies": 3}),
+    ],
 )
 def test_a_network_is_the_sum_of_its_edges_scaled_and_shifted_by_the_time(edges, settings):
     denoiser = network(edges, [3], **settings)
@@ -110,8 +113,8 @@ def test_a_network_is_the_sum_of_its_edges_scaled_and_shifted_by_the_time(edges,
             single[:, edge.output, edge.input] = value
         torch.testing.assert_close(layer.edge_outputs(state), single)
         state = layer.bias + single.sum(2)
-        if len(layer.modulation):
-            scale, shift = (code @ part for part in layer.modulation.unbind(1))
+        if settings and layer is denoiser.first:
+            scale, shift = (code @ part for part in denoiser.layers[0].modulation.unbind(1))
             state = (1 + scale) * state + shift
         torch.testing.assert_close(units, state, **FLOAT32)
     torch.testing.assert_close(denoiser(points, steps).sample, units)
@@ -143,7 +146,7 @@ def test_inputs_are_called_what_they_are_and_idle_ones_are_left_out(settings):
             torch.testing.assert_close(found, value.double(), atol=1e-6, rtol=1e-6)
     left = taken.with_edges([e for e in taken.edges if e.layer or e.input in (1, 4, 5)])
     small = left.compact()
-    assert small.input_index.tolist() == [1, 4, 5]
+    assert small.config.kept_inputs == [1, 4, 5]
     assert small.unit_names()[0] == [names[i] for i in (1, 4, 5)]
     _same(small, left)
 
@@ -152,11 +155,11 @@ def test_a_match_changes_its_edge_and_the_bias_and_edges_of_another_kind_start_a
     denoiser = network(MIXED, [3])
     line, (x, _) = Edge(1, 1, 0, "sin", True), batch(dim=3)
     changed = denoiser.with_edges([line if e.place == line.place else e for e in denoiser.edges])
-    expected = denoiser.layers[1].edge_outputs(x).detach()
+    expected = denoiser.kan_layers[1].edge_outputs(x).detach()
     expected[:, 0, 1] = 0
-    torch.testing.assert_close(changed.layers[1].edge_outputs(x).detach(), expected)
+    torch.testing.assert_close(changed.kan_layers[1].edge_outputs(x).detach(), expected)
     changed.set_match(line, Match("sin", True, 2.0, -1.0, 3.0, 0.7, 0.5, 1.0, 3))
     expected[:, 0, 1] = 3 * torch.sin(2 * x[:, 1] - 1) + 0.7 * x[:, 1]
-    torch.testing.assert_close(changed.layers[1].edge_outputs(x).detach(), expected)
-    moved = changed.layers[1].bias - denoiser.layers[1].bias
+    torch.testing.assert_close(changed.kan_layers[1].edge_outputs(x).detach(), expected)
+    moved = changed.kan_layers[1].bias - denoiser.kan_layers[1].bias
     torch.testing.assert_close(moved.detach(), torch.tensor([0.5, 0.0]).double())

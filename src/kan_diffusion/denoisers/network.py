@@ -33,6 +33,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from kan_diffusion.denoisers.edges import Edge, ReadableLayer, edges_by_layer
 from kan_diffusion.denoisers.features import TimeEncoding
 from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError, require_known
@@ -125,7 +126,7 @@ class NetworkDenoiser(PointDenoiser):
 
     Args:
         data_dim: Number d of coordinates of a point.
-        hidden: Widths of the hidden layers, at least one.
+        hidden: Widths of the hidden layers.
         num_train_timesteps: Number T of steps of the process.
         observable: Whether coordinates may be observed.
         time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`;
@@ -160,10 +161,16 @@ class NetworkDenoiser(PointDenoiser):
         modulated: Whether all features of the timestep scale and shift the hidden units, instead of
             being inputs.
         scaled_inputs: Whether, in a modulated network, the timestep scales the inputs, too.
+        kept_edges: The edges there are, ``(layer, input, output, kind, has_slope)`` each, in layers
+            with constants and without scales; None for curves everywhere.
+        kept_inputs: Numbers of the input features that the first layer takes, in order; all when
+            None.
 
     Raises:
         KanDiffusionError: A size or a name is not usable, or settings do not go together.
     """
+
+    input_index: Tensor | None
 
     @register_to_config
     def __init__(
@@ -196,6 +203,8 @@ class NetworkDenoiser(PointDenoiser):
         rank: int | None = None,
         modulated: bool = False,
         scaled_inputs: bool = False,
+        kept_edges: Sequence[Edge] | None = None,
+        kept_inputs: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self._require_settings()
@@ -210,12 +219,13 @@ class NetworkDenoiser(PointDenoiser):
         )
         num_times = self.time_features.num_features
         num_inputs = self.num_features + (0 if modulated else num_times)
+        chosen = None
+        if kept_inputs is not None:
+            chosen, num_inputs = torch.tensor(list(kept_inputs)).long(), len(kept_inputs)
+        self.register_buffer("input_index", chosen, persistent=False)
         grid: dict[str, Any] = {"grid_size": grid_size, "order": order}
         grid["grid_range"] = tuple(grid_range)
-        curves = {
-            **grid, "basis": basis, "extrapolation": extrapolation, "edge_scale": edge_scale,
-            "init": init,
-        }  # fmt: skip
+        curves = {**grid, "basis": basis, "extrapolation": extrapolation}
         waves: dict[str, Any] = {
             "grid_size": input_grid_size, "grid_range": _INPUT_RANGE, "initial": "waves",
             "noise": 0.0, "rate": function_rate,
@@ -229,8 +239,17 @@ class NetworkDenoiser(PointDenoiser):
             groups = min(num_functions, units)
             return LearnedFunctions(units, groups=groups, noise=_NOISE, rate=function_rate, **grid)
 
-        wide = 1 + int(gated)
-        width = wide * hidden[0]
+        kept = None
+        if kept_edges is not None:
+            kept = edges_by_layer(kept_edges, [num_inputs, *hidden, data_dim])
+
+        def edge_layer(number: int, fan_in: int, fan_out: int) -> KANLinear:
+            if kept is not None:
+                return ReadableLayer(fan_in, fan_out, kept[number], **curves)
+            own: dict[str, Any] = {"edge_scale": edge_scale, "init": init}
+            return KANLinear(fan_in, fan_out, bias, **own, **curves)
+
+        width, *fan_outs = [*((1 + int(gated)) * units for units in hidden), data_dim]
         self.code: nn.Linear | LearnedFunctions | None = None
         if learned_inputs:
             count = 1 + 2 * num_input_frequencies
@@ -239,19 +258,13 @@ class NetworkDenoiser(PointDenoiser):
             )
             self.code = None if rank is None else LearnedFunctions(1, rank, **waves)
         else:
-            self.first = (
-                KANLinear(num_inputs, width, bias, **curves)
-                if edges
-                else nn.Linear(num_inputs, width)
-            )
+            self.first = edge_layer(0, num_inputs, width) if edges else nn.Linear(num_inputs, width)
             self.code = None if rank is None else nn.Linear(num_times, rank, bias=False)
         codes = num_times if modulated else rank
         self.layers = nn.ModuleList()
-        for index, units in enumerate(hidden):
-            last = index == len(hidden) - 1
-            fan_out = data_dim if last else wide * hidden[index + 1]
+        for number, (units, fan_out) in enumerate(zip(hidden, fan_outs, strict=True), start=1):
             if edges:
-                self.layers.append(_Layer(KANLinear(units, fan_out, bias, **curves), codes))
+                self.layers.append(_Layer(edge_layer(number, units, fan_out), codes))
             elif carries_values:
                 function = nn.ReLU() if activation == "relu" else nn.SiLU()
                 self.layers.append(_Layer(nn.Linear(units, fan_out), None, function))
@@ -268,10 +281,6 @@ class NetworkDenoiser(PointDenoiser):
         """Checks settings that no layer checks."""
         c = self.config
         require_known("activation", c.activation, ("silu", "relu"))
-        if not c.hidden:
-            raise KanDiffusionError(
-                "a denoiser needs at least one hidden layer; give hidden one width or more"
-            )
         if (c.num_functions is not None and c.num_functions < 1) or c.rank == 0:
             raise KanDiffusionError(
                 "a denoiser needs num_functions and rank of at least 1, not "
@@ -301,23 +310,26 @@ class NetworkDenoiser(PointDenoiser):
                 "inputs that the timestep scales need modulation; set modulated, too"
             )
 
-    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
+    def _inputs(self, points: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Inputs (n, in) of the first layer from features of the points, and the code if any."""
         time = self.time_features(steps, points.dtype)
         if self.config.learned_inputs:
             low, high = _INPUT_RANGE
             time = low + (high - low) * time
         # One timestep for all points is modulated once; any other number must be that of points.
         each = time.expand(points.shape[0], -1)
-        code: Tensor | None = None
+        inputs = points if self.config.modulated else torch.cat([points, each], dim=-1)
+        if self.input_index is not None:
+            inputs = inputs.index_select(1, self.input_index)
+        if self.input_scale is not None:
+            scale = self.input_scale
+            inputs = inputs * (1 + scale[-1] + time @ scale[:-1])
         if self.config.modulated:
-            inputs, code = points, each
-            if self.input_scale is not None:
-                scale = self.input_scale
-                inputs = points * (1 + scale[-1] + time @ scale[:-1])
-        else:
-            inputs = torch.cat([points, each], dim=-1)
-            if self.code is not None:
-                code = self.code(time)
+            return inputs, each
+        return inputs, None if self.code is None else self.code(time)
+
+    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
+        inputs, code = self._inputs(points, steps)
         output: Tensor = self.first(inputs)
         if self.given is not None and mask is not None:
             output = output + self.given(mask)
