@@ -19,7 +19,7 @@ from typing import Self
 import torch
 from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
 from diffusers.utils import BaseOutput
-from torch import Tensor, nn
+from torch import Tensor
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.weights import require_sound
@@ -49,15 +49,11 @@ class Denoiser(ModelMixin, ConfigMixin):
     must import it (from here), and must keep its path.
 
     Attributes:
-        network: The module that computes the prediction.
-        observable: Whether coordinates may be observed.
         flops: Floating-point operations of one forward pass for one sample, see
             :mod:`kan_diffusion.denoisers.families`.
     """
 
     config_name = "config.json"
-    network: nn.Module
-    observable: bool = False
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
@@ -93,6 +89,11 @@ class Denoiser(ModelMixin, ConfigMixin):
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample: (d,) of points, (C, H, W) of pictures."""
         raise NotImplementedError
+
+    @property
+    def observable(self) -> bool:
+        """Whether coordinates may be observed."""
+        return bool(getattr(self.config, "observable", False))
 
     @property
     def absent(self) -> dict[str, Tensor]:

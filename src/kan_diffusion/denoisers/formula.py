@@ -89,7 +89,6 @@ class FormulaDenoiser(PointDenoiser):
         num_constants: int,
     ) -> None:
         super().__init__()
-        self._set_inputs()
         if len(score) != data_dim:
             raise KanDiffusionError(
                 f"a formula needs one expression for each of {data_dim} coordinates, not "

@@ -34,7 +34,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.edges import Edge, ReadableLayer, edges_by_layer
-from kan_diffusion.denoisers.features import TimeEncoding
+from kan_diffusion.denoisers.features import TimeEncoding, TimeFeatures, waves
 from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan.bases import Extrapolation
@@ -213,12 +213,12 @@ class NetworkDenoiser(PointDenoiser):
             # which is zero at both values, and loses which of them it is.
             least = int(learned_inputs and observable)
             num_input_frequencies = max(default_frequencies(data_dim), least)
-        self._set_inputs(
-            0 if learned_inputs else num_input_frequencies,
-            "raw" if learned_inputs else time_encoding,
-        )
+        self.num_input_frequencies = 0 if learned_inputs else num_input_frequencies
+        encoding = "raw" if learned_inputs else time_encoding
+        self.time_features = TimeFeatures(encoding, num_train_timesteps, num_time_frequencies)
         num_times = self.time_features.num_features
-        num_inputs = self.num_features + (0 if modulated else num_times)
+        num_inputs = data_dim * (1 + 2 * self.num_input_frequencies)
+        num_inputs += 0 if modulated else num_times
         chosen = None
         if kept_inputs is not None:
             chosen, num_inputs = torch.tensor(list(kept_inputs)).long(), len(kept_inputs)
@@ -281,11 +281,13 @@ class NetworkDenoiser(PointDenoiser):
         """Checks settings that no layer checks."""
         c = self.config
         require_known("activation", c.activation, ("silu", "relu"))
-        if (c.num_functions is not None and c.num_functions < 1) or c.rank == 0:
-            raise KanDiffusionError(
-                "a denoiser needs num_functions and rank of at least 1, not "
-                f"{c.num_functions} and {c.rank}; give rank=None for no modulation"
-            )
+        for name, least in (
+            ("data_dim", 1), ("num_functions", 1), ("rank", 1), ("num_input_frequencies", 0),
+        ):  # fmt: skip
+            if c[name] is not None and c[name] < least:
+                raise KanDiffusionError(
+                    f"a denoiser needs {name} of at least {least}, not {c[name]}"
+                )
         if c.edges and (c.learned_inputs or c.learned_functions or c.gated):
             raise KanDiffusionError(
                 "edges have functions of their own; leave out learned_inputs, learned_functions "
@@ -311,7 +313,11 @@ class NetworkDenoiser(PointDenoiser):
             )
 
     def _inputs(self, points: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Inputs (n, in) of the first layer from features of the points, and the code if any."""
+        """Inputs (n, in) of the first layer, and the code of the timestep if there is one."""
+        if self.config.gated:
+            points = points.clamp(*_INPUT_RANGE)
+        if count := self.num_input_frequencies:
+            points = torch.cat([points, waves(points, count, 0.25).to(points)], dim=-1)
         time = self.time_features(steps, points.dtype)
         if self.config.learned_inputs:
             low, high = _INPUT_RANGE
@@ -347,14 +353,13 @@ class NetworkDenoiser(PointDenoiser):
         parts = [self.first, *(layer.linear for layer in self.layers if isinstance(layer, _Layer))]
         return [part for part in parts if isinstance(part, KANLinear) and part.functions is None]
 
-    def _features(self, sample: Tensor) -> Tensor:
-        return super()._features(sample.clamp(*_INPUT_RANGE) if self.config.gated else sample)
-
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
         parts = self.first, self.code, self.given, *self.layers
-        total = self._input_flops + sum(map(_flops_of, parts))
+        # An angle of each wave's two features of a coordinate, and four for each of these.
+        waves_of_points = 9 * self.data_dim * self.num_input_frequencies
+        total = waves_of_points + sum(map(_flops_of, parts))
         hidden = self.config.hidden
         if self.config.residual:
             total += sum(map(min, hidden, hidden[1:]))

@@ -167,7 +167,7 @@ class ReadableDenoiser(NetworkDenoiser):
             A layer, its inputs (n, in), the factors (n, out) or (1, out) of its outputs, and the
             resulting units (n, out).
         """
-        state, _ = self._inputs(self._features(points), steps)
+        state, _ = self._inputs(points, steps)
         _, *of_outputs = self.modulations(steps, points.dtype)
         for layer, (factor, shift) in zip(self.kan_layers, of_outputs, strict=True):
             output = torch.addcmul(shift, layer(state), factor)

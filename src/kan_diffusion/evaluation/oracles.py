@@ -49,7 +49,7 @@ class OracleDenoiser(PointDenoiser):
         super().__init__()
         self.density, self.process = density, process
         self._levels = tuple(level.numpy() for level in process.levels())
-        self.data_dim = density.dim
+        self.register_to_config(data_dim=density.dim)
         # Has the dtype of trained networks, so that samplers start from the same noise.
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
 

@@ -27,8 +27,7 @@ from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.frames import require_writable_ending, write_frame
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import FAMILIES, build_denoiser, get_family
-from kan_diffusion.denoisers.family import Family, Setting
+from kan_diffusion.denoisers.families import FAMILIES, Family, Setting, build_denoiser, get_family
 from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
