@@ -43,7 +43,7 @@ def _by_formula(denoiser, x, timestep, observed):
             inputs = torch.cat([seen, waves_of_time], 1)
             code = None if denoiser.code is None else waves_of_time @ denoiser.code.weight.T
         output = denoiser.first(inputs)
-    for told, shift in zip(mask.T, denoiser.given.weight.T, strict=True):
+    for told, shift in zip(mask.T, denoiser.given.T, strict=True):
         output = output + told[:, None] * shift
     state = torch.zeros(len(x), 1, dtype=torch.float64)
     for layer in denoiser.layers:
@@ -184,7 +184,7 @@ SETTINGS = [
     ({**LEARNED, "num_functions": 0}, "num_functions of at least 1, not 0"),
     ({"rank": 0}, "rank of at least 1, not 0"),
     ({**LEARNED, "num_input_frequencies": 5, "input_grid_size": 6}, "raise grid_size"),
-    ({"scaled_inputs": True}, "need modulation; set modulated"),
+    ({"scaled_inputs": True}, "scaled_inputs needs modulated; set it"),
     ({"edges": True, "gated": True}, "edges have functions of their own; leave out"),
     ({"modulated": True, "rank": 2}, "takes all waves of the timestep as its code"),
     ({"carries_values": True, "gated": True}, "carried on by plain MLPs alone"),

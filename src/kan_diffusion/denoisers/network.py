@@ -32,6 +32,7 @@ from typing import Any, Literal, get_args
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from kan_diffusion.denoisers.edges import Edge, ReadableLayer, edges_by_layer
 from kan_diffusion.denoisers.features import TimeEncoding, TimeFeatures, waves
@@ -56,11 +57,19 @@ _FEATURES, _MOST_FREQUENCIES = 21, 3
 _INPUT_RANGE = -4.0, 4.0
 """Grid of learned features, and what gated networks clamp to."""
 
-
-def default_frequencies(data_dim: int) -> int:
-    """Frequencies per input: as many as keep all inputs within ``_FEATURES``, or 0."""
-    functions = _FEATURES // (data_dim + 1)
-    return max(0, min(_MOST_FREQUENCIES, (functions - 1) // 2))
+_CLASHES: Sequence[tuple[str, str, str]] = (
+    ("edges", "learned_inputs learned_functions gated", "edges have functions of their own"),
+    (
+        "carries_values", "edges gated learned_functions modulated rank",
+        "values are carried on by plain MLPs alone",
+    ),
+    (
+        "modulated", "rank learned_inputs",
+        "a modulated denoiser takes all waves of the timestep as its code",
+    ),
+    ("kept_edges", "residual observable", "nothing but kept edges joins their units"),
+)  # fmt: skip
+"""Settings that do not go together: one, the others, and the reason."""
 
 
 class _Layer(nn.Module):
@@ -212,7 +221,8 @@ class NetworkDenoiser(PointDenoiser):
             # Alone, the function of an input of two values learns what takes the noise off it,
             # which is zero at both values, and loses which of them it is.
             least = int(learned_inputs and observable)
-            num_input_frequencies = max(default_frequencies(data_dim), least)
+            most = min(_MOST_FREQUENCIES, (_FEATURES // (data_dim + 1) - 1) // 2)
+            num_input_frequencies = max(least, most)
         self.num_input_frequencies = 0 if learned_inputs else num_input_frequencies
         encoding = "raw" if learned_inputs else time_encoding
         self.time_features = TimeFeatures(encoding, num_train_timesteps, num_time_frequencies)
@@ -272,10 +282,9 @@ class NetworkDenoiser(PointDenoiser):
                 own = functions(units)
                 layer = GatedLinear(units, fan_out, gated=gated, rank=codes, functions=own)
                 self.layers.append(layer)
-        self.given = nn.Linear(data_dim, width, bias=False) if observable else None
+        self.given = nn.Parameter(torch.zeros(width, data_dim)) if observable else None
         shape = num_times + 1, num_inputs
-        self.input_scale = nn.Parameter(torch.empty(shape)) if scaled_inputs else None
-        self._reset_shifts()
+        self.input_scale = nn.Parameter(torch.zeros(shape)) if scaled_inputs else None
 
     def _require_settings(self) -> None:
         """Checks settings that no layer checks."""
@@ -288,29 +297,14 @@ class NetworkDenoiser(PointDenoiser):
                 raise KanDiffusionError(
                     f"a denoiser needs {name} of at least {least}, not {c[name]}"
                 )
-        if c.edges and (c.learned_inputs or c.learned_functions or c.gated):
-            raise KanDiffusionError(
-                "edges have functions of their own; leave out learned_inputs, learned_functions "
-                "and gated, or edges"
-            )
-        if c.carries_values and (
-            c.edges or c.gated or c.learned_functions or c.modulated or c.rank is not None
-        ):
-            raise KanDiffusionError(
-                "values are carried on by plain MLPs alone; leave out carries_values, or edges, "
-                "gated, learned_functions, modulated and rank"
-            )
         if not c.edges:
             require_known("init", c.init or "torch", get_args(LinearInitialization))
-        if c.modulated and (c.rank is not None or c.learned_inputs):
-            raise KanDiffusionError(
-                "a modulated denoiser takes all waves of the timestep as its code; leave out rank "
-                "and learned_inputs, or modulated"
-            )
-        if c.scaled_inputs and not c.modulated:
-            raise KanDiffusionError(
-                "inputs that the timestep scales need modulation; set modulated, too"
-            )
+        for name, others, why in _CLASHES:
+            if c[name] and (clashing := [other for other in others.split() if c[other]]):
+                raise KanDiffusionError(f"{why}; leave out {name}, or {' and '.join(clashing)}")
+        for name, needed in (("scaled_inputs", "modulated"), ("kept_edges", "edges")):
+            if c[name] and not c[needed]:
+                raise KanDiffusionError(f"{name} needs {needed}; set it, too, or leave out {name}")
 
     def _inputs(self, points: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
         """Inputs (n, in) of the first layer, and the code of the timestep if there is one."""
@@ -338,7 +332,7 @@ class NetworkDenoiser(PointDenoiser):
         inputs, code = self._inputs(points, steps)
         output: Tensor = self.first(inputs)
         if self.given is not None and mask is not None:
-            output = output + self.given(mask)
+            output = output + linear(mask, self.given)
         codes: Sequence[Tensor | None] = [None] * len(self.layers)
         if code is not None:
             codes = code.expand(len(self.layers), points.shape[0], -1).unbind()
@@ -356,7 +350,7 @@ class NetworkDenoiser(PointDenoiser):
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        parts = self.first, self.code, self.given, *self.layers
+        parts = self.first, self.code, *self.layers
         # An angle of each wave's two features of a coordinate, and four for each of these.
         waves_of_points = 9 * self.data_dim * self.num_input_frequencies
         total = waves_of_points + sum(map(_flops_of, parts))
@@ -364,7 +358,7 @@ class NetworkDenoiser(PointDenoiser):
         if self.config.residual:
             total += sum(map(min, hidden, hidden[1:]))
         if self.given is not None:
-            total += self.given.out_features
+            total += 2 * self.given.numel() + len(self.given)
         if self.input_scale is not None:
             total += (2 * self.input_scale.shape[0] + 1) * self.input_scale.shape[1]
         return total
@@ -374,10 +368,6 @@ class NetworkDenoiser(PointDenoiser):
         for part in (self.first, self.code, *self.layers):
             if part is not None:
                 _draw(part, self.config.init == "xavier", generator)
-        self._reset_shifts()
-
-    def _reset_shifts(self) -> None:
-        """Sets what observed coordinates add, and the scales of inputs, to zero."""
-        for parameter in (self.input_scale, None if self.given is None else self.given.weight):
+        for parameter in (self.input_scale, self.given):
             if parameter is not None:
                 nn.init.zeros_(parameter)

@@ -60,18 +60,8 @@ class ReadableDenoiser(NetworkDenoiser):
     Its arguments are those of :class:`NetworkDenoiser`, with ``kept_edges``.
 
     Raises:
-        KanDiffusionError: There are no ``kept_edges``, they do not fit the widths of the network or
-            are beside what is no edge, or a function is unknown.
+        KanDiffusionError: Edges do not fit the widths of the network, or a function is unknown.
     """
-
-    def _require_settings(self) -> None:
-        super()._require_settings()
-        c = self.config
-        if c.kept_edges is None or not c.edges or c.residual or c.observable:
-            raise KanDiffusionError(
-                "a readable network needs edges and kept_edges, and neither residual nor "
-                "observable; take a KAN apart with readable()"
-            )
 
     @property
     def kan_layers(self) -> list[ReadableLayer]:  # type: ignore[override]
@@ -192,8 +182,7 @@ class ReadableDenoiser(NetworkDenoiser):
         inputs = list(self.config.kept_inputs or range(self.kan_layers[0].in_features))
         widths = [len(inputs), *self.config.hidden, self.data_dim]
         units = [list((kept or {}).get(layer, range(width))) for layer, width in enumerate(widths)]
-        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        config["kept_edges"] = [
+        renumbered = [
             edge._replace(
                 input=units[edge.layer].index(edge.input),
                 output=units[edge.layer + 1].index(edge.output),
@@ -201,10 +190,14 @@ class ReadableDenoiser(NetworkDenoiser):
             for edge in edges
             if edge.input in units[edge.layer] and edge.output in units[edge.layer + 1]
         ]
-        config["kept_inputs"] = [inputs[unit] for unit in units[0]]
-        config["hidden"] = [len(part) for part in units[1:-1]]
+        made = ReadableDenoiser.from_config(
+            self.config,
+            hidden=[len(part) for part in units[1:-1]],
+            kept_edges=renumbered,
+            kept_inputs=[inputs[unit] for unit in units[0]],
+        )
         # nn.Module's own ``to``: that of diffusers warns of float32 modules there might be.
-        made = nn.Module.to(ReadableDenoiser(**config), self.device, self.dtype)
+        nn.Module.to(made, self.device, self.dtype)
         if made.input_scale is not None and self.input_scale is not None:
             made.input_scale.copy_(self.input_scale[:, units[0]])
         for index, layer in enumerate(made.kan_layers):
@@ -232,23 +225,19 @@ class ReadableDenoiser(NetworkDenoiser):
         Returns:
             A network without such units; the network itself if there are none.
         """
-        for index, width in enumerate(self.config.hidden):
-            entered = {edge.output for edge in self.edges if edge.layer == index}
-            left = {edge.input for edge in self.edges if edge.layer == index + 1}
-            needed = left if self.config.modulated else left & entered
-            idle = [unit for unit in range(width) if unit not in needed]
-            if idle and width > 1:
-                unit = idle[0]
-                kept = [other for other in range(width) if other != unit]
-                made = self.with_edges(self.edges, {index + 1: kept})
-                bias = self.kan_layers[index].bias.unsqueeze(0)
-                given = self.kan_layers[index + 1].edge_outputs(bias)
-                made.kan_layers[index + 1].bias.add_(given[0, :, unit])
+        for index, layer in enumerate(self.kan_layers):
+            needed = {edge.input for edge in layer.edges}
+            if index and not self.config.modulated:
+                needed &= {edge.output for edge in self.kan_layers[index - 1].edges}
+            kept = sorted(needed) or [0]
+            idle = [unit for unit in range(layer.in_features) if unit not in kept]
+            if idle:
+                made = self.with_edges(self.edges, {index: kept})
+                if index:
+                    bias = self.kan_layers[index - 1].bias.unsqueeze(0)
+                    made.kan_layers[index].bias.add_(layer.edge_outputs(bias)[0, :, idle].sum(1))
                 return made.compact()
-        used = sorted({edge.input for edge in self.edges if edge.layer == 0})
-        if len(used) in (0, self.kan_layers[0].in_features):
-            return self
-        return self.with_edges(self.edges, {0: used})
+        return self
 
 
 def no_edges(denoiser: Denoiser) -> str | None:
@@ -289,14 +278,13 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
     if isinstance(denoiser, ReadableDenoiser):
         return denoiser
     assert isinstance(denoiser, NetworkDenoiser)
-    settings = {key: value for key, value in denoiser.config.items() if not key.startswith("_")}
-    settings["observable"] = False
-    settings["kept_edges"] = [
+    edges = [
         Edge(index, *ends)
         for index, part in enumerate(denoiser.kan_layers)
         for ends in product(range(part.in_features), range(part.out_features))
     ]
-    made = nn.Module.to(ReadableDenoiser(**settings), denoiser.device, denoiser.dtype)
+    made = ReadableDenoiser.from_config(denoiser.config, observable=False, kept_edges=edges)
+    nn.Module.to(made, denoiser.device, denoiser.dtype)
     made.load_state_dict(denoiser.state_dict(), strict=False)
     for mine, theirs in zip(made.kan_layers, denoiser.kan_layers, strict=True):
         mine.weight.copy_(theirs.edge_weights().flatten(1))  # with their scales

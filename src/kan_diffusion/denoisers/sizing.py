@@ -14,6 +14,7 @@ from functools import cache
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import BudgetError, KanDiffusionError
+from kan_diffusion.limits import MOST_UNITS
 
 __all__ = ["BUDGET_TOLERANCE", "COUNTABLES", "widths_for_budget"]
 
@@ -28,23 +29,6 @@ COUNTABLES: Mapping[str, tuple[Callable[[Denoiser], int], str]] = {
     "flops": (lambda denoiser: denoiser.flops, " FLOPs"),
 }
 """For each quantity of a budget, the function that counts it and its unit in errors."""
-
-
-def _tried(
-    fits: Callable[[tuple[int, ...]], bool], start: tuple[int, ...], fixed: int | None = None
-) -> Iterator[tuple[int, ...]]:
-    """Widens one layer at a time, but ``fixed``, the narrowest that fits first; gives all tries."""
-    yield start
-    free = [layer for layer in range(len(start)) if layer != fixed]
-    widths, grown = start, True
-    while grown:
-        grown = False
-        for layer in sorted(free, key=widths.__getitem__):
-            wider = tuple(width + (index == layer) for index, width in enumerate(widths))
-            yield wider
-            if grown := fits(wider):
-                widths = wider
-                break
 
 
 def widths_for_budget(
@@ -87,6 +71,21 @@ def widths_for_budget(
             return math.inf
         return abs(counted(widths) - budget) / budget
 
+    def tried(start: tuple[int, ...], fixed: int | None = None) -> Iterator[tuple[int, ...]]:
+        """Widens one layer at a time, but ``fixed``, the narrowest that fits first; all tries."""
+        yield start
+        widths, grown = start, True
+        while grown:
+            grown = False
+            for layer in sorted(
+                set(range(depth)) - {fixed}, key=lambda layer: (widths[layer], layer)
+            ):
+                wider = tuple(width + (index == layer) for index, width in enumerate(widths))
+                yield wider
+                if grown := fits(wider):
+                    widths = wider
+                    break
+
     layers = f"{depth} hidden layer{'s' if depth != 1 else ''}"
     ones = (1,) * depth
     smallest = counted(ones)
@@ -101,11 +100,8 @@ def widths_for_budget(
                 f"the {name} cannot be fitted to {budget:,}{unit or ' parameters'}: their number "
                 f"does not grow with hidden layer {layer + 1}; give hidden widths instead"
             )
-    high = 2
-    while fits((high,) * depth):
-        high *= 2
-    low = bisect(range(1, high), budget, key=lambda width: counted((width,) * depth))
-    best = min(_tried(fits, (low,) * depth), key=miss)
+    low = bisect(range(1, MOST_UNITS), budget, key=lambda width: counted((width,) * depth))
+    best = min(tried((low,) * depth), key=miss)
     # Steps of one unit are coarse in a KAN: hold one layer narrower, as little as will do, and
     # widen the others.
     for width in range(low - 1, max(0, low - 1 - _LOPSIDED), -1):
@@ -113,7 +109,7 @@ def widths_for_budget(
             break
         for layer in range(depth):
             start = tuple(width if index == layer else low for index in range(depth))
-            best = min(best, *_tried(fits, start, fixed=layer), key=miss)
+            best = min(best, *tried(start, fixed=layer), key=miss)
     if miss(best) > BUDGET_TOLERANCE and not at_most:
         raise KanDiffusionError(
             f"no {name} with {layers} comes within {BUDGET_TOLERANCE:.0%} of a budget of "
