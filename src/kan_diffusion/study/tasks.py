@@ -321,9 +321,9 @@ class Task:
         noise = torch_generator("noised points", study_seed, *name)
         real = {}
         if evaluation.num_samples:
+            repeats = range(evaluation.num_real_pairs)
             real = real_against_real(
-                lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
-                evaluation.num_real_pairs,
+                (dataset.fresh_pair(evaluation.num_samples, generator) for _ in repeats),
                 numpy_generator("real pairs", study_seed, *name),
                 metrics_named(evaluation.metrics, effort=evaluation.effort),
             )
