@@ -7,7 +7,7 @@ from family_contract import ALL, FEW, FamilyContract
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import Family, NetworkDenoiser, Range, get_family
-from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE
+from kan_diffusion.denoisers.families import BUDGET_TOLERANCE
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, train
 from make import denoiser, points

@@ -123,12 +123,11 @@ class ReadableLayer(KANLinear):
         super().__init__(in_features, out_features, bias=True, **curves)
         self.edges = tuple(sorted(edges, key=lambda edge: (edge.output, edge.input)))
         curve_mask, slope_mask = torch.zeros(2, out_features, in_features)
-        applied: list[Edge] = []
         for edge in self.edges:
             curve_mask[edge.output, edge.input] = edge.kind == CURVE
             slope_mask[edge.output, edge.input] = edge.has_slope or edge.kind == LINEAR
-            applied += [edge] if edge.kind not in (CURVE, LINEAR) else []
-        applied.sort(key=lambda edge: edge.kind)
+        applied = sorted(self.edges, key=lambda edge: edge.kind)
+        applied = [edge for edge in applied if edge.kind not in (CURVE, LINEAR)]
         kinds = [edge.kind for edge in applied]
         self.functions_by_kind = get_functions(kinds)
         self._counts = [kinds.count(kind) for kind in self.functions_by_kind]

@@ -22,7 +22,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
+from kan_diffusion.denoisers.base import ModelMixin, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import Process
 

@@ -34,9 +34,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from kan_diffusion.denoisers.base import ModelMixin, PointDenoiser
 from kan_diffusion.denoisers.edges import Edge, ReadableLayer, edges_by_layer
 from kan_diffusion.denoisers.features import TimeEncoding, TimeFeatures, waves
-from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan.bases import Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions

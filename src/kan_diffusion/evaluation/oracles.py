@@ -26,7 +26,7 @@ from kan_diffusion.data.densities import (
     row_chunks,
     shared_variance_logits,
 )
-from kan_diffusion.denoisers.points import PointDenoiser
+from kan_diffusion.denoisers.base import PointDenoiser
 from kan_diffusion.errors import DataError
 from kan_diffusion.processes import Process
 
