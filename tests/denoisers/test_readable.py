@@ -77,32 +77,18 @@ MIXED = [
 ]
 TWO_INPUTS = [[edge for edge in MIXED[0] if edge[0] < 2], MIXED[1]]
 MODULATED = {"modulated": True, "scaled_inputs": True}
-FLOAT32 = {"atol": 1e-5, "rtol": 1e-5}
-"""Bounds of what is computed from features of the timestep, which are tabled in float32."""
 
 
-@pytest.mark.parametrize(
-    ("edges", "settings"),
-    [
-        (MIXED, {}),
-        (TWO_INPUTS, {**MODULATED, "time_encoding": "fourier", "num_time_frequencies": 3}),
-    ],
-)
-def test_a_network_is_the_sum_of_its_edges_scaled_and_shifted_by_the_time(edges, settings):
+@pytest.mark.parametrize(("edges", "settings"), [(MIXED, {}), (TWO_INPUTS, MODULATED)])
+def test_a_layer_is_the_sum_of_its_edges_and_a_walk_goes_through_the_network(edges, settings):
     denoiser = network(edges, [3], **settings)
     points, steps = batch()
-    tau = ((steps + 1) / T).double().unsqueeze(1)
-    code = torch.cat([tau, torch.ones_like(tau)], 1)
-    state = torch.cat([points, tau], 1)
-    if settings:
-        angles = tau * torch.pi * torch.tensor([0.5, 1.0, 2.0])
-        code = torch.cat([angles.cos(), angles.sin(), torch.ones_like(tau)], 1)
-        state = points * (1 + code @ denoiser.input_scale)
-    for layer, seen, _, units in denoiser.walk(points, steps):
-        torch.testing.assert_close(seen, state, **FLOAT32)
-        single = torch.zeros(len(state), layer.out_features, layer.in_features).double()
+    _, *modulations = denoiser.modulations(steps, points.dtype)
+    walk = denoiser.walk(points, steps)
+    for (layer, seen, factor, units), modulation in zip(walk, modulations, strict=True):
+        single = torch.zeros(len(seen), layer.out_features, layer.in_features).double()
         for edge in layer.edges:
-            x = state[:, edge.input]
+            x = seen[:, edge.input]
             function, a, b, c, slope = layer.formula_of(edge)
             value = slope * x
             assert (slope != 0) == edge.has_slope
@@ -111,12 +97,11 @@ def test_a_network_is_the_sum_of_its_edges_scaled_and_shifted_by_the_time(edges,
             if function is not None:
                 value = value + c * LIBRARY[edge.kind].values(a * x + b)
             single[:, edge.output, edge.input] = value
-        torch.testing.assert_close(layer.edge_outputs(state), single)
-        state = layer.bias + single.sum(2)
-        if settings and layer is denoiser.first:
-            scale, shift = (code @ part for part in denoiser.layers[0].modulation.unbind(1))
-            state = (1 + scale) * state + shift
-        torch.testing.assert_close(units, state, **FLOAT32)
+        torch.testing.assert_close(layer.edge_outputs(seen), single)
+        assert torch.equal(factor, modulation[0])
+        expected = factor * (layer.bias + single.sum(2)) + modulation[1]
+        torch.testing.assert_close(units, expected)
+    # Of the network, test_network has the formula.
     torch.testing.assert_close(denoiser(points, steps).sample, units)
 
 
