@@ -244,10 +244,10 @@ class NetworkDenoiser(PointDenoiser):
         def functions(units: int) -> nn.Module | None:
             if not learned_functions:
                 return nn.ReLU() if activation == "relu" else None
-            if num_functions is None:
-                return LearnedFunctions(units, rate=function_rate, **grid)
-            groups = min(num_functions, units)
-            return LearnedFunctions(units, groups=groups, noise=_NOISE, rate=function_rate, **grid)
+            own: dict[str, Any] = {}
+            if num_functions is not None:
+                own = {"groups": min(num_functions, units), "noise": _NOISE}
+            return LearnedFunctions(units, rate=function_rate, **own, **grid)
 
         kept = None
         if kept_edges is not None:

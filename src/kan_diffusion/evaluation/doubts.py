@@ -24,6 +24,7 @@ TOLD_APART_ROWS = 1000
 
 _TOLD_APART = 0.7
 _FALLING = 0.08
+_FEW_STEPS = 1000
 _BY_HEART = 0.02
 """Relative rise of the held-out loss above its minimum beyond which the model has overfitted."""
 
@@ -75,7 +76,7 @@ def training_doubt(
             "it learns the rows of training by heart; give it more rows, or fewer params than "
             f"{num_parameters:,}"
         )
-    elif fall > _FALLING or config.steps < 1000:
+    elif fall > _FALLING or config.steps < _FEW_STEPS:
         remedy = f"it has not converged; raise steps from {config.steps:,} to {4 * config.steps:,}"
     else:
         remedy = f"it is too small; raise params from {num_parameters:,} to {4 * num_parameters:,}"

@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 _PAIRS_PER_CHUNK = 1_000_000
-_FOLDS = 5
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -157,7 +156,7 @@ def told_apart(
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    folds = StratifiedKFold(min(_FOLDS, len(x), len(y)), shuffle=True, random_state=seed)
+    folds = StratifiedKFold(min(5, len(x), len(y)), shuffle=True, random_state=seed)
     labels = np.repeat([0, 1], [len(x), len(y)])
     scores = cross_val_score(classifier, np.concatenate((x, y)), labels, cv=folds, n_jobs=1)
     return float(scores.mean())
