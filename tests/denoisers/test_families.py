@@ -1,13 +1,16 @@
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from family_contract import ALL, FEW, FamilyContract
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.data import GaussianMixture
 from kan_diffusion.denoisers import Family, NetworkDenoiser, Range, get_family
-from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE
+from kan_diffusion.denoisers.families import BUDGET_TOLERANCE, _widths_for_budget
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, train
 from make import denoiser, points
@@ -53,6 +56,26 @@ def test_every_family_is_fitted_to_sizes_of_any_kind_and_sixty_steps_lower_its_l
     assert losses[-10:].mean() < 0.5  # no noise predicted at all costs 1
 
 
+@given(*(st.integers(*ends) for ends in ((1, 14), (3, 20), (1, 12), (1, 5), (20, 300_000))))
+def test_widths_meet_a_budget_nearly_equal_or_keep_within_it_as_wide_as_can_be(
+    per_edge, inputs, outputs, depth, budget
+):
+    def count(hidden):
+        return sum(a * b * per_edge + b for a, b in pairwise([inputs, *hidden, outputs]))
+
+    assume(count((1,) * depth) <= budget)
+    widths = _widths_for_budget(count, depth, budget, at_most=True)
+    assert count(widths) <= budget
+    for layer in range(depth):
+        wider = tuple(width + (index == layer) for index, width in enumerate(widths))
+        assert count(wider) > budget
+    if depth > 1 and budget >= 2_000 and count((4,) * depth) <= budget:
+        widths = _widths_for_budget(count, depth, budget)
+        assert len(widths) == depth
+        assert abs(count(widths) - budget) <= BUDGET_TOLERANCE * budget
+        assert max(widths) <= 4 * min(widths)
+
+
 MLP = [
     ({"params": 10}, r"budget of 10 is too small for the family 'mlp' with 5 hidden layers"),
     ({"params": 10, "depth": 1}, r"with 1 hidden layer: its smallest has 13; raise the budget"),
@@ -83,6 +106,11 @@ def test_what_cannot_be_built_is_refused_in_one_line():
             with refused(message), torch.device("meta"):
                 denoiser(family, **options)
     for make, message in (
+        # The second layer could be widened for ever.
+        (
+            lambda: _widths_for_budget(lambda hidden: 7 * hidden[0], 2, 1_000),
+            "hidden layer 2; give",
+        ),
         (lambda: get_family("mpl"), "unknown family 'mpl', did you mean 'mlp'"),
         (lambda: get_family("transformer"), r"known: .*full-kan, gated-mlp, kan, mlp, .*"),
         (lambda: Family("x", NetworkDenoiser, 3, 1e-2, space=UNKNOWN), "did you mean 'activation'"),

@@ -59,7 +59,7 @@ def test_functions_of_ones_own_are_known_by_their_place_and_saved_with_a_network
         [(0, 0, "sin", False), (1, 1, LINEAR, True)],
     )
     denoiser = network(edges, [2], modulated=True, scaled_inputs=True).float()
-    for layer in denoiser.layers:
+    for layer in denoiser.kan_layers:
         layer.basis.grid_origin.add_(0.3)
     denoiser.save_pretrained(tmp_path)
     loaded = ReadableDenoiser.from_pretrained(tmp_path)

@@ -43,7 +43,7 @@ def _by_formula(denoiser, x, timestep, observed):
             inputs = torch.cat([seen, waves_of_time], 1)
             code = None if denoiser.code is None else waves_of_time @ denoiser.code.weight.T
         output = denoiser.first(inputs)
-    for told, shift in zip(mask.T, denoiser.given.weight.T, strict=True):
+    for told, shift in zip(mask.T, denoiser.given.T, strict=True):
         output = output + told[:, None] * shift
     state = torch.zeros(len(x), 1, dtype=torch.float64)
     for layer in denoiser.layers:
@@ -181,11 +181,10 @@ SETTINGS = [
     ({"edges": True, "init": "torch"}, "unknown init 'torch'"),
     ({"edges": True, "basis": "bsplin"}, "unknown basis 'bsplin'"),
     ({"num_input_frequencies": -1}, "num_input_frequencies .* not -1"),
-    ({"hidden": ()}, "at least one hidden layer; give hidden one width"),
-    ({**LEARNED, "num_functions": 0}, "num_functions and rank of at least 1, not 0 and"),
-    ({"rank": 0}, "not 4 and 0; give rank=None for no modulation"),
+    ({**LEARNED, "num_functions": 0}, "num_functions of at least 1, not 0"),
+    ({"rank": 0}, "rank of at least 1, not 0"),
     ({**LEARNED, "num_input_frequencies": 5, "input_grid_size": 6}, "raise grid_size"),
-    ({"scaled_inputs": True}, "need modulation; set modulated"),
+    ({"scaled_inputs": True}, "scaled_inputs needs modulated; set it"),
     ({"edges": True, "gated": True}, "edges have functions of their own; leave out"),
     ({"modulated": True, "rank": 2}, "takes all waves of the timestep as its code"),
     ({"carries_values": True, "gated": True}, "carried on by plain MLPs alone"),

@@ -54,7 +54,7 @@ def test_what_time_alone_gives_is_no_atom():
     parts = compose(denoiser, STEPS)
     assert all(atom.coordinate is not None for part in parts for atom in part.atoms())
     assert sorted(atom.coordinate for atom in parts[0].terms) == [0, 1]
-    first, second = denoiser.layers
+    first, second = denoiser.kan_layers
     expected = first.constants[3, 0, 0].item() * second.constants[3, 0, 0].item()
     coefficient = next(v for atom, v in parts[0].terms.items() if atom.coordinate == 0)
     np.testing.assert_allclose(coefficient, expected)
@@ -65,7 +65,7 @@ def test_what_time_alone_gives_is_no_atom():
 def test_symmetric_functions_are_written_with_a_positive_inside(name, sign):
     denoiser = network([[(0, 0, name, False), (1, 1, "linear", True)]], [])
     with torch.no_grad():
-        denoiser.layers[0].constants[:3, 0, 0] = torch.tensor([-2.0, 0.5, 3.0])
+        denoiser.kan_layers[0].constants[:3, 0, 0] = torch.tensor([-2.0, 0.5, 3.0])
     ((atom, coefficient),) = (
         item for item in compose(denoiser, STEPS)[0].terms.items() if item[0].function
     )

@@ -59,7 +59,7 @@ def _context(teacher):
 def _set_curve(denoiser, place, values):
     """Makes a curve a function, as nearly as its grid lets it be."""
     number, input, output = place
-    layer = denoiser.layers[number]
+    layer = denoiser.kan_layers[number]
     low, step = float(layer.basis.grid_origin[input]), float(layer.basis.grid_step[input])
     x = torch.linspace(low, low + step * layer.grid_size, 2001, dtype=torch.float64)
     functions = layer.basis(x[:, None].expand(-1, layer.in_features))[:, input]
@@ -77,7 +77,7 @@ def _curves(functions, hidden, **settings):
         edges[layer].append((input, output, CURVE, False))
     made = network(edges, hidden, grid_size=40, grid_range=(-5.0, 5.0), order=3, **settings)
     with torch.no_grad():
-        for layer in made.layers:
+        for layer in made.kan_layers:
             layer.bias.zero_()
     for place, values in functions.items():
         _set_curve(made, place, values)
@@ -263,7 +263,7 @@ def test_formulas_are_found_where_there_are_any():
     assert len(lines) == 4
     assert {edge.kind for edge in denoiser.edges} == {CURVE}
     (edge,) = (edge for edge in found.denoiser.edges if edge.kind == "tanh")
-    _, a, _, c, _ = found.denoiser.layers[0].formula_of(edge)
+    _, a, _, c, _ = found.denoiser.kan_layers[0].formula_of(edge)
     assert (abs(a), abs(c)) == pytest.approx((1.2, 1.4), rel=2e-2)
 
 
@@ -328,10 +328,10 @@ def test_importance_is_measured_on_what_passes_through():
     context = _context(denoiser)
     importance = context.importance(denoiser)
     points, steps = context.draw.noised, context.draw.timesteps
-    scaled = points * denoiser.input_factors(denoiser.time_code(steps, torch.float64))
+    scaled = points * denoiser.modulations(steps, torch.float64)[0][0]
     torch.testing.assert_close(importance.inputs[0], scaled.detach())
     x, y = importance.samples(Edge(1, 2, 0))
-    curve = denoiser.layers[1].edge_curve(2, 0, torch.from_numpy(x))
+    curve = denoiser.kan_layers[1].edge_curve(2, 0, torch.from_numpy(x))
     torch.testing.assert_close(torch.from_numpy(y), curve)
     # Outputs are sums of their edges, and no sum is spread wider than its terms together.
     assert bool((importance.attribution.edges[-1].sum(1) >= 1 - 1e-9).all())
@@ -351,5 +351,5 @@ def test_fine_tuning_lowers_the_loss_and_draws_other_points_each_time():
     scores = context.scores(first)
     assert scores.excess == pytest.approx(scores.heldout_loss - scores.floor, abs=0.2)
     with torch.no_grad():
-        first.layers[0].bias.fill_(float("nan"))
+        first.kan_layers[0].bias.fill_(float("nan"))
     assert context.loss(first) == float("inf")

@@ -4,9 +4,6 @@ import math
 
 import torch
 
-from helpers import seeded
-from kan_diffusion.data import make_toy
-from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 
 
@@ -32,13 +29,3 @@ def ExactDenoiser(process, density, dtype=torch.float64, offset=0.0, until=math.
     exact = OracleDenoiser(density, process)
     exact.anchor.data = exact.anchor.data.to(dtype)
     return exact
-
-
-def errors_of_density(toy, process, num, **options):
-    """Errors of the exact denoiser's log-density of points of a toy, and the exact one, (num,)."""
-    density = make_toy(toy)
-    density = density.rescaled(density.mean, density.std)
-    points = density.sample(num, seeded(1))
-    exact = density.log_density(points, 1.0, first_noise(process))
-    found = log_likelihood(ExactDenoiser(process, density), process, points, **options)
-    return (found - exact).abs(), exact

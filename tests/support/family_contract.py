@@ -7,7 +7,7 @@ import torch
 
 from helpers import assert_same_state, seeded
 from kan_diffusion.denoisers import FAMILIES, get_family
-from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE
+from kan_diffusion.denoisers.families import BUDGET_TOLERANCE
 from make import denoiser, points
 
 ALL = [*FAMILIES, "readable-kan"]

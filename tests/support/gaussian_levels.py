@@ -55,8 +55,8 @@ def exact_network(process):
         for parameter in denoiser.parameters():
             parameter.zero_()
         signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-        denoiser.layers[0].constants[3] = signs / 2
-        denoiser.layers[1].constants[3] = signs
+        denoiser.kan_layers[0].constants[3] = signs / 2
+        denoiser.kan_layers[1].constants[3] = signs
         denoiser.layers[0].modulation[:, 0] = solution
     return denoiser
 

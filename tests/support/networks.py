@@ -30,10 +30,8 @@ def kan(seed=0, **settings):
 def network(edges, hidden, *, seed=0, **settings):
     """A float64 network of given edges, layer by layer, with no parameter at a special value."""
     settings = {"data_dim": 2, "num_train_timesteps": T, "time_encoding": "raw", **settings}
-    of_curves = settings.keys() & {"basis", "grid_size", "order", "grid_range", "extrapolation"}
-    curves = {key: settings.pop(key) for key in of_curves}
-    edges = [(index, *edge) for index, layer in enumerate(edges) for edge in layer]
-    made = ReadableDenoiser(hidden=list(hidden), edges=edges, curves=curves, **settings)
+    kept = [(index, *edge) for index, layer in enumerate(edges) for edge in layer]
+    made = ReadableDenoiser(hidden=list(hidden), edges=True, kept_edges=kept, **settings)
     torch.nn.Module.to(made, torch.float64)
     stir(made, seed)
     return made.eval()
@@ -55,7 +53,7 @@ def mixed(num_inputs):
 def mixed_networks():
     """Readable networks of every kind of input and modulation, by name."""
     both = {**MODULATED, "scaled_inputs": True, "num_input_frequencies": 2}
-    some = {**MODULATED, "num_input_frequencies": 2, "inputs": [1, 3, 6, 9]}
+    some = {**MODULATED, "num_input_frequencies": 2, "kept_inputs": [1, 3, 6, 9]}
     deep = [
         mixed(2)[0],
         [(0, 0, "tanh", True), (1, 1, "square", False), (2, 1, CURVE, False)],

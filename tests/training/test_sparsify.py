@@ -82,7 +82,7 @@ def test_edges_of_gated_layers_and_of_parts_of_a_layer_are_left_out():
     readable = network(mixed, [2], data_dim=1)
     watch = EdgeWatch(readable)
     readable(torch.randn(50, 1, generator=seeded(2), dtype=torch.float64), torch.arange(50))
-    assert list(watch._inputs) == list(readable.layers)
+    assert list(watch._inputs) == readable.kan_layers
     assert bool(watch.penalty().isfinite())
     watch.release()
     assert _num_hooks(readable) == 0

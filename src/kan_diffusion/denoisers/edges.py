@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from kan_diffusion.denoisers.library import LINEAR, EdgeFunction, get_functions
-from kan_diffusion.kan.linear import KANLinear
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.linear import EdgeSettings, KANLinear
 
-__all__ = ["CURVE", "Edge", "Match", "ReadableLayer"]
+__all__ = ["CURVE", "Edge", "Match", "ReadableLayer", "edges_by_layer"]
 
 CURVE = "curve"
 """Kind of an edge that is a learned curve."""
@@ -46,6 +47,25 @@ class Edge(NamedTuple):
     def place(self) -> tuple[int, int, int]:
         """Layer, input and output."""
         return self.layer, self.input, self.output
+
+
+def edges_by_layer(edges: Iterable[Sequence[object]], widths: Sequence[int]) -> list[list[Edge]]:
+    """Sorts edges into the layers of a network of some widths, inputs and outputs included.
+
+    Raises:
+        KanDiffusionError: The network has no place for an edge.
+    """
+    found: list[list[Edge]] = [[] for _ in widths[1:]]
+    for edge in (Edge(*given) for given in edges):  # type: ignore[arg-type]
+        layer, left, entered = edge.place
+        fits = layer in range(len(found)) and left in range(widths[layer])
+        if not (fits and entered in range(widths[layer + 1])):
+            raise KanDiffusionError(
+                f"a network of widths {list(widths)} has no edge from {left} to {entered} in layer "
+                f"{layer}"
+            )
+        found[layer].append(edge)
+    return found
 
 
 @dataclass(frozen=True)
@@ -86,8 +106,6 @@ class ReadableLayer(KANLinear):
     Attributes:
         constants: The numbers a, b, c and s of each edge c f(a x + b) + s x, with shape
             (4, out, in), of which an edge uses those of its kind.
-        modulation: Scales and shifts of the outputs for each number of a timestep's code, with
-            shape (codes, 2, out); the layer itself leaves them out.
     """
 
     bias: nn.Parameter
@@ -100,18 +118,16 @@ class ReadableLayer(KANLinear):
         in_features: int,
         out_features: int,
         edges: Sequence[Edge],
-        curves: Mapping[str, Any],
-        num_codes: int = 0,
+        **curves: Unpack[EdgeSettings],
     ) -> None:
         super().__init__(in_features, out_features, bias=True, **curves)
         self.edges = tuple(sorted(edges, key=lambda edge: (edge.output, edge.input)))
         curve_mask, slope_mask = torch.zeros(2, out_features, in_features)
-        applied: list[Edge] = []
         for edge in self.edges:
             curve_mask[edge.output, edge.input] = edge.kind == CURVE
             slope_mask[edge.output, edge.input] = edge.has_slope or edge.kind == LINEAR
-            applied += [edge] if edge.kind not in (CURVE, LINEAR) else []
-        applied.sort(key=lambda edge: edge.kind)
+        applied = sorted(self.edges, key=lambda edge: edge.kind)
+        applied = [edge for edge in applied if edge.kind not in (CURVE, LINEAR)]
         kinds = [edge.kind for edge in applied]
         self.functions_by_kind = get_functions(kinds)
         self._counts = [kinds.count(kind) for kind in self.functions_by_kind]
@@ -122,14 +138,13 @@ class ReadableLayer(KANLinear):
         constants = torch.zeros(4, out_features, in_features)
         constants[0] = 1
         self.constants = nn.Parameter(constants)
-        self.modulation = nn.Parameter(torch.zeros(num_codes, 2, out_features))
 
     @property
-    def num_constants(self) -> int:
-        """Number of parameters that have an effect."""
+    def num_idle(self) -> int:
+        """Number of parameters that have no effect."""
         of_curves = int(self.curve_mask.sum()) * self.features_per_input
         of_formulas = int(self.slope_mask.sum()) + 3 * sum(self._counts)
-        return self.out_features + of_curves + of_formulas + self.modulation.numel()
+        return self.weight.numel() - of_curves + self.constants.numel() - of_formulas
 
     @property
     def flops(self) -> int:
@@ -137,8 +152,7 @@ class ReadableLayer(KANLinear):
         of_curves = int(self.curve_mask.sum()) * self.flops_per_curve
         of_inputs = int(self.curve_mask.any(0).sum()) * self.flops_per_input
         of_formulas = 2 * int(self.slope_mask.sum()) + (3 + _FUNCTION_FLOPS) * sum(self._counts)
-        modulated = max(0, 4 * len(self.modulation) - 1) * self.out_features
-        return self.out_features + of_curves + of_inputs + of_formulas + modulated
+        return self.out_features + of_curves + of_inputs + of_formulas
 
     def _applied(self, input: Tensor) -> Tensor:
         """Evaluates c f(a x + b) of the edges at ``_places``: (n, edges) from inputs (n, in)."""
@@ -168,13 +182,6 @@ class ReadableLayer(KANLinear):
             outputs = outputs.index_put(places, self._applied(input), accumulate=True)
         return outputs
 
-    def modulations(self, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors and shifts of the outputs, (n, out) or (1, out) each, of codes (n, codes)."""
-        if len(self.modulation) == 0:
-            return code.new_ones(1, self.out_features), code.new_zeros(1, self.out_features)
-        scale, shift = (code @ self.modulation.flatten(1)).chunk(2, dim=1)
-        return 1 + scale, shift
-
     @torch.no_grad()
     def formula_of(self, edge: Edge) -> tuple[EdgeFunction | None, float, float, float, float]:
         """Gives f, a, b, c and s of an edge; None for the f of lines and curves, 0 for no s."""
@@ -186,7 +193,6 @@ class ReadableLayer(KANLinear):
     def take(self, other: ReadableLayer, outputs: Sequence[int], inputs: Sequence[int]) -> None:
         """Copies a layer's parameters of these outputs and inputs, and of edges of equal kind."""
         self.bias.copy_(other.bias[outputs])
-        self.modulation.copy_(other.modulation[..., outputs])
         self.weight.copy_(other.edge_weights()[outputs][:, inputs].flatten(1))
         self.basis.grid_origin.copy_(other.basis.grid_origin[inputs])
         self.basis.grid_step.copy_(other.basis.grid_step[inputs])

@@ -9,25 +9,132 @@ once for all its edges, and each edge costs two for each function that differs f
 (``KANLinear.flops``); an elementary function, such as SiLU, costs four and ReLU one. Fourier
 features of the points, residual sums and modulation are counted; features of the timestep, which
 are looked up, are not.
+
+*Sizes*: the one free size of a family, its widths, is fitted to a budget. Single layers may differ
+in width, because at 2,300 parameters one more unit in every layer means a quarter more parameters.
+Models that are compared need equal sizes, within ``BUDGET_TOLERANCE``; for a single model a budget
+is an upper bound. A search starts from the widest equal widths within the budget and then widens
+single layers as long as the count stays within it; the nearest count seen wins. If it misses the
+budget by more than the tolerance, each layer in turn is held a few units narrower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+import inspect
+import math
+from bisect import bisect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Literal
 
 import torch
 
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.family import Family, Range, Setting, Space
 from kan_diffusion.denoisers.network import NetworkDenoiser
-from kan_diffusion.denoisers.sizing import COUNTABLES, widths_for_budget
-from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.errors import BudgetError, KanDiffusionError, look_up, require_known
 from kan_diffusion.imports import find_object, is_place
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_UNITS
 
-__all__ = ["FAMILIES", "build_denoiser", "get_family"]
+__all__ = [
+    "BUDGET_TOLERANCE",
+    "COUNTABLES",
+    "FAMILIES",
+    "Family",
+    "Range",
+    "Setting",
+    "Space",
+    "build_denoiser",
+    "get_family",
+]
+
+BUDGET_TOLERANCE = 0.02
+"""Largest distance of a fitted denoiser from its budget, as a fraction of the budget."""
+
+_LOPSIDED = 6
+"""Most units by which one layer is held narrower when nearly equal widths miss the budget."""
+
+COUNTABLES: Mapping[str, tuple[Callable[[Denoiser], int], str]] = {
+    "params": (lambda denoiser: denoiser.num_trainable, ""),
+    "flops": (lambda denoiser: denoiser.flops, " FLOPs"),
+}
+"""For each quantity of a budget, the function that counts it and its unit in errors."""
+
+Setting = bool | int | float | str | None | Sequence[int] | Sequence[float]
+"""A value in a denoiser's configuration, of a type that JSON can hold."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, both included, spread evenly; whole ones if both are.
+
+    Attributes:
+        low: The smallest.
+        high: The largest.
+        log: Whether they are spread evenly on a logarithmic scale.
+
+    Raises:
+        KanDiffusionError: The range is empty or not finite, or has no logarithm.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf or (self.log and self.low <= 0):
+            raise KanDiffusionError(
+                f"a Range needs two finite numbers, the lower first and positive where log is set, "
+                f"not {self.low} and {self.high}"
+            )
+
+    @property
+    def whole(self) -> bool:
+        """Whether the numbers are whole."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+Space = Mapping[str, Range | tuple[Setting, ...]]
+"""Search space of tuning: values of ``"learning_rate"``, ``"depth"``, ``"optimizer"`` or settings
+of the class, from a range or a few to choose from."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of denoiser.
+
+    Attributes:
+        name: Name in code, options and study files.
+        denoiser_class: The class that is built.
+        depth: Default number of hidden layers.
+        learning_rate: Peak learning rate that suits the family at about 2,300 parameters.
+        settings: Settings of the denoiser class that suit the family.
+        kind: ``"kan"`` and ``"mlp"`` are the two sides of a comparison, ``"other"`` is neither.
+        title: Name in tables and figures; ``name`` when empty.
+        space: Search space of tuning; empty for none.
+
+    Raises:
+        KanDiffusionError: The space has a key that is neither ``"learning_rate"``, ``"depth"`` nor
+            ``"optimizer"`` nor a setting of the class.
+    """
+
+    name: str
+    denoiser_class: type[Denoiser]
+    depth: int
+    learning_rate: float
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    kind: Literal["kan", "mlp", "other"] = "other"
+    title: str = ""
+    space: Space = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", self.title or self.name)
+        of_class = inspect.signature(self.denoiser_class).parameters
+        for key in self.space:
+            what = f"setting in the space of family '{self.name}'"
+            require_known(what, key, {"learning_rate", "depth", "optimizer", *of_class})
+
 
 _RATES = Range(5e-3, 5e-2, log=True)
 _TIMES = Range(2, 5)
@@ -131,8 +238,8 @@ _READABLE = _row(
     space={**_EDGES_SPACE, "depth": Range(1, 2)},
 )  # fmt: skip
 
-_OTHERS = ("kan_diffusion.pictures.denoisers:PICTURE_FAMILIES",)
-"""Places of the families of other samples than points, by name; loaded when one is looked up."""
+_OTHERS = "kan_diffusion.pictures.denoisers:PICTURE_FAMILIES"
+"""Place of the families of other samples than points, by name; loaded when one is looked up."""
 
 _FOUND: dict[str, tuple[int, ...]] = {}
 """Widths found so far, by everything they depend on."""
@@ -153,10 +260,75 @@ def get_family(name: str, *, importing: bool = False) -> Family:
     if is_place(name):
         return find_object(name, "family", Family, importing=importing)
     known = {**FAMILIES, _READABLE.name: _READABLE}
-    for place in _OTHERS:
-        if name not in known:
-            known |= find_object(place, "families", dict, importing=True)
+    if name not in known:
+        known |= find_object(_OTHERS, "families", dict, importing=True)
     return look_up("family", name, known)
+
+
+def _widths_for_budget(
+    count: Callable[[Sequence[int]], int],
+    depth: int,
+    budget: int,
+    name: str = "network",
+    unit: str = "",
+    at_most: bool = False,
+) -> tuple[int, ...]:
+    """Finds the widths of ``depth`` hidden layers whose count comes nearest to a budget."""
+    counted: Callable[[tuple[int, ...]], int] = cache(count)
+
+    def fits(widths: tuple[int, ...]) -> bool:
+        return counted(widths) <= budget
+
+    def miss(widths: tuple[int, ...]) -> float:
+        if at_most and not fits(widths):
+            return math.inf
+        return abs(counted(widths) - budget) / budget
+
+    def tried(start: tuple[int, ...], fixed: int | None = None) -> Iterator[tuple[int, ...]]:
+        """Widens one layer at a time, but ``fixed``, the narrowest that fits first; all tries."""
+        yield start
+        free = [layer for layer in range(depth) if layer != fixed]
+        widths, grown = start, True
+        while grown:
+            grown = False
+            for layer in sorted(free, key=widths.__getitem__):
+                wider = tuple(width + (index == layer) for index, width in enumerate(widths))
+                yield wider
+                if grown := fits(wider):
+                    widths = wider
+                    break
+
+    layers = f"{depth} hidden layer{'s' if depth != 1 else ''}"
+    ones = (1,) * depth
+    smallest = counted(ones)
+    if smallest > budget:
+        raise BudgetError(
+            f"a budget of {budget:,}{unit} is too small for the {name} with {layers}: its smallest "
+            f"has {smallest:,}; raise the budget or make it shallower"
+        )
+    for layer in range(depth):
+        if counted((*ones[:layer], 2, *ones[layer + 1 :])) <= smallest:
+            raise KanDiffusionError(
+                f"the {name} cannot be fitted to {budget:,}{unit or ' parameters'}: their number "
+                f"does not grow with hidden layer {layer + 1}; give hidden widths instead"
+            )
+    low = bisect(range(1, MOST_UNITS), budget, key=lambda width: counted((width,) * depth))
+    best = min(tried((low,) * depth), key=miss)
+    # Steps of one unit are coarse in a KAN: hold one layer narrower, as little as will do, and
+    # widen the others.
+    for width in range(low - 1, max(0, low - 1 - _LOPSIDED), -1):
+        if miss(best) <= BUDGET_TOLERANCE:
+            break
+        for layer in range(depth):
+            start = tuple(width if index == layer else low for index in range(depth))
+            best = min(best, *tried(start, fixed=layer), key=miss)
+    if miss(best) > BUDGET_TOLERANCE and not at_most:
+        raise KanDiffusionError(
+            f"no {name} with {layers} comes within {BUDGET_TOLERANCE:.0%} of a budget of "
+            f"{budget:,}{unit}: the nearest has {counted(best):,}; try a budget of "
+            f"{counted(best):,} or another depth"
+        )
+    return best
 
 
 def build_denoiser(
@@ -245,7 +417,7 @@ def build_denoiser(
             key = repr((kind, num_train_timesteps, options, countable, layers, amount, at_most))
             if key not in _FOUND:
                 name = f"family '{kind.name}'"
-                _FOUND[key] = widths_for_budget(
+                _FOUND[key] = _widths_for_budget(
                     lambda widths: count(make(widths)), layers, amount, name, unit, at_most
                 )
             hidden = _FOUND[key]

@@ -58,6 +58,9 @@ class TimeFeatures(nn.Module):
         encoding: ``"raw"`` or ``"fourier"``.
         num_train_timesteps: T, the number of steps of the process.
         num_frequencies: M, used by ``"fourier"`` only.
+
+    Attributes:
+        num_features: Number of features a timestep is expanded into.
     """
 
     table: Tensor
@@ -75,13 +78,9 @@ class TimeFeatures(nn.Module):
         self.encoding = encoding
         self.num_train_timesteps = num_train_timesteps
         self.num_frequencies = num_frequencies
+        self.num_features = 1 if encoding == "raw" else 2 * num_frequencies
         table = self._encode(torch.arange(num_train_timesteps))
         self.register_buffer("table", table, persistent=False)
-
-    @property
-    def num_features(self) -> int:
-        """Number of features a timestep is expanded into."""
-        return 1 if self.encoding == "raw" else 2 * self.num_frequencies
 
     def _encode(self, timestep: Tensor) -> Tensor:
         """Features (B, num_features), float32, of timesteps (B,)."""

@@ -22,7 +22,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
+from kan_diffusion.denoisers.base import ModelMixin, PointDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.processes import Process
 
@@ -36,17 +36,19 @@ T = TypeVar("T")
 Tree = str | float | Sequence[object]
 """An expression as described above."""
 
-_OF_MANY: Mapping[str, Callable[..., Tensor]] = {
-    "Add": torch.add, "Mul": torch.mul, "Max": torch.maximum, "Min": torch.minimum,
+_FUNCTIONS: Mapping[str, tuple[int, Callable[..., Tensor]]] = {
+    "Add": (0, torch.add), "Mul": (0, torch.mul), "Max": (0, torch.maximum),
+    "Min": (0, torch.minimum), "Pow": (2, torch.pow), "Abs": (1, torch.abs),
+    **{
+        name: (1, getattr(torch, name))
+        for name in (
+            "acos", "asin", "atan", "cos", "cosh", "erf", "exp", "log", "sign", "sin", "sinh",
+            "tan", "tanh",
+        )
+    },
 }  # fmt: skip
-_OF_FEW: Mapping[str, tuple[int, Callable[..., Tensor]]] = {"Pow": (2, torch.pow)} | {
-    name: (1, getattr(torch, name.lower()))
-    for name in (
-        "Abs", "acos", "asin", "atan", "cos", "cosh", "erf", "exp", "log", "sign", "sin", "sinh",
-        "tan", "tanh",
-    )
-}  # fmt: skip
-"""Functions that a formula may have, by SymPy's name; of some the number of arguments is fixed."""
+"""Functions that a formula may have, by SymPy's name, with their numbers of arguments; 0 for one or
+more."""
 
 _DEEPEST = 150
 """Largest number of levels of a tree, through which Python goes by recursion."""
@@ -89,7 +91,6 @@ class FormulaDenoiser(PointDenoiser):
         num_constants: int,
     ) -> None:
         super().__init__()
-        self._set_inputs()
         if len(score) != data_dim:
             raise KanDiffusionError(
                 f"a formula needs one expression for each of {data_dim} coordinates, not "
@@ -130,14 +131,13 @@ class FormulaDenoiser(PointDenoiser):
                     return symbol(tree)
                 case ["constant", int() as index] if 0 <= index < len(self.constants):
                     return constant(index)
-                case [str() as name, _, *_] if levels and (
-                    name in _OF_MANY or (name in _OF_FEW and len(tree) == 1 + _OF_FEW[name][0])
-                ):
-                    return operation(name, [value(part, levels - 1) for part in tree[1:]])
+                case [str() as name, _, *_] if levels and name in _FUNCTIONS:
+                    if _FUNCTIONS[name][0] in (0, len(tree) - 1):
+                        return operation(name, [value(part, levels - 1) for part in tree[1:]])
             raise KanDiffusionError(
                 f"a formula cannot have {reprlib.repr(tree)[:80]}; it can have finite numbers, "
                 f"{', '.join(sorted(symbols))}, {len(self.constants)} constants, and at most "
-                f"{_DEEPEST} levels of {', '.join((*_OF_MANY, *_OF_FEW))}"
+                f"{_DEEPEST} levels of {', '.join(_FUNCTIONS)}"
             )
 
         return [value(tree) for tree in self.config.score]
@@ -158,9 +158,8 @@ class FormulaDenoiser(PointDenoiser):
         constants = self.constants.double()
 
         def operation(name: str, parts: list[Tensor]) -> Tensor:
-            if name in _OF_MANY:
-                return reduce(_OF_MANY[name], parts)
-            return _OF_FEW[name][1](*parts)
+            count, function = _FUNCTIONS[name]
+            return function(*parts) if count else reduce(function, parts)
 
         found = self._fold(
             constants.new_tensor, symbols.__getitem__, constants.__getitem__, operation

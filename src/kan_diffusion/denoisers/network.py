@@ -32,9 +32,11 @@ from typing import Any, Literal, get_args
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
-from kan_diffusion.denoisers.features import TimeEncoding
-from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
+from kan_diffusion.denoisers.base import ModelMixin, PointDenoiser
+from kan_diffusion.denoisers.edges import Edge, ReadableLayer, edges_by_layer
+from kan_diffusion.denoisers.features import TimeEncoding, TimeFeatures, waves
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan.bases import Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions
@@ -55,11 +57,19 @@ _FEATURES, _MOST_FREQUENCIES = 21, 3
 _INPUT_RANGE = -4.0, 4.0
 """Grid of learned features, and what gated networks clamp to."""
 
-
-def default_frequencies(data_dim: int) -> int:
-    """Frequencies per input: as many as keep all inputs within ``_FEATURES``, or 0."""
-    functions = _FEATURES // (data_dim + 1)
-    return max(0, min(_MOST_FREQUENCIES, (functions - 1) // 2))
+_CLASHES: Sequence[tuple[str, str, str]] = (
+    ("edges", "learned_inputs learned_functions gated", "edges have functions of their own"),
+    (
+        "carries_values", "edges gated learned_functions modulated rank",
+        "values are carried on by plain MLPs alone",
+    ),
+    (
+        "modulated", "rank learned_inputs",
+        "a modulated denoiser takes all waves of the timestep as its code",
+    ),
+    ("kept_edges", "residual observable", "nothing but kept edges joins their units"),
+)  # fmt: skip
+"""Settings that do not go together: one, the others, and the reason."""
 
 
 class _Layer(nn.Module):
@@ -125,7 +135,7 @@ class NetworkDenoiser(PointDenoiser):
 
     Args:
         data_dim: Number d of coordinates of a point.
-        hidden: Widths of the hidden layers, at least one.
+        hidden: Widths of the hidden layers.
         num_train_timesteps: Number T of steps of the process.
         observable: Whether coordinates may be observed.
         time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`;
@@ -160,10 +170,16 @@ class NetworkDenoiser(PointDenoiser):
         modulated: Whether all features of the timestep scale and shift the hidden units, instead of
             being inputs.
         scaled_inputs: Whether, in a modulated network, the timestep scales the inputs, too.
+        kept_edges: The edges there are, ``(layer, input, output, kind, has_slope)`` each, in layers
+            with constants and without scales; None for curves everywhere.
+        kept_inputs: Numbers of the input features that the first layer takes, in order; all when
+            None.
 
     Raises:
         KanDiffusionError: A size or a name is not usable, or settings do not go together.
     """
+
+    input_index: Tensor | None
 
     @register_to_config
     def __init__(
@@ -196,6 +212,8 @@ class NetworkDenoiser(PointDenoiser):
         rank: int | None = None,
         modulated: bool = False,
         scaled_inputs: bool = False,
+        kept_edges: Sequence[Edge] | None = None,
+        kept_inputs: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self._require_settings()
@@ -203,19 +221,21 @@ class NetworkDenoiser(PointDenoiser):
             # Alone, the function of an input of two values learns what takes the noise off it,
             # which is zero at both values, and loses which of them it is.
             least = int(learned_inputs and observable)
-            num_input_frequencies = max(default_frequencies(data_dim), least)
-        self._set_inputs(
-            0 if learned_inputs else num_input_frequencies,
-            "raw" if learned_inputs else time_encoding,
-        )
+            most = min(_MOST_FREQUENCIES, (_FEATURES // (data_dim + 1) - 1) // 2)
+            num_input_frequencies = max(least, most)
+        self.num_input_frequencies = 0 if learned_inputs else num_input_frequencies
+        encoding = "raw" if learned_inputs else time_encoding
+        self.time_features = TimeFeatures(encoding, num_train_timesteps, num_time_frequencies)
         num_times = self.time_features.num_features
-        num_inputs = self.num_features + (0 if modulated else num_times)
+        num_inputs = data_dim * (1 + 2 * self.num_input_frequencies)
+        num_inputs += 0 if modulated else num_times
+        chosen = None
+        if kept_inputs is not None:
+            chosen, num_inputs = torch.tensor(list(kept_inputs)).long(), len(kept_inputs)
+        self.register_buffer("input_index", chosen, persistent=False)
         grid: dict[str, Any] = {"grid_size": grid_size, "order": order}
         grid["grid_range"] = tuple(grid_range)
-        curves = {
-            **grid, "basis": basis, "extrapolation": extrapolation, "edge_scale": edge_scale,
-            "init": init,
-        }  # fmt: skip
+        curves = {**grid, "basis": basis, "extrapolation": extrapolation}
         waves: dict[str, Any] = {
             "grid_size": input_grid_size, "grid_range": _INPUT_RANGE, "initial": "waves",
             "noise": 0.0, "rate": function_rate,
@@ -224,13 +244,22 @@ class NetworkDenoiser(PointDenoiser):
         def functions(units: int) -> nn.Module | None:
             if not learned_functions:
                 return nn.ReLU() if activation == "relu" else None
-            if num_functions is None:
-                return LearnedFunctions(units, rate=function_rate, **grid)
-            groups = min(num_functions, units)
-            return LearnedFunctions(units, groups=groups, noise=_NOISE, rate=function_rate, **grid)
+            own: dict[str, Any] = {}
+            if num_functions is not None:
+                own = {"groups": min(num_functions, units), "noise": _NOISE}
+            return LearnedFunctions(units, rate=function_rate, **own, **grid)
 
-        wide = 1 + int(gated)
-        width = wide * hidden[0]
+        kept = None
+        if kept_edges is not None:
+            kept = edges_by_layer(kept_edges, [num_inputs, *hidden, data_dim])
+
+        def edge_layer(number: int, fan_in: int, fan_out: int) -> KANLinear:
+            if kept is not None:
+                return ReadableLayer(fan_in, fan_out, kept[number], **curves)
+            own: dict[str, Any] = {"edge_scale": edge_scale, "init": init}
+            return KANLinear(fan_in, fan_out, bias, **own, **curves)
+
+        width, *fan_outs = [*((1 + int(gated)) * units for units in hidden), data_dim]
         self.code: nn.Linear | LearnedFunctions | None = None
         if learned_inputs:
             count = 1 + 2 * num_input_frequencies
@@ -239,19 +268,13 @@ class NetworkDenoiser(PointDenoiser):
             )
             self.code = None if rank is None else LearnedFunctions(1, rank, **waves)
         else:
-            self.first = (
-                KANLinear(num_inputs, width, bias, **curves)
-                if edges
-                else nn.Linear(num_inputs, width)
-            )
+            self.first = edge_layer(0, num_inputs, width) if edges else nn.Linear(num_inputs, width)
             self.code = None if rank is None else nn.Linear(num_times, rank, bias=False)
         codes = num_times if modulated else rank
         self.layers = nn.ModuleList()
-        for index, units in enumerate(hidden):
-            last = index == len(hidden) - 1
-            fan_out = data_dim if last else wide * hidden[index + 1]
+        for number, (units, fan_out) in enumerate(zip(hidden, fan_outs, strict=True), start=1):
             if edges:
-                self.layers.append(_Layer(KANLinear(units, fan_out, bias, **curves), codes))
+                self.layers.append(_Layer(edge_layer(number, units, fan_out), codes))
             elif carries_values:
                 function = nn.ReLU() if activation == "relu" else nn.SiLU()
                 self.layers.append(_Layer(nn.Linear(units, fan_out), None, function))
@@ -259,68 +282,57 @@ class NetworkDenoiser(PointDenoiser):
                 own = functions(units)
                 layer = GatedLinear(units, fan_out, gated=gated, rank=codes, functions=own)
                 self.layers.append(layer)
-        self.given = nn.Linear(data_dim, width, bias=False) if observable else None
+        self.given = nn.Parameter(torch.zeros(width, data_dim)) if observable else None
         shape = num_times + 1, num_inputs
-        self.input_scale = nn.Parameter(torch.empty(shape)) if scaled_inputs else None
-        self._reset_shifts()
+        self.input_scale = nn.Parameter(torch.zeros(shape)) if scaled_inputs else None
 
     def _require_settings(self) -> None:
         """Checks settings that no layer checks."""
         c = self.config
         require_known("activation", c.activation, ("silu", "relu"))
-        if not c.hidden:
-            raise KanDiffusionError(
-                "a denoiser needs at least one hidden layer; give hidden one width or more"
-            )
-        if (c.num_functions is not None and c.num_functions < 1) or c.rank == 0:
-            raise KanDiffusionError(
-                "a denoiser needs num_functions and rank of at least 1, not "
-                f"{c.num_functions} and {c.rank}; give rank=None for no modulation"
-            )
-        if c.edges and (c.learned_inputs or c.learned_functions or c.gated):
-            raise KanDiffusionError(
-                "edges have functions of their own; leave out learned_inputs, learned_functions "
-                "and gated, or edges"
-            )
-        if c.carries_values and (
-            c.edges or c.gated or c.learned_functions or c.modulated or c.rank is not None
-        ):
-            raise KanDiffusionError(
-                "values are carried on by plain MLPs alone; leave out carries_values, or edges, "
-                "gated, learned_functions, modulated and rank"
-            )
+        for name, least in (
+            ("data_dim", 1), ("num_functions", 1), ("rank", 1), ("num_input_frequencies", 0),
+        ):  # fmt: skip
+            if c[name] is not None and c[name] < least:
+                raise KanDiffusionError(
+                    f"a denoiser needs {name} of at least {least}, not {c[name]}"
+                )
         if not c.edges:
             require_known("init", c.init or "torch", get_args(LinearInitialization))
-        if c.modulated and (c.rank is not None or c.learned_inputs):
-            raise KanDiffusionError(
-                "a modulated denoiser takes all waves of the timestep as its code; leave out rank "
-                "and learned_inputs, or modulated"
-            )
-        if c.scaled_inputs and not c.modulated:
-            raise KanDiffusionError(
-                "inputs that the timestep scales need modulation; set modulated, too"
-            )
+        for name, others, why in _CLASHES:
+            if c[name] and (clashing := [other for other in others.split() if c[other]]):
+                raise KanDiffusionError(f"{why}; leave out {name}, or {' and '.join(clashing)}")
+        for name, needed in (("scaled_inputs", "modulated"), ("kept_edges", "edges")):
+            if c[name] and not c[needed]:
+                raise KanDiffusionError(f"{name} needs {needed}; set it, too, or leave out {name}")
 
-    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
+    def _inputs(self, points: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Inputs (n, in) of the first layer, and the code of the timestep if there is one."""
+        if self.config.gated:
+            points = points.clamp(*_INPUT_RANGE)
+        if count := self.num_input_frequencies:
+            points = torch.cat([points, waves(points, count, 0.25).to(points)], dim=-1)
         time = self.time_features(steps, points.dtype)
         if self.config.learned_inputs:
             low, high = _INPUT_RANGE
             time = low + (high - low) * time
         # One timestep for all points is modulated once; any other number must be that of points.
         each = time.expand(points.shape[0], -1)
-        code: Tensor | None = None
+        inputs = points if self.config.modulated else torch.cat([points, each], dim=-1)
+        if self.input_index is not None:
+            inputs = inputs.index_select(1, self.input_index)
+        if self.input_scale is not None:
+            scale = self.input_scale
+            inputs = inputs * (1 + scale[-1] + time @ scale[:-1])
         if self.config.modulated:
-            inputs, code = points, each
-            if self.input_scale is not None:
-                scale = self.input_scale
-                inputs = points * (1 + scale[-1] + time @ scale[:-1])
-        else:
-            inputs = torch.cat([points, each], dim=-1)
-            if self.code is not None:
-                code = self.code(time)
+            return inputs, each
+        return inputs, None if self.code is None else self.code(time)
+
+    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
+        inputs, code = self._inputs(points, steps)
         output: Tensor = self.first(inputs)
         if self.given is not None and mask is not None:
-            output = output + self.given(mask)
+            output = output + linear(mask, self.given)
         codes: Sequence[Tensor | None] = [None] * len(self.layers)
         if code is not None:
             codes = code.expand(len(self.layers), points.shape[0], -1).unbind()
@@ -335,19 +347,18 @@ class NetworkDenoiser(PointDenoiser):
         parts = [self.first, *(layer.linear for layer in self.layers if isinstance(layer, _Layer))]
         return [part for part in parts if isinstance(part, KANLinear) and part.functions is None]
 
-    def _features(self, sample: Tensor) -> Tensor:
-        return super()._features(sample.clamp(*_INPUT_RANGE) if self.config.gated else sample)
-
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one point."""
-        parts = self.first, self.code, self.given, *self.layers
-        total = self._input_flops + sum(map(_flops_of, parts))
+        parts = self.first, self.code, *self.layers
+        # An angle of each wave's two features of a coordinate, and four for each of these.
+        waves_of_points = 9 * self.data_dim * self.num_input_frequencies
+        total = waves_of_points + sum(map(_flops_of, parts))
         hidden = self.config.hidden
         if self.config.residual:
             total += sum(map(min, hidden, hidden[1:]))
         if self.given is not None:
-            total += self.given.out_features
+            total += 2 * self.given.numel() + len(self.given)
         if self.input_scale is not None:
             total += (2 * self.input_scale.shape[0] + 1) * self.input_scale.shape[1]
         return total
@@ -357,10 +368,6 @@ class NetworkDenoiser(PointDenoiser):
         for part in (self.first, self.code, *self.layers):
             if part is not None:
                 _draw(part, self.config.init == "xavier", generator)
-        self._reset_shifts()
-
-    def _reset_shifts(self) -> None:
-        """Sets what observed coordinates add, and the scales of inputs, to zero."""
-        for parameter in (self.input_scale, None if self.given is None else self.given.weight):
+        for parameter in (self.input_scale, self.given):
             if parameter is not None:
                 nn.init.zeros_(parameter)

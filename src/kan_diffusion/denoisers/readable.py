@@ -14,26 +14,19 @@ be read: an edge costs far more here than in a KAN layer.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise, product
-from typing import Any, NamedTuple
+from itertools import product
+from typing import NamedTuple, cast
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import Edge, Match, ReadableLayer
-from kan_diffusion.denoisers.features import TimeEncoding
-from kan_diffusion.denoisers.network import NetworkDenoiser
-from kan_diffusion.denoisers.points import ModelMixin, PointDenoiser
+from kan_diffusion.denoisers.network import ModelMixin, NetworkDenoiser
 from kan_diffusion.errors import KanDiffusionError
 
 __all__ = ["InputFeature", "ModelMixin", "ReadableDenoiser", "no_edges", "readable"]
-
-_CURVES = ("basis", "grid_size", "order", "grid_range", "extrapolation")
-"""Settings of a network's curves."""
 
 
 class InputFeature(NamedTuple):
@@ -61,93 +54,29 @@ def _waves(of: Iterable[int | None], octaves: range) -> list[InputFeature]:
     return [InputFeature(i, wave, 2.0**m) for wave in ("cos", "sin") for i in of for m in octaves]
 
 
-class ReadableDenoiser(PointDenoiser):
-    """A denoiser of readable edges.
+class ReadableDenoiser(NetworkDenoiser):
+    """A denoiser of readable edges, as :func:`readable` makes it.
 
-    Args:
-        data_dim: Number d of coordinates of a point.
-        hidden: Widths of the hidden layers.
-        edges: The edges, ``(layer, input, output, kind, has_slope)`` each.
-        inputs: Numbers of the input features that the network takes, in order; all when None.
-        num_train_timesteps: Number T of steps of the process.
-        time_encoding: ``"raw"`` or ``"fourier"``, see :mod:`kan_diffusion.denoisers.features`.
-        num_time_frequencies: Number of frequencies of ``"fourier"``.
-        num_input_frequencies: Number of frequencies of the points' Fourier features.
-        modulated: Whether the timestep scales and shifts the hidden units instead of being an
-            input.
-        scaled_inputs: Whether, in a modulated denoiser, the timestep scales the inputs, too.
-        curves: Settings of the curves, as :class:`kan_diffusion.KANLinear` takes them.
-
-    Attributes:
-        input_scale: Scales of the inputs for each number of a timestep's code, (codes, in); empty
-            if inputs are not scaled.
+    Its arguments are those of :class:`NetworkDenoiser`, with ``kept_edges``.
 
     Raises:
         KanDiffusionError: Edges do not fit the widths of the network, or a function is unknown.
     """
 
-    network: nn.ModuleList
-    input_index: Tensor
-
-    @register_to_config
-    def __init__(
-        self,
-        data_dim: int,
-        hidden: Sequence[int],
-        edges: Sequence[Edge],
-        inputs: Sequence[int] | None = None,
-        num_train_timesteps: int = 1000,
-        time_encoding: TimeEncoding = "fourier",
-        num_time_frequencies: int = 3,
-        num_input_frequencies: int = 0,
-        modulated: bool = False,
-        scaled_inputs: bool = False,
-        curves: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self._set_inputs(num_input_frequencies)
-        of_time = self.time_features.num_features
-        num_features = self.num_features + (0 if modulated else of_time)
-        kept = list(range(num_features)) if inputs is None else list(inputs)
-        self.register_buffer("input_index", torch.tensor(kept, dtype=torch.long), persistent=False)
-        widths = [len(kept), *hidden, data_dim]
-        made = [Edge(*edge) for edge in edges]
-        for layer, left, entered in (edge.place for edge in made):
-            fits = layer in range(len(hidden) + 1) and left in range(widths[layer])
-            if not (fits and entered in range(widths[layer + 1])):
-                raise KanDiffusionError(
-                    f"a network of widths {widths} has no edge from {left} to {entered} in layer "
-                    f"{layer}"
-                )
-        codes = of_time + 1 if modulated else 0
-        self.input_scale = nn.Parameter(torch.zeros(codes if scaled_inputs else 0, len(kept)))
-        self.network = nn.ModuleList()
-        for index, (fan_in, fan_out) in enumerate(pairwise(widths)):
-            own = [edge for edge in made if edge.layer == index]
-            scaled = codes if index < len(hidden) else 0
-            self.network.append(ReadableLayer(fan_in, fan_out, own, curves or {}, scaled))
-
     @property
-    def layers(self) -> list[ReadableLayer]:
+    def kan_layers(self) -> list[ReadableLayer]:  # type: ignore[override]
         """The layers, inputs first."""
-        return [layer for layer in self.network if isinstance(layer, ReadableLayer)]
+        return [layer for layer in super().kan_layers if isinstance(layer, ReadableLayer)]
 
     @property
     def edges(self) -> list[Edge]:
         """All edges, layer by layer."""
-        return [edge for layer in self.layers for edge in layer.edges]
+        return [edge for layer in self.kan_layers for edge in layer.edges]
 
     @property
     def num_trainable(self) -> int:
         """Number of parameters that have an effect: those of absent edges are not counted."""
-        return self.input_scale.numel() + sum(layer.num_constants for layer in self.layers)
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one forward pass for one point, without absent edges."""
-        codes, inputs = self.input_scale.shape
-        scaled = (2 * codes + 1) * inputs if codes else 0
-        return self._input_flops + scaled + sum(layer.flops for layer in self.layers)
+        return super().num_trainable - sum(layer.num_idle for layer in self.kan_layers)
 
     # Inputs and units
 
@@ -161,9 +90,10 @@ class ReadableDenoiser(PointDenoiser):
         """The inputs of the network."""
         coordinates = range(self.data_dim)
         found = [InputFeature(i) for i in coordinates]
-        found += _waves(coordinates, range(-2, self.config.num_input_frequencies - 2))
+        found += _waves(coordinates, range(-2, self.num_input_frequencies - 2))
         found += [] if self.config.modulated else self.time_inputs()
-        return [found[index] for index in self.input_index.tolist()]
+        kept = self.config.kept_inputs
+        return found if kept is None else [found[index] for index in kept]
 
     def unit_names(self) -> list[list[str]]:
         """Names of inputs, hidden units and outputs, layer by layer."""
@@ -182,21 +112,37 @@ class ReadableDenoiser(PointDenoiser):
             for edge in self.edges
         }
 
-    def time_code(self, steps: Tensor, dtype: torch.dtype) -> Tensor:
-        """Gives timesteps (n,) as modulations take them: features and a one, (n, codes)."""
+    @property
+    def unit_modulations(self) -> list[Tensor | None]:
+        """Scales and shifts of each layer's outputs by a timestep's code: (codes, 2, out) or None.
+
+        A code is the features of the timestep, and a one.
+        """
+        return [*(cast("Tensor | None", layer.modulation) for layer in self.layers), None]
+
+    def modulations(self, steps: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """Computes by what the timestep scales and shifts inputs and units.
+
+        Args:
+            steps: Timesteps with shape (n,).
+            dtype: Dtype of the result.
+
+        Returns:
+            Factors and shifts, (n, width) or (1, width) each, of the inputs and of the outputs of
+            each layer.
+        """
         time = self.time_features(steps, dtype)
-        return torch.cat([time, torch.ones_like(time[:, :1])], dim=-1)
-
-    def input_factors(self, code: Tensor) -> Tensor:
-        """Factors (one plus the scales) of the inputs, (n, in), of codes (n, codes)."""
-        return 1 + code[:, : len(self.input_scale)] @ self.input_scale
-
-    def _features(self, sample: Tensor) -> Tensor:
-        return sample  # ``walk`` takes points
-
-    def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
-        *_, (_, _, _, prediction) = self.walk(points, steps)
-        return prediction
+        code = torch.cat([time, torch.ones_like(time[:, :1])], dim=-1)
+        scale = self.input_scale
+        of_inputs = None if scale is None else torch.stack([scale, torch.zeros_like(scale)], 1)
+        widths = [*(layer.in_features for layer in self.kan_layers), self.data_dim]
+        found = []
+        for width, weight in zip(widths, [of_inputs, *self.unit_modulations], strict=True):
+            factor, shift = code.new_zeros(2, 1, width)
+            if weight is not None:
+                factor, shift = (code @ weight.flatten(1)).chunk(2, dim=1)
+            found.append((1 + factor, shift))
+        return found
 
     def walk(
         self, points: Tensor, steps: Tensor
@@ -211,15 +157,9 @@ class ReadableDenoiser(PointDenoiser):
             A layer, its inputs (n, in), the factors (n, out) or (1, out) of its outputs, and the
             resulting units (n, out).
         """
-        code = self.time_code(steps, points.dtype)
-        seen = super()._features(points)
-        if not self.config.modulated:
-            seen = torch.cat([seen, code[:, :-1].expand(len(seen), -1)], dim=-1)
-        state = seen.index_select(1, self.input_index)
-        if len(self.input_scale):
-            state = state * self.input_factors(code)
-        for layer in self.layers:
-            factor, shift = layer.modulations(code)
+        state, _ = self._inputs(points, steps)
+        _, *of_outputs = self.modulations(steps, points.dtype)
+        for layer, (factor, shift) in zip(self.kan_layers, of_outputs, strict=True):
             output = torch.addcmul(shift, layer(state), factor)
             yield layer, state, factor, output
             state = output
@@ -239,10 +179,10 @@ class ReadableDenoiser(PointDenoiser):
             kept: Numbers of the units that stay, for layers that lose some, with their edges. Layer
                 0 holds the inputs; the hidden layers follow.
         """
-        widths = [len(self.input_index), *self.config.hidden, self.data_dim]
+        inputs = list(self.config.kept_inputs or range(self.kan_layers[0].in_features))
+        widths = [len(inputs), *self.config.hidden, self.data_dim]
         units = [list((kept or {}).get(layer, range(width))) for layer, width in enumerate(widths)]
-        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
-        config["edges"] = [
+        renumbered = [
             edge._replace(
                 input=units[edge.layer].index(edge.input),
                 output=units[edge.layer + 1].index(edge.output),
@@ -250,19 +190,28 @@ class ReadableDenoiser(PointDenoiser):
             for edge in edges
             if edge.input in units[edge.layer] and edge.output in units[edge.layer + 1]
         ]
-        config["inputs"] = self.input_index[units[0]].tolist()
-        config["hidden"] = [len(part) for part in units[1:-1]]
+        made = ReadableDenoiser.from_config(
+            self.config,
+            hidden=[len(part) for part in units[1:-1]],
+            kept_edges=renumbered,
+            kept_inputs=[inputs[unit] for unit in units[0]],
+        )
         # nn.Module's own ``to``: that of diffusers warns of float32 modules there might be.
-        made = nn.Module.to(ReadableDenoiser(**config), self.device, self.dtype)
-        made.input_scale.copy_(self.input_scale[:, units[0]])
-        for index, layer in enumerate(made.layers):
-            layer.take(self.layers[index], units[index + 1], units[index])
+        nn.Module.to(made, self.device, self.dtype)
+        if made.input_scale is not None and self.input_scale is not None:
+            made.input_scale.copy_(self.input_scale[:, units[0]])
+        for index, layer in enumerate(made.kan_layers):
+            layer.take(self.kan_layers[index], units[index + 1], units[index])
+        modulations = zip(made.unit_modulations, self.unit_modulations, units[1:], strict=True)
+        for mine, theirs, own in modulations:
+            if mine is not None and theirs is not None:
+                mine.copy_(theirs[..., own])
         return made.train(self.training)
 
     @torch.no_grad()
     def set_match(self, edge: Edge, match: Match) -> None:
         """Sets an edge to a match of its kind; the constant d is added to the unit's bias."""
-        layer, found = self.layers[edge.layer], (match.a, match.b, match.c, match.slope)
+        layer, found = self.kan_layers[edge.layer], (match.a, match.b, match.c, match.slope)
         layer.constants[:, edge.output, edge.input] = layer.constants.new_tensor(found)
         layer.bias[edge.output] += match.constant
 
@@ -276,22 +225,19 @@ class ReadableDenoiser(PointDenoiser):
         Returns:
             A network without such units; the network itself if there are none.
         """
-        for index, width in enumerate(self.config.hidden):
-            entered = {edge.output for edge in self.edges if edge.layer == index}
-            left = {edge.input for edge in self.edges if edge.layer == index + 1}
-            needed = left if self.config.modulated else left & entered
-            idle = [unit for unit in range(width) if unit not in needed]
-            if idle and width > 1:
-                unit = idle[0]
-                kept = [other for other in range(width) if other != unit]
-                made = self.with_edges(self.edges, {index + 1: kept})
-                given = self.layers[index + 1].edge_outputs(self.layers[index].bias.unsqueeze(0))
-                made.layers[index + 1].bias.add_(given[0, :, unit])
+        for index, layer in enumerate(self.kan_layers):
+            needed = {edge.input for edge in layer.edges}
+            if index and not self.config.modulated:
+                needed &= {edge.output for edge in self.kan_layers[index - 1].edges}
+            kept = sorted(needed) or [0]
+            idle = [unit for unit in range(layer.in_features) if unit not in kept]
+            if idle:
+                made = self.with_edges(self.edges, {index: kept})
+                if index:
+                    bias = self.kan_layers[index - 1].bias.unsqueeze(0)
+                    made.kan_layers[index].bias.add_(layer.edge_outputs(bias)[0, :, idle].sum(1))
                 return made.compact()
-        used = sorted({edge.input for edge in self.edges if edge.layer == 0})
-        if len(used) in (0, len(self.input_index)):
-            return self
-        return self.with_edges(self.edges, {0: used})
+        return self
 
 
 def no_edges(denoiser: Denoiser) -> str | None:
@@ -332,25 +278,14 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
     if isinstance(denoiser, ReadableDenoiser):
         return denoiser
     assert isinstance(denoiser, NetworkDenoiser)
-    config, layers = denoiser.config, denoiser.kan_layers
-    known = inspect.signature(ReadableDenoiser).parameters
-    settings = {key: config[key] for key in known if key in config}
-    settings["curves"] = {key: config[key] for key in _CURVES}
-    settings["edges"] = [
+    edges = [
         Edge(index, *ends)
-        for index, part in enumerate(layers)
+        for index, part in enumerate(denoiser.kan_layers)
         for ends in product(range(part.in_features), range(part.out_features))
     ]
-    made = nn.Module.to(ReadableDenoiser(**settings), denoiser.device, denoiser.dtype)
-    if denoiser.input_scale is not None:
-        made.input_scale.copy_(denoiser.input_scale)
-    for mine, theirs in zip(made.layers, layers, strict=True):
-        mine.weight.copy_(theirs.edge_weights().flatten(1))
-        mine.basis.load_state_dict(theirs.basis.state_dict())
-        if theirs.bias is not None:
-            mine.bias.copy_(theirs.bias)
-    # There, a layer modulates its inputs: they are the outputs of the layer before.
-    for mine, after in zip(made.layers, denoiser.layers, strict=False):
-        if after.modulation is not None:
-            mine.modulation.copy_(after.modulation)
+    made = ReadableDenoiser.from_config(denoiser.config, observable=False, kept_edges=edges)
+    nn.Module.to(made, denoiser.device, denoiser.dtype)
+    made.load_state_dict(denoiser.state_dict(), strict=False)
+    for mine, theirs in zip(made.kan_layers, denoiser.kan_layers, strict=True):
+        mine.weight.copy_(theirs.edge_weights().flatten(1))  # with their scales
     return made.eval()

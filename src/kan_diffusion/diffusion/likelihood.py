@@ -47,7 +47,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from kan_diffusion.data.densities import numbers
-from kan_diffusion.denoisers.points import PointDenoiser
+from kan_diffusion.denoisers.base import PointDenoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 

@@ -145,14 +145,6 @@ def floor(draw: NoisedPoints, process: Process) -> float | None:
     return float(process.loss_of(prediction, target))
 
 
-def _mean_and_error(values: Tensor | None) -> tuple[float | None, float | None]:
-    """Returns the mean of values (n,) and its standard error, which is NaN for a single value."""
-    if values is None:
-        return None, None
-    error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else math.nan
-    return float(values.mean()), error
-
-
 @torch.no_grad()
 def measure_denoising(
     denoiser: Denoiser,
@@ -173,8 +165,7 @@ def measure_denoising(
     device, dtype = denoiser.device, denoiser.dtype
     size = max(1, min(_BATCH, _VALUES // math.prod(draw.clean.shape[1:])))
     predictions = []
-    for start in range(0, len(draw.noised), size):
-        rows = slice(start, start + size)
+    for rows in torch.arange(len(draw.noised)).split(size):
         given = {name: values[rows].to(device) for name, values in (conditions or {}).items()}
         noised, timesteps = draw.noised[rows].to(device, dtype), draw.timesteps[rows].to(device)
         predictions.append(denoiser(noised, timesteps, **given, return_dict=False)[0])
@@ -183,38 +174,31 @@ def measure_denoising(
     losses = process.loss_of(prediction, target, reduction="none").flatten(1).mean(dim=1)
     excesses = None
     if draw.mean is not None:
-        levels = draw.noised, draw.alpha, draw.sigma
-        error = process.predicted_noise(prediction, *levels) - noise_of_mean(draw.mean, *levels)
+        at = draw.noised, draw.alpha, draw.sigma
+        exact = noise_of_mean(draw.mean, *at)
+        error = process.predicted_noise(prediction, *at) - exact
         excesses = error.flatten(1).square().mean(dim=1)
-    excess, excess_se = _mean_and_error(excesses)
-    return DenoisingScores(
-        heldout_loss=float(losses.mean()),
-        floor=floor(draw, process),
-        excess=excess,
-        excess_se=excess_se,
-        levels=tuple(_levels(losses, excesses, draw, process, num_levels)),
-    )
 
+    def measured(rows: Tensor) -> tuple[float, float | None, float | None]:
+        """Returns loss, excess and its standard error (NaN for a single row) of chosen rows."""
+        loss = float(losses[rows].mean())
+        if excesses is None:
+            return loss, None, None
+        own = excesses[rows]
+        spread = float(own.std() / len(own) ** 0.5) if len(own) > 1 else math.nan
+        return loss, float(own.mean()), spread
 
-def _levels(
-    losses: Tensor, excesses: Tensor | None, draw: NoisedPoints, process: Process, num_levels: int
-) -> list[LevelScore]:
-    bins = draw.timesteps * num_levels // process.num_timesteps
     log_snr = 2 * (draw.alpha.log() - draw.sigma.log())  # -inf where flow matching has no signal
-    scores = []
-    for index in range(num_levels):
-        inside = bins == index
-        if int(inside.sum()) < 2:
-            continue
-        excess, error = _mean_and_error(None if excesses is None else excesses[inside])
-        scores.append(
-            LevelScore(
-                t_low=index / num_levels,
-                t_high=(index + 1) / num_levels,
-                log_snr=float(log_snr[inside & log_snr.isfinite()].mean()),
-                heldout_loss=float(losses[inside].mean()),
-                excess=excess,
-                standard_error=error,
-            )
+    bins = draw.timesteps * num_levels // process.num_timesteps
+    levels = tuple(
+        LevelScore(
+            index / num_levels,
+            (index + 1) / num_levels,
+            float(log_snr[inside & log_snr.isfinite()].mean()),
+            *measured(inside),
         )
-    return scores
+        for index in range(num_levels)
+        if int((inside := bins == index).sum()) > 1
+    )
+    loss, excess, excess_se = measured(torch.ones_like(bins, dtype=torch.bool))
+    return DenoisingScores(loss, floor(draw, process), excess, excess_se, levels)

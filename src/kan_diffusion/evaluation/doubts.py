@@ -22,7 +22,6 @@ __all__ = ["TOLD_APART_ROWS", "training_doubt"]
 TOLD_APART_ROWS = 1000
 """Most rows of a side for the classifier; more would take longer than a second."""
 
-_FEWEST_ROWS = 20
 _TOLD_APART = 0.7
 _FALLING = 0.08
 _FEW_STEPS = 1000
@@ -52,13 +51,14 @@ def training_doubt(
         A sentence; None if there is no doubt, or too little was held out to tell.
     """
     size = min(len(drawn), len(heldout), TOLD_APART_ROWS)
-    accuracy = 0.5
-    if size >= _FEWEST_ROWS:
-        accuracy = c2st(drawn, heldout, generator, max_points=size)
-    told_apart = accuracy > max(_TOLD_APART, 0.5 + 4 / (2 * math.sqrt(2 * size)))
-    fall = _fall(result)
+    accuracy = c2st(drawn, heldout, generator, max_points=size) if size > 1 else 0.5
+    chance = max(_TOLD_APART, 0.5 + 2 / math.sqrt(2 * max(size, 1)))
+    steps, looks = len(result.losses), result.heldout_losses
+    losses = [loss for _, loss in looks]
+    half = [loss for step, loss in looks if step <= steps / 2]
+    fall = 1 - losses[-1] / half[-1] if half else 0.0
     symptoms = []
-    if told_apart:
+    if accuracy > chance:
         symptoms.append(
             f"a classifier tells drawn rows from held-out ones in {accuracy:.0%} of cases, and "
             "50% is chance"
@@ -67,12 +67,11 @@ def training_doubt(
         symptoms.append(f"the held-out loss fell by {fall:.0%} in the second half of the steps")
     if not symptoms:
         return None
-    taken = len(result.losses)
     if result.ending == "time":
         limit = "processor_seconds" if config.max_seconds is None else "max_seconds"
         seconds = getattr(config, limit)
-        remedy = f"{limit}={seconds:g} ended training after {taken:,} steps; raise it"
-    elif _rise(result) > _BY_HEART:
+        remedy = f"{limit}={seconds:g} ended training after {steps:,} steps; raise it"
+    elif losses[-1] / min(losses) - 1 > _BY_HEART:
         remedy = (
             "it learns the rows of training by heart; give it more rows, or fewer params than "
             f"{num_parameters:,}"
@@ -82,16 +81,3 @@ def training_doubt(
     else:
         remedy = f"it is too small; raise params from {num_parameters:,} to {4 * num_parameters:,}"
     return f"the model does not fit the table well: {'; '.join(symptoms)}: {remedy}"
-
-
-def _fall(result: TrainingResult) -> float:
-    """Computes by which share the held-out loss fell in the second half of the steps."""
-    looks = result.heldout_losses
-    half = [loss for step, loss in looks if step <= len(result.losses) / 2]
-    return 1 - looks[-1][1] / half[-1] if half else 0.0
-
-
-def _rise(result: TrainingResult) -> float:
-    """Computes how far the held-out loss ended above its minimum, over the minimum."""
-    losses = [loss for _, loss in result.heldout_losses]
-    return losses[-1] / min(losses) - 1

@@ -17,7 +17,7 @@ EffortName = Literal["full", "quick"]
 
 @dataclass(frozen=True)
 class Effort:
-    """Amounts of what is computed to judge a model.
+    """Amounts of what is computed to judge a model; the defaults are those of a comparison.
 
     Attributes:
         trees: Trees of the forests, and of boosted trees, that tell samples apart or learn from
@@ -29,23 +29,16 @@ class Effort:
         formula_sweeps: Most rounds of changes, and of starts, in the search for its forms.
     """
 
-    trees: int
-    likelihood_steps: int
-    fitted_points: int
-    tune_steps: int
-    formula_batches: int
-    formula_sweeps: int
+    trees: int = 60
+    likelihood_steps: int = 50
+    fitted_points: int = 131_072
+    tune_steps: int = 1_000_000
+    formula_batches: int = 8
+    formula_sweeps: int = 3
 
 
 EFFORTS: Mapping[EffortName, Effort] = {
-    "full": Effort(
-        trees=60,
-        likelihood_steps=50,
-        fitted_points=131_072,
-        tune_steps=1_000_000,
-        formula_batches=8,
-        formula_sweeps=3,
-    ),
+    "full": Effort(),
     "quick": Effort(
         trees=5,
         likelihood_steps=5,

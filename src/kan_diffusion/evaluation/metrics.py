@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import DataError, KanDiffusionError, require_known
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.imports import find_object
 
@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 _PAIRS_PER_CHUNK = 1_000_000
-_FEW_DIMENSIONS = 16
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -102,7 +101,6 @@ def c2st(
     y: Tensor,
     generator: np.random.Generator | int,
     max_points: int = 2_000,
-    num_folds: int = 5,
     num_trees: int = EFFORTS["full"].trees,
 ) -> float:
     """Classifier two-sample test (Lopez-Paz & Oquab 2017): how well a classifier tells x from y.
@@ -115,7 +113,6 @@ def c2st(
         y: Points, shape (m, d).
         generator: Draws the subsamples, the folds and the trees; a number is taken as a seed.
         max_points: Largest number of points used of each side.
-        num_folds: Folds of the cross-validation; fewer when a side has fewer points.
         num_trees: Trees of the forest.
 
     Returns:
@@ -140,31 +137,26 @@ def c2st(
     classifier = ExtraTreesClassifier(
         num_trees, min_samples_leaf=min(5, max(1, size // 20)), random_state=tree_seed, n_jobs=1
     )
-    return told_apart(classifier, one, other, fold_seed, num_folds)
+    return told_apart(classifier, one, other, fold_seed)
 
 
 def told_apart(
-    classifier: object,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    seed: int,
-    num_folds: int = 5,
+    classifier: object, x: NDArray[np.float64], y: NDArray[np.float64], seed: int
 ) -> float:
-    """Computes how accurately a classifier tells two samples apart, cross-validated.
+    """Computes how accurately a classifier tells two samples apart, cross-validated in five folds.
 
     Args:
         classifier: An unfitted classifier of scikit-learn's.
         x: One sample, shape (n, d).
         y: The other one, shape (m, d).
-        seed: Seed of the folds.
-        num_folds: Folds of the cross-validation; fewer when a side has fewer points.
+        seed: Seed of the folds, of which there are fewer when a side has fewer points.
 
     Returns:
         The mean accuracy over the folds, from 0 to 1; 0.5 is a guess if n = m.
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    folds = StratifiedKFold(min(num_folds, len(x), len(y)), shuffle=True, random_state=seed)
+    folds = StratifiedKFold(min(5, len(x), len(y)), shuffle=True, random_state=seed)
     labels = np.repeat([0, 1], [len(x), len(y)])
     scores = cross_val_score(classifier, np.concatenate((x, y)), labels, cv=folds, n_jobs=1)
     return float(scores.mean())
@@ -204,21 +196,14 @@ class Measure:
     group: str = field(default="samples against fresh data", kw_only=True)
 
     def __post_init__(self) -> None:
-        if not (self.key.isidentifier() and self.key.islower()):
+        names = self.key.isidentifier() and self.key.islower()
+        if not names or self.key in _COLUMNS or self.key.endswith("_real"):
             raise KanDiffusionError(
                 f"metric key '{self.key}' cannot name a column; give lower-case letters, digits "
-                "and underscores"
+                "and underscores that name no other column"
             )
-        if self.key in _COLUMNS or self.key.endswith("_real"):
-            raise KanDiffusionError(
-                f"metric key '{self.key}' names another column of the rows; give it another"
-            )
-        if self.better not in ("lower", "higher"):
-            raise KanDiffusionError(
-                f"metric '{self.key}': better is '{self.better}'; give 'lower' or 'higher'"
-            )
-        if not self.title:
-            object.__setattr__(self, "title", self.label)
+        require_known(f"value of better of metric '{self.key}'", self.better, ("lower", "higher"))
+        object.__setattr__(self, "title", self.title or self.label)
 
 
 @dataclass(frozen=True)
@@ -233,15 +218,15 @@ class Metric(Measure):
     function: Callable[[Tensor, Tensor, np.random.Generator], float]
 
 
-def _energy(x: Tensor, y: Tensor, _: np.random.Generator) -> float:
-    return energy_distance(x, y)
-
-
 _UNIT = "standardised units"
 SAMPLE_METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
-        Metric("energy", "D²", "lower", _energy, title="energy distance", unit=_UNIT),
+        Metric(
+            *("energy", "D²", "lower", lambda x, y, _: energy_distance(x, y)),
+            title="energy distance",
+            unit=_UNIT,
+        ),
         Metric("sliced_w2", "SW2", "lower", sliced_wasserstein2, title="sliced W2", unit=_UNIT),
         Metric(
             *("c2st", "C2ST", "lower", c2st), title="classifier two-sample test", unit="accuracy"
@@ -312,17 +297,15 @@ def sample_metrics(
 
 
 def real_against_real(
-    draw: Callable[[int], tuple[Tensor, Tensor]],
-    repeats: int,
+    pairs: Iterable[tuple[Tensor, Tensor]],
     generator: np.random.Generator,
     metrics: Mapping[str, Metric] = SAMPLE_METRICS,
 ) -> dict[str, float]:
     """Computes the score of a perfect model: every metric between two fresh real samples.
 
     Args:
-        draw: Gives the i-th pair of independent real samples, each of the size that models are
-            measured with.
-        repeats: Number of pairs to average over.
+        pairs: Pairs of independent real samples, each of the size that models are measured with; at
+            least one.
         generator: As in `sample_metrics`.
         metrics: The metrics, by key.
 
@@ -330,11 +313,9 @@ def real_against_real(
         Means over the pairs, by key.
 
     Raises:
-        DataError: ``repeats`` is below 1, or a pair cannot be compared.
+        DataError: A pair cannot be compared.
     """
-    if repeats < 1:
-        raise DataError(f"real-against-real was asked for {repeats} pairs; ask for at least 1")
-    scores = [sample_metrics(*draw(index), generator, metrics) for index in range(repeats)]
+    scores = [sample_metrics(*pair, generator, metrics) for pair in pairs]
     return {key: float(np.mean([score[key] for score in scores])) for key in metrics}
 
 
@@ -365,9 +346,7 @@ def _centred_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mean_distance(x: Tensor, y: Tensor) -> float:
     """Averages the distances of all pairs, a few rows of their matrix (n, m) at a time."""
-    # With matrix products a point is about 1e-8 from itself; in few dimensions they save no time.
-    few = x.shape[1] <= _FEW_DIMENSIONS
-    mode = "donot_use_mm_for_euclid_dist" if few else "use_mm_for_euclid_dist_if_necessary"
     chunks = x.split(max(1, _PAIRS_PER_CHUNK // len(y)))
+    mode = "donot_use_mm_for_euclid_dist"  # by matrix products a point is 1e-8 from itself
     total = sum(float(torch.cdist(rows, y, compute_mode=mode).sum()) for rows in chunks)
     return total / (len(x) * len(y))

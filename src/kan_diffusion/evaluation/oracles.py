@@ -1,15 +1,14 @@
 r"""Oracles: the posterior mean E[x_0 | x_t], which no denoiser beats in squared error.
 
 A density is its own oracle (:meth:`kan_diffusion.data.densities.Density.posterior_mean`).
-`ReferenceOracle` gives the mean under the empirical distribution of reference points r_1, ..., r_N,
+`reference_mean` is the mean under the empirical distribution of reference points r_1, ..., r_N,
 
     m(x) = sum_k softmax_k(-|x - alpha r_k|^2 / (2 sigma^2)) r_k,
 
 which differs from the posterior mean by an error that is largest at small noise.
 
 `OracleDenoiser` makes a denoiser of a density: samplers with it show what the best one would do.
-
-Oracles work on standardised points.
+All work on standardised points.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from kan_diffusion.data.densities import (
     row_chunks,
     shared_variance_logits,
 )
-from kan_diffusion.denoisers.points import PointDenoiser
+from kan_diffusion.denoisers.base import PointDenoiser
 from kan_diffusion.errors import DataError
 from kan_diffusion.processes import Process
 
-__all__ = ["OracleDenoiser", "ReferenceOracle"]
+__all__ = ["OracleDenoiser", "reference_mean"]
 
 
 class OracleDenoiser(PointDenoiser):
@@ -49,7 +48,7 @@ class OracleDenoiser(PointDenoiser):
         super().__init__()
         self.density, self.process = density, process
         self._levels = tuple(level.numpy() for level in process.levels())
-        self.data_dim = density.dim
+        self.register_to_config(data_dim=density.dim)
         # Has the dtype of trained networks, so that samplers start from the same noise.
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)
 
@@ -71,44 +70,33 @@ class OracleDenoiser(PointDenoiser):
         return torch.from_numpy(alpha), torch.from_numpy(ratio * alpha)
 
 
-class ReferenceOracle:
-    """The posterior mean under the empirical distribution of reference points.
+@torch.no_grad()
+def reference_mean(points: Tensor, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    """Computes E[x_0 | alpha x_0 + sigma eps = x] under the distribution of reference points.
 
     Averaged targets of formulas need it; where a density is known, its own posterior mean is exact.
 
     Args:
         points: Standardised points with shape (n_reference, d), finite.
+        x: Noised points with shape (n, d).
+        alpha: Signal level, at least 0; a number or shape (n,).
+        sigma: Noise level, positive; a number or shape (n,).
+
+    Returns:
+        Shape (n, d), float64, on the device of x.
 
     Raises:
-        DataError: The points do not have shape (n, d) or are not finite.
+        DataError: A shape does not fit, points are not finite, or a level is out of range.
     """
-
-    def __init__(self, points: Tensor) -> None:
-        self.points = numbers("reference points", points.detach(), "n", "d")
-
-    @torch.no_grad()
-    def posterior_mean(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
-        """Computes E[x_0 | alpha x_0 + sigma eps = x].
-
-        Args:
-            x: Noised points with shape (n, d).
-            alpha: Signal level, at least 0; a number or shape (n,).
-            sigma: Noise level, positive; a number or shape (n,).
-
-        Returns:
-            Shape (n, d), float64, on the device of x.
-
-        Raises:
-            DataError: A shape does not fit, or a level is out of range.
-        """
-        count, dim = self.points.shape
-        noised, alphas, sigmas = noise_levels(x, alpha, sigma, dim)
-        if not bool((sigmas > 0).all()):
-            raise DataError("a reference sample has no posterior mean at sigma = 0; use sigma > 0")
-        weights = torch.zeros(count, dtype=torch.float64)  # logarithms, up to a constant
-        mean = torch.empty_like(noised)
-        for rows in row_chunks(len(noised), count):
-            levels = alphas[rows], (sigmas[rows] ** 2).expand(-1, dim)
-            logits = shared_variance_logits(noised[rows], *levels, self.points, weights)
-            mean[rows] = logits.softmax(dim=1) @ self.points
-        return on_device_of(x, mean)
+    points = numbers("reference points", points.detach(), "n", "d")
+    count, dim = points.shape
+    noised, alphas, sigmas = noise_levels(x, alpha, sigma, dim)
+    if not bool((sigmas > 0).all()):
+        raise DataError("a reference sample has no posterior mean at sigma = 0; use sigma > 0")
+    weights = torch.zeros(count, dtype=torch.float64)  # logarithms, up to a constant
+    mean = torch.empty_like(noised)
+    for rows in row_chunks(len(noised), count):
+        levels = alphas[rows], (sigmas[rows] ** 2).expand(-1, dim)
+        logits = shared_variance_logits(noised[rows], *levels, points, weights)
+        mean[rows] = logits.softmax(dim=1) @ points
+    return on_device_of(x, mean)

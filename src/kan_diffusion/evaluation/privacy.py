@@ -15,7 +15,7 @@ It is that of Platzer & Reutterer 2021 (arXiv:2104.00635).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,8 @@ __all__ = ["Copies", "Share", "closest_record", "copies", "nearest"]
 
 _Array = NDArray[np.float64]
 
-_SURE = 1.96
-"""Standard deviations on either side that hold 95 % of a normal variable."""
 
-
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """A share that is one half by chance.
 
     Attributes:
@@ -41,8 +37,7 @@ class Share:
     margin: float
 
 
-@dataclass(frozen=True)
-class Copies:
+class Copies(NamedTuple):
     """How near generated samples are to training samples, beside held-out real ones.
 
     Attributes:
@@ -92,7 +87,7 @@ def closest_record(generated: _Array, train: _Array, heldout: _Array) -> Share:
     weights = np.bincount(own, nearer, size), np.bincount(fresh, 1 - nearer, size)
     squares = ((np.concatenate(weights) / count - 1 / (2 * size)) ** 2).sum()
     spread = float(np.sqrt(size / (2 * (2 * size - 1)) * squares))
-    return Share(float(nearer.mean()), _SURE * spread)
+    return Share(float(nearer.mean()), 1.96 * spread)  # as of a normal variable
 
 
 def copies(

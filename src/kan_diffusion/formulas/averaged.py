@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kan_diffusion.evaluation.oracles import ReferenceOracle
+from kan_diffusion.evaluation.oracles import reference_mean
 from kan_diffusion.processes import Process
 
 __all__ = ["AveragedPoints", "draw_averaged"]
@@ -112,7 +112,7 @@ def draw_averaged(
         alpha, sigma = (level[steps].unsqueeze(-1) for level in levels)
         noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
         noised = alpha * clean + sigma * noise
-        mean = ReferenceOracle(behind).posterior_mean(noised, alpha[:, 0], sigma[:, 0])
+        mean = reference_mean(behind, noised, alpha[:, 0], sigma[:, 0])
         target = process.prediction_of_mean(mean, noised, alpha, sigma)
         single = process.prediction_of_mean(clean, noised, alpha, sigma)
         parts.append((noised, steps, target, (single - target).square()))

@@ -200,16 +200,15 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
             shift = np.pi / 2 if feature.wave == "cos" else 0.0
             unit = _apply(unit, LIBRARY["sin"], np.pi * feature.frequency, shift, 1.0)
         state.append(unit)
-    code = denoiser.time_code(steps, denoiser.dtype)
-    of_inputs = denoiser.input_factors(code).double().numpy().T
+    modulations = denoiser.modulations(steps, denoiser.dtype)
+    (of_inputs, _), *of_layers = ([p.double().numpy().T for p in pair] for pair in modulations)
     state = [unit.times(factor) for unit, factor in zip(state, of_inputs, strict=True)]
     names = denoiser.edge_names()
-    for layer in denoiser.layers:
+    for layer, (factors, moves) in zip(denoiser.kan_layers, of_layers, strict=True):
         units = [Combination(np.full(levels, float(bias))) for bias in layer.bias]
         for edge in layer.edges:
             given = _edge(layer, edge, state[edge.input], " to ".join(names[edge.place]))
             units[edge.output] = units[edge.output].plus(given)
-        factors, moves = (part.double().numpy().T for part in layer.modulations(code))
         state = [
             unit.times(factor).plus(Combination(move))
             for unit, factor, move in zip(units, factors, moves, strict=True)

@@ -95,7 +95,7 @@ def keep_edges(
     for edge in denoiser.edges:
         if edge.place not in places:
             constant = importance.outputs[edge.layer][:, edge.output, edge.input].mean()
-            left.layers[edge.layer].bias[edge.output] += constant
+            left.kan_layers[edge.layer].bias[edge.output] += constant
     return left
 
 

@@ -463,7 +463,7 @@ def _place(out: Path, name: str) -> Path:
 def influences(denoiser: ReadableDenoiser) -> NDArray[np.bool_]:
     """Tells which predicted coordinates depend on which coordinates of the points, (d, d)."""
     reached = [{feature.coordinate} for feature in denoiser.input_features()]
-    for layer in denoiser.layers:
+    for layer in denoiser.kan_layers:
         after: list[set[int | None]] = [set() for _ in range(layer.out_features)]
         for edge in layer.edges:
             after[edge.output] |= reached[edge.input]

@@ -333,7 +333,7 @@ def find_formulas(
     reports = []
     for edge in current.edges:
         complexity = 0 if edge.kind == CURVE else 1
-        function, *_ = current.layers[edge.layer].formula_of(edge)
+        function, *_ = current.kan_layers[edge.layer].formula_of(edge)
         if function is not None:
             complexity = function.complexity + int(edge.has_slope)
         note = notes.get(edge.place, _Note())

@@ -62,8 +62,8 @@ def prune(denoiser: ReadableDenoiser, context: Context, threshold: float) -> Rea
 
 def _reaches_all_outputs(denoiser: ReadableDenoiser, kept: list[Edge]) -> bool:
     """Tells whether edges lead from some input to every output."""
-    reached = set(range(len(denoiser.input_index)))
-    for layer in range(len(denoiser.layers)):
+    reached = set(range(denoiser.kan_layers[0].in_features))
+    for layer in range(len(denoiser.kan_layers)):
         reached = {e.output for e in kept if e.layer == layer and e.input in reached}
     return len(reached) == denoiser.data_dim
 
@@ -131,7 +131,7 @@ def straighten(
         say(f"{name}: {'straight' if good else 'stays curved'}", done)
         return good
 
-    count, total = len(denoiser.layers), len(denoiser.edges)
+    count, total = len(denoiser.kan_layers), len(denoiser.edges)
     for layer in dict.fromkeys([count - 1, 0, *range(1, count - 1)]):
         curves = [e for e in current.edges if e.layer == layer and e.kind == CURVE]
         if len(curves) > 1:
@@ -166,7 +166,7 @@ def _with_lines(
         for match in matches:
             changed.set_match(lines[edge.place], match)
         if not matches:  # the curve is a constant
-            changed.layers[edge.layer].bias.data[edge.output] += float(y.mean())
+            changed.kan_layers[edge.layer].bias.data[edge.output] += float(y.mean())
     return changed
 
 

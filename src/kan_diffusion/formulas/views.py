@@ -201,7 +201,7 @@ def view_network(
             input=edge.input,
             output=edge.output,
             kind=edge.kind,
-            text=_edge_text(denoiser.layers[edge.layer], edge),
+            text=_edge_text(denoiser.kan_layers[edge.layer], edge),
             importance=overall.share(edge),
             size=float(overall.sizes[edge.layer][edge.output, edge.input]),
             importance_by_level=np.array([part.share(edge) for part in by_level]),

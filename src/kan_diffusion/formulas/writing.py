@@ -248,31 +248,31 @@ def network_program(denoiser: ReadableDenoiser, title: str) -> str:
     if config.modulated:
         time = ", ".join(_feature_code(feature) for feature in denoiser.time_inputs())
         lines.append(f"code = np.stack([{time}, np.ones_like(tau)], axis=-1)")
-    scaled = len(denoiser.input_scale) > 0
-    if scaled:
-        lines.append(f"factor = 1 + code @ np.array({denoiser.input_scale.double().tolist()!r})")
+    scale = denoiser.input_scale
+    if scale is not None:
+        lines.append(f"factor = 1 + code @ np.array({scale.double().tolist()!r})")
     for index, feature in enumerate(denoiser.input_features()):
-        factor = f" * factor[..., {index}]" if scaled else ""
+        factor = f" * factor[..., {index}]" if scale is not None else ""
         lines.append(f"u0_{index} = {_feature_code(feature)}{factor}")
-    for number, layer in enumerate(denoiser.layers):
-        modulated = len(layer.modulation) > 0
-        if modulated:
-            scale, shift = (part.tolist() for part in layer.modulation.double().unbind(1))
-            lines.append(f"factor = 1 + code @ np.array({scale!r})")
-            lines.append(f"shift = code @ np.array({shift!r})")
+    layers = denoiser.kan_layers
+    modulated = zip(layers, denoiser.unit_modulations, strict=True)
+    for number, (layer, modulation) in enumerate(modulated):
+        if modulation is not None:
+            scales, shifts = (part.tolist() for part in modulation.double().unbind(1))
+            lines.append(f"factor = 1 + code @ np.array({scales!r})")
+            lines.append(f"shift = code @ np.array({shifts!r})")
         for output in range(layer.out_features):
             edges = [edge for edge in layer.edges if edge.output == output]
             parts = [_edge_code(layer, edge, f"u{number}_{edge.input}") for edge in edges]
             value = " + ".join([repr(float(layer.bias[output])), *parts])
-            if modulated:
+            if modulation is not None:
                 value = f"factor[..., {output}] * ({value}) + shift[..., {output}]"
             lines.append(f"u{number + 1}_{output} = {value}")
-    last = len(denoiser.layers)
-    outputs = ", ".join(f"u{last}_{i}" for i in range(denoiser.data_dim))
+    outputs = ", ".join(f"u{len(layers)}_{i}" for i in range(denoiser.data_dim))
     lines.append(f"return np.stack(np.broadcast_arrays({outputs}), axis=-1)")
     helpers = ""
     if any(edge.kind == CURVE for edge in denoiser.edges):
-        straight = float(denoiser.layers[0].basis.extrapolation == "linear")
+        straight = float(layers[0].basis.extrapolation == "linear")
         helpers = f"\nLINEAR = {straight!r}\n\n" + _HELPERS
     body = textwrap.indent("\n".join(lines), "    ")
     return f'''"""{_one_line(title)}: a network with formulas, and its prediction.

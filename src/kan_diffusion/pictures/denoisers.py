@@ -37,7 +37,7 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput, ModelMixin
-from kan_diffusion.denoisers.family import Family, Range
+from kan_diffusion.denoisers.families import Family, Range
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan import KANLinear, LearnedFunctions
 from kan_diffusion.kanified.recipe import rebuild

@@ -24,8 +24,7 @@ from torch import Tensor
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import get_family
-from kan_diffusion.denoisers.family import Family
+from kan_diffusion.denoisers.families import Family, get_family
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
     SamplePipeline,

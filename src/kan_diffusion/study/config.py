@@ -21,8 +21,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from kan_diffusion.data.sources import DataConfig, Source, load_dataset
-from kan_diffusion.denoisers.families import get_family
-from kan_diffusion.denoisers.family import Family, Setting
+from kan_diffusion.denoisers.families import Family, Setting, get_family
 from kan_diffusion.diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.evaluation.effort import EffortName

@@ -15,9 +15,7 @@ from typing import cast
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source, data_from_name, known_data, load_dataset
 from kan_diffusion.data.toys import TOYS
-from kan_diffusion.denoisers.families import build_denoiser, get_family
-from kan_diffusion.denoisers.family import Setting
-from kan_diffusion.denoisers.sizing import COUNTABLES
+from kan_diffusion.denoisers.families import COUNTABLES, Setting, build_denoiser, get_family
 from kan_diffusion.errors import BudgetError, KanDiffusionError, require_known, valid_settings
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match

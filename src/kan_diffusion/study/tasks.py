@@ -27,8 +27,7 @@ from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.frames import require_writable_ending, write_frame
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import FAMILIES, build_denoiser, get_family
-from kan_diffusion.denoisers.family import Family, Setting
+from kan_diffusion.denoisers.families import FAMILIES, Family, Setting, build_denoiser, get_family
 from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
@@ -322,9 +321,9 @@ class Task:
         noise = torch_generator("noised points", study_seed, *name)
         real = {}
         if evaluation.num_samples:
+            repeats = range(evaluation.num_real_pairs)
             real = real_against_real(
-                lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
-                evaluation.num_real_pairs,
+                (dataset.fresh_pair(evaluation.num_samples, generator) for _ in repeats),
                 numpy_generator("real pairs", study_seed, *name),
                 metrics_named(evaluation.metrics, effort=evaluation.effort),
             )

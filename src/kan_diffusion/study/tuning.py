@@ -37,8 +37,7 @@ from typing import TYPE_CHECKING, cast
 import pandas as pd
 from pydantic import Field, TypeAdapter
 
-from kan_diffusion.denoisers.families import get_family
-from kan_diffusion.denoisers.family import Setting, Space
+from kan_diffusion.denoisers.families import Setting, Space, get_family
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError, require_known
 from kan_diffusion.files import read_as, write_json, write_text
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_POINTS

@@ -21,7 +21,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kan_diffusion.data.frames import write_frame
-from kan_diffusion.denoisers.family import Setting
+from kan_diffusion.denoisers.families import Setting
 from kan_diffusion.devices import one_thread
 from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import RunFolderError, valid_settings

@@ -87,14 +87,14 @@ def test_keys_and_directions_are_checked(module, monkeypatch):
 
     with pytest.raises(KanDiffusionError, match="cannot name a column"):
         Metric("My metric", "M", "lower", zero)
-    with pytest.raises(KanDiffusionError, match="give 'lower' or 'higher'"):
+    with pytest.raises(KanDiffusionError, match="better of metric 'm' 'up'.*lower"):
         Metric("m", "M", "up", zero)  # type: ignore[arg-type]
     keys = {"data": "moons", "name": "MLP", "family": "mlp", "kind": "mlp", "seed": 0}
     results = Results.of(pd.DataFrame([keys]))
     columns = {*results.rows, *trial_table(results), *summary_table(results), "stage"}
     for key in columns - SAMPLE_METRICS.keys() - PICTURE_MEASURES.keys():
         if key.isidentifier():
-            with pytest.raises(KanDiffusionError, match=f"'{key}' names another column"):
+            with pytest.raises(KanDiffusionError, match=f"'{key}' cannot name a column"):
                 Metric(key, "M", "lower", zero)
     monkeypatch.setitem(SAMPLE_METRICS, "coverage", Metric("coverage", "C", "higher", zero))
     with pytest.raises(KanDiffusionError, match="the key 'coverage' of another metric"):
