@@ -24,12 +24,13 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLES", "FrameFile", "are_names", "read_frame", "require_distinct", "require_size"]
 
+logger = logging.getLogger(__name__)
+
+_FEWEST_COUNTED = 3  # names that are numbers, such as years
 _NO_NAME = r"__index_level_[0-9]+__"  # of a column that is an index of pandas
 _UTF8 = b"\xef\xbb\xbf"  # may mark a text as such
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
@@ -102,9 +106,10 @@ def read_frame(
     Args:
         path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
             semicolons, tabs or bars, where numbers may have decimal commas; the first line is a
-            header when no cell of it is a number), a ``.parquet`` file, in which an index of pandas
-            with a name is a column (not a range, which only counts rows), or a ``.npy`` file with
-            an array of shape (n, d) or (n,).
+            header when no cell of it is a number, or when beside words its numbers count up, as
+            years do), a ``.parquet`` file, in which an index of pandas with a name is a column (not
+            a range, which only counts rows), or a ``.npy`` file with an array of shape (n, d) or
+            (n,).
         missing: Words for gaps in a text file beside the usual ones, such as ``"?"``.
         kinds: Kinds of columns of a text file, by name: cells of other kinds than "number" stay the
             text that they are. Types of other columns are found.
@@ -186,9 +191,15 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
     require_size(f"'{path}'", 1, len(names))
     columns = _split(path, text, delimiter, names)
     first = [column[0].as_py().strip() for column in columns]
-    if not any(map(is_number, first)):
+    if _are_header(first):
         names = [cell or number for cell, number in zip(first, names, strict=True)]
         columns = [column.slice(1) for column in columns]
+    elif not all(map(is_number, first)):
+        logger.warning(
+            "'%s' has a first line with numbers, so it is a row and no names; if it has names, "
+            "write all of them as words",
+            path,
+        )
     require_distinct(f"'{path}'", names)
     require_size(f"'{path}'", len(columns[0]), len(columns))
     commas = delimiter != ","
@@ -198,6 +209,15 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
         for name in names
     }
     return FrameFile(path, hashlib.sha256(content).hexdigest(), pd.DataFrame(cells))
+
+
+def _are_header(first: Sequence[str]) -> bool:
+    """Whether the first cells of columns are names: none is a number, or three count up."""
+    numbers = [cell for cell in first if is_number(cell)]
+    whole = [int(cell) for cell in numbers if re.fullmatch(r"[0-9]{1,9}", cell)]
+    steps = {after - before for before, after in pairwise(whole)}
+    counted = len(whole) >= _FEWEST_COUNTED and len(steps) == 1 and steps != {0}
+    return not numbers or (counted and len(whole) == len(numbers) < len(first))
 
 
 def _framed(column: pa.ChunkedArray) -> pd.Series:

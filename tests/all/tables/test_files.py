@@ -26,6 +26,7 @@ from table_files import require_refused, written
         ("y|x\n2,5|1\n4|3\n", ("y", "x"), [2.5, 4]),
         ("x;y\n1,5;2.5\n2,5;3.5\n", ("x", "y"), [1.5, 2.5]),
         ("a;b,c\n1,2\n3,4\n", ("a;b", "c"), [1, 3]),
+        ("name,1960,1961,1962\nbob,3,5,\n", ("name", "1960", "1961", "1962"), ["bob"]),
         ("39,NA,5\n41,3,6\n", ("column_1", "column_2", "column_3"), [39, 41]),
         ("39,2024-01-01\n41,\n", ("column_1", "column_2"), [39, 41]),
     ],
