@@ -82,7 +82,6 @@ def _build(prefix: str, layers: Sequence[Mapping[str, Tensor]]) -> KAN:
             grid_size=functions - order,
             order=order,
             extrapolation="zero",
-            base_activation="silu",
             edge_scale="spline_scaler" in layers[0],
             device="cpu",
             dtype=like.dtype,

@@ -24,6 +24,7 @@ from torch.nn.functional import linear, pad, silu
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import UNITS, LearnedFunctions, require_input
 from kan_diffusion.kan.kernels.fused import autocasts
+from kan_diffusion.kan.piecewise import evaluate
 
 __all__ = ["GatedLinear", "modulate"]
 
@@ -178,11 +179,9 @@ class GatedLinear(nn.Module):
         curves: tuple[Tensor | None, ...] = None, None, None
         # Of plain SiLU and a linear map, torch's own operations are as fast.
         fused = own is None and (self.gated or self.rank is not None)
-        if type(own) is LearnedFunctions and own._has_kernel:
-            # Hooks of the functions have to see them.
-            fused = not (own._forward_pre_hooks or own._forward_hooks)
-            if fused:
-                order, curves = own.basis.order, (own.coefficients, *own.basis.grid)
+        # Hooks of the functions have to see them.
+        if type(own) is LearnedFunctions and not (own._forward_pre_hooks or own._forward_hooks):
+            fused, order, curves = True, own.basis.order, (own.coefficients, *own.basis.grid)
         states = input, carried, code, self.modulation
         operands = *states, curves[0], self.weight, self.bias, *curves[1:]
         return UNITS(operands, (order, True), self._by_torch, fused and not autocasts(input))
@@ -208,30 +207,22 @@ class GatedLinear(nn.Module):
                 raise KanDiffusionError(f"{name} must have shape {shape}, not {tuple(given.shape)}")
 
     def _by_torch(
-        self,
-        input: Tensor,
-        carried: Tensor | None,
-        code: Tensor | None,
-        modulation: Tensor | None,
-        coefficients: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        *grid: Tensor | None,
+        self, input: Tensor, carried: Tensor | None, code: Tensor | None, *operands: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Computes the layer in torch's own operations, with the parameters given.
 
         Its functions are called as they are where they have no ``coefficients``.
         """
+        modulation, coefficients, weight, bias, *grid = operands
         values, gates = input.chunk(2, dim=-1) if self.gated else (input, None)
         state = modulate(values, carried, code, modulation)
-        own = self.functions
-        if own is None:
+        if self.functions is None:
             h = silu(state)
         elif coefficients is None:
-            h = own(state)
+            h = self.functions(state)
         else:
-            assert isinstance(own, LearnedFunctions)
-            h = own._by_torch(state, coefficients, grid)  # type: ignore[arg-type]
+            h = evaluate(state, coefficients, self.functions.basis, grid)  # type: ignore[arg-type]
+        assert weight is not None
         return linear(h if gates is None else h * gates, weight, bias), state
 
     def extra_repr(self) -> str:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
 from kan_diffusion.files import read_json, write_json
 from kan_diffusion.kan import KANLinear, LearnedFunctions
-from kan_diffusion.kan.bases import MAX_ORDER
 from kan_diffusion.kan.functions import BasisLayer
 from kan_diffusion.kanified.blocks import Block, Function, find_blocks
 from kan_diffusion.limits import LARGEST_SETTING
@@ -29,7 +28,6 @@ from kan_diffusion.settings import Settings
 
 __all__ = [
     "ActivatedLinear",
-    "LearnedActivation",
     "Recipe",
     "Slot",
     "build",
@@ -54,10 +52,8 @@ class Recipe(Settings):
         kind: ``"grouped"`` (learned functions that hidden units share by turns) or ``"full"`` (a
             function for each edge).
         hidden: Number of hidden units.
-        basis: Basis of the learned functions, by name in ``BASES``.
         functions: Number of functions that the hidden units share by turns; for ``"grouped"``.
         grid_size: Number of intervals of the grid.
-        order: Degree of the splines.
         grid_range: Ends of the grid at the start, for the inputs of the hidden units
             (``"grouped"``) or the block's inputs and the hidden units (``"full"``).
     """
@@ -65,34 +61,23 @@ class Recipe(Settings):
     path: str
     kind: Literal["grouped", "full"]
     hidden: _Size
-    basis: str = "bspline"
     functions: _Size = 8
     grid_size: _Size = 8
-    order: Annotated[int, Field(ge=1, le=MAX_ORDER)] = 3
     grid_range: tuple[float, float] = (-3.0, 3.0)
 
     @property
     def grid(self) -> dict[str, Any]:
-        """The settings of the learned functions' basis."""
-        return self.model_dump(include={"basis", "grid_size", "order", "grid_range"})
-
-
-class LearnedActivation(LearnedFunctions):
-    """One learned function for each unit, shared in groups: (*, units) -> (*, units)."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Applies the functions in float32 or more; the output has the dtype of the input."""
-        return super().forward(input).to(input.dtype)
+        """The settings of the learned functions' grid."""
+        return self.model_dump(include={"grid_size", "grid_range"})
 
 
 class ActivatedLinear(nn.Module):
     """A linear map and learned functions of its outputs: the first part of a ``FeedForward``.
 
     Args:
-        proj: The linear map.
-        functions: The functions, one for each unit.
-        gated: Whether the map gives values, then gates; functions of the gates then multiply the
-            values.
+        proj: The linear map; in a gated one of values, then gates.
+        functions: The functions, one for each unit, or for its gate.
+        gated: Whether functions of the gates multiply the values.
     """
 
     def __init__(self, proj: nn.Linear, functions: Function, gated: bool) -> None:
@@ -125,7 +110,7 @@ def build(
     if hidden != block.hidden:
         up = nn.Linear(up.in_features, hidden * (1 + int(block.gated)), biases[0], **place)
         down = nn.Linear(hidden, down.out_features, biases[1], **place)
-    curves = LearnedActivation(
+    curves = LearnedFunctions(
         hidden,
         groups=min(recipe.functions, hidden),
         initial=[block.activation],

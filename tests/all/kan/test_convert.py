@@ -80,7 +80,7 @@ def test_a_network_that_was_refined_and_pruned_converts_in_single_precision(
     model.remove_edge(0, 1, 1)
     network = from_pykan(model)
     assert [layer.in_features for layer in network.layers] == [3, 2]
-    assert network.layers[0].grid_size == 9
+    assert network.layers[0].basis.num_intervals == 9
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32}
     torch.testing.assert_close(network(2 * x), model(2 * x), rtol=1e-5, atol=1e-5)
 

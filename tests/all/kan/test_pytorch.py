@@ -74,7 +74,7 @@ class Several(nn.Module):
 
     def __init__(self):
         super().__init__()
-        cases = [*KINDS, Case("bspline", "clamp"), Case("bspline", "zero")]
+        cases = [*KINDS, Case("bspline", "zero")]
         self.layers = nn.ModuleList(replace(case, dtype=SINGLE).build(2, 2) for case in cases)
         self.in_features = max(layer.in_features for layer in self.layers)
 

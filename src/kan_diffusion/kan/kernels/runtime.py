@@ -9,7 +9,7 @@ team takes the next number until none is left. All calls are made, however many 
 inside another team it is one, under a limit fewer than asked for.
 
 Compiled code is cached on disk, so that the seconds of compilation are paid once per installation
-for each kernel, order, dtype and with or without a base activation.
+for each kernel, order and dtype.
 """
 
 from __future__ import annotations

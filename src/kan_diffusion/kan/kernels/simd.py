@@ -322,9 +322,7 @@ maximum = _elementwise(partial(_call, "maxnum"), 2, "The larger; the other where
 fma = _elementwise(partial(_call, "fma"), 3, "``a * b + c``, rounded once.")
 nan_or_zero = _elementwise(_nan_or_zero, 1, "NaN where ``a`` is NaN, zero elsewhere.")
 zero_where_apart = _elementwise(
-    _zero_where_apart,
-    3,
-    "``a``, but zero where ``b`` and ``c`` differ; a NaN does not count as different.",
+    _zero_where_apart, 3, "``a``, but zero where ``b`` and ``c`` differ; a NaN does not."
 )
 power_of_two = _elementwise(
     _power_of_two, 1, "``2**a`` for whole numbers within the exponents of normal floats."
