@@ -173,12 +173,7 @@ def _member(size: int) -> CFunc:
 
 
 def _run_together(kernel: Callable[..., None], calls: Sequence[tuple[int, ...]]) -> None:
-    """Makes calls of a kernel in parallel, or one after another without OpenMP.
-
-    Args:
-        kernel: The compiled kernel, which does the same if a call is repeated.
-        calls: Arguments of each call.
-    """
+    """Makes calls of a kernel, which may be repeated, in parallel; without OpenMP in a row."""
     parallel = _parallel()
     # A forked process lacks the threads that its OpenMP counts on.
     if parallel is not None and os.getpid() == _process:

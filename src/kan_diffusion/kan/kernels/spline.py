@@ -359,27 +359,16 @@ def _kernels(order: int, double: bool) -> tuple[Callable[..., None], ...]:
 
 
 class _Layer(NamedTuple):
-    """The operands of the kernel, float32 or float64 on the CPU, and its settings.
+    """The operands of the kernel, float32 or float64 on the CPU, and its settings."""
 
-    Attributes:
-        x: Inputs with shape (N, in).
-        weight: Packed weight with shape (out, in * (1 + G + k)).
-        bias: Constants with shape (out,), or None.
-        origin: Left end of each input's grid, with shape (in,).
-        step: Width of an interval of each input's grid, with shape (in,), positive.
-        order: Degree k of the splines, 1 to 5.
-        tangents: Whether splines go on by their tangents, and do not run out to zero.
-        for_x: Whether the gradient of the inputs is wanted.
-    """
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    origin: Tensor
-    step: Tensor
-    order: int
-    tangents: bool
-    for_x: bool = True
+    x: Tensor  # (N, in)
+    weight: Tensor  # (out, in * (1 + G + k))
+    bias: Tensor | None  # (out,)
+    origin: Tensor  # (in,): left ends of grids
+    step: Tensor  # (in,): widths of an interval, positive
+    order: int  # degree k, 1 to 5
+    tangents: bool  # whether splines go on by their tangents, and do not run out to zero
+    for_x: bool = True  # whether the gradient of x is wanted
 
     def kernels(self) -> tuple[Callable[..., None], ...]:
         """Returns both passes."""
