@@ -57,7 +57,7 @@ REFUSED = [
     ({"functions": 2, "init": "glorot"}, "leave out edge_scale, init, basis and extrapolation"),
     ({"functions": 2, "basis": "rbf"}, "extrapolation, or functions"),
     ({"functions": 2, "extrapolation": "zero"}, "extrapolation, or functions"),
-    ({"functions": 12}, "a KANLinear has at most as many functions .* raise grid_size"),
+    ({"functions": 12}, "a KANLinear has 1 to 8 functions an input, .* raise grid_size"),
     ({"functions": 1, "groups": 3}, "groups must be 1 to 2, the inputs, not 3"),
     ({"extrapolation": "linea"}, "'linea', did you mean 'linear'"),
     ({"basis": "chebyshev", "extrapolation": "zero"}, "known: linear$"),

@@ -101,6 +101,28 @@ def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
         )
 
 
+@torch.no_grad()
+def draw_linear(
+    weight: Tensor, bias: Tensor | None, generator: torch.Generator | None = None
+) -> None:
+    """Draws the parameters of a linear map, (out, n) and (out,), as ``nn.Linear`` does."""
+    bound = 1 / math.sqrt(weight.shape[1])
+    for drawn in (weight, bias):
+        if drawn is not None:
+            drawn.uniform_(-bound, bound, generator=generator)
+
+
+def group_count(in_features: int, groups: int | None) -> int:
+    """Returns the number of groups of inputs; None stands for one each.
+
+    Raises:
+        KanDiffusionError: There are no groups, or more than inputs.
+    """
+    if groups is not None and not 1 <= groups <= in_features:
+        raise KanDiffusionError(f"groups must be 1 to {in_features}, the inputs, not {groups}")
+    return groups or in_features
+
+
 class BasisLayer(nn.Module):
     """Base of the layers whose functions are sums over a basis.
 
@@ -126,17 +148,15 @@ class BasisLayer(nn.Module):
             KanDiffusionError: The basis has fewer functions, or the rate is not positive.
         """
         name, basis = type(self).__name__, self.basis
-        if functions < 1:
-            raise KanDiffusionError(f"a {name} needs at least one function, not {functions}")
-        if functions > basis.num_functions:
+        if not 1 <= functions <= basis.num_functions:
             raise KanDiffusionError(
-                f"a {name} has at most as many functions an input as its basis, "
-                f"{basis.num_functions} with grid_size={basis.num_intervals}, not {functions}; "
-                "raise grid_size"
+                f"a {name} has 1 to {basis.num_functions} functions an input, as its basis with "
+                f"grid_size={basis.num_intervals}, not {functions}; take fewer or raise grid_size"
             )
         if not 0 < rate < math.inf:
             raise KanDiffusionError(f"rate must be a positive number, not {rate}")
-        self.functions, self.initial, self.noise, self.rate = functions, initial, noise, rate
+        self.functions, self.noise, self.rate = functions, noise, rate
+        self.initial = initial if isinstance(initial, str) else tuple(initial)
         shape = functions, basis.in_features, basis.num_functions
         self.coefficients = nn.Parameter(basis.grid_step.new_empty(shape))
 
@@ -157,10 +177,8 @@ class BasisLayer(nn.Module):
         """Draws the parameters: fits shared functions to the initial ones and adds the noise."""
         if self.coefficients is None or self.functions is None or self.coefficients.is_meta:
             return
-        basis, initial = self.basis, self.initial
-        grid = basis.num_intervals, basis.order, basis.grid_range
-        chosen = initial if isinstance(initial, str) else tuple(initial)
-        fitted = _fitted(grid, self.functions, chosen)
+        grid = self.basis.num_intervals, self.basis.order, self.basis.grid_range
+        fitted = _fitted(grid, self.functions, self.initial)
         self.coefficients.normal_(0, self.noise, generator=generator)
         self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
 
@@ -332,16 +350,3 @@ def _fitted(
             "raise grid_size or choose another function"
         )
     return solution.T
-
-
-def group_count(in_features: int, groups: int | None) -> int:
-    """Returns the number of groups of inputs; None stands for one each.
-
-    Raises:
-        KanDiffusionError: There are no groups, or more than inputs.
-    """
-    if groups is None:
-        return in_features
-    if not 1 <= groups <= in_features:
-        raise KanDiffusionError(f"groups must be 1 to {in_features}, the inputs, not {groups}")
-    return groups

@@ -15,14 +15,12 @@ compiled kernel (:mod:`kan_diffusion.kan.kernels.units`).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, silu
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.functions import UNITS, LearnedFunctions, require_input
+from kan_diffusion.kan.functions import UNITS, LearnedFunctions, draw_linear, require_input
 from kan_diffusion.kan.kernels.fused import autocasts
 from kan_diffusion.kan.piecewise import evaluate
 
@@ -119,7 +117,7 @@ class GatedLinear(nn.Module):
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
         self.modulation = None if rank is None else parameter(rank + 1, 2, in_features)
-        self._draw(None)
+        self._draw()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws weights and constants as ``nn.Linear`` does.
@@ -133,14 +131,10 @@ class GatedLinear(nn.Module):
             self.functions.reset_parameters(generator)
         self._draw(generator)
 
-    @torch.no_grad()
-    def _draw(self, generator: torch.Generator | None) -> None:
-        bound = 1 / math.sqrt(self.in_features)
-        for drawn in (self.weight, self.bias):
-            if drawn is not None:
-                drawn.uniform_(-bound, bound, generator=generator)
+    def _draw(self, generator: torch.Generator | None = None) -> None:
+        draw_linear(self.weight, self.bias, generator)
         if self.modulation is not None:
-            self.modulation.zero_()
+            nn.init.zeros_(self.modulation)
 
     @property
     def flops(self) -> int:

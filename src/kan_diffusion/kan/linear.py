@@ -22,7 +22,6 @@ as there are splines and one group per input, they span all that the splines do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypedDict, Unpack
@@ -33,7 +32,7 @@ from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan.bases import BasisKind, BSpline, Extrapolation, Grid, basis_class
-from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, group_count
+from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, draw_linear, group_count
 from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization, initialize
 from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
 
@@ -188,16 +187,13 @@ class KANLinear(BasisLayer):
     @torch.no_grad()
     def _draw(self, generator: torch.Generator | None = None) -> None:
         """Draws weights by ``init`` or, beside shared functions, as torch does."""
-        if self.coefficients is None:
-            initialize(self.init, self._edges.detach(), self.scale, self.basis, generator)
-            if self.bias is not None:
-                self.bias.zero_()
+        if self.coefficients is not None:
+            super()._draw(generator)
+            draw_linear(self.weight, self.bias, generator)
             return
-        super()._draw(generator)
-        bound = 1 / math.sqrt(self.weight.shape[1])
-        for drawn in (self.weight, self.bias):
-            if drawn is not None:
-                drawn.uniform_(-bound, bound, generator=generator)
+        initialize(self.init, self._edges.detach(), self.scale, self.basis, generator)
+        if self.bias is not None:
+            self.bias.zero_()
 
     @property
     def _edges(self) -> Tensor:

@@ -8,7 +8,6 @@ recipes: it would build the network with its old activations.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
 from kan_diffusion.files import read_json, write_json
 from kan_diffusion.kan import KANLinear, LearnedFunctions
-from kan_diffusion.kan.functions import BasisLayer
+from kan_diffusion.kan.functions import BasisLayer, draw_linear
 from kan_diffusion.kanified.blocks import Block, Function, find_blocks
 from kan_diffusion.limits import LARGEST_SETTING
 from kan_diffusion.settings import Settings
@@ -140,9 +139,7 @@ def draw(block: Block, parts: Mapping[Slot, nn.Module], generator: torch.Generat
             module.reset_parameters(generator)
         elif isinstance(module, nn.Linear) and module.weight.is_meta:
             module.to_empty(device=device)
-            bound = 1 / math.sqrt(module.in_features)  # as in torch
-            for parameter in module.parameters():
-                parameter.uniform_(-bound, bound, generator=generator)
+            draw_linear(module.weight, module.bias, generator)
     first, last = (parts[block.owner, block.slots[place]] for place in (0, 2))
     if isinstance(last, KANLinear):
         x = last.weight.new_empty(256, block.up.in_features).normal_(generator=generator)
