@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from helpers import seeded
-from kan_diffusion.kan import KAN, GatedLinear, KANLinear, LearnedFunctions
+from kan_diffusion.kan import GatedLinear, KANLinear, LearnedFunctions
 from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 
@@ -119,7 +119,6 @@ KINDS = [
     partial(KANLinear, 4, 3, functions=2, groups=2),
     partial(LearnedFunctions, 4, 2, 2),
     lambda: GatedLinear(4, 3, rank=2, functions=LearnedFunctions(4)),
-    partial(KAN, [4, 5, 3]),
 ]
 
 

@@ -185,7 +185,7 @@ def normed():
         (silu, {"kind": "full", "grid_size": 20}, r"within 2% of its 76 parameters: \d+ has \d+"),
         (silu, {"layers": "b.*"}, r"no feed-forward block for layers='b\.\*',.* may name '1'"),
         (silu, {"layers": ["1", "2"]}, "no feed-forward block for layers='2'"),
-        (silu, {"layers": []}, r"no feed-forward block for layers=\[\]"),
+        (silu, {"layers": []}, "no feed-forward block, it has 2 Linear; layers may name '1'"),
         (lambda: nn.Linear(2, 2), {}, "it has 1 Linear; choose another network"),
         (convolutions, {}, "block, it has .* Conv2d, .*; layers may name 'time_embedding'"),
         (with_own_gates, {}, "DenseReluDense': its gates have a linear map of their own"),

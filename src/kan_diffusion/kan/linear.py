@@ -324,17 +324,6 @@ class KAN(nn.Module):
         layers = (KANLinear(*sizes, bias, **settings) for sizes in pairwise(widths))
         self.layers = nn.Sequential(*layers)
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one forward pass for one row of input."""
-        return sum(layer.flops for layer in self.layers if isinstance(layer, KANLinear))
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws fresh parameters in every layer."""
-        for layer in self.layers:
-            assert isinstance(layer, KANLinear)
-            layer.reset_parameters(generator)
-
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layers one after another."""
         output: Tensor = self.layers(input)

@@ -162,20 +162,15 @@ def kanify(
         changes |= new
         inputs, outputs = block.up.in_features, block.down.out_features
         made = f", {functions} functions" if kind == "grouped" else " of KANLinear"
-        replaced.append(
-            Replacement(
-                recipe,
-                f"{block.label} {inputs}-{block.hidden}-{outputs}",
-                f"{inputs}-{recipe.hidden}-{outputs}{made}, {recipe.grid_size} intervals",
-                _count(block.up, block.down),
-                _count(*parts.values()),
-                error,
-            )
-        )
+        before = f"{block.label} {inputs}-{block.hidden}-{outputs}"
+        after = f"{inputs}-{recipe.hidden}-{outputs}{made}, {recipe.grid_size} intervals"
+        counts = _count(block.up, block.down), _count(*parts.values())
+        replaced.append(Replacement(recipe, before, after, *counts, error))
     if not replaced:
         name, (path, why) = type(module).__name__, next(iter(refused.items()))
-        why = f"{_named(path)}: {why}"
-        raise KanDiffusionError(f"no feed-forward block of {name} can be replaced: {why}")
+        raise KanDiffusionError(
+            f"no feed-forward block of {name} can be replaced: {_named(path)}: {why}"
+        )
     report = KanifyReport(tuple(replaced), refused)
     install(module, changes, report.recipes)
     return module, report
@@ -185,17 +180,16 @@ def _chosen(module: nn.Module, layers: str | Sequence[str] | None) -> list[Block
     """Selects the blocks to replace, some of which perhaps cannot be."""
     found = find_blocks(module)
     proper = {path for path, block in found.items() if not block.embedding}
-    wanted: Sequence[object] = ["*"] if layers is None else layers or [layers]
-    wanted = [layers] if isinstance(layers, str) else wanted
+    wanted = [layers] if isinstance(layers, str) else ["*"] if layers is None else layers
     chosen: set[str] = set()
-    for pattern in wanted:
-        paths = {path for path in found if fnmatchcase(path, str(pattern))}
+    for pattern in wanted or [""]:
+        paths = {path for path in found if fnmatchcase(path, pattern)}
         paths = paths & proper or paths
         if not paths or (layers is None and not proper):
             weighty = (part for part in module.modules() if list(part.parameters(recurse=False)))
             parts = Counter(type(part).__name__ for part in weighty).most_common(6)
             held = ", ".join(f"{count} {kind}" for kind, count in parts) or "no weights"
-            what = "" if layers is None else f" for layers={pattern!r}"
+            what = f" for layers={pattern!r}" if layers else ""
             known = f"layers may name {', '.join(map(_named, found))}"
             raise KanDiffusionError(
                 f"{type(module).__name__} has no feed-forward block{what}, it has {held}; "

@@ -9,6 +9,7 @@ recipes: it would build the network with its old activations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -98,26 +99,20 @@ def build(
     block: Block, recipe: Recipe, device: torch.device | str | None, noise: float = 1e-3
 ) -> dict[Slot, nn.Module]:
     """Makes the parts that replace a block; linear maps that stay are the block's own."""
-    up, down, hidden = block.up, block.down, recipe.hidden
-    biases = up.bias is not None, down.bias is not None
+    up, down, hidden, grid = block.up, block.down, recipe.hidden, recipe.grid
     place: dict[str, Any] = {"device": device, "dtype": up.weight.dtype}
     first, middle, last = ((block.owner, slot) for slot in block.slots)
-    if recipe.kind == "full":
-        wide = KANLinear(up.in_features, hidden, biases[0], **place, **recipe.grid)
-        narrow = KANLinear(hidden, down.out_features, biases[1], **place, **recipe.grid)
-        return {middle: nn.Identity(), first: wide, last: narrow}
-    if hidden != block.hidden:
-        up = nn.Linear(up.in_features, hidden * (1 + int(block.gated)), biases[0], **place)
-        down = nn.Linear(hidden, down.out_features, biases[1], **place)
-    curves = LearnedFunctions(
-        hidden,
-        groups=min(recipe.functions, hidden),
-        initial=[block.activation],
-        noise=noise,
-        device=device,
-        dtype=torch.promote_types(up.weight.dtype, torch.float32),
-        **recipe.grid,
-    )
+    full = recipe.kind == "full"
+    if full or hidden != block.hidden:
+        kind: Any = partial(KANLinear, **grid) if full else nn.Linear
+        wide = hidden if full else hidden * (1 + int(block.gated))
+        up = kind(up.in_features, wide, up.bias is not None, **place)
+        down = kind(hidden, down.out_features, down.bias is not None, **place)
+    if full:
+        return {middle: nn.Identity(), first: up, last: down}
+    own: dict[str, Any] = {"groups": min(recipe.functions, hidden), "noise": noise, **grid, **place}
+    own["dtype"] = torch.promote_types(block.up.weight.dtype, torch.float32)
+    curves = LearnedFunctions(hidden, initial=[block.activation], **own)
     if first == middle:
         return {middle: ActivatedLinear(up, curves, block.gated), last: down}
     return {first: up, middle: curves, last: down}
