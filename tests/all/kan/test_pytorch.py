@@ -110,17 +110,6 @@ def test_programs_and_onnx_models_survive_a_file_and_another_batch():
         _assert_near(found, [output.detach() for output in module(x)], 1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@over([case for case in KINDS if not case.is_gated])
-def test_a_layer_traced_for_torchscript_does_what_it_did(case):
-    layer = case.build()
-    traced = torch.jit.trace(layer, case.points(layer, 5))
-    for rows in (5, 40, 1, 0):
-        x = case.points(layer, rows)
-        torch.testing.assert_close(traced(x), layer(x))
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @over([replace(case, dtype=dtype) for case in KINDS for dtype in (SINGLE, DOUBLE)])
 def test_a_gpu_gives_the_same_numbers(case):
