@@ -93,8 +93,6 @@ def scipy_basis() -> SplineBasis:
         splines = BSpline(knots, np.eye(count), order)
         nearest = np.clip(x, low, low + num_intervals * step)
         outside = (nearest != x)[:, None]
-        if extrapolation == "clamp":
-            return np.where(outside & (derivative > 0), 0.0, splines(nearest, nu=derivative))
         if derivative == 0:
             return splines(nearest) + splines(nearest, nu=1) * (x - nearest)[:, None]
         return np.where(outside & (derivative > 1), 0.0, splines(nearest, nu=derivative))

@@ -61,7 +61,7 @@ def _set_curve(denoiser, place, values):
     number, input, output = place
     layer = denoiser.kan_layers[number]
     low, step = float(layer.basis.grid_origin[input]), float(layer.basis.grid_step[input])
-    x = torch.linspace(low, low + step * layer.grid_size, 2001, dtype=torch.float64)
+    x = torch.linspace(low, low + step * layer.basis.num_intervals, 2001, dtype=torch.float64)
     functions = layer.basis(x[:, None].expand(-1, layer.in_features))[:, input]
     first = layer.features_per_input - functions.shape[1]
     with torch.no_grad():

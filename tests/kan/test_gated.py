@@ -1,7 +1,5 @@
 """What a gated layer is; test_kernels.py compares its kernel with torch."""
 
-from functools import partial
-
 import pytest
 import torch
 from torch import nn
@@ -90,9 +88,7 @@ class Doubled(LearnedFunctions):
         return 2 * super().forward(input)
 
 
-@pytest.mark.parametrize(
-    "kind", [LearnedFunctions, Doubled, partial(LearnedFunctions, basis="rbf")]
-)
+@pytest.mark.parametrize("kind", [LearnedFunctions, Doubled])
 def test_functions_without_a_kernel_or_with_hooks_are_called(kind):
     layer = GatedLinear(4, 3, False, functions=kind(4, dtype=DOUBLE), dtype=DOUBLE)
     x, seen = randn(5, 8), []

@@ -38,8 +38,9 @@ def _change(before, after):
 def _inside(layer, rows=1000):
     """Points on every input's grid, its ends and knots among them."""
     shape = rows, layer.in_features
-    u = layer.grid_size * torch.rand(shape, generator=seeded(1), dtype=DOUBLE)
-    u[: layer.grid_size + 1] = torch.arange(layer.grid_size + 1.0).unsqueeze(1)
+    size = layer.basis.num_intervals
+    u = size * torch.rand(shape, generator=seeded(1), dtype=DOUBLE)
+    u[: size + 1] = torch.arange(size + 1.0).unsqueeze(1)
     origin, step = (grid[layer.group] for grid in layer.basis.grid)
     return (origin + u * step).to(step.dtype)
 
@@ -60,9 +61,8 @@ def _spline(order, mode):
 KEPT = [
     # Knots between knots.
     *(
-        (_spline(order, mode), sizes, _around, 1e-12)
-        for order, mode in itertools.product(range(1, 6), ("linear", "clamp"))
-        for sizes in ((1, 5), (6, 6), (5, 10))
+        (_spline(order, "linear"), sizes, _around, 1e-12)
+        for order, sizes in itertools.product(range(1, 6), ((1, 5), (6, 6), (5, 10)))
     ),
     *((_spline(order, "zero"), (3, 6), _inside, 1e-12) for order in range(1, 6)),
     *((partial(_functions, 3), sizes, _around, 1e-12) for sizes in ((5, 10), (5, 15))),
@@ -87,7 +87,7 @@ def test_a_function_is_kept_as_well_as_the_new_grid_has_it(make, sizes, places, 
         for size in sizes[1:]:
             made = refined(made, size)
         assert_same_state(layer, state)
-        assert made.grid_size == sizes[-1]
+        assert made.basis.num_intervals == sizes[-1]
         assert torch.equal(made.basis.grid_origin, layer.basis.grid_origin)
         end = layer.basis.grid_end
         rounding = 5 * torch.finfo(end.dtype).eps
@@ -136,7 +136,7 @@ def test_a_moved_grid_covers_the_data_and_not_much_more(basis, dtype):
 
 
 def test_a_grid_of_a_group_covers_all_its_inputs():
-    module = _functions(2, basis="chebyshev", grid_size=5)
+    module = _functions(2, grid_size=1)
     x = randn(100, 5, seed=3) * torch.tensor([1.0, 0.5, 2.0, 0.3, 1.0]) + module.group
     wide = moved(module, x, margin=0.5)
     made = moved(wide, x, margin=0.0)

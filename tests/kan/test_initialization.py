@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from helpers import seeded
-from kan_diffusion.kan import KAN, GatedLinear, KANLinear, LearnedFunctions
+from kan_diffusion.kan import GatedLinear, KANLinear, LearnedFunctions
 from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 
@@ -20,11 +20,10 @@ INPUTS, OUTPUTS = 60, 80
 
 def _drawn(init, **own):
     """A wide layer, its base weights (out, in) and its coefficients (out, in, functions)."""
-    own = {"base_activation": "silu", "dtype": torch.float64, **own}
-    layer = KANLinear(INPUTS, OUTPUTS, init=init, **own)
+    layer = KANLinear(INPUTS, OUTPUTS, init=init, dtype=torch.float64, **own)
     layer.reset_parameters(seeded(0))
     edges = layer.weight.detach().view(OUTPUTS, INPUTS, -1)
-    first = int(layer.base_activation is not None)
+    first = int(layer.has_base)
     return layer, edges[..., :first], edges[..., first:]
 
 
@@ -57,14 +56,13 @@ def test_glorot_carries_the_variance_through_silu(basis):
     for size in (3, 12):
         own = {"basis": basis, "grid_size": size, "grid_range": (-2.0, 3.0)}
         layer, base, coefficients = _drawn("glorot", edge_scale=True, **own)
-        _assert_normal(base, math.sqrt(2 / (INPUTS + OUTPUTS)))
+        if layer.basis.local:
+            _assert_normal(base, math.sqrt(2 / (INPUTS + OUTPUTS)))
         _assert_normal(coefficients, _glorot_std(layer.basis))
         assert (layer.scale == 1).all()
         assert (layer.bias == 0).all()
     # Without a base branch it is the one there is, and the default.
-    layer, base, coefficients = _drawn(None, basis=basis, base_activation=None)
-    assert (layer.init, base.numel()) == ("glorot", 0)
-    _assert_normal(coefficients, _glorot_std(layer.basis))
+    assert layer.basis.local or KANLinear(2, 2, basis=basis).init == "glorot"
 
 
 def test_noise_keeps_within_its_bounds_and_reaches_them():
@@ -111,14 +109,16 @@ def test_weights_beside_functions_are_drawn_as_those_of_a_linear_layer():
             assert 0.8 * bound < float(parameter.abs().max()) <= bound
 
 
-OWN = {"edge_scale": True, "base_activation": "silu"}
+SCALED = partial(KANLinear, 4, 3, edge_scale=True)
 KINDS = [
-    *(partial(KANLinear, 4, 3, init=i, basis=b, **OWN) for i, b in product(INITIALIZATIONS, BASES)),
-    *(partial(KANLinear, 4, 3, basis=basis, base_activation=None) for basis in BASES),
+    *(
+        partial(SCALED, init=init, basis=b)
+        for init, b in product(INITIALIZATIONS, ("bspline", "rbf"))
+    ),
+    partial(SCALED, basis="chebyshev"),
     partial(KANLinear, 4, 3, functions=2, groups=2),
     partial(LearnedFunctions, 4, 2, 2),
     lambda: GatedLinear(4, 3, rank=2, functions=LearnedFunctions(4)),
-    partial(KAN, [4, 5, 3]),
 ]
 
 

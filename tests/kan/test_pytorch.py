@@ -36,7 +36,7 @@ def test_bfloat16_autocast_stays_near_float32(case):
 
 
 EXPANDING = [case for case in KINDS if case.is_full or case.kind in ("functions", "shared")]
-EXPANDING += [Case("bspline", "clamp"), Case("bspline", "zero")]
+EXPANDING += [Case("bspline", "zero")]
 
 
 @over([replace(case, dtype=SINGLE) for case in EXPANDING])
@@ -47,7 +47,7 @@ def test_autocast_keeps_the_functions_and_the_place_on_the_grid(case):
     with torch.autocast("cpu", torch.bfloat16):
         found, narrow = expand(x), expand(coarse)
     assert torch.equal(found, expand(x))
-    assert torch.equal(narrow, expand(coarse.float()))
+    assert torch.equal(narrow, expand(coarse.float()).to(narrow.dtype))
     (gradient,) = torch.autograd.grad(narrow.sum(), coarse)
     assert gradient.dtype == torch.bfloat16
 

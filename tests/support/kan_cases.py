@@ -18,8 +18,6 @@ SINGLE, DOUBLE = torch.float32, torch.float64
 class Rows(nn.Module):
     """A gated layer as a function of one tensor: its input, a carried state and a code together."""
 
-    grid_size = 4
-
     def __init__(self, layer, reach):
         super().__init__()
         self.layer = layer
@@ -45,11 +43,10 @@ class Case:
     mode: str = "linear"
     dtype: torch.dtype = DOUBLE
     order: int = 3
-    base: bool = True
 
     def __str__(self):
-        words = [self.kind, self.mode, str(self.dtype).removeprefix("torch.float"), str(self.order)]
-        return "-".join(words + ["silu"] * (self.base and self.is_full))
+        precision = str(self.dtype).removeprefix("torch.float")
+        return "-".join([self.kind, self.mode, precision, str(self.order)])
 
     @property
     def is_gated(self):
@@ -72,9 +69,8 @@ class Case:
         seed decides what gates, modulates and reaches the units of a gated layer.
         """
         own = {"grid_size": size, "order": self.order, "dtype": self.dtype}
-        own["extrapolation"] = self.mode
         if self.is_full:
-            own |= {"basis": self.kind, "base_activation": "silu" if self.base else None}
+            own |= {"basis": self.kind, "extrapolation": self.mode}
             module = KANLinear(inputs, outputs, bias, **own)
         else:
             several = {"shared": outputs, "grouped": 5}.get(self.kind, 1)
@@ -109,7 +105,8 @@ class Case:
         shape = rows, module.in_features
         if self.is_gated:
             return randn(*shape, seed=seed, dtype=self.dtype)
-        cells = torch.randint(-reach, module.grid_size + reach, shape, generator=seeded(seed))
+        end = module.basis.num_intervals + reach
+        cells = torch.randint(-reach, end, shape, generator=seeded(seed))
         u = cells + 0.02 + 0.96 * torch.rand(shape, generator=seeded(seed + 1), dtype=DOUBLE)
         return self.places(module, u)
 

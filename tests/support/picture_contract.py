@@ -6,14 +6,13 @@ from diffusers.models.attention import FeedForward
 
 from helpers import assert_same_state, randn, seeded
 from kan_diffusion.denoisers import build_denoiser
-from kan_diffusion.kan import KANLinear
-from kan_diffusion.kanified import LearnedActivation
+from kan_diffusion.kan import KANLinear, LearnedFunctions
 
 SHAPE = 3, 8, 8
 SMALL = {"dit": {"width": 16}, "unet": {"channels": (8, 16)}}
 HIDDEN = {"dit": (9, 8), "unet": (9, 8, 7, 6)}
 WORDS = {"words": "a b c d", "prompt_length": 6}
-KINDS = {"dit-kan": LearnedActivation, "unet-kan": LearnedActivation, "dit-full-kan": KANLinear}
+KINDS = {"dit-kan": LearnedFunctions, "unet-kan": LearnedFunctions, "dit-full-kan": KANLinear}
 """The layers of KANs in the feed-forwards of each family that has any."""
 
 FEW, OTHERS = ["dit-kan", "unet-kan"], ["dit", "dit-full-kan", "unet"]
@@ -43,7 +42,7 @@ class PictureContract:
         blocks = [part for part in made.modules() if isinstance(part, FeedForward)]
         assert len(blocks) == depth
         for block in blocks:
-            kinds = {type(part) for part in block.modules()} & {LearnedActivation, KANLinear}
+            kinds = {type(part) for part in block.modules()} & {LearnedFunctions, KANLinear}
             assert kinds == ({KINDS[family]} if family in KINDS else set())
 
     @pytest.mark.parametrize("shape", [(1, 8, 8), (4, 16, 16)])

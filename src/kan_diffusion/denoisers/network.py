@@ -25,7 +25,6 @@ lie: over the layers, products of values and gates grow as a power of the inputs
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -39,7 +38,7 @@ from kan_diffusion.denoisers.edges import Edge, ReadableLayer, edges_by_layer
 from kan_diffusion.denoisers.features import TimeEncoding, TimeFeatures, waves
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan.bases import Extrapolation
-from kan_diffusion.kan.functions import LearnedFunctions
+from kan_diffusion.kan.functions import LearnedFunctions, draw_linear
 from kan_diffusion.kan.gated import GatedLinear, modulate
 from kan_diffusion.kan.initialization import Initialization
 from kan_diffusion.kan.linear import KANLinear
@@ -122,10 +121,7 @@ def _draw(part: nn.Module, xavier: bool, generator: torch.Generator | None) -> N
         if part.bias is not None:
             part.bias.fill_(0.01)
     elif isinstance(part, nn.Linear):
-        bound = 1 / math.sqrt(part.in_features)
-        for drawn in (part.weight, part.bias):
-            if drawn is not None:
-                drawn.uniform_(-bound, bound, generator=generator)
+        draw_linear(part.weight, part.bias, generator)
     else:
         part.reset_parameters(generator)  # type: ignore[operator]
 

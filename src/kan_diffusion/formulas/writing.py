@@ -185,7 +185,7 @@ def silu(x):
 
 
 def spline(x, origin, step, pieces, with_base):
-    """A curve: a polynomial in each interval, straight or constant outside, plus SiLU."""
+    """A curve: a polynomial in each interval, straight outside, plus SiLU."""
     low, high = 0.0, float(len(pieces))
     u = (x - origin) / step
     inside = np.clip(u, low, high)
@@ -194,21 +194,20 @@ def spline(x, origin, step, pieces, with_base):
     c = np.asarray(pieces)[k]
     value = sum(c[..., p] * z**p for p in range(c.shape[-1]))
     slope = sum(p * c[..., p] * z ** (p - 1) for p in range(1, c.shape[-1]))
-    return value + LINEAR * (u - inside) * slope + with_base * silu(x)
+    return value + (u - inside) * slope + with_base * silu(x)
 '''
 
 
 def _pieces(layer: ReadableLayer, edge: Edge) -> tuple[float, float, list[list[float]], float]:
     """Computes origin, step, the polynomial of each interval and the weight of the base."""
     basis = layer.basis
-    if not isinstance(basis, BSpline) or basis.extrapolation not in ("linear", "clamp"):
+    if not isinstance(basis, BSpline) or basis.extrapolation != "linear":
         raise KanDiffusionError(
-            "a program can be written for curves that are B-splines, straight or constant outside "
-            f"their grid, not for basis '{basis.name}'"
+            "a program can be written for curves that are B-splines, straight outside their grid, "
+            f"not for basis '{basis.name}' with extrapolation '{basis.extrapolation}'"
         )
-    coefficients, base = layer.edge_weights()[edge.output, edge.input].detach().double(), 0.0
-    if layer.base_activation is not None:
-        base, coefficients = float(coefficients[0]), coefficients[1:]
+    weights = layer.edge_weights()[edge.output, edge.input].detach().double()
+    base, coefficients = float(weights[0]), weights[1:]
     origin, step = float(basis.grid_origin[edge.input]), float(basis.grid_step[edge.input])
     pieces = coefficients.unfold(0, basis.order + 1, 1) @ basis.pieces(torch.float64)
     return origin, step, pieces.tolist(), base
@@ -272,8 +271,7 @@ def network_program(denoiser: ReadableDenoiser, title: str) -> str:
     lines.append(f"return np.stack(np.broadcast_arrays({outputs}), axis=-1)")
     helpers = ""
     if any(edge.kind == CURVE for edge in denoiser.edges):
-        straight = float(layers[0].basis.extrapolation == "linear")
-        helpers = f"\nLINEAR = {straight!r}\n\n" + _HELPERS
+        helpers = _HELPERS
     body = textwrap.indent("\n".join(lines), "    ")
     return f'''"""{_one_line(title)}: a network with formulas, and its prediction.
 

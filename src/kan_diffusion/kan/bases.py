@@ -2,12 +2,10 @@ r"""The functions that edges are made of, on a uniform grid for each input.
 
 A basis expands an input x into functions :math:`B_0(x), B_1(x), \dots`; an edge is a weighted sum
 of them (and of a base activation, see :mod:`kan_diffusion.kan.linear`). A grid places the functions
-by :math:`u = (x - x_0) / h`, which runs from 0 to G over the grid. Outside it, :math:`u_e` is the
-nearer end and
+by :math:`u = (x - x_0) / h`, which runs from 0 to G over the grid. Outside it,
 
-* ``"linear"`` continues every function by its tangent, :math:`B(u_e) + B'(u_e)\,(u - u_e)`:
-  continuous with a continuous first derivative;
-* ``"clamp"`` keeps every function at :math:`B(u_e)`;
+* ``"linear"`` continues every function by its tangent at the nearer end,
+  :math:`B(u_e) + B'(u_e)\,(u - u_e)`: continuous with a continuous first derivative;
 * ``"zero"`` evaluates functions that run out to zero by themselves.
 
 To add a basis, write a class beside those here and list it in ``BASES``.
@@ -25,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from kan_diffusion.errors import KanDiffusionError, look_up, unknown_name
+from kan_diffusion.errors import KanDiffusionError, look_up, require_known
 
 __all__ = [
     "BASES",
@@ -41,7 +39,7 @@ __all__ = [
     "piece_coefficients",
 ]
 
-Extrapolation = Literal["linear", "clamp", "zero"]
+Extrapolation = Literal["linear", "zero"]
 """Ways to continue functions outside the grid."""
 Grid = tuple[Tensor, Tensor]
 """Left ends and widths of an interval of the grids of inputs, (in,) each."""
@@ -66,8 +64,7 @@ class Basis(nn.Module, ABC):
 
     Attributes:
         name: Name in options and configurations.
-        local: Whether each function vanishes away from its centre. An edge then needs a base
-            activation as well; SiLU is the default.
+        local: Whether each function vanishes away from its centre. An edge then has SiLU as well.
         in_features: Number of inputs.
         num_functions: Number of functions per input, and so of parameters per edge.
         num_active: Largest number of an input's functions that differ from zero at once.
@@ -83,7 +80,7 @@ class Basis(nn.Module, ABC):
 
     name: ClassVar[str] = "custom"
     local: ClassVar[bool] = False
-    extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp", "zero")
+    extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "zero")
     grid_origin: Tensor
     grid_step: Tensor
 
@@ -98,10 +95,7 @@ class Basis(nn.Module, ABC):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if extrapolation not in self.extrapolations:
-            raise unknown_name(
-                f"extrapolation of basis '{self.name}'", str(extrapolation), self.extrapolations
-            )
+        require_known(f"extrapolation of basis '{self.name}'", extrapolation, self.extrapolations)
         if in_features < 1:
             raise KanDiffusionError(f"a basis needs at least one input, not {in_features}")
         if num_intervals < 1:
@@ -158,10 +152,7 @@ class Basis(nn.Module, ABC):
         if self.extrapolation == "zero":
             return self.values(u)
         inside = u.clamp(0, self.num_intervals)
-        values = self.values(inside)
-        if self.extrapolation == "linear":
-            values = values + (u - inside).unsqueeze(-1) * self.slopes(inside)
-        return values
+        return self.values(inside) + (u - inside).unsqueeze(-1) * self.slopes(inside)
 
     def with_intervals(self, num_intervals: int) -> Self:
         """Copies the basis with another number of intervals over the same range.
@@ -389,7 +380,7 @@ class Chebyshev(Basis):
     """
 
     name: ClassVar[str] = "chebyshev"
-    extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear", "clamp")
+    extrapolations: ClassVar[tuple[Extrapolation, ...]] = ("linear",)
 
     def sizes(self) -> tuple[int, int, int]:
         """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""

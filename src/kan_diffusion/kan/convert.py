@@ -11,23 +11,22 @@ are zero (``extrapolation="zero"`` here). In efficient-KAN w is ``base_weight``,
 
 .. math:: y_o = n_o \bigl(a_o \textstyle\sum_i m_{o,i}\,\phi_{o,i}(x_i) + b_o\bigr) + d_o,
 
-which are folded into w, s and a bias. So a pykan network is first written as the state dict of an
-efficient-KAN with biases. Both packages may place knots at uneven distances, which a grid here
-cannot have; such networks are refused.
+which are folded into w, s and a bias. So a layer of pykan is first written as one of efficient-KAN
+with a bias. Both packages may place knots at uneven distances, which a grid here cannot have; such
+networks are refused.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.linear import KAN, KANLinear
+from kan_diffusion.kan.linear import KAN, EdgeSettings, KANLinear
 
 if TYPE_CHECKING:
     from kan.MultKAN import MultKAN
@@ -61,75 +60,77 @@ def _grid(name: str, knots: Tensor, order: int) -> tuple[Tensor, Tensor]:
     return knots[:, 0] + order * step, step
 
 
-def _build(prefix: str, layers: Sequence[Mapping[str, Tensor]]) -> KAN:
-    """Builds the KAN with the tensors of an efficient-KAN's layers, their dtype and device."""
-    shapes = [(*layer["spline_weight"].shape, layer["grid"].shape[1]) for layer in layers]
-    for index, (before, after) in enumerate(pairwise(shapes)):
-        if before[0] != after[1] or before[2:] != after[2:]:
-            raise KanDiffusionError(
-                f"{prefix.format(index)} and {prefix.format(index + 1)} do not follow each other: "
-                "the outputs of one must be the inputs of the next, with as many intervals and the "
-                "same order"
-            )
-    _, inputs, functions, knots = shapes[0]
-    order = knots - functions - 1
-    like = layers[0]["base_weight"]
+def _layer(
+    name: str,
+    base_weight: Tensor,
+    spline_weight: Tensor,
+    grid: Tensor,
+    spline_scaler: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> KANLinear:
+    """Builds a layer with the tensors of one of efficient-KAN, of their dtype and on their device.
+
+    Torch's own errors say that the shapes of the tensors do not go together.
+    """
+    weight = torch.cat([base_weight.unsqueeze(-1), spline_weight], dim=-1)
+    outputs, inputs, functions = spline_weight.shape
+    order = grid.shape[1] - functions - 1
+    own: EdgeSettings = {"grid_size": functions - order, "order": order, "extrapolation": "zero"}
+    own |= {"edge_scale": spline_scaler is not None, "device": "cpu", "dtype": weight.dtype}
     # The constructor's draws are overwritten and must not advance the caller's random stream.
     with torch.random.fork_rng(devices=[]):
-        network = KAN(
-            [inputs, *(shape[0] for shape in shapes)],
-            "bias" in layers[0],
-            grid_size=functions - order,
-            order=order,
-            extrapolation="zero",
-            base_activation="silu",
-            edge_scale="spline_scaler" in layers[0],
-            device="cpu",
-            dtype=like.dtype,
-        )
-    for index, (made, given) in enumerate(zip(network.layers, layers, strict=True)):
-        assert isinstance(made, KANLinear)
-        origin, step = _grid(prefix.format(index), given["grid"], order)
-        edges = torch.cat([given["base_weight"].unsqueeze(-1), given["spline_weight"]], dim=-1)
-        state = {"weight": edges.flatten(1), "basis.grid_origin": origin, "basis.grid_step": step}
-        names = {"spline_scaler": "scale", "bias": "bias"}
-        state |= {name: given[own] for own, name in names.items() if own in given}
-        made.load_state_dict(state)
-    return network.to(like.device)
+        layer = KANLinear(inputs, outputs, bias is not None, **own)
+    origin, step = _grid(name, grid, order)
+    grids = {"basis.grid_origin": origin, "basis.grid_step": step}
+    state = {"weight": weight.flatten(1), "scale": spline_scaler, "bias": bias, **grids}
+    layer.load_state_dict({key: value for key, value in state.items() if value is not None})
+    return layer.to(base_weight.device)
 
 
-def from_efficient_kan(network: nn.Module | Mapping[str, Tensor]) -> KAN:
+def _network(prefix: str, layers: Sequence[Mapping[str, Tensor]]) -> KAN:
+    """Builds the network with the tensors of an efficient-KAN's layers."""
+    made = []
+    for index, tensors in enumerate(layers):
+        name = prefix.format(index)
+        try:
+            made.append(_layer(name, **tensors))
+        except (IndexError, RuntimeError, TypeError) as error:
+            raise KanDiffusionError(
+                f"{name} is not whole or has tensors of other shapes; pass {_EXPECTED}"
+            ) from error
+        if index and made[-2].out_features != made[-1].in_features:
+            raise KanDiffusionError(
+                f"{prefix.format(index - 1)} and {name} do not follow each other: the outputs of "
+                "one must be the inputs of the next"
+            )
+    network = KAN([made[0].in_features, *(layer.out_features for layer in made)], device="meta")
+    network.layers = nn.Sequential(*made)
+    return network
+
+
+def from_efficient_kan(state: Mapping[str, Tensor]) -> KAN:
     """Builds a network from an efficient-KAN whose base activation is SiLU, the default there.
 
     Order and number of intervals are read off the shapes. The spline scaler, where there is one,
     stays a separate parameter (``edge_scale=True``); there is no bias.
 
     Args:
-        network: The network, or its state dict: ``layers.<n>.base_weight`` (out, in),
-            ``.spline_weight`` (out, in, G + k), ``.grid`` (in, G + 2k + 1) and perhaps
-            ``.spline_scaler`` (out, in). The tensors are copied and determine dtype and device. A
-            state dict does not name its base activation, which a network itself does.
+        state: The network's state dict: ``layers.<n>.base_weight`` (out, in), ``.spline_weight``
+            (out, in, G + k), ``.grid`` (in, G + 2k + 1) and perhaps ``.spline_scaler`` (out, in).
+            The tensors are copied and determine dtype and device. It does not name the base
+            activation.
 
     Returns:
         The network, with ``extrapolation="zero"``: its outputs are equal everywhere.
 
     Raises:
-        KanDiffusionError: Keys or shapes are not as above, knots are not an even grid, or the base
-            activation is not SiLU.
+        KanDiffusionError: Keys or shapes are not as above, or knots are not an even grid.
     """
-    if not isinstance(network, nn.Module | Mapping):
+    if not isinstance(state, Mapping):
         raise KanDiffusionError(
-            "from_efficient_kan takes a network or its state dict, not a "
-            f"{type(network).__name__}; read a file with torch.load(path, weights_only=True) first"
+            f"from_efficient_kan takes the state dict of a network, not a {type(state).__name__}; "
+            "pass network.state_dict(), or torch.load(path, weights_only=True)"
         )
-    for name, part in network.named_modules() if isinstance(network, nn.Module) else ():
-        base = getattr(part, "base_activation", None)
-        if base is not None and not _is_silu(base):
-            raise KanDiffusionError(
-                f"{name} has the base activation {base}, and a KAN's is SiLU; train with "
-                "base_activation=torch.nn.SiLU"
-            )
-    state = network if isinstance(network, Mapping) else network.state_dict()
     layers: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         match = _KEY.fullmatch(key)
@@ -138,38 +139,17 @@ def from_efficient_kan(network: nn.Module | Mapping[str, Tensor]) -> KAN:
                 f"'{key}' is no number of an efficient-KAN; pass {_EXPECTED}, and no more"
             )
         layers.setdefault(int(match[1]), {})[match[2]] = value
-    count = 3 + any("spline_scaler" in tensors for tensors in layers.values())
     found = [layers.get(index, {}) for index in range(max(layers, default=0) + 1)]
-    for index, tensors in enumerate(found):
-        if len(tensors) < count or not _fit(**tensors):
-            raise KanDiffusionError(
-                f"layers.{index} of an efficient-KAN is not whole or has other shapes; pass "
-                f"{_EXPECTED}"
-            )
-    return _build("layers.{}", found)
-
-
-def _is_silu(function: object) -> bool:
-    return isinstance(function, nn.SiLU) or function is nn.functional.silu
-
-
-def _fit(
-    base_weight: Tensor, spline_weight: Tensor, grid: Tensor, spline_scaler: Tensor | None = None
-) -> bool:
-    """Tells whether the shapes of a layer's tensors go together, with an order of at least 0."""
-    if (base_weight.ndim, spline_weight.ndim, grid.ndim) != (2, 3, 2) or not base_weight.numel():
-        return False
-    (*shape, functions), (inputs, knots) = spline_weight.shape, grid.shape
-    alike = all(list(t.shape) == shape for t in (base_weight, spline_scaler) if t is not None)
-    return alike and inputs == shape[1] and functions < knots <= 2 * functions
+    return _network("layers.{}", found)
 
 
 def _folded(model: MultKAN, index: int) -> dict[str, Tensor]:
     """Reads a layer of a pykan network and folds its mask and affine maps in."""
     act, symbolic = model.act_fun[index], model.symbolic_fun[index]
-    if not _is_silu(act.base_fun):
+    base = act.base_fun
+    if not isinstance(base, nn.SiLU) and base is not nn.functional.silu:
         raise KanDiffusionError(
-            f"act_fun[{index}].base_fun of the pykan network is not 'silu' but {act.base_fun}; "
+            f"act_fun[{index}].base_fun of the pykan network is not 'silu' but {base}; "
             "train with it"
         )
     for j, i in symbolic.mask.nonzero().tolist() if model.symbolic_enabled else []:
@@ -204,8 +184,8 @@ def from_pykan(model: MultKAN) -> KAN:
 
     Raises:
         KanDiffusionError: It is no pykan network, or has multiplication nodes, edges that are
-            formulas, a base function other than SiLU, columns of its input selected, several grid
-            sizes, or knots that are not an even grid.
+            formulas, a base function other than SiLU, columns of its input selected, or knots that
+            are not an even grid.
     """
     if not all(hasattr(model, name) for name in ("act_fun", "symbolic_fun", "node_bias")):
         raise KanDiffusionError(
@@ -222,4 +202,4 @@ def from_pykan(model: MultKAN) -> KAN:
             f"the pykan network selects columns {columns} of its input; select them in the data "
             f"and set model.input_id = torch.arange({len(columns)})"
         )
-    return _build("act_fun[{}]", [_folded(model, index) for index in range(model.depth)])
+    return _network("act_fun[{}]", [_folded(model, index) for index in range(model.depth)])

@@ -3,14 +3,14 @@ r"""``LearnedFunctions``: a few learned functions of each input, shared by group
 .. math:: h_{i,r} = f_{\gamma(i),r}(x_i), \qquad f_{g,r}(x) = \sum_b c_{r,g,b}\, B_b(x),
     \qquad r = 1, \dots, R,
 
-with :math:`\gamma(i)` the group of input i and B the functions of a basis, on one grid per group
+with :math:`\gamma(i)` the group of input i and B the B-splines on one grid per group
 (:mod:`kan_diffusion.kan.bases`). With R = 1 this is an activation that each unit learns (Bohra et
 al. 2020, "Learning activation functions in deep (spline) neural networks"); with more, a learned
 expansion of the inputs. Multiplied by a weight it is a layer (:mod:`kan_diffusion.kan.linear`).
 
-The functions start as a least-squares fit to given ones over the grid. On a CPU a compiled kernel
-evaluates splines (:mod:`kan_diffusion.kan.kernels.units`), elsewhere piecewise polynomials in
-torch's own operations do (:mod:`kan_diffusion.kan.piecewise`); other bases are evaluated whole.
+The functions start as a least-squares fit to given ones over the grid, and go on by their tangents
+outside it. On a CPU a compiled kernel evaluates them (:mod:`kan_diffusion.kan.kernels.units`),
+elsewhere piecewise polynomials in torch's own operations (:mod:`kan_diffusion.kan.piecewise`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, look_up
-from kan_diffusion.kan.bases import Basis, BasisKind, BSpline, Extrapolation, Grid, basis_class
-from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
+from kan_diffusion.kan.bases import Basis, BSpline
+from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts
 from kan_diffusion.kan.piecewise import evaluate
 
 __all__ = ["BasisLayer", "InitialFunctions", "LearnedFunctions", "require_input"]
@@ -55,11 +55,10 @@ def _waves(functions: int, width: float) -> list[Function]:
 
 INITIAL_FUNCTIONS: Mapping[str, Callable[[int, float], list[Function]]] = {
     "silu": lambda functions, width: [silu] * functions,
-    "identity": lambda functions, width: [torch.clone] * functions,
     "waves": _waves,
 }
-"""Initial functions by name, given R and the width of the grid: SiLU; the input itself; the input,
-then cosines and sines, of which the first pair has one period over the grid."""
+"""Initial functions by name, given R and the width of the grid: SiLU; or the input, then cosines
+and sines, of which the first pair has one period over the grid."""
 
 
 def _shapes(input: Tensor, *rest: object) -> tuple[tuple[int, ...], ...]:
@@ -102,6 +101,28 @@ def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
         )
 
 
+@torch.no_grad()
+def draw_linear(
+    weight: Tensor, bias: Tensor | None, generator: torch.Generator | None = None
+) -> None:
+    """Draws the parameters of a linear map, (out, n) and (out,), as ``nn.Linear`` does."""
+    bound = 1 / math.sqrt(weight.shape[1])
+    for drawn in (weight, bias):
+        if drawn is not None:
+            drawn.uniform_(-bound, bound, generator=generator)
+
+
+def group_count(in_features: int, groups: int | None) -> int:
+    """Returns the number of groups of inputs; None stands for one each.
+
+    Raises:
+        KanDiffusionError: There are no groups, or more than inputs.
+    """
+    if groups is not None and not 1 <= groups <= in_features:
+        raise KanDiffusionError(f"groups must be 1 to {in_features}, the inputs, not {groups}")
+    return groups or in_features
+
+
 class BasisLayer(nn.Module):
     """Base of the layers whose functions are sums over a basis.
 
@@ -127,17 +148,15 @@ class BasisLayer(nn.Module):
             KanDiffusionError: The basis has fewer functions, or the rate is not positive.
         """
         name, basis = type(self).__name__, self.basis
-        if functions < 1:
-            raise KanDiffusionError(f"a {name} needs at least one function, not {functions}")
-        if functions > basis.num_functions:
+        if not 1 <= functions <= basis.num_functions:
             raise KanDiffusionError(
-                f"a {name} has at most as many functions an input as its basis, "
-                f"{basis.num_functions} with grid_size={basis.num_intervals}, not {functions}; "
-                "raise grid_size or choose another basis"
+                f"a {name} has 1 to {basis.num_functions} functions an input, as its basis with "
+                f"grid_size={basis.num_intervals}, not {functions}; take fewer or raise grid_size"
             )
         if not 0 < rate < math.inf:
             raise KanDiffusionError(f"rate must be a positive number, not {rate}")
-        self.functions, self.initial, self.noise, self.rate = functions, initial, noise, rate
+        self.functions, self.noise, self.rate = functions, noise, rate
+        self.initial = initial if isinstance(initial, str) else tuple(initial)
         shape = functions, basis.in_features, basis.num_functions
         self.coefficients = nn.Parameter(basis.grid_step.new_empty(shape))
 
@@ -158,10 +177,8 @@ class BasisLayer(nn.Module):
         """Draws the parameters: fits shared functions to the initial ones and adds the noise."""
         if self.coefficients is None or self.functions is None or self.coefficients.is_meta:
             return
-        basis, initial = self.basis, self.initial
-        grid = basis.num_intervals, basis.order, basis.grid_range
-        chosen = initial if isinstance(initial, str) else tuple(initial)
-        fitted = _fitted(type(basis), grid, self.functions, chosen)
+        grid = self.basis.num_intervals, self.basis.order, self.basis.grid_range
+        fitted = _fitted(grid, self.functions, self.initial)
         self.coefficients.normal_(0, self.noise, generator=generator)
         self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
 
@@ -172,22 +189,14 @@ class BasisLayer(nn.Module):
         return inputs % self.basis.in_features
 
     @property
-    def grid_size(self) -> int:
-        """Number of intervals of the grid."""
-        return self.basis.num_intervals
-
-    @property
     def flops(self) -> int:
         """Operations of shared functions for one row of input.
 
         An input costs 3 to find its cell and its place there, and each spline of it 2k, for a
         polynomial of degree k in k steps of Horner's scheme. The polynomials of the cells are
-        computed once per batch and not counted. Another basis costs its functions and their sums.
+        computed once per batch and not counted.
         """
-        basis, functions = self.basis, self.functions or 0
-        if isinstance(basis, BSpline):
-            return self.in_features * (3 + 2 * basis.order * functions)
-        return self.in_features * (basis.flops_per_input + 2 * basis.num_active * functions)
+        return self.in_features * (3 + 2 * self.basis.order * (self.functions or 0))
 
     def outside(self, rows: Tensor) -> Tensor:
         """Tells which inputs lie outside their grid: (N, in_features), bool."""
@@ -220,53 +229,38 @@ class BasisLayer(nn.Module):
         """Computes the layer for rows of inputs."""
         return self._shared(rows)
 
-    @property
-    def _has_kernel(self) -> bool:
-        """Whether the basis is one that kernels and piecewise polynomials evaluate."""
-        return type(self.basis) is BSpline and self.basis.extrapolation == "linear"
-
     def _shared(
         self, rows: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     ) -> Tensor:
         """Evaluates shared functions (N, in * R), those of an input side by side, or a layer."""
         operands = rows, None, None, None, self.coefficients, weight, bias, *self.basis.grid
         # Autocast chooses the precision of a product, not that of functions.
-        fused = self._has_kernel and (weight is None or not autocasts(rows))
-        return UNITS(operands, (self.basis.order, False), self._alone, fused)[0]
+        fused = weight is None or not autocasts(rows)
+        return UNITS(operands, (self.basis.order, False), self._by_torch, fused)[0]
 
-    def _alone(self, rows: Tensor, *operands: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Computes the output of the kernel's operands by torch; as there is no state, the rows."""
+    def _by_torch(self, rows: Tensor, *operands: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Computes what the kernel does in torch's own operations; the state is the rows."""
         coefficients, weight, bias, *grid = operands[3:]
-        h = self._by_torch(rows, coefficients, grid)  # type: ignore[arg-type]
+        h = evaluate(rows, coefficients, self.basis, grid)  # type: ignore[arg-type]
         return h if weight is None else linear(h, weight, bias), rows
-
-    def _by_torch(self, rows: Tensor, coefficients: Tensor, grid: Grid) -> Tensor:
-        """Evaluates shared functions (N, in * R) in torch's own operations."""
-        basis = self.basis
-        with in_full_precision(rows):
-            if self._has_kernel:
-                assert isinstance(basis, BSpline)
-                return evaluate(rows, coefficients, basis, grid).flatten(1)
-            origin, step = (tensor[self.group] for tensor in grid)
-            own = coefficients.to(rows.dtype)[:, self.group]
-            return torch.einsum("nib,rib->nir", basis(rows, (origin, step)), own).flatten(1)
 
 
 class LearnedFunctions(BasisLayer):
     """Learned functions of each input: (*, in_features) -> (*, in_features * functions).
+
+    They are evaluated in the precision of their coefficients, or more; outputs have the dtype of
+    inputs.
 
     Args:
         in_features: Size of the last dimension of the input.
         functions: Number R of functions per input, at most as many as the basis has.
         groups: Number of groups that share functions, to which inputs are assigned by turns; None
             for one group per input.
-        basis: Basis of the learned functions, by name in ``BASES`` or as a class.
-        grid_size: Number G of intervals of the grid, or the size that the basis has instead.
+        grid_size: Number G of intervals of the grid.
         order: Degree k of the splines, 1 to 5.
         grid_range: Ends of the grid, the same for every group at the start.
-        extrapolation: What happens outside the grid, see :mod:`kan_diffusion.kan.bases`.
-        initial: The functions that the learned ones start as: ``"silu"``, ``"identity"``,
-            ``"waves"`` (the input, then cosines and sines), or R functions of a tensor.
+        initial: The functions that the learned ones start as: ``"silu"``, ``"waves"`` (the input,
+            then cosines and sines), or R functions of a tensor.
         noise: Standard deviation of the noise added to each coefficient at the start, so that
             functions with the same start differ.
         rate: Learning rate of the coefficients relative to that of other parameters, for training
@@ -276,8 +270,8 @@ class LearnedFunctions(BasisLayer):
 
     Raises:
         KanDiffusionError: A size, a range or a name is not usable; there are more functions than
-            the basis has; there are more groups than inputs; or the basis cannot be fitted to the
-            initial functions.
+            splines, or more groups than inputs; or splines cannot be fitted to the initial
+            functions.
     """
 
     coefficients: nn.Parameter
@@ -289,11 +283,9 @@ class LearnedFunctions(BasisLayer):
         functions: int = 1,
         groups: int | None = None,
         *,
-        basis: BasisKind = "bspline",
         grid_size: int = 8,
         order: int = 3,
         grid_range: tuple[float, float] = (-3.0, 3.0),
-        extrapolation: Extrapolation = "linear",
         initial: InitialFunctions = "silu",
         noise: float = 1e-3,
         rate: float = 1.0,
@@ -302,10 +294,14 @@ class LearnedFunctions(BasisLayer):
     ) -> None:
         super().__init__()
         self.in_features = in_features
-        place = group_count(in_features, groups), grid_size, order, grid_range, extrapolation
-        self.basis = basis_class(basis)(*place, device, dtype)
+        place = group_count(in_features, groups), grid_size, order, grid_range
+        self.basis = BSpline(*place, device=device, dtype=dtype)
         self._share(functions, initial, noise, rate)
         self._draw()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Applies the functions; raises what :meth:`BasisLayer.forward` does."""
+        return super().forward(input).to(input.dtype)
 
     def extra_repr(self) -> str:
         """The settings that differ between modules, for ``print``."""
@@ -314,7 +310,6 @@ class LearnedFunctions(BasisLayer):
 
 @lru_cache(maxsize=64)
 def _fitted(
-    basis: type[Basis],
     grid: tuple[int, int, tuple[float, float]],
     functions: int,
     initial: str | tuple[Function, ...],
@@ -334,7 +329,7 @@ def _fitted(
         raise KanDiffusionError(
             f"initial is {len(chosen)} functions and there are {functions}; give one for each"
         )
-    own = basis(1, *grid, "linear", "cpu", torch.float64)
+    own = BSpline(1, *grid, "linear", "cpu", torch.float64)
     points = _POINTS * own.num_functions + 1
     x = torch.linspace(low, high, points, dtype=torch.float64, device="cpu")
     design = own(x.unsqueeze(1))[:, 0]
@@ -350,21 +345,8 @@ def _fitted(
     worst = int((errors - _WORST_FIT * sizes).argmax())
     if errors[worst] > _WORST_FIT * sizes[worst]:
         raise KanDiffusionError(
-            f"basis '{own.name}' with {own.num_functions} functions cannot start as function "
-            f"{worst + 1} of initial={initial!r}: it is off by "
-            f"{float(errors[worst] / sizes[worst]):.0%}; raise grid_size or choose another"
+            f"{own.num_functions} splines cannot start as function {worst + 1} of "
+            f"initial={initial!r}: they are off by {float(errors[worst] / sizes[worst]):.0%}; "
+            "raise grid_size or choose another function"
         )
     return solution.T
-
-
-def group_count(in_features: int, groups: int | None) -> int:
-    """Returns the number of groups of inputs; None stands for one each.
-
-    Raises:
-        KanDiffusionError: There are no groups, or more than inputs.
-    """
-    if groups is None:
-        return in_features
-    if not 1 <= groups <= in_features:
-        raise KanDiffusionError(f"groups must be 1 to {in_features}, the inputs, not {groups}")
-    return groups

@@ -15,15 +15,14 @@ compiled kernel (:mod:`kan_diffusion.kan.kernels.units`).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, silu
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.functions import UNITS, LearnedFunctions, require_input
+from kan_diffusion.kan.functions import UNITS, LearnedFunctions, draw_linear, require_input
 from kan_diffusion.kan.kernels.fused import autocasts
+from kan_diffusion.kan.piecewise import evaluate
 
 __all__ = ["GatedLinear", "modulate"]
 
@@ -118,7 +117,7 @@ class GatedLinear(nn.Module):
         self.weight = parameter(out_features, in_features)
         self.bias = parameter(out_features) if bias else None
         self.modulation = None if rank is None else parameter(rank + 1, 2, in_features)
-        self._draw(None)
+        self._draw()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws weights and constants as ``nn.Linear`` does.
@@ -132,14 +131,10 @@ class GatedLinear(nn.Module):
             self.functions.reset_parameters(generator)
         self._draw(generator)
 
-    @torch.no_grad()
-    def _draw(self, generator: torch.Generator | None) -> None:
-        bound = 1 / math.sqrt(self.in_features)
-        for drawn in (self.weight, self.bias):
-            if drawn is not None:
-                drawn.uniform_(-bound, bound, generator=generator)
+    def _draw(self, generator: torch.Generator | None = None) -> None:
+        draw_linear(self.weight, self.bias, generator)
         if self.modulation is not None:
-            self.modulation.zero_()
+            nn.init.zeros_(self.modulation)
 
     @property
     def flops(self) -> int:
@@ -178,11 +173,9 @@ class GatedLinear(nn.Module):
         curves: tuple[Tensor | None, ...] = None, None, None
         # Of plain SiLU and a linear map, torch's own operations are as fast.
         fused = own is None and (self.gated or self.rank is not None)
-        if type(own) is LearnedFunctions and own._has_kernel:
-            # Hooks of the functions have to see them.
-            fused = not (own._forward_pre_hooks or own._forward_hooks)
-            if fused:
-                order, curves = own.basis.order, (own.coefficients, *own.basis.grid)
+        # Hooks of the functions have to see them.
+        if type(own) is LearnedFunctions and not (own._forward_pre_hooks or own._forward_hooks):
+            fused, order, curves = True, own.basis.order, (own.coefficients, *own.basis.grid)
         states = input, carried, code, self.modulation
         operands = *states, curves[0], self.weight, self.bias, *curves[1:]
         return UNITS(operands, (order, True), self._by_torch, fused and not autocasts(input))
@@ -208,30 +201,22 @@ class GatedLinear(nn.Module):
                 raise KanDiffusionError(f"{name} must have shape {shape}, not {tuple(given.shape)}")
 
     def _by_torch(
-        self,
-        input: Tensor,
-        carried: Tensor | None,
-        code: Tensor | None,
-        modulation: Tensor | None,
-        coefficients: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        *grid: Tensor | None,
+        self, input: Tensor, carried: Tensor | None, code: Tensor | None, *operands: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Computes the layer in torch's own operations, with the parameters given.
 
         Its functions are called as they are where they have no ``coefficients``.
         """
+        modulation, coefficients, weight, bias, *grid = operands
         values, gates = input.chunk(2, dim=-1) if self.gated else (input, None)
         state = modulate(values, carried, code, modulation)
-        own = self.functions
-        if own is None:
+        if self.functions is None:
             h = silu(state)
         elif coefficients is None:
-            h = own(state)
+            h = self.functions(state)
         else:
-            assert isinstance(own, LearnedFunctions)
-            h = own._by_torch(state, coefficients, grid)  # type: ignore[arg-type]
+            h = evaluate(state, coefficients, self.functions.basis, grid)  # type: ignore[arg-type]
+        assert weight is not None
         return linear(h if gates is None else h * gates, weight, bias), state
 
     def extra_repr(self) -> str:

@@ -119,28 +119,23 @@ def moved(layer: Layer, input: Tensor, margin: float = 0.01) -> Layer:
     """
     if not 0 <= margin < math.inf:
         raise KanDiffusionError(f"margin must be zero or more, not {margin}")
-    rows = layer._rows(input)
+    rows, basis = layer._rows(input), layer.basis
     if len(rows) == 0:
         raise KanDiffusionError("there are no inputs: a grid cannot be laid over no data")
     if not bool(torch.isfinite(rows).all()):
         bad = int((~torch.isfinite(rows)).any(0).nonzero()[0])
         raise KanDiffusionError(f"input {bad} has a NaN or an infinite value; leave such rows out")
     # The range of a group is that of all its inputs.
-    none, group = torch.full_like(layer.basis.grid_origin, math.inf, dtype=rows.dtype), layer.group
+    none, group = torch.full_like(basis.grid_origin, math.inf, dtype=rows.dtype), layer.group
     low = none.scatter_reduce(0, group, rows.amin(0), "amin")
     high = (-none).scatter_reduce(0, group, rows.amax(0), "amax")
-    return _on_basis(layer, _over(layer.basis, low, high, margin))
-
-
-def _over(basis: Basis, low: Tensor, high: Tensor, margin: float) -> Basis:
-    """Returns the basis with its grids laid over ranges."""
     spread, eps = high - low, torch.finfo(low.dtype).eps
     resolution = eps * torch.maximum(low.abs(), high.abs())
-    constant = spread <= 100 * resolution
     room = margin * spread + 4 * resolution  # keeps the ends inside after rounding
     own = basis.grid_end - basis.grid_origin
     safe = 4 * eps * (basis.grid_end.abs() + high.abs())
     shifted = torch.clamp(basis.grid_origin, high - own + safe, low - safe)
+    constant = spread <= 100 * resolution
     new = basis.with_intervals(basis.num_intervals)
     new.grid_origin.copy_(torch.where(constant, shifted, low - room))
     new.grid_step.copy_(torch.where(constant, own, spread + 2 * room) / basis.num_intervals)
@@ -152,7 +147,7 @@ def _over(basis: Basis, low: Tensor, high: Tensor, margin: float) -> Basis:
             f"{str(new.grid_step.dtype).removeprefix('torch.')} cannot divide into "
             f"{basis.num_intervals} intervals; scale them"
         )
-    return new
+    return _on_basis(layer, new)
 
 
 @torch.no_grad()
@@ -173,26 +168,26 @@ def out_of_range_fractions(
     Raises:
         KanDiffusionError: The call reached none of the KAN layers.
     """
-    seen: dict[str, list[Tensor]] = {}
+    layers = {name: part for name, part in module.named_modules() if isinstance(part, BasisLayer)}
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def watch(name: str, layer: BasisLayer) -> torch.utils.hooks.RemovableHandle:
         def see(_: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
             (input,) = (*arguments, *keywords.values())
-            seen.setdefault(name, []).append(layer.outside(layer._rows(input.detach())))
+            seen[name].append(layer.outside(layer._rows(input.detach())))
 
         return layer.register_forward_pre_hook(see, with_kwargs=True)
 
-    layers = [(name, part) for name, part in module.named_modules() if isinstance(part, BasisLayer)]
-    handles = [watch(name, layer) for name, layer in layers]
+    handles = [watch(name, layer) for name, layer in layers.items()]
     try:
         module(*inputs, **options)
     finally:
         for handle in handles:
             handle.remove()
-    if handles and not seen:
+    if layers and not any(seen.values()):
         raise KanDiffusionError(
             f"no KAN layer of {type(module).__name__} was called; if torch.compile made it or a "
             "part of it, give the module that was compiled"
         )
-    outside = {name: torch.cat(parts) for name, parts in seen.items()}
+    outside = {name: torch.cat(parts) for name, parts in seen.items() if parts}
     return {name: int(o.sum()) / o.numel() if len(o) else math.nan for name, o in outside.items()}

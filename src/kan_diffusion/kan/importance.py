@@ -32,25 +32,14 @@ _TINY = 1e-12
 
 
 def edge_sizes(outputs: Tensor) -> Tensor:
-    """Computes the mean absolute deviation of each edge's output.
-
-    Args:
-        outputs: Outputs of the edges with shape (n, out, in).
-
-    Returns:
-        Sizes with shape (out, in).
-    """
+    """Computes the mean absolute deviations (out, in) of the outputs (n, out, in) of edges."""
     return (outputs - outputs.mean(0, keepdim=True)).abs().mean(0)
 
 
 def layer_entropy(sizes: Tensor) -> Tensor:
-    """Computes the entropy of a layer's sizes in nats; it is 0 if one edge does everything.
+    """Computes the entropy of a layer's sizes (out, in) in nats.
 
-    Args:
-        sizes: Sizes of the edges with shape (out, in).
-
-    Returns:
-        A number from 0 to the logarithm of the number of edges.
+    It is 0 if one edge does everything, and at most the logarithm of the number of edges.
     """
     shares = sizes / sizes.sum().clamp(min=_TINY)
     return -(shares * shares.clamp(min=_TINY).log()).sum()
@@ -96,14 +85,12 @@ def attribution(layers: Sequence[Tensor], units: Sequence[Tensor]) -> Attributio
     Returns:
         The attribution of every edge, input and hidden unit.
     """
-    score = torch.ones_like(units[-1][0])
     edges: list[Tensor] = []
-    scores: list[Tensor] = []
+    scores = [torch.ones_like(units[-1][0])]
     for outputs, entered in zip(reversed(layers), reversed(units), strict=True):
         spread = entered.std(0)
         # A constant unit passes nothing on, even if it has edges that vary and cancel.
-        share = score / spread.clamp(min=_TINY) * (spread > _TINY)
-        edges.append(outputs.std(0) * share.unsqueeze(-1))
-        score = edges[-1].sum(0)
-        scores.append(score)
-    return Attribution(tuple(reversed(edges)), tuple(reversed(scores)))
+        share = scores[0] / spread.clamp(min=_TINY) * (spread > _TINY)
+        edges.insert(0, outputs.std(0) * share.unsqueeze(-1))
+        scores.insert(0, edges[0].sum(0))
+    return Attribution(tuple(edges), tuple(scores[:-1]))

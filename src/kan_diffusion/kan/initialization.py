@@ -20,7 +20,7 @@ With n inputs, m outputs, D functions per input, base weights w and coefficients
 
 Without a base branch, layers would start near zero by all but ``"glorot"``, and only that is
 taken. Edge scales start at 1, except by ``"noise"``, which draws them as w, and ``"original"``,
-which sets :math:`n^{-1/2}`. The bias starts at zero.
+which sets :math:`n^{-1/2}`; what is not a parameter is a factor of c. The bias starts at zero.
 """
 
 from __future__ import annotations
@@ -56,26 +56,23 @@ def initialize(
     edges: Tensor,
     scale: Tensor | None,
     basis: Basis,
-    has_base: bool,
     generator: torch.Generator | None = None,
 ) -> None:
     """Draws the weights of a layer.
 
     Args:
         scheme: Name of the scheme, see the module.
-        edges: Weights with shape (out, in, has_base + functions), overwritten.
+        edges: Weights with shape (out, in, functions), beside local functions with one of the base
+            branch first; overwritten.
         scale: Edge scales with shape (out, in), overwritten, or None.
         basis: The functions.
-        has_base: Whether the first weight of an edge is that of the base activation.
         generator: Where the draws come from; torch's default generator when None.
     """
     if edges.is_meta:
         return
     outputs, inputs, _ = edges.shape
-    base, coefficients = edges[..., : int(has_base)], edges[..., int(has_base) :]
-    intervals = basis.num_intervals
-    bound = 1 / math.sqrt(inputs)
-    start = 1.0
+    base, coefficients = edges[..., : int(basis.local)], edges[..., int(basis.local) :]
+    intervals, bound, start = basis.num_intervals, 1 / math.sqrt(inputs), 1.0
     if scheme == "glorot":
         std = math.sqrt(2 / (inputs + outputs))
         base.normal_(0, std, generator=generator)
@@ -85,13 +82,14 @@ def initialize(
         size = inputs * (basis.num_functions + 1)
         base.normal_(0, size**-0.25, generator=generator)
         coefficients.normal_(0, size**-1.75, generator=generator)
+    elif scheme == "noise":
+        base.uniform_(-bound, bound, generator=generator)
+        coefficients.uniform_(-0.05 / intervals, 0.05 / intervals, generator=generator)
+        if scale is not None:
+            scale.uniform_(-bound, bound, generator=generator)
+        return
     else:
         base.uniform_(-bound, bound, generator=generator)
-        if scheme == "noise":
-            coefficients.uniform_(-0.05 / intervals, 0.05 / intervals, generator=generator)
-            if scale is not None:
-                scale.uniform_(-bound, bound, generator=generator)
-            return
         values = coefficients.new_empty(outputs, inputs, intervals + 1)
         values.uniform_(-0.15 / intervals, 0.15 / intervals, generator=generator)
         knots = _functions(basis, intervals + 1)

@@ -5,16 +5,16 @@ r"""``KANLinear``: a drop-in for ``nn.Linear`` in which every edge is a learned 
 
 All edges that leave input i share the functions :math:`B_g` of a basis
 (:mod:`kan_diffusion.kan.bases`), so a layer is the functions of its inputs times the packed weight
-(out, in x (1 + functions)). The scale s is redundant; ``edge_scale=True`` adds it to match networks
-that have it.
+(out, in x (1 + functions)). SiLU stands beside local functions alone, splines and Gaussians. The
+scale s is redundant; ``edge_scale=True`` adds it to match networks that have it.
 
 With ``functions=R`` an edge has R numbers instead, the weights of a few learned functions that the
 inputs of a group share (:mod:`kan_diffusion.kan.functions`),
 
 .. math:: \phi_{o,i}(x) = \sum_{r \le R} a_{o,i,r}\, f_{\gamma(i),r}(x).
 
-With R = 1 each input has one learned function, as a unit of an MLP has its activation; with R as
-many as the basis has and one group per input, the functions span all that the basis does.
+With R = 1 each input has one learned function, as a unit of an MLP has its activation; with as many
+as there are splines and one group per input, they span all that the splines do.
 
 ``KAN`` is a stack of such layers without activations between them,
 :math:`\mathrm{KAN}(x) = (\Phi_L \circ \dots \circ \Phi_1)(x)`.
@@ -22,25 +22,21 @@ many as the basis has and one group per input, the functions span all that the b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from kan_diffusion.errors import KanDiffusionError, unknown_name
+from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan.bases import BasisKind, BSpline, Extrapolation, Grid, basis_class
-from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, group_count
-from kan_diffusion.kan.initialization import Initialization, initialize
+from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, draw_linear, group_count
+from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization, initialize
 from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
 
-__all__ = ["KAN", "BaseActivation", "EdgeSettings", "KANLinear"]
-
-BaseActivation = Literal["silu", "auto"] | None
-"""SiLU, none, or the choice that suits the basis."""
+__all__ = ["KAN", "EdgeSettings", "KANLinear"]
 
 _SILU_FLOPS = 4
 
@@ -48,7 +44,7 @@ _SILU_FLOPS = 4
 _SPLINE = FusedFunction(
     "spline",
     "Tensor x, Tensor weight, Tensor? bias, Tensor origin, Tensor step",
-    "bool has_base, int order, str extrapolation",
+    "int order, bool tangents",
     num_gradients=3,
     output_shapes=lambda x, weight, *_: ((x.shape[0], weight.shape[0]),),
     may_leave_x=True,
@@ -68,17 +64,14 @@ class KANLinear(BasisLayer):
         order: Degree k of the splines, 1 to 5.
         grid_range: Ends of the grid, the same for every input or group at the start.
         extrapolation: What happens outside the grid: ``"linear"`` (the tangent at the end),
-            ``"clamp"`` (the value at the end) or ``"zero"`` (functions run out to zero; splines and
-            Gaussians).
-        base_activation: ``"silu"``; None to leave the base branch out; ``"auto"`` is SiLU for edges
-            with local functions of their own (splines and Gaussians) and None for others.
+            or ``"zero"`` (functions run out to zero; splines and Gaussians).
         edge_scale: Whether each edge has a trainable scale of its functions, as in pykan and
             efficient-KAN.
         init: Initialisation by name, see :mod:`kan_diffusion.kan.initialization`; None for
-            ``"power-law"`` with a base activation and ``"glorot"`` without.
-        functions: Number R of learned functions an input that edges share, at most as many as the
-            basis has; None for functions of each edge. With shared functions there is neither a
-            base activation nor a scale, and weights are drawn as those of ``nn.Linear``.
+            ``"power-law"`` with a base branch and ``"glorot"`` without.
+        functions: Number R of learned functions an input that edges share, splines with tangents,
+            at most G + k; None for functions of each edge. With shared functions there is neither a
+            base branch nor a scale, and weights are drawn as those of ``nn.Linear``.
         groups: Number of groups of inputs that share functions, to which inputs are assigned by
             turns; None for one group per input.
         initial: The functions that shared ones start as, see
@@ -113,7 +106,6 @@ class KANLinear(BasisLayer):
         order: int = 3,
         grid_range: tuple[float, float] = (-1.0, 1.0),
         extrapolation: Extrapolation = "linear",
-        base_activation: BaseActivation = "auto",
         edge_scale: bool = False,
         init: Initialization | None = None,
         functions: int | None = None,
@@ -125,15 +117,13 @@ class KANLinear(BasisLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if init not in (None, *get_args(Initialization)):
-            raise unknown_name("init", str(init), get_args(Initialization))
-        if base_activation not in (None, "silu", "auto"):
-            raise unknown_name("base_activation", str(base_activation), ("silu", "auto", "None"))
         if in_features < 1 or out_features < 1:
             raise KanDiffusionError(
                 f"a KANLinear needs at least one input and one output, not {in_features} and "
                 f"{out_features}"
             )
+        if init is not None:
+            require_known("init", init, INITIALIZATIONS)
         self.in_features = in_features
         self.out_features = out_features
         count = group_count(in_features, None if functions is None else groups)
@@ -141,23 +131,19 @@ class KANLinear(BasisLayer):
         self.basis = basis_class(basis)(*place, device, dtype)
         self.coefficients = self.functions = None
         if functions is not None:
-            if edge_scale or init is not None or base_activation == "silu":
+            own = edge_scale, init, type(self.basis), extrapolation
+            if own != (False, None, BSpline, "linear"):
                 raise KanDiffusionError(
-                    "edges that share functions have no base activation, scale or init; leave "
-                    "these out, or leave out functions"
+                    "functions that edges share are splines with tangents, without scale or init; "
+                    "leave out edge_scale, init, basis and extrapolation, or functions"
                 )
             self._share(functions, initial, noise, rate)
-            base_activation = None
-        elif base_activation == "auto":
-            base_activation = "silu" if self.basis.local else None
-        self.base_activation = base_activation
-        has_base = base_activation is not None
-        if init not in (None, "glorot") and not has_base:
+        if init not in (None, "glorot") and not self.has_base:
             raise KanDiffusionError(
-                f"init='{init}' starts from a base activation, and there is none; take "
-                "init='glorot', or base_activation='silu'"
+                f"init='{init}' starts from SiLU, which is not beside basis '{self.basis.name}'; "
+                "take init='glorot'"
             )
-        self.init: Initialization = init or ("power-law" if has_base else "glorot")
+        self.init: Initialization = init or ("power-law" if self.has_base else "glorot")
         width = in_features * self.features_per_input
         self.weight = nn.Parameter(torch.empty(out_features, width, device=device, dtype=dtype))
         new = self.weight.new_empty
@@ -166,20 +152,21 @@ class KANLinear(BasisLayer):
         self._draw()
 
     @property
-    def _has_base(self) -> bool:
-        return self.base_activation is not None
+    def has_base(self) -> bool:
+        """Whether each edge has a weight of SiLU, before those of its functions."""
+        return self.functions is None and self.basis.local
 
     @property
     def features_per_input(self) -> int:
         """Number of features an input is expanded into, which its edges weigh."""
-        return self.functions or int(self._has_base) + self.basis.num_functions
+        return self.functions or int(self.has_base) + self.basis.num_functions
 
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one row of input.
 
         As in the CPU kernel, an edge costs 2 for each function that differs from zero (k + 1 for
-        B-splines) and 2 for its base activation. The functions are evaluated once per input, and
+        B-splines) and 2 for SiLU. The functions are evaluated once per input, and
         SiLU counts 4. A scale is multiplied into the weight once per batch and not counted.
         """
         constants = self.out_features if self.bias is not None else 0
@@ -190,27 +177,23 @@ class KANLinear(BasisLayer):
     @property
     def flops_per_curve(self) -> int:
         """Operations of one edge, as counted in :attr:`flops`."""
-        return 2 * (self.functions or self.basis.num_active + int(self._has_base))
+        return 2 * (self.functions or self.basis.num_active + int(self.has_base))
 
     @property
     def flops_per_input(self) -> int:
         """Operations of the functions of one input, which all of its edges share."""
-        return self.basis.flops_per_input + _SILU_FLOPS * int(self._has_base)
+        return self.basis.flops_per_input + _SILU_FLOPS * int(self.has_base)
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator | None = None) -> None:
         """Draws weights by ``init`` or, beside shared functions, as torch does."""
-        if self.coefficients is None:
-            edges = self._edges.detach()
-            initialize(self.init, edges, self.scale, self.basis, self._has_base, generator)
-            if self.bias is not None:
-                self.bias.zero_()
+        if self.coefficients is not None:
+            super()._draw(generator)
+            draw_linear(self.weight, self.bias, generator)
             return
-        super()._draw(generator)
-        bound = 1 / math.sqrt(self.weight.shape[1])
-        for drawn in (self.weight, self.bias):
-            if drawn is not None:
-                drawn.uniform_(-bound, bound, generator=generator)
+        initialize(self.init, self._edges.detach(), self.scale, self.basis, generator)
+        if self.bias is not None:
+            self.bias.zero_()
 
     @property
     def _edges(self) -> Tensor:
@@ -221,7 +204,7 @@ class KANLinear(BasisLayer):
         """Returns the weights of the features by edge, (out, in, features), scales included."""
         if self.scale is None:
             return self._edges
-        first = int(self._has_base)
+        first = int(self.has_base)
         base, coefficients = self._edges[..., :first], self._edges[..., first:]
         return torch.cat([base, coefficients * self.scale.unsqueeze(-1)], dim=-1)
 
@@ -236,13 +219,12 @@ class KANLinear(BasisLayer):
         return self._expanded(rows, self.basis.grid)
 
     def _expanded(self, rows: Tensor, grid: Grid) -> Tensor:
-        if autocasts(rows):
-            with in_full_precision(rows):
-                return self._expanded(rows.to(grid[0].dtype), grid)
-        functions: Tensor = self.basis(rows, grid)
-        if not self._has_base:
-            return functions
-        return torch.cat([silu(rows).unsqueeze(-1), functions], dim=-1)
+        rows = rows.to(grid[0].dtype) if autocasts(rows) else rows
+        with in_full_precision(rows):
+            functions: Tensor = self.basis(rows, grid)
+            if not self.has_base:
+                return functions
+            return torch.cat([silu(rows).unsqueeze(-1), functions], dim=-1)
 
     def _outputs(self, rows: Tensor) -> Tensor:
         if self.coefficients is not None:
@@ -253,17 +235,14 @@ class KANLinear(BasisLayer):
     def _weighed(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Computes a layer of functions of each edge with a packed weight."""
         basis = self.basis
-        operands = rows, weight, self.bias, *basis.grid
-        settings = self._has_base, basis.order, basis.extrapolation
-        fused = type(basis) is BSpline and not autocasts(rows)
-        return _SPLINE(operands, settings, self._by_torch_alone, fused)
 
-    def _by_torch_alone(
-        self, rows: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor
-    ) -> Tensor:
-        """Computes the layer in torch's own operations, with the grid of the forward pass."""
-        origin, step = grid
-        return linear(self._expanded(rows, (origin, step)).flatten(1), weight, bias)
+        def by_torch(rows: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor) -> Tensor:
+            origin, step = grid
+            return linear(self._expanded(rows, (origin, step)).flatten(1), weight, bias)
+
+        operands = rows, weight, self.bias, *basis.grid
+        fused = type(basis) is BSpline and not autocasts(rows)
+        return _SPLINE(operands, (basis.order, basis.extrapolation == "linear"), by_torch, fused)
 
     def edge_outputs(self, input: Tensor) -> Tensor:
         """Computes the contribution of each edge to its output, base branch and scale included.
@@ -292,22 +271,14 @@ class KANLinear(BasisLayer):
 
         Returns:
             phi_{j,i}(x) with the shape of x.
-
-        Raises:
-            IndexError: There is no such edge.
         """
-        if not (0 <= i < self.in_features and 0 <= j < self.out_features):
-            raise IndexError(
-                f"edge ({i}, {j}) does not exist in a layer with {self.in_features} inputs and "
-                f"{self.out_features} outputs"
-            )
         rows = self._rows(x.reshape(-1, 1).expand(-1, self.in_features))
         features = self.features(rows)[:, i]
         return (features @ self.edge_weights()[j, i].to(features.dtype)).view(x.shape)
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
-        own = f"base_activation={self.base_activation!r}, edge_scale={self.scale is not None}"
+        own = f"edge_scale={self.scale is not None}"
         if self.functions is not None:
             own = f"functions={self.functions}, groups={self.basis.in_features}"
         return f"{self.in_features}, {self.out_features}, {own}, bias={self.bias is not None}"
@@ -321,7 +292,6 @@ class EdgeSettings(TypedDict, total=False):
     order: int
     grid_range: tuple[float, float]
     extrapolation: Extrapolation
-    base_activation: BaseActivation
     edge_scale: bool
     init: Initialization | None
     device: torch.device | str | None
@@ -335,11 +305,11 @@ class KAN(nn.Module):
         widths: Sizes of the input, the hidden layers and the output, at least two.
         bias: Whether each layer adds a learned constant to its outputs.
         settings: The settings of every layer: ``basis``, ``grid_size``, ``order``, ``grid_range``,
-            ``extrapolation``, ``base_activation``, ``edge_scale``, ``init``, ``device`` and
-            ``dtype`` of :class:`KANLinear`.
+            ``extrapolation``, ``edge_scale``, ``init``, ``device`` and ``dtype`` of
+            :class:`KANLinear`.
 
     Attributes:
-        layers: The layers, an ``nn.ModuleList``.
+        layers: The layers, an ``nn.Sequential``.
 
     Raises:
         KanDiffusionError: There are fewer than two widths, or a layer refuses a setting.
@@ -351,24 +321,10 @@ class KAN(nn.Module):
         super().__init__()
         if len(widths) < 2:
             raise KanDiffusionError(f"a KAN needs at least two widths, not {list(widths)}")
-        self.layers = nn.ModuleList(
-            KANLinear(fan_in, fan_out, bias, **settings) for fan_in, fan_out in pairwise(widths)
-        )
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one forward pass for one row of input."""
-        return sum(layer.flops for layer in self.layers if isinstance(layer, KANLinear))
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draws fresh parameters in every layer."""
-        for layer in self.layers:
-            assert isinstance(layer, KANLinear)
-            layer.reset_parameters(generator)
+        layers = (KANLinear(*sizes, bias, **settings) for sizes in pairwise(widths))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layers one after another."""
-        output = input
-        for layer in self.layers:
-            output = layer(output)
+        output: Tensor = self.layers(input)
         return output

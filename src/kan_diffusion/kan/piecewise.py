@@ -148,15 +148,18 @@ def evaluate(x: Tensor, coefficients: Tensor, basis: BSpline, grid: Grid) -> Ten
         grid: Left ends and widths of an interval of each group's grid, (groups,) each.
 
     Returns:
-        Values with shape (N, in, R).
+        Values with shape (N, in * R), those of an input side by side; under autocast they keep the
+        precision of the inputs.
     """
-    table, intervals = _table(coefficients.to(x.dtype), basis), basis.num_intervals
-    # A product again: a look-up would be repeated for every number.
-    inputs, groups = x.shape[1], coefficients.shape[1]
-    members = _members(inputs, groups, grid[0])
-    origin, step = (members @ torch.stack(grid, dim=1)).unbind(1)
-    first = torch.arange(inputs, device=x.device) % groups * (intervals + 2)
-    if is_transformed() or any(tensor.requires_grad for tensor in grid):
-        return _values(table, _place(x, (origin, step, first), intervals))
-    values: Tensor = _Piecewise.apply(x, table, intervals, origin, step, first)
-    return values
+    with in_full_precision(x):
+        table, intervals = _table(coefficients.to(x.dtype), basis), basis.num_intervals
+        # A product again: a look-up would be repeated for every number.
+        inputs, groups = x.shape[1], coefficients.shape[1]
+        members = _members(inputs, groups, grid[0])
+        origin, step = (members @ torch.stack(list(grid), dim=1)).unbind(1)
+        first = torch.arange(inputs, device=x.device) % groups * (intervals + 2)
+        if is_transformed() or any(tensor.requires_grad for tensor in grid):
+            values = _values(table, _place(x, (origin, step, first), intervals))
+        else:
+            values = _Piecewise.apply(x, table, intervals, origin, step, first)
+        return values.flatten(1)

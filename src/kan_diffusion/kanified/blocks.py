@@ -114,8 +114,8 @@ def find_blocks(module: nn.Module) -> dict[str, Block]:
         passing = nn.Dropout | nn.Identity | None
         parts = [(name, part) for name, part in named.items() if not isinstance(part, passing)]
         maps = [one for one in parts if _maps(one[1])]
-        triples, obstacle = [], None
-        if isinstance(owner, nn.Sequential):
+        triples, obstacle, chain = [], None, isinstance(owner, nn.Sequential)
+        if chain:
             triples = list(zip(parts, parts[1:], parts[2:], strict=False))
         elif len(maps) in (2, 3) and len(parts) == len(maps) + 1:
             (other,) = (one for one in parts if one not in maps)
@@ -123,8 +123,7 @@ def find_blocks(module: nn.Module) -> dict[str, Block]:
             obstacle = "its gates have a linear map of their own" if len(maps) == 3 else None
         for (first, up), (slot, middle), (last, down) in triples:
             if _maps(up) and _maps(down) and _is_activation(middle):
-                inner = f"{path}.{slot}".removeprefix(".")
-                own = inner if isinstance(owner, nn.Sequential) else path
+                own = f"{path}.{slot}".removeprefix(".") if chain else path
                 slots = first, slot, last
                 blocks.append(Block(own, owner, slots, up, middle, down, obstacle=obstacle))
     return {block.path: block for block in blocks}

@@ -20,15 +20,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
-from kan_diffusion.errors import KanDiffusionError, look_up, require_known, valid_settings
-from kan_diffusion.kan.bases import BASES
+from kan_diffusion.errors import KanDiffusionError, look_up, valid_settings
+from kan_diffusion.kan import LearnedFunctions
 from kan_diffusion.kanified.blocks import Block, find_blocks
-from kan_diffusion.kanified.recipe import LearnedActivation, Recipe, Slot, build, draw, install
+from kan_diffusion.kanified.recipe import Recipe, Slot, build, draw, install
 
 __all__ = ["KanifyReport", "Replacement", "kanify"]
 
@@ -101,12 +101,9 @@ def kanify(
     *,
     layers: str | Sequence[str] | None = None,
     kind: Literal["grouped", "full"] = "grouped",
-    basis: str = "bspline",
-    match: Literal["params"] | None = "params",
     keep_function: bool = False,
     functions: int = 8,
     grid_size: int | None = None,
-    order: int = 3,
     generator: torch.Generator | None = None,
 ) -> tuple[Network, KanifyReport]:
     """Replaces the feed-forward blocks of a network by KAN layers, in place.
@@ -117,18 +114,15 @@ def kanify(
         layers: Blocks to replace: a pattern of their paths such as ``"transformer_blocks.*"``,
             or several; None for all. Blocks that embed timesteps or captions stay, unless a pattern
             matches only these.
-        kind: ``"grouped"``: the linear maps stay and the activation becomes learned functions that
-            hidden units share; ``"full"``: the maps become layers with a function for each edge.
-        basis: Basis of the learned functions, by name.
-        match: ``"params"``: the hidden width is chosen so that a block keeps its number of
-            parameters within 2 %; None: the hidden width stays.
-        keep_function: Whether the network keeps its function: the linear maps stay whatever
-            ``match`` is, and the learned functions are fitted to the activation; for ``"grouped"``.
+        kind: ``"grouped"``: the activation becomes learned functions that hidden units share;
+            ``"full"``: the linear maps become layers with a function for each edge.
+        keep_function: Whether the network keeps its function: the linear maps stay, and the learned
+            functions are fitted to the activation; for ``"grouped"``. Otherwise the hidden width is
+            chosen so that a block keeps its number of parameters within 2 %.
         functions: Number of functions that hidden units share by turns; for ``"grouped"``.
-        grid_size: Number of intervals of the grids; None for 8 (``"grouped"``) or 5 (``"full"``),
-            or for as many as keep the function. At equal parameters None takes the nearest
-            number with which a width is within 2 %.
-        order: Degree of the splines, 1 to 5.
+        grid_size: Number of intervals of the grids; None for as many as keep the function or, at
+            equal parameters, for the number nearest to 8 (``"grouped"``) or 5 (``"full"``) with
+            which a width is within 2 %.
         generator: Where fresh parameters come from; torch's default generator when None.
 
     Returns:
@@ -139,15 +133,11 @@ def kanify(
             replaced, or a setting is not usable. The network is then as it was.
     """
     intervals = look_up("kind", kind, _INTERVALS)
-    require_known("basis", basis, BASES)
-    if match not in ("params", None):
-        raise KanDiffusionError(f"match must be 'params' or None, not {match!r}")
     if keep_function and kind == "full":
         raise KanDiffusionError("kind='full' cannot keep the function; take kind='grouped'")
     fixed, size = grid_size is not None, intervals if grid_size is None else grid_size
-    settings: dict[str, Any] = {"basis": basis, "functions": functions, "order": order}
     with valid_settings("kanify"):
-        common = Recipe(path="", kind=kind, hidden=1, grid_size=size, **settings)
+        common = Recipe(path="", kind=kind, hidden=1, grid_size=size, functions=functions)
     refused: dict[str, str] = {}
     replaced: list[Replacement] = []
     changes: dict[Slot, nn.Module] = {}
@@ -159,7 +149,7 @@ def kanify(
                 raise KanDiffusionError(block.refusal)
             if keep_function:
                 recipe, error = _fitted(block, recipe, fixed)
-            elif match is not None:
+            else:
                 recipe = _matched(block, recipe, fixed)
             parts = build(block, recipe, "meta", 0.0 if keep_function else 1e-3)
             draw(block, parts, generator)
@@ -172,20 +162,15 @@ def kanify(
         changes |= new
         inputs, outputs = block.up.in_features, block.down.out_features
         made = f", {functions} functions" if kind == "grouped" else " of KANLinear"
-        replaced.append(
-            Replacement(
-                recipe,
-                f"{block.label} {inputs}-{block.hidden}-{outputs}",
-                f"{inputs}-{recipe.hidden}-{outputs}{made}, {recipe.grid_size} intervals",
-                _count(block.up, block.down),
-                _count(*parts.values()),
-                error,
-            )
-        )
+        before = f"{block.label} {inputs}-{block.hidden}-{outputs}"
+        after = f"{inputs}-{recipe.hidden}-{outputs}{made}, {recipe.grid_size} intervals"
+        counts = _count(block.up, block.down), _count(*parts.values())
+        replaced.append(Replacement(recipe, before, after, *counts, error))
     if not replaced:
         name, (path, why) = type(module).__name__, next(iter(refused.items()))
-        why = f"{_named(path)}: {why}"
-        raise KanDiffusionError(f"no feed-forward block of {name} can be replaced: {why}")
+        raise KanDiffusionError(
+            f"no feed-forward block of {name} can be replaced: {_named(path)}: {why}"
+        )
     report = KanifyReport(tuple(replaced), refused)
     install(module, changes, report.recipes)
     return module, report
@@ -195,17 +180,16 @@ def _chosen(module: nn.Module, layers: str | Sequence[str] | None) -> list[Block
     """Selects the blocks to replace, some of which perhaps cannot be."""
     found = find_blocks(module)
     proper = {path for path, block in found.items() if not block.embedding}
-    wanted: Sequence[object] = ["*"] if layers is None else layers or [layers]
-    wanted = [layers] if isinstance(layers, str) else wanted
+    wanted = [layers] if isinstance(layers, str) else ["*"] if layers is None else layers
     chosen: set[str] = set()
-    for pattern in wanted:
-        paths = {path for path in found if fnmatchcase(path, str(pattern))}
+    for pattern in wanted or [""]:
+        paths = {path for path in found if fnmatchcase(path, pattern)}
         paths = paths & proper or paths
         if not paths or (layers is None and not proper):
             weighty = (part for part in module.modules() if list(part.parameters(recurse=False)))
             parts = Counter(type(part).__name__ for part in weighty).most_common(6)
             held = ", ".join(f"{count} {kind}" for kind, count in parts) or "no weights"
-            what = "" if layers is None else f" for layers={pattern!r}"
+            what = f" for layers={pattern!r}" if layers else ""
             known = f"layers may name {', '.join(map(_named, found))}"
             raise KanDiffusionError(
                 f"{type(module).__name__} has no feed-forward block{what}, it has {held}; "
@@ -235,7 +219,7 @@ def _matched(block: Block, recipe: Recipe, fixed: bool) -> Recipe:
     _, hidden, size = min(tried)
     raise KanDiffusionError(
         f"no hidden width comes within {_TOLERANCE:.0%} of its {wanted:,} parameters: {hidden} has "
-        f"{count(size, hidden):,}; give another grid_size, or match=None"
+        f"{count(size, hidden):,}; give another grid_size or kind, or keep_function=True"
     )
 
 
@@ -247,7 +231,7 @@ def _fitted(block: Block, recipe: Recipe, fixed: bool) -> tuple[Recipe, float]:
     for size, half in product([recipe.grid_size] if fixed else _SIZES, _HALVES):
         tried = recipe.model_copy(update={"grid_range": (-half, half), "grid_size": size})
         try:
-            curve = LearnedActivation(
+            curve = LearnedFunctions(
                 1, initial=[block.activation], noise=0.0, device="cpu", **tried.grid
             )
         except KanDiffusionError:  # so few intervals that the fit is refused

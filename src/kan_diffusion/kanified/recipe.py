@@ -8,8 +8,8 @@ recipes: it would build the network with its old activations.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,15 +21,13 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
 from kan_diffusion.files import read_json, write_json
 from kan_diffusion.kan import KANLinear, LearnedFunctions
-from kan_diffusion.kan.bases import MAX_ORDER
-from kan_diffusion.kan.functions import BasisLayer
+from kan_diffusion.kan.functions import BasisLayer, draw_linear
 from kan_diffusion.kanified.blocks import Block, Function, find_blocks
 from kan_diffusion.limits import LARGEST_SETTING
 from kan_diffusion.settings import Settings
 
 __all__ = [
     "ActivatedLinear",
-    "LearnedActivation",
     "Recipe",
     "Slot",
     "build",
@@ -54,10 +52,8 @@ class Recipe(Settings):
         kind: ``"grouped"`` (learned functions that hidden units share by turns) or ``"full"`` (a
             function for each edge).
         hidden: Number of hidden units.
-        basis: Basis of the learned functions, by name in ``BASES``.
         functions: Number of functions that the hidden units share by turns; for ``"grouped"``.
         grid_size: Number of intervals of the grid.
-        order: Degree of the splines.
         grid_range: Ends of the grid at the start, for the inputs of the hidden units
             (``"grouped"``) or the block's inputs and the hidden units (``"full"``).
     """
@@ -65,34 +61,23 @@ class Recipe(Settings):
     path: str
     kind: Literal["grouped", "full"]
     hidden: _Size
-    basis: str = "bspline"
     functions: _Size = 8
     grid_size: _Size = 8
-    order: Annotated[int, Field(ge=1, le=MAX_ORDER)] = 3
     grid_range: tuple[float, float] = (-3.0, 3.0)
 
     @property
     def grid(self) -> dict[str, Any]:
-        """The settings of the learned functions' basis."""
-        return self.model_dump(include={"basis", "grid_size", "order", "grid_range"})
-
-
-class LearnedActivation(LearnedFunctions):
-    """One learned function for each unit, shared in groups: (*, units) -> (*, units)."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Applies the functions in float32 or more; the output has the dtype of the input."""
-        return super().forward(input).to(input.dtype)
+        """The settings of the learned functions' grid."""
+        return self.model_dump(include={"grid_size", "grid_range"})
 
 
 class ActivatedLinear(nn.Module):
     """A linear map and learned functions of its outputs: the first part of a ``FeedForward``.
 
     Args:
-        proj: The linear map.
-        functions: The functions, one for each unit.
-        gated: Whether the map gives values, then gates; functions of the gates then multiply the
-            values.
+        proj: The linear map; in a gated one of values, then gates.
+        functions: The functions, one for each unit, or for its gate.
+        gated: Whether functions of the gates multiply the values.
     """
 
     def __init__(self, proj: nn.Linear, functions: Function, gated: bool) -> None:
@@ -114,26 +99,20 @@ def build(
     block: Block, recipe: Recipe, device: torch.device | str | None, noise: float = 1e-3
 ) -> dict[Slot, nn.Module]:
     """Makes the parts that replace a block; linear maps that stay are the block's own."""
-    up, down, hidden = block.up, block.down, recipe.hidden
-    biases = up.bias is not None, down.bias is not None
+    up, down, hidden, grid = block.up, block.down, recipe.hidden, recipe.grid
     place: dict[str, Any] = {"device": device, "dtype": up.weight.dtype}
     first, middle, last = ((block.owner, slot) for slot in block.slots)
-    if recipe.kind == "full":
-        wide = KANLinear(up.in_features, hidden, biases[0], **place, **recipe.grid)
-        narrow = KANLinear(hidden, down.out_features, biases[1], **place, **recipe.grid)
-        return {middle: nn.Identity(), first: wide, last: narrow}
-    if hidden != block.hidden:
-        up = nn.Linear(up.in_features, hidden * (1 + int(block.gated)), biases[0], **place)
-        down = nn.Linear(hidden, down.out_features, biases[1], **place)
-    curves = LearnedActivation(
-        hidden,
-        groups=min(recipe.functions, hidden),
-        initial=[block.activation],
-        noise=noise,
-        device=device,
-        dtype=torch.promote_types(up.weight.dtype, torch.float32),
-        **recipe.grid,
-    )
+    full = recipe.kind == "full"
+    if full or hidden != block.hidden:
+        kind: Any = partial(KANLinear, **grid) if full else nn.Linear
+        wide = hidden if full else hidden * (1 + int(block.gated))
+        up = kind(up.in_features, wide, up.bias is not None, **place)
+        down = kind(hidden, down.out_features, down.bias is not None, **place)
+    if full:
+        return {middle: nn.Identity(), first: up, last: down}
+    own: dict[str, Any] = {"groups": min(recipe.functions, hidden), "noise": noise, **grid, **place}
+    own["dtype"] = torch.promote_types(block.up.weight.dtype, torch.float32)
+    curves = LearnedFunctions(hidden, initial=[block.activation], **own)
     if first == middle:
         return {middle: ActivatedLinear(up, curves, block.gated), last: down}
     return {first: up, middle: curves, last: down}
@@ -155,9 +134,7 @@ def draw(block: Block, parts: Mapping[Slot, nn.Module], generator: torch.Generat
             module.reset_parameters(generator)
         elif isinstance(module, nn.Linear) and module.weight.is_meta:
             module.to_empty(device=device)
-            bound = 1 / math.sqrt(module.in_features)  # as in torch
-            for parameter in module.parameters():
-                parameter.uniform_(-bound, bound, generator=generator)
+            draw_linear(module.weight, module.bias, generator)
     first, last = (parts[block.owner, block.slots[place]] for place in (0, 2))
     if isinstance(last, KANLinear):
         x = last.weight.new_empty(256, block.up.in_features).normal_(generator=generator)

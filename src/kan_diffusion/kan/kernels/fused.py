@@ -50,14 +50,10 @@ def in_full_precision(x: Tensor) -> AbstractContextManager[object]:
 
 
 def is_transformed() -> bool:
-    """Tells whether something looks into each operation: a transform, a tracer, an export."""
+    """Tells whether something looks into each operation: a transform, an export."""
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting() or _transforms_are_active()
-    return (
-        _transforms_are_active()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
+    return _transforms_are_active() or forward_ad._current_level >= 0
 
 
 def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:

@@ -9,7 +9,7 @@ team takes the next number until none is left. All calls are made, however many 
 inside another team it is one, under a limit fewer than asked for.
 
 Compiled code is cached on disk, so that the seconds of compilation are paid once per installation
-for each kernel, order, dtype and with or without a base activation.
+for each kernel, order and dtype.
 """
 
 from __future__ import annotations
@@ -173,12 +173,7 @@ def _member(size: int) -> CFunc:
 
 
 def _run_together(kernel: Callable[..., None], calls: Sequence[tuple[int, ...]]) -> None:
-    """Makes calls of a kernel in parallel, or one after another without OpenMP.
-
-    Args:
-        kernel: The compiled kernel, which does the same if a call is repeated.
-        calls: Arguments of each call.
-    """
+    """Makes calls of a kernel, which may be repeated, in parallel; without OpenMP in a row."""
     parallel = _parallel()
     # A forked process lacks the threads that its OpenMP counts on.
     if parallel is not None and os.getpid() == _process:

@@ -38,7 +38,6 @@ __all__ = [
     "compiled_by_type",
     "copy_rows",
     "dot",
-    "exp2",
     "floor",
     "fma",
     "get",
@@ -322,9 +321,7 @@ maximum = _elementwise(partial(_call, "maxnum"), 2, "The larger; the other where
 fma = _elementwise(partial(_call, "fma"), 3, "``a * b + c``, rounded once.")
 nan_or_zero = _elementwise(_nan_or_zero, 1, "NaN where ``a`` is NaN, zero elsewhere.")
 zero_where_apart = _elementwise(
-    _zero_where_apart,
-    3,
-    "``a``, but zero where ``b`` and ``c`` differ; a NaN does not count as different.",
+    _zero_where_apart, 3, "``a``, but zero where ``b`` and ``c`` differ; a NaN does not."
 )
 power_of_two = _elementwise(
     _power_of_two, 1, "``2**a`` for whole numbers within the exponents of normal floats."
@@ -417,30 +414,22 @@ def add_product(left, at, stride, step, right, width, result, rows, inner):
 
 
 @compiled_by_type(inline="always")
-def exp2(whole, rest):
-    """``2**(whole + rest)`` for ``rest`` from -1/2 to 1/2; 0 for the lowest ``whole``."""
-    terms = 14 if rest.dtype.bitwidth == 64 else 8  # of the series, exact to rounding
-    series = tuple(math.log(2) ** n / math.factorial(n) for n in range(terms))
-
-    def implementation(whole, rest):
-        power = fma(series[terms - 1], rest, series[terms - 2])
-        for n in range(terms - 3, -1, -1):
-            power = fma(power, rest, series[n])
-        return power * power_of_two(whole)
-
-    return implementation
-
-
-@compiled_by_type(inline="always")
 def sigmoid_and_silu(x):
     """The logistic function and its product with x."""
-    end = 1022 if x.dtype.bitwidth == 64 else 126  # exponents of normal numbers
+    double = x.dtype.bitwidth == 64
+    end = 1022 if double else 126  # exponents of normal numbers
+    terms = 14 if double else 8  # of the series of a power of two, exact to rounding
+    series = tuple(math.log(2) ** n / math.factorial(n) for n in range(terms))
     factor, lowest = -1 / math.log(2), -end * math.log(2)
 
     def implementation(x):
         log2 = minimum(maximum(x * factor, -end), end)
         whole = floor(log2 + 0.5)
-        sigmoid = 1 / (1 + exp2(whole, log2 - whole))
+        rest = log2 - whole  # from -1/2 to 1/2
+        power = fma(series[terms - 1], rest, series[terms - 2])
+        for n in range(terms - 3, -1, -1):
+            power = fma(power, rest, series[n])
+        sigmoid = 1 / (1 + power * power_of_two(whole))
         # As in torch: zero for the most negative numbers, NaN for minus infinity.
         special = minimum(x, 0) * 0
         return sigmoid, maximum(x, lowest) * sigmoid + special + nan_or_zero(x)

@@ -98,27 +98,53 @@ def tile_columns(inputs, stride, row_bytes):
 
 
 @register_jitable(**_INNER)
-def repack(unpack, weight, table, inputs, outputs, width, stride, first, reach, scale):
+def repack(unpack, weight, table, inputs, outputs, width, stride, reach, scale):
     """Writes the packed weight as rows of outputs, or reads its gradient from them.
 
     ``scale`` is 2 where the rows of the gradient lie between those of the weight. Functions beyond
     the grid, where there are any, have rows of zeros.
     """
     gap = 1 if reach else 0  # without a gap, the inputs follow each other in both
+    total = inputs * width
     for column, lanes in blocks(outputs):
         count = min(lanes, outputs - column)
-        total = inputs * width
         for i in range(inputs if gap else 1):
-            for part in range(2 if gap else 1):
-                start = first if part == 1 else 0
-                size = (width - first if part == 1 else first) if gap else total
-                at = column * total + i * width + start
-                row = i * stride + (first + reach if part == 1 else 0)
+            for part in range(1 + gap):  # of the base, and of the splines
+                size = (width - 1 if part else 1) if gap else total
+                at = column * total + i * width + part
+                row = i * stride + part * (1 + reach)
                 to = (column * inputs * stride + row * lanes) * scale
                 if unpack:
                     transpose(table, to + lanes, lanes * scale, weight, at, total, size, count)
                 else:
                     transpose(weight, at, total, table, to, lanes * scale, count, size)
+
+
+@register_jitable(**_INNER)
+def make_room(weight, step, inputs, outputs, width, reach, scale):
+    """Lays out the weights, and makes room for tiles.
+
+    Returns a row's size; the table of weights; each input's inverse step; columns and rows of a
+    tile; and memory for it.
+    """
+    stride, padded = width + 2 * reach, (outputs + 7) // 8 * 8
+    table = np.zeros(inputs * stride * padded * scale, weight.dtype)
+    repack(False, weight, table, inputs, outputs, width, stride, reach, scale)
+    inverse_step = np.empty(inputs, weight.dtype)
+    for i in range(inputs):
+        inverse_step[i] = 1 / step[i]
+    columns = tile_columns(inputs, stride, min(padded, 32) * weight.itemsize * scale)
+    height = min(_MAX_ROWS, _TILE // columns)
+    memory = np.empty(_SCRATCH, weight.dtype), np.empty(_CAPACITY, np.int32)
+    return (
+        stride,
+        table,
+        inverse_step,
+        columns,
+        height,
+        memory,
+        np.zeros(height * padded, weight.dtype),
+    )
 
 
 @numba.njit(**_INNER)
@@ -141,16 +167,17 @@ def place(x, at, inputs, origin, inverse_step, i0, columns, rows, scratch):
 
 
 @compiled_by_type(prefer_literal=True, jit_options=_INNER)
-def expand(order, first, scratch, cells, count, intervals, linear, reach, slopes):
-    """Computes cells, pieces and base activation of a tile, and their slopes.
+def expand(order, scratch, cells, count, intervals, reach, slopes):
+    """Computes cells, pieces and SiLU of a tile, and with ``slopes`` their slopes.
 
-    Like the loops below, it is compiled for each order, and with (``first`` = 1) or without SiLU.
+    Like the loops below, it is compiled for each order. Splines ``reach`` over so many intervals
+    beyond the grid; over none if they go on by their tangents.
     """
-    degree_k, with_base = order.literal_value, first.literal_value
+    degree_k = order.literal_value
     values = piece_coefficients(degree_k)
     derivatives = piece_coefficients(degree_k, 1)
 
-    def loop(order, first, scratch, cells, count, intervals, linear, reach, slopes):
+    def loop(order, scratch, cells, count, intervals, reach, slopes):
         real = scratch.dtype.type
         for at in range(0, count, _LANES):
             u = load(scratch, _U + at, _LANES)
@@ -163,31 +190,30 @@ def expand(order, first, scratch, cells, count, intervals, linear, reach, slopes
                 piece = splat(real(values[j][degree_k]), _LANES)
                 for degree in range(degree_k - 1, -1, -1):
                     piece = fma(piece, f, values[j][degree])
-                if linear or slopes:
+                if slopes or not reach:
                     slope = splat(real(derivatives[j][degree_k - 1]), _LANES)
                     for degree in range(degree_k - 2, -1, -1):
                         slope = fma(slope, f, derivatives[j][degree])
-                    if linear:
-                        piece = fma(slope, beyond, piece)
-                    else:
+                    if reach:
                         slope = zero_where_apart(slope, u, inside)
+                    else:
+                        piece = fma(slope, beyond, piece)
                     store(scratch, _SLOPES + j * _CAPACITY + at, slope)
                 store(scratch, _PIECES + j * _CAPACITY + at, piece)
-            if with_base:
-                sigmoid, base = sigmoid_and_silu(load(scratch, _X + at, _LANES))
-                store(scratch, _BASES + at, base)
-                if slopes:
-                    store(scratch, _BASE_SLOPES + at, sigmoid + base * (1 - sigmoid))
+            sigmoid, base = sigmoid_and_silu(load(scratch, _X + at, _LANES))
+            store(scratch, _BASES + at, base)
+            if slopes:
+                store(scratch, _BASE_SLOPES + at, sigmoid + base * (1 - sigmoid))
 
     return loop
 
 
 @compiled_by_type(prefer_literal=True, jit_options=_INNER)
-def outputs(order, first, lanes, tile, t, y, y_at):
+def outputs(order, lanes, tile, t, y, y_at):
     """Adds a tile's products to a block of ``lanes`` outputs."""
-    pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
+    pieces, width = order.literal_value + 1, lanes.literal_value
 
-    def loop(order, first, lanes, tile, t, y, y_at):
+    def loop(order, lanes, tile, t, y, y_at):
         cells, scratch, table, rows, columns, stride = tile
         for r in range(rows):
             even = load(y, y_at + r * width, width)
@@ -195,9 +221,8 @@ def outputs(order, first, lanes, tile, t, y, y_at):
             row = t
             for i in range(columns):
                 at = r * columns + i
-                cell = row + (get(cells, at) + with_base) * width
-                if with_base:
-                    odd = fma(get(scratch, _BASES + at), load(table, row, width), odd)
+                cell = row + (get(cells, at) + 1) * width
+                odd = fma(get(scratch, _BASES + at), load(table, row, width), odd)
                 for j in range(pieces):
                     weight = load(table, cell + j * width, width)
                     if j % 2 == 0:
@@ -211,30 +236,28 @@ def outputs(order, first, lanes, tile, t, y, y_at):
 
 
 @compiled_by_type(prefer_literal=True, jit_options=_INNER)
-def gradients(order, first, lanes, tile, t, grad, g_at, grad_u, slopes):
+def gradients(order, lanes, tile, t, grad, g_at, grad_u, slopes):
     """Adds a tile's products to the gradients of the weights and, with ``slopes``, of u."""
-    pieces, with_base, width = order.literal_value + 1, first.literal_value, lanes.literal_value
+    pieces, width = order.literal_value + 1, lanes.literal_value
 
-    def loop(order, first, lanes, tile, t, grad, g_at, grad_u, slopes):
+    def loop(order, lanes, tile, t, grad, g_at, grad_u, slopes):
         cells, scratch, table, rows, columns, stride = tile
         for r in range(rows):
             g = load(grad, g_at + r * width, width)
             row = t
             for i in range(columns):
                 at = r * columns + i
-                cell = row + (get(cells, at) + with_base) * 2 * width
+                cell = row + (get(cells, at) + 1) * 2 * width
                 if slopes:
                     slope = splat(grad.dtype.type(0), width)
-                    if with_base:
-                        weight = load(table, row, width)
-                        slope = fma(get(scratch, _BASE_SLOPES + at), weight, slope)
+                    weight = load(table, row, width)
+                    slope = fma(get(scratch, _BASE_SLOPES + at), weight, slope)
                     for j in range(pieces):
                         weight = load(table, cell + 2 * j * width, width)
                         slope = fma(get(scratch, _SLOPES + j * _CAPACITY + at), weight, slope)
                     grad_u[at] += dot(slope, g)
-                if with_base:
-                    total = load(table, row + width, width)
-                    store(table, row + width, fma(get(scratch, _BASES + at), g, total))
+                total = load(table, row + width, width)
+                store(table, row + width, fma(get(scratch, _BASES + at), g, total))
                 for j in range(pieces):
                     place = cell + (2 * j + 1) * width
                     total = load(table, place, width)
@@ -246,29 +269,19 @@ def gradients(order, first, lanes, tile, t, grad, g_at, grad_u, slopes):
 
 
 @cache
-def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None], ...]:
+def _kernels(order: int, double: bool) -> tuple[Callable[..., None], ...]:
     """Compiles the forward and backward pass."""
     zero = np.float64(0) if double else np.float32(0)
 
     def forward(
-        x_at, weight_at, bias_at, origin_at, step_at, y_at, rows, inputs, outputs_, intervals,
-        linear, reach,
+        x_at, weight_at, bias_at, origin_at, step_at, y_at, rows, inputs, outputs_, intervals, reach
     ):  # fmt: skip
         addresses = x_at, weight_at, bias_at, origin_at, step_at, y_at
         x, weight, bias, origin, step, y = arrays_at(addresses, zero)
-        width = first + intervals + order
-        stride = width + 2 * reach
-        padded = (outputs_ + 7) // 8 * 8
-        table = np.zeros(inputs * stride * padded, x.dtype)
-        repack(False, weight, table, inputs, outputs_, width, stride, first, reach, 1)
-        inverse_step = np.empty(inputs, x.dtype)
-        for i in range(inputs):
-            inverse_step[i] = 1 / step[i]
-        columns = tile_columns(inputs, stride, min(padded, 32) * x.itemsize)
-        height = min(_MAX_ROWS, _TILE // columns)
-        scratch = np.empty(_SCRATCH, x.dtype)
-        cells = np.empty(_CAPACITY, np.int32)
-        block = np.zeros(height * padded, x.dtype)
+        stride, table, inverse_step, columns, height, memory, block = make_room(
+            weight, step, inputs, outputs_, 1 + intervals + order, reach, 1
+        )
+        scratch, cells = memory
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
             for column, lanes in blocks(outputs_):
@@ -277,16 +290,16 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
             for i0 in range(0, inputs, columns):
                 m = min(columns, inputs - i0)
                 place(x, r0 * inputs + i0, inputs, origin, inverse_step, i0, m, n, scratch)
-                expand(order, first, scratch, cells, n * m, intervals, linear, reach, False)
+                expand(order, scratch, cells, n * m, intervals, reach, False)
                 tile = cells, scratch, table, n, m, stride
                 for column, lanes in blocks(outputs_):
                     t, at = (column * inputs + i0 * lanes) * stride, column * height
                     if lanes == 32:
-                        outputs(order, first, 32, tile, t, block, at)
+                        outputs(order, 32, tile, t, block, at)
                     elif lanes == 16:
-                        outputs(order, first, 16, tile, t, block, at)
+                        outputs(order, 16, tile, t, block, at)
                     else:
-                        outputs(order, first, 8, tile, t, block, at)
+                        outputs(order, 8, tile, t, block, at)
             for column, lanes in blocks(outputs_):
                 count = min(lanes, outputs_ - column)
                 to = r0 * outputs_ + column
@@ -294,28 +307,20 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
 
     def backward(
         grad_at, x_at, weight_at, origin_at, step_at, grad_x_at, grad_weight_at, grad_bias_at, rows,
-        inputs, outputs_, intervals, linear, reach,
+        inputs, outputs_, intervals, reach,
     ):  # fmt: skip
         addresses = grad_at, x_at, weight_at, origin_at, step_at
         grad, x, weight, origin, step = arrays_at(addresses, zero)
         sums = grad_x_at, grad_weight_at, grad_bias_at
         grad_x, grad_weight, grad_bias = arrays_at(sums, zero)
         slopes = grad_x_at != 0  # else the gradient of x is not wanted
-        width = first + intervals + order
-        stride = width + 2 * reach
-        padded = (outputs_ + 7) // 8 * 8
+        width = 1 + intervals + order
         for o in range(outputs_):
             grad_bias[o] = 0
-        table = np.zeros(inputs * stride * padded * 2, x.dtype)
-        repack(False, weight, table, inputs, outputs_, width, stride, first, reach, 2)
-        inverse_step = np.empty(inputs, x.dtype)
-        for i in range(inputs):
-            inverse_step[i] = 1 / step[i]
-        columns = tile_columns(inputs, stride, min(padded, 32) * x.itemsize * 2)
-        height = min(_MAX_ROWS, _TILE // columns)
-        scratch = np.empty(_SCRATCH, x.dtype)
-        cells = np.empty(_CAPACITY, np.int32)
-        block = np.zeros(height * padded, x.dtype)
+        stride, table, inverse_step, columns, height, memory, block = make_room(
+            weight, step, inputs, outputs_, width, reach, 2
+        )
+        scratch, cells = memory
         grad_u = np.empty(_CAPACITY, x.dtype)
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
@@ -329,70 +334,51 @@ def _kernels(order: int, first: int, double: bool) -> tuple[Callable[..., None],
             for i0 in range(0, inputs, columns):
                 m = min(columns, inputs - i0)
                 place(x, r0 * inputs + i0, inputs, origin, inverse_step, i0, m, n, scratch)
-                expand(order, first, scratch, cells, n * m, intervals, linear, reach, slopes)
-                if first and slopes:
-                    # The gradient is gathered in units of the grid's step.
-                    for r in range(n):
-                        for i in range(m):
-                            scratch[_BASE_SLOPES + r * m + i] *= step[i0 + i]
+                expand(order, scratch, cells, n * m, intervals, reach, slopes)
+                for r in range(n if slopes else 0):
+                    for i in range(m):  # the gradient is gathered in units of the grid's step
+                        scratch[_BASE_SLOPES + r * m + i] *= step[i0 + i]
                 for at in range(n * m):
                     grad_u[at] = 0
                 tile = cells, scratch, table, n, m, stride
                 for column, lanes in blocks(outputs_):
                     t, at = (column * inputs + i0 * lanes) * stride * 2, column * height
                     if lanes == 32:
-                        gradients(order, first, 32, tile, t, block, at, grad_u, slopes)
+                        gradients(order, 32, tile, t, block, at, grad_u, slopes)
                     elif lanes == 16:
-                        gradients(order, first, 16, tile, t, block, at, grad_u, slopes)
+                        gradients(order, 16, tile, t, block, at, grad_u, slopes)
                     else:
-                        gradients(order, first, 8, tile, t, block, at, grad_u, slopes)
+                        gradients(order, 8, tile, t, block, at, grad_u, slopes)
                 for r in range(n if slopes else 0):
                     for i in range(m):
                         u = grad_u[r * m + i]
                         grad_x[(r0 + r) * inputs + i0 + i] = u * inverse_step[i0 + i]
-        repack(True, grad_weight, table, inputs, outputs_, width, stride, first, reach, 2)
+        repack(True, grad_weight, table, inputs, outputs_, width, stride, reach, 2)
 
     return compiled(forward, **_FASTMATH), compiled(backward, **_FASTMATH)
 
 
 class _Layer(NamedTuple):
-    """The operands of the kernel, float32 or float64 on the CPU, and its settings.
+    """The operands of the kernel, float32 or float64 on the CPU, and its settings."""
 
-    Attributes:
-        x: Inputs with shape (N, in).
-        weight: Packed weight with shape (out, in * (has_base + G + k)).
-        bias: Constants with shape (out,), or None.
-        origin: Left end of each input's grid, with shape (in,).
-        step: Width of an interval of each input's grid, with shape (in,), positive.
-        has_base: Whether SiLU comes before the splines.
-        order: Degree k of the splines, 1 to 5.
-        extrapolation: ``"linear"``, ``"clamp"`` or ``"zero"``.
-        for_x: Whether the gradient of the inputs is wanted.
-    """
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    origin: Tensor
-    step: Tensor
-    has_base: bool
-    order: int
-    extrapolation: str
-    for_x: bool = True
+    x: Tensor  # (N, in)
+    weight: Tensor  # (out, in * (1 + G + k))
+    bias: Tensor | None  # (out,)
+    origin: Tensor  # (in,): left ends of grids
+    step: Tensor  # (in,): widths of an interval, positive
+    order: int  # degree k, 1 to 5
+    tangents: bool  # whether splines go on by their tangents, and do not run out to zero
+    for_x: bool = True  # whether the gradient of x is wanted
 
     def kernels(self) -> tuple[Callable[..., None], ...]:
         """Returns both passes."""
-        return _kernels(self.order, int(self.has_base), self.x.dtype == torch.float64)
+        return _kernels(self.order, self.x.dtype == torch.float64)
 
     def settings(self) -> tuple[int, ...]:
-        """Returns inputs, outputs, intervals, and how the functions go on.
-
-        That is whether by tangents, and over how many intervals beyond the grid by themselves.
-        """
+        """Returns inputs, outputs, intervals, and over how many more of these splines reach."""
         inputs, (outputs, width) = self.x.shape[1], self.weight.shape
-        reach = self.order if self.extrapolation == "zero" else 0
-        intervals = width // inputs - self.order - self.has_base
-        return inputs, outputs, intervals, int(self.extrapolation == "linear"), reach
+        reach = 0 if self.tangents else self.order
+        return inputs, outputs, width // inputs - self.order - 1, reach
 
 
 def forward(*arguments) -> Tensor:

@@ -133,19 +133,22 @@ def _power_bits(powers, like):
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _lay_out(order, powers, splines, groups, functions, width, intervals, inputs, room):
-    """Makes the polynomials of all cells, and the grid of each number in a tile's rows.
+def _lay_out(order, powers, splines, groups, functions, width, intervals, inputs):
+    """Makes the polynomials of all cells, and room for a tile of rows.
 
-    ``splines`` are coefficients, origins and steps. There are ``room`` numbers in a tile. Returns
-    the table of polynomials; the origin and the inverse of the step for each number; and where the
-    table of each input begins.
+    ``splines`` are coefficients, origins and steps. Returns the table of polynomials; where that of
+    each input begins; the rows of a tile; room for its states and for those before; and its grid:
+    for each number the origin and the inverse of the step, then places, their number, and cells.
     """
     degree = order.literal_value
     pieces = piece_coefficients(degree)
 
-    def loop(order, powers, splines, groups, functions, width, intervals, inputs, room):
+    def loop(order, powers, splines, groups, functions, width, intervals, inputs):
         coefficients, origins, steps = splines
         real = coefficients.dtype.type
+        height = max(1, _TILE // inputs)
+        size = height * inputs
+        room = size + _LANES
         step = powers * width
         table = np.zeros(groups * (intervals + 2) * step, coefficients.dtype)
         origin, per_x = np.zeros(room, table.dtype), np.zeros(room, table.dtype)
@@ -174,7 +177,10 @@ def _lay_out(order, powers, splines, groups, functions, width, intervals, inputs
             origin[i], per_x[i] = origins[group], real(1) / steps[group]
         for at in range(inputs, room):
             origin[at], per_x[at] = origin[at - inputs], per_x[at - inputs]
-        return table, origin, per_x, offsets
+        scratch, cells = np.zeros(2 * room + _LANES, table.dtype), np.empty(room, np.int32)
+        grid = origin, per_x, intervals, scratch, room, cells
+        z, before = np.empty(size, table.dtype), np.zeros(size, table.dtype)
+        return table, offsets, height, z, before, grid
 
     return loop
 
@@ -260,13 +266,19 @@ def _next_block(at, lanes, units):
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
 def _states(lanes, spline, states, first, sizes, rows, z, before, grid):
-    """Writes z of a tile's units and, for splines, their cells (0 left of the grid) and places."""
+    """Writes z of a tile's units and, for splines, their cells (0 left of the grid) and places.
+
+    Returns whether z is y itself, and was not written.
+    """
     width, has_grid = lanes.literal_value, spline.literal_value
 
     def loop(lanes, spline, states, first, sizes, rows, z, before, grid):
         source, carried, code, modulation = states
         units, stride, reach, rank = sizes
         origin, per_x, intervals, scratch, room, cells = grid
+        if has_grid and stride == units and rank < 0 and reach == 0:
+            _place_tile(source, first * units, rows * units, grid)
+            return True
         copy_rows(carried, first * reach, reach, before, 0, units, rows, min(reach, units))
         for r in range(rows):
             at = 0
@@ -289,6 +301,7 @@ def _states(lanes, spline, states, first, sizes, rows, z, before, grid):
                     u = (value - load(origin, at, width)) * load(per_x, at, width)
                     _place(u, intervals, scratch, k, room + k, cells, k)
                 at = _next_block(at, width, units)
+        return False
 
     return loop
 
@@ -330,26 +343,16 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                 transpose(weight, at, units * functions, weights, to, wide, outputs, count)
         if bias_at:
             copy_rows(bias, 0, 0, weights, inner * wide, 0, 1, outputs)
-        height = max(1, _TILE // units)
-        size = height * units
-        room = size + _LANES
-        table, origin, per_x, offsets = _lay_out(
-            degree, powers, splines, groups, functions, width, intervals, units, room
+        table, offsets, height, z, before, grid = _lay_out(
+            degree, powers, splines, groups, functions, width, intervals, units
         )
-        z, scratch = np.empty(size, found.dtype), np.zeros(2 * room + _LANES, found.dtype)
-        cells = np.empty(room, np.int32)
-        grid = origin, per_x, intervals, scratch, room, cells
-        before = np.zeros(size, found.dtype)
+        _, _, _, scratch, room, cells = grid
         products = np.ones(height * row_size, found.dtype)
         block = np.empty(height * wide, found.dtype)
         gated = stride > units
-        plain = spline > 0 and not gated and rank < 0 and reach == 0  # z is y
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            if plain:
-                _place_tile(source, r0 * units, n * units, grid)
-            else:
-                _states(lanes, spline, states, r0, sizes, n, z, before, grid)
+            plain = _states(lanes, spline, states, r0, sizes, n, z, before, grid)
             if state_at:
                 begin = r0 * units if plain else 0
                 copy_rows(source if plain else z, begin, 0, state, r0 * units, 0, 1, n * units)
@@ -416,34 +419,24 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         modulations = np.zeros((rank + 1) * pair, h.dtype)
         grad_modulations = np.zeros((rank + 1) * pair, h.dtype)
         copy_rows(modulation, 0, units, modulations, 0, half, 2 * (rank + 1), units)
-        height = max(1, _TILE // units)
-        size = height * units
-        room = size + _LANES
-        table, origin, per_x, offsets = _lay_out(
-            degree, powers, splines, groups, functions, width, intervals, units, room
+        table, offsets, height, z, before, grid = _lay_out(
+            degree, powers, splines, groups, functions, width, intervals, units
         )
+        _, per_x, _, scratch, room, cells = grid
         totals = np.zeros(len(table), h.dtype)
         bits = _power_bits(powers, totals)
         ones_on, ones_off = load(bits, 0, powers), load(bits, powers, powers)
         twos_on, twos_off = load(bits, 2 * powers, powers), load(bits, 3 * powers, powers)
         fours_on, fours_off = load(bits, 4 * powers, powers), load(bits, 5 * powers, powers)
-        z, scratch = np.empty(size, h.dtype), np.zeros(2 * room + _LANES, h.dtype)
-        slopes, before = np.empty(size, h.dtype), np.zeros(size, h.dtype)
-        of_states = np.empty(size, h.dtype)
-        cells = np.empty(room, np.int32)
-        grid = origin, per_x, intervals, scratch, room, cells
+        slopes, of_states = np.empty(len(z), h.dtype), np.empty(len(z), h.dtype)
         products = np.ones(height * row_size, h.dtype)
         grad_h = np.zeros(height * row_size, h.dtype)
         of_rows = np.zeros(height * pair, h.dtype)
         codes = np.ones(height * (rank + 1), h.dtype)
         gated = stride > units
-        plain = spline > 0 and not gated and rank < 0 and reach == 0  # z is y
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            if plain:
-                _place_tile(source, r0 * units, n * units, grid)
-            else:
-                _states(lanes, spline, states, r0, sizes, n, z, before, grid)
+            plain = _states(lanes, spline, states, r0, sizes, n, z, before, grid)
             if weight_at:
                 grad_h[:] = 0
                 add_product(grad, r0 * outputs, outputs, 1, weights, row_size, grad_h, n, outputs)
@@ -558,36 +551,19 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
 
 
 class _Layer(NamedTuple):
-    """The operands of the kernel, float32 or float64 on the CPU, and its settings.
+    """The operands of the kernel, float32 or float64 on the CPU, and its settings."""
 
-    Attributes:
-        input: Unit values and gates side by side with shape (N, 2 in), or unit values alone (N,
-            in).
-        carried: The state that is added, with shape (N, m), or None; if m is not the number of
-            units, it is cut off or padded with zeros.
-        code: Codes with shape (N, rank), or None.
-        modulation: Scales and shifts for each number of a code, then the constant ones, with shape
-            (rank + 1, 2, in); or None.
-        coefficients: Coefficients of splines with shape (R, groups, G + k); None for SiLU.
-        weight: Weights with shape (out, in * R); None for the functions themselves.
-        bias: Constants with shape (out,), or None.
-        origin: Left end of each group's grid, with shape (groups,), or None.
-        step: Width of an interval of each group's grid, with shape (groups,), or None.
-        order: Degree k of the splines, 1 to 5; 0 for SiLU.
-        has_state: Whether the state is wanted, which takes a weight; gates do, too.
-    """
-
-    input: Tensor
-    carried: Tensor | None
-    code: Tensor | None
-    modulation: Tensor | None
-    coefficients: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-    origin: Tensor | None
-    step: Tensor | None
-    order: int
-    has_state: bool
+    input: Tensor  # (N, in), or values and gates side by side, (N, 2 in)
+    carried: Tensor | None  # (N, m), cut off or padded with zeros where m is not in
+    code: Tensor | None  # (N, rank)
+    modulation: Tensor | None  # (rank + 1, 2, in): scales, shifts; the constant ones are the last
+    coefficients: Tensor | None  # (R, groups, G + k); None for SiLU
+    weight: Tensor | None  # (out, in * R); None for the functions themselves
+    bias: Tensor | None  # (out,)
+    origin: Tensor | None  # (groups,): left ends of grids
+    step: Tensor | None  # (groups,): widths of an interval
+    order: int  # degree k of the splines, 1 to 5; 0 for SiLU
+    has_state: bool  # whether the state is wanted, which takes a weight; gates do, too
 
     def kernels(self, units: int) -> tuple[Callable[..., None], ...]:
         """Returns both passes."""
@@ -614,14 +590,10 @@ class _Layer(NamedTuple):
 
 
 def forward(*arguments) -> tuple[Tensor, Tensor]:
-    """Computes the output of units and their state.
+    """Computes the output of units and their state; the arguments are those of ``_Layer``.
 
-    Args:
-        arguments: Those of ``_Layer``.
-
-    Returns:
-        The output (N, out), or the functions (N, in * R), those of a unit side by side; and the
-        state z with shape (N, in), or (0,).
+    The output has shape (N, out), or that of the functions (N, in * R), those of a unit side by
+    side; the state z has shape (N, in), or (0,).
     """
     layer = _Layer(*arguments)
     settings, factors, input = layer.settings(), layer.factors(), layer.input
