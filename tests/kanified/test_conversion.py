@@ -49,13 +49,14 @@ def test_kept_functions_hold_far_outside_the_usual_and_their_error_is_the_larges
     known, x = find_blocks(network)[""].activation, randn(64, 16, dtype=torch.float32)
     assert network.net[0].proj(x).abs().max() > 20
     before = output(network, (x,))
-    (one,) = kanify(network, keep_function=True)[1].replaced
-    assert 0 < one.fit_error <= 1e-4
+    report = kanify(network, keep_function=True)[1]
+    (recipe,), (error,) = report.recipes, report.replaced["fit_error"]
+    assert 0 < error <= 1e-4
     assert change(before, output(network, (x,))) < 1e-3
-    x = torch.linspace(*one.recipe.grid_range, 30_001, dtype=torch.float64)
+    x = torch.linspace(*recipe.grid_range, 30_001, dtype=torch.float64)
     curve = copy.deepcopy(network.net[0].functions).double()
     found = curve(x.unsqueeze(1).expand(-1, curve.in_features)).detach()
-    assert float((found - known(x).unsqueeze(1)).abs().max()) <= one.fit_error * (1 + 1e-3)
+    assert float((found - known(x).unsqueeze(1)).abs().max()) <= error * (1 + 1e-3)
 
 
 @each_kind
@@ -70,8 +71,9 @@ def test_parameters_are_drawn_from_a_generator_counted_right_and_trained(name, k
     assert all(map(torch.equal, network.parameters(), twin.parameters()))
     assert all(part.training for part in network.modules())
     now = sum(p.numel() for p in network.parameters())
-    assert now - total == sum(o.parameters_after - o.parameters_before for o in report.replaced)
-    assert all(abs(o.parameters_after / o.parameters_before - 1) <= 0.02 for o in report.replaced)
+    before, after = report.replaced["parameters"], report.replaced["now"]
+    assert now - total == (after - before).sum()
+    assert (abs(after / before - 1) <= 0.02).all()
     found = gradients(network, call)
     layers = [path for path, part in network.named_modules() if isinstance(part, BasisLayer)]
     assert len(layers) == len(report.replaced) * (2 if kind == "full" else 1)
@@ -125,16 +127,16 @@ def test_layers_are_selected_by_patterns_and_linear_maps_stay_where_the_width_do
         network, _ = make("dit")
         weights = [block.ff.net[0].proj.weight for block in network.transformer_blocks]
         _, report = kanify(network, layers=layers, keep_function=True, functions=4)
-        assert [one.recipe.path for one in report.replaced] == expected
+        assert report.replaced.index.tolist() == expected
         assert network.get_submodule(expected[0]).net[0].functions.basis.in_features == 4
         found = [block.ff.net[0].proj.weight for block in network.transformer_blocks]
         assert all(one is other for one, other in zip(found, weights, strict=True))
         table = str(report)
-        for told in (*expected, "GELU 16-64-16", f"{report.replaced[0].parameters_after:,}"):
+        for told in (*expected, "GELU 16-64-16", f"{report.replaced['now'].iloc[0]:,}"):
             assert told in table
     # What embeds is named alone.
-    (one,) = kanify(convolutions(), layers="time_*")[1].replaced
-    assert one.before == "SiLU 16-64-64"
+    report = kanify(convolutions(), layers="time_*")[1]
+    assert report.replaced["before"].tolist() == ["SiLU 16-64-64"]
 
 
 def test_an_activation_is_one_function_of_each_number_and_parts_may_occur_several_times():
@@ -146,12 +148,12 @@ def test_an_activation_is_one_function_of_each_number_and_parts_may_occur_severa
     parts = nn.Linear(8, 64), activation, middle, activation, middle, activation, nn.Linear(64, 3)
     full, network = nn.Sequential(*parts), nn.Sequential(*parts)
     _, report = kanify(network, functions=4)
-    assert [one.recipe.path for one in report.replaced] == ["1", "3", "5"]
+    assert report.replaced.index.tolist() == ["1", "3", "5"]
     assert not report.refused
     assert network[2] is network[4] is middle
     assert network[1] is not network[3]
     _, report = kanify(full, kind="full")
-    assert [one.recipe.path for one in report.replaced] == ["1", "5"]
+    assert report.replaced.index.tolist() == ["1", "5"]
     assert "not replaced: 3: one of its maps was replaced with the block before" in str(report)
 
 

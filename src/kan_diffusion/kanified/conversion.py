@@ -22,6 +22,7 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import Literal, TypeVar
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -30,7 +31,7 @@ from kan_diffusion.kan import LearnedFunctions
 from kan_diffusion.kanified.blocks import Block, find_blocks
 from kan_diffusion.kanified.recipe import Recipe, Slot, build, draw, install
 
-__all__ = ["KanifyReport", "Replacement", "kanify"]
+__all__ = ["KanifyReport", "kanify"]
 
 Network = TypeVar("Network", bound=nn.Module)
 _TOLERANCE = 0.02
@@ -44,54 +45,27 @@ _INTERVALS = {"grouped": 8, "full": 5}
 _WHOLE = "(the module)"
 
 
-@dataclass(frozen=True)
-class Replacement:
-    """A block that was replaced.
-
-    Attributes:
-        recipe: Recipe of what stands there now.
-        before: The block before, in words.
-        after: The block now, in words.
-        parameters_before: Parameters of the block before.
-        parameters_after: Parameters of the block now.
-        fit_error: Largest difference of the learned functions from the activation; None for a block
-            that does not keep its function.
-    """
-
-    recipe: Recipe
-    before: str
-    after: str
-    parameters_before: int
-    parameters_after: int
-    fit_error: float | None = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KanifyReport:
     """Replaced and refused blocks of a network; ``str()`` is a table.
 
     Attributes:
-        replaced: The blocks that are made of KAN layers now, in the order of the network.
+        recipes: Recipe of each replacement: enough to build the network again.
+        replaced: A row for each block that is made of KAN layers now, by path, in the order of the
+            network: ``before`` and ``after`` in words, its ``parameters`` before and ``now``, and
+            ``fit_error``, the largest difference of the learned functions from the activation, NaN
+            for a block that does not keep its function.
         refused: Reasons why other blocks were not replaced, by path.
     """
 
-    replaced: tuple[Replacement, ...]
+    recipes: tuple[Recipe, ...]
+    replaced: pd.DataFrame
     refused: dict[str, str]
 
-    @property
-    def recipes(self) -> tuple[Recipe, ...]:
-        """Recipe of each replacement: enough to build the network again."""
-        return tuple(one.recipe for one in self.replaced)
-
     def __str__(self) -> str:
-        rows = [("path", "before", "after", "parameters", "now", "fit error")]
-        for one in self.replaced:
-            counts = f"{one.parameters_before:,}", f"{one.parameters_after:,}"
-            error = "" if one.fit_error is None else f"{one.fit_error:.1e}"
-            rows.append((one.recipe.path or _WHOLE, one.before, one.after, *counts, error))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        columns = [f"{{:{side}{width}}}" for side, width in zip("<<<>>>", widths, strict=True)]
-        lines = ["  ".join(columns).format(*row).rstrip() for row in rows]
+        shown = self.replaced.rename(index=lambda path: path or _WHOLE).dropna(axis=1, how="all")
+        counts = dict.fromkeys(("parameters", "now"), "{:,}".format)
+        lines = [shown.to_string(formatters={**counts, "fit_error": "{:.1e}".format})]
         lines += [f"not replaced: {path or _WHOLE}: {why}" for path, why in self.refused.items()]
         return "\n".join(lines)
 
@@ -139,11 +113,12 @@ def kanify(
     with valid_settings("kanify"):
         common = Recipe(path="", kind=kind, hidden=1, grid_size=size, functions=functions)
     refused: dict[str, str] = {}
-    replaced: list[Replacement] = []
+    recipes: list[Recipe] = []
+    replaced: dict[str, tuple[str, str, int, int, float]] = {}
     changes: dict[Slot, nn.Module] = {}
     for block in _chosen(module, layers):
         recipe = common.model_copy(update={"path": block.path, "hidden": block.hidden})
-        error: float | None = None
+        error = math.nan
         try:
             if block.refusal is not None:
                 raise KanDiffusionError(block.refusal)
@@ -165,13 +140,16 @@ def kanify(
         before = f"{block.label} {inputs}-{block.hidden}-{outputs}"
         after = f"{inputs}-{recipe.hidden}-{outputs}{made}, {recipe.grid_size} intervals"
         counts = _count(block.up, block.down), _count(*parts.values())
-        replaced.append(Replacement(recipe, before, after, *counts, error))
+        recipes.append(recipe)
+        replaced[block.path] = before, after, *counts, error
     if not replaced:
         name, (path, why) = type(module).__name__, next(iter(refused.items()))
         raise KanDiffusionError(
             f"no feed-forward block of {name} can be replaced: {_named(path)}: {why}"
         )
-    report = KanifyReport(tuple(replaced), refused)
+    columns = ["before", "after", "parameters", "now", "fit_error"]
+    frame = pd.DataFrame.from_dict(replaced, orient="index", columns=columns)
+    report = KanifyReport(tuple(recipes), frame, refused)
     install(module, changes, report.recipes)
     return module, report
 
