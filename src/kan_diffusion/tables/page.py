@@ -233,7 +233,7 @@ def column_figure(feature: Feature, real: _Array, synthetic: _Array) -> Figure:
     else:
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, top), ylabel="share of values (%)")
         what = "date" if date else "value (log axis)" if log else "value"
-        outside = [100 - side.sum() for side in (shares, drawn)]
+        outside = [max(0.0, 100 - side.sum()) for side in (shares, drawn)]
         if max(outside) >= 0.05:
             what += "; outside: {:.1f} % real, {:.1f} % synthetic".format(*outside)
         axes.set_xlabel(what)
