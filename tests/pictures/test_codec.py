@@ -110,9 +110,8 @@ def test_digits_are_split_and_their_captions_name_them():
     order, other = (s.flatten(1).sum(dim=1).sort()[0] for s in (joined, exact))
     torch.testing.assert_close(order, other, rtol=0, atol=64 * 0.5 / 127.5)
     for labels in (dataset.labels, dataset.heldout_labels):
-        for text, label in zip(labels.captions, labels.classes.tolist(), strict=True):
-            assert text.split()[-1] == dataset.classes[label]
-    assert {"an eight", "a seven", "seven", "the digit seven"} <= set(dataset.labels.captions)
+        assert labels["caption"].str.split().str[-1].tolist() == labels["class"].tolist()
+    assert {"an eight", "a seven", "seven", "the digit seven"} <= {*dataset.labels["caption"]}
 
 
 def test_pictures_follow_from_the_seeds():
@@ -129,7 +128,7 @@ def test_pictures_follow_from_the_seeds():
 
 def test_shapes_are_as_their_captions_say():
     dataset = load_dataset(PictureData(pictures="shapes", num_pictures=60))
-    scores = score_scenes(dataset.train, dataset.labels.captions)
+    scores = score_scenes(dataset.train, dataset.labels["caption"].tolist())
     assert scores["all"] == 1.0
     assert scores["distance"] < 1e-4
 

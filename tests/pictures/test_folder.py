@@ -40,10 +40,8 @@ def _load(root, **settings):
         (dataset.heldout, dataset.heldout_labels),
     ):
         for row, picture in enumerate(dataset.codec.decode(samples)):
-            word = labels.captions[row]
-            if labels.classes is not None:
-                word = f"{dataset.classes[int(labels.classes[row])]}:{word}"
-            told[picture.tobytes()] = word
+            caption, kind = labels.loc[row, ["caption", "class"]]
+            told[picture.tobytes()] = f"{kind}:{caption}" if dataset.classes else caption
     return told, dataset
 
 
@@ -87,7 +85,7 @@ def test_folders_train_and_test_are_the_split_and_may_have_captions_of_their_own
     _, dataset = _load(tmp_path / "a")
     held_out = {picture.tobytes() for picture in dataset.codec.decode(dataset.heldout)}
     assert held_out == {_bytes(path) for path in (tmp_path / "a" / "test").rglob("*.png")}
-    assert dataset.classes == ("a", "b")
+    assert dataset.classes == ["a", "b"]
     assert len(dataset.train) == NUM - len(held_out)
     for part in ("train", "test"):
         _write_captions(tmp_path / "b" / part)

@@ -21,14 +21,11 @@ from torch import Tensor, nn
 from kan_diffusion.data.densities import (
     Density,
     Level,
-    noise_levels,
+    by_chunks,
     numbers,
-    on_device_of,
-    row_chunks,
     shared_variance_logits,
 )
 from kan_diffusion.denoisers.points import PointDenoiser
-from kan_diffusion.errors import DataError
 from kan_diffusion.processes import Process
 
 __all__ = ["OracleDenoiser", "ReferenceOracle"]
@@ -102,13 +99,10 @@ class ReferenceOracle:
             DataError: A shape does not fit, or a level is out of range.
         """
         count, dim = self.points.shape
-        noised, alphas, sigmas = noise_levels(x, alpha, sigma, dim)
-        if not bool((sigmas > 0).all()):
-            raise DataError("a reference sample has no posterior mean at sigma = 0; use sigma > 0")
-        weights = torch.zeros(count, dtype=torch.float64)  # logarithms, up to a constant
-        mean = torch.empty_like(noised)
-        for rows in row_chunks(len(noised), count):
-            levels = alphas[rows], (sigmas[rows] ** 2).expand(-1, dim)
-            logits = shared_variance_logits(noised[rows], *levels, self.points, weights)
-            mean[rows] = logits.softmax(dim=1) @ self.points
-        return on_device_of(x, mean)
+        return by_chunks(self._mean, x, alpha, sigma, dim, count, noised=True)
+
+    def _mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        weights = torch.zeros(len(self.points), dtype=torch.float64)  # logarithms, up to a constant
+        variance = (sigma**2).expand_as(x)
+        logits = shared_variance_logits(x, alpha, variance, self.points, weights)
+        return logits.softmax(dim=1) @ self.points
