@@ -5,7 +5,7 @@ import torch
 
 from family_contract import ALL, FEW, FamilyContract
 from helpers import assert_same_state, refused, seeded
-from kan_diffusion.data import GaussianMixture
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.denoisers import Family, NetworkDenoiser, Range, get_family
 from kan_diffusion.denoisers.sizing import BUDGET_TOLERANCE
 from kan_diffusion.processes import get_process

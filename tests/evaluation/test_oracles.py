@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from helpers import randn, refused, seeded
-from kan_diffusion.data import GaussianMixture
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.oracles import ReferenceOracle
 from kan_diffusion.pictures.oracle import SceneOracle

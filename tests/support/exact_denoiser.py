@@ -5,7 +5,7 @@ import math
 import torch
 
 from helpers import seeded
-from kan_diffusion.data import make_toy
+from kan_diffusion.data.toys import make_toy
 from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 

@@ -136,8 +136,7 @@ class PictureDenoiser(Denoiser):
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one picture: (C, H, W)."""
-        channels, height, width = self.config.shape
-        return channels, height, width
+        return tuple(self.config.shape)
 
     @property
     def num_trainable(self) -> int:

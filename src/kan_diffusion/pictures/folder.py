@@ -123,12 +123,9 @@ def read_folder(
     tables = [name for name, *_ in files if Path(name).name in _METADATA]
     require_room(len(names), size)
     heldout, classes = _parts(root, names)
-    captions = (
-        _captions(root, names, tables)
-        if tables
-        else list(pd.Series(classes, dtype=object).fillna(""))
-    )
-    labels = pd.DataFrame({"caption": captions, "class": classes})
+    labels = pd.DataFrame({"class": classes})
+    said = _captions(root, names, tables) if tables else labels["class"].astype(object).fillna("")
+    labels.insert(0, "caption", said)
     sides, pictures = zip(*(_opened(root, name, size) for name in names), strict=True)
     modes = Counter(picture.mode for picture in pictures)
     shared = next(iter(modes)) if len(modes) == 1 else "RGB"
@@ -140,10 +137,14 @@ def read_folder(
     }
     notes = "; ".join(f"{count:,} {change}" for change, count in changes.items() if count)
     report = f"of {len(names):,} pictures, {notes}" if notes else ""
-    digests = (hashlib.sha256((root / n).read_bytes()).hexdigest() for n in (*names, *tables))
-    content = "".join(f"{n}\0{d}\n" for n, d in zip((*names, *tables), digests, strict=True))
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    return Pictures(codec, codec.encode(pictures), labels, heldout, report, digest)
+    digests = [_sha256((root / name).read_bytes()) for name in (*names, *tables)]
+    lines = zip((*names, *tables), digests, strict=True)
+    sha256 = _sha256("".join(f"{name}\0{digest}\n" for name, digest in lines).encode())
+    return Pictures(codec, codec.encode(pictures), labels, heldout, report, sha256)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def require_room(num: int, size: int) -> None:

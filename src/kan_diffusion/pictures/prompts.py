@@ -62,11 +62,11 @@ class Vocabulary:
             captions: The captions.
             others: Captions for which there is room, too, and whose words are not learned.
         """
-        split = [_words(caption) for caption in captions]
-        counts = Counter(word for words in split for word in words)
-        longest = max(map(len, split)) + (_ROOM if counts else 0)
-        length = 2 + max([longest, *(len(_words(other)) for other in others)])
-        return cls(" ".join(sorted(counts, key=lambda word: (-counts[word], word))), length)
+        learned, more = ([_words(text) for text in texts] for texts in (captions, others))
+        counts = Counter(word for words in learned for word in words)
+        longest = max(map(len, learned)) + (_ROOM if counts else 0)
+        known = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(" ".join(known), 2 + max([longest, *map(len, more)]))
 
     @cached_property
     def numbers(self) -> dict[str, int]:

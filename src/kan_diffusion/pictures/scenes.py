@@ -154,8 +154,8 @@ def draw_scenes(
     every = product(PROPERTIES["shape"], COLOURS, _DIAMETERS)
     known = [each for each in every if combinations != "seen" or not _is_held_out(*each)]
     held_out = np.array([_is_held_out(*each) for each in known])
-    table, kinds = all_scenes(), ["background", "shape", "colour", "size"]
-    first = {tuple(row): number for number, row in table[kinds].drop_duplicates().T.items()}
+    kinds = all_scenes()[["background", "shape", "colour", "size"]].drop_duplicates()
+    first = {tuple(row): number for number, row in kinds.T.items()}
     firsts = np.array([[first[ground, *each] for each in known] for ground in BACKGROUNDS])
     places = np.array([len(_SPANS[size]) for *_, size in known])
     grounds = generator.integers(len(BACKGROUNDS), size=num)
