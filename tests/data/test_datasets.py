@@ -62,11 +62,8 @@ def test_split_is_disjoint_and_complete(tmp_path, num_rows, holdout):
         assert float((together.std(0) - 1).abs().max()) < 0.1
 
 
-@pytest.mark.parametrize("kind", ["file", "table"])
-def test_without_an_oracle_ten_seeds_are_ten_splits(tmp_path, kind):
-    config = TableData(table="iris")
-    if kind == "file":
-        config = FileData(path=csv_of(tmp_path, rows(60)), holdout=0.5)
+def test_without_an_oracle_ten_seeds_are_ten_splits(tmp_path):
+    config = FileData(path=csv_of(tmp_path, rows(60)), holdout=0.5)
     splits = [load_dataset(config, study_seed=0, trial_seed=seed) for seed in range(10)]
     assert all(split.oracle == "none" for split in splits)
     kept = [training_rows(split) for split in splits]
@@ -74,9 +71,8 @@ def test_without_an_oracle_ten_seeds_are_ten_splits(tmp_path, kind):
     codecs = [split.codec.to_dict() for split in splits]
     assert codecs == [codecs[0]] * 10  # that of all rows
     # Rows are held out independently: no more often together than chance has it.
-    if kind == "file":
-        common = [len(kept[i] & kept[j]) / len(kept[0]) for i in range(10) for j in range(i)]
-        assert np.mean(common) == pytest.approx(0.5, abs=0.05)
+    common = [len(kept[i] & kept[j]) / len(kept[0]) for i in range(10) for j in range(i)]
+    assert np.mean(common) == pytest.approx(0.5, abs=0.05)
     assert training_rows(load_dataset(config, 0, 3)) == kept[3]
     assert training_rows(load_dataset(config, 1, 3)) != kept[3]
 

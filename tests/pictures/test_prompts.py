@@ -150,7 +150,7 @@ def test_unknown_words_are_said_with_the_nearest_known():
 def test_what_cannot_be_asked_is_refused(untrained):
     for prompt, options, message in (
         ("dark " * 30, {}, "has 32 tokens and 14 fit; say it in fewer words"),
-        ("a", {"num_images_per_prompt": 0}, "must be at least 1, not 0"),
+        ("a", {"num_images_per_prompt": -1}, "at least 1 sample"),
         ("a", {"output_type": "jpg"}, "'pil' or 'pt', not 'jpg'"),
     ):
         with refused(message):

@@ -59,8 +59,6 @@ _GROUPS, _HEAD = 8, 16
 """Groups of channels in the U-Net's normalisation, and width of an attention head."""
 _SMALL = 0.02
 """Initial standard deviation of the weights that map timesteps to scales and shifts."""
-_SHIFTS, _GATES = 6, (2, 5)
-"""Number of rows of a block's table of scales and shifts, and the rows that are gates."""
 
 
 class PictureDenoiser(Denoiser):
@@ -222,8 +220,7 @@ class PictureDenoiser(Denoiser):
                     table.normal_(std=_SMALL, generator=generator)
                 elif name.endswith("scale_shift_table"):
                     table.zero_()
-                    if len(table) == _SHIFTS:  # a block's table; the output's has no gates
-                        table[list(_GATES)] = 1.0
+                    table[2::3] = 1.0  # a block's two gates; the output's two rows are none
         self.reset_text_encoder(generator)
 
     def reset_text_encoder(self, generator: torch.Generator | None = None) -> None:

@@ -14,7 +14,6 @@ exponent at :math:`\alpha = 1`, whatever the noise.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,7 @@ from torch import Tensor
 from kan_diffusion.data.densities import Level, by_chunks
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.scenes import (
-    BACKGROUNDS,
-    COLOURS,
+    PAIRS,
     PROPERTIES,
     Combinations,
     all_scenes,
@@ -54,8 +52,7 @@ class SceneOracle:
     def __init__(self, size: int, combinations: Combinations = "seen") -> None:
         self.size = size
         self.masks = coverages(size).double()
-        pairs = torch.tensor(list(product(BACKGROUNDS.values(), COLOURS.values())))
-        self.shades, colours = (pairs.float() / 127.5 - 1).double().unbind(1)
+        self.shades, colours = (PAIRS / 127.5 - 1).double().unbind(1)
         self.steps = colours - self.shades
         areas, squares = self.masks.sum(dim=1), self.masks.square().sum(dim=1)
         self.norms = (

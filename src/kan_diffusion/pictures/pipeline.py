@@ -100,15 +100,11 @@ class PictureDiffusionPipeline(SamplePipeline):
             KanDiffusionError: A number is out of range, or a prompt too long.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
-        if num_images_per_prompt < 1:
-            raise KanDiffusionError(
-                f"num_images_per_prompt must be at least 1, not {num_images_per_prompt}"
-            )
         if output_type not in ("pil", "pt"):
             raise KanDiffusionError(f"output_type must be 'pil' or 'pt', not {output_type!r}")
         prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
         tokens = self.denoiser.vocabulary.tokens(prompts).to(self.device)
-        asked = tokens.repeat_interleave(num_images_per_prompt, 0)
+        asked = tokens.repeat_interleave(max(num_images_per_prompt, 0), 0)
         absent = self.denoiser.absent["input_ids"].to(self.device).expand_as(asked)
         if guidance_scale is None:
             guidance_scale = _GUIDANCE if any(prompts) else 1.0

@@ -39,6 +39,7 @@ __all__ = [
     "BACKGROUNDS",
     "COLOURS",
     "HELD_OUT",
+    "PAIRS",
     "PROPERTIES",
     "SHAPE_SIDES",
     "WORDINGS",
@@ -63,6 +64,9 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 
 BACKGROUNDS: Mapping[str, tuple[int, int, int]] = {"black": (15, 15, 15), "white": (255, 255, 255)}
 """Backgrounds in 8 bits."""
+
+PAIRS = torch.tensor(list(product(BACKGROUNDS.values(), COLOURS.values()))).float()
+"""Backgrounds with colours in 8 bits, in the order of :func:`all_scenes`, shape (12, 2, 3)."""
 
 _DIAMETERS = {"small": 9, "large": 15}  # in places of the grid
 _PLACES = (
@@ -235,8 +239,7 @@ def render(scenes: Iterable[int], size: int) -> Tensor:
     """
     masks = coverages(size)
     pairs, rows = np.divmod(np.fromiter(scenes, np.int64), len(masks))
-    levels = torch.tensor(list(product(BACKGROUNDS.values(), COLOURS.values())))[pairs].float()
-    grounds, colours = levels[..., None].unbind(1)
+    grounds, colours = PAIRS[pairs][..., None].unbind(1)
     # Whole numbers until they are divided.
     levels = grounds + masks[rows][:, None] * (colours - grounds)
     return (levels / 127.5 - 1).unflatten(2, (size, size))

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import Measure
-from kan_diffusion.evaluation.privacy import closest_record, copies
+from kan_diffusion.evaluation.privacy import copies
 from kan_diffusion.pictures.oracle import score_scenes
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scenes import Combinations, captions, draw_scenes, render
@@ -214,11 +214,10 @@ def _copied(
     heldout = _flat(dataset.heldout[: len(plain)])
     found = copies(made, train, heldout, numpy_generator("copies", *names))
     one, other = map(_flat, dataset.fresh_pair(num, torch_generator("real pairs", *names)))
-    size = min(len(other), len(train))
-    some = numpy_generator("real pairs", *names).choice(len(train), size, replace=False)
+    of_real = copies(one, train, other, numpy_generator("real pairs", *names))
     return {
         "nearest": found.nearest,
         "nearest_real": found.nearest_real,
         "closer": found.closest.value,
-        "closer_real": closest_record(one, train[some], other[:size]).value,
+        "closer_real": of_real.closest.value,
     }
