@@ -54,7 +54,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_FAMILIES = ("dit", "dit-kan", "dit-full-kan", "unet", "unet-kan")
 _SEEDS, _FEWEST_SEEDS = {"digits": 5}, 3
 
 _EVALUATION = {"num_noised": 2_000, "num_samples": 500, "num_likelihood": 0, "num_drawn": 10}
@@ -124,7 +123,7 @@ class PictureTask(Task):
             halvings += 1
         seen = max(_FEWEST_SEEN, _SEEN * (len(dataset.train) / _SCENES) ** 0.5)
         return StudySuggestion(
-            _FAMILIES,
+            tuple(PICTURE_FAMILIES),
             TrainingConfig(
                 steps=int(round(seen / _BATCH_SIZE, -2)),
                 batch_size=_BATCH_SIZE,
@@ -173,18 +172,6 @@ class PictureTask(Task):
             "this is a model of pictures, and only models of points and tables can be used so; "
             "draw from it with 'kan-diffusion sample', judge it with 'kan-diffusion evaluate'"
         )
-
-    def reference(
-        self,
-        dataset: Dataset,
-        process: Process,
-        evaluation: EvaluationConfig,
-        study_seed: int,
-        split: int = 0,
-    ) -> Reference:
-        """Draws the noised pictures that all trials of a study are measured with."""
-        noised_alone = evaluation.model_copy(update={"num_samples": 0, "num_likelihood": 0})
-        return super().reference(dataset, process, noised_alone, study_seed, split)
 
     def _conditions_of(
         self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None

@@ -201,7 +201,7 @@ class Task:
         family: Family of a denoiser unless the user says.
         process: Noising process unless the user says.
         one_thread: Whether a second thread makes a training step slower.
-        measures: Measures of drawn samples that are in rows of results, beside sample metrics.
+        measures: Measures of drawn samples that are in rows of results, instead of sample metrics.
     """
 
     noun: ClassVar[str] = "points"
@@ -321,7 +321,7 @@ class Task:
             nll = -float(dataset.density.log_density(likely, 1.0, sigma).mean())
         noise = torch_generator("noised points", study_seed, *name)
         real = {}
-        if evaluation.num_samples:
+        if evaluation.num_samples and not self.measures:
             real = real_against_real(
                 lambda _: dataset.fresh_pair(evaluation.num_samples, generator),
                 evaluation.num_real_pairs,
