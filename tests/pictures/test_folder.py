@@ -64,7 +64,7 @@ def test_captions_go_with_their_pictures(folder, form):
         (folder / "metadata.jsonl").write_text("\r\n".join(lines), "utf-8", newline="")
     told, dataset = _load(folder)
     assert told == {_bytes(path): f"picture {path.stem}, drawn" for path in paths}
-    assert (dataset.name, dataset.report, dataset.codec.mode) == ("own", "", "RGB")
+    assert (dataset.name, dataset.codec.mode) == ("own", "RGB")
 
 
 def test_class_folders_are_classes_and_may_have_captions(tmp_path):
@@ -94,15 +94,6 @@ def test_folders_train_and_test_are_the_split_and_may_have_captions_of_their_own
     assert told == {_bytes(path): f"picture {path.stem}, drawn" for path in paths}
 
 
-def test_a_report_says_what_was_done(folder):
-    write_noise(folder / "wide.png", 50, size=(40, 20))
-    write_noise(folder / "grey.png", 51, mode="L")
-    write_noise(folder / "clear.png", 52, mode="RGBA")
-    done, *modes = _load(folder)[1].report.split("; 1 converted ")
-    assert done == "of 15 pictures, 1 resized to 8 pixels; 1 cropped to the middle square"
-    assert {*modes} == {"from RGBA to RGB", "from L to RGB"}
-
-
 @pytest.mark.parametrize("mode", ["L", "RGBA"])
 def test_the_mode_is_that_of_all_pictures_or_as_asked(tmp_path, mode):
     for index in range(NUM):
@@ -111,6 +102,8 @@ def test_the_mode_is_that_of_all_pictures_or_as_asked(tmp_path, mode):
     assert dataset.codec.mode == mode
     assert told.keys() == {_bytes(path) for path in tmp_path.glob("*.png")}
     assert _load(tmp_path, mode="RGB")[1].codec.mode == "RGB"
+    write_noise(tmp_path / "other.png", 50, mode="LA" if mode == "L" else "L", size=(40, 20))
+    assert _load(tmp_path)[1].codec.mode == "RGB"
 
 
 def test_pictures_stand_upright_and_other_files_do_not_count(folder):

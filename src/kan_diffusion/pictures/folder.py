@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import warnings
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +56,6 @@ class Pictures:
         labels: A row for each: its ``caption``, or else the name of its class, empty where nothing
             is said; and its ``class``, a categorical without categories where there are none.
         heldout: Which of them are held out, with shape (n,), bool; None if the split is free.
-        report: How files were changed to make them samples; empty if they were not.
         sha256: Digest of the names and contents of the files.
     """
 
@@ -65,7 +63,6 @@ class Pictures:
     samples: Tensor
     labels: pd.DataFrame
     heldout: Tensor | None = None
-    report: str = ""
     sha256: str = ""
 
 
@@ -126,21 +123,14 @@ def read_folder(
     labels = pd.DataFrame({"class": classes})
     said = _captions(root, names, tables) if tables else labels["class"].astype(object).fillna("")
     labels.insert(0, "caption", said)
-    sides, pictures = zip(*(_opened(root, name, size) for name in names), strict=True)
-    modes = Counter(picture.mode for picture in pictures)
-    shared = next(iter(modes)) if len(modes) == 1 else "RGB"
+    pictures = [_opened(root, name, size) for name in names]
+    modes = {picture.mode for picture in pictures}
+    shared = modes.pop() if len(modes) == 1 else "RGB"
     codec = PictureCodec.model_validate({"size": size, "mode": mode or shared})
-    changes = {
-        f"resized to {size} pixels": sum(min(both) != size for both in sides),
-        "cropped to the middle square": sum(width != height for width, height in sides),
-        **{f"converted from {m} to {codec.mode}": n for m, n in modes.items() if m != codec.mode},
-    }
-    notes = "; ".join(f"{count:,} {change}" for change, count in changes.items() if count)
-    report = f"of {len(names):,} pictures, {notes}" if notes else ""
     digests = [_sha256((root / name).read_bytes()) for name in (*names, *tables)]
     lines = zip((*names, *tables), digests, strict=True)
     sha256 = _sha256("".join(f"{name}\0{digest}\n" for name, digest in lines).encode())
-    return Pictures(codec, codec.encode(pictures), labels, heldout, report, sha256)
+    return Pictures(codec, codec.encode(pictures), labels, heldout, sha256)
 
 
 def _sha256(content: bytes) -> str:
@@ -161,15 +151,14 @@ def require_room(num: int, size: int) -> None:
         )
 
 
-def _opened(root: Path, name: str, size: int) -> tuple[tuple[int, int], Image.Image]:
-    """Reads width and height of a picture, and the picture upright and in its final size."""
+def _opened(root: Path, name: str, size: int) -> Image.Image:
+    """Reads a picture, upright and in its final size."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(root / name, formats=_FORMATS) as picture:
-                upright = ImageOps.exif_transpose(picture)
-                return upright.size, squared(upright, size)
+                return squared(ImageOps.exif_transpose(picture), size)
     except DataError as error:
         raise DataError(f"'{name}': {error}") from error
     except Exception as error:  # Pillow's parsers raise errors of many kinds

@@ -6,7 +6,6 @@ an exact oracle.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -41,8 +40,6 @@ from kan_diffusion.settings import require_name
 
 __all__ = ["PictureData", "PictureDataset"]
 
-logger = logging.getLogger(__name__)
-
 _SIZES = {"digits": 8, "shapes": 16}
 """Sides of the pictures that need no files."""
 
@@ -63,7 +60,6 @@ class PictureDataset(Dataset):
             empty where nothing is said; and its ``class``, a categorical.
         heldout_labels: The same of the held-out pictures.
         scenes: Whether samples are scenes in colour, whose posterior mean is known exactly.
-        report: How pictures were changed to make them samples; empty if they were not.
     """
 
     columns: tuple[str, ...] = ()
@@ -72,7 +68,6 @@ class PictureDataset(Dataset):
     labels: pd.DataFrame
     heldout_labels: pd.DataFrame
     scenes: bool = False
-    report: str = ""
 
     @property
     def classes(self) -> list[str]:
@@ -165,8 +160,6 @@ class PictureData(Source):
                 f"'{self.pictures}' is split by its folders, such as train and test; leave "
                 "holdout out"
             )
-        if read.report and not self.sha256:
-            logger.warning(read.report)
         return self.model_copy(update={"sha256": read.sha256, "pictures": str(self.folder)})
 
     def for_study(self) -> Self:
@@ -209,7 +202,6 @@ class PictureData(Source):
             labels=labels,
             heldout_labels=others,
             scenes=self.pictures == "shapes" and read.codec.mode == "RGB",
-            report=read.report,
         )
 
     def _read(self, root: Path) -> Pictures:

@@ -246,7 +246,7 @@ class PictureTask(Task):
         return Drawn(f"{len(pictures):,} pictures", lambda folder: _write(folder, groups))
 
     def describe(self, source: Source, dataset: Dataset) -> str:
-        """Says which pictures there are, and what was done to them."""
+        """Says which pictures there are."""
         pictures = _known(PictureDataset, dataset)
         size, caption = pictures.codec.size, pictures.labels["caption"][0]
         text = (
@@ -256,7 +256,7 @@ class PictureTask(Task):
         text += f"with captions such as '{caption}'" if caption else "without captions"
         if pictures.classes:
             text += f", of the classes {', '.join(pictures.classes)}"
-        return f"{text}; {pictures.report}" if pictures.report else text
+        return text
 
 
 def _write(folder: Path, drawn: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
