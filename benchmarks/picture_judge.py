@@ -59,8 +59,8 @@ def digits(splits: int) -> list[float]:
     scores = []
     for seed in range(splits):
         data = load_dataset(PictureData(pictures="digits", holdout=0.3), 0, seed)
-        classes, others = data.labels.classes, data.heldout_labels.classes
-        scores.append(ClassJudge(data.train, classes, data.heldout, others).accuracy)
+        judge = ClassJudge(data.train, data.labels["class"])
+        scores.append(judge.score(data.heldout, data.heldout_labels["class"])[0])
     return scores
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kan_diffusion.data import Standardizer
+from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.toys import make_toy
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler

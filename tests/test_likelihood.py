@@ -7,7 +7,8 @@ from scipy.stats import norm
 
 from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
-from kan_diffusion.data import GaussianMixture, make_toy
+from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.data.toys import make_toy
 from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process, get_process

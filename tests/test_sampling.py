@@ -16,7 +16,7 @@ from diffusers import (
 from exact_denoiser import ExactDenoiser
 from family_contract import stirred
 from helpers import refused, seeded
-from kan_diffusion.data import GaussianMixture
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.diffusion.sampling import (
     SCHEDULERS,

@@ -2,6 +2,7 @@ import sys
 
 from PIL import Image
 
+from picture_folders import write_pictures
 from runs import PICTURES, copied
 
 
@@ -64,8 +65,10 @@ def test_a_run_is_judged_beside_real_pictures(runs, cli):
 
 
 def test_what_makes_no_sense_is_refused_in_one_line(runs, cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    captions = runs("captions")
+    captions, spoilt = runs("captions"), write_pictures(tmp_path / "own", "captions")
+    (spoilt / "03.png").write_bytes(b"no picture")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     for words, message in (
         (("sample", captions, "--prompt", "a " * 40), "tokens and 13 fit; say it in fewer"),
         (("sample", captions, "--where", "a=1"), "of pictures, which takes no --where; leave"),
@@ -73,10 +76,12 @@ def test_what_makes_no_sense_is_refused_in_one_line(runs, cli, tmp_path, monkeyp
         (("impute", captions, "x.csv", "--out", "y.csv"), "a model of pictures fills no gaps"),
         (("evaluate", captions, "--out", "page.html"), "no model of a table; --out is for"),
         (("train", captions.parent / "pictures", "--size", "9000"), "size = 9000"),
+        (("compare", spoilt), "'03.png' is no picture that"),
+        (("train", spoilt), "'03.png' is no picture that"),
         (("compare", "digits", "--families", "dit,mlp"), "family 'mlp': it takes points"),
     ):
         assert message in cli(*words).error
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "empty").iterdir())
 
 
 def test_what_prompts_need_is_said_where_it_is_not_installed(runs, cli, tmp_path, monkeypatch):
@@ -98,6 +103,5 @@ def test_pictures_are_described_and_nothing_is_trained(runs, cli):
     assert said.startswith(
         "20 pictures of 32 x 32 pixels in grey to train on, 4 held out, with captions such as 'a "
     )
-    assert said.endswith("of 24 pictures, 24 resized to 32 pixels\n")
     said = cli(*words, "--size", 8, "--mode", "RGB", "--holdout", 0.5).out
     assert said.startswith("12 pictures of 8 x 8 pixels in colour to train on, 12 held out")

@@ -11,14 +11,14 @@ from scipy.stats import kstest, multivariate_normal, norm
 
 from density_contract import noised, require_density, require_mass_one
 from helpers import refused, seeded
-from kan_diffusion.data import (
+from kan_diffusion.data import densities
+from kan_diffusion.data.densities import (
     CurveDensity,
     CurveSegment,
     GaussianMixture,
     UniformBoxes,
-    densities,
-    make_toy,
 )
+from kan_diffusion.data.toys import make_toy
 from kan_diffusion.errors import DataError
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import randn, refused
-from kan_diffusion.data import Standardizer
+from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.codec import TableCodec
 

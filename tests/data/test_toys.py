@@ -6,7 +6,7 @@ from sklearn import datasets
 
 from density_contract import require_toy
 from helpers import refused, seeded
-from kan_diffusion.data import make_toy
+from kan_diffusion.data.toys import make_toy
 from kan_diffusion.errors import DataError, KanDiffusionError
 
 SOME = ("moons", "checkerboard", "gaussian-mixture", "two-modes", "mixture-8d")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from family_contract import ALL, FEW, FamilyContract
 from helpers import assert_same_state, refused, seeded
-from kan_diffusion.data import GaussianMixture
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.denoisers import Family, NetworkDenoiser, Range, get_family
 from kan_diffusion.denoisers.families import BUDGET_TOLERANCE, _widths_for_budget
 from kan_diffusion.processes import get_process

@@ -6,7 +6,7 @@ import sympy
 import torch
 
 from helpers import refused, seeded
-from kan_diffusion.data import GaussianMixture
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.processes import get_process
 

@@ -8,7 +8,6 @@ from exact_denoiser import ExactDenoiser
 from helpers import seeded
 from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.evaluation.denoising import draw_noised_points, floor, measure_denoising
-from kan_diffusion.pictures.folder import Labels
 from kan_diffusion.pictures.oracle import SceneOracle
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import get_process
@@ -87,12 +86,13 @@ def test_a_draw_is_shared_and_every_timestep_equally_frequent(toy):
 @pytest.mark.parametrize("prompted", [False, True])
 def test_pictures_are_held_out_ones_with_their_exact_means(prompted):
     scenes = load_dataset(PictureData(pictures="shapes", num_pictures=40, holdout=0.9))
-    scenes = scenes if prompted else replace(scenes, heldout_labels=Labels(("",) * 36))
+    if not prompted:
+        scenes.heldout_labels["caption"] = ""
     draw = draw_noised_points(scenes, process(), 60, seeded())
     assert scenes.oracle == "exact"
     assert sorted(draw.rows.bincount().tolist()) == [1] * 12 + [2] * 24
     assert torch.equal(draw.clean, scenes.heldout[draw.rows].double())
-    captions = scenes.heldout_labels.of(draw.rows).captions if prompted else None
+    captions = scenes.heldout_labels["caption"][draw.rows.tolist()] if prompted else None
     given = draw.noised, draw.alpha, draw.sigma, captions
     torch.testing.assert_close(draw.mean, SceneOracle(16).posterior_mean(*given))
     alpha, sigma = (level.view(60, 1, 1, 1) for level in (draw.alpha, draw.sigma))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import randn, refused, seeded
-from kan_diffusion.data import GaussianMixture
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.oracles import reference_mean
 from kan_diffusion.pictures.oracle import SceneOracle

@@ -6,7 +6,7 @@ import sympy
 import torch
 
 from gaussian_levels import context_of, exact_network, process_of, require_the_score_is_found
-from kan_diffusion.data import GaussianMixture
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.formulas.levels import LevelForm, formula_over_levels, reading_levels
 from kan_diffusion.processes import get_process
 from networks import network

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from helpers import assert_same_state, refused, seeded
-from kan_diffusion.data import GaussianMixture
 from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.edges import CURVE, Edge
 from kan_diffusion.denoisers.library import LIBRARY

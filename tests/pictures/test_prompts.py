@@ -51,7 +51,7 @@ def _means(pipeline, *prompt, **options):
     return samples.mean((1, 2, 3))
 
 
-def test_it_draws_what_is_asked_both_when_nothing_is_and_nothing_of_the_negative_prompt():
+def test_it_draws_what_is_asked_and_both_when_nothing_is():
     trained = _pipeline(_train(250)[0])
     bright, dark = _means(trained, ["a bright picture", "a dark picture"]).split(16)
     assert (bright > 0.3).float().mean() > 0.9
@@ -60,8 +60,6 @@ def test_it_draws_what_is_asked_both_when_nothing_is_and_nothing_of_the_negative
         means = _means(trained, nothing, num_images_per_prompt=64)
         assert 0.2 < (means > 0).float().mean() < 0.8
         assert means.abs().mean() > 0.2
-    away = _means(trained, "", negative_prompt="a dark picture", guidance_scale=3.0)
-    assert (away > 0.3).float().mean() > 0.9
 
 
 def test_an_empty_prompt_is_none_and_the_denoiser_is_called_once_a_step(untrained):
@@ -75,10 +73,6 @@ def test_an_empty_prompt_is_none_and_the_denoiser_is_called_once_a_step(untraine
     hook.remove()
     assert len(calls) == 4 * without  # guided
     assert torch.equal(nothing, empty)
-    options = {"guidance_scale": 3.0, "num_images_per_prompt": 3}
-    said = _means(untrained, "a dark picture", negative_prompt="", **options)
-    assert torch.equal(said, _means(untrained, "a dark picture", **options))
-    assert not torch.equal(said, _means(untrained, "", **options))
 
 
 def test_pictures_are_those_of_the_samples(untrained):
@@ -122,15 +116,6 @@ def test_training_with_prompts_goes_on_to_the_same_bits(tmp_path):
     assert_same_state(resumed, _train(9)[0])
 
 
-def test_padding_is_embedded_as_zeros_and_the_end_of_a_prompt_is_not():
-    encoder, tokens = _denoiser().text_encoder, KNOWN.tokens(["a dark picture", "dark", ""])
-    with torch.no_grad():
-        told, states = encoder(tokens), encoder.model(tokens).last_hidden_state
-    for one, state, length in zip(told, states, (5, 3, 2), strict=True):
-        assert torch.equal(one[:length], state[:length])
-        assert not one[length:].any()
-
-
 def test_every_word_is_known_and_told_apart_whatever_its_case_and_commas():
     assert KNOWN.words.split()[:4] == ["a", "dark", "picture", ","]  # the most frequent first
     assert {*KNOWN.words.split()} == {"a", "bright", "picture", "dark", ",", "it", "is"}
@@ -156,8 +141,7 @@ def test_unknown_words_are_said_with_the_nearest_known():
 def test_what_cannot_be_asked_is_refused(untrained):
     for prompt, options, message in (
         ("dark " * 30, {}, "has 32 tokens and 14 fit; say it in fewer words"),
-        (["a", "b"], {"negative_prompt": ["a"] * 3}, "one for each of 2 prompts, not 3"),
-        ("a", {"num_images_per_prompt": 0}, "must be at least 1, not 0"),
+        ("a", {"num_images_per_prompt": -1}, "at least 1 sample"),
         ("a", {"output_type": "jpg"}, "'pil' or 'pt', not 'jpg'"),
     ):
         with refused(message):

@@ -4,11 +4,12 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
-from helpers import refused
+from helpers import refused, seeded
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.oracle import read_scenes
+from kan_diffusion.pictures.oracle import read_scenes, score_scenes
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -19,101 +20,93 @@ from kan_diffusion.pictures.scenes import (
     captions,
     coverages,
     draw_scenes,
-    is_held_out,
     parse,
     render,
 )
 
 DIAMETERS = {"small": 9, "large": 15}
+TABLE = all_scenes()
 
 
-def _rng(seed=0):
-    return np.random.default_rng(seed)
+def _drawn(num, seed=0, combinations="seen"):
+    return draw_scenes(num, np.random.default_rng(seed), combinations)
 
 
-def _scene(shape, colour, size, x, y, background):
-    table = all_scenes()
-    given = {"shape": shape, "colour": colour, "size": size, "x": x, "y": y}
-    rows = np.logical_and.reduce([table[k] == v for k, v in given.items()])
-    return table.index[rows & (table["background"] == background)].item()
+def _first(**properties):
+    """The first scene with some properties."""
+    met = [TABLE[kind] == value for kind, value in properties.items()]
+    return TABLE.index[np.logical_and.reduce(met)][0]
 
 
 def _levels(scenes, size):
     """The pictures of scenes in 8 bits, (n, size, size, 3)."""
     pictures = PictureCodec(size=size).decode(render(scenes, size))
-    return np.stack([np.asarray(picture) for picture in pictures])
+    return np.stack([np.asarray(picture) for picture in pictures]).astype(float)
 
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_pictures_are_linear_in_the_coverage_of_their_object(size):
-    codec = PictureCodec(size=size)
-    for row in draw_scenes(50, _rng(), "all"):
-        scene = all_scenes().loc[row]
-        background = np.array(BACKGROUNDS[scene.background], dtype=np.float64)
-        cover = coverages(size)[row % 3272].numpy().astype(np.float64)[:, None]
-        picture = background + cover * (np.array(COLOURS[scene.colour]) - background)
+    codec, scenes = PictureCodec(size=size), _drawn(50, combinations="all")
+    samples, levels = render(scenes, size), _levels(scenes, size)
+    assert codec.encode(codec.decode(samples)).equal(samples)
+    for row, picture in zip(scenes, levels, strict=True):
+        background, colour = BACKGROUNDS[TABLE.background[row]], COLOURS[TABLE.colour[row]]
+        cover = coverages(size)[row % 3272].double().numpy()[:, None]
+        expected = background + cover * np.subtract(colour, background)
         # Exact in 8 bits: nothing was rounded.
-        np.testing.assert_array_equal(_levels([row], size)[0].reshape(-1, 3), picture)
-        samples = render([row], size)
-        assert codec.encode(codec.decode(samples)).equal(samples)
+        np.testing.assert_array_equal(picture.reshape(-1, 3), expected)
 
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_coverages_have_the_area_and_the_centre_of_their_shape(size):
-    known, steps, objects = coverages(size).numpy(), np.arange(size) + 0.5, all_scenes()[:3272]
+    known, steps, objects = coverages(size).numpy(), np.arange(size) + 0.5, TABLE[:3272]
     for shape, name in product(PROPERTIES["shape"], PROPERTIES["size"]):
         rows = (objects["shape"] == shape) & (objects["size"] == name)
         masks = known[rows].reshape(-1, size, size)
-        wide = DIAMETERS[name] * size / 32
+        areas, wide = masks.sum(axis=(1, 2)), DIAMETERS[name] * size / 32
         share = {"circle": math.pi / 4, "square": 0.86**2, "triangle": math.sqrt(3) / 4}
         if shape in share:
-            np.testing.assert_allclose(masks.sum(axis=(1, 2)), share[shape] * wide**2, rtol=0.06)
-        areas = masks.sum(axis=(1, 2))
-        x = (masks.sum(axis=1) * steps).sum(axis=1) / areas
-        np.testing.assert_allclose(x, objects["x"][rows] * size / 32, atol=0.08)
-        if shape in ("circle", "square"):
-            y = (masks.sum(axis=2) * steps).sum(axis=1) / areas
-            np.testing.assert_allclose(y, objects["y"][rows] * size / 32, atol=0.08)
-        widths = (masks.max(axis=1) > 0).sum(axis=1)
-        assert widths.max() <= wide + 2
+            np.testing.assert_allclose(areas, share[shape] * wide**2, rtol=0.06)
+        sides = ("x", 1), ("y", 2)
+        for side, axis in sides if shape in ("circle", "square") else sides[:1]:
+            centres = (masks.sum(axis=axis) * steps).sum(axis=1) / areas
+            np.testing.assert_allclose(centres, objects[side][rows] * size / 32, atol=0.08)
+        assert (masks.max(axis=1) > 0).sum(axis=1).max() <= wide + 2
 
 
 def test_small_pictures_are_the_average_of_large_ones():
-    scenes = draw_scenes(100, _rng(1))
-    small, large = (_levels(scenes, size).astype(float) for size in (16, 32))
+    small, large = (_levels(_drawn(100, 1), size) for size in (16, 32))
     halved = large.reshape(-1, 16, 2, 16, 2, 3).mean(axis=(2, 4))
     # Coverages are rounded to sixteenths, before and after the average.
     assert np.abs(halved - small).max() <= 240 / 16 + 1e-9
 
 
-def test_all_scenes_are_different():
+def test_all_scenes_are_different_and_places_are_ninths():
     masks = (16 * coverages(16).numpy()).astype(np.uint8)
     assert len({mask.tobytes() for mask in masks}) == len(masks) == 3272
-    table = all_scenes()
-    assert len(table) == len(table.drop_duplicates()) == 39_264
+    assert len(TABLE) == len(TABLE.drop_duplicates()) == 39_264
     for kind, known in PROPERTIES.items():
-        assert {*table[kind]} == {*known}
+        assert {*TABLE[kind]} == {*known}
+    for x, y, place in ((16, 16, "centre"), (8, 24, "bottom left"), (16, 8, "top")):
+        assert TABLE.place[_first(x=x, y=y)] == place
 
 
 def test_combinations_are_held_out():
-    seen = draw_scenes(1000, _rng(2))
-    assert np.array_equal(seen, draw_scenes(1000, _rng(2)))
-    assert not np.array_equal(seen, draw_scenes(1000, _rng(3)))
-    table = all_scenes()
-    assert not table["held_out"][seen].any()
-    assert table["held_out"][draw_scenes(200, _rng(3), "held-out")].all()
+    seen = _drawn(1000, 2)
+    assert np.array_equal(seen, _drawn(1000, 2))
+    assert not np.array_equal(seen, _drawn(1000, 3))
+    assert not TABLE["held_out"][seen].any()
+    assert TABLE["held_out"][_drawn(200, 3, "held-out")].all()
     for kind in ("shape", "colour", "size"):  # so that what is held out can be composed
-        assert {*table[kind][seen]} == {*PROPERTIES[kind]}
-    for shape, (pair, triple) in HELD_OUT.items():
-        size, colour = triple.split()
-        other = next(each for each in PROPERTIES["size"] if each != size)
-        assert all(is_held_out(shape, pair, each) for each in PROPERTIES["size"])
-        assert is_held_out(shape, colour, size)
-        assert not is_held_out(shape, colour, other)
+        assert {*TABLE[kind][seen]} == {*PROPERTIES[kind]}
+    held_out = TABLE[TABLE["held_out"]][["shape", "size", "colour"]].drop_duplicates()
+    expected = {(shape, size, each) for shape, (each, _) in HELD_OUT.items() for size in DIAMETERS}
+    expected |= {(shape, *each.split()) for shape, (_, each) in HELD_OUT.items()}
+    assert {*held_out.itertuples(index=False, name=None)} == expected
 
 
 def test_scenes_are_uniform():
-    scenes = all_scenes().loc[draw_scenes(18_000, _rng(4))]
+    scenes = TABLE.loc[_drawn(18_000, 4)]
     kinds = scenes[["shape", "colour", "size"]].itertuples(index=False, name=None)
     for counts, cells in (
         (Counter(kinds), 36),
@@ -127,42 +120,26 @@ def test_scenes_are_uniform():
         assert max(abs(n - expected) for n in counts.values()) < 5 * math.sqrt(expected)
 
 
-def test_captions_are_read_back():
-    generator = _rng(8)
+def test_captions_use_every_wording_equally_and_are_read_back():
+    generator = np.random.default_rng(8)
     scenes = draw_scenes(300, generator, "all")
     for scene, text in zip(scenes, captions(scenes, generator), strict=True):
-        asked, known = parse(text), all_scenes().loc[scene]
+        asked, known = parse(text), TABLE.loc[scene]
         assert asked == {kind: known[kind] for kind in asked}
         assert ("on " + known.background in text) == ("background" in asked)
-
-
-def test_captions_use_every_wording_equally():
-    scene = _scene("star", "blue", "small", 8, 16, "white")
-    told = all_scenes().loc[scene]
-    counts = Counter(captions([scene] * 6000, _rng(9)))
-    assert counts.keys() == {text.format(**told) for text in WORDINGS}
+    scene = _first(shape="star", colour="blue", size="small", x=8, y=16, background="white")
+    counts = Counter(captions([scene] * 6000, np.random.default_rng(9)))
+    assert counts.keys() == {text.format(**TABLE.loc[scene]) for text in WORDINGS}
     assert all(abs(n - 1000) < 5 * math.sqrt(1000) for n in counts.values())
     assert captions([scene]) == ("a small blue star",)
     assert "a small blue star at the left" in counts
 
 
 def test_prompts_are_read_in_any_order():
-    assert parse("A large, green star at the bottom right on a black background") == {
-        "size": "large",
-        "colour": "green",
-        "shape": "star",
-        "place": "bottom right",
-        "background": "black",
-    }
+    asked = parse("A large, green star at the bottom right on a black background")
+    place = {"place": "bottom right", "background": "black"}
+    assert asked == {"size": "large", "colour": "green", "shape": "star", **place}
     assert parse("a circle in the centre") == {"shape": "circle", "place": "centre"}
-
-
-def test_places_are_ninths():
-    table = all_scenes()[:529]
-    places = dict(zip(zip(table["x"], table["y"], strict=True), table["place"], strict=True))
-    assert {*places.values()} == {*PROPERTIES["place"]}
-    found = places[16, 16], places[8, 24], places[16, 8]
-    assert found == ("centre", "bottom left", "top")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +152,8 @@ def test_places_are_ninths():
         ("a red star and a red star", "'red' is a second colour; ask for one object"),
         ("a star at the top left of a circle", "'circle' is a second shape"),
         ("a star left of a circle", "unknown word 'left'"),
-        ("a star on pink", "unknown word 'pink'.*known: black, white"),
+        ("a star on pink", "unknown word 'pink'.*on black, on white"),
+        ("a black star", "unknown word 'black', did you mean 'on black'"),
     ],
 )
 def test_prompts_that_cannot_be_read_are_refused(prompt, message):
@@ -183,12 +161,37 @@ def test_prompts_that_cannot_be_read_are_refused(prompt, message):
         parse(prompt)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_scene_is_read_as_the_nearest_of_all_renderings(noise):
+    scenes = _drawn(40, 1, "all")
+    samples = render(scenes, 16)
+    samples += noise * torch.randn(samples.shape, generator=seeded())
+    every, exact = render(TABLE.index, 16).flatten(1), "donot_use_mm_for_euclid_dist"
+    nearest = torch.cdist(samples.flatten(1), every, compute_mode=exact).min(dim=1)
+    readings = read_scenes(samples)
+    assert readings.index.tolist() == nearest.indices.tolist()
+    assert noise or readings.index.tolist() == scenes.tolist()
+    found = torch.tensor(readings["distance"].to_numpy())
+    torch.testing.assert_close(found, nearest.values, rtol=1e-5, atol=1e-4)
+
+
+def test_scores_are_shares_of_those_that_were_asked():
+    objects = ("circle", "red", "white"), ("square", "blue", "white"), ("star", "red", "black")
+    scenes = [_first(shape=s, colour=c, background=b) for s, c, b in objects]
+    scores = score_scenes(render(scenes, 16), ["a red circle", "a red square", "a star on black"])
+    assert scores.pop("distance") < 1e-4
+    expected = {"shape": 1.0, "colour": 0.5, "size": None, "place": None, "background": 1.0}
+    assert scores == {**expected, "all": pytest.approx(2 / 3)}
+
+
 def test_pictures_that_are_no_scenes_are_refused():
-    pictures = render([0], 16)
+    picture = render([0], 16)
     for samples, message in (
-        (pictures[:, :1], r"shape \(n, 3, S, S\), got"),
-        (pictures * np.nan, "not finite"),
-        (pictures[..., :8, :8], "16 or 32 pixels a side, not 8"),
+        (picture[:, :1], r"shape \(n, 3, S, S\), got"),
+        (picture * np.nan, "not finite"),
+        (picture[..., :8, :8], "16 or 32 pixels a side, not 8"),
     ):
         with refused(message, DataError):
             read_scenes(samples)
+    with refused("a prompt for each picture", DataError):
+        score_scenes(picture, [])

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from helpers import randn, seeded
-from kan_diffusion.data import CurveDensity, UniformBoxes, make_toy
+from kan_diffusion.data.densities import CurveDensity, UniformBoxes
+from kan_diffusion.data.toys import make_toy
 from kan_diffusion.evaluation.oracles import reference_mean
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from helpers import randn, seeded
-from kan_diffusion.data import GaussianMixture
 from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.formulas.averaged import draw_averaged
 from kan_diffusion.formulas.combination import Atom, Combination

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from helpers import refused, seeded
-from kan_diffusion.data import GaussianMixture, Standardizer
 from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.devices import resolve_device

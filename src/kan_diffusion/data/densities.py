@@ -26,7 +26,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -43,11 +43,8 @@ __all__ = [
     "GaussianMixture",
     "Level",
     "UniformBoxes",
-    "float64",
-    "noise_levels",
+    "by_chunks",
     "numbers",
-    "on_device_of",
-    "row_chunks",
     "shared_variance_logits",
 ]
 
@@ -58,20 +55,15 @@ NODES_PER_PANEL = 16
 PANEL_LENGTH = 5.0  # in noise standard deviations: 16 nodes integrate such a Gaussian to 1e-13
 MIN_PANELS = 8
 MAX_NODES = 200_000
-SMALL_BOX = 0.5  # half-widths (in sigma) below which a box is integrated, not differenced
 LOG_2PI = math.log(2 * math.pi)
 CHUNK_ELEMENTS = 2**21  # float64 numbers in one intermediate: 16 MB, of which a few live at once
 
-_BOX_NODES, _BOX_WEIGHTS = (
-    torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(32)
+_REACH = (
+    9.0  # standard deviations from its mode within which a normal has all but 1e-18 of its mass
 )
-
-
-def float64(values: object) -> Tensor:
-    """Converts numbers to a float64 tensor on the CPU."""
-    if isinstance(values, Tensor):
-        return values.to("cpu").double()  # in two steps: some devices have no float64
-    return torch.as_tensor(values, dtype=torch.float64)
+_BOX_NODES, _BOX_WEIGHTS = (
+    torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(64)
+)
 
 
 def numbers(name: str, values: object, *shape: int | str) -> Tensor:
@@ -80,7 +72,7 @@ def numbers(name: str, values: object, *shape: int | str) -> Tensor:
     Raises:
         DataError: They have another shape, or one of them is not finite.
     """
-    found = float64(values)
+    found = _float64(values)
     if found.ndim != len(shape) or not all(
         size > 0 if isinstance(wanted, str) else size == wanted
         for size, wanted in zip(found.shape, shape, strict=True)
@@ -90,6 +82,12 @@ def numbers(name: str, values: object, *shape: int | str) -> Tensor:
     if not bool(found.isfinite().all()):
         raise DataError(f"{name} must be finite, got {_few(found[~found.isfinite()])}")
     return found
+
+
+def _float64(values: object) -> Tensor:
+    """Converts numbers to float64 on the CPU, in two steps: some devices have no float64."""
+    on_cpu = values.to("cpu") if isinstance(values, Tensor) else values
+    return torch.as_tensor(on_cpu, dtype=torch.float64)
 
 
 def _few(values: Tensor) -> str:
@@ -105,48 +103,58 @@ def _shares(weights: object, count: int) -> Tensor:
     return values / values.sum()
 
 
-def noise_levels(
-    x: Tensor, alpha: Level, sigma: Level, dim: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Converts points and noise levels to float64 on the CPU, the levels as columns.
+def by_chunks(
+    function: Callable[..., Tensor],
+    x: Tensor,
+    alpha: Level,
+    sigma: Level,
+    dim: int,
+    size: int,
+    *more: Sequence[str],
+    noised: bool = False,
+) -> Tensor:
+    """Applies a function to chunks of noised points such that intermediates stay small.
 
     Args:
+        function: Takes points (m, dim), signal and noise levels (m, 1), all float64 on the CPU, and
+            a part of each of ``more``.
         x: Points, shape (n, dim).
         alpha: Signal level, at least 0; a number or shape (n,).
         sigma: Noise level, at least 0; a number or shape (n,). Not 0 where alpha is 0.
-        dim: Number of coordinates; any when None.
+        dim: Number of coordinates.
+        size: Numbers that an intermediate holds for one point.
+        more: What else there is of each point, n of each.
+        noised: Whether sigma must be positive.
 
     Returns:
-        x with shape (n, dim), alpha and sigma with shape (n, 1).
+        What the function returns, joined, on the device of x; float32 on Apple's, which has no
+        float64.
 
     Raises:
         DataError: x has another shape, or a level is out of range or of another shape.
     """
-    if x.ndim != 2 or dim not in (None, x.shape[1]):
-        wanted = "d" if dim is None else dim
-        raise DataError(f"points must have shape (n, {wanted}), got {tuple(x.shape)}; reshape them")
+    if x.ndim != 2 or x.shape[1] != dim:
+        raise DataError(f"points must have shape (n, {dim}), got {tuple(x.shape)}; reshape them")
     levels = []
     for name, value in (("alpha", alpha), ("sigma", sigma)):
-        level = float64(value)
+        level = _float64(value)
         level = numbers(name, level if level.ndim else level.expand(len(x)), len(x))
         if bool((level < 0).any()):
             raise DataError(f"{name} must be at least 0, got {_few(level[level < 0])}")
         levels.append(level.unsqueeze(1))
-    if bool(((levels[0] == 0) & (levels[1] == 0)).any()):
+    signal, noise = levels
+    if noised and not bool((noise > 0).all()):
+        raise DataError("a sample has no posterior mean at sigma = 0; use sigma > 0")
+    if bool(((signal == 0) & (noise == 0)).any()):
         raise DataError("alpha and sigma are both 0 for some point; one of them must be positive")
-    return float64(x), levels[0], levels[1]
-
-
-def on_device_of(x: Tensor, answer: Tensor) -> Tensor:
-    """Moves a float64 result to the device of x; as float32 on Apple's, which has no float64."""
+    points, rows = _float64(x), max(1, CHUNK_ELEMENTS // size)
+    parts = [slice(start, start + rows) for start in range(0, max(1, len(x)), rows)]
+    answers = [
+        function(points[part], signal[part], noise[part], *(each[part] for each in more))
+        for part in parts
+    ]
+    answer = torch.cat(answers)
     return (answer.float() if x.device.type == "mps" else answer).to(x.device)
-
-
-def row_chunks(num_rows: int, num_columns: int) -> Iterator[slice]:
-    """Yields slices of rows such that a (rows, num_columns) intermediate stays small."""
-    rows = max(1, CHUNK_ELEMENTS // max(1, num_columns))
-    for start in range(0, num_rows, rows):
-        yield slice(start, min(start + rows, num_rows))
 
 
 def shared_variance_logits(
@@ -205,7 +213,7 @@ class Density(ABC):
             components = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         return self._sample(components, generator)
 
-    def rescaled(self, shift: Tensor, scale: Tensor) -> Self:
+    def rescaled(self, shift: Tensor | Sequence[float], scale: Tensor | Sequence[float]) -> Self:
         """The density of (x_0 - shift) / scale.
 
         Args:
@@ -215,10 +223,10 @@ class Density(ABC):
         Raises:
             DataError: A shape does not fit, a number is not finite, or a scale is not positive.
         """
-        shift, scale = numbers("shift", shift, self.dim), numbers("scale", scale, self.dim)
-        if not bool((scale > 0).all()):
-            raise DataError(f"scale must be positive, got {_few(scale)}")
-        return self._rescaled(shift, scale)
+        by = numbers("scale", scale, self.dim)
+        if not bool((by > 0).all()):
+            raise DataError(f"scale must be positive, got {_few(by)}")
+        return self._rescaled(numbers("shift", shift, self.dim), by)
 
     def log_density(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
         """Log p_t at x, the natural logarithm of the density of alpha x_0 + sigma eps.
@@ -234,7 +242,7 @@ class Density(ABC):
         Raises:
             DataError: A shape does not fit, or a level is out of range.
         """
-        return self._by_chunks(self._log_density, x, alpha, sigma)
+        return by_chunks(self._log_density, x, alpha, sigma, self.dim, self._size)
 
     def score(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """Gradient of log p_t at x, by Tweedie's formula; sigma is positive.
@@ -244,7 +252,7 @@ class Density(ABC):
         Returns:
             Shape (n, dim), float64.
         """
-        return self._by_chunks(self._score, x, alpha, sigma)
+        return by_chunks(self._score, x, alpha, sigma, self.dim, self._size)
 
     def posterior_mean(self, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """E[x_0 | alpha x_0 + sigma eps = x]; arguments as in `log_density`.
@@ -252,7 +260,7 @@ class Density(ABC):
         Returns:
             Shape (n, dim), float64. At sigma = 0 it is x / alpha, at alpha = 0 the mean.
         """
-        return self._by_chunks(self._posterior_mean, x, alpha, sigma)
+        return by_chunks(self._posterior_mean, x, alpha, sigma, self.dim, self._size)
 
     @abstractmethod
     def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
@@ -261,14 +269,6 @@ class Density(ABC):
     @abstractmethod
     def _rescaled(self, shift: Tensor, scale: Tensor) -> Self:
         """`rescaled` by checked numbers, each float64 with shape (dim,)."""
-
-    def _by_chunks(
-        self, function: Callable[..., Tensor], x: Tensor, alpha: Level, sigma: Level
-    ) -> Tensor:
-        points, *levels = noise_levels(x, alpha, sigma, self.dim)
-        chunks = list(row_chunks(len(points), self._size)) or [slice(0, 0)]
-        answers = [function(points[rows], *(level[rows] for level in levels)) for rows in chunks]
-        return on_device_of(x, torch.cat(answers))
 
     # Each of a chunk of points (n, dim), with levels (n, 1).
 
@@ -357,18 +357,15 @@ class GaussianMixture(Density):
         exponent = (offset**2 / variance + variance.log() + LOG_2PI).sum(dim=2)
         return self.weights.log() - 0.5 * exponent, offset / variance
 
-    def _unrotate(self, on_axes: Tensor) -> Tensor:
-        """Rotates (n, k, d) back from each component's axes and sums over the components."""
-        return on_axes.flatten(1) @ self._axes.mT.reshape(-1, self.dim)
-
     def _log_density(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return self._parts(x, alpha, sigma)[0].logsumexp(dim=1)
 
     def _posterior_mean(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         logits, pull = self._parts(x, alpha, sigma)
         shares = logits.softmax(dim=1)
-        shifted = alpha * self._unrotate(shares.unsqueeze(2) * self._eigenvalues * pull)
-        return shares @ self.means + shifted
+        on_axes = shares.unsqueeze(2) * self._eigenvalues * pull  # (n, k, d), of each component
+        shifted = on_axes.flatten(1) @ self._axes.mT.reshape(-1, self.dim)
+        return shares @ self.means + alpha * shifted
 
 
 @dataclass(frozen=True)
@@ -548,7 +545,7 @@ class UniformBoxes(Density):
 
 
 def _truncated_normal(centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    """Integrates a standard normal Z over [centre - half, centre + half].
+    """Integrates a standard normal Z over [centre - half, centre + half], by quadrature.
 
     Args:
         centre: Any shape.
@@ -558,46 +555,18 @@ def _truncated_normal(centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
         The logarithm of the average of the normal's density over the interval, and
         (E[Z] - centre) / half, which lies in (-1, 1) and has a limit at half = 0.
     """
-    # By symmetry the interval lies at or to the right of zero, so that its tail is the upper one.
+    # By symmetry the interval's centre is at or to the right of zero.
     sign = torch.where(centre < 0, -1.0, 1.0).to(centre)
-    centre = centre * sign
-    small = half < SMALL_BOX
-
-    # Wide: differences of distribution functions, written for the upper tail with the Mills ratio
-    # M(z) = (1 - Phi(z)) / phi(z), so that nothing underflows: with a and b the ends,
-    # Phi(b) - Phi(a) = phi(a) (M(a) - M(b) exp((a^2 - b^2) / 2)).
-    wide = torch.where(small, SMALL_BOX, half)
-    a, b = centre - wide, centre + wide
-    decay = torch.exp(-2 * centre * wide)  # phi(b) / phi(a)
-    mass = _mills(a.clamp(min=0)) - _mills(b) * decay
-    straddles = a < 0
-    log_phi_a = -0.5 * (a**2 + LOG_2PI)
-    phi_a = log_phi_a.exp()
-    # 1 where unused: a logarithm of 0 in the branch not taken would make the gradient NaN.
-    centre_mass = torch.where(straddles, torch.special.ndtr(b) - torch.special.ndtr(a), 1.0)
-    wide_log = torch.where(straddles, centre_mass.log(), log_phi_a + mass.log())
-    ratio = torch.where(straddles, phi_a * (1 - decay) / centre_mass, (1 - decay) / mass)
-    wide_log = wide_log - (2 * wide).log()
-    wide_place = (ratio - centre) / wide
-
-    # Narrow: differences would cancel, so integrate phi(centre + half s) over s in [-1, 1], only
-    # where exp(-centre half (s + 1)) has not died out yet, which keeps 32 nodes exact.
-    narrow = torch.where(small, half, 0.0)
-    rate = centre * narrow
-    length = (40.0 / rate.clamp(min=1e-300)).clamp(max=2.0)
-    place = -1 + length.unsqueeze(-1) * (_BOX_NODES + 1) / 2
-    exponent = -rate.unsqueeze(-1) * (place + 1) - 0.5 * (narrow.unsqueeze(-1) * place) ** 2
-    terms = exponent.exp() * _BOX_WEIGHTS
+    centre, half = centre * sign, half.clamp(min=1e-300)
+    # Where the density is largest, and how far it counts on either side, in half-widths.
+    place = (-centre / half).clamp(min=-1)
+    mode = centre + half * place
+    before = torch.minimum(place + 1, _REACH / half)
+    decay = (40 / mode.clamp(min=40 / _REACH)) / half  # exp(-mode z) falls below 1e-17
+    length = before + torch.minimum(1 - place, decay)
+    steps = length.unsqueeze(-1) * (_BOX_NODES + 1) / 2 - before.unsqueeze(-1)
+    along = half.unsqueeze(-1) * steps
+    terms = (-along * (mode.unsqueeze(-1) + along / 2)).exp() * _BOX_WEIGHTS
     total = terms.sum(dim=-1)
-    narrow_log = (total * length / 4).log() + rate - 0.5 * (centre**2 + LOG_2PI)
-    narrow_place = (terms * place).sum(dim=-1) / total
-
-    return (
-        torch.where(small, narrow_log, wide_log),
-        sign * torch.where(small, narrow_place, wide_place),
-    )
-
-
-def _mills(z: Tensor) -> Tensor:
-    """(1 - Phi(z)) / phi(z) for z >= 0."""
-    return math.sqrt(math.pi / 2) * torch.special.erfcx(z / math.sqrt(2))
+    log_average = (total * length / 4).log() - 0.5 * (mode**2 + LOG_2PI)
+    return log_average, sign * (place + (terms * steps).sum(dim=-1) / total)

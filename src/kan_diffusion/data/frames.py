@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import numpy as np
@@ -59,14 +58,14 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
         elif array is not None:
             np.save(file, array, allow_pickle=False)
         else:
-            packed = ending == ".csv.gz"
-            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) if packed else file as text:
-                frame.to_csv(
-                    text,
-                    index=False,
-                    sep="\t" if ending == ".tsv" else ",",
-                    na_rep="NA" if frame.shape[1] == 1 else "",  # an empty line is no row
-                )
+            packed = {"method": "gzip", "filename": "", "mtime": 0}  # the same bytes every time
+            frame.to_csv(
+                file,
+                index=False,
+                sep="\t" if ending == ".tsv" else ",",
+                na_rep="NA" if frame.shape[1] == 1 else "",  # an empty line is no row
+                compression=packed if ending == ".csv.gz" else None,
+            )
 
 
 def _numeric_array(path: Path, frame: pd.DataFrame) -> np.ndarray:

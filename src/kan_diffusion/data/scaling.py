@@ -163,10 +163,7 @@ class Standardizer:
 
     def rescale(self, density: Density) -> Density:
         """The density of the standardised points."""
-        return density.rescaled(
-            torch.tensor(self.mean, dtype=torch.float64),
-            torch.tensor(self.scale, dtype=torch.float64),
-        )
+        return density.rescaled(self.mean, self.scale)
 
 
 @np.errstate(over="ignore")  # large numbers are not multiples of small steps

@@ -11,6 +11,7 @@ ask what kind of data there is.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -42,8 +43,6 @@ __all__ = [
     "known_data",
     "load_dataset",
 ]
-
-_COORDINATES = ("x", "y", "z")
 
 SOURCES = {
     "toy": "kan_diffusion.data.sources:ToyData",
@@ -173,7 +172,7 @@ class ToyData(Source):
     @property
     def density(self) -> Density:
         """The density in its own units."""
-        return make_toy(self.toy, **({} if self.noise is None else {"noise": self.noise}))
+        return make_toy(self.toy, self.noise)
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> Dataset:
         """Draws training points, standardised with the moments of the density."""
@@ -183,16 +182,11 @@ class ToyData(Source):
             standardizer = Standardizer.from_density(density)
         else:
             standardizer = Standardizer((0.0,) * dim, (self.divide_by,) * dim)
-        standardised = standardizer.rescale(density)
+        columns = "xyz" if dim <= 3 else [f"x{index}" for index in range(1, dim + 1)]
+        dataset = self.for_points(tuple(columns[:dim]), standardizer, study_seed)
+        assert dataset.density is not None
         generator = torch_generator("training points", study_seed, trial_seed, self.toy)
-        numbered = tuple(f"x{index}" for index in range(1, dim + 1))
-        return Dataset(
-            name=self.name,
-            columns=_COORDINATES[:dim] if dim <= len(_COORDINATES) else numbered,
-            standardizer=standardizer,
-            train=standardised.sample(self.num_points, generator).float(),
-            density=standardised,
-        )
+        return replace(dataset, train=dataset.density.sample(self.num_points, generator).float())
 
     def for_points(
         self, columns: tuple[str, ...], standardizer: Standardizer, seed: int

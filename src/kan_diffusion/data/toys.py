@@ -4,7 +4,7 @@ Every toy has one of three densities: points c(u) on curves, u uniform, plus N(0
 mixture of Gaussians; or uniform boxes. Its score, log-density and posterior mean are therefore
 known at every noise level. ``noise``, which is positive, is the standard deviation of the noise
 about a curve, or of each round Gaussian of a mixture. The toys keep the units of their sources;
-standardise them with `kan_diffusion.data.Standardizer.from_density`. Most have two coordinates;
+standardise them with `Standardizer.from_density`. Most have two coordinates;
 ``two-modes``, ``narrow-modes`` and ``uneven-modes`` have one; the names of the others end in their
 number. Constants drawn at random come from named streams, so that a toy is the same everywhere.
 """

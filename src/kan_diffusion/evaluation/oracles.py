@@ -20,14 +20,11 @@ from torch import Tensor, nn
 from kan_diffusion.data.densities import (
     Density,
     Level,
-    noise_levels,
+    by_chunks,
     numbers,
-    on_device_of,
-    row_chunks,
     shared_variance_logits,
 )
 from kan_diffusion.denoisers.base import PointDenoiser
-from kan_diffusion.errors import DataError
 from kan_diffusion.processes import Process
 
 __all__ = ["OracleDenoiser", "reference_mean"]
@@ -90,13 +87,10 @@ def reference_mean(points: Tensor, x: Tensor, alpha: Level, sigma: Level) -> Ten
     """
     points = numbers("reference points", points.detach(), "n", "d")
     count, dim = points.shape
-    noised, alphas, sigmas = noise_levels(x, alpha, sigma, dim)
-    if not bool((sigmas > 0).all()):
-        raise DataError("a reference sample has no posterior mean at sigma = 0; use sigma > 0")
     weights = torch.zeros(count, dtype=torch.float64)  # logarithms, up to a constant
-    mean = torch.empty_like(noised)
-    for rows in row_chunks(len(noised), count):
-        levels = alphas[rows], (sigmas[rows] ** 2).expand(-1, dim)
-        logits = shared_variance_logits(noised[rows], *levels, points, weights)
-        mean[rows] = logits.softmax(dim=1) @ points
-    return on_device_of(x, mean)
+
+    def mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        variance = (sigma**2).expand_as(x)
+        return shared_variance_logits(x, alpha, variance, points, weights).softmax(dim=1) @ points
+
+    return by_chunks(mean, x, alpha, sigma, dim, count, noised=True)

@@ -76,7 +76,15 @@ class PictureCodec(Settings):
         """
         if not len(pictures):
             raise DataError("there is no picture to encode; give at least one")
-        return torch.stack([self._sample(squared(each, self.size)) for each in pictures])
+        samples = []
+        for picture in pictures:
+            square = squared(picture, self.size)
+            if square.mode == "RGBA" and self.mode != "RGBA":
+                white = Image.new("RGBA", square.size, "white")
+                square = Image.alpha_composite(white, square).convert("RGB")
+            values = np.array(square.convert(self.mode), dtype=np.float32)
+            samples.append(torch.from_numpy(values).view(self.size, self.size, -1))
+        return (torch.stack(samples) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 
     def decode(self, samples: Tensor) -> list[Image.Image]:
         """Turns samples into pictures; values are clipped to [-1, 1].
@@ -96,11 +104,3 @@ class PictureCodec(Settings):
         values = levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
         # Pillow infers the mode: grey for two dimensions, else from the number of channels.
         return [Image.fromarray(value[..., 0] if self.mode == "L" else value) for value in values]
-
-    def _sample(self, picture: Image.Image) -> Tensor:
-        if picture.mode == "RGBA" and self.mode != "RGBA":
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture).convert("RGB")
-        values = np.array(picture.convert(self.mode), dtype=np.float32)
-        values = values.reshape(self.size, self.size, -1)
-        return torch.from_numpy(values / np.float32(127.5) - 1).permute(2, 0, 1).contiguous()

@@ -59,8 +59,6 @@ _GROUPS, _HEAD = 8, 16
 """Groups of channels in the U-Net's normalisation, and width of an attention head."""
 _SMALL = 0.02
 """Initial standard deviation of the weights that map timesteps to scales and shifts."""
-_SHIFTS, _GATES = 6, (2, 5)
-"""Number of rows of a block's table of scales and shifts, and the rows that are gates."""
 
 
 class PictureDenoiser(Denoiser):
@@ -136,8 +134,7 @@ class PictureDenoiser(Denoiser):
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one picture: (C, H, W)."""
-        channels, height, width = self.config.shape
-        return channels, height, width
+        return tuple(self.config.shape)
 
     @property
     def num_trainable(self) -> int:
@@ -192,32 +189,20 @@ class PictureDenoiser(Denoiser):
     @property
     def flops(self) -> int:
         """Floating-point operations of one forward pass for one picture and one context token."""
-        total = 0
+        counts: list[int] = []
 
         def count(part: nn.Module, _: tuple[object, ...], output: Tensor) -> None:
-            nonlocal total
-            rows = output.numel() // output.shape[-1]
-            if isinstance(part, KANLinear | LearnedFunctions):
-                total += rows * part.flops
-            elif isinstance(part, nn.Linear):
-                total += 2 * rows * part.weight.numel()
-            elif isinstance(part, nn.Conv2d):
-                total += 2 * output.shape[-1] * output.shape[-2] * part.weight.numel()
-            elif isinstance(part, Attention):
-                others = 1 if part.is_cross_attention else output.shape[1]
-                total += 4 * output.shape[1] * others * part.inner_dim
+            counts.append(_operations(part, output))
 
-        counted = KANLinear | LearnedFunctions | nn.Linear | nn.Conv2d | Attention
-        parts = [part for part in self.network.modules() if isinstance(part, counted)]
-        handles = [part.register_forward_hook(count) for part in parts]
+        hooks = [part.register_forward_hook(count) for part in self.network.modules()]
         new = next(self.parameters()).new_zeros
         try:
             with torch.no_grad():
                 self._predict(new(1, *self.sample_shape), 0, new(1, 1, TEXT_WIDTH))
         finally:
-            for handle in handles:
-                handle.remove()
-        return total
+            for hook in hooks:
+                hook.remove()
+        return sum(counts)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters, nearly as torch does; the text encoder's come last.
@@ -235,13 +220,24 @@ class PictureDenoiser(Denoiser):
                     table.normal_(std=_SMALL, generator=generator)
                 elif name.endswith("scale_shift_table"):
                     table.zero_()
-                    if len(table) == _SHIFTS:  # a block's table; the output's has no gates
-                        table[list(_GATES)] = 1.0
+                    table[2::3] = 1.0  # a block's two gates; the output's two rows are none
         self.reset_text_encoder(generator)
 
     def reset_text_encoder(self, generator: torch.Generator | None = None) -> None:
         """Draws fresh parameters of the text encoder alone."""
         _reset(self.text_encoder, generator)
+
+
+def _operations(part: nn.Module, output: Tensor) -> int:
+    """Counts the operations of a layer without those of its parts."""
+    if isinstance(part, KANLinear | LearnedFunctions):
+        return output.numel() // output.shape[-1] * part.flops
+    if isinstance(part, nn.Linear | nn.Conv2d):
+        return 2 * output.numel() * part.weight[0].numel()
+    if isinstance(part, Attention):
+        others = 1 if part.is_cross_attention else output.shape[1]
+        return 4 * output.shape[1] * others * part.inner_dim
+    return 0
 
 
 @torch.no_grad()
@@ -320,11 +316,11 @@ def _transformer(shape: Sequence[int], hidden: Sequence[int], width: int, patch:
 def _unet(shape: Sequence[int], hidden: Sequence[int], channels: Sequence[int]) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
-    fits = 0 < len(channels) <= MOST_SIDE.bit_length() and min(channels) > 0
-    if not fits or channels[-1] % _HEAD or any(number % _GROUPS for number in channels):
+    fits = 0 < len(channels) < 12 and min(channels) > 0 and not channels[-1] % _HEAD
+    if not fits or any(number % _GROUPS for number in channels):
         raise KanDiffusionError(
-            f"a U-Net needs 1 to {MOST_SIDE.bit_length()} numbers of channels that are multiples "
-            f"of {_GROUPS}, the last of {_HEAD}, not {str(list(channels))[:60]}"
+            f"a U-Net needs 1 to 11 numbers of channels that are multiples of {_GROUPS}, the last "
+            f"of {_HEAD}, not {str(list(channels))[:60]}"
         )
     _require_pictures(shape, 2 ** (len(channels) - 1), max(channels))
     if len(hidden) < 4 or len(hidden) % 2:
@@ -352,23 +348,23 @@ def _unet(shape: Sequence[int], hidden: Sequence[int], channels: Sequence[int]) 
     )
 
 
-def _family(
-    name: str, title: str, kind: Literal["kan", "mlp"], feed_forward: FeedForwards
-) -> Family:
-    settings = {"architecture": name.split("-")[0], "feed_forward": feed_forward}
-    space = {"learning_rate": Range(5e-4, 1e-2, log=True)}
-    return Family(name, PictureDenoiser, 4, 3e-3, settings, kind, title, space)
-
+_ROWS: tuple[tuple[str, str, Literal["kan", "mlp"], FeedForwards], ...] = (
+    ("dit", "DiT", "mlp", "mlp"),
+    ("dit-kan", "DiT KAN", "kan", "grouped"),
+    ("dit-full-kan", "DiT full KAN", "kan", "full"),
+    ("unet", "U-Net", "mlp", "mlp"),
+    ("unet-kan", "U-Net KAN", "kan", "grouped"),
+)
 
 PICTURE_FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        _family("dit", "DiT", "mlp", "mlp"),
-        _family("dit-kan", "DiT KAN", "kan", "grouped"),
-        _family("dit-full-kan", "DiT full KAN", "kan", "full"),
-        _family("unet", "U-Net", "mlp", "mlp"),
-        _family("unet-kan", "U-Net KAN", "kan", "grouped"),
+    name: Family(
+        *(name, PictureDenoiser, 4, 3e-3),
+        {"architecture": name.split("-")[0], "feed_forward": feed_forward},
+        kind,
+        title,
+        {"learning_rate": Range(5e-4, 1e-2, log=True)},
     )
+    for name, title, kind, feed_forward in _ROWS
 }
 """Families of pictures by name: feed-forwards as in diffusers, with functions that hidden units
 share, and with functions of each edge."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import warnings
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +27,7 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.limits import MOST_VALUES
 from kan_diffusion.pictures.codec import Mode, PictureCodec, squared
 
-__all__ = ["Labels", "Pictures", "holds_pictures", "list_folder", "read_folder", "require_room"]
+__all__ = ["Pictures", "holds_pictures", "list_folder", "read_folder", "require_room"]
 
 _FEWEST = 10
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -48,52 +47,30 @@ def holds_pictures(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """What is said of n pictures, and what a model may be asked for.
-
-    Attributes:
-        captions: A caption for each, or else the name of its class; empty where nothing is said.
-        classes: Indices of classes, with shape (n,), int64; None where there are none.
-    """
-
-    captions: tuple[str, ...]
-    classes: Tensor | None = None
-
-    def of(self, rows: Tensor) -> Labels:
-        """Returns the labels of the pictures with given indices."""
-        captions = tuple(self.captions[row] for row in rows.tolist())
-        return Labels(captions, None if self.classes is None else self.classes[rows])
-
-
-@dataclass(frozen=True)
 class Pictures:
     """Pictures that are there, before they are split.
 
     Attributes:
         codec: The map between pictures and samples.
         samples: Shape (n, C, S, S), float32, from -1 to 1.
-        labels: What is said of them.
-        classes: Names of the classes; empty where there are none.
+        labels: A row for each: its ``caption``, or else the name of its class, empty where nothing
+            is said; and its ``class``, a categorical without categories where there are none.
         heldout: Which of them are held out, with shape (n,), bool; None if the split is free.
-        report: How files were changed to make them samples; empty if they were not.
         sha256: Digest of the names and contents of the files.
     """
 
     codec: PictureCodec
     samples: Tensor
-    labels: Labels
-    classes: tuple[str, ...]
+    labels: pd.DataFrame
     heldout: Tensor | None = None
-    report: str = ""
     sha256: str = ""
 
 
-Stamp = tuple[tuple[str, int, int], ...]
-"""Names, times and sizes of files, which change whenever a folder changes."""
-
-
-def list_folder(root: Path) -> Stamp:
+def list_folder(root: Path) -> tuple[tuple[str, int, int], ...]:
     """Lists the pictures of a folder and the tables of their captions; none is opened yet.
+
+    Returns:
+        Their names, times and sizes, which change whenever the folder changes.
 
     Raises:
         DataError: There is no such folder, it has too few pictures, or a link leads out of it.
@@ -123,7 +100,9 @@ def list_folder(root: Path) -> Stamp:
 
 
 @lru_cache(maxsize=1)
-def read_folder(root: Path, files: Stamp, size: int, mode: Mode | None) -> Pictures:
+def read_folder(
+    root: Path, files: tuple[tuple[str, int, int], ...], size: int, mode: Mode | None
+) -> Pictures:
     """Reads the pictures of a folder; keeps the last one in memory until its files change.
 
     Args:
@@ -140,28 +119,22 @@ def read_folder(root: Path, files: Stamp, size: int, mode: Mode | None) -> Pictu
     names = [name for name, *_ in files if Path(name).name not in _METADATA]
     tables = [name for name, *_ in files if Path(name).name in _METADATA]
     require_room(len(names), size)
-    heldout, of_each, classes = _parts(root, names)
-    labels = None if not classes else torch.tensor([classes.index(each) for each in of_each])
-    captions = _captions(root, names, tables) if tables else of_each
-    done, pictures = Counter[str](), []
-    for name in names:
-        width, height, picture = _opened(root, name, size)
-        done[f"resized to {size} pixels"] += min(width, height) != size
-        done["cropped to the middle square"] += width != height
-        pictures.append(picture)
-    modes = Counter(picture.mode for picture in pictures)
-    shared = next(iter(modes)) if len(modes) == 1 else "RGB"
+    heldout, classes = _parts(root, names)
+    labels = pd.DataFrame({"class": classes})
+    said = _captions(root, names, tables) if tables else labels["class"].astype(object).fillna("")
+    labels.insert(0, "caption", said)
+    pictures = [_opened(root, name, size) for name in names]
+    modes = {picture.mode for picture in pictures}
+    shared = modes.pop() if len(modes) == 1 else "RGB"
     codec = PictureCodec.model_validate({"size": size, "mode": mode or shared})
-    done.update({f"converted from {m} to {codec.mode}": n for m, n in modes.items()})
-    del done[f"converted from {codec.mode} to {codec.mode}"]
-    notes = "; ".join(f"{count:,} {change}" for change, count in done.items() if count)
-    report = f"of {len(names):,} pictures, {notes}" if notes else ""
-    sums = hashlib.sha256()
-    for name in (*names, *tables):
-        sums.update(f"{name}\0{hashlib.sha256((root / name).read_bytes()).hexdigest()}\n".encode())
-    digest = sums.hexdigest()
-    told = Labels(tuple(captions), labels)
-    return Pictures(codec, codec.encode(pictures), told, classes, heldout, report, digest)
+    digests = [_sha256((root / name).read_bytes()) for name in (*names, *tables)]
+    lines = zip((*names, *tables), digests, strict=True)
+    sha256 = _sha256("".join(f"{name}\0{digest}\n" for name, digest in lines).encode())
+    return Pictures(codec, codec.encode(pictures), labels, heldout, sha256)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def require_room(num: int, size: int) -> None:
@@ -178,15 +151,14 @@ def require_room(num: int, size: int) -> None:
         )
 
 
-def _opened(root: Path, name: str, size: int) -> tuple[int, int, Image.Image]:
-    """Reads width and height of a picture, and the picture upright and in its final size."""
+def _opened(root: Path, name: str, size: int) -> Image.Image:
+    """Reads a picture, upright and in its final size."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(root / name, formats=_FORMATS) as picture:
-                upright = ImageOps.exif_transpose(picture)
-                return *upright.size, squared(upright, size)
+                return squared(ImageOps.exif_transpose(picture), size)
     except DataError as error:
         raise DataError(f"'{name}': {error}") from error
     except Exception as error:  # Pillow's parsers raise errors of many kinds
@@ -244,8 +216,8 @@ def _lines(root: Path, table: str) -> list[tuple[str, str]]:
     return lines
 
 
-def _parts(root: Path, names: list[str]) -> tuple[Tensor | None, list[str], tuple[str, ...]]:
-    """Finds the held-out pictures, the class of each picture and all classes from the folders."""
+def _parts(root: Path, names: list[str]) -> tuple[Tensor | None, pd.Categorical[str]]:
+    """Finds the held-out pictures, and the class of each picture, from the folders."""
     folders = [name.split("/")[:-1] for name in names]
     tops = [folder[0].lower() if folder else "" for folder in folders]
     heldout = None
@@ -258,13 +230,12 @@ def _parts(root: Path, names: list[str]) -> tuple[Tensor | None, list[str], tupl
                     f"'{root}' has fewer than 2 pictures to train on or to judge with; put more "
                     "into its folders"
                 )
-    of_each = [folder[-1] if folder else "" for folder in folders]
-    classes = tuple(sorted({*of_each}))
-    if len(classes) < 2:
-        return heldout, [""] * len(names), ()
-    if "" in classes:
+    classes = pd.Categorical([folder[-1] if folder else "" for folder in folders])
+    if len(classes.categories) < 2:
+        return heldout, classes.set_categories([])
+    if "" in classes.categories:
         raise DataError(
-            f"'{names[of_each.index('')]}' lies beside the folders of classes; put it into one of "
-            "them"
+            f"'{names[list(classes).index('')]}' lies beside the folders of classes; put it into "
+            "one of them"
         )
-    return heldout, of_each, classes
+    return heldout, classes

@@ -13,19 +13,17 @@ exponent at :math:`\alpha = 1`, whatever the noise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from kan_diffusion.data.densities import noise_levels, on_device_of, row_chunks
+from kan_diffusion.data.densities import Level, by_chunks
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.scenes import (
-    BACKGROUNDS,
-    COLOURS,
+    PAIRS,
     PROPERTIES,
     Combinations,
     all_scenes,
@@ -35,12 +33,6 @@ from kan_diffusion.pictures.scenes import (
 )
 
 __all__ = ["SceneOracle", "read_scenes", "score_scenes"]
-
-_WANTED: Mapping[Combinations, Sequence[bool]] = {
-    "seen": [False],
-    "held-out": [True],
-    "all": [False, True],
-}
 
 
 class SceneOracle:
@@ -60,8 +52,7 @@ class SceneOracle:
     def __init__(self, size: int, combinations: Combinations = "seen") -> None:
         self.size = size
         self.masks = coverages(size).double()
-        pairs = torch.tensor(list(product(BACKGROUNDS.values(), COLOURS.values())))
-        self.shades, colours = (pairs.float() / 127.5 - 1).double().unbind(1)
+        self.shades, colours = (PAIRS / 127.5 - 1).double().unbind(1)
         self.steps = colours - self.shades
         areas, squares = self.masks.sum(dim=1), self.masks.square().sum(dim=1)
         self.norms = (
@@ -71,8 +62,9 @@ class SceneOracle:
         )
         scenes = all_scenes()
         rooms = scenes["size"].map(scenes["size"].value_counts()).astype(float)
-        weights = scenes["held_out"].isin(_WANTED[combinations]) / rooms
-        self.log_weights = torch.tensor(weights.to_numpy()).log().reshape(self.norms.shape)
+        wanted = scenes["held_out"].eq(combinations == "held-out") | (combinations == "all")
+        weights = torch.tensor((wanted / rooms).to_numpy())
+        self.log_weights = weights.log().reshape(self.norms.shape)
 
     def _weights_of(self, prompt: str) -> Tensor:
         """Computes the log-weights of scenes that a prompt allows, (12, m), -inf of all others."""
@@ -91,11 +83,7 @@ class SceneOracle:
 
     @torch.no_grad()
     def posterior_mean(
-        self,
-        x: Tensor,
-        alpha: float | Tensor,
-        sigma: float | Tensor,
-        prompts: Sequence[str] | None = None,
+        self, x: Tensor, alpha: Level, sigma: Level, prompts: Collection[str] | None = None
     ) -> Tensor:
         """Computes E[x_0 | alpha x_0 + sigma eps = x, prompt].
 
@@ -112,39 +100,27 @@ class SceneOracle:
             DataError: A shape is wrong, sigma is not positive, or a prompt cannot be read or allows
                 no picture.
         """
-        flat, alphas, sigmas = noise_levels(x.flatten(1), alpha, sigma)
-        if flat.shape[1] != 3 * self.size**2:
+        flat, size = x.flatten(1), self.size
+        if flat.shape[1] != 3 * size**2:
             raise DataError(
-                f"pictures must have shape (n, 3, {self.size}, {self.size}), got {tuple(x.shape)}"
+                f"pictures must have shape (n, 3, {size}, {size}), got {tuple(x.shape)}"
             )
-        if not bool((sigmas > 0).all()):
-            raise DataError("a finite mixture has no posterior mean at sigma = 0; use sigma > 0")
-        prompts = [""] * len(flat) if prompts is None else list(prompts)
-        if len(prompts) != len(flat):
-            raise DataError(f"{len(flat)} pictures and {len(prompts)} prompts; give one for each")
-        means = []
-        for rows in row_chunks(len(flat), self.norms.numel()):
-            weights = torch.stack([self._weights_of(prompt) for prompt in prompts[rows]])
-            logits = self._exponents(flat[rows], alphas[rows]) / sigmas[rows][:, :, None] ** 2
-            means.append(self._mean((logits + weights).flatten(1).softmax(dim=1)))
-        mean = torch.cat(means)
-        return on_device_of(x, mean.reshape(x.shape))
+        told = [""] * len(flat) if prompts is None else list(prompts)
+        if len(told) != len(flat):
+            raise DataError(f"{len(flat)} pictures and {len(told)} prompts; give one for each")
+        count = self.norms.numel()
+        mean = by_chunks(self._mean, flat, alpha, sigma, flat.shape[1], count, told, noised=True)
+        return mean.reshape(x.shape)
 
-    def nearest(self, x: Tensor) -> Tensor:
-        """Finds the scene with the nearest rendering, a row of all scenes, for each picture.
+    def _mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, prompts: Sequence[str]) -> Tensor:
+        given = torch.stack([self._weights_of(prompt) for prompt in prompts])
+        logits = self.exponents(x, alpha) / sigma[:, :, None] ** 2 + given
+        weights = logits.flatten(1).softmax(dim=1).unflatten(1, self.norms.shape)
+        shades = weights.sum(dim=2) @ self.shades
+        covered = (self.steps.T @ weights).flatten(0, 1) @ self.masks
+        return (shades.reshape(-1, 1) + covered).reshape(len(weights), -1)
 
-        Args:
-            x: Pictures with shape (n, 3, S, S).
-
-        Returns:
-            Shape (n,), int64.
-        """
-        flat = x.detach().cpu().double().flatten(1)
-        parts = row_chunks(len(flat), self.norms.numel())
-        one = torch.ones(1, 1, dtype=flat.dtype)
-        return torch.cat([self._exponents(flat[p], one).flatten(1).argmax(dim=1) for p in parts])
-
-    def _exponents(self, x: Tensor, alpha: Tensor) -> Tensor:
+    def exponents(self, x: Tensor, alpha: Tensor) -> Tensor:
         """Computes alpha x r - alpha² |r|² / 2 of pictures (n, 3 S S) and all r, (n, 12, m)."""
         pixels = x.reshape(-1, self.size**2)
         seen = (pixels @ self.masks.T).unflatten(0, (-1, 3))
@@ -152,13 +128,6 @@ class SceneOracle:
         products = (sums @ self.shades.T)[:, :, None] + self.steps @ seen
         alpha = alpha[:, :, None]
         return alpha * products - alpha**2 / 2 * self.norms
-
-    def _mean(self, weights: Tensor) -> Tensor:
-        """Computes means (n, 3 S S) of renderings with weights (n, 12 m)."""
-        weights = weights.unflatten(1, self.norms.shape)
-        shades = weights.sum(dim=2) @ self.shades
-        covered = (self.steps.T @ weights).flatten(0, 1) @ self.masks
-        return (shades.reshape(-1, 1) + covered).reshape(len(weights), -1)
 
 
 def read_scenes(samples: Tensor) -> pd.DataFrame:
@@ -178,13 +147,19 @@ def read_scenes(samples: Tensor) -> pd.DataFrame:
         raise DataError(f"pictures must have shape (n, 3, S, S), got {tuple(samples.shape)}")
     if not bool(samples.isfinite().all()):
         raise DataError("pictures have values that are not finite; sample again or train longer")
-    size = samples.shape[2]
-    rows = SceneOracle(size, "all").nearest(samples).numpy()
-    away = (samples.detach().cpu() - render(rows, size)).flatten(1).norm(dim=1)
+    pictures, size = samples.detach().cpu(), samples.shape[2]
+    oracle = SceneOracle(size, "all")
+
+    def nearest(x: Tensor, alpha: Tensor, _: Tensor) -> Tensor:
+        return oracle.exponents(x, alpha).flatten(1).argmax(dim=1)
+
+    flat = pictures.flatten(1)
+    rows = by_chunks(nearest, flat, 1.0, 0.0, flat.shape[1], oracle.norms.numel()).numpy()
+    away = (pictures - render(rows, size)).flatten(1).norm(dim=1)
     return all_scenes().iloc[rows].assign(distance=away.numpy())
 
 
-def score_scenes(samples: Tensor, prompts: Sequence[str]) -> dict[str, float | None]:
+def score_scenes(samples: Tensor, prompts: Collection[str]) -> dict[str, float | None]:
     """Judges pictures by what their prompts ask for.
 
     Args:

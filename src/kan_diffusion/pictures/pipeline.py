@@ -9,14 +9,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffusers import SchedulerMixin
-from diffusers.utils import BaseOutput
-from PIL import Image
-from torch import Tensor
+from diffusers import ImagePipelineOutput, SchedulerMixin
 
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.errors import KanDiffusionError, valid_settings
@@ -24,21 +20,9 @@ from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.processes import Process
 
-__all__ = ["PictureDiffusionPipeline", "PictureDiffusionPipelineOutput"]
+__all__ = ["PictureDiffusionPipeline"]
 
 _GUIDANCE = 3.0
-
-
-@dataclass
-class PictureDiffusionPipelineOutput(BaseOutput):
-    """Output of the pipeline.
-
-    Attributes:
-        images: Pictures, or samples with shape (n, C, S, S) if ``output_type`` is ``"pt"``;
-            pictures of one prompt are next to each other.
-    """
-
-    images: list[Image.Image] | Tensor
 
 
 class PictureDiffusionPipeline(SamplePipeline):
@@ -83,7 +67,6 @@ class PictureDiffusionPipeline(SamplePipeline):
         prompt: str | Sequence[str] | None = None,
         num_inference_steps: int = 20,
         *,
-        negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
         guidance_scale: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -91,17 +74,16 @@ class PictureDiffusionPipeline(SamplePipeline):
         output_type: Literal["pil", "pt"] = "pil",
         callback_on_step_end: StepCallback | None = None,
         return_dict: bool = True,
-    ) -> PictureDiffusionPipelineOutput:
+    ) -> ImagePipelineOutput:
         """Draws pictures.
 
         Args:
             prompt: One prompt or several; an empty one or None asks for nothing.
             num_inference_steps: Steps of the scheduler.
-            negative_prompt: Prompt that guidance leads away from, one or one per prompt; the empty
-                prompt when None.
             num_images_per_prompt: Number of pictures per prompt.
-            guidance_scale: Strength of classifier-free guidance; 1 is the plain conditional. When
-                None it is 3, or 1 where prompt and negative prompt are the same.
+            guidance_scale: Strength of classifier-free guidance, which leads away from the empty
+                prompt; 1 is the plain conditional. When None it is 3, or 1 where nothing is asked
+                for.
             generator: Source of the noise, or a list of one per picture; torch's default when None.
             batch_size: Largest number of pictures drawn at once.
             output_type: ``"pil"`` for Pillow's images, ``"pt"`` for samples in [-1, 1].
@@ -111,39 +93,26 @@ class PictureDiffusionPipeline(SamplePipeline):
             return_dict: Whether to return an output object or a tuple.
 
         Returns:
-            Pictures, grouped by prompt.
+            Its ``images``, in which pictures of one prompt are next to each other: Pillow's, or a
+            tensor with shape (n, C, S, S).
 
         Raises:
             KanDiffusionError: A number is out of range, or a prompt too long.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
-        if num_images_per_prompt < 1:
-            raise KanDiffusionError(
-                f"num_images_per_prompt must be at least 1, not {num_images_per_prompt}"
-            )
         if output_type not in ("pil", "pt"):
             raise KanDiffusionError(f"output_type must be 'pil' or 'pt', not {output_type!r}")
         prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-        away = negative_prompt or ""
-        aways = [away] * len(prompts) if isinstance(away, str) else list(away)
-        if len(aways) != len(prompts):
-            raise KanDiffusionError(
-                f"negative_prompt must be one or one for each of {len(prompts)} prompts, not "
-                f"{len(aways)}"
-            )
-        asked, absent = (
-            self.denoiser.vocabulary.tokens(each)
-            .repeat_interleave(num_images_per_prompt, 0)
-            .to(self.device)
-            for each in (prompts, aways)
-        )
+        tokens = self.denoiser.vocabulary.tokens(prompts).to(self.device)
+        asked = tokens.repeat_interleave(max(num_images_per_prompt, 0), 0)
+        absent = self.denoiser.absent["input_ids"].to(self.device).expand_as(asked)
         if guidance_scale is None:
-            guidance_scale = 1.0 if prompts == aways else _GUIDANCE
+            guidance_scale = _GUIDANCE if any(prompts) else 1.0
         samples = self._draw_all(
             len(asked), num_inference_steps, generator, {"input_ids": asked},
             {"input_ids": absent}, guidance_scale, batch_size, callback_on_step_end,
         )  # fmt: skip
         images = samples.clamp(-1, 1) if output_type == "pt" else self.codec.decode(samples)
         if not return_dict:
-            return (images,)  # type: ignore[return-value]  # as all pipelines of diffusers do
-        return PictureDiffusionPipelineOutput(images=images)
+            return (images,)
+        return ImagePipelineOutput(images=images)

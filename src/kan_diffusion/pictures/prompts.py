@@ -14,7 +14,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,32 +55,32 @@ class Vocabulary:
     length: int
 
     @classmethod
-    def of(cls, captions: Sequence[str], others: Sequence[str] = ()) -> Vocabulary:
+    def of(cls, captions: Iterable[str], others: Iterable[str] = ()) -> Vocabulary:
         """Takes the words of captions; prompts may be longer than these.
 
         Args:
             captions: The captions.
             others: Captions for which there is room, too, and whose words are not learned.
         """
-        split = [_words(caption) for caption in captions]
-        counts = Counter(word for words in split for word in words)
-        longest = max(map(len, split)) + (_ROOM if counts else 0)
-        length = 2 + max([longest, *(len(_words(other)) for other in others)])
-        return cls(" ".join(sorted(counts, key=lambda word: (-counts[word], word))), length)
+        learned, more = ([_words(text) for text in texts] for texts in (captions, others))
+        counts = Counter(word for words in learned for word in words)
+        longest = max(map(len, learned)) + (_ROOM if counts else 0)
+        known = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls(" ".join(known), 2 + max([longest, *map(len, more)]))
 
     @cached_property
     def numbers(self) -> dict[str, int]:
         """The token of each word."""
         return {word: len(_SPECIAL) + k for k, word in enumerate(self.words.split())}
 
-    def tokens(self, prompts: Sequence[str]) -> Tensor:
+    def tokens(self, prompts: Iterable[str]) -> Tensor:
         """Turns prompts into tokens.
 
         Args:
             prompts: The prompts; an empty one means no prompt.
 
         Returns:
-            Tokens with shape (len(prompts), L), int64.
+            Tokens with shape (n, L) of n prompts, int64.
 
         Raises:
             KanDiffusionError: A prompt has more tokens than fit.
@@ -96,7 +96,7 @@ class Vocabulary:
             rows.append(row + [_PAD] * (self.length - len(row)))
         return torch.tensor(rows)
 
-    def unknown(self, prompts: Sequence[str]) -> list[str]:
+    def unknown(self, prompts: Iterable[str]) -> list[str]:
         """Says which words of prompts were in no caption, a sentence each.
 
         Returns:

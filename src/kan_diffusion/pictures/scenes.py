@@ -39,6 +39,7 @@ __all__ = [
     "BACKGROUNDS",
     "COLOURS",
     "HELD_OUT",
+    "PAIRS",
     "PROPERTIES",
     "SHAPE_SIDES",
     "WORDINGS",
@@ -47,7 +48,6 @@ __all__ = [
     "captions",
     "coverages",
     "draw_scenes",
-    "is_held_out",
     "parse",
     "render",
 ]
@@ -64,6 +64,9 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
 
 BACKGROUNDS: Mapping[str, tuple[int, int, int]] = {"black": (15, 15, 15), "white": (255, 255, 255)}
 """Backgrounds in 8 bits."""
+
+PAIRS = torch.tensor(list(product(BACKGROUNDS.values(), COLOURS.values()))).float()
+"""Backgrounds with colours in 8 bits, in the order of :func:`all_scenes`, shape (12, 2, 3)."""
 
 _DIAMETERS = {"small": 9, "large": 15}  # in places of the grid
 _PLACES = (
@@ -115,8 +118,7 @@ _SPANS = {
 """Places that the centre of an object may have in either direction."""
 
 
-def is_held_out(shape: str, colour: str, size: str) -> bool:
-    """Whether a combination is never trained on."""
+def _is_held_out(shape: str, colour: str, size: str) -> bool:
     return colour in HELD_OUT[shape] or f"{size} {colour}" in HELD_OUT[shape]
 
 
@@ -136,7 +138,7 @@ def all_scenes() -> pd.DataFrame:
         for y, x in product(_SPANS[size], repeat=2)
     ]
     table = pd.DataFrame(rows, columns=[*PROPERTIES, "x", "y"])
-    held_out = [is_held_out(*row[:3]) for row in rows]
+    held_out = [_is_held_out(*row[:3]) for row in rows]
     return table.astype(dict.fromkeys(PROPERTIES, "category")).assign(held_out=held_out)
 
 
@@ -154,10 +156,10 @@ def draw_scenes(
         Rows of :func:`all_scenes`, shape (num,).
     """
     every = product(PROPERTIES["shape"], COLOURS, _DIAMETERS)
-    known = [each for each in every if combinations != "seen" or not is_held_out(*each)]
-    held_out = np.array([is_held_out(*each) for each in known])
-    table, kinds = all_scenes(), ["background", "shape", "colour", "size"]
-    first = {tuple(row): number for number, row in table[kinds].drop_duplicates().T.items()}
+    known = [each for each in every if combinations != "seen" or not _is_held_out(*each)]
+    held_out = np.array([_is_held_out(*each) for each in known])
+    kinds = all_scenes()[["background", "shape", "colour", "size"]].drop_duplicates()
+    first = {tuple(row): number for number, row in kinds.T.items()}
     firsts = np.array([[first[ground, *each] for each in known] for ground in BACKGROUNDS])
     places = np.array([len(_SPANS[size]) for *_, size in known])
     grounds = generator.integers(len(BACKGROUNDS), size=num)
@@ -237,8 +239,7 @@ def render(scenes: Iterable[int], size: int) -> Tensor:
     """
     masks = coverages(size)
     pairs, rows = np.divmod(np.fromiter(scenes, np.int64), len(masks))
-    levels = torch.tensor(list(product(BACKGROUNDS.values(), COLOURS.values())))[pairs].float()
-    grounds, colours = levels[..., None].unbind(1)
+    grounds, colours = PAIRS[pairs][..., None].unbind(1)
     # Whole numbers until they are divided.
     levels = grounds + masks[rows][:, None] * (colours - grounds)
     return (levels / 127.5 - 1).unflatten(2, (size, size))
@@ -265,13 +266,16 @@ def captions(
     )
 
 
-_FILLING = frozenset(
-    ["a", "an", "one", "that", "is", "and", "with", "of", "at", "in", "the", "to", "picture"]
-)
-_NAMED = "|".join(sorted(PROPERTIES["place"], key=len, reverse=True))
+_FILLING = {
+    *("a", "an", "one", "that", "is", "and", "with", "of", "at", "in", "on", "the", "to"),
+    *("picture", "background"),
+}
+_ANY = {kind: "|".join(sorted(known, key=len, reverse=True)) for kind, known in PROPERTIES.items()}
 _PHRASE = re.compile(
-    rf"\b(?:(?:at|in|on) the (?P<place>{_NAMED})\b"
-    r"|on (?:a )?(?P<background>\w+)(?: background)?\b|(?P<word>\w+))"
+    rf"\b(?:(?:at|in|on) the (?P<place>{_ANY['place']})"
+    rf"|on (?:a )?(?P<background>{_ANY['background']})"
+    rf"|(?P<shape>{_ANY['shape']})|(?P<colour>{_ANY['colour']})|(?P<size>{_ANY['size']})"
+    r"|(?P<word>\w+))\b"
 )
 
 
@@ -290,20 +294,17 @@ def parse(prompt: str) -> dict[str, str]:
     asked: dict[str, str] = {}
     for match in _PHRASE.finditer(prompt.lower()):
         kind = str(match.lastgroup)
-        word, known = match[kind], {kind: PROPERTIES.get(kind, ())}
-        if kind == "word":
-            if word in _FILLING:
-                continue
-            known = {each: PROPERTIES[each] for each in ("shape", "colour", "size")}
-        kind = next((each for each, words in known.items() if word in words), "")
-        if not kind:
-            words = [word for words in known.values() for word in words]
-            raise DataError(f"'{prompt}': {unknown_name('word', word, words)}")
+        word = match[kind]
+        if kind == "word" and word not in _FILLING:
+            known = [*PROPERTIES["shape"], *COLOURS, *_DIAMETERS]
+            known += [f"on {background}" for background in BACKGROUNDS]
+            raise DataError(f"'{prompt}': {unknown_name('word', word, known)}")
         if kind in asked:
             raise DataError(
                 f"'{prompt}': '{word}' is a second {kind}; ask for one object, and say each once"
             )
-        asked[kind] = word
+        if kind != "word":
+            asked[kind] = word
     if "shape" not in asked:
         raise DataError(f"'{prompt}' names no shape; known: {', '.join(PROPERTIES['shape'])}")
     return asked

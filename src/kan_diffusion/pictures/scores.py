@@ -20,15 +20,17 @@ the share of real pictures, which are asked for nothing, has the mean 1/2.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import Measure
-from kan_diffusion.evaluation.privacy import closest_record, copies
+from kan_diffusion.evaluation.privacy import copies
 from kan_diffusion.pictures.oracle import score_scenes
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scenes import Combinations, captions, draw_scenes, render
@@ -54,29 +56,21 @@ _PARTS: tuple[tuple[str, Combinations, str], ...] = (
     ("unseen", "held-out", "held-out combinations"),
 )
 
+_TITLES = [
+    ("nearest", "nearest", "distance to the nearest training picture", Measure.group),
+    ("closer", "closer", "share nearer to a training picture than to a new one", Measure.group),
+    ("read_plain", "unguided", "as asked, without guidance", _ASKED),
+    ("read", "class", "classes as asked", _ASKED),
+    ("spread", "spread", "spread within a class", _ASKED),
+    *(
+        (f"{part}_{kind}", kind, f"{kind} as asked, {said}", f"{_ASKED}: {said}")
+        for part, _, said in _PARTS
+        for kind in _KINDS
+    ),
+]
 PICTURE_MEASURES: dict[str, Measure] = {
-    measure.key: measure
-    for measure in (
-        Measure("nearest", "nearest", "higher", title="distance to the nearest training picture"),
-        Measure(
-            *("closer", "closer", "lower"),
-            title="share nearer to a training picture than to a new one",
-        ),
-        Measure(
-            *("read_plain", "unguided", "higher"), title="as asked, without guidance", group=_ASKED
-        ),
-        Measure("read", "class", "higher", title="classes as asked", group=_ASKED),
-        Measure("spread", "spread", "higher", title="spread within a class", group=_ASKED),
-        *(
-            Measure(
-                *(f"{part}_{kind}", kind, "higher"),
-                title=f"{kind} as asked, {said}",
-                group=f"{_ASKED}: {said}",
-            )
-            for part, _, said in _PARTS
-            for kind in _KINDS
-        ),
-    )
+    key: Measure(key, label, "lower" if key == "closer" else "higher", title=title, group=group)
+    for key, label, title, group in _TITLES
 }
 """All measures of pictures, by their column in a study's rows; some apply to some data only."""
 
@@ -86,44 +80,34 @@ class ClassJudge:
 
     Args:
         train: Training pictures, shape (N, C, S, S).
-        classes: Their classes, shape (N,), from 0.
-        heldout: Pictures to measure its accuracy with, shape (M, C, S, S).
-        heldout_classes: Their classes, shape (M,).
-
-    Attributes:
-        accuracy: Share of held-out pictures that it reads right.
+        classes: Their N classes, a categorical.
 
     Raises:
         DataError: There is only one class, or a class has no training picture.
     """
 
-    def __init__(
-        self, train: Tensor, classes: Tensor, heldout: Tensor, heldout_classes: Tensor
-    ) -> None:
+    def __init__(self, train: Tensor, classes: pd.Series) -> None:
         from sklearn.svm import SVC
 
-        counts = classes.bincount()
-        if len(counts) < 2 or not bool((counts > 0).all()):
+        if not 1 < classes.nunique() == len(classes.cat.categories):
             raise DataError("a judge of classes needs two at least, each with training pictures")
-        self._classifier = SVC(C=10.0).fit(_flat(train), classes.numpy())
-        self._spreads = _spreads(train, classes, len(counts))
-        self.accuracy, _ = self.score(heldout, heldout_classes)
+        self._classifier = SVC(C=10.0).fit(_flat(train), classes.cat.codes)
+        self._spreads = _spreads(train, classes)
 
-    def score(self, samples: Tensor, classes: Tensor) -> tuple[float, float]:
+    def score(self, samples: Tensor, classes: pd.Series) -> tuple[float, float]:
         """Judges pictures.
 
         Args:
             samples: Shape (n, C, S, S).
-            classes: The class that was asked for each, shape (n,).
+            classes: The class that was asked for each, a categorical like those of training.
 
         Returns:
             The share of the pictures that are read as asked; and their spread, the root mean square
             distance to the mean of their class, over that of training pictures. Guidance lowers
             it; 1 is as diverse as real pictures.
         """
-        classes = classes.cpu()
-        right = self._classifier.predict(_flat(samples)) == classes.numpy()
-        spreads = _spreads(samples, classes, len(self._spreads)) / self._spreads
+        right = self._classifier.predict(_flat(samples)) == classes.cat.codes
+        spreads = _spreads(samples, classes) / self._spreads
         return float(right.mean()), float(np.nanmean(spreads))
 
 
@@ -131,11 +115,11 @@ def _flat(samples: Tensor) -> np.ndarray:
     return samples.detach().cpu().double().flatten(1).numpy()
 
 
-def _spreads(samples: Tensor, classes: Tensor, count: int) -> np.ndarray:
+def _spreads(samples: Tensor, classes: pd.Series) -> np.ndarray:
     """Computes root mean square distances to the mean of each class; NaN of fewer than two."""
-    each = [samples[classes == k].detach().cpu().double().flatten(1) for k in range(count)]
-    spreads = [float(c.var(dim=0).sum().sqrt()) if len(c) > 1 else np.nan for c in each]
-    return np.array(spreads)
+    flat, codes = torch.from_numpy(_flat(samples)), torch.tensor(classes.cat.codes.to_numpy())
+    each = [flat[codes == code] for code in range(len(classes.cat.categories))]
+    return np.array([float(c.var(dim=0).sum().sqrt()) if len(c) > 1 else np.nan for c in each])
 
 
 def shown(dataset: PictureDataset, num: int) -> tuple[tuple[str, ...], Tensor]:
@@ -156,64 +140,69 @@ def shown(dataset: PictureDataset, num: int) -> tuple[tuple[str, ...], Tensor]:
             for count, (_, which, _) in halves
         ])  # fmt: skip
         return captions(scenes), render(scenes, dataset.shape[-1])
-    rows = torch.arange(len(dataset.heldout))
-    if dataset.heldout_labels.classes is not None:
-        classes = dataset.heldout_labels.classes.tolist()
-        rows = torch.tensor([classes.index(each) for each in sorted({*classes})])
-    return dataset.heldout_labels.of(rows[:num]).captions, dataset.heldout[rows[:num]]
+    labels = dataset.heldout_labels
+    if dataset.classes:
+        labels = labels.drop_duplicates("class").sort_values("class")
+    return tuple(labels["caption"][:num]), dataset.heldout[labels.index[:num].tolist()]
 
 
 def score_pictures(
     config: TrialConfig, dataset: PictureDataset, pipeline: PictureDiffusionPipeline
-) -> Row:
+) -> tuple[Row, Tensor]:
     """Draws pictures and scores them.
 
     Args:
-        config: The trial, whose settings decide how many pictures are drawn, and how.
-        dataset: The pictures it was trained on, and those it is judged with.
-        pipeline: The model.
+        config: The trial, which says how many pictures are drawn, and how.
+        dataset: The pictures; held-out ones are asked for and stand for real ones.
+        pipeline: The trained model.
 
     Returns:
-        Scores by the keys of `PICTURE_MEASURES`; scores of real pictures, which need no model, have
-        the suffix ``_real``.
+        The seconds that it takes, and scores by the keys of `PICTURE_MEASURES`, where those of real
+        pictures, which need no model, have the suffix ``_real``; and `EACH` pictures of each prompt
+        that a report shows.
     """
+    started = time.perf_counter()
     names, sampling = (config.study_seed, config.seed, dataset.name), config.sampling
     num, guidance = config.judging.num_samples, sampling.guidance
-    rows = dataset.heldout_rows(num, torch_generator("asked", *names))
-    asked, real = dataset.heldout_labels.of(rows), dataset.heldout[rows]
 
-    def drawn(prompts: Sequence[str], scale: float, stream: str) -> Tensor:
-        noise = torch_generator("samples", stream, *names)
-        samples = pipeline(
-            prompts, sampling.steps, guidance_scale=scale, generator=noise, output_type="pt"
+    def drawn(prompts: Sequence[str], scale: float, *stream: str | int, each: int = 1) -> Tensor:
+        samples: Tensor = pipeline(
+            prompts,
+            sampling.steps,
+            num_images_per_prompt=each,
+            guidance_scale=scale,
+            generator=torch_generator(*stream),
+            output_type="pt",
         ).images
-        assert isinstance(samples, Tensor)
         return samples.cpu()
 
-    plain = drawn(asked.captions, 1.0, "plain")
+    rows = dataset.heldout_rows(num, torch_generator("asked", *names))
+    asked, real = dataset.heldout_labels.iloc[rows.numpy()], dataset.heldout[rows]
+    prompts = asked["caption"].tolist()
+    plain = drawn(prompts, 1.0, "samples", "plain", *names)
     found: Row = {**_copied(dataset, plain, num, names)}
     if dataset.scenes:
         for part, combinations, _ in _PARTS:
             scenes = draw_scenes(num, numpy_generator("asked", part, *names), combinations)
             told = captions(scenes)  # they name shape, colour and size, which may be held out
-            guided = drawn(told, guidance, part)
+            guided = drawn(told, guidance, "samples", part, *names)
             for end, judged in (("", guided), ("_real", render(scenes, dataset.shape[-1]))):
                 scores = score_scenes(judged, told)
                 found |= {f"{part}_{kind}{end}": scores[kind] for kind in _KINDS}
         for end, judged in (("", plain), ("_real", real)):
-            found[f"read_plain{end}"] = score_scenes(judged, asked.captions)["all"]
-    classes, others = dataset.labels.classes, dataset.heldout_labels.classes
-    if classes is not None and others is not None and asked.classes is not None:
-        if len(classes.unique()) < len(dataset.classes):
-            return found  # a class has no picture to train a judge with
-        judge = ClassJudge(dataset.train, classes, dataset.heldout, others)
-        found["read"], found["spread"] = judge.score(
-            drawn(asked.captions, guidance, "guided"), asked.classes
-        )
-        found["read_plain"], _ = judge.score(plain, asked.classes)
-        found["read_real"] = found["read_plain_real"] = judge.accuracy
-        _, found["spread_real"] = judge.score(real, asked.classes)
-    return found
+            found[f"read_plain{end}"] = score_scenes(judged, prompts)["all"]
+    # A class may have no picture to train a judge with.
+    if dataset.labels["class"].nunique() == len(dataset.classes) > 0:
+        judge = ClassJudge(dataset.train, dataset.labels["class"])
+        guided = drawn(prompts, guidance, "samples", "guided", *names)
+        found["read"], found["spread"] = judge.score(guided, asked["class"])
+        found["read_plain"], _ = judge.score(plain, asked["class"])
+        found["read_real"], _ = judge.score(dataset.heldout, dataset.heldout_labels["class"])
+        found["read_plain_real"] = found["read_real"]
+        _, found["spread_real"] = judge.score(real, asked["class"])
+    found["sample_seconds"] = time.perf_counter() - started
+    to_show, _ = shown(dataset, config.judging.num_drawn)
+    return found, drawn(to_show, guidance, "shown", config.study_seed, each=EACH)
 
 
 def _copied(
@@ -225,11 +214,10 @@ def _copied(
     heldout = _flat(dataset.heldout[: len(plain)])
     found = copies(made, train, heldout, numpy_generator("copies", *names))
     one, other = map(_flat, dataset.fresh_pair(num, torch_generator("real pairs", *names)))
-    size = min(len(other), len(train))
-    some = numpy_generator("real pairs", *names).choice(len(train), size, replace=False)
+    of_real = copies(one, train, other, numpy_generator("real pairs", *names))
     return {
         "nearest": found.nearest,
         "nearest_real": found.nearest_real,
         "closer": found.closest.value,
-        "closer_real": closest_record(one, train[some], other[:size]).value,
+        "closer_real": of_real.closest.value,
     }

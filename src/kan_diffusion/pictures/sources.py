@@ -1,14 +1,11 @@
-"""Pictures as sources: handwritten digits, scenes that are drawn, and folders of pictures.
+"""Pictures as sources: the handwritten digits of scikit-learn, scenes that are drawn, and folders.
 
-Three sources: the handwritten ``digits`` of scikit-learn, the ``shapes`` that
-:mod:`kan_diffusion.pictures.scenes` draws, and a folder (:mod:`kan_diffusion.pictures.folder`).
 Fresh shapes can always be drawn, so their held-out pictures are drawn, too, and in colour they have
 an exact oracle.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from pydantic import Field, model_validator
@@ -29,7 +27,6 @@ from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
 from kan_diffusion.limits import MOST_POINTS, MOST_SIDE
 from kan_diffusion.pictures.codec import Mode, PictureCodec
 from kan_diffusion.pictures.folder import (
-    Labels,
     Pictures,
     holds_pictures,
     list_folder,
@@ -41,14 +38,11 @@ from kan_diffusion.pictures.scenes import SHAPE_SIDES, captions, draw_scenes, re
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import require_name
 
-__all__ = ["PICTURES", "PictureData", "PictureDataset"]
-
-logger = logging.getLogger(__name__)
-
-PICTURES = ("digits", "shapes")
-"""Names of the pictures that need no files."""
+__all__ = ["PictureData", "PictureDataset"]
 
 _SIZES = {"digits": 8, "shapes": 16}
+"""Sides of the pictures that need no files."""
+
 _FOLDER_SIZE = 32
 _NUM_SHAPES = 20_000
 _STUDY_HOLDOUT = 0.3
@@ -62,21 +56,23 @@ class PictureDataset(Dataset):
 
     Attributes:
         codec: The map between pictures and samples.
-        labels: What is said of the training pictures.
-        heldout_labels: What is said of the held-out pictures.
-        classes: Names of the classes; empty where there are none.
+        labels: A row for each training picture: its ``caption``, or else the name of its class,
+            empty where nothing is said; and its ``class``, a categorical.
+        heldout_labels: The same of the held-out pictures.
         scenes: Whether samples are scenes in colour, whose posterior mean is known exactly.
-        report: How pictures were changed to make them samples; empty if they were not.
     """
 
     columns: tuple[str, ...] = ()
     codec: PictureCodec
     heldout: Tensor = field()
-    labels: Labels
-    heldout_labels: Labels
-    classes: tuple[str, ...] = ()
+    labels: pd.DataFrame
+    heldout_labels: pd.DataFrame
     scenes: bool = False
-    report: str = ""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; empty where there are none."""
+        return list(self.labels["class"].cat.categories)
 
     @property
     def oracle(self) -> OracleKind:
@@ -89,8 +85,8 @@ class PictureDataset(Dataset):
         """Returns the posterior mean of scenes, given their captions."""
         if not self.scenes:
             return None
-        told = () if rows is None else self.heldout_labels.of(rows).captions
-        return SceneOracle(self.shape[-1]).posterior_mean(noised, alpha, sigma, told or None)
+        told = None if rows is None else self.heldout_labels["caption"][rows.numpy()].tolist()
+        return SceneOracle(self.shape[-1]).posterior_mean(noised, alpha, sigma, told)
 
 
 class PictureData(Source):
@@ -121,8 +117,8 @@ class PictureData(Source):
     @model_validator(mode="after")
     def _known(self) -> Self:
         require_name(self.name)
-        if self.is_folder and "/" not in self.pictures and not Path(self.pictures).is_dir():
-            raise unknown_name("pictures (none of these and no folder)", self.pictures, PICTURES)
+        if self.folder and "/" not in self.pictures and not self.folder.is_dir():
+            raise unknown_name("pictures (none of these and no folder)", self.pictures, _SIZES)
         if self.pictures != "shapes" and self.num_pictures is not None:
             raise KanDiffusionError("num_pictures is for shapes, which are drawn; leave it out")
         if self.pictures == "shapes" and self.size not in (None, *SHAPE_SIDES):
@@ -132,22 +128,22 @@ class PictureData(Source):
     @classmethod
     def known(cls) -> Collection[str]:
         """Lists the pictures that need no files."""
-        return PICTURES
+        return _SIZES
 
     @classmethod
     def accepts(cls, name: str) -> bool:
         """Whether it is such a name, or a folder of pictures."""
-        return name in PICTURES or holds_pictures(Path(name))
+        return name in _SIZES or holds_pictures(Path(name))
 
     @property
-    def is_folder(self) -> bool:
-        """Whether the pictures are files of a folder."""
-        return self.pictures not in PICTURES
+    def folder(self) -> Path | None:
+        """Absolute path of the folder; None of pictures that need no files."""
+        return None if self.pictures in _SIZES else Path(self.pictures).absolute()
 
     @property
     def name(self) -> str:
         """Name of the data set in tables and figures."""
-        return Path(self.pictures).absolute().name if self.is_folder else self.pictures
+        return self.folder.name if self.folder else self.pictures
 
     def pinned(self) -> Self:
         """Returns a copy with the digest and the absolute path of a folder.
@@ -156,18 +152,15 @@ class PictureData(Source):
             DataError: The folder or a file in it cannot be used, or are not those of ``sha256``.
             KanDiffusionError: A share to hold out is given for a folder that is split already.
         """
-        if not self.is_folder:
+        if self.folder is None:
             return self
-        read = self._read()
+        read = self._read(self.folder)
         if read.heldout is not None and not self.sha256 and "holdout" in self.model_fields_set:
             raise KanDiffusionError(
                 f"'{self.pictures}' is split by its folders, such as train and test; leave "
                 "holdout out"
             )
-        if read.report and not self.sha256:
-            logger.warning(read.report)
-        path = str(Path(self.pictures).absolute())
-        return self.model_copy(update={"sha256": read.sha256, "pictures": path})
+        return self.model_copy(update={"sha256": read.sha256, "pictures": str(self.folder)})
 
     def for_study(self) -> Self:
         """Returns a copy that holds out more pictures, where they cannot be drawn."""
@@ -181,36 +174,38 @@ class PictureData(Source):
 
     def is_same(self, other: Source) -> bool:
         """Whether ``other`` are the same pictures; files are compared when they are read."""
-        return (
-            isinstance(other, PictureData)
-            and Path(other.pictures).absolute() == Path(self.pictures).absolute()
-        )
+        if not isinstance(other, PictureData):
+            return False
+        return (other.name, other.folder) == (self.name, self.folder)
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> PictureDataset:
         """Reads or draws pictures, and splits them."""
-        if self.pictures == "shapes":
-            return _draw_shapes(self, study_seed, trial_seed)
-        read = self._read() if self.is_folder else _read_digits(self, study_seed)
+        if self.folder:
+            read = self._read(self.folder)
+        elif self.pictures == "digits":
+            read = _read_digits(self, study_seed)
+        else:
+            read = _draw_shapes(self, study_seed, trial_seed)
         if read.heldout is None:
             train, heldout = split(len(read.samples), self.holdout, study_seed, trial_seed)
         else:
             train, heldout = (part.nonzero()[:, 0] for part in (~read.heldout, read.heldout))
+        labels, others = (
+            read.labels.iloc[rows.numpy()].reset_index(drop=True) for rows in (train, heldout)
+        )
         return PictureDataset(
             name=self.name,
             standardizer=Standardizer.identity(math.prod(read.codec.shape)),
             train=read.samples[train],
             heldout=read.samples[heldout],
             codec=read.codec,
-            labels=read.labels.of(train),
-            heldout_labels=read.labels.of(heldout),
-            classes=read.classes,
-            report=read.report,
+            labels=labels,
+            heldout_labels=others,
+            scenes=self.pictures == "shapes" and read.codec.mode == "RGB",
         )
 
-    def _read(self) -> Pictures:
+    def _read(self, root: Path) -> Pictures:
         """Reads the folder that a run was set up with."""
-        # A run pins a folder by its absolute path: the same files need not be read again.
-        root = Path(self.pictures).absolute()
         read = read_folder(root, list_folder(root), self.size or _FOLDER_SIZE, self.mode)
         if self.sha256 not in ("", read.sha256):
             raise DataError(
@@ -221,33 +216,27 @@ class PictureData(Source):
 
 
 @lru_cache(maxsize=2)
-def _draw_shapes(config: PictureData, study_seed: int, trial_seed: int) -> PictureDataset:
+def _draw_shapes(config: PictureData, study_seed: int, trial_seed: int) -> Pictures:
     """Draws training scenes and held-out scenes; keeps the last two results in memory."""
     num = config.num_pictures or _NUM_SHAPES
     codec = PictureCodec(size=config.size or _SIZES["shapes"], mode=config.mode or "RGB")
     require_room(num, codec.size)
-
-    def drawn(count: int, *stream: str | int) -> tuple[Tensor, Labels]:
+    samples, told = list[Tensor](), list[str]()
+    parts: list[tuple[int, tuple[str | int, ...]]] = [
+        (num, ("training pictures", study_seed, trial_seed)),
+        (max(4, round(config.holdout * num)), ("held-out pictures", study_seed)),
+    ]
+    for count, stream in parts:
         generator = numpy_generator("shapes", *stream)
         scenes = draw_scenes(count, generator)
-        samples = render(scenes, codec.size)
-        if codec.mode != "RGB":
-            samples = codec.encode(PictureCodec(size=codec.size).decode(samples))
-        return samples, Labels(captions(scenes, generator))
-
-    train, labels = drawn(num, "training pictures", study_seed, trial_seed)
-    count = max(4, round(config.holdout * num))
-    heldout, heldout_labels = drawn(count, "held-out pictures", study_seed)
-    return PictureDataset(
-        name=config.name,
-        standardizer=Standardizer.identity(math.prod(codec.shape)),
-        train=train,
-        heldout=heldout,
-        codec=codec,
-        labels=labels,
-        heldout_labels=heldout_labels,
-        scenes=codec.mode == "RGB",
-    )
+        samples.append(render(scenes, codec.size))
+        told += captions(scenes, generator)
+    drawn = torch.cat(samples)
+    if codec.mode != "RGB":
+        drawn = codec.encode(PictureCodec(size=codec.size).decode(drawn))
+    nothing = pd.Categorical([None] * len(told), [])
+    labels = pd.DataFrame({"caption": told, "class": nothing})
+    return Pictures(codec, drawn, labels, torch.arange(len(drawn)) >= num)
 
 
 def _read_digits(config: PictureData, study_seed: int) -> Pictures:
@@ -258,10 +247,10 @@ def _read_digits(config: PictureData, study_seed: int) -> Pictures:
     values = (digits.images * (255 / 16)).round().astype(np.uint8)
     generator = numpy_generator("captions", study_seed, "digits")
     names = [_DIGITS[label] for label in digits.target]
-    told = tuple(
+    told = [
         wording.format(a="an" if name == "eight" else "a", name=name)
         for wording, name in zip(generator.choice(_DIGIT_WORDINGS, len(names)), names, strict=True)
-    )
+    ]
     samples = codec.encode([Image.fromarray(value) for value in values])
-    labels = Labels(told, torch.from_numpy(digits.target).long())
-    return Pictures(codec, samples, labels, _DIGITS)
+    labels = pd.DataFrame({"caption": told, "class": pd.Categorical(names, _DIGITS)})
+    return Pictures(codec, samples, labels)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import logging
 import math
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -24,7 +25,7 @@ from torch import Tensor
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import Family, get_family
+from kan_diffusion.denoisers.families import Family, Setting, get_family
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
     SamplePipeline,
@@ -32,12 +33,11 @@ from kan_diffusion.diffusion.sampling import (
     make_scheduler,
 )
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.evaluation.denoising import draw_noised_points
 from kan_diffusion.files import whole_file
 from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES, PictureDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.prompts import Vocabulary
-from kan_diffusion.pictures.scores import EACH, PICTURE_MEASURES, score_pictures, shown
+from kan_diffusion.pictures.scores import PICTURE_MEASURES, score_pictures, shown
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
@@ -49,9 +49,10 @@ from kan_diffusion.training import TrainingConfig
 
 __all__ = ["PictureTask"]
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
-_FAMILIES = ("dit", "dit-kan", "dit-full-kan", "unet", "unet-kan")
 _SEEDS, _FEWEST_SEEDS = {"digits": 5}, 3
 
 _EVALUATION = {"num_noised": 2_000, "num_samples": 500, "num_likelihood": 0, "num_drawn": 10}
@@ -66,6 +67,7 @@ _SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
 """Pictures that training sees if the data have ``_SCENES`` pictures, and the fewest it sees."""
 _CLASS_GUIDANCE, _PROMPT_GUIDANCE = 2.0, 4.0
 """Classes need less guidance than prompts that compose."""
+_IN = {"L": "grey", "RGB": "colour", "RGBA": "colour and opacity"}
 _LONGEST_NAME, _MOST_ACROSS = 60, 16
 """Letters of a file's name, and pictures in a row of a contact sheet."""
 
@@ -112,17 +114,15 @@ class PictureTask(Task):
 
     def suggest_study(self, dataset: Dataset) -> StudySuggestion:
         """Suggests how to compare models of pictures."""
-        side = dataset.shape[-1]
+        pictures, side, halvings = _known(PictureDataset, dataset), dataset.shape[-1], 0
         divisors = [each for each in range(2, side // 2 + 1) if side % each == 0]
         patch = next((each for each in divisors if side // each <= _MOST_TOKENS), 1)
         cheap = (side // patch) ** 2 <= _FEW_TOKENS
-        channels, pixels = [_CHANNELS], side
-        while pixels % 2 == 0 and (pixels > _MOST_TOKENS or pixels == side):
-            channels.append(2 * _CHANNELS)
-            pixels //= 2
+        while side % 2 ** (halvings + 1) == 0 and (not halvings or side >> halvings > _MOST_TOKENS):
+            halvings += 1
         seen = max(_FEWEST_SEEN, _SEEN * (len(dataset.train) / _SCENES) ** 0.5)
         return StudySuggestion(
-            _FAMILIES,
+            tuple(PICTURE_FAMILIES),
             TrainingConfig(
                 steps=int(round(seen / _BATCH_SIZE, -2)),
                 batch_size=_BATCH_SIZE,
@@ -133,36 +133,37 @@ class PictureTask(Task):
                 ema_decay=0.998,
             ),
             seeds=_SEEDS.get(dataset.name, _FEWEST_SEEDS),
-            params=250_000 if cheap else 320_000 + 110_000 * max(len(channels) - 2, 0),
-            settings={"patch": patch, "channels": tuple(channels)},
+            params=250_000 if cheap else 320_000 + 110_000 * max(halvings - 1, 0),
+            settings={"patch": patch, "channels": (_CHANNELS, *[2 * _CHANNELS] * halvings)},
             sampling=SamplingConfig(
-                guidance=_CLASS_GUIDANCE if _pictures(dataset).classes else _PROMPT_GUIDANCE
+                guidance=_CLASS_GUIDANCE if pictures.classes else _PROMPT_GUIDANCE
             ),
             evaluation=EvaluationConfig(**_EVALUATION, moments=(1.0,)),
         )
 
     def build(self, config: TrialConfig, dataset: Dataset) -> Denoiser:
         """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
-        pictures, settings = _pictures(dataset), dict(config.model.settings)
-        known = Vocabulary.of(pictures.labels.captions, pictures.heldout_labels.captions)
-        settings |= {"words": known.words, "prompt_length": known.length}
-        denoiser = _denoiser(self._network(config, dataset, settings))
+        pictures = _known(PictureDataset, dataset)
+        known = Vocabulary.of(pictures.labels["caption"], pictures.heldout_labels["caption"])
+        told: dict[str, Setting] = {"words": known.words, "prompt_length": known.length}
+        network = self._network(config, dataset, {**config.model.settings, **told})
+        denoiser = _known(PictureDenoiser, network)
         # The same for all models of a seed.
         denoiser.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))
         return denoiser
 
     def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
         """Returns the tokens of captions."""
-        captions = _pictures(dataset).labels.captions
-        return {"input_ids": _denoiser(denoiser).vocabulary.tokens(captions)}
+        return _tokens(denoiser, _known(PictureDataset, dataset).labels)
 
     def pipeline(
         self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
     ) -> PictureDiffusionPipeline:
         """Makes the pipeline of a trained denoiser."""
-        mode, process = _pictures(dataset).codec.mode, config.process
+        mode, process = _known(PictureDataset, dataset).codec.mode, config.process
         scheduler = make_scheduler(config.sampling.scheduler, process)
-        return PictureDiffusionPipeline(_denoiser(denoiser), process, mode, scheduler)
+        network = _known(PictureDenoiser, denoiser)
+        return PictureDiffusionPipeline(network, process, mode, scheduler)
 
     def points(self, pipeline: SamplePipeline) -> PointDiffusionPipeline:
         """Refuses: pictures are no points, see :meth:`.Task.points`."""
@@ -171,46 +172,20 @@ class PictureTask(Task):
             "draw from it with 'kan-diffusion sample', judge it with 'kan-diffusion evaluate'"
         )
 
-    def reference(
-        self,
-        dataset: Dataset,
-        process: Process,
-        evaluation: EvaluationConfig,
-        study_seed: int,
-        split: int = 0,
-    ) -> Reference:
-        """Draws the noised pictures that all trials of a study are measured with."""
-        name = (dataset.name, split) if split else (dataset.name,)
-        noise = torch_generator("noised points", study_seed, *name)
-        return Reference(draw_noised_points(dataset, process, evaluation.num_noised, noise))
-
     def _conditions_of(
         self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
     ) -> dict[str, Tensor]:
         assert rows is not None
-        captions = _pictures(dataset).heldout_labels.of(rows).captions
-        return {"input_ids": _denoiser(pipeline.denoiser).vocabulary.tokens(captions)}
+        labels = _known(PictureDataset, dataset).heldout_labels.iloc[rows.numpy()]
+        return _tokens(pipeline.denoiser, labels)
 
     def _score(
         self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
     ) -> tuple[Row, Tensor | None]:
         if not config.judging.num_samples:
             return {}, None
-        drawing, pictures, sampling = _drawing(pipeline), _pictures(dataset), config.sampling
-        started = time.perf_counter()
-        scores = score_pictures(config, pictures, drawing)
-        row: Row = {"sample_seconds": time.perf_counter() - started, **scores}
-        prompts, _ = shown(pictures, config.judging.num_drawn)
-        drawn = drawing(
-            prompts,
-            sampling.steps,
-            num_images_per_prompt=EACH,
-            guidance_scale=sampling.guidance,
-            generator=torch_generator("shown", config.study_seed),
-            output_type="pt",
-        ).images
-        assert isinstance(drawn, Tensor)
-        return row, drawn.cpu()
+        drawing = _known(PictureDiffusionPipeline, pipeline)
+        return score_pictures(config, _known(PictureDataset, dataset), drawing)
 
     def judging_seconds(self, trial: TrialConfig, step: Callable[[], float]) -> float:
         """Estimates how long drawing pictures takes."""
@@ -228,8 +203,8 @@ class PictureTask(Task):
         on_step: StepCallback,
     ) -> None:
         """Draws the pictures that a report asks for, see :meth:`.Task.draw_shown`."""
-        prompts, _ = shown(_pictures(dataset), num)
-        _drawing(pipeline)(
+        prompts, _ = shown(_known(PictureDataset, dataset), num)
+        _known(PictureDiffusionPipeline, pipeline)(
             prompts,
             steps,
             guidance_scale=guidance,
@@ -250,7 +225,7 @@ class PictureTask(Task):
         generator: torch.Generator,
     ) -> Drawn:
         """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
-        drawing, num = _drawing(pipeline), num or self.num
+        drawing, num = _known(PictureDiffusionPipeline, pipeline), num or self.num
         prompts, vocabulary = [*asked.prompts, *asked.classes], drawing.denoiser.vocabulary
         if unknown := vocabulary.unknown(asked.classes):
             raise KanDiffusionError(f"there is no such class: {unknown[0]}")
@@ -263,7 +238,6 @@ class PictureTask(Task):
             guidance_scale=asked.guidance,
             generator=generator,
         ).images
-        assert isinstance(pictures, list)
         groups = [
             (prompt, pictures[place * num : (place + 1) * num])
             for place, prompt in enumerate(prompts or [""])
@@ -271,19 +245,17 @@ class PictureTask(Task):
         return Drawn(f"{len(pictures):,} pictures", lambda folder: _write(folder, groups))
 
     def describe(self, source: Source, dataset: Dataset) -> str:
-        """Says which pictures there are, and what was done to them."""
-        pictures, words = _pictures(dataset), {"L": "grey", "RGB": "colour"}
-        codec = pictures.codec
+        """Says which pictures there are."""
+        pictures = _known(PictureDataset, dataset)
+        size, caption = pictures.codec.size, pictures.labels["caption"][0]
         text = (
-            f"{len(pictures.train):,} pictures of {codec.size} x {codec.size} pixels in "
-            f"{words.get(codec.mode, 'colour and opacity')} to train on, {len(pictures.heldout):,} "
-            "held out, "
+            f"{len(pictures.train):,} pictures of {size} x {size} pixels in "
+            f"{_IN[pictures.codec.mode]} to train on, {len(pictures.heldout):,} held out, "
         )
-        caption = pictures.labels.captions[0]
         text += f"with captions such as '{caption}'" if caption else "without captions"
         if pictures.classes:
             text += f", of the classes {', '.join(pictures.classes)}"
-        return f"{text}; {pictures.report}" if pictures.report else text
+        return text
 
 
 def _write(folder: Path, drawn: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
@@ -303,16 +275,12 @@ def _write(folder: Path, drawn: Sequence[tuple[str, Sequence[Image.Image]]]) -> 
             picture.save(temporary, "PNG")
 
 
-def _denoiser(denoiser: Denoiser) -> PictureDenoiser:
-    assert isinstance(denoiser, PictureDenoiser)
-    return denoiser
+def _known(kind: type[T], thing: object) -> T:
+    """Returns what the task of pictures is called with, as the kind that it is."""
+    assert isinstance(thing, kind)
+    return thing
 
 
-def _pictures(dataset: Dataset) -> PictureDataset:
-    assert isinstance(dataset, PictureDataset)
-    return dataset
-
-
-def _drawing(pipeline: SamplePipeline) -> PictureDiffusionPipeline:
-    assert isinstance(pipeline, PictureDiffusionPipeline)
-    return pipeline
+def _tokens(denoiser: Denoiser, labels: pd.DataFrame) -> dict[str, Tensor]:
+    """Returns the tokens of captions, as conditions."""
+    return {"input_ids": _known(PictureDenoiser, denoiser).vocabulary.tokens(labels["caption"])}

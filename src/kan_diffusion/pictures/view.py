@@ -98,7 +98,6 @@ class PictureView(View):
                     generator=torch_generator("samples", seed),
                     batch_size=rows * num,
                 ).images
-            assert isinstance(last, list)
             frames = [*map(pipeline.codec.decode, kept.values()), last]
             times.append((*kept, 0.0))
             sheets.append([

@@ -200,7 +200,7 @@ class Task:
         family: Family of a denoiser unless the user says.
         process: Noising process unless the user says.
         one_thread: Whether a second thread makes a training step slower.
-        measures: Measures of drawn samples that are in rows of results, beside sample metrics.
+        measures: Measures of drawn samples that are in rows of results, instead of sample metrics.
     """
 
     noun: ClassVar[str] = "points"
@@ -320,7 +320,7 @@ class Task:
             nll = -float(dataset.density.log_density(likely, 1.0, sigma).mean())
         noise = torch_generator("noised points", study_seed, *name)
         real = {}
-        if evaluation.num_samples:
+        if evaluation.num_samples and not self.measures:
             repeats = range(evaluation.num_real_pairs)
             real = real_against_real(
                 (dataset.fresh_pair(evaluation.num_samples, generator) for _ in repeats),

@@ -1,7 +1,7 @@
 import pytest
 
 from density_contract import require_density, require_mass_one, require_toy
-from kan_diffusion.data import TOYS, make_toy
+from kan_diffusion.data.toys import TOYS, make_toy
 
 
 @pytest.mark.parametrize("name", TOYS)

@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import torch
 
@@ -6,7 +7,6 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.folder import Labels
 from kan_diffusion.pictures.prompts import Vocabulary
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.pictures.task import PictureTask
@@ -70,7 +70,7 @@ def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(tmp_
 def suggested(num, side):
     """What suits so many pictures of so many pixels a side."""
     codec, none = PictureCodec(size=side), torch.empty(0, 3, side, side)
-    told = Labels(())
+    told = pd.DataFrame({"caption": [], "class": pd.Categorical([])})
     pictures = PictureDataset(
         name="p", columns=(), standardizer=Standardizer.identity(1), heldout=none, codec=codec,
         labels=told, heldout_labels=told,
