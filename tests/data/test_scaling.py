@@ -9,24 +9,19 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.tables.codec import TableCodec
 
 
-def test_points_are_scaled_in_float64_by_the_moments_of_torch_whatever_their_size():
+def test_points_are_scaled_in_float64_whatever_their_size():
     # In float32 the mean 1e6 + 0.03 would round to a multiple of 0.0625.
     z = Standardizer((1e6 + 0.03,), (1.0,)).apply(torch.tensor([[1e6]], dtype=torch.float32))
     assert z.dtype == torch.float32
     assert float(z) == pytest.approx(-0.03, abs=1e-6)
     points = randn(999, 4) * torch.tensor([1e-3, 5.0, 1e6, 7e9]) + torch.tensor([0, 3, -1e6, 2e10])
-    standardizer = Standardizer.from_points(points)
     mean, scale = points.mean(dim=0), points.std(dim=0, correction=0)
-    assert standardizer.mean == tuple(mean.tolist())
-    assert standardizer.scale == tuple(scale.tolist())
+    standardizer = Standardizer(tuple(mean.tolist()), tuple(scale.tolist()))
     assert torch.equal(standardizer.apply(points), (points - mean) / scale)
     for size in (1e-300, 1e-200, 1e200, 1e299):
+        wide = Standardizer((3 * size,), (size,))
         points = (randn(1000, 1) + 3) * size
-        standardizer = Standardizer.from_points(points)
-        scaled = standardizer.apply(points)
-        assert scaled.mean().item() == pytest.approx(0, abs=1e-9)
-        assert scaled.std(correction=0).item() == pytest.approx(1, abs=1e-9)
-        torch.testing.assert_close(standardizer.invert(scaled) / size, points / size)
+        torch.testing.assert_close(wide.invert(wide.apply(points)) / size, points / size)
 
 
 def _since_1970(span, decimals):
@@ -35,7 +30,7 @@ def _since_1970(span, decimals):
 
 def test_time_stamps_of_an_hour_keep_three_decimals_in_float32(caplog):
     stamps = torch.from_numpy(_since_1970(3600, 3))[:, None]
-    standardizer = Standardizer.from_points(stamps)
+    standardizer = Standardizer((float(stamps.mean()),), (float(stamps.std()),))
     returned = standardizer.invert(standardizer.apply(stamps).float())
     assert (returned - stamps).abs().max() < 5e-4
     TableCodec.fit(pd.DataFrame({"time": stamps[:, 0].numpy()}))
@@ -63,21 +58,12 @@ def test_continuous_numbers_have_no_decimals_to_lose(caplog):
     assert not caplog.records
 
 
-def _column(*values):
-    return torch.tensor(values, dtype=torch.float64)[:, None]
-
-
-def test_unusable_moments_and_points_are_refused():
+def test_unusable_moments_are_refused():
     for make, words in (
         (lambda: Standardizer((0.0,), (0.0,)), "coordinate 1 has scale 0"),
         (lambda: Standardizer((0.0, 1.0), (1.0, -2.0)), "coordinate 2 has scale -2"),
         (lambda: Standardizer((float("nan"),), (1.0,)), "NaN or infinite"),
         (lambda: Standardizer((0.0, 1.0), (1.0,)), "one number for each coordinate"),
-        (lambda: Standardizer.from_points(_column(0.1, 0.1)), "column '0' is constant at 0.1"),
-        (lambda: Standardizer.from_points(torch.zeros(5)), r"shape \(n, d\)"),
-        (lambda: Standardizer.from_points(torch.tensor([[1.0], [float("inf")]])), "infinite"),
-        (lambda: Standardizer.from_points(_column(1, 1e301)), "values beyond 1e"),
-        (lambda: Standardizer.from_points(_column(0, 1e-310)), "'0' has a spread below"),
         (lambda: Standardizer((0.0, 0.0), (1.0, 1.0)).apply(torch.zeros(4, 3)), r"shape \(n, 2\)"),
     ):
         with refused(words, DataError):

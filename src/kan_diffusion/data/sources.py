@@ -134,8 +134,7 @@ class Source(Settings):
             DataError: These are no points with as many coordinates.
         """
         raise DataError(
-            f"'{self.name}' cannot judge a model of points; judge it with its own data or a file "
-            "of the same columns"
+            f"'{self.name}' cannot judge a model of points; judge it with its own data or a toy"
         )
 
 
@@ -196,7 +195,7 @@ class ToyData(Source):
         if density.dim != len(columns):
             raise DataError(
                 f"toy '{self.name}' has {density.dim} coordinates and the model was trained on "
-                f"{len(columns)}; judge it with its own data or a file of the same columns"
+                f"{len(columns)}; judge it with its own data or another toy"
             )
         return Dataset(
             name=self.name,

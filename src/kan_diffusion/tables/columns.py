@@ -31,11 +31,10 @@ import pandas as pd
 from annotated_types import Len
 from pydantic import Field, FiniteFloat, model_validator
 
-from kan_diffusion.data.scaling import FARTHEST, decimals
 from kan_diffusion.errors import DataError, listed, require_known
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import WORDS, Holds, Scalar, Storage, Values, place_among
-from kan_diffusion.tables.lattice import SHARING, Lattice
+from kan_diffusion.tables.lattice import SHARING, Lattice, decimals
 from kan_diffusion.tables.transforms import Spline, fit_levels, fit_numbers
 
 __all__ = ["KINDS", "OTHER", "Column", "Identifier", "Kind", "has_many_zeros", "kind_of"]
@@ -59,6 +58,7 @@ _MOSTLY = 0.5
 _SOME = 0.02
 _FLOAT32_PRINTED = 10**9  # a printed float32 has nine digits; its steps mean nothing
 _SHOWN = 5
+_FARTHEST = 1e12  # from the mean, in spreads, that float32 is trusted with
 _MARGIN = 0.01  # share of a step left free at each end, so that float32 rarely leaves it
 _DIGITS = 18
 _MAY_BE: dict[Holds, tuple[Kind, ...]] = {
@@ -333,11 +333,11 @@ class Column(Settings):
             if self._has_steps and not 0 < len(self.categories) <= 2:
                 x = np.floor(x) + _MARGIN + (1 - 2 * _MARGIN) * generator.random(len(x))
         z = self._map.forward(x)
-        if (far := np.abs(z) > FARTHEST).any():
+        if (far := np.abs(z) > _FARTHEST).any():
             row = int(rows[np.argmax(far)])
             raise DataError(
                 f"column '{self.name}' has {series.iloc[row]} in row {row + 1}, more than "
-                f"{FARTHEST:g} times the spread of the rows trained on away from them; correct "
+                f"{_FARTHEST:g} times the spread of the rows trained on away from them; correct "
                 "it or remove the row"
             )
         value[rows] = z

@@ -28,11 +28,11 @@ import numpy as np
 from annotated_types import Len
 from pydantic import Field
 
-from kan_diffusion.data.scaling import decimals
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
 from kan_diffusion.tables.dtypes import Values
+from kan_diffusion.tables.lattice import decimals
 
 if TYPE_CHECKING:
     import pandas as pd

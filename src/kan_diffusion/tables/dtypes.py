@@ -22,13 +22,15 @@ import pyarrow as pa
 from pandas.api.extensions import ExtensionDtype
 from pydantic import Field
 
-from kan_diffusion.data.scaling import LARGEST
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 
-__all__ = ["WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
+__all__ = ["LARGEST", "WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
 
 logger = logging.getLogger(__name__)
+
+LARGEST = 1e300
+"""Largest number, so that samples far out of its range still fit into float64."""
 
 Holds = Literal["whole", "real", "truth", "text", "moment", "span"]
 """Type of a column's values."""

@@ -17,14 +17,15 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, FiniteFloat
 
-from kan_diffusion.data.scaling import decimals
 from kan_diffusion.settings import Settings
 
-__all__ = ["SHARING", "Lattice"]
+__all__ = ["SHARING", "Lattice", "decimals"]
 
 SHARING = 5
 """Fewest rows that must share a bound so that it is kept exactly."""
 
+_MOST_DECIMALS = 15
+_LOOK = 1000
 _FEWEST = 20  # distinct numbers, with which a shared step is no coincidence
 _A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
@@ -169,4 +170,31 @@ def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
         for unit in ("Y", "M"):
             if (moments.astype(f"datetime64[{unit}]").astype(moments.dtype) == moments).all():
                 return unit
+    return None
+
+
+@np.errstate(over="ignore")  # large numbers are not multiples of small steps
+def decimals(values: np.ndarray) -> int | None:
+    """Counts the decimals that all values share; None if they could share them by chance.
+
+    Args:
+        values: Shape (n,), finite, float64 or float32 (decimals are then those of float32).
+    """
+    kind = values.dtype
+    distinct = np.unique(np.abs(values[values != 0])).astype(np.float64)
+    if not len(distinct):
+        return 0
+    bits = 24 if (distinct.astype(np.float32) == distinct).all() else 53
+    # With these spare bits, the chance that all are multiples of a step is below one in a million.
+    spare = max(2, math.ceil(20 / len(distinct)))
+    most = 2.0 ** (bits - spare)
+    for places in range(_MOST_DECIMALS + 1):
+        step = 10.0**-places
+        if np.median(distinct) > most * step:
+            return None
+        if all(
+            (np.round(part, places).astype(kind) == part).all()
+            for part in (distinct[:_LOOK], distinct)
+        ):
+            return places
     return None

@@ -28,14 +28,13 @@ from functools import cached_property
 from typing import Annotated, Self
 
 import numpy as np
-import torch
 from annotated_types import Len
 from pydantic import FiniteFloat, model_validator
 from scipy.special import ndtr, ndtri
 
-from kan_diffusion.data.scaling import LARGEST, Standardizer
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
+from kan_diffusion.tables.dtypes import LARGEST
 
 __all__ = ["Spline", "fit_levels", "fit_numbers"]
 
@@ -49,6 +48,7 @@ _NEAR_BOUND = 3.0  # in normal scores
 _FARTHEST = 8.0  # largest normal score of a row
 _NEAREST = 1e-12  # least width of an interval relative to its neighbour's
 _MOST_BEND = 1.5
+_SMALLEST_SPREAD = 1e-305
 _MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
 
 Knots = Annotated[tuple[FiniteFloat, ...], Len(2, 3_000)]
@@ -153,10 +153,18 @@ def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.exp(np.concatenate([ends[:1], inner, ends[1:]]))
 
 
-def _line(mean: float, scale: float) -> Spline:
-    """Makes the map z = (x - mean) / scale; its knots are so far apart that they differ."""
-    ends = mean - _MILD_RANGE * scale, mean + _MILD_RANGE * scale
-    return Spline(x=ends, z=(-_MILD_RANGE, _MILD_RANGE))
+def _line(values: np.ndarray, where: str) -> tuple[Spline, np.ndarray]:
+    """Makes the map z = (x - mean) / std, and z; its knots are so far apart that they differ."""
+    # In units of a power of two no square overflows or vanishes, and no bit changes.
+    unit = 2.0 ** (math.frexp(float(np.abs(values).max()))[1] - 1)
+    scaled = values / unit
+    mean, spread = float(scaled.mean()), float(scaled.std()) if np.ptp(scaled) else 0.0
+    if spread * unit < _SMALLEST_SPREAD:
+        what = f"a spread below {_SMALLEST_SPREAD:g}" if spread else "one value in all rows"
+        raise DataError(f"column '{where}' has {what}; leave it out or rescale it")
+    ends = mean - _MILD_RANGE * spread, mean + _MILD_RANGE * spread
+    line = Spline(x=(ends[0] * unit, ends[1] * unit), z=(-_MILD_RANGE, _MILD_RANGE))
+    return line, (scaled - mean) / spread
 
 
 def fit_numbers(
@@ -174,11 +182,9 @@ def fit_numbers(
         where: Name in error messages, such as that of a column.
 
     Raises:
-        DataError: The values are beyond 1e300 or have a spread below 1e-305.
+        DataError: The values are all equal or have a spread below 1e-305.
     """
-    column = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))[:, None]
-    standard = Standardizer.from_points(column, [where])
-    line, z = _line(standard.mean[0], standard.scale[0]), standard.apply(column)[:, 0].numpy()
+    line, z = _line(values, where)
     known = [bound for bound in (low, high) if bound is not None]
     near = np.abs(line.forward(np.array(known))) < _MILD_BOUND
     mild = abs((z**3).mean()) <= _MILD_SKEWNESS and (z**4).mean() - 3 <= _MILD_KURTOSIS
