@@ -58,9 +58,7 @@ MAX_NODES = 200_000
 LOG_2PI = math.log(2 * math.pi)
 CHUNK_ELEMENTS = 2**21  # float64 numbers in one intermediate: 16 MB, of which a few live at once
 
-_REACH = (
-    9.0  # standard deviations from its mode within which a normal has all but 1e-18 of its mass
-)
+_REACH = 9.0  # standard deviations around its mode that hold all but 1e-18 of a normal
 _BOX_NODES, _BOX_WEIGHTS = (
     torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(64)
 )
