@@ -72,7 +72,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", sorted(BASES.keys() - {"bspline"}))  # SciPy has the B-splines
 def test_functions_are_what_their_formulas_say(name):
     for size in (1, 2, 5, 20):
         basis = BASES[name](1, size, grid_range=(-3.0, 7.0), dtype=DOUBLE)

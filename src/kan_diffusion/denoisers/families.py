@@ -1,7 +1,7 @@
 r"""Families: kinds of denoisers with one free size; those there are, and how one is built.
 
 A family is a row: a class, settings of it, and the space that tuning searches. The settings of the
-rows were found by equal search (docs/verdict.md, docs/search.md).
+rows were found by equal search (docs/families.md, docs/verdict.md).
 
 *One count of operations* (``denoiser.flops``) follows what this package computes for one sample: a
 linear layer costs :math:`2 nm + m`, bias included; a KAN layer evaluates the functions of an input
