@@ -131,10 +131,10 @@ class _Piecewise(torch.autograd.Function):
         x, table, origin, step, first = ctx.saved_tensors
         places = _place(x, (origin, step, first), ctx.intervals)
         grad_x = grad_table = None
+        if ctx.needs_input_grad[1]:  # first, since it needs most memory
+            grad_table = _summed(grad, places, first, table, ctx.intervals + 2)
         if ctx.needs_input_grad[0]:
             grad_x = (grad * _slopes(table, places)).sum(-1) / step
-        if ctx.needs_input_grad[1]:
-            grad_table = _summed(grad, places, first, table, ctx.intervals + 2)
         return grad_x, grad_table, None, None, None, None
 
 
