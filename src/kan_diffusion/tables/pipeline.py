@@ -169,13 +169,15 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             The rows that meet them, with their numbers as index.
         """
         random = _numpy_generator(generator)
+        if not conditions:
+            return self._completed(given, gaps, steps, generator, random)
         waiting = np.arange(len(given))
         found: list[pd.DataFrame] = []
         drawn = passed = 0
         most = _MOST_DRAWN_FOR_ONE * len(given) + _FEWEST_DRAWN
         while len(waiting) and drawn < most:
             # As many draws for each row as it has taken so far to find one that passes.
-            tries = math.ceil(1.2 * drawn / max(passed, 1)) if drawn else 4 if conditions else 1
+            tries = math.ceil(1.2 * drawn / max(passed, 1)) if drawn else 4
             tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
             rows = np.repeat(waiting, tries)
             part = given.iloc[rows].reset_index(drop=True)
