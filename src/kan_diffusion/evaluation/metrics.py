@@ -223,7 +223,10 @@ SAMPLE_METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
         Metric(
-            *("energy", "D²", "lower", lambda x, y, _: energy_distance(x, y)),
+            "energy",
+            "D²",
+            "lower",
+            lambda x, y, _: energy_distance(x, y),
             title="energy distance",
             unit=_UNIT,
         ),

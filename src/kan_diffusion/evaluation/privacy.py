@@ -87,7 +87,7 @@ def closest_record(generated: _Array, train: _Array, heldout: _Array) -> Share:
     weights = np.bincount(own, nearer, size), np.bincount(fresh, 1 - nearer, size)
     squares = ((np.concatenate(weights) / count - 1 / (2 * size)) ** 2).sum()
     spread = float(np.sqrt(size / (2 * (2 * size - 1)) * squares))
-    return Share(float(nearer.mean()), 1.96 * spread)  # as of a normal variable
+    return Share(float(nearer.mean()), 1.96 * spread)  # 95 % of a normal variable
 
 
 def copies(

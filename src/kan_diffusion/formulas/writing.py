@@ -269,9 +269,7 @@ def network_program(denoiser: ReadableDenoiser, title: str) -> str:
             lines.append(f"u{number + 1}_{output} = {value}")
     outputs = ", ".join(f"u{len(layers)}_{i}" for i in range(denoiser.data_dim))
     lines.append(f"return np.stack(np.broadcast_arrays({outputs}), axis=-1)")
-    helpers = ""
-    if any(edge.kind == CURVE for edge in denoiser.edges):
-        helpers = _HELPERS
+    helpers = _HELPERS if any(edge.kind == CURVE for edge in denoiser.edges) else ""
     body = textwrap.indent("\n".join(lines), "    ")
     return f'''"""{_one_line(title)}: a network with formulas, and its prediction.
 

@@ -316,11 +316,12 @@ def _transformer(shape: Sequence[int], hidden: Sequence[int], width: int, patch:
 def _unet(shape: Sequence[int], hidden: Sequence[int], channels: Sequence[int]) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
-    fits = 0 < len(channels) < 12 and min(channels) > 0 and not channels[-1] % _HEAD
+    most = MOST_SIDE.bit_length()  # a side that is halved so often has one pixel
+    fits = 0 < len(channels) <= most and min(channels) > 0 and not channels[-1] % _HEAD
     if not fits or any(number % _GROUPS for number in channels):
         raise KanDiffusionError(
-            f"a U-Net needs 1 to 11 numbers of channels that are multiples of {_GROUPS}, the last "
-            f"of {_HEAD}, not {str(list(channels))[:60]}"
+            f"a U-Net needs 1 to {most} numbers of channels that are multiples of {_GROUPS}, the "
+            f"last of {_HEAD}, not {str(list(channels))[:60]}"
         )
     _require_pictures(shape, 2 ** (len(channels) - 1), max(channels))
     if len(hidden) < 4 or len(hidden) % 2:
@@ -358,11 +359,14 @@ _ROWS: tuple[tuple[str, str, Literal["kan", "mlp"], FeedForwards], ...] = (
 
 PICTURE_FAMILIES: dict[str, Family] = {
     name: Family(
-        *(name, PictureDenoiser, 4, 3e-3),
-        {"architecture": name.split("-")[0], "feed_forward": feed_forward},
-        kind,
-        title,
-        {"learning_rate": Range(5e-4, 1e-2, log=True)},
+        name,
+        PictureDenoiser,
+        depth=4,
+        learning_rate=3e-3,
+        settings={"architecture": name.split("-")[0], "feed_forward": feed_forward},
+        kind=kind,
+        title=title,
+        space={"learning_rate": Range(5e-4, 1e-2, log=True)},
     )
     for name, title, kind, feed_forward in _ROWS
 }

@@ -40,10 +40,9 @@ _HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "eval", "ev
 
 
 def holds_pictures(path: Path) -> bool:
-    """Tells whether a path is a folder with pictures, or their captions, and no Parquet files."""
-    names = [file.name for file in path.rglob("*")] if path.is_dir() else []
-    endings = {Path(name).suffix.lower() for name in names}
-    return bool(endings & {*_ENDINGS} or {*names} & {*_METADATA}) and ".parquet" not in endings
+    """Tells whether a path is a folder with pictures, or their captions."""
+    files = path.rglob("*") if path.is_dir() else ()
+    return any(file.suffix.lower() in _ENDINGS or file.name in _METADATA for file in files)
 
 
 @dataclass(frozen=True)
