@@ -148,7 +148,7 @@ def test_what_is_not_known_is_nan():
     frame = _mixed()
     codec = TableCodec.fit(frame)
     part = frame.drop(columns="smokes").assign(age=frame["age"].where(frame["age"] < 50))
-    rows = codec.observe(part, _rng())
+    rows = codec.encode(part, _rng(), gaps=())
     names = list(codec.names)
     assert rows[:, names.index("smokes")].isnan().all()
     unknown = torch.tensor(list(frame["age"] >= 50))
@@ -235,20 +235,26 @@ def test_digits_are_text_where_the_rows_trained_on_held_text(tmp_path):
     codec = TableCodec.fit(pd.DataFrame({"code": ["10115", "20095", "01A"] * 9}))
     (tmp_path / "like.csv").write_text("code\n20095\n\n10115\n")
     for rows in (codec.read(tmp_path / "like.csv").frame, pd.DataFrame({"code": [20095, 10115]})):
-        observed = codec.observe(rows)
-        expected = codec.observe(pd.DataFrame({"code": ["20095", "10115"]}))
+        observed = codec.encode(rows, gaps=())
+        expected = codec.encode(pd.DataFrame({"code": ["20095", "10115"]}))
         torch.testing.assert_close(observed, expected)
     with refused("column 'code' has '7' in row 1, which is not in the rows trained on", DataError):
-        codec.observe(pd.DataFrame({"code": [7]}))
+        codec.encode(pd.DataFrame({"code": [7]}))
 
 
-def test_identifiers_that_outgrow_their_dtype_get_a_wider_one():
+def test_narrow_dtypes_have_no_room_for_new_identifiers():
     for dtype in ("int8", "Int8", "int8[pyarrow]"):
         numbers = pd.Series(range(5, 105), dtype=dtype)
-        codec = TableCodec.fit(pd.DataFrame({"id": numbers, "x": np.arange(100) % 7}))
-        drawn = codec.decode(torch.zeros(300, codec.dim))["id"]
-        assert drawn.tolist() == list(range(110, 410))  # beyond 104, rounded up
-        assert str(drawn.dtype) == dtype.replace("8", "64")
+        frame = pd.DataFrame({"id": numbers, "x": np.arange(100) % 7})
+        assert TableCodec.fit(frame).columns[0].kind == "number"
+        codec = TableCodec.fit(frame, {"id": "identifier"})
+        with refused(
+            "column 'id' has no room for 300 new identifiers, .* dtype is .nt8", DataError
+        ):
+            codec.decode(torch.zeros(300, codec.dim))
+        drawn = codec.decode(torch.zeros(9, codec.dim))["id"]
+        assert drawn.tolist() == list(range(110, 119))  # beyond 104, rounded up
+        assert str(drawn.dtype) == dtype
 
 
 def _places(content, place=()):

@@ -11,9 +11,8 @@ from scipy.stats.contingency import association, crosstab
 
 from helpers import refused
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.features import features_of
 from kan_diffusion.tables.page import outline
-from kan_diffusion.tables.scores import table_scores
+from kan_diffusion.tables.scores import features_of, table_scores
 from mixed_tables import people, shuffled
 
 TRAIN, REAL = people(1_200, 1), people(700, 2)

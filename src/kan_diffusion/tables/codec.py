@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
@@ -38,9 +39,15 @@ from torch import Tensor
 from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
-from kan_diffusion.tables.columns import OTHER, Column, Kind
+from kan_diffusion.tables.columns import Column, Kind
 from kan_diffusion.tables.constraints import Rule, find_rules, obey
-from kan_diffusion.tables.files import FrameFile, read_frame, require_distinct, require_size
+from kan_diffusion.tables.files import (
+    FrameFile,
+    named_like,
+    read_frame,
+    require_distinct,
+    require_size,
+)
 from kan_diffusion.tables.seriation import arranged
 
 __all__ = ["TableCodec", "require_frame"]
@@ -80,8 +87,6 @@ class TableCodec(Settings):
         cls,
         frame: pd.DataFrame,
         kinds: Mapping[str, Kind] | None = None,
-        *,
-        merge_below: int = 0,
         without: Collection[str] = (),
     ) -> Self:
         """Fits a codec to a frame: finds the kind of each column and what to keep of it.
@@ -89,7 +94,6 @@ class TableCodec(Settings):
         Args:
             frame: Shape (n, columns), n > 0.
             kinds: Kinds of columns by name; the kinds of other columns are inferred.
-            merge_below: Categories of text in fewer rows than this become the category "other".
             without: Rules that rows need not keep, such as "start<=end".
 
         Raises:
@@ -109,15 +113,13 @@ class TableCodec(Settings):
         for place, name in enumerate(frame.columns):
             kept = int(name) if isinstance(name, int | np.integer) else str(name)
             cells, kind = frame.iloc[:, place], given.get(str(name))
-            column = Column.fit(kept, cells, kind, merge_below=merge_below)
+            column = Column.fit(kept, cells, kind)
             if column.kind == "identifier" and kind is None:
                 logger.warning(
                     "column '%s' identifies rows: it is not learned, and its numbers go on where "
                     "those of the rows end; give it another kind to learn it",
                     name,
                 )
-            if column.merged:
-                logger.info("column '%s' has rare categories, merged into '%s'", name, OTHER)
             columns.append(column)
         ordered = arranged(tuple(columns), frame)
         return cls(columns=ordered, rules=find_rules(ordered, frame, without))
@@ -157,16 +159,26 @@ class TableCodec(Settings):
         kinds: dict[str, Kind] = {
             name: "category" for name, each in storages if each.written or each.holds == "text"
         }
-        return read_frame(path, self.missing, kinds).named_like(list(self._parts))
+        file = read_frame(path, self.missing, kinds)
+        return replace(file, frame=named_like(file, list(self._parts)))
 
-    def encode(self, frame: pd.DataFrame, generator: np.random.Generator | None = None) -> Tensor:
+    def encode(
+        self,
+        frame: pd.DataFrame,
+        generator: np.random.Generator | None = None,
+        gaps: Collection[object] | None = None,
+    ) -> Tensor:
         """Encodes a frame's rows as coordinates.
 
         Args:
-            frame: Shape (n, columns): the columns trained on, in any order.
+            frame: Shape (n, columns): the columns trained on, in any order; some of them where
+                cells may be unknown.
             generator: Spreads whole numbers, decimals, dates and levels over their step and fills
                 the coordinates of cells without a value. None takes the middle of each step and
                 zeros.
+            gaps: None where all cells are known, and a missing one is a gap. Otherwise missing
+                cells and absent columns are unknown, NaN, and sampling fills them with a value;
+                but those of the columns of these names are known to be gaps.
 
         Returns:
             Shape (n, d), float32.
@@ -175,41 +187,12 @@ class TableCodec(Settings):
             DataError: Columns are missing or new, or a cell does not fit its column; the message
                 names the column and the row, counted from 1.
         """
-        self.require_columns(frame)
-        return self._coordinates(frame, generator, set())
-
-    def observe(
-        self,
-        frame: pd.DataFrame,
-        generator: np.random.Generator | None = None,
-        gaps: Collection[object] = (),
-    ) -> Tensor:
-        """Encodes the known cells of rows; missing cells and absent columns become NaN.
-
-        The state "is missing" of a missing cell is -1, so that sampling fills it with a value.
-
-        Args:
-            frame: Shape (n, columns): some of the columns trained on, in any order.
-            generator: As in :meth:`encode`.
-            gaps: Names of columns whose missing cells are known to be missing.
-
-        Returns:
-            Shape (n, d), float32.
-
-        Raises:
-            DataError: Columns are new, or a cell does not fit its column.
-        """
-        self.require_columns(frame, some=True)
-        return self._coordinates(frame, generator, set(self._parts) - set(map(str, gaps)))
-
-    def _coordinates(
-        self, frame: pd.DataFrame, generator: np.random.Generator | None, open: set[str]
-    ) -> Tensor:
-        """Encodes cells (n, d); in the columns ``open`` missing cells may have a value."""
+        self.require_columns(frame, some=gaps is not None)
+        unknown = set() if gaps is None else set(self._parts) - set(map(str, gaps))
         rows = np.full((len(frame), self.dim), np.nan, dtype=np.float32)
         for name, cells in frame.items():
             column, span = self._parts[str(name)]
-            rows[:, span] = column.encode(cells, generator, str(name) in open)
+            rows[:, span] = column.encode(cells, generator, str(name) in unknown)
         return torch.from_numpy(rows)
 
     def decode(
@@ -221,7 +204,7 @@ class TableCodec(Settings):
             rows: Shape (n, d), finite.
             given: Cells of the rows that are to stay, shape (n, any columns); missing ones are
                 decoded.
-            gaps: As in :meth:`observe`.
+            gaps: As in :meth:`encode`.
 
         Returns:
             Shape (n, columns), with the columns, order and dtypes of the frame trained on.

@@ -18,7 +18,6 @@ row.
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import string
@@ -37,15 +36,10 @@ from kan_diffusion.tables.dtypes import WORDS, Holds, Scalar, Storage, Values, p
 from kan_diffusion.tables.lattice import SHARING, Lattice, decimals
 from kan_diffusion.tables.transforms import Spline, fit_levels, fit_numbers
 
-__all__ = ["KINDS", "OTHER", "Column", "Identifier", "Kind", "has_many_zeros", "kind_of"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["KINDS", "Column", "Identifier", "Kind", "inspected"]
 
 Kind = Literal["number", "category", "date", "constant", "identifier"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-OTHER = "other"
-"""The category into which rare ones are merged."""
 
 MOST_CATEGORIES = 10_000
 _FEW = 32  # distinct numbers, at most, that are levels ...
@@ -53,14 +47,14 @@ _ROWS_A_LEVEL = 10  # ... if each has this many rows on average
 _MOST_LEVELS = 1_000  # scattered numbers, which are levels, too: ...
 _STEPS_A_LEVEL = 10  # ... if each has this many steps of their lattice on average
 _FEWEST_UNIQUE = 20  # fewest rows of an identifier
+_LARGE = 2**31 - 1  # largest number of the narrowest dtype that has room for new identifiers
 _YEARS = (1500, 2200)  # consecutive whole numbers within these are years, not identifiers
 _MOSTLY = 0.5
 _SOME = 0.02
-_FLOAT32_PRINTED = 10**9  # a printed float32 has nine digits; its steps mean nothing
 _SHOWN = 5
 _FARTHEST = 1e12  # from the mean, in spreads, that float32 is trusted with
 _MARGIN = 0.01  # share of a step left free at each end, so that float32 rarely leaves it
-_DIGITS = 18
+_DIGITS, _WIDEST = 18, 20  # of a number in text, and of one of 64 bits
 _MAY_BE: dict[Holds, tuple[Kind, ...]] = {
     "whole": ("number", "category", "identifier"),
     "real": ("number", "category"),
@@ -77,45 +71,38 @@ class Identifier(Settings):
     """What the new identifiers of a column are.
 
     Attributes:
-        text: Whether they are text.
         prefix: Text before the number.
         digits: Fewest digits of the number, which zeros fill up.
         first: The first number.
     """
 
-    text: bool
     prefix: str = ""
     digits: Annotated[int, Field(ge=0, le=_DIGITS)] = 0
-    first: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 1
+    first: Annotated[int, Field(ge=1, le=10**20)] = 1
 
     @classmethod
     def of(cls, values: np.ndarray) -> Self:
         """Describes identifiers like unique ones, whole numbers or text, of shape (n,), n > 0."""
         if values.dtype.kind != "O":
-            return cls(text=False).beyond(values)
+            return cls().beyond(values)
         pairs = zip(values.min(), values.max(), strict=False)
         shared = (low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs))
         prefix = "".join(shared).rstrip(string.digits)
         digits = min(min(map(len, values)) - len(prefix), _DIGITS)
-        return cls(text=True, prefix=prefix, digits=digits).beyond(values)
+        return cls(prefix=prefix, digits=digits).beyond(values)
 
     def beyond(self, known: np.ndarray) -> Self:
         """Returns the identifiers beyond known ones, too, of shape (m,)."""
         ends = (str(one).removeprefix(self.prefix) for one in known)
-        numbers = (int(end) for end in ends
-                   if end.isdecimal() and not (self.text and len(end) > _DIGITS))  # fmt: skip
+        most = _DIGITS if known.dtype.kind == "O" else _WIDEST
+        numbers = (int(end) for end in ends if end.isdecimal() and len(end) <= most)
         largest = max(numbers, default=0)
         unit = 10 ** max(0, len(str(largest)) - 2)
-        above = min((largest // unit + 1) * unit, 2**64 - 1)
-        return self.model_copy(update={"first": max(self.first, above)})
+        return self.model_copy(update={"first": max(self.first, (largest // unit + 1) * unit)})
 
-    def new(self, count: int) -> np.ndarray:
-        """Makes ``count`` identifiers: text or int64; uint64 where int64 does not reach."""
-        first = min(self.first, 2**64 - count)
-        numbers = range(first, first + count)
-        if self.text:
-            return np.array([f"{self.prefix}{n:0{self.digits}}" for n in numbers], object)
-        return np.array(numbers, np.int64 if first + count <= 2**63 else np.uint64)
+    def new(self, count: int) -> list[str]:
+        """Makes ``count`` identifiers."""
+        return [f"{self.prefix}{self.first + n:0{self.digits}}" for n in range(count)]
 
 
 class Column(Settings):
@@ -129,7 +116,6 @@ class Column(Settings):
         zero: Share of zeros, if they are a separate state.
         categories: Its ordered values, if they are categories, levels or one constant.
         frequencies: Share of each of them among the cells that have a value.
-        merged: Whether rare categories are merged into "other".
         lattice: Lattice of its other numbers.
         transform: Map of these to about N(0, 1); for levels it follows from frequencies.
         identifier: What its new identifiers are.
@@ -142,7 +128,6 @@ class Column(Settings):
     zero: Share = 0.0
     categories: Annotated[tuple[Scalar, ...], Len(0, MOST_CATEGORIES)] = ()
     frequencies: Annotated[tuple[Share, ...], Len(0, MOST_CATEGORIES)] = ()
-    merged: bool = False
     lattice: Lattice | None = None
     transform: Spline | None = None
     identifier: Identifier | None = None
@@ -218,11 +203,7 @@ class Column(Settings):
             numbers = values.astype(np.float64) if values.dtype.kind == "f" else values
             beyond = (numbers < low) | (numbers > high)
             self._refuse(beyond, values, f"and {holds}; change it, or fit a wider dtype")
-        if self.storage.holds == "truth":
-            values = values.astype(bool)
-        if self.merged:
-            values[~missing & (place_among(self.known, values) < 0)] = OTHER
-        return values, missing
+        return values.astype(bool) if self.storage.holds == "truth" else values, missing
 
     def as_trained(self, series: pd.Series, drawn: pd.Series) -> pd.Series:
         """Returns cells of this column in the dtype that it had in training, as drawn ones have."""
@@ -355,47 +336,43 @@ class Column(Settings):
         missing = found.get("missing", np.zeros(len(cells), dtype=bool))
         if self.identifier is not None:
             return self.numbered(self.storage.restore(self.storage.empty(len(cells)), missing))
-        if self.kind == "constant":
+        if self._map is None:
             known = self.known if self.categories else self.storage.empty(1)
             values = np.repeat(known, len(cells))
             missing = missing if self.categories else np.ones(len(cells), dtype=bool)
         else:
-            values = self._values(cells[:, -1].astype(np.float64))
+            x = self._map.inverse(cells[:, -1].astype(np.float64))
+            if self.lattice is not None:
+                values = self.lattice.values(x, self.storage.value_dtype)
+            else:
+                last = len(self.categories) - 1
+                values = self.known[np.clip(np.floor(x), 0, last).astype(np.int64)]
         if "zero" in found:
             values[found["zero"] & ~missing] = 0
         return self.storage.restore(values, missing)
 
-    def _values(self, z: np.ndarray) -> np.ndarray:
-        """Decodes coordinates of values, shape (n,)."""
-        assert self._map is not None
-        x = self._map.inverse(z)
-        if self.lattice is not None:
-            return self.lattice.values(x, self.storage.value_dtype)
-        return self.known[np.clip(np.floor(x), 0, len(self.categories) - 1).astype(np.int64)]
-
-    def numbered(
-        self, cells: pd.Series, kept: np.ndarray | None = None, known: pd.Series | None = None
-    ) -> pd.Series:
-        """Gives new identifiers to the cells that are not missing.
+    def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
+        """Gives new identifiers to drawn cells (n,) that are neither missing nor given.
 
         Args:
-            cells: Shape (n,).
-            kept: Which cells stay as they are, shape (n,); none when None.
-            known: Identifiers that the new ones must differ from, beside those trained on.
+            drawn: Shape (n,).
+            given: Known identifiers, from which new ones differ, shape (n,); none when None.
+
+        Raises:
+            DataError: The column's dtype has no room for so many.
         """
         assert self.identifier is not None
-        values, missing = self.read(cells)
-        drawn = ~missing if kept is None else ~missing & ~kept
-        present, gaps = self.read(cells.iloc[:0] if known is None else known)
-        if drawn.any():
-            new = self.identifier.beyond(present[~gaps]).new(int(drawn.sum()))
-            values = values.astype(new.dtype)
-            values[drawn] = new
-        storage = self.storage
-        if values.dtype.kind in "iu" and len(values) and values.max() > storage.limits[1]:
-            # There are more rows than the dtype has numbers.
-            storage = storage.model_copy(update={"dtype": re.sub("8|16|32", "64", storage.dtype)})
-        return storage.restore(values, missing)
+        values, missing = self.read(drawn)
+        known, free = (values, ~missing) if given is None else self.read(given)
+        new = np.flatnonzero(free & ~missing)
+        made = self.identifier.beyond(known[~free]).new(len(new))
+        if values.dtype.kind in "iu" and made and int(made[-1]) > self.storage.limits[1]:
+            raise DataError(
+                f"column '{self.name}' has no room for {len(new):,} new identifiers, since its "
+                f"dtype is {self.storage.dtype}; fit a wider dtype"
+            )
+        values[new] = np.array(made, object).astype(values.dtype)
+        return self.storage.restore(values, missing)
 
     def log_scale(self, series: pd.Series) -> np.ndarray:
         """Returns log dz/dx of each cell, shape (n,); 0 for a cell without a number.
@@ -434,26 +411,21 @@ class Column(Settings):
     # Fitting.
 
     @classmethod
-    def fit(
-        cls, name: str | int, series: pd.Series, kind: Kind | None = None, merge_below: int = 0
-    ) -> Self:
+    def fit(cls, name: str | int, series: pd.Series, kind: Kind | None = None) -> Self:
         """Fits a column: finds its kind and what to keep of it.
 
         Args:
             name: Its name.
             series: Its cells, shape (n,), n > 0.
             kind: Its kind; inferred when None.
-            merge_below: Categories of text in fewer rows than this are merged into "other".
 
         Raises:
             DataError: Its dtype is not supported, or the kind does not fit the cells.
         """
         if kind is not None:
             require_known("kind", kind, KINDS)
-        storage = Storage.of(series, name, kind)
-        values, missing = storage.read(series, name)
+        storage, found, (values, missing) = inspected(series, name, kind)
         present = values[~missing]
-        found = _kind_of(present, storage)
         kind = kind or found
         _require_fitting(kind, found, present, storage, name)
         parts: dict[str, object] = {}
@@ -462,41 +434,26 @@ class Column(Settings):
         if len(present) and kind == "identifier":
             parts = {"identifier": Identifier.of(present)}
         elif len(present) and kind in ("category", "constant"):
-            parts = _categories(name, storage, present, merge_below if kind == "category" else 0)
+            parts = _categories(name, storage, present)
         elif len(present):
             parts = _numbers(name, storage, present, kind)
         about = {"name": name, "storage": storage, "kind": kind, "missing": _share(missing.mean())}
         return cls.model_validate(about | parts)
 
 
-def _categories(
-    name: str | int, storage: Storage, present: np.ndarray, merge_below: int
-) -> dict[str, object]:
-    """Returns the categories and their shares, with rare categories merged."""
-    codes, known = pd.factorize(present, sort=storage.values is None)
-    known, counts = np.asarray(known), np.bincount(codes, minlength=len(known))
+def _categories(name: str | int, storage: Storage, present: np.ndarray) -> dict[str, object]:
+    """Returns the categories and their shares."""
+    codes, found = pd.factorize(present, sort=storage.values is None)
+    known, counts = np.asarray(found), np.bincount(codes, minlength=len(found))
     if storage.values is not None:
         order = np.argsort(place_among(storage.from_scalars(storage.values), known))
         known, counts = known[order], counts[order]
-    rare = counts < merge_below
-    if rare.any():
-        if storage.holds != "text":
-            raise DataError(
-                f"column '{name}' has categories that are no text and in fewer than "
-                f"{merge_below} rows, which cannot be called '{OTHER}'; turn it into text"
-            )
-        others = rare | (known == OTHER)
-        known = np.append(known[~others], OTHER)
-        counts = np.append(counts[~others], counts[others].sum())
-        if storage.values is not None:
-            kept = [*(value for value in storage.values if value in set(known)), OTHER]
-            storage = storage.model_copy(update={"values": tuple(dict.fromkeys(kept))})
     if len(known) > MOST_CATEGORIES:
         raise DataError(
             f"column '{name}' has {len(known):,} different values, and a column has at most "
             f"{MOST_CATEGORIES:,} categories; leave it out or call it an identifier"
         )
-    return {"storage": storage, "merged": bool(rare.any()), **_levels(storage, known, counts)}
+    return _levels(storage, known, counts)
 
 
 def _numbers(
@@ -504,7 +461,7 @@ def _numbers(
 ) -> dict[str, object]:
     """Returns the share of zeros, and either levels or a lattice with a transform."""
     parts: dict[str, object] = {}
-    if present.dtype.kind in "iuf" and has_many_zeros(present):
+    if present.dtype.kind in "iuf" and _has_many_zeros(present):
         parts["zero"] = _share((present == 0).mean())
         present = present[present != 0]
     distinct, counts = np.unique(present, return_counts=True)
@@ -521,19 +478,6 @@ def _numbers(
         same = steps.groupby(steps)
         x = (steps + (same.cumcount() + 0.5) / same.transform("size")).to_numpy(copy=True)
     transform = fit_numbers(x, *lattice.bounds(present), str(name))
-    back = transform.inverse(transform.forward(x).astype(np.float32).astype(np.float64))
-    step, lost = lattice.step / lattice.per, float(np.abs(back - x).max())
-    largest = max(abs(lattice.origin), abs(lattice.origin + lattice.step * lattice.high))
-    if not lattice.fine and lost > 1 and largest >= _FLOAT32_PRINTED * lattice.step:
-        logger.warning(
-            "column '%s' has steps of %g%s, and over its range float32, in which networks "
-            "compute, is off by up to %.1g; if that matters split it into a coarse and a fine "
-            "column",
-            name,
-            step,
-            f" {storage.unit or ''}".rstrip(),
-            lost * step,
-        )
     return parts | {"lattice": lattice, "transform": transform}
 
 
@@ -557,19 +501,25 @@ def _share(part: float) -> float:
     return max(round(float(part), 4), 1e-4) if part else 0.0
 
 
-def kind_of(series: pd.Series, name: str | int) -> Kind:
-    """Finds the kind of a column.
+def inspected(
+    series: pd.Series, name: str | int, kind: Kind | None = None
+) -> tuple[Storage, Kind, Values]:
+    """Finds how a column is kept and its kind, and reads it.
 
     Args:
         series: Its cells, shape (n,).
         name: Its name in errors.
+        kind: Its kind, if that is told.
+
+    Returns:
+        Its storage, the kind that its cells have by themselves, and its values.
 
     Raises:
         DataError: Its dtype is not supported, it mixes types, or a value is infinite.
     """
-    storage = Storage.of(series, name)
+    storage = Storage.of(series, name, kind)
     values, missing = storage.read(series, name)
-    return _kind_of(values[~missing], storage)
+    return storage, _kind_of(values[~missing], storage), (values, missing)
 
 
 def _kind_of(present: np.ndarray, storage: Storage) -> Kind:
@@ -587,14 +537,14 @@ def _kind_of(present: np.ndarray, storage: Storage) -> Kind:
         return "date"
     if holds != "span" and count == 2:
         return "category"
-    if unique and holds != "span" and not (distinct % 1).any():
+    if unique and holds == "whole" and storage.limits[1] >= _LARGE:
         low, high = int(distinct.min()), int(distinct.max())
         years = _YEARS[0] <= low <= high < _YEARS[1]
         return "identifier" if high - low == num - 1 and not years else "number"
     return "number"
 
 
-def has_many_zeros(numbers: np.ndarray) -> bool:
+def _has_many_zeros(numbers: np.ndarray) -> bool:
     """Tells whether zeros among numbers, shape (n,), are a state of their own, such as "nothing".
 
     They are if they are half of more than 32 different numbers, or 2 % of numbers without steps.

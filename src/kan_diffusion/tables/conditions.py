@@ -143,7 +143,7 @@ def _is_gap(value: object) -> bool:
 
 def _known(column: Column) -> np.ndarray:
     """Returns all values that a column can have, or the smallest and the largest of many."""
-    known = column.storage.from_scalars(column.categories)
+    known = column.known
     if column.lattice is not None:
         known = column.lattice.values(np.array([-np.inf, np.inf]), known.dtype)
     return np.append(known, np.zeros(1, known.dtype)) if column.zero else known
@@ -151,7 +151,7 @@ def _known(column: Column) -> np.ndarray:
 
 def _among(column: Column, given: Sequence[object]) -> Condition:
     """Makes the condition that a cell has one of the given values; None is a gap."""
-    cells = pd.Series([_value(column, value) for value in given if not _is_gap(value)])
+    cells = [_value(column, value) for value in given if not _is_gap(value)]
     gap = len(cells) < len(given)
     if not given or (gap and not column.missing):
         what = "has no gaps" if gap else "is to have one of no values"
@@ -168,8 +168,8 @@ def _among(column: Column, given: Sequence[object]) -> Condition:
 
 def _between(column: Column, *given: object) -> Condition:
     """Makes the condition that a cell is between two ends; None is an open end."""
-    text = column.storage.holds == "text"
-    if text and not column.storage.ordered:
+    named = column.storage.holds == "text"
+    if named and not column.storage.ordered:
         raise DataError(
             f"column '{column.name}' has categories and no ranges; give a value or a list"
         )
@@ -177,7 +177,7 @@ def _between(column: Column, *given: object) -> Condition:
     low, high = _end(column, given[0], -math.inf), _end(column, given[1], math.inf)
     if (low, high) == (None, None):
         raise DataError(f"the range of column '{column.name}' has no ends; give one")
-    if text:  # in the order of the categories
+    if named:  # in the order of the categories
         names = known.tolist()
         first = 0 if low is None else names.index(low)
         values = known[first : None if high is None else names.index(high) + 1]
@@ -203,24 +203,19 @@ def _end(column: Column, given: object, open: float) -> np.generic | None:
         return None
     if column.storage.holds == "text":
         return _among(column, [value]).values[0]
-    cells = _as_held(column, pd.Series([value]))
-    end: np.generic = column.storage.read(cells, column.name)[0][0]
+    end: np.generic = column.storage.read(_as_held(column, [value]), column.name)[0][0]
     return end
 
 
-def _as_held(column: Column, cells: pd.Series) -> pd.Series:
-    """Rounds real numbers as the column's dtype, or that of its categories, does."""
+def _as_held(column: Column, cells: Sequence[object]) -> pd.Series:
+    """Makes cells of values; real numbers are rounded as the column's dtype does."""
     is_real = column.storage.holds == "real"
-    return cells.astype(column.storage.pandas_dtype()) if is_real else cells
+    return pd.Series(cells, dtype=column.storage.pandas_dtype() if is_real else None)
 
 
 def _within(found: np.ndarray, low: np.generic | None, high: np.generic | None) -> np.ndarray:
-    met = np.ones(len(found), dtype=bool)
-    if low is not None:
-        met &= found >= low
-    if high is not None:
-        met &= found <= high
-    return met
+    above = np.ones(len(found), bool) if low is None else found >= low
+    return above if high is None else above & (found <= high)
 
 
 def _value(column: Column, given: object) -> object:

@@ -61,7 +61,6 @@ _OF_A_TRIAL = (
     *("learning_rate", "max_seconds", "settings"),
 )
 """Parameters that are settings of a trial of the same name."""
-_OF_TRAINING = {"steps", "batch_size", "optimizer", "max_seconds"}
 
 
 class DiffusionEstimator(BaseEstimator):
@@ -87,7 +86,6 @@ class DiffusionEstimator(BaseEstimator):
         max_seconds: Seconds that training may take; None for no limit.
         columns: Kinds of columns that should not be inferred, by name:
             ``{"age": "number", "zip code": "category"}``; by number for an array.
-        merge_below: Categories with fewer rows are merged into one, "other"; 0 merges none.
         without: Rules that hold in all rows and need not be kept, such as ``"start<=end"``; those
             found are ``codec_.always``.
         depth: Number of hidden layers; chosen for the family and the table when None.
@@ -129,7 +127,6 @@ class DiffusionEstimator(BaseEstimator):
         learning_rate: float | None = None,
         max_seconds: float | None = None,
         columns: Mapping[str | int, Kind] | None = None,
-        merge_below: int = 0,
         without: Sequence[str] = (),
         depth: int | None = None,
         settings: Mapping[str, Setting] | None = None,
@@ -147,7 +144,6 @@ class DiffusionEstimator(BaseEstimator):
         self.learning_rate = learning_rate
         self.max_seconds = max_seconds
         self.columns = columns
-        self.merge_below = merge_below
         self.without = without
         self.depth = depth
         self.settings = settings
@@ -223,7 +219,6 @@ class DiffusionEstimator(BaseEstimator):
                 "path": Path(_ROWS),
                 "holdout": self.holdout,
                 "kinds": {str(name): kind for name, kind in (self.columns or {}).items()},
-                "merge_below": self.merge_below,
                 "without": tuple(self.without),
             })  # fmt: skip
         array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
@@ -415,21 +410,16 @@ class DiffusionEstimator(BaseEstimator):
             raise RunFolderError(f"'{folder}' is no model of a table; give a run of one")
         trial, curves = load_trial(Path(folder), verify=False), load_curves(Path(folder))
         assert trial is not None
-        made, denoiser = config.model, pipeline.denoiser
-        model = cls(
-            made.family,
-            params=denoiser.num_trainable,
-            process=config.process.name,
-            learning_rate=made.learning_rate,
-            depth=len(denoiser.config.hidden),
-            settings=dict(made.settings),
-            random_state=config.study_seed,
-            holdout=config.data.model_dump()["holdout"],
-            **config.training.model_dump(include=_OF_TRAINING),
-        )
-        if isinstance(config.data, FileData):
-            model.merge_below, model.without = config.data.merge_below, config.data.without
-            model.columns = dict(config.data.kinds) or None
+        parts = (config.model, config.training, config.data)
+        given = {name: value for part in parts for name, value in dict(part).items()}
+        given |= {
+            "params": pipeline.denoiser.num_trainable,
+            "process": config.process.name,
+            "depth": len(pipeline.denoiser.config.hidden),
+            "columns": dict(given.get("kinds", ())) or None,
+            "random_state": config.study_seed,
+        }
+        model = cls(**{name: given[name] for name in cls._get_param_names() if name in given})
         names = [column.name for column in pipeline.codec.columns]
         model._frame(pd.DataFrame(0, index=[0], columns=names), reset=True)
         kept = Path(folder) / SAMPLES

@@ -1,10 +1,16 @@
-"""Tables of mixed columns in files, with every value checked and written whole, and scikit-learn's.
+"""Tables of mixed columns in files, with every value checked, and tables of scikit-learn.
 
 A table is n rows of d columns, each of numbers, text, truth values or dates, in a ``.csv``,
-``.csv.gz``, ``.tsv``, ``.parquet`` or ``.npy`` file. The types of text columns follow the rules of
-:mod:`kan_diffusion.tables.cells`.
+``.csv.gz``, ``.tsv``, ``.parquet`` or ``.npy`` file. An error is one line that names the file, the
+place in it and the remedy.
 
-An error is one line that names the file, the place in it and the remedy.
+**Cells of a text file.** Spaces around a cell are ignored, and a cell that is empty or says NA,
+NaN, null, None, n/a or one of the words that are told is a gap. A column has the first of these
+types that fits all its other cells: numbers, truth values, dates in ISO 8601, text. Codes are text:
+whole numbers of which some are padded with zeros (01234), and numbers among which some have letters
+or marks (250, V57). Dates in another format are text, too, which a model reads as dates
+(:mod:`kan_diffusion.tables.dtypes`). If at least half of the cells are numbers, a word among them
+would turn the whole column into text, and is an error.
 
 ``TABLES`` are real measurements that come with scikit-learn and need no network: continuous columns
 in their own units and under their own names, rounded as they were written down. The usual target
@@ -28,15 +34,16 @@ import logging
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
@@ -44,12 +51,11 @@ from kan_diffusion.data.frames import ENDINGS, ending_of
 from kan_diffusion.errors import DataError
 from kan_diffusion.files import digest, require_file
 from kan_diffusion.limits import MOST_BYTES, MOST_COLUMNS, MOST_VALUES
-from kan_diffusion.tables.cells import is_number, typed
 
 if TYPE_CHECKING:
     from kan_diffusion.tables.columns import Kind
 
-__all__ = ["TABLES", "FrameFile", "are_names", "read_frame", "require_distinct", "require_size"]
+__all__ = ["TABLES", "FrameFile", "named_like", "read_frame", "require_distinct", "require_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +66,20 @@ _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
     pa.type_for_alias(name.lower()): pd.api.types.pandas_dtype(name)
     for name in (f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))
 }
+_NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
+_GAPS = [
+    "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",
+]  # fmt: skip
+_NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, but for text
+_WHOLE = r"^[+-]?[0-9]+$"
+_PADDED = r"^[+-]?0[0-9]"
+_THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+$"
+_MARKED = (  # with marks of thousands, or with a comma where columns are separated by commas
+    r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
+    r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
+)
+_CODE = r"^[0-9A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
+_MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,26 +97,6 @@ class FrameFile:
     sha256: str
     frame: pd.DataFrame
 
-    def take(self, rows: np.ndarray) -> pd.DataFrame:
-        """Returns the rows of the given numbers, which count from 0."""
-        return self.frame.iloc[rows].reset_index(drop=True)
-
-    def named_like(self, columns: Sequence[str]) -> Self:
-        """Returns the table with a model's column names if the table or the model has none.
-
-        Raises:
-            DataError: The number of columns is different.
-        """
-        own = list(map(str, self.frame))
-        if are_names(own) and are_names(columns):
-            return self
-        if len(own) != len(columns):
-            raise DataError(
-                f"'{self.path}' has {len(own)} columns and the model was trained on "
-                f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
-            )
-        return replace(self, frame=self.frame.set_axis(list(columns), axis=1))
-
 
 def read_frame(
     path: str | Path, missing: Sequence[str] = (), kinds: Mapping[str, Kind] | None = None
@@ -110,16 +110,17 @@ def read_frame(
             years do), a ``.parquet`` file, in which an index of pandas with a name is a column (not
             a range, which only counts rows), or a ``.npy`` file with an array of shape (n, d) or
             (n,).
-        missing: Words for gaps in a text file beside the usual ones, such as ``"?"``.
-        kinds: Kinds of columns of a text file, by name: cells of other kinds than "number" stay the
-            text that they are. Types of other columns are found.
+        missing: Words for gaps in a text file beside the usual ones, in any case, such as ``"?"``.
+        kinds: Kinds of columns of a text file, by name: cells of other kinds than "number" and
+            "date" stay the text that they are. Types of other columns are found.
 
     Returns:
         The table.
 
     Raises:
         DataError: The file is missing, unreadable, broken or of an unknown format; it has no rows
-            or no columns, or two columns of one name; or a column mixes numbers with words.
+            or no columns, or two columns of one name; a column mixes numbers with words; or it is
+            unclear whether commas mark decimals or thousands.
     """
     path = Path(path)
     ending = ending_of(path)
@@ -141,14 +142,25 @@ def read_frame(
         ) from error
 
 
-def require_size(what: str, num_rows: int, num_columns: int) -> None:
-    """Refuses a table that is too large or empty.
+def named_like(file: FrameFile, columns: Sequence[str]) -> pd.DataFrame:
+    """Returns the rows of a file, with a model's column names if the file or the model has none.
 
-    Args:
-        what: Its name in errors.
-        num_rows: Its number of rows.
-        num_columns: Its number of columns.
+    Raises:
+        DataError: The number of columns is different.
     """
+    own = list(map(str, file.frame))
+    if _numbered(len(own)) != own and _numbered(len(columns)) != list(columns):
+        return file.frame
+    if len(own) != len(columns):
+        raise DataError(
+            f"'{file.path}' has {len(own)} columns and the model was trained on "
+            f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
+        )
+    return file.frame.set_axis(list(columns), axis=1)
+
+
+def require_size(what: str, num_rows: int, num_columns: int) -> None:
+    """Refuses a table, which errors call ``what``, that is too large or empty."""
     if num_columns > MOST_COLUMNS or num_rows * num_columns > MOST_VALUES:
         raise DataError(
             f"{what} has {num_rows:,} rows of {num_columns:,} columns; a table has at most "
@@ -159,12 +171,7 @@ def require_size(what: str, num_rows: int, num_columns: int) -> None:
 
 
 def require_distinct(what: str, names: Sequence[object]) -> None:
-    """Refuses equal names of columns.
-
-    Args:
-        what: Name of the table in errors.
-        names: Names of its columns.
-    """
+    """Refuses equal names of columns of a table, which errors call ``what``."""
     repeated = pd.Series([str(name) for name in names], dtype=object)
     if (twice := repeated[repeated.duplicated()]).size:
         raise DataError(f"{what} has two columns of the same name: '{twice.iloc[0]}'; rename one")
@@ -187,14 +194,14 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
     if not lines:
         raise DataError(f"'{path}' is empty; give a file with rows")
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
-    names = list(_numbered(_num_cells(lines[0], delimiter)))
+    names = _numbered(_num_cells(lines[0], delimiter))
     require_size(f"'{path}'", 1, len(names))
     columns = _split(path, text, delimiter, names)
     first = [column[0].as_py().strip() for column in columns]
     if _are_header(first):
         names = [cell or number for cell, number in zip(first, names, strict=True)]
         columns = [column.slice(1) for column in columns]
-    elif not all(map(is_number, first)):
+    elif not all(map(_is_number, first)):
         logger.warning(
             "'%s' has a first line with numbers, so it is a row and no names; if it has names, "
             "write all of them as words",
@@ -202,18 +209,22 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
         )
     require_distinct(f"'{path}'", names)
     require_size(f"'{path}'", len(columns[0]), len(columns))
-    commas = delimiter != ","
-    # One column after the other, so that little is in memory twice.
-    cells = {
-        name: _framed(typed(path, name, columns.pop(0), kinds.get(name), missing, commas))
-        for name in names
-    }
+    cells = {}
+    for name in names:  # one column after the other, so that little is in memory twice
+        column = pc.utf8_trim_whitespace(columns.pop(0))
+        typed = _typed(path, name, column, kinds.get(name), missing, delimiter != ",")
+        cells[name] = _framed(typed)
     return FrameFile(path, hashlib.sha256(content).hexdigest(), pd.DataFrame(cells))
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell is a number, with a decimal point or comma."""
+    return re.match(_NUMBER, cell.replace(",", ".")) is not None
 
 
 def _are_header(first: Sequence[str]) -> bool:
     """Whether the first cells of columns are names: none is a number, or three count up."""
-    numbers = [cell for cell in first if is_number(cell)]
+    numbers = [cell for cell in first if _is_number(cell)]
     whole = [int(cell) for cell in numbers if re.fullmatch(r"[0-9]{1,9}", cell)]
     steps = {after - before for before, after in pairwise(whole)}
     counted = len(whole) >= _FEWEST_COUNTED and len(steps) == 1 and steps != {0}
@@ -253,11 +264,7 @@ def _delimiter(lines: Sequence[bytes]) -> str:
 
 
 def _split(path: Path, text: bytes, delimiter: str, names: Sequence[str]) -> list[pa.ChunkedArray]:
-    """Splits a file, with its first line, into columns of text.
-
-    Raises:
-        DataError: The file is broken, or a row has the wrong number of cells.
-    """
+    """Splits a file, with its first line, into columns of text."""
     wrong: list[arrow_csv.InvalidRow] = []
 
     def refuse(row: arrow_csv.InvalidRow) -> str:
@@ -290,12 +297,101 @@ def _split(path: Path, text: bytes, delimiter: str, names: Sequence[str]) -> lis
         raise DataError(f"'{path}' {problem}") from error
 
 
-def _read_parquet(path: Path) -> FrameFile:
-    """Reads a Parquet file in types that pandas knows, without unnamed indexes.
+def _typed(
+    path: Path,
+    name: str,
+    cells: pa.ChunkedArray,
+    kind: Kind | None,
+    missing: Sequence[str],
+    commas: bool,
+) -> pa.ChunkedArray:
+    """Converts a column of text, whose numbers may have decimal ``commas``; gaps become null."""
+    lower, told = pc.utf8_lower(cells), [word.strip().lower() for word in missing]
+    nothing = pa.scalar(None, pa.string())
+    text = pc.if_else(pc.or_(_are(cells, _GAPS), _are(lower, told)), nothing, cells)
+    known = pc.if_else(_are(lower, [*_NUMERIC_GAPS, *told]), nothing, cells)
+    count = len(known) - known.null_count
+    if kind not in (None, "number", "date"):
+        return text
+    if count == 0:
+        empty = text.null_count == len(text)
+        return pa.chunked_array([pa.nulls(len(text), pa.float64())]) if empty else text
+    known = _with_points(path, name, known) if commas else known
+    numbers = pc.match_substring_regex(known, _NUMBER)
+    if _count(numbers) == count:
+        whole = pc.all(pc.match_substring_regex(known, _WHOLE)).as_py()
+        padded = whole and pc.any(pc.match_substring_regex(known, _PADDED)).as_py()
+        return text if padded and kind is None else _numbers(known)
+    truths = pc.utf8_lower(known)
+    if _count(_are(truths, ("true", "false"))) == count:
+        return truths.cast(pa.bool_())
+    if (moments := _cast(known, _MOMENTS)) is not None:
+        return moments
+    alike = pc.or_(numbers, pc.match_substring_regex(known, _MARKED))
+    if kind != "number" and 2 * _count(alike) < count:
+        return text
+    row = pc.index(numbers, value=False).as_py()
+    cell = str(known[row])
+    shown = " ".join(cell.split())
+    shown = shown if len(shown) <= 40 else shown[:37] + "..."
+    if kind == "number" or not (re.match(_CODE, cell) or re.match(_MARKED, cell)):
+        raise DataError(
+            f"'{path}' mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; "
+            "correct the cell, call it a word for gaps (missing), or call the column a category (a "
+            "header line has no number in any cell)"
+        )
+    logger.warning(
+        "'%s': column '%s' is read as text, since row %d holds '%s'; numbers have decimal points "
+        "and no marks of thousands",
+        path,
+        name,
+        row + 1,
+        shown,
+    )
+    return text
 
-    Raises:
-        DataError: Two columns have one name, or one holds lists.
-    """
+
+def _are(cells: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
+    return pc.is_in(cells, pa.array(words, pa.string()))
+
+
+def _count(mask: pa.ChunkedArray) -> int:
+    return int(pc.sum(mask, min_count=0).as_py())
+
+
+def _with_points(path: Path, name: str, cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Replaces decimal commas by points where all cells, or nulls, are then numbers."""
+    commas = cells.filter(pc.match_substring(cells, ","))
+    if commas and pc.all(pc.match_substring_regex(commas, _THOUSANDS)).as_py():
+        raise DataError(
+            f"'{path}' has numbers such as '{commas[0]}' in column '{name}', where the comma may "
+            "mark decimals or thousands; write them with decimal points"
+        )
+    pointed = pc.replace_substring(cells, ",", ".")
+    return pointed if pc.all(pc.match_substring_regex(pointed, _NUMBER)).as_py() else cells
+
+
+def _cast(cells: pa.ChunkedArray, types: Sequence[pa.DataType]) -> pa.ChunkedArray | None:
+    """Converts text to the first type that holds all of it."""
+    for each in types:
+        try:
+            return cells.cast(each)
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Converts text to integers, or to floats if some numbers are not whole or are too large."""
+    cells = pc.utf8_ltrim(cells, "+")
+    if (found := _cast(cells, [pa.int64(), pa.float64()])) is not None:
+        return found
+    floats = [None if cell is None else float(cell) for cell in cells.to_pylist()]
+    return pa.chunked_array([floats])  # some versions of Arrow do not read 1e400
+
+
+def _read_parquet(path: Path) -> FrameFile:
+    """Reads a Parquet file in types that pandas knows, without unnamed indexes."""
     try:
         schema = parquet.read_schema(path)
         require_size(f"'{path}'", parquet.read_metadata(path).num_rows, len(schema))
@@ -349,26 +445,19 @@ def _read_npy(path: Path) -> FrameFile:
     require_size(f"'{path}'", *array.shape)
     with np.errstate(over="ignore"):  # long doubles that overflow are refused as infinite
         kind = np.dtype(np.float64) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
-        frame = pd.DataFrame(array.astype(kind), columns=list(_numbered(array.shape[1])))
+        frame = pd.DataFrame(array.astype(kind), columns=_numbered(array.shape[1]))
     return FrameFile(path, hashlib.sha256(content).hexdigest(), frame)
 
 
-def are_names(columns: Sequence[str]) -> bool:
-    """Tells whether columns have names of their own, not those of a file without names."""
-    return tuple(columns) != _numbered(len(columns))
+def _numbered(count: int) -> list[str]:
+    return [f"column_{place}" for place in range(1, count + 1)]
 
 
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(f"column_{place}" for place in range(1, count + 1))
-
-
-def _bundled(loader: str, left_out: tuple[str, ...] = (), **options: bool) -> pd.DataFrame:
+def _bundled(loader: str, left_out: Sequence[str] = (), **options: bool) -> pd.DataFrame:
     """Loads the continuous columns of a table of ``sklearn.datasets``, float64."""
     from sklearn import datasets
 
-    table = getattr(datasets, loader)(**options)
-    names = [str(name) for name in table.feature_names]
-    frame = pd.DataFrame(np.asarray(table.data, dtype=np.float64), columns=names)
+    frame: pd.DataFrame = getattr(datasets, loader)(as_frame=True, **options).data
     return frame.drop(columns=list(left_out))
 
 
@@ -376,6 +465,6 @@ TABLES: Mapping[str, Callable[[], pd.DataFrame]] = {
     "iris": partial(_bundled, "load_iris"),
     "wine": partial(_bundled, "load_wine"),
     "breast-cancer": partial(_bundled, "load_breast_cancer"),
-    "diabetes": partial(_bundled, "load_diabetes", left_out=("sex",), scaled=False),
+    "diabetes": partial(_bundled, "load_diabetes", left_out=["sex"], scaled=False),
 }
 """Readers of scikit-learn's tables, by the name a user writes."""

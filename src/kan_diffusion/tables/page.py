@@ -26,8 +26,7 @@ from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import Picture, embedded
 from kan_diffusion.report.style import REAL, SYNTHETIC, report_style, shortened
 from kan_diffusion.report.tables import Cell, Head, Line, Table, format_number, number_cell
-from kan_diffusion.tables.features import Feature
-from kan_diffusion.tables.scores import TableScores
+from kan_diffusion.tables.scores import SURE, Feature, TableScores
 
 __all__ = [
     "column_figure", "dependence_figure", "outline", "say_scores", "score_texts",
@@ -39,7 +38,6 @@ _Array = NDArray[np.float64]
 _BINS = 30
 _BARS = 9
 _DECADES = 100.0
-_SURE = 1.96  # standard deviations on either side that hold 95 % of a normal variable
 _DAY = 86_400.0  # Matplotlib counts dates in days
 _SHOWN_COLUMNS = 12
 _SHOWN_PAIRS = 20
@@ -216,7 +214,7 @@ def column_figure(feature: Feature, real: _Array, synthetic: _Array) -> Figure:
     shares, drawn = (100 * np.histogram(cells, edges)[0] / max(len(cells), 1) for cells in sides)
     # The standard deviation of the difference of two samples' shares.
     each = sum(1 / max(len(cells), 1) for cells in sides)
-    spread = _SURE * np.sqrt(each * shares * (100 - shares))
+    spread = SURE * np.sqrt(each * shares * (100 - shares))
     figure = Figure(figsize=(4.6, 3.0), layout="constrained")
     axes = figure.subplots()
     date = feature.kind == "date"

@@ -111,11 +111,20 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         """
         wanted = read_conditions(conditions or {}, self.codec)
         if like is not None:
-            like = self._checked(like, num_rows, wanted)
+            self.codec.encode(like, gaps=())  # all rows, so that an error has the right row number
+            like = like.set_axis([self.codec.column(name).name for name in like], axis=1)
+            if num_rows not in (None, len(like)):
+                raise KanDiffusionError(
+                    f"a row is drawn for each of the {len(like):,} given, not {num_rows:,}; leave "
+                    "the number out"
+                )
+            if twice := [name for name in like.columns if name in wanted]:
+                raise DataError(f"column '{twice[0]}' is given twice, by a row and by a condition")
             num_rows = len(like)
         if num_rows is None or num_rows < 1:
             raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")
-        given = pd.DataFrame(index=range(num_rows)) if like is None else like
+        given = pd.DataFrame(index=range(num_rows))
+        given = given if like is None else like.reset_index(drop=True)
         single = [condition for condition in wanted.values() if condition.is_value]
         several = [condition for condition in wanted.values() if not condition.is_value]
         for condition in single:
@@ -128,25 +137,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             if column.identifier is not None:
                 known = given.get(column.name)
                 known = None if known is None else known.loc[frame.index]
-                kept = None if known is None else known.notna().to_numpy()
-                frame[column.name] = column.numbered(frame[column.name], kept, known)
+                frame[column.name] = column.numbered(frame[column.name], known)
         return frame.reset_index(drop=True)
-
-    def _checked(
-        self, like: pd.DataFrame, num_rows: int | None, wanted: Collection[object]
-    ) -> pd.DataFrame:
-        """Returns given rows, numbered from 0, under the names of the table's columns."""
-        self.codec.observe(like)  # all rows, so that an error has the right row number
-        like = like.set_axis([self.codec.column(name).name for name in like], axis=1)
-        if num_rows not in (None, len(like)):
-            raise KanDiffusionError(
-                f"a row is drawn for each of the {len(like):,} given, not {num_rows:,}; leave "
-                "the number out"
-            )
-        for name in like.columns:
-            if name in wanted:
-                raise DataError(f"column '{name}' is given twice, by a row and by a condition")
-        return like.reset_index(drop=True)
 
     def _require_conditions(self) -> None:
         if not self.denoiser.observable:
@@ -208,10 +200,20 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         random: np.random.Generator,
     ) -> pd.DataFrame:
         """Draws a row for each row of given cells; in the columns ``gaps``, gaps are given."""
-        observed = self.codec.observe(given, random, gaps) if len(given.columns) else None
-        rows = self(
-            len(given), steps, observed=observed, generator=generator, batch_size=_AT_ONCE
-        ).samples.cpu()
+        if not len(given.columns):
+            rows = self(len(given), steps, generator=generator, batch_size=_AT_ONCE).samples
+            return self.codec.decode(rows)
+        rows = self.codec.encode(given, random, gaps)
+        free = rows.isnan().any(dim=1)
+        if free.any():
+            drawn = self(
+                int(free.sum()),
+                steps,
+                observed=rows[free],
+                generator=generator,
+                batch_size=_AT_ONCE,
+            )
+            rows[free] = drawn.samples.to(rows)
         return self.codec.decode(rows, given, gaps)
 
     def impute(
@@ -231,8 +233,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             generator: Source of the noise; torch's default generator when None.
 
         Returns:
-            One frame per draw, with all given cells unchanged. A column whose dtype cannot hold
-            what is drawn gets the dtype that it had in training. Identifiers are new ones.
+            One frame per draw, in the dtypes of the table and with all given cells unchanged.
+            Identifiers are new ones.
 
         Raises:
             DataError: A column is missing, new, or of another type.
@@ -242,30 +244,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         """
         if draws < 1:
             raise KanDiffusionError(f"gaps are filled at least once, not {draws} times")
-        self._require_conditions()
         self.codec.require_columns(frame)
-        self.codec.observe(frame)  # all rows, so that an error has the right row number
-        empty = frame.isna()
-        rows = np.flatnonzero(empty.any(axis=1))
-        filled = [frame.copy() for _ in range(draws)]
-        if not len(rows):
-            return filled
-        several = pd.concat([frame.iloc[rows]] * draws, ignore_index=True)
-        drawn = self._completed(several, (), steps, generator, _numpy_generator(generator))
-        for draw, whole in enumerate(filled):
-            part = drawn[draw * len(rows) : (draw + 1) * len(rows)]
-            for place, name in enumerate(frame.columns):
-                column = self.codec.column(name)
-                if not empty[name].any():
-                    continue
-                cells = column.as_trained(frame[name], drawn[column.name]).copy()
-                cells.iloc[rows] = part[column.name].array
-                if column.merged and cells.dtype != frame[name].dtype:  # rare ones stay
-                    cells = cells.astype(object).where(empty[name].array, frame[name].array)
-                if column.identifier is not None:
-                    cells = column.numbered(cells, ~empty[name].to_numpy(), frame[name])
-                whole.isetitem(place, cells.array)
-        return filled
+        drawn = (self.draw(like=frame, steps=steps, generator=generator) for _ in range(draws))
+        names = [self.codec.column(name).name for name in frame]
+        return [filled[names].set_axis(frame.index) for filled in drawn]
 
     def log_density(
         self,

@@ -8,7 +8,7 @@ that all trials of a study see the same coordinates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -74,46 +74,24 @@ class _TableSource(Source):
         return TableCodec.fit(frame)
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
-        """Reads, encodes and splits the table."""
-        file = self.rows()
-        with _about(file.path):
-            return self.encoded(file.frame, self.fit_codec(file.frame), study_seed, trial_seed)
+        """Reads, encodes and splits the table; the last one is kept while it has not changed."""
+        return _loaded(self, study_seed, trial_seed, self._stamp())
+
+    def _stamp(self) -> tuple[int, int] | None:
+        """Returns what changes when the rows do."""
+        return None
 
     def encoded(
         self, frame: pd.DataFrame, codec: TableCodec, study_seed: int, trial_seed: int
     ) -> TableDataset:
         """Encodes rows, and holds some out at random; arguments and errors are those of a load."""
         rows = codec.encode(frame, numpy_generator("encoding", study_seed))
-        train, heldout = split(len(rows), self.holdout, study_seed, trial_seed, MOST_HELDOUT)
+        train, heldout = self.split(len(rows), study_seed, trial_seed)
         return _dataset(self.name, codec, rows[train], rows[heldout].double())
 
-    def frames(
-        self,
-        study_seed: int,
-        trial_seed: int,
-        most: int,
-        num_ending: Callable[[int], int] = lambda _: 0,
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Splits the rows, not encoded, as :meth:`load` does.
-
-        Args:
-            study_seed: As in :func:`.load_dataset`.
-            trial_seed: As in :func:`.load_dataset`.
-            most: Most rows of each part; the first ones in the split are taken.
-            num_ending: Tells how many of the first of so many rows decide when training ends.
-                These are in neither part.
-
-        Returns:
-            Rows that are trained on, and rows that are held out.
-
-        Raises:
-            DataError: The file cannot be used, or has changed since the run was set up.
-        """
-        file = self.rows()
-        order = split(len(file.frame), self.holdout, study_seed, trial_seed, MOST_HELDOUT)
-        train, heldout = order[0][num_ending(len(order[0])) :], order[1]
-        train, heldout = (part[:most].sort().values for part in (train, heldout))
-        return file.take(train.numpy()), file.take(heldout.numpy())
+    def split(self, num: int, study_seed: int, trial_seed: int) -> tuple[Tensor, Tensor]:
+        """Returns which of ``num`` rows are trained on and which are held out, as in a load."""
+        return split(num, self.holdout, study_seed, trial_seed, MOST_HELDOUT)
 
 
 class TableData(_TableSource):
@@ -170,7 +148,6 @@ class FileData(_TableSource):
         holdout: Fraction of the rows that is held out, at most `MOST_HELDOUT` rows; 0 for none.
         kinds: Kinds of columns by name; the kinds of other columns are inferred.
         missing: Words for gaps in a text file beside the usual ones.
-        merge_below: Categories with fewer rows are merged into one, "other"; 0 merges none.
         without: Rules that hold in all rows and need not be kept, such as "start<=end".
     """
 
@@ -179,7 +156,6 @@ class FileData(_TableSource):
     holdout: float = Field(0.2, ge=0, lt=1)
     kinds: Kinds = ()
     missing: tuple[str, ...] = ()
-    merge_below: int = Field(0, ge=0)
     without: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -245,11 +221,10 @@ class FileData(_TableSource):
             )
         return file
 
-    def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
-        """Reads, encodes and splits the file, or takes it from memory while it has not changed."""
+    def _stamp(self) -> tuple[int, int] | None:
+        """Time and size of the file."""
         stat = self.path.stat() if self.path.exists() else None
-        stamp = None if stat is None else (stat.st_mtime_ns, stat.st_size)
-        return _loaded(self, study_seed, trial_seed, stamp)
+        return None if stat is None else (stat.st_mtime_ns, stat.st_size)
 
     def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
         """Reads rows in the units of a model that was trained on another table.
@@ -279,9 +254,7 @@ class FileData(_TableSource):
                 name, or no column can be learned.
         """
         with self._quiet():
-            codec = TableCodec.fit(
-                frame, dict(self.kinds), merge_below=self.merge_below, without=self.without
-            )
+            codec = TableCodec.fit(frame, dict(self.kinds), without=self.without)
         if not codec.dim:
             raise DataError(
                 "there is nothing to learn: every column is constant or identifies rows; give a "
@@ -310,10 +283,11 @@ class FileData(_TableSource):
 
 @lru_cache(maxsize=1)
 def _loaded(
-    config: FileData, study_seed: int, trial_seed: int, _stamp: tuple[int, int] | None
+    source: _TableSource, study_seed: int, trial_seed: int, _stamp: tuple[int, int] | None
 ) -> TableDataset:
-    """Keeps the last file in memory."""
-    return super(FileData, config).load(study_seed, trial_seed)
+    file = source.rows()
+    with _about(file.path):
+        return source.encoded(file.frame, source.fit_codec(file.frame), study_seed, trial_seed)
 
 
 def _dataset(name: str, codec: TableCodec, train: Tensor, heldout: Tensor) -> TableDataset:

@@ -52,19 +52,23 @@ class TableView(View):
         others = other if isinstance(other, FileData) and not own.is_same(other) else None
         # A model has not learned the rows that decided when its training ended.
         ending = (lambda _: 0) if config.training.patience is None else num_held_out
+        train, used = None, f"Real rows are those of '{(others or own).name}'"
         try:
-            train, real = own.frames(*seeds, _MOST_ROWS, ending)
+            file = own.rows()
+            learned, heldout = own.split(len(file.frame), *seeds)
+            train, real = (
+                file.frame.iloc[part[:_MOST_ROWS].sort().values.numpy()]
+                for part in (learned[ending(len(learned)) :], heldout)
+            )
         except DataError:  # the file has changed or is missing
             if others is None:
                 raise
-            train = None
-        used = f"Real rows are those of '{(others or own).name}'"
         if others is None:
             used += " that were held out"
         else:
             file = pipeline.codec.read(others.path)
             order = numpy_generator("judged rows").permutation(len(file.frame))
-            real = file.take(np.sort(order[:_MOST_ROWS]))
+            real = file.frame.iloc[np.sort(order[:_MOST_ROWS])]
         synthetic = pipeline.draw(
             min(max(len(real if train is None else train), _FEWEST_DRAWN), _MOST_ROWS),
             steps=config.sampling.steps,
