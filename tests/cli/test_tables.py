@@ -67,7 +67,7 @@ def test_rows_are_what_people_are(cli, run, place, ending):
     path = f"rows{ending}"
     outcome = cli("sample", run, "--num", 300, "--out", path)
     assert (outcome.code, outcome.out, outcome.err) == (0, f"300 rows: {path}\n", "")
-    frame = read_frame(Path(path)).frame
+    frame = read_frame(Path(path))
     is_like_people(frame)
     assert 0 < frame["score"].isna().mean() < 0.9
     assert cli("sample", run, "--num", 300, "--out", f"again{ending}").code == 0
@@ -77,14 +77,14 @@ def test_rows_are_what_people_are(cli, run, place, ending):
 def test_conditions_are_met_and_given_cells_kept(cli, run, place):
     conditions = ("--where", "job=nurse", "--where", "30<=age<=60", "--where", "smokes=True")
     assert cli("sample", run, "--num", 50, "--out", "rows.csv", *conditions).code == 0
-    frame = read_frame(Path("rows.csv")).frame
+    frame = read_frame(Path("rows.csv"))
     is_like_people(frame)
     met = (frame["job"] == "nurse") & frame["smokes"] & frame["age"].between(30, 60)
     assert (len(frame), met.all()) == (50, True)
     like = people(12, 1)[["job", "score"]]
     write_frame(Path("like.csv"), like)
     assert cli("sample", run, "--like", "like.csv", "--out", "new.csv").code == 0
-    frame = read_frame(Path("new.csv")).frame
+    frame = read_frame(Path("new.csv"))
     assert len(frame) == 12
     for name in like:
         given = like[name].notna()
@@ -100,7 +100,7 @@ def test_gaps_are_filled_and_all_else_stays(cli, run, place):
     write_frame(Path("gaps.csv"), gaps)
     outcome = cli("impute", run, "gaps.csv", "--out", "filled.csv")
     assert (outcome.code, outcome.out, outcome.err) == (0, "40 rows: filled.csv\n", "")
-    frame = read_frame(Path("filled.csv")).frame
+    frame = read_frame(Path("filled.csv"))
     assert list(frame) == list(whole)
     assert not frame.isna().any(axis=None)
     for name in whole:
@@ -109,7 +109,7 @@ def test_gaps_are_filled_and_all_else_stays(cli, run, place):
     words = ("impute", run, "gaps.csv", "--draws", 3, "--out", "filled.csv")
     assert "exists; choose another --out" in cli(*words).error
     assert cli(*words, "--overwrite").code == 0
-    several = read_frame(Path("filled.csv")).frame
+    several = read_frame(Path("filled.csv"))
     assert list(several) == ["draw", *whole]
     assert several["draw"].tolist() == np.repeat([1, 2, 3], 40).tolist()
     assert several.groupby(several.index % 40)["age"].nunique()[gaps["age"].isna()].max() > 1
@@ -144,7 +144,10 @@ def test_what_cannot_be_is_one_line(cli, run, place):
         write_frame(Path(name), frame)
     for words, message in (
         ("train people.csv --columns age", "'age', which is no kind of a column such as age="),
-        ("train people.csv --columns job=numeric", "unknown kind of column 'job' 'numeric'"),
+        (
+            "train people.csv --columns job=numeric",
+            "kinds.job = 'numeric': Input should be 'number'",
+        ),
         ("train people.csv --columns jobs=category", "people.csv': there is no column 'jobs'"),
         ("train moons --columns x=number", "'moons' takes no kinds; leave it out"),
         ("train moons --describe", "is a toy"),

@@ -234,7 +234,7 @@ def test_text_is_a_category_unless_it_is_dates_in_one_format(caplog):
 def test_digits_are_text_where_the_rows_trained_on_held_text(tmp_path):
     codec = TableCodec.fit(pd.DataFrame({"code": ["10115", "20095", "01A"] * 9}))
     (tmp_path / "like.csv").write_text("code\n20095\n\n10115\n")
-    for rows in (codec.read(tmp_path / "like.csv").frame, pd.DataFrame({"code": [20095, 10115]})):
+    for rows in (codec.read(tmp_path / "like.csv"), pd.DataFrame({"code": [20095, 10115]})):
         observed = codec.encode(rows, gaps=())
         expected = codec.encode(pd.DataFrame({"code": ["20095", "10115"]}))
         torch.testing.assert_close(observed, expected)

@@ -31,8 +31,7 @@ def test_the_page_says_and_draws_everything_worst_first(loose, tmp_path):
     assert pairs == list(zip(loose.pairs["first"], loose.pairs["second"], strict=True))
     assert len(pairs) == 15
     assert len(page.tables["Usefulness"]) == 1 + 3
-    # A picture a column, and one of dependences.
-    assert len(page.loads) == 6 + 1
+    assert len(page.loads) == 6  # a picture a column
     said = " ".join(page.text)
     for words in ("is a promise of privacy", "Used.", "300 real rows", "trained on 400"):
         assert words in said

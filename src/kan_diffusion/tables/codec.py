@@ -6,13 +6,8 @@ normal for other values; constants and identifiers have none. If a cell has no v
 coordinate is fresh N(0, 1) noise, which carries no information and has a known density.
 
 Three or more categories are levels of one number, ordered so that neighbours occur with similar
-other cells (:mod:`kan_diffusion.tables.seriation`). At equal parameters and steps, on four tables
-and two seeds, this order gave a C2ST of 0.65 to 0.68, levels ordered by frequency 0.70 to 0.75,
-analog bits 0.78 to 0.86 and one-hot coordinates 0.77 to 0.89; the joint frequencies of pairs of
-categories were closer to the data, too (``results/tables/category_encodings.json``). All models
-were KANs of 20,000 parameters, trained on at most 4,000 rows, and two of the tables have naturally
-ordered categories. What holds in all rows holds in every decoded row, too
-(:mod:`kan_diffusion.tables.constraints`).
+other cells (:mod:`kan_diffusion.tables.seriation`); docs/tables.md tells how other codes fared.
+What holds in all rows holds in every decoded row, too (:mod:`kan_diffusion.tables.constraints`).
 
 The map x -> z of a number is smooth, so densities follow from log p(x) = log p(z) + log |dz/dx|.
 Whole numbers, decimals, dates and levels are first spread evenly over their step. Decoding restores
@@ -24,7 +19,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Self
@@ -42,7 +36,6 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.tables.columns import Column, Kind
 from kan_diffusion.tables.constraints import Rule, find_rules, obey
 from kan_diffusion.tables.files import (
-    FrameFile,
     named_like,
     read_frame,
     require_distinct,
@@ -144,13 +137,10 @@ class TableCodec(Settings):
         """Number of coordinates d."""
         return len(self.names)
 
-    def read(self, path: Path) -> FrameFile:
+    def read(self, path: Path) -> pd.DataFrame:
         """Reads a file of rows like those trained on, with the same words for gaps.
 
         What was text stays text, and columns without names get those of this table.
-
-        Args:
-            path: The file.
 
         Raises:
             DataError: It cannot be read.
@@ -159,8 +149,7 @@ class TableCodec(Settings):
         kinds: dict[str, Kind] = {
             name: "category" for name, each in storages if each.written or each.holds == "text"
         }
-        file = read_frame(path, self.missing, kinds)
-        return replace(file, frame=named_like(file, list(self._parts)))
+        return named_like(path, read_frame(path, self.missing, kinds), list(self._parts))
 
     def encode(
         self,
@@ -227,7 +216,8 @@ class TableCodec(Settings):
             fixed[column.name] = known | (name in gaps)
             drawn = frame[column.name]
             frame[column.name] = column.as_trained(cells, drawn).where(known, drawn)
-        return obey(frame, self.columns, self.rules, fixed.to_numpy()) if self.rules else frame
+        obey(frame, self.columns, self.rules, fixed.to_numpy())
+        return frame
 
     def continuous(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor, np.ndarray]:
         """Encodes rows, each number in the middle of its step, and tells which are continuous.
@@ -265,13 +255,7 @@ class TableCodec(Settings):
 
     def describe(self) -> pd.DataFrame:
         """Describes each column: name, kind, dtype, share of gaps, values, count of coordinates."""
-        described = [column.describe() for column in self.columns]
-        for each in self.rules:
-            if each.implied is not None:
-                determinant, dependent = each.columns
-                follows = f"; follows {self.columns[determinant].name}"
-                described[dependent]["values"] = f"{described[dependent]['values']}{follows}"
-        return pd.DataFrame(described)
+        return pd.DataFrame([column.describe() for column in self.columns])
 
     @property
     def always(self) -> tuple[str, ...]:
@@ -307,18 +291,13 @@ class TableCodec(Settings):
         return codec
 
     def require_columns(self, frame: pd.DataFrame, some: bool = False) -> None:
-        """Refuses a frame with other columns than those trained on.
-
-        Args:
-            frame: The frame.
-            some: Whether the frame may have only some of them.
+        """Refuses a frame with other columns than those trained on, or without ``some`` of them.
 
         Raises:
             DataError: A column is missing or new.
         """
         require_frame(frame)
-        known = list(self._parts)
-        given = [str(name) for name in frame.columns]
+        known, given = list(self._parts), [str(name) for name in frame.columns]
         for name in given:
             if name not in known:
                 raise DataError(f"column '{name}' is new; leave it out (known: {listed(known)})")
@@ -329,9 +308,6 @@ class TableCodec(Settings):
 
 def require_frame(frame: pd.DataFrame) -> None:
     """Refuses an object that is not a usable data frame.
-
-    Args:
-        frame: Shape (n, columns).
 
     Raises:
         DataError: It is no frame, is empty or too large, or a name is invalid or occurs twice.

@@ -278,16 +278,11 @@ class Column(Settings):
     def encode(
         self, series: pd.Series, generator: np.random.Generator | None, partial: bool
     ) -> np.ndarray:
-        """Encodes a column's cells as coordinates.
+        """Encodes cells (n,) as coordinates (n, number of coordinates), float32.
 
-        Args:
-            series: Shape (n,).
-            generator: Spreads levels and lattices over their steps and fills the coordinates of
-                cells without a value; None takes the middle of each step and zeros.
-            partial: Whether missing cells are unknown: NaN, since they may have a value.
-
-        Returns:
-            Shape (n, number of coordinates), float32.
+        The generator spreads levels and lattices over their steps and fills the coordinates of
+        cells without a value; None takes the middle of each step and zeros. In a ``partial`` column
+        missing cells are unknown, NaN, since they may have a value.
 
         Raises:
             DataError: A cell does not fit this column, or is missing and none was in training.
@@ -354,9 +349,7 @@ class Column(Settings):
     def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
         """Gives new identifiers to drawn cells (n,) that are neither missing nor given.
 
-        Args:
-            drawn: Shape (n,).
-            given: Known identifiers, from which new ones differ, shape (n,); none when None.
+        New ones differ from the given ones (n,), too.
 
         Raises:
             DataError: The column's dtype has no room for so many.
@@ -412,12 +405,7 @@ class Column(Settings):
 
     @classmethod
     def fit(cls, name: str | int, series: pd.Series, kind: Kind | None = None) -> Self:
-        """Fits a column: finds its kind and what to keep of it.
-
-        Args:
-            name: Its name.
-            series: Its cells, shape (n,), n > 0.
-            kind: Its kind; inferred when None.
+        """Fits a column to its cells (n,), n > 0: finds its kind, if none is told, and what to keep.
 
         Raises:
             DataError: Its dtype is not supported, or the kind does not fit the cells.
@@ -504,18 +492,10 @@ def _share(part: float) -> float:
 def inspected(
     series: pd.Series, name: str | int, kind: Kind | None = None
 ) -> tuple[Storage, Kind, Values]:
-    """Finds how a column is kept and its kind, and reads it.
-
-    Args:
-        series: Its cells, shape (n,).
-        name: Its name in errors.
-        kind: Its kind, if that is told.
-
-    Returns:
-        Its storage, the kind that its cells have by themselves, and its values.
+    """Reads cells (n,): finds how they are kept, their kind by themselves, and their values.
 
     Raises:
-        DataError: Its dtype is not supported, it mixes types, or a value is infinite.
+        DataError: Their dtype is not supported, they mix types, or a value is infinite.
     """
     storage = Storage.of(series, name, kind)
     values, missing = storage.read(series, name)

@@ -32,12 +32,8 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 def conditions_from_texts(texts: Sequence[str]) -> dict[object, object]:
     """Parses conditions that a person writes.
 
-    Args:
-        texts: Such as ``species=setosa``, ``species in setosa, virginica``, ``1<=length<=1.5``,
-            ``age>=30``, or ``income=`` for a gap.
-
-    Returns:
-        What :func:`read_conditions` reads: a value, a list or a pair of ends for each column.
+    These are such as ``species=setosa``, ``species in setosa, virginica``, ``1<=length<=1.5``,
+    ``age>=30``, or ``income=`` for a gap, and become what :func:`read_conditions` reads.
 
     Raises:
         DataError: A text is no condition, or two are on one column.

@@ -20,7 +20,7 @@ A network learns all this only nearly. Given cells are never changed.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +31,6 @@ from pydantic import Field
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
-from kan_diffusion.tables.dtypes import Values
 from kan_diffusion.tables.lattice import decimals
 
 if TYPE_CHECKING:
@@ -91,26 +90,22 @@ class Rule(Settings):
     def repaired(
         self, cells: Sequence[np.ndarray], fixed: np.ndarray, columns: Sequence[Column]
     ) -> list[np.ndarray]:
-        """Returns values that obey an order or a sum, of rows that do not.
+        """Returns values (n,) of the rule's columns that obey an order or a sum, of rows that do not.
 
-        Args:
-            cells: Values of the columns of the rule, shape (n,) each.
-            fixed: Which of them are to stay, shape (n, columns of the rule).
-            columns: All columns of the table.
+        Those that are ``fixed``, (n, columns of the rule), stay; ``columns`` are all of the table.
         """
         if len(cells) == 2:
             (low, high), (left, right) = cells, fixed.T
             return [np.where(left, low, high), np.where(right, high, low)]
-        a, b, c = (each.astype(np.float64) for each in cells)
-        left, right, total = fixed.T
+        before = [each.astype(np.float64) for each in cells]
+        (a, b, c), (left, right, total) = before, fixed.T
         share = np.divide(c, a + b, out=np.ones(len(a)), where=(a + b != 0))
         a = np.where(left | ~total, a, np.where(right, c - b, a * share))
         a = _rounded(a, columns[self.columns[0]])
         made = a, np.where(right | ~total, b, c - a), np.where(total, c, a + b)
-        kept = left | ~total, right | ~total, total
         return [
-            np.where(stays, own, _rounded(cell, columns[place]).astype(own.dtype))
-            for cell, own, stays, place in zip(made, cells, kept, self.columns, strict=True)
+            np.where(now == old, own, _rounded(now, columns[place]).astype(own.dtype))
+            for now, old, own, place in zip(made, before, cells, self.columns, strict=True)
         ]
 
 
@@ -146,12 +141,7 @@ def _resolution(column: Column) -> tuple[object, ...] | None:
 def find_rules(
     columns: Sequence[Column], frame: pd.DataFrame, without: Collection[str] = ()
 ) -> tuple[Rule, ...]:
-    """Finds the rules that all rows obey.
-
-    Args:
-        columns: The columns.
-        frame: Rows trained on.
-        without: Names of rules that are not to be kept.
+    """Finds the rules that all rows of a frame obey, but for those with a name in ``without``.
 
     Raises:
         DataError: There is no rule of such a name.
@@ -248,18 +238,8 @@ def _implied(given: np.ndarray, other: np.ndarray, count: int) -> tuple[int, ...
 
 def obey(
     frame: pd.DataFrame, columns: Sequence[Column], rules: Sequence[Rule], given: np.ndarray
-) -> pd.DataFrame:
-    """Changes rows so that they obey all rules.
-
-    Args:
-        frame: Shape (n, columns), which is changed in place.
-        columns: The columns of the table.
-        rules: The rules.
-        given: Which cells are to stay, shape (n, columns).
-
-    Returns:
-        The frame.
-    """
+) -> None:
+    """Changes cells of rows (n, columns) that are not ``given``, so that rows obey all rules."""
     implications = [rule for rule in rules if rule.implied is not None]
     constraints = [rule for rule in rules if rule.implied is None]
     involved = {place for rule in rules for place in rule.columns}
@@ -273,47 +253,32 @@ def obey(
     for place in bound:
         changed = obeyed[:, place] != codes[:, place]
         cells[place][0][changed] = columns[place].known[obeyed[changed, place]]
-    held = given.copy()
+    held = given.copy()  # sums follow from their terms, not from orders
     held[:, [rule.columns[2] for rule in constraints if len(rule.columns) == 3]] = True
     for _ in range(_MOST_ROUNDS):
-        if not sum(_repair(rule, cells, columns, given, held) for rule in constraints):
+        broken = 0
+        for rule in constraints:
+            places = list(rule.columns)
+            fixed = (held if len(places) == 2 else given)[:, places]
+            known = ~np.any([cells[place][1] for place in places], axis=0) & ~fixed.all(axis=1)
+            rows = np.flatnonzero(known)
+            rows = rows[~rule.holds([cells[place][0][rows] for place in places])]
+            made = rule.repaired([cells[place][0][rows] for place in places], fixed[rows], columns)
+            for place, values in zip(places, made, strict=True):
+                cells[place][0][rows] = values
+            broken += len(rows)
+        if not broken:
             break
     for place, (values, missing) in cells.items():
         if (values != before[place]).any():
             frame.isetitem(place, columns[place].storage.restore(values, missing).array)
-    return frame
-
-
-def _repair(
-    rule: Rule,
-    cells: Mapping[int, Values],
-    columns: Sequence[Column],
-    given: np.ndarray,
-    held: np.ndarray,
-) -> int:
-    """Repairs cells in place, and counts the rows that broke the rule and could be repaired."""
-    places = list(rule.columns)
-    fixed = (held if len(places) == 2 else given)[:, places]
-    known = ~np.any([cells[place][1] for place in places], axis=0) & ~fixed.all(axis=1)
-    rows = np.flatnonzero(known)
-    rows = rows[~rule.holds([cells[place][0][rows] for place in places])]
-    made = rule.repaired([cells[place][0][rows] for place in places], fixed[rows], columns)
-    for place, values in zip(places, made, strict=True):
-        cells[place][0][rows] = values
-    return len(rows)
 
 
 def obeying(codes: np.ndarray, given: np.ndarray, implications: Sequence[Rule]) -> np.ndarray:
-    """Returns categories that obey all implications, those given unchanged.
+    """Returns the places of categories, (n, columns), so that they obey all implications.
 
-    Args:
-        codes: Place of the category of each cell, shape (n, columns); -1 without a value.
-        given: Which cells are given, shape (n, columns).
-        implications: The rules.
-
-    Returns:
-        Shape (n, columns). Where no category of a determinant agrees with all that is given, it
-        keeps its own.
+    A place is -1 without a value, and stays where it is given, (n, columns). Where no category of a
+    determinant agrees with all that is given, it keeps its own.
     """
     codes = codes.copy()
     for determinant in dict.fromkeys(rule.columns[0] for rule in implications):

@@ -88,12 +88,7 @@ class Storage(Settings):
 
     @classmethod
     def of(cls, column: pd.Series, name: object, kind: str | None = None) -> Self:
-        """Describes a column.
-
-        Args:
-            column: The column.
-            name: Its name in errors.
-            kind: Its kind, if that is told; text is read as dates if it is "date" or None.
+        """Describes a column; its text is read as dates if that is its kind, or none is told.
 
         Raises:
             DataError: Its dtype is not supported, or it mixes types, or dates and text.
@@ -139,13 +134,6 @@ class Storage(Settings):
 
     def read(self, column: pd.Series, name: object) -> Values:
         """Reads the values of a column that should match this storage.
-
-        Args:
-            column: The column.
-            name: Its name in errors.
-
-        Returns:
-            The values, and a mask that is True for missing cells, both of shape (n,).
 
         Raises:
             DataError: It holds values of another type, or one is infinite.
@@ -216,12 +204,7 @@ class Storage(Settings):
         return np.array(scalars, dtype=self.value_dtype)
 
     def restore(self, values: np.ndarray, missing: np.ndarray) -> pd.Series:
-        """Makes a column of this dtype from values.
-
-        Args:
-            values: Shape (n,), as :meth:`read` gives them.
-            missing: Shape (n,), which cells have no value.
-        """
+        """Makes a column of this dtype from values (n,), as :meth:`read` gives them."""
         if self.values is not None:
             known, own = self.from_scalars(self.values), self.model_copy(update={"values": None})
             codes = np.where(missing, -1, place_among(known, values))

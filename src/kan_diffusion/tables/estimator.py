@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -40,7 +40,7 @@ from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.tasks import task_of
 from kan_diffusion.study.trial import curves_of, first_row, spent, train_trial, warn_of_doubt
-from kan_diffusion.tables.codec import TableCodec, require_frame
+from kan_diffusion.tables.codec import require_frame
 from kan_diffusion.tables.columns import Kind
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.sources import FileData
@@ -63,6 +63,7 @@ _OF_A_TRIAL = (
 """Parameters that are settings of a trial of the same name."""
 
 
+@dataclass(eq=False, repr=False)
 class DiffusionEstimator(BaseEstimator):
     """A diffusion model of a table: numbers, categories, dates and gaps.
 
@@ -115,42 +116,23 @@ class DiffusionEstimator(BaseEstimator):
         >>> filled = model.impute(people_with_gaps, draws=20)  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        family: str = "kan",
-        *,
-        params: int | None = None,
-        process: str = "cosine",
-        steps: int | None = None,
-        batch_size: int | None = None,
-        optimizer: OptimizerName = "adam",
-        learning_rate: float | None = None,
-        max_seconds: float | None = None,
-        columns: Mapping[str | int, Kind] | None = None,
-        without: Sequence[str] = (),
-        depth: int | None = None,
-        settings: Mapping[str, Setting] | None = None,
-        holdout: float = 0.0,
-        device: str = "auto",
-        random_state: RandomState = None,
-        verbose: bool = False,
-    ) -> None:
-        self.family = family
-        self.params = params
-        self.process = process
-        self.steps = steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.max_seconds = max_seconds
-        self.columns = columns
-        self.without = without
-        self.depth = depth
-        self.settings = settings
-        self.holdout = holdout
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+    family: str = "kan"
+    _: KW_ONLY
+    params: int | None = None
+    process: str = "cosine"
+    steps: int | None = None
+    batch_size: int | None = None
+    optimizer: OptimizerName = "adam"
+    learning_rate: float | None = None
+    max_seconds: float | None = None
+    columns: Mapping[str | int, Kind] | None = None
+    without: Sequence[str] = ()
+    depth: int | None = None
+    settings: Mapping[str, Setting] | None = None
+    holdout: float = 0.0
+    device: str = "auto"
+    random_state: RandomState = None
+    verbose: bool = False
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -257,15 +239,10 @@ class DiffusionEstimator(BaseEstimator):
     ) -> Self:
         """Becomes the estimator of a trained run."""
         self.pipeline_, self._trial, self._curves = pipeline, trial, curves
+        self.codec_ = pipeline.codec
         self.loss_curve_ = curves["loss"].to_numpy()
         self.n_parameters_ = pipeline.denoiser.num_trainable
         return self
-
-    @property
-    def codec_(self) -> TableCodec:
-        """The codec of the table, which knows the kinds of its columns."""
-        check_is_fitted(self)
-        return self.pipeline_.codec
 
     def sample(
         self,

@@ -16,25 +16,19 @@ would turn the whole column into text, and is an error.
 in their own units and under their own names, rounded as they were written down. The usual target
 of each, a class or the course of a disease, is left out.
 
-* ``iris``: 150 flowers, 4 lengths and widths (Fisher 1936; Anderson 1935);
-* ``wine``: 178 wines, 13 chemical measurements (Forina et al. 1988, PARVUS);
-* ``breast-cancer``: 569 tumours, 30 measurements of cell nuclei (Street, Wolberg and Mangasarian
-  1993);
-* ``diabetes``: 442 patients, age and 8 measurements without the column ``sex`` (Efron et al. 2004,
-  "Least angle regression").
+These are ``iris`` (Fisher 1936; Anderson 1935), ``wine`` (Forina et al. 1988, PARVUS),
+``breast-cancer`` (Street, Wolberg and Mangasarian 1993) and ``diabetes`` without the column ``sex``
+(Efron et al. 2004, "Least angle regression").
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
-import io
 import json
 import logging
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -49,13 +43,13 @@ from pyarrow import parquet
 
 from kan_diffusion.data.frames import ENDINGS, ending_of
 from kan_diffusion.errors import DataError
-from kan_diffusion.files import digest, require_file
+from kan_diffusion.files import require_file
 from kan_diffusion.limits import MOST_BYTES, MOST_COLUMNS, MOST_VALUES
 
 if TYPE_CHECKING:
     from kan_diffusion.tables.columns import Kind
 
-__all__ = ["TABLES", "FrameFile", "named_like", "read_frame", "require_distinct", "require_size"]
+__all__ = ["TABLES", "named_like", "read_frame", "require_distinct", "require_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,25 +76,9 @@ _CODE = r"^[0-9A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
 _MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
 
 
-@dataclass(frozen=True, eq=False)
-class FrameFile:
-    """A table from a file.
-
-    Attributes:
-        path: The file.
-        sha256: Hexadecimal digest of the file's bytes.
-        frame: The rows, at least one, numbered from 0; columns of a file without names are
-            "column_1", ...
-    """
-
-    path: Path
-    sha256: str
-    frame: pd.DataFrame
-
-
 def read_frame(
     path: str | Path, missing: Sequence[str] = (), kinds: Mapping[str, Kind] | None = None
-) -> FrameFile:
+) -> pd.DataFrame:
     """Reads and checks a table.
 
     Args:
@@ -115,7 +93,7 @@ def read_frame(
             "date" stay the text that they are. Types of other columns are found.
 
     Returns:
-        The table.
+        The rows, at least one, numbered from 0; columns of a file without names are "column_1", ...
 
     Raises:
         DataError: The file is missing, unreadable, broken or of an unknown format; it has no rows
@@ -142,21 +120,21 @@ def read_frame(
         ) from error
 
 
-def named_like(file: FrameFile, columns: Sequence[str]) -> pd.DataFrame:
+def named_like(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Returns the rows of a file, with a model's column names if the file or the model has none.
 
     Raises:
         DataError: The number of columns is different.
     """
-    own = list(map(str, file.frame))
+    own = list(map(str, frame))
     if _numbered(len(own)) != own and _numbered(len(columns)) != list(columns):
-        return file.frame
+        return frame
     if len(own) != len(columns):
         raise DataError(
-            f"'{file.path}' has {len(own)} columns and the model was trained on "
-            f"{len(columns)} ({', '.join(columns)}); give a file with the same columns"
+            f"'{path}' has {len(own)} columns and the model was trained on {len(columns)} "
+            f"({', '.join(columns)}); give a file with the same columns"
         )
-    return file.frame.set_axis(list(columns), axis=1)
+    return frame.set_axis(list(columns), axis=1)
 
 
 def require_size(what: str, num_rows: int, num_columns: int) -> None:
@@ -177,10 +155,10 @@ def require_distinct(what: str, names: Sequence[object]) -> None:
         raise DataError(f"{what} has two columns of the same name: '{twice.iloc[0]}'; rename one")
 
 
-def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) -> FrameFile:
+def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) -> pd.DataFrame:
     """Reads a file of separated cells."""
-    content = path.read_bytes()
-    text = (_unpacked(path) if ending_of(path) == ".csv.gz" else content).removeprefix(_UTF8)
+    is_packed = ending_of(path) == ".csv.gz"
+    text = (_unpacked(path) if is_packed else path.read_bytes()).removeprefix(_UTF8)
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -214,7 +192,7 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
         column = pc.utf8_trim_whitespace(columns.pop(0))
         typed = _typed(path, name, column, kinds.get(name), missing, delimiter != ",")
         cells[name] = _framed(typed)
-    return FrameFile(path, hashlib.sha256(content).hexdigest(), pd.DataFrame(cells))
+    return pd.DataFrame(cells)
 
 
 def _is_number(cell: str) -> bool:
@@ -390,7 +368,7 @@ def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([floats])  # some versions of Arrow do not read 1e400
 
 
-def _read_parquet(path: Path) -> FrameFile:
+def _read_parquet(path: Path) -> pd.DataFrame:
     """Reads a Parquet file in types that pandas knows, without unnamed indexes."""
     try:
         schema = parquet.read_schema(path)
@@ -420,17 +398,15 @@ def _read_parquet(path: Path) -> FrameFile:
     about = {"pandas": json.dumps(written | {"index_columns": []})} if written else None
     table = table.select(names).cast(pa.schema(fields, about))
     if written:
-        frame = table.to_pandas().set_axis(names, axis=1)
-    else:
-        columns = zip(names, table.columns, strict=True)
-        frame = pd.DataFrame({name: _framed(column) for name, column in columns})
-    return FrameFile(path, digest(path), frame)
+        return table.to_pandas().set_axis(names, axis=1)
+    columns = zip(names, table.columns, strict=True)
+    return pd.DataFrame({name: _framed(column) for name, column in columns})
 
 
-def _read_npy(path: Path) -> FrameFile:
-    content = path.read_bytes()
+def _read_npy(path: Path) -> pd.DataFrame:
     try:
-        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # a broken header raises many kinds
         raise DataError(
             f"'{path}' is not a readable NumPy array file: {error}; write it with numpy.save, "
@@ -445,8 +421,7 @@ def _read_npy(path: Path) -> FrameFile:
     require_size(f"'{path}'", *array.shape)
     with np.errstate(over="ignore"):  # long doubles that overflow are refused as infinite
         kind = np.dtype(np.float64) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
-        frame = pd.DataFrame(array.astype(kind), columns=_numbered(array.shape[1]))
-    return FrameFile(path, hashlib.sha256(content).hexdigest(), frame)
+        return pd.DataFrame(array.astype(kind), columns=_numbered(array.shape[1]))
 
 
 def _numbered(count: int) -> list[str]:

@@ -58,11 +58,9 @@ class Lattice(Settings):
 
     @classmethod
     def of(cls, values: np.ndarray, limits: tuple[float, float]) -> Self:
-        """Finds the lattice of values.
+        """Finds the lattice of values (n,), not all equal: numbers, moments or spans.
 
-        Args:
-            values: Shape (n,), not all equal: whole numbers, real ones, moments or spans.
-            limits: Smallest and largest number of the dtype.
+        The dtype's smallest and largest number are the ``limits``.
         """
         kind, places = values.dtype.kind, decimals(values) if values.dtype.kind == "f" else 0
         fine = places is None or (kind == "f" and np.abs(values).max() * 10.0**places >= 2.0**52)
@@ -100,8 +98,7 @@ class Lattice(Settings):
     def bounds(self, values: np.ndarray) -> tuple[float | None, float | None]:
         """Bounds of the k of samples; None where samples have room or stop at an end.
 
-        Args:
-            values: The values that it was found of, shape (n,).
+        The lattice was found of these values, shape (n,).
         """
         if self.fine:
             low, high = float(values.min()), float(values.max())
@@ -116,32 +113,26 @@ class Lattice(Settings):
         whole = self._whole(values)
         if self.fine:
             return whole
-        above = whole >= self.origin
-        # The distance of two numbers of 64 bits fits into an unsigned one.
-        ahead = whole.astype(np.uint64) - np.uint64(self.origin % 2**64)
-        away = np.where(above, ahead, -ahead).astype(np.float64)
-        return away / np.where(above, self.step, -self.step)
+        # Python's whole numbers have any size, and their quotients are rounded once.
+        return ((whole.astype(object) - self.origin) / self.step).astype(np.float64)
 
     def values(self, steps: np.ndarray, like: np.dtype[np.generic]) -> np.ndarray:
-        """Returns the values of k, shape (n,), clipped to where samples may be.
+        """Returns the values of k, real numbers (n,), as numbers, moments or spans ``like`` a dtype.
 
-        Args:
-            steps: The k, real numbers, which are rounded down unless numbers are fine.
-            like: Dtype of the values: whole or real numbers, moments or spans.
+        k is rounded down, unless numbers are fine, and clipped to where samples may be.
         """
-        k = np.clip(steps, self.low - self.below, self.high + self.above)
+        low, high = self.low - self.below, self.high + self.above
+        k = np.clip(steps, low, high)
         if self.fine:
             return k
-        k, most = np.floor(k), np.uint64(self.high + self.above + self.below)
-        away = np.minimum(np.abs(k).astype(np.uint64), most) * np.uint64(self.step)
-        start = np.uint64(self.origin % 2**64)
-        whole = np.where(k < 0, start - away, start + away)
+        # Of any size, too; the largest float64 may be above the largest step.
+        whole = self.origin + self.step * np.clip(np.frompyfunc(int, 1, 1)(np.floor(k)), low, high)
         if like.kind == "f":
-            return whole.view(np.int64) / self.per
+            return (whole / self.per).astype(np.float64)
         if like.kind in "mM":
             kind = f"M8[{self.calendar}]" if self.calendar else like
-            return whole.view(kind).astype(like)
-        return whole if like == np.uint64 else whole.view(np.int64)
+            return whole.astype(np.int64).view(kind).astype(like)
+        return whole.astype(like)
 
     def _whole(self, values: np.ndarray) -> np.ndarray:
         """Returns values times ``per`` as whole numbers of 64 bits; fine ones as float64."""
@@ -177,8 +168,7 @@ def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
 def decimals(values: np.ndarray) -> int | None:
     """Counts the decimals that all values share; None if they could share them by chance.
 
-    Args:
-        values: Shape (n,), finite, float64 or float32 (decimals are then those of float32).
+    Values are finite, shape (n,), float64 or float32, whose decimals are then those of float32.
     """
     kind = values.dtype
     distinct = np.unique(np.abs(values[values != 0])).astype(np.float64)

@@ -1,4 +1,6 @@
-"""The page of a synthetic table: scores, columns and pairs, real beside synthetic, and privacy.
+"""The view of tables: encoded rows are points, and a page judges rows.
+
+The page has scores, columns and pairs, real beside synthetic, and says what they tell of privacy.
 
 Bins have equal width between the 0.5 % and 99.5 % quantiles of the real values, or between their
 extremes where these are near. They are of equal ratio if positive values span more than two decades
@@ -8,7 +10,7 @@ so that whole numbers leave no comb. Of more than 9 categories, all but the 8 mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,17 +22,23 @@ from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from pandas.api.types import is_float_dtype
 
-from kan_diffusion.errors import listed
+from kan_diffusion.data.sources import data_from_name
+from kan_diffusion.errors import DataError, listed
+from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.report.charts.axes import set_ticks
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import Picture, embedded
 from kan_diffusion.report.style import REAL, SYNTHETIC, report_style, shortened
 from kan_diffusion.report.tables import Cell, Head, Line, Table, format_number, number_cell
-from kan_diffusion.tables.scores import SURE, Feature, TableScores
+from kan_diffusion.report.views import JudgedPage, View
+from kan_diffusion.study.measure import load_run
+from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kan_diffusion.tables.scores import SURE, Feature, TableScores, table_scores
+from kan_diffusion.tables.sources import FileData, TableData
+from kan_diffusion.training.run import num_held_out
 
 __all__ = [
-    "column_figure", "dependence_figure", "outline", "say_scores", "score_texts",
-    "write_table_page",
+    "TableView", "column_figure", "outline", "say_scores", "score_texts", "write_table_page",
 ]  # fmt: skip
 
 _Array = NDArray[np.float64]
@@ -41,6 +49,9 @@ _DECADES = 100.0
 _DAY = 86_400.0  # Matplotlib counts dates in days
 _SHOWN_COLUMNS = 12
 _SHOWN_PAIRS = 20
+_MOST_ROWS = 20_000  # real, training and synthetic ones that are judged
+_FEWEST_DRAWN = 1_000
+_WORST = 3
 
 _MEANINGS = {
     "shapes": "each column for itself: 1 is the same distribution",
@@ -59,6 +70,71 @@ _UNPROMISED = (
     "copies alone, and there are stronger attacks. What bounds what anybody can learn about a "
     "person is differential privacy, which this model does not have."
 )
+
+
+class TableView(View):
+    """The view of tables."""
+
+    def page(
+        self,
+        run: Path,
+        data: str | None,
+        out: Path | None,
+        *,
+        verify: bool = True,
+        on_progress: Callable[[str, str, float], None] | None = None,
+    ) -> JudgedPage:
+        """Judges drawn rows beside real ones, see :meth:`.View.page`.
+
+        They are compared with the training rows, too, if their file has not changed. Of the file
+        that a run was trained on, only the held-out rows are real rows.
+        """
+        if on_progress is not None:
+            on_progress("rows", "drawing and judging", 0.0)
+        config, pipeline = load_run(run, verify=verify)
+        own, seeds = config.data, (config.study_seed, config.seed)
+        assert isinstance(pipeline, TableDiffusionPipeline)
+        assert isinstance(own, FileData | TableData)
+        other = own if data is None else data_from_name(data, pinned=False)
+        others = other if isinstance(other, FileData) and not own.is_same(other) else None
+        # A model has not learned the rows that decided when its training ended.
+        ending = (lambda _: 0) if config.training.patience is None else num_held_out
+        train, used = None, f"Real rows are those of '{(others or own).name}'"
+        try:
+            rows = own.rows()
+            learned, heldout = own.split(len(rows), *seeds)
+            train, real = (
+                rows.iloc[part[:_MOST_ROWS].sort().values.numpy()]
+                for part in (learned[ending(len(learned)) :], heldout)
+            )
+        except DataError:  # the file has changed or is missing
+            if others is None:
+                raise
+        if others is None:
+            used += " that were held out"
+        else:
+            rows = pipeline.codec.read(others.path)
+            order = numpy_generator("judged rows").permutation(len(rows))
+            real = rows.iloc[np.sort(order[:_MOST_ROWS])]
+        synthetic = pipeline.draw(
+            min(max(len(real if train is None else train), _FEWEST_DRAWN), _MOST_ROWS),
+            steps=config.sampling.steps,
+            generator=torch_generator("judged rows", *seeds),
+        )
+        effort = config.evaluation.effort
+        scores = table_scores(
+            real,
+            synthetic,
+            train=train,
+            kinds={str(column.name): column.kind for column in pipeline.codec.columns},
+            generator=numpy_generator("scores of a table", *seeds),
+            effort=effort,
+        )
+        used += ". This is a first look, with few trees." if effort == "quick" else "."
+        path = write_table_page(scores, out or run / "tables.html", f"Rows of {run}", used)
+        worst = scores.columns.query("shortfall > 0")["name"][:_WORST]
+        columns = [f"Columns that are met worst: {', '.join(worst)}."] if len(worst) else []
+        return JudgedPage(path, score_texts(scores), [*say_scores(scores), *columns])
 
 
 def score_texts(scores: TableScores) -> list[tuple[str, str, str]]:
@@ -127,7 +203,13 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
     table = _frame_table(scores.columns, "All columns")
     section.folded(f"All {len(scores.columns):,} columns as numbers", table)
     if len(scores.pairs):
-        _add_pairs(page.section("Pairs of columns", "pairs"), scores)
+        section = page.section("Pairs of columns", "pairs").text(
+            "Pearson’s correlation of two numbers or dates, from −1 to 1; Cramér’s V with a "
+            "category, from 0 to 1.",
+            kind="note",
+        )
+        worst = _frame_table(scores.pairs[:_SHOWN_PAIRS], "The worst pairs")
+        section.table(worst, narrow=True)
     return page.write(Path(path))
 
 
@@ -175,30 +257,12 @@ def _column_figures(section: Section, scores: TableScores) -> Iterator[tuple[Pic
             yield picture, caption, f"Real and synthetic values of {name}"
 
 
-def _add_pairs(section: Section, scores: TableScores) -> None:
-    pairs = scores.pairs[:_SHOWN_PAIRS]
-    names = [name for name in scores.cells if (pairs[["first", "second"]] == name).any(axis=None)]
-    section.text(
-        "Pearson’s correlation of two numbers or dates, from −1 to 1; Cramér’s V with a category, "
-        f"from 0 to 1. These are the {len(pairs)} pairs that are met worst, and their columns.",
-        kind="note",
-    )
-    picture = embedded(dependence_figure(names, scores.pairs))
-    section.figure(picture, "Synthetic minus real.", "Differences of dependence of columns")
-    section.table(_frame_table(pairs, "The worst pairs"), narrow=True)
-
-
 @report_style()
 def column_figure(feature: Feature, real: _Array, synthetic: _Array) -> Figure:
     """Draws the shares of one column's values: a histogram, or lying bars of categories.
 
-    The band around real shares holds 95 % of the shares that chance alone gives to as many rows as
-    the synthetic ones.
-
-    Args:
-        feature: The column.
-        real: Its real cells as numbers, shape (n,), NaN for a gap.
-        synthetic: Its synthetic cells, shape (m,).
+    Real cells (n,) and synthetic ones (m,) are numbers, NaN for a gap. The band around real shares
+    holds 95 % of the shares that chance alone gives to as many rows as the synthetic ones.
     """
     sides = [cells[~np.isnan(cells)] for cells in (real, synthetic)]
     labels, log = feature.labels or (), False
@@ -248,11 +312,7 @@ def column_figure(feature: Feature, real: _Array, synthetic: _Array) -> Figure:
 
 
 def outline(values: _Array, count: int) -> tuple[_Array, bool]:
-    """Chooses the ends of at most ``count`` bins.
-
-    Args:
-        values: Real values, shape (n,); an empty array gives a single bin.
-        count: Largest number of bins.
+    """Chooses the ends of at most ``count`` bins of real values (n,); of none, those of one bin.
 
     Returns:
         The ends, increasing, and whether the bins are of equal ratio.
@@ -275,26 +335,3 @@ def outline(values: _Array, count: int) -> tuple[_Array, bool]:
     # Each bin holds equally many possible values.
     each = -(-steps // count)
     return low - step / 2 + each * step * np.arange(-(-steps // each) + 1), False
-
-
-@report_style()
-def dependence_figure(names: list[str], pairs: pd.DataFrame) -> Figure:
-    """Draws how much more or less columns depend on each other, synthetic minus real.
-
-    Args:
-        names: The columns, in order.
-        pairs: Pairs of columns, see :class:`.TableScores`.
-    """
-    change = pairs["synthetic"].fillna(0) - pairs["real"].fillna(0)
-    half = pairs.assign(change=change).pivot(index="first", columns="second", values="change")
-    half = half.reindex(names, columns=names)
-    figure = Figure(figsize=(4.6, 4.3), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(half.fillna(half.T).astype(float), cmap="RdBu_r", vmin=-1, vmax=1)
-    labels = [shortened(name, 14) for name in names]
-    size = 8.5 if len(names) <= 16 else 6.5
-    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(names)), labels, fontsize=size)
-    axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, shrink=0.75, label="synthetic − real")
-    return figure

@@ -52,6 +52,7 @@ from kan_diffusion.evaluation.metrics import told_apart
 from kan_diffusion.evaluation.privacy import closest_record
 from kan_diffusion.tables.columns import Kind, inspected
 from kan_diffusion.tables.dtypes import Storage, place_among
+from kan_diffusion.tables.files import require_distinct
 
 __all__ = ["SURE", "Feature", "TableScores", "features_of", "table_scores"]
 
@@ -235,9 +236,7 @@ def features_of(
                 f"{len(frame)} {which} rows are too few to judge a table by; give at least "
                 f"{_FEWEST_ROWS}"
             )
-        twice = frame.columns[frame.columns.duplicated()]
-        if len(twice):
-            raise DataError(f"the {which} rows have two columns '{twice[0]}'; rename one of them")
+        require_distinct(f"the {which} rows", list(frame.columns))
         odd = frame.columns.symmetric_difference(reference.columns, sort=False)
         if len(odd):
             raise DataError(

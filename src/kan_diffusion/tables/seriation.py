@@ -43,15 +43,7 @@ _MOST = 400  # categories that are clustered; each other one is laid beside the 
 
 
 def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, ...]:
-    """Orders the categories of columns that have no order of their own.
-
-    Args:
-        columns: The columns.
-        frame: Rows trained on, of which at most 20,000 are used.
-
-    Returns:
-        The same columns, with their categories in the order found.
-    """
+    """Orders the categories of columns that have no order of their own, by at most 20,000 rows."""
     random = np.random.default_rng(0)
     rows = np.sort(random.choice(len(frame), min(len(frame), _LOOK), replace=False))
     spans = {

@@ -8,27 +8,28 @@ that all trials of a study see the same coordinates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
 import pandas as pd
 import torch
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, split
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import Source
 from kan_diffusion.errors import DataError, require_known
+from kan_diffusion.files import digest
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import KINDS, Kind
-from kan_diffusion.tables.files import TABLES, FrameFile, read_frame
+from kan_diffusion.tables.columns import Kind
+from kan_diffusion.tables.files import TABLES, read_frame
 
 __all__ = ["MOST_HELDOUT", "FileData", "TableData", "TableDataset"]
 
@@ -58,14 +59,14 @@ class _TableSource(Source):
     """
 
     task = "kan_diffusion.tables.task:TableTask"
-    view = "kan_diffusion.tables.view:TableView"
+    view = "kan_diffusion.tables.page:TableView"
     holdout: float = Field(0.3, gt=0, lt=1)
 
     def identity(self) -> dict[str, object]:
         """As of any source; the rows are marked as encoded."""
         return {**super().identity(), "rows": "encoded"}
 
-    def rows(self) -> FrameFile:
+    def rows(self) -> pd.DataFrame:
         """Reads the rows."""
         raise NotImplementedError
 
@@ -74,12 +75,9 @@ class _TableSource(Source):
         return TableCodec.fit(frame)
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
-        """Reads, encodes and splits the table; the last one is kept while it has not changed."""
-        return _loaded(self, study_seed, trial_seed, self._stamp())
-
-    def _stamp(self) -> tuple[int, int] | None:
-        """Returns what changes when the rows do."""
-        return None
+        """Reads, encodes and splits the table."""
+        frame = self.rows()
+        return self.encoded(frame, self.fit_codec(frame), study_seed, trial_seed)
 
     def encoded(
         self, frame: pd.DataFrame, codec: TableCodec, study_seed: int, trial_seed: int
@@ -119,23 +117,9 @@ class TableData(_TableSource):
         """Name of the data set in tables and figures."""
         return self.table
 
-    def rows(self) -> FrameFile:
+    def rows(self) -> pd.DataFrame:
         """Reads the rows."""
-        return FrameFile(Path(self.table), "", TABLES[self.table]())
-
-
-def _pairs(kinds: object) -> object:
-    if not isinstance(kinds, Mapping):
-        return kinds
-    for name, kind in kinds.items():
-        require_known(f"kind of column '{name}'", str(kind), KINDS)
-    return tuple(kinds.items())
-
-
-Kinds = Annotated[
-    tuple[tuple[str, Kind], ...], BeforeValidator(_pairs), PlainSerializer(dict, dict[str, str])
-]
-"""Kinds of columns by name; a mapping in files and arguments."""
+        return TABLES[self.table]()
 
 
 class FileData(_TableSource):
@@ -154,7 +138,7 @@ class FileData(_TableSource):
     path: Path
     sha256: str = ""
     holdout: float = Field(0.2, ge=0, lt=1)
-    kinds: Kinds = ()
+    kinds: dict[str, Kind] = Field(default_factory=dict)
     missing: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 
@@ -162,6 +146,9 @@ class FileData(_TableSource):
     def _named(self) -> Self:
         require_name(self.name)
         return self
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @classmethod
     def accepts(cls, name: str) -> bool:
@@ -181,13 +168,11 @@ class FileData(_TableSource):
         Raises:
             DataError: The file cannot be used.
         """
-        digest = self.sha256
-        if not digest:
-            file = self._read(self.path)
-            with _about(file.path):
-                self.fit_codec(file.frame)
-            digest = file.sha256
-        return self.model_copy(update={"sha256": digest, "path": self.path.absolute()})
+        if self.sha256:
+            return self
+        with self._about():
+            self.fit_codec(self._read())
+        return self.model_copy(update={"sha256": digest(self.path), "path": self.path.absolute()})
 
     def for_study(self) -> Self:
         """Returns a copy that holds out half of the rows."""
@@ -195,16 +180,16 @@ class FileData(_TableSource):
 
     def identity(self) -> dict[str, object]:
         """As of any table; the file counts by its name and content."""
-        identity = {**super().identity(), "path": self.name}
-        return {key: value for key, value in identity.items() if key != "without" or value}
+        return {**super().identity(), "path": self.name}
 
     def is_same(self, other: Source) -> bool:
         """Whether ``other`` is a file with the same content."""
-        if not isinstance(other, FileData) or not (self.sha256 or self.path.exists()):
+        if not (isinstance(other, FileData) and other.path.is_file()):
             return False
-        return self._read(other.path).sha256 == (self.sha256 or self.pinned().sha256)
+        own = self.sha256 or (self.path.is_file() and digest(self.path))
+        return own == digest(other.path)
 
-    def rows(self) -> FrameFile:
+    def rows(self) -> pd.DataFrame:
         """Reads the file that a run was set up with."""
         if not self.path.exists():
             known = f" (its SHA-256 is {self.sha256})" if self.sha256 else ""
@@ -212,35 +197,30 @@ class FileData(_TableSource):
                 f"there is no file '{self.path}', which this run was set up with; put it there "
                 f"again{known}"
             )
-        with self._quiet():
-            file = self._read(self.path)
-        if self.sha256 and file.sha256 != self.sha256:
+        if self.sha256 and digest(self.path) != self.sha256:
             raise DataError(
                 f"'{self.path}' has changed since this run was set up; put the file back as it "
                 "was or start a new run in another folder with --out"
             )
-        return file
+        with self._quiet():
+            return self._read()
 
-    def _stamp(self) -> tuple[int, int] | None:
-        """Time and size of the file."""
+    def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
+        """Reads, encodes and splits the file, or takes it from memory while it has not changed."""
         stat = self.path.stat() if self.path.exists() else None
-        return None if stat is None else (stat.st_mtime_ns, stat.st_size)
+        stamp = None if stat is None else (stat.st_mtime_ns, stat.st_size)
+        return _loaded(self, study_seed, trial_seed, stamp)
 
     def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
-        """Reads rows in the units of a model that was trained on another table.
-
-        Args:
-            codec: The codec of that table.
-            seed: The choice of rows, of which at most `MOST_HELDOUT` judge a model, derives from
-                it.
+        """Reads rows in the units of a model of another table, at most `MOST_HELDOUT` by the seed.
 
         Raises:
             DataError: The file cannot be used or has other columns.
         """
-        file = codec.read(self.path)
-        _require_rows(file, "judge a model")
-        with _about(file.path):
-            rows = codec.encode(file.frame, numpy_generator("encoding", seed)).double()
+        frame = codec.read(self.path)
+        _require_rows(self.path, frame, "judge a model")
+        with self._about():
+            rows = codec.encode(frame, numpy_generator("encoding", seed)).double()
         order = torch.randperm(len(rows), generator=torch_generator("split", seed))
         return _dataset(
             self.path.stem, codec, torch.empty(0, codec.dim), rows[order[:MOST_HELDOUT]]
@@ -254,7 +234,7 @@ class FileData(_TableSource):
                 name, or no column can be learned.
         """
         with self._quiet():
-            codec = TableCodec.fit(frame, dict(self.kinds), without=self.without)
+            codec = TableCodec.fit(frame, self.kinds, without=self.without)
         if not codec.dim:
             raise DataError(
                 "there is nothing to learn: every column is constant or identifies rows; give a "
@@ -262,11 +242,19 @@ class FileData(_TableSource):
             )
         return codec.model_copy(update={"missing": self.missing})
 
-    def _read(self, path: Path) -> FrameFile:
-        """Reads a file with enough rows to train on."""
-        file = read_frame(path, self.missing, dict(self.kinds))
-        _require_rows(file, "train on some and judge with others")
-        return file
+    def _read(self) -> pd.DataFrame:
+        """Reads the file, with enough rows to train on."""
+        frame = read_frame(self.path, self.missing, self.kinds)
+        _require_rows(self.path, frame, "train on some and judge with others")
+        return frame
+
+    @contextmanager
+    def _about(self) -> Iterator[None]:
+        """Puts the file's name before errors about its rows."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"'{self.path}': {error}") from error
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -283,11 +271,12 @@ class FileData(_TableSource):
 
 @lru_cache(maxsize=1)
 def _loaded(
-    source: _TableSource, study_seed: int, trial_seed: int, _stamp: tuple[int, int] | None
+    source: FileData, study_seed: int, trial_seed: int, _stamp: tuple[int, int] | None
 ) -> TableDataset:
-    file = source.rows()
-    with _about(file.path):
-        return source.encoded(file.frame, source.fit_codec(file.frame), study_seed, trial_seed)
+    """Keeps the last file in memory."""
+    frame = source.rows()
+    with source._about():
+        return source.encoded(frame, source.fit_codec(frame), study_seed, trial_seed)
 
 
 def _dataset(name: str, codec: TableCodec, train: Tensor, heldout: Tensor) -> TableDataset:
@@ -301,19 +290,8 @@ def _dataset(name: str, codec: TableCodec, train: Tensor, heldout: Tensor) -> Ta
     )
 
 
-def _require_rows(file: FrameFile, purpose: str) -> None:
+def _require_rows(path: Path, frame: pd.DataFrame, purpose: str) -> None:
     """Refuses a file with too few rows for a purpose."""
-    if (num := len(file.frame)) < _FEWEST_ROWS:
+    if (num := len(frame)) < _FEWEST_ROWS:
         count = f"{num} rows" if num > 1 else "a single row"
-        raise DataError(
-            f"'{file.path}' has {count}; at least {_FEWEST_ROWS} are needed to {purpose}"
-        )
-
-
-@contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """Puts a file's name before errors about its rows."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"'{path}': {error}") from error
+        raise DataError(f"'{path}' has {count}; at least {_FEWEST_ROWS} are needed to {purpose}")

@@ -115,7 +115,7 @@ class TableTask(Task):
     ) -> Drawn:
         """Draws rows under conditions, or completes those of a file, see :meth:`.Task.draw`."""
         table = self.points(pipeline)
-        like = None if asked.like is None else table.codec.read(asked.like).frame
+        like = None if asked.like is None else table.codec.read(asked.like)
         frame = table.draw(
             self.num if num is None and like is None else num,
             conditions=conditions_from_texts(asked.where),
@@ -135,7 +135,7 @@ class TableTask(Task):
     ) -> Drawn:
         """Fills the gaps of a file; if several times, column ``draw`` has their number."""
         table = self.points(pipeline)
-        rows = table.codec.read(data).frame
+        rows = table.codec.read(data)
         frames = table.impute(rows, draws, steps=steps, generator=generator)
         if draws == 1:
             return rows_drawn(frames[0])

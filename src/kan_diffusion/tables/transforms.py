@@ -173,13 +173,10 @@ def fit_numbers(
     high: float | None = None,
     where: str = "",
 ) -> Spline:
-    """Fits the map of a column: a line if its shape is mild.
+    """Fits the map of a column's numbers (n,), finite: a line if its shape is mild.
 
-    Args:
-        values: Shape (n,), finite, not all equal.
-        low: Bound that all values are above, and samples should be; None if there is none.
-        high: Bound that all values are below, likewise.
-        where: Name in error messages, such as that of a column.
+    All values are above the bound ``low`` and below ``high``, if there are any, and samples should
+    be; errors call the column ``where``.
 
     Raises:
         DataError: The values are all equal or have a spread below 1e-305.
@@ -205,11 +202,8 @@ def fit_numbers(
 def fit_levels(frequencies: np.ndarray) -> Spline:
     """Fits the map of levels 0, 1, ..., K - 1, each spread evenly over the step above it.
 
-    The edges between levels are knots, so normal numbers give each level its frequency. The middles
-    of two levels become -1 and +1.
-
-    Args:
-        frequencies: Shape (K,), positive.
+    The edges between levels are knots, so normal numbers give each level its frequency, positive,
+    shape (K,). The middles of two levels become -1 and +1.
     """
     if len(frequencies) <= 2:
         return Spline(x=(0.5, 1.5), z=(-1.0, 1.0))

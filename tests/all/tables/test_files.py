@@ -33,8 +33,8 @@ from table_files import require_refused, written
 )
 def test_csv_dialects(tmp_path, text, columns, first):
     table = read_frame(written(tmp_path, text))
-    assert tuple(table.frame) == columns
-    assert table.frame.iloc[:, 0].tolist() == first
+    assert tuple(table) == columns
+    assert table.iloc[:, 0].tolist() == first
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_csv_dialects(tmp_path, text, columns, first):
 )
 def test_numbers_that_are_read_as_text_are_told(tmp_path, caplog, text, shown):
     table = read_frame(written(tmp_path, text))
-    assert not pd.api.types.is_numeric_dtype(table.frame["x"].dtype)
+    assert not pd.api.types.is_numeric_dtype(table["x"].dtype)
     said = f"column 'x' is read as text, since row {1 if shown != 'V57' else 2} holds '{shown}'"
     assert len(caplog.records) == (shown is not None)
     assert shown is None or said in caplog.text
@@ -59,7 +59,7 @@ def test_numbers_that_are_read_as_text_are_told(tmp_path, caplog, text, shown):
 def test_a_packed_file_does_not_fill_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("kan_diffusion.tables.files.MOST_BYTES", 10_000)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"1\n" * 5_000))
-    assert len(read_frame(tmp_path / "a.csv.gz").frame) == 5_000
+    assert len(read_frame(tmp_path / "a.csv.gz")) == 5_000
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"1\n" * 5_001))
     with refused("holds more than 10,000 bytes", DataError):
         read_frame(tmp_path / "a.csv.gz")
@@ -86,7 +86,7 @@ def test_parquet_keeps_the_dtypes_that_pandas_wrote(tmp_path):
     ):
         frame.set_axis(index).to_parquet(tmp_path / "points.parquet")
         table, expected = read_frame(tmp_path / "points.parquet"), frame.assign(**more)
-        pd.testing.assert_frame_equal(table.frame, expected)
+        pd.testing.assert_frame_equal(table, expected)
 
 
 def test_arrays_and_parquet_of_other_programs(tmp_path):
@@ -99,13 +99,13 @@ def test_arrays_and_parquet_of_other_programs(tmp_path):
         "nothing": pa.nulls(3),
     }
     parquet.write_table(pa.table(columns), tmp_path / "points.parquet")
-    frame = read_frame(tmp_path / "points.parquet").frame
+    frame = read_frame(tmp_path / "points.parquet")
     dtypes = ["Int64", "UInt16", "boolean", "datetime64[s]", "float64"]
     assert [str(dtype) for dtype in frame.dtypes[:-1]] == dtypes
     assert frame["whole"].tolist() == [2**53 + 1, pd.NA, 3]
     assert frame["decimal"].tolist()[::2] == [1.25, 2.5]
     assert frame["nothing"].isna().all()
-    flat = read_frame(written(tmp_path, np.array([3, 1, 2], dtype=">u2"))).frame["column_1"]
+    flat = read_frame(written(tmp_path, np.array([3, 1, 2], dtype=">u2")))["column_1"]
     assert (flat.tolist(), flat.dtype) == ([3, 1, 2], np.uint16)
 
 
