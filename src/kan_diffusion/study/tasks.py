@@ -396,7 +396,7 @@ class Task:
         ).samples
         row["sample_seconds"] = time.perf_counter() - started
         generated = dataset.standardizer.apply(generated.cpu().double())
-        generated = self._settled(dataset, generated, numpy_generator("rows", *name))
+        generated = self.settled(dataset, generated, numpy_generator("rows", *name))
         row |= sample_metrics(
             generated[: len(fresh)],  # as many as in real-against-real
             fresh,
@@ -406,7 +406,7 @@ class Task:
         row |= {f"{name}_real": value for name, value in shared.real.items()}
         return row, generated
 
-    def _settled(
+    def settled(
         self, dataset: Dataset, generated: Tensor, generator: np.random.Generator
     ) -> Tensor:
         """Moves generated samples (n, d) to where samples can be."""

@@ -27,7 +27,7 @@ from kan_diffusion.errors import (
     NonFiniteLossError,
     NonFiniteSamplesError,
 )
-from kan_diffusion.evaluation.doubts import training_doubt
+from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
@@ -305,10 +305,9 @@ def _run_claimed(
     shared = _reference_of(config, dataset)
     try:
         measured, levels, generated = task_of(config.data).judge(config, dataset, pipeline, shared)
+        warn_of_doubt(config, trained, dataset, pipeline, heldout)
     except NonFiniteSamplesError as error:
         return failed(error)
-    if heldout is not None and dataset.heldout is not None and generated is not None:
-        warn_of_doubt(config, trained, denoiser, generated, dataset.heldout)
     result = TrialResult(config, row | spent(trained) | measured, levels, folder)
     keep_trial(result, pipeline, curves_of(trained), generated)
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -392,13 +391,19 @@ def train_trial(
 def warn_of_doubt(
     config: TrialConfig,
     trained: TrainingResult,
-    denoiser: Denoiser,
-    drawn: Tensor,
-    heldout: Tensor,
+    dataset: Dataset,
+    pipeline: SamplePipeline,
+    heldout: Tensor | None,
 ) -> None:
-    """Warns where samples that a model drew, (n, d), are far from held-out ones, (m, d)."""
-    random = numpy_generator("doubt", config.study_seed)
-    size = denoiser.num_trainable
+    """Warns where what a model draws is far from the samples that decided when training ended."""
+    if heldout is None:
+        return
+    task, seed = task_of(config.data), config.study_seed
+    num = min(len(heldout), TOLD_APART_ROWS)
+    drawn = task.points(pipeline)(num, generator=torch_generator("doubt", seed)).samples
+    drawn = dataset.standardizer.apply(drawn.cpu().double())
+    drawn = task.settled(dataset, drawn, numpy_generator("rows of doubt", seed))
+    random, size = numpy_generator("doubt", seed), pipeline.denoiser.num_trainable
     doubt = training_doubt(trained, config.training, size, drawn, heldout, random)
     if doubt is not None:
         logger.warning(doubt)

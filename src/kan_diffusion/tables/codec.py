@@ -226,9 +226,6 @@ class TableCodec(Settings):
         column, and counts steps if the column holds levels, dates or time spans. Categories,
         constants and missing cells add nothing.
 
-        Args:
-            frame: Shape (n, columns), as for :meth:`encode`.
-
         Returns:
             Coordinates, and a mask that is True for those of numbers and False for those of
             categories, states and cells without a value, both with shape (n, d); and the sum of

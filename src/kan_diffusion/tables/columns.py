@@ -28,7 +28,7 @@ from typing import Annotated, Literal, Self, get_args
 import numpy as np
 import pandas as pd
 from annotated_types import Len
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat
 
 from kan_diffusion.errors import DataError, listed, require_known
 from kan_diffusion.settings import Settings
@@ -132,14 +132,6 @@ class Column(Settings):
     transform: Spline | None = None
     identifier: Identifier | None = None
 
-    @model_validator(mode="after")
-    def _require_parts(self) -> Self:
-        if len(self.categories) != len(self.frequencies):
-            raise DataError(f"column '{self.name}' has categories without frequencies")
-        if len(set(self.categories)) != len(self.categories):
-            raise DataError(f"column '{self.name}' has a category twice")
-        return self
-
     @property
     def is_discrete(self) -> bool:
         """Whether its values are categories without order, or just two."""
@@ -229,26 +221,13 @@ class Column(Settings):
         codes[rows] = x
         return codes
 
-    def scores(self, series: pd.Series) -> np.ndarray | None:
-        """Returns places of categories, -1 if there is none, or about normal numbers, or NaN."""
-        if self._map is None:
-            return None
-        if self.is_discrete:
-            return self.codes(series)
-        _, _, rows, x = self._inputs(series, zeros=False)
-        numbers = np.full(len(series), np.nan)
-        numbers[rows] = self._map.forward(x)
-        return numbers
-
-    def _inputs(
-        self, series: pd.Series, zeros: bool = True
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Reads cells (n,): which are missing, which are zeros that are a state (if ``zeros``).
+    def _inputs(self, series: pd.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Reads cells (n,): which are missing, and which are zeros that are a state.
 
         Then the rows (m,) of the others, and the inputs of their map: numbers or middles of steps.
         """
         values, missing = self.read(series)
-        zero = (values == 0) & ~missing if self.zero and zeros else np.zeros(len(values), bool)
+        zero = (values == 0) & ~missing if self.zero else np.zeros(len(values), bool)
         rows = np.flatnonzero(~missing & ~zero)
         if self._map is None:
             return missing, zero, rows, np.zeros(len(rows))
@@ -376,7 +355,7 @@ class Column(Settings):
         result = np.zeros(len(series))
         if self._map is not None and not self.is_discrete:
             _, _, rows, x = self._inputs(series)
-            slope = self._map.log_slope(x)
+            _, slope = self._map.with_log_slope(x)
             if self.lattice is not None and self.storage.unit is None:
                 slope = slope + math.log(self.lattice.per) - math.log(self.lattice.step)
             result[rows] = slope
@@ -405,7 +384,7 @@ class Column(Settings):
 
     @classmethod
     def fit(cls, name: str | int, series: pd.Series, kind: Kind | None = None) -> Self:
-        """Fits a column to its cells (n,), n > 0: finds its kind, if none is told, and what to keep.
+        """Fits a column to cells (n,), n > 0: finds its kind, if none is told, and what to keep.
 
         Raises:
             DataError: Its dtype is not supported, or the kind does not fit the cells.

@@ -39,8 +39,7 @@ def conditions_from_texts(texts: Sequence[str]) -> dict[object, object]:
         DataError: A text is no condition, or two are on one column.
     """
     found: dict[object, object] = {}
-    for text in texts:
-        name, given = _parsed(text)
+    for name, given in map(_parsed, texts):
         if name in found:
             raise DataError(
                 f"there are two conditions on column '{name}'; write one, such as '30<=age<=40' "

@@ -25,9 +25,8 @@ from kan_diffusion.denoisers.families import Setting
 from kan_diffusion.devices import one_thread
 from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import RunFolderError, valid_settings
-from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS
 from kan_diffusion.progress import show_training
-from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.folder import (
     SAMPLES,
     TrialResult,
@@ -220,11 +219,7 @@ class DiffusionEstimator(BaseEstimator):
                 config, dataset, denoiser, self.device, on_progress=bar, callbacks=callbacks
             )
         pipeline = TableDiffusionPipeline(denoiser, config.process, codec)
-        if validation is not None:
-            num = min(len(validation), TOLD_APART_ROWS)
-            drawn = pipeline(num, generator=torch_generator("doubt", seed)).samples
-            drawn = codec.encode(codec.decode(drawn), numpy_generator("doubt", seed))
-            warn_of_doubt(config, trained, denoiser, drawn, validation)
+        warn_of_doubt(config, trained, dataset, pipeline, validation)
         row |= spent(trained)
         result, self._samples = TrialResult(config, row, [], Path()), None
         if self.holdout:

@@ -312,21 +312,15 @@ def _typed(
     cell = str(known[row])
     shown = " ".join(cell.split())
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    if kind == "number" or not (re.match(_CODE, cell) or re.match(_MARKED, cell)):
-        raise DataError(
-            f"'{path}' mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; "
-            "correct the cell, call it a word for gaps (missing), or call the column a category (a "
-            "header line has no number in any cell)"
-        )
-    logger.warning(
-        "'%s': column '%s' is read as text, since row %d holds '%s'; numbers have decimal points "
-        "and no marks of thousands",
-        path,
-        name,
-        row + 1,
-        shown,
+    if kind != "number" and re.match(_CODE, cell):
+        warning = "'%s': column '%s' is read as text, since row %d holds '%s'"
+        logger.warning(warning, path, name, row + 1, shown)
+        return text
+    raise DataError(
+        f"'{path}' mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; correct "
+        "the cell (numbers have decimal points and no marks of thousands), call it a word for gaps "
+        "(missing), or call the column a category (a header line has no number in any cell)"
     )
-    return text
 
 
 def _are(cells: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:

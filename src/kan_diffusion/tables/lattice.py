@@ -25,7 +25,6 @@ SHARING = 5
 """Fewest rows that must share a bound so that it is kept exactly."""
 
 _MOST_DECIMALS = 15
-_LOOK = 1000
 _FEWEST = 20  # distinct numbers, with which a shared step is no coincidence
 _A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
@@ -117,7 +116,7 @@ class Lattice(Settings):
         return ((whole.astype(object) - self.origin) / self.step).astype(np.float64)
 
     def values(self, steps: np.ndarray, like: np.dtype[np.generic]) -> np.ndarray:
-        """Returns the values of k, real numbers (n,), as numbers, moments or spans ``like`` a dtype.
+        """Returns the values of k, real numbers (n,), as numbers, moments or spans of a dtype.
 
         k is rounded down, unless numbers are fine, and clipped to where samples may be.
         """
@@ -177,14 +176,10 @@ def decimals(values: np.ndarray) -> int | None:
     bits = 24 if (distinct.astype(np.float32) == distinct).all() else 53
     # With these spare bits, the chance that all are multiples of a step is below one in a million.
     spare = max(2, math.ceil(20 / len(distinct)))
-    most = 2.0 ** (bits - spare)
+    most = np.median(distinct) / 2.0 ** (bits - spare)
     for places in range(_MOST_DECIMALS + 1):
-        step = 10.0**-places
-        if np.median(distinct) > most * step:
+        if most > 10.0**-places:
             return None
-        if all(
-            (np.round(part, places).astype(kind) == part).all()
-            for part in (distinct[:_LOOK], distinct)
-        ):
+        if (np.round(distinct, places).astype(kind) == distinct).all():
             return places
     return None

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -123,8 +124,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             num_rows = len(like)
         if num_rows is None or num_rows < 1:
             raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")
-        given = pd.DataFrame(index=range(num_rows))
-        given = given if like is None else like.reset_index(drop=True)
+        given = pd.DataFrame(index=range(num_rows)) if like is None else like.reset_index(drop=True)
         single = [condition for condition in wanted.values() if condition.is_value]
         several = [condition for condition in wanted.values() if not condition.is_value]
         for condition in single:
@@ -132,7 +132,20 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         gaps = [condition.column.name for condition in single if condition.gap]
         if len(given.columns) or several:
             self._require_conditions()
-        frame = self._accepted(given, gaps, several, steps, generator)
+        seed = int(torch.randint(2**62, (), generator=generator, dtype=torch.int64))
+        random = np.random.default_rng(seed)
+        draw = partial(self, num_inference_steps=steps, generator=generator, batch_size=_AT_ONCE)
+
+        def complete(part: pd.DataFrame) -> pd.DataFrame:
+            if not len(part.columns):
+                return self.codec.decode(draw(len(part)).samples)
+            rows = self.codec.encode(part, random, gaps)
+            free = rows.isnan().any(dim=1)
+            if free.any():
+                rows[free] = draw(int(free.sum()), observed=rows[free]).samples.to(rows)
+            return self.codec.decode(rows, part, gaps)
+
+        frame = _accepted(given, complete, several) if several else complete(given)
         for column in self.codec.columns:
             if column.identifier is not None:
                 known = given.get(column.name)
@@ -146,75 +159,6 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 "this model was trained without conditions, so that it draws whole rows alone; "
                 "train one with 'kan-diffusion train' or DiffusionEstimator"
             )
-
-    def _accepted(
-        self,
-        given: pd.DataFrame,
-        gaps: Collection[object],
-        conditions: Sequence[Condition],
-        steps: int,
-        generator: torch.Generator | None,
-    ) -> pd.DataFrame:
-        """Draws a row for each row of given cells, until it meets all conditions or many did not.
-
-        Returns:
-            The rows that meet them, with their numbers as index.
-        """
-        random = _numpy_generator(generator)
-        if not conditions:
-            return self._completed(given, gaps, steps, generator, random)
-        waiting = np.arange(len(given))
-        found: list[pd.DataFrame] = []
-        drawn = passed = 0
-        most = _MOST_DRAWN_FOR_ONE * len(given) + _FEWEST_DRAWN
-        while len(waiting) and drawn < most:
-            # As many draws for each row as it has taken so far to find one that passes.
-            tries = math.ceil(1.2 * drawn / max(passed, 1)) if drawn else 4
-            tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
-            rows = np.repeat(waiting, tries)
-            part = given.iloc[rows].reset_index(drop=True)
-            frame = self._completed(part, gaps, steps, generator, random)
-            met = np.ones(len(frame), dtype=bool)
-            for condition in conditions:
-                met &= condition.holds(frame[condition.column.name])
-            drawn, passed = drawn + len(rows), passed + int(met.sum())
-            frame = frame[met].set_axis(rows[met]).loc[lambda f: ~f.index.duplicated()]
-            found.append(frame)
-            waiting = np.setdiff1d(waiting, frame.index)
-        if len(waiting):
-            names = ", ".join(str(condition.column.name) for condition in conditions)
-            if not passed:
-                raise DataError(f"none of {drawn:,} rows drawn meets the conditions on {names}")
-            logger.warning(
-                f"{passed:,} of {drawn:,} rows drawn meet the conditions on {names}, so that "
-                f"{len(given) - len(waiting):,} rows come instead of {len(given):,}"
-            )
-        return pd.concat(found).sort_index()
-
-    def _completed(
-        self,
-        given: pd.DataFrame,
-        gaps: Collection[object],
-        steps: int,
-        generator: torch.Generator | None,
-        random: np.random.Generator,
-    ) -> pd.DataFrame:
-        """Draws a row for each row of given cells; in the columns ``gaps``, gaps are given."""
-        if not len(given.columns):
-            rows = self(len(given), steps, generator=generator, batch_size=_AT_ONCE).samples
-            return self.codec.decode(rows)
-        rows = self.codec.encode(given, random, gaps)
-        free = rows.isnan().any(dim=1)
-        if free.any():
-            drawn = self(
-                int(free.sum()),
-                steps,
-                observed=rows[free],
-                generator=generator,
-                batch_size=_AT_ONCE,
-            )
-            rows[free] = drawn.samples.to(rows)
-        return self.codec.decode(rows, given, gaps)
 
     def impute(
         self,
@@ -296,7 +240,36 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         return density.numpy() + scale
 
 
-def _numpy_generator(generator: torch.Generator | None) -> np.random.Generator:
-    """Makes a NumPy generator, seeded by torch's."""
-    seed = torch.randint(2**62, (), generator=generator, dtype=torch.int64)
-    return np.random.default_rng(int(seed))
+def _accepted(
+    given: pd.DataFrame,
+    complete: Callable[[pd.DataFrame], pd.DataFrame],
+    conditions: Sequence[Condition],
+) -> pd.DataFrame:
+    """Completes each row of given cells until it meets all conditions, or many draws did not.
+
+    The rows that meet them have their numbers as index.
+    """
+    waiting = np.arange(len(given))
+    found: list[pd.DataFrame] = []
+    drawn = passed = 0
+    most = _MOST_DRAWN_FOR_ONE * len(given) + _FEWEST_DRAWN
+    while len(waiting) and drawn < most:
+        # As many draws for each row as it has taken so far to find one that passes.
+        tries = math.ceil(1.2 * drawn / max(passed, 1)) if drawn else 4
+        tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
+        rows = np.repeat(waiting, tries)
+        frame = complete(given.iloc[rows].reset_index(drop=True))
+        met = np.all([each.holds(frame[each.column.name]) for each in conditions], axis=0)
+        drawn, passed = drawn + len(rows), passed + int(met.sum())
+        frame = frame[met].set_axis(rows[met]).loc[lambda f: ~f.index.duplicated()]
+        found.append(frame)
+        waiting = np.setdiff1d(waiting, frame.index)
+    if len(waiting):
+        names = ", ".join(str(condition.column.name) for condition in conditions)
+        if not passed:
+            raise DataError(f"none of {drawn:,} rows drawn meets the conditions on {names}")
+        logger.warning(
+            f"{passed:,} of {drawn:,} rows drawn meet the conditions on {names}, so that "
+            f"{len(given) - len(waiting):,} rows come instead of {len(given):,}"
+        )
+    return pd.concat(found).sort_index()

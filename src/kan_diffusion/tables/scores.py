@@ -90,13 +90,9 @@ class Feature:
     labels: tuple[str, ...] | None
 
     def by_frequency(self, cells: _Array, among: _Array, most: int, gap: float = np.nan) -> _Array:
-        """Codes categories by their frequency, the most frequent one as 0.
+        """Codes places of categories, (n,), NaN for a ``gap``, by their frequency among cells (m,).
 
-        Args:
-            cells: Places of categories, shape (n,), NaN for a gap.
-            among: The cells that are counted, shape (m,).
-            most: Most codes; rarer categories share the last one.
-            gap: The code of a gap.
+        The most frequent is 0; of more than ``most``, the rarest ones share the last code.
         """
         known = among[~np.isnan(among)].astype(np.int64)
         counts = np.bincount(known, minlength=len(self.labels or ()))

@@ -46,16 +46,9 @@ def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, 
     """Orders the categories of columns that have no order of their own, by at most 20,000 rows."""
     random = np.random.default_rng(0)
     rows = np.sort(random.choice(len(frame), min(len(frame), _LOOK), replace=False))
-    spans = {
-        place: _span(scores, len(column.categories))
-        for place, column in enumerate(columns)
-        if (scores := column.scores(frame.iloc[rows, place])) is not None
-    }
-    free = [
-        place
-        for place in spans
-        if columns[place].is_discrete and len(columns[place].categories) > 2
-    ]
+    found = (_span(column, frame.iloc[rows, place]) for place, column in enumerate(columns))
+    spans = {place: span for place, span in enumerate(found) if span is not None}
+    free = [place for place, span in spans.items() if span.shape[1] > 2]
     if len(spans) < 2 or not free:
         return columns
     axes, weights = _axes(list(spans.values()), random)
@@ -76,13 +69,15 @@ def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, 
     return tuple(result)
 
 
-def _span(scores: np.ndarray, categories: int) -> csr_array:
+def _span(column: Column, cells: pd.Series) -> csr_array | None:
     """Returns the vectors that a column's projection is on, (n, 1 or number of categories)."""
-    if scores.dtype.kind == "i":
-        rows = np.flatnonzero(scores >= 0)
-        entries = np.ones(len(rows)), (rows, scores[rows])
-        return csr_array(entries, shape=(len(scores), categories))
-    return csr_array(np.nan_to_num(scores)[:, None])
+    if column.is_discrete:
+        codes = column.codes(cells)
+        rows = np.flatnonzero(codes >= 0)
+        entries = np.ones(len(rows)), (rows, codes[rows])
+        return csr_array(entries, shape=(len(cells), len(column.categories)))
+    value = column.encode(cells, None, partial=True)[:, len(column.states) :]
+    return csr_array(np.nan_to_num(value)) if value.shape[1] else None
 
 
 def _axes(spans: list[csr_array], random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -62,10 +62,6 @@ class _TableSource(Source):
     view = "kan_diffusion.tables.page:TableView"
     holdout: float = Field(0.3, gt=0, lt=1)
 
-    def identity(self) -> dict[str, object]:
-        """As of any source; the rows are marked as encoded."""
-        return {**super().identity(), "rows": "encoded"}
-
     def rows(self) -> pd.DataFrame:
         """Reads the rows."""
         raise NotImplementedError
@@ -84,12 +80,23 @@ class _TableSource(Source):
     ) -> TableDataset:
         """Encodes rows, and holds some out at random; arguments and errors are those of a load."""
         rows = codec.encode(frame, numpy_generator("encoding", study_seed))
-        train, heldout = self.split(len(rows), study_seed, trial_seed)
-        return _dataset(self.name, codec, rows[train], rows[heldout].double())
+        return self._dataset(codec, rows, *self.split(len(rows), study_seed, trial_seed))
 
     def split(self, num: int, study_seed: int, trial_seed: int) -> tuple[Tensor, Tensor]:
         """Returns which of ``num`` rows are trained on and which are held out, as in a load."""
         return split(num, self.holdout, study_seed, trial_seed, MOST_HELDOUT)
+
+    def _dataset(
+        self, codec: TableCodec, rows: Tensor, train: Tensor, heldout: Tensor
+    ) -> TableDataset:
+        return TableDataset(
+            name=self.name,
+            columns=codec.names,
+            standardizer=Standardizer.identity(codec.dim),
+            train=rows[train],
+            heldout=rows[heldout].double(),
+            codec=codec,
+        )
 
 
 class TableData(_TableSource):
@@ -168,11 +175,12 @@ class FileData(_TableSource):
         Raises:
             DataError: The file cannot be used.
         """
-        if self.sha256:
-            return self
-        with self._about():
-            self.fit_codec(self._read())
-        return self.model_copy(update={"sha256": digest(self.path), "path": self.path.absolute()})
+        if not self.sha256:
+            frame = self._read()
+            with self._about():
+                self.fit_codec(frame)
+        known = {"sha256": self.sha256 or digest(self.path), "path": self.path.absolute()}
+        return self.model_copy(update=known)
 
     def for_study(self) -> Self:
         """Returns a copy that holds out half of the rows."""
@@ -217,14 +225,11 @@ class FileData(_TableSource):
         Raises:
             DataError: The file cannot be used or has other columns.
         """
-        frame = codec.read(self.path)
-        _require_rows(self.path, frame, "judge a model")
+        frame = self._read(codec)
         with self._about():
-            rows = codec.encode(frame, numpy_generator("encoding", seed)).double()
+            rows = codec.encode(frame, numpy_generator("encoding", seed))
         order = torch.randperm(len(rows), generator=torch_generator("split", seed))
-        return _dataset(
-            self.path.stem, codec, torch.empty(0, codec.dim), rows[order[:MOST_HELDOUT]]
-        )
+        return self._dataset(codec, rows, order[:0], order[:MOST_HELDOUT])
 
     def fit_codec(self, frame: pd.DataFrame) -> TableCodec:
         """Fits a codec to rows: the kinds of the columns and how cells become coordinates.
@@ -242,10 +247,15 @@ class FileData(_TableSource):
             )
         return codec.model_copy(update={"missing": self.missing})
 
-    def _read(self) -> pd.DataFrame:
-        """Reads the file, with enough rows to train on."""
-        frame = read_frame(self.path, self.missing, self.kinds)
-        _require_rows(self.path, frame, "train on some and judge with others")
+    def _read(self, codec: TableCodec | None = None) -> pd.DataFrame:
+        """Reads the file, with enough rows, as text of a codec's table is read if there is one."""
+        if codec is None:
+            frame = read_frame(self.path, self.missing, self.kinds)
+        else:
+            frame = codec.read(self.path)
+        if (num := len(frame)) < _FEWEST_ROWS:
+            count = f"{num} rows" if num > 1 else "a single row"
+            raise DataError(f"'{self.path}' has {count}; at least {_FEWEST_ROWS} are needed")
         return frame
 
     @contextmanager
@@ -277,21 +287,3 @@ def _loaded(
     frame = source.rows()
     with source._about():
         return source.encoded(frame, source.fit_codec(frame), study_seed, trial_seed)
-
-
-def _dataset(name: str, codec: TableCodec, train: Tensor, heldout: Tensor) -> TableDataset:
-    return TableDataset(
-        name=name,
-        columns=codec.names,
-        standardizer=Standardizer.identity(codec.dim),
-        train=train,
-        heldout=heldout,
-        codec=codec,
-    )
-
-
-def _require_rows(path: Path, frame: pd.DataFrame, purpose: str) -> None:
-    """Refuses a file with too few rows for a purpose."""
-    if (num := len(frame)) < _FEWEST_ROWS:
-        count = f"{num} rows" if num > 1 else "a single row"
-        raise DataError(f"'{path}' has {count}; at least {_FEWEST_ROWS} are needed to {purpose}")

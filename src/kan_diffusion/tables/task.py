@@ -82,10 +82,10 @@ class TableTask(Task):
         scheduler = make_scheduler(config.sampling.scheduler, config.process)
         return TableDiffusionPipeline(denoiser, config.process, _table(dataset).codec, scheduler)
 
-    def _settled(
+    def settled(
         self, dataset: Dataset, generated: Tensor, generator: np.random.Generator
     ) -> Tensor:
-        # A network's categories are only near -1 and 1, which would tell its rows from real ones.
+        """Decodes and encodes rows: a network's categories are only near -1 and 1."""
         codec = _table(dataset).codec
         return codec.encode(codec.decode(generated), generator).double()
 
@@ -152,12 +152,7 @@ class TableTask(Task):
 
 
 def columns_text(columns: pd.DataFrame, title: str) -> str:
-    """Writes name, kind, values and gaps of a table's columns, one per line.
-
-    Args:
-        columns: What ``TableCodec.describe`` gives.
-        title: Name of the table.
-    """
+    """Writes name, kind, values and gaps of the columns that ``TableCodec.describe`` describes."""
     lines = [title]
     for name, kind, values, gaps in columns[["name", "kind", "values", "gaps"]].to_numpy():
         lines.append(f"  {name}: {kind}, {values}" + (f"; {gaps:.1%} gaps" if gaps else ""))

@@ -89,14 +89,10 @@ class Spline(Settings):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Maps numbers of shape (n,) to about N(0, 1), in float64."""
-        return self._with_slope(x)[0]
+        return self.with_log_slope(x)[0]
 
-    def log_slope(self, x: np.ndarray) -> np.ndarray:
-        """Returns log dz/dx at numbers of shape (n,)."""
-        return self._with_slope(x)[1]
-
-    def _with_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Maps numbers (n,), and returns log dz/dx of each."""
+    def with_log_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Maps numbers of shape (n,), and returns log dz/dx of each."""
         knots, scores, slopes = self._pieces
         place, xi, secant, a, b = self._within(x, knots)
         mixed = xi * (1 - xi)
