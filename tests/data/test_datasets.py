@@ -302,7 +302,7 @@ def test_wrong_settings_are_named():
         ({"path": "p.csv", "hold": 0.2}, (), "did you mean 'holdout'"),
         ({"table": "irs"}, (), "unknown table 'irs', did you mean 'iris'"),
         ({"table": "iris", "num_points": 5}, (), "unknown key 'num_points'"),
-        ({}, (), "one of the keys toy, table, pictures and path"),
+        ({}, (), "one of the keys toy, table, pictures, path"),
     ):
         with pytest.raises(ValidationError) as caught:
             TypeAdapter(DataConfig).validate_python(settings)
