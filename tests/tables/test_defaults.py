@@ -10,9 +10,7 @@ ROWS, DIMS = st.integers(1, 10_000_000), st.integers(1, 2_000)
 
 
 @given(num_rows=ROWS, dim=DIMS, more=st.integers(1, 1000), family=st.sampled_from([*FAMILIES]))
-def test_a_suggestion_can_be_trained_and_is_never_smaller_for_more_data(
-    num_rows, dim, more, family
-):
+def test_a_suggestion_can_be_trained_and_grows_with_the_data(num_rows, dim, more, family):
     few, heldout = suggested(num_rows, dim, family), num_held_out(num_rows)
     assert few.learning_rate <= get_family(family).learning_rate
     assert 0 <= heldout <= num_rows // 5

@@ -3,19 +3,14 @@ import pytest
 from html_page import Page
 from kan_diffusion.report.style import shortened
 from kan_diffusion.tables.page import say_scores, score_texts, write_table_page
-from kan_diffusion.tables.scores import table_scores
-from mixed_tables import people, shuffled
+from mixed_tables import people, quick_scores, shuffled
 
 TRAIN, REAL = people(400, 1), people(300, 2)
 
 
-def scores_of(real, synthetic, **settings):
-    return table_scores(real, synthetic, generator=0, effort="quick", **settings)
-
-
 @pytest.fixture(scope="module")
 def loose():
-    return scores_of(REAL, shuffled(TRAIN, 4), train=TRAIN)
+    return quick_scores(REAL, shuffled(TRAIN, 4), train=TRAIN)
 
 
 def test_the_page_says_and_draws_everything_worst_first(loose, tmp_path):
@@ -49,8 +44,8 @@ def test_the_sentences_tell_good_tables_from_bad_ones_and_from_copies(loose):
     }
     for scores, said in (
         (loose, {"a guess is right in 50 %", "no sign of copying"}),
-        (scores_of(REAL, TRAIN, train=TRAIN), copies),
-        (scores_of(REAL, TRAIN), {"cannot be said without the rows"}),
+        (quick_scores(REAL, TRAIN, train=TRAIN), copies),
+        (quick_scores(REAL, TRAIN), {"cannot be said without the rows"}),
     ):
         text = " ".join(say_scores(scores))
         assert {words for words in said if words in text} == said

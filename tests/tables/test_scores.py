@@ -11,8 +11,7 @@ from scipy.stats.contingency import association, crosstab
 from helpers import refused
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.page import outline
-from kan_diffusion.tables.scores import table_scores
-from mixed_tables import people, shuffled
+from mixed_tables import people, quick_scores, shuffled
 
 TRAIN, REAL = people(1_200, 1), people(700, 2)
 WRONG = shuffled(TRAIN, 4).assign(income=lambda frame: 1.1 * frame["income"])
@@ -20,13 +19,9 @@ CATEGORIES = {"job", "smokes"}
 NUMBERS = [frame.assign(since=frame["since"].astype("int64")) for frame in (REAL, WRONG)]
 
 
-def scores_of(real, synthetic, **settings):
-    return table_scores(real, synthetic, generator=0, effort="quick", **settings)
-
-
 @pytest.fixture(scope="module")
 def scores():
-    return scores_of(REAL, WRONG, train=TRAIN)
+    return quick_scores(REAL, WRONG, train=TRAIN)
 
 
 def overlap(one, other):
@@ -80,14 +75,14 @@ def test_pairs_are_as_similar_as_their_definitions_say(scores):
 def test_half_of_the_real_rows_are_a_reference_and_columns_without_a_difference_are_left_out():
     real = REAL.assign(country="here")
     synthetic = people(300, 3).assign(country="here", score=np.nan)
-    one, again = (scores_of(real, synthetic) for _ in range(2))
+    one, again = (quick_scores(real, synthetic) for _ in range(2))
     pd.testing.assert_frame_equal(one.scores, again.scores)
     assert "closest" not in one.scores.index
     assert (one.rows, one.left_out) == ((700, 300, 0), ("country",))
     assert one.scores["perfect"]["shapes"] > 0.85
     assert one.columns.iloc[0][["name", "shape"]].tolist() == ["score", 0.0]
     changed = synthetic.assign(country=np.where(np.arange(300) < 90, "there", "here"))
-    shapes = scores_of(real, changed).columns.set_index("name")["shape"]
+    shapes = quick_scores(real, changed).columns.set_index("name")["shape"]
     assert shapes["country"] == pytest.approx(0.7, abs=0.1)
 
 
@@ -99,7 +94,7 @@ def test_dates_and_time_spans_are_judged_in_seconds():
     real = real.assign(day=days.dt.strftime("%d/%m/%Y"), month=days.dt.to_period("M"))
     moments = dict.fromkeys(kinds, spans + pd.Timestamp(0))
     moments |= {"day": days, "month": real["month"].dt.to_timestamp()}
-    judged = scores_of(real, real[::-1], train=real).cells
+    judged = quick_scores(real, real[::-1], train=real).cells
     for name, expected in moments.items():
         seconds = (expected - pd.Timestamp(0)).dt.total_seconds()
         np.testing.assert_array_equal(judged[name][1:], [seconds, seconds[::-1]])
@@ -115,7 +110,7 @@ def test_what_cannot_be_judged_is_refused():
         ({"synthetic": TRAIN.assign(since="x")}, "synthetic rows, column 'since' .* holds text"),
     ):
         with refused(message, DataError):
-            scores_of(**{"real": REAL, "synthetic": TRAIN, "train": TRAIN, **changes})
+            quick_scores(**{"real": REAL, "synthetic": TRAIN, "train": TRAIN, **changes})
 
 
 @given(st.lists(st.integers(-(10**6), 10**6), min_size=2), st.sampled_from([1.0, 0.25, 7.0]))
