@@ -104,7 +104,7 @@ WRONG = {
         ({"mean": [0.0]}, "as many numbers|one number for each"),
         ({"mean": [0.0, float("nan")]}, "coordinate 2 has mean nan"),
         ({"mean": ["a", "b"]}, "could not convert string to float"),
-        ({"scale": [1.0, 0.0]}, "coordinate 2 has scale 0"),
+        ({"scale": [1.0, 0.0]}, "coordinate 2 has mean .* and scale 0;"),
         ({"columns": ["x", "x"]}, "distinct names"),
         ({"columns": [1, 2]}, "distinct names"),
         ({"denoiser": GONE}, "does not name its denoiser"),

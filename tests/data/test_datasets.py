@@ -1,3 +1,5 @@
+from itertools import combinations, product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,304 +10,174 @@ from pydantic import TypeAdapter, ValidationError
 from sklearn import datasets as sklearn_datasets
 
 from helpers import refused, seeded
-from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.datasets import Dataset, split
 from kan_diffusion.data.frames import write_frame
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import DataConfig, ToyData, data_from_name, load_dataset
-from kan_diffusion.data.toys import make_toy
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.sources import FileData, TableData
 from mixed_tables import people
 
-
-def rows(num, dim=2):
-    """Rows that are all different."""
-    means, spreads = [3.0, -20.0, 0.5][:dim], [2.0, 0.1, 9.0][:dim]
-    return np.random.default_rng(1).normal(means, spreads, (num, dim))
+ROWS = np.random.default_rng(1).normal([3.0, -20.0], [2.0, 0.1], (50, 2))
 
 
 def csv_of(folder, points, name="points.csv"):
-    header = ",".join("abc"[: points.shape[1]])
-    np.savetxt(folder / name, points, delimiter=",", header=header, comments="", fmt="%.17g")
+    write_frame(folder / name, pd.DataFrame(points, columns=list("abc")[: points.shape[1]]))
     return folder / name
 
 
-def in_data_units(dataset, points):
-    frame = dataset.codec.decode(points)
-    return frame.to_numpy(dtype=np.float64)
+def decoded(dataset):
+    """All rows of a data set, in the data's own units."""
+    return dataset.codec.decode(torch.cat([dataset.train.double(), dataset.heldout]))
 
 
-def in_order(points):
-    points = np.asarray(points)
-    return points[np.lexsort(points.T)]
+@given(st.integers(6, 300), st.floats(0.01, 0.99), st.integers(0, 9), st.integers(4, 100))
+def test_a_split_is_disjoint_and_complete_and_holds_out_its_share(count, share, seed, most):
+    train, heldout = split(count, share, 0, seed, most)
+    assert sorted([*train.tolist(), *heldout.tolist()]) == list(range(count))
+    assert 4 <= len(heldout) <= min(most, count - 2)
+    assert abs(len(heldout) - share * count) <= 0.5 or len(heldout) in (4, count - 2, most)
 
 
-def training_rows(dataset):
-    return set(map(tuple, in_data_units(dataset, dataset.train).round(4)))
-
-
-@pytest.mark.parametrize(("num_rows", "holdout"), [(10, 0.01), (11, 0.99), (57, 0.2), (400, 0.5)])
-def test_split_is_disjoint_and_complete(tmp_path, num_rows, holdout):
-    points = rows(num_rows)
-    dataset = load_dataset(FileData(path=csv_of(tmp_path, points), holdout=holdout), 0, 0)
-    assert (dataset.name, dataset.oracle, dataset.columns) == ("points", "none", ("a", "b"))
-    num_heldout = len(dataset.heldout)
-    assert abs(num_heldout - holdout * num_rows) <= 0.5 or num_heldout in (4, num_rows - 2)
-    together = torch.cat([dataset.train, dataset.heldout])
-    # float32 rows come back to within rounding
-    back = in_order(in_data_units(dataset, together))
-    np.testing.assert_allclose(back, in_order(points), rtol=0, atol=2e-5)
-    assert dataset.train.dtype == torch.float32
-    assert dataset.standardizer == Standardizer((0.0,) * 2, (1.0,) * 2)
-    if num_rows == 400:  # rows are encoded and need no further units
-        assert float(together.mean(0).abs().max()) < 0.05
-        assert float((together.std(0) - 1).abs().max()) < 0.1
-
-
-def test_without_an_oracle_ten_seeds_are_ten_splits(tmp_path):
-    config = FileData(path=csv_of(tmp_path, rows(60)), holdout=0.5)
-    splits = [load_dataset(config, study_seed=0, trial_seed=seed) for seed in range(10)]
-    assert all(split.oracle == "none" for split in splits)
-    kept = [training_rows(split) for split in splits]
-    assert len({frozenset(part) for part in kept}) == 10
-    codecs = [split.codec.to_dict() for split in splits]
-    assert codecs == [codecs[0]] * 10  # that of all rows
-    # Rows are held out independently: no more often together than chance has it.
-    common = [len(kept[i] & kept[j]) / len(kept[0]) for i in range(10) for j in range(i)]
+def test_ten_seeds_are_ten_independent_splits():
+    kept = [{*split(60, 0.5, *seeds)[0].tolist()} for seeds in product(range(2), range(5))]
+    # Samples are held out independently: no more often together than chance has it.
+    common = [len(one & other) / 30 for one, other in combinations(kept, 2)]
+    assert max(common) < 1
     assert np.mean(common) == pytest.approx(0.5, abs=0.05)
-    assert training_rows(load_dataset(config, 0, 3)) == kept[3]
-    assert training_rows(load_dataset(config, 1, 3)) != kept[3]
 
 
-LOADERS = {
-    "iris": sklearn_datasets.load_iris,
-    "wine": sklearn_datasets.load_wine,
-    "breast-cancer": sklearn_datasets.load_breast_cancer,
-    "diabetes": lambda: sklearn_datasets.load_diabetes(scaled=False),
-}
+def test_rows_of_a_file_come_back_from_all_splits_in_the_same_coordinates(tmp_path):
+    frame = people(200, 3).assign(planet="earth").sort_values("income", ignore_index=True)
+    # Two people are unlike all others: in some split they are held out.
+    frame.loc[17, "job"], frame.loc[91, "age"] = "astronaut", 130
+    write_frame(tmp_path / "people.csv", frame)
+    config = FileData(path=tmp_path / "people.csv", holdout=0.4, kinds={"smokes": "category"})
+    assert config.model_dump(mode="json")["kinds"] == {"smokes": "category"}
+    expected = frame.astype({"smokes": str})
+    first, other, again = (load_dataset(config, 0, seed) for seed in (0, 1, 0))
+    assert torch.equal(first.train, again.train)
+    assert not torch.equal(first.train, other.train)
+    both = [torch.cat([each.train.double(), each.heldout]) for each in (first, other)]
+    assert torch.equal(*(points.sort(dim=0).values for points in both))
+    for each in (first, other):
+        assert (each.name, each.oracle) == ("people", "none")
+        assert (len(each.train), len(each.heldout), each.train.dtype) == (120, 80, torch.float32)
+        assert (each.codec, each.columns) == (first.codec, first.codec.names)  # that of all rows
+        assert each.standardizer == Standardizer.identity(each.dim)
+        back = decoded(each).sort_values("income", ignore_index=True)
+        pd.testing.assert_frame_equal(back, expected, check_dtype=False, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("name", ["iris", "wine", "breast-cancer", "diabetes"])
 def test_tables_are_scikit_learns(name):
-    dataset = load_dataset(TableData(table=name, holdout=0.4), 0, 0)
-    theirs = LOADERS[name]()
-    kept = [place for place, column in enumerate(theirs.feature_names) if column != "sex"]
-    assert dataset.columns == tuple(str(theirs.feature_names[place]) for place in kept)
-    together = torch.cat([dataset.train.double(), dataset.heldout])
-    ours, expected = in_data_units(dataset, together), theirs.data[:, kept]
+    settings = {"scaled": False} if name == "diabetes" else {}
+    load = getattr(sklearn_datasets, f"load_{name.replace('-', '_')}")
+    dataset, theirs = load_dataset(TableData(table=name)), load(as_frame=True, **settings).data
+    names = [column for column in theirs if column != "sex"]
+    assert dataset.columns == tuple(names)
+    assert len(dataset.heldout) == round(0.3 * len(theirs))
+    ours, expected = decoded(dataset).to_numpy(float), theirs[names].to_numpy(float)
     # Column by column and in their products, so that rows are whole.
     far = np.abs(np.sort(ours, axis=0) - np.sort(expected, axis=0)) / expected.std(axis=0)
     assert far.max() < 1e-5
     np.testing.assert_allclose(ours.T @ ours, expected.T @ expected, rtol=1e-5)
-    assert len(dataset.heldout) == round(0.4 * len(expected))
-    # Continuous: no column is a code of a few classes.
-    assert all(len(np.unique(column)) > 20 for column in expected.T)
-
-
-def held_out(num):
-    """A data set with so many rows that are held out."""
-    heldout = torch.from_numpy(rows(num))
-    units = Standardizer.identity(2)
-    return Dataset(name="t", columns=(), standardizer=units, train=heldout, heldout=heldout)
-
-
-def test_heldout_rows_are_noised_equally_often():
-    dataset = held_out(50)
-    points, _ = dataset.to_noise(187, seeded())
-    _, counts = torch.unique(points, dim=0, return_counts=True)
-    assert set(counts.tolist()) == {3, 4}
-    assert len(counts) == 50
-    # In random order: the timesteps, which go up, must not go along with the rows.
-    assert not torch.equal(points[:50], dataset.heldout)
 
 
 @given(num=st.integers(1, 60), seed=st.integers(0, 10))
-def test_fresh_pairs_share_no_row(num, seed):
-    dataset = held_out(25)
-    first, second = dataset.fresh_pair(num, seeded(seed))
-    assert len(first) == len(second) == min(num, 12)
-    both = torch.cat([first, second])
-    assert len(torch.unique(both, dim=0)) == len(both)
-    assert set(map(tuple, both.tolist())) <= set(map(tuple, dataset.heldout.tolist()))
+def test_rows_are_held_out_for_noise_equally_often_and_for_fresh_pairs_once(num, seed):
+    own, unit = torch.from_numpy(ROWS[:25]), Standardizer.identity(2)
+    dataset = Dataset(name="t", columns=(), standardizer=unit, train=own, heldout=own)
+    points, places = dataset.to_noise(num, seeded(seed))
+    assert torch.equal(points, own[places])
+    counts = torch.bincount(places, minlength=25)
+    assert counts.max() - counts.min() <= 1
+    # In random order: the timesteps, which go up, must not go along with the rows.
+    assert num < 10 or not torch.equal(places, torch.arange(num) % 25)
+    pair = dataset.fresh_pair(num, seeded(seed))
+    assert len(pair[0]) == len(pair[1]) == min(num, 12)
+    both = {*map(tuple, torch.cat(pair).tolist())}
+    assert len(both) == 2 * len(pair[0])
+    assert both <= {*map(tuple, own.tolist())}
 
 
-def test_of_large_files_most_rows_are_trained_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("kan_diffusion.tables.sources.MOST_HELDOUT", 15)
-    path = csv_of(tmp_path, rows(100))
-    dataset = load_dataset(FileData(path=path, holdout=0.5))
-    assert (len(dataset.train), len(dataset.heldout)) == (85, 15)
-    assert len(FileData(path=path).for_rows(dataset.codec, 0).heldout) == 15
-
-
-def mixed(num):
-    """People, two of whom, at random places, are unlike all others."""
-    random, frame = np.random.default_rng(3), people(num, 3).assign(planet="earth")
-    frame.loc[random.integers(num), "job"] = "astronaut"
-    frame.loc[random.integers(num), "age"] = 130
-    return frame
-
-
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_people_come_back_as_they_were(tmp_path, ending):
-    frame, path = mixed(200), tmp_path / f"people.{ending}"
-    write_frame(path, frame)
-    dataset = load_dataset(FileData(path=path))
-    assert dataset.columns == (
-        *("age", "job is missing", "job", "income", "since", "smokes"),
-        *("score is missing", "score"),
-    )
-    assert len(dataset.train) == 160
-    decoded = dataset.codec.decode(torch.cat([dataset.train, dataset.heldout]))
-    back, expected = (
-        each.sort_values(["income", "age"], ignore_index=True) for each in (decoded, frame)
-    )
-    pd.testing.assert_frame_equal(back, expected, check_dtype=False, rtol=1e-4, atol=1e-4)
-
-
-def test_kinds_of_columns_are_given(tmp_path):
-    write_frame(tmp_path / "people.csv", mixed(200))
-    config = FileData(path=tmp_path / "people.csv", kinds={"age": "category"})
-    assert config.model_dump(mode="json")["kinds"] == {"age": "category"}
-    kinds = load_dataset(config).codec.describe().set_index("name")["kind"]
-    assert kinds["age"] == "category"
-    for kinds, words in (
-        ({"job": "date"}, "people.csv': column 'job' cannot be of kind 'date'"),
-        ({"jobs": "number"}, "people.csv': there is no column 'jobs'"),
-    ):
-        with refused(words, DataError):
-            load_dataset(config.model_copy(update={"kinds": tuple(kinds.items())}))
-    with pytest.raises(ValidationError, match="kinds"):
-        FileData(path=tmp_path / "people.csv", kinds={"age": "integer"})
-
-
-def test_toys_are_standardised_with_exact_moments_unless_divided():
+def test_toys_are_drawn_anew_and_standardised_with_exact_moments_unless_divided():
     num = 20_000
-    dataset = load_dataset(ToyData(toy="two-spirals", num_points=num), 0, 0)
+    config = ToyData(toy="two-spirals", num_points=num)
+    dataset = load_dataset(config, 0, 0)
     train = dataset.train.double()
-    assert dataset.train.dtype == torch.float32
     # A standardised mean has a standard error of 1 / sqrt(n); that of a standard deviation is
     # sqrt((kurtosis - 1) / 4n), and no coordinate here has a kurtosis above 3.
     assert float(train.mean(0).abs().max()) < 4.5 / num**0.5
     assert float((train.std(0) - 1).abs().max()) < 4.5 * (0.5 / num) ** 0.5
     torch.testing.assert_close(dataset.density.std, torch.ones(2).double())
+    assert torch.equal(load_dataset(config, 0, 0).train, dataset.train)
+    for seeds in ((0, 1), (1, 0)):
+        assert torch.isin(load_dataset(config, *seeds).train, dataset.train).float().mean() < 0.01
     divided = load_dataset(ToyData(toy="swiss-roll", noise=0.2, divide_by=10), 0, 0)
     assert divided.standardizer == Standardizer((0.0, 0.0), (10.0, 10.0))
-    own = make_toy("swiss-roll", noise=0.2).std / 10
-    torch.testing.assert_close(divided.train.double().std(0), own, rtol=0.02, atol=0)
-    # facts of the notebook
-    assert divided.density.std.tolist() == pytest.approx([0.66, 0.69], rel=0.02)
-
-
-def test_toys_draw_anew_for_each_trial_and_study():
-    config = ToyData(toy="moons", num_points=50)
-    points, again, *others = (
-        load_dataset(config, *seeds).train for seeds in ((0, 0), (0, 0), (0, 1), (1, 0))
-    )
-    assert torch.equal(points, again)
-    assert not any(torch.isin(other, points).any() for other in others)
+    for std in (divided.density.std, divided.train.std(0)):  # facts of the notebook
+        assert std.tolist() == pytest.approx([0.66, 0.69], rel=0.02)
 
 
 def test_changed_file_is_refused(tmp_path):
-    path = csv_of(tmp_path, rows(30))
+    path = csv_of(tmp_path, ROWS[:30])
     config = FileData(path=path).pinned()
     load_dataset(config, 0, 0)
-    original = path.read_text()
-    path.write_text(original + "1.0,2.0\n")
+    csv_of(tmp_path, ROWS[:31])
     with refused(r"points\.csv' has changed .* put the file back"):
         load_dataset(config, 0, 0)
     assert config.pinned() == config  # pinning again does not hide the change
-    path.write_text(original)
-    load_dataset(config, 0, 0)
 
 
-def test_constant_columns_are_no_coordinates(tmp_path):
-    points = rows(12, dim=3)
-    points[:, 1:] = 5.0
-    points[3, 1] = 6.0  # a single row differs: in some split it is held out
-    path = csv_of(tmp_path, points)
-    for study_seed in range(12):
-        dataset = load_dataset(FileData(path=path, holdout=0.5), study_seed, 0)
-        assert dataset.columns == ("a", "b")
-        together = torch.cat([dataset.train.double(), dataset.heldout])
-        assert (in_data_units(dataset, together)[:, 2] == 5).all()
-    csv_of(tmp_path, np.full((12, 2), 5.0))
-    with refused("points.csv': there is nothing to learn", DataError):
-        load_dataset(FileData(path=path))
-
-
-def test_other_rows_keep_the_models_units_and_order_of_columns(tmp_path):
-    own = load_dataset(csv_of(tmp_path, rows(50)))
-    shifted = 0.9 * rows(50)[5:45] + np.array([0.3, -2.0])
+def test_other_rows_keep_the_models_units_and_order_of_columns(tmp_path, monkeypatch):
+    own = load_dataset(csv_of(tmp_path, ROWS))
+    shifted = 0.9 * ROWS[5:45] + np.array([0.3, -2.0])
     path = csv_of(tmp_path, shifted, "other.csv")
     other = FileData(path=path).for_rows(own.codec, 0)
     assert (other.name, other.standardizer, other.codec) == ("other", own.standardizer, own.codec)
-    back = in_order(in_data_units(other, other.heldout))
-    np.testing.assert_allclose(back, in_order(shifted), rtol=0, atol=2e-5)
-    table, turned = pd.read_csv(path), tmp_path / "turned.csv"
-    table[table.columns[::-1]].to_csv(turned, index=False)
-    # Names that a file has not are those of the model.
-    np.save(tmp_path / "nameless.npy", shifted)
-    for same in (turned, tmp_path / "nameless.npy"):
-        again = FileData(path=same).for_rows(own.codec, 0)
+    back = decoded(other).sort_values("a")
+    np.testing.assert_allclose(back, shifted[shifted[:, 0].argsort()], rtol=0, atol=2e-5)
+    write_frame(tmp_path / "turned.csv", pd.DataFrame(shifted[:, ::-1], columns=["b", "a"]))
+    np.save(tmp_path / "nameless.npy", shifted)  # the names are those of the model
+    for name in ("turned.csv", "nameless.npy"):
+        again = FileData(path=tmp_path / name).for_rows(own.codec, 0)
         torch.testing.assert_close(again.heldout, other.heldout)
+    monkeypatch.setattr("kan_diffusion.tables.sources.MOST_HELDOUT", 15)
+    assert len(FileData(path=path).for_rows(own.codec, 0).heldout) == 15
+    assert len(load_dataset(FileData(path=path, holdout=0.5)).train) == 25
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet", "npy"])
-def test_numbers_that_are_infinite_or_enormous_are_refused(tmp_path, ending):
-    for number, shown in ((-np.inf, "-inf"), (1e301, "1e.301")):
-        points = rows(20)
-        points[-3, 0] = number
-        path = tmp_path / f"points.{ending}"
-        write_frame(path, pd.DataFrame(points, columns=["x", "y"]))
-        words = rf"points\.{ending}': column '(x|column_1)' has {shown} in row {len(points) - 2},"
-        with refused(words, DataError):
-            data_from_name(str(path))
-
-
-def test_few_rows_and_other_columns_are_refused(tmp_path):
-    own = load_dataset(FileData(path=csv_of(tmp_path, rows(50))))
-    few = r"short\.csv' has 9 rows; at least 10"
-    with refused(few, DataError):
-        load_dataset(csv_of(tmp_path, rows(9), "short.csv"))
-    renamed = tmp_path / "renamed.csv"
-    pd.DataFrame(rows(40), columns=["weight", "b"]).to_csv(renamed, index=False)
-    for path, message in (
-        (tmp_path / "short.csv", few),
-        (csv_of(tmp_path, rows(50, 3), "wide.csv"), r"wide\.csv': column 'c' is new"),
-        (csv_of(tmp_path, rows(50, 1), "narrow.csv"), r"narrow\.csv': column 'b' .* missing"),
-        (renamed, "column 'weight' is new"),
+def test_files_that_cannot_be_used_are_refused_by_name(tmp_path):
+    own = load_dataset(csv_of(tmp_path, ROWS)).codec
+    enormous = np.append(ROWS[:17], [[1e301, 0.0]], axis=0)
+    for points, kinds, words in (
+        (np.full((12, 2), 5.0), {}, ": there is nothing to learn"),
+        (enormous, {}, r": column 'a' has 1e\+301 in row 18,"),
+        (ROWS[:9], {}, " has 9 rows; at least 10"),
+        (ROWS[:20], {"a": "date"}, ": column 'a' cannot be of kind 'date'"),
+        (ROWS[:9], None, " has 9 rows; at least 10"),
+        (np.c_[ROWS, ROWS[:, 0]], None, ": column 'c' is new"),
+        (ROWS[:, :1], None, ": column 'b' .* missing"),
     ):
-        with refused(message, DataError):
-            FileData(path=path).for_rows(own.codec, 0)
+        config = FileData(path=csv_of(tmp_path, points), kinds=kinds or {})
+        with refused(f"points.csv'{words}", DataError):
+            load_dataset(config) if kinds is not None else config.for_rows(own, 0)
 
 
 def test_names_are_toys_tables_or_files(tmp_path):
     assert load_dataset("moons").oracle == "exact"
     assert data_from_name("moons") == ToyData(toy="moons")
     assert data_from_name("wine", holdout=0.5) == TableData(table="wine", holdout=0.5)
-    pinned = data_from_name(str(csv_of(tmp_path, rows(20))))
-    assert isinstance(pinned, FileData)
-    assert (len(pinned.sha256), pinned.name) == (64, "points")
-    for name, words in (
-        ("mons", r"data set .* 'mons', did you mean 'moons'"),
-        ("breast_cancer", "did you mean 'breast-cancer'"),
-        ("missing.csv", r"there is no file 'missing\.csv'"),
+    pinned = data_from_name(str(csv_of(tmp_path, ROWS[:20])))
+    assert (type(pinned), len(pinned.sha256), pinned.name) == (FileData, 64, "points")
+    for name, settings, words in (
+        ("mons", {}, r"data set .* 'mons', did you mean 'moons'"),
+        ("missing.csv", {}, r"there is no file 'missing\.csv'"),
+        ("p.csv", {"holdout": 2}, "holdout = 2: .* less than 1"),
+        ("p.csv", {"kinds": {"age": "integer"}}, "kinds.age = 'integer': Input should be 'number'"),
     ):
         with refused(words):
-            data_from_name(name)
-
-
-def test_wrong_settings_are_named():
-    for settings, place, message in (
-        ({"toy": "mons"}, (), "did you mean 'moons'"),
-        ({"path": "p.csv", "holdout": 2}, ("holdout",), "less than 1"),
-        ({"path": "p.csv", "hold": 0.2}, (), "did you mean 'holdout'"),
-        ({"table": "irs"}, (), "unknown table 'irs', did you mean 'iris'"),
-        ({"table": "iris", "num_points": 5}, (), "unknown key 'num_points'"),
-        ({}, (), "one of the keys toy, table, pictures and path"),
-    ):
-        with pytest.raises(ValidationError) as caught:
-            TypeAdapter(DataConfig).validate_python(settings)
-        (error,) = caught.value.errors()
-        assert error["loc"] == place
-        assert message in error["msg"]
+            data_from_name(name, **settings)
+    with pytest.raises(ValidationError, match="one of the keys toy, table, pictures, path"):
+        TypeAdapter(DataConfig).validate_python({})

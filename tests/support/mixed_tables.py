@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from kan_diffusion.tables.scores import table_scores
+
 
 def people(count, seed):
     """Rows of numbers, categories, dates and gaps that depend on each other."""
@@ -32,3 +34,8 @@ def shuffled(frame, seed):
     return pd.DataFrame(
         {name: frame[name].to_numpy()[random.permutation(len(frame))] for name in frame}
     ).astype(frame.dtypes)
+
+
+def quick_scores(real, synthetic, **settings):
+    """Scores of a synthetic table at a first look."""
+    return table_scores(real, synthetic, generator=0, effort="quick", **settings)

@@ -6,26 +6,20 @@ from kan_diffusion.denoisers import FAMILIES, get_family
 from kan_diffusion.training.run import num_held_out
 from make import suggested
 
-rows = st.integers(1, 10_000_000)
-dims = st.integers(1, 2_000)
+ROWS, DIMS = st.integers(1, 10_000_000), st.integers(1, 2_000)
 
 
-@given(num_rows=rows, dim=dims, family=st.sampled_from(sorted(FAMILIES)))
-def test_a_suggestion_can_be_trained(num_rows, dim, family):
-    training, heldout = suggested(num_rows, dim, family).training, num_held_out(num_rows)
-    assert training.learning_rate <= get_family(family).learning_rate
+@given(num_rows=ROWS, dim=DIMS, more=st.integers(1, 1000), family=st.sampled_from([*FAMILIES]))
+def test_a_suggestion_can_be_trained_and_grows_with_the_data(num_rows, dim, more, family):
+    few, heldout = suggested(num_rows, dim, family), num_held_out(num_rows)
+    assert few.learning_rate <= get_family(family).learning_rate
     assert 0 <= heldout <= num_rows // 5
-    assert (training.patience is None) == (heldout == 0)
-
-
-@given(num_rows=rows, dim=dims, more=st.integers(1, 1000))
-def test_more_data_never_make_a_network_or_its_training_smaller(num_rows, dim, more):
-    few = suggested(num_rows, dim)
-    for many in (suggested(num_rows * more, dim), suggested(num_rows, dim * more)):
+    assert (few.training.patience is None) == (heldout == 0)
+    for many in (suggested(num_rows * more, dim, family), suggested(num_rows, dim * more, family)):
         assert many.params >= few.params
-        assert many.training.steps >= few.training.steps
-        assert many.training.batch_size >= few.training.batch_size
-        assert many.learning_rate <= few.learning_rate
+        for setting in ("steps", "batch_size"):
+            assert getattr(many.training, setting) >= getattr(few.training, setting)
+        assert many.training.learning_rate == many.learning_rate <= few.learning_rate
 
 
 def test_the_learning_rate_follows_from_a_size_that_is_given():

@@ -27,7 +27,6 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -37,8 +36,8 @@ from torch import Tensor
 from kan_diffusion.errors import DataError, listed
 
 __all__ = [
+    "Curve",
     "CurveDensity",
-    "CurveSegment",
     "Density",
     "GaussianMixture",
     "Level",
@@ -50,6 +49,10 @@ __all__ = [
 
 Level = float | Tensor
 """A signal or noise level: one number for all points, or one for each with shape (n,)."""
+
+Curve = tuple[Callable[[Tensor], Tensor], float, float]
+"""A smooth piece of a curve: takes u of shape (m,), float64, to points (m, dim); then the least and
+the largest u. Split a curve where it has a kink."""
 
 NODES_PER_PANEL = 16
 PANEL_LENGTH = 5.0  # in noise standard deviations: 16 nodes integrate such a Gaussian to 1e-13
@@ -93,9 +96,9 @@ def _few(values: Tensor) -> str:
     return listed((f"{value:g}" for value in values.detach().flatten().tolist()), 4)
 
 
-def _shares(weights: object, count: int) -> Tensor:
-    """Scales positive weights (count,) so that they sum to 1."""
-    values = numbers("weights", weights, count)
+def _shares(weights: object | None, count: int) -> Tensor:
+    """Scales positive weights (count,), by default equal ones, so that they sum to 1."""
+    values = numbers("weights", torch.ones(count) if weights is None else weights, count)
     if not bool((values > 0).all()):
         raise DataError(f"weights must be positive, got {_few(values)}")
     return values / values.sum()
@@ -318,7 +321,7 @@ class GaussianMixture(Density):
         self.covariances = numbers("covariances", covariances, count, dim, dim)
         if not torch.allclose(self.covariances, self.covariances.mT, rtol=1e-10, atol=0):
             raise DataError("covariances must be symmetric; use (C + C.mT) / 2")
-        self.weights = _shares(torch.ones(count) if weights is None else weights, count)
+        self.weights = _shares(weights, count)
         self._eigenvalues, self._axes = torch.linalg.eigh(self.covariances)
         if not bool((self._eigenvalues > 0).all()):
             worst = int(self._eigenvalues.min(dim=1).values.argmin())
@@ -333,10 +336,9 @@ class GaussianMixture(Density):
         self.std = (self.weights @ ((self.means - self.mean) ** 2 + variance)).sqrt()
 
     def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        shape = len(components), self.dim
-        noise = torch.randn(shape, dtype=torch.float64, generator=generator)
+        noise = torch.randn(len(components), self.dim, dtype=torch.float64, generator=generator)
         roots = torch.linalg.cholesky(self.covariances)  # unlike eigenvectors, rescales with x_0
-        points = torch.empty(shape, dtype=torch.float64)
+        points = torch.empty_like(noise)
         for component in range(len(self.means)):
             rows = components == component
             points[rows] = self.means[component] + noise[rows] @ roots[component].T
@@ -366,50 +368,40 @@ class GaussianMixture(Density):
         return shares @ self.means + alpha * shifted
 
 
-@dataclass(frozen=True)
-class CurveSegment:
-    """One smooth piece of curve with its share of the points.
-
-    Attributes:
-        curve: Takes parameters u of shape (m,), float64, to points of shape (m, dim). It must be
-            smooth between ``lower`` and ``upper``; split a curve with a kink there.
-        lower: Where u starts.
-        upper: Where u ends.
-        weight: Share of this segment relative to the others, positive.
-    """
-
-    curve: Callable[[Tensor], Tensor]
-    lower: float
-    upper: float
-    weight: float = 1.0
-
-
 class CurveDensity(Density):
-    """Density of points on curves, u uniform on each segment, plus Gaussian noise.
+    """Density of points on curves, u uniform on each, plus Gaussian noise.
 
     The panels of the quadrature have equal arc length, at most five standard deviations of the
     noise, with 16 Gauss-Legendre nodes each. Samples are drawn from the curve itself.
     """
 
-    def __init__(self, segments: Sequence[CurveSegment], noise: float) -> None:
+    def __init__(
+        self,
+        curves: Sequence[Curve],
+        noise: float,
+        weights: Tensor | Sequence[float] | None = None,
+    ) -> None:
         """Makes the density of c(u) + noise N(0, I).
 
         Args:
-            segments: At least one.
-            noise: Standard deviation in the units of the curve, positive.
+            curves: At least one, k of them.
+            noise: Standard deviation in the units of the curves, positive.
+            weights: Shares of the points, shape (k,), positive; normalised here. Equal when left
+                out.
 
         Raises:
-            DataError: The noise is not positive, or so small that the quadrature gets too large.
+            DataError: A shape does not fit, or the noise is not positive, or so small that the
+                quadrature gets too large.
         """
-        if not segments or not all(piece.lower < piece.upper for piece in segments):
-            raise DataError("a curve needs at least one segment, each with lower < upper")
+        if not curves or not all(lower < upper for _, lower, upper in curves):
+            raise DataError("give at least one curve, each with its least u below its largest")
         if not (math.isfinite(noise) and noise > 0):
             raise DataError(f"noise must be a positive number, got {noise}")
-        self.segments, self.noise = tuple(segments), float(noise)
-        self.weights = _shares([piece.weight for piece in segments], len(segments))
+        self.curves, self.noise = tuple(curves), float(noise)
+        self.weights = _shares(weights, len(curves))
         rules = [
-            _curve_rule(piece, share, self.noise)
-            for piece, share in zip(segments, self.weights.tolist(), strict=True)
+            _curve_rule(curve, share, self.noise)
+            for curve, share in zip(curves, self.weights.tolist(), strict=True)
         ]
         self._nodes, self._masses = (torch.cat(parts) for parts in zip(*rules, strict=True))
         self._size, dim = self._nodes.shape
@@ -427,9 +419,9 @@ class CurveDensity(Density):
         num = len(components)
         place = torch.rand(num, dtype=torch.float64, generator=generator)
         points = torch.randn(num, self.dim, dtype=torch.float64, generator=generator) * self.noise
-        for index, piece in enumerate(self.segments):
+        for index, (curve, lower, upper) in enumerate(self.curves):
             rows = components == index
-            points[rows] += piece.curve(piece.lower + (piece.upper - piece.lower) * place[rows])
+            points[rows] += curve(lower + (upper - lower) * place[rows])
         return (points - self._shift) / self._scale
 
     def _rescaled(self, shift: Tensor, scale: Tensor) -> Self:
@@ -453,10 +445,11 @@ class CurveDensity(Density):
         return on_curve + alpha * self._variance * (x - alpha * on_curve) / variance
 
 
-def _curve_rule(piece: CurveSegment, share: float, noise: float) -> tuple[Tensor, Tensor]:
-    """Returns quadrature points (m, dim) on a segment and weights (m,) that sum to its share."""
-    u = torch.linspace(piece.lower, piece.upper, 4097, dtype=torch.float64)
-    steps = piece.curve(u).diff(dim=0).norm(dim=1).numpy()
+def _curve_rule(piece: Curve, share: float, noise: float) -> tuple[Tensor, Tensor]:
+    """Returns quadrature points (m, dim) on a curve and weights (m,) that sum to its share."""
+    curve, lower, upper = piece
+    u = torch.linspace(lower, upper, 4097, dtype=torch.float64)
+    steps = curve(u).diff(dim=0).norm(dim=1).numpy()
     length = np.concatenate([[0.0], np.cumsum(steps)])
     panels = max(MIN_PANELS, math.ceil(length[-1] / (PANEL_LENGTH * noise)))
     if panels * NODES_PER_PANEL > MAX_NODES:
@@ -470,7 +463,7 @@ def _curve_rule(piece: CurveSegment, share: float, noise: float) -> tuple[Tensor
     widths = np.diff(ends)[:, None]
     places = torch.from_numpy((ends[:-1, None] + widths * (nodes + 1) / 2).ravel())
     masses = torch.from_numpy((widths * weights / 2).ravel())
-    return piece.curve(places), masses * (share / (piece.upper - piece.lower))
+    return curve(places), masses * (share / (upper - lower))
 
 
 class UniformBoxes(Density):
@@ -511,8 +504,7 @@ class UniformBoxes(Density):
         self.std = (self.weights @ ((self._middle - self.mean) ** 2 + self._half**2 / 3)).sqrt()
 
     def _sample(self, components: Tensor, generator: torch.Generator) -> Tensor:
-        shape = len(components), self.dim
-        place = torch.rand(shape, dtype=torch.float64, generator=generator)
+        place = torch.rand(len(components), self.dim, dtype=torch.float64, generator=generator)
         return self.lower[components] + (self.upper - self.lower)[components] * place
 
     def _rescaled(self, shift: Tensor, scale: Tensor) -> Self:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from kan_diffusion.data.densities import Density
 from kan_diffusion.errors import DataError
-
-if TYPE_CHECKING:
-    from kan_diffusion.data.densities import Density
 
 __all__ = ["Standardizer"]
 
@@ -36,14 +34,10 @@ class Standardizer:
                 f"got {len(self.mean)} and {len(self.scale)}"
             )
         for place, (mean, scale) in enumerate(zip(self.mean, self.scale, strict=True), start=1):
-            if not (math.isfinite(mean) and math.isfinite(scale)):
+            if not (math.isfinite(mean) and 0 < scale < math.inf):
                 raise DataError(
-                    f"coordinate {place} has mean {mean} and scale {scale}; "
-                    "remove the points that are NaN or infinite"
-                )
-            if scale <= 0:
-                raise DataError(
-                    f"coordinate {place} has scale {scale:g} (is it constant?); leave it out"
+                    f"coordinate {place} has mean {mean:g} and scale {scale:g}; both must be "
+                    "finite, and the scale positive"
                 )
 
     @classmethod
@@ -71,8 +65,7 @@ class Standardizer:
             Shape, dtype and device of x.
         """
         mean, scale = self._like(x)
-        # Divide all by four, so that the difference of two large numbers is finite.
-        return ((x.to(mean.dtype) / 4 - mean / 4) / (scale / 4)).to(x.dtype)
+        return ((x.to(mean.dtype) - mean) / scale).to(x.dtype)
 
     def invert(self, z: Tensor) -> Tensor:
         """Maps points from model units to data units, in float64 where the device has it.

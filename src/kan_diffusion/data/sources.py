@@ -218,9 +218,7 @@ def _validated(given: object) -> object:
         return given
     key = next((key for key in SOURCES if key in given), None)
     if key is None:
-        others = f", not only {', '.join(map(str, given))}" if given else ""
-        *first, last = SOURCES
-        raise DataError(f"a data set has one of the keys {', '.join(first)} and {last}{others}")
+        raise DataError(f"a data set has one of the keys {', '.join(SOURCES)}")
     return own_class(SOURCES[key], Source).model_validate(given)
 
 

@@ -20,13 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kan_diffusion.data.densities import (
-    CurveDensity,
-    CurveSegment,
-    Density,
-    GaussianMixture,
-    UniformBoxes,
-)
+from kan_diffusion.data.densities import CurveDensity, Density, GaussianMixture, UniformBoxes
 from kan_diffusion.errors import DataError, KanDiffusionError, look_up
 from kan_diffusion.randomness import numpy_generator
 
@@ -43,8 +37,8 @@ def _on_circle(
     return torch.stack([x, y], dim=1)
 
 
-def _spiral(t: Tensor) -> Tensor:
-    return _on_circle(t, radius=t)
+def _spiral(t: Tensor, axes: Tensor) -> Tensor:
+    return _on_circle(t, radius=t) @ axes
 
 
 def _arm_by_square(u: Tensor, turn: float) -> Tensor:
@@ -60,10 +54,6 @@ def _s_half(t: Tensor, sign: float) -> Tensor:
     return torch.stack([torch.sin(t), sign * (torch.cos(t) - 1)], dim=1)
 
 
-def _laid_out(u: Tensor, curve: Callable[[Tensor], Tensor], axes: Tensor) -> Tensor:
-    return curve(u) @ axes
-
-
 def _rotation(dim: int, *name: str | int) -> Tensor:
     """Draws a rotation or reflection (dim, dim) from a named stream, uniformly (Haar measure)."""
     normal = torch.from_numpy(numpy_generator(*name).standard_normal((dim, dim)))
@@ -74,19 +64,19 @@ def _rotation(dim: int, *name: str | int) -> Tensor:
 
 def circles(noise: float, radii: Sequence[float], weights: Sequence[float]) -> CurveDensity:
     """Circles about 0 that hold shares of the points in proportion to the weights, plus noise."""
-    segments = [
-        CurveSegment(partial(_on_circle, radius=radius), 0.0, 2 * _PI, weight)
-        for radius, weight in zip(radii, weights, strict=True)
-    ]
-    return CurveDensity(segments, noise)
+    curves = [(partial(_on_circle, radius=radius), 0.0, 2 * _PI) for radius in radii]
+    return CurveDensity(curves, noise, weights)
 
 
-def swiss_roll(noise: float = 0.2) -> CurveDensity:
+def swiss_roll(noise: float = 0.2, dim: int = 2) -> CurveDensity:
     """The curve (t cos t, t sin t), t uniform in [1.5 pi, 4.5 pi], plus noise.
 
-    Columns 0 and 2 of scikit-learn's ``make_swiss_roll(noise=noise)``, in its units.
+    Columns 0 and 2 of scikit-learn's ``make_swiss_roll(noise=noise)``, in its units. In more than
+    two dimensions the curve lies in the plane of the first two rows of a fixed random rotation, so
+    that every coordinate has a share of it.
     """
-    return CurveDensity([CurveSegment(_spiral, 1.5 * _PI, 4.5 * _PI)], noise)
+    turned = _rotation(dim, f"swiss-roll-{dim}d") if dim > 2 else torch.eye(2).double()
+    return CurveDensity([(partial(_spiral, axes=turned[:2]), 1.5 * _PI, 4.5 * _PI)], noise)
 
 
 def moons(noise: float = 0.1) -> CurveDensity:
@@ -95,8 +85,7 @@ def moons(noise: float = 0.1) -> CurveDensity:
     scikit-learn's ``make_moons(noise=noise)``, in its units.
     """
     lower = partial(_on_circle, centre=(1.0, 0.5))
-    halves = [CurveSegment(_on_circle, 0.0, _PI), CurveSegment(lower, _PI, 2 * _PI)]
-    return CurveDensity(halves, noise)
+    return CurveDensity([(_on_circle, 0.0, _PI), (lower, _PI, 2 * _PI)], noise)
 
 
 def s_curve(noise: float = 0.1) -> CurveDensity:
@@ -104,10 +93,9 @@ def s_curve(noise: float = 0.1) -> CurveDensity:
 
     Columns 0 and 2 of scikit-learn's ``make_s_curve(noise=noise)``, in its units.
     """
-    # The curvature jumps at t = 0, so each half is a segment of its own.
+    # The curvature jumps at t = 0, so each half is a curve of its own.
     first, second = (partial(_s_half, sign=sign) for sign in (-1.0, 1.0))
-    halves = [CurveSegment(first, -1.5 * _PI, 0.0), CurveSegment(second, 0.0, 1.5 * _PI)]
-    return CurveDensity(halves, noise)
+    return CurveDensity([(first, -1.5 * _PI, 0.0), (second, 0.0, 1.5 * _PI)], noise)
 
 
 def checkerboard() -> UniformBoxes:
@@ -127,8 +115,8 @@ def pinwheel(noise: float = 0.08) -> CurveDensity:
     The twist is that of the pinwheel of Johnson et al. (2016, "Composing graphical models with
     neural networks"), but with round noise about a curve instead of an elongated Gaussian.
     """
-    curves = [partial(_pinwheel_arm, turn=2 * _PI * arm / 5) for arm in range(5)]
-    return CurveDensity([CurveSegment(curve, 0.3, 2.0) for curve in curves], noise)
+    arms = [(partial(_pinwheel_arm, turn=2 * _PI * arm / 5), 0.3, 2.0) for arm in range(5)]
+    return CurveDensity(arms, noise)
 
 
 def two_spirals(noise: float = 0.25) -> CurveDensity:
@@ -136,9 +124,9 @@ def two_spirals(noise: float = 0.25) -> CurveDensity:
 
     With t^2 uniform the points lie almost evenly along an arm; the arms are pi apart.
     """
-    bounds = (_PI / 2) ** 2, (3 * _PI) ** 2
-    arms = [partial(_arm_by_square, turn=turn) for turn in (0.0, _PI)]
-    return CurveDensity([CurveSegment(arm, *bounds) for arm in arms], noise)
+    start, end = (_PI / 2) ** 2, (3 * _PI) ** 2
+    arms = [(partial(_arm_by_square, turn=turn), start, end) for turn in (0.0, _PI)]
+    return CurveDensity(arms, noise)
 
 
 def gaussian_mixture() -> GaussianMixture:
@@ -171,16 +159,6 @@ def round_modes(
 ) -> GaussianMixture:
     """Round Gaussians of one standard deviation; equally heavy where there are no weights."""
     return GaussianMixture(centres, weights=weights, variances=noise**2)
-
-
-def swiss_roll_16d(noise: float = 0.2) -> CurveDensity:
-    """The curve of `swiss_roll` in a plane in 16 dimensions, plus noise in all of them.
-
-    The plane is spanned by the first two rows of a fixed random rotation, so that every coordinate
-    has a share of the curve.
-    """
-    curve = partial(_laid_out, curve=_spiral, axes=_rotation(16, "swiss-roll-16d")[:2])
-    return CurveDensity([CurveSegment(curve, 1.5 * _PI, 4.5 * _PI)], noise)
 
 
 def mixture(dim: int, noise: float = 0.1) -> GaussianMixture:
@@ -235,7 +213,7 @@ TOYS: dict[str, Callable[..., Density]] = {
     "oblique-modes": partial(round_modes, [[1.0, 0.5], [-1.0, -0.5]]),
     "mixture-8d": partial(mixture, 8),
     "mixture-32d": partial(mixture, 32),
-    "swiss-roll-16d": swiss_roll_16d,
+    "swiss-roll-16d": partial(swiss_roll, dim=16),
 }
 """The builders of the toy densities, by the name a user writes."""
 

@@ -54,7 +54,7 @@ from kan_diffusion.tables.columns import Kind, inspected
 from kan_diffusion.tables.dtypes import Storage, place_among
 from kan_diffusion.tables.files import require_distinct
 
-__all__ = ["SURE", "Feature", "TableScores", "features_of", "table_scores"]
+__all__ = ["SURE", "Feature", "TableScores", "table_scores"]
 
 _Array = NDArray[np.float64]
 
@@ -175,7 +175,7 @@ def table_scores(
 
     frames = {"real": real, "synthetic": synthetic, **({} if train is None else {"train": train})}
     known_by = "real" if train is None else "train"
-    features, rows, left_out = features_of(frames, known_by, kinds or {})
+    features, rows, left_out = _features_of(frames, known_by, kinds or {})
     if train is None:
         halves = stream("halves").permutation(len(real))
         rows |= {"real": rows["real"][halves[::2]], "train": rows["real"][halves[1::2]]}
@@ -216,7 +216,7 @@ def table_scores(
     )
 
 
-def features_of(
+def _features_of(
     frames: Mapping[str, pd.DataFrame], known_by: str, kinds: Mapping[str, Kind]
 ) -> tuple[list[Feature], dict[str, _Array], tuple[str, ...]]:
     """Decides how each column is judged, as in the table ``known_by`` or as given.
@@ -232,7 +232,7 @@ def features_of(
                 f"{len(frame)} {which} rows are too few to judge a table by; give at least "
                 f"{_FEWEST_ROWS}"
             )
-        require_distinct(f"the {which} rows", list(frame.columns))
+        require_distinct(f"the table of {which} rows", list(frame.columns))
         odd = frame.columns.symmetric_difference(reference.columns, sort=False)
         if len(odd):
             raise DataError(
