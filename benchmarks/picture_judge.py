@@ -17,8 +17,15 @@ import torch
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.files import write_json
-from kan_diffusion.pictures.oracle import SceneOracle, read_scenes, score_scenes
-from kan_diffusion.pictures.scenes import captions, coverages, draw_scenes, render
+from kan_diffusion.pictures.scenes import (
+    SceneOracle,
+    captions,
+    coverages,
+    draw_scenes,
+    read_scenes,
+    render,
+    score_scenes,
+)
 from kan_diffusion.pictures.scores import ClassJudge
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.randomness import numpy_generator, torch_generator

@@ -11,17 +11,18 @@ from kan_diffusion.pictures.codec import PictureCodec, squared
 
 
 def _noise(mode, width, height, seed=0):
-    channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[mode]
+    channels = (3,) if mode == "RGB" else ()
     values = np.random.default_rng(seed).integers(0, 256, (height, width, *channels))
     return Image.fromarray(values.astype(np.uint8))
 
 
-@given(mode=st.sampled_from(["L", "RGB", "RGBA"]), size=st.integers(4, 24), seed=st.integers(0, 99))
+@given(mode=st.sampled_from(["L", "RGB"]), size=st.integers(4, 24), seed=st.integers(0, 99))
 def test_pictures_of_the_codecs_size_and_mode_come_back_exactly(mode, size, seed):
     codec = PictureCodec(size=size, mode=mode)
     pictures = [_noise(mode, size, size, seed + k) for k in range(3)]
     samples = codec.encode(pictures)
     assert samples.shape == (3, *codec.shape)
+    assert PictureCodec.of(samples.shape[1:]) == codec
     assert samples.dtype == torch.float32
     assert float(samples.abs().max()) <= 1
     # Values in between go to the nearest level, values outside to the nearest end.
@@ -67,8 +68,8 @@ def test_modes_are_converted():
     palette = Image.new("P", (8, 8))
     palette.info["transparency"] = 0
     for picture, mode in (
-        (half, "RGBA"),
-        (palette, "RGBA"),
+        (half, "RGB"),
+        (palette, "RGB"),
         (Image.new("1", (8, 8)), "L"),
         (Image.new("CMYK", (8, 8)), "RGB"),
     ):
@@ -86,3 +87,5 @@ def test_what_is_no_picture_is_refused():
     ):
         with refused(message, DataError):
             call()
+    with refused(r"pictures of shape \(2, 8, 8\): mode = None"):
+        PictureCodec.of((2, 8, 8))

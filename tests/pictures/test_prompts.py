@@ -21,7 +21,7 @@ def _denoiser(shape=SHAPE):
 
 
 def _pipeline(denoiser):
-    return PictureDiffusionPipeline(denoiser, FLOW, mode="L")
+    return PictureDiffusionPipeline(denoiser, FLOW)
 
 
 @pytest.fixture(scope="module")
@@ -146,5 +146,5 @@ def test_what_cannot_be_asked_is_refused(untrained):
     ):
         with refused(message):
             untrained(prompt, **options)
-    with refused(r"samples of shape \(3, 4, 4\), and the denoiser's are \(1, 4, 4\)"):
-        PictureDiffusionPipeline(_denoiser(), FLOW)
+    with refused(r"pictures of shape \(2, 4, 4\)"):
+        PictureDiffusionPipeline(_denoiser((2, 4, 4)), FLOW)

@@ -1,11 +1,24 @@
+import json
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
+from helpers import refused
 from kan_diffusion.data.sources import load_dataset
-from kan_diffusion.pictures.oracle import score_scenes
+from kan_diffusion.errors import DataError
+from kan_diffusion.pictures.scenes import score_scenes
 from kan_diffusion.pictures.sources import PictureData
+from picture_folders import write_noise
+
+NUM = 12
 
 
 def test_digits_are_split_and_their_captions_name_them():
@@ -39,8 +52,8 @@ def test_shapes_are_as_their_captions_say_and_sizes_and_modes_as_asked():
     scores = score_scenes(dataset.train, dataset.labels["caption"])
     assert scores["all"] == 1.0
     assert scores["distance"] < 1e-4
-    dataset = load_dataset(PictureData(pictures="shapes", mode="L", num_pictures=5))
-    assert (dataset.train.shape, len(dataset.heldout)) == ((5, 1, 16, 16), 4)
+    dataset = load_dataset(PictureData(pictures="shapes", size=32, num_pictures=5))
+    assert (dataset.train.shape, len(dataset.heldout)) == ((5, 3, 32, 32), 4)
     dataset = load_dataset(PictureData(pictures="digits", size=16, mode="RGB"))
     assert dataset.shape == dataset.codec.shape == (3, 16, 16)
 
@@ -49,7 +62,8 @@ def test_shapes_are_as_their_captions_say_and_sizes_and_modes_as_asked():
     ("settings", "message"),
     [
         ({"pictures": "shapse"}, "unknown pictures .*'shapse', did you mean 'shapes'"),
-        ({"pictures": "shapes", "size": 20}, "16 or 32 pixels, not 20"),
+        ({"pictures": "shapes", "size": 20}, "in colour, with 16 or 32 pixels"),
+        ({"pictures": "shapes", "mode": "L"}, "in colour, with 16 or 32 pixels"),
         ({"pictures": "digits", "sise": 8}, "unknown key 'sise', did you mean 'size'"),
         ({"pictures": "digits", "num_pictures": 8}, "num_pictures is for shapes"),
     ],
@@ -57,3 +71,172 @@ def test_shapes_are_as_their_captions_say_and_sizes_and_modes_as_asked():
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         PictureData(**settings)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(NUM):
+        write_noise(tmp_path / "own" / f"{index:02}.png", index)
+    return tmp_path / "own"
+
+
+def _write_captions(root, names=None):
+    names = sorted(path.name for path in root.glob("*.png")) if names is None else names
+    lines = [f'{name},"picture {Path(name).stem}, drawn"' for name in names]
+    (root / "metadata.csv").write_text("\n".join(["file_name,text", *lines]) + "\n")
+
+
+def _load(root, **settings):
+    """What is said of each picture by its values, and the data set."""
+    dataset = load_dataset(PictureData(pictures=str(root), **{"size": 8, **settings}))
+    said = {}
+    for samples, labels in (
+        (dataset.train, dataset.labels),
+        (dataset.heldout, dataset.heldout_labels),
+    ):
+        for row, picture in enumerate(dataset.codec.decode(samples)):
+            caption, kind = labels.loc[row, ["caption", "class"]]
+            said[picture.tobytes()] = f"{kind}:{caption}" if dataset.classes else caption
+    return said, dataset
+
+
+def _bytes(path):
+    return Image.open(path).tobytes()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_captions_go_with_their_pictures(folder, form):
+    paths = sorted(folder.glob("*.png"))
+    if form == "csv":
+        _write_captions(folder)
+    else:
+        rows = [
+            {"text": f"picture\u2028{path.stem}, drawn", "file_name": path.name, "more": 1}
+            for path in reversed(paths)
+        ]  # the sign is a line break, but not of JSON
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        (folder / "metadata.jsonl").write_text("\r\n".join(lines), "utf-8", newline="")
+    said, dataset = _load(folder)
+    assert said == {_bytes(path): f"picture {path.stem}, drawn" for path in paths}
+    assert (dataset.name, dataset.codec.mode) == ("own", "RGB")
+
+
+def test_folders_are_classes_but_for_parts_and_may_have_captions(tmp_path):
+    for index in range(NUM):
+        place = tmp_path / ("test" if index % 4 else "train") / ("cat" if index % 3 else "train")
+        write_noise(place / f"{index}.png", index)
+    paths = list(tmp_path.rglob("*.png"))
+    assert _load(tmp_path)[0] == {_bytes(p): f"{p.parent.name}:{p.parent.name}" for p in paths}
+    for part in ("train", "test"):
+        root = tmp_path / part
+        _write_captions(root, [p.relative_to(root).as_posix() for p in root.rglob("*.png")])
+    captions = {_bytes(p): f"{p.parent.name}:picture {p.stem}, drawn" for p in paths}
+    assert _load(tmp_path)[0] == captions
+
+
+def test_pictures_are_grey_if_all_are_or_as_asked(tmp_path):
+    for index in range(NUM):
+        write_noise(tmp_path / f"{index}.png", index, "L")
+    said, dataset = _load(tmp_path)
+    assert dataset.codec.mode == "L"
+    assert said.keys() == {_bytes(path) for path in tmp_path.glob("*.png")}
+    assert _load(tmp_path, mode="RGB")[1].codec.mode == "RGB"
+    write_noise(tmp_path / "other.png", 50, "LA", (40, 20))
+    assert _load(tmp_path)[1].codec.mode == "RGB"
+    assert _load(tmp_path, mode="L")[1].codec.mode == "L"
+
+
+def test_pictures_stand_upright_and_other_files_do_not_count(folder):
+    values = np.zeros((8, 8, 3), dtype=np.uint8)
+    values[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(values).save(folder / "turned.png", exif=exif)
+    (folder / ".cache").mkdir()
+    for name in ("README.txt", ".hidden.png", ".cache/x.png"):
+        (folder / name).write_text("nothing")
+    said, _ = _load(folder)
+    assert values[::-1].tobytes() in said
+    assert len(said) == NUM + 1
+
+
+def test_a_folder_is_pinned_by_its_content(folder):
+    _write_captions(folder)
+    config = PictureData(pictures=str(folder), size=8).pinned()
+    assert len(config.sha256) == 64
+    assert config.pinned() == config
+    before = (folder / "metadata.csv").read_text()
+    (folder / "metadata.csv").write_text(before.replace("picture 03", "picture 3"))
+    for use in (load_dataset, PictureData.pinned):
+        with refused("'.*own' has changed since this run was set up; put its files", DataError):
+            use(config)
+    (folder / "metadata.csv").write_text(before)
+    load_dataset(config)
+    (folder / "03.png").rename(folder / "003.png")
+    _write_captions(folder)
+    with refused("has changed since", DataError):
+        load_dataset(config)
+
+
+def _write_bomb(path):
+    """A picture of a few bytes that says it has ten thousand million pixels."""
+    head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(b"0" * 100)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data
+        content += struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(content)
+
+
+def _line(text):
+    """Adds a line to the captions of all pictures."""
+
+    def spoil(root):
+        _write_captions(root)
+        with (root / "metadata.csv").open("a") as file:
+            file.write(text + "\n")
+
+    return spoil
+
+
+def _metadata(content, form="csv"):
+    return lambda root: (root / f"metadata.{form}").write_bytes(content)
+
+
+def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
+    fifth = (folder / "05.png").read_bytes()
+    for number, (spoil, message) in enumerate([
+        (lambda root: (root / "05.png").write_bytes(fifth[:150]), "'05.png' is no .*truncated"),
+        (lambda root: (root / "05.png").write_text("no"), "'05.png' is no picture that can be r"),
+        (lambda root: _write_bomb(root / "bomb.png"), "'bomb.png' is .*Image size .* exceeds"),
+        (lambda root: Image.new("F", (8, 8)).save(root / "x.tiff"), "'x.tiff': .* of 16 or 32 b"),
+        (lambda root: _write_captions(root, ["00.png"]), "no caption for '01.png' and 10 more"),
+        (_line("../x.png,out"), "'metadata.csv': '../x.png' is no picture of the folder"),
+        (_line("/etc/x.png,out"), "'/etc/x.png' is no picture of the folder"),
+        (_line("03.png,again"), "'03.png' has a caption already"),
+        (_line("03.png,a,b"), "'metadata.csv' cannot be read .*line 14.* in double quotes"),
+        (_metadata(b"file_name,text\n00.png, \n"), "no caption for '00.png' and 11 more"),
+        (_metadata(b"file_name,text\n"), "no caption for '00.png' and 11 more"),
+        (_metadata(b""), "'metadata.csv' cannot be read"),
+        (_metadata(b"file_name,label\n00.png,1\n"), "with the columns file_name and text .'text'"),
+        (_metadata(b"file_name,text\n00.png,\xff\n"), "'metadata.csv' cannot be read as UTF-8"),
+        (_metadata(b'file_name,text\n00.png,"a\n'), "'metadata.csv' cannot be read .*quotes"),
+        (_metadata(b'{"text": "00.png"', "jsonl"), "'metadata.jsonl' cannot be read .*one object"),
+        (_metadata(b"[1]", "jsonl"), "with the columns .*'file_name'"),
+        (_metadata(b'{"file_name": "00.png", "text": 3}', "jsonl"), r"00.png', 3\) are no two te"),
+        (lambda root: (root / "x.png").symlink_to("/etc/hostname"), "'x.png' .* is a link that le"),
+        (lambda root: (root / "x").symlink_to("/etc"), "'x' in '.*own' is a link that leads"),
+        (lambda root: [p.unlink() for p in root.glob("0*.png")], "has 2 pictures .*; at least 10"),
+        (lambda root: [write_noise(root / kind / "x.png") for kind in "ab"],
+         "'00.png' lies beside the folders of classes"),
+        (shutil.rmtree, "is no folder; give a folder"),
+        (lambda root: (shutil.rmtree(root), root.touch()), "is no folder; give a folder"),
+    ]):  # fmt: skip
+        root = shutil.copytree(folder, tmp_path / str(number) / "own")
+        spoil(root)
+        with refused(message, DataError):
+            load_dataset(PictureData(pictures=str(root), size=8))
+    monkeypatch.setattr("kan_diffusion.pictures.sources.MOST_VALUES", 1_000)
+    words = "12 pictures of 16 pixels .* fit, take fewer pictures or a smaller size"
+    with refused(words, DataError):
+        load_dataset(PictureData(pictures=str(folder), size=16))

@@ -8,7 +8,7 @@ and converts the channels. A picture that already has this size and mode comes b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -16,20 +16,20 @@ from PIL import Image, ImageOps
 from pydantic import Field
 from torch import Tensor
 
-from kan_diffusion.errors import DataError
+from kan_diffusion.errors import DataError, valid_settings
 from kan_diffusion.limits import MOST_SIDE
 from kan_diffusion.settings import Settings
 
 __all__ = ["Mode", "PictureCodec", "squared"]
 
-Mode = Literal["L", "RGB", "RGBA"]
-"""Grey, colour, or colour and opacity, as Pillow names them."""
-
-_CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3, "RGBA": 4}
+Mode = Literal["L", "RGB"]
+"""Grey or colour, as Pillow names them."""
 
 
 def squared(picture: Image.Image, size: int) -> Image.Image:
-    """Scales a picture to a square of ``size`` pixels, of the mode that holds all that it shows.
+    """Scales a picture to a square of ``size`` pixels: grey if it is grey, else in colour.
+
+    What is behind transparent parts is white.
 
     Raises:
         DataError: Its values have more than 8 bits.
@@ -41,9 +41,12 @@ def squared(picture: Image.Image, size: int) -> Image.Image:
         )
     mode = "L" if picture.mode in ("L", "1") else "RGB"
     picture = picture.convert("RGBA" if picture.has_transparency_data else mode)
-    if picture.size == (size, size):
+    if picture.size != (size, size):
+        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
+    if picture.mode != "RGBA":
         return picture
-    return ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
 
 
 class PictureCodec(Settings):
@@ -51,19 +54,31 @@ class PictureCodec(Settings):
 
     Attributes:
         size: Side S in pixels.
-        mode: Channels, as Pillow names them: ``"L"``, ``"RGB"`` or ``"RGBA"``.
+        mode: Channels, as Pillow names them: ``"L"`` or ``"RGB"``.
     """
 
     size: int = Field(ge=4, le=MOST_SIDE)
     mode: Mode = "RGB"
 
+    @classmethod
+    def of(cls, shape: Sequence[int]) -> Self:
+        """Returns the codec of samples with a shape (C, S, S).
+
+        Raises:
+            KanDiffusionError: C is neither 1 nor 3, or S is out of range.
+        """
+        with valid_settings(f"pictures of shape {tuple(shape)}"):
+            return cls.model_validate({
+                "size": shape[-1], "mode": {1: "L", 3: "RGB"}.get(shape[0]),
+            })  # fmt: skip
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Shape (C, S, S) of a sample."""
-        return _CHANNELS[self.mode], self.size, self.size
+        return 1 if self.mode == "L" else 3, self.size, self.size
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Turns pictures into samples; transparent parts become white where there is no opacity.
+        """Turns pictures into samples.
 
         Args:
             pictures: The n pictures, of any size and mode.
@@ -76,15 +91,10 @@ class PictureCodec(Settings):
         """
         if not len(pictures):
             raise DataError("there is no picture to encode; give at least one")
-        samples = []
-        for picture in pictures:
-            square = squared(picture, self.size)
-            if square.mode == "RGBA" and self.mode != "RGBA":
-                white = Image.new("RGBA", square.size, "white")
-                square = Image.alpha_composite(white, square).convert("RGB")
-            values = np.array(square.convert(self.mode), dtype=np.float32)
-            samples.append(torch.from_numpy(values).view(self.size, self.size, -1))
-        return (torch.stack(samples) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+        squares = (squared(picture, self.size).convert(self.mode) for picture in pictures)
+        values = torch.stack([torch.from_numpy(np.array(each, np.float32)) for each in squares])
+        samples = values.view(len(pictures), self.size, self.size, -1) / 127.5 - 1
+        return samples.permute(0, 3, 1, 2).contiguous()
 
     def decode(self, samples: Tensor) -> list[Image.Image]:
         """Turns samples into pictures; values are clipped to [-1, 1].

@@ -15,7 +15,7 @@ import torch
 from diffusers import ImagePipelineOutput, SchedulerMixin
 
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
-from kan_diffusion.errors import KanDiffusionError, valid_settings
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.processes import Process
@@ -31,14 +31,13 @@ class PictureDiffusionPipeline(SamplePipeline):
     Args:
         denoiser: The trained network.
         process: The process it was trained for, or its settings.
-        mode: Channels of the pictures, as Pillow names them.
         scheduler: Any diffusers scheduler of the process; its default when None.
 
     Attributes:
         codec: The map between samples and pictures.
 
     Raises:
-        KanDiffusionError: The mode does not fit the denoiser.
+        KanDiffusionError: The denoiser's samples are neither grey pictures nor pictures in colour.
     """
 
     _denoiser_class = PictureDenoiser
@@ -47,19 +46,11 @@ class PictureDiffusionPipeline(SamplePipeline):
         self,
         denoiser: PictureDenoiser,
         process: Process | Mapping[str, object] | None = None,
-        mode: str = "RGB",
         scheduler: SchedulerMixin | None = None,
     ) -> None:
         super().__init__()
         self._setup_sampling(denoiser, process, scheduler)
-        with valid_settings("a pipeline of pictures"):
-            self.codec = PictureCodec(size=denoiser.sample_shape[-1], mode=mode)
-        if self.codec.shape != denoiser.sample_shape:
-            raise KanDiffusionError(
-                f"pictures of mode {mode} are samples of shape {self.codec.shape}, and the "
-                f"denoiser's are {denoiser.sample_shape}; give the mode it was trained with"
-            )
-        self.register_to_config(mode=mode)
+        self.codec = PictureCodec.of(denoiser.sample_shape)
 
     @torch.no_grad()
     def __call__(

@@ -3,7 +3,7 @@ r"""Scores of the pictures that a model draws: as asked, varied and not copied.
 A model is asked for captions of pictures that it was not trained on. Pictures drawn
 without guidance are samples of its :math:`p(x) = E_c\, p(x \mid c)`; their distances to the nearest
 training pictures tell copies. Pictures drawn with guidance are read: scenes by the nearest
-rendering (:mod:`kan_diffusion.pictures.oracle`), with combinations that are trained on and with
+rendering (:mod:`kan_diffusion.pictures.scenes`), with combinations that are trained on and with
 held-out ones, and classes by a support vector machine. All models of a seed start from the same
 noise, and each score stands beside that of real pictures.
 
@@ -31,9 +31,8 @@ from torch import Tensor
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import Measure
 from kan_diffusion.evaluation.privacy import copies
-from kan_diffusion.pictures.oracle import score_scenes
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.pictures.scenes import Combinations, captions, draw_scenes, render
+from kan_diffusion.pictures.scenes import Combinations, captions, draw_scenes, render, score_scenes
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.study.config import TrialConfig

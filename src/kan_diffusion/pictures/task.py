@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -67,7 +66,6 @@ _SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
 """Pictures that training sees if the data have ``_SCENES`` pictures, and the fewest it sees."""
 _CLASS_GUIDANCE, _PROMPT_GUIDANCE = 2.0, 4.0
 """Classes need less guidance than prompts that compose."""
-_IN = {"L": "grey", "RGB": "colour", "RGBA": "colour and opacity"}
 _LONGEST_NAME, _MOST_ACROSS = 60, 16
 """Letters of a file's name, and pictures in a row of a contact sheet."""
 
@@ -152,18 +150,21 @@ class PictureTask(Task):
         denoiser.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))
         return denoiser
 
-    def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
-        """Returns the tokens of captions."""
-        return _tokens(denoiser, _known(PictureDataset, dataset).labels)
+    def conditions(
+        self, denoiser: Denoiser, dataset: Dataset, rows: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the tokens of captions, see :meth:`.Task.conditions`."""
+        pictures = _known(PictureDataset, dataset)
+        labels = pictures.labels if rows is None else pictures.heldout_labels.iloc[rows.numpy()]
+        return {"input_ids": _known(PictureDenoiser, denoiser).vocabulary.tokens(labels["caption"])}
 
     def pipeline(
         self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
     ) -> PictureDiffusionPipeline:
         """Makes the pipeline of a trained denoiser."""
-        mode, process = _known(PictureDataset, dataset).codec.mode, config.process
-        scheduler = make_scheduler(config.sampling.scheduler, process)
+        scheduler = make_scheduler(config.sampling.scheduler, config.process)
         network = _known(PictureDenoiser, denoiser)
-        return PictureDiffusionPipeline(network, process, mode, scheduler)
+        return PictureDiffusionPipeline(network, config.process, scheduler)
 
     def points(self, pipeline: SamplePipeline) -> PointDiffusionPipeline:
         """Refuses: pictures are no points, see :meth:`.Task.points`."""
@@ -171,13 +172,6 @@ class PictureTask(Task):
             "this is a model of pictures, and only models of points and tables can be used so; "
             "draw from it with 'kan-diffusion sample', judge it with 'kan-diffusion evaluate'"
         )
-
-    def _conditions_of(
-        self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
-    ) -> dict[str, Tensor]:
-        assert rows is not None
-        labels = _known(PictureDataset, dataset).heldout_labels.iloc[rows.numpy()]
-        return _tokens(pipeline.denoiser, labels)
 
     def _score(
         self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
@@ -226,7 +220,7 @@ class PictureTask(Task):
     ) -> Drawn:
         """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
         drawing, num = _known(PictureDiffusionPipeline, pipeline), num or self.num
-        prompts, vocabulary = [*asked.prompts, *asked.classes], drawing.denoiser.vocabulary
+        prompts, vocabulary = asked.requests, drawing.denoiser.vocabulary
         if unknown := vocabulary.unknown(asked.classes):
             raise KanDiffusionError(f"there is no such class: {unknown[0]}")
         for sentence in vocabulary.unknown(asked.prompts):
@@ -247,10 +241,11 @@ class PictureTask(Task):
     def describe(self, source: Source, dataset: Dataset) -> str:
         """Says which pictures there are."""
         pictures = _known(PictureDataset, dataset)
-        size, caption = pictures.codec.size, pictures.labels["caption"][0]
+        (channels, *sides), caption = pictures.shape, pictures.labels["caption"][0]
         text = (
-            f"{len(pictures.train):,} pictures of {size} x {size} pixels in "
-            f"{_IN[pictures.codec.mode]} to train on, {len(pictures.heldout):,} held out, "
+            f"{len(pictures.train):,} pictures of {' x '.join(map(str, sides))} pixels in "
+            f"{'grey' if channels == 1 else 'colour'} to train on, {len(pictures.heldout):,} held "
+            "out, "
         )
         text += f"with captions such as '{caption}'" if caption else "without captions"
         if pictures.classes:
@@ -279,8 +274,3 @@ def _known(kind: type[T], thing: object) -> T:
     """Returns what the task of pictures is called with, as the kind that it is."""
     assert isinstance(thing, kind)
     return thing
-
-
-def _tokens(denoiser: Denoiser, labels: pd.DataFrame) -> dict[str, Tensor]:
-    """Returns the tokens of captions, as conditions."""
-    return {"input_ids": _known(PictureDenoiser, denoiser).vocabulary.tokens(labels["caption"])}

@@ -162,6 +162,11 @@ class Asked:
     like: Path | None = None
     trails: int | None = None
 
+    @property
+    def requests(self) -> list[str]:
+        """Prompts, then classes."""
+        return [*self.prompts, *self.classes]
+
 
 NOTHING_ASKED = Asked()
 
@@ -264,8 +269,10 @@ class Task:
             generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
         )
 
-    def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
-        """Returns the conditions of each training sample, by name."""
+    def conditions(
+        self, denoiser: Denoiser, dataset: Dataset, rows: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the conditions of training samples, or of held-out ``rows`` (n,), by name."""
         return {}
 
     def pipeline(self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> SamplePipeline:
@@ -352,7 +359,7 @@ class Task:
             shared.draw,
             config.process,
             config.judging.num_levels,
-            self._conditions_of(pipeline, dataset, shared.draw.rows),
+            self.conditions(pipeline.denoiser, dataset, shared.draw.rows),
         )
         row: Row = {
             "oracle": dataset.oracle,
@@ -363,12 +370,6 @@ class Task:
         }
         scored, generated = self._score(config, dataset, pipeline, shared)
         return finite(row | scored), finite([asdict(level) for level in scores.levels]), generated
-
-    def _conditions_of(
-        self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Returns the conditions of held-out samples with given indices, by name."""
-        return {}
 
     def _score(
         self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference

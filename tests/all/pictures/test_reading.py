@@ -6,8 +6,7 @@ import torch
 from helpers import refused, seeded
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import DataError
-from kan_diffusion.pictures.oracle import score_scenes
-from kan_diffusion.pictures.scenes import captions, draw_scenes, render
+from kan_diffusion.pictures.scenes import captions, draw_scenes, render, score_scenes
 from kan_diffusion.pictures.scores import ClassJudge
 from kan_diffusion.pictures.sources import PictureData
 
