@@ -55,22 +55,17 @@ def test_a_timestep_is_told_the_mean_of_a_context(family):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shape": (3, 8)}, "squares of .* not 3 x 8"),
         ({"shape": (3, 8, 6)}, "squares of .* not 3 x 8 x 6"),
         ({"shape": (3, 9, 9)}, "1,024 that 2 divides, .* not 3 x 9 x 9"),
         ({"shape": (3, 10**6, 10**6)}, "at most 1,024 .* not 3 x 1000000 x"),
         ({"feed_forward": "groped"}, "did you mean 'grouped'"),
         ({"channels": ()}, r"multiples of 8, the last of 16, .* not \[\] and 4"),
         ({"channels": (8, 12)}, r"multiples of 8, the last of 16, .* not \[8, 12\]"),
-        ({"channels": (8, 24)}, r"multiples of 8, the last of 16, .* not \[8, 24\]"),
-        ({"channels": (-8, 16)}, r"multiples of 8, the last of 16, .* not \[-8, 16\]"),
         ({"channels": (8, 8 * 10**6)}, "layers of at most"),
-        ({"channels": (16,) * 6}, "that 32 divides"),
         ({"channels": (8,) * 10**5}, "1 to 11 numbers of channels"),
         ({"hidden": (8, 8, 8)}, "an even number of feed-forwards, four or more"),
         ({"architecture": "dit", "width": 10**7}, "layers of at most"),
         ({"architecture": "dit", "width": 15}, "a multiple of 16, not 4 and 15"),
-        ({"architecture": "dit", "hidden": ()}, "a block or more"),
         ({"architecture": "cnn"}, "unknown architecture"),
     ],
 )

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 
@@ -76,12 +75,11 @@ def test_an_empty_prompt_is_none_and_the_denoiser_is_called_once_a_step(untraine
 
 
 def test_pictures_are_those_of_the_samples(untrained):
-    options = {"num_images_per_prompt": 2, "num_inference_steps": 4}
-    pictures = untrained("a dark picture", generator=seeded(1), **options).images
-    samples = untrained("a dark picture", generator=seeded(1), output_type="pt", **options).images
-    levels = np.stack([np.array(picture) for picture in pictures])
-    expected = ((samples[:, 0].double() + 1) * 127.5).round().numpy()
-    assert np.array_equal(levels, expected)
+    pictures, samples = (
+        untrained("a dark picture", 4, generator=seeded(1), output_type=kind).images
+        for kind in ("pil", "pt")
+    )
+    assert pictures == untrained.codec.decode(samples)
     assert {picture.mode for picture in pictures} == {"L"}
 
 
@@ -95,7 +93,6 @@ def test_a_saved_pipeline_draws_the_same_and_knows_the_same_words(untrained, tmp
     # Nothing is built before it is compared with the weights.
     for old, new, message in (
         ("a dark picture ,", "a dark ,", r"token_embedding.* \(11, 64\) there and \(10, 64\)"),
-        ('"prompt_length": 14', '"prompt_length": 9000000', r"position_embedding.* \(9000000, 64"),
         ('"prompt_length": 14', '"prompt_length": 90000000000', "90000000000 is out of range"),
     ):
         assert old in as_saved

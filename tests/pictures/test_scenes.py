@@ -75,13 +75,6 @@ def test_coverages_have_the_area_and_the_centre_of_their_shape(size):
         assert (masks.max(axis=1) > 0).sum(axis=1).max() <= wide + 2
 
 
-def test_small_pictures_are_the_average_of_large_ones():
-    small, large = (_levels(_drawn(100, 1), size) for size in (16, 32))
-    halved = large.reshape(-1, 16, 2, 16, 2, 3).mean(axis=(2, 4))
-    # Coverages are rounded to sixteenths, before and after the average.
-    assert np.abs(halved - small).max() <= 240 / 16 + 1e-9
-
-
 def test_all_scenes_are_different_and_places_are_ninths():
     masks = (16 * coverages(16).numpy()).astype(np.uint8)
     assert len({mask.tobytes() for mask in masks}) == len(masks) == 3272
@@ -137,10 +130,9 @@ def test_captions_use_every_wording_equally_and_are_read_back():
 
 
 def test_prompts_are_read_in_any_order():
-    asked = parse("A large, green star at the bottom right on a black background")
+    asked = parse("A star at the bottom right, large and green, on a black background")
     place = {"place": "bottom right", "background": "black"}
     assert asked == {"size": "large", "colour": "green", "shape": "star", **place}
-    assert parse("a circle in the centre") == {"shape": "circle", "place": "centre"}
 
 
 @pytest.mark.parametrize(
@@ -148,11 +140,8 @@ def test_prompts_are_read_in_any_order():
     [
         ("a purpel star", "unknown word 'purpel', did you mean 'purple'"),
         ("a red", "names no shape; known: circle, square, triangle, star"),
-        ("", "names no shape"),
         ("a red star circle", "'circle' is a second shape"),
         ("a red star and a red star", "'red' is a second colour; ask for one object"),
-        ("a star at the top left of a circle", "'circle' is a second shape"),
-        ("a star left of a circle", "unknown word 'left'"),
         ("a star on pink", "unknown word 'pink'.*on black, on white"),
         ("a black star", "unknown word 'black', did you mean 'on black'"),
     ],

@@ -1,7 +1,5 @@
 import json
 import shutil
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -164,28 +162,16 @@ def test_a_folder_is_pinned_by_its_content(folder):
     _write_captions(folder)
     config = PictureData(pictures=str(folder), size=8).pinned()
     assert len(config.sha256) == 64
-    assert config.pinned() == config
     before = (folder / "metadata.csv").read_text()
     (folder / "metadata.csv").write_text(before.replace("picture 03", "picture 3"))
-    for use in (load_dataset, PictureData.pinned):
-        with refused("'.*own' has changed since this run was set up; put its files", DataError):
-            use(config)
+    with refused("'.*own' has changed since this run was set up; put its files", DataError):
+        load_dataset(config)
     (folder / "metadata.csv").write_text(before)
-    load_dataset(config)
+    assert config.pinned() == config
     (folder / "03.png").rename(folder / "003.png")
     _write_captions(folder)
     with refused("has changed since", DataError):
-        load_dataset(config)
-
-
-def _write_bomb(path):
-    """A picture of a few bytes that says it has ten thousand million pixels."""
-    head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n"
-    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(b"0" * 100)), (b"IEND", b"")):
-        content += struct.pack(">I", len(data)) + kind + data
-        content += struct.pack(">I", zlib.crc32(kind + data))
-    path.write_bytes(content)
+        config.pinned()
 
 
 def _line(text):
@@ -208,16 +194,12 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
     for number, (spoil, message) in enumerate([
         (lambda root: (root / "05.png").write_bytes(fifth[:150]), "'05.png' is no .*truncated"),
         (lambda root: (root / "05.png").write_text("no"), "'05.png' is no picture that can be r"),
-        (lambda root: _write_bomb(root / "bomb.png"), "'bomb.png' is .*Image size .* exceeds"),
         (lambda root: Image.new("F", (8, 8)).save(root / "x.tiff"), "'x.tiff': .* of 16 or 32 b"),
         (lambda root: _write_captions(root, ["00.png"]), "no caption for '01.png' and 10 more"),
         (_line("../x.png,out"), "'metadata.csv': '../x.png' is no picture of the folder"),
-        (_line("/etc/x.png,out"), "'/etc/x.png' is no picture of the folder"),
         (_line("03.png,again"), "'03.png' has a caption already"),
         (_line("03.png,a,b"), "'metadata.csv' cannot be read .*line 14.* in double quotes"),
         (_metadata(b"file_name,text\n00.png, \n"), "no caption for '00.png' and 11 more"),
-        (_metadata(b"file_name,text\n"), "no caption for '00.png' and 11 more"),
-        (_metadata(b""), "'metadata.csv' cannot be read"),
         (_metadata(b"file_name,label\n00.png,1\n"), "with the columns file_name and text .'text'"),
         (_metadata(b"file_name,text\n00.png,\xff\n"), "'metadata.csv' cannot be read as UTF-8"),
         (_metadata(b'file_name,text\n00.png,"a\n'), "'metadata.csv' cannot be read .*quotes"),
@@ -225,18 +207,22 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
         (_metadata(b"[1]", "jsonl"), "with the columns .*'file_name'"),
         (_metadata(b'{"file_name": "00.png", "text": 3}', "jsonl"), r"00.png', 3\) are no two te"),
         (lambda root: (root / "x.png").symlink_to("/etc/hostname"), "'x.png' .* is a link that le"),
-        (lambda root: (root / "x").symlink_to("/etc"), "'x' in '.*own' is a link that leads"),
         (lambda root: [p.unlink() for p in root.glob("0*.png")], "has 2 pictures .*; at least 10"),
         (lambda root: [write_noise(root / kind / "x.png") for kind in "ab"],
          "'00.png' lies beside the folders of classes"),
         (shutil.rmtree, "is no folder; give a folder"),
-        (lambda root: (shutil.rmtree(root), root.touch()), "is no folder; give a folder"),
     ]):  # fmt: skip
         root = shutil.copytree(folder, tmp_path / str(number) / "own")
         spoil(root)
         with refused(message, DataError):
             load_dataset(PictureData(pictures=str(root), size=8))
-    monkeypatch.setattr("kan_diffusion.pictures.sources.MOST_VALUES", 1_000)
-    words = "12 pictures of 16 pixels .* fit, take fewer pictures or a smaller size"
-    with refused(words, DataError):
-        load_dataset(PictureData(pictures=str(folder), size=16))
+    for place, message in (
+        ("PIL.Image.MAX_IMAGE_PIXELS", "'00.png' is .*Image size .* exceeds"),
+        (
+            "kan_diffusion.pictures.sources.MOST_VALUES",
+            "12 pictures of 8 pixels .* fit, take fewer",
+        ),
+    ):
+        monkeypatch.setattr(place, 40)
+        with refused(message, DataError):
+            load_dataset(PictureData(pictures=str(folder), size=8))

@@ -67,10 +67,9 @@ class PictureCodec(Settings):
         Raises:
             KanDiffusionError: C is neither 1 nor 3, or S is out of range.
         """
+        mode = {1: "L", 3: "RGB"}.get(shape[0])
         with valid_settings(f"pictures of shape {tuple(shape)}"):
-            return cls.model_validate({
-                "size": shape[-1], "mode": {1: "L", 3: "RGB"}.get(shape[0]),
-            })  # fmt: skip
+            return cls.model_validate({"size": shape[-1], "mode": mode})
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,11 +25,10 @@ from torch import Tensor
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import Family, Setting, get_family
+from kan_diffusion.denoisers.families import Setting, get_family
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
     SamplePipeline,
-    StepCallback,
     make_scheduler,
 )
 from kan_diffusion.errors import KanDiffusionError
@@ -83,14 +83,11 @@ class PictureTask(Task):
     file = "pictures"
     num = 16
     pipeline_class = PictureDiffusionPipeline
+    families = PICTURE_FAMILIES
     family = "unet-kan"
     process = "flow"
     one_thread = False
     measures = PICTURE_MEASURES
-
-    def families(self) -> Mapping[str, Family]:
-        """Lists all families of pictures."""
-        return PICTURE_FAMILIES
 
     def suggest(
         self, dataset: Dataset, family: str, process: Process, params: int | None
@@ -186,26 +183,13 @@ class PictureTask(Task):
         draws = trial.judging.num_samples * trial.sampling.steps * _STEPS_A_DRAW
         return draws / trial.training.batch_size * step()
 
-    def draw_shown(
-        self,
-        pipeline: SamplePipeline,
-        dataset: Dataset,
-        num: int,
-        steps: int,
-        guidance: float,
-        generator: torch.Generator,
-        on_step: StepCallback,
-    ) -> None:
-        """Draws the pictures that a report asks for, see :meth:`.Task.draw_shown`."""
+    def to_show(
+        self, pipeline: SamplePipeline, dataset: Dataset, num: int, guidance: float
+    ) -> Callable[..., object]:
+        """Prepares to draw the pictures that a report asks for, see :meth:`.Task.to_show`."""
         prompts, _ = shown(_known(PictureDataset, dataset), num)
-        _known(PictureDiffusionPipeline, pipeline)(
-            prompts,
-            steps,
-            guidance_scale=guidance,
-            generator=generator,
-            output_type="pt",
-            callback_on_step_end=on_step,
-        )
+        drawing = _known(PictureDiffusionPipeline, pipeline)
+        return partial(drawing, prompts, guidance_scale=guidance, output_type="pt")
 
     def require_place(self, place: Path) -> None:
         """Allows any folder."""
@@ -232,11 +216,10 @@ class PictureTask(Task):
             guidance_scale=asked.guidance,
             generator=generator,
         ).images
-        groups = [
-            (prompt, pictures[place * num : (place + 1) * num])
-            for place, prompt in enumerate(prompts or [""])
-        ]
-        return Drawn(f"{len(pictures):,} pictures", lambda folder: _write(folder, groups))
+        asked_for = prompts or [""]
+        return Drawn(
+            f"{len(pictures):,} pictures", lambda folder: _write(folder, asked_for, pictures)
+        )
 
     def describe(self, source: Source, dataset: Dataset) -> str:
         """Says which pictures there are."""
@@ -253,18 +236,19 @@ class PictureTask(Task):
         return text
 
 
-def _write(folder: Path, drawn: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
+def _write(folder: Path, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> None:
     """Writes pictures as PNG files named after what was asked for, and a contact sheet of all."""
     folder.mkdir(parents=True, exist_ok=True)
+    num, several = len(pictures) // len(prompts), len(prompts) > 1
+    # One prompt alone is as square as possible.
+    across = _MOST_ACROSS if several else math.ceil(math.sqrt(num))
     files, rows = dict[str, Image.Image](), list[Sequence[Image.Image]]()
-    for place, (asked, pictures) in enumerate(drawn, start=1):
-        slug = re.sub(r"[^a-z0-9]+", "-", asked.lower()).strip("-")[:_LONGEST_NAME] or "picture"
-        stem = f"{place:02}-{slug}" if len(drawn) > 1 else slug
-        digits = len(str(len(pictures)))
-        files |= {f"{stem}-{n:0{digits}}.png": each for n, each in enumerate(pictures, start=1)}
-        # One prompt alone is as square as possible.
-        across = _MOST_ACROSS if len(drawn) > 1 else math.ceil(math.sqrt(len(pictures)))
-        rows += [pictures[k : k + across] for k in range(0, len(pictures), across)]
+    for place, prompt in enumerate(prompts):
+        slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_LONGEST_NAME] or "picture"
+        stem = f"{place + 1:02}-{slug}" if several else slug
+        drawn = pictures[place * num : (place + 1) * num]
+        files |= {f"{stem}-{n:0{len(str(num))}}.png": each for n, each in enumerate(drawn, start=1)}
+        rows += [drawn[k : k + across] for k in range(0, num, across)]
     for name, picture in {**files, "sheet.png": contact_sheet(rows)}.items():
         with whole_file(folder / name) as temporary:
             picture.save(temporary, "PNG")
