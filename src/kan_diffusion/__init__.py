@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from kan_diffusion.kanified.conversion import kanify as kanify
     from kan_diffusion.kanified.recipe import load_kanified as load_kanified
     from kan_diffusion.kanified.recipe import save_kanified as save_kanified
-    from kan_diffusion.pictures.codec import PictureCodec as PictureCodec
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
     from kan_diffusion.pictures.prompts import Vocabulary as Vocabulary
     from kan_diffusion.pictures.scenes import score_scenes as score_scenes
@@ -74,7 +73,6 @@ _NAMES = {
     "tables.codec": ["TableCodec"],
     "data.sources": ["ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
-    "pictures.codec": ["PictureCodec"],
     "data.toys": ["TOYS", "make_toy"],
     "denoisers.families": ["FAMILIES", "build_denoiser"],
     "denoisers.formula": ["FormulaDenoiser"],

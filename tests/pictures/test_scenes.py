@@ -8,7 +8,7 @@ import torch
 
 from helpers import refused, seeded
 from kan_diffusion.errors import DataError
-from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.codec import decode, encode
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -39,23 +39,17 @@ def _first(**properties):
     return TABLE.index[np.logical_and.reduce(met)][0]
 
 
-def _levels(scenes, size):
-    """The pictures of scenes in 8 bits, (n, size, size, 3)."""
-    pictures = PictureCodec(size=size).decode(render(scenes, size))
-    return np.stack([np.asarray(picture) for picture in pictures]).astype(float)
-
-
 @pytest.mark.parametrize("size", [16, 32])
 def test_pictures_are_linear_in_the_coverage_of_their_object(size):
-    codec, scenes = PictureCodec(size=size), _drawn(50, combinations="all")
-    samples, levels = render(scenes, size), _levels(scenes, size)
-    assert codec.encode(codec.decode(samples)).equal(samples)
-    for row, picture in zip(scenes, levels, strict=True):
+    scenes = _drawn(50, combinations="all")
+    samples = render(scenes, size)
+    assert encode(decode(samples), size).equal(samples)
+    for row, picture in zip(scenes, decode(samples), strict=True):
         background, colour = BACKGROUNDS[TABLE.background[row]], COLOURS[TABLE.colour[row]]
         cover = coverages(size)[row % 3272].double().numpy()[:, None]
         expected = background + cover * np.subtract(colour, background)
         # Exact in 8 bits: nothing was rounded.
-        np.testing.assert_array_equal(picture.reshape(-1, 3), expected)
+        np.testing.assert_array_equal(np.asarray(picture).reshape(-1, 3), expected)
 
 
 @pytest.mark.parametrize("size", [16, 32])
@@ -135,22 +129,6 @@ def test_prompts_are_read_in_any_order():
     assert asked == {"size": "large", "colour": "green", "shape": "star", **place}
 
 
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
-        ("a purpel star", "unknown word 'purpel', did you mean 'purple'"),
-        ("a red", "names no shape; known: circle, square, triangle, star"),
-        ("a red star circle", "'circle' is a second shape"),
-        ("a red star and a red star", "'red' is a second colour; ask for one object"),
-        ("a star on pink", "unknown word 'pink'.*on black, on white"),
-        ("a black star", "unknown word 'black', did you mean 'on black'"),
-    ],
-)
-def test_prompts_that_cannot_be_read_are_refused(prompt, message):
-    with refused(message, DataError):
-        parse(prompt)
-
-
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_a_scene_is_read_as_the_nearest_of_all_renderings(noise):
     scenes = _drawn(40, 1, "all")
@@ -174,14 +152,19 @@ def test_scores_are_shares_of_those_that_were_asked():
     assert scores == pytest.approx({**expected, "all": 2 / 3}, nan_ok=True)
 
 
-def test_pictures_that_are_no_scenes_are_refused():
+def test_what_is_no_prompt_and_no_scene_is_refused():
     picture = render([0], 16)
-    for samples, message in (
-        (picture[:, :1], r"shape \(n, 3, S, S\), got"),
-        (picture * np.nan, "not finite"),
-        (picture[..., :8, :8], "16 or 32 pixels a side, not 8"),
+    for call, given, message in (
+        (parse, "a purpel star", "unknown word 'purpel', did you mean 'purple'"),
+        (parse, "a red", "names no shape; known: circle, square, triangle, star"),
+        (parse, "a red star circle", "'circle' is a second shape"),
+        (parse, "a red star and a red star", "'red' is a second colour; ask for one object"),
+        (parse, "a star on pink", "unknown word 'pink'.*on black, on white"),
+        (parse, "a black star", "unknown word 'black', did you mean 'on black'"),
+        (read_scenes, picture[:, :1], r"shape \(n, 3, S, S\), got"),
+        (read_scenes, picture * np.nan, "not finite"),
+        (read_scenes, picture[..., :8, :8], "16 or 32 pixels a side, not 8"),
+        (lambda none: score_scenes(picture, none), [], "a prompt for each picture"),
     ):
         with refused(message, DataError):
-            read_scenes(samples)
-    with refused("a prompt for each picture", DataError):
-        score_scenes(picture, [])
+            call(given)

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from helpers import refused
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import DataError
+from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.scenes import score_scenes
 from kan_diffusion.pictures.sources import PictureData
 from picture_folders import write_noise
@@ -53,7 +54,7 @@ def test_shapes_are_as_their_captions_say_and_sizes_and_modes_as_asked():
     dataset = load_dataset(PictureData(pictures="shapes", size=32, num_pictures=5))
     assert (dataset.train.shape, len(dataset.heldout)) == ((5, 3, 32, 32), 4)
     dataset = load_dataset(PictureData(pictures="digits", size=16, mode="RGB"))
-    assert dataset.shape == dataset.codec.shape == (3, 16, 16)
+    assert dataset.shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def _load(root, **settings):
         (dataset.train, dataset.labels),
         (dataset.heldout, dataset.heldout_labels),
     ):
-        for row, picture in enumerate(dataset.codec.decode(samples)):
+        for row, picture in enumerate(decode(samples)):
             caption, kind = labels.loc[row, ["caption", "class"]]
             said[picture.tobytes()] = f"{kind}:{caption}" if dataset.classes else caption
     return said, dataset
@@ -116,7 +117,7 @@ def test_captions_go_with_their_pictures(folder, form):
         (folder / "metadata.jsonl").write_text("\r\n".join(lines), "utf-8", newline="")
     said, dataset = _load(folder)
     assert said == {_bytes(path): f"picture {path.stem}, drawn" for path in paths}
-    assert (dataset.name, dataset.codec.mode) == ("own", "RGB")
+    assert (dataset.name, dataset.shape) == ("own", (3, 8, 8))
 
 
 def test_folders_are_classes_but_for_parts_and_may_have_captions(tmp_path):
@@ -136,12 +137,12 @@ def test_pictures_are_grey_if_all_are_or_as_asked(tmp_path):
     for index in range(NUM):
         write_noise(tmp_path / f"{index}.png", index, "L")
     said, dataset = _load(tmp_path)
-    assert dataset.codec.mode == "L"
+    assert dataset.shape == (1, 8, 8)
     assert said.keys() == {_bytes(path) for path in tmp_path.glob("*.png")}
-    assert _load(tmp_path, mode="RGB")[1].codec.mode == "RGB"
+    assert _load(tmp_path, mode="RGB")[1].shape == (3, 8, 8)
     write_noise(tmp_path / "other.png", 50, "LA", (40, 20))
-    assert _load(tmp_path)[1].codec.mode == "RGB"
-    assert _load(tmp_path, mode="L")[1].codec.mode == "L"
+    assert _load(tmp_path)[1].shape == (3, 8, 8)
+    assert _load(tmp_path, mode="L")[1].shape == (1, 8, 8)
 
 
 def test_pictures_stand_upright_and_other_files_do_not_count(folder):
@@ -174,48 +175,31 @@ def test_a_folder_is_pinned_by_its_content(folder):
         config.pinned()
 
 
-def _line(text):
-    """Adds a line to the captions of all pictures."""
-
-    def spoil(root):
-        _write_captions(root)
-        with (root / "metadata.csv").open("a") as file:
-            file.write(text + "\n")
-
-    return spoil
-
-
-def _metadata(content, form="csv"):
-    return lambda root: (root / f"metadata.{form}").write_bytes(content)
-
-
 def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
-    fifth = (folder / "05.png").read_bytes()
-    for number, (spoil, message) in enumerate([
-        (lambda root: (root / "05.png").write_bytes(fifth[:150]), "'05.png' is no .*truncated"),
-        (lambda root: (root / "05.png").write_text("no"), "'05.png' is no picture that can be r"),
-        (lambda root: Image.new("F", (8, 8)).save(root / "x.tiff"), "'x.tiff': .* of 16 or 32 b"),
-        (lambda root: _write_captions(root, ["00.png"]), "no caption for '01.png' and 10 more"),
-        (_line("../x.png,out"), "'metadata.csv': '../x.png' is no picture of the folder"),
-        (_line("03.png,again"), "'03.png' has a caption already"),
-        (_line("03.png,a,b"), "'metadata.csv' cannot be read .*line 14.* in double quotes"),
-        (_metadata(b"file_name,text\n00.png, \n"), "no caption for '00.png' and 11 more"),
-        (_metadata(b"file_name,label\n00.png,1\n"), "with the columns file_name and text .'text'"),
-        (_metadata(b"file_name,text\n00.png,\xff\n"), "'metadata.csv' cannot be read as UTF-8"),
-        (_metadata(b'file_name,text\n00.png,"a\n'), "'metadata.csv' cannot be read .*quotes"),
-        (_metadata(b'{"text": "00.png"', "jsonl"), "'metadata.jsonl' cannot be read .*one object"),
-        (_metadata(b"[1]", "jsonl"), "with the columns .*'file_name'"),
-        (_metadata(b'{"file_name": "00.png", "text": 3}', "jsonl"), r"00.png', 3\) are no two te"),
-        (lambda root: (root / "x.png").symlink_to("/etc/hostname"), "'x.png' .* is a link that le"),
-        (lambda root: [p.unlink() for p in root.glob("0*.png")], "has 2 pictures .*; at least 10"),
-        (lambda root: [write_noise(root / kind / "x.png") for kind in "ab"],
-         "'00.png' lies beside the folders of classes"),
-        (shutil.rmtree, "is no folder; give a folder"),
+    fifth, head = (folder / "05.png").read_bytes(), b"file_name,text\n"
+    full = head + b"".join(b"%02d.png,a\n" % index for index in range(NUM))
+    for number, (name, content, message) in enumerate([
+        ("05.png", fifth[:150], "'05.png' is no .*truncated"),
+        ("05.png", b"no", "'05.png' is no picture that can be read"),
+        ("x.pgm", b"P5 8 8 65535\n" + bytes(128), "'x.pgm': .* of 16 or 32 bits"),
+        ("a/x.png", fifth, "'00.png' lies beside the folders of classes"),
+        ("metadata.csv", head + b"00.png,a", "no caption for '01.png' and 10 more"),
+        ("metadata.csv", head + b"00.png, ", "no caption for '00.png' and 11 more"),
+        ("metadata.csv", full + b"../x.png,out", "csv': '../x.png' is no picture of the folder"),
+        ("metadata.csv", full + b"03.png,again", "'03.png' has a caption already"),
+        ("metadata.csv", full + b"03.png,a,b", "cannot be read .*line 14.* in double quotes"),
+        ("metadata.csv", b"file_name,label\n00.png,1", "the columns file_name and text .'text'"),
+        ("metadata.csv", head + b"00.png,\xff", "'metadata.csv' cannot be read as UTF-8"),
+        ("metadata.csv", head + b'00.png,"a', "'metadata.csv' cannot be read .*quotes"),
+        ("metadata.jsonl", b'{"text": "00.png"', "'metadata.jsonl' cannot be read .*one object"),
+        ("metadata.jsonl", b"[1]", "with the columns .*'file_name'"),
+        ("metadata.jsonl", b'{"file_name": "a", "text": 3}', r"\('a', 3\) are no two texts"),
     ]):  # fmt: skip
-        root = shutil.copytree(folder, tmp_path / str(number) / "own")
-        spoil(root)
+        path = shutil.copytree(folder, tmp_path / str(number)) / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
         with refused(message, DataError):
-            load_dataset(PictureData(pictures=str(root), size=8))
+            load_dataset(PictureData(pictures=str(tmp_path / str(number)), size=8))
     for place, message in (
         ("PIL.Image.MAX_IMAGE_PIXELS", "'00.png' is .*Image size .* exceeds"),
         (
@@ -226,3 +210,12 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
         monkeypatch.setattr(place, 40)
         with refused(message, DataError):
             load_dataset(PictureData(pictures=str(folder), size=8))
+    few = tmp_path / "few"
+    for spoil, message in (
+        (lambda: None, "is no folder; give a folder"),
+        (few.mkdir, "has 0 pictures .*; at least 10"),
+        (lambda: (few / "x.png").symlink_to("/etc/hostname"), "'x.png' .* is a link that leads"),
+    ):
+        spoil()
+        with refused(message, DataError):
+            load_dataset(PictureData(pictures=str(few)))

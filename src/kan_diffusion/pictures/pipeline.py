@@ -16,7 +16,7 @@ from diffusers import ImagePipelineOutput, SchedulerMixin
 
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.processes import Process
 
@@ -32,12 +32,6 @@ class PictureDiffusionPipeline(SamplePipeline):
         denoiser: The trained network.
         process: The process it was trained for, or its settings.
         scheduler: Any diffusers scheduler of the process; its default when None.
-
-    Attributes:
-        codec: The map between samples and pictures.
-
-    Raises:
-        KanDiffusionError: The denoiser's samples are neither grey pictures nor pictures in colour.
     """
 
     _denoiser_class = PictureDenoiser
@@ -50,7 +44,6 @@ class PictureDiffusionPipeline(SamplePipeline):
     ) -> None:
         super().__init__()
         self._setup_sampling(denoiser, process, scheduler)
-        self.codec = PictureCodec.of(denoiser.sample_shape)
 
     @torch.no_grad()
     def __call__(
@@ -103,7 +96,7 @@ class PictureDiffusionPipeline(SamplePipeline):
             len(asked), num_inference_steps, generator, {"input_ids": asked},
             {"input_ids": absent}, guidance_scale, batch_size, callback_on_step_end,
         )  # fmt: skip
-        images = samples.clamp(-1, 1) if output_type == "pt" else self.codec.decode(samples)
+        images = samples.clamp(-1, 1) if output_type == "pt" else decode(samples)
         if not return_dict:
             return (images,)
         return ImagePipelineOutput(images=images)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from kan_diffusion.evaluation.metrics import Measure
 from kan_diffusion.evaluation.privacy import copies
+from kan_diffusion.pictures.codec import decode, encode
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scenes import Combinations, captions, draw_scenes, render, score_scenes
 from kan_diffusion.pictures.sources import PictureDataset
@@ -202,10 +203,9 @@ def _copied(
     dataset: PictureDataset, plain: Tensor, num: int, names: tuple[int, int, str]
 ) -> dict[str, float]:
     """Compares drawn pictures (n, C, S, S), and real ones, with training pictures."""
-    codec = dataset.codec  # drawn pictures are rounded to 8 bits, as they are shown
-    made, train = _flat(codec.encode(codec.decode(plain))), _flat(dataset.train)
-    heldout = _flat(dataset.heldout[: len(plain)])
-    found = copies(made, train, heldout, numpy_generator("copies", *names))
+    made = encode(decode(plain), plain.shape[-1])  # rounded to 8 bits, as they are shown
+    train, heldout = _flat(dataset.train), _flat(dataset.heldout[: len(plain)])
+    found = copies(_flat(made), train, heldout, numpy_generator("copies", *names))
     one, other = map(_flat, dataset.fresh_pair(num, torch_generator("real pairs", *names)))
     of_real = copies(one, train, other, numpy_generator("real pairs", *names))
     return {

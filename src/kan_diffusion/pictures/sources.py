@@ -36,7 +36,7 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import Source
 from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
 from kan_diffusion.limits import MOST_SIDE, MOST_VALUES
-from kan_diffusion.pictures.codec import Mode, PictureCodec, squared
+from kan_diffusion.pictures.codec import Mode, encode, squared
 from kan_diffusion.pictures.scenes import SHAPE_SIDES, SceneOracle, captions, draw_scenes, render
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import require_name
@@ -76,11 +76,6 @@ class PictureDataset(Dataset):
     labels: pd.DataFrame
     heldout_labels: pd.DataFrame
     scenes: bool = False
-
-    @property
-    def codec(self) -> PictureCodec:
-        """The map between pictures and samples."""
-        return PictureCodec.of(self.shape)
 
     @property
     def classes(self) -> list[str]:
@@ -286,8 +281,7 @@ def _read_digits(config: PictureData, study_seed: int) -> tuple[Tensor, pd.DataF
         wording.format(a="an" if name == "eight" else "a", name=name)
         for wording, name in zip(generator.choice(_DIGIT_WORDINGS, len(names)), names, strict=True)
     ]
-    codec = PictureCodec(size=config.side, mode=config.mode or "L")
-    samples = codec.encode([Image.fromarray(value) for value in values])
+    samples = encode([Image.fromarray(value) for value in values], config.side, config.mode)
     return samples, pd.DataFrame({"caption": told, "class": pd.Categorical(names, _DIGITS)})
 
 
@@ -305,11 +299,9 @@ def _read_files(
     said = _captions(root, names, texts) if texts else labels["class"].astype(object).fillna("")
     labels.insert(0, "caption", said)
     pictures = [_opened(root, name, size) for name in names]
-    shared = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
-    codec = PictureCodec.model_validate({"size": size, "mode": mode or shared})
     digests = [(name, _sha256((root / name).read_bytes())) for name in (*names, *texts)]
     sha256 = _sha256("".join(f"{name}\0{digest}\n" for name, digest in digests).encode())
-    return codec.encode(pictures), labels, sha256
+    return encode(pictures, size, mode), labels, sha256
 
 
 def _sha256(content: bytes) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
 from kan_diffusion.diffusion.sampling import watched
-from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.pictures.sources import PictureDataset
@@ -84,8 +84,7 @@ class PictureView(View):
         across = count // rows if rows > 1 else math.ceil(math.sqrt(count))
         panels = []
         for title, of_model in zip(titles_of(movers), states, strict=True):
-            codec = PictureCodec.of(of_model.shape[2:])
-            frames = [codec.decode(torch.from_numpy(each)) for each in of_model]
+            frames = [decode(torch.from_numpy(each)) for each in of_model]
             sheets = [
                 contact_sheet([frame[k : k + across] for k in range(0, count, across)])
                 for frame in frames

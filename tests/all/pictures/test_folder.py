@@ -27,7 +27,7 @@ def test_damaged_pictures_are_read_or_refused_in_a_line(tmp_path, form, mode):
         damaged.write_bytes(content)
         try:
             read = load_dataset(PictureData(pictures=str(tmp_path), size=8))
-            assert read.codec.mode == "RGB"
+            assert read.shape == (3, 8, 8)
             outcomes.add("read")
         except DataError as error:
             outcomes.add(str(error)[: len(damaged.name) + 2])
