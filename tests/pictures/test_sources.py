@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -88,15 +89,12 @@ def _write_captions(root, names=None):
 def _load(root, **settings):
     """What is said of each picture by its values, and the data set."""
     dataset = load_dataset(PictureData(pictures=str(root), **{"size": 8, **settings}))
-    said = {}
-    for samples, labels in (
-        (dataset.train, dataset.labels),
-        (dataset.heldout, dataset.heldout_labels),
-    ):
-        for row, picture in enumerate(decode(samples)):
-            caption, kind = labels.loc[row, ["caption", "class"]]
-            said[picture.tobytes()] = f"{kind}:{caption}" if dataset.classes else caption
-    return said, dataset
+    labels = pd.concat([dataset.labels, dataset.heldout_labels])
+    said = labels["caption"]
+    if dataset.classes:
+        said = labels["class"].astype(str) + ":" + said
+    shown = decode(torch.cat([dataset.train, dataset.heldout]))
+    return {picture.tobytes(): each for picture, each in zip(shown, said, strict=True)}, dataset
 
 
 def _bytes(path):

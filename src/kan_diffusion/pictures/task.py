@@ -25,7 +25,7 @@ from torch import Tensor
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import Setting, get_family
+from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
     SamplePipeline,
@@ -140,8 +140,9 @@ class PictureTask(Task):
         """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
         pictures = _known(PictureDataset, dataset)
         known = Vocabulary.of(pictures.labels["caption"], pictures.heldout_labels["caption"])
-        told: dict[str, Setting] = {"words": known.words, "prompt_length": known.length}
-        network = self._network(config, dataset, {**config.model.settings, **told})
+        told = {**config.model.settings, "words": known.words, "prompt_length": known.length}
+        model = config.model.model_copy(update={"settings": told})
+        network = super().build(config.model_copy(update={"model": model}), dataset)
         denoiser = _known(PictureDenoiser, network)
         # The same for all models of a seed.
         denoiser.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))

@@ -247,11 +247,6 @@ class Task:
         Raises:
             KanDiffusionError: The denoiser cannot be built, or not in this size.
         """
-        return self._network(config, dataset, config.model.settings)
-
-    def _network(
-        self, config: TrialConfig, dataset: Dataset, settings: Mapping[str, Setting]
-    ) -> Denoiser:
         model = config.model
         return build_denoiser(
             model.family,
@@ -262,7 +257,7 @@ class Task:
             hidden=model.hidden,
             depth=model.depth,
             observable=model.conditions,
-            settings=settings,
+            settings=model.settings,
             generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
         )
 
