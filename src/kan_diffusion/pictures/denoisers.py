@@ -28,6 +28,7 @@ each edge replace its two linear maps (:mod:`kan_diffusion.kanified`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
@@ -35,7 +36,6 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention import Attention, BasicTransformerBlock, FeedForward
 from diffusers.models.embeddings import PixArtAlphaTextProjection
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
 
 from kan_diffusion.denoisers.base import Denoiser, DenoiserOutput, ModelMixin
 from kan_diffusion.denoisers.families import Family, Range
@@ -194,7 +194,9 @@ class PictureDenoiser(Denoiser):
             counts.append(_operations(part, output))
 
         new = next(self.parameters()).new_zeros
-        with register_module_forward_hook(count), torch.no_grad():
+        with ExitStack() as hooks, torch.no_grad():
+            for part in self.network.modules():
+                hooks.enter_context(part.register_forward_hook(count))
             self._predict(new(1, *self.sample_shape), 0, new(1, 1, TEXT_WIDTH))
         return sum(counts)
 

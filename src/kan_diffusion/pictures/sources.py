@@ -34,7 +34,7 @@ from torch import Tensor
 from kan_diffusion.data.datasets import Dataset, OracleKind, split
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import Source
-from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name
+from kan_diffusion.errors import DataError, KanDiffusionError, listed, unknown_name
 from kan_diffusion.limits import MOST_SIDE, MOST_VALUES
 from kan_diffusion.pictures.codec import Mode, encode, squared
 from kan_diffusion.pictures.scenes import SHAPE_SIDES, SceneOracle, captions, draw_scenes, render
@@ -338,10 +338,9 @@ def _captions(root: Path, names: list[str], tables: list[str]) -> list[str]:
                 raise DataError(f"'{table}': '{file_name}' {problem}; remove the line")
             texts[name] = " ".join(text.split())
     if without := [name for name, text in texts.items() if not text]:
-        more = f" and {len(without) - 1:,} more pictures" if len(without) > 1 else ""
         raise DataError(
-            f"'{tables[0]}' has no caption for '{without[0]}'{more}; add lines with a text for "
-            "them or remove the pictures"
+            f"'{tables[0]}' has no caption for {listed(without, 3)}; add a line with a text for "
+            "each or remove the pictures"
         )
     return list(texts.values())
 
