@@ -14,14 +14,10 @@ KNOWN = Vocabulary.of(CAPTIONS)
 FLOW = get_process("flow")
 
 
-def _denoiser(shape=SHAPE):
+def _denoiser():
     settings = {"width": 16, "words": KNOWN.words, "prompt_length": KNOWN.length}
     given = {"num_train_timesteps": 1000, "hidden": (8,), "settings": settings}
-    return build_denoiser("dit-kan", shape, generator=seeded(2), **given)
-
-
-def _pipeline(denoiser):
-    return PictureDiffusionPipeline(denoiser, FLOW)
+    return build_denoiser("dit-kan", SHAPE, generator=seeded(2), **given)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +26,7 @@ def untrained():
     denoiser = _denoiser()
     for number, parameter in enumerate(denoiser.parameters()):
         parameter.detach().add_(0.2 * randn(*parameter.shape, seed=number))
-    return _pipeline(denoiser)
+    return PictureDiffusionPipeline(denoiser, FLOW)
 
 
 def _train(steps, **options):
@@ -52,7 +48,7 @@ def _means(pipeline, *prompt, **options):
 
 
 def test_it_draws_what_is_asked_and_both_when_nothing_is():
-    trained = _pipeline(_train(250)[0])
+    trained = PictureDiffusionPipeline(_train(250)[0], FLOW)
     bright, dark = _means(trained, ["a bright picture", "a dark picture"]).split(16)
     assert (bright > 0.3).float().mean() > 0.9
     assert (dark < -0.3).float().mean() > 0.9

@@ -181,7 +181,7 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
         ("05.png", b"no", "'05.png' is no picture that can be read"),
         ("x.pgm", b"P5 8 8 65535\n" + bytes(128), "'x.pgm': .* of 16 or 32 bits"),
         ("a/x.png", fifth, "'00.png' lies beside the folders of classes"),
-        ("metadata.csv", head + b"00.png,a", "no caption for 01.png, 02.png, 03.png, .*; add a line"),
+        ("metadata.csv", head + b"00.png,a", "for 01.png, 02.png, 03.png, .*; add a line"),
         ("metadata.csv", head + b"00.png, ", "no caption for 00.png, 01.png"),
         ("metadata.csv", full + b"../x.png,out", "csv': '../x.png' is no picture of the folder"),
         ("metadata.csv", full + b"03.png,again", "'03.png' has a caption already"),
