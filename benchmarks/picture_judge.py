@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from kan_diffusion.data.sources import load_dataset
-from kan_diffusion.files import write_json
+from kan_diffusion.files import finite, write_json
 from kan_diffusion.pictures.scenes import (
     SceneOracle,
     captions,
@@ -45,7 +45,7 @@ def drawing() -> dict[str, float]:
     return seconds
 
 
-def reading(num: int) -> tuple[list[dict[str, float | None]], dict[str, float]]:
+def reading(num: int) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Shares of real scenes that are read correctly, by size and noise, and seconds to read."""
     rows, seconds = [], {}
     for size in SIZES:
@@ -117,7 +117,7 @@ def main() -> None:
         "digits, five splits": digits(5),
         f"oracle, {options.num // 4:,} pictures": oracle(options.num // 4),
     }
-    write_json(options.out, found)
+    write_json(options.out, finite(found))
     print(found)
 
 
