@@ -16,9 +16,16 @@ from pathlib import Path
 import torch
 
 from kan_diffusion.data.sources import load_dataset
-from kan_diffusion.files import write_json
-from kan_diffusion.pictures.oracle import SceneOracle, read_scenes, score_scenes
-from kan_diffusion.pictures.scenes import captions, coverages, draw_scenes, render
+from kan_diffusion.files import finite, write_json
+from kan_diffusion.pictures.scenes import (
+    SceneOracle,
+    captions,
+    coverages,
+    draw_scenes,
+    read_scenes,
+    render,
+    score_scenes,
+)
 from kan_diffusion.pictures.scores import ClassJudge
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.randomness import numpy_generator, torch_generator
@@ -38,7 +45,7 @@ def drawing() -> dict[str, float]:
     return seconds
 
 
-def reading(num: int) -> tuple[list[dict[str, float | None]], dict[str, float]]:
+def reading(num: int) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Shares of real scenes that are read correctly, by size and noise, and seconds to read."""
     rows, seconds = [], {}
     for size in SIZES:
@@ -110,7 +117,7 @@ def main() -> None:
         "digits, five splits": digits(5),
         f"oracle, {options.num // 4:,} pictures": oracle(options.num // 4),
     }
-    write_json(options.out, found)
+    write_json(options.out, finite(found))
     print(found)
 
 

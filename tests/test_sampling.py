@@ -99,7 +99,7 @@ def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mi
     denoiser = build_denoiser("dit", (1, 4, 4), num_train_timesteps=1000, **shape)
     for seed, parameter in enumerate(denoiser.parameters()):
         parameter.detach().normal_(0, 0.2, generator=seeded(seed))
-    pipeline = PictureDiffusionPipeline(denoiser, COSINE, mode="L")
+    pipeline = PictureDiffusionPipeline(denoiser, COSINE)
     pipeline.scheduler = make_scheduler("ddim", COSINE)
 
     def drawn(prompt, **options):

@@ -41,10 +41,9 @@ if TYPE_CHECKING:
     from kan_diffusion.kanified.conversion import kanify as kanify
     from kan_diffusion.kanified.recipe import load_kanified as load_kanified
     from kan_diffusion.kanified.recipe import save_kanified as save_kanified
-    from kan_diffusion.pictures.codec import PictureCodec as PictureCodec
-    from kan_diffusion.pictures.oracle import score_scenes as score_scenes
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
     from kan_diffusion.pictures.prompts import Vocabulary as Vocabulary
+    from kan_diffusion.pictures.scenes import score_scenes as score_scenes
     from kan_diffusion.pictures.sources import PictureData as PictureData
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
@@ -74,7 +73,6 @@ _NAMES = {
     "tables.codec": ["TableCodec"],
     "data.sources": ["ToyData", "load_dataset"],
     "data.densities": ["GaussianMixture"],
-    "pictures.codec": ["PictureCodec"],
     "data.toys": ["TOYS", "make_toy"],
     "denoisers.families": ["FAMILIES", "build_denoiser"],
     "denoisers.formula": ["FormulaDenoiser"],
@@ -84,7 +82,7 @@ _NAMES = {
     "tables.estimator": ["DiffusionEstimator"],
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
     "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
-    "pictures.oracle": ["score_scenes"],
+    "pictures.scenes": ["score_scenes"],
     "pictures.sources": ["PictureData"],
     "tables.sources": ["FileData", "TableData"],
     "tables.scores": ["TableScores", "table_scores"],

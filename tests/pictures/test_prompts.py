@@ -1,10 +1,10 @@
-import numpy as np
 import pytest
 import torch
 
 from helpers import assert_same_state, randn, refused, seeded
 from kan_diffusion import TrainingConfig, build_denoiser, get_process, train
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.prompts import Vocabulary
 
@@ -14,14 +14,10 @@ KNOWN = Vocabulary.of(CAPTIONS)
 FLOW = get_process("flow")
 
 
-def _denoiser(shape=SHAPE):
+def _denoiser():
     settings = {"width": 16, "words": KNOWN.words, "prompt_length": KNOWN.length}
     given = {"num_train_timesteps": 1000, "hidden": (8,), "settings": settings}
-    return build_denoiser("dit-kan", shape, generator=seeded(2), **given)
-
-
-def _pipeline(denoiser):
-    return PictureDiffusionPipeline(denoiser, FLOW, mode="L")
+    return build_denoiser("dit-kan", SHAPE, generator=seeded(2), **given)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +26,7 @@ def untrained():
     denoiser = _denoiser()
     for number, parameter in enumerate(denoiser.parameters()):
         parameter.detach().add_(0.2 * randn(*parameter.shape, seed=number))
-    return _pipeline(denoiser)
+    return PictureDiffusionPipeline(denoiser, FLOW)
 
 
 def _train(steps, **options):
@@ -52,7 +48,7 @@ def _means(pipeline, *prompt, **options):
 
 
 def test_it_draws_what_is_asked_and_both_when_nothing_is():
-    trained = _pipeline(_train(250)[0])
+    trained = PictureDiffusionPipeline(_train(250)[0], FLOW)
     bright, dark = _means(trained, ["a bright picture", "a dark picture"]).split(16)
     assert (bright > 0.3).float().mean() > 0.9
     assert (dark < -0.3).float().mean() > 0.9
@@ -76,12 +72,11 @@ def test_an_empty_prompt_is_none_and_the_denoiser_is_called_once_a_step(untraine
 
 
 def test_pictures_are_those_of_the_samples(untrained):
-    options = {"num_images_per_prompt": 2, "num_inference_steps": 4}
-    pictures = untrained("a dark picture", generator=seeded(1), **options).images
-    samples = untrained("a dark picture", generator=seeded(1), output_type="pt", **options).images
-    levels = np.stack([np.array(picture) for picture in pictures])
-    expected = ((samples[:, 0].double() + 1) * 127.5).round().numpy()
-    assert np.array_equal(levels, expected)
+    pictures, samples = (
+        untrained("a dark picture", 4, generator=seeded(1), output_type=kind).images
+        for kind in ("pil", "pt")
+    )
+    assert pictures == decode(samples)
     assert {picture.mode for picture in pictures} == {"L"}
 
 
@@ -95,7 +90,6 @@ def test_a_saved_pipeline_draws_the_same_and_knows_the_same_words(untrained, tmp
     # Nothing is built before it is compared with the weights.
     for old, new, message in (
         ("a dark picture ,", "a dark ,", r"token_embedding.* \(11, 64\) there and \(10, 64\)"),
-        ('"prompt_length": 14', '"prompt_length": 9000000', r"position_embedding.* \(9000000, 64"),
         ('"prompt_length": 14', '"prompt_length": 90000000000', "90000000000 is out of range"),
     ):
         assert old in as_saved
@@ -116,7 +110,7 @@ def test_training_with_prompts_goes_on_to_the_same_bits(tmp_path):
     assert_same_state(resumed, _train(9)[0])
 
 
-def test_every_word_is_known_and_told_apart_whatever_its_case_and_commas():
+def test_words_are_known_whatever_their_case_and_others_are_said_with_the_nearest():
     assert KNOWN.words.split()[:4] == ["a", "dark", "picture", ","]  # the most frequent first
     assert {*KNOWN.words.split()} == {"a", "bright", "picture", "dark", ",", "it", "is"}
     wordings = ["A DARK picture", "a dark  picture", "ａ dark picture", "a dark, picture"]
@@ -127,15 +121,11 @@ def test_every_word_is_known_and_told_apart_whatever_its_case_and_commas():
     # There is room for other captions, whose words are not learned.
     more = Vocabulary.of(["ab a"], ["ab " * 30, "b"])
     assert more.tokens(["ab " * 30]).shape == (1, 32)
-    assert more.unknown(["b"])
-
-
-def test_unknown_words_are_said_with_the_nearest_known():
-    assert KNOWN.unknown(["a Drak picture", "a dark xylophone", "drak, a bright"]) == [
+    assert more.unknown(["b", "ab a"]) == ["'b' was never seen; nearest known: ab"]
+    assert KNOWN.unknown(["a Drak picture", "a xylophone", "drak", *CAPTIONS]) == [
         "'drak' was never seen; nearest known: dark",
         "'xylophone' was never seen; no known word is near",
     ]
-    assert KNOWN.unknown(["", *CAPTIONS]) == []
 
 
 def test_what_cannot_be_asked_is_refused(untrained):
@@ -146,5 +136,3 @@ def test_what_cannot_be_asked_is_refused(untrained):
     ):
         with refused(message):
             untrained(prompt, **options)
-    with refused(r"samples of shape \(3, 4, 4\), and the denoiser's are \(1, 4, 4\)"):
-        PictureDiffusionPipeline(_denoiser(), FLOW)

@@ -8,8 +8,7 @@ import torch
 
 from helpers import refused, seeded
 from kan_diffusion.errors import DataError
-from kan_diffusion.pictures.codec import PictureCodec
-from kan_diffusion.pictures.oracle import read_scenes, score_scenes
+from kan_diffusion.pictures.codec import decode, encode
 from kan_diffusion.pictures.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -21,7 +20,9 @@ from kan_diffusion.pictures.scenes import (
     coverages,
     draw_scenes,
     parse,
+    read_scenes,
     render,
+    score_scenes,
 )
 
 DIAMETERS = {"small": 9, "large": 15}
@@ -38,23 +39,17 @@ def _first(**properties):
     return TABLE.index[np.logical_and.reduce(met)][0]
 
 
-def _levels(scenes, size):
-    """The pictures of scenes in 8 bits, (n, size, size, 3)."""
-    pictures = PictureCodec(size=size).decode(render(scenes, size))
-    return np.stack([np.asarray(picture) for picture in pictures]).astype(float)
-
-
 @pytest.mark.parametrize("size", [16, 32])
 def test_pictures_are_linear_in_the_coverage_of_their_object(size):
-    codec, scenes = PictureCodec(size=size), _drawn(50, combinations="all")
-    samples, levels = render(scenes, size), _levels(scenes, size)
-    assert codec.encode(codec.decode(samples)).equal(samples)
-    for row, picture in zip(scenes, levels, strict=True):
+    scenes = _drawn(50, combinations="all")
+    samples = render(scenes, size)
+    assert encode(decode(samples), size).equal(samples)
+    for row, picture in zip(scenes, decode(samples), strict=True):
         background, colour = BACKGROUNDS[TABLE.background[row]], COLOURS[TABLE.colour[row]]
         cover = coverages(size)[row % 3272].double().numpy()[:, None]
         expected = background + cover * np.subtract(colour, background)
         # Exact in 8 bits: nothing was rounded.
-        np.testing.assert_array_equal(picture.reshape(-1, 3), expected)
+        np.testing.assert_array_equal(np.asarray(picture).reshape(-1, 3), expected)
 
 
 @pytest.mark.parametrize("size", [16, 32])
@@ -72,13 +67,6 @@ def test_coverages_have_the_area_and_the_centre_of_their_shape(size):
             centres = (masks.sum(axis=axis) * steps).sum(axis=1) / areas
             np.testing.assert_allclose(centres, objects[side][rows] * size / 32, atol=0.08)
         assert (masks.max(axis=1) > 0).sum(axis=1).max() <= wide + 2
-
-
-def test_small_pictures_are_the_average_of_large_ones():
-    small, large = (_levels(_drawn(100, 1), size) for size in (16, 32))
-    halved = large.reshape(-1, 16, 2, 16, 2, 3).mean(axis=(2, 4))
-    # Coverages are rounded to sixteenths, before and after the average.
-    assert np.abs(halved - small).max() <= 240 / 16 + 1e-9
 
 
 def test_all_scenes_are_different_and_places_are_ninths():
@@ -136,29 +124,9 @@ def test_captions_use_every_wording_equally_and_are_read_back():
 
 
 def test_prompts_are_read_in_any_order():
-    asked = parse("A large, green star at the bottom right on a black background")
+    asked = parse("A star at the bottom right, large and green, on a black background")
     place = {"place": "bottom right", "background": "black"}
     assert asked == {"size": "large", "colour": "green", "shape": "star", **place}
-    assert parse("a circle in the centre") == {"shape": "circle", "place": "centre"}
-
-
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
-        ("a purpel star", "unknown word 'purpel', did you mean 'purple'"),
-        ("a red", "names no shape; known: circle, square, triangle, star"),
-        ("", "names no shape"),
-        ("a red star circle", "'circle' is a second shape"),
-        ("a red star and a red star", "'red' is a second colour; ask for one object"),
-        ("a star at the top left of a circle", "'circle' is a second shape"),
-        ("a star left of a circle", "unknown word 'left'"),
-        ("a star on pink", "unknown word 'pink'.*on black, on white"),
-        ("a black star", "unknown word 'black', did you mean 'on black'"),
-    ],
-)
-def test_prompts_that_cannot_be_read_are_refused(prompt, message):
-    with refused(message, DataError):
-        parse(prompt)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
@@ -180,18 +148,23 @@ def test_scores_are_shares_of_those_that_were_asked():
     scenes = [_first(shape=s, colour=c, background=b) for s, c, b in objects]
     scores = score_scenes(render(scenes, 16), ["a red circle", "a red square", "a star on black"])
     assert scores.pop("distance") < 1e-4
-    expected = {"shape": 1.0, "colour": 0.5, "size": None, "place": None, "background": 1.0}
-    assert scores == {**expected, "all": pytest.approx(2 / 3)}
+    expected = {"shape": 1.0, "colour": 0.5, "size": math.nan, "place": math.nan, "background": 1.0}
+    assert scores == pytest.approx({**expected, "all": 2 / 3}, nan_ok=True)
 
 
-def test_pictures_that_are_no_scenes_are_refused():
+def test_what_is_no_prompt_and_no_scene_is_refused():
     picture = render([0], 16)
-    for samples, message in (
-        (picture[:, :1], r"shape \(n, 3, S, S\), got"),
-        (picture * np.nan, "not finite"),
-        (picture[..., :8, :8], "16 or 32 pixels a side, not 8"),
+    for call, given, message in (
+        (parse, "a purpel star", "unknown word 'purpel', did you mean 'purple'"),
+        (parse, "a red", "names no shape; known: circle, square, triangle, star"),
+        (parse, "a red star circle", "'circle' is a second shape"),
+        (parse, "a red star and a red star", "'red' is a second colour; ask for one object"),
+        (parse, "a star on pink", "unknown word 'pink'.*on black, on white"),
+        (parse, "a black star", "unknown word 'black', did you mean 'on black'"),
+        (read_scenes, picture[:, :1], r"shape \(n, 3, S, S\), got"),
+        (read_scenes, picture * np.nan, "not finite"),
+        (read_scenes, picture[..., :8, :8], "16 or 32 pixels a side, not 8"),
+        (lambda none: score_scenes(picture, none), [], "a prompt for each picture"),
     ):
         with refused(message, DataError):
-            read_scenes(samples)
-    with refused("a prompt for each picture", DataError):
-        score_scenes(picture, [])
+            call(given)

@@ -1,11 +1,24 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
+from helpers import refused
 from kan_diffusion.data.sources import load_dataset
-from kan_diffusion.pictures.oracle import score_scenes
+from kan_diffusion.errors import DataError
+from kan_diffusion.pictures.codec import decode
+from kan_diffusion.pictures.scenes import score_scenes
 from kan_diffusion.pictures.sources import PictureData
+from picture_folders import write_noise
+
+NUM = 12
 
 
 def test_digits_are_split_and_their_captions_name_them():
@@ -39,17 +52,18 @@ def test_shapes_are_as_their_captions_say_and_sizes_and_modes_as_asked():
     scores = score_scenes(dataset.train, dataset.labels["caption"])
     assert scores["all"] == 1.0
     assert scores["distance"] < 1e-4
-    dataset = load_dataset(PictureData(pictures="shapes", mode="L", num_pictures=5))
-    assert (dataset.train.shape, len(dataset.heldout)) == ((5, 1, 16, 16), 4)
+    dataset = load_dataset(PictureData(pictures="shapes", size=32, num_pictures=5))
+    assert (dataset.train.shape, len(dataset.heldout)) == ((5, 3, 32, 32), 4)
     dataset = load_dataset(PictureData(pictures="digits", size=16, mode="RGB"))
-    assert dataset.shape == dataset.codec.shape == (3, 16, 16)
+    assert dataset.shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"pictures": "shapse"}, "unknown pictures .*'shapse', did you mean 'shapes'"),
-        ({"pictures": "shapes", "size": 20}, "16 or 32 pixels, not 20"),
+        ({"pictures": "shapes", "size": 20}, "in colour, with 16 or 32 pixels"),
+        ({"pictures": "shapes", "mode": "L"}, "in colour, with 16 or 32 pixels"),
         ({"pictures": "digits", "sise": 8}, "unknown key 'sise', did you mean 'size'"),
         ({"pictures": "digits", "num_pictures": 8}, "num_pictures is for shapes"),
     ],
@@ -57,3 +71,149 @@ def test_shapes_are_as_their_captions_say_and_sizes_and_modes_as_asked():
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         PictureData(**settings)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(NUM):
+        write_noise(tmp_path / "own" / f"{index:02}.png", index)
+    return tmp_path / "own"
+
+
+def _write_captions(root, names=None):
+    names = sorted(path.name for path in root.glob("*.png")) if names is None else names
+    lines = [f'{name},"picture {Path(name).stem}, drawn"' for name in names]
+    (root / "metadata.csv").write_text("\n".join(["file_name,text", *lines]) + "\n")
+
+
+def _load(root, **settings):
+    """What is said of each picture by its values, and the data set."""
+    dataset = load_dataset(PictureData(pictures=str(root), **{"size": 8, **settings}))
+    labels = pd.concat([dataset.labels, dataset.heldout_labels])
+    said = labels["caption"]
+    if dataset.classes:
+        said = labels["class"].astype(str) + ":" + said
+    shown = decode(torch.cat([dataset.train, dataset.heldout]))
+    return {picture.tobytes(): each for picture, each in zip(shown, said, strict=True)}, dataset
+
+
+def _bytes(path):
+    return Image.open(path).tobytes()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_captions_go_with_their_pictures(folder, form):
+    paths = sorted(folder.glob("*.png"))
+    if form == "csv":
+        _write_captions(folder)
+    else:
+        rows = [
+            {"text": f"picture\u2028{path.stem}, drawn", "file_name": path.name, "more": 1}
+            for path in reversed(paths)
+        ]  # the sign is a line break, but not of JSON
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        (folder / "metadata.jsonl").write_text("\r\n".join(lines), "utf-8", newline="")
+    said, dataset = _load(folder)
+    assert said == {_bytes(path): f"picture {path.stem}, drawn" for path in paths}
+    assert (dataset.name, dataset.shape) == ("own", (3, 8, 8))
+
+
+def test_folders_are_classes_but_for_parts_and_may_have_captions(tmp_path):
+    for index in range(NUM):
+        place = tmp_path / ("test" if index % 4 else "train") / ("cat" if index % 3 else "train")
+        write_noise(place / f"{index}.png", index)
+    paths = list(tmp_path.rglob("*.png"))
+    assert _load(tmp_path)[0] == {_bytes(p): f"{p.parent.name}:{p.parent.name}" for p in paths}
+    for part in ("train", "test"):
+        root = tmp_path / part
+        _write_captions(root, [p.relative_to(root).as_posix() for p in root.rglob("*.png")])
+    captions = {_bytes(p): f"{p.parent.name}:picture {p.stem}, drawn" for p in paths}
+    assert _load(tmp_path)[0] == captions
+
+
+def test_pictures_are_grey_if_all_are_or_as_asked(tmp_path):
+    for index in range(NUM):
+        write_noise(tmp_path / f"{index}.png", index, "L")
+    said, dataset = _load(tmp_path)
+    assert dataset.shape == (1, 8, 8)
+    assert said.keys() == {_bytes(path) for path in tmp_path.glob("*.png")}
+    assert _load(tmp_path, mode="RGB")[1].shape == (3, 8, 8)
+    write_noise(tmp_path / "other.png", 50, "LA", (40, 20))
+    assert _load(tmp_path)[1].shape == (3, 8, 8)
+    assert _load(tmp_path, mode="L")[1].shape == (1, 8, 8)
+
+
+def test_pictures_stand_upright_and_other_files_do_not_count(folder):
+    values = np.zeros((8, 8, 3), dtype=np.uint8)
+    values[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(values).save(folder / "turned.png", exif=exif)
+    (folder / ".cache").mkdir()
+    for name in ("README.txt", ".hidden.png", ".cache/x.png"):
+        (folder / name).write_text("nothing")
+    said, _ = _load(folder)
+    assert values[::-1].tobytes() in said
+    assert len(said) == NUM + 1
+
+
+def test_a_folder_is_pinned_by_its_content(folder):
+    _write_captions(folder)
+    config = PictureData(pictures=str(folder), size=8).pinned()
+    assert len(config.sha256) == 64
+    before = (folder / "metadata.csv").read_text()
+    (folder / "metadata.csv").write_text(before.replace("picture 03", "picture 3"))
+    with refused("'.*own' has changed since this run was set up; put its files", DataError):
+        load_dataset(config)
+    (folder / "metadata.csv").write_text(before)
+    assert config.pinned() == config
+    (folder / "03.png").rename(folder / "003.png")
+    _write_captions(folder)
+    with refused("has changed since", DataError):
+        config.pinned()
+
+
+def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
+    fifth, head = (folder / "05.png").read_bytes(), b"file_name,text\n"
+    full = head + b"".join(b"%02d.png,a\n" % index for index in range(NUM))
+    for number, (name, content, message) in enumerate([
+        ("05.png", fifth[:150], "'05.png' is no .*truncated"),
+        ("05.png", b"no", "'05.png' is no picture that can be read"),
+        ("x.pgm", b"P5 8 8 65535\n" + bytes(128), "'x.pgm': .* of 16 or 32 bits"),
+        ("a/x.png", fifth, "'00.png' lies beside the folders of classes"),
+        ("metadata.csv", head + b"00.png,a", "for 01.png, 02.png, 03.png, .*; add a line"),
+        ("metadata.csv", head + b"00.png, ", "no caption for 00.png, 01.png"),
+        ("metadata.csv", full + b"../x.png,out", "csv': '../x.png' is no picture of the folder"),
+        ("metadata.csv", full + b"03.png,again", "'03.png' has a caption already"),
+        ("metadata.csv", full + b"03.png,a,b", "cannot be read .*line 14.* in double quotes"),
+        ("metadata.csv", b"file_name,label\n00.png,1", "the columns file_name and text .'text'"),
+        ("metadata.csv", head + b"00.png,\xff", "'metadata.csv' cannot be read as UTF-8"),
+        ("metadata.csv", head + b'00.png,"a', "'metadata.csv' cannot be read .*quotes"),
+        ("metadata.jsonl", b'{"text": "00.png"', "'metadata.jsonl' cannot be read .*one object"),
+        ("metadata.jsonl", b"[1]", "with the columns .*'file_name'"),
+        ("metadata.jsonl", b'{"file_name": "a", "text": 3}', r"\('a', 3\) are no two texts"),
+    ]):  # fmt: skip
+        path = shutil.copytree(folder, tmp_path / str(number)) / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        with refused(message, DataError):
+            load_dataset(PictureData(pictures=str(tmp_path / str(number)), size=8))
+    for place, message in (
+        ("PIL.Image.MAX_IMAGE_PIXELS", "'00.png' is .*Image size .* exceeds"),
+        (
+            "kan_diffusion.pictures.sources.MOST_VALUES",
+            "12 pictures of 8 pixels .* fit, take fewer",
+        ),
+    ):
+        monkeypatch.setattr(place, 40)
+        with refused(message, DataError):
+            load_dataset(PictureData(pictures=str(folder), size=8))
+    few = tmp_path / "few"
+    for spoil, message in (
+        (lambda: None, "is no folder; give a folder"),
+        (few.mkdir, "has 0 pictures .*; at least 10"),
+        (lambda: (few / "x.png").symlink_to("/etc/hostname"), "'x.png' .* is a link that leads"),
+    ):
+        spoil()
+        with refused(message, DataError):
+            load_dataset(PictureData(pictures=str(few)))

@@ -160,7 +160,7 @@ def test_studies_that_make_no_sense_are_one_line(what, options, message):
         ("iris", {"holdout": 1.5}, r"holdout = 1\.5: .*less than 1"),
         ("moons", {"mode": "L", "size": 8}, "'moons' takes no mode and no size; leave them out"),
         ("digits", {"kinds": {"a": "count"}}, "'digits' takes no kinds; leave it out"),
-        ("shapes", {"size": 20}, "16 or 32 pixels, not 20"),
+        ("shapes", {"size": 20}, "16 or 32 pixels a side"),
     ],
     ids=str,
 )

@@ -7,8 +7,7 @@ from diffusers import DiffusionPipeline
 from helpers import refused, seeded
 from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import get_family
-from kan_diffusion.errors import DataError
-from kan_diffusion.pictures import folder as folders
+from kan_diffusion.pictures import sources
 from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import PICTURE_MEASURES, shown
@@ -85,8 +84,6 @@ def test_a_run_does_not_depend_on_where_its_folder_lies(tmp_path):
     assert moved.id == here.id
     next((tmp_path / "there" / "own" / "dark").iterdir()).unlink()
     assert config("there").id != moved.id
-    with refused("has changed since this run was set up", DataError):
-        load_dataset(moved.data)
 
 
 def test_names_and_folders_of_pictures_are_known(tmp_path):
@@ -97,26 +94,21 @@ def test_names_and_folders_of_pictures_are_known(tmp_path):
         data_from_name("digits", kinds={"a": "number"})
 
 
-def test_a_folder_is_read_once_and_split_by_its_folders(tmp_path, monkeypatch):
+def test_a_folder_is_read_once(tmp_path, monkeypatch):
     write_pictures(tmp_path / "own", "captions")
     opened = []
 
-    def read(root, name, size, read=folders._opened):
+    def read(root, name, size, read=sources._opened):
         opened.append(name)
         return read(root, name, size)
 
-    monkeypatch.setattr(folders, "_opened", read)
+    monkeypatch.setattr(sources, "_opened", read)
     monkeypatch.chdir(tmp_path)
     assert len(load_dataset(data_from_name("own", size=8)).train) == 20
     assert len(opened) == 24
     config = PictureData(pictures="./own")
     assert len(load_dataset(config.pinned()).train) == len(load_dataset(config).train)
     assert len(opened) == 48
-    for part in ("train", "test"):
-        write_pictures(tmp_path / "split" / part, "nothing", num=6)
-    assert len(load_dataset(data_from_name("split")).train) == 6
-    with refused("split' is split by its folders, such as train and test; leave holdout out"):
-        data_from_name("split", holdout=0.5)
 
 
 def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise():

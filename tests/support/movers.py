@@ -9,6 +9,7 @@ from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.processes import get_process
 from kan_diffusion.report.views import Mover, View
+from kan_diffusion.study.tasks import NOTHING_ASKED
 
 ROLL = ToyData(toy="swiss-roll", num_points=10)
 
@@ -28,9 +29,10 @@ def mover(family="mlp", process="cosine", data=ROLL):
 
 def require_frames_from_noise_to_samples(process, scheduler):
     """Checks that the states of a reverse process begin with the noise and end with the samples."""
-    pipeline = mover(process=process).pipeline
+    model = mover(process=process)
+    pipeline = model.pipeline
     pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
-    drawn = View().reverse(pipeline, ROLL, 20, 8, seeded(3))
+    drawn = View().reverse(model, NOTHING_ASKED, 20, 8, seeded(3))
     samples = pipeline(20, 8, generator=seeded(3)).samples
     assert torch.equal(torch.from_numpy(drawn.states[-1]), samples)
     noise = torch.randn(20, 2, generator=seeded(3))

@@ -376,7 +376,7 @@ def train(
     ] = None,
     mode: Annotated[
         str | None,
-        option("Channels of pictures: L (grey), RGB or RGBA.", "as the pictures are"),
+        option("Channels of pictures: L (grey) or RGB.", "as the pictures are"),
     ] = None,
     columns: Annotated[
         str | None,

@@ -1,8 +1,9 @@
 r"""Pictures as samples: 8-bit values v of C channels become x = v / 127.5 - 1 in [-1, 1].
 
-:class:`PictureCodec` makes pictures square: it scales the short side to S pixels, crops the middle
-and converts the channels. A picture that already has this size and mode comes back unchanged,
-``decode(encode(p)) == p``, since float32 resolves v / 127.5 - 1 far more finely than 256 steps.
+:func:`encode` makes pictures square: it scales the short side to S pixels, crops the middle and
+converts the channels. A picture that already has this size and mode comes back unchanged,
+``decode(encode([p], S)) == [p]``, since float32 resolves v / 127.5 - 1 far more finely than 256
+steps.
 """
 
 from __future__ import annotations
@@ -13,23 +14,20 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from pydantic import Field
 from torch import Tensor
 
 from kan_diffusion.errors import DataError
-from kan_diffusion.limits import MOST_SIDE
-from kan_diffusion.settings import Settings
 
-__all__ = ["Mode", "PictureCodec", "squared"]
+__all__ = ["Mode", "decode", "encode", "squared"]
 
-Mode = Literal["L", "RGB", "RGBA"]
-"""Grey, colour, or colour and opacity, as Pillow names them."""
-
-_CHANNELS: dict[Mode, int] = {"L": 1, "RGB": 3, "RGBA": 4}
+Mode = Literal["L", "RGB"]
+"""Grey or colour, as Pillow names them."""
 
 
 def squared(picture: Image.Image, size: int) -> Image.Image:
-    """Scales a picture to a square of ``size`` pixels, of the mode that holds all that it shows.
+    """Scales a picture to a square of ``size`` pixels: grey if it is grey, else in colour.
+
+    What is behind transparent parts is white.
 
     Raises:
         DataError: Its values have more than 8 bits.
@@ -41,66 +39,53 @@ def squared(picture: Image.Image, size: int) -> Image.Image:
         )
     mode = "L" if picture.mode in ("L", "1") else "RGB"
     picture = picture.convert("RGBA" if picture.has_transparency_data else mode)
-    if picture.size == (size, size):
+    if picture.size != (size, size):
+        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
+    if picture.mode != "RGBA":
         return picture
-    return ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
 
 
-class PictureCodec(Settings):
-    """Turns pictures into samples and back.
+def encode(pictures: Sequence[Image.Image], size: int, mode: Mode | None = None) -> Tensor:
+    """Turns pictures into samples.
 
-    Attributes:
-        size: Side S in pixels.
-        mode: Channels, as Pillow names them: ``"L"``, ``"RGB"`` or ``"RGBA"``.
+    Args:
+        pictures: The n pictures, of any size and mode.
+        size: Side S of the samples in pixels.
+        mode: Channels; when None grey if all pictures are grey, and else colour.
+
+    Returns:
+        Shape (n, C, S, S), float32, from -1 to 1, with C = 1 for grey and 3 for colour.
+
+    Raises:
+        DataError: There is no picture, or one has values of more than 8 bits.
     """
+    if not len(pictures):
+        raise DataError("there is no picture to encode; give at least one")
+    squares = [squared(picture, size) for picture in pictures]
+    mode = mode or ("L" if all(square.mode == "L" for square in squares) else "RGB")
+    values = np.stack([np.array(square.convert(mode), np.float32) for square in squares])
+    samples = torch.from_numpy(values).view(len(squares), size, size, -1) / 127.5 - 1
+    return samples.permute(0, 3, 1, 2).contiguous()
 
-    size: int = Field(ge=4, le=MOST_SIDE)
-    mode: Mode = "RGB"
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape (C, S, S) of a sample."""
-        return _CHANNELS[self.mode], self.size, self.size
+def decode(samples: Tensor) -> list[Image.Image]:
+    """Turns samples into pictures; values are clipped to [-1, 1].
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Turns pictures into samples; transparent parts become white where there is no opacity.
+    Args:
+        samples: Shape (n, 1, S, S) of grey pictures, or (n, 3, S, S).
 
-        Args:
-            pictures: The n pictures, of any size and mode.
-
-        Returns:
-            Shape (n, C, S, S), float32, from -1 to 1.
-
-        Raises:
-            DataError: There is no picture, or one has values of more than 8 bits.
-        """
-        if not len(pictures):
-            raise DataError("there is no picture to encode; give at least one")
-        samples = []
-        for picture in pictures:
-            square = squared(picture, self.size)
-            if square.mode == "RGBA" and self.mode != "RGBA":
-                white = Image.new("RGBA", square.size, "white")
-                square = Image.alpha_composite(white, square).convert("RGB")
-            values = np.array(square.convert(self.mode), dtype=np.float32)
-            samples.append(torch.from_numpy(values).view(self.size, self.size, -1))
-        return (torch.stack(samples) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
-
-    def decode(self, samples: Tensor) -> list[Image.Image]:
-        """Turns samples into pictures; values are clipped to [-1, 1].
-
-        Args:
-            samples: Shape (n, C, S, S).
-
-        Raises:
-            DataError: The shape is wrong, or a value is not finite.
-        """
-        if samples.ndim != 4 or samples.shape[1:] != self.shape:
-            wanted = ", ".join(map(str, self.shape))
-            raise DataError(f"samples must have shape (n, {wanted}), got {tuple(samples.shape)}")
-        if not bool(samples.isfinite().all()):
-            raise DataError("samples have values that are not finite; sample again or train longer")
-        levels = ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)
-        values = levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        # Pillow infers the mode: grey for two dimensions, else from the number of channels.
-        return [Image.fromarray(value[..., 0] if self.mode == "L" else value) for value in values]
+    Raises:
+        DataError: The shape is wrong, or a value is not finite.
+    """
+    if samples.ndim != 4 or samples.shape[1] not in (1, 3):
+        raise DataError(
+            f"samples must have shape (n, 1, S, S) or (n, 3, S, S), got {tuple(samples.shape)}"
+        )
+    if not bool(samples.isfinite().all()):
+        raise DataError("samples have values that are not finite; sample again or train longer")
+    levels = ((samples.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)
+    values = levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    # Pillow infers the mode: grey for two dimensions, else from the number of channels.
+    return [Image.fromarray(value.squeeze(2) if value.shape[2] == 1 else value) for value in values]

@@ -28,6 +28,7 @@ each edge replace its two linear maps (:mod:`kan_diffusion.kanified`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
@@ -44,12 +45,9 @@ from kan_diffusion.kanified.recipe import rebuild
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_SIDE
 from kan_diffusion.pictures.prompts import TEXT_WIDTH, TextEncoder, Vocabulary
 
-__all__ = ["PICTURE_FAMILIES", "FeedForwards", "ModelMixin", "PictureDenoiser"]
+__all__ = ["PICTURE_FAMILIES", "ModelMixin", "PictureDenoiser"]
 
-FeedForwards = Literal["mlp", "grouped", "full"]
-"""Feed-forwards as in diffusers, with functions that units share, or with one for each edge."""
-
-_FEED_FORWARDS: Mapping[FeedForwards, Mapping[str, object]] = {
+_FEED_FORWARDS: Mapping[str, Mapping[str, object]] = {
     "mlp": {},
     "grouped": {"kind": "grouped", "functions": 8, "grid_size": 8},
     "full": {"kind": "full", "grid_size": 5},
@@ -72,7 +70,8 @@ class PictureDenoiser(Denoiser):
         words: Words of prompts, see :class:`.Vocabulary`; empty if nothing can be asked for.
         prompt_length: Number L of tokens of a prompt, two more than it may have words.
         architecture: ``"dit"`` for the transformer, ``"unet"`` for the U-Net.
-        feed_forward: ``"mlp"``, ``"grouped"`` or ``"full"``, see :data:`FeedForwards`.
+        feed_forward: ``"mlp"`` as in diffusers, ``"grouped"`` with functions that hidden units
+            share, or ``"full"`` with one for each edge.
         width: Width of a token of the transformer, a multiple of 16; a head takes 16.
         patch: Side of a patch of the transformer in pixels; must divide the side of the picture.
         channels: Channels of the U-Net at S, S/2, ... pixels, each a multiple of 8 and the last,
@@ -96,7 +95,7 @@ class PictureDenoiser(Denoiser):
         words: str = "",
         prompt_length: int = 2,
         architecture: Literal["dit", "unet"] = "unet",
-        feed_forward: FeedForwards = "mlp",
+        feed_forward: Literal["mlp", "grouped", "full"] = "mlp",
         width: int = 64,
         patch: int = 2,
         channels: Sequence[int] = (16, 32),
@@ -194,14 +193,11 @@ class PictureDenoiser(Denoiser):
         def count(part: nn.Module, _: tuple[object, ...], output: Tensor) -> None:
             counts.append(_operations(part, output))
 
-        hooks = [part.register_forward_hook(count) for part in self.network.modules()]
         new = next(self.parameters()).new_zeros
-        try:
-            with torch.no_grad():
-                self._predict(new(1, *self.sample_shape), 0, new(1, 1, TEXT_WIDTH))
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with ExitStack() as hooks, torch.no_grad():
+            for part in self.network.modules():
+                hooks.enter_context(part.register_forward_hook(count))
+            self._predict(new(1, *self.sample_shape), 0, new(1, 1, TEXT_WIDTH))
         return sum(counts)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -318,17 +314,18 @@ def _unet(shape: Sequence[int], hidden: Sequence[int], channels: Sequence[int]) 
 
     most = MOST_SIDE.bit_length()  # a side that is halved so often has one pixel
     fits = 0 < len(channels) <= most and min(channels) > 0 and not channels[-1] % _HEAD
-    if not fits or any(number % _GROUPS for number in channels):
+    if (
+        not fits
+        or any(number % _GROUPS for number in channels)
+        or len(hidden) % 2
+        or len(hidden) < 4
+    ):
         raise KanDiffusionError(
             f"a U-Net needs 1 to {most} numbers of channels that are multiples of {_GROUPS}, the "
-            f"last of {_HEAD}, not {str(list(channels))[:60]}"
+            f"last of {_HEAD}, and an even number of feed-forwards, four or more, not "
+            f"{str(list(channels))[:60]} and {len(hidden)}"
         )
     _require_pictures(shape, 2 ** (len(channels) - 1), max(channels))
-    if len(hidden) < 4 or len(hidden) % 2:
-        raise KanDiffusionError(
-            "a U-Net needs an even number of feed-forwards, four or more, not "
-            f"{len(hidden)}; give another depth or other hidden widths"
-        )
     width, lower = channels[-1], len(channels) - 1
     return UNet2DConditionModel(
         sample_size=shape[1],
@@ -349,14 +346,6 @@ def _unet(shape: Sequence[int], hidden: Sequence[int], channels: Sequence[int]) 
     )
 
 
-_ROWS: tuple[tuple[str, str, Literal["kan", "mlp"], FeedForwards], ...] = (
-    ("dit", "DiT", "mlp", "mlp"),
-    ("dit-kan", "DiT KAN", "kan", "grouped"),
-    ("dit-full-kan", "DiT full KAN", "kan", "full"),
-    ("unet", "U-Net", "mlp", "mlp"),
-    ("unet-kan", "U-Net KAN", "kan", "grouped"),
-)
-
 PICTURE_FAMILIES: dict[str, Family] = {
     name: Family(
         name,
@@ -364,11 +353,16 @@ PICTURE_FAMILIES: dict[str, Family] = {
         depth=4,
         learning_rate=3e-3,
         settings={"architecture": name.split("-")[0], "feed_forward": feed_forward},
-        kind=kind,
+        kind="mlp" if feed_forward == "mlp" else "kan",
         title=title,
         space={"learning_rate": Range(5e-4, 1e-2, log=True)},
     )
-    for name, title, kind, feed_forward in _ROWS
+    for name, title, feed_forward in (
+        ("dit", "DiT", "mlp"),
+        ("dit-kan", "DiT KAN", "grouped"),
+        ("dit-full-kan", "DiT full KAN", "full"),
+        ("unet", "U-Net", "mlp"),
+        ("unet-kan", "U-Net KAN", "grouped"),
+    )
 }
-"""Families of pictures by name: feed-forwards as in diffusers, with functions that hidden units
-share, and with functions of each edge."""
+"""Families of pictures by name."""

@@ -15,8 +15,8 @@ import torch
 from diffusers import ImagePipelineOutput, SchedulerMixin
 
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
-from kan_diffusion.errors import KanDiffusionError, valid_settings
-from kan_diffusion.pictures.codec import PictureCodec
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.processes import Process
 
@@ -31,14 +31,7 @@ class PictureDiffusionPipeline(SamplePipeline):
     Args:
         denoiser: The trained network.
         process: The process it was trained for, or its settings.
-        mode: Channels of the pictures, as Pillow names them.
         scheduler: Any diffusers scheduler of the process; its default when None.
-
-    Attributes:
-        codec: The map between samples and pictures.
-
-    Raises:
-        KanDiffusionError: The mode does not fit the denoiser.
     """
 
     _denoiser_class = PictureDenoiser
@@ -47,19 +40,10 @@ class PictureDiffusionPipeline(SamplePipeline):
         self,
         denoiser: PictureDenoiser,
         process: Process | Mapping[str, object] | None = None,
-        mode: str = "RGB",
         scheduler: SchedulerMixin | None = None,
     ) -> None:
         super().__init__()
         self._setup_sampling(denoiser, process, scheduler)
-        with valid_settings("a pipeline of pictures"):
-            self.codec = PictureCodec(size=denoiser.sample_shape[-1], mode=mode)
-        if self.codec.shape != denoiser.sample_shape:
-            raise KanDiffusionError(
-                f"pictures of mode {mode} are samples of shape {self.codec.shape}, and the "
-                f"denoiser's are {denoiser.sample_shape}; give the mode it was trained with"
-            )
-        self.register_to_config(mode=mode)
 
     @torch.no_grad()
     def __call__(
@@ -112,7 +96,7 @@ class PictureDiffusionPipeline(SamplePipeline):
             len(asked), num_inference_steps, generator, {"input_ids": asked},
             {"input_ids": absent}, guidance_scale, batch_size, callback_on_step_end,
         )  # fmt: skip
-        images = samples.clamp(-1, 1) if output_type == "pt" else self.codec.decode(samples)
+        images = samples.clamp(-1, 1) if output_type == "pt" else decode(samples)
         if not return_dict:
             return (images,)
         return ImagePipelineOutput(images=images)

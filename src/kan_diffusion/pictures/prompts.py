@@ -90,7 +90,7 @@ class Vocabulary:
             row = [_START, *(self.numbers.get(word, _UNKNOWN) for word in _words(prompt)), _END]
             if len(row) > self.length:
                 raise KanDiffusionError(
-                    f"the prompt '{_short(prompt)}' has {len(row)} tokens and {self.length} fit; "
+                    f"the prompt '{prompt}' has {len(row)} tokens and {self.length} fit; "
                     "say it in fewer words"
                 )
             rows.append(row + [_PAD] * (self.length - len(row)))
@@ -107,12 +107,8 @@ class Vocabulary:
             if word not in self.numbers:
                 near = difflib.get_close_matches(word, self.numbers, 3, 0.5)
                 nearest = f"nearest known: {', '.join(near)}" if near else "no known word is near"
-                said.append(f"'{_short(word)}' was never seen; {nearest}")
+                said.append(f"'{word}' was never seen; {nearest}")
         return said
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class TextEncoder(nn.Module):

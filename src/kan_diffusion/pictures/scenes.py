@@ -1,4 +1,4 @@
-r"""Scenes of a coloured object: drawn, described by captions, and read from prompts.
+r"""Scenes of a coloured object: drawn, described by captions, read, and denoised exactly.
 
 A picture is linear in its object. With the background b, the coverage m of pixels by the object,
 and its colour c,
@@ -16,12 +16,21 @@ and places uniformly from those that fit the size.
 
 The wording of a caption is drawn from `WORDINGS` independently of the scene. Given a caption, the
 scenes that it allows therefore keep their relative probabilities.
+
+Inner products of a picture with all renderings r_k follow from those with coverages, and so does
+the posterior mean that no denoiser beats,
+
+.. math:: E[x_0 \mid \alpha x_0 + \sigma \varepsilon = x] = \sum_k w_k(x) r_k,
+    \qquad w_k(x) \propto w_k \exp((\alpha x \cdot r_k - \alpha^2 \|r_k\|^2 / 2) / \sigma^2).
+
+A generated picture is read as the scene with the nearest rendering: the one with the largest
+exponent at :math:`\alpha = 1`, whatever the noise.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Literal
@@ -33,6 +42,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from kan_diffusion.data.densities import Level, by_chunks
 from kan_diffusion.errors import DataError, unknown_name
 
 __all__ = [
@@ -44,12 +54,15 @@ __all__ = [
     "SHAPE_SIDES",
     "WORDINGS",
     "Combinations",
+    "SceneOracle",
     "all_scenes",
     "captions",
     "coverages",
     "draw_scenes",
     "parse",
+    "read_scenes",
     "render",
+    "score_scenes",
 ]
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
@@ -138,8 +151,8 @@ def all_scenes() -> pd.DataFrame:
         for y, x in product(_SPANS[size], repeat=2)
     ]
     table = pd.DataFrame(rows, columns=[*PROPERTIES, "x", "y"])
-    held_out = [_is_held_out(*row[:3]) for row in rows]
-    return table.astype(dict.fromkeys(PROPERTIES, "category")).assign(held_out=held_out)
+    kinds = {kind: pd.CategoricalDtype([*known]) for kind, known in PROPERTIES.items()}
+    return table.astype(kinds).assign(held_out=[_is_held_out(*row[:3]) for row in rows])
 
 
 def draw_scenes(
@@ -155,23 +168,23 @@ def draw_scenes(
     Returns:
         Rows of :func:`all_scenes`, shape (num,).
     """
-    every = product(PROPERTIES["shape"], COLOURS, _DIAMETERS)
-    known = [each for each in every if combinations != "seen" or not _is_held_out(*each)]
-    held_out = np.array([_is_held_out(*each) for each in known])
-    kinds = all_scenes()[["background", "shape", "colour", "size"]].drop_duplicates()
-    first = {tuple(row): number for number, row in kinds.T.items()}
-    firsts = np.array([[first[ground, *each] for each in known] for ground in BACKGROUNDS])
-    places = np.array([len(_SPANS[size]) for *_, size in known])
+    kinds = ["shape", "colour", "size"]
+    first = all_scenes().drop_duplicates(kinds).sort_values(kinds)  # on black, at the top left
+    if combinations == "seen":
+        first = first[~first["held_out"]]
+    rows, held_out = first.index.to_numpy(), first["held_out"].to_numpy()
+    places = np.array([len(_SPANS[size]) for size in first["size"]])
     grounds = generator.integers(len(BACKGROUNDS), size=num)
     chosen, steps = np.zeros(num, np.int64), np.zeros((num, 2), np.int64)
     open_ = np.arange(num)
     while len(open_):
-        drawn = generator.integers(len(known), size=len(open_))
+        drawn = generator.integers(len(rows), size=len(open_))
         chosen[open_] = drawn
         steps[open_] = (generator.random((len(open_), 2)) * places[drawn, None]).astype(np.int64)
         open_ = open_[~held_out[drawn]] if combinations == "held-out" else open_[:0]
     across, down = steps.T
-    return np.asarray(firsts[grounds, chosen] + places[chosen] * down + across)
+    on_black = rows[chosen] + places[chosen] * down + across
+    return np.asarray(on_black + len(all_scenes()) // len(BACKGROUNDS) * grounds)
 
 
 @lru_cache(maxsize=len(SHAPE_SIDES))
@@ -258,11 +271,10 @@ def captions(
     if generator is not None:
         # The first of two numbers, as the captions behind the committed results were drawn.
         drawn = generator.random((len(scenes), 2))[:, 0]
-    told = all_scenes().iloc[np.asarray(scenes)]
-    properties = zip(*(told[kind] for kind in PROPERTIES), strict=True)
+    told = all_scenes().iloc[np.asarray(scenes)].to_dict("records")
     return tuple(
-        WORDINGS[int(number * len(WORDINGS))].format(**dict(zip(PROPERTIES, each, strict=True)))
-        for number, each in zip(drawn, properties, strict=True)
+        WORDINGS[int(number * len(WORDINGS))].format_map(each)
+        for number, each in zip(drawn, told, strict=True)
     )
 
 
@@ -308,3 +320,159 @@ def parse(prompt: str) -> dict[str, str]:
     if "shape" not in asked:
         raise DataError(f"'{prompt}' names no shape; known: {', '.join(PROPERTIES['shape'])}")
     return asked
+
+
+class SceneOracle:
+    """The exact posterior mean of scenes, with or without a prompt.
+
+    The combination of shape, colour and size, the place for an object of its size, and background
+    are uniform and independent, as :func:`draw_scenes` draws them.
+
+    Args:
+        size: Pixels of a side S, 16 or 32.
+        combinations: Which combinations of shape, colour and size there are.
+
+    Raises:
+        DataError: Scenes are not drawn in that size.
+    """
+
+    def __init__(self, size: int, combinations: Combinations = "seen") -> None:
+        self.size = size
+        self.masks = coverages(size).double()
+        self.shades, colours = (PAIRS / 127.5 - 1).double().unbind(1)
+        self.steps = colours - self.shades
+        areas, squares = self.masks.sum(dim=1), self.masks.square().sum(dim=1)
+        self.norms = (
+            self.shades.square().sum(dim=1, keepdim=True) * size**2
+            + 2 * (self.shades * self.steps).sum(dim=1, keepdim=True) * areas
+            + self.steps.square().sum(dim=1, keepdim=True) * squares
+        )
+        scenes = all_scenes()
+        rooms = scenes["size"].map(scenes["size"].value_counts()).astype(float)
+        wanted = scenes["held_out"].eq(combinations == "held-out") | (combinations == "all")
+        weights = torch.tensor((wanted / rooms).to_numpy())
+        self.log_weights = weights.log().reshape(self.norms.shape)
+
+    def _weights_of(self, prompt: str) -> Tensor:
+        """Computes the log-weights of scenes that a prompt allows, (12, m), -inf of all others."""
+        if not prompt:
+            return self.log_weights
+        scenes = all_scenes()
+        met = [scenes[kind].eq(value).to_numpy() for kind, value in parse(prompt).items()]
+        allowed = torch.from_numpy(np.logical_and.reduce(met)).reshape(self.norms.shape)
+        weights = self.log_weights.masked_fill(~allowed, -torch.inf)
+        if not bool(weights.isfinite().any()):
+            raise DataError(
+                f"'{prompt}' is held out: no picture of these combinations is as it asks; take "
+                "combinations='all'"
+            )
+        return weights
+
+    @torch.no_grad()
+    def posterior_mean(
+        self, x: Tensor, alpha: Level, sigma: Level, prompts: Collection[str] | None = None
+    ) -> Tensor:
+        """Computes E[x_0 | alpha x_0 + sigma eps = x, prompt].
+
+        Args:
+            x: Noised pictures with shape (n, 3, S, S), or (n, 3 S S).
+            alpha: Signal level, at least 0; a number or shape (n,).
+            sigma: Noise level, positive; a number or shape (n,).
+            prompts: A caption for each picture; an empty one says nothing.
+
+        Returns:
+            The shape of x, float64, on its device.
+
+        Raises:
+            DataError: A shape is wrong, sigma is not positive, or a prompt cannot be read or allows
+                no picture.
+        """
+        flat, size = x.flatten(1), self.size
+        if flat.shape[1] != 3 * size**2:
+            raise DataError(
+                f"pictures must have shape (n, 3, {size}, {size}), got {tuple(x.shape)}"
+            )
+        told = [""] * len(flat) if prompts is None else list(prompts)
+        if len(told) != len(flat):
+            raise DataError(f"{len(flat)} pictures and {len(told)} prompts; give one for each")
+        count = self.norms.numel()
+        mean = by_chunks(self._mean, flat, alpha, sigma, flat.shape[1], count, told, noised=True)
+        return mean.reshape(x.shape)
+
+    def _mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, prompts: Sequence[str]) -> Tensor:
+        given = torch.stack([self._weights_of(prompt) for prompt in prompts])
+        logits = self.exponents(x, alpha) / sigma[:, :, None] ** 2 + given
+        weights = logits.flatten(1).softmax(dim=1).unflatten(1, self.norms.shape)
+        shades = weights.sum(dim=2) @ self.shades
+        covered = (self.steps.T @ weights).flatten(0, 1) @ self.masks
+        return (shades.reshape(-1, 1) + covered).reshape(len(weights), -1)
+
+    def exponents(self, x: Tensor, alpha: Tensor) -> Tensor:
+        """Computes alpha x r - alpha² |r|² / 2 of pictures (n, 3 S S) and all r, (n, 12, m)."""
+        pixels = x.reshape(-1, self.size**2)
+        seen = (pixels @ self.masks.T).unflatten(0, (-1, 3))
+        sums = pixels.sum(dim=1).unflatten(0, (-1, 3))
+        products = (sums @ self.shades.T)[:, :, None] + self.steps @ seen
+        alpha = alpha[:, :, None]
+        return alpha * products - alpha**2 / 2 * self.norms
+
+
+def read_scenes(samples: Tensor) -> pd.DataFrame:
+    """Reads each picture as the nearest scene of all.
+
+    Args:
+        samples: Shape (n, 3, S, S) with values in [-1, 1] and S of 16 or 32.
+
+    Returns:
+        The rows of :func:`all_scenes`, and the Euclidean ``distance``
+        of each picture to the scene's rendering.
+
+    Raises:
+        DataError: The shape is wrong, or a value is not finite.
+    """
+    if samples.ndim != 4 or samples.shape[1] != 3 or samples.shape[2] != samples.shape[3]:
+        raise DataError(f"pictures must have shape (n, 3, S, S), got {tuple(samples.shape)}")
+    if not bool(samples.isfinite().all()):
+        raise DataError("pictures have values that are not finite; sample again or train longer")
+    pictures, size = samples.detach().cpu(), samples.shape[2]
+    oracle = SceneOracle(size, "all")
+
+    def nearest(x: Tensor, alpha: Tensor, _: Tensor) -> Tensor:
+        return oracle.exponents(x, alpha).flatten(1).argmax(dim=1)
+
+    flat = pictures.flatten(1)
+    rows = by_chunks(nearest, flat, 1.0, 0.0, flat.shape[1], oracle.norms.numel()).numpy()
+    away = (pictures - render(rows, size)).flatten(1).norm(dim=1)
+    return all_scenes().iloc[rows].assign(distance=away.numpy())
+
+
+def score_scenes(samples: Tensor, prompts: Collection[str]) -> dict[str, float]:
+    """Judges pictures by what their prompts ask for.
+
+    Args:
+        samples: Shape (n, 3, S, S) with values in [-1, 1] and S of 16 or 32.
+        prompts: A prompt for each picture; see :func:`parse`.
+
+    Returns:
+        Shares from 0 to 1 of the pictures whose ``"shape"``, ``"colour"``, ``"size"``, ``"place"``
+        and ``"background"`` are as asked, each of those whose prompts say something about it, NaN
+        where none does; the share in which ``"all"`` is as asked; and the median ``"distance"`` to
+        the scene that was read.
+
+    Raises:
+        DataError: The numbers of pictures and prompts differ, or a prompt cannot be read.
+    """
+    if len(samples) != len(prompts) or not len(prompts):
+        raise DataError(
+            f"{len(samples)} pictures and {len(prompts)} prompts; give a prompt for each picture"
+        )
+    asked = pd.DataFrame(map(parse, prompts), columns=list(PROPERTIES), dtype=object)
+    read = read_scenes(samples).set_index(asked.index)
+    said = asked.notna()
+    met = read[asked.columns].astype(object).eq(asked)
+    scores = met.where(said).astype(float).mean()
+    return {
+        **scores,
+        "all": float((met | ~said).all(axis=1).mean()),
+        "distance": float(read["distance"].median()),
+    }

@@ -3,7 +3,7 @@ r"""Scores of the pictures that a model draws: as asked, varied and not copied.
 A model is asked for captions of pictures that it was not trained on. Pictures drawn
 without guidance are samples of its :math:`p(x) = E_c\, p(x \mid c)`; their distances to the nearest
 training pictures tell copies. Pictures drawn with guidance are read: scenes by the nearest
-rendering (:mod:`kan_diffusion.pictures.oracle`), with combinations that are trained on and with
+rendering (:mod:`kan_diffusion.pictures.scenes`), with combinations that are trained on and with
 held-out ones, and classes by a support vector machine. All models of a seed start from the same
 noise, and each score stands beside that of real pictures.
 
@@ -28,12 +28,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.metrics import Measure
 from kan_diffusion.evaluation.privacy import copies
-from kan_diffusion.pictures.oracle import score_scenes
+from kan_diffusion.pictures.codec import decode, encode
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.pictures.scenes import Combinations, captions, draw_scenes, render
+from kan_diffusion.pictures.scenes import Combinations, captions, draw_scenes, render, score_scenes
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.study.config import TrialConfig
@@ -80,17 +79,12 @@ class ClassJudge:
 
     Args:
         train: Training pictures, shape (N, C, S, S).
-        classes: Their N classes, a categorical.
-
-    Raises:
-        DataError: There is only one class, or a class has no training picture.
+        classes: Their N classes, a categorical; of two at least there are pictures.
     """
 
     def __init__(self, train: Tensor, classes: pd.Series) -> None:
         from sklearn.svm import SVC
 
-        if not 1 < classes.nunique() == len(classes.cat.categories):
-            raise DataError("a judge of classes needs two at least, each with training pictures")
         self._classifier = SVC(C=10.0).fit(_flat(train), classes.cat.codes)
         self._spreads = _spreads(train, classes)
 
@@ -209,10 +203,9 @@ def _copied(
     dataset: PictureDataset, plain: Tensor, num: int, names: tuple[int, int, str]
 ) -> dict[str, float]:
     """Compares drawn pictures (n, C, S, S), and real ones, with training pictures."""
-    codec = dataset.codec  # drawn pictures are rounded to 8 bits, as they are shown
-    made, train = _flat(codec.encode(codec.decode(plain))), _flat(dataset.train)
-    heldout = _flat(dataset.heldout[: len(plain)])
-    found = copies(made, train, heldout, numpy_generator("copies", *names))
+    made = encode(decode(plain), plain.shape[-1])  # rounded to 8 bits, as they are shown
+    train, heldout = _flat(dataset.train), _flat(dataset.heldout[: len(plain)])
+    found = copies(_flat(made), train, heldout, numpy_generator("copies", *names))
     one, other = map(_flat, dataset.fresh_pair(num, torch_generator("real pairs", *names)))
     of_real = copies(one, train, other, numpy_generator("real pairs", *names))
     return {

@@ -13,11 +13,11 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,11 +25,10 @@ from torch import Tensor
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import Family, Setting, get_family
+from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
     SamplePipeline,
-    StepCallback,
     make_scheduler,
 )
 from kan_diffusion.errors import KanDiffusionError
@@ -67,7 +66,6 @@ _SEEN, _SCENES, _FEWEST_SEEN = 64_000, 20_000, 25_000
 """Pictures that training sees if the data have ``_SCENES`` pictures, and the fewest it sees."""
 _CLASS_GUIDANCE, _PROMPT_GUIDANCE = 2.0, 4.0
 """Classes need less guidance than prompts that compose."""
-_IN = {"L": "grey", "RGB": "colour", "RGBA": "colour and opacity"}
 _LONGEST_NAME, _MOST_ACROSS = 60, 16
 """Letters of a file's name, and pictures in a row of a contact sheet."""
 
@@ -85,14 +83,11 @@ class PictureTask(Task):
     file = "pictures"
     num = 16
     pipeline_class = PictureDiffusionPipeline
+    families = PICTURE_FAMILIES
     family = "unet-kan"
     process = "flow"
     one_thread = False
     measures = PICTURE_MEASURES
-
-    def families(self) -> Mapping[str, Family]:
-        """Lists all families of pictures."""
-        return PICTURE_FAMILIES
 
     def suggest(
         self, dataset: Dataset, family: str, process: Process, params: int | None
@@ -145,25 +140,29 @@ class PictureTask(Task):
         """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
         pictures = _known(PictureDataset, dataset)
         known = Vocabulary.of(pictures.labels["caption"], pictures.heldout_labels["caption"])
-        told: dict[str, Setting] = {"words": known.words, "prompt_length": known.length}
-        network = self._network(config, dataset, {**config.model.settings, **told})
+        told = {**config.model.settings, "words": known.words, "prompt_length": known.length}
+        model = config.model.model_copy(update={"settings": told})
+        network = super().build(config.model_copy(update={"model": model}), dataset)
         denoiser = _known(PictureDenoiser, network)
         # The same for all models of a seed.
         denoiser.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))
         return denoiser
 
-    def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
-        """Returns the tokens of captions."""
-        return _tokens(denoiser, _known(PictureDataset, dataset).labels)
+    def conditions(
+        self, denoiser: Denoiser, dataset: Dataset, rows: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the tokens of captions, see :meth:`.Task.conditions`."""
+        pictures = _known(PictureDataset, dataset)
+        labels = pictures.labels if rows is None else pictures.heldout_labels.iloc[rows.numpy()]
+        return {"input_ids": _known(PictureDenoiser, denoiser).vocabulary.tokens(labels["caption"])}
 
     def pipeline(
         self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
     ) -> PictureDiffusionPipeline:
         """Makes the pipeline of a trained denoiser."""
-        mode, process = _known(PictureDataset, dataset).codec.mode, config.process
-        scheduler = make_scheduler(config.sampling.scheduler, process)
+        scheduler = make_scheduler(config.sampling.scheduler, config.process)
         network = _known(PictureDenoiser, denoiser)
-        return PictureDiffusionPipeline(network, process, mode, scheduler)
+        return PictureDiffusionPipeline(network, config.process, scheduler)
 
     def points(self, pipeline: SamplePipeline) -> PointDiffusionPipeline:
         """Refuses: pictures are no points, see :meth:`.Task.points`."""
@@ -171,13 +170,6 @@ class PictureTask(Task):
             "this is a model of pictures, and only models of points and tables can be used so; "
             "draw from it with 'kan-diffusion sample', judge it with 'kan-diffusion evaluate'"
         )
-
-    def _conditions_of(
-        self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
-    ) -> dict[str, Tensor]:
-        assert rows is not None
-        labels = _known(PictureDataset, dataset).heldout_labels.iloc[rows.numpy()]
-        return _tokens(pipeline.denoiser, labels)
 
     def _score(
         self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
@@ -192,26 +184,13 @@ class PictureTask(Task):
         draws = trial.judging.num_samples * trial.sampling.steps * _STEPS_A_DRAW
         return draws / trial.training.batch_size * step()
 
-    def draw_shown(
-        self,
-        pipeline: SamplePipeline,
-        dataset: Dataset,
-        num: int,
-        steps: int,
-        guidance: float,
-        generator: torch.Generator,
-        on_step: StepCallback,
-    ) -> None:
-        """Draws the pictures that a report asks for, see :meth:`.Task.draw_shown`."""
+    def to_show(
+        self, pipeline: SamplePipeline, dataset: Dataset, num: int, guidance: float
+    ) -> Callable[..., object]:
+        """Prepares to draw the pictures that a report asks for, see :meth:`.Task.to_show`."""
         prompts, _ = shown(_known(PictureDataset, dataset), num)
-        _known(PictureDiffusionPipeline, pipeline)(
-            prompts,
-            steps,
-            guidance_scale=guidance,
-            generator=generator,
-            output_type="pt",
-            callback_on_step_end=on_step,
-        )
+        drawing = _known(PictureDiffusionPipeline, pipeline)
+        return partial(drawing, prompts, guidance_scale=guidance, output_type="pt")
 
     def require_place(self, place: Path) -> None:
         """Allows any folder."""
@@ -226,7 +205,7 @@ class PictureTask(Task):
     ) -> Drawn:
         """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
         drawing, num = _known(PictureDiffusionPipeline, pipeline), num or self.num
-        prompts, vocabulary = [*asked.prompts, *asked.classes], drawing.denoiser.vocabulary
+        prompts, vocabulary = asked.requests, drawing.denoiser.vocabulary
         if unknown := vocabulary.unknown(asked.classes):
             raise KanDiffusionError(f"there is no such class: {unknown[0]}")
         for sentence in vocabulary.unknown(asked.prompts):
@@ -238,19 +217,19 @@ class PictureTask(Task):
             guidance_scale=asked.guidance,
             generator=generator,
         ).images
-        groups = [
-            (prompt, pictures[place * num : (place + 1) * num])
-            for place, prompt in enumerate(prompts or [""])
-        ]
-        return Drawn(f"{len(pictures):,} pictures", lambda folder: _write(folder, groups))
+        asked_for = prompts or [""]
+        return Drawn(
+            f"{len(pictures):,} pictures", lambda folder: _write(folder, asked_for, pictures)
+        )
 
     def describe(self, source: Source, dataset: Dataset) -> str:
         """Says which pictures there are."""
         pictures = _known(PictureDataset, dataset)
-        size, caption = pictures.codec.size, pictures.labels["caption"][0]
+        (channels, *sides), caption = pictures.shape, pictures.labels["caption"][0]
         text = (
-            f"{len(pictures.train):,} pictures of {size} x {size} pixels in "
-            f"{_IN[pictures.codec.mode]} to train on, {len(pictures.heldout):,} held out, "
+            f"{len(pictures.train):,} pictures of {' x '.join(map(str, sides))} pixels in "
+            f"{'grey' if channels == 1 else 'colour'} to train on, {len(pictures.heldout):,} held "
+            "out, "
         )
         text += f"with captions such as '{caption}'" if caption else "without captions"
         if pictures.classes:
@@ -258,18 +237,19 @@ class PictureTask(Task):
         return text
 
 
-def _write(folder: Path, drawn: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
+def _write(folder: Path, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> None:
     """Writes pictures as PNG files named after what was asked for, and a contact sheet of all."""
     folder.mkdir(parents=True, exist_ok=True)
+    num, several = len(pictures) // len(prompts), len(prompts) > 1
+    # One prompt alone is as square as possible.
+    across = _MOST_ACROSS if several else math.ceil(math.sqrt(num))
     files, rows = dict[str, Image.Image](), list[Sequence[Image.Image]]()
-    for place, (asked, pictures) in enumerate(drawn, start=1):
-        slug = re.sub(r"[^a-z0-9]+", "-", asked.lower()).strip("-")[:_LONGEST_NAME] or "picture"
-        stem = f"{place:02}-{slug}" if len(drawn) > 1 else slug
-        digits = len(str(len(pictures)))
-        files |= {f"{stem}-{n:0{digits}}.png": each for n, each in enumerate(pictures, start=1)}
-        # One prompt alone is as square as possible.
-        across = _MOST_ACROSS if len(drawn) > 1 else math.ceil(math.sqrt(len(pictures)))
-        rows += [pictures[k : k + across] for k in range(0, len(pictures), across)]
+    for place, prompt in enumerate(prompts):
+        slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_LONGEST_NAME] or "picture"
+        stem = f"{place + 1:02}-{slug}" if several else slug
+        drawn = pictures[place * num : (place + 1) * num]
+        files |= {f"{stem}-{n:0{len(str(num))}}.png": each for n, each in enumerate(drawn, start=1)}
+        rows += [drawn[k : k + across] for k in range(0, num, across)]
     for name, picture in {**files, "sheet.png": contact_sheet(rows)}.items():
         with whole_file(folder / name) as temporary:
             picture.save(temporary, "PNG")
@@ -279,8 +259,3 @@ def _known(kind: type[T], thing: object) -> T:
     """Returns what the task of pictures is called with, as the kind that it is."""
     assert isinstance(thing, kind)
     return thing
-
-
-def _tokens(denoiser: Denoiser, labels: pd.DataFrame) -> dict[str, Tensor]:
-    """Returns the tokens of captions, as conditions."""
-    return {"input_ids": _known(PictureDenoiser, denoiser).vocabulary.tokens(labels["caption"])}

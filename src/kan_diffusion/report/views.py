@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -50,14 +51,13 @@ from kan_diffusion.study.tasks import NOTHING_ASKED, Asked, task_of
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = [
-    "MOST_MOVING", "JudgedPage", "Mover", "Reverse", "View", "animate", "mover_of_run",
-    "same_noise", "sampler_of", "states_of", "steps_of_all", "titles_of", "view_of",
+    "JudgedPage", "Mover", "Reverse", "View", "animate", "mover_of_run", "states_of", "titles_of",
+    "view_of",
 ]  # fmt: skip
 
-MOST_MOVING = 5_000
-"""Largest number of points in a panel."""
-
 _TRAILS = 40
+_OF_SEVERAL = 6
+"""Samples that move of each of several prompts or classes."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,16 @@ class Mover:
 
 @dataclass(frozen=True)
 class Reverse:
-    """A reverse process, in the data's own units.
+    """A reverse process; points are in the data's own units.
 
     Attributes:
         times: Time of each state as a fraction of T, with shape (F,), from 1 for noise to 0.
-        states: Points at these times, with shape (F, n, d), float64; the last are the samples that
-            the pipeline returns, bit for bit.
-        columns: Names of the d coordinates.
+        states: Samples at these times, with shape (F, n, *shape), points in float64; the last are
+            those that the pipeline returns, bit for bit.
     """
 
     times: tuple[float, ...]
-    states: NDArray[np.float64]
-    columns: tuple[str, ...]
+    states: NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,13 @@ def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
 
 
 class View:
-    """The view of points: a wing's overrides what differs."""
+    """The view of points: a wing's overrides what differs.
+
+    Attributes:
+        most_moving: Largest number of samples of a model that move.
+    """
+
+    most_moving: ClassVar[int] = 5_000
 
     def gather_data(
         self, contents: ReportContents, source: Source, dataset: Dataset, config: StudyConfig
@@ -170,19 +174,14 @@ class View:
                 contents.exact[label] = _exact_process(config, dataset)
 
     def reverse(
-        self,
-        pipeline: SamplePipeline,
-        data: Source,
-        num: int,
-        steps: int,
-        generator: torch.Generator,
+        self, mover: Mover, asked: Asked, num: int, steps: int, generator: torch.Generator
     ) -> Reverse:
         """Draws samples and keeps all states of the reverse process.
 
         Args:
-            pipeline: The denoiser with its sampler.
-            data: What it was trained on.
-            num: Number of samples.
+            mover: The model, with its sampler.
+            asked: What is asked for.
+            num: Number of samples in all.
             steps: Steps of the sampler.
             generator: Source of the noise; keeping the states does not change the samples.
 
@@ -190,72 +189,39 @@ class View:
             KanDiffusionError: A number is out of range, or there is nothing to be drawn in a plane.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
-        points = task_of(data).points(pipeline)
+        points = task_of(mover.data).points(mover.pipeline)
         with watched(points) as kept:
             last = points(num, steps, generator=generator).samples.cpu().double()
         before = (points.standardizer.invert(state.double()) for state in kept.values())
-        return Reverse((*kept, 0.0), torch.stack([*before, last]).numpy(), points.columns)
+        return Reverse((*kept, 0.0), torch.stack([*before, last]).numpy())
 
-    def animate(
+    def motion(
         self,
         movers: Sequence[Mover],
-        asked: Asked = NOTHING_ASKED,
-        *,
-        num: int | None = None,
-        steps: int | None = None,
-        scheduler: str | None = None,
-        seed: int = 0,
+        states: Sequence[NDArray[np.floating]],
+        labels: tuple[str, ...],
+        asked: Asked,
     ) -> Motion:
-        """Draws the reverse processes of models side by side, from the same noise.
-
-        Models of different processes have different times; their frames are then numbered by steps.
+        """Makes a panel of each model.
 
         Args:
-            movers: The models, of data with the same number of coordinates. Where a density is
-                known, the process of its exact denoiser comes last.
-            asked: What is asked for; paths are drawn of 40 points unless it says so, where
-                processes differ, else of none.
-            num: Number of samples of each model; as many as suit when None.
-            steps: Steps of the samplers; when None one for each frame, or all timesteps of
-                ``"ddpm"``.
-            scheduler: Name of the sampler; when None DDIM, or Euler's method for flow matching,
-                whose steps are even in time.
-            seed: Seed of the noise, as in the command ``sample``.
-
-        Raises:
-            KanDiffusionError: Models have different dimensions, or refuse what is asked.
-            NonFiniteSamplesError: Samples became infinite or NaN.
+            movers: The models.
+            states: The states that are shown of each, with shape (F, n, *shape).
+            labels: Names of the F frames.
+            asked: What was asked for.
         """
-        num, trails = num or task_of(movers[0].data).num, asked.trails
-        if num > MOST_MOVING:
-            raise KanDiffusionError(
-                f"motion shows at most {MOST_MOVING:,} points, not {num:,}; take fewer"
-            )
-        same_noise(movers)
-        processes = {mover.process.name for mover in movers}
+        trails = asked.trails
         if trails is None:
-            trails = _TRAILS if len(processes) > 1 else 0
-        exact = {(m.process, m.data): m for m in movers if m.data.density is not None}
-        drawn = [*movers, *map(_exact, exact.values())]
-        reverses = []
-        for mover in drawn:
-            pipeline, its_steps = sampler_of(mover, scheduler, steps)
-            view, generator = view_of(mover.data), torch_generator("samples", seed)
-            reverses.append(view.reverse(pipeline, mover.data, num, its_steps, generator))
-        labels, picks = steps_of_all([reverse.times for reverse in reverses])
-        views = [
-            _view_of_group(
-                [other for other in zip(drawn, reverses, strict=True) if _alike(mover, other[0])]
-            )
-            for mover in drawn
-        ]
+            trails = _TRAILS if len({mover.process.name for mover in movers}) > 1 else 0
+        drawn = list(zip(movers, states, strict=True))
+        views = [_view_of_group([each for each in drawn if each[0].data == m.data]) for m in movers]
         panels = [
-            PointPanel.of(title, colour, list(reverse.states[pick]), *view, trails)
-            for title, colour, reverse, pick, view in zip(
-                titles_of(drawn), _colours(drawn), reverses, picks, views, strict=True
+            PointPanel.of(title, colour, list(frames), *view, trails)
+            for title, colour, frames, view in zip(
+                titles_of(movers), _colours(movers), states, views, strict=True
             )
         ]
-        axes = views[0][0].labels if all(_alike(mover, drawn[0]) for mover in drawn) else ()
+        axes = views[0][0].labels if len({mover.data for mover in movers}) == 1 else ()
         return Motion(labels, tuple(panels), axes)
 
     def page(
@@ -302,22 +268,27 @@ def animate(
     scheduler: str | None = None,
     seed: int = 0,
 ) -> Motion:
-    """Draws the reverse processes of models side by side, as :meth:`View.animate` of their view."""
-    view = view_of(movers[0].data)
-    return view.animate(movers, asked, num=num, steps=steps, scheduler=scheduler, seed=seed)
+    """Draws the reverse processes of models side by side, from the same noise.
 
+    Models of different processes have different times; their frames are then numbered by steps.
 
-def view_of(source: Source) -> View:
-    """Returns the view of some data; its module is loaded when it is first asked for."""
-    return _view(source.view)
-
-
-def same_noise(movers: Sequence[Mover]) -> None:
-    """Checks that models have samples of one shape, and so can start from the same noise.
+    Args:
+        movers: The models, of samples of one shape. Where a density is known, the process of its
+            exact denoiser comes last.
+        asked: What is asked for; paths are drawn of 40 points unless it says so, where processes
+            differ, else of none.
+        num: Number of samples of each model, for each prompt or class that is asked for; as many as
+            suit when None.
+        steps: Steps of the samplers; when None one for each frame, or all timesteps of ``"ddpm"``.
+        scheduler: Name of the sampler; when None DDIM, or Euler's method for flow matching, whose
+            steps are even in time.
+        seed: Seed of the noise, as in the command ``sample``.
 
     Raises:
-        KanDiffusionError: They do not.
+        KanDiffusionError: Models have samples of different shapes, or refuse what is asked.
+        NonFiniteSamplesError: Samples became infinite or NaN.
     """
+    task, view = task_of(movers[0].data), view_of(movers[0].data)
     shapes = {mover.pipeline.denoiser.sample_shape for mover in movers}
     if len(shapes) > 1:
         words = sorted(" x ".join(map(str, shape)) for shape in shapes)
@@ -325,19 +296,33 @@ def same_noise(movers: Sequence[Mover]) -> None:
             f"models of {' and '.join(words)} numbers a sample cannot start from the same noise; "
             "draw them by themselves"
         )
+    rows = max(len(asked.requests), 1)
+    num = rows * (num or (task.num if rows == 1 else _OF_SEVERAL))
+    if num > view.most_moving:
+        raise KanDiffusionError(
+            f"motion shows at most {view.most_moving:,} {task.noun}, not {num:,}; take fewer"
+        )
+    exact = {(m.process, m.data): m for m in movers if m.data.density is not None}
+    drawn = [*movers, *map(_exact, exact.values())]
+    reverses = []
+    for mover in drawn:
+        sampler = make_scheduler(scheduler or even_sampler(mover.process), mover.process)
+        pipeline = type(mover.pipeline).from_pipe(mover.pipeline, scheduler=sampler)
+        usual = mover.process.num_timesteps if scheduler == "ddpm" else MOST_FRAMES - 1
+        sampled, generator = replace(mover, pipeline=pipeline), torch_generator("samples", seed)
+        of_data = view_of(mover.data)
+        reverses.append(of_data.reverse(sampled, asked, num, steps or usual, generator))
+    labels, picks = _steps_of_all([reverse.times for reverse in reverses])
+    states = [reverse.states[pick] for reverse, pick in zip(reverses, picks, strict=True)]
+    return view.motion(drawn, states, labels, asked)
 
 
-def sampler_of(mover: Mover, name: str | None, steps: int | None) -> tuple[SamplePipeline, int]:
-    """Makes a pipeline of the same model with the sampler asked for; gives its steps too."""
-    scheduler = make_scheduler(name or even_sampler(mover.process), mover.process)
-    pipeline = type(mover.pipeline).from_pipe(mover.pipeline, scheduler=scheduler)
-    usual = mover.process.num_timesteps if name == "ddpm" else MOST_FRAMES - 1
-    return pipeline, steps or usual
+def view_of(source: Source) -> View:
+    """Returns the view of some data; its module is loaded when it is first asked for."""
+    return _view(source.view)
 
 
-def steps_of_all(
-    times: Sequence[Sequence[float]],
-) -> tuple[tuple[str, ...], list[list[int]]]:
+def _steps_of_all(times: Sequence[Sequence[float]]) -> tuple[tuple[str, ...], list[list[int]]]:
     """Labels the frames, and picks the states of each process that they show."""
     count = min(MOST_FRAMES, *map(len, times))
     picks = [spread(len(each), count) for each in times]
@@ -356,18 +341,16 @@ def _exact(mover: Mover) -> Mover:
     return replace(mover, name=EXACT, pipeline=made, source="")
 
 
-def _alike(one: Mover, other: Mover) -> bool:
-    """Whether two models draw samples in the same units."""
-    return one.data == other.data
-
-
-def _view_of_group(group: Sequence[tuple[Mover, Reverse]]) -> tuple[PointView, NDArray[np.float64]]:
+def _view_of_group(
+    group: Sequence[tuple[Mover, NDArray[np.floating]]],
+) -> tuple[PointView, NDArray[np.float64]]:
     """Chooses view and axis limits for models that draw points in the same units."""
     # A model that diverges must not shrink the others.
-    lasts = [reverse.states[-1] for mover, reverse in group if mover.name == EXACT]
-    lasts = lasts or [reverse.states[-1] for _, reverse in group]
-    view = PointView.of(lasts[0], group[0][1].columns)
-    return view, view.limits([group[0][1].states[0], *lasts])
+    lasts = [states[-1] for mover, states in group if mover.name == EXACT]
+    lasts = lasts or [states[-1] for _, states in group]
+    first, states = group[0]
+    view = PointView.of(lasts[0], task_of(first.data).points(first.pipeline).columns)
+    return view, view.limits([states[0], *lasts])
 
 
 def titles_of(movers: Sequence[Mover]) -> list[str]:

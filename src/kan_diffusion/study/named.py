@@ -114,7 +114,7 @@ def _matched_study(
         params = params or suits.params
     budget = parse_budget(match, amount, (source,), params)
     everything = families is not None and list(families) == ["all"]
-    asked = suits.families if families is None else task.families() if everything else families
+    asked = suits.families if families is None else task.families if everything else families
     for name in (names := list(dict.fromkeys(asked))):
         get_family(name, importing=True)
     process = get_process(task.process)

@@ -14,7 +14,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,7 +32,6 @@ from kan_diffusion.diffusion.likelihood import first_noise, log_likelihood
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
     SamplePipeline,
-    StepCallback,
     make_scheduler,
 )
 from kan_diffusion.errors import DataError, KanDiffusionError
@@ -162,6 +161,11 @@ class Asked:
     like: Path | None = None
     trails: int | None = None
 
+    @property
+    def requests(self) -> list[str]:
+        """Prompts, then classes."""
+        return [*self.prompts, *self.classes]
+
 
 NOTHING_ASKED = Asked()
 
@@ -197,6 +201,7 @@ class Task:
         file: Where samples are written in a run's folder unless the user says.
         num: How many are drawn unless the user says.
         pipeline_class: Pipeline of trained models.
+        families: All families that can be compared, by name.
         family: Family of a denoiser unless the user says.
         process: Noising process unless the user says.
         one_thread: Whether a second thread makes a training step slower.
@@ -208,14 +213,11 @@ class Task:
     file: ClassVar[str] = "samples.csv"
     num: ClassVar[int] = 1000
     pipeline_class: ClassVar[type[SamplePipeline]] = PointDiffusionPipeline
+    families: ClassVar[Mapping[str, Family]] = FAMILIES
     family: ClassVar[str] = "kan"
     process: ClassVar[str] = "cosine"
     one_thread: ClassVar[bool] = True
     measures: ClassVar[Mapping[str, Measure]] = {}
-
-    def families(self) -> Mapping[str, Family]:
-        """Lists all families that can be compared."""
-        return FAMILIES
 
     def suggest(
         self, dataset: Dataset, family: str, process: Process, params: int | None
@@ -245,11 +247,6 @@ class Task:
         Raises:
             KanDiffusionError: The denoiser cannot be built, or not in this size.
         """
-        return self._network(config, dataset, config.model.settings)
-
-    def _network(
-        self, config: TrialConfig, dataset: Dataset, settings: Mapping[str, Setting]
-    ) -> Denoiser:
         model = config.model
         return build_denoiser(
             model.family,
@@ -260,12 +257,14 @@ class Task:
             hidden=model.hidden,
             depth=model.depth,
             observable=model.conditions,
-            settings=settings,
+            settings=model.settings,
             generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
         )
 
-    def conditions(self, denoiser: Denoiser, dataset: Dataset) -> dict[str, Tensor]:
-        """Returns the conditions of each training sample, by name."""
+    def conditions(
+        self, denoiser: Denoiser, dataset: Dataset, rows: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns the conditions of training samples, or of held-out ``rows`` (n,), by name."""
         return {}
 
     def pipeline(self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> SamplePipeline:
@@ -352,7 +351,7 @@ class Task:
             shared.draw,
             config.process,
             config.judging.num_levels,
-            self._conditions_of(pipeline, dataset, shared.draw.rows),
+            self.conditions(pipeline.denoiser, dataset, shared.draw.rows),
         )
         row: Row = {
             "oracle": dataset.oracle,
@@ -363,12 +362,6 @@ class Task:
         }
         scored, generated = self._score(config, dataset, pipeline, shared)
         return finite(row | scored), finite([asdict(level) for level in scores.levels]), generated
-
-    def _conditions_of(
-        self, pipeline: SamplePipeline, dataset: Dataset, rows: Tensor | None
-    ) -> dict[str, Tensor]:
-        """Returns the conditions of held-out samples with given indices, by name."""
-        return {}
 
     def _score(
         self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
@@ -432,28 +425,21 @@ class Task:
         points = self.points(pipeline)
         return other.for_points(points.columns, points.standardizer, config.study_seed)
 
-    def draw_shown(
-        self,
-        pipeline: SamplePipeline,
-        dataset: Dataset,
-        num: int,
-        steps: int,
-        guidance: float,
-        generator: torch.Generator,
-        on_step: StepCallback,
-    ) -> None:
-        """Draws the samples whose reverse process figures show.
+    def to_show(
+        self, pipeline: SamplePipeline, dataset: Dataset, num: int, guidance: float
+    ) -> Callable[..., object]:
+        """Prepares to draw the samples whose reverse process figures show.
 
         Args:
             pipeline: The denoiser with its sampler.
             dataset: The data set.
             num: How many.
-            steps: Steps of the sampler.
             guidance: Strength of guidance, where there is any.
-            generator: Source of the noise.
-            on_step: Called after each step, like diffusers' ``callback_on_step_end``.
+
+        Returns:
+            Takes the other arguments of the pipeline's call by name.
         """
-        self.points(pipeline)(num, steps, generator=generator, callback_on_step_end=on_step)
+        return partial(self.points(pipeline), num)
 
     def require_asked(self, asked: Asked, where: str) -> None:
         """Checks what a user asks for.

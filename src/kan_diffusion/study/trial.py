@@ -113,15 +113,9 @@ def record_reverse(
     def keep(_: DiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]) -> None:
         states.append(state["sample"].cpu())
 
-    task.draw_shown(
-        pipeline,
-        dataset,
-        config.evaluation.num_drawn if num is None else num,
-        steps,
-        config.sampling.guidance,
-        generator,
-        keep,
-    )
+    shown = config.evaluation.num_drawn if num is None else num
+    draw = task.to_show(pipeline, dataset, shown, config.sampling.guidance)
+    draw(num_inference_steps=steps, generator=generator, callback_on_step_end=keep)
     generator.set_state(before)  # the noise that the pipeline started from
     states.insert(0, torch.randn(*states[0].shape, generator=generator))
     picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)

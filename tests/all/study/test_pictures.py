@@ -6,7 +6,6 @@ from helpers import refused
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import build_denoiser
-from kan_diffusion.pictures.codec import PictureCodec
 from kan_diffusion.pictures.prompts import Vocabulary
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.pictures.task import PictureTask
@@ -69,10 +68,10 @@ def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(tmp_
 
 def suggested(num, side):
     """What suits so many pictures of so many pixels a side."""
-    codec, none = PictureCodec(size=side), torch.empty(0, 3, side, side)
+    none = torch.empty(0, 3, side, side)
     told = pd.DataFrame({"caption": [], "class": pd.Categorical([])})
     pictures = PictureDataset(
-        name="p", columns=(), standardizer=Standardizer.identity(1), heldout=none, codec=codec,
+        name="p", columns=(), standardizer=Standardizer.identity(1), heldout=none,
         labels=told, heldout_labels=told,
         train=torch.empty(num, 3, side, side, device="meta"),
     )  # fmt: skip

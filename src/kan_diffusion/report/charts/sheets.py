@@ -98,12 +98,9 @@ def _words_width(letters: int) -> float:
 def mosaic(samples: PictureRows) -> NDArray[np.uint8]:
     """Tiles pictures (rows, each, C, S, S) into one 8-bit RGB picture, with white lines between."""
     values = ((np.clip(samples, -1, 1) + 1) * 127.5).round()
-    if values.shape[2] == 4:  # on white
-        opacity = values[:, :, 3:] / 255
-        values = opacity * values[:, :, :3] + (1 - opacity) * 255
     if values.shape[2] == 1:
         values = values.repeat(3, axis=2)
     framed = np.pad(values, ((0, 0),) * 3 + ((_GAP, _GAP),) * 2, constant_values=255)
     rows, each, channels, side, _ = framed.shape
     joined = framed.transpose(0, 3, 1, 4, 2).reshape(rows * side, each * side, channels)
-    return joined.round().astype(np.uint8)
+    return joined.astype(np.uint8)
