@@ -59,12 +59,14 @@ class Source(Settings):
     Attributes:
         task: Place of the task of models of such data, ``"module:NAME"``.
         view: Place of their view.
+        known: Names of such data that need no file.
         quick: Most points, and the like, that judge a model in a first look, by the settings of an
             evaluation.
     """
 
     task: ClassVar[str] = "kan_diffusion.study.tasks:Task"
     view: ClassVar[str] = "kan_diffusion.report.views:View"
+    known: ClassVar[Collection[str]] = ()
     quick: ClassVar[Mapping[str, int]] = {
         "num_noised": 2_000,
         "num_samples": 100,
@@ -73,14 +75,9 @@ class Source(Settings):
     }
 
     @classmethod
-    def known(cls) -> Collection[str]:
-        """Lists names of such data that need no file."""
-        return ()
-
-    @classmethod
     def accepts(cls, name: str) -> bool:
         """Whether a user who writes ``name`` means such data."""
-        return name in cls.known()
+        return name in cls.known
 
     @property
     def name(self) -> str:
@@ -148,6 +145,7 @@ class ToyData(Source):
         divide_by: Scale that points are divided by instead of being standardised.
     """
 
+    known = TOYS
     toy: str
     noise: float | None = Field(None, ge=1e-6, le=1e6)
     num_points: int = Field(50_000, ge=1, le=MOST_POINTS)
@@ -157,11 +155,6 @@ class ToyData(Source):
     def _known(self) -> Self:
         require_known("toy", self.toy, TOYS)
         return self
-
-    @classmethod
-    def known(cls) -> Collection[str]:
-        """Lists the toys."""
-        return TOYS
 
     @property
     def name(self) -> str:
@@ -228,7 +221,7 @@ DataConfig = Annotated[SerializeAsAny[Source], BeforeValidator(_validated)]
 
 def known_data() -> list[str]:
     """Lists the names of all data sets that need no file."""
-    return [name for _, kind in _kinds() for name in kind.known()]
+    return [name for _, kind in _kinds() for name in kind.known]
 
 
 def data_from_name(name: str, *, pinned: bool = True, **settings: object) -> Source:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -112,6 +112,7 @@ class PictureData(Source):
 
     task = "kan_diffusion.pictures.task:PictureTask"
     view = "kan_diffusion.pictures.view:PictureView"
+    known = _SIZES
     quick: ClassVar[Mapping[str, int]] = {"num_noised": 60, "num_samples": 12}
 
     pictures: str
@@ -136,11 +137,6 @@ class PictureData(Source):
     def side(self) -> int:
         """Side in pixels."""
         return self.size or _SIZES.get(self.pictures, _FOLDER_SIZE)
-
-    @classmethod
-    def known(cls) -> Collection[str]:
-        """Lists the pictures that need no files."""
-        return _SIZES
 
     @classmethod
     def accepts(cls, name: str) -> bool:

@@ -241,10 +241,7 @@ def _numpy_dtype(dtype: object) -> np.dtype[Any]:
 
 
 def _read(column: pd.Series, name: object, zone: str = "UTC") -> Values:
-    """Reads a column of any supported dtype, moments in the wall time of a zone.
-
-    Missing cells become 0 or "".
-    """
+    """Reads a column of any supported dtype, moments in a zone's wall time; gaps are 0 or ""."""
     dtype = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         codes = column.cat.codes.to_numpy()

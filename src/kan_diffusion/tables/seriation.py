@@ -83,9 +83,8 @@ def _span(column: Column, cells: pd.Series) -> csr_array | None:
 def _axes(spans: list[csr_array], random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Finds the leading axes by subspace iteration.
 
-    Returns:
-        Scores of the rows, shape (n, K), with mean 0 and mean square 1, and what the mean score of
-        a category's rows is multiplied by, shape (K,).
+    Scores of the rows, (n, K), have mean 0 and mean square 1; the mean score of a category's rows
+    is to be multiplied by weights (K,).
     """
     stacked = hstack(spans, format="csr")
     norms = np.sqrt(stacked.power(2).sum(axis=0))

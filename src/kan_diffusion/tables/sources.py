@@ -8,7 +8,7 @@ that all trials of a study see the same coordinates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -107,17 +107,13 @@ class TableData(_TableSource):
         holdout: Fraction of the rows that is not trained on.
     """
 
+    known = TABLES
     table: str
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         require_known("table", self.table, TABLES)
         return self
-
-    @classmethod
-    def known(cls) -> Collection[str]:
-        """Lists the tables."""
-        return TABLES
 
     @property
     def name(self) -> str:
