@@ -1,10 +1,12 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from helpers import randn, refused
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.errors import DataError
+from kan_diffusion.tables.codec import TableCodec
 
 
 def test_points_are_scaled_in_float64_whatever_their_size():
@@ -17,6 +19,29 @@ def test_points_are_scaled_in_float64_whatever_their_size():
         expected = (points.numpy() - wide.mean) / wide.scale
         np.testing.assert_array_equal(wide.apply(points), expected)
         torch.testing.assert_close(wide.invert(wide.apply(points)) / size, points / size)
+
+
+DRAWS = randn(500, 40).numpy()
+DRAWS[:, 20:] = 100 * np.exp(DRAWS[:, 20:])
+PLACES = np.random.default_rng(0).uniform(size=500)  # time stamps since 1970 are at these
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        (np.round(1.7e9 + 3600 * PLACES, 3), None),
+        (np.round(1.7e9 + 3600 * PLACES, 6), "1e-06"),
+        (np.round(1.7e9 + 3e9 * PLACES, 0), "1"),
+        (DRAWS[:2], None),
+        (DRAWS.astype(np.float32), None),
+        (DRAWS[:5].astype(np.float16), None),
+    ],
+)
+def test_a_column_whose_decimals_float32_loses_is_named_in_a_line(values, step, caplog):
+    TableCodec.fit(pd.DataFrame(values, dtype=np.float64).add_prefix("c"))
+    lines = caplog.text.splitlines()
+    assert len(lines) == (step is not None)
+    assert step is None or f"column 'c0' has steps of {step}, " in lines[0]
 
 
 def test_unusable_moments_are_refused():

@@ -47,6 +47,8 @@ __all__ = ["TableCodec", "require_frame"]
 
 logger = logging.getLogger(__name__)
 
+_MANY = 10**9  # steps, of which float32 loses some even where rows are dense
+
 
 class TableCodec(Settings):
     """Describes a table's columns, and maps its rows to coordinates and back.
@@ -112,6 +114,13 @@ class TableCodec(Settings):
                     "column '%s' identifies rows: it is not learned, and its numbers go on where "
                     "those of the rows end; give it another kind to learn it",
                     name,
+                )
+            lattice = column.lattice
+            if lattice is not None and not lattice.fine and lattice.high >= _MANY:
+                logger.warning(
+                    f"column '{name}' has steps of {lattice.step / lattice.per:g}, too many for "
+                    "float32, in which networks compute; if that matters, split it into a coarse "
+                    "and a fine column"
                 )
             columns.append(column)
         ordered = arranged(tuple(columns), frame)

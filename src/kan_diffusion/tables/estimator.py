@@ -43,7 +43,6 @@ from kan_diffusion.tables.codec import require_frame
 from kan_diffusion.tables.columns import Kind
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.sources import FileData
-from kan_diffusion.tables.task import columns_text
 from kan_diffusion.training import Callback
 from kan_diffusion.training.optimization import OptimizerName
 
@@ -94,7 +93,7 @@ class DiffusionEstimator(BaseEstimator):
             does; 0 for none.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         random_state: A whole number, a NumPy ``RandomState`` or None, as in scikit-learn.
-        verbose: Whether ``fit`` shows the kinds of columns, then the phase, the loss and the time
+        verbose: Whether ``fit`` shows the kinds of columns and the rules, then phase, loss and time
             left on a terminal.
 
     Attributes:
@@ -204,12 +203,11 @@ class DiffusionEstimator(BaseEstimator):
             })  # fmt: skip
         array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
+        dataset, task = source.encoded(frame, codec, seed, 0), task_of(source)
         if self.verbose:
-            sys.stderr.write(columns_text(codec.describe(), f"{len(frame):,} rows") + "\n")
-        dataset = source.encoded(frame, codec, seed, 0)
+            sys.stderr.write(task.describe(source, dataset) + "\n")
         given = {name: getattr(self, name) for name in _OF_A_TRIAL}
         config = single_trial(source, seed=seed, dataset=dataset, **given)
-        task = task_of(source)
         denoiser = task.build(config, dataset)
         row = first_row(config, denoiser)
         title = f"{self.family}, {denoiser.num_trainable:,} parameters"

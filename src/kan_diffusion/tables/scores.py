@@ -58,9 +58,7 @@ __all__ = ["SURE", "Feature", "TableScores", "table_scores"]
 
 _Array = NDArray[np.float64]
 
-SURE = 1.96
-"""Standard deviations on either side that hold 95 % of a normal variable."""
-
+SURE = 1.96  # standard deviations on either side that hold 95 % of a normal variable
 _FEWEST_ROWS = 4  # that can be judged
 _FEWEST_LEARNED = 10  # that trees are trained and tested on
 _MOST_COMPARED = 20_000  # rows of each side for scores of columns and pairs
@@ -174,8 +172,7 @@ def table_scores(
         return np.random.default_rng([root, *key.encode()])
 
     frames = {"real": real, "synthetic": synthetic, **({} if train is None else {"train": train})}
-    known_by = "real" if train is None else "train"
-    features, rows, left_out = _features_of(frames, known_by, kinds or {})
+    features, rows, left_out = _features_of(frames, kinds or {})
     if train is None:
         halves = stream("halves").permutation(len(real))
         rows |= {"real": rows["real"][halves[::2]], "train": rows["real"][halves[1::2]]}
@@ -217,14 +214,15 @@ def table_scores(
 
 
 def _features_of(
-    frames: Mapping[str, pd.DataFrame], known_by: str, kinds: Mapping[str, Kind]
+    frames: Mapping[str, pd.DataFrame], kinds: Mapping[str, Kind]
 ) -> tuple[list[Feature], dict[str, _Array], tuple[str, ...]]:
-    """Decides how each column is judged, as in the table ``known_by`` or as given.
+    """Decides how each column is judged, as given or else by the training rows or the real ones.
 
     Returns:
         The D columns that are judged; the rows of each table, with shape (n, D), float64; and the
         names of the other columns: identifiers, and those with one value in all rows of all tables.
     """
+    known_by = "train" if "train" in frames else "real"
     reference = frames[known_by]
     for which, frame in frames.items():
         if len(frame) < _FEWEST_ROWS:

@@ -33,9 +33,7 @@ from kan_diffusion.tables.files import TABLES, read_frame
 
 __all__ = ["MOST_HELDOUT", "FileData", "TableData", "TableDataset"]
 
-MOST_HELDOUT = 100_000
-"""Most rows that are held out, or that judge a model."""
-
+MOST_HELDOUT = 100_000  # rows, that judge a model
 _FEWEST_ROWS = 10
 _STUDY_HOLDOUT = 0.5
 
@@ -104,7 +102,6 @@ class TableData(_TableSource):
 
     Attributes:
         table: Name of the table, a key of ``TABLES``.
-        holdout: Fraction of the rows that is not trained on.
     """
 
     known = TABLES

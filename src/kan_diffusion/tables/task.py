@@ -37,12 +37,13 @@ from kan_diffusion.tables.sources import FileData, TableDataset
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.run import num_held_out
 
-__all__ = ["TableTask", "columns_text"]
+__all__ = ["TableTask"]
 
 _FACTOR, _MOST = 300, 500_000
 _TUNED_AT = 2_300
 _FEW_ROWS = 5_000
 _SHALLOW = 2
+_DESCRIBED = ["name", "kind", "values", "gaps"]
 
 
 class TableTask(Task):
@@ -146,17 +147,12 @@ class TableTask(Task):
 
     def describe(self, source: Source, dataset: Dataset) -> str:
         """Says which kinds the columns have, and which rules always hold."""
-        codec = _table(dataset).codec
-        text = columns_text(codec.describe(), source.name)
-        return f"{text}\nAlways: {', '.join(codec.always)}" if codec.always else text
-
-
-def columns_text(columns: pd.DataFrame, title: str) -> str:
-    """Writes name, kind, values and gaps of the columns that ``TableCodec.describe`` describes."""
-    lines = [title]
-    for name, kind, values, gaps in columns[["name", "kind", "values", "gaps"]].to_numpy():
-        lines.append(f"  {name}: {kind}, {values}" + (f"; {gaps:.1%} gaps" if gaps else ""))
-    return "\n".join(lines)
+        codec, lines = _table(dataset).codec, [source.name]
+        for name, kind, values, gaps in codec.describe()[_DESCRIBED].to_numpy():
+            lines.append(f"  {name}: {kind}, {values}" + (f"; {gaps:.1%} gaps" if gaps else ""))
+        if codec.always:
+            lines.append(f"Always: {', '.join(codec.always)}")
+        return "\n".join(lines)
 
 
 def _table(dataset: Dataset) -> TableDataset:
