@@ -177,7 +177,7 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
         ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
-        ({"data": [{"tyo": "moons"}]}, "data.0", "table, pictures and path, not only tyo"),
+        ({"data": [{"tyo": "moons"}]}, "data.0", "one of the keys toy, table, pictures, path"),
         ({"data": [{"toy": "moons", "nois": 1}]}, "data.0", "did you mean 'noise'"),
         ({"data": BASE["data"] * 2}, "settings", "two data sets are called 'moons'"),
         ({"data": [{"toy": "moons", "conditional": True}]}, "data.0", "key 'conditional'"),
