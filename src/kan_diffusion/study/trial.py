@@ -389,8 +389,8 @@ def warn_of_doubt(
     pipeline: SamplePipeline,
     heldout: Tensor | None,
 ) -> None:
-    """Warns where what a model draws is far from the samples that decided when training ended."""
-    if heldout is None:
+    """Warns where points that a model draws are far from those that decided when training ended."""
+    if heldout is None or heldout.ndim > 2:
         return
     task, seed = task_of(config.data), config.study_seed
     num = min(len(heldout), TOLD_APART_ROWS)
