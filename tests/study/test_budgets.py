@@ -75,7 +75,8 @@ def test_budgets_that_make_no_sense_are_refused(changes, message):
 
 
 def test_an_estimate_grows_with_what_is_to_be_done(monkeypatch):
-    one_model = _study(models=[{"family": "mlp", "hidden": [4]}]).with_data(["moons"])
+    one_model = _study(models=[{"family": "mlp", "hidden": [4]}], training={"patience": 0.5})
+    one_model = one_model.with_data(["moons"])
     assert step_seconds(one_model.trials()[0], rounds=1, steps=5) > 0
 
     def made_up(trial, *_):

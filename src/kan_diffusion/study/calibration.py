@@ -36,8 +36,9 @@ def step_seconds(trial: TrialConfig, rounds: int = _ROUNDS, steps: int = _STEPS_
     with one_thread():
         for number in range(rounds + 1):
             # The first round is short: it compiles kernels and warms caches.
-            length = {"steps": steps if number else _WARM_UP, "processor_seconds": None}
-            shortened = trial.training.model_copy(update=length)
+            length = {"steps": steps if number else _WARM_UP}
+            no_end = {"processor_seconds": None, "patience": None}
+            shortened = trial.training.model_copy(update=length | no_end)
             denoiser = task.build(trial, dataset)
             result = train(
                 *(denoiser, trial.process, dataset.train, shortened),
