@@ -33,7 +33,7 @@ from kan_diffusion.tables.files import TABLES, read_frame
 
 __all__ = ["MOST_HELDOUT", "FileData", "TableData", "TableDataset"]
 
-MOST_HELDOUT = 100_000  # rows, that judge a model
+MOST_HELDOUT = 100_000  # rows that judge a model
 _FEWEST_ROWS = 10
 _STUDY_HOLDOUT = 0.5
 
@@ -198,13 +198,14 @@ class FileData(_TableSource):
                 f"there is no file '{self.path}', which this run was set up with; put it there "
                 f"again{known}"
             )
+        with self._quiet():
+            frame = self._read()
         if self.sha256 and digest(self.path) != self.sha256:
             raise DataError(
                 f"'{self.path}' has changed since this run was set up; put the file back as it "
                 "was or start a new run in another folder with --out"
             )
-        with self._quiet():
-            return self._read()
+        return frame
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
         """Reads, encodes and splits the file, or takes it from memory while it has not changed."""
