@@ -299,11 +299,11 @@ def _run_claimed(
     shared = _reference_of(config, dataset)
     try:
         measured, levels, generated = task_of(config.data).judge(config, dataset, pipeline, shared)
-        warn_of_doubt(config, trained, dataset, pipeline, heldout)
     except NonFiniteSamplesError as error:
         return failed(error)
     result = TrialResult(config, row | spent(trained) | measured, levels, folder)
     keep_trial(result, pipeline, curves_of(trained), generated)
+    warn_of_doubt(config, trained, dataset, pipeline, heldout)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
 

@@ -117,9 +117,10 @@ class TableCodec(Settings):
                 )
             lattice = column.lattice
             if lattice is not None and not lattice.fine and lattice.high >= _MANY:
+                steps = f"{lattice.step / lattice.per:g}{column.storage.unit or ''}"
                 logger.warning(
-                    f"column '{name}' has steps of {lattice.step / lattice.per:g}, too many for "
-                    "float32, in which networks compute; if that matters, split it into a coarse "
+                    f"column '{name}' has {lattice.high:,} steps of {steps}, more than float32, in "
+                    "which networks compute, tells apart; if that matters, split it into a coarse "
                     "and a fine column"
                 )
             columns.append(column)
@@ -164,19 +165,20 @@ class TableCodec(Settings):
         self,
         frame: pd.DataFrame,
         generator: np.random.Generator | None = None,
-        gaps: Collection[object] | None = None,
+        *,
+        some: bool = False,
+        gaps: Collection[object] = (),
     ) -> Tensor:
         """Encodes a frame's rows as coordinates.
 
         Args:
-            frame: Shape (n, columns): the columns trained on, in any order; some of them where
-                cells may be unknown.
+            frame: Shape (n, columns): the columns trained on, in any order.
             generator: Spreads whole numbers, decimals, dates and levels over their step and fills
                 the coordinates of cells without a value. None takes the middle of each step and
                 zeros.
-            gaps: None where all cells are known, and a missing one is a gap. Otherwise missing
-                cells and absent columns are unknown, NaN, and sampling fills them with a value;
-                but those of the columns of these names are known to be gaps.
+            some: Whether there may be only some of the columns, and some of their cells: absent
+                columns and missing cells are unknown, NaN, and sampling fills them with a value.
+            gaps: Names of columns whose missing cells are known to be gaps all the same.
 
         Returns:
             Shape (n, d), float32.
@@ -185,8 +187,8 @@ class TableCodec(Settings):
             DataError: Columns are missing or new, or a cell does not fit its column; the message
                 names the column and the row, counted from 1.
         """
-        self.require_columns(frame, some=gaps is not None)
-        unknown = set() if gaps is None else set(self._parts) - set(map(str, gaps))
+        self.require_columns(frame, some)
+        unknown = set(self._parts) - set(map(str, gaps)) if some else set()
         rows = np.full((len(frame), self.dim), np.nan, dtype=np.float32)
         for name, cells in frame.items():
             column, span = self._parts[str(name)]

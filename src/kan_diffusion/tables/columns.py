@@ -28,7 +28,7 @@ from typing import Annotated, Literal, Self, get_args
 import numpy as np
 import pandas as pd
 from annotated_types import Len
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
 
 from kan_diffusion.errors import DataError, listed, require_known
 from kan_diffusion.settings import Settings
@@ -47,7 +47,6 @@ _ROWS_A_LEVEL = 10  # ... if each has this many rows on average
 _MOST_LEVELS = 1_000  # scattered numbers, which are levels, too: ...
 _STEPS_A_LEVEL = 10  # ... if each has this many steps of their lattice on average
 _FEWEST_UNIQUE = 20  # fewest rows of an identifier
-_LARGE = 2**31 - 1  # largest number of the narrowest dtype that has room for new identifiers
 _YEARS = (1500, 2200)  # consecutive whole numbers within these are years, not identifiers
 _MOSTLY = 0.5
 _SOME = 0.02
@@ -94,15 +93,11 @@ class Identifier(Settings):
     def beyond(self, known: np.ndarray) -> Self:
         """Returns the identifiers beyond known ones, too, of shape (m,)."""
         ends = (str(one).removeprefix(self.prefix) for one in known)
-        most = _DIGITS if known.dtype.kind == "O" else _WIDEST
-        numbers = (int(end) for end in ends if end.isdecimal() and len(end) <= most)
+        longest = _DIGITS if known.dtype.kind == "O" else _WIDEST
+        numbers = (int(end) for end in ends if end.isdecimal() and len(end) <= longest)
         largest = max(numbers, default=0)
         unit = 10 ** max(0, len(str(largest)) - 2)
         return self.model_copy(update={"first": max(self.first, (largest // unit + 1) * unit)})
-
-    def new(self, count: int) -> list[str]:
-        """Makes ``count`` identifiers."""
-        return [f"{self.prefix}{self.first + n:0{self.digits}}" for n in range(count)]
 
 
 class Column(Settings):
@@ -131,6 +126,12 @@ class Column(Settings):
     lattice: Lattice | None = None
     transform: Spline | None = None
     identifier: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _require_parts(self) -> Self:
+        if not len(self.frequencies) == len(self.categories) == len(set(self.categories)):
+            raise DataError(f"column '{self.name}' needs a frequency for each of its categories")
+        return self
 
     @property
     def is_discrete(self) -> bool:
@@ -305,15 +306,14 @@ class Column(Settings):
         return cells
 
     def decode(self, cells: np.ndarray) -> pd.Series:
-        """Decodes coordinates, shape (n, number of coordinates), into a column."""
+        """Decodes coordinates, (n, number of coordinates), into cells; identifiers are 0 or ""."""
         found = {state: cells[:, place] > 0 for place, state in enumerate(self.states)}
         missing = found.get("missing", np.zeros(len(cells), dtype=bool))
-        if self.identifier is not None:
-            return self.numbered(self.storage.restore(self.storage.empty(len(cells)), missing))
         if self._map is None:
             known = self.known if self.categories else self.storage.empty(1)
             values = np.repeat(known, len(cells))
-            missing = missing if self.categories else np.ones(len(cells), dtype=bool)
+            if not self.categories and self.identifier is None:
+                missing = np.ones(len(cells), dtype=bool)
         else:
             x = self._map.inverse(cells[:, -1].astype(np.float64))
             if self.lattice is not None:
@@ -337,13 +337,17 @@ class Column(Settings):
         values, missing = self.read(drawn)
         known, free = (values, ~missing) if given is None else self.read(given)
         new = np.flatnonzero(free & ~missing)
-        made = self.identifier.beyond(known[~free]).new(len(new))
-        if values.dtype.kind in "iu" and made and int(made[-1]) > self.storage.limits[1]:
+        made = self.identifier.beyond(known[~free])
+        numbers = range(made.first, made.first + len(new))
+        if self.storage.holds == "text":
+            values[new] = [f"{made.prefix}{number:0{made.digits}}" for number in numbers]
+        elif numbers.stop <= self.storage.limits[1]:
+            values[new] = np.array(numbers, values.dtype)
+        else:
             raise DataError(
                 f"column '{self.name}' has no room for {len(new):,} new identifiers, since its "
-                f"dtype is {self.storage.dtype}; fit a wider dtype"
+                f"dtype is {self.storage.dtype}; draw fewer rows, or fit a wider dtype"
             )
-        values[new] = np.array(made, object).astype(values.dtype)
         return self.storage.restore(values, missing)
 
     def log_scale(self, series: pd.Series) -> np.ndarray:
@@ -496,11 +500,16 @@ def _kind_of(present: np.ndarray, storage: Storage) -> Kind:
         return "date"
     if holds != "span" and count == 2:
         return "category"
-    if unique and holds == "whole" and storage.limits[1] >= _LARGE:
+    if unique and holds == "whole" and _has_room(present, storage):
         low, high = int(distinct.min()), int(distinct.max())
         years = _YEARS[0] <= low <= high < _YEARS[1]
         return "identifier" if high - low == num - 1 and not years else "number"
     return "number"
+
+
+def _has_room(present: np.ndarray, storage: Storage) -> bool:
+    """Tells whether identifiers leave half of their dtype's numbers to new ones; text does."""
+    return storage.holds == "text" or 2 * int(present.max()) <= storage.limits[1]
 
 
 def _has_many_zeros(numbers: np.ndarray) -> bool:
@@ -523,6 +532,8 @@ def _require_fitting(
             problem = f"has {len(pd.unique(present)):,} different values"
     elif kind not in _MAY_BE[storage.holds]:
         problem = f"holds {WORDS[storage.holds]}"
+    elif kind == "identifier" and len(present) and not _has_room(present, storage):
+        problem = f"holds numbers that leave no room for new ones in {storage.dtype}"
     elif kind != "category" and storage.values is not None:
         problem = "has a categorical dtype without room for new values, and may be made another"
     if problem is not None:

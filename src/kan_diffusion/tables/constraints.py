@@ -97,15 +97,17 @@ class Rule(Settings):
         if len(cells) == 2:
             (low, high), (left, right) = cells, fixed.T
             return [np.where(left, low, high), np.where(right, high, low)]
-        before = [each.astype(np.float64) for each in cells]
-        (a, b, c), (left, right, total) = before, fixed.T
+        a, b, c = (each.astype(np.float64) for each in cells)
+        left, right, total = fixed.T
+        kept = left | ~total, right | ~total, total
         share = np.divide(c, a + b, out=np.ones(len(a)), where=(a + b != 0))
-        a = np.where(left | ~total, a, np.where(right, c - b, a * share))
-        a = _rounded(a, columns[self.columns[0]])
-        made = a, np.where(right | ~total, b, c - a), np.where(total, c, a + b)
+        a = np.where(
+            kept[0], a, _rounded(np.where(right, c - b, a * share), columns[self.columns[0]])
+        )
+        made = a, np.where(kept[1], b, c - a), np.where(total, c, a + b)
         return [
-            np.where(now == old, own, _rounded(now, columns[place]).astype(own.dtype))
-            for now, old, own, place in zip(made, before, cells, self.columns, strict=True)
+            np.where(stays, own, _rounded(cell, columns[place]).astype(own.dtype))
+            for cell, own, stays, place in zip(made, cells, kept, self.columns, strict=True)
         ]
 
 

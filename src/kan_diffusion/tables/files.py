@@ -8,7 +8,7 @@ place in it and the remedy.
 NaN, null, None, n/a or one of the words that are told is a gap. A column has the first of these
 types that fits all its other cells: numbers, truth values, dates in ISO 8601, text. Codes are text:
 whole numbers of which some are padded with zeros (01234), and numbers among which some have letters
-or marks (250, V57). Dates in another format are text, too, which a model reads as dates
+(250, V57). Dates in another format are text, too, which a model reads as dates
 (:mod:`kan_diffusion.tables.dtypes`). If at least half of the cells are numbers, a word among them
 would turn the whole column into text, and is an error.
 
@@ -312,7 +312,7 @@ def _typed(
     cell = str(known[row])
     shown = " ".join(cell.split())
     shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    if kind != "number" and re.match(_CODE, cell):
+    if kind != "number" and re.match(_CODE, cell) and not re.match(_MARKED, cell):
         warning = "'%s': column '%s' is read as text, since row %d holds '%s'"
         logger.warning(warning, path, name, row + 1, shown)
         return text

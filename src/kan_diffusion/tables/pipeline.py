@@ -112,7 +112,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         """
         wanted = read_conditions(conditions or {}, self.codec)
         if like is not None:
-            self.codec.encode(like, gaps=())  # all rows, so that an error has the right row number
+            self.codec.require_columns(like, some=True)
             like = like.set_axis([self.codec.column(name).name for name in like], axis=1)
             if num_rows not in (None, len(like)):
                 raise KanDiffusionError(
@@ -132,6 +132,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         gaps = [condition.column.name for condition in single if condition.gap]
         if len(given.columns) or several:
             self._require_conditions()
+        if like is not None and several:
+            self.codec.encode(like, some=True)  # so that an error has the right row number
         seed = int(torch.randint(2**62, (), generator=generator, dtype=torch.int64))
         random = np.random.default_rng(seed)
         draw = partial(self, num_inference_steps=steps, generator=generator, batch_size=_AT_ONCE)
@@ -139,7 +141,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         def complete(part: pd.DataFrame) -> pd.DataFrame:
             if not len(part.columns):
                 return self.codec.decode(draw(len(part)).samples)
-            rows = self.codec.encode(part, random, gaps)
+            rows = self.codec.encode(part, random, some=True, gaps=gaps)
             free = rows.isnan().any(dim=1)
             if free.any():
                 rows[free] = draw(int(free.sum()), observed=rows[free]).samples.to(rows)
@@ -148,8 +150,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         frame = _accepted(given, complete, several) if several else complete(given)
         for column in self.codec.columns:
             if column.identifier is not None:
-                known = given.get(column.name)
-                known = None if known is None else known.loc[frame.index]
+                known = given.loc[frame.index].get(column.name)
                 frame[column.name] = column.numbered(frame[column.name], known)
         return frame.reset_index(drop=True)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -47,6 +47,7 @@ class TableDataset(Dataset):
     """
 
     codec: TableCodec
+    heldout: Tensor = field()
 
 
 class _TableSource(Source):
@@ -148,7 +149,7 @@ class FileData(_TableSource):
         return self
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())
+        return hash((self.path, self.sha256, frozenset(self.kinds.items())))
 
     @classmethod
     def accepts(cls, name: str) -> bool:

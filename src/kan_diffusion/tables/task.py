@@ -147,7 +147,9 @@ class TableTask(Task):
 
     def describe(self, source: Source, dataset: Dataset) -> str:
         """Says which kinds the columns have, and which rules always hold."""
-        codec, lines = _table(dataset).codec, [source.name]
+        table = _table(dataset)
+        codec, num = table.codec, len(table.train) + len(table.heldout)
+        lines = [f"{source.name}, {num:,} rows"]
         for name, kind, values, gaps in codec.describe()[_DESCRIBED].to_numpy():
             lines.append(f"  {name}: {kind}, {values}" + (f"; {gaps:.1%} gaps" if gaps else ""))
         if codec.always:
