@@ -1,3 +1,4 @@
+import functools
 import pickle
 
 import numpy as np
@@ -206,6 +207,7 @@ def test_a_saved_model_is_the_same_and_holds_no_row(mixed, tmp_path):
             DiffusionEstimator.load(tmp_path / "moved")
 
 
+@functools.wraps(single_trial)
 def _quickly_judged(*names, **settings):
     trial = single_trial(*names, **settings)
     quick = trial.evaluation.model_copy(update={"effort": "quick"})

@@ -33,8 +33,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from kan_diffusion.errors import DataError, listed, require_known
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import WORDS, Holds, Scalar, Storage, Values, place_among
-from kan_diffusion.tables.lattice import SHARING, Lattice, decimals
-from kan_diffusion.tables.transforms import Spline, fit_levels, fit_numbers
+from kan_diffusion.tables.numbers import SHARING, Lattice, Spline, decimals, fit_levels, fit_numbers
 
 __all__ = ["KINDS", "Column", "Identifier", "Kind", "inspected"]
 

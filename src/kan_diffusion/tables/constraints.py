@@ -31,7 +31,7 @@ from pydantic import Field
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
-from kan_diffusion.tables.lattice import decimals
+from kan_diffusion.tables.numbers import decimals
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,6 +5,7 @@ It trains as ``kan-diffusion train`` does, and what it saves is a run like any o
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -54,11 +55,6 @@ Rows = pd.DataFrame | NDArray[np.generic]
 RandomState = int | np.random.RandomState | None
 
 _ROWS = "rows.parquet"
-_OF_A_TRIAL = (
-    *("family", "params", "depth", "process", "steps", "batch_size", "optimizer"),
-    *("learning_rate", "max_seconds", "settings"),
-)
-"""Parameters that are settings of a trial of the same name."""
 
 
 @dataclass(eq=False, repr=False)
@@ -206,7 +202,8 @@ class DiffusionEstimator(BaseEstimator):
         dataset, task = source.encoded(frame, codec, seed, 0), task_of(source)
         if self.verbose:
             sys.stderr.write(task.describe(source, dataset) + "\n")
-        given = {name: getattr(self, name) for name in _OF_A_TRIAL}
+        known = inspect.signature(single_trial).parameters
+        given = {name: value for name, value in self.get_params().items() if name in known}
         config = single_trial(source, seed=seed, dataset=dataset, **given)
         denoiser = task.build(config, dataset)
         row = first_row(config, denoiser)

@@ -9,7 +9,7 @@ from scipy.stats import beta, cauchy, expon, ks_2samp, kstest, lognorm, norm, t,
 
 from helpers import refused
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.tables.transforms import Spline, fit_levels, fit_numbers
+from kan_diffusion.tables.numbers import Spline, fit_levels, fit_numbers
 
 SHAPES = [lognorm(2), expon(), t(3), cauchy(), uniform(), beta(0.5, 0.5)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.dist.name)
