@@ -54,6 +54,15 @@ def test_a_class_is_asked_for_by_its_name(runs, cli, tmp_path):
     assert "there is no such class: 'drak' was never seen; nearest known: dark" in refused.error
 
 
+def test_a_run_is_judged_beside_real_pictures(runs, cli):
+    outcome = cli("evaluate", runs("classes"))
+    assert outcome.code == 0, outcome.err
+    for said in ("spread within a class", "classes as asked"):
+        assert f"{said} (real against real)" in outcome.out
+    said = "4 pictures of 'pictures' that were not trained on"
+    assert said in " ".join(outcome.out.split())
+
+
 def test_what_makes_no_sense_is_refused_in_one_line(runs, cli, tmp_path, monkeypatch):
     captions, spoilt = runs("captions"), write_pictures(tmp_path / "own", "captions")
     (spoilt / "03.png").write_bytes(b"no picture")

@@ -66,6 +66,7 @@ def test_shapes_are_as_their_captions_say_and_sizes_and_modes_as_asked():
         ({"pictures": "shapes", "mode": "L"}, "in colour, with 16 or 32 pixels"),
         ({"pictures": "digits", "sise": 8}, "unknown key 'sise', did you mean 'size'"),
         ({"pictures": "digits", "num_pictures": 8}, "num_pictures is for shapes"),
+        ({"pictures": "shapes", "num_pictures": 10**6}, "fit, take fewer pictures or a smaller"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
@@ -118,17 +119,26 @@ def test_captions_go_with_their_pictures(folder, form):
     assert (dataset.name, dataset.shape) == ("own", (3, 8, 8))
 
 
-def test_folders_are_classes_but_for_parts_and_may_have_captions(tmp_path):
+def test_folders_train_and_test_are_the_split_others_are_classes_and_may_have_captions(tmp_path):
     for index in range(NUM):
-        place = tmp_path / ("test" if index % 4 else "train") / ("cat" if index % 3 else "train")
+        place = tmp_path / ("Train" if index % 4 else "val") / ("cat" if index % 3 else "train")
         write_noise(place / f"{index}.png", index)
     paths = list(tmp_path.rglob("*.png"))
-    assert _load(tmp_path)[0] == {_bytes(p): f"{p.parent.name}:{p.parent.name}" for p in paths}
-    for part in ("train", "test"):
+    said, dataset = _load(tmp_path)
+    assert said == {_bytes(p): f"{p.parent.name}:{p.parent.name}" for p in paths}
+    held_out = {picture.tobytes() for picture in decode(dataset.heldout)}
+    assert held_out == {_bytes(path) for path in (tmp_path / "val").rglob("*.png")}
+    with refused("is split by its folders, such as train and test; leave holdout out"):
+        PictureData(pictures=str(tmp_path), holdout=0.2).pinned()
+    for part in ("Train", "val"):
         root = tmp_path / part
         _write_captions(root, [p.relative_to(root).as_posix() for p in root.rglob("*.png")])
     captions = {_bytes(p): f"{p.parent.name}:picture {p.stem}, drawn" for p in paths}
     assert _load(tmp_path)[0] == captions
+    for path in list((tmp_path / "val").rglob("*.png"))[1:]:
+        path.unlink()
+    with refused("has fewer than 2 pictures to train on or to judge with", DataError):
+        _load(tmp_path)
 
 
 def test_pictures_are_grey_if_all_are_or_as_asked(tmp_path):
@@ -186,11 +196,11 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
         ("metadata.csv", full + b"../x.png,out", "csv': '../x.png' is no picture of the folder"),
         ("metadata.csv", full + b"03.png,again", "'03.png' has a caption already"),
         ("metadata.csv", full + b"03.png,a,b", "cannot be read .*line 14.* in double quotes"),
-        ("metadata.csv", b"file_name,label\n00.png,1", "the columns file_name and text .'text'"),
+        ("metadata.csv", b"file_name,label\n00.png,1", "the columns .* and text; it has file_name, label"),
         ("metadata.csv", head + b"00.png,\xff", "'metadata.csv' cannot be read as UTF-8"),
         ("metadata.csv", head + b'00.png,"a', "'metadata.csv' cannot be read .*quotes"),
         ("metadata.jsonl", b'{"text": "00.png"', "'metadata.jsonl' cannot be read .*one object"),
-        ("metadata.jsonl", b"[1]", "with the columns .*'file_name'"),
+        ("metadata.jsonl", b"[1]", "the columns file_name and text; it has 0"),
         ("metadata.jsonl", b'{"file_name": "a", "text": 3}', r"\('a', 3\) are no two texts"),
     ]):  # fmt: skip
         path = shutil.copytree(folder, tmp_path / str(number)) / name

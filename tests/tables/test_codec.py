@@ -148,7 +148,7 @@ def test_what_is_not_known_is_nan():
     frame = _mixed()
     codec = TableCodec.fit(frame)
     part = frame.drop(columns="smokes").assign(age=frame["age"].where(frame["age"] < 50))
-    rows = codec.encode(part, _rng(), gaps=())
+    rows = codec.encode(part, _rng(), some=True)
     names = list(codec.names)
     assert rows[:, names.index("smokes")].isnan().all()
     unknown = torch.tensor(list(frame["age"] >= 50))
@@ -235,26 +235,30 @@ def test_digits_are_text_where_the_rows_trained_on_held_text(tmp_path):
     codec = TableCodec.fit(pd.DataFrame({"code": ["10115", "20095", "01A"] * 9}))
     (tmp_path / "like.csv").write_text("code\n20095\n\n10115\n")
     for rows in (codec.read(tmp_path / "like.csv"), pd.DataFrame({"code": [20095, 10115]})):
-        observed = codec.encode(rows, gaps=())
+        observed = codec.encode(rows, some=True)
         expected = codec.encode(pd.DataFrame({"code": ["20095", "10115"]}))
         torch.testing.assert_close(observed, expected)
     with refused("column 'code' has '7' in row 1, which is not in the rows trained on", DataError):
         codec.encode(pd.DataFrame({"code": [7]}))
 
 
-def test_narrow_dtypes_have_no_room_for_new_identifiers():
-    for dtype in ("int8", "Int8", "int8[pyarrow]"):
-        numbers = pd.Series(range(5, 105), dtype=dtype)
-        frame = pd.DataFrame({"id": numbers, "x": np.arange(100) % 7})
-        assert TableCodec.fit(frame).columns[0].kind == "number"
-        codec = TableCodec.fit(frame, {"id": "identifier"})
-        with refused(
-            "column 'id' has no room for 300 new identifiers, .* dtype is .nt8", DataError
-        ):
-            codec.decode(torch.zeros(300, codec.dim))
-        drawn = codec.decode(torch.zeros(9, codec.dim))["id"]
-        assert drawn.tolist() == list(range(110, 119))  # beyond 104, rounded up
-        assert str(drawn.dtype) == dtype
+def test_identifiers_need_a_dtype_with_room_for_new_ones():
+    for numbers in (
+        np.arange(5, 105, dtype="int8"),
+        np.arange(2 * 10**9, 2 * 10**9 + 99, dtype="i4"),
+    ):
+        for dtype in (numbers.dtype.name, numbers.dtype.name.title(), f"{numbers.dtype}[pyarrow]"):
+            frame = pd.DataFrame({"id": pd.Series(numbers, dtype=dtype), "x": numbers % 7})
+            assert TableCodec.fit(frame).columns[0].kind == "number"
+            with refused("holds numbers that leave no room for new ones in .nt", DataError):
+                TableCodec.fit(frame, {"id": "identifier"})
+    column = TableCodec.fit(pd.DataFrame({"id": np.arange(900, dtype="int16"), "x": 1})).columns[0]
+    drawn = column.decode(np.zeros((50_000, 0)))
+    with refused(
+        "column 'id' has no room for 50,000 new identifiers, .* draw fewer rows", DataError
+    ):
+        column.numbered(drawn)
+    assert column.numbered(drawn[:9]).tolist() == list(range(900, 909))
 
 
 def _places(content, place=()):
@@ -263,6 +267,15 @@ def _places(content, place=()):
         for key, value in content.items() if isinstance(content, dict) else enumerate(content):
             inner += [(*place, key), *_places(value, (*place, key))]
     return inner
+
+
+def test_a_codec_has_a_share_of_each_category():
+    content = TableCodec.fit(_mixed(100)).to_dict()
+    for changes in ({"frequencies": [0.5, 0.5]}, {"categories": ["clerk", "clerk", "nurse"]}):
+        damaged = json.loads(json.dumps(content))
+        damaged["columns"][1] |= changes
+        with refused("codec: .*column 'job' needs a frequency for each of its categories"):
+            TableCodec.from_dict(damaged)
 
 
 ODD = [None, True, -1, 0, 2, 0.5, 1e308, 2**63, "", "%9999999d", "text", "int64", [], [1], {}]

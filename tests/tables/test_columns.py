@@ -174,7 +174,7 @@ def test_identifiers_are_new(caplog):
     ):
         column = _column(known, "identifier")
         assert column.coordinates == ()
-        drawn = _drawn(column, 80)
+        drawn = column.numbered(_drawn(column, 80))
         assert drawn[0] == first
         assert drawn.is_unique
         assert not drawn.isin(known).any()

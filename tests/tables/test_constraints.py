@@ -168,6 +168,7 @@ def test_gaps_are_filled_with_what_obeys(name, frame):
 def test_cells_that_contradict_are_kept_as_given():
     for name, cells, follows in (
         ("orders", {"first": 90, "last": 10, "net": 5.5, "gross": 1.25}, ("tax", -4.25)),
+        ("orders", {"net": 10.004, "tax": 33.337}, ("gross", 43.34)),  # as exact as its column
         ("places", {"city": "city 1", "region": "north"}, ("code", 107)),
     ):
         told = pd.DataFrame(cells, index=range(20))

@@ -37,7 +37,7 @@ class Standardizer:
             if not (math.isfinite(mean) and 0 < scale < math.inf):
                 raise DataError(
                     f"coordinate {place} has mean {mean:g} and scale {scale:g}; both must be "
-                    "finite, and the scale positive"
+                    "finite, and the scale positive: leave out what is constant, NaN or infinite"
                 )
 
     @classmethod

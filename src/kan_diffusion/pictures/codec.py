@@ -9,7 +9,7 @@ steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -59,10 +59,15 @@ def encode(pictures: Sequence[Image.Image], size: int, mode: Mode | None = None)
         Shape (n, C, S, S), float32, from -1 to 1, with C = 1 for grey and 3 for colour.
 
     Raises:
-        DataError: There is no picture, or one has values of more than 8 bits.
+        DataError: There is no picture, one has values of more than 8 bits, or there is no such mode
+            or size.
     """
     if not len(pictures):
         raise DataError("there is no picture to encode; give at least one")
+    if size < 1 or mode not in (None, *get_args(Mode)):
+        raise DataError(
+            f"pictures have modes L and RGB and a side of 1 or more, not {mode}, {size}"
+        )
     squares = [squared(picture, size) for picture in pictures]
     mode = mode or ("L" if all(square.mode == "L" for square in squares) else "RGB")
     values = np.stack([np.array(square.convert(mode), np.float32) for square in squares])

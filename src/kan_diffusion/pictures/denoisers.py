@@ -314,18 +314,17 @@ def _unet(shape: Sequence[int], hidden: Sequence[int], channels: Sequence[int]) 
 
     most = MOST_SIDE.bit_length()  # a side that is halved so often has one pixel
     fits = 0 < len(channels) <= most and min(channels) > 0 and not channels[-1] % _HEAD
-    if (
-        not fits
-        or any(number % _GROUPS for number in channels)
-        or len(hidden) % 2
-        or len(hidden) < 4
-    ):
+    if not fits or any(number % _GROUPS for number in channels):
         raise KanDiffusionError(
             f"a U-Net needs 1 to {most} numbers of channels that are multiples of {_GROUPS}, the "
-            f"last of {_HEAD}, and an even number of feed-forwards, four or more, not "
-            f"{str(list(channels))[:60]} and {len(hidden)}"
+            f"last of {_HEAD}, not {str(list(channels))[:60]}"
         )
     _require_pictures(shape, 2 ** (len(channels) - 1), max(channels))
+    if len(hidden) < 4 or len(hidden) % 2:
+        raise KanDiffusionError(
+            "a U-Net needs an even number of feed-forwards, four or more, not "
+            f"{len(hidden)}; give another depth or other hidden widths"
+        )
     width, lower = channels[-1], len(channels) - 1
     return UNet2DConditionModel(
         sample_size=shape[1],

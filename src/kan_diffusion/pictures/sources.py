@@ -6,9 +6,8 @@ oracle. A folder follows the convention of Hugging Face's ``imagefolder``:
 * Picture files that Pillow reads, at any depth; hidden files and other files are ignored.
 * ``metadata.csv`` or ``metadata.jsonl``, at the top or in any folder, with ``file_name`` (relative
   to the folder it lies in) and ``text``: the captions, of all pictures or of none.
-* If pictures lie in two folders or more, each folder is a class, named like the folder. Folders
-  ``train``, ``validation`` and ``test`` at the top are no classes and are read as one, since a seed
-  decides which pictures are held out.
+* Folders ``train`` and ``test`` (or ``validation``) at the top define the split.
+* If pictures lie in two folders or more, each folder is a class, named like the folder.
 
 Nothing outside of the folder is read, and errors name the file.
 """
@@ -57,7 +56,8 @@ _ENDINGS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
 _METADATA = ("metadata.csv", "metadata.jsonl")
-_PARTS = {"train", "validation", "test"}
+_TRAIN = {"train", "training"}
+_HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class PictureData(Source):
     pictures: str
     size: int | None = Field(None, ge=4, le=MOST_SIDE)
     mode: Mode | None = None
-    num_pictures: int | None = Field(None, ge=1, le=MOST_VALUES // (3 * SHAPE_SIDES[-1] ** 2))
+    num_pictures: int | None = Field(None, ge=1)
     holdout: float = Field(0.1, gt=0, lt=1)
     sha256: str = ""
 
@@ -131,6 +131,7 @@ class PictureData(Source):
             raise KanDiffusionError("num_pictures is for shapes, which are drawn; leave it out")
         if self.pictures == "shapes" and (self.side not in SHAPE_SIDES or self.mode == "L"):
             raise KanDiffusionError("shapes are drawn in colour, with 16 or 32 pixels a side")
+        _require_room(self.num_pictures or 0, self.side)
         return self
 
     @property
@@ -161,10 +162,16 @@ class PictureData(Source):
 
         Raises:
             DataError: The folder or a file in it cannot be used, or are not those of ``sha256``.
+            KanDiffusionError: A share to hold out is given for a folder that is split already.
         """
         if self.folder is None:
             return self
-        *_, sha256 = self._read(self.folder)
+        _, labels, sha256 = self._read(self.folder)
+        if "held_out" in labels and not self.sha256 and "holdout" in self.model_fields_set:
+            raise KanDiffusionError(
+                f"'{self.pictures}' is split by its folders, such as train and test; leave "
+                "holdout out"
+            )
         return self.model_copy(update={"sha256": sha256, "pictures": str(self.folder)})
 
     def for_study(self) -> Self:
@@ -185,14 +192,16 @@ class PictureData(Source):
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> PictureDataset:
         """Reads or draws pictures, and splits them."""
-        if self.pictures == "shapes":
-            num, samples, labels = _draw_shapes(self, study_seed, trial_seed)
-            train, heldout = torch.arange(len(samples)).tensor_split([num])
+        if self.folder:
+            samples, labels, _ = self._read(self.folder)
+        elif self.pictures == "digits":
+            samples, labels = _read_digits(self, study_seed)
         else:
-            if self.folder:
-                samples, labels, _ = self._read(self.folder)
-            else:
-                samples, labels = _read_digits(self, study_seed)
+            samples, labels = _draw_shapes(self, study_seed, trial_seed)
+        if "held_out" in labels:
+            held_out = torch.from_numpy(labels["held_out"].to_numpy(copy=True))
+            train, heldout = (part.nonzero()[:, 0] for part in (~held_out, held_out))
+        else:
             train, heldout = split(len(samples), self.holdout, study_seed, trial_seed)
         told, others = (
             labels.iloc[rows.numpy()].reset_index(drop=True) for rows in (train, heldout)
@@ -231,12 +240,7 @@ class PictureData(Source):
                 f"'{root}' has {len(found)} pictures (files that end in {', '.join(_ENDINGS)}); at "
                 f"least {_FEWEST} are needed to train on some and judge with others"
             )
-        values = 3 * len(found) * self.side**2
-        if values > MOST_VALUES:
-            raise DataError(
-                f"{len(found):,} pictures of {self.side} pixels a side are {values:,} values; at "
-                f"most {MOST_VALUES:,} fit, take fewer pictures or a smaller size"
-            )
+        _require_room(len(found), self.side)
         read = _read_files(root, tuple(found), tuple(tables), self.side, self.mode)
         if self.sha256 not in ("", read[2]):
             raise DataError(
@@ -246,11 +250,21 @@ class PictureData(Source):
         return read
 
 
+def _require_room(num: int, side: int) -> None:
+    """Checks that so many pictures in colour fit into memory."""
+    values = 3 * num * side**2
+    if values > MOST_VALUES:
+        raise DataError(
+            f"{num:,} pictures of {side} pixels a side are {values:,} values; at most "
+            f"{MOST_VALUES:,} fit, take fewer pictures or a smaller size"
+        )
+
+
 @lru_cache(maxsize=2)
 def _draw_shapes(
     config: PictureData, study_seed: int, trial_seed: int
-) -> tuple[int, Tensor, pd.DataFrame]:
-    """Draws a number of scenes to train on, then held-out ones; keeps the last two results."""
+) -> tuple[Tensor, pd.DataFrame]:
+    """Draws scenes to train on, then held-out ones; keeps the last two results in memory."""
     num = config.num_pictures or _NUM_SHAPES
     samples, told = list[Tensor](), list[str]()
     parts: list[tuple[int, tuple[str | int, ...]]] = [
@@ -262,8 +276,8 @@ def _draw_shapes(
         scenes = draw_scenes(count, generator)
         samples.append(render(scenes, config.side))
         told += captions(scenes, generator)
-    nothing = pd.Categorical([None] * len(told), [])
-    return num, torch.cat(samples), pd.DataFrame({"caption": told, "class": nothing})
+    labels = pd.DataFrame({"caption": told, "class": pd.Categorical([None] * len(told), [])})
+    return torch.cat(samples), labels.assign(held_out=labels.index >= num)
 
 
 def _read_digits(config: PictureData, study_seed: int) -> tuple[Tensor, pd.DataFrame]:
@@ -291,7 +305,7 @@ def _read_files(
 ) -> tuple[Tensor, pd.DataFrame, str]:
     """Reads pictures and tables of captions; the last ones stay in memory until they change."""
     names, texts = ([name for name, *_ in files] for files in (found, tables))
-    labels = pd.DataFrame({"class": _classes(names)})
+    labels = _labels(root, names)
     said = _captions(root, names, texts) if texts else labels["class"].astype(object).fillna("")
     labels.insert(0, "caption", said)
     pictures = [_opened(root, name, size) for name in names]
@@ -328,10 +342,9 @@ def _captions(root: Path, names: list[str], tables: list[str]) -> list[str]:
         for file_name, text in _lines(root, table):
             name = posixpath.normpath(posixpath.join(posixpath.dirname(table), file_name))
             if name not in texts or texts[name]:
-                problem = (
-                    "has a caption already" if name in texts else "is no picture of the folder"
-                )
-                raise DataError(f"'{table}': '{file_name}' {problem}; remove the line")
+                problem = "is no picture of the folder; put it there or"
+                problem = "has a caption already;" if name in texts else problem
+                raise DataError(f"'{table}': '{file_name}' {problem} remove the line")
             texts[name] = " ".join(text.split())
     if without := [name for name, text in texts.items() if not text]:
         raise DataError(
@@ -353,28 +366,40 @@ def _lines(root: Path, table: str) -> list[tuple[str, str]]:
             frame = cells.iloc[1:].set_axis(list(cells.iloc[0]), axis=1)
         else:
             frame = pd.read_json(path, lines=True, dtype=False)
+        if not {"file_name", "text"} <= {*frame}:
+            has = listed(map(str, frame))
+            raise DataError(f"'{table}' must have the columns file_name and text; it has {has}")
         lines = list(zip(frame["file_name"], frame["text"], strict=True))
         if wrong := [line for line in lines if not all(isinstance(each, str) for each in line)]:
             raise ValueError(f"{wrong[0]} are no two texts")
     except (OSError, ValueError, LookupError, RecursionError) as error:
         raise DataError(
-            f"'{table}' cannot be read as UTF-8 with the columns file_name and text ({error}); in "
-            "CSV put text with commas in double quotes, in JSON write one object a line"
+            f"'{table}' cannot be read as UTF-8 ({error}); in CSV put text with commas in double "
+            "quotes, in JSON write one object with file_name and text a line"
         ) from error
     return lines
 
 
-def _classes(names: list[str]) -> pd.Categorical[str]:
-    """Finds the class of each picture from its folder."""
+def _labels(root: Path, names: list[str]) -> pd.DataFrame:
+    """Finds the class of each picture, and whether it is held out, from its folders."""
     folders = [name.split("/")[:-1] for name in names]
-    if all(folder and folder[0].lower() in _PARTS for folder in folders):
+    tops = [folder[0].lower() if folder else "" for folder in folders]
+    labels = pd.DataFrame(index=range(len(names)))
+    if {*tops} & _TRAIN and {*tops} <= _TRAIN | _HELD_OUT:
         folders = [folder[1:] for folder in folders]
+        if {*tops} & _HELD_OUT:
+            labels["held_out"] = [top in _HELD_OUT for top in tops]
+            if labels["held_out"].value_counts().min() < 2:
+                raise DataError(
+                    f"'{root}' has fewer than 2 pictures to train on or to judge with; put more "
+                    "into its folders"
+                )
     classes = pd.Categorical([folder[-1] if folder else "" for folder in folders])
     if len(classes.categories) < 2:
-        return classes.set_categories([])
+        return labels.assign(**{"class": classes.set_categories([])})
     if "" in classes.categories:
         raise DataError(
             f"'{names[list(classes).index('')]}' lies beside the folders of classes; put it into "
             "one of them"
         )
-    return classes
+    return labels.assign(**{"class": classes})
