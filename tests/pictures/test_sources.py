@@ -196,7 +196,7 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
         ("metadata.csv", full + b"../x.png,out", "csv': '../x.png' is no picture of the folder"),
         ("metadata.csv", full + b"03.png,again", "'03.png' has a caption already"),
         ("metadata.csv", full + b"03.png,a,b", "cannot be read .*line 14.* in double quotes"),
-        ("metadata.csv", b"file_name,label\n00.png,1", "the columns .* and text; it has file_name, label"),
+        ("metadata.csv", b"file_name,label\n00.png,1", "and text; it has file_name, label"),
         ("metadata.csv", head + b"00.png,\xff", "'metadata.csv' cannot be read as UTF-8"),
         ("metadata.csv", head + b'00.png,"a', "'metadata.csv' cannot be read .*quotes"),
         ("metadata.jsonl", b'{"text": "00.png"', "'metadata.jsonl' cannot be read .*one object"),
