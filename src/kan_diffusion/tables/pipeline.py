@@ -136,15 +136,15 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             self.codec.encode(like, some=True)  # so that an error has the right row number
         seed = int(torch.randint(2**62, (), generator=generator, dtype=torch.int64))
         random = np.random.default_rng(seed)
-        draw = partial(self, num_inference_steps=steps, generator=generator, batch_size=_AT_ONCE)
+        sample = partial(self, num_inference_steps=steps, generator=generator, batch_size=_AT_ONCE)
 
         def complete(part: pd.DataFrame) -> pd.DataFrame:
             if not len(part.columns):
-                return self.codec.decode(draw(len(part)).samples)
+                return self.codec.decode(sample(len(part)).samples)
             rows = self.codec.encode(part, random, some=True, gaps=gaps)
             free = rows.isnan().any(dim=1)
             if free.any():
-                rows[free] = draw(int(free.sum()), observed=rows[free]).samples.to(rows)
+                rows[free] = sample(int(free.sum()), observed=rows[free]).samples.to(rows)
             return self.codec.decode(rows, part, gaps)
 
         frame = _accepted(given, complete, several) if several else complete(given)
