@@ -51,7 +51,7 @@ def test_columns_of_any_size_come_back_and_lost_decimals_are_said(cli, tmp_path)
     outcome = cli("train", path, *MLP, "--out", tmp_path / "years")
     assert outcome.code == 0
     assert outcome.err.count("WARNING") == 1
-    assert "column 'time' has steps of 0.001" in " ".join(outcome.err.split())
+    assert "steps of 0.001, more than float32" in " ".join(outcome.err.split())
 
 
 def test_runs_are_animated_side_by_side(cli, runs, tmp_path):
