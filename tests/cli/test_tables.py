@@ -87,8 +87,7 @@ def test_gaps_are_filled_and_all_else_stays(cli, run, place):
     assert (outcome.code, outcome.out, outcome.err) == (0, "40 rows: filled.csv\n", "")
     frame = read_frame(Path("filled.csv"))
     assert not frame.isna().any(axis=None)
-    known = gaps.notna()
-    pd.testing.assert_frame_equal(frame[known], whole[known], check_dtype=False)
+    assert (frame == whole).where(gaps.notna(), True).all(axis=None)
     words = ("impute", run, "gaps.csv", "--draws", 3, "--out", "filled.csv")
     assert "exists; choose another --out" in cli(*words).error
     assert cli(*words, "--overwrite").code == 0
@@ -114,8 +113,7 @@ def test_a_run_is_judged_and_has_a_page(cli, run, place, monkeypatch):
 
 
 def test_what_cannot_be_is_one_line(cli, run, place):
-    others = people(12, 0).assign(job="astronaut", age=None)
-    write_frame(Path("others.csv"), others)
+    write_frame(Path("others.csv"), people(12, 0).assign(job="astronaut"))
     for words, message in (
         ("train others.csv --columns age", "'age', which is no kind of a column such as age="),
         ("train others.csv --columns jobs=category", "others.csv': there is no column 'jobs'"),
