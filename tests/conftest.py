@@ -18,7 +18,7 @@ pytest.register_assert_rewrite(
         "helpers",
         "kan_cases",
         "kernel_suite",
-        "table_files",
+        "odd_tables",
     ),
     *("command_line", "html_page", "picture_contract"),
 )

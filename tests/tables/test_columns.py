@@ -76,38 +76,32 @@ def test_a_kind_that_does_not_fit_is_refused():
             TableCodec.fit(pd.DataFrame({"a": [1, 2]}), kinds)
 
 
-@pytest.mark.parametrize(
-    ("moments", "of"),
-    [
+def test_dates_come_in_the_resolution_of_the_column():
+    for moments, of in (
         (DAYS, "D"),
         (DAYS.dt.to_period("M").dt.to_timestamp(), "M"),
         (DAYS + pd.to_timedelta(_rng().integers(0, 24, N), unit="h"), "h"),
         (DAYS.dt.tz_localize("Europe/Berlin"), "D"),
-    ],
-)
-def test_dates_come_in_the_resolution_of_the_column(moments, of):
-    drawn = _drawn(_column(moments))
-    assert drawn.dtype == moments.dtype
-    wall = drawn.dt.tz_localize(None)
-    assert (wall.dt.to_period(of).dt.to_timestamp() == wall).all()
-    assert drawn.nunique() > 20
+    ):
+        drawn = _drawn(_column(moments))
+        assert drawn.dtype == moments.dtype
+        wall = drawn.dt.tz_localize(None)
+        assert (wall.dt.to_period(of).dt.to_timestamp() == wall).all()
+        assert drawn.nunique() > 20
 
 
-@pytest.mark.parametrize(
-    ("values", "step"),
-    [
+def test_numbers_come_in_the_steps_of_the_column():
+    for values, step in (
         (_rng().integers(1, 900, N) * 25, 25),
         (_rng().integers(1, 900, N) * 0.5, 0.5),
         (np.round(_rng().gamma(2, 30, N), 2), 0.01),
         (np.round(_rng().gamma(2, 30, N), 1).astype("float32"), 0.1),
-    ],
-)
-def test_numbers_come_in_the_steps_of_the_column(values, step):
-    drawn = _drawn(_column(values))
-    assert drawn.dtype == values.dtype
-    np.testing.assert_allclose(drawn / step, np.round(drawn / step), atol=1e-4)
-    assert drawn.min() >= 0
-    assert drawn.max() < 2.1 * values.max()
+    ):
+        drawn = _drawn(_column(values))
+        assert drawn.dtype == values.dtype
+        np.testing.assert_allclose(drawn / step, np.round(drawn / step), atol=1e-4)
+        assert drawn.min() >= 0
+        assert drawn.max() < 2.1 * values.max()
 
 
 def test_nothing_is_negative_where_nothing_was():
@@ -191,17 +185,27 @@ def test_identifiers_are_new(caplog):
     assert not caplog.records
 
 
+def test_identifiers_need_a_dtype_with_room_for_new_ones():
+    for numbers in (np.arange(5, 105, dtype="int8"), np.arange(2e9, 2e9 + 99, dtype="int32")):
+        for dtype in (numbers.dtype.name, numbers.dtype.name.title(), f"{numbers.dtype}[pyarrow]"):
+            cells = pd.Series(numbers, dtype=dtype)
+            assert _column(cells).kind == "number"
+            with refused("holds numbers that leave no room for new ones in .nt", DataError):
+                _column(cells, "identifier")
+    column = _column(np.arange(900, dtype="int16"))
+    with refused(
+        "column 'a' has no room for 50,000 new identifiers, .* draw fewer rows", DataError
+    ):
+        column.numbered(_drawn(column, 50_000))
+    assert column.numbered(_drawn(column, 9)).tolist() == list(range(900, 909))
+
+
 def test_no_row_of_the_data_stands_in_the_codec():
     rng = _rng()
-    frame = pd.DataFrame(
-        {
-            "wealth": np.exp(2 * rng.normal(size=500)),
-            "height": rng.normal(170, 9, 500),
-            "cents": rng.integers(10**6, 10**7, 500) / 100,
-        }
-    )
-    text = str(TableCodec.fit(frame).to_dict())
-    assert not any(repr(float(cell)) in text for cell in frame.to_numpy().ravel())
+    wealth, height = np.exp(2 * rng.normal(size=500)), rng.normal(170, 9, 500)
+    rows = np.column_stack([wealth, height, rng.integers(10**6, 10**7, 500) / 100])
+    text = str(TableCodec.fit(pd.DataFrame(rows)).to_dict())
+    assert not any(repr(cell) in text for cell in rows.ravel().tolist())
 
 
 def test_the_scale_of_densities_is_that_of_the_coordinates():

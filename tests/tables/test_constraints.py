@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,22 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import refused, seeded
-from kan_diffusion import DiffusionEstimator
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.constraints import Rule, obeying
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from make import denoiser, process
-from odd_tables import QUICK
 
 
-def _orders(num=400, gaps=False):
+def _orders(num=400):
     """Orders have an end after their start, prices add up, and fine numbers are in order."""
     rng = np.random.default_rng(0)
     start = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 300, num), unit="D")
     net, tax = rng.gamma(2, 50, num).round(2), rng.gamma(2, 9, num).round(2)
     first, least = rng.integers(0, 200, num), rng.normal(size=num)
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "start": start,
             "net": net,
@@ -35,7 +35,6 @@ def _orders(num=400, gaps=False):
             "city": rng.choice(list("abc"), num),
         }
     )
-    return frame.mask(rng.random(frame.shape) < 0.2) if gaps else frame
 
 
 def _places(num=600):
@@ -57,12 +56,19 @@ def _places(num=600):
     return frame
 
 
+def _dates():
+    """Three dates in their order."""
+    days = np.sort(np.random.default_rng(0).integers(0, 900, (500, 3)), axis=1)
+    return pd.DataFrame(days, columns=["a", "b", "c"]).apply(pd.to_datetime, unit="D")
+
+
 ORDERS, PLACES = _orders(), _places()
-CODECS = {"orders": TableCodec.fit(ORDERS), "places": TableCodec.fit(PLACES)}
+FRAMES = {"orders": ORDERS, "places": PLACES, "dates": _dates()}
+CODECS = {name: TableCodec.fit(frame) for name, frame in FRAMES.items()}
 
 
 def _require_obeyed(frame):
-    for low, high in (("start", "end"), ("first", "last"), ("least", "most")):
+    for low, high in (("start", "end"), ("first", "last"), ("least", "most"), *pairwise("abc")):
         if low in frame:
             known = frame[[low, high]].dropna()
             assert (known[low] <= known[high]).all()
@@ -76,34 +82,41 @@ def _require_obeyed(frame):
             assert (known[name].to_numpy() == truth[known["city"]].to_numpy()).all()
 
 
-def _pipeline(codec):
-    """A model that has learned nothing."""
-    network = denoiser("mlp", codec.dim, observable=True)
-    return TableDiffusionPipeline(network, process(), codec)
+def _drawn(name, **given):
+    """Rows of a model that has learned nothing."""
+    network = denoiser("mlp", CODECS[name].dim, observable=True)
+    pipeline = TableDiffusionPipeline(network, process(), CODECS[name])
+    return pipeline.draw(generator=seeded(1), **given)
 
 
-def test_what_always_holds_is_found_and_said():
-    of_orders = {"net+tax=gross", "first<=last", "least<=most", "start<=end"}
-    assert set(CODECS["orders"].always) == of_orders
-    assert set(TableCodec.fit(_orders(800, gaps=True)).always) == of_orders
-    of_places = {"city->region", "city->rain", "city->code"}
-    assert set(CODECS["places"].always) == of_places
+def test_what_always_holds_is_found_and_said_and_may_be_turned_off():
+    always = {name: {*codec.always} for name, codec in CODECS.items()}
+    assert always == {
+        "orders": {"net+tax=gross", "first<=last", "least<=most", "start<=end"},
+        "places": {"city->region", "city->rain", "city->code"},
+        "dates": {"a<=b", "b<=c", "a<=c"},
+    }
+    many = _orders(800)
+    gaps = many.mask(np.random.default_rng(1).random(many.shape) < 0.2)
+    assert {*TableCodec.fit(gaps).always} == always["orders"]
+    codec = TableCodec.fit(ORDERS, without=["start<=end", "net+tax=gross"])
+    assert {*codec.always} == {"first<=last", "least<=most"}
+    rows = codec.decode(torch.randn(300, codec.dim, generator=seeded()))
+    assert (rows["start"] > rows["end"]).any()
+    assert (rows["first"] <= rows["last"]).all()
+    with refused("no rule 'start<end' holds in all rows; known: .*start<=end", DataError):
+        TableCodec.fit(ORDERS, without=["start<end"])
 
 
-def test_what_a_single_row_breaks_or_few_rows_show_is_no_rule():
+def test_what_a_single_row_breaks_or_few_rows_show_or_chance_is_no_rule():
     broken = ORDERS.copy()
     broken.loc[77, ["end", "gross"]] = broken["start"].min() - pd.Timedelta("9D"), 0.25
-    assert set(TableCodec.fit(broken).always) == {"first<=last", "least<=most"}
-    assert TableCodec.fit(ORDERS[:199]).always == ()
-    assert TableCodec.fit(_places(30)).always == ()
+    assert {*TableCodec.fit(broken).always} == {"first<=last", "least<=most"}
     gaps = ORDERS.copy()
     gaps.loc[199:, "end"] = pd.NaT
     assert "start<=end" not in TableCodec.fit(gaps).always
-
-
-def test_what_could_not_be_otherwise_and_chance_are_no_rules():
     rng = np.random.default_rng(1)
-    frame = pd.DataFrame(
+    chance = pd.DataFrame(
         {
             "age": rng.integers(18, 90, 1000),
             "income": rng.integers(10_000, 90_000, 1000),  # no age comes near
@@ -114,7 +127,8 @@ def test_what_could_not_be_otherwise_and_chance_are_no_rules():
             "rare": np.where(np.arange(1000) == 7, "yes", "no"),
         }
     )
-    assert TableCodec.fit(frame.assign(again=frame["score"])).always == ()
+    for frame in (ORDERS[:199], _places(30), chance.assign(again=chance["score"])):
+        assert TableCodec.fit(frame).always == ()
 
 
 @given(st.integers(0, 1000), st.sampled_from(sorted(CODECS)))
@@ -122,11 +136,10 @@ def test_whatever_is_decoded_obeys(seed, name):
     codec = CODECS[name]
     frame = codec.decode(3 * torch.randn(50, codec.dim, generator=seeded(seed)))
     _require_obeyed(frame)
-    known = ORDERS if name == "orders" else PLACES
-    pd.testing.assert_series_equal(frame.dtypes, known.dtypes)
+    pd.testing.assert_series_equal(frame.dtypes, FRAMES[name].dtypes)
     if name == "orders":
         assert (frame["gross"] == frame["gross"].round(2)).all()
-    else:
+    elif name == "places":
         assert frame["region"].isna().any()
 
 
@@ -143,22 +156,23 @@ def test_whatever_is_decoded_obeys(seed, name):
         ("places", {"city": "city 7"}),
         ("places", {"rain": True, "region": "west"}),
         ("places", {"code": 107}),
+        ("dates", {"b": FRAMES["dates"]["b"][5]}),
     ],
     ids=str,
 )
 def test_rows_obey_whatever_is_given(name, conditions):
-    rows = _pipeline(CODECS[name]).draw(200, conditions=conditions, generator=seeded(1))
+    rows = _drawn(name, num_rows=200, conditions=conditions)
     _require_obeyed(rows)
     for column, cell in conditions.items():
         is_range = isinstance(cell, tuple)
         assert (rows[column].between(*cell) if is_range else rows[column] == cell).all()
 
 
-@pytest.mark.parametrize(("name", "frame"), [("orders", ORDERS), ("places", PLACES[:80])])
-def test_gaps_are_filled_with_what_obeys(name, frame):
+@pytest.mark.parametrize("name", CODECS)
+def test_gaps_are_filled_with_what_obeys(name):
+    frame = FRAMES[name][:400]
     gaps = frame.mask(np.random.default_rng(3).random(frame.shape) < 0.5)
-    known = gaps.notna()
-    (filled,) = _pipeline(CODECS[name]).impute(gaps, generator=seeded())
+    known, filled = gaps.notna(), _drawn(name, like=gaps)
     _require_obeyed(filled)
     pd.testing.assert_frame_equal(
         filled.where(known).astype(object), gaps.where(known).astype(object)
@@ -172,25 +186,13 @@ def test_cells_that_contradict_are_kept_as_given():
         ("places", {"city": "city 1", "region": "north"}, ("code", 107)),
     ):
         told = pd.DataFrame(cells, index=range(20))
-        rows = _pipeline(CODECS[name]).draw(like=told, generator=seeded(1))
+        rows = _drawn(name, like=told)
         pd.testing.assert_frame_equal(rows[told.columns], told, check_dtype=False)
         assert (rows[follows[0]] == follows[1]).all()
     codec = CODECS["places"]
     coordinates = torch.randn(200, codec.dim, generator=seeded())
     free = codec.model_copy(update={"rules": ()}).decode(coordinates)
     pd.testing.assert_frame_equal(codec.decode(coordinates, free), free)
-
-
-def test_three_dates_come_in_their_order():
-    rng = np.random.default_rng(0)
-    days = np.sort(rng.integers(0, 900, (500, 3)), axis=1)
-    frame = pd.DataFrame(days, columns=["a", "b", "c"]).apply(pd.to_datetime, unit="D")
-    codec = TableCodec.fit(frame)
-    assert set(codec.always) == {"a<=b", "b<=c", "a<=c"}
-    drawn = _pipeline(codec).draw(300, conditions={"b": frame["b"][5]}, generator=seeded())
-    for rows in (codec.decode(torch.randn(300, 3, generator=seeded())), drawn):
-        assert (rows["a"] <= rows["b"]).all()
-        assert (rows["b"] <= rows["c"]).all()
 
 
 @given(st.data())
@@ -217,26 +219,12 @@ def test_the_nearest_category_that_agrees_is_taken(data):
         assert (after[1:] == np.where(known, before[1:], implied[:, after[0]])).all()
 
 
-def test_rules_are_turned_off_by_name():
-    model = DiffusionEstimator("mlp", without=["start<=end", "net+tax=gross"], **QUICK).fit(ORDERS)
-    assert set(model.codec_.always) == {"first<=last", "least<=most"}
-    rows = model.sample(300)
-    assert (rows["start"] > rows["end"]).any()
-    assert (rows["first"] <= rows["last"]).all()
-    with refused("no rule 'start<end' holds in all rows; known: .*start<=end", DataError):
-        TableCodec.fit(ORDERS, without=["start<end"])
-
-
 def test_rules_that_fit_no_column_are_refused():
-    orders, places = (CODECS[name].to_dict() for name in ("orders", "places"))
-    known = places["rules"][0]
-    changes = (
-        *({"columns": [9, 0]}, {"columns": [5, 0]}, {"columns": [1, 1]}, {"columns": [1, 0, 2]}),
-        *({"implied": [0]}, {"implied": [12] * 12}),
-    )
-    for content in (
-        *({**orders, "rules": [{"columns": c}]} for c in ([0, 9], [0, 0], [0, 1], [0, 1, 2])),
-        *({**places, "rules": [known | change]} for change in changes),
+    known = CODECS["places"].to_dict()["rules"][0]
+    for name, rule in (
+        *(("orders", {"columns": c}) for c in ([0, 9], [0, 0], [0, 1], [0, 1, 2])),
+        *(("places", known | {"columns": c}) for c in ([9, 0], [5, 0], [1, 1], [1, 0, 2])),
+        *(("places", known | {"implied": implied}) for implied in ([0], [12] * 12)),
     ):
         with refused("codec: ", KanDiffusionError):
-            TableCodec.from_dict(content)
+            TableCodec.from_dict({**CODECS[name].to_dict(), "rules": [rule]})

@@ -1,18 +1,37 @@
 import csv
+import datetime
 import gzip
+import os
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from helpers import refused
-from kan_diffusion.data.frames import require_writable_ending, write_frame
+from kan_diffusion.data.frames import write_frame
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.tables.files import read_frame
-from table_files import require_refused, written
+
+
+def written(folder, content):
+    """A file of the format that takes the content: text, an array or columns."""
+    if isinstance(content, np.ndarray):
+        path = folder / "points.npy"
+        np.save(path, content, allow_pickle=True)
+    elif isinstance(content, dict):
+        path = folder / "points.parquet"
+        pd.DataFrame(content).to_parquet(path)
+    else:
+        path = folder / "points.csv"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1, max_size=8)
 CELLS = {  # cells of a kind, its dtype, and that without gaps
@@ -29,16 +48,12 @@ CELLS = {  # cells of a kind, its dtype, and that without gaps
 def frames(draw):
     """Frames of mixed columns, each with at least one value."""
     num_rows = draw(st.integers(1, 8))
-    columns = {"real, 0": pd.Series([0.5] * num_rows)}
+    columns = {"first": pd.Series([0.5] * num_rows)}
     for place, kind in enumerate(draw(st.lists(st.sampled_from(sorted(CELLS)), max_size=4))):
         cells, dtype, whole = CELLS[kind]
-        series = pd.Series(
-            draw(st.lists(st.none() | cells, min_size=num_rows, max_size=num_rows)), dtype=dtype
-        )
-        if series.notna().any():
-            columns[f"{kind}, {place + 1}"] = series.astype(
-                whole if series.notna().all() else dtype
-            )
+        values = draw(st.lists(st.none() | cells, min_size=num_rows, max_size=num_rows))
+        if (gaps := values.count(None)) < num_rows:
+            columns[f"{kind}, {place}"] = pd.Series(values, dtype=dtype if gaps else whole)
     return pd.DataFrame(columns)
 
 
@@ -53,25 +68,32 @@ def test_mixed_columns_come_back_as_they_were(tmp_path, ending, frame):
     pd.testing.assert_frame_equal(table, frame)
 
 
-@pytest.mark.parametrize(
-    ("text", "columns", "values"),
-    [
-        ("1,2\n3,4", ("column_1", "column_2"), [[1, 2], [3, 4]]),
-        ("\ufeffx, y\r\n1, 2\r\n3, 4\r\n\r\n", ("x", "y"), [[1, 2], [3, 4]]),
-        ('"a\nb","c, d"\n"1","2"\n3,4\n', ("a\nb", "c, d"), [[1, 2], [3, 4]]),
-        ('a, b;"c;d"\n1,5;2\n0,125;1e-3\n', ("a, b", "c;d"), [[1.5, 2], [0.125, 0.001]]),
-    ],
-)
-def test_csv_dialects(tmp_path, text, columns, values):
-    table = read_frame(str(written(tmp_path, text)))
-    assert tuple(table) == columns
-    assert table.to_numpy().tolist() == values
-
-
 TEXT, GAP = "str" if pd.__version__ >= "3" else "object", None
 
 
-def test_a_column_of_text_is_what_all_its_cells_are(tmp_path):
+def test_csv_dialects(tmp_path):
+    for text, columns, rows in (
+        ("1,2\n3,4", ["column_1", "column_2"], [[1, 2], [3, 4]]),
+        ("x,y\n1,2\n3,4\n", ["x", "y"], [[1, 2], [3, 4]]),
+        ("\ufeffx, y\r\n1, 2\r\n3, 4\r\n\r\n", ["x", "y"], [[1, 2], [3, 4]]),
+        ("\n\nx,\n1,2\n\n3,4\n\n", ["x", "column_2"], [[1, 2], [3, 4]]),
+        ('"a\nb","c, d"\n"1","2"\n3,4\n', ["a\nb", "c, d"], [[1, 2], [3, 4]]),
+        ("a;b,c\n1,2\n3,4\n", ["a;b", "c"], [[1, 2], [3, 4]]),
+        ("y;x\n1;2\n3.5;4\n", ["y", "x"], [[1, 2], [3.5, 4]]),
+        ('a, b;"c;d"\n1,5;2\n0,125;1e-3\n', ["a, b", "c;d"], [[1.5, 2], [0.125, 0.001]]),
+        ("1,5;2\n3,25;-4,12\n", ["column_1", "column_2"], [[1.5, 2], [3.25, -4.12]]),
+        ("x;y\n1,5;2.5\n2,5;3.5\n", ["x", "y"], [[1.5, 2.5], [2.5, 3.5]]),
+        ("y|x\n2,5|1\n4|3\n", ["y", "x"], [[2.5, 1], [4, 3]]),
+        ("name,1960,1961,1962\nbob,3,5,\n", ["name", "1960", "1961", "1962"], [["bob", 3, 5, GAP]]),
+        ("39,NA,5\n41,3,6\n", ["column_1", "column_2", "column_3"], [[39, GAP, 5], [41, 3, 6]]),
+        ("39,2024-01-01\n41,\n", ["column_1", "column_2"], [[39, "2024-01-01"], [41, GAP]]),
+    ):
+        table = read_frame(str(written(tmp_path, text)))
+        expected = pd.DataFrame(rows, columns=columns)
+        pd.testing.assert_frame_equal(table, expected.astype(table.dtypes))
+
+
+def test_a_column_of_text_is_what_all_its_cells_are(tmp_path, caplog):
     for cells, dtype, values in (
         (["1", "+2", "-3"], "int64", [1, 2, -3]),
         (["1", "", "3"], "Int64", [1, GAP, 3]),
@@ -92,6 +114,7 @@ def test_a_column_of_text_is_what_all_its_cells_are(tmp_path):
         (["red", "", " blue ", "none", "na"], TEXT, ["red", GAP, "blue", "none", "na"]),
         (["a", "b", "3"], TEXT, ["a", "b", "3"]),
         (["1_000", "x"], TEXT, ["1_000", "x"]),
+        (["1,234", "red", "blue"], TEXT, ["1,234", "red", "blue"]),
         (["１２", "x"], TEXT, ["１２", "x"]),
         (["质量, 😀", 'a "b"', "c\nd"], TEXT, ["质量, 😀", 'a "b"', "c\nd"]),
         (["2024-02-29", "1999-12-31"], "datetime64[s]", ["2024-02-29", "1999-12-31"]),
@@ -107,25 +130,31 @@ def test_a_column_of_text_is_what_all_its_cells_are(tmp_path):
         frame = pd.DataFrame({"a cell": cells, "other": "o"})
         expected = pd.Series(values, name="a cell").astype(dtype)
         for quoting in (csv.QUOTE_ALL, csv.QUOTE_MINIMAL):
+            caplog.clear()
             frame.to_csv(tmp_path / "points.csv", index=False, quoting=quoting)
             column = read_frame(tmp_path / "points.csv")["a cell"]
             pd.testing.assert_series_equal(column, expected)
+            told = "column 'a cell' is read as text, since row 3 holds 'V57'" in caplog.text
+            assert told == ("V57" in cells)
 
 
-@pytest.mark.parametrize("members", [1, 2])
-def test_packed_files_are_what_is_in_them(tmp_path, members):
-    content = 'a,b\n1,"x\ny"\n2,z\n'
-    plain, path = written(tmp_path, content), tmp_path / "packed.csv.gz"
-    middle = len(content) // 2
-    parts = [content] if members == 1 else [content[:middle], content[middle:]]
-    packed = b"".join(gzip.compress(part.encode()) for part in parts)
-    path.write_bytes(packed)
-    table = read_frame(path)
-    pd.testing.assert_frame_equal(table, read_frame(plain))
-    for wrong in (packed[:-9], b"a,b\n1,2\n", packed + b"x"):
-        path.write_bytes(wrong)
-        with refused("is a broken gzip file", DataError):
-            read_frame(path)
+def test_packed_files_are_what_is_in_them_and_do_not_fill_the_memory(tmp_path, monkeypatch):
+    plain, path = written(tmp_path, 'a,b\n1,"x\ny"\n2,z\n'), tmp_path / "packed.csv.gz"
+    content = plain.read_bytes()
+    for members in ([content], [content[:9], content[9:]]):
+        packed = b"".join(map(gzip.compress, members))
+        path.write_bytes(packed)
+        pd.testing.assert_frame_equal(read_frame(path), read_frame(plain))
+        for wrong in (packed[:-9], content, packed + b"x"):
+            path.write_bytes(wrong)
+            with refused("is a broken gzip file", DataError):
+                read_frame(path)
+    monkeypatch.setattr("kan_diffusion.tables.files.MOST_BYTES", 10_000)
+    path.write_bytes(gzip.compress(b"1\n" * 5_000))
+    assert len(read_frame(path)) == 5_000
+    path.write_bytes(gzip.compress(b"1\n" * 5_001))
+    with refused("holds more than 10,000 bytes", DataError):
+        read_frame(path)
 
 
 POINTS = pd.DataFrame(
@@ -138,16 +167,14 @@ POINTS = pd.DataFrame(
 def test_what_is_written_is_read_back_exactly(tmp_path, ending):
     path = tmp_path / "new" / f"points{ending}"
     write_frame(path, POINTS)
-    table = read_frame(path)
-    np.testing.assert_array_equal(table, POINTS)
     names = [f"column_{place}" for place in (1, 2, 3)] if ending == ".npy" else list(POINTS)
-    assert list(table) == names
+    expected = POINTS.set_axis(names, axis=1)
+    pd.testing.assert_frame_equal(read_frame(path), expected, check_exact=True)
     if ending == ".npy":
         np.testing.assert_array_equal(np.load(path), POINTS)
     else:
-        other_program = pd.read_parquet if ending == ".parquet" else pd.read_csv
-        options = {"sep": "\t"} if ending == ".tsv" else {}
-        pd.testing.assert_frame_equal(other_program(path, **options), POINTS)
+        others = {".parquet": pd.read_parquet, ".tsv": pd.read_table}
+        pd.testing.assert_frame_equal(others.get(ending, pd.read_csv)(path), POINTS)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
@@ -155,17 +182,48 @@ def test_what_is_written_is_read_back_exactly(tmp_path, ending):
     ("content", "words"),
     [
         ("", "is empty"),
-        (
-            "x,y\n1,2\n3,abc\n",
-            "column 'y', row 2 holds 'abc'; correct .* \\(missing\\), .* a category",
-        ),
+        ("  \n\n", "is empty"),
+        ("x,y\n", "no rows"),
+        ("x,y\n1,2\n3,abc\n", r"'y', row 2 holds 'abc'; correct .* \(missing\), .* a category"),
+        ("x,y\n1,2\n\n3,4\nabc,5\n", "column 'x', row 3 holds 'abc'"),
+        ("x,y\nTrue,2\n3,4\n", "mixes numbers and text: column 'x', row 1 holds 'True'"),
+        ("day,2025\n1,2\n3,4\n", "row 1 holds 'day'.*header line has no number"),
+        ("x;y\n1.234,56;2\n1.999,50;3\n7,5;4\n", "row 1 holds '1.234,56'; .*no marks of thousands"),
+        ('x,y\n"1,234.56",2\n"999",3\n"3,000",3\n', "row 1 holds '1,234.56'; .*decimal points"),
+        ('x,y\n"1,5",2\n"2,75",3\n', "row 1 holds '1,5'; .*decimal points and no marks"),
+        ("x;y\n1,500;2\n999;3\n", "'1,500' in column 'x', where the comma may mark decimals or"),
         ("x,y\n1,2\n3\n4,5\n", r"wrong number of values.* \(1 for 2 columns\): '3'"),
+        ("x,y\n1,2\n3,4,5\n", r"wrong number of values.* \(3 for 2 columns\)"),
+        ("x,x\n1,2\n3,4\n", "same name: 'x'"),
         (b"x,y\n1,2\n3,\xff\xfe4\n", r"not UTF-8 text \(line 3\)"),
-        (np.array([[1, "a"]], dtype=object), "Python objects, which are not loaded"),
+        (b"x,y\n1,2\n\0\0\0,4\n", "not a text file"),
+        ('x,y\n1,2\n"3,4\n5,6\n', "close its quotation marks"),
+        (",".join(map(str, range(10_001))) + "\n", "10,001 columns; a table has at most 10,000"),
+        ({"x": [1.0, 2.0], "many": [[1.0], [2.0]]}, "a column 'many' of lists"),
+        ({}, "no columns"),
+        (np.array([["a", "b"]]), "type <U1 and shape .*; save real numbers"),
+        (np.ones((3, 2), dtype=complex), "type complex128"),
+        (np.ones((4, 3, 3)), r"shape \(4, 3, 3\); save .* in the shape \(rows, columns\)"),
+        (np.empty((0, 2)), "no rows"),
+        (np.empty((0, 10**9)), "1,000,000,000 columns; a table has at most 10,000"),
     ],
 )
 def test_a_broken_file_is_refused_with_the_place(tmp_path, content, words):
-    require_refused(tmp_path, content, words)
+    path = written(tmp_path, content)
+    with refused(words, DataError) as caught:
+        read_frame(path)
+    assert str(path) in str(caught.value)
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path):
+    numbers = np.arange(100.0)
+    for content, what in ((numbers, "NumPy array"), ({"x": numbers}, "Parquet")):
+        path = written(tmp_path, content)
+        whole = path.read_bytes()
+        for part in (whole[:-20], whole[:500] + whole[-8:], b"1,2\n3,4\n"):
+            path.write_bytes(part)
+            with refused(f"not a readable {what} file", DataError):
+                read_frame(path)
 
 
 def test_loading_never_runs_what_a_file_holds(tmp_path):
@@ -174,28 +232,89 @@ def test_loading_never_runs_what_a_file_holds(tmp_path):
             return (Path(tmp_path / "ran").touch, ())
 
     path = written(tmp_path, np.array([Trap(), Trap()], dtype=object))
-    with pytest.raises(DataError):
+    with refused("Python objects, which are not loaded", DataError):
         read_frame(path)
     assert not (tmp_path / "ran").exists()
 
 
-def test_missing_file_folder_and_unknown_ending(tmp_path):
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".npy"])
+def test_what_is_no_file_is_refused_and_not_read(tmp_path, ending):
+    pipe, zeros, folder = (tmp_path / f"{name}{ending}" for name in ("pipe", "zeros", "folder"))
+    os.mkfifo(pipe)  # reading it would never end
+    zeros.symlink_to("/dev/zero")
+    folder.mkdir()
+    for path in (pipe, zeros, folder):
+        with refused("cannot be read: it is no file", DataError):
+            read_frame(path)
+    with refused("cannot be read: File name too long", DataError):
+        read_frame(tmp_path / f"{'x' * 300}{ending}")
     with refused("there is no file", DataError):
-        read_frame(tmp_path / "nothing.csv")
-    (tmp_path / "folder.csv").mkdir()
-    with refused("it is no file", DataError):
-        read_frame(tmp_path / "folder.csv")
+        read_frame(tmp_path / f"nothing{ending}")
+
+
+def test_unknown_endings_are_refused(tmp_path):
+    known = r"\.csv, \.csv\.gz, \.tsv, \.parquet, \.npy"
     for name in ("points.xlsx", "points"):
-        with refused(r"ending must be \.csv, \.csv\.gz, \.tsv, \.parquet, \.npy"):
-            require_writable_ending(tmp_path / name)
-        with refused("cannot write rows"):
+        with refused(rf"cannot write rows to .*: the ending must be {known}"):
             write_frame(tmp_path / name, POINTS)
         assert not (tmp_path / name).exists()
         (tmp_path / name).touch()
-        with refused(r"\.csv, \.csv\.gz, \.tsv, \.parquet, \.npy", DataError):
+        with refused(rf"a table is one of {known}", DataError):
             read_frame(tmp_path / name)
     with refused("cannot write", RunFolderError):
         write_frame(tmp_path / "points" / "points.csv", POINTS)
+
+
+def test_arrays_take_numbers_only(tmp_path):
+    path = tmp_path / "points.npy"
+    write_frame(path, pd.DataFrame({"a": [1, 2], "b": pd.array([3, 2**62 + 1], dtype="Int64")}))
+    assert np.load(path).tolist() == [[1, 3], [2, 2**62 + 1]]
+    write_frame(path, pd.DataFrame({"a": [1.5, 2], "b": pd.array([3, None], dtype="Int64")}))
+    for cells in (["x", "y"], [pd.Timestamp(0)] * 2, pd.Categorical([1, 2])):
+        with refused(r"column 'b' to '.*points\.npy', which takes numbers only"):
+            write_frame(path, pd.DataFrame({"a": [1, 2], "b": cells}))
+    np.testing.assert_array_equal(np.load(path), [[1.5, 3], [2, np.nan]])  # as it was
+
+
+def test_parquet_keeps_the_dtypes_that_pandas_wrote(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "small": np.array([1, 2, 3], dtype=np.int8),
+            "half": np.array([0.5, np.nan, 1], dtype=np.float32),
+            "colour": pd.Categorical(["red", None, "red"], ["blue", "red"], ordered=True),
+            "arrow": pd.array([1, 2, None], dtype="int32[pyarrow]"),
+            "when": pd.to_datetime(["2024-01-01", None, "2024-01-03"]).tz_localize("Asia/Tokyo"),
+            "word": pd.array(["a", None, "b"], dtype="string"),
+            " ": [1.5, 2.5, 3.5],
+        }
+    )
+    days = pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-05"]).astype("datetime64[ms]")
+    for index, more in (
+        ([5, 6, 9], {}),  # an index is no column, unless it has a name
+        (pd.MultiIndex.from_arrays([days, [7, 8, 9]], names=["day", None]), {"day": days}),
+    ):
+        frame.set_axis(index).to_parquet(tmp_path / "points.parquet")
+        pd.testing.assert_frame_equal(read_frame(tmp_path / "points.parquet"), frame.assign(**more))
+
+
+def test_arrays_and_parquet_of_other_programs(tmp_path):
+    columns = {
+        "whole": pa.array([2**53 + 1, None, 3]),
+        "positive": pa.array([1, None, 3], pa.uint16()),
+        "truth": pa.array([True, None, False]),
+        "day": pa.array([datetime.date(2024, 2, 29), None, None]),
+        "decimal": pa.array([Decimal("1.25"), None, Decimal("2.5")]),
+        "nothing": pa.nulls(3),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "points.parquet")
+    frame = read_frame(tmp_path / "points.parquet")
+    dtypes = ["Int64", "UInt16", "boolean", "datetime64[s]", "float64"]
+    assert [str(dtype) for dtype in frame.dtypes[:-1]] == dtypes
+    assert frame["whole"].tolist() == [2**53 + 1, pd.NA, 3]
+    assert frame["decimal"].tolist()[::2] == [1.25, 2.5]
+    assert frame["nothing"].isna().all()
+    flat = read_frame(written(tmp_path, np.array([3, 1, 2], dtype=">u2")))["column_1"]
+    assert (flat.tolist(), flat.dtype) == ([3, 1, 2], np.uint16)
 
 
 def test_words_for_gaps_and_kinds_are_told(tmp_path):

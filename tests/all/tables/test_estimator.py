@@ -1,5 +1,5 @@
+import signal
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from kan_diffusion import FAMILIES, DiffusionEstimator
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kills import run_until
 from mixed_tables import people
 
 QUICK = {"params": 2300, "steps": 3, "batch_size": 16, "device": "cpu", "random_state": 0}
@@ -62,38 +63,23 @@ def test_densities_are_those_of_a_known_mixture_and_integrate_to_one():
     assert total == pytest.approx(1, abs=0.02)
 
 
-def _points(num=60):
-    return np.random.default_rng(0).normal(1000.0, 50.0, (num, 2))
-
-
-def test_a_model_saved_over_another_is_whole_or_not_there(tmp_path, monkeypatch):
-    old, new = (DiffusionEstimator("mlp", **QUICK).fit(shift + _points()) for shift in (0, 9000))
+def test_a_model_saved_over_another_is_whole_or_not_there(tmp_path):
+    points = np.random.default_rng(0).normal(1000.0, 50.0, (60, 2))
+    old, new = (DiffusionEstimator("mlp", **QUICK).fit(shift + points) for shift in (0, 9000))
     drawn = [model.sample(5) for model in (old, new)]
-    replace, left, refusals = Path.replace, [0], 0
-
-    def killed_at(self, target):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", killed_at)
-    for write in range(100):
-        left[0] = 100
-        old.save(tmp_path)
-        np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[0])
-        left[0] = write
-        try:
-            new.save(tmp_path)
-            break
-        except KeyboardInterrupt:
-            with suppress(RunFolderError):  # the old one or none
-                again = DiffusionEstimator.load(tmp_path).sample(5)
-                np.testing.assert_array_equal(again, drawn[0])
-                continue
+    old.save(tmp_path)
+    write = refusals = 0
+    while run_until(write, new.save, tmp_path) == -signal.SIGKILL:
+        try:  # the old one or none
+            again = DiffusionEstimator.load(tmp_path).sample(5)
+            np.testing.assert_array_equal(again, drawn[0])
+        except RunFolderError:
             refusals += 1
             with suppress(RunFolderError):  # the pipeline is whole with its index
                 assert TableDiffusionPipeline.from_pretrained(tmp_path).codec == new.codec_
+        old.save(tmp_path)
+        np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[0])
+        write += 1
     assert write > 5
     assert refusals > 2
     np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[1])

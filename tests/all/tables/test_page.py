@@ -6,12 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from drawn import texts_overlap
 from html_page import Page
 from kan_diffusion.tables.page import column_figure, write_table_page
-from kan_diffusion.tables.scores import table_scores
-from mixed_tables import people, shuffled
-
-
-def scores_of(real, synthetic, **settings):
-    return table_scores(real, synthetic, generator=0, effort="quick", **settings)
+from mixed_tables import people, quick_scores, shuffled
 
 
 def require_inside(figure):
@@ -26,8 +21,7 @@ def require_inside(figure):
 def test_every_figure_can_be_read():
     random = np.random.default_rng(0)
     real = people(300, 2).assign(town=[f"town number {n}" for n in random.integers(0, 40, 300)])
-    loose = scores_of(real, shuffled(real, 4), train=real)
-    for cells in loose.cells.values():
+    for cells in quick_scores(real, shuffled(real, 4), train=real).cells.values():
         require_inside(column_figure(*cells))
 
 
@@ -36,7 +30,7 @@ def test_a_column_is_drawn_with_its_shares_and_its_gaps_are_said(tmp_path):
     value = np.exp(3 * random.normal(size=500))
     value[random.random(500) < 0.1] = np.nan
     frame = pd.DataFrame({"fine ($)": value, "other": random.normal(size=500)})
-    scores = scores_of(frame, frame * 3)
+    scores = quick_scores(frame, frame * 3)
     figure = column_figure(*scores.cells["fine ($)"])
     require_inside(figure)
     (axes,) = figure.axes
@@ -57,6 +51,6 @@ def test_a_column_is_drawn_with_its_shares_and_its_gaps_are_said(tmp_path):
 @pytest.mark.parametrize("count", [4, 9])
 def test_a_handful_of_rows_makes_a_page(count, tmp_path):
     train, real = people(count, 1), people(count, 2)
-    scores = scores_of(real, train, train=train)
+    scores = quick_scores(real, train, train=train)
     text = write_table_page(scores, tmp_path / "tables.html", "few").read_text()
     assert Page(text).empty == []

@@ -5,7 +5,7 @@ import pytest
 import odd_tables
 from kan_diffusion.tables.page import column_figure
 from kan_diffusion.tables.scores import table_scores
-from mixed_tables import people, shuffled
+from mixed_tables import people, quick_scores, shuffled
 
 TRAIN, REAL = people(1_200, 1), people(700, 2)
 
@@ -47,15 +47,6 @@ def test_independent_columns_keep_their_shapes_and_lose_everything_else():
     assert abs(worst.synthetic) < 0.1
 
 
-def test_the_order_of_rows_does_not_tell_samples_apart():
-    rows = pd.DataFrame({"a": np.arange(900.0), "b": np.arange(900) % 7})
-    rows = rows.sample(frac=1, random_state=0)
-    real, train = rows[:200].sort_values("a"), rows[200:].sort_values("a")
-    score = table_scores(real, train, train=train, generator=0).scores.loc["c2st"]
-    for value in (score["value"], score["perfect"]):
-        assert abs(value - 0.5) < 2.5 * score["margin"]
-
-
 def test_trees_predict_the_columns_they_are_asked_to(fresh):
     assert fresh.usefulness["target"].tolist() == ["income", "smokes", "score"]
     scores = table_scores(REAL, TRAIN, targets=["job"], generator=0)
@@ -66,7 +57,13 @@ def test_trees_predict_the_columns_they_are_asked_to(fresh):
     assert alone["synthetic"].tolist() == [0.5, 0.5]
 
 
-def test_many_rare_categories_do_not_tell_real_rows_from_real_rows():
+def test_neither_the_order_of_rows_nor_rare_categories_tell_samples_apart():
+    rows = pd.DataFrame({"a": np.arange(900.0), "b": np.arange(900) % 7})
+    rows = rows.sample(frac=1, random_state=0)
+    real, train = rows[:200].sort_values("a"), rows[200:].sort_values("a")
+    score = table_scores(real, train, train=train, generator=0).scores.loc["c2st"]
+    for value in (score["value"], score["perfect"]):
+        assert abs(value - 0.5) < 2.5 * score["margin"]
     names = np.random.default_rng(0).integers(0, 1_000, size=(3, 2_000))
     real, other, train = (pd.DataFrame({"name": [f"n{n}" for n in side]}) for side in names)
     kinds = {"name": "category"}
@@ -75,12 +72,13 @@ def test_many_rare_categories_do_not_tell_real_rows_from_real_rows():
 
 
 @pytest.mark.parametrize("name", odd_tables.TABLES)
-def test_odd_tables_are_judged(name):
-    frame = odd_tables.TABLES[name]().rename(columns=str)
+def test_odd_tables_are_learned_drawn_filled_and_judged(name):
+    frame = odd_tables.TABLES[name]
+    odd_tables.require_learned_drawn_and_filled(frame)
     half = len(frame) // 2
     train, real = frame.iloc[:half], frame.iloc[half:]
     kinds = {"code": "category"} if "code" in frame else {}
-    scores = table_scores(real, train, train=train, kinds=kinds, generator=0, effort="quick")
+    scores = quick_scores(real, train, train=train, kinds=kinds)
     value, perfect = scores.scores["value"], scores.scores["perfect"]
     assert value["copies"] == 1.0
     assert {"shapes", "c2st", "closest"} <= {*scores.scores.index}
