@@ -173,6 +173,14 @@ def test_rows_unlike_those_trained_on_are_refused():
     ):
         with refused(words, DataError):
             codec.encode(other)
+    rows = torch.zeros(3, codec.dim)
+    rows[1, 0] = torch.nan
+    for coordinates, words in (
+        (rows, "row 2 has coordinates that are NaN or infinite"),
+        (rows[:, 1:], "rows must have shape .n, "),
+    ):
+        with refused(words, DataError):
+            codec.decode(coordinates)
 
 
 def test_text_is_a_category_unless_it_is_dates_in_one_format(caplog):

@@ -272,6 +272,8 @@ def test_a_loaded_model_is_fitted_again_as_it_was(tmp_path, caplog):
     for same in (clone(DiffusionEstimator.load(tmp_path)), clone(model)):
         assert not hasattr(same, "pipeline_")
         np.testing.assert_array_equal(same.fit(points).loss_curve_, model.loss_curve_)
+    framed = clone(model).fit(pd.DataFrame(points))
+    np.testing.assert_array_equal(framed.loss_curve_, model.loss_curve_)
     assert model.set_params(steps=2).fit(points).loss_curve_.shape == (2,)
     assert not caplog.records
     drawn = DiffusionEstimator("mlp", **{**QUICK, "random_state": np.random.RandomState(0)})
