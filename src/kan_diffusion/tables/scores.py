@@ -111,10 +111,10 @@ class TableScores:
             ``kind``, ``shape`` (similarity of its values, 0 to 1), ``perfect`` (that of real rows),
             ``real_gaps`` and ``synthetic_gaps`` (shares, 0 to 1), and ``shortfall``: how much worse
             than real rows it is in shape or in gaps, whichever is more.
-        pairs: A row for each pair of columns, the worst first: ``first``, ``second``, ``measure``
-            (``"correlation"`` of two numbers or dates, else ``"Cramér’s V"``), ``score``
+        pairs: A row for each pair of columns, the worst first: ``first``, ``second``, ``score``
             (similarity, 0 to 1), ``perfect`` (that of real rows), and ``real`` and ``synthetic``,
-            the measure itself; NaN where undefined.
+            the ``measure`` itself, NaN where undefined: ``"correlation"`` of two numbers or dates,
+            else ``"Cramér’s V"``.
         usefulness: A row for each ``target``: the AUC, 0 to 1, after training on ``synthetic`` and
             on as many ``real`` rows.
         cells: What is judged of each column, by its name: its real and its synthetic cells as
@@ -336,8 +336,8 @@ def _pair_scores(features: Sequence[Feature], sides: Sequence[_Array]) -> pd.Dat
             counts = [_joint_counts(*both) for both in zip(codes[i], codes[j], strict=True)]
             similar = [_similarity(counts[0], other) for other in counts[1:]]
             measure, values = "Cramér’s V", [_cramers_v(each) for each in counts[:2]]
-        found.append((features[i].name, features[j].name, measure, *similar, *values[:2]))
-    names = ["first", "second", "measure", "score", "perfect", "real", "synthetic"]
+        found.append((features[i].name, features[j].name, *similar, *values[:2], measure))
+    names = ["first", "second", "score", "perfect", "real", "synthetic", "measure"]
     pairs = pd.DataFrame(found, columns=names)
     worst = np.argsort(pairs["score"] - pairs["perfect"], kind="stable")
     return pairs.iloc[worst].reset_index(drop=True)
