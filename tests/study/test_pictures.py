@@ -18,6 +18,7 @@ from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.measure import evaluate_run, load_point_run, load_run
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.tasks import task_of
+from kan_diffusion.study.trial import run_trial
 from make import without_clock
 from picture_folders import NAMES, write_pictures
 
@@ -65,6 +66,14 @@ def test_each_score_is_beside_that_of_real_pictures_and_the_same_when_judged_aga
     assert used == "4 pictures of 'pictures' that were not trained on; no oracle is known"
     again = without_clock(again)
     assert {key: row[key] for key in again} == pytest.approx(again, nan_ok=True)
+
+
+def test_training_of_pictures_may_end_early(tmp_path):
+    trial = single_trial("digits", family="dit", depth=1, params=100_000, steps=2)
+    training = trial.training.model_copy(update={"patience": 0.9})
+    evaluation = trial.evaluation.model_copy(update={"num_samples": 0, "num_noised": 20})
+    patient = trial.model_copy(update={"training": training, "evaluation": evaluation})
+    assert run_trial(patient, tmp_path, device="cpu").row["error"] is None
 
 
 def test_runs_of_points_are_asked_for_where_pictures_are_no_use(runs):

@@ -35,10 +35,9 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import WORDS, Holds, Scalar, Storage, Values, place_among
 from kan_diffusion.tables.numbers import SHARING, Lattice, Spline, decimals, fit_levels, fit_numbers
 
-__all__ = ["KINDS", "Column", "Identifier", "Kind", "inspected"]
+__all__ = ["Column", "Identifier", "Kind", "inspected"]
 
 Kind = Literal["number", "category", "date", "constant", "identifier"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MOST_CATEGORIES = 10_000
 _FEW = 32  # distinct numbers, at most, that are levels ...
@@ -393,7 +392,7 @@ class Column(Settings):
             DataError: Its dtype is not supported, or the kind does not fit the cells.
         """
         if kind is not None:
-            require_known("kind", kind, KINDS)
+            require_known("kind", kind, get_args(Kind))
         storage, found, (values, missing) = inspected(series, name, kind)
         present = values[~missing]
         kind = kind or found

@@ -90,7 +90,7 @@ class Rule(Settings):
     def repaired(
         self, cells: Sequence[np.ndarray], fixed: np.ndarray, columns: Sequence[Column]
     ) -> list[np.ndarray]:
-        """Returns values (n,) of the rule's columns that obey it, an order or a sum, of others.
+        """Returns values that obey an order or a sum in place of cells (n,) that do not.
 
         Those that are ``fixed``, (n, columns of the rule), stay; ``columns`` are all of the table.
         """

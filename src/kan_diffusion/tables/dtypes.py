@@ -133,7 +133,7 @@ class Storage(Settings):
                 return pd.api.types.pandas_dtype(name)
 
     def read(self, column: pd.Series, name: object) -> Values:
-        """Reads the values of a column that should match this storage.
+        """Reads the values of a column (n,) that should match this storage; errors have its name.
 
         Raises:
             DataError: It holds values of another type, or one is infinite.
@@ -204,7 +204,7 @@ class Storage(Settings):
         return np.array(scalars, dtype=self.value_dtype)
 
     def restore(self, values: np.ndarray, missing: np.ndarray) -> pd.Series:
-        """Makes a column of this dtype from values (n,), as :meth:`read` gives them."""
+        """Makes a column (n,) of this dtype from what :meth:`read` gives."""
         if self.values is not None:
             known, own = self.from_scalars(self.values), self.model_copy(update={"values": None})
             codes = np.where(missing, -1, place_among(known, values))

@@ -312,9 +312,9 @@ def column_figure(feature: Feature, real: _Array, synthetic: _Array) -> Figure:
 
 
 def outline(values: _Array, count: int) -> tuple[_Array, bool]:
-    """Chooses the rising ends of at most ``count`` bins of real values (n,), one if there are none.
+    """Chooses at most ``count`` bins of real values (n,); a single one if there are no values.
 
-    Tells, too, whether the bins are of equal ratio.
+    Returns their rising ends, (bins + 1,), and whether the bins are of equal ratio.
     """
     distinct = np.unique(values) if len(values) else np.zeros(1)
     low, high = distinct[0], distinct[-1]

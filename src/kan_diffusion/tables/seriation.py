@@ -3,9 +3,10 @@ r"""Orders of categories in which neighbours occur together with similar other c
 The rows' scores are the axes of a multiple correspondence analysis with numbers among the columns
 (Greenacre 1984; Pagès 2004). With the projections :math:`P_q` of the rows on the indicators of
 column q's categories, or on its normal scores (0 without a value, and where zero is a state), they
-are the leading eigenvectors of the mean of the Q projections, :math:`\frac 1Q \sum_q P_q u_k =
-\lambda_k u_k`, without the constant one. An axis that one column has to itself has :math:`\lambda =
-1/Q` and says nothing about dependence; so axis k counts by what exceeds that, and a category is at
+are the leading eigenvectors of the mean of the Q projections,
+:math:`\frac 1Q \sum_q P_q u_k = \lambda_k u_k`, without the constant one. An axis that one column
+has to itself has :math:`\lambda = 1/Q` and says nothing about dependence; so axis k counts by what
+exceeds that, and a category is at
 
 .. math:: g_k = \frac{\bar u_k}{\sqrt{\lambda_k}} \cdot \frac Q{Q-1} \max(\lambda_k - 1/Q, 0),
 
