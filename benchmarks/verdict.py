@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -26,6 +26,7 @@ from kan_diffusion.cli.progress import show_study_progress
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.files import write_bytes, write_text
+from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.report import ReportContents, charts
 from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.tables import format_half_width, format_interval, format_number, format_p
@@ -34,7 +35,7 @@ from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_preset, read_study
 from kan_diffusion.study.executors import Executor, default_workers, open_executor
 from kan_diffusion.study.results.rows import Results, Setting, read_results
-from kan_diffusion.study.results.statistics import mean_interval
+from kan_diffusion.study.results.statistics import Interval, mean_interval
 from kan_diffusion.study.results.verdicts import (
     Comparison,
     Decision,
@@ -305,17 +306,35 @@ def judge_time(found: Lead) -> str:
     )
 
 
-def judge_time_again(found: Lead) -> str:
-    """Says who wins at equal time by the plan of the second answer."""
+def _by_the_rule(found: Lead) -> str:
+    """Applies the rule of equal time, again: a model ``wins``, ``loses`` or does ``neither``."""
     better, worse, ratio = len(found.better), len(found.worse), found.ratio
     wins = better > worse and ratio.high is not None and ratio.high < 1
     loses = worse > better or (ratio.low is not None and ratio.low > 1)
-    winner = "The KAN wins" if wins else "The MLP wins" if loses else "Neither wins"
+    return "wins" if wins else "loses" if loses else "neither"
+
+
+def judge_time_again(found: Lead) -> str:
+    """Says who wins at equal time by the plan of the second answer."""
+    better, worse, ratio = len(found.better), len(found.worse), found.ratio
+    winners = {"wins": "The KAN wins", "loses": "The MLP wins", "neither": "Neither wins"}
+    winner = winners[_by_the_rule(found)]
     return (
         f"**{winner} at {found.comparisons[0].setting.amount}**, each model with settings found at "
         f"that budget: of {len(found.comparisons)} data sets the KAN is called better on "
         f"{better or 'none'}, the best MLP on {worse or 'none'}; the ratio is "
         f"{format_interval(ratio)} in the median."
+    )
+
+
+def say_losers(results: Results, leads: Sequence[Lead]) -> str:
+    """Says which MLPs lose to the best of the others by that rule."""
+    kinds = results.models()
+    mlps = [found for found in leads if kinds[str(found.model)] == "mlp"]
+    losers = [str(found.model) for found in mlps if _by_the_rule(found) == "loses"]
+    return (
+        f"By the same rule {len(losers)} of the {len(mlps)} MLPs lose to the best of the others"
+        f"{': ' * bool(losers)}{listed(losers or [''])}."
     )
 
 
@@ -373,6 +392,20 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
     return _table(heads, lines)
 
 
+_HALVINGS = 99_999
+_COUNTS = ("ahead on", "better on", "worse on", "median ratio")
+
+
+def _counts(found: Lead) -> tuple[str, str, str]:
+    """Counts the data sets on which a model is ahead, better and worse."""
+    ahead = f"{len(found.ahead)} of {len(found.comparisons)}"
+    return ahead, str(len(found.better)), str(len(found.worse))
+
+
+def _three_decimals(ratio: Interval) -> str:
+    return format_interval(ratio, 4 if ratio.mean >= 1 else 3)
+
+
 def _of_budget(results: Results, settings: Sequence[Setting], figures: Path, page: Path) -> str:
     """Writes the whole section of one budget."""
     contents = ReportContents("", "", results)
@@ -401,16 +434,93 @@ def _of_budget(results: Results, settings: Sequence[Setting], figures: Path, pag
         if absent:
             text += f"On {setting.data} no {listed(sorted(absent))} comes in this size.\n\n"
     text += _means(results, settings, decision) + "\n" + _comparisons(own) + "\n"
-    heads = ("model", "ahead on", "better on", "worse on", "median ratio")
     lines = [
         (
             found.model or "best KAN of each data set",
-            f"{len(found.ahead)} of {len(found.comparisons)}", str(len(found.better)),
-            str(len(found.worse)), format_interval(found.ratio),
+            *_counts(found),
+            format_interval(found.ratio),
+        )
+        for found in leads
+    ]
+    return text + (_table(("model", *_COUNTS), lines) if lines else "")
+
+
+def _lead_against(results: Results, model: str, baselines: Mapping[str, str]) -> Lead:
+    """Compares a model with one other model in each setting, named by the setting's label."""
+    found: list[Comparison] = []
+    for setting in results.settings():
+        rows, baseline = results.of_setting(setting.label), baselines[setting.label]
+        two = replace(results, rows=rows[rows["name"].isin((model, baseline))])
+        found += compare(two, setting, baseline=baseline)
+    return lead(results, model, correct(found))
+
+
+def _against_others(results: Results, decision: Decision) -> list[Lead]:
+    """Compares every model with the best of all the others in each setting."""
+    ranked = {label: verdict.means for label, verdict in decision.verdicts.items()}
+    return [
+        _lead_against(
+            results,
+            model,
+            {label: next(n for n in means if n != model) for label, means in ranked.items()},
+        )
+        for model in results.models()
+    ]
+
+
+def _chosen_on_half(results: Results, model: str) -> Interval:
+    """Chooses the best of the others on one half of the seeds and judges it on the other half.
+
+    Each draw halves the seeds of each data set at random and gives the median of the ratios.
+
+    Returns:
+        The mean of these medians, and the range that holds 95 % of them.
+    """
+    generator, ratios = numpy_generator("halves", 0), []
+    for setting in results.settings():
+        values = results.values(setting.label, "excess").dropna()
+        own, others = values[model].to_numpy(), values.drop(columns=model).to_numpy()
+        order = generator.permuted(np.tile(np.arange(len(values)), (_HALVINGS, 1)), axis=1)
+        choosing, judging = np.split(order, [len(values) // 2], axis=1)
+        best = others[choosing].mean(axis=1).argmin(axis=1)[:, None]
+        ratios.append(own[judging].mean(axis=1) / others[judging, best].mean(axis=1))
+    medians = np.median(ratios, axis=0)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return Interval(float(medians.mean()), float(low), float(high), len(ratios))
+
+
+def _everyone(results: Results, leads: Sequence[Lead]) -> str:
+    """Writes every family against the best of the others, and the KAN against each MLP."""
+    name, settings = _name(results, KAN), results.settings()
+    means = pd.DataFrame({s.label: results.values(s.label, "excess").mean() for s in settings})
+    excess = np.exp(np.log(means).mean(axis=1))
+    halves = {found.model: _chosen_on_half(results, str(found.model)) for found in leads}
+    lines = [
+        (
+            str(found.model), *_counts(found), _three_decimals(found.ratio), _by_the_rule(found),
+            _three_decimals(halves[found.model]), f"{1000 * excess[found.model]:.3f}",
         )
         for found in leads
     ]  # fmt: skip
-    return text + (_table(heads, lines) if lines else "")
+    text = (
+        "\n### Every family against the best of the others\n\n"
+        "On each data set a family is compared with the best of all the others, chosen and tested "
+        "as the best MLP is for the KAN. *By the rule* is what the plan's sentence on a win says "
+        "of it. *Chosen on a half* says what the choice on the judged seeds costs: the best of "
+        "the others is chosen on a random half of the seeds of each data set, and both are judged "
+        f"on the other half; the mean of the medians of {_HALVINGS:,} such draws, and the range "
+        "that holds 95 % of them. *Excess*: the geometric mean over the data sets of the mean "
+        "excesses, in thousandths.\n\n"
+    )
+    text += _table(("model", *_COUNTS, "by the rule", "chosen on a half", "excess"), lines)
+    lines = [
+        (mlp, *_counts(found), _three_decimals(found.ratio), f"{excess[name] / excess[mlp]:.3f}")
+        for mlp, kind in results.models().items()
+        if kind == "mlp"
+        for found in [_lead_against(results, name, {s.label: mlp for s in settings})]
+    ]
+    text += f"\nThe {name} against one MLP throughout, by the same test:\n\n"
+    return text + _table(("against", *_COUNTS, "ratio of geometric means"), lines)
 
 
 def _samples(results: Results, settings: Sequence[Setting]) -> str:
@@ -523,14 +633,17 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
             first += " ".join([judge_winner(equal), *target, say_lead(equal)]) + "\n"
             if part.name == "study" and "time" in leads:
                 first += f"{judge_time(leads['time'])} Its settings were found for 4,000 steps.\n"
-        if not missing and part.title == AGAIN and "time" in leads:
-            first += f"{judge_time_again(leads['time'])}\n"
+        others = _against_others(found, decision) if part.title == AGAIN and not missing else []
+        if others and "time" in leads:
+            first += f"{judge_time_again(leads['time'])} {say_losers(found, others)}\n"
         if not missing and (found.rows["match"] == "time").any():
             text += f"\n{_kept(found)}\n"
         text += f"\n{overall(decision)}\n"
         drawn = folder / "figures" if "/" in part.name else figures
         for settings in _budgets(found):
             text += _of_budget(found, settings, drawn, page) + _samples(found, settings)
+        if others:
+            text += _everyone(found, others)
     if not first:
         first = "Not finished yet.\n"
     _fill(page, _FOUND, f"\n{first}{text}\n")

@@ -1,6 +1,7 @@
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -89,6 +90,16 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(tmp_path, mon
     verdict.write_results(parts, results, page)
     assert "\nSo far 1 of " in page.read_text()
     assert "### At" not in page.read_text()
+
+
+@pytest.mark.parametrize("part", [part for part in verdict.PARTS if part.tuned])
+def test_committed_results_can_be_read_and_are_those_of_the_page(part):
+    root = Path(__file__).parents[3]
+    results = read_results(root / verdict.RESULTS / part.name)
+    assert not results.rows.empty
+    if part.title == verdict.AGAIN:
+        everyone = verdict._everyone(results, verdict._against_others(results, decide(results)))
+        assert everyone in (root / verdict.PAGE).read_text()
 
 
 def _results(models, data=("moons",), measure="excess", **columns):
