@@ -1,16 +1,23 @@
+import errno
 import json
 import os
 import resource
 import stat
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from helpers import refused
-from kan_diffusion.errors import RunFolderError
+from kan_diffusion.data.frames import write_frame
+from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import (
     finite,
+    new_output,
     require_free_space,
+    require_writable,
+    stamp,
     whole_file,
     write_bytes,
     write_json,
@@ -93,3 +100,60 @@ def test_numbers_that_json_has_not_are_refused_before_anything_is_lost_or_become
     assert _names(tmp_path) == ["results.json"]
     content = {"a": [1.5, float("nan"), (float("inf"), "x")], "b": {"c": -float("inf"), "d": 3}}
     assert finite(content) == {"a": [1.5, None, [None, "x"]], "b": {"c": None, "d": 3}}
+
+
+def _write(output, content):
+    if content is None:
+        output.temporary.mkdir()
+        output.temporary = output.temporary / "1.png"
+    write_text(output.temporary, "new")
+
+
+@pytest.mark.parametrize("content", ["file", None], ids=["file", "folder"])
+@pytest.mark.parametrize("links", [True, False])
+def test_an_output_never_takes_the_place_of_another(content, links, tmp_path, monkeypatch):
+    def no_links(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "out" / "samples.csv"
+    for name in ("samples.csv", "samples-2.csv", "samples-3.csv"):
+        with new_output(path, numbered=True) as output:
+            _write(output, content)
+        assert output.path == path.with_name(name)
+    with refused(f"'{path}' exists; choose another --out", RunFolderError), new_output(path):
+        raise AssertionError("the work began")
+    other = path.with_name("other.csv")
+    with refused(f"'{other}' exists", RunFolderError), new_output(other) as output:
+        _write(output, content)
+        write_text(other, "somebody else's")  # meanwhile
+    assert other.read_text() == "somebody else's"
+    with new_output(path, overwrite=True) as output:
+        _write(output, content)
+    assert _names(path.parent) == ["other.csv", "samples-2.csv", "samples-3.csv", "samples.csv"]
+
+
+def test_an_output_fails_before_the_work_or_under_its_own_name_and_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "samples.csv", Path("/proc/samples.csv")):
+        with refused(f"cannot write '{place}'", RunFolderError), new_output(place):
+            raise AssertionError("the work began")
+        with refused("cannot write", RunFolderError):
+            require_writable(place)
+    path = tmp_path / "samples.npy"
+    with refused(f"'{path}', which takes numbers", KanDiffusionError), new_output(path) as output:
+        write_frame(output.temporary, pd.DataFrame({"name": ["Ada"]}))
+    with pytest.raises(KeyboardInterrupt), new_output(path):
+        raise KeyboardInterrupt
+    assert _names(tmp_path) == ["file"]
+
+
+def test_a_stamp_tells_a_file_from_another_of_the_same_size_and_time(tmp_path):
+    path = tmp_path / "rows.csv"
+    stamps = set()
+    for content, write in (("1\n", path.write_text), ("2\n", partial(write_text, path))):
+        write(content)
+        os.utime(path, ns=(10**18, 10**18))
+        stamps.add(stamp(path))
+    assert len(stamps) == 2

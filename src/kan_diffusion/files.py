@@ -1,4 +1,8 @@
-"""Files written whole or not at all: a temporary name beside the target, then one rename."""
+"""Files written whole or not at all: a temporary name beside the target, then one rename.
+
+Renames and removals on which others depend reach the disk in the order in which they are made, so
+that a power cut leaves no more than a kill does.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +14,38 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from kan_diffusion.errors import RunFolderError
+from kan_diffusion.errors import KanDiffusionError, RunFolderError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
     "CHECKSUMS",
+    "Output",
     "digest",
     "finite",
     "json_bytes",
+    "make_folder",
+    "new_output",
     "parquet_bytes",
     "read_as",
     "read_json",
+    "remove_file",
     "require_file",
     "require_free_space",
     "require_unchanged",
+    "require_writable",
+    "stamp",
     "whole_file",
     "write_bytes",
     "write_checksums",
@@ -62,11 +75,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         RunFolderError: The file cannot be written (full disk, no permission); whatever stood
-            under ``path`` before is still there, untouched.
+            under ``path`` before is still there, untouched, unless the disk fails after the
+            renaming.
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}"
         temporary.touch(exist_ok=False)  # for whom the umask says, unlike tempfile's
         try:
@@ -74,13 +88,125 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             with temporary.open("r+b") as written:  # Windows flushes only what may be written
                 os.fsync(written.fileno())
             temporary.replace(path)
+            _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise RunFolderError(
-            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
-            "folder with --out"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
+        "folder with --out"
+    )
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, if they are missing."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        _sync(each.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Waits until the disk knows which files a folder holds; a power cut then loses none."""
+    if os.name == "nt":  # has no handles of folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network disks cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file, if it is there, before anything else is changed on the disk."""
+    path.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+@dataclass
+class Output:
+    """What a command writes for its user.
+
+    Attributes:
+        temporary: Where to write it, a file or a folder.
+        path: Where it will be.
+    """
+
+    temporary: Path
+    path: Path
+
+
+@contextmanager
+def new_output(
+    path: Path, *, overwrite: bool = False, numbered: bool = False, option: str = "--out"
+) -> Iterator[Output]:
+    """Claims the place of a file or folder before the work, and moves the result there after it.
+
+    Args:
+        path: The place.
+        overwrite: Whether a file there may be replaced, and files of the same names in a folder.
+        numbered: Whether to add a number to the name where something is.
+        option: The option that names the place, for messages.
+
+    Yields:
+        Where to write; its ``path`` is final when the block is left.
+
+    Raises:
+        RunFolderError: Something is there, before or after the work, or it cannot be written.
+    """
+    taken = RunFolderError(f"'{path}' exists; choose another {option}, or add --overwrite")
+    if not (overwrite or numbered) and ((path.is_dir() and any(path.iterdir())) or path.is_file()):
+        raise taken
+    try:
+        make_folder(path.parent)
+        folder = tempfile.mkdtemp(prefix=".output-", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    output = Output(Path(folder, path.name), path)
+    try:
+        yield output
+        others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+        for output.path in chain([path], others if numbered else ()):
+            if _publish(output.temporary, output.path, overwrite):
+                return
+        raise taken
+    except KanDiffusionError as error:
+        raise type(error)(str(error).replace(str(output.temporary), str(path))) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(source: Path, target: Path, overwrite: bool) -> bool:
+    """Moves a file or folder, or returns False where something is that may not be replaced."""
+    try:
+        if overwrite and source.is_dir() and target.is_dir():  # pictures of other names stay
+            for each in source.iterdir():
+                each.replace(target / each.name)
+        elif overwrite:
+            source.replace(target)
+        elif source.is_dir():  # only an empty folder is replaced
+            source.rename(target)
+        else:
+            try:
+                os.link(source, target)
+            except FileExistsError:
+                raise
+            except OSError:  # a disk without links
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL))
+                source.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            return False
+        raise _unwritable(target, error) from error
+    return True
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -118,6 +244,12 @@ def require_file(path: Path) -> None:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "it is no file")
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Returns what differs after a file was changed or replaced, even if its time was set back."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def digest(path: Path) -> str:
@@ -268,12 +400,27 @@ def require_free_space(folder: str | Path, num_bytes: int) -> None:
     Raises:
         RunFolderError: Less than ``num_bytes`` are free.
     """
-    existing = Path(folder).absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_existing(folder)).free
     if free < num_bytes:
         raise RunFolderError(
             f"the disk of '{folder}' has {free / 1e6:.0f} MB free and this run may write "
             f"{num_bytes / 1e6:.0f} MB; free some space or choose another folder with --out"
         )
+
+
+def require_writable(folder: str | Path) -> None:
+    """Checks before any work starts that files can be written to ``folder``.
+
+    Raises:
+        RunFolderError: They cannot.
+    """
+    try:
+        tempfile.TemporaryFile(dir=_existing(folder)).close()
+    except OSError as error:
+        raise _unwritable(Path(folder), error) from error
+
+
+def _existing(folder: str | Path) -> Path:
+    """Returns the folder, or the nearest one above it that exists."""
+    folder = Path(folder).absolute()
+    return next(each for each in (folder, *folder.parents) if each.exists())

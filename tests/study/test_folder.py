@@ -1,4 +1,8 @@
+import errno
+import fcntl
+import os
 import shutil
+import socket
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,6 +124,23 @@ def test_a_trial_that_another_process_runs_is_not_cleared(tmp_path, config):
     with claimed(tmp_path), refused("another process is running the trial", TrialTakenError):
         prepare_trial_folder(tmp_path, config, fresh=True)
     assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_drivers_share_a_study_and_refuse_another_and_say_whose_it_is(tmp_path, monkeypatch):
+    who = f"{socket.gethostname()}:{os.getpid()}"
+    other = refused(rf"another study in '{tmp_path}' \({who}\); wait", TrialTakenError)
+    with claimed(tmp_path, "seeds: 2"), claimed(tmp_path, "seeds: 2"), other:
+        claimed(tmp_path, "seeds: 3").__enter__()
+    with claimed(tmp_path, "seeds: 3"):  # one after the other may
+
+        def no_locks(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        with refused("the disk of '.*new' has no locks.* choose another folder", RunFolderError):
+            claimed(tmp_path / "new").__enter__()
+        monkeypatch.undo()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "new"}
 
 
 def _pipeline(value):

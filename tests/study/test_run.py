@@ -38,7 +38,7 @@ def undisturbed(tmp_path_factory):
 
 def test_everything_a_run_folder_holds(undisturbed):
     folder = undisturbed.folder
-    files = {"study.yaml", "environment.json", "SHA256SUMS", "trials", "results.parquet"}
+    files = {"study.yaml", "environment.json", "SHA256SUMS", "trials", "results.parquet", ".lock"}
     assert {path.name for path in folder.iterdir()} == files
     kept = {path.name for path in (folder / "trials").iterdir()}
     assert kept == {trial.id for trial in _study().trials()}

@@ -112,7 +112,9 @@ def _lead(leads, call, arguments):
 def hear_interrupts():
     """Lets this process be interrupted, even if its server is a job of a shell or of a driver."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 def _run_apart(words, environment, err, own_server):

@@ -1,14 +1,10 @@
-"""Processes that kill themselves at one of their writes.
-
-Every file is renamed into its place when it is whole (`kan_diffusion.files`), so the moments at
-which a kill can tell are those before each renaming.
-"""
+"""Processes that kill themselves before one of the operations that change a named file."""
 
 import os
 import signal
-from pathlib import Path
 
 from commands import context
+from disk import watched
 from kan_diffusion.formulas.explain import ExplainOptions, explain_run
 from kan_diffusion.study.executors.base import attempt
 from kan_diffusion.study.run import run_study
@@ -19,31 +15,30 @@ WAIT = 300.0
 """Seconds after which a process that should have ended has not."""
 
 
-def run_until(write, call, *arguments):
-    """Calls a function in a process of its own that is killed before one of its writes.
+def run_until(number, folder, call, *arguments):
+    """Calls a function in a process of its own that is killed before a change below a folder.
 
     Returns:
-        The exit code: -SIGKILL, or 0 where it had fewer writes.
+        The exit code: -SIGKILL, or 0 where it made fewer changes.
     """
-    process = context.Process(target=_killed_at, args=(write, call, arguments))
+    process = context.Process(target=_killed_at, args=(number, folder, call, arguments))
     process.start()
     process.join(WAIT)
     assert process.exitcode is not None
     return process.exitcode
 
 
-def _killed_at(write, call, arguments):
-    rename, done = Path.replace, 0
+def _killed_at(number, folder, call, arguments):
+    done = 0
 
-    def replace(path, target):
+    def count(operation):
         nonlocal done
-        if done == write:
+        if done == number and operation.shown:
             os.kill(os.getpid(), signal.SIGKILL)
-        done += 1
-        return rename(path, target)
+        done += operation.shown
 
-    Path.replace = replace  # in this process alone
-    call(*arguments)
+    with watched(folder, count):
+        call(*arguments)
 
 
 class Noting(OneByOne):

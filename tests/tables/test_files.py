@@ -93,6 +93,18 @@ def test_csv_dialects(tmp_path):
         pd.testing.assert_frame_equal(table, expected.astype(table.dtypes))
 
 
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [("red,1,2,3", "is read as names"), ("red,1,2,4", "is a row and no names"), ("a,b,c,d", "")],
+)
+def test_a_first_line_with_numbers_is_said_to_be_names_or_a_row(first, said, tmp_path, caplog):
+    (tmp_path / "rows.csv").write_text(f"{first}\nblue,4,5,6\n")
+    frame = read_frame(tmp_path / "rows.csv")
+    assert (list(frame) == first.split(",")) == (said != "is a row and no names")
+    assert said in caplog.text
+    assert len(caplog.records) == (said != "")
+
+
 def test_a_column_of_text_is_what_all_its_cells_are(tmp_path, caplog):
     for cells, dtype, values in (
         (["1", "+2", "-3"], "int64", [1, 2, -3]),

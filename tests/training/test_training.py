@@ -1,8 +1,10 @@
 import copy
 import itertools
 import logging
+import shutil
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -231,6 +233,24 @@ def test_an_interrupted_run_resumes_to_the_same_bits(error, batches, optimizer, 
     assert digest(resumed) == digest(undisturbed)
     assert (result.losses == expected.losses).all()
     assert (result.learning_rates == expected.learning_rates).all()
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_told_before_training(tmp_path, monkeypatch):
+    config = TrainingConfig(steps=4, batch_size=8, checkpoint_every=1)
+    checkpoint, largest = tmp_path / "state.safetensors", 0
+
+    def measure(*_):
+        nonlocal largest
+        largest = max(largest, checkpoint.stat().st_size)
+
+    trained(
+        small(hidden=(200, 200)), config, checkpoint=checkpoint, moments=range(4), on_moment=measure
+    )
+    usage = SimpleNamespace(free=2 * largest - 10_000)  # two at a time; headers are not counted
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with refused("MB free and this run may write", RunFolderError):
+        trained(small(hidden=(200, 200)), config, checkpoint=tmp_path / "new" / "state.safetensors")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import io
 import logging
 import os
 import shlex
+import signal
 import sys
 import unicodedata
 from dataclasses import replace
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -42,6 +42,7 @@ from kan_diffusion.cli.options import (
     own_code,
 )
 from kan_diffusion.errors import KanDiffusionError, one_line, valid_settings
+from kan_diffusion.interrupts import interrupt_on_signals
 from kan_diffusion.limits import (
     MOST_GUIDANCE,
     MOST_LAYERS,
@@ -75,12 +76,12 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as signalled:
             kept = "nothing is kept: give the same command again to begin anew"
             if ctx.invoked_subcommand in _RESUMED:
                 kept = "what is finished is kept: give the same command again to go on"
             typer.echo(f"interrupted; {kept}", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + next(iter(signalled.args), signal.SIGINT)) from None
 
 
 app = typer.Typer(
@@ -583,6 +584,7 @@ def sample(
     """Draw rows from a trained run, in the data's own units, under conditions; or pictures."""
     from kan_diffusion.devices import resolve_device
     from kan_diffusion.diffusion.sampling import make_scheduler
+    from kan_diffusion.files import new_output
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.study.measure import load_run
@@ -615,20 +617,18 @@ def sample(
     task.require_asked(asked, str(run))
     if out is not None:
         task.require_place(out)
-        _require_free(out, overwrite)
     if guidance is None and (prompt or of_class):
         asked = replace(asked, guidance=config.sampling.guidance)
     pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
     _warn(signal_warning(pipeline.process))
     if steps is None:
         steps = pipeline.process.num_timesteps if scheduler == "ddpm" else 20
-    pipeline.to(resolve_device(device))
-    drawn = task.draw(pipeline, asked, num, steps, torch_generator("samples", seed))
-    # Chosen now: others may have drawn from the same run meanwhile.
-    usual = run / task.file
-    place = out or (usual if overwrite else _free_place(usual))
-    drawn.write(place)
-    typer.echo(f"{drawn.words}: {place}")
+    numbered = out is None and not overwrite
+    with new_output(out or run / task.file, overwrite=overwrite, numbered=numbered) as output:
+        pipeline.to(resolve_device(device))
+        drawn = task.draw(pipeline, asked, num, steps, torch_generator("samples", seed))
+        drawn.write(output.temporary)
+    typer.echo(f"{drawn.words}: {output.path}")
 
 
 def _animate(
@@ -646,13 +646,13 @@ def _animate(
 ) -> None:
     """Writes the reverse processes of runs side by side."""
     from kan_diffusion.devices import resolve_device
+    from kan_diffusion.files import new_output
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.motion import require_ending, write_motion
     from kan_diffusion.report.views import animate, mover_of_run
     from kan_diffusion.study.tasks import task_of
 
     require_ending(path)
-    _require_free(path, overwrite, "--animate")
     _without_bars()
     movers = [mover_of_run(run, verify=verify) for run in runs]
     for mover in movers:
@@ -660,15 +660,11 @@ def _animate(
         _warn(signal_warning(mover.process))
         mover.pipeline.to(resolve_device(device))
     first = movers[0].data
-    motion = animate(movers, asked, num=num, steps=steps, scheduler=scheduler, seed=seed)
-    words = ", ".join([*asked.prompts, *asked.classes]) or task_of(first).noun
-    typer.echo(write_motion(motion, path, f"From noise to {words}"))
-
-
-def _free_place(path: Path) -> Path:
-    """Finds a free path: the given one, or the first with a number after its stem."""
-    others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
-    return next(place for place in chain([path], others) if not place.exists())
+    with new_output(path, overwrite=overwrite, option="--animate") as output:
+        motion = animate(movers, asked, num=num, steps=steps, scheduler=scheduler, seed=seed)
+        words = ", ".join([*asked.prompts, *asked.classes]) or task_of(first).noun
+        said = write_motion(motion, output.temporary, f"From noise to {words}")
+    typer.echo(said.replace(str(output.temporary), str(path)))
 
 
 @app.command(
@@ -698,25 +694,20 @@ def impute(
     """Fill the gaps of rows with what a trained run thinks likely; all other cells stay."""
     from kan_diffusion.data.frames import require_writable_ending
     from kan_diffusion.devices import resolve_device
+    from kan_diffusion.files import new_output
     from kan_diffusion.randomness import torch_generator
     from kan_diffusion.study.measure import load_run
     from kan_diffusion.study.tasks import task_of
 
     require_writable_ending(out)
-    _require_free(out, overwrite)
     _without_bars()
     config, pipeline = load_run(run, verify=not unverified)
-    pipeline.to(resolve_device(device))
     generator = torch_generator("gaps", seed)
-    filled = task_of(config.data).fill(pipeline, data, draws, steps or 20, generator)
-    filled.write(out)
+    with new_output(out, overwrite=overwrite) as output:
+        pipeline.to(resolve_device(device))
+        filled = task_of(config.data).fill(pipeline, data, draws, steps or 20, generator)
+        filled.write(output.temporary)
     typer.echo(f"{filled.words}: {out}")
-
-
-def _require_free(path: Path, overwrite: bool, asked: str = "--out") -> None:
-    """Refuses a path where there is a file, or a folder that is not empty."""
-    if not overwrite and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
-        raise KanDiffusionError(f"'{path}' exists; choose another {asked}, or add --overwrite")
 
 
 def _kinds(text: str | None) -> dict[str, str] | None:
@@ -754,11 +745,14 @@ def evaluate(
     """Judge a trained run: loss and sample metrics; of a table also its rows, on a page."""
     from kan_diffusion.cli.console import show_judged, show_scores
     from kan_diffusion.cli.progress import show_phases
+    from kan_diffusion.files import require_writable
     from kan_diffusion.report.views import view_of
     from kan_diffusion.study.folder import load_trial
     from kan_diffusion.study.measure import evaluate_run
 
     _without_bars()
+    if out is not None:
+        require_writable(out.parent)
     row, used = evaluate_run(run, data, verify=not unverified)
     trial = load_trial(run, verify=False)
     assert trial is not None
@@ -828,6 +822,7 @@ def explain(
     from kan_diffusion.cli.console import show_standings
     from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
+    from kan_diffusion.files import require_writable
     from kan_diffusion.formulas.explain import ExplainOptions, explain_run, explainable_trials
     from kan_diffusion.formulas.match import SearchOptions
     from kan_diffusion.report.explanation import write_explanation
@@ -855,6 +850,7 @@ def explain(
         num_samples=num,
     )
     folder = out if out is not None else run / "explanation"
+    require_writable(folder)
     with show_phases(f"explaining {run}") as on_progress:
         explanation, _ = explain_run(
             run,
@@ -899,19 +895,21 @@ def report(
     unverified: Unverified = False,
 ) -> None:
     """Write a study's report again from its trials, or one of finished runs side by side."""
+    from kan_diffusion.files import require_writable
     from kan_diffusion.report.gather import report_contents, runs_contents
     from kan_diffusion.report.study import write_report
     from kan_diffusion.study.results.rows import read_runs
     from kan_diffusion.study.run import load_study
 
+    folder = out or (runs[0] if len(runs) == 1 else Path("runs/side-by-side"))
+    require_writable(folder)
     if len(runs) == 1 and (runs[0] / "study.yaml").exists():
         (run,) = runs
         again = shlex.join(["kan-diffusion", "compare", str(run / "study.yaml"), "--out", str(run)])
         contents = report_contents(load_study(run, verify=not unverified), again)
     else:
         contents = runs_contents(read_runs(runs, verify=not unverified), _command())
-    folder = runs[0] if len(runs) == 1 else Path("runs/side-by-side")
-    typer.echo(f"Report: {write_report(contents, out or folder)}")
+    typer.echo(f"Report: {write_report(contents, folder)}")
 
 
 def _without_bars() -> None:
@@ -961,6 +959,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
 
+    interrupt_on_signals()
     if not leads():  # of several processes that train one model, only the first prints
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:

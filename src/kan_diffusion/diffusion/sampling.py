@@ -52,7 +52,7 @@ from kan_diffusion.errors import (
     look_up,
     valid_settings,
 )
-from kan_diffusion.files import read_json, whole_file
+from kan_diffusion.files import read_json, remove_file, whole_file
 from kan_diffusion.limits import MOST_VALUES
 from kan_diffusion.processes import Process
 
@@ -577,7 +577,7 @@ def save_pipeline(
                 files.append(Path(temporary) / last[0])
                 files[-1].write_bytes(last[1])
                 for name in (last[0], pipeline.config_name):
-                    (folder / name).unlink(missing_ok=True)
+                    remove_file(folder / name)
             for path in files:
                 with whole_file(folder / path.relative_to(temporary)) as place:
                     path.chmod(place.stat().st_mode)  # safetensors hides its files from others

@@ -31,7 +31,7 @@ from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_schedu
 from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.evaluation.oracles import OracleDenoiser
-from kan_diffusion.files import finite, write_json, write_text
+from kan_diffusion.files import finite, remove_file, write_json, write_text
 from kan_diffusion.formulas.combination import compose, score_of
 from kan_diffusion.formulas.context import Context, Progress, make_context, tell_nobody
 from kan_diffusion.formulas.levels import formula_over_levels
@@ -450,7 +450,7 @@ def stages_in(out: Path) -> list[Path]:
 def remove_stages(out: Path) -> None:
     """Removes files of an earlier explanation that the next one may lack, and nothing else."""
     for folder in stages_in(out):
-        (folder / RESULT).unlink()  # first: a half removed run must not count as finished
+        remove_file(folder / RESULT)  # first: a half removed run must not count as finished
         shutil.rmtree(folder)
     for name in ("formula.tex", "formula.py", "network.py"):
         (out / name).unlink(missing_ok=True)

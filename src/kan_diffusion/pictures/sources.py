@@ -34,6 +34,7 @@ from kan_diffusion.data.datasets import Dataset, OracleKind, split
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import Source
 from kan_diffusion.errors import DataError, KanDiffusionError, listed, unknown_name
+from kan_diffusion.files import stamp
 from kan_diffusion.limits import MOST_SIDE, MOST_VALUES
 from kan_diffusion.pictures.codec import Mode, encode, squared
 from kan_diffusion.pictures.scenes import SHAPE_SIDES, SceneOracle, captions, draw_scenes, render
@@ -230,7 +231,7 @@ class PictureData(Source):
                     f"'{name}' in '{root}' is a link that leads elsewhere; put a copy in its place"
                 )
             if path.is_file():
-                file = name, path.stat().st_mtime_ns, path.stat().st_size
+                file = name, stamp(path)
                 if path.suffix.lower() in _ENDINGS:
                     found.append(file)
                 elif path.name in _METADATA:
@@ -295,8 +296,8 @@ def _read_digits(config: PictureData, study_seed: int) -> tuple[Tensor, pd.DataF
     return samples, pd.DataFrame({"caption": told, "class": pd.Categorical(names, _DIGITS)})
 
 
-_File = tuple[str, int, int]
-"""Name, time and size of a file, which change whenever it changes."""
+_File = tuple[str, tuple[int, ...]]
+"""Name of a file, and what changes whenever it changes."""
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,10 @@ and then renamed.
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import shutil
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -42,7 +45,9 @@ from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
     CHECKSUMS,
     json_bytes,
+    make_folder,
     read_json,
+    remove_file,
     require_file,
     require_free_space,
     require_unchanged,
@@ -89,6 +94,9 @@ WEIGHTS = "weights"
 CURVES = "curves.parquet"
 
 _POINTS = "points"
+_HOLDER = ".holder"
+_STARTING_SECONDS = 2.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 _FILES = (
     "model_index.json",
@@ -120,7 +128,7 @@ _LEVEL_KEYS = {field.name for field in fields(LevelScore)}
 
 
 class TrialTakenError(RunFolderError):
-    """Another process is running the trial."""
+    """Another process is running the trial, or another study in the same folder."""
 
 
 @dataclass(frozen=True)
@@ -146,32 +154,50 @@ class TrialResult:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Locks a trial's folder, so that no other process runs the same trial meanwhile.
+def claimed(folder: Path, study: str = "") -> Iterator[None]:
+    """Locks the folder of a trial or a study, so that no other process runs another one in it.
 
     The operating system releases the lock when the process ends, however it ends.
 
+    Args:
+        folder: The folder.
+        study: Settings of the study; several processes may run the same one. Empty for a trial.
+
     Raises:
         TrialTakenError: Another process holds the lock.
-        RunFolderError: The folder cannot be written.
+        RunFolderError: The folder cannot be written, or its disk has no locks.
     """
-    lock = FileLock(folder / ".lock", blocking=False)
+    # Of drivers that start together, the first has said which study it runs by then.
+    lock = FileLock(folder / ".lock", timeout=_STARTING_SECONDS if study else 0)
+    holder = folder / _HOLDER
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         lock.acquire()
     except Timeout as error:
-        raise TrialTakenError(
-            f"another process is running the trial in '{folder}'; wait for it, or choose another "
-            "folder with --out"
-        ) from error
+        who, other = "unknown", ""
+        with suppress(OSError, ValueError):  # it may just be written or removed
+            who, other = holder.read_text("utf-8").split("\n", 1)
+        if not study or other != study:
+            raise TrialTakenError(
+                f"another process is running {'another study' if study else 'the trial'} in "
+                f"'{folder}' ({who}); wait for it, or choose another folder with --out"
+            ) from error
     except OSError as error:
-        raise RunFolderError(
-            f"cannot write '{folder}': {error.strerror or error}; choose another folder with --out"
-        ) from error
+        reason = f"cannot write '{folder}': {error.strerror or error}"
+        if error.errno in _NO_LOCKS:
+            reason = f"the disk of '{folder}' has no locks, which keep processes apart"
+        raise RunFolderError(f"{reason}; choose another folder with --out") from error
     try:
-        _sweep(folder)
+        if lock.is_locked:
+            with suppress(OSError):  # others are only told less
+                holder.write_text(f"{socket.gethostname()}:{os.getpid()}\n{study}", "utf-8")
+        if not study:
+            _sweep(folder)
         yield
     finally:
+        if lock.is_locked:
+            with suppress(OSError):
+                holder.unlink()
         lock.release()
 
 
@@ -464,7 +490,7 @@ def _clear(folder: Path) -> None:
     try:
         for name in (RESULT, CHECKSUMS, CHECKPOINT, *_FILES):
             for path in sorted(folder.glob(name)):
-                path.unlink()
+                remove_file(path)
         for place in {(folder / name).parent for name in _FILES} - {folder}:
             with suppress(OSError):  # it holds other files, or is not there
                 place.rmdir()

@@ -16,11 +16,18 @@ from pydantic import TypeAdapter
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.files import parquet_bytes, read_as, write_bytes, write_checksums
+from kan_diffusion.files import (
+    parquet_bytes,
+    read_as,
+    require_free_space,
+    write_bytes,
+    write_checksums,
+)
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, load_sufficient, load_trial
 from kan_diffusion.study.tasks import task_of
+from kan_diffusion.training.run import BYTES_A_PARAMETER
 
 __all__ = [
     "CHOSEN_SIZES",
@@ -195,7 +202,12 @@ def run_plan(
 
     Returns:
         Ids of the trials that could not be run, with the reason.
+
+    Raises:
+        RunFolderError: The disk has no room for the checkpoints of those that run at once.
     """
+    at_once = sorted(plan.parameters.values())[-plan.workers :]
+    require_free_space(folder, BYTES_A_PARAMETER * sum(at_once))
     failures = {}
     rows, written = kept_rows(folder) if keep_rows else {}, time.monotonic()
     num_written = len(rows)

@@ -33,7 +33,7 @@ from kan_diffusion.files import (
 from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, holds_run
+from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, claimed, holds_run
 from kan_diffusion.study.planning import (
     ENVIRONMENT,
     StudyPlan,
@@ -171,33 +171,37 @@ def run_study(
 
     Raises:
         RunFolderError: The folder holds something else or cannot be written.
+        TrialTakenError: Another process is running another study in the folder.
         KanDiffusionError: The data or a model cannot be used, or no worker starts.
     """
     config = config.pinned()
     trials = config.trials()
     _warn_of_untrained(config, trials)
     require_folder(config, folder, len(trials))
+    asked = config.to_yaml()
     with open_executor() if executor is None else nullcontext(executor) as runner:
         free = any(not budget.size for budget in config.budgets)
-        if free and not (folder / STUDY).exists():  # marks the folder before rehearsals run
-            write_text(folder / STUDY, config.to_yaml())
-        config = rehearse(
-            config, folder, runner, on_plan, on_event, verify=verify, keep_rows=keep_rows
-        )
+        with claimed(folder, asked) if free else nullcontext():
+            if free and not (folder / STUDY).exists():  # marks the folder before rehearsals run
+                write_text(folder / STUDY, config.to_yaml())
+            config = rehearse(
+                config, folder, runner, on_plan, on_event, verify=verify, keep_rows=keep_rows
+            )
         kept = kept_rows(folder) if keep_rows else {}
         plan = plan_study(config, folder, runner.workers, verify=verify, kept=kept)
-        write_text(folder / STUDY, config.to_yaml())
-        write_json(folder / ENVIRONMENT, environment())
-        write_checksums(folder, written_files(folder), {})
-        if on_plan is not None:
-            on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
-        failures = run_plan(plan, folder, runner, on_event, keep_rows=keep_rows)
-    kept = kept_rows(folder) if keep_rows else {}
-    results = _gather(config, folder, failures, verify, kept)
-    rows, planned = results.rows, {trial.id for trial in plan.trials}
-    if others := [row for trial, row in kept.items() if trial not in planned]:
-        rows = pd.DataFrame([*rows.to_dict("records"), *others])
-    write_rows(folder, rows)
+        with claimed(folder, asked):
+            write_text(folder / STUDY, config.to_yaml())
+            write_json(folder / ENVIRONMENT, environment())
+            write_checksums(folder, written_files(folder), {})
+            if on_plan is not None:
+                on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
+            failures = run_plan(plan, folder, runner, on_event, keep_rows=keep_rows)
+            kept = kept_rows(folder) if keep_rows else {}
+            results = _gather(config, folder, failures, verify, kept)
+            rows, planned = results.rows, {trial.id for trial in plan.trials}
+            if others := [row for trial, row in kept.items() if trial not in planned]:
+                rows = pd.DataFrame([*rows.to_dict("records"), *others])
+            write_rows(folder, rows)
     return results
 
 

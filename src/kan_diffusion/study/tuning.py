@@ -46,7 +46,7 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import SIZES
 from kan_diffusion.study.config import ModelConfig, StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
-from kan_diffusion.study.folder import STUDY, Row
+from kan_diffusion.study.folder import STUDY, Row, claimed
 from kan_diffusion.study.planning import (
     ENVIRONMENT,
     ROWS,
@@ -160,29 +160,34 @@ def tune(
         KanDiffusionError: Optuna is not installed, the study has no budget, a model's family
             cannot be tuned, or no try of a family gave a result.
         RunFolderError: The folder holds something else or cannot be written.
+        TrialTakenError: Another process is running another search in the folder.
     """
     for name in optimizers:
         require_known("optimizer", name, OPTIMIZERS)
     config = _searched(config, tries)
     marks = (STUDY, ROWS) if keep_rows else (STUDY,)  # rows alone are enough to go on
     require_folder(config, folder, tries * len(config.trials()), marks)
-    write_text(folder / STUDY, config.to_yaml())
-    write_json(folder / ENVIRONMENT, environment())
     given: dict[str, tuple[Setting, ...]] = {
         "optimizer": tuple(optimizers),
         "batch_size": tuple(batch_sizes),
     }
     shared = {name: values for name, values in given.items() if values}
-    searches = _open_searches(config, folder, storage, shared)
-    with open_executor() if executor is None else nullcontext(executor) as runner:
+    with (
+        claimed(folder, config.to_yaml()),
+        open_executor() if executor is None else nullcontext(executor) as runner,
+    ):
+        write_text(folder / STUDY, config.to_yaml())
+        write_json(folder / ENVIRONMENT, environment())
+        searches = _open_searches(config, folder, storage, shared)
         while running := [search for search in searches if search.begin(tries)]:
             _run_round(config, folder, running, runner, on_plan, on_event, verify, keep_rows)
-    kept = kept_rows(folder) if keep_rows else {}
-    table = pd.DataFrame([row for search in searches for row in search.rows(folder, kept, verify)])
-    write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
-    best = {search.model.family: search.best() for search in searches}
-    path = folder / "tuned.json"
-    write_json(path, {family: chosen.model_dump() for family, chosen in best.items()})
+        kept = kept_rows(folder) if keep_rows else {}
+        rows = [row for search in searches for row in search.rows(folder, kept, verify)]
+        table = pd.DataFrame(rows)
+        write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
+        best = {search.model.family: search.best() for search in searches}
+        path = folder / "tuned.json"
+        write_json(path, {family: chosen.model_dump() for family, chosen in best.items()})
     return Tuned(best, table, path)
 
 

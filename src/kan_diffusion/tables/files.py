@@ -179,6 +179,12 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
     if _are_header(first):
         names = [cell or number for cell, number in zip(first, names, strict=True)]
         columns = [column.slice(1) for column in columns]
+        if any(map(_is_number, first)):
+            logger.warning(
+                "'%s' has a first line whose numbers count up, so it is read as names of columns; "
+                "if it is a row, write a line of names above it",
+                path,
+            )
     elif not all(map(_is_number, first)):
         logger.warning(
             "'%s' has a first line with numbers, so it is a row and no names; if it has names, "

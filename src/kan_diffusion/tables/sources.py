@@ -24,7 +24,7 @@ from kan_diffusion.data.datasets import Dataset, split
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import Source
 from kan_diffusion.errors import DataError, require_known
-from kan_diffusion.files import digest
+from kan_diffusion.files import digest, stamp
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
@@ -210,9 +210,8 @@ class FileData(_TableSource):
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
         """Reads, encodes and splits the file, or takes it from memory while it has not changed."""
-        stat = self.path.stat() if self.path.exists() else None
-        stamp = None if stat is None else (stat.st_mtime_ns, stat.st_size)
-        return _loaded(self, study_seed, trial_seed, stamp)
+        version = stamp(self.path) if self.path.exists() else None
+        return _loaded(self, study_seed, trial_seed, version)
 
     def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
         """Reads rows in the units of a model of another table, at most `MOST_HELDOUT` by the seed.
@@ -276,7 +275,7 @@ class FileData(_TableSource):
 
 @lru_cache(maxsize=1)
 def _loaded(
-    source: FileData, study_seed: int, trial_seed: int, _stamp: tuple[int, int] | None
+    source: FileData, study_seed: int, trial_seed: int, _version: tuple[int, ...] | None
 ) -> TableDataset:
     """Keeps the last file in memory."""
     frame = source.rows()

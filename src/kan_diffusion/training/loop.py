@@ -35,10 +35,17 @@ from torch import Tensor
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.devices import make_accelerator, resolve_device
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.files import require_free_space
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.training.batches import Batches
-from kan_diffusion.training.run import Ending, MomentCallback, TrainingConfig, TrainingRun
+from kan_diffusion.training.run import (
+    BYTES_A_PARAMETER,
+    Ending,
+    MomentCallback,
+    TrainingConfig,
+    TrainingRun,
+)
 
 __all__ = ["Callback", "ProgressCallback", "TrainingResult", "train"]
 
@@ -150,7 +157,7 @@ def train(
 
     Raises:
         NonFiniteLossError: The loss became NaN or infinite; the last good checkpoint is kept.
-        RunFolderError: The checkpoint cannot be written or belongs to another run.
+        RunFolderError: The checkpoint cannot be written, has no room or belongs to another run.
         KanDiffusionError: The device, samples, conditions or parameters cannot be used.
     """
     for name, given in {"samples": samples, "held-out samples": heldout}.items():
@@ -188,6 +195,8 @@ def train(
             f"{config.accumulation_steps} for each process; raise batch_size or lower "
             "accumulation_steps"
         )
+    if checkpoint is not None:
+        require_free_space(checkpoint.parent, BYTES_A_PARAMETER * denoiser.num_trainable)
     run = TrainingRun(denoiser, process, config, accelerator)
     last_report = 0.0
     waiting = sorted(set(moments)) if on_moment is not None else []

@@ -61,6 +61,7 @@ from kan_diffusion.training.optimization import (
 from kan_diffusion.training.threads import Threads
 
 __all__ = [
+    "BYTES_A_PARAMETER",
     "EdgeWatch",
     "Ending",
     "MomentCallback",
@@ -77,6 +78,10 @@ set another number of steps than ``steps``, or ran out; a callback stopped it.""
 MomentCallback = Callable[[int, Denoiser], None]
 """Called at chosen steps with the step and the denoiser with its EMA weights of that step."""
 
+
+BYTES_A_PARAMETER = 40
+"""Bytes on the disk while it is trained: weights, two moments, average and best weights in float32,
+in a checkpoint and in the last one, which stands until it is replaced."""
 
 _ENOUGH_HELD_OUT, _MOST_HELD_OUT = 50, 5_000
 _FEWEST_ROWS = 10
@@ -589,7 +594,8 @@ class TrainingRun:
         progress["ema_step"] = None if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         metadata["digest"] = _digest(tensors, metadata)
-        write_bytes(path, safetensors_bytes(tensors, metadata=metadata))
+        with interrupts_wait():
+            write_bytes(path, safetensors_bytes(tensors, metadata=metadata))
 
     def load(self, path: Path, identity: str) -> bool:
         """Restores the state that ``path`` holds.

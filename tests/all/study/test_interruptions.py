@@ -108,20 +108,25 @@ def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path, executor
         assert finished
         assert not (tmp_path / "run" / "results.parquet").exists()
 
-    # Ctrl-C in the middle of a trial.
-    started = time.time_ns()
-    interrupted = _start(tmp_path, kind, own_server=own_server)
-    checkpoint = _wait_for_training(interrupted, tmp_path, started)
-    saved = _step(checkpoint)
-    time.sleep(20 * SLOWLY)  # some more steps
-    os.killpg(interrupted.process.pid, signal.SIGINT)
-    said = interrupted.wait(PATIENCE)
-    assert interrupted.process.exitcode == 130, said
-    assert "what is finished is kept: give the same command again" in said
-    assert "Traceback" not in said
-    assert _step(checkpoint) > saved  # its state of then, and not only what it keeps every so often
-    assert finished.items() <= _files(_finished(tmp_path)).items()
-    finished = _files(_finished(tmp_path))
+    # Ctrl-C, the end of a batch job and of a terminal, in the middle of a trial.
+    for number, send in (
+        (signal.SIGINT, os.killpg), (signal.SIGTERM, os.killpg), (signal.SIGHUP, os.kill)
+    ):  # fmt: skip
+        started = time.time_ns()
+        interrupted = _start(tmp_path, kind, own_server=own_server)
+        checkpoint = _wait_for_training(interrupted, tmp_path, started)
+        saved = _step(checkpoint)
+        time.sleep(20 * SLOWLY)  # some more steps
+        send(interrupted.process.pid, number)
+        said = interrupted.wait(PATIENCE)
+        # Ray hides which signal it was.
+        code = 128 + (number if kind == "local" else signal.SIGINT)
+        assert interrupted.process.exitcode == code, said
+        assert "what is finished is kept: give the same command again" in said
+        assert "Traceback" not in said
+        assert _step(checkpoint) > saved  # of then, and not only what it keeps every so often
+        assert finished.items() <= _files(_finished(tmp_path)).items()
+        finished = _files(_finished(tmp_path))
 
     results = run_study(STUDY, tmp_path / "run", executor=executor)
     assert results.failures == {}

@@ -17,16 +17,16 @@ KILLED = -signal.SIGKILL
 
 
 def _files(folder):
-    """The files of a finished study, but for those that hold what a clock decides."""
-    timed = ("trial.json", "SHA256SUMS", "results.parquet")
+    """The files of a finished study, but what a clock decides and a checkpoint left over."""
+    others = ("trial.json", "SHA256SUMS", "results.parquet", "checkpoint.safetensors")
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("[!.]*")
-        if path.is_file() and path.name not in timed
+        if path.is_file() and path.name not in others
     }
 
 
-def test_a_study_killed_before_each_of_its_writes_ends_the_same(tmp_path):
+def test_a_study_killed_before_each_change_of_its_files_ends_the_same(tmp_path):
     config = study(
         models=[{"family": "kan", "params": 600}],
         training={"steps": 20, "batch_size": 64, "checkpoint_every": 10},
@@ -38,14 +38,14 @@ def test_a_study_killed_before_each_of_its_writes_ends_the_same(tmp_path):
     compare(config, undisturbed)
     (name,) = (f"trials/{trial.id}" for trial in config.trials())
     trial, wanted = folder / name, trial_content(undisturbed / name)
-    # What a kill leaves is where the next attempt begins: it finds the first n files.
+    # What a kill leaves is where the next attempt begins: it finds the first n changes.
     write = 0
-    while (code := run_until(write, compare, config, folder)) == KILLED:
+    while (code := run_until(write, folder, compare, config, folder)) == KILLED:
         if load_trial(trial) is not None:  # a trial is finished with its last file, or not at all
             assert trial_content(trial) == wanted
         write += 1
     assert code == 0
-    assert write > 12
+    assert write > 15
     assert trial_content(trial) == wanted
     assert _files(folder) == _files(undisturbed)
     assert not list(trial.rglob("*.tmp*"))
@@ -56,7 +56,7 @@ def test_a_search_that_is_killed_loses_no_try(tmp_path):
     config = study(models=[{"family": "mlp"}], budgets=[{"amount": 300}], training=training)
     search = partial(tune, tries=2, executor=OneByOne(workers=1, device="cpu"))
     for write in (3, 6, 9, 12):
-        assert run_until(write, search, config, tmp_path) == KILLED
+        assert run_until(write, tmp_path, search, config, tmp_path) == KILLED
         assert not (tmp_path / "tuned.json").exists()
     rows = search(config, tmp_path).tries
     assert rows["try"].tolist() == [0, 1]
@@ -68,7 +68,7 @@ def test_a_search_that_is_killed_loses_no_try(tmp_path):
 def test_an_explanation_that_is_killed_is_made_again(runs, tmp_path):
     explain(runs("readable"), tmp_path / "undisturbed")
     write, out = 0, tmp_path / "out"
-    while (code := run_until(write, explain, runs("readable"), out)) == KILLED:
+    while (code := run_until(write, out, explain, runs("readable"), out)) == KILLED:
         write += 5
     assert code == 0
     assert write > 5

@@ -59,7 +59,7 @@ class TrialEvent:
         trial: Its id.
         step: Number of finished steps.
         loss: Latest loss, NaN where there is none.
-        error: Reason why it diverged or failed, if it did.
+        error: Reason why it diverged, failed or is taken, if so.
         worker: Process that runs it, as ``host:process id``; None when it was lost.
         started: Time at which its worker started it, in seconds since the epoch; NaN before it is
             finished.
@@ -126,7 +126,7 @@ class Executor(ABC):
         """
         waiting = deque(trials)
         running: dict[str, TrialConfig] = {}
-        num_lost: Counter[str] = Counter()
+        num_lost, num_taken = Counter[str](), Counter[str]()
 
         def hand_out() -> None:
             while waiting and self.room() > 0:
@@ -142,6 +142,9 @@ class Executor(ABC):
                     continue  # a late event of a trial that is over
                 if event.kind == "taken":
                     waiting.append(running.pop(event.trial))
+                    num_taken[event.trial] += 1
+                    if num_taken[event.trial] == 2:  # there is little else to do
+                        logger.warning("waiting: %s", event.error)
                     continue
                 if event.kind == "lost":
                     waiting.appendleft(running.pop(event.trial))
@@ -230,9 +233,9 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
             ),
         )
         error = None if result.row["error"] is None else str(result.row["error"])
-    except TrialTakenError:
+    except TrialTakenError as taken:
         time.sleep(_TAKEN_SECONDS)  # how often to ask if all that are left are taken
-        kind, error = "taken", None
+        kind, error = "taken", str(taken)
     except Exception as fault:  # a user's own family may raise anything
         logger.debug("trial %s failed", trial, exc_info=fault)
         kind, error = "failed", str(fault)

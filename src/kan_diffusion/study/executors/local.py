@@ -19,6 +19,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Literal
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.interrupts import INTERRUPTS
 from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, attempt, use_one_thread
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def _serve(
     environment: dict[str, str],
 ) -> None:
     """Runs trials in a worker until told to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
+    for number in INTERRUPTS:  # they reach the driver, too, which decides
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)  # the server's environment may be outdated
     use_one_thread()
@@ -68,12 +70,12 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _interrupts_deferred() -> Iterator[None]:
-    """Blocks Ctrl-C in processes started inside; the calling process receives it afterwards."""
+    """Blocks interrupts in processes started inside; the caller receives them afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # its start would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    resource_tracker.ensure_running()  # its start would unblock the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     try:
         yield
     finally:
@@ -217,7 +219,7 @@ class LocalExecutor(Executor):
         for worker in self._staff:
             worker.give(None)
             if not worker.ready:  # it would first import all it needs
-                worker.process.terminate()
+                worker.process.kill()
         for worker in self._staff:
             worker.join()
         self._staff = []

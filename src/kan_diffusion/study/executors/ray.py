@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, attempt, use_one_thread
 
 if TYPE_CHECKING:
@@ -208,7 +209,8 @@ class RayExecutor(Executor):
                 "object_store_memory": _STORE_BYTES,
             }
         try:
-            self._ray.init(**settings, log_to_driver=False, logging_level="ERROR")
+            with interrupts_wait():  # and Ray's own handler of SIGTERM does not stay
+                self._ray.init(**settings, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
             raise KanDiffusionError(
                 f"Ray cannot {what} ({error}); start a cluster with 'ray start --head' and give "
