@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import is_tensorboard_available
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.imports import from_extra
 
 __all__ = ["make_accelerator", "one_thread", "resolve_device"]
 
@@ -47,8 +48,9 @@ def make_accelerator(
     Raises:
         KanDiffusionError: accelerate refuses, or TensorBoard is not installed.
     """
-    if log_folder is not None and not is_tensorboard_available():  # accelerate would log nothing
-        raise KanDiffusionError("TensorBoard is not installed; pip install tensorboard")
+    with from_extra("tensorboard", "logs of training"):
+        if log_folder is not None and not is_tensorboard_available():  # nothing would be logged
+            raise ImportError(name="tensorboard")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # accelerate uses the current one
     # accelerate keeps one device per process; reset it when another one is asked for.

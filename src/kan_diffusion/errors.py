@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
+from unicodedata import category
 
 __all__ = [
     "BudgetError",
@@ -19,6 +20,7 @@ __all__ = [
     "listed",
     "look_up",
     "one_line",
+    "printable",
     "require_known",
     "unknown_name",
     "valid_settings",
@@ -28,6 +30,7 @@ T = TypeVar("T")
 
 _LONGEST_VALUE = 80
 _LONGEST_START, _LONGEST_END = 600, 300
+_KEPT = "\n\t\u200c\u200d"
 
 
 def one_line(text: str) -> str:
@@ -37,7 +40,14 @@ def one_line(text: str) -> str:
         line += f" ... {' '.join(text[-_LONGEST_END:].split())}"
     elif len(text) > _LONGEST_START:
         line = " ".join(text.split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return printable(line)
+
+
+def printable(text: str) -> str:
+    """Escapes what a terminal obeys or hides; keeps line breaks, tabs, spaces and joiners."""
+    return "".join(
+        c if c.isprintable() or c in _KEPT or category(c) == "Zs" else ascii(c)[1:-1] for c in text
+    )
 
 
 class KanDiffusionError(ValueError):

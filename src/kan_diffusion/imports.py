@@ -3,19 +3,29 @@
 Importing a module runs its code. A module is therefore imported only where the user names it: on
 the command line, in a study file that the user gives, or in a program. A name in a file of a run is
 looked up among the modules that are already imported.
+
+A named module may lie in the working folder, which is never on the path: what the module or any
+package imports is not looked for there, or a stranger's ``bottleneck.py`` would run with pandas.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 from kan_diffusion.errors import KanDiffusionError
 
 __all__ = ["find_object", "from_extra", "import_own", "is_place", "own_class"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -39,24 +49,46 @@ def is_place(name: str) -> bool:
     return ":" in name
 
 
+class _WorkingFolder(MetaPathFinder):
+    """Finds one module or package in the working folder, and nothing else there."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is None and fullname == self._name:
+            return PathFinder.find_spec(fullname, [str(Path.cwd())])
+        return None
+
+
 def import_own(name: str) -> None:
-    """Imports a module that a user has named.
+    """Imports a module that a user has named: an installed one, or one of the working folder.
 
     Raises:
         KanDiffusionError: It cannot be imported.
     """
+    if name in sys.modules:
+        return
+    finder = _WorkingFolder(name.partition(".")[0])
+    sys.meta_path.append(finder)  # the last: an installed module comes first
     try:
-        importlib.import_module(name)
+        module = importlib.import_module(name)
     except (ImportError, ValueError, TypeError) as error:  # a TypeError: its name begins with a dot
         raise KanDiffusionError(
-            f"module '{name}' cannot be imported ({error}); install it or put its folder on "
-            "PYTHONPATH"
+            f"module '{name}' cannot be imported ({error}); install it, put its folder on "
+            "PYTHONPATH, or make one package of modules that import each other"
         ) from error
+    finally:
+        sys.meta_path.remove(finder)
+    if not name.startswith("kan_diffusion."):
+        logger.info("module '%s' is imported from '%s'", name, module.__file__)
 
 
 @contextmanager
 def from_extra(extra: str, what: str) -> Iterator[None]:
-    """Says how to install what imports inside the block lack.
+    """Says how to install what imports inside the block lack; the package is on no index.
 
     Args:
         extra: The extra of this package that installs them.
@@ -72,7 +104,8 @@ def from_extra(extra: str, what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise KanDiffusionError(
-            f"{what} need '{error.name}'; install it with: pip install 'kan-diffusion[{extra}]'"
+            f"{what} need '{error.name}'; install it in a clone of the repository: pip install "
+            f"'.[{extra}]'"
         ) from error
 
 

@@ -1,4 +1,6 @@
-"""Shows progress on a terminal: phase, time left, and loss with its floor.
+"""Prints, and shows progress on a terminal: phase, time left, and loss with its floor.
+
+A terminal obeys nothing that stands in the names and cells of strangers' files.
 
 Bars are drawn on a terminal and in a notebook with ipywidgets; anywhere else nothing is shown.
 """
@@ -9,15 +11,36 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+from rich.segment import Segment
 
-__all__ = ["TrainingBar", "progress_bars", "show_training"]
+from kan_diffusion.errors import printable
+
+__all__ = ["TextConsole", "TrainingBar", "progress_bars", "show_training"]
 
 _SMOOTHING = 0.9
 """Weight of past losses in the loss that is shown; a single batch's loss is noisy."""
+
+
+class TextConsole(Console):
+    """A console that escapes texts; only what rich itself adds has codes, such as colours."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Renders an object, as every printed object is."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+    def say(self, text: str) -> None:
+        """Prints a text without wrapping its lines."""
+        self.print(text, soft_wrap=True)
 
 
 @contextmanager
@@ -27,11 +50,7 @@ def progress_bars() -> Iterator[Progress]:
     Yields:
         The display. Its tasks need a field ``status``; its console is standard error.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    console = Console(stderr=True, highlight=False)
+    console = TextConsole(stderr=True)
     in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
     with Progress(
         TextColumn("{task.description}", markup=False),  # names may have brackets

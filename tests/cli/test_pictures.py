@@ -91,8 +91,8 @@ def test_what_prompts_need_is_said_where_it_is_not_installed(runs, cli, tmp_path
         ("sample", run, "--prompt", "a dark picture"),
     ):
         assert cli(*words).error == (
-            "error: models of pictures need 'transformers'; install it with: pip install "
-            "'kan-diffusion[text]'"
+            "error: models of pictures need 'transformers'; install it in a clone of the "
+            "repository: pip install '.[text]'"
         )
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,8 +7,10 @@ import pytest
 
 from html_page import Page
 from kan_diffusion.data.frames import write_frame
+from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.tables.files import read_frame
 from mixed_tables import people
+from runs import copied
 
 
 @pytest.fixture
@@ -132,3 +135,16 @@ def test_what_cannot_be_is_one_line(cli, run, place):
             given += ["--out", "made.csv"]
         assert message in cli(*given).error, words
     assert [path.name for path in place.iterdir()] == ["others.csv"]
+
+
+def test_data_elsewhere_are_not_read_for_a_folder_without_their_digest(cli, runs, place):
+    run = copied(runs("table"), place / "run")
+    content = json.loads((run / "trial.json").read_text())
+    path = content["config"]["data"]["path"]
+    content["config"]["data"]["sha256"] = ""
+    content["row"]["trial"] = TrialConfig.model_validate(content["config"]).id
+    (run / "trial.json").write_text(json.dumps(content))
+    said = cli("evaluate", "run", "--unverified").error
+    assert f"the run names '{path}' as its data, outside of the working folder" in said
+    assert not list(place.rglob("*.html"))
+    assert cli("evaluate", "run", "--unverified", "--data", path).code == 0

@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import io
 import json
 import re
@@ -69,6 +70,11 @@ def test_whatever_is_written_into_a_page_stays_text(tmp_path):
     page.figure(embedded(chart()), HOSTILE, HOSTILE).formula("s", HOSTILE, HOSTILE)
     page.section(HOSTILE).table(plain_table(HOSTILE, [HOSTILE], [[HOSTILE]]))
     text = page.write(tmp_path / "page.html").read_text()
+    # Should something slip through all the same, a browser runs only the script that is named.
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="(.*?)">', text)
+    assert policy.startswith(f"default-src 'none'; script-src 'sha256-{digest}'; ")
     assert "<img src=x" not in text
     assert text.count("</script>") == 2
     assert Read(text).tables[HOSTILE] == [[HOSTILE], [HOSTILE]]

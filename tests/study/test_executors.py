@@ -83,5 +83,5 @@ def test_an_executor_that_cannot_be_opened_is_one_line(monkeypatch):
     with refused(r"'auto' .* add --executor ray"):
         open_executor("local", address="auto")
     monkeypatch.setitem(sys.modules, "ray", None)  # as Python itself marks what is not there
-    with refused(r"pip install ray"):
+    with refused(r"trials on a cluster need 'ray'.* pip install '\.\[ray\]'"):
         open_executor("ray")

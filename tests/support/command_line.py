@@ -1,4 +1,6 @@
 import logging
+import re
+import socket
 import sys
 from dataclasses import dataclass
 
@@ -10,12 +12,20 @@ from one_by_one import OneByOne
 
 WARNING = "92.5% of the signal is left"
 
+OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys, but line breaks and tabs."""
+
 
 @dataclass(frozen=True)
 class Outcome:
+    """How a command ended, which has printed nothing that a terminal obeys."""
+
     code: int
     out: str
     err: str
+
+    def __post_init__(self):
+        assert not OBEYED.findall(self.out + self.err), (self.out, self.err)
 
     @property
     def error(self):
@@ -48,8 +58,27 @@ def call_command(*words):
     return int(stop.value.code or 0)
 
 
+def without_network(monkeypatch):
+    """Lets Python reach no other machine; returns the addresses that it has asked for."""
+    asked, connect = [], socket.socket.connect
+
+    def refuse(host, *_, **__):
+        asked.append(host)
+        raise OSError(f"'{host}' is another machine")
+
+    def connect_here(own, address):
+        if own.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
+            refuse(address)
+        return connect(own, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return asked
+
+
 def quick_commands(capsys, monkeypatch):
     """Makes what runs a command in this process; what it trains is judged quickly."""
+    asked = without_network(monkeypatch)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setitem(EXECUTORS, "local", OneByOne)
 
@@ -57,6 +86,7 @@ def quick_commands(capsys, monkeypatch):
         capsys.readouterr()
         quick = ["--quick"] if words and words[0] in ("train", "compare") else []
         code = call_command(*words, *quick)
+        assert not asked, asked
         captured = capsys.readouterr()
         return Outcome(code, captured.out, captured.err)
 

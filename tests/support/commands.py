@@ -13,6 +13,8 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+from command_line import OBEYED
+
 SECONDS = 20
 """No command may compute for longer to find out that it cannot work."""
 PATIENCE = 6
@@ -57,6 +59,7 @@ class Ended:
         """Checks that it ended in time, and that an error is one line or a box of usage."""
         assert self.code is not None, f"not within {SECONDS} s: {self}"
         assert "Traceback" not in self.err, self
+        assert not OBEYED.findall(self.out + self.err), self
         assert self.code in (0, 1, 2), self
         if self.code == 1:
             lines = [line for line in self.err.splitlines() if line.strip()]

@@ -343,3 +343,18 @@ def test_words_for_gaps_and_kinds_are_told(tmp_path):
     padded = written(tmp_path, "x\n007\n012\n")
     assert read_frame(padded)["x"].tolist() == ["007", "012"]
     assert read_frame(padded, kinds={"x": "number"})["x"].tolist() == [7, 12]
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(A1)", "+1+1", "-1+cmd", "@SUM(A1)", "\tx", "\r=1"])
+def test_what_a_spreadsheet_would_run_is_named_and_stays(tmp_path, caplog, text):
+    calm = pd.DataFrame({"a": [-5, 1], "b": ["x=1", "y"], "c": [datetime.timedelta(-1)] * 2})
+    write_frame(tmp_path / "calm.csv", calm)
+    cells, names = calm.assign(b=["y", text]), calm.rename(columns={"b": text})
+    write_frame(tmp_path / "rows.parquet", cells)
+    assert not caplog.messages
+    for frame in (cells, cells.astype({"b": "category"}), names):
+        write_frame(tmp_path / "rows.tsv", frame)
+        (said,) = caplog.messages
+        assert f"{tmp_path}/rows.tsv' has the text {text!r}, which a spreadsheet runs" in said
+        caplog.clear()
+    assert text in (tmp_path / "rows.tsv").read_bytes().decode()

@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import traceback
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -39,9 +40,8 @@ from kan_diffusion.cli.options import (
     What,
     Workers,
     option,
-    own_code,
 )
-from kan_diffusion.errors import KanDiffusionError, one_line, valid_settings
+from kan_diffusion.errors import KanDiffusionError, one_line, printable, valid_settings
 from kan_diffusion.interrupts import interrupt_on_signals
 from kan_diffusion.limits import (
     MOST_GUIDANCE,
@@ -54,6 +54,7 @@ from kan_diffusion.limits import (
     MOST_TRIALS,
     MOST_VALUES,
 )
+from kan_diffusion.progress import TextConsole
 from kan_diffusion.ranks import leads
 
 Judging = TypeVar("Judging", "StudyConfig", "TrialConfig")
@@ -80,7 +81,7 @@ class _Commands(TyperGroup):
             kept = "nothing is kept: give the same command again to begin anew"
             if ctx.invoked_subcommand in _RESUMED:
                 kept = "what is finished is kept: give the same command again to go on"
-            typer.echo(f"interrupted; {kept}", err=True)
+            TextConsole(stderr=True).say(f"interrupted; {kept}")
             raise typer.Exit(128 + next(iter(signalled.args), signal.SIGINT)) from None
 
 
@@ -99,7 +100,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"kan-diffusion {__version__}")
+        TextConsole().say(f"kan-diffusion {__version__}")
         raise typer.Exit
 
 
@@ -110,13 +111,14 @@ def _common(
     ] = False,
 ) -> None:
     """Sets logging up before any command."""
-    from rich.console import Console
     from rich.logging import RichHandler
 
     handler = RichHandler(
-        console=Console(stderr=True), show_time=False, show_path=False, markup=False
+        console=TextConsole(stderr=True), show_time=False, show_path=False, markup=False
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("kan_diffusion.imports").setLevel(logging.INFO)
+    logging.captureWarnings(True)
 
 
 @app.command(
@@ -196,7 +198,7 @@ def compare(
     show_summary(contents.results)
     show_forest(contents)
     show_conclusions(contents.decision)
-    typer.echo(f"\nReport: {page}")
+    TextConsole().say(f"\nReport: {page}")
     _require_success(results.rows)
 
 
@@ -285,7 +287,7 @@ def tune(
     given = {"match": match, "budget": budget, "params": params, "families": families}
     same = [f"--{name}={value}" for name, value in given.items() if value is not None]
     use = ["kan-diffusion", "compare", what, *same, "--tuned", str(tuned.path)]
-    typer.echo(f"\nSettings: {tuned.path}\nUse them: {shlex.join(use)}")
+    TextConsole().say(f"\nSettings: {tuned.path}\nUse them: {shlex.join(use)}")
 
 
 @app.command(
@@ -311,7 +313,6 @@ def train(
             "Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...; of pictures unet-kan, "
             "dit, ...",
             "kan; unet-kan of pictures",
-            callback=own_code,
         ),
     ] = None,
     params: Annotated[
@@ -447,7 +448,7 @@ def train(
     )  # fmt: skip
     task = task_of(source)
     if describe:
-        typer.echo(task.describe(source, load_dataset(source, seed)))
+        TextConsole().say(task.describe(source, load_dataset(source, seed)))
         return
     config: TrialConfig = single_trial(
         source, family=family, params=params, depth=depth, process=process, steps=steps,
@@ -482,11 +483,13 @@ def train(
         raise KanDiffusionError(str(result.row["error"]))
     show_scores(result.row, f"{config.model.name} on {config.data.name}", config.data)
     if result.config.evaluation.effort == "quick":
-        typer.echo("A first look, by few points; the same command without --quick judges it well.")
+        TextConsole().say(
+            "A first look, by few points; the same command without --quick judges it well."
+        )
     words = ["kan-diffusion", "sample", str(folder), "--num", str(task.num)]
     module, own, _ = config.model.family.partition(":")
     words += ["--import", module] if own else []
-    typer.echo(f"\nRun: {folder}\nSample from it: {shlex.join(words)}")
+    TextConsole().say(f"\nRun: {folder}\nSample from it: {shlex.join(words)}")
 
 
 @app.command(
@@ -628,7 +631,7 @@ def sample(
         pipeline.to(resolve_device(device))
         drawn = task.draw(pipeline, asked, num, steps, torch_generator("samples", seed))
         drawn.write(output.temporary)
-    typer.echo(f"{drawn.words}: {output.path}")
+    TextConsole().say(f"{drawn.words}: {output.path}")
 
 
 def _animate(
@@ -664,7 +667,7 @@ def _animate(
         motion = animate(movers, asked, num=num, steps=steps, scheduler=scheduler, seed=seed)
         words = ", ".join([*asked.prompts, *asked.classes]) or task_of(first).noun
         said = write_motion(motion, output.temporary, f"From noise to {words}")
-    typer.echo(said.replace(str(output.temporary), str(path)))
+    TextConsole().say(said.replace(str(output.temporary), str(path)))
 
 
 @app.command(
@@ -707,7 +710,7 @@ def impute(
         pipeline.to(resolve_device(device))
         filled = task_of(config.data).fill(pipeline, data, draws, steps or 20, generator)
         filled.write(output.temporary)
-    typer.echo(f"{filled.words}: {out}")
+    TextConsole().say(f"{filled.words}: {out}")
 
 
 def _kinds(text: str | None) -> dict[str, str] | None:
@@ -762,7 +765,7 @@ def evaluate(
         page = view_of(source).page(run, data, out, verify=not unverified, on_progress=show)
     if page is not None:
         show_judged(page, f"Synthetic rows of {run} beside real ones")
-        typer.echo(f"\nPage: {page.path}")
+        TextConsole().say(f"\nPage: {page.path}")
 
 
 @app.command(
@@ -786,7 +789,6 @@ def explain(
         option(
             "Functions to try, such as linear,tanh,sin; package.module:NAME for your own.",
             "all",
-            callback=own_code,
         ),
     ] = None,
     min_r2: Annotated[
@@ -830,9 +832,9 @@ def explain(
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     _without_bars()
     if (run / "study.yaml").is_file() and (trials := explainable_trials(run)):
-        typer.echo(f"'{run}' is a study; explain one of its trials:")
+        TextConsole().say(f"'{run}' is a study; explain one of its trials:")
         for trial, config in trials.items():
-            typer.echo(f"kan-diffusion explain {shlex.quote(str(trial))}  # {config.label}")
+            TextConsole().say(f"kan-diffusion explain {shlex.quote(str(trial))}  # {config.label}")
         raise typer.Exit(1)
     names = _listed(library)
     options = ExplainOptions(
@@ -864,8 +866,8 @@ def explain(
         page = write_explanation(explanation, folder)
     show_standings(explanation)
     for sentence in explanation.sentences:
-        typer.echo(sentence)
-    typer.echo(f"\nExplanation: {page}")
+        TextConsole().say(sentence)
+    TextConsole().say(f"\nExplanation: {page}")
 
 
 def _timesteps(text: str) -> tuple[int, ...]:
@@ -909,7 +911,7 @@ def report(
         contents = report_contents(load_study(run, verify=not unverified), again)
     else:
         contents = runs_contents(read_runs(runs, verify=not unverified), _command())
-    typer.echo(f"Report: {write_report(contents, folder)}")
+    TextConsole().say(f"Report: {write_report(contents, folder)}")
 
 
 def _without_bars() -> None:
@@ -952,31 +954,28 @@ def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
 
 def main() -> None:
     """Runs the command line; errors a user can act on are one line on standard error."""
-    from rich.console import Console
-
     codecs.register_error("plain", _in_plain_letters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
 
     interrupt_on_signals()
+    os.environ["PYTHONSAFEPATH"] = "1"  # no worker has the working folder on its path
     if not leads():  # of several processes that train one model, only the first prints
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:
+        for word in sys.argv[1:]:  # those of wrong usage are printed by typer
+            if printable(word) != word:
+                raise KanDiffusionError(f"argument '{word}' has invisible characters; rename it")
         with valid_settings("settings"):
             app()
-    except (KanDiffusionError, OSError, MemoryError, RuntimeError) as error:
-        console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-        console.print(f"error: {_in_words(error)}")
+    except Exception as error:  # what nobody foresaw may quote a file, too
+        TextConsole(stderr=True).say(f"error: {_in_words(error)}")
         raise SystemExit(1) from error
 
 
 def _in_words(error: Exception) -> str:
-    """Writes an error a user can act on as one line.
-
-    Raises:
-        RuntimeError: The user cannot act on the error.
-    """
+    """Writes an error a user can act on as one line, and any other with where it arose."""
     if isinstance(error, KanDiffusionError):
         return str(error)
     if isinstance(error, OSError):
@@ -984,4 +983,4 @@ def _in_words(error: Exception) -> str:
         return one_line(f"{name}{error.strerror or error}; check the path, or choose another")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "the memory does not suffice; take fewer points, or a smaller network or batch"
-    raise error
+    return "".join(traceback.format_exception(error))

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from kan_diffusion.data.sources import Source
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.progress import TextConsole
 from kan_diffusion.report.tables import (
     MISSING,
     REAL_ROW,
@@ -39,10 +39,6 @@ __all__ = [
     "show_summary",
     "show_tuned",
 ]
-
-
-def _console() -> Console:
-    return Console(highlight=False, markup=False)
 
 
 def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
@@ -81,7 +77,7 @@ def show_standings(explanation: Explanation) -> None:
     if real:
         values = (f"{real[name]:.4f}" if name in real else MISSING for name in metrics)
         table.add_row(REAL_ROW, MISSING, MISSING, MISSING, MISSING, *values)
-    _console().print(table)
+    TextConsole().print(table)
 
 
 _DENOISING = {
@@ -97,7 +93,7 @@ _DENOISING = {
 
 def show_summary(results: Results) -> None:
     """Prints a study's summary: tables for each setting, means with 95 % intervals over seeds."""
-    console = _console()
+    console = TextConsole()
     for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
         models = part[part["model"] != REAL_ROW]
         if models["heldout_loss"].isin(["", MISSING]).all():
@@ -121,8 +117,7 @@ def show_summary(results: Results) -> None:
             for record in records.to_dict("records"):
                 style = "dim" if record["model"] == REAL_ROW else ""
                 table.add_row(*(str(record[key]) for key in shown), style=style)
-            console.print()
-            console.print(table)
+            console.print("", table, sep="\n")
     for better in ("lower", "higher"):
         named = [m for m in results.metrics.values() if m.better == better]
         if named:
@@ -134,7 +129,7 @@ def show_forest(contents: ReportContents) -> None:
     """Prints forest plots: the best KAN on every data set, or every model if there are no leads."""
     from kan_diffusion.report import charts
 
-    console = _console()
+    console = TextConsole()
     width = min(console.width, 80)
     best = [lead for lead in contents.decision.leads if lead.model is None]
     plots = [charts.lead_lines(contents, lead, width) for lead in best]
@@ -142,16 +137,14 @@ def show_forest(contents: ReportContents) -> None:
         compared = dict.fromkeys(c.setting.label for c in contents.decision.comparisons)
         plots = [charts.forest_lines(contents, label, width) for label in compared]
     for lines in plots:
-        console.print()
-        console.print("\n".join(lines), soft_wrap=True)
+        console.say("\n".join(["", *lines]))
 
 
 def show_conclusions(decision: Decision) -> None:
     """Prints what a study concludes: a paragraph for each setting, then all together."""
-    console = _console()
+    console = TextConsole()
     for sentence in sentences(decision):
-        console.print()
-        console.print(capitalised(sentence))
+        console.print("", capitalised(sentence), sep="\n")
 
 
 def show_scores(row: Row, title: str, data: Source) -> None:
@@ -181,9 +174,7 @@ def show_scores(row: Row, title: str, data: Source) -> None:
         if key != "nll" and f"{key}_real" in row:
             title = measures[key].title if key in measures else key
             add(f"{title} (real against real)", row[key], row[f"{key}_real"])
-    console = _console()
-    console.print()
-    console.print(table)
+    TextConsole().print("", table, sep="\n")
 
 
 def show_judged(page: JudgedPage, title: str) -> None:
@@ -191,11 +182,7 @@ def show_judged(page: JudgedPage, title: str) -> None:
     table = _table(title, ["score"], ["synthetic", "perfect"])
     for cells in page.scores:
         table.add_row(*cells)
-    console = _console()
-    console.print()
-    console.print(table)
-    for sentence in page.sentences:
-        console.print(sentence)
+    TextConsole().print("", table, *page.sentences, sep="\n")
 
 
 def show_tuned(tries: pd.DataFrame) -> None:
@@ -210,9 +197,7 @@ def show_tuned(tries: pd.DataFrame) -> None:
         settings = ", ".join(f"{key} {_short(value)}" for key, value in best["settings"].items())
         numbers = [format_number(float(best[data])) for data in datas]
         table.add_row(str(family), str(len(group)), *numbers, settings)
-    console = _console()
-    console.print()
-    console.print(table)
+    TextConsole().print("", table, sep="\n")
 
 
 def _short(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,27 +9,18 @@ from typing import Annotated
 import typer
 from typer.models import OptionInfo
 
-from kan_diffusion.imports import import_own, is_place
+from kan_diffusion.imports import import_own
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
     "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules",
     "Out", "Overwrite", "Params", "Processes", "Quick", "Run", "SamplerSteps", "Steps",
-    "Unverified", "What", "Workers", "option", "own_code",
+    "Unverified", "What", "Workers", "option",
 ]  # fmt: skip
-
-
-def own_code(given: str | None) -> str | None:
-    """Makes modules of the working folder importable if an argument may name one of them."""
-    folder = str(Path.cwd())
-    if given is not None and (is_place(given) or given.endswith((".yaml", ".yml"))):
-        sys.path[:] = [*(place for place in sys.path if place != folder), folder]
-    return given
 
 
 def _import(names: str | None) -> str | None:
     if names is not None:
-        own_code(f"{names}:")
         for name in names.split(","):
             import_own(name.strip())
     return names
@@ -92,7 +82,6 @@ Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 What = Annotated[
     str,
     typer.Argument(
-        callback=own_code,
         help="A built-in study (swiss-roll, notebook, verdict), a study file (.yaml), a "
         "toy, a table of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows "
         "(.csv, .csv.gz, .tsv, .parquet, .npy); or pictures: digits, shapes, or a folder of them.",
@@ -116,10 +105,7 @@ Amount = Annotated[
 ]
 Families = Annotated[
     str | None,
-    option(
-        "Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your own.",
-        callback=own_code,
-    ),
+    option("Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your own."),
 ]
 Params = Annotated[
     int | None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import whole_file
 
 __all__ = ["ENDINGS", "ending_of", "require_writable_ending", "write_frame"]
+
+logger = logging.getLogger(__name__)
 
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".parquet", ".npy")
 """Endings of files of rows."""
@@ -41,6 +45,8 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     same dtypes (but dates in milliseconds if they were in seconds). Text files cannot tell a text
     such as "1" or "None" from a number or a gap, nor numbers as names of columns from a row.
 
+    A cell or name that a spreadsheet would take for a formula stays as it is, with a warning.
+
     Args:
         path: A .csv, .csv.gz, .tsv, .parquet or .npy file.
         frame: The table; a .npy file takes only numbers, without names.
@@ -58,6 +64,7 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
         elif array is not None:
             np.save(file, array, allow_pickle=False)
         else:
+            _warn_of_formulas(path, frame)
             packed = {"method": "gzip", "filename": "", "mtime": 0}  # the same bytes every time
             frame.to_csv(
                 file,
@@ -66,6 +73,17 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
                 na_rep="NA" if frame.shape[1] == 1 else "",  # an empty line is no row
                 compression=packed if ending == ".csv.gz" else None,
             )
+
+
+def _warn_of_formulas(path: Path, frame: pd.DataFrame) -> None:
+    """Warns of the first name or text that begins as a spreadsheet's formulas do."""
+    columns = (frame.iloc[:, place] for place in range(frame.shape[1]))
+    texts = (column.unique() for column in columns if not pd.api.types.is_numeric_dtype(column))
+    for text in chain(frame, *texts):
+        if isinstance(text, str) and text.startswith(("=", "+", "-", "@", "\t", "\r")):
+            remedy = "which a spreadsheet runs as a formula; import the columns as text there"
+            logger.warning("'%s' has the text %r, %s", path, text[:80], remedy)
+            return
 
 
 def _numeric_array(path: Path, frame: pd.DataFrame) -> np.ndarray:

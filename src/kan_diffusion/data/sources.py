@@ -42,6 +42,7 @@ __all__ = [
     "data_from_name",
     "known_data",
     "load_dataset",
+    "require_recorded",
 ]
 
 SOURCES = {
@@ -249,6 +250,25 @@ def data_from_name(name: str, *, pinned: bool = True, **settings: object) -> Sou
             return source.pinned() if pinned else source
     kinds = "data set (neither toy, table, pictures nor file)"
     raise unknown_name(kinds, name, known_data())
+
+
+def require_recorded(source: Source) -> None:
+    """Checks that data which a run or a study in a folder names may be read for it.
+
+    A folder may come from a stranger, who could have a page show any file of this machine: a file
+    outside of the working folder is read only if the folder has its digest.
+
+    Raises:
+        DataError: The file lies outside, and its digest is not known.
+    """
+    settings = source.model_dump()
+    path = Path(str(next(settings[key] for key in SOURCES if key in settings)))
+    outside = not path.resolve().is_relative_to(Path.cwd())
+    if outside and settings.get("sha256") == "" and path.exists():
+        raise DataError(
+            f"the run names '{path}' as its data, outside of the working folder, and has no digest "
+            "of it; if it is to be read, give it with --data or work in a folder above it"
+        )
 
 
 def load_dataset(config: Source | str | Path, study_seed: int = 0, trial_seed: int = 0) -> Dataset:

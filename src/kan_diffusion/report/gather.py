@@ -10,7 +10,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from kan_diffusion.data.datasets import Dataset
-from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.data.sources import load_dataset, require_recorded
 from kan_diffusion.files import read_as
 from kan_diffusion.processes import signal_warning
 from kan_diffusion.report.contents import (
@@ -126,6 +126,8 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         RunFolderError: A file of a finished trial is missing or damaged.
     """
     config = results.config
+    for data in config.data:
+        require_recorded(data)
     datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
     contents = ReportContents(
         title=config.title,

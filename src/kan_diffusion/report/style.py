@@ -154,6 +154,9 @@ def report_style() -> Iterator[None]:
                 # Verdana is as wide as DejaVu Sans, and replaces it in an SVG if need be.
                 "font.sans-serif": ["DejaVu Sans", "Verdana"],
                 "font.size": 10,
+                # A file of the working folder can set these, and names programs that are run.
+                "animation.ffmpeg_path": "ffmpeg",
+                "text.usetex": False,
                 "text.parse_math": False,  # names may contain dollar signs
                 "axes.titlesize": 10.5,
                 "axes.titleweight": "bold",

@@ -40,6 +40,7 @@ from pydantic import Field, TypeAdapter
 from kan_diffusion.denoisers.families import Setting, Space, get_family
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError, require_known
 from kan_diffusion.files import read_as, write_json, write_text
+from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_POINTS
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
@@ -240,12 +241,8 @@ def _open_searches(
 
     The first try has the model's own settings.
     """
-    try:
+    with from_extra("tune", "searches for settings"):
         import optuna
-    except ImportError as error:
-        raise KanDiffusionError(
-            "tuning needs Optuna; install it with: pip install optuna"
-        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = storage or f"sqlite:///{(folder / 'tuning.db').absolute()}"
     try:

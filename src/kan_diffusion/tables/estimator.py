@@ -6,7 +6,6 @@ It trains as ``kan-diffusion train`` does, and what it saves is a run like any o
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
@@ -26,7 +25,7 @@ from kan_diffusion.denoisers.families import Setting
 from kan_diffusion.devices import one_thread
 from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import RunFolderError, valid_settings
-from kan_diffusion.progress import show_training
+from kan_diffusion.progress import TextConsole, show_training
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.folder import (
     SAMPLES,
@@ -201,7 +200,7 @@ class DiffusionEstimator(BaseEstimator):
         codec = source.fit_codec(frame).model_copy(update={"array": array})
         dataset, task = source.encoded(frame, codec, seed, 0), task_of(source)
         if self.verbose:
-            sys.stderr.write(task.describe(source, dataset) + "\n")
+            TextConsole(stderr=True).say(task.describe(source, dataset))
         known = inspect.signature(single_trial).parameters
         given = {name: value for name, value in self.get_params().items() if name in known}
         config = single_trial(source, seed=seed, dataset=dataset, **given)

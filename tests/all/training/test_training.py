@@ -73,7 +73,7 @@ def test_losses_and_out_of_range_inputs_are_logged(tmp_path):
 
 def test_a_log_that_nothing_would_write_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "is_tensorboard_available", lambda: False)
-    with refused("TensorBoard is not installed; pip install tensorboard"):
+    with refused(r"logs of training need 'tensorboard'; .* pip install '\.\[tensorboard\]'"):
         trained(small(), log_folder=tmp_path)
 
 

@@ -10,7 +10,6 @@ __all__ = ["trial"]
 
 gc.disable()  # what is imported stays, and looking for garbage in it takes a fifth of the time
 use_one_thread()
-
 from kan_diffusion.study import trial  # noqa: E402
 
 gc.freeze()  # so that workers neither look through it nor copy it

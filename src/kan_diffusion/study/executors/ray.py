@@ -13,10 +13,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import chdir, suppress
 from typing import TYPE_CHECKING
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.imports import from_extra
 from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, attempt, use_one_thread
 
@@ -115,13 +116,8 @@ class RayExecutor(Executor):
         super().__init__(workers=workers, device=device, address=address)
         # Ray would retry a trial too large for memory for ever. It reads this when imported.
         os.environ.setdefault("RAY_task_oom_retries", "0")
-        try:
+        with from_extra("ray", "trials on a cluster"):
             import ray
-        except ImportError as error:
-            raise KanDiffusionError(
-                "executor 'ray' needs Ray, which is not installed; install it with: pip install "
-                "ray, or use executor 'local'"
-            ) from error
         self._ray = ray
         self._running: dict[ObjectRef[TrialEvent], str] = {}
         self._connected = False
@@ -201,6 +197,7 @@ class RayExecutor(Executor):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             # By default Ray's workers give way to all else, which a trial's seconds would show.
             os.environ.setdefault("RAY_worker_niceness", "0")
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
             what = "be started here"
             settings = {
                 "address": "local",
@@ -209,7 +206,9 @@ class RayExecutor(Executor):
                 "object_store_memory": _STORE_BYTES,
             }
         try:
-            with interrupts_wait():  # and Ray's own handler of SIGTERM does not stay
+            # Ray puts the working folder on the path of its workers, and its own handler of SIGTERM
+            # must not stay.
+            with interrupts_wait(), chdir(sys.prefix):
                 self._ray.init(**settings, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError) as error:
             raise KanDiffusionError(

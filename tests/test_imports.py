@@ -1,0 +1,47 @@
+"""Modules that a user names: alone from the working folder, whose other modules nobody gets."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import refused
+from kan_diffusion.imports import import_own
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_a_module_or_package_of_the_working_folder_is_imported_and_named(folder, caplog):
+    caplog.set_level(logging.INFO)
+    Path("named_alone.py").write_text("VALUE = 1\n")
+    Path("named_package").mkdir()
+    Path("named_package/__init__.py").touch()
+    Path("named_package/part.py").write_text("from .other import VALUE\n")
+    Path("named_package/other.py").write_text("VALUE = 2\n")
+    for name, value in (("named_alone", 1), ("named_package.part", 2)):
+        path, finders = sys.path[:], sys.meta_path[:]
+        import_own(name)
+        assert value == sys.modules[name].VALUE
+        assert (sys.path, sys.meta_path) == (path, finders)
+        file = folder / Path(*name.split(".")).with_suffix(".py")
+        assert caplog.messages[-1] == f"module '{name}' is imported from '{file}'"
+
+
+def test_nothing_else_of_the_working_folder_is_imported(folder):
+    Path("named_sibling.py").write_text("import other_sibling\n")
+    for name in ("other_sibling", "this"):  # one that is not named, and one of Python's
+        Path(f"{name}.py").write_text("raise SystemExit('a module that nobody named')\n")
+    with refused("No module named 'other_sibling'.*make one package of modules that import each"):
+        import_own("named_sibling")
+    assert "named_sibling" not in sys.modules
+    import_own("json.tool")
+    with refused("module 'not_there' cannot be imported .* install it"):
+        import_own("not_there")
