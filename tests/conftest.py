@@ -52,6 +52,24 @@ def runs(tmp_path_factory):
     return shared_runs(tmp_path_factory)
 
 
+@pytest.fixture
+def no_net(monkeypatch):
+    """Refuses all connections, and lists what they were to."""
+    asked = []
+
+    def refuse(_, address):
+        asked.append(address)
+        raise OSError("no connection in a test")
+
+    def unknown(host, *_, **__):
+        asked.append(host)
+        raise OSError("no names of machines in a test")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    return asked
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """Small tensors are slower on several threads, and tests may run side by side."""

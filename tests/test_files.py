@@ -14,6 +14,7 @@ from kan_diffusion.data.frames import write_frame
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import (
     finite,
+    inside,
     new_output,
     require_free_space,
     require_writable,
@@ -53,6 +54,21 @@ def test_files_can_be_read_by_whom_the_umask_says(tmp_path):
             assert stat.S_IMODE((tmp_path / "report.html").stat().st_mode) == mode
     finally:
         os.umask(before)
+
+
+def test_the_way_below_a_folder_has_no_links_and_does_not_leave_it(tmp_path):
+    (tmp_path / "real" / "a").mkdir(parents=True)
+    (tmp_path / "root").symlink_to("real")  # as its user names it
+    root = tmp_path / "root"
+    for name, target in (("b", "a"), ("c", "."), ("d", "nowhere"), ("e.json", "a/../f.json")):
+        (root / name).symlink_to(target)
+    for path in ("a", "a/x.json", "a/*.json", "new/x", "e.json"):
+        assert inside(root, path) == root / path
+    for path in ("b", "b/x", "c/a/x", "d/x", "../x", "a/../../x"):
+        with refused("by a link, through which nothing", RunFolderError):
+            inside(root, path)
+    with refused("e.json' leads out", RunFolderError):
+        inside(root, "e.json", in_place=True)
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from helpers import refused
+from helpers import assert_same_state, refused
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import RunFolderError
 from make import denoiser, process
+
+pytestmark = pytest.mark.usefixtures("no_net")
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 INDEX, DENOISER = "model_index.json", "denoiser/config.json"
@@ -77,26 +80,53 @@ class _Bomb:
         return eval, ("open('ran', 'w')",)
 
 
-def test_nothing_is_unpickled(folder):
+def require_same(denoiser, weights):
+    assert_same_state(denoiser, {name: weights[name] for name in denoiser.state_dict()})
+
+
+def test_nothing_is_unpickled(folder, monkeypatch):
+    def unpickled(*_, **__):
+        Path("ran").touch()
+        raise AssertionError("something was unpickled")
+
+    for name in ("torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler"):
+        monkeypatch.setattr(name, unpickled)
+    # An index of shards says which files hold the weights, and may name a file of another kind.
+    weights = load_file(folder / WEIGHTS)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "evil.bin")}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    (folder / "denoiser" / "evil.bin").write_bytes(pickle.dumps(_Bomb()))
+    for kind, path in (
+        (PointDiffusionPipeline, folder),
+        (DiffusionPipeline, folder),
+        (NetworkDenoiser, folder / "denoiser"),
+    ):
+        read = kind.from_pretrained(path)
+        require_same(getattr(read, "denoiser", read), weights)
+    assert not Path("ran").exists()
+    save_file({"another": torch.zeros(1)}, folder / WEIGHTS.replace(".s", "-00001-of-00001.s"))
+    refuse(folder, "'another' is .1,. there and unknown here")
+    save_file(weights, folder / WEIGHTS.replace(".s", "-00001-of-00001.s"))
+    refuse(folder, "which is in another file")
     (folder / WEIGHTS).unlink()
+    require_same(PointDiffusionPipeline.from_pretrained(folder).denoiser, weights)
+    (folder / WEIGHTS.replace(".s", "-00001-of-00001.s")).unlink()
     (folder / WEIGHTS).with_suffix(".bin").write_bytes(pickle.dumps(_Bomb()))
     refuse(folder, "holds no weights .* can run code and are not read")
     (folder / WEIGHTS).write_bytes(pickle.dumps(_Bomb()))
     refuse(folder, "cannot be read .* train the denoiser again")
 
 
-def test_no_repository_is_asked(folder, monkeypatch):
-    def asked(*_, **__):
-        raise AssertionError("a request was made")
-
-    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", asked)
-    monkeypatch.setattr("huggingface_hub.file_download.http_get", asked)
+def test_no_repository_is_asked(folder, no_net):
     with refused("is no folder of this machine; download", RunFolderError):
         NetworkDenoiser.from_pretrained("somebody/denoiser")
     with refused("not the index of a pipeline", RunFolderError):
         PointDiffusionPipeline.from_pretrained("somebody/pipeline")
-    change(folder / DENOISER, _name_or_path="somebody/denoiser", _class_name="SomeModel")
+    change(folder / DENOISER, _name_or_path="somebody/denoiser")
+    PointDiffusionPipeline.from_pretrained(folder)
+    change(folder / DENOISER, _class_name="SomeModel")
     refuse(folder, "of class 'SomeModel', not NetworkDenoiser")
+    assert no_net == []
 
 
 WRONG = {
@@ -122,6 +152,7 @@ WRONG = {
         ({"hidden": [8, 0]}, "is no list of widths"),
         ({"data_dim": 10**9}, "data_dim = 1000000000 is out of range"),
         ({"data_dim": 3}, "are not those of"),
+        ({"hidden": [10_000, 10_000, 10_000]}, "has 200,.* parameters, more than 100,000,000"),
         ({"num_train_timesteps": 10**12}, "is out of range"),
         ({"num_time_frequencies": float("inf")}, "is out of range"),
         ({"activation": "evil"}, "evil"),

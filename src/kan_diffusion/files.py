@@ -34,6 +34,7 @@ __all__ = [
     "Output",
     "digest",
     "finite",
+    "inside",
     "json_bytes",
     "make_folder",
     "new_output",
@@ -44,6 +45,7 @@ __all__ = [
     "require_file",
     "require_free_space",
     "require_unchanged",
+    "sync_folder",
     "require_writable",
     "stamp",
     "whole_file",
@@ -88,7 +90,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             with temporary.open("r+b") as written:  # Windows flushes only what may be written
                 os.fsync(written.fileno())
             temporary.replace(path)
-            _sync(path.parent)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -107,10 +109,10 @@ def make_folder(folder: Path) -> None:
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
-        _sync(each.parent)
+        sync_folder(each.parent)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Waits until the disk knows which files a folder holds; a power cut then loses none."""
     if os.name == "nt":  # has no handles of folders
         return
@@ -127,7 +129,7 @@ def _sync(folder: Path) -> None:
 def remove_file(path: Path) -> None:
     """Removes a file, if it is there, before anything else is changed on the disk."""
     path.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync_folder(path.parent)
 
 
 @dataclass
@@ -201,12 +203,37 @@ def _publish(source: Path, target: Path, overwrite: bool) -> bool:
             except OSError:  # a disk without links
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL))
                 source.replace(target)
-        _sync(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             return False
         raise _unwritable(target, error) from error
     return True
+
+
+def inside(root: Path, *names: str, in_place: bool = False) -> Path:
+    """Returns a path below a folder, after checking that no link leads out of the folder.
+
+    The folder itself, which a user names, may be a link, and so may a file below it, which is
+    written by a rename and deleted as a link. Folders below it may not.
+
+    Args:
+        root: The folder.
+        *names: Parts of the path below it, which need not exist; patterns of files at its end.
+        in_place: Whether the file will be opened for writing, so that it must be no link either.
+
+    Raises:
+        RunFolderError: A folder on the way is a link, or another kind of pointer to elsewhere.
+    """
+    path = root.joinpath(*names)
+    folder = path if in_place or path.is_dir() else path.parent
+    expected = Path(os.path.realpath(root), folder.relative_to(root))
+    if os.path.normcase(os.path.realpath(folder)) != os.path.normcase(expected):
+        raise RunFolderError(
+            f"'{folder}' leads out of '{root}' by a link, through which nothing is read or "
+            "written; delete it, or put a folder in its place"
+        )
+    return path
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -304,7 +331,7 @@ def require_unchanged(
             expected, _, name = line.partition("  ")
             if not name or {"..", ""} & set(name.split("/")):
                 raise ValueError(f"{line[:80]!r} is no digest of a file")
-            path = folder / name
+            path = inside(folder, name)
             listed.add(path)
             if name in but:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -10,7 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.limits import LONGEST_NAME
 
-__all__ = ["Name", "Settings", "require_name"]
+__all__ = ["FolderName", "Name", "Settings", "require_name"]
+
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def require_name(name: str) -> str:
@@ -31,8 +34,27 @@ def require_name(name: str) -> str:
     return name
 
 
+def _require_folder_name(name: str) -> str:
+    """Checks that a name names the same folder, and one of its own, on every system.
+
+    Raises:
+        KanDiffusionError: It has more than 200 bytes, a colon, a dot or a space at an end, or is
+            the name of a device.
+    """
+    ends = name != name.strip().rstrip(".")
+    if len(name.encode()) > 2 * LONGEST_NAME or ":" in name or ends or _DEVICE.fullmatch(name):
+        raise KanDiffusionError(
+            f"the name of a folder has at most {2 * LONGEST_NAME} bytes, no ':', no space or dot "
+            "at its end, and is not that of a device such as 'con'; choose another"
+        )
+    return name
+
+
 Name = Annotated[str, AfterValidator(require_name)]
-"""A name of a study, model or process: it may become the name of a folder."""
+"""A name of a study, model or process, which fits on a line."""
+
+FolderName = Annotated[Name, AfterValidator(_require_folder_name)]
+"""A name that may become that of a folder."""
 
 
 class Settings(BaseModel):

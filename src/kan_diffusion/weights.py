@@ -3,36 +3,45 @@
 The folder of a network holds ``config.json``, the arguments of its class, and its parameters and
 buffers as safetensors. Both are input: they may be damaged, or come from a stranger. The class is
 built on torch's meta device, which allocates nothing, and the names and shapes of all its tensors
-must match the file's.
+must match the file's. The files that were checked are then those that are read: an index of shards
+beside them, by which a library would choose others, is not looked at.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from diffusers import ConfigMixin
+from accelerate import init_empty_weights
+from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json, require_file
-from kan_diffusion.limits import LARGEST_SETTING
+from kan_diffusion.limits import LARGEST_SETTING, MOST_PARAMETERS
 
 __all__ = [
+    "load_sound",
     "require_bounds",
     "require_fit",
     "require_saved",
     "require_shapes",
-    "require_sound",
-    "saved_files",
     "saved_shapes",
+    "saved_tensors",
 ]
 
+Network = TypeVar("Network", bound=ModelMixin)
+
 _MOST_ENTRIES = 1_000_000
+_MOST_PARTS = 30_000
+"""Modules of a network, many times those of the largest."""
 
 _REMEDY = "train it again"
 
@@ -48,21 +57,40 @@ _OF_AVERAGES = (
 """Keys that diffusers' ``EMAModel`` writes beside the settings of the averaged model."""
 
 
-def require_sound(kind: type[ConfigMixin], folder: Path, stem: str) -> None:
-    """Checks a denoiser's folder.
+def load_sound(
+    kind: type[Network], folder: Path, stem: str, dtype: torch.dtype | None = None
+) -> Network:
+    """Reads a denoiser after checking its folder.
 
     Args:
         kind: Class of the denoiser.
         folder: The folder.
         stem: Name of the file of weights without its ending, with which the names of shards begin.
+        dtype: Dtype of the denoiser; as saved when None.
+
+    Returns:
+        The denoiser in evaluation mode.
 
     Raises:
         RunFolderError: The configuration is not one of this class, a number in it is out of range,
-            or the weights are missing, damaged or of another network.
+            or the weights are missing, damaged, not finite or of another network.
     """
     path = folder / kind.config_name
     config = read_json(path, "the configuration of a denoiser", _REMEDY)
-    require_fit(kind, config, saved_shapes(folder, stem), path)
+    settings = require_fit(kind, config, saved_shapes(folder, stem), path)
+    with init_empty_weights():  # of parameters alone: buffers that are not saved are computed
+        network = kind(**settings)
+    try:
+        network.load_state_dict(saved_tensors(folder, stem), assign=True)
+        for name, tensor in network.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise ValueError(f"infinite or no numbers in '{name}'")
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise RunFolderError(
+            f"the weights in '{folder}' cannot be used ({error}); {_REMEDY}"
+        ) from error
+    # By torch: diffusers' own warns of parts that another network would keep in float32.
+    return nn.Module.to(network, dtype or network.dtype).eval()
 
 
 def require_saved(
@@ -72,6 +100,7 @@ def require_saved(
     stem: str,
     remedy: str = _REMEDY,
     prefix: str = "",
+    most: int = MOST_PARAMETERS,
 ) -> None:
     """Checks that saved tensors are those of a network, which is built on the meta device.
 
@@ -82,14 +111,15 @@ def require_saved(
         stem: Name of the file of weights without its ending, with which the names of shards begin.
         remedy: What to do, for errors.
         prefix: What the names of the tensors begin with in some versions of a library.
+        most: Largest number of parameters.
 
     Raises:
-        RunFolderError: The network cannot be built, or the weights are missing, damaged or of
-            another network.
+        RunFolderError: The network cannot be built or is too large, or the weights are missing,
+            damaged or of another network.
     """
     path = folder / "config.json"
     found = {name.removeprefix(prefix): shape for name, shape in saved_shapes(folder, stem).items()}
-    network = _on_meta(kind, build, path, remedy)
+    network = _on_meta(kind, build, path, remedy, most)
     state = {
         name.removeprefix(prefix): tensor
         for name, tensor in network.state_dict(keep_vars=True).items()
@@ -105,7 +135,7 @@ def require_saved(
 
 
 def require_fit(
-    kind: type[ConfigMixin],
+    kind: type[ModelMixin],
     config: Mapping[str, object],
     found: Mapping[str, tuple[int, ...]],
     path: Path,
@@ -159,15 +189,34 @@ def require_fit(
     return settings
 
 
-def _on_meta(kind: type, build: Callable[[], nn.Module], path: Path, remedy: str) -> nn.Module:
+def _on_meta(
+    kind: type,
+    build: Callable[[], nn.Module],
+    path: Path,
+    remedy: str,
+    most: int = MOST_PARAMETERS,
+) -> nn.Module:
     """Builds a network of a configuration in ``path`` without allocating its tensors."""
+    parts = count(1)
+
+    def counted(*_: object) -> None:
+        if next(parts) > _MOST_PARTS:  # each takes time, on any device
+            raise KanDiffusionError(f"it has more than {_MOST_PARTS:,} modules")
+
     try:
-        with torch.device("meta"):
-            return build()
-    except (KanDiffusionError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        with torch.device("meta"), register_module_module_registration_hook(counted):
+            network = build()
+        for what, tensors, bound in (
+            ("parameters", network.parameters(), most),
+            ("numbers in buffers", network.buffers(), MOST_PARAMETERS),
+        ):
+            if (size := sum(tensor.numel() for tensor in tensors)) > bound:
+                raise KanDiffusionError(f"it has {size:,} {what}, more than {bound:,}")
+    except Exception as error:  # another library's class may raise anything
         if isinstance(error.__cause__, ImportError):  # it says what to install
             raise
         raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
+    return network
 
 
 def require_shapes(
@@ -199,16 +248,19 @@ def require_shapes(
 def require_bounds(settings: Mapping[str, object], path: Path) -> None:
     """Refuses numbers and lists too large for any network, before one is built from them.
 
+    Also refuses implementations of a layer that a library may fetch and run.
+
     Args:
         settings: Contents of a configuration.
         path: Its file.
 
     Raises:
-        RunFolderError: A number is too large, or there are too many settings.
+        RunFolderError: A number is too large, there are too many settings, or an implementation is
+            neither "eager" nor "sdpa".
     """
     waiting = list(settings.items())
-    for count, (name, value) in enumerate(waiting):  # grows as it goes
-        if count == _MOST_ENTRIES:
+    for number, (name, value) in enumerate(waiting):  # grows as it goes
+        if number == _MOST_ENTRIES:
             raise RunFolderError(f"'{path}' has more than {_MOST_ENTRIES:,} settings")
         if isinstance(value, list):
             waiting += [(name, entry) for entry in value]
@@ -219,9 +271,13 @@ def require_bounds(settings: Mapping[str, object], path: Path) -> None:
                 f"'{path}': {name} = {value} is out of range; no setting is larger than "
                 f"{LARGEST_SETTING:,}"
             )
+        elif "_implementation" in name and value not in (None, "eager", "sdpa"):
+            raise RunFolderError(
+                f"'{path}': {name} = '{value}' may be code from elsewhere; take 'eager' or 'sdpa'"
+            )
 
 
-def saved_files(folder: Path, stem: str) -> list[Path]:
+def _saved_files(folder: Path, stem: str) -> list[Path]:
     """Finds the files of saved tensors.
 
     Args:
@@ -255,14 +311,22 @@ def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
         RunFolderError: There are no such files as safetensors, or one cannot be read.
     """
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in saved_files(folder, stem):
+    for file in _saved_files(folder, stem):
         try:
             require_file(file)
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
+                    if name in shapes:
+                        raise RunFolderError(f"'{file}' has '{name}', which is in another file")
                     shapes[name] = tuple(tensors.get_slice(name).get_shape())
         except (OSError, SafetensorError) as error:
             raise RunFolderError(
                 f"'{file}' cannot be read ({error}); train the denoiser again"
             ) from error
     return shapes
+
+
+def saved_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+    """Reads saved tensors by name, after :func:`saved_shapes` from the same files."""
+    files = _saved_files(folder, stem)
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import load_file, save_file
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
@@ -16,6 +17,14 @@ from picture_networks import change, make, output
 
 class Mine(DistilBertForMaskedLM):
     """A model of one's own, whose first and last weights are tied."""
+
+
+class Fetching(Mine):
+    """A model that takes a part of itself from a hub."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        hf_hub_download("somebody/part", "config.json")
 
 
 def mine():
@@ -37,6 +46,22 @@ def test_a_saved_network_is_read_as_it_was_whole_and_in_half_precision(name, tmp
     low = output(half, tuple(x.bfloat16() if x.is_floating_point() else x for x in call))
     assert low.dtype is torch.bfloat16
     assert change(expected, low) < 0.03
+
+
+def test_a_network_fetches_nothing_and_is_no_larger_than_its_files(tmp_path, monkeypatch, no_net):
+    network, _ = mine()
+    save_kanified(kanify(network, keep_function=True)[0], tmp_path)
+    config = tmp_path / "config.json"
+    whole = json.loads(config.read_text())
+    config.write_text(json.dumps({**whole, "architectures": ["Fetching"]}))
+    with refused("is no Fetching .* cannot find", RunFolderError):
+        load_kanified(tmp_path)
+    assert no_net == []
+    assert not constants.HF_HUB_OFFLINE
+    config.write_text(json.dumps(whole))
+    monkeypatch.setattr("kan_diffusion.kanified.recipe._MOST_PARAMETERS", 1000)
+    with refused("is no Mine .it has [0-9,]+ parameters, more than 1,000", RunFolderError):
+        load_kanified(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["encoder", "sequential"])
@@ -62,6 +87,11 @@ def _recipe(key, value):
     return "kanified.json", lambda content: content["blocks"][0].update({key: value})
 
 
+def _layers(count):
+    keys = {"num_layers", "num_hidden_layers"}
+    return "config.json", lambda content: content.update(dict.fromkeys(keys & {*content}, count))
+
+
 DAMAGE = [
     (*_recipe("grid_size", 9), "the weights in .* are not those of 'config.json'"),
     (*_recipe("hidden", 10**12), "kanified: hidden = 1000000000000"),
@@ -73,6 +103,18 @@ DAMAGE = [
         "config.json",
         lambda content: content.update(_class_name="os", architectures=["os"]),
         "'os' is no model of diffusers that is imported",
+    ),
+    (
+        "config.json",
+        lambda content: content.update(_class_name="ModelMixin"),
+        "'ModelMixin' is no model of diffusers that is imported",
+    ),
+    (*_layers(10**9), "num_.*layers = 1000000000 is out of range"),
+    (*_layers(10**6), "it has more than 30,000 modules"),
+    (
+        "config.json",
+        lambda content: content.update(nested={"attn_implementation": "somebody/attention"}),
+        "nested.attn_implementation = 'somebody/attention' may be code from elsewhere",
     ),
 ]
 

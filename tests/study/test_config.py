@@ -8,6 +8,7 @@ from helpers import refused
 from kan_diffusion.data.sources import ToyData, data_from_name, load_dataset
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.processes import get_process
+from kan_diffusion.report.tables import Anchors
 from kan_diffusion.study.config import StudyConfig, preset_names, read_preset, read_study
 from kan_diffusion.study.tasks import task_of
 
@@ -113,6 +114,13 @@ def test_ids_of_a_study_are_distinct_and_grow_with_its_seeds():
     assert many[:4] == few
 
 
+def test_names_that_differ_in_case_alone_have_folders_and_figures_of_their_own():
+    models = [{"name": name, "family": "kan", "params": 600} for name in ("KAN", "kan")]
+    ids = {trial.id.lower() for trial in _study(models=models, seeds=1).trials()}
+    anchors = Anchors()
+    assert len(ids) == len({anchors(name).lower() for name in ("KAN", "kan")}) == 2
+
+
 def test_a_file_counts_by_content_and_name(tmp_path):
     def trial_id(folder, name, seed):
         path = tmp_path / folder / name
@@ -190,6 +198,10 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         ({"name": "../../x"}, "name", "no '/'"),
         ({"name": "a\nb"}, "name", "not seen"),
         ({"name": "x" * 101}, "name", "at most 100 characters, not 101"),
+        *(
+            ({"name": name}, "name", "at most 200 bytes, no ':', no space or dot at its end")
+            for name in ("日" * 100, ".", "D:x", "a dot.", "a space ", "con", "LPT1.x")
+        ),
         # Sizes beyond every machine.
         ({"seeds": 10**9}, "seeds", "than or equal to 10000"),
         ({"training": {"steps": 10**12}}, "training.steps", "equal to 10000000"),

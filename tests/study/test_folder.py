@@ -1,10 +1,12 @@
 import errno
 import fcntl
+import math
 import os
 import shutil
 import socket
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from kan_diffusion.study.folder import (
     load_trial,
     prepare_trial_folder,
     recorded_steps,
+    replaced_trial,
     save_points,
 )
 from kan_diffusion.study.named import single_trial
@@ -145,10 +148,11 @@ def test_drivers_share_a_study_and_refuse_another_and_say_whose_it_is(tmp_path, 
 
 def _pipeline(value):
     """A pipeline all of whose weights are the same number."""
-    process, model = get_process("cosine"), denoiser()
+    names = {"activation": "silu" if value == 1 else "relu"}
+    process, model = get_process("cosine"), denoiser(settings=names)
     for parameter in model.parameters():
         torch.nn.init.constant_(parameter, value)
-    return PointDiffusionPipeline(model, process, (0.0, 0.0), (1.0, 1.0), ("x", "y"))
+    return PointDiffusionPipeline(model, process, (value, value), (1.0, 1.0), ("x", "y"))
 
 
 def _values(folder):
@@ -156,7 +160,46 @@ def _values(folder):
     return {v for p in pipeline.denoiser.state_dict().values() for v in p.flatten().tolist()}
 
 
-def test_pipelines_saved_by_several_at_once_are_never_missing_or_torn(tmp_path):
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_trial_kept_over_another_is_never_a_mixture_of_both(tmp_path, config, monkeypatch, whole):
+    row = {**config.keys, "parameters": 400, "error": None, "family": "mlp", "kind": "mlp"}
+    row |= {"match": None, "budget": None}
+    rename, left, read = Path.replace, [math.inf], []
+
+    def replace(path, target):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    def keep(value, folder):
+        with replaced_trial(folder) if whole else nullcontext(folder) as place:
+            keep_trial(TrialResult(config, row, [], place), _pipeline(value))
+
+    monkeypatch.setattr(Path, "replace", replace)
+    while True:
+        folder = tmp_path / str(len(read))
+        left[0] = math.inf
+        keep(1.0, folder)
+        left[0] = len(read)
+        with suppress(KeyboardInterrupt):
+            keep(2.0, folder)
+        done, left[0] = left[0] >= 0, math.inf
+        try:
+            load_trial(folder)
+            pipeline = PointDiffusionPipeline.from_pretrained(folder)
+            settings = {"silu": 1.0, "relu": 2.0}[pipeline.denoiser.config.activation]
+            read.append(_values(folder) | {settings, *pipeline.standardizer.mean})
+        except RunFolderError:
+            read.append(None)
+        if done:
+            break
+    assert all(values in ({1.0}, {2.0}, None) for values in read), read
+    assert (read[0], read[-1]) == ({1.0}, {2.0})
+    assert (None in read) != whole
+
+
+def test_pipelines_saved_by_several_at_once_are_never_missing(tmp_path):
     pipelines = [_pipeline(1.0), _pipeline(2.0)]
     save_pipeline(pipelines[0], tmp_path)
     names = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}

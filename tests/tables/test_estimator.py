@@ -14,6 +14,7 @@ from helpers import refused
 from kan_diffusion import DiffusionEstimator
 from kan_diffusion.data.frames import write_frame
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
+from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.tables import estimator
 from mixed_tables import people
@@ -238,6 +239,33 @@ def test_every_command_reads_a_saved_model(cli, tmp_path, monkeypatch):
     for command in ("evaluate", "explain"):
         assert "no row of 'rows' is held out" in cli(command, "whole").error
     assert "was not judged; hold rows out" in cli("report", "whole").error
+
+
+def test_a_model_saved_over_another_leaves_nothing_of_it_but_other_files(tmp_path):
+    rows = people(80, 0)[["age", "smokes"]]
+    first = DiffusionEstimator("mlp", **{**QUICK, "holdout": 0.3}).fit(rows)
+    with refused("'.*' holds training that has not finished", RunFolderError):
+        (tmp_path / "checkpoint.safetensors").touch()
+        first.save(tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    first.save(tmp_path, rows=rows)
+    second = DiffusionEstimator("mlp", **{**QUICK, "params": 900}).fit(rows)
+    for others in (rows[::-1], rows[1:], rows.assign(age=0)):
+        with refused("those that were fitted, in their order", DataError):
+            second.save(tmp_path, rows=others)
+    assert DiffusionEstimator.load(tmp_path).n_parameters_ == first.n_parameters_
+    (tmp_path / "reverse").mkdir()
+    for name in ("reverse/3.safetensors", "notes.txt"):
+        (tmp_path / name).write_text("of the user, or of a run")
+    second.save(tmp_path)
+    files = {path.name for path in tmp_path.rglob("[!.]*") if path.is_file()}
+    assert not files & {"rows.parquet", "samples.safetensors", "3.safetensors"}
+    assert "notes.txt" in files
+    again = DiffusionEstimator.load(tmp_path)
+    assert again.n_parameters_ == second.n_parameters_
+    again.save(tmp_path / "moved", rows=rows)
+    kept = load_run(tmp_path / "moved")[0].data
+    pd.testing.assert_frame_equal(kept.rows(), rows)
 
 
 def test_a_whole_number_is_the_seed_of_the_command(cli, tmp_path):

@@ -435,6 +435,7 @@ def train(
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
     from kan_diffusion.data.sources import data_from_name, load_dataset
+    from kan_diffusion.files import inside
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_training
     from kan_diffusion.study.folder import prepare_trial_folder
@@ -474,7 +475,7 @@ def train(
             folder,
             device=device,
             on_progress=on_progress,
-            log_folder=folder / "tensorboard" if tensorboard else None,
+            log_folder=inside(folder, "tensorboard", "tensorboard").parent if tensorboard else None,
             verify=not unverified,
         )
     if not leads():
@@ -824,7 +825,7 @@ def explain(
     from kan_diffusion.cli.console import show_standings
     from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
-    from kan_diffusion.files import require_writable
+    from kan_diffusion.files import inside, require_writable
     from kan_diffusion.formulas.explain import ExplainOptions, explain_run, explainable_trials
     from kan_diffusion.formulas.match import SearchOptions
     from kan_diffusion.report.explanation import write_explanation
@@ -851,7 +852,7 @@ def explain(
         levels=None if levels is None else _timesteps(levels),
         num_samples=num,
     )
-    folder = out if out is not None else run / "explanation"
+    folder = out if out is not None else inside(run, "explanation")
     require_writable(folder)
     with show_phases(f"explaining {run}") as on_progress:
         explanation, _ = explain_run(

@@ -27,7 +27,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.weights import require_sound
+from kan_diffusion.weights import load_sound
 
 __all__ = ["Denoiser", "DenoiserOutput", "ModelMixin", "PointDenoiser"]
 
@@ -64,11 +64,12 @@ class Denoiser(ModelMixin, ConfigMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: object) -> Self:
         """Reads a denoiser that ``save_pretrained`` wrote, after checking it.
 
-        Only safetensors files on this machine are read.
+        Only safetensors files on this machine are read, and exactly those that were checked.
 
         Args:
             pretrained_model_name_or_path: Folder of the denoiser.
-            **kwargs: Options of diffusers, such as ``subfolder`` or ``dtype``.
+            **kwargs: ``subfolder`` and ``dtype`` (or ``torch_dtype``), as in diffusers, whose
+                options of how files are read have no effect.
 
         Raises:
             RunFolderError: The folder or a file in it is missing, damaged or of another denoiser.
@@ -78,17 +79,10 @@ class Denoiser(ModelMixin, ConfigMixin):
             raise RunFolderError(
                 f"'{root}' is no folder of this machine; download a denoiser before you read it"
             )
+        dtype = kwargs.get("dtype") or kwargs.get("torch_dtype")
+        assert dtype is None or isinstance(dtype, torch.dtype)
         folder = root / str(kwargs.get("subfolder") or "")
-        require_sound(cls, folder, "diffusion_pytorch_model")
-        safe = {"use_safetensors": True, "local_files_only": True}
-        denoiser: Self = super().from_pretrained(root, **{**kwargs, **safe})
-        for name, tensor in denoiser.state_dict().items():
-            if not bool(tensor.isfinite().all()):
-                raise RunFolderError(
-                    f"the weights in '{folder}' are infinite or no numbers ('{name}'); train the "
-                    "denoiser again"
-                )
-        return denoiser
+        return load_sound(cls, folder, "diffusion_pytorch_model", dtype)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ from kan_diffusion.errors import (
     look_up,
     valid_settings,
 )
-from kan_diffusion.files import read_json, remove_file, whole_file
+from kan_diffusion.files import inside, read_json, whole_file
 from kan_diffusion.limits import MOST_VALUES
 from kan_diffusion.processes import Process
 
@@ -253,7 +253,7 @@ class SamplePipeline(DiffusionPipeline):
             )
         if parts.get("denoiser") is None:
             kind = cls._saved_class(root, index.get("denoiser"))
-            parts["denoiser"] = kind.from_pretrained(root / "denoiser", dtype=dtype)
+            parts["denoiser"] = kind.from_pretrained(inside(root, "denoiser"), dtype=dtype)
         names = inspect.signature(cls.__init__).parameters.keys() - cls._optional_components
         saved = {name: value for name, value in index.items() if name in names}
         try:
@@ -550,19 +550,14 @@ class PointDiffusionPipeline(SamplePipeline):
         return PointDiffusionPipelineOutput(samples=samples)
 
 
-def save_pipeline(
-    pipeline: SamplePipeline, folder: Path, last: tuple[str, bytes] | None = None
-) -> None:
+def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
     """Saves a pipeline, each of its files whole or not at all, and its index last.
 
-    Without ``last``, files are replaced and never removed: another process may be reading them.
+    Files are replaced and never removed: another process may be reading them.
 
     Args:
         pipeline: The pipeline.
         folder: The folder to write.
-        last: Name and content of a file with which the folder is complete. It is written after the
-            index, and both are removed before any file is replaced: a process that is killed
-            leaves no mixture of two pipelines that can be read.
 
     Raises:
         RunFolderError: It cannot be written.
@@ -573,13 +568,8 @@ def save_pipeline(
             pipeline.save_pretrained(temporary)
             files = [path for path in Path(temporary).rglob("*") if path.is_file()]
             files.sort(key=lambda path: len(path.parts), reverse=True)
-            if last is not None:
-                files.append(Path(temporary) / last[0])
-                files[-1].write_bytes(last[1])
-                for name in (last[0], pipeline.config_name):
-                    remove_file(folder / name)
             for path in files:
-                with whole_file(folder / path.relative_to(temporary)) as place:
+                with whole_file(inside(folder, str(path.relative_to(temporary)))) as place:
                     path.chmod(place.stat().st_mode)  # safetensors hides its files from others
                     path.replace(place)
     except (OSError, SafetensorError) as error:

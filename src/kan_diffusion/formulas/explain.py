@@ -31,7 +31,7 @@ from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_schedu
 from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.evaluation.oracles import OracleDenoiser
-from kan_diffusion.files import finite, remove_file, write_json, write_text
+from kan_diffusion.files import finite, inside, remove_file, write_json, write_text
 from kan_diffusion.formulas.combination import compose, score_of
 from kan_diffusion.formulas.context import Context, Progress, make_context, tell_nobody
 from kan_diffusion.formulas.levels import formula_over_levels
@@ -58,6 +58,7 @@ from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     RESULT,
     REVERSE,
+    TRIALS,
     WEIGHTS,
     Row,
     TrialResult,
@@ -457,7 +458,7 @@ def remove_stages(out: Path) -> None:
 
 
 def _place(out: Path, name: str) -> Path:
-    return out / name.replace(" ", "-")
+    return inside(out, name.replace(" ", "-"))
 
 
 def influences(denoiser: ReadableDenoiser) -> NDArray[np.bool_]:
@@ -570,7 +571,7 @@ def explainable_trials(study: Path) -> dict[Path, TrialConfig]:
     """
     found: dict[Path, TrialConfig] = {}
     can_be_read: dict[str, bool] = {}
-    for folder in sorted((study / "trials").glob("[!.]*")):
+    for folder in sorted(inside(study, TRIALS).glob("[!.]*")):
         with suppress(KanDiffusionError):
             trial = load_trial(folder)
             if trial is None or trial.row["error"] is not None:
@@ -628,6 +629,7 @@ def explain_run(
     effort = config.evaluation.effort
     context = make_context(dataset, process, config.study_seed, effort=effort)
     stages_in(out)  # a damaged one is reported before the search, not after it
+    inside(out, "figures")  # likewise
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     remove_stages(out)
     sampled = {"num_samples": options.num_samples, "moments": ()}
@@ -703,7 +705,7 @@ def _training(run: Path, denoiser: Denoiser, context: Context, timestep: int) ->
         file = f"{step}.safetensors"
         then = load_weights(run / WEIGHTS / file, denoiser)
         shape = NUM_PANELS, None, context.dataset.dim
-        samples = load_points(run / REVERSE / file, *shape)[-1][:_MOVING]
+        samples = load_points(inside(run, REVERSE, file), *shape)[-1][:_MOVING]
         network = view_network(readable(then), context, [timestep])
         moments.append(Moment(step, samples, network))
     return tuple(moments)

@@ -8,14 +8,15 @@ recipes: it would build the network with its old activations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from huggingface_hub import constants
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
@@ -23,7 +24,7 @@ from kan_diffusion.files import read_json, write_json
 from kan_diffusion.kan import KANLinear, LearnedFunctions
 from kan_diffusion.kan.functions import BasisLayer, draw_linear
 from kan_diffusion.kanified.blocks import Block, Function, find_blocks
-from kan_diffusion.limits import LARGEST_SETTING
+from kan_diffusion.limits import LARGEST_SETTING, MOST_PARAMETERS
 from kan_diffusion.settings import Settings
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
 Slot = tuple[nn.Module, str]
 """A module, and the name of a part of it."""
 _FILE, _REMEDY = "kanified.json", "save it again with save_kanified"
+_MOST_PARAMETERS = 100 * MOST_PARAMETERS  # others' networks are larger than denoisers of points
 _Size = Annotated[int, Field(ge=1, le=LARGEST_SETTING)]
 
 
@@ -212,8 +214,8 @@ def save_kanified(network: nn.Module, folder: str | Path) -> None:
 def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
     """Checks and reads a network that :func:`save_kanified` wrote.
 
-    Only JSON and safetensors are read, and a model of your own is found once its module is
-    imported.
+    Only JSON and safetensors are read, nothing is fetched from a hub, and a model of your own is
+    found once its module is imported.
 
     Args:
         folder: The folder.
@@ -225,10 +227,11 @@ def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Mo
     Raises:
         RunFolderError: The folder holds no such network, or is damaged.
     """
-    from kan_diffusion.weights import require_saved, saved_files
+    from kan_diffusion.weights import require_bounds, require_saved, saved_tensors
 
     root = Path(folder)
     config = read_json(root / "config.json", "the configuration of a network", _REMEDY)
+    require_bounds(config, root / "config.json")
     recipes = read_json(root / _FILE, "the recipes of a kanified network", _REMEDY)
     if "_class_name" in config:
         import diffusers as library
@@ -241,10 +244,12 @@ def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Mo
         architectures = config.get("architectures")
         name = architectures[0] if isinstance(architectures, list) and architectures else None
         kinds, stem = [library.PreTrainedModel], "model"
-    getattr(library, str(name), None)  # imports it if it is the library's own
+    with suppress(ImportError, RuntimeError):  # a class that needs what is not installed
+        getattr(library, str(name), None)  # imports it if it is the library's own
+    base = kinds[0]
     for kind in kinds:  # grows as it goes
         kinds += kind.__subclasses__()
-        if kind.__name__ == name:
+        if kind.__name__ == name and kind is not base:
             break
     else:
         raise RunFolderError(
@@ -260,10 +265,20 @@ def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Mo
         rebuild(network, recipes.get("blocks", []))
         return network
 
-    require_saved(kind, made, root, stem, _REMEDY)
-    network = made()
-    for file in saved_files(root, stem):
-        network.load_state_dict(load_file(file), strict=False)  # each has some of the tensors
+    with _offline():
+        require_saved(kind, made, root, stem, _REMEDY, most=_MOST_PARAMETERS)
+        network = made()
+    network.load_state_dict(saved_tensors(root, stem), strict=False)  # tied ones have one name
     if dtype is not None:
         network.to(dtype)
     return network.eval()
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Has the hub's library refuse all requests, whatever a network's class asks it for."""
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

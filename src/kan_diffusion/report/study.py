@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from kan_diffusion.files import write_bytes
+from kan_diffusion.files import inside, write_bytes
 from kan_diffusion.report import charts
 from kan_diffusion.report.charts.lines import level_measure
 from kan_diffusion.report.charts.sheets import asked_figure, process_figure
@@ -120,11 +120,12 @@ class _Report:
         """Draws a figure into its own file and the page, there also for telephones if needed."""
         if not part.drawn:
             return
+        path = inside(self.folder, "figures", f"{self.names(name)}.png")
         with part.keeping_going(alternative):
             figure = draw()
             narrow = partial(draw, width=NARROW)
             picture = embedded(figure, self.largest, self.sharpness, narrow)
-            write_bytes(self.folder / "figures" / f"{self.names(name)}.png", figure_png(figure))
+            write_bytes(path, figure_png(figure))
             part.figure(picture, caption, alternative)
 
     def _add_answer(self) -> None:

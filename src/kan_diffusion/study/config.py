@@ -40,7 +40,7 @@ from kan_diffusion.limits import (
     MOST_TRIALS,
 )
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.settings import Name, Settings
+from kan_diffusion.settings import FolderName, Name, Settings
 from kan_diffusion.study.budgets import Budget, Match
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.optimization import OptimizerName, suitable_rate
@@ -344,7 +344,7 @@ class StudyConfig(Settings):
         evaluation: Settings of the evaluation.
     """
 
-    name: Annotated[Name, Field(min_length=1)]
+    name: Annotated[FolderName, Field(min_length=1)]
     title: str
     question: str = ""
     seed: int = 0

@@ -22,7 +22,8 @@ import errno
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,6 +45,7 @@ from kan_diffusion.errors import RunFolderError, one_line, valid_settings
 from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
     CHECKSUMS,
+    inside,
     json_bytes,
     make_folder,
     read_json,
@@ -51,6 +53,7 @@ from kan_diffusion.files import (
     require_file,
     require_free_space,
     require_unchanged,
+    sync_folder,
     write_bytes,
     write_checksums,
     write_parquet,
@@ -64,6 +67,7 @@ __all__ = [
     "REVERSE",
     "SAMPLES",
     "STUDY",
+    "TABLE",
     "TRIALS",
     "WEIGHTS",
     "Level",
@@ -80,6 +84,7 @@ __all__ = [
     "load_weights",
     "prepare_trial_folder",
     "recorded_steps",
+    "replaced_trial",
     "require_trained",
     "save_points",
     "save_weights",
@@ -92,6 +97,7 @@ REVERSE = "reverse"
 SAMPLES = "samples.safetensors"
 WEIGHTS = "weights"
 CURVES = "curves.parquet"
+TABLE = "rows.parquet"  # the rows of a table that an estimator was fitted to, where they are kept
 
 _POINTS = "points"
 _HOLDER = ".holder"
@@ -107,6 +113,8 @@ _FILES = (
     f"{WEIGHTS}/[!.]*.safetensors",
 )
 """Files of a trial beside its result."""
+
+_WHOLE = ".whole"  # a folder in that of a trial, with the files of one that replaces it
 
 _SPACE_NEEDED = 20_000_000
 
@@ -168,8 +176,9 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
         RunFolderError: The folder cannot be written, or its disk has no locks.
     """
     # Of drivers that start together, the first has said which study it runs by then.
-    lock = FileLock(folder / ".lock", timeout=_STARTING_SECONDS if study else 0)
-    holder = folder / _HOLDER
+    wait = _STARTING_SECONDS if study else 0
+    lock = FileLock(inside(folder, ".lock", in_place=True), timeout=wait)
+    holder = inside(folder, _HOLDER, in_place=True)
     try:
         make_folder(folder)
         lock.acquire()
@@ -193,6 +202,7 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
                 holder.write_text(f"{socket.gethostname()}:{os.getpid()}\n{study}", "utf-8")
         if not study:
             _sweep(folder)
+            _settle(folder)
         yield
     finally:
         if lock.is_locked:
@@ -203,10 +213,70 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
 
 def _sweep(folder: Path) -> None:
     """Deletes temporary files of a process that was killed."""
-    for place in {folder, *((folder / name).parent for name in _FILES)}:
+    for place in {inside(folder, name).parent for name in _FILES}:
         for left in (*place.glob(".*.tmp*"), *place.glob(f"{HALF_SAVED}*")):
             with suppress(OSError):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+@contextmanager
+def replaced_trial(folder: Path) -> Iterator[Path]:
+    """Gives a new folder, with whose trial that of ``folder`` is replaced when the block succeeds.
+
+    The trial is replaced whole or not at all: a process that is killed leaves the old one until the
+    new folder has been renamed, and from then on the new one, whose files are moved by whoever
+    reads the trial or locks it next. Files that are no trial's stay.
+
+    Args:
+        folder: The folder of the trial, made when missing.
+
+    Yields:
+        The new folder, which is within the other.
+
+    Raises:
+        TrialTakenError: Another process is running the trial.
+        RunFolderError: The folder holds training that has not finished, or cannot be written.
+    """
+    with claimed(folder):
+        if (folder / CHECKPOINT).exists():
+            raise RunFolderError(
+                f"'{folder}' holds training that has not finished; choose another folder"
+            )
+        with tempfile.TemporaryDirectory(prefix=HALF_SAVED, dir=folder) as temporary:
+            new = Path(temporary) / _WHOLE
+            new.mkdir()
+            yield new
+            for left in _files(folder, (*_FILES, TABLE)):
+                if not (stand_in := new / left.relative_to(folder)).exists():
+                    write_bytes(stand_in, b"")
+            new.replace(folder / _WHOLE)
+            sync_folder(folder)
+        _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Moves the files of a trial that replaces the one in a folder; again, if it was begun.
+
+    An empty file stands for one that the new trial has not.
+
+    Raises:
+        RunFolderError: A file cannot be moved.
+    """
+    new = inside(folder, _WHOLE, in_place=True)
+    if not new.is_dir():
+        return
+    try:
+        for path in _files(new, (*_FILES, TABLE, CHECKSUMS, RESULT)):
+            target = inside(folder, str(path.relative_to(new)))
+            if path.stat().st_size:
+                target.parent.mkdir(exist_ok=True)
+                path.replace(target)
+            else:
+                target.unlink(missing_ok=True)
+                path.unlink()
+        shutil.rmtree(new)
+    except OSError as error:
+        raise RunFolderError(f"cannot write '{folder}': {error}; free some space") from error
 
 
 def keep_trial(
@@ -246,7 +316,16 @@ def keep_trial(
 
 def _written_files(folder: Path) -> list[Path]:
     """Lists the existing files of a trial, except its result."""
-    return [path for name in _FILES for path in sorted(folder.glob(name)) if path.is_file()]
+    return [path for path in _files(folder, _FILES) if path.is_file()]
+
+
+def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Lists the files of a folder by patterns, without going through links to other folders."""
+    return [
+        path
+        for pattern in patterns
+        for path in sorted(inside(folder, pattern).parent.glob(Path(pattern).name))
+    ]
 
 
 def load_trial(
@@ -264,6 +343,7 @@ def load_trial(
             holds another trial.
         KanDiffusionError: One of its settings is wrong.
     """
+    _settle(folder)
     path = folder / RESULT
     if not path.exists():
         return None
@@ -424,7 +504,7 @@ def load_weights(path: Path, denoiser: Denoising) -> Denoising:
 
 def recorded_steps(folder: Path, what: str = REVERSE) -> list[int]:
     """Lists the steps at which a trial recorded its reverse process, or its weights, in order."""
-    return sorted(int(path.stem) for path in (folder / what).glob("[0-9]*.safetensors"))
+    return sorted(int(path.stem) for path in _files(folder, [f"{what}/[0-9]*.safetensors"]))
 
 
 def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = False) -> None:
@@ -488,9 +568,8 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
 def _clear(folder: Path) -> None:
     """Deletes what a trial wrote into its folder."""
     try:
-        for name in (RESULT, CHECKSUMS, CHECKPOINT, *_FILES):
-            for path in sorted(folder.glob(name)):
-                remove_file(path)
+        for path in _files(folder, (RESULT, CHECKSUMS, CHECKPOINT, *_FILES)):
+            remove_file(path)
         for place in {(folder / name).parent for name in _FILES} - {folder}:
             with suppress(OSError):  # it holds other files, or is not there
                 place.rmdir()

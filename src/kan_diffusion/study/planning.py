@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import (
+    inside,
     parquet_bytes,
     read_as,
     require_free_space,
@@ -83,14 +84,14 @@ class StudyPlan:
 
 def finished_trial(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
     """Reads a trial of a study; None where it is not finished, or only judged quickly."""
-    return load_sufficient(folder / TRIALS / trial.id, trial, verify=verify)
+    return load_sufficient(inside(folder, TRIALS, trial.id), trial, verify=verify)
 
 
 def known_row(folder: Path, trial: str, kept: Mapping[str, Row], verify: bool) -> Row | None:
     """Reads the row of a finished trial by its id, from the kept rows or its own folder."""
     if trial in kept:
         return kept[trial]
-    result = load_trial(folder / TRIALS / trial, verify=verify)
+    result = load_trial(inside(folder, TRIALS, trial), verify=verify)
     return None if result is None else result.row
 
 
@@ -213,7 +214,7 @@ def run_plan(
     num_written = len(rows)
 
     def keep(trial: str) -> None:
-        result = load_trial(folder / TRIALS / trial, verify=False)
+        result = load_trial(inside(folder, TRIALS, trial), verify=False)
         assert result is not None
         rows[trial] = result.row
 
@@ -221,7 +222,7 @@ def run_plan(
         for trial in plan.trials:
             if trial.id in plan.finished and trial.id not in rows:
                 keep(trial.id)  # a driver died before it had written the row
-    for event in executor.run(plan.to_run, folder / TRIALS):
+    for event in executor.run(plan.to_run, inside(folder, TRIALS)):
         if event.kind == "failed":
             failures[event.trial] = str(event.error)
         elif event.kind == "finished" and keep_rows:

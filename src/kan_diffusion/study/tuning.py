@@ -39,7 +39,7 @@ from pydantic import Field, TypeAdapter
 
 from kan_diffusion.denoisers.families import Setting, Space, get_family
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError, require_known
-from kan_diffusion.files import read_as, write_json, write_text
+from kan_diffusion.files import inside, read_as, write_json, write_text
 from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_POINTS
 from kan_diffusion.randomness import stream_seed
@@ -244,7 +244,7 @@ def _open_searches(
     with from_extra("tune", "searches for settings"):
         import optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = storage or f"sqlite:///{(folder / 'tuning.db').absolute()}"
+    url = storage or f"sqlite:///{inside(folder, 'tuning.db', in_place=True).absolute()}"
     try:
         database = optuna.storages.RDBStorage(url)
     except Exception as error:  # SQLAlchemy's own, and others for each database

@@ -5,9 +5,10 @@ It trains as ``kan-diffusion train`` does, and what it saves is a run like any o
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
+from pyarrow import ArrowException
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -24,16 +26,19 @@ from kan_diffusion.data.frames import write_frame
 from kan_diffusion.denoisers.families import Setting
 from kan_diffusion.devices import one_thread
 from kan_diffusion.diffusion.sampling import make_scheduler
-from kan_diffusion.errors import RunFolderError, valid_settings
+from kan_diffusion.errors import DataError, RunFolderError, valid_settings
+from kan_diffusion.files import parquet_bytes
 from kan_diffusion.progress import TextConsole, show_training
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.folder import (
     SAMPLES,
+    TABLE,
     TrialResult,
     keep_trial,
     load_curves,
     load_points,
     load_trial,
+    replaced_trial,
 )
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
@@ -52,8 +57,6 @@ Rows = pd.DataFrame | NDArray[np.generic]
 """Rows of a table: a frame where a frame was fitted, an array where an array was."""
 
 RandomState = int | np.random.RandomState | None
-
-_ROWS = "rows.parquet"
 
 
 @dataclass(eq=False, repr=False)
@@ -191,7 +194,7 @@ class DiffusionEstimator(BaseEstimator):
         seed = self._seed()
         with valid_settings("settings"):
             source = FileData.model_validate({
-                "path": Path(_ROWS),
+                "path": Path(TABLE),
                 "holdout": self.holdout,
                 "kinds": {str(name): kind for name, kind in (self.columns or {}).items()},
                 "without": tuple(self.without),
@@ -203,6 +206,7 @@ class DiffusionEstimator(BaseEstimator):
             TextConsole(stderr=True).say(task.describe(source, dataset))
         known = inspect.signature(single_trial).parameters
         given = {name: value for name, value in self.get_params().items() if name in known}
+        source = source.model_copy(update={"sha256": _digest(frame)})
         config = single_trial(source, seed=seed, dataset=dataset, **given)
         denoiser = task.build(config, dataset)
         row = first_row(config, denoiser)
@@ -338,7 +342,8 @@ class DiffusionEstimator(BaseEstimator):
     def save(self, folder: str | Path, rows: pd.DataFrame | None = None) -> None:
         """Saves the model as a run, which ``sample``, ``evaluate`` and ``explain`` read.
 
-        A run in the folder is replaced; if that is cut short, the old one or none can be loaded.
+        A run in the folder is replaced whole or not at all, even if the process is killed. Other
+        files in the folder stay, among them an explanation or a report of the run before.
 
         Args:
             folder: Folder to write, created if missing.
@@ -347,19 +352,26 @@ class DiffusionEstimator(BaseEstimator):
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            RunFolderError: The folder cannot be written.
+            DataError: The rows are not those that were fitted, in their order.
+            RunFolderError: The folder cannot be written, or holds training that has not finished.
         """
         check_is_fitted(self)
-        place = Path(folder).absolute() / _ROWS
-        source = self._trial.config.data.model_copy(update={"path": place})
-        if rows is not None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_frame(place, rows.set_axis([str(name) for name in rows], axis=1))
-            source = source.pinned()
+        place = Path(folder).absolute()
+        source, known = self._trial.config.data, ""
+        if isinstance(source, FileData) and source.path.name == TABLE:  # of a fit, not of a file
+            source, known = source.model_copy(update={"path": place / TABLE}), source.sha256
         config = self._trial.config.model_copy(update={"data": source})
         row = {**self._trial.row, **config.keys}
-        trial = replace(self._trial, config=config, row=row, folder=place.parent)
-        keep_trial(trial, self.pipeline_, self._curves, self._samples)
+        with replaced_trial(place) as new:
+            if rows is not None:
+                if _digest(rows) != known:
+                    raise DataError(
+                        "rows are those that were fitted, in their order, so that none that was "
+                        "trained on is called held out; give them, or leave rows out"
+                    )
+                write_frame(new / TABLE, _with_text_names(rows))
+            trial = replace(self._trial, config=config, row=row, folder=new)
+            keep_trial(trial, self.pipeline_, self._curves, self._samples)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -391,3 +403,14 @@ class DiffusionEstimator(BaseEstimator):
         kept = Path(folder) / SAMPLES
         model._samples = torch.from_numpy(load_points(kept)) if kept.exists() else None
         return model._of_run(pipeline, trial, curves)
+
+
+def _with_text_names(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.set_axis([str(name) for name in rows], axis=1)
+
+
+def _digest(rows: pd.DataFrame) -> str:
+    """Computes the digest of the file that rows are kept in; "" where none can hold them."""
+    with suppress(ArrowException, TypeError, ValueError):
+        return hashlib.sha256(parquet_bytes(_with_text_names(rows))).hexdigest()
+    return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
-from kan_diffusion.files import write_bytes
+from kan_diffusion.files import inside, write_bytes
 from kan_diffusion.formulas.explain import Explanation
 from kan_diffusion.formulas.match import EdgeReport
 from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
@@ -80,13 +80,14 @@ def write_explanation(
     page.section("What became of each edge", "edges").table(_edge_table(explanation), narrow=True)
     section = page.section("Figures")
     for name, draw, alternative, caption in _figures(explanation) if section.drawn else ():
+        path = inside(folder, "figures", name)
         with section.keeping_going(alternative):
             figure = draw()
             rolls = draw.func is network_figure  # as wide as the network
             svg, narrow = figure_svg(figure), None if rolls else partial(draw, width=NARROW)
             picture = embedded(figure, narrow=narrow, svg=svg)
             for ending, content in (("png", figure_png(figure)), ("svg", svg)):
-                write_bytes(folder / "figures" / f"{name}.{ending}", content)
+                write_bytes(path.with_name(f"{name}.{ending}"), content)
             section.figure(picture, caption, alternative)
     page.section("Make it again", "command").code(explanation.command)
     return page.write(folder / "explanation.html")

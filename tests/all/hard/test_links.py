@@ -1,0 +1,70 @@
+"""Links in folders of runs and studies: no command writes or deletes where they lead to."""
+
+import shutil
+
+import pytest
+
+from runs import BRIEFLY
+
+TRAIN = f"train two-modes --family readable-kan --params 150 --sparsify 0.001 --moments 2 \
+{' '.join(BRIEFLY[:-1])} --out run"
+EXPLAIN = "explain run --no-formulas --no-simplify --num 0"
+PARTS = "denoiser", "reverse", "weights"
+COMMANDS = {
+    TRAIN: ("readable", PARTS),
+    f"{TRAIN} --fresh --tensorboard": (
+        "readable",
+        (*PARTS, "tensorboard", "tensorboard/tensorboard", ".lock"),
+    ),
+    "sample run --num 5 --out drawn.csv --unverified": ("readable", PARTS[:1]),
+    "evaluate run": ("readable", PARTS),
+    f"{EXPLAIN} --unverified": ("readable", (*PARTS, "explanation/figures")),
+    EXPLAIN: ("readable", ("explanation", "explanation/simplified")),
+    "report run": ("readable", (*PARTS, "figures")),
+    "impute run people.csv --out filled.csv": ("table", PARTS[:1]),
+    "compare study.yaml --out run": (
+        "study",
+        ("trials", "trials/*", "trials/*/denoiser", "figures"),
+    ),
+    "report run --unverified": ("study", ("trials", "trials/*", "trials/*/reverse", "figures")),
+    "tune moons --families mlp --tries 1 --budget 600 --steps 2 --out run": (
+        "",
+        ("trials", "tuning.db"),
+    ),
+}
+
+
+def _contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_nothing_outside_a_folder_is_written_or_deleted(words, runs, cli, tmp_path, monkeypatch):
+    name, links = COMMANDS[words]
+    for number, link in enumerate(links):
+        here, outside = tmp_path / str(number), tmp_path / f"outside-{number}"
+        shutil.copytree(runs(name or "study").parent, here)
+        monkeypatch.chdir(here)
+        if not name:
+            shutil.rmtree(here / "run")
+            assert cli(*words.split()).code == 0
+        path = next((here / "run").glob(link), here / "run" / link)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = outside / "there"
+        outside.mkdir()
+        if path.exists():  # what the command would read is there
+            path.rename(target)
+        elif path.name in (".lock", "tuning.db"):
+            target.write_text("")
+        else:
+            target.mkdir()
+        (target if target.is_dir() else outside).joinpath("canary").write_text("")
+        path.symlink_to(target)
+        before = _contents(outside)
+        outcome = cli(*words.split())
+        assert _contents(outside) == before, (link, outcome.err)
+        assert outcome.code == 1, (link, outcome.out)
+        assert "by a link" in outcome.err.splitlines()[-1], (link, outcome.err)
