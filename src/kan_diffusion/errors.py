@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
@@ -120,8 +120,9 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     Raises:
         KanDiffusionError: It is not; the message lists the known names.
     """
-    if name not in (names := list(known)):
-        raise unknown_name(kind, name, names)
+    known = known if isinstance(known, Collection) else list(known)
+    if name not in known:
+        raise unknown_name(kind, name, known)
 
 
 def look_up(kind: str, name: str, registry: Mapping[str, T]) -> T:

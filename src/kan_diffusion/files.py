@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from kan_diffusion import limits
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 __all__ = [
     "CHECKSUMS",
@@ -41,13 +43,16 @@ __all__ = [
     "parquet_bytes",
     "read_as",
     "read_json",
+    "read_parquet",
     "remove_file",
     "require_file",
     "require_free_space",
+    "require_tensors",
     "require_unchanged",
-    "sync_folder",
     "require_writable",
+    "room_unpacked",
     "stamp",
+    "sync_folder",
     "whole_file",
     "write_bytes",
     "write_checksums",
@@ -61,7 +66,6 @@ T = TypeVar("T")
 CHECKSUMS = "SHA256SUMS"
 """Name of the list of a folder's files with their digests."""
 
-_LARGEST_READ = 100_000_000
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
@@ -263,14 +267,35 @@ def finite(content: T) -> T:
     return cast(T, made)
 
 
-def require_file(path: Path) -> None:
-    """Checks that a path is a file; reading a pipe or a device may never end.
+def require_file(path: Path, most: int | None = None) -> int:
+    """Checks that a path is a file of at most ``most`` bytes, and returns how many it has.
+
+    Reading a pipe or a device may never end.
 
     Raises:
-        OSError: It is something else, or missing.
+        OSError: It is something else, too large, or missing.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
         raise OSError(errno.EINVAL, "it is no file")
+    if most is not None and about.st_size > most:
+        size, room = about.st_size / 1000, max(most, 0) / 1000
+        raise OSError(errno.EFBIG, f"it has {size:,.0f} kB, and at most {room:,.0f} kB are read")
+    return about.st_size
+
+
+def require_tensors(path: Path, most: int | None = None) -> None:
+    """Checks the bytes of a safetensors file, as :func:`require_file` does, and of its header."""
+    require_file(path, most)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > limits.MOST_JSON_BYTES:
+        raise OSError(errno.EFBIG, f"its header has more than {limits.MOST_JSON_BYTES:,} bytes")
+
+
+def room_unpacked(path: Path) -> int:
+    """Returns how many bytes a packed file may hold."""
+    return max(limits.MOST_UNPACKED_BYTES, limits.MOST_TIMES_PACKED * path.stat().st_size)
 
 
 def stamp(path: Path) -> tuple[int, ...]:
@@ -285,7 +310,7 @@ def digest(path: Path) -> str:
     Raises:
         OSError: It cannot be read.
     """
-    require_file(path)
+    require_file(path, limits.MOST_LISTED_BYTES)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -322,20 +347,23 @@ def require_unchanged(
         RunFolderError: A file is missing, is not listed or has changed, or the list of digests
             cannot be read.
     """
-    listed = set()
+    listed, room = set(), limits.MOST_LISTED_BYTES
     remedy = f"restore it, {again}, or read it all the same with --unverified"
     place = folder / CHECKSUMS
     try:
-        require_file(place)
+        require_file(place, limits.MOST_LIST_BYTES)
         for line in place.read_text("utf-8").splitlines():
             expected, _, name = line.partition("  ")
             if not name or {"..", ""} & set(name.split("/")):
                 raise ValueError(f"{line[:80]!r} is no digest of a file")
             path = inside(folder, name)
+            if path in listed:
+                raise ValueError(f"{name[:80]!r} is listed twice")
             listed.add(path)
             if name in but:
                 continue
             try:
+                room -= require_file(path, room)
                 found = digest(path)
             except OSError as error:
                 raise RunFolderError(
@@ -356,12 +384,14 @@ def require_unchanged(
             raise RunFolderError(f"'{place}' has no digest of '{path.name}'; {remedy}")
 
 
-def read_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, kind: str, remedy: str, most: int | None = None) -> dict[str, Any]:
     """Reads a JSON object; arguments and errors are those of :func:`read_as`."""
-    return read_as(_OBJECT, path, kind, remedy)
+    return read_as(_OBJECT, path, kind, remedy, most or limits.MOST_JSON_BYTES)
 
 
-def read_as(shape: TypeAdapter[T], path: Path, kind: str, remedy: str) -> T:
+def read_as(
+    shape: TypeAdapter[T], path: Path, kind: str, remedy: str, most: int = limits.MOST_RESULT_BYTES
+) -> T:
     """Reads a JSON file, or the rows of a Parquet file, and checks what is in it.
 
     Args:
@@ -370,34 +400,79 @@ def read_as(shape: TypeAdapter[T], path: Path, kind: str, remedy: str) -> T:
         path: The file; it holds rows if its name ends in ``.parquet``.
         kind: What it should be, such as ``"the result of a trial"``, for messages.
         remedy: What to do if it is something else, for messages.
+        most: Bytes that it may have. What is wrong with a value takes far more memory than itself.
 
     Raises:
         RunFolderError: It is missing, too large, damaged or holds something else.
     """
     try:
-        require_file(path)
-        if path.stat().st_size > _LARGEST_READ:
-            raise ValueError(f"{path.stat().st_size / 1e6:.0f} MB are too many")
-        in_rows = path.suffix == ".parquet"
-        content = _parquet_rows(path) if in_rows else json.loads(path.read_text("utf-8"))
+        require_file(path, most)
+        if path.suffix == ".parquet":
+            content = read_parquet(path, most_values=limits.MOST_RESULTS).to_pylist()
+        else:
+            content = json.loads(path.read_text("utf-8"))
         return shape.validate_python(content, strict=True)
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error)[:600].split())
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             reason = ": ".join([".".join(map(str, first["loc"])), first["msg"]]).strip(": ")
         raise RunFolderError(f"'{path}' is not {kind} ({reason}); {remedy}") from error
 
 
-def _parquet_rows(path: Path) -> object:
-    # Slow to import, and most files are JSON.
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
+def read_parquet(
+    path: Path, columns: list[str] | None = None, most_values: int = limits.MOST_VALUES
+) -> pa.Table:
+    """Reads a Parquet file, which may hold a billion equal values in some hundred bytes.
 
+    Args:
+        path: The file.
+        columns: Names of the columns to read; all when None.
+        most_values: Most values, rows times columns.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is broken, or holds more values, or more bytes than its size allows.
+    """
+    # Slow to import, and most files are JSON.
+    import pyarrow as pa
+    from pyarrow import compute, parquet
+
+    room = room_unpacked(path)
     try:
-        with ParquetFile(path) as file:
-            return file.read().to_pylist()
-    except ArrowException as error:  # some are no ValueError
+        with path.open("rb") as file:  # its last bytes say how long its list of columns is
+            file.seek(max(require_file(path) - 8, 0))
+            if int.from_bytes(file.read(4), "little") > limits.MOST_JSON_BYTES:
+                raise ValueError(f"its footer has more than {limits.MOST_JSON_BYTES:,} bytes")
+        about = parquet.read_metadata(path)
+        fields = [f for f in about.schema.to_arrow_schema() if columns is None or f.name in columns]
+        if about.num_rows * len(fields) > most_values:
+            raise ValueError(
+                f"it has {about.num_rows:,} rows of {len(fields):,} columns; at most "
+                f"{most_values:,} values are read"
+            )
+        if nested := [field.name for field in fields if pa.types.is_nested(field.type)]:
+            raise ValueError(f"it has a column '{nested[0]}' of lists or the like; leave it out")
+        # Texts stay numbered until their length is known: a long one may be in every row.
+        kinds = pa.string(), pa.large_string(), pa.binary(), pa.large_binary()
+        texts = [field.name for field in fields if field.type in kinds]
+        wide = [field.type for field in fields if pa.types.is_fixed_size_binary(field.type)]
+        groups = [about.row_group(place).total_byte_size for place in range(about.num_row_groups)]
+        width = 8 * len(fields) + sum(kind.byte_width for kind in wide)
+        size = max(about.num_rows * width, sum(groups))
+        if size <= room:
+            with parquet.ParquetFile(path, metadata=about, read_dictionary=texts) as file:
+                table = file.read(columns)
+            for chunk in (chunk for name in texts for chunk in table[name].chunks):
+                lengths = compute.binary_length(chunk.dictionary).take(chunk.indices)
+                size += compute.sum(lengths, min_count=0).as_py()
+        if size > room:
+            raise ValueError(
+                f"it holds {size / 1e6:,.0f} MB in {path.stat().st_size / 1e6:,.1f} MB; at most "
+                f"{room / 1e6:,.0f} MB are read"
+            )
+        return table.cast(pa.schema(fields, table.schema.metadata))
+    except pa.ArrowException as error:  # some are no ValueError
         raise ValueError(error) from error
 
 

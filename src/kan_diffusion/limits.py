@@ -1,82 +1,66 @@
-"""Upper bounds of settings and options, far above what one machine does in a week.
+"""Upper bounds of what files hold and of what users set, in one table.
 
-Without them a typo such as ``--steps 10000000000`` would train for years or fill the memory; with
-them it is an error at once.
+Bounds of files keep whatever a stranger's file holds from filling a memory or an hour. Those of
+settings are far above what one machine does in a week: without them a typo such as
+``--steps 10000000000`` would train for years.
+
+"Read by" names the function that reads a file, "field" a field of settings or an option.
 """
 
 from __future__ import annotations
 
 __all__ = [
-    "LARGEST_SETTING",
-    "LONGEST_NAME",
-    "MOST_BYTES",
-    "MOST_COLUMNS",
-    "MOST_GUIDANCE",
-    "MOST_LAYERS",
-    "MOST_MOMENTS",
-    "MOST_OPERATIONS",
-    "MOST_PARAMETERS",
-    "MOST_POINTS",
-    "MOST_SECONDS",
-    "MOST_SIDE",
-    "MOST_STEPS",
-    "MOST_TIMESTEPS",
-    "MOST_TRIALS",
-    "MOST_UNITS",
-    "MOST_VALUES",
-    "MOST_WORKERS",
-]
+    "LARGEST_SETTING", "LONGEST_CELL", "LONGEST_LINE", "LONGEST_NAME", "MOST_CATEGORIES",
+    "MOST_CELLS", "MOST_CHECKPOINT_BYTES", "MOST_COLUMNS", "MOST_ENTRIES", "MOST_GUIDANCE",
+    "MOST_JSON_BYTES", "MOST_LAYERS", "MOST_LISTED_BYTES", "MOST_LIST_BYTES", "MOST_MOMENTS",
+    "MOST_OPERATIONS", "MOST_PARAMETERS", "MOST_PLANNED", "MOST_POINTS", "MOST_POINTS_BYTES",
+    "MOST_RESULTS", "MOST_RESULT_BYTES", "MOST_SAVED_ENTRIES", "MOST_SAVED_NUMBERS", "MOST_SECONDS",
+    "MOST_SIDE", "MOST_STEPS", "MOST_STUDY_BYTES", "MOST_TABLE_BYTES", "MOST_TIMESTEPS",
+    "MOST_TIMES_PACKED", "MOST_TIMES_WEIGHTS", "MOST_TRIALS", "MOST_UNITS", "MOST_UNPACKED_BYTES",
+    "MOST_VALUES", "MOST_WORKERS",
+]  # fmt: skip
 
-LONGEST_NAME = 100
-"""Characters of a name; with an extension it is still a valid file name."""
+# --- bytes of files ---
+MOST_TABLE_BYTES = 200_000_000  # a table's file, or the text in a .csv.gz; read by read_frame
+MOST_UNPACKED_BYTES = 20_000_000  # what a packed file may hold whatever its size: Parquet, .csv.gz
+MOST_TIMES_PACKED = 50  # or so many times its bytes, if that is more; room_unpacked
+MOST_JSON_BYTES = 20_000_000  # model_index.json, config.json, headers of weights; read_json
+MOST_RESULT_BYTES = 1_000_000  # trial.json, sizes.json and other JSON; read by read_as
+MOST_STUDY_BYTES = 250_000  # study.yaml, which takes seconds to parse; read by read_study
+MOST_LIST_BYTES = 1_000_000  # SHA256SUMS; read by require_unchanged
+MOST_LISTED_BYTES = 5_000_000_000  # all files together whose digests SHA256SUMS lists
+MOST_POINTS_BYTES = 200_000_000  # samples.safetensors, reverse/*.safetensors; read by load_points
+MOST_CHECKPOINT_BYTES = 100_000_000  # checkpoint.safetensors, whatever the network's size
+MOST_TIMES_WEIGHTS = 250  # or so many times its weights, of which L-BFGS keeps 200
 
-LARGEST_SETTING = 10_000_000
-"""A number among the settings of a saved denoiser: widths, timesteps, intervals of a grid."""
+# --- what tables and files hold ---
+MOST_COLUMNS = 10_000  # columns of a table
+MOST_CELLS = 25_000_000  # cells of a table's file, rows times columns; 200 MB as numbers
+MOST_CATEGORIES = 10_000  # values of a column of categories; fields categories, frequencies
+MOST_RESULTS = 500_000  # values of results.parquet, a row for each trial of a study
+MOST_ENTRIES = 100_000  # entries of a study.yaml with its aliases spelled out
+MOST_SAVED_ENTRIES = 1_000_000  # entries of a denoiser's config.json
+LARGEST_SETTING = 10_000_000  # number in a denoiser's config.json: widths, timesteps, intervals
+LONGEST_CELL = 10_000  # characters of a cell and of a column's name; field prefix
+LONGEST_LINE = 10_000_000  # characters of each of the first two lines of a text file
+LONGEST_NAME = 100  # characters of a name of settings; with an ending it still names a file
 
-MOST_TIMESTEPS = 100_000
-"""Steps of a noising process, and of a sampler."""
+# --- networks ---
+MOST_PARAMETERS = 100_000_000  # parameters of a denoiser, whose training takes 2 GB; field params
+MOST_SAVED_NUMBERS = 120_000_000  # numbers of a denoiser's file: parameters and buffers
+MOST_OPERATIONS = 1_000_000_000_000  # floating-point operations of a forward pass; field flops
+MOST_LAYERS = 100  # hidden layers; field depth
+MOST_UNITS = 1_000_000  # units of a hidden layer; field hidden
+MOST_SIDE = 1_024  # pixels of a side of a sample; field size
 
-MOST_STEPS = 10_000_000
-"""Optimiser steps of a training run; hours for a small network on one core."""
-
-MOST_UNITS = 1_000_000
-"""Units of a hidden layer."""
-
-MOST_PARAMETERS = 100_000_000
-"""Parameters of a denoiser; their training takes 2 GB."""
-
-MOST_OPERATIONS = 1_000_000_000_000
-"""Floating-point operations of one forward pass of one point."""
-
-MOST_LAYERS = 100
-"""Hidden layers of a denoiser."""
-
-MOST_POINTS = 10_000_000
-"""Points of a batch, of a toy's training set and of an evaluation."""
-
-MOST_VALUES = 200_000_000
-"""Numbers, rows times columns, that are read from a file or sampled at once; 1.6 GB."""
-
-MOST_BYTES = 2_000_000_000
-"""Bytes that a packed file may hold."""
-
-MOST_SIDE = 1_024
-"""Pixels of a side of a sample."""
-
-MOST_COLUMNS = 10_000
-"""Columns of a table."""
-
-MOST_GUIDANCE = 1_000
-"""Strength of classifier-free guidance."""
-
-MOST_MOMENTS = 100
-"""Moments of training that a trial records."""
-
-MOST_SECONDS = 10_000_000
-"""Seconds of a budget of time, nearly four months."""
-
-MOST_TRIALS = 10_000
-"""Seeds of a model, and tries of a search."""
-
-MOST_WORKERS = 1_024
-"""Trials side by side."""
+# --- training, sampling and studies ---
+MOST_STEPS = 10_000_000  # optimiser steps: hours for a small network on one core; field steps
+MOST_TIMESTEPS = 100_000  # steps of a noising process, and of a sampler; field num_timesteps
+MOST_SECONDS = 10_000_000  # a budget of time, nearly four months; field max_seconds
+MOST_MOMENTS = 100  # moments of training that a trial records; field moments
+MOST_POINTS = 10_000_000  # points of a batch, of a toy's training set and of an evaluation
+MOST_VALUES = 200_000_000  # numbers that are sampled at once, or of a table in memory; 1.6 GB
+MOST_GUIDANCE = 1_000  # strength of classifier-free guidance; field guidance
+MOST_TRIALS = 10_000  # seeds of a model, and tries of a search; fields seeds, --tries
+MOST_PLANNED = 20_000  # trials of a study: its seeds, data sets, models and so on multiplied
+MOST_WORKERS = 1_024  # trials side by side; option --workers

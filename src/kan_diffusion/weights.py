@@ -10,6 +10,7 @@ beside them, by which a library would choose others, is not looked at.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -24,8 +25,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import read_json, require_file
-from kan_diffusion.limits import LARGEST_SETTING, MOST_PARAMETERS
+from kan_diffusion.files import read_json, require_tensors
+from kan_diffusion.limits import (
+    LARGEST_SETTING,
+    MOST_PARAMETERS,
+    MOST_SAVED_ENTRIES,
+    MOST_SAVED_NUMBERS,
+)
 
 __all__ = [
     "load_sound",
@@ -39,7 +45,6 @@ __all__ = [
 
 Network = TypeVar("Network", bound=ModelMixin)
 
-_MOST_ENTRIES = 1_000_000
 _MOST_PARTS = 30_000
 """Modules of a network, many times those of the largest."""
 
@@ -173,6 +178,11 @@ def require_fit(
             f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; {remedy}"
         )
     require_bounds(settings, path)
+    if (size := sum(map(math.prod, found.values()))) > MOST_SAVED_NUMBERS:
+        raise RunFolderError(
+            f"the weights in '{path.parent}' are {size:,} numbers; at most {MOST_SAVED_NUMBERS:,} "
+            f"are read; {remedy}"
+        )
     hidden = settings.get("hidden", [])
     if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
         raise RunFolderError(
@@ -260,8 +270,8 @@ def require_bounds(settings: Mapping[str, object], path: Path) -> None:
     """
     waiting = list(settings.items())
     for number, (name, value) in enumerate(waiting):  # grows as it goes
-        if number == _MOST_ENTRIES:
-            raise RunFolderError(f"'{path}' has more than {_MOST_ENTRIES:,} settings")
+        if number == MOST_SAVED_ENTRIES:
+            raise RunFolderError(f"'{path}' has more than {MOST_SAVED_ENTRIES:,} settings")
         if isinstance(value, list):
             waiting += [(name, entry) for entry in value]
         elif isinstance(value, dict):
@@ -313,7 +323,7 @@ def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in _saved_files(folder, stem):
         try:
-            require_file(file)
+            require_tensors(file)
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
                     if name in shapes:

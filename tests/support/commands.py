@@ -15,11 +15,12 @@ from pathlib import Path
 
 from command_line import OBEYED
 
-SECONDS = 20
+SECONDS = 10
 """No command may compute for longer to find out that it cannot work."""
-PATIENCE = 6
+PATIENCE = 12
 """Times as long it may take on a machine that has other things to do."""
-MEMORY = 2 * 2**30
+MEMORY = 2**30
+"""Bytes that no command may have in memory at once, with the half of it that imports take."""
 
 PRELOADED = ("kan_diffusion.study.executors.preload", "warmed", "kills", __name__)
 """Modules that the server imports; the first is that of the library's own, and on one thread."""
@@ -45,12 +46,13 @@ context = Forking()
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended; its code is None when it was killed for its time."""
+    """How a command ended; its code is None when it was killed for its time, its peak in bytes."""
 
     words: tuple[str, ...]
     code: int | None
     out: str
     err: str
+    peak: int
 
     def __str__(self):
         return f"{' '.join(self.words)} -> {self.code}\n{self.out[-500:]}\n{self.err[-3000:]}"
@@ -61,6 +63,7 @@ class Ended:
         assert "Traceback" not in self.err, self
         assert not OBEYED.findall(self.out + self.err), self
         assert self.code in (0, 1, 2), self
+        assert 0 < self.peak <= MEMORY, f"{self.peak / 1e6:.0f} MB: {self}"
         if self.code == 1:
             lines = [line for line in self.err.splitlines() if line.strip()]
             assert [line for line in lines if line.startswith("error: ")] == lines[-1:], self
@@ -135,28 +138,34 @@ def run_command(*words, folder, largest_file=resource.RLIM_INFINITY):
     """
     said = tuple(map(str, words))
     with tempfile.TemporaryDirectory() as place:
-        out, err = Path(place, "out"), Path(place, "err")
-        out.touch()
-        err.touch()
-        process = context.Process(target=_run, args=(said, folder, out, err, largest_file))
+        out, err, peak = (Path(place, name) for name in ("out", "err", "peak"))
+        for path in (out, err, peak):
+            path.touch()
+        process = context.Process(target=_run, args=(said, folder, out, err, peak, largest_file))
         process.start()
         process.join(PATIENCE * SECONDS)
         code = process.exitcode  # None where it is still running
         process.kill()
         process.join()
-        return Ended(said, code, out.read_text(errors="replace"), err.read_text(errors="replace"))
+        told = (path.read_text(errors="replace") for path in (out, err))
+        return Ended(said, code, *told, int(peak.read_text() or 0))
 
 
-def _run(words, folder, out, err, largest_file):
+def _run(words, folder, out, err, peak, largest_file):
+    peak = os.open(peak, os.O_WRONLY)
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY), stream)
     os.chdir(folder)
     os.environ["COLUMNS"] = "100"
     used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, used + MEMORY))
+    # Beyond the bound, so that a command that does not fit into it is seen and not mended by this.
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 3 * MEMORY, used + 3 * MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
-    _call(words)
+    try:
+        _call(words)
+    finally:  # in kilobytes
+        os.write(peak, str(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss).encode())
 
 
 def _call(words, *, own_server=False):

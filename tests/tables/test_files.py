@@ -161,7 +161,8 @@ def test_packed_files_are_what_is_in_them_and_do_not_fill_the_memory(tmp_path, m
             path.write_bytes(wrong)
             with refused("is a broken gzip file", DataError):
                 read_frame(path)
-    monkeypatch.setattr("kan_diffusion.tables.files.MOST_BYTES", 10_000)
+    monkeypatch.setattr("kan_diffusion.limits.MOST_UNPACKED_BYTES", 10_000)
+    monkeypatch.setattr("kan_diffusion.limits.MOST_TIMES_PACKED", 1)
     path.write_bytes(gzip.compress(b"1\n" * 5_000))
     assert len(read_frame(path)) == 5_000
     path.write_bytes(gzip.compress(b"1\n" * 5_001))

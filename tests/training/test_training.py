@@ -1,5 +1,6 @@
 import copy
 import itertools
+import json
 import logging
 import shutil
 import signal
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -26,6 +28,7 @@ from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.kan import KANLinear
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.training import TrainingConfig, read_checkpoint_identity
+from kan_diffusion.training.run import _digest
 from short_training import POINTS, SHORT, Stop, after_each_step, digest, small, stopped_at, trained
 
 # What is learned
@@ -351,6 +354,43 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
         checkpoint.write_bytes(content)
         with refused(f"'{checkpoint}' is not a checkpoint of kan-diffusion", RunFolderError):
             trained(small(), checkpoint=checkpoint, resume=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"plans": [[0, 10**11]]},
+        {"threads": [10**9, None]},
+        {"threads": []},
+        {"step": 10**9},
+        {"step": -1},
+        {"seconds": "x"},
+        {"seconds": None},
+        {"looks": [["x", 1.0]]},
+        {"optimizer": {"state": {"0": {"step": 1}}, "steps": [None]}},
+        {"optimizer": {"state": {}, "steps": []}},
+        {"optimizer": {"tensor": "losses", "strides": [10**11]}},
+        {"secret": 1},
+        {"denoiser.core.layers.0.weight": torch.zeros(3)},
+        {"losses": torch.zeros(9, 9)},
+    ],
+    ids=str,
+)
+def test_a_strangers_checkpoint_with_a_right_digest_is_refused_in_one_line(tmp_path, wrong):
+    checkpoint = tmp_path / "state.safetensors"
+    config = TrainingConfig(**SHORT, checkpoint_every=7)
+    with pytest.raises(Stop):
+        trained(small(), config, checkpoint=checkpoint, identity="a", **stopped_at(9))
+    tensors = load_file(checkpoint)
+    with safe_open(checkpoint, framework="pt") as file:
+        about = file.metadata()
+    progress = json.loads(about["progress"])
+    for name, value in wrong.items():
+        (tensors if isinstance(value, torch.Tensor) else progress)[name] = value
+    about = {"identity": "a", "progress": json.dumps(progress)}
+    checkpoint.write_bytes(save(tensors, about | {"digest": _digest(tensors, about)}))
+    with refused(f"'{checkpoint}' is not a checkpoint of this version", RunFolderError):
+        trained(small(), config, checkpoint=checkpoint, identity="a", resume=True)
 
 
 class Breaks(NetworkDenoiser):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import product
@@ -20,6 +21,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from kan_diffusion import limits
 from kan_diffusion.data.sources import DataConfig, Source, load_dataset
 from kan_diffusion.denoisers.families import Family, Setting, get_family
 from kan_diffusion.diffusion.sampling import SCHEDULERS, fitting_samplers
@@ -28,17 +30,6 @@ from kan_diffusion.evaluation.effort import EffortName
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import require_file
 from kan_diffusion.imports import is_place
-from kan_diffusion.limits import (
-    MOST_GUIDANCE,
-    MOST_LAYERS,
-    MOST_MOMENTS,
-    MOST_OPERATIONS,
-    MOST_PARAMETERS,
-    MOST_POINTS,
-    MOST_STEPS,
-    MOST_TIMESTEPS,
-    MOST_TRIALS,
-)
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.settings import FolderName, Name, Settings
 from kan_diffusion.study.budgets import Budget, Match
@@ -73,8 +64,6 @@ _ADDED: dict[str, dict[str, object]] = {
 }
 """Newer settings, left out of a trial's id at these values, so that older ids stay valid."""
 
-_MOST_SETTINGS = 100_000
-_LARGEST_STUDY = 250_000  # bytes, which take seconds to parse
 _PRESETS = resources.files("kan_diffusion.study") / "presets"
 
 
@@ -103,17 +92,17 @@ class ModelConfig(Settings):
 
     family: str
     name: Name = ""
-    params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
-    flops: int | None = Field(None, ge=1, le=MOST_OPERATIONS)
-    hidden: tuple[Annotated[int, Field(ge=1, le=MOST_PARAMETERS)], ...] | None = Field(
-        None, max_length=MOST_LAYERS
+    params: int | None = Field(None, ge=1, le=limits.MOST_PARAMETERS)
+    flops: int | None = Field(None, ge=1, le=limits.MOST_OPERATIONS)
+    hidden: tuple[Annotated[int, Field(ge=1, le=limits.MOST_PARAMETERS)], ...] | None = Field(
+        None, max_length=limits.MOST_LAYERS
     )
-    depth: int | None = Field(None, ge=1, le=MOST_LAYERS)
+    depth: int | None = Field(None, ge=1, le=limits.MOST_LAYERS)
     settings: dict[str, Setting] = Field(default_factory=dict)
     optimizer: OptimizerName | None = None
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
-    steps: int | None = Field(None, ge=1, le=MOST_STEPS)
-    batch_size: int | None = Field(None, ge=1, le=MOST_POINTS)
+    steps: int | None = Field(None, ge=1, le=limits.MOST_STEPS)
+    batch_size: int | None = Field(None, ge=1, le=limits.MOST_POINTS)
     conditions: bool = False
 
     @model_validator(mode="after")
@@ -169,8 +158,8 @@ class SamplingConfig(Settings):
     """
 
     scheduler: str | None = None
-    steps: int = Field(20, ge=1, le=MOST_TIMESTEPS)
-    guidance: float = Field(1.0, ge=0, le=MOST_GUIDANCE)
+    steps: int = Field(20, ge=1, le=limits.MOST_TIMESTEPS)
+    guidance: float = Field(1.0, ge=0, le=limits.MOST_GUIDANCE)
 
     @field_validator("scheduler")
     @classmethod
@@ -218,15 +207,15 @@ class EvaluationConfig(Settings):
             is asked for.
     """
 
-    num_noised: int = Field(20_000, ge=10, le=MOST_POINTS)
+    num_noised: int = Field(20_000, ge=10, le=limits.MOST_POINTS)
     num_levels: int = Field(10, ge=1, le=1_000)
-    num_samples: int = Field(5_000, ge=0, le=MOST_POINTS)
-    num_likelihood: int = Field(1_000, ge=0, le=MOST_POINTS)
+    num_samples: int = Field(5_000, ge=0, le=limits.MOST_POINTS)
+    num_likelihood: int = Field(1_000, ge=0, le=limits.MOST_POINTS)
     num_real_pairs: int = Field(3, ge=1, le=1_000)
     moments: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
-        (0.0, 0.25, 0.5, 0.75), max_length=MOST_MOMENTS
+        (0.0, 0.25, 0.5, 0.75), max_length=limits.MOST_MOMENTS
     )
-    num_drawn: int = Field(1_000, ge=1, le=MOST_POINTS)
+    num_drawn: int = Field(1_000, ge=1, le=limits.MOST_POINTS)
     metrics: tuple[str, ...] = ()
     effort: EffortName = "full"
 
@@ -348,7 +337,7 @@ class StudyConfig(Settings):
     title: str
     question: str = ""
     seed: int = 0
-    seeds: int = Field(3, ge=1, le=MOST_TRIALS)
+    seeds: int = Field(3, ge=1, le=limits.MOST_TRIALS)
     data: tuple[DataConfig, ...] = Field(min_length=1)
     process: tuple[Process, ...] = Field(
         default_factory=lambda: (get_process("cosine"),), min_length=1
@@ -372,18 +361,24 @@ class StudyConfig(Settings):
             ("data sets", self.data),
             ("processes", self.process),
         ):
-            names = [each.name for each in named]
-            for name in names:
-                if names.count(name) > 1:
+            for name, count in Counter(each.name for each in named).items():
+                if count > 1:
                     raise KanDiffusionError(f"two {kind} are called '{name}'; rename one")
         for process in self.process:
             self.sampling.resolved(process)
+        parts = self.process, self.budgets or (None,), self.data, self.models
+        planned = self.seeds * math.prod(map(len, parts))
+        if planned > limits.MOST_PLANNED:
+            raise KanDiffusionError(
+                f"a study has at most {limits.MOST_PLANNED:,} trials, not {planned:,} (seeds times "
+                "processes, budgets, data sets and models); split it"
+            )
         return self
 
     @model_validator(mode="after")
     def _budgets_fit(self) -> Self:
-        datas = [data.name for data in self.data]
-        models = [model.name for model in self.models]
+        datas = dict.fromkeys(data.name for data in self.data)
+        models = dict.fromkeys(model.name for model in self.models)
         for budget in self.budgets:
             for name in budget.data or ():
                 require_known(f"data set in a budget of {budget.match}", name, datas)
@@ -497,10 +492,10 @@ class StudyConfig(Settings):
             raise KanDiffusionError("give either --steps or --epochs, not both")
         if epochs is not None:
             steps = epochs * self.steps_per_epoch()
-        if steps is None or not 1 <= steps <= MOST_STEPS:
+        if steps is None or not 1 <= steps <= limits.MOST_STEPS:
             raise KanDiffusionError(
-                f"training needs at least 1 step and at most {MOST_STEPS:,}, not {steps or 0:,}; "
-                "change --steps or --epochs"
+                f"training needs at least 1 step and at most {limits.MOST_STEPS:,}, not "
+                f"{steps or 0:,}; change --steps or --epochs"
             )
         own = [f"model '{model.name}' has its own" for model in self.models if model.steps]
         if any(budget.match == "time" for budget in self.budgets):
@@ -548,21 +543,34 @@ def _require_size(settings: object, where: str) -> None:
     """Refuses a file whose YAML aliases expand to too many settings."""
     waiting = [settings]
     for count, value in enumerate(waiting):  # grows as it goes
-        if count == _MOST_SETTINGS:
+        if count == limits.MOST_ENTRIES:
             raise KanDiffusionError(
-                f"{where} spells out to more than {_MOST_SETTINGS:,} settings; use fewer aliases"
+                f"{where} spells out to more than {limits.MOST_ENTRIES:,} settings; use fewer "
+                "aliases"
             )
         if isinstance(value, dict):
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
+        elif isinstance(value, int) and value.bit_length() > 64:
+            raise KanDiffusionError(f"{where} has a number of more than 64 bits; lower it")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses merge keys: a few of them, one in another, make a mapping of any length."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.YAMLError("it has a merge key, '<<'; write its settings out")
+        super().flatten_mapping(node)
 
 
 def _parse(text: str, where: str, importing: bool = False) -> StudyConfig:
     try:
-        settings = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise KanDiffusionError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+        settings = yaml.load(text, _Loader)  # it is a SafeLoader
+    except Exception as error:  # the readers of its types raise errors of many kinds
+        raise KanDiffusionError(f"{where} is not YAML: {error or type(error).__name__}") from error
     _require_size(settings, where)
     with valid_settings(where):
         if importing:
@@ -595,9 +603,7 @@ def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
         KanDiffusionError: The file is missing, is not YAML or has a wrong setting.
     """
     try:
-        require_file(path)
-        if path.stat().st_size > _LARGEST_STUDY:
-            raise ValueError(f"a study has at most {_LARGEST_STUDY // 1000} kB")
+        require_file(path, limits.MOST_STUDY_BYTES)
         text = path.read_text("utf-8")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -33,13 +33,13 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pyarrow import ArrowException, parquet
 from pydantic import FiniteFloat, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from kan_diffusion import limits
 from kan_diffusion.diffusion.sampling import HALF_SAVED, SamplePipeline, save_pipeline
 from kan_diffusion.errors import RunFolderError, one_line, valid_settings
 from kan_diffusion.evaluation.denoising import LevelScore
@@ -49,9 +49,11 @@ from kan_diffusion.files import (
     json_bytes,
     make_folder,
     read_json,
+    read_parquet,
     remove_file,
     require_file,
     require_free_space,
+    require_tensors,
     require_unchanged,
     sync_folder,
     write_bytes,
@@ -350,7 +352,7 @@ def load_trial(
     again = f"delete '{folder}' and run again"
     if verify:
         require_unchanged(folder, [path, *_written_files(folder)], again)
-    content = read_json(path, "the result of a trial", again)
+    content = read_json(path, "the result of a trial", again, limits.MOST_RESULT_BYTES)
     try:
         with valid_settings(f"'{path}'"):
             config = TrialConfig.model_validate(content["config"])
@@ -439,7 +441,7 @@ def load_points(path: Path, *shape: int | None) -> NDArray[np.float32]:
         RunFolderError: The file is missing or damaged, or holds no such points.
     """
     try:
-        require_file(path)
+        require_tensors(path, limits.MOST_POINTS_BYTES)
         with safe_open(path, framework="np") as file:
             points: NDArray[np.float32] = file.get_tensor(_POINTS)
         found = points.shape
@@ -464,13 +466,14 @@ def load_curves(folder: Path) -> pd.DataFrame:
     path = folder / CURVES
     try:
         require_file(path)
-        curves = parquet.read_table(path, columns=["step", "loss", "learning_rate"]).to_pandas()
-        curves = curves.astype({"step": int, "loss": float, "learning_rate": float})
+        kinds = {"step": int, "loss": float, "learning_rate": float}
+        table = read_parquet(path, [*kinds], len(kinds) * limits.MOST_STEPS)
+        curves = table.to_pandas().astype(kinds)
         if not np.array_equal(curves["step"], np.arange(1, len(curves) + 1)):
             raise ValueError("the steps are not 1, 2, 3, ...")
         if not np.isfinite(curves["loss"]).all():
             raise ValueError("a loss is infinite or no number")
-    except (OSError, ValueError, TypeError, LookupError, ArrowException) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise RunFolderError(f"'{path}' cannot be read ({reason}); run the trial again") from error
     return curves
@@ -494,7 +497,9 @@ def load_weights(path: Path, denoiser: Denoising) -> Denoising:
     """
     then = copy.deepcopy(denoiser)
     try:
-        require_file(path)
+        # It has the bytes of the network's own tensors, and a header.
+        size = sum(value.nbytes for value in then.state_dict().values())
+        require_tensors(path, size + limits.MOST_JSON_BYTES)
         then.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = one_line(str(error))

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
-from pydantic import TypeAdapter
+from pydantic import FailFast, TypeAdapter
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError
@@ -24,6 +25,7 @@ from kan_diffusion.files import (
     write_bytes,
     write_checksums,
 )
+from kan_diffusion.limits import MOST_JSON_BYTES
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, load_sufficient, load_trial
@@ -47,7 +49,7 @@ __all__ = [
 
 ENVIRONMENT = "environment.json"
 ROWS = "results.parquet"
-_ALL_ROWS = TypeAdapter(list[Row])
+_ALL_ROWS = TypeAdapter(Annotated[list[Row], FailFast()])
 CHOSEN_SIZES = "sizes.json"
 _SECONDS_BETWEEN = 5.0
 """Least time between two writes of the rows while trials finish."""
@@ -119,7 +121,8 @@ def known_failures(folder: Path) -> dict[str, str]:
 def _all_rows(folder: Path) -> list[Row]:
     if not (folder / ROWS).exists():
         return []
-    return read_as(_ALL_ROWS, folder / ROWS, "the results of a study", "run it again")
+    remedy = "run it again"
+    return read_as(_ALL_ROWS, folder / ROWS, "the results of a study", remedy, MOST_JSON_BYTES)
 
 
 def write_rows(folder: Path, rows: pd.DataFrame) -> None:

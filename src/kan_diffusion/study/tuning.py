@@ -41,7 +41,7 @@ from kan_diffusion.denoisers.families import Setting, Space, get_family
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError, require_known
 from kan_diffusion.files import inside, read_as, write_json, write_text
 from kan_diffusion.imports import from_extra
-from kan_diffusion.limits import MOST_PARAMETERS, MOST_POINTS
+from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_POINTS
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import SIZES
@@ -95,7 +95,7 @@ class TunedSettings(Settings):
     """
 
     params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
-    depth: int | None = Field(ge=1)
+    depth: int | None = Field(ge=1, le=MOST_LAYERS)
     optimizer: OptimizerName = "adam"
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
     batch_size: int | None = Field(None, ge=1, le=MOST_POINTS)

@@ -22,7 +22,7 @@ import math
 import re
 import string
 from functools import cached_property
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
@@ -31,6 +31,7 @@ from annotated_types import Len
 from pydantic import Field, FiniteFloat, model_validator
 
 from kan_diffusion.errors import DataError, listed, require_known
+from kan_diffusion.limits import LONGEST_CELL, MOST_CATEGORIES
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import WORDS, Holds, Scalar, Storage, Values, place_among
 from kan_diffusion.tables.numbers import SHARING, Lattice, Spline, decimals, fit_levels, fit_numbers
@@ -39,7 +40,6 @@ __all__ = ["Column", "Identifier", "Kind", "inspected"]
 
 Kind = Literal["number", "category", "date", "constant", "identifier"]
 
-MOST_CATEGORIES = 10_000
 _FEW = 32  # distinct numbers, at most, that are levels ...
 _ROWS_A_LEVEL = 10  # ... if each has this many rows on average
 _MOST_LEVELS = 1_000  # scattered numbers, which are levels, too: ...
@@ -73,7 +73,7 @@ class Identifier(Settings):
         first: The first number.
     """
 
-    prefix: str = ""
+    prefix: Annotated[str, Field(max_length=LONGEST_CELL)] = ""
     digits: Annotated[int, Field(ge=0, le=_DIGITS)] = 0
     first: Annotated[int, Field(ge=1, le=10**20)] = 1
 
@@ -84,7 +84,7 @@ class Identifier(Settings):
             return cls().beyond(values)
         pairs = zip(values.min(), values.max(), strict=False)
         shared = (low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        prefix = "".join(shared).rstrip(string.digits)
+        prefix = "".join(islice(shared, LONGEST_CELL)).rstrip(string.digits)
         digits = min(min(map(len, values)) - len(prefix), _DIGITS)
         return cls(prefix=prefix, digits=digits).beyond(values)
 

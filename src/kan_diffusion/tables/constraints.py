@@ -29,8 +29,9 @@ from annotated_types import Len
 from pydantic import Field
 
 from kan_diffusion.errors import DataError, listed
+from kan_diffusion.limits import MOST_CATEGORIES
 from kan_diffusion.settings import Settings
-from kan_diffusion.tables.columns import MOST_CATEGORIES, Column
+from kan_diffusion.tables.columns import Column
 from kan_diffusion.tables.numbers import decimals
 
 if TYPE_CHECKING:

@@ -39,12 +39,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
-from pyarrow import parquet
 
+from kan_diffusion import limits
 from kan_diffusion.data.frames import ENDINGS, ending_of
 from kan_diffusion.errors import DataError
-from kan_diffusion.files import require_file
-from kan_diffusion.limits import MOST_BYTES, MOST_COLUMNS, MOST_VALUES
+from kan_diffusion.files import read_parquet, require_file, room_unpacked
 
 if TYPE_CHECKING:
     from kan_diffusion.tables.columns import Kind
@@ -60,7 +59,8 @@ _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
     pa.type_for_alias(name.lower()): pd.api.types.pandas_dtype(name)
     for name in (f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))
 }
-_NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
+# A pattern may match a cell in one way alone, or a long cell takes the square of its time.
+_NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
 _GAPS = [
     "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",
 ]  # fmt: skip
@@ -72,7 +72,7 @@ _MARKED = (  # with marks of thousands, or with a comma where columns are separa
     r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
     r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
 )
-_CODE = r"^[0-9A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
+_CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
 _MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
 
 
@@ -108,8 +108,7 @@ def read_frame(
         if ending not in ENDINGS:
             has = f"the ending '{path.suffix}'" if path.suffix else "no ending"
             raise DataError(f"'{path}' has {has}; a table is one of {', '.join(ENDINGS)}")
-        require_file(path)
-        if path.stat().st_size == 0:
+        if require_file(path, limits.MOST_TABLE_BYTES) == 0:
             raise DataError(f"'{path}' is empty; give a file with rows")
         if ending == ".parquet":
             return _read_parquet(path)
@@ -137,20 +136,33 @@ def named_like(path: Path, frame: pd.DataFrame, columns: Sequence[str]) -> pd.Da
     return frame.set_axis(list(columns), axis=1)
 
 
-def require_size(what: str, num_rows: int, num_columns: int) -> None:
-    """Refuses a table, which errors call ``what``, that is too large or empty."""
-    if num_columns > MOST_COLUMNS or num_rows * num_columns > MOST_VALUES:
+def require_size(
+    what: str, num_rows: int, num_columns: int, most: int = limits.MOST_VALUES
+) -> None:
+    """Refuses a table, which errors call ``what``, that is empty or too large (``most`` values)."""
+    if num_columns > limits.MOST_COLUMNS or num_rows * num_columns > most:
         raise DataError(
             f"{what} has {num_rows:,} rows of {num_columns:,} columns; a table has at most "
-            f"{MOST_COLUMNS:,} columns and {MOST_VALUES:,} values"
+            f"{limits.MOST_COLUMNS:,} columns and {most:,} values"
         )
     if num_rows == 0 or num_columns == 0:
         raise DataError(f"{what} has no {'rows' if num_columns else 'columns'}; give at least one")
 
 
+def require_short(what: str, cells: pa.ChunkedArray) -> None:
+    """Refuses a cell of text, or a name, that is too long, in a table that errors call ``what``."""
+    long = pc.greater(pc.binary_length(cells), limits.LONGEST_CELL)
+    if (row := pc.index(long, value=True).as_py()) >= 0:
+        raise DataError(
+            f"{what} has a cell of {len(cells[row].as_py()):,} characters in row {row}; at most "
+            f"{limits.LONGEST_CELL:,} are read, so shorten it or leave its column out"
+        )
+
+
 def require_distinct(what: str, names: Sequence[object]) -> None:
     """Refuses equal names of columns of a table, which errors call ``what``."""
     repeated = pd.Series([str(name) for name in names], dtype=object)
+    require_short(what, pa.chunked_array([repeated], pa.string()))
     if (twice := repeated[repeated.duplicated()]).size:
         raise DataError(f"{what} has two columns of the same name: '{twice.iloc[0]}'; rename one")
 
@@ -167,14 +179,24 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
     if b"\0" in text:
         raise DataError(f"'{path}' is not a text file (it holds zero bytes); save it as CSV")
     # The first lines, in which values between quotation marks may have line breaks.
-    found = (line[0] for line in re.finditer(rb'(?:[^"\r\n]+|"[^"]*")+', text))
+    found = (line[0] for line in re.finditer(rb'(?:[^"\r\n]++|"[^"]*+")++', text))
     lines = list(islice((line for line in found if line.strip()), 2))
     if not lines:
         raise DataError(f"'{path}' is empty; give a file with rows")
+    if max(map(len, lines)) > limits.LONGEST_LINE:
+        raise DataError(
+            f"'{path}' has a line of {max(map(len, lines)):,} characters, and at most "
+            f"{limits.LONGEST_LINE:,} are read; close its quotation marks, or shorten it"
+        )
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
     names = _numbered(_num_cells(lines[0], delimiter))
     require_size(f"'{path}'", 1, len(names))
+    # Lines are counted first, since cells take far more memory.
+    require_size(f"'{path}'", 1 + text.count(b"\n"), len(names), limits.MOST_CELLS)
     columns = _split(path, text, delimiter, names)
+    del text
+    for column in columns:
+        require_short(f"'{path}'", column)
     first = [column[0].as_py().strip() for column in columns]
     if _are_header(first):
         names = [cell or number for cell, number in zip(first, names, strict=True)]
@@ -224,18 +246,19 @@ def _framed(column: pa.ChunkedArray) -> pd.Series:
 def _unpacked(path: Path) -> bytes:
     """Unpacks a gzip file."""
     try:
+        room = min(room_unpacked(path), limits.MOST_TABLE_BYTES)
         with gzip.open(path) as file:
-            text = file.read(MOST_BYTES + 1)
+            text = file.read(room + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"'{path}' is a broken gzip file: {error}; pack it again") from error
-    if len(text) > MOST_BYTES:
-        raise DataError(f"'{path}' holds more than {MOST_BYTES:,} bytes; give a Parquet file")
+    if len(text) > room:
+        raise DataError(f"'{path}' holds more than {room:,} bytes; give a Parquet file")
     return text
 
 
 def _num_cells(line: bytes, delimiter: str) -> int:
     """Counts the cells of a line; separators between quotation marks are none."""
-    return re.sub(rb'"[^"]*"', b"", line).count(delimiter.encode()) + 1
+    return re.sub(rb'(?:"[^"]*+")++', b"", line).count(delimiter.encode()) + 1
 
 
 def _delimiter(lines: Sequence[bytes]) -> str:
@@ -371,24 +394,22 @@ def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 def _read_parquet(path: Path) -> pd.DataFrame:
     """Reads a Parquet file in types that pandas knows, without unnamed indexes."""
     try:
-        schema = parquet.read_schema(path)
-        require_size(f"'{path}'", parquet.read_metadata(path).num_rows, len(schema))
-        table = parquet.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        table = read_parquet(path, most_values=limits.MOST_CELLS)
+    except (ValueError, OSError) as error:
         raise DataError(
             f"'{path}' is not a readable Parquet file: {error}; write it again"
         ) from error
+    require_size(f"'{path}'", table.num_rows, table.num_columns)
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            require_short(f"'{path}'", column)
+    schema = table.schema
     written = schema.pandas_metadata or {}
     unnamed = {str(name) for name in written.get("index_columns", [])}
     fields = []
     for field in schema:
         if field.name in unnamed and re.fullmatch(_NO_NAME, field.name):
             continue
-        if pa.types.is_nested(field.type):
-            raise DataError(
-                f"'{path}' has a column '{field.name}' of lists or the like; leave it out, or "
-                "save it as numbers, text or dates"
-            )
         is_decimal, is_date = pa.types.is_decimal(field.type), pa.types.is_date(field.type)
         kind = pa.float64() if is_decimal else pa.timestamp("s") if is_date else field.type
         fields.append(field.with_type(kind))

@@ -233,7 +233,8 @@ def train(
             if on_moment is not None and moment_has_come():
                 run.require_finite(checkpoint)
                 run.show(on_moment)
-            with run.timed():
+            # A state from elsewhere may be read and yet not fit the first step.
+            with run.resuming(checkpoint if run.step == resumed_from > 0 else None), run.timed():
                 batch = batches.at(run.step)
                 run.advance(batch)
             last = run.step == run.steps

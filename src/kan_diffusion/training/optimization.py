@@ -341,6 +341,9 @@ def restore_state(
             case {"tensor": name, "strides": strides}:
                 # Products with a matrix in another memory layout differ in the last digits.
                 tensor = tensors[name]
+                along = zip(tensor.shape, strides, strict=True)
+                if sum((size - 1) * step for size, step in along) >= max(tensor.numel(), 1):
+                    raise ValueError(f"'{name}' has strides {strides}")
                 return torch.empty_strided(
                     tensor.shape, strides, dtype=tensor.dtype, device=tensor.device
                 ).copy_(tensor)

@@ -29,23 +29,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from kan_diffusion import limits
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
-from kan_diffusion.files import write_bytes
+from kan_diffusion.files import require_file, require_tensors, write_bytes
 from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan import KANLinear, out_of_range_fractions
 from kan_diffusion.kan.importance import sparsity_penalty
-from kan_diffusion.limits import MOST_POINTS, MOST_SECONDS, MOST_STEPS
 from kan_diffusion.processes import Process
 from kan_diffusion.settings import Settings
 from kan_diffusion.training.batches import TOLD_SHARE, Batch, Timesteps
@@ -132,23 +132,23 @@ class TrainingConfig(Settings):
             Two runs of one seed then differ. None for ``steps`` steps.
     """
 
-    steps: int = Field(2500, ge=1, le=MOST_STEPS)
-    batch_size: int = Field(2048, ge=1, le=MOST_POINTS)
+    steps: int = Field(2500, ge=1, le=limits.MOST_STEPS)
+    batch_size: int = Field(2048, ge=1, le=limits.MOST_POINTS)
     batches: Literal["replacement", "epochs"] = "replacement"
     timesteps: Timesteps = "uniform"
     optimizer: OptimizerName = "adam"
     learning_rate: float = Field(5e-3, gt=0, allow_inf_nan=False)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = Field(100, ge=0, le=MOST_STEPS)
+    warmup_steps: int = Field(100, ge=0, le=limits.MOST_STEPS)
     ema_decay: float | None = Field(0.999, gt=0, lt=1)
     max_grad_norm: float | None = Field(1.0, gt=0)
-    checkpoint_every: int = Field(1000, ge=1, le=MOST_STEPS)
-    accumulation_steps: int = Field(1, ge=1, le=MOST_POINTS)
+    checkpoint_every: int = Field(1000, ge=1, le=limits.MOST_STEPS)
+    accumulation_steps: int = Field(1, ge=1, le=limits.MOST_POINTS)
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     sparsify: float = Field(0.0, ge=0, allow_inf_nan=False)
     patience: float | None = Field(None, gt=0, le=1)
-    max_seconds: float | None = Field(None, gt=0, le=MOST_SECONDS)
-    processor_seconds: float | None = Field(None, gt=0, le=MOST_SECONDS)
+    max_seconds: float | None = Field(None, gt=0, le=limits.MOST_SECONDS)
+    processor_seconds: float | None = Field(None, gt=0, le=limits.MOST_SECONDS)
 
     @model_validator(mode="after")
     def _one_clock(self) -> Self:
@@ -163,6 +163,28 @@ _WATCHED_ROWS = 256
 """Samples of a batch that the penalty uses: it then costs less than the step itself."""
 
 _PROGRESS = ("step", "seconds", "cpu_seconds", "warm_steps", "warm_seconds", "paused", "best_step")
+
+_Step = Annotated[int, Field(ge=0, le=limits.MOST_STEPS)]
+_Threads = Annotated[int, Field(ge=1, le=limits.MOST_WORKERS)]
+
+
+class _Progress(Settings):
+    """What a checkpoint holds beside tensors; see :class:`TrainingRun` for its parts."""
+
+    step: _Step
+    seconds: FiniteFloat
+    cpu_seconds: FiniteFloat
+    warm_steps: _Step
+    warm_seconds: FiniteFloat
+    paused: _Step
+    best_step: _Step
+    plans: Annotated[tuple[tuple[_Step, _Step], ...], Field(max_length=1_000)]
+    looks: tuple[tuple[_Step, float], ...]
+    optimizer: dict[str, object]
+    threads: tuple[_Threads, _Threads | None]
+    scaler: dict[str, float | int] | None = None
+    ema_step: _Step = 0
+
 
 _PAUSES = 40
 """Most looks at the held-out loss and the clock in a run."""
@@ -591,7 +613,7 @@ class TrainingRun:
         progress["threads"] = self.threads.state()
         if self.scaled:
             progress["scaler"] = self.accelerator.scaler.state_dict()
-        progress["ema_step"] = None if self.average is None else self.average.num_updates
+        progress["ema_step"] = 0 if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         metadata["digest"] = _digest(tensors, metadata)
         with interrupts_wait():
@@ -609,6 +631,8 @@ class TrainingRun:
                 version.
         """
         try:
+            size = self.weights.vector.nbytes
+            require_file(path, max(limits.MOST_CHECKPOINT_BYTES, limits.MOST_TIMES_WEIGHTS * size))
             if read_checkpoint_identity(path) != identity:
                 raise RunFolderError(
                     f"'{path}' is the checkpoint of a run with other settings; give the settings "
@@ -624,26 +648,42 @@ class TrainingRun:
                 raise RunFolderError(
                     f"'{path}' has changed since it was written; delete it to begin anew"
                 )
-            progress = json.loads(metadata["progress"])
         except FileNotFoundError:
             return False
+        except (OSError, SafetensorError) as error:
+            raise RunFolderError(f"'{path}' cannot be read ({error}); delete it") from error
         self.whole = False
-        try:
-            self._restore(tensors, progress)
-        except (KeyError, RuntimeError) as error:
-            raise RunFolderError(
-                f"'{path}' is not a checkpoint of this version of kan-diffusion; delete it to "
-                "begin anew"
-            ) from error
+        with self.resuming(path):
+            self._restore(tensors, _Progress.model_validate_json(metadata["progress"]))
         self.whole = True
         return True
 
-    def _restore(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+    @contextmanager
+    def resuming(self, path: Path | None) -> Iterator[None]:
+        """Turns whatever a stranger's checkpoint makes fail into one line, unless it is None.
+
+        Raises:
+            RunFolderError: Something fails.
+        """
+        try:
+            yield
+        except KanDiffusionError:
+            raise
+        except Exception as error:  # a state of an optimiser may be wrong in many ways
+            if path is None:
+                raise
+            raise RunFolderError(
+                f"'{path}' is not a checkpoint of this version of kan-diffusion ({error}); delete "
+                "it to begin anew"
+            ) from error
+
+    def _restore(self, tensors: Mapping[str, Tensor], progress: _Progress) -> None:
         """Restores the state that :meth:`save` has written.
 
         Raises:
             KeyError: A part is missing.
             RuntimeError: Weights are missing, or of another shape.
+            ValueError: Layouts need more memory than the tensors have.
         """
         own = "denoiser."
         state = {k.removeprefix(own): v for k, v in tensors.items() if k.startswith(own)}
@@ -652,20 +692,20 @@ class TrainingRun:
         def joined(name: str) -> Tensor:
             return self.weights.join([tensors[name.format(i)] for i in range(len(self.weights))])
 
-        restore_state(self._plain, self.weights, progress["optimizer"], tensors)
+        restore_state(self._plain, self.weights, progress.optimizer, tensors)
         if self.average is not None:
             self.average.values = joined("ema.{}")
-            self.average.num_updates = progress["ema_step"]
+            self.average.num_updates = progress.ema_step
         if "best.0" in tensors:
             self._best = joined("best.{}")
         for name in _PROGRESS:
-            setattr(self, name, progress[name])
-        self.looks = [(step, loss) for step, loss in progress["looks"]]
-        for step, steps in progress["plans"]:
+            setattr(self, name, getattr(progress, name))
+        self.looks = list(progress.looks)
+        for step, steps in progress.plans:
             self._follow(step, steps)
-        self.threads.load(progress["threads"], self.step)
-        if "scaler" in progress:
-            self.accelerator.scaler.load_state_dict(progress["scaler"])
+        self.threads.load([*progress.threads], self.step)
+        if progress.scaler is not None:
+            self.accelerator.scaler.load_state_dict(progress.scaler)
         self._losses[: self.step] = tensors["losses"]
 
     def show(self, callback: MomentCallback) -> None:
@@ -743,6 +783,7 @@ def read_checkpoint_identity(path: Path) -> str:
         RunFolderError: The file is not a checkpoint.
     """
     try:
+        require_tensors(path)
         with safe_open(path, framework="pt") as file:
             return str((file.metadata() or {})["identity"])
     except FileNotFoundError:

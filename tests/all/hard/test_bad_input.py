@@ -9,9 +9,11 @@ from random import Random
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from commands import run_command
+from hostile import changed, packed, rows, tensors, text
 from kan_diffusion.study.folder import load_trial
 from runs import copied
 
@@ -31,31 +33,62 @@ def _npy_head(shape):
     return b"\x93NUMPY\x01\x00" + size + head.encode() + b"\0" * 800
 
 
-def _large(*parts):
-    """Writes parts that are given as a text and how often it is repeated."""
-    return lambda path: path.write_text("".join(text * times for text, times in parts))
+NUMBERED = pa.DictionaryArray.from_arrays(np.zeros(10**5, np.int32), ["x" * 10**6])
 
 
 # --- data files: the file, its content (or what writes it), what is said ---
 
 TABLES = {
-    "a quote before a long file": ("a.csv", _large(('a,b\n"', 1), ("1,2\n", 10**5)), "in line 2"),
+    "a quote before a long file": ("a.csv", text(('a,b\n"', 1), ("1,2\n", 10**5)), "in line 2"),
     "a value of a million digits": ("a.csv", _csv() + "1.0," + "1" * 10**6, "row 31"),
     "escape codes": ("a.csv", _csv() + "1.0,\x1b[2J\x1b[31mred", "row 31"),
     "very large": ("a.csv", _csv(ROWS * 1e299), ""),
     "names of half a formula": ("a.csv", _csv(names=(r"$\frac", "$")), ""),
     "names with line breaks": ("a.csv", _csv(names=("a\nb", "\x1b[2J\r\n")), ""),
     "names in other scripts": ("a.csv", _csv(names=("质量", "\u200b😀")), ""),
-    "a million names": ("a.csv", _large(("c,", 10**6)), "columns"),
+    "a million names": ("a.csv", text(("c,", 10**6)), "columns"),
     "a line of 50 MB": (
         "a.csv",
-        _large(("a;b\n", 1), ("1", 5 * 10**7), (";2\n", 1)),
-        "a single row",
+        text(("a;b\n", 1), ("1", 5 * 10**7), (";2\n", 1)),
+        "a line of 50,000,002 characters",
     ),
-    "50 MB of spaces": ("a.csv", _large((" ", 5 * 10**7)), "is empty"),
+    "50 MB of spaces": ("a.csv", text((" ", 5 * 10**7)), "is empty"),
     "a named pipe": ("a.csv", os.mkfifo, "no file"),
     "a link to itself": ("a.csv", lambda path: path.symlink_to(path), "'a.csv'"),
-    "a million rows of one value": ("a.csv", _large(("1,2\n", 10**6)), "constant"),
+    "a million rows of one value": ("a.csv", text(("1,2\n", 10**6)), "constant"),
+    "100,000 digits and a letter": ("a.csv", "1" * 10**5 + "x,b\n", "100,001 characters in row 0"),
+    "25 MB of quotation marks": (
+        "a.csv",
+        text(('"', 25 * 10**6)),
+        "a line of 25,000,000 characters",
+    ),
+    "cells of two quotation marks": (
+        "a.csv",
+        text(("a,b\n", 1), ('"",', 10**7)),
+        "a line of 30,000,000 characters",
+    ),
+    "a line of 1 GB": ("a.csv", tensors("", 10**9), "200,000 kB"),
+    "2 GB packed": ("a.csv.gz", packed("1,2\n", 500), "bytes; give a Parquet"),
+    "packed twice": ("a.csv.gz", packed("1,2\n", 1, again=2), "is not UTF-8"),
+    "25 million ones": ("a.parquet", rows(lambda: {"a": np.ones(25 * 10**6)}), "20 MB are read"),
+    "billions of ones": ("a.parquet", rows(lambda: {"a": np.ones(2**20)}, 12), "25,000,000 values"),
+    "one long text": (
+        "a.parquet",
+        rows(lambda: {"a": NUMBERED}, store_schema=False),
+        "20 MB are read",
+    ),
+    "a text of 1 GB": (
+        "a.parquet",
+        rows(lambda: {"a": ["x" * 10**9]}, compression="zstd", use_dictionary=False),
+        "20 MB are read",
+    ),
+    "200,000 columns": (
+        "a.parquet",
+        rows(lambda: {f"{i}": [1] for i in range(200_000)}),
+        "its footer",
+    ),
+    "long lists": ("a.parquet", rows(lambda: {"a": [[1.0] * 10**6] * 3}), "of lists or the like"),
+    "no rows of many columns": ("a.npy", _npy_head("(0, 1000000000000)"), "columns"),
     "a huge number of rows": (
         "a.npy",
         _npy_head("(1000000000000, 2)"),
@@ -114,6 +147,122 @@ STUDIES = {
     "two wide layers": (_study("[8]", f"[{10**7}, {10**7}]"), "at most 1,000,000 units"),
     "a fine grid": (_study("mlp,", f"kan, settings: {{grid_size: {10**9}}},"), "100"),
     "half a formula": (_study("mlp,", "mlp, name: '$\\frac',"), ""),
+    "100 MB": (text(("a", 10**8)), "at most 250 kB"),
+    "no truth": (_study("mine", "!!bool maybe"), "is not YAML: 'maybe'"),
+    "no number": (_study("mine", "!!int ''"), "is not YAML"),
+    "no date": (_study("mine", "!!timestamp x"), "is not YAML"),
+    "a number of 10,000 digits": (_study("seeds: 1", f"seeds: 0x{'f' * 10**4}"), "64 bits"),
+    "a number in sixties": (_study("seeds: 1", f"seeds: 1{':1' * 10**5}"), ""),
+    "merge keys": (
+        "a: &a {b: 1}\n" + "".join(f"{n}: &a {{<<: [{'*a,' * 9}]}}\n" for n in range(30)),
+        "a merge key",
+    ),
+    "laughter": (
+        "a: &a [x]\n" + "".join(f"{n}: &a [{'*a,' * 9}]\n" for n in range(30)),
+        "100,000 settings",
+    ),
+    "30,000 trials": (
+        _study(
+            "[{family: mlp, hidden: [8]}]",
+            "[" + "".join(f"{{family: mlp, hidden: [8], name: m{n}}}," for n in range(3)) + "]",
+        ).replace("seeds: 1", "seeds: 10000"),
+        "at most 20,000 trials",
+    ),
+    "a long family": (_study("mlp", "m" * 10**5), "unknown family"),
+}
+
+# --- files of a run: what is written into it, and the command that reads it ---
+
+POINTS = {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}
+SAMPLE, REPORT = "sample RUN --num 5 --unverified", "report STUDY --unverified"
+TUNED = "compare moons --tuned tuned.json --device cpu"
+OBJECTS = text(('{"a": [{}', 1), (",{}", 33 * 10**6), ("]}", 1))
+WEIGHTS = "RUN/denoiser/diffusion_pytorch_model.safetensors"
+
+FOLDERS = {
+    "99 MB of a trial": (SAMPLE, "RUN/trial.json", OBJECTS, "1,000 kB"),
+    "brackets of a trial": (SAMPLE, "RUN/trial.json", '{"config": ' + "[" * 500_000, "recursion"),
+    "a row of lists": (
+        SAMPLE,
+        "RUN/trial.json",
+        changed(row={n: [] for n in range(70_000)}),
+        "row",
+    ),
+    "levels": (
+        SAMPLE,
+        "RUN/trial.json",
+        changed(levels=[{}] * 200_000),
+        "a level has not the keys",
+    ),
+    "99 MB of an index": (SAMPLE, "RUN/model_index.json", OBJECTS, "20,000 kB"),
+    "6 million objects": (
+        SAMPLE,
+        "RUN/model_index.json",
+        text(('{"a": [{}', 1), (",{}", 6 * 10**6), ("]}", 1)),
+        "is of class None",
+    ),
+    "wrong categories": (
+        SAMPLE,
+        "RUN/model_index.json",
+        changed(codec={"columns": [{"categories": [[]] * 10**4}] * 400}),
+        "model_index.json",
+    ),
+    "99 MB of settings": (SAMPLE, "RUN/denoiser/config.json", OBJECTS, "20,000 kB"),
+    "1 GB of digests": ("sample RUN", "RUN/SHA256SUMS", tensors("", 10**9), "1,000 kB"),
+    "digests again": ("sample RUN", "RUN/SHA256SUMS", f"{'0' * 64}  none\n" * 9000, "none"),
+    "a long name": ("sample RUN", "RUN/SHA256SUMS", f"{'0' * 64}  {'a' * 10**5}", "name too long"),
+    "a header of 99 MB": (SAMPLE, WEIGHTS, tensors(f'{{"a":"{"x" * 99_000_000}"}}'), "header"),
+    "large weights": (SAMPLE, WEIGHTS, tensors({"a": POINTS}, 4 * 10**9), "1,000,000,000 numbers"),
+    "billions of steps": (
+        REPORT,
+        "STUDY/trials/*/curves.parquet",
+        rows(lambda: dict.fromkeys(["step", "loss", "learning_rate"], np.ones(2**20)), 12),
+        "30,000,000 values",
+    ),
+    "billions of results": (
+        REPORT,
+        "STUDY/results.parquet",
+        rows(lambda: {"trial": ["a"] * 2**20, "error": ["a"] * 2**20}, 12),
+        "500,000 values",
+    ),
+    "results of long texts": (
+        REPORT,
+        "STUDY/results.parquet",
+        rows(lambda: {"error": NUMBERED}, store_schema=False),
+        "20 MB are read",
+    ),
+    "results of lists": (
+        REPORT,
+        "STUDY/results.parquet",
+        rows(lambda: {"error": [["a"]]}),
+        "of lists or the like",
+    ),
+    "large samples": (
+        REPORT,
+        "STUDY/trials/*/samples.safetensors",
+        tensors({"points": POINTS}, 4 * 10**9),
+        "",
+    ),
+    "versions": (REPORT, "STUDY/environment.json", OBJECTS, "1,000 kB"),
+    "99 MB tuned": (TUNED, "tuned.json", OBJECTS, "1,000 kB"),
+    "wrong tuned": (
+        TUNED,
+        "tuned.json",
+        str({str(n): 1 for n in range(70_000)}).replace("'", '"'),
+        "not a file of tuned settings",
+    ),
+    "deep tuned": (
+        TUNED,
+        "tuned.json",
+        '{"mlp": {"depth": 1000000000000, "learning_rate": 0.1, "settings": {}}}',
+        "depth",
+    ),
+    "a checkpoint's header": (
+        f"train good.csv {QUICK}",
+        "run/checkpoint.safetensors",
+        tensors(f'{{"__metadata__":{{"identity":"{"x" * 99_000_000}"}}}}'),
+        "is not a checkpoint",
+    ),
 }
 
 CASES = {
@@ -123,6 +272,8 @@ CASES = {
     **{f"study: {name}": ("compare study.yaml --workers 1 --device cpu --out out", says,
                           {"study.yaml": content})
        for name, (content, says) in STUDIES.items()},
+    **{name: (words, says, {file: content})
+       for name, (words, file, content, says) in FOLDERS.items()},
 }  # fmt: skip
 
 
@@ -133,7 +284,7 @@ def _write(path, content):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-RUNS = {"RUN": "points", "KAN": "readable"}
+RUNS = {"RUN": "points", "KAN": "readable", "STUDY": "study"}
 
 
 @pytest.fixture
@@ -142,11 +293,16 @@ def answered(runs, tmp_path):
     _write(tmp_path / "good.csv", _csv())
     _write(tmp_path / "brackets.json", "[" * 100_000)
     (tmp_path / "folder.csv").mkdir()
-    known = {"''": "", **{name: copied(runs(run), tmp_path / name) for name, run in RUNS.items()}}
+    known = {"''": ""}
 
     def call(words, **files):
+        for name, run in RUNS.items():
+            if name in words.split(" "):
+                known[name] = copied(runs(run), tmp_path / name)
         for name, content in files.items():
-            _write(tmp_path / name, content)
+            (tmp_path / name.partition("*")[0]).parent.mkdir(exist_ok=True)
+            for path in sorted(tmp_path.glob(name)) or [tmp_path / name]:
+                _write(path, content)
         ended = run_command(*(known.get(word, word) for word in words.split(" ")), folder=tmp_path)
         print(ended)
         ended.require_answer()

@@ -1,0 +1,58 @@
+"""Small files that hold much: what a stranger may send to fill a memory or an hour."""
+
+import gzip
+import io
+import json
+
+import pyarrow as pa
+from pyarrow import parquet
+
+
+def text(*parts):
+    """A text of parts that are repeated; each is a text and how often."""
+    return lambda path: path.write_text("".join(part * times for part, times in parts))
+
+
+def packed(line, times, again=1):
+    """A million times so many lines, packed once or again and again."""
+
+    def write(path):
+        content = gzip.compress(line.encode() * 10**6) * times
+        for _ in range(again - 1):
+            content = gzip.compress(content)
+        path.write_bytes(content)
+
+    return write
+
+
+def rows(columns, doublings=0, **options):
+    """A Parquet file whose footer lists its rows 2**doublings times."""
+
+    def write(path):
+        file, foot = io.BytesIO(), io.BytesIO()
+        parquet.write_table(pa.table(columns()), file, **options)
+        content, about = file.getvalue(), parquet.read_metadata(file)
+        for _ in range(doublings):
+            about.append_row_groups(about)
+        about.write_metadata_file(foot)
+        body = content[: -8 - int.from_bytes(content[-8:-4], "little")]
+        path.write_bytes(body + foot.getvalue()[4:])
+
+    return write
+
+
+def changed(**entries):
+    """A JSON file in which some entries are others."""
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def tensors(header, size=0):
+    """A safetensors file with a header, and zeros that take no space on the disk."""
+
+    def write(path):
+        content = header if isinstance(header, str) else json.dumps(header)
+        path.write_bytes(len(content).to_bytes(8, "little") + content.encode())
+        with path.open("r+b") as file:
+            file.truncate(8 + len(content) + size)
+
+    return write
