@@ -11,7 +11,7 @@ from __future__ import annotations
 
 __all__ = [
     "LARGEST_SETTING", "LONGEST_CELL", "LONGEST_LINE", "LONGEST_NAME", "MOST_CATEGORIES",
-    "MOST_CELLS", "MOST_CHECKPOINT_BYTES", "MOST_COLUMNS", "MOST_ENTRIES", "MOST_GUIDANCE",
+    "MOST_CHECKPOINT_BYTES", "MOST_COLUMNS", "MOST_EMPTY_CELLS", "MOST_ENTRIES", "MOST_GUIDANCE",
     "MOST_JSON_BYTES", "MOST_LAYERS", "MOST_LISTED_BYTES", "MOST_LIST_BYTES", "MOST_MOMENTS",
     "MOST_OPERATIONS", "MOST_PARAMETERS", "MOST_PLANNED", "MOST_POINTS", "MOST_POINTS_BYTES",
     "MOST_RESULTS", "MOST_RESULT_BYTES", "MOST_SAVED_ENTRIES", "MOST_SAVED_NUMBERS", "MOST_SECONDS",
@@ -21,8 +21,8 @@ __all__ = [
 ]  # fmt: skip
 
 # --- bytes of files ---
-MOST_TABLE_BYTES = 200_000_000  # a table's file, or the text in a .csv.gz; read by read_frame
-MOST_UNPACKED_BYTES = 20_000_000  # what a packed file may hold whatever its size: Parquet, .csv.gz
+MOST_TABLE_BYTES = 1_000_000_000  # a table's file, or the text in a .csv.gz; read by read_frame
+MOST_UNPACKED_BYTES = 100_000_000  # what a packed file may hold whatever its size: Parquet, .csv.gz
 MOST_TIMES_PACKED = 50  # or so many times its bytes, if that is more; room_unpacked
 MOST_JSON_BYTES = 20_000_000  # model_index.json, config.json, headers of weights; read_json
 MOST_RESULT_BYTES = 1_000_000  # trial.json, sizes.json and other JSON; read by read_as
@@ -35,14 +35,14 @@ MOST_TIMES_WEIGHTS = 250  # or so many times its weights, of which L-BFGS keeps 
 
 # --- what tables and files hold ---
 MOST_COLUMNS = 10_000  # columns of a table
-MOST_CELLS = 25_000_000  # cells of a table's file, rows times columns; 200 MB as numbers
+MOST_EMPTY_CELLS = 25_000_000  # cells of a text file, or a third of its bytes if that is more
 MOST_CATEGORIES = 10_000  # values of a column of categories; fields categories, frequencies
 MOST_RESULTS = 500_000  # values of results.parquet, a row for each trial of a study
 MOST_ENTRIES = 100_000  # entries of a study.yaml with its aliases spelled out
 MOST_SAVED_ENTRIES = 1_000_000  # entries of a denoiser's config.json
 LARGEST_SETTING = 10_000_000  # number in a denoiser's config.json: widths, timesteps, intervals
 LONGEST_CELL = 10_000  # characters of a cell and of a column's name; field prefix
-LONGEST_LINE = 10_000_000  # characters of each of the first two lines of a text file
+LONGEST_LINE = 10_000_000  # bytes of each of the first two lines of a text file
 LONGEST_NAME = 100  # characters of a name of settings; with an ending it still names a file
 
 # --- networks ---

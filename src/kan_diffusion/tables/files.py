@@ -169,30 +169,32 @@ def require_distinct(what: str, names: Sequence[object]) -> None:
 
 def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) -> pd.DataFrame:
     """Reads a file of separated cells."""
-    is_packed = ending_of(path) == ".csv.gz"
-    text = (_unpacked(path) if is_packed else path.read_bytes()).removeprefix(_UTF8)
+    if ending_of(path) == ".csv.gz":
+        text = _unpacked(path)
+    else:
+        with path.open("rb") as file:  # what is no text is refused before it fills the memory
+            _require_lines(path, file.read(limits.LONGEST_LINE + 1))
+        text = path.read_bytes()
+    text = text.removeprefix(_UTF8)
     try:
         text.decode()
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         raise DataError(f"'{path}' is not UTF-8 text (line {line}); save it as UTF-8") from error
-    if b"\0" in text:
-        raise DataError(f"'{path}' is not a text file (it holds zero bytes); save it as CSV")
+    _require_lines(path, text)
     # The first lines, in which values between quotation marks may have line breaks.
     found = (line[0] for line in re.finditer(rb'(?:[^"\r\n]++|"[^"]*+")++', text))
     lines = list(islice((line for line in found if line.strip()), 2))
     if not lines:
         raise DataError(f"'{path}' is empty; give a file with rows")
-    if max(map(len, lines)) > limits.LONGEST_LINE:
-        raise DataError(
-            f"'{path}' has a line of {max(map(len, lines)):,} characters, and at most "
-            f"{limits.LONGEST_LINE:,} are read; close its quotation marks, or shorten it"
-        )
+    for line in lines:
+        _require_lines(path, line)
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
     names = _numbered(_num_cells(lines[0], delimiter))
     require_size(f"'{path}'", 1, len(names))
     # Lines are counted first, since cells take far more memory.
-    require_size(f"'{path}'", 1 + text.count(b"\n"), len(names), limits.MOST_CELLS)
+    most = min(limits.MOST_VALUES, max(limits.MOST_EMPTY_CELLS, len(text) // 3))
+    require_size(f"'{path}'", 1 + text.count(b"\n"), len(names), most)
     columns = _split(path, text, delimiter, names)
     del text
     for column in columns:
@@ -221,6 +223,17 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
         typed = _typed(path, name, column, kinds.get(name), missing, delimiter != ",")
         cells[name] = _framed(typed)
     return pd.DataFrame(cells)
+
+
+def _require_lines(path: Path, text: bytes) -> None:
+    """Refuses what has zero bytes, or no end of a line among so many that a line may have."""
+    if b"\0" in text:
+        raise DataError(f"'{path}' is not a text file (it holds zero bytes); save it as CSV")
+    if len(text) > limits.LONGEST_LINE and not re.search(rb"[\r\n]", text):
+        raise DataError(
+            f"'{path}' has a line of more than {limits.LONGEST_LINE:,} characters; close its "
+            "quotation marks, or shorten it"
+        )
 
 
 def _is_number(cell: str) -> bool:
@@ -394,7 +407,7 @@ def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
 def _read_parquet(path: Path) -> pd.DataFrame:
     """Reads a Parquet file in types that pandas knows, without unnamed indexes."""
     try:
-        table = read_parquet(path, most_values=limits.MOST_CELLS)
+        table = read_parquet(path)
     except (ValueError, OSError) as error:
         raise DataError(
             f"'{path}' is not a readable Parquet file: {error}; write it again"
