@@ -93,15 +93,12 @@ TABLES = {
     ),
     "long lists": ("a.parquet", rows(lambda: {"a": [[1.0] * 10**6] * 3}), "of lists or the like"),
     "no rows of many columns": ("a.npy", _npy_head("(0, 1000000000000)"), "columns"),
-    "a huge number of rows": (
-        "a.npy",
-        _npy_head("(1000000000000, 2)"),
-        "not a readable NumPy array",
-    ),
+    "a huge number of rows": ("a.npy", _npy_head("(1000000000000, 2)"),
+        "not a readable NumPy array"),
     "an overflowing shape": ("a.npy", _npy_head("(4611686018427387904, 4)"), "'a.npy'"),
     "a deep header": ("a.npy", _npy_head("(" * 900 + ")" * 900), "not a readable NumPy array"),
     "a header that is code": ("a.npy", _npy_head("__import__('os').abort()"), "'a.npy'"),
-}
+}  # fmt: skip
 
 # --- options: RUN is a finished run, KAN one that can be read ---
 
@@ -159,12 +156,9 @@ STUDIES = {
     "a number in sixties": (_study("seeds: 1", f"seeds: 1{':1' * 10**5}"), ""),
     "merge keys": (
         "a: &a {b: 1}\n" + "".join(f"{n}: &a {{<<: [{'*a,' * 9}]}}\n" for n in range(30)),
-        "a merge key",
-    ),
-    "laughter": (
-        "a: &a [x]\n" + "".join(f"{n}: &a [{'*a,' * 9}]\n" for n in range(30)),
-        "100,000 settings",
-    ),
+        "a merge key"),
+    "laughter": ("a: &a [x]\n" + "".join(f"{n}: &a [{'*a,' * 9}]\n" for n in range(30)),
+        "100,000 settings"),
     "30,000 trials": (
         _study(
             "[{family: mlp, hidden: [8]}]",
@@ -173,7 +167,7 @@ STUDIES = {
         "at most 20,000 trials",
     ),
     "a long family": (_study("mlp", "m" * 10**5), "unknown family"),
-}
+}  # fmt: skip
 
 # --- files of a run: what is written into it, and the command that reads it ---
 
@@ -186,40 +180,22 @@ WEIGHTS = "RUN/denoiser/diffusion_pytorch_model.safetensors"
 FOLDERS = {
     "99 MB of a trial": (SAMPLE, "RUN/trial.json", OBJECTS, "1,000 kB"),
     "brackets of a trial": (SAMPLE, "RUN/trial.json", '{"config": ' + "[" * 500_000, "recursion"),
-    "a row of lists": (
-        SAMPLE,
-        "RUN/trial.json",
-        changed(row={n: [] for n in range(70_000)}),
-        "row",
-    ),
-    "levels": (
-        SAMPLE,
-        "RUN/trial.json",
-        changed(levels=[{}] * 200_000),
-        "a level has not the keys",
-    ),
+    "a row of lists": (SAMPLE, "RUN/trial.json", changed(row={n: [] for n in range(70_000)}),
+        "row"),
+    "levels": (SAMPLE, "RUN/trial.json", changed(levels=[{}] * 200_000),
+        "a level has not the keys"),
     "99 MB of an index": (SAMPLE, "RUN/model_index.json", OBJECTS, "20,000 kB"),
-    "6 million objects": (
-        SAMPLE,
-        "RUN/model_index.json",
-        text(('{"a": [{}', 1), (",{}", 6 * 10**6), ("]}", 1)),
-        "is of class None",
-    ),
-    "wrong categories": (
-        SAMPLE,
-        "RUN/model_index.json",
-        changed(codec={"columns": [{"categories": [[]] * 10**4}] * 400}),
-        "model_index.json",
-    ),
+    "6 million objects": (SAMPLE, "RUN/model_index.json",
+        text(('{"a": [{}', 1), (",{}", 6 * 10**6), ("]}", 1)), "is of class None"),
+    "wrong categories": (SAMPLE, "RUN/model_index.json",
+        changed(codec={"columns": [{"categories": [[]] * 10**4}] * 400}), "model_index.json"),
     "99 MB of settings": (SAMPLE, "RUN/denoiser/config.json", OBJECTS, "20,000 kB"),
     "1 GB of digests": ("sample RUN", "RUN/SHA256SUMS", tensors("", 10**9), "1,000 kB"),
     "digests again": ("sample RUN", "RUN/SHA256SUMS", f"{'0' * 64}  none\n" * 9000, "none"),
     "a long name": ("sample RUN", "RUN/SHA256SUMS", f"{'0' * 64}  {'a' * 10**5}", "name too long"),
     "a header of 99 MB": (SAMPLE, WEIGHTS, tensors(f'{{"a":"{"x" * 99_000_000}"}}'), "header"),
     "large weights": (SAMPLE, WEIGHTS, tensors({"a": POINTS}, 4 * 10**9), "1,000,000,000 numbers"),
-    "billions of steps": (
-        REPORT,
-        "STUDY/trials/*/curves.parquet",
+    "billions of steps": (REPORT, "STUDY/trials/*/curves.parquet",
         rows(lambda: dict.fromkeys(["step", "loss", "learning_rate"], np.ones(2**20)), 12),
         "30,000,000 values",
     ),
@@ -249,25 +225,13 @@ FOLDERS = {
     ),
     "versions": (REPORT, "STUDY/environment.json", OBJECTS, "1,000 kB"),
     "99 MB tuned": (TUNED, "tuned.json", OBJECTS, "1,000 kB"),
-    "wrong tuned": (
-        TUNED,
-        "tuned.json",
-        str({str(n): 1 for n in range(70_000)}).replace("'", '"'),
-        "not a file of tuned settings",
-    ),
-    "deep tuned": (
-        TUNED,
-        "tuned.json",
-        '{"mlp": {"depth": 1000000000000, "learning_rate": 0.1, "settings": {}}}',
-        "depth",
-    ),
-    "a checkpoint's header": (
-        f"train good.csv {QUICK}",
-        "run/checkpoint.safetensors",
-        tensors(f'{{"__metadata__":{{"identity":"{"x" * 99_000_000}"}}}}'),
-        "is not a checkpoint",
-    ),
-}
+    "wrong tuned": (TUNED, "tuned.json", str({str(n): 1 for n in range(70_000)}).replace("'", '"'),
+        "not a file of tuned settings"),
+    "deep tuned": (TUNED, "tuned.json",
+        '{"mlp": {"depth": 1000000000000, "learning_rate": 0.1, "settings": {}}}', "depth"),
+    "a checkpoint's header": (f"train good.csv {QUICK}", "run/checkpoint.safetensors",
+        tensors(f'{{"__metadata__":{{"identity":"{"x" * 99_000_000}"}}}}'), "is not a checkpoint"),
+}  # fmt: skip
 
 CASES = {
     **{name: (f"train {file} {QUICK}", says, {file: content})
