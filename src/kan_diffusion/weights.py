@@ -329,7 +329,7 @@ def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
                     if name in shapes:
                         raise RunFolderError(f"'{file}' has '{name}', which is in another file")
                     shapes[name] = tuple(tensors.get_slice(name).get_shape())
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, RuntimeError) as error:  # of torch, which maps the file
             raise RunFolderError(
                 f"'{file}' cannot be read ({error}); train the denoiser again"
             ) from error

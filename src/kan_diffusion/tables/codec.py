@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 from annotated_types import Len
-from pydantic import model_validator
+from pydantic import FailFast, model_validator
 from torch import Tensor
 
 from kan_diffusion.errors import DataError, listed, valid_settings
@@ -60,9 +60,9 @@ class TableCodec(Settings):
         array: Dtype of the array that rows came in, whose columns are numbered; None of a frame.
     """
 
-    columns: Annotated[tuple[Column, ...], Len(1, MOST_COLUMNS)]
-    rules: Annotated[tuple[Rule, ...], Len(0, MOST_COLUMNS)] = ()
-    missing: tuple[str, ...] = ()
+    columns: Annotated[tuple[Column, ...], FailFast(), Len(1, MOST_COLUMNS)]
+    rules: Annotated[tuple[Rule, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
+    missing: Annotated[tuple[str, ...], FailFast()] = ()
     array: str | None = None
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ from typing import Annotated, Literal, Self, get_args
 import numpy as np
 import pandas as pd
 from annotated_types import Len
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import FailFast, Field, FiniteFloat, model_validator
 
 from kan_diffusion.errors import DataError, listed, require_known
 from kan_diffusion.limits import LONGEST_CELL, MOST_CATEGORIES
@@ -119,8 +119,8 @@ class Column(Settings):
     kind: Kind
     missing: Share = 0.0
     zero: Share = 0.0
-    categories: Annotated[tuple[Scalar, ...], Len(0, MOST_CATEGORIES)] = ()
-    frequencies: Annotated[tuple[Share, ...], Len(0, MOST_CATEGORIES)] = ()
+    categories: Annotated[tuple[Scalar, ...], FailFast(), Len(0, MOST_CATEGORIES)] = ()
+    frequencies: Annotated[tuple[Share, ...], FailFast(), Len(0, MOST_CATEGORIES)] = ()
     lattice: Lattice | None = None
     transform: Spline | None = None
     identifier: Identifier | None = None

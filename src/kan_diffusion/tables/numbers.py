@@ -37,7 +37,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from annotated_types import Len
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import FailFast, Field, FiniteFloat, model_validator
 from scipy.special import ndtr, ndtri
 
 from kan_diffusion.errors import DataError
@@ -65,7 +65,7 @@ _MOST_BEND = 1.5
 _SMALLEST_SPREAD = 1e-305
 _MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
 
-Knots = Annotated[tuple[FiniteFloat, ...], Len(2, 3_000)]
+Knots = Annotated[tuple[FiniteFloat, ...], FailFast(), Len(2, 3_000)]
 
 
 class Lattice(Settings):

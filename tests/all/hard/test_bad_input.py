@@ -138,6 +138,12 @@ def _study(old, new):
     return STUDY.replace(old, new)
 
 
+def _nested(first, others):
+    """Settings that hold the ones before them nine times, in place of an @."""
+    parts = (others.replace("@", f"*b{number}," * 9) for number in range(30))
+    return f"0: &b0 {first}\n" + "".join(f"{n}: &b{n} {part}\n" for n, part in enumerate(parts, 1))
+
+
 STUDIES = {
     "brackets": ("[" * 100_000, "study.yaml"),
     "an alias to itself": ("&a [*a]", "study.yaml"),
@@ -154,11 +160,8 @@ STUDIES = {
     "no date": (_study("mine", "!!timestamp x"), "is not YAML"),
     "a number of 10,000 digits": (_study("seeds: 1", f"seeds: 0x{'f' * 10**4}"), "64 bits"),
     "a number in sixties": (_study("seeds: 1", f"seeds: 1{':1' * 10**5}"), ""),
-    "merge keys": (
-        "a: &a {b: 1}\n" + "".join(f"{n}: &a {{<<: [{'*a,' * 9}]}}\n" for n in range(30)),
-        "a merge key"),
-    "laughter": ("a: &a [x]\n" + "".join(f"{n}: &a [{'*a,' * 9}]\n" for n in range(30)),
-        "100,000 settings"),
+    "merge keys": (_nested("{b: 1}", "{<<: [@]}"), "a merge key"),
+    "laughter": (_nested("[x]", "[@]"), "100,000 settings"),
     "30,000 trials": (
         _study(
             "[{family: mlp, hidden: [8]}]",
@@ -171,7 +174,7 @@ STUDIES = {
 
 # --- files of a run: what is written into it, and the command that reads it ---
 
-POINTS = {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}
+POINTS = {"dtype": "F32", "shape": [25 * 10**7], "data_offsets": [0, 10**9]}
 SAMPLE, REPORT = "sample RUN --num 5 --unverified", "report STUDY --unverified"
 TUNED = "compare moons --tuned tuned.json --device cpu"
 OBJECTS = text(('{"a": [{}', 1), (",{}", 33 * 10**6), ("]}", 1))
@@ -194,35 +197,18 @@ FOLDERS = {
     "digests again": ("sample RUN", "RUN/SHA256SUMS", f"{'0' * 64}  none\n" * 9000, "none"),
     "a long name": ("sample RUN", "RUN/SHA256SUMS", f"{'0' * 64}  {'a' * 10**5}", "name too long"),
     "a header of 99 MB": (SAMPLE, WEIGHTS, tensors(f'{{"a":"{"x" * 99_000_000}"}}'), "header"),
-    "large weights": (SAMPLE, WEIGHTS, tensors({"a": POINTS}, 4 * 10**9), "1,000,000,000 numbers"),
+    "large weights": (SAMPLE, WEIGHTS, tensors({"a": POINTS}, 10**9), "250,000,000 numbers"),
     "billions of steps": (REPORT, "STUDY/trials/*/curves.parquet",
         rows(lambda: dict.fromkeys(["step", "loss", "learning_rate"], np.ones(2**20)), 12),
-        "30,000,000 values",
-    ),
-    "billions of results": (
-        REPORT,
-        "STUDY/results.parquet",
-        rows(lambda: {"trial": ["a"] * 2**20, "error": ["a"] * 2**20}, 12),
-        "500,000 values",
-    ),
-    "results of long texts": (
-        REPORT,
-        "STUDY/results.parquet",
-        rows(lambda: {"error": NUMBERED}, store_schema=False),
-        "100 MB are read",
-    ),
-    "results of lists": (
-        REPORT,
-        "STUDY/results.parquet",
-        rows(lambda: {"error": [["a"]]}),
-        "of lists or the like",
-    ),
-    "large samples": (
-        REPORT,
-        "STUDY/trials/*/samples.safetensors",
-        tensors({"points": POINTS}, 4 * 10**9),
-        "",
-    ),
+        "30,000,000 values"),
+    "billions of results": (REPORT, "STUDY/results.parquet",
+        rows(lambda: {"trial": ["a"] * 2**20, "error": ["a"] * 2**20}, 12), "500,000 values"),
+    "results of long texts": (REPORT, "STUDY/results.parquet",
+        rows(lambda: {"error": NUMBERED}, store_schema=False), "20 MB are read"),
+    "results of lists": (REPORT, "STUDY/results.parquet", rows(lambda: {"error": [["a"]]}),
+        "of lists or the like"),
+    "large samples": (REPORT, "STUDY/trials/*/samples.safetensors",
+        tensors({"points": POINTS}, 10**9), ""),
     "versions": (REPORT, "STUDY/environment.json", OBJECTS, "1,000 kB"),
     "99 MB tuned": (TUNED, "tuned.json", OBJECTS, "1,000 kB"),
     "wrong tuned": (TUNED, "tuned.json", str({str(n): 1 for n in range(70_000)}).replace("'", '"'),
