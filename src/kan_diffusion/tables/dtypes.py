@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pandas.api.extensions import ExtensionDtype
-from pydantic import FailFast, Field
+from pydantic import Field
 
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
@@ -83,7 +83,7 @@ class Storage(Settings):
     dates: bool = False
     written: Annotated[str, Field(pattern=r"^(%[YmdHMS]|[-/.:TZ ])+$")] | None = None
     unit: Literal["s", "ms", "us", "ns"] | None = None
-    values: Annotated[tuple[Scalar, ...], FailFast()] | None = None
+    values: Annotated[tuple[Scalar, ...], Field(fail_fast=True)] | None = None
     ordered: bool = False
 
     @classmethod

@@ -184,7 +184,7 @@ FOLDERS = {
     "99 MB of a trial": (SAMPLE, "RUN/trial.json", OBJECTS, "1,000 kB"),
     "brackets of a trial": (SAMPLE, "RUN/trial.json", '{"config": ' + "[" * 500_000, "recursion"),
     "a row of lists": (SAMPLE, "RUN/trial.json", changed(row={n: [] for n in range(70_000)}),
-        "row"),
+        "valid string"),
     "levels": (SAMPLE, "RUN/trial.json", changed(levels=[{}] * 200_000),
         "a level has not the keys"),
     "99 MB of an index": (SAMPLE, "RUN/model_index.json", OBJECTS, "20,000 kB"),
