@@ -34,7 +34,8 @@ def folder(tmp_path):
     texts["ffmpeg"] = "#!/bin/sh\necho ffmpeg >> ran\n"
     texts["matplotlibrc"] = "animation.ffmpeg_path: ./ffmpeg\n"
     texts[".numba_config.yaml"] = "cache_dir: ran\n"
-    texts["study.yaml"] = study(seeds=1, models=[{"family": "kan", "params": 600}]).to_yaml()
+    models, budgets = [{"family": "kan"}], [{"amount": 600}]
+    texts["study.yaml"] = study(models=models, budgets=budgets).to_yaml()
     texts["rows.csv"] = people(40, 0).to_csv(index=False)
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
@@ -56,7 +57,7 @@ def test_no_command_imports_from_it_or_asks_the_network(folder, runs):
         copied(runs(name), folder / name)
     calls = (
         "compare study.yaml --workers 1 --device cpu --quick --out study",
-        "tune study.yaml --match params --budget 600 --tries 1 --device cpu --out tuning",
+        "tune study.yaml --tries 1 --workers 1 --device cpu --out tuning",
         "train rows.csv --family kan --params 400 --steps 3 --quick --out run",
         "sample table",
         "sample captions --num 1 --prompt dark",
