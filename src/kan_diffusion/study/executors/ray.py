@@ -197,7 +197,6 @@ class RayExecutor(Executor):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             # By default Ray's workers give way to all else, which a trial's seconds would show.
             os.environ.setdefault("RAY_worker_niceness", "0")
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
             what = "be started here"
             settings = {
                 "address": "local",
