@@ -29,6 +29,7 @@ help:  ## Show this list
 
 compare: $(STAMP)-run  ## Run the default study: KAN and MLP on the swiss roll (ARGS="...")
 	$(BIN)/kan-diffusion compare swiss-roll $(ARGS)
+	@echo "For the command kan-diffusion: source $(BIN)/activate"
 
 notebook-study: $(STAMP)-run  ## Run the notebook's experiment (ARGS="--epochs 400" shortens it)
 	$(BIN)/kan-diffusion compare notebook $(ARGS)
@@ -71,16 +72,18 @@ bench: $(STAMP)-run  ## Time KAN layers and denoisers into results/layers (ARGS=
 # Several workers import everything several times, which is too long for a few tests.
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest
 SIDE_BY_SIDE := -n auto --dist worksteal
+# Every skipped test by name; tests/conftest.py lists why one may be skipped.
+NAMED := -rs --no-fold-skipped
 
 test: $(STAMP)-test  ## Run the tests: two minutes on two cores (ARGS="-k sampling" picks some)
 	$(PYTEST) $(or $(ARGS),$(SIDE_BY_SIDE))
 
 test-all: $(STAMP)-test-all  ## Run all tests, whole studies and killed processes too: ten minutes
-	$(PYTEST) -o "norecursedirs=.* support" $(or $(ARGS),$(SIDE_BY_SIDE))
+	$(PYTEST) $(NAMED) -o "norecursedirs=.* support" $(or $(ARGS),$(SIDE_BY_SIDE))
 
 # The part of `make test-all` that `make test` leaves out.
 test-rest: $(STAMP)-test-all
-	$(PYTEST) tests/all $(or $(ARGS),$(SIDE_BY_SIDE))
+	$(PYTEST) $(NAMED) tests/all $(or $(ARGS),$(SIDE_BY_SIDE))
 
 lint: $(STAMP)-lint  ## Check style, types, the direction of imports and dead code
 	$(BIN)/ruff check .

@@ -28,6 +28,22 @@ settings.register_profile("few", deadline=None, max_examples=8, derandomize=True
 settings.register_profile("all", deadline=None, max_examples=50)
 settings.load_profile("few")
 
+ALLOWED_SKIPS = ("there is no CUDA device", "there is no Chromium", "torch has it from 2.9 on")
+"""Reasons for which a test may be skipped: what a machine lacks, and no package that is missing."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A test that is skipped for any other reason has failed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _, _, reason = report.longrepr
+        if not reason.endswith(ALLOWED_SKIPS):
+            report.outcome = "failed"
+            report.longrepr = f"{reason}: no skip that ALLOWED_SKIPS in {__file__} names"
+    return report
+
+
 gc.disable()  # what is imported stays: looking for garbage in it takes half of the time
 
 

@@ -7,14 +7,16 @@ import shlex
 
 import pytest
 
-from docs import COMMANDS, PAGES, ROOT, blocks, console_lines, known_words
+from docs import COMMANDS, PAGES, ROOT, blocks, console_lines, known_words, unprinted
 from kan_diffusion.data.sources import ToyData
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import Process
 from kan_diffusion.study.budgets import Budget
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, SamplingConfig, StudyConfig
+from kan_diffusion.study.named import single_trial
 from kan_diffusion.tables.sources import FileData, TableData
 from kan_diffusion.training import TrainingConfig
+from tables.sources import make_customers
 
 MAKEFILE = (ROOT / "Makefile").read_text().replace("\\\n", "")
 
@@ -31,7 +33,7 @@ def _check_make(words):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_imports_and_links_are_there(page):
     text = page.read_text()
-    lines = [line for _, block in blocks(page, "console") for line in console_lines(block)]
+    lines = [line for _, block in blocks(page, "console") for line, _ in console_lines(block)]
     for line in [*lines, *re.findall(r"`((?:make|kan-diffusion) [^`]+)`", text)]:
         name, _, words = line.partition(" ")
         if name == "make":
@@ -43,8 +45,67 @@ def test_commands_imports_and_links_are_there(page):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("kan_diffusion"):
                 module = importlib.import_module(node.module)
                 assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
-    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-        assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        assert not anchor or anchor in _anchors(file), f"{target}#{anchor}"
+
+
+def _anchors(page):
+    """The anchors of a page's headings, as they are made of their words."""
+    heads = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/tables.md"])
+def test_every_command_shows_what_it_prints(name):
+    for _, block in blocks(ROOT / name, "console"):
+        for line, shown in console_lines(block):
+            assert shown or not line.startswith("kan-diffusion"), line
+
+
+def test_what_is_not_printed_is_seen():
+    printed = "KAN on moons\n\n excess   0.0013\n loss 2\n\nRun: runs/mine\n"
+    for shown in ("KAN on moons\n...\nRun: runs/mine", "excess 1e-06 loss 3", "..."):
+        assert not unprinted(shown, printed)
+    for shown in ("MLP on moons", "Run: runs/mine\n...\nexcess 0.0013", "loss\n...\nexcess"):
+        assert unprinted(shown, printed)
+    assert unprinted("loss 3", printed, numbers=True) == "loss 3"
+
+
+def test_the_example_is_the_table_that_its_program_makes():
+    text = (ROOT / "examples" / "customers.csv").read_text()
+    assert text == make_customers(1000).to_csv(index=False)
+
+
+def test_defaults_in_the_help_are_those_of_the_code():
+    options = {option.name: str(option.show_default) for option in COMMANDS["train"].params}
+    toy = single_trial("moons")
+    for name, used in {
+        "steps": toy.training.steps,
+        "batch_size": toy.training.batch_size,
+        "params": 2300,
+    }.items():
+        assert options[name].endswith(f"{used} of a toy"), name
+    kinds = FileData, TableData, PictureData
+    of_file, of_table, of_pictures = (kind.model_fields["holdout"].default for kind in kinds)
+    assert options["holdout"] == f"{of_file}; {of_table} of a table; {of_pictures} of pictures"
+
+
+def test_no_message_names_a_page_or_an_index_that_users_do_not_have():
+    for file in (ROOT / "src").rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        described = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        written = {
+            ast.get_docstring(node, clean=False)
+            for node in ast.walk(tree)
+            if isinstance(node, described)
+        }
+        for text in (text for text in texts if isinstance(text, str) and text not in written):
+            assert not re.search(r"docs/|pip install (?!'?\.)", text), f"{file}: {text}"
+    for command in COMMANDS.values():
+        assert "docs/" not in f"{command.help} {command.epilog}"
 
 
 def test_examples_of_the_help_are_known():

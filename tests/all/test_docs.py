@@ -8,12 +8,14 @@ import re
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 import kan_diffusion
-from docs import PAGES, ROOT, blocks, console_lines, known_words
+from docs import PAGES, ROOT, blocks, console_lines, known_words, unprinted
+from kan_diffusion import decide, read_results
+from kan_diffusion.cli.console import show_conclusions, show_forest
+from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.study.config import read_study
 from kan_diffusion.training import TrainingConfig
 
@@ -41,9 +43,9 @@ def desk(tmp_path, monkeypatch):
     for name, count in (("points", 400), ("other-points", 60)):
         points = np.random.default_rng(0).normal([100, -0.5], [10, 0.01], (count, 2))
         np.savetxt(tmp_path / f"{name}.csv", points, delimiter=",", header="mass,age", comments="")
-    age = np.random.default_rng(1).integers(18, 80, 300)
-    job = np.where(age < 26, "student", "baker")
-    pd.DataFrame({"age": age, "job": job}).to_csv(tmp_path / "people.csv", index=False)
+    (tmp_path / "examples").mkdir()
+    customers = ROOT / "examples" / "customers.csv"
+    (tmp_path / "examples" / "customers.csv").write_bytes(customers.read_bytes())
     drawn = ROOT / "playground" / "tests" / "fixtures" / "browser-model.json"
     (tmp_path / "kan-drawing.json").write_bytes(drawn.read_bytes())
     monkeypatch.chdir(tmp_path)
@@ -80,7 +82,20 @@ def test_commands_programs_and_study_files_work(page, desk, cli):
             read_study(desk / file[1], importing=True)
             (desk / file[1]).write_text(re.sub(r"\bsteps: \d+", "steps: 20", block))
         elif language == "console":
-            for line in console_lines(block):
+            for line, shown in console_lines(block):
                 if line.startswith("kan-diffusion "):  # others change the reader's machine
                     outcome = cli(*_shorter(known_words(line)))
                     assert outcome.code == 0, f"{line}\n{outcome.err}"
+                    assert not unprinted(shown, outcome.out), f"{line}\n{outcome.out}"
+
+
+def test_the_first_screen_shows_what_the_committed_rows_say(capsys):
+    results = read_results(ROOT / "results" / "swiss-roll")
+    show_forest(ReportContents(title="", question="", results=results))
+    show_conclusions(decide(results))
+    ((shown,),) = [
+        [shown for line, shown in console_lines(block) if line == "make compare"]
+        for _, block in blocks(ROOT / "README.md", "console")[:1]
+    ]
+    printed = f"{capsys.readouterr().out}Report: runs/swiss-roll/report.html"
+    assert not unprinted(shown, printed, numbers=True)

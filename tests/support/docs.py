@@ -17,8 +17,28 @@ def blocks(page, language=r"\w+"):
 
 
 def console_lines(block):
-    """What a reader types."""
-    return re.findall(r"^\$ (.*)", block, re.MULTILINE)
+    """What a reader types, each with what the page shows that it prints."""
+    _, *steps = re.split(r"^\$ ", block, flags=re.MULTILINE)
+    return [tuple(step.partition("\n")[::2]) for step in steps]
+
+
+def unprinted(shown, printed, *, numbers=False):
+    """What a page shows of an output and a command has not printed; nothing if it has all.
+
+    Words and signs must be there in the same order. ``...`` is whatever is left out, a number is
+    some number unless ``numbers`` are compared, too, and lines may be broken elsewhere.
+    """
+
+    def words(text):
+        text = text if numbers else re.sub(r"[-−]?\d[\d.,]*(e[-−]?\d+)?", "#", text)
+        return " ".join(text.split())
+
+    rest = words(printed)
+    for part in map(words, shown.split("...")):
+        _, seen, rest = rest.partition(part) if part else ("", "none", rest)
+        if not seen:
+            return part
+    return ""
 
 
 def known_words(command):

@@ -93,7 +93,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Diffusion models whose denoiser is a Kolmogorov-Arnold network, compared with MLPs.",
-    epilog="Begin with `kan-diffusion compare swiss-roll`, a minute or two, or with "
+    epilog="Begin with `kan-diffusion compare swiss-roll`, two minutes, or with "
     "`kan-diffusion train people.csv` for rows of your own.",
 )
 
@@ -123,7 +123,7 @@ def _common(
 
 @app.command(
     epilog="Examples:\n\n"
-    "`kan-diffusion compare swiss-roll`: the default study, a minute or two on two cores\n\n"
+    "`kan-diffusion compare swiss-roll`: the default study, two minutes on two cores\n\n"
     "`kan-diffusion compare points.csv --match params --budget 2300`: the answer for your data\n\n"
     "`kan-diffusion compare wine --families all --seeds 10`\n\n"
     "`kan-diffusion compare moons --match time --budget 6 --families kan,mlp`\n\n"
@@ -335,7 +335,7 @@ def train(
         int | None,
         option(
             "Training steps, at most.",
-            "as suits the table or pictures; 4000 of a toy",
+            "as suits the table or pictures; 2500 of a toy",
             within=(1, MOST_STEPS),
         ),
     ] = None,
@@ -343,15 +343,13 @@ def train(
         int | None,
         option(
             "Rows or pictures per step, drawn with replacement.",
-            "as suits the table or pictures; 1024 of a toy",
+            "as suits the table or pictures; 2048 of a toy",
             within=(1, MOST_POINTS),
         ),
     ] = None,
     optimizer: Annotated[
         str | None,
-        option(
-            "Optimiser: adam, soap, muon or lbfgs; see docs/studies.md.", "adam; muon of pictures"
-        ),
+        option("Optimiser: adam, soap, muon or lbfgs.", "adam; muon of pictures"),
     ] = None,
     lr: Annotated[
         float | None, option("Peak learning rate.", "as suits the family and its size, or pictures")
@@ -819,7 +817,10 @@ def explain(
     modules: Modules = None,
     unverified: Unverified = False,
 ) -> None:
-    """Look into a KAN: its edges, what can be left out, and formulas for its score."""
+    """Look into a KAN: its edges, what can be left out, and formulas for its score.
+
+    Edges can be read in the families readable-kan, full-kan and modulated-kan, not in kan.
+    """
     import torch
 
     from kan_diffusion.cli.console import show_standings

@@ -82,7 +82,7 @@ Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
 What = Annotated[
     str,
     typer.Argument(
-        help="A built-in study (swiss-roll, notebook, verdict), a study file (.yaml), a "
+        help="A built-in study (swiss-roll, notebook), a study file (.yaml), a "
         "toy, a table of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows "
         "(.csv, .csv.gz, .tsv, .parquet, .npy); or pictures: digits, shapes, or a folder of them.",
     ),
@@ -90,8 +90,8 @@ What = Annotated[
 Match = Annotated[
     str | None,
     option(
-        "Resource held equal: params, flops or time (processor seconds of "
-        "training); docs/comparisons.md explains them.",
+        "Resource held equal: params, flops (operations of a forward pass for one point) or time "
+        "(processor seconds of training).",
         "params",
     ),
 ]

@@ -237,7 +237,7 @@ class Task:
     def suggest_study(self, dataset: Dataset) -> StudySuggestion:
         """Suggests how to compare models.
 
-        Twenty trials of this length take two cores two or three minutes, and can reach p < 0.05.
+        Twenty trials of this length are as much work as the default study, and can reach p < 0.05.
         """
         return StudySuggestion(("kan", "mlp"), TrainingConfig(steps=1500), seeds=10)
 
