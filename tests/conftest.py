@@ -33,14 +33,13 @@ ALLOWED_SKIPS = ("there is no CUDA device", "there is no Chromium", "torch has i
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport() -> Iterator[None]:
     """A test that is skipped for any other reason has failed."""
     report = yield
-    if report.skipped and not hasattr(report, "wasxfail"):
-        _, _, reason = report.longrepr
-        if not reason.endswith(ALLOWED_SKIPS):
-            report.outcome = "failed"
-            report.longrepr = f"{reason}: no skip that ALLOWED_SKIPS in {__file__} names"
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and not report.longrepr[-1].endswith(ALLOWED_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"{report.longrepr[-1]}: not among ALLOWED_SKIPS of {__file__}"
     return report
 
 

@@ -5,6 +5,7 @@ steps, seeds, tries and points.
 """
 
 import re
+import shutil
 from functools import partial
 
 import numpy as np
@@ -43,9 +44,7 @@ def desk(tmp_path, monkeypatch):
     for name, count in (("points", 400), ("other-points", 60)):
         points = np.random.default_rng(0).normal([100, -0.5], [10, 0.01], (count, 2))
         np.savetxt(tmp_path / f"{name}.csv", points, delimiter=",", header="mass,age", comments="")
-    (tmp_path / "examples").mkdir()
-    customers = ROOT / "examples" / "customers.csv"
-    (tmp_path / "examples" / "customers.csv").write_bytes(customers.read_bytes())
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
     drawn = ROOT / "playground" / "tests" / "fixtures" / "browser-model.json"
     (tmp_path / "kan-drawing.json").write_bytes(drawn.read_bytes())
     monkeypatch.chdir(tmp_path)
@@ -93,9 +92,7 @@ def test_the_first_screen_shows_what_the_committed_rows_say(capsys):
     results = read_results(ROOT / "results" / "swiss-roll")
     show_forest(ReportContents(title="", question="", results=results))
     show_conclusions(decide(results))
-    ((shown,),) = [
-        [shown for line, shown in console_lines(block) if line == "make compare"]
-        for _, block in blocks(ROOT / "README.md", "console")[:1]
-    ]
+    _, first = blocks(ROOT / "README.md", "console")[0]
+    shown = dict(console_lines(first))["make compare"]
     printed = f"{capsys.readouterr().out}Report: runs/swiss-roll/report.html"
     assert not unprinted(shown, printed, numbers=True)
