@@ -37,10 +37,8 @@ def test_commands_imports_and_links_are_there(page):
     steps = [step for _, block in blocks(page, "console") for step in console_lines(block)]
     if page.name in SHOWING_OUTPUT:
         assert all(shown for line, shown in steps if line.startswith("kan-diffusion"))
-    for line in [
-        *(line for line, _ in steps),
-        *re.findall(r"`((?:make|kan-diffusion) [^`]+)`", text),
-    ]:
+    lines = [line for line, _ in steps]
+    for line in [*lines, *re.findall(r"`((?:make|kan-diffusion) [^`]+)`", text)]:
         name, _, words = line.partition(" ")
         if name == "make":
             _check_make(words)
