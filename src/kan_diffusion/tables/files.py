@@ -187,8 +187,8 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) ->
     lines = list(islice((line for line in found if line.strip()), 2))
     if not lines:
         raise DataError(f"'{path}' is empty; give a file with rows")
-    for line in lines:
-        _require_lines(path, line)
+    for each in lines:
+        _require_lines(path, each)
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
     names = _numbered(_num_cells(lines[0], delimiter))
     require_size(f"'{path}'", 1, len(names))
