@@ -7,10 +7,17 @@ import pickle
 import pytest
 import torch
 from diffusers import (
+    DDIMInverseScheduler,
     DDIMScheduler,
+    DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
 )
 
 from exact_denoiser import ExactDenoiser
@@ -91,6 +98,39 @@ def test_a_sampler_draws_the_data_from_the_exact_denoiser_and_keeps_no_state(nam
     assert torch.equal(_samples(pipeline, 20, 6), first)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(_samples(pipeline, 20, 6, generator=seeded(1)), first)
+
+
+def test_samplers_are_swapped_as_diffusers_does_or_refused(real):
+    karras = {"use_karras_sigmas": True}
+    kinds = [DDIMScheduler, DDPMScheduler, HeunDiscreteScheduler, EulerDiscreteScheduler]
+    cases = [(kind, {}) for kind in (*kinds, PNDMScheduler)]
+    multistep = DPMSolverMultistepScheduler, UniPCMultistepScheduler
+    cases += [(kind, karras) for kind in (*multistep, HeunDiscreteScheduler)]
+    for kind, options in cases:
+        # Of an earlier swap, settings of its sampler alone do not stay.
+        pipeline = _exact("heun", "epsilon" if kind is PNDMScheduler else "v_prediction")
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **options)
+        factor = 10 if kind is PNDMScheduler else 4
+        assert _distance(_samples(pipeline, NUM, 50)) < factor * real, (kind, options)
+    # Nothing of it was chosen.
+    expected = _samples(_exact("ddim"), 20, 10)
+    pipeline.scheduler = DDIMScheduler()
+    assert torch.equal(_samples(pipeline, 20, 10), expected)
+    # What was chosen stays, also where it is not what the process takes.
+    pipeline.scheduler = DDIMScheduler(clip_sample=True)
+    assert float(_samples(pipeline, NUM, 10).abs().max()) <= 1
+    for other in (
+        DDPMScheduler(beta_schedule="linear"),
+        DDIMScheduler(prediction_type="epsilon"),
+        DDIMScheduler(num_train_timesteps=500),
+        *(
+            kind.from_config(COSINE.scheduler().config)
+            for kind in (DDIMInverseScheduler, EDMEulerScheduler)
+        ),
+    ):
+        pipeline.scheduler = other
+        with refused(f"{type(other).__name__} with these settings is no sampler of its process"):
+            pipeline(4)
 
 
 def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mix_of_both():

@@ -13,7 +13,6 @@ __all__ = [
     "BudgetError",
     "DataError",
     "KanDiffusionError",
-    "NoGridError",
     "NonFiniteLossError",
     "NonFiniteSamplesError",
     "RunFolderError",
@@ -72,10 +71,6 @@ class RunFolderError(KanDiffusionError):
 
 class BudgetError(KanDiffusionError):
     """Even the smallest denoiser of a family and depth is over the budget."""
-
-
-class NoGridError(KanDiffusionError, AttributeError):
-    """A layer was asked for its grid, and its basis has none."""
 
 
 class NonFiniteLossError(KanDiffusionError):

@@ -162,17 +162,17 @@ class Process(Settings):
             timestep_spacing="trailing",
         )
 
-    def levels(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Computes the signal and noise level of every timestep.
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """Computes the signal and noise level of every timestep, on the CPU.
 
         Returns:
             alpha and sigma, each float64 with shape (T,).
         """
         if self.is_flow:
-            steps = torch.arange(1, self.num_timesteps + 1, dtype=torch.float64, device=device)
+            steps = torch.arange(1, self.num_timesteps + 1, dtype=torch.float64)
             sigma = steps / self.num_timesteps
             return 1 - sigma, sigma
-        signal = self.scheduler().alphas_cumprod.to(device=device, dtype=torch.float64)
+        signal = self.scheduler().alphas_cumprod.double()
         return signal.sqrt(), (1 - signal).sqrt()
 
     def noise_coefficients(self, alpha: Levels, sigma: Levels) -> tuple[Levels, Levels]:

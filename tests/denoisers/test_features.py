@@ -32,6 +32,15 @@ def test_whole_timesteps_are_the_fractional_ones_between_them_and_are_rounded_on
         assert torch.equal(encode(torch.arange(T).to(dtype), torch.float32), whole)
 
 
+def test_a_table_without_values_gets_them_on_its_device():
+    with torch.device("meta"):
+        encode = TimeFeatures("fourier", T, 4)
+    timesteps = torch.arange(T)
+    expected = TimeFeatures("fourier", T, 4)(timesteps, torch.float32)
+    assert torch.equal(encode.to_empty(device="cpu")(timesteps, torch.float32), expected)
+    assert torch.equal(encode.bfloat16().float()(timesteps, torch.float32), expected)
+
+
 def test_waves_of_half_precision_have_angles_in_single_precision():
     # Their formula is in test_network.
     half = (2 * randn(7, 3)).bfloat16()

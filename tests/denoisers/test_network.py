@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import linear, pad, relu, silu
 
 from family_contract import stirred
-from helpers import function_by_function, randn, refused, seeded
+from helpers import assert_same_state, function_by_function, randn, refused, seeded
 from kan_diffusion.denoisers import NetworkDenoiser
 from make import points
 
@@ -151,6 +151,15 @@ def test_linear_maps_are_drawn_as_in_torch_or_as_in_the_notebook_and_modulation_
         assert float(made.layers[0].weight.detach().std()) == pytest.approx(std, rel=0.02)
         for part in (made.first, made.layers[0]):
             assert torch.equal(part.bias, torch.full_like(part.bias, 0.01)) == (init == "xavier")
+    # A new network is drawn so, too, and all of one that was trained is drawn again.
+    made = NetworkDenoiser(2, (8, 6), T, learned_functions=True, rank=2, init="xavier")
+    assert torch.equal(made.first.bias, torch.full_like(made.first.bias, 0.01))
+    made.reset_parameters(seeded(0))
+    start = {name: value.clone() for name, value in made.state_dict().items()}
+    for parameter in made.parameters():
+        parameter.detach().fill_(7)
+    made.reset_parameters(seeded(0))
+    assert_same_state(made, start)
     made = NetworkDenoiser(2, (5, 4), T, **EDGES, modulated=True, scaled_inputs=True)
     scales = [made.input_scale, *(layer.modulation for layer in made.layers)]
     for each in scales:

@@ -71,6 +71,16 @@ def test_what_has_no_edges_to_read_is_refused_in_one_line():
             make()
 
 
+def test_kept_edges_are_kept_by_a_network_that_was_built_without_values():
+    denoiser = network(MIXED, [3])
+    with torch.device("meta"):
+        other = NetworkDenoiser.from_config(denoiser.config)
+    other.to_empty(device="cpu").load_state_dict(denoiser.state_dict())
+    points, steps = batch()
+    found = other.double()(points, steps).sample
+    torch.testing.assert_close(found, denoiser(points, steps).sample)
+
+
 MIXED = [
     [(0, 0, CURVE, False), (0, 1, "tanh", True), (1, 1, "linear", True), (2, 2, "sin", False)],
     [(0, 0, "linear", True), (1, 0, "tanh", False), (1, 1, CURVE, False), (2, 1, "square", True)],

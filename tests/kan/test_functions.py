@@ -1,31 +1,72 @@
 """What learned functions start as; test_bases.py has their values, test_kernels.py the kernel."""
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.nn.functional import silu
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import randn, refused, seeded
+from kan_cases import by_torch
 from kan_diffusion import build_denoiser
 from kan_diffusion.kan import LearnedFunctions
 from kan_diffusion.kan.functions import _fitted
-from kan_diffusion.kan.piecewise import _multiplied
+from kan_diffusion.kan.piecewise import _ADDRESSES, _summed
 
 DOUBLE = torch.float64
 
 
-def test_sums_by_products_as_on_a_gpu_are_those_by_addition():
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor, and rounds the factors of products as TF32 does."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+            args = [x.bfloat16().to(x) if isinstance(x, torch.Tensor) else x for x in args]
+        output = function(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor):
+            self.largest = max(self.largest, output.numel())
+        return output
+
+
+def test_gradients_by_turns_as_on_a_gpu_are_those_by_addition_and_take_little_memory():
     for inputs, functions, groups in ((5, 3, 2), (4, 1, 4), (3, 2, 1)):
-        module = LearnedFunctions(inputs, functions, groups)
-        cells = module.basis.num_intervals + 2
-        cell = torch.randint(cells, (50, inputs), generator=seeded(1))
-        terms = randn(50, inputs, functions, 4, seed=2)
-        table = torch.zeros(groups * cells, functions, 4, dtype=DOUBLE)
-        rows = module.group * cells + cell
-        expected = table.index_add(0, rows.flatten(), terms.flatten(0, 1))
-        torch.testing.assert_close(_multiplied(terms, cell, table, cells), expected)
+        module = LearnedFunctions(inputs, functions, groups, grid_size=64)
+        row = torch.randint(66, (50, inputs), generator=seeded(1)) + 66 * module.group
+        grad, f = randn(50, inputs, functions, seed=2), randn(50, inputs, seed=3)
+        table, places = (
+            torch.zeros(groups * 66, functions, 4, dtype=DOUBLE),
+            (row, f, f.clamp(0, 1)),
+        )
+        expected = table.clone()
+        for n, i, d in itertools.product(range(50), range(inputs), range(4)):
+            power = f[n, i] * places[2][n, i] ** (d - 1) if d else 1.0
+            expected[row[n, i], :, d] += grad[n, i] * power
+        for copies in (1, 7, 64):
+            torch.testing.assert_close(_summed(grad, places, table, copies), expected)
+    module, x = LearnedFunctions(200, groups=8, grid_size=64), torch.zeros(500, 200)
+    row = 33 + 66 * module.group.expand(500, -1)
+    with Largest() as mode:
+        _summed(x.unsqueeze(-1), (row, x, x), torch.zeros(8 * 66, 1, 4), _ADDRESSES // (8 * 66))
+    assert mode.largest <= 4 * max(x.numel(), _ADDRESSES)  # of 66 cells, a number meets one
+
+
+def test_products_of_ten_bits_move_no_place_and_no_value():
+    module = LearnedFunctions(7, 2, 3, grid_range=(-1.1, 2.3), initial=[silu, torch.tanh])
+    x = randn(300, 7, dtype=torch.float32).requires_grad_()
+
+    def results():
+        output = module(x)
+        return output.detach(), *torch.autograd.grad(output.sum(), (x, module.coefficients))
+
+    with by_torch():
+        expected = results()
+        with Largest():
+            assert all(map(torch.equal, results(), expected))
 
 
 def _wave(function, periods):

@@ -95,9 +95,17 @@ def test_functions_without_a_kernel_or_with_hooks_are_called(kind):
     output, state = layer(x)
     expected = nn.functional.linear(layer.functions(state) * x[:, 4:], layer.weight)
     torch.testing.assert_close(output, expected)
-    layer.functions.register_forward_hook(lambda *call: seen.append(call))
-    torch.testing.assert_close(layer(x)[0], expected)
-    assert len(seen) == 1
+    for register in (
+        layer.functions.register_forward_hook,
+        layer.functions.register_full_backward_hook,
+        layer.functions.register_full_backward_pre_hook,
+    ):
+        handle = register(lambda *call: seen.append(call))
+        found = layer(x.requires_grad_())[0]
+        torch.testing.assert_close(found, expected)
+        found.sum().backward()
+        handle.remove()
+    assert len(seen) == 3
 
 
 @each_kind

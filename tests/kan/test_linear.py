@@ -4,8 +4,11 @@ import subprocess
 import sys
 import textwrap
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from helpers import refused
-from kan_diffusion.kan import KAN, GatedLinear, KANLinear, LearnedFunctions
+from kan_diffusion.kan import KAN, GatedLinear, KANLinear, LearnedFunctions, moved
 from kan_diffusion.kan.bases import BASES
 
 
@@ -45,6 +48,23 @@ def test_flops_are_the_edges_and_the_functions_of_each_input():
         assert layer.flops == expected, layer
 
 
+def test_counters_see_the_products_of_a_layer_and_its_gradients():
+    layer, x = KANLinear(3, 2), torch.zeros(64, 3, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        layer(x).sum().backward()
+    features = torch.nn.Linear(layer.weight.shape[1], 2)
+    with FlopCounterMode(display=False) as dense:
+        features(torch.zeros(64, features.in_features, requires_grad=True)).sum().backward()
+    assert counter.get_total_flops() >= dense.get_total_flops() > 0
+
+
+def test_what_is_printed_tells_the_grid_also_of_a_moved_one():
+    layer = KANLinear(2, 2, grid_range=(-2.0, 3.0))
+    assert "num_intervals=5, from -2 to 3, extrapolation='linear'" in str(layer)
+    assert "from 0.99 to 2.01," in str(moved(layer, torch.tensor([[1.0, 1.0], [2.0, 2.0]])))
+    assert "from -2 to 3," in str(layer.to("meta"))
+
+
 # What is refused
 
 
@@ -66,7 +86,14 @@ REFUSED = [
     ({"order": 6}, "order must be 1 to 5, not 6"),
     ({"grid_range": (0.0, 0.0)}, "the lower first"),
     ({"grid_range": (float("nan"), 1.0)}, "two finite numbers"),
+    ({"grid_range": 2}, "the lower first, not 2"),
     ({"in_features": 0}, "at least one input and one output"),
+    ({"bias": 8}, "bias must be True or False, not 8; grid_size and others are given by name"),
+    ({"groups": 2}, "groups are of inputs that share functions; give functions"),
+    (
+        {"basis": "rbf", "order": 2},
+        "the degree of splines, which basis 'rbf' has not; leave it out",
+    ),
 ]
 
 
@@ -74,6 +101,7 @@ def test_unusable_settings_are_refused():
     for settings, message in REFUSED:
         with refused(message):
             KANLinear(**{"in_features": 2, "out_features": 2, **settings})
-    for widths, message in (([3], r"at least two widths, not \[3\]"), ([2, 0, 1], "not 2 and 0")):
+    two = "at least two widths, not"
+    for widths, message in (([3], rf"{two} \[3\]"), (3, rf"{two} 3"), ([2, 0, 1], "not 2 and 0")):
         with refused(message):
             KAN(widths)

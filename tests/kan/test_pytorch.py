@@ -4,11 +4,13 @@ import copy
 import io
 from dataclasses import replace
 
+import pytest
 import safetensors.torch
 import torch
 
 from helpers import assert_same_state, randn, refused
-from kan_cases import KINDS, SINGLE, Case, operands_of, over, run
+from kan_cases import KINDS, SINGLE, Case, by_torch, operands_of, over, run
+from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.kan import KANLinear, moved, refined
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 
@@ -35,6 +37,7 @@ def test_bfloat16_autocast_stays_near_float32(case):
         assert float((one - other).norm() / other.norm()) < 0.08
 
 
+UNMODULATED = {"spline-mlp": {}, "kan": {"rank": None}}
 EXPANDING = [case for case in KINDS if case.is_full or case.kind in ("functions", "shared")]
 EXPANDING += [Case("bspline", "zero")]
 
@@ -50,6 +53,46 @@ def test_autocast_keeps_the_functions_and_the_place_on_the_grid(case):
     assert torch.equal(narrow, expand(coarse.float()).to(narrow.dtype))
     (gradient,) = torch.autograd.grad(narrow.sum(), coarse)
     assert gradient.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["spline-mlp", "kan"])
+def test_learned_functions_keep_their_precision_under_autocast_without_a_modulation(name):
+    denoiser = build_denoiser(
+        name, 2, num_train_timesteps=10, hidden=(8, 8), settings=UNMODULATED[name]
+    )
+    x = randn(64, 2, dtype=SINGLE)
+
+    def gradients():
+        loss = denoiser(x, torch.tensor(3)).sample.float().square().sum()
+        return torch.autograd.grad(loss, list(denoiser.parameters()))
+
+    expected = gradients()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients()
+    for one, other in zip(found, expected, strict=True):
+        assert float((one - other).norm()) <= 0.1 * float(other.norm())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@over(KINDS)
+def test_a_traced_layer_is_torchs_and_does_what_it_did(case):
+    module = case.build()
+    traced = torch.jit.trace(module, case.points(module, 40))
+    x = case.points(module, 7, seed=3)
+    torch.testing.assert_close(traced(x), module(x), rtol=1e-10, atol=1e-10)
+
+
+@over([*KINDS, Case("bspline", "zero")])
+def test_a_layer_that_was_built_without_values_and_loaded_has_its_constants(case):
+    module = case.build()
+    with torch.device("meta"):
+        other = replace(case).build()
+    other.to_empty(device="cpu")
+    other.load_state_dict(module.state_dict())
+    x = case.points(module, 20)
+    with by_torch():
+        torch.testing.assert_close(other(x), module(x))
 
 
 @over(KINDS)
@@ -115,6 +158,12 @@ def test_numbers_that_are_not_real_and_other_widths_are_refused(case):
     for dtype in (torch.int64, torch.bool, torch.complex64):
         with refused(f"this {kind} takes floating-point numbers.* not {dtype}; convert them"):
             layer(torch.ones(4, 3, dtype=dtype))
+    rows = [torch.zeros(2, 3), torch.zeros(4, 3)]
+    for input in ([[1.0, 2.0, 3.0]], torch.nested.as_nested_tensor(rows, layout=torch.jagged)):
+        with refused(
+            f"this {kind} takes a plain tensor .*; make one with torch.tensor or torch.cat"
+        ):
+            layer(input)
     for shape in ((4, 6), (0, 2), ()):
         with refused(rf"this {kind} takes inputs with shape \(\*, 3\)"):
             layer(torch.zeros(shape))

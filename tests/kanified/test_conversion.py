@@ -155,6 +155,16 @@ def test_an_activation_is_one_function_of_each_number_and_parts_may_occur_severa
     _, report = kanify(full, kind="full")
     assert report.replaced.index.tolist() == ["1", "5"]
     assert "not replaced: 3: one of its maps was replaced with the block before" in str(report)
+    assert report.untied == ("1", "5")
+
+
+def test_weights_that_a_replaced_block_shared_are_named():
+    for settings, untied in (({"kind": "full"}, ("block.1",)), ({"keep_function": True}, ())):
+        network = nn.ModuleDict({"block": between(nn.SiLU()), "other": nn.Linear(4, 8)})
+        network["other"].weight = network["block"][0].weight
+        _, report = kanify(network, **settings)
+        assert report.untied == untied
+        assert ("untied: block.1: other layers keep its weights" in str(report)) == bool(untied)
 
 
 def with_own_gates():

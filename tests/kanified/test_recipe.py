@@ -6,7 +6,14 @@ import pytest
 import torch
 from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import load_file, save_file
-from transformers import DistilBertConfig, DistilBertForMaskedLM
+from transformers import (
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ViTConfig,
+    ViTModel,
+)
 
 from helpers import refused
 from kan_diffusion.errors import RunFolderError
@@ -33,9 +40,19 @@ def mine():
     return Mine(config).eval(), (torch.tensor([[1, 2, 3]]),)
 
 
-@pytest.mark.parametrize("name", ["dit", "unet", "clip", "mine"])
+def of_pictures(name):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 32, "image_size": 8, "patch_size": 4}
+    kinds = {"vit": (ViTModel, ViTConfig), "dino": (DINOv3ViTModel, DINOv3ViTConfig)}
+    kind, config = kinds[name]
+    return kind(config(**sizes)).eval(), (torch.randn(2, 3, 8, 8),)
+
+
+@pytest.mark.parametrize("name", ["dit", "unet", "clip", "mine", "vit", "dino"])
 def test_a_saved_network_is_read_as_it_was_whole_and_in_half_precision(name, tmp_path):
-    network, call = mine() if name == "mine" else make(name)
+    network, call = make(name) if name in ("dit", "unet", "clip") else mine()
+    if name in ("vit", "dino"):
+        network, call = of_pictures(name)
     in_both_ways(network)
     save_kanified(network, tmp_path)
     expected, read = output(network, call), load_kanified(tmp_path)
@@ -81,6 +98,13 @@ def test_any_module_is_rebuilt_from_its_recipes_as_json(name):
         f"takes a model of diffusers or transformers .* not this {type(network).__name__}"
     ):
         save_kanified(network, "anywhere")
+
+
+def test_a_network_that_its_configuration_does_not_build_is_noticed_when_it_is_saved(tmp_path):
+    network, _ = mine()
+    network.vocab_projector = torch.nn.Linear(16, 30)
+    with refused("'vocab_projector.bias' is .30,. there .*; save the recipes of its report"):
+        save_kanified(kanify(network)[0], tmp_path)
 
 
 def _recipe(key, value):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kan_diffusion.training.batches as batches_module
 from helpers import seeded
@@ -37,6 +38,23 @@ def _equal(one, other):
     pairs = [(getattr(one, name), getattr(other, name)) for name in NOISED]
     pairs += [(values, other.conditions[name]) for name, values in one.conditions.items()]
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+class WithoutDoubles(TorchDispatchMode):
+    """Refuses float64 on the meta device, as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor) and output.is_meta:
+            assert output.dtype != torch.float64
+        return output
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "flow"])
+def test_levels_are_those_of_a_device_without_float64(prediction_type):
+    with WithoutDoubles():
+        batches = _batches(process=_process(prediction_type), device=torch.device("meta"))
+    assert all(level.is_meta and level.dtype == torch.float32 for level in batches._levels)
 
 
 @each_kind

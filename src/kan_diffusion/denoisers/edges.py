@@ -122,7 +122,7 @@ class ReadableLayer(KANLinear):
     ) -> None:
         super().__init__(in_features, out_features, bias=True, **curves)
         self.edges = tuple(sorted(edges, key=lambda edge: (edge.output, edge.input)))
-        curve_mask, slope_mask = torch.zeros(2, out_features, in_features)
+        curve_mask, slope_mask = torch.zeros(2, out_features, in_features, device="cpu")
         for edge in self.edges:
             curve_mask[edge.output, edge.input] = edge.kind == CURVE
             slope_mask[edge.output, edge.input] = edge.has_slope or edge.kind == LINEAR
@@ -131,10 +131,10 @@ class ReadableLayer(KANLinear):
         kinds = [edge.kind for edge in applied]
         self.functions_by_kind = get_functions(kinds)
         self._counts = [kinds.count(kind) for kind in self.functions_by_kind]
-        places = torch.tensor([[e.output for e in applied], [e.input for e in applied]]).long()
-        self.register_buffer("curve_mask", curve_mask, persistent=False)
-        self.register_buffer("slope_mask", slope_mask, persistent=False)
-        self.register_buffer("_places", places, persistent=False)
+        units = [[edge.output for edge in applied], [edge.input for edge in applied]]
+        self.constant("curve_mask", curve_mask)
+        self.constant("slope_mask", slope_mask)
+        self.constant("_places", torch.tensor(units, device="cpu").long())
         constants = torch.zeros(4, out_features, in_features)
         constants[0] = 1
         self.constants = nn.Parameter(constants)

@@ -24,9 +24,10 @@ import math
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.kan.bases import Constants
 
 __all__ = ["TimeEncoding", "TimeFeatures", "waves"]
 
@@ -51,7 +52,7 @@ def waves(x: Tensor, count: int, lowest: float) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class TimeFeatures(nn.Module):
+class TimeFeatures(Constants):
     """Timesteps (B,) -> features (B, num_features).
 
     Args:
@@ -79,8 +80,7 @@ class TimeFeatures(nn.Module):
         self.num_train_timesteps = num_train_timesteps
         self.num_frequencies = num_frequencies
         self.num_features = 1 if encoding == "raw" else 2 * num_frequencies
-        table = self._encode(torch.arange(num_train_timesteps))
-        self.register_buffer("table", table, persistent=False)
+        self.constant("table", self._encode(torch.arange(num_train_timesteps, device="cpu")))
 
     def _encode(self, timestep: Tensor) -> Tensor:
         """Features (B, num_features), float32, of timesteps (B,)."""

@@ -112,14 +112,15 @@ def _flops_of(part: nn.Module | None) -> int:
 @torch.no_grad()
 def _draw(part: nn.Module, xavier: bool, generator: torch.Generator | None) -> None:
     """Draws the parameters of a part, those of linear maps as torch or as the notebook did."""
-    if isinstance(part, _Layer):
-        if part.modulation is not None:
-            nn.init.zeros_(part.modulation)
-        part = part.linear
+    if isinstance(part, _Layer | GatedLinear) and part.modulation is not None:
+        nn.init.zeros_(part.modulation)
+    part = part.linear if isinstance(part, _Layer) else part
     if xavier and isinstance(part, nn.Linear | GatedLinear):
         nn.init.xavier_uniform_(part.weight, generator=generator)
         if part.bias is not None:
             part.bias.fill_(0.01)
+        if isinstance(part, GatedLinear) and isinstance(part.functions, LearnedFunctions):
+            part.functions.reset_parameters(generator)
     elif isinstance(part, nn.Linear):
         draw_linear(part.weight, part.bias, generator)
     else:
@@ -175,8 +176,6 @@ class NetworkDenoiser(PointDenoiser):
         KanDiffusionError: A size or a name is not usable, or settings do not go together.
     """
 
-    input_index: Tensor | None
-
     @register_to_config
     def __init__(
         self,
@@ -225,10 +224,8 @@ class NetworkDenoiser(PointDenoiser):
         num_times = self.time_features.num_features
         num_inputs = data_dim * (1 + 2 * self.num_input_frequencies)
         num_inputs += 0 if modulated else num_times
-        chosen = None
         if kept_inputs is not None:
-            chosen, num_inputs = torch.tensor(list(kept_inputs)).long(), len(kept_inputs)
-        self.register_buffer("input_index", chosen, persistent=False)
+            num_inputs = len(kept_inputs)
         grid: dict[str, Any] = {"grid_size": grid_size, "order": order}
         grid["grid_range"] = tuple(grid_range)
         curves = {**grid, "basis": basis, "extrapolation": extrapolation}
@@ -281,6 +278,8 @@ class NetworkDenoiser(PointDenoiser):
         self.given = nn.Parameter(torch.zeros(width, data_dim)) if observable else None
         shape = num_times + 1, num_inputs
         self.input_scale = nn.Parameter(torch.zeros(shape)) if scaled_inputs else None
+        if init == "xavier":  # each layer started as torch's
+            self.reset_parameters()
 
     def _require_settings(self) -> None:
         """Checks settings that no layer checks."""
@@ -315,8 +314,8 @@ class NetworkDenoiser(PointDenoiser):
         # One timestep for all points is modulated once; any other number must be that of points.
         each = time.expand(points.shape[0], -1)
         inputs = points if self.config.modulated else torch.cat([points, each], dim=-1)
-        if self.input_index is not None:
-            inputs = inputs.index_select(1, self.input_index)
+        if self.config.kept_inputs is not None:
+            inputs = inputs[:, self.config.kept_inputs]
         if self.input_scale is not None:
             scale = self.input_scale
             inputs = inputs * (1 + scale[-1] + time @ scale[:-1])

@@ -4,6 +4,10 @@ A pipeline is a denoiser and the process that it was trained for. Any diffusers 
 the process can drive it; :data:`SCHEDULERS` lists those that have a name on the command line::
 
     pipeline.scheduler = make_scheduler("heun", pipeline.process)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+
+Settings of a scheduler that nobody chose are set as the process needs them, and a scheduler of
+another process is refused.
 
 The flow schedulers of diffusers count timesteps from 1 to T, all others and the denoisers from 0 to
 T - 1; the pipeline subtracts the 1.
@@ -33,6 +37,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
+    PNDMScheduler,
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
@@ -96,16 +101,19 @@ _OF_THE_PROCESS = (
     "prediction_type",
 )
 _OF_EVERY_SAMPLER = {"clip_sample": False, "thresholding": False, "timestep_spacing": "trailing"}
-_OF_ONE_SAMPLER: Mapping[str, Mapping[str, object]] = {
-    "ddpm": {"variance_type": "fixed_large"},
+_OF_ONE_SAMPLER: Mapping[type[SchedulerMixin], Mapping[str, object]] = {
+    DDPMScheduler: {"variance_type": "fixed_large"},
     # Steps even in the log-SNR (Lu et al. 2022, arXiv:2211.01095). With twenty steps even in time,
     # the last step goes from too much noise straight to data, and even the exact denoiser's points
     # end up too close together.
-    "dpm-solver++": {"use_lu_lambdas": True},
+    DPMSolverMultistepScheduler: {"use_lu_lambdas": True},
     # Heun's method steps in sigma / alpha, which near pure noise grows a thousandfold within a few
     # timesteps: steps even in its logarithm are stable, steps even in time are not.
-    "heun": {"use_exponential_sigmas": True},
+    HeunDiscreteScheduler: {"use_exponential_sigmas": True},
+    PNDMScheduler: {"skip_prk_steps": True},  # the first of which divides by hardly any signal
 }
+_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+"""Settings of which a sampler takes at most one."""
 
 StepCallback = Callable[
     [DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None
@@ -141,10 +149,44 @@ def make_scheduler(name: str | None, process: Process) -> SchedulerMixin:
         raise KanDiffusionError(
             f"scheduler '{name}' does not fit this process; known for it: {', '.join(fitting)}"
         )
-    accepted, theirs = inspect.signature(kind.__init__).parameters, process.scheduler().config
-    config = {key: theirs[key] for key in _OF_THE_PROCESS if key in theirs}
-    config |= {**_OF_EVERY_SAMPLER, **_OF_ONE_SAMPLER.get(name, {})}
-    return kind(**{key: value for key, value in config.items() if key in accepted})
+    return _of_process(kind(), process)
+
+
+def _of_process(scheduler: SchedulerMixin, process: Process) -> SchedulerMixin:
+    """Makes a fresh scheduler with the settings of another and, where nobody chose, the process's.
+
+    Raises:
+        KanDiffusionError: It is no sampler of the process.
+    """
+    kind, given, right = type(scheduler), scheduler.config, process.scheduler()
+    accepted = inspect.signature(kind.__init__).parameters
+    unchosen = {"_use_default_values", *given.get("_use_default_values", [])}
+    chosen = {key: value for key, value in given.items() if key not in unchosen}
+    spaced = any(chosen.get(name) for name in _SPACINGS if name in accepted)
+    alone = {} if spaced else _OF_ONE_SAMPLER.get(kind, {})
+    theirs = {key: right.config[key] for key in _OF_THE_PROCESS if key in right.config}
+    usual = {**theirs, **_OF_EVERY_SAMPLER, **alone}
+    usual = {key: value for key, value in usual.items() if key in accepted}
+    made: SchedulerMixin = kind.from_config({**usual, **chosen})
+    # A sampler that is made from this one's settings has spacings of its own.
+    defaults = {*made.config.get("_use_default_values", []), *(alone.keys() - chosen.keys())}
+    made.register_to_config(_use_default_values=sorted(defaults))
+    levels = [getattr(one, "alphas_cumprod", torch.empty(0)) for one in (made, right)]
+    times = getattr(made, "timesteps", None)
+    if (
+        isinstance(made, _FLOW) != process.is_flow
+        or not theirs.keys() <= accepted.keys()
+        or made.config.get("prediction_type") != theirs.get("prediction_type")
+        or made.config.num_train_timesteps != process.num_timesteps
+        or not torch.equal(*levels)
+        or (times is not None and times[0] < times[-1])  # from data to noise
+    ):
+        wanted = "flow matching" if process.is_flow else "diffusion"
+        raise KanDiffusionError(
+            f"the denoiser was trained for {wanted} and {kind.__name__} with these settings is no "
+            f"sampler of its process '{process.name}'; make one with make_scheduler"
+        )
+    return made
 
 
 @contextmanager
@@ -162,7 +204,7 @@ def watched(pipeline: SamplePipeline) -> Iterator[dict[float, Tensor]]:
         last state, at time 0, is what the pipeline returns and is not included.
     """
     states: dict[float, Tensor] = {}
-    num_timesteps = pipeline.scheduler.config.num_train_timesteps
+    num_timesteps = pipeline.process.num_timesteps
 
     def keep(_: nn.Module, given: tuple[Tensor, Tensor]) -> None:
         sample, timestep = given
@@ -348,7 +390,7 @@ class SamplePipeline(DiffusionPipeline):
         return torch.cat(batches)
 
     def _require_sampler(self, num_samples: int, num_steps: int, batch_size: int) -> None:
-        """Checks the numbers of a call, and that the scheduler fits the process."""
+        """Checks the numbers of a call."""
         if num_samples < 1 or num_steps < 1 or batch_size < 1:
             raise KanDiffusionError(
                 "sampling needs at least 1 sample, 1 step and batches of 1, not "
@@ -360,17 +402,10 @@ class SamplePipeline(DiffusionPipeline):
                 f"{num_samples:,} samples are {num_values:,} values; draw at most {MOST_VALUES:,} "
                 "at once"
             )
-        timesteps = self.scheduler.config.num_train_timesteps
-        if num_steps > timesteps:
+        if num_steps > self.process.num_timesteps:
             raise KanDiffusionError(
                 f"{num_steps:,} steps are more than the process has timesteps; take at most "
-                f"{timesteps:,}"
-            )
-        if isinstance(self.scheduler, _FLOW) != self.process.is_flow:
-            wanted = "flow matching" if self.process.is_flow else "diffusion"
-            raise KanDiffusionError(
-                f"the denoiser was trained for {wanted} and {type(self.scheduler).__name__} is not "
-                f"a sampler of that; make one with make_scheduler"
+                f"{self.process.num_timesteps:,}"
             )
 
     def _draw(
@@ -385,8 +420,10 @@ class SamplePipeline(DiffusionPipeline):
     ) -> Tensor:
         """Draws one batch of standardised samples with shape (num_samples, *shape)."""
         # Multistep schedulers carry state from step to step: a fresh one every time.
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler = _of_process(self.scheduler, self.process)
         scheduler.set_timesteps(num_inference_steps, device=self.device)
+        if hasattr(scheduler, "set_begin_index"):  # timesteps that are rounded may repeat
+            scheduler.set_begin_index(0)
         options = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
             options["generator"] = generator

@@ -14,6 +14,7 @@ To add a basis, write a class beside those here and list it in ``BASES``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from functools import cache, reduce
 from math import comb, factorial
 from typing import ClassVar, Literal, Self
@@ -33,6 +34,7 @@ __all__ = [
     "Basis",
     "BasisKind",
     "Chebyshev",
+    "Constants",
     "Extrapolation",
     "Grid",
     "basis_class",
@@ -45,7 +47,26 @@ Grid = tuple[Tensor, Tensor]
 """Left ends and widths of an interval of the grids of inputs, (in,) each."""
 
 
-class Basis(nn.Module, ABC):
+class Constants(nn.Module):
+    """A module with constant tensors that follow it and are no part of its state.
+
+    ``to_empty``, after a start on the meta device, would leave plain buffers without values.
+    """
+
+    def constant(self, name: str, value: Tensor, device: torch.device | None = None) -> None:
+        """Registers a constant, which is on the CPU, on a device; torch's default when None."""
+        self.__dict__.setdefault("_constants", {})[name] = value
+        value = value.to(device or torch.get_default_device())
+        self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name, value in self.__dict__.get("_constants", {}).items():
+            self._buffers[name] = value.to(self._buffers[name])
+        return self
+
+
+class Basis(Constants, ABC):
     """Functions on a uniform grid for each input: (N, in) -> (N, in, num_functions).
 
     Your own basis defines ``name``, ``sizes``, ``values`` and ``slopes``, and the class is passed
@@ -100,11 +121,12 @@ class Basis(nn.Module, ABC):
             raise KanDiffusionError(f"a basis needs at least one input, not {in_features}")
         if num_intervals < 1:
             raise KanDiffusionError(f"grid_size must be at least 1, not {num_intervals}")
-        low, high = grid_range
-        if not (float("-inf") < low < high < float("inf")):
+        ends = tuple(grid_range) if isinstance(grid_range, Iterable) else ()
+        if len(ends) != 2 or not (float("-inf") < ends[0] < ends[1] < float("inf")):
             raise KanDiffusionError(
                 f"grid_range must be two finite numbers, the lower first, not {grid_range}"
             )
+        low, high = ends
         self.in_features = in_features
         self.num_intervals = num_intervals
         self.order = order
@@ -184,7 +206,11 @@ class Basis(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
-        return f"num_intervals={self.num_intervals}, extrapolation={self.extrapolation!r}"
+        low, high = self.grid_range
+        if not self.grid_origin.is_meta:
+            low, high = self.grid_origin.min().item(), self.grid_end.max().item()
+        grid = f"num_intervals={self.num_intervals}, from {low:.4g} to {high:.4g}"
+        return f"{grid}, extrapolation={self.extrapolation!r}"
 
 
 MAX_ORDER = 5
@@ -260,34 +286,30 @@ class BSpline(Basis):
         return self.num_intervals + order, order + 1, (order + 1) * 2 * order + 3
 
     def reset_parameters(self) -> None:
-        """Resets the grids, and the pieces times k!: as tangents on the left, inside, on the right.
-
-        They are a buffer, so that they are on the device already.
-        """
+        """Resets the grids, and the pieces times k!: as tangents left, inside, right."""
         super().reset_parameters()
         inside = np.array(_numerators(self.order))
         left, right = np.zeros_like(inside), np.zeros_like(inside)
         left[:, :2] = inside[:, :2]
         right[:, 0], right[:, 1] = inside.sum(1), inside @ np.arange(self.order + 1)
-        numbers = self.grid_step.new_tensor(np.stack([left, inside, right]).tolist())
-        self.register_buffer("numerators", numbers, persistent=False)
+        numbers = torch.from_numpy(np.stack([left, inside, right])).to(self.grid_step.dtype)
+        self.constant("numerators", numbers, self.grid_step.device)
 
     def pieces(self, dtype: torch.dtype) -> Tensor:
         """Coefficients of the pieces, (piece, degree), on the device."""
         return self.numerators[1].to(dtype) / factorial(self.order)
 
-    def polynomials(self, dtype: torch.dtype) -> Tensor:
-        """What each function is in each cell: (G + k, G + 2, k + 1), coefficients of 1, f, ...
+    def cells(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The functions there are in each cell, (G + 2, k + 1), and their polynomials.
 
-        The first cell is that of the tangents left of the grid, the last that of those right of it.
+        The polynomials are coefficients of 1, f, ..., (G + 2, k + 1, k + 1). The first cell is that
+        of the tangents left of the grid, the last that of those right of it.
         """
-        functions = torch.arange(self.num_functions, device=self.numerators.device)
+        pieces = torch.arange(self.order + 1, device=self.numerators.device)
         cell = torch.arange(-1, self.num_intervals + 1, device=self.numerators.device)
-        piece = functions.unsqueeze(1) - cell.clamp(0, self.num_intervals - 1)
         kind = (cell >= 0).long() + (cell >= self.num_intervals)
-        numbers = self.numerators.to(dtype)[kind, piece.clamp(0, self.order)]
-        is_there = (piece >= 0) & (piece <= self.order)
-        return torch.where(is_there.unsqueeze(-1), numbers, 0) / factorial(self.order)
+        functions = cell.clamp(0, self.num_intervals - 1).unsqueeze(1) + pieces
+        return functions, self.numerators.to(dtype)[kind] / factorial(self.order)
 
     def _spread(self, u: Tensor, derivative: bool) -> Tensor:
         """Evaluates the pieces or their slopes at u and puts each in the column of its function."""

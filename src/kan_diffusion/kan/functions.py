@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, look_up
-from kan_diffusion.kan.bases import Basis, BSpline
+from kan_diffusion.kan.bases import Basis, BSpline, Constants
 from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts
 from kan_diffusion.kan.piecewise import evaluate
 
@@ -87,9 +87,15 @@ def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
     """Checks the input of a layer.
 
     Raises:
-        KanDiffusionError: Its shape is not (*, width), or its dtype is not floating-point.
+        KanDiffusionError: It is no tensor, its shape is not (*, width), or its dtype is not
+            floating-point.
     """
     name = type(layer).__name__
+    if not isinstance(input, Tensor) or input.is_nested:
+        raise KanDiffusionError(
+            f"this {name} takes a plain tensor with shape (*, {width}), no list and no nested one; "
+            "make one with torch.tensor or torch.cat"
+        )
     if input.ndim == 0 or input.shape[-1] != width:
         raise KanDiffusionError(
             f"this {name} takes inputs with shape (*, {width}), not {tuple(input.shape)}"
@@ -123,7 +129,7 @@ def group_count(in_features: int, groups: int | None) -> int:
     return groups or in_features
 
 
-class BasisLayer(nn.Module):
+class BasisLayer(Constants):
     """Base of the layers whose functions are sums over a basis.
 
     Attributes:

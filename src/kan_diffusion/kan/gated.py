@@ -26,6 +26,8 @@ from kan_diffusion.kan.piecewise import evaluate
 
 __all__ = ["GatedLinear", "modulate"]
 
+_HOOKS = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
+
 
 def modulate(
     values: Tensor, carried: Tensor | None, code: Tensor | None, modulation: Tensor | None
@@ -174,7 +176,7 @@ class GatedLinear(nn.Module):
         # Of plain SiLU and a linear map, torch's own operations are as fast.
         fused = own is None and (self.gated or self.rank is not None)
         # Hooks of the functions have to see them.
-        if type(own) is LearnedFunctions and not (own._forward_pre_hooks or own._forward_hooks):
+        if type(own) is LearnedFunctions and not any(getattr(own, name) for name in _HOOKS):
             fused, order, curves = True, own.basis.order, (own.coefficients, *own.basis.grid)
         states = input, carried, code, self.modulation
         operands = *states, curves[0], self.weight, self.bias, *curves[1:]

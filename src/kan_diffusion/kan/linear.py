@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, require_known
-from kan_diffusion.kan.bases import BasisKind, BSpline, Extrapolation, Grid, basis_class
+from kan_diffusion.kan.bases import BASES, BasisKind, BSpline, Extrapolation, Grid, basis_class
 from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, draw_linear, group_count
 from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization, initialize
 from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
@@ -53,6 +53,8 @@ _SPLINE = FusedFunction(
 
 class KANLinear(BasisLayer):
     r"""A layer of learned univariate functions, used where ``nn.Linear`` would be.
+
+    An infinite input gives NaN, the sum of functions that are infinite with either sign.
 
     Args:
         in_features: Size of the last dimension of the input.
@@ -122,16 +124,28 @@ class KANLinear(BasisLayer):
                 f"a KANLinear needs at least one input and one output, not {in_features} and "
                 f"{out_features}"
             )
+        if not isinstance(bias, bool):
+            raise KanDiffusionError(
+                f"bias must be True or False, not {bias!r}; grid_size and others are given by name"
+            )
         if init is not None:
             require_known("init", init, INITIALIZATIONS)
+        if groups is not None and functions is None:
+            raise KanDiffusionError("groups are of inputs that share functions; give functions")
         self.in_features = in_features
         self.out_features = out_features
-        count = group_count(in_features, None if functions is None else groups)
+        count = group_count(in_features, groups)
         place = count, grid_size, order, grid_range, extrapolation
         self.basis = basis_class(basis)(*place, device, dtype)
+        kind = type(self.basis)
+        if order != 3 and kind is not BSpline and kind in BASES.values():
+            raise KanDiffusionError(
+                f"order is the degree of splines, which basis '{self.basis.name}' has not; leave "
+                "it out"
+            )
         self.coefficients = self.functions = None
         if functions is not None:
-            own = edge_scale, init, type(self.basis), extrapolation
+            own = edge_scale, init, kind, extrapolation
             if own != (False, None, BSpline, "linear"):
                 raise KanDiffusionError(
                     "functions that edges share are splines with tangents, without scale or init; "
@@ -319,8 +333,8 @@ class KAN(nn.Module):
         self, widths: Sequence[int], bias: bool = True, **settings: Unpack[EdgeSettings]
     ) -> None:
         super().__init__()
-        if len(widths) < 2:
-            raise KanDiffusionError(f"a KAN needs at least two widths, not {list(widths)}")
+        if not isinstance(widths, Sequence) or len(widths) < 2:
+            raise KanDiffusionError(f"a KAN needs a list of at least two widths, not {widths}")
         layers = (KANLinear(*sizes, bias, **settings) for sizes in pairwise(widths))
         self.layers = nn.Sequential(*layers)
 

@@ -16,10 +16,10 @@ The forward pass keeps its input and the table of polynomials alone. The backwar
     \big(a_1 + \bar f\,(2 a_2 + \bar f\,(3 a_3 + \dots))\big), \qquad
     \partial a_{g,m,r,d} = \sum_{x \text{ in } m} f^d\,\partial h_r.
 
-On a CPU the second is a sum row by row. On a GPU millions of numbers would be added to a few dozen
-one at a time (what made group-wise functions slow in arXiv:2505.13813), so it is a product with the
-indicators of the cells there, for each input, and then a sum over the inputs of a group. All of it
-can be differentiated again.
+The second is a sum row by row. A GPU would add millions of numbers to a few dozen one at a time
+(what made group-wise functions slow in arXiv:2505.13813), so rows take turns there at copies of the
+table, which are added up. All of it can be differentiated again. Nothing is looked up by a product,
+which TF32 would round to ten bits.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kan_diffusion.kan.bases import BSpline, Grid
 from kan_diffusion.kan.kernels.fused import in_full_precision, is_transformed
@@ -37,19 +38,17 @@ __all__ = ["evaluate"]
 
 _Triple = tuple[Tensor, Tensor, Tensor]
 
-
-def _members(inputs: int, groups: int, like: Tensor) -> Tensor:
-    """Tells which inputs are in which groups, by turns, by ones and zeros: (in, groups)."""
-    group = torch.arange(inputs, device=like.device) % groups
-    return (group.unsqueeze(1) == torch.arange(groups, device=like.device)).to(like.dtype)
+_ADDRESSES = 2**16
+"""Rows of all copies of a table to which a GPU adds at once, about."""
 
 
 def _table(coefficients: Tensor, basis: BSpline) -> Tensor:
     """Computes the polynomials (groups * (G + 2), R, k + 1) of coefficients (R, groups, G + k)."""
-    polynomials = basis.polynomials(coefficients.dtype)
-    # One product, which torch.compile computes by itself and does not repeat for every number.
-    table = coefficients.flatten(0, 1) @ polynomials.flatten(1)
-    table = table.view(*coefficients.shape[:2], -1, polynomials.shape[2])
+    functions, pieces = basis.cells(coefficients.dtype)
+    # A sum of fewer than eight torch.compile would unroll, and repeat for every number.
+    spare = 8 - functions.shape[1]
+    functions, pieces = pad(functions, (0, spare)), pad(pieces, (0, 0, 0, spare))
+    table = (coefficients[..., functions].unsqueeze(-1) * pieces).sum(-2)
     return table.permute(1, 2, 0, 3).flatten(0, 1).contiguous()
 
 
@@ -91,10 +90,10 @@ def _slopes(table: Tensor, places: _Triple) -> Tensor:
     return slope
 
 
-def _summed(grad: Tensor, places: _Triple, first: Tensor, table: Tensor, cells: int) -> Tensor:
+def _summed(grad: Tensor, places: _Triple, table: Tensor, copies: int) -> Tensor:
     """Sums the gradients of all numbers' polynomials, in the shape of the table.
 
-    ``grad`` are those of the values, (N, in, R); a group has ``cells`` polynomials of a function.
+    ``grad`` are those of the values, (N, in, R); rows add by turns to ``copies`` of the table.
     """
     row, f, kept = places
     powers = [grad, grad * f.unsqueeze(-1)]
@@ -102,18 +101,12 @@ def _summed(grad: Tensor, places: _Triple, first: Tensor, table: Tensor, cells: 
         powers.append(powers[-1] * kept.unsqueeze(-1))
     # Numbers side by side already: torch.compile would find them by divisions.
     terms = torch.stack([power.reshape(-1, grad.shape[2]) for power in powers], dim=-1)
-    if grad.is_cpu:
-        return torch.zeros_like(table).index_add(0, row.reshape(-1), terms)
-    with in_full_precision(terms):
-        return _multiplied(terms.view(*grad.shape, -1), row - first, table, cells)
-
-
-def _multiplied(terms: Tensor, cell: Tensor, table: Tensor, cells: int) -> Tensor:
-    """Sums terms (N, in, R, k + 1) of numbers in cells (N, in) by products with indicators."""
-    here = (cell.unsqueeze(-1) == torch.arange(cells, device=cell.device)).to(terms.dtype)
-    of_input = torch.einsum("nic,nird->icrd", here, terms)
-    members = _members(cell.shape[1], len(table) // cells, terms)
-    return torch.einsum("ig,icrd->gcrd", members, of_input).flatten(0, 1)
+    if copies > 1:
+        turn = torch.arange(len(row), device=row.device) % copies
+        row = row + len(table) * turn.unsqueeze(1)
+    sums = table.new_zeros(copies * len(table), *table.shape[1:])
+    sums = sums.index_add(0, row.reshape(-1), terms)
+    return sums if copies == 1 else sums.unflatten(0, (copies, -1)).sum(0)
 
 
 class _Piecewise(torch.autograd.Function):
@@ -132,7 +125,8 @@ class _Piecewise(torch.autograd.Function):
         places = _place(x, (origin, step, first), ctx.intervals)
         grad_x = grad_table = None
         if ctx.needs_input_grad[1]:  # first, since it needs most memory
-            grad_table = _summed(grad, places, first, table, ctx.intervals + 2)
+            copies = 1 if grad.is_cpu else max(1, _ADDRESSES // len(table))
+            grad_table = _summed(grad, places, table, copies)
         if ctx.needs_input_grad[0]:
             grad_x = (grad * _slopes(table, places)).sum(-1) / step
         return grad_x, grad_table, None, None, None, None
@@ -148,16 +142,15 @@ def evaluate(x: Tensor, coefficients: Tensor, basis: BSpline, grid: Grid) -> Ten
         grid: Left ends and widths of an interval of each group's grid, (groups,) each.
 
     Returns:
-        Values with shape (N, in * R), those of an input side by side; under autocast they keep the
-        precision of the inputs.
+        Values with shape (N, in * R), those of an input side by side, in the precision of the
+        coefficients or more, also under autocast.
     """
+    x = x.to(torch.promote_types(x.dtype, coefficients.dtype))
     with in_full_precision(x):
         table, intervals = _table(coefficients.to(x.dtype), basis), basis.num_intervals
-        # A product again: a look-up would be repeated for every number.
-        inputs, groups = x.shape[1], coefficients.shape[1]
-        members = _members(inputs, groups, grid[0])
-        origin, step = (members @ torch.stack(list(grid), dim=1)).unbind(1)
-        first = torch.arange(inputs, device=x.device) % groups * (intervals + 2)
+        group = torch.arange(x.shape[1], device=x.device) % coefficients.shape[1]
+        origin, step = (each[group] for each in grid)
+        first = group * (intervals + 2)
         if is_transformed() or any(tensor.requires_grad for tensor in grid):
             values = _values(table, _place(x, (origin, step, first), intervals))
         else:

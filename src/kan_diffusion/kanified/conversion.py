@@ -56,17 +56,22 @@ class KanifyReport:
             ``fit_error``, the largest difference of the learned functions from the activation, NaN
             for a block that does not keep its function.
         refused: Reasons why other blocks were not replaced, by path.
+        untied: Paths of replaced blocks whose weights were those of other layers, too.
     """
 
     recipes: tuple[Recipe, ...]
     replaced: pd.DataFrame
     refused: dict[str, str]
+    untied: tuple[str, ...]
 
     def __str__(self) -> str:
         shown = self.replaced.rename(index=lambda path: path or _WHOLE).dropna(axis=1, how="all")
         counts = dict.fromkeys(("parameters", "now"), "{:,}".format)
         lines = [shown.to_string(formatters={**counts, "fit_error": "{:.1e}".format})]
         lines += [f"not replaced: {path or _WHOLE}: {why}" for path, why in self.refused.items()]
+        lines += [
+            f"untied: {path or _WHOLE}: other layers keep its weights" for path in self.untied
+        ]
         return "\n".join(lines)
 
 
@@ -116,6 +121,12 @@ def kanify(
     recipes: list[Recipe] = []
     replaced: dict[str, tuple[str, str, int, int, float]] = {}
     changes: dict[Slot, nn.Module] = {}
+    untied: list[str] = []
+    held = Counter(
+        id(part)
+        for owner in module.modules()
+        for part in (*owner._modules.values(), *owner._parameters.values())
+    )
     for block in _chosen(module, layers):
         recipe = common.model_copy(update={"path": block.path, "hidden": block.hidden})
         error = math.nan
@@ -135,6 +146,9 @@ def kanify(
             refused[block.path] = str(reason)
             continue
         changes |= new
+        gone = {block.up, block.down}.difference(parts.values())
+        if any(held[id(part)] > 1 for linear in gone for part in (linear, linear.weight)):
+            untied.append(block.path)
         inputs, outputs = block.up.in_features, block.down.out_features
         made = f", {functions} functions" if kind == "grouped" else " of KANLinear"
         before = f"{block.label} {inputs}-{block.hidden}-{outputs}"
@@ -149,7 +163,7 @@ def kanify(
         )
     columns = ["before", "after", "parameters", "now", "fit_error"]
     frame = pd.DataFrame.from_dict(replaced, orient="index", columns=columns)
-    report = KanifyReport(tuple(recipes), frame, refused)
+    report = KanifyReport(tuple(recipes), frame, refused, tuple(untied))
     install(module, changes, report.recipes)
     return module, report
 

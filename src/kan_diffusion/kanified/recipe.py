@@ -8,7 +8,8 @@ recipes: it would build the network with its old activations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ __all__ = [
 Slot = tuple[nn.Module, str]
 """A module, and the name of a part of it."""
 _FILE, _REMEDY = "kanified.json", "save it again with save_kanified"
+_BY_HAND = "save the recipes of its report and its state dict"
 _MOST_PARAMETERS = 100 * MOST_PARAMETERS  # others' networks are larger than denoisers of points
 _Size = Annotated[int, Field(ge=1, le=LARGEST_SETTING)]
 
@@ -191,24 +193,29 @@ def rebuild(module: nn.Module, recipes: Iterable[Recipe | Mapping[str, object]])
 
 
 def save_kanified(network: nn.Module, folder: str | Path) -> None:
-    """Saves a kanified network of diffusers or transformers.
+    """Saves a kanified network of diffusers or transformers, and checks that it can be read.
 
     Args:
         network: The network that ``kanify`` returned.
         folder: Folder to write.
 
     Raises:
-        KanDiffusionError: The network was not kanified, or has no ``save_pretrained``.
+        KanDiffusionError: The network was not kanified, has no ``save_pretrained``, or is not what
+            its class builds from its configuration.
     """
     recipes, save = vars(network).get("kanified"), getattr(network, "save_pretrained", None)
     if recipes is None or save is None:
         raise KanDiffusionError(
             f"save_kanified takes a model of diffusers or transformers that kanify returned, not "
-            f"this {type(network).__name__}; save the recipes of its report and its state dict"
+            f"this {type(network).__name__}; {_BY_HAND}"
         )
-    save(folder)
+    # Transformers writes the tensors of some classes under the names of older versions.
+    renames = "save_original_format" in inspect.signature(save).parameters
+    save(folder, **({"save_original_format": False} if renames else {}))
     blocks = [recipe.model_dump(mode="json") for recipe in recipes]
     write_json(Path(folder) / _FILE, {"blocks": blocks})
+    with _offline():
+        _checked(Path(folder), _BY_HAND)
 
 
 def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
@@ -227,12 +234,35 @@ def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Mo
     Raises:
         RunFolderError: The folder holds no such network, or is damaged.
     """
-    from kan_diffusion.weights import require_bounds, require_saved, saved_tensors
+    from kan_diffusion.weights import saved_tensors
 
     root = Path(folder)
-    config = read_json(root / "config.json", "the configuration of a network", _REMEDY)
+    with _offline():
+        made, stem = _checked(root, _REMEDY)
+        network = made()
+    network.load_state_dict(saved_tensors(root, stem), strict=False)  # tied ones have one name
+    if dtype is not None:
+        network.to(dtype)
+    return network.eval()
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Has the hub's library refuse all requests, whatever a network's class asks it for."""
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _checked(root: Path, remedy: str) -> tuple[Callable[[], nn.Module], str]:
+    """Checks a folder; returns what builds its network, and how the files of weights begin."""
+    from kan_diffusion.weights import require_bounds, require_saved
+
+    config = read_json(root / "config.json", "the configuration of a network", remedy)
     require_bounds(config, root / "config.json")
-    recipes = read_json(root / _FILE, "the recipes of a kanified network", _REMEDY)
+    recipes = read_json(root / _FILE, "the recipes of a kanified network", remedy)
     if "_class_name" in config:
         import diffusers as library
 
@@ -265,20 +295,5 @@ def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Mo
         rebuild(network, recipes.get("blocks", []))
         return network
 
-    with _offline():
-        require_saved(kind, made, root, stem, _REMEDY, most=_MOST_PARAMETERS)
-        network = made()
-    network.load_state_dict(saved_tensors(root, stem), strict=False)  # tied ones have one name
-    if dtype is not None:
-        network.to(dtype)
-    return network.eval()
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Has the hub's library refuse all requests, whatever a network's class asks it for."""
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    require_saved(kind, made, root, stem, remedy, most=_MOST_PARAMETERS)
+    return made, stem

@@ -121,7 +121,8 @@ class Batches:
         width = samples[0].numel()
         tiled = samples.shape[1:] if width <= _MOST_TILED else (1,) * (samples.ndim - 1)
         self._levels = [
-            expand(level.float(), samples).repeat(1, *tiled) for level in process.levels(device)
+            expand(level.to(device, torch.float32), samples).repeat(1, *tiled)
+            for level in process.levels()
         ]
         self._batch_size = batch_size
         self._with_replacement = batches == "replacement"

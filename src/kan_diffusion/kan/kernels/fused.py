@@ -1,9 +1,10 @@
 """Functions of tensors that have a compiled CPU kernel, under autograd and inside torch.compile.
 
 A kernel takes plain float32 and float64 tensors on the CPU. It steps aside for everything else:
-GPUs, other dtypes, vmap and the other torch.func transforms, forward-mode derivatives,
-torch.export. Torch's own operations then compute the function. They also compute a gradient that is
-to be differentiated again. ``KAN_KERNELS=0`` in the environment turns all kernels off.
+GPUs, other dtypes, vmap and the other torch.func transforms, forward-mode derivatives, tracing,
+torch.export, and modes that see each operation, as counters of operations do. Torch's own
+operations then compute the function. They also compute a gradient that is to be differentiated
+again. ``KAN_KERNELS=0`` in the environment turns all kernels off.
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ def in_full_precision(x: Tensor) -> AbstractContextManager[object]:
 
 
 def is_transformed() -> bool:
-    """Tells whether something looks into each operation: a transform, an export."""
+    """Tells whether something looks into each operation: a transform, a trace, an export."""
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting() or _transforms_are_active()
-    return _transforms_are_active() or forward_ad._current_level >= 0
+    tracing = torch._C._is_tracing()
+    return tracing or _transforms_are_active() or forward_ad._current_level >= 0
 
 
 def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
@@ -161,7 +163,8 @@ class FusedFunction:
             return False  # a gradient that the kernel does not have
         if torch.compiler.is_compiling():
             return all(operand.dtype == x.dtype for operand in given)
-        return all(_is_plain(operand, x.dtype) for operand in given)
+        seen = torch._C._len_torch_dispatch_stack() > 0  # each operation, as by a counter
+        return not seen and all(_is_plain(operand, x.dtype) for operand in given)
 
     def __call__(
         self,
