@@ -16,7 +16,7 @@ FRAME = pd.DataFrame(
         "born": pd.Timestamp("2000-01-01") + pd.to_timedelta(PLACE * 7, unit="D"),
         "alive": PLACE % 2 == 0,
         "size": pd.Categorical.from_codes(PLACE % 3, dtype=SIZE),
-        "visits": pd.array([None if p % 7 == 0 else p for p in PLACE], dtype="Int64"),
+        "visits": pd.array([None if p % 7 == 0 else p % 40 for p in PLACE], dtype="Int64"),
         7: PLACE * 1.5,
         "id": [f"p-{place:05d}" for place in PLACE],
     }
@@ -83,8 +83,54 @@ def test_dates_in_text_are_asked_for_as_their_column_writes_them():
     codec = TableCodec.fit(pd.DataFrame({"born": days, "age": FRAME["age"]}))
     condition = read_conditions(conditions_from_texts(["born<=05.02.2000"]), codec)["born"]
     assert np.flatnonzero(condition.holds(days)).tolist() == list(range(6))
-    with refused("holds '2000-02-05' in row 1, and was written as %d.%m.%Y"):
-        read_conditions({"born": "2000-02-05"}, codec)
+    for same in ("2000-02-05", "2000-02-05T00:00", pd.Timestamp("2000-02-05")):
+        assert read_conditions({"born": (None, same)}, codec)["born"].ends == condition.ends
+    with refused("column 'born' holds dates written as %d.%m.%Y, not 'soon'"):
+        read_conditions({"born": "soon"}, codec)
+
+
+def test_a_year_is_a_year_and_a_day_is_read_as_its_column_reads_it():
+    days = pd.Timestamp("1988-05-01") + pd.to_timedelta(np.arange(1500), unit="D")
+    for cells in (pd.Series(days), pd.Series(days).dt.strftime("%d/%m/%Y")):
+        codec = TableCodec.fit(pd.DataFrame({"born": cells, "x": np.arange(1500) * 0.37}))
+        for given, first, last in (
+            ((1990, None), "1990-01-01", days[-1]),
+            ((None, "1990"), days[0], "1990-12-31"),
+            (("1989-02", "1989-02"), "1989-02-01", "1989-02-28"),
+            (("1990", 1990), "1990-01-01", "1990-12-31"),
+        ):
+            met = days[read_conditions({"born": given}, codec)["born"].holds(cells)]
+            assert (met[0], met[-1]) == (pd.Timestamp(first), pd.Timestamp(last))
+    day = read_conditions({"born": "05/06/1990"}, codec)["born"]
+    assert pd.Series(days)[day.holds(cells)].tolist() == [pd.Timestamp("1990-06-05")]
+    with refused("holds dates written as %d/%m/%Y, not '5'"):
+        read_conditions({"born": 5}, codec)
+
+
+def test_a_time_span_needs_a_unit():
+    spans = pd.DataFrame({"took": pd.to_timedelta(np.arange(90) % 50, unit="min")})
+    codec = TableCodec.fit(spans)
+    for given in (5, "5", 2.5):
+        with refused(
+            f"column 'took' holds time spans; give {given} a unit, such as '{given} days'"
+        ):
+            read_conditions({"took": (None, given)}, codec)
+    met = read_conditions({"took": (None, "5 min")}, codec)["took"].holds(spans["took"])
+    assert spans["took"][met].max() == pd.Timedelta("5min")
+
+
+def test_naive_times_are_those_of_their_column_in_rows_and_in_conditions():
+    zone = "America/New_York"
+    times = pd.Series(pd.date_range("2021-03-01 08:00", periods=300, freq="97min", tz=zone))
+    codec = TableCodec.fit(pd.DataFrame({"at": times, "x": np.arange(300) * 0.37}))
+    naive = times.dt.tz_localize(None)
+    for cells in (naive, naive.astype(object)):
+        row = pd.DataFrame({"at": cells[:3]})
+        drawn = codec.decode(codec.encode(row.assign(x=0.37)), row)
+        assert drawn["at"].tolist() == times[:3].tolist()
+    met = read_conditions({"at": (naive[5], naive[7])}, codec)["at"].holds(times)
+    assert np.flatnonzero(met).tolist() == [5, 6, 7]
+    assert "(America/New_York)" in codec.describe()["values"][0]
 
 
 def test_a_range_keeps_to_the_few_values_of_its_column():

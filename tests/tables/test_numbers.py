@@ -9,7 +9,7 @@ from scipy.stats import beta, cauchy, expon, ks_2samp, kstest, lognorm, norm, t,
 
 from helpers import refused
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.tables.numbers import Spline, fit_levels, fit_numbers
+from kan_diffusion.tables.numbers import Spline, fit_numbers
 
 SHAPES = [lognorm(2), expon(), t(3), cauchy(), uniform(), beta(0.5, 0.5)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.dist.name)
@@ -92,19 +92,6 @@ def test_any_numbers_with_any_repetitions(values, copies):
     z = transform.forward(numbers)
     assert np.isfinite([z, *transform.with_log_slope(numbers)]).all()
     np.testing.assert_allclose(transform.inverse(z), numbers, atol=1e-6 * np.ptp(numbers))
-
-
-@given(st.lists(st.integers(1, 1000), min_size=3, max_size=60))
-def test_normal_numbers_give_each_level_in_its_frequency(counts):
-    frequencies = np.array(counts) / sum(counts)
-    spline = fit_levels(frequencies)
-    if len(counts) <= 20:
-        edges = spline.forward(np.arange(1.0, len(counts)))
-        np.testing.assert_allclose(norm.cdf(edges), np.cumsum(frequencies)[:-1], atol=1e-6)
-    middle = np.arange(len(counts)) + 0.5
-    np.testing.assert_allclose(spline.inverse(spline.forward(middle)), middle, atol=1e-6)
-    low, high = spline.inverse(np.array([-40.0, 40.0]))
-    assert -1e-9 <= low < high <= len(counts) + 1e-9
 
 
 def test_knots_that_do_not_increase_and_constant_columns_are_refused():

@@ -11,7 +11,7 @@ JOBS = ["apprentice", "worker", "chief"]
 
 def _orders(frame):
     """The categories of each column in the order found."""
-    return {str(column.name): list(column.categories) for column in TableCodec.fit(frame).columns}
+    return {str(column.name): list(column.known) for column in TableCodec.fit(frame).columns}
 
 
 @pytest.mark.parametrize("seed", range(2))

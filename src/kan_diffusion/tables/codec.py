@@ -1,18 +1,18 @@
 """Tables as points: each row of a data frame becomes d coordinates, about N(0, 1) or -1 and +1.
 
-Each state that a cell can be in instead of having a value ("age is missing", "income is zero") has
-a coordinate of -1 or +1. The value has one coordinate: -1 or +1 for one of two categories, about
-normal for other values; constants and identifiers have none. If a cell has no value, its value
-coordinate is fresh N(0, 1) noise, which carries no information and has a known density.
+A column with gaps has a coordinate of -1 or +1 ("age is missing"). A value has one coordinate: -1
+or +1 for one of two categories, about normal for other values; constants and identifiers have none
+(:mod:`kan_diffusion.tables.kinds`). If a cell has no value, its value coordinate is fresh N(0, 1)
+noise, which carries no information and has a known density.
 
 Three or more categories are levels of one number, ordered so that neighbours occur with similar
 other cells (:mod:`kan_diffusion.tables.seriation`); docs/tables.md tells how other codes fared.
-What holds in all rows holds in every decoded row, too (:mod:`kan_diffusion.tables.constraints`).
+What holds in all rows holds in every decoded row, too (:mod:`kan_diffusion.tables.rules`).
 
-The map x -> z of a number is smooth, so densities follow from log p(x) = log p(z) + log |dz/dx|.
-Whole numbers, decimals, dates and levels are first spread evenly over their step. Decoding restores
-them within the precision of float32: in a column with more than a hundred thousand steps within its
-bulk, a value may come back one step off.
+The map x -> z of a number is smooth but for jumps, so densities follow from log p(x) = log p(z) +
+log |dz/dx|. Whole numbers, decimals and dates are first spread evenly over their step. Decoding
+restores them within the precision of float32: in a column with more than a hundred thousand steps
+within its bulk, a value may come back one step off.
 """
 
 from __future__ import annotations
@@ -33,21 +33,19 @@ from torch import Tensor
 from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
-from kan_diffusion.tables.columns import Column, Kind
-from kan_diffusion.tables.constraints import Rule, find_rules, obey
 from kan_diffusion.tables.files import (
     named_like,
     read_frame,
     require_distinct,
     require_size,
 )
+from kan_diffusion.tables.kinds import Column, Kind, fit_column
+from kan_diffusion.tables.rules import AnyRule, Rows, find_rules, obey
 from kan_diffusion.tables.seriation import arranged
 
 __all__ = ["TableCodec", "require_frame"]
 
 logger = logging.getLogger(__name__)
-
-_MANY = 10**9  # steps, of which float32 loses some even where rows are dense
 
 
 class TableCodec(Settings):
@@ -61,7 +59,7 @@ class TableCodec(Settings):
     """
 
     columns: Annotated[tuple[Column, ...], FailFast(), Len(1, MOST_COLUMNS)]
-    rules: Annotated[tuple[Rule, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
+    rules: Annotated[tuple[AnyRule, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
     missing: Annotated[tuple[str, ...], FailFast()] = ()
     array: str | None = None
 
@@ -81,7 +79,7 @@ class TableCodec(Settings):
     def fit(
         cls,
         frame: pd.DataFrame,
-        kinds: Mapping[str, Kind] | None = None,
+        kinds: Mapping[str, str] | None = None,
         without: Collection[str] = (),
     ) -> Self:
         """Fits a codec to a frame: finds the kind of each column and what to keep of it.
@@ -108,26 +106,14 @@ class TableCodec(Settings):
         for place, name in enumerate(frame.columns):
             kept = int(name) if isinstance(name, int | np.integer) else str(name)
             cells, kind = frame.iloc[:, place], given.get(str(name))
-            column = Column.fit(kept, cells, kind)
-            if column.kind == "identifier" and kind is None:
-                logger.warning(
-                    "column '%s' identifies rows: it is not learned, and its numbers go on where "
-                    "those of the rows end; give it another kind to learn it",
-                    name,
-                )
-            lattice = column.lattice
-            if lattice is not None and not lattice.fine and lattice.high >= _MANY:
-                steps = f"{lattice.step / lattice.per:g}{column.storage.unit or ''}"
-                logger.warning(
-                    f"column '{name}' has {lattice.high:,} steps of {steps}, more than float32, in "
-                    "which networks compute, tells apart; if that matters, split it into a coarse "
-                    "and a fine column"
-                )
+            column = fit_column(kept, cells, kind)
+            for warning in column.warnings(told=kind is not None):
+                logger.warning(warning)
             columns.append(column)
         ordered = arranged(tuple(columns), frame)
         return cls(columns=ordered, rules=find_rules(ordered, frame, without))
 
-    def column(self, name: object) -> Column:
+    def column(self, name: object) -> Kind:
         """Returns the column of this name.
 
         Raises:
@@ -139,7 +125,7 @@ class TableCodec(Settings):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of the coordinates: "age", "job", "age is missing", "income is zero"."""
+        """Names of the coordinates: "age", "job", "age is missing"."""
         return tuple(name for column in self.columns for name in column.coordinates)
 
     @property
@@ -156,7 +142,7 @@ class TableCodec(Settings):
             DataError: It cannot be read.
         """
         storages = ((str(column.name), column.storage) for column in self.columns)
-        kinds: dict[str, Kind] = {
+        kinds: dict[str, str] = {
             name: "category" for name, each in storages if each.written or each.holds == "text"
         }
         return named_like(path, read_frame(path, self.missing, kinds), list(self._parts))
@@ -222,13 +208,44 @@ class TableCodec(Settings):
         frame = pd.concat(series, axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
         fixed = pd.DataFrame(False, frame.index, frame.columns)
-        for name, cells in () if given is None else given.items():
+        given = pd.DataFrame() if given is None else given.reset_index(drop=True)
+        for name, cells in given.items():
             column, known = self.column(name), cells.notna()
             fixed[column.name] = known | (name in gaps)
             drawn = frame[column.name]
             frame[column.name] = column.as_trained(cells, drawn).where(known, drawn)
         obey(frame, self.columns, self.rules, fixed.to_numpy())
         return frame
+
+    def as_trained(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Returns rows (n, some of the columns) without gaps in the dtypes trained on, numbered."""
+        kept = self.decode(torch.zeros(1, self.dim))
+        cells = frame.reset_index(drop=True)
+        return pd.DataFrame(
+            {
+                name: self.column(name).as_trained(series, kept[name])
+                for name, series in cells.items()
+            }
+        )
+
+    def require_consistent(self, given: Mapping[str | int, pd.Series]) -> None:
+        """Refuses cells of one row, each of shape (1,), that no row of the table can have together.
+
+        Raises:
+            DataError: They contradict a rule.
+        """
+        row = self.decode(torch.zeros(1, self.dim))
+        absent = [place for place, name in enumerate(row) if name not in given]
+        for name, cell in given.items():
+            row[name] = cell
+        rows = Rows(self.columns, row, absent)
+        for rule in self.rules:
+            if not rule.holds(rows).all():
+                told = listed(f"{name} = {cell.iloc[0]}" for name, cell in given.items())
+                raise DataError(
+                    f"no row has {told}: {', '.join(rule.names(list(self._parts)))} holds in all "
+                    "rows; give cells that occur together"
+                )
 
     def continuous(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor, np.ndarray]:
         """Encodes rows, each number in the middle of its step, and tells which are continuous.
@@ -248,14 +265,14 @@ class TableCodec(Settings):
         rows = self.encode(frame)
         numbers = torch.zeros(rows.shape, dtype=torch.bool)
         for column, span in self._parts.values():
-            if len(column.coordinates) > len(column.states) and not column.is_discrete:
+            if column.is_learned and not column.is_discrete:
                 valued = (rows[:, span.start : span.stop - 1] < 0).all(dim=1)
                 numbers[:, span.stop - 1] = valued
         scales = [self.column(name).log_scale(cells) for name, cells in frame.items()]
         return rows, numbers, np.sum(scales, axis=0)
 
     @cached_property
-    def _parts(self) -> dict[str, tuple[Column, slice]]:
+    def _parts(self) -> dict[str, tuple[Kind, slice]]:
         """Each column with the span of its coordinates, by name."""
         stops = np.cumsum([len(column.coordinates) for column in self.columns]).tolist()
         spans = (slice(*ends) for ends in zip([0, *stops[:-1]], stops, strict=True))
@@ -268,7 +285,7 @@ class TableCodec(Settings):
     @property
     def always(self) -> tuple[str, ...]:
         """Names of the rules that all rows obey: "city->region", "start<=end", "net+tax=gross"."""
-        return tuple(rule.name(list(self._parts)) for rule in self.rules)
+        return tuple(name for rule in self.rules for name in rule.names(list(self._parts)))
 
     def to_dict(self) -> dict[str, object]:
         """Returns the codec as a dictionary of JSON values."""

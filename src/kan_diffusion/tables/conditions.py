@@ -12,19 +12,23 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
 
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import Column
+from kan_diffusion.tables.dates import read_dates
 from kan_diffusion.tables.dtypes import WORDS
+from kan_diffusion.tables.kinds import Kind
 
 __all__ = ["Condition", "conditions_from_texts", "read_conditions"]
 
 _COMPARED = re.compile(r"(?:([^<>=]+)<=)?([^<>=]+)(<=|>=|=)(.*)", re.DOTALL)
 _AMONG = re.compile(r"(.+?)\sin\s(.+)", re.DOTALL)
+_YEAR = re.compile(r"[0-9]{4}(-[0-9]{2})?")
+_PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?\d{1,19}")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -78,7 +82,7 @@ class Condition:
         ends: Ends of the range, inclusive, None for an open one; None for a set of values.
     """
 
-    column: Column
+    column: Kind
     values: np.ndarray
     gap: bool = False
     ends: tuple[np.generic | None, np.generic | None] | None = None
@@ -120,8 +124,6 @@ def read_conditions(
     found: dict[object, Condition] = {}
     for name, given in conditions.items():
         column = codec.column(name)
-        if column.kind == "identifier":
-            raise DataError(f"column '{name}' holds identifiers, which are made anew; leave it out")
         if isinstance(given, tuple) and len(given) == 2:
             condition = _between(column, *given)
         elif isinstance(given, Collection) and not isinstance(given, str):
@@ -136,15 +138,7 @@ def _is_gap(value: object) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or value != value
 
 
-def _known(column: Column) -> np.ndarray:
-    """Returns all values that a column can have, or the smallest and the largest of many."""
-    known = column.known
-    if column.lattice is not None:
-        known = column.lattice.values(np.array([-np.inf, np.inf]), known.dtype)
-    return np.append(known, np.zeros(1, known.dtype)) if column.zero else known
-
-
-def _among(column: Column, given: Sequence[object]) -> Condition:
+def _among(column: Kind, given: Sequence[object]) -> Condition:
     """Makes the condition that a cell has one of the given values; None is a gap."""
     cells = [_value(column, value) for value in given if not _is_gap(value)]
     gap = len(cells) < len(given)
@@ -152,49 +146,35 @@ def _among(column: Column, given: Sequence[object]) -> Condition:
         what = "has no gaps" if gap else "is to have one of no values"
         raise DataError(f"column '{column.name}' {what}; give a value")
     values, _ = column.read(_as_held(column, cells))
-    known = _known(column)
-    unknown = values[~np.isin(values, known)]
-    if len(unknown) and column.lattice is None:
-        raise DataError(
-            f"column '{column.name}' has no value '{unknown[0]}'; known: {listed(np.sort(known))}"
-        )
+    column.require_possible(values)
     return Condition(column, np.unique(values), gap)
 
 
-def _between(column: Column, *given: object) -> Condition:
+def _between(column: Kind, *given: object) -> Condition:
     """Makes the condition that a cell is between two ends; None is an open end."""
-    named = column.storage.holds == "text"
-    if named and not column.storage.ordered:
-        raise DataError(
-            f"column '{column.name}' has categories and no ranges; give a value or a list"
-        )
-    known = _known(column)
     low, high = _end(column, given[0], -math.inf), _end(column, given[1], math.inf)
     if (low, high) == (None, None):
         raise DataError(f"the range of column '{column.name}' has no ends; give one")
-    if named:  # in the order of the categories
-        names = known.tolist()
-        first = 0 if low is None else names.index(low)
-        values = known[first : None if high is None else names.index(high) + 1]
-    elif column.lattice is None:
-        values = known[_within(known, low, high)]
-    else:  # any number between the ends of both
-        reached = _within(known, low, None).any() and _within(known, None, high).any()
-        ordered = low is None or _within(np.array([low]), None, high).all()
-        values = known if reached and ordered else known[:0]
+    values = column.within(low, high)
     if not len(values):
-        what = "known" if column.lattice is None else "smallest and largest"
+        what = "known" if column.is_listed else "smallest and largest"
         raise DataError(
             f"no value of column '{column.name}' is within ({given[0]}, {given[1]}); {what}: "
-            f"{listed(np.sort(known))}"
+            f"{listed(column.reach)}"
         )
-    return Condition(column, values, ends=None if column.lattice is None else (low, high))
+    return Condition(column, values, ends=None if column.is_listed else (low, high))
 
 
-def _end(column: Column, given: object, open: float) -> np.generic | None:
+def _end(column: Kind, given: object, open: float) -> np.generic | None:
     """Returns an end of a range as the column's values are; None for an open one."""
-    value = None if _is_gap(given) else _value(column, given)
-    if value is None or value == open:
+    if _is_gap(given) or given == open:
+        return None
+    if column.storage.holds == "moment" and (period := _YEAR.fullmatch(str(given).strip())):
+        # A year or a month stands for its first moment, or at the end of a range for its last.
+        whole = pd.Period(period[0])
+        given = whole.start_time if open < 0 else whole.end_time.floor("s")
+    value = _value(column, given)
+    if value == open:
         return None
     if column.storage.holds == "text":
         return _among(column, [value]).values[0]
@@ -202,7 +182,7 @@ def _end(column: Column, given: object, open: float) -> np.generic | None:
     return end
 
 
-def _as_held(column: Column, cells: Sequence[object]) -> pd.Series:
+def _as_held(column: Kind, cells: Sequence[object]) -> pd.Series:
     """Makes cells of values; real numbers are rounded as the column's dtype does."""
     is_real = column.storage.holds == "real"
     return pd.Series(cells, dtype=column.storage.pandas_dtype() if is_real else None)
@@ -213,13 +193,17 @@ def _within(found: np.ndarray, low: np.generic | None, high: np.generic | None) 
     return above if high is None else above & (found <= high)
 
 
-def _value(column: Column, given: object) -> object:
+def _value(column: Kind, given: object) -> object:
     """Converts a value, whoever wrote it, to the type of the column's values.
 
     Raises:
         DataError: It is of another type.
     """
-    holds, zone, text = column.storage.holds, column.storage.zone, str(given).strip()
+    holds, text = column.storage.holds, str(given).strip()
+    if holds == "span" and _is_number(given):
+        raise DataError(
+            f"column '{column.name}' holds time spans; give {given} a unit, such as '{given} days'"
+        )
     try:
         match holds:
             case "text":
@@ -231,14 +215,35 @@ def _value(column: Column, given: object) -> object:
                 if math.isnan(number):
                     raise ValueError
                 return number
-        if column.storage.written is not None and isinstance(given, str):
-            return text  # dates as their column writes them
-        cell = pd.Series([given], dtype=object)
-        time = (pd.to_datetime if holds == "moment" else pd.to_timedelta)(cell)[0]
-        if time is pd.NaT:
-            raise ValueError
-        if isinstance(time, pd.Timestamp) and time.tzinfo is None:
-            return time.tz_localize(zone or "UTC")
-        return time
+        if holds == "moment":
+            return _moment(column, given)
+        return pd.to_timedelta(pd.Series([given], dtype=object))[0]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"column '{column.name}' holds {WORDS[holds]}, not '{given}'") from error
+        written = f" written as {column.storage.written}" if column.storage.written else ""
+        raise DataError(
+            f"column '{column.name}' holds {WORDS[holds]}{written}, not '{given}'"
+        ) from error
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, int | float) or bool(_PLAIN_NUMBER.fullmatch(str(given).strip()))
+
+
+def _moment(column: Kind, given: object) -> pd.Timestamp:
+    """Reads a date as its column writes it, or in ISO 8601.
+
+    Raises:
+        ValueError: It is no date.
+    """
+    text, storage = str(given).strip(), column.storage
+    if _is_number(given):
+        raise ValueError(f"{given} is no date")
+    cells = pd.Series([given], dtype=object)
+    if isinstance(given, str):
+        as_written = storage.written and read_dates(np.array([text], object), storage.written)
+        is_written = as_written is not None and not np.isnat(as_written[0])
+        cells = pd.Series(as_written if is_written else [datetime.fromisoformat(text)])
+    moment = pd.to_datetime(cells)[0]
+    if not isinstance(moment, pd.Timestamp):
+        raise ValueError(f"{given} is no date")
+    return moment.tz_localize(storage.zone or "UTC") if moment.tzinfo is None else moment

@@ -6,8 +6,8 @@ tells what cells are, whatever their dtype, and makes the dtype anew from its na
 not come back is refused by name: that of intervals, decimals and lists, and objects of several
 types. Of the two moments of one wall time, when clocks are set back, the first comes back.
 
-Text is a category, whatever it looks like; but where all of it is dates in one format, it is read
-as dates and written in the same format.
+Text is a category, whatever it looks like; but where all of it is dates in one format
+(:mod:`kan_diffusion.tables.dates`), it is read as dates and written in the same format.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pydantic import Field
 
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
+from kan_diffusion.tables.dates import DATE_FORMAT, format_of, read_dates, written_dates
 
 __all__ = ["LARGEST", "WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
 
@@ -55,12 +56,6 @@ _IN_NUMPY: dict[str, Holds] = {
 }  # fmt: skip
 _DTYPES = {"whole": "int64", "real": "float64", "truth": "bool", "text": "object"}
 
-_FORMATS = (
-    *("%Y-%m", "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y"),
-    *(f"%Y-%m-%d{at}%H:%M{seconds}" for at in " T" for seconds in ("", ":%S", ":%SZ")),
-)
-_LOOK = 100
-
 
 class Storage(Settings):
     """The dtype of a column, and the type of its values.
@@ -81,14 +76,22 @@ class Storage(Settings):
     holds: Holds
     gap: Literal["nan", "NA", "None"] = "nan"
     dates: bool = False
-    written: Annotated[str, Field(pattern=r"^(%[YmdHMS]|[-/.:TZ ])+$")] | None = None
+    written: Annotated[str, Field(pattern=DATE_FORMAT)] | None = None
     unit: Literal["s", "ms", "us", "ns"] | None = None
     values: Annotated[tuple[Scalar, ...], Field(fail_fast=True)] | None = None
     ordered: bool = False
 
     @classmethod
-    def of(cls, column: pd.Series, name: object, kind: str | None = None) -> Self:
-        """Describes a column; its text is read as dates if that is its kind, or none is told.
+    def of(
+        cls, column: pd.Series, name: object, kind: str | None = None, written: str = ""
+    ) -> Self:
+        """Describes a column.
+
+        Args:
+            column: Its cells, shape (n,).
+            name: Its name, for errors.
+            kind: Its kind, if that is known: text is read as dates if it is "date" or None.
+            written: Format of its dates, if that is known.
 
         Raises:
             DataError: Its dtype is not supported, or it mixes types, or dates and text.
@@ -104,8 +107,9 @@ class Storage(Settings):
         if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
             about["dtype"] = f"{dtype}[python]"
         if values.dtype.kind == "O" and kind in (None, "date"):
-            about["written"] = written = _format(values, missing, name)
-            values = values if written is None else _moments(values[~missing][:1], written)
+            form = written or format_of(values, missing, name)
+            about["written"] = form
+            values = values if form is None else read_dates(values[~missing][:1], form)
         about["holds"] = holds = _IN_NUMPY[values.dtype.kind]
         if holds in ("moment", "span"):
             about["unit"] = np.datetime_data(values.dtype)[0]
@@ -145,7 +149,7 @@ class Storage(Settings):
         if (self.holds, held) == ("text", "whole"):  # in these rows all texts are digits
             values, held = values.astype(str).astype(object), "text"
         if self.written is not None and held == "text":
-            moments = _moments(values, self.written)
+            moments = read_dates(values, self.written)
             if (wrong := np.isnat(moments) & ~missing).any():
                 row = int(np.argmax(wrong))
                 raise DataError(
@@ -212,7 +216,7 @@ class Storage(Settings):
             categories = pd.CategoricalDtype(pd.Index(kept), ordered=self.ordered)
             return pd.Series(pd.Categorical.from_codes(codes, dtype=categories))
         dtype = self.pandas_dtype()
-        cells = pd.Series(values if self.written is None else _written(values, self.written))
+        cells = pd.Series(values if self.written is None else written_dates(values, self.written))
         if cells.dtype.kind in "mM":
             cells = cells.mask(missing)
             if (zone := self.zone) is not None:
@@ -263,7 +267,9 @@ def _read(column: pd.Series, name: object, zone: str = "UTC") -> Values:
             case "moment":
                 period = isinstance(dtype, pd.PeriodDtype)
                 cells = pd.to_datetime(column.dt.to_timestamp() if period else column, utc=True)
-                values = cells.dt.tz_convert(zone).dt.tz_localize(None).to_numpy(copy=True)
+                if not _is_naive(column):  # a naive cell is wall time already
+                    cells = cells.dt.tz_convert(zone)
+                values = cells.dt.tz_localize(None).to_numpy(copy=True)
             case "span":
                 values = pd.to_timedelta(column).to_numpy().copy()
             case None:
@@ -283,6 +289,12 @@ def _read(column: pd.Series, name: object, zone: str = "UTC") -> Values:
     return values, missing
 
 
+def _is_naive(column: pd.Series) -> bool:
+    """Whether moments have no time zone, by their dtype or by the first one that is known."""
+    first = column.dropna().iloc[:1]
+    return first.empty or getattr(first.iloc[0], "tzinfo", None) is None
+
+
 def _refusal(column: pd.Series, name: object) -> DataError:
     """Makes the error for a column that tables do not carry."""
     what = f"has dtype {column.dtype}"
@@ -296,45 +308,3 @@ def _refusal(column: pd.Series, name: object) -> DataError:
         f"column '{name}' {what}, which tables do not carry; turn it into numbers, text or dates, "
         "or leave it out"
     )
-
-
-def _format(values: np.ndarray, missing: np.ndarray, name: object) -> str | None:
-    """Finds the format in which text, shape (n,), writes dates; None if it does not.
-
-    Raises:
-        DataError: At least half of the cells are dates, and some are none.
-    """
-
-    def fits(texts: np.ndarray, form: str) -> np.ndarray:
-        return np.asarray(_written(_moments(texts, form), form) == texts)
-
-    texts = pd.unique(values[~missing])
-    if not len(texts):
-        return None
-    likely = [form for form in _FORMATS if fits(texts[:_LOOK], form).mean() >= 0.5]
-    fitting = [form for form in likely if fits(texts, form).all()]
-    if len(fitting) > 1:
-        logger.warning(
-            "column '%s' is read as day/month/year, and month/day/year would fit as well; if that "
-            "is wrong, write its dates as year-month-day",
-            name,
-        )
-    if likely and not fitting:
-        odd = texts[~fits(texts, likely[0])][0]
-        raise DataError(
-            f"column '{name}' mixes dates and text: row {int(np.argmax(values == odd)) + 1} holds "
-            f"'{odd}'; correct the cell, or call the column a category"
-        )
-    return fitting[0] if fitting else None
-
-
-def _moments(texts: np.ndarray, written: str) -> np.ndarray:
-    """Reads dates in a format, shape (n,); those in another one are not a time."""
-    cells = pd.to_datetime(pd.Series(texts), format=written, errors="coerce", utc=True)
-    return cells.dt.tz_localize(None).to_numpy()
-
-
-def _written(moments: np.ndarray, written: str) -> np.ndarray:
-    """Writes moments in a format, as objects, shape (n,)."""
-    distinct, place = np.unique(moments, return_inverse=True)
-    return pd.Series(distinct).dt.strftime(written).to_numpy(dtype=object, copy=True)[place]

@@ -45,7 +45,6 @@ from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.tasks import task_of
 from kan_diffusion.study.trial import curves_of, first_row, spent, train_trial, warn_of_doubt
 from kan_diffusion.tables.codec import require_frame
-from kan_diffusion.tables.columns import Kind
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training import Callback
@@ -121,7 +120,7 @@ class DiffusionEstimator(BaseEstimator):
     optimizer: OptimizerName = "adam"
     learning_rate: float | None = None
     max_seconds: float | None = None
-    columns: Mapping[str | int, Kind] | None = None
+    columns: Mapping[str | int, str] | None = None
     without: Sequence[str] = ()
     depth: int | None = None
     settings: Mapping[str, Setting] | None = None

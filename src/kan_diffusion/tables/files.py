@@ -32,7 +32,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -44,9 +43,6 @@ from kan_diffusion import limits
 from kan_diffusion.data.frames import ENDINGS, ending_of
 from kan_diffusion.errors import DataError
 from kan_diffusion.files import read_parquet, require_file, room_unpacked
-
-if TYPE_CHECKING:
-    from kan_diffusion.tables.columns import Kind
 
 __all__ = ["TABLES", "named_like", "read_frame", "require_distinct", "require_size"]
 
@@ -77,7 +73,7 @@ _MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s",
 
 
 def read_frame(
-    path: str | Path, missing: Sequence[str] = (), kinds: Mapping[str, Kind] | None = None
+    path: str | Path, missing: Sequence[str] = (), kinds: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """Reads and checks a table.
 
@@ -167,7 +163,7 @@ def require_distinct(what: str, names: Sequence[object]) -> None:
         raise DataError(f"{what} has two columns of the same name: '{twice.iloc[0]}'; rename one")
 
 
-def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, Kind]) -> pd.DataFrame:
+def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, str]) -> pd.DataFrame:
     """Reads a file of separated cells."""
     if ending_of(path) == ".csv.gz":
         text = _unpacked(path)
@@ -321,7 +317,7 @@ def _typed(
     path: Path,
     name: str,
     cells: pa.ChunkedArray,
-    kind: Kind | None,
+    kind: str | None,
     missing: Sequence[str],
     commas: bool,
 ) -> pa.ChunkedArray:

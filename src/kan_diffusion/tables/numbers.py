@@ -4,7 +4,7 @@ r"""Numbers of a column, equally spaced or any, and smooth monotone maps of them
 any k, if the numbers are as fine as float64. Numbers of 64 bits and their differences are exact; k
 is float64. The smallest and the largest number are those of the data if five rows share them;
 otherwise they are rounded outwards, so that they reveal no single row, and decimals and fine
-numbers may be drawn beyond them: up to one more range, but never across zero.
+numbers may be drawn beyond them: by up to a twentieth of the range, but never across zero.
 
 **Splines.** Knots are quantiles x_i = Q(Phi(z_i)) at normal scores z_i; between two of them, with w
 = x_{i+1} - x_i, h = z_{i+1} - z_i, xi = (x - x_i) / w and slopes a and b at the two ends in units
@@ -22,9 +22,6 @@ Beyond an outermost knot, x is s (exp(c t) - 1) / c away from the knot, where t 
 and s = dx/dz at the knot. The tail is linear for curvature c = 0, exponential for c > 0 (heavy
 columns), and approaches a bound without reaching it for c = -s / distance. So nothing piles up at
 the ends, and a column that is never negative stays so.
-
-**Levels** 0, ..., K - 1 are spread evenly over the step above them, and the edges between them are
-knots, so that normal numbers give each level its frequency. Two levels are -1 and +1.
 """
 
 from __future__ import annotations
@@ -44,16 +41,16 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import LARGEST
 
-__all__ = ["SHARING", "Lattice", "Spline", "decimals", "fit_levels", "fit_numbers"]
+__all__ = ["SHARING", "Lattice", "Spline", "decimals", "fit_numbers"]
 
 SHARING = 5
 """Fewest rows that must share a bound so that it is kept exactly."""
 
 _MOST_DECIMALS = 15
 _FEWEST = 20  # distinct numbers, with which a shared step is no coincidence
+_BEYOND = 0.05  # of the range, that decimals and fine numbers may be drawn beyond it
 _A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _MOST_KNOTS = 33
-_MOST_EDGES = 2_000  # between levels, that are knots; no file holds these
 _TAIL_ROWS = 10  # rows beyond the last knot, but at most a tenth of all
 _ROWS_BETWEEN = 10  # fewest rows between two knots, if there are a hundred or more
 _TAIL_BODY = 1.28  # normal score of the outer tenth
@@ -114,8 +111,9 @@ class Lattice(Settings):
         high = last if shared[1] else min(_outward(last, digits, math.ceil), limits[1])
         if fine:
             span = high - low
-            below = 0.0 if shared[0] else min(span, low if low >= 0 else low - limits[0])
-            above = 0.0 if shared[1] else min(span, -high if high <= 0 else limits[1] - high)
+            room = span * _BEYOND
+            below = 0.0 if shared[0] else min(room, low if low >= 0 else low - limits[0])
+            above = 0.0 if shared[1] else min(room, -high if high <= 0 else limits[1] - high)
             return cls(fine=True, low=low, high=high, below=below, above=above)
         step, unit = 1, np.datetime_data(values.dtype)[0] if kind in "mM" else ""
         if calendar is None and unit in _A_DAY:  # parts of a day, even if there are few
@@ -125,26 +123,29 @@ class Lattice(Settings):
             step = min(max(step, int(np.gcd.reduce(gaps))), 2**63 - 1)
         origin = first - (first - int(low)) // step * step
         num = (int(high) - origin) // step
-        end, below, above = origin + num * step, 0, 0
+        end, below, above, room = origin + num * step, 0, 0, math.ceil(num * _BEYOND)
         if per > 1 and not shared[0]:
-            below = min(num, origin // step) if origin >= 0 else num
+            below = min(room, origin // step) if origin >= 0 else room
         if per > 1 and not shared[1]:
-            above = min(num, -end // step) if end <= 0 else num
+            above = min(room, -end // step) if end <= 0 else room
         found = {"origin": origin, "step": step, "high": num, "below": below, "above": above}
         return lattice.model_copy(update=found)
 
     def bounds(self, values: np.ndarray) -> tuple[float | None, float | None]:
-        """Bounds of the k of samples; None where samples have room or stop at an end.
+        """Bounds of the k of samples; None where samples stop at a number of the data.
 
         The lattice was found of these values, shape (n,).
         """
         if self.fine:
             low, high = float(values.min()), float(values.max())
-            opens = self.below > 0 or self.low < low, self.above > 0 or self.high > high
-            return 0.0 if low > 0 and opens[0] else None, 0.0 if high < 0 and opens[1] else None
-        has_room = (self.below == self.high and self.origin < 0, self.above == self.high)
-        low, high = -float(self.below), self.high + 1.0 + self.above
-        return None if has_room[0] else low, None if has_room[1] else high
+            ends = self.low - self.below, self.high + self.above
+            return ends[0] if ends[0] < low else None, ends[1] if ends[1] > high else None
+        return -float(self.below), self.high + 1.0 + self.above
+
+    @property
+    def decimals(self) -> int | None:
+        """Decimals of the numbers; None if they are as fine as float64."""
+        return None if self.fine else round(math.log10(self.per))
 
     def steps(self, values: np.ndarray) -> np.ndarray:
         """Returns k of values, shape (n,), float64; outside [low, high] beyond the ends."""
@@ -363,28 +364,6 @@ def fit_numbers(
     lower = _curvature(-x, -z, -ordered[0], None if low is None else -low)
     upper = _curvature(x[::-1], z[::-1], ordered[-1], high)
     return Spline(x=tuple(x.tolist()), z=tuple(z.tolist()), lower=lower, upper=upper)
-
-
-def fit_levels(frequencies: np.ndarray) -> Spline:
-    """Fits the map of levels 0, 1, ..., K - 1, each spread evenly over the step above it.
-
-    The edges between levels are knots, so normal numbers give each level its frequency, positive,
-    shape (K,). The middles of two levels become -1 and +1.
-    """
-    if len(frequencies) <= 2:
-        return Spline(x=(0.5, 1.5), z=(-1.0, 1.0))
-    edges = np.arange(len(frequencies) + 1.0)
-    shares = np.concatenate([[0.0], np.cumsum(frequencies / frequencies.sum())])
-    # A sixteenth of the first and of the last level is beyond the outermost knots.
-    ends = ndtri(np.clip([shares[1] / 16, 1 - (1 - shares[-2]) / 16], 1e-10, 1 - 1e-10))
-    between = ndtri(np.clip(shares[1:-1], 1e-9, 1 - 1e-9))
-    between = between[:: math.ceil(len(between) / _MOST_EDGES)]
-    # Within a wide level, dequantised numbers are uniform, so a normal map needs more knots.
-    z = np.union1d(between, np.linspace(ends[0], ends[1], _MOST_KNOTS))
-    x, z = _distinct(np.interp(ndtr(z), shares, edges), z)
-    slopes = _slopes(x, z)
-    tails = {"lower": -1 / (slopes[0] * x[0]), "upper": -1 / (slopes[-1] * (edges[-1] - x[-1]))}
-    return Spline(x=tuple(x.tolist()), z=tuple(z.tolist()), **tails)
 
 
 def _scores(count: int) -> np.ndarray:

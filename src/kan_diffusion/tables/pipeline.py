@@ -36,6 +36,7 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import Condition, read_conditions
+from kan_diffusion.tables.kinds.identifier import Identifier
 
 __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
 
@@ -130,6 +131,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         for condition in single:
             given[condition.column.name] = condition.cells(num_rows)
         gaps = [condition.column.name for condition in single if condition.gap]
+        self.codec.require_consistent({c.column.name: c.cells(1) for c in single})
         if len(given.columns) or several:
             self._require_conditions()
         if like is not None and several:
@@ -148,11 +150,13 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             return self.codec.decode(rows, part, gaps)
 
         frame = _accepted(given, complete, several) if several else complete(given)
+        given = given.loc[frame.index].reset_index(drop=True)
+        frame = frame.reset_index(drop=True)
         for column in self.codec.columns:
-            if column.identifier is not None:
-                known = given.loc[frame.index].get(column.name)
+            if isinstance(column, Identifier):
+                known = given.get(column.name)
                 frame[column.name] = column.numbered(frame[column.name], known)
-        return frame.reset_index(drop=True)
+        return frame
 
     def _require_conditions(self) -> None:
         if not self.denoiser.observable:
@@ -172,27 +176,39 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         """Fills gaps, once or several times: the spread between draws says how certain they are.
 
         Args:
-            frame: Rows of the table with gaps; all of its columns.
+            frame: Rows of the table with gaps; a column that is absent is a gap in all rows.
             draws: How many times to fill them.
             steps: Steps of the sampler.
             generator: Source of the noise; torch's default generator when None.
 
         Returns:
-            One frame per draw, in the dtypes of the table and with all given cells unchanged.
-            Identifiers are new ones.
+            One frame per draw, in the dtypes of the table and with all given cells unchanged;
+            absent columns come last. Identifiers in gaps are new.
 
         Raises:
-            DataError: A column is missing, new, or of another type.
+            DataError: A column is new, or of another type.
             KanDiffusionError: The number of draws is out of range, or the denoiser was trained
                 without conditions.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         if draws < 1:
             raise KanDiffusionError(f"gaps are filled at least once, not {draws} times")
-        self.codec.require_columns(frame)
-        drawn = (self.draw(like=frame, steps=steps, generator=generator) for _ in range(draws))
-        names = [self.codec.column(name).name for name in frame]
-        return [filled[names].set_axis(frame.index) for filled in drawn]
+        self.codec.encode(frame, some=True)  # so that an error has the right row number
+        known = frame.set_axis([self.codec.column(name).name for name in frame], axis=1)
+        absent = [column.name for column in self.codec.columns if column.name not in known]
+        has_gaps = known.isna().any(axis=1).to_numpy() | bool(absent)
+        with_gaps, whole = np.flatnonzero(has_gaps), np.flatnonzero(~has_gaps)
+        rest = self.codec.as_trained(known.iloc[whole])
+        order = np.argsort(np.concatenate([with_gaps, whole]))
+        filled = []
+        for _ in range(draws):
+            both = rest
+            if len(with_gaps):
+                part = self.draw(like=known.iloc[with_gaps], steps=steps, generator=generator)
+                part = part[[*known, *absent]]
+                both = pd.concat([part, rest], ignore_index=True) if len(rest) else part
+            filled.append(both.iloc[order].set_axis(frame.index))
+        return filled
 
     def log_density(
         self,

@@ -50,9 +50,9 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.evaluation.metrics import told_apart
 from kan_diffusion.evaluation.privacy import closest_record
-from kan_diffusion.tables.columns import Kind, inspected
 from kan_diffusion.tables.dtypes import Storage, place_among
 from kan_diffusion.tables.files import require_distinct
+from kan_diffusion.tables.kinds import found_kind, split_kind
 
 __all__ = ["SURE", "Feature", "TableScores", "table_scores"]
 
@@ -84,7 +84,7 @@ class Feature:
     """
 
     name: str
-    kind: Kind
+    kind: str
     labels: tuple[str, ...] | None
 
     def by_frequency(self, cells: _Array, among: _Array, most: int, gap: float = np.nan) -> _Array:
@@ -137,7 +137,7 @@ def table_scores(
     synthetic: pd.DataFrame,
     *,
     train: pd.DataFrame | None = None,
-    kinds: Mapping[str, Kind] | None = None,
+    kinds: Mapping[str, str] | None = None,
     targets: Sequence[str] | None = None,
     generator: np.random.Generator | int,
     effort: EffortName = "full",
@@ -214,7 +214,7 @@ def table_scores(
 
 
 def _features_of(
-    frames: Mapping[str, pd.DataFrame], kinds: Mapping[str, Kind]
+    frames: Mapping[str, pd.DataFrame], kinds: Mapping[str, str]
 ) -> tuple[list[Feature], dict[str, _Array], tuple[str, ...]]:
     """Decides how each column is judged, as given or else by the training rows or the real ones.
 
@@ -241,12 +241,12 @@ def _features_of(
     features, columns = {}, []
     for place in reference:
         name = str(place)
-        storage, found, _ = inspected(reference[place], name, given.get(name))
-        kind = given.get(name) or found
+        read, by_itself = found_kind(reference[place], name, given.get(name))
+        kind = split_kind(given[name])[0] if name in given else by_itself
         if kind == "identifier":
             continue
         sides = {which: frame[place] for which, frame in frames.items()}
-        cells, labels = _numbers(sides, storage, kind)
+        cells, labels = _numbers(sides, read.storage, kind)
         if len(np.unique(cells)) > 1:
             features[name] = Feature(name, kind, labels)
             columns.append(cells)
@@ -261,7 +261,7 @@ def _features_of(
 
 
 def _numbers(
-    sides: Mapping[str, pd.Series], storage: Storage, kind: Kind
+    sides: Mapping[str, pd.Series], storage: Storage, kind: str
 ) -> tuple[_Array, tuple[str, ...] | None]:
     """Reads a column of all tables, one after the other; returns its categories, too."""
     parts = []

@@ -2,7 +2,7 @@ r"""Orders of categories in which neighbours occur together with similar other c
 
 The rows' scores are the axes of a multiple correspondence analysis with numbers among the columns
 (Greenacre 1984; Pagès 2004). With the projections :math:`P_q` of the rows on the indicators of
-column q's categories, or on its normal scores (0 without a value, and where zero is a state), they
+column q's categories, or on its normal scores (0 without a value), they
 are the leading eigenvectors of the mean of the Q projections,
 :math:`\frac 1Q \sum_q P_q u_k = \lambda_k u_k`, without the constant one. An axis that one column
 has to itself has :math:`\lambda = 1/Q` and says nothing about dependence; so axis k counts by what
@@ -29,10 +29,12 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.sparse import csr_array, hstack
 from scipy.spatial import cKDTree
 
+from kan_diffusion.tables.kinds.category import Category
+
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kan_diffusion.tables.columns import Column
+    from kan_diffusion.tables.kinds import Kind
 
 __all__ = ["arranged"]
 
@@ -43,7 +45,7 @@ _DETOUR = 1.1  # longest way through the common order, in ways through the colum
 _MOST = 400  # categories that are clustered; each other one is laid beside the nearest of them
 
 
-def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, ...]:
+def arranged(columns: tuple[Kind, ...], frame: pd.DataFrame) -> tuple[Kind, ...]:
     """Orders the categories of columns that have no order of their own, by at most 20,000 rows."""
     random = np.random.default_rng(0)
     rows = np.sort(random.choice(len(frame), min(len(frame), _LOOK), replace=False))
@@ -66,17 +68,19 @@ def arranged(columns: tuple[Column, ...], frame: pd.DataFrame) -> tuple[Column, 
     ):
         shared, alone = (np.argsort(each, kind="stable") for each in (rank, _ranks(own, count)))
         longer = _length(own[shared]) > _DETOUR * _length(own[alone])
-        result[place] = columns[place].in_order(alone if longer else shared)
+        column = columns[place]
+        assert isinstance(column, Category)
+        result[place] = column.in_order(alone if longer else shared)
     return tuple(result)
 
 
-def _span(column: Column, cells: pd.Series) -> csr_array | None:
+def _span(column: Kind, cells: pd.Series) -> csr_array | None:
     """Returns the vectors that a column's projection is on, (n, 1 or number of categories)."""
     if column.is_discrete:
         codes = column.codes(cells)
         rows = np.flatnonzero(codes >= 0)
         entries = np.ones(len(rows)), (rows, codes[rows])
-        return csr_array(entries, shape=(len(cells), len(column.categories)))
+        return csr_array(entries, shape=(len(cells), len(column.known)))
     value = column.encode(cells, None, partial=True)[:, len(column.states) :]
     return csr_array(np.nan_to_num(value)) if value.shape[1] else None
 

@@ -28,8 +28,8 @@ from kan_diffusion.files import digest, stamp
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import Kind
 from kan_diffusion.tables.files import TABLES, read_frame
+from kan_diffusion.tables.kinds import KindName
 
 __all__ = ["MOST_HELDOUT", "FileData", "TableData", "TableDataset"]
 
@@ -139,7 +139,7 @@ class FileData(_TableSource):
     path: Path
     sha256: str = ""
     holdout: float = Field(0.2, ge=0, lt=1)
-    kinds: dict[str, Kind] = Field(default_factory=dict)
+    kinds: dict[str, KindName] = Field(default_factory=dict)
     missing: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 

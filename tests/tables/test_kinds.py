@@ -5,7 +5,7 @@ import pytest
 from helpers import refused
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.columns import Column
+from kan_diffusion.tables.kinds import fit_column
 
 N = 400
 
@@ -15,7 +15,7 @@ def _rng():
 
 
 def _column(values, kind=None):
-    return Column.fit("a", pd.Series(values), kind)
+    return fit_column("a", pd.Series(values), kind)
 
 
 def _drawn(column, num=4000):
@@ -38,7 +38,10 @@ def test_kinds_are_found():
         (_rng().integers(-40, 400, N).astype(float), "number"),
         (MOSTLY_ZERO, "number"),
         (range(1960, 2021), "number"),  # years
-        ([None, *range(1, 50)], "number"),  # as pandas reads them, which are no whole numbers
+        ([None, *range(1, 50)], "identifier"),  # as pandas reads whole numbers with a gap
+        (_rng().permutation(600)[:N] + 10_000, "identifier"),  # with holes
+        (_rng().choice(10**6, N, replace=False), "number"),  # unique by chance
+        ([f"Ann {i}" for i in range(N - 1)] + ["Ann 0"], "identifier"),  # nearly unique
         (_rng().integers(0, 2, N), "category"),
         (_rng().random(N) < 0.5, "category"),
         (letters, "category"),
@@ -140,14 +143,18 @@ def test_scattered_numbers_that_many_rows_share_come_back_alone():
     assert back.tolist() == [prices[prices < number][-1] for number in own]
 
 
-def test_other_numbers_are_no_levels():
+def test_one_rare_extreme_does_not_smear_the_values_that_many_share():
+    few = _rng().normal(size=100)
+    column = _column(np.append(_rng().choice(few, 4000), [7.125, -9.5]))
+    assert set(_drawn(column)) <= set(few)
+
+
+def test_numbers_of_which_many_are_rare_are_not_listed():
     for values in (
-        np.append(_rng().choice(_rng().normal(size=100), 4000), [7.125, -9.5]),  # open ends
-        _rng().normal(170, 9, 8000).round(),  # a narrow lattice
         _rng().normal(size=8000).round(2),
         _rng().choice(np.exp(_rng().normal(size=900)), 4000),  # four rows a number
     ):
-        assert not _column(values).categories
+        assert not _column(values).is_listed
 
 
 def test_numbers_that_a_dtype_has_no_room_for_are_refused():
@@ -214,7 +221,7 @@ def test_the_scale_of_densities_is_that_of_the_coordinates():
     codec = TableCodec.fit(frame)
     x, k = codec.columns
     step = 1e-6
-    moved = [x.transform.forward(frame["x"].to_numpy() + s) for s in (-step, step)]
+    moved = [x.distribution.forward(frame["x"].to_numpy() + s) for s in (-step, step)]
     expected = np.log((moved[1] - moved[0]) / (2 * step))
     np.testing.assert_allclose(x.log_scale(frame["x"]), expected, atol=1e-4)
     # A tenth is a step: the probability of one is that of the density over it.

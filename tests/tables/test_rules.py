@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from helpers import refused, seeded
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.constraints import Rule, obeying
+from kan_diffusion.tables.kinds import fit_column
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kan_diffusion.tables.rules.base import Rows
+from kan_diffusion.tables.rules.implied import Implied
 from make import denoiser, process
 
 
@@ -197,34 +199,88 @@ def test_cells_that_contradict_are_kept_as_given():
 
 @given(st.data())
 def test_the_nearest_category_that_agrees_is_taken(data):
-    count, num, each = (data.draw(st.integers(1, 6)) for _ in range(3))
+    count, num, each = (data.draw(st.integers(2, 6)) for _ in range(3))
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     implied = rng.integers(0, 3, (each, count))
-    rules = [
-        Rule(columns=(0, 1 + place), implied=tuple(follows.tolist()))
-        for place, follows in enumerate(implied)
-    ]
     codes = np.column_stack([rng.integers(0, count, num), rng.integers(0, 3, (num, each))])
+    words = np.array(list("abcdef"))
+    every = [*words[: max(count, 3)]] * 2
+    frame = pd.DataFrame(words[codes]).astype(pd.CategoricalDtype([*words]))
+    known = pd.DataFrame(dict.fromkeys(frame, every)).astype(frame.dtypes[0])
+    columns = [fit_column(place, known[place]) for place in frame]
+    rule = Implied(
+        kind="implied",
+        places=tuple(range(each + 1)),
+        implied=tuple(
+            tuple(follows.tolist()) + (-1,) * (max(count, 3) - count) for follows in implied
+        ),
+    )
     given = np.column_stack([np.zeros(num, dtype=bool), rng.random((num, each)) < 0.6])
-    found = obeying(codes, given, rules)
-    for before, known, after in zip(codes, given[:, 1:], found, strict=True):
+    rows = Rows(columns, frame.copy())
+    rule.repair(rows, given)
+    found = np.column_stack([rows.codes(place) for place in frame])
+    for before, fixed, after in zip(codes, given[:, 1:], found, strict=True):
         agreeing = [
-            other for other in range(count) if ((implied[:, other] == before[1:]) | ~known).all()
+            other for other in range(count) if ((implied[:, other] == before[1:]) | ~fixed).all()
         ]
         if agreeing:
             assert after[0] in agreeing
             assert abs(after[0] - before[0]) == min(abs(other - before[0]) for other in agreeing)
         else:
             assert after[0] == before[0]
-        assert (after[1:] == np.where(known, before[1:], implied[:, after[0]])).all()
+        assert (after[1:] == np.where(fixed, before[1:], implied[:, after[0]])).all()
+
+
+def test_each_column_of_an_order_keeps_to_the_values_it_can_have():
+    rng = np.random.default_rng(0)
+    day = pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 300, 900), unit="D")
+    stop = day + pd.to_timedelta(rng.integers(0, 20_000, 900), unit="min")
+    least = rng.choice([10, 30, 50], 900)
+    frame = pd.DataFrame(
+        {"start": day, "stop": stop, "least": least, "most": least + rng.integers(0, 40, 900)}
+    )
+    for columns in (["start", "stop", "least", "most"], ["most", "least", "stop", "start"]):
+        codec = TableCodec.fit(frame[columns])
+        assert {*codec.always} >= {"start<=stop", "least<=most"}
+        drawn = codec.decode(2 * torch.randn(4000, codec.dim, generator=seeded()))
+        assert (drawn["start"] <= drawn["stop"]).all()
+        assert (drawn["least"] <= drawn["most"]).all()
+        assert (drawn["start"] == drawn["start"].dt.normalize()).all()
+        assert drawn["least"].isin([10, 30, 50]).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "Int8", "int8[pyarrow]", "uint64", "float32"])
+def test_a_sum_keeps_within_its_dtype(dtype):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 60, (2, 900))
+    if dtype == "float32":
+        a, b = a + rng.random(900), b + rng.random(900)
+    numpys = dtype.lower().split("[")[0]
+    frame = pd.DataFrame({"a": a.astype(numpys), "b": b.astype(numpys)})
+    frame = frame.assign(c=frame["a"] + frame["b"]).astype(dtype)
+    codec = TableCodec.fit(frame)
+    assert codec.always == ("a+b=c",)
+    drawn = codec.decode(2 * torch.randn(500, codec.dim, generator=seeded()))
+    assert drawn.dtypes.equals(frame.dtypes)
+    total = drawn["a"].astype(float) + drawn["b"].astype(float)
+    np.testing.assert_allclose(total, drawn["c"].astype(float), rtol=1e-6, atol=1e-5)
+    assert (drawn["c"].astype(float) >= 0).all()
+    if "int8" in dtype.lower():
+        given = pd.DataFrame({"a": [100] * 5, "b": [100] * 5}).astype(dtype)
+        with refused(
+            "column 'c' would have to be 200, .* holds -128 to 127; give other", DataError
+        ):
+            codec.decode(torch.randn(5, codec.dim), given)
 
 
 def test_rules_that_fit_no_column_are_refused():
     known = CODECS["places"].to_dict()["rules"][0]
     for name, rule in (
-        *(("orders", {"columns": c}) for c in ([0, 9], [0, 0], [0, 1], [0, 1, 2])),
-        *(("places", known | {"columns": c}) for c in ([9, 0], [5, 0], [1, 1], [1, 0, 2])),
-        *(("places", known | {"implied": implied}) for implied in ([0], [12] * 12)),
+        *(("orders", {"kind": "order", "places": p}) for p in ([0, 9], [0, 0], [0, 1], [0, 3, 5])),
+        *(("orders", {"kind": "total", "places": p}) for p in ([1, 4], [0, 1, 2], [1, 4, 9])),
+        *(("places", known | {"places": p}) for p in ([9, 0, 2, 3], [5, 0, 2, 3], [1, 1, 2, 3])),
+        *(("places", known | {"implied": implied}) for implied in ([[0]], [[12] * 12] * 3, [])),
+        ("places", known | {"kind": "never"}),
     ):
         with refused("codec: ", KanDiffusionError):
             TableCodec.from_dict({**CODECS[name].to_dict(), "rules": [rule]})

@@ -1,0 +1,127 @@
+"""Dates in text: the format in which a column writes them, and cells there and back.
+
+A format has the directives of strptime: ``%Y`` or ``%y``, ``%m``, ``%d``, ``%H``, ``%M`` and
+``%S``, without leading zeros ``%-m``, ``%-d`` and ``%-H``, and ``%3f`` for three digits of a
+second. At its end there may be ``Z`` or an offset that all cells share, such as ``+02:00``.
+
+Whether the day or the month comes first is decided by the column where any cell decides it. If none
+does, the day is taken to be first, with a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from kan_diffusion.errors import DataError
+
+__all__ = ["DATE_FORMAT", "format_of", "read_dates", "written_dates"]
+
+logger = logging.getLogger(__name__)
+
+DATE_FORMAT = r"^(?:%-?[mdH]|%[YyMS]|%[1-6]f|[-/.:T ])+(?:Z|[+-][0-9]{2}:?[0-9]{2})?$"
+"""Pattern of a format."""
+
+_CELL = re.compile(
+    r"(?P<first>[0-9]{1,4})(?P<mark>[-/.])[0-9]{1,2}(?:(?P=mark)(?P<last>[0-9]{1,4}))?"
+    r"(?:(?P<at>[T ])[0-9]{1,2}:[0-9]{2}(?P<seconds>:[0-9]{2}(?:\.(?P<part>[0-9]{1,6}))?)?"
+    r"(?P<zone>Z|[+-][0-9]{2}:?[0-9]{2})?)?"
+)
+_GLANCE = 100  # cells that most formats do not fit
+_MOSTLY = 0.5  # share of cells in a format that make a column one of dates
+
+
+def _candidates(text: str) -> Iterator[str]:
+    """Gives the formats that a cell may have, those with leading zeros and the day first."""
+    cell = _CELL.fullmatch(text)
+    if cell is None:
+        return
+    mark, first, last = cell["mark"], len(cell["first"]), cell["last"]
+    days = []
+    if last is None and first == 4 and mark != ".":
+        days = [f"%Y{mark}%m"]
+    elif last is not None and first == 4:
+        days = [f"%Y{mark}%m{mark}%d"]
+    elif last is not None and (len(last) == 4 or (len(last) == 2 and mark != "-")):
+        year = "%Y" if len(last) == 4 else "%y"
+        days = [f"%d{mark}%m{mark}{year}", f"%m{mark}%d{mark}{year}"]
+    clock = ""
+    if cell["at"]:
+        clock = f"{cell['at']}%H:%M"
+        clock += ":%S" if cell["seconds"] else ""
+        clock += f".%{len(cell['part'])}f" if cell["part"] else ""
+        clock += cell["zone"] or ""
+    for bare_day, bare_hour, day in product((False, True), (False, True), days):
+        date = re.sub("%([md])", r"%-\1", day) if bare_day else day
+        yield date + (clock.replace("%H", "%-H") if bare_hour else clock)
+
+
+def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | None:
+    """Finds the format in which a column of text, shape (n,), writes dates; None if it has none.
+
+    Raises:
+        DataError: At least half of the cells are dates in one format, and some are not.
+    """
+    texts = pd.unique(values[~missing])
+    some = texts[:_GLANCE]
+    formats = dict.fromkeys(form for text in some for form in _candidates(text))
+    likely = [form for form in formats if _fits(some, form).mean() >= _MOSTLY]
+    fitting = [form for form in likely if _fits(texts, form).all()]
+    if not fitting and likely:
+        odd = texts[~_fits(texts, likely[0])][0]
+        raise DataError(
+            f"column '{name}' mixes dates and text: row {int(np.argmax(values == odd)) + 1} holds "
+            f"'{odd}' and most are {likely[0]}; correct the cell, name it as a word for gaps, or "
+            "call the column a category"
+        )
+    if not fitting:
+        return None
+    others = [form for form in fitting if _day_first(form) != _day_first(fitting[0])]
+    if others:
+        logger.warning(
+            f"column '{name}' is read as {fitting[0]}, and {others[0]} would fit as well; if that "
+            f"is right, give the column the kind 'date:{others[0]}'"
+        )
+    return fitting[0]
+
+
+def _day_first(form: str) -> bool:
+    return form.replace("-", "").find("%d") < form.replace("-", "").find("%m")
+
+
+def _fits(texts: np.ndarray, form: str) -> np.ndarray:
+    return np.asarray(written_dates(read_dates(texts, form), form) == texts)
+
+
+def read_dates(texts: np.ndarray, form: str) -> np.ndarray:
+    """Reads dates in a format, shape (n,); those in another one are not a time."""
+    directives = re.sub("%-", "%", re.sub("%[1-6]f", "%f", form))
+    cells = pd.to_datetime(pd.Series(texts, dtype=object), format=directives, errors="coerce")
+    return cells.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+
+
+def written_dates(moments: np.ndarray, form: str) -> np.ndarray:
+    """Writes moments in a format, as objects, shape (n,)."""
+    distinct, place = np.unique(moments, return_inverse=True)
+    cells = pd.Series(distinct).dt
+    parts = {
+        "Y": cells.year, "y": cells.year % 100, "m": cells.month, "d": cells.day,
+        "H": cells.hour, "M": cells.minute, "S": cells.second,
+    }  # fmt: skip
+    text = pd.Series("", index=range(len(distinct)), dtype=object)
+    for token in re.findall(r"%-?[A-Za-z]|%[1-6]f|[^%]", form):
+        if token[-1] == "f":
+            digits = int(token[1])
+            part = cells.microsecond.fillna(0).astype(int) // 10 ** (6 - digits)
+            text += part.astype(str).str.zfill(digits)
+        elif token[0] == "%":
+            width = 0 if "-" in token else 4 if token[-1] == "Y" else 2
+            text += parts[token[-1]].fillna(0).astype(int).astype(str).str.zfill(width)
+        else:
+            text += token
+    return text.to_numpy(dtype=object, copy=True)[place]

@@ -1,0 +1,318 @@
+"""What a column is: a kind is a class, and says all that the rest of a table asks of a column.
+
+A kind keeps shares, categories and knots of the cells that it was fitted to, but never a row. Its
+coordinates are -1 or +1 for "is missing", if the column has gaps, and one of about N(0, 1), or of
+-1 and +1, for the value, if it has one to learn. If a cell has no value, its value coordinate is
+fresh N(0, 1) noise, which carries no information and has a known density.
+
+A new kind is a subclass of :class:`Kind` in a module of its own and an entry of ``KINDS``
+(:mod:`kan_diffusion.tables.kinds`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from kan_diffusion.errors import DataError, listed
+from kan_diffusion.settings import Settings
+from kan_diffusion.tables.dtypes import WORDS, Holds, Storage, Values, place_among
+from kan_diffusion.tables.jumps import Share
+
+__all__ = ["Cells", "Kind", "as_text", "between", "refuse"]
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a column that a kind is found and fitted by.
+
+    Attributes:
+        name: Name of the column.
+        storage: Its dtype and what its cells hold.
+        values: The values, as the storage reads them, shape (n,).
+        missing: Which of them are missing, shape (n,).
+    """
+
+    name: str | int
+    storage: Storage
+    values: np.ndarray
+    missing: np.ndarray
+
+    @cached_property
+    def present(self) -> np.ndarray:
+        """The values that are not missing, shape (m,)."""
+        return self.values[~self.missing]
+
+    @cached_property
+    def distinct(self) -> np.ndarray:
+        """The different values."""
+        return np.asarray(pd.unique(self.present))
+
+
+class Kind(Settings):
+    """A column of a table: how its cells are kept, what they are, and how they become coordinates.
+
+    Attributes:
+        name: Name of the column.
+        storage: Its dtype and what its cells hold.
+        kind: Name of its kind, a key of ``KINDS``.
+        missing: Share of missing cells, 0 to 1.
+    """
+
+    holds: ClassVar[frozenset[Holds]] = frozenset(WORDS)
+    """Types of values that columns of the kind can have."""
+
+    is_learned: ClassVar[bool] = True
+    """Whether a value has a coordinate."""
+
+    name: str | int
+    storage: Storage
+    kind: str
+    missing: Share = 0.0
+
+    # Finding and fitting.
+
+    @classmethod
+    def suits(cls, cells: Cells) -> bool:
+        """Tells whether a column is of this kind, if nobody says what it is."""
+        raise NotImplementedError
+
+    @classmethod
+    def problem(cls, cells: Cells) -> str | None:
+        """Says why a column cannot be of this kind, such as "holds text"; None if it can."""
+        if cells.storage.values is not None:
+            return "has a categorical dtype without room for new values, and may be made another"
+        if cells.storage.holds not in cls.holds:
+            return f"holds {WORDS[cells.storage.holds]}"
+        return None
+
+    @classmethod
+    def fitted(cls, cells: Cells) -> dict[str, object]:
+        """Returns the fields of the kind itself, for the cells of a column, at least one present.
+
+        Raises:
+            DataError: The cells cannot be described.
+        """
+        raise NotImplementedError
+
+    def warnings(self, told: bool) -> list[str]:
+        """Says what a user should know of the column, whose kind was ``told`` or found."""
+        return []
+
+    # Coordinates.
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether its values are categories without order, or just two."""
+        return False
+
+    @property
+    def known(self) -> np.ndarray:
+        """All values that a cell can have, if they are few enough to list; else none."""
+        return self.storage.empty(0)
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """States of a cell besides having a value: "missing"."""
+        return ("missing",) if self.missing else ()
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of its coordinates: one for each state, then that of its value, if it has any."""
+        value = (str(self.name),) if self.is_learned else ()
+        return (*(f"{self.name} is {state}" for state in self.states), *value)
+
+    def read(self, series: pd.Series) -> Values:
+        """Reads the values of this column in another frame, and which are missing.
+
+        Raises:
+            DataError: A cell does not fit this column, or its dtype cannot hold it.
+        """
+        values, missing = self.storage.read(series, self.name)
+        if self.storage.holds != "truth":
+            return values, missing
+        truths = values.astype(bool)
+        refuse(self, (values != truths) & ~missing, values, "and only truth values were there")
+        return truths, missing
+
+    def as_trained(self, series: pd.Series, drawn: pd.Series) -> pd.Series:
+        """Returns cells of this column in the dtype that it had in training, as drawn ones have."""
+        if series.dtype == drawn.dtype:
+            return series
+        return self.storage.restore(*self.read(series)).astype(drawn.dtype)
+
+    def codes(self, series: pd.Series) -> np.ndarray:
+        """Returns the places of cells among the known values, shape (n,); -1 without a value.
+
+        Raises:
+            DataError: A cell does not fit this column.
+        """
+        values, missing = self.read(series)
+        rows = np.flatnonzero(~missing)
+        codes = np.full(len(values), -1)
+        codes[rows] = self.places(values[rows], rows)
+        return codes
+
+    def places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Finds values (m,) of the rows (m,) among the known ones.
+
+        Raises:
+            DataError: A value is none of them.
+        """
+        places = place_among(self.known, values)
+        if (unknown := places < 0).any():
+            first = int(np.argmax(unknown))
+            raise DataError(
+                f"column '{self.name}' has '{values[first]}' in row {int(rows[first]) + 1}, "
+                f"which is not in the rows trained on; known: {listed(self.known)}"
+            )
+        return places
+
+    def scores(
+        self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
+    ) -> np.ndarray:
+        """Maps values (m,) of the rows (m,) to coordinates (m,), float64.
+
+        Args:
+            values: As :meth:`read` gives them.
+            rows: Their rows, for errors.
+            generator: Spreads values over what one of them takes of the coordinate; None takes its
+                middle.
+
+        Raises:
+            DataError: A value does not fit this column.
+        """
+        raise NotImplementedError
+
+    def values(self, scores: np.ndarray) -> np.ndarray:
+        """Maps coordinates (n,), float64, to values as :meth:`read` gives them."""
+        raise NotImplementedError
+
+    def encode(
+        self, series: pd.Series, generator: np.random.Generator | None, partial: bool
+    ) -> np.ndarray:
+        """Encodes cells (n,) as coordinates (n, number of coordinates), float32.
+
+        The generator spreads values and fills the coordinates of cells without a value; None takes
+        middles and zeros. In a ``partial`` column missing cells are unknown, NaN, since they may
+        have a value.
+
+        Raises:
+            DataError: A cell does not fit this column, or is missing and none was in training.
+        """
+        values, missing = self.read(series)
+        if missing.any() and not partial and not self.missing:
+            raise DataError(
+                f"column '{self.name}' has a gap in row {int(np.argmax(missing)) + 1}, and had "
+                "none in the rows trained on; fill it or remove the row"
+            )
+        cells = np.full((len(series), len(self.coordinates)), -1, dtype=np.float32)
+        if self.states and not partial:
+            cells[missing, 0] = 1
+        if not self.is_learned:
+            return cells
+        empty = np.full(len(series), np.nan if partial else 0, dtype=np.float32)
+        if generator is not None and not partial:
+            empty[missing] = generator.standard_normal(int(missing.sum()), dtype=np.float32)
+        rows = np.flatnonzero(~missing)
+        empty[rows] = self.scores(values[rows], rows, generator)
+        cells[:, -1] = empty
+        return cells
+
+    def decode(self, cells: np.ndarray) -> pd.Series:
+        """Decodes coordinates, (n, number of coordinates), into cells; identifiers are 0 or ""."""
+        scores = cells[:, -1] if self.is_learned else np.zeros(len(cells))
+        return self.storage.restore(self.values(scores.astype(np.float64)), self.gaps(cells))
+
+    def gaps(self, cells: np.ndarray) -> np.ndarray:
+        """Tells from coordinates which cells are missing, shape (n,)."""
+        return cells[:, 0] > 0 if self.states else np.zeros(len(cells), dtype=bool)
+
+    def log_scale(self, series: pd.Series) -> np.ndarray:
+        """Returns log dz/dx of each cell, shape (n,); 0 for a cell without a number."""
+        return np.zeros(len(series))
+
+    # Conditions.
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the values that a cell can have are known one by one."""
+        return len(self.known) > 0
+
+    @property
+    def reach(self) -> np.ndarray:
+        """The known values in order, or else the smallest and the largest that are drawn."""
+        return np.sort(self.known)
+
+    def require_possible(self, values: np.ndarray) -> None:
+        """Refuses values, shape (m,), that no cell of the column can have.
+
+        Raises:
+            DataError: A value is not known, or cells are made anew.
+        """
+        if len(unknown := values[~np.isin(values, self.known)]):
+            raise DataError(
+                f"column '{self.name}' has no value '{unknown[0]}'; known: {listed(self.reach)}"
+            )
+
+    def within(self, low: object | None, high: object | None) -> np.ndarray:
+        """Returns the known values, or the ends of those that are drawn, within a range.
+
+        Ends are values as :meth:`read` gives them, None where the range is open.
+
+        Raises:
+            DataError: The values have no order.
+        """
+        return between(self.known, low, high)
+
+    # What people see.
+
+    def describe(self) -> dict[str, object]:
+        """Name, kind, dtype, share of gaps, values and number of coordinates."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "dtype": self.storage.dtype,
+            "gaps": self.missing,
+            "values": self.words(),
+            "coordinates": len(self.coordinates),
+        }
+
+    def words(self) -> str:
+        """Describes the values in a few words."""
+        shown = ", ".join(map(as_text, self.known[:_SHOWN]))
+        return shown + (f", ... ({len(self.known)})" if len(self.known) > _SHOWN else "")
+
+
+def as_text(value: object) -> str:
+    """Writes a value for people: a moment at midnight is a day."""
+    return re.sub(r"T00:00:00(\.0+)?$", "", str(value))
+
+
+def refuse(kind: Kind, wrong: np.ndarray, values: np.ndarray, problem: str) -> None:
+    """Refuses values (n,) of which some are ``wrong``, shape (n,).
+
+    Raises:
+        DataError: One is.
+    """
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        shown = f"{values[row]:g}" if values.dtype.kind == "f" else values[row]
+        raise DataError(f"column '{kind.name}' has {shown} in row {row + 1}, {problem}")
+
+
+def between(values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
+    """Returns those of the values that are from ``low`` to ``high``; None is an open end."""
+    within = np.ones(len(values), bool)
+    if low is not None:
+        within &= values >= low
+    if high is not None:
+        within &= values <= high
+    return values[within]

@@ -1,0 +1,152 @@
+"""Columns of categories.
+
+Two categories are -1 and +1. Three or more are ordered so that neighbours occur with similar other
+cells (:mod:`kan_diffusion.tables.seriation`), and are the jumps of one distribution function
+(:mod:`kan_diffusion.tables.jumps`), which gives each its share of a normal distribution.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Self
+
+import numpy as np
+import pandas as pd
+from annotated_types import Len
+from pydantic import FailFast, Field, model_validator
+
+from kan_diffusion.errors import DataError
+from kan_diffusion.limits import MOST_CATEGORIES
+from kan_diffusion.tables.dtypes import Scalar, place_among
+from kan_diffusion.tables.jumps import JumpMap, Share, rounded_share, spread_over
+from kan_diffusion.tables.kinds.base import Cells, Kind
+from kan_diffusion.tables.numbers import SHARING
+
+__all__ = ["Category"]
+
+_MANY_RARE = 20  # categories
+
+
+class Category(Kind):
+    """A column of categories.
+
+    Attributes:
+        categories: Its values, in the order in which a number counts them.
+        frequencies: Share of each of them among the cells that have a value.
+        rare: How many of them fewer than five rows have.
+    """
+
+    categories: Annotated[tuple[Scalar, ...], FailFast(), Len(1, MOST_CATEGORIES)]
+    frequencies: Annotated[tuple[Share, ...], FailFast(), Len(1, MOST_CATEGORIES)]
+
+    rare: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _require_parts(self) -> Self:
+        if not len(self.frequencies) == len(self.categories) == len(set(self.categories)):
+            raise DataError(f"column '{self.name}' needs a frequency for each of its categories")
+        return self
+
+    @classmethod
+    def suits(cls, cells: Cells) -> bool:
+        """Tells whether a column holds text or truth values, or two numbers."""
+        storage = cells.storage
+        named = storage.values is not None or storage.holds in ("text", "truth")
+        return named or (len(cells.distinct) == 2 and storage.holds != "span")
+
+    @classmethod
+    def problem(cls, cells: Cells) -> str | None:
+        """Returns None: whatever has a few values can be categories."""
+        return None
+
+    @classmethod
+    def fitted(cls, cells: Cells) -> dict[str, object]:
+        """Returns the categories and their shares."""
+        storage = cells.storage
+        codes, unique = pd.factorize(cells.present, sort=storage.values is None)
+        known, counts = np.asarray(unique), np.bincount(codes, minlength=len(unique))
+        if storage.values is not None:
+            order = np.argsort(place_among(storage.from_scalars(storage.values), known))
+            known, counts = known[order], counts[order]
+        if len(known) > MOST_CATEGORIES:
+            raise DataError(
+                f"column '{cells.name}' has {len(known):,} different values, and a column has at "
+                f"most {MOST_CATEGORIES:,} categories; leave it out or call it an identifier"
+            )
+        frequencies = tuple(map(rounded_share, counts / counts.sum()))
+        return {
+            "categories": tuple(storage.scalars(known)),
+            "frequencies": frequencies,
+            "rare": int((counts < SHARING).sum()),
+        }
+
+    def warnings(self, told: bool) -> list[str]:
+        """Says that text is nearly free, so that drawn rows repeat what few people wrote."""
+        is_free = self.rare >= max(_MANY_RARE, len(self.categories) / 2)
+        if told or not is_free or self.storage.holds != "text":
+            return []
+        return [
+            f"column '{self.name}' has {self.rare:,} texts that fewer than five rows have, and "
+            "rows are drawn with them as they are; if they name persons, leave the column out or "
+            "merge them"
+        ]
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether categories have no order, or are just two."""
+        return len(self.categories) <= 2 or not self.storage.ordered
+
+    @property
+    def known(self) -> np.ndarray:
+        """The categories as values."""
+        return self.storage.from_scalars(self.categories)
+
+    @cached_property
+    def _map(self) -> JumpMap:
+        return JumpMap(jumps=tuple(range(len(self.categories))), shares=self.frequencies)
+
+    def in_order(self, places: np.ndarray) -> Self:
+        """Returns the column with its categories in another order; ``places`` has shape (K,)."""
+        categories = tuple(self.categories[place] for place in places)
+        frequencies = tuple(self.frequencies[place] for place in places)
+        # A new column, whose cached properties follow the new order.
+        return type(self)(**{**dict(self), "categories": categories, "frequencies": frequencies})
+
+    def scores(
+        self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
+    ) -> np.ndarray:
+        """Maps categories to -1 and +1, or to their share of a normal distribution."""
+        codes = self.places(values, rows).astype(np.float64)
+        if len(self.categories) <= 2:
+            return 2 * codes - 1
+        return spread_over(self._map, codes, generator)
+
+    def values(self, scores: np.ndarray) -> np.ndarray:
+        """Maps coordinates to categories."""
+        codes = scores > 0 if len(self.categories) <= 2 else self._map.inverse(scores)
+        return self.known[np.minimum(codes.astype(np.int64), len(self.known) - 1)]
+
+    def words(self) -> str:
+        """Names the first categories, and how many are rare."""
+        rare = f", {self.rare:,} of them in fewer than {SHARING} rows" if self.rare else ""
+        return super().words() + rare
+
+    def log_scale(self, series: pd.Series) -> np.ndarray:
+        """Returns that of categories in order, which are jumps; 0 for those without."""
+        result = np.zeros(len(series))
+        if not self.is_discrete:
+            codes = self.codes(series)
+            _, result[codes >= 0] = self._map.with_log_slope(codes[codes >= 0].astype(float))
+        return result
+
+    def within(self, low: object | None, high: object | None) -> np.ndarray:
+        """Returns the categories of a range, if they have an order."""
+        if self.storage.holds != "text":
+            return super().within(low, high)
+        if not self.storage.ordered:
+            raise DataError(
+                f"column '{self.name}' has categories and no ranges; give a value or a list"
+            )
+        names = self.known.tolist()
+        first = 0 if low is None else names.index(low)
+        return self.known[first : None if high is None else names.index(high) + 1]

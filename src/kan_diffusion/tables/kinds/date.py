@@ -1,0 +1,20 @@
+"""Columns of dates: numbers of days, months, minutes or the like since 1970."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from kan_diffusion.tables.dtypes import Holds
+from kan_diffusion.tables.kinds.number import Number
+
+__all__ = ["Date"]
+
+
+class Date(Number):
+    """A column of dates, at the resolution that all of them have."""
+
+    holds: ClassVar[frozenset[Holds]] = frozenset({"moment"})
+
+    def words(self) -> str:
+        """Names the first and the last date, and their time zone."""
+        return super().words() + (f" ({self.storage.zone})" if self.storage.zone else "")

@@ -1,0 +1,157 @@
+"""Columns that tell rows apart, which are not learned: drawn rows get new identifiers.
+
+A new identifier is the beginning that all known ones share, and a number above the largest seen
+there, rounded up, so that it tells no row.
+"""
+
+from __future__ import annotations
+
+import string
+from itertools import islice, takewhile
+from typing import Annotated, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from kan_diffusion.errors import DataError
+from kan_diffusion.limits import LONGEST_CELL
+from kan_diffusion.tables.dtypes import Holds
+from kan_diffusion.tables.kinds.base import Cells, Kind
+from kan_diffusion.tables.kinds.number import whole_numbers
+
+__all__ = ["Identifier"]
+
+_FEWEST = 20  # rows of an identifier
+_NEARLY_UNIQUE = 0.95  # share of different values
+_EXPECTED = 10.0  # fewest pairs of equal numbers by chance, if numbers were no identifiers
+_YEARS = (1500, 2200)  # consecutive whole numbers within these are years, not identifiers
+_DIGITS, _WIDEST = 18, 20  # of a number in text, and of one of 64 bits
+
+
+class Identifier(Kind):
+    """A column whose values are unique.
+
+    Attributes:
+        prefix: Text before the number.
+        digits: Fewest digits of the number, which zeros fill up.
+        first: The first new number.
+    """
+
+    holds: ClassVar[frozenset[Holds]] = frozenset({"whole", "real", "text"})
+    is_learned: ClassVar[bool] = False
+
+    prefix: Annotated[str, Field(max_length=LONGEST_CELL)] = ""
+    digits: Annotated[int, Field(ge=0, le=_DIGITS)] = 0
+    first: Annotated[int, Field(ge=1, le=10**20)] = 1
+
+    @classmethod
+    def suits(cls, cells: Cells) -> bool:
+        """Tells whether a column is nearly unique: text, or whole numbers that would repeat.
+
+        Of n whole numbers over a range r, about n^2 / 2r pairs would be equal by chance.
+        """
+        storage, num, distinct = cells.storage, len(cells.present), cells.distinct
+        if storage.values is not None or storage.holds not in cls.holds or num < _FEWEST:
+            return False
+        if len(distinct) < _NEARLY_UNIQUE * num:
+            return False
+        if storage.holds == "text":
+            return True
+        if cls.problem(cells) is not None:
+            return False
+        low, high = int(distinct.min()), int(distinct.max())
+        are_years = _YEARS[0] <= low <= high < _YEARS[1]
+        by_chance = num**2 / (2 * (high - low + 1))
+        repeated = num - len(distinct)
+        return by_chance >= _EXPECTED and repeated < by_chance / 10 and not are_years
+
+    @classmethod
+    def problem(cls, cells: Cells) -> str | None:
+        """Says what is no identifier: other types, or numbers without room for new ones."""
+        if reason := super().problem(cells):
+            return reason
+        if cells.storage.holds == "text":
+            return None
+        if cells.storage.holds == "real" and (cells.present != np.rint(cells.present)).any():
+            return "holds numbers that are not whole"
+        if 2 * int(cells.present.max()) > cells.storage.limits[1]:
+            return f"holds numbers that leave no room for new ones in {cells.storage.dtype}"
+        return None
+
+    @classmethod
+    def fitted(cls, cells: Cells) -> dict[str, object]:
+        """Describes identifiers like those of the column."""
+        values = cells.present
+        if values.dtype.kind != "O":
+            return {"first": _beyond(_whole(values), "", 1)}
+        pairs = zip(values.min(), values.max(), strict=False)
+        shared = (low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        prefix = "".join(islice(shared, LONGEST_CELL)).rstrip(string.digits)
+        digits = min(min(map(len, values)) - len(prefix), _DIGITS)
+        return {"prefix": prefix, "digits": digits, "first": _beyond(values, prefix, 1)}
+
+    def warnings(self, told: bool) -> list[str]:
+        """Says that new identifiers are made, unless that was asked for."""
+        if told:
+            return []
+        return [
+            f"column '{self.name}' identifies rows: it is not learned, and its numbers go on where "
+            "those of the rows end; give it another kind to learn it"
+        ]
+
+    def read(self, series: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+        """Reads the identifiers of another frame."""
+        return whole_numbers(self, *super().read(series))
+
+    def values(self, scores: np.ndarray) -> np.ndarray:
+        """Returns placeholders, 0 or "", for :meth:`numbered`."""
+        return self.storage.empty(len(scores))
+
+    def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
+        """Gives new identifiers to drawn cells (n,) that are neither missing nor given.
+
+        New ones differ from the given ones (n,), too.
+
+        Raises:
+            DataError: The column's dtype has no room for so many.
+        """
+        values, missing = self.read(drawn)
+        known, free = (values, ~missing) if given is None else self.read(given)
+        new = np.flatnonzero(free & ~missing)
+        first = _beyond(_whole(known[~free]), self.prefix, self.first)
+        numbers = range(first, first + len(new))
+        if self.storage.holds == "text":
+            values[new] = [f"{self.prefix}{number:0{self.digits}}" for number in numbers]
+        elif numbers.stop <= self.storage.limits[1]:
+            values[new] = np.array(numbers, values.dtype)
+        else:
+            raise DataError(
+                f"column '{self.name}' has no room for {len(new):,} new identifiers, since its "
+                f"dtype is {self.storage.dtype}; draw fewer rows, or fit a wider dtype"
+            )
+        return self.storage.restore(values, missing)
+
+    def require_possible(self, values: np.ndarray) -> None:
+        """Refuses conditions."""
+        raise DataError(
+            f"column '{self.name}' holds identifiers, which are made anew; leave it out"
+        )
+
+    def words(self) -> str:
+        """Says that values are unique."""
+        return "unique"
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Returns whole numbers of real ones; others stay."""
+    return values.astype(np.int64) if values.dtype.kind == "f" else values
+
+
+def _beyond(known: np.ndarray, prefix: str, first: int) -> int:
+    """Returns a number beyond those of known identifiers, (m,), and at least the ``first``."""
+    ends = (str(one).removeprefix(prefix) for one in known)
+    longest = _DIGITS if known.dtype.kind == "O" else _WIDEST
+    largest = max((int(end) for end in ends if end.isdecimal() and len(end) <= longest), default=0)
+    unit = 10 ** max(0, len(str(largest)) - 2)
+    return max(first, (largest // unit + 1) * unit)

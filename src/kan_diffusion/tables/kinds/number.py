@@ -1,0 +1,196 @@
+"""Columns of numbers and of time spans.
+
+A number is a step of a lattice, or any number (:mod:`kan_diffusion.tables.numbers`); its
+coordinate is the normal score of a distribution function that may jump
+(:mod:`kan_diffusion.tables.jumps`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from kan_diffusion.errors import DataError
+from kan_diffusion.tables.dtypes import Holds, Values
+from kan_diffusion.tables.jumps import JumpMap, fit_jumps, spread_over
+from kan_diffusion.tables.kinds.base import Cells, Kind, as_text, between, refuse
+from kan_diffusion.tables.numbers import Lattice
+
+__all__ = ["Number", "whole_numbers"]
+
+_FARTHEST = 1e12  # from the data, in their ranges, that a cell may be
+_MANY = 2**23  # steps, of which float32 loses some even where rows are dense
+
+
+class Number(Kind):
+    """A column of numbers.
+
+    Attributes:
+        lattice: The numbers that a cell can have.
+        distribution: Map of their steps to about N(0, 1).
+    """
+
+    holds: ClassVar[frozenset[Holds]] = frozenset({"whole", "real", "span"})
+
+    lattice: Lattice
+    distribution: JumpMap
+
+    @classmethod
+    def suits(cls, cells: Cells) -> bool:
+        """Tells whether a column holds numbers."""
+        return cells.storage.holds in cls.holds and cells.storage.values is None
+
+    @classmethod
+    def fitted(cls, cells: Cells) -> dict[str, object]:
+        """Finds the lattice and the distribution."""
+        lattice = Lattice.of(cells.present, cells.storage.limits)
+        distribution = fit_jumps(
+            lattice.steps(cells.present),
+            lattice.bounds(cells.present),
+            fine=lattice.fine,
+            where=str(cells.name),
+        )
+        return {"lattice": lattice, "distribution": distribution}
+
+    def warnings(self, told: bool) -> list[str]:
+        """Says that float32 cannot tell all steps apart."""
+        if self.lattice.fine or self.lattice.high < _MANY:
+            return []
+        steps = f"{self.lattice.step / self.lattice.per:g}{self.storage.unit or ''}"
+        return [
+            f"column '{self.name}' has {self.lattice.high:,} steps of {steps}, more than float32, "
+            "in which networks compute, tells apart; if that matters, split it into a coarse and a "
+            "fine column"
+        ]
+
+    @property
+    def known(self) -> np.ndarray:
+        """The jumps, if nothing else is drawn."""
+        if self.distribution.rest is not None:
+            return self.storage.empty(0)
+        return self._as_read(self.distribution.jumps)
+
+    @property
+    def reach(self) -> np.ndarray:
+        """The smallest and the largest number that are drawn, or all of a few."""
+        return self.known if self.is_listed else self._as_read((-np.inf, np.inf))
+
+    def _as_read(self, steps: Sequence[float]) -> np.ndarray:
+        """Returns the numbers of steps as :meth:`read` gives them: rounded as the dtype does."""
+        numbers = self._numbers(np.array(steps, dtype=np.float64))
+        return self.storage.read(self.storage.restore(numbers, numbers != numbers), self.name)[0]
+
+    def _numbers(self, steps: np.ndarray) -> np.ndarray:
+        return self.lattice.values(steps, self.storage.value_dtype)
+
+    def read(self, series: pd.Series) -> Values:
+        """Reads the numbers of another frame; those that the dtype cannot hold are refused."""
+        values, missing = whole_numbers(self, *super().read(series))
+        if values.dtype.kind in "iuf":
+            low, high = self.storage.limits
+            holds = f"its dtype {self.storage.dtype} holds {low:g} to {high:g}"
+            numbers = values.astype(np.float64) if values.dtype.kind == "f" else values
+            beyond = (numbers < low) | (numbers > high)
+            refuse(self, beyond, values, f"and {holds}; change it, or fit a wider dtype")
+        return values, missing
+
+    def places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Finds values among the known ones; a number between two takes the lower one."""
+        return np.clip(np.searchsorted(self.known, values, "right") - 1, 0, None)
+
+    def scores(
+        self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
+    ) -> np.ndarray:
+        """Maps numbers to normal scores; those that lie absurdly far away are refused."""
+        steps, lattice = self._steps(values), self.lattice
+        span = _FARTHEST * max(lattice.high - lattice.low, 1e-300)
+        if (far := (steps < lattice.low - span) | (steps > lattice.high + span)).any():
+            first = int(np.argmax(far))
+            raise DataError(
+                f"column '{self.name}' has {values[first]} in row {int(rows[first]) + 1}, more "
+                f"than {_FARTHEST:g} times the spread of the rows trained on away from them; "
+                "correct it or remove the row"
+            )
+        return spread_over(self.distribution, steps, generator)
+
+    def values(self, scores: np.ndarray) -> np.ndarray:
+        """Maps coordinates to numbers."""
+        return self._numbers(self.distribution.inverse(scores))
+
+    def _steps(self, values: np.ndarray) -> np.ndarray:
+        steps = self.lattice.steps(values)
+        return steps if self.lattice.fine else np.floor(steps)
+
+    def log_scale(self, series: pd.Series) -> np.ndarray:
+        """Returns log dz/dx of each number, shape (n,), in the middle of its step.
+
+        x is in the units of the column; of moments and time spans, it counts steps. Of a jump,
+        which has a probability and no density, it is log p - log phi(z).
+        """
+        values, missing = self.read(series)
+        steps = self._steps(values[~missing])
+        _, slope = self.distribution.with_log_slope(steps)
+        if self.storage.unit is None:
+            unit = math.log(self.lattice.per) - math.log(self.lattice.step)
+            slope = slope + np.where(self.distribution.is_jump(steps), 0.0, unit)
+        result = np.zeros(len(series))
+        result[~missing] = slope
+        return result
+
+    def require_possible(self, values: np.ndarray) -> None:
+        """Refuses numbers that are not known, if all are."""
+        if self.is_listed:
+            super().require_possible(values)
+
+    def within(self, low: object | None, high: object | None) -> np.ndarray:
+        """Returns the known numbers of a range, or the ends of a range that numbers reach."""
+        if self.is_listed:
+            return between(self.known, low, high)
+        ends = self.reach
+        reached = len(between(ends, low, None)) > 0 and len(between(ends, None, high)) > 0
+        ordered = low is None or len(between(np.array([low]), None, high)) > 0
+        return ends if reached and ordered else ends[:0]
+
+    def nearest(self, values: np.ndarray, side: int) -> np.ndarray:
+        """Returns the nearest numbers that cells can have: not above ``values``, or not below.
+
+        Args:
+            values: Shape (n,), as :meth:`read` gives them.
+            side: -1 for numbers that are at most the values, 1 for those that are at least.
+
+        Returns:
+            Shape (n,); beyond the last number that cells can have, that one.
+        """
+        if self.is_listed:
+            place = np.searchsorted(self.known, values, "right" if side < 0 else "left")
+            return self.known[np.clip(place - (side < 0), 0, len(self.known) - 1)]
+        steps = self.lattice.steps(values)
+        if not self.lattice.fine:
+            whole = np.rint(steps)  # a step, but for the rounding of its quotient
+            near = np.abs(steps - whole) < 1e-6
+            steps = np.where(near, whole, np.floor(steps) if side < 0 else np.ceil(steps))
+        return self._numbers(steps)
+
+    def words(self) -> str:
+        """Names the few numbers there are, or the smallest and the largest."""
+        if self.is_listed:
+            return super().words()
+        ends = np.array([self.lattice.low, self.lattice.high], dtype=np.float64)
+        return " to ".join(map(as_text, self._numbers(ends)))
+
+
+def whole_numbers(kind: Kind, values: np.ndarray, missing: np.ndarray) -> Values:
+    """Makes real numbers whole where those trained on were.
+
+    Raises:
+        DataError: One of them is not whole.
+    """
+    if kind.storage.holds != "whole" or values.dtype.kind != "f":
+        return values, missing
+    odd = (values != np.rint(values)) | (np.abs(values) >= 2.0**63)
+    refuse(kind, odd, values, "and only whole numbers in the rows trained on; round it")
+    return values.astype(np.int64), missing

@@ -1,0 +1,84 @@
+"""Rules that hold in every row trained on, and are kept in every row that is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import BeforeValidator, SerializeAsAny
+
+from kan_diffusion.errors import DataError, listed, look_up
+from kan_diffusion.tables.kinds import Kind
+from kan_diffusion.tables.rules.base import Rows, Rule
+from kan_diffusion.tables.rules.implied import Implied
+from kan_diffusion.tables.rules.order import Order
+from kan_diffusion.tables.rules.total import Total
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["RULES", "AnyRule", "Rows", "Rule", "find_rules", "obey"]
+
+RULES: dict[str, type[Rule]] = {"implied": Implied, "total": Total, "order": Order}
+"""Rules by name, in the order in which they are found."""
+
+_MOST_ROUNDS = 20  # in which a repair may break what another one has repaired
+
+
+def _of_its_kind(content: object) -> object:
+    """Reads a rule of a file as its kind."""
+    if isinstance(content, Mapping):
+        return look_up("rule", str(content.get("kind")), RULES).model_validate(content)
+    return content
+
+
+AnyRule = Annotated[SerializeAsAny[Rule], BeforeValidator(_of_its_kind)]
+"""A rule of any kind, which a file tells by its name."""
+
+
+def find_rules(
+    columns: Sequence[Kind], frame: pd.DataFrame, without: Collection[str] = ()
+) -> tuple[Rule, ...]:
+    """Finds the rules that all rows of a frame obey, but for those with a name in ``without``.
+
+    Raises:
+        DataError: There is no rule of such a name.
+    """
+    rows = Rows(columns, frame)
+    rules: list[Rule] = []
+    for kind in RULES.values():
+        decided = {place for rule in rules for place in rule.decided}
+        rules += [
+            rule
+            for rule in kind.find(rows)
+            if not decided.issuperset(rule.places) and not any(one.covers(rule) for one in rules)
+        ]
+    names = [str(column.name) for column in columns]
+    known = [name for rule in rules for name in rule.names(names)]
+    for name in without:
+        if name not in known:
+            raise DataError(f"no rule '{name}' holds in all rows; known: {listed(known)}")
+    left = (rule.without(list(without), names) for rule in rules)
+    return tuple(rule for rule in left if rule is not None)
+
+
+def obey(
+    frame: pd.DataFrame, columns: Sequence[Kind], rules: Sequence[Rule], given: np.ndarray
+) -> None:
+    """Changes cells of rows (n, columns) that are not ``given``, so that rows obey all rules.
+
+    Raises:
+        DataError: A dtype has no room for what follows from given cells.
+    """
+    rows = Rows(columns, frame)
+    decided = {place for rule in rules for place in rule.decided}
+    for _ in range(_MOST_ROUNDS):
+        broken = [rule for rule in rules if not rule.holds(rows).all()]
+        for rule in broken:
+            stays = given.copy()
+            stays[:, [*decided.difference(rule.decided)]] = True
+            rule.repair(rows, stays)
+        if not broken:
+            break
+    rows.write()

@@ -1,0 +1,71 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import refused
+from kan_diffusion.errors import DataError
+from kan_diffusion.tables.dates import format_of, read_dates, written_dates
+
+MOMENTS = pd.Series(pd.date_range("2019-12-28 01:02:03", periods=400, freq="37h41min7s"))
+MONTHS = "2019-12-01"
+
+
+def _form(texts):
+    cells = np.array(list(texts), dtype=object)
+    return format_of(cells, np.zeros(len(cells), bool), "day")
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ("%Y-%m-%d", "%Y-%m-%d"),
+        ("%d.%m.%Y", "%d.%m.%Y"),
+        ("%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M"),
+        ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%SZ"),
+        ("%Y-%m-%d %H:%M:%S+02:00", "%Y-%m-%d %H:%M:%S+02:00"),
+        ("%Y/%m", "%Y/%m"),
+        ("%d/%m/%y", "%d/%m/%y"),
+        # Without leading zeros, as spreadsheets write them.
+        ("%-m/%-d/%Y", "{m}/{d}/{Y}"),
+        ("%-d.%-m.%Y %-H:%M", "{d}.{m}.{Y} {H}:%M"),
+    ],
+)
+def test_dates_are_found_in_any_of_the_usual_formats_and_come_back(form, pattern):
+    def text(moment):
+        parts = {"m": moment.month, "d": moment.day, "Y": moment.year, "H": moment.hour}
+        return moment.strftime(pattern).format(**parts)
+
+    texts = MOMENTS.map(text).to_numpy(object)
+    assert _form(texts) == form
+    read = read_dates(texts, form)
+    assert written_dates(read, form).tolist() == texts.tolist()
+    unit = "M" if form == "%Y/%m" else "m" if "%M" in form else "D"
+    expected = MOMENTS.to_numpy().astype(f"M8[{unit}]")
+    np.testing.assert_array_equal(read.astype(f"M8[{unit}]"), expected)
+
+
+@given(st.lists(st.datetimes(pd.Timestamp(1900, 1, 1), pd.Timestamp(2100, 1, 1)), min_size=1))
+def test_fractions_of_seconds_come_back(moments):
+    texts = np.array([moment.isoformat(" ", "milliseconds") for moment in moments], dtype=object)
+    assert _form(texts) == "%Y-%m-%d %H:%M:%S.%3f"
+    assert written_dates(read_dates(texts, _form(texts)), _form(texts)).tolist() == texts.tolist()
+
+
+def test_a_cell_decides_whether_the_day_comes_first(caplog):
+    assert _form(["5/3/2024", "6/13/2024"]) == "%-m/%-d/%Y"
+    assert _form(["5/3/2024", "13/6/2024"]) == "%-d/%-m/%Y"
+    assert not caplog.records
+    assert _form(["5/3/2024", "6/4/2024"]) == "%-d/%-m/%Y"
+    assert "give the column the kind 'date:%-m/%-d/%Y'" in caplog.text
+
+
+def test_what_is_no_date_stays_text():
+    for texts in (
+        ["a", "b"], ["1.2.3", "2.0.1"], ["555-1234", "555-9876"], ["10-12-14"], ["2024"],
+        ["31/02/2024", "x"], ["12:30", "13:45"], ["1/2", "3/4"],
+    ):  # fmt: skip
+        assert _form(texts) is None
+    with refused("'day' mixes dates and text: row 4 holds '2024-02-30' and most are", DataError):
+        _form(["2024-02-01", "2024-02-02", "2024-02-03", "2024-02-30"])

@@ -1,0 +1,98 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from helpers import refused, seeded
+from kan_diffusion.errors import DataError
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from make import denoiser, process
+
+NUM = 300
+RNG = np.random.default_rng(0)
+GRADE = RNG.integers(0, 3, NUM)
+FRAME = pd.DataFrame(
+    {
+        "member": [f"m-{place:04d}" for place in range(NUM)],
+        "spend": RNG.normal(250, 80, NUM).round(2),
+        "grade": np.array(list("ABC"))[GRADE],
+        "sub": [f"{letter}{1 + k % 4}" for k, letter in enumerate(np.array(list("ABC"))[GRADE])],
+        "smokes": RNG.random(NUM) < 0.4,
+        "age": RNG.integers(18, 90, NUM),
+    }
+)
+CODEC = TableCodec.fit(FRAME)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    """A pipeline that has learned nothing."""
+    return TableDiffusionPipeline(denoiser("mlp", CODEC.dim, observable=True), process(), CODEC)
+
+
+def test_identifiers_stay_with_their_rows_where_rows_are_rejected(pipeline):
+    given = FRAME[["member", "age"]][:80].iloc[::-1]
+    rows = pipeline.draw(like=given, conditions={"spend": (250, None)}, generator=seeded())
+    assert rows["spend"].min() >= 250
+    assert rows["member"].notna().all()
+    ages = dict(zip(given["member"], given["age"], strict=True))
+    assert rows["age"].tolist() == [ages[member] for member in rows["member"]]
+    drawn = pipeline.draw(50, conditions={"spend": (250, None)}, generator=seeded())
+    assert drawn["member"].is_unique
+    assert drawn["member"].str.startswith("m-").all()
+
+
+def test_given_cells_stay_whatever_the_index_of_their_frame(pipeline):
+    given = FRAME[["age", "grade"]][10:30]
+    for index in (range(100, 120), list("abcdefghijklmnopqrst"), [7] * 20):
+        part = given.set_axis(index)
+        rows = CODEC.decode(torch.randn(20, CODEC.dim, generator=seeded()), part)
+        assert rows["age"].tolist() == given["age"].tolist()
+        filled = pipeline.impute(part.assign(spend=np.nan), generator=seeded())[0]
+        assert filled.index.equals(part.index)
+        assert filled["grade"].tolist() == given["grade"].tolist()
+
+
+def test_only_rows_with_gaps_are_drawn(pipeline):
+    gaps = FRAME.copy()
+    gaps.loc[[7, 200], "spend"] = np.nan
+    num_points = []
+    first, second = pipeline.impute(gaps, 2, generator=seeded(), steps=2)
+    pd.testing.assert_frame_equal(first.drop(index=[7, 200]), FRAME.drop(index=[7, 200]))
+    assert first.loc[[7, 200]].notna().all(axis=None)
+    assert (first["spend"] != second["spend"]).sum() == 2
+    pipeline_calls = type(pipeline).__call__
+
+    def counted(self, num_samples, *args, **options):
+        num_points.append(num_samples)
+        return pipeline_calls(self, num_samples, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(pipeline), "__call__", counted)
+        pipeline.impute(gaps, 3, generator=seeded(), steps=2)
+        assert num_points == [2, 2, 2]
+        pd.testing.assert_frame_equal(pipeline.impute(FRAME)[0], FRAME)
+        assert len(num_points) == 3
+
+
+def test_an_absent_column_is_a_gap(pipeline):
+    filled = pipeline.impute(FRAME.drop(columns=["member", "age"])[:20], generator=seeded())[0]
+    assert [*filled] == ["spend", "grade", "sub", "smokes", "member", "age"]
+    assert filled.notna().all(axis=None)
+    assert filled["member"].is_unique
+    assert not filled["member"].isin(FRAME["member"]).any()
+
+
+def test_conditions_that_no_row_can_meet_together_are_refused(pipeline):
+    assert "sub->grade" in CODEC.always
+    words = "no row has grade = A, sub = B1: sub->grade holds in all rows; give cells that occur"
+    with refused(words, DataError):
+        pipeline.draw(5, conditions={"grade": "A", "sub": "B1"})
+    rows = pipeline.draw(5, conditions={"grade": "A", "sub": "A1"}, generator=seeded())
+    assert (rows["sub"] == "A1").all()
+
+
+def test_a_number_is_no_truth_value():
+    with refused("column 'smokes' has 7 in row 2, and only truth values were there", DataError):
+        CODEC.encode(FRAME[:3].assign(smokes=[0, 7, 1]))
