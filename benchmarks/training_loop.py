@@ -36,7 +36,7 @@ from kan_diffusion.files import write_json
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.run import environment
 from kan_diffusion.training.batches import Batches
-from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName, suitable_rate
+from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
 from kan_diffusion.training.run import TrainingRun
 
 PARAMS = 2300
@@ -103,7 +103,7 @@ def run(
         steps=steps,
         batch_size=batch_size,
         optimizer=optimizer,
-        learning_rate=suitable_rate(optimizer, 5e-3),
+        learning_rate=5e-3,
     )
     points = load_dataset(ToyData(toy="swiss-roll"), 0, 0).train
     started = time.perf_counter()
@@ -144,11 +144,10 @@ def compare_optimizers(
     family: str, params: int, steps: int, repeats: int
 ) -> list[dict[str, object]]:
     """Measures median processor times of a step by each optimiser, also relative to Adam's."""
-    names = [name for name in OPTIMIZERS if name != "lbfgs"]  # a step of it is some twenty steps
-    taken: dict[str, list[float]] = {name: [] for name in names}
-    updates: dict[str, list[float]] = {name: [] for name in names}
+    taken: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
+    updates: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
     for repeat in range(repeats + 1):
-        for name in names:
+        for name in OPTIMIZERS:
             with clocks() as spent:
                 seconds = run(family, OPTIMIZERS_BATCH, steps, name, params)[1] / steps
             if repeat:  # the first compiles and imports

@@ -31,7 +31,7 @@ MOST_LIST_BYTES = 1_000_000  # SHA256SUMS; read by require_unchanged
 MOST_LISTED_BYTES = 5_000_000_000  # all files together whose digests SHA256SUMS lists
 MOST_POINTS_BYTES = 200_000_000  # samples.safetensors, reverse/*.safetensors; read by load_points
 MOST_CHECKPOINT_BYTES = 100_000_000  # checkpoint.safetensors, whatever the network's size
-MOST_TIMES_WEIGHTS = 250  # or so many times its weights, of which L-BFGS keeps 200
+MOST_TIMES_WEIGHTS = 250  # or so many times its weights: SOAP keeps four squares a matrix
 
 # --- what tables and files hold ---
 MOST_COLUMNS = 10_000  # columns of a table

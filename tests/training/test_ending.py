@@ -11,7 +11,7 @@ from helpers import assert_same_state, refused, seeded
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import TrainingConfig, run
-from short_training import Stop, small, trained
+from short_training import Stop, small, stopped_at, trained
 
 FEW = torch.randn(6, 2, generator=seeded(1))
 OTHERS = torch.randn(400, 2, generator=seeded(2))
@@ -187,6 +187,16 @@ def test_a_resumed_run_keeps_its_best_weights_and_its_plan(clock, moment, tmp_pa
     assert (result.learning_rates == expected.learning_rates).all()
     assert result.heldout_losses == expected.heldout_losses
     assert (result.best_step, result.ending) == (expected.best_step, expected.ending)
+
+
+def test_a_run_interrupted_when_its_steps_begin_to_be_timed_resumes(tmp_path):
+    config = OVERFIT.model_copy(update={"max_seconds": 10})
+    kept = {"checkpoint": tmp_path / "state.safetensors", "identity": "a"}
+    with pytest.raises(KeyboardInterrupt):
+        _timed(Timed(lambda _: 0.3), config, **kept, **stopped_at(5, KeyboardInterrupt))
+    result = _timed(Timed(lambda _: 0.3), config, **kept, resume=True)
+    assert result.resumed_from == 5
+    assert len(result.losses) == 31  # 9.5 seconds of 0.3 each
 
 
 @pytest.mark.parametrize(

@@ -306,9 +306,9 @@ def test_a_checkpoint_of_another_identity_is_refused_or_replaced(tmp_path):
 # Optimisers
 
 
-@pytest.mark.parametrize(("optimizer", "rate"), [("soap", 0.02), ("muon", 0.02), ("lbfgs", 1.0)])
-def test_an_optimizer_learns_and_is_another_one_than_adam(optimizer, rate):
-    given = {**SHORT, "batch_size": 100, "optimizer": optimizer, "learning_rate": rate}
+@pytest.mark.parametrize("optimizer", ["soap", "muon"])
+def test_an_optimizer_learns_and_is_another_one_than_adam(optimizer):
+    given = {**SHORT, "batch_size": 100, "optimizer": optimizer, "learning_rate": 0.02}
     config = TrainingConfig(**given)
     denoiser, by_adam = small("kan"), small("kan")
     points = 0.1 * POINTS + 1
@@ -360,8 +360,6 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
     "wrong",
     [
         {"plans": [[0, 10**11]]},
-        {"threads": [10**9, None]},
-        {"threads": []},
         {"step": 10**9},
         {"step": -1},
         {"seconds": "x"},

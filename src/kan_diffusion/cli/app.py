@@ -349,7 +349,7 @@ def train(
     ] = None,
     optimizer: Annotated[
         str | None,
-        option("Optimiser: adam, soap, muon or lbfgs.", "adam; muon of pictures"),
+        option("Optimiser: adam, soap or muon.", "adam; muon of pictures"),
     ] = None,
     lr: Annotated[
         float | None, option("Peak learning rate.", "as suits the family and its size, or pictures")
@@ -465,8 +465,7 @@ def train(
         prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process))
     floor = known_floor(config.data, config.process)
-    if task.one_thread:
-        torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
+    torch.set_num_threads(1)  # as in a study, so that a run of its seed ends with the same bits
     with show_training(config.label, config.training.steps, floor) as on_progress:
         result = run_trial(
             config,

@@ -86,7 +86,6 @@ class PictureTask(Task):
     families = PICTURE_FAMILIES
     family = "unet-kan"
     process = "flow"
-    one_thread = False
     measures = PICTURE_MEASURES
 
     def suggest(

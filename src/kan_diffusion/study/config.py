@@ -34,7 +34,7 @@ from kan_diffusion.processes import Process, get_process
 from kan_diffusion.settings import FolderName, Name, Settings
 from kan_diffusion.study.budgets import Budget, Match
 from kan_diffusion.training import TrainingConfig
-from kan_diffusion.training.optimization import OptimizerName, suitable_rate
+from kan_diffusion.training.optimization import OptimizerName
 
 __all__ = [
     "EvaluationConfig",
@@ -134,8 +134,7 @@ class ModelConfig(Settings):
         rate = self.learning_rate
         if rate is None:
             of_study = "learning_rate" in training.model_fields_set
-            usual = suitable_rate(self.optimizer or training.optimizer, family.learning_rate)
-            rate = training.learning_rate if of_study else usual
+            rate = training.learning_rate if of_study else family.learning_rate
         fitted = self.depth is None and self.hidden is None
         return self.model_copy(
             update={

@@ -32,7 +32,7 @@ from kan_diffusion.study.config import (
 )
 from kan_diffusion.study.tasks import accepted, task_of
 from kan_diffusion.training import TrainingConfig
-from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName, suitable_rate
+from kan_diffusion.training.optimization import OPTIMIZERS
 
 __all__ = ["parse_budget", "single_trial", "study_for"]
 
@@ -296,13 +296,10 @@ def single_trial(
             dataset = load_dataset(source, seed)
         suits = task.suggest(dataset, family, noising, params)
         usual = suits.training
-        way = cast("OptimizerName", optimizer or usual.optimizer)
-        rate = usual.learning_rate
-        if way != usual.optimizer:
-            rate = suitable_rate(way, suits.learning_rate)
+        alike = optimizer in (None, usual.optimizer)
         training = TrainingConfig.model_validate({
             **usual.model_dump(exclude_unset=True),
-            "learning_rate": rate,
+            "learning_rate": usual.learning_rate if alike else suits.learning_rate,
             **{key: value for key, value in given.items() if value is not None},
             "sparsify": sparsify,
             # Sparsifying needs all steps, whatever the loss says.

@@ -204,7 +204,6 @@ class Task:
         families: All families that can be compared, by name.
         family: Family of a denoiser unless the user says.
         process: Noising process unless the user says.
-        one_thread: Whether a second thread makes a training step slower.
         measures: Measures of drawn samples that are in rows of results, instead of sample metrics.
     """
 
@@ -216,7 +215,6 @@ class Task:
     families: ClassVar[Mapping[str, Family]] = FAMILIES
     family: ClassVar[str] = "kan"
     process: ClassVar[str] = "cosine"
-    one_thread: ClassVar[bool] = True
     measures: ClassVar[Mapping[str, Measure]] = {}
 
     def suggest(

@@ -76,7 +76,7 @@ class DiffusionEstimator(BaseEstimator):
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
         steps: Largest number of optimiser steps; chosen for the table when None.
         batch_size: Rows per step, drawn with replacement; chosen for the table when None.
-        optimizer: ``"adam"``, ``"soap"``, ``"muon"`` or ``"lbfgs"``, see
+        optimizer: ``"adam"``, ``"soap"`` or ``"muon"``, see
             :mod:`kan_diffusion.training.optimization`.
         learning_rate: Peak learning rate; chosen for the family and size when None.
         max_seconds: Seconds that training may take; None for no limit.

@@ -80,8 +80,6 @@ class TrainingResult:
         seconds: Wall-clock seconds of steps and held-out evaluations, without checkpoints and
             callbacks, over all parts of a resumed run.
         cpu_seconds: Processor seconds of the same, over all threads of this process.
-        threads: Number of threads at the end: on a CPU one or all, whichever the first steps showed
-            to be faster (:mod:`kan_diffusion.training.threads`).
         resumed_from: Step the run was resumed from, 0 when it was not.
         out_of_range: Fraction of the inputs of each KAN layer, by name, that fall outside its grid,
             for the trained denoiser on a fresh batch; empty without KAN layers.
@@ -94,7 +92,6 @@ class TrainingResult:
     ending: Ending
     seconds: float
     cpu_seconds: float
-    threads: int
     resumed_from: int
     out_of_range: dict[str, float]
 
@@ -284,7 +281,6 @@ def train(
         ending=ending,
         seconds=run.seconds,
         cpu_seconds=run.cpu_seconds,
-        threads=run.threads.chosen or run.threads.most,
         resumed_from=resumed_from,
         out_of_range=outside,
     )

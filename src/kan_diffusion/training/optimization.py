@@ -26,12 +26,7 @@ argument and of its square:
 - ``muon`` (Jordan et al. 2024): :math:`0.2 \sqrt{\max(n, m)}\; U V^\top` for the singular value
   decomposition :math:`U S V^\top` of the momentum of an n by m matrix, computed by five
   Newton-Schulz iterations for all matrices of one shape together and scaled to the size of Adam's
-  updates (Liu et al. 2025, arXiv:2502.16982); vectors as with Adam;
-- ``lbfgs`` (Liu & Nocedal 1989): up to 20 quasi-Newton iterations on the batch of the step, each
-  with a line search and the curvature of earlier iterations. It suits batches so large that their
-  losses hardly differ; if they differ, that curvature may lead to numbers that are not finite, and
-  the step is repeated without it. The line search needs the gradient itself: it is not clipped, and
-  the rates r do not apply.
+  updates (Liu et al. 2025, arXiv:2502.16982); vectors as with Adam.
 """
 
 from __future__ import annotations
@@ -59,10 +54,9 @@ __all__ = [
     "make_optimizer",
     "restore_state",
     "state_of",
-    "suitable_rate",
 ]
 
-OptimizerName = Literal["adam", "soap", "muon", "lbfgs"]
+OptimizerName = Literal["adam", "soap", "muon"]
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 """The optimisers by name."""
 
@@ -251,11 +245,6 @@ class WeightAverage:
         self.num_updates = count + 1
 
 
-def suitable_rate(name: OptimizerName, of_adam: float) -> float:
-    """Converts a learning rate that suits Adam to one that suits another optimiser."""
-    return 1.0 if name == "lbfgs" else of_adam
-
-
 def make_optimizer(
     name: OptimizerName, weights: ParameterVector, learning_rate: float
 ) -> Optimizer:
@@ -264,8 +253,7 @@ def make_optimizer(
     Args:
         name: One of :data:`OPTIMIZERS`.
         weights: The parameters.
-        learning_rate: Learning rate, in the size that suits Adam; for ``lbfgs``, the first step
-            length that its line search tries.
+        learning_rate: Learning rate, in the size that suits Adam.
 
     Raises:
         KanDiffusionError: The device does not support the optimiser.
@@ -273,8 +261,6 @@ def make_optimizer(
     device = weights.vector.device
     if name == "adam":
         return torch.optim.Adam([weights.vector], lr=learning_rate, fused=True)
-    if name == "lbfgs":
-        return torch.optim.LBFGS([weights.vector], lr=learning_rate, line_search_fn="strong_wolfe")
     if name == "soap":
         try:
             torch.linalg.eigh(torch.eye(1, device=device))

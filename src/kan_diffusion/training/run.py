@@ -15,8 +15,7 @@ processor time and without the reserve of 5 %, and later corrects it in both dir
 
 A checkpoint is one safetensors file with everything a run needs to continue as if it had never
 stopped: parameters, the optimiser's state, the moving average, the best weights, the losses so far,
-the step, and the settled numbers of steps and threads (:mod:`kan_diffusion.training.threads`). It
-is always replaced as a whole.
+the step, and the settled number of steps. It is always replaced as a whole.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -58,7 +57,6 @@ from kan_diffusion.training.optimization import (
     restore_state,
     state_of,
 )
-from kan_diffusion.training.threads import Threads
 
 __all__ = [
     "BYTES_A_PARAMETER",
@@ -107,14 +105,13 @@ class TrainingConfig(Settings):
         timesteps: ``"uniform"``, or ``"logit-normal"``, see :mod:`.batches`.
         batches: ``"replacement"`` draws every batch afresh; ``"epochs"`` goes through the data in
             random order, and the last batch of an epoch holds the rest.
-        optimizer: ``"adam"``, ``"soap"``, ``"muon"`` or ``"lbfgs"``, see :mod:`.optimization`.
-        learning_rate: Peak learning rate, in the size that suits Adam; for L-BFGS, the first step
-            length of a line search, where 1 is a full quasi-Newton step.
+        optimizer: ``"adam"``, ``"soap"`` or ``"muon"``, see :mod:`.optimization`.
+        learning_rate: Peak learning rate, in the size that suits Adam.
         schedule: ``"cosine"`` decays to zero after the warm-up, ``"constant"`` stays at the peak.
         warmup_steps: Steps over which the learning rate rises linearly from zero.
         ema_decay: Decay of the moving average of the parameters; None turns it off. The decay
             itself warms up as (1 + k) / (10 + k).
-        max_grad_norm: Norm to which the gradient is clipped; None or L-BFGS turns clipping off.
+        max_grad_norm: Norm to which the gradient is clipped; None turns clipping off.
         checkpoint_every: Steps between checkpoints.
         accumulation_steps: Number of parts of each batch, whose gradients are accumulated one after
             another to save memory. The step is the same up to rounding, except that the penalty of
@@ -162,10 +159,9 @@ class TrainingConfig(Settings):
 _WATCHED_ROWS = 256
 """Samples of a batch that the penalty uses: it then costs less than the step itself."""
 
-_PROGRESS = ("step", "seconds", "cpu_seconds", "warm_steps", "warm_seconds", "paused", "best_step")
+_PROGRESS = ("step", "seconds", "cpu_seconds", "warm_seconds", "paused", "best_step")
 
 _Step = Annotated[int, Field(ge=0, le=limits.MOST_STEPS)]
-_Threads = Annotated[int, Field(ge=1, le=limits.MOST_WORKERS)]
 
 
 class _Progress(Settings):
@@ -174,14 +170,12 @@ class _Progress(Settings):
     step: _Step
     seconds: FiniteFloat
     cpu_seconds: FiniteFloat
-    warm_steps: _Step
     warm_seconds: FiniteFloat
     paused: _Step
     best_step: _Step
     plans: Annotated[tuple[tuple[_Step, _Step], ...], Field(max_length=1_000)]
     looks: tuple[tuple[_Step, float], ...]
     optimizer: dict[str, object]
-    threads: tuple[_Threads, _Threads | None]
     scaler: dict[str, float | int] | None = None
     ema_step: _Step = 0
 
@@ -202,8 +196,7 @@ _STEPS_A_LOOKED_BATCH = 7
 third of a step, so that all looks take at most 5 % of the time."""
 
 _WARM_STEPS, _TIMED_STEPS = 5, 30
-"""The steps between these two are timed: compilation and cold caches come before them, and so does
-the choice of the number of threads, which may take longer."""
+"""The steps between these two are timed: compilation and cold caches come before them."""
 
 _TIMED_SHARE = 0.1
 """Share of a time limit after which fewer timed steps are enough."""
@@ -267,7 +260,6 @@ class TrainingRun:
         config: TrainingConfig,
         accelerator: Accelerator,
     ) -> None:
-        _require_able(config.optimizer, accelerator)
         # A denoiser that has no edges to watch is refused before anything of it is changed.
         self._edges = EdgeWatch(denoiser) if config.sparsify > 0 else None
         self.config = config
@@ -297,14 +289,12 @@ class TrainingRun:
         self.average: WeightAverage | None = None
         if config.ema_decay is not None:
             self.average = WeightAverage(self.weights.vector, config.ema_decay)
-        on_cpu, alone = accelerator.device.type == "cpu", accelerator.num_processes == 1
-        self.threads = Threads(choosing=on_cpu and alone)
         self.step = 0
         self.whole = True
         """False while a step or a swap of weights is under way: no state to save then."""
         self.seconds = 0.0
         self.cpu_seconds = 0.0
-        self.warm_steps, self.warm_seconds = 0, 0.0  # before those that are timed
+        self.warm_seconds = 0.0  # before the steps that are timed
         self.paused = 0  # step of the last look at clock and held-out loss
         self.looks: list[tuple[int, float]] = []
         self.best_step = 0
@@ -317,25 +307,19 @@ class TrainingRun:
 
     def advance(self, batch: Batch) -> None:
         """Takes one optimiser step."""
-        parts = self.own_parts(batch)
-        with self.threads.taking(self.step):
-            loss, _ = self.differentiate(parts)
-            with interrupts_wait():  # half an update is no state to save
-                self.whole = False
-                self.optimize(lambda: float(self.differentiate(parts)[1]))
-                self.update_average()
-                self._recent.append(self.shared(loss))
-                self.step += 1
-                self.whole = True
+        loss = self.differentiate(batch)
+        with interrupts_wait():  # half an update is no state to save
+            self.whole = False
+            self.optimize()
+            self.update_average()
+            self._recent.append(self.shared(loss))
+            self.step += 1
+            self.whole = True
 
-    def differentiate(self, parts: Sequence[tuple[Batch, float]]) -> tuple[Tensor, Tensor]:
-        """Computes the clipped gradient, and returns the loss without and with the penalty.
-
-        Args:
-            parts: The parts of the batch and their weights in its mean.
-        """
-        losses, sums = [], []
-        for part, weight in parts:
+    def differentiate(self, batch: Batch) -> Tensor:
+        """Computes the clipped gradient, and returns the loss without the penalty."""
+        losses = []
+        for part, weight in self.own_parts(batch):
             loss = minimised = self.forward(part)
             if self._edges is not None:
                 minimised = minimised + self.config.sparsify * self._edges.penalty()
@@ -343,10 +327,9 @@ class TrainingRun:
                 loss, minimised = weight * loss, weight * minimised
             self.backward(minimised)
             losses.append(loss.detach())
-            sums.append(minimised.detach())
         self.collect()
         self.clip()
-        return sum(losses[1:], losses[0]), sum(sums[1:], sums[0])
+        return sum(losses[1:], losses[0])
 
     def own_parts(self, batch: Batch) -> list[tuple[Batch, float]]:
         """The parts of a batch for this process, and their weights in the mean over processes."""
@@ -421,13 +404,9 @@ class TrainingRun:
         limit = self.config.max_seconds or self.config.processor_seconds
         if limit is not None and not self.plans and self.step < self.steps:
             late = self._elapsed() > _TIMED_SHARE * limit
-            if late and self.step >= _WARM_STEPS:
-                self.threads.choose()
-            if self.threads.chosen is None or self.step < _WARM_STEPS:
-                pass
-            elif not self.warm_steps:
-                self.warm_steps, self.warm_seconds = self.step, self._elapsed()
-            elif late or self.step >= _TIMED_STEPS:
+            if self.step == _WARM_STEPS:
+                self.warm_seconds = self._elapsed()
+            elif self.step >= (_WARM_STEPS if late else _TIMED_STEPS):
                 self._settle_steps(limit)
         elif self.step > self.paused and (
             self.step == self.steps or self.step - self.paused >= self._stretch
@@ -464,7 +443,7 @@ class TrainingRun:
 
     def _settle_steps(self, limit: float) -> None:
         elapsed = self._elapsed()
-        pace = (elapsed - self.warm_seconds) / (self.step - self.warm_steps)
+        pace = (elapsed - self.warm_seconds) / (self.step - _WARM_STEPS)
         if self.config.processor_seconds is not None:
             self._follow(self.step, self.step + max(0, round((limit - elapsed) / pace)))
         elif not self.plans or elapsed + pace * (self.steps - self.step) > limit:
@@ -525,30 +504,15 @@ class TrainingRun:
 
     def clip(self) -> None:
         """Clips the gradient's norm."""
-        if self.config.max_grad_norm is not None and self.config.optimizer != "lbfgs":
+        if self.config.max_grad_norm is not None:
             self.weights.clip_gradient(self.config.max_grad_norm)
 
-    def optimize(self, again: Callable[[], float]) -> None:
-        """Updates the parameters by the optimiser.
-
-        Args:
-            again: Computes loss and gradient of the step's batch at the current parameters.
-        """
-        optimizer = self.optimizer
-        for group in optimizer.param_groups:
+    def optimize(self) -> None:
+        """Updates the parameters by the optimiser."""
+        for group in self.optimizer.param_groups:
             group["lr"] = self._rates[self.step]
-        if self.config.optimizer == "lbfgs":  # a line search that finds its own lengths
-            before = self.weights.vector.detach().clone()
-            optimizer.step(again)
-            if not bool(torch.isfinite(self.weights.vector).all()):
-                # Curvature of other batches may lead anywhere: repeat the step without it.
-                with torch.no_grad():
-                    self.weights.vector.copy_(before)
-                optimizer.state.clear()
-                optimizer.step(again)
-            return
         with self.weights.at_rates():
-            optimizer.step()
+            self.optimizer.step()
 
     def update_average(self) -> None:
         """Updates the moving average of the parameters."""
@@ -610,7 +574,6 @@ class TrainingRun:
         tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         progress = {name: getattr(self, name) for name in _PROGRESS}
         progress |= {"plans": self.plans, "looks": self.looks, "optimizer": state}
-        progress["threads"] = self.threads.state()
         if self.scaled:
             progress["scaler"] = self.accelerator.scaler.state_dict()
         progress["ema_step"] = 0 if self.average is None else self.average.num_updates
@@ -703,7 +666,6 @@ class TrainingRun:
         self.looks = list(progress.looks)
         for step, steps in progress.plans:
             self._follow(step, steps)
-        self.threads.load([*progress.threads], self.step)
         if progress.scaler is not None:
             self.accelerator.scaler.load_state_dict(progress.scaler)
         self._losses[: self.step] = tensors["losses"]
@@ -746,23 +708,11 @@ class TrainingRun:
         self.denoiser.eval()
 
     def release(self) -> None:
-        """Makes the denoiser an ordinary module again, and restores torch's number of threads."""
-        self.threads.release()
+        """Makes the denoiser an ordinary module again."""
         self.unwrap()
         if self._edges is not None:
             self._edges.release()
         self.weights.release()
-
-
-def _require_able(optimizer: OptimizerName, accelerator: Accelerator) -> None:
-    """Checks that an optimiser can train with this precision and number of processes."""
-    precision = accelerator.mixed_precision
-    if optimizer == "lbfgs" and (precision != "no" or accelerator.num_processes > 1):
-        raise KanDiffusionError(
-            "optimizer 'lbfgs' compares losses that differ little: it needs one process and full "
-            f"precision, and has {accelerator.num_processes} and mixed precision {precision}; "
-            "choose adam, soap or muon"
-        )
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
