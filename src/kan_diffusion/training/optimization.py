@@ -37,7 +37,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -354,26 +353,19 @@ def restore_state(
 
 
 def learning_rates(
-    optimizer: torch.optim.Optimizer,
-    schedule: Literal["cosine", "constant"],
-    peak: float,
-    warmup_steps: int,
-    steps: int,
+    schedule: Literal["cosine", "constant"], peak: float, warmup_steps: int, steps: int
 ) -> np.ndarray:
     """Computes the learning rates of all steps, with shape (steps,), before the first step.
 
     Args:
-        optimizer: Any optimiser; the schedules of diffusers require one.
         schedule: After the warm-up, decay to zero (``"cosine"``) or the peak (``"constant"``).
         peak: The largest learning rate.
         warmup_steps: Steps of linear rise from zero, at most a quarter of all.
         steps: Number of steps.
     """
-    made = get_scheduler(
-        "constant_with_warmup" if schedule == "constant" else "cosine",
-        optimizer,
-        num_warmup_steps=min(warmup_steps, steps // 4),
-        num_training_steps=steps,
-    )
-    factor = made.lr_lambdas[0]
-    return peak * np.array([factor(step) for step in range(steps)])
+    warm, done = min(warmup_steps, steps // 4), np.arange(steps)
+    rates = np.ones(steps)
+    if schedule == "cosine":
+        rates = (1 + np.cos(np.pi * ((done - warm) / (steps - warm)))) / 2
+    rates[:warm] = done[:warm] / max(warm, 1)
+    return peak * rates

@@ -354,18 +354,14 @@ class TrainingRun:
         mean: Tensor = self.accelerator.reduce(values, "mean")
         return mean
 
-    def _schedule(self, steps: int) -> list[float]:
+    def _schedule(self, steps: int) -> np.ndarray:
         config = self.config
-        peak, warmup = config.learning_rate, config.warmup_steps
-        rates: list[float] = learning_rates(
-            self._plain, config.schedule, peak, warmup, steps
-        ).tolist()
-        return rates
+        return learning_rates(config.schedule, config.learning_rate, config.warmup_steps, steps)
 
     @property
     def learning_rates(self) -> np.ndarray:
         """The learning rate of every step taken, with shape (step,)."""
-        return np.array(self._rates[: self.step])
+        return self._rates[: self.step].copy()
 
     @property
     def ending(self) -> Ending | None:
@@ -455,10 +451,10 @@ class TrainingRun:
         ahead = self._rates[step:]
         if not self.plans:
             ahead = self._schedule(steps)[step:]
-        elif ahead:
+        elif len(ahead):
             places = np.linspace(0, len(ahead) - 1, steps - step)
-            ahead = np.interp(places, np.arange(len(ahead)), ahead).tolist()
-        self._rates[step:] = ahead
+            ahead = np.interp(places, np.arange(len(ahead)), ahead)
+        self._rates = np.concatenate([self._rates[:step], ahead])
         if steps > len(self._losses):
             more = self._losses.new_zeros(steps - len(self._losses))
             self._losses = torch.cat([self._losses, more])
@@ -510,7 +506,7 @@ class TrainingRun:
     def optimize(self) -> None:
         """Updates the parameters by the optimiser."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rates[self.step]
+            group["lr"] = float(self._rates[self.step])
         with self.weights.at_rates():
             self.optimizer.step()
 
