@@ -36,9 +36,7 @@ from kan_diffusion.limits import (
 __all__ = [
     "load_sound",
     "require_bounds",
-    "require_fit",
     "require_saved",
-    "require_shapes",
     "saved_shapes",
     "saved_tensors",
 ]
@@ -82,7 +80,9 @@ def load_sound(
     """
     path = folder / kind.config_name
     config = read_json(path, "the configuration of a denoiser", _REMEDY)
-    settings = require_fit(kind, config, saved_shapes(folder, stem), path)
+    saved = saved_shapes(folder, stem)
+    settings = _settings(kind, config, saved, path)
+    require_saved(kind, lambda: kind(**settings), saved, path)
     with init_empty_weights():  # of parameters alone: buffers that are not saved are computed
         network = kind(**settings)
     try:
@@ -98,13 +98,48 @@ def load_sound(
     return nn.Module.to(network, dtype or network.dtype).eval()
 
 
+def _settings(
+    kind: type, config: Mapping[str, object], saved: Mapping[str, tuple[int, ...]], path: Path
+) -> dict[str, Any]:
+    """Checks the configuration of a denoiser and the size of its tensors; returns its arguments."""
+    if config.get("_class_name") != kind.__name__:
+        raise RunFolderError(
+            f"'{path}' is of class {config.get('_class_name')!r}, not {kind.__name__}; {_REMEDY}"
+        )
+    settings = {
+        key: value
+        for key, value in config.items()
+        if not key.startswith("_") and key not in _OF_AVERAGES
+    }
+    if unknown := sorted(settings.keys() - inspect.signature(kind).parameters.keys()):
+        raise RunFolderError(
+            f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; {_REMEDY}"
+        )
+    require_bounds(settings, path)
+    if (size := sum(map(math.prod, saved.values()))) > MOST_SAVED_NUMBERS:
+        raise RunFolderError(
+            f"the weights in '{path.parent}' are {size:,} numbers; at most {MOST_SAVED_NUMBERS:,} "
+            f"are read; {_REMEDY}"
+        )
+    hidden = settings.get("hidden", [])
+    if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
+        raise RunFolderError(
+            f"'{path}': hidden = {str(hidden)[:80]} is no list of widths; {_REMEDY}"
+        )
+    if len(hidden) > len(saved):
+        raise RunFolderError(
+            f"'{path}' speaks of {len(hidden)} hidden layers and there are weights of "
+            f"{len(saved)} tensors; {_REMEDY}"
+        )
+    return settings
+
+
 def require_saved(
     kind: type,
     build: Callable[[], nn.Module],
-    folder: Path,
-    stem: str,
+    saved: Mapping[str, tuple[int, ...]],
+    path: Path,
     remedy: str = _REMEDY,
-    prefix: str = "",
     most: int = MOST_PARAMETERS,
 ) -> None:
     """Checks that saved tensors are those of a network, which is built on the meta device.
@@ -112,101 +147,15 @@ def require_saved(
     Args:
         kind: Class of the network.
         build: Builds it from what a folder says.
-        folder: The folder.
-        stem: Name of the file of weights without its ending, with which the names of shards begin.
+        saved: Shapes of the saved tensors by name.
+        path: The file of the network's configuration, in the folder of the tensors.
         remedy: What to do, for errors.
-        prefix: What the names of the tensors begin with in some versions of a library.
         most: Largest number of parameters.
 
     Raises:
-        RunFolderError: The network cannot be built or is too large, or the weights are missing,
-            damaged or of another network.
+        RunFolderError: The network cannot be built or is too large, or the weights are of another
+            network.
     """
-    path = folder / "config.json"
-    found = {name.removeprefix(prefix): shape for name, shape in saved_shapes(folder, stem).items()}
-    network = _on_meta(kind, build, path, remedy, most)
-    state = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in network.state_dict(keep_vars=True).items()
-    }
-    # Of tensors that a network has under several names, one name is saved.
-    saved = {id(tensor) for name, tensor in state.items() if name in found}
-    expected = {
-        name: tuple(tensor.shape)
-        for name, tensor in state.items()
-        if name in found or id(tensor) not in saved
-    }
-    require_shapes(expected, found, path, remedy)
-
-
-def require_fit(
-    kind: type[ModelMixin],
-    config: Mapping[str, object],
-    found: Mapping[str, tuple[int, ...]],
-    path: Path,
-    remedy: str = _REMEDY,
-) -> dict[str, Any]:
-    """Checks that a configuration belongs to a class and to the network of saved weights.
-
-    Args:
-        kind: Class of the denoiser.
-        config: Its configuration, as read from a file.
-        found: Shapes of the saved tensors by name.
-        path: The file of the configuration, for errors.
-        remedy: What to do, for errors.
-
-    Returns:
-        The arguments of the class.
-
-    Raises:
-        RunFolderError: The configuration is of another class, a number in it is out of range, or
-            the weights are of another network.
-    """
-    if config.get("_class_name") != kind.__name__:
-        raise RunFolderError(
-            f"'{path}' is of class {config.get('_class_name')!r}, not {kind.__name__}; {remedy}"
-        )
-    settings = {
-        key: value
-        for key, value in config.items()
-        if not key.startswith("_") and key not in _OF_AVERAGES
-    }
-    known = inspect.signature(kind.__init__).parameters
-    unknown = sorted(settings.keys() - known.keys())
-    if unknown:
-        raise RunFolderError(
-            f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; {remedy}"
-        )
-    require_bounds(settings, path)
-    if (size := sum(map(math.prod, found.values()))) > MOST_SAVED_NUMBERS:
-        raise RunFolderError(
-            f"the weights in '{path.parent}' are {size:,} numbers; at most {MOST_SAVED_NUMBERS:,} "
-            f"are read; {remedy}"
-        )
-    hidden = settings.get("hidden", [])
-    if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
-        raise RunFolderError(
-            f"'{path}': hidden = {str(hidden)[:80]} is no list of widths; {remedy}"
-        )
-    if len(hidden) > len(found):
-        raise RunFolderError(
-            f"'{path}' speaks of {len(hidden)} hidden layers and there are weights of "
-            f"{len(found)} tensors; {remedy}"
-        )
-    network = _on_meta(kind, lambda: kind(**settings), path, remedy)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    require_shapes(expected, found, path, remedy)
-    return settings
-
-
-def _on_meta(
-    kind: type,
-    build: Callable[[], nn.Module],
-    path: Path,
-    remedy: str,
-    most: int = MOST_PARAMETERS,
-) -> nn.Module:
-    """Builds a network of a configuration in ``path`` without allocating its tensors."""
     parts = count(1)
 
     def counted(*_: object) -> None:
@@ -226,29 +175,17 @@ def _on_meta(
         if isinstance(error.__cause__, ImportError):  # it says what to install
             raise
         raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
-    return network
-
-
-def require_shapes(
-    expected: Mapping[str, tuple[int, ...]],
-    found: Mapping[str, tuple[int, ...]],
-    path: Path,
-    remedy: str = _REMEDY,
-) -> None:
-    """Checks that saved tensors are those of a network.
-
-    Args:
-        expected: Shapes of the network's tensors by name.
-        found: Shapes of the saved ones.
-        path: The file of the network's configuration, in the folder of the tensors.
-        remedy: What to do, for errors.
-
-    Raises:
-        RunFolderError: A name or a shape differs.
-    """
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            there, wanted = found.get(name, "missing"), expected.get(name, "unknown")
+    state = network.state_dict(keep_vars=True)
+    # Of tensors that a network has under several names, one name is saved.
+    named = {id(tensor) for name, tensor in state.items() if name in saved}
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in state.items()
+        if name in saved or id(tensor) not in named
+    }
+    for name in sorted(expected.keys() | saved.keys()):
+        if expected.get(name) != saved.get(name):
+            there, wanted = saved.get(name, "missing"), expected.get(name, "unknown")
             raise RunFolderError(
                 f"the weights in '{path.parent}' are not those of '{path.name}': '{name}' is "
                 f"{there} there and {wanted} here; {remedy}"

@@ -258,10 +258,11 @@ def _offline() -> Iterator[None]:
 
 def _checked(root: Path, remedy: str) -> tuple[Callable[[], nn.Module], str]:
     """Checks a folder; returns what builds its network, and how the files of weights begin."""
-    from kan_diffusion.weights import require_bounds, require_saved
+    from kan_diffusion.weights import require_bounds, require_saved, saved_shapes
 
-    config = read_json(root / "config.json", "the configuration of a network", remedy)
-    require_bounds(config, root / "config.json")
+    path = root / "config.json"
+    config = read_json(path, "the configuration of a network", remedy)
+    require_bounds(config, path)
     recipes = read_json(root / _FILE, "the recipes of a kanified network", remedy)
     if "_class_name" in config:
         import diffusers as library
@@ -295,5 +296,5 @@ def _checked(root: Path, remedy: str) -> tuple[Callable[[], nn.Module], str]:
         rebuild(network, recipes.get("blocks", []))
         return network
 
-    require_saved(kind, made, root, stem, remedy, most=_MOST_PARAMETERS)
+    require_saved(kind, made, saved_shapes(root, stem), path, remedy, _MOST_PARAMETERS)
     return made, stem
