@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from html_page import Page as Read
-from kan_diffusion.report.html import Page, plain_table
+from kan_diffusion.report.html import Page
 from kan_diffusion.report.images import contact_sheet, embedded, figure_png, figure_svg
 from kan_diffusion.report.mathematics import formula_svg
+from kan_diffusion.report.tables import Cell, Head, Line, Table
 
 HOSTILE = "</script></code><img src=x onerror=alert(1)> & \"quotes\" 'too' <!--"
 
@@ -31,14 +32,19 @@ def cloud():
     return figure
 
 
+def table(caption, heads, rows):
+    lines = [Line([Cell(text) for text in row]) for row in rows]
+    return Table([Head(head, words=True) for head in heads], lines, caption=caption)
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 def test_a_page_holds_everything_in_order_and_loads_nothing(tmp_path, leaves):
     page = Page("Title", "Why?", leaves)
     page.text("First.", kind="answer").items(["Mind this."], "warnings", "Before")
     section = page.section("Section").text("A sentence.").figure(embedded(chart()), "See.", "Chart")
-    section.section("Below", "section", "below").table(plain_table("T", ("a",), [["1"], ["2"]]))
+    section.section("Below", "section", "below").table(table("T", ("a",), [["1"], ["2"]]))
     page.section("Another").facts({"key": "value"}).code("run it").folded(
-        "More", plain_table("Folded", ("b",), [["3"]])
+        "More", table("Folded", ("b",), [["3"]])
     )
     page.section("Nothing").section("Nothing below").text("").facts({}).code("").items([])
     page.section("Formula").formula("s", r"\frac{1}{2} x", "Score")
@@ -68,7 +74,7 @@ def test_whatever_is_written_into_a_page_stays_text(tmp_path):
     page = Page(HOSTILE, HOSTILE, script="explanation.js", data={"a": HOSTILE})
     page.text(HOSTILE).items([HOSTILE]).code(HOSTILE).facts({HOSTILE: HOSTILE})
     page.figure(embedded(chart()), HOSTILE, HOSTILE).formula("s", HOSTILE, HOSTILE)
-    page.section(HOSTILE).table(plain_table(HOSTILE, [HOSTILE], [[HOSTILE]]))
+    page.section(HOSTILE).table(table(HOSTILE, [HOSTILE], [[HOSTILE]]))
     text = page.write(tmp_path / "page.html").read_text()
     # Should something slip through all the same, a browser runs only the script that is named.
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)

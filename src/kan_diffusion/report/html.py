@@ -27,9 +27,9 @@ from kan_diffusion.errors import KanDiffusionError, one_line
 from kan_diffusion.files import write_text
 from kan_diffusion.report.images import Picture, embedded_svg
 from kan_diffusion.report.mathematics import formula_svg
-from kan_diffusion.report.tables import Anchors, Cell, Head, Line, Table
+from kan_diffusion.report.tables import Anchors, Table
 
-__all__ = ["Json", "Page", "Section", "plain_table"]
+__all__ = ["Json", "Page", "Section"]
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 """Data for a page's script."""
@@ -304,18 +304,3 @@ class Page(Section):
 def _dumped(data: Json) -> Markup:
     """Writes a script's data, escaped so that nothing in it ends the script."""
     return htmlsafe_json_dumps(data, dumps=json.dumps, allow_nan=False, separators=(",", ":"))
-
-
-def plain_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Makes a table of texts.
-
-    Args:
-        caption: What it holds, for those who cannot see it.
-        heads: The names of its columns.
-        rows: A text for each column, row by row.
-    """
-    return Table(
-        [Head(head, words=True) for head in heads],
-        [Line([Cell(text) for text in row]) for row in rows],
-        caption=caption,
-    )

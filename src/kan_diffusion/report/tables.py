@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,9 +17,9 @@ from kan_diffusion.study.results.statistics import Interval, mean_interval
 from kan_diffusion.study.results.verdicts import Comparison, Outcome
 
 __all__ = [
-    "BADGES", "MISSING", "REAL_ROW", "Anchors", "Cell", "Columns", "Head", "Line", "Table", "Trial",
+    "BADGES", "MISSING", "REAL_ROW", "Anchors", "Cell", "Head", "Line", "Table", "Trial",
     "format_half_width", "format_interval", "format_number", "format_p", "format_seconds",
-    "lead_table", "model_table", "number_cell", "summary_table", "table_of", "time_use",
+    "lead_table", "model_table", "number_cell", "summary_table", "time_use",
     "trial_table", "trials_table", "verdict_table",
 ]  # fmt: skip
 
@@ -267,26 +266,6 @@ class Table:
     feet: list[Line] = field(default_factory=list)
     caption: str = ""
     kind: str = "summary"
-
-
-Item = TypeVar("Item")
-Columns = Mapping[Head, Callable[[Item], Cell]]
-"""The head of each column with the function that makes an item's cell in it."""
-
-
-def table_of(
-    items: Iterable[Item], columns: Columns[Item], caption: str, kind: str = "summary"
-) -> Table:
-    """Makes a table with a line for each item.
-
-    Args:
-        items: The items.
-        columns: The columns.
-        caption: What the table holds, for those who cannot see it.
-        kind: Its CSS class.
-    """
-    lines = [Line([cell(item) for cell in columns.values()]) for item in items]
-    return Table(list(columns), lines, caption=caption, kind=kind)
 
 
 class Anchors:
