@@ -40,7 +40,6 @@ __all__ = [
     "json_bytes",
     "make_folder",
     "new_output",
-    "parquet_bytes",
     "read_as",
     "read_json",
     "read_parquet",
@@ -486,14 +485,9 @@ def write_json(path: str | Path, content: object) -> None:
     write_bytes(path, json_bytes(content))
 
 
-def parquet_bytes(frame: pd.DataFrame) -> bytes:
-    """Encodes a data frame as Parquet, without its index."""
-    return frame.to_parquet(index=False)
-
-
 def write_parquet(path: str | Path, frame: pd.DataFrame) -> None:
-    """Writes ``frame`` to ``path`` as Parquet, whole or not at all."""
-    write_bytes(path, parquet_bytes(frame))
+    """Writes ``frame``, without its index, to ``path`` as Parquet, whole or not at all."""
+    write_bytes(path, frame.to_parquet(index=False))
 
 
 def require_free_space(folder: str | Path, num_bytes: int) -> None:

@@ -84,14 +84,13 @@ class Picture:
         return self.narrow is None and self.least > TELEPHONE
 
 
-def figure_png(figure: Figure, dpi: int = _DPI) -> bytes:
+def figure_png(figure: Figure) -> bytes:
     """Draws a figure as PNG with at most 256 colours.
 
     Args:
         figure: The figure. The same figure gives the same bytes.
-        dpi: Pixels per inch; the default is twice a screen's.
     """
-    return _encoded(_pixels(figure, dpi).quantize(256, dither=Image.Dither.NONE), "PNG")
+    return _encoded(_pixels(figure, _DPI).quantize(256, dither=Image.Dither.NONE), "PNG")
 
 
 def figure_svg(figure: Figure, file: io.BytesIO | None = None) -> bytes:

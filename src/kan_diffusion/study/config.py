@@ -23,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kan_diffusion import limits
 from kan_diffusion.data.sources import DataConfig, Source, load_dataset
-from kan_diffusion.denoisers.families import Family, Setting, get_family
+from kan_diffusion.denoisers.families import Setting, get_family
 from kan_diffusion.diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.evaluation.effort import EffortName
@@ -122,15 +122,13 @@ class ModelConfig(Settings):
         sizes = {key: getattr(self, key) for key in ("params", "flops", "hidden")}
         return {key: size for key, size in sizes.items() if size is not None}
 
-    def resolved(self, training: TrainingConfig, family: Family | None = None) -> Self:
+    def resolved(self, training: TrainingConfig) -> Self:
         """Fills in the settings that its family decides, so that they are recorded.
 
         Args:
             training: Training settings of the study, which may set one learning rate for all.
-            family: Version of the family to use; the registered one when None.
         """
-        if family is None:
-            family = get_family(self.family)
+        family = get_family(self.family)
         rate = self.learning_rate
         if rate is None:
             of_study = "learning_rate" in training.model_fields_set

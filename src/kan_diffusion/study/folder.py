@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from kan_diffusion import limits
 from kan_diffusion.diffusion.sampling import HALF_SAVED, SamplePipeline, save_pipeline
-from kan_diffusion.errors import RunFolderError, one_line, valid_settings
+from kan_diffusion.errors import RunFolderError, valid_settings
 from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
     CHECKSUMS,
@@ -312,21 +312,17 @@ def keep_trial(
             "levels": result.levels,
         }
     )
-    write_checksums(folder, _written_files(folder), {RESULT: content})
+    write_checksums(folder, _files(folder), {RESULT: content})
     write_bytes(folder / RESULT, content)
 
 
-def _written_files(folder: Path) -> list[Path]:
-    """Lists the existing files of a trial, except its result."""
-    return [path for path in _files(folder, _FILES) if path.is_file()]
-
-
-def _files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+def _files(folder: Path, patterns: Iterable[str] = _FILES) -> list[Path]:
     """Lists the files of a folder by patterns, without going through links to other folders."""
     return [
         path
         for pattern in patterns
         for path in sorted(inside(folder, pattern).parent.glob(Path(pattern).name))
+        if path.is_file()
     ]
 
 
@@ -351,7 +347,7 @@ def load_trial(
         return None
     again = f"delete '{folder}' and run again"
     if verify:
-        require_unchanged(folder, [path, *_written_files(folder)], again)
+        require_unchanged(folder, [path, *_files(folder)], again)
     content = read_json(path, "the result of a trial", again, limits.MOST_RESULT_BYTES)
     try:
         with valid_settings(f"'{path}'"):
@@ -474,8 +470,7 @@ def load_curves(folder: Path) -> pd.DataFrame:
         if not np.isfinite(curves["loss"]).all():
             raise ValueError("a loss is infinite or no number")
     except (OSError, ValueError, TypeError, LookupError) as error:
-        reason = " ".join(str(error).split())
-        raise RunFolderError(f"'{path}' cannot be read ({reason}); run the trial again") from error
+        raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
     return curves
 
 
@@ -502,8 +497,7 @@ def load_weights(path: Path, denoiser: Denoising) -> Denoising:
         require_tensors(path, size + limits.MOST_JSON_BYTES)
         then.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = one_line(str(error))
-        raise RunFolderError(f"'{path}' cannot be read ({reason}); run the trial again") from error
+        raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
     return then
 
 

@@ -7,8 +7,8 @@ folder counts as finished if its row is there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,15 +17,9 @@ from pydantic import FailFast, TypeAdapter
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.files import (
-    inside,
-    parquet_bytes,
-    read_as,
-    require_free_space,
-    write_bytes,
-    write_checksums,
-)
+from kan_diffusion.files import inside, read_as, require_free_space, write_bytes, write_checksums
 from kan_diffusion.limits import MOST_JSON_BYTES
+from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, load_sufficient, load_trial
@@ -36,13 +30,11 @@ __all__ = [
     "CHOSEN_SIZES",
     "ENVIRONMENT",
     "ROWS",
+    "Driver",
     "StudyPlan",
     "finished_trial",
     "kept_rows",
     "known_failures",
-    "known_row",
-    "plan_study",
-    "run_plan",
     "write_rows",
     "written_files",
 ]
@@ -89,14 +81,6 @@ def finished_trial(folder: Path, trial: TrialConfig, verify: bool) -> TrialResul
     return load_sufficient(inside(folder, TRIALS, trial.id), trial, verify=verify)
 
 
-def known_row(folder: Path, trial: str, kept: Mapping[str, Row], verify: bool) -> Row | None:
-    """Reads the row of a finished trial by its id, from the kept rows or its own folder."""
-    if trial in kept:
-        return kept[trial]
-    result = load_trial(inside(folder, TRIALS, trial), verify=verify)
-    return None if result is None else result.row
-
-
 def kept_rows(folder: Path) -> dict[str, Row]:
     """Reads the rows of finished trials that a folder's ``results.parquet`` holds, by trial id.
 
@@ -127,117 +111,135 @@ def _all_rows(folder: Path) -> list[Row]:
 
 def write_rows(folder: Path, rows: pd.DataFrame) -> None:
     """Writes the rows of a study's trials, and their digest before them."""
-    content = parquet_bytes(rows)
+    content = rows.to_parquet(index=False)
     others = [path for path in written_files(folder) if path.name != ROWS]
     write_checksums(folder, others, {ROWS: content})
     write_bytes(folder / ROWS, content)
 
 
-def plan_study(
-    config: StudyConfig,
-    folder: Path,
-    workers: int = 1,
-    *,
-    verify: bool = True,
-    kept: Mapping[str, Row] | None = None,
-) -> StudyPlan:
-    """Lists a study's trials, and checks before any training that all models can be built.
+@dataclass(frozen=True)
+class Driver:
+    """Plans the trials of a study, and has an executor run them in the study's folder.
 
-    Args:
-        config: The study, pinned.
-        folder: Its run folder.
-        workers: Number of trials that will run side by side.
+    Attributes:
+        folder: Run folder of the study.
+        executor: Executor of the trials.
+        on_plan: Called with each plan before its trials run.
+        on_event: Called with each event of a trial.
         verify: Whether to refuse finished trials whose files have changed.
-        kept: Rows of trials that count as finished without a folder, by trial id.
-
-    Raises:
-        DataError: A data set cannot be used.
-        KanDiffusionError: A model cannot be built.
+        keep_rows: Whether to write the rows of trials as they finish, and to count a trial without
+            a folder as finished if its row was written.
     """
-    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
-    counts: dict[tuple[str, str], int] = {}
-    planned = config.trials()
-    finished = frozenset(
-        trial.id
-        for trial in planned
-        if trial.id in (kept or {}) or finished_trial(folder, trial, verify) is not None
-    )
-    for trial in planned:
-        if trial.id not in finished and _sized(trial) not in counts:
-            try:
-                dataset = datasets[trial.data.name]
-                denoiser = task_of(trial.data).build(trial, dataset)
-                counts[_sized(trial)] = denoiser.num_trainable
-            except KanDiffusionError as error:
-                raise KanDiffusionError(
-                    f"model '{trial.model.name}' on '{trial.data.name}': {error}"
-                ) from error
-    return StudyPlan(
-        trials=tuple(planned),
-        parameters={t.id: counts[_sized(t)] for t in planned if t.id not in finished},
-        finished=finished,
-        workers=workers,
-    )
+
+    folder: Path
+    executor: Executor
+    on_plan: Callable[[StudyPlan], None] | None = None
+    on_event: Callable[[TrialEvent], None] | None = None
+    verify: bool = True
+    keep_rows: bool = False
+
+    def kept(self) -> dict[str, Row]:
+        """Reads the rows of trials that count as finished without a folder, by trial id."""
+        return kept_rows(self.folder) if self.keep_rows else {}
+
+    def row_of(self) -> Callable[[str], Row | None]:
+        """Returns what reads a finished trial's row by its id, of those kept or its own folder."""
+        kept = self.kept()
+
+        def read(trial: str) -> Row | None:
+            if trial in kept:
+                return kept[trial]
+            result = load_trial(inside(self.folder, TRIALS, trial), verify=self.verify)
+            return None if result is None else result.row
+
+        return read
+
+    def plan(self, config: StudyConfig) -> StudyPlan:
+        """Lists a study's trials, and checks before any training that all models can be built.
+
+        Args:
+            config: The study, pinned.
+
+        Raises:
+            DataError: A data set cannot be used.
+            KanDiffusionError: A model cannot be built.
+        """
+        datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
+        counts: dict[tuple[str, str], int] = {}
+        planned, kept = config.trials(), self.kept()
+        finished = frozenset(
+            trial.id
+            for trial in planned
+            if trial.id in kept or finished_trial(self.folder, trial, self.verify) is not None
+        )
+        for trial in planned:
+            if trial.id not in finished and _sized(trial) not in counts:
+                try:
+                    dataset = datasets[trial.data.name]
+                    denoiser = task_of(trial.data).build(trial, dataset)
+                    counts[_sized(trial)] = denoiser.num_trainable
+                except KanDiffusionError as error:
+                    raise KanDiffusionError(
+                        f"model '{trial.model.name}' on '{trial.data.name}': {error}"
+                    ) from error
+        return StudyPlan(
+            trials=tuple(planned),
+            parameters={t.id: counts[_sized(t)] for t in planned if t.id not in finished},
+            finished=finished,
+            workers=self.executor.workers,
+        )
+
+    def run(self, plan: StudyPlan, *, timed: bool = True) -> dict[str, str]:
+        """Runs the unfinished trials of a plan.
+
+        A trial that another driver is running is left to it and checked again at the end.
+
+        Args:
+            plan: The plan.
+            timed: Whether to estimate the time of the trials for whoever is told the plan.
+
+        Returns:
+            Ids of the trials that could not be run, with the reason.
+
+        Raises:
+            RunFolderError: The disk has no room for the checkpoints of those that run at once.
+        """
+        if self.on_plan is not None:
+            seconds = estimate_seconds(plan.to_run, plan.workers) if timed else None
+            self.on_plan(replace(plan, seconds=seconds))
+        at_once = sorted(plan.parameters.values())[-plan.workers :]
+        require_free_space(self.folder, BYTES_A_PARAMETER * sum(at_once))
+        failures = {}
+        rows, written = self.kept(), time.monotonic()
+        num_written = len(rows)
+
+        def keep(trial: str) -> None:
+            result = load_trial(inside(self.folder, TRIALS, trial), verify=False)
+            assert result is not None
+            rows[trial] = result.row
+
+        if self.keep_rows:
+            for trial in plan.trials:
+                if trial.id in plan.finished and trial.id not in rows:
+                    keep(trial.id)  # a driver died before it had written the row
+        for event in self.executor.run(plan.to_run, inside(self.folder, TRIALS)):
+            if event.kind == "failed":
+                failures[event.trial] = str(event.error)
+            elif event.kind == "finished" and self.keep_rows:
+                keep(event.trial)
+                if time.monotonic() - written > _SECONDS_BETWEEN:
+                    write_rows(self.folder, pd.DataFrame(rows.values()))
+                    written = time.monotonic()
+            if self.on_event is not None:
+                self.on_event(event)
+        if len(rows) > num_written:
+            write_rows(self.folder, pd.DataFrame(rows.values()))
+        return failures
 
 
 def _sized(trial: TrialConfig) -> tuple[str, str]:
     """Returns a trial's data set and its model as JSON, which decide its number of parameters."""
     return trial.data.name, trial.model.model_dump_json()
-
-
-def run_plan(
-    plan: StudyPlan,
-    folder: Path,
-    executor: Executor,
-    on_event: Callable[[TrialEvent], None] | None = None,
-    *,
-    keep_rows: bool = False,
-) -> dict[str, str]:
-    """Runs the unfinished trials of a plan.
-
-    A trial that another driver is running is left to it and checked again at the end.
-
-    Args:
-        plan: The plan.
-        folder: Run folder of its study.
-        executor: Executor of the trials.
-        on_event: Called with each event of a trial.
-        keep_rows: Whether to write the rows of trials as they finish.
-
-    Returns:
-        Ids of the trials that could not be run, with the reason.
-
-    Raises:
-        RunFolderError: The disk has no room for the checkpoints of those that run at once.
-    """
-    at_once = sorted(plan.parameters.values())[-plan.workers :]
-    require_free_space(folder, BYTES_A_PARAMETER * sum(at_once))
-    failures = {}
-    rows, written = kept_rows(folder) if keep_rows else {}, time.monotonic()
-    num_written = len(rows)
-
-    def keep(trial: str) -> None:
-        result = load_trial(inside(folder, TRIALS, trial), verify=False)
-        assert result is not None
-        rows[trial] = result.row
-
-    if keep_rows:
-        for trial in plan.trials:
-            if trial.id in plan.finished and trial.id not in rows:
-                keep(trial.id)  # a driver died before it had written the row
-    for event in executor.run(plan.to_run, inside(folder, TRIALS)):
-        if event.kind == "failed":
-            failures[event.trial] = str(event.error)
-        elif event.kind == "finished" and keep_rows:
-            keep(event.trial)
-            if time.monotonic() - written > _SECONDS_BETWEEN:
-                write_rows(folder, pd.DataFrame(rows.values()))
-                written = time.monotonic()
-        if on_event is not None:
-            on_event(event)
-    if len(rows) > num_written:
-        write_rows(folder, pd.DataFrame(rows.values()))
-    return failures
 
 
 def written_files(folder: Path) -> list[Path]:

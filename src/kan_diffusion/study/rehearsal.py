@@ -17,9 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -30,19 +28,10 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import read_as, write_json
 from kan_diffusion.limits import MOST_PARAMETERS
 from kan_diffusion.study.budgets import SIZES, Budget
-from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
-from kan_diffusion.study.executors import Executor, TrialEvent
 from kan_diffusion.study.folder import STUDY, Row
 from kan_diffusion.study.measure import judged_measure
-from kan_diffusion.study.planning import (
-    CHOSEN_SIZES,
-    StudyPlan,
-    kept_rows,
-    known_row,
-    plan_study,
-    run_plan,
-)
+from kan_diffusion.study.planning import CHOSEN_SIZES, Driver
 from kan_diffusion.study.tasks import task_of
 
 __all__ = ["judged", "mean_log", "rehearse", "unreported"]
@@ -98,28 +87,14 @@ def mean_log(
     return float(np.mean(logs)), None
 
 
-def rehearse(
-    config: StudyConfig,
-    folder: Path,
-    executor: Executor,
-    on_plan: Callable[[StudyPlan], None] | None = None,
-    on_event: Callable[[TrialEvent], None] | None = None,
-    *,
-    verify: bool = True,
-    keep_rows: bool = False,
-) -> StudyConfig:
+def rehearse(config: StudyConfig, driver: Driver) -> StudyConfig:
     """Chooses the model sizes that a study's budgets of time leave free.
 
     Args:
         config: The study, pinned.
-        folder: Its run folder. Sizes that were chosen there before are kept, unless the
-            ``study.yaml`` there has other settings of their model.
-        executor: Executor of the rehearsals.
-        on_plan: Called with the plan of the rehearsals and its estimated time before they run.
-        on_event: Called with each event of a rehearsal.
-        verify: Whether to refuse finished rehearsals whose files have changed.
-        keep_rows: Whether to write the rows of rehearsals as they finish, and to skip rehearsals
-            whose row was written.
+        driver: What runs the study; the rehearsals are run alike. Sizes that were chosen in its
+            folder before are kept, unless the ``study.yaml`` there has other settings of their
+            model.
 
     Returns:
         The study, in which budgets of time give a size to every model without its own.
@@ -128,11 +103,11 @@ def rehearse(
         DataError: A data set cannot be used.
         KanDiffusionError: A model cannot be built at any size, or no rehearsal of it gave a result.
     """
-    path = folder / CHOSEN_SIZES
+    path = driver.folder / CHOSEN_SIZES
     chosen: dict[str, int] = {}
     if path.exists():
         chosen = read_as(_SIZES, path, "a file of sizes", "delete it to choose them again")
-        study = folder / STUDY
+        study = driver.folder / STUDY
         known = read_study(study).models if study.exists() else config.models
         changed = {model.name for model in config.models if model not in known}
         for budget, data, model in _free(config):
@@ -141,16 +116,10 @@ def rehearse(
     settled = _sized(config, chosen)
     if not any(_free(settled)):
         return settled
-    place = folder / _REHEARSALS
-    kept = kept_rows(place) if keep_rows else {}
-    rehearsed = unreported(config, _ladder(settled))
-    plan = plan_study(rehearsed, place, executor.workers, verify=verify, kept=kept)
-    if on_plan is not None:
-        on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, executor.workers)))
-    failures = run_plan(plan, place, executor, on_event, keep_rows=keep_rows)
-    kept = kept_rows(place) if keep_rows else {}
-    row_of = partial(known_row, place, kept=kept, verify=verify)
-    chosen |= _best(settled, plan.trials, row_of, failures)
+    driver = replace(driver, folder=driver.folder / _REHEARSALS)
+    plan = driver.plan(unreported(config, _ladder(settled)))
+    failures = driver.run(plan)
+    chosen |= _best(settled, plan.trials, driver.row_of(), failures)
     write_json(path, chosen)  # a second driver writes the same sizes
     return _sized(config, chosen)
 

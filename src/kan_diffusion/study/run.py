@@ -24,24 +24,17 @@ import pandas as pd
 
 from kan_diffusion._version import __version__
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.files import (
-    require_unchanged,
-    write_checksums,
-    write_json,
-    write_text,
-)
-from kan_diffusion.study.calibration import estimate_seconds
+from kan_diffusion.files import require_unchanged, write_checksums, write_json, write_text
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, claimed, holds_run
 from kan_diffusion.study.planning import (
     ENVIRONMENT,
+    Driver,
     StudyPlan,
     finished_trial,
     kept_rows,
     known_failures,
-    plan_study,
-    run_plan,
     write_rows,
     written_files,
 )
@@ -180,23 +173,18 @@ def run_study(
     require_folder(config, folder, len(trials))
     asked = config.to_yaml()
     with open_executor() if executor is None else nullcontext(executor) as runner:
+        driver = Driver(folder, runner, on_plan, on_event, verify, keep_rows)
         free = any(not budget.size for budget in config.budgets)
         with claimed(folder, asked) if free else nullcontext():
             if free and not (folder / STUDY).exists():  # marks the folder before rehearsals run
                 write_text(folder / STUDY, config.to_yaml())
-            config = rehearse(
-                config, folder, runner, on_plan, on_event, verify=verify, keep_rows=keep_rows
-            )
-        kept = kept_rows(folder) if keep_rows else {}
-        plan = plan_study(config, folder, runner.workers, verify=verify, kept=kept)
+            config = rehearse(config, driver)
+        plan = driver.plan(config)
         with claimed(folder, asked):
             write_text(folder / STUDY, config.to_yaml())
             write_json(folder / ENVIRONMENT, environment())
             write_checksums(folder, written_files(folder), {})
-            if on_plan is not None:
-                on_plan(replace(plan, seconds=estimate_seconds(plan.to_run, runner.workers)))
-            failures = run_plan(plan, folder, runner, on_event, keep_rows=keep_rows)
-            kept = kept_rows(folder) if keep_rows else {}
+            failures, kept = driver.run(plan), driver.kept()
             results = _gather(config, folder, failures, verify, kept)
             rows, planned = results.rows, {trial.id for trial in plan.trials}
             if others := [row for trial, row in kept.items() if trial not in planned]:

@@ -29,8 +29,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -48,15 +47,7 @@ from kan_diffusion.study.budgets import SIZES
 from kan_diffusion.study.config import ModelConfig, StudyConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, Row, claimed
-from kan_diffusion.study.planning import (
-    ENVIRONMENT,
-    ROWS,
-    StudyPlan,
-    kept_rows,
-    known_row,
-    plan_study,
-    run_plan,
-)
+from kan_diffusion.study.planning import ENVIRONMENT, ROWS, Driver, StudyPlan
 from kan_diffusion.study.rehearsal import judged, mean_log, unreported
 from kan_diffusion.study.run import environment, require_folder
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
@@ -177,13 +168,14 @@ def tune(
         claimed(folder, config.to_yaml()),
         open_executor() if executor is None else nullcontext(executor) as runner,
     ):
+        driver = Driver(folder, runner, on_plan, on_event, verify, keep_rows)
         write_text(folder / STUDY, config.to_yaml())
         write_json(folder / ENVIRONMENT, environment())
         searches = _open_searches(config, folder, storage, shared)
         while running := [search for search in searches if search.begin(tries)]:
-            _run_round(config, folder, running, runner, on_plan, on_event, verify, keep_rows)
-        kept = kept_rows(folder) if keep_rows else {}
-        rows = [row for search in searches for row in search.rows(folder, kept, verify)]
+            _run_round(config, running, driver)
+        row_of = driver.row_of()
+        rows = [row for search in searches for row in search.rows(row_of)]
         table = pd.DataFrame(rows)
         write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
         best = {search.model.family: search.best() for search in searches}
@@ -358,15 +350,13 @@ class _Search:
         # Another driver that took it for lost may have reported it already.
         self._study.tell(self._try.number, value, state, skip_if_finished=True)
 
-    def rows(
-        self, folder: Path, kept: Mapping[str, Row], verify: bool
-    ) -> Iterator[dict[str, object]]:
-        """Yields a row for each finished try."""
+    def rows(self, row_of: Callable[[str], Row | None]) -> Iterator[dict[str, object]]:
+        """Yields a row for each finished try from the rows of its trials."""
         for found in self.tries():
             if not found.state.is_finished():
                 continue
             ids = found.user_attrs.get("trials", [])
-            rows = [row for trial in ids if (row := known_row(folder, trial, kept, verify))]
+            rows = [row for trial in ids if (row := row_of(trial))]
             places = ("data", "process") if len({row["process"] for row in rows}) > 1 else ("data",)
             yield {
                 "family": self.model.family,
@@ -462,25 +452,15 @@ def _is_lost(found: optuna.trial.FrozenTrial) -> bool:
     return False
 
 
-def _run_round(
-    config: StudyConfig,
-    folder: Path,
-    running: Sequence[_Search],
-    executor: Executor,
-    on_plan: Callable[[StudyPlan], None] | None,
-    on_event: Callable[[TrialEvent], None] | None,
-    verify: bool,
-    keep_rows: bool,
-) -> None:
+def _run_round(config: StudyConfig, running: Sequence[_Search], driver: Driver) -> None:
     """Trains one try of each model and reports the outcomes to the searches."""
-    kept = kept_rows(folder) if keep_rows else {}
     plans: dict[str, StudyPlan] = {}
     refused: dict[str, str] = {}
     for search in running:
         name = search.model.name
         study = _of_model(config, search.chosen)
         try:
-            plans[name] = plan_study(study, folder, executor.workers, verify=verify, kept=kept)
+            plans[name] = driver.plan(study)
         except (DataError, RunFolderError):  # whatever the settings are
             raise
         except KanDiffusionError as error:  # such as a depth that misses the budget
@@ -489,10 +469,8 @@ def _run_round(
         trials=tuple(trial for each in plans.values() for trial in each.trials),
         parameters={key: n for each in plans.values() for key, n in each.parameters.items()},
         finished=frozenset(key for each in plans.values() for key in each.finished),
-        workers=executor.workers,
+        workers=driver.executor.workers,
     )
-    if on_plan is not None:
-        on_plan(plan)
     last_signed = time.monotonic()
 
     def pass_on(event: TrialEvent) -> None:
@@ -501,17 +479,16 @@ def _run_round(
             last_signed = time.monotonic()
             for search in running:
                 search.sign()
-        if on_event is not None:
-            on_event(event)
+        if driver.on_event is not None:
+            driver.on_event(event)
 
-    failures = run_plan(plan, folder, executor, pass_on, keep_rows=keep_rows)
-    kept = kept_rows(folder) if keep_rows else {}
+    failures = replace(driver, on_event=pass_on).run(plan, timed=False)
+    row_of = driver.row_of()
     for search in running:
         name = search.model.name
         trials = plans[name].trials if name in plans else ()
         value, reason = None, refused.get(name)
         if reason is None:
-            row_of = partial(known_row, folder, kept=kept, verify=verify)
             value, reason = mean_log(trials, row_of, failures)
         search.tell(value, [trial.id for trial in trials], reason)
 

@@ -27,7 +27,6 @@ from kan_diffusion.denoisers.families import Setting
 from kan_diffusion.devices import one_thread
 from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import DataError, RunFolderError, valid_settings
-from kan_diffusion.files import parquet_bytes
 from kan_diffusion.progress import TextConsole, show_training
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.folder import (
@@ -411,5 +410,5 @@ def _with_text_names(rows: pd.DataFrame) -> pd.DataFrame:
 def _digest(rows: pd.DataFrame) -> str:
     """Computes the digest of the file that rows are kept in; "" where none can hold them."""
     with suppress(ArrowException, TypeError, ValueError):
-        return hashlib.sha256(parquet_bytes(_with_text_names(rows))).hexdigest()
+        return hashlib.sha256(_with_text_names(rows).to_parquet(index=False)).hexdigest()
     return ""
