@@ -32,12 +32,11 @@ _REPLACED = (
 )
 
 
-def broken_sum(latex: str, most: int = _WIDEST_LINE) -> list[str]:
+def broken_sum(latex: str) -> list[str]:
     """Breaks a sum into several lines.
 
     Args:
         latex: The sum.
-        most: Approximate limit of visible symbols on a line; a single summand may have more.
 
     Returns:
         The lines. Joined, they are the sum.
@@ -56,7 +55,7 @@ def broken_sum(latex: str, most: int = _WIDEST_LINE) -> list[str]:
     parts.append(part)
     lines = [parts[0]]
     for part in parts[1:]:
-        if _seen(lines[-1]) + _seen(part) > most:
+        if _seen(lines[-1]) + _seen(part) > _WIDEST_LINE:
             lines.append(part)
         else:
             lines[-1] += part

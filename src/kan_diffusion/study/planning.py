@@ -33,8 +33,7 @@ __all__ = [
     "Driver",
     "StudyPlan",
     "finished_trial",
-    "kept_rows",
-    "known_failures",
+    "read_rows",
     "write_rows",
     "written_files",
 ]
@@ -81,32 +80,26 @@ def finished_trial(folder: Path, trial: TrialConfig, verify: bool) -> TrialResul
     return load_sufficient(inside(folder, TRIALS, trial.id), trial, verify=verify)
 
 
-def kept_rows(folder: Path) -> dict[str, Row]:
-    """Reads the rows of finished trials that a folder's ``results.parquet`` holds, by trial id.
+def read_rows(folder: Path) -> tuple[dict[str, Row], dict[str, str]]:
+    """Reads a folder's ``results.parquet``, if it is there.
+
+    Returns:
+        The rows of finished trials, and why other trials could not be run, by trial id.
 
     Raises:
-        RunFolderError: The file is there and cannot be read.
+        RunFolderError: It cannot be read.
     """
-    rows = _all_rows(folder)
-    return {str(row.get("trial")): row for row in rows if row.get("parameters") is not None}
-
-
-def known_failures(folder: Path) -> dict[str, str]:
-    """Reads why trials could not be run from a folder's ``results.parquet``, by trial id.
-
-    Raises:
-        RunFolderError: The file is there and cannot be read.
-    """
-    # The row of a trial that could not be run has only the reason.
-    rows = (row for row in _all_rows(folder) if row.get("parameters") is None)
-    return {str(row.get("trial")): str(row["error"]) for row in rows if row.get("error")}
-
-
-def _all_rows(folder: Path) -> list[Row]:
     if not (folder / ROWS).exists():
-        return []
+        return {}, {}
     remedy = "run it again"
-    return read_as(_ALL_ROWS, folder / ROWS, "the results of a study", remedy, MOST_JSON_BYTES)
+    rows = read_as(_ALL_ROWS, folder / ROWS, "the results of a study", remedy, MOST_JSON_BYTES)
+    kept, failures = {}, {}
+    for row in rows:
+        if row.get("parameters") is not None:
+            kept[str(row.get("trial"))] = row
+        elif row.get("error"):  # all that the row of a trial has that could not be run
+            failures[str(row.get("trial"))] = str(row["error"])
+    return kept, failures
 
 
 def write_rows(folder: Path, rows: pd.DataFrame) -> None:
@@ -140,7 +133,7 @@ class Driver:
 
     def kept(self) -> dict[str, Row]:
         """Reads the rows of trials that count as finished without a folder, by trial id."""
-        return kept_rows(self.folder) if self.keep_rows else {}
+        return read_rows(self.folder)[0] if self.keep_rows else {}
 
     def row_of(self) -> Callable[[str], Row | None]:
         """Returns what reads a finished trial's row by its id, of those kept or its own folder."""

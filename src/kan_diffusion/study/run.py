@@ -33,8 +33,7 @@ from kan_diffusion.study.planning import (
     Driver,
     StudyPlan,
     finished_trial,
-    kept_rows,
-    known_failures,
+    read_rows,
     write_rows,
     written_files,
 )
@@ -249,8 +248,8 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
         raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
     if verify:
         require_unchanged(folder, written_files(folder), "run the study again")
-    kept = kept_rows(folder)
-    results = _gather(read_study(path), folder, known_failures(folder), verify, kept)
+    kept, failures = read_rows(folder)
+    results = _gather(read_study(path), folder, failures, verify, kept)
     if not results.trials and not kept.keys() & set(results.rows["trial"]):
         if kept and not (folder / TRIALS).exists():  # written by a version with other ids
             return replace(results, rows=pd.DataFrame(list(kept.values())))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,43 +32,36 @@ _LEAST_SHARE = 0.005
 
 
 @report_style()
-def curves_figure(
-    view: NetworkView,
-    levels: Sequence[int] | None = None,
-    most: int = 12,
-    width: float = _WIDTH,
-) -> Figure:
+def curves_figure(view: NetworkView, most: int = 12, width: float = _WIDTH) -> Figure:
     """Draws the most important edges, a panel each: the curve at several noise levels.
 
     Args:
         view: The network.
-        levels: Numbers of the noise levels; all of the view's when None.
         most: The largest number of edges.
         width: Largest width in inches.
     """
-    shown = list(range(len(view.levels))) if levels is None else list(levels)
+    shown = len(view.levels)
     edges = sorted(view.edges, key=lambda edge: -edge.importance)[:most]
     narrow = width < _WIDTH
     columns = 2 if narrow else _COLUMNS
     counts = row_counts(max(len(edges), 1), columns)
-    below = 1.0 + 0.2 * (narrow and len(shown) // 2)
+    below = 1.0 + 0.2 * (narrow and shown // 2)
     gaps = (0.45 if narrow else 0.6, 1.05)
     figure, panels = panel_figure(counts, width, 0.62, gaps, (0.7, below, 0.6))
     colours = level_colours(view.levels)
     longest = int(panels[0][0].get_position().width * figure.get_figwidth() / _LETTER)
     for axes, edge in zip([axes for row in panels for axes in row], edges, strict=False):
         beneath = axes.get_xaxis_transform()
-        for place, index in enumerate(shown):
-            curve = edge.curves[index]
+        for index, curve in enumerate(edge.curves):
             if len(curve.x) > 1:
                 axes.fill_between(
                     curve.x, 0.0, _DENSITY_SHARE * curve.density, transform=beneath, color=REAL,
-                    alpha=0.32 / len(shown) + 0.02, linewidth=0, zorder=0.5,
+                    alpha=0.32 / shown + 0.02, linewidth=0, zorder=0.5,
                 )  # fmt: skip
             axes.plot(
                 curve.x, curve.y, color=colours[index], zorder=2 + index / 100,
                 marker="o" if len(curve.x) == 1 else None, markersize=4,
-                linewidth=_WIDEST - (_WIDEST - _THINNEST) * place / max(len(shown) - 1, 1),
+                linewidth=_WIDEST - (_WIDEST - _THINNEST) * index / max(shown - 1, 1),
             )  # fmt: skip
         text = _broken(edge.text, longest)
         axes.set_title(edge_title(view, edge), pad=6 + 13 * len(text.splitlines()))
@@ -83,8 +75,8 @@ def curves_figure(
     for row in panels:
         row[0].set_ylabel("contribution")
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=colours[index], label=level_label(view.levels[index]))
-        for index in shown
+        Line2D([], [], color=colour, label=level_label(level))
+        for colour, level in zip(colours, view.levels, strict=True)
     ]
     handles.append(Patch(color=REAL, alpha=0.35, linewidth=0, label="density of the inputs"))
     figure.legend(
