@@ -58,6 +58,7 @@ __all__ = [
     "write_json",
     "write_parquet",
     "write_text",
+    "writing",
 ]
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             renaming.
     """
     path = Path(path)
-    try:
+    with writing(path):
         make_folder(path.parent)
         temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}"
         temporary.touch(exist_ok=False)  # for whom the umask says, unlike tempfile's
@@ -96,15 +97,22 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says which file or folder cannot be written if the block fails to.
+
+    Raises:
+        RunFolderError: The disk refuses something.
+    """
+    try:
+        yield
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(
-        f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
-        "folder with --out"
-    )
+        raise RunFolderError(
+            f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
+            "folder with --out"
+        ) from error
 
 
 def make_folder(folder: Path) -> None:
@@ -169,11 +177,9 @@ def new_output(
     taken = RunFolderError(f"'{path}' exists; choose another {option}, or add --overwrite")
     if not (overwrite or numbered) and ((path.is_dir() and any(path.iterdir())) or path.is_file()):
         raise taken
-    try:
+    with writing(path):
         make_folder(path.parent)
         folder = tempfile.mkdtemp(prefix=".output-", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
     output = Output(Path(folder, path.name), path)
     try:
         yield output
@@ -210,7 +216,8 @@ def _publish(source: Path, target: Path, overwrite: bool) -> bool:
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             return False
-        raise _unwritable(target, error) from error
+        with writing(target):
+            raise
     return True
 
 
@@ -412,7 +419,7 @@ def read_as(
             content = json.loads(path.read_text("utf-8"))
         return shape.validate_python(content, strict=True)
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error)[:600].split())
+        reason = getattr(error, "strerror", None) or error
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             reason = ": ".join([".".join(map(str, first["loc"])), first["msg"]]).strip(": ")
@@ -510,10 +517,8 @@ def require_writable(folder: str | Path) -> None:
     Raises:
         RunFolderError: They cannot.
     """
-    try:
+    with writing(Path(folder)):
         tempfile.TemporaryFile(dir=_existing(folder)).close()
-    except OSError as error:
-        raise _unwritable(Path(folder), error) from error
 
 
 def _existing(folder: str | Path) -> Path:

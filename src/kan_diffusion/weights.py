@@ -111,7 +111,9 @@ def _settings(
         for key, value in config.items()
         if not key.startswith("_") and key not in _OF_AVERAGES
     }
-    if unknown := sorted(settings.keys() - inspect.signature(kind).parameters.keys()):
+    known = inspect.signature(kind).parameters
+    unknown = sorted(settings.keys() - known.keys())
+    if unknown:
         raise RunFolderError(
             f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; {_REMEDY}"
         )

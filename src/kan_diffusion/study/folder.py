@@ -59,6 +59,7 @@ from kan_diffusion.files import (
     write_bytes,
     write_checksums,
     write_parquet,
+    writing,
 )
 from kan_diffusion.study.config import TrialConfig
 
@@ -87,7 +88,6 @@ __all__ = [
     "prepare_trial_folder",
     "recorded_steps",
     "replaced_trial",
-    "require_trained",
     "save_points",
     "save_weights",
 ]
@@ -267,7 +267,7 @@ def _settle(folder: Path) -> None:
     new = inside(folder, _WHOLE, in_place=True)
     if not new.is_dir():
         return
-    try:
+    with writing(folder):
         for path in _files(new, (*_FILES, TABLE, CHECKSUMS, RESULT)):
             target = inside(folder, str(path.relative_to(new)))
             if path.stat().st_size:
@@ -277,8 +277,6 @@ def _settle(folder: Path) -> None:
                 target.unlink(missing_ok=True)
                 path.unlink()
         shutil.rmtree(new)
-    except OSError as error:
-        raise RunFolderError(f"cannot write '{folder}': {error}; free some space") from error
 
 
 def keep_trial(
@@ -389,16 +387,6 @@ def load_sufficient(folder: Path, asked: TrialConfig, *, verify: bool = True) ->
     if found is None or not found.suffices(asked):
         return None
     return load_trial(folder, asked, verify=True) if verify else found
-
-
-def require_trained(folder: Path) -> None:
-    """Checks that what a trial trained has not changed, whatever became of its judgement.
-
-    Raises:
-        RunFolderError: A file has changed.
-    """
-    again = f"delete '{folder}' and run again"
-    require_unchanged(folder, (), again, but=(SAMPLES, RESULT))
 
 
 def _require_row(config: TrialConfig, row: Row) -> None:

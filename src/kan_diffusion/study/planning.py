@@ -159,7 +159,8 @@ class Driver:
         """
         datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
         counts: dict[tuple[str, str], int] = {}
-        planned, kept = config.trials(), self.kept()
+        planned = config.trials()
+        kept = self.kept()
         finished = frozenset(
             trial.id
             for trial in planned

@@ -183,7 +183,8 @@ def run_study(
             write_text(folder / STUDY, config.to_yaml())
             write_json(folder / ENVIRONMENT, environment())
             write_checksums(folder, written_files(folder), {})
-            failures, kept = driver.run(plan), driver.kept()
+            failures = driver.run(plan)
+            kept = driver.kept()
             results = _gather(config, folder, failures, verify, kept)
             rows, planned = results.rows, {trial.id for trial in plan.trials}
             if others := [row for trial, row in kept.items() if trial not in planned]:

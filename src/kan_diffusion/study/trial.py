@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,20 +21,19 @@ from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.denoisers.readable import no_edges
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.diffusion.sampling import SamplePipeline, even_sampler, make_scheduler
-from kan_diffusion.errors import (
-    KanDiffusionError,
-    NonFiniteLossError,
-    NonFiniteSamplesError,
-)
+from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, NonFiniteSamplesError
 from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
 from kan_diffusion.evaluation.metrics import metrics_named
+from kan_diffusion.files import require_unchanged
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
+    RESULT,
     REVERSE,
+    SAMPLES,
     WEIGHTS,
     Row,
     TrialResult,
@@ -43,7 +41,6 @@ from kan_diffusion.study.folder import (
     keep_trial,
     load_sufficient,
     load_trial,
-    require_trained,
     save_points,
     save_weights,
 )
@@ -223,8 +220,9 @@ def run_trial(
             return finished
         if (finished := load_trial(folder, config, verify=False)) is None:
             return _run_claimed(config, folder, device, on_progress, log_folder)
-        if verify:
-            require_trained(folder)
+        if verify:  # what it trained, whatever became of its judgement
+            again = f"delete '{folder}' and run again"
+            require_unchanged(folder, (), again, but=(SAMPLES, RESULT))
         return _judge_again(config, finished, device)
 
 
@@ -234,12 +232,11 @@ def _judge_again(config: TrialConfig, finished: TrialResult, device: str) -> Tri
     _, pipeline = load_run(finished.folder, verify=False)
     pipeline.to(resolve_device(device))
     shared = _reference_of(config, dataset)
+    measured: Row
     try:
         measured, levels, generated = task_of(config.data).judge(config, dataset, pipeline, shared)
     except NonFiniteSamplesError as error:
-        result = replace(finished, config=config, row={**finished.row, "error": str(error)})
-        keep_trial(result)
-        return result
+        measured, levels, generated = {"error": str(error)}, finished.levels, None
     result = TrialResult(config, {**finished.row, **measured}, levels, finished.folder)
     keep_trial(result, samples=generated)
     return result

@@ -410,5 +410,6 @@ def _with_text_names(rows: pd.DataFrame) -> pd.DataFrame:
 def _digest(rows: pd.DataFrame) -> str:
     """Computes the digest of the file that rows are kept in; "" where none can hold them."""
     with suppress(ArrowException, TypeError, ValueError):
-        return hashlib.sha256(_with_text_names(rows).to_parquet(index=False)).hexdigest()
+        content = _with_text_names(rows).to_parquet(index=False)
+        return hashlib.sha256(content).hexdigest()
     return ""

@@ -152,10 +152,9 @@ class Results:
         measured = {key: metric for key, metric in known.items() if table[key].notna().any()}
         return cls(table, measured)
 
-    def settings(self, data: str | None = None) -> list[Setting]:
-        """Lists the settings of one data set or of all, in the order of their first row."""
-        first = self.rows.drop_duplicates("setting")
-        return [setting for setting in _settings(first) if data in (None, setting.data)]
+    def settings(self) -> list[Setting]:
+        """Lists the settings in the order of their first row."""
+        return list(_settings(self.rows.drop_duplicates("setting")))
 
     def of_setting(self, label: str) -> pd.DataFrame:
         """Returns the rows of the setting with a label."""
