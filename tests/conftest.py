@@ -69,20 +69,10 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def no_net(monkeypatch):
-    """Refuses all connections, and lists what they were to."""
-    asked = []
+    """Lets Python reach no other machine, and lists the addresses that it has asked for."""
+    from helpers import without_network
 
-    def refuse(_, address):
-        asked.append(address)
-        raise OSError("no connection in a test")
-
-    def unknown(host, *_, **__):
-        asked.append(host)
-        raise OSError("no names of machines in a test")
-
-    monkeypatch.setattr("socket.socket.connect", refuse)
-    monkeypatch.setattr("socket.getaddrinfo", unknown)
-    return asked
+    return without_network(monkeypatch)
 
 
 @pytest.fixture(autouse=True, scope="session")

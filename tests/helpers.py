@@ -1,5 +1,6 @@
-"""What tests share: seeded draws, random layers, and refusals of one line."""
+"""What tests share: seeded draws, random layers, refusals of one line, and no network."""
 
+import socket
 from contextlib import contextmanager
 
 import pytest
@@ -75,3 +76,21 @@ def refused(message, error=KanDiffusionError):
     with pytest.raises(error, match=message) as caught:
         yield caught
     assert "\n" not in str(caught.value)
+
+
+def without_network(monkeypatch):
+    """Lets Python reach no other machine; returns the addresses that it has asked for."""
+    asked, connect = [], socket.socket.connect
+
+    def refuse(host, *_, **__):
+        asked.append(host)
+        raise OSError(f"'{host}' is another machine")
+
+    def connect_here(own, address):
+        if own.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
+            refuse(address)
+        return connect(own, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return asked

@@ -6,6 +6,7 @@ import stat
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -82,18 +83,23 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert _names(tmp_path) == ["state.bin"]
 
 
-def test_a_disk_that_takes_no_more_leaves_the_old_file(tmp_path):
-    target = tmp_path / "state.bin"
+@pytest.mark.parametrize("ending", ["npy", "csv", "parquet"])
+def test_a_disk_that_takes_no_more_leaves_the_old_file(ending, tmp_path):
+    target, rows = tmp_path / f"rows.{ending}", np.random.default_rng(0).normal(size=(20_000, 1))
     write_bytes(target, b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with refused(f"{target}.*File too large", RunFolderError):
+        with refused(f"cannot write '{target}': .*free some space", RunFolderError) as caught:
             write_bytes(target, bytes(1_000_000))
+        assert "File too large" in str(caught.value)
+        full = refused(f"cannot write '{target}': .*free some space", RunFolderError)
+        with full, new_output(target, overwrite=True) as output:
+            write_frame(output.temporary, pd.DataFrame(rows, columns=["x"]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert target.read_bytes() == b"old"
-    assert _names(tmp_path) == ["state.bin"]
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_folder_that_is_a_file_or_has_no_room_is_named(tmp_path):

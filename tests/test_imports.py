@@ -3,6 +3,7 @@
 import logging
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -13,10 +14,8 @@ from kan_diffusion.imports import import_own
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    with mock.patch.dict(sys.modules):  # forgets what is imported meanwhile
+        yield tmp_path
 
 
 def test_a_module_or_package_of_the_working_folder_is_imported_and_named(folder, caplog):

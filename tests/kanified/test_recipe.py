@@ -111,6 +111,10 @@ def _recipe(key, value):
     return "kanified.json", lambda content: content["blocks"][0].update({key: value})
 
 
+def _config(**entries):
+    return "config.json", lambda content: content.update(entries)
+
+
 def _layers(count):
     keys = {"num_layers", "num_hidden_layers"}
     return "config.json", lambda content: content.update(dict.fromkeys(keys & {*content}, count))
@@ -123,24 +127,13 @@ DAMAGE = [
     (*_recipe("grid_range", [1, 1]), "grid_range must be two finite numbers"),
     (*_recipe("code", "print()"), "unknown key 'code'"),
     ("kanified.json", dict.clear, "the weights in .* are not those of 'config.json'"),
-    (
-        "config.json",
-        lambda content: content.update(_class_name="os", architectures=["os"]),
-        "'os' is no model of diffusers that is imported",
-    ),
-    (
-        "config.json",
-        lambda content: content.update(_class_name="ModelMixin"),
-        "'ModelMixin' is no model of diffusers that is imported",
-    ),
+    (*_config(_class_name="os", architectures=["os"]), "'os' is no model of diffusers that is im"),
+    (*_config(_class_name="ModelMixin"), "'ModelMixin' is no model of diffusers that is imported"),
     (*_layers(10**9), "num_.*layers = 1000000000 is out of range"),
     (*_layers(10**6), "it has more than 30,000 modules"),
-    (
-        "config.json",
-        lambda content: content.update(nested={"attn_implementation": "somebody/attention"}),
-        "nested.attn_implementation = 'somebody/attention' may be code from elsewhere",
-    ),
-]
+    (*_config(nested={"attn_implementation": "somebody/attention"}),
+     "nested.attn_implementation = 'somebody/attention' may be code from elsewhere"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["dit", "clip"])

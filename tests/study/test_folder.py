@@ -1,6 +1,5 @@
 import errno
 import fcntl
-import math
 import os
 import shutil
 import socket
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+from disk import disturbed
 from helpers import randn, refused
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, save_pipeline
 from kan_diffusion.errors import RunFolderError
@@ -161,30 +161,25 @@ def _values(folder):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_trial_kept_over_another_is_never_a_mixture_of_both(tmp_path, config, monkeypatch, whole):
+def test_a_trial_kept_over_another_is_never_a_mixture_of_both(tmp_path, config, whole):
     row = {**config.keys, "parameters": 400, "error": None, "family": "mlp", "kind": "mlp"}
     row |= {"match": None, "budget": None}
-    rename, left, read = Path.replace, [math.inf], []
-
-    def replace(path, target):
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return rename(path, target)
 
     def keep(value, folder):
         with replaced_trial(folder) if whole else nullcontext(folder) as place:
             keep_trial(TrialResult(config, row, [], place), _pipeline(value))
 
-    monkeypatch.setattr(Path, "replace", replace)
-    while True:
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    read, renames = [], [None]
+    while len(renames) >= len(read):
         folder = tmp_path / str(len(read))
-        left[0] = math.inf
         keep(1.0, folder)
-        left[0] = len(read)
-        with suppress(KeyboardInterrupt):
+        numbers = range(len(read), 1000)
+        at_renames = disturbed(folder, numbers, interrupt, lambda each: each.kind == "rename")
+        with suppress(KeyboardInterrupt), at_renames as renames:
             keep(2.0, folder)
-        done, left[0] = left[0] >= 0, math.inf
         try:
             load_trial(folder)
             pipeline = PointDiffusionPipeline.from_pretrained(folder)
@@ -192,8 +187,6 @@ def test_a_trial_kept_over_another_is_never_a_mixture_of_both(tmp_path, config, 
             read.append(_values(folder) | {settings, *pipeline.standardizer.mean})
         except RunFolderError:
             read.append(None)
-        if done:
-            break
     assert all(values in ({1.0}, {2.0}, None) for values in read), read
     assert (read[0], read[-1]) == ({1.0}, {2.0})
     assert (None in read) != whole

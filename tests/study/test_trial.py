@@ -1,4 +1,4 @@
-import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -228,25 +228,19 @@ def test_toy_of_other_dimension_is_refused(tmp_path):
     assert (row["oracle"], row["floor"], row["excess"]) == ("none", None, None)
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
+def test_damaged_denoiser_is_one_line(finished, tmp_path):
+    for name, content, message in (
         ("denoiser/diffusion_pytorch_model.safetensors", b"\x10", "cannot be read"),
         ("denoiser/config.json", b"{", "is not the configuration of a denoiser"),
         ("model_index.json", None, "is not the index of a pipeline"),
-        ("denoiser/config.json", {"hidden": [3]}, "are not those of 'config.json'"),
-    ],
-    ids=["short", "config", "no index", "other widths"],
-)
-def test_damaged_denoiser_is_one_line(finished, tmp_path, file, content, message):
-    folder = copied(finished.folder, tmp_path / "copy")
-    if isinstance(content, dict):
-        content = json.dumps({**json.loads((folder / file).read_text()), **content}).encode()
-    (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
-    with refused(f"'{folder / file}' (cannot be read|is not what the run wrote)", RunFolderError):
-        load_run(folder)
-    with refused(message, RunFolderError):
-        load_run(folder, verify=False)
+    ):
+        folder = copied(finished.folder, tmp_path / Path(name).stem)
+        file = folder / name
+        file.unlink() if content is None else file.write_bytes(content)
+        with refused(f"'{file}' (cannot be read|is not what the run wrote)", RunFolderError):
+            load_run(folder)
+        with refused(message, RunFolderError):
+            load_run(folder, verify=False)
 
 
 def test_small_evaluations_are_written(tmp_path):

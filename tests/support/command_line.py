@@ -1,11 +1,11 @@
 import logging
 import re
-import socket
 import sys
 from dataclasses import dataclass
 
 import pytest
 
+from helpers import without_network
 from kan_diffusion.cli import app as command_line
 from kan_diffusion.study.executors import EXECUTORS
 from one_by_one import OneByOne
@@ -56,24 +56,6 @@ def call_command(*words):
         root.setLevel(level)
         sys.argv = argv
     return int(stop.value.code or 0)
-
-
-def without_network(monkeypatch):
-    """Lets Python reach no other machine; returns the addresses that it has asked for."""
-    asked, connect = [], socket.socket.connect
-
-    def refuse(host, *_, **__):
-        asked.append(host)
-        raise OSError(f"'{host}' is another machine")
-
-    def connect_here(own, address):
-        if own.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1"):
-            refuse(address)
-        return connect(own, address)
-
-    monkeypatch.setattr(socket.socket, "connect", connect_here)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    return asked
 
 
 def quick_commands(capsys, monkeypatch):

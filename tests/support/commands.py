@@ -131,17 +131,14 @@ def _run_apart(words, environment, err, own_server):
     _call(words, own_server=own_server)
 
 
-def run_command(*words, folder, largest_file=resource.RLIM_INFINITY):
-    """Runs ``kan-diffusion`` with some words in a folder, within limits of time and memory.
-
-    No file grows beyond ``largest_file`` bytes, as on a full disk.
-    """
+def run_command(*words, folder):
+    """Runs ``kan-diffusion`` with some words in a folder, within limits of time and memory."""
     said = tuple(map(str, words))
     with tempfile.TemporaryDirectory() as place:
         out, err, peak = (Path(place, name) for name in ("out", "err", "peak"))
         for path in (out, err, peak):
             path.touch()
-        process = context.Process(target=_run, args=(said, folder, out, err, peak, largest_file))
+        process = context.Process(target=_run, args=(said, folder, out, err, peak))
         process.start()
         process.join(PATIENCE * SECONDS)
         code = process.exitcode  # None where it is still running
@@ -151,7 +148,7 @@ def run_command(*words, folder, largest_file=resource.RLIM_INFINITY):
         return Ended(said, code, *told, int(peak.read_text() or 0))
 
 
-def _run(words, folder, out, err, peak, largest_file):
+def _run(words, folder, out, err, peak):
     peak = os.open(peak, os.O_WRONLY)
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY), stream)
@@ -161,7 +158,6 @@ def _run(words, folder, out, err, peak, largest_file):
     # Beyond the bound, so that a command that does not fit into it is seen and not mended by this.
     resource.setrlimit(resource.RLIMIT_DATA, (used + 3 * MEMORY, used + 3 * MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     try:
         _call(words)
     finally:  # in kilobytes
@@ -185,7 +181,7 @@ def share_server():
 
     def fork_limited(process):
         forked = fork(process)
-        for limit in (resource.RLIMIT_DATA, resource.RLIMIT_CPU, resource.RLIMIT_FSIZE):
+        for limit in (resource.RLIMIT_DATA, resource.RLIMIT_CPU):
             resource.prlimit(forked.pid, limit, resource.getrlimit(limit))
         return forked
 

@@ -5,16 +5,19 @@ asked for it. Only `os.fsync` has no event, and is replaced. Files that compiled
 seen when they are synced and renamed.
 """
 
-import itertools
 import os
 import sys
 from contextlib import contextmanager
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import NamedTuple
 
 _CHANGES = {"os.mkdir": -1, "os.remove": -1, "os.rmdir": -1, "os.rename": -2, "os.link": -2}
 """Events, and where the folder of their first path is among their arguments."""
+_FOLDER = ()
 _watches = []  # a hook cannot be removed
+_sync = os.fsync
 
 
 class Operation(NamedTuple):
@@ -36,8 +39,8 @@ def is_hidden(path):
 
 
 def _path(path, folder=-1):
-    place = os.fsdecode(path)
-    return Path(os.path.abspath(place) if folder == -1 else f"{_opened(folder)}/{place}")
+    name = os.fsdecode(path)
+    return Path(os.path.abspath(name) if folder == -1 else f"{_opened(folder)}/{name}")
 
 
 def _opened(handle):
@@ -54,22 +57,19 @@ def _hear(event, given):
         _tell(Operation(event.removeprefix("os."), _path(given[0], given[_CHANGES[event]]), target))
 
 
+def _fsync(handle):
+    path = Path(_opened(handle))
+    if _watches:
+        _tell(Operation("fsync", path, content=path.read_bytes() if path.is_file() else None))
+    _sync(handle)
+
+
 def _tell(operation):
     for root, watch in _watches:
         inside = (operation.target or operation.path).is_relative_to(root)
         if inside and operation.path.name not in (".lock", ".holder"):
             below = [path and path.relative_to(root) for path in operation[1:3]]
             watch(operation._replace(path=below[0], target=below[1]))
-
-
-_sync = os.fsync
-
-
-def _fsync(handle):
-    path = Path(_opened(handle))
-    if _watches:
-        _tell(Operation("fsync", path, content=path.read_bytes() if path.is_file() else None))
-    _sync(handle)
 
 
 sys.addaudithook(_hear)
@@ -86,68 +86,61 @@ def watched(root, watch):
         _watches.pop()
 
 
+@contextmanager
+def disturbed(root, numbers, disturb, counts=lambda operation: operation.shown):
+    """Does something before operations below a folder, numbered from 0 among those that count.
+
+    Gives the list of these.
+    """
+    seen = []
+
+    def watch(operation):
+        if counts(operation):
+            seen.append(operation)
+            if len(seen) - 1 in numbers:
+                disturb(operation)
+
+    with watched(root, watch):
+        yield seen
+
+
 def power_cuts(operations):
     """What a disk may hold, as dictionaries of paths and contents, if the power fails.
 
     A file that was not synced is empty. Of the names that changed in a folder since it was synced,
-    none is on the disk, or one, or all but one, or all. Temporary files are left out.
+    none is on the disk, or one, or all but one, or all.
 
     Yields:
         For each operation what programs see after it, and a list of what the disk may hold.
     """
-    numbers, contents = itertools.count(), {}
-    names, kept, changes = {}, {}, []
+    names, kept, changes = {}, {}, []  # of files, lists of their content; None of what is gone
     for kind, path, target, content in operations:
-        change = {}
-        if kind in ("write", "open"):
-            if path not in names:
-                change = {path: next(numbers)}
-            if change or kind == "write":
-                contents[change.get(path, names.get(path))] = b""
-        elif kind == "fsync" and content is not None:
-            contents[names[path]] = content
-        elif kind == "fsync":
-            for folder, synced in changes:
-                kept |= synced if folder == path else {}
+        file, change = names.get(path) or [b""], {}
+        if kind == "fsync" and content is None:
+            kept = reduce(or_, (change for folder, change in changes if folder == path), kept)
             changes = [each for each in changes if each[0] != path]
         elif kind == "mkdir":
-            change = {path: None}
-            contents[None] = None
-        elif kind in ("rename", "link"):
-            if path not in names:  # compiled code has written it
-                names[path] = next(numbers)
-                contents[names[path]] = b""
-            change = {target: names[path]} | ({path: -1} if kind == "rename" else {})
+            change = {path: _FOLDER}
+        elif kind in ("open", "write", "fsync"):
+            change = {path: file} if names.get(path) is None else {}
+            if kind != "open":
+                file[0] = content or b""
         else:
-            change = {path: -1}
+            change = {} if kind == "link" else {path: None}
+            change |= {target: file} if target else {}
         names |= change
-        if change := {each: number for each, number in change.items() if not is_hidden(each)}:
+        if change:
             changes.append(((target or path).parent, change))
-        yield (
-            _files(names, contents),
-            [
-                _files(
-                    dict(itertools.chain(kept.items(), *(each.items() for each in some))), contents
-                )
-                for some in _choices([change for _, change in changes])
-            ],
-        )
+        some = [[], [change for _, change in changes]]
+        for number, change in enumerate(some[1]):
+            some += [[change], some[1][:number] + some[1][number + 1 :]]
+        yield _files(names), [_files(reduce(or_, each, kept)) for each in some]
 
 
-def _choices(changes):
-    yield []
-    yield changes
-    for number, change in enumerate(changes):
-        yield [change]
-        yield changes[:number] + changes[number + 1 :]
-
-
-def _files(names, contents):
-    """The files whose folders are there, too."""
+def _files(names):
+    """The contents of the files whose folders are there, too."""
     return {
-        path: contents[number]
-        for path, number in names.items()
-        if number not in (None, -1)
-        and not is_hidden(path)
-        and all(names.get(folder, -1) is None for folder in path.parents if folder != Path())
+        path: file[0]
+        for path, file in names.items()
+        if file and all(names.get(folder) is _FOLDER for folder in path.parents[:-1])
     }

@@ -4,7 +4,7 @@ import os
 import signal
 
 from commands import context
-from disk import watched
+from disk import disturbed
 from kan_diffusion.formulas.explain import ExplainOptions, explain_run
 from kan_diffusion.study.executors.base import attempt
 from kan_diffusion.study.run import run_study
@@ -29,15 +29,7 @@ def run_until(number, folder, call, *arguments):
 
 
 def _killed_at(number, folder, call, arguments):
-    done = 0
-
-    def count(operation):
-        nonlocal done
-        if done == number and operation.shown:
-            os.kill(os.getpid(), signal.SIGKILL)
-        done += operation.shown
-
-    with watched(folder, count):
+    with disturbed(folder, [number], lambda _: os.kill(os.getpid(), signal.SIGKILL)):
         call(*arguments)
 
 
@@ -64,10 +56,6 @@ def drive(study, folder, log):
     assert results.failures == {}
     assert results.rows["error"].isna().all()
     assert len(results.trials) == len(study.trials())
-
-
-def compare(study, folder):
-    run_study(study, folder, executor=OneByOne(workers=1, device="cpu"))
 
 
 def explain(run, out):

@@ -109,6 +109,14 @@ def reseal(folder):
     write_checksums(folder, [folder / name for name in names if (folder / name).is_file()], {})
 
 
+def contents(folder):
+    """The content of each file in a folder by its path; None of what is no file."""
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
 def written(folder):
     """The files of a folder, and when each was written in nanoseconds."""
     return {

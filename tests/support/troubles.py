@@ -9,12 +9,9 @@ Where the environment has `PACE`, a step takes at least so many seconds. It chan
 """
 
 import os
-import resource
 import signal
 import time
 from pathlib import Path
-
-import torch
 
 from kan_diffusion.denoisers import Family, NetworkDenoiser
 from kan_diffusion.denoisers.base import ModelMixin  # noqa: F401  # from_pretrained looks for it here
@@ -22,13 +19,6 @@ from kan_diffusion.denoisers.base import ModelMixin  # noqa: F401  # from_pretra
 FOLDER = "KAN_DIFFUSION_TROUBLES"
 PACE = "KAN_DIFFUSION_PACE"
 CALM = 60
-_PAGE = 4096
-
-
-def _limit(size):
-    """Sets the size that a file of this process may grow to."""
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
 
 
 class _Troubled:
@@ -37,11 +27,6 @@ class _Troubled:
     times = 0
     trouble = ""
     steps = 0
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        if FOLDER in os.environ:
-            _limit(resource.RLIM_INFINITY)  # there is room again when a worker goes on
-        super().reset_parameters(generator)
 
     def forward(self, *arguments, **options):
         if self.training and PACE in os.environ:
@@ -73,18 +58,8 @@ class KilledKAN(_Troubled, NetworkDenoiser):
     times, trouble = 1, "killed"
 
 
-class OutOfSpaceMLP(_Troubled, NetworkDenoiser):
-    """Leaves its process no more than a page a file."""
-
-    times, trouble = 1, "out of space"
-
-    def make_trouble(self):
-        _limit(_PAGE)
-
-
 _MADE = {"depth": 2, "learning_rate": 1e-2}
 _KAN = {**_MADE, "kind": "kan", "settings": {"edges": True, "grid_size": 5}}
 UNDISTURBED = Family("undisturbed", UndisturbedMLP, kind="mlp", title="Undisturbed", **_MADE)
 UNDISTURBED_KAN = Family("undisturbed-kan", UndisturbedKAN, title="KAN", **_KAN)
 KILLED = Family("killed", KilledKAN, title="Killed", **_KAN)
-OUT_OF_SPACE = Family("out-of-space", OutOfSpaceMLP, kind="mlp", title="Out of space", **_MADE)

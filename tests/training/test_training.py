@@ -240,16 +240,10 @@ def test_an_interrupted_run_resumes_to_the_same_bits(error, batches, optimizer, 
 
 def test_a_disk_without_room_for_a_checkpoint_is_told_before_training(tmp_path, monkeypatch):
     config = TrainingConfig(steps=4, batch_size=8, checkpoint_every=1)
-    checkpoint, largest = tmp_path / "state.safetensors", 0
-
-    def measure(*_):
-        nonlocal largest
-        largest = max(largest, checkpoint.stat().st_size)
-
-    trained(
-        small(hidden=(200, 200)), config, checkpoint=checkpoint, moments=range(4), on_moment=measure
-    )
-    usage = SimpleNamespace(free=2 * largest - 10_000)  # two at a time; headers are not counted
+    checkpoint, sizes = tmp_path / "state.safetensors", []
+    look = {"moments": range(4), "on_moment": lambda *_: sizes.append(checkpoint.stat().st_size)}
+    trained(small(hidden=(200, 200)), config, checkpoint=checkpoint, **look)
+    usage = SimpleNamespace(free=2 * max(sizes) - 10_000)  # two at a time; headers not counted
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with refused("MB free and this run may write", RunFolderError):
         trained(small(hidden=(200, 200)), config, checkpoint=tmp_path / "new" / "state.safetensors")
@@ -365,15 +359,14 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
         {"seconds": "x"},
         {"seconds": None},
         {"looks": [["x", 1.0]]},
+        {"secret": 1},
         {"optimizer": {"state": {"0": {"step": 1}}, "steps": [None]}},
         {"optimizer": {"state": {}, "steps": []}},
         {"optimizer": {"tensor": "losses", "strides": [10**11]}},
-        {"secret": 1},
-        {"denoiser.core.layers.0.weight": torch.zeros(3)},
-        {"losses": torch.zeros(9, 9)},
+        {"denoiser.core.layers.0.weight": torch.zeros(3)}, {"losses": torch.zeros(9, 9)},
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_strangers_checkpoint_with_a_right_digest_is_refused_in_one_line(tmp_path, wrong):
     checkpoint = tmp_path / "state.safetensors"
     config = TrainingConfig(**SHORT, checkpoint_every=7)

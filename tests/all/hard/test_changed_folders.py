@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from commands import run_command
 from kan_diffusion.files import CHECKSUMS
 from kan_diffusion.study.run import run_study
-from make import EVALUATION, reseal, study
+from make import EVALUATION, contents, reseal, study
 from one_by_one import OneByOne
 from runs import copied
 
@@ -152,15 +152,6 @@ def _change(folder, random):
     return f"{how} {path.relative_to(folder)}"
 
 
-def _state(folder):
-    """The content of each file; None of what is none any more."""
-    return {
-        path: path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-        if path.is_file() or path.is_symlink() or path.is_fifo()
-    }
-
-
 def _require_right(ended, folder):
     """Checks what a command that succeeded has made."""
     command = ended.words[0]
@@ -179,7 +170,7 @@ def _require_right(ended, folder):
 
 def _require_answer(words, place, random, reads):
     """Changes a file in a folder, or below that which a command reads; checks how it answers."""
-    before = _state(reads)
+    before = contents(reads)
     change = _change(random.choice([place, reads]), random)
     trust = random.choice(("as it is", "unverified", "digests are right"))
     if trust == "unverified":
@@ -189,7 +180,7 @@ def _require_answer(words, place, random, reads):
             if sums.is_file():
                 with suppress(OSError, ValueError, IndexError):  # the list itself was changed
                     reseal(sums.parent)
-    noticed = _state(reads) != before
+    noticed = contents(reads) != before
     ended = run_command(*words, folder=place)
     print(change, trust, ended, sep="\n")
     ended.require_answer()

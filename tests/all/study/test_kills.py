@@ -8,47 +8,12 @@ import pytest
 from commands import context
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import tune
-from kills import WAIT, compare, drive, explain, run_until
-from make import EVALUATION, study, trial_content
+from kills import WAIT, drive, explain, run_until
+from make import study, trial_content
 from one_by_one import OneByOne
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 KILLED = -signal.SIGKILL
-
-
-def _files(folder):
-    """The files of a finished study, but what a clock decides and a checkpoint left over."""
-    others = ("trial.json", "SHA256SUMS", "results.parquet", "checkpoint.safetensors")
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("[!.]*")
-        if path.is_file() and path.name not in others
-    }
-
-
-def test_a_study_killed_before_each_change_of_its_files_ends_the_same(tmp_path):
-    config = study(
-        models=[{"family": "kan", "params": 600}],
-        training={"steps": 20, "batch_size": 64, "checkpoint_every": 10},
-        evaluation={**EVALUATION, "num_samples": 20, "num_drawn": 20, "moments": [0.0, 0.75]},
-    ).pinned()
-    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
-    for place in (undisturbed, folder):
-        place.mkdir()
-    compare(config, undisturbed)
-    (name,) = (f"trials/{trial.id}" for trial in config.trials())
-    trial, wanted = folder / name, trial_content(undisturbed / name)
-    # What a kill leaves is where the next attempt begins: it finds the first n changes.
-    write = 0
-    while (code := run_until(write, folder, compare, config, folder)) == KILLED:
-        if load_trial(trial) is not None:  # a trial is finished with its last file, or not at all
-            assert trial_content(trial) == wanted
-        write += 1
-    assert code == 0
-    assert write > 15
-    assert trial_content(trial) == wanted
-    assert _files(folder) == _files(undisturbed)
-    assert not list(trial.rglob("*.tmp*"))
 
 
 def test_a_search_that_is_killed_loses_no_try(tmp_path):
