@@ -380,7 +380,7 @@ def train(
     ] = None,
     columns: Annotated[
         str | None,
-        option("Kinds of columns, such as age=number,zip=category; found by default.", False),
+        option("Kinds of columns: zip=category,day=date:%m/%d/%Y; found by default.", False),
     ] = None,
     missing: Annotated[
         str | None, option("Words for gaps in a text file, such as '?,unknown'.", False)
