@@ -22,6 +22,7 @@ from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.dates import read_dates
 from kan_diffusion.tables.dtypes import WORDS
 from kan_diffusion.tables.kinds import Kind
+from kan_diffusion.tables.kinds.base import between
 
 __all__ = ["Condition", "conditions_from_texts", "read_conditions"]
 
@@ -95,14 +96,13 @@ class Condition:
     def holds(self, series: pd.Series) -> np.ndarray:
         """Tells which cells of the column meet the condition, shape (n,), bool."""
         found, missing = self.column.read(series)
-        met = np.isin(found, self.values) if self.ends is None else _within(found, *self.ends)
+        met = np.isin(found, self.values) if self.ends is None else between(found, *self.ends)
         return np.where(missing, self.gap, met)
 
     def cells(self, count: int) -> pd.Series:
         """Returns the single value that meets the condition as ``count`` cells of its column."""
-        storage = self.column.storage
-        value = storage.empty(1) if self.gap else self.values
-        return storage.restore(np.repeat(value, count), np.full(count, self.gap))
+        value = self.column.storage.empty(1) if self.gap else self.values
+        return self.column.restore(np.repeat(value, count), np.full(count, self.gap))
 
 
 def read_conditions(
@@ -176,9 +176,7 @@ def _end(column: Kind, given: object, open: float) -> np.generic | None:
     value = _value(column, given)
     if value == open:
         return None
-    if column.storage.holds == "text":
-        return _among(column, [value]).values[0]
-    end: np.generic = column.storage.read(_as_held(column, [value]), column.name)[0][0]
+    end: np.generic = column.parse(_as_held(column, [value]))[0][0]
     return end
 
 
@@ -186,11 +184,6 @@ def _as_held(column: Kind, cells: Sequence[object]) -> pd.Series:
     """Makes cells of values; real numbers are rounded as the column's dtype does."""
     is_real = column.storage.holds == "real"
     return pd.Series(cells, dtype=column.storage.pandas_dtype() if is_real else None)
-
-
-def _within(found: np.ndarray, low: np.generic | None, high: np.generic | None) -> np.ndarray:
-    above = np.ones(len(found), bool) if low is None else found >= low
-    return above if high is None else above & (found <= high)
 
 
 def _value(column: Kind, given: object) -> object:

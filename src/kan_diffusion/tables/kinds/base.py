@@ -24,7 +24,7 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import WORDS, Holds, Storage, Values, place_among
 from kan_diffusion.tables.jumps import Share
 
-__all__ = ["Cells", "Kind", "as_text", "between", "refuse"]
+__all__ = ["Cells", "Kind", "as_text", "between"]
 
 _SHOWN = 5
 
@@ -129,32 +129,69 @@ class Kind(Settings):
         value = (str(self.name),) if self.is_learned else ()
         return (*(f"{self.name} is {state}" for state in self.states), *value)
 
+    def parse(self, series: pd.Series) -> Values:
+        """Reads values like those of this column, whether its cells can have them or not.
+
+        Raises:
+            DataError: They are of another type.
+        """
+        return self.storage.read(series, self.name)
+
     def read(self, series: pd.Series) -> Values:
         """Reads the values of this column in another frame, and which are missing.
 
         Raises:
             DataError: A cell does not fit this column, or its dtype cannot hold it.
         """
-        values, missing = self.storage.read(series, self.name)
-        if self.storage.holds != "truth":
-            return values, missing
-        truths = values.astype(bool)
-        refuse(self, (values != truths) & ~missing, values, "and only truth values were there")
-        return truths, missing
+        values, missing = self.parse(series)
+        holds, read = self.storage.holds, values
+        if holds == "truth":
+            values = read.astype(bool)
+            self.refuse(read != values, read, "and only truth values were there")
+        elif holds == "whole" and read.dtype.kind == "f":
+            odd = (read != np.rint(read)) | (np.abs(read) >= 2.0**63)
+            problem = "and only whole numbers in the rows trained on; round it"
+            self.refuse(odd, read, problem)
+            values = read.astype(np.int64)
+        if values.dtype.kind in "iuf":
+            low, high = self.storage.limits
+            limits = f"its dtype {self.storage.dtype} holds {low:g} to {high:g}"
+            numbers = values.astype(np.float64) if values.dtype.kind == "f" else values
+            beyond = (numbers < low) | (numbers > high)
+            self.refuse(beyond, values, f"and {limits}; change it, or fit a wider dtype")
+        return values, missing
+
+    def restore(self, values: np.ndarray, missing: np.ndarray) -> pd.Series:
+        """Makes cells (n,) of what :meth:`read` gives."""
+        return self.storage.restore(values, missing)
+
+    def refuse(
+        self, wrong: np.ndarray, values: np.ndarray, problem: str, rows: np.ndarray | None = None
+    ) -> None:
+        """Refuses values (n,) of the rows (n,), of all if they are None, of which some are wrong.
+
+        Raises:
+            DataError: One is.
+        """
+        if wrong.any():
+            first = int(np.argmax(wrong))
+            row = first if rows is None else int(rows[first])
+            value, kind = values[first], values.dtype.kind
+            shown = f"{value:g}" if kind == "f" else f"'{value}'" if kind == "O" else value
+            raise DataError(f"column '{self.name}' has {shown} in row {row + 1}, {problem}")
 
     def as_trained(self, series: pd.Series, drawn: pd.Series) -> pd.Series:
         """Returns cells of this column in the dtype that it had in training, as drawn ones have."""
         if series.dtype == drawn.dtype:
             return series
-        return self.storage.restore(*self.read(series)).astype(drawn.dtype)
+        return self.restore(*self.read(series)).astype(drawn.dtype)
 
-    def codes(self, series: pd.Series) -> np.ndarray:
-        """Returns the places of cells among the known values, shape (n,); -1 without a value.
+    def codes(self, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        """Returns the places of cells, as read, among the known values, (n,); -1 without a value.
 
         Raises:
-            DataError: A cell does not fit this column.
+            DataError: A value is none of them.
         """
-        values, missing = self.read(series)
         rows = np.flatnonzero(~missing)
         codes = np.full(len(values), -1)
         codes[rows] = self.places(values[rows], rows)
@@ -167,12 +204,8 @@ class Kind(Settings):
             DataError: A value is none of them.
         """
         places = place_among(self.known, values)
-        if (unknown := places < 0).any():
-            first = int(np.argmax(unknown))
-            raise DataError(
-                f"column '{self.name}' has '{values[first]}' in row {int(rows[first]) + 1}, "
-                f"which is not in the rows trained on; known: {listed(self.known)}"
-            )
+        problem = f"which is not in the rows trained on; known: {listed(self.known)}"
+        self.refuse(places < 0, values, problem, rows)
         return places
 
     def scores(
@@ -229,7 +262,7 @@ class Kind(Settings):
     def decode(self, cells: np.ndarray) -> pd.Series:
         """Decodes coordinates, (n, number of coordinates), into cells; identifiers are 0 or ""."""
         scores = cells[:, -1] if self.is_learned else np.zeros(len(cells))
-        return self.storage.restore(self.values(scores.astype(np.float64)), self.gaps(cells))
+        return self.restore(self.values(scores.astype(np.float64)), self.gaps(cells))
 
     def gaps(self, cells: np.ndarray) -> np.ndarray:
         """Tells from coordinates which cells are missing, shape (n,)."""
@@ -270,7 +303,7 @@ class Kind(Settings):
         Raises:
             DataError: The values have no order.
         """
-        return between(self.known, low, high)
+        return self.known[between(self.known, low, high)]
 
     # What people see.
 
@@ -296,23 +329,11 @@ def as_text(value: object) -> str:
     return re.sub(r"T00:00:00(\.0+)?$", "", str(value))
 
 
-def refuse(kind: Kind, wrong: np.ndarray, values: np.ndarray, problem: str) -> None:
-    """Refuses values (n,) of which some are ``wrong``, shape (n,).
-
-    Raises:
-        DataError: One is.
-    """
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        shown = f"{values[row]:g}" if values.dtype.kind == "f" else values[row]
-        raise DataError(f"column '{kind.name}' has {shown} in row {row + 1}, {problem}")
-
-
 def between(values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
-    """Returns those of the values that are from ``low`` to ``high``; None is an open end."""
+    """Tells which values, shape (n,), are from ``low`` to ``high``; None is an open end."""
     within = np.ones(len(values), bool)
     if low is not None:
         within &= values >= low
     if high is not None:
         within &= values <= high
-    return values[within]
+    return within

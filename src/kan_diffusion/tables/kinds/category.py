@@ -135,7 +135,7 @@ class Category(Kind):
         """Returns that of categories in order, which are jumps; 0 for those without."""
         result = np.zeros(len(series))
         if not self.is_discrete:
-            codes = self.codes(series)
+            codes = self.codes(*self.read(series))
             _, result[codes >= 0] = self._map.with_log_slope(codes[codes >= 0].astype(float))
         return result
 
@@ -147,6 +147,8 @@ class Category(Kind):
             raise DataError(
                 f"column '{self.name}' has categories and no ranges; give a value or a list"
             )
+        ends = np.array([end for end in (low, high) if end is not None], dtype=object)
+        self.require_possible(ends)
         names = self.known.tolist()
         first = 0 if low is None else names.index(low)
         return self.known[first : None if high is None else names.index(high) + 1]

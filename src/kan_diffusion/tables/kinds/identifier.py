@@ -18,7 +18,6 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.limits import LONGEST_CELL
 from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.kinds.base import Cells, Kind
-from kan_diffusion.tables.kinds.number import whole_numbers
 
 __all__ = ["Identifier"]
 
@@ -100,10 +99,6 @@ class Identifier(Kind):
             "those of the rows end; give it another kind to learn it"
         ]
 
-    def read(self, series: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-        """Reads the identifiers of another frame."""
-        return whole_numbers(self, *super().read(series))
-
     def values(self, scores: np.ndarray) -> np.ndarray:
         """Returns placeholders, 0 or "", for :meth:`numbered`."""
         return self.storage.empty(len(scores))
@@ -130,7 +125,7 @@ class Identifier(Kind):
                 f"column '{self.name}' has no room for {len(new):,} new identifiers, since its "
                 f"dtype is {self.storage.dtype}; draw fewer rows, or fit a wider dtype"
             )
-        return self.storage.restore(values, missing)
+        return self.restore(values, missing)
 
     def require_possible(self, values: np.ndarray) -> None:
         """Refuses conditions."""

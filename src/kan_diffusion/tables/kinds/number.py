@@ -14,13 +14,12 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.errors import DataError
-from kan_diffusion.tables.dtypes import Holds, Values
+from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.jumps import JumpMap, fit_jumps, spread_over
-from kan_diffusion.tables.kinds.base import Cells, Kind, as_text, between, refuse
+from kan_diffusion.tables.kinds.base import Cells, Kind, as_text, between
 from kan_diffusion.tables.numbers import Lattice
 
-__all__ = ["Number", "whole_numbers"]
+__all__ = ["Number"]
 
 _FARTHEST = 1e12  # from the data, in their ranges, that a cell may be
 _MANY = 2**23  # steps, of which float32 loses some even where rows are dense
@@ -82,21 +81,10 @@ class Number(Kind):
     def _as_read(self, steps: Sequence[float]) -> np.ndarray:
         """Returns the numbers of steps as :meth:`read` gives them: rounded as the dtype does."""
         numbers = self._numbers(np.array(steps, dtype=np.float64))
-        return self.storage.read(self.storage.restore(numbers, numbers != numbers), self.name)[0]
+        return self.read(self.restore(numbers, np.zeros(len(numbers), bool)))[0]
 
     def _numbers(self, steps: np.ndarray) -> np.ndarray:
         return self.lattice.values(steps, self.storage.value_dtype)
-
-    def read(self, series: pd.Series) -> Values:
-        """Reads the numbers of another frame; those that the dtype cannot hold are refused."""
-        values, missing = whole_numbers(self, *super().read(series))
-        if values.dtype.kind in "iuf":
-            low, high = self.storage.limits
-            holds = f"its dtype {self.storage.dtype} holds {low:g} to {high:g}"
-            numbers = values.astype(np.float64) if values.dtype.kind == "f" else values
-            beyond = (numbers < low) | (numbers > high)
-            refuse(self, beyond, values, f"and {holds}; change it, or fit a wider dtype")
-        return values, missing
 
     def places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Finds values among the known ones; a number between two takes the lower one."""
@@ -108,13 +96,12 @@ class Number(Kind):
         """Maps numbers to normal scores; those that lie absurdly far away are refused."""
         steps, lattice = self._steps(values), self.lattice
         span = _FARTHEST * max(lattice.high - lattice.low, 1e-300)
-        if (far := (steps < lattice.low - span) | (steps > lattice.high + span)).any():
-            first = int(np.argmax(far))
-            raise DataError(
-                f"column '{self.name}' has {values[first]} in row {int(rows[first]) + 1}, more "
-                f"than {_FARTHEST:g} times the spread of the rows trained on away from them; "
-                "correct it or remove the row"
-            )
+        far = (steps < lattice.low - span) | (steps > lattice.high + span)
+        problem = (
+            f"more than {_FARTHEST:g} times the spread of the rows trained on away from them; "
+            "correct it or remove the row"
+        )
+        self.refuse(far, values, problem, rows)
         return spread_over(self.distribution, steps, generator)
 
     def values(self, scores: np.ndarray) -> np.ndarray:
@@ -149,10 +136,10 @@ class Number(Kind):
     def within(self, low: object | None, high: object | None) -> np.ndarray:
         """Returns the known numbers of a range, or the ends of a range that numbers reach."""
         if self.is_listed:
-            return between(self.known, low, high)
+            return super().within(low, high)
         ends = self.reach
-        reached = len(between(ends, low, None)) > 0 and len(between(ends, None, high)) > 0
-        ordered = low is None or len(between(np.array([low]), None, high)) > 0
+        reached = between(ends, low, None).any() and between(ends, None, high).any()
+        ordered = low is None or between(np.array([low]), None, high).all()
         return ends if reached and ordered else ends[:0]
 
     def nearest(self, values: np.ndarray, side: int) -> np.ndarray:
@@ -181,16 +168,3 @@ class Number(Kind):
             return super().words()
         ends = np.array([self.lattice.low, self.lattice.high], dtype=np.float64)
         return " to ".join(map(as_text, self._numbers(ends)))
-
-
-def whole_numbers(kind: Kind, values: np.ndarray, missing: np.ndarray) -> Values:
-    """Makes real numbers whole where those trained on were.
-
-    Raises:
-        DataError: One of them is not whole.
-    """
-    if kind.storage.holds != "whole" or values.dtype.kind != "f":
-        return values, missing
-    odd = (values != np.rint(values)) | (np.abs(values) >= 2.0**63)
-    refuse(kind, odd, values, "and only whole numbers in the rows trained on; round it")
-    return values.astype(np.int64), missing

@@ -80,11 +80,7 @@ class Rows:
 
     def codes(self, place: int) -> np.ndarray:
         """Returns the places of cells among the known values of a column, (n,); -1 if missing."""
-        values, missing = self._cells(place)
-        rows = np.flatnonzero(~missing)
-        codes = np.full(len(self), -1)
-        codes[rows] = self.columns[place].places(values[rows], rows)
-        return codes
+        return self.columns[place].codes(*self._cells(place))
 
     def change(self, place: int, rows: np.ndarray, values: np.ndarray) -> None:
         """Changes the values of a column in some rows, both (m,)."""
@@ -95,7 +91,7 @@ class Rows:
     def write(self) -> None:
         """Writes the columns that have changed into the frame."""
         for place in self._changed:
-            cells = self.columns[place].storage.restore(*self._cells(place))
+            cells = self.columns[place].restore(*self._cells(place))
             self._frame.isetitem(place, cells.array)
 
 
