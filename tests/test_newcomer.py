@@ -1,9 +1,11 @@
 """One of each kind is added as the table in CONTRIBUTING says, and a study runs with them."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -18,6 +20,10 @@ from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.study import write_report
 from kan_diffusion.study.executors import EXECUTORS, open_executor
 from kan_diffusion.study.run import run_study
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.conditions import read_conditions
+from kan_diffusion.tables.kinds import KINDS
+from kan_diffusion.tables.kinds.number import Number
 from make import study
 from one_by_one import OneByOne
 
@@ -67,6 +73,45 @@ def shift(generated: Tensor, real: Tensor, generator: np.random.Generator) -> fl
     return float((generated - real.mean(0)).mean(0).norm())
 
 
+class Clock(Number):
+    """Times of day such as "08:30", which are minutes since midnight."""
+
+    holds = frozenset({"text"})
+
+    @staticmethod
+    def minutes(texts: np.ndarray) -> np.ndarray:
+        return np.array([60 * int(text[:2] or 0) + int(text[3:] or 0) for text in texts], int)
+
+    @classmethod
+    def fitted(cls, cells):
+        return super().fitted(replace(cells, values=cls.minutes(cells.values)))
+
+    def parse(self, series):
+        texts, missing = super().parse(series)
+        return self.minutes(texts), missing
+
+    def restore(self, values, missing):
+        texts = [f"{minute // 60:02}:{minute % 60:02}" for minute in values]
+        return super().restore(np.array(texts, object), missing)
+
+
+def test_a_table_has_a_column_of_a_new_kind(monkeypatch):
+    monkeypatch.setitem(KINDS, "clock", Clock)
+    rng = np.random.default_rng(0)
+    minutes = pd.Series(rng.choice(np.arange(8 * 60, 18 * 60, 5), 900))
+    at = (minutes // 60).map("{:02}".format) + ":" + (minutes % 60).map("{:02}".format)
+    frame = pd.DataFrame({"at": at.where(rng.random(900) > 0.1), "x": rng.normal(size=900)})
+    codec = TableCodec.fit(frame, {"at": "clock"})
+    back = codec.decode(codec.encode(frame, rng))
+    pd.testing.assert_series_equal(back["at"], frame["at"])
+    codec = TableCodec.from_dict(codec.to_dict())
+    drawn = codec.decode(torch.randn(5000, codec.dim, generator=torch.manual_seed(0)))["at"]
+    assert drawn.isna().any()
+    assert set(drawn.dropna()) == set(at)
+    morning = read_conditions({"at": (None, "09:00")}, codec)["at"].holds(drawn)
+    assert set(drawn[morning]) == {time for time in at if time <= "09:00"}
+
+
 def test_a_study_runs_with_one_of_each(tmp_path, monkeypatch):
     monkeypatch.setitem(BASES, Bells.name, Bells)
     monkeypatch.setitem(TOYS, "three-spots", three_spots)
@@ -96,9 +141,11 @@ def test_a_study_runs_with_one_of_each(tmp_path, monkeypatch):
 
 def test_the_table_names_files_and_registries_that_are_there():
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    rows = re.findall(r"^\| (\w+) \|.*\| `([A-Z_]+)` in `([\w/.]+)` \|$", text, re.MULTILINE)
-    kinds = ["basis", "toy", "process", "family", "metric", "executor"]
-    assert [kind for kind, *_ in rows] == kinds
+    rows = re.findall(r"^\| ([\w ]+) \|.*\| `([A-Z_]+)` in `([\w/.]+)` \|$", text, re.MULTILINE)
+    assert [kind for kind, *_ in rows] == [
+        "basis", "toy", "process", "family", "metric", "kind of data", "kind of column",
+        "rule of a table", "executor",
+    ]  # fmt: skip
     for _, registry, file in rows:
         source = (ROOT / "src/kan_diffusion" / file).read_text()
         assert re.search(rf"^{registry}\b.* = ", source, re.MULTILINE), file
