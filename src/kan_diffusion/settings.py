@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
-from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.errors import KanDiffusionError, look_up, require_known
 from kan_diffusion.limits import LONGEST_NAME
 
-__all__ = ["FolderName", "Name", "Settings", "require_name"]
+__all__ = ["FolderName", "Name", "Settings", "of_kind", "require_name"]
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -69,3 +69,14 @@ class Settings(BaseModel):
             for key in given:
                 require_known("key", str(key), cls.model_fields)
         return given
+
+
+def of_kind(what: str, kinds: Mapping[str, type[Settings]]) -> BeforeValidator:
+    """Reads settings as the class that their ``kind`` names, which errors call ``what``."""
+
+    def read(content: object) -> object:
+        if isinstance(content, Mapping):
+            return look_up(what, str(content.get("kind")), kinds).model_validate(content)
+        return content
+
+    return BeforeValidator(read)

@@ -6,7 +6,11 @@ from hypothesis import strategies as st
 
 from helpers import refused
 from kan_diffusion.errors import DataError
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.conditions import read_conditions
 from kan_diffusion.tables.dates import format_of, read_dates, written_dates
+from kan_diffusion.tables.files import read_frame
+from kan_diffusion.tables.kinds import fit_column
 
 MOMENTS = pd.Series(pd.date_range("2019-12-28 01:02:03", periods=400, freq="37h41min7s"))
 MONTHS = "2019-12-01"
@@ -59,6 +63,34 @@ def test_a_cell_decides_whether_the_day_comes_first(caplog):
     assert not caplog.records
     assert _form(["5/3/2024", "6/4/2024"]) == "%-d/%-m/%Y"
     assert "give the column the kind 'date:%-m/%-d/%Y'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "form", ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S+02:00"]
+)
+def test_dates_of_a_file_come_back_as_they_were_written(form, tmp_path):
+    file, drawn = tmp_path / "visits.csv", tmp_path / "drawn.csv"
+    MOMENTS.dt.strftime(form).to_frame("visit").to_csv(file, index=False)
+    codec = TableCodec.fit(read_frame(file))
+    assert codec.columns[0].kind == "date"
+    codec.decode(codec.encode(codec.read(file))).to_csv(drawn, index=False)
+    assert drawn.read_text() == file.read_text()
+
+
+def test_a_time_zone_of_text_is_that_of_conditions():
+    hours = pd.Series(pd.date_range("2020-05-01", periods=48, freq="30min"))
+    texts = hours.dt.strftime("%Y-%m-%d %H:%M+02:00")
+    codec = TableCodec.fit(texts.to_frame("visit"))
+    for first in ("2020-05-01 12:00+02:00", "2020-05-01T10:00Z", "2020-05-01 12:00"):
+        met = read_conditions({"visit": (first, None)}, codec)["visit"].holds(texts)
+        assert texts[met].tolist() == [text for text in texts if text >= "2020-05-01 12:00"]
+
+
+def test_the_kind_of_a_column_tells_its_format():
+    texts = pd.Series(["02/03/2024", "04/05/2024", "06/07/2024"] * 9)
+    column = fit_column("day", texts, "date:%m/%d/%Y")
+    assert fit_column("day", texts, column.spelled) == column
+    assert fit_column("day", MOMENTS).spelled == "date"
 
 
 def test_what_is_no_date_stays_text():

@@ -20,7 +20,7 @@ import pandas as pd
 
 from kan_diffusion.errors import DataError
 
-__all__ = ["DATE_FORMAT", "format_of", "read_dates", "written_dates"]
+__all__ = ["DATE_FORMAT", "format_of", "formats_of", "read_dates", "written_dates"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,7 @@ def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | No
         DataError: At least half of the cells are dates in one format, and some are not.
     """
     texts = pd.unique(values[~missing])
-    some = texts[:_GLANCE]
-    formats = dict.fromkeys(form for text in some for form in _candidates(text))
-    likely = [form for form in formats if _fits(some, form).mean() >= _MOSTLY]
-    fitting = [form for form in likely if _fits(texts, form).all()]
+    likely, fitting = formats_of(texts)
     if not fitting and likely:
         odd = texts[~_fits(texts, likely[0])][0]
         raise DataError(
@@ -88,6 +85,14 @@ def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | No
             f"is right, give the column the kind 'date:{others[0]}'"
         )
     return fitting[0]
+
+
+def formats_of(texts: np.ndarray) -> tuple[list[str], list[str]]:
+    """Finds the formats that most of some texts, shape (n,), have, and those that all have."""
+    some = texts[:_GLANCE]
+    formats = dict.fromkeys(form for text in some for form in _candidates(text))
+    likely = [form for form in formats if _fits(some, form).mean() >= _MOSTLY]
+    return likely, [form for form in likely if _fits(texts, form).all()]
 
 
 def _day_first(form: str) -> bool:

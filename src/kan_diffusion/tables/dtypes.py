@@ -13,6 +13,7 @@ Text is a category, whatever it looks like; but where all of it is dates in one 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -167,7 +168,10 @@ class Storage(Settings):
 
     @property
     def zone(self) -> str | None:
-        """Time zone of the moments, if they have one."""
+        """Time zone of the moments, if they have one; of text, the offset that all of it has."""
+        if self.written is not None:
+            offset = re.search(r"Z$|[+-][0-9]{2}:?[0-9]{2}$", self.written)
+            return offset and offset[0].replace("Z", "UTC")
         dtype = self.pandas_dtype()
         zone = getattr(getattr(dtype, "pyarrow_dtype", dtype), "tz", None)
         return None if zone is None else str(zone)

@@ -8,9 +8,9 @@ place in it and the remedy.
 NaN, null, None, n/a or one of the words that are told is a gap. A column has the first of these
 types that fits all its other cells: numbers, truth values, dates in ISO 8601, text. Codes are text:
 whole numbers of which some are padded with zeros (01234), and numbers among which some have letters
-(250, V57). Dates in another format are text, too, which a model reads as dates
-(:mod:`kan_diffusion.tables.dtypes`). If at least half of the cells are numbers, a word among them
-would turn the whole column into text, and is an error.
+(250, V57). Dates that would be written in another format, such as 2013-01-01 06:00, are text, too,
+which a model reads as dates (:mod:`kan_diffusion.tables.dates`). If at least half of the cells are
+numbers, a word among them would turn the whole column into text, and is an error.
 
 ``TABLES`` are real measurements that come with scikit-learn and need no network: continuous columns
 in their own units and under their own names, rounded as they were written down. The usual target
@@ -43,6 +43,7 @@ from kan_diffusion import limits
 from kan_diffusion.data.frames import ENDINGS, ending_of
 from kan_diffusion.errors import DataError
 from kan_diffusion.files import read_parquet, require_file, room_unpacked
+from kan_diffusion.tables.dates import formats_of
 
 __all__ = ["TABLES", "named_like", "read_frame", "require_distinct", "require_size"]
 
@@ -69,6 +70,7 @@ _MARKED = (  # with marks of thousands, or with a comma where columns are separa
     r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
 )
 _CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
+_REWRITTEN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?: [0-9]{2}:[0-9]{2}:[0-9]{2})?$"  # by moments
 _MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
 
 
@@ -342,7 +344,9 @@ def _typed(
     if _count(_are(truths, ("true", "false"))) == count:
         return truths.cast(pa.bool_())
     if (moments := _cast(known, _MOMENTS)) is not None:
-        return moments
+        texts = known.drop_null().unique().to_numpy(zero_copy_only=False)
+        same = pc.all(pc.match_substring_regex(known, _REWRITTEN)).as_py()
+        return moments if same or not formats_of(texts)[1] else text
     alike = pc.or_(numbers, pc.match_substring_regex(known, _MARKED))
     if kind != "number" and 2 * _count(alike) < count:
         return text

@@ -128,7 +128,7 @@ class TableView(View):
             real,
             synthetic,
             train=train,
-            kinds={str(column.name): column.kind for column in pipeline.codec.columns},
+            kinds={str(column.name): column.spelled for column in pipeline.codec.columns},
             generator=numpy_generator("scores of a table", *seeds),
             effort=effort,
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated
 
 import pandas as pd
-from pydantic import AfterValidator, BeforeValidator, SerializeAsAny
+from pydantic import AfterValidator, SerializeAsAny
 
-from kan_diffusion.errors import DataError, look_up, require_known
+from kan_diffusion.errors import DataError, require_known
+from kan_diffusion.settings import of_kind
 from kan_diffusion.tables.dates import DATE_FORMAT
 from kan_diffusion.tables.dtypes import Storage
 from kan_diffusion.tables.kinds.base import Cells, Kind
@@ -54,14 +54,7 @@ KindName = Annotated[str, AfterValidator(_known_kind)]
 """A kind as users say it: its name, or that of a date with its format, "date:%m/%d/%Y"."""
 
 
-def _of_its_kind(content: object) -> object:
-    """Reads a column of a file as its kind."""
-    if isinstance(content, Mapping):
-        return look_up("kind", str(content.get("kind")), KINDS).model_validate(content)
-    return content
-
-
-Column = Annotated[SerializeAsAny[Kind], BeforeValidator(_of_its_kind)]
+Column = Annotated[SerializeAsAny[Kind], of_kind("kind", KINDS)]
 """A column of any kind, which a file tells by its name."""
 
 

@@ -307,6 +307,11 @@ class Kind(Settings):
 
     # What people see.
 
+    @property
+    def spelled(self) -> str:
+        """The kind as a user tells it, with a format if it has one."""
+        return self.kind
+
     def describe(self) -> dict[str, object]:
         """Name, kind, dtype, share of gaps, values and number of coordinates."""
         return {

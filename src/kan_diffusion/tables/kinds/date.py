@@ -15,6 +15,11 @@ class Date(Number):
 
     holds: ClassVar[frozenset[Holds]] = frozenset({"moment"})
 
+    @property
+    def spelled(self) -> str:
+        """The kind as a user tells it: of dates in text with their format, "date:%m/%d/%Y"."""
+        return self.kind + (f":{self.storage.written}" if self.storage.written else "")
+
     def words(self) -> str:
         """Names the first and the last date, and their time zone."""
         return super().words() + (f" ({self.storage.zone})" if self.storage.zone else "")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import SerializeAsAny
 
-from kan_diffusion.errors import DataError, listed, look_up
+from kan_diffusion.errors import DataError, listed
+from kan_diffusion.settings import of_kind
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.rules.base import Rows, Rule
 from kan_diffusion.tables.rules.implied import Implied
@@ -26,14 +27,7 @@ RULES: dict[str, type[Rule]] = {"implied": Implied, "total": Total, "order": Ord
 _MOST_ROUNDS = 20  # in which a repair may break what another one has repaired
 
 
-def _of_its_kind(content: object) -> object:
-    """Reads a rule of a file as its kind."""
-    if isinstance(content, Mapping):
-        return look_up("rule", str(content.get("kind")), RULES).model_validate(content)
-    return content
-
-
-AnyRule = Annotated[SerializeAsAny[Rule], BeforeValidator(_of_its_kind)]
+AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
 """A rule of any kind, which a file tells by its name."""
 
 
