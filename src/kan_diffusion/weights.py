@@ -88,8 +88,8 @@ def load_sound(
     try:
         network.load_state_dict(saved_tensors(folder, stem), assign=True)
         for name, tensor in network.state_dict().items():
-            if not bool(tensor.isfinite().all()):
-                raise ValueError(f"infinite or no numbers in '{name}'")
+            if tensor.is_complex() or not bool(tensor.isfinite().all()):
+                raise ValueError(f"infinite, complex or no numbers in '{name}'")
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise RunFolderError(
             f"the weights in '{folder}' cannot be used ({error}); {_REMEDY}"
