@@ -38,6 +38,7 @@ __all__ = [
     "finite",
     "inside",
     "json_bytes",
+    "listed_names",
     "make_folder",
     "new_output",
     "read_as",
@@ -177,6 +178,8 @@ def new_output(
     taken = RunFolderError(f"'{path}' exists; choose another {option}, or add --overwrite")
     if not (overwrite or numbered) and ((path.is_dir() and any(path.iterdir())) or path.is_file()):
         raise taken
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RunFolderError(f"'{path}' is neither a file nor a folder; choose another {option}")
     with writing(path):
         make_folder(path.parent)
         folder = tempfile.mkdtemp(prefix=".output-", suffix=".tmp", dir=path.parent)
@@ -336,6 +339,16 @@ def write_checksums(folder: Path, files: Iterable[Path], to_come: Mapping[str, b
     sums |= {name: hashlib.sha256(content).hexdigest() for name, content in to_come.items()}
     lines = [f"{sums[name]}  {name}\n" for name in sorted(sums)]
     write_text(folder / CHECKSUMS, "".join(lines))
+
+
+def listed_names(folder: Path) -> set[str]:
+    """Returns the names that a folder's list of digests has; none if there is no readable list."""
+    path = folder / CHECKSUMS
+    try:
+        require_file(path, limits.MOST_LIST_BYTES)
+        return {line.partition("  ")[2] for line in path.read_text("utf-8").splitlines()}
+    except (OSError, ValueError):
+        return set()
 
 
 def require_unchanged(

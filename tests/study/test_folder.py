@@ -122,6 +122,36 @@ def test_a_trial_is_cleared_where_that_is_asked_for_and_other_files_stay(tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {".lock"}
 
 
+def test_what_is_no_run_is_not_cleared_and_only_own_temporary_files_are_swept(tmp_path, config):
+    theirs = [".env.tmpl", ".pipelines/ci.yml", ".notes.tmp/keep.txt", "weights/resnet.safetensors"]
+    for name in theirs:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("of the user")
+    left = tmp_path / ".trial.json.0123abcd.tmp.json"
+    (tmp_path / "curves.parquet").touch()
+    with refused("holds other files and no run", RunFolderError):
+        prepare_trial_folder(tmp_path, config, fresh=True)
+    (tmp_path / "curves.parquet").unlink()
+    left.touch()
+    _finish(tmp_path / "run", config)
+    shutil.copytree(tmp_path / "run", tmp_path, dirs_exist_ok=True)
+    prepare_trial_folder(tmp_path, config, fresh=True)
+    assert not left.exists()
+    assert not (tmp_path / "trial.json").exists()
+    assert all((tmp_path / name).read_text() == "of the user" for name in theirs)
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_who_runs_a_trial_is_written_to_no_other_file(tmp_path, config, link):
+    (tmp_path / "run").mkdir()
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_text("of the user")
+    os.link(thesis, tmp_path / "run" / ".holder") if link else os.mkfifo(tmp_path / "run/.holder")
+    with claimed(tmp_path / "run"):
+        assert (tmp_path / "run" / ".holder").is_file()
+    assert thesis.read_text() == "of the user"
+
+
 def test_a_trial_that_another_process_runs_is_not_cleared(tmp_path, config):
     (tmp_path / "checkpoint.safetensors").write_bytes(b"")
     with claimed(tmp_path), refused("another process is running the trial", TrialTakenError):

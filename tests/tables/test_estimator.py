@@ -255,12 +255,26 @@ def test_a_model_saved_over_another_leaves_nothing_of_it_but_other_files(tmp_pat
             second.save(tmp_path, rows=others)
     assert DiffusionEstimator.load(tmp_path).n_parameters_ == first.n_parameters_
     (tmp_path / "reverse").mkdir()
-    for name in ("reverse/3.safetensors", "notes.txt"):
-        (tmp_path / name).write_text("of the user, or of a run")
+    kept = [tmp_path / name for name in ("reverse/3.safetensors", "notes.txt", ".pipelines/ci.yml")]
+    kept += [tmp_path / name for name in (".env.tmpl", ".notes.tmp/keep.txt", "denoiser/my.py")]
+    for path in kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("of the user")
+    with refused(
+        "my.py' is no file of the run .* move it, or choose another folder", RunFolderError
+    ):
+        second.save(tmp_path)
+    for path in (kept.pop(0), kept.pop()):
+        path.unlink()
     second.save(tmp_path)
     files = {path.name for path in tmp_path.rglob("[!.]*") if path.is_file()}
-    assert not files & {"rows.parquet", "samples.safetensors", "3.safetensors"}
-    assert "notes.txt" in files
+    assert not files & {"rows.parquet", "samples.safetensors"}
+    assert all(path.read_text() == "of the user" for path in kept)
+    project = tmp_path / "project"
+    (project / "weights").mkdir(parents=True)
+    (project / "weights" / "resnet.safetensors").write_text("of the user")
+    with refused("holds other files and no run", RunFolderError):
+        second.save(project)
     again = DiffusionEstimator.load(tmp_path)
     assert again.n_parameters_ == second.n_parameters_
     again.save(tmp_path / "moved", rows=rows)

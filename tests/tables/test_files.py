@@ -359,3 +359,13 @@ def test_what_a_spreadsheet_would_run_is_named_and_stays(tmp_path, caplog, text)
         assert f"{tmp_path}/rows.tsv' has the text {text!r}, which a spreadsheet runs" in said
         caplog.clear()
     assert text in (tmp_path / "rows.tsv").read_bytes().decode()
+
+
+def test_notes_for_pandas_that_make_no_sense_are_one_line(tmp_path):
+    table = pa.table({"a": [1.0, 2.0]})
+    zoned = pa.table({"a": pa.array([1, 2], pa.timestamp("s", tz="No/Where"))})
+    notes = (b'{"index_columns": ["a"], "columns": "nope"}', b"[1,2", b"[" * 5000)
+    for each in (*(table.replace_schema_metadata({b"pandas": note}) for note in notes), zoned):
+        parquet.write_table(each, tmp_path / "a.parquet")
+        with refused("'.*' is not a readable Parquet file .* write it again", DataError):
+            read_frame(tmp_path / "a.parquet")

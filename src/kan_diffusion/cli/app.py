@@ -966,7 +966,7 @@ def main() -> None:
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         for word in sys.argv[1:]:  # those of wrong usage are printed by typer
-            if printable(word) != word:
+            if printable(word) != word or len(word.splitlines()) > 1 or "\n" in word:
                 raise KanDiffusionError(f"argument '{word}' has invisible characters; rename it")
         with valid_settings("settings"):
             app()

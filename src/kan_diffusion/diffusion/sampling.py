@@ -88,7 +88,7 @@ SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {
 Heun's method and UniPC; for flow matching: Heun's and Euler's method. The first of each is the
 default."""
 
-HALF_SAVED = ".pipeline"
+HALF_SAVED = ".pipeline-"
 """Start of the name of the folder in which a pipeline is before it is saved."""
 
 _FLOW = FlowMatchEulerDiscreteScheduler | FlowMatchHeunDiscreteScheduler

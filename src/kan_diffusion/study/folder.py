@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -47,6 +48,7 @@ from kan_diffusion.files import (
     CHECKSUMS,
     inside,
     json_bytes,
+    listed_names,
     make_folder,
     read_json,
     read_parquet,
@@ -59,6 +61,7 @@ from kan_diffusion.files import (
     write_bytes,
     write_checksums,
     write_parquet,
+    write_text,
     writing,
 )
 from kan_diffusion.study.config import TrialConfig
@@ -103,6 +106,7 @@ TABLE = "rows.parquet"  # the rows of a table that an estimator was fitted to, w
 
 _POINTS = "points"
 _HOLDER = ".holder"
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}\.tmp(\.\w+)?|{HALF_SAVED}[a-z0-9_]{{8}}")
 _STARTING_SECONDS = 2.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
@@ -186,7 +190,8 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         who, other = "unknown", ""
-        with suppress(OSError, ValueError):  # it may just be written or removed
+        with suppress(OSError, ValueError):  # it may just be removed
+            require_file(holder, limits.MOST_STUDY_BYTES)
             who, other = holder.read_text("utf-8").split("\n", 1)
         if not study or other != study:
             raise TrialTakenError(
@@ -200,8 +205,8 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
         raise RunFolderError(f"{reason}; choose another folder with --out") from error
     try:
         if lock.is_locked:
-            with suppress(OSError):  # others are only told less
-                holder.write_text(f"{socket.gethostname()}:{os.getpid()}\n{study}", "utf-8")
+            with suppress(RunFolderError):  # others are only told less
+                write_text(holder, f"{socket.gethostname()}:{os.getpid()}\n{study}")
         if not study:
             _sweep(folder)
             _settle(folder)
@@ -214,11 +219,12 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
 
 
 def _sweep(folder: Path) -> None:
-    """Deletes temporary files of a process that was killed."""
+    """Deletes temporary files of a process that was killed, by the names that it gives them."""
     for place in {inside(folder, name).parent for name in _FILES}:
-        for left in (*place.glob(".*.tmp*"), *place.glob(f"{HALF_SAVED}*")):
-            with suppress(OSError):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in place.glob(".*"):
+            if _TEMPORARY.fullmatch(left.name):
+                with suppress(OSError):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextmanager
@@ -237,23 +243,41 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
 
     Raises:
         TrialTakenError: Another process is running the trial.
-        RunFolderError: The folder holds training that has not finished, or cannot be written.
+        RunFolderError: The folder holds other files and no run, or training that has not finished,
+            or cannot be written.
     """
+    holds_run(folder, "run", (RESULT, CHECKPOINT, _WHOLE), _SPACE_NEEDED)
     with claimed(folder):
         if (folder / CHECKPOINT).exists():
             raise RunFolderError(
                 f"'{folder}' holds training that has not finished; choose another folder"
             )
+        own_files = _own_files(folder)
+        if others := {*_files(folder, (*_FILES, TABLE))}.difference(own_files):
+            raise RunFolderError(
+                f"'{min(others)}' is no file of the run in that folder and would be in the way; "
+                "move it, or choose another folder"
+            )
         with tempfile.TemporaryDirectory(prefix=HALF_SAVED, dir=folder) as temporary:
             new = Path(temporary) / _WHOLE
             new.mkdir()
             yield new
-            for left in _files(folder, (*_FILES, TABLE)):
+            for left in own_files:
                 if not (stand_in := new / left.relative_to(folder)).exists():
                     write_bytes(stand_in, b"")
-            new.replace(folder / _WHOLE)
-            sync_folder(folder)
+            with writing(folder):
+                new.replace(folder / _WHOLE)
+                sync_folder(folder)
         _settle(folder)
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """Lists the files of a trial: those that its digests name, and before that, its records."""
+    files = _files(folder, (*_FILES, TABLE))
+    if (folder / CHECKPOINT).exists():
+        return files
+    names = listed_names(folder)
+    return [path for path in files if path.relative_to(folder).as_posix() in names]
 
 
 def _settle(folder: Path) -> None:
@@ -310,7 +334,7 @@ def keep_trial(
             "levels": result.levels,
         }
     )
-    write_checksums(folder, _files(folder), {RESULT: content})
+    write_checksums(folder, _files(folder, (*_FILES, TABLE)), {RESULT: content})
     write_bytes(folder / RESULT, content)
 
 
@@ -452,7 +476,7 @@ def load_curves(folder: Path) -> pd.DataFrame:
         require_file(path)
         kinds = {"step": int, "loss": float, "learning_rate": float}
         table = read_parquet(path, [*kinds], len(kinds) * limits.MOST_STEPS)
-        curves = table.to_pandas().astype(kinds)
+        curves = table.to_pandas(ignore_metadata=True).astype(kinds)
         if not np.array_equal(curves["step"], np.arange(1, len(curves) + 1)):
             raise ValueError("the steps are not 1, 2, 3, ...")
         if not np.isfinite(curves["loss"]).all():
@@ -491,7 +515,8 @@ def load_weights(path: Path, denoiser: Denoising) -> Denoising:
 
 def recorded_steps(folder: Path, what: str = REVERSE) -> list[int]:
     """Lists the steps at which a trial recorded its reverse process, or its weights, in order."""
-    return sorted(int(path.stem) for path in _files(folder, [f"{what}/[0-9]*.safetensors"]))
+    names = (path.stem for path in _files(folder, [f"{what}/[0-9]*.safetensors"]))
+    return sorted(int(name) for name in names if name.isdecimal() and name.isascii())
 
 
 def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = False) -> None:
@@ -506,8 +531,8 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
         RunFolderError: It holds another finished run, or other files, or cannot be cleared.
         TrialTakenError: Another process is running the trial that is to be deleted.
     """
-    # A run whose result was deleted is known by its curves.
-    marks = (RESULT, CHECKPOINT, CURVES) if fresh else (RESULT, CHECKPOINT)
+    # A run whose result was deleted is known by its digests.
+    marks = (RESULT, CHECKPOINT, CHECKSUMS) if fresh else (RESULT, CHECKPOINT)
     if not holds_run(folder, "run", marks, _SPACE_NEEDED):
         return
     if fresh:
@@ -555,7 +580,7 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
 def _clear(folder: Path) -> None:
     """Deletes what a trial wrote into its folder."""
     try:
-        for path in _files(folder, (RESULT, CHECKSUMS, CHECKPOINT, *_FILES)):
+        for path in [*_own_files(folder), *_files(folder, (RESULT, CHECKSUMS, CHECKPOINT))]:
             remove_file(path)
         for place in {(folder / name).parent for name in _FILES} - {folder}:
             with suppress(OSError):  # it holds other files, or is not there

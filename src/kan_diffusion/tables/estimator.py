@@ -341,7 +341,8 @@ class DiffusionEstimator(BaseEstimator):
         """Saves the model as a run, which ``sample``, ``evaluate`` and ``explain`` read.
 
         A run in the folder is replaced whole or not at all, even if the process is killed. Other
-        files in the folder stay, among them an explanation or a report of the run before.
+        files in the folder stay, among them an explanation or a report of the run before; a folder
+        of other files without a run is refused.
 
         Args:
             folder: Folder to write, created if missing.
@@ -351,7 +352,8 @@ class DiffusionEstimator(BaseEstimator):
         Raises:
             NotFittedError: ``fit`` has not been called.
             DataError: The rows are not those that were fitted, in their order.
-            RunFolderError: The folder cannot be written, or holds training that has not finished.
+            RunFolderError: The folder cannot be written, or holds other files and no run, a file in
+                the way, or training that has not finished.
         """
         check_is_fitted(self)
         place = Path(folder).absolute()

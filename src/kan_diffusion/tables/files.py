@@ -416,6 +416,19 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     for column in table.columns:
         if pa.types.is_string(column.type):
             require_short(f"'{path}'", column)
+    try:
+        return _as_frame(path, table)
+    except DataError:
+        raise
+    except Exception as error:  # a stranger's notes for pandas raise many kinds
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"'{path}' is not a readable Parquet file ({reason}); write it again"
+        ) from error
+
+
+def _as_frame(path: Path, table: pa.Table) -> pd.DataFrame:
+    """Makes a frame of a Parquet file's table, as the notes in it for pandas say."""
     schema = table.schema
     written = schema.pandas_metadata or {}
     unnamed = {str(name) for name in written.get("index_columns", [])}

@@ -145,6 +145,8 @@ class FileData(_TableSource):
 
     @model_validator(mode="after")
     def _named(self) -> Self:
+        if "\0" in str(self.path):
+            raise DataError("a path has no zero bytes; give another")
         require_name(self.name)
         return self
 
