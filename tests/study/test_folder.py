@@ -6,6 +6,7 @@ import socket
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -190,8 +191,9 @@ def _values(folder):
     return {v for p in pipeline.denoiser.state_dict().values() for v in p.flatten().tolist()}
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, partial(OSError, errno.ENOSPC, "no room")])
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_trial_kept_over_another_is_never_a_mixture_of_both(tmp_path, config, whole):
+def test_a_trial_kept_over_another_is_never_a_mixture_of_both(tmp_path, config, whole, error):
     row = {**config.keys, "parameters": 400, "error": None, "family": "mlp", "kind": "mlp"}
     row |= {"match": None, "budget": None}
 
@@ -199,17 +201,19 @@ def test_a_trial_kept_over_another_is_never_a_mixture_of_both(tmp_path, config, 
         with replaced_trial(folder) if whole else nullcontext(folder) as place:
             keep_trial(TrialResult(config, row, [], place), _pipeline(value))
 
-    def interrupt(_):
-        raise KeyboardInterrupt
+    def fail(_):
+        raise error()
 
+    stops = [OSError] if whole else []  # of the rename of the whole folder
     read, renames = [], [None]
     while len(renames) >= len(read):
         folder = tmp_path / str(len(read))
         keep(1.0, folder)
         numbers = range(len(read), 1000)
-        at_renames = disturbed(folder, numbers, interrupt, lambda each: each.kind == "rename")
-        with suppress(KeyboardInterrupt), at_renames as renames:
+        at_renames = disturbed(folder, numbers, fail, lambda each: each.kind == "rename")
+        with suppress(KeyboardInterrupt, RunFolderError, *stops), at_renames as renames:
             keep(2.0, folder)
+        assert not list(folder.rglob(".*.tmp*")) + list(folder.rglob(".pipeline*"))
         try:
             load_trial(folder)
             pipeline = PointDiffusionPipeline.from_pretrained(folder)
@@ -240,15 +244,3 @@ def test_pipelines_saved_by_several_at_once_are_never_missing(tmp_path):
         for future in saving:
             future.result()
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == names
-
-
-def test_a_pipeline_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    save_pipeline(_pipeline(1.0), tmp_path)
-    config = tmp_path / "denoiser" / "config.json"
-    config.unlink()
-    config.mkdir()  # a folder in the place of a file cannot be replaced by one
-    (config / "file").write_text("")
-    with refused(r"config\.json': .* free some space", RunFolderError):
-        save_pipeline(_pipeline(2.0), tmp_path)
-    assert (config / "file").exists()
-    assert not list(tmp_path.glob(".pipeline*"))

@@ -1,5 +1,4 @@
 import copy
-import os
 
 import pytest
 import torch
@@ -8,9 +7,8 @@ from accelerate.state import AcceleratorState
 
 from helpers import refused
 from kan_diffusion import devices
-from kan_diffusion.errors import RunFolderError
 from kan_diffusion.training import TrainingConfig, loop
-from short_training import POINTS, SHORT, after_each_step, digest, small, trained
+from short_training import POINTS, SHORT, after_each_step, small, trained
 
 
 def _fp16_on_the_cpu(*_):
@@ -75,26 +73,3 @@ def test_a_log_that_nothing_would_write_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "is_tensorboard_available", lambda: False)
     with refused(r"logs of training need 'tensorboard'; .* pip install '\.\[tensorboard\]'"):
         trained(small(), log_folder=tmp_path)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="limits of file sizes are POSIX")
-def test_a_full_disk_stops_the_run_and_keeps_the_checkpoint(tmp_path):
-    import resource
-
-    checkpoint = tmp_path / "state.safetensors"
-    config = TrainingConfig(**SHORT, checkpoint_every=7)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(*_):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-
-    try:
-        with refused(r"cannot write '.*state\.safetensors'", RunFolderError):
-            trained(small(), config, checkpoint=checkpoint, moments=[17], on_moment=fill)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
-    undisturbed, resumed = small(), small()
-    trained(undisturbed, config)
-    assert trained(resumed, config, checkpoint=checkpoint, resume=True).resumed_from == 14
-    assert digest(resumed) == digest(undisturbed)
