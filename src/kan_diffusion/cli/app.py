@@ -296,7 +296,7 @@ def tune(
     "`kan-diffusion train people.csv --describe`: the kinds of its columns\n\n"
     "`kan-diffusion train people.csv --columns 'age=number,zip=category'`\n\n"
     "`kan-diffusion train two-spirals --family mlp --steps 2000 --lr 0.01`\n\n"
-    "`kan-diffusion train digits --out runs/digits`: pictures, by prompts, in about a minute\n\n"
+    "`kan-diffusion train digits --out runs/digits`: pictures, by prompts, in a minute or two\n\n"
     "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001`"
 )
 def train(
