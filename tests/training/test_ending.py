@@ -67,7 +67,7 @@ def test_the_held_out_loss_is_the_mean_loss_on_those_points():
     clean = OTHERS[torch.randint(len(OTHERS), (100_000,), generator=generator)]
     timesteps = torch.randint(1000, (len(clean),), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
-    alpha, sigma = (level.float()[timesteps, None] for level in process.levels(clean.device))
+    alpha, sigma = (level.float()[timesteps, None] for level in process.levels())
     with torch.no_grad():
         answer = denoiser(alpha * clean + sigma * noise, timesteps).sample
     errors = (answer - process.target(clean, noise, alpha, sigma)).square().mean(dim=1)
