@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kan_diffusion.files import finite, write_bytes, write_json, write_text
-from kan_diffusion.report.html import Page, plain_table
+from kan_diffusion.report.html import Page
 from kan_diffusion.report.images import embedded, figure_png
 from kan_diffusion.report.points import panel_figure, row_counts
 from kan_diffusion.report.style import INK, MUTED, NARROW, family_styles, report_style
+from kan_diffusion.report.tables import Cell, Head, Line, Table
 from truth_lab.lab import LAB, LabResult, LabResults
 
 __all__ = ["constants_figure", "lab_markdown", "write_lab"]
@@ -148,7 +149,7 @@ def write_lab(results: LabResults, folder: Path) -> Path:
     )
     write_text(folder / "truth-lab.md", lab_markdown(results))
     page = Page("Truth lab", "Densities whose exact score is known: how much of it is recovered?")
-    page.table(plain_table("Densities", _SUMMARY, results.summary()))
+    page.table(_table("Densities", _SUMMARY, results.summary()))
     page.figure(
         embedded(figure, narrow=partial(constants_figure, results, width=NARROW)),
         "Relative error of each recovered constant, a mark for each seed; dashed: the largest "
@@ -156,7 +157,7 @@ def write_lab(results: LabResults, folder: Path) -> Path:
         "Relative error of each recovered constant over noise levels",
     )
     for name, of_case in _cases(results):
-        section = page.section(name).table(plain_table(name, _SEEDS, _seed_rows(of_case)))
+        section = page.section(name).table(_table(name, _SEEDS, _seed_rows(of_case)))
         for result in of_case:
             for number, latex in enumerate(result.formula):
                 symbol = "s" if len(result.formula) == 1 else f"s_{{{number}}}"
@@ -164,6 +165,12 @@ def write_lab(results: LabResults, folder: Path) -> Path:
         rows = _constant_rows(of_case)
         if rows:
             caption = f"Constants at each noise level, {name}"
-            section.folded("Constants at each noise level", plain_table(caption, _CONSTANTS, rows))
+            section.folded("Constants at each noise level", _table(caption, _CONSTANTS, rows))
     page.section("Run it again").code("make lab")
     return page.write(folder / "truth-lab.html")
+
+
+def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Makes a table of texts, with a caption for those who cannot see it."""
+    columns = [Head(head, words=True) for head in heads]
+    return Table(columns, [Line([Cell(text) for text in row]) for row in rows], caption=caption)
