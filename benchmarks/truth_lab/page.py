@@ -149,7 +149,7 @@ def write_lab(results: LabResults, folder: Path) -> Path:
     )
     write_text(folder / "truth-lab.md", lab_markdown(results))
     page = Page("Truth lab", "Densities whose exact score is known: how much of it is recovered?")
-    page.table(_table("Densities", _SUMMARY, results.summary()))
+    page.table(_page_table("Densities", _SUMMARY, results.summary()))
     page.figure(
         embedded(figure, narrow=partial(constants_figure, results, width=NARROW)),
         "Relative error of each recovered constant, a mark for each seed; dashed: the largest "
@@ -157,7 +157,7 @@ def write_lab(results: LabResults, folder: Path) -> Path:
         "Relative error of each recovered constant over noise levels",
     )
     for name, of_case in _cases(results):
-        section = page.section(name).table(_table(name, _SEEDS, _seed_rows(of_case)))
+        section = page.section(name).table(_page_table(name, _SEEDS, _seed_rows(of_case)))
         for result in of_case:
             for number, latex in enumerate(result.formula):
                 symbol = "s" if len(result.formula) == 1 else f"s_{{{number}}}"
@@ -165,12 +165,12 @@ def write_lab(results: LabResults, folder: Path) -> Path:
         rows = _constant_rows(of_case)
         if rows:
             caption = f"Constants at each noise level, {name}"
-            section.folded("Constants at each noise level", _table(caption, _CONSTANTS, rows))
+            section.folded("Constants at each noise level", _page_table(caption, _CONSTANTS, rows))
     page.section("Run it again").code("make lab")
     return page.write(folder / "truth-lab.html")
 
 
-def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def _page_table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Makes a table of texts, with a caption for those who cannot see it."""
     columns = [Head(head, words=True) for head in heads]
     return Table(columns, [Line([Cell(text) for text in row]) for row in rows], caption=caption)

@@ -62,5 +62,5 @@ MOST_POINTS = 10_000_000  # points of a batch, of a toy's training set and of an
 MOST_VALUES = 200_000_000  # numbers that are sampled at once, or of a table in memory; 1.6 GB
 MOST_GUIDANCE = 1_000  # strength of classifier-free guidance; field guidance
 MOST_TRIALS = 10_000  # seeds of a model, and tries of a search; fields seeds, --tries
-MOST_PLANNED = 20_000  # trials of a study: its seeds, data sets, models and so on multiplied
+MOST_PLANNED = 50_000  # trials of a study: its seeds, data sets, models and so on multiplied
 MOST_WORKERS = 1_024  # trials side by side; option --workers
