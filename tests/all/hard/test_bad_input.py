@@ -140,7 +140,7 @@ STUDIES = {
     "merge keys": (_nested("{b: 1}", "{<<: [@]}"), "a merge key"),
     "laughter": (_nested("[x]", "[@]"), "100,000 settings"),
     "60,000 trials": (_study("seeds: 1\ndata: [",
-        "seeds: 10000\nprocess: [cosine, flow, notebook]\ndata: [{toy: circles, num_points: 100}, "),
+        "seeds: 10000\nprocess: [cosine, flow, notebook]\ndata: [{toy: rings, num_points: 100}, "),
         "at most 50,000 trials"),
     "a long family": (_study("mlp", "m" * 10**5), "unknown family"),
 }  # fmt: skip
