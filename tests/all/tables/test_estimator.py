@@ -1,5 +1,4 @@
 import signal
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -8,8 +7,6 @@ from sklearn.utils.estimator_checks import check_estimator
 from helpers import seeded
 from kan_diffusion import FAMILIES, DiffusionEstimator
 from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.errors import RunFolderError
-from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kills import run_until
 from mixed_tables import people
 
@@ -63,23 +60,17 @@ def test_densities_are_those_of_a_known_mixture_and_integrate_to_one():
     assert total == pytest.approx(1, abs=0.02)
 
 
-def test_a_model_saved_over_another_is_whole_or_not_there(tmp_path):
+def test_a_model_saved_over_another_is_the_old_one_or_the_new_one(tmp_path):
     points = np.random.default_rng(0).normal(1000.0, 50.0, (60, 2))
     old, new = (DiffusionEstimator("mlp", **QUICK).fit(shift + points) for shift in (0, 9000))
     drawn = [model.sample(5) for model in (old, new)]
     old.save(tmp_path)
-    write = refusals = 0
+    write = 0
     while run_until(write, tmp_path, new.save, tmp_path) == -signal.SIGKILL:
-        try:  # the old one, the new one or none
-            again = DiffusionEstimator.load(tmp_path).sample(5)
-            assert any(np.array_equal(again, rows) for rows in drawn)
-        except RunFolderError:
-            refusals += 1
-            with suppress(RunFolderError):  # the pipeline is whole with its index
-                assert TableDiffusionPipeline.from_pretrained(tmp_path).codec == new.codec_
+        again = DiffusionEstimator.load(tmp_path).sample(5)
+        assert any(np.array_equal(again, rows) for rows in drawn)  # the old one or the new one
         old.save(tmp_path)
         np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[0])
         write += 1
     assert write > 5
-    assert refusals > 2
     np.testing.assert_array_equal(DiffusionEstimator.load(tmp_path).sample(5), drawn[1])
