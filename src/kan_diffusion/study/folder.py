@@ -252,8 +252,8 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
             raise RunFolderError(
                 f"'{folder}' holds training that has not finished; choose another folder"
             )
-        own_files = _own_files(folder)
-        if others := {*_files(folder, (*_FILES, TABLE))}.difference(own_files):
+        trial_files = _trial_files(folder)
+        if others := {*_files(folder, (*_FILES, TABLE))}.difference(trial_files):
             raise RunFolderError(
                 f"'{min(others)}' is no file of the run in that folder and would be in the way; "
                 "move it, or choose another folder"
@@ -262,7 +262,7 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
             new = Path(temporary) / _WHOLE
             new.mkdir()
             yield new
-            for left in own_files:
+            for left in trial_files:
                 if not (stand_in := new / left.relative_to(folder)).exists():
                     write_bytes(stand_in, b"")
             with writing(folder):
@@ -271,7 +271,7 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
         _settle(folder)
 
 
-def _own_files(folder: Path) -> list[Path]:
+def _trial_files(folder: Path) -> list[Path]:
     """Lists the files of a trial: those that its digests name, and before that, its records."""
     files = _files(folder, (*_FILES, TABLE))
     if (folder / CHECKPOINT).exists():
@@ -580,7 +580,7 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
 def _clear(folder: Path) -> None:
     """Deletes what a trial wrote into its folder."""
     try:
-        for path in [*_own_files(folder), *_files(folder, (RESULT, CHECKSUMS, CHECKPOINT))]:
+        for path in [*_trial_files(folder), *_files(folder, (RESULT, CHECKSUMS, CHECKPOINT))]:
             remove_file(path)
         for place in {(folder / name).parent for name in _FILES} - {folder}:
             with suppress(OSError):  # it holds other files, or is not there
