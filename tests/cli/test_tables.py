@@ -119,6 +119,7 @@ def test_what_cannot_be_is_one_line(cli, run, place):
     write_frame(Path("others.csv"), people(12, 0).assign(job="astronaut"))
     for words, message in (
         ("train others.csv --columns age", "'age', which is no kind of a column such as age="),
+        ("train others.csv --columns age=number,age=category", "names 'age' twice; keep one"),
         ("train others.csv --columns jobs=category", "others.csv': there is no column 'jobs'"),
         ("train others.csv --without a<=b", "others.csv': no rule 'a<=b' holds"),
         ("train moons --columns x=number", "'moons' takes no kinds; leave it out"),

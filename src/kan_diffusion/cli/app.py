@@ -722,7 +722,10 @@ def _kinds(text: str | None) -> dict[str, str] | None:
             raise KanDiffusionError(
                 f"--columns has '{part}', which is no kind of a column such as age=number"
             )
-        kinds[name.strip()] = kind.strip()
+        name = name.strip()
+        if name in kinds:
+            raise KanDiffusionError(f"--columns names '{name}' twice; keep one of its kinds")
+        kinds[name] = kind.strip()
     return kinds
 
 

@@ -554,12 +554,20 @@ def _require_size(settings: object, where: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses merge keys: a few of them, one in another, make a mapping of any length."""
+    """Refuses keys that stand twice, of which YAML's reader keeps the last, and merge keys.
+
+    A few merge keys, one in another, make a mapping of any length.
+    """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        names: set[str] = set()
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 raise yaml.YAMLError("it has a merge key, '<<'; write its settings out")
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"'{key.value}' stands twice, again in line {line}; keep one")
+            names.add(str(key.value))
         super().flatten_mapping(node)
 
 

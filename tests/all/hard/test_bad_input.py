@@ -137,6 +137,7 @@ STUDIES = {
     "no date": (_study("mine", "!!timestamp x"), "is not YAML"),
     "a number of 10,000 digits": (_study("seeds: 1", f"seeds: 0x{'f' * 10**4}"), "64 bits"),
     "a number in sixties": (_study("seeds: 1", f"seeds: 1{':1' * 10**5}"), ""),
+    "a key that stands twice": (STUDY + "seeds: 1\nseeds: 2", "'seeds' stands twice"),
     "merge keys": (_nested("{b: 1}", "{<<: [@]}"), "a merge key"),
     "laughter": (_nested("[x]", "[@]"), "100,000 settings"),
     "60,000 trials": (_study("seeds: 1\ndata: [",
