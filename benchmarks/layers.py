@@ -32,7 +32,7 @@ from torch.nn.functional import linear, silu
 from torch.utils.benchmark import Timer
 
 from kan_diffusion.files import write_json, write_text
-from kan_diffusion.study.run import environment
+from kan_diffusion.study.environment import environment
 
 PARTS = ("layers", "denoisers", "blocks", "memory")
 WIDTH, TOKENS, GROUPS = 64, 64, 8

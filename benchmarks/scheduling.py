@@ -30,8 +30,8 @@ from rich.table import Table
 
 from kan_diffusion.files import write_json
 from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.environment import environment
 from kan_diffusion.study.executors import EXECUTORS, default_workers, open_executor
-from kan_diffusion.study.run import environment
 
 Row = dict[str, str | int | float]
 

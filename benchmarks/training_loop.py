@@ -34,7 +34,7 @@ from kan_diffusion import TrainingConfig, build_denoiser, get_process, train
 from kan_diffusion.data.sources import ToyData, load_dataset
 from kan_diffusion.files import write_json
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.study.run import environment
+from kan_diffusion.study.environment import environment
 from kan_diffusion.training.batches import Batches
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
 from kan_diffusion.training.run import TrainingRun

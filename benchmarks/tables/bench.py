@@ -27,8 +27,8 @@ from kan_diffusion import DiffusionEstimator, TableScores, table_scores
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.randomness import stream_seed
+from kan_diffusion.study.environment import environment
 from kan_diffusion.study.executors.base import use_one_thread
-from kan_diffusion.study.run import environment
 from tables.gaps import IMPUTERS, MECHANISMS, gap_scores
 from tables.generators import GENERATORS, Ours
 from tables.sources import TABLES, Split

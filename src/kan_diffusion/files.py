@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
@@ -32,18 +32,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "CHECKSUMS",
     "Output",
     "digest",
     "finite",
     "inside",
     "json_bytes",
-    "listed_names",
     "make_folder",
     "new_output",
     "read_as",
     "read_json",
     "read_parquet",
+    "read_sealed",
     "remove_file",
     "require_file",
     "require_free_space",
@@ -51,11 +50,11 @@ __all__ = [
     "require_unchanged",
     "require_writable",
     "room_unpacked",
+    "sealed_json",
     "stamp",
     "sync_folder",
     "whole_file",
     "write_bytes",
-    "write_checksums",
     "write_json",
     "write_parquet",
     "write_text",
@@ -64,10 +63,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-CHECKSUMS = "SHA256SUMS"
-"""Name of the list of a folder's files with their digests."""
+_DIGESTS, _SEAL = "files", "sha256"  # keys of a JSON file that knows the files beside it
 
 _OBJECT = TypeAdapter(dict[str, Any])
+_NAMED = TypeAdapter(dict[str, str])
 
 
 @contextmanager
@@ -324,83 +323,67 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_checksums(folder: Path, files: Iterable[Path], to_come: Mapping[str, bytes]) -> None:
-    """Lists the digests of files in ``SHA256SUMS``, in the format of the program sha256sum.
+def sealed_json(content: Mapping[str, object], digests: Mapping[str, str]) -> bytes:
+    """Encodes content as JSON, with digests of the files beside it and one of all of this.
 
     Args:
-        folder: The folder.
-        files: Files in it.
-        to_come: Contents by name of files that will be written next.
+        content: The content, of JSON values.
+        digests: Digests of files by their paths within the folder.
+    """
+    sealed = {**content, _DIGESTS: dict(digests)}
+    return json_bytes({**sealed, _SEAL: hashlib.sha256(json_bytes(sealed)).hexdigest()})
+
+
+def read_sealed(
+    path: Path, kind: str, again: str, most: int | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Reads what :func:`sealed_json` has written; arguments are those of :func:`read_as`.
+
+    Returns:
+        The content, and the digests of the files beside it.
 
     Raises:
-        RunFolderError: The list cannot be written.
+        RunFolderError: It is missing or damaged, or a byte of it has changed.
     """
-    sums = {path.relative_to(folder).as_posix(): digest(path) for path in files}
-    sums |= {name: hashlib.sha256(content).hexdigest() for name, content in to_come.items()}
-    lines = [f"{sums[name]}  {name}\n" for name in sorted(sums)]
-    write_text(folder / CHECKSUMS, "".join(lines))
-
-
-def listed_names(folder: Path) -> set[str]:
-    """Returns the names that a folder's list of digests has; none if there is no readable list."""
-    path = folder / CHECKSUMS
+    content = read_json(path, kind, again, most)
+    content.pop(_SEAL, None)
+    digests = content.pop(_DIGESTS, {})
     try:
-        require_file(path, limits.MOST_LIST_BYTES)
-        return {line.partition("  ")[2] for line in path.read_text("utf-8").splitlines()}
-    except (OSError, ValueError):
-        return set()
+        unchanged = path.read_bytes() == sealed_json(content, _NAMED.validate_python(digests))
+    except ValueError:  # it has other values in the place of digests, or numbers that JSON lacks
+        unchanged = False
+    if not unchanged:
+        raise RunFolderError(
+            f"'{path}' is not what the run wrote (it has another SHA-256 than it says); restore "
+            f"it, or {again}"
+        )
+    return content, digests
 
 
-def require_unchanged(
-    folder: Path, files: Iterable[Path], again: str, but: Collection[str] = ()
-) -> None:
-    """Checks by digests that a folder's files have not changed since they were written.
-
-    Args:
-        folder: The folder.
-        files: Files in it that must be listed.
-        again: What makes them anew, for messages.
-        but: Names of files that may have changed.
+def require_unchanged(folder: Path, digests: Mapping[str, str], again: str) -> None:
+    """Checks that the files of a folder have the digests that :func:`read_sealed` gave.
 
     Raises:
-        RunFolderError: A file is missing, is not listed or has changed, or the list of digests
-            cannot be read.
+        RunFolderError: A file is missing, is not below the folder, or has changed.
     """
-    listed, room = set(), limits.MOST_LISTED_BYTES
-    remedy = f"restore it, {again}, or read it all the same with --unverified"
-    place = folder / CHECKSUMS
-    try:
-        require_file(place, limits.MOST_LIST_BYTES)
-        for line in place.read_text("utf-8").splitlines():
-            expected, _, name = line.partition("  ")
-            if not name or {"..", ""} & set(name.split("/")):
-                raise ValueError(f"{line[:80]!r} is no digest of a file")
+    room = limits.MOST_LISTED_BYTES
+    for name, expected in digests.items():
+        try:
+            if {"..", ""} & set(name.split("/")):
+                raise OSError(errno.EINVAL, "it is no file of the folder")
             path = inside(folder, name)
-            if path in listed:
-                raise ValueError(f"{name[:80]!r} is listed twice")
-            listed.add(path)
-            if name in but:
-                continue
-            try:
-                room -= require_file(path, room)
-                found = digest(path)
-            except OSError as error:
-                raise RunFolderError(
-                    f"'{path}' cannot be read ({error.strerror}); {remedy}"
-                ) from error
-            if found != expected:
-                raise RunFolderError(
-                    f"'{path}' is not what the run wrote (its SHA-256 is not that of "
-                    f"'{CHECKSUMS}'); {remedy}"
-                )
-    except RunFolderError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise RunFolderError(f"'{place}' cannot be read ({reason}); {remedy}") from error
-    for path in files:
-        if path not in listed:
-            raise RunFolderError(f"'{place}' has no digest of '{path.name}'; {remedy}")
+            room -= require_file(path, room)
+            unchanged = digest(path) == expected
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RunFolderError(
+                f"'{folder / name[:200]}' cannot be read ({reason}); restore it, or {again}"
+            ) from error
+        if not unchanged:
+            raise RunFolderError(
+                f"'{path}' is not what the run wrote (its SHA-256 is another); restore it, or "
+                f"{again}"
+            )
 
 
 def read_json(path: Path, kind: str, remedy: str, most: int | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 __all__ = [
     "LARGEST_SETTING", "LONGEST_CELL", "LONGEST_LINE", "LONGEST_NAME", "MOST_CATEGORIES",
     "MOST_CHECKPOINT_BYTES", "MOST_COLUMNS", "MOST_EMPTY_CELLS", "MOST_ENTRIES", "MOST_GUIDANCE",
-    "MOST_JSON_BYTES", "MOST_LAYERS", "MOST_LISTED_BYTES", "MOST_LIST_BYTES", "MOST_MOMENTS",
+    "MOST_JSON_BYTES", "MOST_LAYERS", "MOST_LISTED_BYTES", "MOST_MOMENTS",
     "MOST_OPERATIONS", "MOST_PARAMETERS", "MOST_PLANNED", "MOST_POINTS", "MOST_POINTS_BYTES",
     "MOST_RESULTS", "MOST_RESULT_BYTES", "MOST_SAVED_ENTRIES", "MOST_SAVED_NUMBERS", "MOST_SECONDS",
     "MOST_SIDE", "MOST_STEPS", "MOST_STUDY_BYTES", "MOST_TABLE_BYTES", "MOST_TIMESTEPS",
@@ -27,8 +27,7 @@ MOST_TIMES_PACKED = 50  # or so many times its bytes, if that is more; room_unpa
 MOST_JSON_BYTES = 20_000_000  # model_index.json, config.json, headers of weights; read_json
 MOST_RESULT_BYTES = 1_000_000  # trial.json, sizes.json and other JSON; read by read_as
 MOST_STUDY_BYTES = 250_000  # study.yaml, which takes seconds to parse; read by read_study
-MOST_LIST_BYTES = 1_000_000  # SHA256SUMS; read by require_unchanged
-MOST_LISTED_BYTES = 5_000_000_000  # all files together whose digests SHA256SUMS lists
+MOST_LISTED_BYTES = 5_000_000_000  # all files of a run together; read by require_unchanged
 MOST_POINTS_BYTES = 200_000_000  # samples.safetensors, reverse/*.safetensors; read by load_points
 MOST_CHECKPOINT_BYTES = 100_000_000  # checkpoint.safetensors, whatever the network's size
 MOST_TIMES_WEIGHTS = 250  # or so many times its weights: SOAP keeps four squares a matrix

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 
 from helpers import refused
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.files import digest, sealed_json
 from kan_diffusion.report.contents import CURVE_COLUMNS, LEVEL_COLUMNS, smoothed_curve
 from kan_diffusion.report.gather import report_contents, runs_contents
 from kan_diffusion.report.study import write_report
@@ -93,7 +93,11 @@ def test_trials_that_are_not_there_are_said_and_their_rows_count(changed):
 
 def test_environment_is_that_of_the_run(changed):
     results, path = load_study(changed), changed / "environment.json"
-    path.write_text(json.dumps({"processor": "an abacus"}))
+    path.write_bytes(sealed_json({"processor": "an abacus"}, {}))
+    with refused("has no digest of 'study.yaml'; run the study again", RunFolderError):
+        report_contents(results, "again")
+    digests = {name: digest(changed / name) for name in ("study.yaml", "results.parquet")}
+    path.write_bytes(sealed_json({"processor": "an abacus"}, digests))
     assert report_contents(results, "again").environment == {"processor": "an abacus"}
     path.write_text("[")
     with refused(r"environment\.json' is not a list of versions", RunFolderError):

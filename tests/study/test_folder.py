@@ -33,7 +33,7 @@ from kan_diffusion.study.folder import (
     save_points,
 )
 from kan_diffusion.study.named import single_trial
-from make import denoiser
+from make import denoiser, reseal
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,33 @@ def test_a_trial_is_read_back_where_there_is_one(tmp_path, config):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"config": 1, "row": {}, "levels": []}'])
 def test_damaged_trial_is_one_line(tmp_path, text):
     (tmp_path / "trial.json").write_text(text)
-    for verify in (True, False):
-        with refused(r"trial\.json'" if not verify else "SHA256SUMS"):
-            load_trial(tmp_path, verify=verify)
+    with refused(r"trial\.json' is not (the result of a trial|what the run wrote)"):
+        load_trial(tmp_path)
+    if text.startswith("{"):
+        reseal(tmp_path)
+        with refused(r"trial\.json'( has no 'config'|.* valid dictionary)"):
+            load_trial(tmp_path)
+
+
+def test_a_trial_is_what_the_run_wrote_to_the_last_bit(tmp_path, config):
+    save_points(tmp_path / "reverse" / "5.safetensors", randn(3, 7, 2, dtype=torch.float32))
+    _finish(tmp_path, config)
+    files = [tmp_path / "trial.json", tmp_path / "reverse" / "5.safetensors"]
+    for path in files:
+        content = path.read_bytes()
+        for place in range(0, len(content), 7):
+            bit = content[place] ^ 1 << place % 8
+            path.write_bytes(content[:place] + bytes([bit]) + content[place + 1 :])
+            with refused(f"'{path}' (is not|cannot be read)", RunFolderError):
+                load_trial(tmp_path)
+        path.write_bytes(content[:-1])
+        with refused(f"'{path}' is not what the run wrote", RunFolderError):
+            load_trial(tmp_path)
+        path.write_bytes(content)
+    assert load_trial(tmp_path) is not None
+    save_points(tmp_path / "reverse" / "6.safetensors", randn(3, 7, 2, dtype=torch.float32))
+    with refused("has no digest of 'reverse/6.safetensors'; move that file", RunFolderError):
+        load_trial(tmp_path)
 
 
 def test_points_are_read_back_and_damaged_ones_are_refused(tmp_path):
@@ -112,15 +136,17 @@ def test_a_trial_is_cleared_where_that_is_asked_for_and_other_files_stay(tmp_pat
     _finish(tmp_path, config)
     prepare_trial_folder(tmp_path, config.model_copy(update={"seed": 9}), fresh=True)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "samples.csv"}
-    # Also one that has lost its result.
-    (tmp_path / "samples.csv").unlink()
+    # Of one that does not say what it wrote, nothing is deleted.
     write_parquet(tmp_path / "curves.parquet", pd.DataFrame({"step": [1]}))
     _finish(tmp_path, config)
+    (tmp_path / "trial.json").write_text("{}")
+    with refused(r"trial\.json' is not what the run wrote.*delete", RunFolderError):
+        prepare_trial_folder(tmp_path, config, fresh=True)
     (tmp_path / "trial.json").unlink()
-    with refused("holds other files and no run", RunFolderError):
-        prepare_trial_folder(tmp_path, config)
-    prepare_trial_folder(tmp_path, config, fresh=True)
-    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+    for fresh in (True, False):
+        with refused("holds other files and no run", RunFolderError):
+            prepare_trial_folder(tmp_path, config, fresh=fresh)
+    assert (tmp_path / "curves.parquet").exists()
 
 
 def test_what_is_no_run_is_not_cleared_and_only_own_temporary_files_are_swept(tmp_path, config):

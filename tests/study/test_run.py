@@ -1,4 +1,3 @@
-import json
 import shutil
 import sys
 from collections import namedtuple
@@ -12,10 +11,11 @@ from helpers import refused
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.files import write_parquet
 from kan_diffusion.study.config import read_study
+from kan_diffusion.study.environment import read_environment
 from kan_diffusion.study.measure import evaluate_run
 from kan_diffusion.study.run import load_study, run_study
 from kan_diffusion.study.trial import run_trial
-from make import study, written
+from make import reseal, study, written
 from runs import copied
 
 DIVERGING = {"name": "diverging", "family": "mlp", "params": 300, "learning_rate": 1e30}
@@ -38,12 +38,12 @@ def undisturbed(tmp_path_factory):
 
 def test_everything_a_run_folder_holds(undisturbed):
     folder = undisturbed.folder
-    files = {"study.yaml", "environment.json", "SHA256SUMS", "trials", "results.parquet", ".lock"}
+    files = {"study.yaml", "environment.json", "trials", "results.parquet", ".lock"}
     assert {path.name for path in folder.iterdir()} == files
     kept = {path.name for path in (folder / "trials").iterdir()}
     assert kept == {trial.id for trial in _study().trials()}
     assert read_study(folder / "study.yaml") == _study().pinned()
-    environment = json.loads((folder / "environment.json").read_text())
+    environment = read_environment(folder)
     assert environment["python"] == sys.version.split()[0]
     assert {"torch", "diffusers", "numba", "kan-diffusion"} <= set(environment)
 
@@ -82,15 +82,19 @@ def test_why_a_trial_could_not_be_run_is_read_back(undisturbed, tmp_path):
     rows.loc[1] = pd.Series({**lost.keys, "error": "its worker died"})
     write_parquet(folder / "results.parquet", rows)
     shutil.rmtree(folder / "trials" / lost.id)
-    assert load_study(folder, verify=False).rows["error"][1] == "its worker died"
+    with refused(r"results\.parquet' is not what the run wrote", RunFolderError):
+        load_study(folder)
+    reseal(folder)
+    assert load_study(folder).rows["error"][1] == "its worker died"
 
 
 def test_damaged_rows_are_refused(undisturbed, tmp_path):
-    for name in ("study.yaml", "results.parquet"):
+    for name in ("study.yaml", "results.parquet", "environment.json"):
         shutil.copy(undisturbed.folder / name, tmp_path)
     (tmp_path / "results.parquet").write_bytes(b"[]")
+    reseal(tmp_path)
     with refused("is not the results of a study .*; run it again", RunFolderError):
-        load_study(tmp_path, verify=False)
+        load_study(tmp_path)
 
 
 def test_a_study_may_grow(undisturbed, tmp_path, executor):

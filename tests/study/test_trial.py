@@ -24,7 +24,7 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.tasks import Task
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse, run_trial
-from make import study, trial_content, written
+from make import reseal, study, trial_content, written
 from runs import copied
 from short_training import Stop
 
@@ -58,7 +58,6 @@ def test_everything_a_finished_trial_holds(finished):
         "samples.safetensors",
         *(f"reverse/{step}.safetensors" for step in (0, 10, 20, 30, 40)),
         "trial.json",
-        "SHA256SUMS",
         ".lock",
     }
     curves = pd.read_parquet(folder / "curves.parquet")
@@ -239,8 +238,9 @@ def test_damaged_denoiser_is_one_line(finished, tmp_path):
         file.unlink() if content is None else file.write_bytes(content)
         with refused(f"'{file}' (cannot be read|is not what the run wrote)", RunFolderError):
             load_run(folder)
+        reseal(folder)
         with refused(message, RunFolderError):
-            load_run(folder, verify=False)
+            load_run(folder)
 
 
 def test_small_evaluations_are_written(tmp_path):

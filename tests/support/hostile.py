@@ -7,6 +7,8 @@ import json
 import pyarrow as pa
 from pyarrow import parquet
 
+from kan_diffusion.files import json_bytes, sealed_json
+
 
 def text(*parts):
     """A text of parts that are repeated; each is a text and how often."""
@@ -42,8 +44,19 @@ def rows(columns, doublings=0, **options):
 
 
 def changed(**entries):
-    """A JSON file in which some entries are others."""
-    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    """A JSON file in which some entries are others, and its own digest, if it has one, is right."""
+
+    def write(path):
+        content = json.loads(path.read_text()) | entries
+        files, _ = content.pop("files", None), content.pop("sha256", None)
+        path.write_bytes(json_bytes(content) if files is None else sealed_json(content, files))
+
+    return write
+
+
+def digests(*names):
+    """A JSON file with digests of other files than those that the run has."""
+    return changed(files=dict.fromkeys(names, "0" * 64))
 
 
 def tensors(header, size=0):

@@ -9,7 +9,7 @@ from helpers import seeded
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.denoisers.families import build_denoiser
-from kan_diffusion.files import CHECKSUMS, write_checksums
+from kan_diffusion.files import digest, sealed_json
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.tables.task import TableTask
@@ -95,6 +95,7 @@ def without_clock(row):
 def trial_content(folder):
     """All that a finished trial left but what a clock decides."""
     content = json.loads((folder / "trial.json").read_text().replace(str(folder), "RUN"))
+    del content["sha256"]
     weights = folder / "denoiser" / "diffusion_pytorch_model.safetensors"
     return {
         **content,
@@ -104,9 +105,13 @@ def trial_content(folder):
 
 
 def reseal(folder):
-    """Lists the digests of a run's files again, as somebody would who has changed them."""
-    names = [line.split("  ")[1] for line in (folder / CHECKSUMS).read_text().splitlines()]
-    write_checksums(folder, [folder / name for name in names if (folder / name).is_file()], {})
+    """Writes the digests of a run or a study again, as somebody would who has changed its files."""
+    for path in (folder / "trial.json", folder / "environment.json"):
+        if path.is_file() and path.stat().st_size < 10**6:
+            content = json.loads(path.read_text())
+            content.pop("sha256", None)
+            files = [name for name in content.pop("files", {}) if (folder / name).is_file()]
+            path.write_bytes(sealed_json(content, {name: digest(folder / name) for name in files}))
 
 
 def contents(folder):

@@ -36,7 +36,6 @@ from kan_diffusion.cli.options import (
     Run,
     SamplerSteps,
     Steps,
-    Unverified,
     What,
     Workers,
     option,
@@ -153,7 +152,6 @@ def compare(
     address: Address = None,
     quick: Quick = False,
     out: Out = None,
-    unverified: Unverified = False,
 ) -> None:
     """Train KAN and MLP denoisers side by side and report who denoises better.
 
@@ -190,7 +188,6 @@ def compare(
                 executor=runner,
                 on_plan=progress.start,
                 on_event=progress.move,
-                verify=not unverified,
             )
         progress.draw()
         contents = report_contents(results, _command())
@@ -254,7 +251,6 @@ def tune(
     executor: Executor = "local",
     address: Address = None,
     out: Out = None,
-    unverified: Unverified = False,
 ) -> None:
     """Search good settings for each family, with the same effort for all of them.
 
@@ -281,7 +277,6 @@ def tune(
         tuned = search(
             config, folder, tries=tries, optimizers=_listed(optimizers) or (), storage=storage,
             executor=runner, on_plan=progress.start, on_event=progress.move,
-            verify=not unverified,
         )  # fmt: skip
     show_tuned(tuned.tries)
     given = {"match": match, "budget": budget, "params": params, "families": families}
@@ -422,7 +417,6 @@ def train(
         bool, option("Log the loss for TensorBoard.", name="--tensorboard")
     ] = False,
     out: Out = None,
-    unverified: Unverified = False,
 ) -> None:
     """Train one denoiser on your rows or pictures or on a toy, and judge it.
 
@@ -473,7 +467,6 @@ def train(
             device=device,
             on_progress=on_progress,
             log_folder=inside(folder, "tensorboard", "tensorboard").parent if tensorboard else None,
-            verify=not unverified,
         )
     if not leads():
         return
@@ -580,7 +573,6 @@ def sample(
     ] = None,
     overwrite: Overwrite = False,
     modules: Modules = None,
-    unverified: Unverified = False,
 ) -> None:
     """Draw rows from a trained run, in the data's own units, under conditions; or pictures."""
     from kan_diffusion.devices import resolve_device
@@ -601,7 +593,6 @@ def sample(
         _animate(
             runs, animate, replace(asked, trails=trails), num=num, steps=steps,
             scheduler=scheduler, seed=seed, device=device, overwrite=overwrite,
-            verify=not unverified,
         )  # fmt: skip
         return
     if trails is not None:
@@ -613,7 +604,7 @@ def sample(
         )
     (run,) = runs
     _without_bars()
-    config, pipeline = load_run(run, verify=not unverified)
+    config, pipeline = load_run(run)
     task = task_of(config.data)
     task.require_asked(asked, str(run))
     if out is not None:
@@ -643,7 +634,6 @@ def _animate(
     seed: int,
     device: str,
     overwrite: bool,
-    verify: bool,
 ) -> None:
     """Writes the reverse processes of runs side by side."""
     from kan_diffusion.devices import resolve_device
@@ -655,7 +645,7 @@ def _animate(
 
     require_ending(path)
     _without_bars()
-    movers = [mover_of_run(run, verify=verify) for run in runs]
+    movers = [mover_of_run(run) for run in runs]
     for mover in movers:
         task_of(mover.data).require_asked(asked, mover.source)
         _warn(signal_warning(mover.process))
@@ -690,7 +680,6 @@ def impute(
     device: Device = "auto",
     overwrite: Overwrite = False,
     modules: Modules = None,
-    unverified: Unverified = False,
 ) -> None:
     """Fill the gaps of rows with what a trained run thinks likely; all other cells stay."""
     from kan_diffusion.data.frames import require_writable_ending
@@ -702,7 +691,7 @@ def impute(
 
     require_writable_ending(out)
     _without_bars()
-    config, pipeline = load_run(run, verify=not unverified)
+    config, pipeline = load_run(run)
     generator = torch_generator("gaps", seed)
     with new_output(out, overwrite=overwrite) as output:
         pipeline.to(resolve_device(device))
@@ -744,7 +733,6 @@ def evaluate(
         option("Page to write, of a run of a table.", "tables.html in the run's folder"),
     ] = None,
     modules: Modules = None,
-    unverified: Unverified = False,
 ) -> None:
     """Judge a trained run: loss and sample metrics; of a table also its rows, on a page."""
     from kan_diffusion.cli.console import show_judged, show_scores
@@ -757,13 +745,13 @@ def evaluate(
     _without_bars()
     if out is not None:
         require_writable(out.parent)
-    row, used = evaluate_run(run, data, verify=not unverified)
-    trial = load_trial(run, verify=False)
+    row, used = evaluate_run(run, data)
+    trial = load_trial(run)
     assert trial is not None
     source = trial.config.data
     show_scores(row, f"{run} on {used}", source)
     with show_phases(f"judging {run}") as show:
-        page = view_of(source).page(run, data, out, verify=not unverified, on_progress=show)
+        page = view_of(source).page(run, data, out, on_progress=show)
     if page is not None:
         show_judged(page, f"Synthetic rows of {run} beside real ones")
         TextConsole().say(f"\nPage: {page.path}")
@@ -817,7 +805,6 @@ def explain(
         Path | None, option("Folder to write.", "explanation in the run's folder")
     ] = None,
     modules: Modules = None,
-    unverified: Unverified = False,
 ) -> None:
     """Look into a KAN: its edges, what can be left out, and formulas for its score.
 
@@ -864,7 +851,6 @@ def explain(
             options,
             command=_command(),
             on_progress=on_progress,
-            verify=not unverified,
         )
         on_progress("drawing", "pictures and page", 0.0)
         page = write_explanation(explanation, folder)
@@ -898,7 +884,6 @@ def report(
         option("Folder to write.", "the one folder given; runs/side-by-side for several"),
     ] = None,
     modules: Modules = None,
-    unverified: Unverified = False,
 ) -> None:
     """Write a study's report again from its trials, or one of finished runs side by side."""
     from kan_diffusion.files import require_writable
@@ -912,9 +897,9 @@ def report(
     if len(runs) == 1 and (runs[0] / "study.yaml").exists():
         (run,) = runs
         again = shlex.join(["kan-diffusion", "compare", str(run / "study.yaml"), "--out", str(run)])
-        contents = report_contents(load_study(run, verify=not unverified), again)
+        contents = report_contents(load_study(run), again)
     else:
-        contents = runs_contents(read_runs(runs, verify=not unverified), _command())
+        contents = runs_contents(read_runs(runs), _command())
     TextConsole().say(f"Report: {write_report(contents, folder)}")
 
 

@@ -15,7 +15,7 @@ from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 __all__ = [
     "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules",
     "Out", "Overwrite", "Params", "Processes", "Quick", "Run", "SamplerSteps", "Steps",
-    "Unverified", "What", "Workers", "option",
+    "What", "Workers", "option",
 ]  # fmt: skip
 
 
@@ -57,9 +57,6 @@ Modules = Annotated[
         name="--import",
         callback=_import,
     ),
-]
-Unverified = Annotated[
-    bool, option("Read files that have changed since the run wrote them.", name="--unverified")
 ]
 Quick = Annotated[
     bool,

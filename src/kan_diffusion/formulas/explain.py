@@ -442,7 +442,7 @@ def stages_in(out: Path) -> list[Path]:
     """
     found = []
     for name in STAGES:
-        trial = load_trial(_place(out, name), verify=False)
+        trial = load_trial(_place(out, name))
         if trial is not None and trial.config.model.name.endswith(f", {name}"):
             found.append(trial.folder)
     return found
@@ -593,7 +593,6 @@ def explain_run(
     *,
     command: str = "",
     on_progress: PhaseProgress | None = None,
-    verify: bool = True,
 ) -> tuple[Explanation, Explained]:
     """Explains a finished run and writes everything but the figures.
 
@@ -604,14 +603,13 @@ def explain_run(
         command: Command that makes this explanation again.
         on_progress: Called at every step of the phases of :func:`explain_denoiser`, "judging"
             and "looking".
-        verify: Whether to refuse files of the run that have changed since they were written.
 
     Raises:
         RunFolderError: There is no finished run, or the folder cannot be written.
         KanDiffusionError: The denoiser cannot be taken apart.
     """
     options, say = options or ExplainOptions(), on_progress or tell_nobody
-    config, pipeline = load_point_run(run, verify=verify)
+    config, pipeline = load_point_run(run)
     if (reason := no_edges(pipeline.denoiser)) is not None:
         raise KanDiffusionError(f"'{run}' is of family '{config.model.family}': {reason}")
     process = config.process

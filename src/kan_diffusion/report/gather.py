@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from pydantic import TypeAdapter
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import load_dataset, require_recorded
-from kan_diffusion.files import read_as
 from kan_diffusion.processes import signal_warning
 from kan_diffusion.report.contents import (
     CURVE_COLUMNS,
@@ -21,15 +19,14 @@ from kan_diffusion.report.contents import (
 )
 from kan_diffusion.report.views import view_of
 from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.folder import TrialResult, load_curves
+from kan_diffusion.study.environment import environment, read_environment
+from kan_diffusion.study.folder import STUDY, TrialResult, load_curves
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
 from kan_diffusion.study.results.wording import capitalised, listed
-from kan_diffusion.study.run import StudyResults, environment
+from kan_diffusion.study.run import StudyResults
 
 __all__ = ["report_contents", "runs_contents"]
-
-_ENVIRONMENT = TypeAdapter(dict[str, str])
 
 
 def _curve(trial: TrialResult, label: str) -> pd.DataFrame:
@@ -54,10 +51,7 @@ def _placed(
 
 def _environment(folder: Path) -> dict[str, str]:
     """Reads the environment in which the study was run; this one where none was recorded."""
-    path = folder / "environment.json"
-    if not path.exists():
-        return environment()
-    return read_as(_ENVIRONMENT, path, "a list of versions", "restore it")
+    return read_environment(folder) if (folder / STUDY).exists() else environment()
 
 
 def _settings(config: StudyConfig) -> list[tuple[str, str]]:

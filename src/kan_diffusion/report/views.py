@@ -112,17 +112,16 @@ class JudgedPage:
     sentences: Sequence[str]
 
 
-def mover_of_run(run: Path, *, verify: bool = True) -> Mover:
+def mover_of_run(run: Path) -> Mover:
     """Reads a finished run, to be drawn.
 
     Args:
         run: The run's folder.
-        verify: Whether to refuse files that have changed since they were written.
 
     Raises:
         RunFolderError: There is no such run.
     """
-    config, pipeline = load_run(run, verify=verify)
+    config, pipeline = load_run(run)
     made, usual = config.model, config.sampling.guidance
     return Mover(made.name, made.family, pipeline, config.process, config.data, usual, str(run))
 
@@ -230,7 +229,6 @@ class View:
         data: str | None,
         out: Path | None,
         *,
-        verify: bool = True,
         on_progress: Callable[[str, str, float], None] | None = None,
     ) -> JudgedPage | None:
         """Judges samples of a run one by one, and writes a page about them.
@@ -239,7 +237,6 @@ class View:
             run: The run's folder.
             data: What to judge with; the run's own data when None.
             out: The page; one in the run's folder when None.
-            verify: Whether to refuse files that have changed since they were written.
             on_progress: Takes the phase, what was just done in it, and the share that is done.
 
         Returns:

@@ -8,7 +8,8 @@ read) and ``trial.json`` (the configuration, the row of results and the excess b
 ``trial.json`` is written last: if it exists, the trial is finished and is not run again. While a
 trial runs, its state is in ``checkpoint.safetensors``.
 
-``SHA256SUMS`` lists the digests of all these files; a file that changed afterwards is refused.
+``trial.json`` holds the digests of all these files, and one of itself; a file that changed
+afterwards is refused.
 
 The process that runs a trial holds a lock on its folder (``.lock``), which the operating system
 releases when the process ends, even if it is killed. Each file is written under a temporary name
@@ -24,11 +25,11 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -45,21 +46,19 @@ from kan_diffusion.diffusion.sampling import HALF_SAVED, SamplePipeline, save_pi
 from kan_diffusion.errors import RunFolderError, valid_settings
 from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
-    CHECKSUMS,
+    digest,
     inside,
-    json_bytes,
-    listed_names,
     make_folder,
-    read_json,
     read_parquet,
+    read_sealed,
     remove_file,
     require_file,
     require_free_space,
     require_tensors,
     require_unchanged,
+    sealed_json,
     sync_folder,
     write_bytes,
-    write_checksums,
     write_parquet,
     write_text,
     writing,
@@ -272,12 +271,16 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
 
 
 def _trial_files(folder: Path) -> list[Path]:
-    """Lists the files of a trial: those that its digests name, and before that, its records."""
+    """Lists the files of a trial: those whose digests it has, and before that, its records.
+
+    Raises:
+        RunFolderError: Its ``trial.json`` is damaged.
+    """
     files = _files(folder, (*_FILES, TABLE))
     if (folder / CHECKPOINT).exists():
         return files
-    names = listed_names(folder)
-    return [path for path in files if path.relative_to(folder).as_posix() in names]
+    digests = _content(folder)[1] if (folder / RESULT).exists() else {}
+    return [path for path in files if path.relative_to(folder).as_posix() in digests]
 
 
 def _settle(folder: Path) -> None:
@@ -292,7 +295,7 @@ def _settle(folder: Path) -> None:
     if not new.is_dir():
         return
     with writing(folder):
-        for path in _files(new, (*_FILES, TABLE, CHECKSUMS, RESULT)):
+        for path in _files(new, (*_FILES, TABLE, RESULT)):
             target = inside(folder, str(path.relative_to(new)))
             if path.stat().st_size:
                 target.parent.mkdir(exist_ok=True)
@@ -309,7 +312,7 @@ def keep_trial(
     curves: pd.DataFrame | None = None,
     samples: Tensor | None = None,
 ) -> None:
-    """Writes a finished trial into its folder, with the digests of all files, ``trial.json`` last.
+    """Writes a finished trial into its folder, ``trial.json`` with the digests of all files last.
 
     Args:
         result: The trial.
@@ -327,15 +330,14 @@ def keep_trial(
         write_parquet(folder / CURVES, curves)
     if samples is not None:
         save_points(folder / SAMPLES, samples.float())
-    content = json_bytes(
-        {
-            "config": result.config.model_dump(mode="json"),
-            "row": result.row,
-            "levels": result.levels,
-        }
-    )
-    write_checksums(folder, _files(folder, (*_FILES, TABLE)), {RESULT: content})
-    write_bytes(folder / RESULT, content)
+    content = {
+        "config": result.config.model_dump(mode="json"),
+        "row": result.row,
+        "levels": result.levels,
+    }
+    files = _files(folder, (*_FILES, TABLE))
+    digests = {path.relative_to(folder).as_posix(): digest(path) for path in files}
+    write_bytes(folder / RESULT, sealed_json(content, digests))
 
 
 def _files(folder: Path, patterns: Iterable[str] = _FILES) -> list[Path]:
@@ -348,15 +350,25 @@ def _files(folder: Path, patterns: Iterable[str] = _FILES) -> list[Path]:
     ]
 
 
+def _content(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Reads a trial's ``trial.json`` and the digests in it.
+
+    Raises:
+        RunFolderError: It is damaged.
+    """
+    again, path = f"delete '{folder}' and run again", folder / RESULT
+    return read_sealed(path, "the result of a trial", again, limits.MOST_RESULT_BYTES)
+
+
 def load_trial(
-    folder: Path, expected: TrialConfig | None = None, *, verify: bool = True
+    folder: Path, expected: TrialConfig | None = None, *, but: Collection[str] = ()
 ) -> TrialResult | None:
     """Reads a finished trial; None if the folder holds none.
 
     Args:
         folder: Its folder.
         expected: The trial it should be, if that is known.
-        verify: Whether to refuse files that have changed since they were written.
+        but: Names of files that may have changed.
 
     Raises:
         RunFolderError: The folder's ``trial.json`` is damaged, a file has changed, or the folder
@@ -364,13 +376,10 @@ def load_trial(
         KanDiffusionError: One of its settings is wrong.
     """
     _settle(folder)
-    path = folder / RESULT
+    path, again = folder / RESULT, f"delete '{folder}' and run again"
     if not path.exists():
         return None
-    again = f"delete '{folder}' and run again"
-    if verify:
-        require_unchanged(folder, [path, *_files(folder)], again)
-    content = read_json(path, "the result of a trial", again, limits.MOST_RESULT_BYTES)
+    content, digests = _content(folder)
     try:
         with valid_settings(f"'{path}'"):
             config = TrialConfig.model_validate(content["config"])
@@ -389,28 +398,33 @@ def load_trial(
         raise RunFolderError(
             f"'{folder}' holds another trial ({config.label}); choose another folder, or delete it"
         )
-    return TrialResult(config, row, levels, folder)
+    result = TrialResult(config, row, levels, folder)
+    for file in _files(folder):
+        if (name := file.relative_to(folder).as_posix()) not in digests:
+            raise RunFolderError(f"'{path}' has no digest of '{name}'; move that file, or {again}")
+    kept = digests.items()
+    require_unchanged(folder, {name: value for name, value in kept if name not in but}, again)
+    return result
 
 
-def load_sufficient(folder: Path, asked: TrialConfig, *, verify: bool = True) -> TrialResult | None:
+def load_sufficient(folder: Path, asked: TrialConfig) -> TrialResult | None:
     """Reads a finished trial that was judged with the effort asked for; None if there is none.
 
-    The files of another one are not compared with their digests: it is judged again, and whoever
-    did so before may have been killed between two of these files.
+    Another one is judged again: its samples may differ from their digest, since whoever did so
+    before may have been killed between two files.
 
     Args:
         folder: Its folder.
         asked: The trial it should be.
-        verify: Whether to refuse files that have changed since they were written.
 
     Raises:
         RunFolderError: As of :func:`load_trial`.
         KanDiffusionError: One of its settings is wrong.
     """
-    found = load_trial(folder, asked, verify=False)
-    if found is None or not found.suffices(asked):
+    result = load_trial(folder, asked, but=(SAMPLES,))
+    if result is None or not result.suffices(asked):
         return None
-    return load_trial(folder, asked, verify=True) if verify else found
+    return load_trial(folder, asked)
 
 
 def _require_row(config: TrialConfig, row: Row) -> None:
@@ -531,16 +545,13 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
         RunFolderError: It holds another finished run, or other files, or cannot be cleared.
         TrialTakenError: Another process is running the trial that is to be deleted.
     """
-    # A run whose result was deleted is known by its digests.
-    marks = (RESULT, CHECKPOINT, CHECKSUMS) if fresh else (RESULT, CHECKPOINT)
-    if not holds_run(folder, "run", marks, _SPACE_NEEDED):
+    if not holds_run(folder, "run", (RESULT, CHECKPOINT), _SPACE_NEEDED):
         return
     if fresh:
         with claimed(folder):
             _clear(folder)
         return
-    # Running it compares digests, unless it is to be judged again.
-    finished = load_trial(folder, verify=False)
+    finished = load_trial(folder, but=(SAMPLES,))
     if finished is not None and finished.config.identity != config.identity:
         raise RunFolderError(
             f"'{folder}' holds another run ({finished.config.label}); choose another folder "
@@ -580,7 +591,7 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
 def _clear(folder: Path) -> None:
     """Deletes what a trial wrote into its folder."""
     try:
-        for path in [*_trial_files(folder), *_files(folder, (RESULT, CHECKSUMS, CHECKPOINT))]:
+        for path in [*_trial_files(folder), *_files(folder, (RESULT, CHECKPOINT))]:
             remove_file(path)
         for place in {(folder / name).parent for name in _FILES} - {folder}:
             with suppress(OSError):  # it holds other files, or is not there

@@ -14,10 +14,10 @@ from kan_diffusion.diffusion.sampling import (
 )
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Row, load_trial
+from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Row, TrialResult, load_trial
 from kan_diffusion.study.tasks import require_judge, task_of
 
-__all__ = ["Judged", "evaluate_run", "judged_measure", "load_point_run", "load_run"]
+__all__ = ["Judged", "evaluate_run", "judged_measure", "load_point_run", "load_run", "pipeline_of"]
 
 
 Judged = Literal["excess", "heldout_loss"]
@@ -29,17 +29,16 @@ def judged_measure(oracles: Iterable[object]) -> Judged:
     return "excess" if all(oracle == "exact" for oracle in oracles) else "heldout_loss"
 
 
-def load_run(folder: Path, *, verify: bool = True) -> tuple[TrialConfig, SamplePipeline]:
+def load_run(folder: Path) -> tuple[TrialConfig, SamplePipeline]:
     """Reads a finished run: its configuration and its pipeline, with the sampler of its study.
 
     Args:
         folder: The run's folder.
-        verify: Whether to refuse files that have changed since they were written.
 
     Raises:
         RunFolderError: There is no finished run with a denoiser in the folder.
     """
-    trial = load_trial(folder, verify=verify)
+    trial = load_trial(folder)
     if trial is None:
         remedy = "train one with 'kan-diffusion train'"
         if (folder / STUDY).exists():
@@ -51,32 +50,34 @@ def load_run(folder: Path, *, verify: bool = True) -> tuple[TrialConfig, SampleP
         raise RunFolderError(f"'{folder}' holds no finished run: {remedy}")
     if trial.row["error"] is not None:
         raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
+    return trial.config, pipeline_of(trial)
+
+
+def pipeline_of(trial: TrialResult) -> SamplePipeline:
+    """Reads the pipeline of a finished trial, with the sampler of its study."""
     scheduler = make_scheduler(trial.config.sampling.scheduler, trial.config.process)
     kind = task_of(trial.config.data).pipeline_class
-    return trial.config, kind.from_pretrained(folder, scheduler=scheduler)
+    return kind.from_pretrained(trial.folder, scheduler=scheduler)
 
 
-def load_point_run(
-    folder: Path, *, verify: bool = True
-) -> tuple[TrialConfig, PointDiffusionPipeline]:
+def load_point_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
     """Reads a finished run of points or of a table, as :func:`load_run` does.
 
     Raises:
         RunFolderError: There is no finished run with a denoiser in the folder.
         KanDiffusionError: The samples of its model are no points.
     """
-    config, pipeline = load_run(folder, verify=verify)
+    config, pipeline = load_run(folder)
     return config, task_of(config.data).points(pipeline)
 
 
-def evaluate_run(folder: Path, data: str | None = None, *, verify: bool = True) -> tuple[Row, str]:
+def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
     """Judges a finished run, with the effort of its settings.
 
     Args:
         folder: The run's folder.
         data: A file or a toy to judge it with; the run's own data when None. Of the file it was
             trained on, only the held-out rows are used.
-        verify: Whether to refuse files of the run that have changed since they were written.
 
     Returns:
         The measured row, and one line that says which samples were used.
@@ -85,7 +86,7 @@ def evaluate_run(folder: Path, data: str | None = None, *, verify: bool = True) 
         RunFolderError: The folder holds no finished run.
         DataError: The data cannot be used.
     """
-    config, pipeline = load_run(folder, verify=verify)
+    config, pipeline = load_run(folder)
     task, own = task_of(config.data), config.data
     if data is None:
         require_recorded(own)

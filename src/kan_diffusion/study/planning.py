@@ -17,29 +17,25 @@ from pydantic import FailFast, TypeAdapter
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.files import inside, read_as, require_free_space, write_bytes, write_checksums
+from kan_diffusion.files import inside, read_as, require_free_space, write_bytes
 from kan_diffusion.limits import MOST_JSON_BYTES
 from kan_diffusion.study.calibration import estimate_seconds
 from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.environment import ROWS, write_environment
 from kan_diffusion.study.executors import Executor, TrialEvent
-from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, load_sufficient, load_trial
+from kan_diffusion.study.folder import TRIALS, Row, TrialResult, load_sufficient, load_trial
 from kan_diffusion.study.tasks import task_of
 from kan_diffusion.training.run import BYTES_A_PARAMETER
 
 __all__ = [
     "CHOSEN_SIZES",
-    "ENVIRONMENT",
-    "ROWS",
     "Driver",
     "StudyPlan",
     "finished_trial",
     "read_rows",
     "write_rows",
-    "written_files",
 ]
 
-ENVIRONMENT = "environment.json"
-ROWS = "results.parquet"
 _ALL_ROWS = TypeAdapter(Annotated[list[Row], FailFast()])
 CHOSEN_SIZES = "sizes.json"
 _SECONDS_BETWEEN = 5.0
@@ -75,9 +71,9 @@ class StudyPlan:
         return sorted(todo, key=lambda t: (t.seed, -t.training.steps * self.parameters[t.id]))
 
 
-def finished_trial(folder: Path, trial: TrialConfig, verify: bool) -> TrialResult | None:
+def finished_trial(folder: Path, trial: TrialConfig) -> TrialResult | None:
     """Reads a trial of a study; None where it is not finished, or only judged quickly."""
-    return load_sufficient(inside(folder, TRIALS, trial.id), trial, verify=verify)
+    return load_sufficient(inside(folder, TRIALS, trial.id), trial)
 
 
 def read_rows(folder: Path) -> tuple[dict[str, Row], dict[str, str]]:
@@ -105,8 +101,7 @@ def read_rows(folder: Path) -> tuple[dict[str, Row], dict[str, str]]:
 def write_rows(folder: Path, rows: pd.DataFrame) -> None:
     """Writes the rows of a study's trials, and their digest before them."""
     content = rows.to_parquet(index=False)
-    others = [path for path in written_files(folder) if path.name != ROWS]
-    write_checksums(folder, others, {ROWS: content})
+    write_environment(folder, content)
     write_bytes(folder / ROWS, content)
 
 
@@ -119,7 +114,6 @@ class Driver:
         executor: Executor of the trials.
         on_plan: Called with each plan before its trials run.
         on_event: Called with each event of a trial.
-        verify: Whether to refuse finished trials whose files have changed.
         keep_rows: Whether to write the rows of trials as they finish, and to count a trial without
             a folder as finished if its row was written.
     """
@@ -128,7 +122,6 @@ class Driver:
     executor: Executor
     on_plan: Callable[[StudyPlan], None] | None = None
     on_event: Callable[[TrialEvent], None] | None = None
-    verify: bool = True
     keep_rows: bool = False
 
     def kept(self) -> dict[str, Row]:
@@ -142,7 +135,7 @@ class Driver:
         def read(trial: str) -> Row | None:
             if trial in kept:
                 return kept[trial]
-            result = load_trial(inside(self.folder, TRIALS, trial), verify=self.verify)
+            result = load_trial(inside(self.folder, TRIALS, trial))
             return None if result is None else result.row
 
         return read
@@ -164,7 +157,7 @@ class Driver:
         finished = frozenset(
             trial.id
             for trial in planned
-            if trial.id in kept or finished_trial(self.folder, trial, self.verify) is not None
+            if trial.id in kept or finished_trial(self.folder, trial) is not None
         )
         for trial in planned:
             if trial.id not in finished and _sized(trial) not in counts:
@@ -208,7 +201,7 @@ class Driver:
         num_written = len(rows)
 
         def keep(trial: str) -> None:
-            result = load_trial(inside(self.folder, TRIALS, trial), verify=False)
+            result = load_trial(inside(self.folder, TRIALS, trial))
             assert result is not None
             rows[trial] = result.row
 
@@ -234,9 +227,3 @@ class Driver:
 def _sized(trial: TrialConfig) -> tuple[str, str]:
     """Returns a trial's data set and its model as JSON, which decide its number of parameters."""
     return trial.data.name, trial.model.model_dump_json()
-
-
-def written_files(folder: Path) -> list[Path]:
-    """Lists the existing files of a study, apart from its trials."""
-    names = (STUDY, ENVIRONMENT, CHOSEN_SIZES, ROWS)
-    return [folder / name for name in names if (folder / name).is_file()]

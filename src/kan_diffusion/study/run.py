@@ -12,48 +12,33 @@ example in a fresh clone of a repository that holds only them.
 from __future__ import annotations
 
 import logging
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 
-from kan_diffusion._version import __version__
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.files import require_unchanged, write_checksums, write_json, write_text
+from kan_diffusion.files import write_text
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
+from kan_diffusion.study.environment import read_environment, write_environment
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, claimed, holds_run
 from kan_diffusion.study.planning import (
-    ENVIRONMENT,
     Driver,
     StudyPlan,
     finished_trial,
     read_rows,
     write_rows,
-    written_files,
 )
 from kan_diffusion.study.rehearsal import rehearse
 
-__all__ = ["StudyResults", "environment", "load_study", "require_folder", "run_study"]
+__all__ = ["StudyResults", "load_study", "require_folder", "run_study"]
 
 logger = logging.getLogger(__name__)
 
 _SPACE_A_TRIAL = 1_000_000
-_LIBRARIES = (
-    "torch",
-    "diffusers",
-    "accelerate",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "numba",
-    "pytorch-optimizer",
-)
 
 
 @dataclass(frozen=True)
@@ -73,28 +58,6 @@ class StudyResults:
     trials: tuple[TrialResult, ...]
     failures: dict[str, str]
     rows: pd.DataFrame
-
-
-def environment() -> dict[str, str]:
-    """Lists the versions and the hardware that timings depend on."""
-    versions = {name: metadata.version(name) for name in _LIBRARIES}
-    return {
-        "kan-diffusion": __version__,
-        "python": platform.python_version(),
-        **versions,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": str(os.cpu_count()),
-        "threads a trial": "1",
-    }
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
 
 
 def require_folder(
@@ -141,7 +104,6 @@ def run_study(
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
-    verify: bool = True,
     keep_rows: bool = False,
 ) -> StudyResults:
     """Runs all trials of a study that are not finished yet, and gathers the results.
@@ -153,7 +115,6 @@ def run_study(
             processes of this machine, one per CPU core, when None.
         on_plan: Called with the plan of the trials and its estimated time before they run.
         on_event: Called with each event of a trial.
-        verify: Whether to refuse finished trials whose files have changed.
         keep_rows: Whether to write the rows of trials as they finish, and to count a trial without
             a folder as finished if its row was written. Rows of other seeds, models or budgets stay
             in the file, after those of the study.
@@ -172,7 +133,7 @@ def run_study(
     require_folder(config, folder, len(trials))
     asked = config.to_yaml()
     with open_executor() if executor is None else nullcontext(executor) as runner:
-        driver = Driver(folder, runner, on_plan, on_event, verify, keep_rows)
+        driver = Driver(folder, runner, on_plan, on_event, keep_rows)
         free = any(not budget.size for budget in config.budgets)
         with claimed(folder, asked) if free else nullcontext():
             if free and not (folder / STUDY).exists():  # marks the folder before rehearsals run
@@ -181,11 +142,10 @@ def run_study(
         plan = driver.plan(config)
         with claimed(folder, asked):
             write_text(folder / STUDY, config.to_yaml())
-            write_json(folder / ENVIRONMENT, environment())
-            write_checksums(folder, written_files(folder), {})
+            write_environment(folder)
             failures = driver.run(plan)
             kept = driver.kept()
-            results = _gather(config, folder, failures, verify, kept)
+            results = _gather(config, folder, failures, kept)
             rows, planned = results.rows, {trial.id for trial in plan.trials}
             if others := [row for trial, row in kept.items() if trial not in planned]:
                 rows = pd.DataFrame([*rows.to_dict("records"), *others])
@@ -210,11 +170,10 @@ def _gather(
     config: StudyConfig,
     folder: Path,
     failures: dict[str, str],
-    verify: bool,
     kept: Mapping[str, Row],
 ) -> StudyResults:
     planned = config.trials()
-    results = [finished_trial(folder, trial, verify) for trial in planned]
+    results = [finished_trial(folder, trial) for trial in planned]
     rows: list[Row] = [
         result.row
         if result is not None
@@ -231,13 +190,12 @@ def _gather(
     return StudyResults(config, folder, finished, failures, frame)
 
 
-def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
+def load_study(folder: Path) -> StudyResults:
     """Reads a study back from its run folder.
 
     Args:
         folder: The folder. Finished trials whose folders were not kept are read from the rows in
             its ``results.parquet``.
-        verify: Whether to refuse files that have changed since they were written.
 
     Raises:
         RunFolderError: The folder holds no study, no trial of it is finished, or a file has
@@ -247,10 +205,9 @@ def load_study(folder: Path, *, verify: bool = True) -> StudyResults:
     path = folder / STUDY
     if not path.is_file():
         raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
-    if verify:
-        require_unchanged(folder, written_files(folder), "run the study again")
+    read_environment(folder)  # refuses files that have changed
     kept, failures = read_rows(folder)
-    results = _gather(read_study(path), folder, failures, verify, kept)
+    results = _gather(read_study(path), folder, failures, kept)
     if not results.trials and not kept.keys() & set(results.rows["trial"]):
         if kept and not (folder / TRIALS).exists():  # written by a version with other ids
             return replace(results, rows=pd.DataFrame(list(kept.values())))

@@ -24,14 +24,12 @@ from kan_diffusion.diffusion.sampling import SamplePipeline, even_sampler, make_
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, NonFiniteSamplesError
 from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
 from kan_diffusion.evaluation.metrics import metrics_named
-from kan_diffusion.files import require_unchanged
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import leads
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
-    RESULT,
     REVERSE,
     SAMPLES,
     WEIGHTS,
@@ -44,7 +42,7 @@ from kan_diffusion.study.folder import (
     save_points,
     save_weights,
 )
-from kan_diffusion.study.measure import load_run
+from kan_diffusion.study.measure import pipeline_of
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
 from kan_diffusion.training import (
     Callback,
@@ -189,7 +187,6 @@ def run_trial(
     device: str = "auto",
     on_progress: ProgressCallback | None = None,
     log_folder: Path | None = None,
-    verify: bool = True,
 ) -> TrialResult:
     """Runs a trial, resumes it from its checkpoint, or reads it if it is finished.
 
@@ -199,7 +196,6 @@ def run_trial(
         device: Device to train and sample on.
         on_progress: Called with the number of finished steps and the loss.
         log_folder: Folder for TensorBoard's event files.
-        verify: Whether to refuse files of a finished trial that have changed.
 
     Returns:
         The finished trial. If several processes train one model, only the first one measures it. A
@@ -212,24 +208,21 @@ def run_trial(
         TrialTakenError: Another process is running it.
         KanDiffusionError: The model cannot be built.
     """
-    if (finished := load_sufficient(folder, config, verify=verify)) is not None:
+    if (finished := load_sufficient(folder, config)) is not None:
         return finished
     with claimed(folder) if leads() else nullcontext():
         # Another process may have finished it by now.
-        if (finished := load_sufficient(folder, config, verify=verify)) is not None:
+        if (finished := load_sufficient(folder, config)) is not None:
             return finished
-        if (finished := load_trial(folder, config, verify=False)) is None:
-            return _run_claimed(config, folder, device, on_progress, log_folder)
-        if verify:  # what it trained, whatever became of its judgement
-            again = f"delete '{folder}' and run again"
-            require_unchanged(folder, (), again, but=(SAMPLES, RESULT))
-        return _judge_again(config, finished, device)
+        if (finished := load_trial(folder, config, but=(SAMPLES,))) is not None:
+            return _judge_again(config, finished, device)
+        return _run_claimed(config, folder, device, on_progress, log_folder)
 
 
 def _judge_again(config: TrialConfig, finished: TrialResult, device: str) -> TrialResult:
     """Judges a trained model with the effort that is asked for now."""
     dataset = load_dataset(config.data, config.study_seed, config.seed)
-    _, pipeline = load_run(finished.folder, verify=False)
+    pipeline = pipeline_of(finished)
     pipeline.to(resolve_device(device))
     shared = _reference_of(config, dataset)
     measured: Row

@@ -45,11 +45,12 @@ from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import SIZES
 from kan_diffusion.study.config import ModelConfig, StudyConfig
+from kan_diffusion.study.environment import ROWS, write_environment
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, Row, claimed
-from kan_diffusion.study.planning import ENVIRONMENT, ROWS, Driver, StudyPlan
+from kan_diffusion.study.planning import Driver, StudyPlan
 from kan_diffusion.study.rehearsal import judged, mean_log, unreported
-from kan_diffusion.study.run import environment, require_folder
+from kan_diffusion.study.run import require_folder
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
 
 if TYPE_CHECKING:
@@ -125,7 +126,6 @@ def tune(
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
-    verify: bool = True,
     keep_rows: bool = False,
 ) -> Tuned:
     """Searches the settings of every model of a study.
@@ -141,7 +141,6 @@ def tune(
         executor: Executor of the trainings; processes of this machine when None.
         on_plan: Called with the plan of each round's trials before they run.
         on_event: Called with each event of a trial.
-        verify: Whether to refuse finished trainings whose files have changed.
         keep_rows: Whether to write the rows of trials into ``results.parquet`` as they finish, and
             to skip trials whose row is there.
 
@@ -168,9 +167,9 @@ def tune(
         claimed(folder, config.to_yaml()),
         open_executor() if executor is None else nullcontext(executor) as runner,
     ):
-        driver = Driver(folder, runner, on_plan, on_event, verify, keep_rows)
+        driver = Driver(folder, runner, on_plan, on_event, keep_rows)
         write_text(folder / STUDY, config.to_yaml())
-        write_json(folder / ENVIRONMENT, environment())
+        write_environment(folder)
         searches = _open_searches(config, folder, storage, shared)
         while running := [search for search in searches if search.begin(tries)]:
             _run_round(config, running, driver)

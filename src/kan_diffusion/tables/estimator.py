@@ -386,7 +386,7 @@ class DiffusionEstimator(BaseEstimator):
         config, pipeline = load_run(Path(folder))
         if not isinstance(pipeline, TableDiffusionPipeline):
             raise RunFolderError(f"'{folder}' is no model of a table; give a run of one")
-        trial, curves = load_trial(Path(folder), verify=False), load_curves(Path(folder))
+        trial, curves = load_trial(Path(folder)), load_curves(Path(folder))
         assert trial is not None
         parts = (config.model, config.training, config.data)
         given = {name: value for part in parts for name, value in dict(part).items()}

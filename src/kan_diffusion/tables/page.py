@@ -81,7 +81,6 @@ class TableView(View):
         data: str | None,
         out: Path | None,
         *,
-        verify: bool = True,
         on_progress: Callable[[str, str, float], None] | None = None,
     ) -> JudgedPage:
         """Judges drawn rows beside real ones, see :meth:`.View.page`.
@@ -91,7 +90,7 @@ class TableView(View):
         """
         if on_progress is not None:
             on_progress("rows", "drawing and judging", 0.0)
-        config, pipeline = load_run(run, verify=verify)
+        config, pipeline = load_run(run)
         own, seeds = config.data, (config.study_seed, config.seed)
         assert isinstance(pipeline, TableDiffusionPipeline)
         assert isinstance(own, FileData | TableData)

@@ -10,13 +10,13 @@ import pytest
 import verdict
 from helpers import refused
 from kan_diffusion.denoisers.families import get_family
-from kan_diffusion.files import write_checksums, write_parquet
+from kan_diffusion.files import write_parquet
 from kan_diffusion.report.tables import format_number
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import Interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
-from make import EVALUATION, study
+from make import EVALUATION, reseal, study
 from one_by_one import OneByOne
 
 KAN = get_family(verdict.KAN).title
@@ -86,7 +86,7 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(tmp_path, mon
     # Of a study that has only begun the trials are counted, and nothing is said yet.
     kept = results / "study" / "results.parquet"
     write_parquet(kept, pd.read_parquet(kept)[:1])
-    write_checksums(kept.parent, kept.parent.glob("*.*"), {})
+    reseal(kept.parent)
     verdict.write_results(parts, results, page)
     assert "\nSo far 1 of " in page.read_text()
     assert "### At" not in page.read_text()

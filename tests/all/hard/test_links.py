@@ -15,15 +15,15 @@ COMMANDS = {
     TRAIN: ("readable", PARTS),
     f"{TRAIN} --fresh --tensorboard":
         ("readable", (*PARTS, "tensorboard", "tensorboard/tensorboard", ".lock")),
-    "sample run --num 5 --out drawn.csv --unverified": ("readable", PARTS[:1]),
+    "sample run --num 5 --out drawn.csv": ("readable", PARTS[:1]),
     "evaluate run": ("readable", PARTS),
-    f"{EXPLAIN} --unverified": ("readable", (*PARTS, "explanation/figures")),
-    EXPLAIN: ("readable", ("explanation", "explanation/simplified")),
+    EXPLAIN:
+        ("readable", (*PARTS, "explanation", "explanation/simplified", "explanation/figures")),
     "report run": ("readable", (*PARTS, "figures")),
     "impute run people.csv --out filled.csv": ("table", PARTS[:1]),
     "compare study.yaml --out run":
         ("study", ("trials", "trials/*", "trials/*/denoiser", "figures")),
-    "report run --unverified": ("study", ("trials", "trials/*", "trials/*/reverse", "figures")),
+    "report ./run": ("study", ("trials", "trials/*", "trials/*/reverse", "figures")),
     "tune moons --families mlp --tries 1 --budget 600 --steps 2 --out run":
         ("", ("trials", "tuning.db")),
 }  # fmt: skip

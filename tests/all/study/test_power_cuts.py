@@ -39,7 +39,7 @@ def _files(root):
 
 def _content(root, below="."):
     """All that is left for good, but what a clock decides; a checkpoint may be left over."""
-    others = (RESULT, "SHA256SUMS", CHECKPOINT, "results.parquet")
+    others = (RESULT, CHECKPOINT, "environment.json", "results.parquet")
     files = {name: file for name, file in _files(root).items() if name.is_relative_to(below)}
     kept = {name: file for name, file in files.items() if name.name not in others}
     return trial_content(root / NAME), kept, {name.name for name in files} - {CHECKPOINT}

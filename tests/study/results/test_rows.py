@@ -18,6 +18,7 @@ from kan_diffusion.study.results.rows import Results, read_results, read_runs
 from kan_diffusion.study.results.verdicts import decide
 from kan_diffusion.study.results.wording import say
 from kan_diffusion.study.trial import run_trial
+from make import reseal
 from runs import copied
 
 SMALL = EvaluationConfig(num_noised=100, num_samples=50, num_drawn=20, moments=(), effort="quick")
@@ -109,8 +110,12 @@ def test_the_results_of_a_folder_are_read_or_refused(tmp_path):
     with refused(r"no study\.yaml", RunFolderError):
         read_results(tmp_path)
     shutil.copy(committed / "study.yaml", tmp_path)
+    with refused(r"environment\.json' is not a list of versions .*; run the study", RunFolderError):
+        read_results(tmp_path)
+    shutil.copy(committed / "environment.json", tmp_path)
+    reseal(tmp_path)
     with refused("no trial of the study in .* is finished", RunFolderError):
-        read_results(tmp_path, verify=False)
+        read_results(tmp_path)
 
 
 def test_models_and_seeds_of_runs_make_a_study(train):

@@ -204,15 +204,13 @@ def _settings(table: pd.DataFrame) -> list[Setting]:
     ]
 
 
-def read_results(folder: Path, *, verify: bool = True) -> Results:
+def read_results(folder: Path) -> Results:
     """Reads the results of a study from its folder; arguments and errors as for `load_study`."""
-    study = load_study(folder, verify=verify)
+    study = load_study(folder)
     return Results.of(study.rows, study.config.evaluation.metrics, study.config.data)
 
 
-def read_runs(
-    folders: Sequence[Path], title: str | None = None, *, verify: bool = True
-) -> StudyResults:
+def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults:
     """Reads finished runs as the results of a study.
 
     Runs of one model that were trained alike with different seeds belong together, whether the
@@ -222,14 +220,13 @@ def read_runs(
     Args:
         folders: Folders of the runs, at least one.
         title: Title of the study; by default it says what the runs are.
-        verify: Whether to refuse files that have changed since they were written.
 
     Raises:
         RunFolderError: A folder holds no finished run.
         KanDiffusionError: The runs were not judged alike, or two of them have the same data, model
             and seed.
     """
-    trials = [_read(folder, verify) for folder in folders]
+    trials = [_read(folder) for folder in folders]
     for trial in trials[1:]:
         _require_alike(trials[0], trial)
     first = trials[0].config
@@ -256,8 +253,8 @@ def read_runs(
     return StudyResults(config, trials[0].folder, tuple(trials), {}, rows)
 
 
-def _read(folder: Path, verify: bool) -> TrialResult:
-    trial = load_trial(folder, verify=verify)
+def _read(folder: Path) -> TrialResult:
+    trial = load_trial(folder)
     if trial is None:
         what = "a study, and of several folders each must be a run: give some of its trials"
         if not (folder / STUDY).exists():
