@@ -1,39 +1,29 @@
 """The verdict on KANs and MLPs as denoisers: ``make verdict``, or ``python benchmarks/verdict.py``.
 
-The parts run one after another, each in a folder of ``results/verdict``: searches for settings with
-equal effort, and studies with the settings that the searches found. Rows are written as trials
-finish (``results.parquet``), so trials whose rows are committed are never trained again: on another
-machine the same command continues from them. Then the tables and figures of the results are written
-into ``docs/verdict.md``, below the plan; no number there is typed by hand.
+Each part has a folder of ``results/verdict`` with its study and its rows: searches for settings
+with equal effort, and studies with the settings that the searches found. Their tables and figures
+are written into ``docs/verdict.md``, below the plan; no number there is typed by hand, and nothing
+is trained.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.cli.progress import show_study_progress
-from kan_diffusion.data.sources import load_dataset
-from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import write_bytes, write_text
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.report import ReportContents, charts
 from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.tables import format_half_width, format_interval, format_number, format_p
-from kan_diffusion.study.budgets import SIZES, Budget
-from kan_diffusion.study.calibration import estimate_seconds
-from kan_diffusion.study.config import StudyConfig, TrialConfig, read_preset, read_study
-from kan_diffusion.study.executors import Executor, default_workers, open_executor
 from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import Interval, mean_interval
 from kan_diffusion.study.results.verdicts import (
@@ -46,27 +36,18 @@ from kan_diffusion.study.results.verdicts import (
     lead,
 )
 from kan_diffusion.study.results.wording import listed, overall, say_lead
-from kan_diffusion.study.run import run_study
-from kan_diffusion.study.tasks import task_of
-from kan_diffusion.study.tuning import apply_tuned, read_tuned, tune
 
-__all__ = ["PARTS", "Part", "judge_target", "run_parts", "write_results"]
+__all__ = ["PARTS", "Part", "judge_target", "write_results"]
 
 KAN = "kan"
 """The family that the target is about."""
 
-TRIES = 24
-TRIES_AT_TIME = 32
-BATCH_SIZES = (256, 512, 1024, 2048, 4096, 8192)
-OPTIMIZERS = ("adam", "soap")
-TUNED_ON = ("checkerboard", "two-spirals", "mixture-8d")
 
 BETTER_ON, MEDIAN, MOONSHOT = 9, 0.8, 0.7
 """The target: how many of the 13 exact data sets, and bounds of the median ratio."""
 
 RESULTS = Path("results/verdict")
 PAGE = Path("docs/verdict.md")
-_PLAN = "<!-- hours: written by `make verdict ARGS=--plan` -->\n", "<!-- end of hours -->\n"
 _FOUND = "<!-- results: written by `make verdict` -->\n", "<!-- end of results -->\n"
 
 
@@ -76,194 +57,29 @@ class Part:
 
     Attributes:
         name: Name of its folder.
-        preset: The built-in study that it runs.
-        tuned: The part that finds the settings of its models; None for a search.
+        tuned: The part that found the settings of its models; None for a search.
         title: Its title in tables.
-        batch_sizes: Samples per step that a search chooses from; none for those of the study.
-        rehearsed: Whether sizes at equal time are rehearsed, not taken from the search.
     """
 
     name: str
-    preset: str
     tuned: str | None
     title: str
-    batch_sizes: tuple[int, ...] = ()
-    rehearsed: bool = False
-
-    @property
-    def tries(self) -> int:
-        """Tries of each family in a search; equal for all of them."""
-        return TRIES_AT_TIME if self.batch_sizes else TRIES
-
-    def study(self, results: Path) -> StudyConfig:
-        """The study with the tuned settings; once it has begun, the study as it was saved then.
-
-        Raises:
-            KanDiffusionError: The settings have not been found yet.
-        """
-        begun = results / self.name / "study.yaml"
-        if self.tuned is not None and begun.exists():
-            return read_study(begun)
-        study = read_preset(self.preset)
-        if self.tuned is None:
-            return study.with_data(TUNED_ON)
-        found = apply_tuned(study, read_tuned(results / self.tuned / "tuned.json"))
-        # Settings that define a variant override those tuned for its family.
-        models = [
-            model.model_copy(
-                update={
-                    "settings": {**model.settings, **own.settings},
-                    "params": own.params if self.rehearsed else model.params,
-                }
-            )
-            for model, own in zip(found.models, study.models, strict=True)
-        ]
-        return _buildable(found.model_copy(update={"models": tuple(models)}).pinned())
-
-
-def _buildable(study: StudyConfig) -> StudyConfig:
-    """Removes models from budgets whose size they cannot meet.
-
-    Budgets of time stay as they are: their sizes are chosen among those that can be built.
-    """
-    datasets = {data.name: load_dataset(data, study.seed, 0) for data in study.data}
-    budgets: list[Budget] = []
-    for budget in study.budgets:
-        if budget.match == "time":
-            budgets.append(budget)
-            continue
-        fitting: dict[str, list[str]] = {}
-        for trial in study.model_copy(update={"seeds": 1, "budgets": (budget,)}).trials():
-            with suppress(KanDiffusionError):
-                task_of(trial.data).build(trial, datasets[trial.data.name])
-                fitting.setdefault(trial.data.name, []).append(trial.model.name)
-        for models, group in groupby(fitting.items(), lambda pair: pair[1]):
-            names = tuple(name for name, _ in group)
-            budgets.append(budget.model_copy(update={"data": names, "models": tuple(models)}))
-    return study.model_copy(update={"budgets": tuple(budgets)})
 
 
 AGAIN = "equal time, again: 13 data sets"
 """Title of the part whose settings were searched at the budget of time."""
 
 PARTS = (
-    Part("tuning", "verdict", None, "search at 2,300 parameters"),
-    Part(
-        "study",
-        "verdict",
-        "tuning",
-        "17 data sets; equal operations and time on six",
-        rehearsed=True,
-    ),
-    Part("ablation", "verdict-ablation", "tuning", "the ablation"),
-    Part("tuning-22000", "verdict-22000", None, "search at 22,000 parameters"),
-    Part("study-22000", "verdict-22000", "tuning-22000", "22,000 parameters, six data sets"),
-    Part("time/tuning", "verdict-time", None, "search at 8 s of training", BATCH_SIZES),
-    Part("time/study", "verdict-time", "time/tuning", AGAIN),
-    Part("time/first", "verdict-time-first", "tuning", "equal time, the first settings again"),
-    Part(
-        "time/study-60",
-        "verdict-time-60",
-        "time/tuning",
-        "equal time, ample: 60 s on six data sets",
-        rehearsed=True,
-    ),
+    Part("tuning", None, "search at 2,300 parameters"),
+    Part("study", "tuning", "17 data sets; equal operations and time on six"),
+    Part("ablation", "tuning", "the ablation"),
+    Part("tuning-22000", None, "search at 22,000 parameters"),
+    Part("study-22000", "tuning-22000", "22,000 parameters, six data sets"),
+    Part("time/tuning", None, "search at 8 s of training"),
+    Part("time/study", "time/tuning", AGAIN),
+    Part("time/first", "tuning", "equal time, the first settings again"),
+    Part("time/study-60", "time/tuning", "equal time, ample: 60 s on six data sets"),
 )
-
-
-def run_parts(parts: Sequence[Part], results: Path, executor: Executor) -> None:
-    """Runs the unfinished trials of some parts, in order.
-
-    Raises:
-        KanDiffusionError: A trial could not be run, or settings are missing.
-    """
-    for part in parts:
-        folder, study = results / part.name, part.study(results)
-        with show_study_progress(part.title) as progress:
-            if part.tuned is None:
-                if not (folder / "tuned.json").exists():
-                    tune(
-                        study, folder, tries=part.tries, optimizers=OPTIMIZERS,
-                        batch_sizes=part.batch_sizes, executor=executor,
-                        on_plan=progress.start, on_event=progress.move, keep_rows=True,
-                    )  # fmt: skip
-                continue
-            done = run_study(
-                study, folder, executor=executor, on_plan=progress.start, on_event=progress.move,
-                keep_rows=True,
-            )  # fmt: skip
-        for trial, reason in done.failures.items():
-            raise KanDiffusionError(f"trial {trial} of {folder} could not be run: {reason}")
-
-
-# --- the plan ---------------------------------------------------------------------------------
-
-
-def _planned(part: Part, results: Path) -> tuple[list[TrialConfig], int]:
-    """Returns the trials of a part and how often a list of that length runs: once, or per try."""
-    searched = next(p for p in PARTS if p.name == (part.tuned or part.name))
-    known = (results / searched.name / "tuned.json").exists()
-    study = part.study(results) if known or part.tuned is None else read_preset(part.preset)
-    if part.tuned is None:
-        study = study.model_copy(update={"seeds": 1, "budgets": study.budgets[:1]})
-    return study.trials(), part.tries if part.tuned is None else 1
-
-
-def plan_table(parts: Sequence[Part], results: Path, workers: int) -> str:
-    """Counts trials and estimates hours, a line for each budget of each part, in Markdown."""
-    lines, whole, all_trials = [], 0.0, 0
-    for part in parts:
-        trials, times = _planned(part, results)
-        of_budget = sorted(trials, key=lambda t: (str(t.match), t.budget or 0.0))
-        for _, group in groupby(of_budget, lambda t: (t.match, t.budget)):
-            own = list(group)
-            first = own[0]
-            amount = Setting(first.data.name, first.match, first.budget).amount
-            hours = times * _seconds(own, workers) / 3600
-            if first.match == "time" and part.rehearsed:
-                pairs = {(_data(trial), _model(trial)) for trial in own}
-                tried = len(SIZES) * len(pairs)
-                seconds = tried * (first.budget or 0.0) / workers
-                lines.append(
-                    (
-                        "search for sizes", amount, str(len({data for data, _ in pairs})),
-                        str(len({model for _, model in pairs})), f"{len(SIZES)} sizes", str(tried),
-                        f"{seconds / 3600:.2f}",
-                    )
-                )  # fmt: skip
-                whole, all_trials = whole + seconds / 3600, all_trials + tried
-            whole, all_trials = whole + hours, all_trials + times * len(own)
-            counts = [len({key(t) for t in own}) for key in (_data, _model)]
-            seeds = (
-                f"{times} tries" if part.tuned is None else f"{len({t.seed for t in own})} seeds"
-            )
-            lines.append(
-                (
-                    part.title,
-                    amount,
-                    *map(str, counts),
-                    seeds,
-                    f"{times * len(own):,}",
-                    f"{hours:.2f}",
-                )
-            )
-    heads = ("part", "equal", "data sets", "families", "each", "trials", "hours")
-    return _table(heads, [*lines, ("all", "", "", "", "", f"{all_trials:,}", f"{whole:.1f}")])
-
-
-def _data(trial: TrialConfig) -> str:
-    return trial.data.name
-
-
-def _model(trial: TrialConfig) -> str:
-    return trial.model.name
-
-
-def _seconds(trials: Sequence[TrialConfig], workers: int) -> float:
-    """Estimates wall-clock seconds of trials; for a budget of time they follow from the budget."""
-    if trials[0].match != "time":
-        return estimate_seconds(trials, workers)
-    return sum(trial.budget or 0.0 for trial in trials) / workers
 
 
 # --- the results ------------------------------------------------------------------------------
@@ -659,25 +475,7 @@ def _fill(page: Path, marks: tuple[str, str], text: str) -> None:
 
 
 def main() -> None:
-    """Runs the unfinished parts of the verdict and writes its results."""
-    parser = argparse.ArgumentParser(prog="make verdict", description=main.__doc__)
-    parser.add_argument("--plan", action="store_true", help="count trials and hours, train nothing")
-    parser.add_argument("--page", action="store_true", help="write the results there are, alone")
-    parser.add_argument("--parts", help=f"some of {', '.join(part.name for part in PARTS)}")
-    parser.add_argument("--workers", type=int, help="trials side by side (one for each core)")
-    given = parser.parse_args()
-    known = [part.name for part in PARTS]
-    names = given.parts.split(",") if given.parts else known
-    for name in names:
-        require_known("part of the verdict", name, known)
-    parts = [part for part in PARTS if part.name in names]
-    workers = given.workers or default_workers("cpu")
-    if given.plan:
-        _fill(PAGE, _PLAN, f"\n{plan_table(parts, RESULTS, workers)}\n")
-        return
-    if not given.page:
-        with open_executor(workers=workers, device="cpu") as executor:
-            run_parts(parts, RESULTS, executor)
+    """Writes the results of the verdict into its page."""
     write_results(PARTS, RESULTS, PAGE)
     print(f"Verdict: {PAGE}")
 

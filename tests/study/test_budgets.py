@@ -3,7 +3,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from kan_diffusion.study.calibration import estimate_seconds, step_seconds
 from kan_diffusion.study.trial import run_trial
 from kan_diffusion.training import run as training
 from make import EVALUATION, study
@@ -72,32 +71,3 @@ def test_budgets_may_be_for_some_data_and_models_only():
 def test_budgets_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         _study(**changes)
-
-
-def test_an_estimate_grows_with_what_is_to_be_done(monkeypatch):
-    one_model = _study(models=[{"family": "mlp", "hidden": [4]}], training={"patience": 0.5})
-    one_model = one_model.with_data(["moons"])
-    assert step_seconds(one_model.trials()[0], rounds=1, steps=5) > 0
-
-    def made_up(trial, *_):
-        return 1e-7 * (trial.model.params or 1000)
-
-    monkeypatch.setattr("kan_diffusion.study.calibration.step_seconds", made_up)
-    small = _study(budgets=[{"amount": 600}]).with_data(["moons"])
-    trials = small.trials()
-    assert estimate_seconds([], 2) == 0
-    one, many = (estimate_seconds(trials[:num], 1) for num in (1, 4))
-    assert 0 < one < many
-    assert estimate_seconds(small.with_length(steps=10**6).trials(), 1) > 2 * many
-    budgets, unsampled = [{"match": "time", "amount": 100, "params": 600}], {"num_samples": 0}
-    timed = _study(budgets=budgets, evaluation=unsampled).trials()
-    assert estimate_seconds(timed, 4) - estimate_seconds(timed, 8) == pytest.approx(100, rel=0.01)
-    digits = {
-        "data": [{"pictures": "digits"}],
-        "models": [{"family": "dit", "params": 100_000, "depth": 1}],
-    }
-    drawn, trained = (
-        estimate_seconds(_study(**digits, evaluation={"num_samples": num}).trials()[:1], 1)
-        for num in (4_000, 0)
-    )
-    assert drawn > trained

@@ -9,7 +9,6 @@ from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.tasks import task_of
 from kan_diffusion.tables.sources import FileData
-from kan_diffusion.training import TrainingConfig
 from make import denoiser, suggested
 
 
@@ -54,16 +53,15 @@ def test_a_model_may_be_the_budget():
         assert (trial.match, trial.budget) == ("flops", budget.amount)
 
 
-def test_a_models_training_time_may_be_the_budget(monkeypatch, caplog):
-    monkeypatch.setattr("kan_diffusion.study.named.step_seconds", lambda trial: 0.002)
-    (budget,) = study_for("moons", match="time", budget="mlp:8-8", families=["mlp"]).budgets
-    assert budget.match == "time"
-    assert budget.amount == 0.002 * TrainingConfig().steps
-    assert budget.params is None  # the size is free
-    # Another measurement would be another budget, whose trials all begin anew.
-    assert caplog.messages[0].endswith(f"give --budget {budget.amount}")
-    (sized,) = study_for("moons", 2300, match="time", budget="6", families=["mlp"]).budgets
-    assert (sized.amount, sized.params) == (6, 2300)
+def test_a_budget_of_time_is_a_number_of_seconds_and_may_leave_the_size_open():
+    study = study_for("moons", match="time", budget="6", families=["mlp"])
+    (budget,) = study.budgets
+    assert (budget.match, budget.amount, budget.params) == ("time", 6, None)
+    assert {trial.model.params for trial in study.trials()} == {2300}
+    (sized,) = study_for("moons", 600, match="time", budget="6", families=["mlp"]).budgets
+    assert (sized.amount, sized.params) == (6, 600)
+    with refused("'mlp:8-8' is a model, and a budget of time is a number of seconds"):
+        study_for("moons", match="time", budget="mlp:8-8", families=["mlp"])
 
 
 def test_a_file_is_pinned_and_half_of_it_held_out_unless_told(points):

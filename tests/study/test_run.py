@@ -113,7 +113,6 @@ def test_a_study_may_grow(undisturbed, tmp_path, executor):
     (plan,) = plans
     assert len(plan.trials) == 6
     assert {trial.seed for trial in plan.to_run} == {1}
-    assert plan.seconds > 0
     assert {event.trial for event in events if event.finished} == {t.id for t in plan.to_run}
 
 

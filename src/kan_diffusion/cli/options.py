@@ -108,7 +108,7 @@ Params = Annotated[
     int | None,
     option(
         "Parameters of each model.",
-        "2300; with --match time what serves it best; for pictures as suits them",
+        "2300; for pictures as suits them",
         within=(1, MOST_PARAMETERS),
     ),
 ]

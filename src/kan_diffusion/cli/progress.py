@@ -43,13 +43,6 @@ def known_floor(data: Source, process: Process) -> float | None:
     return floor(draw_noised_points(load_dataset(data), process, 4000, generator), process)
 
 
-def _in_words(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{max(seconds, 1):.0f} s"
-
-
 class StudyProgress:
     """Progress of a study with the time left.
 
@@ -78,11 +71,9 @@ class StudyProgress:
                 "again; after a change of code give another --out",
                 soft_wrap=True,
             )
-        if plan.seconds is not None and plan.to_run:
+        if plan.to_run:
             self._bars.console.print(
-                f"{len(plan.to_run)} trials to run, {plan.workers} at a time: about "
-                f"{_in_words(plan.seconds)}",
-                soft_wrap=True,
+                f"{len(plan.to_run)} trials to run, {plan.workers} at a time", soft_wrap=True
             )
         self._trials |= {trial.id: trial for trial in plan.trials}
         self._num_finished += len(plan.finished)

@@ -69,11 +69,6 @@ _CLASS_GUIDANCE, _PROMPT_GUIDANCE = 2.0, 4.0
 _LONGEST_NAME, _MOST_ACROSS = 60, 16
 """Letters of a file's name, and pictures in a row of a contact sheet."""
 
-_STEPS_A_DRAW = 2 * 5 / 3
-"""Training steps that take as long as a sampler's step on as many pictures. The sampler evaluates
-the network twice, with guidance four times; pictures are drawn once without guidance and for two
-requests with it. An evaluation takes a third of a training step."""
-
 
 class PictureTask(Task):
     """The task of pictures."""
@@ -177,11 +172,6 @@ class PictureTask(Task):
             return {}, None
         drawing = _known(PictureDiffusionPipeline, pipeline)
         return score_pictures(config, _known(PictureDataset, dataset), drawing)
-
-    def judging_seconds(self, trial: TrialConfig, step: Callable[[], float]) -> float:
-        """Estimates how long drawing pictures takes."""
-        draws = trial.judging.num_samples * trial.sampling.steps * _STEPS_A_DRAW
-        return draws / trial.training.batch_size * step()
 
     def to_show(
         self, pipeline: SamplePipeline, dataset: Dataset, num: int, guidance: float

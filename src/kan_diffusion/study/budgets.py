@@ -7,8 +7,8 @@
 
 The widths of the hidden layers are chosen to meet the first two within 2 %. A budget of time is
 met by the number of steps, which each trial determines by its own clock. The size of a model is
-then given with the budget, or the best of :data:`SIZES` is chosen for it (:mod:`.rehearsal`). The
-row of a trial says what it really used.
+then given with the budget, found by a search (:mod:`.tuning`), or :data:`USUAL_SIZE`. The row of a
+trial says what it really used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.limits import MOST_OPERATIONS, MOST_PARAMETERS, MOST_SECONDS
 from kan_diffusion.settings import Settings
 
-__all__ = ["MATCHES", "SIZES", "Budget", "Match"]
+__all__ = ["MATCHES", "SIZES", "USUAL_SIZE", "Budget", "Match"]
 
 Match = Literal["params", "flops", "time"]
 MATCHES: tuple[str, ...] = get_args(Match)
@@ -35,7 +35,10 @@ _MOST: Mapping[Match, int] = {
 }
 
 SIZES = (1_100, 2_300, 5_600, 12_000, 28_000)
-"""Numbers of parameters to choose from under a budget of time, where the size is free."""
+"""Numbers of parameters that a search chooses from where a budget of time leaves the size free."""
+
+USUAL_SIZE = 2_300
+"""Number of parameters where nothing gives one; the settings of families were found for it."""
 
 
 class Budget(Settings):
@@ -45,7 +48,7 @@ class Budget(Settings):
         match: Resource held equal.
         amount: Number of parameters, operations, or seconds.
         params: With ``time``, the number of parameters of models that have no size of their own;
-            None leaves the size free.
+            None leaves the size to a search, or to :data:`USUAL_SIZE`.
         data: Names of the data sets it applies to; all when None.
         models: Names of the models it applies to; all when None.
     """

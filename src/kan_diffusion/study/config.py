@@ -32,7 +32,7 @@ from kan_diffusion.files import require_file
 from kan_diffusion.imports import is_place
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.settings import FolderName, Name, Settings
-from kan_diffusion.study.budgets import Budget, Match
+from kan_diffusion.study.budgets import USUAL_SIZE, Budget, Match
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.optimization import OptimizerName
 
@@ -420,6 +420,7 @@ class StudyConfig(Settings):
         ):
             if budget is not None and not budget.includes(data.name, model.name):
                 continue
+            size = budget.size or {"params": USUAL_SIZE} if budget is not None else {}
             training: dict[str, object] = {"learning_rate": model.learning_rate}
             if model.steps is not None:
                 training["steps"] = model.steps
@@ -436,7 +437,7 @@ class StudyConfig(Settings):
                 budget=None if budget is None else budget.amount,
                 data=data,
                 process=process,
-                model=model if budget is None else model.model_copy(update=budget.size),
+                model=model if model.size else model.model_copy(update=size),
                 training=self.training.model_copy(update=training),
                 sampling=self.sampling.resolved(process),
                 evaluation=self.evaluation.model_copy(update={"moments": ()} if seed else {}),

@@ -18,8 +18,7 @@ from kan_diffusion.data.toys import TOYS
 from kan_diffusion.denoisers.families import COUNTABLES, Setting, build_denoiser, get_family
 from kan_diffusion.errors import BudgetError, KanDiffusionError, require_known, valid_settings
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.study.budgets import MATCHES, SIZES, Budget, Match
-from kan_diffusion.study.calibration import step_seconds
+from kan_diffusion.study.budgets import MATCHES, USUAL_SIZE, Budget, Match
 from kan_diffusion.study.config import (
     EvaluationConfig,
     ModelConfig,
@@ -38,8 +37,6 @@ __all__ = ["parse_budget", "single_trial", "study_for"]
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_PARAMS = 2300
-
 
 def parse_budget(
     match: str,
@@ -52,11 +49,11 @@ def parse_budget(
     Args:
         match: Resource held equal, one of :data:`.budgets.MATCHES`.
         text: Amount: a number, or a model such as ``mlp:32-32-32`` (family and hidden widths)
-            whose size, or training time on this machine, all models get; None for a budget of
-            parameters that ``params`` gives.
+            whose parameters or operations all models get; None for a budget of parameters that
+            ``params`` gives.
         data: The data sets; a model given as the budget is measured on the first one.
         params: Number of parameters of each model, where ``text`` does not give it; when None
-            2,300, or free under a budget of time.
+            2,300, or what a search finds under a budget of time.
 
     Raises:
         KanDiffusionError: It is not a budget, or the model cannot be built.
@@ -69,9 +66,15 @@ def parse_budget(
         text, params = str(params), None
     if text is None:
         if match != "params":
-            raise KanDiffusionError(f"--match {match} needs a --budget, such as 'mlp:32-32-32'")
-        text = str(_DEFAULT_PARAMS)
+            such = {"flops": "'mlp:32-32-32'", "time": "6, in seconds"}[match]
+            raise KanDiffusionError(f"--match {match} needs a --budget, such as {such}")
+        text = str(USUAL_SIZE)
     family, _, widths = text.rpartition(":")
+    if family and match == "time":
+        raise KanDiffusionError(
+            f"--budget '{text}' is a model, and a budget of time is a number of seconds; give one, "
+            "or --match params or flops"
+        )
     try:
         numbers = [int(width) for width in widths.split("-")] if family else [float(text)]
     except ValueError as error:
@@ -89,16 +92,8 @@ def parse_budget(
 
 
 def _amount_of_model(match: Match, model: ModelConfig, data: Source) -> float:
-    """Measures a model that is given as the budget: its size, or its training time."""
+    """Counts the parameters or operations of a model that is given as the budget."""
     trial = _alone(data, get_process("cosine"), model, TrainingConfig())
-    if match == "time":
-        seconds = round(step_seconds(trial) * trial.training.steps, 3)
-        logger.warning(
-            "the budget is %s s, measured now; to go on with this study later, give --budget %s",
-            seconds,
-            seconds,
-        )
-        return seconds
     count, _ = COUNTABLES[match]
     return count(task_of(data).build(trial, load_dataset(data)))
 
@@ -119,8 +114,7 @@ def _matched_study(
         get_family(name, importing=True)
     process = get_process(task.process)
     if everything or families is None:  # families asked for by name must fit
-        # A free size may be any of SIZES: the fewest families are too large at the largest.
-        size, reasons = budget.size or {"params": SIZES[-1]}, {}
+        size, reasons = budget.size or {"params": USUAL_SIZE}, {}
         for name in names:
             settings = accepted(name, suits.settings)
             model = ModelConfig.model_validate({"family": name, "settings": settings, **size})

@@ -3,10 +3,6 @@
 The folder holds ``study.yaml`` (every setting spelled out), ``environment.json``, ``trials/<id>/``
 and, when all trials are done, ``results.parquet`` (one row per trial). An interrupted study
 resumes: finished trials are read, unfinished ones continue from their checkpoints.
-
-With ``keep_rows``, ``results.parquet`` is written as the trials finish, and a trial without a
-folder counts as finished if its row is there. A study can thus resume from its rows alone, for
-example in a fresh clone of a repository that holds only them.
 """
 
 from __future__ import annotations
@@ -32,7 +28,6 @@ from kan_diffusion.study.planning import (
     read_rows,
     write_rows,
 )
-from kan_diffusion.study.rehearsal import rehearse
 
 __all__ = ["StudyResults", "load_study", "require_folder", "run_study"]
 
@@ -104,7 +99,6 @@ def run_study(
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
-    keep_rows: bool = False,
 ) -> StudyResults:
     """Runs all trials of a study that are not finished yet, and gathers the results.
 
@@ -113,11 +107,8 @@ def run_study(
         folder: Its run folder.
         executor: Executor of the trials, see :func:`kan_diffusion.study.executors.open_executor`;
             processes of this machine, one per CPU core, when None.
-        on_plan: Called with the plan of the trials and its estimated time before they run.
+        on_plan: Called with the plan of the trials before they run.
         on_event: Called with each event of a trial.
-        keep_rows: Whether to write the rows of trials as they finish, and to count a trial without
-            a folder as finished if its row was written. Rows of other seeds, models or budgets stay
-            in the file, after those of the study.
 
     Returns:
         The study's results, failed trials included.
@@ -131,25 +122,15 @@ def run_study(
     trials = config.trials()
     _warn_of_untrained(config, trials)
     require_folder(config, folder, len(trials))
-    asked = config.to_yaml()
     with open_executor() if executor is None else nullcontext(executor) as runner:
-        driver = Driver(folder, runner, on_plan, on_event, keep_rows)
-        free = any(not budget.size for budget in config.budgets)
-        with claimed(folder, asked) if free else nullcontext():
-            if free and not (folder / STUDY).exists():  # marks the folder before rehearsals run
-                write_text(folder / STUDY, config.to_yaml())
-            config = rehearse(config, driver)
+        driver = Driver(folder, runner, on_plan, on_event)
         plan = driver.plan(config)
-        with claimed(folder, asked):
-            write_text(folder / STUDY, config.to_yaml())
+        with claimed(folder, settings := config.to_yaml()):
+            write_text(folder / STUDY, settings)
             write_environment(folder)
             failures = driver.run(plan)
-            kept = driver.kept()
-            results = _gather(config, folder, failures, kept)
-            rows, planned = results.rows, {trial.id for trial in plan.trials}
-            if others := [row for trial, row in kept.items() if trial not in planned]:
-                rows = pd.DataFrame([*rows.to_dict("records"), *others])
-            write_rows(folder, rows)
+            results = _gather(config, folder, failures, {})
+            write_rows(folder, results.rows)
     return results
 
 

@@ -403,15 +403,6 @@ class Task:
         """Moves generated samples (n, d) to where samples can be."""
         return generated
 
-    def judging_seconds(self, trial: TrialConfig, step: Callable[[], float]) -> float:
-        """Estimates how long judging a trial takes on a desktop's core.
-
-        Args:
-            trial: The trial.
-            step: Measures the seconds of a training step.
-        """
-        return 4.0 * trial.judging.num_samples / 5_000
-
     def for_judging(self, config: TrialConfig, pipeline: SamplePipeline, other: Source) -> Dataset:
         """Loads data to judge a model with that was trained on others.
 

@@ -16,14 +16,13 @@ machines) and their trainings as trials in the run folder. Finished trials are n
 the next driver takes over a try whose driver died. Each round runs one try of every family, so that
 a family's tries follow one another. The random draws of a try depend only on the study's seed, the
 model and the try's number: a search by one driver is a function of its seed, even if interrupted.
-The rows of its trials are therefore enough to resume a search (``keep_rows``): the same tries are
-asked for again, and their trials are found finished.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 import time
@@ -33,6 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import pandas as pd
 from pydantic import Field, TypeAdapter
 
@@ -43,13 +43,13 @@ from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_POINTS
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
-from kan_diffusion.study.budgets import SIZES
-from kan_diffusion.study.config import ModelConfig, StudyConfig
-from kan_diffusion.study.environment import ROWS, write_environment
+from kan_diffusion.study.budgets import SIZES, USUAL_SIZE
+from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
+from kan_diffusion.study.environment import write_environment
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, Row, claimed
+from kan_diffusion.study.measure import judged_measure
 from kan_diffusion.study.planning import Driver, StudyPlan
-from kan_diffusion.study.rehearsal import judged, mean_log, unreported
 from kan_diffusion.study.run import require_folder
 from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
 
@@ -60,14 +60,14 @@ __all__ = ["TRY", "Tuned", "TunedSettings", "apply_tuned", "read_tuned", "tune"]
 
 logger = logging.getLogger(__name__)
 
-_USUAL_SIZE = 2300
-"""Parameters of the first try where the size is free; families were registered for this size."""
-
 TRY = ("family", "try", "value", "error", "settings", "trials")
 """Columns of a search's table beside those of the data sets."""
 
 _OF_MODEL = ("params", "depth", "optimizer", "learning_rate", "batch_size")
 """Settings of a model that a search may choose, beside those of the denoiser."""
+
+_SEED_SHIFT = 1_000_000
+"""Added to a study's seed: tries get other data, noise and initial parameters."""
 
 _SILENT_SECONDS = 600.0
 """A try counts as lost after so long without a sign of life."""
@@ -126,7 +126,6 @@ def tune(
     executor: Executor | None = None,
     on_plan: Callable[[StudyPlan], None] | None = None,
     on_event: Callable[[TrialEvent], None] | None = None,
-    keep_rows: bool = False,
 ) -> Tuned:
     """Searches the settings of every model of a study.
 
@@ -141,8 +140,6 @@ def tune(
         executor: Executor of the trainings; processes of this machine when None.
         on_plan: Called with the plan of each round's trials before they run.
         on_event: Called with each event of a trial.
-        keep_rows: Whether to write the rows of trials into ``results.parquet`` as they finish, and
-            to skip trials whose row is there.
 
     Returns:
         The best settings, which are also in the folder's ``tuned.json``.
@@ -156,8 +153,7 @@ def tune(
     for name in optimizers:
         require_known("optimizer", name, OPTIMIZERS)
     config = _searched(config, tries)
-    marks = (STUDY, ROWS) if keep_rows else (STUDY,)  # rows alone are enough to go on
-    require_folder(config, folder, tries * len(config.trials()), marks)
+    require_folder(config, folder, tries * len(config.trials()))
     given: dict[str, tuple[Setting, ...]] = {
         "optimizer": tuple(optimizers),
         "batch_size": tuple(batch_sizes),
@@ -167,14 +163,13 @@ def tune(
         claimed(folder, config.to_yaml()),
         open_executor() if executor is None else nullcontext(executor) as runner,
     ):
-        driver = Driver(folder, runner, on_plan, on_event, keep_rows)
+        driver = Driver(folder, runner, on_plan, on_event)
         write_text(folder / STUDY, config.to_yaml())
         write_environment(folder)
         searches = _open_searches(config, folder, storage, shared)
         while running := [search for search in searches if search.begin(tries)]:
             _run_round(config, running, driver)
-        row_of = driver.row_of()
-        rows = [row for search in searches for row in search.rows(row_of)]
+        rows = [row for search in searches for row in search.rows(driver.row_of)]
         table = pd.DataFrame(rows)
         write_json(folder / "tuning.json", json.loads(table.to_json(orient="records")))
         best = {search.model.family: search.best() for search in searches}
@@ -219,7 +214,15 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
         for model in searched
     )
     pinned = config.model_copy(update={"data": config.pinned().data, "models": models})
-    return unreported(pinned, [first])
+    # One seed, other draws, no samples.
+    unsampled = {"num_samples": 0, "num_likelihood": 0, "moments": ()}
+    changes = {
+        "seed": config.seed + _SEED_SHIFT,
+        "seeds": 1,
+        "evaluation": config.evaluation.model_copy(update=unsampled),
+        "budgets": (first,),
+    }
+    return pinned.model_copy(update=changes)
 
 
 def _open_searches(
@@ -296,7 +299,7 @@ class _Search:
         now: dict[str, object] = {
             **model.settings,
             **{name: getattr(model, name) for name in _OF_MODEL},
-            "params": model.params or _USUAL_SIZE,
+            "params": model.params or USUAL_SIZE,
             "batch_size": model.batch_size or self._batch_size,
         }
         values: dict[str, object] = {}
@@ -362,7 +365,7 @@ class _Search:
                 "try": found.number,
                 "value": found.value,
                 "error": found.user_attrs.get("error"),
-                **{_column(row, places): judged(row) for row in rows},
+                **{_column(row, places): _judged(row) for row in rows},
                 "settings": self._values(found.params),
                 "trials": ids,
             }
@@ -451,6 +454,37 @@ def _is_lost(found: optuna.trial.FrozenTrial) -> bool:
     return False
 
 
+def _judged(row: Mapping[str, object]) -> float | None:
+    """The judged measure of a row; None where there is none."""
+    value = row[judged_measure([row["oracle"]])]
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _mean_log(
+    trials: Sequence[TrialConfig],
+    row_of: Callable[[str], Row | None],
+    failures: Mapping[str, str],
+) -> tuple[float | None, str | None]:
+    """Computes the mean log of the judged measure over trials, or the reason why there is none.
+
+    Args:
+        trials: The trials.
+        row_of: Gives the row of a trial by its id; None if it is not finished.
+        failures: Ids of trials that could not be run, with the reason.
+    """
+    logs = []
+    for trial in trials:
+        row = row_of(trial.id)
+        if row is None or row["error"] is not None:
+            reason = failures.get(trial.id) if row is None else row["error"]
+            return None, f"{trial.data.name}: {reason}"
+        measured = _judged(row)
+        if measured is None or not measured > 0:
+            return None, f"{trial.data.name}: the judged measure is {measured}"
+        logs.append(math.log(measured))
+    return float(np.mean(logs)), None
+
+
 def _run_round(config: StudyConfig, running: Sequence[_Search], driver: Driver) -> None:
     """Trains one try of each model and reports the outcomes to the searches."""
     plans: dict[str, StudyPlan] = {}
@@ -481,14 +515,13 @@ def _run_round(config: StudyConfig, running: Sequence[_Search], driver: Driver) 
         if driver.on_event is not None:
             driver.on_event(event)
 
-    failures = replace(driver, on_event=pass_on).run(plan, timed=False)
-    row_of = driver.row_of()
+    failures = replace(driver, on_event=pass_on).run(plan)
     for search in running:
         name = search.model.name
         trials = plans[name].trials if name in plans else ()
         value, reason = None, refused.get(name)
         if reason is None:
-            value, reason = mean_log(trials, row_of, failures)
+            value, reason = _mean_log(trials, driver.row_of, failures)
         search.tell(value, [trial.id for trial in trials], reason)
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 import verdict
-from helpers import refused
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.files import write_parquet
 from kan_diffusion.report.tables import format_number
@@ -16,17 +15,19 @@ from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import Interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
+from kan_diffusion.study.run import run_study
+from kan_diffusion.study.tuning import tune
 from make import EVALUATION, reseal, study
 from one_by_one import OneByOne
 
 KAN = get_family(verdict.KAN).title
 PAGE = (
-    "# The plan\n\n<!-- hours: written by `make verdict ARGS=--plan` -->\n<!-- end of hours -->\n\n"
+    "# The plan\n\n"
     "<!-- results: written by `make verdict` -->\n<!-- end of results -->\n\nThe end.\n"
 )
 
 
-def _study(name, **changes):
+def _study(**changes):
     """The verdict's own families on less data, and trained for a moment."""
     toys = [{"toy": toy, "num_points": 200} for toy in ("moons", "circles")]
     given = {
@@ -37,29 +38,17 @@ def _study(name, **changes):
         "training": {"steps": 5, "batch_size": 32},
         "evaluation": {**EVALUATION, "num_samples": 0, "num_likelihood": 0, "moments": []},
     }
-    return study(name=name, **{**given, **changes})
+    return study(**{**given, **changes})
 
 
-class NoTraining(OneByOne):
-    """An executor that nothing may be given to."""
-
-    def submit(self, task):
-        raise AssertionError(f"{task.config.label} is trained again")
-
-
-def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr(verdict, "read_preset", _study)
-    monkeypatch.setattr(verdict, "TUNED_ON", ("moons",))
-    monkeypatch.setattr(verdict, "TRIES", 2)
-    monkeypatch.setattr(verdict, "OPTIMIZERS", ("adam",))
+def test_the_page_says_what_the_rows_hold_and_needs_no_trial(tmp_path):
     results, page = tmp_path / "results", tmp_path / "docs" / "verdict.md"
     page.parent.mkdir()
     page.write_text(PAGE)
-    parts = verdict.PARTS[:2]
-    here, no_training = (each(workers=1, device="cpu") for each in (OneByOne, NoTraining))
-    with refused("tuned.json"):
-        verdict.run_parts(parts[1:], results, here)
-    verdict.run_parts(parts, results, here)
+    parts, executor = verdict.PARTS[:2], OneByOne(workers=1, device="cpu")
+    search = _study().with_data(["moons"])
+    tune(search, results / "tuning", tries=2, optimizers=("adam",), executor=executor)
+    run_study(_study(), results / "study", executor=executor)
     verdict.write_results(parts, results, page)
     written = page.read_text()
 
@@ -67,7 +56,6 @@ def test_the_verdict_goes_on_from_its_rows_and_says_what_they_hold(tmp_path, mon
     for folder in (results / part.name for part in parts):
         shutil.rmtree(folder / "trials")
     (results / "tuning" / "tuning.db").unlink()
-    verdict.run_parts(parts, results, no_training)
     verdict.write_results(parts, results, page)
     assert page.read_text() == written
 
@@ -171,35 +159,6 @@ def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind():
             # All seeds agree, and so do all draws of them.
             ratio = format_number(factors[number])
             assert lines == [(f"{ratio} *", f"{ratio} *", f"{ratio} [{ratio}, {ratio}]")]
-
-
-def test_the_plan_counts_what_would_be_run(tmp_path, monkeypatch):
-    config = _study("two", seeds=6)
-    monkeypatch.setattr(verdict, "read_preset", lambda name: config)
-    monkeypatch.setattr(verdict, "TUNED_ON", ("moons",))
-    monkeypatch.setattr(verdict, "estimate_seconds", lambda trials, workers: 36.0)
-    table = verdict.plan_table(verdict.PARTS[:2], tmp_path, 2).splitlines()
-    assert [line.split(" | ")[2:] for line in table[2:]] == [
-        ["1", "2", "24 tries", "48", "0.24 |"],
-        ["3", "2", "6 seeds", "36", "0.01 |"],
-        ["", "", "", "84", "0.2 |"],
-    ]
-
-
-def test_models_are_left_out_where_they_do_not_come_in_the_size(tmp_path, monkeypatch):
-    models = [{"family": "kan", "settings": {"grid_size": 20}, "depth": 4}, {"family": "mlp"}]
-    data = [{"toy": "moons"}, {"toy": "mixture-32d"}, {"toy": "circles"}]
-    time = {"match": "time", "amount": 1.0}
-    config = study(models=models, data=data, budgets=[{"amount": 700}, time])
-    found = verdict._buildable(config)
-    kept = {(t.data.name, t.model.name) for t in found.trials() if t.match == "params"}
-    assert kept == {("moons", "KAN"), ("moons", "MLP"), ("mixture-32d", "MLP"),
-                    ("circles", "KAN"), ("circles", "MLP")}  # fmt: skip
-    assert found.budgets[-1] == config.budgets[-1]
-    # A study that was begun stays what it is, whatever is found later.
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "study.yaml").write_text(found.to_yaml())
-    assert verdict.PARTS[1].study(tmp_path) == found.pinned()
 
 
 @pytest.mark.parametrize(

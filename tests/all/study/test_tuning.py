@@ -1,7 +1,4 @@
-import shutil
-
 import optuna
-import pandas as pd
 
 from kan_diffusion.study import tuning
 from kan_diffusion.study.tuning import apply_tuned, tune
@@ -22,25 +19,6 @@ def test_a_free_size_is_tuned_like_other_settings(executor, tmp_path, monkeypatc
     # A study that gives sizes itself keeps them.
     sized = config.model_copy(update={"budgets": _study().budgets})
     assert [trial.model.params for trial in apply_tuned(sized, found.best).trials()] == [900]
-
-
-def test_a_search_goes_on_from_its_rows_alone(executor, tmp_path):
-    config, events = _study(**ONE), []
-    found = tune(config, tmp_path / "whole", tries=3, executor=executor)
-    folder = tmp_path / "run"
-    tune(config, folder, tries=1, executor=executor, keep_rows=True)
-    # Of what a search leaves, its rows alone are carried to another machine.
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != "results.parquet":
-            path.unlink()
-    again = tune(config, folder, tries=3, executor=executor, on_event=events.append, keep_rows=True)
-    # It ends as one that was never interrupted, and the first try is not trained again.
-    pd.testing.assert_frame_equal(again.tries, found.tries)
-    assert again.best == found.best
-    first, *others = (set(trials) for trials in found.tries["trials"])
-    assert {event.trial for event in events} == set().union(*others) - first
 
 
 def test_a_try_whose_driver_died_is_taken_up(tmp_path, executor):
