@@ -54,7 +54,7 @@ from kan_diffusion.limits import (
     MOST_VALUES,
 )
 from kan_diffusion.progress import TextConsole
-from kan_diffusion.ranks import leads
+from kan_diffusion.ranks import is_main_process
 
 Judging = TypeVar("Judging", "StudyConfig", "TrialConfig")
 
@@ -455,7 +455,7 @@ def train(
     config = _judged(config, quick)
     name = f"{config.data.name}-{config.model.family}"
     folder = out if out is not None else Path("runs/train") / name
-    if leads():
+    if is_main_process():
         prepare_trial_folder(folder, config, fresh=fresh)
     _warn(signal_warning(config.process))
     floor = known_floor(config.data, config.process)
@@ -466,9 +466,9 @@ def train(
             folder,
             device=device,
             on_progress=on_progress,
-            log_folder=inside(folder, "tensorboard", "tensorboard").parent if tensorboard else None,
+            log_folder=inside(folder, "tensorboard") if tensorboard else None,
         )
-    if not leads():
+    if not is_main_process():
         return
     if result.row["error"] is not None:
         raise KanDiffusionError(str(result.row["error"]))
@@ -950,7 +950,7 @@ def main() -> None:
 
     interrupt_on_signals()
     os.environ["PYTHONSAFEPATH"] = "1"  # no worker has the working folder on its path
-    if not leads():  # of several processes that train one model, only the first prints
+    if not is_main_process():  # of several processes that train one model, only the first prints
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         for word in sys.argv[1:]:  # those of wrong usage are printed by typer

@@ -23,7 +23,6 @@ from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import Edge
 from kan_diffusion.denoisers.readable import ReadableDenoiser
-from kan_diffusion.devices import make_accelerator
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.evaluation.denoising import (
     DenoisingScores,
@@ -185,8 +184,7 @@ class Context:
         noised, target = points.noised.float(), points.target.float()
         # Averaged targets are means, whatever the loss of training is.
         process = self.process.model_copy(update={"loss": "mse"})
-        accelerator = make_accelerator(torch.device("cpu"), "no", None)
-        run = TrainingRun(denoiser, process, config, accelerator)
+        run = TrainingRun(denoiser, process, config, torch.device("cpu"))
         try:
             while run.step < steps:
                 rows = torch.randint(len(noised), (self.batch_size,), generator=generator)

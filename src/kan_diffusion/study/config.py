@@ -54,7 +54,6 @@ _ADDED: dict[str, dict[str, object]] = {
     "training": {
         "optimizer": "adam",
         "timesteps": "uniform",
-        "accumulation_steps": 1,
         "patience": None,
         "max_seconds": None,
         "processor_seconds": None,

@@ -26,7 +26,7 @@ from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
-from kan_diffusion.ranks import leads
+from kan_diffusion.ranks import is_main_process
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
@@ -50,6 +50,7 @@ from kan_diffusion.training import (
     ProgressCallback,
     TrainingConfig,
     TrainingResult,
+    parallel,
     train,
 )
 from kan_diffusion.training.run import num_held_out
@@ -210,7 +211,7 @@ def run_trial(
     """
     if (finished := load_sufficient(folder, config)) is not None:
         return finished
-    with claimed(folder) if leads() else nullcontext():
+    with claimed(folder) if is_main_process() else nullcontext():
         # Another process may have finished it by now.
         if (finished := load_sufficient(folder, config)) is not None:
             return finished
@@ -279,11 +280,11 @@ def _run_claimed(
             log_folder=log_folder,
         )
     except NonFiniteLossError as error:
-        if not leads():
+        if not is_main_process():
             raise
         # The checkpoint of a failed trial, its last good state, stays.
         return failed(error)
-    if not leads():  # the first of several processes judges and keeps the model
+    if not is_main_process():  # the first of several processes judges and keeps the model
         return TrialResult(config, row, [], folder)
     pipeline = task.pipeline(config, dataset, denoiser)
     shared = _reference_of(config, dataset)
@@ -350,25 +351,26 @@ def train_trial(
         conditions = {name: values[num:] for name, values in conditions.items()}
     hidden, shape = tuple(denoiser.config.hidden), dataset.shape
     _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.observable, config.process)
-    trained = train(
-        denoiser,
-        config.process,
-        samples,
-        config.training,
-        conditions=conditions,
-        heldout=heldout,
-        heldout_conditions=of_heldout,
-        seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
-        device=device,
-        checkpoint=checkpoint,
-        identity=config.identity,
-        resume=True,
-        on_progress=on_progress,
-        callbacks=callbacks,
-        moments=moments,
-        on_moment=on_moment,
-        log_folder=log_folder,
-    )
+    with parallel.joined(resolve_device(device)) as where:
+        trained = train(
+            denoiser,
+            config.process,
+            samples,
+            config.training,
+            conditions=conditions,
+            heldout=heldout,
+            heldout_conditions=of_heldout,
+            seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
+            device=str(where),
+            checkpoint=checkpoint,
+            identity=config.identity,
+            resume=True,
+            on_progress=on_progress,
+            callbacks=callbacks,
+            moments=moments,
+            on_moment=on_moment,
+            log_folder=log_folder,
+        )
     return trained, heldout
 
 

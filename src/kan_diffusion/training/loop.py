@@ -12,11 +12,10 @@ average (EMA) of the parameters; with held-out points, the average whose loss on
 
 The draws of step k are a function of the seed and k alone (:mod:`kan_diffusion.training.batches`).
 A run that is killed and resumed from its checkpoint therefore ends, on a CPU, with exactly the
-parameters of an uninterrupted run. Processes that train together (``torchrun``, ``accelerate
-launch``) take equal parts of each batch and share their gradients, so that they train the same
-model as one process; each may divide its part further (``accumulation_steps``). The parts of a step
-and the checkpoint are in :mod:`kan_diffusion.training.run`, the updates of the parameters in
-:mod:`kan_diffusion.training.optimization`.
+parameters of an uninterrupted run. Processes that train together (:mod:`.parallel`) take equal
+parts of each batch and sum their gradients, so that they train the same model as one process. The
+parts of a step and the checkpoint are in :mod:`kan_diffusion.training.run`, the updates of the
+parameters in :mod:`kan_diffusion.training.optimization`.
 """
 
 from __future__ import annotations
@@ -28,16 +27,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.devices import make_accelerator, resolve_device
+from kan_diffusion.devices import resolve_device
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import require_free_space
+from kan_diffusion.imports import from_extra
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed
+from kan_diffusion.ranks import is_main_process
+from kan_diffusion.training import parallel
 from kan_diffusion.training.batches import Batches
 from kan_diffusion.training.run import (
     BYTES_A_PARAMETER,
@@ -46,6 +49,9 @@ from kan_diffusion.training.run import (
     TrainingConfig,
     TrainingRun,
 )
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["Callback", "ProgressCallback", "TrainingResult", "train"]
 
@@ -96,6 +102,22 @@ class TrainingResult:
     out_of_range: dict[str, float]
 
 
+def _writer(folder: Path) -> SummaryWriter | None:
+    """Opens TensorBoard's log in the main process.
+
+    Raises:
+        KanDiffusionError: TensorBoard is not installed.
+    """
+    with from_extra("tensorboard", "logs of training"):
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter(str(folder)) if is_main_process() else None
+
+
+def _write(log: SummaryWriter, values: Mapping[str, float], step: int) -> None:
+    for name, value in values.items():
+        log.add_scalar(name, value, step)
+
+
 def _prefixed(fractions: dict[str, float]) -> dict[str, float]:
     return {f"out_of_range/{name}": fraction for name, fraction in fractions.items()}
 
@@ -136,7 +158,8 @@ def train(
         heldout: Standardised clean samples with shape (M, *shape) that are not trained on; their
             loss is computed some 40 times. None for none.
         heldout_conditions: Conditions of ``heldout``, named and dropped like ``conditions``.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ... Inside :func:`.parallel.joined`, the
+            processes that it joined train the denoiser together.
         checkpoint: File to keep the state in; None keeps none.
         identity: Identity of the run; a checkpoint with another identity is refused.
         resume: Whether to continue from ``checkpoint`` if it exists.
@@ -171,7 +194,6 @@ def train(
     if heldout is not None:
         denoiser.require_conditions(heldout_conditions, len(heldout))
     where = resolve_device(device)
-    accelerator = make_accelerator(where, config.mixed_precision, log_folder)
     make = partial(
         Batches,
         process=process,
@@ -186,15 +208,15 @@ def train(
     if heldout is not None:
         fixed = stream_seed("held-out", seed)
         heldout_batches = make(heldout, heldout_conditions, batches="replacement", seed=fixed).at
-    if (parts := accelerator.num_processes * config.accumulation_steps) > config.batch_size:
+    if (parts := parallel.num_processes()) > config.batch_size:
         raise KanDiffusionError(
-            f"a batch of {config.batch_size} cannot be divided into {parts} parts, "
-            f"{config.accumulation_steps} for each process; raise batch_size or lower "
-            "accumulation_steps"
+            f"a batch of {config.batch_size} cannot be divided among {parts} processes; raise "
+            "batch_size or start fewer"
         )
     if checkpoint is not None:
         require_free_space(checkpoint.parent, BYTES_A_PARAMETER * denoiser.num_trainable)
-    run = TrainingRun(denoiser, process, config, accelerator)
+    log = None if log_folder is None else _writer(log_folder)
+    run = TrainingRun(denoiser, process, config, where)
     last_report = 0.0
     waiting = sorted(set(moments)) if on_moment is not None else []
 
@@ -216,7 +238,7 @@ def train(
             # The run may have been stopped before it showed those that came with its last step.
             waiting = [moment for moment in waiting if moment > finished_steps(before=1)]
         resumed_from = run.step
-        accelerator.wait_for_everyone()  # until all have read the file that the first replaces
+        parallel.wait()  # until all have read the file that the first replaces
         if checkpoint is not None and run.step == 0:
             run.save(checkpoint, identity)  # shows from the start whose folder this is
         while True:
@@ -247,14 +269,13 @@ def train(
                     on_progress(round(finished_steps()), loss)
                 for callback in callbacks:
                     callback(run)
-                if log_folder is not None:
+                if log is not None:
                     rate = float(run.learning_rates[run.step - 1])
                     outside = {} if last else run.out_of_range(batch, _LOGGED_ROWS)
                     values = {"loss": loss, "learning_rate": rate, **_prefixed(outside)}
-                    accelerator.log(values, step=run.step)
+                    _write(log, values, run.step)
         run.require_finite(checkpoint)
         run.conclude(heldout_batches)
-        run.unwrap()
         if on_moment is not None and moment_has_come():
             run.show(on_moment)
         run.settle()
@@ -262,8 +283,8 @@ def train(
         if outside:
             shares = ", ".join(f"{name} {share:.2%}" for name, share in outside.items())
             logger.info("inputs outside the grid of each KAN layer: %s", shares)
-        if outside and log_folder is not None:
-            accelerator.log(_prefixed(outside), step=run.step)
+        if log is not None:
+            _write(log, _prefixed(outside), run.step)
     except KeyboardInterrupt:
         # In the middle of a step there is no state worth keeping: the last checkpoint stands.
         if checkpoint is not None and run.whole and run.fault() is None:
@@ -271,8 +292,8 @@ def train(
         raise
     finally:
         run.release()
-        if log_folder is not None:
-            accelerator.end_training()
+        if log is not None:
+            log.close()
     return TrainingResult(
         losses=run.losses().cpu().numpy(),
         learning_rates=run.learning_rates,

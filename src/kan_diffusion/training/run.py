@@ -25,14 +25,12 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from itertools import pairwise
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from pydantic import Field, FiniteFloat, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
@@ -46,7 +44,9 @@ from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan import KANLinear, out_of_range_fractions
 from kan_diffusion.kan.importance import sparsity_penalty
 from kan_diffusion.processes import Process
+from kan_diffusion.ranks import is_main_process
 from kan_diffusion.settings import Settings
+from kan_diffusion.training import parallel
 from kan_diffusion.training.batches import TOLD_SHARE, Batch, Timesteps
 from kan_diffusion.training.optimization import (
     OptimizerName,
@@ -113,10 +113,8 @@ class TrainingConfig(Settings):
             itself warms up as (1 + k) / (10 + k).
         max_grad_norm: Norm to which the gradient is clipped; None turns clipping off.
         checkpoint_every: Steps between checkpoints.
-        accumulation_steps: Number of parts of each batch, whose gradients are accumulated one after
-            another to save memory. The step is the same up to rounding, except that the penalty of
-            ``sparsify`` is computed for each part.
-        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as in accelerate.
+        mixed_precision: ``"bf16"`` computes what the network computes in bfloat16 where torch's
+            autocast does; ``"no"`` in the precision of its weights.
         sparsify: Weight of a penalty, added to the loss, on sizes and entropies of the edges of KAN
             layers other than gated ones (:mod:`kan_diffusion.kan.importance`); 0 for none.
         patience: Training stops when the held-out loss has not improved for this fraction of the
@@ -140,8 +138,7 @@ class TrainingConfig(Settings):
     ema_decay: float | None = Field(0.999, gt=0, lt=1)
     max_grad_norm: float | None = Field(1.0, gt=0)
     checkpoint_every: int = Field(1000, ge=1, le=limits.MOST_STEPS)
-    accumulation_steps: int = Field(1, ge=1, le=limits.MOST_POINTS)
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16"] = "no"
     sparsify: float = Field(0.0, ge=0, allow_inf_nan=False)
     patience: float | None = Field(None, gt=0, le=1)
     max_seconds: float | None = Field(None, gt=0, le=limits.MOST_SECONDS)
@@ -176,7 +173,6 @@ class _Progress(Settings):
     plans: Annotated[tuple[tuple[_Step, _Step], ...], Field(max_length=1_000)]
     looks: tuple[tuple[_Step, float], ...]
     optimizer: dict[str, object]
-    scaler: dict[str, float | int] | None = None
     ema_step: _Step = 0
 
 
@@ -258,22 +254,20 @@ class TrainingRun:
         denoiser: Denoiser,
         process: Process,
         config: TrainingConfig,
-        accelerator: Accelerator,
+        device: torch.device,
     ) -> None:
         # A denoiser that has no edges to watch is refused before anything of it is changed.
         self._edges = EdgeWatch(denoiser) if config.sparsify > 0 else None
         self.config = config
         self.process = process
-        self.accelerator = accelerator
-        self.denoiser = denoiser.to(accelerator.device).train()
-        # Processes share the gradient of the vector, instead of one gradient per parameter.
-        self.model = accelerator.prepare_model(self.denoiser, evaluation_mode=True)
+        self.device = device
+        self.denoiser = denoiser.to(device).train()
         with ExitStack() as undone:  # where one of them is refused
             if self._edges is not None:
                 undone.callback(self._edges.release)
             self.weights = ParameterVector(self.denoiser)
             undone.callback(self.weights.release)
-            self._plain = make_optimizer(config.optimizer, self.weights, config.learning_rate)
+            self.optimizer = make_optimizer(config.optimizer, self.weights, config.learning_rate)
             undone.pop_all()
         self.steps = config.steps
         """Number of steps the run will take if it does not end before."""
@@ -282,10 +276,6 @@ class TrainingRun:
         self.plans: list[tuple[int, int]] = []
         """Step at which the number of steps was settled, and that number."""
         self._rates = self._schedule(self.steps)
-        # accelerate's own step and backward look for packages on the disk every time they are
-        # called; only scaled gradients (fp16) need them.
-        self.scaled = accelerator.scaler is not None
-        self.optimizer = accelerator.prepare(self._plain) if self.scaled else self._plain
         self.average: WeightAverage | None = None
         if config.ema_decay is not None:
             self.average = WeightAverage(self.weights.vector, config.ema_decay)
@@ -300,7 +290,7 @@ class TrainingRun:
         self.best_step = 0
         self._best: Tensor | None = None
         self._heldout: list[Batch] = []
-        self._losses = torch.zeros(self.steps, device=accelerator.device)
+        self._losses = torch.zeros(self.steps, device=device)
         self._recent: list[Tensor] = []  # losses not yet written into _losses
         self._stopped = False
         self._num_checked = 0  # how many of the losses are known to be finite
@@ -312,47 +302,25 @@ class TrainingRun:
             self.whole = False
             self.optimize()
             self.update_average()
-            self._recent.append(self.shared(loss))
+            self._recent.append(loss)
             self.step += 1
             self.whole = True
 
     def differentiate(self, batch: Batch) -> Tensor:
         """Computes the clipped gradient, and returns the loss without the penalty."""
-        losses = []
-        for part, weight in self.own_parts(batch):
-            loss = minimised = self.forward(part)
-            if self._edges is not None:
-                minimised = minimised + self.config.sparsify * self._edges.penalty()
-            if weight != 1:
-                loss, minimised = weight * loss, weight * minimised
-            self.backward(minimised)
-            losses.append(loss.detach())
-        self.collect()
+        total, rows = len(batch.noised), parallel.own_rows(len(batch.noised))
+        part, weight = batch, (rows.stop - rows.start) / total
+        if weight < 1:  # the last batch of an epoch may leave nothing: one row of weight 0
+            part = batch.rows(rows if weight > 0 else slice(1))
+        loss = minimised = self.forward(part)
+        if self._edges is not None:
+            minimised = minimised + self.config.sparsify * self._edges.penalty()
+        if weight < 1:
+            loss, minimised = weight * loss, weight * minimised
+        self.backward(minimised)
+        loss = self.collect(loss.detach())
         self.clip()
-        return sum(losses[1:], losses[0])
-
-    def own_parts(self, batch: Batch) -> list[tuple[Batch, float]]:
-        """The parts of a batch for this process, and their weights in the mean over processes."""
-        total, processes = len(batch.noised), self.accelerator.num_processes
-        each = self.config.accumulation_steps
-        if processes * each == 1:
-            return [(batch, 1.0)]
-        first = self.accelerator.process_index * each
-        ends = [total * part // (processes * each) for part in range(first, first + each + 1)]
-        parts = [
-            (batch.rows(slice(start, end)), (end - start) * processes / total)
-            for start, end in pairwise(ends)
-            if end > start
-        ]
-        # The last batch of an epoch may be too small for all processes: one row of weight 0.
-        return parts or [(batch.rows(slice(1)), 0.0)]
-
-    def shared(self, values: Tensor) -> Tensor:
-        """The mean of a tensor over the processes that train together."""
-        if self.accelerator.num_processes == 1:
-            return values
-        mean: Tensor = self.accelerator.reduce(values, "mean")
-        return mean
+        return loss
 
     def _schedule(self, steps: int) -> np.ndarray:
         config = self.config
@@ -435,7 +403,10 @@ class TrainingRun:
     def _elapsed(self) -> float:
         """Seconds so far, averaged over processes so that all of them decide alike."""
         own = self.seconds if self.config.processor_seconds is None else self.cpu_seconds
-        return float(self.shared(torch.tensor(own, device=self.accelerator.device)))
+        if parallel.num_processes() == 1:
+            return own
+        seconds = parallel.summed(torch.tensor(own, device=self.device))
+        return float(seconds) / parallel.num_processes()
 
     def _settle_steps(self, limit: float) -> None:
         elapsed = self._elapsed()
@@ -475,7 +446,11 @@ class TrainingRun:
     def forward(self, batch: Batch) -> Tensor:
         """Computes the loss of a batch, over the coordinates that are not told."""
         given = {**batch.conditions, "return_dict": False}
-        prediction: Tensor = self.model(batch.noised, batch.timesteps, **given)[0]
+        mixed = self.config.mixed_precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext():
+            prediction: Tensor = self.denoiser(batch.noised, batch.timesteps, **given)[0]
+        if mixed:
+            prediction = prediction.float()
         if (observed := batch.observed) is None:
             return self.process.loss_of(prediction, batch.target)
         prediction = torch.where(observed.isnan(), prediction, batch.target)
@@ -484,19 +459,17 @@ class TrainingRun:
 
     def backward(self, loss: Tensor) -> None:
         """Computes the gradients of the parameters."""
-        if self.scaled:
-            self.accelerator.backward(loss)
-        else:
-            loss.backward()
+        loss.backward()
 
-    def collect(self) -> None:
-        """Moves the gradients, unscaled and averaged over processes, to the parameter vector."""
+    def collect(self, loss: Tensor) -> Tensor:
+        """Moves gradients to the parameter vector, and sums them and the loss over processes."""
         self.weights.collect_gradients()
-        if self.accelerator.num_processes > 1:
-            assert self.weights.vector.grad is not None
-            self.weights.vector.grad.copy_(self.shared(self.weights.vector.grad))
-        if self.scaled:
-            self.accelerator.unscale_gradients(self.optimizer)
+        gradient = self.weights.vector.grad
+        if parallel.num_processes() > 1 and gradient is not None:
+            both = parallel.summed(torch.cat([gradient, loss.reshape(1).to(gradient)]))
+            gradient.copy_(both[:-1])
+            loss = both[-1]
+        return loss
 
     def clip(self) -> None:
         """Clips the gradient's norm."""
@@ -554,11 +527,11 @@ class TrainingRun:
 
     def save(self, path: Path, identity: str) -> None:
         """Writes the state to ``path``, whole or not at all, in the main process alone."""
-        if not self.accelerator.is_main_process:
+        if not is_main_process():
             return
         tensors = {f"denoiser.{k}": v for k, v in self.denoiser.state_dict().items()}
         # Everything is saved by parameter, so that files do not depend on the vector's layout.
-        state, moments = state_of(self._plain, self.weights)
+        state, moments = state_of(self.optimizer, self.weights)
         tensors |= moments
         if self.average is not None:
             parts = self.weights.split(self.average.values)
@@ -570,8 +543,6 @@ class TrainingRun:
         tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         progress = {name: getattr(self, name) for name in _PROGRESS}
         progress |= {"plans": self.plans, "looks": self.looks, "optimizer": state}
-        if self.scaled:
-            progress["scaler"] = self.accelerator.scaler.state_dict()
         progress["ema_step"] = 0 if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         metadata["digest"] = _digest(tensors, metadata)
@@ -597,10 +568,7 @@ class TrainingRun:
                     f"'{path}' is the checkpoint of a run with other settings; give the settings "
                     "it was started with, or another folder with --out"
                 )
-            where = self.accelerator.device
-            # Of several processes on a CPU each has a "cpu:0" or so, which safetensors refuses.
-            place = "cpu" if where.type == "cpu" else str(where)
-            with safe_open(path, framework="pt", device=place) as file:
+            with safe_open(path, framework="pt", device=str(self.device)) as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata()
             if metadata.pop("digest", None) != _digest(tensors, metadata):
@@ -651,7 +619,7 @@ class TrainingRun:
         def joined(name: str) -> Tensor:
             return self.weights.join([tensors[name.format(i)] for i in range(len(self.weights))])
 
-        restore_state(self._plain, self.weights, progress.optimizer, tensors)
+        restore_state(self.optimizer, self.weights, progress.optimizer, tensors)
         if self.average is not None:
             self.average.values = joined("ema.{}")
             self.average.num_updates = progress.ema_step
@@ -662,13 +630,11 @@ class TrainingRun:
         self.looks = list(progress.looks)
         for step, steps in progress.plans:
             self._follow(step, steps)
-        if progress.scaler is not None:
-            self.accelerator.scaler.load_state_dict(progress.scaler)
         self._losses[: self.step] = tensors["losses"]
 
     def show(self, callback: MomentCallback) -> None:
         """Calls a callback with the denoiser and its EMA weights, in the main process alone."""
-        if not self.accelerator.is_main_process:
+        if not is_main_process():
             return
         with self._averaged():
             callback(self.step, self.denoiser)
@@ -691,11 +657,6 @@ class TrainingRun:
             self.whole = True
         self.denoiser.train()
 
-    def unwrap(self) -> None:
-        """Removes accelerate's wrapper, autocast of the forward pass, from the denoiser."""
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        vars(self.denoiser).pop("forward", None)
-
     def settle(self) -> None:
         """Sets the weights to the best ones or, without held-out points, to the EMA weights."""
         self.whole = False
@@ -705,7 +666,6 @@ class TrainingRun:
 
     def release(self) -> None:
         """Makes the denoiser an ordinary module again."""
-        self.unwrap()
         if self._edges is not None:
             self._edges.release()
         self.weights.release()

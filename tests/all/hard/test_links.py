@@ -14,7 +14,7 @@ PARTS = "denoiser", "reverse", "weights"
 COMMANDS = {
     TRAIN: ("readable", PARTS),
     f"{TRAIN} --fresh --tensorboard":
-        ("readable", (*PARTS, "tensorboard", "tensorboard/tensorboard", ".lock")),
+        ("readable", (*PARTS, "tensorboard", ".lock")),
     "sample run --num 5 --out drawn.csv": ("readable", PARTS[:1]),
     "evaluate run": ("readable", PARTS),
     EXPLAIN:
