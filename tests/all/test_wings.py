@@ -30,7 +30,7 @@ def test_points_need_no_wing(wings, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    call("compare swiss-roll --quick --seeds 2 --steps 20 --out study")
+    call("compare moons --quick --seeds 2 --steps 20 --out study")
     assert "study/report.html" in call("report study")
     readable = "--family readable-kan --params 153 --steps 50 --quick --out run"
     call(f"train two-modes {readable}")

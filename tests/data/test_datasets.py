@@ -10,11 +10,20 @@ from pydantic import TypeAdapter, ValidationError
 from sklearn import datasets as sklearn_datasets
 
 from helpers import refused, seeded
+from kan_diffusion.data import sources
 from kan_diffusion.data.datasets import Dataset, split
 from kan_diffusion.data.frames import write_frame
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.sources import DataConfig, ToyData, data_from_name, load_dataset
+from kan_diffusion.data.sources import (
+    SOURCES,
+    DataConfig,
+    ToyData,
+    data_from_name,
+    known_data,
+    load_dataset,
+)
 from kan_diffusion.errors import DataError
+from kan_diffusion.study.named import study_for
 from kan_diffusion.tables.sources import FileData, TableData
 from mixed_tables import people
 
@@ -185,3 +194,19 @@ def test_names_are_toys_tables_or_files(tmp_path):
             data_from_name(name, **settings)
     with pytest.raises(ValidationError, match="one of the keys toy, table, pictures, path"):
         TypeAdapter(DataConfig).validate_python({})
+
+
+def test_a_wing_that_was_taken_off_is_missed_by_its_own_data_alone(monkeypatch):
+    places = {**SOURCES, "pictures": "kan_diffusion.no_wing.sources:PictureData"}
+    monkeypatch.setattr(sources, "SOURCES", places)
+    assert {"moons", "iris"} <= set(known_data())
+    assert "digits" not in known_data()
+    assert data_from_name("moons").name == "moons"
+    with refused("unknown data set"):
+        data_from_name("digits")
+    assert [data.name for data in study_for("moons").data] == ["moons"]
+    with pytest.raises(ValidationError, match="need .kan_diffusion.no_wing.sources., which this"):
+        TypeAdapter(DataConfig).validate_python({"pictures": "digits"})
+    monkeypatch.setitem(places, "path", "no_library_of_tables.sources:FileData")
+    with pytest.raises(ModuleNotFoundError, match="no_library_of_tables"):
+        known_data()

@@ -200,10 +200,21 @@ class ToyData(Source):
         )
 
 
+def _kind(key: str) -> type[Source] | None:
+    """Loads the class of a key of `SOURCES`; None where its wing was taken off the package."""
+    try:
+        return own_class(SOURCES[key], Source)
+    except ModuleNotFoundError as missing:
+        if SOURCES[key].startswith(f"{missing.name}."):
+            return None
+        raise
+
+
 def _kinds() -> Iterator[tuple[str, type[Source]]]:
-    """Loads the classes of `SOURCES` one by one, with their keys."""
-    for key, place in SOURCES.items():
-        yield key, own_class(place, Source)
+    """Loads the classes of `SOURCES` that there are one by one, with their keys."""
+    for key in SOURCES:
+        if (kind := _kind(key)) is not None:
+            yield key, kind
 
 
 def _validated(given: object) -> object:
@@ -213,7 +224,12 @@ def _validated(given: object) -> object:
     key = next((key for key in SOURCES if key in given), None)
     if key is None:
         raise DataError(f"a data set has one of the keys {', '.join(SOURCES)}")
-    return own_class(SOURCES[key], Source).model_validate(given)
+    if (kind := _kind(key)) is None:
+        raise DataError(
+            f"data of the key '{key}' need '{SOURCES[key].partition(':')[0]}', which this copy of "
+            "the package lacks; install it whole"
+        )
+    return kind.model_validate(given)
 
 
 DataConfig = Annotated[SerializeAsAny[Source], BeforeValidator(_validated)]

@@ -204,7 +204,7 @@ def study_for(
 
 
 def _named_data(what: str) -> Source:
-    if not Path(what).suffix and not Path(what).exists():
+    if what not in TOYS and not Path(what).suffix and not Path(what).exists():
         known = [*preset_names(), *known_data()]
         require_known("study, data set or file", what, known)
     return data_from_name(what).for_study()
