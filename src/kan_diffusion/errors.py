@@ -10,12 +10,14 @@ from typing import TypeVar
 from unicodedata import category
 
 __all__ = [
+    "OUT_OF_MEMORY",
     "BudgetError",
     "DataError",
     "KanDiffusionError",
     "NonFiniteLossError",
     "NonFiniteSamplesError",
     "RunFolderError",
+    "is_out_of_memory",
     "listed",
     "look_up",
     "one_line",
@@ -26,6 +28,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+OUT_OF_MEMORY = "the memory does not suffice; take fewer points, or a smaller network or batch"
+"""What is said where there is too little memory."""
 
 _LONGEST_VALUE = 80
 _LONGEST_START, _LONGEST_END = 600, 300
@@ -40,6 +45,13 @@ def one_line(text: str) -> str:
     elif len(text) > _LONGEST_START:
         line = " ".join(text.split())
     return printable(line)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, or torch on a CPU or a GPU, found no memory; torch raises RuntimeErrors."""
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    words = ("can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(each in said for each in words)
 
 
 def printable(text: str) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import kan_diffusion
 from command_line import call_command
@@ -287,11 +288,22 @@ def test_the_settings_that_were_found_are_used_at_the_budget_they_were_found_for
     row = {"family": "mlp", "try": 0, "value": 0.0, "error": None, "settings": {}, "trials": []}
     found = Tuned({}, pd.DataFrame([row]), tmp_path / "tuned.json")
     monkeypatch.setattr(tuning, "tune", lambda *_, **__: found)
-    outcome = cli("tune", "moons", "--match", "time", "--budget", "6", "--families", "kan,mlp")
-    assert outcome.out.splitlines()[-1] == (
+    given = ("--match", "time", "--budget", "6", "--families", "kan,mlp", "--steps", "9")
+    assert cli("tune", "moons", *given).out.splitlines()[-1] == (
         "Use them: kan-diffusion compare moons --match=time --budget=6 --families=kan,mlp "
-        f"--tuned {found.path}"
+        f"--steps=9 --tuned {found.path}"
     )
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_too_little_memory_is_one_line(cli, monkeypatch, gpu):
+    def evaluate(*_):
+        if gpu:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0")
+        torch.empty(2**58)
+
+    monkeypatch.setattr("kan_diffusion.study.measure.evaluate_run", evaluate)
+    assert cli("evaluate", "run").error.startswith("error: the memory does not suffice; take fewer")
 
 
 def test_a_terminal_without_letters_for_it_gets_others(tmp_path, monkeypatch):

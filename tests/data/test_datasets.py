@@ -205,7 +205,7 @@ def test_a_wing_that_was_taken_off_is_missed_by_its_own_data_alone(monkeypatch):
     with refused("unknown data set"):
         data_from_name("digits")
     assert [data.name for data in study_for("moons").data] == ["moons"]
-    with pytest.raises(ValidationError, match="need .kan_diffusion.no_wing.sources., which this"):
+    with pytest.raises(ValidationError, match=r"need .kan_diffusion\.no_wing\.sources., which"):
         TypeAdapter(DataConfig).validate_python({"pictures": "digits"})
     monkeypatch.setitem(places, "path", "no_library_of_tables.sources:FileData")
     with pytest.raises(ModuleNotFoundError, match="no_library_of_tables"):

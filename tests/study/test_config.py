@@ -152,8 +152,9 @@ def test_families_are_selected():
     assert [model.name for model in study.models] == ["MLP"]
     with refused("unknown family 'mpl', did you mean 'mlp'"):
         _study().with_families(["mpl"])
-    with refused("no model of family 'kan'; it has mlp"):
-        study.with_families(["kan"])
+    for name in ("kan", "my_families:MINE"):
+        with refused(f"no model of family '{name}'; it has mlp"):
+            study.with_families([name])
 
 
 def test_length_is_in_steps_or_in_epochs():

@@ -82,6 +82,8 @@ def test_an_executor_that_cannot_be_opened_is_one_line(monkeypatch):
         open_executor("rai")
     with refused(r"'auto' .* add --executor ray"):
         open_executor("local", address="auto")
+    with refused(r"cluster at 'auto' decides how many trials run at once; leave --workers out"):
+        open_executor("ray", workers=2, address="auto")
     monkeypatch.setitem(sys.modules, "ray", None)  # as Python itself marks what is not there
     with refused(r"trials on a cluster need 'ray'.* pip install '\.\[ray\]'"):
         open_executor("ray")

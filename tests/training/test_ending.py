@@ -159,6 +159,21 @@ def test_steps_that_are_slow_beyond_hope_stop_at_the_clock():
     assert [step for step, _ in result.heldout_losses] == [4]
 
 
+@pytest.mark.parametrize("changes", [{"max_seconds": 10}, {"patience": 0.2}, {}], ids=str)
+def test_progress_ends_where_training_ends_whoever_ends_it(changes):
+    reports = []
+    options = {"heldout": OTHERS, "on_progress": lambda step, _: reports.append(step)}
+    config = OVERFIT.model_copy(update=changes)
+    result = _timed(Timed(lambda _: 0.06), config, **options)
+    assert (len(result.losses) < 400) == bool(changes)
+    assert reports == sorted(reports)
+    assert reports[-1] == config.steps == 400
+    reports.clear()
+    stop = {**options, "callbacks": [lambda run: run.stop()]}
+    assert _trained(_small(), OVERFIT, **stop).ending == "stopped"
+    assert reports[-1] == 400
+
+
 @pytest.mark.parametrize(
     ("clock", "moment"), [("max_seconds", 12), ("max_seconds", 50), ("processor_seconds", 200)]
 )

@@ -40,7 +40,14 @@ from kan_diffusion.cli.options import (
     Workers,
     option,
 )
-from kan_diffusion.errors import KanDiffusionError, one_line, printable, valid_settings
+from kan_diffusion.errors import (
+    OUT_OF_MEMORY,
+    KanDiffusionError,
+    is_out_of_memory,
+    one_line,
+    printable,
+    valid_settings,
+)
 from kan_diffusion.interrupts import interrupt_on_signals
 from kan_diffusion.limits import (
     MOST_GUIDANCE,
@@ -279,7 +286,9 @@ def tune(
             executor=runner, on_plan=progress.start, on_event=progress.move,
         )  # fmt: skip
     show_tuned(tuned.tries)
-    given = {"match": match, "budget": budget, "params": params, "families": families}
+    given = {
+        "match": match, "budget": budget, "params": params, "families": families, "steps": steps
+    }  # fmt: skip
     same = [f"--{name}={value}" for name, value in given.items() if value is not None]
     use = ["kan-diffusion", "compare", what, *same, "--tuned", str(tuned.path)]
     TextConsole().say(f"\nSettings: {tuned.path}\nUse them: {shlex.join(use)}")
@@ -970,6 +979,6 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, OSError):
         name = f"'{error.filename}': " if error.filename is not None else ""
         return one_line(f"{name}{error.strerror or error}; check the path, or choose another")
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return "the memory does not suffice; take fewer points, or a smaller network or batch"
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
     return "".join(traceback.format_exception(error))

@@ -450,12 +450,14 @@ class StudyConfig(Settings):
         Raises:
             KanDiffusionError: A family is unknown, or the study has no model of it.
         """
+        known = sorted({model.family for model in self.models})
         for family in families:
-            get_family(family)
-            if family not in {model.family for model in self.models}:
+            if family not in known:
+                if not is_place(family):  # a name that no family has is unknown
+                    get_family(family)
                 raise KanDiffusionError(
                     f"study '{self.name}' has no model of family '{family}'; it has "
-                    + ", ".join(sorted({model.family for model in self.models}))
+                    + ", ".join(known)
                 )
         return self._only("models", [model for model in self.models if model.family in families])
 

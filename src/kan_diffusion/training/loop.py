@@ -164,10 +164,12 @@ def train(
         identity: Identity of the run; a checkpoint with another identity is refused.
         resume: Whether to continue from ``checkpoint`` if it exists.
         on_progress: Called a few times a second with the number of finished steps and the loss.
-            With ``processor_seconds``, steps are scaled to end at ``config.steps``.
+            Steps are scaled to end at ``config.steps`` where a clock settles their number, and
+            whoever ends training, the last ones are ``config.steps``.
         callbacks: Called with the run a few times a second, and after each look at the held-out
             loss.
-        moments: Steps (0 is before training) at which ``on_moment`` is called, scaled likewise.
+        moments: Steps (0 is before training) at which ``on_moment`` is called; with
+            ``processor_seconds`` they are scaled likewise.
         on_moment: Called with the step and the denoiser at these moments.
         log_folder: Folder for TensorBoard's event files; None logs nothing.
 
@@ -266,7 +268,7 @@ def train(
                 last_report = time.perf_counter()
                 loss = float(run.losses()[-1])
                 if on_progress is not None:
-                    on_progress(round(finished_steps()), loss)
+                    on_progress(config.steps * run.step // run.steps, loss)
                 for callback in callbacks:
                     callback(run)
                 if log is not None:
@@ -275,6 +277,8 @@ def train(
                     values = {"loss": loss, "learning_rate": rate, **_prefixed(outside)}
                     _write(log, values, run.step)
         run.require_finite(checkpoint)
+        if on_progress is not None and 0 < run.step < run.steps:  # it ends before its last step
+            on_progress(config.steps, float(run.losses()[-1]))
         run.conclude(heldout_batches)
         if on_moment is not None and moment_has_come():
             run.show(on_moment)

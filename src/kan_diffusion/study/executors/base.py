@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import OUT_OF_MEMORY, KanDiffusionError, is_out_of_memory
 
 if TYPE_CHECKING:
     from kan_diffusion.study.config import TrialConfig
@@ -239,7 +239,9 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
     except Exception as fault:  # a user's own family may raise anything
         logger.debug("trial %s failed", trial, exc_info=fault)
         kind, error = "failed", str(fault)
-        if not isinstance(fault, KanDiffusionError):
+        if is_out_of_memory(fault):
+            error = OUT_OF_MEMORY
+        elif not isinstance(fault, KanDiffusionError):
             error = " ".join(f"{type(fault).__name__}: {fault}".split())
     return TrialEvent(
         kind,

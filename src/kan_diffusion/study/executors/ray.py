@@ -107,12 +107,17 @@ class RayExecutor(Executor):
     started or connected to when there are trials to run.
 
     Raises:
-        KanDiffusionError: Ray is not installed.
+        KanDiffusionError: Ray is not installed, or workers are given beside an address.
     """
 
     def __init__(
         self, *, workers: int | None = None, device: str = "auto", address: str | None = None
     ) -> None:
+        if workers is not None and address is not None:
+            raise KanDiffusionError(
+                f"the cluster at '{address}' decides how many trials run at once; leave --workers "
+                "out"
+            )
         super().__init__(workers=workers, device=device, address=address)
         # Ray would retry a trial too large for memory for ever. It reads this when imported.
         os.environ.setdefault("RAY_task_oom_retries", "0")
