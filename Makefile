@@ -31,7 +31,7 @@ compare: $(STAMP)-run  ## Run the default study: KAN and MLP on the swiss roll (
 	$(BIN)/kan-diffusion compare swiss-roll $(ARGS)
 	@echo "For the command kan-diffusion: source $(BIN)/activate"
 
-notebook-study: $(STAMP)-run  ## Run the notebook's experiment (ARGS="--epochs 400" shortens it)
+notebook-study: $(STAMP)-run  ## Run the notebook's experiment (ARGS="--steps 800" shortens it)
 	$(BIN)/kan-diffusion compare notebook $(ARGS)
 
 verdict: $(STAMP)-run  ## Write docs/verdict.md from the rows in results/verdict

@@ -38,8 +38,7 @@ def test_notebook_preset_is_the_notebooks_experiment():
     study = read_preset("notebook")
     assert list(_parameters(study).values()) == [22_080, 2_306, 1_600]
     assert study.training.steps == 8_000
-    assert study.steps_per_epoch() == 2
-    assert study.with_length(epochs=4_000) == study
+    assert study.training.batches == "epochs"
     assert study.process[0].num_timesteps == study.sampling.steps == 250
     alpha, _ = study.process[0].levels()
     assert float(alpha[-1]) ** 2 == pytest.approx(0.855, abs=5e-4)
@@ -157,24 +156,19 @@ def test_families_are_selected():
             study.with_families([name])
 
 
-def test_length_is_in_steps_or_in_epochs():
-    assert _study().with_length(steps=12).training.steps == 12
-    assert read_preset("notebook").with_length(epochs=3).training.steps == 6
-    for options, message in (
-        ({"epochs": 3}, "has no epochs; use --steps"),
-        ({"steps": 0}, "at least 1 step"),
-    ):
-        with refused(message):
-            _study().with_length(**options)
+def test_training_has_at_least_one_step():
+    assert _study().with_steps(12).training.steps == 12
+    with refused("at least 1 step"):
+        _study().with_steps(0)
 
 
 def test_a_length_that_is_not_for_all_trials_is_said(caplog):
     models = [{"name": "long", "family": "mlp", "steps": 9}, {"family": "kan"}]
     study = _study(models=models, budgets=[{"match": "time", "amount": 1}])
-    assert study.with_length(steps=12).training.steps == 12
+    assert study.with_steps(12).training.steps == 12
     assert caplog.messages == [
-        "--steps and --epochs are not for all trials: a budget of time settles their number "
-        "itself; model 'long' has its own"
+        "--steps is not for all trials: a budget of time settles their number itself; "
+        "model 'long' has its own"
     ]
 
 

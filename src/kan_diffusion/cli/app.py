@@ -147,9 +147,6 @@ def compare(
     params: Params = None,
     processes: Processes = None,
     steps: Steps = None,
-    epochs: Annotated[
-        int | None, option("Training epochs (for studies that have them).", within=(1, MOST_STEPS))
-    ] = None,
     tuned: Annotated[
         Path | None, option("Settings of the families, as 'tune' writes them.")
     ] = None,
@@ -178,7 +175,8 @@ def compare(
         what, params, match=match, budget=budget, families=_listed(families),
         processes=_listed(processes),
     )  # fmt: skip
-    config = config.with_length(steps=steps, epochs=epochs)
+    if steps is not None:
+        config = config.with_steps(steps)
     if tuned is not None:
         config = apply_tuned(config, read_tuned(tuned))
     if seeds is not None:
@@ -273,7 +271,8 @@ def tune(
     config: StudyConfig = study_for(
         what, params, match=match, budget=budget, families=_listed(families)
     )
-    config = config.with_length(steps=steps)
+    if steps is not None:
+        config = config.with_steps(steps)
     if data is not None:
         config = config.with_data(_listed(data) or [])
     folder = out if out is not None else Path("runs") / f"{config.name}-tuning"

@@ -22,7 +22,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from kan_diffusion import limits
-from kan_diffusion.data.sources import DataConfig, Source, load_dataset
+from kan_diffusion.data.sources import DataConfig, Source
 from kan_diffusion.denoisers.families import Setting, get_family
 from kan_diffusion.diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
@@ -478,46 +478,24 @@ class StudyConfig(Settings):
         budgets = tuple(own for each in self.budgets if (own := each.only(key, names)))
         return self.model_copy(update={key: tuple(kept), "budgets": budgets})
 
-    def with_length(self, *, steps: int | None = None, epochs: int | None = None) -> Self:
-        """Sets the number of training steps, or of epochs, and warns of trials it is not for.
+    def with_steps(self, steps: int) -> Self:
+        """Sets the number of training steps, and warns of trials that it is not for.
 
         Raises:
-            KanDiffusionError: Both are given, one is below 1, or epochs are asked of a study that
-                does not train in epochs.
+            KanDiffusionError: It is below 1 or too large.
         """
-        if steps is None and epochs is None:
-            return self
-        if steps is not None and epochs is not None:
-            raise KanDiffusionError("give either --steps or --epochs, not both")
-        if epochs is not None:
-            steps = epochs * self.steps_per_epoch()
-        if steps is None or not 1 <= steps <= limits.MOST_STEPS:
+        if not 1 <= steps <= limits.MOST_STEPS:
             raise KanDiffusionError(
-                f"training needs at least 1 step and at most {limits.MOST_STEPS:,}, not "
-                f"{steps or 0:,}; change --steps or --epochs"
+                f"training needs at least 1 step and at most {limits.MOST_STEPS:,}, not {steps:,}; "
+                "change --steps"
             )
         own = [f"model '{model.name}' has its own" for model in self.models if model.steps]
         if any(budget.match == "time" for budget in self.budgets):
             own.insert(0, "a budget of time settles their number itself")
         if own:
-            logger.warning("--steps and --epochs are not for all trials: %s", "; ".join(own))
+            logger.warning("--steps is not for all trials: %s", "; ".join(own))
         training = self.training.model_copy(update={"steps": steps})
         return self.model_copy(update={"training": training})
-
-    def steps_per_epoch(self) -> int:
-        """Counts the optimiser steps of an epoch.
-
-        Raises:
-            DataError: A file cannot be used.
-            KanDiffusionError: The study does not train in epochs.
-        """
-        if self.training.batches != "epochs":
-            raise KanDiffusionError(
-                f"study '{self.name}' draws its batches with replacement and has no epochs; use "
-                "--steps"
-            )
-        dataset = load_dataset(self.data[0], self.seed)
-        return math.ceil(len(dataset.train) / self.training.batch_size)
 
     def pinned(self) -> Self:
         """Fills in the digests of its files and the settings of its families.
