@@ -196,7 +196,7 @@ def test_names_are_toys_tables_or_files(tmp_path):
         TypeAdapter(DataConfig).validate_python({})
 
 
-def test_a_wing_that_was_taken_off_is_missed_by_its_own_data_alone(monkeypatch):
+def test_a_wing_that_was_taken_off_is_missed_by_its_own_data_alone(monkeypatch, tmp_path):
     places = {**SOURCES, "pictures": "kan_diffusion.no_wing.sources:PictureData"}
     monkeypatch.setattr(sources, "SOURCES", places)
     assert {"moons", "iris"} <= set(known_data())
@@ -207,6 +207,8 @@ def test_a_wing_that_was_taken_off_is_missed_by_its_own_data_alone(monkeypatch):
     assert [data.name for data in study_for("moons").data] == ["moons"]
     with pytest.raises(ValidationError, match=r"need .kan_diffusion\.no_wing\.sources., which"):
         TypeAdapter(DataConfig).validate_python({"pictures": "digits"})
-    monkeypatch.setitem(places, "path", "no_library_of_tables.sources:FileData")
-    with pytest.raises(ModuleNotFoundError, match="no_library_of_tables"):
+    (tmp_path / "half_a_wing.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(places, "path", "half_a_wing:FileData")
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):  # that one is there
         known_data()

@@ -47,6 +47,7 @@ from kan_diffusion.files import finite
 from kan_diffusion.imports import own_class
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.study.budgets import USUAL_SIZE
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
 from kan_diffusion.study.folder import Level, Row
 from kan_diffusion.training import TrainingConfig
@@ -68,8 +69,6 @@ __all__ = [
 
 _LIKELIHOOD_NUMBERS = 4096
 """Largest number of coordinates, over all points, whose likelihood is computed."""
-
-_PARAMS = 2300
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ class Task:
         """
         rate = get_family(family).learning_rate
         training = TrainingConfig(steps=2500, batch_size=2048, learning_rate=rate)
-        return Suggestion(training, _PARAMS if params is None else params, rate)
+        return Suggestion(training, USUAL_SIZE if params is None else params, rate)
 
     def suggest_study(self, dataset: Dataset) -> StudySuggestion:
         """Suggests how to compare models.
