@@ -166,11 +166,17 @@ def _layer(**settings: object) -> nn.Module:
     return made
 
 
+def _shared() -> nn.Module:
+    from kan_diffusion.kan import SharedKANLinear
+
+    return SharedKANLinear(WIDTH, WIDTH, functions=4, groups=GROUPS, grid_size=8)
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "GELU": lambda: nn.Sequential(nn.GELU(), nn.Linear(WIDTH, WIDTH)),
     "learned activation": _activated,
     "KANLinear": _layer,
-    "shared functions": lambda: _layer(functions=4, groups=GROUPS),
+    "shared functions": _shared,
     "dense GEMM": lambda: Dense("bspline"),
     "RBF": lambda: _layer(basis="rbf"),
     "rational": Rational,

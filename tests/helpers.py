@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan import KANLinear
+from kan_diffusion.kan import KANLinear, SharedKANLinear
 
 
 def seeded(seed=0):
@@ -33,7 +33,8 @@ def scrambled(layer, seed=0):
 
 def random_layer(in_features=3, out_features=2, *, seed=0, **settings):
     """A float64 layer with normal parameters and a grid for each input."""
-    layer = KANLinear(in_features, out_features, **{"dtype": torch.float64, **settings})
+    kind = SharedKANLinear if "functions" in settings else KANLinear
+    layer = kind(in_features, out_features, **{"dtype": torch.float64, **settings})
     return scrambled(layer, seed)
 
 

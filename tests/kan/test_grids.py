@@ -15,6 +15,7 @@ from kan_diffusion.kan import (
     KAN,
     KANLinear,
     LearnedFunctions,
+    SharedKANLinear,
     moved,
     out_of_range_fractions,
     refined,
@@ -184,7 +185,7 @@ REFUSED = [
     (lambda m: moved(m, torch.ones(9, 3), margin=math.nan), "more, not nan"),
     (lambda m: refined(m, 0), "at least 1, not 0"),
     (
-        lambda m: refined(KANLinear(3, 2, functions=8, initial="waves", grid_size=16), 4),
+        lambda m: refined(SharedKANLinear(3, 2, functions=8, initial="waves", grid_size=16), 4),
         "grid_size=4 has 7; take a larger",
     ),
 ]

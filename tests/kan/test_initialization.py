@@ -11,7 +11,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from helpers import seeded
-from kan_diffusion.kan import GatedLinear, KANLinear, LearnedFunctions
+from kan_diffusion.kan import GatedLinear, KANLinear, LearnedFunctions, SharedKANLinear
 from kan_diffusion.kan.bases import BASES
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 
@@ -102,7 +102,10 @@ def test_power_law_shrinks_with_the_weights_of_an_output():
 
 
 def test_weights_beside_functions_are_drawn_as_those_of_a_linear_layer():
-    for layer, fan_in in ((KANLinear(4, 50, functions=3), 12), (GatedLinear(20, 30, rank=2), 20)):
+    for layer, fan_in in (
+        (SharedKANLinear(4, 50, functions=3), 12),
+        (GatedLinear(20, 30, rank=2), 20),
+    ):
         layer.reset_parameters(seeded(0))
         bound = fan_in**-0.5
         for parameter in (layer.weight.detach(), layer.bias.detach()):
@@ -116,7 +119,7 @@ KINDS = [
         for init, b in product(INITIALIZATIONS, ("bspline", "rbf"))
     ),
     partial(SCALED, basis="chebyshev"),
-    partial(KANLinear, 4, 3, functions=2, groups=2),
+    partial(SharedKANLinear, 4, 3, functions=2, groups=2),
     partial(LearnedFunctions, 4, 2, 2),
     lambda: GatedLinear(4, 3, rank=2, functions=LearnedFunctions(4)),
 ]

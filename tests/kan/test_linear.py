@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import refused
-from kan_diffusion.kan import KAN, GatedLinear, KANLinear, LearnedFunctions, moved
+from kan_diffusion.kan import KAN, GatedLinear, KANLinear, LearnedFunctions, SharedKANLinear, moved
 from kan_diffusion.kan.bases import BASES
 
 
@@ -36,7 +36,7 @@ FLOPS = [
     # The cell and the place in it are found once for all shared functions of an input.
     (LearnedFunctions(7), 7 * (3 + 2 * 3)),
     (LearnedFunctions(7, 3, order=5), 7 * (3 + 3 * 2 * 5)),
-    (KANLinear(5, 7, functions=3, groups=2), 2 * 7 * 15 + 5 * (3 + 3 * 2 * 3) + 7),
+    (SharedKANLinear(5, 7, functions=3, groups=2), 2 * 7 * 15 + 5 * (3 + 3 * 2 * 3) + 7),
     # Each number of a code scales and shifts; a gate is one operation, and a state is not counted.
     (GatedLinear(5, 7, rank=2), 2 * 5 * 7 + 5 * (4 + 4 * 2 + 3 + 1) + 7),
     (GatedLinear(5, 7, False, gated=False, functions=LearnedFunctions(5)), 2 * 5 * 7 + 5 * 9),
@@ -73,12 +73,6 @@ REFUSED = [
     ({"basis": "powers"}, f"known: {', '.join(sorted(BASES))}"),
     ({"basis": None}, "a name or a class of Basis, not None"),
     ({"basis": "chebyshev", "init": "power-law"}, "SiLU, which is not .*; take init='glorot'"),
-    ({"functions": 2, "edge_scale": True}, "splines with tangents, without scale or init; leave"),
-    ({"functions": 2, "init": "glorot"}, "leave out edge_scale, init, basis and extrapolation"),
-    ({"functions": 2, "basis": "rbf"}, "extrapolation, or functions"),
-    ({"functions": 2, "extrapolation": "zero"}, "extrapolation, or functions"),
-    ({"functions": 12}, "a KANLinear has 1 to 8 functions an input, .* raise grid_size"),
-    ({"functions": 1, "groups": 3}, "groups must be 1 to 2, the inputs, not 3"),
     ({"extrapolation": "linea"}, "'linea', did you mean 'linear'"),
     ({"basis": "chebyshev", "extrapolation": "zero"}, "known: linear$"),
     ({"init": "xavier"}, "unknown init 'xavier'"),
@@ -89,7 +83,6 @@ REFUSED = [
     ({"grid_range": 2}, "the lower first, not 2"),
     ({"in_features": 0}, "at least one input and one output"),
     ({"bias": 8}, "bias must be True or False, not 8; grid_size and others are given by name"),
-    ({"groups": 2}, "groups are of inputs that share functions; give functions"),
     (
         {"basis": "rbf", "order": 2},
         "the degree of splines, which basis 'rbf' has not; leave it out",
@@ -101,6 +94,13 @@ def test_unusable_settings_are_refused():
     for settings, message in REFUSED:
         with refused(message):
             KANLinear(**{"in_features": 2, "out_features": 2, **settings})
+    for settings, message in (
+        ({"functions": 12}, "a SharedKANLinear has 1 to 8 functions an input, .* raise grid_size"),
+        ({"functions": 1, "groups": 3}, "groups must be 1 to 2, the inputs, not 3"),
+        ({"functions": 1, "out_features": 0}, "a SharedKANLinear needs at least one input and one"),
+    ):
+        with refused(message):
+            SharedKANLinear(**{"in_features": 2, "out_features": 2, **settings})
     two = "at least two widths, not"
     for widths, message in (([3], rf"{two} \[3\]"), (3, rf"{two} 3"), ([2, 0, 1], "not 2 and 0")):
         with refused(message):

@@ -3,6 +3,7 @@
 import copy
 import io
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import safetensors.torch
@@ -11,7 +12,7 @@ import torch
 from helpers import assert_same_state, randn, refused
 from kan_cases import KINDS, SINGLE, Case, by_torch, operands_of, over, run
 from kan_diffusion.denoisers import build_denoiser
-from kan_diffusion.kan import KANLinear, moved, refined
+from kan_diffusion.kan import KANLinear, SharedKANLinear, moved, refined
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 
 
@@ -172,9 +173,10 @@ def test_numbers_that_are_not_real_and_other_widths_are_refused(case):
 def test_torchs_default_device_is_no_device_of_a_layer():
     x = randn(40, 3, dtype=SINGLE)
     kinds = [{"init": init} for init in INITIALIZATIONS]
-    for own in (*kinds, {"basis": "rbf"}, {"basis": "chebyshev"}, {"functions": 1, "groups": 2}):
+    made = [partial(KANLinear, **own) for own in (*kinds, {"basis": "rbf"}, {"basis": "chebyshev"})]
+    for kind in (*made, partial(SharedKANLinear, functions=1, groups=2)):
         with torch.device("meta"):  # as torch.set_default_device does
-            layer = KANLinear(3, 2, device="cpu", **own)
+            layer = kind(3, 2, device="cpu")
             output = layer(x)
             layer = moved(refined(refined(layer, 10), 7), x)
         assert layer(x).isfinite().all()

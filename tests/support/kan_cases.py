@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from helpers import is_fused, randn, seeded
-from kan_diffusion.kan import Basis, GatedLinear, KANLinear, LearnedFunctions
+from kan_diffusion.kan import Basis, GatedLinear, KANLinear, LearnedFunctions, SharedKANLinear
 from kan_diffusion.kan.kernels import fused
 
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -77,7 +77,7 @@ class Case:
             functions, groups = min(several, size + self.order), min(3, inputs)
             own |= {"functions": functions, "initial": [torch.zeros_like] * functions}
             if self.kind == "grouped":
-                module = KANLinear(inputs, outputs, bias, groups=groups, **own)
+                module = SharedKANLinear(inputs, outputs, bias=bias, groups=groups, **own)
             else:
                 groups = None if self.kind == "functions" else groups
                 module = LearnedFunctions(inputs, groups=groups, **own)

@@ -41,7 +41,7 @@ from kan_diffusion.kan.bases import Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions, draw_linear
 from kan_diffusion.kan.gated import GatedLinear, modulate
 from kan_diffusion.kan.initialization import Initialization
-from kan_diffusion.kan.linear import KANLinear
+from kan_diffusion.kan.linear import EdgeLayer, KANLinear, SharedKANLinear
 
 __all__ = ["ModelMixin", "NetworkDenoiser"]
 
@@ -256,9 +256,7 @@ class NetworkDenoiser(PointDenoiser):
         self.code: nn.Linear | LearnedFunctions | None = None
         if learned_inputs:
             count = 1 + 2 * num_input_frequencies
-            self.first: KANLinear | nn.Linear = KANLinear(
-                num_inputs, width, functions=count, **waves
-            )
+            self.first: EdgeLayer | nn.Linear = SharedKANLinear(num_inputs, width, count, **waves)
             self.code = None if rank is None else LearnedFunctions(1, rank, **waves)
         else:
             self.first = edge_layer(0, num_inputs, width) if edges else nn.Linear(num_inputs, width)
@@ -340,7 +338,7 @@ class NetworkDenoiser(PointDenoiser):
     def kan_layers(self) -> list[KANLinear]:
         """The layers whose edges have functions of their own, inputs first."""
         parts = [self.first, *(layer.linear for layer in self.layers if isinstance(layer, _Layer))]
-        return [part for part in parts if isinstance(part, KANLinear) and part.functions is None]
+        return [part for part in parts if isinstance(part, KANLinear)]
 
     @property
     def flops(self) -> int:

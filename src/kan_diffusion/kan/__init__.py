@@ -5,7 +5,7 @@ from kan_diffusion.kan.convert import from_efficient_kan, from_pykan
 from kan_diffusion.kan.functions import LearnedFunctions
 from kan_diffusion.kan.gated import GatedLinear
 from kan_diffusion.kan.grids import moved, out_of_range_fractions, refined
-from kan_diffusion.kan.linear import KAN, KANLinear
+from kan_diffusion.kan.linear import KAN, KANLinear, SharedKANLinear
 
 __all__ = [
     "KAN",
@@ -16,6 +16,7 @@ __all__ = [
     "GatedLinear",
     "KANLinear",
     "LearnedFunctions",
+    "SharedKANLinear",
     "from_efficient_kan",
     "from_pykan",
     "moved",

@@ -8,8 +8,8 @@ All edges that leave input i share the functions :math:`B_g` of a basis
 (out, in x (1 + functions)). SiLU stands beside local functions alone, splines and Gaussians. The
 scale s is redundant; ``edge_scale=True`` adds it to match networks that have it.
 
-With ``functions=R`` an edge has R numbers instead, the weights of a few learned functions that the
-inputs of a group share (:mod:`kan_diffusion.kan.functions`),
+In a ``SharedKANLinear`` an edge has R numbers instead, the weights of a few learned functions that
+the inputs of a group share (:mod:`kan_diffusion.kan.functions`),
 
 .. math:: \phi_{o,i}(x) = \sum_{r \le R} a_{o,i,r}\, f_{\gamma(i),r}(x).
 
@@ -36,7 +36,7 @@ from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, draw_linea
 from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization, initialize
 from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
 
-__all__ = ["KAN", "EdgeSettings", "KANLinear"]
+__all__ = ["KAN", "EdgeLayer", "EdgeSettings", "KANLinear", "SharedKANLinear"]
 
 _SILU_FLOPS = 4
 
@@ -51,163 +51,42 @@ _SPLINE = FusedFunction(
 )
 
 
-class KANLinear(BasisLayer):
-    r"""A layer of learned univariate functions, used where ``nn.Linear`` would be.
-
-    An infinite input gives NaN, the sum of functions that are infinite with either sign.
-
-    Args:
-        in_features: Size of the last dimension of the input.
-        out_features: Size of the last dimension of the output.
-        bias: Whether to add a learned constant to each output.
-        basis: The functions an edge is made of: ``"bspline"``, ``"rbf"``, ``"chebyshev"`` or any
-            other name in ``BASES``, or a class of :class:`~kan_diffusion.kan.bases.Basis`.
-        grid_size: Number G of intervals of the grid; the degree of ``"chebyshev"``.
-        order: Degree k of the splines, 1 to 5.
-        grid_range: Ends of the grid, the same for every input or group at the start.
-        extrapolation: What happens outside the grid: ``"linear"`` (the tangent at the end),
-            or ``"zero"`` (functions run out to zero; splines and Gaussians).
-        edge_scale: Whether each edge has a trainable scale of its functions, as in pykan and
-            efficient-KAN.
-        init: Initialisation by name, see :mod:`kan_diffusion.kan.initialization`; None for
-            ``"power-law"`` with a base branch and ``"glorot"`` without.
-        functions: Number R of learned functions an input that edges share, splines with tangents,
-            at most G + k; None for functions of each edge. With shared functions there is neither a
-            base branch nor a scale, and weights are drawn as those of ``nn.Linear``.
-        groups: Number of groups of inputs that share functions, to which inputs are assigned by
-            turns; None for one group per input.
-        initial: The functions that shared ones start as, see
-            :class:`~kan_diffusion.kan.functions.LearnedFunctions`.
-        noise: Standard deviation of the noise added to each of their coefficients at the start.
-        rate: Learning rate of their coefficients relative to that of other parameters.
-        device: Device of the parameters.
-        dtype: Floating dtype of the parameters.
+class EdgeLayer(BasisLayer):
+    """Base of the layers whose edges are sums of features of one input, each with a weight.
 
     Attributes:
-        basis: The functions, with the buffers ``grid_origin`` and ``grid_step``.
-        coefficients: Coefficients of shared functions with shape (R, groups, functions of the
-            basis); None for functions of each edge.
-        weight: Packed weight with shape (out, in * (1 + functions)): for each input first the base
-            weight, if there is one, then the coefficients; or with shape (out, in * R).
+        weight: Packed weight with shape (out, in * features an input).
         scale: Edge scales with shape (out, in), or None.
         bias: Constants with shape (out,), or None.
-
-    Raises:
-        KanDiffusionError: A size, a range or a name is not usable, settings do not go together, or
-            the basis cannot be fitted to the initial functions.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        basis: BasisKind = "bspline",
-        grid_size: int = 5,
-        order: int = 3,
-        grid_range: tuple[float, float] = (-1.0, 1.0),
-        extrapolation: Extrapolation = "linear",
-        edge_scale: bool = False,
-        init: Initialization | None = None,
-        functions: int | None = None,
-        groups: int | None = None,
-        initial: InitialFunctions = "silu",
-        noise: float = 1e-3,
-        rate: float = 1.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
+    def _set_sizes(self, in_features: int, out_features: int, bias: bool) -> None:
+        """Checks and keeps the sizes of the layer."""
+        name = type(self).__name__
         if in_features < 1 or out_features < 1:
             raise KanDiffusionError(
-                f"a KANLinear needs at least one input and one output, not {in_features} and "
+                f"a {name} needs at least one input and one output, not {in_features} and "
                 f"{out_features}"
             )
         if not isinstance(bias, bool):
             raise KanDiffusionError(
                 f"bias must be True or False, not {bias!r}; grid_size and others are given by name"
             )
-        if init is not None:
-            require_known("init", init, INITIALIZATIONS)
-        if groups is not None and functions is None:
-            raise KanDiffusionError("groups are of inputs that share functions; give functions")
         self.in_features = in_features
         self.out_features = out_features
-        count = group_count(in_features, groups)
-        place = count, grid_size, order, grid_range, extrapolation
-        self.basis = basis_class(basis)(*place, device, dtype)
-        kind = type(self.basis)
-        if order != 3 and kind is not BSpline and kind in BASES.values():
-            raise KanDiffusionError(
-                f"order is the degree of splines, which basis '{self.basis.name}' has not; leave "
-                "it out"
-            )
-        self.coefficients = self.functions = None
-        if functions is not None:
-            own = edge_scale, init, kind, extrapolation
-            if own != (False, None, BSpline, "linear"):
-                raise KanDiffusionError(
-                    "functions that edges share are splines with tangents, without scale or init; "
-                    "leave out edge_scale, init, basis and extrapolation, or functions"
-                )
-            self._share(functions, initial, noise, rate)
-        if init not in (None, "glorot") and not self.has_base:
-            raise KanDiffusionError(
-                f"init='{init}' starts from SiLU, which is not beside basis '{self.basis.name}'; "
-                "take init='glorot'"
-            )
-        self.init: Initialization = init or ("power-law" if self.has_base else "glorot")
-        width = in_features * self.features_per_input
-        self.weight = nn.Parameter(torch.empty(out_features, width, device=device, dtype=dtype))
-        new = self.weight.new_empty
-        self.scale = nn.Parameter(new(out_features, in_features)) if edge_scale else None
-        self.bias = nn.Parameter(new(out_features)) if bias else None
-        self._draw()
 
-    @property
-    def has_base(self) -> bool:
-        """Whether each edge has a weight of SiLU, before those of its functions."""
-        return self.functions is None and self.basis.local
+    def _allocate(self, bias: bool, edge_scale: bool = False) -> None:
+        """Makes the parameters of edges, which have no values yet."""
+        new, width = self.basis.grid_step.new_empty, self.in_features * self.features_per_input
+        self.weight = nn.Parameter(new(self.out_features, width))
+        edges = self.out_features, self.in_features
+        self.scale = nn.Parameter(new(edges)) if edge_scale else None
+        self.bias = nn.Parameter(new(self.out_features)) if bias else None
 
     @property
     def features_per_input(self) -> int:
         """Number of features an input is expanded into, which its edges weigh."""
-        return self.functions or int(self.has_base) + self.basis.num_functions
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one forward pass for one row of input.
-
-        As in the CPU kernel, an edge costs 2 for each function that differs from zero (k + 1 for
-        B-splines) and 2 for SiLU. The functions are evaluated once per input, and
-        SiLU counts 4. A scale is multiplied into the weight once per batch and not counted.
-        """
-        constants = self.out_features if self.bias is not None else 0
-        edges = self.in_features * self.out_features * self.flops_per_curve
-        own = self.in_features * self.flops_per_input
-        return edges + constants + (own if self.functions is None else super().flops)
-
-    @property
-    def flops_per_curve(self) -> int:
-        """Operations of one edge, as counted in :attr:`flops`."""
-        return 2 * (self.functions or self.basis.num_active + int(self.has_base))
-
-    @property
-    def flops_per_input(self) -> int:
-        """Operations of the functions of one input, which all of its edges share."""
-        return self.basis.flops_per_input + _SILU_FLOPS * int(self.has_base)
-
-    @torch.no_grad()
-    def _draw(self, generator: torch.Generator | None = None) -> None:
-        """Draws weights by ``init`` or, beside shared functions, as torch does."""
-        if self.coefficients is not None:
-            super()._draw(generator)
-            draw_linear(self.weight, self.bias, generator)
-            return
-        initialize(self.init, self._edges.detach(), self.scale, self.basis, generator)
-        if self.bias is not None:
-            self.bias.zero_()
+        raise NotImplementedError
 
     @property
     def _edges(self) -> Tensor:
@@ -216,47 +95,11 @@ class KANLinear(BasisLayer):
 
     def edge_weights(self) -> Tensor:
         """Returns the weights of the features by edge, (out, in, features), scales included."""
-        if self.scale is None:
-            return self._edges
-        first = int(self.has_base)
-        base, coefficients = self._edges[..., :first], self._edges[..., first:]
-        return torch.cat([base, coefficients * self.scale.unsqueeze(-1)], dim=-1)
+        return self._edges
 
     def features(self, rows: Tensor) -> Tensor:
-        """Expands inputs (N, in) into the features that edges weigh: (N, in, features).
-
-        Under autocast the functions keep the precision of the basis, which places on a grid need;
-        autocast only makes the product with the weight cheaper.
-        """
-        if self.coefficients is not None:
-            return self._shared(rows).unflatten(1, (self.in_features, -1))
-        return self._expanded(rows, self.basis.grid)
-
-    def _expanded(self, rows: Tensor, grid: Grid) -> Tensor:
-        rows = rows.to(grid[0].dtype) if autocasts(rows) else rows
-        with in_full_precision(rows):
-            functions: Tensor = self.basis(rows, grid)
-            if not self.has_base:
-                return functions
-            return torch.cat([silu(rows).unsqueeze(-1), functions], dim=-1)
-
-    def _outputs(self, rows: Tensor) -> Tensor:
-        if self.coefficients is not None:
-            return self._shared(rows, self.weight, self.bias)
-        weight = self.weight if self.scale is None else self.edge_weights().flatten(1)
-        return self._weighed(rows, weight)
-
-    def _weighed(self, rows: Tensor, weight: Tensor) -> Tensor:
-        """Computes a layer of functions of each edge with a packed weight."""
-        basis = self.basis
-
-        def by_torch(rows: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor) -> Tensor:
-            origin, step = grid
-            return linear(self._expanded(rows, (origin, step)).flatten(1), weight, bias)
-
-        operands = rows, weight, self.bias, *basis.grid
-        fused = type(basis) is BSpline and not autocasts(rows)
-        return _SPLINE(operands, (basis.order, basis.extrapolation == "linear"), by_torch, fused)
+        """Expands inputs (N, in) into the features that edges weigh: (N, in, features)."""
+        raise NotImplementedError
 
     def edge_outputs(self, input: Tensor) -> Tensor:
         """Computes the contribution of each edge to its output, base branch and scale included.
@@ -290,16 +133,261 @@ class KANLinear(BasisLayer):
         features = self.features(rows)[:, i]
         return (features @ self.edge_weights()[j, i].to(features.dtype)).view(x.shape)
 
+
+class KANLinear(EdgeLayer):
+    r"""A layer of learned univariate functions, used where ``nn.Linear`` would be.
+
+    An infinite input gives NaN, the sum of functions that are infinite with either sign.
+
+    Args:
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+        bias: Whether to add a learned constant to each output.
+        basis: The functions an edge is made of: ``"bspline"``, ``"rbf"``, ``"chebyshev"`` or any
+            other name in ``BASES``, or a class of :class:`~kan_diffusion.kan.bases.Basis`.
+        grid_size: Number G of intervals of the grid; the degree of ``"chebyshev"``.
+        order: Degree k of the splines, 1 to 5.
+        grid_range: Ends of the grid, the same for every input or group at the start.
+        extrapolation: What happens outside the grid: ``"linear"`` (the tangent at the end),
+            or ``"zero"`` (functions run out to zero; splines and Gaussians).
+        edge_scale: Whether each edge has a trainable scale of its functions, as in pykan and
+            efficient-KAN.
+        init: Initialisation by name, see :mod:`kan_diffusion.kan.initialization`; None for
+            ``"power-law"`` with a base branch and ``"glorot"`` without.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Attributes:
+        basis: The functions, with the buffers ``grid_origin`` and ``grid_step``.
+        weight: Packed weight with shape (out, in * (1 + functions)): for each input first the base
+            weight, if there is one, then the coefficients.
+        scale: Edge scales with shape (out, in), or None.
+        bias: Constants with shape (out,), or None.
+
+    Raises:
+        KanDiffusionError: A size, a range or a name is not usable, or the basis has no such order
+            or initialisation.
+    """
+
+    coefficients: None = None
+    functions: None = None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        basis: BasisKind = "bspline",
+        grid_size: int = 5,
+        order: int = 3,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        extrapolation: Extrapolation = "linear",
+        edge_scale: bool = False,
+        init: Initialization | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self._set_sizes(in_features, out_features, bias)
+        if init is not None:
+            require_known("init", init, INITIALIZATIONS)
+        place = in_features, grid_size, order, grid_range, extrapolation
+        self.basis = basis_class(basis)(*place, device, dtype)
+        kind = type(self.basis)
+        if order != 3 and kind is not BSpline and kind in BASES.values():
+            raise KanDiffusionError(
+                f"order is the degree of splines, which basis '{self.basis.name}' has not; leave "
+                "it out"
+            )
+        if init not in (None, "glorot") and not self.has_base:
+            raise KanDiffusionError(
+                f"init='{init}' starts from SiLU, which is not beside basis '{self.basis.name}'; "
+                "take init='glorot'"
+            )
+        self.init: Initialization = init or ("power-law" if self.has_base else "glorot")
+        self._allocate(bias, edge_scale)
+        self._draw()
+
+    @property
+    def has_base(self) -> bool:
+        """Whether each edge has a weight of SiLU, before those of its functions."""
+        return self.basis.local
+
+    @property
+    def features_per_input(self) -> int:
+        """Number of features an input is expanded into, which its edges weigh."""
+        return int(self.has_base) + self.basis.num_functions
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one forward pass for one row of input.
+
+        As in the CPU kernel, an edge costs 2 for each function that differs from zero (k + 1 for
+        B-splines) and 2 for SiLU. The functions are evaluated once per input, and
+        SiLU counts 4. A scale is multiplied into the weight once per batch and not counted.
+        """
+        constants = self.out_features if self.bias is not None else 0
+        edges = self.in_features * self.out_features * self.flops_per_curve
+        return edges + constants + self.in_features * self.flops_per_input
+
+    @property
+    def flops_per_curve(self) -> int:
+        """Operations of one edge, as counted in :attr:`flops`."""
+        return 2 * (self.basis.num_active + int(self.has_base))
+
+    @property
+    def flops_per_input(self) -> int:
+        """Operations of the functions of one input, which all of its edges share."""
+        return self.basis.flops_per_input + _SILU_FLOPS * int(self.has_base)
+
+    @torch.no_grad()
+    def _draw(self, generator: torch.Generator | None = None) -> None:
+        """Draws weights by ``init``."""
+        initialize(self.init, self._edges.detach(), self.scale, self.basis, generator)
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def edge_weights(self) -> Tensor:
+        """Returns the weights of the features by edge, (out, in, features), scales included."""
+        if self.scale is None:
+            return self._edges
+        first = int(self.has_base)
+        base, coefficients = self._edges[..., :first], self._edges[..., first:]
+        return torch.cat([base, coefficients * self.scale.unsqueeze(-1)], dim=-1)
+
+    def features(self, rows: Tensor) -> Tensor:
+        """Expands inputs (N, in) into the features that edges weigh: (N, in, features).
+
+        Under autocast the functions keep the precision of the basis, which places on a grid need;
+        autocast only makes the product with the weight cheaper.
+        """
+        return self._expanded(rows, self.basis.grid)
+
+    def _expanded(self, rows: Tensor, grid: Grid) -> Tensor:
+        rows = rows.to(grid[0].dtype) if autocasts(rows) else rows
+        with in_full_precision(rows):
+            functions: Tensor = self.basis(rows, grid)
+            if not self.has_base:
+                return functions
+            return torch.cat([silu(rows).unsqueeze(-1), functions], dim=-1)
+
+    def _outputs(self, rows: Tensor) -> Tensor:
+        weight = self.weight if self.scale is None else self.edge_weights().flatten(1)
+        return self._weighed(rows, weight)
+
+    def _weighed(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """Computes a layer of functions of each edge with a packed weight."""
+        basis = self.basis
+
+        def by_torch(rows: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor) -> Tensor:
+            origin, step = grid
+            return linear(self._expanded(rows, (origin, step)).flatten(1), weight, bias)
+
+        operands = rows, weight, self.bias, *basis.grid
+        fused = type(basis) is BSpline and not autocasts(rows)
+        return _SPLINE(operands, (basis.order, basis.extrapolation == "linear"), by_torch, fused)
+
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
-        own = f"edge_scale={self.scale is not None}"
-        if self.functions is not None:
-            own = f"functions={self.functions}, groups={self.basis.in_features}"
-        return f"{self.in_features}, {self.out_features}, {own}, bias={self.bias is not None}"
+        sizes = f"{self.in_features}, {self.out_features}"
+        return f"{sizes}, edge_scale={self.scale is not None}, bias={self.bias is not None}"
+
+
+class SharedKANLinear(EdgeLayer):
+    r"""A layer of edges that weigh a few learned functions of their input, which edges share.
+
+    Its functions are splines with tangents, as in
+    :class:`~kan_diffusion.kan.functions.LearnedFunctions`. There is neither a base branch nor a
+    scale, and weights are drawn as those of ``nn.Linear``.
+
+    Args:
+        in_features: Size of the last dimension of the input.
+        out_features: Size of the last dimension of the output.
+        functions: Number R of learned functions an input, at most G + k.
+        bias: Whether to add a learned constant to each output.
+        groups: Number of groups of inputs that share functions, to which inputs are assigned by
+            turns; None for one group per input.
+        grid_size: Number G of intervals of the grid.
+        order: Degree k of the splines, 1 to 5.
+        grid_range: Ends of the grid, the same for every group at the start.
+        initial: The functions that the learned ones start as, see ``LearnedFunctions``.
+        noise: Standard deviation of the noise added to each coefficient at the start.
+        rate: Learning rate of the coefficients relative to that of other parameters.
+        device: Device of the parameters.
+        dtype: Floating dtype of the parameters.
+
+    Attributes:
+        basis: The splines, with the buffers ``grid_origin`` and ``grid_step``.
+        coefficients: Coefficients with shape (R, groups, G + k).
+        weight: Packed weight with shape (out, in * R).
+        bias: Constants with shape (out,), or None.
+
+    Raises:
+        KanDiffusionError: A size, a range or a name is not usable, or the splines cannot be fitted
+            to the initial functions.
+    """
+
+    coefficients: nn.Parameter
+    functions: int
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        functions: int,
+        bias: bool = True,
+        *,
+        groups: int | None = None,
+        grid_size: int = 5,
+        order: int = 3,
+        grid_range: tuple[float, float] = (-1.0, 1.0),
+        initial: InitialFunctions = "silu",
+        noise: float = 1e-3,
+        rate: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self._set_sizes(in_features, out_features, bias)
+        place = group_count(in_features, groups), grid_size, order, grid_range
+        self.basis = BSpline(*place, device=device, dtype=dtype)
+        self._share(functions, initial, noise, rate)
+        self._allocate(bias)
+        self._draw()
+
+    @property
+    def features_per_input(self) -> int:
+        """Number R of functions of an input."""
+        return self.functions
+
+    @property
+    def flops(self) -> int:
+        """Operations of one forward pass for one row: two a weight, and those of the functions."""
+        constants = self.out_features if self.bias is not None else 0
+        return 2 * self.weight.numel() + constants + super().flops
+
+    @torch.no_grad()
+    def _draw(self, generator: torch.Generator | None = None) -> None:
+        """Draws the functions, then weights and constants as ``nn.Linear`` does."""
+        super()._draw(generator)
+        draw_linear(self.weight, self.bias, generator)
+
+    def features(self, rows: Tensor) -> Tensor:
+        """Evaluates the functions of inputs (N, in): (N, in, R)."""
+        return self._shared(rows).unflatten(1, (self.in_features, -1))
+
+    def _outputs(self, rows: Tensor) -> Tensor:
+        return self._shared(rows, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """The settings that differ between layers, for ``print``."""
+        shared = f"functions={self.functions}, groups={self.basis.in_features}"
+        return f"{self.in_features}, {self.out_features}, {shared}, bias={self.bias is not None}"
 
 
 class EdgeSettings(TypedDict, total=False):
-    """Settings of :class:`KANLinear` for functions of each edge."""
+    """Settings of :class:`KANLinear`."""
 
     basis: BasisKind
     grid_size: int

@@ -41,8 +41,9 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolderError
 from kan_diffusion.files import require_file, require_tensors, write_bytes
 from kan_diffusion.interrupts import interrupts_wait
-from kan_diffusion.kan import KANLinear, out_of_range_fractions
+from kan_diffusion.kan import out_of_range_fractions
 from kan_diffusion.kan.importance import sparsity_penalty
+from kan_diffusion.kan.linear import EdgeLayer
 from kan_diffusion.processes import Process
 from kan_diffusion.ranks import is_main_process
 from kan_diffusion.settings import Settings
@@ -211,8 +212,8 @@ class EdgeWatch:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._inputs: dict[KANLinear, Tensor] = {}
-        layers = [layer for layer in module.modules() if isinstance(layer, KANLinear)]
+        self._inputs: dict[EdgeLayer, Tensor] = {}
+        layers = [layer for layer in module.modules() if isinstance(layer, EdgeLayer)]
         if not layers:
             raise KanDiffusionError(
                 f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has "
@@ -226,7 +227,7 @@ class EdgeWatch:
     def _remember(
         self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
     ) -> None:
-        assert isinstance(layer, KANLinear)
+        assert isinstance(layer, EdgeLayer)
         self._inputs[layer] = (*inputs, *named.values())[0][:_WATCHED_ROWS]
 
     def penalty(self) -> Tensor:
