@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.interpolate import BSpline
 from torch.autograd import forward_ad
 
 from efficient_states import efficient_state, inputs
@@ -71,6 +72,46 @@ def test_a_grid_is_as_even_as_its_numbers_allow():
     assert float(basis.grid_step[0]) == pytest.approx(0.13, abs=1e-4)
 
 
+def _uneven(state, stretch):
+    """Moves the knots of every input to other places between the first and the last."""
+    for key in [key for key in state if key.endswith("grid")]:
+        low, high = state[key][:, :1], state[key][:, -1:]
+        state[key] = low + (high - low) * stretch((state[key] - low) / (high - low))
+    return state
+
+
+def test_uneven_knots_are_fitted_on_request():
+    # As quantiles of data that are denser at one end.
+    state = _uneven(efficient_state([3, 2], seed=3), lambda t: (t + t**2) / 2)
+    network, error = from_efficient_kan(state, fit=True)
+    x = inputs(3, seed=4)
+    expected = torch.nn.functional.silu(x) @ state["layers.0.base_weight"].T
+    weight = state["layers.0.spline_weight"] * state["layers.0.spline_scaler"].unsqueeze(-1)
+    largest = 0.0
+    for i, knots in enumerate(state["layers.0.grid"].numpy()):
+        beyond = np.arange(
+            1, 4
+        )  # SciPy's splines are defined between the fourth knot from each end
+        knots = np.concatenate([knots[0] - beyond[::-1], knots, knots[-1] + beyond])
+        spline = BSpline(knots, np.pad(weight[:, i].T, ((3, 3), (0, 0))), 3, extrapolate=False)
+        values = np.nan_to_num(spline(x[:, i]))
+        expected += torch.from_numpy(values)
+        largest = max(largest, float(np.abs(values).max()))
+    assert 0 < error < 1e-3
+    assert float((network(x).detach() - expected).abs().max()) < 3 * 1.5 * error * largest
+    even = efficient_state([3, 2])
+    network, error = from_efficient_kan(even, fit=True)
+    assert error == 0
+    assert torch.equal(network(x), from_efficient_kan(even)(x))
+
+
+def test_a_fit_on_knots_too_uneven_is_warned_of():
+    state = _uneven(efficient_state([2, 3, 1]), lambda t: t**8)
+    with pytest.warns(UserWarning, match=r"layers\.\d: functions on its uneven knots .* error of"):
+        _, error = from_efficient_kan(state, fit=True)
+    assert error > 1e-3
+
+
 def _knot(index, change):
     """Changes a knot of the second layer's last input."""
     return lambda state: state["layers.1.grid"][2, index].add_(change)
@@ -92,8 +133,11 @@ REFUSED = [
     (_put("layers.1.grid", torch.arange(11.0).repeat(2, 1)), r"layers\.1 .* other shapes"),
     (lambda state: state.update(efficient_state([2, 4])), r"layers\.0 and layers\.1 do not follow"),
     (lambda state: state.update(efficient_state([2, 3, 1], order=0)), "order must be 1 to 5, not"),
-    (_put("layers.0.grid", torch.full((2, 11), torch.nan)), r"layers\.0: .* input 0 are no even"),
-    (_knot(4, 0.01), r"layers\.1: the knots of input 2 are no even grid .* with grid_eps=1"),
+    (
+        _put("layers.0.grid", torch.full((2, 11), torch.nan)),
+        r"layers\.0: .* input 0 are no finite numbers that",
+    ),
+    (_knot(4, 0.01), r"layers\.1: .* input 2 are no even grid, .* give fit=True, or .* grid_eps=1"),
 ]
 
 

@@ -224,3 +224,40 @@ def test_fractions_outside_are_told_by_the_names_of_the_layers():
     assert out_of_range_fractions(shared, y) == {"": 5 / 12}
     with refused("no KAN layer of Idle was called; if torch.compile made it or a part of it"):
         out_of_range_fractions(Idle(2, 2), x)
+
+
+# Networks
+
+
+def _network(kind=KAN):
+    made = KAN([3, 4, 2], grid_size=4, dtype=DOUBLE)
+    return made if kind is KAN else nn.Sequential(*made.layers)
+
+
+@pytest.mark.parametrize("kind", [KAN, nn.Sequential])
+def test_a_network_is_refined_and_moved_layer_by_layer(kind):
+    network, x = _network(kind), 3 * randn(200, 3)
+    before = copy.deepcopy(network)
+    fine = refined(network, 8)
+    torch.testing.assert_close(fine(x), network(x), rtol=1e-9, atol=1e-9)
+    wide = moved(network, x)
+    assert type(fine) is type(wide) is kind
+    layers = list(fine.layers if kind is KAN else fine)
+    assert [layer.basis.num_intervals for layer in layers] == [8, 8]
+    assert max(out_of_range_fractions(network, x).values()) > 0
+    assert set(out_of_range_fractions(wide, x).values()) == {0.0}
+    assert_same_state(network, before)
+
+
+def test_a_network_with_other_parts_is_refused():
+    for network, held in (
+        (nn.Sequential(KANLinear(3, 2), nn.ReLU()), "Sequential of KANLinear, ReLU"),
+        (nn.Linear(3, 2), "Linear"),
+        (nn.Sequential(), "Sequential"),
+    ):
+        with refused(
+            f"nn.Sequential of BasisLayer is needed, not a {held}; give such layers alone"
+        ):
+            refined(network, 8)
+        with refused("is needed, not a"):
+            moved(network, randn(5, 3))

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import randn
-from kan_diffusion.kan.importance import attribution, edge_sizes, layer_entropy, sparsity_penalty
+from helpers import randn, refused, scrambled
+from kan_diffusion.kan import KAN, KANLinear, SharedKANLinear, pruned, sparsity_penalty
+from kan_diffusion.kan.importance import attribution, edge_penalty, edge_sizes, layer_entropy
 
 
 def test_sizes_and_entropy_by_hand():
@@ -26,12 +27,12 @@ def test_the_penalty_is_the_sum_over_layers_and_has_a_finite_gradient():
     expected = sum(
         edge_sizes(part).sum() + layer_entropy(edge_sizes(part)) for part in (first, second)
     )
-    torch.testing.assert_close(sparsity_penalty([first, second]), expected)
+    torch.testing.assert_close(edge_penalty([first, second]), expected)
     # Dead edges and a dead layer are where logarithms and quotients go wrong.
     first[:, 1] = 0
     second[:] = 2
     layers = [first.requires_grad_(), second.requires_grad_()]
-    for gradient in torch.autograd.grad(sparsity_penalty(layers), layers):
+    for gradient in torch.autograd.grad(edge_penalty(layers), layers):
         assert bool(gradient.isfinite().all())
 
 
@@ -65,3 +66,71 @@ def test_what_a_unit_does_not_pass_on_has_no_attribution():
     # Edges that cancel.
     outputs = torch.stack([randn(40), -randn(40)], -1)[:, None]
     assert attribution([outputs], [outputs.sum(2)]).edges[0].tolist() == [[0, 0]]
+
+
+# Networks
+
+
+def test_the_penalty_of_a_network_is_that_of_its_edges():
+    first, second = KANLinear(3, 4), SharedKANLinear(4, 2, functions=2)
+    x = randn(50, 3).float()
+    hidden = first(x)
+    expected = edge_penalty([first.edge_outputs(x), second.edge_outputs(hidden)])
+    penalty = sparsity_penalty(torch.nn.Sequential(first, second), x)
+    torch.testing.assert_close(penalty, expected)
+    penalty.backward()
+    assert float(first.weight.grad.abs().sum()) > 0
+
+
+def _silence(layer, edges):
+    """Makes edges (output, input) constants: functions of a basis sum to one."""
+    for o, i in edges:
+        layer._edges.detach()[o, i, 0] = 0
+        layer._edges.detach()[o, i, 1:] = 0.25 * (o + i + 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"edge_scale": True}])
+def test_edges_that_pass_nothing_on_are_pruned_with_their_units(options):
+    network = KAN([3, 4, 2], **options, dtype=torch.float64)
+    first, second = network.layers
+    scrambled(first, 1)
+    scrambled(second, 2)
+    # Unit 1 is constant, unit 3 goes nowhere; one edge between units that stay is constant, too.
+    _silence(first, [(1, 0), (1, 1), (1, 2), (0, 2)])
+    _silence(second, [(0, 3), (1, 3)])
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    x = randn(300, 3)
+    small = pruned(network, x, share=1e-6)
+    assert [layer.in_features for layer in small.layers] == [3, 2]
+    assert small.layers[1].out_features == 2
+    assert not small.layers[0]._edges[0, 2].any()
+    torch.testing.assert_close(small(x), network(x), rtol=1e-8, atol=1e-8)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_what_remains_is_what_matters_and_the_ends_stay():
+    network, x = KAN([4, 8, 1]), randn(300, 4).float()
+    nothing, most = pruned(network, x, share=0), pruned(network, x, share=0.1)
+    torch.testing.assert_close(nothing(x), network(x))
+    assert most(x).shape == (300, 1)
+    first, second = network.layers
+    units = first(x)
+    outputs = [first.edge_outputs(x), second.edge_outputs(units)]
+    shares = attribution(outputs, [units, second(units)]).edges
+    kept = (most.layers[0]._edges != 0).any(2).sum()
+    assert 0 < int(kept) <= int((shares[0] >= 0.1).sum())
+    first.weight.detach().zero_()
+    constant = pruned(network, x)
+    assert constant.layers[1].in_features == 1
+    torch.testing.assert_close(constant(x), network(x))
+
+
+def test_what_cannot_be_pruned_is_refused():
+    x = randn(5, 3).float()
+    with refused("share must be from 0 to 1, not 2"):
+        pruned(KAN([3, 1]), x, share=2)
+    with refused("1 inputs do not vary; give at least two"):
+        pruned(KAN([3, 1]), x[:1])
+    with refused("nn.Sequential of KANLinear is needed, not a Sequential of SharedKANLinear"):
+        pruned(torch.nn.Sequential(SharedKANLinear(3, 1, functions=1)), x)

@@ -3,7 +3,7 @@ import torch
 
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.denoisers.edges import CURVE
-from kan_diffusion.kan.importance import edge_sizes, layer_entropy, sparsity_penalty
+from kan_diffusion.kan.importance import edge_penalty, edge_sizes, layer_entropy
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.run import EdgeWatch
 from make import points
@@ -40,7 +40,7 @@ def test_a_weight_makes_the_penalty_smaller(family):
     _train(plain)
     _train(sparse, sparsify=0.1)
     before, after = _edges(plain), _edges(sparse)
-    assert float(sparsity_penalty(after)) < 0.8 * float(sparsity_penalty(before))
+    assert float(edge_penalty(after)) < 0.8 * float(edge_penalty(before))
     sizes = [
         float(edge_sizes(torch.cat([part.flatten(1) for part in parts], 1)[:, None]).sum())
         for parts in (before, after)

@@ -38,6 +38,12 @@ class DenoiserOutput(BaseOutput):
 
     Attributes:
         sample: The prediction, with the shape (B, *shape) of the noised samples.
+
+    Example:
+        >>> from kan_diffusion.denoisers import build_denoiser
+        >>> denoiser = build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=[8])
+        >>> denoiser(torch.zeros(5, 2), 10).sample.shape
+        torch.Size([5, 2])
     """
 
     sample: Tensor
@@ -56,6 +62,12 @@ class Denoiser(ModelMixin, ConfigMixin):
     Attributes:
         flops: Floating-point operations of one forward pass for one sample, see
             :mod:`kan_diffusion.denoisers.families`.
+
+    Example:
+        >>> from kan_diffusion.denoisers import build_denoiser
+        >>> denoiser = build_denoiser("kan", 2, num_train_timesteps=1000, params=2300)
+        >>> denoiser.save_pretrained("denoiser")
+        >>> read = type(denoiser).from_pretrained("denoiser")
     """
 
     config_name = "config.json"
@@ -151,6 +163,13 @@ class PointDenoiser(Denoiser):
 
     A subclass registers its configuration, with ``data_dim`` and, where coordinates may be
     observed, ``observable``; and it defines ``_predict``.
+
+    Example:
+        >>> from kan_diffusion.denoisers import build_denoiser
+        >>> options = {"num_train_timesteps": 1000, "params": 2300, "observable": True}
+        >>> denoiser, nan = build_denoiser("kan", 2, **options), float("nan")
+        >>> denoiser(torch.zeros(1, 2), 10, observed=torch.tensor([[0.5, nan]])).sample.shape
+        torch.Size([1, 2])
     """
 
     @property

@@ -76,6 +76,11 @@ class Range:
 
     Raises:
         KanDiffusionError: The range is empty or not finite, or has no logarithm.
+
+    Example:
+        >>> from kan_diffusion.denoisers import Range
+        >>> Range(2, 5).whole, Range(1e-3, 1e-1, log=True).whole
+        (True, False)
     """
 
     low: float
@@ -117,6 +122,12 @@ class Family:
     Raises:
         KanDiffusionError: The space has a key that is neither ``"learning_rate"``, ``"depth"`` nor
             ``"optimizer"`` nor a setting of the class.
+
+    Example:
+        >>> from kan_diffusion.denoisers import Family, NetworkDenoiser
+        >>> relu = {"activation": "relu"}
+        >>> Family("relu-mlp", NetworkDenoiser, depth=3, learning_rate=1e-2, settings=relu).title
+        'relu-mlp'
     """
 
     name: str

@@ -78,6 +78,14 @@ class FormulaDenoiser(PointDenoiser):
     Raises:
         KanDiffusionError: There is not one expression per coordinate, or an expression has what a
             formula cannot have.
+
+    Example:
+        >>> from kan_diffusion.denoisers import FormulaDenoiser
+        >>> from kan_diffusion.processes import get_process
+        >>> process = get_process("cosine").model_dump(mode="json")
+        >>> normal = FormulaDenoiser(1, [["Mul", -1.0, "x0"]], process, num_constants=0)  # score -x
+        >>> normal(torch.ones(3, 1), 999).sample.shape
+        torch.Size([3, 1])
     """
 
     levels: Tensor

@@ -44,6 +44,13 @@ class EdgeFunction:
             sign of a.
         shiftless: Whether c or d can absorb a shift of z, so that b = 0 is enough.
         scaleless: Whether c can absorb a factor of z, so that a = 1 is enough.
+
+    Example:
+        >>> import sympy
+        >>> from kan_diffusion.denoisers import EdgeFunction
+        >>> cube = EdgeFunction("cube", lambda x: x**3, lambda x: x**3, complexity=3, parity="odd")
+        >>> cube.values(torch.tensor(2.0)).item(), cube.expression(sympy.Symbol("x"))
+        (8.0, x**3)
     """
 
     name: str

@@ -174,6 +174,12 @@ class NetworkDenoiser(PointDenoiser):
 
     Raises:
         KanDiffusionError: A size or a name is not usable, or settings do not go together.
+
+    Example:
+        >>> from kan_diffusion.denoisers import NetworkDenoiser
+        >>> denoiser = NetworkDenoiser(2, [16, 16], edges=True, grid_size=4)
+        >>> denoiser(torch.zeros(5, 2), torch.arange(5)).sample.shape
+        torch.Size([5, 2])
     """
 
     @register_to_config

@@ -61,6 +61,13 @@ class ReadableDenoiser(NetworkDenoiser):
 
     Raises:
         KanDiffusionError: Edges do not fit the widths of the network, or a function is unknown.
+
+    Example:
+        >>> from kan_diffusion.denoisers import NetworkDenoiser
+        >>> from kan_diffusion.denoisers.readable import readable
+        >>> network = readable(NetworkDenoiser(1, [2], time_encoding="raw", edges=True))
+        >>> network.edge_names()[0, 0, 1]
+        ('x0', 'h1.1')
     """
 
     @property
@@ -190,8 +197,8 @@ class ReadableDenoiser(NetworkDenoiser):
             for edge in edges
             if edge.input in units[edge.layer] and edge.output in units[edge.layer + 1]
         ]
-        made = ReadableDenoiser.from_config(
-            self.config,
+        made = _rebuilt(
+            self,
             hidden=[len(part) for part in units[1:-1]],
             kept_edges=renumbered,
             kept_inputs=[inputs[unit] for unit in units[0]],
@@ -240,6 +247,15 @@ class ReadableDenoiser(NetworkDenoiser):
         return self
 
 
+def _rebuilt(denoiser: NetworkDenoiser, **changed: object) -> ReadableDenoiser:
+    """Builds a readable network with the settings of a denoiser, but for some.
+
+    ``from_config`` of diffusers takes arguments that were given by position for defaults.
+    """
+    settings = {key: value for key, value in denoiser.config.items() if not key.startswith("_")}
+    return ReadableDenoiser(**{**settings, **changed})
+
+
 def no_edges(denoiser: Denoiser) -> str | None:
     """The reason why a denoiser cannot be taken apart; None if it can."""
     if isinstance(denoiser, ReadableDenoiser):
@@ -283,7 +299,7 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         for index, part in enumerate(denoiser.kan_layers)
         for ends in product(range(part.in_features), range(part.out_features))
     ]
-    made = ReadableDenoiser.from_config(denoiser.config, observable=False, kept_edges=edges)
+    made = _rebuilt(denoiser, observable=False, kept_edges=edges)
     nn.Module.to(made, denoiser.device, denoiser.dtype)
     made.load_state_dict(denoiser.state_dict(), strict=False)
     for mine, theirs in zip(made.kan_layers, denoiser.kan_layers, strict=True):

@@ -223,6 +223,12 @@ class PointDiffusionPipelineOutput(BaseOutput):
 
     Attributes:
         samples: Points with shape (num_samples, d), in the data's own units.
+
+    Example:
+        >>> from kan_diffusion import PointDiffusionPipeline, build_denoiser, get_process
+        >>> denoiser = build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=[8])
+        >>> PointDiffusionPipeline(denoiser, get_process("cosine"))(100).samples.shape
+        torch.Size([100, 2])
     """
 
     samples: Tensor
@@ -235,6 +241,12 @@ class SamplePipeline(DiffusionPipeline):
         denoiser: The trained network.
         process: The process that it was trained for.
         scheduler: Any diffusers scheduler of that process.
+
+    Example:
+        >>> import kan_diffusion as kd
+        >>> denoiser = kd.build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=[8])
+        >>> pipeline = kd.PointDiffusionPipeline(denoiser, kd.get_process("cosine"))
+        >>> pipeline.scheduler = kd.make_scheduler("heun", pipeline.process)
     """
 
     model_cpu_offload_seq = "denoiser"
@@ -488,6 +500,13 @@ class PointDiffusionPipeline(SamplePipeline):
     Raises:
         KanDiffusionError: Mean, scale or columns are not d finite numbers or names, or a scale is
             not positive.
+
+    Example:
+        >>> from kan_diffusion import PointDiffusionPipeline, build_denoiser, get_process
+        >>> denoiser = build_denoiser("mlp", 2, num_train_timesteps=1000, hidden=[8])
+        >>> pipeline = PointDiffusionPipeline(denoiser, get_process("cosine"), columns=["x", "y"])
+        >>> pipeline(5, generator=torch.Generator().manual_seed(0)).samples.shape
+        torch.Size([5, 2])
     """
 
     _denoiser_class = PointDenoiser

@@ -97,6 +97,12 @@ class Basis(Constants, ABC):
     Raises:
         KanDiffusionError: A size or range is not usable, or the extrapolation is not one of
             ``extrapolations``.
+
+    Example:
+        >>> from kan_diffusion.kan import Basis, BSpline
+        >>> basis: Basis = BSpline(1, num_intervals=4)  # functions of one input
+        >>> basis(torch.zeros(1, 1)).sum().item()  # which sum to one
+        1.0
     """
 
     name: ClassVar[str] = "custom"
@@ -272,6 +278,11 @@ class BSpline(Basis):
     for m = 2 the two-scale relation of Lane and Riesenfeld 1980).
 
     Arguments are those of :class:`Basis`.
+
+    Example:
+        >>> from kan_diffusion.kan import BSpline
+        >>> BSpline(2, num_intervals=4, order=3)(torch.zeros(10, 2)).shape
+        torch.Size([10, 2, 7])
     """
 
     name: ClassVar[str] = "bspline"
@@ -364,6 +375,11 @@ class RBF(Basis):
     with a width of one interval. Parameters per edge: G + 1. Operations per input: 7 (G + 1), with
     4 for an exponential; an edge costs 2 (G + 1). With ``"zero"`` the Gaussians decay by
     themselves. Arguments are those of :class:`Basis`.
+
+    Example:
+        >>> from kan_diffusion.kan import KANLinear, RBF
+        >>> KANLinear(3, 2, basis=RBF).basis.num_functions
+        6
     """
 
     name: ClassVar[str] = "rbf"
@@ -399,6 +415,11 @@ class Chebyshev(Basis):
     out to zero. Parameters per edge: G + 1. Operations per input: 3 G + 2; an edge costs 2 (G + 1).
     The slopes are :math:`T_g' = g\, U_{g-1}`, with U the polynomials of the second kind. Arguments
     are those of :class:`Basis`.
+
+    Example:
+        >>> from kan_diffusion.kan import Chebyshev
+        >>> Chebyshev(1, num_intervals=2)(torch.tensor([[0.5]]))  # 1, x and 2 x^2 - 1
+        tensor([[[ 1.0000,  0.5000, -0.5000]]])
     """
 
     name: ClassVar[str] = "chebyshev"

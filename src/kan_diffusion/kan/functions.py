@@ -278,6 +278,13 @@ class LearnedFunctions(BasisLayer):
         KanDiffusionError: A size, a range or a name is not usable; there are more functions than
             splines, or more groups than inputs; or splines cannot be fitted to the initial
             functions.
+
+    Example:
+        >>> from kan_diffusion.kan import LearnedFunctions
+        >>> activation = LearnedFunctions(32, groups=4)  # four functions that start as SiLU
+        >>> block = torch.nn.Sequential(torch.nn.Linear(8, 32), activation, torch.nn.Linear(32, 8))
+        >>> block(torch.zeros(10, 8)).shape
+        torch.Size([10, 8])
     """
 
     coefficients: nn.Parameter

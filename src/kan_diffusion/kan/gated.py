@@ -78,6 +78,13 @@ class GatedLinear(nn.Module):
     Raises:
         KanDiffusionError: A size or the rank is not usable, or there is not one function for each
             unit.
+
+    Example:
+        >>> from kan_diffusion.kan import GatedLinear, LearnedFunctions
+        >>> layer = GatedLinear(32, 16, rank=3, functions=LearnedFunctions(32))
+        >>> output, state = layer(torch.rand(10, 64), code=torch.rand(10, 3))  # values and gates
+        >>> output.shape, state.shape
+        (torch.Size([10, 16]), torch.Size([10, 32]))
     """
 
     def __init__(

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import Basis
 from kan_diffusion.kan.functions import BasisLayer
-from kan_diffusion.kan.linear import KANLinear
+from kan_diffusion.kan.linear import KANLinear, layers_of, with_layers
 
 __all__ = ["moved", "out_of_range_fractions", "refined"]
 
 Layer = TypeVar("Layer", bound=BasisLayer)
+Network = TypeVar("Network", bound=nn.Module)
 
 _POINTS_PER_FUNCTION = 16
 
@@ -72,23 +73,37 @@ def _on_basis(layer: Layer, basis: Basis) -> Layer:
 
 
 @torch.no_grad()
-def refined(layer: Layer, grid_size: int) -> Layer:
-    """Makes a layer with another number of intervals over the same range and the same function.
+def refined(network: Network, grid_size: int) -> Network:
+    """Makes a layer or network with other numbers of intervals, and with the same function.
 
     The function is kept exactly for splines with a multiple of the old number of intervals (with
     ``"zero"`` only inside the grid); otherwise it is fitted by least squares.
 
     Args:
-        layer: A ``KANLinear`` or ``LearnedFunctions``, which is not changed.
+        network: A ``KANLinear`` or ``LearnedFunctions``, a ``KAN``, or an ``nn.Sequential`` of such
+            layers, which is not changed.
         grid_size: Number of intervals of every grid.
 
     Returns:
-        The new layer, which shares nothing with the old one.
+        The new layer or network, which shares nothing with the old one.
 
     Raises:
-        KanDiffusionError: The number is less than 1, or the layer has more functions than the basis
-            would have.
+        KanDiffusionError: The number is less than 1, a layer has more functions than the basis
+            would have, or the network has other parts.
+
+    Example:
+        >>> from kan_diffusion.kan import KAN, refined
+        >>> fine = refined(KAN([2, 5, 1], grid_size=5), 10)
+        >>> fine.layers[0].basis.num_intervals
+        10
     """
+    if isinstance(network, BasisLayer):
+        return _refined(network, grid_size)
+    layers = layers_of(network, BasisLayer)
+    return with_layers(network, [_refined(layer, grid_size) for layer in layers])
+
+
+def _refined(layer: Layer, grid_size: int) -> Layer:
     basis = layer.basis.with_intervals(grid_size)
     if layer.functions is not None and layer.functions > basis.num_functions:
         raise KanDiffusionError(
@@ -99,24 +114,43 @@ def refined(layer: Layer, grid_size: int) -> Layer:
 
 
 @torch.no_grad()
-def moved(layer: Layer, input: Tensor, margin: float = 0.01) -> Layer:
-    """Makes a layer with its grids over the range of data and nearly the same function.
+def moved(network: Network, input: Tensor, margin: float = 0.01) -> Network:
+    """Makes a layer or network with its grids over the range of data and nearly the same function.
 
-    The grid of a constant input keeps its width and is shifted just enough to contain the value.
+    The grids of each layer of a network are laid over what the moved layers before it give. The
+    grid of a constant input keeps its width and is shifted just enough to contain the value.
 
     Args:
-        layer: A ``KANLinear`` or ``LearnedFunctions``, which is not changed.
+        network: A ``KANLinear`` or ``LearnedFunctions``, a ``KAN``, or an ``nn.Sequential`` of such
+            layers, which is not changed.
         input: Its inputs, with shape (*, in_features).
         margin: How much wider than the data a grid becomes at each end, as a fraction of their
             range.
 
     Returns:
-        The new layer, which shares nothing with the old one.
+        The new layer or network, which shares nothing with the old one.
 
     Raises:
         KanDiffusionError: The inputs are empty or not finite, or have a range that the grid's dtype
-            cannot divide; or the margin is negative.
+            cannot divide; the margin is negative; or the network has other parts.
+
+    Example:
+        >>> from kan_diffusion.kan import KAN, moved
+        >>> x = torch.linspace(0, 10, 100).unsqueeze(1)
+        >>> network = moved(KAN([1, 3, 1]), x)  # x outside [-1, 1] had no splines before
+        >>> network.layers[0].basis.grid_end.item() > 10
+        True
     """
+    if isinstance(network, BasisLayer):
+        return _moved(network, input, margin)
+    layers = []
+    for layer in layers_of(network, BasisLayer):
+        layers.append(_moved(layer, input, margin))
+        input = layers[-1](input)
+    return with_layers(network, layers)
+
+
+def _moved(layer: Layer, input: Tensor, margin: float) -> Layer:
     if not 0 <= margin < math.inf:
         raise KanDiffusionError(f"margin must be zero or more, not {margin}")
     rows, basis = layer._rows(input), layer.basis

@@ -20,13 +20,28 @@ starting with A = 1 at each output of the network. B is the attribution of an ed
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Attribution", "attribution", "edge_sizes", "layer_entropy", "sparsity_penalty"]
+from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.kan.linear import EdgeLayer, KANLinear, layers_of, with_layers
+
+__all__ = [
+    "Attribution",
+    "attribution",
+    "edge_penalty",
+    "edge_sizes",
+    "layer_entropy",
+    "pruned",
+    "sparsity_penalty",
+]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _TINY = 1e-12
 
@@ -45,7 +60,7 @@ def layer_entropy(sizes: Tensor) -> Tensor:
     return -(shares * shares.clamp(min=_TINY).log()).sum()
 
 
-def sparsity_penalty(layers: Sequence[Tensor]) -> Tensor:
+def edge_penalty(layers: Sequence[Tensor]) -> Tensor:
     """Adds up sizes and entropies of all layers: the penalty of sparsifying training.
 
     Args:
@@ -59,6 +74,33 @@ def sparsity_penalty(layers: Sequence[Tensor]) -> Tensor:
         sizes = edge_sizes(outputs)
         penalty = penalty + sizes.sum() + layer_entropy(sizes)
     return penalty
+
+
+def sparsity_penalty(network: nn.Module, x: Tensor) -> Tensor:
+    """Computes sizes plus entropies of all edges of a network, to be added to its loss.
+
+    Args:
+        network: A ``KAN`` or an ``nn.Sequential`` of ``KANLinear`` or ``SharedKANLinear``.
+        x: Inputs with shape (n, in_features); a few hundred are enough, as each layer holds
+            (n, out, in) numbers.
+
+    Returns:
+        The penalty, a differentiable number.
+
+    Raises:
+        KanDiffusionError: The network has other parts.
+
+    Example:
+        >>> from kan_diffusion.kan import KAN, sparsity_penalty
+        >>> network, x = KAN([2, 3, 1]), torch.rand(100, 2)
+        >>> loss = (network(x) - x.sum(1, keepdim=True)).square().mean()
+        >>> (loss + 1e-2 * sparsity_penalty(network, x)).backward()
+    """
+    outputs = []
+    for layer in layers_of(network, EdgeLayer):
+        outputs.append(layer.edge_outputs(x))
+        x = layer(x)
+    return edge_penalty(outputs)
 
 
 class Attribution(NamedTuple):
@@ -94,3 +136,85 @@ def attribution(layers: Sequence[Tensor], units: Sequence[Tensor]) -> Attributio
         edges.insert(0, outputs.std(0) * share.unsqueeze(-1))
         scores.insert(0, edges[0].sum(0))
     return Attribution(tuple(edges), tuple(scores[:-1]))
+
+
+@torch.no_grad()
+def pruned(network: Network, x: Tensor, share: float = 0.03) -> Network:
+    """Makes a network without edges of little attribution and without units that lose all edges.
+
+    The mean of a removed edge is added to the constant of its output. Edges that are removed
+    between units that stay have weights of zero, which are trained like any others.
+
+    Args:
+        network: A ``KAN`` or an ``nn.Sequential`` of ``KANLinear``, which is not changed.
+        x: Inputs on which edges are measured, with shape (n, in_features), at least two.
+        share: Share of an output's variation from which an edge is kept, from 0 to 1.
+
+    Returns:
+        The new network, with the inputs and outputs of the old one and at most as many units.
+
+    Raises:
+        KanDiffusionError: The network has other parts, there are fewer than two inputs, or the
+            share is not from 0 to 1.
+
+    Example:
+        >>> from kan_diffusion.kan import KAN, pruned
+        >>> small = pruned(KAN([4, 8, 1]), torch.randn(500, 4), share=0.05)
+        >>> small.layers[1].in_features <= 8
+        True
+    """
+    if not 0 <= share <= 1:
+        raise KanDiffusionError(f"share must be from 0 to 1, not {share}")
+    layers = layers_of(network, KANLinear)
+    outputs, units = [], []
+    for layer in layers:
+        outputs.append(layer.edge_outputs(x))
+        x = layer(x)
+        units.append(x)
+    if len(x) < 2:
+        raise KanDiffusionError(f"{len(x)} inputs do not vary; give at least two, better hundreds")
+    kept = [edges >= share for edges in attribution(outputs, units).edges]
+    ends = kept[0].new_ones(kept[0].shape[1]), kept[0].new_ones(len(kept[-1]))
+    while True:
+        hidden = [enter.any(1) & leave.any(0) for enter, leave in pairwise(kept)]
+        alive = [ends[0], *hidden, ends[1]]
+        left = [
+            edges & entered[:, None] & begun
+            for edges, (begun, entered) in zip(kept, pairwise(alive), strict=True)
+        ]
+        if all(map(torch.equal, left, kept)):
+            break
+        kept = left
+    for unit in alive:
+        unit[0] |= not unit.any()  # a layer has a unit
+    parts = []
+    for index, (begun, entered) in enumerate(pairwise(alive)):
+        constants = torch.where(kept[index], 0, outputs[index].mean(0)).sum(1)
+        parts.append(_part(layers[index], kept[index], begun, entered, constants))
+    return with_layers(network, parts)
+
+
+def _part(
+    layer: KANLinear, kept: Tensor, inputs: Tensor, outputs: Tensor, constants: Tensor
+) -> KANLinear:
+    """Makes a layer of the edges between some inputs and outputs, those not kept at zero.
+
+    Args:
+        layer: The layer they are of.
+        kept: Which edges are kept, (out, in).
+        inputs: Which inputs are kept, (in,).
+        outputs: Which outputs are kept, (out,).
+        constants: What is added to the bias, (out,).
+    """
+    layer = copy.deepcopy(layer)
+    bias = constants if layer.bias is None else layer.bias + constants
+    weight = layer.weight.unflatten(1, (layer.in_features, -1)) * kept.unsqueeze(-1)
+    layer.weight = nn.Parameter(weight[outputs][:, inputs].flatten(1))
+    layer.bias = nn.Parameter(bias[outputs])
+    if layer.scale is not None:
+        layer.scale = nn.Parameter(layer.scale[outputs][:, inputs])
+    basis = layer.basis
+    basis.grid_origin, basis.grid_step = basis.grid_origin[inputs], basis.grid_step[inputs]
+    layer.in_features = basis.in_features = int(inputs.sum())
+    layer.out_features = int(outputs.sum())
+    return layer

@@ -22,9 +22,10 @@ as there are splines and one group per input, they span all that the splines do.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,18 @@ from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, draw_linea
 from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization, initialize
 from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
 
-__all__ = ["KAN", "EdgeLayer", "EdgeSettings", "KANLinear", "SharedKANLinear"]
+__all__ = [
+    "KAN",
+    "EdgeLayer",
+    "EdgeSettings",
+    "KANLinear",
+    "SharedKANLinear",
+    "layers_of",
+    "with_layers",
+]
+
+Layer = TypeVar("Layer", bound=BasisLayer)
+Network = TypeVar("Network", bound=nn.Module)
 
 _SILU_FLOPS = 4
 
@@ -167,6 +179,12 @@ class KANLinear(EdgeLayer):
     Raises:
         KanDiffusionError: A size, a range or a name is not usable, or the basis has no such order
             or initialisation.
+
+    Example:
+        >>> from kan_diffusion.kan import KANLinear
+        >>> layer = KANLinear(3, 2, grid_size=8)
+        >>> layer(torch.zeros(10, 3)).shape, layer.edge_curve(0, 1, torch.linspace(-1, 1, 5)).shape
+        (torch.Size([10, 2]), torch.Size([5]))
     """
 
     coefficients: None = None
@@ -326,6 +344,12 @@ class SharedKANLinear(EdgeLayer):
     Raises:
         KanDiffusionError: A size, a range or a name is not usable, or the splines cannot be fitted
             to the initial functions.
+
+    Example:
+        >>> from kan_diffusion.kan import SharedKANLinear
+        >>> layer = SharedKANLinear(64, 32, functions=2, groups=8)  # 16 learned functions
+        >>> layer.weight.shape, layer.coefficients.shape
+        (torch.Size([32, 128]), torch.Size([2, 8, 8]))
     """
 
     coefficients: nn.Parameter
@@ -415,6 +439,12 @@ class KAN(nn.Module):
 
     Raises:
         KanDiffusionError: There are fewer than two widths, or a layer refuses a setting.
+
+    Example:
+        >>> from kan_diffusion.kan import KAN
+        >>> network = KAN([2, 5, 1], grid_size=8)
+        >>> network(torch.rand(100, 2)).shape
+        torch.Size([100, 1])
     """
 
     def __init__(
@@ -430,3 +460,31 @@ class KAN(nn.Module):
         """Applies the layers one after another."""
         output: Tensor = self.layers(input)
         return output
+
+
+def layers_of(network: nn.Module, kind: type[Layer]) -> list[Layer]:
+    """Returns the layers of a ``KAN`` or of a sequence, which are all of one kind.
+
+    Raises:
+        KanDiffusionError: It is neither, or has a part of another kind.
+    """
+    stack = network.layers if isinstance(network, KAN) else network
+    parts = list(stack) if isinstance(stack, nn.Sequential) else []
+    layers = [part for part in parts if isinstance(part, kind)]
+    if not layers or len(layers) < len(parts):
+        held = ", ".join(sorted({type(part).__name__ for part in parts}))
+        raise KanDiffusionError(
+            f"a KAN or an nn.Sequential of {kind.__name__} is needed, not a "
+            f"{type(network).__name__}{held and f' of {held}'}; give such layers alone"
+        )
+    return layers
+
+
+def with_layers(network: Network, layers: Sequence[nn.Module]) -> Network:
+    """Copies a ``KAN`` or a sequence, with other layers in the places of all of its own."""
+    made = copy.deepcopy(network)
+    stack = made.layers if isinstance(made, KAN) else made
+    assert isinstance(stack, nn.Sequential)
+    for index, layer in enumerate(layers):
+        stack[index] = layer
+    return made

@@ -46,6 +46,12 @@ class Block:
         down: The second linear map.
         gated: Whether half of the first map's outputs are gates, to which the function applies.
         obstacle: Why a block of this form cannot be replaced, or None.
+
+    Example:
+        >>> from kan_diffusion.kanified import find_blocks
+        >>> blocks = find_blocks(torch.nn.TransformerEncoderLayer(16, 2, 64))
+        >>> [(block.hidden, block.label) for block in blocks.values()]
+        [(64, 'relu')]
     """
 
     path: str

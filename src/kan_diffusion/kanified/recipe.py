@@ -60,6 +60,13 @@ class Recipe(Settings):
         grid_size: Number of intervals of the grid.
         grid_range: Ends of the grid at the start, for the inputs of the hidden units
             (``"grouped"``) or the block's inputs and the hidden units (``"full"``).
+
+    Example:
+        >>> from kan_diffusion.kanified import Recipe, rebuild
+        >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 64)
+        >>> rebuild(layer, [Recipe(path="", kind="grouped", hidden=64)])
+        >>> type(layer.activation).__name__
+        'LearnedFunctions'
     """
 
     path: str

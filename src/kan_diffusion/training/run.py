@@ -42,7 +42,7 @@ from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, RunFolde
 from kan_diffusion.files import require_file, require_tensors, write_bytes
 from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan import out_of_range_fractions
-from kan_diffusion.kan.importance import sparsity_penalty
+from kan_diffusion.kan.importance import edge_penalty
 from kan_diffusion.kan.linear import EdgeLayer
 from kan_diffusion.processes import Process
 from kan_diffusion.ranks import is_main_process
@@ -235,7 +235,7 @@ class EdgeWatch:
         outputs = [layer.edge_outputs(input) for layer, input in self._inputs.items()]
         self._inputs.clear()
         with torch.autocast(outputs[0].device.type, enabled=False):
-            return sparsity_penalty([values.float() for values in outputs])
+            return edge_penalty([values.float() for values in outputs])
 
     def release(self) -> None:
         """Stops watching."""

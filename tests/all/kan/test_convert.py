@@ -85,6 +85,19 @@ def test_a_network_that_was_refined_and_pruned_converts_in_single_precision(
     torch.testing.assert_close(network(2 * x), model(2 * x), rtol=1e-5, atol=1e-5)
 
 
+def test_a_grid_that_follows_data_is_fitted(pykan):
+    x = torch.randn(500, 2, generator=seeded(0)).double()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = pykan(width=[2, 3, 1], grid=5, k=3, auto_save=False).double()  # grid_eps=0.02
+        model.update_grid_from_samples(x)
+    with refused(r"are no even grid, .* give fit=True"):
+        from_pykan(model)
+    network, error = from_pykan(model, fit=True)
+    assert 0 < error < 1e-3
+    torch.testing.assert_close(network(x), model(x), rtol=0, atol=0.01 * float(model(x).std()))
+
+
 def test_formulas_count_only_where_pykan_counts_them(pykan):
     quiet = {"verbose": False, "log_history": False, "fit_params_bool": False}
     ignored = _pykan_network(pykan, [2, 3, 1])
@@ -110,7 +123,7 @@ def test_a_pykan_network_that_no_kan_equals_is_refused(pykan):
         from_pykan(model)
     model = _pykan_network(pykan, [2, 3, 1])
     model.act_fun[1].grid.detach()[2, 4] = torch.nan
-    with refused(r"act_fun\[1\]: the knots of input 2 are no even grid"):
+    with refused(r"act_fun\[1\]: the knots of input 2 are no finite numbers that"):
         from_pykan(model)
     model.input_id = torch.tensor([2, 0])
     with refused(r"selects columns \[2, 0\] .* torch\.arange\(2\)"):

@@ -1,0 +1,56 @@
+"""KANConv2d beside nn.Conv2d and beside functions of single numbers."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import randn, refused
+from kan_diffusion.kan import KANConv2d
+
+DOUBLE = torch.float64
+WINDOWS = [
+    {"kernel_size": 3},
+    {"kernel_size": (2, 3), "stride": (2, 1), "padding": (0, 2)},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "groups": 2, "bias": False},
+    {"kernel_size": 1, "groups": 4},
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_each_number_is_the_sum_of_the_functions_at_its_places(window):
+    layer = KANConv2d(4, 8, **window, grid_range=(-2.0, 2.0), dtype=DOUBLE)
+    plain = nn.Conv2d(4, 8, **window, dtype=DOUBLE)
+    x = randn(2, 4, 7, 6)
+    output = layer(x)
+    assert output.shape == plain(x).shape
+    assert torch.equal(layer(x[0]), output[0])
+    padded = nn.functional.pad(x, [side for n in plain.padding[::-1] for side in (n, n)])
+    kernel = list(itertools.product(*map(range, plain.kernel_size)))
+    groups, each = plain.groups, 8 // plain.groups
+    for o, row, column in itertools.product((0, 7), (0, -1), (0, -1)):
+        linear, own = layer.kernels[o // each], 4 // groups
+        place = row % output.shape[2], column % output.shape[3]
+        expected = 0.0 if linear.bias is None else linear.bias[o % each].expand(2)
+        for c, (t, (i, j)) in itertools.product(range(own), enumerate(kernel)):
+            at = [
+                n * s + d * k
+                for n, s, d, k in zip(place, plain.stride, plain.dilation, (i, j), strict=True)
+            ]
+            seen = padded[:, o // each * own + c, at[0], at[1]]
+            expected = expected + linear.edge_curve(c * len(kernel) + t, o % each, seen)
+        torch.testing.assert_close(output[:, o, row, column], expected)
+
+
+def test_gradients_are_those_of_finite_differences():
+    layer = KANConv2d(2, 2, 2, padding=1, grid_size=2, order=4, dtype=DOUBLE)
+    x = randn(1, 2, 2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda *operands: layer(operands[0]), (x, *layer.parameters()))
+
+
+def test_channels_that_do_not_fit_are_refused():
+    with refused("groups must divide 4 and 6 channels, not be 4"):
+        KANConv2d(4, 6, 3, groups=4)
+    with refused(r"takes inputs with shape \(B, 4, H, W\), not \(2, 3, 5, 5\)"):
+        KANConv2d(4, 6, 3)(torch.zeros(2, 3, 5, 5))
