@@ -14,11 +14,9 @@ import math
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from accelerate import init_empty_weights
-from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -33,20 +31,16 @@ from kan_diffusion.limits import (
     MOST_SAVED_NUMBERS,
 )
 
-__all__ = [
-    "load_sound",
-    "require_bounds",
-    "require_saved",
-    "saved_shapes",
-    "saved_tensors",
-]
+__all__ = ["REMEDY", "SavedNetwork", "denoiser_settings"]
 
-Network = TypeVar("Network", bound=ModelMixin)
+Network = TypeVar("Network", bound=nn.Module)
+Shape = tuple[int, ...]
 
 _MOST_PARTS = 30_000
 """Modules of a network, many times those of the largest."""
 
-_REMEDY = "train it again"
+REMEDY = "train it again"
+"""What errors say to do about a denoiser."""
 
 _OF_AVERAGES = (
     "decay",
@@ -60,51 +54,126 @@ _OF_AVERAGES = (
 """Keys that diffusers' ``EMAModel`` writes beside the settings of the averaged model."""
 
 
-def load_sound(
-    kind: type[Network], folder: Path, stem: str, dtype: torch.dtype | None = None
-) -> Network:
-    """Reads a denoiser after checking its folder.
+class SavedNetwork(Generic[Network]):
+    """The folder of a network: its configuration, and its weights as safetensors.
 
     Args:
-        kind: Class of the denoiser.
         folder: The folder.
         stem: Name of the file of weights without its ending, with which the names of shards begin.
-        dtype: Dtype of the denoiser; as saved when None.
+        build: Given the configuration and the shapes of the saved tensors by name, the name of the
+            network's class and a function that builds it.
+        remedy: What to do, for errors.
+        most: Largest number of parameters.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        build: Callable[[dict[str, Any], Mapping[str, Shape]], tuple[str, Callable[[], Network]]],
+        remedy: str = REMEDY,
+        most: int = MOST_PARAMETERS,
+    ) -> None:
+        self.folder, self.stem = folder, stem
+        self.path = folder / "config.json"
+        self._build, self._remedy, self._most = build, remedy, most
+
+    def check(self) -> Callable[[], Network]:
+        """Checks that the saved tensors are those of the network, built on the meta device.
+
+        Returns:
+            Builds the network, with weights that are not the saved ones.
+
+        Raises:
+            RunFolderError: A number in the configuration is out of range, the network cannot be
+                built or is too large, or the weights are missing or of another network.
+        """
+        config = read_json(self.path, "the configuration of a network", self._remedy)
+        _require_bounds(config, self.path)
+        saved = _saved_shapes(self.folder, self.stem)
+        name, made = self._build(config, saved)
+        parts = count(1)
+
+        def counted(*_: object) -> None:
+            if next(parts) > _MOST_PARTS:  # each takes time, on any device
+                raise KanDiffusionError(f"it has more than {_MOST_PARTS:,} modules")
+
+        try:
+            with torch.device("meta"), register_module_module_registration_hook(counted):
+                network = made()
+            for what, tensors, bound in (
+                ("parameters", network.parameters(), self._most),
+                ("numbers in buffers", network.buffers(), MOST_PARAMETERS),
+            ):
+                if (size := sum(tensor.numel() for tensor in tensors)) > bound:
+                    raise KanDiffusionError(f"it has {size:,} {what}, more than {bound:,}")
+        except Exception as error:  # another library's class may raise anything
+            if isinstance(error.__cause__, ImportError):  # it says what to install
+                raise
+            raise RunFolderError(f"'{self.path}' is no {name} ({error}); {self._remedy}") from error
+        self._require_same(network.state_dict(keep_vars=True), saved)
+        return made
+
+    def _require_same(self, state: Mapping[str, Tensor], saved: Mapping[str, Shape]) -> None:
+        """Compares the tensors of a network with the saved ones."""
+        # Of tensors that a network has under several names, one name is saved.
+        named = {id(tensor) for name, tensor in state.items() if name in saved}
+        expected = {
+            name: tuple(tensor.shape)
+            for name, tensor in state.items()
+            if name in saved or id(tensor) not in named
+        }
+        for name in sorted(expected.keys() | saved.keys()):
+            if expected.get(name) != saved.get(name):
+                there, wanted = saved.get(name, "missing"), expected.get(name, "unknown")
+                raise RunFolderError(
+                    f"the weights in '{self.folder}' are not those of '{self.path.name}': '{name}' "
+                    f"is {there} there and {wanted} here; {self._remedy}"
+                )
+
+    def load(self) -> Network:
+        """Reads the network after checking it.
+
+        Returns:
+            The network in evaluation mode, its tensors in the dtypes that were saved.
+
+        Raises:
+            RunFolderError: As by :meth:`check`, or weights are damaged or not finite.
+        """
+        made = self.check()
+        with torch.random.fork_rng(devices=[]):  # its first weights do not matter
+            network = made()
+        state = network.state_dict(keep_vars=True)
+        try:
+            for file in _saved_files(self.folder, self.stem):
+                for name, tensor in load_file(file).items():
+                    if tensor.is_complex() or not bool(tensor.isfinite().all()):
+                        raise ValueError(f"infinite, complex or no numbers in '{name}'")
+                    if tensor.is_floating_point() != state[name].is_floating_point():
+                        raise ValueError(f"'{name}' is {tensor.dtype}")
+                    state[name].data = tensor  # tied parameters stay one
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+            raise RunFolderError(
+                f"the weights in '{self.folder}' cannot be used ({error}); {self._remedy}"
+            ) from error
+        return network.eval()
+
+
+def denoiser_settings(
+    kind: type, config: Mapping[str, object], saved: Mapping[str, Shape], path: Path
+) -> dict[str, Any]:
+    """Checks the configuration of a denoiser and the size of its tensors.
 
     Returns:
-        The denoiser in evaluation mode.
+        The arguments of its class.
 
     Raises:
-        RunFolderError: The configuration is not one of this class, a number in it is out of range,
-            or the weights are missing, damaged, not finite or of another network.
+        RunFolderError: The configuration is of another class, or has settings that the class has
+            not, or too many layers or weights.
     """
-    path = folder / kind.config_name
-    config = read_json(path, "the configuration of a denoiser", _REMEDY)
-    saved = saved_shapes(folder, stem)
-    settings = _settings(kind, config, saved, path)
-    require_saved(kind, lambda: kind(**settings), saved, path)
-    with init_empty_weights():  # of parameters alone: buffers that are not saved are computed
-        network = kind(**settings)
-    try:
-        network.load_state_dict(saved_tensors(folder, stem), assign=True)
-        for name, tensor in network.state_dict().items():
-            if tensor.is_complex() or not bool(tensor.isfinite().all()):
-                raise ValueError(f"infinite, complex or no numbers in '{name}'")
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise RunFolderError(
-            f"the weights in '{folder}' cannot be used ({error}); {_REMEDY}"
-        ) from error
-    # By torch: diffusers' own warns of parts that another network would keep in float32.
-    return nn.Module.to(network, dtype or network.dtype).eval()
-
-
-def _settings(
-    kind: type, config: Mapping[str, object], saved: Mapping[str, tuple[int, ...]], path: Path
-) -> dict[str, Any]:
-    """Checks the configuration of a denoiser and the size of its tensors; returns its arguments."""
     if config.get("_class_name") != kind.__name__:
         raise RunFolderError(
-            f"'{path}' is of class {config.get('_class_name')!r}, not {kind.__name__}; {_REMEDY}"
+            f"'{path}' is of class {config.get('_class_name')!r}, not {kind.__name__}; {REMEDY}"
         )
     settings = {
         key: value
@@ -115,86 +184,27 @@ def _settings(
     unknown = sorted(settings.keys() - known.keys())
     if unknown:
         raise RunFolderError(
-            f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; {_REMEDY}"
+            f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; {REMEDY}"
         )
-    require_bounds(settings, path)
     if (size := sum(map(math.prod, saved.values()))) > MOST_SAVED_NUMBERS:
         raise RunFolderError(
             f"the weights in '{path.parent}' are {size:,} numbers; at most {MOST_SAVED_NUMBERS:,} "
-            f"are read; {_REMEDY}"
+            f"are read; {REMEDY}"
         )
     hidden = settings.get("hidden", [])
     if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
         raise RunFolderError(
-            f"'{path}': hidden = {str(hidden)[:80]} is no list of widths; {_REMEDY}"
+            f"'{path}': hidden = {str(hidden)[:80]} is no list of widths; {REMEDY}"
         )
     if len(hidden) > len(saved):
         raise RunFolderError(
             f"'{path}' speaks of {len(hidden)} hidden layers and there are weights of "
-            f"{len(saved)} tensors; {_REMEDY}"
+            f"{len(saved)} tensors; {REMEDY}"
         )
     return settings
 
 
-def require_saved(
-    kind: type,
-    build: Callable[[], nn.Module],
-    saved: Mapping[str, tuple[int, ...]],
-    path: Path,
-    remedy: str = _REMEDY,
-    most: int = MOST_PARAMETERS,
-) -> None:
-    """Checks that saved tensors are those of a network, which is built on the meta device.
-
-    Args:
-        kind: Class of the network.
-        build: Builds it from what a folder says.
-        saved: Shapes of the saved tensors by name.
-        path: The file of the network's configuration, in the folder of the tensors.
-        remedy: What to do, for errors.
-        most: Largest number of parameters.
-
-    Raises:
-        RunFolderError: The network cannot be built or is too large, or the weights are of another
-            network.
-    """
-    parts = count(1)
-
-    def counted(*_: object) -> None:
-        if next(parts) > _MOST_PARTS:  # each takes time, on any device
-            raise KanDiffusionError(f"it has more than {_MOST_PARTS:,} modules")
-
-    try:
-        with torch.device("meta"), register_module_module_registration_hook(counted):
-            network = build()
-        for what, tensors, bound in (
-            ("parameters", network.parameters(), most),
-            ("numbers in buffers", network.buffers(), MOST_PARAMETERS),
-        ):
-            if (size := sum(tensor.numel() for tensor in tensors)) > bound:
-                raise KanDiffusionError(f"it has {size:,} {what}, more than {bound:,}")
-    except Exception as error:  # another library's class may raise anything
-        if isinstance(error.__cause__, ImportError):  # it says what to install
-            raise
-        raise RunFolderError(f"'{path}' is no {kind.__name__} ({error}); {remedy}") from error
-    state = network.state_dict(keep_vars=True)
-    # Of tensors that a network has under several names, one name is saved.
-    named = {id(tensor) for name, tensor in state.items() if name in saved}
-    expected = {
-        name: tuple(tensor.shape)
-        for name, tensor in state.items()
-        if name in saved or id(tensor) not in named
-    }
-    for name in sorted(expected.keys() | saved.keys()):
-        if expected.get(name) != saved.get(name):
-            there, wanted = saved.get(name, "missing"), expected.get(name, "unknown")
-            raise RunFolderError(
-                f"the weights in '{path.parent}' are not those of '{path.name}': '{name}' is "
-                f"{there} there and {wanted} here; {remedy}"
-            )
-
-
-def require_bounds(settings: Mapping[str, object], path: Path) -> None:
+def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
     """Refuses numbers and lists too large for any network, before one is built from them.
 
     Also refuses implementations of a layer that a library may fetch and run.
@@ -246,7 +256,7 @@ def _saved_files(folder: Path, stem: str) -> list[Path]:
     return files
 
 
-def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
+def _saved_shapes(folder: Path, stem: str) -> dict[str, Shape]:
     """Reads the shapes of saved tensors from the headers of their files.
 
     Args:
@@ -259,7 +269,7 @@ def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
     Raises:
         RunFolderError: There are no such files as safetensors, or one cannot be read.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, Shape] = {}
     for file in _saved_files(folder, stem):
         try:
             require_tensors(file)
@@ -273,9 +283,3 @@ def saved_shapes(folder: Path, stem: str) -> dict[str, tuple[int, ...]]:
                 f"'{file}' cannot be read ({error}); train the denoiser again"
             ) from error
     return shapes
-
-
-def saved_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
-    """Reads saved tensors by name, after :func:`saved_shapes` from the same files."""
-    files = _saved_files(folder, stem)
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}

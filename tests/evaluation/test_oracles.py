@@ -7,7 +7,7 @@ import torch
 from helpers import randn, refused, seeded
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.errors import DataError
-from kan_diffusion.evaluation.oracles import reference_mean
+from kan_diffusion.formulas.averaged import reference_mean
 from kan_diffusion.pictures.scenes import SceneOracle, all_scenes, draw_scenes, parse, render
 
 

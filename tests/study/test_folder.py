@@ -16,7 +16,7 @@ import torch
 
 from disk import disturbed
 from helpers import randn, refused
-from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, save_pipeline
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import write_parquet
 from kan_diffusion.processes import get_process
@@ -30,6 +30,7 @@ from kan_diffusion.study.folder import (
     prepare_trial_folder,
     recorded_steps,
     replaced_trial,
+    save_pipeline,
     save_points,
 )
 from kan_diffusion.study.named import single_trial

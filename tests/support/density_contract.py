@@ -7,7 +7,7 @@ import torch
 
 from helpers import randn, seeded
 from kan_diffusion.data.densities import CurveDensity, UniformBoxes
-from kan_diffusion.evaluation.oracles import reference_mean
+from kan_diffusion.formulas.averaged import reference_mean
 
 
 def require_density(density):

@@ -16,7 +16,7 @@ ones. These replace the noised ones, and a mask m marks them:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -24,10 +24,10 @@ from typing import Self
 import torch
 from diffusers import ConfigMixin, ModelMixin  # see the note in Denoiser
 from diffusers.utils import BaseOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.weights import load_sound
+from kan_diffusion.weights import SavedNetwork, denoiser_settings
 
 __all__ = ["Denoiser", "DenoiserOutput", "ModelMixin", "PointDenoiser"]
 
@@ -94,7 +94,16 @@ class Denoiser(ModelMixin, ConfigMixin):
         dtype = kwargs.get("dtype") or kwargs.get("torch_dtype")
         assert dtype is None or isinstance(dtype, torch.dtype)
         folder = root / str(kwargs.get("subfolder") or "")
-        return load_sound(cls, folder, "diffusion_pytorch_model", dtype)
+
+        def build(
+            config: dict[str, object], saved: Mapping[str, tuple[int, ...]]
+        ) -> tuple[str, Callable[[], Self]]:
+            settings = denoiser_settings(cls, config, saved, folder / cls.config_name)
+            return cls.__name__, lambda: cls(**settings)
+
+        denoiser = SavedNetwork[Self](folder, "diffusion_pytorch_model", build).load()
+        # By torch: diffusers' own warns of parts that another network would keep in float32.
+        return nn.Module.to(denoiser, dtype or denoiser.dtype)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

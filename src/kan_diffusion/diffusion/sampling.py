@@ -21,9 +21,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -43,8 +41,7 @@ from diffusers import (
 )
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from kan_diffusion.data.scaling import Standardizer
 
@@ -57,12 +54,11 @@ from kan_diffusion.errors import (
     look_up,
     valid_settings,
 )
-from kan_diffusion.files import inside, read_json, whole_file
+from kan_diffusion.files import inside, read_json
 from kan_diffusion.limits import MOST_VALUES
 from kan_diffusion.processes import Process
 
 __all__ = [
-    "HALF_SAVED",
     "SCHEDULERS",
     "PointDiffusionPipeline",
     "PointDiffusionPipelineOutput",
@@ -71,8 +67,6 @@ __all__ = [
     "even_sampler",
     "fitting_samplers",
     "make_scheduler",
-    "save_pipeline",
-    "watched",
 ]
 
 SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {
@@ -87,9 +81,6 @@ SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {
 """Samplers by name. For diffusion: DPM-Solver++ (second order, multistep), ancestral DDPM, DDIM,
 Heun's method and UniPC; for flow matching: Heun's and Euler's method. The first of each is the
 default."""
-
-HALF_SAVED = ".pipeline-"
-"""Start of the name of the folder in which a pipeline is before it is saved."""
 
 _FLOW = FlowMatchEulerDiscreteScheduler | FlowMatchHeunDiscreteScheduler
 
@@ -187,34 +178,6 @@ def _of_process(scheduler: SchedulerMixin, process: Process) -> SchedulerMixin:
             f"sampler of its process '{process.name}'; make one with make_scheduler"
         )
     return made
-
-
-@contextmanager
-def watched(pipeline: SamplePipeline) -> Iterator[dict[float, Tensor]]:
-    """Records the states of the reverse process that a pipeline goes through inside the block.
-
-    The states are the inputs of the denoiser: x_t of the process, whatever the sampler computes
-    with. If a sampler corrects its first guess, the corrected state is recorded.
-
-    Args:
-        pipeline: The pipeline, which must draw only one batch.
-
-    Yields:
-        Standardised samples (n, *shape) by their time as a fraction of T, noise (1.0) first. The
-        last state, at time 0, is what the pipeline returns and is not included.
-    """
-    states: dict[float, Tensor] = {}
-    num_timesteps = pipeline.process.num_timesteps
-
-    def keep(_: nn.Module, given: tuple[Tensor, Tensor]) -> None:
-        sample, timestep = given
-        states[(float(timestep) + 1) / num_timesteps] = sample.detach().cpu().clone()
-
-    hook = pipeline.denoiser.register_forward_pre_hook(keep)
-    try:
-        yield states
-    finally:
-        hook.remove()
 
 
 @dataclass
@@ -604,32 +567,3 @@ class PointDiffusionPipeline(SamplePipeline):
         if not return_dict:
             return (samples,)  # type: ignore[return-value]  # as all pipelines of diffusers do
         return PointDiffusionPipelineOutput(samples=samples)
-
-
-def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
-    """Saves a pipeline, each of its files whole or not at all, and its index last.
-
-    Files are replaced and never removed: another process may be reading them.
-
-    Args:
-        pipeline: The pipeline.
-        folder: The folder to write.
-
-    Raises:
-        RunFolderError: It cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=HALF_SAVED, dir=folder) as temporary:
-            pipeline.save_pretrained(temporary)
-            files = [path for path in Path(temporary).rglob("*") if path.is_file()]
-            files.sort(key=lambda path: len(path.parts), reverse=True)
-            for path in files:
-                with whole_file(inside(folder, str(path.relative_to(temporary)))) as place:
-                    path.chmod(place.stat().st_mode)  # safetensors hides its files from others
-                    path.replace(place)
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(
-            f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
-            "folder with --out"
-        ) from error

@@ -1,14 +1,8 @@
-r"""Oracles: the posterior mean E[x_0 | x_t], which no denoiser beats in squared error.
+"""The oracle: the posterior mean E[x_0 | x_t], which no denoiser beats in squared error.
 
 A density is its own oracle (:meth:`kan_diffusion.data.densities.Density.posterior_mean`).
-`reference_mean` is the mean under the empirical distribution of reference points r_1, ..., r_N,
-
-    m(x) = sum_k softmax_k(-|x - alpha r_k|^2 / (2 sigma^2)) r_k,
-
-which differs from the posterior mean by an error that is largest at small noise.
-
-`OracleDenoiser` makes a denoiser of a density: samplers with it show what the best one would do.
-All work on standardised points.
+`OracleDenoiser` makes a denoiser of it: samplers with it show what the best one would do. It works
+on standardised points.
 """
 
 from __future__ import annotations
@@ -17,17 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kan_diffusion.data.densities import (
-    Density,
-    Level,
-    by_chunks,
-    numbers,
-    shared_variance_logits,
-)
+from kan_diffusion.data.densities import Density
 from kan_diffusion.denoisers.base import PointDenoiser
 from kan_diffusion.processes import Process
 
-__all__ = ["OracleDenoiser", "reference_mean"]
+__all__ = ["OracleDenoiser"]
 
 
 class OracleDenoiser(PointDenoiser):
@@ -65,32 +53,3 @@ class OracleDenoiser(PointDenoiser):
         ratio = np.exp(np.interp(wanted, known, np.log(sigmas / alphas)))
         alpha = 1 / np.hypot(1.0, ratio)
         return torch.from_numpy(alpha), torch.from_numpy(ratio * alpha)
-
-
-@torch.no_grad()
-def reference_mean(points: Tensor, x: Tensor, alpha: Level, sigma: Level) -> Tensor:
-    """Computes E[x_0 | alpha x_0 + sigma eps = x] under the distribution of reference points.
-
-    Averaged targets of formulas need it; where a density is known, its own posterior mean is exact.
-
-    Args:
-        points: Standardised points with shape (n_reference, d), finite.
-        x: Noised points with shape (n, d).
-        alpha: Signal level, at least 0; a number or shape (n,).
-        sigma: Noise level, positive; a number or shape (n,).
-
-    Returns:
-        Shape (n, d), float64, on the device of x.
-
-    Raises:
-        DataError: A shape does not fit, points are not finite, or a level is out of range.
-    """
-    points = numbers("reference points", points.detach(), "n", "d")
-    count, dim = points.shape
-    weights = torch.zeros(count, dtype=torch.float64)  # logarithms, up to a constant
-
-    def mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        variance = (sigma**2).expand_as(x)
-        return shared_variance_logits(x, alpha, variance, points, weights).softmax(dim=1) @ points
-
-    return by_chunks(mean, x, alpha, sigma, dim, count, noised=True)

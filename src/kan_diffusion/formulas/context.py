@@ -10,7 +10,7 @@ a noised one, and averaging helps less (in 32 dimensions half of the variance is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -30,7 +30,7 @@ from kan_diffusion.evaluation.denoising import (
     draw_noised_points,
     measure_denoising,
 )
-from kan_diffusion.evaluation.effort import EFFORTS, Effort, EffortName
+from kan_diffusion.evaluation.effort import EffortName
 from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
 from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes
 from kan_diffusion.processes import Process
@@ -39,7 +39,16 @@ from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.batches import Batch
 from kan_diffusion.training.run import TrainingRun
 
-__all__ = ["Context", "Importance", "Progress", "keep_edges", "make_context", "tell_nobody"]
+__all__ = [
+    "AMOUNTS",
+    "Amounts",
+    "Context",
+    "Importance",
+    "Progress",
+    "keep_edges",
+    "make_context",
+    "tell_nobody",
+]
 
 _PROBED = 4096
 """Noised points that importance is measured on."""
@@ -53,6 +62,30 @@ Progress = Callable[[str, float], None]
 
 def tell_nobody(*_: object) -> None:
     """Does nothing: the default callback of progress."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much is computed for an explanation; the defaults are those of the full effort.
+
+    Attributes:
+        fitted_points: Noised points that networks are fine-tuned on.
+        tune_steps: Most steps of fine-tuning at once.
+        formula_batches: Batches of points that a formula over noise levels is fitted to.
+        formula_sweeps: Most rounds of changes, and of starts, in the search for its forms.
+    """
+
+    fitted_points: int = 131_072
+    tune_steps: int = 1_000_000
+    formula_batches: int = 8
+    formula_sweeps: int = 3
+
+
+AMOUNTS: Mapping[EffortName, Amounts] = {
+    "full": Amounts(),
+    "quick": Amounts(fitted_points=16_384, tune_steps=200, formula_batches=1, formula_sweeps=1),
+}
+"""The amounts of each effort."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +154,9 @@ class Context:
     tunings: int = field(default=0, init=False)
 
     @property
-    def amounts(self) -> Effort:
+    def amounts(self) -> Amounts:
         """Amounts of what is computed."""
-        return EFFORTS[self.effort]
+        return AMOUNTS[self.effort]
 
     def scores(self, denoiser: Denoiser) -> DenoisingScores:
         """Measures loss, floor and excess of a denoiser on the draw."""

@@ -175,16 +175,10 @@ def pruned(network: Network, x: Tensor, share: float = 0.03) -> Network:
         raise KanDiffusionError(f"{len(x)} inputs do not vary; give at least two, better hundreds")
     kept = [edges >= share for edges in attribution(outputs, units).edges]
     ends = kept[0].new_ones(kept[0].shape[1]), kept[0].new_ones(len(kept[-1]))
-    while True:
+    for _ in range(2 * len(kept)):  # what a unit loses, its neighbours lose, up and down
         hidden = [enter.any(1) & leave.any(0) for enter, leave in pairwise(kept)]
         alive = [ends[0], *hidden, ends[1]]
-        left = [
-            edges & entered[:, None] & begun
-            for edges, (begun, entered) in zip(kept, pairwise(alive), strict=True)
-        ]
-        if all(map(torch.equal, left, kept)):
-            break
-        kept = left
+        kept = [k & alive[i + 1][:, None] & alive[i] for i, k in enumerate(kept)]
     for unit in alive:
         unit[0] |= not unit.any()  # a layer has a unit
     parts = []

@@ -324,16 +324,8 @@ class SharedKANLinear(EdgeLayer):
         out_features: Size of the last dimension of the output.
         functions: Number R of learned functions an input, at most G + k.
         bias: Whether to add a learned constant to each output.
-        groups: Number of groups of inputs that share functions, to which inputs are assigned by
-            turns; None for one group per input.
-        grid_size: Number G of intervals of the grid.
-        order: Degree k of the splines, 1 to 5.
-        grid_range: Ends of the grid, the same for every group at the start.
-        initial: The functions that the learned ones start as, see ``LearnedFunctions``.
-        noise: Standard deviation of the noise added to each coefficient at the start.
-        rate: Learning rate of the coefficients relative to that of other parameters.
-        device: Device of the parameters.
-        dtype: Floating dtype of the parameters.
+
+    Other arguments are those of ``LearnedFunctions``.
 
     Attributes:
         basis: The splines, with the buffers ``grid_origin`` and ``grid_step``.

@@ -27,6 +27,7 @@ from kan_diffusion.kan.functions import BasisLayer, draw_linear
 from kan_diffusion.kanified.blocks import Block, Function, find_blocks
 from kan_diffusion.limits import LARGEST_SETTING, MOST_PARAMETERS
 from kan_diffusion.settings import Settings
+from kan_diffusion.weights import SavedNetwork
 
 __all__ = [
     "ActivatedLinear",
@@ -222,7 +223,7 @@ def save_kanified(network: nn.Module, folder: str | Path) -> None:
     blocks = [recipe.model_dump(mode="json") for recipe in recipes]
     write_json(Path(folder) / _FILE, {"blocks": blocks})
     with _offline():
-        _checked(Path(folder), _BY_HAND)
+        _saved(Path(folder), _BY_HAND).check()
 
 
 def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Module:
@@ -241,16 +242,9 @@ def load_kanified(folder: str | Path, dtype: torch.dtype | None = None) -> nn.Mo
     Raises:
         RunFolderError: The folder holds no such network, or is damaged.
     """
-    from kan_diffusion.weights import saved_tensors
-
-    root = Path(folder)
     with _offline():
-        made, stem = _checked(root, _REMEDY)
-        network = made()
-    network.load_state_dict(saved_tensors(root, stem), strict=False)  # tied ones have one name
-    if dtype is not None:
-        network.to(dtype)
-    return network.eval()
+        network = _saved(Path(folder), _REMEDY).load()
+    return network if dtype is None else network.to(dtype)
 
 
 @contextmanager
@@ -263,45 +257,50 @@ def _offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _checked(root: Path, remedy: str) -> tuple[Callable[[], nn.Module], str]:
-    """Checks a folder; returns what builds its network, and how the files of weights begin."""
-    from kan_diffusion.weights import require_bounds, require_saved, saved_shapes
-
-    path = root / "config.json"
-    config = read_json(path, "the configuration of a network", remedy)
-    require_bounds(config, path)
+def _saved(root: Path, remedy: str) -> SavedNetwork[nn.Module]:
+    """The folder of a kanified network, its recipes read."""
     recipes = read_json(root / _FILE, "the recipes of a kanified network", remedy)
+    named = read_json(root / "config.json", "the configuration of a network", remedy)
+    kind, of_diffusers = _model_class(named), "_class_name" in named
+
+    def build(config: dict[str, Any], _: object) -> tuple[str, Callable[[], nn.Module]]:
+        def made() -> nn.Module:
+            if of_diffusers:
+                network: nn.Module = kind.from_config(config)
+            else:
+                network = kind(kind.config_class.from_dict(config))
+            rebuild(network, recipes.get("blocks", []))
+            return network
+
+        return kind.__name__, made
+
+    stem = "diffusion_pytorch_model" if of_diffusers else "model"
+    return SavedNetwork(root, stem, build, remedy, _MOST_PARAMETERS)
+
+
+def _model_class(config: Mapping[str, Any]) -> Any:  # noqa: ANN401  # of either library
+    """Finds the class of a model among those that are imported.
+
+    Raises:
+        RunFolderError: There is none of its name.
+    """
     if "_class_name" in config:
         import diffusers as library
 
-        name, stem = config["_class_name"], "diffusion_pytorch_model"
-        kinds = [library.ModelMixin]
+        name, kinds = config["_class_name"], [library.ModelMixin]
     else:
         import transformers as library
 
         architectures = config.get("architectures")
         name = architectures[0] if isinstance(architectures, list) and architectures else None
-        kinds, stem = [library.PreTrainedModel], "model"
+        kinds = [library.PreTrainedModel]
     with suppress(ImportError, RuntimeError):  # a class that needs what is not installed
         getattr(library, str(name), None)  # imports it if it is the library's own
-    base = kinds[0]
     for kind in kinds:  # grows as it goes
         kinds += kind.__subclasses__()
-        if kind.__name__ == name and kind is not base:
-            break
-    else:
-        raise RunFolderError(
-            f"'{name}' is no model of {library.__name__} that is imported; import the module of "
-            "your own first"
-        )
-
-    def made() -> nn.Module:
-        if "_class_name" in config:
-            network: nn.Module = kind.from_config(config)
-        else:
-            network = kind(kind.config_class.from_dict(config))
-        rebuild(network, recipes.get("blocks", []))
-        return network
-
-    require_saved(kind, made, saved_shapes(root, stem), path, remedy, _MOST_PARAMETERS)
-    return made, stem
+        if kind.__name__ == name and kind is not kinds[0]:
+            return kind
+    raise RunFolderError(
+        f"'{name}' is no model of {library.__name__} that is imported; import the module of your "
+        "own first"
+    )

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
-from kan_diffusion.diffusion.sampling import watched
 from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import EACH, shown
@@ -19,7 +18,7 @@ from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.report.images import contact_sheet
 from kan_diffusion.report.motion import Motion, PicturePanel
-from kan_diffusion.report.views import Mover, Reverse, View, states_of, titles_of
+from kan_diffusion.report.views import Mover, Reverse, View, states_of, titles_of, watched
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import SAMPLES, TrialResult, load_points
 from kan_diffusion.study.tasks import Asked

@@ -16,7 +16,8 @@ and noise by straight lines, they are nearly straight.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
@@ -33,7 +35,6 @@ from kan_diffusion.diffusion.sampling import (
     SamplePipeline,
     even_sampler,
     make_scheduler,
-    watched,
 )
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
@@ -52,7 +53,7 @@ from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = [
     "JudgedPage", "Mover", "Reverse", "View", "animate", "mover_of_run", "states_of", "titles_of",
-    "view_of",
+    "view_of", "watched",
 ]  # fmt: skip
 
 _TRAILS = 40
@@ -124,6 +125,34 @@ def mover_of_run(run: Path) -> Mover:
     config, pipeline = load_run(run)
     made, usual = config.model, config.sampling.guidance
     return Mover(made.name, made.family, pipeline, config.process, config.data, usual, str(run))
+
+
+@contextmanager
+def watched(pipeline: SamplePipeline) -> Iterator[dict[float, Tensor]]:
+    """Records the states of the reverse process that a pipeline goes through inside the block.
+
+    The states are the inputs of the denoiser: x_t of the process, whatever the sampler computes
+    with. If a sampler corrects its first guess, the corrected state is recorded.
+
+    Args:
+        pipeline: The pipeline, which must draw only one batch.
+
+    Yields:
+        Standardised samples (n, *shape) by their time as a fraction of T, noise (1.0) first. The
+        last state, at time 0, is what the pipeline returns and is not included.
+    """
+    states: dict[float, Tensor] = {}
+    num_timesteps = pipeline.process.num_timesteps
+
+    def keep(_: nn.Module, given: tuple[Tensor, Tensor]) -> None:
+        sample, timestep = given
+        states[(float(timestep) + 1) / num_timesteps] = sample.detach().cpu().clone()
+
+    hook = pipeline.denoiser.register_forward_pre_hook(keep)
+    try:
+        yield states
+    finally:
+        hook.remove()
 
 
 class View:

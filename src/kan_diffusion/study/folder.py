@@ -42,7 +42,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from kan_diffusion import limits
-from kan_diffusion.diffusion.sampling import HALF_SAVED, SamplePipeline, save_pipeline
+from kan_diffusion.diffusion.sampling import SamplePipeline
 from kan_diffusion.errors import RunFolderError, valid_settings
 from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
@@ -58,6 +58,7 @@ from kan_diffusion.files import (
     require_unchanged,
     sealed_json,
     sync_folder,
+    whole_file,
     write_bytes,
     write_parquet,
     write_text,
@@ -90,6 +91,7 @@ __all__ = [
     "prepare_trial_folder",
     "recorded_steps",
     "replaced_trial",
+    "save_pipeline",
     "save_points",
     "save_weights",
 ]
@@ -105,7 +107,10 @@ TABLE = "rows.parquet"  # the rows of a table that an estimator was fitted to, w
 
 _POINTS = "points"
 _HOLDER = ".holder"
-_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}\.tmp(\.\w+)?|{HALF_SAVED}[a-z0-9_]{{8}}")
+_HALF_SAVED = ".pipeline-"
+"""Start of the name of the folder in which a pipeline is before it is saved."""
+
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}\.tmp(\.\w+)?|{_HALF_SAVED}[a-z0-9_]{{8}}")
 _STARTING_SECONDS = 2.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
@@ -257,7 +262,7 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
                 f"'{min(others)}' is no file of the run in that folder and would be in the way; "
                 "move it, or choose another folder"
             )
-        with tempfile.TemporaryDirectory(prefix=HALF_SAVED, dir=folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
             new = Path(temporary) / _WHOLE
             new.mkdir()
             yield new
@@ -304,6 +309,35 @@ def _settle(folder: Path) -> None:
                 target.unlink(missing_ok=True)
                 path.unlink()
         shutil.rmtree(new)
+
+
+def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
+    """Saves a pipeline, each of its files whole or not at all, and its index last.
+
+    Files are replaced and never removed: another process may be reading them.
+
+    Args:
+        pipeline: The pipeline.
+        folder: The folder to write.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
+            pipeline.save_pretrained(temporary)
+            files = [path for path in Path(temporary).rglob("*") if path.is_file()]
+            files.sort(key=lambda path: len(path.parts), reverse=True)
+            for path in files:
+                with whole_file(inside(folder, str(path.relative_to(temporary)))) as place:
+                    path.chmod(place.stat().st_mode)  # safetensors hides its files from others
+                    path.replace(place)
+    except (OSError, SafetensorError) as error:
+        raise RunFolderError(
+            f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
+            "folder with --out"
+        ) from error
 
 
 def keep_trial(

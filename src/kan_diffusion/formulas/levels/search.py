@@ -28,8 +28,8 @@ from operator import itemgetter
 
 import numpy as np
 
-from kan_diffusion.evaluation.effort import EFFORTS
 from kan_diffusion.formulas.averaged import AveragedPoints
+from kan_diffusion.formulas.context import Amounts
 from kan_diffusion.formulas.levels.coordinate import CoordinateFormula
 from kan_diffusion.formulas.levels.forms import LevelForm
 from kan_diffusion.processes import Process
@@ -140,7 +140,7 @@ def best_forms(
     halves: Halves,
     process: Process,
     until: float,
-    sweeps: int = EFFORTS["full"].formula_sweeps,
+    sweeps: int = Amounts.formula_sweeps,
 ) -> CoordinateFormula:
     """Chooses the forms of a formula's coefficients.
 
