@@ -160,6 +160,21 @@ def test_steps_that_are_slow_beyond_hope_stop_at_the_clock():
 
 
 @pytest.mark.parametrize("changes", [{"max_seconds": 10}, {"patience": 0.2}, {}], ids=str)
+def test_the_last_moment_shows_the_model_that_is_kept_whatever_ends_training(changes):
+    shown = {}
+
+    def keep(step, denoiser):
+        shown[step] = {name: value.clone() for name, value in denoiser.state_dict().items()}
+
+    denoiser = Timed(lambda _: 0.06)
+    options = {"heldout": OTHERS, "moments": [0, 400], "on_moment": keep}
+    result = _timed(denoiser, OVERFIT.model_copy(update=changes), **options)
+    assert list(shown) == [0, len(result.losses)]
+    assert result.best_step < len(result.losses)
+    assert_same_state(denoiser, shown[len(result.losses)])
+
+
+@pytest.mark.parametrize("changes", [{"max_seconds": 10}, {"patience": 0.2}, {}], ids=str)
 def test_progress_ends_where_training_ends_whoever_ends_it(changes):
     reports = []
     options = {"heldout": OTHERS, "on_progress": lambda step, _: reports.append(step)}

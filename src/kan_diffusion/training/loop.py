@@ -169,8 +169,10 @@ def train(
         callbacks: Called with the run a few times a second, and after each look at the held-out
             loss.
         moments: Steps (0 is before training) at which ``on_moment`` is called; with
-            ``processor_seconds`` they are scaled likewise.
-        on_moment: Called with the step and the denoiser at these moments.
+            ``processor_seconds`` they are scaled likewise. If training ends before some of them,
+            it is called once more at the end.
+        on_moment: Called with the step and the denoiser at these moments; at the end it has the
+            weights that are kept.
         log_folder: Folder for TensorBoard's event files; None logs nothing.
 
     Returns:
@@ -280,8 +282,8 @@ def train(
         if on_progress is not None and 0 < run.step < run.steps:  # it ends before its last step
             on_progress(config.steps, float(run.losses()[-1]))
         run.conclude(heldout_batches)
-        if on_moment is not None and moment_has_come():
-            run.show(on_moment)
+        if on_moment is not None and waiting:  # those that never come are the end
+            run.show(on_moment, kept=True)
         run.settle()
         outside = run.out_of_range(batches.at(run.step))
         if outside:

@@ -437,7 +437,7 @@ class TrainingRun:
         """Computes the held-out loss of the averaged weights, and keeps the best weights."""
         if not self._heldout:
             self._heldout = [heldout(number) for number in range(self._num_looked)]
-        with self._averaged():
+        with self._lent(self._average_values()):
             loss = float(torch.stack([self.forward(batch) for batch in self._heldout]).mean())
         self.looks.append((self.step, loss if math.isfinite(loss) else math.inf))
         if loss <= min(known for _, known in self.looks):
@@ -633,12 +633,21 @@ class TrainingRun:
             self._follow(step, steps)
         self._losses[: self.step] = tensors["losses"]
 
-    def show(self, callback: MomentCallback) -> None:
-        """Calls a callback with the denoiser and its EMA weights, in the main process alone."""
+    def show(self, callback: MomentCallback, *, kept: bool = False) -> None:
+        """Calls a callback with the denoiser, in the main process alone.
+
+        Args:
+            callback: The callback.
+            kept: Whether it gets the weights that are kept at the end, not the averaged ones.
+        """
         if not is_main_process():
             return
-        with self._averaged():
+        with self._lent(self._kept_values() if kept else self._average_values()):
             callback(self.step, self.denoiser)
+
+    def _kept_values(self) -> Tensor:
+        """The best weights or, without held-out points, the averaged ones, with shape (P,)."""
+        return self._average_values() if self._best is None else self._best
 
     def _average_values(self) -> Tensor:
         """The averaged weights, with shape (P,); the weights themselves without an average."""
@@ -647,12 +656,12 @@ class TrainingRun:
         return self.weights.vector.detach()
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Puts the averaged weights in place, in eval mode and without gradients."""
+    def _lent(self, values: Tensor) -> Iterator[None]:
+        """Puts weights (P,) in place inside the block, in eval mode and without gradients."""
         self.denoiser.eval()
         self.whole = False
         try:
-            with torch.no_grad(), self.weights.lent(self._average_values()):
+            with torch.no_grad(), self.weights.lent(values):
                 yield
         finally:  # a callback that is interrupted leaves the weights in training as they were
             self.whole = True
@@ -661,8 +670,7 @@ class TrainingRun:
     def settle(self) -> None:
         """Sets the weights to the best ones or, without held-out points, to the EMA weights."""
         self.whole = False
-        best = self._average_values() if self._best is None else self._best
-        self.weights.vector.detach().copy_(best)
+        self.weights.vector.detach().copy_(self._kept_values())
         self.denoiser.eval()
 
     def release(self) -> None:
