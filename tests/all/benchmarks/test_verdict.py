@@ -11,7 +11,7 @@ import verdict
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.files import write_parquet
 from kan_diffusion.report.tables import format_number
-from kan_diffusion.study.config import read_preset
+from kan_diffusion.study.config import read_study
 from kan_diffusion.study.results.rows import Results, Setting, read_results
 from kan_diffusion.study.results.statistics import Interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
@@ -21,6 +21,7 @@ from make import EVALUATION, reseal, study
 from one_by_one import OneByOne
 
 KAN = get_family(verdict.KAN).title
+ROOT = Path(__file__).parents[3]
 PAGE = (
     "# The plan\n\n"
     "<!-- results: written by `make verdict` -->\n<!-- end of results -->\n\nThe end.\n"
@@ -82,12 +83,11 @@ def test_the_page_says_what_the_rows_hold_and_needs_no_trial(tmp_path):
 
 @pytest.mark.parametrize("part", [part for part in verdict.PARTS if part.tuned])
 def test_committed_results_can_be_read_and_are_those_of_the_page(part):
-    root = Path(__file__).parents[3]
-    results = read_results(root / verdict.RESULTS / part.name)
+    results = read_results(ROOT / verdict.RESULTS / part.name)
     assert not results.rows.empty
     if part.title == verdict.AGAIN:
         everyone = verdict._everyone(results, verdict._against_others(results, decide(results)))
-        assert everyone in (root / verdict.PAGE).read_text()
+        assert everyone in (ROOT / verdict.PAGE).read_text()
 
 
 def _results(models, data=("moons",), measure="excess", **columns):
@@ -137,14 +137,17 @@ def test_a_model_without_half_of_its_seeds_is_not_the_best():
 
 
 def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind():
-    config = read_preset("verdict-ablation")
+    config = read_study(ROOT / verdict.RESULTS / "ablation" / "study.yaml")
     kinds = [get_family(model.family).kind for model in config.models]
     wholes = [kinds.index(kind) for kind in ("kan", "mlp")]
     for number, (model, kind) in enumerate(zip(config.models, kinds, strict=True)):
         settings = config.models[kinds.index(kind)].settings
-        if number not in wholes and model.settings:
+        if number not in wholes and model.name != "with all but learning":
             # One ingredient is taken away, or given, by its own name or by leaving the other's out.
-            assert len(model.settings.items() ^ settings.items()) == 1, model.name
+            variant, absent = model.settings, "absent"
+            keys = {**settings, **variant}
+            differing = [k for k in keys if variant.get(k, absent) != settings.get(k, absent)]
+            assert len(differing) == 1, model.name
     factors = [1.0 if number in wholes else 0.5 + number for number in range(len(kinds))]
     models = [
         (model.name, model.family, kind, factor * (1 + 0.01 * np.arange(10)))
