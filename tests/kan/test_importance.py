@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import randn, refused, scrambled
+from helpers import assert_same_state, randn, refused, scrambled
 from kan_diffusion.kan import KAN, KANLinear, SharedKANLinear, pruned, sparsity_penalty
 from kan_diffusion.kan.importance import attribution, edge_penalty, edge_sizes, layer_entropy
 
@@ -114,6 +114,7 @@ def test_what_remains_is_what_matters_and_the_ends_stay():
     nothing, most = pruned(network, x, share=0), pruned(network, x, share=0.1)
     torch.testing.assert_close(nothing(x), network(x))
     assert most(x).shape == (300, 1)
+    assert_same_state(most, pruned(network, x.view(3, 100, 4), share=0.1))
     first, second = network.layers
     units = first(x)
     outputs = [first.edge_outputs(x), second.edge_outputs(units)]
@@ -130,7 +131,9 @@ def test_what_cannot_be_pruned_is_refused():
     x = randn(5, 3).float()
     with refused("share must be from 0 to 1, not 2"):
         pruned(KAN([3, 1]), x, share=2)
-    with refused("1 inputs do not vary; give at least two"):
+    with refused("at least two inputs .* of 1 given, 1 are such"):
         pruned(KAN([3, 1]), x[:1])
+    with refused("of 5 given, 4 are such"):
+        pruned(KAN([3, 1]), x.index_fill(0, torch.tensor([2]), math.nan))
     with refused("nn.Sequential of KANLinear is needed, not a Sequential of SharedKANLinear"):
         pruned(torch.nn.Sequential(SharedKANLinear(3, 1, functions=1)), x)

@@ -81,7 +81,7 @@ def sparsity_penalty(network: nn.Module, x: Tensor) -> Tensor:
 
     Args:
         network: A ``KAN`` or an ``nn.Sequential`` of ``KANLinear`` or ``SharedKANLinear``.
-        x: Inputs with shape (n, in_features); a few hundred are enough, as each layer holds
+        x: Inputs with shape (*, in_features); a few hundred are enough, as each layer holds
             (n, out, in) numbers.
 
     Returns:
@@ -96,11 +96,16 @@ def sparsity_penalty(network: nn.Module, x: Tensor) -> Tensor:
         >>> loss = (network(x) - x.sum(1, keepdim=True)).square().mean()
         >>> (loss + 1e-2 * sparsity_penalty(network, x)).backward()
     """
-    outputs = []
-    for layer in layers_of(network, EdgeLayer):
-        outputs.append(layer.edge_outputs(x))
-        x = layer(x)
-    return edge_penalty(outputs)
+    return edge_penalty(_passed(layers_of(network, EdgeLayer), x)[0])
+
+
+def _passed(layers: Sequence[EdgeLayer], x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Passes inputs through layers: outputs of their edges, (n, out, in), and units, (n, out)."""
+    outputs, units = [], [layers[0]._rows(x)]
+    for layer in layers:
+        outputs.append(layer.edge_outputs(units[-1]))
+        units.append(layer(units[-1]))
+    return outputs, units[1:]
 
 
 class Attribution(NamedTuple):
@@ -147,15 +152,15 @@ def pruned(network: Network, x: Tensor, share: float = 0.03) -> Network:
 
     Args:
         network: A ``KAN`` or an ``nn.Sequential`` of ``KANLinear``, which is not changed.
-        x: Inputs on which edges are measured, with shape (n, in_features), at least two.
+        x: Inputs on which edges are measured, with shape (*, in_features), at least two.
         share: Share of an output's variation from which an edge is kept, from 0 to 1.
 
     Returns:
         The new network, with the inputs and outputs of the old one and at most as many units.
 
     Raises:
-        KanDiffusionError: The network has other parts, there are fewer than two inputs, or the
-            share is not from 0 to 1.
+        KanDiffusionError: The network has other parts, there are fewer than two inputs, outputs
+            are not finite, or the share is not from 0 to 1.
 
     Example:
         >>> from kan_diffusion.kan import KAN, pruned
@@ -166,13 +171,12 @@ def pruned(network: Network, x: Tensor, share: float = 0.03) -> Network:
     if not 0 <= share <= 1:
         raise KanDiffusionError(f"share must be from 0 to 1, not {share}")
     layers = layers_of(network, KANLinear)
-    outputs, units = [], []
-    for layer in layers:
-        outputs.append(layer.edge_outputs(x))
-        x = layer(x)
-        units.append(x)
-    if len(x) < 2:
-        raise KanDiffusionError(f"{len(x)} inputs do not vary; give at least two, better hundreds")
+    outputs, units = _passed(layers, x)
+    if len(units[-1]) < 2 or not bool(units[-1].isfinite().all()):
+        raise KanDiffusionError(
+            f"edges are measured on at least two inputs with finite outputs, better hundreds; of "
+            f"{len(units[-1])} given, {int(units[-1].isfinite().all(1).sum())} are such"
+        )
     kept = [edges >= share for edges in attribution(outputs, units).edges]
     ends = kept[0].new_ones(kept[0].shape[1]), kept[0].new_ones(len(kept[-1]))
     for _ in range(2 * len(kept)):  # what a unit loses, its neighbours lose, up and down

@@ -325,7 +325,7 @@ class SharedKANLinear(EdgeLayer):
         functions: Number R of learned functions an input, at most G + k.
         bias: Whether to add a learned constant to each output.
 
-    Other arguments are those of ``LearnedFunctions``.
+    Other arguments are those of ``LearnedFunctions``; the grid is as a ``KANLinear`` has it.
 
     Attributes:
         basis: The splines, with the buffers ``grid_origin`` and ``grid_step``.
