@@ -11,9 +11,6 @@ another process is refused.
 
 The flow schedulers of diffusers count timesteps from 1 to T, all others and the denoisers from 0 to
 T - 1; the pipeline subtracts the 1.
-
-Of pictures, classifier-free guidance mixes a prediction with conditions and one without,
-:math:`p_\varnothing + s\,(p_c - p_\varnothing)` (Ho and Salimans 2022, arXiv:2207.12598).
 """
 
 from __future__ import annotations
@@ -109,6 +106,9 @@ _SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 StepCallback = Callable[
     [DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None
 ]
+
+Prediction = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+"""A prediction for noised samples at a timestep under conditions."""
 
 _REMEDY = "train it again"
 
@@ -312,10 +312,9 @@ class SamplePipeline(DiffusionPipeline):
         num_inference_steps: int,
         generator: torch.Generator | list[torch.Generator] | None,
         conditions: Mapping[str, Tensor],
-        absent: Mapping[str, Tensor],
-        guidance_scale: float,
         batch_size: int,
         callback: StepCallback | None,
+        predict: Prediction | None = None,
     ) -> Tensor:
         """Draws standardised samples with shape (num_samples, *shape), in batches.
 
@@ -324,11 +323,9 @@ class SamplePipeline(DiffusionPipeline):
             num_inference_steps: Steps of the scheduler.
             generator: Source of the noise, or a list of one per sample.
             conditions: Conditions by name, one per sample.
-            absent: Conditions that guidance leads away from, instead of those of the same name;
-                empty for no guidance.
-            guidance_scale: Strength of guidance; 1 is the plain conditional.
             batch_size: Largest number of samples drawn at once.
             callback: Called after every step of each batch.
+            predict: What predicts in the denoiser's place; the denoiser when None.
         """
         self._require_sampler(num_samples, num_inference_steps, batch_size)
         if isinstance(generator, list) and len(generator) != num_samples:
@@ -355,8 +352,7 @@ class SamplePipeline(DiffusionPipeline):
                         num_inference_steps,
                         generator[part] if isinstance(generator, list) else generator,
                         {name: values[part] for name, values in conditions.items()},
-                        {name: values[part] for name, values in absent.items()},
-                        guidance_scale,
+                        predict or self._predict,
                         notify,
                     )
                 )
@@ -389,8 +385,7 @@ class SamplePipeline(DiffusionPipeline):
         num_inference_steps: int,
         generator: torch.Generator | list[torch.Generator] | None,
         conditions: Mapping[str, Tensor],
-        absent: Mapping[str, Tensor],
-        guidance_scale: float,
+        predict: Prediction,
         notify: Callable[[int, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Draws one batch of standardised samples with shape (num_samples, *shape)."""
@@ -414,7 +409,7 @@ class SamplePipeline(DiffusionPipeline):
             for index, timestep in enumerate(scheduler.timesteps):
                 model_input = sample if is_flow else scheduler.scale_model_input(sample, timestep)
                 at = timestep - 1 if is_flow else timestep
-                prediction = self._predict(model_input, at, conditions, absent, guidance_scale)
+                prediction = predict(model_input, at, conditions)
                 sample = scheduler.step(prediction, timestep, sample, **options).prev_sample
                 sample = notify(index, timestep, sample)
                 finite.append(sample.isfinite().all())
@@ -430,19 +425,10 @@ class SamplePipeline(DiffusionPipeline):
         return sample if observed is None else torch.where(observed.isnan(), sample, observed)
 
     def _predict(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        conditions: Mapping[str, Tensor],
-        absent: Mapping[str, Tensor],
-        guidance_scale: float,
+        self, sample: Tensor, timestep: Tensor, conditions: Mapping[str, Tensor]
     ) -> Tensor:
         prediction: Tensor = self.denoiser(sample, timestep, **conditions, return_dict=False)[0]
-        if not absent or guidance_scale == 1.0:
-            return prediction
-        without = {**conditions, **absent}
-        unconditional = self.denoiser(sample, timestep, **without, return_dict=False)[0]
-        return unconditional + guidance_scale * (prediction - unconditional)
+        return prediction
 
 
 class PointDiffusionPipeline(SamplePipeline):
@@ -560,9 +546,13 @@ class PointDiffusionPipeline(SamplePipeline):
                 )
             conditions["observed"] = observed.to(self.device, self.denoiser.dtype)
         drawn = self._draw_all(
-            num_samples, num_inference_steps, generator, conditions, {}, 1.0, batch_size,
+            num_samples,
+            num_inference_steps,
+            generator,
+            conditions,
+            batch_size,
             callback_on_step_end,
-        )  # fmt: skip
+        )
         samples = self.standardizer.invert(drawn)
         if not return_dict:
             return (samples,)  # type: ignore[return-value]  # as all pipelines of diffusers do

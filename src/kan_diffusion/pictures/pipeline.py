@@ -1,4 +1,7 @@
-"""The pipeline of pictures: prompts in, pictures out, called like diffusers' own.
+r"""The pipeline of pictures: prompts in, pictures out, called like diffusers' own.
+
+Classifier-free guidance mixes a prediction with conditions and one without,
+:math:`p_\varnothing + s\,(p_c - p_\varnothing)` (Ho and Salimans 2022, arXiv:2207.12598).
 
 ::
 
@@ -13,6 +16,7 @@ from typing import Literal
 
 import torch
 from diffusers import ImagePipelineOutput, SchedulerMixin
+from torch import Tensor
 
 from kan_diffusion.diffusion.sampling import SamplePipeline, StepCallback
 from kan_diffusion.errors import KanDiffusionError
@@ -89,13 +93,28 @@ class PictureDiffusionPipeline(SamplePipeline):
         prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
         tokens = self.denoiser.vocabulary.tokens(prompts).to(self.device)
         asked = tokens.repeat_interleave(max(num_images_per_prompt, 0), 0)
-        absent = self.denoiser.absent["input_ids"].to(self.device).expand_as(asked)
-        if guidance_scale is None:
-            guidance_scale = _GUIDANCE if any(prompts) else 1.0
+        absent = self.denoiser.absent["input_ids"].to(self.device)
+        scale = guidance_scale
+        if scale is None:
+            scale = _GUIDANCE if any(prompts) else 1.0
+
+        def guided(sample: Tensor, timestep: Tensor, given: Mapping[str, Tensor]) -> Tensor:
+            prediction = self._predict(sample, timestep, given)
+            if scale == 1.0:
+                return prediction
+            nothing = {"input_ids": absent.expand_as(given["input_ids"])}
+            unconditional = self._predict(sample, timestep, nothing)
+            return unconditional + scale * (prediction - unconditional)
+
         samples = self._draw_all(
-            len(asked), num_inference_steps, generator, {"input_ids": asked},
-            {"input_ids": absent}, guidance_scale, batch_size, callback_on_step_end,
-        )  # fmt: skip
+            len(asked),
+            num_inference_steps,
+            generator,
+            {"input_ids": asked},
+            batch_size,
+            callback_on_step_end,
+            guided,
+        )
         images = samples.clamp(-1, 1) if output_type == "pt" else decode(samples)
         if not return_dict:
             return (images,)
