@@ -1,15 +1,16 @@
 /** The state that a link keeps, in the address after '#'. */
 
+import type { Point } from "./data/csv";
+import { decodePoints, encodePoints } from "./data/drawing";
 import { isToy, type ToyName } from "./data/toys";
-import { decodePoints, encodePoints, type Place } from "./drawing";
 
 export interface State {
   readonly data: ToyName | "drawing";
-  readonly points: readonly Place[];
+  readonly points: readonly Point[];
   readonly steps: number;
   readonly hidden: readonly number[];
   readonly seed: number;
-  /** Place of the time slider. */
+  /** Where the time slider stands: states of the reverse process, from noise on. */
   readonly time: number;
   readonly trained: boolean;
   /** Layer, input and output of the chosen edge. */

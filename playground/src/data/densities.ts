@@ -19,6 +19,19 @@ export interface Density {
   posteriorMean(x: Float64Array, alpha: number, sigma: number, means?: Float64Array): Float64Array;
 }
 
+/** Mean and standard deviation of weighted points (count, 2) with noise of a variance about each. */
+function standardizerOf(points: Float64Array, weights: ArrayLike<number>, variance: number): Standardizer {
+  const total = Array.from(weights).reduce((sum, weight) => sum + weight, 0);
+  const average = (value: (k: number) => number): number => {
+    let sum = 0;
+    for (let k = 0; k < weights.length; k++) sum += (weights[k] / total) * value(k);
+    return sum;
+  };
+  const mean = [average((k) => points[2 * k]), average((k) => points[2 * k + 1])] as const;
+  const scale = [0, 1].map((d) => Math.sqrt(variance + average((k) => (points[2 * k + d] - mean[d]) ** 2)));
+  return { mean, scale: [scale[0], scale[1]] };
+}
+
 /** A mixture of Gaussians of one variance: curves by their quadrature, drawings by their points. */
 export class PointMixture implements Density {
   readonly standardizer: Standardizer;
@@ -31,18 +44,8 @@ export class PointMixture implements Density {
   /** @param points (count, 2) in the data's own units; spread is the standard deviation about each. */
   constructor(points: Float64Array, weights: ArrayLike<number>, spread: number) {
     const count = weights.length;
-    let total = 0;
-    for (let k = 0; k < count; k++) total += weights[k];
-    const moments = [0, 1].map((d) => {
-      let mean = 0;
-      for (let k = 0; k < count; k++) mean += (weights[k] / total) * points[2 * k + d];
-      let square = spread ** 2;
-      for (let k = 0; k < count; k++) square += (weights[k] / total) * (points[2 * k + d] - mean) ** 2;
-      return [mean, Math.sqrt(square)] as const;
-    });
-    const mean = [moments[0][0], moments[1][0]] as const;
-    const scale = [moments[0][1], moments[1][1]] as const;
-    this.standardizer = { mean, scale };
+    const total = Array.from(weights).reduce((sum, weight) => sum + weight, 0);
+    const { mean, scale } = (this.standardizer = standardizerOf(points, weights, spread ** 2));
     this.variance = [(spread / scale[0]) ** 2, (spread / scale[1]) ** 2];
     this.x = new Float64Array(count);
     this.y = new Float64Array(count);
@@ -173,61 +176,28 @@ export function curveDensity(segments: readonly CurveSegment[], noise: number): 
   return new PointMixture(Float64Array.from(points), weights, noise);
 }
 
-/** (1 - Phi(z)) / phi(z) for z >= 0, by the continued fraction where it converges fast. */
-function mills(z: number): number {
-  if (z < 3) return (upperTail(z) * Math.sqrt(2 * Math.PI)) / Math.exp((-z * z) / 2);
-  let fraction = z;
-  for (let k = 60; k >= 1; k--) fraction = z + k / fraction;
-  return 1 / fraction;
-}
-
-/** 1 - Phi(z) for 0 <= z < 3, by the series of Phi about 0. */
-function upperTail(z: number): number {
-  let term = z;
-  let sum = z;
-  for (let n = 1; n < 100 && Math.abs(term) > 1e-17 * sum; n++) {
-    term *= (z * z) / (2 * n + 1);
-    sum += term;
-  }
-  return 0.5 - (sum * Math.exp((-z * z) / 2)) / Math.sqrt(2 * Math.PI);
-}
-
-const [BOX_NODES, BOX_WEIGHTS] = gaussLegendre(32);
+const [BOX_NODES, BOX_WEIGHTS] = gaussLegendre(40);
+/** Where a density is e^-40 of its largest value, it ends for float64. */
+const DIED_OUT = 40;
 
 /**
- * A standard normal on [centre - half, centre + half]: the logarithm of its average density there,
- * and (E[Z] - centre) / half.
+ * A standard normal Z between centre - half and centre + half: the logarithm of its average density
+ * there up to a constant, and (E[Z] - centre) / half. By quadrature where the density has not died out.
  */
-function truncatedNormal(signed: number, half: number): readonly [number, number] {
-  const sign = signed < 0 ? -1 : 1;
-  const centre = Math.abs(signed);
-  const log2Pi = Math.log(2 * Math.PI);
-  if (half >= 0.5) {
-    const a = centre - half;
-    const b = centre + half;
-    const decay = Math.exp(-2 * centre * half); // phi(b) / phi(a)
-    const logPhi = -0.5 * (a * a + log2Pi);
-    if (a >= 0) {
-      const mass = mills(a) - mills(b) * decay;
-      return [logPhi + Math.log(mass) - Math.log(2 * half), (sign * ((1 - decay) / mass - centre)) / half];
-    }
-    const phi = Math.exp(logPhi);
-    const tail = (z: number): number => mills(z) * Math.exp(-0.5 * (z * z + log2Pi));
-    const mass = 1 - tail(-a) - tail(b);
-    return [Math.log(mass) - Math.log(2 * half), (sign * ((phi * (1 - decay)) / mass - centre)) / half];
-  }
-  // Differences would cancel in a narrow interval: integrate where the density has not died out.
-  const rate = centre * half;
-  const length = Math.min(2, 40 / Math.max(rate, 1e-300));
+function truncatedNormal(centre: number, half: number): readonly [number, number] {
+  const nearest = Math.min(Math.max(0, centre - half), centre + half);
+  const reach = Math.sqrt(nearest ** 2 + 2 * DIED_OUT);
+  const low = Math.max(-reach, centre - half);
+  const width = Math.min(reach, centre + half) - low;
   let total = 0;
   let first = 0;
   for (let n = 0; n < BOX_NODES.length; n++) {
-    const place = -1 + (length * (BOX_NODES[n] + 1)) / 2;
-    const term = Math.exp(-rate * (place + 1) - 0.5 * (half * place) ** 2) * BOX_WEIGHTS[n];
+    const z = low + (width * (BOX_NODES[n] + 1)) / 2;
+    const term = Math.exp((nearest ** 2 - z ** 2) / 2) * BOX_WEIGHTS[n];
     total += term;
-    first += term * place;
+    first += term * (z - centre);
   }
-  return [Math.log((total * length) / 4) + rate - 0.5 * (centre ** 2 + log2Pi), (sign * first) / total];
+  return [Math.log((total * width) / half) - nearest ** 2 / 2, first / total / half];
 }
 
 /** Uniform on boxes of equal size: the checkerboard. */
@@ -236,17 +206,10 @@ export class UniformBoxes implements Density {
   private readonly middles: readonly (readonly [number, number])[];
   private readonly half: readonly [number, number];
 
-  constructor(lower: readonly (readonly [number, number])[], width: number) {
-    const moments = [0, 1].map((d) => {
-      const middles = lower.map((corner) => corner[d] + width / 2);
-      const mean = middles.reduce((a, b) => a + b, 0) / middles.length;
-      const square = middles.reduce((a, b) => a + (b - mean) ** 2, 0) / middles.length + width ** 2 / 12;
-      return [mean, Math.sqrt(square)] as const;
-    });
-    const mean = [moments[0][0], moments[1][0]] as const;
-    const scale = [moments[0][1], moments[1][1]] as const;
-    this.standardizer = { mean, scale };
-    this.middles = lower.map(([x, y]) => [(x + width / 2 - mean[0]) / scale[0], (y + width / 2 - mean[1]) / scale[1]]);
+  constructor(middles: readonly (readonly [number, number])[], width: number) {
+    const points = Float64Array.from(middles.flat());
+    const { mean, scale } = (this.standardizer = standardizerOf(points, middles.map(() => 1), width ** 2 / 12));
+    this.middles = middles.map(([x, y]) => [(x - mean[0]) / scale[0], (y - mean[1]) / scale[1]]);
     this.half = [width / 2 / scale[0], width / 2 / scale[1]];
   }
 

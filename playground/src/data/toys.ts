@@ -1,8 +1,7 @@
 /** Toy densities, in the numbers of kan_diffusion.data.toys. */
 
+import type { Point } from "./csv";
 import { type CurveSegment, curveDensity, type Density, PointMixture, UniformBoxes } from "./densities";
-
-type Point = readonly [number, number];
 
 const circle =
   (radius: number, centre: Point = [0, 0]) =>
@@ -15,10 +14,10 @@ const range = <T>(count: number, make: (index: number) => T): T[] => Array.from(
 const { PI } = Math;
 
 function checkerboard(): UniformBoxes {
-  const lower = range(16, (n): Point => [Math.floor(n / 4), n % 4])
+  const middles = range(16, (n): Point => [Math.floor(n / 4), n % 4])
     .filter(([i, j]) => (i + j) % 2 === 0)
-    .map(([i, j]): Point => [-4 + 2 * i, -4 + 2 * j]);
-  return new UniformBoxes(lower, 2);
+    .map(([i, j]): Point => [-3 + 2 * i, -3 + 2 * j]);
+  return new UniformBoxes(middles, 2);
 }
 
 function eightGaussians(): PointMixture {
@@ -96,5 +95,13 @@ export const TOYS = {
 } as const satisfies Record<string, Toy>;
 
 export type ToyName = keyof typeof TOYS;
+
+/** A toy by name, or points (count, 2) with a Gaussian brush of a standard deviation about each. */
+export type DataSpec = { readonly toy: ToyName } | { readonly points: Float64Array; readonly spread: number };
+
+export function makeDensity(data: DataSpec): Density {
+  if ("toy" in data) return TOYS[data.toy].make();
+  return new PointMixture(data.points, new Float64Array(data.points.length / 2).fill(1), data.spread);
+}
 
 export const isToy = (name: string): name is ToyName => Object.hasOwn(TOYS, name);

@@ -1,39 +1,28 @@
-/** The deterministic reverse process (DDIM; for flow matching Euler's method). */
+/** The deterministic reverse process (DDIM, Song et al. 2021), and distances between samples. */
 
-import type { Process } from "./process";
-
-/** Predictions (rows, 2) for points (rows, 2) at one timestep. */
-export type Predict = (points: Float64Array, timestep: number) => Float64Array;
-
-/** Timesteps of the states that reverse returns: each but the last, which has no noise. */
-export function reverseTimesteps(process: Process, steps: number): number[] {
-  return process.timesteps(steps);
-}
+import type { Denoiser } from "./denoiser";
+import { ALPHA, SIGMA, samplerTimesteps } from "./process";
 
 /**
  * States (steps + 1 of (rows, 2)) from noise to points.
  *
  * @param start Standard normal noise (rows, 2).
  */
-export function reverse(process: Process, predict: Predict, start: Float64Array, steps: number): Float64Array[] {
-  const timesteps = reverseTimesteps(process, steps);
+export function reverse(denoiser: Denoiser, start: Float64Array, steps: number): Float64Array[] {
+  const timesteps = samplerTimesteps(steps);
   const states = [start];
-  let x = start;
   timesteps.forEach((t, index) => {
-    const prediction = predict(x, t);
-    const [ca, cb] = process.cleanCoefficients(t);
-    const [na, nb] = process.noiseCoefficients(t);
-    const last = index + 1 === timesteps.length;
-    const alpha = last ? 1 : process.alpha[timesteps[index + 1]];
-    const sigma = last ? 0 : process.sigma[timesteps[index + 1]];
-    const next = new Float64Array(x.length);
-    for (let n = 0; n < x.length; n++) {
-      const clean = ca * prediction[n] + cb * x[n];
-      const eps = na * prediction[n] + nb * x[n];
-      next[n] = alpha * clean + sigma * eps;
-    }
-    states.push(next);
-    x = next;
+    const x = states[index];
+    const velocity = denoiser.at(x, t);
+    const next = timesteps[index + 1];
+    const [alpha, sigma] = next === undefined ? [1, 0] : [ALPHA[next], SIGMA[next]];
+    states.push(
+      x.map((value, n) => {
+        const clean = ALPHA[t] * value - SIGMA[t] * velocity[n];
+        const eps = SIGMA[t] * value + ALPHA[t] * velocity[n];
+        return alpha * clean + sigma * eps;
+      }),
+    );
   });
   return states;
 }

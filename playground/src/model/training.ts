@@ -3,9 +3,10 @@
  * learning rate that warms up and decays by a cosine, and a moving average of the parameters.
  */
 
-import { Denoiser } from "./denoiser";
-import type { Process } from "./process";
-import type { Random } from "./random";
+import type { Density } from "../data/densities";
+import type { Denoiser } from "./denoiser";
+import { ALPHA, NUM_TIMESTEPS, SIGMA } from "./process";
+import { Random } from "./random";
 
 export interface TrainingSettings {
   readonly steps: number;
@@ -15,55 +16,62 @@ export interface TrainingSettings {
   readonly emaDecay: number;
 }
 
-/** Clean points, timesteps and noise of a batch, noised, with what should be predicted. */
+/** Noised points, their timesteps, and what should be predicted. */
 export interface Batch {
   readonly noised: Float64Array;
   readonly timesteps: Int32Array;
   readonly target: Float64Array;
-  readonly clean: Float64Array;
 }
 
-export function noise(process: Process, clean: Float64Array, timesteps: Int32Array, eps: Float64Array): Batch {
-  const noised = new Float64Array(clean.length);
-  const target = new Float64Array(clean.length);
-  for (let row = 0; row < timesteps.length; row++) {
-    const t = timesteps[row];
-    const [p, q] = process.pair(t);
-    for (let n = 2 * row; n < 2 * row + 2; n++) {
-      noised[n] = process.alpha[t] * clean[n] + process.sigma[t] * eps[n];
-      target[n] = p * eps[n] - q * clean[n];
-    }
-  }
-  return { noised, timesteps, target, clean };
-}
-
-/** A batch of fresh draws. */
-export function drawBatch(process: Process, draw: (random: Random) => readonly [number, number], size: number, random: Random): Batch {
+/**
+ * A batch of fresh draws.
+ *
+ * @param timestepOf The timestep of a row.
+ */
+export function drawBatch(density: Density, size: number, random: Random, timestepOf = (_row: number): number => random.below(NUM_TIMESTEPS)): Batch {
   const clean = new Float64Array(2 * size);
   const timesteps = new Int32Array(size);
   for (let row = 0; row < size; row++) {
-    [clean[2 * row], clean[2 * row + 1]] = draw(random);
-    timesteps[row] = random.below(process.numTimesteps);
+    [clean[2 * row], clean[2 * row + 1]] = density.draw(random);
+    timesteps[row] = timestepOf(row);
   }
-  return noise(process, clean, timesteps, random.normals(2 * size));
+  const eps = random.normals(2 * size);
+  const noised = new Float64Array(2 * size);
+  const target = new Float64Array(2 * size);
+  for (let n = 0; n < clean.length; n++) {
+    const t = timesteps[n >> 1];
+    noised[n] = ALPHA[t] * clean[n] + SIGMA[t] * eps[n];
+    target[n] = ALPHA[t] * eps[n] - SIGMA[t] * clean[n];
+  }
+  return { noised, timesteps, target };
 }
 
-/** A batch whose timesteps are spread evenly over the process: for judging. */
-export function evenBatch(process: Process, draw: (random: Random) => readonly [number, number], size: number, random: Random): Batch {
-  const clean = new Float64Array(2 * size);
-  const timesteps = new Int32Array(size);
-  for (let row = 0; row < size; row++) {
-    [clean[2 * row], clean[2 * row + 1]] = draw(random);
-    timesteps[row] = Math.floor(((row + 0.5) * process.numTimesteps) / size);
-  }
-  return noise(process, clean, timesteps, random.normals(2 * size));
-}
+const JUDGING_DRAWS = 1024;
+const JUDGING_SEED = 20_240_901;
+
+/** Fixed draws, spread evenly over the timesteps: losses and the floor are measured on the same ones. */
+export const fixedDraws = (density: Density): Batch =>
+  drawBatch(density, JUDGING_DRAWS, new Random(JUDGING_SEED), (row) => Math.floor(((row + 0.5) * NUM_TIMESTEPS) / JUDGING_DRAWS));
 
 /** Mean squared error of predictions, over all coordinates. */
 export function meanSquare(prediction: Float64Array, target: Float64Array): number {
   let sum = 0;
   for (let n = 0; n < target.length; n++) sum += (prediction[n] - target[n]) ** 2;
   return sum / target.length;
+}
+
+export const lossOn = (denoiser: Denoiser, draws: Batch): number =>
+  meanSquare(denoiser.forward(draws.noised, draws.timesteps), draws.target);
+
+/** The loss of the exact posterior mean of x_0, whose velocity is (alpha x_t - mean) / sigma. */
+export function floorOn(density: Density, draws: Batch): number {
+  const { noised, timesteps, target } = draws;
+  const best = new Float64Array(target.length);
+  timesteps.forEach((t, row) => {
+    const mean = density.posteriorMean(noised.subarray(2 * row, 2 * row + 2), ALPHA[t], SIGMA[t]);
+    for (let d = 0; d < 2; d++) best[2 * row + d] = (ALPHA[t] * noised[2 * row + d] - mean[d]) / SIGMA[t];
+  });
+  return meanSquare(best, target);
 }
 
 /** The loss of a batch; the gradients of the parameters are left in the denoiser. */

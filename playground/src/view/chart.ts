@@ -1,6 +1,7 @@
 /** The losses of both networks against the exact floor, with labels beside the lines. */
 
-import { digits, html, svg, ticks } from "./dom";
+import { digits, html, svg } from "./dom";
+import { Plot } from "./plot";
 
 export interface Curve {
   readonly name: string;
@@ -9,82 +10,70 @@ export interface Curve {
   readonly points: readonly (readonly [number, number])[];
 }
 
-const HEIGHTS = [250, 330];
 const WIDE = 420;
-const LEFT = 60;
-const RIGHT = 96;
-const TOP = 12;
-const BOTTOM = 44;
+const ROOM = { left: 60, right: 96, top: 12, bottom: 44 };
 const LABEL = 17;
+const INVITATION = "Train to see both lines fall.";
 
 /** Moves labels apart, in their order, so that none covers another. */
-function spread(places: readonly number[], lowest: number): number[] {
-  const order = places.map((_, n) => n).sort((a, b) => places[a] - places[b]);
-  const out = [...places];
+function spread(heights: readonly number[], lowest: number): number[] {
+  const order = heights.map((_, n) => n).sort((a, b) => heights[a] - heights[b]);
+  const out = [...heights];
   for (let n = 1; n < order.length; n++) out[order[n]] = Math.max(out[order[n]], out[order[n - 1]] + LABEL);
-  const over = order.length > 0 ? Math.max(0, out[order[order.length - 1]] - lowest) : 0;
-  for (let n = order.length - 1, limit = Infinity; n >= 0; n--) {
-    out[order[n]] = Math.min(out[order[n]] - (n === order.length - 1 ? over : 0), limit);
-    limit = out[order[n]] - LABEL;
+  let limit = lowest;
+  for (const n of order.reverse()) {
+    out[n] = Math.min(out[n], limit);
+    limit = out[n] - LABEL;
   }
   return out;
 }
 
-export function drawChart(place: HTMLElement, curves: readonly Curve[], floor: number | null, steps: number): void {
-  const width = Math.max(260, place.clientWidth);
-  const height = HEIGHTS[width < WIDE ? 0 : 1];
-  const drawn = curves.filter(({ points }) => points.length > 0);
-  if (drawn.length === 0 && floor === null) {
-    place.replaceChildren(html("p", { className: "quiet", textContent: "Train to see both lines fall." }));
+/** Ends of the axis of losses: the first steps fall from so high that nothing else would be seen. */
+function lossRange(curves: readonly Curve[], floor: number | null, steps: number): readonly [number, number] {
+  const losses = curves.flatMap(({ points }) => points.map(([, loss]) => loss));
+  const later = curves.flatMap(({ points }) => points.filter(([step], n) => step >= 0.03 * steps || n === points.length - 1));
+  const low = Math.min(floor ?? Infinity, ...losses);
+  const high = Math.max(...later.map(([, loss]) => loss), (floor ?? 0) + 0.05);
+  if (!Number.isFinite(low) || !Number.isFinite(high) || high <= low) return [0, 1];
+  const top = Math.min(high, low + 1);
+  return [low - 0.12 * (top - low), top];
+}
+
+export function drawChart(box: HTMLElement, curves: readonly Curve[], floor: number | null, steps: number): void {
+  const width = Math.max(260, box.clientWidth);
+  const height = width < WIDE ? 250 : 330;
+  const trained = curves.filter(({ points }) => points.length > 0);
+  if (trained.length === 0 && floor === null) {
+    box.replaceChildren(html("p", { className: "quiet", textContent: INVITATION }));
     return;
   }
-  const losses = drawn.flatMap(({ points }) => points.map(([, loss]) => loss));
-  const lowest = Math.min(floor ?? Infinity, ...losses);
-  // The first steps fall from so high that nothing else would be seen.
-  const later = drawn.flatMap(({ points }) => points.filter(([step], n) => step >= 0.03 * steps || n === points.length - 1).map(([, loss]) => loss));
-  const highest = Math.max(...later, (floor ?? 0) + 0.05);
-  const base = Number.isFinite(lowest) ? lowest : 0;
-  const top = Number.isFinite(highest) && highest > base ? Math.min(highest, base + 1) : base + 1;
-  const low = base - 0.12 * (top - base);
-  const x = (step: number): number => LEFT + ((width - LEFT - RIGHT) * step) / steps;
-  const y = (loss: number): number => TOP + ((height - TOP - BOTTOM) * (top - Math.min(loss, top))) / (top - low);
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img" });
-  const ends = drawn.map(({ name, points }) => `${name} ${digits(points[points.length - 1][1], 4)}`);
-  if (floor !== null) ends.push(`floor ${digits(floor, 4)}`);
-  picture.setAttribute("aria-label", `Mean squared error by training step: ${ends.join(", ") || "nothing trained yet"}`);
-  const bottom = height - BOTTOM;
-  for (const loss of ticks(low, top, 4)) {
-    picture.append(
-      svg("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: y(loss), y2: y(loss) }),
-      svg("text", { x: LEFT - 8, y: y(loss) + 4, "text-anchor": "end" }, String(loss)),
-    );
-  }
-  for (const step of ticks(0, steps, width < WIDE ? 2 : 4)) {
-    picture.append(svg("text", { x: x(step), y: bottom + 18, "text-anchor": "middle" }, step.toLocaleString("en")));
-  }
-  picture.append(
-    svg("text", { x: (LEFT + width - RIGHT) / 2, y: height - 6, "text-anchor": "middle" }, "training step"),
-    svg("text", { x: 12, y: (TOP + bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(TOP + bottom) / 2})` }, "mean squared error"),
-  );
-  const labels: { text: string; colour: string; at: number }[] = [];
-  if (floor !== null) {
-    picture.append(svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(floor), y2: y(floor), stroke: "var(--ink)", "stroke-dasharray": "5 4" }));
-    labels.push({ text: `floor ${digits(floor, 3)}`, colour: "var(--ink)", at: y(floor) });
-  }
-  for (const { name, colour, points } of drawn) {
-    const path = points.map(([step, loss], n) => `${n === 0 ? "M" : "L"}${x(step).toFixed(1)} ${y(loss).toFixed(1)}`).join("");
-    picture.append(svg("path", { d: path, fill: "none", stroke: `var(--${colour})`, "stroke-width": 2, "stroke-linejoin": "round" }));
-    const last = points[points.length - 1];
-    if (points.length === 1) picture.append(svg("circle", { cx: x(last[0]), cy: y(last[1]), r: 3, fill: `var(--${colour})` }));
-    labels.push({ text: `${name} ${digits(last[1], 3)}`, colour: `var(--${colour}-text)`, at: y(last[1]) });
-  }
-  spread(labels.map(({ at }) => at), bottom - 6).forEach((at, n) => {
-    const label = svg("text", { class: "name", x: width - RIGHT + 8, y: at + 4 }, labels[n].text);
-    label.style.fill = labels[n].colour;
-    picture.append(label);
+  const labels = trained.map(({ name, colour, points }) => ({ name, colour: `var(--${colour}-text)`, loss: points[points.length - 1][1] }));
+  if (floor !== null) labels.push({ name: "floor", colour: "var(--ink)", loss: floor });
+  const [low, high] = lossRange(trained, floor, steps);
+  const plot = new Plot({
+    ...ROOM, width, height,
+    x: [0, steps],
+    y: [low, high],
+    ticks: [width < WIDE ? 2 : 4, 4],
+    title: "training step",
+    label: `Mean squared error by training step: ${labels.map(({ name, loss }) => `${name} ${digits(loss, 4)}`).join(", ")}`,
   });
-  if (drawn.length === 0) {
-    picture.append(svg("text", { x: (LEFT + width - RIGHT) / 2, y: (TOP + bottom) / 2, "text-anchor": "middle" }, "Train to see both lines fall."));
+  const middle = (ROOM.top + height - ROOM.bottom) / 2;
+  plot.text(12, middle, "mean squared error").setAttribute("transform", `rotate(-90 12 ${middle})`);
+  if (floor !== null) plot.line([[0, floor], [steps, floor]], { stroke: "var(--ink)", "stroke-dasharray": "5 4" });
+  const shown = (loss: number): number => Math.min(loss, high);
+  for (const { colour, points } of trained) {
+    const line = points.map(([step, loss]): readonly [number, number] => [step, shown(loss)]);
+    plot.line(line, { stroke: `var(--${colour})`, "stroke-width": 2, "stroke-linejoin": "round" });
+    const [step, loss] = line[0];
+    if (line.length === 1) plot.picture.append(svg("circle", { cx: plot.x(step), cy: plot.y(loss), r: 3, fill: `var(--${colour})` }));
   }
-  place.replaceChildren(picture);
+  const heights = labels.map(({ loss }) => plot.y(shown(loss)));
+  spread(heights, height - ROOM.bottom - 6).forEach((at, n) => {
+    const label = plot.text(width - ROOM.right + 8, at + 4, `${labels[n].name} ${digits(labels[n].loss, 3)}`, "start");
+    label.classList.add("name");
+    label.style.fill = labels[n].colour;
+  });
+  if (trained.length === 0) plot.text((ROOM.left + width - ROOM.right) / 2, middle, INVITATION);
+  box.replaceChildren(plot.picture);
 }

@@ -1,9 +1,9 @@
 /** Small helpers for the page's elements. */
 
 export function find<T extends Element>(selector: string, kind: new () => T, within: ParentNode = document): T {
-  const found = within.querySelector(selector);
-  if (!(found instanceof kind)) throw new Error(`the page has no ${selector}`);
-  return found;
+  const element = within.querySelector(selector);
+  if (!(element instanceof kind)) throw new Error(`the page has no ${selector}`);
+  return element;
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -48,3 +48,6 @@ export function ticks(low: number, high: number, wanted: number): number[] {
 
 /** A number with so many digits, and a true minus sign. */
 export const digits = (value: number, count: number): string => value.toPrecision(count).replace("-", "−");
+
+/** A whole number with commas between thousands. */
+export const whole = (value: number): string => value.toLocaleString("en");

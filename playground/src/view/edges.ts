@@ -3,8 +3,10 @@
  * output. A chosen edge is drawn large, with the edges that it leads to.
  */
 
-import type { Curves, Network } from "../model/denoiser";
-import { digits, html, svg, ticks } from "./dom";
+import type { Denoiser } from "../model/denoiser";
+import type { Layer } from "../model/layer";
+import { digits, html, svg } from "./dom";
+import { pathOf, Plot } from "./plot";
 
 export type EdgeId = readonly [layer: number, input: number, output: number];
 
@@ -14,12 +16,15 @@ interface Cell {
   readonly path: SVGElement;
 }
 
-const PLACES = 24;
-const LARGEST_LAYER = 400;
+/** Pieces of a small picture's curve, and of the large one's. */
+const SMALL = 24;
+const LARGE = 80;
+/** Points that the large picture shows. */
+const DOTS = 50;
 
 /** What a layer does with the points that reach it. */
 interface Activity {
-  readonly layer: Curves;
+  readonly layer: Layer;
   readonly low: Float64Array;
   readonly high: Float64Array;
   /** Inputs that reached it (rows, inputs). */
@@ -28,30 +33,24 @@ interface Activity {
   readonly shares: Float64Array;
 }
 
-function activity(layer: Curves, inputs: Float64Array): Activity {
+function activityOf(layer: Layer, inputs: Float64Array): Activity {
   const { inputs: n, outputs: m } = layer;
   const rows = inputs.length / n;
-  const low = new Float64Array(n).fill(Infinity);
-  const high = new Float64Array(n).fill(-Infinity);
+  const low = new Float64Array(n);
+  const high = new Float64Array(n);
   const shares = new Float64Array(n * m);
   for (let i = 0; i < n; i++) {
-    for (let row = 0; row < rows; row++) {
-      low[i] = Math.min(low[i], inputs[row * n + i]);
-      high[i] = Math.max(high[i], inputs[row * n + i]);
-    }
+    const column = inputs.filter((_, k) => k % n === i);
+    low[i] = Math.min(...column);
+    high[i] = Math.max(...column);
     if (!(high[i] - low[i] > 1e-6)) {
       low[i] -= 0.5;
       high[i] += 0.5;
     }
     for (let o = 0; o < m; o++) {
-      let sum = 0;
-      let square = 0;
-      for (let row = 0; row < rows; row++) {
-        const value = layer.edge(i, o, inputs[row * n + i]);
-        sum += value;
-        square += value * value;
-      }
-      shares[i * m + o] = Math.sqrt(Math.max(0, square / rows - (sum / rows) ** 2));
+      const values = column.map((x) => layer.edge(i, o, x));
+      const mean = values.reduce((sum, value) => sum + value, 0) / rows;
+      shares[i * m + o] = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / rows);
     }
   }
   for (let o = 0; o < m; o++) {
@@ -62,29 +61,28 @@ function activity(layer: Curves, inputs: Float64Array): Activity {
   return { layer, low, high, inputs, shares };
 }
 
-interface Ways {
+/** A title and buttons for the edges before or after the chosen one, which stay where they are under a finger. */
+interface Neighbours {
   readonly box: HTMLElement;
   readonly buttons: readonly HTMLButtonElement[];
 }
 
-function makeWays(title: string): Ways {
+function makeNeighbours(title: string): Neighbours {
   const buttons = [0, 1, 2].map(() => html("button", { type: "button" }));
-  return { buttons, box: html("div", {}, html("p", { textContent: title }), html("div", { className: "ways" }, ...buttons)) };
-}
-
-function makeParts() {
-  const [title, picture, share] = [html("h3"), html("div"), html("p")];
-  const [onward, backward] = [makeWays("It leads on to"), makeWays("It comes from")];
-  return { title, picture, share, onward, backward, box: html("div", { className: "detail" }, title, picture, share, onward.box, backward.box) };
+  return { buttons, box: html("div", {}, html("p", { textContent: title }), html("div", { className: "neighbours" }, ...buttons)) };
 }
 
 export class EdgesView {
-  private readonly parts = makeParts();
   chosen: EdgeId | null = null;
   private cells: Cell[][] = [];
   private shape = "";
   private activities: Activity[] = [];
-  private denoiser: Network | null = null;
+  private readonly title = html("h3");
+  private readonly picture = html("div");
+  private readonly share = html("p");
+  private readonly onward = makeNeighbours("It leads on to");
+  private readonly backward = makeNeighbours("It comes from");
+  private readonly detail = html("div", { className: "detail" }, this.title, this.picture, this.share, this.onward.box, this.backward.box);
 
   constructor(
     private readonly layers: HTMLElement,
@@ -92,18 +90,16 @@ export class EdgesView {
   ) {}
 
   /** Shows the edges of a denoiser as they are for some points, each at the timestep. */
-  show(denoiser: Network | null, points: Float64Array, timestep: number): void {
-    this.denoiser = denoiser;
+  show(denoiser: Denoiser | null, points: Float64Array, timestep: number): void {
     if (denoiser === null) {
       this.shape = "";
       this.cells = [];
       this.layers.replaceChildren(html("p", { className: "quiet", textContent: "Train, and the curves appear here." }));
       return;
     }
-    denoiser.forward(points, new Int32Array(points.length / 2).fill(timestep));
-    const inputs = denoiser.lastInputs;
-    this.activities = denoiser.curves.map((layer, n) => activity(layer, inputs[n]));
-    const shape = JSON.stringify([denoiser.settings, this.activities.map(({ layer }) => this.fit(layer))]);
+    denoiser.at(points, timestep);
+    this.activities = denoiser.layers.map((layer, n) => activityOf(layer, denoiser.lastInputs[n]));
+    const shape = denoiser.settings.hidden.join();
     if (shape !== this.shape) {
       this.shape = shape;
       this.build();
@@ -111,8 +107,7 @@ export class EdgesView {
     this.draw();
   }
 
-  /** Chooses an edge. */
-  choose(id: EdgeId): void {
+  private choose(id: EdgeId): void {
     this.chosen = id;
     this.draw();
     this.onChoose();
@@ -122,86 +117,61 @@ export class EdgesView {
     return this.cells[layer]?.find(({ id }) => id[1] === input && id[2] === output);
   }
 
+  /** The name of an input of a layer; the layer after the last has the outputs. */
   private name(layer: number, unit: number): string {
-    return this.denoiser?.nameOf(layer, unit) ?? "";
-  }
-
-  /** Columns of a layer's field, its inputs, or its outputs where a narrow field is better laid down; and a cell's size. */
-  private fit({ inputs, outputs }: Curves): readonly [columns: number, size: number] {
-    const room = this.layers.clientWidth;
-    const narrow = outputs > 2 * inputs && (outputs > 12 || room < 500);
-    const columns = narrow && room >= 26 * outputs ? outputs : inputs;
-    const fitting = columns === inputs ? 340 / Math.max(inputs, outputs) : room / outputs - 2;
-    return [columns, Math.max(20, Math.min(38, Math.floor(fitting)))];
+    if (layer === 0) return "xy"[unit];
+    if (layer === this.activities.length) return `the ${"xy"[unit]} output`;
+    return `unit ${unit + 1} of layer ${layer}`;
   }
 
   private build(): void {
-    const numLayers = this.activities.length;
-    this.cells = this.activities.map(({ layer, layer: { inputs, outputs } }, l) => {
-      if (inputs * outputs > LARGEST_LAYER) return [];
-      const cells: Cell[] = [];
-      const [columns] = this.fit(layer);
-      for (let row = 0; row < (inputs * outputs) / columns; row++) {
-        for (let column = 0; column < columns; column++) {
-          const path = svg("path", {});
-          const id: EdgeId = columns === inputs ? [l, column, row] : [l, row, column];
-          const button = html("button", { type: "button", className: "edge", tabIndex: -1 }, svg("svg", { viewBox: "0 0 32 32", "aria-hidden": "true" }, path));
-          button.addEventListener("click", () => {
-            this.choose(id);
-            this.parts.box.scrollIntoView({ block: "nearest" });
-          });
-          cells.push({ id, button, path });
-        }
-      }
-      return cells;
-    });
-    const gated = this.denoiser?.settings._class_name === "GatedDenoiser";
-    const ends = gated ? "values and gates of layer 1" : "x, y";
-    const titles = (l: number, inputs: number): string =>
-      `${l > 0 ? `layer ${l}` : inputs === 2 ? "x, y" : "x, y, time"} → ${l === numLayers - 1 ? ends : `layer ${l + 1}`}`;
-    this.layers.replaceChildren(
-      ...this.activities.map(({ layer, layer: { inputs, outputs } }, l) => {
-        const matrix = html("div", { className: "matrix" }, ...this.cells[l].map(({ button }) => button));
-        const [columns, size] = this.fit(layer);
-        matrix.style.setProperty("--cell", `${size}px`);
-        matrix.style.gridTemplateColumns = `repeat(${columns}, ${size}px)`;
-        matrix.setAttribute("role", "group");
-        matrix.setAttribute("aria-label", `Edges of layer ${l + 1}: ${columns === inputs ? "columns are inputs, rows outputs" : "rows are inputs, columns outputs"}`);
-        matrix.addEventListener("keydown", (event) => this.move(event, l, columns));
-        const body = this.cells[l].length > 0 ? matrix : html("p", { className: "quiet", textContent: `${inputs * outputs} edges, too many to draw.` });
-        return html("div", { className: "layer" }, html("h3", { textContent: titles(l, inputs) }), body);
+    const last = this.activities.length - 1;
+    this.cells = this.activities.map(({ layer: { inputs, outputs } }, l) =>
+      Array.from({ length: inputs * outputs }, (_, n): Cell => {
+        const path = svg("path", {});
+        const id: EdgeId = [l, n % inputs, Math.floor(n / inputs)];
+        const icon = svg("svg", { viewBox: "0 0 32 32", "aria-hidden": "true" }, path);
+        const button = html("button", { type: "button", className: "edge", tabIndex: n === 0 ? 0 : -1 }, icon);
+        button.addEventListener("click", () => {
+          this.choose(id);
+          this.detail.scrollIntoView({ block: "nearest" });
+        });
+        return { id, button, path };
       }),
     );
+    const fields = this.activities.map(({ layer: { inputs } }, l) => {
+      const matrix = html("div", { className: "matrix" }, ...this.cells[l].map(({ button }) => button));
+      matrix.style.setProperty("--inputs", String(inputs));
+      matrix.setAttribute("role", "group");
+      matrix.setAttribute("aria-label", `Edges of layer ${l + 1}`);
+      matrix.addEventListener("keydown", (event) => this.move(event, l, matrix));
+      const title = `${l > 0 ? `layer ${l}` : "x, y"} → ${l === last ? "x, y" : `layer ${l + 1}`}`;
+      return html("div", { className: "layer" }, html("h3", { textContent: title }), matrix);
+    });
     // Beneath the last of three layers, which has few rows, there is room for the chosen edge.
-    (numLayers === 3 ? this.layers.lastElementChild : this.layers)?.append(this.parts.box);
-    if (gated) this.layers.prepend(html("p", { className: "quiet", textContent: "A grouped KAN: the edges of deeper layers are multiplied by gates, and no curves of one input." }));
-    if (this.chosen === null || this.cell(this.chosen) === undefined) {
-      const first = (this.cells[0] ?? []).map(({ id }) => id);
-      this.chosen = this.strongest(first)[0]?.id ?? null;
-    }
-    for (const cells of this.cells) if (cells.length > 0) cells[0].button.tabIndex = 0;
+    if (fields.length === 3) fields[last].append(this.detail);
+    else fields.push(this.detail);
+    this.layers.replaceChildren(...fields);
+    if (this.chosen === null || this.cell(this.chosen) === undefined) this.chosen = this.strongest(this.cells[0].map(({ id }) => id))[0];
   }
 
   /** Moves among edges by arrow keys; Enter on the chosen edge follows the strongest one on. */
-  private move(event: KeyboardEvent, layer: number, columns: number): void {
-    const at = this.cells[layer].findIndex(({ button }) => button === event.target);
-    if (at < 0) return;
-    const [column, row] = [at % columns, Math.floor(at / columns)];
-    if (event.key === "Enter" && this.isChosen(this.cells[layer][at].id)) {
-      const next = this.onward(this.cells[layer][at].id)[0];
-      if (next === undefined) return;
-      event.preventDefault();
-      this.choose(next.id);
-      this.focus(next.id);
-      return;
-    }
+  private move(event: KeyboardEvent, layer: number, matrix: HTMLElement): void {
+    const from = this.cells[layer].find(({ button }) => button === event.target)?.id;
+    if (from === undefined) return;
     const steps: Record<string, readonly [number, number]> = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const step = steps[event.key];
-    if (step === undefined) return;
+    const next = event.key === "Enter" && this.isChosen(from) ? this.onwardOf(from)[0] : undefined;
+    if (next !== undefined) this.choose(next);
+    else if (step === undefined) return;
     event.preventDefault();
-    const rows = this.cells[layer].length / columns;
-    const to = [Math.min(Math.max(column + step[0], 0), columns - 1), Math.min(Math.max(row + step[1], 0), rows - 1)];
-    this.focus(this.cells[layer][to[1] * columns + to[0]].id);
+    if (next !== undefined) this.focus(next);
+    else {
+      // On a narrow page the first layer lies on its side: its rows are inputs.
+      const isLaid = getComputedStyle(matrix).gridAutoFlow.startsWith("column");
+      const [byInput, byOutput] = isLaid ? [step[1], step[0]] : step;
+      this.focus([layer, from[1] + byInput, from[2] + byOutput]);
+    }
   }
 
   private focus(id: EdgeId): void {
@@ -216,105 +186,97 @@ export class EdgesView {
     return this.chosen !== null && this.chosen.every((part, n) => part === id[n]);
   }
 
-  private share([layer, input, output]: EdgeId): number {
+  private shareOf([layer, input, output]: EdgeId): number {
     const { layer: { outputs }, shares } = this.activities[layer];
     return shares[input * outputs + output];
   }
 
-  private strongest(ids: EdgeId[]): { id: EdgeId; share: number }[] {
-    return ids.map((id) => ({ id, share: this.share(id) })).sort((a, b) => b.share - a.share).slice(0, 3);
+  private percentOf(id: EdgeId): string {
+    return `${Math.round(100 * this.shareOf(id))} %`;
+  }
+
+  private strongest(ids: EdgeId[]): EdgeId[] {
+    return ids.sort((a, b) => this.shareOf(b) - this.shareOf(a)).slice(0, 3);
   }
 
   /** The edges that the output of an edge enters, those with the largest shares. */
-  private onward([layer, , output]: EdgeId): { id: EdgeId; share: number }[] {
-    const next = this.activities[layer + 1];
-    if (next === undefined) return [];
-    return this.strongest(Array.from({ length: next.layer.outputs }, (_, o): EdgeId => [layer + 1, output, o]));
+  private onwardOf([layer, , output]: EdgeId): EdgeId[] {
+    return this.strongest((this.cells[layer + 1] ?? []).map(({ id }) => id).filter(([, input]) => input === output));
   }
 
-  private backward([layer, input]: EdgeId): { id: EdgeId; share: number }[] {
-    const before = this.activities[layer - 1];
-    if (before === undefined) return [];
-    return this.strongest(Array.from({ length: before.layer.inputs }, (_, i): EdgeId => [layer - 1, i, input]));
+  /** The edges that enter the input of an edge. */
+  private backwardOf([layer, input]: EdgeId): EdgeId[] {
+    return this.strongest((this.cells[layer - 1] ?? []).map(({ id }) => id).filter(([, , output]) => output === input));
   }
 
-  private curve([layer, input, output]: EdgeId, count: number): (readonly [number, number])[] {
-    const { layer: spline, low, high } = this.activities[layer];
-    return Array.from({ length: count + 1 }, (_, n) => {
-      const x = low[input] + ((high[input] - low[input]) * n) / count;
-      return [x, spline.edge(input, output, x)] as const;
+  private curve([layer, input, output]: EdgeId, pieces: number): (readonly [number, number])[] {
+    const { layer: splines, low, high } = this.activities[layer];
+    return Array.from({ length: pieces + 1 }, (_, n) => {
+      const x = low[input] + ((high[input] - low[input]) * n) / pieces;
+      return [x, splines.edge(input, output, x)] as const;
     });
   }
 
   private draw(): void {
     const { chosen } = this;
-    this.cells.forEach((cells) => {
-      const curves = cells.map(({ id }) => this.curve(id, PLACES));
-      const middles = curves.map((curve) => (Math.max(...curve.map(([, y]) => y)) + Math.min(...curve.map(([, y]) => y))) / 2);
+    for (const cells of this.cells) {
+      const heights = cells.map(({ id }) => this.curve(id, SMALL).map(([, y]) => y));
+      const ranges = heights.map((ys) => [Math.min(...ys), Math.max(...ys)] as const);
       // One scale a layer: a flat curve does little.
-      let widest = 1e-9;
-      curves.forEach((curve, n) => curve.forEach(([, y]) => (widest = Math.max(widest, Math.abs(y - middles[n])))));
+      const widest = Math.max(1e-9, ...ranges.map(([low, high]) => (high - low) / 2));
       cells.forEach(({ id, button, path }, n) => {
-        const line = curves[n].map(([, y], k) => `${k === 0 ? "M" : "L"}${(3 + (26 * k) / PLACES).toFixed(1)} ${(16 - (12 * (y - middles[n])) / widest).toFixed(1)}`);
-        path.setAttribute("d", line.join(""));
-        const share = this.share(id);
-        path.setAttribute("stroke-opacity", Math.min(1, 0.3 + 2.2 * share).toFixed(2));
-        button.setAttribute("aria-label", `from ${this.name(id[0], id[1])} to ${this.name(id[0] + 1, id[2])}, ${Math.round(100 * share)} %`);
+        const middle = (ranges[n][0] + ranges[n][1]) / 2;
+        path.setAttribute("d", pathOf(heights[n].map((y, k) => [3 + (26 * k) / SMALL, 16 - (12 * (y - middle)) / widest])));
+        path.setAttribute("stroke-opacity", Math.min(1, 0.3 + 2.2 * this.shareOf(id)).toFixed(2));
+        button.setAttribute("aria-label", `from ${this.name(id[0], id[1])} to ${this.name(id[0] + 1, id[2])}, ${this.percentOf(id)}`);
         button.setAttribute("aria-pressed", String(this.isChosen(id)));
         button.classList.toggle("chosen", this.isChosen(id));
-        const leads = chosen !== null && ((id[0] === chosen[0] + 1 && id[1] === chosen[2]) || (id[0] === chosen[0] - 1 && id[2] === chosen[1]));
-        button.classList.toggle("leads", leads);
+        const isNext = chosen !== null && id[0] === chosen[0] + 1 && id[1] === chosen[2];
+        const isBefore = chosen !== null && id[0] === chosen[0] - 1 && id[2] === chosen[1];
+        button.classList.toggle("leads", isNext || isBefore);
       });
-    });
-    this.drawDetail();
-  }
-
-  private drawDetail(): void {
-    const { chosen, denoiser } = this;
-    if (denoiser === null) return;
-    this.parts.box.hidden = chosen === null || this.cell(chosen) === undefined;
-    if (chosen === null || this.cell(chosen) === undefined) return;
-    const [layer, input, output] = chosen;
-    const { layer: spline, inputs } = this.activities[layer];
-    const curve = this.curve(chosen, 80);
-    const [width, height, left, top, bottom] = [318, 200, 44, 8, 42];
-    const [x0, x1] = [curve[0][0], curve[curve.length - 1][0]];
-    const ys = curve.map(([, y]) => y);
-    let [y0, y1] = [Math.min(...ys), Math.max(...ys)];
-    const room = Math.max(0.05 * (y1 - y0), 0.02);
-    [y0, y1] = [y0 - room, y1 + room];
-    const sx = (x: number): number => left + ((width - left - 8) * (x - x0)) / (x1 - x0);
-    const sy = (y: number): number => top + ((height - top - bottom) * (y1 - y)) / (y1 - y0);
-    const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The edge's curve: from ${digits(curve[0][1], 2)} at ${digits(x0, 2)} to ${digits(curve[80][1], 2)} at ${digits(x1, 2)}` });
-    for (const y of ticks(y0, y1, 3)) picture.append(svg("line", { class: "axis", x1: left, x2: width - 8, y1: sy(y), y2: sy(y) }), svg("text", { x: left - 6, y: sy(y) + 4, "text-anchor": "end" }, String(y).replace("-", "−")));
-    for (const x of ticks(x0, x1, 3)) picture.append(svg("text", { x: sx(x), y: height - bottom + 17, "text-anchor": "middle" }, String(x).replace("-", "−")));
-    picture.append(svg("text", { x: (left + width) / 2, y: height - 5, "text-anchor": "middle" }, layer === 0 && input < 2 ? `${"xy"[input]} (standardised)` : "what comes in"));
-    const rows = inputs.length / spline.inputs;
-    for (let row = 0; row < rows; row += Math.max(1, Math.floor(rows / 50))) {
-      const x = inputs[row * spline.inputs + input];
-      picture.append(svg("circle", { cx: sx(x).toFixed(1), cy: sy(spline.edge(input, output, x)).toFixed(1), r: 3 }));
     }
-    picture.append(svg("path", { d: curve.map(([x, y], n) => `${n === 0 ? "M" : "L"}${sx(x).toFixed(1)} ${sy(y).toFixed(1)}`).join("") }));
-    const { parts } = this;
-    parts.title.textContent = `From ${this.name(layer, input)} to ${this.name(layer + 1, output)}`;
-    parts.picture.replaceChildren(picture);
-    parts.share.textContent = `${Math.round(100 * this.share(chosen))} % of what moves ${this.name(layer + 1, output)} at this noise level.`;
-    this.fill(parts.onward, this.onward(chosen), (id) => this.name(id[0] + 1, id[2]));
-    this.fill(parts.backward, this.backward(chosen), (id) => this.name(id[0], id[1]));
+    if (chosen !== null) this.drawDetail(chosen);
   }
 
-  /** Puts edges behind buttons that stay where they are, so that none moves away under a finger. */
-  private fill(ways: Ways, found: { id: EdgeId; share: number }[], named: (id: EdgeId) => string): void {
-    ways.box.hidden = found.length === 0;
-    ways.buttons.forEach((button, n) => {
-      const way = found[n];
-      button.hidden = way === undefined;
-      if (way === undefined) return;
-      const text = `${named(way.id).replace(/^the | of layer \d+| output/g, "")} ${Math.round(100 * way.share)} %`;
+  private drawDetail(chosen: EdgeId): void {
+    const [layer, input, output] = chosen;
+    const { layer: splines, inputs } = this.activities[layer];
+    const curve = this.curve(chosen, LARGE);
+    const [first, last] = [curve[0], curve[LARGE]];
+    const ys = curve.map(([, y]) => y);
+    const room = Math.max(0.05 * (Math.max(...ys) - Math.min(...ys)), 0.02);
+    const plot = new Plot({
+      width: 318, height: 200, left: 44, right: 8, top: 8, bottom: 42,
+      x: [first[0], last[0]],
+      y: [Math.min(...ys) - room, Math.max(...ys) + room],
+      ticks: [3, 3],
+      title: layer === 0 ? `${"xy"[input]} (standardised)` : "what comes in",
+      label: `The edge's curve: from ${digits(first[1], 2)} at ${digits(first[0], 2)} to ${digits(last[1], 2)} at ${digits(last[0], 2)}`,
+    });
+    const rows = inputs.length / splines.inputs;
+    for (let row = 0; row < rows; row += Math.max(1, Math.floor(rows / DOTS))) {
+      const x = inputs[row * splines.inputs + input];
+      plot.picture.append(svg("circle", { cx: plot.x(x).toFixed(1), cy: plot.y(splines.edge(input, output, x)).toFixed(1), r: 3 }));
+    }
+    plot.line(curve);
+    const target = this.name(layer + 1, output);
+    this.title.textContent = `From ${this.name(layer, input)} to ${target}`;
+    this.picture.replaceChildren(plot.picture);
+    this.share.textContent = `${this.percentOf(chosen)} of what moves ${target} at this noise level.`;
+    this.fill(this.onward, this.onwardOf(chosen), (id) => this.name(id[0] + 1, id[2]));
+    this.fill(this.backward, this.backwardOf(chosen), (id) => this.name(id[0], id[1]));
+  }
+
+  private fill({ box, buttons }: Neighbours, ids: readonly EdgeId[], nameOf: (id: EdgeId) => string): void {
+    box.hidden = ids.length === 0;
+    buttons.forEach((button, n) => {
+      const id = ids[n];
+      button.hidden = id === undefined;
+      if (id === undefined) return;
+      const text = `${nameOf(id).replace(/^the | of layer \d+| output/g, "")} ${this.percentOf(id)}`;
       if (button.textContent !== text) button.textContent = text;
-      button.onclick = () => {
-        this.choose(way.id);
-      };
+      button.onclick = () => this.choose(id);
     });
   }
 }

@@ -3,7 +3,7 @@
 import type { Standardizer } from "../data/densities";
 import { colour, find } from "./dom";
 
-/** Places of the field's arrows along a side. */
+/** Arrows of the field along a side. */
 export const FIELD = 17;
 
 /** The part of the plane that is shown, in the data's units. */
@@ -17,19 +17,19 @@ export function frameOf({ mean, scale }: Standardizer): Frame {
   return { centre: mean, reach: 2.6 * Math.max(scale[0], scale[1]) };
 }
 
-/** Places of the arrows of a frame, standardised (FIELD * FIELD, 2). */
-export function fieldPlaces(frame: Frame, { mean, scale }: Standardizer): Float64Array {
-  const places = new Float64Array(2 * FIELD * FIELD);
+/** Points of the arrows of a frame, standardised (FIELD * FIELD, 2). */
+export function fieldPoints(frame: Frame, { mean, scale }: Standardizer): Float64Array {
+  const points = new Float64Array(2 * FIELD * FIELD);
   for (let row = 0; row < FIELD; row++) {
     for (let column = 0; column < FIELD; column++) {
       const n = 2 * (row * FIELD + column);
       const x = frame.centre[0] + frame.reach * ((2 * (column + 0.5)) / FIELD - 1);
       const y = frame.centre[1] + frame.reach * ((2 * (row + 0.5)) / FIELD - 1);
-      places[n] = (x - mean[0]) / scale[0];
-      places[n + 1] = (y - mean[1]) / scale[1];
+      points[n] = (x - mean[0]) / scale[0];
+      points[n + 1] = (y - mean[1]) / scale[1];
     }
   }
-  return places;
+  return points;
 }
 
 export class Panel {
@@ -76,7 +76,7 @@ export class Panel {
     return [((x - centre[0]) / reach + 1) * (this.size / 2), (1 - (y - centre[1]) / reach) * (this.size / 2)];
   }
 
-  /** The place in the data's units under a place of the window. */
+  /** The point in the data's units under a point of the window. */
   toData(clientX: number, clientY: number): readonly [number, number] {
     const box = this.canvas.getBoundingClientRect();
     const { centre, reach } = this.frame;
@@ -130,7 +130,7 @@ export class Panel {
   }
 
   /**
-   * Arrows at the places of the frame.
+   * Arrows at the points of the field.
    *
    * @param vectors sigma times the score, (FIELD * FIELD, 2), standardised.
    */
@@ -176,7 +176,6 @@ export class Panel {
     context.fillStyle = colour("muted");
     context.font = `${this.size < 220 ? 13 : 15}px system-ui, "DejaVu Sans", sans-serif`;
     context.textAlign = "center";
-    const lines = text.split("\n");
-    lines.forEach((line, n) => context.fillText(line, this.size / 2, this.size / 2 + 22 * (n - (lines.length - 1) / 2) + 5));
+    context.fillText(text, this.size / 2, this.size / 2 + 5);
   }
 }
