@@ -2,7 +2,7 @@
 
 import { Denoiser } from "./model/denoiser";
 import { ALPHA, SIGMA } from "./model/process";
-import type { FromWorker, Order, ToWorker } from "./worker";
+import type { Order, Report } from "./worker";
 
 export class Contestant {
   readonly denoiser: Denoiser;
@@ -13,6 +13,8 @@ export class Contestant {
   readonly losses: (readonly [number, number])[] = [];
   seconds = 0;
   private worker: Worker | null;
+  private isPaused = false;
+  private isWaiting = false;
   private field: { readonly t: number; readonly vectors: Float64Array } | null = null;
 
   /**
@@ -24,28 +26,28 @@ export class Contestant {
   constructor(name: string, order: Order, onReport: () => void, onEnd: (failure: string | null) => void) {
     this.denoiser = new Denoiser(order.settings);
     this.steps = order.training.steps;
-    const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name });
-    this.worker = worker;
+    this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name });
     const end = (failure: string | null): void => {
       this.stop();
       onEnd(failure);
     };
-    worker.onmessage = ({ data }: MessageEvent<FromWorker>): void => {
-      if (this.worker === null) return;
-      if ("failure" in data) {
-        end(data.failure);
-        return;
-      }
-      this.denoiser.parameters.set(data.parameters);
-      this.seconds = data.seconds;
-      this.losses.push([data.step, data.loss]);
-      this.states = data.states ?? this.states;
-      this.field = null;
+    this.worker.onmessage = ({ data }: MessageEvent<Report>): void => {
+      this.take(data);
       onReport();
       if (data.step === this.steps) end(null);
     };
-    worker.onerror = (event): void => end(event.message || "the worker did not start");
-    worker.postMessage(order);
+    this.worker.onerror = (event): void => end(event.message || "the worker did not start");
+    this.worker.postMessage(order);
+  }
+
+  private take(report: Report): void {
+    this.denoiser.parameters.set(report.parameters);
+    this.seconds = report.seconds;
+    this.losses.push([report.step, report.loss]);
+    this.states = report.states ?? this.states;
+    this.field = null;
+    this.isWaiting = true;
+    this.pause(this.isPaused);
   }
 
   get isTraining(): boolean {
@@ -58,7 +60,10 @@ export class Contestant {
   }
 
   pause(paused: boolean): void {
-    this.worker?.postMessage({ paused } satisfies ToWorker);
+    this.isPaused = paused;
+    if (paused || !this.isWaiting) return;
+    this.isWaiting = false;
+    this.worker?.postMessage(null);
   }
 
   /** Ends training where it is. */

@@ -8,11 +8,11 @@ import { BRUSH, Drawing, FEWEST_POINTS, fitted, MOST_POINTS, REACH } from "./dat
 import { type DataSpec, type ToyName, TOYS } from "./data/toys";
 import { fromHash, SAMPLER_STEPS, SIZES, type State, STEPS, toHash } from "./link";
 import { type DenoiserSettings, matchingMlp, numParametersOf } from "./model/denoiser";
-import { ALPHA, NUM_TIMESTEPS, samplerTimesteps, SIGMA } from "./model/process";
+import { NUM_TIMESTEPS, samplerTimesteps, SIGMA } from "./model/process";
 import { Random } from "./model/random";
 import { Target } from "./target";
 import { drawChart } from "./view/chart";
-import { digits, download, find, html, whole } from "./view/dom";
+import { ARROWS, digits, download, find, html, onClick, whole } from "./view/dom";
 import { EdgesView } from "./view/edges";
 import { type Frame, fieldPoints, frameOf, Panel } from "./view/panel";
 import { makeTile } from "./view/tiles";
@@ -20,7 +20,7 @@ import { makeTile } from "./view/tiles";
 type Side = "kan" | "mlp";
 const SIDES: readonly Side[] = ["kan", "mlp"];
 const NAMES: Readonly<Record<Side, string>> = { kan: "KAN", mlp: "MLP" };
-/** Peak learning rates. */
+/** Peaks of learning rates. */
 const RATES: Readonly<Record<Side, number>> = { kan: 0.01, mlp: 0.02 };
 
 /** Points in a picture. */
@@ -43,8 +43,7 @@ const panels = {
 const message = find("#message", HTMLElement);
 const trainButton = find("#train", HTMLButtonElement);
 const playButton = find("#play", HTMLButtonElement);
-const undoButton = find("#undo", HTMLButtonElement);
-const clearButton = find("#clear", HTMLButtonElement);
+const eraseButtons = [find("#undo", HTMLButtonElement), find("#clear", HTMLButtonElement)];
 const timeSlider = find("#time", HTMLInputElement);
 const level = find("#level", HTMLOutputElement);
 const fieldBox = find("#field", HTMLInputElement);
@@ -100,7 +99,7 @@ const dataSpec = (): DataSpec =>
 
 /** Lays out what follows from the data: what is to be reached, and the panels. */
 function refreshData(): void {
-  target = isDrawing() && drawing.size < FEWEST_POINTS ? null : new Target(dataSpec(), SHOWN);
+  target = isDrawing() && drawing.size < FEWEST_POINTS ? null : new Target(dataSpec(), noise, timesteps);
   for (const panel of Object.values(panels)) {
     panel.frame = isDrawing() || target === null ? DRAWING_FRAME : frameOf(target.standardizer);
   }
@@ -108,18 +107,22 @@ function refreshData(): void {
   canvas.classList.toggle("drawable", isDrawing());
   canvas.tabIndex = isDrawing() ? 0 : -1;
   canvas.setAttribute("role", isDrawing() ? "application" : "img");
-  undoButton.hidden = clearButton.hidden = !isDrawing();
-  undoButton.disabled = clearButton.disabled = drawing.size === 0;
+  for (const button of eraseButtons) {
+    button.hidden = !isDrawing();
+    button.disabled = drawing.size === 0;
+  }
   redrawAll();
 }
 
 /** Forgets what was learned, which other data or sizes make meaningless. */
-function forget(): void {
+function forget(changes: Partial<State> = {}): void {
+  state = { ...state, ...changes };
   for (const contestant of everyContestant()) contestant.stop();
   contestants = {};
   paused = false;
   refreshData();
   showButtons();
+  keepLink();
 }
 
 // Training.
@@ -136,17 +139,13 @@ function train(): void {
     say(`Draw at least ${FEWEST_POINTS} points, a short stroke is enough; ${count}.`);
     return;
   }
-  if (typeof Worker === "undefined") {
-    say("This browser has no web workers, which training needs; open this link in a current browser. All else works, and nothing is lost.");
-    return;
-  }
   forget();
   say("");
   try {
     for (const side of SIDES) contestants[side] = startTraining(side);
   } catch {
     forget();
-    say("This browser does not start web workers here; serve the page from a web server, as make playground does.");
+    say("The browser starts no web workers here, which training needs; serve the page from a web server, as make playground does.");
     return;
   }
   if (!prefersLessMotion.matches) setPlaying(true);
@@ -155,12 +154,11 @@ function train(): void {
 }
 
 function startTraining(side: Side): Contestant {
-  const warmupSteps = Math.min(50, state.steps / 10);
   return new Contestant(
     NAMES[side],
     {
       settings: settingsOf(side),
-      training: { steps: state.steps, batchSize: 256, learningRate: RATES[side], warmupSteps, emaDecay: 0.995 },
+      training: { steps: state.steps, learningRate: RATES[side] },
       data: dataSpec(),
       seed: state.seed,
       start: noise,
@@ -220,27 +218,18 @@ function betweenStates(states: readonly Float64Array[]): Float64Array {
   return from.map((value, n) => value + (time - at) * (to[n] - value));
 }
 
-function noisedData(clean: Float64Array): Float64Array {
-  const at = Math.floor(time);
-  const levelOf = (n: number): readonly [number, number] => (n >= SAMPLER_STEPS ? [1, 0] : [ALPHA[timesteps[n]], SIGMA[timesteps[n]]]);
-  const [[alpha, sigma], [nextAlpha, nextSigma]] = [levelOf(at), levelOf(at + 1)];
-  const share = time - at;
-  return clean.map((value, n) => (alpha + share * (nextAlpha - alpha)) * value + (sigma + share * (nextSigma - sigma)) * noise[n]);
-}
-
-/** A score field over a panel, if it is asked for. */
-function drawField(panel: Panel, learner: Target | Contestant, standardizer: Standardizer): void {
+/** Draws points where the slider stands, under their score field if it is asked for. */
+function drawPoints(panel: Panel, learner: Target | Contestant, standardizer: Standardizer): void {
   if (fieldBox.checked) panel.field(learner.scoresAt(fieldPoints(panel.frame, standardizer), timestep()), standardizer);
+  panel.points(betweenStates(learner.states), standardizer);
 }
 
 function drawData(): void {
   const panel = panels.data;
   panel.begin();
   if (isDrawing()) panel.brush(drawing.points, BRUSH);
-  if (target !== null && !penDown) {
-    drawField(panel, target, target.standardizer);
-    panel.points(noisedData(target.clean), target.standardizer);
-  } else if (drawing.size === 0) panel.words("Draw here");
+  if (target !== null && !penDown) drawPoints(panel, target, target.standardizer);
+  else if (drawing.size === 0) panel.words("Draw here");
   if (isDrawing() && usesKeys) panel.pen(pen);
   const title = state.data === "drawing" ? `${whole(drawing.size)} of at most ${whole(MOST_POINTS)} points` : TOYS[state.data].title;
   const shown = [time >= SAMPLER_STEPS ? "" : "noised", fieldBox.checked ? "exact score" : ""].filter((word) => word !== "").join(", ");
@@ -261,23 +250,13 @@ function drawSide(side: Side): void {
     panel.say(contestant === undefined ? "noise, not trained yet" : "starting", parameters, `${NAMES[side]}, not trained yet`);
     return;
   }
-  drawField(panel, contestant, target.standardizer);
-  panel.points(betweenStates(contestant.states), target.standardizer);
+  drawPoints(panel, contestant, target.standardizer);
   const step = contestant.losses.at(-1)?.[0] ?? 0;
   const note = step < contestant.steps ? `step ${whole(step)}` : time >= SAMPLER_STEPS ? "samples" : "from noise";
-  const distance = distanceOf(samples, target);
+  const distance = target.distanceTo(samples);
   const facts = `${parameters}\nenergy distance ${digits(distance, 2)}`;
   panel.say(note, facts, `${NAMES[side]}: ${SHOWN} points made of noise, ${note}. ${facts}`);
   panel.canvas.dataset["distance"] = String(distance);
-}
-
-/** Distances of samples that were drawn already. */
-const distances = new WeakMap<Float64Array, number>();
-
-function distanceOf(samples: Float64Array, reached: Target): number {
-  const distance = distances.get(samples) ?? reached.distanceTo(samples);
-  distances.set(samples, distance);
-  return distance;
 }
 
 function drawTime(): void {
@@ -335,11 +314,9 @@ function frame(now: number): void {
 const INVITATION = "Draw in the left square, then train.";
 
 function setData(name: ToyName | "drawing"): void {
-  state = { ...state, data: name };
   find(`input[name="data"][value="${name}"]`, HTMLInputElement).checked = true;
-  forget();
+  forget({ data: name });
   say(name === "drawing" && drawing.size === 0 ? INVITATION : "");
-  keepLink();
 }
 
 function afterStroke(): void {
@@ -348,11 +325,11 @@ function afterStroke(): void {
   stale.panels = true;
 }
 
-/** Takes the drawing as it now is for the data. */
-function afterDrawing(): void {
+/** Changes the drawing, and takes it as it then is for the data. */
+function edit(change: () => void): void {
+  change();
   afterStroke();
-  refreshData();
-  keepLink();
+  forget();
 }
 
 function listenToPen(): void {
@@ -374,8 +351,7 @@ function listenToPen(): void {
     if (!penDown) return;
     penDown = false;
     time = SAMPLER_STEPS;
-    refreshData();
-    keepLink();
+    forget();
   };
   canvas.addEventListener("pointerup", lift);
   canvas.addEventListener("pointercancel", lift);
@@ -386,17 +362,14 @@ function listenToPen(): void {
   canvas.addEventListener("keydown", (event) => {
     if (!isDrawing()) return;
     const size = event.shiftKey ? 0.2 : 0.05;
-    const moves: Record<string, Point> = { ArrowLeft: [-size, 0], ArrowRight: [size, 0], ArrowUp: [0, size], ArrowDown: [0, -size] };
-    const move = moves[event.key];
+    const move = ARROWS[event.key];
     const within = (value: number): number => Math.min(Math.max(value, -REACH), REACH);
     if (move !== undefined) {
-      pen = [within(pen[0] + move[0]), within(pen[1] + move[1])];
+      pen = [within(pen[0] + size * move[0]), within(pen[1] - size * move[1])];
     } else if (event.key === " " || event.key === "Enter") {
-      drawing.begin(pen);
-      afterDrawing();
+      edit(() => drawing.begin(pen));
     } else if (event.key === "Backspace" || event.key === "Delete") {
-      drawing.undo();
-      afterDrawing();
+      edit(() => drawing.undo());
     } else return;
     event.preventDefault();
     usesKeys = true;
@@ -460,25 +433,23 @@ function fillChoices(): void {
 
 function listen(): void {
   listenToPen();
-  trainButton.addEventListener("click", pauseOrTrain);
-  for (const side of SIDES) saveButton(side).addEventListener("click", () => savePoints(side));
-  find("#restart", HTMLButtonElement).addEventListener("click", () => {
-    state = { ...state, seed: state.seed + 1 };
-    forget();
+  onClick("#train", pauseOrTrain);
+  onClick("#restart", () => {
+    forget({ seed: state.seed + 1 });
     say("What was learned is forgotten; the next training starts from other weights.");
-    keepLink();
   });
+  onClick("#play", () => setPlaying(!playing));
+  onClick("#undo", () => edit(() => drawing.undo()));
+  onClick("#clear", () => edit(() => drawing.clear()));
+  onClick("#open", () => fileInput.click());
+  onClick("#link", () => void copyLink());
+  for (const side of SIDES) onClick(`#${side} button`, () => savePoints(side));
   stepsSelect.addEventListener("change", () => {
     state = { ...state, steps: STEPS[stepsSelect.selectedIndex] };
     stale.chart = true;
     keepLink();
   });
-  sizeSelect.addEventListener("change", () => {
-    state = { ...state, hidden: SIZES[sizeSelect.selectedIndex] };
-    forget();
-    keepLink();
-  });
-  playButton.addEventListener("click", () => setPlaying(!playing));
+  sizeSelect.addEventListener("change", () => forget({ hidden: SIZES[sizeSelect.selectedIndex] }));
   timeSlider.addEventListener("input", () => {
     setPlaying(false);
     time = Number(timeSlider.value);
@@ -486,26 +457,17 @@ function listen(): void {
   });
   timeSlider.addEventListener("change", keepLink);
   fieldBox.addEventListener("change", () => (stale.panels = true));
-  undoButton.addEventListener("click", () => {
-    drawing.undo();
-    afterDrawing();
-  });
-  clearButton.addEventListener("click", () => {
-    drawing.clear();
-    afterDrawing();
-  });
-  find("#open", HTMLButtonElement).addEventListener("click", () => fileInput.click());
   fileInput.addEventListener("change", () => {
     const file = fileInput.files?.[0];
     fileInput.value = "";
     if (file !== undefined) void openFile(file);
   });
-  find("#link", HTMLButtonElement).addEventListener("click", () => void copyLink());
   new ResizeObserver(redrawAll).observe(find("main", HTMLElement));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (stale.panels = true));
 }
 
 function start(): void {
+  const { trained } = state;
   fillChoices();
   if (isDrawing()) drawing.replace(state.points);
   edges.chosen = state.edge;
@@ -513,7 +475,7 @@ function start(): void {
   listen();
   forget();
   requestAnimationFrame(frame);
-  if (state.trained && target !== null) train();
+  if (trained && target !== null) train();
   else say(target === null ? INVITATION : "Train, and both networks learn these points within seconds; or draw your own.");
 }
 

@@ -1,10 +1,10 @@
-/** Trains one denoiser, and reports now and then what it has learned. */
+/** Trains one denoiser for a while whenever it is asked to, and reports what it has learned. */
 
 import { type DataSpec, makeDensity } from "./data/toys";
 import { Denoiser, type DenoiserSettings } from "./model/denoiser";
 import { Random } from "./model/random";
 import { reverse } from "./model/sampling";
-import { drawBatch, fixedDraws, lossOn, Training, type TrainingSettings } from "./model/training";
+import { fixedDraws, lossOn, Training, type TrainingSettings } from "./model/training";
 
 export interface Order {
   readonly settings: DenoiserSettings;
@@ -16,11 +16,9 @@ export interface Order {
   readonly samplerSteps: number;
 }
 
-/** An order comes first, then whether training is paused. */
-export type ToWorker = Order | { readonly paused: boolean };
-
-export interface Progress {
+export interface Report {
   readonly step: number;
+  /** Seconds of training alone. */
   readonly seconds: number;
   /** Loss of the averaged parameters on the fixed draws. */
   readonly loss: number;
@@ -30,23 +28,11 @@ export interface Progress {
   readonly states: readonly Float64Array[] | null;
 }
 
-export type FromWorker = Progress | { readonly failure: string };
+/** Milliseconds of training between two reports; every third one has states. */
+const STRETCH = 130;
+const STATES_EVERY = 3;
 
-/** Milliseconds between reports, between those with states, and of a stretch of training. */
-const REPORT_EVERY = 150;
-const STATES_EVERY = 450;
-const STRETCH = 40;
-
-let paused = false;
-let wake: (() => void) | null = null;
-
-/** Lets waiting messages in, and waits while training is paused. */
-async function breathe(): Promise<void> {
-  await new Promise((done) => setTimeout(done, 0));
-  while (paused) await new Promise<void>((done) => (wake = done));
-}
-
-async function train(order: Order): Promise<void> {
+function* train(order: Order): Generator<Report> {
   const density = makeDensity(order.data);
   const draws = fixedDraws(density);
   const denoiser = new Denoiser(order.settings);
@@ -54,43 +40,30 @@ async function train(order: Order): Promise<void> {
   const averaged = new Denoiser(order.settings);
   const training = new Training(denoiser, order.training);
   const batches = new Random(order.seed + 1_000_003); // the same for both networks
-  const { steps, batchSize } = order.training;
+  const { steps } = order.training;
   let seconds = 0;
-  let reported = -Infinity;
-  let sampled = -Infinity;
-
-  const report = (): void => {
-    const withStates = training.step === steps || performance.now() - sampled >= STATES_EVERY;
+  for (let reports = 0; ; reports++) {
     averaged.parameters.set(training.average);
-    const progress: Progress = {
+    const isDone = training.step === steps;
+    yield {
       step: training.step,
       seconds,
       loss: lossOn(averaged, draws),
       parameters: training.average.slice(),
-      states: withStates ? reverse(averaged, order.start, order.samplerSteps) : null,
+      states: isDone || reports % STATES_EVERY === 0 ? reverse(averaged, order.start, order.samplerSteps) : null,
     };
-    postMessage(progress);
-    reported = performance.now();
-    if (withStates) sampled = reported;
-  };
-
-  report();
-  while (training.step < steps) {
+    if (isDone) return;
     const began = performance.now();
-    while (training.step < steps && performance.now() - began < STRETCH) {
-      training.take(drawBatch(density, batchSize, batches));
-    }
+    while (training.step < steps && performance.now() - began < STRETCH) training.take(density, batches);
     seconds += (performance.now() - began) / 1000;
-    if (training.step === steps || performance.now() - reported >= REPORT_EVERY) report();
-    await breathe();
   }
 }
 
-onmessage = ({ data }: MessageEvent<ToWorker>): void => {
-  if ("paused" in data) {
-    paused = data.paused;
-    if (!paused) wake?.();
-    return;
-  }
-  train(data).catch((error: unknown) => postMessage({ failure: String(error) } satisfies FromWorker));
+let reports: Generator<Report> | null = null;
+
+/** An order comes first; each later message, of null, asks to go on. */
+onmessage = ({ data }: MessageEvent<Order | null>): void => {
+  reports = data === null ? reports : train(data);
+  const report = reports?.next();
+  if (report?.done === false) postMessage(report.value);
 };

@@ -11,100 +11,135 @@ export interface Standardizer {
   readonly scale: readonly [number, number];
 }
 
-export interface Density {
-  readonly standardizer: Standardizer;
-  /** A standardised point. */
-  readonly draw: (random: Random) => readonly [number, number];
-  /** E[x_0 given alpha x_0 + sigma eps = x] of standardised points x (rows, 2), into means. */
-  posteriorMean(x: Float64Array, alpha: number, sigma: number, means?: Float64Array): Float64Array;
-}
+/** Where a density is e^-40 of its largest value, it ends for float64. */
+const DIED_OUT = 40;
 
-/** Mean and standard deviation of weighted points (count, 2) with noise of a variance about each. */
-function standardizerOf(points: Float64Array, weights: ArrayLike<number>, variance: number): Standardizer {
-  const total = Array.from(weights).reduce((sum, weight) => sum + weight, 0);
-  const average = (value: (k: number) => number): number => {
-    let sum = 0;
-    for (let k = 0; k < weights.length; k++) sum += (weights[k] / total) * value(k);
-    return sum;
-  };
-  const mean = [average((k) => points[2 * k]), average((k) => points[2 * k + 1])] as const;
-  const scale = [0, 1].map((d) => Math.sqrt(variance + average((k) => (points[2 * k + d] - mean[d]) ** 2)));
-  return { mean, scale: [scale[0], scale[1]] };
-}
-
-/** A mixture of Gaussians of one variance: curves by their quadrature, drawings by their points. */
-export class PointMixture implements Density {
+export abstract class Density {
   readonly standardizer: Standardizer;
-  private readonly x: Float64Array;
-  private readonly y: Float64Array;
+  /** Middles of the components (count, 2), standardised, and logarithms of their weights. */
+  protected readonly middles: Float64Array;
   private readonly logWeights: Float64Array;
   private readonly cumulative: Float64Array;
-  private readonly variance: readonly [number, number];
 
-  /** @param points (count, 2) in the data's own units; spread is the standard deviation about each. */
-  constructor(points: Float64Array, weights: ArrayLike<number>, spread: number) {
-    const count = weights.length;
+  /**
+   * @param middles Means of the components (count, 2) in the data's own units.
+   * @param variance Variance of each component, of both coordinates.
+   */
+  constructor(middles: Float64Array, weights: ArrayLike<number>, variance: number) {
     const total = Array.from(weights).reduce((sum, weight) => sum + weight, 0);
-    const { mean, scale } = (this.standardizer = standardizerOf(points, weights, spread ** 2));
-    this.variance = [(spread / scale[0]) ** 2, (spread / scale[1]) ** 2];
-    this.x = new Float64Array(count);
-    this.y = new Float64Array(count);
-    this.logWeights = new Float64Array(count);
-    this.cumulative = new Float64Array(count);
+    const shares = Float64Array.from(weights, (weight) => weight / total);
+    const moment = (value: (k: number) => number): number => shares.reduce((sum, share, k) => sum + share * value(k), 0);
+    const mean = [moment((k) => middles[2 * k]), moment((k) => middles[2 * k + 1])] as const;
+    const spread = (d: 0 | 1): number => Math.sqrt(variance + moment((k) => (middles[2 * k + d] - mean[d]) ** 2));
+    const scale = [spread(0), spread(1)] as const;
+    this.standardizer = { mean, scale };
+    this.middles = middles.map((value, n) => (value - mean[n % 2]) / scale[n % 2]);
+    this.logWeights = shares.map(Math.log);
     let sum = 0;
-    for (let k = 0; k < count; k++) {
-      this.x[k] = (points[2 * k] - mean[0]) / scale[0];
-      this.y[k] = (points[2 * k + 1] - mean[1]) / scale[1];
-      this.logWeights[k] = Math.log(weights[k] / total);
-      this.cumulative[k] = sum += weights[k] / total;
-    }
+    this.cumulative = shares.map((share) => (sum += share));
   }
 
-  readonly draw = (random: Random): readonly [number, number] => {
-    const place = random.uniform() * this.cumulative[this.cumulative.length - 1];
+  /** A standardised point. */
+  draw(random: Random): readonly [number, number] {
+    const share = random.uniform() * this.cumulative[this.cumulative.length - 1];
     let low = 0;
     let high = this.cumulative.length - 1;
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (this.cumulative[middle] < place) low = middle + 1;
+      if (this.cumulative[middle] < share) low = middle + 1;
       else high = middle;
     }
-    return [
-      this.x[low] + Math.sqrt(this.variance[0]) * random.normal(),
-      this.y[low] + Math.sqrt(this.variance[1]) * random.normal(),
-    ];
-  };
+    return [this.middles[2 * low] + this.offset(0, random), this.middles[2 * low + 1] + this.offset(1, random)];
+  }
 
-  posteriorMean(x: Float64Array, alpha: number, sigma: number, means = new Float64Array(x.length)): Float64Array {
-    const count = this.x.length;
-    const vx = alpha ** 2 * this.variance[0] + sigma ** 2;
-    const vy = alpha ** 2 * this.variance[1] + sigma ** 2;
-    const logits = new Float64Array(count);
-    for (let row = 0; row < x.length; row += 2) {
-      let largest = -Infinity;
-      for (let k = 0; k < count; k++) {
-        const dx = x[row] - alpha * this.x[k];
-        const dy = x[row + 1] - alpha * this.y[k];
-        const logit = this.logWeights[k] - (dx * dx) / (2 * vx) - (dy * dy) / (2 * vy);
-        logits[k] = logit;
-        if (logit > largest) largest = logit;
+  /** E[x_0 given alpha x_0 + sigma eps = x] of standardised points x (rows, 2). */
+  posteriorMean(x: Float64Array, alpha: number, sigma: number): Float64Array {
+    const count = this.logWeights.length;
+    const shares = new Float64Array(count);
+    const means = new Float64Array(2 * count);
+    return x.map((_, n) => {
+      // Both coordinates of a row are computed at the first.
+      if (n % 2 === 0) {
+        shares.set(this.logWeights);
+        this.condition(x[n], 0, alpha, sigma, shares, means);
+        this.condition(x[n + 1], 1, alpha, sigma, shares, means);
+        normalise(shares);
       }
-      let total = 0;
-      let mx = 0;
-      let my = 0;
-      for (let k = 0; k < count; k++) {
-        if (logits[k] < largest - 40) continue; // below the last bit of the sum
-        const share = Math.exp(logits[k] - largest);
-        total += share;
-        mx += share * this.x[k];
-        my += share * this.y[k];
-      }
-      mx /= total;
-      my /= total;
-      means[row] = mx + (alpha * this.variance[0] * (x[row] - alpha * mx)) / vx;
-      means[row + 1] = my + (alpha * this.variance[1] * (x[row + 1] - alpha * my)) / vy;
+      let mean = 0;
+      for (let k = 0; k < count; k++) mean += shares[k] * means[2 * k + (n % 2)];
+      return mean;
+    });
+  }
+
+  /** A coordinate of a point relative to the middle of its component. */
+  protected abstract offset(d: number, random: Random): number;
+
+  /**
+   * Adds to each component's logarithm that of its noised density at one coordinate, up to a constant,
+   * and writes the mean of x_0 within the component.
+   */
+  protected abstract condition(x: number, d: number, alpha: number, sigma: number, logs: Float64Array, means: Float64Array): void;
+}
+
+/** Turns logarithms into shares that add up to one. */
+function normalise(values: Float64Array): void {
+  let largest = -Infinity;
+  for (const value of values) if (value > largest) largest = value;
+  let total = 0;
+  for (let k = 0; k < values.length; k++) {
+    values[k] = values[k] < largest - DIED_OUT ? 0 : Math.exp(values[k] - largest);
+    total += values[k];
+  }
+  for (let k = 0; k < values.length; k++) values[k] /= total;
+}
+
+/** A mixture of Gaussians of one variance: curves by their quadrature, drawings by their points. */
+export class PointMixture extends Density {
+  constructor(
+    points: Float64Array,
+    weights: ArrayLike<number>,
+    private readonly spread: number,
+  ) {
+    super(points, weights, spread ** 2);
+  }
+
+  protected override offset(d: number, random: Random): number {
+    return (this.spread / this.standardizer.scale[d]) * random.normal();
+  }
+
+  protected override condition(x: number, d: number, alpha: number, sigma: number, logs: Float64Array, means: Float64Array): void {
+    const variance = (this.spread / this.standardizer.scale[d]) ** 2;
+    const noised = alpha ** 2 * variance + sigma ** 2;
+    for (let k = 0; k < logs.length; k++) {
+      const middle = this.middles[2 * k + d];
+      const difference = x - alpha * middle;
+      logs[k] -= difference ** 2 / (2 * noised);
+      means[2 * k + d] = middle + (alpha * variance * difference) / noised;
     }
-    return means;
+  }
+}
+
+/** Uniform on squares of one width: the checkerboard. */
+export class UniformBoxes extends Density {
+  constructor(
+    middles: Float64Array,
+    private readonly width: number,
+  ) {
+    super(middles, new Float64Array(middles.length / 2).fill(1), width ** 2 / 12);
+  }
+
+  protected override offset(d: number, random: Random): number {
+    return (this.width / this.standardizer.scale[d]) * (random.uniform() - 0.5);
+  }
+
+  protected override condition(x: number, d: number, alpha: number, sigma: number, logs: Float64Array, means: Float64Array): void {
+    const half = this.width / this.standardizer.scale[d] / 2;
+    for (let k = 0; k < logs.length; k++) {
+      const middle = this.middles[2 * k + d];
+      const [log, place] = truncatedNormal((x - alpha * middle) / sigma, (alpha / sigma) * half);
+      logs[k] += log;
+      means[2 * k + d] = middle - half * place; // noise that points up: x_0 lies below
+    }
   }
 }
 
@@ -130,56 +165,52 @@ export function gaussLegendre(count: number): readonly [Float64Array, Float64Arr
   return [nodes, weights];
 }
 
-export interface CurveSegment {
-  readonly curve: (u: number) => readonly [number, number];
-  readonly lower: number;
-  readonly upper: number;
-  readonly weight?: number;
-}
+/** A curve c(u), the ends of u, and the weight of the segment among others (1). */
+export type CurveSegment = readonly [curve: (u: number) => readonly [number, number], lower: number, upper: number, weight?: number];
 
 const NODES = 16;
+/** Length of a panel of the quadrature at most, in standard deviations of the noise. */
 const PANEL_LENGTH = 5;
 const MIN_PANELS = 8;
+const PIECES = 4096;
 
 /** Points c(u) on curves, u uniform on each segment, plus noise; the integral over u by quadrature. */
 export function curveDensity(segments: readonly CurveSegment[], noise: number): PointMixture {
-  const total = segments.reduce((sum, { weight = 1 }) => sum + weight, 0);
   const [nodes, nodeWeights] = gaussLegendre(NODES);
   const points: number[] = [];
   const weights: number[] = [];
-  for (const { curve, lower, upper, weight = 1 } of segments) {
-    const steps = 4096;
-    const places = Array.from({ length: steps + 1 }, (_, i) => lower + ((upper - lower) * i) / steps);
-    const lengths = [0];
-    for (let i = 1; i <= steps; i++) {
-      const [a, b] = [curve(places[i - 1]), curve(places[i])];
-      lengths.push(lengths[i - 1] + Math.hypot(b[0] - a[0], b[1] - a[1]));
-    }
-    const length = lengths[steps];
-    const panels = Math.max(MIN_PANELS, Math.ceil(length / (PANEL_LENGTH * noise)));
-    const ends: number[] = [];
-    let at = 0;
-    for (let panel = 0; panel <= panels; panel++) {
-      const wanted = (length * panel) / panels;
-      while (at < steps - 1 && lengths[at + 1] < wanted) at++;
-      const share = Math.min(1, (wanted - lengths[at]) / (lengths[at + 1] - lengths[at]));
-      ends.push(places[at] + share * (places[at + 1] - places[at]));
-    }
-    for (let panel = 0; panel < panels; panel++) {
-      const width = ends[panel + 1] - ends[panel];
-      for (let n = 0; n < NODES; n++) {
-        points.push(...curve(ends[panel] + (width * (nodes[n] + 1)) / 2));
-        weights.push((((width * nodeWeights[n]) / 2) * (weight / total)) / (upper - lower));
-      }
+  for (const [curve, lower, upper, weight = 1] of segments) {
+    const ends = panelEnds(curve, lower, upper, PANEL_LENGTH * noise);
+    for (let panel = 1; panel < ends.length; panel++) {
+      const width = ends[panel] - ends[panel - 1];
+      nodes.forEach((node, n) => {
+        points.push(...curve(ends[panel - 1] + (width * (node + 1)) / 2));
+        weights.push((weight * width * nodeWeights[n]) / (upper - lower));
+      });
     }
   }
   return new PointMixture(Float64Array.from(points), weights, noise);
 }
 
-const [BOX_NODES, BOX_WEIGHTS] = gaussLegendre(40);
-/** Where a density is e^-40 of its largest value, it ends for float64. */
-const DIED_OUT = 40;
+/** Values of u between which a curve has equal lengths, so long at most. */
+function panelEnds(curve: CurveSegment[0], lower: number, upper: number, longest: number): number[] {
+  const at = (piece: number): number => lower + ((upper - lower) * piece) / PIECES;
+  const lengths = [0];
+  for (let n = 1; n <= PIECES; n++) {
+    const [a, b] = [curve(at(n - 1)), curve(at(n))];
+    lengths.push(lengths[n - 1] + Math.hypot(b[0] - a[0], b[1] - a[1]));
+  }
+  const length = lengths[PIECES];
+  const count = Math.max(MIN_PANELS, Math.ceil(length / longest));
+  let piece = 0;
+  return Array.from({ length: count + 1 }, (_, panel) => {
+    const wanted = (length * panel) / count;
+    while (piece < PIECES - 1 && lengths[piece + 1] < wanted) piece++;
+    return at(piece + Math.min(1, (wanted - lengths[piece]) / (lengths[piece + 1] - lengths[piece])));
+  });
+}
 
+const [BOX_NODES, BOX_WEIGHTS] = gaussLegendre(40);
 /**
  * A standard normal Z between centre - half and centre + half: the logarithm of its average density
  * there up to a constant, and (E[Z] - centre) / half. By quadrature where the density has not died out.
@@ -198,52 +229,4 @@ function truncatedNormal(centre: number, half: number): readonly [number, number
     first += term * (z - centre);
   }
   return [Math.log((total * width) / half) - nearest ** 2 / 2, first / total / half];
-}
-
-/** Uniform on boxes of equal size: the checkerboard. */
-export class UniformBoxes implements Density {
-  readonly standardizer: Standardizer;
-  private readonly middles: readonly (readonly [number, number])[];
-  private readonly half: readonly [number, number];
-
-  constructor(middles: readonly (readonly [number, number])[], width: number) {
-    const points = Float64Array.from(middles.flat());
-    const { mean, scale } = (this.standardizer = standardizerOf(points, middles.map(() => 1), width ** 2 / 12));
-    this.middles = middles.map(([x, y]) => [(x - mean[0]) / scale[0], (y - mean[1]) / scale[1]]);
-    this.half = [width / 2 / scale[0], width / 2 / scale[1]];
-  }
-
-  readonly draw = (random: Random): readonly [number, number] => {
-    const [x, y] = this.middles[random.below(this.middles.length)];
-    return [x + this.half[0] * (2 * random.uniform() - 1), y + this.half[1] * (2 * random.uniform() - 1)];
-  };
-
-  posteriorMean(x: Float64Array, alpha: number, sigma: number, means = new Float64Array(x.length)): Float64Array {
-    const logits = new Float64Array(this.middles.length);
-    const within = new Float64Array(2 * this.middles.length);
-    for (let row = 0; row < x.length; row += 2) {
-      let largest = -Infinity;
-      this.middles.forEach((middle, k) => {
-        logits[k] = 0;
-        for (let d = 0; d < 2; d++) {
-          const centre = (x[row + d] - alpha * middle[d]) / sigma;
-          const [logAverage, place] = truncatedNormal(centre, (alpha / sigma) * this.half[d]);
-          logits[k] += logAverage;
-          within[2 * k + d] = middle[d] - this.half[d] * place; // noise that points up: x_0 lies below
-        }
-        largest = Math.max(largest, logits[k]);
-      });
-      let total = 0;
-      means[row] = means[row + 1] = 0;
-      for (let k = 0; k < logits.length; k++) {
-        const share = Math.exp(logits[k] - largest);
-        total += share;
-        means[row] += share * within[2 * k];
-        means[row + 1] += share * within[2 * k + 1];
-      }
-      means[row] /= total;
-      means[row + 1] /= total;
-    }
-    return means;
-  }
 }

@@ -13,10 +13,10 @@ export const FEWEST_POINTS = 10;
 const LAST = 1023;
 const SPACING = 0.025;
 
-const snap = (value: number): number => {
-  const share = Math.round(((Math.min(Math.max(value, -REACH), REACH) + REACH) / (2 * REACH)) * LAST);
-  return (share / LAST) * 2 * REACH - REACH;
-};
+/** A coordinate's number on the grid, and the other way round. */
+const indexOf = (value: number): number => Math.round(((Math.min(Math.max(value, -REACH), REACH) + REACH) / (2 * REACH)) * LAST);
+const valueOf = (index: number): number => (index / LAST) * 2 * REACH - REACH;
+const snap = (value: number): number => valueOf(indexOf(value));
 
 export class Drawing {
   private strokes: Point[][] = [];
@@ -69,57 +69,29 @@ function thinned(points: readonly Point[]): readonly Point[] {
   if (points.length <= MOST_POINTS) return points;
   const random = new Random(1);
   const left = [...points];
-  for (let n = 0; n < MOST_POINTS; n++) {
+  return Array.from({ length: MOST_POINTS }, (_, n) => {
     const other = n + random.below(left.length - n);
     [left[n], left[other]] = [left[other], left[n]];
-  }
-  return left.slice(0, MOST_POINTS);
+    return left[n];
+  });
 }
 
 /** Moves points of any units into the drawing's window, both axes by one factor. */
 export function fitted(points: readonly Point[]): Point[] {
-  const ends = [0, 1].map((d) => {
-    let low = Infinity;
-    let high = -Infinity;
-    for (const point of points) {
-      low = Math.min(low, point[d]);
-      high = Math.max(high, point[d]);
-    }
-    return [low, high] as const;
-  });
-  const widest = Math.max(...ends.map(([low, high]) => high - low)) || 1;
-  const factor = (1.6 * REACH) / widest;
-  const middle = ends.map(([low, high]) => (low + high) / 2);
-  return points.map(([x, y]): Point => [(x - middle[0]) * factor, (y - middle[1]) * factor]);
+  const ends = [0, 1].map((d) => points.reduce(([low, high], point) => [Math.min(low, point[d]), Math.max(high, point[d])], [Infinity, -Infinity]));
+  const factor = (1.6 * REACH) / (Math.max(...ends.map(([low, high]) => high - low)) || 1);
+  const [x, y] = ends.map(([low, high]) => (low + high) / 2);
+  return points.map((point): Point => [(point[0] - x) * factor, (point[1] - y) * factor]);
 }
 
-const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-
-/** Points as letters of a link: 24 bits a point. */
-export function encodePoints(points: readonly Point[]): string {
-  const index = (value: number): number => Math.round(((value + REACH) / (2 * REACH)) * LAST);
-  return points
-    .map(([x, y]) => {
-      const bits = (index(x) << 12) | index(y);
-      return [18, 12, 6, 0].map((shift) => LETTERS[(bits >> shift) & 63]).join("");
-    })
-    .join("");
-}
+/** Points as letters of a link, two for each coordinate. */
+export const encodePoints = (points: readonly Point[]): string =>
+  points.flat().map((value) => indexOf(value).toString(36).padStart(2, "0")).join("");
 
 /** The points of a link; null where its letters are no points. */
 export function decodePoints(text: string): Point[] | null {
-  if (text.length % 4 !== 0 || text.length > 4 * MOST_POINTS) return null;
-  const points: Point[] = [];
-  for (let at = 0; at < text.length; at += 4) {
-    let bits = 0;
-    for (const letter of text.slice(at, at + 4)) {
-      const value = LETTERS.indexOf(letter);
-      if (value < 0) return null;
-      bits = (bits << 6) | value;
-    }
-    const [x, y] = [bits >> 12, bits & 4095];
-    if (x > LAST || y > LAST) return null;
-    points.push([(x / LAST) * 2 * REACH - REACH, (y / LAST) * 2 * REACH - REACH]);
-  }
-  return points;
+  if (!/^([0-9a-z]{4})*$/.test(text) || text.length > 4 * MOST_POINTS) return null;
+  const values = (text.match(/../g) ?? []).map((letters) => parseInt(letters, 36));
+  if (values.some((value) => value > LAST)) return null;
+  return Array.from({ length: values.length / 2 }, (_, n): Point => [valueOf(values[2 * n]), valueOf(values[2 * n + 1])]);
 }

@@ -3,95 +3,44 @@
 import type { Point } from "./csv";
 import { type CurveSegment, curveDensity, type Density, PointMixture, UniformBoxes } from "./densities";
 
-const circle =
-  (radius: number, centre: Point = [0, 0]) =>
-  (angle: number): Point => [centre[0] + radius * Math.cos(angle), centre[1] + radius * Math.sin(angle)];
+const { PI } = Math;
+const TURN = 2 * PI;
 
 const polar = (radius: number, angle: number): Point => [radius * Math.cos(angle), radius * Math.sin(angle)];
 
+const circle =
+  (radius: number, x = 0, y = 0) =>
+  (angle: number): Point => [x + radius * Math.cos(angle), y + radius * Math.sin(angle)];
+
 const range = <T>(count: number, make: (index: number) => T): T[] => Array.from({ length: count }, (_, i) => make(i));
 
-const { PI } = Math;
+const spiral = (turn: number): CurveSegment => [(u) => polar(Math.sqrt(u), Math.sqrt(u) + turn), (PI / 2) ** 2, (3 * PI) ** 2];
+const blade = (arm: number): CurveSegment => [(r) => polar(r, (TURN * arm) / 5 + 0.25 * Math.exp(r)), 0.3, 2];
+const upperBow: CurveSegment = [(t) => [Math.sin(t), 1 - Math.cos(t)], -1.5 * PI, 0];
+const lowerBow: CurveSegment = [(t) => [Math.sin(t), Math.cos(t) - 1], 0, 1.5 * PI];
+const squares = range(16, (n): Point => [Math.floor(n / 4), n % 4])
+  .filter(([i, j]) => (i + j) % 2 === 0)
+  .map(([i, j]): Point => [2 * i - 3, 2 * j - 3]);
+const eight = range(8, (n) => polar(4, (TURN * n) / 8));
 
-function checkerboard(): UniformBoxes {
-  const middles = range(16, (n): Point => [Math.floor(n / 4), n % 4])
-    .filter(([i, j]) => (i + j) % 2 === 0)
-    .map(([i, j]): Point => [-3 + 2 * i, -3 + 2 * j]);
-  return new UniformBoxes(middles, 2);
-}
+const curves = (noise: number, ...segments: CurveSegment[]) => (): Density => curveDensity(segments, noise);
+const flat = (points: readonly Point[]): Float64Array => Float64Array.from(points.flat());
 
-function eightGaussians(): PointMixture {
-  const centres = range(8, (n) => circle(4)((2 * PI * n) / 8)).flat();
-  return new PointMixture(Float64Array.from(centres), Array<number>(8).fill(1), 0.5);
-}
-
-export interface Toy {
+interface Toy {
   readonly title: string;
   readonly make: () => Density;
 }
 
-const curves = (noise: number, ...segments: CurveSegment[]) => (): Density => curveDensity(segments, noise);
-
 export const TOYS = {
-  "swiss-roll": {
-    title: "Swiss roll",
-    make: curves(0.2, { curve: (t) => polar(t, t), lower: 1.5 * PI, upper: 4.5 * PI }),
-  },
-  moons: {
-    title: "Moons",
-    make: curves(
-      0.1,
-      { curve: circle(1), lower: 0, upper: PI },
-      { curve: circle(1, [1, 0.5]), lower: PI, upper: 2 * PI },
-    ),
-  },
-  circles: {
-    title: "Circles",
-    make: curves(
-      0.08,
-      { curve: circle(1), lower: 0, upper: 2 * PI },
-      { curve: circle(0.5), lower: 0, upper: 2 * PI },
-    ),
-  },
-  "s-curve": {
-    title: "S curve",
-    make: curves(
-      0.1,
-      { curve: (t) => [Math.sin(t), 1 - Math.cos(t)], lower: -1.5 * PI, upper: 0 },
-      { curve: (t) => [Math.sin(t), Math.cos(t) - 1], lower: 0, upper: 1.5 * PI },
-    ),
-  },
-  checkerboard: { title: "Checker\u00adboard", make: checkerboard },
-  pinwheel: {
-    title: "Pinwheel",
-    make: curves(
-      0.08,
-      ...range(5, (arm): CurveSegment => ({
-        curve: (r) => polar(r, (2 * PI * arm) / 5 + 0.25 * Math.exp(r)),
-        lower: 0.3,
-        upper: 2,
-      })),
-    ),
-  },
-  "two-spirals": {
-    title: "Two spirals",
-    make: curves(
-      0.25,
-      ...[0, PI].map((turn): CurveSegment => ({
-        curve: (u) => polar(Math.sqrt(u), Math.sqrt(u) + turn),
-        lower: (PI / 2) ** 2,
-        upper: (3 * PI) ** 2,
-      })),
-    ),
-  },
-  rings: {
-    title: "Rings",
-    make: curves(
-      0.12,
-      ...[1, 2, 3, 4].map((radius): CurveSegment => ({ curve: circle(radius), lower: 0, upper: 2 * PI, weight: radius })),
-    ),
-  },
-  "eight-gaussians": { title: "Eight Gauss\u00adians", make: eightGaussians },
+  "swiss-roll": { title: "Swiss roll", make: curves(0.2, [(t) => polar(t, t), 1.5 * PI, 4.5 * PI]) },
+  moons: { title: "Moons", make: curves(0.1, [circle(1), 0, PI], [circle(1, 1, 0.5), PI, TURN]) },
+  circles: { title: "Circles", make: curves(0.08, [circle(1), 0, TURN], [circle(0.5), 0, TURN]) },
+  "s-curve": { title: "S curve", make: curves(0.1, upperBow, lowerBow) },
+  checkerboard: { title: "Checker\u00adboard", make: () => new UniformBoxes(flat(squares), 2) },
+  pinwheel: { title: "Pinwheel", make: curves(0.08, ...range(5, blade)) },
+  "two-spirals": { title: "Two spirals", make: curves(0.25, spiral(0), spiral(PI)) },
+  rings: { title: "Rings", make: curves(0.12, ...[1, 2, 3, 4].map((radius): CurveSegment => [circle(radius), 0, TURN, radius])) },
+  "eight-gaussians": { title: "Eight Gauss\u00adians", make: () => new PointMixture(flat(eight), new Float64Array(8).fill(1), 0.5) },
 } as const satisfies Record<string, Toy>;
 
 export type ToyName = keyof typeof TOYS;

@@ -4,31 +4,23 @@ export class Random {
   private a: number;
   private b: number;
   private c: number;
-  private d: number;
+  private count = 1;
   private spare: number | null = null;
 
   constructor(seed: number) {
-    // Splitmix fills the state of the small fast counter below.
-    let state = seed >>> 0;
-    const next = (): number => {
-      state = (state + 0x9e3779b9) >>> 0;
-      let z = state;
-      z = Math.imul(z ^ (z >>> 16), 0x85ebca6b);
-      z = Math.imul(z ^ (z >>> 13), 0xc2b2ae35);
-      return (z ^ (z >>> 16)) >>> 0;
-    };
-    [this.a, this.b, this.c, this.d] = [next(), next(), next(), 1];
-    for (let i = 0; i < 12; i++) this.bits();
+    this.a = 0;
+    this.b = seed;
+    this.c = 0x9e3779b9;
+    for (let n = 0; n < 15; n++) this.bits();
   }
 
   /** A whole number from 0 to 2^32 - 1 (sfc32 of Doty-Humphrey's PractRand). */
   private bits(): number {
-    const sum = (((this.a + this.b) | 0) + this.d) | 0;
-    this.d = (this.d + 1) | 0;
+    const sum = (((this.a + this.b) | 0) + this.count) | 0;
+    this.count = (this.count + 1) | 0;
     this.a = this.b ^ (this.b >>> 9);
     this.b = (this.c + (this.c << 3)) | 0;
-    this.c = (this.c << 21) | (this.c >>> 11);
-    this.c = (this.c + sum) | 0;
+    this.c = (((this.c << 21) | (this.c >>> 11)) + sum) | 0;
     return sum >>> 0;
   }
 

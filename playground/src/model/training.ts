@@ -10,10 +10,8 @@ import { Random } from "./random";
 
 export interface TrainingSettings {
   readonly steps: number;
-  readonly batchSize: number;
+  /** Peak of the learning rate. */
   readonly learningRate: number;
-  readonly warmupSteps: number;
-  readonly emaDecay: number;
 }
 
 /** Noised points, their timesteps, and what should be predicted. */
@@ -85,9 +83,10 @@ export function lossAndGradients(denoiser: Denoiser, batch: Batch): number {
   return loss;
 }
 
-const BETA_1 = 0.9;
-const BETA_2 = 0.999;
-const EPSILON = 1e-8;
+const BATCH_SIZE = 256;
+const WARMUP_STEPS = 50;
+const EMA_DECAY = 0.995;
+const [BETA_1, BETA_2, EPSILON] = [0.9, 0.999, 1e-8];
 
 export class Training {
   step = 0;
@@ -97,33 +96,30 @@ export class Training {
   private readonly second: Float64Array;
 
   constructor(
-    readonly denoiser: Denoiser,
-    readonly settings: TrainingSettings,
+    private readonly denoiser: Denoiser,
+    private readonly settings: TrainingSettings,
   ) {
-    const count = denoiser.parameters.length;
     this.average = denoiser.parameters.slice();
-    this.first = new Float64Array(count);
-    this.second = new Float64Array(count);
+    this.first = new Float64Array(this.average.length);
+    this.second = new Float64Array(this.average.length);
   }
 
-  learningRate(step: number): number {
-    const { steps, warmupSteps, learningRate } = this.settings;
-    if (step < warmupSteps) return (learningRate * step) / Math.max(1, warmupSteps);
-    const share = (step - warmupSteps) / Math.max(1, steps - warmupSteps);
-    return (learningRate * (1 + Math.cos(Math.PI * Math.min(share, 1)))) / 2;
+  private learningRate(): number {
+    const { steps, learningRate } = this.settings;
+    const warmup = Math.min(WARMUP_STEPS, steps / 10);
+    if (this.step < warmup) return (learningRate * this.step) / warmup;
+    return (learningRate * (1 + Math.cos((Math.PI * (this.step - warmup)) / (steps - warmup)))) / 2;
   }
 
-  /** Takes one step and returns the loss before it. */
-  take(batch: Batch): number {
+  /** Takes one step on fresh draws. */
+  take(density: Density, random: Random): void {
     const { denoiser, first, second, average } = this;
     const { parameters, gradients } = denoiser;
-    const loss = lossAndGradients(denoiser, batch);
-    let norm = 0;
-    for (let n = 0; n < gradients.length; n++) norm += gradients[n] ** 2;
-    norm = Math.sqrt(norm);
+    lossAndGradients(denoiser, drawBatch(density, BATCH_SIZE, random));
+    const norm = Math.sqrt(gradients.reduce((sum, g) => sum + g * g, 0));
     const clip = norm > 1 ? 1 / norm : 1;
-    const rate = this.learningRate(this.step);
-    const decay = this.step === 0 ? 0 : Math.min(this.settings.emaDecay, (1 + this.step) / (10 + this.step));
+    const rate = this.learningRate();
+    const decay = this.step === 0 ? 0 : Math.min(EMA_DECAY, (1 + this.step) / (10 + this.step));
     this.step++;
     const unbias1 = 1 - BETA_1 ** this.step;
     const unbias2 = 1 - BETA_2 ** this.step;
@@ -134,6 +130,5 @@ export class Training {
       parameters[n] -= (rate * (first[n] / unbias1)) / (Math.sqrt(second[n] / unbias2) + EPSILON);
       average[n] = decay * average[n] + (1 - decay) * parameters[n];
     }
-    return loss;
   }
 }

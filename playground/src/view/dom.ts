@@ -29,6 +29,11 @@ export function html<K extends keyof HTMLElementTagNameMap>(
 export const colour = (name: "paper" | "ink" | "muted" | "line" | "data" | "kan" | "mlp"): string =>
   getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
+/** Steps to the right and down by arrow keys. */
+export const ARROWS: Readonly<Record<string, readonly [number, number]>> = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+export const onClick = (selector: string, action: () => void): void => find(selector, HTMLButtonElement).addEventListener("click", action);
+
 /** Gives a file to the person who uses the page. */
 export function download(name: string, type: string, content: string): void {
   const address = URL.createObjectURL(new Blob([content], { type }));

@@ -5,7 +5,7 @@
 
 import type { Denoiser } from "../model/denoiser";
 import type { Layer } from "../model/layer";
-import { digits, html, svg } from "./dom";
+import { ARROWS, digits, html, svg } from "./dom";
 import { pathOf, Plot } from "./plot";
 
 export type EdgeId = readonly [layer: number, input: number, output: number];
@@ -25,40 +25,25 @@ const DOTS = 50;
 /** What a layer does with the points that reach it. */
 interface Activity {
   readonly layer: Layer;
-  readonly low: Float64Array;
-  readonly high: Float64Array;
-  /** Inputs that reached it (rows, inputs). */
-  readonly inputs: Float64Array;
-  /** The share of an edge in what its output receives, at input * outputs + output. */
-  readonly shares: Float64Array;
+  /** What reached each of its inputs. */
+  readonly reached: readonly Float64Array[];
+  /** The share of an edge in what its output receives, by input and output. */
+  readonly shares: readonly (readonly number[])[];
 }
 
+const rangeOf = (values: Float64Array | readonly number[]): readonly [number, number] => [Math.min(...values), Math.max(...values)];
+
 function activityOf(layer: Layer, inputs: Float64Array): Activity {
-  const { inputs: n, outputs: m } = layer;
-  const rows = inputs.length / n;
-  const low = new Float64Array(n);
-  const high = new Float64Array(n);
-  const shares = new Float64Array(n * m);
-  for (let i = 0; i < n; i++) {
-    const column = inputs.filter((_, k) => k % n === i);
-    low[i] = Math.min(...column);
-    high[i] = Math.max(...column);
-    if (!(high[i] - low[i] > 1e-6)) {
-      low[i] -= 0.5;
-      high[i] += 0.5;
-    }
-    for (let o = 0; o < m; o++) {
-      const values = column.map((x) => layer.edge(i, o, x));
-      const mean = values.reduce((sum, value) => sum + value, 0) / rows;
-      shares[i * m + o] = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / rows);
-    }
-  }
-  for (let o = 0; o < m; o++) {
-    let total = 0;
-    for (let i = 0; i < n; i++) total += shares[i * m + o];
-    for (let i = 0; i < n; i++) shares[i * m + o] /= total || 1;
-  }
-  return { layer, low, high, inputs, shares };
+  const reached = Array.from({ length: layer.inputs }, (_, i) => inputs.filter((_, n) => n % layer.inputs === i));
+  const spreads = reached.map((column, i) => Array.from({ length: layer.outputs }, (_, o) => spreadOf(column.map((x) => layer.edge(i, o, x)))));
+  const totals = spreads[0].map((_, o) => spreads.reduce((sum, row) => sum + row[o], 0) || 1);
+  return { layer, reached, shares: spreads.map((row) => row.map((spread, o) => spread / totals[o])) };
+}
+
+/** Standard deviation. */
+function spreadOf(values: Float64Array): number {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length);
 }
 
 /** A title and buttons for the edges before or after the chosen one, which stay where they are under a finger. */
@@ -159,19 +144,18 @@ export class EdgesView {
   private move(event: KeyboardEvent, layer: number, matrix: HTMLElement): void {
     const from = this.cells[layer].find(({ button }) => button === event.target)?.id;
     if (from === undefined) return;
-    const steps: Record<string, readonly [number, number]> = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    const step = steps[event.key];
+    const step = ARROWS[event.key];
     const next = event.key === "Enter" && this.isChosen(from) ? this.onwardOf(from)[0] : undefined;
-    if (next !== undefined) this.choose(next);
-    else if (step === undefined) return;
+    if (step === undefined && next === undefined) return;
     event.preventDefault();
-    if (next !== undefined) this.focus(next);
-    else {
-      // On a narrow page the first layer lies on its side: its rows are inputs.
-      const isLaid = getComputedStyle(matrix).gridAutoFlow.startsWith("column");
-      const [byInput, byOutput] = isLaid ? [step[1], step[0]] : step;
-      this.focus([layer, from[1] + byInput, from[2] + byOutput]);
+    if (next !== undefined) {
+      this.choose(next);
+      this.focus(next);
+      return;
     }
+    // On a narrow page the first layer lies on its side: its rows are inputs.
+    const isLaid = getComputedStyle(matrix).gridAutoFlow.startsWith("column");
+    this.focus([layer, from[1] + step[isLaid ? 1 : 0], from[2] + step[isLaid ? 0 : 1]]);
   }
 
   private focus(id: EdgeId): void {
@@ -187,8 +171,7 @@ export class EdgesView {
   }
 
   private shareOf([layer, input, output]: EdgeId): number {
-    const { layer: { outputs }, shares } = this.activities[layer];
-    return shares[input * outputs + output];
+    return this.activities[layer].shares[input][output];
   }
 
   private percentOf(id: EdgeId): string {
@@ -210,9 +193,10 @@ export class EdgesView {
   }
 
   private curve([layer, input, output]: EdgeId, pieces: number): (readonly [number, number])[] {
-    const { layer: splines, low, high } = this.activities[layer];
+    const { layer: splines, reached } = this.activities[layer];
+    const [low, high] = rangeOf(reached[input]);
     return Array.from({ length: pieces + 1 }, (_, n) => {
-      const x = low[input] + ((high[input] - low[input]) * n) / pieces;
+      const x = low + (Math.max(high - low, 1e-6) * n) / pieces;
       return [x, splines.edge(input, output, x)] as const;
     });
   }
@@ -221,7 +205,7 @@ export class EdgesView {
     const { chosen } = this;
     for (const cells of this.cells) {
       const heights = cells.map(({ id }) => this.curve(id, SMALL).map(([, y]) => y));
-      const ranges = heights.map((ys) => [Math.min(...ys), Math.max(...ys)] as const);
+      const ranges = heights.map(rangeOf);
       // One scale a layer: a flat curve does little.
       const widest = Math.max(1e-9, ...ranges.map(([low, high]) => (high - low) / 2));
       cells.forEach(({ id, button, path }, n) => {
@@ -241,22 +225,20 @@ export class EdgesView {
 
   private drawDetail(chosen: EdgeId): void {
     const [layer, input, output] = chosen;
-    const { layer: splines, inputs } = this.activities[layer];
+    const { layer: splines, reached } = this.activities[layer];
     const curve = this.curve(chosen, LARGE);
     const [first, last] = [curve[0], curve[LARGE]];
-    const ys = curve.map(([, y]) => y);
-    const room = Math.max(0.05 * (Math.max(...ys) - Math.min(...ys)), 0.02);
+    const [low, high] = rangeOf(curve.map(([, y]) => y));
+    const room = Math.max(0.05 * (high - low), 0.02);
     const plot = new Plot({
       width: 318, height: 200, left: 44, right: 8, top: 8, bottom: 42,
       x: [first[0], last[0]],
-      y: [Math.min(...ys) - room, Math.max(...ys) + room],
+      y: [low - room, high + room],
       ticks: [3, 3],
       title: layer === 0 ? `${"xy"[input]} (standardised)` : "what comes in",
       label: `The edge's curve: from ${digits(first[1], 2)} at ${digits(first[0], 2)} to ${digits(last[1], 2)} at ${digits(last[0], 2)}`,
     });
-    const rows = inputs.length / splines.inputs;
-    for (let row = 0; row < rows; row += Math.max(1, Math.floor(rows / DOTS))) {
-      const x = inputs[row * splines.inputs + input];
+    for (const x of reached[input].subarray(0, DOTS)) {
       plot.picture.append(svg("circle", { cx: plot.x(x).toFixed(1), cy: plot.y(splines.edge(input, output, x)).toFixed(1), r: 3 }));
     }
     plot.line(curve);

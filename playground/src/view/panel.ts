@@ -19,17 +19,11 @@ export function frameOf({ mean, scale }: Standardizer): Frame {
 
 /** Points of the arrows of a frame, standardised (FIELD * FIELD, 2). */
 export function fieldPoints(frame: Frame, { mean, scale }: Standardizer): Float64Array {
-  const points = new Float64Array(2 * FIELD * FIELD);
-  for (let row = 0; row < FIELD; row++) {
-    for (let column = 0; column < FIELD; column++) {
-      const n = 2 * (row * FIELD + column);
-      const x = frame.centre[0] + frame.reach * ((2 * (column + 0.5)) / FIELD - 1);
-      const y = frame.centre[1] + frame.reach * ((2 * (row + 0.5)) / FIELD - 1);
-      points[n] = (x - mean[0]) / scale[0];
-      points[n + 1] = (y - mean[1]) / scale[1];
-    }
-  }
-  return points;
+  return Float64Array.from({ length: 2 * FIELD * FIELD }, (_, n) => {
+    const d = n % 2;
+    const index = d === 0 ? (n >> 1) % FIELD : Math.floor(n / (2 * FIELD));
+    return (frame.centre[d] + frame.reach * ((2 * index + 1) / FIELD - 1) - mean[d]) / scale[d];
+  });
 }
 
 export class Panel {
@@ -136,46 +130,40 @@ export class Panel {
    */
   field(vectors: Float64Array, { scale }: Standardizer): void {
     const every = this.size < 240 ? 2 : 1; // small pictures have room for fewer arrows
-    const cell = (every * this.size) / FIELD;
+    const cell = this.size / FIELD;
     const widest = Math.max(scale[0], scale[1]);
     const { context } = this;
-    context.strokeStyle = context.fillStyle = colour(this.tone === "data" ? "muted" : this.tone);
+    context.strokeStyle = colour(this.tone === "data" ? "muted" : this.tone);
     context.lineWidth = 1;
-    context.globalAlpha = 0.55;
+    context.globalAlpha = 0.6;
+    context.beginPath();
     for (let row = every - 1; row < FIELD; row += every) {
       for (let column = every - 1; column < FIELD; column += every) {
         const n = 2 * (row * FIELD + column);
-        const vx = (vectors[n] * scale[0]) / widest;
-        const vy = (vectors[n + 1] * scale[1]) / widest;
-        const length = Math.hypot(vx, vy);
-        if (!(length > 0.02)) continue;
+        const [vx, vy] = [(vectors[n] * scale[0]) / widest, (-vectors[n + 1] * scale[1]) / widest];
+        const norm = Math.hypot(vx, vy);
+        if (!(norm > 0.02)) continue;
         // As long as a cell at most: strong scores would cover their neighbours.
-        const drawn = cell * 0.92 * Math.tanh(length / 1.6);
-        const [ux, uy] = [vx / length, -vy / length];
-        const x = ((column + 0.5) * this.size) / FIELD - (ux * drawn) / 2;
-        const y = this.size - ((row + 0.5) * this.size) / FIELD - (uy * drawn) / 2;
-        const head = Math.min(4, drawn * 0.4);
-        const [tx, ty] = [x + ux * drawn, y + uy * drawn];
-        context.beginPath();
-        context.moveTo(x, y);
-        context.lineTo(tx - ux * head * 0.8, ty - uy * head * 0.8);
-        context.stroke();
-        context.beginPath();
-        context.moveTo(tx, ty);
-        context.lineTo(tx - ux * head - uy * head * 0.5, ty - uy * head + ux * head * 0.5);
-        context.lineTo(tx - ux * head + uy * head * 0.5, ty - uy * head - ux * head * 0.5);
-        context.fill();
+        const length = every * cell * 0.92 * Math.tanh(norm / 1.6);
+        const [ux, uy] = [vx / norm, vy / norm];
+        const [x, y] = [(column + 0.5) * cell + (ux * length) / 2, this.size - (row + 0.5) * cell + (uy * length) / 2];
+        const head = Math.min(4, length * 0.4);
+        context.moveTo(x - ux * length, y - uy * length);
+        context.lineTo(x, y);
+        context.moveTo(x - head * (ux + uy / 2), y - head * (uy - ux / 2));
+        context.lineTo(x, y);
+        context.lineTo(x - head * (ux - uy / 2), y - head * (uy + ux / 2));
       }
     }
+    context.stroke();
     context.globalAlpha = 1;
   }
 
   /** Words in the middle of an empty picture. */
   words(text: string): void {
-    const { context } = this;
-    context.fillStyle = colour("muted");
-    context.font = `${this.size < 220 ? 13 : 15}px system-ui, "DejaVu Sans", sans-serif`;
-    context.textAlign = "center";
-    context.fillText(text, this.size / 2, this.size / 2 + 5);
+    this.context.fillStyle = colour("muted");
+    this.context.font = '15px system-ui, "DejaVu Sans", sans-serif';
+    this.context.textAlign = "center";
+    this.context.fillText(text, this.size / 2, this.size / 2 + 5);
   }
 }

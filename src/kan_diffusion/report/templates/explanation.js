@@ -196,7 +196,7 @@
   }
   function drawLines(place, score, at) {
     const x = score.points[at][0], ends = [span(x), span(score.fields.flatMap(field => field.values[at][0]))];
-    const drawn = chart(680, 330, ...ends, [`${score.columns[0]} (standardised)`, "score"], `Score at ${score.levels[at].label}`);
+    const drawn = chart(Math.min(680, place.clientWidth), 330, ...ends, [`${score.columns[0]} (standardised)`, "score"], `Score at ${score.levels[at].label}`);
     const px = x.map(drawn.x), legend = html("ul", "");
     legend.className = "legend";
     if (score.density) drawn.svg.append(make("path", { class: "density", d: area(px, score.density[at].map(value => drawn.base - .35 * drawn.high * value), drawn.base) }));
