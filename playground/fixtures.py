@@ -68,28 +68,33 @@ def page_vector(denoiser: NetworkDenoiser, tensors: Mapping[str, Tensor]) -> Ten
     return torch.cat([part.flatten() for part in (*parts, of_time)])
 
 
+def network_fixture(denoiser: NetworkDenoiser) -> Fixture:
+    """Returns settings and parameters of a denoiser as the page has them."""
+    kind = "kan" if denoiser.config.edges else "mlp"
+    return {
+        "settings": {"kind": kind, "hidden": list(denoiser.config.hidden)},
+        "parameters": numbers(page_vector(denoiser, dict(denoiser.named_parameters()))),
+    }
+
+
 def denoiser_fixture(kind: str, generator: torch.Generator) -> Fixture:
-    """Returns parameters, inputs, outputs, loss and gradients of one denoiser."""
+    """Returns a denoiser with inputs, outputs, loss and gradients."""
     denoiser = make_denoiser(kind, generator)
     points = 2 * torch.randn(12, 2, generator=generator)
     steps = torch.randint(PROCESS.num_timesteps, (len(points),), generator=generator)
     target = torch.randn(len(points), 2, generator=generator)
     output = denoiser(points, steps, return_dict=False)[0]
     loss = PROCESS.loss_of(output, target)
-    loss.backward()
     named = dict(denoiser.named_parameters())
-    gradients = {
-        name: parameter.grad for name, parameter in named.items() if parameter.grad is not None
-    }
+    gradients = torch.autograd.grad(loss, list(named.values()))
     return {
-        "settings": {"kind": kind, "hidden": list(denoiser.config.hidden)},
-        "parameters": numbers(page_vector(denoiser, named)),
+        **network_fixture(denoiser),
         "points": numbers(points),
         "timesteps": steps.tolist(),
         "target": numbers(target),
         "output": numbers(output),
         "loss": loss.item(),
-        "gradients": numbers(page_vector(denoiser, gradients)),
+        "gradients": numbers(page_vector(denoiser, dict(zip(named, gradients, strict=True)))),
     }
 
 
@@ -132,8 +137,7 @@ def sampling_fixture(generator: torch.Generator) -> Fixture:
     start = torch.randn(6, 2, generator=torch.Generator().manual_seed(5))
     x, y = torch.randn(2, 30, 2, dtype=torch.float64, generator=generator).float().double()
     return {
-        "settings": {"kind": "kan", "hidden": list(denoiser.config.hidden)},
-        "parameters": numbers(page_vector(denoiser, dict(denoiser.named_parameters()))),
+        **network_fixture(denoiser),
         "start": numbers(start),
         "states": [numbers(state) for state in states],
         "x": numbers(x),

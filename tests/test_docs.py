@@ -94,6 +94,16 @@ def test_no_message_names_a_page_or_an_index_that_users_do_not_have():
         assert "docs/" not in f"{command.help} {command.epilog}"
 
 
+def test_commands_that_the_playground_names_are_known():
+    playground = ROOT / "playground"
+    texts = [playground / "index.html", *(playground / "src").rglob("*.ts")]
+    said = " ".join(" ".join(file.read_text().split()) for file in texts)
+    commands = re.findall(r"kan-diffusion (?:[a-z]+\b(?: [\w./-]+)*)", said)
+    assert commands
+    for command in commands:
+        known_words(command)
+
+
 def test_examples_of_the_help_are_known():
     for name, command in COMMANDS.items():
         examples = re.findall(r"`(kan-diffusion [^`]+)`", command.epilog or "")

@@ -15,7 +15,6 @@ export class Contestant {
   private worker: Worker | null;
   private isPaused = false;
   private isWaiting = false;
-  private field: { readonly t: number; readonly vectors: Float64Array } | null = null;
 
   /**
    * Starts training.
@@ -45,7 +44,6 @@ export class Contestant {
     this.seconds = report.seconds;
     this.losses.push([report.step, report.loss]);
     this.states = report.states ?? this.states;
-    this.field = null;
     this.isWaiting = true;
     this.pause(this.isPaused);
   }
@@ -72,12 +70,9 @@ export class Contestant {
     this.worker = null;
   }
 
-  /** sigma times the score at a timestep: the negative predicted noise at points (rows, 2), the same ones every time. */
+  /** sigma times the score at a timestep: the negative predicted noise at points (rows, 2). */
   scoresAt(points: Float64Array, t: number): Float64Array {
-    if (this.field?.t !== t) {
-      const velocity = this.denoiser.at(points, t);
-      this.field = { t, vectors: points.map((x, n) => -(SIGMA[t] * x + ALPHA[t] * velocity[n])) };
-    }
-    return this.field.vectors;
+    const velocity = this.denoiser.at(points, t);
+    return points.map((x, n) => -(SIGMA[t] * x + ALPHA[t] * velocity[n]));
   }
 }

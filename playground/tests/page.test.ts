@@ -1,12 +1,13 @@
 /** Drawings, links and training: what goes in comes out, and what is wrong is left out. */
 
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { decodePoints, Drawing, encodePoints, fitted, MOST_POINTS, REACH } from "../src/data/drawing";
 import { TOYS } from "../src/data/toys";
 import { fromHash, SIZES, START, toHash } from "../src/link";
 import { Denoiser, type DenoiserSettings, matchingMlp, numParametersOf } from "../src/model/denoiser";
 import { Random } from "../src/model/random";
-import { drawBatch, fixedDraws, floorOn, lossAndGradients, lossOn, Training } from "../src/model/training";
+import { fixedDraws, floorOn, lossOn, Training } from "../src/model/training";
 import { digits, ticks } from "../src/view/dom";
 
 describe("drawing", () => {
@@ -70,24 +71,6 @@ describe("training", () => {
     expect(after).toBeGreaterThan(floor);
   });
 
-  test.each(kinds)("follows gradients of a $kind that are those of differences", (settings) => {
-    const denoiser = new Denoiser(settings);
-    denoiser.parameters.set(new Random(3).normals(denoiser.parameters.length).map((v) => 0.3 * v));
-    const batch = drawBatch(density, 16, new Random(4));
-    lossAndGradients(denoiser, batch);
-    const gradients = denoiser.gradients.slice();
-    for (let n = 0; n < gradients.length; n += 7) {
-      const value = denoiser.parameters[n];
-      const lossAt = (shift: number): number => {
-        denoiser.parameters[n] = value + shift;
-        return lossAndGradients(denoiser, batch);
-      };
-      const difference = (lossAt(1e-5) - lossAt(-1e-5)) / 2e-5;
-      denoiser.parameters[n] = value;
-      expect(gradients[n]).toBeCloseTo(difference, 6);
-    }
-  });
-
   test("an edge, its unit's weights and the layer agree", () => {
     const [layer] = new Denoiser({ kind: "kan", hidden: [4] }).layers;
     layer.weight.set(new Random(5).normals(layer.weight.length));
@@ -108,4 +91,28 @@ test("ticks are round numbers within the ends", () => {
   expect(ticks(0, 2000, 4)).toEqual([0, 500, 1000, 1500, 2000]);
   expect(ticks(-0.13, 0.31, 5)).toEqual([-0.1, 0, 0.1, 0.2, 0.3]);
   expect(digits(-0.5, 2)).toBe("−0.50");
+});
+
+test("all files together have less than 85 kB", () => {
+  const sizes = readdirSync("dist").map((name) => statSync(`dist/${name}`).size);
+  expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThan(85_000);
+});
+
+describe("texts are read by contrasts of 4.5 or more (WCAG 2)", () => {
+  const pairs = [...readFileSync("src/style.css", "utf8").matchAll(/--([a-z-]+): (#[0-9a-f]{6});/g)].map(([, name, colour]) => [name, colour]);
+  const [light, dark] = [pairs.slice(0, pairs.length / 2), pairs.slice(pairs.length / 2)].map((half) => Object.fromEntries(half));
+  const luminance = (colour: string): number =>
+    [0.2126, 0.7152, 0.0722].reduce((sum, weight, n) => {
+      const value = parseInt(colour.slice(1 + 2 * n, 3 + 2 * n), 16) / 255;
+      return sum + weight * (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    }, 0);
+
+  test.each([["light", light], ["dark", dark]])("in the %s", (_, palette) => {
+    for (const text of ["ink", "muted", "kan-text", "mlp-text"]) {
+      for (const ground of ["paper", "raised"]) {
+        const [low, high] = [luminance(palette[text]), luminance(palette[ground])].sort((a, b) => a - b);
+        expect((high + 0.05) / (low + 0.05), `${text} on ${ground}`).toBeGreaterThanOrEqual(4.5);
+      }
+    }
+  });
 });

@@ -45,8 +45,6 @@ def desk(tmp_path, monkeypatch):
         points = np.random.default_rng(0).normal([100, -0.5], [10, 0.01], (count, 2))
         np.savetxt(tmp_path / f"{name}.csv", points, delimiter=",", header="mass,age", comments="")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    drawn = ROOT / "playground" / "tests" / "fixtures" / "browser-model.json"
-    (tmp_path / "kan-drawing.json").write_bytes(drawn.read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     short = {
