@@ -27,10 +27,6 @@ TOYS = (
     "swiss-roll", "moons", "circles", "s-curve", "checkerboard", "pinwheel", "two-spirals",
     "rings", "eight-gaussians",
 )  # fmt: skip
-LEVELS = ((0.999, 0.045), (0.9, 0.436), (0.5, 0.866), (0.05, 0.9987))
-"""Signal and noise at which posterior means are compared."""
-
-Fixture = Mapping[str, object]
 
 
 def numbers(values: Tensor) -> list[float]:
@@ -68,7 +64,7 @@ def page_vector(denoiser: NetworkDenoiser, tensors: Mapping[str, Tensor]) -> Ten
     return torch.cat([part.flatten() for part in (*parts, of_time)])
 
 
-def network_fixture(denoiser: NetworkDenoiser) -> Fixture:
+def network_fixture(denoiser: NetworkDenoiser) -> dict[str, object]:
     """Returns settings and parameters of a denoiser as the page has them."""
     kind = "kan" if denoiser.config.edges else "mlp"
     return {
@@ -77,7 +73,7 @@ def network_fixture(denoiser: NetworkDenoiser) -> Fixture:
     }
 
 
-def denoiser_fixture(kind: str, generator: torch.Generator) -> Fixture:
+def denoiser_fixture(kind: str, generator: torch.Generator) -> dict[str, object]:
     """Returns a denoiser with inputs, outputs, loss and gradients."""
     denoiser = make_denoiser(kind, generator)
     points = 2 * torch.randn(12, 2, generator=generator)
@@ -98,7 +94,7 @@ def denoiser_fixture(kind: str, generator: torch.Generator) -> Fixture:
     }
 
 
-def process_fixture() -> Fixture:
+def process_fixture() -> dict[str, object]:
     """Returns some levels of the process."""
     alpha, sigma = PROCESS.levels()
     picks = torch.linspace(0, PROCESS.num_timesteps - 1, 10).round().long()
@@ -109,13 +105,13 @@ def process_fixture() -> Fixture:
     }
 
 
-def toy_fixture(name: str, generator: torch.Generator) -> Fixture:
+def toy_fixture(name: str, generator: torch.Generator) -> dict[str, object]:
     """Returns posterior means of a standardised toy, at its noised points and at distant ones."""
     density = make_toy(name)
     standardizer = Standardizer.from_density(density)
     standard = standardizer.rescale(density)
     levels = []
-    for alpha, sigma in LEVELS:
+    for alpha, sigma in ((0.999, 0.045), (0.9, 0.436), (0.5, 0.866), (0.05, 0.9987)):
         eps, distant = torch.randn(2, 5, 2, dtype=torch.float64, generator=generator)
         points = torch.cat([alpha * standard.sample(5, generator) + sigma * eps, 3 * distant])
         points = torch.tensor(numbers(points), dtype=torch.float64).view(-1, 2)
@@ -124,7 +120,7 @@ def toy_fixture(name: str, generator: torch.Generator) -> Fixture:
     return {"mean": list(standardizer.mean), "scale": list(standardizer.scale), "levels": levels}
 
 
-def sampling_fixture(generator: torch.Generator) -> Fixture:
+def sampling_fixture(generator: torch.Generator) -> dict[str, object]:
     """Returns the reverse process of a network from given noise, and a distance of samples."""
     denoiser = make_denoiser("kan", generator)
     pipeline = PointDiffusionPipeline(denoiser, PROCESS, scheduler=make_scheduler("ddim", PROCESS))
@@ -146,7 +142,7 @@ def sampling_fixture(generator: torch.Generator) -> Fixture:
     }
 
 
-def fixtures() -> Fixture:
+def fixtures() -> dict[str, object]:
     """Returns all fixtures, the same ones every time."""
     generator = torch.Generator().manual_seed(7)
     return {

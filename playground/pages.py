@@ -22,10 +22,6 @@ sys.path += [
 from test_truth_lab import TOYS, make_result  # noqa: E402
 
 from command_line import call_command  # noqa: E402
-from kan_diffusion.denoisers.library import LIBRARY  # noqa: E402
-from kan_diffusion.formulas.explain import ExplainOptions, explain_run  # noqa: E402
-from kan_diffusion.formulas.match import SearchOptions  # noqa: E402
-from kan_diffusion.report.explanation import write_explanation  # noqa: E402
 from kan_diffusion.report.gather import report_contents  # noqa: E402
 from kan_diffusion.report.study import write_report  # noqa: E402
 from kan_diffusion.study.run import load_study  # noqa: E402
@@ -45,22 +41,11 @@ def many_models(folder: Path) -> None:
     write_report(report_contents(kept, "make verdict"), folder)
 
 
-def trained(name: str, folder: Path) -> None:
-    """Makes the page of a run, or a study, that the tests train."""
+def trained(name: str, folder: Path, *command: str) -> None:
+    """Makes the page of a run, or a study, that the tests train, by a command."""
     folder.mkdir(parents=True)
     TRAINED[name](folder)
-    assert call_command("report", folder / "run", "--out", folder) == 0
-
-
-def explanation(folder: Path) -> None:
-    """Makes the page of a network that was trained for a few steps."""
-    folder.mkdir(parents=True)
-    TRAINED["readable"](folder)
-    library = {name: LIBRARY[name] for name in ("linear", "tanh")}
-    search = SearchOptions(library=library, seconds=2.0)
-    options = ExplainOptions(search=search, level_seconds=1.0, levels=(100, 500), num_samples=300)
-    explained, _ = explain_run(folder / "run", folder, options, command="kan-diffusion explain")
-    write_explanation(explained, folder)
+    assert call_command(*command, folder / "run", "--out", folder) == 0
 
 
 def table(folder: Path) -> None:
@@ -81,10 +66,14 @@ def main() -> None:
     with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
         pages = [
             pool.submit(make, folder / make.__name__.replace("_", "-"))
-            for make in (explanation, many_models, table, lab)
+            for make in (many_models, table, lab)
         ]
-        names = {"study": "short-study", "classes": "pictures"}
-        pages += [pool.submit(trained, name, folder / page) for name, page in names.items()]
+        explain = "explain", "--library", "linear,tanh", "--seconds", "2"
+        pages += [
+            pool.submit(trained, "readable", folder / "explanation", *explain),
+            pool.submit(trained, "study", folder / "short-study", "report"),
+            pool.submit(trained, "classes", folder / "pictures", "report"),
+        ]
         for page in pages:
             page.result()
 

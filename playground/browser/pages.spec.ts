@@ -5,7 +5,7 @@
 
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { expect, expectAccessible, expectNothingSideways, type Page, photograph, test } from "./test";
+import { expect, expectAccessible, expectNothingSideways, type Page, test } from "./test";
 
 const FOLDER = resolve("screenshots/pages");
 const PAGES = {
@@ -78,7 +78,7 @@ for (const [name, file] of Object.entries(PAGES)) {
         for (const part of parts.length > 0 ? parts : [""]) {
           await page.evaluate((hash) => (location.hash = hash), part);
           await page.waitForTimeout(50);
-          await photograph(page, join(FOLDER, `${name}${part.replace("#", "-")}-${width}-${colorScheme}.png`));
+          await page.screenshot({ path: join(FOLDER, `${name}${part.replace("#", "-")}-${width}-${colorScheme}.png`), fullPage: true });
           await expectNothingSideways(page);
           const [size, letters] = await smallestLetters(page);
           expect(size, letters).toBeGreaterThanOrEqual(LEAST_LETTERS);

@@ -4,7 +4,7 @@
  */
 
 import { readFileSync } from "node:fs";
-import { expect, expectAccessible, expectNothingSideways, type Page, photograph, test } from "./test";
+import { expect, expectAccessible, expectNothingSideways, type Page, test } from "./test";
 
 const TRAINED = /^Trained for/;
 type Pair = readonly [number, number];
@@ -81,7 +81,7 @@ test("a drawn letter comes back as samples", async ({ page }) => {
     expect(drawn).toBeLessThan(mirrored / 5);
   }
   await expect(page.locator("#play")).toHaveAttribute("aria-pressed", "false"); // less motion is wanted here
-  await photograph(page, "screenshots/letter.png");
+  await page.screenshot({ path: "screenshots/letter.png", fullPage: true });
 });
 
 test("a link brings back data, training and the chosen edge", async ({ page }) => {
@@ -97,9 +97,16 @@ test("a link brings back data, training and the chosen edge", async ({ page }) =
   expect(samples[0]).toEqual(samples[1]);
 });
 
-test("losses end near the floor, and edges are followed by mouse and keyboard", async ({ page }) => {
+test("motion plays, losses end near the floor, and edges are followed by mouse and keyboard", async ({ page }) => {
+  await page.emulateMedia({ reducedMotion: "no-preference" });
   await open(page, "#data=moons&steps=500");
   await page.click("#train");
+  await expect(page.locator("#play")).toHaveAttribute("aria-pressed", "true");
+  const levels = new Set<string | null>();
+  await expect(async () => {
+    levels.add(await page.textContent("#level"));
+    expect(levels.size).toBe(4);
+  }).toPass();
   await expect(message(page)).toHaveText(TRAINED);
   const label = (await page.getAttribute("#loss svg", "aria-label"))!;
   const [kan, mlp, floor] = ["KAN", "MLP", "floor"].map((name) => Number(new RegExp(`${name} ([\\d.]+)`).exec(label)?.[1]));
@@ -137,7 +144,7 @@ test("at 390 and at 1,400 pixels, in the light and in the dark", async ({ page }
       await page.waitForTimeout(300); // drawn again
       await expectNothingSideways(page);
       await expectAccessible(page);
-      await photograph(page, `screenshots/${width}-${colorScheme}.png`);
+      await page.screenshot({ path: `screenshots/${width}-${colorScheme}.png`, fullPage: true });
     }
   }
 });
@@ -189,19 +196,6 @@ test("by finger", async ({ page, context }) => {
   for (let n = 3; n < 9; n++) await touch("touchMove", n / 10);
   await touch("touchEnd", 0.8);
   await expect(page.locator("#data .facts")).toHaveText(/^[5-9]\d of/);
-});
-
-test("motion plays from the first samples on", async ({ page }) => {
-  await page.emulateMedia({ reducedMotion: "no-preference" });
-  await open(page, "#data=circles");
-  await page.click("#train");
-  await expect(page.locator("#play")).toHaveAttribute("aria-pressed", "true");
-  await expect(page.locator("#kan canvas")).toHaveAttribute("data-distance", /\d/);
-  const levels = new Set<string | null>();
-  await expect(async () => {
-    levels.add(await page.textContent("#level"));
-    expect(levels.size).toBe(4);
-  }).toPass();
 });
 
 test("a file of points is opened, and of a bad one nothing is taken", async ({ page }) => {

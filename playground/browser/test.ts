@@ -1,7 +1,5 @@
 /** A test in which the console must stay silent and nothing is fetched from elsewhere; and what is asked of every page. */
 
-import { mkdirSync } from "node:fs";
-import { dirname } from "node:path";
 import { test as base, expect, type Page } from "@playwright/test";
 import axe from "axe-core";
 
@@ -46,10 +44,4 @@ export async function expectNothingSideways(page: Page): Promise<void> {
     return `${scrollWidth} of ${clientWidth} pixels, by ${over?.outerHTML.slice(0, 120)}`;
   });
   expect(wide).toBe("");
-}
-
-/** A picture of the whole page. */
-export async function photograph(page: Page, path: string): Promise<void> {
-  mkdirSync(dirname(path), { recursive: true });
-  await page.screenshot({ path, fullPage: true });
 }

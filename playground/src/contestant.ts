@@ -24,7 +24,7 @@ export class Contestant {
    */
   constructor(name: string, order: Order, onReport: () => void, onEnd: (failure: string | null) => void) {
     this.denoiser = new Denoiser(order.settings);
-    this.steps = order.training.steps;
+    this.steps = order.steps;
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name });
     const end = (failure: string | null): void => {
       this.stop();

@@ -35,15 +35,18 @@ const timesteps = samplerTimesteps(SAMPLER_STEPS);
 const noise = new Random(7).normals(2 * SHOWN);
 const prefersLessMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
+const makeButton = (textContent: string, label = textContent): HTMLButtonElement => html("button", { type: "button", textContent, ariaLabel: label });
+const undoButton = makeButton("Undo");
+const clearButton = makeButton("Clear");
+const saveButtons = { kan: makeButton("↓ Points", "Points of the KAN, as CSV"), mlp: makeButton("↓ Points", "Points of the MLP, as CSV") };
 const panels = {
-  data: new Panel(find("#data", HTMLElement), "data"),
-  kan: new Panel(find("#kan", HTMLElement), "kan"),
-  mlp: new Panel(find("#mlp", HTMLElement), "mlp"),
+  data: new Panel("data", "Data", undoButton, clearButton),
+  kan: new Panel("kan", NAMES.kan, saveButtons.kan),
+  mlp: new Panel("mlp", NAMES.mlp, saveButtons.mlp),
 };
 const message = find("#message", HTMLElement);
 const trainButton = find("#train", HTMLButtonElement);
 const playButton = find("#play", HTMLButtonElement);
-const eraseButtons = [find("#undo", HTMLButtonElement), find("#clear", HTMLButtonElement)];
 const timeSlider = find("#time", HTMLInputElement);
 const level = find("#level", HTMLOutputElement);
 const fieldBox = find("#field", HTMLInputElement);
@@ -83,9 +86,10 @@ const isDrawing = (): boolean => state.data === "drawing";
 const everyContestant = (): Contestant[] => Object.values(contestants);
 const isTraining = (): boolean => everyContestant().some((contestant) => contestant.isTraining);
 
-function keepLink(): void {
+function keepLink(changes: Partial<State> = {}): void {
   state = {
     ...state,
+    ...changes,
     points: isDrawing() ? drawing.points : [],
     time: Math.round(time),
     trained: everyContestant().length > 0,
@@ -107,7 +111,7 @@ function refreshData(): void {
   canvas.classList.toggle("drawable", isDrawing());
   canvas.tabIndex = isDrawing() ? 0 : -1;
   canvas.setAttribute("role", isDrawing() ? "application" : "img");
-  for (const button of eraseButtons) {
+  for (const button of [undoButton, clearButton]) {
     button.hidden = !isDrawing();
     button.disabled = drawing.size === 0;
   }
@@ -158,7 +162,8 @@ function startTraining(side: Side): Contestant {
     NAMES[side],
     {
       settings: settingsOf(side),
-      training: { steps: state.steps, learningRate: RATES[side] },
+      steps: state.steps,
+      learningRate: RATES[side],
       data: dataSpec(),
       seed: state.seed,
       start: noise,
@@ -181,11 +186,7 @@ function startTraining(side: Side): Contestant {
   );
 }
 
-function pauseOrTrain(): void {
-  if (!isTraining()) {
-    train();
-    return;
-  }
+function pause(): void {
   paused = !paused;
   for (const contestant of everyContestant()) contestant.pause(paused);
   showButtons();
@@ -193,7 +194,7 @@ function pauseOrTrain(): void {
 
 function showButtons(): void {
   trainButton.textContent = !isTraining() ? "Train" : paused ? "Go on" : "Pause";
-  for (const side of SIDES) saveButton(side).disabled = (contestants[side]?.samples ?? null) === null;
+  for (const side of SIDES) saveButtons[side].disabled = (contestants[side]?.samples ?? null) === null;
   stale.panels = true;
 }
 
@@ -277,8 +278,8 @@ function drawLosses(): void {
 function drawEdges(): void {
   stale.edges = false;
   const kan = contestants.kan;
-  if (kan === undefined || kan.samples === null) edges.show(null, noise, 0);
-  else edges.show(kan.denoiser, betweenStates(kan.states).subarray(0, 400), timestep());
+  if (kan?.samples) edges.show(kan.denoiser, betweenStates(kan.states).subarray(0, 400), timestep());
+  else edges.clear();
 }
 
 let edgesDrawn = 0;
@@ -396,8 +397,6 @@ async function openFile(file: File): Promise<void> {
   }
 }
 
-const saveButton = (side: Side): HTMLButtonElement => find("button", HTMLButtonElement, panels[side].figure);
-
 function savePoints(side: Side): void {
   const points = contestants[side]?.samples ?? null;
   if (points === null || target === null) return;
@@ -433,21 +432,20 @@ function fillChoices(): void {
 
 function listen(): void {
   listenToPen();
-  onClick("#train", pauseOrTrain);
+  onClick("#train", () => (isTraining() ? pause() : train()));
   onClick("#restart", () => {
     forget({ seed: state.seed + 1 });
     say("What was learned is forgotten; the next training starts from other weights.");
   });
   onClick("#play", () => setPlaying(!playing));
-  onClick("#undo", () => edit(() => drawing.undo()));
-  onClick("#clear", () => edit(() => drawing.clear()));
+  undoButton.onclick = () => edit(() => drawing.undo());
+  clearButton.onclick = () => edit(() => drawing.clear());
   onClick("#open", () => fileInput.click());
   onClick("#link", () => void copyLink());
-  for (const side of SIDES) onClick(`#${side} button`, () => savePoints(side));
+  for (const side of SIDES) saveButtons[side].onclick = () => savePoints(side);
   stepsSelect.addEventListener("change", () => {
-    state = { ...state, steps: STEPS[stepsSelect.selectedIndex] };
+    keepLink({ steps: STEPS[stepsSelect.selectedIndex] });
     stale.chart = true;
-    keepLink();
   });
   sizeSelect.addEventListener("change", () => forget({ hidden: SIZES[sizeSelect.selectedIndex] }));
   timeSlider.addEventListener("input", () => {
@@ -455,7 +453,7 @@ function listen(): void {
     time = Number(timeSlider.value);
     stale.panels = stale.edges = true;
   });
-  timeSlider.addEventListener("change", keepLink);
+  timeSlider.addEventListener("change", () => keepLink());
   fieldBox.addEventListener("change", () => (stale.panels = true));
   fileInput.addEventListener("change", () => {
     const file = fileInput.files?.[0];

@@ -4,11 +4,12 @@ import { type DataSpec, makeDensity } from "./data/toys";
 import { Denoiser, type DenoiserSettings } from "./model/denoiser";
 import { Random } from "./model/random";
 import { reverse } from "./model/sampling";
-import { fixedDraws, lossOn, Training, type TrainingSettings } from "./model/training";
+import { fixedDraws, lossOn, Training } from "./model/training";
 
 export interface Order {
   readonly settings: DenoiserSettings;
-  readonly training: TrainingSettings;
+  readonly steps: number;
+  readonly learningRate: number;
   readonly data: DataSpec;
   readonly seed: number;
   /** Standard normal noise (rows, 2) from which the shown points start. */
@@ -38,9 +39,9 @@ function* train(order: Order): Generator<Report> {
   const denoiser = new Denoiser(order.settings);
   denoiser.reset(new Random(order.seed));
   const averaged = new Denoiser(order.settings);
-  const training = new Training(denoiser, order.training);
+  const training = new Training(denoiser, order.steps, order.learningRate);
   const batches = new Random(order.seed + 1_000_003); // the same for both networks
-  const { steps } = order.training;
+  const { steps } = order;
   let seconds = 0;
   for (let reports = 0; ; reports++) {
     averaged.parameters.set(training.average);

@@ -1,6 +1,6 @@
 /** The numbers of this page are those of the Python package: fixtures.py wrote what it computes. */
 
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { isToy, TOYS } from "../src/data/toys";
 import { Denoiser, type DenoiserSettings } from "../src/model/denoiser";
 import { ALPHA, SIGMA } from "../src/model/process";
@@ -23,17 +23,13 @@ function denoiserOf(fixture: { settings: object; parameters: readonly number[] }
   return denoiser;
 }
 
-describe.each(denoisers)("$settings.kind", (fixture) => {
-  const points = Float64Array.from(fixture.points);
+test.each(denoisers)("outputs, loss and gradients of a $settings.kind", (fixture) => {
+  const denoiser = denoiserOf(fixture);
+  const noised = Float64Array.from(fixture.points);
   const timesteps = Int32Array.from(fixture.timesteps);
-
-  test("outputs, loss and gradients", () => {
-    const denoiser = denoiserOf(fixture);
-    expectNear(denoiser.forward(points, timesteps), fixture.output);
-    const batch = { noised: points, timesteps, target: Float64Array.from(fixture.target) };
-    expect(lossAndGradients(denoiser, batch)).toBeCloseTo(fixture.loss, 5);
-    expectNear(denoiser.gradients, fixture.gradients);
-  });
+  expectNear(denoiser.forward(noised, timesteps), fixture.output);
+  expect(lossAndGradients(denoiser, { noised, timesteps, target: Float64Array.from(fixture.target) })).toBeCloseTo(fixture.loss, 5);
+  expectNear(denoiser.gradients, fixture.gradients);
 });
 
 test("levels of the process", () => {

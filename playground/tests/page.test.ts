@@ -62,7 +62,7 @@ describe("training", () => {
     const denoiser = new Denoiser(settings);
     denoiser.reset(new Random(1));
     const before = lossOn(denoiser, draws);
-    const training = new Training(denoiser, { steps: 150, learningRate: 0.02 });
+    const training = new Training(denoiser, 150, 0.02);
     const random = new Random(2);
     for (let n = 0; n < 150; n++) training.take(density, random);
     denoiser.parameters.set(training.average);

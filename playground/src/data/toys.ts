@@ -26,11 +26,6 @@ const eight = range(8, (n) => polar(4, (TURN * n) / 8));
 const curves = (noise: number, ...segments: CurveSegment[]) => (): Density => curveDensity(segments, noise);
 const flat = (points: readonly Point[]): Float64Array => Float64Array.from(points.flat());
 
-interface Toy {
-  readonly title: string;
-  readonly make: () => Density;
-}
-
 export const TOYS = {
   "swiss-roll": { title: "Swiss roll", make: curves(0.2, [(t) => polar(t, t), 1.5 * PI, 4.5 * PI]) },
   moons: { title: "Moons", make: curves(0.1, [circle(1), 0, PI], [circle(1, 1, 0.5), PI, TURN]) },
@@ -41,7 +36,7 @@ export const TOYS = {
   "two-spirals": { title: "Two spirals", make: curves(0.25, spiral(0), spiral(PI)) },
   rings: { title: "Rings", make: curves(0.12, ...[1, 2, 3, 4].map((radius): CurveSegment => [circle(radius), 0, TURN, radius])) },
   "eight-gaussians": { title: "Eight Gauss\u00adians", make: () => new PointMixture(flat(eight), new Float64Array(8).fill(1), 0.5) },
-} as const satisfies Record<string, Toy>;
+} as const satisfies Record<string, { title: string; make: () => Density }>;
 
 export type ToyName = keyof typeof TOYS;
 

@@ -69,12 +69,12 @@ export class Denoiser {
   reset(random: Random): void {
     this.parameters.fill(0);
     const fill = (values: Float64Array, draw: () => number): void => values.forEach((_, n) => (values[n] = draw()));
-    for (const { inputs, kind, weight, numBase, bias } of this.layers) {
+    for (const { inputs, outputs, kind, weight, bias } of this.layers) {
       if (kind.splines) {
         // Power law (Rigas et al. 2025).
         const size = inputs * (NUM_SPLINES + 1);
-        fill(weight.subarray(0, numBase), () => size ** -0.25 * random.normal());
-        fill(weight.subarray(numBase), () => size ** -1.75 * random.normal());
+        fill(weight.subarray(0, inputs * outputs), () => size ** -0.25 * random.normal());
+        fill(weight.subarray(inputs * outputs), () => size ** -1.75 * random.normal());
       } else {
         for (const values of [weight, bias]) fill(values, () => (2 * random.uniform() - 1) / Math.sqrt(inputs));
       }

@@ -72,11 +72,6 @@ export class Layer {
     return (inputs * numFunctions(kind) + 1) * outputs;
   }
 
-  /** Number of weights of bases. */
-  get numBase(): number {
-    return this.inputs * this.outputs;
-  }
-
   /** Writes the active functions of an input at x into an array from an index on. */
   private expand(input: number, x: number, { values, slopes, starts }: Functions, at: number): void {
     const gate = this.kind.base === "silu" ? 1 / (1 + Math.exp(-x)) : 1;

@@ -8,12 +8,6 @@ import type { Denoiser } from "./denoiser";
 import { ALPHA, NUM_TIMESTEPS, SIGMA } from "./process";
 import { Random } from "./random";
 
-export interface TrainingSettings {
-  readonly steps: number;
-  /** Peak of the learning rate. */
-  readonly learningRate: number;
-}
-
 /** Noised points, their timesteps, and what should be predicted. */
 export interface Batch {
   readonly noised: Float64Array;
@@ -95,9 +89,11 @@ export class Training {
   private readonly first: Float64Array;
   private readonly second: Float64Array;
 
+  /** @param peak Largest learning rate. */
   constructor(
     private readonly denoiser: Denoiser,
-    private readonly settings: TrainingSettings,
+    private readonly steps: number,
+    private readonly peak: number,
   ) {
     this.average = denoiser.parameters.slice();
     this.first = new Float64Array(this.average.length);
@@ -105,10 +101,10 @@ export class Training {
   }
 
   private learningRate(): number {
-    const { steps, learningRate } = this.settings;
+    const { step, steps, peak } = this;
     const warmup = Math.min(WARMUP_STEPS, steps / 10);
-    if (this.step < warmup) return (learningRate * this.step) / warmup;
-    return (learningRate * (1 + Math.cos((Math.PI * (this.step - warmup)) / (steps - warmup)))) / 2;
+    if (step < warmup) return (peak * step) / warmup;
+    return (peak * (1 + Math.cos((Math.PI * (step - warmup)) / (steps - warmup)))) / 2;
   }
 
   /** Takes one step on fresh draws. */

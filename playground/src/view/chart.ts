@@ -1,6 +1,6 @@
 /** The losses of both networks against the exact floor, with labels beside the lines. */
 
-import { digits, html, svg } from "./dom";
+import { digits, svg } from "./dom";
 import { Plot } from "./plot";
 
 export interface Curve {
@@ -13,7 +13,6 @@ export interface Curve {
 const WIDE = 420;
 const ROOM = { left: 60, right: 96, top: 12, bottom: 44 };
 const LABEL = 17;
-const INVITATION = "Train to see both lines fall.";
 
 /** Moves labels apart, in their order, so that none covers another. */
 function spread(heights: readonly number[], lowest: number): number[] {
@@ -43,10 +42,6 @@ export function drawChart(box: HTMLElement, curves: readonly Curve[], floor: num
   const width = Math.max(260, box.clientWidth);
   const height = width < WIDE ? 250 : 330;
   const trained = curves.filter(({ points }) => points.length > 0);
-  if (trained.length === 0 && floor === null) {
-    box.replaceChildren(html("p", { className: "quiet", textContent: INVITATION }));
-    return;
-  }
   const labels = trained.map(({ name, colour, points }) => ({ name, colour: `var(--${colour}-text)`, loss: points[points.length - 1][1] }));
   if (floor !== null) labels.push({ name: "floor", colour: "var(--ink)", loss: floor });
   const [low, high] = lossRange(trained, floor, steps);
@@ -74,6 +69,6 @@ export function drawChart(box: HTMLElement, curves: readonly Curve[], floor: num
     label.classList.add("name");
     label.style.fill = labels[n].colour;
   });
-  if (trained.length === 0) plot.text((ROOM.left + width - ROOM.right) / 2, middle, INVITATION);
+  if (trained.length === 0) plot.text((ROOM.left + width - ROOM.right) / 2, middle, "Train to see both lines fall.");
   box.replaceChildren(plot.picture);
 }

@@ -1,7 +1,7 @@
 /** Small helpers for the page's elements. */
 
-export function find<T extends Element>(selector: string, kind: new () => T, within: ParentNode = document): T {
-  const element = within.querySelector(selector);
+export function find<T extends Element>(selector: string, kind: new () => T): T {
+  const element = document.querySelector(selector);
   if (!(element instanceof kind)) throw new Error(`the page has no ${selector}`);
   return element;
 }

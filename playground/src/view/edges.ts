@@ -47,14 +47,9 @@ function spreadOf(values: Float64Array): number {
 }
 
 /** A title and buttons for the edges before or after the chosen one, which stay where they are under a finger. */
-interface Neighbours {
-  readonly box: HTMLElement;
-  readonly buttons: readonly HTMLButtonElement[];
-}
-
-function makeNeighbours(title: string): Neighbours {
+function makeNeighbours(title: string): HTMLElement {
   const buttons = [0, 1, 2].map(() => html("button", { type: "button" }));
-  return { buttons, box: html("div", {}, html("p", { textContent: title }), html("div", { className: "neighbours" }, ...buttons)) };
+  return html("div", {}, html("p", { textContent: title }), html("div", { className: "neighbours" }, ...buttons));
 }
 
 export class EdgesView {
@@ -67,21 +62,21 @@ export class EdgesView {
   private readonly share = html("p");
   private readonly onward = makeNeighbours("It leads on to");
   private readonly backward = makeNeighbours("It comes from");
-  private readonly detail = html("div", { className: "detail" }, this.title, this.picture, this.share, this.onward.box, this.backward.box);
+  private readonly detail = html("div", { className: "detail" }, this.title, this.picture, this.share, this.onward, this.backward);
 
   constructor(
     private readonly layers: HTMLElement,
     private readonly onChoose: () => void,
   ) {}
 
+  /** Shows that there is nothing yet. */
+  clear(): void {
+    this.shape = "";
+    this.layers.replaceChildren(html("p", { className: "quiet", textContent: "Train, and the curves appear here." }));
+  }
+
   /** Shows the edges of a denoiser as they are for some points, each at the timestep. */
-  show(denoiser: Denoiser | null, points: Float64Array, timestep: number): void {
-    if (denoiser === null) {
-      this.shape = "";
-      this.cells = [];
-      this.layers.replaceChildren(html("p", { className: "quiet", textContent: "Train, and the curves appear here." }));
-      return;
-    }
+  show(denoiser: Denoiser, points: Float64Array, timestep: number): void {
     denoiser.at(points, timestep);
     this.activities = denoiser.layers.map((layer, n) => activityOf(layer, denoiser.lastInputs[n]));
     const shape = denoiser.settings.hidden.join();
@@ -250,9 +245,9 @@ export class EdgesView {
     this.fill(this.backward, this.backwardOf(chosen), (id) => this.name(id[0], id[1]));
   }
 
-  private fill({ box, buttons }: Neighbours, ids: readonly EdgeId[], nameOf: (id: EdgeId) => string): void {
+  private fill(box: HTMLElement, ids: readonly EdgeId[], nameOf: (id: EdgeId) => string): void {
     box.hidden = ids.length === 0;
-    buttons.forEach((button, n) => {
+    box.querySelectorAll("button").forEach((button, n) => {
       const id = ids[n];
       button.hidden = id === undefined;
       if (id === undefined) return;

@@ -1,7 +1,7 @@
 /** A square picture of the plane: points, and arrows of a score field. */
 
 import type { Standardizer } from "../data/densities";
-import { colour, find } from "./dom";
+import { colour, find, html } from "./dom";
 
 /** Arrows of the field along a side. */
 export const FIELD = 17;
@@ -27,24 +27,22 @@ export function fieldPoints(frame: Frame, { mean, scale }: Standardizer): Float6
 }
 
 export class Panel {
-  readonly canvas: HTMLCanvasElement;
-  private readonly note: HTMLElement;
-  private readonly facts: HTMLElement;
-  private readonly context: CanvasRenderingContext2D;
-  private size = 0;
+  readonly canvas = html("canvas", { role: "img" });
   frame: Frame = { centre: [0, 0], reach: 1 };
+  private readonly note = html("span", { className: "note" });
+  private readonly facts = html("p", { className: "facts" });
+  private readonly context = this.canvas.getContext("2d")!;
+  private size = 0;
 
+  /** Adds a picture with its title, and the buttons below it, to the page. */
   constructor(
-    readonly figure: HTMLElement,
     private readonly tone: "data" | "kan" | "mlp",
+    title: string,
+    ...buttons: HTMLButtonElement[]
   ) {
-    this.canvas = find("canvas", HTMLCanvasElement, figure);
-    this.note = find(".note", HTMLElement, figure);
-    this.facts = find(".facts", HTMLElement, figure);
-    const context = this.canvas.getContext("2d");
-    if (context === null) throw new Error("this browser cannot draw on a canvas");
-    this.context = context;
-    this.canvas.setAttribute("role", "img");
+    const caption = html("figcaption", {}, html("h2", { className: tone, textContent: title }), this.note);
+    const below = html("div", { className: "below" }, this.facts, ...buttons);
+    find(".panels", HTMLElement).append(html("figure", { id: tone }, caption, this.canvas, below));
   }
 
   say(note: string, facts: string, label: string): void {
