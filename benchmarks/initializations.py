@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from kan_diffusion import TrainingConfig, build_denoiser, get_process, train
-from kan_diffusion.data.sources import ToyData, load_dataset
+from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
 from kan_diffusion.files import write_json, write_text
 from kan_diffusion.kan.initialization import INITIALIZATIONS

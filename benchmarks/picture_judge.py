@@ -27,7 +27,7 @@ from kan_diffusion.pictures.scenes import (
     score_scenes,
 )
 from kan_diffusion.pictures.scores import ClassJudge
-from kan_diffusion.pictures.sources import PictureData
+from kan_diffusion.pictures.sources import DigitsData, ShapesData
 from kan_diffusion.randomness import numpy_generator, torch_generator
 
 SIZES = (16, 32)
@@ -40,7 +40,7 @@ def drawing() -> dict[str, float]:
     for size in SIZES:
         coverages.cache_clear()
         started = time.process_time()
-        load_dataset(PictureData(pictures="shapes", size=size))
+        load_dataset(ShapesData(size=size))
         seconds[f"{size} pixels"] = time.process_time() - started
     return seconds
 
@@ -65,7 +65,7 @@ def digits(splits: int) -> list[float]:
     """Accuracy of the digit judge on the held-out real digits of each split."""
     scores = []
     for seed in range(splits):
-        data = load_dataset(PictureData(pictures="digits", holdout=0.3), 0, seed)
+        data = load_dataset(DigitsData(holdout=0.3), 0, seed)
         judge = ClassJudge(data.train, data.labels["class"])
         scores.append(judge.score(data.heldout, data.heldout_labels["class"])[0])
     return scores

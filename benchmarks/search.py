@@ -35,7 +35,8 @@ from kan_diffusion import (
     measure_denoising,
     train,
 )
-from kan_diffusion.data.sources import ToyData, load_dataset
+from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.files import write_bytes
 from kan_diffusion.randomness import stream_seed, torch_generator
 

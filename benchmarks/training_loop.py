@@ -31,7 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from kan_diffusion import TrainingConfig, build_denoiser, get_process, train
-from kan_diffusion.data.sources import ToyData, load_dataset
+from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.files import write_json
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.environment import environment

@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from docs import COMMANDS, PAGES, ROOT, blocks, console_lines, known_words, unprinted
-from kan_diffusion.data.sources import ToyData
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import Process
 from kan_diffusion.study.budgets import Budget

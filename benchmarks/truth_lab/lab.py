@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from diffusers.utils.logging import disable_progress_bar
 
-from kan_diffusion.data.sources import ToyData
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler

@@ -14,9 +14,9 @@ from kan_diffusion.registration import offer
 
 if TYPE_CHECKING:
     from kan_diffusion.data.densities import GaussianMixture as GaussianMixture
-    from kan_diffusion.data.sources import ToyData as ToyData
     from kan_diffusion.data.sources import load_dataset as load_dataset
     from kan_diffusion.data.toys import TOYS as TOYS
+    from kan_diffusion.data.toys import ToyData as ToyData
     from kan_diffusion.data.toys import make_toy as make_toy
     from kan_diffusion.denoisers.families import FAMILIES as FAMILIES
     from kan_diffusion.denoisers.families import build_denoiser as build_denoiser
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline as PictureDiffusionPipeline
     from kan_diffusion.pictures.prompts import Vocabulary as Vocabulary
     from kan_diffusion.pictures.scenes import score_scenes as score_scenes
-    from kan_diffusion.pictures.sources import PictureData as PictureData
+    from kan_diffusion.pictures.sources import FolderData as FolderData
+    from kan_diffusion.pictures.sources import ShapesData as ShapesData
     from kan_diffusion.processes import PROCESSES as PROCESSES
     from kan_diffusion.processes import Process as Process
     from kan_diffusion.processes import get_process as get_process
@@ -71,9 +72,9 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "tables.codec": ["TableCodec"],
-    "data.sources": ["ToyData", "load_dataset"],
+    "data.sources": ["load_dataset"],
     "data.densities": ["GaussianMixture"],
-    "data.toys": ["TOYS", "make_toy"],
+    "data.toys": ["TOYS", "ToyData", "make_toy"],
     "denoisers.families": ["FAMILIES", "build_denoiser"],
     "denoisers.formula": ["FormulaDenoiser"],
     "denoisers.network": ["NetworkDenoiser"],
@@ -83,7 +84,7 @@ _NAMES = {
     "evaluation.denoising": ["draw_noised_points", "measure_denoising"],
     "evaluation.metrics": ["SAMPLE_METRICS", "Metric"],
     "pictures.scenes": ["score_scenes"],
-    "pictures.sources": ["PictureData"],
+    "pictures.sources": ["FolderData", "ShapesData"],
     "tables.sources": ["FileData", "TableData"],
     "tables.scores": ["TableScores", "table_scores"],
     "kan.linear": ["KAN", "KANLinear"],

@@ -9,9 +9,12 @@ that share a stream's name share its draws, which is what a paired comparison ne
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["numpy_generator", "stream_seed", "torch_generator"]
 
@@ -24,6 +27,8 @@ def stream_seed(*name: str | int) -> int:
 
 def torch_generator(*name: str | int) -> torch.Generator:
     """Makes a torch generator for a named stream, on the CPU."""
+    import torch  # costs seconds, which what draws no tensors need not pay
+
     return torch.Generator().manual_seed(stream_seed(*name))
 
 

@@ -1,4 +1,5 @@
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,13 +18,14 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import (
     SOURCES,
     DataConfig,
-    ToyData,
     data_from_name,
     known_data,
     load_dataset,
 )
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.errors import DataError
 from kan_diffusion.study.named import study_for
+from kan_diffusion.tables import sources as table_sources
 from kan_diffusion.tables.sources import FileData, TableData
 from mixed_tables import people
 
@@ -134,9 +136,25 @@ def test_changed_file_is_refused(tmp_path):
     config = FileData(path=path).pinned()
     load_dataset(config, 0, 0)
     csv_of(tmp_path, ROWS[:31])
-    with refused(r"points\.csv' has changed .* put the file back"):
+    with refused(r"points\.csv' has changed .* put it back"):
         load_dataset(config, 0, 0)
     assert config.pinned() == config  # pinning again does not hide the change
+
+
+def test_a_file_is_read_once_for_whatever_asks_until_it_changes(tmp_path, monkeypatch):
+    reads, read = [], table_sources.read_written
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        table_sources, "read_written", lambda path, *told: reads.append(path) or read(path, *told)
+    )
+    csv_of(tmp_path, ROWS[:40], "once.csv")
+    source = data_from_name("once.csv")
+    datasets = [source.load(), source.load(1), source.for_study().load()]
+    assert len(source.rows()) == len(datasets[0].train) + len(datasets[0].heldout) == 40
+    assert "once, 40 rows" in source.describe()
+    assert len(reads) == 1
+    csv_of(tmp_path, ROWS[:41], "once.csv")
+    assert len(FileData(path=Path("once.csv")).rows()) == 41
 
 
 def test_other_rows_keep_the_models_units_and_order_of_columns(tmp_path, monkeypatch):

@@ -6,10 +6,11 @@ import torch
 
 from exact_denoiser import ExactDenoiser
 from helpers import seeded
-from kan_diffusion.data.sources import ToyData, load_dataset
+from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.evaluation.denoising import draw_noised_points, floor, measure_denoising
 from kan_diffusion.pictures.scenes import SceneOracle
-from kan_diffusion.pictures.sources import PictureData
+from kan_diffusion.pictures.sources import ShapesData
 from kan_diffusion.processes import get_process
 from make import process
 
@@ -85,7 +86,7 @@ def test_a_draw_is_shared_and_every_timestep_equally_frequent(toy):
 
 @pytest.mark.parametrize("prompted", [False, True])
 def test_pictures_are_held_out_ones_with_their_exact_means(prompted):
-    scenes = load_dataset(PictureData(pictures="shapes", num_pictures=40, holdout=0.9))
+    scenes = load_dataset(ShapesData(num_pictures=40, holdout=0.9))
     if not prompted:
         scenes.heldout_labels["caption"] = ""
     draw = draw_noised_points(scenes, process(), 60, seeded())

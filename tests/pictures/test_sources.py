@@ -15,7 +15,7 @@ from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import DataError
 from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.scenes import score_scenes
-from kan_diffusion.pictures.sources import PictureData
+from kan_diffusion.pictures.sources import DigitsData, FolderData, PictureData, ShapesData
 from picture_folders import write_noise
 
 NUM = 12
@@ -40,7 +40,7 @@ def test_pictures_follow_from_the_seeds():
         one, other = load_dataset(data), load_dataset(data, *seeds)
         return torch.equal(one.train, other.train), torch.equal(one.heldout, other.heldout)
 
-    shapes = PictureData(pictures="shapes", num_pictures=50, holdout=0.5)
+    shapes = ShapesData(num_pictures=50, holdout=0.5)
     assert same(shapes) == same("digits") == (True, True)
     # What shapes are judged with is one for all trials of a study, as of toys.
     assert same(shapes, 0, 1) == (False, True)
@@ -48,13 +48,13 @@ def test_pictures_follow_from_the_seeds():
 
 
 def test_shapes_are_as_their_captions_say_and_sizes_and_modes_as_asked():
-    dataset = load_dataset(PictureData(pictures="shapes", num_pictures=60))
+    dataset = load_dataset(ShapesData(num_pictures=60))
     scores = score_scenes(dataset.train, dataset.labels["caption"])
     assert scores["all"] == 1.0
     assert scores["distance"] < 1e-4
-    dataset = load_dataset(PictureData(pictures="shapes", size=32, num_pictures=5))
+    dataset = load_dataset(ShapesData(size=32, num_pictures=5))
     assert (dataset.train.shape, len(dataset.heldout)) == ((5, 3, 32, 32), 4)
-    dataset = load_dataset(PictureData(pictures="digits", size=16, mode="RGB"))
+    dataset = load_dataset(DigitsData(size=16, mode="RGB"))
     assert dataset.shape == (3, 16, 16)
 
 
@@ -71,7 +71,7 @@ def test_shapes_are_as_their_captions_say_and_sizes_and_modes_as_asked():
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
-        PictureData(**settings)
+        PictureData.named(settings["pictures"])(**settings)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def _write_captions(root, names=None):
 
 def _load(root, **settings):
     """What is said of each picture by its values, and the data set."""
-    dataset = load_dataset(PictureData(pictures=str(root), **{"size": 8, **settings}))
+    dataset = load_dataset(FolderData(pictures=str(root), **{"size": 8, **settings}))
     labels = pd.concat([dataset.labels, dataset.heldout_labels])
     said = labels["caption"]
     if dataset.classes:
@@ -129,7 +129,7 @@ def test_folders_train_and_test_are_the_split_others_are_classes_and_may_have_ca
     held_out = {picture.tobytes() for picture in decode(dataset.heldout)}
     assert held_out == {_bytes(path) for path in (tmp_path / "val").rglob("*.png")}
     with refused("is split by its folders, such as train and test; leave holdout out"):
-        PictureData(pictures=str(tmp_path), holdout=0.2).pinned()
+        FolderData(pictures=str(tmp_path), holdout=0.2).pinned()
     for part in ("Train", "val"):
         root = tmp_path / part
         _write_captions(root, [p.relative_to(root).as_posix() for p in root.rglob("*.png")])
@@ -169,11 +169,11 @@ def test_pictures_stand_upright_and_other_files_do_not_count(folder):
 
 def test_a_folder_is_pinned_by_its_content(folder):
     _write_captions(folder)
-    config = PictureData(pictures=str(folder), size=8).pinned()
+    config = FolderData(pictures=str(folder), size=8).pinned()
     assert len(config.sha256) == 64
     before = (folder / "metadata.csv").read_text()
     (folder / "metadata.csv").write_text(before.replace("picture 03", "picture 3"))
-    with refused("'.*own' has changed since this run was set up; put its files", DataError):
+    with refused("'.*own' has changed since this run was set up; put it back", DataError):
         load_dataset(config)
     (folder / "metadata.csv").write_text(before)
     assert config.pinned() == config
@@ -207,7 +207,7 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
         with refused(message, DataError):
-            load_dataset(PictureData(pictures=str(tmp_path / str(number)), size=8))
+            load_dataset(FolderData(pictures=str(tmp_path / str(number)), size=8))
     for place, message in (
         ("PIL.Image.MAX_IMAGE_PIXELS", "'00.png' is .*Image size .* exceeds"),
         (
@@ -217,7 +217,7 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(place, 40)
         with refused(message, DataError):
-            load_dataset(PictureData(pictures=str(folder), size=8))
+            load_dataset(FolderData(pictures=str(folder), size=8))
     few = tmp_path / "few"
     for spoil, message in (
         (lambda: None, "is no folder; give a folder"),
@@ -226,4 +226,4 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
     ):
         spoil()
         with refused(message, DataError):
-            load_dataset(PictureData(pictures=str(few)))
+            load_dataset(FolderData(pictures=str(few)))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from helpers import refused
 from html_page import Page
-from kan_diffusion.data.sources import ToyData
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report import motion as moving

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from helpers import refused
-from kan_diffusion.data.sources import ToyData, data_from_name, load_dataset
+from kan_diffusion.data.sources import data_from_name, load_dataset
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.processes import get_process
 from kan_diffusion.report.tables import Anchors

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from helpers import refused
-from kan_diffusion.data.sources import ToyData
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.study.config import EvaluationConfig

@@ -3,7 +3,8 @@ import pytest
 import yaml
 
 from helpers import refused
-from kan_diffusion.data.sources import ToyData, data_from_name, load_dataset
+from kan_diffusion.data.sources import data_from_name, load_dataset
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.denoisers.families import FAMILIES
 from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for

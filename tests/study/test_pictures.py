@@ -11,7 +11,7 @@ from kan_diffusion.pictures import sources
 from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import PICTURE_MEASURES, shown
-from kan_diffusion.pictures.sources import PictureData
+from kan_diffusion.pictures.sources import DigitsData, FolderData, ShapesData
 from kan_diffusion.pictures.task import PictureTask
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_trial
@@ -97,8 +97,8 @@ def test_a_run_does_not_depend_on_where_its_folder_lies(tmp_path):
 
 def test_names_and_folders_of_pictures_are_known(tmp_path):
     own = str(write_pictures(tmp_path / "own", "nothing"))
-    assert data_from_name(own) == PictureData(pictures=own).pinned()
-    assert data_from_name("digits") == PictureData(pictures="digits")
+    assert data_from_name(own) == FolderData(pictures=own).pinned()
+    assert data_from_name("digits") == DigitsData()
     with refused("'digits' takes no kinds; leave it out"):
         data_from_name("digits", kinds={"a": "number"})
 
@@ -115,7 +115,7 @@ def test_a_folder_is_read_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(load_dataset(data_from_name("own", size=8)).train) == 20
     assert len(opened) == 24
-    config = PictureData(pictures="./own")
+    config = FolderData(pictures="./own")
     assert len(load_dataset(config.pinned()).train) == len(load_dataset(config).train)
     assert len(opened) == 48
 
@@ -148,6 +148,6 @@ def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scen
     assert [prompt.split()[-1] for prompt in prompts] == list(digits.classes)
     assert real.shape == (10, 1, 8, 8)
     # A study file that does not say asks for more than can be drawn and recorded at once.
-    few = load_dataset(PictureData(pictures="shapes", num_pictures=4))
+    few = load_dataset(ShapesData(num_pictures=4))
     prompts, real = shown(few, EvaluationConfig().num_drawn)
     assert len(prompts) == len(real) == 128

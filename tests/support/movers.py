@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from helpers import seeded
-from kan_diffusion.data.sources import ToyData, load_dataset
+from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.processes import get_process

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers import refused
@@ -97,6 +97,56 @@ def test_any_frame_comes_back_as_it_was(frame):
     pd.testing.assert_frame_equal(again.decode(rows), back)
     drawn = codec.decode(torch.randn(20, codec.dim))
     pd.testing.assert_series_equal(drawn.dtypes, frame.dtypes)
+
+
+SMALL = ["int8", "uint8", "Int8", "Int64", "int16[pyarrow]", "float32", "Float64", "float64"]
+TEXTS = [object, "str", "string", pd.ArrowDtype(pa.string()), "category"]
+START = pd.Timestamp("2020-03-01")
+DATED = [  # of days, and written so that those of one kind are compared
+    lambda days: pd.Series(START + pd.to_timedelta(days, "D")).astype("datetime64[s]"),
+    lambda days: pd.Series(START + pd.to_timedelta(days, "D")).dt.tz_localize("Asia/Kolkata"),
+    lambda days: pd.Series(START + pd.to_timedelta(days, "D")).dt.date.astype(object),
+    lambda days: pd.Series(START + pd.to_timedelta(days, "D")).astype("date32[pyarrow]"),
+    lambda days: pd.Series(START + pd.to_timedelta(days, "D")).dt.strftime("%d.%m.%Y"),
+    lambda days: pd.Series(START + pd.to_timedelta(days, "h")).dt.strftime("%H:%M").astype(object),
+]
+
+
+@st.composite
+def _ruled(draw):
+    random, num = _rng(draw(st.integers(0, 1000))), draw(st.integers(200, 240))
+    numbers, text = draw(st.sampled_from(SMALL)), draw(st.sampled_from(TEXTS))
+    dated, other = draw(st.permutations(DATED))[:2]
+    net, tax, city = (random.integers(0, most, num) for most in (40, 20, 9))
+    first, later = random.integers(0, 12, num), random.integers(0, 12, num)
+    frame = pd.DataFrame({
+        "net": pd.Series(net).astype(numbers),
+        "tax": pd.Series(tax).astype(numbers),
+        "gross": pd.Series(net + tax).astype(numbers),
+        "city": pd.Series([f"city {each}" for each in city]).astype(text),
+        "region": pd.Series([f"region {each // 3}" for each in city]).astype(text),
+        "start": dated(first),
+        "end": dated(first + later),
+        "seen": other(random.integers(0, 24, num)),
+        "id": pd.Series([f"A-{each:05}" for each in random.permutation(num)]).astype(text),
+    })  # fmt: skip
+    return frame.set_axis(random.permutation(num) - 7)
+
+
+@settings(max_examples=5)
+@given(_ruled())
+def test_frames_with_rules_identifiers_and_any_index_come_back_and_are_obeyed(frame):
+    codec = TableCodec.fit(frame)
+    assert {"city->region", "net+tax=gross", "start<=end"} <= {*codec.always}
+    back = codec.decode(codec.encode(frame, _rng()), frame[["id"]])
+    pd.testing.assert_frame_equal(back, frame.reset_index(drop=True))
+    drawn = codec.decode(torch.randn(300, codec.dim, generator=torch.Generator().manual_seed(0)))
+    pd.testing.assert_series_equal(drawn.dtypes, frame.dtypes)
+    assert (drawn["net"] + drawn["tax"] == drawn["gross"]).all()
+    pairs = {*zip(frame["city"], frame["region"], strict=True)}
+    assert {*zip(drawn["city"], drawn["region"], strict=True)} <= pairs
+    ends = [codec.column(name).read(drawn[name])[0] for name in ("start", "end")]
+    assert (ends[0] <= ends[1]).all()
 
 
 @given(

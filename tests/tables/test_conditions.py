@@ -171,7 +171,7 @@ def test_whole_numbers_have_room_in_their_column(dtype):
     codec = TableCodec.fit(frame)
     too_large = 300 if "8" in dtype else 2**70
     for wanted in (too_large, [too_large]):
-        with refused("column 'n' has (300|1.18059e.21) in row 1, and "):
+        with refused("column 'n' has (300|1.18059e.21) in a condition, and "):
             read_conditions({"n": wanted}, codec)
     for wanted in ((too_large, None), (None, -too_large)):
         with refused("no value of column 'n' is within"):
@@ -190,12 +190,12 @@ def test_conditions_that_cannot_be_met_are_refused():
         ("specis=setosa", "no column 'specis'; known: species, petal length"),
         ("species=rose", "no value 'rose'; known: iris, wild, setosa"),
         ("species>=setosa", "categories and no ranges"),
-        ("age=1.5", "column 'age' has 1.5 in row 1, and only whole numbers"),
+        ("age=1.5", "column 'age' has 1.5 in a condition, and only whole numbers"),
         ("age=", "has no gaps"),
         ("id=p-00001", "identifiers, which are made anew"),
         ("age>=old", "holds numbers, not 'old'"),
         ("age>=nan", "holds numbers, not 'nan'"),
-        ("petal length>=inf", "column 'petal length' has inf in row 1, beyond"),
+        ("petal length>=inf", "column 'petal length' has inf in a condition, beyond"),
         ("born>=NaT", "holds dates, not 'NaT'"),
         ("alive=perhaps", "holds truth values, not 'perhaps'"),
         ("3<=petal length<=2", r"no value of column 'petal length' is within \(3, 2\)"),
@@ -207,3 +207,19 @@ def test_conditions_that_cannot_be_met_are_refused():
     with refused("two conditions on column 'age'"):
         conditions_from_texts(["age>=30", "age<=40"])
     assert conditions_from_texts(["pay=>50K", "job=a=b"]) == {"pay": ">50K", "job": "a=b"}
+
+
+def test_a_bound_may_stand_before_its_column_and_spaces_at_ends_need_not_be_written():
+    frame = pd.DataFrame(
+        {"day": pd.date_range("2016-01-01", periods=40), "deal": ["WD ", "New"] * 20}
+    )
+    codec = TableCodec.fit(frame)
+    for text, met in (
+        ("2016-02-05<=day", frame["day"] >= "2016-02-05"),
+        ("2016-01-05>=day", frame["day"] <= "2016-01-05"),
+        ("deal=WD", frame["deal"] == "WD "),
+        ("deal=WD ", frame["deal"] == "WD "),
+    ):
+        asked = read_conditions(conditions_from_texts([text], list(frame)), codec)
+        ((name, condition),) = asked.items()
+        assert condition.holds(frame[name]).tolist() == met.tolist()

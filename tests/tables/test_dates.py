@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,28 @@ def test_dates_of_a_file_come_back_as_they_were_written(form, tmp_path):
     assert drawn.read_text() == file.read_text()
 
 
+@pytest.mark.parametrize("form", ["%H:%M", "%-H:%M", "%H:%M:%S"])
+def test_times_of_day_are_numbers_that_stay_within_a_day(form):
+    minutes = np.random.default_rng(0).integers(0, 24 * 60, 200)
+    moments = pd.Series(np.datetime64("2020-01-01") + minutes.astype("m8[m]"))
+    texts = moments.dt.strftime(form.replace("-H", "H"))
+    texts = texts.str.removeprefix("0") if "-" in form else texts
+    codec = TableCodec.fit(texts.to_frame("at"))
+    column = codec.columns[0]
+    assert (column.kind, column.storage.written) == ("time", form)
+    assert codec.decode(codec.encode(texts.to_frame("at")))["at"].tolist() == texts.tolist()
+    drawn = codec.decode(torch.linspace(-9, 9, 400)[:, None])["at"]
+    assert set(drawn.str.len()) <= set(texts.str.len())
+    first, last = drawn.iloc[0], drawn.iloc[-1]
+    assert drawn.tolist() == sorted(drawn, key=lambda at: (len(at), at))
+    assert column.words() == f"{first} to {last}"
+    met = read_conditions({"at": ("08:30:00"[: 5 + 3 * form.count("%S")], None)}, codec)
+    hours = moments.dt.hour * 60 + moments.dt.minute
+    assert met["at"].holds(texts).tolist() == (hours >= 8 * 60 + 30).tolist()
+    with refused("cannot be of kind 'time': it holds dates", DataError):
+        fit_column("visit", MOMENTS.dt.strftime("%Y-%m-%d"), "time")
+
+
 def test_a_time_zone_of_text_is_that_of_conditions():
     hours = pd.Series(pd.date_range("2020-05-01", periods=48, freq="30min"))
     texts = hours.dt.strftime("%Y-%m-%d %H:%M+02:00")
@@ -96,7 +119,7 @@ def test_the_kind_of_a_column_tells_its_format():
 def test_what_is_no_date_stays_text():
     for texts in (
         ["a", "b"], ["1.2.3", "2.0.1"], ["555-1234", "555-9876"], ["10-12-14"], ["2024"],
-        ["31/02/2024", "x"], ["12:30", "13:45"], ["1/2", "3/4"],
+        ["31/02/2024", "x"], ["12:30", "25:10"], ["3:2", "1:0"], ["1/2", "3/4"],
     ):  # fmt: skip
         assert _form(texts) is None
     with refused("'day' mixes dates and text: row 4 holds '2024-02-30' and most are", DataError):

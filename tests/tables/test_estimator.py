@@ -81,8 +81,13 @@ def test_every_sampler_can_be_asked_for_also_after_pickling(fitted):
         np.testing.assert_array_equal(model.impute(gaps), filled)
     with refused("did you mean 'heun'"):
         fitted.sample(20, scheduler="huen")
-    with refused("at least 1 row"):
-        fitted.sample(0)
+    for num in (0, 2.5):
+        with refused(f"at least 1 row, a whole number, not {num}"):
+            fitted.sample(num)
+    with refused("at least once, not 2.5"):
+        fitted.impute(gaps, draws=2.5)
+    with refused("not the name 'x.csv'; read it", DataError):
+        DiffusionEstimator().fit("x.csv")
 
 
 def test_random_state_decides_everything():

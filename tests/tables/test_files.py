@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from helpers import refused
-from kan_diffusion.data.frames import write_frame
+from kan_diffusion.data.frames import TextForm, write_frame
 from kan_diffusion.errors import DataError, RunFolderError
-from kan_diffusion.tables.files import read_frame
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.files import read_frame, read_written
 
 
 def written(folder, content):
@@ -110,8 +111,16 @@ def test_a_column_of_text_is_what_all_its_cells_are(tmp_path, caplog):
         (["1", "+2", "-3"], "int64", [1, 2, -3]),
         (["1", "", "3"], "Int64", [1, GAP, 3]),
         (["9223372036854775807", "1"], "int64", [2**63 - 1, 1]),
-        (["9223372036854775808", "1"], "float64", [2.0**63, 1]),
+        (["18446744073709551615", "1"], "uint64", [2**64 - 1, 1]),
+        (["18446744073709551616", "1"], TEXT, ["18446744073709551616", "1"]),
         (["1", "2.5", "+3e1", "1.", ".5"], "float64", [1, 2.5, 30, 1, 0.5]),
+        (["12E4", "12E5", "7"], TEXT, ["12E4", "12E5", "7"]),
+        (["1E+4", "1E+5"], "float64", [10_000, 100_000]),
+        (["+491701234567", "+491701234568"], TEXT, ["+491701234567", "+491701234568"]),
+        (["+170123456", "1"], "int64", [170_123_456, 1]),
+        ([" 1", "2 "], "int64", [1, 2]),
+        (["WD ", "New", "  "], TEXT, ["WD ", "New", GAP]),
+        ([" 29.02.2024", "01.03.2024"], TEXT, ["29.02.2024", "01.03.2024"]),
         (["1", "NA", "n/a", "None", "null", "NaN", "nan", "<NA>", "#N/A", "-nan"], "Int64",
          [1, *[GAP] * 9]),
         (["1e-400", "1"], "float64", [0, 1]),
@@ -123,7 +132,7 @@ def test_a_column_of_text_is_what_all_its_cells_are(tmp_path, caplog):
         (["True", "False"], "bool", [True, False]),
         (["TRUE", "false", "NA"], "boolean", [True, False, GAP]),
         (["yes", "no"], TEXT, ["yes", "no"]),
-        (["red", "", " blue ", "none", "na"], TEXT, ["red", GAP, "blue", "none", "na"]),
+        (["red", "", " blue ", "none", "na"], TEXT, ["red", GAP, " blue ", "none", "na"]),
         (["a", "b", "3"], TEXT, ["a", "b", "3"]),
         (["1_000", "x"], TEXT, ["1_000", "x"]),
         (["1,234", "red", "blue"], TEXT, ["1,234", "red", "blue"]),
@@ -148,6 +157,61 @@ def test_a_column_of_text_is_what_all_its_cells_are(tmp_path, caplog):
             pd.testing.assert_series_equal(column, expected)
             told = "column 'a cell' is read as text, since row 3 holds 'V57'" in caplog.text
             assert told == ("V57" in cells)
+
+
+def test_the_share_of_words_among_numbers_decides_whatever_the_order_of_rows(tmp_path):
+    ages = [str(20 + k % 50) for k in range(100)]
+    for words, said in (
+        (["3O"], "holds '3O'; correct the cell .* word for gaps"),
+        (
+            ["unknown"] * 6 + ["3O"] * 4,
+            "holds 'unknown'; correct the 10 such cells .*--missing 'unknown'",
+        ),
+        (["V57"] * 12, None),
+        (["unknown"] * 101, None),
+        (["1.234,56"], "holds '1.234,56'; .*--thousands '.'"),
+    ):
+        for cells in (ages + words, words + ages, [*ages[:50], *words, *ages[50:]]):
+            path = written(tmp_path, "\n".join(["x;y", *(f"{cell};1" for cell in cells)]))
+            if said is None:
+                assert read_frame(path)["x"].tolist() == cells
+                continue
+            row = cells.index(words[0]) + 1
+            with refused(f"column 'x', row {row} {said}", DataError):
+                read_frame(path)
+
+
+def test_marks_of_thousands_are_named(tmp_path):
+    for text, mark, x in (
+        ('x,y\n"1,234.56",2\n999,3\n"-3,000",3\n', ",", [1234.56, 999, -3000]),
+        ("x;y\n1.234,56;2\n7,5;4\n1.234.567;4\n", ".", [1234.56, 7.5, 1_234_567]),
+        ("x;y\n1,500;2\n999;3\n", ",", [1500, 999]),
+        ("x;y\n1,500;2\n999;3\n", ".", [1.5, 999]),
+        ("x,y\n1 500,2\n12,3\n", " ", [1500, 12]),
+    ):
+        assert read_frame(written(tmp_path, text), thousands=mark)["x"].tolist() == x
+
+
+def test_a_text_file_is_written_as_it_was(tmp_path):
+    content = '\ufeff;when;"a;b";cost\n0;2013-01-01 06:00;WD ;1,5\n1;2013-02-01 18:00; x;\n'
+    path = written(tmp_path, content)
+    frame, form = read_written(path)
+    assert list(frame) == ["column_1", "when", "a;b", "cost"]
+    assert form == TextForm.model_validate_json(form.model_dump_json())
+    for ending, same in ((".csv", True), (".csv.gz", True), (".tsv", False)):
+        write_frame(tmp_path / f"new{ending}", frame, form)
+        opened = gzip.open if ending == ".csv.gz" else open
+        with opened(tmp_path / f"new{ending}", "rt", encoding="utf-8") as file:
+            assert (file.read() == content) == same
+        again = read_frame(tmp_path / f"new{ending}")
+        pd.testing.assert_frame_equal(again, frame)
+
+
+def test_a_file_without_names_keeps_its_decimal_commas_under_those_of_a_model(tmp_path):
+    codec = TableCodec.fit(pd.DataFrame({"a": np.arange(30) / 2, "b": range(30)}))
+    frame, form = codec.read_written(written(tmp_path, "1,5;2\n2,0;3\n"))
+    write_frame(tmp_path / "new.csv", frame, form)
+    assert (tmp_path / "new.csv").read_text() == "a;b\n1,5;2\n2,0;3\n"
 
 
 def test_packed_files_are_what_is_in_them_and_do_not_fill_the_memory(tmp_path, monkeypatch):
@@ -197,7 +261,10 @@ def test_what_is_written_is_read_back_exactly(tmp_path, ending):
         ("", "is empty"),
         ("  \n\n", "is empty"),
         ("x,y\n", "no rows"),
-        ("x,y\n1,2\n3,abc\n", r"'y', row 2 holds 'abc'; correct .* \(missing\), .* a category"),
+        (
+            "x,y\n1,2\n3,abc\n",
+            r"'y', row 2 holds 'abc'; correct the cell .* \(--missing 'abc'\), .* a category",
+        ),
         ("x,y\n1,2\n\n3,4\nabc,5\n", "column 'x', row 3 holds 'abc'"),
         ("x,y\nTrue,2\n3,4\n", "mixes numbers and text: column 'x', row 1 holds 'True'"),
         ("day,2025\n1,2\n3,4\n", "row 1 holds 'day'.*header line has no number"),

@@ -207,6 +207,26 @@ def test_identifiers_need_a_dtype_with_room_for_new_ones():
     assert column.numbered(_drawn(column, 9)).tolist() == list(range(900, 909))
 
 
+def test_whole_numbers_that_repeat_as_codes_do_are_named_and_amounts_are_not(caplog):
+    rng, num = _rng(), 2000
+    frame = pd.DataFrame({
+        "code": rng.choice(rng.integers(10_000, 99_999, 200), num),
+        "salary": rng.integers(20_000, 99_000, num),
+        "rounded": 100 * rng.integers(200, 990, num),
+        "height": rng.normal(1700, 80, num).astype(int),
+        "born": rng.integers(1940, 2005, num),
+        "width": rng.choice(rng.integers(1, 99_999, 200), num),
+        "few": rng.choice([10_115, 20_095, 50_667], num),
+    })  # fmt: skip
+    TableCodec.fit(frame)
+    (said,) = caplog.messages
+    assert said.startswith("column 'code' holds whole numbers of 5 digits that repeat as codes do")
+    assert "--columns 'code=category'" in said
+    caplog.clear()
+    TableCodec.fit(frame, {"code": "number"})
+    assert not caplog.messages
+
+
 def test_no_row_of_the_data_stands_in_the_codec():
     rng = _rng()
     wealth, height = np.exp(2 * rng.normal(size=500)), rng.normal(170, 9, 500)

@@ -9,8 +9,9 @@ from scipy.stats import beta, cauchy, expon, ks_2samp, kstest, lognorm, norm, t,
 
 from helpers import refused
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.tables.numbers import Spline, fit_numbers
+from kan_diffusion.tables.numbers import Spline, decimals, fit_numbers
 
+RANDOM = np.random.default_rng(0)
 SHAPES = [lognorm(2), expon(), t(3), cauchy(), uniform(), beta(0.5, 0.5)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.dist.name)
 
@@ -19,6 +20,16 @@ def fitted(shape):
     """Numbers, an odd count of them, and their map, which knows that they are positive."""
     values = shape.rvs(2001, random_state=0)
     return values, fit_numbers(values, 0.0 if values.min() > 0 else None)
+
+
+def test_noise_of_binary_sums_is_no_decimal():
+    values = np.round(RANDOM.normal(8, 2, 1000), 5)
+    noisy = np.where(np.arange(1000) < 90, np.nextafter(values, 100), values)
+    assert (noisy != values).sum() == 90
+    for some in (values, noisy, np.append(noisy, 6.904679999999999)):
+        assert decimals(some) == 5
+    assert decimals(np.where(np.arange(1000) < 110, np.nextafter(values, 100), values)) != 5
+    assert decimals(RANDOM.normal(8, 2, 1000)) is None
 
 
 @every_shape

@@ -18,7 +18,8 @@ from helpers import refused, seeded
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.sources import ToyData, load_dataset
+from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.data.toys import ToyData
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline

@@ -388,6 +388,9 @@ def train(
     missing: Annotated[
         str | None, option("Words for gaps in a text file, such as '?,unknown'.", False)
     ] = None,
+    thousands: Annotated[
+        str | None, option("Mark of thousands in the numbers of a text file, such as ','.", False)
+    ] = None,
     without: Annotated[
         str | None,
         option("Rules of a table that rows need not keep, such as 'start<=end,a+b=c'.", False),
@@ -430,11 +433,22 @@ def train(
 
     The same command goes on where it was interrupted.
     """
-    import torch
+    console = TextConsole(stderr=True)
+    if console.is_terminal and Path(data).exists():
+        console.say(f"reading '{data}'")
+    from kan_diffusion.data.sources import data_from_name
+
+    source = data_from_name(
+        data, kinds=_kinds(columns), missing=_words(missing), thousands=thousands,
+        without=_words(without), holdout=holdout, size=size, mode=mode,
+    )  # fmt: skip
+    if describe:
+        TextConsole().say(source.describe(seed))
+        return
+    import torch  # takes seconds, as does what follows: a file is read and refused before
 
     from kan_diffusion.cli.console import show_scores
     from kan_diffusion.cli.progress import known_floor
-    from kan_diffusion.data.sources import data_from_name, load_dataset
     from kan_diffusion.files import inside
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.progress import show_training
@@ -443,14 +457,7 @@ def train(
     from kan_diffusion.study.tasks import task_of
     from kan_diffusion.study.trial import run_trial
 
-    source = data_from_name(
-        data, kinds=_kinds(columns), missing=_words(missing), without=_words(without),
-        holdout=holdout, size=size, mode=mode,
-    )  # fmt: skip
     task = task_of(source)
-    if describe:
-        TextConsole().say(task.describe(source, load_dataset(source, seed)))
-        return
     config: TrialConfig = single_trial(
         source, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,

@@ -3,21 +3,61 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pandas as pd
+from annotated_types import Len
+from pydantic import FailFast
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import whole_file
+from kan_diffusion.limits import MOST_COLUMNS
+from kan_diffusion.settings import Settings
 
-__all__ = ["ENDINGS", "ending_of", "require_writable_ending", "write_frame"]
+__all__ = ["ENDINGS", "TextForm", "ending_of", "require_writable_ending", "write_frame"]
 
 logger = logging.getLogger(__name__)
 
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".parquet", ".npy")
 """Endings of files of rows."""
+
+
+class TextForm(Settings):
+    """How a text file writes a table; rows like its own are written alike.
+
+    Attributes:
+        ending: Its ending, without that of a packed file.
+        delimiter: What separates cells.
+        decimal_commas: Names of columns whose numbers have decimal commas.
+        unnamed: Names given to columns without one, such as an index of pandas.
+        has_mark: Whether the file begins with the mark of UTF-8.
+    """
+
+    ending: Literal[".csv", ".tsv"] = ".csv"
+    delimiter: Literal[",", ";", "\t", "|"] = ","
+    decimal_commas: Annotated[tuple[str, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
+    unnamed: Annotated[tuple[str, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
+    has_mark: bool = False
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """Returns the form with other names of columns."""
+        commas = tuple(names[name] for name in self.decimal_commas)
+        return self.model_copy(update={"decimal_commas": commas})
+
+    def applied(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Returns rows with the cells and names that are written."""
+        written = frame.copy(deep=False)
+        for place, name in enumerate(frame):
+            if str(name) in self.decimal_commas:
+                text = frame.iloc[:, place].astype("string").str.replace(".", ",", regex=False)
+                written.isetitem(place, text.array)
+        return written.set_axis(
+            ["" if str(name) in self.unnamed else name for name in frame], axis=1
+        )
 
 
 def ending_of(path: Path) -> str:
@@ -38,7 +78,7 @@ def require_writable_ending(path: Path) -> None:
         )
 
 
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
+def write_frame(path: Path, frame: pd.DataFrame, form: TextForm | None = None) -> None:
     """Writes a table to a file, whole or not at all.
 
     :func:`kan_diffusion.tables.files.read_frame` reads the same values back, and from Parquet the
@@ -50,6 +90,7 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
     Args:
         path: A .csv, .csv.gz, .tsv, .parquet or .npy file.
         frame: The table; a .npy file takes only numbers, without names.
+        form: How to write a text file of the same ending; with commas or tabs when None.
 
     Raises:
         KanDiffusionError: The ending is unknown, or text or dates are to go into a .npy file.
@@ -65,11 +106,15 @@ def write_frame(path: Path, frame: pd.DataFrame) -> None:
             np.save(file, array, allow_pickle=False)
         else:
             _warn_of_formulas(path, frame)
+            own = ending.removesuffix(".gz")
+            if form is None or form.ending != own:
+                form = TextForm(delimiter="\t" if own == ".tsv" else ",")
             packed = {"method": "gzip", "filename": "", "mtime": 0}  # the same bytes every time
-            frame.to_csv(
+            form.applied(frame).to_csv(
                 file,
                 index=False,
-                sep="\t" if ending == ".tsv" else ",",
+                sep=form.delimiter,
+                encoding="utf-8-sig" if form.has_mark else "utf-8",
                 na_rep="NA" if frame.shape[1] == 1 else "",  # an empty line is no row
                 compression=packed if ending == ".csv.gz" else None,
             )

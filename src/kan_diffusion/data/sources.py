@@ -11,42 +11,33 @@ ask what kind of data there is.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, SerializeAsAny
 
-from kan_diffusion.data.datasets import Dataset
-from kan_diffusion.data.densities import Density
-from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.toys import TOYS, make_toy
-from kan_diffusion.errors import (
-    DataError,
-    KanDiffusionError,
-    require_known,
-    unknown_name,
-    valid_settings,
-)
+from kan_diffusion.data.frames import ENDINGS, ending_of
+from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name, valid_settings
 from kan_diffusion.imports import own_class
-from kan_diffusion.limits import MOST_POINTS
-from kan_diffusion.randomness import torch_generator
 from kan_diffusion.settings import Settings
+
+if TYPE_CHECKING:  # a file is read and described without torch, which takes seconds to import
+    from kan_diffusion.data.datasets import Dataset
+    from kan_diffusion.data.densities import Density
+    from kan_diffusion.data.scaling import Standardizer
 
 __all__ = [
     "SOURCES",
     "DataConfig",
+    "PinnedSource",
     "Source",
-    "ToyData",
     "data_from_name",
     "known_data",
     "load_dataset",
-    "require_recorded",
 ]
 
 SOURCES = {
-    "toy": "kan_diffusion.data.sources:ToyData",
+    "toy": "kan_diffusion.data.toys:ToyData",
     "table": "kan_diffusion.tables.sources:TableData",
     "pictures": "kan_diffusion.pictures.sources:PictureData",
     "path": "kan_diffusion.tables.sources:FileData",
@@ -79,6 +70,11 @@ class Source(Settings):
     def accepts(cls, name: str) -> bool:
         """Whether a user who writes ``name`` means such data."""
         return name in cls.known
+
+    @classmethod
+    def named(cls, name: str) -> type[Source]:
+        """Returns the class of the data that a user calls ``name``: this one or one below it."""
+        return cls
 
     @property
     def name(self) -> str:
@@ -118,6 +114,25 @@ class Source(Settings):
         """
         return type(other) is type(self) and other.name == self.name
 
+    def require_recorded(self) -> None:
+        """Checks that data which a run or a study in a folder names may be read for it.
+
+        A folder may come from a stranger, who could have a page show any file of this machine: a
+        file outside of the working folder is read only if the folder has its digest.
+
+        Raises:
+            DataError: The file lies outside, and its digest is not known.
+        """
+
+    def describe(self, seed: int = 0) -> str:
+        """Says what is in the data; draws derive from the seed.
+
+        Raises:
+            DataError: A file cannot be used.
+            KanDiffusionError: There is nothing to say.
+        """
+        raise KanDiffusionError(f"'{self.name}' is a toy, whose coordinates are all numbers")
+
     def for_points(
         self, columns: tuple[str, ...], standardizer: Standardizer, seed: int
     ) -> Dataset:
@@ -136,68 +151,62 @@ class Source(Settings):
         )
 
 
-class ToyData(Source):
-    """Points of a built-in toy density.
+class PinnedSource(Source):
+    """Data of a file or folder, whose content a run knows.
 
     Attributes:
-        toy: Name of the toy, a key of ``TOYS``.
-        noise: Its noise, in the toy's own units; None for the toy's default.
-        num_points: Size of the training set.
-        divide_by: Scale that points are divided by instead of being standardised.
+        path_key: Name of the field with the path.
+        sha256: Digest of the content when the run was set up, see :meth:`pinned`; content that has
+            changed since is refused.
     """
 
-    known = TOYS
-    toy: str
-    noise: float | None = Field(None, ge=1e-6, le=1e6)
-    num_points: int = Field(50_000, ge=1, le=MOST_POINTS)
-    divide_by: float | None = Field(None, ge=1e-6, le=1e6)
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        require_known("toy", self.toy, TOYS)
-        return self
+    path_key: ClassVar[str] = "path"
+    sha256: str = ""
 
     @property
-    def name(self) -> str:
-        """Name of the data set in tables and figures."""
-        return self.toy
+    def place(self) -> Path:
+        """Absolute path of the file or folder."""
+        return Path(getattr(self, self.path_key)).absolute()
 
-    @property
-    def density(self) -> Density:
-        """The density in its own units."""
-        return make_toy(self.toy, self.noise)
+    def content_digest(self) -> str:
+        """Reads the content, if it has changed since it was last read, and returns its digest.
 
-    def load(self, study_seed: int = 0, trial_seed: int = 0) -> Dataset:
-        """Draws training points, standardised with the moments of the density."""
-        density = self.density
-        dim = density.dim
-        if self.divide_by is None:
-            standardizer = Standardizer.from_density(density)
-        else:
-            standardizer = Standardizer((0.0,) * dim, (self.divide_by,) * dim)
-        columns = "xyz" if dim <= 3 else [f"x{index}" for index in range(1, dim + 1)]
-        dataset = self.for_points(tuple(columns[:dim]), standardizer, study_seed)
-        assert dataset.density is not None
-        generator = torch_generator("training points", study_seed, trial_seed, self.toy)
-        return replace(dataset, train=dataset.density.sample(self.num_points, generator).float())
+        Raises:
+            DataError: It cannot be used.
+        """
+        raise NotImplementedError
 
-    def for_points(
-        self, columns: tuple[str, ...], standardizer: Standardizer, seed: int
-    ) -> Dataset:
-        """Gives the density in the units of a model, see :meth:`Source.for_points`."""
-        density = self.density
-        if density.dim != len(columns):
+    def require_same(self) -> None:
+        """Refuses content that has changed since the run was set up.
+
+        Raises:
+            DataError: It has, or it cannot be used.
+        """
+        if self.sha256 not in ("", self.content_digest()):
             raise DataError(
-                f"toy '{self.name}' has {density.dim} coordinates and the model was trained on "
-                f"{len(columns)}; judge it with its own data or another toy"
+                f"'{self.place}' has changed since this run was set up; put it back as it was or "
+                "start a new run in another folder with --out"
             )
-        return Dataset(
-            name=self.name,
-            columns=columns,
-            standardizer=standardizer,
-            train=torch.empty(0, len(columns)),
-            density=standardizer.rescale(density),
-        )
+
+    def pinned(self) -> Self:
+        """Returns a copy with the digest and the absolute path; see :meth:`Source.pinned`."""
+        sha256 = self.sha256 or self.content_digest()
+        path = type(getattr(self, self.path_key))(self.place)
+        return self.model_copy(update={"sha256": sha256, self.path_key: path})
+
+    def identity(self) -> dict[str, object]:
+        """As of any source; the content counts by its name and digest."""
+        return {**super().identity(), self.path_key: self.name}
+
+    def require_recorded(self) -> None:
+        """Refuses a path outside of the working folder whose digest the run does not have."""
+        outside = not self.place.resolve().is_relative_to(Path.cwd())
+        if outside and not self.sha256 and self.place.exists():
+            raise DataError(
+                f"the run names '{self.place}' as its data, outside of the working folder, and has "
+                "no digest of it; if it is to be read, give it with --data or work in a folder "
+                "above it"
+            )
 
 
 def _kind(key: str) -> type[Source] | None:
@@ -210,9 +219,9 @@ def _kind(key: str) -> type[Source] | None:
         raise
 
 
-def _kinds() -> Iterator[tuple[str, type[Source]]]:
-    """Loads the classes of `SOURCES` that there are one by one, with their keys."""
-    for key in SOURCES:
+def _kinds(name: str = "") -> Iterator[tuple[str, type[Source]]]:
+    """Loads the classes of `SOURCES` that there are, with their keys; of a file its class alone."""
+    for key in ("path",) if ending_of(Path(name)) in ENDINGS else SOURCES:
         if (kind := _kind(key)) is not None:
             yield key, kind
 
@@ -229,7 +238,7 @@ def _validated(given: object) -> object:
             f"data of the key '{key}' need '{SOURCES[key].partition(':')[0]}', which this copy of "
             "the package lacks; install it whole"
         )
-    return kind.model_validate(given)
+    return kind.named(str(given[key])).model_validate(given)
 
 
 DataConfig = Annotated[SerializeAsAny[Source], BeforeValidator(_validated)]
@@ -254,7 +263,7 @@ def data_from_name(name: str, *, pinned: bool = True, **settings: object) -> Sou
         KanDiffusionError: There are no such data, or they do not have one of the settings.
     """
     given = {key: value for key, value in settings.items() if value is not None}
-    for key, kind in _kinds():
+    for key, kind in _kinds(name):
         if kind.accepts(name):
             if unknown := [setting for setting in given if setting not in kind.model_fields]:
                 raise KanDiffusionError(
@@ -262,29 +271,10 @@ def data_from_name(name: str, *, pinned: bool = True, **settings: object) -> Sou
                     f"{'them' if len(unknown) > 1 else 'it'} out"
                 )
             with valid_settings("data"):
-                source = kind.model_validate({key: name, **given})
+                source = kind.named(name).model_validate({key: name, **given})
             return source.pinned() if pinned else source
     kinds = "data set (neither toy, table, pictures nor file)"
     raise unknown_name(kinds, name, known_data())
-
-
-def require_recorded(source: Source) -> None:
-    """Checks that data which a run or a study in a folder names may be read for it.
-
-    A folder may come from a stranger, who could have a page show any file of this machine: a file
-    outside of the working folder is read only if the folder has its digest.
-
-    Raises:
-        DataError: The file lies outside, and its digest is not known.
-    """
-    settings = source.model_dump()
-    path = Path(str(next(settings[key] for key in SOURCES if key in settings)))
-    outside = not path.resolve().is_relative_to(Path.cwd())
-    if outside and settings.get("sha256") == "" and path.exists():
-        raise DataError(
-            f"the run names '{path}' as its data, outside of the working folder, and has no digest "
-            "of it; if it is to be read, give it with --data or work in a folder above it"
-        )
 
 
 def load_dataset(config: Source | str | Path, study_seed: int = 0, trial_seed: int = 0) -> Dataset:

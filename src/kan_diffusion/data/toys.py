@@ -14,17 +14,24 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.densities import CurveDensity, Density, GaussianMixture, UniformBoxes
-from kan_diffusion.errors import DataError, KanDiffusionError, look_up
-from kan_diffusion.randomness import numpy_generator
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.data.sources import Source
+from kan_diffusion.errors import DataError, KanDiffusionError, look_up, require_known
+from kan_diffusion.limits import MOST_POINTS
+from kan_diffusion.randomness import numpy_generator, torch_generator
 
-__all__ = ["TOYS", "make_toy"]
+__all__ = ["TOYS", "ToyData", "make_toy"]
 
 _PI = math.pi
 
@@ -237,3 +244,67 @@ def make_toy(name: str, noise: float | None = None) -> Density:
     if not 0 < noise < math.inf:
         raise DataError(f"noise must be a positive number, got {noise}")
     return builder(noise=noise)
+
+
+class ToyData(Source):
+    """Points of a built-in toy density.
+
+    Attributes:
+        toy: Name of the toy, a key of ``TOYS``.
+        noise: Its noise, in the toy's own units; None for the toy's default.
+        num_points: Size of the training set.
+        divide_by: Scale that points are divided by instead of being standardised.
+    """
+
+    known = TOYS
+    toy: str
+    noise: float | None = Field(None, ge=1e-6, le=1e6)
+    num_points: int = Field(50_000, ge=1, le=MOST_POINTS)
+    divide_by: float | None = Field(None, ge=1e-6, le=1e6)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        require_known("toy", self.toy, TOYS)
+        return self
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables and figures."""
+        return self.toy
+
+    @property
+    def density(self) -> Density:
+        """The density in its own units."""
+        return make_toy(self.toy, self.noise)
+
+    def load(self, study_seed: int = 0, trial_seed: int = 0) -> Dataset:
+        """Draws training points, standardised with the moments of the density."""
+        density = self.density
+        dim = density.dim
+        if self.divide_by is None:
+            standardizer = Standardizer.from_density(density)
+        else:
+            standardizer = Standardizer((0.0,) * dim, (self.divide_by,) * dim)
+        columns = "xyz" if dim <= 3 else [f"x{index}" for index in range(1, dim + 1)]
+        dataset = self.for_points(tuple(columns[:dim]), standardizer, study_seed)
+        assert dataset.density is not None
+        generator = torch_generator("training points", study_seed, trial_seed, self.toy)
+        return replace(dataset, train=dataset.density.sample(self.num_points, generator).float())
+
+    def for_points(
+        self, columns: tuple[str, ...], standardizer: Standardizer, seed: int
+    ) -> Dataset:
+        """Gives the density in the units of a model, see :meth:`Source.for_points`."""
+        density = self.density
+        if density.dim != len(columns):
+            raise DataError(
+                f"toy '{self.name}' has {density.dim} coordinates and the model was trained on "
+                f"{len(columns)}; judge it with its own data or another toy"
+            )
+        return Dataset(
+            name=self.name,
+            columns=columns,
+            standardizer=standardizer,
+            train=torch.empty(0, len(columns)),
+            density=standardizer.rescale(density),
+        )

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from kan_diffusion.data.sources import load_dataset, require_recorded
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.formula import FormulaDenoiser
@@ -621,7 +621,7 @@ def explain_run(
                 f"timestep {timestep} is not one of the process, which has 0 to {last}; choose "
                 "others with --levels"
             )
-    require_recorded(config.data)
+    config.data.require_recorded()
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     require_judge(dataset)
     effort = config.evaluation.effort

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset, OracleKind, split
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.sources import Source
+from kan_diffusion.data.sources import PinnedSource, Source
 from kan_diffusion.errors import DataError, KanDiffusionError, listed, unknown_name
 from kan_diffusion.files import stamp
 from kan_diffusion.limits import MOST_SIDE, MOST_VALUES
@@ -41,11 +41,8 @@ from kan_diffusion.pictures.scenes import SHAPE_SIDES, SceneOracle, captions, dr
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import require_name
 
-__all__ = ["PictureData", "PictureDataset"]
+__all__ = ["DigitsData", "FolderData", "PictureData", "PictureDataset", "ShapesData"]
 
-_SIZES = {"digits": 8, "shapes": 16}
-"""Sides of the pictures that need no files."""
-_FOLDER_SIZE = 32
 _NUM_SHAPES = 20_000
 _STUDY_HOLDOUT = 0.3
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -99,22 +96,25 @@ class PictureDataset(Dataset):
 
 
 class PictureData(Source):
-    """Pictures that are built in, or those of a folder.
+    """Pictures; those of a kind of their own are a subclass, which :meth:`named` finds.
 
     Attributes:
+        default_side: Side in pixels unless a size is given.
+        are_scenes: Whether they are scenes, whose posterior mean is known exactly.
         pictures: ``"digits"``, ``"shapes"``, or the path of a folder.
         size: Side in pixels; None for 8 (digits), 16 (shapes) or 32 (a folder).
         mode: Channels; None for grey if all pictures are grey, and else for colour.
         num_pictures: Number of training pictures of shapes to draw; None for 20,000.
         holdout: Fraction of the pictures that is held out; of shapes, this share is drawn besides.
-        sha256: Digest of a folder when the run was set up, see :meth:`pinned`; a folder that has
-            changed since is refused.
+        sha256: Digest of a folder; none of pictures that need no files.
     """
 
     task = "kan_diffusion.pictures.task:PictureTask"
     view = "kan_diffusion.pictures.view:PictureView"
-    known = _SIZES
+    known = ("digits", "shapes")
     quick: ClassVar[Mapping[str, int]] = {"num_noised": 60, "num_samples": 12}
+    default_side: ClassVar[int]
+    are_scenes: ClassVar[bool] = False
 
     pictures: str
     size: int | None = Field(None, ge=4, le=MOST_SIDE)
@@ -124,81 +124,47 @@ class PictureData(Source):
     sha256: str = ""
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
+    def _require_room(self) -> Self:
         require_name(self.name)
-        if self.folder and "/" not in self.pictures and not self.folder.is_dir():
-            raise unknown_name("pictures (none of these and no folder)", self.pictures, _SIZES)
-        if self.pictures != "shapes" and self.num_pictures is not None:
+        if self.num_pictures is not None and not self.are_scenes:
             raise KanDiffusionError("num_pictures is for shapes, which are drawn; leave it out")
-        if self.pictures == "shapes" and (self.side not in SHAPE_SIDES or self.mode == "L"):
-            raise KanDiffusionError("shapes are drawn in colour, with 16 or 32 pixels a side")
         _require_room(self.num_pictures or 0, self.side)
         return self
 
-    @property
-    def side(self) -> int:
-        """Side in pixels."""
-        return self.size or _SIZES.get(self.pictures, _FOLDER_SIZE)
+    @classmethod
+    def named(cls, name: str) -> type[PictureData]:
+        """Returns the class of digits, of shapes or of a folder."""
+        return {"digits": DigitsData, "shapes": ShapesData}.get(name, FolderData)
 
     @classmethod
     def accepts(cls, name: str) -> bool:
         """Whether it is such a name, or a folder with pictures or their captions."""
         files = Path(name).rglob("*") if Path(name).is_dir() else ()
-        return name in _SIZES or any(
+        return name in cls.known or any(
             file.suffix.lower() in _ENDINGS or file.name in _METADATA for file in files
         )
 
     @property
-    def folder(self) -> Path | None:
-        """Absolute path of the folder; None of pictures that need no files."""
-        return None if self.pictures in _SIZES else Path(self.pictures).absolute()
+    def side(self) -> int:
+        """Side in pixels."""
+        return self.size or self.default_side
 
     @property
     def name(self) -> str:
         """Name of the data set in tables and figures."""
-        return self.folder.name if self.folder else self.pictures
-
-    def pinned(self) -> Self:
-        """Returns a copy with the digest and the absolute path of a folder.
-
-        Raises:
-            DataError: The folder or a file in it cannot be used, or are not those of ``sha256``.
-            KanDiffusionError: A share to hold out is given for a folder that is split already.
-        """
-        if self.folder is None:
-            return self
-        _, labels, sha256 = self._read(self.folder)
-        if "held_out" in labels and not self.sha256 and "holdout" in self.model_fields_set:
-            raise KanDiffusionError(
-                f"'{self.pictures}' is split by its folders, such as train and test; leave "
-                "holdout out"
-            )
-        return self.model_copy(update={"sha256": sha256, "pictures": str(self.folder)})
+        return self.pictures
 
     def for_study(self) -> Self:
-        """Returns a copy that holds out more pictures, where they cannot be drawn."""
-        if self.pictures == "shapes":
-            return self
+        """Returns a copy that holds out more pictures."""
         return self.model_copy(update={"holdout": _STUDY_HOLDOUT})
 
-    def identity(self) -> dict[str, object]:
-        """As of any source; a folder counts by its name and content."""
-        return {**super().identity(), "pictures": self.name}
-
-    def is_same(self, other: Source) -> bool:
-        """Whether ``other`` are the same pictures; files are compared when they are read."""
-        if not isinstance(other, PictureData):
-            return False
-        return (other.name, other.folder) == (self.name, self.folder)
+    def samples(self, study_seed: int, trial_seed: int) -> tuple[Tensor, pd.DataFrame]:
+        """Reads or draws pictures and their labels, which may say what is held out."""
+        raise NotImplementedError
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> PictureDataset:
         """Reads or draws pictures, and splits them."""
-        if self.folder:
-            samples, labels, _ = self._read(self.folder)
-        elif self.pictures == "digits":
-            samples, labels = _read_digits(self, study_seed)
-        else:
-            samples, labels = _draw_shapes(self, study_seed, trial_seed)
+        samples, labels = self.samples(study_seed, trial_seed)
         if "held_out" in labels:
             held_out = torch.from_numpy(labels["held_out"].to_numpy(copy=True))
             train, heldout = (part.nonzero()[:, 0] for part in (~held_out, held_out))
@@ -214,11 +180,121 @@ class PictureData(Source):
             heldout=samples[heldout],
             labels=told,
             heldout_labels=others,
-            scenes=self.pictures == "shapes",
+            scenes=self.are_scenes,
         )
 
-    def _read(self, root: Path) -> tuple[Tensor, pd.DataFrame, str]:
-        """Reads the folder that a run was set up with: samples, labels and the digest."""
+    def describe(self, seed: int = 0) -> str:
+        """Says which pictures there are."""
+        pictures = self.load(seed)
+        (channels, *sides), caption = pictures.shape, pictures.labels["caption"][0]
+        text = (
+            f"{len(pictures.train):,} pictures of {' x '.join(map(str, sides))} pixels in "
+            f"{'grey' if channels == 1 else 'colour'} to train on, {len(pictures.heldout):,} held "
+            "out, "
+        )
+        text += f"with captions such as '{caption}'" if caption else "without captions"
+        if pictures.classes:
+            text += f", of the classes {', '.join(pictures.classes)}"
+        return text
+
+
+class DigitsData(PictureData):
+    """Handwritten digits of scikit-learn."""
+
+    default_side = 8
+    pictures: Literal["digits"] = "digits"
+
+    def samples(self, study_seed: int, trial_seed: int) -> tuple[Tensor, pd.DataFrame]:
+        """Reads the digits, and words their captions."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        values = (digits.images * (255 / 16)).round().astype(np.uint8)
+        generator = numpy_generator("captions", study_seed, "digits")
+        names = [_DIGITS[label] for label in digits.target]
+        told = [
+            wording.format(a="an" if name == "eight" else "a", name=name)
+            for wording, name in zip(
+                generator.choice(_DIGIT_WORDINGS, len(names)), names, strict=True
+            )
+        ]
+        samples = encode([Image.fromarray(value) for value in values], self.side, self.mode)
+        return samples, pd.DataFrame({"caption": told, "class": pd.Categorical(names, _DIGITS)})
+
+
+class ShapesData(PictureData):
+    """Scenes that are drawn, of which there are as many fresh ones as are asked for."""
+
+    default_side = 16
+    are_scenes = True
+    pictures: Literal["shapes"] = "shapes"
+
+    @model_validator(mode="after")
+    def _drawn(self) -> Self:
+        if self.side not in SHAPE_SIDES or self.mode == "L":
+            raise KanDiffusionError("shapes are drawn in colour, with 16 or 32 pixels a side")
+        return self
+
+    def for_study(self) -> Self:
+        """Returns itself: held-out scenes are drawn besides."""
+        return self
+
+    def samples(self, study_seed: int, trial_seed: int) -> tuple[Tensor, pd.DataFrame]:
+        """Draws scenes to train on and held-out ones."""
+        return _draw_shapes(self, study_seed, trial_seed)
+
+
+class FolderData(PictureData, PinnedSource):
+    """Pictures of a folder."""
+
+    path_key = "pictures"
+    default_side = 32
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if "/" not in self.pictures and not self.place.is_dir():
+            kinds = "pictures (none of these and no folder)"
+            raise unknown_name(kinds, self.pictures, PictureData.known)
+        return self
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables and figures."""
+        return self.place.name
+
+    def pinned(self) -> Self:
+        """Returns a copy with the digest and the absolute path of the folder.
+
+        Raises:
+            DataError: The folder or a file in it cannot be used, or are not those of ``sha256``.
+            KanDiffusionError: A share to hold out is given for a folder that is split already.
+        """
+        self.require_same()
+        _, labels, _ = self._read()
+        if "held_out" in labels and not self.sha256 and "holdout" in self.model_fields_set:
+            raise KanDiffusionError(
+                f"'{self.pictures}' is split by its folders, such as train and test; leave "
+                "holdout out"
+            )
+        return super().pinned()
+
+    def is_same(self, other: Source) -> bool:
+        """Whether ``other`` is the same folder; files are compared when they are read."""
+        return isinstance(other, FolderData) and other.place == self.place
+
+    def content_digest(self) -> str:
+        """Returns the digest of the pictures and their captions."""
+        return self._read()[2]
+
+    def samples(self, study_seed: int, trial_seed: int) -> tuple[Tensor, pd.DataFrame]:
+        """Reads the folder that a run was set up with."""
+        self.require_same()
+        samples, labels, _ = self._read()
+        return samples, labels
+
+    def _read(self) -> tuple[Tensor, pd.DataFrame, str]:
+        """Reads samples, labels and the digest, or takes them from memory."""
+        root = self.place
         if not root.is_dir():
             raise DataError(f"'{root}' is no folder; give a folder of pictures")
         found, tables = [], []
@@ -242,13 +318,7 @@ class PictureData(Source):
                 f"least {_FEWEST} are needed to train on some and judge with others"
             )
         _require_room(len(found), self.side)
-        read = _read_files(root, tuple(found), tuple(tables), self.side, self.mode)
-        if self.sha256 not in ("", read[2]):
-            raise DataError(
-                f"'{self.pictures}' has changed since this run was set up; put its files back as "
-                "they were or start a new run in another folder with --out"
-            )
-        return read
+        return _read_files(root, tuple(found), tuple(tables), self.side, self.mode)
 
 
 def _require_room(num: int, side: int) -> None:
@@ -263,7 +333,7 @@ def _require_room(num: int, side: int) -> None:
 
 @lru_cache(maxsize=2)
 def _draw_shapes(
-    config: PictureData, study_seed: int, trial_seed: int
+    config: ShapesData, study_seed: int, trial_seed: int
 ) -> tuple[Tensor, pd.DataFrame]:
     """Draws scenes to train on, then held-out ones; keeps the last two results in memory."""
     num = config.num_pictures or _NUM_SHAPES
@@ -279,21 +349,6 @@ def _draw_shapes(
         told += captions(scenes, generator)
     labels = pd.DataFrame({"caption": told, "class": pd.Categorical([None] * len(told), [])})
     return torch.cat(samples), labels.assign(held_out=labels.index >= num)
-
-
-def _read_digits(config: PictureData, study_seed: int) -> tuple[Tensor, pd.DataFrame]:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    values = (digits.images * (255 / 16)).round().astype(np.uint8)
-    generator = numpy_generator("captions", study_seed, "digits")
-    names = [_DIGITS[label] for label in digits.target]
-    told = [
-        wording.format(a="an" if name == "eight" else "a", name=name)
-        for wording, name in zip(generator.choice(_DIGIT_WORDINGS, len(names)), names, strict=True)
-    ]
-    samples = encode([Image.fromarray(value) for value in values], config.side, config.mode)
-    return samples, pd.DataFrame({"caption": told, "class": pd.Categorical(names, _DIGITS)})
 
 
 _File = tuple[str, tuple[int, ...]]

@@ -22,13 +22,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kan_diffusion.data.datasets import Dataset
-from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
-    SamplePipeline,
     make_scheduler,
 )
 from kan_diffusion.errors import KanDiffusionError
@@ -70,7 +67,7 @@ _LONGEST_NAME, _MOST_ACROSS = 60, 16
 """Letters of a file's name, and pictures in a row of a contact sheet."""
 
 
-class PictureTask(Task):
+class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
     """The task of pictures."""
 
     noun = "pictures"
@@ -84,7 +81,7 @@ class PictureTask(Task):
     measures = PICTURE_MEASURES
 
     def suggest(
-        self, dataset: Dataset, family: str, process: Process, params: int | None
+        self, dataset: PictureDataset, family: str, process: Process, params: int | None
     ) -> Suggestion:
         """Suggests how to train a model of pictures."""
         suits = self.suggest_study(dataset)
@@ -101,9 +98,9 @@ class PictureTask(Task):
             evaluation=_EVALUATION,
         )
 
-    def suggest_study(self, dataset: Dataset) -> StudySuggestion:
+    def suggest_study(self, dataset: PictureDataset) -> StudySuggestion:
         """Suggests how to compare models of pictures."""
-        pictures, side, halvings = _known(PictureDataset, dataset), dataset.shape[-1], 0
+        side, halvings = dataset.shape[-1], 0
         divisors = [each for each in range(2, side // 2 + 1) if side % each == 0]
         patch = next((each for each in divisors if side // each <= _MOST_TOKENS), 1)
         cheap = (side // patch) ** 2 <= _FEW_TOKENS
@@ -125,15 +122,14 @@ class PictureTask(Task):
             params=250_000 if cheap else 320_000 + 110_000 * max(halvings - 1, 0),
             settings={"patch": patch, "channels": (_CHANNELS, *[2 * _CHANNELS] * halvings)},
             sampling=SamplingConfig(
-                guidance=_CLASS_GUIDANCE if pictures.classes else _PROMPT_GUIDANCE
+                guidance=_CLASS_GUIDANCE if dataset.classes else _PROMPT_GUIDANCE
             ),
             evaluation=EvaluationConfig(**_EVALUATION, moments=(1.0,)),
         )
 
-    def build(self, config: TrialConfig, dataset: Dataset) -> Denoiser:
+    def build(self, config: TrialConfig, dataset: PictureDataset) -> Denoiser:
         """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
-        pictures = _known(PictureDataset, dataset)
-        known = Vocabulary.of(pictures.labels["caption"], pictures.heldout_labels["caption"])
+        known = Vocabulary.of(dataset.labels["caption"], dataset.heldout_labels["caption"])
         told = {**config.model.settings, "words": known.words, "prompt_length": known.length}
         model = config.model.model_copy(update={"settings": told})
         network = super().build(config.model_copy(update={"model": model}), dataset)
@@ -143,22 +139,21 @@ class PictureTask(Task):
         return denoiser
 
     def conditions(
-        self, denoiser: Denoiser, dataset: Dataset, rows: Tensor | None = None
+        self, denoiser: Denoiser, dataset: PictureDataset, rows: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Returns the tokens of captions, see :meth:`.Task.conditions`."""
-        pictures = _known(PictureDataset, dataset)
-        labels = pictures.labels if rows is None else pictures.heldout_labels.iloc[rows.numpy()]
+        labels = dataset.labels if rows is None else dataset.heldout_labels.iloc[rows.numpy()]
         return {"input_ids": _known(PictureDenoiser, denoiser).vocabulary.tokens(labels["caption"])}
 
     def pipeline(
-        self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
+        self, config: TrialConfig, dataset: PictureDataset, denoiser: Denoiser
     ) -> PictureDiffusionPipeline:
         """Makes the pipeline of a trained denoiser."""
         scheduler = make_scheduler(config.sampling.scheduler, config.process)
         network = _known(PictureDenoiser, denoiser)
         return PictureDiffusionPipeline(network, config.process, scheduler)
 
-    def points(self, pipeline: SamplePipeline) -> PointDiffusionPipeline:
+    def points(self, pipeline: PictureDiffusionPipeline) -> PointDiffusionPipeline:
         """Refuses: pictures are no points, see :meth:`.Task.points`."""
         raise KanDiffusionError(
             "this is a model of pictures, and only models of points and tables can be used so; "
@@ -166,40 +161,42 @@ class PictureTask(Task):
         )
 
     def _score(
-        self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
+        self,
+        config: TrialConfig,
+        dataset: PictureDataset,
+        pipeline: PictureDiffusionPipeline,
+        shared: Reference,
     ) -> tuple[Row, Tensor | None]:
         if not config.judging.num_samples:
             return {}, None
-        drawing = _known(PictureDiffusionPipeline, pipeline)
-        return score_pictures(config, _known(PictureDataset, dataset), drawing)
+        return score_pictures(config, dataset, pipeline)
 
     def to_show(
-        self, pipeline: SamplePipeline, dataset: Dataset, num: int, guidance: float
+        self, pipeline: PictureDiffusionPipeline, dataset: PictureDataset, num: int, guidance: float
     ) -> Callable[..., object]:
         """Prepares to draw the pictures that a report asks for, see :meth:`.Task.to_show`."""
-        prompts, _ = shown(_known(PictureDataset, dataset), num)
-        drawing = _known(PictureDiffusionPipeline, pipeline)
-        return partial(drawing, prompts, guidance_scale=guidance, output_type="pt")
+        prompts, _ = shown(dataset, num)
+        return partial(pipeline, prompts, guidance_scale=guidance, output_type="pt")
 
     def require_place(self, place: Path) -> None:
         """Allows any folder."""
 
     def draw(
         self,
-        pipeline: SamplePipeline,
+        pipeline: PictureDiffusionPipeline,
         asked: Asked,
         num: int | None,
         steps: int,
         generator: torch.Generator,
     ) -> Drawn:
         """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
-        drawing, num = _known(PictureDiffusionPipeline, pipeline), num or self.num
-        prompts, vocabulary = asked.requests, drawing.denoiser.vocabulary
+        num = num or self.num
+        prompts, vocabulary = asked.requests, pipeline.denoiser.vocabulary
         if unknown := vocabulary.unknown(asked.classes):
             raise KanDiffusionError(f"there is no such class: {unknown[0]}")
         for sentence in vocabulary.unknown(asked.prompts):
             logger.warning(sentence)
-        pictures = drawing(
+        pictures = pipeline(
             prompts or None,
             steps,
             num_images_per_prompt=num,
@@ -210,20 +207,6 @@ class PictureTask(Task):
         return Drawn(
             f"{len(pictures):,} pictures", lambda folder: _write(folder, asked_for, pictures)
         )
-
-    def describe(self, source: Source, dataset: Dataset) -> str:
-        """Says which pictures there are."""
-        pictures = _known(PictureDataset, dataset)
-        (channels, *sides), caption = pictures.shape, pictures.labels["caption"][0]
-        text = (
-            f"{len(pictures.train):,} pictures of {' x '.join(map(str, sides))} pixels in "
-            f"{'grey' if channels == 1 else 'colour'} to train on, {len(pictures.heldout):,} held "
-            "out, "
-        )
-        text += f"with captions such as '{caption}'" if caption else "without captions"
-        if pictures.classes:
-            text += f", of the classes {', '.join(pictures.classes)}"
-        return text
 
 
 def _write(folder: Path, prompts: Sequence[str], pictures: Sequence[Image.Image]) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from kan_diffusion.data.datasets import Dataset
-from kan_diffusion.data.sources import load_dataset, require_recorded
+from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.processes import signal_warning
 from kan_diffusion.report.contents import (
     CURVE_COLUMNS,
@@ -121,7 +121,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
     """
     config = results.config
     for data in config.data:
-        require_recorded(data)
+        data.require_recorded()
     datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
     contents = ReportContents(
         title=config.title,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from kan_diffusion.data.sources import data_from_name, load_dataset, require_recorded
+from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
     SamplePipeline,
@@ -89,7 +89,7 @@ def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
     config, pipeline = load_run(folder)
     task, own = task_of(config.data), config.data
     if data is None:
-        require_recorded(own)
+        own.require_recorded()
     other = own if data is None else data_from_name(data, pinned=False)
     if other is own or own.is_same(other):
         dataset = load_dataset(own, config.study_seed, config.seed)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
-from kan_diffusion.data.frames import require_writable_ending, write_frame
+from kan_diffusion.data.frames import TextForm, require_writable_ending, write_frame
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import FAMILIES, Family, Setting, build_denoiser, get_family
@@ -69,6 +69,10 @@ __all__ = [
 
 _LIKELIHOOD_NUMBERS = 4096
 """Largest number of coordinates, over all points, whose likelihood is computed."""
+
+
+DatasetT = TypeVar("DatasetT", bound=Dataset)
+PipelineT = TypeVar("PipelineT", bound=SamplePipeline)
 
 
 @dataclass(frozen=True)
@@ -191,8 +195,8 @@ class Drawn:
     write: Callable[[Path], object]
 
 
-class Task:
-    """The task of points: a wing's overrides what differs.
+class Task(Generic[DatasetT, PipelineT]):
+    """The task of points: a wing's overrides what differs, for its data sets and pipelines.
 
     Attributes:
         noun: What a sample is called, in the plural.
@@ -217,7 +221,7 @@ class Task:
     measures: ClassVar[Mapping[str, Measure]] = {}
 
     def suggest(
-        self, dataset: Dataset, family: str, process: Process, params: int | None
+        self, dataset: DatasetT, family: str, process: Process, params: int | None
     ) -> Suggestion:
         """Suggests how to train one model.
 
@@ -231,14 +235,14 @@ class Task:
         training = TrainingConfig(steps=2500, batch_size=2048, learning_rate=rate)
         return Suggestion(training, USUAL_SIZE if params is None else params, rate)
 
-    def suggest_study(self, dataset: Dataset) -> StudySuggestion:
+    def suggest_study(self, dataset: DatasetT) -> StudySuggestion:
         """Suggests how to compare models.
 
         Twenty trials of this length are as much work as the default study, and can reach p < 0.05.
         """
         return StudySuggestion(("kan", "mlp"), TrainingConfig(steps=1500), seeds=10)
 
-    def build(self, config: TrialConfig, dataset: Dataset) -> Denoiser:
+    def build(self, config: TrialConfig, dataset: DatasetT) -> Denoiser:
         """Builds a trial's untrained denoiser.
 
         Raises:
@@ -259,12 +263,12 @@ class Task:
         )
 
     def conditions(
-        self, denoiser: Denoiser, dataset: Dataset, rows: Tensor | None = None
+        self, denoiser: Denoiser, dataset: DatasetT, rows: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Returns the conditions of training samples, or of held-out ``rows`` (n,), by name."""
         return {}
 
-    def pipeline(self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser) -> SamplePipeline:
+    def pipeline(self, config: TrialConfig, dataset: DatasetT, denoiser: Denoiser) -> PipelineT:
         """Makes the pipeline of a trained denoiser."""
         return PointDiffusionPipeline(
             denoiser,
@@ -275,7 +279,7 @@ class Task:
             make_scheduler(config.sampling.scheduler, config.process),
         )
 
-    def points(self, pipeline: SamplePipeline) -> PointDiffusionPipeline:
+    def points(self, pipeline: PipelineT) -> PointDiffusionPipeline:
         """Returns the pipeline of a model whose samples are points.
 
         Raises:
@@ -286,7 +290,7 @@ class Task:
 
     def reference(
         self,
-        dataset: Dataset,
+        dataset: DatasetT,
         process: Process,
         evaluation: EvaluationConfig,
         study_seed: int,
@@ -327,7 +331,7 @@ class Task:
         return Reference(draw, real, likely, nll)
 
     def judge(
-        self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
+        self, config: TrialConfig, dataset: DatasetT, pipeline: PipelineT, shared: Reference
     ) -> tuple[Row, list[Level], Tensor | None]:
         """Measures a trained denoiser.
 
@@ -361,7 +365,7 @@ class Task:
         return finite(row | scored), finite([asdict(level) for level in scores.levels]), generated
 
     def _score(
-        self, config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline, shared: Reference
+        self, config: TrialConfig, dataset: DatasetT, pipeline: PipelineT, shared: Reference
     ) -> tuple[Row, Tensor | None]:
         """Draws and scores samples; returns scores and samples to be kept."""
         row: Row = {}
@@ -397,12 +401,12 @@ class Task:
         return row, generated
 
     def settled(
-        self, dataset: Dataset, generated: Tensor, generator: np.random.Generator
+        self, dataset: DatasetT, generated: Tensor, generator: np.random.Generator
     ) -> Tensor:
         """Moves generated samples (n, d) to where samples can be."""
         return generated
 
-    def for_judging(self, config: TrialConfig, pipeline: SamplePipeline, other: Source) -> Dataset:
+    def for_judging(self, config: TrialConfig, pipeline: PipelineT, other: Source) -> DatasetT:
         """Loads data to judge a model with that was trained on others.
 
         The pipeline knows the model's units, so the training data need not exist any more.
@@ -411,10 +415,11 @@ class Task:
             DataError: The data cannot be used, or are no samples of the kind.
         """
         points = self.points(pipeline)
-        return other.for_points(points.columns, points.standardizer, config.study_seed)
+        loaded = other.for_points(points.columns, points.standardizer, config.study_seed)
+        return cast("DatasetT", loaded)  # points, as of any toy
 
     def to_show(
-        self, pipeline: SamplePipeline, dataset: Dataset, num: int, guidance: float
+        self, pipeline: PipelineT, dataset: DatasetT, num: int, guidance: float
     ) -> Callable[..., object]:
         """Prepares to draw the samples whose reverse process figures show.
 
@@ -451,7 +456,7 @@ class Task:
 
     def draw(
         self,
-        pipeline: SamplePipeline,
+        pipeline: PipelineT,
         asked: Asked,
         num: int | None,
         steps: int,
@@ -478,7 +483,7 @@ class Task:
 
     def fill(
         self,
-        pipeline: SamplePipeline,
+        pipeline: PipelineT,
         data: Path,
         draws: int,
         steps: int,
@@ -498,14 +503,6 @@ class Task:
         """
         raise KanDiffusionError(f"a model of {self.noun} fills no gaps; only models of tables do")
 
-    def describe(self, source: Source, dataset: Dataset) -> str:
-        """Says what is in the data.
-
-        Raises:
-            KanDiffusionError: There is nothing to say.
-        """
-        raise KanDiffusionError(f"'{source.name}' is a toy, whose coordinates are all numbers")
-
 
 def require_judge(dataset: Dataset) -> None:
     """Checks that there are samples to judge a model with.
@@ -520,17 +517,17 @@ def require_judge(dataset: Dataset) -> None:
         )
 
 
-def rows_drawn(frame: pd.DataFrame) -> Drawn:
-    """Makes rows ready to be written."""
-    return Drawn(f"{len(frame):,} rows", lambda path: write_frame(path, frame))
+def rows_drawn(frame: pd.DataFrame, form: TextForm | None = None) -> Drawn:
+    """Makes rows ready to be written, into a text file in a form if there is one."""
+    return Drawn(f"{len(frame):,} rows", lambda path: write_frame(path, frame, form))
 
 
 @lru_cache
-def _task(place: str) -> Task:
+def _task(place: str) -> Task[Dataset, SamplePipeline]:
     return own_class(place, Task)()
 
 
-def task_of(source: Source) -> Task:
+def task_of(source: Source) -> Task[Dataset, SamplePipeline]:
     """Returns the task of models of some data; its module is loaded when it is first asked for."""
     return _task(source.task)
 

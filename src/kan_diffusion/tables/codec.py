@@ -21,27 +21,30 @@ import logging
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from annotated_types import Len
 from pydantic import FailFast, model_validator
-from torch import Tensor
 
+from kan_diffusion.data.frames import TextForm
 from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.files import (
+    Thousands,
     named_like,
-    read_frame,
+    read_written,
     require_distinct,
     require_size,
 )
 from kan_diffusion.tables.kinds import Column, Kind, fit_column
 from kan_diffusion.tables.rules import AnyRule, Rows, find_rules, obey
 from kan_diffusion.tables.seriation import arranged
+
+if TYPE_CHECKING:  # torch takes seconds to import, which a description of a file need not pay
+    from torch import Tensor
 
 __all__ = ["TableCodec", "require_frame"]
 
@@ -55,12 +58,16 @@ class TableCodec(Settings):
         columns: The columns, in the frame's order.
         rules: What holds in every row.
         missing: Words for gaps in text files of such rows, beside the usual ones.
+        thousands: Mark of thousands in text files of such rows.
+        form: How the text file of the rows is written; None of rows that came otherwise.
         array: Dtype of the array that rows came in, whose columns are numbered; None of a frame.
     """
 
     columns: Annotated[tuple[Column, ...], FailFast(), Len(1, MOST_COLUMNS)]
     rules: Annotated[tuple[AnyRule, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
     missing: Annotated[tuple[str, ...], FailFast()] = ()
+    thousands: Thousands = ""
+    form: TextForm | None = None
     array: str | None = None
 
     @model_validator(mode="after")
@@ -107,7 +114,7 @@ class TableCodec(Settings):
             kept = int(name) if isinstance(name, int | np.integer) else str(name)
             cells, kind = frame.iloc[:, place], given.get(str(name))
             column = fit_column(kept, cells, kind)
-            for warning in column.warnings(told=kind is not None):
+            for warning in column.warnings(cells, told=kind is not None):
                 logger.warning(warning)
             columns.append(column)
         ordered = arranged(tuple(columns), frame)
@@ -134,7 +141,11 @@ class TableCodec(Settings):
         return len(self.names)
 
     def read(self, path: Path) -> pd.DataFrame:
-        """Reads a file of rows like those trained on, with the same words for gaps.
+        """Reads a file of rows like those trained on, see :meth:`read_written`."""
+        return self.read_written(path)[0]
+
+    def read_written(self, path: Path) -> tuple[pd.DataFrame, TextForm | None]:
+        """Reads a file of rows like those trained on, with the same words for gaps, and its form.
 
         What was text stays text, and columns without names get those of this table.
 
@@ -145,7 +156,11 @@ class TableCodec(Settings):
         kinds: dict[str, str] = {
             name: "category" for name, each in storages if each.written or each.holds == "text"
         }
-        return named_like(path, read_frame(path, self.missing, kinds), list(self._parts))
+        frame, form = read_written(path, self.missing, kinds, self.thousands)
+        named = named_like(path, frame, list(self._parts))
+        return named, form and form.renamed(
+            dict(zip(map(str, frame), map(str, named), strict=True))
+        )
 
     def encode(
         self,
@@ -173,6 +188,8 @@ class TableCodec(Settings):
             DataError: Columns are missing or new, or a cell does not fit its column; the message
                 names the column and the row, counted from 1.
         """
+        import torch
+
         self.require_columns(frame, some)
         unknown = set(self._parts) - set(map(str, gaps)) if some else set()
         rows = np.full((len(frame), self.dim), np.nan, dtype=np.float32)
@@ -200,7 +217,16 @@ class TableCodec(Settings):
         """
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise DataError(f"rows must have shape (n, {self.dim}), got {tuple(rows.shape)}")
-        coordinates = rows.detach().to("cpu", torch.float32).numpy()
+        coordinates = rows.detach().cpu().float().numpy()
+        return self._decoded(coordinates, given, gaps)
+
+    def _decoded(
+        self,
+        coordinates: np.ndarray,
+        given: pd.DataFrame | None = None,
+        gaps: Collection[object] = (),
+    ) -> pd.DataFrame:
+        """Decodes coordinates (n, d), float32."""
         if not np.isfinite(coordinates).all():
             row = int(np.argmax(~np.isfinite(coordinates).all(axis=1)))
             raise DataError(f"row {row + 1} has coordinates that are NaN or infinite")
@@ -219,7 +245,7 @@ class TableCodec(Settings):
 
     def as_trained(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Returns rows (n, some of the columns) without gaps in the dtypes trained on, numbered."""
-        kept = self.decode(torch.zeros(1, self.dim))
+        kept = self._decoded(np.zeros((1, self.dim), np.float32))
         cells = frame.reset_index(drop=True)
         return pd.DataFrame(
             {
@@ -234,7 +260,7 @@ class TableCodec(Settings):
         Raises:
             DataError: They contradict a rule.
         """
-        row = self.decode(torch.zeros(1, self.dim))
+        row = self._decoded(np.zeros((1, self.dim), np.float32))
         absent = [place for place, name in enumerate(row) if name not in given]
         for name, cell in given.items():
             row[name] = cell
@@ -263,7 +289,7 @@ class TableCodec(Settings):
             DataError: As in :meth:`encode`.
         """
         rows = self.encode(frame)
-        numbers = torch.zeros(rows.shape, dtype=torch.bool)
+        numbers = rows.isnan()  # none is
         for column, span in self._parts.values():
             if column.is_learned and not column.is_discrete:
                 valued = (rows[:, span.start : span.stop - 1] < 0).all(dim=1)
@@ -281,6 +307,16 @@ class TableCodec(Settings):
     def describe(self) -> pd.DataFrame:
         """Describes each column: name, kind, dtype, share of gaps, values, count of coordinates."""
         return pd.DataFrame([column.describe() for column in self.columns])
+
+    def summary(self, title: str) -> str:
+        """Describes each column in a line under a title, and then the rules."""
+        lines = [title]
+        for column in self.columns:
+            gaps = f"; {column.missing:.1%} gaps" if column.missing else ""
+            lines.append(f"  {column.name}: {column.kind}, {column.words()}{gaps}")
+        if self.always:
+            lines.append(f"Always: {', '.join(self.always)}")
+        return "\n".join(lines)
 
     @property
     def always(self) -> tuple[str, ...]:

@@ -34,17 +34,21 @@ _WHOLE = re.compile(r"[+-]?\d{1,19}")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def conditions_from_texts(texts: Sequence[str]) -> dict[object, object]:
-    """Parses conditions that a person writes.
+def conditions_from_texts(
+    texts: Sequence[str], names: Collection[str] = ()
+) -> dict[object, object]:
+    """Parses conditions that a person writes on columns of some ``names``, if they are known.
 
     These are such as ``species=setosa``, ``species in setosa, virginica``, ``1<=length<=1.5``,
-    ``age>=30``, or ``income=`` for a gap, and become what :func:`read_conditions` reads.
+    ``age>=30``, ``30<=age``, or ``income=`` for a gap, and become what :func:`read_conditions`
+    reads.
 
     Raises:
         DataError: A text is no condition, or two are on one column.
     """
     found: dict[object, object] = {}
-    for name, given in map(_parsed, texts):
+    for text in texts:
+        name, given = _parsed(text, names)
         if name in found:
             raise DataError(
                 f"there are two conditions on column '{name}'; write one, such as '30<=age<=40' "
@@ -54,11 +58,13 @@ def conditions_from_texts(texts: Sequence[str]) -> dict[object, object]:
     return found
 
 
-def _parsed(text: str) -> tuple[str, object]:
+def _parsed(text: str, names: Collection[str]) -> tuple[str, object]:
     if match := _COMPARED.fullmatch(text):
         low, name, sign, value = (part and part.strip() for part in match.groups())
         if low is None and sign == "=":
             return name, value or None
+        if low is None and name not in names and value in names:
+            return value, (name, None) if sign == "<=" else (None, name)
         if value and sign == "<=":
             return name, (low, value)
         if value and low is None:
@@ -124,12 +130,15 @@ def read_conditions(
     found: dict[object, Condition] = {}
     for name, given in conditions.items():
         column = codec.column(name)
-        if isinstance(given, tuple) and len(given) == 2:
-            condition = _between(column, *given)
-        elif isinstance(given, Collection) and not isinstance(given, str):
-            condition = _among(column, list(given))
-        else:
-            condition = _among(column, [given])
+        try:
+            if isinstance(given, tuple) and len(given) == 2:
+                condition = _between(column, *given)
+            elif isinstance(given, Collection) and not isinstance(given, str):
+                condition = _among(column, list(given))
+            else:
+                condition = _among(column, [given])
+        except DataError as error:  # a value is not in a row
+            raise DataError(re.sub(r" in row \d+", " in a condition", str(error))) from error
         found[column.name] = condition
     return found
 
@@ -199,8 +208,9 @@ def _value(column: Kind, given: object) -> object:
         )
     try:
         match holds:
-            case "text":
-                return str(given)
+            case "text":  # cells may have spaces at their ends, and few people write these
+                same = [known for known in column.known if known.strip() == text]
+                return same[0] if len(same) == 1 else str(given)
             case "truth":
                 return _TRUTH[text.lower().removesuffix(".0")]
             case "whole" | "real":

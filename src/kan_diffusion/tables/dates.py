@@ -1,8 +1,9 @@
-"""Dates in text: the format in which a column writes them, and cells there and back.
+"""Dates and times in text: the format in which a column writes them, and cells there and back.
 
 A format has the directives of strptime: ``%Y`` or ``%y``, ``%m``, ``%d``, ``%H``, ``%M`` and
 ``%S``, without leading zeros ``%-m``, ``%-d`` and ``%-H``, and ``%3f`` for three digits of a
-second. At its end there may be ``Z`` or an offset that all cells share, such as ``+02:00``.
+second. At its end there may be ``Z`` or an offset that all cells share, such as ``+02:00``. A time
+of day has a format without a date, and is a moment of the first of January 1970.
 
 Whether the day or the month comes first is decided by the column where any cell decides it. If none
 does, the day is taken to be first, with a warning.
@@ -20,24 +21,28 @@ import pandas as pd
 
 from kan_diffusion.errors import DataError
 
-__all__ = ["DATE_FORMAT", "format_of", "formats_of", "read_dates", "written_dates"]
+__all__ = ["DATE_FORMAT", "format_of", "formats_of", "is_clock", "read_dates", "written_dates"]
 
 logger = logging.getLogger(__name__)
 
 DATE_FORMAT = r"^(?:%-?[mdH]|%[YyMS]|%[1-6]f|[-/.:T ])+(?:Z|[+-][0-9]{2}:?[0-9]{2})?$"
 """Pattern of a format."""
 
+_CLOCK = r"[0-9]{1,2}:[0-9]{2}(?P<seconds>:[0-9]{2}(?:\.(?P<part>[0-9]{1,6}))?)?"
+_TIME = re.compile(_CLOCK)
 _CELL = re.compile(
     r"(?P<first>[0-9]{1,4})(?P<mark>[-/.])[0-9]{1,2}(?:(?P=mark)(?P<last>[0-9]{1,4}))?"
-    r"(?:(?P<at>[T ])[0-9]{1,2}:[0-9]{2}(?P<seconds>:[0-9]{2}(?:\.(?P<part>[0-9]{1,6}))?)?"
-    r"(?P<zone>Z|[+-][0-9]{2}:?[0-9]{2})?)?"
+    rf"(?:(?P<at>[T ]){_CLOCK}(?P<zone>Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?"
 )
+_UNDATED = np.datetime64("1900-01-01")  # pandas' date of a time of day
 _GLANCE = 100  # cells that most formats do not fit
 _MOSTLY = 0.5  # share of cells in a format that make a column one of dates
 
 
 def _candidates(text: str) -> Iterator[str]:
     """Gives the formats that a cell may have, those with leading zeros and the day first."""
+    if (time := _TIME.fullmatch(text)) is not None:
+        yield from (_clock(time), _clock(time).replace("%H", "%-H"))
     cell = _CELL.fullmatch(text)
     if cell is None:
         return
@@ -50,15 +55,21 @@ def _candidates(text: str) -> Iterator[str]:
     elif last is not None and (len(last) == 4 or (len(last) == 2 and mark != "-")):
         year = "%Y" if len(last) == 4 else "%y"
         days = [f"%d{mark}%m{mark}{year}", f"%m{mark}%d{mark}{year}"]
-    clock = ""
-    if cell["at"]:
-        clock = f"{cell['at']}%H:%M"
-        clock += ":%S" if cell["seconds"] else ""
-        clock += f".%{len(cell['part'])}f" if cell["part"] else ""
-        clock += cell["zone"] or ""
+    clock = cell["at"] + _clock(cell) + (cell["zone"] or "") if cell["at"] else ""
     for bare_day, bare_hour, day in product((False, True), (False, True), days):
         date = re.sub("%([md])", r"%-\1", day) if bare_day else day
         yield date + (clock.replace("%H", "%-H") if bare_hour else clock)
+
+
+def _clock(cell: re.Match[str]) -> str:
+    """Returns the format of the time of day in a cell."""
+    seconds = ":%S" if cell["seconds"] else ""
+    return "%H:%M" + seconds + (f".%{len(cell['part'])}f" if cell["part"] else "")
+
+
+def is_clock(form: str | None) -> bool:
+    """Whether a format is that of a time of day."""
+    return form is not None and re.search("%-?[Yymd]", form) is None
 
 
 def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | None:
@@ -69,7 +80,7 @@ def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | No
     """
     texts = pd.unique(values[~missing])
     likely, fitting = formats_of(texts)
-    if not fitting and likely:
+    if not fitting and likely and not is_clock(likely[0]):
         odd = texts[~_fits(texts, likely[0])][0]
         raise DataError(
             f"column '{name}' mixes dates and text: row {int(np.argmax(values == odd)) + 1} holds "
@@ -106,8 +117,10 @@ def _fits(texts: np.ndarray, form: str) -> np.ndarray:
 def read_dates(texts: np.ndarray, form: str) -> np.ndarray:
     """Reads dates in a format, shape (n,); those in another one are not a time."""
     directives = re.sub("%-", "%", re.sub("%[1-6]f", "%f", form))
-    cells = pd.to_datetime(pd.Series(texts, dtype=object), format=directives, errors="coerce")
-    return cells.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+    bare = pd.Series(texts, dtype=object).str.strip()
+    cells = pd.to_datetime(bare, format=directives, errors="coerce")
+    moments = cells.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+    return moments - (_UNDATED - np.datetime64(0, "D")) if is_clock(form) else moments
 
 
 def written_dates(moments: np.ndarray, form: str) -> np.ndarray:

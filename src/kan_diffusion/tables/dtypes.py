@@ -25,7 +25,7 @@ from pydantic import Field
 
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
-from kan_diffusion.tables.dates import DATE_FORMAT, format_of, read_dates, written_dates
+from kan_diffusion.tables.dates import DATE_FORMAT, format_of, is_clock, read_dates, written_dates
 
 __all__ = ["LARGEST", "WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
 
@@ -55,6 +55,7 @@ _INFERRED: dict[str, Holds] = {  # what pandas infers
 _IN_NUMPY: dict[str, Holds] = {
     "i": "whole", "u": "whole", "f": "real", "b": "truth", "O": "text", "M": "moment", "m": "span",
 }  # fmt: skip
+_A_DAY = 86_400_000_000  # microseconds
 _DTYPES = {"whole": "int64", "real": "float64", "truth": "bool", "text": "object"}
 
 
@@ -91,7 +92,8 @@ class Storage(Settings):
         Args:
             column: Its cells, shape (n,).
             name: Its name, for errors.
-            kind: Its kind, if that is known: text is read as dates if it is "date" or None.
+            kind: Its kind, if that is known: text is read as dates or times if it is one of these
+                or None.
             written: Format of its dates, if that is known.
 
         Raises:
@@ -107,7 +109,7 @@ class Storage(Settings):
         about: dict[str, object] = {"dtype": str(dtype)}
         if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
             about["dtype"] = f"{dtype}[python]"
-        if values.dtype.kind == "O" and kind in (None, "date"):
+        if values.dtype.kind == "O" and kind in (None, "date", "time"):
             form = written or format_of(values, missing, name)
             about["written"] = form
             values = values if form is None else read_dates(values[~missing][:1], form)
@@ -195,6 +197,8 @@ class Storage(Settings):
         if self.holds == "real":
             largest = min(float(np.finfo(numpys).max) if numpys.kind == "f" else LARGEST, LARGEST)
             return -largest, largest
+        if is_clock(self.written):
+            return 0, _A_DAY - 1
         info = np.iinfo(numpys if numpys.kind in "iu" else np.int64)
         return int(info.min), int(info.max)
 

@@ -141,6 +141,11 @@ class DiffusionEstimator(BaseEstimator):
             require_frame(X)
             validate_data(self, X, reset=reset, skip_check_array=True)
             return X
+        if isinstance(X, str | Path):
+            raise DataError(
+                f"rows are a data frame or an array, not the name '{X}'; read it, such as with "
+                f"pandas.read_csv, or train with 'kan-diffusion train {X}'"
+            )
         rows = validate_data(
             self,
             X,
@@ -201,7 +206,7 @@ class DiffusionEstimator(BaseEstimator):
         codec = source.fit_codec(frame).model_copy(update={"array": array})
         dataset, task = source.encoded(frame, codec, seed, 0), task_of(source)
         if self.verbose:
-            TextConsole(stderr=True).say(task.describe(source, dataset))
+            TextConsole(stderr=True).say(codec.summary(f"{source.name}, {len(frame):,} rows"))
         known = inspect.signature(single_trial).parameters
         given = {name: value for name, value in self.get_params().items() if name in known}
         source = source.model_copy(update={"sha256": _digest(frame)})

@@ -2,15 +2,7 @@
 
 A table is n rows of d columns, each of numbers, text, truth values or dates, in a ``.csv``,
 ``.csv.gz``, ``.tsv``, ``.parquet`` or ``.npy`` file. An error is one line that names the file, the
-place in it and the remedy.
-
-**Cells of a text file.** Spaces around a cell are ignored, and a cell that is empty or says NA,
-NaN, null, None, n/a or one of the words that are told is a gap. A column has the first of these
-types that fits all its other cells: numbers, truth values, dates in ISO 8601, text. Codes are text:
-whole numbers of which some are padded with zeros (01234), and numbers among which some have letters
-(250, V57). Dates that would be written in another format, such as 2013-01-01 06:00, are text, too,
-which a model reads as dates (:mod:`kan_diffusion.tables.dates`). If at least half of the cells are
-numbers, a word among them would turn the whole column into text, and is an error.
+place in it and the remedy. :mod:`kan_diffusion.tables.cells` says what cells of text are.
 
 ``TABLES`` are real measurements that come with scikit-learn and need no network: continuous columns
 in their own units and under their own names, rounded as they were written down. The usual target
@@ -32,20 +24,30 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
+from pydantic import Field
 
 from kan_diffusion import limits
-from kan_diffusion.data.frames import ENDINGS, ending_of
+from kan_diffusion.data.frames import ENDINGS, TextForm, ending_of
 from kan_diffusion.errors import DataError
 from kan_diffusion.files import read_parquet, require_file, room_unpacked
-from kan_diffusion.tables.dates import formats_of
+from kan_diffusion.tables.cells import CellReader, is_number
 
-__all__ = ["TABLES", "named_like", "read_frame", "require_distinct", "require_size"]
+__all__ = [
+    "TABLES",
+    "Thousands",
+    "named_like",
+    "read_frame",
+    "read_written",
+    "require_distinct",
+    "require_size",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -56,28 +58,29 @@ _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
     pa.type_for_alias(name.lower()): pd.api.types.pandas_dtype(name)
     for name in (f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))
 }
-# A pattern may match a cell in one way alone, or a long cell takes the square of its time.
-_NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
-_GAPS = [
-    "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",
-]  # fmt: skip
-_NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, but for text
-_WHOLE = r"^[+-]?[0-9]+$"
-_PADDED = r"^[+-]?0[0-9]"
-_THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+$"
-_MARKED = (  # with marks of thousands, or with a comma where columns are separated by commas
-    r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
-    r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
-)
-_CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
-_REWRITTEN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?: [0-9]{2}:[0-9]{2}:[0-9]{2})?$"  # by moments
-_MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
+
+
+Thousands = Annotated[str, Field(pattern=r"^[,.' _\u2019\u00a0\u202f]?$")]
+"""A mark of thousands, or none."""
 
 
 def read_frame(
-    path: str | Path, missing: Sequence[str] = (), kinds: Mapping[str, str] | None = None
+    path: str | Path,
+    missing: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
+    thousands: str = "",
 ) -> pd.DataFrame:
-    """Reads and checks a table.
+    """Reads and checks a table, see :func:`read_written`."""
+    return read_written(path, missing, kinds, thousands)[0]
+
+
+def read_written(
+    path: str | Path,
+    missing: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
+    thousands: str = "",
+) -> tuple[pd.DataFrame, TextForm | None]:
+    """Reads and checks a table, and says how its file is written.
 
     Args:
         path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
@@ -87,11 +90,13 @@ def read_frame(
             a range, which only counts rows), or a ``.npy`` file with an array of shape (n, d) or
             (n,).
         missing: Words for gaps in a text file beside the usual ones, in any case, such as ``"?"``.
-        kinds: Kinds of columns of a text file, by name: cells of other kinds than "number" and
-            "date" stay the text that they are. Types of other columns are found.
+        kinds: Kinds of columns of a text file, by name: cells of other kinds than "number", "date"
+            and "time" stay the text that they are. Types of other columns are found.
+        thousands: Mark of thousands in the numbers of a text file.
 
     Returns:
-        The rows, at least one, numbered from 0; columns of a file without names are "column_1", ...
+        The rows, at least one, numbered from 0; columns of a file without names are "column_1",
+        .... And the form of a text file; None of another.
 
     Raises:
         DataError: The file is missing, unreadable, broken or of an unknown format; it has no rows
@@ -108,9 +113,9 @@ def read_frame(
             raise DataError(f"'{path}' has {has}; a table is one of {', '.join(ENDINGS)}")
         if require_file(path, limits.MOST_TABLE_BYTES) == 0:
             raise DataError(f"'{path}' is empty; give a file with rows")
-        if ending == ".parquet":
-            return _read_parquet(path)
-        return _read_npy(path) if ending == ".npy" else _read_text(path, missing, kinds or {})
+        if ending in (".parquet", ".npy"):
+            return (_read_parquet if ending == ".parquet" else _read_npy)(path), None
+        return _read_text(path, missing, kinds or {}, thousands)
     except OSError as error:
         raise DataError(
             f"'{path}' cannot be read: {error.strerror or error}; give another file"
@@ -165,7 +170,9 @@ def require_distinct(what: str, names: Sequence[object]) -> None:
         raise DataError(f"{what} has two columns of the same name: '{twice.iloc[0]}'; rename one")
 
 
-def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, str]) -> pd.DataFrame:
+def _read_text(
+    path: Path, missing: Sequence[str], kinds: Mapping[str, str], thousands: str
+) -> tuple[pd.DataFrame, TextForm]:
     """Reads a file of separated cells."""
     if ending_of(path) == ".csv.gz":
         text = _unpacked(path)
@@ -173,7 +180,7 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, str]) -> 
         with path.open("rb") as file:  # what is no text is refused before it fills the memory
             _require_lines(path, file.read(limits.LONGEST_LINE + 1))
         text = path.read_bytes()
-    text = text.removeprefix(_UTF8)
+    has_mark, text = text.startswith(_UTF8), text.removeprefix(_UTF8)
     try:
         text.decode()
     except UnicodeDecodeError as error:
@@ -188,7 +195,7 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, str]) -> 
     for each in lines:
         _require_lines(path, each)
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
-    names = _numbered(_num_cells(lines[0], delimiter))
+    names, unnamed = _numbered(_num_cells(lines[0], delimiter)), tuple[str, ...]()
     require_size(f"'{path}'", 1, len(names))
     # Lines are counted first, since cells take far more memory.
     most = min(limits.MOST_VALUES, max(limits.MOST_EMPTY_CELLS, len(text) // 3))
@@ -199,15 +206,16 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, str]) -> 
         require_short(f"'{path}'", column)
     first = [column[0].as_py().strip() for column in columns]
     if _are_header(first):
+        unnamed = tuple(number for cell, number in zip(first, names, strict=True) if not cell)
         names = [cell or number for cell, number in zip(first, names, strict=True)]
         columns = [column.slice(1) for column in columns]
-        if any(map(_is_number, first)):
+        if any(map(is_number, first)):
             logger.warning(
                 "'%s' has a first line whose numbers count up, so it is read as names of columns; "
                 "if it is a row, write a line of names above it",
                 path,
             )
-    elif not all(map(_is_number, first)):
+    elif not all(map(is_number, first)):
         logger.warning(
             "'%s' has a first line with numbers, so it is a row and no names; if it has names, "
             "write all of them as words",
@@ -215,12 +223,17 @@ def _read_text(path: Path, missing: Sequence[str], kinds: Mapping[str, str]) -> 
         )
     require_distinct(f"'{path}'", names)
     require_size(f"'{path}'", len(columns[0]), len(columns))
-    cells = {}
+    reader = CellReader(f"'{path}'", missing, thousands, commas=delimiter != ",")
+    cells, decimal_commas = {}, []
     for name in names:  # one column after the other, so that little is in memory twice
-        column = pc.utf8_trim_whitespace(columns.pop(0))
-        typed = _typed(path, name, column, kinds.get(name), missing, delimiter != ",")
-        cells[name] = _framed(typed)
-    return pd.DataFrame(cells)
+        column, has_commas = reader.typed(name, columns.pop(0), kinds.get(name))
+        cells[name] = _framed(column)
+        decimal_commas += [name] * has_commas
+    form = {
+        "ending": ending_of(path).removesuffix(".gz"), "delimiter": delimiter,
+        "decimal_commas": decimal_commas, "unnamed": unnamed, "has_mark": has_mark,
+    }  # fmt: skip
+    return pd.DataFrame(cells), TextForm.model_validate(form)
 
 
 def _require_lines(path: Path, text: bytes) -> None:
@@ -234,14 +247,9 @@ def _require_lines(path: Path, text: bytes) -> None:
         )
 
 
-def _is_number(cell: str) -> bool:
-    """Whether a cell is a number, with a decimal point or comma."""
-    return re.match(_NUMBER, cell.replace(",", ".")) is not None
-
-
 def _are_header(first: Sequence[str]) -> bool:
     """Whether the first cells of columns are names: none is a number, or three count up."""
-    numbers = [cell for cell in first if _is_number(cell)]
+    numbers = [cell for cell in first if is_number(cell)]
     whole = [int(cell) for cell in numbers if re.fullmatch(r"[0-9]{1,9}", cell)]
     steps = {after - before for before, after in pairwise(whole)}
     counted = len(whole) >= _FEWEST_COUNTED and len(steps) == 1 and steps != {0}
@@ -313,95 +321,6 @@ def _split(path: Path, text: bytes, delimiter: str, names: Sequence[str]) -> lis
                 "quotation marks"
             )
         raise DataError(f"'{path}' {problem}") from error
-
-
-def _typed(
-    path: Path,
-    name: str,
-    cells: pa.ChunkedArray,
-    kind: str | None,
-    missing: Sequence[str],
-    commas: bool,
-) -> pa.ChunkedArray:
-    """Converts a column of text, whose numbers may have decimal ``commas``; gaps become null."""
-    lower, told = pc.utf8_lower(cells), [word.strip().lower() for word in missing]
-    nothing = pa.scalar(None, pa.string())
-    text = pc.if_else(pc.or_(_are(cells, _GAPS), _are(lower, told)), nothing, cells)
-    known = pc.if_else(_are(lower, [*_NUMERIC_GAPS, *told]), nothing, cells)
-    count = len(known) - known.null_count
-    if kind not in (None, "number", "date"):
-        return text
-    if count == 0:
-        empty = text.null_count == len(text)
-        return pa.chunked_array([pa.nulls(len(text), pa.float64())]) if empty else text
-    known = _with_points(path, name, known) if commas else known
-    numbers = pc.match_substring_regex(known, _NUMBER)
-    if _count(numbers) == count:
-        whole = pc.all(pc.match_substring_regex(known, _WHOLE)).as_py()
-        padded = whole and pc.any(pc.match_substring_regex(known, _PADDED)).as_py()
-        return text if padded and kind is None else _numbers(known)
-    truths = pc.utf8_lower(known)
-    if _count(_are(truths, ("true", "false"))) == count:
-        return truths.cast(pa.bool_())
-    if (moments := _cast(known, _MOMENTS)) is not None:
-        texts = known.drop_null().unique().to_numpy(zero_copy_only=False)
-        same = pc.all(pc.match_substring_regex(known, _REWRITTEN)).as_py()
-        return moments if same or not formats_of(texts)[1] else text
-    alike = pc.or_(numbers, pc.match_substring_regex(known, _MARKED))
-    if kind != "number" and 2 * _count(alike) < count:
-        return text
-    row = pc.index(numbers, value=False).as_py()
-    cell = str(known[row])
-    shown = " ".join(cell.split())
-    shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    if kind != "number" and re.match(_CODE, cell) and not re.match(_MARKED, cell):
-        warning = "'%s': column '%s' is read as text, since row %d holds '%s'"
-        logger.warning(warning, path, name, row + 1, shown)
-        return text
-    raise DataError(
-        f"'{path}' mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; correct "
-        "the cell (numbers have decimal points and no marks of thousands), call it a word for gaps "
-        "(missing), or call the column a category (a header line has no number in any cell)"
-    )
-
-
-def _are(cells: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
-    return pc.is_in(cells, pa.array(words, pa.string()))
-
-
-def _count(mask: pa.ChunkedArray) -> int:
-    return int(pc.sum(mask, min_count=0).as_py())
-
-
-def _with_points(path: Path, name: str, cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Replaces decimal commas by points where all cells, or nulls, are then numbers."""
-    commas = cells.filter(pc.match_substring(cells, ","))
-    if commas and pc.all(pc.match_substring_regex(commas, _THOUSANDS)).as_py():
-        raise DataError(
-            f"'{path}' has numbers such as '{commas[0]}' in column '{name}', where the comma may "
-            "mark decimals or thousands; write them with decimal points"
-        )
-    pointed = pc.replace_substring(cells, ",", ".")
-    return pointed if pc.all(pc.match_substring_regex(pointed, _NUMBER)).as_py() else cells
-
-
-def _cast(cells: pa.ChunkedArray, types: Sequence[pa.DataType]) -> pa.ChunkedArray | None:
-    """Converts text to the first type that holds all of it."""
-    for each in types:
-        try:
-            return cells.cast(each)
-        except pa.ArrowInvalid:
-            continue
-    return None
-
-
-def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Converts text to integers, or to floats if some numbers are not whole or are too large."""
-    cells = pc.utf8_ltrim(cells, "+")
-    if (found := _cast(cells, [pa.int64(), pa.float64()])) is not None:
-        return found
-    floats = [None if cell is None else float(cell) for cell in cells.to_pylist()]
-    return pa.chunked_array([floats])  # some versions of Arrow do not read 1e400
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

@@ -47,6 +47,7 @@ SHARING = 5
 """Fewest rows that must share a bound so that it is kept exactly."""
 
 _MOST_DECIMALS = 15
+_NOISE, _EXACT = 8, 0.9  # units in the last place, and share of values without any
 _FEWEST = 20  # distinct numbers, with which a shared step is no coincidence
 _BEYOND = 0.05  # of the range, that decimals and fine numbers may be drawn beyond it
 _A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
@@ -207,10 +208,14 @@ def _calendar(moments: np.ndarray) -> Literal["M", "Y"] | None:
 def decimals(values: np.ndarray) -> int | None:
     """Counts the decimals that all values share; None if they could share them by chance.
 
-    Values are finite, shape (n,), float64 or float32, whose decimals are then those of float32.
+    A tenth of the values may differ from their decimals by what sums of floats do, such as
+    6.904679999999999. Values are finite, shape (n,), float64 or float32, whose decimals are then
+    those of float32.
     """
     kind = values.dtype
-    distinct = np.unique(np.abs(values[values != 0])).astype(np.float64)
+    distinct, counts = np.unique(np.abs(values[values != 0]), return_counts=True)
+    noise = _NOISE * np.spacing(distinct).astype(np.float64)
+    distinct = distinct.astype(np.float64)
     if not len(distinct):
         return 0
     bits = 24 if (distinct.astype(np.float32) == distinct).all() else 53
@@ -220,7 +225,10 @@ def decimals(values: np.ndarray) -> int | None:
     for places in range(_MOST_DECIMALS + 1):
         if most > 10.0**-places:
             return None
-        if (np.round(distinct, places).astype(kind) == distinct).all():
+        rounded = np.round(distinct, places)
+        exact = rounded.astype(kind) == distinct
+        near = exact | (np.abs(rounded - distinct) <= noise)
+        if near.all() and counts[exact].sum() >= _EXACT * counts.sum():
             return places
     return None
 

@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from pandas.api.types import is_float_dtype
 
-from kan_diffusion.data.sources import data_from_name, require_recorded
+from kan_diffusion.data.sources import data_from_name
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.report.charts.axes import set_ticks
@@ -101,7 +101,7 @@ class TableView(View):
         train, used = None, f"Real rows are those of '{(others or own).name}'"
         try:
             if data is None or others is not None:
-                require_recorded(own)
+                own.require_recorded()
             rows = own.rows()
             learned, heldout = own.split(len(rows), *seeds)
             train, real = (

@@ -22,6 +22,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -123,8 +124,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             if twice := [name for name in like.columns if name in wanted]:
                 raise DataError(f"column '{twice[0]}' is given twice, by a row and by a condition")
             num_rows = len(like)
-        if num_rows is None or num_rows < 1:
-            raise KanDiffusionError(f"sampling needs at least 1 row, not {num_rows}")
+        if not isinstance(num_rows, Integral) or num_rows < 1:
+            raise KanDiffusionError(
+                f"sampling needs at least 1 row, a whole number, not {num_rows}"
+            )
         given = pd.DataFrame(index=range(num_rows)) if like is None else like.reset_index(drop=True)
         single = [condition for condition in wanted.values() if condition.is_value]
         several = [condition for condition in wanted.values() if not condition.is_value]
@@ -191,7 +194,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 without conditions.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
-        if draws < 1:
+        if not isinstance(draws, Integral) or draws < 1:
             raise KanDiffusionError(f"gaps are filled at least once, not {draws} times")
         self.codec.encode(frame, some=True)  # so that an error has the right row number
         known = frame.set_axis([self.codec.column(name).name for name in frame], axis=1)

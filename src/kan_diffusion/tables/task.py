@@ -22,18 +22,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import get_family
-from kan_diffusion.diffusion.sampling import SamplePipeline, make_scheduler
+from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import DataError
 from kan_diffusion.processes import Process
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.tasks import Asked, Drawn, Suggestion, Task, rows_drawn
 from kan_diffusion.tables.conditions import conditions_from_texts
+from kan_diffusion.tables.datasets import TableDataset
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-from kan_diffusion.tables.sources import FileData, TableDataset
+from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.run import num_held_out
 
@@ -43,10 +43,9 @@ _FACTOR, _MOST = 300, 500_000
 _TUNED_AT = 2_300
 _FEW_ROWS = 5_000
 _SHALLOW = 2
-_DESCRIBED = ["name", "kind", "values", "gaps"]
 
 
-class TableTask(Task):
+class TableTask(Task[TableDataset, TableDiffusionPipeline]):
     """The task of tables."""
 
     noun = "rows"
@@ -54,7 +53,7 @@ class TableTask(Task):
     pipeline_class = TableDiffusionPipeline
 
     def suggest(
-        self, dataset: Dataset, family: str, process: Process, params: int | None
+        self, dataset: TableDataset, family: str, process: Process, params: int | None
     ) -> Suggestion:
         """Suggests how to train a model of a table."""
         num_rows, kind = len(dataset.train), get_family(family)
@@ -77,21 +76,21 @@ class TableTask(Task):
         )
 
     def pipeline(
-        self, config: TrialConfig, dataset: Dataset, denoiser: Denoiser
+        self, config: TrialConfig, dataset: TableDataset, denoiser: Denoiser
     ) -> TableDiffusionPipeline:
         """Makes the pipeline of a trained denoiser, with the codec of its table."""
         scheduler = make_scheduler(config.sampling.scheduler, config.process)
-        return TableDiffusionPipeline(denoiser, config.process, _table(dataset).codec, scheduler)
+        return TableDiffusionPipeline(denoiser, config.process, dataset.codec, scheduler)
 
     def settled(
-        self, dataset: Dataset, generated: Tensor, generator: np.random.Generator
+        self, dataset: TableDataset, generated: Tensor, generator: np.random.Generator
     ) -> Tensor:
         """Decodes and encodes rows: a network's categories are only near -1 and 1."""
-        codec = _table(dataset).codec
+        codec = dataset.codec
         return codec.encode(codec.decode(generated), generator).double()
 
     def for_judging(
-        self, config: TrialConfig, pipeline: SamplePipeline, other: Source
+        self, config: TrialConfig, pipeline: TableDiffusionPipeline, other: Source
     ) -> TableDataset:
         """Reads a file of the same columns, see :meth:`.Task.for_judging`."""
         if not isinstance(other, FileData):
@@ -99,64 +98,42 @@ class TableTask(Task):
                 f"'{other.name}' is not what the model was trained on; judge it with its own data "
                 "or a file of the same columns"
             )
-        return other.for_rows(self.points(pipeline).codec, config.study_seed)
-
-    def points(self, pipeline: SamplePipeline) -> TableDiffusionPipeline:
-        """Returns the pipeline, which draws encoded rows as points."""
-        assert isinstance(pipeline, TableDiffusionPipeline)
-        return pipeline
+        return other.for_rows(pipeline.codec, config.study_seed)
 
     def draw(
         self,
-        pipeline: SamplePipeline,
+        pipeline: TableDiffusionPipeline,
         asked: Asked,
         num: int | None,
         steps: int,
         generator: torch.Generator,
     ) -> Drawn:
         """Draws rows under conditions, or completes those of a file, see :meth:`.Task.draw`."""
-        table = self.points(pipeline)
-        like = None if asked.like is None else table.codec.read(asked.like)
-        frame = table.draw(
+        names = [str(column.name) for column in pipeline.codec.columns]
+        like = None if asked.like is None else pipeline.codec.read(asked.like)
+        frame = pipeline.draw(
             self.num if num is None and like is None else num,
-            conditions=conditions_from_texts(asked.where),
+            conditions=conditions_from_texts(asked.where, names),
             like=like,
             steps=steps,
             generator=generator,
         )
-        return rows_drawn(frame)
+        return rows_drawn(frame, pipeline.codec.form)
 
     def fill(
         self,
-        pipeline: SamplePipeline,
+        pipeline: TableDiffusionPipeline,
         data: Path,
         draws: int,
         steps: int,
         generator: torch.Generator,
     ) -> Drawn:
         """Fills the gaps of a file; if several times, column ``draw`` has their number."""
-        table = self.points(pipeline)
-        rows = table.codec.read(data)
-        frames = table.impute(rows, draws, steps=steps, generator=generator)
+        rows, form = pipeline.codec.read_written(data)
+        frames = pipeline.impute(rows, draws, steps=steps, generator=generator)
         if draws == 1:
-            return rows_drawn(frames[0])
+            return rows_drawn(frames[0], form)
         name = "draw" if "draw" not in frames[0] else "draw_"
         several = pd.concat(frames, ignore_index=True)
         several.insert(0, name, np.repeat(range(1, draws + 1), len(rows)))
-        return rows_drawn(several)
-
-    def describe(self, source: Source, dataset: Dataset) -> str:
-        """Says which kinds the columns have, and which rules always hold."""
-        table = _table(dataset)
-        codec, num = table.codec, len(table.train) + len(table.heldout)
-        lines = [f"{source.name}, {num:,} rows"]
-        for name, kind, values, gaps in codec.describe()[_DESCRIBED].to_numpy():
-            lines.append(f"  {name}: {kind}, {values}" + (f"; {gaps:.1%} gaps" if gaps else ""))
-        if codec.always:
-            lines.append(f"Always: {', '.join(codec.always)}")
-        return "\n".join(lines)
-
-
-def _table(dataset: Dataset) -> TableDataset:
-    assert isinstance(dataset, TableDataset)
-    return dataset
+        return rows_drawn(several, form)

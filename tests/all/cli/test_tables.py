@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +13,20 @@ from kan_diffusion.training.run import num_held_out
 from make import study
 from mixed_tables import people
 from one_by_one import OneByOne
+
+
+def test_a_file_is_described_and_refused_without_torch(tmp_path):
+    code = (
+        "import sys; from kan_diffusion.cli.app import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch', 'diffusers', 'sklearn'} & {*sys.modules}"
+    )
+    path = tmp_path / "people.csv"
+    people(100, 0).to_csv(path, index=False)
+    for file, status, said in ((path, 0, "job: category"), (tmp_path / "no.csv", 1, "no file")):
+        command = [sys.executable, "-c", code, "train", str(file), "--describe"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done.stderr
 
 
 def test_other_rows_are_judged_with_and_a_lost_file_costs_the_tests_of_copies(cli, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import DataError
-from kan_diffusion.pictures.sources import PictureData
+from kan_diffusion.pictures.sources import FolderData
 from picture_folders import write_noise
 
 FORMS = [("png", "RGBA"), ("png", "P"), ("jpg", "RGB"), ("gif", "P"), ("tiff", "RGB")]
@@ -26,7 +26,7 @@ def test_damaged_pictures_are_read_or_refused_in_a_line(tmp_path, form, mode):
             content[place : place + 1] = rng.bytes(1)
         damaged.write_bytes(content)
         try:
-            read = load_dataset(PictureData(pictures=str(tmp_path), size=8))
+            read = load_dataset(FolderData(pictures=str(tmp_path), size=8))
             assert read.shape == (3, 8, 8)
             outcomes.add("read")
         except DataError as error:

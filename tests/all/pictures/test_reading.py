@@ -7,7 +7,7 @@ from helpers import seeded
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.pictures.scenes import captions, draw_scenes, render, score_scenes
 from kan_diffusion.pictures.scores import ClassJudge
-from kan_diffusion.pictures.sources import PictureData
+from kan_diffusion.pictures.sources import DigitsData
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_the_judge_reads_noisy_scenes(size, noise, at_least):
 
 
 def test_digits_are_read_as_what_they_are_and_narrowed_ones_have_less_spread():
-    dataset = load_dataset(PictureData(pictures="digits", holdout=0.3))
+    dataset = load_dataset(DigitsData(holdout=0.3))
     judge = ClassJudge(dataset.train, dataset.labels["class"])
     pictures, labels = dataset.heldout, dataset.heldout_labels["class"]
     right, spread = judge.score(pictures, labels)

@@ -15,7 +15,7 @@ from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.diffusion.sampling import fitting_samplers, make_scheduler
 from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
-from kan_diffusion.pictures.sources import PictureData
+from kan_diffusion.pictures.sources import DigitsData
 from kan_diffusion.processes import get_process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report import motion as moving
@@ -94,7 +94,7 @@ def test_pictures_come_from_noise_to_what_the_pipeline_draws():
     )
     euler = make_scheduler("flow-euler", flow)
     pipeline = PictureDiffusionPipeline(denoiser, flow, scheduler=euler)
-    dit = Mover("DiT", "dit", pipeline, flow, PictureData(pictures="digits"))
+    dit = Mover("DiT", "dit", pipeline, flow, DigitsData())
     motion = animate([dit, replace(dit, name="the same")], num=5, steps=3)
     assert (len(motion.labels), motion.labels[0]) == (4, "t = 1.00 T")
     one, other = motion.panels

@@ -18,12 +18,14 @@ from kan_diffusion.tables.kinds.constant import Constant
 from kan_diffusion.tables.kinds.date import Date
 from kan_diffusion.tables.kinds.identifier import Identifier
 from kan_diffusion.tables.kinds.number import Number
+from kan_diffusion.tables.kinds.time import Time
 
 __all__ = ["KINDS", "Cells", "Column", "Kind", "KindName", "fit_column", "found_kind", "split_kind"]
 
 KINDS: dict[str, type[Kind]] = {
     "constant": Constant,
     "identifier": Identifier,
+    "time": Time,
     "date": Date,
     "category": Category,
     "number": Number,
@@ -40,7 +42,7 @@ def split_kind(given: str) -> tuple[str, str]:
     """
     name, _, form = given.partition(":")
     require_known("kind", name, KINDS)
-    if form and (KINDS[name] is not Date or not re.fullmatch(DATE_FORMAT, form)):
+    if form and (not issubclass(KINDS[name], Date) or not re.fullmatch(DATE_FORMAT, form)):
         raise DataError(f"'{given}' is no kind; a format is that of a date, such as date:%m/%d/%Y")
     return name, form
 

@@ -102,8 +102,8 @@ class Kind(Settings):
         """
         raise NotImplementedError
 
-    def warnings(self, told: bool) -> list[str]:
-        """Says what a user should know of the column, whose kind was ``told`` or found."""
+    def warnings(self, series: pd.Series, told: bool) -> list[str]:
+        """Says what a user should know of the fitted cells, whose kind was ``told`` or found."""
         return []
 
     # Coordinates.
@@ -323,9 +323,13 @@ class Kind(Settings):
             "coordinates": len(self.coordinates),
         }
 
+    def texts(self, values: np.ndarray) -> list[str]:
+        """Writes values for people."""
+        return list(map(as_text, values))
+
     def words(self) -> str:
         """Describes the values in a few words."""
-        shown = ", ".join(map(as_text, self.known[:_SHOWN]))
+        shown = ", ".join(self.texts(self.known[:_SHOWN]))
         return shown + (f", ... ({len(self.known)})" if len(self.known) > _SHOWN else "")
 
 

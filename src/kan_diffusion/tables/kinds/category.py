@@ -80,7 +80,7 @@ class Category(Kind):
             "rare": int((counts < SHARING).sum()),
         }
 
-    def warnings(self, told: bool) -> list[str]:
+    def warnings(self, series: pd.Series, told: bool) -> list[str]:
         """Says that text is nearly free, so that drawn rows repeat what few people wrote."""
         is_free = self.rare >= max(_MANY_RARE, len(self.categories) / 2)
         if told or not is_free or self.storage.holds != "text":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
+
 from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.kinds.number import Number
 
@@ -19,6 +21,12 @@ class Date(Number):
     def spelled(self) -> str:
         """The kind as a user tells it: of dates in text with their format, "date:%m/%d/%Y"."""
         return self.kind + (f":{self.storage.written}" if self.storage.written else "")
+
+    def texts(self, values: np.ndarray) -> list[str]:
+        """Writes dates of text as it does."""
+        if self.storage.written is None:
+            return super().texts(values)
+        return list(self.restore(values, np.zeros(len(values), dtype=bool)))
 
     def words(self) -> str:
         """Names the first and the last date, and their time zone."""

@@ -90,7 +90,7 @@ class Identifier(Kind):
         digits = min(min(map(len, values)) - len(prefix), _DIGITS)
         return {"prefix": prefix, "digits": digits, "first": _beyond(values, prefix, 1)}
 
-    def warnings(self, told: bool) -> list[str]:
+    def warnings(self, series: pd.Series, told: bool) -> list[str]:
         """Says that new identifiers are made, unless that was asked for."""
         if told:
             return []

@@ -16,12 +16,13 @@ import pandas as pd
 
 from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.jumps import JumpMap, fit_jumps, spread_over
-from kan_diffusion.tables.kinds.base import Cells, Kind, as_text, between
+from kan_diffusion.tables.kinds.base import Cells, Kind, between
 from kan_diffusion.tables.numbers import Lattice
 
 __all__ = ["Number"]
 
 _FARTHEST = 1e12  # from the data, in their ranges, that a cell may be
+_SHORTEST_CODE, _CODES = 3, 0.5  # digits, and most different numbers for those of amounts
 _MANY = 2**23  # steps, of which float32 loses some even where rows are dense
 
 
@@ -55,8 +56,14 @@ class Number(Kind):
         )
         return {"lattice": lattice, "distribution": distribution}
 
-    def warnings(self, told: bool) -> list[str]:
-        """Says that float32 cannot tell all steps apart."""
+    def warnings(self, series: pd.Series, told: bool) -> list[str]:
+        """Says that numbers look like codes, or that float32 cannot tell all steps apart."""
+        if not told and (width := self._code_width(series)):
+            return [
+                f"column '{self.name}' holds whole numbers of {width} digits that repeat as codes "
+                "do, and is drawn as an amount; if they are codes, give the column the kind "
+                f"'category' (--columns '{self.name}=category')"
+            ]
         if self.lattice.fine or self.lattice.high < _MANY:
             return []
         steps = f"{self.lattice.step / self.lattice.per:g}{self.storage.unit or ''}"
@@ -65,6 +72,20 @@ class Number(Kind):
             "in which networks compute, tells apart; if that matters, split it into a coarse and a "
             "fine column"
         ]
+
+    def _code_width(self, series: pd.Series) -> int:
+        """Returns the digits of whole numbers, all of one width, that look like codes; else 0.
+
+        Of n amounts over a range of r steps, about r (1 - exp(-n / r)) would be different.
+        """
+        if self.storage.holds != "whole" or self.is_listed:
+            return 0
+        values, missing = self.read(series)
+        known, low, high = np.unique(values[~missing]), self.lattice.low, self.lattice.high
+        width, steps = len(str(known[0])), int(high - low) + 1
+        expected = -steps * math.expm1(-(~missing).sum() / steps)
+        alike = known[0] > 0 and width == len(str(known[-1])) >= _SHORTEST_CODE
+        return width if alike and len(known) <= _CODES * expected else 0
 
     @property
     def known(self) -> np.ndarray:
@@ -167,4 +188,4 @@ class Number(Kind):
         if self.is_listed:
             return super().words()
         ends = np.array([self.lattice.low, self.lattice.high], dtype=np.float64)
-        return " to ".join(map(as_text, self._numbers(ends)))
+        return " to ".join(self.texts(self._numbers(ends)))

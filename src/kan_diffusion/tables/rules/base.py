@@ -92,7 +92,9 @@ class Rows:
         """Writes the columns that have changed into the frame."""
         for place in self._changed:
             cells = self.columns[place].restore(*self._cells(place))
-            self._frame.isetitem(place, cells.array)
+            # As a series: of an array of text, pandas would infer another dtype.
+            name = self._frame.columns[place]
+            self._frame[name] = cells.set_axis(self._frame.index)
 
 
 class Rule(Settings):

@@ -1,0 +1,227 @@
+"""Cells of text files: what a column of text holds, with every cell checked.
+
+A cell that is empty or says NA, NaN, null, None, n/a or one of the words for gaps that a user gives
+is a gap. A column has the first of these types that fits all its other cells: numbers, truth
+values, dates in ISO 8601, text. Spaces around a cell belong to text alone.
+
+**Text that looks like numbers.** Codes are no amounts: whole numbers of which some are padded with
+zeros (01234), begin with a plus and ten digits or more (+491701234567), have one letter E among
+their digits (12E4) or take more than 64 bits. Dates that would be written in another format, such
+as 2013-01-01 06:00, and times of day are text, too, which a model reads as what they are
+(:mod:`kan_diffusion.tables.dates`).
+
+**Words among numbers** are judged by their share, whatever the order of rows. Words in more than
+half of the cells, or codes with letters (250, V57) in a tenth, make the column text; fewer are an
+error that names the commonest.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kan_diffusion.errors import DataError
+from kan_diffusion.tables.dates import formats_of
+
+__all__ = ["CellReader", "is_number"]
+
+logger = logging.getLogger(__name__)
+
+# A pattern may match a cell in one way alone, or a long cell takes the square of its time.
+_NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"
+_GAPS = [
+    "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",
+]  # fmt: skip
+_NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, but for text
+_DIGITS = r"^[+-]?[0-9]+(?:[eE][0-9]+)?$"
+_NO_AMOUNT = r"^(?:[+-]?0[0-9]+|\+[0-9]{10,}|[0-9]+[eE][0-9]+)$"  # among digits
+_GROUPED = r"^[+-]?[1-9][0-9]{{0,2}}(?:{mark}[0-9]{{3}})+(?:[.,][0-9]*)?$"  # by marks of thousands
+_THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+$"
+_MARKED = (  # with marks of thousands, or with a comma where columns are separated by commas
+    r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
+    r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
+)
+_CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
+_REWRITTEN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?: [0-9]{2}:[0-9]{2}:[0-9]{2})?$"  # by moments
+_MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
+_TYPED = (None, "number", "date", "time")
+"""Kinds of columns whose cells may be other than text."""
+
+_MANY_WORDS, _MANY_CODES = 0.5, 0.1
+"""Shares of cells that make a column of numbers one of text."""
+
+
+@dataclass(frozen=True)
+class CellReader:
+    """Converts columns of text.
+
+    Attributes:
+        where: The file, for errors.
+        missing: Words for gaps beside the usual ones, in any case.
+        thousands: Mark of thousands in numbers; "" if they have none.
+        commas: Whether numbers may have decimal commas.
+    """
+
+    where: str
+    missing: Sequence[str] = ()
+    thousands: str = ""
+    commas: bool = False
+
+    def typed(
+        self, name: str, cells: pa.ChunkedArray, kind: str | None = None
+    ) -> tuple[pa.ChunkedArray, bool]:
+        """Converts a column, whose gaps become null.
+
+        Args:
+            name: Its name, for errors.
+            cells: Its cells, text.
+            kind: Its kind if that is known: cells of kinds that are no numbers, dates or times
+                stay text.
+
+        Returns:
+            The cells, and whether they are numbers with decimal commas.
+
+        Raises:
+            DataError: The column mixes numbers and words, or it is unclear whether commas mark
+                decimals or thousands.
+        """
+        trimmed = pc.utf8_trim_whitespace(cells)
+        lower, words = pc.utf8_lower(trimmed), [word.strip().lower() for word in self.missing]
+        nothing = pa.scalar(None, pa.string())
+        text = pc.if_else(pc.or_(_are(trimmed, _GAPS), _are(lower, words)), nothing, cells)
+        known = pc.if_else(_are(lower, [*_NUMERIC_GAPS, *words]), nothing, trimmed)
+        count = len(known) - known.null_count
+        if kind not in _TYPED:
+            return text, False
+        if count == 0:
+            empty = text.null_count == len(text)
+            return pa.chunked_array([pa.nulls(len(text), pa.float64())]) if empty else text, False
+        written = self._without_marks(known)
+        pointed = pc.replace_substring(written, ",", ".") if self.commas else written
+        numbers = pc.match_substring_regex(pointed, _NUMBER)
+        if _count(numbers) == count:
+            if kind is None and _are_codes(pointed):
+                return text, False
+            return _numbers(pointed), self._has_commas(name, written)
+        truths = pc.utf8_lower(known)
+        if _count(_are(truths, ("true", "false"))) == count:
+            return truths.cast(pa.bool_()), False
+        if (moments := _cast(known, _MOMENTS)) is not None:
+            same = pc.all(pc.match_substring_regex(known, _REWRITTEN)).as_py()
+            return moments if same or not _are_dates(known) else known, False
+        is_padded = pc.any(pc.not_equal(known, cells)).as_py()
+        if is_padded and _are_dates(known):
+            return known, False
+        self._require_text(name, known, numbers, kind)
+        return text, False
+
+    def _without_marks(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Removes marks of thousands."""
+        if not self.thousands:
+            return cells
+        grouped = pc.match_substring_regex(cells, _GROUPED.format(mark=re.escape(self.thousands)))
+        return pc.if_else(grouped, pc.replace_substring(cells, self.thousands, ""), cells)
+
+    def _has_commas(self, name: str, cells: pa.ChunkedArray) -> bool:
+        """Tells whether numbers have decimal commas, which may not all be marks of thousands."""
+        commas = cells.filter(pc.match_substring(cells, ","))
+        unclear = commas and not self.thousands
+        if unclear and pc.all(pc.match_substring_regex(commas, _THOUSANDS)).as_py():
+            raise DataError(
+                f"{self.where} has numbers such as '{commas[0]}' in column '{name}', where the "
+                "comma may mark decimals or thousands; write them with decimal points, or name the "
+                "mark of thousands (--thousands ',')"
+            )
+        return len(commas) > 0
+
+    def _require_text(
+        self, name: str, cells: pa.ChunkedArray, numbers: pa.ChunkedArray, kind: str | None
+    ) -> None:
+        """Refuses a few cells that are no numbers; warns of codes that make a column text."""
+        count = len(cells) - cells.null_count
+        marked = pc.and_(pc.match_substring_regex(cells, _MARKED), pc.invert(numbers))
+        words = pc.invert(pc.or_(numbers, marked))
+        codes = pc.and_(words, pc.match_substring_regex(cells, _CODE))
+        if kind != "number" and _count(words) > _MANY_WORDS * count:
+            return
+        if kind != "number" and _count(codes) >= max(_MANY_CODES * count, 1):
+            row = pc.index(codes, value=True).as_py()
+            logger.warning(
+                "%s: column '%s' is read as text, since row %d holds '%s'",
+                self.where, name, row + 1, _shown(cells[row].as_py()),
+            )  # fmt: skip
+            return
+        is_mark = _count(words) == 0
+        odd = cells.filter(marked if is_mark else words)
+        counts = pc.value_counts(odd).to_pylist()
+        cell = max(counts, key=lambda each: each["counts"])["values"]  # of several the first
+        row, shown = pc.index(cells, value=cell).as_py(), _shown(cell)
+        which = "the cell" if len(odd) == 1 else f"the {len(odd):,} such cells"
+        remedy = f"call it a word for gaps (--missing '{shown}')"
+        if is_mark:
+            remedy = f"name the mark of thousands (--thousands '{'.' if self.commas else ','}')"
+        raise DataError(
+            f"{self.where} mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; "
+            f"correct {which} (numbers have decimal points and no marks of thousands), {remedy}, "
+            "or call the column a category (a header line has no number in any cell)"
+        )
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number, with a decimal point or comma."""
+    return re.match(_NUMBER, cell.replace(",", ".")) is not None
+
+
+def _shown(cell: str) -> str:
+    shown = " ".join(cell.split())
+    return shown if len(shown) <= 40 else shown[:37] + "..."
+
+
+def _are(cells: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
+    return pc.is_in(cells, pa.array(words, pa.string()))
+
+
+def _count(mask: pa.ChunkedArray) -> int:
+    return int(pc.sum(mask, min_count=0).as_py())
+
+
+def _are_codes(numbers: pa.ChunkedArray) -> bool:
+    """Whether numbers are no amounts."""
+    if not pc.all(pc.match_substring_regex(numbers, _DIGITS)).as_py():
+        return False
+    return pc.any(pc.match_substring_regex(numbers, _NO_AMOUNT)).as_py() or _whole(numbers) is None
+
+
+def _are_dates(cells: pa.ChunkedArray) -> bool:
+    """Whether text is dates, or times of day, in one format."""
+    return bool(formats_of(cells.drop_null().unique().to_numpy(zero_copy_only=False))[1])
+
+
+def _cast(cells: pa.ChunkedArray, types: Sequence[pa.DataType]) -> pa.ChunkedArray | None:
+    """Converts text to the first type that holds all of it."""
+    for each in types:
+        try:
+            return cells.cast(each)
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def _whole(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Converts text to whole numbers of 64 bits, if all of it is such."""
+    return _cast(pc.utf8_ltrim(cells, "+"), [pa.int64(), pa.uint64()])
+
+
+def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Converts text to integers, or to floats if some numbers are not whole or are too large."""
+    whole = _whole(cells)
+    floats = _cast(pc.utf8_ltrim(cells, "+"), [pa.float64()]) if whole is None else whole
+    if floats is not None:
+        return floats
+    # Some versions of Arrow do not read 1e400.
+    return pa.chunked_array([[None if cell is None else float(cell) for cell in cells.to_pylist()]])

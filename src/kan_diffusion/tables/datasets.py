@@ -1,0 +1,49 @@
+"""Encoded rows of a table, some of them held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import pandas as pd
+from torch import Tensor
+
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.randomness import numpy_generator
+from kan_diffusion.tables.codec import TableCodec
+
+__all__ = ["TableDataset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableDataset(Dataset):
+    """Encoded rows of a table.
+
+    Attributes:
+        codec: The map between rows and encoded rows.
+    """
+
+    codec: TableCodec
+    heldout: Tensor = field()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        frame: pd.DataFrame,
+        codec: TableCodec,
+        parts: tuple[Tensor, Tensor],
+        seed: int,
+    ) -> Self:
+        """Encodes the rows of a frame; ``parts`` are indices of rows to train on and held out."""
+        rows = codec.encode(frame, numpy_generator("encoding", seed))
+        train, heldout = parts
+        return cls(
+            name=name,
+            columns=codec.names,
+            standardizer=Standardizer.identity(codec.dim),
+            train=rows[train],
+            heldout=rows[heldout].double(),
+            codec=codec,
+        )
