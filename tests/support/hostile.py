@@ -55,8 +55,13 @@ def changed(**entries):
 
 
 def digests(*names):
-    """A JSON file with digests of other files than those that the run has."""
-    return changed(files=dict.fromkeys(names, "0" * 64))
+    """A JSON file with digests of files that the run has not, before those that it has; or none."""
+
+    def write(path):
+        known = json.loads(path.read_text())["files"] if names else {}
+        changed(files={**dict.fromkeys(names, "0" * 64), **known})(path)
+
+    return write
 
 
 def tensors(header, size=0):

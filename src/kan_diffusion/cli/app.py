@@ -285,9 +285,8 @@ def tune(
             executor=runner, on_plan=progress.start, on_event=progress.move,
         )  # fmt: skip
     show_tuned(tuned.tries)
-    given = {
-        "match": match, "budget": budget, "params": params, "families": families, "steps": steps
-    }  # fmt: skip
+    given = {"match": match, "budget": budget, "params": params, "families": families}
+    given["steps"] = None if steps is None else str(steps)
     same = [f"--{name}={value}" for name, value in given.items() if value is not None]
     use = ["kan-diffusion", "compare", what, *same, "--tuned", str(tuned.path)]
     TextConsole().say(f"\nSettings: {tuned.path}\nUse them: {shlex.join(use)}")
