@@ -352,7 +352,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
         {"step": -1},
         {"seconds": "x"},
         {"seconds": None},
-        {"looks": [["x", 1.0]]},
+        {"validation": [["x", 1.0]]},
         {"secret": 1},
         {"optimizer": {"state": {"0": {"step": 1}}, "steps": [None]}},
         {"optimizer": {"state": {}, "steps": []}},

@@ -271,10 +271,10 @@ def captions(
     if generator is not None:
         # The first of two numbers, as the captions behind the committed results were drawn.
         drawn = generator.random((len(scenes), 2))[:, 0]
-    told = all_scenes().iloc[np.asarray(scenes)].to_dict("records")
+    scene_rows = all_scenes().iloc[np.asarray(scenes)].to_dict("records")
     return tuple(
         WORDINGS[int(number * len(WORDINGS))].format_map(each)
-        for number, each in zip(drawn, told, strict=True)
+        for number, each in zip(drawn, scene_rows, strict=True)
     )
 
 
@@ -392,11 +392,11 @@ class SceneOracle:
             raise DataError(
                 f"pictures must have shape (n, 3, {size}, {size}), got {tuple(x.shape)}"
             )
-        told = [""] * len(flat) if prompts is None else list(prompts)
-        if len(told) != len(flat):
-            raise DataError(f"{len(flat)} pictures and {len(told)} prompts; give one for each")
+        texts = [""] * len(flat) if prompts is None else list(prompts)
+        if len(texts) != len(flat):
+            raise DataError(f"{len(flat)} pictures and {len(texts)} prompts; give one for each")
         count = self.norms.numel()
-        mean = by_chunks(self._mean, flat, alpha, sigma, flat.shape[1], count, told, noised=True)
+        mean = by_chunks(self._mean, flat, alpha, sigma, flat.shape[1], count, texts, noised=True)
         return mean.reshape(x.shape)
 
     def _mean(self, x: Tensor, alpha: Tensor, sigma: Tensor, prompts: Sequence[str]) -> Tensor:

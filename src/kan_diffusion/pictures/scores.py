@@ -178,10 +178,10 @@ def score_pictures(
     if dataset.scenes:
         for part, combinations, _ in _PARTS:
             scenes = draw_scenes(num, numpy_generator("asked", part, *names), combinations)
-            told = captions(scenes)  # they name shape, colour and size, which may be held out
-            guided = drawn(told, guidance, "samples", part, *names)
+            texts = captions(scenes)  # they name shape, colour and size, which may be held out
+            guided = drawn(texts, guidance, "samples", part, *names)
             for end, judged in (("", guided), ("_real", render(scenes, dataset.shape[-1]))):
-                scores = score_scenes(judged, told)
+                scores = score_scenes(judged, texts)
                 found |= {f"{part}_{kind}{end}": scores[kind] for kind in _KINDS}
         for end, judged in (("", plain), ("_real", real)):
             found[f"read_plain{end}"] = score_scenes(judged, prompts)["all"]

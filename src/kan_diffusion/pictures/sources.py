@@ -91,8 +91,9 @@ class PictureDataset(Dataset):
         """Returns the posterior mean of scenes, given their captions."""
         if not self.scenes:
             return None
-        told = None if rows is None else self.heldout_labels["caption"][rows.numpy()].tolist()
-        return SceneOracle(self.shape[-1]).posterior_mean(noised, alpha, sigma, told)
+        texts = self.heldout_labels["caption"]
+        prompts = None if rows is None else texts[rows.numpy()].tolist()
+        return SceneOracle(self.shape[-1]).posterior_mean(noised, alpha, sigma, prompts)
 
 
 class PictureData(Source):
@@ -170,7 +171,7 @@ class PictureData(Source):
             train, heldout = (part.nonzero()[:, 0] for part in (~held_out, held_out))
         else:
             train, heldout = split(len(samples), self.holdout, study_seed, trial_seed)
-        told, others = (
+        train_labels, heldout_labels = (
             labels.iloc[rows.numpy()].reset_index(drop=True) for rows in (train, heldout)
         )
         return PictureDataset(
@@ -178,8 +179,8 @@ class PictureData(Source):
             standardizer=Standardizer.identity(samples[0].numel()),
             train=samples[train],
             heldout=samples[heldout],
-            labels=told,
-            heldout_labels=others,
+            labels=train_labels,
+            heldout_labels=heldout_labels,
             scenes=self.are_scenes,
         )
 
@@ -212,14 +213,14 @@ class DigitsData(PictureData):
         values = (digits.images * (255 / 16)).round().astype(np.uint8)
         generator = numpy_generator("captions", study_seed, "digits")
         names = [_DIGITS[label] for label in digits.target]
-        told = [
+        texts = [
             wording.format(a="an" if name == "eight" else "a", name=name)
             for wording, name in zip(
                 generator.choice(_DIGIT_WORDINGS, len(names)), names, strict=True
             )
         ]
         samples = encode([Image.fromarray(value) for value in values], self.side, self.mode)
-        return samples, pd.DataFrame({"caption": told, "class": pd.Categorical(names, _DIGITS)})
+        return samples, pd.DataFrame({"caption": texts, "class": pd.Categorical(names, _DIGITS)})
 
 
 class ShapesData(PictureData):
@@ -337,7 +338,7 @@ def _draw_shapes(
 ) -> tuple[Tensor, pd.DataFrame]:
     """Draws scenes to train on, then held-out ones; keeps the last two results in memory."""
     num = config.num_pictures or _NUM_SHAPES
-    samples, told = list[Tensor](), list[str]()
+    samples, texts = list[Tensor](), list[str]()
     parts: list[tuple[int, tuple[str | int, ...]]] = [
         (num, ("training pictures", study_seed, trial_seed)),
         (max(4, round(config.holdout * num)), ("held-out pictures", study_seed)),
@@ -346,8 +347,8 @@ def _draw_shapes(
         generator = numpy_generator("shapes", *stream)
         scenes = draw_scenes(count, generator)
         samples.append(render(scenes, config.side))
-        told += captions(scenes, generator)
-    labels = pd.DataFrame({"caption": told, "class": pd.Categorical([None] * len(told), [])})
+        texts += captions(scenes, generator)
+    labels = pd.DataFrame({"caption": texts, "class": pd.Categorical([None] * len(texts), [])})
     return torch.cat(samples), labels.assign(held_out=labels.index >= num)
 
 

@@ -130,8 +130,8 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
     def build(self, config: TrialConfig, dataset: PictureDataset) -> Denoiser:
         """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
         known = Vocabulary.of(dataset.labels["caption"], dataset.heldout_labels["caption"])
-        told = {**config.model.settings, "words": known.words, "prompt_length": known.length}
-        model = config.model.model_copy(update={"settings": told})
+        settings = {**config.model.settings, "words": known.words, "prompt_length": known.length}
+        model = config.model.model_copy(update={"settings": settings})
         network = super().build(config.model_copy(update={"model": model}), dataset)
         denoiser = _known(PictureDenoiser, network)
         # The same for all models of a seed.

@@ -181,7 +181,7 @@ class DiffusionEstimator(BaseEstimator):
                 is a column of ``X``.
             callbacks: Called a few times a second with the
                 :class:`~kan_diffusion.training.run.TrainingRun`, which has ``step``, ``losses()``
-                and in ``looks`` the losses on held-out rows; its ``stop()`` ends training.
+                and in ``validation`` the losses on held-out rows; its ``stop()`` ends training.
 
         Returns:
             The fitted estimator.

@@ -6,7 +6,7 @@ takes one optimiser step on
 .. math:: \mathrm{loss}\big(\mathrm{denoiser}(\alpha_t x_0 + \sigma_t \varepsilon, t),\;
     \mathrm{target}(x_0, \varepsilon, t)\big),
 
-without the coordinates that the denoiser is told. The learning rate has a linear warm-up and a
+without the coordinates that the denoiser observes. The learning rate has a linear warm-up and a
 cosine decay, and the gradient's norm is clipped. The trained denoiser keeps an exponential moving
 average (EMA) of the parameters; with held-out points, the average whose loss on them was lowest.
 
@@ -66,8 +66,8 @@ ProgressCallback = Callable[[int, float], None]
 """Called now and then with the number of finished steps and the latest loss."""
 
 Callback = Callable[[TrainingRun], object]
-"""Called now and then with the run, which has its ``step``, ``losses()`` and, in ``looks``, steps
-with held-out losses; ``run.stop()`` ends training."""
+"""Called now and then with the run, which has its ``step``, ``losses()`` and, in ``validation``,
+steps with held-out losses; ``run.stop()`` ends training."""
 
 
 @dataclass(frozen=True)
@@ -246,9 +246,9 @@ def train(
         if checkpoint is not None and run.step == 0:
             run.save(checkpoint, identity)  # shows from the start whose folder this is
         while True:
-            num_looks = len(run.looks)
+            num_validations = len(run.validation)
             run.pause(heldout_batches)
-            if len(run.looks) > num_looks:
+            if len(run.validation) > num_validations:
                 for callback in callbacks:
                     callback(run)
             if (ending := run.ending) is not None:
@@ -303,7 +303,7 @@ def train(
     return TrainingResult(
         losses=run.losses().cpu().numpy(),
         learning_rates=run.learning_rates,
-        heldout_losses=tuple(run.looks),
+        heldout_losses=tuple(run.validation),
         best_step=run.step if heldout is None else run.best_step,
         ending=ending,
         seconds=run.seconds,

@@ -172,25 +172,25 @@ class _Progress(Settings):
     paused: _Step
     best_step: _Step
     plans: Annotated[tuple[tuple[_Step, _Step], ...], Field(max_length=1_000)]
-    looks: tuple[tuple[_Step, float], ...]
+    validation: tuple[tuple[_Step, float], ...]
     optimizer: dict[str, object]
     ema_step: _Step = 0
 
 
 _PAUSES = 40
-"""Most looks at the held-out loss and the clock in a run."""
+"""Most validations, with a look at the clock, in a run."""
 
-_LOOKS_OF_PATIENCE = 3
-"""Fewest looks without a better loss after which a run ends."""
+_VALIDATIONS_OF_PATIENCE = 3
+"""Fewest validations without a better loss after which a run ends."""
 
-_FEWEST_LOOKED, _MOST_LOOKED = 256, 8192
-"""Bounds on the held-out points of a look, ``_LOOKED_SHARE`` of the points of all steps."""
+_FEWEST_VALIDATED, _MOST_VALIDATED = 256, 8192
+"""Bounds on held-out points of a validation, ``_VALIDATED_SHARE`` of the points of all steps."""
 
-_LOOKED_SHARE = 1 / 400
+_VALIDATED_SHARE = 1 / 400
 
-_STEPS_A_LOOKED_BATCH = 7
-"""Steps between two looks for each batch of a look. Such a batch has no backward pass and costs a
-third of a step, so that all looks take at most 5 % of the time."""
+_STEPS_A_VALIDATED_BATCH = 7
+"""Steps between two validations for each batch of one. Such a batch has no backward pass and costs
+a third of a step, so that all validations take at most 5 % of the time."""
 
 _WARM_STEPS, _TIMED_STEPS = 5, 30
 """The steps between these two are timed: compilation and cold caches come before them."""
@@ -287,7 +287,7 @@ class TrainingRun:
         self.cpu_seconds = 0.0
         self.warm_seconds = 0.0  # before the steps that are timed
         self.paused = 0  # step of the last look at clock and held-out loss
-        self.looks: list[tuple[int, float]] = []
+        self.validation: list[tuple[int, float]] = []
         self.best_step = 0
         self._best: Tensor | None = None
         self._heldout: list[Batch] = []
@@ -344,7 +344,7 @@ class TrainingRun:
             return "time"
         if patience is not None:
             waited = self.step - self.best_step
-            if waited >= max(patience * self.steps, _LOOKS_OF_PATIENCE * self._stretch):
+            if waited >= max(patience * self.steps, _VALIDATIONS_OF_PATIENCE * self._stretch):
                 return "early"
         return None
 
@@ -380,26 +380,26 @@ class TrainingRun:
                 self._settle_steps(limit)
             if heldout is not None:
                 with self.timed():
-                    self._look(heldout)
+                    self._validate(heldout)
             self.paused = self.step
 
     def conclude(self, heldout: Callable[[int], Batch] | None) -> None:
         """At the end, computes the held-out loss of the last step if it is still missing."""
         if heldout is not None and self.step > self.paused:
-            self._look(heldout)
+            self._validate(heldout)
 
     @property
-    def _num_looked(self) -> int:
-        """Number of batches of a look, settled with the number of steps."""
+    def _num_validated(self) -> int:
+        """Number of batches of a validation, settled with the number of steps."""
         size = self.config.batch_size
         steps = self.plans[0][1] if self.plans else self.config.steps
-        points = min(max(_LOOKED_SHARE * steps * size, _FEWEST_LOOKED), _MOST_LOOKED)
+        points = min(max(_VALIDATED_SHARE * steps * size, _FEWEST_VALIDATED), _MOST_VALIDATED)
         return math.ceil(points / size)
 
     @property
     def _stretch(self) -> int:
         """Steps between two pauses."""
-        return max(self.steps // _PAUSES, _STEPS_A_LOOKED_BATCH * self._num_looked)
+        return max(self.steps // _PAUSES, _STEPS_A_VALIDATED_BATCH * self._num_validated)
 
     def _elapsed(self) -> float:
         """Seconds so far, averaged over processes so that all of them decide alike."""
@@ -433,19 +433,19 @@ class TrainingRun:
         self.steps = steps
         self.plans.append((step, steps))
 
-    def _look(self, heldout: Callable[[int], Batch]) -> None:
+    def _validate(self, heldout: Callable[[int], Batch]) -> None:
         """Computes the held-out loss of the averaged weights, and keeps the best weights."""
         if not self._heldout:
-            self._heldout = [heldout(number) for number in range(self._num_looked)]
+            self._heldout = [heldout(number) for number in range(self._num_validated)]
         with self._lent(self._average_values()):
             loss = float(torch.stack([self.forward(batch) for batch in self._heldout]).mean())
-        self.looks.append((self.step, loss if math.isfinite(loss) else math.inf))
-        if loss <= min(known for _, known in self.looks):
+        self.validation.append((self.step, loss if math.isfinite(loss) else math.inf))
+        if loss <= min(known for _, known in self.validation):
             self.best_step = self.step
             self._best = self._average_values().clone()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Computes the loss of a batch, over the coordinates that are not told."""
+        """Computes the loss of a batch, over the coordinates that are not observed."""
         given = {**batch.conditions, "return_dict": False}
         mixed = self.config.mixed_precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext():
@@ -543,7 +543,7 @@ class TrainingRun:
         tensors["losses"] = self.losses()
         tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         progress = {name: getattr(self, name) for name in _PROGRESS}
-        progress |= {"plans": self.plans, "looks": self.looks, "optimizer": state}
+        progress |= {"plans": self.plans, "validation": self.validation, "optimizer": state}
         progress["ema_step"] = 0 if self.average is None else self.average.num_updates
         metadata = {"identity": identity, "progress": json.dumps(progress)}
         metadata["digest"] = _digest(tensors, metadata)
@@ -628,7 +628,7 @@ class TrainingRun:
             self._best = joined("best.{}")
         for name in _PROGRESS:
             setattr(self, name, getattr(progress, name))
-        self.looks = list(progress.looks)
+        self.validation = list(progress.validation)
         for step, steps in progress.plans:
             self._follow(step, steps)
         self._losses[: self.step] = tensors["losses"]
