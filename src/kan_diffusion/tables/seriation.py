@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["arranged"]
 
-_LOOK = 20_000  # rows
+_MOST_ROWS = 20_000
 _AXES = 16
 _ROUNDS = 20
 _DETOUR = 1.1  # longest way through the common order, in ways through the column's own
@@ -48,29 +48,27 @@ _MOST = 400  # categories that are clustered; each other one is laid beside the 
 def arranged(columns: tuple[Kind, ...], frame: pd.DataFrame) -> tuple[Kind, ...]:
     """Orders the categories of columns that have no order of their own, by at most 20,000 rows."""
     random = np.random.default_rng(0)
-    rows = np.sort(random.choice(len(frame), min(len(frame), _LOOK), replace=False))
-    found = (_span(column, frame.iloc[rows, place]) for place, column in enumerate(columns))
-    spans = {place: span for place, span in enumerate(found) if span is not None}
+    rows = np.sort(random.choice(len(frame), min(len(frame), _MOST_ROWS), replace=False))
+    parts = [_span(column, frame.iloc[rows, place]) for place, column in enumerate(columns)]
+    spans = {place: span for place, span in enumerate(parts) if span is not None}
     free = [place for place, span in spans.items() if span.shape[1] > 2]
     if len(spans) < 2 or not free:
         return columns
-    axes, weights = _axes(list(spans.values()), random)
+    axes = _axes([*spans.values()], random)
     counts = [spans[place].sum(axis=0) for place in free]
     points = [
-        (spans[place].T @ axes) * weights / np.maximum(count, 1)[:, None]
+        (spans[place].T @ axes) / np.maximum(count, 1)[:, None]
         for place, count in zip(free, counts, strict=True)
     ]
     common = _ranks(np.concatenate(points), np.concatenate(counts))
-    ends = np.cumsum([len(count) for count in counts])
     result = list(columns)
-    for place, own, count, rank in zip(
-        free, points, counts, np.split(common, ends[:-1]), strict=True
-    ):
-        shared, alone = (np.argsort(each, kind="stable") for each in (rank, _ranks(own, count)))
-        longer = _length(own[shared]) > _DETOUR * _length(own[alone])
+    for place, alone, count in zip(free, points, counts, strict=True):
+        rank, common = np.split(common, [len(count)])
+        orders = [np.argsort(each, kind="stable") for each in (rank, _ranks(alone, count))]
+        ways = [np.linalg.norm(np.diff(alone[order], axis=0), axis=1).sum() for order in orders]
         column = columns[place]
         assert isinstance(column, Category)
-        result[place] = column.in_order(alone if longer else shared)
+        result[place] = column.in_order(orders[int(ways[0] > _DETOUR * ways[1])])
     return tuple(result)
 
 
@@ -85,11 +83,10 @@ def _span(column: Kind, cells: pd.Series) -> csr_array | None:
     return csr_array(np.nan_to_num(value)) if value.shape[1] else None
 
 
-def _axes(spans: list[csr_array], random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the leading axes by subspace iteration.
+def _axes(spans: list[csr_array], random: np.random.Generator) -> np.ndarray:
+    """Returns the rows' scores on the leading axes by their weight, (n, K), the strongest last.
 
-    Scores of the rows, (n, K), have mean 0 and mean square 1; the mean score of a category's rows
-    is to be multiplied by weights (K,).
+    Axes are found by subspace iteration.
     """
     stacked = hstack(spans, format="csr")
     norms = np.sqrt(stacked.power(2).sum(axis=0))
@@ -101,26 +98,15 @@ def _axes(spans: list[csr_array], random: np.random.Generator) -> tuple[np.ndarr
     scores, _ = np.linalg.qr(scores - scores.mean(axis=0))
     parts = unit.T @ scores
     inertia, turn = np.linalg.eigh(parts.T @ parts / len(spans))
-    excess = np.maximum(inertia - 1 / len(spans), 0)
-    weights = excess / np.sqrt(np.maximum(inertia, 1e-12))
-    return scores @ turn * np.sqrt(len(scores)), weights
+    weights = np.maximum(inertia - 1 / len(spans), 0) / np.sqrt(np.maximum(inertia, 1e-12))
+    return scores @ turn * np.sqrt(len(scores)) * weights
 
 
 def _ranks(points: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns where each category is in an order of near ones, shape (m,), m at least 3."""
     often = np.sort(np.argsort(-counts, kind="stable")[:_MOST])
-    tree = linkage(points[often], "average", optimal_ordering=True)
-    place = np.empty(len(often))
-    place[leaves_list(tree)] = np.arange(len(often))
+    place = np.argsort(leaves_list(linkage(points[often], "average", optimal_ordering=True)))
     # Those beside the same one follow the strongest axis, in the direction of the whole.
-    along = points[:, -1]
-    forward = ((place - place.mean()) * along[often]).sum() >= 0
+    along = points[:, -1] * np.sign(((place - place.mean()) * points[often, -1]).sum() or 1)
     near = place[cKDTree(points[often]).query(points)[1]]
-    ranks = np.empty(len(points), dtype=int)
-    ranks[np.lexsort((along if forward else -along, near))] = np.arange(len(points))
-    return ranks
-
-
-def _length(points: np.ndarray) -> float:
-    """Returns the length of the way from each point to the next."""
-    return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
+    return np.argsort(np.lexsort((along, near)))
