@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Self
 
 import pandas as pd
@@ -233,14 +234,20 @@ class FileData(_TableSource, PinnedSource):
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Suppresses the warnings of a file and its codec once a run was set up, which had them."""
-        logger = logging.getLogger("kan_diffusion.tables")
-        level = logger.level
-        if self.sha256:
-            logger.setLevel(logging.ERROR)
+        here, wing = get_ident(), "kan_diffusion.tables."
+        loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+        loggers = [each for each in loggers if self.sha256 and each.name.startswith(wing)]
+
+        def is_heard(record: logging.LogRecord) -> bool:
+            return record.thread != here or record.levelno >= logging.ERROR
+
+        for logger in loggers:
+            logger.addFilter(is_heard)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger in loggers:
+                logger.removeFilter(is_heard)
 
 
 def _require_rows(path: Path, frame: pd.DataFrame) -> None:
