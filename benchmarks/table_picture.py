@@ -34,7 +34,7 @@ def main() -> None:
     pictures = []
     for name in scores.columns["name"]:
         buffer = io.BytesIO()
-        column_figure(*scores.cells[name]).savefig(buffer, dpi=110)
+        column_figure(name, *scores.cells[name]).savefig(buffer, dpi=110)
         pictures.append(Image.open(buffer))
     width, height = pictures[0].size
     down = -(-len(pictures) // ACROSS)

@@ -24,6 +24,9 @@ from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import read_conditions
 from kan_diffusion.tables.kinds import KINDS
 from kan_diffusion.tables.kinds.number import Number
+from kan_diffusion.tables.page import column_figure
+from kan_diffusion.tables.scales import Scale
+from kan_diffusion.tables.scores import table_scores
 from make import study
 from one_by_one import OneByOne
 
@@ -73,6 +76,15 @@ def shift(generated: Tensor, real: Tensor, generator: np.random.Generator) -> fl
     return float((generated - real.mean(0)).mean(0).norm())
 
 
+class Hours(Scale):
+    """Minutes since midnight, which are drawn as hours."""
+
+    def label(self, axes, log):
+        super().label(axes, log)
+        axes.xaxis.set_major_formatter(lambda minute, _: f"{minute / 60:.0f} h")
+        return "time of day"
+
+
 class Clock(Number):
     """Times of day such as "08:30", which are minutes since midnight."""
 
@@ -89,6 +101,9 @@ class Clock(Number):
     def parse(self, series):
         texts, missing = super().parse(series)
         return self.minutes(texts), missing
+
+    def scale(self, present):
+        return Hours()
 
     def restore(self, values, missing):
         texts = [f"{minute // 60:02}:{minute % 60:02}" for minute in values]
@@ -110,6 +125,14 @@ def test_a_table_has_a_column_of_a_new_kind(monkeypatch):
     assert set(drawn.dropna()) == set(at)
     morning = read_conditions({"at": (None, "09:00")}, codec)["at"].holds(drawn)
     assert set(drawn[morning]) == {time for time in at if time <= "09:00"}
+    scores = table_scores(
+        frame, frame[::-1], train=frame, kinds={"at": "clock"}, generator=0, effort="quick"
+    )
+    assert scores.columns.set_index("name").loc["at", ["kind", "shape"]].tolist() == ["clock", 1]
+    np.testing.assert_array_equal(scores.cells["at"][1], minutes.where(frame["at"].notna()))
+    (axes,) = column_figure("at", *scores.cells["at"]).axes
+    assert axes.get_xlabel() == "time of day"
+    assert axes.xaxis.get_major_formatter()(540, 0) == "9 h"
 
 
 def test_a_study_runs_with_one_of_each(tmp_path, monkeypatch):

@@ -173,6 +173,7 @@ def test_what_a_run_cannot_do_is_one_line(cli, runs, tmp_path, points):
         (("sample", moons, "--like", "a.csv"), "is a model of points"),
         (("sample", moons, "--class", "upper"), "is a model of points, which takes no --class;"),
         (("sample", moons, "--guidance", 2), "which takes no --guidance"),
+        (("sample", moons, "--max-seconds", 2), "which takes no --max-seconds"),
         (("sample", moons, "--animate", page, "--class", "upper"), "which takes no --class"),
         (("impute", moons, "gaps.csv", "--out", "filled.csv"), "fills no gaps; only models of tab"),
         (("evaluate", moons, "--out", page), "is no model of a table; --out is for tables"),

@@ -1,5 +1,6 @@
 import functools
 import pickle
+from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.tables import estimator
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.sources import FileData
 from mixed_tables import people
 from odd_tables import QUICKLY_LEARNED, TABLES, require_learned_drawn_and_filled
 
@@ -202,6 +205,8 @@ def test_a_saved_model_is_the_same_and_holds_no_row(mixed, tmp_path):
     drawn = mixed.sample(30, random_state=4)
     pd.testing.assert_frame_equal(again.sample(30, random_state=4), drawn)
     np.testing.assert_allclose(again.score(PEOPLE[:10]), mixed.score(PEOPLE[:10]))
+    np.testing.assert_array_equal(again.heldout_curve_, mixed.heldout_curve_)
+    assert len(again.heldout_curve_) > 0
     text = "".join(path.read_text() for path in moved.rglob("*.json"))
     assert not any(cell in text for cell in ("p-00", *PEOPLE["score"].dropna().map(repr)))
     (moved / "trial.json").write_text('{"config": 1}')
@@ -302,7 +307,7 @@ def test_a_whole_number_is_the_seed_of_the_command(cli, tmp_path):
 def test_a_callback_ends_training():
     def after_twenty(run):
         assert np.isfinite(run.losses().cpu().numpy()).all()
-        if run.looks and run.step >= 20:
+        if run.validation and run.step >= 20:
             run.stop()
 
     settings = {**QUICK, "steps": 4000}
@@ -343,9 +348,10 @@ def test_a_verbose_fit_shows_the_kinds_of_columns(capsys):
 
 
 def test_unfitted_model_has_no_samples(tmp_path):
-    for use in (lambda m: m.sample(1), lambda m: m.save(tmp_path)):
+    for use in (lambda m: m.sample(1), lambda m: m.save(tmp_path), lambda m: m.codec_):
         with pytest.raises(NotFittedError):
             use(DiffusionEstimator())
+    assert not hasattr(DiffusionEstimator(), "codec_")
 
 
 def test_points_and_settings_are_checked_when_fitting():
@@ -365,7 +371,31 @@ def test_points_and_settings_are_checked_when_fitting():
         ({"steps": 0}, "steps"),
         ({"optimizer": "sgd"}, "unknown optimizer 'sgd'; known: adam, muon, soap"),
         ({"without": ["0<=1"]}, "no rule '0<=1' holds in all rows"),
+        ({"max_seconds": -1.0}, "max_seconds"),
     ):
         model = DiffusionEstimator(**{**QUICK, **changes})  # nothing is checked here
         with refused(message):
             model.fit(_points(50))
+    for count in (2, 3, 5):
+        with refused(f"{count} rows are too few to hold some out; give at least 6", DataError):
+            DiffusionEstimator(**QUICK, holdout=0.2).fit(_points(count))
+    named = pd.DataFrame(_points(50), columns=["a", 3])
+    with refused("columns are named by text and by numbers; name all by text", DataError):
+        DiffusionEstimator(**QUICK).fit(named)
+
+
+def test_a_file_that_is_read_again_silences_no_other_thread(tmp_path, caplog):
+    frame = pd.DataFrame({"id": range(100, 150), "x": np.random.default_rng(0).normal(size=50)})
+    write_frame(tmp_path / "rows.csv", frame)
+    source = FileData(path=tmp_path / "rows.csv", sha256="0" * 64)
+    with source._quiet():
+        TableCodec.fit(frame)
+        assert not caplog.records
+        other = Thread(target=TableCodec.fit, args=(frame,))
+        other.start()
+        other.join()
+    assert [record.getMessage()[:28] for record in caplog.records] == [
+        "column 'id' identifies rows:"
+    ]
+    TableCodec.fit(frame)
+    assert len(caplog.records) == 2

@@ -251,3 +251,25 @@ def test_the_scale_of_densities_is_that_of_the_coordinates():
     assert density.sum() * 0.1 == pytest.approx(1, abs=0.02)
     both = x.log_scale(frame["x"]) + k.log_scale(frame["k"])
     np.testing.assert_allclose(codec.continuous(frame)[2], both)
+
+
+def test_rare_categories_come_no_more_often_than_they_did():
+    titles = pd.Series(["clerk"] * 5000 + ["nurse"] * 4000 + [f"title {k}" for k in range(999)])
+    titles[0] = None
+    column = _column(titles)
+    (warning,) = column.warnings(given=False)
+    assert "'a' has 999 texts that fewer than five rows have" in warning
+    rare = np.isin(column.known, [f"title {k}" for k in range(999)])
+    cells = column.encode(pd.Series(column.known), None, False)
+    often = np.concatenate([np.repeat(cells[rare][:3], 40, axis=0), cells[~rare].repeat(2440, 0)])
+    drawn = column.decode(column.tempered(often))
+    counts = drawn.value_counts()
+    assert counts[column.known[rare][:3]].tolist() == [1, 1, 1]  # a share of 1 in 9,998
+    assert counts.sum() == len(often)
+    assert counts[["clerk", "nurse"]].sum() == len(often) - 3
+    # Rows as they were stay as they are, and so do gaps.
+    rows = column.encode(titles, _rng(), False)
+    pd.testing.assert_series_equal(column.decode(column.tempered(rows)), column.decode(rows))
+    two = _column(np.arange(2000) < 3)
+    flags = two.encode(pd.Series([True] * 500), None, False)
+    assert two.decode(two.tempered(flags)).sum() == 1

@@ -3,7 +3,9 @@ import pandas as pd
 import pytest
 import torch
 
+from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
+from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
@@ -96,3 +98,39 @@ def test_conditions_that_no_row_can_meet_together_are_refused(pipeline):
 def test_a_number_is_no_truth_value():
     with refused("column 'smokes' has 7 in row 2, and only truth values were there", DataError):
         CODEC.encode(FRAME[:3].assign(smokes=[0, 7, 1]))
+
+
+def test_what_a_network_draws_too_often_of_rare_texts_is_moved():
+    names = ["clerk"] * 150 + ["nurse"] * 100 + [f"title {k}" for k in range(50)]
+    codec = TableCodec.fit(pd.DataFrame({"title": names}))
+    (column,) = codec.columns
+    last = column.encode(pd.Series([column.known[-1]]), None, False)[0, 0]
+    exact = ExactDenoiser(process(), GaussianMixture([[float(last)]], variances=1e-6))
+    drawn = TableDiffusionPipeline(exact, process(), codec).draw(200, generator=seeded())
+    assert drawn["title"].value_counts().max() > 150
+    assert set(drawn["title"].value_counts()[1:]) <= {1}
+
+
+def test_rows_come_as_long_as_there_is_time_and_all_that_meet_conditions(pipeline, caplog):
+    few = pipeline.draw(200, conditions={"spend": (243.5, None)}, generator=seeded(), steps=2)
+    assert 0 < len(few) < 200
+    assert f"{len(few)} rows come instead of 200, since of " in caplog.text
+    assert "(--max-seconds)" in caplog.text
+    caplog.clear()
+    conditions = {"spend": (241, None)}
+    assert len(pipeline.draw(20, conditions=conditions, generator=seeded(), steps=2)) == 20
+    assert not caplog.records
+    with refused("none of .* rows drawn .* give more time with max_seconds", DataError):
+        pipeline.draw(5, conditions={"spend": (250.001, 250.004)}, max_seconds=0.01, steps=1)
+    with refused("max_seconds is to be above 0"):
+        pipeline.draw(5, conditions=conditions, max_seconds=0.0)
+
+
+def test_draws_go_on_until_the_time_is_over(pipeline, monkeypatch):
+    monkeypatch.setattr("kan_diffusion.tables.pipeline._MOST_DRAWN_FOR_ONE", 0)
+    monkeypatch.setattr("kan_diffusion.tables.pipeline._FEWEST_DRAWN", 8)
+    conditions = {"spend": (243.5, None)}
+    with refused("none of .* rows drawn", DataError):
+        pipeline.draw(1, conditions=conditions, generator=seeded(2), steps=2)
+    rows = pipeline.draw(1, conditions=conditions, generator=seeded(2), steps=2, max_seconds=60)
+    assert len(rows) == 1

@@ -10,7 +10,9 @@ from scipy.stats.contingency import association, crosstab
 
 from helpers import refused
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.page import outline
+from kan_diffusion.tables.kinds import fit_column
+from kan_diffusion.tables.scales import outline
+from kan_diffusion.tables.scores import SCORES, Score, TableScores
 from mixed_tables import people, quick_scores, shuffled
 
 TRAIN, REAL = people(1_200, 1), people(700, 2)
@@ -78,7 +80,7 @@ def test_half_of_the_real_rows_are_a_reference_and_columns_without_a_difference_
     one, again = (quick_scores(real, synthetic) for _ in range(2))
     pd.testing.assert_frame_equal(one.scores, again.scores)
     assert "closest" not in one.scores.index
-    assert (one.rows, one.left_out) == ((700, 300, 0), ("country",))
+    assert (one.num_rows, one.left_out) == ((700, 300, 0), ("country",))
     assert one.scores["perfect"]["shapes"] > 0.85
     assert one.columns.iloc[0][["name", "shape"]].tolist() == ["score", 0.0]
     changed = synthetic.assign(country=np.where(np.arange(300) < 90, "there", "here"))
@@ -127,3 +129,46 @@ def test_bins_rise_and_hold_equally_many_steps(numbers, step):
     if not log and len(edges) > 2 and np.ptp(values) <= 20 * step:
         widths = np.diff(edges) / np.diff(np.unique(values)).min()
         np.testing.assert_allclose(widths, np.round(widths[0]), rtol=1e-9)
+
+
+def test_columns_that_give_rows_away_are_named_and_others_are_not():
+    random = np.random.default_rng(0)
+
+    def table(count, **columns):
+        heaped = 1000.0 * random.choice(np.arange(10, 500, 10), count)
+        return pd.DataFrame(
+            {"limit": heaped, **{f"x{k}": random.normal(size=count) for k in "abcdefgh"}}
+        )
+
+    real, train, synthetic = table(900), table(900), table(900)
+    assert quick_scores(real, synthetic, train=train).telling == ()
+    smeared = synthetic.assign(limit=synthetic["limit"] + random.normal(0, 400, 900))
+    scores = quick_scores(real, smeared, train=train)
+    assert scores.telling == ("limit",)
+    assert scores.columns.iloc[0]["name"] == "limit"
+    assert scores.columns.iloc[0]["c2st"] > 0.8
+    columns = [fit_column(name, train[name]) for name in train]
+    moved = {"real": real, "synthetic": real.assign(xa=real["xa"] + 2)}
+    judged = TableScores(columns, moved, random, "quick")
+    assert judged.c2st.value > 0.7
+    assert judged.telling == ("xa",)
+
+
+def test_nearly_unique_columns_whose_values_are_real_ones_are_named():
+    random = np.random.default_rng(0)
+    train = pd.DataFrame({"name": [f"Ann {k}" for k in range(300)], "x": random.normal(size=300)})
+    train["code"] = random.choice(10**6, 300, replace=False)
+    train["job"] = random.choice(list("abc"), 300)
+    real = train.assign(x=random.normal(size=300))
+    drawn = train.sample(200, random_state=0).assign(x=random.normal(size=200))
+    assert quick_scores(real, drawn, train=train).copied == ("name", "code")
+    fresh = drawn.assign(code=random.choice(10**6, 200), name=[f"Bob {k}" for k in range(200)])
+    assert quick_scores(real, fresh, train=train).copied == ()
+    assert quick_scores(real, drawn).copied == ()
+
+
+def test_a_new_score_is_in_the_frame_with_its_meaning(monkeypatch):
+    rows = Score("rows", "how many rows there are", lambda judged, _: (*judged.num_rows[:2], 0.5))
+    monkeypatch.setitem(SCORES, "rows", rows)
+    frame = quick_scores(REAL, people(300, 3)).scores
+    assert frame.loc["rows"].tolist() == ["rows", "how many rows there are", 700, 300, 0.5]

@@ -552,6 +552,14 @@ def sample(
     like: Annotated[
         Path | None, option("File of rows with some of the columns; the others are drawn for each.")
     ] = None,
+    max_seconds: Annotated[
+        float | None,
+        option(
+            "Seconds that the search for rows within ranges and lists of --where may take.",
+            "a number of draws",
+            within=(None, MOST_SECONDS),
+        ),
+    ] = None,
     steps: SamplerSteps = None,
     scheduler: Annotated[
         str | None,
@@ -597,12 +605,14 @@ def sample(
     from kan_diffusion.study.measure import load_run
     from kan_diffusion.study.tasks import Asked, task_of
 
-    asked = Asked(tuple(prompt or ()), tuple(of_class or ()), guidance, tuple(where or ()), like)
+    asked = Asked(
+        tuple(prompt or ()), tuple(of_class or ()), guidance, tuple(where or ()), like, max_seconds
+    )
     if animate is not None:
-        if where or like is not None or out is not None:
+        if where or like is not None or max_seconds is not None or out is not None:
             raise KanDiffusionError(
-                "--animate draws whole rows and writes its own file; leave --where, --like and "
-                "--out out"
+                "--animate draws whole rows and writes its own file; leave --where, --like, "
+                "--max-seconds and --out out"
             )
         _animate(
             runs, animate, replace(asked, trails=trails), num=num, steps=steps,

@@ -19,7 +19,10 @@ from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.randomness import torch_generator
 
-__all__ = ["Dataset", "OracleKind", "split"]
+__all__ = ["FEWEST_JUDGED", "Dataset", "OracleKind", "split"]
+
+FEWEST_JUDGED = 4
+"""Fewest held-out samples: real-against-real compares two samples of at least two each."""
 
 OracleKind = Literal["exact", "none"]
 """Whether the posterior mean is known."""
@@ -124,8 +127,8 @@ def split(
 
     Args:
         count: Number of samples.
-        share: Fraction to hold out; if any is, at least 4 samples are, since real-against-real
-            compares two samples of at least two each, and at least 2 are trained on.
+        share: Fraction to hold out; if any is, at least ``FEWEST_JUDGED`` samples are, and at least
+            2 are trained on.
         study_seed: Seed of a study, which the draw derives from.
         trial_seed: Number of the trial, which has a split of its own.
         most: Most samples to hold out; no limit when None.
@@ -134,6 +137,6 @@ def split(
         Indices that are trained on and indices that are held out, in random order.
     """
     order = torch.randperm(count, generator=torch_generator("split", study_seed, trial_seed))
-    num = min(max(round(share * count), 4), count - 2, count if most is None else most)
+    num = min(max(round(share * count), FEWEST_JUDGED), count - 2, count if most is None else most)
     num = num if share else 0
     return order[num:], order[:num]

@@ -32,12 +32,12 @@ __all__ = [
     "Measure",
     "Metric",
     "c2st",
+    "cross_validated",
     "energy_distance",
     "metrics_named",
     "real_against_real",
     "sample_metrics",
     "sliced_wasserstein2",
-    "told_apart",
 ]
 
 _PAIRS_PER_CHUNK = 1_000_000
@@ -137,10 +137,10 @@ def c2st(
     classifier = ExtraTreesClassifier(
         num_trees, min_samples_leaf=min(5, max(1, size // 20)), random_state=tree_seed, n_jobs=1
     )
-    return told_apart(classifier, one, other, fold_seed)
+    return cross_validated(classifier, one, other, fold_seed)
 
 
-def told_apart(
+def cross_validated(
     classifier: object, x: NDArray[np.float64], y: NDArray[np.float64], seed: int
 ) -> float:
     """Computes how accurately a classifier tells two samples apart, cross-validated in five folds.

@@ -1,7 +1,7 @@
 """The folder of a trial: its files, and how they are read.
 
 A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``),
-with ``curves.parquet`` (loss and learning rate of every step), ``samples.safetensors`` (generated
+with ``curves.parquet`` (losses and learning rate of every step), ``samples.safetensors`` (generated
 points or pictures), ``reverse/<step>.safetensors`` (the reverse process at moments of training),
 ``weights/<step>.safetensors`` (the weights at these moments, of a small KAN whose edges can be
 read) and ``trial.json`` (the configuration, the row of results and the excess by noise level).
@@ -514,7 +514,7 @@ def load_points(path: Path, *shape: int | None) -> NDArray[np.float32]:
 
 
 def load_curves(folder: Path) -> pd.DataFrame:
-    """Reads the loss and the learning rate of each step of a trial.
+    """Reads the loss and the learning rate of each step of a trial, and losses of validation.
 
     Raises:
         RunFolderError: The file is missing or damaged.
@@ -522,7 +522,7 @@ def load_curves(folder: Path) -> pd.DataFrame:
     path = folder / CURVES
     try:
         require_file(path)
-        kinds = {"step": int, "loss": float, "learning_rate": float}
+        kinds = {"step": int, "loss": float, "learning_rate": float, "heldout_loss": float}
         table = read_parquet(path, [*kinds], len(kinds) * limits.MOST_STEPS)
         curves = table.to_pandas(ignore_metadata=True).astype(kinds)
         if not np.array_equal(curves["step"], np.arange(1, len(curves) + 1)):

@@ -36,9 +36,12 @@ from kan_diffusion.diffusion.sampling import (
 )
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.evaluation.denoising import NoisedPoints, draw_noised_points, measure_denoising
+from kan_diffusion.evaluation.diagnostics import Distinction
 from kan_diffusion.evaluation.effort import EFFORTS
 from kan_diffusion.evaluation.metrics import (
     Measure,
+    Metric,
+    c2st,
     metrics_named,
     real_against_real,
     sample_metrics,
@@ -154,6 +157,8 @@ class Asked:
         guidance: Strength of guidance of pictures.
         where: Conditions of rows, such as ``species=setosa``.
         like: A file of rows with some of the columns; the others are drawn for each.
+        max_seconds: How long to look for rows that meet conditions; the usual number of draws when
+            None.
         trails: Number of points whose paths are drawn where they move.
     """
 
@@ -162,6 +167,7 @@ class Asked:
     guidance: float | None = None
     where: tuple[str, ...] = ()
     like: Path | None = None
+    max_seconds: float | None = None
     trails: int | None = None
 
     @property
@@ -178,6 +184,7 @@ _OPTIONS = {
     "guidance": "--guidance",
     "where": "--where",
     "like": "--like",
+    "max_seconds": "--max-seconds",
     "trails": "--trails",
 }
 
@@ -325,7 +332,7 @@ class Task(Generic[DatasetT, PipelineT]):
             real = real_against_real(
                 (dataset.fresh_pair(evaluation.num_samples, generator) for _ in repeats),
                 numpy_generator("real pairs", study_seed, *name),
-                metrics_named(evaluation.metrics, effort=evaluation.effort),
+                self.metrics(dataset, evaluation),
             )
         draw = draw_noised_points(dataset, process, evaluation.num_noised, noise)
         return Reference(draw, real, likely, nll)
@@ -395,10 +402,21 @@ class Task(Generic[DatasetT, PipelineT]):
             generated[: len(fresh)],  # as many as in real-against-real
             fresh,
             numpy_generator("metrics", *name),
-            metrics_named(evaluation.metrics, effort=evaluation.effort),
+            self.metrics(dataset, evaluation),
         )
         row |= {f"{name}_real": value for name, value in shared.real.items()}
         return row, generated
+
+    def metrics(self, dataset: DatasetT, evaluation: EvaluationConfig) -> dict[str, Metric]:
+        """Returns the metrics of samples by key."""
+        return metrics_named(evaluation.metrics, effort=evaluation.effort)
+
+    def distinguished(
+        self, dataset: DatasetT, drawn: Tensor, heldout: Tensor, generator: np.random.Generator
+    ) -> Distinction:
+        """Says how well drawn samples (n, d) are distinguished from held-out ones (m, d)."""
+        size = min(len(drawn), len(heldout))
+        return Distinction(c2st(drawn, heldout, generator) if size > 1 else 0.5)
 
     def settled(
         self, dataset: DatasetT, generated: Tensor, generator: np.random.Generator

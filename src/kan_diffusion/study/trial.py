@@ -22,7 +22,7 @@ from kan_diffusion.denoisers.readable import no_edges
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.diffusion.sampling import SamplePipeline, even_sampler, make_scheduler
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, NonFiniteSamplesError
-from kan_diffusion.evaluation.doubts import TOLD_APART_ROWS, training_doubt
+from kan_diffusion.evaluation.diagnostics import DIAGNOSED_ROWS, training_diagnosis
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
@@ -63,7 +63,7 @@ __all__ = [
     "run_trial",
     "spent",
     "train_trial",
-    "warn_of_doubt",
+    "warn_of_misfit",
 ]
 
 logger = logging.getLogger(__name__)
@@ -294,7 +294,7 @@ def _run_claimed(
         return failed(error)
     result = TrialResult(config, row | spent(trained) | measured, levels, folder)
     keep_trial(result, pipeline, curves_of(trained), generated)
-    warn_of_doubt(config, trained, dataset, pipeline, heldout)
+    warn_of_misfit(config, trained, dataset, pipeline, heldout)
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
 
@@ -374,7 +374,7 @@ def train_trial(
     return trained, heldout
 
 
-def warn_of_doubt(
+def warn_of_misfit(
     config: TrialConfig,
     trained: TrainingResult,
     dataset: Dataset,
@@ -385,14 +385,15 @@ def warn_of_doubt(
     if heldout is None or heldout.ndim > 2:
         return
     task, seed = task_of(config.data), config.study_seed
-    num = min(len(heldout), TOLD_APART_ROWS)
-    drawn = task.points(pipeline)(num, generator=torch_generator("doubt", seed)).samples
+    num = min(len(heldout), DIAGNOSED_ROWS)
+    drawn = task.points(pipeline)(num, generator=torch_generator("diagnosis", seed)).samples
     drawn = dataset.standardizer.apply(drawn.cpu().double())
-    drawn = task.settled(dataset, drawn, numpy_generator("rows of doubt", seed))
-    random, size = numpy_generator("doubt", seed), pipeline.denoiser.num_trainable
-    doubt = training_doubt(trained, config.training, size, drawn, heldout, random)
-    if doubt is not None:
-        logger.warning(doubt)
+    drawn = task.settled(dataset, drawn, numpy_generator("rows of diagnosis", seed))
+    random, size = numpy_generator("diagnosis", seed), pipeline.denoiser.num_trainable
+    distinction = task.distinguished(dataset, drawn, heldout, random)
+    diagnosis = training_diagnosis(trained, config.training, size, distinction, num)
+    if diagnosis is not None:
+        logger.warning(diagnosis)
 
 
 def spent(trained: TrainingResult) -> Row:
@@ -407,8 +408,14 @@ def spent(trained: TrainingResult) -> Row:
 
 
 def curves_of(trained: TrainingResult) -> pd.DataFrame:
-    """Returns loss and learning rate of each step."""
+    """Returns loss and learning rate of each step, and where there was a validation its loss."""
     steps = np.arange(1, len(trained.losses) + 1)
+    heldout = pd.Series(dict(trained.heldout_losses), dtype=float).reindex(steps)
     return pd.DataFrame(
-        {"step": steps, "loss": trained.losses, "learning_rate": trained.learning_rates}
+        {
+            "step": steps,
+            "loss": trained.losses,
+            "learning_rate": trained.learning_rates,
+            "heldout_loss": heldout.to_numpy(),
+        }
     )

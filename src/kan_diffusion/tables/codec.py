@@ -114,7 +114,7 @@ class TableCodec(Settings):
             kept = int(name) if isinstance(name, int | np.integer) else str(name)
             cells, kind = frame.iloc[:, place], given.get(str(name))
             column = fit_column(kept, cells, kind)
-            for warning in column.warnings(cells, told=kind is not None):
+            for warning in column.warnings(cells, given=kind is not None):
                 logger.warning(warning)
             columns.append(column)
         ordered = arranged(tuple(columns), frame)
@@ -243,6 +243,18 @@ class TableCodec(Settings):
         obey(frame, self.columns, self.rules, fixed.to_numpy())
         return frame
 
+    def tempered(self, rows: Tensor) -> Tensor:
+        """Returns drawn coordinates (n, d) in which no rare value comes more often than it did.
+
+        See :meth:`.Kind.tempered`.
+        """
+        import torch
+
+        cells = rows.numpy(force=True).copy()
+        for column, span in self._parts.values():
+            cells[:, span] = column.tempered(cells[:, span])
+        return torch.from_numpy(cells)
+
     def as_trained(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Returns rows (n, some of the columns) without gaps in the dtypes trained on, numbered."""
         kept = self._decoded(np.zeros((1, self.dim), np.float32))
@@ -267,9 +279,9 @@ class TableCodec(Settings):
         rows = Rows(self.columns, row, absent)
         for rule in self.rules:
             if not rule.holds(rows).all():
-                told = listed(f"{name} = {cell.iloc[0]}" for name, cell in given.items())
+                cells = listed(f"{name} = {cell.iloc[0]}" for name, cell in given.items())
                 raise DataError(
-                    f"no row has {told}: {', '.join(rule.names(list(self._parts)))} holds in all "
+                    f"no row has {cells}: {', '.join(rule.names(list(self._parts)))} holds in all "
                     "rows; give cells that occur together"
                 )
 

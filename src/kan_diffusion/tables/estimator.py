@@ -22,6 +22,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from kan_diffusion.data.datasets import FEWEST_JUDGED
 from kan_diffusion.data.frames import write_frame
 from kan_diffusion.denoisers.families import Setting
 from kan_diffusion.devices import one_thread
@@ -42,8 +43,8 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.tasks import task_of
-from kan_diffusion.study.trial import curves_of, first_row, spent, train_trial, warn_of_doubt
-from kan_diffusion.tables.codec import require_frame
+from kan_diffusion.study.trial import curves_of, first_row, spent, train_trial, warn_of_misfit
+from kan_diffusion.tables.codec import TableCodec, require_frame
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training import Callback
@@ -139,6 +140,11 @@ class DiffusionEstimator(BaseEstimator):
         """Returns rows as a frame; the columns of an array are numbered from 0."""
         if isinstance(X, pd.DataFrame):
             require_frame(X)
+            if len({isinstance(name, str) for name in X}) > 1:
+                raise DataError(
+                    "columns are named by text and by numbers; name all by text, such as "
+                    "frame.rename(columns=str)"
+                )
             validate_data(self, X, reset=reset, skip_check_array=True)
             return X
         if isinstance(X, str | Path):
@@ -181,7 +187,7 @@ class DiffusionEstimator(BaseEstimator):
                 is a column of ``X``.
             callbacks: Called a few times a second with the
                 :class:`~kan_diffusion.training.run.TrainingRun`, which has ``step``, ``losses()``
-                and in ``validation`` the losses on held-out rows; its ``stop()`` ends training.
+                and in ``validation`` steps and losses on held-out rows; its ``stop()`` ends it.
 
         Returns:
             The fitted estimator.
@@ -205,6 +211,11 @@ class DiffusionEstimator(BaseEstimator):
         array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
         dataset, task = source.encoded(frame, codec, seed, 0), task_of(source)
+        if self.holdout and len(dataset.heldout) < FEWEST_JUDGED:
+            raise DataError(
+                f"{len(frame)} rows are too few to hold some out; give at least "
+                f"{FEWEST_JUDGED + 2}, or holdout=0"
+            )
         if self.verbose:
             TextConsole(stderr=True).say(codec.summary(f"{source.name}, {len(frame):,} rows"))
         known = inspect.signature(single_trial).parameters
@@ -220,14 +231,13 @@ class DiffusionEstimator(BaseEstimator):
                 config, dataset, denoiser, self.device, on_progress=bar, callbacks=callbacks
             )
         pipeline = TableDiffusionPipeline(denoiser, config.process, codec)
-        warn_of_doubt(config, trained, dataset, pipeline, validation)
+        warn_of_misfit(config, trained, dataset, pipeline, validation)
         row |= spent(trained)
         result, self._samples = TrialResult(config, row, [], Path()), None
         if self.holdout:
             reference = task.reference(dataset, config.process, config.judging, seed)
             measured, levels, self._samples = task.judge(config, dataset, pipeline, reference)
             result = replace(result, row=row | measured, levels=levels)
-        self.heldout_curve_ = np.array(trained.heldout_losses).reshape(-1, 2)
         return self._of_run(pipeline, result, curves_of(trained))
 
     def _of_run(
@@ -235,10 +245,16 @@ class DiffusionEstimator(BaseEstimator):
     ) -> Self:
         """Becomes the estimator of a trained run."""
         self.pipeline_, self._trial, self._curves = pipeline, trial, curves
-        self.codec_ = pipeline.codec
         self.loss_curve_ = curves["loss"].to_numpy()
+        self.heldout_curve_ = curves[["step", "heldout_loss"]].dropna().to_numpy()
         self.n_parameters_ = pipeline.denoiser.num_trainable
         return self
+
+    @property
+    def codec_(self) -> TableCodec:
+        """The codec of the table."""
+        check_is_fitted(self)
+        return self.pipeline_.codec
 
     def sample(
         self,
@@ -249,6 +265,7 @@ class DiffusionEstimator(BaseEstimator):
         steps: int = 20,
         scheduler: str | None = None,
         random_state: RandomState = None,
+        max_seconds: float | None = None,
     ) -> Rows:
         """Draws rows.
 
@@ -262,6 +279,8 @@ class DiffusionEstimator(BaseEstimator):
             scheduler: Name of the sampler for this call, see :data:`kan_diffusion.SCHEDULERS`; that
                 of ``pipeline_`` when None, which is the process's default.
             random_state: Source of the noise; the estimator's own when None.
+            max_seconds: How long to look for rows that meet conditions; the usual number of draws
+                when None.
 
         Returns:
             Rows as in ``fit``: a frame with the same columns, order and dtypes, or an array.
@@ -284,6 +303,7 @@ class DiffusionEstimator(BaseEstimator):
             like=like,
             steps=steps,
             generator=torch_generator("samples", self._seed(random_state)),
+            max_seconds=max_seconds,
         )
         return self._given_back(frame)
 

@@ -1,11 +1,6 @@
 """The view of tables: encoded rows are points, and a page judges rows.
 
 The page has scores, columns and pairs, real beside synthetic, and says what they tell of privacy.
-
-Bins have equal width between the 0.5 % and 99.5 % quantiles of the real values, or between their
-extremes where these are near. They are of equal ratio if positive values span more than two decades
-and most lie in the lowest tenth. Where values have a fixed step, each bin holds equally many steps,
-so that whole numbers leave no comb. Of more than 9 categories, all but the 8 most frequent are one.
 """
 
 from __future__ import annotations
@@ -16,16 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from pandas.api.types import is_float_dtype
 
 from kan_diffusion.data.sources import data_from_name
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.randomness import numpy_generator, torch_generator
-from kan_diffusion.report.charts.axes import set_ticks
 from kan_diffusion.report.html import Page, Section
 from kan_diffusion.report.images import Picture, embedded
 from kan_diffusion.report.style import REAL, SYNTHETIC, report_style, shortened
@@ -33,36 +25,20 @@ from kan_diffusion.report.tables import Cell, Head, Line, Table, format_number, 
 from kan_diffusion.report.views import JudgedPage, View
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-from kan_diffusion.tables.scores import SURE, Feature, TableScores, table_scores
+from kan_diffusion.tables.scales import Scale
+from kan_diffusion.tables.scores import SURE, TableScores, table_scores
 from kan_diffusion.tables.sources import FileData, TableData
 from kan_diffusion.training.run import num_held_out
 
-__all__ = [
-    "TableView", "column_figure", "outline", "say_scores", "score_texts", "write_table_page",
-]  # fmt: skip
+__all__ = ["TableView", "column_figure", "say_scores", "score_texts", "write_table_page"]
 
 _Array = NDArray[np.float64]
 
-_BINS = 30
-_BARS = 9
-_DECADES = 100.0
-_DAY = 86_400.0  # Matplotlib counts dates in days
 _SHOWN_COLUMNS = 12
 _SHOWN_PAIRS = 20
 _MOST_ROWS = 20_000  # real, training and synthetic ones that are judged
 _FEWEST_DRAWN = 1_000
 _WORST = 3
-
-_MEANINGS = {
-    "shapes": "each column for itself: 1 is the same distribution",
-    "gaps": "share of gaps in each column: 1 is the same",
-    "trends": "each pair of columns: 1 is the same dependence",
-    "c2st": "how often trees tell synthetic rows from real ones: 0.5 is a guess",
-    "usefulness": "AUC of trees trained on synthetic rows that predict real ones: 0.5 is a guess",
-    "closest": "share of synthetic rows nearer to a training row than to a held-out one",
-    "copies": "share of synthetic rows that are a training row, cell by cell",
-}
-"""The meaning of each score, by key."""
 
 _UNPROMISED = (
     "None of these numbers is a promise of privacy. They are averages over rows: they can look "
@@ -91,19 +67,19 @@ class TableView(View):
         if on_progress is not None:
             on_progress("rows", "drawing and judging", 0.0)
         config, pipeline = load_run(run)
-        own, seeds = config.data, (config.study_seed, config.seed)
+        trained_on, seeds = config.data, (config.study_seed, config.seed)
         assert isinstance(pipeline, TableDiffusionPipeline)
-        assert isinstance(own, FileData | TableData)
-        other = own if data is None else data_from_name(data, pinned=False)
-        others = other if isinstance(other, FileData) and not own.is_same(other) else None
+        assert isinstance(trained_on, FileData | TableData)
+        other = trained_on if data is None else data_from_name(data, pinned=False)
+        others = other if isinstance(other, FileData) and not trained_on.is_same(other) else None
         # A model has not learned the rows that decided when its training ended.
         ending = (lambda _: 0) if config.training.patience is None else num_held_out
-        train, used = None, f"Real rows are those of '{(others or own).name}'"
+        train, used = None, f"Real rows are those of '{(others or trained_on).name}'"
         try:
             if data is None or others is not None:
-                own.require_recorded()
-            rows = own.rows()
-            learned, heldout = own.split(len(rows), *seeds)
+                trained_on.require_recorded()
+            rows = trained_on.rows()
+            learned, heldout = trained_on.split(len(rows), *seeds)
             train, real = (
                 rows.iloc[part[:_MOST_ROWS].sort().values.numpy()]
                 for part in (learned[ending(len(learned)) :], heldout)
@@ -133,15 +109,13 @@ class TableView(View):
         )
         used += ". This is a first look, with few trees." if effort == "quick" else "."
         path = write_table_page(scores, out or run / "tables.html", f"Rows of {run}", used)
-        worst = scores.columns.query("shortfall > 0")["name"][:_WORST]
-        columns = [f"Columns that are met worst: {', '.join(worst)}."] if len(worst) else []
-        return JudgedPage(path, score_texts(scores), [*say_scores(scores), *columns])
+        return JudgedPage(path, score_texts(scores), say_scores(scores))
 
 
 def score_texts(scores: TableScores) -> list[tuple[str, str, str]]:
     """Formats each score: its label, its value, and the value of a perfect model."""
     texts = []
-    for label, value, perfect, margin in scores.scores.to_numpy():
+    for label, value, perfect, margin in scores.scores.drop(columns="meaning").to_numpy():
         chance = "" if np.isnan(margin) else f" ± {format_number(margin, 2)}"
         texts.append((label, format_number(value), format_number(perfect) + chance))
     return texts
@@ -150,23 +124,41 @@ def score_texts(scores: TableScores) -> list[tuple[str, str, str]]:
 def say_scores(scores: TableScores) -> list[str]:
     """Says in a few sentences whether a table is good, and whether it is a copy."""
     value, perfect, margin = (scores.scores[name] for name in ("value", "perfect", "margin"))
-    told = f"Trees tell synthetic rows from real ones in {100 * value['c2st']:.0f} % of cases"
+    share = f"Trees tell synthetic rows from real ones in {_percent(value['c2st'])} of cases"
     seen = value["c2st"] - max(perfect["c2st"], 0.5) > margin["c2st"]
-    told = f"{told}; {'a guess is right in 50 %' if seen else 'chance alone may do that'}."
-    if "closest" not in scores.scores.index:
+    said = [f"{share}; {'a guess is right in 50 %' if seen else 'chance alone may do that'}."]
+    if scores.telling:
+        alone = scores.columns.set_index("name")["c2st"]
+        names = [f"{name} ({_percent(alone[name])})" for name in scores.telling]
+        said.append(
+            f"Columns that give rows away by themselves: {listed(names, _WORST)}; see whether "
+            "their kinds are right ('train --describe')."
+        )
+    if scores.copied:
+        said.append(
+            "Synthetic values are mostly real ones, which are nearly unique, in "
+            f"{listed(scores.copied)}: call such columns identifiers ('--columns name=identifier') "
+            "or leave them out."
+        )
+    if "closest" not in value:
         unknown = "cannot be said without the rows that the model was trained on"
-        return [told, f"Whether rows are copies {unknown}."]
+        return [*said, f"Whether rows are copies {unknown}."]
     signs = []
     if value["closest"] > 0.5 + margin["closest"]:
         signs.append(
-            f"{100 * value['closest']:.0f} % of synthetic rows are nearer to a training row than "
-            "to a held-out one"
+            f"{_percent(value['closest'])} of synthetic rows are nearer to a training row than to "
+            "a held-out one"
         )
     if value["copies"] > perfect["copies"] + 0.01:
-        signs.append(f"{100 * value['copies']:.0f} % of synthetic rows are training rows")
-    found = f"are signs of copying: {'; '.join(signs)}"
-    none = "is no sign of copying in these tests, which is no promise of privacy"
-    return [told, f"There {found if signs else none}."]
+        signs.append(f"{_percent(value['copies'])} of synthetic rows are training rows")
+    if signs:
+        return [*said, f"There are signs of copying: {'; '.join(signs)}."]
+    none = "is no sign of copying whole rows in these tests, which is no promise of privacy"
+    return [*said, f"There {none}."]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def write_table_page(scores: TableScores, path: str | Path, title: str, used: str = "") -> Path:
@@ -187,8 +179,10 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
     page = Page(title, "Is it good, and is it a copy? Real rows beside synthetic ones.")
     page.text(*say_scores(scores), kind="answer")
     lines = [
-        Line([Cell(label, _MEANINGS[key]), *map(Cell, texts)])
-        for key, (label, *texts) in zip(scores.scores.index, score_texts(scores), strict=True)
+        Line([Cell(label, meaning), *map(Cell, texts)])
+        for meaning, (label, *texts) in zip(
+            scores.scores["meaning"], score_texts(scores), strict=True
+        )
     ]
     perfect = Head("perfect", "What real rows score that no model was trained on")
     heads = [Head("score", words=True), Head("synthetic"), perfect]
@@ -196,7 +190,7 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
     page.text(_explanation(scores, used), kind="note").text(_UNPROMISED, kind="flag")
     if len(scores.usefulness):
         page.folded("Usefulness of columns", _frame_table(scores.usefulness, "Usefulness"))
-    section = page.section("Columns, the worst first", "columns")
+    section = page.section("Columns, those that give rows away first", "columns")
     section.legend({"real": REAL, "synthetic": SYNTHETIC}).text(
         "The grey band holds 95 % of what chance alone makes of that many rows.", kind="note"
     )
@@ -215,7 +209,7 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
 
 
 def _explanation(scores: TableScores, used: str) -> str:
-    real, synthetic, train = scores.rows
+    real, synthetic, train = scores.num_rows
     text = (
         f"{used} {real:,} real rows are compared with {synthetic:,} synthetic ones, equally many a "
         f"side{f'; the model was trained on {train:,}' if train else ''}. Perfect: the same number "
@@ -247,91 +241,49 @@ def _frame_table(frame: pd.DataFrame, caption: str) -> Table:
 def _column_figures(section: Section, scores: TableScores) -> Iterator[tuple[Picture, str, str]]:
     for column in scores.columns[:_SHOWN_COLUMNS].to_dict("records"):
         name = str(column["name"])
-        similar = [format_number(column[key]) for key in ("shape", "perfect")]
-        caption = f"Similarity {similar[0]}, real rows {similar[1]}."
+        alike, perfect = (format_number(column[key]) for key in ("shape", "perfect"))
+        caption = f"Similarity {alike}, real rows {perfect}; C2ST alone {column['c2st']:.2f}."
         gaps = [column[key] for key in ("real_gaps", "synthetic_gaps")]
         if max(gaps) >= 0.0005:
             caption += " Gaps: {:.1%} real, {:.1%} synthetic.".format(*gaps)
         with section.keeping_going(name):
-            picture = embedded(column_figure(*scores.cells[name]))
+            picture = embedded(column_figure(name, *scores.cells[name]))
             caption = caption.replace("%", "\N{NO-BREAK SPACE}%")
             yield picture, caption, f"Real and synthetic values of {name}"
 
 
 @report_style()
-def column_figure(feature: Feature, real: _Array, synthetic: _Array) -> Figure:
+def column_figure(name: str, scale: Scale, real: _Array, synthetic: _Array) -> Figure:
     """Draws the shares of one column's values: a histogram, or lying bars of categories.
 
     Real cells (n,) and synthetic ones (m,) are numbers, NaN for a gap. The band around real shares
     holds 95 % of the shares that chance alone gives to as many rows as the synthetic ones.
     """
-    sides = [cells[~np.isnan(cells)] for cells in (real, synthetic)]
-    labels, log = feature.labels or (), False
-    if feature.labels is None:
-        edges, log = outline(sides[0], _BINS)
-    else:
-        if len(labels) > _BARS:
-            bars = feature.by_frequency(np.arange(float(len(labels))), real, _BARS)
-            sides = [bars[cells.astype(np.int64)] for cells in sides]
-            others = f"{len(labels) - _BARS + 1:,} others"
-            labels = (*(labels[place] for place in np.argsort(bars)[: _BARS - 1]), others)
-        edges = np.arange(len(labels) + 1.0) - 0.5
+    scale, *sides = scale.drawn(*(cells[~np.isnan(cells)] for cells in (real, synthetic)))
+    edges, log = scale.bins(sides[0])
     shares, drawn = (100 * np.histogram(cells, edges)[0] / max(len(cells), 1) for cells in sides)
     # The standard deviation of the difference of two samples' shares.
     each = sum(1 / max(len(cells), 1) for cells in sides)
     spread = SURE * np.sqrt(each * shares * (100 - shares))
+    lower, upper = np.maximum(shares - spread, 0), np.minimum(shares + spread, 100)
     figure = Figure(figsize=(4.6, 3.0), layout="constrained")
     axes = figure.subplots()
-    date = feature.kind == "date"
-    edges = edges / _DAY if date else edges
-    stairs = partial(axes.stairs, edges=edges, orientation="horizontal" if labels else "vertical")
+    stairs = partial(
+        axes.stairs, edges=edges, orientation="horizontal" if scale.is_named else "vertical"
+    )
     stairs(shares, fill=True, color=REAL, alpha=0.5, label="real")
-    lower = np.maximum(shares - spread, 0)
-    stairs(shares + spread, baseline=lower, fill=True, color=REAL, alpha=0.35)
+    stairs(upper, baseline=lower, fill=True, color=REAL, alpha=0.35)
     stairs(drawn, color=SYNTHETIC, linewidth=1.6, label="synthetic")
-    top = 1.06 * max(1e-9, float(np.max([shares + spread, drawn])))
-    if labels:
-        axes.set_yticks(edges[:-1] + 0.5, [shortened(label) for label in labels])
+    top = min(1.06 * max(1e-9, float(np.max([upper, drawn]))), 100.5)
+    label = scale.label(axes, log)
+    outside = [max(0.0, 100 - side.sum()) for side in (shares, drawn)]
+    if max(outside) >= 0.05 and label:
+        label += "; outside: {:.1f} % real, {:.1f} % synthetic".format(*outside)
+    if scale.is_named:
         axes.set(ylim=(edges[-1], edges[0]), xlim=(0, top), xlabel="share of values (%)")
     else:
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, top), ylabel="share of values (%)")
-        what = "date" if date else "value (log axis)" if log else "value"
-        outside = [max(0.0, 100 - side.sum()) for side in (shares, drawn)]
-        if max(outside) >= 0.05:
-            what += "; outside: {:.1f} % real, {:.1f} % synthetic".format(*outside)
-        axes.set_xlabel(what)
-        if date:
-            dates = AutoDateLocator(minticks=2, maxticks=7)
-            set_ticks(axes, "x", dates, ConciseDateFormatter(dates))
-        else:
-            locator = LogLocator(numticks=6) if log else MaxNLocator(5, steps=[1, 2, 5, 10])
-            # Further digits are noise.
-            set_ticks(axes, "x", locator, StrMethodFormatter("{x:,.6g}"), log=log)
-    figure.suptitle(shortened(feature.name, 40), x=0.02, ha="left", fontsize=10.5, weight="bold")
+        axes.set_xlabel(label)
+    figure.suptitle(shortened(name, 40), x=0.02, ha="left", fontsize=10.5, weight="bold")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
-
-
-def outline(values: _Array, count: int) -> tuple[_Array, bool]:
-    """Chooses at most ``count`` bins of real values (n,); a single one if there are no values.
-
-    Returns their rising ends, (bins + 1,), and whether the bins are of equal ratio.
-    """
-    distinct = np.unique(values) if len(values) else np.zeros(1)
-    low, high = distinct[0], distinct[-1]
-    if low == high:
-        margin = 0.5 * max(abs(low), 1.0)
-        return np.array([low - margin, high + margin]), False
-    inner = np.quantile(values, [0.005, 0.995])
-    if 0 < 1.5 * (inner[1] - inner[0]) < high - low:
-        low, high = inner
-    if low > 0 and high / low > _DECADES and np.median(values) < high / 10:
-        return np.geomspace(low, high, count + 1), True
-    inside = distinct[(distinct >= low) & (distinct <= high)]
-    step = float(np.diff(inside).min()) if len(inside) > 1 else high - low
-    steps = round((high - low) / step) + 1
-    if steps > 20 * count:
-        return np.linspace(low, high, count + 1), False
-    # Each bin holds equally many possible values.
-    each = -(-steps // count)
-    return low - step / 2 + each * step * np.arange(-(-steps // each) + 1), False

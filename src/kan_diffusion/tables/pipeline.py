@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
@@ -37,7 +38,6 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import Condition, read_conditions
-from kan_diffusion.tables.kinds.identifier import Identifier
 
 __all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
 
@@ -91,6 +91,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         like: pd.DataFrame | None = None,
         steps: int = 20,
         generator: torch.Generator | None = None,
+        max_seconds: float | None = None,
     ) -> pd.DataFrame:
         """Draws rows.
 
@@ -101,6 +102,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             like: Rows with cells of some of the columns, which are kept; gaps in them are drawn.
             steps: Steps of the sampler.
             generator: Source of the noise; torch's default generator when None.
+            max_seconds: How long to look for rows that meet sets and ranges; when None, for 4,096
+                draws and 64 more of each row.
 
         Returns:
             A frame with the columns, order and dtypes of the table. Identifiers that are not given
@@ -128,6 +131,8 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             raise KanDiffusionError(
                 f"sampling needs at least 1 row, a whole number, not {num_rows}"
             )
+        if max_seconds is not None and not max_seconds > 0:
+            raise KanDiffusionError(f"max_seconds is to be above 0, not {max_seconds}")
         given = pd.DataFrame(index=range(num_rows)) if like is None else like.reset_index(drop=True)
         single = [condition for condition in wanted.values() if condition.is_value]
         several = [condition for condition in wanted.values() if not condition.is_value]
@@ -145,20 +150,24 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
         def complete(part: pd.DataFrame) -> pd.DataFrame:
             if not len(part.columns):
-                return self.codec.decode(sample(len(part)).samples)
+                drawn = sample(len(part)).samples.cpu().float()
+                return self.codec.decode(self.codec.tempered(drawn))
             rows = self.codec.encode(part, random, some=True, gaps=gaps)
             free = rows.isnan().any(dim=1)
             if free.any():
                 rows[free] = sample(int(free.sum()), observed=rows[free]).samples.to(rows)
             return self.codec.decode(rows, part, gaps)
 
-        frame = _accepted(given, complete, several) if several else complete(given)
+        frame = (
+            _accepted(given, complete, several, like is None, max_seconds)
+            if several
+            else complete(given)
+        )
         given = given.loc[frame.index].reset_index(drop=True)
         frame = frame.reset_index(drop=True)
         for column in self.codec.columns:
-            if isinstance(column, Identifier):
-                known = given.get(column.name)
-                frame[column.name] = column.numbered(frame[column.name], known)
+            known = given.get(column.name)
+            frame[column.name] = column.numbered(frame[column.name], known)
         return frame
 
     def _require_conditions(self) -> None:
@@ -264,32 +273,51 @@ def _accepted(
     given: pd.DataFrame,
     complete: Callable[[pd.DataFrame], pd.DataFrame],
     conditions: Sequence[Condition],
+    are_alike: bool,
+    max_seconds: float | None,
 ) -> pd.DataFrame:
-    """Completes each row of given cells until it meets all conditions, or many draws did not.
+    """Completes each row of given cells until it meets all conditions, or there is no more time.
 
-    The rows that meet them have their numbers as index.
+    Args:
+        given: The rows.
+        complete: Draws what is missing in them.
+        conditions: What is to be met.
+        are_alike: Whether all rows have the same given cells, so that a draw may serve any of them.
+        max_seconds: The time there is; when None, a number of draws ends the search.
+
+    Returns:
+        The rows that meet the conditions, with their numbers as index.
+
+    Raises:
+        DataError: No draw meets them.
     """
     waiting = np.arange(len(given))
-    found: list[pd.DataFrame] = []
+    accepted: list[pd.DataFrame] = []
     drawn = passed = 0
     most = _MOST_DRAWN_FOR_ONE * len(given) + _FEWEST_DRAWN
-    while len(waiting) and drawn < most:
+    started = time.monotonic()
+    used = 0.0  # share of the time, or of the draws
+    while len(waiting) and used < 1:
         # As many draws for each row as it has taken so far to find one that passes.
-        tries = math.ceil(1.2 * drawn / max(passed, 1)) if drawn else 4
-        tries = max(1, min(tries, -(-most // len(waiting)), _MOST_TRIED // len(waiting)))
-        rows = np.repeat(waiting, tries)
+        repeats = math.ceil(1.2 * drawn / max(passed, 1)) if drawn else 4
+        left = math.ceil(drawn / used * (1 - used)) if used else _FEWEST_DRAWN
+        repeats = max(1, min(repeats, -(-min(left, _MOST_TRIED) // len(waiting))))
+        rows = np.repeat(waiting, repeats)
         frame = complete(given.iloc[rows].reset_index(drop=True))
         met = np.all([each.holds(frame[each.column.name]) for each in conditions], axis=0)
         drawn, passed = drawn + len(rows), passed + int(met.sum())
-        frame = frame[met].set_axis(rows[met]).loc[lambda f: ~f.index.duplicated()]
-        found.append(frame)
+        frame = frame[met][: len(waiting)] if are_alike else frame[met]
+        frame.index = pd.Index(waiting[: len(frame)] if are_alike else rows[met])
+        accepted.append(frame.loc[~frame.index.duplicated()])
         waiting = np.setdiff1d(waiting, frame.index)
+        used = drawn / most if max_seconds is None else (time.monotonic() - started) / max_seconds
     if len(waiting):
         names = ", ".join(str(condition.column.name) for condition in conditions)
+        longer = "; give more time with max_seconds (--max-seconds)"
         if not passed:
-            raise DataError(f"none of {drawn:,} rows drawn meets the conditions on {names}")
+            raise DataError(f"none of {drawn:,} rows drawn meets the conditions on {names}{longer}")
         logger.warning(
-            f"{passed:,} of {drawn:,} rows drawn meet the conditions on {names}, so that "
-            f"{len(given) - len(waiting):,} rows come instead of {len(given):,}"
+            f"{len(given) - len(waiting):,} rows come instead of {len(given):,}, since of "
+            f"{drawn:,} drawn none meets the conditions on {names} for the others{longer}"
         )
-    return pd.concat(found).sort_index()
+    return pd.concat(accepted).sort_index()

@@ -15,6 +15,7 @@ better with two hidden layers than with four; ``kan`` does about as well with tw
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,17 @@ from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import DataError
+from kan_diffusion.evaluation.diagnostics import Distinction
+from kan_diffusion.evaluation.effort import EffortName
+from kan_diffusion.evaluation.metrics import Metric
 from kan_diffusion.processes import Process
-from kan_diffusion.study.config import TrialConfig
+from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.tasks import Asked, Drawn, Suggestion, Task, rows_drawn
+from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import conditions_from_texts
 from kan_diffusion.tables.datasets import TableDataset
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
+from kan_diffusion.tables.scores import TableScores
 from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.run import num_held_out
@@ -49,7 +55,7 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
     """The task of tables."""
 
     noun = "rows"
-    takes = ("where", "like", "trails")
+    takes = ("where", "like", "max_seconds", "trails")
     pipeline_class = TableDiffusionPipeline
 
     def suggest(
@@ -82,12 +88,29 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
         scheduler = make_scheduler(config.sampling.scheduler, config.process)
         return TableDiffusionPipeline(denoiser, config.process, dataset.codec, scheduler)
 
+    def metrics(self, dataset: TableDataset, evaluation: EvaluationConfig) -> dict[str, Metric]:
+        """Replaces the C2ST of coordinates by that of rows, which ``evaluate`` shows, too."""
+        metrics, codec = super().metrics(dataset, evaluation), dataset.codec
+        effort = evaluation.effort
+
+        def of_rows(drawn: Tensor, real: Tensor, generator: np.random.Generator) -> float:
+            return _beside(codec, drawn, real, generator, effort).c2st.value
+
+        return metrics | {"c2st": replace(metrics["c2st"], function=of_rows)}
+
+    def distinguished(
+        self, dataset: TableDataset, drawn: Tensor, heldout: Tensor, generator: np.random.Generator
+    ) -> Distinction:
+        """Says how well drawn rows are distinguished from held-out ones, and by which columns."""
+        judged = _beside(dataset.codec, drawn, heldout, generator, "full")
+        return Distinction(judged.c2st.value, judged.telling)
+
     def settled(
         self, dataset: TableDataset, generated: Tensor, generator: np.random.Generator
     ) -> Tensor:
         """Decodes and encodes rows: a network's categories are only near -1 and 1."""
         codec = dataset.codec
-        return codec.encode(codec.decode(generated), generator).double()
+        return codec.encode(codec.decode(codec.tempered(generated)), generator).double()
 
     def for_judging(
         self, config: TrialConfig, pipeline: TableDiffusionPipeline, other: Source
@@ -117,6 +140,7 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
             like=like,
             steps=steps,
             generator=generator,
+            max_seconds=asked.max_seconds,
         )
         return rows_drawn(frame, pipeline.codec.form)
 
@@ -137,3 +161,11 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
         several = pd.concat(frames, ignore_index=True)
         several.insert(0, name, np.repeat(range(1, draws + 1), len(rows)))
         return rows_drawn(several, form)
+
+
+def _beside(
+    codec: TableCodec, drawn: Tensor, real: Tensor, random: np.random.Generator, effort: EffortName
+) -> TableScores:
+    """Judges encoded rows by real ones."""
+    frames = {"real": codec.decode(real), "synthetic": codec.decode(drawn)}
+    return TableScores(codec.columns, frames, random, effort)

@@ -153,7 +153,7 @@ POINTS = {"dtype": "F32", "shape": [25 * 10**7], "data_offsets": [0, 10**9]}
 OBJECTS = text(('{"a": [{}', 1), (",{}", 33 * 10**6), ("]}", 1))
 FEWER = text(('{"a": [{}', 1), (",{}", 6 * 10**6), ("]}", 1))
 COLUMNS = {"columns": [{"categories": [[]] * 10**4}] * 400}
-STEPS = ("step", "loss", "learning_rate")
+STEPS = ("step", "loss", "learning_rate", "heldout_loss")
 WEIGHTS = "RUN/denoiser/diffusion_pytorch_model.safetensors"
 
 FOLDERS = {
@@ -172,7 +172,7 @@ FOLDERS = {
     "a header of 99 MB": (WEIGHTS, tensors(f'{{"a":"{"x" * 99_000_000}"}}'), "header"),
     "large weights": (WEIGHTS, tensors({"a": POINTS}, 10**9), "250,000,000 numbers"),
     "billions of steps": ("STUDY/trials/*/curves.parquet",
-        rows(lambda: dict.fromkeys(STEPS, np.ones(2**20)), 12), "30,000,000 values"),
+        rows(lambda: dict.fromkeys(STEPS, np.ones(2**20)), 12), "40,000,000 values"),
     "billions of results": ("STUDY/results.parquet",
         rows(lambda: dict.fromkeys(("trial", "error"), ["a"] * 2**20), 12), "500,000 values"),
     "results of long texts": ("STUDY/results.parquet",

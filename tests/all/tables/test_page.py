@@ -21,8 +21,8 @@ def require_inside(figure):
 def test_every_figure_can_be_read():
     random = np.random.default_rng(0)
     real = people(300, 2).assign(town=[f"town number {n}" for n in random.integers(0, 40, 300)])
-    for cells in quick_scores(real, shuffled(real, 4), train=real).cells.values():
-        require_inside(column_figure(*cells))
+    for name, cells in quick_scores(real, shuffled(real, 4), train=real).cells.items():
+        require_inside(column_figure(name, *cells))
 
 
 def test_a_column_is_drawn_with_its_shares_and_its_gaps_are_said(tmp_path):
@@ -31,7 +31,7 @@ def test_a_column_is_drawn_with_its_shares_and_its_gaps_are_said(tmp_path):
     value[random.random(500) < 0.1] = np.nan
     frame = pd.DataFrame({"fine ($)": value, "other": random.normal(size=500)})
     scores = quick_scores(frame, frame * 3)
-    figure = column_figure(*scores.cells["fine ($)"])
+    figure = column_figure("fine ($)", *scores.cells["fine ($)"])
     require_inside(figure)
     (axes,) = figure.axes
     assert axes.get_xscale() == "log"

@@ -30,7 +30,7 @@ def test_real_rows_score_as_a_perfect_model(fresh):
     # The real rows of both tests are told apart by luck, too: the variances add.
     assert margin["c2st"] == pytest.approx(1.96 * np.sqrt(0.25 / 1_400 + 0.25 / 1_400))
     assert value["copies"] == 0
-    assert fresh.rows == (700, 1_200, 1_200)
+    assert fresh.num_rows == (700, 1_200, 1_200)
 
 
 def test_independent_columns_keep_their_shapes_and_lose_everything_else():
@@ -86,7 +86,7 @@ def test_odd_tables_are_learned_drawn_filled_and_judged(name):
     assert value["shapes"] == pytest.approx(perfect["shapes"], abs=1e-12)
     assert len(scores.columns) + len(scores.left_out) == len(frame.columns)
     for name in [*scores.cells][:12]:
-        feature, *sides = scores.cells[name]
-        shares = column_figure(feature, *sides).axes[0].patches[0].get_data().values
-        least = 90 if feature.labels is None else 100
+        scale, *sides = scores.cells[name]
+        shares = column_figure(name, scale, *sides).axes[0].patches[0].get_data().values
+        least = 100 if scale.is_named else 90
         assert least - 1e-7 <= shares.sum() <= 100 + 1e-7, name

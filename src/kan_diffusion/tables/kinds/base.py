@@ -23,6 +23,7 @@ from kan_diffusion.errors import DataError, listed
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import WORDS, Holds, Storage, Values, place_among
 from kan_diffusion.tables.jumps import Share
+from kan_diffusion.tables.scales import Names, Scale
 
 __all__ = ["Cells", "Kind", "as_text", "between"]
 
@@ -102,8 +103,8 @@ class Kind(Settings):
         """
         raise NotImplementedError
 
-    def warnings(self, series: pd.Series, told: bool) -> list[str]:
-        """Says what a user should know of the fitted cells, whose kind was ``told`` or found."""
+    def warnings(self, series: pd.Series, given: bool) -> list[str]:
+        """Says what a user should know of the fitted cells, whose kind was given or found."""
         return []
 
     # Coordinates.
@@ -268,6 +269,10 @@ class Kind(Settings):
         """Tells from coordinates which cells are missing, shape (n,)."""
         return cells[:, 0] > 0 if self.states else np.zeros(len(cells), dtype=bool)
 
+    def tempered(self, cells: np.ndarray) -> np.ndarray:
+        """Returns drawn coordinates (n, number of coordinates) without too many rare values."""
+        return cells
+
     def log_scale(self, series: pd.Series) -> np.ndarray:
         """Returns log dz/dx of each cell, shape (n,); 0 for a cell without a number."""
         return np.zeros(len(series))
@@ -305,11 +310,26 @@ class Kind(Settings):
         """
         return self.known[between(self.known, low, high)]
 
+    def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
+        """Gives new identifiers to drawn cells (n,) that are not given; other cells stay.
+
+        Raises:
+            DataError: The column's dtype has no room for so many.
+        """
+        return drawn
+
     # What people see.
+
+    def scale(self, present: np.ndarray) -> Scale | None:
+        """Returns how cells are compared and drawn, of which ``present`` (n,) are all values.
+
+        None leaves the column out, since its values tell rows apart.
+        """
+        return Names.of(self.storage, present)
 
     @property
     def spelled(self) -> str:
-        """The kind as a user tells it, with a format if it has one."""
+        """The kind as a user gives it, with a format if it has one."""
         return self.kind
 
     def describe(self) -> dict[str, object]:

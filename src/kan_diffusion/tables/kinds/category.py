@@ -80,10 +80,10 @@ class Category(Kind):
             "rare": int((counts < SHARING).sum()),
         }
 
-    def warnings(self, series: pd.Series, told: bool) -> list[str]:
+    def warnings(self, series: pd.Series, given: bool) -> list[str]:
         """Says that text is nearly free, so that drawn rows repeat what few people wrote."""
         is_free = self.rare >= max(_MANY_RARE, len(self.categories) / 2)
-        if told or not is_free or self.storage.holds != "text":
+        if given or not is_free or self.storage.holds != "text":
             return []
         return [
             f"column '{self.name}' has {self.rare:,} texts that fewer than five rows have, and "
@@ -116,15 +116,45 @@ class Category(Kind):
         self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
     ) -> np.ndarray:
         """Maps categories to -1 and +1, or to their share of a normal distribution."""
-        codes = self.places(values, rows).astype(np.float64)
+        return self._scores_of(self.places(values, rows).astype(np.float64), generator)
+
+    def _scores_of(self, codes: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
         if len(self.categories) <= 2:
             return 2 * codes - 1
         return spread_over(self._map, codes, generator)
 
     def values(self, scores: np.ndarray) -> np.ndarray:
         """Maps coordinates to categories."""
+        return self.known[self._codes_at(scores)]
+
+    def _codes_at(self, scores: np.ndarray) -> np.ndarray:
         codes = scores > 0 if len(self.categories) <= 2 else self._map.inverse(scores)
-        return self.known[np.minimum(codes.astype(np.int64), len(self.known) - 1)]
+        return np.minimum(codes.astype(np.int64), len(self.categories) - 1)
+
+    def tempered(self, cells: np.ndarray) -> np.ndarray:
+        """Moves what comes too often of a rare category to the nearest that is not rare.
+
+        A network that puts a little too much where one row was repeats that row's text many times.
+        Of n rows, ceil(n p) keep a category that a share p had, in fewer than five rows.
+        """
+        shares = np.array(self.frequencies)
+        is_rare = shares <= np.sort(shares)[self.rare - 1] if self.rare else shares < 0
+        common = np.flatnonzero(~is_rare)
+        if not is_rare.any() or not len(common):
+            return cells
+        codes = np.where(self.gaps(cells), -1, self._codes_at(cells[:, -1].astype(np.float64)))
+        order = np.argsort(codes, kind="stable")
+        # How many cells before each one have its category.
+        number = np.empty(len(codes), dtype=np.int64)
+        number[order] = np.arange(len(codes)) - np.searchsorted(codes[order], codes[order])
+        most = np.where(is_rare, np.ceil(shares * len(cells)), np.inf)
+        excess = (codes >= 0) & (number >= most[codes])
+        after = np.searchsorted(common, codes[excess])
+        sides = common[np.clip([after - 1, after], 0, len(common) - 1)]
+        nearest = sides[np.abs(sides - codes[excess]).argmin(axis=0), np.arange(len(after))]
+        cells = cells.copy()
+        cells[excess, -1] = self._scores_of(nearest.astype(np.float64), None)
+        return cells
 
     def words(self) -> str:
         """Names the first categories, and how many are rare."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.kinds.number import Number
+from kan_diffusion.tables.scales import Dates
 
 __all__ = ["Date"]
 
@@ -19,7 +20,7 @@ class Date(Number):
 
     @property
     def spelled(self) -> str:
-        """The kind as a user tells it: of dates in text with their format, "date:%m/%d/%Y"."""
+        """The kind as a user gives it: of dates in text with their format, "date:%m/%d/%Y"."""
         return self.kind + (f":{self.storage.written}" if self.storage.written else "")
 
     def texts(self, values: np.ndarray) -> list[str]:
@@ -27,6 +28,10 @@ class Date(Number):
         if self.storage.written is None:
             return super().texts(values)
         return list(self.restore(values, np.zeros(len(values), dtype=bool)))
+
+    def scale(self, present: np.ndarray) -> Dates:
+        """Compares and draws dates."""
+        return Dates()
 
     def words(self) -> str:
         """Names the first and the last date, and their time zone."""

@@ -90,9 +90,9 @@ class Identifier(Kind):
         digits = min(min(map(len, values)) - len(prefix), _DIGITS)
         return {"prefix": prefix, "digits": digits, "first": _beyond(values, prefix, 1)}
 
-    def warnings(self, series: pd.Series, told: bool) -> list[str]:
+    def warnings(self, series: pd.Series, given: bool) -> list[str]:
         """Says that new identifiers are made, unless that was asked for."""
-        if told:
+        if given:
             return []
         return [
             f"column '{self.name}' identifies rows: it is not learned, and its numbers go on where "
@@ -132,6 +132,9 @@ class Identifier(Kind):
         raise DataError(
             f"column '{self.name}' holds identifiers, which are made anew; leave it out"
         )
+
+    def scale(self, present: np.ndarray) -> None:
+        """Leaves identifiers out."""
 
     def words(self) -> str:
         """Says that values are unique."""

@@ -18,6 +18,7 @@ from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.jumps import JumpMap, fit_jumps, spread_over
 from kan_diffusion.tables.kinds.base import Cells, Kind, between
 from kan_diffusion.tables.numbers import Lattice
+from kan_diffusion.tables.scales import Scale
 
 __all__ = ["Number"]
 
@@ -56,9 +57,9 @@ class Number(Kind):
         )
         return {"lattice": lattice, "distribution": distribution}
 
-    def warnings(self, series: pd.Series, told: bool) -> list[str]:
+    def warnings(self, series: pd.Series, given: bool) -> list[str]:
         """Says that numbers look like codes, or that float32 cannot tell all steps apart."""
-        if not told and (width := self._code_width(series)):
+        if not given and (width := self._code_width(series)):
             return [
                 f"column '{self.name}' holds whole numbers of {width} digits that repeat as codes "
                 "do, and is drawn as an amount; if they are codes, give the column the kind "
@@ -182,6 +183,10 @@ class Number(Kind):
             near = np.abs(steps - whole) < 1e-6
             steps = np.where(near, whole, np.floor(steps) if side < 0 else np.ceil(steps))
         return self._numbers(steps)
+
+    def scale(self, present: np.ndarray) -> Scale:
+        """Compares and draws numbers."""
+        return Scale()
 
     def words(self) -> str:
         """Names the few numbers there are, or the smallest and the largest."""

@@ -1,7 +1,7 @@
-r"""Doubts about a trained model: one sentence where it fits badly, with what to change.
+r"""Diagnostics of a trained model: one sentence where it fits badly, with what to change.
 
 A classifier is given n drawn and n held-out rows. On rows of one distribution its accuracy is 1/2
-with a standard deviation s of about :math:`1 / (2 \sqrt{2n})`. The model is doubted if the accuracy
+with a standard deviation s of about :math:`1 / (2 \sqrt{2n})`. A model fits badly if the accuracy
 is above 1/2 + 4 s and above 0.7. Training was too short if the held-out loss fell by more than 8 %
 in the second half of the steps. (With a learning rate that decays to zero the last steps change
 little, however short a run is.)
@@ -10,32 +10,43 @@ little, however short a run is.)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import numpy as np
-from torch import Tensor
-
-from kan_diffusion.evaluation.metrics import c2st
+from kan_diffusion.errors import listed
 from kan_diffusion.training import TrainingConfig, TrainingResult
 
-__all__ = ["TOLD_APART_ROWS", "training_doubt"]
+__all__ = ["DIAGNOSED_ROWS", "Distinction", "training_diagnosis"]
 
-TOLD_APART_ROWS = 1000
+DIAGNOSED_ROWS = 1000
 """Most rows of a side for the classifier; more would take longer than a second."""
 
-_TOLD_APART = 0.7
+_DISTINGUISHED = 0.7
 _FALLING = 0.08
 _FEW_STEPS = 1000
+_SHOWN = 3
 _BY_HEART = 0.02
 """Relative rise of the held-out loss above its minimum beyond which the model has overfitted."""
 
 
-def training_doubt(
+class Distinction(NamedTuple):
+    """How well a classifier distinguishes drawn rows from held-out ones.
+
+    Attributes:
+        accuracy: Of a classifier; 0.5 is a guess.
+        columns: Columns that give drawn rows away by themselves.
+    """
+
+    accuracy: float
+    columns: Sequence[str] = ()
+
+
+def training_diagnosis(
     result: TrainingResult,
     config: TrainingConfig,
     num_parameters: int,
-    drawn: Tensor,
-    heldout: Tensor,
-    generator: np.random.Generator,
+    distinction: Distinction,
+    num_rows: int,
 ) -> str | None:
     """Says whether a model is too small, overfitted or trained too briefly, and what to change.
 
@@ -43,19 +54,17 @@ def training_doubt(
         result: Result of its training, with held-out losses.
         config: Settings of its training.
         num_parameters: Number of its trainable parameters.
-        drawn: Rows it drew, encoded, with shape (n, d).
-        heldout: Rows it was not trained on, encoded, with shape (m, d).
-        generator: Source of the classifier's draws.
+        distinction: How well rows that it drew differ from those that it was not trained on.
+        num_rows: Number n of rows of each of the two.
 
     Returns:
-        A sentence; None if there is no doubt, or too little was held out to tell.
+        A sentence; None if there is nothing to say, or too little was held out to tell.
     """
-    size = min(len(drawn), len(heldout), TOLD_APART_ROWS)
-    accuracy = c2st(drawn, heldout, generator, max_points=size) if size > 1 else 0.5
-    chance = max(_TOLD_APART, 0.5 + 2 / math.sqrt(2 * max(size, 1)))
-    steps, looks = len(result.losses), result.heldout_losses
-    losses = [loss for _, loss in looks]
-    half = [loss for step, loss in looks if step <= steps / 2]
+    accuracy, columns = distinction
+    chance = max(_DISTINGUISHED, 0.5 + 2 / math.sqrt(2 * max(num_rows, 1)))
+    steps, validation = len(result.losses), result.heldout_losses
+    losses = [loss for _, loss in validation]
+    half = [loss for step, loss in validation if step <= steps / 2]
     fall = 1 - losses[-1] / half[-1] if half else 0.0
     symptoms = []
     if accuracy > chance:
@@ -78,6 +87,11 @@ def training_doubt(
         )
     elif fall > _FALLING or config.steps < _FEW_STEPS:
         remedy = f"it has not converged; raise steps from {config.steps:,} to {4 * config.steps:,}"
+    elif columns:
+        remedy = (
+            f"columns that give rows away by themselves: {listed(columns, _SHOWN)}; see whether "
+            "their kinds are right"
+        )
     else:
         remedy = f"it is too small; raise params from {num_parameters:,} to {4 * num_parameters:,}"
     return f"the model does not fit the table well: {'; '.join(symptoms)}: {remedy}"

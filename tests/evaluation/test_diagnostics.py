@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from helpers import randn
-from kan_diffusion.evaluation.doubts import training_doubt
+from kan_diffusion.evaluation.diagnostics import Distinction, training_diagnosis
+from kan_diffusion.evaluation.metrics import c2st
 from kan_diffusion.training import TrainingConfig
 
 HELDOUT = randn(100, 3)
@@ -15,7 +16,7 @@ ROSE = (500, 0.9), (1000, 0.8), (2000, 0.9)
 
 
 @pytest.mark.parametrize(
-    ("looks", "moved", "settings", "remedy"),
+    ("validation", "moved", "settings", "remedy"),
     [
         (STAYED, 0, {}, None),
         (ROSE, 0, {}, None),
@@ -27,19 +28,25 @@ ROSE = (500, 0.9), (1000, 0.8), (2000, 0.9)
         (ROSE, 2, {}, "by heart; give it more rows, or fewer params than 1,234"),
     ],
 )
-def test_a_model_whose_rows_are_unlike_others_is_told_with_its_remedy(
-    looks, moved, settings, remedy
+def test_a_model_whose_rows_are_unlike_others_is_named_with_its_remedy(
+    validation, moved, settings, remedy
 ):
     result = SimpleNamespace(
         losses=np.full(2000, 0.5),
-        heldout_losses=looks,
+        heldout_losses=validation,
         ending="time" if settings.keys() - {"steps"} else "finished",
     )
     config, random = TrainingConfig(**{"steps": 2000, **settings}), np.random.default_rng(0)
-    doubt = training_doubt(result, config, 1234, randn(100, 3, seed=1) + moved, HELDOUT, random)
+    distinction = Distinction(c2st(randn(100, 3, seed=1) + moved, HELDOUT, random))
+    said = training_diagnosis(result, config, 1234, distinction, 100)
     if remedy is None:
-        assert doubt is None
+        assert said is None
         return
-    assert doubt.startswith("the model does not fit the table well: a classifier tells drawn rows")
-    assert "\n" not in doubt
-    assert re.search(remedy, doubt), doubt
+    assert said.startswith("the model does not fit the table well: a classifier tells drawn rows")
+    assert "\n" not in said
+    assert re.search(remedy, said), said
+    if settings:
+        return
+    alone = training_diagnosis(result, config, 1234, Distinction(0.9, ["limit", "hours"]), 100)
+    kinds = "give rows away by themselves: limit, hours; see whether their kinds are right"
+    assert alone.endswith(kinds) == ("too small" in remedy)
