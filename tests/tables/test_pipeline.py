@@ -73,9 +73,9 @@ def test_only_rows_with_gaps_are_drawn(pipeline):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(pipeline), "__call__", counted)
         pipeline.impute(gaps, 3, generator=seeded(), steps=2)
-        assert num_points == [2, 2, 2]
+        assert sum(num_points) == 3 * 2
         pd.testing.assert_frame_equal(pipeline.impute(FRAME)[0], FRAME)
-        assert len(num_points) == 3
+        assert sum(num_points) == 3 * 2
 
 
 def test_an_absent_column_is_a_gap(pipeline):

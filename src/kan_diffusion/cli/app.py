@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 import traceback
 import unicodedata
 from dataclasses import replace
@@ -359,8 +360,8 @@ def train(
     max_seconds: Annotated[
         float | None,
         option(
-            "Seconds that training may take: the number of steps then follows from the "
-            "machine's speed.",
+            "Seconds that reading, training and judging may take: the number of steps then "
+            "follows from the machine's speed.",
             "no limit",
             within=(None, MOST_SECONDS),
         ),
@@ -432,6 +433,7 @@ def train(
 
     The same command goes on where it was interrupted.
     """
+    started = time.monotonic()
     console = TextConsole(stderr=True)
     if console.is_terminal and Path(data).exists():
         console.say(f"reading '{data}'")
@@ -457,6 +459,10 @@ def train(
     from kan_diffusion.study.trial import run_trial
 
     task = task_of(source)
+    if quick and max_seconds is None:
+        max_seconds = task.quick_seconds
+    if task.quick_seconds is not None and max_seconds is not None:
+        quick = quick or max_seconds <= 2 * task.quick_seconds  # judging is to be short, too
     config: TrialConfig = single_trial(
         source, family=family, params=params, depth=depth, process=process, steps=steps,
         batch_size=batch_size, optimizer=optimizer, learning_rate=lr, max_seconds=max_seconds,
@@ -479,6 +485,7 @@ def train(
             config,
             folder,
             device=device,
+            spent_seconds=time.monotonic() - started,
             on_progress=on_progress,
             log_folder=inside(folder, "tensorboard") if tensorboard else None,
         )
@@ -488,9 +495,10 @@ def train(
         raise KanDiffusionError(str(result.row["error"]))
     show_scores(result.row, f"{config.model.name} on {config.data.name}", config.data)
     if result.config.evaluation.effort == "quick":
-        TextConsole().say(
-            "A first look, by few points; the same command without --quick judges it well."
-        )
+        well = "without --quick judges it well"
+        if task.quick_seconds is not None:
+            well = "with --fresh, and without --quick or so short a time, trains it well"
+        TextConsole().say(f"A first look, by few {task.noun}; the same command {well}.")
     words = ["kan-diffusion", "sample", str(folder), "--num", str(task.num)]
     module, own, _ = config.model.family.partition(":")
     words += ["--import", module] if own else []
@@ -638,7 +646,8 @@ def sample(
     pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
     _warn(signal_warning(pipeline.process))
     if steps is None:
-        steps = pipeline.process.num_timesteps if scheduler == "ddpm" else 20
+        usual = config.sampling.steps
+        steps = pipeline.process.num_timesteps if scheduler == "ddpm" else usual
     numbered = out is None and not overwrite
     with new_output(out or run / task.file, overwrite=overwrite, numbered=numbered) as output:
         pipeline.to(resolve_device(device))

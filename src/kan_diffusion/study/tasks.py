@@ -214,6 +214,7 @@ class Task(Generic[DatasetT, PipelineT]):
         families: All families that can be compared, by name.
         family: Family of a denoiser unless the user says.
         process: Noising process unless the user says.
+        quick_seconds: Seconds of training for a first look; None where it is as long as any.
         measures: Measures of drawn samples that are in rows of results, instead of sample metrics.
     """
 
@@ -225,6 +226,7 @@ class Task(Generic[DatasetT, PipelineT]):
     families: ClassVar[Mapping[str, Family]] = FAMILIES
     family: ClassVar[str] = "kan"
     process: ClassVar[str] = "cosine"
+    quick_seconds: ClassVar[float | None] = None
     measures: ClassVar[Mapping[str, Measure]] = {}
 
     def suggest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -71,6 +72,9 @@ logger = logging.getLogger(__name__)
 NUM_PANELS = 11
 """Number of timesteps at which figures show a process, both ends included."""
 
+
+_JUDGING_SHARE = 0.2
+"""Share of a time limit that is kept for judging."""
 
 _SMALL = 10_000
 """KANs with fewer parameters have their weights saved at moments of training: 40 kB each."""
@@ -186,6 +190,7 @@ def run_trial(
     folder: Path,
     *,
     device: str = "auto",
+    spent_seconds: float = 0.0,
     on_progress: ProgressCallback | None = None,
     log_folder: Path | None = None,
 ) -> TrialResult:
@@ -195,6 +200,7 @@ def run_trial(
         config: The trial.
         folder: Folder to keep it in; made when missing.
         device: Device to train and sample on.
+        spent_seconds: Seconds that have passed of those that the trial may take.
         on_progress: Called with the number of finished steps and the loss.
         log_folder: Folder for TensorBoard's event files.
 
@@ -217,7 +223,7 @@ def run_trial(
             return finished
         if (finished := load_trial(folder, config, but=(SAMPLES,))) is not None:
             return _judge_again(config, finished, device)
-        return _run_claimed(config, folder, device, on_progress, log_folder)
+        return _run_claimed(config, folder, device, spent_seconds, on_progress, log_folder)
 
 
 def _judge_again(config: TrialConfig, finished: TrialResult, device: str) -> TrialResult:
@@ -240,9 +246,11 @@ def _run_claimed(
     config: TrialConfig,
     folder: Path,
     device: str,
+    spent_seconds: float,
     on_progress: ProgressCallback | None,
     log_folder: Path | None,
 ) -> TrialResult:
+    started = time.monotonic()
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     require_judge(dataset)
     task = task_of(config.data)
@@ -273,6 +281,7 @@ def _run_claimed(
             dataset,
             denoiser,
             device,
+            spent_seconds=spent_seconds + time.monotonic() - started,
             checkpoint=folder / CHECKPOINT,
             on_progress=on_progress,
             moments=moments and {*moments, steps},
@@ -316,6 +325,7 @@ def train_trial(
     denoiser: Denoiser,
     device: str,
     *,
+    spent_seconds: float = 0.0,
     checkpoint: Path | None = None,
     on_progress: ProgressCallback | None = None,
     callbacks: Sequence[Callback] = (),
@@ -330,6 +340,7 @@ def train_trial(
         dataset: Its data set.
         denoiser: Its denoiser.
         device: Device to train on.
+        spent_seconds: Seconds that have passed of those that the trial may take.
         checkpoint: As in :func:`~kan_diffusion.training.train`, as are the arguments that follow.
         on_progress: See there.
         callbacks: See there.
@@ -365,6 +376,7 @@ def train_trial(
             checkpoint=checkpoint,
             identity=config.identity,
             resume=True,
+            reserved=spent_seconds + _JUDGING_SHARE * (config.training.max_seconds or 0.0),
             on_progress=on_progress,
             callbacks=callbacks,
             moments=moments,

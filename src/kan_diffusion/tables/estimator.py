@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, replace
@@ -72,14 +73,14 @@ class DiffusionEstimator(BaseEstimator):
         params: Largest number of trainable parameters; the family's nearest size below it is used.
             If the table has so many columns that even the smallest size is larger, that size is
             used and a warning is logged. When None, 300 times the square root of the table's number
-            of encoded values, at most 500,000.
+            of encoded values, up to four times as many from 2,000 rows on, at most 500,000.
         process: Noising process, a name of ``PROCESSES`` such as ``"cosine"`` or ``"flow"``.
         steps: Largest number of optimiser steps; chosen for the table when None.
         batch_size: Rows per step, drawn with replacement; chosen for the table when None.
         optimizer: ``"adam"``, ``"soap"`` or ``"muon"``, see
             :mod:`kan_diffusion.training.optimization`.
         learning_rate: Peak learning rate; chosen for the family and size when None.
-        max_seconds: Seconds that training may take; None for no limit.
+        max_seconds: Seconds that ``fit`` may take; None for no limit.
         columns: Kinds of columns that should not be inferred, by name:
             ``{"age": "number", "zip code": "category"}``; by number for an array.
         without: Rules that hold in all rows and need not be kept, such as ``"start<=end"``; those
@@ -199,6 +200,7 @@ class DiffusionEstimator(BaseEstimator):
                 for one column.
             ValueError: X is neither a frame nor an array in two dimensions.
         """
+        started = time.monotonic()
         frame = self._frame(X, reset=True)
         seed = self._seed()
         with valid_settings("settings"):
@@ -228,7 +230,13 @@ class DiffusionEstimator(BaseEstimator):
         shown = show_training(title, config.training.steps) if self.verbose else nullcontext()
         with shown as bar, one_thread():
             trained, validation = train_trial(
-                config, dataset, denoiser, self.device, on_progress=bar, callbacks=callbacks
+                config,
+                dataset,
+                denoiser,
+                self.device,
+                spent_seconds=time.monotonic() - started,
+                on_progress=bar,
+                callbacks=callbacks,
             )
         pipeline = TableDiffusionPipeline(denoiser, config.process, codec)
         warn_of_misfit(config, trained, dataset, pipeline, validation)
@@ -262,7 +270,7 @@ class DiffusionEstimator(BaseEstimator):
         *,
         conditions: Mapping[object, object] | None = None,
         like: pd.DataFrame | None = None,
-        steps: int = 20,
+        steps: int | None = None,
         scheduler: str | None = None,
         random_state: RandomState = None,
         max_seconds: float | None = None,
@@ -275,7 +283,8 @@ class DiffusionEstimator(BaseEstimator):
                 of values, or a pair (low, high) with None for an open end.
             like: Rows with cells of some of the columns; the cells are kept, and each row is
                 completed once. Leave ``n_samples`` out then.
-            steps: Steps of the sampler.
+            steps: Steps of the sampler; when None, 20 of a model of less than 2,000 rows, and 50 of
+                others.
             scheduler: Name of the sampler for this call, see :data:`kan_diffusion.SCHEDULERS`; that
                 of ``pipeline_`` when None, which is the process's default.
             random_state: Source of the noise; the estimator's own when None.
@@ -301,7 +310,7 @@ class DiffusionEstimator(BaseEstimator):
             None if like is not None and n_samples == 1 else n_samples,
             conditions=conditions,
             like=like,
-            steps=steps,
+            steps=self._trial.config.sampling.steps if steps is None else steps,
             generator=torch_generator("samples", self._seed(random_state)),
             max_seconds=max_seconds,
         )

@@ -24,7 +24,6 @@ and probabilities add up to one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Self
 
@@ -78,8 +77,45 @@ class JumpMap(Settings):
         return self
 
     @cached_property
-    def _masses(self) -> _Masses:
-        return _Masses.of(self)
+    def _numbers(self) -> np.ndarray:
+        """The jumps, (J,)."""
+        return np.array(self.jumps, dtype=np.float64)
+
+    @cached_property
+    def _masses(self) -> tuple[np.ndarray, float]:
+        """Shares of the jumps, (J,), and of all other numbers, which add up to 1."""
+        shares = np.array(self.shares, dtype=np.float64)
+        # No mass is lost where rounded shares reach 1.
+        rest = 0.0 if self.rest is None else max(1 - shares.sum(), 1e-9)
+        return shares * (1 - rest) / max(shares.sum(), 1e-300), rest
+
+    @cached_property
+    def _beside(self) -> tuple[np.ndarray, np.ndarray]:
+        """Masses of the jumps before and after each interval between jumps, (J + 1,) each.
+
+        Those after are summed from above, so that tails keep their digits.
+        """
+        jumps, _ = self._masses
+        return np.append(0, np.cumsum(jumps)), np.append(np.cumsum(jumps[::-1])[::-1], 0)
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Where the intervals end among the other numbers, (J,)."""
+        return self._numbers if self.fine else self._numbers - np.arange(len(self.jumps))
+
+    @cached_property
+    def _around(self) -> tuple[np.ndarray, np.ndarray]:
+        """Masses below and above each jump, (J,) each."""
+        (_, rest), (before, after) = self._masses, self._beside
+        inner = np.zeros(len(before) - 1) if self.rest is None else self.rest.forward(self._ends)
+        return rest * ndtr(inner) + before[:-1], rest * ndtr(-inner) + after[1:]
+
+    @cached_property
+    def _edges(self) -> np.ndarray:
+        """Normal scores of the lower and the upper end of each jump, (2 J,)."""
+        (jumps, _), (below, above) = self._masses, self._around
+        edges = _score(np.stack([below, below + jumps]), np.stack([above + jumps, above]))
+        return edges.T.ravel()
 
     def forward(self, numbers: np.ndarray, u: np.ndarray | float = 0.5) -> np.ndarray:
         """Maps numbers, shape (n,), to about N(0, 1), in float64.
@@ -97,126 +133,67 @@ class JumpMap(Settings):
 
         Arguments are those of :meth:`forward`.
         """
-        masses, u = self._masses, np.broadcast_to(u, numbers.shape)
-        place, is_jump = masses.places(numbers)
+        u = np.broadcast_to(u, numbers.shape)
+        (jumps, rest), (below, above) = self._masses, self._around
+        place, is_jump = self._places(numbers)
         z, slope = np.empty(len(numbers)), np.empty(len(numbers))
         at = place[is_jump]
-        share, p = u[is_jump], masses.jumps[at]
-        z[is_jump] = _score(masses.below[at] + share * p, masses.above[at] + (1 - share) * p)
+        share, p = u[is_jump], jumps[at]
+        z[is_jump] = _score(below[at] + share * p, above[at] + (1 - share) * p)
         slope[is_jump] = np.log(p) + _HALF_LOG_2PI + z[is_jump] ** 2 / 2
         if self.rest is not None:
             at, x = place[~is_jump], numbers[~is_jump]
             x = x if self.fine else x - at + u[~is_jump]
             inner, steep = self.rest.with_log_slope(x)
-            z[~is_jump] = masses.outwards(inner, at)
+            z[~is_jump] = self._outwards(inner, at)
             bend = (z[~is_jump] ** 2 - inner**2) / 2
-            slope[~is_jump] = steep + math.log(masses.rest) + bend
+            slope[~is_jump] = steep + math.log(rest) + bend
         return z, slope
 
     def is_jump(self, numbers: np.ndarray) -> np.ndarray:
         """Tells which numbers, shape (n,), are jumps."""
-        return self._masses.places(numbers)[1]
+        return self._places(numbers)[1]
 
     def inverse(self, z: np.ndarray) -> np.ndarray:
         """Maps z, shape (n,), to numbers: jumps, or steps between them, or any if they are fine."""
-        masses = self._masses
-        segment = np.searchsorted(masses.edges, z, "right")
+        segment = np.searchsorted(self._edges, z, "right")
         place, is_jump = segment // 2, segment % 2 == 1
         numbers = np.empty(len(z))
-        numbers[is_jump] = masses.numbers[place[is_jump]]
+        numbers[is_jump] = self._numbers[place[is_jump]]
         if self.rest is not None:
             at = place[~is_jump]
-            x = self.rest.inverse(masses.inwards(z[~is_jump], at))
-            low, high = masses.ends[at], masses.ends[at + 1]
+            x = self.rest.inverse(self._inwards(z[~is_jump], at))
+            ends = np.concatenate([[-np.inf], self._ends, [np.inf]])
+            low, high = ends[at], ends[at + 1]
             if self.fine:
                 numbers[~is_jump] = np.clip(x, low, high)
             else:
                 numbers[~is_jump] = np.clip(np.floor(x), low, high - 1) + at
         return numbers
 
-
-@dataclass(frozen=True)
-class _Masses:
-    """What a map with J jumps derives from them.
-
-    Attributes:
-        numbers: The jumps, (J,).
-        jumps: Their shares, (J,).
-        rest: Share of all other numbers.
-        below: Mass below each jump, (J,).
-        above: Mass above each jump, (J,).
-        before: Mass of the jumps before each interval between jumps, (J + 1,).
-        after: Mass of the jumps after it, (J + 1,).
-        ends: Where the intervals end among the other numbers, (J + 2,).
-        edges: Normal scores of the lower and the upper end of each jump, (2 J,).
-    """
-
-    numbers: np.ndarray
-    jumps: np.ndarray
-    rest: float
-    below: np.ndarray
-    above: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    ends: np.ndarray
-    edges: np.ndarray
-
-    @classmethod
-    def of(cls, jump_map: JumpMap) -> Self:
-        """Computes them; masses above are summed from above, so that tails keep their digits."""
-        numbers, jumps = np.array(jump_map.jumps, float), np.array(jump_map.shares, float)
-        if jump_map.rest is None:
-            jumps /= jumps.sum()
-            rest, inner = 0.0, np.zeros(len(jumps))
-        else:
-            # No mass is lost where rounded shares reach 1.
-            rest = max(1 - jumps.sum(), 1e-9)
-            jumps *= (1 - rest) / max(jumps.sum(), 1e-300)
-        ends = numbers if jump_map.fine else numbers - np.arange(len(numbers))
-        if jump_map.rest is not None:
-            inner = jump_map.rest.forward(ends)
-        before = np.append(0, np.cumsum(jumps))
-        after = np.append(np.cumsum(jumps[::-1])[::-1], 0)
-        below, above = rest * ndtr(inner) + before[:-1], rest * ndtr(-inner) + after[1:]
-        edges = _score(np.stack([below, below + jumps]), np.stack([above + jumps, above]))
-        return cls(
-            numbers=numbers,
-            jumps=jumps,
-            rest=rest,
-            below=below,
-            above=above,
-            before=before,
-            after=after,
-            ends=np.concatenate([[-np.inf], ends, [np.inf]]),
-            edges=edges.T.ravel(),
-        )
-
-    def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds the jump or the interval of each number, (n,), and tells which are jumps, (n,)."""
-        if self.rest == 0:
-            place = np.clip(np.searchsorted(self.numbers, numbers, "right") - 1, 0, None)
+        if self.rest is None:
+            place = np.clip(np.searchsorted(self._numbers, numbers, "right") - 1, 0, None)
             return place, np.ones(len(numbers), bool)
-        place = np.searchsorted(self.numbers, numbers)
-        return place, np.append(self.numbers, np.nan)[place] == numbers
+        place = np.searchsorted(self._numbers, numbers)
+        return place, np.append(self._numbers, np.nan)[place] == numbers
 
-    def outwards(self, inner: np.ndarray, place: np.ndarray) -> np.ndarray:
+    def _outwards(self, inner: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Maps scores among the other numbers, (n,), in intervals (n,), to scores among all."""
-        if not len(self.jumps):
+        if not self.jumps:
             return inner
-        z = _score(
-            self.rest * ndtr(inner) + self.before[place],
-            self.rest * ndtr(-inner) + self.after[place],
-        )
+        (_, rest), (before, after) = self._masses, self._beside
+        z = _score(rest * ndtr(inner) + before[place], rest * ndtr(-inner) + after[place])
         return np.where(np.abs(inner) < _FLAT, z, inner)
 
-    def inwards(self, z: np.ndarray, place: np.ndarray) -> np.ndarray:
+    def _inwards(self, z: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Maps scores among all numbers, (n,), in intervals (n,), to scores among the others."""
-        if not len(self.jumps):
+        if not self.jumps:
             return z
-        inner = _score(
-            np.maximum(ndtr(z) - self.before[place], 0) / self.rest,
-            np.maximum(ndtr(-z) - self.after[place], 0) / self.rest,
-        )
+        (_, rest), (before, after) = self._masses, self._beside
+        below, above = ndtr(z) - before[place], ndtr(-z) - after[place]
+        inner = _score(np.maximum(below, 0) / rest, np.maximum(above, 0) / rest)
         return np.where(np.abs(z) < _FLAT, inner, z)
 
 

@@ -210,16 +210,22 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         absent = [column.name for column in self.codec.columns if column.name not in known]
         has_gaps = known.isna().any(axis=1).to_numpy() | bool(absent)
         with_gaps, whole = np.flatnonzero(has_gaps), np.flatnonzero(~has_gaps)
-        rest = self.codec.as_trained(known.iloc[whole])
+        part, rest = known.iloc[with_gaps], self.codec.as_trained(known.iloc[whole])
+        if not len(part):
+            return [rest.set_axis(frame.index) for _ in range(draws)]
         order = np.argsort(np.concatenate([with_gaps, whole]))
-        filled = []
-        for _ in range(draws):
-            both = rest
-            if len(with_gaps):
-                part = self.draw(like=known.iloc[with_gaps], steps=steps, generator=generator)
-                part = part[[*known, *absent]]
-                both = pd.concat([part, rest], ignore_index=True) if len(rest) else part
-            filled.append(both.iloc[order].set_axis(frame.index))
+        filled: list[pd.DataFrame] = []
+        while len(filled) < draws:
+            times = min(draws - len(filled), max(1, _AT_ONCE // len(part)))
+            like = pd.concat([part] * times, ignore_index=True)
+            drawn = self.draw(like=like, steps=steps, generator=generator)[[*known, *absent]]
+            for rows in np.split(np.arange(len(drawn)), times):
+                one = drawn.iloc[rows].reset_index(drop=True)
+                if filled:
+                    filled.append(_with_rows(filled[0], with_gaps, one))
+                else:
+                    both = pd.concat([one, rest], ignore_index=True) if len(rest) else one
+                    filled.append(both.iloc[order].set_axis(frame.index))
         return filled
 
     def log_density(
@@ -267,6 +273,15 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             num_steps=num_steps,
         )
         return density.numpy() + scale
+
+
+def _with_rows(frame: pd.DataFrame, places: np.ndarray, rows: pd.DataFrame) -> pd.DataFrame:
+    """Copies a frame (n, columns) with other rows (m, columns) at some places, (m,)."""
+    columns = {}
+    for name, column in frame.items():
+        columns[name] = column.copy()
+        columns[name].iloc[places] = rows[name].array
+    return pd.DataFrame(columns)
 
 
 def _accepted(

@@ -1,12 +1,15 @@
 r"""The task of tables: models of encoded rows, which draw and complete rows.
 
-What suits n rows of d coordinates, V = n d values, P parameters and :math:`\eta` the learning rate
-of the family, which was tuned at 2,300 parameters, is
+What suits n rows of d coordinates, V = n d values, P parameters, S steps and :math:`\eta` the
+learning rate of the family, which was tuned at 2,300 parameters, is
 
-.. math:: P = 300 \sqrt V, \qquad \eta_P = \eta\, (2300 / P)^{1/4},
+.. math:: P = 300\, r \sqrt V, \qquad S = 3000\, r, \qquad r = n / 2000, \qquad
+    \eta_P = \eta\, (2300 / P)^{1/4},
 
-with P at most 500,000 and :math:`\eta_P` at most :math:`\eta`. Exponents and factors were measured
-on tables from 30 x 5 to 100,000 x 50 (benchmarks/table_defaults.py, results/tables/defaults.json).
+with r from 1 to 4, P at most 500,000 and :math:`\eta_P` at most :math:`\eta`. Exponents and the
+factor 300 were measured on tables from 30 x 5 to 100,000 x 50 (benchmarks/table_defaults.py,
+results/tables/defaults.json); what more rows deserve, on public tables (benchmarks/tables).
+Training ends before when the held-out loss has not fallen for long.
 A network that is too small costs much more than one that is too large, since training keeps the
 weights of the lowest held-out loss. On tables of few rows and many columns, a full KAN does far
 better with two hidden layers than with four; ``kan`` does about as well with two.
@@ -32,7 +35,7 @@ from kan_diffusion.evaluation.diagnostics import Distinction
 from kan_diffusion.evaluation.effort import EffortName
 from kan_diffusion.evaluation.metrics import Metric
 from kan_diffusion.processes import Process
-from kan_diffusion.study.config import EvaluationConfig, TrialConfig
+from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
 from kan_diffusion.study.tasks import Asked, Drawn, Suggestion, Task, rows_drawn
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import conditions_from_texts
@@ -46,6 +49,8 @@ from kan_diffusion.training.run import num_held_out
 __all__ = ["TableTask"]
 
 _FACTOR, _MOST = 300, 500_000
+_STEPS = 3_000
+_MANY_ROWS, _MOST_GROWTH = 2_000, 4.0  # rows from which on size and steps grow with them, how far
 _TUNED_AT = 2_300
 _FEW_ROWS = 5_000
 _SHALLOW = 2
@@ -57,18 +62,20 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
     noun = "rows"
     takes = ("where", "like", "max_seconds", "trails")
     pipeline_class = TableDiffusionPipeline
+    quick_seconds = 30.0
 
     def suggest(
         self, dataset: TableDataset, family: str, process: Process, params: int | None
     ) -> Suggestion:
         """Suggests how to train a model of a table."""
         num_rows, kind = len(dataset.train), get_family(family)
+        growth = min(max(num_rows / _MANY_ROWS, 1.0), _MOST_GROWTH)
         if params is None:
-            params = min(round(_FACTOR * (num_rows * dataset.dim) ** 0.5), _MOST)
+            params = min(round(_FACTOR * growth * (num_rows * dataset.dim) ** 0.5), _MOST)
         shallow = kind.kind == "kan" and num_rows < _FEW_ROWS
         training = TrainingConfig(
-            steps=3000 if num_rows < _FEW_ROWS else 4000 if num_rows < 50_000 else 6000,
-            batch_size=128 if num_rows < 1_000 else 256,
+            steps=round(_STEPS * growth),
+            batch_size=128 if num_rows < 1_000 else 256 if num_rows < _MANY_ROWS else 512,
             learning_rate=kind.learning_rate * min(1.0, (_TUNED_AT / max(params, 1)) ** 0.25),
             patience=0.4 if num_held_out(num_rows) else None,
         )
@@ -77,6 +84,7 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
             params,
             training.learning_rate,
             depth=min(kind.depth, _SHALLOW) if shallow else None,
+            sampling=SamplingConfig(steps=20 if num_rows < _MANY_ROWS else 50),
             # Columns may be conditions where the family can have them.
             conditions="observable" in inspect.signature(kind.denoiser_class).parameters,
         )

@@ -136,6 +136,7 @@ def train(
     checkpoint: Path | None = None,
     identity: str = "",
     resume: bool = False,
+    reserved: float = 0.0,
     on_progress: ProgressCallback | None = None,
     callbacks: Sequence[Callback] = (),
     moments: Collection[int] = (),
@@ -163,6 +164,7 @@ def train(
         checkpoint: File to keep the state in; None keeps none.
         identity: Identity of the run; a checkpoint with another identity is refused.
         resume: Whether to continue from ``checkpoint`` if it exists.
+        reserved: Seconds of ``config.max_seconds`` that are not for training.
         on_progress: Called a few times a second with the number of finished steps and the loss.
             Steps are scaled to end at ``config.steps`` where a clock settles their number, and
             whoever ends training, the last ones are ``config.steps``.
@@ -220,7 +222,7 @@ def train(
     if checkpoint is not None:
         require_free_space(checkpoint.parent, BYTES_A_PARAMETER * denoiser.num_trainable)
     log = None if log_folder is None else _writer(log_folder)
-    run = TrainingRun(denoiser, process, config, where)
+    run = TrainingRun(denoiser, process, config, where, reserved)
     last_report = 0.0
     waiting = sorted(set(moments)) if on_moment is not None else []
 

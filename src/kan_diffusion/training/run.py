@@ -120,9 +120,10 @@ class TrainingConfig(Settings):
             layers other than gated ones (:mod:`kan_diffusion.kan.importance`); 0 for none.
         patience: Training stops when the held-out loss has not improved for this fraction of the
             steps; None never stops early. Needs held-out points.
-        max_seconds: Wall-clock seconds that training may take, compilation of kernels included;
-            the number of steps then follows from the machine's speed and is at most ``steps``. Two
-            runs of one seed then differ. None for no limit.
+        max_seconds: Wall-clock seconds that training may take, compilation of kernels and what is
+            ``reserved`` for what comes before and after it included; the number of steps then
+            follows from the machine's speed and is at most ``steps``. Two runs of one seed then
+            differ. None for no limit.
         processor_seconds: Seconds of processor time that training takes, within a few per cent; the
             number of steps then follows from the machine's speed and ``steps`` has no effect on it.
             Two runs of one seed then differ. None for ``steps`` steps.
@@ -201,6 +202,9 @@ _TIMED_SHARE = 0.1
 _RESERVE = 0.05
 """Share of a time limit that the settled number of steps leaves free."""
 
+_MOST_RESERVED = 0.8
+"""Largest share of a time limit that is not for steps."""
+
 
 class EdgeWatch:
     """Remembers the inputs of the layers of a module whose edges are functions of one input.
@@ -256,6 +260,7 @@ class TrainingRun:
         process: Process,
         config: TrainingConfig,
         device: torch.device,
+        reserved: float = 0.0,
     ) -> None:
         # A denoiser that has no edges to watch is refused before anything of it is changed.
         self._edges = EdgeWatch(denoiser) if config.sparsify > 0 else None
@@ -284,6 +289,7 @@ class TrainingRun:
         self.whole = True
         """False while a step or a swap of weights is under way: no state to save then."""
         self.seconds = 0.0
+        self.reserved = min(reserved, _MOST_RESERVED * (config.max_seconds or 0.0))
         self.cpu_seconds = 0.0
         self.warm_seconds = 0.0  # before the steps that are timed
         self.paused = 0  # step of the last look at clock and held-out loss
@@ -368,7 +374,7 @@ class TrainingRun:
         """
         limit = self.config.max_seconds or self.config.processor_seconds
         if limit is not None and not self.plans and self.step < self.steps:
-            late = self._elapsed() > _TIMED_SHARE * limit
+            late = self._elapsed() - self.reserved > _TIMED_SHARE * limit
             if self.step == _WARM_STEPS:
                 self.warm_seconds = self._elapsed()
             elif self.step >= (_WARM_STEPS if late else _TIMED_STEPS):
@@ -402,12 +408,13 @@ class TrainingRun:
         return max(self.steps // _PAUSES, _STEPS_A_VALIDATED_BATCH * self._num_validated)
 
     def _elapsed(self) -> float:
-        """Seconds so far, averaged over processes so that all of them decide alike."""
-        own = self.seconds if self.config.processor_seconds is None else self.cpu_seconds
+        """Seconds of the limit so far, averaged over processes so that all decide alike."""
+        limited = self.config.processor_seconds is None
+        seconds = self.seconds + self.reserved if limited else self.cpu_seconds
         if parallel.num_processes() == 1:
-            return own
-        seconds = parallel.summed(torch.tensor(own, device=self.device))
-        return float(seconds) / parallel.num_processes()
+            return seconds
+        total = parallel.summed(torch.tensor(seconds, device=self.device))
+        return float(total) / parallel.num_processes()
 
     def _settle_steps(self, limit: float) -> None:
         elapsed = self._elapsed()
