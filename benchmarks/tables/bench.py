@@ -1,10 +1,7 @@
 """Runs the benchmark of tables: each table, method and seed once, and what is finished not again.
 
-One row a table, method and seed: seconds, the scores of :func:`kan_diffusion.table_scores` for
-methods that make rows, and those of :mod:`tables.gaps` for methods that fill gaps. All rows are one
-file, ``results.jsonl``, which is written whole whenever one is finished. Half of a table's rows are
-learned from and half are judged by, so that the closest record of a row is as often a training row
-as a held-out one, unless rows are copied.
+One line of JSON a table, method and seed in ``results.jsonl``: seconds, scores of rows and what
+real rows score, and for methods that fill gaps the scores of :mod:`tables.gaps`.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -23,25 +20,27 @@ from pathlib import Path
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from kan_diffusion import DiffusionEstimator, TableScores, table_scores
+from kan_diffusion import TableScores, table_scores
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.study.environment import environment
 from kan_diffusion.study.executors.base import use_one_thread
-from tables.gaps import IMPUTERS, MECHANISMS, gap_scores
-from tables.generators import GENERATORS, Ours
+from tables.detection import detection_score
+from tables.gaps import IMPUTERS, gap_scores
+from tables.generators import GENERATORS, OURS, Ours
+from tables.plain import is_number
 from tables.sources import TABLES, Split
 
 __all__ = [
     "METHODS",
     "RESULTS",
+    "Asked",
     "Result",
     "judge",
     "read_results",
     "run_benchmark",
     "run_one",
-    "run_speed",
 ]
 
 METHODS = (*GENERATORS, *IMPUTERS)
@@ -49,7 +48,22 @@ METHODS = (*GENERATORS, *IMPUTERS)
 
 RESULTS = "results.jsonl"
 
+_MOST_CLASSES = 20  # categories of a column that usefulness predicts
+
 Progress = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What all methods are held to.
+
+    Attributes:
+        seconds: Seconds of one core that a fit may take.
+        params: Largest number of parameters of our families; as many as suit the table when None.
+    """
+
+    seconds: float = 600.0
+    params: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,28 +74,28 @@ class Result:
         table: The table.
         method: The method.
         seed: The seed: of the split, of the method and of all that judges.
-        budget: Seconds of one core that training was to take.
-        fit_seconds: Seconds of one core that it took.
+        asked: What the method was held to.
+        fit_seconds: Seconds of one core that training took.
         sample_seconds: The same for as many rows as it was trained on.
-        held: How the method was held to its time.
+        held: How much it was trained.
         scores: Scores of its rows.
         perfect: What real rows score.
-        gaps: Scores of filled gaps, such as ``"mcar error"``.
-        gap_seconds: Seconds that filling them took.
+        columns: Detection score of each column by itself.
+        gaps: Scores of filled gaps.
         error: Why there are no scores; empty where there are.
     """
 
     table: str
     method: str
     seed: int
-    budget: float
+    asked: Asked = Asked()
     fit_seconds: float = 0.0
     sample_seconds: float = 0.0
     held: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     perfect: dict[str, float] = field(default_factory=dict)
+    columns: dict[str, float] = field(default_factory=dict)
     gaps: dict[str, float] = field(default_factory=dict)
-    gap_seconds: float = 0.0
     error: str = ""
 
     @property
@@ -93,86 +107,62 @@ class Result:
 _RESULT = TypeAdapter(Result)
 
 
-def run_one(table: str, method: str, seed: int, seconds: float) -> Result:
+def run_one(table: str, method: str, seed: int, asked: Asked) -> Result:
     """Trains one method on one table, and judges it.
 
     Args:
         table: A name of ``TABLES``.
         method: A name of ``METHODS``.
         seed: The seed.
-        seconds: Seconds of one core that training may take.
+        asked: What the method is held to.
 
     Returns:
         The result; one with an error where the method failed, which is its affair.
     """
     try:
-        return _run_one(table, method, seed, seconds)
+        return Result(
+            table, method, seed, asked, **_measured(TABLES[table].split(seed), method, seed, asked)
+        )
     except Exception as error:  # noqa: BLE001  # one method's failure is a result
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Result(table, method, seed, seconds, error=reason[:300])
+        return Result(table, method, seed, asked, error=reason[:300])
 
 
-def _run_one(table: str, method: str, seed: int, seconds: float) -> Result:
-    split = TABLES[table].split(seed)
-    clock = _Clock()
+def _measured(split: Split, method: str, seed: int, asked: Asked) -> Mapping[str, object]:
+    started = time.process_time()
     if method in IMPUTERS:
-        fill = IMPUTERS[method](split, seconds, seed)
-        gaps = _gaps(gap_scores(split, fill, name, seed) for name in MECHANISMS)
-        return Result(table, method, seed, seconds, gaps=gaps, gap_seconds=clock.lap())
-    generator = GENERATORS[method]()
-    generator.fit(split, seconds, seed)
-    fitted = clock.lap(generator.seconds)
+        gaps = gap_scores(split, IMPUTERS[method](split, seed), seed)
+        return {"gaps": gaps, "fit_seconds": round(time.process_time() - started, 3)}
+    ours = method in OURS
+    generator = Ours(method, asked.params) if ours else GENERATORS[method]()
+    generator.fit(split, asked.seconds, seed)
+    fitted = time.process_time()
     rows = generator.sample(len(split.train), seed)
-    sampled = clock.lap(generator.seconds)
-    judged = judge(split, rows, seed)
-    clock.lap()
-    gaps = {}
-    if isinstance(generator, Ours):
-        gaps = _gaps(gap_scores(split, generator.impute, name, seed) for name in MECHANISMS)
-    return Result(
-        table,
-        method,
-        seed,
-        seconds,
-        fitted,
-        sampled,
-        generator.held,
-        judged.scores["value"].to_dict(),
-        judged.scores["perfect"].to_dict(),
-        gaps,
-        clock.lap() if gaps else 0.0,
-    )
+    sampled = time.process_time()
+    judged, half = judge(split, rows, seed).scores, len(split.train) // 2
+    first, second = split.train.iloc[:half], split.train.iloc[half:]
+    names = split.train.columns
+    return {
+        "fit_seconds": round(fitted - started, 3),
+        "sample_seconds": round(sampled - fitted, 3),
+        "held": generator.held,
+        "scores": {**judged["value"], "detection": detection_score(split.train, rows, seed)},
+        "perfect": {**judged["perfect"], "detection": detection_score(first, second, seed)},
+        "columns": {n: detection_score(split.train[[n]], rows[[n]], seed) for n in names},
+        "gaps": gap_scores(split, generator.impute, seed) if isinstance(generator, Ours) else {},
+    }
 
 
 def judge(split: Split, rows: pd.DataFrame, seed: int) -> TableScores:
-    """Scores drawn rows by those that were not learned from."""
+    """Scores drawn rows by those that were not learned from; usefulness is that for all columns."""
+    cells = split.train.items()
     return table_scores(
         split.test,
         rows,
         train=split.train,
-        targets=[split.target],
+        targets=[n for n, c in cells if is_number(c) or 2 <= c.nunique() <= _MOST_CLASSES],
         generator=stream_seed("benchmark judge", seed),
     )
-
-
-class _Clock:
-    """Seconds of this process's own cores since the last question."""
-
-    def __init__(self) -> None:
-        self._start = time.process_time()
-
-    def lap(self, known: float | None = None) -> float:
-        now = time.process_time()
-        taken, self._start = now - self._start, now
-        return round(taken if known is None else known, 3)
-
-
-def _gaps(scores: Iterable[dict[str, float]]) -> dict[str, float]:
-    return {
-        f"{mechanism} {name}": value
-        for mechanism, found in zip(MECHANISMS, scores, strict=True)
-        for name, value in found.items()
-    }
 
 
 def _start() -> None:
@@ -201,20 +191,13 @@ def read_results(folder: Path) -> list[Result]:
         ) from error
 
 
-def _write_results(folder: Path, results: Iterable[Result]) -> None:
-    order = {name: place for place, name in enumerate((*TABLES, *METHODS))}
-    ordered = sorted(results, key=lambda one: (order[one.table], order[one.method], one.seed))
-    lines = [json.dumps(finite(asdict(one)), ensure_ascii=False) + "\n" for one in ordered]
-    write_text(folder / RESULTS, "".join(lines))
-
-
 def run_benchmark(
     folder: Path,
     *,
     tables: Sequence[str],
     methods: Sequence[str],
-    seeds: int,
-    seconds: float,
+    seeds: Sequence[int],
+    asked: Asked,
     workers: int = 1,
     on_progress: Progress | None = None,
 ) -> list[Result]:
@@ -224,8 +207,8 @@ def run_benchmark(
         folder: Where results are kept.
         tables: Names of ``TABLES``.
         methods: Names of ``METHODS``.
-        seeds: Runs of each method on each table.
-        seconds: Seconds of one core that each training may take.
+        seeds: Seeds of the runs of each method on each table.
+        asked: What all methods are held to.
         workers: How many run side by side, a process and a thread each.
         on_progress: Told ``"runs"``, which one is finished, and the share of all that is done.
 
@@ -233,17 +216,17 @@ def run_benchmark(
         All results of the folder, those of other tables and methods among them.
 
     Raises:
-        RunFolderError: The folder cannot be written, or holds results of another budget.
+        RunFolderError: The folder cannot be written, or its results were held to something else.
         KanDiffusionError: A process died.
     """
     done = {one.key: one for one in read_results(folder)}
-    if other := {one.budget for one in done.values()} - {seconds}:
+    if other := {one.asked for one in done.values()} - {asked}:
         raise RunFolderError(
-            f"'{folder}' has results of {other.pop():g} seconds a fit; give --seconds with that "
-            "number or another --out"
+            f"'{folder}' has results of {other.pop()}; give the same --seconds and --params, or "
+            "another --out"
         )
-    asked = [(t, m, s) for s in range(seeds) for t in tables for m in methods]
-    todo = [key for key in asked if key not in done or done[key].error]
+    wanted = [(table, method, seed) for seed in seeds for table in tables for method in methods]
+    todo = [key for key in wanted if key not in done or done[key].error]
     write_json(folder / "environment.json", environment())
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with ProcessPoolExecutor(
@@ -251,12 +234,15 @@ def run_benchmark(
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
     ) as pool:
-        futures = [pool.submit(run_one, *key, seconds) for key in todo]
+        futures = [pool.submit(run_one, *key, asked) for key in todo]
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 result = future.result()
                 done[result.key] = result
-                _write_results(folder, done.values())
+                lines = (
+                    json.dumps(finite(asdict(one)), ensure_ascii=False) for one in done.values()
+                )
+                write_text(folder / RESULTS, "".join(f"{line}\n" for line in lines))
                 if on_progress is not None:
                     name = f"{result.table}, {result.method}, seed {result.seed}"
                     on_progress("runs", name, number / len(todo))
@@ -271,26 +257,3 @@ def run_benchmark(
                 ) from error
             raise
     return list(done.values())
-
-
-def run_speed(folder: Path, num: int = 100_000) -> dict[str, float]:
-    """Times the estimator with nothing but its defaults on ``customers``, with all cores.
-
-    Args:
-        folder: Where ``speed.json`` is written.
-        num: Rows that are drawn.
-
-    Returns:
-        Seconds by the clock of the fit and of the rows.
-
-    Raises:
-        RunFolderError: The folder cannot be written.
-    """
-    frame = TABLES["customers"].load()
-    start = time.perf_counter()
-    model = DiffusionEstimator(random_state=0).fit(frame)
-    fitted = time.perf_counter()
-    model.sample(num)
-    taken = {"fit": fitted - start, f"{num} rows": time.perf_counter() - fitted}
-    write_json(folder / "speed.json", {name: round(value, 2) for name, value in taken.items()})
-    return taken

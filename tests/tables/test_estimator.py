@@ -15,11 +15,13 @@ from helpers import refused
 from kan_diffusion import DiffusionEstimator
 from kan_diffusion.data.frames import write_frame
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
+from kan_diffusion.study import trial
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.tables import estimator
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.sources import FileData
+from kan_diffusion.training import train
 from mixed_tables import people
 from odd_tables import QUICKLY_LEARNED, TABLES, require_learned_drawn_and_filled
 
@@ -40,7 +42,7 @@ def test_scikit_learn_accepts_it():
     assert sum(result["status"] == "passed" for result in results) >= 30
 
 
-@pytest.mark.parametrize(("params", "dim"), [(200, 1), (200, 30), (2300, 30)])
+@pytest.mark.parametrize(("params", "dim"), [(5, 1), (200, 1), (200, 30), (2300, 30)])
 def test_a_budget_is_an_upper_bound_and_no_table_is_too_wide_for_it(params, dim, caplog):
     points = np.random.default_rng(0).normal(size=(20, dim))
     for family in ("full-kan" if params == 200 else "kan", "mlp"):
@@ -53,6 +55,19 @@ def test_a_budget_is_an_upper_bound_and_no_table_is_too_wide_for_it(params, dim,
         else:
             assert model.n_parameters_ > 0.75 * params or dim > 1
             assert caplog.records == []
+
+
+def test_a_time_limit_counts_what_comes_before_training_and_after(monkeypatch):
+    reserved = []
+
+    def noted(*args, **options):
+        reserved.append(options["reserved"])
+        return train(*args, **options)
+
+    monkeypatch.setattr(trial, "train", noted)
+    points = np.random.default_rng(0).normal(size=(20, 2))
+    DiffusionEstimator("mlp", **QUICK, max_seconds=50).fit(points)
+    assert 10 < max(reserved) < 50
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +380,6 @@ def test_points_and_settings_are_checked_when_fitting():
             DiffusionEstimator(**QUICK).fit(points)
     for changes, message in (
         ({"family": "knn"}, "unknown family 'knn', did you mean 'kan'"),
-        ({"params": 5}, "budget of 5 is too small"),
         ({"settings": {"grid": 4}}, "settings of family 'kan'.*'grid'"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"steps": 0}, "steps"),

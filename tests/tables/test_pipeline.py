@@ -78,6 +78,21 @@ def test_only_rows_with_gaps_are_drawn(pipeline):
         assert sum(num_points) == 3 * 2
 
 
+def test_every_draw_has_the_dtypes_the_index_and_the_known_cells_of_the_first(pipeline):
+    gaps = FRAME.copy().set_axis(range(1000, 1000 + len(FRAME)))
+    gaps.loc[[1007, 1200], ["spend", "member"]] = None
+    gaps.loc[1008, "grade"] = None
+    draws = pipeline.impute(gaps, 3, generator=seeded(), steps=2)
+    for draw in draws:
+        assert draw.index.equals(gaps.index)
+        pd.testing.assert_series_equal(draw.dtypes, draws[0].dtypes)
+        assert draw.notna().all(axis=None)
+        assert draw["member"].is_unique
+        assert (draw == gaps).where(gaps.notna(), True).all(axis=None)
+    draws[1].loc[1007, "spend"] = -1.0
+    assert draws[0].loc[1007, "spend"] != -1.0 != draws[2].loc[1007, "spend"]
+
+
 def test_an_absent_column_is_a_gap(pipeline):
     filled = pipeline.impute(FRAME.drop(columns=["member", "age"])[:20], generator=seeded())[0]
     assert [*filled] == ["spend", "grade", "sub", "smokes", "member", "age"]

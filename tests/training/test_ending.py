@@ -112,6 +112,10 @@ def test_the_number_of_steps_follows_from_the_time_they_take():
     shares = (steps - 10) / (len(result.losses) - 10)
     expected = OVERFIT.learning_rate * (1 + np.cos(np.pi * shares)) / 2
     assert result.learning_rates[30:] == pytest.approx(expected)
+    # What is reserved is not for steps, but a fifth of the time is.
+    for reserved, steps in ((3.0, 30 + (6.5 - 4.9) / 0.1), (99.0, 5)):
+        short = _timed(Timed(lambda step: 0.1 if step else 2.0), reserved=reserved)
+        assert len(short.losses) == pytest.approx(steps, abs=4)
     # Where there is time enough, nothing changes.
     plain = _trained(_small(), OVERFIT)
     fast = _timed(Timed(lambda _: 0.01))

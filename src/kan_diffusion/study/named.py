@@ -314,11 +314,10 @@ def single_trial(
 
 def _widths(model: ModelConfig, dataset: Dataset, process: Process) -> tuple[int, ...]:
     """Finds the widths of the largest denoiser in a budget, or of the smallest with a warning."""
-
-    def built(shape: tuple[int, ...]) -> tuple[int, ...]:
+    try:
         denoiser = build_denoiser(
             model.family,
-            shape,
+            dataset.shape,
             num_train_timesteps=process.num_timesteps,
             params=model.params,
             depth=model.depth,
@@ -327,10 +326,6 @@ def _widths(model: ModelConfig, dataset: Dataset, process: Process) -> tuple[int
             at_most=True,
         )
         return tuple(denoiser.config.hidden)
-
-    try:
-        return built(dataset.shape)
     except BudgetError as error:
-        built((1,))  # raises if the budget is too small for every table
         logger.warning("%s; the smallest is taken", error)
         return (1,) * (model.depth or get_family(model.family).depth)

@@ -196,8 +196,7 @@ class DiffusionEstimator(BaseEstimator):
         Raises:
             DataError: A column holds infinite values or several types, two columns share a name, or
                 there is nothing to learn.
-            KanDiffusionError: A setting is unknown or out of range, or the budget is too small even
-                for one column.
+            KanDiffusionError: A setting is unknown or out of range.
             ValueError: X is neither a frame nor an array in two dimensions.
         """
         started = time.monotonic()
