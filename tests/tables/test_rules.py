@@ -110,6 +110,18 @@ def test_what_always_holds_is_found_and_said_and_may_be_turned_off():
         TableCodec.fit(ORDERS, without=["start<end"])
 
 
+def test_an_order_is_found_whatever_the_first_rows_have_and_by_all_digits():
+    rng = np.random.default_rng(0)
+    low = 2**60 + rng.integers(0, 500, 400)
+    frame = pd.DataFrame({"low": low, "high": low + rng.integers(0, 300, 400)}).astype("Int64")
+    for gaps in (0, 80):
+        frame.loc[: gaps - 1, "low"] = None
+        assert TableCodec.fit(frame).always == ("low<=high",)
+        broken = frame.copy()
+        broken.loc[300, "high"] = broken.loc[300, "low"] - 1  # the same in float64
+        assert TableCodec.fit(broken).always == ()
+
+
 def test_what_a_single_row_breaks_or_few_rows_show_or_chance_is_no_rule():
     broken = ORDERS.copy()
     broken.loc[77, ["end", "gross"]] = broken["start"].min() - pd.Timedelta("9D"), 0.25

@@ -9,8 +9,7 @@ column keeps to the values that it can have: the lower one is rounded down, the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import permutations
+from collections.abc import Collection, Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -19,11 +18,12 @@ from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.rules.base import GLANCE, Rows, Rule
 
-__all__ = ["FEWEST_ROWS", "Order", "breaks_by_chance", "numbers_of"]
+__all__ = ["FEWEST_ROWS", "Order", "breaks_by_chance", "first_numbers", "numbers_of"]
 
 FEWEST_ROWS = 200
 """Fewest rows without a gap in which a rule of numbers is claimed."""
 
+_FEW = 64  # rows that most pairs contradict
 _BROKEN = 0.05  # least share of shuffled rows that break a rule
 
 
@@ -34,6 +34,19 @@ def numbers_of(rows: Rows, kinds: Sequence[str]) -> dict[int, Number]:
         for place, column in enumerate(rows.columns)
         if isinstance(column, Number) and column.storage.holds in kinds
     }
+
+
+def first_numbers(rows: Rows, places: Collection[int], num: int) -> np.ndarray:
+    """Returns the numbers of columns in the first rows, (columns, num), NaN where one is missing.
+
+    They are rounded to float64, so that those in order stay in order.
+    """
+    first = rows.head(num)
+    cells = (
+        np.where(first.known([place]), first.values(place).astype(np.float64), np.nan)
+        for place in places
+    )
+    return np.array([*cells]).reshape(len(places), len(first))
 
 
 def breaks_by_chance(broken: np.ndarray) -> bool:
@@ -60,16 +73,19 @@ class Order(Rule):
         """Finds them among all pairs."""
         random, some = np.random.default_rng(0), rows.head(GLANCE)
         numbers = numbers_of(rows, ("whole", "real", "moment"))
-        for places in permutations(numbers, 2):
-            rule = cls(kind="order", places=places)
-            if _type(numbers[places[0]]) != _type(numbers[places[1]]):
-                continue
-            if not (rule.holds(some).all() and rule.holds(rows).all()):
-                continue
-            known = rows.known(places)
-            low, high = (rows.values(place)[known] for place in places)
-            if (low < high).any() and breaks_by_chance(low > random.permutation(high)):
-                yield rule
+        few = first_numbers(rows, numbers, _FEW)
+        for one, cells in zip(numbers, few, strict=True):
+            # Pairs are many, and these few rows leave few of them.
+            for other in np.array([*numbers])[~(cells > few).any(axis=1)].tolist():
+                if one == other or _type(numbers[one]) != _type(numbers[other]):
+                    continue
+                rule = cls(kind="order", places=(one, other))
+                if not (rule.holds(some).all() and rule.holds(rows).all()):
+                    continue
+                known = rows.known(rule.places)
+                low, high = (rows.values(place)[known] for place in rule.places)
+                if (low < high).any() and breaks_by_chance(low > random.permutation(high)):
+                    yield rule
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells where the first is at most the second, or one is missing."""

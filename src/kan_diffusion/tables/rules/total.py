@@ -20,7 +20,7 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.rules.base import GLANCE, Rows, Rule
-from kan_diffusion.tables.rules.order import breaks_by_chance, numbers_of
+from kan_diffusion.tables.rules.order import breaks_by_chance, first_numbers, numbers_of
 
 __all__ = ["Total"]
 
@@ -70,11 +70,7 @@ class Total(Rule):
                 f"{len(places):,}"
             )
         random, some = np.random.default_rng(0), rows.head(GLANCE)
-        first = rows.head(_FEW)
-        few = np.array([
-            np.where(first.known([place]), first.values(place).astype(np.float64), np.nan)
-            for place in places[:_MOST]
-        ])  # fmt: skip
+        few = first_numbers(rows, places[:_MOST], _FEW)
         for a, b in combinations(range(len(few)), 2):
             for c in np.flatnonzero(_add_up(few[a], few[b], few, 4).all(axis=1)):
                 rule = cls(kind="total", places=(places[a], places[b], places[c]))
