@@ -19,7 +19,19 @@ def test_a_suggestion_can_be_trained_and_grows_with_the_data(num_rows, dim, more
         assert many.params >= few.params
         for setting in ("steps", "batch_size"):
             assert getattr(many.training, setting) >= getattr(few.training, setting)
+        assert many.sampling.steps >= few.sampling.steps
         assert many.training.learning_rate == many.learning_rate <= few.learning_rate
+
+
+def test_small_tables_are_learned_as_briefly_as_before_and_no_table_without_end():
+    small, large = suggested(1_999, 10), suggested(10_000_000, 2_000)
+    assert (small.training.steps, small.training.batch_size, small.sampling.steps) == (
+        3000,
+        256,
+        20,
+    )
+    assert small.params == round(300 * (1_999 * 10) ** 0.5)
+    assert (large.training.steps, large.training.batch_size, large.params) == (12_000, 512, 500_000)
 
 
 def test_the_learning_rate_follows_from_a_size_that_is_given():

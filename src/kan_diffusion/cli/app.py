@@ -459,7 +459,7 @@ def train(
     from kan_diffusion.study.trial import run_trial
 
     task = task_of(source)
-    if quick and max_seconds is None:
+    if quick and max_seconds is None and steps is None:
         max_seconds = task.quick_seconds
     if task.quick_seconds is not None and max_seconds is not None:
         quick = quick or max_seconds <= 2 * task.quick_seconds  # judging is to be short, too
@@ -496,7 +496,7 @@ def train(
     show_scores(result.row, f"{config.model.name} on {config.data.name}", config.data)
     if result.config.evaluation.effort == "quick":
         well = "without --quick judges it well"
-        if task.quick_seconds is not None:
+        if task.quick_seconds is not None and config.training.max_seconds is not None:
             well = "with --fresh, and without --quick or so short a time, trains it well"
         TextConsole().say(f"A first look, by few {task.noun}; the same command {well}.")
     words = ["kan-diffusion", "sample", str(folder), "--num", str(task.num)]
@@ -646,7 +646,7 @@ def sample(
     pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
     _warn(signal_warning(pipeline.process))
     if steps is None:
-        usual = config.sampling.steps
+        usual = task.sampler_steps(config)
         steps = pipeline.process.num_timesteps if scheduler == "ddpm" else usual
     numbered = out is None and not overwrite
     with new_output(out or run / task.file, overwrite=overwrite, numbered=numbered) as output:

@@ -466,6 +466,10 @@ class Task(Generic[DatasetT, PipelineT]):
                     f"'{where}' is a model of {self.noun}, which takes no {option}; leave it out"
                 )
 
+    def sampler_steps(self, config: TrialConfig) -> int:
+        """Returns how many steps the sampler of a trained model takes unless the user says."""
+        return SamplingConfig().steps
+
     def require_place(self, place: Path) -> None:
         """Checks that samples can be written there.
 

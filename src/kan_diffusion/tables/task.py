@@ -131,6 +131,10 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
             )
         return other.for_rows(pipeline.codec, config.study_seed)
 
+    def sampler_steps(self, config: TrialConfig) -> int:
+        """Returns what suited the table."""
+        return config.sampling.steps
+
     def draw(
         self,
         pipeline: TableDiffusionPipeline,
