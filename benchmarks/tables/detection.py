@@ -55,5 +55,8 @@ def detection_score(real: pd.DataFrame, synthetic: pd.DataFrame, seed: int) -> f
 def _coded(frame: pd.DataFrame) -> NDArray[np.float32]:
     """Codes rows (n, columns of numbers and of words) as numbers, categories one-hot."""
     numbers = frame.select_dtypes("number")
-    words = pd.get_dummies(frame.drop(columns=numbers.columns), dummy_na=True)
-    return pd.concat([numbers.fillna(numbers.mean()), words], axis=1).to_numpy(np.float32)
+    words = frame.drop(columns=numbers.columns)
+    parts = [numbers.fillna(numbers.mean())]
+    if len(words.columns):
+        parts.append(pd.get_dummies(words, dummy_na=True))
+    return pd.concat(parts, axis=1).to_numpy(np.float32)

@@ -31,7 +31,8 @@ def test_small_tables_are_learned_as_briefly_as_before_and_no_table_without_end(
         20,
     )
     assert small.params == round(300 * (1_999 * 10) ** 0.5)
-    assert (large.training.steps, large.training.batch_size, large.params) == (12_000, 512, 500_000)
+    large_steps = large.training.steps, large.training.batch_size
+    assert (*large_steps, large.params) == (12_000, 512, 500_000)
 
 
 def test_the_learning_rate_follows_from_a_size_that_is_given():
