@@ -93,7 +93,7 @@ def test_rows_of_one_law_cannot_be_told_apart_and_shifted_ones_always():
     )
     # An AUC of n rows a fold of a class has a standard error of 1 / sqrt(6 n).
     assert detection_score(real, same, 0) > 1 - 2 * 4.5 / np.sqrt(6 * 500)
-    assert detection_score(real, same.assign(x=same["x"] + 50), 0) == 0
+    assert detection_score(real, same.assign(x=same["x"] + 50), 0) < 0.01
     assert detection_score(real[["word"]], same[["word"]].fillna("b"), 0) < 0.6
     assert detection_score(real[["x"]], real[["x"]] * 1.0, 0) <= 1
 
