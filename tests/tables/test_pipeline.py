@@ -89,6 +89,8 @@ def test_every_draw_has_the_dtypes_the_index_and_the_known_cells_of_the_first(pi
         assert draw.notna().all(axis=None)
         assert draw["member"].is_unique
         assert (draw == gaps).where(gaps.notna(), True).all(axis=None)
+    alike = pipeline.impute(gaps.set_axis([7] * len(gaps)), 2, generator=seeded(), steps=2)
+    assert [draw.index.tolist() for draw in alike] == 2 * [[7] * len(gaps)]
     draws[1].loc[1007, "spend"] = -1.0
     assert draws[0].loc[1007, "spend"] != -1.0 != draws[2].loc[1007, "spend"]
 

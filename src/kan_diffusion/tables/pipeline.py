@@ -278,10 +278,10 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 def _with_rows(frame: pd.DataFrame, places: np.ndarray, rows: pd.DataFrame) -> pd.DataFrame:
     """Copies a frame (n, columns) with other rows (m, columns) at some places, (m,)."""
     columns = {}
-    for name, column in frame.items():
+    for name, column in frame.reset_index(drop=True).items():
         columns[name] = column.copy()
         columns[name].iloc[places] = rows[name].array
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns).set_axis(frame.index)
 
 
 def _accepted(
