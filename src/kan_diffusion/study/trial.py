@@ -351,6 +351,7 @@ def train_trial(
     Returns:
         The result, and the samples that decided when training ended; None without patience.
     """
+    started = time.monotonic()
     # Samples that decide when training ends must not judge the trial.
     samples, heldout = dataset.train, None
     conditions = task_of(config.data).conditions(denoiser, dataset)
@@ -376,7 +377,9 @@ def train_trial(
             checkpoint=checkpoint,
             identity=config.identity,
             resume=True,
-            reserved=spent_seconds + _JUDGING_SHARE * (config.training.max_seconds or 0.0),
+            reserved=spent_seconds
+            + (time.monotonic() - started)
+            + _JUDGING_SHARE * (config.training.max_seconds or 0.0),
             on_progress=on_progress,
             callbacks=callbacks,
             moments=moments,

@@ -214,6 +214,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         if not len(part):
             return [rest.set_axis(frame.index) for _ in range(draws)]
         order = np.argsort(np.concatenate([with_gaps, whole]))
+        changing = [name for name in known if part[name].isna().any()] + absent
         filled: list[pd.DataFrame] = []
         while len(filled) < draws:
             times = min(draws - len(filled), max(1, _AT_ONCE // len(part)))
@@ -222,7 +223,7 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             for rows in np.split(np.arange(len(drawn)), times):
                 one = drawn.iloc[rows].reset_index(drop=True)
                 if filled:
-                    filled.append(_with_rows(filled[0], with_gaps, one))
+                    filled.append(_with_rows(filled[0], with_gaps, one[changing]))
                 else:
                     both = pd.concat([one, rest], ignore_index=True) if len(rest) else one
                     filled.append(both.iloc[order].set_axis(frame.index))
@@ -276,12 +277,11 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 
 
 def _with_rows(frame: pd.DataFrame, places: np.ndarray, rows: pd.DataFrame) -> pd.DataFrame:
-    """Copies a frame (n, columns) with other rows (m, columns) at some places, (m,)."""
-    columns = {}
-    for name, column in frame.reset_index(drop=True).items():
-        columns[name] = column.copy()
-        columns[name].iloc[places] = rows[name].array
-    return pd.DataFrame(columns).set_axis(frame.index)
+    """Copies a frame (n, columns) with other cells, (m, some columns), in rows (m,)."""
+    copied = frame.copy()
+    for name in rows:
+        copied.iloc[places, frame.columns.get_loc(name)] = rows[name].array
+    return copied
 
 
 def _accepted(
