@@ -279,8 +279,9 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
 def _with_rows(frame: pd.DataFrame, places: np.ndarray, rows: pd.DataFrame) -> pd.DataFrame:
     """Copies a frame (n, columns) with other cells, (m, some columns), in rows (m,)."""
     copied = frame.copy()
-    for name in rows:
-        copied.iloc[places, frame.columns.get_loc(name)] = rows[name].array
+    for number, name in enumerate(frame):
+        if name in rows:
+            copied.iloc[places, number] = rows[name].array
     return copied
 
 
