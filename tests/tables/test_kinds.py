@@ -257,7 +257,7 @@ def test_rare_categories_come_no_more_often_than_they_did():
     titles = pd.Series(["clerk"] * 5000 + ["nurse"] * 4000 + [f"title {k}" for k in range(999)])
     titles[0] = None
     column = _column(titles)
-    (warning,) = column.warnings(given=False)
+    (warning,) = column.warnings(titles, given=False)
     assert "'a' has 999 texts that fewer than five rows have" in warning
     rare = np.isin(column.known, [f"title {k}" for k in range(999)])
     cells = column.encode(pd.Series(column.known), None, False)
