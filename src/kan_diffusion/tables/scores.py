@@ -41,6 +41,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
+from scipy.stats import rankdata
 from scipy.stats.contingency import association
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
@@ -321,7 +322,10 @@ class TableScores:
             DecisionTreeClassifier(min_samples_leaf=max(2, self._num_alone // part), random_state=0)
             for part in (100, 10)
         ]
-        columns = [[side[:, [place]] for side in sides] for place in range(len(self.scales))]
+        # Trees compute in float32, which has neither the range nor the digits of all cells.
+        ranks = rankdata(np.concatenate(sides), "dense", axis=0, nan_policy="omit")
+        halves = np.split(ranks, 2)
+        columns = [[half[:, [place]] for half in halves] for place in range(len(self.scales))]
         return np.array(
             [
                 max(cross_validated(learner, both[0], both[1], seed=0) for learner in learners)
