@@ -58,7 +58,7 @@ def test_points_become_a_run_and_a_run_becomes_points(cli, points, tmp_path):
     outcome = cli("train", points, *MLP, "--steps", 150, "--out", folder)
     assert outcome.code == 0
     assert "held-out loss" in outcome.out
-    assert "A first look, by few points; the same command without --quick" in outcome.out
+    assert "A first look, by few rows; the same command without --quick" in outcome.out
     assert f"kan-diffusion sample {folder}" in outcome.out
     # So few steps may be too few, and then it says so.
     assert outcome.err == "" or "raise steps from 150 to 600" in " ".join(outcome.err.split())
@@ -202,7 +202,7 @@ def test_damaged_runs_are_one_line_also_with_right_digests(cli, points, run, tmp
     kept = (run / "trial.json").read_text()
     for name, content, message in (
         ("trial.json", "{", "is not the result of a trial"),
-        ("denoiser/config.json", "no", "is not the configuration of a denoiser"),
+        ("denoiser/config.json", "no", "is not the configuration of a network"),
     ):
         (run / name).write_text(content)
         if name != "trial.json":

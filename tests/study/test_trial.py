@@ -230,7 +230,7 @@ def test_toy_of_other_dimension_is_refused(tmp_path):
 def test_damaged_denoiser_is_one_line(finished, tmp_path):
     for name, content, message in (
         ("denoiser/diffusion_pytorch_model.safetensors", b"\x10", "cannot be read"),
-        ("denoiser/config.json", b"{", "is not the configuration of a denoiser"),
+        ("denoiser/config.json", b"{", "is not the configuration of a network"),
         ("model_index.json", None, "is not the index of a pipeline"),
     ):
         folder = copied(finished.folder, tmp_path / Path(name).stem)

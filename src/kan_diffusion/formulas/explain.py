@@ -429,7 +429,7 @@ class StageJudge:
         keep_trial(
             TrialResult(trial, row, stage.levels, folder),
             self._pipeline(denoiser),
-            pd.DataFrame({"step": [], "loss": [], "learning_rate": []}),
+            pd.DataFrame(columns=["step", "loss", "learning_rate", "heldout_loss"], dtype=float),
             None if stage.samples is None else torch.from_numpy(stage.samples),
         )
 
