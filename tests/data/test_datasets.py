@@ -150,11 +150,11 @@ def test_a_file_is_read_once_for_whatever_asks_until_it_changes(tmp_path, monkey
     csv_of(tmp_path, ROWS[:40], "once.csv")
     source = data_from_name("once.csv")
     datasets = [source.load(), source.load(1), source.for_study().load()]
-    assert len(source.rows()) == len(datasets[0].train) + len(datasets[0].heldout) == 40
+    assert len(source.content()[0]) == len(datasets[0].train) + len(datasets[0].heldout) == 40
     assert "once, 40 rows" in source.describe()
     assert len(reads) == 1
     csv_of(tmp_path, ROWS[:41], "once.csv")
-    assert len(FileData(path=Path("once.csv")).rows()) == 41
+    assert len(FileData(path=Path("once.csv")).content()[0]) == 41
 
 
 def test_other_rows_keep_the_models_units_and_order_of_columns(tmp_path, monkeypatch):

@@ -304,7 +304,7 @@ def test_a_model_saved_over_another_leaves_nothing_of_it_but_other_files(tmp_pat
     assert again.n_parameters_ == second.n_parameters_
     again.save(tmp_path / "moved", rows=rows)
     kept = load_run(tmp_path / "moved")[0].data
-    pd.testing.assert_frame_equal(kept.rows(), rows)
+    pd.testing.assert_frame_equal(kept.content()[0], rows)
 
 
 def test_a_whole_number_is_the_seed_of_the_command(cli, tmp_path):

@@ -211,7 +211,8 @@ class DiffusionEstimator(BaseEstimator):
             })  # fmt: skip
         array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
-        dataset, task = source.encoded(frame, codec, seed, 0), task_of(source)
+        parts = source.split(len(frame), seed, 0)
+        dataset, task = source.encoded(frame, codec, parts, seed), task_of(source)
         if self.holdout and len(dataset.heldout) < FEWEST_JUDGED:
             raise DataError(
                 f"{len(frame)} rows are too few to hold some out; give at least "

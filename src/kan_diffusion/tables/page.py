@@ -78,7 +78,7 @@ class TableView(View):
         try:
             if data is None or others is not None:
                 trained_on.require_recorded()
-            rows = trained_on.rows()
+            rows, _ = trained_on.content()
             learned, heldout = trained_on.split(len(rows), *seeds)
             train, real = (
                 rows.iloc[part[:_MOST_ROWS].sort().values.numpy()]

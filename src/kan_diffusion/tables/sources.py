@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from kan_diffusion.data.sources import PinnedSource, Source
 from kan_diffusion.errors import DataError, require_known
 from kan_diffusion.files import digest, stamp
-from kan_diffusion.randomness import torch_generator
+from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.files import TABLES, Thousands, read_written
@@ -31,7 +31,7 @@ from kan_diffusion.tables.kinds import KindName
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kan_diffusion.tables.datasets import TableDataset
+    from kan_diffusion.tables.task import TableDataset
 
 __all__ = ["MOST_HELDOUT", "FileData", "TableData"]
 
@@ -55,22 +55,29 @@ class _TableSource(Source):
         """Returns the rows and their codec."""
         raise NotImplementedError
 
-    def rows(self) -> pd.DataFrame:
-        """Reads the rows."""
-        return self.content()[0]
-
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
         """Reads, encodes and splits the table."""
-        return self.encoded(*self.content(), study_seed, trial_seed)
+        frame, codec = self.content()
+        parts = self.split(len(frame), study_seed, trial_seed)
+        return self.encoded(frame, codec, parts, study_seed)
 
     def encoded(
-        self, frame: pd.DataFrame, codec: TableCodec, study_seed: int, trial_seed: int
+        self, frame: pd.DataFrame, codec: TableCodec, parts: tuple[Tensor, Tensor], seed: int
     ) -> TableDataset:
-        """Encodes rows, and holds some out at random; seeds and errors are those of a load."""
-        from kan_diffusion.tables.datasets import TableDataset
+        """Encodes the rows of a frame; ``parts`` are indices of rows to train on and held out."""
+        from kan_diffusion.data.scaling import Standardizer
+        from kan_diffusion.tables.task import TableDataset
 
-        parts = self.split(len(frame), study_seed, trial_seed)
-        return TableDataset.of(self.name, frame, codec, parts, study_seed)
+        rows = codec.encode(frame, numpy_generator("encoding", seed))
+        train, heldout = parts
+        return TableDataset(
+            name=self.name,
+            columns=codec.names,
+            standardizer=Standardizer.identity(codec.dim),
+            train=rows[train],
+            heldout=rows[heldout].double(),
+            codec=codec,
+        )
 
     def split(self, num: int, study_seed: int, trial_seed: int) -> tuple[Tensor, Tensor]:
         """Returns which of ``num`` rows are trained on and which are held out, as in a load."""
@@ -199,14 +206,12 @@ class FileData(_TableSource, PinnedSource):
         """
         import torch
 
-        from kan_diffusion.tables.datasets import TableDataset
-
         frame = codec.read(self.path)
         _require_rows(self.path, frame)
         order = torch.randperm(len(frame), generator=torch_generator("split", seed))
         parts = order[:0], order[:MOST_HELDOUT]
         with self._about():
-            return TableDataset.of(self.name, frame, codec, parts, seed)
+            return self.encoded(frame, codec, parts, seed)
 
     def fit_codec(self, frame: pd.DataFrame) -> TableCodec:
         """Fits a codec to rows: the kinds of the columns and how cells become coordinates.
@@ -273,6 +278,6 @@ def _loaded(
     source: FileData, study_seed: int, trial_seed: int, _version: tuple[int, ...] | None
 ) -> TableDataset:
     """Keeps the last encoded file in memory."""
-    frame, codec = source.content()
+    source.content()  # whose errors name the file already
     with source._about():
-        return source.encoded(frame, codec, study_seed, trial_seed)
+        return _TableSource.load(source, study_seed, trial_seed)

@@ -65,7 +65,7 @@ def test_other_rows_are_judged_with_and_a_lost_file_costs_the_tests_of_copies(cl
 def test_rows_are_split_as_they_are_encoded(tmp_path, seed):
     people(90, 0).to_csv(tmp_path / "people.csv", index=False)
     for source in (FileData(path=tmp_path / "people.csv"), TableData(table="wine")):
-        dataset, frame = load_dataset(source, 7, seed), source.rows()
+        dataset, frame = load_dataset(source, 7, seed), source.content()[0]
         parts = zip(
             source.split(len(frame), 7, seed), (dataset.train, dataset.heldout), strict=True
         )
