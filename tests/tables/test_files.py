@@ -17,7 +17,11 @@ from helpers import refused
 from kan_diffusion.data.frames import TextForm, write_frame
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.files import read_frame, read_written
+from kan_diffusion.tables.files import read_written
+
+
+def read_frame(*given, **settings):
+    return read_written(*given, **settings)[0]
 
 
 def written(folder, content):

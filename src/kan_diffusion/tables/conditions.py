@@ -20,7 +20,7 @@ import pandas as pd
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.dates import read_dates
-from kan_diffusion.tables.dtypes import WORDS
+from kan_diffusion.tables.dtypes import WORDS, Storage
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.base import between
 
@@ -201,13 +201,14 @@ def _value(column: Kind, given: object) -> object:
     Raises:
         DataError: It is of another type.
     """
-    holds, text = column.storage.holds, str(given).strip()
-    if holds == "span" and _is_number(given):
+    storage, text = column.storage, str(given).strip()
+    is_number = isinstance(given, int | float) or _PLAIN_NUMBER.fullmatch(text) is not None
+    if storage.holds == "span" and is_number:
         raise DataError(
             f"column '{column.name}' holds time spans; give {given} a unit, such as '{given} days'"
         )
     try:
-        match holds:
+        match storage.holds:
             case "text":  # cells may have spaces at their ends, and few people write these
                 same = [known for known in column.known if known.strip() == text]
                 return same[0] if len(same) == 1 else str(given)
@@ -215,38 +216,31 @@ def _value(column: Kind, given: object) -> object:
                 return _TRUTH[text.lower().removesuffix(".0")]
             case "whole" | "real":
                 number = int(text) if _WHOLE.fullmatch(text) else float(given)  # type: ignore[arg-type]
-                if math.isnan(number):
-                    raise ValueError
-                return number
-        if holds == "moment":
-            return _moment(column, given)
-        return pd.to_timedelta(pd.Series([given], dtype=object))[0]
+                if not math.isnan(number):
+                    return number
+            case "span":
+                return pd.to_timedelta(pd.Series([given], dtype=object))[0]
+            case "moment" if not is_number:
+                return _moment(storage, given)
+        raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        written = f" written as {column.storage.written}" if column.storage.written else ""
+        written = f" written as {storage.written}" if storage.written else ""
         raise DataError(
-            f"column '{column.name}' holds {WORDS[holds]}{written}, not '{given}'"
+            f"column '{column.name}' holds {WORDS[storage.holds]}{written}, not '{given}'"
         ) from error
 
 
-def _is_number(given: object) -> bool:
-    return isinstance(given, int | float) or bool(_PLAIN_NUMBER.fullmatch(str(given).strip()))
-
-
-def _moment(column: Kind, given: object) -> pd.Timestamp:
-    """Reads a date as its column writes it, or in ISO 8601.
+def _moment(storage: Storage, given: object) -> pd.Timestamp:
+    """Reads a date, a text as its column writes dates or in ISO 8601.
 
     Raises:
         ValueError: It is no date.
     """
-    text, storage = str(given).strip(), column.storage
-    if _is_number(given):
-        raise ValueError(f"{given} is no date")
-    cells = pd.Series([given], dtype=object)
     if isinstance(given, str):
-        as_written = storage.written and read_dates(np.array([text], object), storage.written)
-        is_written = as_written is not None and not np.isnat(as_written[0])
-        cells = pd.Series(as_written if is_written else [datetime.fromisoformat(text)])
-    moment = pd.to_datetime(cells)[0]
+        text, form = given.strip(), storage.written
+        read = read_dates(np.array([text], object), form)[0] if form else np.datetime64("NaT")
+        given = datetime.fromisoformat(text) if np.isnat(read) else read
+    moment = pd.to_datetime(pd.Series([given], dtype=object))[0]
     if not isinstance(moment, pd.Timestamp):
         raise ValueError(f"{given} is no date")
     return moment.tz_localize(storage.zone or "UTC") if moment.tzinfo is None else moment

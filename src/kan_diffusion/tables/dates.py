@@ -34,6 +34,10 @@ _CELL = re.compile(
     r"(?P<first>[0-9]{1,4})(?P<mark>[-/.])[0-9]{1,2}(?:(?P=mark)(?P<last>[0-9]{1,4}))?"
     rf"(?:(?P<at>[T ]){_CLOCK}(?P<zone>Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?"
 )
+_IN_ISO = {  # where directives are in 2024-02-29T10:30:59.123456
+    "Y": slice(4), "y": slice(2, 4), "m": slice(5, 7), "d": slice(8, 10),
+    "H": slice(11, 13), "M": slice(14, 16), "S": slice(17, 19), "f": slice(20, None),
+}  # fmt: skip
 _UNDATED = np.datetime64("1900-01-01")  # pandas' date of a time of day
 _GLANCE = 100  # cells that most formats do not fit
 _MOSTLY = 0.5  # share of cells in a format that make a column one of dates
@@ -126,20 +130,14 @@ def read_dates(texts: np.ndarray, form: str) -> np.ndarray:
 def written_dates(moments: np.ndarray, form: str) -> np.ndarray:
     """Writes moments in a format, as objects, shape (n,)."""
     distinct, place = np.unique(moments, return_inverse=True)
-    cells = pd.Series(distinct).dt
-    parts = {
-        "Y": cells.year, "y": cells.year % 100, "m": cells.month, "d": cells.day,
-        "H": cells.hour, "M": cells.minute, "S": cells.second,
-    }  # fmt: skip
-    text = pd.Series("", index=range(len(distinct)), dtype=object)
+    iso = pd.Series(np.datetime_as_string(distinct, "us"), dtype=object)
+    text = pd.Series("", index=iso.index, dtype=object)
     for token in re.findall(r"%-?[A-Za-z]|%[1-6]f|[^%]", form):
-        if token[-1] == "f":
-            digits = int(token[1])
-            part = cells.microsecond.fillna(0).astype(int) // 10 ** (6 - digits)
-            text += part.astype(str).str.zfill(digits)
-        elif token[0] == "%":
-            width = 0 if "-" in token else 4 if token[-1] == "Y" else 2
-            text += parts[token[-1]].fillna(0).astype(int).astype(str).str.zfill(width)
-        else:
+        if token[0] != "%":
             text += token
+            continue
+        part = iso.str[_IN_ISO[token[-1]]]
+        if "-" in token:
+            part = part.str.replace(r"^0(?=.)", "", regex=True)
+        text += part.str[: int(token[1])] if token[-1] == "f" else part
     return text.to_numpy(dtype=object, copy=True)[place]

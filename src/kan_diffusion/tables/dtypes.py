@@ -12,7 +12,6 @@ Text is a category, whatever it looks like; but where all of it is dates in one 
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -28,8 +27,6 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dates import DATE_FORMAT, format_of, is_clock, read_dates, written_dates
 
 __all__ = ["LARGEST", "WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
-
-logger = logging.getLogger(__name__)
 
 LARGEST = 1e300
 """Largest number, so that samples far out of its range still fit into float64."""
@@ -211,8 +208,6 @@ class Storage(Settings):
 
     def from_scalars(self, scalars: Sequence[Scalar]) -> np.ndarray:
         """Converts JSON scalars to values as :meth:`read` gives them."""
-        if self.unit is not None:
-            return np.array(scalars, dtype=np.int64).view(self.value_dtype)
         return np.array(scalars, dtype=self.value_dtype)
 
     def restore(self, values: np.ndarray, missing: np.ndarray) -> pd.Series:

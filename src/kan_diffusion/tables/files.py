@@ -20,7 +20,8 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -43,7 +44,6 @@ __all__ = [
     "TABLES",
     "Thousands",
     "named_like",
-    "read_frame",
     "read_written",
     "require_distinct",
     "require_size",
@@ -62,16 +62,6 @@ _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
 
 Thousands = Annotated[str, Field(pattern=r"^[,.' _\u2019\u00a0\u202f]?$")]
 """A mark of thousands, or none."""
-
-
-def read_frame(
-    path: str | Path,
-    missing: Sequence[str] = (),
-    kinds: Mapping[str, str] | None = None,
-    thousands: str = "",
-) -> pd.DataFrame:
-    """Reads and checks a table, see :func:`read_written`."""
-    return read_written(path, missing, kinds, thousands)[0]
 
 
 def read_written(
@@ -323,27 +313,27 @@ def _split(path: Path, text: bytes, delimiter: str, names: Sequence[str]) -> lis
         raise DataError(f"'{path}' {problem}") from error
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    """Reads a Parquet file in types that pandas knows, without unnamed indexes."""
+@contextmanager
+def _readable(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Refuses a file that cannot be read as what it is called."""
     try:
-        table = read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"'{path}' is not a readable Parquet file: {error}; write it again"
-        ) from error
-    require_size(f"'{path}'", table.num_rows, table.num_columns)
-    for column in table.columns:
-        if pa.types.is_string(column.type):
-            require_short(f"'{path}'", column)
-    try:
-        return _as_frame(path, table)
+        yield
     except DataError:
         raise
-    except Exception as error:  # a stranger's notes for pandas raise many kinds
+    except Exception as error:  # broken headers, and notes for pandas, raise many kinds
         reason = f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"'{path}' is not a readable Parquet file ({reason}); write it again"
-        ) from error
+        raise DataError(f"'{path}' is not a readable {what} file ({reason}); {remedy}") from error
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Reads a Parquet file in types that pandas knows, without unnamed indexes."""
+    with _readable(path, "Parquet", "write it again"):
+        table = read_parquet(path)
+        require_size(f"'{path}'", table.num_rows, table.num_columns)
+        for column in table.columns:
+            if pa.types.is_string(column.type):
+                require_short(f"'{path}'", column)
+        return _as_frame(path, table)
 
 
 def _as_frame(path: Path, table: pa.Table) -> pd.DataFrame:
@@ -370,14 +360,12 @@ def _as_frame(path: Path, table: pa.Table) -> pd.DataFrame:
 
 
 def _read_npy(path: Path) -> pd.DataFrame:
-    try:
-        with path.open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # a broken header raises many kinds
-        raise DataError(
-            f"'{path}' is not a readable NumPy array file: {error}; write it with numpy.save, "
-            "without Python objects, which are not loaded because that can run code"
-        ) from error
+    remedy = (
+        "write it with numpy.save, without Python objects, which are not loaded because that can "
+        "run code"
+    )
+    with _readable(path, "NumPy array", remedy), path.open("rb") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
     array = array[:, None] if array.ndim == 1 else array
     if array.dtype.kind not in "fiu" or array.ndim != 2:
         raise DataError(
