@@ -51,8 +51,8 @@ class Scale:
     is_named: ClassVar[bool] = False
     """Whether cells are categories, whose numbers are places among known ones."""
 
-    num_classes: ClassVar[int | None] = 4
-    """Number of classes in which cells are predicted, such as quarters; None if they are not."""
+    num_classes: ClassVar[int] = 4
+    """Number of classes in which cells are predicted, such as quarters; 0 if they are not."""
 
     def numbers(self, values: np.ndarray) -> _Array:
         """Converts values (n,), as a kind parses them, to numbers (n,), time spans to seconds."""
@@ -101,7 +101,7 @@ class Scale:
 class Dates(Scale):
     """Dates, which are no targets of predictions."""
 
-    num_classes = None
+    num_classes = 0
 
     def drawn(self, real: _Array, other: _Array) -> tuple[Scale, _Array, _Array]:
         """Counts days."""

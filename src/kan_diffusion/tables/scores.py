@@ -131,20 +131,20 @@ def table_scores(
         DataError: A frame has too few rows or lacks a column, a column has values that do not fit
             its kind, or a target is no column that can be predicted.
     """
-    frames = {"real": real, "synthetic": synthetic, **({} if train is None else {"train": train})}
-    reference = "real" if train is None else "train"
+    frames, reference = {"real": real, "synthetic": synthetic}, "real"
+    if train is not None:
+        frames["train"], reference = train, "train"
     _require_comparable(frames, reference)
     given = {str(name): kind for name, kind in (kinds or {}).items()}
     columns = [
         fit_column(str(name), cells, given.get(str(name)))
         for name, cells in frames[reference].items()
     ]
-    random, halves = np.random.default_rng(generator), [real]
+    random = np.random.default_rng(generator)
     if train is None:
         order = random.permutation(len(real))
-        halves = [real.iloc[order[::2]], real.iloc[order[1::2]]]
-    frames |= dict(zip(("real", "train"), halves, strict=False))
-    scores = TableScores(columns, frames, random, effort, targets, copies=train is not None)
+        frames |= {"real": real.iloc[order[::2]], "half": real.iloc[order[1::2]]}
+    scores = TableScores(columns, frames, random, effort, targets)
     if not scores.scales:
         raise DataError(
             "no column can be judged: all are constant or identifiers; give their kinds"
@@ -174,12 +174,11 @@ class TableScores:
 
     Args:
         kinds: Columns of the tables.
-        frames: Tables: ``"real"``, ``"synthetic"``, and ``"train"`` for perfect scores.
+        frames: Tables: ``"real"``, ``"synthetic"``, and for perfect scores ``"train"``, the rows
+            that the model was trained on, or the other ``"half"`` of the real ones.
         generator: Source of all randomness.
         effort: How many trees are trained.
         targets: Columns that trees predict; the usual ones when None.
-        copies: Whether ``"train"`` are rows that the model was trained on; else they are the other
-            half of the real ones.
 
     Attributes:
         scales: How the cells of each column that is judged are compared, by its name.
@@ -205,8 +204,6 @@ class TableScores:
         generator: np.random.Generator,
         effort: EffortName,
         targets: Sequence[str] | None = None,
-        *,
-        copies: bool = False,
     ) -> None:
         self._root = int(generator.integers(2**63))
         self._trees = EFFORTS[effort].trees
@@ -215,7 +212,7 @@ class TableScores:
         cells, copied = [], []
         for name, kind in zip(self._kinds, kinds, strict=True):
             parts = [_parsed(kind, which, frame) for which, frame in frames.items()]
-            if copies and _is_copied(*(values[~gaps] for values, gaps in parts[1:])):
+            if "train" in frames and _is_copied(*(values[~gaps] for values, gaps in parts[1:])):
                 copied.append(name)
             values, missing = (np.concatenate(part) for part in zip(*parts, strict=True))
             scale = kind.scale(values[~missing])
@@ -227,10 +224,9 @@ class TableScores:
         ends = np.cumsum([len(frame) for frame in frames.values()])
         table = np.reshape(cells, (len(cells), ends[-1])).T
         self.rows = dict(zip(frames, np.split(table, ends[:-1]), strict=True))
-        counts = {name: len(frame) for name, frame in frames.items()}
-        if not copies:
-            counts["real"] += counts.pop("train", 0)
-        self.num_rows = tuple(counts.get(name, 0) for name in ("real", "synthetic", "train"))
+        counts = {name: len(rows) for name, rows in self.rows.items()}
+        num_real = counts["real"] + counts.get("half", 0)
+        self.num_rows = num_real, counts["synthetic"], counts.get("train", 0)
         size = min(_MOST_COMPARED, *(len(self.rows[name]) for name in frames if name != "real"))
         self.sides = [
             _thinned(rows, _MOST_COMPARED if name == "real" else size, self.stream(name))
@@ -242,7 +238,8 @@ class TableScores:
         self.cells = {name: (scale, *sides) for (name, scale), *sides in both}
         self.left_out = tuple(name for name in self._kinds if name not in self.scales)
         self.copied = tuple(copied)
-        known = [name for name, scale in self.scales.items() if _is_predictable(scale)]
+        classes = {name: scale.num_classes for name, scale in self.scales.items()}
+        known = [name for name, count in classes.items() if 0 < count <= _MOST_CLASSES]
         self._targets = known[-_MOST_TARGETS:] if targets is None else targets
         if unknown := [name for name in self._targets if name not in known]:
             raise DataError(
@@ -448,10 +445,6 @@ def _is_copied(synthetic: np.ndarray, train: np.ndarray) -> bool:
     known, drawn = pd.Series(train), pd.Series(synthetic).drop_duplicates()
     unique = len(known) and known.nunique() >= _COPIED * len(known)
     return bool(unique and len(drawn) and drawn.isin(known).mean() >= _COPIED)
-
-
-def _is_predictable(scale: Scale) -> bool:
-    return scale.num_classes is not None and scale.num_classes <= _MOST_CLASSES
 
 
 def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
