@@ -113,6 +113,7 @@ def test_the_kind_of_a_column_tells_its_format():
     texts = pd.Series(["02/03/2024", "04/05/2024", "06/07/2024"] * 9)
     column = fit_column("day", texts, "date:%m/%d/%Y")
     assert fit_column("day", texts, column.spelled) == column
+    assert column.read(texts)[0][0] == np.datetime64("2024-02-03")
     assert fit_column("day", MOMENTS).spelled == "date"
 
 

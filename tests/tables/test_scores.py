@@ -11,7 +11,7 @@ from scipy.stats.contingency import association, crosstab
 from helpers import refused
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.kinds import fit_column
-from kan_diffusion.tables.scales import outline
+from kan_diffusion.tables.scales import Scale
 from kan_diffusion.tables.scores import SCORES, Score, TableScores
 from mixed_tables import people, quick_scores, shuffled
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_judged_is_refused():
 @given(st.lists(st.integers(-(10**6), 10**6), min_size=2), st.sampled_from([1.0, 0.25, 7.0]))
 def test_bins_rise_and_hold_equally_many_steps(numbers, step):
     values = step * np.array(numbers, dtype=np.float64)
-    edges, log = outline(values, 30)
+    edges, log = Scale().bins(values)
     assert (np.diff(edges) > 0).all()
     low, high = np.quantile(values, [0.005, 0.995])
     assert edges[0] <= low * (1 + 1e-12 * np.sign(low))

@@ -33,7 +33,7 @@ from kan_diffusion.tables.dtypes import Storage, place_among
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Dates", "Names", "Scale", "outline", "similarity"]
+__all__ = ["Dates", "Names", "Scale", "similarity"]
 
 _Array = NDArray[np.float64]
 
@@ -83,8 +83,28 @@ class Scale:
         return self, real, other
 
     def bins(self, real: _Array) -> tuple[_Array, bool]:
-        """Returns rising ends of at most 30 bins, and whether these are of equal ratio."""
-        return outline(real, _BINS)
+        """Returns rising ends of at most 30 bins, and whether these are of equal ratio.
+
+        Without real values there is a single bin.
+        """
+        distinct = np.unique(real) if len(real) else np.zeros(1)
+        low, high = distinct[0], distinct[-1]
+        if low == high:
+            margin = 0.5 * max(abs(low), 1.0)
+            return np.array([low - margin, high + margin]), False
+        inner = np.quantile(real, [0.005, 0.995])
+        if 0 < 1.5 * (inner[1] - inner[0]) < high - low:
+            low, high = inner
+        if low > 0 and high / low > _DECADES and np.median(real) < high / 10:
+            return np.geomspace(low, high, _BINS + 1), True
+        inside = distinct[(distinct >= low) & (distinct <= high)]
+        step = float(np.diff(inside).min()) if len(inside) > 1 else high - low
+        steps = round((high - low) / step) + 1
+        if steps > 20 * _BINS:
+            return np.linspace(low, high, _BINS + 1), False
+        # Each bin holds equally many possible values.
+        each = -(-steps // _BINS)
+        return low - step / 2 + each * step * np.arange(-(-steps // each) + 1), False
 
     def label(self, axes: Axes, log: bool) -> str:
         """Sets the ticks of the axis of values, and returns its label."""
@@ -201,28 +221,3 @@ def similarity(*counts: NDArray[np.int64]) -> float:
     """Computes 1 minus the total variation distance of two samples, given their counts."""
     one, other = (each / each.sum() for each in counts)
     return 1.0 - float(np.abs(one - other).sum()) / 2
-
-
-def outline(values: _Array, count: int) -> tuple[_Array, bool]:
-    """Chooses at most ``count`` bins of real values (n,); a single one if there are no values.
-
-    Returns their rising ends, (bins + 1,), and whether the bins are of equal ratio.
-    """
-    distinct = np.unique(values) if len(values) else np.zeros(1)
-    low, high = distinct[0], distinct[-1]
-    if low == high:
-        margin = 0.5 * max(abs(low), 1.0)
-        return np.array([low - margin, high + margin]), False
-    inner = np.quantile(values, [0.005, 0.995])
-    if 0 < 1.5 * (inner[1] - inner[0]) < high - low:
-        low, high = inner
-    if low > 0 and high / low > _DECADES and np.median(values) < high / 10:
-        return np.geomspace(low, high, count + 1), True
-    inside = distinct[(distinct >= low) & (distinct <= high)]
-    step = float(np.diff(inside).min()) if len(inside) > 1 else high - low
-    steps = round((high - low) / step) + 1
-    if steps > 20 * count:
-        return np.linspace(low, high, count + 1), False
-    # Each bin holds equally many possible values.
-    each = -(-steps // count)
-    return low - step / 2 + each * step * np.arange(-(-steps // each) + 1), False
