@@ -123,5 +123,6 @@ def test_what_is_no_date_stays_text():
         ["31/02/2024", "x"], ["12:30", "25:10"], ["3:2", "1:0"], ["1/2", "3/4"],
     ):  # fmt: skip
         assert _form(texts) is None
-    with refused("'day' mixes dates and text: row 4 holds '2024-02-30' and most are", DataError):
-        _form(["2024-02-01", "2024-02-02", "2024-02-03", "2024-02-30"])
+    for odd in ("2024-02-30", "0000-00-00"):
+        with refused(f"'day' mixes dates and text: row 4 holds '{odd}' and most are", DataError):
+            _form(["2024-02-01", "2024-02-02", "2024-02-03", odd])

@@ -36,7 +36,8 @@ _CELL = re.compile(
 )
 _IN_ISO = {  # where directives are in 2024-02-29T10:30:59.123456
     "Y": slice(4), "y": slice(2, 4), "m": slice(5, 7), "d": slice(8, 10),
-    "H": slice(11, 13), "M": slice(14, 16), "S": slice(17, 19), "f": slice(20, None),
+    "H": slice(11, 13), "M": slice(14, 16), "S": slice(17, 19),
+    **{f"{digits}f": slice(20, 20 + digits) for digits in range(1, 7)},
 }  # fmt: skip
 _UNDATED = np.datetime64("1900-01-01")  # pandas' date of a time of day
 _GLANCE = 100  # cells that most formats do not fit
@@ -130,14 +131,12 @@ def read_dates(texts: np.ndarray, form: str) -> np.ndarray:
 def written_dates(moments: np.ndarray, form: str) -> np.ndarray:
     """Writes moments in a format, as objects, shape (n,)."""
     distinct, place = np.unique(moments, return_inverse=True)
-    iso = pd.Series(np.datetime_as_string(distinct, "us"), dtype=object)
-    text = pd.Series("", index=iso.index, dtype=object)
+    iso = np.datetime_as_string(distinct, "us").tolist()
+    text = np.full(len(iso), "", dtype=object)
     for token in re.findall(r"%-?[A-Za-z]|%[1-6]f|[^%]", form):
         if token[0] != "%":
             text += token
             continue
-        part = iso.str[_IN_ISO[token[-1]]]
-        if "-" in token:
-            part = part.str.replace(r"^0(?=.)", "", regex=True)
-        text += part.str[: int(token[1])] if token[-1] == "f" else part
-    return text.to_numpy(dtype=object, copy=True)[place]
+        span, zero = _IN_ISO[token.strip("%-")], "0" if "-" in token else ""
+        text += np.array([cell[span].removeprefix(zero) for cell in iso], dtype=object)
+    return text[place]
