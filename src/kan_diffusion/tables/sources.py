@@ -31,7 +31,7 @@ from kan_diffusion.tables.kinds import KindName
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kan_diffusion.tables.task import TableDataset
+    from kan_diffusion.tables.datasets import TableDataset
 
 __all__ = ["MOST_HELDOUT", "FileData", "TableData"]
 
@@ -66,7 +66,7 @@ class _TableSource(Source):
     ) -> TableDataset:
         """Encodes the rows of a frame; ``parts`` are indices of rows to train on and held out."""
         from kan_diffusion.data.scaling import Standardizer
-        from kan_diffusion.tables.task import TableDataset
+        from kan_diffusion.tables.datasets import TableDataset
 
         rows = codec.encode(frame, numpy_generator("encoding", seed))
         train, heldout = parts

@@ -18,7 +18,7 @@ better with two hidden layers than with four; ``kan`` does about as well with tw
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import get_family
@@ -40,13 +39,14 @@ from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialCo
 from kan_diffusion.study.tasks import Asked, Drawn, Suggestion, Task, rows_drawn
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import conditions_from_texts
+from kan_diffusion.tables.datasets import TableDataset
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.scores import TableScores
 from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.run import num_held_out
 
-__all__ = ["TableDataset", "TableTask"]
+__all__ = ["TableTask"]
 
 _FACTOR, _MOST = 300, 500_000
 _STEPS = 3_000
@@ -54,18 +54,6 @@ _MANY_ROWS, _MOST_GROWTH = 2_000, 4.0  # rows from which on size and steps grow 
 _TUNED_AT = 2_300
 _FEW_ROWS = 5_000
 _SHALLOW = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableDataset(Dataset):
-    """Encoded rows of a table.
-
-    Attributes:
-        codec: The map between rows and encoded rows.
-    """
-
-    codec: TableCodec
-    heldout: Tensor = field()
 
 
 class TableTask(Task[TableDataset, TableDiffusionPipeline]):
