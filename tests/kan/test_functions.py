@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.nn.functional import silu
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import randn, refused, seeded
@@ -36,7 +37,8 @@ class Largest(TorchDispatchMode):
 def test_gradients_by_turns_as_on_a_gpu_are_those_by_addition_and_take_little_memory():
     for inputs, functions, groups in ((5, 3, 2), (4, 1, 4), (3, 2, 1)):
         module = LearnedFunctions(inputs, functions, groups, grid_size=64)
-        row = torch.randint(66, (50, inputs), generator=seeded(1)) + 66 * module.group
+        cell = torch.randint(66, (50, inputs), generator=seeded(1))
+        row = module.group + groups * cell
         grad, f = randn(50, inputs, functions, seed=2), randn(50, inputs, seed=3)
         table, places = (
             torch.zeros(groups * 66, functions, 4, dtype=DOUBLE),
@@ -53,6 +55,33 @@ def test_gradients_by_turns_as_on_a_gpu_are_those_by_addition_and_take_little_me
     with Largest() as mode:
         _summed(x.unsqueeze(-1), (row, x, x), torch.zeros(8 * 66, 1, 4), _ADDRESSES // (8 * 66))
     assert mode.largest <= 4 * max(x.numel(), _ADDRESSES)  # of 66 cells, a number meets one
+
+
+def _launches(function):
+    """Names of the operators that compute or move numbers: no views, allocations, or numbers."""
+    others = "view reshape expand permute unsqueeze select flatten unflatten slice unbind detach to"
+    others += " empty new_empty empty_like empty_strided as_strided resize_ promote_types squeeze"
+    others += " result_type alias _unsafe_view item transpose t scalar_tensor expand_as view_as"
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        function()
+    names = [
+        event.name.removeprefix("aten::")
+        for event in seen.events()
+        if event.name.startswith("aten::")
+        and not any(child.name.startswith("aten::") for child in event.cpu_children)
+    ]
+    return [name for name in names if name not in others.split()]
+
+
+@pytest.mark.parametrize("groups", [None, 8])
+def test_an_activation_takes_few_launches_since_its_constants_are_there_already(groups):
+    module = LearnedFunctions(64, groups=groups)
+    x, grad = randn(9, 64, dtype=torch.float32).requires_grad_(), torch.ones(9, 64)
+    with by_torch():
+        module(x).backward(grad)  # warms up
+        launches = _launches(lambda: module(x).backward(grad))
+    assert len(launches) <= 55
+    assert not {"arange", "remainder"} & set(launches)
 
 
 def test_products_of_ten_bits_move_no_place_and_no_value():

@@ -14,15 +14,14 @@ To add a basis, write a class beside those here and list it in ``BASES``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, reduce
-from math import comb, factorial
+from math import comb, factorial, perm
 from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from kan_diffusion.errors import KanDiffusionError, look_up, require_known
 
@@ -38,6 +37,7 @@ __all__ = [
     "Extrapolation",
     "Grid",
     "basis_class",
+    "horner",
     "piece_coefficients",
 ]
 
@@ -182,6 +182,22 @@ class Basis(Constants, ABC):
         inside = u.clamp(0, self.num_intervals)
         return self.values(inside) + (u - inside).unsqueeze(-1) * self.slopes(inside)
 
+    def expand(self, x: Tensor, grid: Grid, features: Tensor) -> Callable[[Tensor], Tensor]:
+        """Writes the functions into the last columns of zeros (N, in, ...), where no autograd is.
+
+        Returns:
+            Makes the gradient of x of one of the features.
+        """
+        features[..., -self.num_functions :] = self(x, grid)
+
+        def gradient(grad: Tensor) -> Tensor:
+            origin, step = grid
+            u = (x - origin) / step
+            u = u if self.extrapolation == "zero" else u.clamp(0, self.num_intervals)
+            return (grad[..., -self.num_functions :] * self.slopes(u)).sum(-1) / step
+
+        return gradient
+
     def with_intervals(self, num_intervals: int) -> Self:
         """Copies the basis with another number of intervals over the same range.
 
@@ -224,20 +240,6 @@ MAX_ORDER = 5
 
 
 @cache
-def _numerators(order: int) -> tuple[tuple[int, ...], ...]:
-    """Coefficients of the pieces times k!, k + 1 rows with those of 1, f, ..., f^k."""
-
-    def numerator(piece: int, degree: int) -> int:
-        jumps = (
-            (-1) ** i * comb(order + 1, i) * (order - piece - i) ** (order - degree)
-            for i in range(order - piece + 1)
-        )
-        return comb(order, degree) * sum(jumps)
-
-    degrees = range(order + 1)
-    return tuple(tuple(numerator(piece, degree) for degree in degrees) for piece in degrees)
-
-
 def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ...], ...]:
     """Coefficients of the polynomial pieces of a uniform B-spline, or of their derivatives.
 
@@ -246,12 +248,28 @@ def piece_coefficients(order: int, derivative: int = 0) -> tuple[tuple[float, ..
         derivative: How often to differentiate with respect to f (in units of the grid step).
 
     Returns:
-        k + 1 rows, one per piece j, each with the coefficients of 1, f, ..., f^(k - derivative).
+        k + 1 rows, one per piece j, each with the coefficients of 1, f, ..., f^(k - derivative),
+        whole numbers divided by k!.
     """
-    rows = _numerators(order)
-    for _ in range(derivative):
-        rows = tuple(tuple(d * row[d] for d in range(1, len(row))) for row in rows)
+
+    def numerator(piece: int, degree: int) -> int:
+        jumps = (
+            (-1) ** i * comb(order + 1, i) * (order - piece - i) ** (order - degree)
+            for i in range(order - piece + 1)
+        )
+        return perm(degree, derivative) * comb(order, degree) * sum(jumps)
+
+    degrees = range(derivative, order + 1)
+    rows = ([numerator(piece, degree) for degree in degrees] for piece in range(order + 1))
     return tuple(tuple(number / factorial(order) for number in row) for row in rows)
+
+
+def horner(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Evaluates a polynomial with the coefficients of 1, x, ..., which broadcast with x."""
+    value = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        value = torch.addcmul(coefficient, value, x)
+    return value
 
 
 class BSpline(Basis):
@@ -288,6 +306,7 @@ class BSpline(Basis):
     name: ClassVar[str] = "bspline"
     local: ClassVar[bool] = True
     numerators: Tensor
+    functions: Tensor
 
     def sizes(self) -> tuple[int, int, int]:
         """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
@@ -297,56 +316,100 @@ class BSpline(Basis):
         return self.num_intervals + order, order + 1, (order + 1) * 2 * order + 3
 
     def reset_parameters(self) -> None:
-        """Resets the grids, and the pieces times k!: as tangents left, inside, right."""
+        """Resets the grids, and the polynomials of all cells.
+
+        There are two more cells, the first and the last: those of the tangents left and right of
+        the grid. ``functions`` are the functions there are in each cell, (G + 2, 8), and
+        ``numerators`` their coefficients of 1, f, ... times k!, (G + 2, 8, k + 1). What is beyond
+        k + 1 of the eight is zero: a sum of fewer torch.compile would unroll, and repeat for every
+        number that looks a cell up.
+        """
         super().reset_parameters()
-        inside = np.array(_numerators(self.order))
-        left, right = np.zeros_like(inside), np.zeros_like(inside)
-        left[:, :2] = inside[:, :2]
-        right[:, 0], right[:, 1] = inside.sum(1), inside @ np.arange(self.order + 1)
-        numbers = torch.from_numpy(np.stack([left, inside, right])).to(self.grid_step.dtype)
-        self.constant("numerators", numbers, self.grid_step.device)
+        count, last = self.order + 1, self.num_intervals - 1
+        inside = np.rint(np.array(piece_coefficients(self.order)) * factorial(self.order))
+        numerators = np.zeros((self.num_intervals + 2, 8, count))
+        numerators[1:-1, :count] = inside
+        numerators[0, :count, :2] = inside[:, :2]
+        numerators[-1, :count, 0] = inside.sum(1)
+        numerators[-1, :count, 1] = inside @ np.arange(count)
+        cells = np.arange(-1, self.num_intervals + 1).clip(0, last)
+        functions = (cells[:, None] + np.arange(8)).clip(max=last + self.order)
+        device = self.grid_step.device
+        numbers = torch.from_numpy(numerators).to(self.grid_step.dtype)
+        self.constant("numerators", numbers, device)
+        self.constant("functions", torch.from_numpy(functions), device)
 
     def pieces(self, dtype: torch.dtype) -> Tensor:
         """Coefficients of the pieces, (piece, degree), on the device."""
-        return self.numerators[1].to(dtype) / factorial(self.order)
+        return self.numerators[1, : self.order + 1].to(dtype) / factorial(self.order)
 
-    def cells(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The functions there are in each cell, (G + 2, k + 1), and their polynomials.
+    def _active(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Finds what is not zero at places u (*): functions, values and slopes, (k + 1, *) each.
 
-        The polynomials are coefficients of 1, f, ..., (G + 2, k + 1, k + 1). The first cell is that
-        of the tangents left of the grid, the last that of those right of it.
+        With ``"linear"`` u may be beyond the grid, where functions go on by their tangents.
         """
-        pieces = torch.arange(self.order + 1, device=self.numerators.device)
-        cell = torch.arange(-1, self.num_intervals + 1, device=self.numerators.device)
-        kind = (cell >= 0).long() + (cell >= self.num_intervals)
-        functions = cell.clamp(0, self.num_intervals - 1).unsqueeze(1) + pieces
-        return functions, self.numerators.to(dtype)[kind] / factorial(self.order)
-
-    def _spread(self, u: Tensor, derivative: bool) -> Tensor:
-        """Evaluates the pieces or their slopes at u and puts each in the column of its function."""
-        # With "zero", functions that lie beyond the grid get columns, too, which are cut off.
+        # With "zero", functions that lie beyond the grid have cells, too.
         reach = self.order if self.extrapolation == "zero" else 0
-        u = u.clamp(-reach, self.num_intervals + reach) if reach else u
-        cell = u.detach().floor().nan_to_num(0).clamp(-reach, self.num_intervals + reach - 1)
-        powers = [torch.ones_like(u), u - cell]
-        for _ in range(self.order - 1):
-            powers.append(powers[-1] * powers[1])
-        pieces = self.pieces(u.dtype)
-        if derivative:
-            degrees = torch.arange(1, self.order + 1, dtype=u.dtype, device=u.device)
-            pieces = pad(degrees * pieces[:, 1:], (0, 1))
-        index = cell.long().unsqueeze(-1) + torch.arange(self.order + 1, device=u.device) + reach
-        room = u.new_zeros(*u.shape, self.num_functions + 2 * reach)
-        spread = room.scatter(-1, index, torch.stack(powers, dim=-1) @ pieces.T)
-        return spread[..., reach : reach + self.num_functions]
+        inside = u.clamp(-reach, self.num_intervals + reach)
+        cell = inside.detach().floor().nan_to_num(0).clamp(max=self.num_intervals + reach - 1)
+        f, pieces, column = inside - cell, self.pieces(u.dtype), (-1, *(1,) * u.ndim)
+        values = horner([row.view(column) for row in pieces.unbind(1)], f)
+        rising = [d * pieces[:, d].view(column) for d in range(1, self.order + 1)]
+        slopes = horner(rising, f).expand_as(values)
+        functions = self.functions[1, : self.order + 1].view(column) + cell.long()
+        if not reach:
+            return functions, torch.addcmul(values, slopes, u - inside), slopes
+        known = (functions >= 0) & (functions < self.num_functions)
+        within = known & ~((u < inside) | (u > inside))  # a NaN is, and stays one
+        values, slopes = torch.where(known, values, 0), torch.where(within, slopes, 0)
+        return functions.clamp(0, self.num_functions - 1), values, slopes
+
+    def _spread(self, functions: Tensor, numbers: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts numbers (k + 1, *) of functions into the last of columns (*, ...), which are zero.
+
+        All are one row for the scatter, which is several times as fast as rows of a few. Returns
+        the columns, and where among all of them the numbers are.
+        """
+        width = columns.shape[-1]
+        first = width - self.num_functions
+        start = torch.arange(first, columns.numel(), width, device=columns.device)
+        index = (functions + start.view(functions.shape[1:])).flatten()
+        # With "zero", zeros of functions beyond the grid meet others.
+        put = torch.Tensor.scatter_add_ if self.extrapolation == "zero" else torch.Tensor.scatter_
+        return put(columns.view(-1), 0, index, numbers.flatten()).view(columns.shape), index
+
+    def _spread_out(self, functions: Tensor, numbers: Tensor) -> Tensor:
+        columns = numbers.new_zeros(*numbers.shape[1:], self.num_functions)
+        return self._spread(functions, numbers, columns)[0]
+
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        """Evaluates the B-splines (N, in, G + k), together with their tangents."""
+        if type(self) is not BSpline:  # whose values and slopes may be others
+            return super().forward(x, grid)
+        origin, step = grid or self.grid
+        return self.values((x - origin) / step)
+
+    def expand(self, x: Tensor, grid: Grid, features: Tensor) -> Callable[[Tensor], Tensor]:
+        """Does it with one scatter, whose index also finds the gradients of what is not zero."""
+        origin, step = grid
+        functions, values, slopes = self._active((x - origin) / step)
+        _, index = self._spread(functions, values, features)
+
+        def gradient(grad: Tensor) -> Tensor:
+            of_values = grad.flatten().index_select(0, index).view(slopes.shape)
+            return (of_values * slopes).sum(0) / step
+
+        return gradient
 
     def values(self, u: Tensor) -> Tensor:
         """Evaluates the B-splines (*, G + k) at u (*)."""
-        return self._spread(u, False)
+        functions, values, _ = self._active(u)
+        return self._spread_out(functions, values)
 
     def slopes(self, u: Tensor) -> Tensor:
         """Computes the derivatives of the B-splines with respect to u."""
-        return self._spread(u, True)
+        functions, _, slopes = self._active(u)
+        return self._spread_out(functions, slopes)
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
         """Inserts knots, if each interval is split into the same number of parts."""

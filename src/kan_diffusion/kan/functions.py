@@ -25,7 +25,8 @@ from torch.nn.functional import linear, silu
 
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.kan.bases import Basis, BSpline, Constants
-from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts
+from kan_diffusion.kan.kernels.fused import autocasts
+from kan_diffusion.kan.kernels.operators import UNITS
 from kan_diffusion.kan.piecewise import evaluate
 
 __all__ = ["BasisLayer", "InitialFunctions", "LearnedFunctions", "require_input"]
@@ -59,28 +60,6 @@ INITIAL_FUNCTIONS: Mapping[str, Callable[[int, float], list[Function]]] = {
 }
 """Initial functions by name, given R and the width of the grid: SiLU; or the input, then cosines
 and sines, of which the first pair has one period over the grid."""
-
-
-def _shapes(input: Tensor, *rest: object) -> tuple[tuple[int, ...], ...]:
-    """Shapes of output and state, given the operands and settings of ``UNITS``."""
-    _, _, _, coefficients, weight, *_, has_state = rest
-    functions = len(coefficients) if isinstance(coefficients, Tensor) else 1
-    if not isinstance(weight, Tensor):
-        return (input.shape[0], input.shape[1] * functions), (0,)
-    state = (input.shape[0], weight.shape[1]) if has_state else (0,)
-    return (input.shape[0], weight.shape[0]), state
-
-
-UNITS = FusedFunction(
-    "units",
-    "Tensor input, Tensor? carried, Tensor? code, Tensor? modulation, Tensor? coefficients, "
-    "Tensor? weight, Tensor? bias, Tensor? origin, Tensor? step",
-    "int order, bool has_state",
-    num_gradients=7,
-    output_shapes=_shapes,
-    num_outputs=2,
-)
-"""Units with learned functions or SiLU, see :mod:`kan_diffusion.kan.kernels.units`."""
 
 
 def require_input(layer: nn.Module, input: Tensor, width: int) -> None:
@@ -135,6 +114,7 @@ class BasisLayer(Constants):
     Attributes:
         in_features: Size of the last dimension of the input.
         basis: The functions of the basis, with one grid for each input or group of inputs.
+        group: Buffer with shape (in,): group of each input, which are assigned by turns.
         functions: Number R of functions that inputs share; None where an edge has its own.
         coefficients: Coefficients of shared functions with shape (R, groups, functions of the
             basis), or None.
@@ -143,9 +123,16 @@ class BasisLayer(Constants):
 
     in_features: int
     basis: Basis
+    group: Tensor
     coefficients: nn.Parameter | None
     functions: int | None
     rate: float
+
+    def _take(self, in_features: int, basis: Basis) -> None:
+        """Takes a basis with one grid for each input or group."""
+        self.in_features, self.basis = in_features, basis
+        group = torch.arange(in_features, device="cpu") % basis.in_features
+        self.constant("group", group, basis.grid_step.device)
 
     def _share(self, functions: int, initial: InitialFunctions, noise: float, rate: float) -> None:
         """Takes R functions of the basis for each group; they have no values yet.
@@ -187,12 +174,6 @@ class BasisLayer(Constants):
         fitted = _fitted(grid, self.functions, self.initial)
         self.coefficients.normal_(0, self.noise, generator=generator)
         self.coefficients.add_(fitted.unsqueeze(1).to(self.coefficients))
-
-    @property
-    def group(self) -> Tensor:
-        """Group of each input, which are assigned by turns: (in,)."""
-        inputs = torch.arange(self.in_features, device=self.basis.grid_step.device)
-        return inputs % self.basis.in_features
 
     @property
     def flops(self) -> int:
@@ -247,7 +228,7 @@ class BasisLayer(Constants):
     def _by_torch(self, rows: Tensor, *operands: Tensor | None) -> tuple[Tensor, Tensor]:
         """Computes what the kernel does in torch's own operations; the state is the rows."""
         coefficients, weight, bias, *grid = operands[3:]
-        h = evaluate(rows, coefficients, self.basis, grid)  # type: ignore[arg-type]
+        h = evaluate(rows, coefficients, self.basis, grid, self.group)  # type: ignore[arg-type]
         return h if weight is None else linear(h, weight, bias), rows
 
 
@@ -306,9 +287,9 @@ class LearnedFunctions(BasisLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_features = in_features
-        place = group_count(in_features, groups), grid_size, order, grid_range
-        self.basis = BSpline(*place, device=device, dtype=dtype)
+        count = group_count(in_features, groups)
+        basis = BSpline(count, grid_size, order, grid_range, device=device, dtype=dtype)
+        self._take(in_features, basis)
         self._share(functions, initial, noise, rate)
         self._draw()
 

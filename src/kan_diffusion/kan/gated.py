@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad, silu
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.functions import UNITS, LearnedFunctions, draw_linear, require_input
+from kan_diffusion.kan.functions import LearnedFunctions, draw_linear, require_input
 from kan_diffusion.kan.kernels.fused import autocasts
+from kan_diffusion.kan.kernels.internals import has_hooks
+from kan_diffusion.kan.kernels.operators import UNITS
 from kan_diffusion.kan.piecewise import evaluate
 
 __all__ = ["GatedLinear", "modulate"]
-
-_HOOKS = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
 
 
 def modulate(
@@ -183,7 +183,7 @@ class GatedLinear(nn.Module):
         # Of plain SiLU and a linear map, torch's own operations are as fast.
         fused = own is None and (self.gated or self.rank is not None)
         # Hooks of the functions have to see them.
-        if type(own) is LearnedFunctions and not any(getattr(own, name) for name in _HOOKS):
+        if type(own) is LearnedFunctions and not has_hooks(own):
             fused, order, curves = True, own.basis.order, (own.coefficients, *own.basis.grid)
         states = input, carried, code, self.modulation
         operands = *states, curves[0], self.weight, self.bias, *curves[1:]
@@ -224,7 +224,8 @@ class GatedLinear(nn.Module):
         elif coefficients is None:
             h = self.functions(state)
         else:
-            h = evaluate(state, coefficients, self.functions.basis, grid)  # type: ignore[arg-type]
+            own = self.functions
+            h = evaluate(state, coefficients, own.basis, grid, own.group)  # type: ignore[arg-type]
         assert weight is not None
         return linear(h if gates is None else h * gates, weight, bias), state
 

@@ -213,6 +213,7 @@ def _part(
         layer.scale = nn.Parameter(layer.scale[outputs][:, inputs])
     basis = layer.basis
     basis.grid_origin, basis.grid_step = basis.grid_origin[inputs], basis.grid_step[inputs]
-    layer.in_features = basis.in_features = int(inputs.sum())
+    basis.in_features = int(inputs.sum())
+    layer._take(basis.in_features, basis)
     layer.out_features = int(outputs.sum())
     return layer

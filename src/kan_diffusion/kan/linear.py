@@ -23,8 +23,8 @@ as there are splines and one group per input, they span all that the splines do.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, product
 from typing import TypedDict, TypeVar, Unpack
 
 import torch
@@ -35,7 +35,13 @@ from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan.bases import BASES, BasisKind, BSpline, Extrapolation, Grid, basis_class
 from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, draw_linear, group_count
 from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization, initialize
-from kan_diffusion.kan.kernels.fused import FusedFunction, autocasts, in_full_precision
+from kan_diffusion.kan.kernels.fused import (
+    autocasts,
+    by_reference,
+    hides_operations,
+    in_full_precision,
+)
+from kan_diffusion.kan.kernels.operators import SPLINE
 
 __all__ = [
     "KAN",
@@ -52,15 +58,76 @@ Network = TypeVar("Network", bound=nn.Module)
 
 _SILU_FLOPS = 4
 
+_BUILT_IN = tuple(BASES.values())
+"""Bases of which each input's functions follow from that input alone."""
 
-_SPLINE = FusedFunction(
-    "spline",
-    "Tensor x, Tensor weight, Tensor? bias, Tensor origin, Tensor step",
-    "int order, bool tangents",
-    num_gradients=3,
-    output_shapes=lambda x, weight, *_: ((x.shape[0], weight.shape[0]),),
-    may_leave_x=True,
-)
+_FEATURES, _ROWS = (2**20, 2**24), 512
+"""Features of a block on a CPU and elsewhere, and the least rows of a block of not all inputs."""
+
+
+class _Weighed(torch.autograd.Function):
+    """Features times a weight, of which only the operands are kept.
+
+    Features are made for a block of rows and inputs at a time, and again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        ctx,  # noqa: ANN001
+        layer: KANLinear,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *grid: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, *grid)
+        ctx.layer = layer
+        origin, step = grid
+        output = _product_of(x, weight).new_zeros(len(x), len(weight))
+        for rows, inputs, columns in _blocks(x, weight):
+            block, _ = layer._block(x[rows, inputs], (origin[inputs], step[inputs]))
+            output[rows] += linear(block.flatten(1), weight[:, columns])
+        return output if bias is None else output + bias.to(output.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        layer, operands = ctx.layer, ctx.saved_tensors
+        _, for_x, for_weight, for_bias, *_ = needed = ctx.needs_input_grad
+        # Where gradients are enabled, the result is to be differentiated again.
+        if torch.is_grad_enabled() or not hides_operations(grad):
+            return None, *by_reference(layer._dense, operands, [grad], needed[1:])
+        x, weight, bias, origin, step = operands
+        grad_x = torch.empty_like(x) if for_x else None
+        grad_weight = torch.empty_like(weight) if for_weight else None
+        for rows, inputs, columns in _blocks(x, weight):
+            block, gradient = layer._block(x[rows, inputs], (origin[inputs], step[inputs]))
+            if grad_weight is not None:
+                part = grad[rows].t() @ block.flatten(1).to(grad.dtype)
+                if rows.start:
+                    grad_weight[:, columns] += part
+                else:
+                    grad_weight[:, columns] = part
+            if grad_x is not None:
+                of_block = grad[rows] @ weight[:, columns].to(grad.dtype)
+                grad_x[rows, inputs] = gradient(of_block.to(block.dtype).view(block.shape))
+        grad_bias = grad.sum(0).to(bias.dtype) if for_bias else None
+        return None, grad_x, grad_weight, grad_bias, None, None
+
+
+def _blocks(x: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Yields blocks of rows and inputs, and the columns of the weight that belong to the inputs."""
+    rows, inputs = x.shape
+    most, width = _FEATURES[not x.is_cpu], weight.shape[1] // inputs
+    height = max(1, min(rows, max(_ROWS, most // weight.shape[1])))
+    size = max(1, most // (height * width))
+    for first, start in product(range(0, max(1, rows), height), range(0, inputs, size)):
+        end = min(inputs, start + size)
+        yield slice(first, first + height), slice(start, end), slice(start * width, end * width)
+
+
+def _product_of(x: Tensor, weight: Tensor) -> Tensor:
+    """Returns a number of the dtype of products with a weight, under autocast its own."""
+    return linear(x.new_empty(0, 1, dtype=weight.dtype), weight[:1, :1])
 
 
 class EdgeLayer(BasisLayer):
@@ -72,8 +139,8 @@ class EdgeLayer(BasisLayer):
         bias: Constants with shape (out,), or None.
     """
 
-    def _set_sizes(self, in_features: int, out_features: int, bias: bool) -> None:
-        """Checks and keeps the sizes of the layer."""
+    def _check_sizes(self, in_features: int, out_features: int, bias: bool) -> None:
+        """Checks the sizes of the layer."""
         name = type(self).__name__
         if in_features < 1 or out_features < 1:
             raise KanDiffusionError(
@@ -84,16 +151,14 @@ class EdgeLayer(BasisLayer):
             raise KanDiffusionError(
                 f"bias must be True or False, not {bias!r}; grid_size and others are given by name"
             )
-        self.in_features = in_features
-        self.out_features = out_features
 
-    def _allocate(self, bias: bool, edge_scale: bool = False) -> None:
+    def _allocate(self, out_features: int, bias: bool, edge_scale: bool = False) -> None:
         """Makes the parameters of edges, which have no values yet."""
+        self.out_features = out_features
         new, width = self.basis.grid_step.new_empty, self.in_features * self.features_per_input
-        self.weight = nn.Parameter(new(self.out_features, width))
-        edges = self.out_features, self.in_features
-        self.scale = nn.Parameter(new(edges)) if edge_scale else None
-        self.bias = nn.Parameter(new(self.out_features)) if bias else None
+        self.weight = nn.Parameter(new(out_features, width))
+        self.scale = nn.Parameter(new(out_features, self.in_features)) if edge_scale else None
+        self.bias = nn.Parameter(new(out_features)) if bias else None
 
     @property
     def features_per_input(self) -> int:
@@ -207,11 +272,11 @@ class KANLinear(EdgeLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self._set_sizes(in_features, out_features, bias)
+        self._check_sizes(in_features, out_features, bias)
         if init is not None:
             require_known("init", init, INITIALIZATIONS)
         place = in_features, grid_size, order, grid_range, extrapolation
-        self.basis = basis_class(basis)(*place, device, dtype)
+        self._take(in_features, basis_class(basis)(*place, device, dtype))
         kind = type(self.basis)
         if order != 3 and kind is not BSpline and kind in BASES.values():
             raise KanDiffusionError(
@@ -224,7 +289,7 @@ class KANLinear(EdgeLayer):
                 "take init='glorot'"
             )
         self.init: Initialization = init or ("power-law" if self.has_base else "glorot")
-        self._allocate(bias, edge_scale)
+        self._allocate(out_features, bias, edge_scale)
         self._draw()
 
     @property
@@ -296,15 +361,46 @@ class KANLinear(EdgeLayer):
 
     def _weighed(self, rows: Tensor, weight: Tensor) -> Tensor:
         """Computes a layer of functions of each edge with a packed weight."""
-        basis = self.basis
-
-        def by_torch(rows: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor) -> Tensor:
-            origin, step = grid
-            return linear(self._expanded(rows, (origin, step)).flatten(1), weight, bias)
-
-        operands = rows, weight, self.bias, *basis.grid
+        basis, operands = self.basis, (rows, weight, self.bias, *self.basis.grid)
         fused = type(basis) is BSpline and not autocasts(rows)
-        return _SPLINE(operands, (basis.order, basis.extrapolation == "linear"), by_torch, fused)
+        settings = basis.order, basis.extrapolation == "linear"
+        return SPLINE(operands, settings, self._weighed_by_torch, fused)
+
+    def _weighed_by_torch(
+        self, rows: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor
+    ) -> Tensor:
+        """Does the same in torch's own operations, of which none is kept where that is possible."""
+        learned = any(tensor.requires_grad for tensor in grid)
+        if type(self.basis) in _BUILT_IN and not learned and hides_operations(rows, weight, *grid):
+            rows = rows.to(grid[0].dtype) if autocasts(rows) else rows
+            output: Tensor = _Weighed.apply(self, rows, weight, bias, *grid)
+            return output
+        return self._dense(rows, weight, bias, *grid)
+
+    def _dense(self, rows: Tensor, weight: Tensor, bias: Tensor | None, *grid: Tensor) -> Tensor:
+        """Multiplies all features by the weight."""
+        origin, step = grid
+        return linear(self._expanded(rows, (origin, step)).flatten(1), weight, bias)
+
+    def _block(self, rows: Tensor, grid: Grid) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Makes features (N, n, features) of n inputs, and what makes their gradient that of rows.
+
+        Autograd does not see how.
+        """
+        with in_full_precision(rows):
+            dtype = torch.promote_types(rows.dtype, grid[0].dtype)
+            features = rows.new_zeros(*rows.shape, self.features_per_input, dtype=dtype)
+            if not self.has_base:
+                return features, self.basis.expand(rows, grid, features)
+            features[..., 0] = silu(rows)
+            of_functions = self.basis.expand(rows, grid, features)
+
+        def gradient(grad: Tensor) -> Tensor:
+            sigmoid = rows.sigmoid()
+            slope = sigmoid * (1 + rows * (1 - sigmoid))
+            return of_functions(grad) + grad[..., 0] * slope
+
+        return features, gradient
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
@@ -365,11 +461,11 @@ class SharedKANLinear(EdgeLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self._set_sizes(in_features, out_features, bias)
+        self._check_sizes(in_features, out_features, bias)
         place = group_count(in_features, groups), grid_size, order, grid_range
-        self.basis = BSpline(*place, device=device, dtype=dtype)
+        self._take(in_features, BSpline(*place, device=device, dtype=dtype))
         self._share(functions, initial, noise, rate)
-        self._allocate(bias)
+        self._allocate(out_features, bias)
         self._draw()
 
     @property

@@ -24,13 +24,12 @@ which TF32 would round to ten bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from math import factorial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from kan_diffusion.kan.bases import BSpline, Grid
+from kan_diffusion.kan.bases import BSpline, Grid, horner
 from kan_diffusion.kan.kernels.fused import in_full_precision, is_transformed
 
 __all__ = ["evaluate"]
@@ -43,51 +42,47 @@ _ADDRESSES = 2**16
 
 
 def _table(coefficients: Tensor, basis: BSpline) -> Tensor:
-    """Computes the polynomials (groups * (G + 2), R, k + 1) of coefficients (R, groups, G + k)."""
-    functions, pieces = basis.cells(coefficients.dtype)
-    # A sum of fewer than eight torch.compile would unroll, and repeat for every number.
-    spare = 8 - functions.shape[1]
-    functions, pieces = pad(functions, (0, spare)), pad(pieces, (0, 0, 0, spare))
-    table = (coefficients[..., functions].unsqueeze(-1) * pieces).sum(-2)
-    return table.permute(1, 2, 0, 3).flatten(0, 1).contiguous()
+    """Computes the polynomials ((G + 2) * groups, R, k + 1) of coefficients (R, groups, G + k).
+
+    Those of a cell are side by side for all groups.
+    """
+    numbers = coefficients.permute(2, 1, 0).index_select(0, basis.functions.flatten())
+    numbers = numbers.view(*basis.functions.shape, *numbers.shape[1:], 1)
+    pieces = basis.numerators.to(coefficients.dtype) / factorial(basis.order)
+    return (numbers * pieces[:, :, None, None]).sum(1).flatten(0, 1)
 
 
-def _place(x: Tensor, grids: _Triple, intervals: int) -> _Triple:
+def _place(x: Tensor, grids: _Triple, intervals: int, groups: int) -> _Triple:
     """Finds where inputs (N, in) lie: rows of their polynomials, f and f clamped, (N, in) each.
 
-    ``grids`` are left ends, widths of an interval and first rows of the table, (in,) each.
+    ``grids`` are left ends and widths of an interval, (in,) each, and groups, (in,).
     """
-    origin, step, first = grids
+    origin, step, group = grids
     u = (x - origin) / step
-    cell = u.detach().floor().clamp(-1, intervals)
-    cell = torch.where(cell == cell, cell, 0)  # a NaN is in the first cell, and stays one
+    # A NaN is in some cell, and stays one.
+    cell = u.detach().floor().nan_to_num(0).clamp(-1, intervals)
     f = u - cell.clamp(min=0)  # left of the grid, f is measured from its first knot
-    return cell.long() + 1 + first, f, f.clamp(0, 1)
+    return torch.add(group, (cell + 1).long(), alpha=groups), f, f.clamp(0, 1)
 
 
-def _gathered(table: Tensor, row: Tensor) -> Sequence[Tensor]:
-    """Looks the polynomials of numbers (N, in) up: k + 1 coefficients with shape (N, in, R)."""
-    return table.index_select(0, row.flatten()).unflatten(0, row.shape).unbind(-1)
+def _gathered(table: Tensor, row: Tensor) -> Tensor:
+    """Looks up the polynomials (N, in, R, k + 1) of numbers (N, in)."""
+    return table.index_select(0, row.flatten()).unflatten(0, row.shape)
 
 
 def _values(table: Tensor, places: _Triple) -> Tensor:
-    """Evaluates polynomials by Horner's scheme: (N, in, R)."""
-    polynomials = _gathered(table, places[0])
-    f, kept = (each.unsqueeze(-1) for each in places[1:])
-    value = polynomials[-1]
-    for coefficient in polynomials[-2:0:-1]:
-        value = torch.addcmul(coefficient, value, kept)
-    return torch.addcmul(polynomials[0], value, f)
+    """Evaluates polynomials: (N, in, R)."""
+    row, f, kept = places
+    first, *others = _gathered(table, row).unbind(-1)
+    return torch.addcmul(first, horner(others, kept.unsqueeze(-1)), f.unsqueeze(-1))
 
 
 def _slopes(table: Tensor, places: _Triple) -> Tensor:
     """Evaluates the derivatives of polynomials with respect to f: (N, in, R)."""
-    polynomials, kept = _gathered(table, places[0]), places[2].unsqueeze(-1)
-    degree = len(polynomials) - 1
-    slope = degree * polynomials[-1]
-    for d in range(degree - 1, 0, -1):
-        slope = torch.addcmul(d * polynomials[d], slope, kept)
-    return slope
+    row, _, kept = places
+    _, *others = _gathered(table, row).unbind(-1)
+    rising = [degree * other if degree > 1 else other for degree, other in enumerate(others, 1)]
+    return horner(rising, kept.unsqueeze(-1))
 
 
 def _summed(grad: Tensor, places: _Triple, table: Tensor, copies: int) -> Tensor:
@@ -113,16 +108,16 @@ class _Piecewise(torch.autograd.Function):
     """Values (N, in, R) of splines, of which only the input and the table are kept."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, table: Tensor, intervals: int, *grids: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def forward(ctx, x: Tensor, table: Tensor, sizes: tuple[int, int], *grids: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
         ctx.save_for_backward(x, table, *grids)
-        ctx.intervals = intervals
-        origin, step, first = grids
-        return _values(table, _place(x, (origin, step, first), intervals))
+        ctx.sizes = sizes
+        origin, step, group = grids
+        return _values(table, _place(x, (origin, step, group), *sizes))
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        x, table, origin, step, first = ctx.saved_tensors
-        places = _place(x, (origin, step, first), ctx.intervals)
+        x, table, origin, step, group = ctx.saved_tensors
+        places = _place(x, (origin, step, group), *ctx.sizes)
         grad_x = grad_table = None
         if ctx.needs_input_grad[1]:  # first, since it needs most memory
             copies = 1 if grad.is_cpu else max(1, _ADDRESSES // len(table))
@@ -132,27 +127,30 @@ class _Piecewise(torch.autograd.Function):
         return grad_x, grad_table, None, None, None, None
 
 
-def evaluate(x: Tensor, coefficients: Tensor, basis: BSpline, grid: Grid) -> Tensor:
+def evaluate(x: Tensor, coefficients: Tensor, basis: BSpline, grid: Grid, group: Tensor) -> Tensor:
     """Evaluates splines that go on by their tangents outside the grid.
 
     Args:
         x: Inputs with shape (N, in).
-        coefficients: Coefficients with shape (R, groups, G + k); inputs are in groups by turns.
+        coefficients: Coefficients with shape (R, groups, G + k).
         basis: The splines.
         grid: Left ends and widths of an interval of each group's grid, (groups,) each.
+        group: The group of each input, (in,).
 
     Returns:
         Values with shape (N, in * R), those of an input side by side, in the precision of the
         coefficients or more, also under autocast.
     """
-    x = x.to(torch.promote_types(x.dtype, coefficients.dtype))
+    dtype = torch.promote_types(x.dtype, coefficients.dtype)
+    x, coefficients = (one if one.dtype == dtype else one.to(dtype) for one in (x, coefficients))
     with in_full_precision(x):
-        table, intervals = _table(coefficients.to(x.dtype), basis), basis.num_intervals
-        group = torch.arange(x.shape[1], device=x.device) % coefficients.shape[1]
-        origin, step = (each[group] for each in grid)
-        first = group * (intervals + 2)
+        origin, step = grid
+        sizes = basis.num_intervals, len(origin)
+        if len(origin) < x.shape[1]:
+            origin, step = origin.index_select(0, group), step.index_select(0, group)
+        table = _table(coefficients, basis)
         if is_transformed() or any(tensor.requires_grad for tensor in grid):
-            values = _values(table, _place(x, (origin, step, first), intervals))
+            values = _values(table, _place(x, (origin, step, group), *sizes))
         else:
-            values = _Piecewise.apply(x, table, intervals, origin, step, first)
+            values = _Piecewise.apply(x, table, sizes, origin, step, group)
         return values.flatten(1)

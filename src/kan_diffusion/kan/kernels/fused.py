@@ -12,16 +12,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from itertools import compress
-from types import ModuleType
-from typing import TypeVar
+from typing import Protocol, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-__all__ = ["FusedFunction", "autocasts", "in_full_precision", "is_transformed"]
+from kan_diffusion.kan.kernels import internals
+
+__all__ = [
+    "FusedFunction",
+    "Operands",
+    "autocasts",
+    "by_reference",
+    "hides_operations",
+    "in_full_precision",
+    "is_plain",
+    "is_transformed",
+]
 
 Setting = str | int | float | bool
 """An argument of a kernel that is not a tensor."""
@@ -33,13 +41,12 @@ T = TypeVar("T", bound=Output)
 _ENABLED = os.environ.get("KAN_KERNELS") != "0"
 _DTYPES = (torch.float32, torch.float64)
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
-_is_batched = torch._C._functorch.is_legacy_batchedtensor  # by a vectorised Jacobian
-_transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func's
+_SCHEMA = {Tensor: "Tensor", Tensor | None: "Tensor?", int: "int", bool: "bool"}
 
 
 def autocasts(x: Tensor) -> bool:
     """Tells whether autocast chooses the precision of products with this tensor."""
-    if not torch._C._is_any_autocast_enabled():
+    if not internals.autocast_is_on():
         return False
     kind = x.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
@@ -53,26 +60,47 @@ def in_full_precision(x: Tensor) -> AbstractContextManager[object]:
 def is_transformed() -> bool:
     """Tells whether something looks into each operation: a transform, a trace, an export."""
     if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting() or _transforms_are_active()
-    tracing = torch._C._is_tracing()
-    return tracing or _transforms_are_active() or forward_ad._current_level >= 0
+        return torch.compiler.is_exporting() or internals.is_transformed()
+    return internals.is_traced() or internals.is_transformed()
 
 
-def _is_plain(tensor: Tensor, dtype: torch.dtype) -> bool:
-    """Tells whether this is an ordinary tensor of this dtype on the CPU."""
-    return (
-        tensor.dtype is dtype
-        and tensor.is_cpu
-        and type(tensor) in _PLAIN_TYPES
-        and not _is_batched(tensor)
-        and not tensor.is_neg()  # whose numbers stand in memory with the other sign
-    )
+def is_plain(tensor: Tensor) -> bool:
+    """Tells whether this is an ordinary tensor, and no subclass or batch."""
+    return type(tensor) in _PLAIN_TYPES and not internals.is_batched(tensor)
 
 
-def _module(name: str) -> ModuleType:
-    from kan_diffusion.kan.kernels import spline, units
+def hides_operations(*operands: Tensor | None) -> bool:
+    """Tells whether a function of these operands may keep its operations from torch's autograd."""
+    if torch.compiler.is_compiling() or is_transformed():
+        return False
+    return all(operand is None or is_plain(operand) for operand in operands)
 
-    return {"spline": spline, "units": units}[name]
+
+def _suits(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Tells whether a kernel can read this tensor as numbers of this dtype in memory."""
+    # The numbers of a negated view stand in memory with the other sign.
+    return tensor.dtype is dtype and tensor.is_cpu and is_plain(tensor) and not tensor.is_neg()
+
+
+class Operands(Protocol):
+    """The tensors of a kernel, then its settings: a ``NamedTuple``, of which operators are made."""
+
+    def __init__(self, *operands: object) -> None: ...
+
+    def output_shapes(self) -> tuple[Shape, ...]:
+        """Returns the shapes of the outputs."""
+        ...
+
+    def forward(self) -> Output:
+        """Computes the outputs."""
+        ...
+
+    def backward(self, *grads: Tensor | None, for_first: bool = True) -> Gradients:
+        """Computes the gradients of the first operands from those of the outputs.
+
+        That of the very first may be None unless it is wanted (``for_first``).
+        """
+        ...
 
 
 class FusedFunction:
@@ -82,62 +110,56 @@ class FusedFunction:
     is the operator ``torch.ops.kan_diffusion.<name>``, which the compiler does not look into.
 
     Args:
-        name: Name of the operator, and of the module with its kernel, which is imported, and numba
-            with it, when it is first needed.
-        operands: The tensors, declared as in an operator's schema; ``Tensor?`` may be None.
-        settings: The other arguments of the kernel, declared likewise.
+        name: Name of the operator.
+        kernel: Its operands and what it computes of them.
         num_gradients: Number of operands, the first ones, that the kernel has gradients for.
-        output_shapes: Shapes of the outputs, given the operands.
         num_outputs: Number of outputs.
-        may_leave_x: Whether the last argument of the kernel's ``backward`` says if the gradient of
-            the first operand is wanted.
     """
 
     def __init__(
-        self,
-        name: str,
-        operands: str,
-        settings: str,
-        num_gradients: int,
-        output_shapes: Callable[..., tuple[Shape, ...]],
-        num_outputs: int = 1,
-        may_leave_x: bool = False,
+        self, name: str, kernel: type[Operands], num_gradients: int, num_outputs: int = 1
     ) -> None:
-        kernel = self.kernel = cache(lambda: _module(name))
-        self.may_leave_x = may_leave_x
-        self.num_gradients = num_gradients
-        num_operands = len(operands.split(","))
-        returned = ", ".join(["Tensor"] * num_gradients)
-        given = "Tensor" if num_outputs == 1 else f"({', '.join(['Tensor'] * num_outputs)})"
+        self.kernel, self.num_gradients = kernel, num_gradients
+        kinds = {field: _SCHEMA[kind] for field, kind in get_type_hints(kernel).items()}
+        num_operands = sum(kind.startswith("Tensor") for kind in kinds.values())
+        operands = ", ".join(f"{kind} {field}" for field, kind in kinds.items())
         arriving = ", ".join(f"Tensor grad{index}" for index in range(num_outputs))
+        given = "Tensor" if num_outputs == 1 else f"({', '.join(['Tensor'] * num_outputs)})"
+        returned = ", ".join(["Tensor"] * num_gradients)
+
+        def gradients(*inputs: Tensor) -> tuple[Tensor, ...]:
+            grads, rest = inputs[:num_outputs], inputs[num_outputs:]
+            none = grads[0].new_empty(0)  # an operator returns tensors alone
+            return tuple(none if g is None else g for g in kernel(*rest).backward(*grads))
+
         forward = torch.library.custom_op(
             f"kan_diffusion::{name}",
-            lambda *inputs: kernel().forward(*inputs),
+            lambda *inputs: kernel(*inputs).forward(),
             mutates_args=(),
             device_types="cpu",
-            schema=f"({operands}, {settings}) -> {given}",
+            schema=f"({operands}) -> {given}",
         )
         backward = torch.library.custom_op(
             f"kan_diffusion::{name}_backward",
-            lambda *inputs: tuple(
-                inputs[0].new_empty(0) if one is None else one for one in kernel().backward(*inputs)
-            ),
+            gradients,
             mutates_args=(),
             device_types="cpu",
-            schema=f"({arriving}, {operands}, {settings}) -> ({returned})",
+            schema=f"({arriving}, {operands}) -> ({returned})",
         )
 
         @forward.register_fake
-        def _(x: Tensor, *rest: object) -> Output:
-            made = tuple(x.new_empty(shape) for shape in output_shapes(x, *rest))
-            return made[0] if num_outputs == 1 else made
+        def _(*inputs: Tensor) -> Output:
+            shapes = kernel(*inputs).output_shapes()
+            outputs = tuple(inputs[0].new_empty(shape) for shape in shapes)
+            return outputs[0] if num_outputs == 1 else outputs
 
         @backward.register_fake
-        def _(grad: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
-            own = rest[num_outputs - 1 :]
+        def _(*inputs: Tensor | None) -> tuple[Tensor, ...]:
+            grad, rest = inputs[0], inputs[num_outputs:]
+            assert grad is not None
             return tuple(
                 grad.new_empty(0 if operand is None else operand.shape)
-                for operand in own[:num_gradients]
+                for operand in rest[:num_gradients]
             )
 
         def save(ctx, inputs: tuple[object, ...], output: Output) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
@@ -145,10 +167,10 @@ class FusedFunction:
             ctx.settings = inputs[num_operands:]
 
         def differentiate(ctx, *grads: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            found = backward(*grads, *ctx.saved_tensors, *ctx.settings)
-            owners = zip(found, ctx.saved_tensors, strict=False)
-            own = (None if operand is None else one for one, operand in owners)
-            return *own, *(None for _ in ctx.needs_input_grad[num_gradients:])
+            operands = ctx.saved_tensors
+            gradients = zip(backward(*grads, *operands, *ctx.settings), operands, strict=False)
+            kept = [None if operand is None else gradient for gradient, operand in gradients]
+            return *kept, *(None for _ in ctx.needs_input_grad[num_gradients:])
 
         forward.register_autograd(differentiate, setup_context=save)
         self.operator = forward
@@ -163,8 +185,7 @@ class FusedFunction:
             return False  # a gradient that the kernel does not have
         if torch.compiler.is_compiling():
             return all(operand.dtype == x.dtype for operand in given)
-        seen = torch._C._len_torch_dispatch_stack() > 0  # each operation, as by a counter
-        return not seen and all(_is_plain(operand, x.dtype) for operand in given)
+        return not internals.is_watched() and all(_suits(operand, x.dtype) for operand in given)
 
     def __call__(
         self,
@@ -187,7 +208,7 @@ class FusedFunction:
         if torch.compiler.is_compiling():
             output: T = self.operator(*operands, *settings)
         else:
-            output = _Fused.apply(self, settings, reference, *operands)
+            output = _Fused.apply(self.kernel, settings, reference, *operands)
         return output
 
 
@@ -201,36 +222,34 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx,  # noqa: ANN001
-        function: FusedFunction,
+        kernel: type[Operands],
         settings: Sequence[Setting],
         reference: Callable[..., Output],
         *operands: Tensor | None,
     ) -> Output:
         ctx.save_for_backward(*operands)
         ctx.set_materialize_grads(False)
-        ctx.parts = function, settings, reference
-        return function.kernel().forward(*operands, *settings)
+        ctx.parts = kernel, settings, reference
+        return kernel(*operands, *settings).forward()
 
     @staticmethod
     def backward(ctx, *grads: Tensor | None) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        function, settings, reference = ctx.parts
+        kernel, settings, reference = ctx.parts
         operands, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]
         if all(grad is None for grad in grads):
             return None, None, None, *[None] * len(operands)
         # Where gradients are enabled, the result is to be differentiated again.
         if (
             torch.is_grad_enabled()
-            or _transforms_are_active()
-            or not all(grad is None or _is_plain(grad, operands[0].dtype) for grad in grads)
+            or internals.is_transformed()
+            or not all(grad is None or _suits(grad, operands[0].dtype) for grad in grads)
         ):
-            return None, None, None, *_by_reference(reference, operands, grads, needed)
-        if function.may_leave_x:
-            settings = *settings, needed[0]
-        found = function.kernel().backward(*grads, *operands, *settings)
-        return None, None, None, *found, *[None] * (len(operands) - len(found))
+            return None, None, None, *by_reference(reference, operands, grads, needed)
+        gradients = kernel(*operands, *settings).backward(*grads, for_first=needed[0])
+        return None, None, None, *gradients, *[None] * (len(operands) - len(gradients))
 
 
-def _by_reference(
+def by_reference(
     reference: Callable[..., Output],
     operands: Sequence[Tensor | None],
     grads: Sequence[Tensor | None],

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -32,6 +31,7 @@ from numba.extending import register_jitable
 from torch import Tensor
 
 from kan_diffusion.kan.bases import MAX_ORDER, piece_coefficients
+from kan_diffusion.kan.kernels.operators import Spline
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     arrays_at,
@@ -358,50 +358,28 @@ def _kernels(order: int, double: bool) -> tuple[Callable[..., None], ...]:
     return compiled(forward, **_FASTMATH), compiled(backward, **_FASTMATH)
 
 
-class _Layer(NamedTuple):
-    """The operands of the kernel, float32 or float64 on the CPU, and its settings."""
-
-    x: Tensor  # (N, in)
-    weight: Tensor  # (out, in * (1 + G + k))
-    bias: Tensor | None  # (out,)
-    origin: Tensor  # (in,): left ends of grids
-    step: Tensor  # (in,): widths of an interval, positive
-    order: int  # degree k, 1 to 5
-    tangents: bool  # whether splines go on by their tangents, and do not run out to zero
-    for_x: bool = True  # whether the gradient of x is wanted
-
-    def kernels(self) -> tuple[Callable[..., None], ...]:
-        """Returns both passes."""
-        return _kernels(self.order, self.x.dtype == torch.float64)
-
-    def settings(self) -> tuple[int, ...]:
-        """Returns inputs, outputs, intervals, and over how many more of these splines reach."""
-        inputs, (outputs, width) = self.x.shape[1], self.weight.shape
-        reach = 0 if self.tangents else self.order
-        return inputs, outputs, width // inputs - self.order - 1, reach
-
-
-def forward(*arguments) -> Tensor:
-    """Computes the outputs (N, out) of a B-spline layer; the arguments are those of ``_Layer``."""
-    layer = _Layer(*arguments)
+def forward(layer: Spline) -> Tensor:
+    """Computes the outputs (N, out) of a layer."""
     x, weight, bias, origin, step = layer[:5]
-    rows, (inputs, outputs, *_) = len(x), layer.settings()
+    rows, sizes = len(x), layer.sizes()
+    inputs, outputs, _, _ = sizes
     y = x.new_empty(rows, outputs)
     bias = weight.new_zeros(outputs) if bias is None else bias
     operands = (x, inputs), (weight, 0), (bias, 0), (origin, 0), (step, 0), (y, outputs)
-    parts = chunks(rows, inputs * outputs * (layer.order + 1))
-    launch(layer.kernels()[0], parts, operands, layer.settings())
+    kernel, _ = _kernels(layer.order, x.dtype == torch.float64)
+    launch(kernel, chunks(rows, inputs * outputs * (layer.order + 1)), operands, sizes)
     return y
 
 
-def backward(grad: Tensor, *arguments) -> tuple[Tensor | None, ...]:
+def backward(layer: Spline, grad: Tensor, for_x: bool) -> tuple[Tensor | None, ...]:
     """Computes the gradients of x (None unless wanted), weight and bias from that of the output."""
-    layer = _Layer(*arguments)
     x, weight, bias, origin, step = layer[:5]
-    rows, (inputs, outputs, *_) = len(x), layer.settings()
-    parts = chunks(rows, 2 * inputs * outputs * (layer.order + 1))
-    grad_x = x.new_empty(rows, inputs) if layer.for_x else None
+    rows, sizes = len(x), layer.sizes()
+    inputs, outputs, _, _ = sizes
+    grad_x = x.new_empty(rows, inputs) if for_x else None
     operands = (grad, outputs), (x, inputs), (weight, 0), (origin, 0), (step, 0), (grad_x, inputs)
     sums = weight, weight.new_empty(outputs)
-    grad_weight, grad_bias = launch(layer.kernels()[1], parts, operands, layer.settings(), sums)
+    _, kernel = _kernels(layer.order, x.dtype == torch.float64)
+    parts = chunks(rows, 2 * inputs * outputs * (layer.order + 1))
+    grad_weight, grad_bias = launch(kernel, parts, operands, sizes, sums)
     return grad_x, grad_weight, None if bias is None else grad_bias

@@ -47,7 +47,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -57,6 +56,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kan_diffusion.kan.bases import piece_coefficients
+from kan_diffusion.kan.kernels.operators import Units
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     add_product,
@@ -550,95 +550,71 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
     return compiled(forward), compiled(backward)
 
 
-class _Layer(NamedTuple):
-    """The operands of the kernel, float32 or float64 on the CPU, and its settings."""
-
-    input: Tensor  # (N, in), or values and gates side by side, (N, 2 in)
-    carried: Tensor | None  # (N, m), cut off or padded with zeros where m is not in
-    code: Tensor | None  # (N, rank)
-    modulation: Tensor | None  # (rank + 1, 2, in): scales, shifts; the constant ones are the last
-    coefficients: Tensor | None  # (R, groups, G + k); None for SiLU
-    weight: Tensor | None  # (out, in * R); None for the functions themselves
-    bias: Tensor | None  # (out,)
-    origin: Tensor | None  # (groups,): left ends of grids
-    step: Tensor | None  # (groups,): widths of an interval
-    order: int  # degree k of the splines, 1 to 5; 0 for SiLU
-    has_state: bool  # whether the state is wanted, which takes a weight; gates do, too
-
-    def kernels(self, units: int) -> tuple[Callable[..., None], ...]:
-        """Returns both passes."""
-        single = self.coefficients is None or len(self.coefficients) == 1
-        lanes = 16 if units >= 16 else 8 if units >= 8 else 1
-        return _kernels(self.order, single, lanes, self.input.dtype == torch.float64)
-
-    def settings(self) -> tuple[int, ...]:
-        """Returns the numbers that both passes take after the rows."""
-        units, weight, curves = self.input.shape[1], self.weight, self.coefficients
-        functions, groups, known = (1, 0, self.order) if curves is None else curves.shape
-        if self.has_state and weight is not None:
-            units = weight.shape[1]
-        outputs = 0 if weight is None else weight.shape[0]
-        reach = 0 if self.carried is None else self.carried.shape[1]
-        rank = -1 if self.modulation is None else len(self.modulation) - 1
-        stride = self.input.shape[1]
-        return units, outputs, stride, reach, groups, known - self.order, rank, functions
-
-    def factors(self) -> tuple[Tensor | None, Tensor | None]:
-        """Returns weight and bias if the kernel itself multiplies by them."""
-        small = self.weight is not None and max(self.weight.shape) <= _MAX_WIDTH
-        return (self.weight, self.bias) if small else (None, None)
+def _settings(layer: Units) -> tuple[int, ...]:
+    """Returns the numbers that both passes take after the rows."""
+    outputs = 0 if layer.weight is None else len(layer.weight)
+    reach = 0 if layer.carried is None else layer.carried.shape[1]
+    rank = -1 if layer.modulation is None else len(layer.modulation) - 1
+    groups, known = (0, layer.order) if layer.coefficients is None else layer.coefficients.shape[1:]
+    sizes = layer.units, outputs, layer.input.shape[1], reach
+    return *sizes, groups, known - layer.order, rank, layer.functions
 
 
-def forward(*arguments) -> tuple[Tensor, Tensor]:
-    """Computes the output of units and their state; the arguments are those of ``_Layer``.
+def _passes(layer: Units) -> tuple[Callable[..., None], ...]:
+    """Returns both kernels of a layer."""
+    lanes = 16 if layer.units >= 16 else 8 if layer.units >= 8 else 1
+    return _kernels(layer.order, layer.functions == 1, lanes, layer.input.dtype == torch.float64)
 
-    The output has shape (N, out), or that of the functions (N, in * R), those of a unit side by
-    side; the state z has shape (N, in), or (0,).
-    """
-    layer = _Layer(*arguments)
-    settings, factors, input = layer.settings(), layer.factors(), layer.input
+
+def _factors(layer: Units) -> tuple[Tensor | None, Tensor | None]:
+    """Returns weight and bias if the kernel itself multiplies by them."""
+    small = layer.weight is not None and max(layer.weight.shape) <= _MAX_WIDTH
+    return (layer.weight, layer.bias) if small else (None, None)
+
+
+def forward(layer: Units) -> tuple[Tensor, Tensor]:
+    """Computes the output of units and their state."""
+    settings, factors, input = _settings(layer), _factors(layer), layer.input
     units, outputs, stride, reach, _, _, rank, functions = settings
     rows, has_weight = input.shape[0], factors[0] is not None
-    kernel, _ = layer.kernels(units)
     state = input.new_empty((rows, units) if layer.has_state else 0)
-    found = input.new_empty(rows, outputs if has_weight else units * functions)
+    output = input.new_empty(rows, outputs if has_weight else units * functions)
     shared = layer.modulation, layer.coefficients, layer.origin, layer.step, *factors
     operands = (
         (input, stride),
         (layer.carried, reach),
         (layer.code, max(rank, 0)),
         *((tensor, 0) for tensor in shared),
-        (found, found.shape[1]),
+        (output, output.shape[1]),
         (state if layer.has_state else None, units),
     )
+    kernel, _ = _passes(layer)
     launch(kernel, chunks(rows, units * functions * _FORWARD_WORK), operands, settings)
     if layer.weight is not None and not has_weight:
-        found = linear(found, layer.weight, layer.bias)
-    return found, state
+        output = linear(output, layer.weight, layer.bias)
+    return output, state
 
 
 def backward(
-    grad: Tensor | None, grad_state: Tensor | None, *arguments
+    layer: Units, grad: Tensor | None, grad_state: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Computes the gradients of the first seven operands, given those of output and state."""
-    layer = _Layer(*arguments)
-    settings, factors, input = layer.settings(), layer.factors(), layer.input
+    settings, factors, input = _settings(layer), _factors(layer), layer.input
     units, outputs, stride, reach, _, _, rank, functions = settings
     rows, rank = input.shape[0], max(rank, 0)
-    _, kernel = layer.kernels(units)
     if grad is None:
         grad = input.new_zeros(rows, outputs)
     by_gemm = None if factors[0] is not None else layer.weight
-    given = grad if by_gemm is None else grad @ by_gemm
+    grad_h = grad if by_gemm is None else grad @ by_gemm
     h = None if by_gemm is None else input.new_empty(rows, units * functions)
     grad_input, grad_carried, grad_code = (
-        None if one is None else one.new_empty(one.shape) for one in arguments[:3]
+        None if one is None else one.new_empty(one.shape) for one in layer[:3]
     )
     if grad_carried is not None and reach > units:
         grad_carried[:, units:] = 0
     shared = layer.modulation, layer.coefficients, layer.origin, layer.step, factors[0]
     operands = (
-        (given, given.shape[1]),
+        (grad_h, grad_h.shape[1]),
         (grad_state if layer.has_state else None, units),
         (input, stride),
         (layer.carried, reach),
@@ -651,6 +627,7 @@ def backward(
     )
     parts = chunks(rows, units * functions * _BACKWARD_WORK)
     summed = layer.modulation, layer.coefficients, *factors
+    _, kernel = _passes(layer)
     sums = launch(kernel, parts, operands, settings, summed)
     if h is not None:
         sums[2:] = grad.t() @ h, None if layer.bias is None else grad.sum(0)
