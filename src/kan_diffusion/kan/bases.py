@@ -371,9 +371,8 @@ class BSpline(Basis):
         the columns, and where among all of them the numbers are.
         """
         width = columns.shape[-1]
-        first = width - self.num_functions
-        start = torch.arange(first, columns.numel(), width, device=columns.device)
-        index = (functions + start.view(functions.shape[1:])).flatten()
+        rows = torch.arange(functions[0].numel(), device=columns.device).view(functions.shape[1:])
+        index = (functions + rows * width + (width - self.num_functions)).flatten()
         # With "zero", zeros of functions beyond the grid meet others.
         put = torch.Tensor.scatter_add_ if self.extrapolation == "zero" else torch.Tensor.scatter_
         return put(columns.view(-1), 0, index, numbers.flatten()).view(columns.shape), index
