@@ -364,22 +364,22 @@ class BSpline(Basis):
         values, slopes = torch.where(known, values, 0), torch.where(within, slopes, 0)
         return functions.clamp(0, self.num_functions - 1), values, slopes
 
-    def _spread(self, functions: Tensor, numbers: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts numbers (k + 1, *) of functions into the last of columns (*, ...), which are zero.
+    def _index(self, functions: Tensor, width: int) -> Tensor:
+        """Finds the columns of functions (k + 1, *), the last of ``width``, in one row of them all.
 
-        All are one row for the scatter, which is several times as fast as rows of a few. Returns
-        the columns, and where among all of them the numbers are.
+        A scatter into one row is several times as fast as into rows of a few.
         """
-        width = columns.shape[-1]
-        rows = torch.arange(functions[0].numel(), device=columns.device).view(functions.shape[1:])
-        index = (functions + rows * width + (width - self.num_functions)).flatten()
-        # With "zero", zeros of functions beyond the grid meet others.
-        put = torch.Tensor.scatter_add_ if self.extrapolation == "zero" else torch.Tensor.scatter_
-        return put(columns.view(-1), 0, index, numbers.flatten()).view(columns.shape), index
+        rows = torch.arange(functions[0].numel(), device=functions.device)
+        index = functions + rows.view(functions.shape[1:]) * width + (width - self.num_functions)
+        return index.flatten()
 
-    def _spread_out(self, functions: Tensor, numbers: Tensor) -> Tensor:
+    def _spread(self, functions: Tensor, numbers: Tensor) -> Tensor:
+        """Puts numbers (k + 1, *) of functions into their columns (*, num_functions)."""
         columns = numbers.new_zeros(*numbers.shape[1:], self.num_functions)
-        return self._spread(functions, numbers, columns)[0]
+        # With "zero", zeros of functions beyond the grid meet others.
+        put = torch.scatter_add if self.extrapolation == "zero" else torch.scatter
+        index = self._index(functions, self.num_functions)
+        return put(columns.flatten(), 0, index, numbers.flatten()).view(columns.shape)
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """Evaluates the B-splines (N, in, G + k), together with their tangents."""
@@ -392,7 +392,8 @@ class BSpline(Basis):
         """Does it with one scatter, whose index also finds the gradients of what is not zero."""
         origin, step = grid
         functions, values, slopes = self._active((x - origin) / step)
-        _, index = self._spread(functions, values, features)
+        index = self._index(functions, features.shape[-1])
+        features.view(-1).scatter_add_(0, index, values.flatten())
 
         def gradient(grad: Tensor) -> Tensor:
             of_values = grad.flatten().index_select(0, index).view(slopes.shape)
@@ -403,12 +404,12 @@ class BSpline(Basis):
     def values(self, u: Tensor) -> Tensor:
         """Evaluates the B-splines (*, G + k) at u (*)."""
         functions, values, _ = self._active(u)
-        return self._spread_out(functions, values)
+        return self._spread(functions, values)
 
     def slopes(self, u: Tensor) -> Tensor:
         """Computes the derivatives of the B-splines with respect to u."""
         functions, _, slopes = self._active(u)
-        return self._spread_out(functions, slopes)
+        return self._spread(functions, slopes)
 
     def exact_refinement(self, num_intervals: int) -> Tensor | None:
         """Inserts knots, if each interval is split into the same number of parts."""
