@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import assert_same_state, randn, refused, scrambled
-from kan_diffusion.kan import KAN, KANLinear, SharedKANLinear, pruned, sparsity_penalty
+from kan_diffusion.kan import KAN, KANLinear, SharedKANLinear, moved, pruned, sparsity_penalty
 from kan_diffusion.kan.importance import attribution, edge_penalty, edge_sizes, layer_entropy
 
 
@@ -105,6 +105,7 @@ def test_edges_that_pass_nothing_on_are_pruned_with_their_units(options):
     assert small.layers[1].out_features == 2
     assert not small.layers[0]._edges[0, 2].any()
     torch.testing.assert_close(small(x), network(x), rtol=1e-8, atol=1e-8)
+    assert moved(small, x).layers[1].in_features == 2
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
 

@@ -1,6 +1,7 @@
 """Names of torch that it does not promise to keep; no other module of the layers has one.
 
-All are in torch 2.7, the lowest version that is supported, and in 2.13.
+All are in torch 2.13. Where another version has moved one, a layer fails when it is imported or
+first called, and this is the module to mend.
 """
 
 from __future__ import annotations
