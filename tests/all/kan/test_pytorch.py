@@ -30,8 +30,12 @@ def fresh_compiler():
 
 def compiling(test):
     """Lets a test compile, and ignores what the compiler's parts say of each other."""
-    ignored = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
-    return pytest.mark.usefixtures("fresh_compiler")(pytest.mark.filterwarnings(ignored)(test))
+    of_scripts = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+    # The compiler itself instantiates any autograd function that it traces.
+    of_functions = "ignore:.*should not be instantiated:DeprecationWarning"
+    for ignored in (of_scripts, of_functions):
+        test = pytest.mark.filterwarnings(ignored)(test)
+    return pytest.mark.usefixtures("fresh_compiler")(test)
 
 
 @compiling
