@@ -128,6 +128,15 @@ def test_what_remains_is_what_matters_and_the_ends_stay():
     torch.testing.assert_close(constant(x), network(x))
 
 
+def test_a_layer_is_a_network_of_one():
+    layer, x = KANLinear(3, 2), randn(50, 3).float()
+    sequence = torch.nn.Sequential(layer)
+    torch.testing.assert_close(sparsity_penalty(layer, x), sparsity_penalty(sequence, x))
+    pruned_layer = pruned(layer, x, share=0.3)
+    assert isinstance(pruned_layer, KANLinear)
+    assert_same_state(pruned_layer, pruned(sequence, x, share=0.3)[0])
+
+
 def test_what_cannot_be_pruned_is_refused():
     x = randn(5, 3).float()
     with refused("share must be from 0 to 1, not 2"):

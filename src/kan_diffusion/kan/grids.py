@@ -97,8 +97,6 @@ def refined(network: Network, grid_size: int) -> Network:
         >>> fine.layers[0].basis.num_intervals
         10
     """
-    if isinstance(network, BasisLayer):
-        return _refined(network, grid_size)
     layers = layers_of(network, BasisLayer)
     return with_layers(network, [_refined(layer, grid_size) for layer in layers])
 
@@ -141,12 +139,10 @@ def moved(network: Network, input: Tensor, margin: float = 0.01) -> Network:
         >>> network.layers[0].basis.grid_end.item() > 10
         True
     """
-    if isinstance(network, BasisLayer):
-        return _moved(network, input, margin)
-    layers = []
+    layers: list[BasisLayer] = []
     for layer in layers_of(network, BasisLayer):
+        input = layers[-1](input) if layers else input
         layers.append(_moved(layer, input, margin))
-        input = layers[-1](input)
     return with_layers(network, layers)
 
 

@@ -80,7 +80,7 @@ def sparsity_penalty(network: nn.Module, x: Tensor) -> Tensor:
     """Computes sizes plus entropies of all edges of a network, to be added to its loss.
 
     Args:
-        network: A ``KAN`` or an ``nn.Sequential`` of ``KANLinear`` or ``SharedKANLinear``.
+        network: A ``KAN``, a ``KANLinear`` or ``SharedKANLinear``, or an ``nn.Sequential`` of them.
         x: Inputs with shape (*, in_features); a few hundred are enough, as each layer holds
             (n, out, in) numbers.
 
@@ -151,7 +151,7 @@ def pruned(network: Network, x: Tensor, share: float = 0.03) -> Network:
     between units that stay have weights of zero, which are trained like any others.
 
     Args:
-        network: A ``KAN`` or an ``nn.Sequential`` of ``KANLinear``, which is not changed.
+        network: A ``KAN``, a ``KANLinear`` or an ``nn.Sequential`` of them, which is not changed.
         x: Inputs on which edges are measured, with shape (*, in_features), at least two.
         share: Share of an output's variation from which an edge is kept, from 0 to 1.
 

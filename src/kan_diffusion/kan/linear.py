@@ -25,7 +25,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
-from typing import TypedDict, TypeVar, Unpack
+from typing import TypedDict, TypeVar, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -98,15 +98,11 @@ class _Weighed(torch.autograd.Function):
             return None, *by_reference(layer._dense, operands, [grad], needed[1:])
         x, weight, bias, origin, step = operands
         grad_x = torch.empty_like(x) if for_x else None
-        grad_weight = torch.empty_like(weight) if for_weight else None
+        grad_weight = torch.zeros_like(weight) if for_weight else None
         for rows, inputs, columns in _blocks(x, weight):
             block, gradient = layer._block(x[rows, inputs], (origin[inputs], step[inputs]))
             if grad_weight is not None:
-                part = grad[rows].t() @ block.flatten(1).to(grad.dtype)
-                if rows.start:
-                    grad_weight[:, columns] += part
-                else:
-                    grad_weight[:, columns] = part
+                grad_weight[:, columns] += grad[rows].t() @ block.flatten(1).to(grad.dtype)
             if grad_x is not None:
                 of_block = grad[rows] @ weight[:, columns].to(grad.dtype)
                 grad_x[rows, inputs] = gradient(of_block.to(block.dtype).view(block.shape))
@@ -551,11 +547,13 @@ class KAN(nn.Module):
 
 
 def layers_of(network: nn.Module, kind: type[Layer]) -> list[Layer]:
-    """Returns the layers of a ``KAN`` or of a sequence, which are all of one kind.
+    """Returns the layers, all of one kind, of a ``KAN`` or a sequence, or a layer by itself.
 
     Raises:
-        KanDiffusionError: It is neither, or has a part of another kind.
+        KanDiffusionError: It is none of them, or has a part of another kind.
     """
+    if isinstance(network, kind):
+        return [network]
     stack = network.layers if isinstance(network, KAN) else network
     parts = list(stack) if isinstance(stack, nn.Sequential) else []
     layers = [part for part in parts if isinstance(part, kind)]
@@ -569,7 +567,10 @@ def layers_of(network: nn.Module, kind: type[Layer]) -> list[Layer]:
 
 
 def with_layers(network: Network, layers: Sequence[nn.Module]) -> Network:
-    """Copies a ``KAN`` or a sequence, with other layers in the places of all of its own."""
+    """Copies what ``layers_of`` takes, with other layers in the places of its own."""
+    if isinstance(network, BasisLayer):
+        (layer,) = layers
+        return cast("Network", layer)
     made = copy.deepcopy(network)
     stack = made.layers if isinstance(made, KAN) else made
     assert isinstance(stack, nn.Sequential)
