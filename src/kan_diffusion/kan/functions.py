@@ -128,8 +128,8 @@ class BasisLayer(Constants):
     functions: int | None
     rate: float
 
-    def _take(self, in_features: int, basis: Basis) -> None:
-        """Takes a basis with one grid for each input or group."""
+    def _set_basis(self, in_features: int, basis: Basis) -> None:
+        """Sets the sizes of the input and a basis with one grid for each input or group."""
         self.in_features, self.basis = in_features, basis
         group = torch.arange(in_features, device="cpu") % basis.in_features
         self.constant("group", group, basis.grid_step.device)
@@ -289,7 +289,7 @@ class LearnedFunctions(BasisLayer):
         super().__init__()
         count = group_count(in_features, groups)
         basis = BSpline(count, grid_size, order, grid_range, device=device, dtype=dtype)
-        self._take(in_features, basis)
+        self._set_basis(in_features, basis)
         self._share(functions, initial, noise, rate)
         self._draw()
 

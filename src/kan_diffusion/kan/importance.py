@@ -214,6 +214,6 @@ def _part(
     basis = layer.basis
     basis.grid_origin, basis.grid_step = basis.grid_origin[inputs], basis.grid_step[inputs]
     basis.in_features = int(inputs.sum())
-    layer._take(basis.in_features, basis)
+    layer._set_basis(basis.in_features, basis)
     layer.out_features = int(outputs.sum())
     return layer

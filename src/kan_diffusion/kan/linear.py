@@ -272,7 +272,7 @@ class KANLinear(EdgeLayer):
         if init is not None:
             require_known("init", init, INITIALIZATIONS)
         place = in_features, grid_size, order, grid_range, extrapolation
-        self._take(in_features, basis_class(basis)(*place, device, dtype))
+        self._set_basis(in_features, basis_class(basis)(*place, device, dtype))
         kind = type(self.basis)
         if order != 3 and kind is not BSpline and kind in BASES.values():
             raise KanDiffusionError(
@@ -459,7 +459,7 @@ class SharedKANLinear(EdgeLayer):
         super().__init__()
         self._check_sizes(in_features, out_features, bias)
         place = group_count(in_features, groups), grid_size, order, grid_range
-        self._take(in_features, BSpline(*place, device=device, dtype=dtype))
+        self._set_basis(in_features, BSpline(*place, device=device, dtype=dtype))
         self._share(functions, initial, noise, rate)
         self._allocate(out_features, bias)
         self._draw()
