@@ -129,8 +129,9 @@ class FusedFunction:
 
         def gradients(*inputs: Tensor) -> tuple[Tensor, ...]:
             grads, rest = inputs[:num_outputs], inputs[num_outputs:]
-            none = grads[0].new_empty(0)  # an operator returns tensors alone
-            return tuple(none if g is None else g for g in kernel(*rest).backward(*grads))
+            # An operator returns tensors alone, of which no two may be one.
+            of_operands = kernel(*rest).backward(*grads)
+            return tuple(grads[0].new_empty(0) if g is None else g for g in of_operands)
 
         forward = torch.library.custom_op(
             f"kan_diffusion::{name}",
