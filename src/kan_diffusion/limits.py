@@ -12,7 +12,7 @@ from __future__ import annotations
 __all__ = [
     "LARGEST_SETTING", "LONGEST_CELL", "LONGEST_LINE", "LONGEST_NAME", "MOST_CATEGORIES",
     "MOST_CHECKPOINT_BYTES", "MOST_COLUMNS", "MOST_EMPTY_CELLS", "MOST_ENTRIES", "MOST_GUIDANCE",
-    "MOST_JSON_BYTES", "MOST_LAYERS", "MOST_LISTED_BYTES", "MOST_MOMENTS",
+    "MOST_INTERVALS", "MOST_JSON_BYTES", "MOST_LAYERS", "MOST_LISTED_BYTES", "MOST_MOMENTS",
     "MOST_OPERATIONS", "MOST_PARAMETERS", "MOST_PLANNED", "MOST_POINTS", "MOST_POINTS_BYTES",
     "MOST_RESULTS", "MOST_RESULT_BYTES", "MOST_SAVED_ENTRIES", "MOST_SAVED_NUMBERS", "MOST_SECONDS",
     "MOST_SIDE", "MOST_STEPS", "MOST_STUDY_BYTES", "MOST_TABLE_BYTES", "MOST_TIMESTEPS",
@@ -48,6 +48,7 @@ LONGEST_NAME = 100  # characters of a name of settings; with an ending it still 
 MOST_PARAMETERS = 100_000_000  # parameters of a denoiser, whose training takes 2 GB; field params
 MOST_SAVED_NUMBERS = 120_000_000  # numbers of a denoiser's file: parameters and buffers
 MOST_OPERATIONS = 1_000_000_000_000  # floating-point operations of a forward pass; field flops
+MOST_INTERVALS = 10_000  # of a grid, whose layer keeps a table of them; argument grid_size
 MOST_LAYERS = 100  # hidden layers; field depth
 MOST_UNITS = 1_000_000  # units of a hidden layer; field hidden
 MOST_SIDE = 1_024  # pixels of a side of a sample; field size

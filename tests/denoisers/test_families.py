@@ -95,7 +95,7 @@ TOO_LARGE = [
     ({"params": 2300, "depth": 10**9}, "from 1 to 100 hidden layers, not 1,000,000,000"),
     ({"params": 10**9}, "would have 1,000,.* parameters .* at most 100,000,000"),
     ({"flops": 10**15}, "at most 1,000,000 units, .* take a smaller size or more layers"),
-    ({"settings": {"grid_size": 10**9}}, "at most 100,000,000"),
+    ({"settings": {"grid_size": 10**9}}, "from 1 to 10,000, not 1,000,000,000"),
 ]
 UNKNOWN = {"activatoin": Range(2, 3)}
 

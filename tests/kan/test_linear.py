@@ -111,7 +111,7 @@ REFUSED = [
     ({"extrapolation": "linea"}, "'linea', did you mean 'linear'"),
     ({"basis": "chebyshev", "extrapolation": "zero"}, "known: linear$"),
     ({"init": "xavier"}, "unknown init 'xavier'"),
-    ({"basis": "rbf", "grid_size": 0}, "grid_size must be at least 1, not 0"),
+    ({"basis": "rbf", "grid_size": 0}, "grid_size must be from 1 to 10,000, not 0"),
     ({"order": 6}, "order must be 1 to 5, not 6"),
     ({"grid_range": (0.0, 0.0)}, "the lower first"),
     ({"grid_range": (float("nan"), 1.0)}, "two finite numbers"),

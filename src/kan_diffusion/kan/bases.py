@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError, look_up, require_known
+from kan_diffusion.limits import MOST_INTERVALS
 
 __all__ = [
     "BASES",
@@ -76,7 +77,7 @@ class Basis(Constants, ABC):
 
     Args:
         in_features: Number of inputs.
-        num_intervals: Number G of intervals.
+        num_intervals: Number G of intervals, 1 to 10,000.
         order: Degree k of splines; other bases have none.
         grid_range: Ends of the grid, the same for every input at the start.
         extrapolation: What happens outside the grid.
@@ -125,8 +126,10 @@ class Basis(Constants, ABC):
         require_known(f"extrapolation of basis '{self.name}'", extrapolation, self.extrapolations)
         if in_features < 1:
             raise KanDiffusionError(f"a basis needs at least one input, not {in_features}")
-        if num_intervals < 1:
-            raise KanDiffusionError(f"grid_size must be at least 1, not {num_intervals}")
+        if not 1 <= num_intervals <= MOST_INTERVALS:
+            raise KanDiffusionError(
+                f"grid_size must be from 1 to {MOST_INTERVALS:,}, not {num_intervals:,}"
+            )
         ends = tuple(grid_range) if isinstance(grid_range, Iterable) else ()
         if len(ends) != 2 or not (float("-inf") < ends[0] < ends[1] < float("inf")):
             raise KanDiffusionError(

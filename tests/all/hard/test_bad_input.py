@@ -130,7 +130,7 @@ STUDIES = {
     "200,000 layers": (_study("[8]", f"[{'8,' * 100_000}]"), "100,000 settings"),
     "200,000 words": (STUDY + f"question: [{'x, ' * 200_000}]", "at most 250 kB"),
     "two wide layers": (_study("[8]", f"[{10**7}, {10**7}]"), "at most 1,000,000 units"),
-    "a fine grid": (_study("mlp,", f"kan, settings: {{grid_size: {10**9}}},"), "100"),
+    "a fine grid": (_study("mlp,", f"kan, settings: {{grid_size: {10**9}}},"), "from 1 to 10,000"),
     "half a formula": (_study("mlp,", "mlp, name: '$\\frac',"), ""),
     "100 MB": (text(("a", 10**8)), "at most 250 kB"),
     "no truth": (_study("mine", "!!bool maybe"), "is not YAML: 'maybe'"),
