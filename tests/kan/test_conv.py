@@ -54,3 +54,18 @@ def test_channels_that_do_not_fit_are_refused():
         KANConv2d(4, 6, 3, groups=4)
     with refused(r"takes inputs with shape \(B, 4, H, W\), not \(2, 3, 5, 5\)"):
         KANConv2d(4, 6, 3)(torch.zeros(2, 3, 5, 5))
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ({"padding": "same"}, "padding must be one or two whole numbers, at least 0, not 'same'"),
+        ({"padding": (1, -1)}, r"padding must be .*, not \(1, -1\)"),
+        ({"stride": 0}, "stride must be one or two whole numbers, at least 1, not 0"),
+        ({"kernel_size": (3, 3, 3)}, r"kernel_size must be .*, not \(3, 3, 3\)"),
+        ({"dilation": 1.5}, "dilation must be .*, not 1.5"),
+    ],
+)
+def test_windows_that_are_no_whole_numbers_are_refused(window, message):
+    with refused(message):
+        KANConv2d(**{"in_channels": 4, "out_channels": 6, "kernel_size": 3} | window)

@@ -30,7 +30,8 @@ class KANConv2d(nn.Module):
     :class:`~kan_diffusion.kan.linear.KANLinear`, of which ``kernels`` has one for each group.
 
     Raises:
-        KanDiffusionError: The groups do not divide the channels, or a layer refuses a setting.
+        KanDiffusionError: The groups do not divide the channels, a window is not one or two whole
+            numbers, or a layer refuses a setting.
 
     Example:
         >>> from kan_diffusion.kan import KANConv2d
@@ -56,8 +57,12 @@ class KANConv2d(nn.Module):
                 f"groups must divide {in_channels} and {out_channels} channels, not be {groups}"
             )
         self.in_channels = in_channels
-        pairs = (kernel_size, dilation, padding, stride)
-        self.window = tuple((n, n) if isinstance(n, int) else tuple(n) for n in pairs)
+        self.window = (
+            _pair("kernel_size", kernel_size, 1),
+            _pair("dilation", dilation, 1),
+            _pair("padding", padding, 0),
+            _pair("stride", stride, 1),
+        )
         height, width = self.window[0]
         sizes = in_channels // groups * height * width, out_channels // groups
         self.kernels = nn.ModuleList(KANLinear(*sizes, bias, **settings) for _ in range(groups))
@@ -79,3 +84,18 @@ class KANConv2d(nn.Module):
             for n, k, dilation, pad, step in sizes
         ]
         return torch.cat(parts, dim=-1).transpose(1, 2).unflatten(2, shape)
+
+
+def _pair(name: str, given: Pair, least: int) -> tuple[int, int]:
+    """Returns the numbers of rows and columns.
+
+    Raises:
+        KanDiffusionError: They are not one or two whole numbers from ``least`` on.
+    """
+    pair = (given, given) if isinstance(given, int) else given
+    match pair:
+        case int(rows), int(columns) if min(rows, columns) >= least:
+            return rows, columns
+    raise KanDiffusionError(
+        f"{name} must be one or two whole numbers, at least {least}, not {given!r}"
+    )
