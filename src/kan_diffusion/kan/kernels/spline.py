@@ -31,7 +31,7 @@ from numba.extending import register_jitable
 from torch import Tensor
 
 from kan_diffusion.kan.bases import MAX_ORDER, piece_coefficients
-from kan_diffusion.kan.kernels.operators import Spline
+from kan_diffusion.kan.kernels.operands import SplineOperands
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     arrays_at,
@@ -358,7 +358,7 @@ def _kernels(order: int, double: bool) -> tuple[Callable[..., None], ...]:
     return compiled(forward, **_FASTMATH), compiled(backward, **_FASTMATH)
 
 
-def forward(layer: Spline) -> Tensor:
+def forward(layer: SplineOperands) -> Tensor:
     """Computes the outputs (N, out) of a layer."""
     x, weight, bias, origin, step = layer[:5]
     rows, sizes = len(x), layer.sizes()
@@ -371,7 +371,7 @@ def forward(layer: Spline) -> Tensor:
     return y
 
 
-def backward(layer: Spline, grad: Tensor, for_x: bool) -> tuple[Tensor | None, ...]:
+def backward(layer: SplineOperands, grad: Tensor, for_x: bool) -> tuple[Tensor | None, ...]:
     """Computes the gradients of x (None unless wanted), weight and bias from that of the output."""
     x, weight, bias, origin, step = layer[:5]
     rows, sizes = len(x), layer.sizes()

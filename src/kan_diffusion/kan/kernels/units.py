@@ -56,7 +56,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kan_diffusion.kan.bases import piece_coefficients
-from kan_diffusion.kan.kernels.operators import Units
+from kan_diffusion.kan.kernels.operands import UnitsOperands
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
     add_product,
@@ -550,7 +550,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
     return compiled(forward), compiled(backward)
 
 
-def _settings(layer: Units) -> tuple[int, ...]:
+def _settings(layer: UnitsOperands) -> tuple[int, ...]:
     """Returns the numbers that both passes take after the rows."""
     outputs = 0 if layer.weight is None else len(layer.weight)
     reach = 0 if layer.carried is None else layer.carried.shape[1]
@@ -560,19 +560,19 @@ def _settings(layer: Units) -> tuple[int, ...]:
     return *sizes, groups, known - layer.order, rank, layer.functions
 
 
-def _passes(layer: Units) -> tuple[Callable[..., None], ...]:
+def _passes(layer: UnitsOperands) -> tuple[Callable[..., None], ...]:
     """Returns both kernels of a layer."""
     lanes = 16 if layer.units >= 16 else 8 if layer.units >= 8 else 1
     return _kernels(layer.order, layer.functions == 1, lanes, layer.input.dtype == torch.float64)
 
 
-def _factors(layer: Units) -> tuple[Tensor | None, Tensor | None]:
+def _factors(layer: UnitsOperands) -> tuple[Tensor | None, Tensor | None]:
     """Returns weight and bias if the kernel itself multiplies by them."""
     small = layer.weight is not None and max(layer.weight.shape) <= _MAX_WIDTH
     return (layer.weight, layer.bias) if small else (None, None)
 
 
-def forward(layer: Units) -> tuple[Tensor, Tensor]:
+def forward(layer: UnitsOperands) -> tuple[Tensor, Tensor]:
     """Computes the output of units and their state."""
     settings, factors, input = _settings(layer), _factors(layer), layer.input
     units, outputs, stride, reach, _, _, rank, functions = settings
@@ -596,7 +596,7 @@ def forward(layer: Units) -> tuple[Tensor, Tensor]:
 
 
 def backward(
-    layer: Units, grad: Tensor | None, grad_state: Tensor | None
+    layer: UnitsOperands, grad: Tensor | None, grad_state: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Computes the gradients of the first seven operands, given those of output and state."""
     settings, factors, input = _settings(layer), _factors(layer), layer.input
