@@ -77,7 +77,7 @@ SIDE_BY_SIDE := -n auto --dist worksteal
 # Every skipped test by name; tests/conftest.py lists why one may be skipped.
 NAMED := -rs --no-fold-skipped
 
-test: $(STAMP)-test  ## Run the tests: two minutes on two cores (ARGS="-k sampling" picks some)
+test: $(STAMP)-test  ## Run the tests: under three minutes on two cores (ARGS="-k sampling" picks some)
 	$(PYTEST) $(or $(ARGS),$(SIDE_BY_SIDE))
 
 test-all: $(STAMP)-test-all  ## Run all tests, whole studies and killed processes too: ten minutes

@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 # --- bytes of files ---
-MOST_TABLE_BYTES = 1_000_000_000  # a table's file, or the text in a .csv.gz; read by read_written
+MOST_TABLE_BYTES = 1_000_000_000  # a table's file, or the text in a .csv.gz; read by read_table
 MOST_UNPACKED_BYTES = 100_000_000  # what a packed file may hold whatever its size: Parquet, .csv.gz
 MOST_TIMES_PACKED = 50  # or so many times its bytes, if that is more; room_unpacked
 MOST_JSON_BYTES = 20_000_000  # model_index.json, config.json, headers of weights; read_json

@@ -8,7 +8,7 @@ import pytest
 from html_page import Page
 from kan_diffusion.data.frames import write_frame
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.tables.files import read_written
+from kan_diffusion.tables.files import read_table
 from make import reseal
 from mixed_tables import people
 from runs import copied
@@ -57,7 +57,7 @@ def test_rows_are_what_people_are(cli, run, place, ending):
     path = f"rows{ending}"
     outcome = cli("sample", run, "--num", 300, "--out", path)
     assert (outcome.code, outcome.out, outcome.err) == (0, f"300 rows: {path}\n", "")
-    frame = read_written(Path(path))[0]
+    frame = read_table(Path(path))[0]
     assert list(frame) == list(people(2, 0))
     assert frame["age"].between(18, 90).all()
     assert set(frame["job"].dropna()) <= {"nurse", "driver", "clerk"}
@@ -72,13 +72,13 @@ def test_conditions_are_met_and_given_cells_kept(cli, run, place):
     conditions = ("--where", "job=nurse", "--where", "30<=age<=60", "--where", "smokes=True")
     conditions += ("--max-seconds", 60)
     assert cli("sample", run, "--num", 50, "--out", "rows.csv", *conditions).code == 0
-    frame = read_written(Path("rows.csv"))[0]
+    frame = read_table(Path("rows.csv"))[0]
     met = (frame["job"] == "nurse") & frame["smokes"] & frame["age"].between(30, 60)
     assert (len(frame), met.all()) == (50, True)
     like = people(12, 1)[["job", "score"]]
     write_frame(Path("like.csv"), like)
     assert cli("sample", run, "--like", "like.csv", "--out", "new.csv").code == 0
-    kept = read_written(Path("new.csv"))[0][list(like)][like.notna()]
+    kept = read_table(Path("new.csv"))[0][list(like)][like.notna()]
     pd.testing.assert_frame_equal(kept, like)
 
 
@@ -90,13 +90,13 @@ def test_gaps_are_filled_and_all_else_stays(cli, run, place):
     write_frame(Path("gaps.csv"), gaps)
     outcome = cli("impute", run, "gaps.csv", "--out", "filled.csv")
     assert (outcome.code, outcome.out, outcome.err) == (0, "40 rows: filled.csv\n", "")
-    frame = read_written(Path("filled.csv"))[0]
+    frame = read_table(Path("filled.csv"))[0]
     assert not frame.isna().any(axis=None)
     assert (frame == whole).where(gaps.notna(), True).all(axis=None)
     words = ("impute", run, "gaps.csv", "--draws", 3, "--out", "filled.csv")
     assert "exists; choose another --out" in cli(*words).error
     assert cli(*words, "--overwrite").code == 0
-    several = read_written(Path("filled.csv"))[0]
+    several = read_table(Path("filled.csv"))[0]
     assert list(several) == ["draw", *whole]
     assert several["draw"].tolist() == np.repeat([1, 2, 3], 40).tolist()
     assert several.groupby(several.index % 40)["age"].nunique()[gaps["age"].isna()].max() > 1

@@ -142,10 +142,10 @@ def test_changed_file_is_refused(tmp_path):
 
 
 def test_a_file_is_read_once_for_whatever_asks_until_it_changes(tmp_path, monkeypatch):
-    reads, read = [], table_sources.read_written
+    reads, read = [], table_sources.read_table
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        table_sources, "read_written", lambda path, *told: reads.append(path) or read(path, *told)
+        table_sources, "read_table", lambda path, *told: reads.append(path) or read(path, *told)
     )
     csv_of(tmp_path, ROWS[:40], "once.csv")
     source = data_from_name("once.csv")

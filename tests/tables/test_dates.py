@@ -10,7 +10,7 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import read_conditions
 from kan_diffusion.tables.dates import format_of, read_dates, written_dates
-from kan_diffusion.tables.files import read_written
+from kan_diffusion.tables.files import read_table
 from kan_diffusion.tables.kinds import fit_column
 
 MOMENTS = pd.Series(pd.date_range("2019-12-28 01:02:03", periods=400, freq="37h41min7s"))
@@ -72,7 +72,7 @@ def test_a_cell_decides_whether_the_day_comes_first(caplog):
 def test_dates_of_a_file_come_back_as_they_were_written(form, tmp_path):
     file, drawn = tmp_path / "visits.csv", tmp_path / "drawn.csv"
     MOMENTS.dt.strftime(form).to_frame("visit").to_csv(file, index=False)
-    codec = TableCodec.fit(read_written(file)[0])
+    codec = TableCodec.fit(read_table(file)[0])
     assert codec.columns[0].kind == "date"
     codec.decode(codec.encode(codec.read(file))).to_csv(drawn, index=False)
     assert drawn.read_text() == file.read_text()

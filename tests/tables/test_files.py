@@ -17,11 +17,11 @@ from helpers import refused
 from kan_diffusion.data.frames import TextForm, write_frame
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.files import read_written
+from kan_diffusion.tables.files import read_table
 
 
 def read_frame(*given, **settings):
-    return read_written(*given, **settings)[0]
+    return read_table(*given, **settings)[0]
 
 
 def written(folder, content):
@@ -199,7 +199,7 @@ def test_marks_of_thousands_are_named(tmp_path):
 def test_a_text_file_is_written_as_it_was(tmp_path):
     content = '\ufeff;when;"a;b";cost\n0;2013-01-01 06:00;WD ;1,5\n1;2013-02-01 18:00; x;\n'
     path = written(tmp_path, content)
-    frame, form = read_written(path)
+    frame, form = read_table(path)
     assert list(frame) == ["column_1", "when", "a;b", "cost"]
     assert form == TextForm.model_validate_json(form.model_dump_json())
     for ending, same in ((".csv", True), (".csv.gz", True), (".tsv", False)):
@@ -213,7 +213,7 @@ def test_a_text_file_is_written_as_it_was(tmp_path):
 
 def test_a_file_without_names_keeps_its_decimal_commas_under_those_of_a_model(tmp_path):
     codec = TableCodec.fit(pd.DataFrame({"a": np.arange(30) / 2, "b": range(30)}))
-    frame, form = codec.read_written(written(tmp_path, "1,5;2\n2,0;3\n"))
+    frame, form = codec.read_with_form(written(tmp_path, "1,5;2\n2,0;3\n"))
     write_frame(tmp_path / "new.csv", frame, form)
     assert (tmp_path / "new.csv").read_text() == "a;b\n1,5;2\n2,0;3\n"
 

@@ -81,7 +81,7 @@ def require_writable_ending(path: Path) -> None:
 def write_frame(path: Path, frame: pd.DataFrame, form: TextForm | None = None) -> None:
     """Writes a table to a file, whole or not at all.
 
-    :func:`kan_diffusion.tables.files.read_written` reads the same values back, and from Parquet the
+    :func:`kan_diffusion.tables.files.read_table` reads the same values back, and from Parquet the
     same dtypes (but dates in milliseconds if they were in seconds). Text files cannot tell a text
     such as "1" or "None" from a number or a gap, nor numbers as names of columns from a row.
 

@@ -35,7 +35,7 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.tables.files import (
     Thousands,
     named_like,
-    read_written,
+    read_table,
     require_distinct,
     require_size,
 )
@@ -141,10 +141,10 @@ class TableCodec(Settings):
         return len(self.names)
 
     def read(self, path: Path) -> pd.DataFrame:
-        """Reads a file of rows like those trained on, see :meth:`read_written`."""
-        return self.read_written(path)[0]
+        """Reads a file of rows like those trained on, see :meth:`read_with_form`."""
+        return self.read_with_form(path)[0]
 
-    def read_written(self, path: Path) -> tuple[pd.DataFrame, TextForm | None]:
+    def read_with_form(self, path: Path) -> tuple[pd.DataFrame, TextForm | None]:
         """Reads a file of rows like those trained on, with the same words for gaps, and its form.
 
         What was text stays text, and columns without names get those of this table.
@@ -156,7 +156,7 @@ class TableCodec(Settings):
         kinds: dict[str, str] = {
             name: "category" for name, each in storages if each.written or each.holds == "text"
         }
-        frame, form = read_written(path, self.missing, kinds, self.thousands)
+        frame, form = read_table(path, self.missing, kinds, self.thousands)
         named = named_like(path, frame, list(self._parts))
         return named, form and form.renamed(
             dict(zip(map(str, frame), map(str, named), strict=True))

@@ -44,7 +44,7 @@ __all__ = [
     "TABLES",
     "Thousands",
     "named_like",
-    "read_written",
+    "read_table",
     "require_distinct",
     "require_size",
 ]
@@ -64,7 +64,7 @@ Thousands = Annotated[str, Field(pattern=r"^[,.' _\u2019\u00a0\u202f]?$")]
 """A mark of thousands, or none."""
 
 
-def read_written(
+def read_table(
     path: str | Path,
     missing: Sequence[str] = (),
     kinds: Mapping[str, str] | None = None,

@@ -25,7 +25,7 @@ from kan_diffusion.files import digest, stamp
 from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.files import TABLES, Thousands, read_written
+from kan_diffusion.tables.files import TABLES, Thousands, read_table
 from kan_diffusion.tables.kinds import KindName
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class FileData(_TableSource, PinnedSource):
     """Rows of a file.
 
     Attributes:
-        path: A file of a table, see :func:`kan_diffusion.tables.files.read_written`.
+        path: A file of a table, see :func:`kan_diffusion.tables.files.read_table`.
         holdout: Fraction of the rows that is held out, at most `MOST_HELDOUT` rows; 0 for none.
         kinds: Kinds of columns by name; the kinds of other columns are inferred.
         missing: Words for gaps in a text file beside the usual ones.
@@ -170,7 +170,7 @@ class FileData(_TableSource, PinnedSource):
     def content(self) -> tuple[pd.DataFrame, TableCodec]:
         """Reads the file that a run was set up with, and fits its codec, unless both are kept.
 
-        Warns of what the codec has doubts about where no run is set up yet.
+        Warns of what people should know of the columns where no run is set up yet.
         """
         if not self.path.exists() and self.sha256:
             raise DataError(
@@ -266,7 +266,7 @@ def _content(
     source: FileData, _version: tuple[int, ...] | None
 ) -> tuple[tuple[pd.DataFrame, TableCodec], str]:
     """Reads a file and fits its codec; keeps the last ones, and the digest, in memory."""
-    frame, form = read_written(source.path, source.missing, source.kinds, source.thousands)
+    frame, form = read_table(source.path, source.missing, source.kinds, source.thousands)
     _require_rows(source.path, frame)
     with source._about():
         codec = source.fit_codec(frame).model_copy(update={"form": form})

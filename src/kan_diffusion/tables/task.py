@@ -7,9 +7,9 @@ learning rate of the family, which was tuned at 2,300 parameters, is
     \eta_P = \eta\, (2300 / P)^{1/4},
 
 with r from 1 to 4, P at most 500,000 and :math:`\eta_P` at most :math:`\eta`. Exponents and the
-factor 300 were measured on tables from 30 x 5 to 100,000 x 50 (benchmarks/table_defaults.py,
-results/tables/defaults.json); what more rows deserve, on public tables (benchmarks/tables).
-Training ends before when the held-out loss has not fallen for long.
+factor 300 were measured on tables from 30 x 5 to 100,000 x 50 with r = 1
+(benchmarks/table_defaults.py, results/tables/defaults.json). Training ends before when the held-out
+loss has not fallen for long.
 A network that is too small costs much more than one that is too large, since training keeps the
 weights of the lowest held-out loss. On tables of few rows and many columns, a full KAN does far
 better with two hidden layers than with four; ``kan`` does about as well with two.
@@ -165,7 +165,7 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
         generator: torch.Generator,
     ) -> Drawn:
         """Fills the gaps of a file; if several times, column ``draw`` has their number."""
-        rows, form = pipeline.codec.read_written(data)
+        rows, form = pipeline.codec.read_with_form(data)
         frames = pipeline.impute(rows, draws, steps=steps, generator=generator)
         if draws == 1:
             return rows_drawn(frames[0], form)
