@@ -8,7 +8,7 @@ learning rate of the family, which was tuned at 2,300 parameters, is
 
 with r from 1 to 4, P at most 500,000 and :math:`\eta_P` at most :math:`\eta`. Exponents and the
 factor 300 were measured on tables from 30 x 5 to 100,000 x 50 with r = 1
-(benchmarks/table_defaults.py, results/tables/defaults.json). Training ends before when the held-out
+(benchmarks/table_defaults.py of commit 514aec34). Training ends before when the held-out
 loss has not fallen for long.
 A network that is too small costs much more than one that is too large, since training keeps the
 weights of the lowest held-out loss. On tables of few rows and many columns, a full KAN does far
