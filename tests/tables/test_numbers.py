@@ -60,7 +60,9 @@ def test_the_slope_is_that_of_the_map_and_the_density_of_the_data_integrates_to_
     z, step = np.linspace(-3.9, 3.9, 1001), 1e-6
     numeric = (spline.inverse(z + step) - spline.inverse(z - step)) / (2 * step)
     _, slopes = spline.with_log_slope(spline.inverse(z))
-    np.testing.assert_allclose(slopes, -np.log(numeric), atol=1e-4)
+    # Near a bound the numbers are differences from the first knot, with the rounding of that knot.
+    rounding = np.spacing(np.abs(spline.x[0])) / (step * numeric)
+    assert (np.abs(slopes + np.log(numeric)) <= 1e-4 + rounding).all()
     for knot in spline.x:  # it does not jump
         sides = spline.with_log_slope(np.nextafter(knot, [-np.inf, np.inf]))[1]
         assert abs(sides[0] - sides[1]) < 1e-6
@@ -75,6 +77,7 @@ def test_the_slope_is_that_of_the_map_and_the_density_of_the_data_integrates_to_
 
 
 def test_a_mild_shape_is_standardised():
+    assert len(fit_numbers(np.linspace(-1, 1, 4000)).x) > 70  # which is not normal, as is known now
     for values in (np.random.default_rng(0).normal(5, 3, 4000), np.linspace(-1, 1, 100)):
         line = fit_numbers(values)
         assert len(line.x) == 2

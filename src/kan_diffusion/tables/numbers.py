@@ -13,10 +13,12 @@ of h / w (Gregory and Delbourgo 1982; as in the flows of Durkan et al. 2019, arX
     z = z_i + h (xi^2 + a xi (1 - xi)) / (1 + (a + b - 2) xi (1 - xi)),
 
 which is monotone, has a continuous derivative for any positive slopes and is inverted by a
-quadratic. The slope at a knot is the geometric mean of the two secants, each to the power of the
-other interval's share of the height. Two knots are the line z = (x - mean) / std, which is taken if
-the shape is mild: a skewness within 1/2, an excess kurtosis of at most 1, no cell beyond six
-standard deviations, and no bound within three of the mean.
+quadratic. There is a knot for every twenty rows, 33 to 385 in all: what a map leaves of a column's
+shape the network has to learn. The slope at a knot is the geometric mean of the two secants, each
+to the power of the other interval's share of the height. Two knots are the line z = (x - mean) /
+std, which is taken if the shape is mild: as near to a normal one as 19 of 20 normal columns of as
+many rows (a distance of Kolmogorov and Smirnov of 1.36 / sqrt(rows)), no cell beyond six standard
+deviations, and no bound within three of the mean.
 
 Beyond an outermost knot, x is s (exp(c t) - 1) / c away from the knot, where t is the distance in z
 and s = dx/dz at the knot. The tail is linear for curvature c = 0, exponential for c > 0 (heavy
@@ -51,17 +53,17 @@ _NOISE, _EXACT = 8, 0.9  # units in the last place, and share of values without 
 _FEWEST = 20  # distinct numbers, with which a shared step is no coincidence
 _BEYOND = 0.05  # of the range, that decimals and fine numbers may be drawn beyond it
 _A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
-_MOST_KNOTS = 33
+_FEWEST_KNOTS, _MOST_KNOTS, _ROWS_A_KNOT = 33, 385, 20
 _TAIL_ROWS = 10  # rows beyond the last knot, but at most a tenth of all
-_ROWS_BETWEEN = 10  # fewest rows between two knots, if there are a hundred or more
-_TAIL_BODY = 1.28  # normal score of the outer tenth
+_ROWS_BETWEEN = 10  # fewest rows between two knots of a hundred or more; twice that of 2,000
+_TAIL_BODY, _BODY_WIDTH = 1.28, 0.3  # normal score of the outer tenth, and what is compared there
 _MOST_CURVATURE = 4.0
 _NEAR_BOUND = 3.0  # in normal scores
 _FARTHEST = 8.0  # largest normal score of a row
 _NEAREST = 1e-12  # least width of an interval relative to its neighbour's
 _MOST_BEND = 1.5
 _SMALLEST_SPREAD = 1e-305
-_MILD_SKEWNESS, _MILD_KURTOSIS, _MILD_RANGE, _MILD_BOUND = 0.5, 1.0, 6.0, 3.0
+_MILD_DISTANCE, _MILD_RANGE, _MILD_BOUND = 1.36, 6.0, 3.0
 
 Knots = Annotated[tuple[FiniteFloat, ...], FailFast(), Len(2, 3_000)]
 
@@ -359,7 +361,9 @@ def fit_numbers(
     line, z = _line(values, where)
     known = [bound for bound in (low, high) if bound is not None]
     near = np.abs(line.forward(np.array(known))) < _MILD_BOUND
-    mild = abs((z**3).mean()) <= _MILD_SKEWNESS and (z**4).mean() - 3 <= _MILD_KURTOSIS
+    rows = len(z)
+    distance = np.abs(ndtr(np.sort(z)) - (np.arange(rows) + 0.5) / rows).max() + 0.5 / rows
+    mild = distance <= _MILD_DISTANCE / math.sqrt(rows)
     if mild and np.abs(z).max() <= _MILD_RANGE and not near.any():
         return line
     ordered = np.sort(values)
@@ -377,9 +381,10 @@ def fit_numbers(
 def _scores(count: int) -> np.ndarray:
     """Places knots for ``count`` rows: even normal scores, with some rows between any two."""
     end = -ndtri(min(0.1, _TAIL_ROWS / count))
-    z = np.linspace(-end, end, _MOST_KNOTS)
-    rows = count * ndtr(z[: _MOST_KNOTS // 2])
-    apart = max(3, min(_ROWS_BETWEEN, count // 10))
+    knots = min(max(count // _ROWS_A_KNOT, _FEWEST_KNOTS), _MOST_KNOTS) // 2 * 2 + 1
+    z = np.linspace(-end, end, knots)
+    rows = count * ndtr(z[: knots // 2])
+    apart = max(3, min(count // 10, max(_ROWS_BETWEEN, min(count // 100, 2 * _ROWS_BETWEEN))))
     kept = [0]
     for place in range(1, len(rows)):
         if min(rows[place] - rows[kept[-1]], count / 2 - rows[place]) >= apart:
@@ -425,8 +430,10 @@ def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | Non
     found = 0.0
     if len(z) > 2:
         inner = max(1, min(len(z) - 2, int((z > min(_TAIL_BODY, z[0])).sum())))
-        before = (x[inner] - x[inner + 1]) / (z[inner] - z[inner + 1])
-        found = math.log(slope / before) / (z[0] - (z[inner] + z[inner + 1]) / 2)
+        # Between near knots the slope is luck.
+        next_one = min(len(z) - 1, max(inner + 1, int((z > z[inner] - _BODY_WIDTH).sum())))
+        before = (x[inner] - x[next_one]) / (z[inner] - z[next_one])
+        found = math.log(slope / before) / (z[0] - (z[inner] + z[next_one]) / 2)
     found = min(max(found, 0.0), _MOST_CURVATURE)
     with np.errstate(over="ignore"):
         away = min((farthest - x[0]) / slope, LARGEST)
