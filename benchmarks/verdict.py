@@ -1,9 +1,10 @@
 """The verdict on KANs and MLPs as denoisers: ``make verdict``, or ``python benchmarks/verdict.py``.
 
-Each part has a folder of ``results/verdict`` with its study and its rows: searches for settings
-with equal effort, and studies with the settings that the searches found. Their tables and figures
-are written into ``docs/verdict.md``, below the plan; no number there is typed by hand, and nothing
-is trained.
+Each part has folders of ``results/verdict`` with its studies and their rows: searches for settings
+with equal effort, and studies with the settings that the searches found, one for each budget. Where
+a model has another size on each data set, there is a study for each of them. Tables and figures are
+written into ``docs/verdict.md``, below the plan; no number there is typed by hand, and nothing is
+trained.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.report import ReportContents, charts
 from kan_diffusion.report.images import figure_png
 from kan_diffusion.report.tables import format_half_width, format_interval, format_number, format_p
-from kan_diffusion.study.results.rows import Results, Setting, read_results
+from kan_diffusion.study.results.rows import Results, read_results
 from kan_diffusion.study.results.statistics import Interval, mean_interval
 from kan_diffusion.study.results.verdicts import (
     Comparison,
@@ -33,7 +34,6 @@ from kan_diffusion.study.results.verdicts import (
     compare,
     correct,
     decide,
-    lead,
 )
 from kan_diffusion.study.results.wording import listed, overall, say_lead
 
@@ -53,7 +53,7 @@ _FOUND = "<!-- results: written by `make verdict` -->\n", "<!-- end of results -
 
 @dataclass(frozen=True)
 class Part:
-    """A search or a study of the verdict.
+    """A search or the studies of the verdict.
 
     Attributes:
         name: Name of its folder.
@@ -64,6 +64,17 @@ class Part:
     name: str
     tuned: str | None
     title: str
+
+    def results(self, folder: Path) -> list[Results]:
+        """Reads its finished rows, those of each budget together.
+
+        Args:
+            folder: The folder of all parts. Studies are in order of the names of their folders.
+        """
+        studies = sorted(path.parent for path in (folder / self.name).glob("**/results.parquet"))
+        rows = pd.concat([pd.DataFrame(), *(read_results(study).rows for study in studies)])
+        by_budget = rows.groupby(["match", "budget"], sort=False) if len(rows) else []
+        return [Results.of(of_budget) for _, of_budget in by_budget]
 
 
 AGAIN = "equal time, again: 13 data sets"
@@ -92,7 +103,7 @@ def judge_winner(found: Lead) -> str:
         "The MLP wins" if worse > better else "The KAN wins" if better > worse else "Neither wins"
     )
     return (
-        f"**{winner} at {found.comparisons[0].setting.amount}**: of {count} data sets the KAN is "
+        f"**{winner} at {found.amount}**: of {count} data sets the KAN is "
         f"called better on {better or 'none'}, the best MLP on {worse or 'none'}."
     )
 
@@ -136,7 +147,7 @@ def judge_time_again(found: Lead) -> str:
     winners = {"wins": "The KAN wins", "loses": "The MLP wins", "neither": "Neither wins"}
     winner = winners[_by_the_rule(found)]
     return (
-        f"**{winner} at {found.comparisons[0].setting.amount}**, each model with settings found at "
+        f"**{winner} at {found.amount}**, each model with settings found at "
         f"that budget: of {len(found.comparisons)} data sets the KAN is called better on "
         f"{better or 'none'}, the best MLP on {worse or 'none'}; the ratio is "
         f"{format_interval(ratio)} in the median."
@@ -166,17 +177,17 @@ def _name(results: Results, family: str) -> str:
     return str(rows.loc[rows["family"] == family, "name"].iloc[0])
 
 
-def _means(results: Results, settings: Sequence[Setting], decision: Decision) -> str:
+def _means(results: Results, decision: Decision) -> str:
     """Writes a table of means with half of their intervals, the best of each kind in bold."""
     kinds, columns = results.models(), {}
-    for setting in settings:
-        values = results.values(setting.label, results.judged(setting.label))
+    for data in results.data_sets():
+        values = results.values(data, results.judged(data))
         # Excesses in thousandths.
-        scale = 1000.0 if results.judged(setting.label) == "excess" else 1.0
+        scale = 1000.0 if results.judged(data) == "excess" else 1.0
         # Of the models that have half of their seeds, the best first.
-        ranked = decision.verdicts[setting.label].means
+        ranked = decision.verdicts[data].means
         best = {next((n for n in ranked if kinds[n] == kind), None) for kind in ("kan", "mlp")}
-        columns[setting.data] = {
+        columns[data] = {
             name: f"**{text}**" if name in best else text
             for name in values
             for text in [format_half_width(mean_interval(scale * values[name]))]
@@ -199,7 +210,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
             high=None if c.interval.high is None else thousand * c.interval.high,
         )
         lines.append((
-            c.setting.data, c.model, c.baseline, format_interval(scaled), format_interval(ratio),
+            c.data, c.model, c.baseline, format_interval(scaled), format_interval(ratio),
             str(c.interval.n), format_p(c.p_value), format_p(c.p_holm),
             c.winner or "not distinguishable",
         ))  # fmt: skip
@@ -222,18 +233,15 @@ def _three_decimals(ratio: Interval) -> str:
     return format_interval(ratio, 4 if ratio.mean >= 1 else 3)
 
 
-def _of_budget(results: Results, settings: Sequence[Setting], figures: Path, page: Path) -> str:
+def _of_budget(results: Results, figures: Path, page: Path) -> str:
     """Writes the whole section of one budget."""
     contents = ReportContents("", "", results)
-    decision = contents.decision
-    amount, name = settings[0].amount, _name(results, KAN)
-    key = settings[0].budgeted
-    leads = [found for found in decision.leads if found.comparisons[0].setting.budgeted == key]
-    own = [c for c in decision.comparisons if c.setting.budgeted == key and c.model == name]
+    decision, amount, name = contents.decision, results.amount, _name(results, KAN)
+    own = [c for c in decision.comparisons if c.model == name]
     if not own:  # no trial of it has been run yet
         return ""
     text = f"\n### At {amount}\n\n"
-    for found in leads:
+    for found in decision.leads:
         if found.model == name:
             text += f"{say_lead(found)}\n\n"
             file = figures / f"{amount.replace(' ', '-').replace(',', '')}.png"
@@ -244,41 +252,39 @@ def _of_budget(results: Results, settings: Sequence[Setting], figures: Path, pag
         "Means over seeds ± half of Student's 95 % interval, excesses in thousandths, tables by "
         "held-out loss; in bold the best of each kind.\n\n"
     )
-    everyone = {n for s in settings for n in results.models(s.label)}
-    for setting in settings:
-        absent = [n for n in everyone if n not in results.models(setting.label)]
-        if absent:
-            text += f"On {setting.data} no {listed(sorted(absent))} comes in this size.\n\n"
-    text += _means(results, settings, decision) + "\n" + _comparisons(own) + "\n"
+    for data in results.data_sets():
+        if absent := sorted(results.models().keys() - results.models(data).keys()):
+            text += f"On {data} no {listed(absent)} comes in this size.\n\n"
+    text += _means(results, decision) + "\n" + _comparisons(own) + "\n"
     lines = [
         (
             found.model or "best KAN of each data set",
             *_counts(found),
             format_interval(found.ratio),
         )
-        for found in leads
+        for found in decision.leads
     ]
     return text + (_table(("model", *_COUNTS), lines) if lines else "")
 
 
 def _lead_against(results: Results, model: str, baselines: Mapping[str, str]) -> Lead:
-    """Compares a model with one other model in each setting, named by the setting's label."""
+    """Compares a model with one other model on each data set, named by the data set."""
     found: list[Comparison] = []
-    for setting in results.settings():
-        rows, baseline = results.of_setting(setting.label), baselines[setting.label]
+    for data, baseline in baselines.items():
+        rows = results.of_data(data)
         two = replace(results, rows=rows[rows["name"].isin((model, baseline))])
-        found += compare(two, setting, baseline=baseline)
-    return lead(results, model, correct(found))
+        found += compare(two, data, baseline=baseline)
+    return Lead.of(results, model, correct(found))
 
 
 def _against_others(results: Results, decision: Decision) -> list[Lead]:
-    """Compares every model with the best of all the others in each setting."""
-    ranked = {label: verdict.means for label, verdict in decision.verdicts.items()}
+    """Compares every model with the best of all the others on each data set."""
+    ranked = {data: verdict.means for data, verdict in decision.verdicts.items()}
     return [
         _lead_against(
             results,
             model,
-            {label: next(n for n in means if n != model) for label, means in ranked.items()},
+            {data: next(n for n in means if n != model) for data, means in ranked.items()},
         )
         for model in results.models()
     ]
@@ -293,8 +299,8 @@ def _chosen_on_half(results: Results, model: str) -> Interval:
         The mean of these medians, and the range that holds 95 % of them.
     """
     generator, ratios = numpy_generator("halves", 0), []
-    for setting in results.settings():
-        values = results.values(setting.label, "excess").dropna()
+    for data in results.data_sets():
+        values = results.values(data, "excess").dropna()
         own, others = values[model].to_numpy(), values.drop(columns=model).to_numpy()
         order = generator.permuted(np.tile(np.arange(len(values)), (_HALVINGS, 1)), axis=1)
         choosing, judging = np.split(order, [len(values) // 2], axis=1)
@@ -307,8 +313,8 @@ def _chosen_on_half(results: Results, model: str) -> Interval:
 
 def _everyone(results: Results, leads: Sequence[Lead]) -> str:
     """Writes every family against the best of the others, and the KAN against each MLP."""
-    name, settings = _name(results, KAN), results.settings()
-    means = pd.DataFrame({s.label: results.values(s.label, "excess").mean() for s in settings})
+    name, data_sets = _name(results, KAN), results.data_sets()
+    means = pd.DataFrame({data: results.values(data, "excess").mean() for data in data_sets})
     excess = np.exp(np.log(means).mean(axis=1))
     halves = {found.model: _chosen_on_half(results, str(found.model)) for found in leads}
     lines = [
@@ -333,30 +339,23 @@ def _everyone(results: Results, leads: Sequence[Lead]) -> str:
         (mlp, *_counts(found), _three_decimals(found.ratio), f"{excess[name] / excess[mlp]:.3f}")
         for mlp, kind in results.models().items()
         if kind == "mlp"
-        for found in [_lead_against(results, name, {s.label: mlp for s in settings})]
+        for found in [_lead_against(results, name, dict.fromkeys(data_sets, mlp))]
     ]
     text += f"\nThe {name} against one MLP throughout, by the same test:\n\n"
     return text + _table(("against", *_COUNTS, "ratio of geometric means"), lines)
 
 
-def _samples(results: Results, settings: Sequence[Setting]) -> str:
+def _samples(results: Results) -> str:
     """Compares models on the tables by C2ST, the share that a classifier assigns right."""
-    tables = [s for s in settings if results.judged(s.label) != "excess"]
+    tables = [data for data in results.data_sets() if results.judged(data) != "excess"]
     name = _name(results, KAN)
-    found = [c for s in tables for c in compare(results, s, "c2st") if c.model == name]
+    found = [c for data in tables for c in compare(results, data, "c2st") if c.model == name]
     if not found:
         return ""
     return (
         "\nThe tables by C2ST, the share of rows that a classifier assigns right (0.5 is best):\n\n"
         + _comparisons(correct(found))
     )
-
-
-def _budgets(results: Results) -> list[list[Setting]]:
-    found: dict[object, list[Setting]] = {}
-    for setting in results.settings():
-        found.setdefault(setting.budgeted, []).append(setting)
-    return list(found.values())
 
 
 def _searched(folder: Path) -> str:
@@ -378,7 +377,7 @@ def _searched(folder: Path) -> str:
 
 def _kept(results: Results) -> str:
     """Says how closely trials kept to their budget of time, and how many steps models took."""
-    rows = results.rows[results.rows["match"] == "time"].dropna(subset=["train_cpu_seconds"])
+    rows = results.rows.dropna(subset=["train_cpu_seconds"])
     near = (rows["train_cpu_seconds"] / rows["budget"] - 1).abs() <= 0.01
     steps = rows.groupby("name", sort=False)["steps"].median()
     taken = ", ".join(f"{name} {count:,.0f}" for name, count in steps.items())
@@ -402,16 +401,16 @@ def _ablation(results: Results) -> str:
     for base in dict.fromkeys(kinds.values()):
         whole = next(name for name, kind in kinds.items() if kind == base)
         found = correct(
-            [c for s in results.settings() for c in compare(results, s, baseline=whole)]
+            [c for data in results.data_sets() for c in compare(results, data, baseline=whole)]
         )
         lines = []
         for name in kinds:
             own = [c for c in found if c.model == name and kinds[name] == base]
             if own:
-                ratio = format_interval(lead(results, name, own).ratio)
+                ratio = format_interval(Lead.of(results, name, own).ratio)
                 cells = (f"{format_number(c.ratio)}{' *' * (c.winner is not None)}" for c in own)
                 lines.append((name, *cells, ratio))
-        heads = (f"against {whole}", *(s.data for s in results.settings()), "median ratio")
+        heads = (f"against {whole}", *results.data_sets(), "median ratio")
         text += _table(heads, lines) + "\n"
     return text
 
@@ -429,37 +428,38 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
             if (folder / "tuning.json").exists():
                 text += f"\n## Found by the {part.title}\n\n{_searched(folder)}"
             continue
-        if not (folder / "results.parquet").exists():
+        studies = part.results(results)
+        if not studies:
             continue
-        found = read_results(folder)
         text += f"\n## {part.title[:1].upper()}{part.title[1:]}\n"
-        missing = int((found.rows["error"] == "not run").sum())
+        number = sum(len(found.rows) for found in studies)
+        missing = sum(int((found.rows["error"] == "not run").sum()) for found in studies)
         if missing:
-            done = len(found.rows) - missing
-            text += f"\nSo far {done:,} of {len(found.rows):,} trials are finished.\n"
+            text += f"\nSo far {number - missing:,} of {number:,} trials are finished.\n"
         if part.name.startswith("ablation"):
-            text += f"\n{_ablation(found)}"
+            text += f"\n{_ablation(studies[0])}"
             continue
-        decision, name = decide(found), _name(found, KAN)
-        leads = {
-            own.comparisons[0].setting.match: own for own in decision.leads if own.model == name
-        }
-        if not missing and (equal := leads.get("params")) is not None:
-            target = [judge_target(equal)] if part is PARTS[1] else []
-            first += " ".join([judge_winner(equal), *target, say_lead(equal)]) + "\n"
-            if part.name == "study" and "time" in leads:
-                first += f"{judge_time(leads['time'])} Its settings were found for 4,000 steps.\n"
-        others = _against_others(found, decision) if part.title == AGAIN and not missing else []
-        if others and "time" in leads:
-            first += f"{judge_time_again(leads['time'])} {say_losers(found, others)}\n"
-        if not missing and (found.rows["match"] == "time").any():
-            text += f"\n{_kept(found)}\n"
-        text += f"\n{overall(decision)}\n"
+        decisions, others = [decide(found) for found in studies], ""
+        for found, decision in zip(studies, decisions, strict=True):
+            own = [lead for lead in decision.leads if lead.model == _name(found, KAN)]
+            if missing or not own:
+                continue
+            if found.match == "params":
+                target = [judge_target(*own)] if part is PARTS[1] else []
+                first += " ".join([judge_winner(*own), *target, say_lead(*own)]) + "\n"
+            if found.match == "time" and part.name == "study":
+                first += f"{judge_time(*own)} Its settings were found for 4,000 steps.\n"
+            if found.match == "time" and part.title == AGAIN:
+                leads = _against_others(found, decision)
+                first += f"{judge_time_again(*own)} {say_losers(found, leads)}\n"
+                others = _everyone(found, leads)
+        if not missing:
+            text += "".join(f"\n{_kept(found)}\n" for found in studies if found.match == "time")
+        text += f"\n{' '.join(overall(decision) for decision in decisions)}\n"
         drawn = folder / "figures" if "/" in part.name else figures
-        for settings in _budgets(found):
-            text += _of_budget(found, settings, drawn, page) + _samples(found, settings)
-        if others:
-            text += _everyone(found, others)
+        for found in studies:
+            text += _of_budget(found, drawn, page) + _samples(found)
+        text += others
     if not first:
         first = "Not finished yet.\n"
     _fill(page, _FOUND, f"\n{first}{text}\n")

@@ -24,7 +24,7 @@ def test_a_forest_plot_shows_the_ratios_to_the_best_mlp(small):
     axes = forest_figure(small, "swiss roll").axes[0]
     styles = model_styles(small.results.rows)
     values = small.results.values("swiss roll", "excess")
-    (comparison,) = compare(small.results, small.results.settings()[0], "excess")
+    (comparison,) = compare(small.results, small.results.data_sets()[0], "excess")
     assert axes.get_xscale() == "log"
     assert [tick.get_text() for tick in axes.get_yticklabels()] == list(MODELS)
     seeds, mean = marks(axes, styles["KAN"].colour)

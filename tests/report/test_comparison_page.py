@@ -7,19 +7,18 @@ import pytest
 
 from html_page import Page
 from kan_diffusion.report import ReportContents, write_report
-from kan_diffusion.study.results.rows import Results, Setting
+from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.wording import overall
 from synthetic_study import BUDGETS, FAMILIES, kind_of, make_contents
 
 DATAS = ("swiss roll", "checkerboard", "wine")
 NUM_SEEDS = 7
-SETTINGS = [Setting(data, *budget) for data in DATAS for budget in BUDGETS]
 
 
 @pytest.fixture(scope="module")
 def contents():
     return make_contents(
-        DATAS, None, NUM_SEEDS, count=20, budgets=BUDGETS, families=True, without_oracle=("wine",)
+        DATAS, None, NUM_SEEDS, count=20, budget=BUDGETS[1], families=True, without_oracle=("wine",)
     )
 
 
@@ -37,20 +36,19 @@ def read(text):
     return Page(text)
 
 
-def of_setting(contents, setting):
-    rows = contents.results.rows
-    chosen = rows[(rows["data"] == setting.data) & (rows["match"] == setting.match)]
-    return chosen[chosen["error"].isna()]
+def of_data(contents, data):
+    rows = contents.results.of_data(data)
+    return rows[rows["error"].isna()]
 
 
-def judged(setting):
-    return "heldout_loss" if setting.data == "wine" else "excess"
+def judged(data):
+    return "heldout_loss" if data == "wine" else "excess"
 
 
-def by_model(contents, setting):
+def by_model(contents, data):
     """Seeds in rows and models in columns."""
-    rows = of_setting(contents, setting)
-    return rows.pivot(index="seed", columns="name", values=judged(setting)).astype(float)
+    rows = of_data(contents, data)
+    return rows.pivot(index="seed", columns="name", values=judged(data)).astype(float)
 
 
 def best(values, kind):
@@ -67,7 +65,7 @@ def test_every_anchor_leads_somewhere_and_nothing_is_loaded_or_empty(read, text)
     assert text.count("<script>") == 1
 
 
-def test_every_data_set_has_a_page_and_every_setting_a_place_in_it(text, read):
+def test_every_data_set_has_a_page(text, read):
     *articles, trials, settings = re.findall(
         r"<article id=\"(.*?)\" data-page>(.*?)</article>", text, re.S
     )
@@ -76,11 +74,7 @@ def test_every_data_set_has_a_page_and_every_setting_a_place_in_it(text, read):
     for data, (anchor, inside) in zip(DATAS, articles, strict=True):
         assert f'<li><a href="#{anchor}">{data}</a></li>' in text
         captions = set(Page(inside).tables)
-        expected = {f"Models, {s.label}" for s in SETTINGS if s.data == data}
-        expected |= {
-            f"Time used, {s.label}" for s in SETTINGS if s.data == data and s.match == "time"
-        }
-        assert captions == expected
+        assert captions == {f"Models, {data}", f"Time used, {data}"}
     # Without scripts all pages are seen: only the script hides some.
     assert re.search(r"<body class=\"pages\">", text)
     assert " hidden" not in text.partition("<body")[2].partition("<script>")[0]
@@ -89,7 +83,7 @@ def test_every_data_set_has_a_page_and_every_setting_a_place_in_it(text, read):
 def test_the_overview_begins_with_the_verdicts(contents, text, read):
     verdicts = contents.decision.verdicts
     overview = text.partition("<main>")[2].partition("<article")[0]
-    assert list(verdicts) == [setting.label for setting in SETTINGS]
+    assert list(verdicts) == list(DATAS)
     places = [overview.index(overall(contents.decision)[:40])]
     lines = re.findall(r"<li><span class=\"badge (\w+)\">(.*?)</span>.*?>([^<>]*)</a>", overview)
     assert [label for _, _, label in lines] == list(verdicts)
@@ -104,19 +98,19 @@ def test_the_overview_begins_with_the_verdicts(contents, text, read):
 
 def test_the_verdict_table_is_right(contents, read):
     head, *lines = read.tables["Best KAN against best MLP"]
-    assert head[:2] == ["setting", "verdict"]
-    assert len(lines) == len(SETTINGS)
-    for setting, line in zip(SETTINGS, lines, strict=True):
-        values = by_model(contents, setting)
+    assert head[:2] == ["data", "verdict"]
+    assert len(lines) == len(DATAS)
+    for data, line in zip(DATAS, lines, strict=True):
+        values = by_model(contents, data)
         kan, mlp = best(values, "kan"), best(values, "mlp")
         cells = dict(zip(head, line, strict=True))
-        assert cells["setting"].startswith(setting.label)
+        assert cells["data"].startswith(data)
         assert re.match(rf"{kan} [\d.]+ \(of 4\)", cells["best KAN"])
         assert re.match(rf"{mlp} [\d.]+ \(of 4\)", cells["best MLP"])
         mean = float(cells["best KAN"].removeprefix(kan).split()[0])
         assert mean == pytest.approx(values[kan].mean(), rel=5e-3)
-        verdict = contents.decision.verdicts[setting.label]
-        shown, found = read.values("Best KAN against best MLP", setting.label), verdict.difference
+        verdict = contents.decision.verdicts[data]
+        shown, found = read.values("Best KAN against best MLP", data), verdict.difference
         assert shown["KAN minus MLP"] == pytest.approx(found.interval.mean, rel=1e-9)
         assert shown["seeds"] == len(values[[kan, mlp]].dropna())
         assert shown["ratio"] == pytest.approx(found.ratio)
@@ -133,18 +127,18 @@ def test_the_table_of_leads_sums_the_data_sets_up(contents, read):
         name for name, family in FAMILIES.items() if kind_of(family[0]) != "mlp"
     }
     for lead, line in zip(leads, lines, strict=True):
-        amount = lead.comparisons[0].setting.amount
+        amount = lead.amount
         assert line[0] == f"{lead.model or 'best KAN'} {amount}"
         below = sum(comparison.ratio < 1 for comparison in lead.comparisons)
         assert line[1] == f"{below} of {len(DATAS) - 1}"
         assert float(line[4].split()[0]) == pytest.approx(lead.ratio.mean, rel=5e-3)
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.label)
-def test_the_numbers_of_a_setting_are_right(contents, read, setting):
-    table = f"Models, {setting.label}"
-    rows, values = of_setting(contents, setting), by_model(contents, setting)
-    measure = judged(setting)
+@pytest.mark.parametrize("data", DATAS)
+def test_the_numbers_of_a_data_set_are_right(contents, read, data):
+    table = f"Models, {data}"
+    rows, values = of_data(contents, data), by_model(contents, data)
+    measure = judged(data)
     heads, *lines = read.tables[table]
     words = {"excess": "excess", "heldout_loss": "held-out loss"}
     columns = {
@@ -158,7 +152,7 @@ def test_the_numbers_of_a_setting_are_right(contents, read, setting):
     assert heads[:5] == ["model", "parameters", words[measure], "− best MLP", "p (Holm)"]
     assert heads[5] in {metric.label for metric in contents.results.metrics.values()}
     assert heads[-2:] == ["FLOPs", "steps"]
-    oracle = ["exact oracle"] if setting.data != "wine" else []
+    oracle = ["exact oracle"] if data != "wine" else []
     assert [line[0] for line in read.keys[table][1:]] == [*FAMILIES, *oracle, "real against real"]
     baseline = best(values, "mlp")
     for name, group in rows.groupby("name"):
@@ -193,7 +187,7 @@ def test_every_number_leads_to_its_trials(contents, read, text):
     for anchors in read.trials.values():
         ids = re.findall(r"trial-([0-9a-z]+)", " ".join(anchors))
         rows = contents.results.rows.set_index("trial").loc[ids]
-        # The trials of one model of one setting, all of them.
+        # The trials of one model on one data set, all of them.
         (group,) = rows.groupby(["data", "match", "name"]).groups
         same = (contents.results.rows[["data", "match", "name"]] == list(group)).all(axis=1)
         assert sorted(ids) == sorted(contents.results.rows.loc[same, "trial"])
@@ -223,8 +217,8 @@ def test_columns_of_numbers_are_sorted_as_numbers(read):
 
 
 def test_time_that_was_used_is_told_and_large_deviations_are_flagged(contents, tmp_path, read):
-    label = Setting("swiss roll", *BUDGETS[1]).label
-    timed = of_setting(contents, Setting("swiss roll", *BUDGETS[1]))
+    label = "swiss roll"
+    timed = of_data(contents, label)
     for name, seconds in timed.groupby("name")["train_cpu_seconds"]:
         shown = read.values(f"Time used, {label}", name)
         assert shown["mean (CPU s)"] == pytest.approx(seconds.mean())
@@ -244,7 +238,7 @@ def test_time_that_was_used_is_told_and_large_deviations_are_flagged(contents, t
 
 def test_what_names_hold_cannot_break_the_page(tmp_path):
     names = {"wine": "<i>\"a'</i>", "KAN": '"><script>alert(1)</script>'}
-    made = make_contents(("wine",), ("KAN", "MLP"), 2, False, 9, budgets=BUDGETS, families=True)
+    made = make_contents(("wine",), ("KAN", "MLP"), 2, False, 9, budget=BUDGETS[0], families=True)
     results = Results.of(made.results.rows.replace(names))
     said = ReportContents("<script>2</script>", "q", results, warnings=["a < b & c"])
     text = written(said, tmp_path)
@@ -256,15 +250,15 @@ def test_what_names_hold_cannot_break_the_page(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "budgets", "badges"),
+    ("names", "budget", "badges"),
     [
-        (None, BUDGETS[:1], 1),
-        (("MLP", "gated MLP", "spline-MLP"), BUDGETS[:1], 0),  # of one kind: no verdict
-        (("MLP", "gated MLP", "spline-MLP"), (), 0),
+        (None, BUDGETS[0], 1),
+        (("MLP", "gated MLP", "spline-MLP"), BUDGETS[0], 0),  # of one kind: no verdict
+        (("MLP", "gated MLP", "spline-MLP"), None, 0),
     ],
 )
-def test_one_setting_has_no_table_of_verdicts_and_no_pages(tmp_path, names, budgets, badges):
-    one = make_contents(("wine",), names, 6, False, 9, budgets=budgets, families=True)
+def test_one_data_set_has_no_table_of_verdicts_and_no_pages(tmp_path, names, budget, badges):
+    one = make_contents(("wine",), names, 6, False, 9, budget=budget, families=True)
     text = written(one, tmp_path)
     read = Page(text)
     assert "Best KAN against best MLP" not in read.tables

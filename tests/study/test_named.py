@@ -46,7 +46,7 @@ def test_a_toy_gets_families_of_both_kinds_at_one_size():
 def test_a_model_may_be_the_budget():
     # Edge by edge a KAN costs much more: it needs room for its units to come near the budget.
     study = study_for("moons", match="flops", budget="mlp:64-64", families=["kan", "mlp"])
-    (budget,) = study.budgets
+    budget = study.budget
     assert budget.amount == denoiser("mlp", hidden=(64, 64), num_train_timesteps=1000).flops
     for trial in study.trials()[:2]:
         built = task_of(trial.data).build(trial, load_dataset(trial.data, 0, 0))
@@ -56,10 +56,10 @@ def test_a_model_may_be_the_budget():
 
 def test_a_budget_of_time_is_a_number_of_seconds_and_may_leave_the_size_open():
     study = study_for("moons", match="time", budget="6", families=["mlp"])
-    (budget,) = study.budgets
+    budget = study.budget
     assert (budget.match, budget.amount, budget.params) == ("time", 6, None)
     assert {trial.model.params for trial in study.trials()} == {2300}
-    (sized,) = study_for("moons", 600, match="time", budget="6", families=["mlp"]).budgets
+    sized = study_for("moons", 600, match="time", budget="6", families=["mlp"]).budget
     assert (sized.amount, sized.params) == (6, 600)
     with refused("'mlp:8-8' is a model, and a budget of time is a number of seconds"):
         study_for("moons", match="time", budget="mlp:8-8", families=["mlp"])
@@ -84,9 +84,9 @@ def test_a_name_of_a_preset_and_a_toy_is_the_toy_where_models_are_asked_for():
     assert study_for("swiss-roll") == read_preset("swiss-roll")
     toy = study_for("swiss-roll", match="params", budget="600", families=["kan", "mlp"])
     assert [model.family for model in toy.models] == ["kan", "mlp"]
-    assert [budget.amount for budget in toy.budgets] == [600]
+    assert toy.budget.amount == 600
     assert toy.data == (ToyData(toy="swiss-roll"),)
-    assert study_for("swiss-roll", 600).budgets == toy.budgets
+    assert study_for("swiss-roll", 600).budget == toy.budget
 
 
 def test_single_trial_uses_the_familys_learning_rate_unless_told():
@@ -140,7 +140,7 @@ def test_a_trial_of_pictures_has_a_sampler_of_its_process():
         ("moons", {"budget": "-5"}, "greater than 0"),
         ("moons", {"params": 100, "budget": "200"}, "--params says the size, and so does"),
         ("moons", {"families": ["kna"]}, "unknown family 'kna', did you mean 'kan'"),
-        ("moons", {"processes": ["flwo"]}, "unknown process 'flwo', did you mean 'flow'"),
+        ("moons", {"process": "flwo"}, "unknown process 'flwo', did you mean 'flow'"),
         ("notebook", {"params": 100}, "fixes the sizes .* leave --params, --match"),
         ("moon", {}, "unknown study, data set or file 'moon', did you mean 'moons'"),
         ("missing.csv", {}, "there is no file 'missing.csv'"),

@@ -116,14 +116,29 @@ def test_a_study_may_grow(undisturbed, tmp_path, executor):
     assert {event.trial for event in events if event.finished} == {t.id for t in plan.to_run}
 
 
-def test_processes_are_compared_side_by_side(tmp_path, executor):
-    models, training = [{"family": "mlp", "params": 600}], {"steps": 5, "batch_size": 64}
-    both = study(process=["cosine", "flow"], models=models, training=training)
-    rows = run_study(both, tmp_path / "run", executor=executor).rows
-    assert rows["process"].tolist() == ["cosine", "flow"]
-    assert rows["error"].isna().all()
-    assert rows["floor"].nunique() == 2
-    assert load_study(tmp_path / "run").config == both.pinned()
+def test_what_cannot_be_built_on_a_data_set_is_left_out_with_one_warning(
+    tmp_path, caplog, executor
+):
+    data = [{"toy": toy, "num_points": 50} for toy in ("moons", "mixture-32d")]
+    given = {
+        "data": data, "models": [{"family": "kan"}, {"family": "mlp"}],
+        "training": {"steps": 2, "batch_size": 8}, "budget": {"amount": 600},
+    }  # fmt: skip
+    results = run_study(study(**given), tmp_path / "run", executor=executor)
+    (warning,) = (text for text in caplog.messages if "left out" in text)
+    assert "'KAN' on 'mixture-32d' (a budget of 600 is too small" in warning
+    read = load_study(tmp_path / "run")
+    for rows in (results.rows, read.rows):
+        trained = list(zip(rows["data"], rows["name"], strict=True))
+        assert trained == [("moons", "KAN"), ("moons", "MLP"), ("mixture-32d", "MLP")]
+        assert rows["error"].isna().all()
+    with refused("model 'KAN' on 'mixture-32d': a budget of 600 is too small"):
+        run_study(study(**given).with_data(["mixture-32d"]), tmp_path / "other")
+    # Each model can be built on a data set, and on none two of them.
+    pair = [{"name": "narrow", "family": "mlp", "params": 600}, {"family": "dit", "hidden": [8, 8]}]
+    with refused("no data set of study 'tiny' has two models that can be built on it"):
+        run_study(study(data=[data[0], {"pictures": "digits"}], models=pair), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_study_in_the_way_is_refused(undisturbed, tmp_path):

@@ -104,13 +104,13 @@ def test_tuned_settings_go_into_a_study(found, caplog):
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"budgets": [], "models": [{"family": "kan", "params": 900}]}, {}, "no budget"),
+        ({"budget": None, "models": [{"family": "kan", "params": 900}]}, {}, "no budget"),
         ({"models": [{"family": "kan"}, {"family": "kan", "name": "b"}]}, {}, "more than once"),
         ({}, {"optimizers": ["sgd"]}, "unknown optimizer 'sgd'"),
         # A try that fails counts and says why: 3 parameters are too few for all depths.
-        ({"budgets": [{"amount": 3}]}, {}, "no try of 'KAN' gave a result; .*too small"),
+        ({"budget": {"amount": 3}}, {}, "no try of 'KAN' gave a result; .*too small"),
     ],
-    ids=["budgets", "twice", "optimizer", "small"],
+    ids=["budget", "twice", "optimizer", "small"],
 )
 def test_what_cannot_be_tuned_is_one_line(tmp_path, changes, options, message):
     with refused(message):

@@ -64,7 +64,7 @@ def budgeted_study(**changes):
     data = [{"toy": toy, "num_points": 300} for toy in ("gaussian-mixture", "eight-gaussians")]
     models = [{"family": "kan"}, {"family": "mlp"}]
     training = {"steps": 20, "batch_size": 64}
-    given = {"data": data, "models": models, "budgets": [{"amount": 900}], "training": training}
+    given = {"data": data, "models": models, "budget": {"amount": 900}, "training": training}
     return study(**{**given, **changes})
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.datasets import make_swiss_roll
 
 from kan_diffusion.report.contents import ReportContents, smoothed_curve
-from kan_diffusion.study.results.rows import Results, Setting
+from kan_diffusion.study.results.rows import Results
 
 # Name: family, parameters, excess, seconds.
 FAMILIES = {
@@ -54,11 +54,12 @@ def _panels(points, noise):
 
 def make_contents(
     datas=("swiss roll", "checkerboard"), models=None, num_seeds=3, failed=True, count=300, *,
-    budgets=(), families=False, without_oracle=(),
+    budget=None, families=False, without_oracle=(),
 ):  # fmt: skip
-    """A study's contents; ``budgets`` are resources held equal, as match and amount."""
+    """A study's contents; ``budget`` is what is held equal, as match and amount."""
     known = FAMILIES if families else MODELS
     models = tuple(known) if models is None else models
+    match, amount = budget or (None, None)
     generator = np.random.default_rng(7)
     rows, levels, curves = [], [], []
     corruption, trajectories, samples, originals, floors = {}, {}, {}, {}, {}
@@ -68,76 +69,74 @@ def make_contents(
         base = 0.42 - 0.05 * (which % 4)
         noise = generator.standard_normal((count, 2))
         corruption[data] = _panels(originals[data], noise)
-        for match, budget in budgets or ((None, None),):
-            label = Setting(data, match, budget).label
-            if data not in without_oracle:
-                floors[label] = base
-            for name in models:
-                family, parameters, excess, seconds = known[name]
-                if budgets:
-                    # Settings differ, but not so much that a ranking has no order.
-                    word = zlib.crc32(f"{data} {match} {name}".encode()) / 2**32
-                    excess *= 0.6 + 0.8 * word
-                samples[label, name] = draw(count, 0.3 + 60 * excess, generator)
-                if not budgets:
-                    trajectories[label, name] = [
-                        (f"step {step:,}", _panels(draw(count, wide, generator), noise)[::-1])
-                        for step, wide in ((0, 9.0), (1_000, 3.0), (5_000, 0.4))
-                    ]
-                for seed in range(num_seeds):
-                    off = float(np.exp(0.12 * generator.standard_normal()))
-                    place = {"setting": label, "name": name, "seed": seed}
-                    took = seconds * off
-                    if match == "time":
-                        took = budget * (1 + generator.uniform(-0.04, 0.04))
-                    row = {
-                        "data": data, "match": match, "budget": budget, "name": name, "seed": seed,
-                        "family": family, "kind": kind_of(family), "oracle": "exact",
-                        "parameters": parameters, "flops": 2.0 * parameters,
-                        "train_seconds": took * 1.1, "sample_seconds": 0.4 * off,
-                        "heldout_loss": base + excess * off, "floor": base,
-                        "excess": (1 + which % 3) * excess * off, "excess_se": 0.02 * excess,
-                        "trial": f"{len(rows):04x}{zlib.crc32(label.encode()):08x}", "error": None,
+        if data not in without_oracle:
+            floors[data] = base
+        for name in models:
+            family, parameters, excess, seconds = known[name]
+            if budget:
+                # Settings differ, but not so much that a ranking has no order.
+                word = zlib.crc32(f"{data} {match} {name}".encode()) / 2**32
+                excess *= 0.6 + 0.8 * word
+            samples[data, name] = draw(count, 0.3 + 60 * excess, generator)
+            if not budget:
+                trajectories[data, name] = [
+                    (f"step {step:,}", _panels(draw(count, wide, generator), noise)[::-1])
+                    for step, wide in ((0, 9.0), (1_000, 3.0), (5_000, 0.4))
+                ]
+            for seed in range(num_seeds):
+                off = float(np.exp(0.12 * generator.standard_normal()))
+                place = {"data": data, "name": name, "seed": seed}
+                took = seconds * off
+                if match == "time":
+                    took = amount * (1 + generator.uniform(-0.04, 0.04))
+                row = {
+                    "data": data, "match": match, "budget": amount, "name": name, "seed": seed,
+                    "family": family, "kind": kind_of(family), "oracle": "exact",
+                    "parameters": parameters, "flops": 2.0 * parameters,
+                    "train_seconds": took * 1.1, "sample_seconds": 0.4 * off,
+                    "heldout_loss": base + excess * off, "floor": base,
+                    "excess": (1 + which % 3) * excess * off, "excess_se": 0.02 * excess,
+                    "trial": f"{len(rows):04x}{zlib.crc32(data.encode()):08x}", "error": None,
+                }  # fmt: skip
+                if budget:
+                    row |= {
+                        "steps": 4_000 if match != "time" else int(4_000 * 20 / seconds),
+                        "train_cpu_seconds": took,
+                        "nll": 1.62 + 4 * excess * off, "nll_real": 1.61,
                     }  # fmt: skip
-                    if budgets:
-                        row |= {
-                            "steps": 4_000 if match != "time" else int(4_000 * 20 / seconds),
-                            "train_cpu_seconds": took,
-                            "nll": 1.62 + 4 * excess * off, "nll_real": 1.61,
-                        }  # fmt: skip
-                    if data in without_oracle:
-                        row |= dict.fromkeys(("excess", "excess_se", "floor", "nll_real"))
-                        row["oracle"] = "none"
-                    for metric, real in REAL.items():
-                        spread = 1 + 0.05 * generator.standard_normal()
-                        row[metric] = real * (1 + 90 * excess * (metric != "c2st")) * spread
-                        row[f"{metric}_real"] = real * (1 + 0.02 * generator.standard_normal())
-                    rows.append(row)
-                    for low, high in itertools.pairwise(TIMES):
-                        middle = (low + high) / 2
-                        value = excess * off * (0.1 + 6 * np.exp(-8 * middle))
-                        known_value = None if data in without_oracle else value
-                        levels.append(place | {
-                            "t_low": low, "t_high": high, "t_mid": middle,
-                            "log_snr": float(-2 * np.log(np.tan(np.pi / 2 * middle))),
-                            "excess": known_value, "heldout_loss": value + middle,
-                        })  # fmt: skip
-                    steps = np.arange(1, 5_001, 10)
-                    losses = base + excess * off + 0.5 * np.exp(-steps / 150)
-                    losses = losses * (1 + 0.03 * generator.standard_normal(len(steps)))
-                    curves.append(
-                        pd.DataFrame(
-                            dict(zip(("step", "loss"), smoothed_curve(steps, losses), strict=True))
-                        ).assign(**place)
-                    )
+                if data in without_oracle:
+                    row |= dict.fromkeys(("excess", "excess_se", "floor", "nll_real"))
+                    row["oracle"] = "none"
+                for metric, real in REAL.items():
+                    spread = 1 + 0.05 * generator.standard_normal()
+                    row[metric] = real * (1 + 90 * excess * (metric != "c2st")) * spread
+                    row[f"{metric}_real"] = real * (1 + 0.02 * generator.standard_normal())
+                rows.append(row)
+                for low, high in itertools.pairwise(TIMES):
+                    middle = (low + high) / 2
+                    value = excess * off * (0.1 + 6 * np.exp(-8 * middle))
+                    known_value = None if data in without_oracle else value
+                    levels.append(place | {
+                        "t_low": low, "t_high": high, "t_mid": middle,
+                        "log_snr": float(-2 * np.log(np.tan(np.pi / 2 * middle))),
+                        "excess": known_value, "heldout_loss": value + middle,
+                    })  # fmt: skip
+                steps = np.arange(1, 5_001, 10)
+                losses = base + excess * off + 0.5 * np.exp(-steps / 150)
+                losses = losses * (1 + 0.03 * generator.standard_normal(len(steps)))
+                curves.append(
+                    pd.DataFrame(
+                        dict(zip(("step", "loss"), smoothed_curve(steps, losses), strict=True))
+                    ).assign(**place)
+                )
     if failed:
         lost = dict.fromkeys(rows[0]) | {
             "data": datas[0], "name": models[0], "family": known[models[0]][0], "kind": "kan",
             "seed": num_seeds, "parameters": known[models[0]][1], "trial": "dead00",
             "error": "the loss became NaN at step 71 <&>; lower the learning rate",
         }  # fmt: skip
-        if budgets:
-            lost |= {"match": budgets[0][0], "budget": budgets[0][1]}
+        if budget:
+            lost |= {"match": match, "budget": amount}
         rows.append(lost)
     return ReportContents(
         title="Swiss roll, three denoisers",

@@ -29,10 +29,10 @@ from kan_diffusion.cli.options import (
     Families,
     Match,
     Modules,
+    NoisingProcess,
     Out,
     Overwrite,
     Params,
-    Processes,
     Quick,
     Run,
     SamplerSteps,
@@ -135,7 +135,7 @@ def _common(
     "`kan-diffusion compare wine --families all --seeds 10`\n\n"
     "`kan-diffusion compare moons --match time --budget 6 --families kan,mlp`\n\n"
     "`kan-diffusion compare moons --match flops --budget mlp:32-32-32`\n\n"
-    "`kan-diffusion compare moons --process cosine,flow`\n\n"
+    "`kan-diffusion compare moons --process flow`\n\n"
     "`kan-diffusion compare digits`: pictures by prompts, plain and KAN transformers and U-Nets\n\n"
     "`kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`"
 )
@@ -146,7 +146,7 @@ def compare(
     families: Families = None,
     seeds: Annotated[int | None, option("Trials per model.", within=(1, MOST_TRIALS))] = None,
     params: Params = None,
-    processes: Processes = None,
+    process: NoisingProcess = None,
     steps: Steps = None,
     tuned: Annotated[
         Path | None, option("Settings of the families, as 'tune' writes them.")
@@ -173,9 +173,8 @@ def compare(
     from kan_diffusion.study.tuning import apply_tuned, read_tuned
 
     config: StudyConfig = study_for(
-        what, params, match=match, budget=budget, families=_listed(families),
-        processes=_listed(processes),
-    )  # fmt: skip
+        what, params, match=match, budget=budget, families=_listed(families), process=process
+    )
     if steps is not None:
         config = config.with_steps(steps)
     if tuned is not None:
@@ -184,8 +183,7 @@ def compare(
         config = config.model_copy(update={"seeds": seeds})
     config = _judged(config, quick).pinned()
     folder = out if out is not None else Path("runs") / config.name
-    for process in config.process:
-        _warn(signal_warning(process))
+    _warn(signal_warning(config.process))
     with show_study_progress(config.name) as progress:
         with open_executor(executor, workers=workers, device=device, address=address) as runner:
             results = run_study(
@@ -260,7 +258,7 @@ def tune(
 ) -> None:
     """Search good settings for each family, with the same effort for all of them.
 
-    Tunes on seeds that no comparison uses, at the first budget of a study. The same command goes
+    Tunes on seeds that no comparison uses, at the budget of the study. The same command goes
     on where it was interrupted.
     """
     from kan_diffusion.cli.console import show_tuned

@@ -92,9 +92,9 @@ _DENOISING = {
 
 
 def show_summary(results: Results) -> None:
-    """Prints a study's summary: tables for each setting, means with 95 % intervals over seeds."""
+    """Prints a study's summary: tables for each data set, means with 95 % intervals over seeds."""
     console = TextConsole()
-    for label, part in summary_table(results, format_half_width).groupby("setting", sort=False):
+    for label, part in summary_table(results, format_half_width).groupby("data", sort=False):
         models = part[part["model"] != REAL_ROW]
         if models["heldout_loss"].isin(["", MISSING]).all():
             console.print(f"\n{label}: no trial finished")
@@ -134,14 +134,14 @@ def show_forest(contents: ReportContents) -> None:
     best = [lead for lead in contents.decision.leads if lead.model is None]
     plots = [charts.lead_lines(contents, lead, width) for lead in best]
     if not best:
-        compared = dict.fromkeys(c.setting.label for c in contents.decision.comparisons)
+        compared = dict.fromkeys(c.data for c in contents.decision.comparisons)
         plots = [charts.forest_lines(contents, label, width) for label in compared]
     for lines in plots:
         console.say("\n".join(["", *lines]))
 
 
 def show_conclusions(decision: Decision) -> None:
-    """Prints what a study concludes: a paragraph for each setting, then all together."""
+    """Prints what a study concludes: a paragraph for each data set, then all together."""
     console = TextConsole()
     for sentence in sentences(decision):
         console.print("", capitalised(sentence), sep="\n")

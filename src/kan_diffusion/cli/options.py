@@ -13,9 +13,9 @@ from kan_diffusion.imports import import_own
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
-    "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules",
-    "Out", "Overwrite", "Params", "Processes", "Quick", "Run", "SamplerSteps", "Steps",
-    "What", "Workers", "option",
+    "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules", "NoisingProcess",
+    "Out", "Overwrite", "Params", "Quick", "Run", "SamplerSteps", "Steps", "What", "Workers",
+    "option",
 ]  # fmt: skip
 
 
@@ -116,10 +116,10 @@ Params = Annotated[
         within=(1, MOST_PARAMETERS),
     ),
 ]
-Processes = Annotated[
+NoisingProcess = Annotated[
     str | None,
     option(
-        "Noising processes, such as cosine,flow; models are compared within each.",
+        "Noising process, such as cosine, ddpm or flow.",
         "cosine, flow of pictures, or the study's",
         name="--process",
     ),

@@ -23,11 +23,11 @@ MANY_MODELS = 6
 _NUM_BINS = 30
 _KINDS = ("kan", "mlp", "other")
 LEVEL_COLUMNS = (
-    *("setting", "name", "seed", "t_low", "t_high", "t_mid", "log_snr"),
+    *("data", "name", "seed", "t_low", "t_high", "t_mid", "log_snr"),
     *("excess", "heldout_loss"),
 )
 """The columns of `ReportContents.excess_by_level`."""
-CURVE_COLUMNS = ("setting", "name", "seed", "step", "loss")
+CURVE_COLUMNS = ("data", "name", "seed", "step", "loss")
 """The columns of `ReportContents.curves`."""
 
 
@@ -40,7 +40,7 @@ class ReportContents:
     """A study's results, ready to be drawn.
 
     Only the title, the question and the results are required; the report leaves out what is
-    missing. Settings are named by their labels.
+    missing.
 
     Attributes:
         title: The report's title.
@@ -53,20 +53,20 @@ class ReportContents:
         excess_by_level: Excess and held-out loss in bins of the noise level, with the columns
             `LEVEL_COLUMNS`; t is a fraction of T, ``log_snr`` is log(alpha² / sigma²).
         curves: Training losses smoothed by `smoothed_curve`, with the columns `CURVE_COLUMNS`.
-        floors: Training loss of the oracle, by setting.
+        floors: Training loss of the oracle, by data set.
         corruption: Panels of the forward process, by data set.
         trajectories: Moments of training, each with panels of the reverse process from noise to
-            data, by setting and model.
+            data, by data set and model.
         exact: Reverse process of the exact denoiser, from the same noise as `trajectories`, by
             setting; only where the density is known.
-        samples: Generated points, shape (n, d), by setting and model.
+        samples: Generated points, shape (n, d), by data set and model.
         originals: Fresh real points, shape (n, d), by data set.
         columns: Names of the coordinates, by data set.
         asked: What each of the n rows of pictures asks for, such as a prompt, by data set.
         real: A real picture for each of these rows, shape (n, 1, C, S, S), by data set.
-        drawn: Drawn pictures in each row, shape (n, each, C, S, S), by setting and model.
+        drawn: Drawn pictures in each row, shape (n, each, C, S, S), by data set and model.
         states: Moments of training, each with the reverse process of one picture in each row, shape
-            (n, times, C, S, S), by setting and model.
+            (n, times, C, S, S), by data set and model.
     """
 
     title: str
@@ -104,12 +104,8 @@ class ReportContents:
         """The data sets, in the order of their first row."""
         return list(dict.fromkeys(self.results.rows["data"]))
 
-    def data_of(self, label: str) -> str:
-        """The data set of a setting; the label itself where no row has that setting."""
-        return next((s.data for s in self.results.settings() if s.label == label), label)
-
     def model_names(self, label: str | None = None) -> list[str]:
-        """The models of one setting, or of all, in the order of their first row.
+        """The models of one data set, or of all, in the order of their first row.
 
         More than `MANY_MODELS` are sorted by kind: KANs, MLPs, others.
         """
@@ -119,12 +115,12 @@ class ReportContents:
         return sorted(models, key=lambda name: _KINDS.index(models[name]))
 
     def levels_of(self, label: str) -> pd.DataFrame:
-        """The rows of `excess_by_level` of one setting."""
-        return self.excess_by_level[self.excess_by_level["setting"] == label]
+        """The rows of `excess_by_level` of one data set."""
+        return self.excess_by_level[self.excess_by_level["data"] == label]
 
     def curves_of(self, label: str) -> pd.DataFrame:
-        """The rows of `curves` of one setting."""
-        return self.curves[self.curves["setting"] == label]
+        """The rows of `curves` of one data set."""
+        return self.curves[self.curves["data"] == label]
 
 
 def smoothed_curve(

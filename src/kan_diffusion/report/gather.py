@@ -45,7 +45,7 @@ def _levels(trial: TrialResult, label: str) -> pd.DataFrame:
 def _placed(
     frame: pd.DataFrame, trial: TrialResult, label: str, columns: Sequence[str]
 ) -> pd.DataFrame:
-    place = {"setting": label, "name": trial.row["name"], "seed": trial.row["seed"]}
+    place = {"data": label, "name": trial.row["name"], "seed": trial.row["seed"]}
     return frame.assign(**place)[list(columns)]
 
 
@@ -81,11 +81,9 @@ def _warnings(
             "This is a first look: models were judged quickly, by few points, samples and trees. "
             "The same command without --quick judges them again and trains none of them again."
         )
-    for process in config.process:
-        mismatch = signal_warning(process)
-        if mismatch is not None:
-            warnings.append(capitalised(mismatch) + ".")
-    if any(process.loss == "huber" for process in config.process):
+    if (mismatch := signal_warning(config.process)) is not None:
+        warnings.append(capitalised(mismatch) + ".")
+    if config.process.loss == "huber":
         warnings.append(
             "The Huber loss does not aim at the posterior mean, which the oracle gives; a denoiser "
             "trained with it can have a loss a little below the floor drawn here."
@@ -140,7 +138,7 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
             "what is drawn of losses, noise levels and samples is of the others, all else of all."
         )
     rows = contents.results.rows
-    labels = dict(zip(rows["trial"], rows["setting"], strict=True))
+    labels = dict(zip(rows["trial"], rows["data"], strict=True))
     if measured:
         places = [(trial, labels[trial.row["trial"]]) for trial in measured]
         contents.curves = pd.concat([_curve(*place) for place in places], ignore_index=True)

@@ -31,7 +31,7 @@ from kan_diffusion.report.tables import (
     trials_table,
     verdict_table,
 )
-from kan_diffusion.study.results.rows import MEASURES, Setting
+from kan_diffusion.study.results.rows import MEASURES
 from kan_diffusion.study.results.verdicts import Verdict
 from kan_diffusion.study.results.wording import capitalised, overall, say
 
@@ -67,20 +67,20 @@ class _Report:
         self.contents = contents
         self.results = contents.results
         self.decision = contents.decision
-        self.settings = contents.results.settings()
+        self.data_sets = contents.results.data_sets()
         self.folder = folder
-        self.paged = len(self.settings) > 1
+        self.paged = len(self.data_sets) > 1
         self.page = Page(contents.title, contents.question, self.paged, drawn=figures)
         self.names = Anchors()
         # Approximate number of figures.
-        count = 5 * len(self.settings) + 2 * len(contents.data_names()) + len(contents.trajectories)
+        count = 7 * len(self.data_sets) + len(contents.trajectories)
         self.sharpness = 144 if count <= _MANY_FIGURES else 96
         self.largest = min(_LARGEST, _MOST_BYTES // max(count, 1))
         # Reserved first, so that these ids get no number appended.
         for fixed in ("trials", "settings"):
             self.page.anchors(fixed)
-        for setting in self.settings:
-            self.page.anchors("setting", setting.label)
+        for data in self.data_sets:
+            self.page.anchors("data", data)
 
     def write(self) -> Path:
         contents, page = self.contents, self.page
@@ -97,9 +97,9 @@ class _Report:
                 kind="note",
             )
         if not self.paged:
-            for setting in self.settings:
-                self._add_tables(page, setting, True)
-                self._add_figures(page, setting)
+            for data in self.data_sets:
+                self._add_tables(page, data, True)
+                self._add_figures(page, data)
         self._add_differences()
         for data in contents.data_names():
             if self.paged:
@@ -140,8 +140,8 @@ class _Report:
         lines = [
             line.format(
                 _badge(verdict),
-                self.page.anchors("setting", verdict.setting.label),
-                verdict.setting.label,
+                self.page.anchors("data", verdict.data),
+                verdict.data,
                 say(verdict, with_label=False),
             )
             for verdict in judged
@@ -149,15 +149,13 @@ class _Report:
         self.page.items(lines, "verdicts")
 
     def _add_differences(self) -> None:
-        """Adds the leads, and for each budget a forest plot with a panel for each data set."""
-        compared = {c.setting.label for c in self.decision.comparisons}
-        budgets: dict[object, list[Setting]] = {}
-        for setting in self.settings:
-            if setting.label in compared:
-                budgets.setdefault(setting.budgeted, []).append(setting)
+        """Adds the leads, and a forest plot with a panel for each data set."""
+        compared = {c.data for c in self.decision.comparisons}
+        data_sets = [data for data in self.data_sets if data in compared]
         section = self.page.part("Every model against the best MLP", "differences")
         if len(compared) < 2:
             return
+        at = f" at {self.results.amount}" if self.results.amount else ""
         leads = lead_table(self.contents)
         if leads is not None:
             section.table(leads).text(
@@ -170,64 +168,45 @@ class _Report:
             )
         for lead in self.decision.leads:
             if lead.model is None:
-                amount = lead.comparisons[0].setting.amount
-                at = f" at {amount}" if amount else ""
                 self._draw(
-                    section, f"lead {amount}".strip(),
+                    section, f"lead {lead.amount}".strip(),
                     partial(charts.lead_figure, self.contents, lead),
                     "Excess of the best KAN as a multiple of that of the best MLP, on each data "
                     f"set with an exact oracle{at}; left is better. Marks and lines as below; the "
                     "median is that of the ratios.",
                     f"Best KAN against best MLP on each data set{at}",
                 )  # fmt: skip
-        for number, settings in enumerate(budgets.values()):
-            amount = settings[0].amount
-            at = f" at {amount}" if amount else ""
-            name = f"differences {amount}" if number else "differences"
-            losses = {self.results.judged(setting.label) for setting in settings} != {"excess"}
-            self._draw(
-                section, name, partial(charts.differences_figure, self.contents, settings),
-                f"Excess of each model{at} as a multiple of that of the best MLP of the data set "
-                "(vertical line), on a log axis; left is better. Small marks are seeds, the large "
-                "mark is the ratio of the means, the line the 95 % bootstrap interval of the "
-                "paired difference. Bold: p below 0.05 after Holm’s correction over the data sets "
-                "at that budget."
-                + (
-                    " Without an exact oracle the panel shows differences of held-out losses."
-                    if losses else ""
-                ),
-                f"Ratio of every model to the best MLP of each data set{at}",
-            )  # fmt: skip
+        losses = {self.results.judged(data) for data in data_sets} != {"excess"}
+        self._draw(
+            section, "differences", partial(charts.differences_figure, self.contents, data_sets),
+            f"Excess of each model{at} as a multiple of that of the best MLP of the data set "
+            "(vertical line), on a log axis; left is better. Small marks are seeds, the large "
+            "mark is the ratio of the means, the line the 95 % bootstrap interval of the "
+            "paired difference. Bold: p below 0.05 after Holm’s correction over the data sets."
+            + (
+                " Without an exact oracle the panel shows differences of held-out losses."
+                if losses else ""
+            ),
+            f"Ratio of every model to the best MLP of each data set{at}",
+        )  # fmt: skip
 
     def _add_data(self, data: str) -> None:
-        page = self.page.section(data, "data", data)
-        own = [setting for setting in self.settings if setting.data == data]
-        if len(own) > 1:
-            links = [
-                Markup('<a href="#{}">{}</a>').format(
-                    self.page.anchors("setting", setting.label), capitalised(setting.amount)
-                )
-                for setting in own
-            ]
-            page.items(links, "within")
-        for number, setting in enumerate(own):
-            title = capitalised(setting.amount) if len(own) > 1 else ""
-            part = page.section(title, "setting", setting.label)
-            verdict = self.decision.verdicts[setting.label]
-            if verdict.outcome:
-                part.text(_verdict(verdict), kind="verdict")
-            self._add_tables(part, setting, number == 0)
-            self._add_figures(part, setting)
-        self._add_process(page, data)
+        part = self.page.section(data, "data", data)
+        verdict = self.decision.verdicts[data]
+        if verdict.outcome:
+            part.text(_verdict(verdict), kind="verdict")
+        self._add_tables(part, data, True)
+        self._add_figures(part, data)
+        self._add_process(part, data)
 
-    def _add_tables(self, part: Section, setting: Setting, explained: bool) -> None:
-        part.table(model_table(self.contents, setting.label, self.page.anchors))
+    def _add_tables(self, part: Section, data: str, explained: bool) -> None:
+        part.table(model_table(self.contents, data, self.page.anchors))
         if explained:
             part.text(self._explanation(), kind="note")
-        used = time_use(self.contents, setting.label, self.page.anchors)
+        used = time_use(self.contents, data, self.page.anchors)
         if used is not None:
             table, sentence, large = used
-            times = part.section("Time really used", "time", setting.label)
+            times = part.section("Time really used", "time", data)
             times.text(sentence, kind="flag" if large else "").table(table, True)
 
     def _explanation(self) -> str:
@@ -253,18 +232,18 @@ class _Report:
             text += (
                 " “− best MLP”: paired difference of the judged measure to the MLP with the lowest "
                 "mean, with its 95 % bootstrap interval; p: sign-flip test, corrected by Holm’s "
-                "method over the data sets at that budget."
+                "method over the data sets."
             )
         return Markup(
             '{} A model’s numbers come from the trials that its seeds unfold to; <a href="#trials">'
             "All trials</a> has their raw values."
         ).format(text)
 
-    def _add_figures(self, part: Section, setting: Setting) -> None:
-        """Adds the figures of one setting; if it is the only one, file names may be short."""
-        contents, label = self.contents, setting.label
+    def _add_figures(self, part: Section, data: str) -> None:
+        """Adds the figures of one data set; if it is the only one, file names may be short."""
+        contents, label = self.contents, data
         suffix = f" {label}" if self.paged else ""
-        rows = self.results.of_setting(label)
+        rows = self.results.of_data(label)
         many = len(contents.model_names(label)) > MANY_MODELS
         behind = "; the models of other kinds are grey behind" if many else ""
         figures: list[tuple[str, str, Callable[..., Figure], str, str]] = []
@@ -273,7 +252,7 @@ class _Report:
                 "What the models generate", f"samples {label}", charts.samples_figure,
                 "Generated points beside real ones",
                 "fresh real points, which no model was trained on, beside those that each model "
-                f"generates (first seed), on the same axes.{self._view_note(setting.data)}",
+                f"generates (first seed), on the same axes.{self._view_note(data)}",
             ))  # fmt: skip
         if any(key[0] == label for key in contents.drawn):
             figures.append((
@@ -291,7 +270,7 @@ class _Report:
                 "correction"
             )
             alone = ". The line is the 95 % interval of the mean (Student’s t over seeds)"
-            compared = bool(self.decision.of_setting(label))
+            compared = bool(self.decision.of_data(label))
             figures.append((
                 "How the models compare", f"forest{suffix}", charts.forest_figure,
                 f"{capitalised(judged)} of each model",
@@ -335,7 +314,7 @@ class _Report:
         self._add_motion(part, label)
 
     def _add_motion(self, part: Section, label: str) -> None:
-        """Adds players of the reverse processes of a setting's models, and of their training."""
+        """Adds players of the reverse processes of a data set's models, and of their training."""
         if not part.drawn:
             return
         contents = self.contents
@@ -371,17 +350,15 @@ class _Report:
                 f"{data}: real points.{self._view_note(data)}", f"Real points, {data}",
             )  # fmt: skip
         if contents.corruption.get(data):
-            # With several processes it is the first one's.
-            process = next(s.process for s in self.settings if s.data == data)
             self._draw(
                 section, f"corruption {data}", partial(charts.corruption_figure, contents, data),
-                f"{data}, forward process{f' ({process})' if process else ''}: the same points "
+                f"{data}, forward process: the same points "
                 "with more and more noise, from t = 0 to T. Sampling starts from pure noise, so "
                 "the last panel must look like it.",
                 f"The forward process, {data}",
             )  # fmt: skip
         for label, name in contents.trajectories:
-            if contents.data_of(label) == data:
+            if label == data:
                 self._draw(
                     section, f"reverse {label} {name}",
                     partial(charts.reverse_figure, contents, label, name),
@@ -391,7 +368,7 @@ class _Report:
                 )  # fmt: skip
 
         for (label, name), moments in contents.states.items():
-            if contents.data_of(label) == data:
+            if label == data:
                 for moment, states in moments:
                     self._draw(
                         section, f"reverse {label} {name} {moment}",
@@ -413,7 +390,7 @@ class _Report:
                 f"{words or f'{len(failures)} trials failed and are'} left out of every mean:"
             ).items(
                 [
-                    f"{row['setting']}, {row['name']}, seed {row['seed']}: {row['error']}"
+                    f"{row['data']}, {row['name']}, seed {row['seed']}: {row['error']}"
                     for row in failures
                 ],
                 "failures",
@@ -440,13 +417,12 @@ class _Report:
 
 
 def _pictures_figure(contents: ReportContents, label: str, width: float = math.inf) -> Figure:
-    data = contents.data_of(label)
     drawn = [
         (name, contents.drawn[label, name])
         for name in contents.model_names(label)
         if (label, name) in contents.drawn
     ]
-    return asked_figure(contents.asked[data], [("real", contents.real[data]), *drawn], width)
+    return asked_figure(contents.asked[label], [("real", contents.real[label]), *drawn], width)
 
 
 def _badge(verdict: Verdict) -> Markup:

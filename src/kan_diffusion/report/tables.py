@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kan_diffusion.report.contents import ReportContents
-from kan_diffusion.study.results.rows import MEASURES, SIZES, Results
+from kan_diffusion.study.results.rows import COSTS, MEASURES, Results
 from kan_diffusion.study.results.statistics import Interval, mean_interval
 from kan_diffusion.study.results.verdicts import Comparison, Outcome
 
@@ -133,16 +133,16 @@ def summary_table(
         show: Formats a mean with its interval.
 
     Returns:
-        One row for each setting and model, with the columns ``setting`` (its label), ``model``,
+        One row for each data set and model, with the columns ``data``, ``model``,
         ``parameters``, ``flops`` (of a forward pass for one point), ``seeds`` ("2 of 3" where a
         trial failed), ``heldout_loss``, ``floor``, ``excess``, one for each sample metric that was
-        measured, ``train time`` and ``sample time``. The last row of a setting, `REAL_ROW`, holds
+        measured, ``train time`` and ``sample time``. The last row of a data set, `REAL_ROW`, holds
         the metrics between two fresh real samples.
     """
     records: list[dict[str, str]] = []
-    for label, rows in results.rows.groupby("setting", sort=False):
+    for label, rows in results.rows.groupby("data", sort=False):
         for name, group in rows.groupby("name", sort=False):
-            record = {"setting": str(label), "model": str(name), "seeds": _seeds(group)}
+            record = {"data": str(label), "model": str(name), "seeds": _seeds(group)}
             record |= {column: _count(group[column]) for column in ("parameters", "flops")}
             record["floor"] = format_number(group["floor"].mean())
             for column in ("heldout_loss", "excess", *results.metrics):
@@ -153,8 +153,8 @@ def summary_table(
         real = {key: rows[f"{key}_real"].mean() for key in results.metrics}
         if any(map(math.isfinite, real.values())):
             scores = {key: format_number(value) for key, value in real.items()}
-            records.append({"setting": str(label), "model": REAL_ROW, **scores})
-    columns = ["setting", "model", "parameters", "flops", "seeds", "heldout_loss", "floor"]
+            records.append({"data": str(label), "model": REAL_ROW, **scores})
+    columns = ["data", "model", "parameters", "flops", "seeds", "heldout_loss", "floor"]
     columns += ["excess", *results.metrics, "train time", "sample time"]
     return pd.DataFrame(records, columns=columns).fillna("")
 
@@ -173,7 +173,7 @@ def trial_table(results: Results) -> pd.DataFrame:
     rows = results.rows.rename(columns={"name": "model"})
     rows["state"] = np.where(rows["failed"], "failed", "done")
     numbers = (
-        *(*SIZES, "train_cpu_seconds", "train_seconds", "sample_seconds", "out_of_range"),
+        *(*COSTS, "train_cpu_seconds", "train_seconds", "sample_seconds", "out_of_range"),
         *("heldout_loss", "floor", "excess", "excess_se", "nll", "nll_real"),
         *(column for key in results.metrics for column in (key, f"{key}_real")),
     )
@@ -324,12 +324,12 @@ def _heads(results: Results) -> dict[str, Head]:
 
 
 def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
-    """Compares best KAN and best MLP, a line for each setting; None below two verdicts."""
+    """Compares best KAN and best MLP, a line for each data set; None below two verdicts."""
     found = [v for v in contents.decision.verdicts.values() if v.outcome is not None]
     if len(found) < 2:
         return None
     heads = [
-        Head("setting", words=True), Head("verdict", words=True), Head("best KAN", words=True),
+        Head("data", words=True), Head("verdict", words=True), Head("best KAN", words=True),
         Head("best MLP", words=True), Head("KAN minus MLP", "paired difference of the means"),
         Head("p (Holm)", "corrected over the data sets at that budget"),
         Head("ratio", "mean of the KAN over mean of the MLP"),
@@ -337,10 +337,10 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
     ]  # fmt: skip
     lines = []
     for verdict in found:
-        label, difference = verdict.setting.label, verdict.difference
+        label, difference = verdict.data, verdict.difference
         assert verdict.outcome is not None
         assert difference is not None
-        rows = contents.results.of_setting(label)
+        rows = contents.results.of_data(label)
         sides = []
         for name, kind in ((difference.model, "kan"), (difference.baseline, "mlp")):
             mean = rows.loc[rows["name"] == name, verdict.measure].mean()
@@ -349,7 +349,7 @@ def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
             colour = contents.styles[name].colour
             sides.append(Cell(name, note, link=anchors(label, name), colour=colour))
         cells = [
-            Cell(label, f"by {MEASURES[verdict.measure]}", link=anchors("setting", label)),
+            Cell(label, f"by {MEASURES[verdict.measure]}", link=anchors("data", label)),
             Cell(verdict.outcome, badge=BADGES[verdict.outcome]),
             *sides,
             _interval_cell(difference.interval),
@@ -377,7 +377,7 @@ def lead_table(contents: ReportContents) -> Table | None:
     for lead in leads:
         colour = "" if lead.model is None else contents.styles[lead.model].colour
         cells = [
-            Cell(lead.model or "best KAN", lead.comparisons[0].setting.amount, colour=colour),
+            Cell(lead.model or "best KAN", lead.amount, colour=colour),
             number_cell(len(lead.ahead), f"{len(lead.ahead)} of {len(lead.comparisons)}"),
             *(
                 Cell(f"{len(names)}", ", ".join(names), key=f"{len(names)}")
@@ -390,13 +390,13 @@ def lead_table(contents: ReportContents) -> Table | None:
 
 
 def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table:
-    """Lists the models of a setting: parameters, judged measure, difference, then all else."""
+    """Lists the models of a data set: parameters, judged measure, difference, then all else."""
     results = contents.results
-    rows, measure = results.of_setting(label), results.judged(label)
-    known_sizes = [column for column in SIZES if rows[column].notna().any()]
-    first, *sizes = known_sizes or SIZES[:1]  # no size is known if all trials failed
+    rows, measure = results.of_data(label), results.judged(label)
+    known_sizes = [column for column in COSTS if rows[column].notna().any()]
+    first, *sizes = known_sizes or COSTS[:1]  # no size is known if all trials failed
     others = [m for m in (*results.metrics, *MEASURES) if m != measure and rows[m].notna().any()]
-    differences = contents.decision.of_setting(label)
+    differences = contents.decision.of_data(label)
     known = _heads(results)
     heads = [Head("model", words=True), *(known[column] for column in (first, measure))]
     if differences:
@@ -442,7 +442,7 @@ def _mean_cell(group: pd.DataFrame, column: str) -> Cell:
 
 def _feet(results: Results, label: str, columns: Sequence[str]) -> list[Line]:
     """Makes the rows of the optimum and of two real samples; column ``""`` is empty."""
-    rows = results.of_setting(label)
+    rows = results.of_data(label)
     optimum = {"heldout_loss": rows["floor"].mean(), "nll": rows["nll_real"].mean()}
     if math.isfinite(optimum["heldout_loss"]):
         optimum["excess"] = 0.0
@@ -468,7 +468,7 @@ def time_use(
         A table with a line for each model, the largest deviation in words, and whether it is above
         10 %; None for other budgets.
     """
-    rows = contents.results.of_setting(label)
+    rows = contents.results.of_data(label)
     used = rows[rows[_TIME].notna()]
     if not len(used) or used["match"].iloc[0] != "time":
         return None
@@ -495,9 +495,7 @@ def time_use(
     sentence = f"The largest deviation of a trial from the budget is {worst[0]:.1%} ({worst[1]})."
     sentence = sentence.replace("%", " %")
     if large:
-        sentence += (
-            " That is more than 10 %: times were not equal here, so read this setting with care."
-        )
+        sentence += " That is more than 10 %: times were not equal here, so read them with care."
     return Table(heads, lines, caption=f"Time used, {label}", kind="time"), sentence, large
 
 

@@ -175,7 +175,7 @@ class View:
             drawn = dataset.heldout[: config.evaluation.num_drawn]
         contents.originals[source.name] = drawn.numpy()
         contents.columns[source.name] = list(dataset.columns)
-        contents.corruption[source.name] = _corruption(dataset, config.process[0], drawn)
+        contents.corruption[source.name] = _corruption(dataset, config.process, drawn)
 
     def gather_trial(
         self, contents: ReportContents, trial: TrialResult, label: str, dataset: Dataset

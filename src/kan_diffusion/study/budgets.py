@@ -13,7 +13,7 @@ trial says what it really used.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -49,15 +49,11 @@ class Budget(Settings):
         amount: Number of parameters, operations, or seconds.
         params: With ``time``, the number of parameters of models that have no size of their own;
             None leaves the size to a search, or to :data:`USUAL_SIZE`.
-        data: Names of the data sets it applies to; all when None.
-        models: Names of the models it applies to; all when None.
     """
 
     match: Match = "params"
     amount: float = Field(gt=0, allow_inf_nan=False)
     params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
-    data: tuple[str, ...] | None = None
-    models: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _whole_and_sized(self) -> Self:
@@ -78,15 +74,3 @@ class Budget(Settings):
         if self.match == "time":
             return {} if self.params is None else {"params": self.params}
         return {self.match: int(self.amount)}
-
-    def includes(self, data: str, model: str) -> bool:
-        """Tells whether the budget applies to a data set and a model, both by name."""
-        return data in (self.data or (data,)) and model in (self.models or (model,))
-
-    def only(self, key: Literal["data", "models"], names: Collection[str]) -> Self | None:
-        """Restricts it to some data sets or models by name; None if it applies to none of them."""
-        asked: tuple[str, ...] | None = getattr(self, key)
-        if asked is None:
-            return self
-        kept = tuple(name for name in asked if name in names)
-        return self.model_copy(update={key: kept}) if kept else None

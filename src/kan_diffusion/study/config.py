@@ -1,4 +1,4 @@
-"""Studies and trials: data sets, processes, models, seeds, and how they are trained and judged.
+"""Studies and trials: data sets, models, seeds, and how they are trained and judged.
 
 A study is a YAML file (``study/presets`` has the built-in ones); :class:`StudyConfig` validates it
 and :meth:`StudyConfig.trials` lists its training runs. A trial's id is a hash of everything that
@@ -10,19 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from kan_diffusion import limits
-from kan_diffusion.data.sources import DataConfig, Source
+from kan_diffusion.data.sources import DataConfig
 from kan_diffusion.denoisers.families import Setting, get_family
 from kan_diffusion.diffusion.sampling import SCHEDULERS, fitting_samplers
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
@@ -48,20 +47,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-_ADDED: dict[str, dict[str, object]] = {
-    "model": {"conditions": False},
-    "training": {
-        "optimizer": "adam",
-        "timesteps": "uniform",
-        "patience": None,
-        "max_seconds": None,
-        "processor_seconds": None,
-    },
-    "sampling": {"guidance": 1.0},
-    "evaluation": {"metrics": []},
-}
-"""Newer settings, left out of a trial's id at these values, so that older ids stay valid."""
 
 _PRESETS = resources.files("kan_diffusion.study") / "presets"
 
@@ -262,10 +247,6 @@ class TrialConfig(Settings):
         for key in ("optimizer", "batch_size"):  # those of the training count
             del settings["model"][key]
         del settings["evaluation"]["effort"]
-        for part, added in _ADDED.items():
-            for key, default in added.items():
-                if key in settings[part] and settings[part][key] == default:
-                    del settings[part][key]
         return json.dumps(settings, sort_keys=True)
 
     @property
@@ -318,13 +299,13 @@ class StudyConfig(Settings):
         seed: Seed of all draws of the study.
         seeds: Number of training runs per model, each with its own data, noise and initial
             parameters; the data and the noise of a seed are the same for all models.
-        data: Data sets.
-        process: Noising processes; in YAML a name, the settings of one, or a list of these. Models
-            are compared within each.
+        data: Data sets; models are compared within each.
+        process: Noising process; in YAML a name, or the settings of one.
         training: Settings of the training.
         models: Denoisers.
-        budgets: Resources held equal between the denoisers; without any, each denoiser sets its own
-            size.
+        budget: Resource held equal between the denoisers; None where each sets its own size.
+        unfit: Names of the models that cannot be built on a data set, by its name; they are left
+            out there. Filled in when the study starts.
         sampling: Settings of the sampler.
         evaluation: Settings of the evaluation.
     """
@@ -335,110 +316,73 @@ class StudyConfig(Settings):
     seed: int = 0
     seeds: int = Field(3, ge=1, le=limits.MOST_TRIALS)
     data: tuple[DataConfig, ...] = Field(min_length=1)
-    process: tuple[Process, ...] = Field(
-        default_factory=lambda: (get_process("cosine"),), min_length=1
-    )
+    process: Process = Field(default_factory=lambda: get_process("cosine"))
     training: TrainingConfig = TrainingConfig()
     models: tuple[ModelConfig, ...] = Field(min_length=1)
-    budgets: tuple[Budget, ...] = ()
+    budget: Budget | None = None
+    unfit: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @field_validator("process", mode="before")
     @classmethod
-    def _named_processes(cls, given: object) -> object:
-        several = given if isinstance(given, list | tuple) else [given]
-        return [get_process(each) if isinstance(each, str) else each for each in several]
+    def _named_process(cls, given: object) -> object:
+        return get_process(given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
-    def _distinct_names(self) -> Self:
-        for kind, named in (
-            ("models", self.models),
-            ("data sets", self.data),
-            ("processes", self.process),
-        ):
+    def _require_distinct_names(self) -> Self:
+        for kind, named in (("models", self.models), ("data sets", self.data)):
             for name, count in Counter(each.name for each in named).items():
                 if count > 1:
                     raise KanDiffusionError(f"two {kind} are called '{name}'; rename one")
-        for process in self.process:
-            self.sampling.resolved(process)
-        parts = self.process, self.budgets or (None,), self.data, self.models
-        planned = self.seeds * math.prod(map(len, parts))
+        self.sampling.resolved(self.process)
+        planned = self.seeds * len(self.data) * len(self.models)
         if planned > limits.MOST_PLANNED:
             raise KanDiffusionError(
                 f"a study has at most {limits.MOST_PLANNED:,} trials, not {planned:,} (seeds times "
-                "processes, budgets, data sets and models); split it"
+                "data sets and models); split it"
             )
         return self
 
     @model_validator(mode="after")
-    def _budgets_fit(self) -> Self:
-        datas = dict.fromkeys(data.name for data in self.data)
-        models = dict.fromkeys(model.name for model in self.models)
-        for budget in self.budgets:
-            for name in budget.data or ():
-                require_known(f"data set in a budget of {budget.match}", name, datas)
-            for name in budget.models or ():
-                require_known(f"model in a budget of {budget.match}", name, models)
-        taken: set[tuple[Match, float, str, str]] = set()
-        for budget, data, name in product(self.budgets, datas, models):
-            if budget.includes(data, name):
-                place = budget.match, budget.amount, data, name
-                if place in taken:
-                    raise KanDiffusionError(
-                        f"two budgets of {budget.match} give '{name}' on '{data}' the same amount, "
-                        f"{budget.amount:g}, and their trials could not be told apart; leave one "
-                        "out"
-                    )
-                taken.add(place)
+    def _require_sizes(self) -> Self:
+        given = self.budget.size if self.budget else {}
+        free = self.budget is not None and self.budget.match == "time"
         for model in self.models:
-            theirs = [b for b in self.budgets if model.name in (b.models or models)]
-            given_by = [(b.size, b.match == "time") for b in theirs]
-            for given, free in given_by if self.budgets else [({}, False)]:
-                if not model.size and not given and not free:
-                    raise KanDiffusionError(
-                        f"model '{model.name}' needs either params or hidden widths, or a budget "
-                        "with a size"
-                    )
-                if model.size and given:
-                    raise KanDiffusionError(
-                        f"model '{model.name}' has a size of its own ({next(iter(model.size))}) "
-                        "and a budget gives it another; leave one out"
-                    )
+            if not (model.size or given or free):
+                raise KanDiffusionError(
+                    f"model '{model.name}' needs either params or hidden widths, or a budget "
+                    "with a size"
+                )
+            if model.size and given:
+                raise KanDiffusionError(
+                    f"model '{model.name}' has a size of its own ({next(iter(model.size))}) "
+                    "and the budget gives it another; leave one out"
+                )
         return self
 
     def trials(self) -> list[TrialConfig]:
-        """Lists the trials, ordered by seed, process, budget, data set and model."""
+        """Lists the trials, ordered by seed, data set and model."""
+        budget, models = self.budget, self._resolved().models
+        size = budget.size or {"params": USUAL_SIZE} if budget else {}
+        timed = {"processor_seconds": budget.amount} if budget and budget.match == "time" else {}
         trials = []
-        for seed, process, budget, data, model in product(
-            range(self.seeds),
-            self.process,
-            self.budgets or (None,),
-            self.data,
-            self._resolved().models,
-        ):
-            if budget is not None and not budget.includes(data.name, model.name):
+        for seed, data, model in product(range(self.seeds), self.data, models):
+            if model.name in self.unfit.get(data.name, ()):
                 continue
-            size = budget.size or {"params": USUAL_SIZE} if budget is not None else {}
-            training: dict[str, object] = {"learning_rate": model.learning_rate}
-            if model.steps is not None:
-                training["steps"] = model.steps
-            if model.batch_size is not None:
-                training["batch_size"] = model.batch_size
-            if model.optimizer is not None:
-                training["optimizer"] = model.optimizer
-            if budget is not None and budget.match == "time":
-                training["processor_seconds"] = budget.amount
+            own = {key: getattr(model, key) for key in ("steps", "batch_size", "optimizer")}
+            training = {key: value for key, value in own.items() if value is not None}
+            training |= {"learning_rate": model.learning_rate, **timed}
             trial = TrialConfig(
                 study_seed=self.seed,
                 seed=seed,
-                match=None if budget is None else budget.match,
-                budget=None if budget is None else budget.amount,
+                match=budget.match if budget else None,
+                budget=budget.amount if budget else None,
                 data=data,
-                process=process,
+                process=self.process,
                 model=model if model.size else model.model_copy(update=size),
                 training=self.training.model_copy(update=training),
-                sampling=self.sampling.resolved(process),
+                sampling=self.sampling.resolved(self.process),
                 evaluation=self.evaluation.model_copy(update={"moments": ()} if seed else {}),
             )
             trials.append(trial)
@@ -459,10 +403,11 @@ class StudyConfig(Settings):
                     f"study '{self.name}' has no model of family '{family}'; it has "
                     + ", ".join(known)
                 )
-        return self._only("models", [model for model in self.models if model.family in families])
+        kept = tuple(model for model in self.models if model.family in families)
+        return self.model_copy(update={"models": kept})
 
     def with_data(self, names: Sequence[str]) -> Self:
-        """Keeps only some data sets, and the budgets that apply to them.
+        """Keeps only some data sets.
 
         Raises:
             KanDiffusionError: The study has no data set of a name.
@@ -470,13 +415,7 @@ class StudyConfig(Settings):
         known = {data.name: data for data in self.data}
         for name in names:
             require_known(f"data set of study '{self.name}'", name, known)
-        return self._only("data", [known[name] for name in dict.fromkeys(names)])
-
-    def _only(self, key: Literal["data", "models"], kept: Sequence[Source | ModelConfig]) -> Self:
-        """Keeps only some data sets or models, and the budgets that apply to them."""
-        names = [each.name for each in kept]
-        budgets = tuple(own for each in self.budgets if (own := each.only(key, names)))
-        return self.model_copy(update={key: tuple(kept), "budgets": budgets})
+        return self.model_copy(update={"data": tuple(known[name] for name in dict.fromkeys(names))})
 
     def with_steps(self, steps: int) -> Self:
         """Sets the number of training steps, and warns of trials that it is not for.
@@ -490,7 +429,7 @@ class StudyConfig(Settings):
                 "change --steps"
             )
         own = [f"model '{model.name}' has its own" for model in self.models if model.steps]
-        if any(budget.match == "time" for budget in self.budgets):
+        if self.budget and self.budget.match == "time":
             own.insert(0, "a budget of time settles their number itself")
         if own:
             logger.warning("--steps is not for all trials: %s", "; ".join(own))

@@ -1,7 +1,7 @@
 """Makes studies and trials of what a user names: a preset, a study file, a data set or a file.
 
-A name that is both a preset and a toy (``swiss-roll``) means the preset, unless families, sizes or
-processes are asked for: then it means the toy, and a study is made for it. What a user leaves open
+A name that is both a preset and a toy (``swiss-roll``) means the preset, unless families, a size or
+a process are asked for: then it means the toy, and a study is made for it. What a user leaves open
 is what suits the data, as their task says (:mod:`.tasks`).
 """
 
@@ -135,12 +135,12 @@ def _matched_study(
         question=f"At equal {_EQUAL[budget.match]}, which denoises better?",
         seeds=suits.seeds,
         data=(source,),
-        process=(process,),
+        process=process,
         training=suits.training,
         models=tuple(
             ModelConfig(family=name, settings=accepted(name, suits.settings)) for name in names
         ),
-        budgets=(budget,),
+        budget=budget,
         sampling=suits.sampling,
         evaluation=suits.evaluation,
     )
@@ -160,7 +160,7 @@ def study_for(
     match: str | None = None,
     budget: str | None = None,
     families: Sequence[str] | None = None,
-    processes: Sequence[str] | None = None,
+    process: str | None = None,
 ) -> StudyConfig:
     """Makes or reads the study a user names.
 
@@ -172,7 +172,7 @@ def study_for(
         budget: Amount of this resource, see :func:`parse_budget`.
         families: Families to compare, or ``["all"]``; of a preset or a study file, only models of
             these families are kept.
-        processes: Names of the noising processes; the study's own when None.
+        process: Name of the noising process; the study's own when None.
 
     Raises:
         DataError: The file of points cannot be used.
@@ -181,26 +181,26 @@ def study_for(
     """
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
-    asks_for_a_toy = what in TOYS and (sized or families is not None or processes is not None)
+    asks_for_a_toy = what in TOYS and (sized or families is not None or process is not None)
     if is_file or (what in preset_names() and not asks_for_a_toy):
         study = read_study(Path(what), importing=True) if is_file else read_preset(what)
         if sized:
-            if not study.budgets:
+            if study.budget is None:
                 raise KanDiffusionError(
                     f"study '{what}' fixes the sizes of its models; leave --params, --match and "
                     "--budget out"
                 )
             given = parse_budget(match or "params", budget, study.data, params)
-            study = study.model_copy(update={"budgets": (given,)})
+            study = study.model_copy(update={"budget": given})
         if families is not None and list(families) != ["all"]:
             study = study.with_families(families)
     else:
         data = _named_data(what)
         study = _matched_study(data, match or "params", budget, params, families)
-    if processes is None:
+    if process is None:
         return study
     with valid_settings("--process"):
-        return StudyConfig.model_validate({**dict(study), "process": tuple(processes)})
+        return StudyConfig.model_validate({**dict(study), "process": process})
 
 
 def _named_data(what: str) -> Source:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from kan_diffusion.errors import RunFolderError
+from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import write_text
-from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
+from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.environment import read_environment, write_environment
 from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, claimed, holds_run
@@ -28,6 +29,7 @@ from kan_diffusion.study.planning import (
     read_rows,
     write_rows,
 )
+from kan_diffusion.study.tasks import task_of
 
 __all__ = ["StudyResults", "load_study", "require_folder", "run_study"]
 
@@ -60,8 +62,8 @@ def require_folder(
 ) -> None:
     """Checks that a study may use a folder: it is new, empty, or holds this study.
 
-    Seeds, models and budgets may differ from those in the folder: finished trials are recognised by
-    their id.
+    Seeds, models and the budget may differ from those in the folder: finished trials are recognised
+    by their id.
 
     Args:
         config: The study.
@@ -76,7 +78,7 @@ def require_folder(
     if not holds_study or not (folder / STUDY).exists():
         return
     before, now = _settings(read_study(folder / STUDY)), _settings(config)
-    may_change = ("seeds", "models", "budgets")
+    may_change = ("seeds", "models", "budget", "unfit")
     differing = [key for key in now if key not in may_change and now[key] != before[key]]
     if differing:
         raise RunFolderError(
@@ -119,9 +121,8 @@ def run_study(
         KanDiffusionError: The data or a model cannot be used, or no worker starts.
     """
     config = config.pinned()
-    trials = config.trials()
-    _warn_of_untrained(config, trials)
-    require_folder(config, folder, len(trials))
+    require_folder(config, folder, len(config.trials()))
+    config = _fitted(config)
     with open_executor() if executor is None else nullcontext(executor) as runner:
         driver = Driver(folder, runner, on_plan, on_event)
         plan = driver.plan(config)
@@ -134,17 +135,37 @@ def run_study(
     return results
 
 
-def _warn_of_untrained(config: StudyConfig, trials: Sequence[TrialConfig]) -> None:
-    """Warns of models and data sets that no budget is for."""
-    models = {trial.model.name for trial in trials}
-    data_sets = {trial.data.name for trial in trials}
-    left = [model.name for model in config.models if model.name not in models]
-    left += [data.name for data in config.data if data.name not in data_sets]
-    if left:
-        logger.warning(
-            "no budget of study '%s' is for %s: nothing of it is trained; name it in a budget, or "
-            "take it out", config.name, ", ".join(f"'{name}'" for name in left),
-        )  # fmt: skip
+def _fitted(config: StudyConfig) -> StudyConfig:
+    """Leaves models out on data sets on which they cannot be built, with one warning.
+
+    Raises:
+        DataError: A data set cannot be used.
+        KanDiffusionError: A model can be built on none of them, or nothing is left to compare.
+    """
+    config = config.model_copy(update={"unfit": {}})
+    reasons: dict[tuple[str, str], str] = {}
+    datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
+    for trial in config.model_copy(update={"seeds": 1}).trials():
+        try:
+            task_of(trial.data).build(trial, datasets[trial.data.name])
+        except KanDiffusionError as error:
+            reasons[trial.data.name, trial.model.name] = str(error)
+    unfit = {data: tuple(name for of, name in reasons if of == data) for data, _ in reasons}
+    first = config.data[0].name
+    for model in config.models:
+        if sum(model.name in names for names in unfit.values()) == len(config.data):
+            reason = reasons[first, model.name]
+            raise KanDiffusionError(f"model '{model.name}' on '{first}': {reason}")
+    left = (len(config.models) - len(unfit.get(data, ())) for data in datasets)
+    if reasons and max(left) < 2:
+        raise KanDiffusionError(
+            f"no data set of study '{config.name}' has two models that can be built on it; give "
+            "the models other sizes, or the study another budget"
+        )
+    if reasons:
+        listed = "; ".join(f"'{name}' on '{of}' ({why})" for (of, name), why in reasons.items())
+        logger.warning("left out, because they cannot be built: %s", listed)
+    return config.model_copy(update={"unfit": unfit})
 
 
 def _gather(

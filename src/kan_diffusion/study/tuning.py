@@ -104,9 +104,8 @@ class Tuned:
     Attributes:
         best: Best settings of each family.
         tries: One row per try: ``family``, ``try``, ``value``, the judged measure on each data set,
-            with each process if there are several, the settings tried, the ids of its trials and,
-            if it gave no value, the ``error``. A data set that is called like another column has
-            ``(data)`` after its name.
+            the settings tried, the ids of its trials and, if it gave no value, the ``error``. A
+            data set that is called like another column has ``(data)`` after its name.
         path: File of the best settings, as ``--tuned`` takes it.
     """
 
@@ -130,8 +129,7 @@ def tune(
     """Searches the settings of every model of a study.
 
     Args:
-        config: The study, of which the data sets, training, first budget and the models that this
-            budget is for are used.
+        config: The study, of which the data sets, training, budget and models are used.
         folder: Run folder of the search.
         tries: Number of tries per model.
         optimizers: Optimisers to choose from; each model keeps its own when empty.
@@ -182,10 +180,10 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
     """Makes the study that a search trains: one seed, other draws, no sample metrics."""
     if tries < 1:
         raise KanDiffusionError(f"tuning needs at least 1 try a model, not {tries}")
-    if not config.budgets:
+    if config.budget is None:
         raise KanDiffusionError(
             f"study '{config.name}' has no budget that its models share; give --match and "
-            "--budget, or a study with budgets"
+            "--budget, or a study with a budget"
         )
     families = [model.family for model in config.models]
     for family in families:
@@ -195,23 +193,11 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
             raise KanDiffusionError(
                 f"family '{family}' has no space to search; give its Family one"
             )
-    first = config.budgets[0]
-    if len(config.budgets) > 1:
-        logger.warning(
-            "of the %d budgets of study '%s' the search is at the first alone: %s, %g",
-            len(config.budgets), config.name, first.match, first.amount,
-        )  # fmt: skip
-    searched = [m for m in config.models if first.models is None or m.name in first.models]
-    if left := [model.name for model in config.models if model not in searched]:
-        logger.warning(
-            "the first budget of study '%s' is not for %s: nothing is searched for it; choose it "
-            "with --families", config.name, ", ".join(f"'{name}'" for name in left),
-        )  # fmt: skip
     models = tuple(
         model.resolved(config.training).model_copy(
             update={"optimizer": model.optimizer or config.training.optimizer}
         )
-        for model in searched
+        for model in config.models
     )
     pinned = config.model_copy(update={"data": config.pinned().data, "models": models})
     # One seed, other draws, no samples.
@@ -220,7 +206,6 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
         "seed": config.seed + _SEED_SHIFT,
         "seeds": 1,
         "evaluation": config.evaluation.model_copy(update=unsampled),
-        "budgets": (first,),
     }
     return pinned.model_copy(update=changes)
 
@@ -249,10 +234,11 @@ def _open_searches(
     chosen = [value for dimension in shared.values() for value in dimension]
     searches = []
     for model in config.models:
-        free = not (config.budgets[0].size or model.size)
+        free = config.budget is not None and not (config.budget.size or model.size)
         size: Space = {"params": SIZES} if free else {}
         # Tries at another budget, or of other data or settings, belong to another search.
-        start = stream_seed("search", *(trial.id for trial in _of_model(config, model).trials()))
+        trials = config.model_copy(update={"models": (model,)}).trials()
+        start = stream_seed("search", *(trial.id for trial in trials))
         study = optuna.create_study(
             storage=database,
             study_name="/".join([config.name, model.name, *map(str, chosen), *size, f"{start:x}"]),
@@ -264,12 +250,6 @@ def _open_searches(
             study.enqueue_trial(search.own_values(), skip_if_exists=True)
         searches.append(search)
     return searches
-
-
-def _of_model(config: StudyConfig, model: ModelConfig) -> StudyConfig:
-    """Restricts a study to one model, and gives it the budget."""
-    budgets = tuple(b.model_copy(update={"models": (model.name,)}) for b in config.budgets)
-    return config.model_copy(update={"models": (model,), "budgets": budgets})
 
 
 class _Search:
@@ -359,13 +339,12 @@ class _Search:
                 continue
             ids = found.user_attrs.get("trials", [])
             rows = [row for trial in ids if (row := row_of(trial))]
-            places = ("data", "process") if len({row["process"] for row in rows}) > 1 else ("data",)
             yield {
                 "family": self.model.family,
                 "try": found.number,
                 "value": found.value,
                 "error": found.user_attrs.get("error"),
-                **{_column(row, places): _judged(row) for row in rows},
+                **{_column(row): _judged(row) for row in rows},
                 "settings": self._values(found.params),
                 "trials": ids,
             }
@@ -426,9 +405,9 @@ class _Search:
         return self.model.model_copy(update={**changes, "settings": settings})
 
 
-def _column(row: Row, places: Sequence[str]) -> str:
-    """Names the column of a data set, with its process if there are several."""
-    name = ", ".join(str(row[place]) for place in places)
+def _column(row: Row) -> str:
+    """Names the column of a data set."""
+    name = str(row["data"])
     return f"{name} (data)" if name in TRY else name
 
 
@@ -491,7 +470,7 @@ def _run_round(config: StudyConfig, running: Sequence[_Search], driver: Driver) 
     refused: dict[str, str] = {}
     for search in running:
         name = search.model.name
-        study = _of_model(config, search.chosen)
+        study = config.model_copy(update={"models": (search.chosen,)})
         try:
             plans[name] = driver.plan(study)
         except (DataError, RunFolderError):  # whatever the settings are
@@ -541,7 +520,7 @@ def apply_tuned(config: StudyConfig, tuned: Mapping[str, TunedSettings]) -> Stud
     without = [model.name for model in config.models if model.family not in tuned]
     if without:
         logger.warning("no tuned settings are known for %s; left as they are", ", ".join(without))
-    free = bool(config.budgets) and not any(budget.size for budget in config.budgets)
+    free = config.budget is not None and not config.budget.size
     for model in config.models:
         found = tuned.get(model.family)
         if found is not None:

@@ -12,7 +12,7 @@ from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.files import write_parquet
 from kan_diffusion.report.tables import format_number
 from kan_diffusion.study.config import read_study
-from kan_diffusion.study.results.rows import Results, Setting, read_results
+from kan_diffusion.study.results.rows import Results, read_results
 from kan_diffusion.study.results.statistics import Interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
 from kan_diffusion.study.run import run_study
@@ -35,7 +35,7 @@ def _study(**changes):
         "seeds": 2,
         "data": [*toys, {"table": "iris"}],
         "models": [{"family": verdict.KAN}, {"family": "mlp"}],
-        "budgets": [{"amount": 600}],
+        "budget": {"amount": 600},
         "training": {"steps": 5, "batch_size": 32},
         "evaluation": {**EVALUATION, "num_samples": 0, "num_likelihood": 0, "moments": []},
     }
@@ -83,9 +83,16 @@ def test_the_page_says_what_the_rows_hold_and_needs_no_trial(tmp_path):
 
 @pytest.mark.parametrize("part", [part for part in verdict.PARTS if part.tuned])
 def test_committed_results_can_be_read_and_are_those_of_the_page(part):
-    results = read_results(ROOT / verdict.RESULTS / part.name)
-    assert not results.rows.empty
+    budgets = part.results(ROOT / verdict.RESULTS)
+    assert budgets
+    for path in (ROOT / verdict.RESULTS / part.name).glob("**/study.yaml"):
+        # The study file beside the rows is of the same trials.
+        planned, rows = read_study(path).trials(), read_results(path.parent).rows
+        assert [trial.keys["name"] for trial in planned] == list(rows["name"])
+        for key in ("data", "seed", "match", "budget", "family"):
+            assert [trial.keys[key] for trial in planned] == list(rows[key])
     if part.title == verdict.AGAIN:
+        (results,) = budgets
         everyone = verdict._everyone(results, verdict._against_others(results, decide(results)))
         assert everyone in (ROOT / verdict.PAGE).read_text()
 
@@ -112,7 +119,7 @@ def test_tables_are_told_by_what_a_classifier_sees():
         for name, family, kind, shift in ((KAN, verdict.KAN, "kan", 0.6), ("M", "mlp", "mlp", 0.7))
     ]
     results = _results(models, ("iris", "wine"), "c2st", oracle="none", heldout_loss=1.0)
-    head, _, *lines = verdict._samples(results, results.settings()).splitlines()[3:]
+    head, _, *lines = verdict._samples(results).splitlines()[3:]
     assert len(lines) == 2
     for line in lines:
         cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
@@ -125,7 +132,7 @@ def test_tables_are_told_by_what_a_classifier_sees():
 def test_a_model_without_half_of_its_seeds_is_not_the_best():
     def bold(models):
         results = _results(models)
-        lines = verdict._means(results, results.settings(), decide(results)).splitlines()[2:]
+        lines = verdict._means(results, decide(results)).splitlines()[2:]
         return ["**" in line for line in lines], lines
 
     lost = (KAN, verdict.KAN, "kan", [None, None])
@@ -174,13 +181,12 @@ def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind():
     ],
 )
 def test_the_first_sentence_says_who_wins(better, worse, ratio, said):
-    setting = Setting("data", "params", 2300.0)
     level = Comparison(
-        setting, "excess", "lower", "KAN", "MLP", (1.0, 1.0), Interval(0.0, -1.0, 1.0, 10), 1.0, 1.0
+        "data", "excess", "lower", "KAN", "MLP", (1.0, 1.0), Interval(0.0, -1.0, 1.0, 10), 1.0, 1.0
     )
     won = replace(level, interval=Interval(-1.0, -2.0, -0.5, 10), p_holm=0.01)
     lost = replace(level, interval=Interval(1.0, 0.5, 2.0, 10), p_holm=0.01)
     all_of_them = (won,) * better + (lost,) * worse + (level,) * (13 - better - worse)
-    found = Lead("KAN", all_of_them, Interval(ratio, None, None, 13))
+    found = Lead("KAN", "2,300 parameters", all_of_them, Interval(ratio, None, None, 13))
     first = f"{verdict.judge_winner(found)} {verdict.judge_target(found)}"
     assert re.match(said.replace("**", r"\*\*"), first)

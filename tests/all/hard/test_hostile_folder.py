@@ -45,7 +45,7 @@ def python(tmp_path):
     texts["ffmpeg"] = "#!/bin/sh\necho ffmpeg >> ran\n"
     texts["matplotlibrc"] = "animation.ffmpeg_path: ./ffmpeg\n"
     texts[".numba_config.yaml"] = "cache_dir: ran\n"
-    config = study(models=[{"family": "kan"}], budgets=[{"amount": 600}])
+    config = study(models=[{"family": "kan"}], budget={"amount": 600})
     texts |= {"study.yaml": config.to_yaml(), "rows.csv": people(40, 0).to_csv(index=False)}
     for name, text in texts.items():
         (tmp_path / name).write_text(text)

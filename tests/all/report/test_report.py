@@ -34,7 +34,7 @@ def test_every_figure_is_a_file_and_a_picture_in_the_page(tmp_path):
 
 def test_fifteen_families_on_one_data_set_make_a_small_page(tmp_path):
     many = make_contents(
-        ("swiss roll",), None, 4, count=1_000, budgets=BUDGETS[:1], families=True, failed=False
+        ("swiss roll",), None, 4, count=1_000, budget=BUDGETS[0], families=True, failed=False
     )
     assert write_report(many, tmp_path).stat().st_size < 12e6 / 8
 

@@ -18,7 +18,7 @@ KILLED = -signal.SIGKILL
 
 def test_a_search_that_is_killed_loses_no_try(tmp_path):
     training = {"steps": 10, "batch_size": 64}
-    config = study(models=[{"family": "mlp"}], budgets=[{"amount": 300}], training=training)
+    config = study(models=[{"family": "mlp"}], budget={"amount": 300}, training=training)
     search = partial(tune, tries=2, executor=OneByOne(workers=1, device="cpu"))
     for write in (3, 6, 9, 12):
         assert run_until(write, tmp_path, search, config, tmp_path) == KILLED

@@ -19,7 +19,7 @@ def test_a_family_of_one_line_goes_through_a_whole_study(cli, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])  # where the folder comes in
     (tmp_path / "family_of_one_line.py").write_text(FAMILY)
-    own = study(seeds=2, models=[{"family": "kan"}], budgets=[{"amount": 700}])
+    own = study(seeds=2, models=[{"family": "kan"}], budget={"amount": 700})
     settings = own.model_dump(mode="json")
     settings["models"].append({"family": "family_of_one_line:SHALLOW"})
     settings["evaluation"]["moments"] = []  # no pictures of the reverse process

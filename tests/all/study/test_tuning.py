@@ -9,7 +9,7 @@ ONE = {"models": [{"family": "mlp"}], "data": [{"toy": "moons", "num_points": 30
 
 def test_a_free_size_is_tuned_like_other_settings(executor, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "SIZES", (900, 2300))
-    config = _study(**ONE, budgets=[{"match": "time", "amount": 1.0}])
+    config = _study(**ONE, budget={"match": "time", "amount": 1.0})
     found = tune(config, tmp_path, tries=4, executor=executor)
     tried = found.tries["settings"].tolist()
     assert tried[0]["params"] == 2300
@@ -17,7 +17,7 @@ def test_a_free_size_is_tuned_like_other_settings(executor, tmp_path, monkeypatc
     best = found.best["mlp"].params
     assert [trial.model.params for trial in apply_tuned(config, found.best).trials()] == [best]
     # A study that gives sizes itself keeps them.
-    sized = config.model_copy(update={"budgets": _study().budgets})
+    sized = config.model_copy(update={"budget": _study().budget})
     assert [trial.model.params for trial in apply_tuned(sized, found.best).trials()] == [900]
 
 

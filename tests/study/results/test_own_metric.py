@@ -24,7 +24,7 @@ def _study(**evaluation):
     return study(
         training={"steps": 5, "batch_size": 32},
         models=[{"name": "MLP", "family": "mlp"}, {"name": "ReLU", "family": "mlp", "settings": {"activation": "relu"}}],
-        budgets=[{"match": "params", "amount": 300}],
+        budget={"match": "params", "amount": 300},
         evaluation={**EVALUATION, "moments": [], **evaluation},
     )
 
@@ -54,8 +54,8 @@ def test_a_metric_that_a_study_names_is_measured_and_shown(module, tmp_path, exe
     assert "coverage" in summary_table(read)
     assert {"coverage", "coverage_real"} <= set(trial_table(read))
     # In the statistics.
-    (setting,) = read.settings()
-    (comparison,) = compare(read, setting, "coverage")
+    (data,) = read.data_sets()
+    (comparison,) = compare(read, data, "coverage")
     values = read.rows.set_index("name")["coverage"]
     expected = values[comparison.model] - values[comparison.baseline]
     assert comparison.interval.mean == pytest.approx(expected)
@@ -63,7 +63,7 @@ def test_a_metric_that_a_study_names_is_measured_and_shown(module, tmp_path, exe
     # In the report.
     written = write_report(report_contents(results, "again"), results.folder, figures=False)
     page = Page(written.read_text())
-    shown = page.values(f"Models, {setting.label}", "ReLU")
+    shown = page.values(f"Models, {data}", "ReLU")
     assert shown["Cov"] == pytest.approx(values["ReLU"])
     assert "Cov, real" in page.tables["All trials"][0]
 

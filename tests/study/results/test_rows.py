@@ -57,19 +57,25 @@ def made_rows(**changes):
     return rows.assign(**changes)
 
 
-def test_data_and_budgets_come_in_order_split_the_rows_and_have_labels():
-    changes = (
-        {"match": "time", "budget": 6.0, "process": "flow"},
-        {"data": "circles", "match": "flops", "budget": 20_000.0, "process": "cosine"},
-        {"match": "params", "budget": 2_300.0, "process": "cosine"},
-    )
-    results = Results.of(pd.concat([made_rows(**change) for change in changes]))
-    assert [setting.label for setting in results.settings()] == [
-        "moons, flow, 6 s of training",
-        "circles, cosine, 20,000 FLOPs a point",
-        "moons, cosine, 2,300 parameters",
-    ]
-    assert set(results.of_setting("moons, cosine, 2,300 parameters")["match"]) == {"params"}
+@pytest.mark.parametrize(
+    ("match", "budget", "amount"),
+    [
+        (None, None, ""),
+        ("time", 6.0, "6 s of training"),
+        ("time", 600.0, "10 min of training"),
+        ("flops", 20_000.0, "20,000 FLOPs a point"),
+        ("params", 2_300.0, "2,300 parameters"),
+        ("params", None, "equal parameters"),
+    ],
+)
+def test_data_sets_come_in_order_and_have_one_budget(match, budget, amount):
+    rows = [made_rows(match=match, budget=budget, data=data) for data in ("moons", "circles")]
+    results = Results.of(pd.concat(rows))
+    assert results.data_sets() == ["moons", "circles"]
+    assert set(results.of_data("circles")["data"]) == {"circles"}
+    assert (results.match, results.amount) == (match, amount)
+    with pytest.raises(DataError, match="of several budgets"):
+        Results.of(pd.concat([*rows, made_rows(match="params", budget=7.0, data="rings")]))
 
 
 def test_models_are_judged_by_excess_only_where_all_oracles_are_exact():
@@ -98,7 +104,7 @@ def test_rows_without_what_they_must_have_are_refused():
     with pytest.raises(DataError, match="'KAN' has seed 0 twice"):
         Results.of(pd.concat([made_rows(), made_rows()]))
     empty = Results.of(pd.DataFrame())
-    assert empty.settings() == []
+    assert empty.data_sets() == []
     assert decide(empty).verdicts == {}
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kan_diffusion.study.results.rows import Results, Setting
+from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import (
     bootstrap_interval,
     holm,
@@ -122,13 +122,6 @@ def test_a_clear_difference_on_five_seeds_is_out_of_reach_and_said_to_be():
     assert "so over 6 data sets 0.05 is out of reach." in say(many[0])
 
 
-def test_budgets_are_corrected_apart():
-    models = {"moons": {"KAN": around(0.001, 6), "MLP": around(0.01, 6)}}
-    timed = pd.concat([study(models), study(models, match="time", budget=6.0)])
-    decision = decide(Results.of(timed))
-    assert [v.difference.p_holm for v in decision.verdicts.values()] == [2 / 2**6] * 2
-
-
 def test_failed_trials_and_missing_values_leave_their_seed_out():
     kan, mlp = around(0.002, seed=1), around(0.003, seed=2)
     holes = study({"moons": {"KAN": [None, *kan[1:]], "MLP": [*mlp[:9], math.nan]}})
@@ -224,7 +217,7 @@ def test_where_nothing_is_held_equal_models_of_equal_size_are_compared():
     models = {"KAN": around(0.002), "modulated KAN": around(0.001), "MLP": around(0.003, seed=1)}
     rows = study({"moons": models}, match=None, budget=None)
     (found,) = verdicts(rows)
-    assert found.setting == Setting("moons")
+    assert (found.data, found.label) == ("moons", "moons")
     assert found.difference.model == "modulated KAN"
     rows.loc[rows["name"] == "modulated KAN", "parameters"] = 22_080
     rows.loc[rows["name"] == "KAN", "parameters"] = 2_400
@@ -245,14 +238,14 @@ def test_every_other_model_is_compared_with_the_best_mlp_and_corrected_over_data
     models = {"KAN": 0.004, "MLP": 0.003, "MLP ReLU": 0.0031, "RBF": [None] * 10}
     rows = study(dict.fromkeys(("moons", "rings", "circles"), models))
     decision = decide(Results.of(rows))
-    for data, group in itertools.groupby(decision.comparisons, key=lambda c: c.setting.data):
+    for data, group in itertools.groupby(decision.comparisons, key=lambda c: c.data):
         means = rows[rows["data"] == data].groupby("name")["excess"].mean()
         baseline = means[["MLP", "MLP ReLU"]].idxmin()
         group = list(group)
         assert {c.baseline for c in group} == {baseline}
         assert {c.model for c in group} == {*means.index} - {baseline}
         assert all(c.ratio == pytest.approx(means[c.model] / means[baseline]) for c in group[:2])
-        assert decision.of_setting(group[0].setting.label) == {c.model: c for c in group}
+        assert decision.of_data(data) == {c.model: c for c in group}
     kans = [c for c in decision.comparisons if c.model == "KAN"]
     assert [c.p_holm for c in kans] == holm(c.p_value for c in kans)
     assert kans[0].p_holm > kans[0].p_value
@@ -267,8 +260,7 @@ def test_any_measure_is_compared_with_the_mlp_that_is_judged_best():
     noise = np.random.default_rng(0).normal(size=len(rows))
     rows["energy"] = np.repeat([1.0, 3.0, 2.0], 10) + 0.1 * noise
     results = Results.of(rows)
-    (setting,) = results.settings()
-    kan, relu = compare(results, setting, "energy")
+    kan, relu = compare(results, "moons", "energy")
     assert (kan.baseline, relu.baseline) == ("MLP", "MLP")  # although MLP ReLU has less energy
     differences = rows["energy"][:10].to_numpy() - rows["energy"][10:20].to_numpy()
     assert kan.interval == bootstrap_interval(differences)
@@ -278,7 +270,7 @@ def test_any_measure_is_compared_with_the_mlp_that_is_judged_best():
     assert kan.ratio_interval == pytest.approx(
         (1 + kan.interval.low / mean, 1 + kan.interval.high / mean)
     )
-    assert compare(results, setting)[0].measure == "excess"
+    assert compare(results, "moons")[0].measure == "excess"
 
 
 def test_leads_sum_up_the_data_sets_with_an_exact_oracle():

@@ -73,7 +73,7 @@ def reverse_figure(contents: ReportContents, label: str, name: str, width: float
 
     Args:
         contents: The study.
-        label: The setting.
+        label: The data set.
         name: The model.
         width: Largest width in inches.
     """
@@ -83,15 +83,15 @@ def reverse_figure(contents: ReportContents, label: str, name: str, width: float
 
 
 def point_view(contents: ReportContents, label: str) -> tuple[PointView, NDArray[np.float64]]:
-    """Chooses the view and the axis limits of the reverse processes of a setting.
+    """Chooses the view and the axis limits of the reverse processes of a data set.
 
     Args:
         contents: The study.
-        label: The setting.
+        label: The data set.
     """
-    view = _view(contents, contents.data_of(label), label)
+    view = _view(contents, label, label)
     # A model that diverges must not shrink the others: the start and the data set the limits.
-    real = contents.originals.get(contents.data_of(label))
+    real = contents.originals.get(label)
     starts = [
         panels[0][1]
         for (of, _), moments in contents.trajectories.items()
@@ -108,18 +108,18 @@ def samples_figure(
 
     Args:
         contents: The study.
-        label: The setting; the study's first one when None.
+        label: The data set; the study's first one when None.
         width: Largest width in inches.
     """
     label = next(iter(contents.samples))[0] if label is None else label
-    original = contents.originals.get(contents.data_of(label))
+    original = contents.originals.get(label)
     pictures = [] if original is None else [("real", REAL, original)]
     pictures += [
         (name, contents.styles[name].colour, contents.samples[label, name])
         for name in contents.model_names(label)
         if (label, name) in contents.samples
     ]
-    view = _view(contents, contents.data_of(label), label)
+    view = _view(contents, label, label)
     shown = [points for *_, points in pictures] if original is None else [original]
     return side_by_side_figure(pictures, view, view.limits(shown), width)
 

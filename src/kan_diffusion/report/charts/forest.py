@@ -5,7 +5,7 @@ Where only one panel fits, such as on a telephone, names stand above their rows.
 The plot of a lead has a row for each data set and their median below. On a terminal the same rows
 are drawn in plain characters.
 
-Where a setting has an MLP, everything is relative to the best one, b. With v_s(a) the measure of
+Where a data set has an MLP, everything is relative to the best one, b. With v_s(a) the measure of
 model a and seed s, the excess and the training time are drawn as ratios v_s(a) / v_s(b) on a log
 axis, all other measures as differences v_s(a) - v_s(b). The intervals are 95 % bootstrap intervals
 of the mean paired difference; without an MLP, 95 % intervals of the mean (Student's t). An end that
@@ -40,7 +40,7 @@ from kan_diffusion.report.style import (
     report_style,
 )
 from kan_diffusion.report.tables import format_number
-from kan_diffusion.study.results.rows import MEASURES, Results, Setting
+from kan_diffusion.study.results.rows import MEASURES, Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, Interval, mean_interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead, compare
 from kan_diffusion.study.results.wording import capitalised
@@ -94,56 +94,56 @@ class _Panel:
 def forest_figure(
     contents: ReportContents, label: str | None = None, width: float = _WIDTH
 ) -> Figure:
-    """Draws the judged measure of a setting's models, and training time unless held equal.
+    """Draws the judged measure of the models of a data set, and training time unless held equal.
 
     Args:
         contents: The study.
-        label: The setting; the first one when None.
+        label: The data set; the first one when None.
         width: Largest width in inches.
     """
-    setting = _setting(contents, label)
+    data = label or contents.results.data_sets()[0]
     results = contents.results
-    measures: list[str] = [results.judged(setting.label)]
-    if setting.match != "time" and (results.of_setting(setting.label)[_TIME] > 0).any():
+    measures: list[str] = [results.judged(data)]
+    if results.match != "time" and (results.of_data(data)[_TIME] > 0).any():
         measures.append(_TIME)
-    panels = [_panel(contents, setting, measure) for measure in measures]
-    return _drawn(contents.styles, contents.model_names(setting.label), panels, 2, width)
+    panels = [_panel(contents, data, measure) for measure in measures]
+    return _drawn(contents.styles, contents.model_names(data), panels, 2, width)
 
 
 @report_style()
 def metrics_figure(
     contents: ReportContents, label: str | None = None, width: float = _WIDTH
 ) -> Figure:
-    """Draws the sample metrics of all models of a setting, a panel for each metric.
+    """Draws the sample metrics of all models of a data set, a panel for each metric.
 
     Args:
         contents: The study.
-        label: The setting; the first one when None.
+        label: The data set; the first one when None.
         width: Largest width in inches.
     """
-    setting = _setting(contents, label)
-    rows = contents.results.of_setting(setting.label)
+    data = label or contents.results.data_sets()[0]
+    rows = contents.results.of_data(data)
     measured = [key for key in contents.results.metrics if rows[key].notna().any()]
-    panels = [_panel(contents, setting, key) for key in measured]
-    return _drawn(contents.styles, contents.model_names(setting.label), panels, 3, width)
+    panels = [_panel(contents, data, key) for key in measured]
+    return _drawn(contents.styles, contents.model_names(data), panels, 3, width)
 
 
 @report_style()
 def differences_figure(
-    contents: ReportContents, settings: Sequence[Setting], width: float = _WIDTH
+    contents: ReportContents, data_sets: Sequence[str], width: float = _WIDTH
 ) -> Figure:
-    """Draws the models of several settings against the best MLP of each, a panel for each setting.
+    """Draws the models of data sets against the best MLP of each, a panel for each data set.
 
     Args:
         contents: The study.
-        settings: The settings.
+        data_sets: The data sets.
         width: Largest width in inches.
     """
     panels = []
-    for setting in settings:
-        panel = _panel(contents, setting, contents.results.judged(setting.label))
+    for data in data_sets:
+        panel = _panel(contents, data, contents.results.judged(data))
         number = max((row.number for row in panel.rows.values()), default=0)
-        panels.append(replace(panel, title=f"{setting.data}, n = {number}"))
+        panels.append(replace(panel, title=f"{data}, n = {number}"))
     compared = {name for panel in panels for name in (*panel.rows, panel.baseline)}
     names = [name for name in contents.model_names() if name in compared]
     return _drawn(contents.styles, names, panels, 4, width)
@@ -159,7 +159,7 @@ def lead_figure(contents: ReportContents, lead: Lead, width: float = _WIDTH) -> 
         width: Largest width in inches.
     """
     styles = {_BEST_MLP: ModelStyle(PALETTES["mlp"][0], "s", "-")}
-    styles |= {c.setting.data: contents.styles[c.model] for c in lead.comparisons}
+    styles |= {c.data: contents.styles[c.model] for c in lead.comparisons}
     styles[_MEDIAN] = ModelStyle(INK, "D", "-")
     panel = _lead_panel(contents, lead)
     return _drawn(styles, list(panel.rows), [panel], 2, width)
@@ -170,7 +170,7 @@ def forest_lines(contents: ReportContents, label: str | None = None, width: int 
 
     Args:
         contents: The study.
-        label: The setting; the first one when None.
+        label: The data set; the first one when None.
         width: Number of columns.
 
     Returns:
@@ -178,40 +178,35 @@ def forest_lines(contents: ReportContents, label: str | None = None, width: int 
         interval ``---`` with ``<`` or ``>`` where it goes on beyond the axis, and the best MLP
         ``|``.
     """
-    setting = _setting(contents, label)
-    panel = _panel(contents, setting, contents.results.judged(setting.label))
-    several = len(contents.results.settings()) > 1
-    return _lines(setting.label, contents.model_names(setting.label), panel, width, several)
+    data = label or contents.results.data_sets()[0]
+    panel = _panel(contents, data, contents.results.judged(data))
+    several = len(contents.results.data_sets()) > 1
+    return _lines(data, contents.model_names(data), panel, width, several)
 
 
 def lead_lines(contents: ReportContents, lead: Lead, width: int = 80) -> list[str]:
     """Draws a lead in ASCII like `forest_lines`, with a line for each data set."""
     panel = _lead_panel(contents, lead)
-    amount = lead.comparisons[0].setting.amount
+    amount = lead.amount
     side = panel.title + (f" at {amount}" if amount else "")
     return _lines(side, list(panel.rows), panel, width)
 
 
-def _setting(contents: ReportContents, label: str | None) -> Setting:
-    settings = contents.results.settings()
-    return next((setting for setting in settings if setting.label == label), settings[0])
-
-
-def _panel(contents: ReportContents, setting: Setting, measure: str) -> _Panel:
-    """Compares the models of a setting in one measure; without a baseline, shows their means."""
+def _panel(contents: ReportContents, data: str, measure: str) -> _Panel:
+    """Compares the models of a data set in one measure; without a baseline, shows their means."""
     results = contents.results
     word, unit = _words(results, measure)
     title, real = word, math.nan
     metric = results.metrics.get(measure)
     if metric is not None:
         title = metric.title if metric.better == "lower" else f"{metric.title} (higher is better)"
-        real = float(results.of_setting(setting.label)[f"{measure}_real"].mean())
+        real = float(results.of_data(data)[f"{measure}_real"].mean())
     title = capitalised(title)
-    values = results.values(setting.label, measure)
-    if measure == results.judged(setting.label):
-        comparisons = list(contents.decision.of_setting(setting.label).values())
+    values = results.values(data, measure)
+    if measure == results.judged(data):
+        comparisons = list(contents.decision.of_data(data).values())
     else:
-        comparisons = compare(results, setting, measure)
+        comparisons = compare(results, data, measure)
     if not comparisons:
         rows = {str(name): _alone(values[name]) for name in values}
         log = measure in _RATIOS and not (values <= 0).any(axis=None)
@@ -230,9 +225,7 @@ def _panel(contents: ReportContents, setting: Setting, measure: str) -> _Panel:
 def _lead_panel(contents: ReportContents, lead: Lead) -> _Panel:
     """The ratios of a lead, a row for each data set, and their median."""
     values = contents.results.values
-    rows = {
-        c.setting.data: _compared(c, values(c.setting.label, c.measure)) for c in lead.comparisons
-    }
+    rows = {c.data: _compared(c, values(c.data, c.measure)) for c in lead.comparisons}
     rows[_MEDIAN] = _Row(lead.ratio.mean, _ends(lead.ratio), np.empty(0), lead.ratio.n)
     side = lead.model or "best KAN"
     title = f"{capitalised(side)} against the best MLP"

@@ -44,10 +44,10 @@ def by_level_figure(
 
     Args:
         contents: The study.
-        label: The setting; the first one when None.
+        label: The data set; the first one when None.
         width: Largest width in inches.
     """
-    label = label or contents.results.settings()[0].label
+    label = label or contents.results.data_sets()[0]
     levels = contents.levels_of(label)
     measure = level_measure(levels)
     figure, panels = _panels(contents, label, width)
@@ -71,7 +71,7 @@ def by_level_figure(
 def loss_figure(
     contents: ReportContents, label: str | None = None, width: float = _WIDTH
 ) -> Figure:
-    """Draws the training losses of all models of a setting beside their floor, where it is known.
+    """Draws the training losses of all models of a data set beside their floor, where it is known.
 
     With a floor, few models have a second panel with the loss minus the floor; many models have
     that panel alone, as their losses nearly coincide. A mean that leaps above twice the losses at
@@ -79,10 +79,10 @@ def loss_figure(
 
     Args:
         contents: The study.
-        label: The setting; the first one when None.
+        label: The data set; the first one when None.
         width: Largest width in inches.
     """
-    label = label or contents.results.settings()[0].label
+    label = label or contents.results.data_sets()[0]
     curves, floor = contents.curves_of(label), contents.floors.get(label)
     both = floor is not None and len(contents.model_names(label)) <= MANY_MODELS
     figure, panels = _panels(contents, label, width, twice=both)

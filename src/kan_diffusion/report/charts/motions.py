@@ -25,7 +25,7 @@ def process_motion(contents: ReportContents, label: str) -> Motion | None:
 
     Args:
         contents: The study.
-        label: The setting.
+        label: The data set.
 
     Returns:
         A frame for each time; None if no process was recorded.
@@ -53,7 +53,7 @@ def training_motion(contents: ReportContents, label: str) -> Motion | None:
 
     Args:
         contents: The study.
-        label: The setting.
+        label: The data set.
 
     Returns:
         A frame for each moment; None unless all models have equally many, two or more.
@@ -78,7 +78,7 @@ def training_motion(contents: ReportContents, label: str) -> Motion | None:
 
 
 def _of(recorded: dict[tuple[str, str], T], label: str) -> list[tuple[str, T]]:
-    """The records of each model of a setting."""
+    """The records of each model of a data set."""
     return [(name, each) for (of, name), each in recorded.items() if of == label]
 
 

@@ -5,7 +5,7 @@ Only this package reads rows. It normalises them (`rows`), compares models by pa
 once; the terminal, the report and the documentation show these words.
 """
 
-from kan_diffusion.study.results.rows import Results, Setting, read_results
+from kan_diffusion.study.results.rows import Results, read_results
 from kan_diffusion.study.results.verdicts import Comparison, Lead, Verdict, compare, decide
 from kan_diffusion.study.results.wording import say, say_lead
 
@@ -13,7 +13,6 @@ __all__ = [
     "Comparison",
     "Lead",
     "Results",
-    "Setting",
     "Verdict",
     "compare",
     "decide",

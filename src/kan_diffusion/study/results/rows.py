@@ -1,9 +1,8 @@
 """The rows of a study, read and normalised once.
 
 Everything that speaks of a study starts from `Results`: a data frame with one row per trial, where
-every column exists and numbers are floats. A *setting* is one data set with one process at one
-budget; models are compared within it. Its *judged measure* is the excess where the oracle is
-exact, else the held-out loss; lower is better.
+every column exists and numbers are floats. Models are compared within a data set. Its *judged
+measure* is the excess where the oracle is exact, else the held-out loss; lower is better.
 
 Rows come from a study's folder, or from finished runs, read as if one study had made them: a run of
 ``train``, a trial of a study and a stage of an explanation are all folders with the result of a
@@ -30,7 +29,7 @@ from kan_diffusion.study.measure import Judged, judged_measure
 from kan_diffusion.study.run import StudyResults, load_study
 from kan_diffusion.study.tasks import measures_of
 
-__all__ = ["MEASURES", "SIZES", "Results", "Setting", "read_results", "read_runs"]
+__all__ = ["COSTS", "MEASURES", "Results", "read_results", "read_runs"]
 
 MEASURES = {
     "excess": "excess",
@@ -39,7 +38,7 @@ MEASURES = {
 }
 """Columns that measure a denoiser, without the sample metrics, and their names in sentences."""
 
-SIZES = ("parameters", "flops", "steps")
+COSTS = ("parameters", "flops", "steps")
 """Columns that say how large a model is and how long it is trained."""
 
 _KEYS = ("data", "name", "family", "kind", "seed")
@@ -54,56 +53,13 @@ _AMOUNTS = {
 }
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One data set with one process at one budget.
-
-    Attributes:
-        data: The data set's name.
-        match: Resource held equal: ``params``, ``flops`` or ``time``; None where nothing was.
-        budget: Amount of it, in the unit of ``match`` (time in seconds); None if unknown.
-        process: The process's name, where the study has more than one; else None.
-    """
-
-    data: str
-    match: str | None = None
-    budget: float | None = None
-    process: str | None = None
-
-    @property
-    def amount(self) -> str:
-        """Process and resource held equal, such as ``2,300 parameters``; may be empty."""
-        said = [self.process] if self.process else []
-        if self.match is not None:
-            known, unknown = _AMOUNTS[self.match]
-            if self.budget is None:
-                said.append(unknown)
-            elif self.match != "time":
-                said.append(known.format(f"{self.budget:,.0f}"))
-            else:
-                short, long = f"{self.budget:.4g} s", f"{self.budget / 60:.3g} min"
-                said.append(known.format(short if self.budget < 120 else long))
-        return ", ".join(said)
-
-    @property
-    def label(self) -> str:
-        """Data set, process and resource held equal."""
-        return f"{self.data}, {self.amount}" if self.amount else self.data
-
-    @property
-    def budgeted(self) -> tuple[str | None, str | None, float | None]:
-        """Process, match and budget: the same for settings that differ in data alone."""
-        return self.process, self.match, self.budget
-
-
 @dataclass(frozen=True, eq=False)
 class Results:
     """The rows of a study, normalised.
 
     Attributes:
         rows: One row per trial. Missing numbers are NaN, missing words are None, and a failed trial
-            has no measurements. Two columns are derived: ``failed``, and ``setting``, the label of
-            the row's setting.
+            has no measurements. A derived column, ``failed``, says so.
         metrics: The sample metrics and other scores of samples that were measured, by key.
     """
 
@@ -123,7 +79,8 @@ class Results:
             data: Its data sets, whose models may have measures of their own.
 
         Raises:
-            DataError: One of these columns is missing, or a model has a seed twice in a setting.
+            DataError: One of these columns is missing, a model has a seed twice on a data set, or
+                the rows are of several budgets.
             KanDiffusionError: A metric cannot be imported.
         """
         absent = [column for column in _KEYS if column not in rows]
@@ -132,7 +89,7 @@ class Results:
         own = metrics_named(metrics)
         known: dict[str, Measure] = {**own, **measures_of(data), **own}  # own first, and preferred
         scores = [*known, *(f"{key}_real" for key in known)]
-        numbers = ["budget", *SIZES, *_TIMES, *_MEASURED, *scores]
+        numbers = ["budget", *COSTS, *_TIMES, *_MEASURED, *scores]
         columns = dict.fromkeys([*_KEYS, *_WORDS, *numbers, *rows.columns])
         table = rows.reindex(columns=list(columns)).reset_index(drop=True)
         values = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
@@ -143,65 +100,65 @@ class Results:
         table[["data", "name"]] = table[["data", "name"]].astype(str)
         table["failed"] = table["error"].notna()
         table.loc[table["failed"], [*_TIMES, *_MEASURED, *scores]] = np.nan
-        table["setting"] = [setting.label for setting in _settings(table)]
-        for _, row in table[table.duplicated(["setting", "name", "seed"])].iterrows():
+        if len(table[["match", "budget"]].drop_duplicates()) > 1:
+            raise DataError("the rows are of several budgets; give the rows of one study")
+        for _, row in table[table.duplicated(["data", "name", "seed"])].iterrows():
             raise DataError(
-                f"{row['setting']}: '{row['name']}' has seed {row['seed']} twice; give the rows of "
+                f"{row['data']}: '{row['name']}' has seed {row['seed']} twice; give the rows of "
                 "one study"
             )
         measured = {key: metric for key, metric in known.items() if table[key].notna().any()}
         return cls(table, measured)
 
-    def settings(self) -> list[Setting]:
-        """Lists the settings in the order of their first row."""
-        return list(_settings(self.rows.drop_duplicates("setting")))
+    @property
+    def match(self) -> str | None:
+        """Resource held equal: ``params``, ``flops`` or ``time``; None where nothing was."""
+        return next(iter(self.rows["match"]), None)
 
-    def of_setting(self, label: str) -> pd.DataFrame:
-        """Returns the rows of the setting with a label."""
-        return self._by_setting.get(label, self.rows.iloc[:0])
+    @property
+    def amount(self) -> str:
+        """The resource held equal, such as ``2,300 parameters``; empty where nothing was."""
+        if self.match is None:
+            return ""
+        known, unknown = _AMOUNTS[self.match]
+        budget = float(self.rows["budget"].iloc[0])
+        if np.isnan(budget):
+            return unknown
+        if self.match != "time":
+            return known.format(f"{budget:,.0f}")
+        return known.format(f"{budget:.4g} s" if budget < 120 else f"{budget / 60:.3g} min")
+
+    def data_sets(self) -> list[str]:
+        """Lists the data sets in the order of their first row."""
+        return list(self._by_data)
+
+    def of_data(self, data: str) -> pd.DataFrame:
+        """Returns the rows of a data set."""
+        return self._by_data.get(data, self.rows.iloc[:0])
 
     @cached_property
-    def _by_setting(self) -> dict[str, pd.DataFrame]:
-        return {str(label): rows for label, rows in self.rows.groupby("setting", sort=False)}
+    def _by_data(self) -> dict[str, pd.DataFrame]:
+        return {str(data): rows for data, rows in self.rows.groupby("data", sort=False)}
 
-    def models(self, label: str | None = None) -> dict[str, str]:
-        """Returns each model's kind, ``kan``, ``mlp`` or ``other``, in one setting or all."""
-        rows = self.rows if label is None else self.of_setting(label)
-        kinds: dict[str, str] = {}
-        for name, kind in zip(rows["name"], rows["kind"], strict=True):
-            kinds.setdefault(name, kind)
-        return kinds
+    def models(self, data: str | None = None) -> dict[str, str]:
+        """Returns each model's kind, ``kan``, ``mlp`` or ``other``, on one data set or all."""
+        rows = self.rows if data is None else self.of_data(data)
+        return dict(rows.drop_duplicates("name")[["name", "kind"]].itertuples(index=False))
 
-    def judged(self, label: str) -> Judged:
-        """Returns the judged measure of a setting; failed trials are ignored."""
-        rows = self.of_setting(label)
+    def judged(self, data: str) -> Judged:
+        """Returns the judged measure of a data set; failed trials are ignored."""
+        rows = self.of_data(data)
         return judged_measure(rows.loc[~rows["failed"], "oracle"])
 
-    def values(self, label: str, measure: str) -> pd.DataFrame:
-        """Tabulates a measure in a setting: a row per seed, a column per model, NaN if missing."""
-        rows = self.of_setting(label)
+    def values(self, data: str, measure: str) -> pd.DataFrame:
+        """Tabulates a measure on a data set: a row per seed, a column per model, NaN if missing."""
+        rows = self.of_data(data)
         table = rows.pivot(index="seed", columns="name", values=measure)
         return table[list(dict.fromkeys(rows["name"]))]
 
     def name_of(self, measure: str) -> str:
         """Returns the name of a measure in a sentence, such as ``held-out loss``."""
         return MEASURES.get(measure) or self.metrics[measure].title
-
-
-def _settings(table: pd.DataFrame) -> list[Setting]:
-    """Returns the setting of each row of a normalised table."""
-    several = table["process"].nunique() > 1
-    return [
-        Setting(
-            str(data),
-            match,
-            None if match is None or np.isnan(budget) else budget,
-            process if several else None,
-        )
-        for data, match, budget, process in zip(
-            *(table[column] for column in ("data", "match", "budget", "process")), strict=True
-        )
-    ]
 
 
 def read_results(folder: Path) -> Results:
@@ -239,7 +196,7 @@ def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults
         seed=first.study_seed,
         seeds=min(len({c.seed for c in configs if c.model.name == name}) for name in models),
         data=tuple({config.data: config.data for config in configs}),
-        process=(first.process,),
+        process=first.process,
         training=first.training,
         models=tuple(models.values()),
         sampling=first.sampling,

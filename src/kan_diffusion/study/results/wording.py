@@ -7,7 +7,7 @@ documentation show these sentences.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from kan_diffusion.study.results.rows import MEASURES
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
@@ -25,45 +25,62 @@ _ENDINGS: dict[Outcome, str] = {
 
 
 def sentences(decision: Decision) -> list[str]:
-    """Says everything a study concludes: a paragraph for each setting, then a summary."""
+    """Says everything a study concludes: a paragraph for each data set, then a summary."""
     said = [say(verdict) for verdict in decision.verdicts.values()]
     together = overall(decision)
     return [*said, together] if together else said
 
 
 def say(verdict: Verdict, with_label: bool = True) -> str:
-    """Says the verdict of one setting, or ranks its models if there is none.
+    """Says the verdict of one data set, or ranks its models if there is none.
 
     Args:
         verdict: The verdict.
-        with_label: Whether to begin with the setting's label.
+        with_label: Whether to begin with the data set and the resource held equal.
     """
     text = _contest(verdict) if verdict.outcome else _ranking(verdict)
     if verdict.left_out:
         text += f" Only models of equal size are compared: {listed(list(verdict.models))}."
-    return f"{verdict.setting.label}: {text}" if with_label else capitalised(text)
+    return f"{verdict.label}: {text}" if with_label else capitalised(text)
 
 
 def overall(decision: Decision) -> str:
-    """Summarises all verdicts in one sentence for each budget; empty without verdicts."""
-    groups: dict[Hashable, list[tuple[Verdict, Outcome]]] = {}
-    for verdict in decision.verdicts.values():
-        if verdict.outcome is not None:
-            group = groups.setdefault(verdict.setting.budgeted, [])
-            group.append((verdict, verdict.outcome))
-    leads: dict[Hashable, Lead] = {
-        lead.comparisons[0].setting.budgeted: lead for lead in decision.leads if not lead.model
-    }
-    return " ".join(_of_budget(group, leads.get(key)) for key, group in groups.items())
+    """Summarises all verdicts in one sentence; empty without verdicts."""
+    verdicts = [verdict for verdict in decision.verdicts.values() if verdict.outcome]
+    if not verdicts:
+        return ""
+    amount = verdicts[0].amount
+    where = f" at {amount}" if amount else ""
+    data: dict[str | None, list[str]] = {outcome: [] for outcome in _ENDINGS}
+    for verdict in verdicts:
+        data[verdict.outcome].append(verdict.data)
+    if len(verdicts) == 1:
+        (ending,) = (text for outcome, text in _ENDINGS.items() if data[outcome])
+        return f"On {verdicts[0].data}{where} {ending}."
+    kan, mlp = _counted(data["KAN better"]), _counted(data["MLP better"])
+    text = (
+        f"Of {len(verdicts)} data sets{where} the best KAN is better on {kan}, "
+        f"the best MLP on {mlp}"
+    )
+    level, undecided = len(data["not distinguishable"]), len(data["undecided"])
+    if level:
+        text += f"; on {level} they are not distinguishable"
+    if undecided:
+        text += f"; {undecided} {'is' if undecided == 1 else 'are'} undecided"
+    for lead in decision.leads:
+        if lead.model is None:
+            count = len(lead.comparisons)
+            some = f" of {count} data sets" if count < len(verdicts) else ""
+            text += f"; the ratio of their excesses is {_median(lead)}{some}"
+    return text + "."
 
 
 def say_lead(lead: Lead) -> str:
-    """Says how far a model is ahead of the best MLPs over the data sets of a budget."""
-    amount = lead.comparisons[0].setting.amount
+    """Says how far a model is ahead of the best MLPs over the data sets."""
     side = "the best KAN" if lead.model is None else lead.model
     ratios = [comparison.ratio for comparison in lead.comparisons]
     text = (
-        f"{f'At {amount} ' if amount else ''}{side} has less excess than the best MLP on "
+        f"{f'At {lead.amount} ' if lead.amount else ''}{side} has less excess than the best MLP on "
         f"{len(lead.ahead)} of {len(ratios)} data sets. It is called better on "
         f"{_counted(lead.better)} and worse on {_counted(lead.worse)}. "
     )
@@ -93,7 +110,7 @@ def capitalised(text: str) -> str:
 
 
 def _contest(verdict: Verdict) -> str:
-    """Compares the best KAN and the best MLP of a setting."""
+    """Compares the best KAN and the best MLP of a data set."""
     difference = verdict.difference
     if verdict.lacking or difference is None:
         word = _KINDS[verdict.lacking or "kan"]
@@ -138,33 +155,6 @@ def _ranking(verdict: Verdict) -> str:
     missing = [word for kind, word in _KINDS.items() if not verdict.count(kind)]
     why = f"no {' and no '.join(missing)} to compare" if missing else "no KAN and MLP of equal size"
     return f"{text}. There is {why}, so no verdict.{tail}"
-
-
-def _of_budget(verdicts: Sequence[tuple[Verdict, Outcome]], lead: Lead | None) -> str:
-    """Says the verdicts of all settings of one budget in one sentence."""
-    amount = verdicts[0][0].setting.amount
-    where = f" at {amount}" if amount else ""
-    if len(verdicts) == 1:
-        verdict, outcome = verdicts[0]
-        return f"On {verdict.setting.data}{where} {_ENDINGS[outcome]}."
-    datas: dict[Outcome, list[str]] = {outcome: [] for outcome in _ENDINGS}
-    for verdict, outcome in verdicts:
-        datas[outcome].append(verdict.setting.data)
-    kan, mlp = _counted(datas["KAN better"]), _counted(datas["MLP better"])
-    text = (
-        f"Of {len(verdicts)} data sets{where} the best KAN is better on {kan}, "
-        f"the best MLP on {mlp}"
-    )
-    level, undecided = len(datas["not distinguishable"]), len(datas["undecided"])
-    if level:
-        text += f"; on {level} they are not distinguishable"
-    if undecided:
-        text += f"; {undecided} {'is' if undecided == 1 else 'are'} undecided"
-    if lead is not None:
-        of = len(lead.comparisons)
-        some = f" of {of} data sets" if of < len(verdicts) else ""
-        text += f"; the ratio of their excesses is {_median(lead)}{some}"
-    return text + "."
 
 
 def _side(verdict: Verdict, kind: str, name: str) -> str:
