@@ -58,7 +58,7 @@ def test_a_study_is_announced_and_its_trials_are_counted():
 def test_the_floor_is_known_for_toys():
     config = study(data=[{"toy": "correlated-gaussian"}, {"table": "wine"}])
     toy, table = config.data
-    (process,) = config.process
+    process = config.process
     assert 0 < known_floor(toy, process) < 1
     assert known_floor(table, process) is None
 

@@ -40,7 +40,7 @@ def test_levels_are_drawn_over_their_log_snr_but_for_estimates_below_zero(small)
     levels = small.excess_by_level.copy()
     levels.loc[levels["t_mid"] > 0.9, "excess"] *= -1
     axes = by_level_figure(replace(small, excess_by_level=levels), "swiss roll").axes[0]
-    means = levels.query("name == 'KAN' and setting == 'swiss roll' and excess > 0")
+    means = levels.query("name == 'KAN' and data == 'swiss roll' and excess > 0")
     means = means.groupby("log_snr")["excess"].mean()
     drawn = line(axes, "KAN")
     assert len(means) == levels["t_mid"].nunique() - 1
