@@ -110,7 +110,7 @@ def test_a_run_is_judged_and_has_a_page(cli, run, place, monkeypatch):
     table = outcome.out[outcome.out.index("Synthetic rows") :]
     assert max(len(line) for line in table.splitlines()) <= 80
     text = " ".join(table.split())
-    for words in ("column shapes 0.", "closest record 0.", "0.500 ±", "a guess is right in 50 %"):
+    for words in ("column shapes 0.", "closest record 0.", "0.500 ±", "Trees tell synthetic rows"):
         assert words in text
     assert "Page: page.html" in text
     said = " ".join(Page((place / "page.html").read_text()).text)

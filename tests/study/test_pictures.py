@@ -138,7 +138,7 @@ def test_a_comparison_of_pictures_has_families_of_pictures():
     study = study_for("digits")
     families = ["dit", "dit-kan", "dit-full-kan", "unet", "unet-kan"]
     assert [model.family for model in study.models] == families
-    assert [each.name for each in study.process] == ["flow"]
+    assert study.process.name == "flow"
     assert (study.seeds, study.data[0].holdout) == (5, 0.3)
 
 
