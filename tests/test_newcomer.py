@@ -18,7 +18,7 @@ from kan_diffusion.kan.bases import BASES, Basis
 from kan_diffusion.processes import PROCESSES, Process
 from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.study import write_report
-from kan_diffusion.study.executors import EXECUTORS, open_executor
+from kan_diffusion.study.executors import EXECUTORS, get_executor
 from kan_diffusion.study.run import run_study
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import read_conditions
@@ -28,7 +28,7 @@ from kan_diffusion.tables.page import column_figure
 from kan_diffusion.tables.scales import Scale
 from kan_diffusion.tables.scores import table_scores
 from make import study
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 
 ROOT = Path(__file__).parent.parent
 
@@ -142,15 +142,15 @@ def test_a_study_runs_with_one_of_each(tmp_path, monkeypatch):
     monkeypatch.setitem(PROCESSES, short.name, short)
     monkeypatch.setitem(FAMILIES, BELL_KAN.name, BELL_KAN)
     monkeypatch.setitem(SAMPLE_METRICS, "shift", Metric("shift", "shift of means", "lower", shift))
-    monkeypatch.setitem(EXECUTORS, "one-by-one", OneByOne)
+    monkeypatch.setitem(EXECUTORS, "one-by-one", one_by_one)
 
     config = study(
         data=[{"toy": "three-spots", "num_points": 500}],
         process="short",
         models=[{"family": "bell-kan", "params": 608}, {"family": "mlp", "params": 600}],
     )
-    with open_executor("one-by-one", device="cpu") as executor:
-        results = run_study(config, tmp_path, executor=executor)
+    executor = get_executor("one-by-one", device="cpu")
+    results = run_study(config, tmp_path, executor=executor)
     assert results.failures == {}
     assert list(results.rows["name"]) == ["Bell KAN", "MLP"]
     assert set(results.rows["data"]) == {"three-spots"}

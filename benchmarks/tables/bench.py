@@ -25,7 +25,6 @@ from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.study.environment import environment
-from kan_diffusion.study.executors.base import use_one_thread
 from tables.detection import detection_score
 from tables.gaps import IMPUTERS, gap_scores
 from tables.generators import GENERATORS, OURS, Ours
@@ -168,7 +167,9 @@ def judge(split: Split, rows: pd.DataFrame, seed: int) -> TableScores:
 def _start() -> None:
     """Makes a process leave interrupts to the driver and use one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    use_one_thread()
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def read_results(folder: Path) -> list[Result]:

@@ -54,7 +54,6 @@ from kan_diffusion.formulas.explain import (
 )
 from kan_diffusion.formulas.match import SearchOptions
 from kan_diffusion.formulas.views import default_levels
-from kan_diffusion.study.executors.base import use_one_thread
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.trial import run_trial
@@ -274,7 +273,7 @@ def run_lab_case(
     path = place / "result.json"
     if path.is_file():
         return _read(path)
-    use_one_thread()
+    torch.set_num_threads(1)
     disable_progress_bar()
     started = time.perf_counter()
     config = single_trial(

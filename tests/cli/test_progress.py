@@ -42,14 +42,14 @@ def test_a_study_is_announced_and_its_trials_are_counted():
     bars.disable = True  # as anywhere but on a terminal
     progress = StudyProgress("tiny", bars)
     parameters = dict.fromkeys((trial.id for trial in trials), 600)
-    progress.start(StudyPlan(trials, parameters, frozenset([first.id]), workers=2))
+    progress.start(StudyPlan(trials, parameters, frozenset([first.id])))
     progress.move(TrialEvent("progressed", second.id, step=20, loss=0.5))
     progress.move(TrialEvent("finished", second.id))
     progress.move(TrialEvent("failed", third.id, error="no memory"))
     assert bars.console.file.getvalue().splitlines() == [
         "1 of 3 trials are finished and are not run again; after a change of code give another "
         "--out",
-        "2 trials to run, 2 at a time",
+        "2 trials to run",
         "2 of 3 trials: gaussian-mixture · MLP · seed 1",
         "gaussian-mixture · MLP · seed 2: no memory",
     ]

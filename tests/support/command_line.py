@@ -8,7 +8,7 @@ import pytest
 from helpers import without_network
 from kan_diffusion.cli import app as command_line
 from kan_diffusion.study.executors import EXECUTORS
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 
 WARNING = "92.5% of the signal is left"
 
@@ -62,7 +62,7 @@ def quick_commands(capsys, monkeypatch):
     """Makes what runs a command in this process; what it trains is judged quickly."""
     asked = without_network(monkeypatch)
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setitem(EXECUTORS, "local", OneByOne)
+    monkeypatch.setitem(EXECUTORS, "local", one_by_one)
 
     def call(*words: object) -> Outcome:
         capsys.readouterr()

@@ -22,7 +22,7 @@ PATIENCE = 12
 MEMORY = 2**30
 """Bytes that no command may have in memory at once, with the half of it that imports take."""
 
-PRELOADED = ("kan_diffusion.study.executors.preload", "warmed", "kills", __name__)
+PRELOADED = ("kan_diffusion.study.executors.worker", "warmed", "kills", __name__)
 """Modules that the server imports; the first is that of the library's own, and on one thread."""
 
 

@@ -2,13 +2,13 @@
 
 import os
 import signal
+from functools import partial
 
 from commands import context
 from disk import disturbed
 from kan_diffusion.formulas.explain import ExplainOptions, explain_run
-from kan_diffusion.study.executors.base import attempt
 from kan_diffusion.study.run import run_study
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 from troubles import PACE
 
 WAIT = 300.0
@@ -33,26 +33,16 @@ def _killed_at(number, folder, call, arguments):
         call(*arguments)
 
 
-class Noting(OneByOne):
-    """Notes the trial of every training that comes to its last step in a file."""
-
-    def __init__(self, log, steps):
-        super().__init__(workers=1, device="cpu")
-        self.log, self.steps = log, steps
-
-    def collect(self):
-        def note(event):
-            if (event.kind, event.step) == ("progressed", self.steps):
-                with self.log.open("a") as file:
-                    file.write(f"{event.trial}\n")
-
-        return [attempt(self.tasks.pop(), self.device, tell=note)]
-
-
 def drive(study, folder, log):
     """Runs a study of families of `troubles` slowly, and notes the trial of every training."""
     os.environ[PACE] = "0.05"
-    results = run_study(study, folder, executor=Noting(log, study.training.steps))
+
+    def note(event):
+        if (event.kind, event.step) == ("progressed", study.training.steps):
+            with log.open("a") as file:
+                file.write(f"{event.trial}\n")
+
+    results = run_study(study, folder, executor=partial(one_by_one, tell=note))
     assert results.failures == {}
     assert results.rows["error"].isna().all()
     assert len(results.trials) == len(study.trials())

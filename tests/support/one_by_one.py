@@ -2,30 +2,18 @@
 
 import pytest
 
-from kan_diffusion.study.executors.base import Executor, attempt
+from kan_diffusion.study.executors.base import TaskQueue
+from kan_diffusion.study.executors.worker import attempt
 
 
-class OneByOne(Executor):
+def one_by_one(tasks, workers=1, device="cpu", tell=lambda event: None):
     """Runs one trial after another in the calling process."""
-
-    def __init__(self, **settings):
-        super().__init__(**settings)
-        self.tasks = []
-
-    def room(self):
-        return 1 - len(self.tasks)
-
-    def submit(self, task):
-        self.tasks.append(task)
-
-    def collect(self):
-        return [attempt(self.tasks.pop(), self.device, tell=lambda event: None)]
-
-    def close(self):
-        self.tasks.clear()
+    queue = TaskQueue(tasks)
+    while (task := queue.next()) is not None:
+        yield from queue.settle(attempt(task, device, tell))
 
 
 @pytest.fixture(scope="session")
 def executor():
     """This process: it has imported all that a trial needs."""
-    return OneByOne(workers=1, device="cpu")
+    return one_by_one

@@ -17,7 +17,7 @@ from command_line import call_command
 from kan_diffusion.study.run import run_study
 from make import study
 from mixed_tables import people
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 from picture_folders import write_pictures
 
 BRIEFLY = ("--steps", "20", "--batch-size", "64", "--device", "cpu", "--quick")
@@ -70,7 +70,7 @@ def _study(folder: Path) -> None:
     """A KAN and an MLP on two toys with two seeds; its settings are in ``study.yaml``."""
     config = study(seeds=2, data=[{"toy": toy, "num_points": 200} for toy in ("moons", "circles")])
     (folder / "study.yaml").write_text(config.to_yaml())
-    run_study(config, folder / "run", executor=OneByOne(workers=1, device="cpu"))
+    run_study(config, folder / "run", executor=one_by_one)
 
 
 TRAINED: Mapping[str, Callable[[Path], None]] = {

@@ -5,7 +5,8 @@ trial by then. So the trouble comes from within, in processes in whose environme
 name of a folder: a trial makes it at step `CALM`, and leaves a file there that is named by its
 process and holds the niceness of it.
 
-Where the environment has `PACE`, a step takes at least so many seconds. It changes no number.
+Where the environment has `PACE`, a step takes at least so many seconds. It changes no number. Where
+it has `JUDGED`, the name of a file, a trial that is judged makes it and comes to no end.
 """
 
 import os
@@ -18,6 +19,7 @@ from kan_diffusion.denoisers.base import ModelMixin  # noqa: F401  # from_pretra
 
 FOLDER = "KAN_DIFFUSION_TROUBLES"
 PACE = "KAN_DIFFUSION_PACE"
+JUDGED = "KAN_DIFFUSION_JUDGED"
 CALM = 60
 
 
@@ -31,6 +33,9 @@ class _Troubled:
     def forward(self, *arguments, **options):
         if self.training and PACE in os.environ:
             time.sleep(float(os.environ[PACE]))
+        while not self.training and JUDGED in os.environ:
+            Path(os.environ[JUDGED]).touch()
+            time.sleep(0.05)
         if self.training and FOLDER in os.environ:
             self.steps += 1
             left = Path(os.environ[FOLDER]) / self.trouble

@@ -167,7 +167,7 @@ def compare(
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.gather import report_contents
     from kan_diffusion.report.study import write_report
-    from kan_diffusion.study.executors import open_executor
+    from kan_diffusion.study.executors import get_executor
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.run import run_study
     from kan_diffusion.study.tuning import apply_tuned, read_tuned
@@ -184,15 +184,11 @@ def compare(
     config = _judged(config, quick).pinned()
     folder = out if out is not None else Path("runs") / config.name
     _warn(signal_warning(config.process))
+    runner = get_executor(executor, workers=workers, device=device, address=address)
     with show_study_progress(config.name) as progress:
-        with open_executor(executor, workers=workers, device=device, address=address) as runner:
-            results = run_study(
-                config,
-                folder,
-                executor=runner,
-                on_plan=progress.start,
-                on_event=progress.move,
-            )
+        results = run_study(
+            config, folder, executor=runner, on_plan=progress.start, on_event=progress.move
+        )
         progress.draw()
         contents = report_contents(results, _command())
         page = write_report(contents, folder)
@@ -263,7 +259,7 @@ def tune(
     """
     from kan_diffusion.cli.console import show_tuned
     from kan_diffusion.cli.progress import show_study_progress
-    from kan_diffusion.study.executors import open_executor
+    from kan_diffusion.study.executors import get_executor
     from kan_diffusion.study.named import study_for
     from kan_diffusion.study.tuning import tune as search
 
@@ -275,10 +271,8 @@ def tune(
     if data is not None:
         config = config.with_data(_listed(data) or [])
     folder = out if out is not None else Path("runs") / f"{config.name}-tuning"
-    with (
-        open_executor(executor, workers=workers, device=device, address=address) as runner,
-        show_study_progress(f"tuning {config.name}") as progress,
-    ):
+    runner = get_executor(executor, workers=workers, device=device, address=address)
+    with show_study_progress(f"tuning {config.name}") as progress:
         tuned = search(
             config, folder, tries=tries, optimizers=_listed(optimizers) or (), storage=storage,
             executor=runner, on_plan=progress.start, on_event=progress.move,

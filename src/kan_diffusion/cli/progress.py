@@ -72,9 +72,7 @@ class StudyProgress:
                 soft_wrap=True,
             )
         if plan.to_run:
-            self._bars.console.print(
-                f"{len(plan.to_run)} trials to run, {plan.workers} at a time", soft_wrap=True
-            )
+            self._bars.console.print(f"{len(plan.to_run)} trials to run", soft_wrap=True)
         self._trials |= {trial.id: trial for trial in plan.trials}
         self._num_finished += len(plan.finished)
         self._work |= {

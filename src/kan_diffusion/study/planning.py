@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +18,7 @@ from kan_diffusion.files import inside, read_as, require_free_space, write_bytes
 from kan_diffusion.limits import MOST_JSON_BYTES
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.environment import ROWS, write_environment
-from kan_diffusion.study.executors import Executor, TrialEvent
+from kan_diffusion.study.executors import Executor, Task, TrialEvent
 from kan_diffusion.study.folder import TRIALS, Row, TrialResult, load_sufficient, load_trial
 from kan_diffusion.study.tasks import task_of
 from kan_diffusion.training.run import BYTES_A_PARAMETER
@@ -40,13 +42,11 @@ class StudyPlan:
         trials: All of them.
         parameters: Number of trainable parameters of the unfinished trials, by trial id.
         finished: Ids of the finished trials.
-        workers: Number of trials that run at once.
     """
 
     trials: tuple[TrialConfig, ...]
     parameters: dict[str, int]
     finished: frozenset[str]
-    workers: int = 1
 
     @property
     def to_run(self) -> list[TrialConfig]:
@@ -144,7 +144,6 @@ class Driver:
             trials=tuple(planned),
             parameters={t.id: counts[_sized(t)] for t in planned if t.id not in finished},
             finished=finished,
-            workers=self.executor.workers,
         )
 
     def run(self, plan: StudyPlan) -> dict[str, str]:
@@ -163,14 +162,16 @@ class Driver:
         """
         if self.on_plan is not None:
             self.on_plan(plan)
-        at_once = sorted(plan.parameters.values())[-plan.workers :]
+        at_once = sorted(plan.parameters.values())[-(os.cpu_count() or 1) :]
         require_free_space(self.folder, BYTES_A_PARAMETER * sum(at_once))
-        failures = {}
-        for event in self.executor.run(plan.to_run, inside(self.folder, TRIALS)):
-            if event.kind == "failed":
-                failures[event.trial] = str(event.error)
-            if self.on_event is not None:
-                self.on_event(event)
+        failures, trials = {}, inside(self.folder, TRIALS)
+        tasks = [Task(trial, trials / trial.id) for trial in plan.to_run]
+        with closing(self.executor(tasks)) as events:
+            for event in events:
+                if event.kind == "failed":
+                    failures[event.trial] = str(event.error)
+                if self.on_event is not None:
+                    self.on_event(event)
         return failures
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import write_text
 from kan_diffusion.study.config import StudyConfig, read_study
 from kan_diffusion.study.environment import read_environment, write_environment
-from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
+from kan_diffusion.study.executors import Executor, TrialEvent, get_executor
 from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, claimed, holds_run
 from kan_diffusion.study.planning import (
     Driver,
@@ -107,7 +106,7 @@ def run_study(
     Args:
         config: The study.
         folder: Its run folder.
-        executor: Executor of the trials, see :func:`kan_diffusion.study.executors.open_executor`;
+        executor: Executor of the trials, see :func:`kan_diffusion.study.executors.get_executor`;
             processes of this machine, one per CPU core, when None.
         on_plan: Called with the plan of the trials before they run.
         on_event: Called with each event of a trial.
@@ -123,15 +122,14 @@ def run_study(
     config = config.pinned()
     require_folder(config, folder, len(config.trials()))
     config = _fitted(config)
-    with open_executor() if executor is None else nullcontext(executor) as runner:
-        driver = Driver(folder, runner, on_plan, on_event)
-        plan = driver.plan(config)
-        with claimed(folder, settings := config.to_yaml()):
-            write_text(folder / STUDY, settings)
-            write_environment(folder)
-            failures = driver.run(plan)
-            results = _gather(config, folder, failures, {})
-            write_rows(folder, results.rows)
+    driver = Driver(folder, executor or get_executor(), on_plan, on_event)
+    plan = driver.plan(config)
+    with claimed(folder, settings := config.to_yaml()):
+        write_text(folder / STUDY, settings)
+        write_environment(folder)
+        failures = driver.run(plan)
+        results = _gather(config, folder, failures, {})
+        write_rows(folder, results.rows)
     return results
 
 

@@ -27,7 +27,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -46,7 +45,7 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import SIZES, USUAL_SIZE
 from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
 from kan_diffusion.study.environment import write_environment
-from kan_diffusion.study.executors import Executor, TrialEvent, open_executor
+from kan_diffusion.study.executors import Executor, TrialEvent, get_executor
 from kan_diffusion.study.folder import STUDY, Row, claimed
 from kan_diffusion.study.measure import judged_measure
 from kan_diffusion.study.planning import Driver, StudyPlan
@@ -157,11 +156,8 @@ def tune(
         "batch_size": tuple(batch_sizes),
     }
     shared = {name: values for name, values in given.items() if values}
-    with (
-        claimed(folder, config.to_yaml()),
-        open_executor() if executor is None else nullcontext(executor) as runner,
-    ):
-        driver = Driver(folder, runner, on_plan, on_event)
+    with claimed(folder, config.to_yaml()):
+        driver = Driver(folder, executor or get_executor(), on_plan, on_event)
         write_text(folder / STUDY, config.to_yaml())
         write_environment(folder)
         searches = _open_searches(config, folder, storage, shared)
@@ -481,7 +477,6 @@ def _run_round(config: StudyConfig, running: Sequence[_Search], driver: Driver) 
         trials=tuple(trial for each in plans.values() for trial in each.trials),
         parameters={key: n for each in plans.values() for key, n in each.parameters.items()},
         finished=frozenset(key for each in plans.values() for key in each.finished),
-        workers=driver.executor.workers,
     )
     last_signed = time.monotonic()
 

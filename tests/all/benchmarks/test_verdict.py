@@ -18,7 +18,7 @@ from kan_diffusion.study.results.verdicts import Comparison, Lead, decide
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.tuning import tune
 from make import EVALUATION, reseal, study
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 
 KAN = get_family(verdict.KAN).title
 ROOT = Path(__file__).parents[3]
@@ -46,7 +46,7 @@ def test_the_page_says_what_the_rows_hold_and_needs_no_trial(tmp_path):
     results, page = tmp_path / "results", tmp_path / "docs" / "verdict.md"
     page.parent.mkdir()
     page.write_text(PAGE)
-    parts, executor = verdict.PARTS[:2], OneByOne(workers=1, device="cpu")
+    parts, executor = verdict.PARTS[:2], one_by_one
     search = _study().with_data(["moons"])
     tune(search, results / "tuning", tries=2, optimizers=("adam",), executor=executor)
     run_study(_study(), results / "study", executor=executor)

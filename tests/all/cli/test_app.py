@@ -11,7 +11,7 @@ import kan_diffusion
 from command_line import WARNING, Outcome
 from kan_diffusion.study.run import run_study
 from make import study
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 
 MLP = ("--family", "mlp", "--params", 400, "--steps", 20, "--batch-size", 64, "--device", "cpu")
 
@@ -24,7 +24,7 @@ def studied(folder, **changes):
     }
     config, path = study(**{**settings, **changes}), folder / "tiny.yaml"
     path.write_text(config.to_yaml())
-    run_study(config, folder / "study", executor=OneByOne(workers=1, device="cpu"))
+    run_study(config, folder / "study", executor=one_by_one)
     return path
 
 

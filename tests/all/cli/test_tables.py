@@ -12,7 +12,7 @@ from kan_diffusion.tables.sources import FileData, TableData
 from kan_diffusion.training.run import num_held_out
 from make import study
 from mixed_tables import people
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 
 
 def test_a_file_is_described_and_refused_without_torch(tmp_path):
@@ -83,8 +83,7 @@ def test_models_are_compared_on_a_table_without_conditions(cli, tmp_path, caplog
     data = {"path": str(tmp_path / "people.csv"), "kinds": {"smokes": "category"}}
     models = [{"family": "mlp", "params": 400, "name": name} for name in ("one", "two")]
     config = study(data=[data], training={"steps": 10, "batch_size": 64}, models=models)
-    executor = OneByOne(workers=1, device="cpu")
-    results = run_study(config.pinned(), tmp_path / "study", executor=executor)
+    results = run_study(config.pinned(), tmp_path / "study", executor=one_by_one)
     assert results.rows["error"].isna().all()
     assert caplog.text.count("column 'number' identifies rows") == 1  # once for all trials
     trial = results.trials[0].folder

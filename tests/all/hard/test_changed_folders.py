@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from commands import run_command
 from kan_diffusion.study.run import run_study
 from make import EVALUATION, contents, reseal, study
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 from runs import copied
 
 NUM_POINTS = 20
@@ -204,7 +204,7 @@ def finished(tmp_path_factory):
         data=[{"toy": "moons", "num_points": 200}], evaluation={**EVALUATION, "moments": []}
     )
     (folder / "study.yaml").write_text(config.to_yaml())
-    run_study(config, folder / "study", executor=OneByOne(workers=1, device="cpu"))
+    run_study(config, folder / "study", executor=one_by_one)
     return folder
 
 

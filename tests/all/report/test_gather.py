@@ -9,14 +9,14 @@ from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, read_preset
 from kan_diffusion.study.run import load_study, run_study
 from make import EVALUATION, study
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 
 SHORT = {"steps": 20, "batch_size": 64}
 MLP = {"name": "MLP", "family": "mlp", "params": 300}
 
 
 def ran(config, folder):
-    run_study(config, folder, executor=OneByOne(workers=1, device="cpu"))
+    run_study(config, folder, executor=one_by_one)
     return load_study(folder)
 
 

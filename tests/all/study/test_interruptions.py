@@ -13,7 +13,7 @@ from commands import Running
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
 from make import EVALUATION, study, trial_content
-from troubles import PACE
+from troubles import JUDGED, PACE
 
 EVERY = 50
 STEPS = 200
@@ -53,13 +53,13 @@ def _step(checkpoint):
         return None
 
 
-def _start(place, executor, *, own_server):
+def _start(place, executor, *, own_server, **variables):
     """Starts ``kan-diffusion compare``, slowly."""
     file = place / "tiny.yaml"
     file.write_text(STUDY.to_yaml())
     words = ["--out", place / "run", "--device", "cpu", "--workers", 1, "--executor", executor]
     path = os.pathsep.join([str(Path(troubles.__file__).parent), *sys.path])
-    environment = {"PYTHONPATH": path, PACE: str(SLOWLY)}
+    environment = {"PYTHONPATH": path, PACE: str(SLOWLY), **variables}
     return Running("compare", file, *words, environment=environment, own_server=own_server)
 
 
@@ -136,3 +136,20 @@ def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path, executor
         run_trial(trial, tmp_path / trial.id, device="cpu")
         wanted = trial_content(tmp_path / trial.id)
         assert trial_content(tmp_path / "run" / "trials" / trial.id) == wanted
+
+
+@pytest.mark.parametrize(
+    ("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)]
+)
+def test_a_trial_that_is_judged_is_interrupted_at_once(number, send, tmp_path):
+    judged = tmp_path / "judged"
+    interrupted = _start(tmp_path, "local", own_server=False, **{PACE: "0", JUDGED: str(judged)})
+    until = time.monotonic() + PATIENCE
+    while not judged.exists():
+        assert interrupted.process.is_alive(), interrupted.wait(PATIENCE)
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    send(interrupted.process.pid, number)
+    said = interrupted.wait(PATIENCE)
+    assert interrupted.process.exitcode == 128 + number, said
+    assert "Traceback" not in said

@@ -10,7 +10,7 @@ from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import tune
 from kills import WAIT, drive, explain, run_until
 from make import study, trial_content
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 KILLED = -signal.SIGKILL
@@ -19,7 +19,7 @@ KILLED = -signal.SIGKILL
 def test_a_search_that_is_killed_loses_no_try(tmp_path):
     training = {"steps": 10, "batch_size": 64}
     config = study(models=[{"family": "mlp"}], budget={"amount": 300}, training=training)
-    search = partial(tune, tries=2, executor=OneByOne(workers=1, device="cpu"))
+    search = partial(tune, tries=2, executor=one_by_one)
     for write in (3, 6, 9, 12):
         assert run_until(write, tmp_path, search, config, tmp_path) == KILLED
         assert not (tmp_path / "tuned.json").exists()

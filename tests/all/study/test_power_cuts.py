@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from disk import disturbed, is_hidden, power_cuts, watched
-from kan_diffusion.study.executors.base import Task, attempt
+from kan_diffusion.study.executors import Task
+from kan_diffusion.study.executors.worker import attempt
 from kan_diffusion.study.folder import CHECKPOINT, RESULT
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial

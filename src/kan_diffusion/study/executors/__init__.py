@@ -1,42 +1,53 @@
 """Where trials run: in processes of this machine, or on a Ray cluster.
 
-Each trial runs in one process on one thread, and as many run at once as asked for: at the sizes of
-these networks a second thread makes a step slower, so only parallel trials pay. A trial is a
-function of its configuration and its folder; an executor hands trials out and yields their events::
+An executor is a function from trials to their events, and its workers end with it::
 
-    with open_executor("local", workers=2) as executor:
-        for event in executor.run(trials, folder):
+    with closing(get_executor("local", workers=2)(tasks)) as events:
+        for event in events:
             ...
 
-The lock on a trial's folder only saves work: a trial's draws depend on its configuration alone,
-every file is written whole or not at all, and ``trial.json`` comes last
-(:mod:`kan_diffusion.study.folder`). A trial may therefore be interrupted anywhere and resumed by
-another process or another machine, or even run twice at once.
+Each trial runs in one process on one thread: at the sizes of these networks a second thread makes a
+step slower, so only parallel trials pay. A trial is a function of its configuration and its folder,
+whose files are whole or not there, so it may be interrupted anywhere and go on elsewhere, or even
+run twice at once: the lock on its folder only saves work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
 
-from kan_diffusion.errors import look_up
-from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, default_workers
-from kan_diffusion.study.executors.local import LocalExecutor
-from kan_diffusion.study.executors.ray import RayExecutor
+from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.study.executors.base import Task, TrialEvent
+from kan_diffusion.study.executors.local import run_here
+from kan_diffusion.study.executors.ray import run_on_ray
 
-__all__ = ["EXECUTORS", "Executor", "Task", "TrialEvent", "default_workers", "open_executor"]
+__all__ = ["EXECUTORS", "Executor", "Task", "TrialEvent", "default_workers", "get_executor"]
 
-EXECUTORS: Mapping[str, type[Executor]] = {"local": LocalExecutor, "ray": RayExecutor}
-"""Executors by name: processes of this machine, or a Ray cluster."""
+Executor = Callable[[Iterable[Task]], Generator[TrialEvent, None, None]]
+"""Runs trials in their order, as many at once as there is room for.
+
+A trial that fails does not stop the others. The last event of each is ``"finished"`` or
+``"failed"``. Whoever closes the iterator interrupts the trials, which save their state.
+"""
+
+EXECUTORS: dict[str, Callable[..., Generator[TrialEvent, None, None]]] = {
+    "local": run_here,
+    "ray": run_on_ray,
+}
+"""Executors by name; each takes the tasks, a number of workers and a device."""
 
 
-def open_executor(
+def get_executor(
     kind: str = "local",
     *,
     workers: int | None = None,
     device: str = "auto",
     address: str | None = None,
 ) -> Executor:
-    """Makes an executor; it starts its workers when it is given trials.
+    """Returns an executor.
 
     Args:
         kind: One of :data:`EXECUTORS`.
@@ -46,11 +57,31 @@ def open_executor(
         address: Address of a running Ray cluster, such as ``"auto"`` or ``"ray://host:10001"``;
             None starts one on this machine.
 
-    Returns:
-        The executor, to be used as a context manager.
-
     Raises:
-        KanDiffusionError: The executor is unknown, what it needs is not installed, or it takes no
-            address.
+        KanDiffusionError: The executor is unknown or takes no address, or a number of workers is
+            given beside one.
     """
-    return look_up("executor", kind, EXECUTORS)(workers=workers, device=device, address=address)
+    run = look_up("executor", kind, EXECUTORS)
+    if address is None:
+        workers = default_workers(device) if workers is None else workers
+        return partial(run, workers=workers, device=device)
+    if kind != "ray":
+        raise KanDiffusionError(
+            f"address '{address}' is of a Ray cluster, where executor '{kind}' runs no trials; "
+            "choose executor 'ray'"
+        )
+    if workers is not None:
+        raise KanDiffusionError(
+            f"the cluster at '{address}' decides how many trials run at once; leave the number of "
+            "workers out"
+        )
+    return partial(run, workers=None, device=device, address=address)
+
+
+def default_workers(device: str) -> int:
+    """Returns one worker per CPU core, or one for a GPU."""
+    import torch
+
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return 1

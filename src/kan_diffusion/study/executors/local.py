@@ -1,8 +1,9 @@
 """Trials in processes of this machine.
 
-The driver starts workers and holds a pipe to each, for trials, events and the order to stop. A
-worker has one trial at a time; if it dies, only this trial is lost. Imports take seconds, so on
-Linux workers are forked from a server that has already imported everything.
+The driver holds a pipe to each worker, which has one trial at a time; if it dies, only this trial
+is lost. Imports take seconds, so on Linux workers are forked from a server that has already
+imported everything. Ctrl-C and its like interrupt a worker wherever it is, in training or in
+judging; training then saves its state.
 """
 
 from __future__ import annotations
@@ -12,52 +13,141 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, TypeAlias
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.interrupts import INTERRUPTS
-from kan_diffusion.study.executors.base import Executor, Task, TrialEvent, attempt, use_one_thread
+from kan_diffusion.interrupts import INTERRUPTS, interrupt_on_signals
+from kan_diffusion.study.executors.base import Task, TaskQueue, TrialEvent
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import ForkServerContext, SpawnContext
+    from multiprocessing.process import BaseProcess
 
-    # What the driver waits on for a worker: its pipe, and the handle that signals its end.
-    _Source = Connection[Task | None, TrialEvent | Literal["ready"]] | int
-
-__all__ = ["LocalExecutor"]
-
-_NUM_FALSE_STARTS = 3
-"""The executor gives up after this many workers in a row that died before they were ready."""
+__all__ = ["run_here"]
 
 
-def _serve(
-    connection: Connection[TrialEvent | Literal["ready"], Task | None],
-    device: str,
-    environment: dict[str, str],
-) -> None:
-    """Runs trials in a worker until told to stop."""
-    for number in INTERRUPTS:  # they reach the driver, too, which decides
-        signal.signal(number, signal.SIG_IGN)
+@dataclass
+class _Worker:
+    """A worker process, as seen by its driver; without a task it is idle."""
+
+    process: BaseProcess
+    task: Task | None = None
+    has_begun: bool = False
+
+
+_Staff: TypeAlias = "dict[Connection[Task, TrialEvent], _Worker]"
+"""Workers by the pipes to them."""
+
+
+def run_here(tasks: Iterable[Task], workers: int, device: str) -> Generator[TrialEvent, None, None]:
+    """Runs trials in processes of this machine.
+
+    Args:
+        tasks: The trials, in the order to start them.
+        workers: Number of trials that run at once.
+        device: Device to train on.
+
+    Yields:
+        The events of the trials.
+
+    Raises:
+        KanDiffusionError: No worker can be started.
+    """
+    queue = TaskQueue(tasks)
+    staff: _Staff = {}
+    events: list[TrialEvent] = []
+    try:
+        while True:
+            while len(queue.running) < workers and (task := queue.next()) is not None:
+                idle = (pipe for pipe, worker in staff.items() if worker.task is None)
+                pipe = next(idle, None) or _start_worker(staff, device)
+                staff[pipe].task = task
+                with suppress(OSError):  # it has died, which is noticed below
+                    pipe.send(task)
+            yield from events  # now that no worker waits
+            if not queue.running:
+                return
+            ready = wait(list(staff))
+            received = [e for pipe in list(staff) if pipe in ready for e in _receive(pipe, staff)]
+            events = [passed for event in received for passed in queue.settle(event)]
+    finally:
+        for worker in staff.values():
+            if worker.process.is_alive():
+                worker.process.terminate()
+        for worker in staff.values():
+            worker.process.join()
+
+
+def _start_worker(staff: _Staff, device: str) -> Connection[Task, TrialEvent]:
+    """Starts a worker and returns the pipe to it."""
+    if sys.platform == "linux":
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([f"{__package__}.worker"])
+    else:  # Apple's frameworks may not be forked once they are loaded
+        context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, device, dict(os.environ)), daemon=True)
+    with _signals_blocked():
+        process.start()
+        staff[pipe] = _Worker(process)
+    theirs.close()  # so that the pipe closes when the process ends
+    return pipe
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Blocks interrupts here, and in processes that are started inside until they unblock them."""
+    resource_tracker.ensure_running()  # its start would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _receive(pipe: Connection[Task, TrialEvent], staff: _Staff) -> Iterator[TrialEvent]:
+    """Yields the next event of a worker; that its task is lost if it has died."""
+    worker = staff[pipe]
+    try:
+        event = pipe.recv()
+    except (EOFError, OSError):
+        del staff[pipe]
+        worker.process.join()
+        pipe.close()
+        code = worker.process.exitcode or 0
+        ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if worker.task is None:
+            return
+        if not worker.has_begun:
+            raise KanDiffusionError(
+                f"worker processes do not start ({ending}); a script that runs a study does so "
+                "under 'if __name__ == \"__main__\":', and the first lines that a worker wrote on "
+                "standard error say more"
+            ) from None
+        yield TrialEvent("lost", worker.task.config.id, error=ending)
+        return
+    worker.has_begun = True
+    if event.kind not in ("started", "progressed"):
+        worker.task = None
+    yield event
+
+
+def _serve(pipe: Connection[TrialEvent, Task], device: str, environment: dict[str, str]) -> None:
+    """Runs trials in a worker until it is interrupted or the driver is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)  # the server's environment may be outdated
-    use_one_thread()
-    from kan_diffusion.study.executors import preload  # noqa: F401  # before the first trial
-
-    def tell(event: TrialEvent) -> None:
-        if connection.poll():  # while a trial runs, only the order to stop comes
-            raise KeyboardInterrupt  # training saves its state and ends
-        connection.send(event)
-
-    # The driver may be gone, and an interrupted trial ends its worker.
     with suppress(EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        connection.send("ready")
-        while (task := connection.recv()) is not None:
-            connection.send(attempt(task, device, tell))
+        interrupt_on_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+        from kan_diffusion.study.executors.worker import attempt
+
+        while True:
+            pipe.send(attempt(pipe.recv(), device, pipe.send))
 
 
 def _end_with_parent() -> None:
@@ -66,160 +156,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-@contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Blocks interrupts in processes started inside; the caller receives them afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # its start would unblock the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _context() -> ForkServerContext | SpawnContext:
-    """Chooses how workers start: forked from a server that has the imports, or else spawned."""
-    if sys.platform != "linux":  # Apple's frameworks may not be forked once they are loaded
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"{__package__}.preload"])
-    return context
-
-
-class _Worker:
-    """A worker process, as seen by its driver.
-
-    Attributes:
-        task: The task it has; None when it is idle.
-        ready: Whether it has imported all that it needs.
-    """
-
-    def __init__(self, device: str) -> None:
-        context = _context()
-        self.connection, theirs = context.Pipe()
-        given = theirs, device, dict(os.environ)
-        self.process = context.Process(target=_serve, args=given, daemon=True)
-        with _interrupts_deferred():
-            self.process.start()
-        theirs.close()  # so that the pipe closes when the process ends
-        self.task: Task | None = None
-        self.ready = False
-        self._reachable = True
-
-    def sources(self) -> list[_Source]:
-        """Lists the objects to wait on for its events and its end."""
-        return [*([self.connection] if self._reachable else []), self.process.sentinel]
-
-    def give(self, task: Task | None) -> None:
-        """Sends a task, or None to stop the worker; a dead worker is noticed later."""
-        self.task = task
-        with suppress(OSError):
-            self.connection.send(task)
-
-    def events(self) -> Iterator[TrialEvent]:
-        """Yields the events it has sent so far."""
-        try:
-            while self._reachable and self.connection.poll():
-                message = self.connection.recv()
-                if isinstance(message, TrialEvent):
-                    if message.finished or message.kind == "taken":
-                        self.task = None
-                    yield message
-                else:
-                    self.ready = True
-        except (EOFError, OSError):
-            self._reachable = False
-
-    def join(self) -> None:
-        """Waits for its end."""
-        self.process.join()
-        self.connection.close()
-
-    def ending(self) -> str:
-        """How the process ended, in words."""
-        code = self.process.exitcode
-        if code is not None and code < 0:
-            with suppress(ValueError):
-                return signal.Signals(-code).name
-        return f"exit code {code}"
-
-
-class LocalExecutor(Executor):
-    """Runs trials in processes of this machine.
-
-    Raises:
-        KanDiffusionError: An address is given.
-    """
-
-    def __init__(
-        self, *, workers: int | None = None, device: str = "auto", address: str | None = None
-    ) -> None:
-        super().__init__(workers=workers, device=device, address=address)
-        if address is not None:
-            raise KanDiffusionError(
-                f"--address '{address}' is of a Ray cluster and trials run on this machine; add "
-                "--executor ray"
-            )
-        self._staff: list[_Worker] = []
-        self._false_starts = 0
-
-    def room(self) -> int:
-        """Number of workers that are idle or not yet started."""
-        return self.workers - sum(worker.task is not None for worker in self._staff)
-
-    def submit(self, task: Task) -> None:
-        """Gives a task to an idle worker, or to a new one."""
-        idle = next((worker for worker in self._staff if worker.task is None), None)
-        if idle is None:
-            idle = _Worker(self.device)
-            self._staff.append(idle)
-        idle.give(task)
-
-    def collect(self) -> Iterator[TrialEvent]:
-        """Waits for the next events of any worker.
-
-        Yields:
-            The events.
-        """
-        sources = [(source, worker) for worker in self._staff for source in worker.sources()]
-        owners: dict[object, _Worker] = dict(sources)
-        found = wait([source for source, _ in sources])
-        for worker in dict.fromkeys(owners[source] for source in found):
-            yield from worker.events()
-            if worker.ready:
-                self._false_starts = 0
-            if not worker.process.is_alive():
-                yield from worker.events()  # sent between the last look and its end
-                self._staff.remove(worker)
-                worker.join()
-                if worker.task is not None:
-                    yield from self._replace(worker, worker.task)
-
-    def _replace(self, worker: _Worker, task: Task) -> Iterator[TrialEvent]:
-        """Reports the task of a dead worker as lost, or submits it again if it never began."""
-        if worker.ready:
-            yield TrialEvent("lost", task.config.id, error=worker.ending())
-            return
-        self._false_starts += 1
-        if self._false_starts == _NUM_FALSE_STARTS:
-            raise KanDiffusionError(
-                f"worker processes do not start ({worker.ending()}); a script that runs a "
-                "study does so under 'if __name__ == \"__main__\":', and the first lines that "
-                "a worker wrote on standard error say more"
-            )
-        self.submit(task)
-
-    def close(self) -> None:
-        """Ends the workers; running trials save their state."""
-        for worker in self._staff:
-            worker.give(None)
-            if not worker.ready:  # it would first import all it needs
-                worker.process.kill()
-        for worker in self._staff:
-            worker.join()
-        self._staff = []
