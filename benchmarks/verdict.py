@@ -364,8 +364,8 @@ def _searched(folder: Path) -> str:
     lines = []
     for family, tries in table.groupby("family", sort=False):
         done = tries.dropna(subset=["value"])
-        best = done.sort_values(["value", "try"]).iloc[0]
-        first = done[done["try"] == 0]["value"]
+        best = done.sort_values("value", kind="stable").iloc[0]
+        first = tries["value"].iloc[:1]
         settings = ", ".join(f"{key} {_short(value)}" for key, value in best["settings"].items())
         numbers = (float(np.exp(v)) for v in (first.mean(), best["value"], done["value"].median()))
         lines.append(

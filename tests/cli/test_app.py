@@ -14,7 +14,7 @@ from command_line import call_command
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.study import tuning
 from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.tuning import Tuned
+from kan_diffusion.study.tuning import Try, Tuned
 from make import reseal, written
 from runs import copied
 
@@ -286,13 +286,15 @@ def test_a_process_that_keeps_its_signal_is_warned_of_once(cli, points, tmp_path
 def test_the_settings_that_were_found_are_used_at_the_budget_they_were_found_for(
     cli, monkeypatch, tmp_path
 ):
-    row = {"family": "mlp", "try": 0, "value": 0.0, "error": None, "settings": {}, "trials": []}
-    found = Tuned({}, pd.DataFrame([row]), tmp_path / "tuned.json")
+    kept = {"search": "", "family": "mlp", "settings": {}, "value": 0.0, "error": None}
+    told = Try.model_validate({**kept, "measures": {"moons": 1.0}, "trials": []})
+    found = Tuned({}, {"mlp": (told,)}, tmp_path / "tuned.json")
     monkeypatch.setattr(tuning, "tune", lambda *_, **__: found)
     given = ("--match", "time", "--budget", "6", "--families", "kan,mlp", "--steps", "9")
-    assert cli("tune", "moons", *given).out.splitlines()[-1] == (
+    out = cli("tune", "moons", *given, "--data", "moons").out
+    assert out.splitlines()[-1] == (
         "Use them: kan-diffusion compare moons --match=time --budget=6 --families=kan,mlp "
-        f"--steps=9 --tuned {found.path}"
+        f"--data=moons --steps=9 --tuned {found.path}"
     )
 
 

@@ -24,6 +24,7 @@ from kan_diffusion._version import __version__
 from kan_diffusion.cli.options import (
     Address,
     Amount,
+    DataSets,
     Device,
     Executor,
     Families,
@@ -148,6 +149,7 @@ def compare(
     params: Params = None,
     process: NoisingProcess = None,
     steps: Steps = None,
+    data: DataSets = None,
     tuned: Annotated[
         Path | None, option("Settings of the families, as 'tune' writes them.")
     ] = None,
@@ -177,6 +179,8 @@ def compare(
     )
     if steps is not None:
         config = config.with_steps(steps)
+    if data is not None:
+        config = config.with_data(_listed(data) or [])
     if tuned is not None:
         config = apply_tuned(config, read_tuned(tuned))
     if seeds is not None:
@@ -222,8 +226,7 @@ def _require_success(rows: pd.DataFrame) -> None:
     epilog="Examples:\n\n"
     "`kan-diffusion tune points.csv --tries 12 --out runs/tuned`, then\n\n"
     "`kan-diffusion compare points.csv --tuned runs/tuned/tuned.json`\n\n"
-    "`kan-diffusion tune swiss-roll --data swiss-roll,checkerboard`\n\n"
-    "`kan-diffusion tune study.yaml --storage postgresql://host/tuning`: many machines"
+    "`kan-diffusion tune swiss-roll --data swiss-roll,checkerboard`"
 )
 def tune(
     what: What,
@@ -235,16 +238,10 @@ def tune(
     families: Families = None,
     params: Params = None,
     steps: Steps = None,
-    data: Annotated[
-        str | None, option("Of a study with several data sets, those to tune on.")
-    ] = None,
+    data: DataSets = None,
     optimizers: Annotated[
         str | None,
         option("Optimisers to choose from, such as adam,soap,muon.", "that of the study"),
-    ] = None,
-    storage: Annotated[
-        str | None,
-        option("URL of Optuna's database, for many machines; a file in the run folder by default."),
     ] = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -274,11 +271,11 @@ def tune(
     runner = get_executor(executor, workers=workers, device=device, address=address)
     with show_study_progress(f"tuning {config.name}") as progress:
         tuned = search(
-            config, folder, tries=tries, optimizers=_listed(optimizers) or (), storage=storage,
+            config, folder, tries=tries, optimizers=_listed(optimizers) or (),
             executor=runner, on_plan=progress.start, on_event=progress.move,
         )  # fmt: skip
-    show_tuned(tuned.tries)
-    given = {"match": match, "budget": budget, "params": params, "families": families}
+    show_tuned(tuned)
+    given = {"match": match, "budget": budget, "params": params, "families": families, "data": data}
     given["steps"] = None if steps is None else str(steps)
     same = [f"--{name}={value}" for name, value in given.items() if value is not None]
     use = ["kan-diffusion", "compare", what, *same, "--tuned", str(tuned.path)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from kan_diffusion.formulas.explain import Explanation
     from kan_diffusion.report.contents import ReportContents
     from kan_diffusion.report.views import JudgedPage
+    from kan_diffusion.study.tuning import Tuned
 
 __all__ = [
     "show_conclusions",
@@ -185,18 +185,18 @@ def show_judged(page: JudgedPage, title: str) -> None:
     TextConsole().print("", table, *page.sentences, sep="\n")
 
 
-def show_tuned(tries: pd.DataFrame) -> None:
+def show_tuned(tuned: Tuned) -> None:
     """Prints the best try of each family: judged measure on each data set, and settings."""
-    from kan_diffusion.study.tuning import TRY
+    from kan_diffusion.study.tuning import best_try
 
-    datas = [column for column in tries.columns if column not in TRY]
+    best = {family: best_try(tries) for family, tries in tuned.tries.items()}
+    datas = next(iter(best.values())).measures
     table = _table("Best settings of each family", ["family"], ["tries", *datas])
     table.add_column("settings")
-    for family, group in tries.groupby("family", sort=False):
-        best = group.sort_values("value").iloc[0]
-        settings = ", ".join(f"{key} {_short(value)}" for key, value in best["settings"].items())
-        numbers = [format_number(float(best[data])) for data in datas]
-        table.add_row(str(family), str(len(group)), *numbers, settings)
+    for family, found in best.items():
+        settings = ", ".join(f"{key} {_short(value)}" for key, value in found.settings.items())
+        numbers = [format_number(found.measures[data]) for data in datas]
+        table.add_row(family, str(len(tuned.tries[family])), *numbers, settings)
     TextConsole().print("", table, sep="\n")
 
 

@@ -13,9 +13,9 @@ from kan_diffusion.imports import import_own
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
 
 __all__ = [
-    "Address", "Amount", "Device", "Executor", "Families", "Match", "Modules", "NoisingProcess",
-    "Out", "Overwrite", "Params", "Quick", "Run", "SamplerSteps", "Steps", "What", "Workers",
-    "option",
+    "Address", "Amount", "DataSets", "Device", "Executor", "Families", "Match", "Modules",
+    "NoisingProcess", "Out", "Overwrite", "Params", "Quick", "Run", "SamplerSteps", "Steps", "What",
+    "Workers", "option",
 ]  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def option(
     return made
 
 
+DataSets = Annotated[str | None, option("Of a study with several data sets, those to use.")]
 Modules = Annotated[
     str | None,
     option(

@@ -53,10 +53,9 @@ def test_the_page_says_what_the_rows_hold_and_needs_no_trial(tmp_path):
     verdict.write_results(parts, results, page)
     written = page.read_text()
 
-    # A clone has what is committed: no trial, and no database of the search.
+    # A clone has what is committed: no trial.
     for folder in (results / part.name for part in parts):
         shutil.rmtree(folder / "trials")
-    (results / "tuning" / "tuning.db").unlink()
     verdict.write_results(parts, results, page)
     assert page.read_text() == written
 
