@@ -15,7 +15,7 @@ from kan_diffusion.study.budgets import Budget
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, SamplingConfig, StudyConfig
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.tables.sources import FileData, TableData
-from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.config import TrainingConfig
 from tables.sources import make_customers
 
 SHOWING_OUTPUT = ("README.md", "tables.md")

@@ -67,8 +67,10 @@ if TYPE_CHECKING:
     from kan_diffusion.tables.scores import table_scores as table_scores
     from kan_diffusion.tables.sources import FileData as FileData
     from kan_diffusion.tables.sources import TableData as TableData
-    from kan_diffusion.training import TrainingConfig as TrainingConfig
-    from kan_diffusion.training import train as train
+    from kan_diffusion.training.callbacks import Progress as Progress
+    from kan_diffusion.training.callbacks import Snapshots as Snapshots
+    from kan_diffusion.training.config import TrainingConfig as TrainingConfig
+    from kan_diffusion.training.loop import train as train
 
 _NAMES = {
     "tables.codec": ["TableCodec"],
@@ -103,7 +105,9 @@ _NAMES = {
     "study.run": ["run_study"],
     "formulas.explain": ["ExplainOptions", "explain_run"],
     "pictures.prompts": ["Vocabulary"],
-    "training": ["TrainingConfig", "train"],
+    "training.callbacks": ["Progress", "Snapshots"],
+    "training.config": ["TrainingConfig"],
+    "training.loop": ["train"],
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names}
 

@@ -18,7 +18,7 @@ from kan_diffusion import decide, read_results
 from kan_diffusion.cli.console import show_conclusions, show_forest
 from kan_diffusion.report.contents import ReportContents
 from kan_diffusion.study.config import read_study
-from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.config import TrainingConfig
 
 SHORTER = {
     "train": ["--steps", "20"],

@@ -12,7 +12,8 @@ from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.denoisers import Family, NetworkDenoiser, Range, get_family
 from kan_diffusion.denoisers.families import BUDGET_TOLERANCE, _widths_for_budget
 from kan_diffusion.processes import get_process
-from kan_diffusion.training import TrainingConfig, train
+from kan_diffusion.training.config import TrainingConfig
+from kan_diffusion.training.loop import train
 from make import denoiser, points
 
 

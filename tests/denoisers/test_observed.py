@@ -8,8 +8,9 @@ from kan_diffusion import PointDiffusionPipeline
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.diffusion.likelihood import log_likelihood
 from kan_diffusion.processes import get_process
-from kan_diffusion.training import TrainingConfig, train
-from kan_diffusion.training.batches import TOLD_SHARE, Batches
+from kan_diffusion.training.batches import OBSERVED_SHARE, Batches
+from kan_diffusion.training.config import TrainingConfig
+from kan_diffusion.training.loop import train
 from make import denoiser, points
 
 COSINE, NAN = get_process("cosine"), torch.nan
@@ -23,7 +24,7 @@ def test_coordinates_are_observed_clean_and_in_every_combination():
     observed = batches.at(0).observed
     known = ~observed.isnan()
     assert ((observed - 1) % 3 == torch.arange(3.0))[known].all()
-    assert float(known.float().mean()) == pytest.approx(TOLD_SHARE, abs=0.03)
+    assert float(known.float().mean()) == pytest.approx(OBSERVED_SHARE, abs=0.03)
     combinations = known.int() @ torch.tensor([1, 2, 4], dtype=torch.int32)
     counts = torch.bincount(combinations, minlength=8) / len(known)
     assert counts[0] > 0.5

@@ -7,7 +7,7 @@ import pytest
 from helpers import randn
 from kan_diffusion.evaluation.diagnostics import Distinction, training_diagnosis
 from kan_diffusion.evaluation.metrics import c2st
-from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.config import TrainingConfig
 
 HELDOUT = randn(100, 3)
 FELL = (500, 2.0), (1000, 0.8), (2000, 0.4)

@@ -7,6 +7,7 @@ from kan_diffusion.errors import RunFolderError
 from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.prompts import Vocabulary
+from kan_diffusion.training.callbacks import Snapshots
 
 CAPTIONS = ("a bright picture", "a dark picture", "Dark, it is")
 SHAPE = 1, 4, 4
@@ -104,7 +105,7 @@ def test_training_with_prompts_goes_on_to_the_same_bits(tmp_path):
 
     kept = {"checkpoint": tmp_path / "state.safetensors", "resume": True}
     with pytest.raises(RuntimeError):
-        _train(9, moments=[7], on_moment=stop, **kept)
+        _train(9, callbacks=[Snapshots([7], stop)], **kept)
     resumed, result = _train(9, **kept)
     assert result.resumed_from == 6
     assert_same_state(resumed, _train(9)[0])

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from kan_diffusion.processes import get_process
-from kan_diffusion.training import TrainingConfig, train
+from kan_diffusion.training.callbacks import Snapshots
+from kan_diffusion.training.config import TrainingConfig
+from kan_diffusion.training.loop import train
 from make import denoiser, points
 
 # 100 points in batches of 32 are epochs of four steps, the last of 4 points.
@@ -43,7 +45,7 @@ def stopped_at(step, error=Stop):
         if at == step:
             raise error
 
-    return {"moments": [step], "on_moment": callback}
+    return {"callbacks": [Snapshots([step], callback)]}
 
 
 @contextmanager

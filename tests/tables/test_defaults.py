@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kan_diffusion.denoisers import FAMILIES, get_family
-from kan_diffusion.training.run import num_held_out
+from kan_diffusion.training.config import num_held_out
 from make import suggested
 
 ROWS, DIMS = st.integers(1, 10_000_000), st.integers(1, 2_000)

@@ -21,7 +21,7 @@ from kan_diffusion.study.named import single_trial
 from kan_diffusion.tables import estimator
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.sources import FileData
-from kan_diffusion.training import train
+from kan_diffusion.training.loop import train
 from mixed_tables import people
 from odd_tables import QUICKLY_LEARNED, TABLES, require_learned_drawn_and_filled
 

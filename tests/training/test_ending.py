@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.processes import get_process
-from kan_diffusion.training import TrainingConfig, run
+from kan_diffusion.training import run
+from kan_diffusion.training.callbacks import Progress, Snapshots
+from kan_diffusion.training.config import TrainingConfig
 from short_training import Stop, small, stopped_at, trained
 
 FEW = torch.randn(6, 2, generator=seeded(1))
@@ -44,7 +46,7 @@ def test_the_weights_of_the_lowest_held_out_loss_are_kept(ema_decay):
         states[step] = {name: value.clone() for name, value in shown.state_dict().items()}
 
     undisturbed = OVERFIT.model_copy(update={"ema_decay": ema_decay})
-    _trained(_small(), undisturbed, moments=range(401), on_moment=keep)
+    _trained(_small(), undisturbed, callbacks=[Snapshots(range(401), keep)])
     for patience in (None, 0.3):
         config = undisturbed.model_copy(update={"patience": patience})
         denoiser = _small()
@@ -146,8 +148,8 @@ def test_seconds_of_the_processor_are_met_whatever_the_speed_and_the_steps_asked
     denoiser = Timed(lambda step: (0.02, 0.06, 0.04)[step // 40 % 3])
     config = OVERFIT.model_copy(update={"processor_seconds": 10, "steps": steps})
     moments = []
-    asked = {"moments": [0, steps], "on_moment": lambda step, _: moments.append(step)}
-    result = _timed(denoiser, config, **asked)
+    shown = Snapshots([0, steps], lambda step, _: moments.append(step))
+    result = _timed(denoiser, config, callbacks=[shown])
     assert result.cpu_seconds == pytest.approx(10, rel=0.05)
     assert moments == [0, len(result.losses)]
     rates = result.learning_rates
@@ -163,34 +165,28 @@ def test_steps_that_are_slow_beyond_hope_stop_at_the_clock():
     assert [step for step, _ in result.heldout_losses] == [4]
 
 
-@pytest.mark.parametrize("changes", [{"max_seconds": 10}, {"patience": 0.2}, {}], ids=str)
-def test_the_last_moment_shows_the_model_that_is_kept_whatever_ends_training(changes):
-    shown = {}
+@pytest.mark.parametrize(
+    "changes", [{"max_seconds": 10}, {"patience": 0.2}, {"stop": 33}, {}], ids=str
+)
+def test_the_end_shows_the_model_that_is_kept_and_all_progress_whoever_ends_training(changes):
+    shown, reports, stop = {}, [], changes.get("stop", 401)
 
     def keep(step, denoiser):
         shown[step] = {name: value.clone() for name, value in denoiser.state_dict().items()}
 
-    denoiser = Timed(lambda _: 0.06)
-    options = {"heldout": OTHERS, "moments": [0, 400], "on_moment": keep}
-    result = _timed(denoiser, OVERFIT.model_copy(update=changes), **options)
+    denoiser, progress = Timed(lambda _: 0.06), Progress(lambda step, _: reports.append(step))
+    callbacks = [lambda run: run.step == stop and run.stop(), Snapshots([0, 400], keep), progress]
+    config = OVERFIT.model_copy(update={key: changes[key] for key in changes if key != "stop"})
+    result = _timed(denoiser, config, heldout=OTHERS, callbacks=callbacks)
+    endings = {"max_seconds": "time", "patience": "early", "stop": "stopped"}
+    ending = endings.get(next(iter(changes), ""), "finished")
+    assert result.ending == ending
+    assert (len(result.losses) < 400) == (ending != "finished")
+    assert result.heldout_losses[-1][0] == len(result.losses)
     assert list(shown) == [0, len(result.losses)]
-    assert result.best_step < len(result.losses)
     assert_same_state(denoiser, shown[len(result.losses)])
-
-
-@pytest.mark.parametrize("changes", [{"max_seconds": 10}, {"patience": 0.2}, {}], ids=str)
-def test_progress_ends_where_training_ends_whoever_ends_it(changes):
-    reports = []
-    options = {"heldout": OTHERS, "on_progress": lambda step, _: reports.append(step)}
-    config = OVERFIT.model_copy(update=changes)
-    result = _timed(Timed(lambda _: 0.06), config, **options)
-    assert (len(result.losses) < 400) == bool(changes)
     assert reports == sorted(reports)
     assert reports[-1] == config.steps == 400
-    reports.clear()
-    stop = {**options, "callbacks": [lambda run: run.stop()]}
-    assert _trained(_small(), OVERFIT, **stop).ending == "stopped"
-    assert reports[-1] == 400
 
 
 @pytest.mark.parametrize(
@@ -205,14 +201,14 @@ def test_a_resumed_run_keeps_its_best_weights_and_its_plan(clock, moment, tmp_pa
         raise Stop
 
     stopped = []
-    config = OVERFIT.model_copy(update={clock: 15.0, "patience": 0.5, "checkpoint_every": 3})
+    config = OVERFIT.model_copy(update={clock: 16.25, "patience": 0.5, "checkpoint_every": 3})
     undisturbed = Timed(pace)
     expected = _timed(undisturbed, config, heldout=OTHERS)
     assert expected.best_step < len(expected.losses)
     kept = {"checkpoint": tmp_path / "state.safetensors", "identity": "a", "heldout": OTHERS}
     with pytest.raises(Stop):
-        _timed(Timed(pace), config, **kept, moments=[moment], on_moment=stop)
-    kept_step = stopped[0] - stopped[0] % 3
+        _timed(Timed(pace), config, **kept, callbacks=[Snapshots([moment], stop)])
+    kept_step = stopped[0] - 1 - (stopped[0] - 1) % 3  # a callback comes before the checkpoint
     resumed = Timed(pace, step=kept_step)
     result = _timed(resumed, config, **kept, resume=True)
     assert result.resumed_from == kept_step
@@ -223,6 +219,31 @@ def test_a_resumed_run_keeps_its_best_weights_and_its_plan(clock, moment, tmp_pa
     assert (result.best_step, result.ending) == (expected.best_step, expected.ending)
 
 
+def test_a_gpu_is_waited_for_at_both_ends_of_what_is_timed(monkeypatch):
+    # It works behind the program, to which a launch takes a millisecond, whatever its work.
+    now, busy_until = 0.0, 0.0
+
+    def launch(seconds):
+        nonlocal now, busy_until
+        now += 0.001
+        busy_until = max(now, busy_until) + seconds
+
+    def wait(_):
+        nonlocal now
+        now = max(now, busy_until)
+
+    clock = SimpleNamespace(perf_counter=lambda: now, process_time=lambda: 0.0)
+    monkeypatch.setattr(run, "time", clock)
+    monkeypatch.setattr(torch.accelerator, "synchronize", wait)
+    of_gpu = run.Clock(torch.device("cuda"))
+    for work in (0.2, 0.5):
+        launch(30.0)  # of a callback, say
+        of_gpu.start()
+        launch(work)
+        of_gpu.stop()
+    assert (of_gpu.wall, of_gpu.processor) == pytest.approx((0.702, 0.702))
+
+
 def test_a_run_interrupted_when_its_steps_begin_to_be_timed_resumes(tmp_path):
     config = OVERFIT.model_copy(update={"max_seconds": 10})
     kept = {"checkpoint": tmp_path / "state.safetensors", "identity": "a"}
@@ -230,7 +251,7 @@ def test_a_run_interrupted_when_its_steps_begin_to_be_timed_resumes(tmp_path):
         _timed(Timed(lambda _: 0.3), config, **kept, **stopped_at(5, KeyboardInterrupt))
     result = _timed(Timed(lambda _: 0.3), config, **kept, resume=True)
     assert result.resumed_from == 5
-    assert len(result.losses) == 31  # 9.5 seconds of 0.3 each
+    assert len(result.losses) == 32  # 9.5 seconds of 0.3 each
 
 
 @pytest.mark.parametrize(

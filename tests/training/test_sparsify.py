@@ -4,7 +4,7 @@ import torch
 from helpers import assert_same_state, refused, seeded
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.kan.importance import edge_penalty, edge_sizes, layer_entropy
-from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.config import TrainingConfig
 from kan_diffusion.training.run import EdgeWatch
 from make import points
 from networks import network

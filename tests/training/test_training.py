@@ -1,7 +1,9 @@
 import copy
+import functools
 import itertools
 import json
 import logging
+import operator
 import shutil
 import signal
 from functools import partial
@@ -18,18 +20,15 @@ from helpers import refused, seeded
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.scaling import Standardizer
-from kan_diffusion.data.sources import load_dataset
-from kan_diffusion.data.toys import ToyData
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.devices import resolve_device
-from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import NonFiniteLossError, RunFolderError
 from kan_diffusion.evaluation.denoising import draw_noised_points, measure_denoising
-from kan_diffusion.evaluation.metrics import energy_distance
 from kan_diffusion.kan import KANLinear
-from kan_diffusion.processes import Process, get_process
-from kan_diffusion.training import TrainingConfig, read_checkpoint_identity
-from kan_diffusion.training.run import _digest
+from kan_diffusion.processes import Process
+from kan_diffusion.training.callbacks import Progress, Snapshots
+from kan_diffusion.training.checkpoint import _digest
+from kan_diffusion.training.config import TrainingConfig
 from short_training import POINTS, SHORT, Stop, after_each_step, digest, small, stopped_at, trained
 
 # What is learned
@@ -58,21 +57,6 @@ def test_a_denoiser_comes_close_to_the_posterior_mean_of_a_gaussian(family, kind
     assert after < min(0.01, 0.1 * before)
 
 
-def test_an_mlp_samples_moons_as_well_by_flow_matching_as_by_diffusion():
-    dataset = load_dataset(ToyData(toy="moons", num_points=5000))
-    real, fresh = dataset.fresh_pair(2000, seeded(1))
-    chance = energy_distance(real, fresh)
-    distances = {}
-    for name in ("cosine", "flow"):
-        process, denoiser = get_process(name), small(hidden=(48, 48, 48))
-        config = TrainingConfig(steps=800, batch_size=512, learning_rate=5e-3, ema_decay=0.99)
-        trained(denoiser, config, points=dataset.train, process=process)
-        pipeline = PointDiffusionPipeline(denoiser, process)
-        distances[name] = energy_distance(pipeline(2000, 20, generator=seeded(2)).samples, real)
-    # A few times the distance of two real samples, and no worse than diffusion but for chance.
-    assert distances["flow"] < min(8 * chance, distances["cosine"] + 2 * chance), distances
-
-
 # What each step does
 
 
@@ -84,9 +68,9 @@ def test_the_denoiser_ends_with_the_moving_average_of_its_weights():
     def keep(kept):
         return lambda _, shown: kept.append([p.detach().clone() for p in shown.parameters()])
 
-    trained(denoiser, config, moments=[30], on_moment=keep(moments))
+    trained(denoiser, config, callbacks=[Snapshots([30], keep(moments))])
     without = config.model_copy(update={"ema_decay": None})
-    trained(plain, without, moments=range(1, 31), on_moment=keep(after))
+    trained(plain, without, callbacks=[Snapshots(range(1, 31), keep(after))])
     # The average after k steps forgets by min(0.7, (1 + k) / (10 + k)).
     average = after[0]
     for step, current in enumerate(after[1:], start=1):
@@ -96,16 +80,6 @@ def test_the_denoiser_ends_with_the_moving_average_of_its_weights():
         torch.testing.assert_close(ours.detach(), expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(moments[0][0], next(denoiser.parameters()))
     assert not torch.allclose(moments[0][0], after[-1][0])
-
-
-def test_gradients_are_clipped_to_their_norm():
-    norms = []
-    with after_each_step(lambda grads: norms.append(torch.nn.utils.get_total_norm(grads))):
-        for limit in (1e-3, None):
-            config = TrainingConfig(steps=1, batch_size=64, max_grad_norm=limit)
-            trained(small(), config)
-    assert float(norms[0]) == pytest.approx(1e-3, rel=1e-3)
-    assert float(norms[1]) > 0.1
 
 
 def test_training_touches_nothing_global():
@@ -140,8 +114,8 @@ def test_moments_see_the_denoiser_as_it_is_and_change_nothing():
     start = digest(watched)
     trained(undisturbed)
     reports = []
-    tell = {"on_progress": lambda *told: reports.append(told), "on_moment": look}
-    result = trained(watched, moments=[0, 10, 20, 40, 99], **tell)
+    progress = Progress(lambda *told: reports.append(told))
+    result = trained(watched, callbacks=[Snapshots([0, 10, 20, 40, 99], look), progress])
     assert digest(watched) == digest(undisturbed)
     assert list(seen) == [0, 10, 20, 40]
     assert seen[0] == start
@@ -183,7 +157,7 @@ def test_a_denoiser_is_an_ordinary_module_to_callbacks_and_in_the_end(tmp_path):
     denoiser, undisturbed = small("kan"), small("kan")
     parameters = list(denoiser.parameters())
     trained(undisturbed)
-    trained(denoiser, moments=[0, 20, 40], on_moment=keep)
+    trained(denoiser, callbacks=[Snapshots([0, 20, 40], keep)])
     assert digest(denoiser) == digest(undisturbed)
     for step, kept in zip((0, 20, 40), copies, strict=True):
         assert digest(type(kept).from_pretrained(tmp_path / str(step))) == digest(kept)
@@ -235,8 +209,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(error, batches, optimizer, 
 def test_a_disk_without_room_for_a_checkpoint_is_told_before_training(tmp_path, monkeypatch):
     config = TrainingConfig(steps=4, batch_size=8, checkpoint_every=1)
     checkpoint, sizes = tmp_path / "state.safetensors", []
-    look = {"moments": range(4), "on_moment": lambda *_: sizes.append(checkpoint.stat().st_size)}
-    trained(small(hidden=(200, 200)), config, checkpoint=checkpoint, **look)
+    measured = Snapshots(range(1, 4), lambda *_: sizes.append(checkpoint.stat().st_size))
+    trained(small(hidden=(200, 200)), config, checkpoint=checkpoint, callbacks=[measured])
     usage = SimpleNamespace(free=2 * max(sizes) - 10_000)  # two at a time; headers not counted
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with refused("MB free and this run may write", RunFolderError):
@@ -283,7 +257,6 @@ def test_a_checkpoint_of_another_identity_is_refused_or_replaced(tmp_path):
         trained(second, config, checkpoint=checkpoint, identity="b", resume=True)
     assert checkpoint.read_bytes() == before
     assert trained(second, config, checkpoint=checkpoint, identity="b").resumed_from == 0
-    assert read_checkpoint_identity(checkpoint) == "b"
     assert digest(first) == digest(second)
     # A finished run is finished: resuming it takes no step.
     result = trained(third, config, checkpoint=checkpoint, identity="b", resume=True)
@@ -306,8 +279,8 @@ def test_an_optimizer_learns_and_is_another_one_than_adam(optimizer):
     assert digest(denoiser) != digest(by_adam)
 
 
-@pytest.mark.parametrize("optimizer", ["soap", "muon"])
-def test_optimizers_of_matrices_obey_the_schedule_and_the_limit_of_gradients(optimizer):
+@pytest.mark.parametrize("optimizer", ["adam", "soap", "muon"])
+def test_optimizers_obey_the_schedule_and_the_limit_of_gradients(optimizer):
     norms, rates = [], []
 
     def look(made, *_):
@@ -322,7 +295,7 @@ def test_optimizers_of_matrices_obey_the_schedule_and_the_limit_of_gradients(opt
     finally:
         handle.remove()
     of_groups = list(zip(*rates, strict=True))
-    assert len(of_groups) == {"soap": 1, "muon": 2}[optimizer]
+    assert len(of_groups) == {"adam": 1, "soap": 1, "muon": 2}[optimizer]
     assert all(list(seen) == result.learning_rates.tolist() for seen in of_groups)
     assert max(norms) <= 1e-3 * (1 + 1e-5)
 
@@ -347,35 +320,75 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"plans": [[0, 10**11]]},
-        {"step": 10**9},
-        {"step": -1},
-        {"seconds": "x"},
-        {"seconds": None},
-        {"validation": [["x", 1.0]]},
+        {"numbers.steps": 10**11},
+        {"numbers.step": 10**9},
+        {"numbers.step": -1},
+        {"numbers.wall": "x"},
+        {"numbers.processor": None},
+        {"numbers.done": float("nan")},
         {"secret": 1},
-        {"optimizer": {"state": {"0": {"step": 1}}, "steps": [None]}},
+        {"averaged": None},
+        {"optimizer.state.0.step": 1},
         {"optimizer": {"state": {}, "steps": []}},
-        {"optimizer": {"tensor": "losses", "strides": [10**11]}},
-        {"denoiser.core.layers.0.weight": torch.zeros(3)}, {"losses": torch.zeros(9, 9)},
+        {"optimizer": {"tensor": "run.losses", "strides": [10**11]}},
+        {"callbacks": {}},
+        {"callbacks.0 Validation.losses": [["x", 1.0]]},
+        {"callbacks.0 Validation.best_step": -1},
+        {"callbacks.0 Validation.best": {"tensor": "run.losses", "strides": [1]}},
+        {"callbacks.1 Count.count": "x"},
+        {"denoiser.first.weight": torch.zeros(3)},
+        {"losses": torch.zeros(9, 9)},
     ],
     ids=str,
 )  # fmt: skip
 def test_a_strangers_checkpoint_with_a_right_digest_is_refused_in_one_line(tmp_path, wrong):
     checkpoint = tmp_path / "state.safetensors"
     config = TrainingConfig(**SHORT, checkpoint_every=7)
+    kept = {"checkpoint": checkpoint, "identity": "a", "heldout": POINTS}
+    callbacks = [Count(), *stopped_at(9)["callbacks"]]
     with pytest.raises(Stop):
-        trained(small(), config, checkpoint=checkpoint, identity="a", **stopped_at(9))
+        trained(small(), config, **kept, callbacks=callbacks)
     tensors = load_file(checkpoint)
     with safe_open(checkpoint, framework="pt") as file:
-        about = file.metadata()
-    progress = json.loads(about["progress"])
-    for name, value in wrong.items():
-        (tensors if isinstance(value, torch.Tensor) else progress)[name] = value
-    about = {"identity": "a", "progress": json.dumps(progress)}
+        state = json.loads(file.metadata()["state"])
+    ((name, value),) = wrong.items()
+    if isinstance(value, torch.Tensor):
+        assert f"run.{name}" in tensors
+        tensors[f"run.{name}"] = value
+    else:
+        *above, last = name.split(".")
+        functools.reduce(operator.getitem, above, state)[last] = value
+    about = {"identity": "a", "state": json.dumps(state)}
     checkpoint.write_bytes(save(tensors, about | {"digest": _digest(tensors, about)}))
     with refused(f"'{checkpoint}' is not a checkpoint of this version", RunFolderError):
-        trained(small(), config, checkpoint=checkpoint, identity="a", resume=True)
+        trained(small(), config, **kept, callbacks=[Count()], resume=True)
+
+
+class Count:
+    """A callback of one's own that counts how often it is called."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, run):
+        self.count += 1
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = int(state["count"])
+
+
+def test_a_callback_of_ones_own_keeps_its_state(tmp_path):
+    config, checkpoint = TrainingConfig(**SHORT, checkpoint_every=7), tmp_path / "it.safetensors"
+    callbacks = [Count(), *stopped_at(9)["callbacks"]]
+    with pytest.raises(Stop):
+        trained(small(), config, checkpoint=checkpoint, callbacks=callbacks)
+    again = Count()
+    trained(small(), config, checkpoint=checkpoint, callbacks=[again], resume=True)
+    # Before the first step and after seven; then where it resumes, after 33 and at the end.
+    assert (callbacks[0].count, again.count) == (10, 8 + 1 + 33 + 1)
 
 
 class Breaks(NetworkDenoiser):
@@ -470,7 +483,7 @@ def test_an_optimizer_that_torch_cannot_run_is_refused_and_harms_nothing(monkeyp
     denoiser = small()
     before = digest(denoiser)
     monkeypatch.setattr(torch.linalg, "eigh", missing)
-    with refused("optimizer 'soap' needs eigenvectors.*or --device cpu"):
+    with refused("optimizer 'soap' needs eigenvectors.*or the device 'cpu'"):
         trained(denoiser, TrainingConfig(**SHORT, optimizer="soap"))
     assert digest(denoiser) == before
     trained(denoiser)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kan_diffusion.errors import listed
-from kan_diffusion.training import TrainingConfig, TrainingResult
+from kan_diffusion.training.config import TrainingConfig
+from kan_diffusion.training.loop import TrainingResult
 
 __all__ = ["DIAGNOSED_ROWS", "Distinction", "training_diagnosis"]
 

@@ -35,8 +35,9 @@ from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
 from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.training import TrainingConfig
 from kan_diffusion.training.batches import Batch
+from kan_diffusion.training.config import TrainingConfig
+from kan_diffusion.training.loop import optimize
 from kan_diffusion.training.run import TrainingRun
 
 __all__ = [
@@ -217,15 +218,13 @@ class Context:
         noised, target = points.noised.float(), points.target.float()
         # Averaged targets are means, whatever the loss of training is.
         process = self.process.model_copy(update={"loss": "mse"})
-        run = TrainingRun(denoiser, process, config, torch.device("cpu"))
-        try:
-            while run.step < steps:
-                rows = torch.randint(len(noised), (self.batch_size,), generator=generator)
-                run.advance(Batch(noised[rows], points.timesteps[rows], {}, target[rows]))
-            run.require_finite(None)
-            run.settle()
-        finally:
-            run.release()
+
+        def draw(_: int) -> Batch:
+            rows = torch.randint(len(noised), (self.batch_size,), generator=generator)
+            return Batch(noised[rows], points.timesteps[rows], {}, target[rows])
+
+        with TrainingRun(denoiser, process, config, torch.device("cpu")) as run:
+            optimize(run, draw)
 
     def noised(self, timestep: int, num: int) -> Tensor:
         """Draws noised points of one timestep, (num, d), the same ones at every call."""

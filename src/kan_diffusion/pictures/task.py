@@ -41,7 +41,7 @@ from kan_diffusion.report.images import contact_sheet
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
 from kan_diffusion.study.folder import Row
 from kan_diffusion.study.tasks import Asked, Drawn, Reference, StudySuggestion, Suggestion, Task
-from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.config import TrainingConfig
 
 __all__ = ["PictureTask"]
 

@@ -32,8 +32,7 @@ from kan_diffusion.imports import is_place
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.settings import FolderName, Name, Settings
 from kan_diffusion.study.budgets import USUAL_SIZE, Budget, Match
-from kan_diffusion.training import TrainingConfig
-from kan_diffusion.training.optimization import OptimizerName
+from kan_diffusion.training.config import OptimizerName, TrainingConfig
 
 __all__ = [
     "EvaluationConfig",

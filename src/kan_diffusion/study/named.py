@@ -30,8 +30,7 @@ from kan_diffusion.study.config import (
     read_study,
 )
 from kan_diffusion.study.tasks import accepted, task_of
-from kan_diffusion.training import TrainingConfig
-from kan_diffusion.training.optimization import OPTIMIZERS
+from kan_diffusion.training.config import OPTIMIZERS, TrainingConfig
 
 __all__ = ["parse_budget", "single_trial", "study_for"]
 

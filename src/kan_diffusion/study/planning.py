@@ -21,7 +21,7 @@ from kan_diffusion.study.environment import ROWS, write_environment
 from kan_diffusion.study.executors import Executor, Task, TrialEvent
 from kan_diffusion.study.folder import TRIALS, Row, TrialResult, load_sufficient, load_trial
 from kan_diffusion.study.tasks import task_of
-from kan_diffusion.training.run import BYTES_A_PARAMETER
+from kan_diffusion.training.checkpoint import BYTES_A_PARAMETER
 
 __all__ = [
     "Driver",

@@ -53,7 +53,7 @@ from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.study.budgets import USUAL_SIZE
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
 from kan_diffusion.study.folder import Level, Row
-from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.config import TrainingConfig
 
 __all__ = [
     "NOTHING_ASKED",

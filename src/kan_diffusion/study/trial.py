@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -45,16 +45,11 @@ from kan_diffusion.study.folder import (
 )
 from kan_diffusion.study.measure import pipeline_of
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
-from kan_diffusion.training import (
-    Callback,
-    MomentCallback,
-    ProgressCallback,
-    TrainingConfig,
-    TrainingResult,
-    parallel,
-    train,
-)
-from kan_diffusion.training.run import num_held_out
+from kan_diffusion.training import parallel
+from kan_diffusion.training.callbacks import Progress, Snapshots, TensorBoard
+from kan_diffusion.training.config import TrainingConfig, num_held_out
+from kan_diffusion.training.loop import TrainingResult, train
+from kan_diffusion.training.run import Callback
 
 __all__ = [
     "NUM_PANELS",
@@ -191,7 +186,7 @@ def run_trial(
     *,
     device: str = "auto",
     spent_seconds: float = 0.0,
-    on_progress: ProgressCallback | None = None,
+    on_progress: Callable[[int, float], object] | None = None,
     log_folder: Path | None = None,
 ) -> TrialResult:
     """Runs a trial, resumes it from its checkpoint, or reads it if it is finished.
@@ -247,7 +242,7 @@ def _run_claimed(
     folder: Path,
     device: str,
     spent_seconds: float,
-    on_progress: ProgressCallback | None,
+    on_progress: Callable[[int, float], object] | None,
     log_folder: Path | None,
 ) -> TrialResult:
     started = time.monotonic()
@@ -275,6 +270,11 @@ def _run_claimed(
         keep_trial(result)
         return result
 
+    callbacks: list[Callback] = [Snapshots(moments and {*moments, steps}, record)]
+    if on_progress is not None:
+        callbacks.append(Progress(on_progress))
+    if log_folder is not None:
+        callbacks.append(TensorBoard(log_folder))
     try:
         trained, heldout = train_trial(
             config,
@@ -283,10 +283,7 @@ def _run_claimed(
             device,
             spent_seconds=spent_seconds + time.monotonic() - started,
             checkpoint=folder / CHECKPOINT,
-            on_progress=on_progress,
-            moments=moments and {*moments, steps},
-            on_moment=record,
-            log_folder=log_folder,
+            callbacks=callbacks,
         )
     except NonFiniteLossError as error:
         if not is_main_process():
@@ -327,11 +324,7 @@ def train_trial(
     *,
     spent_seconds: float = 0.0,
     checkpoint: Path | None = None,
-    on_progress: ProgressCallback | None = None,
     callbacks: Sequence[Callback] = (),
-    moments: Collection[int] = (),
-    on_moment: MomentCallback | None = None,
-    log_folder: Path | None = None,
 ) -> tuple[TrainingResult, Tensor | None]:
     """Trains a trial's denoiser, from its checkpoint if there is one.
 
@@ -341,12 +334,8 @@ def train_trial(
         denoiser: Its denoiser.
         device: Device to train on.
         spent_seconds: Seconds that have passed of those that the trial may take.
-        checkpoint: As in :func:`~kan_diffusion.training.train`, as are the arguments that follow.
-        on_progress: See there.
-        callbacks: See there.
-        moments: See there.
-        on_moment: See there.
-        log_folder: See there.
+        checkpoint: As in :func:`~kan_diffusion.training.train`.
+        callbacks: As there.
 
     Returns:
         The result, and the samples that decided when training ended; None without patience.
@@ -380,11 +369,7 @@ def train_trial(
             reserved=spent_seconds
             + (time.monotonic() - started)
             + _JUDGING_SHARE * (config.training.max_seconds or 0.0),
-            on_progress=on_progress,
             callbacks=callbacks,
-            moments=moments,
-            on_moment=on_moment,
-            log_folder=log_folder,
         )
     return trained, heldout
 

@@ -45,7 +45,7 @@ from kan_diffusion.study.folder import STUDY, claimed
 from kan_diffusion.study.measure import judged_measure
 from kan_diffusion.study.planning import Driver, StudyPlan, finished_trial
 from kan_diffusion.study.run import require_folder
-from kan_diffusion.training.optimization import OPTIMIZERS, OptimizerName
+from kan_diffusion.training.config import OPTIMIZERS, OptimizerName
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

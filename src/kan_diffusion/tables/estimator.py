@@ -48,8 +48,9 @@ from kan_diffusion.study.trial import curves_of, first_row, spent, train_trial, 
 from kan_diffusion.tables.codec import TableCodec, require_frame
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.sources import FileData
-from kan_diffusion.training import Callback
-from kan_diffusion.training.optimization import OptimizerName
+from kan_diffusion.training.callbacks import Progress
+from kan_diffusion.training.config import OptimizerName
+from kan_diffusion.training.run import Callback
 
 __all__ = ["DiffusionEstimator"]
 
@@ -186,9 +187,9 @@ class DiffusionEstimator(BaseEstimator):
                 are learned and drawn like other values.
             y: Ignored, as by scikit-learn's other density estimators: what is to be conditioned on
                 is a column of ``X``.
-            callbacks: Called a few times a second with the
-                :class:`~kan_diffusion.training.run.TrainingRun`, which has ``step``, ``losses()``
-                and in ``validation`` steps and losses on held-out rows; its ``stop()`` ends it.
+            callbacks: Called with the :class:`~kan_diffusion.training.run.TrainingRun` before the
+                first step, after each, and at the end. It has ``step``, ``losses()`` and, in
+                ``validation``, losses on held-out rows by step; its ``stop()`` ends it.
 
         Returns:
             The fitted estimator.
@@ -235,8 +236,7 @@ class DiffusionEstimator(BaseEstimator):
                 denoiser,
                 self.device,
                 spent_seconds=time.monotonic() - started,
-                on_progress=bar,
-                callbacks=callbacks,
+                callbacks=[*callbacks, *([] if bar is None else [Progress(bar)])],
             )
         pipeline = TableDiffusionPipeline(denoiser, config.process, codec)
         warn_of_misfit(config, trained, dataset, pipeline, validation)

@@ -28,7 +28,7 @@ from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.scales import Scale
 from kan_diffusion.tables.scores import SURE, TableScores, table_scores
 from kan_diffusion.tables.sources import FileData, TableData
-from kan_diffusion.training.run import num_held_out
+from kan_diffusion.training.config import num_held_out
 
 __all__ = ["TableView", "column_figure", "say_scores", "score_texts", "write_table_page"]
 

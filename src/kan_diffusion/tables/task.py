@@ -43,8 +43,7 @@ from kan_diffusion.tables.datasets import TableDataset
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.scores import TableScores
 from kan_diffusion.tables.sources import FileData
-from kan_diffusion.training import TrainingConfig
-from kan_diffusion.training.run import num_held_out
+from kan_diffusion.training.config import TrainingConfig, num_held_out
 
 __all__ = ["TableTask"]
 

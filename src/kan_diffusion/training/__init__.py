@@ -1,14 +1,5 @@
-"""Training: the loop, the batches of its steps and the updates of parameters."""
+"""Training: settings, the loop and its callbacks, batches of its steps, updates of parameters."""
 
-from kan_diffusion.training.loop import Callback, ProgressCallback, TrainingResult, train
-from kan_diffusion.training.run import MomentCallback, TrainingConfig, read_checkpoint_identity
+from kan_diffusion.training.config import TrainingConfig
 
-__all__ = [
-    "Callback",
-    "MomentCallback",
-    "ProgressCallback",
-    "TrainingConfig",
-    "TrainingResult",
-    "read_checkpoint_identity",
-    "train",
-]
+__all__ = ["TrainingConfig"]

@@ -9,12 +9,12 @@ A batch is
 with :math:`x_0` and its conditions c drawn from the data; a tenth of the samples have their
 conditions dropped, that is, set to absent. Timesteps may instead be
 :math:`\lfloor T / (1 + e^{-z}) \rfloor` with :math:`z \sim N(0, 1)`, which favours the middle
-(*logit-normal*, Esser et al. 2024, arXiv:2403.03206). If coordinates may be
-observed, half of the rows are told none; in each other row, every coordinate is told with a
-probability that is itself uniform on (0, 1), so that any set of them occurs. Small batches are
-drawn in chunks of consecutive steps, each chunk from one generator seeded with the seed and the
-number of the chunk. The length of a chunk depends on the size of a sample and of a batch alone, so
-a batch is a function of the seed and its step, whatever was drawn before.
+(*logit-normal*, Esser et al. 2024, arXiv:2403.03206). If coordinates may be observed, none is in
+half of the rows; in each other row, every coordinate is with a probability that is itself uniform
+on (0, 1), so that any set of them occurs. Small batches are drawn in chunks of consecutive steps,
+each chunk from one generator seeded with the seed and the number of the chunk. The length of a
+chunk depends on the size of a sample and of a batch alone, so a batch is a function of the seed and
+its step, whatever was drawn before.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from torch import Tensor
 
 from kan_diffusion.processes import Process, expand
 from kan_diffusion.randomness import torch_generator
+from kan_diffusion.training.config import Timesteps
 
-__all__ = ["TOLD_SHARE", "Batch", "Batches", "Timesteps"]
-
-Timesteps = Literal["uniform", "logit-normal"]
+__all__ = ["OBSERVED_SHARE", "Batch", "Batches"]
 
 _CHUNK_VALUES = 2**14
 """Coordinates of samples in a chunk: few enough for the arrays to stay in a core's cache."""
@@ -43,11 +42,11 @@ _MOST_TILED = 64
 _DROPPED = 0.1
 """Share of the samples whose conditions are dropped."""
 
-_UNTOLD = 0.5
-"""Share of the rows in which no coordinate is told."""
+_UNOBSERVED = 0.5
+"""Share of the rows in which no coordinate is observed."""
 
-TOLD_SHARE = (1 - _UNTOLD) / 2
-"""Expected share of all coordinates that is told."""
+OBSERVED_SHARE = (1 - _UNOBSERVED) / 2
+"""Expected share of all coordinates that is observed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,8 @@ class Batch:
         noised: Noised samples with shape (B, *shape).
         timesteps: Timesteps with shape (B,), int64.
         conditions: Conditions by name, with shape (B, ...), a tenth of them dropped. If the
-            denoiser may be told coordinates, ``observed`` holds them with shape (B, d), NaN where
-            a coordinate is not told.
+            coordinates may be observed, ``observed`` holds them with shape (B, d), NaN where one
+            is not.
         target: What the denoiser should predict, with shape (B, *shape).
     """
 
@@ -70,7 +69,7 @@ class Batch:
 
     @property
     def observed(self) -> Tensor | None:
-        """Told coordinates; None if the denoiser cannot be told any."""
+        """Observed coordinates; None if the denoiser takes none."""
         return self.conditions.get("observed")
 
     def rows(self, rows: slice) -> Batch:
@@ -93,7 +92,7 @@ class Batches:
         batches: As in :class:`~kan_diffusion.training.TrainingConfig`.
         seed: Seed of all draws.
         device: Device of the batches.
-        observable: Whether coordinates are told at random.
+        observable: Whether coordinates are observed at random.
         timesteps: Distribution of the timesteps.
     """
 
@@ -148,13 +147,13 @@ class Batches:
             self._order = epoch, torch.randperm(num_samples, generator=shuffler)
         return self._order[1][batch * batch_size : (batch + 1) * batch_size]
 
-    def _told(self, clean: Tensor, generator: torch.Generator) -> Tensor:
-        """Clean samples (n, d), NaN where they are not told."""
+    def _observed(self, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """Clean samples (n, d), NaN where they are not observed."""
         count = len(clean)
         share = torch.rand(count, 1, generator=generator)
-        share[torch.rand(count, generator=generator) < _UNTOLD] = 0
-        told = torch.rand(clean.shape, generator=generator) < share
-        return clean.where(told, torch.nan)
+        share[torch.rand(count, generator=generator) < _UNOBSERVED] = 0
+        observed = torch.rand(clean.shape, generator=generator) < share
+        return clean.where(observed, torch.nan)
 
     def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         total = self._process.num_timesteps
@@ -185,7 +184,7 @@ class Batches:
                 drawn[dropped] = self._absent[name].to(drawn.dtype)
                 given[name] = drawn
         if self._observable:
-            given["observed"] = self._told(clean, generator)
+            given["observed"] = self._observed(clean, generator)
         parts = {name: values.to(device).split(sizes) for name, values in given.items()}
         conditions = [{name: part[i] for name, part in parts.items()} for i in range(len(sizes))]
         clean, timesteps = clean.to(device), timesteps.to(device)

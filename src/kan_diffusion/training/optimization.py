@@ -31,9 +31,10 @@ argument and of its square:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,22 +43,15 @@ from torch.optim import Optimizer
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import BasisLayer
+from kan_diffusion.training.config import OptimizerName
 from kan_diffusion.training.soap import SOAP
 
 __all__ = [
-    "OPTIMIZERS",
-    "OptimizerName",
     "ParameterVector",
-    "WeightAverage",
-    "learning_rates",
+    "Schedule",
     "make_optimizer",
-    "restore_state",
-    "state_of",
+    "update_average",
 ]
-
-OptimizerName = Literal["adam", "soap", "muon"]
-OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
-"""The optimisers by name."""
 
 _ALIGNMENT = 64
 """Bytes at multiples of which a parameter starts, for the vector units to load it at full speed."""
@@ -75,6 +69,7 @@ class ParameterVector:
 
     Attributes:
         vector: The vector that an optimiser updates, with shape (P,).
+        gradient: Its gradient, with shape (P,).
         rates: Factor of the learning rate of each entry, with shape (P,); None if all are 1.
 
     Raises:
@@ -103,12 +98,12 @@ class ParameterVector:
             self._starts.append(size)
             size += -(-parameter.numel() // block) * block
         self.vector = nn.Parameter(torch.zeros(size, dtype=first.dtype, device=first.device))
-        self._gradient = torch.zeros_like(self.vector)
-        self._gradients = self.split(self._gradient)
-        self._row = self._gradient.unsqueeze(0)
-        self.vector.grad = self._gradient
+        self.gradient = torch.zeros_like(self.vector)
+        self._gradients = self.split(self.gradient)
+        self._row = self.gradient.unsqueeze(0)
+        self.vector.grad = self.gradient
         self._views = self.split(self.vector.detach())
-        for parameter, view in self._each():
+        for parameter, view in self._pairs():
             view.copy_(parameter.detach())
             parameter.data = view
             parameter.grad = None
@@ -119,10 +114,10 @@ class ParameterVector:
         }
         self.rates: Tensor | None = None
         if rates:
-            each = self._each()
-            self.rates = self.join([torch.full_like(v, rates.get(id(p), 1.0)) for p, v in each])
+            pairs = self._pairs()
+            self.rates = self.join([torch.full_like(v, rates.get(id(p), 1.0)) for p, v in pairs])
 
-    def _each(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    def _pairs(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         return zip(self._parameters, self._views, strict=True)
 
     def _trainable(self) -> list[nn.Parameter]:
@@ -137,18 +132,16 @@ class ParameterVector:
         Optimisers of matrices take these. Dimensions after the first are flattened into one; the
         gradients are in the memory of the vector's gradient.
         """
-        made = []
+        parts = []
         for view, gradient in zip(self._views, self._gradients, strict=True):
-            first = min(view.ndim, 2) - 1  # flattened from there on
-            part = nn.Parameter(view.flatten(max(first, 0)))
-            part.grad = gradient.flatten(max(first, 0))
-            made.append(part)
-        return made
+            part = nn.Parameter(_as_matrix(view))
+            part.grad = _as_matrix(gradient)
+            parts.append(part)
+        return parts
 
-    def places(self) -> list[Tensor]:
-        """The place of each entry of the parameters in the vector, shaped like :meth:`matrices`."""
-        every = torch.arange(len(self.vector))
-        return [part.flatten(max(min(part.ndim, 2) - 1, 0)) for part in self.split(every)]
+    def indices(self) -> list[Tensor]:
+        """The index of each entry of the parameters in the vector, shaped like :meth:`matrices`."""
+        return [_as_matrix(part) for part in self.split(torch.arange(len(self.vector)))]
 
     def split(self, vector: Tensor) -> list[Tensor]:
         """Views of a vector with shape (P,), each with the shape of its parameter."""
@@ -159,7 +152,7 @@ class ParameterVector:
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """The vector with shape (P,) whose :meth:`split` gives these parts."""
-        vector = torch.zeros_like(self._gradient)
+        vector = torch.zeros_like(self.gradient)
         for view, part in zip(self.split(vector), parts, strict=True):
             view.copy_(part)
         return vector
@@ -203,7 +196,7 @@ class ParameterVector:
         try:
             yield
         finally:
-            for parameter, view in self._each():
+            for parameter, view in self._pairs():
                 parameter.data = view
         if list(map(id, self._trainable())) != list(map(id, self._parameters)):
             raise KanDiffusionError(
@@ -213,35 +206,64 @@ class ParameterVector:
 
     def release(self) -> None:
         """Makes the parameters ordinary tensors again, each with memory of its own."""
-        for parameter, view in self._each():
+        for parameter, view in self._pairs():
             parameter.data = view.clone()
             parameter.grad = None
 
 
-class WeightAverage:
-    """Exponential moving average (EMA) of a vector.
+def _as_matrix(tensor: Tensor) -> Tensor:
+    """A view of a tensor as a vector or a matrix, whose columns are all but the first dimension."""
+    return tensor.flatten(max(min(tensor.ndim, 2) - 1, 0))
 
-    Args:
-        vector: The vector that is averaged, with shape (P,).
-        decay: Largest decay d.
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each step, by the share of a run that is done.
+
+    The run is planned with ``total`` steps. When their number is corrected at a step, what is left
+    of the plan is spread evenly over the steps that are left, so the rate does not jump.
 
     Attributes:
-        values: The average, with shape (P,).
-        num_updates: Number of vectors in the average.
+        kind: After the warm-up, decay to zero (``"cosine"``) or the peak (``"constant"``).
+        peak: The largest learning rate.
+        warmup_steps: Steps of linear rise from zero, at most a quarter of all.
+        total: Steps of the plan.
+        steps: Steps of the run.
+        since: Step of the last correction.
+        done: Steps of the plan that were done then.
     """
 
-    def __init__(self, vector: Tensor, decay: float) -> None:
-        self._vector = vector.detach()
-        self.decay = decay
-        self.values = self._vector.clone()
-        self.num_updates = 0
+    kind: Literal["cosine", "constant"]
+    peak: float
+    warmup_steps: int
+    total: int
+    steps: int
+    since: int = 0
+    done: float = 0.0
 
-    def update(self) -> None:
-        """Updates the average with the current values of the vector."""
-        count = self.num_updates
-        decay = min(self.decay, (1 + count) / (10 + count)) if count else 0.0
-        self.values.lerp_(self._vector, 1 - decay)
-        self.num_updates = count + 1
+    def position(self, step: int) -> float:
+        """Steps of the plan that are done after ``step`` steps."""
+        ahead = (self.total - self.done) / max(self.steps - self.since, 1)
+        return self.done + (step - self.since) * ahead
+
+    def corrected(self, step: int, steps: int) -> Schedule:
+        """The schedule of a run that takes ``steps`` steps, as is known after ``step``."""
+        return replace(self, steps=steps, since=step, done=self.position(step))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        done, warm = self.position(step), min(self.warmup_steps, self.total // 4)
+        if done < warm:
+            return self.peak * (done / warm)
+        if self.kind == "constant":
+            return self.peak
+        return self.peak * float((1 + np.cos(np.pi * ((done - warm) / (self.total - warm)))) / 2)
+
+
+def update_average(average: Tensor, values: Tensor, decay: float, count: int) -> None:
+    """Updates an exponential moving average (EMA) of ``count`` vectors by another one, in place."""
+    decay = min(decay, (1 + count) / (10 + count)) if count else 0.0
+    average.lerp_(values, 1 - decay)
 
 
 def make_optimizer(
@@ -250,7 +272,7 @@ def make_optimizer(
     """Makes the optimiser of all parameters.
 
     Args:
-        name: One of :data:`OPTIMIZERS`.
+        name: Its name.
         weights: The parameters.
         learning_rate: Learning rate, in the size that suits Adam.
 
@@ -266,9 +288,9 @@ def make_optimizer(
         except (RuntimeError, NotImplementedError) as error:
             raise KanDiffusionError(
                 f"optimizer 'soap' needs eigenvectors, which torch cannot compute on {device}; "
-                "choose another optimizer or --device cpu"
+                "choose another optimizer or the device 'cpu'"
             ) from error
-        return SOAP(weights.vector, weights.places(), lr=learning_rate)
+        return SOAP(weights.vector, weights.indices(), lr=learning_rate)
     from pytorch_optimizer import Muon  # takes seconds
 
     parts = weights.matrices()
@@ -284,88 +306,3 @@ def make_optimizer(
         adamw_betas=(0.9, 0.999),
         adamw_eps=1e-8,
     )
-
-
-def state_of(optimizer: Optimizer, weights: ParameterVector) -> tuple[object, dict[str, Tensor]]:
-    """Splits the state of an optimiser into a part for JSON and tensors for safetensors.
-
-    In the JSON, ``{"tensor": name, "strides": ...}`` stands for a tensor and its memory layout, and
-    ``{"vector": [name, ...]}`` for one with the layout of the parameter vector, which is saved by
-    parameter.
-    """
-    tensors: dict[str, Tensor] = {}
-
-    def saved(value: object, name: str) -> object:
-        match value:
-            case Tensor() if value.shape == weights.vector.shape:
-                parts = {f"{name}.{index}": part for index, part in enumerate(weights.split(value))}
-                tensors.update(parts)
-                return {"vector": list(parts)}
-            case Tensor():
-                tensors[name] = value
-                return {"tensor": name, "strides": value.stride()}
-            case dict():
-                return {str(key): saved(each, f"{name}.{key}") for key, each in value.items()}
-            case list():
-                return [saved(each, f"{name}.{index}") for index, each in enumerate(value)]
-        return value
-
-    state = optimizer.state_dict()
-    # Groups hold settings, which are not saved, and the count of steps of SOAP and Muon.
-    steps = [group.get("step") for group in state["param_groups"]]
-    return saved({"state": state["state"], "steps": steps}, "optimizer"), tensors
-
-
-def restore_state(
-    optimizer: Optimizer, weights: ParameterVector, kept: object, tensors: Mapping[str, Tensor]
-) -> None:
-    """Restores a state split by :func:`state_of` in an optimiser made in the same way."""
-
-    def restored(value: object) -> object:
-        match value:
-            case {"tensor": name, "strides": strides}:
-                # Products with a matrix in another memory layout differ in the last digits.
-                tensor = tensors[name]
-                along = zip(tensor.shape, strides, strict=True)
-                if sum((size - 1) * step for size, step in along) >= max(tensor.numel(), 1):
-                    raise ValueError(f"'{name}' has strides {strides}")
-                return torch.empty_strided(
-                    tensor.shape, strides, dtype=tensor.dtype, device=tensor.device
-                ).copy_(tensor)
-            case {"vector": names}:
-                return weights.join([tensors[name] for name in names])
-            case dict():
-                return {
-                    int(key) if key.isdecimal() else key: restored(each)
-                    for key, each in value.items()
-                }
-            case list():
-                return [restored(each) for each in value]
-        return value
-
-    state = restored(kept)
-    assert isinstance(state, dict)
-    groups = optimizer.state_dict()["param_groups"]
-    for group, step in zip(groups, state["steps"], strict=True):
-        if step is not None:
-            group["step"] = step
-    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-
-
-def learning_rates(
-    schedule: Literal["cosine", "constant"], peak: float, warmup_steps: int, steps: int
-) -> np.ndarray:
-    """Computes the learning rates of all steps, with shape (steps,), before the first step.
-
-    Args:
-        schedule: After the warm-up, decay to zero (``"cosine"``) or the peak (``"constant"``).
-        peak: The largest learning rate.
-        warmup_steps: Steps of linear rise from zero, at most a quarter of all.
-        steps: Number of steps.
-    """
-    warm, done = min(warmup_steps, steps // 4), np.arange(steps)
-    rates = np.ones(steps)
-    if schedule == "cosine":
-        rates = (1 + np.cos(np.pi * ((done - warm) / (steps - warm)))) / 2
-    rates[:warm] = done[:warm] / max(warm, 1)
-    return peak * rates

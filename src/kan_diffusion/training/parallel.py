@@ -13,15 +13,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["joined", "num_processes", "own_rows", "summed", "wait"]
+__all__ = ["joined", "mean", "num_processes", "rows_here", "sum_over_processes", "wait"]
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
     """Joins the processes that ``torchrun`` has started, if it has, inside the block.
-
-    Args:
-        device: Where to compute.
 
     Yields:
         Where this process computes; of several GPUs its own.
@@ -50,15 +47,27 @@ def num_processes() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def own_rows(total: int) -> slice:
+def rows_here(total: int) -> slice:
     """The rows of a batch of ``total`` that are this process's part; there may be none."""
     size = num_processes()
     rank = distributed.get_rank() if size > 1 else 0
     return slice(total * rank // size, total * (rank + 1) // size)
 
 
-def summed(values: Tensor) -> Tensor:
-    """The sum of a tensor over the processes, in place."""
-    if num_processes() > 1:
-        distributed.all_reduce(values)
-    return values
+def sum_over_processes(gradient: Tensor, loss: Tensor) -> Tensor:
+    """Sums a gradient (P,) in place, and returns the sum of the losses."""
+    if num_processes() == 1:
+        return loss
+    both = torch.cat([gradient, loss.reshape(1).to(gradient)])
+    distributed.all_reduce(both)
+    gradient.copy_(both[:-1])
+    return both[-1]
+
+
+def mean(value: float, device: torch.device) -> float:
+    """The mean of a number over the processes, so that all decide alike."""
+    if num_processes() == 1:
+        return value
+    total = torch.tensor(value, device=device)
+    distributed.all_reduce(total)
+    return float(total) / num_processes()

@@ -9,7 +9,7 @@ from html_page import Page
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.study.run import run_study
 from kan_diffusion.tables.sources import FileData, TableData
-from kan_diffusion.training.run import num_held_out
+from kan_diffusion.training.config import num_held_out
 from make import study
 from mixed_tables import people
 from one_by_one import one_by_one

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from helpers import refused
-from kan_diffusion.training import TrainingConfig
+from kan_diffusion.training.callbacks import TensorBoard
+from kan_diffusion.training.config import TrainingConfig
 from short_training import POINTS, SHORT, small, trained
 
 
@@ -29,7 +30,7 @@ def test_losses_and_out_of_range_inputs_are_logged(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     narrow = small("full-kan", settings={"grid_range": (-0.5, 0.5)})
-    result = trained(narrow, log_folder=tmp_path)
+    result = trained(narrow, callbacks=[TensorBoard(tmp_path)])
     (event_file,) = tmp_path.rglob("events.out.tfevents.*")
     events = EventAccumulator(str(event_file.parent)).Reload()
     values = {f"out_of_range/{name}": share for name, share in result.out_of_range.items()}
@@ -44,4 +45,4 @@ def test_a_log_that_nothing_would_write_is_refused(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with refused(r"logs of training need 'tensorboard'; .* pip install '\.\[tensorboard\]'"):
-        trained(small(), log_folder=tmp_path)
+        trained(small(), callbacks=[TensorBoard(tmp_path)])
