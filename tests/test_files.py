@@ -144,7 +144,7 @@ def test_an_output_never_takes_the_place_of_another(content, links, tmp_path, mo
         with new_output(path, numbered=True) as output:
             _write(output, content)
         assert output.path == path.with_name(name)
-    with refused(f"'{path}' exists; choose another --out", RunFolderError), new_output(path):
+    with refused(f"'{path}' exists; choose another path", RunFolderError), new_output(path):
         raise AssertionError("the work began")
     other = path.with_name("other.csv")
     with refused(f"'{other}' exists", RunFolderError), new_output(other) as output:

@@ -80,7 +80,7 @@ def test_the_notebooks_process_keeps_most_of_its_signal_and_says_so():
     torch.testing.assert_close(process.levels()[0] ** 2, kept, rtol=1e-5, atol=0)
     assert signal_left(process) == pytest.approx(math.sqrt(kept[-1]), rel=1e-5)
     assert "92.5% of the signal is left" in signal_warning(process)
-    assert "--process cosine" in signal_warning(process)
+    assert "process 'cosine' does" in signal_warning(process)
     assert (process.loss, process.prediction_type) == ("huber", "epsilon")
     for name in ("cosine", "ddpm", "flow"):  # which reach noise
         assert 0 <= signal_left(get_process(name)) < 0.05

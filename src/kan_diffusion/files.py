@@ -111,7 +111,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunFolderError(
             f"cannot write '{path}': {error.strerror or error}; free some space or choose another "
-            "folder with --out"
+            "folder"
         ) from error
 
 
@@ -157,16 +157,13 @@ class Output:
 
 
 @contextmanager
-def new_output(
-    path: Path, *, overwrite: bool = False, numbered: bool = False, option: str = "--out"
-) -> Iterator[Output]:
+def new_output(path: Path, *, overwrite: bool = False, numbered: bool = False) -> Iterator[Output]:
     """Claims the place of a file or folder before the work, and moves the result there after it.
 
     Args:
         path: The place.
         overwrite: Whether a file there may be replaced, and files of the same names in a folder.
         numbered: Whether to add a number to the name where something is.
-        option: The option that names the place, for messages.
 
     Yields:
         Where to write; its ``path`` is final when the block is left.
@@ -174,11 +171,11 @@ def new_output(
     Raises:
         RunFolderError: Something is there, before or after the work, or it cannot be written.
     """
-    taken = RunFolderError(f"'{path}' exists; choose another {option}, or add --overwrite")
+    taken = RunFolderError(f"'{path}' exists; choose another path, or overwrite it")
     if not (overwrite or numbered) and ((path.is_dir() and any(path.iterdir())) or path.is_file()):
         raise taken
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise RunFolderError(f"'{path}' is neither a file nor a folder; choose another {option}")
+        raise RunFolderError(f"'{path}' is neither a file nor a folder; choose another path")
     with writing(path):
         make_folder(path.parent)
         folder = tempfile.mkdtemp(prefix=".output-", suffix=".tmp", dir=path.parent)
@@ -503,7 +500,7 @@ def require_free_space(folder: str | Path, num_bytes: int) -> None:
     if free < num_bytes:
         raise RunFolderError(
             f"the disk of '{folder}' has {free / 1e6:.0f} MB free and this run may write "
-            f"{num_bytes / 1e6:.0f} MB; free some space or choose another folder with --out"
+            f"{num_bytes / 1e6:.0f} MB; free some space or choose another folder"
         )
 
 

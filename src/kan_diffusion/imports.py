@@ -134,7 +134,7 @@ def find_object(place: str, kind: str, of_type: type[T], *, importing: bool = Fa
     if module_name not in sys.modules:
         raise KanDiffusionError(
             f"{kind} '{place}' is code of your own, and a file does not decide what code runs: "
-            f"import {module_name} first (on the command line: --import {module_name})"
+            f"import {module_name} first"
         )
     name = of_type.__name__
     name = f"an {name}" if name[0] in "AEIOU" else f"a {name}"

@@ -2,7 +2,7 @@
 
 Bounds of files keep whatever a stranger's file holds from filling a memory or an hour. Those of
 settings are far above what one machine does in a week: without them a typo such as
-``--steps 10000000000`` would train for years.
+``steps=10000000000`` would train for years.
 
 "Read by" names the function that reads a file, "field" a field of settings or an option.
 """
@@ -61,6 +61,6 @@ MOST_MOMENTS = 100  # moments of training that a trial records; field moments
 MOST_POINTS = 10_000_000  # points of a batch, of a toy's training set and of an evaluation
 MOST_VALUES = 200_000_000  # numbers that are sampled at once, or of a table in memory; 1.6 GB
 MOST_GUIDANCE = 1_000  # strength of classifier-free guidance; field guidance
-MOST_TRIALS = 10_000  # seeds of a model, and tries of a search; fields seeds, --tries
+MOST_TRIALS = 10_000  # seeds of a model, and tries of a search; fields seeds, tries
 MOST_PLANNED = 50_000  # trials of a study: its seeds, data sets, models and so on multiplied
-MOST_WORKERS = 1_024  # trials side by side; option --workers
+MOST_WORKERS = 1_024  # trials side by side; option workers

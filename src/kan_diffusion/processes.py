@@ -263,7 +263,7 @@ def signal_warning(process: Process) -> str | None:
     return (
         f"this process does not reach noise: {left:.1%} of the signal is left at its last "
         "timestep, but sampling starts from pure noise, the wrong distribution, so samples will be "
-        "off however good the denoiser; train with --process cosine for one that does"
+        "off however good the denoiser; process 'cosine' does"
     )
 
 

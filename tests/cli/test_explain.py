@@ -4,7 +4,7 @@ import shutil
 def test_what_cannot_be_explained_is_one_line(cli, runs):
     run = runs("readable")
     for words, message in (
-        *(((run, f"--levels={levels}"), "--levels") for levels in ("ten", "1,,2", "-3", "20,1000")),
+        *(((run, f"--levels={levels}"), "levels") for levels in ("ten", "1,,2", "-3", "20,1000")),
         ((run, "--library", "linear,tahn"), "'tahn', did you mean 'tanh'"),
         ((run, "--library", "nowhere:NAME"), "nowhere"),
         ((runs("points"),), "only KANs have edges to read"),

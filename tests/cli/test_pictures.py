@@ -70,10 +70,10 @@ def test_what_makes_no_sense_is_refused_in_one_line(runs, cli, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path / "empty")
     for words, message in (
         (("sample", captions, "--prompt", "a " * 40), "tokens and 13 fit; say it in fewer"),
-        (("sample", captions, "--where", "a=1"), "of pictures, which takes no --where; leave"),
+        (("sample", captions, "--where", "a=1"), "of pictures, which takes no where; leave"),
         (("explain", captions), "is a model of pictures, and only models of points"),
         (("impute", captions, "x.csv", "--out", "y.csv"), "a model of pictures fills no gaps"),
-        (("evaluate", captions, "--out", "page.html"), "no model of a table; --out is for"),
+        (("evaluate", captions, "--out", "page.html"), "no model of a table; only tables"),
         (("train", captions.parent / "pictures", "--size", "9000"), "size = 9000"),
         (("compare", spoilt), "'03.png' is no picture that"),
         (("train", spoilt), "'03.png' is no picture that"),

@@ -94,7 +94,7 @@ def test_gaps_are_filled_and_all_else_stays(cli, run, place):
     assert not frame.isna().any(axis=None)
     assert (frame == whole).where(gaps.notna(), True).all(axis=None)
     words = ("impute", run, "gaps.csv", "--draws", 3, "--out", "filled.csv")
-    assert "exists; choose another --out" in cli(*words).error
+    assert "exists; choose another path" in cli(*words).error
     assert cli(*words, "--overwrite").code == 0
     several = read_table(Path("filled.csv"))[0]
     assert list(several) == ["draw", *whole]

@@ -139,7 +139,7 @@ def test_too_many_edges_get_no_formulas(run, tmp_path):
     )
     assert list(explained.stages()) == ["network", "simplified"]
     (reason,) = [what for what in told if "more than 1" in what]
-    assert "--prune" in reason
+    assert "with prune" in reason
     assert f"{reason}." in explanation.sentences
 
 

@@ -305,7 +305,7 @@ def test_complexity_time_and_number_of_edges_are_limited():
     found = find_formulas(denoiser, context, SearchOptions(**QUICK, seconds=0.0))
     assert (found.num_curves, context.tunings) == (4, 0)
     assert {edge.reason for edge in found.edges} == {"the time budget of 0 s was over"}
-    message = "has 4 edges, and formulas are looked for in at most 3: prune it first .* --max-edges"
+    message = "has 4 edges, and formulas are looked for in at most 3: prune it first .* max_edges"
     with refused(message):
         find_formulas(denoiser, context, SearchOptions(max_edges=3))
 

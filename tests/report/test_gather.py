@@ -65,7 +65,7 @@ def test_a_study_that_was_judged_quickly_says_that_it_is_a_first_look(runs, tmp_
     said = "This is a first look: models were judged quickly, by few points, samples and trees."
     assert contents.warnings[0].startswith(said)
     assert said in text
-    assert "The same command without --quick judges them again and trains none of them" in text
+    assert "A full judgement judges them again and trains none of them" in text
 
 
 def test_too_few_seeds_to_call_a_difference_are_said(runs):

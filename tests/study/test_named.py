@@ -27,7 +27,7 @@ def test_preset_and_study_file_are_themselves(tmp_path):
         yaml.safe_dump({**read_preset("notebook").model_dump(mode="json"), "name": "mine"})
     )
     assert study_for(str(path)).name == "mine"
-    with refused(r"fixes the sizes .* leave --params, --match"):
+    with refused(r"fixes the sizes .* leave params, match"):
         study_for(str(path), params=100)
 
 
@@ -133,15 +133,15 @@ def test_a_trial_of_pictures_has_a_sampler_of_its_process():
 @pytest.mark.parametrize(
     ("what", "options", "message"),
     [
-        ("moons", {"match": "parms"}, "unknown --match 'parms', did you mean 'params'"),
-        ("moons", {"match": "flops"}, "--match flops needs a --budget"),
+        ("moons", {"match": "parms"}, "unknown match 'parms', did you mean 'params'"),
+        ("moons", {"match": "flops"}, "match 'flops' needs a budget"),
         ("moons", {"budget": "many"}, "neither a number nor a model"),
         ("moons", {"budget": "mpl:8-8"}, "unknown family 'mpl'"),
         ("moons", {"budget": "-5"}, "greater than 0"),
-        ("moons", {"params": 100, "budget": "200"}, "--params says the size, and so does"),
+        ("moons", {"params": 100, "budget": "200"}, "params says the size, and so does"),
         ("moons", {"families": ["kna"]}, "unknown family 'kna', did you mean 'kan'"),
         ("moons", {"process": "flwo"}, "unknown process 'flwo', did you mean 'flow'"),
-        ("notebook", {"params": 100}, "fixes the sizes .* leave --params, --match"),
+        ("notebook", {"params": 100}, "fixes the sizes .* leave params, match"),
         ("moon", {}, "unknown study, data set or file 'moon', did you mean 'moons'"),
         ("missing.csv", {}, "there is no file 'missing.csv'"),
         ("missing.yaml", {}, "study file 'missing.yaml' cannot be read"),

@@ -2,13 +2,11 @@ import re
 import shlex
 from pathlib import Path
 
-import typer
-
 from kan_diffusion.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = typer.main.get_command(app).commands
+COMMANDS = {name: app[name] for name in app if not name.startswith("-")}
 
 
 def blocks(page, language=r"\w+"):
@@ -47,5 +45,5 @@ def known_words(command):
     assert words.pop(0) == "kan-diffusion", command
     if not words[0].startswith("-"):
         assert words[0] in COMMANDS, command
-        COMMANDS[words[0]].make_context(words[0], words[1:])
+        app.parse_args(words)
     return words

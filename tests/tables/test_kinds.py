@@ -221,7 +221,7 @@ def test_whole_numbers_that_repeat_as_codes_do_are_named_and_amounts_are_not(cap
     TableCodec.fit(frame)
     (said,) = caplog.messages
     assert said.startswith("column 'code' holds whole numbers of 5 digits that repeat as codes do")
-    assert "--columns 'code=category'" in said
+    assert "give the column the kind 'category'" in said
     caplog.clear()
     TableCodec.fit(frame, {"code": "number"})
     assert not caplog.messages

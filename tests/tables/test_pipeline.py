@@ -132,7 +132,7 @@ def test_rows_come_as_long_as_there_is_time_and_all_that_meet_conditions(pipelin
     few = pipeline.draw(200, conditions={"spend": (243.5, None)}, generator=seeded(), steps=2)
     assert 0 < len(few) < 200
     assert f"{len(few)} rows come instead of 200, since of " in caplog.text
-    assert "(--max-seconds)" in caplog.text
+    assert "give more time with max_seconds" in caplog.text
     caplog.clear()
     conditions = {"spend": (241, None)}
     assert len(pipeline.draw(20, conditions=conditions, generator=seeded(), steps=2)) == 20

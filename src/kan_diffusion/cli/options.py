@@ -1,136 +1,141 @@
-"""Options that several commands share."""
+"""Options that several commands share, and options that follow from settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import logging
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from typer.models import OptionInfo
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from kan_diffusion.imports import import_own
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
+from kan_diffusion.progress import TextConsole
+from kan_diffusion.settings import Settings
 
 __all__ = [
-    "Address", "Amount", "DataSets", "Device", "Executor", "Families", "Match", "Modules",
-    "NoisingProcess", "Out", "Overwrite", "Params", "Quick", "Run", "SamplerSteps", "Steps", "What",
-    "Workers", "option",
+    "Address", "Device", "Executor", "Modules", "Out", "Overwrite", "Params", "Quick", "Run",
+    "SamplerSteps", "Switch", "Workers", "command_line", "listed", "say_loading", "setting", "warn",
+    "within", "without_bars",
 ]  # fmt: skip
 
-
-def _import(names: str | None) -> str | None:
-    if names is not None:
-        for name in names.split(","):
-            import_own(name.strip())
-    return names
+_BOUNDS = {"ge": "gte", "le": "lte", "gt": "gt", "lt": "lt"}
 
 
-def option(
-    help: str,
-    default: str | bool = True,
-    *,
-    name: str | None = None,
-    within: tuple[float | None, float | None] = (None, None),
-    callback: Callable[[str | None], str | None] | None = None,
-) -> OptionInfo:
-    """Declares an option.
+def within(least: float | None = None, most: float | None = None) -> Parameter:
+    """Bounds of an option, both included."""
+    return Parameter(validator=Number(gte=least, lte=most))
+
+
+def setting(settings: type[Settings], name: str, default: str | None = None) -> Parameter:
+    """An option that sets a field of settings: described, and bounded, as the field is.
 
     Args:
-        help: Its meaning.
-        default: The default in words; or whether the default value is shown.
-        name: Its name, if it is not the parameter's, or if a switch has no opposite.
-        within: Smallest and largest number; None for no bound.
-        callback: Takes the given value and returns it.
+        settings: The settings.
+        name: The field.
+        default: What is used where the option is not given; None for the field's default.
     """
-    names = () if name is None else (name,)
-    made: OptionInfo = typer.Option(
-        *names, help=help, show_default=default, min=within[0], max=within[1], callback=callback
+    field = settings.model_fields[name]
+    bounds = {
+        ours: getattr(bound, theirs)
+        for bound in field.metadata
+        for theirs, ours in _BOUNDS.items()
+        if hasattr(bound, theirs)
+    }
+    return Parameter(
+        help=field.description,
+        validator=Number(**bounds) if bounds else None,
+        show_default=str(field.default) if default is None else default,
     )
-    return made
 
 
-DataSets = Annotated[str | None, option("Of a study with several data sets, those to use.")]
-Modules = Annotated[
-    str | None,
-    option(
-        "Modules of your own that the run needs, for its family or metrics.",
-        name="--import",
-        callback=_import,
+def _import(_: object, names: str | None) -> None:
+    for name in listed(names) or ():
+        import_own(name)
+
+
+Switch = Parameter(negative="", show_default=False)
+"""A switch that has no opposite."""
+
+Run = Annotated[Path, Parameter(help="Folder of a finished run.")]
+Out = Annotated[Path | None, Parameter(help="Run folder.")]
+Device = Annotated[str, Parameter(help="cpu, cuda, ... or auto: a GPU when there is one.")]
+Params = Annotated[
+    int | None, within(1, MOST_PARAMETERS), Parameter(help="Parameters of each model.")
+]
+Overwrite = Annotated[
+    bool, Switch, Parameter(help="Replace the file, or pictures of the same names.")
+]
+SamplerSteps = Annotated[
+    int | None,
+    within(1, MOST_STEPS),
+    Parameter(
+        help="Steps of the sampler.",
+        show_default="20, of tables of 2,000 rows 50, for ddpm all timesteps",
     ),
 ]
 Quick = Annotated[
     bool,
-    option(
-        "Judge by few points, samples and trees, for a first look; the same command without it "
-        "judges again and trains nothing again. 'train' trains on rows for half a minute.",
-        name="--quick",
+    Switch,
+    Parameter(
+        help="Judge by few points, samples and trees, for a first look; the same command without "
+        "it judges again and trains nothing again. 'train' trains on rows for half a minute."
     ),
 ]
-Device = Annotated[str, option("cpu, cuda, ... or auto: a GPU when there is one.")]
-Out = Annotated[Path | None, option("Run folder.")]
-Overwrite = Annotated[
-    bool, option("Replace the file, or pictures of the same names.", name="--overwrite")
-]
-SamplerSteps = Annotated[
-    int | None,
-    option(
-        "Steps of the sampler; 20, of tables of 2,000 rows 50, for ddpm all timesteps.",
-        within=(1, None),
-    ),
-]
-Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
-
-What = Annotated[
-    str,
-    typer.Argument(
-        help="A built-in study (swiss-roll, notebook), a study file (.yaml), a "
-        "toy, a table of scikit-learn's (iris, wine, breast-cancer, diabetes), a file of rows "
-        "(.csv, .csv.gz, .tsv, .parquet, .npy); or pictures: digits, shapes, or a folder of them.",
-    ),
-]
-Match = Annotated[
+Modules = Annotated[
     str | None,
-    option(
-        "Resource held equal: params, flops (operations of a forward pass for one point) or time "
-        "(processor seconds of training).",
-        "params",
+    Parameter(
+        name="--import",
+        help="Modules of your own that the run needs, for its family or metrics.",
+        validator=_import,
     ),
 ]
-Amount = Annotated[
-    str | None,
-    option(
-        "Amount of it: a number, or a model such as mlp:32-32-32 to be like.",
-        "2300 for params; for pictures as suits them",
-        name="--budget",
-    ),
-]
-Families = Annotated[
-    str | None,
-    option("Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your own."),
-]
-Params = Annotated[
-    int | None,
-    option(
-        "Parameters of each model.",
-        "2300; for pictures as suits them",
-        within=(1, MOST_PARAMETERS),
-    ),
-]
-NoisingProcess = Annotated[
-    str | None,
-    option(
-        "Noising process, such as cosine, ddpm or flow.",
-        "cosine, flow of pictures, or the study's",
-        name="--process",
-    ),
-]
-Steps = Annotated[int | None, option("Training steps.", within=(1, MOST_STEPS))]
 Workers = Annotated[
-    int | None, option("Trials side by side; one per core by default.", within=(1, MOST_WORKERS))
+    int | None,
+    within(1, MOST_WORKERS),
+    Parameter(help="Trials side by side.", group="Where", show_default="one per core"),
 ]
-Executor = Annotated[str, option("Where trials run: local or ray.")]
+Executor = Annotated[str, Parameter(help="Where trials run: local or ray.", group="Where")]
 Address = Annotated[
     str | None,
-    option("Address of a running Ray cluster; without it one is started on this machine."),
+    Parameter(
+        help="Address of a running Ray cluster; without it one is started on this machine.",
+        group="Where",
+    ),
 ]
+
+
+def listed(text: str | None) -> list[str] | None:
+    """Parses names with commas between them; those with commas are quoted."""
+    if text is None:
+        return None
+    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True)) or [""]]
+
+
+def command_line() -> str:
+    """The command as the user gave it."""
+    return shlex.join(["kan-diffusion", *sys.argv[1:]])
+
+
+def say_loading(what: str) -> None:
+    """Says on a terminal what is read, before modules are imported that take seconds."""
+    console = TextConsole(stderr=True)
+    if console.is_terminal:
+        console.say(f"loading '{what}'")
+
+
+def warn(message: str | None) -> None:
+    """Warns, unless there is nothing to warn of."""
+    if message is not None:
+        logging.getLogger("kan_diffusion").warning(message)
+
+
+def without_bars() -> None:
+    """Hides the bars that diffusers shows while it loads a pipeline."""
+    from diffusers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

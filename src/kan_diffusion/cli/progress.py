@@ -19,24 +19,10 @@ from kan_diffusion.study.planning import StudyPlan
 
 __all__ = ["StudyProgress", "known_floor", "show_phases", "show_study_progress"]
 
-_FIXED_COST = 3_000
-"""Part of a step's time that is the same for every model, in parameters that take as long."""
-
-_JUDGING_STEPS = 400
-"""Number of training steps that take about as long as judging a finished trial."""
-
 
 @lru_cache
 def known_floor(data: Source, process: Process) -> float | None:
-    """Estimates the loss of the best possible denoiser from a few thousand points of a toy.
-
-    Args:
-        data: The data set.
-        process: The noising process.
-
-    Returns:
-        The loss; None for data whose density is not known.
-    """
+    """Estimates the loss of the best possible denoiser; None where the density is not known."""
     if data.density is None:
         return None
     generator = torch_generator("floor", data.name)
@@ -44,7 +30,7 @@ def known_floor(data: Source, process: Process) -> float | None:
 
 
 class StudyProgress:
-    """Progress of a study with the time left.
+    """Progress of a study, or of the search for its settings, with the time left.
 
     On a terminal: one bar for the whole study and one for each running trial. Elsewhere: a line
     for each finished trial.
@@ -57,79 +43,65 @@ class StudyProgress:
     def __init__(self, name: str, bars: Progress) -> None:
         self._bars = bars
         self._trials: dict[str, TrialConfig] = {}
-        self._work: dict[str, int] = {}
         self._running: dict[str, TrainingBar] = {}
-        self._done: dict[str, float] = {}
+        self._shares: dict[str, float] = {}
         self._num_finished = 0
         self._whole = bars.add_task(name, total=None, status="")
 
     def start(self, plan: StudyPlan) -> None:
         """Adds a plan's trials and announces them; may be called again with another plan."""
         if plan.finished and not self._trials:
-            self._bars.console.print(
+            self._say(
                 f"{len(plan.finished)} of {len(plan.trials)} trials are finished and are not run "
-                "again; after a change of code give another --out",
-                soft_wrap=True,
+                "again; after a change of code give another --out"
             )
         if plan.to_run:
-            self._bars.console.print(f"{len(plan.to_run)} trials to run", soft_wrap=True)
+            self._say(f"{len(plan.to_run)} trials to run")
         self._trials |= {trial.id: trial for trial in plan.trials}
         self._num_finished += len(plan.finished)
-        self._work |= {
-            trial.id: (_FIXED_COST + plan.parameters[trial.id])
-            * (trial.training.steps + _JUDGING_STEPS)
-            for trial in plan.to_run
-        }
+        self._shares |= {trial.id: 0.0 for trial in plan.to_run}
         self._show()
 
     def move(self, event: TrialEvent) -> None:
         """Shows an event of a trial."""
         trial = self._trials[event.trial]
+        steps = trial.training.steps
         if event.finished:
-            self._finish(trial, event.error)
+            self._shares[trial.id] = 1.0
+            self._num_finished += 1
+            if trial.id in self._running:
+                self._running.pop(trial.id).remove()
+            if event.error is not None:
+                self._say(f"{trial.label}: {event.error}", style="red")
+            elif self._bars.disable:
+                self._say(f"{self._status}: {trial.label}")
         else:
-            self._done[trial.id] = event.step / (trial.training.steps + _JUDGING_STEPS)
+            self._shares[trial.id] = event.step / steps
             if trial.id not in self._running:
                 floor = None if self._bars.disable else known_floor(trial.data, trial.process)
-                bar = TrainingBar(self._bars, f"  {trial.label}", trial.training.steps, floor)
-                self._running[trial.id] = bar
+                self._running[trial.id] = TrainingBar(self._bars, f"  {trial.label}", steps, floor)
             self._running[trial.id].move(event.step, event.loss)
         self._show()
-
-    def _finish(self, trial: TrialConfig, error: str | None) -> None:
-        self._done[trial.id] = 1.0
-        self._num_finished += 1
-        if trial.id in self._running:
-            self._running.pop(trial.id).remove()
-        if error is not None:
-            self._bars.console.print(f"{trial.label}: {error}", style="red", markup=False)
-        elif self._bars.disable:
-            self._bars.console.print(f"{self._status}: {trial.label}", markup=False)
 
     def draw(self) -> None:
         """Shows that all trials are over and the report is being drawn."""
         self._bars.update(self._whole, status="drawing")
+
+    def _say(self, text: str, style: str = "") -> None:
+        self._bars.console.print(text, style=style, markup=False, soft_wrap=True)
 
     @property
     def _status(self) -> str:
         return f"{self._num_finished} of {len(self._trials)} trials"
 
     def _show(self) -> None:
-        done = sum(self._work[name] * share for name, share in self._done.items())
-        total = sum(self._work.values())
+        done, total = sum(self._shares.values()), len(self._shares)
         self._bars.update(self._whole, total=total, completed=done, status=self._status)
 
 
 @contextmanager
 def show_study_progress(name: str) -> Iterator[StudyProgress]:
-    """Shows the progress of a study, or of the search for its settings.
-
-    Args:
-        name: What is being done.
-
-    Yields:
-        The display that takes the plan and the events of each trial.
-    """
+    """Shows the progress of a study, or of the search for its settings, inside the block."""
     with progress_bars() as bars:
         yield StudyProgress(name, bars)
 

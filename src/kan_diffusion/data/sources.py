@@ -185,7 +185,7 @@ class PinnedSource(Source):
         if self.sha256 not in ("", self.content_digest()):
             raise DataError(
                 f"'{self.place}' has changed since this run was set up; put it back as it was or "
-                "start a new run in another folder with --out"
+                "start a new run in another folder"
             )
 
     def pinned(self) -> Self:
@@ -204,7 +204,7 @@ class PinnedSource(Source):
         if outside and not self.sha256 and self.place.exists():
             raise DataError(
                 f"the run names '{self.place}' as its data, outside of the working folder, and has "
-                "no digest of it; if it is to be read, give it with --data or work in a folder "
+                "no digest of it; if it is to be read, give it as the data or work in a folder "
                 "above it"
             )
 

@@ -288,8 +288,7 @@ class SamplePipeline(DiffusionPipeline):
                     return found
                 raise RunFolderError(
                     f"the denoiser in '{root}' is a '{class_name}' of '{library}', which is not "
-                    f"known; if it is your own, import {library} first (on the command line: "
-                    f"--import {library})"
+                    f"known; if it is your own, import {library} first"
                 )
         raise RunFolderError(f"the index of '{root}' does not name its denoiser; {_REMEDY}")
 

@@ -324,7 +324,7 @@ def explain_denoiser(
 def _too_many(denoiser: ReadableDenoiser, most: int) -> str:
     return (
         f"{len(denoiser.edges)} edges are left, more than {most}: no formulas are looked for; take "
-        "more away with --prune, train with --sparsify, or raise --max-edges"
+        "more away with prune, train with sparsify, or raise max_edges"
     )
 
 
@@ -557,8 +557,7 @@ def _sentences(
     if chose_on_heldout:
         found.append(
             "The choice of what goes and what stays was made on the held-out rows that the stages "
-            "are judged with, which makes their numbers a little too good; fresh rows would tell "
-            "(kan-diffusion evaluate --data)."
+            "are judged with, which makes their numbers a little too good; fresh rows would tell."
         )
     return tuple(found)
 
@@ -619,7 +618,7 @@ def explain_run(
         if not 0 <= timestep <= last:
             raise KanDiffusionError(
                 f"timestep {timestep} is not one of the process, which has 0 to {last}; choose "
-                "others with --levels"
+                "other levels"
             )
     config.data.require_recorded()
     dataset = load_dataset(config.data, config.study_seed, config.seed)

@@ -299,8 +299,8 @@ def find_formulas(
     if len(denoiser.edges) > options.max_edges:
         raise KanDiffusionError(
             f"the network has {len(denoiser.edges)} edges, and formulas are looked for in at most "
-            f"{options.max_edges}: prune it first (--prune 0.1 leaves fewer than 0.05; training "
-            "with --sparsify 0.001 leaves fewer still) or raise --max-edges"
+            f"{options.max_edges}: prune it first (prune=0.1 leaves fewer than 0.05; training "
+            "with sparsify=0.001 leaves fewer still) or raise max_edges"
         )
     until = time.monotonic() + options.seconds
     limit = context.loss(denoiser) + options.tolerance

@@ -79,7 +79,7 @@ def _warnings(
     if any(trial.config.evaluation.effort == "quick" for trial in trials):
         warnings.append(
             "This is a first look: models were judged quickly, by few points, samples and trees. "
-            "The same command without --quick judges them again and trains none of them again."
+            "A full judgement judges them again and trains none of them again."
         )
     if (mismatch := signal_warning(config.process)) is not None:
         warnings.append(capitalised(mismatch) + ".")

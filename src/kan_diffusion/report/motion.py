@@ -238,7 +238,7 @@ class Motion:
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or not self.panels:
             raise KanDiffusionError(
-                f"motion needs two frames or more, not {len(self.labels)}; take more --steps"
+                f"motion needs two frames or more, not {len(self.labels)}; take more steps"
             )
         for panel in self.panels:
             if len(panel.frames) != len(self.labels):
@@ -370,7 +370,7 @@ def _gif(motion: Motion, largest: int) -> tuple[bytes, str]:
             return content, f"{how}{largest / 1e6:.3g} MB" if shrunk else ""
     raise KanDiffusionError(
         f"a GIF of {len(motion.panels)} panels and {len(motion.labels)} frames is larger than "
-        f"{largest / 1e6:.3g} MB; take fewer runs or --steps, or an .html"
+        f"{largest / 1e6:.3g} MB; take fewer runs or steps, or an .html"
     )
 
 

@@ -276,7 +276,7 @@ class View:
             KanDiffusionError: A page is asked for and there is none.
         """
         if out is not None:
-            raise KanDiffusionError(f"'{run}' is no model of a table; --out is for tables")
+            raise KanDiffusionError(f"'{run}' is no model of a table; only tables have a page")
         return None
 
 

@@ -425,13 +425,13 @@ class StudyConfig(Settings):
         if not 1 <= steps <= limits.MOST_STEPS:
             raise KanDiffusionError(
                 f"training needs at least 1 step and at most {limits.MOST_STEPS:,}, not {steps:,}; "
-                "change --steps"
+                "change steps"
             )
         own = [f"model '{model.name}' has its own" for model in self.models if model.steps]
         if self.budget and self.budget.match == "time":
             own.insert(0, "a budget of time settles their number itself")
         if own:
-            logger.warning("--steps is not for all trials: %s", "; ".join(own))
+            logger.warning("steps are not for all trials: %s", "; ".join(own))
         training = self.training.model_copy(update={"steps": steps})
         return self.model_copy(update={"training": training})
 

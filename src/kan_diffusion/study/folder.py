@@ -200,13 +200,13 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
         if not study or other != study:
             raise TrialTakenError(
                 f"another process is running {'another study' if study else 'the trial'} in "
-                f"'{folder}' ({who}); wait for it, or choose another folder with --out"
+                f"'{folder}' ({who}); wait for it, or choose another folder"
             ) from error
     except OSError as error:
         reason = f"cannot write '{folder}': {error.strerror or error}"
         if error.errno in _NO_LOCKS:
             reason = f"the disk of '{folder}' has no locks, which keep processes apart"
-        raise RunFolderError(f"{reason}; choose another folder with --out") from error
+        raise RunFolderError(f"{reason}; choose another folder") from error
     try:
         if lock.is_locked:
             with suppress(RunFolderError):  # others are only told less
@@ -336,7 +336,7 @@ def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise RunFolderError(
             f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
-            "folder with --out"
+            "folder"
         ) from error
 
 
@@ -589,7 +589,7 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
     if finished is not None and finished.config.identity != config.identity:
         raise RunFolderError(
             f"'{folder}' holds another run ({finished.config.label}); choose another folder "
-            "with --out, or replace the run with --fresh"
+            "or start afresh"
         )
 
 
@@ -612,12 +612,12 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
     if not folder.exists():
         return False
     if not folder.is_dir():
-        raise RunFolderError(f"'{folder}' is a file; choose a folder with --out")
+        raise RunFolderError(f"'{folder}' is a file; choose a folder")
     if any((folder / mark).exists() for mark in marks):
         return True
     if any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunFolderError(
-            f"'{folder}' holds other files and no {kind}; choose an empty or new folder with --out"
+            f"'{folder}' holds other files and no {kind}; choose an empty or new folder"
         )
     return False
 

@@ -57,30 +57,30 @@ def parse_budget(
     Raises:
         KanDiffusionError: It is not a budget, or the model cannot be built.
     """
-    require_known("--match", match, MATCHES)
+    require_known("match", match, MATCHES)
     kind = cast("Match", match)
     if match != "time" and params is not None:
         if text is not None or match != "params":
-            raise KanDiffusionError(f"--params says the size, and so does --match {match} --budget")
+            raise KanDiffusionError(f"params says the size, and so does a budget of {match}")
         text, params = str(params), None
     if text is None:
         if match != "params":
             such = {"flops": "'mlp:32-32-32'", "time": "6, in seconds"}[match]
-            raise KanDiffusionError(f"--match {match} needs a --budget, such as {such}")
+            raise KanDiffusionError(f"match '{match}' needs a budget, such as {such}")
         text = str(USUAL_SIZE)
     family, _, widths = text.rpartition(":")
     if family and match == "time":
         raise KanDiffusionError(
-            f"--budget '{text}' is a model, and a budget of time is a number of seconds; give one, "
-            "or --match params or flops"
+            f"budget '{text}' is a model, and a budget of time is a number of seconds; give one, "
+            "or match params or flops"
         )
     try:
         numbers = [int(width) for width in widths.split("-")] if family else [float(text)]
     except ValueError as error:
         raise KanDiffusionError(
-            f"--budget '{text}' is neither a number nor a model such as 'mlp:32-32-32'"
+            f"budget '{text}' is neither a number nor a model such as 'mlp:32-32-32'"
         ) from error
-    with valid_settings(f"--budget {text}"):
+    with valid_settings(f"budget {text}"):
         amount = numbers[0]
         if family:
             get_family(family, importing=True)
@@ -186,8 +186,8 @@ def study_for(
         if sized:
             if study.budget is None:
                 raise KanDiffusionError(
-                    f"study '{what}' fixes the sizes of its models; leave --params, --match and "
-                    "--budget out"
+                    f"study '{what}' fixes the sizes of its models; leave params, match and "
+                    "budget out"
                 )
             given = parse_budget(match or "params", budget, study.data, params)
             study = study.model_copy(update={"budget": given})
@@ -198,7 +198,7 @@ def study_for(
         study = _matched_study(data, match or "params", budget, params, families)
     if process is None:
         return study
-    with valid_settings("--process"):
+    with valid_settings("process"):
         return StudyConfig.model_validate({**dict(study), "process": process})
 
 

@@ -81,8 +81,7 @@ def require_folder(
     differing = [key for key in now if key not in may_change and now[key] != before[key]]
     if differing:
         raise RunFolderError(
-            f"'{folder}' holds another study (other {', '.join(differing)}); choose another folder "
-            "with --out"
+            f"'{folder}' holds another study (other {', '.join(differing)}); choose another folder"
         )
 
 
@@ -212,7 +211,6 @@ def load_study(folder: Path) -> StudyResults:
         if kept and not (folder / TRIALS).exists():  # written by a version with other ids
             return replace(results, rows=pd.DataFrame(list(kept.values())))
         raise RunFolderError(
-            f"no trial of the study in '{folder}' is finished; run it with 'kan-diffusion compare "
-            f"{path} --out {folder}'"
+            f"no trial of the study in '{folder}' is finished; run '{path}' in this folder"
         )
     return results

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar, cast
@@ -177,16 +177,6 @@ class Asked:
 
 
 NOTHING_ASKED = Asked()
-
-_OPTIONS = {
-    "prompts": "--prompt",
-    "classes": "--class",
-    "guidance": "--guidance",
-    "where": "--where",
-    "like": "--like",
-    "max_seconds": "--max-seconds",
-    "trails": "--trails",
-}
 
 
 @dataclass(frozen=True)
@@ -460,10 +450,11 @@ class Task(Generic[DatasetT, PipelineT]):
         Raises:
             KanDiffusionError: Models of this task do not take some of it.
         """
-        for name, option in _OPTIONS.items():
-            if getattr(asked, name) not in (None, ()) and name not in self.takes:
+        for entry in fields(asked):
+            if getattr(asked, entry.name) not in (None, ()) and entry.name not in self.takes:
                 raise KanDiffusionError(
-                    f"'{where}' is a model of {self.noun}, which takes no {option}; leave it out"
+                    f"'{where}' is a model of {self.noun}, which takes no {entry.name}; leave it "
+                    "out"
                 )
 
     def sampler_steps(self, config: TrialConfig) -> int:
@@ -537,7 +528,7 @@ def require_judge(dataset: Dataset) -> None:
     if dataset.heldout is not None and not len(dataset.heldout):
         raise DataError(
             f"no row of '{dataset.name}' is held out to judge a model with; hold some out, or give "
-            "--data with rows that were not trained on"
+            "rows that were not trained on"
         )
 
 

@@ -118,7 +118,7 @@ class Tuned:
     Attributes:
         best: Best settings of each family.
         tries: The tries of each family, in their order.
-        path: File of the best settings, as ``--tuned`` takes it.
+        path: File of the best settings, as :func:`read_tuned` takes it.
     """
 
     best: dict[str, TunedSettings]
@@ -193,8 +193,8 @@ def _searched(config: StudyConfig, tries: int) -> StudyConfig:
         raise KanDiffusionError(f"tuning needs at least 1 try a model, not {tries}")
     if config.budget is None:
         raise KanDiffusionError(
-            f"study '{config.name}' has no budget that its models share; give --match and "
-            "--budget, or a study with a budget"
+            f"study '{config.name}' has no budget that its models share; give one, or a "
+            "study with a budget"
         )
     families = [model.family for model in config.models]
     for family in families:

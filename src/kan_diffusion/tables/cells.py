@@ -135,7 +135,7 @@ class CellReader:
             raise DataError(
                 f"{self.where} has numbers such as '{commas[0]}' in column '{name}', where the "
                 "comma may mark decimals or thousands; write them with decimal points, or name the "
-                "mark of thousands (--thousands ',')"
+                "mark of thousands ','"
             )
         return len(commas) > 0
 
@@ -162,9 +162,9 @@ class CellReader:
         cell = max(counts, key=lambda each: each["counts"])["values"]  # of several the first
         row, shown = pc.index(cells, value=cell).as_py(), _shown(cell)
         which = "the cell" if len(odd) == 1 else f"the {len(odd):,} such cells"
-        remedy = f"call it a word for gaps (--missing '{shown}')"
+        remedy = f"call '{shown}' a word for gaps ('missing')"
         if is_mark:
-            remedy = f"name the mark of thousands (--thousands '{'.' if self.commas else ','}')"
+            remedy = f"name the mark of thousands '{'.' if self.commas else ','}'"
         raise DataError(
             f"{self.where} mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; "
             f"correct {which} (numbers have decimal points and no marks of thousands), {remedy}, "

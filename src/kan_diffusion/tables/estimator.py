@@ -171,7 +171,7 @@ class DiffusionEstimator(BaseEstimator):
     def _seed(self, random_state: RandomState = None) -> int:
         given = self.random_state if random_state is None else random_state
         if isinstance(given, int | np.integer):
-            return int(given)  # as the option --seed of the commands
+            return int(given)  # as the seed of the commands
         return int(check_random_state(given).randint(2**31 - 1))
 
     def fit(

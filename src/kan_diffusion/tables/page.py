@@ -132,12 +132,12 @@ def say_scores(scores: TableScores) -> list[str]:
         names = [f"{name} ({_percent(alone[name])})" for name in scores.telling]
         said.append(
             f"Columns that give rows away by themselves: {listed(names, _WORST)}; see whether "
-            "their kinds are right ('train --describe')."
+            "their kinds are right."
         )
     if scores.copied:
         said.append(
             "Synthetic values are mostly real ones, which are nearly unique, in "
-            f"{listed(scores.copied)}: call such columns identifiers ('--columns name=identifier') "
+            f"{listed(scores.copied)}: call such columns identifiers "
             "or leave them out."
         )
     if "closest" not in value:

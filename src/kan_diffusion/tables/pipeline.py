@@ -329,7 +329,7 @@ def _accepted(
         used = drawn / most if max_seconds is None else (time.monotonic() - started) / max_seconds
     if len(waiting):
         names = ", ".join(str(condition.column.name) for condition in conditions)
-        longer = "; give more time with max_seconds (--max-seconds)"
+        longer = "; give more time with max_seconds"
         if not passed:
             raise DataError(f"none of {drawn:,} rows drawn meets the conditions on {names}{longer}")
         logger.warning(

@@ -208,8 +208,10 @@ class Snapshots:
         reached = math.inf if over else run.scaled(run.step)
         due = [step for step in self._steps if self._shown < step <= reached]
         self._shown = reached
-        if due and is_main_process():
-            run.require_finite()
+        if not due:
+            return
+        run.require_finite()
+        if is_main_process():
             with run.lent(run.kept if over else run.averaged) as denoiser:
                 self._show(run.step, denoiser)
 

@@ -11,7 +11,7 @@ from make import study
 from mixed_tables import people
 from runs import copied
 
-MODULES = ("bottleneck", "numexpr", "pandas", "yaml", "typer", "difflib", "signal", "filelock")
+MODULES = ("bottleneck", "numexpr", "pandas", "yaml", "cyclopts", "difflib", "signal", "filelock")
 CALLS = """
 import json, os, sys
 import pytest

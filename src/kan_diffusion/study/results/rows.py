@@ -222,7 +222,7 @@ def _read(folder: Path) -> TrialResult:
     if "heldout_loss" not in trial.row:
         raise RunFolderError(
             f"the run in '{folder}' was not judged; hold rows out when you train it, or explain "
-            "again with as many points to generate as the run it comes from (--num)"
+            "again with as many points to generate as the run it comes from"
         )
     return trial
 

@@ -63,7 +63,7 @@ class Number(Kind):
             return [
                 f"column '{self.name}' holds whole numbers of {width} digits that repeat as codes "
                 "do, and is drawn as an amount; if they are codes, give the column the kind "
-                f"'category' (--columns '{self.name}=category')"
+                "'category'"
             ]
         if self.lattice.fine or self.lattice.high < _MANY:
             return []
