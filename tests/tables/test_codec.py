@@ -176,7 +176,7 @@ def test_steps_hardly_wider_than_float32_is_fine_come_back():
     pd.testing.assert_frame_equal(codec.decode(codec.encode(frame, _rng())), frame)
 
 
-def test_what_is_not_known_is_nan_and_states_have_coordinates_of_their_own():
+def test_what_is_not_known_is_nan_and_gaps_have_coordinates_of_their_own():
     codec = TableCodec.fit(FRAME)
     back = codec.decode(codec.encode(FRAME, _rng()))
     pd.testing.assert_frame_equal(back, FRAME, rtol=1e-5, atol=1e-5)
@@ -251,7 +251,7 @@ def test_text_is_a_category_unless_it_is_dates_in_one_format():
 def test_digits_are_text_where_the_rows_trained_on_held_text(tmp_path):
     codec = TableCodec.fit(pd.DataFrame({"code": ["10115", "20095", "01A"] * 9}))
     (tmp_path / "like.csv").write_text("code\n20095\n\n10115\n")
-    for rows in (codec.read(tmp_path / "like.csv"), pd.DataFrame({"code": [20095, 10115]})):
+    for rows in (codec.read(tmp_path / "like.csv")[0], pd.DataFrame({"code": [20095, 10115]})):
         observed = codec.encode(rows, some=True)
         expected = codec.encode(pd.DataFrame({"code": ["20095", "10115"]}))
         torch.testing.assert_close(observed, expected)

@@ -101,6 +101,20 @@ def test_a_year_is_a_year_and_a_day_is_read_as_its_column_reads_it():
         ):
             met = days[read_conditions({"born": given}, codec)["born"].holds(cells)]
             assert (met[0], met[-1]) == (pd.Timestamp(first), pd.Timestamp(last))
+        for given, first, last in (
+            ("1990", "1990-01-01", "1990-12-31"),
+            ("1990-02", "1990-02-01", "1990-02-28"),
+        ):
+            met = days[
+                read_conditions(conditions_from_texts([f"born={given}"]), codec)["born"].holds(
+                    cells
+                )
+            ]
+            assert (met[0], met[-1]) == (pd.Timestamp(first), pd.Timestamp(last))
+    months = pd.DataFrame(
+        {"month": pd.Series(days).dt.strftime("%Y-%m"), "x": np.arange(1500) * 0.37}
+    )
+    assert read_conditions({"month": "1990-05"}, TableCodec.fit(months))["month"].is_value
     day = read_conditions({"born": "05/06/1990"}, codec)["born"]
     assert pd.Series(days)[day.holds(cells)].tolist() == [pd.Timestamp("1990-06-05")]
     with refused("holds dates written as %d/%m/%Y, not '5'"):
@@ -209,9 +223,13 @@ def test_conditions_that_cannot_be_met_are_refused():
     assert conditions_from_texts(["pay=>50K", "job=a=b"]) == {"pay": ">50K", "job": "a=b"}
 
 
-def test_a_bound_may_stand_before_its_column_and_spaces_at_ends_need_not_be_written():
+def test_a_bound_may_stand_before_its_column_and_spaces_and_capitals_need_not_be_written():
     frame = pd.DataFrame(
-        {"day": pd.date_range("2016-01-01", periods=40), "deal": ["WD ", "New"] * 20}
+        {
+            "day": pd.date_range("2016-01-01", periods=40),
+            "deal": ["WD ", "New"] * 20,
+            "paid": ["TRUE", "FALSE"] * 20,
+        }
     )
     codec = TableCodec.fit(frame)
     for text, met in (
@@ -219,6 +237,7 @@ def test_a_bound_may_stand_before_its_column_and_spaces_at_ends_need_not_be_writ
         ("2016-01-05>=day", frame["day"] <= "2016-01-05"),
         ("deal=WD", frame["deal"] == "WD "),
         ("deal=WD ", frame["deal"] == "WD "),
+        ("paid=true", frame["paid"] == "TRUE"),
     ):
         asked = read_conditions(conditions_from_texts([text], list(frame)), codec)
         ((name, condition),) = asked.items()

@@ -67,15 +67,77 @@ def test_a_cell_decides_whether_the_day_comes_first(caplog):
 
 
 @pytest.mark.parametrize(
-    "form", ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S+02:00"]
+    "form",
+    [
+        *("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S+02:00"),
+        *("%Y-%m-%dT%H:%M:%SZ", "%Y%m%d"),
+    ],
 )
 def test_dates_of_a_file_come_back_as_they_were_written(form, tmp_path):
     file, drawn = tmp_path / "visits.csv", tmp_path / "drawn.csv"
     MOMENTS.dt.strftime(form).to_frame("visit").to_csv(file, index=False)
     codec = TableCodec.fit(read_table(file)[0])
     assert codec.columns[0].kind == "date"
-    codec.decode(codec.encode(codec.read(file))).to_csv(drawn, index=False)
+    codec.decode(codec.encode(codec.read(file)[0])).to_csv(drawn, index=False)
     assert drawn.read_text() == file.read_text()
+
+
+def test_dates_whose_offsets_differ_stay_and_new_ones_are_in_utc(tmp_path):
+    file = tmp_path / "visits.csv"
+    hours = MOMENTS.dt.floor("h")
+    summer = hours.dt.month.between(4, 9)
+    texts = hours.dt.strftime("%Y-%m-%dT%H:%M:%S") + np.where(summer, "+02:00", "+01:00")
+    texts.to_frame("visit").to_csv(file, index=False)
+    frame = read_table(file)[0]
+    codec = TableCodec.fit(frame)
+    assert codec.columns[0].spelled == "date:%Y-%m-%dT%H:%M:%S%z"
+    given = codec.decode(codec.encode(frame), frame)["visit"]
+    assert given.tolist() == texts.tolist()
+    drawn = codec.decode(codec.encode(frame))["visit"]
+    assert drawn.str.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00").all()
+    assert (pd.to_datetime(drawn) == pd.to_datetime(texts, utc=True)).all()
+    met = read_conditions({"visit": ("2020-07-01T12:00+02:00", None)}, codec)["visit"]
+    assert met.holds(frame["visit"]).sum() == (hours >= "2020-07-01 12:00").sum()
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "Int64", "int64[pyarrow]"])
+def test_whole_numbers_of_eight_digits_that_are_all_days_are_dates(dtype):
+    days = MOMENTS.dt.strftime("%Y%m%d").astype("int64").astype(dtype)
+    frame = pd.DataFrame({"day": days, "x": np.arange(400) * 0.37})
+    if dtype == "Int64":
+        frame.loc[7, "day"] = None
+    codec = TableCodec.fit(frame)
+    assert codec.columns[0].spelled == "date:%Y%m%d"
+    pd.testing.assert_series_equal(codec.decode(codec.encode(frame))["day"], frame["day"])
+    drawn = codec.decode(torch.randn(500, codec.dim, generator=torch.manual_seed(0)))["day"]
+    assert drawn.dtype == frame["day"].dtype
+    assert (
+        pd.to_datetime(drawn.dropna().astype(str), format="%Y%m%d")
+        .between("2019-12-01", "2022-12-31")
+        .all()
+    )
+    met = read_conditions({"day": (2020, "2020-06")}, codec)["day"].holds(frame["day"])
+    expected = MOMENTS.between("2020-01-01", "2020-06-30 23:59:59") & frame["day"].notna()
+    assert met.tolist() == expected.tolist()
+    assert TableCodec.fit(frame, {"day": "number"}).columns[0].kind == "number"
+
+
+def test_a_range_of_times_goes_over_midnight():
+    minutes = pd.Series(np.random.default_rng(0).integers(0, 24 * 60, 400))
+    few = minutes // 360 * 360
+    frame = pd.DataFrame({
+        name: pd.to_datetime(cells, unit="m").dt.strftime("%H:%M")
+        for name, cells in {"at": minutes, "shift": few}.items()
+    })  # fmt: skip
+    codec = TableCodec.fit(frame)
+    for name, low, high in (
+        ("at", "22:00", "06:00"),
+        ("at", "06:00", "22:00"),
+        ("shift", "18:00", "06:00"),
+    ):
+        met = read_conditions({name: (low, high)}, codec)[name].holds(frame[name])
+        parts = frame[name] >= low, frame[name] <= high
+        assert met.tolist() == (parts[0] | parts[1] if low > high else parts[0] & parts[1]).tolist()
 
 
 @pytest.mark.parametrize("form", ["%H:%M", "%-H:%M", "%H:%M:%S"])

@@ -21,7 +21,7 @@ def _column(values, kind=None):
 def _drawn(column, num=4000):
     rng = _rng()
     cells = rng.normal(size=(num, len(column.coordinates)))
-    cells[:, : len(column.states)] = -1
+    cells[:, : int(column.has_gaps)] = -1
     return column.decode(cells)
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import pandas as pd
 from annotated_types import Len
-from pydantic import FailFast
+from pandas.api.types import is_numeric_dtype
+from pydantic import FailFast, Field
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import whole_file
@@ -33,6 +34,8 @@ class TextForm(Settings):
         ending: Its ending, without that of a packed file.
         delimiter: What separates cells.
         decimal_commas: Names of columns whose numbers have decimal commas.
+        decimals: Decimals that all numbers of a column have, some of them zeros at the end, by its
+            name.
         unnamed: Names given to columns without one, such as an index of pandas.
         has_mark: Whether the file begins with the mark of UTF-8.
     """
@@ -40,21 +43,27 @@ class TextForm(Settings):
     ending: Literal[".csv", ".tsv"] = ".csv"
     delimiter: Literal[",", ";", "\t", "|"] = ","
     decimal_commas: Annotated[tuple[str, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
+    decimals: dict[str, Annotated[int, Field(ge=1, le=9)]] = Field(default_factory=dict)
     unnamed: Annotated[tuple[str, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
     has_mark: bool = False
 
     def renamed(self, names: Mapping[str, str]) -> Self:
         """Returns the form with other names of columns."""
         commas = tuple(names[name] for name in self.decimal_commas)
-        return self.model_copy(update={"decimal_commas": commas})
+        decimals = {names[name]: count for name, count in self.decimals.items()}
+        return self.model_copy(update={"decimal_commas": commas, "decimals": decimals})
 
     def applied(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Returns rows with the cells and names that are written."""
         written = frame.copy(deep=False)
         for place, name in enumerate(frame):
+            cells = frame.iloc[:, place]
+            if (count := self.decimals.get(str(name))) and is_numeric_dtype(cells.dtype):
+                fixed = cells.map(f"{{:.{count}f}}".format, na_action="ignore").astype("string")
+                cells = fixed.where(fixed.astype("Float64") == cells, cells.astype("string"))
             if str(name) in self.decimal_commas:
-                text = frame.iloc[:, place].astype("string").str.replace(".", ",", regex=False)
-                written.isetitem(place, text.array)
+                cells = cells.astype("string").str.replace(".", ",", regex=False)
+            written.isetitem(place, cells.array)
         return written.set_axis(
             ["" if str(name) in self.unnamed else name for name in frame], axis=1
         )

@@ -2,13 +2,14 @@
 
 A cell that is empty or says NA, NaN, null, None, n/a or one of the words for gaps that a user gives
 is a gap. A column has the first of these types that fits all its other cells: numbers, truth
-values, dates in ISO 8601, text. Spaces around a cell belong to text alone.
+values (True and False, as pandas writes them), dates in ISO 8601, text. Spaces around a cell belong
+to text alone.
 
 **Text that looks like numbers.** Codes are no amounts: whole numbers of which some are padded with
 zeros (01234), begin with a plus and ten digits or more (+491701234567), have one letter E among
 their digits (12E4) or take more than 64 bits. Dates that would be written in another format, such
-as 2013-01-01 06:00, and times of day are text, too, which a model reads as what they are
-(:mod:`kan_diffusion.tables.dates`).
+as 2013-01-01 06:00 or 20201114, and times of day are text, too, which a model reads as what they
+are (:mod:`kan_diffusion.tables.dates`).
 
 **Words among numbers** are judged by their share, whatever the order of rows. Words in more than
 half of the cells, or codes with letters (250, V57) in a tenth, make the column text; fewer are an
@@ -21,14 +22,15 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.dates import formats_of
+from kan_diffusion.tables.dates import are_days, formats_of
 
-__all__ = ["CellReader", "is_number"]
+__all__ = ["CellReader", "Typed", "is_number"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +51,27 @@ _MARKED = (  # with marks of thousands, or with a comma where columns are separa
 _CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
 _REWRITTEN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?: [0-9]{2}:[0-9]{2}:[0-9]{2})?$"  # by moments
 _MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
-_TYPED = (None, "number", "date", "time")
-"""Kinds of columns whose cells may be other than text."""
+_ZEROS = r"^[^eE]*[.,][0-9]{%d}$"  # with so many decimals, whatever the last ones are
+_MOST_ZEROS = 9
+_TYPED = (None, "number", "date", "time", "truth")
+"""Kinds of columns whose cells may be other than text; truth values may be in any case."""
 
 _MANY_WORDS, _MANY_CODES = 0.5, 0.1
 """Shares of cells that make a column of numbers one of text."""
+
+
+class Typed(NamedTuple):
+    """A column of a text file.
+
+    Attributes:
+        cells: Its cells; gaps are null.
+        commas: Whether they are numbers with decimal commas.
+        decimals: The decimals that all of its numbers have, if some end with zeros; else 0.
+    """
+
+    cells: pa.ChunkedArray
+    commas: bool = False
+    decimals: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,19 +90,14 @@ class CellReader:
     thousands: str = ""
     commas: bool = False
 
-    def typed(
-        self, name: str, cells: pa.ChunkedArray, kind: str | None = None
-    ) -> tuple[pa.ChunkedArray, bool]:
-        """Converts a column, whose gaps become null.
+    def typed(self, name: str, cells: pa.ChunkedArray, kind: str | None = None) -> Typed:
+        """Converts a column.
 
         Args:
             name: Its name, for errors.
             cells: Its cells, text.
             kind: Its kind if that is known: cells of kinds that are no numbers, dates or times
                 stay text.
-
-        Returns:
-            The cells, and whether they are numbers with decimal commas.
 
         Raises:
             DataError: The column mixes numbers and words, or it is unclear whether commas mark
@@ -97,28 +110,32 @@ class CellReader:
         known = pc.if_else(_are(lower, [*_NUMERIC_GAPS, *words]), nothing, trimmed)
         count = len(known) - known.null_count
         if kind not in _TYPED:
-            return text, False
+            return Typed(text)
         if count == 0:
             empty = text.null_count == len(text)
-            return pa.chunked_array([pa.nulls(len(text), pa.float64())]) if empty else text, False
+            return Typed(pa.chunked_array([pa.nulls(len(text), pa.float64())]) if empty else text)
         written = self._without_marks(known)
         pointed = pc.replace_substring(written, ",", ".") if self.commas else written
         numbers = pc.match_substring_regex(pointed, _NUMBER)
         if _count(numbers) == count:
+            if kind in (None, "date") and are_days(known.drop_null().to_numpy()):
+                return Typed(known)
             if kind is None and _are_codes(pointed):
-                return text, False
-            return _numbers(pointed), self._has_commas(name, written)
+                return Typed(text)
+            commas = self._has_commas(name, written)
+            return Typed(_numbers(pointed), commas, _decimals(written))
         truths = pc.utf8_lower(known)
-        if _count(_are(truths, ("true", "false"))) == count:
-            return truths.cast(pa.bool_()), False
+        same = ("true", "false") if kind == "truth" else ("True", "False")
+        if _count(_are(truths if kind == "truth" else known, same)) == count:
+            return Typed(truths.cast(pa.bool_()))
         if (moments := _cast(known, _MOMENTS)) is not None:
             same = pc.all(pc.match_substring_regex(known, _REWRITTEN)).as_py()
-            return moments if same or not _are_dates(known) else known, False
+            return Typed(moments if same or not _are_dates(known) else known)
         is_padded = pc.any(pc.not_equal(known, cells)).as_py()
         if is_padded and _are_dates(known):
-            return known, False
+            return Typed(known)
         self._require_text(name, known, numbers, kind)
-        return text, False
+        return Typed(text)
 
     def _without_marks(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
         """Removes marks of thousands."""
@@ -195,6 +212,15 @@ def _are_codes(numbers: pa.ChunkedArray) -> bool:
     if not pc.all(pc.match_substring_regex(numbers, _DIGITS)).as_py():
         return False
     return pc.any(pc.match_substring_regex(numbers, _NO_AMOUNT)).as_py() or _whole(numbers) is None
+
+
+def _decimals(numbers: pa.ChunkedArray) -> int:
+    """Counts the decimals that all numbers have, if some end with a zero; else 0."""
+    first = re.search(r"[.,]([0-9]+)$", numbers.drop_null()[0].as_py())
+    digits = len(first[1]) if first is not None else 0
+    if not 0 < digits <= _MOST_ZEROS or not pc.any(pc.ends_with(numbers, "0")).as_py():
+        return 0
+    return digits * pc.all(pc.match_substring_regex(numbers, _ZEROS % digits)).as_py()
 
 
 def _are_dates(cells: pa.ChunkedArray) -> bool:

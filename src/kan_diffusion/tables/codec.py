@@ -140,11 +140,7 @@ class TableCodec(Settings):
         """Number of coordinates d."""
         return len(self.names)
 
-    def read(self, path: Path) -> pd.DataFrame:
-        """Reads a file of rows like those trained on, see :meth:`read_with_form`."""
-        return self.read_with_form(path)[0]
-
-    def read_with_form(self, path: Path) -> tuple[pd.DataFrame, TextForm | None]:
+    def read(self, path: Path) -> tuple[pd.DataFrame, TextForm | None]:
         """Reads a file of rows like those trained on, with the same words for gaps, and its form.
 
         What was text stays text, and columns without names get those of this table.
@@ -154,7 +150,9 @@ class TableCodec(Settings):
         """
         storages = ((str(column.name), column.storage) for column in self.columns)
         kinds: dict[str, str] = {
-            name: "category" for name, each in storages if each.written or each.holds == "text"
+            name: "truth" if each.holds == "truth" else "category"
+            for name, each in storages
+            if each.written or each.holds in ("text", "truth")
         }
         frame, form = read_table(path, self.missing, kinds, self.thousands)
         named = named_like(path, frame, list(self._parts))
@@ -199,7 +197,10 @@ class TableCodec(Settings):
         return torch.from_numpy(rows)
 
     def decode(
-        self, rows: Tensor, given: pd.DataFrame | None = None, gaps: Collection[object] = ()
+        self,
+        rows: Tensor | np.ndarray,
+        given: pd.DataFrame | None = None,
+        gaps: Collection[object] = (),
     ) -> pd.DataFrame:
         """Decodes coordinates into rows of the table, which obey its rules.
 
@@ -217,16 +218,7 @@ class TableCodec(Settings):
         """
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise DataError(f"rows must have shape (n, {self.dim}), got {tuple(rows.shape)}")
-        coordinates = rows.detach().cpu().float().numpy()
-        return self._decoded(coordinates, given, gaps)
-
-    def _decoded(
-        self,
-        coordinates: np.ndarray,
-        given: pd.DataFrame | None = None,
-        gaps: Collection[object] = (),
-    ) -> pd.DataFrame:
-        """Decodes coordinates (n, d), float32."""
+        coordinates = rows if isinstance(rows, np.ndarray) else rows.float().numpy(force=True)
         if not np.isfinite(coordinates).all():
             row = int(np.argmax(~np.isfinite(coordinates).all(axis=1)))
             raise DataError(f"row {row + 1} has coordinates that are NaN or infinite")
@@ -256,15 +248,13 @@ class TableCodec(Settings):
         return torch.from_numpy(cells)
 
     def as_trained(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Returns rows (n, some of the columns) without gaps in the dtypes trained on, numbered."""
-        kept = self._decoded(np.zeros((1, self.dim), np.float32))
-        cells = frame.reset_index(drop=True)
-        return pd.DataFrame(
-            {
-                name: self.column(name).as_trained(series, kept[name])
-                for name, series in cells.items()
-            }
-        )
+        """Returns rows (n, some of the columns) in the dtypes trained on; gaps may be any cells."""
+        kept = self.decode(np.zeros((1, self.dim)))
+        parts = [
+            self.column(name).as_trained(cells.reset_index(drop=True), kept[name])
+            for name, cells in frame.items()
+        ]
+        return pd.DataFrame(dict(zip(frame, parts, strict=True))).set_axis(frame.index)
 
     def require_consistent(self, given: Mapping[str | int, pd.Series]) -> None:
         """Refuses cells of one row, each of shape (1,), that no row of the table can have together.
@@ -272,7 +262,7 @@ class TableCodec(Settings):
         Raises:
             DataError: They contradict a rule.
         """
-        row = self._decoded(np.zeros((1, self.dim), np.float32))
+        row = self.decode(np.zeros((1, self.dim)))
         absent = [place for place, name in enumerate(row) if name not in given]
         for name, cell in given.items():
             row[name] = cell
@@ -294,7 +284,7 @@ class TableCodec(Settings):
 
         Returns:
             Coordinates, and a mask that is True for those of numbers and False for those of
-            categories, states and cells without a value, both with shape (n, d); and the sum of
+            categories, gaps and cells without a value, both with shape (n, d); and the sum of
             log |dz/dx| over the numbers of each row, shape (n,), float64.
 
         Raises:
@@ -351,9 +341,9 @@ class TableCodec(Settings):
         rows = np.linspace(-9, 9, 19)[:, None] * np.ones(codec.dim)
         for column, span in codec._parts.values():
             cells = rows[:, span]
-            try:  # whether the parts of the column fit together, with states and without
+            try:  # whether the parts of the column fit together, with a gap and without
                 for sign in (-1, 1):
-                    cells[:, : len(column.states)] = sign
+                    cells[:, : int(column.has_gaps)] = sign
                     column.encode(column.decode(cells), None, partial=True)
                 column.describe()
             except Exception as error:

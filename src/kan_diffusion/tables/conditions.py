@@ -22,7 +22,6 @@ from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.dates import read_dates
 from kan_diffusion.tables.dtypes import WORDS, Storage
 from kan_diffusion.tables.kinds import Kind
-from kan_diffusion.tables.kinds.base import between
 
 __all__ = ["Condition", "conditions_from_texts", "read_conditions"]
 
@@ -102,7 +101,8 @@ class Condition:
     def holds(self, series: pd.Series) -> np.ndarray:
         """Tells which cells of the column meet the condition, shape (n,), bool."""
         found, missing = self.column.read(series)
-        met = np.isin(found, self.values) if self.ends is None else between(found, *self.ends)
+        ends = self.ends
+        met = np.isin(found, self.values) if ends is None else self.column.between(found, *ends)
         return np.where(missing, self.gap, met)
 
     def cells(self, count: int) -> pd.Series:
@@ -135,6 +135,8 @@ def read_conditions(
                 condition = _between(column, *given)
             elif isinstance(given, Collection) and not isinstance(given, str):
                 condition = _among(column, list(given))
+            elif _is_period(column, given):
+                condition = _between(column, given, given)
             else:
                 condition = _among(column, [given])
         except DataError as error:  # a value is not in a row
@@ -174,13 +176,20 @@ def _between(column: Kind, *given: object) -> Condition:
     return Condition(column, values, ends=None if column.is_listed else (low, high))
 
 
+def _is_period(column: Kind, given: object) -> bool:
+    """Whether a value is a year or a month, where the dates of a column are written otherwise."""
+    text, form = str(given).strip(), column.storage.written
+    written = form is not None and not np.isnat(read_dates(np.array([text], object), form)).any()
+    return column.storage.holds == "moment" and bool(_YEAR.fullmatch(text)) and not written
+
+
 def _end(column: Kind, given: object, open: float) -> np.generic | None:
     """Returns an end of a range as the column's values are; None for an open one."""
     if _is_gap(given) or given == open:
         return None
-    if column.storage.holds == "moment" and (period := _YEAR.fullmatch(str(given).strip())):
+    if _is_period(column, given):
         # A year or a month stands for its first moment, or at the end of a range for its last.
-        whole = pd.Period(period[0])
+        whole = pd.Period(str(given).strip())
         given = whole.start_time if open < 0 else whole.end_time.floor("s")
     value = _value(column, given)
     if value == open:
@@ -209,9 +218,12 @@ def _value(column: Kind, given: object) -> object:
         )
     try:
         match storage.holds:
-            case "text":  # cells may have spaces at their ends, and few people write these
-                same = [known for known in column.known if known.strip() == text]
-                return same[0] if len(same) == 1 else str(given)
+            case "text":  # few people write spaces at the ends of cells, or TRUE as its column does
+                for form in (str.strip, lambda known: known.strip().lower()):
+                    same = [known for known in column.known if form(known) == form(text)]
+                    if str(given) not in same and len(same) == 1:
+                        return same[0]
+                return str(given)
             case "truth":
                 return _TRUTH[text.lower().removesuffix(".0")]
             case "whole" | "real":

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pandas as pd
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.scaling import Standardizer
+from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.tables.codec import TableCodec
 
-__all__ = ["TableDataset"]
+__all__ = ["TableDataset", "encoded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,3 +25,19 @@ class TableDataset(Dataset):
 
     codec: TableCodec
     heldout: Tensor = field()
+
+
+def encoded(
+    name: str, frame: pd.DataFrame, codec: TableCodec, parts: tuple[Tensor, Tensor], seed: int
+) -> TableDataset:
+    """Encodes the rows of a frame; ``parts`` are indices of rows to train on and held out."""
+    rows = codec.encode(frame, numpy_generator("encoding", seed))
+    train, heldout = parts
+    return TableDataset(
+        name=name,
+        columns=codec.names,
+        standardizer=Standardizer.identity(codec.dim),
+        train=rows[train],
+        heldout=rows[heldout].double(),
+        codec=codec,
+    )

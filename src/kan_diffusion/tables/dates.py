@@ -2,8 +2,10 @@
 
 A format has the directives of strptime: ``%Y`` or ``%y``, ``%m``, ``%d``, ``%H``, ``%M`` and
 ``%S``, without leading zeros ``%-m``, ``%-d`` and ``%-H``, and ``%3f`` for three digits of a
-second. At its end there may be ``Z`` or an offset that all cells share, such as ``+02:00``. A time
-of day has a format without a date, and is a moment of the first of January 1970.
+second. At its end there may be ``Z`` or an offset that all cells share, such as ``+02:00``, or
+``%z`` where offsets differ; dates are then in UTC, and new ones are written so. A time of day has a
+format without a date, and is a moment of the first of January 1970. Eight digits are days if all
+are, from 1900 to 2100.
 
 Whether the day or the month comes first is decided by the column where any cell decides it. If none
 does, the day is taken to be first, with a warning.
@@ -21,11 +23,19 @@ import pandas as pd
 
 from kan_diffusion.errors import DataError
 
-__all__ = ["DATE_FORMAT", "format_of", "formats_of", "is_clock", "read_dates", "written_dates"]
+__all__ = [
+    "DATE_FORMAT",
+    "are_days",
+    "format_of",
+    "formats_of",
+    "is_clock",
+    "read_dates",
+    "written_dates",
+]
 
 logger = logging.getLogger(__name__)
 
-DATE_FORMAT = r"^(?:%-?[mdH]|%[YyMS]|%[1-6]f|[-/.:T ])+(?:Z|[+-][0-9]{2}:?[0-9]{2})?$"
+DATE_FORMAT = r"^(?:%-?[mdH]|%[YyMS]|%[1-6]f|[-/.:T ])+(?:%z|Z|[+-][0-9]{2}:?[0-9]{2})?$"
 """Pattern of a format."""
 
 _CLOCK = r"[0-9]{1,2}:[0-9]{2}(?P<seconds>:[0-9]{2}(?:\.(?P<part>[0-9]{1,6}))?)?"
@@ -39,6 +49,8 @@ _IN_ISO = {  # where directives are in 2024-02-29T10:30:59.123456
     "H": slice(11, 13), "M": slice(14, 16), "S": slice(17, 19),
     **{f"{digits}f": slice(20, 20 + digits) for digits in range(1, 7)},
 }  # fmt: skip
+_ZONE = re.compile(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$")
+_DAY = re.compile(r"(?:19|20)[0-9]{6}|2100[0-9]{4}")
 _UNDATED = np.datetime64("1900-01-01")  # pandas' date of a time of day
 _GLANCE = 100  # cells that most formats do not fit
 _MOSTLY = 0.5  # share of cells in a format that make a column one of dates
@@ -48,6 +60,8 @@ def _candidates(text: str) -> Iterator[str]:
     """Gives the formats that a cell may have, those with leading zeros and the day first."""
     if (time := _TIME.fullmatch(text)) is not None:
         yield from (_clock(time), _clock(time).replace("%H", "%-H"))
+    if _DAY.fullmatch(text) is not None:
+        yield "%Y%m%d"
     cell = _CELL.fullmatch(text)
     if cell is None:
         return
@@ -60,10 +74,11 @@ def _candidates(text: str) -> Iterator[str]:
     elif last is not None and (len(last) == 4 or (len(last) == 2 and mark != "-")):
         year = "%Y" if len(last) == 4 else "%y"
         days = [f"%d{mark}%m{mark}{year}", f"%m{mark}%d{mark}{year}"]
-    clock = cell["at"] + _clock(cell) + (cell["zone"] or "") if cell["at"] else ""
-    for bare_day, bare_hour, day in product((False, True), (False, True), days):
+    clock = cell["at"] + _clock(cell) if cell["at"] else ""
+    zones = (cell["zone"], "%z") if cell["zone"] else ("",)
+    for zone, bare_day, bare_hour, day in product(zones, (False, True), (False, True), days):
         date = re.sub("%([md])", r"%-\1", day) if bare_day else day
-        yield date + (clock.replace("%H", "%-H") if bare_hour else clock)
+        yield date + (clock.replace("%H", "%-H") if bare_hour else clock) + zone
 
 
 def _clock(cell: re.Match[str]) -> str:
@@ -77,6 +92,12 @@ def is_clock(form: str | None) -> bool:
     return form is not None and re.search("%-?[Yymd]", form) is None
 
 
+def are_days(texts: np.ndarray) -> bool:
+    """Whether all of some texts, shape (n,), n > 0, are days of eight digits."""
+    known = pd.unique(texts)
+    return all(map(_DAY.fullmatch, known)) and bool(_fits(known, "%Y%m%d").all())
+
+
 def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | None:
     """Finds the format in which a column of text, shape (n,), writes dates; None if it has none.
 
@@ -85,7 +106,7 @@ def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | No
     """
     texts = pd.unique(values[~missing])
     likely, fitting = formats_of(texts)
-    if not fitting and likely and not is_clock(likely[0]):
+    if not fitting and likely and not is_clock(likely[0]) and likely[0] != "%Y%m%d":
         odd = texts[~_fits(texts, likely[0])][0]
         raise DataError(
             f"column '{name}' mixes dates and text: row {int(np.argmax(values == odd)) + 1} holds "
@@ -116,6 +137,9 @@ def _day_first(form: str) -> bool:
 
 
 def _fits(texts: np.ndarray, form: str) -> np.ndarray:
+    if form.endswith("%z"):
+        bare = np.array([_ZONE.sub("", text) for text in texts], dtype=object)
+        return np.asarray(_fits(bare, form[:-2]) & (bare != texts))
     return np.asarray(written_dates(read_dates(texts, form), form) == texts)
 
 
@@ -123,7 +147,7 @@ def read_dates(texts: np.ndarray, form: str) -> np.ndarray:
     """Reads dates in a format, shape (n,); those in another one are not a time."""
     directives = re.sub("%-", "%", re.sub("%[1-6]f", "%f", form))
     bare = pd.Series(texts, dtype=object).str.strip()
-    cells = pd.to_datetime(bare, format=directives, errors="coerce")
+    cells = pd.to_datetime(bare, format=directives, errors="coerce", utc=form.endswith("%z"))
     moments = cells.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
     return moments - (_UNDATED - np.datetime64(0, "D")) if is_clock(form) else moments
 
@@ -133,7 +157,7 @@ def written_dates(moments: np.ndarray, form: str) -> np.ndarray:
     distinct, place = np.unique(moments, return_inverse=True)
     iso = np.datetime_as_string(distinct, "us").tolist()
     text = np.full(len(iso), "", dtype=object)
-    for token in re.findall(r"%-?[A-Za-z]|%[1-6]f|[^%]", form):
+    for token in re.findall(r"%-?[A-Za-z]|%[1-6]f|[^%]", form.replace("%z", "+00:00")):
         if token[0] != "%":
             text += token
             continue

@@ -24,7 +24,14 @@ from pydantic import Field
 
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
-from kan_diffusion.tables.dates import DATE_FORMAT, format_of, is_clock, read_dates, written_dates
+from kan_diffusion.tables.dates import (
+    DATE_FORMAT,
+    are_days,
+    format_of,
+    is_clock,
+    read_dates,
+    written_dates,
+)
 
 __all__ = ["LARGEST", "WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
 
@@ -106,10 +113,16 @@ class Storage(Settings):
         about: dict[str, object] = {"dtype": str(dtype)}
         if isinstance(dtype, pd.StringDtype) and dtype.storage == "python":
             about["dtype"] = f"{dtype}[python]"
-        if values.dtype.kind == "O" and kind in (None, "date", "time"):
-            form = written or format_of(values, missing, name)
+        if kind in (None, "date", "time"):
+            form: str | None = None
+            if values.dtype.kind == "O":
+                form = written or format_of(values, missing, name)
+            elif (
+                values.dtype.kind == "i" and (~missing).any() and are_days(_texts(values[~missing]))
+            ):
+                form = "%Y%m%d"
             about["written"] = form
-            values = values if form is None else read_dates(values[~missing][:1], form)
+            values = values if form is None else read_dates(_texts(values[~missing][:1]), form)
         about["holds"] = holds = _IN_NUMPY[values.dtype.kind]
         if holds in ("moment", "span"):
             about["unit"] = np.datetime_data(values.dtype)[0]
@@ -146,8 +159,8 @@ class Storage(Settings):
         if missing.all():
             return self.empty(len(values)), missing
         held = _IN_NUMPY[values.dtype.kind]
-        if (self.holds, held) == ("text", "whole"):  # in these rows all texts are digits
-            values, held = values.astype(str).astype(object), "text"
+        if held == "whole" and (self.holds == "text" or self.written == "%Y%m%d"):
+            values, held = _texts(values), "text"  # in these rows all texts are digits
         if self.written is not None and held == "text":
             moments = read_dates(values, self.written)
             if (wrong := np.isnat(moments) & ~missing).any():
@@ -169,8 +182,8 @@ class Storage(Settings):
     def zone(self) -> str | None:
         """Time zone of the moments, if they have one; of text, the offset that all of it has."""
         if self.written is not None:
-            offset = re.search(r"Z$|[+-][0-9]{2}:?[0-9]{2}$", self.written)
-            return offset and offset[0].replace("Z", "UTC")
+            offset = re.search(r"%z$|Z$|[+-][0-9]{2}:?[0-9]{2}$", self.written)
+            return offset and offset[0].removeprefix("%").upper().replace("Z", "UTC")
         dtype = self.pandas_dtype()
         zone = getattr(getattr(dtype, "pyarrow_dtype", dtype), "tz", None)
         return None if zone is None else str(zone)
@@ -196,7 +209,7 @@ class Storage(Settings):
             return -largest, largest
         if is_clock(self.written):
             return 0, _A_DAY - 1
-        info = np.iinfo(numpys if numpys.kind in "iu" else np.int64)
+        info = np.iinfo(numpys if numpys.kind in "iu" and self.unit is None else np.int64)
         return int(info.min), int(info.max)
 
     def scalars(self, values: np.ndarray) -> list[Scalar]:
@@ -220,6 +233,8 @@ class Storage(Settings):
             return pd.Series(pd.Categorical.from_codes(codes, dtype=categories))
         dtype = self.pandas_dtype()
         cells = pd.Series(values if self.written is None else written_dates(values, self.written))
+        if self.written is not None and pd.api.types.is_integer_dtype(dtype):
+            cells = pd.to_numeric(cells)
         if cells.dtype.kind in "mM":
             cells = cells.mask(missing)
             if (zone := self.zone) is not None:
@@ -239,6 +254,11 @@ def place_among(known: np.ndarray, values: np.ndarray) -> np.ndarray:
     # Keep the dtypes: without them text would first be turned into a string dtype.
     index = pd.Index(known, dtype=known.dtype)
     return index.get_indexer(pd.Index(values, dtype=values.dtype))
+
+
+def _texts(values: np.ndarray) -> np.ndarray:
+    """Returns text as it is, and whole numbers as text."""
+    return values if values.dtype.kind == "O" else values.astype(str).astype(object)
 
 
 def _numpy_dtype(dtype: object) -> np.dtype[Any]:

@@ -46,6 +46,7 @@ from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.tasks import task_of
 from kan_diffusion.study.trial import curves_of, first_row, spent, train_trial, warn_of_misfit
 from kan_diffusion.tables.codec import TableCodec, require_frame
+from kan_diffusion.tables.datasets import encoded
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training.callbacks import Progress
@@ -213,7 +214,7 @@ class DiffusionEstimator(BaseEstimator):
         array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
         parts = source.split(len(frame), seed, 0)
-        dataset, task = source.encoded(frame, codec, parts, seed), task_of(source)
+        dataset, task = encoded(source.name, frame, codec, parts, seed), task_of(source)
         if self.holdout and len(dataset.heldout) < FEWEST_JUDGED:
             raise DataError(
                 f"{len(frame)} rows are too few to hold some out; give at least "
@@ -241,18 +242,22 @@ class DiffusionEstimator(BaseEstimator):
         pipeline = TableDiffusionPipeline(denoiser, config.process, codec)
         warn_of_misfit(config, trained, dataset, pipeline, validation)
         row |= spent(trained)
-        result, self._samples = TrialResult(config, row, [], Path()), None
+        result, samples = TrialResult(config, row, [], Path()), None
         if self.holdout:
             reference = task.reference(dataset, config.process, config.judging, seed)
-            measured, levels, self._samples = task.judge(config, dataset, pipeline, reference)
+            measured, levels, samples = task.judge(config, dataset, pipeline, reference)
             result = replace(result, row=row | measured, levels=levels)
-        return self._of_run(pipeline, result, curves_of(trained))
+        return self._of_run(pipeline, result, curves_of(trained), samples)
 
     def _of_run(
-        self, pipeline: TableDiffusionPipeline, trial: TrialResult, curves: pd.DataFrame
+        self,
+        pipeline: TableDiffusionPipeline,
+        trial: TrialResult,
+        curves: pd.DataFrame,
+        samples: torch.Tensor | None,
     ) -> Self:
         """Becomes the estimator of a trained run."""
-        self.pipeline_, self._trial, self._curves = pipeline, trial, curves
+        self.pipeline_, self._trial, self._curves, self._samples = pipeline, trial, curves, samples
         self.loss_curve_ = curves["loss"].to_numpy()
         self.heldout_curve_ = curves[["step", "heldout_loss"]].dropna().to_numpy()
         self.n_parameters_ = pipeline.denoiser.num_trainable
@@ -435,8 +440,8 @@ class DiffusionEstimator(BaseEstimator):
         names = [column.name for column in pipeline.codec.columns]
         model._frame(pd.DataFrame(0, index=[0], columns=names), reset=True)
         kept = Path(folder) / SAMPLES
-        model._samples = torch.from_numpy(load_points(kept)) if kept.exists() else None
-        return model._of_run(pipeline, trial, curves)
+        samples = torch.from_numpy(load_points(kept)) if kept.exists() else None
+        return model._of_run(pipeline, trial, curves, samples)
 
 
 def _with_text_names(rows: pd.DataFrame) -> pd.DataFrame:

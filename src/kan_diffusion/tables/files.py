@@ -214,14 +214,15 @@ def _read_text(
     require_distinct(f"'{path}'", names)
     require_size(f"'{path}'", len(columns[0]), len(columns))
     reader = CellReader(f"'{path}'", missing, thousands, commas=delimiter != ",")
-    cells, decimal_commas = {}, []
+    cells, decimal_commas, decimals = {}, [], {}
     for name in names:  # one column after the other, so that little is in memory twice
-        column, has_commas = reader.typed(name, columns.pop(0), kinds.get(name))
-        cells[name] = _framed(column)
-        decimal_commas += [name] * has_commas
+        typed = reader.typed(name, columns.pop(0), kinds.get(name))
+        cells[name] = _framed(typed.cells)
+        decimal_commas += [name] * typed.commas
+        decimals |= {name: typed.decimals} if typed.decimals else {}
     form = {
-        "ending": ending_of(path).removesuffix(".gz"), "delimiter": delimiter,
-        "decimal_commas": decimal_commas, "unnamed": unnamed, "has_mark": has_mark,
+        "ending": ending_of(path).removesuffix(".gz"), "delimiter": delimiter, "unnamed": unnamed,
+        "decimal_commas": decimal_commas, "decimals": decimals, "has_mark": has_mark,
     }  # fmt: skip
     return pd.DataFrame(cells), TextForm.model_validate(form)
 

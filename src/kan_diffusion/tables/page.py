@@ -90,7 +90,7 @@ class TableView(View):
         if others is None:
             used += " that were held out"
         else:
-            rows = pipeline.codec.read(others.path)
+            rows, _ = pipeline.codec.read(others.path)
             order = numpy_generator("judged rows").permutation(len(rows))
             real = rows.iloc[np.sort(order[:_MOST_ROWS])]
         synthetic = pipeline.draw(

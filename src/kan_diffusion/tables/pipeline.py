@@ -208,25 +208,21 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         self.codec.encode(frame, some=True)  # so that an error has the right row number
         known = frame.set_axis([self.codec.column(name).name for name in frame], axis=1)
         absent = [column.name for column in self.codec.columns if column.name not in known]
-        has_gaps = known.isna().any(axis=1).to_numpy() | bool(absent)
-        with_gaps, whole = np.flatnonzero(has_gaps), np.flatnonzero(~has_gaps)
-        part, rest = known.iloc[with_gaps], self.codec.as_trained(known.iloc[whole])
-        if not len(part):
-            return [rest.set_axis(frame.index) for _ in range(draws)]
-        order = np.argsort(np.concatenate([with_gaps, whole]))
-        changing = [name for name in known if part[name].isna().any()] + absent
+        changing = [name for name in known if known[name].isna().any()]
+        gaps = np.flatnonzero(known.isna().any(axis=1).to_numpy() | bool(absent))
+        part, base = known.iloc[gaps], self.codec.as_trained(known)
         filled: list[pd.DataFrame] = []
         while len(filled) < draws:
-            times = min(draws - len(filled), max(1, _AT_ONCE // len(part)))
+            times = min(draws - len(filled), max(1, _AT_ONCE // max(len(part), 1)))
             like = pd.concat([part] * times, ignore_index=True)
-            drawn = self.draw(like=like, steps=steps, generator=generator)[[*known, *absent]]
-            for rows in np.split(np.arange(len(drawn)), times):
-                one = drawn.iloc[rows].reset_index(drop=True)
-                if filled:
-                    filled.append(_with_rows(filled[0], with_gaps, one[changing]))
-                else:
-                    both = pd.concat([one, rest], ignore_index=True) if len(rest) else one
-                    filled.append(both.iloc[order].set_axis(frame.index))
+            drawn = self.draw(like=like, steps=steps, generator=generator) if len(part) else like
+            for start in range(0, times * len(part) or times, len(part) or 1):
+                rows, one = drawn.iloc[start : start + len(part)], base.copy()
+                for name in changing:
+                    one.iloc[gaps, base.columns.get_loc(name)] = rows[name].array
+                for name in absent:  # in all rows
+                    one[name] = rows[name].set_axis(frame.index)
+                filled.append(one)
         return filled
 
     def log_density(
@@ -276,15 +272,6 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         return density.numpy() + scale
 
 
-def _with_rows(frame: pd.DataFrame, places: np.ndarray, rows: pd.DataFrame) -> pd.DataFrame:
-    """Copies a frame (n, columns) with other cells, (m, some columns), in rows (m,)."""
-    copied = frame.copy()
-    for number, name in enumerate(frame):
-        if name in rows:
-            copied.iloc[places, number] = rows[name].array
-    return copied
-
-
 def _accepted(
     given: pd.DataFrame,
     complete: Callable[[pd.DataFrame], pd.DataFrame],
@@ -292,17 +279,10 @@ def _accepted(
     are_alike: bool,
     max_seconds: float | None,
 ) -> pd.DataFrame:
-    """Completes each row of given cells until it meets all conditions, or there is no more time.
+    """Completes rows of given cells until each meets all conditions, or there is no more time.
 
-    Args:
-        given: The rows.
-        complete: Draws what is missing in them.
-        conditions: What is to be met.
-        are_alike: Whether all rows have the same given cells, so that a draw may serve any of them.
-        max_seconds: The time there is; when None, a number of draws ends the search.
-
-    Returns:
-        The rows that meet the conditions, with their numbers as index.
+    If all rows have the same given cells, a draw may serve any of them. Without a time, a number of
+    draws ends the search. Returns the rows that meet the conditions, numbered as they were given.
 
     Raises:
         DataError: No draw meets them.

@@ -79,7 +79,7 @@ def _span(column: Kind, cells: pd.Series) -> csr_array | None:
         rows = np.flatnonzero(codes >= 0)
         entries = np.ones(len(rows)), (rows, codes[rows])
         return csr_array(entries, shape=(len(cells), len(column.known)))
-    value = column.encode(cells, None, partial=True)[:, len(column.states) :]
+    value = column.encode(cells, None, partial=True)[:, int(column.has_gaps) :]
     return csr_array(np.nan_to_num(value)) if value.shape[1] else None
 
 

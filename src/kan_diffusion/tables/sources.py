@@ -8,12 +8,10 @@ whatever asks.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from threading import get_ident
 from typing import TYPE_CHECKING, Self
 
 import pandas as pd
@@ -22,7 +20,7 @@ from pydantic import Field, model_validator
 from kan_diffusion.data.sources import PinnedSource, Source
 from kan_diffusion.errors import DataError, require_known
 from kan_diffusion.files import digest, stamp
-from kan_diffusion.randomness import numpy_generator, torch_generator
+from kan_diffusion.randomness import torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.files import TABLES, Thousands, read_table
@@ -57,27 +55,11 @@ class _TableSource(Source):
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
         """Reads, encodes and splits the table."""
+        from kan_diffusion.tables.datasets import encoded
+
         frame, codec = self.content()
         parts = self.split(len(frame), study_seed, trial_seed)
-        return self.encoded(frame, codec, parts, study_seed)
-
-    def encoded(
-        self, frame: pd.DataFrame, codec: TableCodec, parts: tuple[Tensor, Tensor], seed: int
-    ) -> TableDataset:
-        """Encodes the rows of a frame; ``parts`` are indices of rows to train on and held out."""
-        from kan_diffusion.data.scaling import Standardizer
-        from kan_diffusion.tables.datasets import TableDataset
-
-        rows = codec.encode(frame, numpy_generator("encoding", seed))
-        train, heldout = parts
-        return TableDataset(
-            name=self.name,
-            columns=codec.names,
-            standardizer=Standardizer.identity(codec.dim),
-            train=rows[train],
-            heldout=rows[heldout].double(),
-            codec=codec,
-        )
+        return encoded(self.name, frame, codec, parts, study_seed)
 
     def split(self, num: int, study_seed: int, trial_seed: int) -> tuple[Tensor, Tensor]:
         """Returns which of ``num`` rows are trained on and which are held out, as in a load."""
@@ -168,28 +150,24 @@ class FileData(_TableSource, PinnedSource):
         return own == digest(other.path)
 
     def content(self) -> tuple[pd.DataFrame, TableCodec]:
-        """Reads the file that a run was set up with, and fits its codec, unless both are kept.
-
-        Warns of what people should know of the columns where no run is set up yet.
-        """
+        """Reads the file that a run was set up with, and fits its codec, unless both are kept."""
         if not self.path.exists() and self.sha256:
             raise DataError(
                 f"there is no file '{self.path}', which this run was set up with; put it there "
                 f"again (its SHA-256 is {self.sha256})"
             )
         self.require_same()
-        return self._kept()[0]
+        return self._kept()[:2]
 
     def content_digest(self) -> str:
         """Returns the digest of the file, which is read and can be learned."""
-        return self._kept()[1]
+        return self._kept()[2]
 
-    def _kept(self) -> tuple[tuple[pd.DataFrame, TableCodec], str]:
+    def _kept(self) -> tuple[pd.DataFrame, TableCodec, str]:
         bare = self.model_copy(update={"sha256": "", "holdout": 0.0, "path": self.place})
         version = stamp(self.path) if self.path.exists() else None
         try:
-            with self._quiet():
-                return _content(bare, version)
+            return _content(bare, version)
         except DataError as error:  # names the file as the user does
             raise DataError(str(error).replace(str(self.place), str(self.path))) from error
 
@@ -206,12 +184,13 @@ class FileData(_TableSource, PinnedSource):
         """
         import torch
 
-        frame = codec.read(self.path)
+        from kan_diffusion.tables.datasets import encoded
+
+        frame, _ = codec.read(self.path)
         _require_rows(self.path, frame)
         order = torch.randperm(len(frame), generator=torch_generator("split", seed))
-        parts = order[:0], order[:MOST_HELDOUT]
         with self._about():
-            return self.encoded(frame, codec, parts, seed)
+            return encoded(self.name, frame, codec, (order[:0], order[:MOST_HELDOUT]), seed)
 
     def fit_codec(self, frame: pd.DataFrame) -> TableCodec:
         """Fits a codec to rows: the kinds of the columns and how cells become coordinates.
@@ -236,24 +215,6 @@ class FileData(_TableSource, PinnedSource):
         except DataError as error:
             raise DataError(f"'{self.path}': {error}") from error
 
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Suppresses the warnings of a file and its codec once a run was set up, which had them."""
-        here, wing = get_ident(), "kan_diffusion.tables."
-        loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
-        loggers = [each for each in loggers if self.sha256 and each.name.startswith(wing)]
-
-        def is_heard(record: logging.LogRecord) -> bool:
-            return record.thread != here or record.levelno >= logging.ERROR
-
-        for logger in loggers:
-            logger.addFilter(is_heard)
-        try:
-            yield
-        finally:
-            for logger in loggers:
-                logger.removeFilter(is_heard)
-
 
 def _require_rows(path: Path, frame: pd.DataFrame) -> None:
     if (num := len(frame)) < _FEWEST_ROWS:
@@ -264,13 +225,13 @@ def _require_rows(path: Path, frame: pd.DataFrame) -> None:
 @lru_cache(maxsize=1)
 def _content(
     source: FileData, _version: tuple[int, ...] | None
-) -> tuple[tuple[pd.DataFrame, TableCodec], str]:
+) -> tuple[pd.DataFrame, TableCodec, str]:
     """Reads a file and fits its codec; keeps the last ones, and the digest, in memory."""
     frame, form = read_table(source.path, source.missing, source.kinds, source.thousands)
     _require_rows(source.path, frame)
     with source._about():
         codec = source.fit_codec(frame).model_copy(update={"form": form})
-    return (frame, codec), digest(source.path)
+    return frame, codec, digest(source.path)
 
 
 @lru_cache(maxsize=1)

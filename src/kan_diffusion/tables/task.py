@@ -144,7 +144,7 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
     ) -> Drawn:
         """Draws rows under conditions, or completes those of a file, see :meth:`.Task.draw`."""
         names = [str(column.name) for column in pipeline.codec.columns]
-        like = None if asked.like is None else pipeline.codec.read(asked.like)
+        like = None if asked.like is None else pipeline.codec.read(asked.like)[0]
         frame = pipeline.draw(
             self.num if num is None and like is None else num,
             conditions=conditions_from_texts(asked.where, names),
@@ -164,7 +164,7 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
         generator: torch.Generator,
     ) -> Drawn:
         """Fills the gaps of a file; if several times, column ``draw`` has their number."""
-        rows, form = pipeline.codec.read_with_form(data)
+        rows, form = pipeline.codec.read(data)
         frames = pipeline.impute(rows, draws, steps=steps, generator=generator)
         if draws == 1:
             return rows_drawn(frames[0], form)

@@ -25,7 +25,7 @@ from kan_diffusion.tables.dtypes import WORDS, Holds, Storage, Values, place_amo
 from kan_diffusion.tables.jumps import Share
 from kan_diffusion.tables.scales import Names, Scale
 
-__all__ = ["Cells", "Kind", "as_text", "between"]
+__all__ = ["Cells", "Kind"]
 
 _SHOWN = 5
 
@@ -120,15 +120,15 @@ class Kind(Settings):
         return self.storage.empty(0)
 
     @property
-    def states(self) -> tuple[str, ...]:
-        """States of a cell besides having a value: "missing"."""
-        return ("missing",) if self.missing else ()
+    def has_gaps(self) -> bool:
+        """Whether a coordinate says that a cell is missing."""
+        return self.missing > 0
 
     @property
     def coordinates(self) -> tuple[str, ...]:
-        """Names of its coordinates: one for each state, then that of its value, if it has any."""
+        """Names of its coordinates: that of gaps, then that of its value, if it has them."""
         value = (str(self.name),) if self.is_learned else ()
-        return (*(f"{self.name} is {state}" for state in self.states), *value)
+        return (*((f"{self.name} is missing",) if self.has_gaps else ()), *value)
 
     def parse(self, series: pd.Series) -> Values:
         """Reads values like those of this column, whether its cells can have them or not.
@@ -188,26 +188,8 @@ class Kind(Settings):
         return self.restore(*self.read(series)).astype(drawn.dtype)
 
     def codes(self, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
-        """Returns the places of cells, as read, among the known values, (n,); -1 without a value.
-
-        Raises:
-            DataError: A value is none of them.
-        """
-        rows = np.flatnonzero(~missing)
-        codes = np.full(len(values), -1)
-        codes[rows] = self.places(values[rows], rows)
-        return codes
-
-    def places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Finds values (m,) of the rows (m,) among the known ones.
-
-        Raises:
-            DataError: A value is none of them.
-        """
-        places = place_among(self.known, values)
-        problem = f"which is not in the rows trained on; known: {listed(self.known)}"
-        self.refuse(places < 0, values, problem, rows)
-        return places
+        """Returns the places of cells, as read, among the known values, (n,); -1 without one."""
+        return np.where(missing, -1, place_among(self.known, values))
 
     def scores(
         self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
@@ -248,7 +230,7 @@ class Kind(Settings):
                 "none in the rows trained on; fill it or remove the row"
             )
         cells = np.full((len(series), len(self.coordinates)), -1, dtype=np.float32)
-        if self.states and not partial:
+        if self.has_gaps and not partial:
             cells[missing, 0] = 1
         if not self.is_learned:
             return cells
@@ -267,7 +249,7 @@ class Kind(Settings):
 
     def gaps(self, cells: np.ndarray) -> np.ndarray:
         """Tells from coordinates which cells are missing, shape (n,)."""
-        return cells[:, 0] > 0 if self.states else np.zeros(len(cells), dtype=bool)
+        return cells[:, 0] > 0 if self.has_gaps else np.zeros(len(cells), dtype=bool)
 
     def tempered(self, cells: np.ndarray) -> np.ndarray:
         """Returns drawn coordinates (n, number of coordinates) without too many rare values."""
@@ -281,8 +263,8 @@ class Kind(Settings):
 
     @property
     def is_listed(self) -> bool:
-        """Whether the values that a cell can have are known one by one."""
-        return len(self.known) > 0
+        """Whether the values that a cell can have are known one by one, if it has any."""
+        return len(self.known) > 0 or not self.is_learned
 
     @property
     def reach(self) -> np.ndarray:
@@ -295,20 +277,33 @@ class Kind(Settings):
         Raises:
             DataError: A value is not known, or cells are made anew.
         """
-        if len(unknown := values[~np.isin(values, self.known)]):
+        if self.is_listed and len(unknown := values[~np.isin(values, self.known)]):
             raise DataError(
                 f"column '{self.name}' has no value '{unknown[0]}'; known: {listed(self.reach)}"
             )
 
     def within(self, low: object | None, high: object | None) -> np.ndarray:
-        """Returns the known values, or the ends of those that are drawn, within a range.
+        """Returns the known values in a range, or, if it is possible, the ends of what is drawn.
 
         Ends are values as :meth:`read` gives them, None where the range is open.
 
         Raises:
             DataError: The values have no order.
         """
-        return self.known[between(self.known, low, high)]
+        if self.is_listed:
+            return self.known[self.between(self.known, low, high)]
+        ends = self.between(self.reach, low, None).any(), self.between(self.reach, None, high).any()
+        ordered = low is None or self.between(np.array([low]), low, high).all()
+        return self.reach[: 2 * int(all(ends) and ordered)]
+
+    def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
+        """Tells which values, shape (n,), are from ``low`` to ``high``; None is an open end."""
+        within = np.ones(len(values), bool)
+        if low is not None:
+            within &= values >= low
+        if high is not None:
+            within &= values <= high
+        return within
 
     def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
         """Gives new identifiers to drawn cells (n,) that are not given; other cells stay.
@@ -344,25 +339,10 @@ class Kind(Settings):
         }
 
     def texts(self, values: np.ndarray) -> list[str]:
-        """Writes values for people."""
-        return list(map(as_text, values))
+        """Writes values for people: a moment at midnight is a day."""
+        return [re.sub(r"T00:00:00(\.0+)?$", "", str(value)) for value in values]
 
     def words(self) -> str:
         """Describes the values in a few words."""
         shown = ", ".join(self.texts(self.known[:_SHOWN]))
         return shown + (f", ... ({len(self.known)})" if len(self.known) > _SHOWN else "")
-
-
-def as_text(value: object) -> str:
-    """Writes a value for people: a moment at midnight is a day."""
-    return re.sub(r"T00:00:00(\.0+)?$", "", str(value))
-
-
-def between(values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
-    """Tells which values, shape (n,), are from ``low`` to ``high``; None is an open end."""
-    within = np.ones(len(values), bool)
-    if low is not None:
-        within &= values >= low
-    if high is not None:
-        within &= values <= high
-    return within

@@ -1,4 +1,4 @@
-"""Columns of categories.
+"""Columns of categories, of which a constant has but one and nothing to learn.
 
 Two categories are -1 and +1. Three or more are ordered so that neighbours occur with similar other
 cells (:mod:`kan_diffusion.tables.seriation`), and are the jumps of one distribution function
@@ -8,21 +8,21 @@ cells (:mod:`kan_diffusion.tables.seriation`), and are the jumps of one distribu
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 from annotated_types import Len
 from pydantic import FailFast, Field, model_validator
 
-from kan_diffusion.errors import DataError
+from kan_diffusion.errors import DataError, listed
 from kan_diffusion.limits import MOST_CATEGORIES
 from kan_diffusion.tables.dtypes import Scalar, place_among
 from kan_diffusion.tables.jumps import JumpMap, Share, rounded_share, spread_over
 from kan_diffusion.tables.kinds.base import Cells, Kind
 from kan_diffusion.tables.numbers import SHARING
 
-__all__ = ["Category"]
+__all__ = ["Category", "Constant"]
 
 _MANY_RARE = 20  # categories
 
@@ -116,7 +116,10 @@ class Category(Kind):
         self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
     ) -> np.ndarray:
         """Maps categories to -1 and +1, or to their share of a normal distribution."""
-        return self._scores_of(self.places(values, rows).astype(np.float64), generator)
+        codes = place_among(self.known, values)
+        problem = f"which is not in the rows trained on; known: {listed(self.known)}"
+        self.refuse(codes < 0, values, problem, rows)
+        return self._scores_of(codes.astype(np.float64), generator)
 
     def _scores_of(self, codes: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
         if len(self.categories) <= 2:
@@ -182,3 +185,49 @@ class Category(Kind):
         names = self.known.tolist()
         first = 0 if low is None else names.index(low)
         return self.known[first : None if high is None else names.index(high) + 1]
+
+
+class Constant(Kind):
+    """A column with one value; one without any cell that has a value has none.
+
+    Attributes:
+        value: The value.
+    """
+
+    is_learned: ClassVar[bool] = False
+
+    value: Annotated[tuple[Scalar, ...], Len(0, 1)] = ()
+
+    @classmethod
+    def suits(cls, cells: Cells) -> bool:
+        """Tells whether a column has at most one value."""
+        return len(cells.distinct) <= 1
+
+    @classmethod
+    def problem(cls, cells: Cells) -> str | None:
+        """Says how many values there are, if there are several."""
+        count = len(cells.distinct)
+        return f"has {count:,} different values" if count > 1 else None
+
+    @classmethod
+    def fitted(cls, cells: Cells) -> dict[str, object]:
+        """Returns the value."""
+        return {"value": tuple(cells.storage.scalars(cells.distinct))}
+
+    @property
+    def known(self) -> np.ndarray:
+        """The value."""
+        return self.storage.from_scalars(self.value)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some cells are missing; that all are tells nothing."""
+        return super().has_gaps and len(self.value) > 0
+
+    def values(self, scores: np.ndarray) -> np.ndarray:
+        """Repeats the value, or a placeholder where there is none."""
+        return np.repeat(self.known if self.value else self.storage.empty(1), len(scores))
+
+    def gaps(self, cells: np.ndarray) -> np.ndarray:
+        """Tells which cells are missing: all if none has a value."""
+        return super().gaps(cells) if self.value else np.ones(len(cells), dtype=bool)

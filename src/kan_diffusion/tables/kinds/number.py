@@ -1,8 +1,9 @@
-"""Columns of numbers and of time spans.
+"""Columns of numbers and time spans, of dates, and of times of day in text, such as 08:30.
 
 A number is a step of a lattice, or any number (:mod:`kan_diffusion.tables.numbers`); its
 coordinate is the normal score of a distribution function that may jump
-(:mod:`kan_diffusion.tables.jumps`).
+(:mod:`kan_diffusion.tables.jumps`). Dates are numbers of days, months, minutes or the like since
+1970, and times of day of minutes or seconds since midnight.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from kan_diffusion.tables.dates import is_clock
 from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.jumps import JumpMap, fit_jumps, spread_over
-from kan_diffusion.tables.kinds.base import Cells, Kind, between
+from kan_diffusion.tables.kinds.base import Cells, Kind
 from kan_diffusion.tables.numbers import Lattice
-from kan_diffusion.tables.scales import Scale
+from kan_diffusion.tables.scales import Dates, Scale
 
-__all__ = ["Number"]
+__all__ = ["Date", "Number", "Time"]
 
 _FARTHEST = 1e12  # from the data, in their ranges, that a cell may be
 _SHORTEST_CODE, _CODES = 3, 0.5  # digits, and most different numbers for those of amounts
@@ -108,9 +110,10 @@ class Number(Kind):
     def _numbers(self, steps: np.ndarray) -> np.ndarray:
         return self.lattice.values(steps, self.storage.value_dtype)
 
-    def places(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Finds values among the known ones; a number between two takes the lower one."""
-        return np.clip(np.searchsorted(self.known, values, "right") - 1, 0, None)
+    def codes(self, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        """Returns the places of cells among the known values; between two it is the lower one's."""
+        places = np.clip(np.searchsorted(self.known, values, "right") - 1, 0, None)
+        return np.where(missing, -1, places)
 
     def scores(
         self, values: np.ndarray, rows: np.ndarray, generator: np.random.Generator | None
@@ -150,20 +153,6 @@ class Number(Kind):
         result[~missing] = slope
         return result
 
-    def require_possible(self, values: np.ndarray) -> None:
-        """Refuses numbers that are not known, if all are."""
-        if self.is_listed:
-            super().require_possible(values)
-
-    def within(self, low: object | None, high: object | None) -> np.ndarray:
-        """Returns the known numbers of a range, or the ends of a range that numbers reach."""
-        if self.is_listed:
-            return super().within(low, high)
-        ends = self.reach
-        reached = between(ends, low, None).any() and between(ends, None, high).any()
-        ordered = low is None or between(np.array([low]), None, high).all()
-        return ends if reached and ordered else ends[:0]
-
     def nearest(self, values: np.ndarray, side: int) -> np.ndarray:
         """Returns the nearest numbers that cells can have: not above ``values``, or not below.
 
@@ -194,3 +183,50 @@ class Number(Kind):
             return super().words()
         ends = np.array([self.lattice.low, self.lattice.high], dtype=np.float64)
         return " to ".join(self.texts(self._numbers(ends)))
+
+
+class Date(Number):
+    """A column of dates, at the resolution that all of them have."""
+
+    holds: ClassVar[frozenset[Holds]] = frozenset({"moment"})
+
+    @property
+    def spelled(self) -> str:
+        """The kind as a user gives it: of dates in text with their format, "date:%m/%d/%Y"."""
+        return self.kind + (f":{self.storage.written}" if self.storage.written else "")
+
+    def texts(self, values: np.ndarray) -> list[str]:
+        """Writes dates of text as it does."""
+        if self.storage.written is None:
+            return super().texts(values)
+        return list(self.restore(values, np.zeros(len(values), dtype=bool)))
+
+    def scale(self, present: np.ndarray) -> Dates:
+        """Compares and draws dates."""
+        return Dates()
+
+    def words(self) -> str:
+        """Names the first and the last date, and their time zone."""
+        return super().words() + (f" ({self.storage.zone})" if self.storage.zone else "")
+
+
+class Time(Date):
+    """A column of times of day, which come back as they were written."""
+
+    @classmethod
+    def suits(cls, cells: Cells) -> bool:
+        """Tells whether a column holds times of day."""
+        return super().suits(cells) and is_clock(cells.storage.written)
+
+    @classmethod
+    def problem(cls, cells: Cells) -> str | None:
+        """Says what is no time of day: other types, and dates."""
+        if reason := super().problem(cells):
+            return reason
+        return None if is_clock(cells.storage.written) else "holds dates"
+
+    def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
+        """Tells which times, shape (n,), are in a range, which may go over midnight."""
+        parts = super().between(values, low, None), super().between(values, None, high)
+        over = low is not None and not super().between(np.array([low]), None, high).all()
+        return parts[0] | parts[1] if over else parts[0] & parts[1]

@@ -13,8 +13,7 @@ from kan_diffusion.settings import of_kind
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.rules.base import Rows, Rule
 from kan_diffusion.tables.rules.implied import Implied
-from kan_diffusion.tables.rules.order import Order
-from kan_diffusion.tables.rules.total import Total
+from kan_diffusion.tables.rules.numeric import Order, Total
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,16 +42,18 @@ def find_rules(
     rules: list[Rule] = []
     for kind in RULES.values():
         decided = {place for rule in rules for place in rule.decided}
+        known = [decided, *({*rule.places} for rule in rules)]
+        # Between columns that others decide, and among those of another rule, nothing is new.
         rules += [
             rule
             for rule in kind.find(rows)
-            if not decided.issuperset(rule.places) and not any(one.covers(rule) for one in rules)
+            if not any(each.issuperset(rule.places) for each in known)
         ]
     names = [str(column.name) for column in columns]
-    known = [name for rule in rules for name in rule.names(names)]
+    always = [name for rule in rules for name in rule.names(names)]
     for name in without:
-        if name not in known:
-            raise DataError(f"no rule '{name}' holds in all rows; known: {listed(known)}")
+        if name not in always:
+            raise DataError(f"no rule '{name}' holds in all rows; known: {listed(always)}")
     left = (rule.without(list(without), names) for rule in rules)
     return tuple(rule for rule in left if rule is not None)
 

@@ -60,8 +60,6 @@ class Rows:
 
     def head(self, num: int) -> Rows:
         """Returns the first rows."""
-        if num >= len(self):
-            return self
         return Rows(self.columns, self._frame.iloc[:num], self._absent)
 
     def _cells(self, place: int) -> Values:
@@ -130,10 +128,6 @@ class Rule(Settings):
     def decided(self) -> tuple[int, ...]:
         """Places of columns that follow from its others, so that other rules leave them alone."""
         return ()
-
-    def covers(self, other: Rule) -> bool:
-        """Whether another rule need not be said where this one holds."""
-        return False
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells in which rows it holds, or has no say since a cell is missing, shape (n,)."""
