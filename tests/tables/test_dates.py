@@ -116,6 +116,9 @@ def test_whole_numbers_of_eight_digits_that_are_all_days_are_dates(dtype):
         .between("2019-12-01", "2022-12-31")
         .all()
     )
+    for one in (frame["day"][3], str(frame["day"][3]), MOMENTS[3].normalize()):
+        met = read_conditions({"day": one}, codec)["day"].holds(frame["day"])
+        assert met.tolist() == (frame["day"] == frame["day"][3]).fillna(False).tolist()
     met = read_conditions({"day": (2020, "2020-06")}, codec)["day"].holds(frame["day"])
     expected = MOMENTS.between("2020-01-01", "2020-06-30 23:59:59") & frame["day"].notna()
     assert met.tolist() == expected.tolist()
@@ -124,20 +127,23 @@ def test_whole_numbers_of_eight_digits_that_are_all_days_are_dates(dtype):
 
 def test_a_range_of_times_goes_over_midnight():
     minutes = pd.Series(np.random.default_rng(0).integers(0, 24 * 60, 400))
-    few = minutes // 360 * 360
+    few, day = minutes // 360 * 360, 360 + minutes * 7 // 12
     frame = pd.DataFrame({
         name: pd.to_datetime(cells, unit="m").dt.strftime("%H:%M")
-        for name, cells in {"at": minutes, "shift": few}.items()
+        for name, cells in {"at": minutes, "shift": few, "day": day}.items()
     })  # fmt: skip
     codec = TableCodec.fit(frame)
     for name, low, high in (
         ("at", "22:00", "06:00"),
         ("at", "06:00", "22:00"),
         ("shift", "18:00", "06:00"),
+        ("day", "19:00", "05:00"),
     ):
         met = read_conditions({name: (low, high)}, codec)[name].holds(frame[name])
         parts = frame[name] >= low, frame[name] <= high
         assert met.tolist() == (parts[0] | parts[1] if low > high else parts[0] & parts[1]).tolist()
+    with refused("no value of column 'day' is within .22:00, 05:00.", DataError):
+        read_conditions({"day": ("22:00", "05:00")}, codec)
 
 
 @pytest.mark.parametrize("form", ["%H:%M", "%-H:%M", "%H:%M:%S"])

@@ -40,6 +40,7 @@ _GAPS = [
     "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",
 ]  # fmt: skip
 _NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, but for text
+_DAYS = r"^(?:19|20)[0-9]{6}$|^2100[0-9]{4}$"
 _DIGITS = r"^[+-]?[0-9]+(?:[eE][0-9]+)?$"
 _NO_AMOUNT = r"^(?:[+-]?0[0-9]+|\+[0-9]{10,}|[0-9]+[eE][0-9]+)$"  # among digits
 _GROUPED = r"^[+-]?[1-9][0-9]{{0,2}}(?:{mark}[0-9]{{3}})+(?:[.,][0-9]*)?$"  # by marks of thousands
@@ -53,6 +54,7 @@ _REWRITTEN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?: [0-9]{2}:[0-9]{2}:[0-9]{2})?$"  # 
 _MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
 _ZEROS = r"^[^eE]*[.,][0-9]{%d}$"  # with so many decimals, whatever the last ones are
 _MOST_ZEROS = 9
+_TRUTHS = ("True", "False")
 _TYPED = (None, "number", "date", "time", "truth")
 """Kinds of columns whose cells may be other than text; truth values may be in any case."""
 
@@ -118,15 +120,15 @@ class CellReader:
         pointed = pc.replace_substring(written, ",", ".") if self.commas else written
         numbers = pc.match_substring_regex(pointed, _NUMBER)
         if _count(numbers) == count:
-            if kind in (None, "date") and are_days(known.drop_null().to_numpy()):
+            if kind in (None, "date") and _are_days(known):
                 return Typed(known)
             if kind is None and _are_codes(pointed):
                 return Typed(text)
             commas = self._has_commas(name, written)
             return Typed(_numbers(pointed), commas, _decimals(written))
         truths = pc.utf8_lower(known)
-        same = ("true", "false") if kind == "truth" else ("True", "False")
-        if _count(_are(truths if kind == "truth" else known, same)) == count:
+        spelled = _are(truths, ("true", "false")) if kind == "truth" else _are(known, _TRUTHS)
+        if _count(spelled) == count:
             return Typed(truths.cast(pa.bool_()))
         if (moments := _cast(known, _MOMENTS)) is not None:
             same = pc.all(pc.match_substring_regex(known, _REWRITTEN)).as_py()
@@ -226,6 +228,13 @@ def _decimals(numbers: pa.ChunkedArray) -> int:
 def _are_dates(cells: pa.ChunkedArray) -> bool:
     """Whether text is dates, or times of day, in one format."""
     return bool(formats_of(cells.drop_null().unique().to_numpy(zero_copy_only=False))[1])
+
+
+def _are_days(cells: pa.ChunkedArray) -> bool:
+    """Whether text is days of eight digits."""
+    if not pc.all(pc.match_substring_regex(cells, _DAYS)).as_py():
+        return False
+    return are_days(cells.drop_null().unique().to_numpy(zero_copy_only=False))
 
 
 def _cast(cells: pa.ChunkedArray, types: Sequence[pa.DataType]) -> pa.ChunkedArray | None:

@@ -219,9 +219,12 @@ def _value(column: Kind, given: object) -> object:
     try:
         match storage.holds:
             case "text":  # few people write spaces at the ends of cells, or TRUE as its column does
-                for form in (str.strip, lambda known: known.strip().lower()):
-                    same = [known for known in column.known if form(known) == form(text)]
-                    if str(given) not in same and len(same) == 1:
+                bare = [(known, known.strip()) for known in column.known]
+                for same in (
+                    [known for known, cell in bare if cell == text],
+                    [known for known, cell in bare if cell.lower() == text.lower()],
+                ):
+                    if len(same) == 1:
                         return same[0]
                 return str(given)
             case "truth":
@@ -232,8 +235,8 @@ def _value(column: Kind, given: object) -> object:
                     return number
             case "span":
                 return pd.to_timedelta(pd.Series([given], dtype=object))[0]
-            case "moment" if not is_number:
-                return _moment(storage, given)
+            case "moment" if not is_number or storage.written == "%Y%m%d":
+                return _moment(storage, text if is_number else given)
         raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         written = f" written as {storage.written}" if storage.written else ""

@@ -92,9 +92,13 @@ def is_clock(form: str | None) -> bool:
     return form is not None and re.search("%-?[Yymd]", form) is None
 
 
-def are_days(texts: np.ndarray) -> bool:
-    """Whether all of some texts, shape (n,), n > 0, are days of eight digits."""
-    known = pd.unique(texts)
+def are_days(values: np.ndarray) -> bool:
+    """Whether all of some texts or whole numbers, shape (n,), are days of eight digits."""
+    known = pd.unique(values)
+    if known.dtype.kind == "i":
+        if not len(known) or known.min() < 19_000_101 or known.max() > 21_001_231:
+            return False
+        known = known.astype(str).astype(object)
     return all(map(_DAY.fullmatch, known)) and bool(_fits(known, "%Y%m%d").all())
 
 

@@ -117,9 +117,7 @@ class Storage(Settings):
             form: str | None = None
             if values.dtype.kind == "O":
                 form = written or format_of(values, missing, name)
-            elif (
-                values.dtype.kind == "i" and (~missing).any() and are_days(_texts(values[~missing]))
-            ):
+            elif values.dtype.kind == "i" and are_days(values[~missing]):
                 form = "%Y%m%d"
             about["written"] = form
             values = values if form is None else read_dates(_texts(values[~missing][:1]), form)

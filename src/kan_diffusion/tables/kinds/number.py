@@ -225,8 +225,17 @@ class Time(Date):
             return reason
         return None if is_clock(cells.storage.written) else "holds dates"
 
+    def within(self, low: object | None, high: object | None) -> np.ndarray:
+        """Returns times in a range, see :meth:`.Kind.within`, which may go over midnight."""
+        if not self._is_over_midnight(low, high):
+            return super().within(low, high)
+        return np.union1d(super().within(low, None), super().within(None, high))
+
     def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
         """Tells which times, shape (n,), are in a range, which may go over midnight."""
-        parts = super().between(values, low, None), super().between(values, None, high)
-        over = low is not None and not super().between(np.array([low]), None, high).all()
-        return parts[0] | parts[1] if over else parts[0] & parts[1]
+        if not self._is_over_midnight(low, high):
+            return super().between(values, low, high)
+        return super().between(values, low, None) | super().between(values, None, high)
+
+    def _is_over_midnight(self, low: object | None, high: object | None) -> bool:
+        return low is not None and not super().between(np.array([low]), None, high).all()
