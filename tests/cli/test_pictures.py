@@ -20,7 +20,10 @@ def test_prompts_become_files_and_a_sheet(runs, cli, tmp_path):
     assert names == [*(f"{stem}-{n}.png" for stem in stems for n in (1, 2, 3)), "sheet.png"]
     with Image.open(out / names[0]) as picture:
         assert (picture.size, picture.mode) == ((8, 8), "L")
-    assert "exists; choose another --out" in cli("sample", run, *words, "--out", out).error
+    assert (
+        "exists; choose another path, or overwrite it"
+        in cli("sample", run, *words, "--out", out).error
+    )
     # Without a place the pictures go beside the run, and never over others.
     for place in ("pictures", "pictures-2"):
         told = cli("sample", run, "--num", "2", "--steps", "2").out

@@ -1,5 +1,6 @@
 import functools
 import pickle
+from threading import Thread
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from kan_diffusion.study import trial
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.tables import estimator
+from kan_diffusion.tables.codec import TableCodec
+from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training.loop import train
 from mixed_tables import people
 from odd_tables import QUICKLY_LEARNED, TABLES, require_learned_drawn_and_filled
@@ -386,3 +389,20 @@ def test_points_and_settings_are_checked_when_fitting():
     named = pd.DataFrame(_points(50), columns=["a", 3])
     with refused("columns are named by text and by numbers; name all by text", DataError):
         DiffusionEstimator(**QUICK).fit(named)
+
+
+def test_a_file_that_is_read_again_silences_no_other_thread(tmp_path, caplog):
+    frame = pd.DataFrame({"id": range(100, 150), "x": np.random.default_rng(0).normal(size=50)})
+    write_frame(tmp_path / "rows.csv", frame)
+    source = FileData(path=tmp_path / "rows.csv", sha256="0" * 64)
+    with source._quiet():
+        TableCodec.fit(frame)
+        assert not caplog.records
+        other = Thread(target=TableCodec.fit, args=(frame,))
+        other.start()
+        other.join()
+    assert [record.getMessage()[:28] for record in caplog.records] == [
+        "column 'id' identifies rows:"
+    ]
+    TableCodec.fit(frame)
+    assert len(caplog.records) == 2

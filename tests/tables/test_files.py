@@ -178,7 +178,7 @@ def test_the_share_of_words_among_numbers_decides_whatever_the_order_of_rows(tmp
         ),
         (["V57"] * 12, None),
         (["unknown"] * 101, None),
-        (["1.234,56"], "holds '1.234,56'; .*--thousands '.'"),
+        (["1.234,56"], "holds '1.234,56'; .*name the mark of thousands '.'"),
     ):
         for cells in (ages + words, words + ages, [*ages[:50], *words, *ages[50:]]):
             path = written(tmp_path, "\n".join(["x;y", *(f"{cell};1" for cell in cells)]))

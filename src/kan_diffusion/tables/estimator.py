@@ -280,31 +280,26 @@ class DiffusionEstimator(BaseEstimator):
         random_state: RandomState = None,
         max_seconds: float | None = None,
     ) -> Rows:
-        """Draws rows.
+        """Draws rows, see :meth:`.TableDiffusionPipeline.draw`.
 
         Args:
-            n_samples: Number of rows.
+            n_samples: Number of rows; leave it out where there is ``like``.
             conditions: What the cells of some columns must be: a value (None for a gap), a list
                 of values, or a pair (low, high) with None for an open end.
-            like: Rows with cells of some of the columns; the cells are kept, and each row is
-                completed once. Leave ``n_samples`` out then.
+            like: Rows with cells of some of the columns, which are kept.
             steps: Steps of the sampler; when None, 20 of a model of less than 2,000 rows, and 50 of
                 others.
             scheduler: Name of the sampler for this call, see :data:`kan_diffusion.SCHEDULERS`; that
                 of ``pipeline_`` when None, which is the process's default.
             random_state: Source of the noise; the estimator's own when None.
-            max_seconds: How long to look for rows that meet conditions; the usual number of draws
-                when None.
+            max_seconds: How long to look for rows that meet conditions.
 
         Returns:
             Rows as in ``fit``: a frame with the same columns, order and dtypes, or an array.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            DataError: A column or category is not known, or no value of a column meets its
-                condition.
-            KanDiffusionError: The sampler is unknown or does not fit the process, or a number is
-                below 1.
+            KanDiffusionError: As in the pipeline, or the sampler does not fit the process.
         """
         check_is_fitted(self)
         pipeline = self.pipeline_
@@ -329,7 +324,7 @@ class DiffusionEstimator(BaseEstimator):
         steps: int = 20,
         random_state: RandomState = None,
     ) -> Rows | list[Rows]:
-        """Fills gaps with draws of the missing cells, given the other cells of their row.
+        """Fills gaps, see :meth:`.TableDiffusionPipeline.impute`.
 
         Args:
             X: Rows as in ``fit``, with gaps.
@@ -342,8 +337,7 @@ class DiffusionEstimator(BaseEstimator):
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            DataError: A column is missing, new or of another type.
-            KanDiffusionError: The number of draws is below 1.
+            KanDiffusionError: As in the pipeline.
         """
         check_is_fitted(self)
         filled = self.pipeline_.impute(

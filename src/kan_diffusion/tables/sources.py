@@ -8,10 +8,12 @@ whatever asks.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Self
 
 import pandas as pd
@@ -150,7 +152,10 @@ class FileData(_TableSource, PinnedSource):
         return own == digest(other.path)
 
     def content(self) -> tuple[pd.DataFrame, TableCodec]:
-        """Reads the file that a run was set up with, and fits its codec, unless both are kept."""
+        """Reads the file that a run was set up with, and fits its codec, unless both are kept.
+
+        Warns of what people should know of the columns where no run is set up yet.
+        """
         if not self.path.exists() and self.sha256:
             raise DataError(
                 f"there is no file '{self.path}', which this run was set up with; put it there "
@@ -167,7 +172,8 @@ class FileData(_TableSource, PinnedSource):
         bare = self.model_copy(update={"sha256": "", "holdout": 0.0, "path": self.place})
         version = stamp(self.path) if self.path.exists() else None
         try:
-            return _content(bare, version)
+            with self._quiet():
+                return _content(bare, version)
         except DataError as error:  # names the file as the user does
             raise DataError(str(error).replace(str(self.place), str(self.path))) from error
 
@@ -214,6 +220,24 @@ class FileData(_TableSource, PinnedSource):
             yield
         except DataError as error:
             raise DataError(f"'{self.path}': {error}") from error
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Suppresses this thread's warnings of tables once a run was set up, which had them."""
+        here, wing = get_ident(), "kan_diffusion.tables."
+        loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+        loggers = [each for each in loggers if self.sha256 and each.name.startswith(wing)]
+
+        def is_heard(record: logging.LogRecord) -> bool:
+            return record.thread != here or record.levelno >= logging.ERROR
+
+        for logger in loggers:
+            logger.addFilter(is_heard)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(is_heard)
 
 
 def _require_rows(path: Path, frame: pd.DataFrame) -> None:

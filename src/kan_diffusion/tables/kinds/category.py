@@ -146,10 +146,8 @@ class Category(Kind):
         if not is_rare.any() or not len(common):
             return cells
         codes = np.where(self.gaps(cells), -1, self._codes_at(cells[:, -1].astype(np.float64)))
-        order = np.argsort(codes, kind="stable")
         # How many cells before each one have its category.
-        number = np.empty(len(codes), dtype=np.int64)
-        number[order] = np.arange(len(codes)) - np.searchsorted(codes[order], codes[order])
+        number = pd.Series(codes).groupby(codes).cumcount().to_numpy()
         most = np.where(is_rare, np.ceil(shares * len(cells)), np.inf)
         excess = (codes >= 0) & (number >= most[codes])
         after = np.searchsorted(common, codes[excess])
