@@ -214,7 +214,7 @@ def _read_text(
     require_distinct(f"'{path}'", names)
     require_size(f"'{path}'", len(columns[0]), len(columns))
     reader = CellReader(f"'{path}'", missing, thousands, commas=delimiter != ",")
-    cells, decimal_commas, decimals = {}, [], {}
+    cells, decimal_commas, decimals = {}, list[str](), dict[str, int]()
     for name in names:  # one column after the other, so that little is in memory twice
         typed = reader.typed(name, columns.pop(0), kinds.get(name))
         cells[name] = _framed(typed.cells)

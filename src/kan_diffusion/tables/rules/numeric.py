@@ -192,8 +192,9 @@ class Total(NumericRule):
     @staticmethod
     def is_kept(*values: np.ndarray) -> np.ndarray:
         """Tells where the sum is right, but for rounding."""
+        left, right, total = values
         floats = [each.itemsize for each in values if each.dtype.kind == "f"]
-        return _add_up(*values, min(floats, default=8))
+        return _add_up(left, right, total, min(floats, default=8))
 
     def repair(self, rows: Rows, given: np.ndarray) -> None:
         """Sets the sum, or what is left of a given sum, or scales both terms of one."""
