@@ -285,7 +285,7 @@ def test_what_is_written_is_read_back_exactly(tmp_path, ending):
         ("x,y\n", "no rows"),
         (
             "x,y\n1,2\n3,abc\n",
-            r"'y', row 2 holds 'abc'; correct the cell .*call 'abc' a word for gaps.*, .* a category",
+            r"'y', row 2 holds 'abc'; correct the cell .*call 'abc' a word for gaps.* a category",
         ),
         ("x,y\n1,2\n\n3,4\nabc,5\n", "column 'x', row 3 holds 'abc'"),
         ("x,y\nTrue,2\n3,4\n", "mixes numbers and text: column 'x', row 1 holds 'True'"),
