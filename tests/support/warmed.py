@@ -8,6 +8,8 @@ from kan_diffusion.kan import KAN
 
 for name in (
     "kan_diffusion.cli.app",
+    "kan_diffusion.cli.runs",
+    "kan_diffusion.cli.study",
     "kan_diffusion.report.study",
     "kan_diffusion.report.explanation",
     "kan_diffusion.formulas.explain",

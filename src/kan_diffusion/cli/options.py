@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from kan_diffusion.imports import import_own
-from kan_diffusion.limits import MOST_PARAMETERS, MOST_STEPS, MOST_WORKERS
+from kan_diffusion.limits import MOST_PARAMETERS, MOST_WORKERS
 from kan_diffusion.progress import TextConsole
 from kan_diffusion.settings import Settings
 
@@ -72,7 +72,7 @@ Overwrite = Annotated[
 ]
 SamplerSteps = Annotated[
     int | None,
-    within(1, MOST_STEPS),
+    within(1),
     Parameter(
         help="Steps of the sampler.",
         show_default="20, of tables of 2,000 rows 50, for ddpm all timesteps",

@@ -153,6 +153,7 @@ def _warm_up(
     shape: tuple[int, ...],
     observable: bool,
     process: Process,
+    device: str,
 ) -> None:
     """Trains a model for two steps, once per worker.
 
@@ -165,6 +166,7 @@ def _warm_up(
         shape: Shape of a sample.
         observable: Whether coordinates may be observed.
         process: Noising process.
+        device: Where it is trained.
     """
     config = ModelConfig.model_validate_json(model)
     denoiser = build_denoiser(
@@ -177,7 +179,7 @@ def _warm_up(
         generator=torch_generator("warm-up"),
     )
     points = torch.randn(8, *denoiser.sample_shape, generator=torch_generator("warm-up points"))
-    train(denoiser, process, points, TrainingConfig(steps=2, batch_size=8), seed=0, device="cpu")
+    train(denoiser, process, points, TrainingConfig(steps=2, batch_size=8), seed=0, device=device)
 
 
 def run_trial(
@@ -351,7 +353,8 @@ def train_trial(
         of_heldout = {name: values[:num] for name, values in conditions.items()}
         conditions = {name: values[num:] for name, values in conditions.items()}
     hidden, shape = tuple(denoiser.config.hidden), dataset.shape
-    _warm_up(config.model.model_dump_json(), hidden, shape, denoiser.observable, config.process)
+    model, place = config.model.model_dump_json(), str(resolve_device(device))
+    _warm_up(model, hidden, shape, denoiser.observable, config.process, place)
     with parallel.joined(resolve_device(device)) as where:
         trained = train(
             denoiser,
