@@ -62,7 +62,11 @@ def train(
     family: Annotated[str | None, _MODEL] = None,
     params: Annotated[
         Params,
-        Parameter(group="Model", show_default="as suits the table or pictures; 2300 of a toy"),
+        Parameter(
+            help="Trainable parameters, at most; of pictures within 2 %.",
+            group="Model",
+            show_default=_SUITS.format(2300),
+        ),
     ] = None,
     depth: Annotated[int | None, _MODEL, within(1, MOST_LAYERS)] = None,
     process: Annotated[str | None, _MODEL] = None,
