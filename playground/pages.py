@@ -1,7 +1,7 @@
 """Makes small pages of every kind for the test of pages in a browser: ``pages.py FOLDER``.
 
 A study of many models from rows that are kept, one of a few steps with its points, a run of
-pictures, an explanation of a small network, a synthetic table and the truth lab; by what the tests
+pictures, an explanation of a small network and a synthetic table; by what the tests
 make.
 """
 
@@ -19,8 +19,6 @@ sys.path += [
     str(ROOT / name) for name in ("benchmarks", "tests", "tests/support", "tests/all/benchmarks")
 ]
 
-from test_truth_lab import TOYS, make_result  # noqa: E402
-
 from command_line import call_command  # noqa: E402
 from kan_diffusion.report.gather import report_contents  # noqa: E402
 from kan_diffusion.report.study import write_report  # noqa: E402
@@ -28,8 +26,6 @@ from kan_diffusion.study.run import load_study  # noqa: E402
 from kan_diffusion.tables.page import write_table_page  # noqa: E402
 from mixed_tables import people, quick_scores, shuffled  # noqa: E402
 from runs import TRAINED  # noqa: E402
-from truth_lab.lab import LabResults  # noqa: E402
-from truth_lab.page import write_lab  # noqa: E402
 
 
 def many_models(folder: Path) -> None:
@@ -55,18 +51,13 @@ def table(folder: Path) -> None:
     write_table_page(scores, folder / "tables.html", "People", "Columns were shuffled.")
 
 
-def lab(folder: Path) -> None:
-    """Makes the truth lab's page of made-up recoveries."""
-    write_lab(LabResults(tuple(make_result(toy, seed) for toy in TOYS for seed in (1, 2))), folder)
-
-
 def main() -> None:
     """Makes all pages in the folder that is given, side by side."""
     folder = Path(sys.argv[1])
     with ProcessPoolExecutor(initializer=torch.set_num_threads, initargs=(1,)) as pool:
         pages = [
             pool.submit(make, folder / make.__name__.replace("_", "-"))
-            for make in (many_models, table, lab)
+            for make in (many_models, table)
         ]
         explain = "explain", "--library", "linear,tanh", "--seconds", "2"
         pages += [

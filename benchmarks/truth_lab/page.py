@@ -1,28 +1,20 @@
-"""The recoveries of the truth lab as a page, a picture and tables in Markdown."""
+"""The recoveries of the truth lab as tables in Markdown, a picture and numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from kan_diffusion.files import finite, write_bytes, write_json, write_text
-from kan_diffusion.report.html import Page
-from kan_diffusion.report.images import embedded, figure_png
-from kan_diffusion.report.points import panel_figure, row_counts
-from kan_diffusion.report.style import INK, MUTED, NARROW, family_styles, report_style
-from kan_diffusion.report.tables import Cell, Head, Line, Table
-from truth_lab.lab import LAB, LabResult, LabResults
+from kan_diffusion.files import finite, write_json, write_text
+from truth_lab.lab import LAB, LabResult
 
-__all__ = ["constants_figure", "lab_markdown", "write_lab"]
+__all__ = ["constants_figure", "summary", "write_lab"]
 
-_WITH_CONSTANTS = tuple(name for name, case in LAB.items() if case.bound is not None)
-_SUMMARY = ("density", "question", "answer")
 _SEEDS = (
     *("seed", "worst constant", "excess, network", "excess, formula", "edges (curves)"),
     *("coordinates apart", "energy distance / real", "time"),
@@ -30,147 +22,112 @@ _SEEDS = (
 _CONSTANTS = ("constant", "σ", "true", "recovered, mean", "range over seeds", "worst error")
 
 
-@report_style()
-def constants_figure(results: LabResults, width: float = 10.5) -> Figure:
-    """Draws the relative error of every constant at every noise level, a panel for each density.
+def _by_toy(results: Iterable[LabResult]) -> dict[str, list[LabResult]]:
+    groups: dict[str, list[LabResult]] = {name: [] for name in LAB}
+    for result in results:
+        groups[result.toy].append(result)
+    return {name: group for name, group in groups.items() if group}
 
-    Args:
-        results: The lab's results; all seeds are drawn.
-        width: The most inches across.
-    """
-    names = [name for name in _WITH_CONSTANTS if results.of(name)]
-    counts = row_counts(max(len(names), 1), int(width / 3.5))
-    figure, panels = panel_figure(counts, width, 0.72, (0.55, 0.95), (0.75, 0.6, 0.4), 3.4)
-    style = family_styles()["kan"]
-    for axes, name in zip([axes for row in panels for axes in row], names, strict=False):
-        bound = 100 * (LAB[name].bound or 0.0)
-        found = [result for result in results.of(name) if result.has_form]
-        missing = len(results.of(name)) - len(found)
-        for result in found:
-            axes.plot(
-                [constant.sigma for constant in result.constants],
-                [100 * constant.error for constant in result.constants],
-                style.marker, color=style.colour, markersize=4, alpha=0.55, markeredgewidth=0,
-            )  # fmt: skip
-        axes.axhline(bound, color=INK, linewidth=1, linestyle="--")
-        axes.annotate(
-            f"bound {bound:.0f} %", (1.0, bound), xycoords=("axes fraction", "data"),
-            xytext=(0, 2), textcoords="offset points", ha="right", va="bottom", fontsize=9,
-            color=MUTED,
-        )  # fmt: skip
-        axes.set_title(name if not missing else f"{name} ({missing} without the form)")
-        axes.set(xlabel="noise level σ", xlim=(0, 1.02), ylim=(0, None))
+
+def summary(results: Iterable[LabResult]) -> list[tuple[str, str, str]]:
+    """Density, question and answer, a row each."""
+    rows = []
+    for toy, group in _by_toy(results).items():
+        case, count = LAB[toy], len(group)
+        if case.bound is None:
+            none = sum(not result.formula for result in group)
+            curves = ", ".join(f"{r.curves} of {r.edges}" for r in group)
+            answer = f"no formula in {none} of {count}; edges that stay curves: {curves}"
+        else:
+            good = sum(result.worst <= case.bound for result in group)
+            of_form = [result.worst for result in group if result.has_form]
+            notes = [f"worst {max(of_form):.2%}"] if of_form else []
+            if len(of_form) < count:
+                notes.append(f"form not found in {count - len(of_form)}")
+            answer = f"constants within {case.bound:.0%} in {good} of {count} ({', '.join(notes)})"
+            if toy == "four-modes":
+                apart = sum(result.separate for result in group)
+                answer = f"no such edge in {apart} of {count}; {answer}"
+        rows.append((toy, case.question, answer))
+    return rows
+
+
+def constants_figure(results: Iterable[LabResult]) -> Figure:
+    """Draws the relative error of every constant at every noise level, a panel for each density."""
+    groups = {toy: group for toy, group in _by_toy(results).items() if LAB[toy].bound is not None}
+    columns = min(3, max(len(groups), 1))
+    rows = -(-len(groups) // columns) or 1
+    figure = Figure(figsize=(3.5 * columns, 2.6 * rows), layout="constrained", dpi=150)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat[len(groups) :]:
+        axes.remove()
+    for axes, (toy, group) in zip(panels.flat, groups.items(), strict=False):
+        bound = 100 * (LAB[toy].bound or 0.0)
+        missing = sum(not result.has_form for result in group)
+        for result in group:
+            levels = [constant.sigma for constant in result.constants]
+            errors = [100 * constant.error for constant in result.constants]
+            axes.plot(levels, errors, "o", color="#0a6ca8", markersize=4, alpha=0.55, mew=0)
+        axes.axhline(
+            bound, color="#1b1f24", linewidth=1, linestyle="--", label=f"bound {bound:g} %"
+        )
+        axes.set_title(toy if not missing else f"{toy} ({missing} without the form)")
+        axes.set(xlabel="noise level σ", ylabel="relative error (%)", xlim=(0, 1.02))
         axes.set_ylim(0, 1.12 * axes.get_ylim()[1])
-    for row in panels:
-        row[0].set_ylabel("relative error (%)")
+        axes.legend(loc="upper right", frameon=False)
     return figure
 
 
-def _percent(value: float) -> str:
-    return "form not found" if math.isinf(value) else f"{100 * value:.2f} %"
+def _seed_row(result: LabResult) -> tuple[str, ...]:
+    worst = "form not found" if math.isinf(result.worst) else f"{100 * result.worst:.2f} %"
+    return (
+        str(result.seed),
+        "–" if LAB[result.toy].bound is None else worst,
+        f"{result.excess.get('network', math.nan):.2g}",
+        f"{result.excess['formula']:.2g}" if "formula" in result.excess else "no formula",
+        f"{result.edges} ({result.curves})",
+        "yes" if result.separate else "no",
+        "–" if result.energy_ratio is None else f"{result.energy_ratio:.2f}",
+        f"{result.seconds:.0f} s",
+    )
 
 
-def _seed_rows(results: Sequence[LabResult]) -> list[list[str]]:
-    return [
-        [
-            str(result.seed),
-            _percent(result.worst) if LAB[result.toy].bound is not None else "–",
-            f"{result.excess.get('network', math.nan):.2g}",
-            f"{result.excess['formula']:.2g}" if "formula" in result.excess else "no formula",
-            f"{result.edges} ({result.curves})",
-            "yes" if result.separate else "no",
-            f"{result.energy_ratio:.2f}" if "formula" in result.energy else "–",
-            f"{result.seconds:.0f} s",
-        ]
-        for result in results
-    ]
-
-
-def _constant_rows(results: Sequence[LabResult]) -> list[list[str]]:
+def _constant_rows(results: Sequence[LabResult]) -> list[tuple[str, ...]]:
     """Compares true and recovered constants: mean and range over seeds, at each noise level."""
-    found: dict[tuple[str, float, float], list[float]] = {}
+    recovered: dict[tuple[str, float, float], list[float]] = {}
     for constant in (constant for result in results for constant in result.constants):
         key = constant.name, constant.sigma, constant.true
-        found.setdefault(key, []).append(constant.found)
+        recovered.setdefault(key, []).append(constant.found)
     return [
-        [
-            name,
-            f"{sigma:.2f}",
-            f"{true:.4f}",
-            f"{np.mean(values):.4f}",
+        (
+            *(name, f"{sigma:.2f}", f"{true:.4f}", f"{np.mean(values):.4f}"),
             f"{min(values):.4f} to {max(values):.4f}",
             f"{100 * max(abs(value - true) / abs(true) for value in values):.2f} %",
-        ]
-        for (name, sigma, true), values in found.items()
+        )
+        for (name, sigma, true), values in recovered.items()
     ]
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def lab_markdown(results: LabResults) -> str:
-    """Writes all tables of the lab in Markdown."""
-    parts = ["# Truth lab", _table(_SUMMARY, results.summary())]
-    for name, of_case in _cases(results):
-        parts += [f"## {name}", _table(_SEEDS, _seed_rows(of_case))]
-        formulas = [f"- seed {r.seed}: ${f}$" for r in of_case for f in r.formula]
-        if formulas:
-            parts.append("\n".join(formulas))
-        rows = _constant_rows(of_case)
-        if rows:
-            parts.append(_table(_CONSTANTS, rows))
-    return "\n\n".join(parts) + "\n"
-
-
-def _cases(results: LabResults) -> list[tuple[str, Sequence[LabResult]]]:
-    return [(name, results.of(name)) for name in LAB if results.of(name)]
-
-
-def write_lab(results: LabResults, folder: Path) -> Path:
-    """Writes page, picture, tables and numbers of the lab.
-
-    Args:
-        results: The lab's results.
-        folder: Its folder.
-
-    Returns:
-        The page.
+def write_lab(results: Sequence[LabResult], folder: Path) -> Path:
+    """Writes tables, a picture and numbers of the lab, and returns the path of the tables.
 
     Raises:
         RunFolderError: A file cannot be written.
     """
-    figure = constants_figure(results)
-    write_bytes(folder / "figures" / "constants.png", figure_png(figure))
-    write_json(
-        folder / "truth-lab.json",
-        [finite({**asdict(result), "worst": result.worst}) for result in results.results],
-    )
-    write_text(folder / "truth-lab.md", lab_markdown(results))
-    page = Page("Truth lab", "Densities whose exact score is known: how much of it is recovered?")
-    page.table(_page_table("Densities", _SUMMARY, results.summary()))
-    page.figure(
-        embedded(figure, narrow=partial(constants_figure, results, width=NARROW)),
-        "Relative error of each recovered constant, a mark for each seed; dashed: the largest "
-        "error that counts as recovered.",
-        "Relative error of each recovered constant over noise levels",
-    )
-    for name, of_case in _cases(results):
-        section = page.section(name).table(_page_table(name, _SEEDS, _seed_rows(of_case)))
-        for result in of_case:
-            for number, latex in enumerate(result.formula):
-                symbol = "s" if len(result.formula) == 1 else f"s_{{{number}}}"
-                section.formula(symbol, latex, f"Seed {result.seed}")
-        rows = _constant_rows(of_case)
-        if rows:
-            caption = f"Constants at each noise level, {name}"
-            section.folded("Constants at each noise level", _page_table(caption, _CONSTANTS, rows))
-    page.section("Run it again").code("make lab")
-    return page.write(folder / "truth-lab.html")
-
-
-def _page_table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Makes a table of texts, with a caption for those who cannot see it."""
-    columns = [Head(head, words=True) for head in heads]
-    return Table(columns, [Line([Cell(text) for text in row]) for row in rows], caption=caption)
+    parts = ["# Truth lab", _table(("density", "question", "answer"), summary(results))]
+    for toy, group in _by_toy(results).items():
+        parts += [f"## {toy}", _table(_SEEDS, map(_seed_row, group))]
+        parts += [f"- seed {r.seed}: ${part}$" for r in group for part in r.formula]
+        if rows := _constant_rows(group):
+            parts.append(_table(_CONSTANTS, rows))
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    constants_figure(results).savefig(folder / "figures" / "constants.png")
+    content = [finite({**asdict(result), "worst": result.worst}) for result in results]
+    write_json(folder / "truth-lab.json", content)
+    write_text(folder / "truth-lab.md", "\n\n".join(parts) + "\n")
+    return folder / "truth-lab.md"

@@ -14,7 +14,6 @@ const PAGES = {
   pictures: "report.html",
   explanation: "explanation.html",
   table: "tables.html",
-  lab: "truth-lab.html",
 };
 const LEAST_LETTERS = 8.9;
 const MOST_COLUMNS = 6;

@@ -11,39 +11,26 @@ STEPS = np.array([0, 3, 31, 64, 98, 99])
 NETWORKS = mixed_networks()
 
 
-def on_levels(points):
-    return points.numpy()[None].repeat(len(STEPS), 0)
-
-
-def test_a_combination_is_the_prediction_at_every_level():
-    points, _ = batch()
-    for name, denoiser in NETWORKS.items():
-        parts = compose(denoiser, STEPS)
-        found = np.stack([part.values(on_levels(points)) for part in parts], -1)
-        with torch.no_grad():
-            expected = np.stack([denoiser(points, int(step)).sample.numpy() for step in STEPS])
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=name)
-        if not any(edge.kind == CURVE for edge in denoiser.edges):
-            assert all(part.is_complete for part in parts)
-
-
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-def test_the_score_is_that_of_the_process(prediction_type):
+def test_a_combination_is_the_score_of_the_prediction_at_every_level(prediction_type):
     process = get_process("cosine").model_copy(
         update={"prediction_type": prediction_type, "num_timesteps": T}
     )
     alpha, sigma = (level[torch.from_numpy(STEPS)] for level in process.levels())
     points, _ = batch()
+    x = points.numpy()[None].repeat(len(STEPS), 0)
     for name, denoiser in NETWORKS.items():
         scores = score_of(compose(denoiser, STEPS), process, alpha.numpy(), sigma.numpy())
-        found = np.stack([score.values(on_levels(points)) for score in scores], -1)
+        values = np.stack([score.values(x) for score in scores], -1)
         for number, step in enumerate(STEPS):
             levels = alpha[number].reshape(1, 1), sigma[number].reshape(1, 1)
             with torch.no_grad():
                 prediction = denoiser(points, int(step)).sample
             expected = -(process.predicted_noise(prediction, points, *levels) / levels[1]).numpy()
             atol = 1e-5 / float(levels[1])
-            np.testing.assert_allclose(found[number], expected, rtol=1e-5, atol=atol, err_msg=name)
+            np.testing.assert_allclose(values[number], expected, rtol=1e-5, atol=atol, err_msg=name)
+        if not any(edge.kind == CURVE for edge in denoiser.edges):
+            assert all(score.is_complete for score in scores)
 
 
 def test_what_time_alone_gives_is_no_atom():

@@ -1,6 +1,6 @@
 import json
+import re
 
-import numpy as np
 import pytest
 import sympy
 import torch
@@ -10,15 +10,19 @@ from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.denoisers.formula import FormulaDenoiser, formula_denoiser
 from kan_diffusion.denoisers.library import get_functions
 from kan_diffusion.denoisers.readable import ReadableDenoiser
-from kan_diffusion.formulas.context import make_context
 from kan_diffusion.formulas.explain import (
+    Explained,
     ExplainOptions,
+    Stage,
     StageJudge,
     explain_run,
     influences,
+    outcome,
     remove_stages,
 )
-from kan_diffusion.formulas.match import SearchOptions
+from kan_diffusion.formulas.levels import LevelSearch
+from kan_diffusion.formulas.match import EdgeReport, SearchOptions
+from kan_diffusion.processes import get_process
 from kan_diffusion.report.gather import runs_contents
 from kan_diffusion.report.study import write_report
 from kan_diffusion.study.config import EvaluationConfig
@@ -32,7 +36,7 @@ from networks import network
 X = sympy.Symbol("x0", real=True)
 POINTS = torch.linspace(-2, 2, 50)[:, None]
 BUDGET = SearchOptions(
-    library=get_functions(["linear", "tanh"]), seconds=2.0, steps=20, candidates=1, tolerance=0.05
+    library=get_functions(["linear", "tanh"]), steps=20, candidates=1, tolerance=0.05
 )
 
 
@@ -45,44 +49,41 @@ def run(runs):
 def test_a_network_is_looked_at_as_it_is(run, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     options = ExplainOptions(prune=None, num_samples=0, levels=(10, 700))
-    explanation, explained = explain_run(run, tmp_path / "out", options, command="again")
+    explanation = explain_run(run, tmp_path / "out", options, command="again")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-    assert list(explained.stages()) == ["network"]
-    _, pipeline = load_run(run)
-    expected = pipeline.denoiser(POINTS, 300).sample
-    torch.testing.assert_close(explained.network(POINTS, 300).sample, expected)
+    ((name, network),) = explanation.stages.items()
+    expected = load_run(run)[1].denoiser(POINTS, 300).sample
+    torch.testing.assert_close(network(POINTS, 300).sample, expected)
     written = json.loads((tmp_path / "out" / "formulas.json").read_text())
-    (standing,) = written["standings"]
-    assert standing["name"] == "network"
-    assert standing["loss"] - standing["floor"] > 0
-    assert (standing["edges"], standing["metrics"]) == (len(explained.network.edges), {})
-    assert (written["score"], written["edges"], written["levels"]) == (None, [], [])
+    (stage,) = written["standings"]
+    assert stage["name"] == name == "network"
+    assert stage["loss"] - stage["floor"] > 0
+    assert (stage["edges"], stage["metrics"]) == (len(network.edges), {})
+    assert (written["score"], written["edges"], written["sentences"]) == (None, [], [])
     assert [level.timestep for level in explanation.network.levels] == [10, 700]
     assert explanation.command == "again"
-    assert not explanation.samples
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["formulas.json"]
 
 
 @pytest.fixture(scope="module")
-def found(run, tmp_path_factory):
+def explained(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("explained")
-    told = []
-    options = ExplainOptions(search=BUDGET, tune_steps=20, level_seconds=2.0)
-    explanation, explained = explain_run(run, out, options, on_progress=lambda *a: told.append(a))
-    return out, explanation, explained, told
+    said = []
+    options = ExplainOptions(search=BUDGET, tune_steps=20, seconds=4.0)
+    return out, explain_run(run, out, options, on_progress=lambda *a: said.append(a)), said
 
 
-def test_each_stage_is_a_run(found):
-    out, explanation, explained, told = found
-    names = list(explained.stages())
+def test_each_stage_is_a_run(explained):
+    out, explanation, said = explained
+    names = list(explanation.stages)
     assert names[:3] == ["network", "simplified", "with formulas"]
-    assert [standing.name for standing in explanation.standings] == names
-    assert [what for phase, what, _ in told if phase == "judging"] == names
-    phases = list(dict.fromkeys(phase for phase, _, _ in told))
-    assert phases[:3] == ["pruning", "lines", "edges"]  # no curve may be left for formulas
+    assert [stage.name for stage in explanation.standings] == names
+    assert [what for phase, what, _ in said if phase == "judging"] == names
+    phases = list(dict.fromkeys(phase for phase, _, _ in said))
+    assert phases[:2] == ["pruning", "lines"]  # the time may be over for edges and formulas
     assert phases[-2:] == ["judging", "looking"]
-    assert all(0 <= done <= 1 for _, _, done in told)
-    for name, denoiser in list(explained.stages().items())[1:]:
+    assert all(0 <= done <= 1 for _, _, done in said)
+    for name, denoiser in list(explanation.stages.items())[1:]:
         folder = out / name.replace(" ", "-")
         config, pipeline = load_run(folder)
         assert config.model.name.endswith(f", {name}")
@@ -93,13 +94,12 @@ def test_each_stage_is_a_run(found):
         row, used = evaluate_run(folder)
         assert "oracle is exact" in used
         assert row["excess"] > 0
-    assert all(0 < len(drawn) <= 1000 for drawn in explanation.samples.values())
-    assert list(explanation.samples) == ["real", *names]
+        assert len(load_points(folder / SAMPLES)) > 0
 
 
-def test_stages_stand_beside_their_network_in_a_report(run, found, tmp_path):
-    out, explanation, explained, _ = found
-    names = [name for name in explained.stages() if name != "network"]
+def test_stages_stand_beside_their_network_in_a_report(run, explained, tmp_path):
+    out, explanation, _ = explained
+    names = [name for name in explanation.stages if name != "network"]
     folders = [run, *(out / name.replace(" ", "-") for name in names)]
     contents = runs_contents(read_runs(folders), "again")
     excess = dict(zip(contents.results.rows["name"], contents.results.rows["excess"], strict=True))
@@ -114,33 +114,54 @@ def test_stages_stand_beside_their_network_in_a_report(run, found, tmp_path):
     assert f"readable KAN, {names[-1]}" in page
 
 
-def test_what_is_written_is_what_was_found(found):
-    out, explanation, explained, _ = found
+def test_what_is_written_is_what_was_found(explained):
+    out, explanation, _ = explained
     written = json.loads((out / "formulas.json").read_text())
     assert written["sentences"] == list(explanation.sentences)
-    assert len(written["edges"]) == len(explained.edges) == len(explained.simplified.edges)
-    for standing in written["standings"]:
-        assert standing["metrics"]["energy"] > 0
-        assert standing["excess"] > 0
-    namespace = {}
-    exec((out / "network.py").read_text(), namespace)
-    with torch.no_grad():
-        expected = explained.with_formulas(POINTS, 300).sample.numpy()
-    found_ = namespace["prediction"](POINTS.double().numpy(), 300)
-    np.testing.assert_allclose(found_, expected, atol=1e-4, rtol=1e-4)
+    assert len(written["edges"]) == len(explanation.stages["with formulas"].edges)
+    for stage in written["standings"]:
+        assert stage["metrics"]["energy"] > 0
+        assert stage["excess"] > 0
+    formula = explanation.stages.get("formula")
+    assert (formula is None) == (written["score"] is None) == (not (out / "formula.py").exists())
 
 
 def test_too_many_edges_get_no_formulas(run, tmp_path):
-    told = []
-    search = SearchOptions(max_edges=1)
-    options = ExplainOptions(prune=0.0, search=search, tune_steps=1, num_samples=0)
-    explanation, explained = explain_run(
-        run, tmp_path, options, on_progress=lambda _, what, __: told.append(what)
-    )
-    assert list(explained.stages()) == ["network", "simplified"]
-    (reason,) = [what for what in told if "more than 1" in what]
-    assert "with prune" in reason
-    assert f"{reason}." in explanation.sentences
+    options = ExplainOptions(prune=0.0, max_edges=1, tune_steps=1, num_samples=0)
+    explanation = explain_run(run, tmp_path, options)
+    assert list(explanation.stages) == ["network", "simplified"]
+    assert "more than 1" in explanation.sentences[0]
+    assert "sparsify" in explanation.sentences[0]
+
+
+def _edge(kind, r2, reason=""):
+    return EdgeReport("x0", "h1.0", kind, False, r2, "", reason, 1)
+
+
+@pytest.mark.parametrize(
+    ("edges", "levels", "words"),
+    [
+        ([_edge("curve", 0.8, "below"), _edge("tanh", 1.0)], (None, True),
+         "There is no short formula, as a complete search says: 1 of 2 .* 0.800"),
+        ([_edge("curve", None, "not tried")], (None, True),
+         "The search was not finished: 1 of 1 edges .* give it more seconds"),
+        ([_edge("tanh", 1.0)], (None, True), "no short formula, as a complete search says: every"),
+        ([_edge("tanh", 1.0)], (None, False), "The search was not finished: .* seconds"),
+        ([_edge("tanh", 1.0)], None, "For flow matching there is no search"),
+        ([_edge("tanh", 1.0)], (-X, True), "One formula .* the score of a normal distribution"),
+        ([_edge("tanh", 1.0)], (sympy.tanh(X), True), "One formula .* 153 parameters.$"),
+    ],
+)  # fmt: skip
+def test_an_explanation_says_whether_there_is_no_formula_or_the_search_was_not_finished(
+    edges, levels, words
+):
+    stages = dict.fromkeys(("network", "simplified", "with formulas"))
+    if levels is not None and levels[0] is not None:
+        stages["formula"] = formula_denoiser([levels[0]], {}, get_process("cosine"))
+    scores = {name: Stage(name, 4, 153, 0.5, None, None) for name in stages}
+    search = levels and LevelSearch(stages.get("formula"), levels[1])
+    said = outcome(Explained(stages, tuple(edges), search), scores, ExplainOptions())
+    assert re.search(words, said)
 
 
 def test_networks_without_edges_to_read_and_levels_that_are_none_are_refused(runs, run, tmp_path):
@@ -156,48 +177,42 @@ def test_networks_without_edges_to_read_and_levels_that_are_none_are_refused(run
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture(scope="module")
-def judge(run):
-    """A judge of stages of the run, and a function that has it judge a formula."""
+@pytest.fixture
+def judge(run, tmp_path):
+    """A judge of stages of the run."""
     config, pipeline = load_run(run)
     evaluation = EvaluationConfig(num_noised=200, num_samples=50, num_real_pairs=1, num_drawn=5)
     config = config.model_copy(update={"evaluation": evaluation})
     dataset = load_dataset(config.data, 0, 0)
     shared = task_of(config.data).reference(dataset, config.process, evaluation, 0)
-    made = StageJudge(config, pipeline, make_context(dataset, config.process, 0), shared)
-    return made, lambda score: made.judge("formula", formula_denoiser([score], {}, config.process))
+    return StageJudge(config, pipeline, dataset, shared, tmp_path)
 
 
-def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path):
-    judge_, judged = judge
-    good = judged(-X)
-    assert good.standing.trouble == ""
-    assert good.standing.metrics["energy"] > 0
-    judge_.save(good, tmp_path)
-    assert len(load_points(tmp_path / "formula" / SAMPLES)) == 50
+def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge):
+    out, process = judge.out, judge.config.process
+    good = judge.judge("formula", formula_denoiser([-X], {}, process))
+    assert good.trouble == ""
+    assert good.metrics["energy"] > 0
+    assert len(load_points(out / "formula" / SAMPLES)) == 50
     # Only stages are removed.
-    (tmp_path / "formula").rename(tmp_path / "simplified")
-    (tmp_path / "with-formulas").mkdir()
-    remove_stages(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["simplified", "with-formulas"]
-    bad = judged(X**5)
-    assert "became infinite or NaN" in bad.standing.trouble
-    assert bad.standing.metrics == {}
+    (out / "formula").rename(out / "simplified")
+    (out / "with-formulas").mkdir()
+    remove_stages(out)
+    assert sorted(path.name for path in out.iterdir()) == ["simplified", "with-formulas"]
+    bad = judge.judge("formula", formula_denoiser([X**5], {}, process))
+    assert "became infinite or NaN" in bad.trouble
+    assert bad.metrics == {}
     # Numbers that do not need samples are there, in as much detail.
-    assert bad.row["excess"] > good.row["excess"] > 0
-    assert (bad.standing.loss, bad.standing.floor) == (bad.row["heldout_loss"], bad.row["floor"])
-    assert len(bad.levels) == judge_.config.evaluation.num_levels
-    judge_.save(bad, tmp_path)
-    contents = runs_contents(read_runs([tmp_path / "formula"]), "")
+    contents = runs_contents(read_runs([out / "formula"]), "")
     assert contents.samples == {}
-    assert contents.results.rows["excess"].tolist() == [bad.row["excess"]]
-
-
-def test_a_likelihood_that_is_no_number_is_left_out(judge):
-    # It can be sampled, but the flow from data to noise leaves every bound.
-    stage = judge[1](-X - X**3 / 5)
-    assert (stage.standing.trouble, stage.row["nll"]) == ("", None)
-    assert stage.standing.metrics["energy"] > 0
+    assert contents.results.rows["excess"].tolist() == [bad.excess]
+    assert bad.excess > good.excess > 0
+    assert len(contents.excess_by_level) == judge.config.evaluation.num_levels
+    # Of one that can be sampled, but whose flow from data to noise leaves every bound:
+    stage = judge.judge("formula", formula_denoiser([-X - X**3 / 5], {}, process))
+    assert stage.trouble == ""
+    assert stage.metrics["energy"] > 0
+    assert "nll" not in stage.metrics
 
 
 def _reach(*layers, **settings):

@@ -22,9 +22,9 @@ def test_a_formula_may_have_no_constants():
     context = context_of(process_of("epsilon"), normal, 20_000, effort="quick")
     edges = [[(0, 0, "linear", False)]] * 2
     denoiser = network(edges, [1], data_dim=1, num_train_timesteps=200, modulated=True)
-    made = formula_over_levels(denoiser, context, tolerance=100.0)
-    assert made is not None
-    assert [str(expression) for expression in made.expressions()] == ["-x0"]
+    formula, _ = formula_over_levels(denoiser, context, tolerance=100.0)
+    assert formula is not None
+    assert [str(expression) for expression in formula.expressions()] == ["-x0"]
 
 
 def test_no_formula_is_better_than_a_bad_one():
@@ -34,7 +34,7 @@ def test_no_formula_is_better_than_a_bad_one():
     curved = denoiser.with_edges(
         [e._replace(kind="curve", has_slope=False) for e in denoiser.edges]
     )
-    assert formula_over_levels(curved, context, tolerance=1e9) is None
+    assert formula_over_levels(curved, context, tolerance=1e9) == (None, True)
 
 
 def test_forms_are_their_expressions():

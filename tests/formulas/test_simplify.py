@@ -1,4 +1,5 @@
 import copy
+import time
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import NonFiniteLossError
 from kan_diffusion.formulas.context import Context, make_context
 from kan_diffusion.formulas.match import SearchOptions, find_formulas, match_curve
-from kan_diffusion.formulas.simplify import drop_idle, prune, prune_in_rounds, straighten
+from kan_diffusion.formulas.simplify import drop_idle, prune, straighten
 from kan_diffusion.processes import get_process
 from networks import batch, kan, network
 
@@ -149,11 +150,10 @@ def test_rounds_of_pruning_end_when_nothing_is_below():
     denoiser = _with_weak_edges()
     context = _context(denoiser)
     lines, tell = _lines()
-    pruned = prune_in_rounds(denoiser, context, 0.05, rounds=5, on_progress=tell)
+    pruned = prune(denoiser, context, 0.05, 5, tell)
     assert context.tunings == 2
     assert lines == ["round 1: 7 edges to 4", "round 2: 4 edges to 4"]
     assert len(pruned.edges) == 4
-    assert prune_in_rounds(denoiser, context, 0.05, rounds=0) is denoiser
 
 
 # Straightening
@@ -246,8 +246,8 @@ def test_formulas_are_found_where_there_are_any():
     denoiser = _with_formulas()
     context = _context(denoiser)
     lines, tell = _lines()
-    found = find_formulas(denoiser, context, SearchOptions(**QUICK), tell)
-    by_name = {(edge.source, edge.target): edge for edge in found.edges}
+    changed, edges = find_formulas(denoiser, context, SearchOptions(**QUICK), on_progress=tell)
+    by_name = {(edge.source, edge.target): edge for edge in edges}
     tanh = by_name["x0", "h1.0"]
     assert (tanh.kind, tanh.has_slope, tanh.complexity, tanh.reason) == ("tanh", False, 3, "")
     assert tanh.r2 > 0.999
@@ -258,24 +258,24 @@ def test_formulas_are_found_where_there_are_any():
     assert wiggly.r2 < 0.99
     assert wiggly.best in LIBRARY
     assert "below 0.99" in wiggly.reason
-    assert found.num_curves == 1
-    assert context.loss(found.denoiser) <= QUICK["tolerance"]
+    assert [edge.kind for edge in edges].count(CURVE) == 1
+    assert context.loss(changed) <= QUICK["tolerance"]
     assert len(lines) == 4
     assert {edge.kind for edge in denoiser.edges} == {CURVE}
-    (edge,) = (edge for edge in found.denoiser.edges if edge.kind == "tanh")
-    _, a, _, c, _ = found.denoiser.kan_layers[0].formula_of(edge)
+    (edge,) = (edge for edge in changed.edges if edge.kind == "tanh")
+    _, a, _, c, _ = changed.kan_layers[0].formula_of(edge)
     assert (abs(a), abs(c)) == pytest.approx((1.2, 1.4), rel=2e-2)
 
 
 def test_a_match_below_the_least_share_is_refused_even_where_the_loss_allows_it():
     denoiser = _with_formulas()
     options = SearchOptions(**{**QUICK, "tolerance": 1e9}, min_r2=1.1, library=FEW)
-    found = find_formulas(denoiser, _context(denoiser), options)
-    assert found.num_curves == 4
-    for edge in found.edges:
+    changed, edges = find_formulas(denoiser, _context(denoiser), options)
+    assert len(edges) == 4
+    for edge in edges:
         assert "below 1.1" in edge.reason
         assert float(edge.reason.partition("R² ")[2].split(",")[0]) <= edge.r2  # not rounded up
-    assert found.denoiser is denoiser
+    assert changed is denoiser
 
 
 def test_a_match_that_raises_the_loss_is_refused_with_the_one_that_was_tried():
@@ -284,30 +284,25 @@ def test_a_match_that_raises_the_loss_is_refused_with_the_one_that_was_tried():
     options = SearchOptions(**QUICK, min_r2=-10.0, library=library, candidates=1)
     context = _context(denoiser)
     importance = context.importance(denoiser)
-    found = find_formulas(denoiser, context, options)
-    refusals = [(e, r) for e, r in zip(found.denoiser.edges, found.edges, strict=True) if r.reason]
+    changed, edges = find_formulas(denoiser, context, options)
+    refusals = [(e, r) for e, r in zip(changed.edges, edges, strict=True) if r.reason]
     assert {report.source for _, report in refusals} >= {"x0", "h1.1"}
     for edge, report in refusals:
         cheapest, *_ = match_curve(*importance.samples(edge), library)
         assert (report.best, report.r2) == (cheapest.name, pytest.approx(cheapest.r2, abs=1e-3))
         assert f"that was tried, {cheapest.name}," in report.reason
         assert "the loss rises by more than 0.0001" in report.reason
-    assert context.loss(found.denoiser) <= QUICK["tolerance"]
+    assert context.loss(changed) <= QUICK["tolerance"]
 
 
-def test_complexity_time_and_number_of_edges_are_limited():
+def test_curves_that_are_not_reached_in_the_time_stay_and_say_so():
     denoiser = _with_formulas()
-    options = SearchOptions(**{**QUICK, "tolerance": 1e9}, max_complexity=2, min_r2=-10.0)
-    found = find_formulas(denoiser, _context(denoiser), options)
-    assert {edge.kind for edge in found.edges} <= {"linear", "square", "abs"}
-    assert max(edge.complexity for edge in found.edges) <= 2
     context = _context(denoiser)
-    found = find_formulas(denoiser, context, SearchOptions(**QUICK, seconds=0.0))
-    assert (found.num_curves, context.tunings) == (4, 0)
-    assert {edge.reason for edge in found.edges} == {"the time budget of 0 s was over"}
-    message = "has 4 edges, and formulas are looked for in at most 3: prune it first .* max_edges"
-    with refused(message):
-        find_formulas(denoiser, context, SearchOptions(max_edges=3))
+    _, edges = find_formulas(denoiser, context, SearchOptions(**QUICK), time.monotonic())
+    assert context.tunings == 0
+    assert [edge.reason for edge in edges] == ["not tried: the time budget was over"] * 4
+    assert straighten(denoiser, context, 1e-6, time.monotonic()) is denoiser
+    assert drop_idle(denoiser, context, 1e9, time.monotonic()) is denoiser
 
 
 def test_an_edge_that_gives_a_constant_becomes_one():
@@ -315,9 +310,9 @@ def test_an_edge_that_gives_a_constant_becomes_one():
         {(0, 0, 0): lambda x: x, (0, 1, 1): lambda x: x, (0, 1, 0): lambda x: 0 * x + 1.5}, []
     )
     context = _context(denoiser)
-    found = find_formulas(denoiser, context, SearchOptions(**QUICK, library=FEW))
-    assert [edge.place for edge in found.denoiser.edges] == [(0, 0, 0), (0, 1, 1)]
-    assert context.loss(found.denoiser) < 1e-6
+    changed, _ = find_formulas(denoiser, context, SearchOptions(**QUICK, library=FEW))
+    assert [edge.place for edge in changed.edges] == [(0, 0, 0), (0, 1, 1)]
+    assert context.loss(changed) < 1e-6
 
 
 # Contexts
@@ -348,8 +343,6 @@ def test_fine_tuning_lowers_the_loss_and_draws_other_points_each_time():
     points, steps = batch()
     points = points.float()
     assert not torch.equal(first(points, steps).sample, second(points, steps).sample)
-    scores = context.scores(first)
-    assert scores.excess == pytest.approx(scores.heldout_loss - scores.floor, abs=0.2)
     with torch.no_grad():
         first.kan_layers[0].bias.fill_(float("nan"))
     assert context.loss(first) == float("inf")

@@ -8,17 +8,11 @@ import torch
 from matplotlib.mathtext import MathTextParser
 
 from helpers import randn
+from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.denoisers.formula import formula_denoiser
 from kan_diffusion.denoisers.library import LIBRARY
-from kan_diffusion.formulas.writing import (
-    formula_program,
-    network_program,
-    noise_latex,
-    score_latex,
-    tidy,
-)
+from kan_diffusion.formulas.writing import formula_program, noise_latex, score_latex, tidy
 from kan_diffusion.processes import get_process
-from networks import batch, mixed_networks
 
 X, Y, ALPHA, SIGMA = sympy.symbols("x0 x1 alpha sigma", real=True)
 C = sympy.symbols("c0:4", real=True)
@@ -34,17 +28,6 @@ def _run(program):
     with np.errstate(all="raise", under="ignore"):
         exec(compile(program, "program", "exec"), namespace)
     return namespace
-
-
-def test_a_program_predicts_what_its_network_predicts():
-    points, steps = batch()
-    for name, denoiser in mixed_networks().items():
-        if name == "no edge":
-            continue
-        prediction = _run(network_program(denoiser, "a network"))["prediction"]
-        expected = denoiser(points, steps).sample.detach().numpy()
-        found = prediction(points.numpy(), steps.numpy())
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 FORMULAS = {
@@ -69,7 +52,8 @@ def _formula(name):
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_formulas_program_has_its_numbers(name):
     formula = _formula(name)
-    program = _run(formula_program(formula, name))
+    program = _run(formula_program(formula, name, [CoordinateMap("x")] * formula.data_dim))
+    assert "coordinates" not in program
     x = randn(50, formula.data_dim)
     angle = torch.linspace(0.1, 1.5, 50, dtype=torch.float64)
     for alpha, sigma in ((angle.cos(), angle.sin()), (angle.cos()[20:21], angle.sin()[20:21])):
@@ -83,11 +67,15 @@ def test_a_formulas_program_has_its_numbers(name):
             np.testing.assert_allclose(noise, -s[:, None] * expected, rtol=1e-12, atol=1e-12)
 
 
-def test_a_title_is_never_code():
-    program = formula_program(_formula("linear"), HOSTILE)
-    _run(program)
-    title = ast.get_docstring(ast.parse(program))
-    assert "import os; os.abort()" in title.splitlines()[0]
+def test_titles_and_names_are_never_code():
+    maps = [CoordinateMap.standardised(HOSTILE, 2.0, 0.5), CoordinateMap.standardised("y", -1, 3)]
+    written = formula_program(_formula("linear"), HOSTILE, maps)
+    program = _run(written)
+    title, *_, first, _ = ast.get_docstring(ast.parse(written)).splitlines()
+    assert "import os; os.abort()" in title
+    assert "import os; os.abort()" in first
+    z, slopes = program["coordinates"]([[3.0, 5.0]])
+    assert (z.tolist(), slopes.tolist()) == ([[2.0, 2.0]], [[2.0, 1 / 3]])
 
 
 def test_tidy_keeps_values_to_its_digits():

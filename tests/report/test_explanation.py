@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 
 from html_page import Page
-from kan_diffusion.formulas.explain import LevelFormula
 from kan_diffusion.report.explanation import write_explanation
 from kan_diffusion.report.explanation.data import page_data
 from kan_diffusion.report.explanation.diagram import make_layout
 from kan_diffusion.report.explanation.looks import fading
-from made_explanation import LEVELS, make_explanation, make_score, make_view
+from made_explanation import make_explanation, make_score, make_view
 
 
 @pytest.fixture(scope="module")
 def explanation():
-    return make_explanation(reverse={"network": np.random.default_rng(0).normal(size=(11, 9, 2))})
+    return make_explanation()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def test_figures_lie_beside_the_page_as_png_and_svg(tmp_path):
     made = make_explanation(1, score=make_score(1), **few)
     page = Page(write_explanation(made, tmp_path).read_text(encoding="utf-8"))
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    stems = ["network", "curves", "contributions", "score", "samples"]
+    stems = ["network", "curves", "score"]
     assert names == {f"{stem}.{ending}" for stem in stems for ending in ("png", "svg")}
     assert len(page.pictures) == len(stems)
     assert not any("could not be drawn" in part for part in page.text)
@@ -115,20 +114,15 @@ def test_the_page_says_what_was_found(page, explanation):
     assert "−0.5 x" in edges[1][2]
 
 
-def test_formulas_are_pictures_with_their_source_and_those_of_a_level_are_text(page, tmp_path):
+def test_formulas_are_pictures_with_their_source(page):
     assert sum(name.startswith("Coordinate") for name in page.pictures) == len(page.pictures) == 2
     assert sum(part.startswith("s_{") for part in page.text) == 2
-    cases, bounds = r"\begin{cases} 1 & x \end{cases}", np.array([[-2.0, 2.5]])
-    level = LevelFormula(LEVELS[1], (cases,), bounds, 0.0321)
-    made = make_explanation(1, formula=None, level_formulas=(level,))
-    text = write_explanation(made, tmp_path, figures=False).read_text(encoding="utf-8")
-    assert "from −2.00 to 2.50" in " ".join(Page(text).text)
 
 
 def test_only_what_there_is_is_shown_and_an_oracle_is_exact_only_where_it_is(tmp_path, text):
     made = make_explanation(
         simplified=None, readable=None, edges=(), standings=(), sentences=(), formula=None,
-        samples={}, score=make_score(2, exact=False),
+        score=make_score(2, exact=False),
     )  # fmt: skip
     less = write_explanation(made, tmp_path, figures=False).read_text(encoding="utf-8")
     page = Page(less)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kan_diffusion.formulas.explain import Explanation, Standing
+from kan_diffusion.formulas.explain import Explanation, Stage
 from kan_diffusion.formulas.match import EdgeReport
 from kan_diffusion.formulas.views import EdgeCurve, EdgeView, LevelView, NetworkView, ScoreView
 
@@ -35,13 +35,11 @@ def make_view(widths=(2, 2, 2), time_inputs=0, points=9):
                         tuple(curves),
                     )
                 )  # fmt: skip
-    shares = np.outer(1 + np.arange(len(LEVELS)), 1 + np.arange(widths[0])).astype(float)
     return NetworkView(
         units=tuple(tuple(layer) for layer in names),
         num_point_inputs=widths[0] - time_inputs,
         levels=LEVELS,
         edges=tuple(edges),
-        input_by_level=shares,
     )
 
 
@@ -61,7 +59,6 @@ def make_score(dim=2, exact=True, names=("network",)):
 
 def make_explanation(dim=2, **changes):
     """A whole explanation; ``changes`` are fields to set."""
-    rng = np.random.default_rng(1)
     readable = make_view((dim, 2, dim))
     reports = tuple(
         EdgeReport(
@@ -87,15 +84,10 @@ def make_explanation(dim=2, **changes):
         "readable": readable,
         "edges": reports,
         "standings": (
-            Standing("network", 12, 1300, 0.61, 0.6, 0.01, metrics, real),
-            Standing("formula", None, 9, 0.65, 0.6, 0.05),
+            Stage("network", 12, 1300, 0.61, 0.6, 0.01, metrics, real),
+            Stage("formula", None, 9, 0.65, 0.6, 0.05),
         ),
         "sentences": ("Two edges are enough.",),
         "formula": tuple(rf"- 1.5 x_{{{i}}} + \tanh{{\left(x_{{0}} \right)}}" for i in range(dim)),
-        "level_formulas": (),
-        "samples": {
-            "real": rng.normal(size=(200, dim)),
-            "network": rng.normal(size=(200, dim)),
-        },
     }
     return Explanation(**(fields | changes))

@@ -114,7 +114,7 @@ _add(
     "`kan-diffusion train two-modes --family readable-kan --params 153 --sparsify 0.001 --out "
     "runs/two-modes`, then",
     "`kan-diffusion explain runs/two-modes`: pictures, formulas, programs",
-    "`kan-diffusion explain runs/mine --prune 0.1 --library linear,tanh,sin --max-complexity 4`",
+    "`kan-diffusion explain runs/mine --library linear,tanh,sin --seconds 60`",
     "`kan-diffusion explain runs/mine --no-simplify`: look at the network as it is",
     "`kan-diffusion sample runs/two-modes/explanation/formula`: sample from the formula",
 )

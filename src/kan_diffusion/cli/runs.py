@@ -92,6 +92,7 @@ def train(
     columns: Annotated[str | None, _TABLES] = None,
     missing: Annotated[str | None, _TABLES] = None,
     thousands: Annotated[str | None, _TABLES] = None,
+    scaling: Annotated[str | None, _TABLES] = None,
     without: Annotated[str | None, _TABLES] = None,
     describe: Annotated[bool, Switch, _DATA] = False,
     seed: int = 0,
@@ -118,6 +119,8 @@ def train(
         columns: Kinds of columns: zip=category,day=date:%m/%d/%Y; found by default.
         missing: Words for gaps in a text file, such as '?,unknown'.
         thousands: Mark of thousands in the numbers of a text file, such as ','.
+        scaling: What numbers become: normal, their normal scores, or standard, (x - mean) / std, of
+            which formulas can be read; standard for readable-kan where it is left out.
         without: Rules of a table that rows need not keep, such as 'start<=end,a+b=c'.
         describe: Show the kinds of the columns, or what pictures there are, and train nothing.
         seed: Seed of all randomness.
@@ -135,6 +138,7 @@ def train(
         kinds=_kinds(columns),
         missing=listed(missing),
         thousands=thousands,
+        scaling=scaling,
         without=listed(without),
         holdout=holdout,
         size=size,
@@ -421,15 +425,9 @@ def explain(
     /,
     *,
     simplify: bool = True,
-    prune: Annotated[float, within(0)] = 0.05,
-    formulas: bool = True,
     library: str | None = None,
-    min_r2: Annotated[float, within(None, 1)] = 0.99,
-    max_complexity: Annotated[int | None, within(1)] = None,
     tolerance: Annotated[float, within(0)] = 1e-3,
-    max_edges: Annotated[int, within(1)] = 64,
     seconds: Annotated[float, within(1, MOST_SECONDS)] = 600.0,
-    levels: str | None = None,
     num: Annotated[int, within(0, MOST_POINTS)] = 5000,
     out: Path | None = None,
     modules: Modules = None,
@@ -438,16 +436,10 @@ def explain(
 
     Args:
         simplify: Prune and straighten edges, and look for formulas.
-        prune: Edges with less attribution than this are removed.
-        formulas: Look for formulas.
         library: Functions to try, such as linear,tanh,sin; package.module:NAME for your own; all
             where it is left out.
-        min_r2: Held-out R² below which a match is refused.
-        max_complexity: Highest complexity of a function: 1 is a line.
         tolerance: By how much the loss may rise, stage by stage.
-        max_edges: Networks with more edges get no formulas.
-        seconds: Seconds that the search for formulas may take.
-        levels: Timesteps to look at, such as 50,300,800; six noise levels where it is left out.
+        seconds: Seconds that the whole search may take.
         num: Points to generate from each stage; 0 for none.
         out: Folder to write; explanation in the run's folder where it is left out.
     """
@@ -457,36 +449,24 @@ def explain(
     from kan_diffusion.cli.progress import show_phases
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
     from kan_diffusion.files import inside, require_writable
-    from kan_diffusion.formulas.explain import ExplainOptions, explain_run, explainable_trials
+    from kan_diffusion.formulas.explain import ExplainOptions, explain_run
     from kan_diffusion.formulas.match import SearchOptions
     from kan_diffusion.report.explanation import write_explanation
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
     without_bars()
-    if (run / "study.yaml").is_file() and (trials := explainable_trials(run)):
-        TextConsole().say(f"'{run}' is a study; explain one of its trials:")
-        for trial, config in trials.items():
-            TextConsole().say(f"kan-diffusion explain {shlex.quote(str(trial))}  # {config.label}")
-        raise SystemExit(1)
     names = listed(library)
+    functions = dict(LIBRARY) if names is None else get_functions(names, importing=True)
     options = ExplainOptions(
-        prune=prune if simplify else None,
-        formulas=formulas,
-        search=SearchOptions(
-            library=dict(LIBRARY) if names is None else get_functions(names, importing=True),
-            min_r2=min_r2,
-            max_complexity=max_complexity,
-            tolerance=tolerance,
-            max_edges=max_edges,
-            seconds=seconds,
-        ),
-        levels=None if levels is None else _timesteps(levels),
+        prune=ExplainOptions.prune if simplify else None,
+        search=SearchOptions(library=functions, tolerance=tolerance),
+        seconds=seconds,
         num_samples=num,
     )
     folder = out or inside(run, "explanation")
     require_writable(folder)
     with show_phases(f"explaining {run}") as on_progress:
-        explanation, _ = explain_run(
+        explanation = explain_run(
             run, folder, options, command=command_line(), on_progress=on_progress
         )
         on_progress("drawing", "pictures and page", 0.0)
@@ -513,12 +493,3 @@ def _kinds(text: str | None) -> dict[str, str] | None:
             raise KanDiffusionError(f"--columns names '{name}' twice; keep one of its kinds")
         kinds[name] = kind.strip()
     return kinds
-
-
-def _timesteps(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError as error:
-        raise KanDiffusionError(
-            f"--levels '{text}' is not a list of timesteps such as 50,300,800"
-        ) from error

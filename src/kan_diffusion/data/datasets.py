@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.randomness import torch_generator
@@ -58,6 +59,12 @@ class Dataset:
     def dim(self) -> int:
         """Number of coordinates of a point, or of values of another sample."""
         return math.prod(self.shape)
+
+    @property
+    def maps(self) -> tuple[CoordinateMap, ...]:
+        """How each coordinate of a point follows from the data."""
+        units = zip(self.columns, self.standardizer.mean, self.standardizer.scale, strict=True)
+        return tuple(CoordinateMap.standardised(*unit) for unit in units)
 
     @property
     def oracle(self) -> OracleKind:

@@ -102,6 +102,10 @@ class Source(Settings):
         """Returns a copy that holds out as much as suits a comparison."""
         return self
 
+    def for_reading(self) -> Self:
+        """Returns a copy of whose coordinates a formula can be read."""
+        return self
+
     def identity(self) -> dict[str, object]:
         """The settings that decide the samples; a file counts by its name and content."""
         return self.model_dump(mode="json")

@@ -118,6 +118,7 @@ class Family:
         kind: ``"kan"`` and ``"mlp"`` are the two sides of a comparison, ``"other"`` is neither.
         title: Name in tables and figures; ``name`` when empty.
         space: Search space of tuning; empty for none.
+        is_for_reading: Whether it is trained in order to read a formula.
 
     Raises:
         KanDiffusionError: The space has a key that is neither ``"learning_rate"``, ``"depth"`` nor
@@ -138,6 +139,7 @@ class Family:
     kind: Literal["kan", "mlp", "other"] = "other"
     title: str = ""
     space: Space = field(default_factory=dict)
+    is_for_reading: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name)
@@ -246,7 +248,7 @@ _READABLE = _row(
         **_EDGES, "modulated": True, "scaled_inputs": True, "num_time_frequencies": 5,
         "grid_size": 8,
     },
-    space={**_EDGES_SPACE, "depth": Range(1, 2)},
+    space={**_EDGES_SPACE, "depth": Range(1, 2)}, is_for_reading=True,
 )  # fmt: skip
 
 _OTHERS = "kan_diffusion.pictures.denoisers:PICTURE_FAMILIES"

@@ -7,29 +7,12 @@ from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.formulas.context import Context, make_context
 from kan_diffusion.formulas.levels import formula_over_levels
 from kan_diffusion.formulas.match import SearchOptions, find_formulas, match_curve
-from kan_diffusion.formulas.simplify import drop_idle, prune, prune_in_rounds, straighten
+from kan_diffusion.formulas.simplify import drop_idle, prune, straighten
 from kan_diffusion.formulas.views import default_levels, view_network, view_score
 
 __all__ = [
-    "LIBRARY",
-    "Context",
-    "Edge",
-    "EdgeFunction",
-    "FormulaDenoiser",
-    "Match",
-    "ReadableDenoiser",
-    "SearchOptions",
-    "default_levels",
-    "drop_idle",
-    "find_formulas",
-    "formula_denoiser",
-    "formula_over_levels",
-    "make_context",
-    "match_curve",
-    "prune",
-    "prune_in_rounds",
-    "readable",
-    "straighten",
-    "view_network",
-    "view_score",
-]
+    "LIBRARY", "Context", "Edge", "EdgeFunction", "FormulaDenoiser", "Match", "ReadableDenoiser",
+    "SearchOptions", "default_levels", "drop_idle", "find_formulas", "formula_denoiser",
+    "formula_over_levels", "make_context", "match_curve", "prune", "readable", "straighten",
+    "view_network", "view_score",
+]  # fmt: skip

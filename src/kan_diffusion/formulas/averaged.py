@@ -9,12 +9,11 @@ points :math:`x_1, \dots, x_M` have far less variance: with the source k uniform
 .. math:: E[\,x_k \mid x_t, x_1, \dots, x_M] =
     \sum_j \mathrm{softmax}_j\!\left(-\frac{|x_t - \alpha x_j|^2}{2 \sigma^2}\right) x_j.
 
-The source must be in the batch. If the batch is drawn from a density, the source is a draw
-like the others, and the mean of this expectation over all batches that may be behind :math:`x_t` is
-:math:`E[x_0 \mid x_t]` (tower property). So averages have the mean of single targets for every M,
-and no larger variance (Rao-Blackwell). For a finite set of points, the mean is the one under the
-set, as for any model trained on it. Xu, Tong and Jaakkola (2023, "Stable target field for reduced
-variance score estimation in diffusion models") train on such averages.
+The source must be in the batch: it is then a draw like the others, and the mean over all batches
+that may be behind :math:`x_t` is :math:`E[x_0 \mid x_t]` (tower property). So averages have the
+mean of single targets for every M, and no larger variance (Rao-Blackwell). Xu, Tong and Jaakkola
+(2023, "Stable target field for reduced variance score estimation in diffusion models") train on
+them.
 
 Averaging adds no information: the averages of a batch hold no more than its M clean points. Noised
 points of one batch share their errors, and more noised points do not make these errors smaller.
@@ -101,9 +100,8 @@ def draw_averaged(
     batch = min(batch, len(points))
     each = min(num_noised or batch, batch)
     starts = range(0, num, each)
-    behinds = _batches(len(points), batch, len(starts), generator)
     parts = []
-    for start, rows in zip(starts, behinds, strict=True):
+    for start, rows in zip(starts, _batches(len(points), batch, generator), strict=False):
         behind = points[rows]
         clean = behind[: min(each, num - start)]  # already in random order
         steps = torch.randint(
@@ -122,10 +120,8 @@ def draw_averaged(
     return AveragedPoints(noised, steps, alpha, sigma, target, float(spread.mean()), num_clean)
 
 
-def _batches(
-    num_points: int, batch: int, count: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Cuts random permutations of the points, one after another, into batches.
+def _batches(num_points: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Cuts random permutations of the points, one after another, into batches, without end.
 
     A batch that a permutation does not fill begins with the rest of it and is filled with other
     points of the next one, so that no point is in a batch twice.
@@ -134,14 +130,12 @@ def _batches(
         Indices of the points of a batch, shape (batch,).
     """
     left = torch.empty(0, dtype=torch.int64)
-    for _ in range(count):
+    while True:
         if len(left) < batch:
             order = torch.randperm(num_points, generator=generator)
-            fresh = order[~torch.isin(order, left)]
-            taken, kept = fresh[: batch - len(left)], fresh[batch - len(left) :]
-            rows, left = torch.cat([left, taken]), torch.cat([kept, left])
-        else:
-            rows, left = left[:batch], left[batch:]
+            later = torch.isin(order, left)
+            left = torch.cat([left, order[~later], order[later]])
+        rows, left = left[:batch], left[batch:]
         yield rows[torch.randperm(batch, generator=generator)]
 
 

@@ -39,16 +39,14 @@ class Atom:
 
     Attributes:
         coordinate: Number of the coordinate; None for a function.
-        name: Name of the function; for curves, names of the units they connect.
-        function: The function; None for a coordinate or a curve.
         inner: Argument of the function or curve.
+        function: The function; None for a coordinate or a curve.
         curve: Evaluates a curve.
     """
 
     coordinate: int | None = None
-    name: str = ""
-    function: EdgeFunction | None = None
     inner: Combination | None = None
+    function: EdgeFunction | None = None
     curve: Callable[[Array], Array] | None = None
 
     def apply(self, z: Array) -> Array:
@@ -59,11 +57,8 @@ class Atom:
         return np.asarray(self.function.values(torch.from_numpy(z)).numpy())
 
     def write(self, z: sympy.Expr) -> sympy.Expr:
-        """Writes the function in SymPy; a curve is a function without a formula."""
-        import sympy
-
-        if self.function is None:
-            return sympy.Function(f"\\varphi_{{{self.name}}}")(z)
+        """Writes the function in SymPy."""
+        assert self.function is not None
         return self.function.expression(z)
 
 
@@ -118,11 +113,21 @@ class Combination:
                 total = total + factor * function(atom, inner)
         return total
 
-    def values(self, x: Array) -> Array:
-        """Evaluates it at points (L, n, d) and returns values (L, n)."""
+    def number(self, atom: Atom | None) -> Array:
+        """Returns the coefficient of an atom, (L,), or for None the constant."""
+        return self.constant if atom is None else self.terms[atom]
+
+    def values(
+        self, x: Array, number: Callable[[Combination, Atom | None], Array] = number
+    ) -> Array:
+        """Evaluates it at points (L, n, d), with its own numbers or others, as in :meth:`fold`.
+
+        Returns:
+            Values with shape (L, n).
+        """
         return self.fold(
             np.zeros(x.shape[:2]),
-            lambda part, atom: (part.constant if atom is None else part.terms[atom])[:, None],
+            lambda part, atom: number(part, atom)[:, None],
             lambda coordinate: x[..., coordinate],
             Atom.apply,
         )
@@ -155,7 +160,7 @@ def _apply(
         if leading.mean() < 0:
             inner = inner.times(-1.0)
             c = -c if function.parity == "odd" else c
-    return _one(Atom(name=function.name, function=function, inner=inner), c)
+    return _one(Atom(inner=inner, function=function), c)
 
 
 def _one(atom: Atom, factor: float) -> Combination:
@@ -167,7 +172,7 @@ def _one(atom: Atom, factor: float) -> Combination:
     return Combination(np.zeros(levels), {atom: np.full(levels, factor)})
 
 
-def _edge(layer: ReadableLayer, edge: Edge, source: Combination, name: str) -> Combination:
+def _edge(layer: ReadableLayer, edge: Edge, source: Combination) -> Combination:
     """Builds the value of an edge."""
     if edge.kind == CURVE:
 
@@ -176,10 +181,10 @@ def _edge(layer: ReadableLayer, edge: Edge, source: Combination, name: str) -> C
             values = layer.edge_curve(edge.input, edge.output, x)
             return np.asarray(values.double().numpy())
 
-        return _one(Atom(name=name, inner=source, curve=curve), 1.0)
+        return _one(Atom(inner=source, curve=curve), 1.0)
     function, a, b, c, slope = layer.formula_of(edge)
-    given = source.times(slope)
-    return given if function is None else given.plus(_apply(source, function, a, b, c))
+    line = source.times(slope)
+    return line if function is None else line.plus(_apply(source, function, a, b, c))
 
 
 @torch.no_grad()
@@ -203,15 +208,14 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
     modulations = denoiser.modulations(steps, denoiser.dtype)
     (of_inputs, _), *of_layers = ([p.double().numpy().T for p in pair] for pair in modulations)
     state = [unit.times(factor) for unit, factor in zip(state, of_inputs, strict=True)]
-    names = denoiser.edge_names()
-    for layer, (factors, moves) in zip(denoiser.kan_layers, of_layers, strict=True):
+    for layer, (factors, shifts) in zip(denoiser.kan_layers, of_layers, strict=True):
         units = [Combination(np.full(levels, float(bias))) for bias in layer.bias]
         for edge in layer.edges:
-            given = _edge(layer, edge, state[edge.input], " to ".join(names[edge.place]))
-            units[edge.output] = units[edge.output].plus(given)
+            value = _edge(layer, edge, state[edge.input])
+            units[edge.output] = units[edge.output].plus(value)
         state = [
-            unit.times(factor).plus(Combination(move))
-            for unit, factor, move in zip(units, factors, moves, strict=True)
+            unit.times(factor).plus(Combination(shift))
+            for unit, factor, shift in zip(units, factors, shifts, strict=True)
         ]
     return state
 

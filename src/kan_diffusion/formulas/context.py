@@ -10,7 +10,7 @@ a noised one, and averaging helps less (in 32 dimensions half of the variance is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -40,22 +40,15 @@ from kan_diffusion.training.config import TrainingConfig
 from kan_diffusion.training.loop import optimize
 from kan_diffusion.training.run import TrainingRun
 
-__all__ = [
-    "AMOUNTS",
-    "Amounts",
-    "Context",
-    "Importance",
-    "Progress",
-    "keep_edges",
-    "make_context",
-    "tell_nobody",
-]
+__all__ = ["Context", "Importance", "Progress", "keep_edges", "make_context", "tell_nobody"]
 
 _PROBED = 4096
 """Noised points that importance is measured on."""
-_JUDGED = 16_384
-_PREDICTED = 8192
-"""Points predicted at a time."""
+_FITTED, _JUDGED = 131_072, 16_384
+_QUICK = 8
+"""A first look is fine-tuned on one of so many points,"""
+_QUICK_STEPS = 200
+"""and in so many steps at most."""
 
 Progress = Callable[[str, float], None]
 """Called with what was just done, in words, and the share of the work done, from 0 to 1."""
@@ -63,30 +56,6 @@ Progress = Callable[[str, float], None]
 
 def tell_nobody(*_: object) -> None:
     """Does nothing: the default callback of progress."""
-
-
-@dataclass(frozen=True)
-class Amounts:
-    """How much is computed for an explanation; the defaults are those of the full effort.
-
-    Attributes:
-        fitted_points: Noised points that networks are fine-tuned on.
-        tune_steps: Most steps of fine-tuning at once.
-        formula_batches: Batches of points that a formula over noise levels is fitted to.
-        formula_sweeps: Most rounds of changes, and of starts, in the search for its forms.
-    """
-
-    fitted_points: int = 131_072
-    tune_steps: int = 1_000_000
-    formula_batches: int = 8
-    formula_sweeps: int = 3
-
-
-AMOUNTS: Mapping[EffortName, Amounts] = {
-    "full": Amounts(),
-    "quick": Amounts(fitted_points=16_384, tune_steps=200, formula_batches=1, formula_sweeps=1),
-}
-"""The amounts of each effort."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +124,9 @@ class Context:
     tunings: int = field(default=0, init=False)
 
     @property
-    def amounts(self) -> Amounts:
-        """Amounts of what is computed."""
-        return AMOUNTS[self.effort]
+    def is_quick(self) -> bool:
+        """Whether little is computed, for a first look."""
+        return self.effort == "quick"
 
     def scores(self, denoiser: Denoiser) -> DenoisingScores:
         """Measures loss, floor and excess of a denoiser on the draw."""
@@ -167,9 +136,8 @@ class Context:
     def fitted(self) -> AveragedPoints:
         """Noised training points, for fine-tuning."""
         generator = torch_generator("edges are tuned on", self.seed, self.dataset.name)
-        return draw_averaged(
-            self.dataset.train, self.process, self.amounts.fitted_points, generator
-        )
+        num = _FITTED // _QUICK if self.is_quick else _FITTED
+        return draw_averaged(self.dataset.train, self.process, num, generator)
 
     @cached_property
     def judged(self) -> AveragedPoints:
@@ -182,12 +150,8 @@ class Context:
     def loss(self, denoiser: Denoiser) -> float:
         """Computes the squared error against averaged targets; infinite where it is NaN."""
         points = self.judged
-        split = (part.split(_PREDICTED) for part in (points.noised, points.timesteps))
-        parts = [
-            denoiser(noised.to(denoiser.dtype), steps, return_dict=False)[0]
-            for noised, steps in zip(*split, strict=True)
-        ]
-        loss = float((torch.cat(parts).double() - points.target).square().mean())
+        prediction = denoiser(points.noised.to(denoiser.dtype), points.timesteps).sample
+        loss = float((prediction.double() - points.target).square().mean())
         return loss if loss == loss else float("inf")
 
     def tuned_loss(self, denoiser: Denoiser, steps: int, learning_rate: float) -> float:
@@ -205,7 +169,7 @@ class Context:
             NonFiniteLossError: It diverged.
         """
         self.tunings += 1
-        steps = min(steps, self.amounts.tune_steps)
+        steps = min(steps, _QUICK_STEPS) if self.is_quick else steps
         config = TrainingConfig(
             steps=steps,
             batch_size=self.batch_size,

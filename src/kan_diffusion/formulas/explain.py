@@ -5,86 +5,63 @@ Beside what :mod:`kan_diffusion.report.explanation` draws, the explanation's fol
 * ``simplified/``, ``with-formulas/`` and ``formula/``: the stages as runs, which can be sampled and
   evaluated by the same commands as others;
 * ``formulas.json``: formulas, edges and the scores of each stage;
-* ``formula.tex`` and ``formula.py``, ``network.py``: the same as text and as programs.
+* ``formula.tex`` and ``formula.py``: the formula for all noise levels as text and as a program.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from kan_diffusion.data.coordinates import CoordinateMap
+from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.readable import ReadableDenoiser, no_edges, readable
-from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
-from kan_diffusion.errors import KanDiffusionError, NonFiniteSamplesError
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import metrics_named
-from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.files import finite, inside, remove_file, write_json, write_text
-from kan_diffusion.formulas.combination import compose, score_of
 from kan_diffusion.formulas.context import Context, Progress, make_context, tell_nobody
-from kan_diffusion.formulas.levels import formula_over_levels
+from kan_diffusion.formulas.levels import LevelSearch, formula_over_levels
 from kan_diffusion.formulas.match import EdgeReport, SearchOptions, find_formulas
-from kan_diffusion.formulas.simplify import drop_idle, prune, prune_in_rounds, straighten
+from kan_diffusion.formulas.simplify import drop_idle, prune, straighten
 from kan_diffusion.formulas.views import (
-    LevelView,
     NetworkView,
     ScoreView,
     default_levels,
-    level_views,
-    score_at,
     view_network,
     view_score,
 )
-from kan_diffusion.formulas.writing import (
-    formula_program,
-    level_latex,
-    network_program,
-    noise_latex,
-    score_latex,
-)
+from kan_diffusion.formulas.writing import formula_program, noise_latex, score_latex
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import (
-    RESULT,
-    REVERSE,
-    TRIALS,
-    WEIGHTS,
-    Row,
-    TrialResult,
-    keep_trial,
-    load_points,
-    load_trial,
-    load_weights,
-    recorded_steps,
-)
+from kan_diffusion.study.folder import RESULT, Row, TrialResult, keep_trial, load_trial
 from kan_diffusion.study.measure import load_point_run
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
-from kan_diffusion.study.trial import NUM_PANELS, record_reverse
+from kan_diffusion.study.trial import first_row
 
 __all__ = [
     "ExplainOptions",
     "Explained",
     "Explanation",
-    "LevelFormula",
-    "Moment",
     "Stage",
     "StageJudge",
-    "Standing",
     "explain_denoiser",
     "explain_run",
-    "explainable_trials",
     "influences",
+    "outcome",
     "remove_stages",
 ]
 
@@ -94,112 +71,10 @@ PhaseProgress = Callable[[str, str, float], None]
 STAGES = ("simplified", "with formulas", "formula")
 """Denoisers that an explanation may make of a network, in order."""
 
-_MOVING = 400
-"""Number of points in the recorded reverse processes."""
+_ROUNDS = 3
+"""Largest number of rounds of pruning."""
 _NO_EFFECT = 0.005
 """Attribution below which edges are removed without a test of the loss."""
-
-
-@dataclass(frozen=True)
-class LevelFormula:
-    """The formula at one noise level.
-
-    Attributes:
-        level: The noise level.
-        score: Coordinates of the score in LaTeX.
-        ranges: Range of each coordinate it was checked on, quantiles 0.001 and 0.999, (d, 2).
-        error: Root mean square distance of its predicted noise from the network's with formulas.
-    """
-
-    level: LevelView
-    score: tuple[str, ...]
-    ranges: NDArray[np.float64]
-    error: float
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Scores of one denoiser of the explanation.
-
-    Attributes:
-        name: ``"network"``, ``"simplified"``, ``"with formulas"`` or ``"formula"``.
-        edges: Number of edges; None for a denoiser without edges.
-        constants: Number of parameters that have an effect.
-        loss: Held-out loss.
-        floor: The oracle's loss; None without one.
-        excess: Excess over the oracle; None without one.
-        metrics: Sample metrics by name; empty where it was not sampled.
-        real: The same metrics between two samples of real points.
-        trouble: Reason why it could not be sampled; empty where there is none.
-    """
-
-    name: str
-    edges: int | None
-    constants: int
-    loss: float
-    floor: float | None
-    excess: float | None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    real: Mapping[str, float] = field(default_factory=dict)
-    trouble: str = ""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """The network at a moment of its training.
-
-    Attributes:
-        step: Number of finished steps.
-        samples: Standardised points (n, d) that it drew, from the same noise at each moment.
-        network: Its edges at one noise level.
-    """
-
-    step: int
-    samples: NDArray[np.floating]
-    network: NetworkView
-
-
-@dataclass
-class Explanation:
-    """Everything found out about a trained denoiser, ready to be shown and saved.
-
-    Attributes:
-        title: Names of the model and the data.
-        columns: Names of the coordinates.
-        command: Command that makes this explanation again.
-        network: The network as it was trained.
-        score: Scores of all stages beside the exact one.
-        simplified: The network after pruning and straightening; None where not asked for.
-        readable: The network with formulas in place of curves; None where they were not looked for.
-        edges: Outcome of the search for each edge of the simplified network.
-        standings: Scores of each stage.
-        sentences: Findings in words, the most important first.
-        formula: Coordinates of the score in LaTeX at all noise levels; None where there is no such
-            formula.
-        noise: Coordinates of the predicted noise, likewise.
-        level_formulas: Formulas at single levels; empty where curves are left.
-        samples: Generated points in standardised coordinates, by name; real ones under ``"real"``.
-        reverse: States of reverse processes by name, each with shape (times, n, d), at even times
-            from noise to samples, all from the same noise; the exact one under ``"exact"``.
-        training: Moments of training; empty where none were recorded.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    command: str
-    network: NetworkView
-    score: ScoreView
-    simplified: NetworkView | None = None
-    readable: NetworkView | None = None
-    edges: tuple[EdgeReport, ...] = ()
-    standings: tuple[Standing, ...] = ()
-    sentences: tuple[str, ...] = ()
-    formula: tuple[str, ...] | None = None
-    noise: tuple[str, ...] | None = None
-    level_formulas: tuple[LevelFormula, ...] = ()
-    samples: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    reverse: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    training: tuple[Moment, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -211,53 +86,119 @@ class ExplainOptions:
             formulas are looked for.
         formulas: Whether to look for formulas.
         search: Settings of the search for formulas; ``tolerance`` also holds for straightening.
+        max_edges: Largest number of edges of a network that formulas are looked for in.
+        seconds: Time budget of the whole search, from the first line to the last noise level; half
+            of it for edges.
         tune_steps: Steps of training after each stage.
         levels: Timesteps to look at; a few over all noise levels when None.
         num_samples: Number of points to generate from each stage and judge; 0 for none.
-        over_levels: Whether to look for one formula over all noise levels.
-        level_seconds: Time budget of the search over noise levels.
     """
 
     prune: float | None = 0.05
     formulas: bool = True
     search: SearchOptions = field(default_factory=SearchOptions)
+    max_edges: int = 64
+    seconds: float = 600.0
     tune_steps: int = 1000
     levels: tuple[int, ...] | None = None
     num_samples: int = 5000
-    over_levels: bool = True
-    level_seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A denoiser of an explanation, judged as a study would judge it.
+
+    Attributes:
+        name: ``"network"``, ``"simplified"``, ``"with formulas"`` or ``"formula"``.
+        edges: Number of edges; None for a denoiser without edges.
+        constants: Number of parameters that have an effect.
+        loss: Held-out loss.
+        floor: The oracle's loss; None without one.
+        excess: Excess over the oracle; None without one.
+        metrics: Sample metrics by name; empty where it was not sampled.
+        real: The same metrics between two samples of real points.
+        trouble: Reason why it could not be sampled; empty where there is none.
+        denoiser: The denoiser.
+    """
+
+    name: str
+    edges: int | None
+    constants: int
+    loss: float
+    floor: float | None
+    excess: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    real: Mapping[str, float] = field(default_factory=dict)
+    trouble: str = ""
+    denoiser: Denoiser | None = None
+
+    @property
+    def quality(self) -> str:
+        """Its excess or, without an oracle, its loss, in words."""
+        if self.excess is None:
+            return f"held-out loss {self.loss:.4g}"
+        return f"excess {self.excess:.2g}"
+
+
+@dataclass
+class Explanation:
+    """Everything found out about a trained denoiser, ready to be shown and saved.
+
+    Attributes:
+        title: Names of the model and the data.
+        columns: What the coordinates are.
+        command: Command that makes this explanation again.
+        network: The network as it was trained.
+        score: Scores of all stages beside the exact one.
+        simplified: The network after pruning and straightening; None where not asked for.
+        readable: The network with formulas in place of curves; None where they were not looked for.
+        edges: Outcome of the search for each edge of the simplified network.
+        standings: The stages with their scores.
+        sentences: Findings in words, the most important first.
+        formula: Coordinates of the score in LaTeX at all noise levels; None where there is no such
+            formula.
+        noise: Coordinates of the predicted noise, likewise.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    command: str
+    network: NetworkView
+    score: ScoreView
+    simplified: NetworkView | None = None
+    readable: NetworkView | None = None
+    edges: tuple[EdgeReport, ...] = ()
+    standings: tuple[Stage, ...] = ()
+    sentences: tuple[str, ...] = ()
+    formula: tuple[str, ...] | None = None
+    noise: tuple[str, ...] | None = None
+
+    @property
+    def stages(self) -> dict[str, Denoiser]:
+        """The denoisers of the stages by name."""
+        return {each.name: each.denoiser for each in self.standings if each.denoiser is not None}
 
 
 @dataclass(frozen=True)
 class Explained:
-    """The denoisers behind an explanation, in order; None for those not asked for or not found.
+    """What came of a trained denoiser.
 
     Attributes:
-        network: The network as it was trained.
-        simplified: The network after pruning and straightening.
-        with_formulas: The network with formulas in place of curves.
-        formula: One formula for all noise levels.
+        stages: Denoisers by name: ``"network"``, and those of ``STAGES`` that there are.
         edges: Outcome of the search for each edge.
+        levels: Outcome of the search over noise levels; None if there was none.
     """
 
-    network: ReadableDenoiser
-    simplified: ReadableDenoiser | None = None
-    with_formulas: ReadableDenoiser | None = None
-    formula: FormulaDenoiser | None = None
+    stages: Mapping[str, Denoiser]
     edges: tuple[EdgeReport, ...] = ()
-
-    def stages(self) -> dict[str, Denoiser]:
-        """Gives the denoisers that exist, by name."""
-        denoisers = (self.network, self.simplified, self.with_formulas, self.formula)
-        named = zip(("network", *STAGES), denoisers, strict=True)
-        return {name: denoiser for name, denoiser in named if denoiser is not None}
+    levels: LevelSearch | None = None
 
 
 def explain_denoiser(
     denoiser: Denoiser,
     context: Context,
     options: ExplainOptions | None = None,
-    on_progress: PhaseProgress | None = None,
+    on_progress: PhaseProgress = tell_nobody,
 ) -> Explained:
     """Simplifies a trained denoiser and looks for formulas.
 
@@ -272,166 +213,120 @@ def explain_denoiser(
         KanDiffusionError: It cannot be taken apart, or pruning would cut off an output.
     """
     options = options or ExplainOptions()
+    search, tolerance = options.search, options.search.tolerance
 
     def phase(name: str) -> Progress:
-        return partial(on_progress or tell_nobody, name)
+        return partial(on_progress, name)
 
-    network = readable(denoiser)
+    stages: dict[str, Denoiser] = {"network": (network := readable(denoiser))}
     if options.prune is None:
-        return Explained(network)
-    search, tolerance = options.search, options.search.tolerance
-    current = prune_in_rounds(network, context, options.prune, on_progress=phase("pruning"))
+        return Explained(stages)
+    current = prune(network, context, options.prune, _ROUNDS, phase("pruning"))
     context.tune(current, options.tune_steps, 1e-2)
-    if not options.formulas:
-        return Explained(network, current)
-    if len(current.edges) > search.max_edges:
-        phase("formulas")(_too_many(current, search.max_edges), 1.0)
-        return Explained(network, current)
-    current = straighten(current, context, tolerance=tolerance, on_progress=phase("lines"))
+    if not options.formulas or len(current.edges) > options.max_edges:
+        return Explained(stages | {"simplified": current})
+    end = time.monotonic() + options.seconds
+    until = end - options.seconds / 2
+    current = straighten(current, context, tolerance, until, phase("lines"))
     context.tune(current, options.tune_steps, 1e-2)
-    current = drop_idle(current, context, tolerance=tolerance / 10, on_progress=phase("edges"))
+    current = drop_idle(current, context, tolerance / 10, until, phase("edges"))
     # Remove what is left without any effect, such as units that no edge enters any more.
-    simplified = prune(current, context, _NO_EFFECT)
-    found = find_formulas(simplified, context, search, phase("formulas"))
-    if 0 < found.num_curves < len(found.edges) / 2:
+    stages["simplified"] = current = prune(current, context, _NO_EFFECT)
+    current, edges = find_formulas(current, context, search, until, phase("formulas"))
+    if 0 < sum(edge.kind == CURVE for edge in edges) < len(edges) / 2:
         # With formulas in place, the remaining curves may be straight or easier to match.
-        current = found.denoiser
         context.tune(current, options.tune_steps, 5e-3)
-        current = straighten(current, context, tolerance=tolerance, on_progress=phase("lines"))
-        earlier, found = found, find_formulas(current, context, search, phase("formulas"))
-        matched = {(edge.source, edge.target): edge.r2 for edge in earlier.edges if not edge.reason}
-        found = replace(
-            found,
-            edges=tuple(
-                replace(edge, r2=matched.get((edge.source, edge.target), edge.r2))
-                for edge in found.edges
-            ),
+        current = straighten(current, context, tolerance, until, phase("lines"))
+        current, edges = find_formulas(current, context, search, until, phase("formulas"), edges)
+    stages["with formulas"] = current
+    context.tune(current, 2 * options.tune_steps, 5e-3)
+    levels = None
+    if not context.process.is_flow:
+        left = end - time.monotonic()
+        levels = formula_over_levels(
+            current, context, tolerance=tolerance, seconds=left, on_progress=phase("levels")
         )
-    with_formulas = found.denoiser
-    context.tune(with_formulas, 2 * options.tune_steps, 5e-3)
-    formula = None
-    if options.over_levels:
-        formula = formula_over_levels(
-            with_formulas,
-            context,
-            tolerance=tolerance,
-            seconds=options.level_seconds,
-            on_progress=phase("levels"),
-        )
-    return Explained(network, simplified, with_formulas, formula, found.edges)
-
-
-def _too_many(denoiser: ReadableDenoiser, most: int) -> str:
-    return (
-        f"{len(denoiser.edges)} edges are left, more than {most}: no formulas are looked for; take "
-        "more away with prune, train with sparsify, or raise max_edges"
-    )
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A denoiser of an explanation, judged as a study would judge it.
-
-    Attributes:
-        denoiser: The denoiser.
-        standing: Its scores.
-        row: Its row of results; empty where nothing was measured but the loss.
-        levels: Its scores by noise level.
-        samples: Generated points with shape (n, d), float64; None where there are none.
-    """
-
-    denoiser: Denoiser
-    standing: Standing
-    row: Row
-    levels: list[dict[str, float | None]]
-    samples: NDArray[np.float64] | None
+        if levels.formula is not None:
+            stages["formula"] = levels.formula
+    return Explained(stages, edges, levels)
 
 
 @dataclass(frozen=True)
 class StageJudge:
-    """Judges and saves the stages of an explanation as runs.
+    """Judges the stages of an explanation and saves them as runs.
 
     Attributes:
         config: Trial of the run that is explained, with settings for the judging.
         pipeline: Pipeline of that run.
-        context: Its data and process, to measure the loss where ``shared`` is None.
-        shared: Draws that all stages are measured with; None measures the loss alone.
+        dataset: Its data.
+        shared: Draws that all stages are measured with.
+        out: Folder of the explanation.
     """
 
     config: TrialConfig
     pipeline: PointDiffusionPipeline
-    context: Context
-    shared: Reference | None
-
-    def _pipeline(self, denoiser: Denoiser) -> PointDiffusionPipeline:
-        return type(self.pipeline).from_pipe(self.pipeline, denoiser=denoiser)
+    dataset: Dataset
+    shared: Reference
+    out: Path
 
     def judge(self, name: str, denoiser: Denoiser) -> Stage:
-        """Judges a denoiser, by its loss alone where it cannot be sampled."""
-        row: Row = {}
-        levels: list[dict[str, float | None]] = []
-        samples, trouble = None, ""
-        if self.shared is not None:
-            config, dataset, made = self.config, self.context.dataset, self._pipeline(denoiser)
-            task = task_of(config.data)
-            try:
-                row, levels, samples = task.judge(config, dataset, made, self.shared)
-            except KanDiffusionError as error:
-                # Far from the data, where a sampler may get, functions such as exp have no bounds.
-                trouble = str(error)
-                evaluation = config.evaluation.model_copy(update={"num_samples": 0})
-                plain = config.model_copy(update={"evaluation": evaluation})
-                row, levels, _ = task.judge(plain, dataset, made, self.shared)
-        scores = row if row.get("heldout_loss") is not None else vars(self.context.scores(denoiser))
-        numbers = {k: float(v) for k, v in scores.items() if isinstance(v, int | float)}
+        """Judges a denoiser, by its loss alone where it cannot be sampled.
+
+        Any but the network itself is saved as a run to be sampled, evaluated and reported.
+
+        Raises:
+            RunFolderError: It cannot be saved.
+        """
+        pipeline = type(self.pipeline).from_pipe(self.pipeline, denoiser=denoiser)
+        config, task, trouble = self.config, task_of(self.config.data), ""
+        try:
+            row, levels, samples = task.judge(config, self.dataset, pipeline, self.shared)
+        except KanDiffusionError as error:
+            # Far from the data, where a sampler may get, functions such as exp have no bounds.
+            trouble = str(error)
+            evaluation = config.evaluation.model_copy(update={"num_samples": 0})
+            plain = config.model_copy(update={"evaluation": evaluation})
+            row, levels, samples = task.judge(plain, self.dataset, pipeline, self.shared)
+        if name != "network":
+            self._save(name, pipeline, row, levels, samples)
+        numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
         keys = metrics_named(self.config.evaluation.metrics)
-        is_network = isinstance(denoiser, ReadableDenoiser)
-        standing = Standing(
+        return Stage(
             name,
-            edges=len(denoiser.edges) if is_network else None,
+            edges=len(denoiser.edges) if isinstance(denoiser, ReadableDenoiser) else None,
             constants=denoiser.num_trainable,
-            loss=numbers["heldout_loss"],
+            loss=numbers.get("heldout_loss", math.inf),
             floor=numbers.get("floor"),
             excess=numbers.get("excess"),
             metrics={key: numbers[key] for key in keys if key in numbers},
             real={key: numbers[f"{key}_real"] for key in keys if f"{key}_real" in numbers},
             trouble=trouble,
+            denoiser=denoiser,
         )
-        points = None if samples is None else samples.double().numpy()
-        return Stage(denoiser, standing, row, levels, points)
 
-    def save(self, stage: Stage, out: Path) -> None:
-        """Saves a stage in an explanation's folder as a run to be sampled, evaluated and reported.
-
-        Its training curve has no steps, since it was made from another run.
-
-        Raises:
-            RunFolderError: It cannot be written.
-        """
-        name, denoiser = stage.standing.name, stage.denoiser
-        folder = _place(out, name)
-        config = self.config
+    def _save(
+        self,
+        name: str,
+        pipeline: PointDiffusionPipeline,
+        row: Row,
+        levels: list[dict[str, float | None]],
+        samples: Tensor | None,
+    ) -> None:
+        """Saves a stage; its training curve has no steps, since it was made from another run."""
+        config, denoiser = self.config, pipeline.denoiser
         model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
         trial = config.model_copy(update={"model": model})
-        row: Row = {
-            **trial.keys,
+        about: Row = {
             "match": None,
             "budget": None,
             "family": "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan",
             "kind": "other",
             "stage": name,
-            "parameters": denoiser.num_trainable,
-            "flops": denoiser.flops,
-            "steps": config.training.steps,
-            "error": None,
-            **stage.row,
         }
-        keep_trial(
-            TrialResult(trial, row, stage.levels, folder),
-            self._pipeline(denoiser),
-            pd.DataFrame(columns=["step", "loss", "learning_rate", "heldout_loss"], dtype=float),
-            None if stage.samples is None else torch.from_numpy(stage.samples),
-        )
+        whole = {**first_row(trial, denoiser), **about, **row}
+        curve = pd.DataFrame(columns=["step", "loss", "learning_rate", "heldout_loss"], dtype=float)
+        result = TrialResult(trial, whole, levels, _folder(self.out, name))
+        keep_trial(result, pipeline, curve, samples)
 
 
 def stages_in(out: Path) -> list[Path]:
@@ -440,12 +335,12 @@ def stages_in(out: Path) -> list[Path]:
     Raises:
         RunFolderError: One of them is damaged.
     """
-    found = []
-    for name in STAGES:
-        trial = load_trial(_place(out, name))
-        if trial is not None and trial.config.model.name.endswith(f", {name}"):
-            found.append(trial.folder)
-    return found
+    trials = [(name, load_trial(_folder(out, name))) for name in STAGES]
+    return [
+        trial.folder
+        for name, trial in trials
+        if trial is not None and trial.config.model.name.endswith(f", {name}")
+    ]
 
 
 def remove_stages(out: Path) -> None:
@@ -453,11 +348,11 @@ def remove_stages(out: Path) -> None:
     for folder in stages_in(out):
         remove_file(folder / RESULT)  # first: a half removed run must not count as finished
         shutil.rmtree(folder)
-    for name in ("formula.tex", "formula.py", "network.py"):
+    for name in ("formula.tex", "formula.py"):
         (out / name).unlink(missing_ok=True)
 
 
-def _place(out: Path, name: str) -> Path:
+def _folder(out: Path, name: str) -> Path:
     return inside(out, name.replace(" ", "-"))
 
 
@@ -473,116 +368,107 @@ def influences(denoiser: ReadableDenoiser) -> NDArray[np.bool_]:
     return np.array([[i in reached[o] for i in range(d)] for o in range(d)])
 
 
-def _level_formulas(
-    denoiser: ReadableDenoiser, context: Context, timesteps: list[int], columns: tuple[str, ...]
-) -> tuple[LevelFormula, ...]:
-    """Writes the formulas at single noise levels; none where curves are left."""
-    levels = level_views(context.process, timesteps)
-    alpha, sigma = (level.numpy()[timesteps] for level in context.process.levels())
-    scores = score_of(compose(denoiser, np.array(timesteps)), context.process, alpha, sigma)
-    if not all(score.is_complete for score in scores):
-        return ()
-    points = torch.stack([context.noised(timestep, 2000) for timestep in timesteps])
-    x = points.numpy()
-    values = np.stack([score.values(x) for score in scores], axis=-1)
-    made = []
-    for number, level in enumerate(levels):
-        learned = score_at(denoiser, context.process, points[number], level)
-        error = level.sigma * float(np.sqrt(np.mean((values[number] - learned) ** 2)))
-        ranges = np.quantile(x[number], [0.001, 0.999], axis=0).T
-        made.append(LevelFormula(level, level_latex(scores, number, columns), ranges, error))
-    return tuple(made)
+def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainOptions) -> str:
+    """Says whether there is a formula, there is none, or the search did not come to its end.
+
+    The text is empty if no formula was asked for.
+    """
+    if (formula := stages.get("formula")) is not None:
+        network = stages["network"]
+        normal = _is_normal(explained.stages["formula"])
+        return (
+            f"One formula holds at all noise levels: {formula.quality} with {formula.constants} "
+            f"constants, where the network has {network.quality} with {network.constants} "
+            f"parameters.{' It is the score of a normal distribution.' * normal}"
+        )
+    if "with formulas" not in stages:
+        left = stages["simplified"].edges if options.formulas and "simplified" in stages else None
+        return (
+            ""
+            if left is None
+            else (
+                f"No formula was looked for: {left} edges are left, more than {options.max_edges}. "
+                "Train with a larger sparsify or fewer params."
+            )
+        )
+    curves = [edge for edge in explained.edges if edge.kind == CURVE]
+    judged = [edge.r2 for edge in curves if edge.r2 is not None]
+    longer = f"within {options.seconds:g} s; give it more seconds"
+    if len(judged) < len(curves):
+        return (
+            f"The search was not finished: {len(curves) - len(judged)} of "
+            f"{len(explained.edges)} edges were not tried {longer}, or train with sparsify, "
+            "which leaves fewer edges."
+        )
+    if curves:
+        return (
+            f"There is no short formula, as a complete search says: {len(curves)} of "
+            f"{len(explained.edges)} edges stay curves, because no function matches them or the "
+            f"loss would rise (held-out R² of the best matches: {min(judged):.3f} to "
+            f"{max(judged):.3f})."
+        )
+    if explained.levels is None:
+        return (
+            "Every edge is a formula at each noise level. For flow matching there is no search for "
+            "one formula at all levels; train with another process, such as cosine."
+        )
+    if not explained.levels.is_complete:
+        return (
+            "The search was not finished: every edge is a formula, but none for all noise levels "
+            f"that keeps the loss was found {longer}."
+        )
+    return (
+        "There is no short formula, as a complete search says: every edge is a formula at each "
+        "noise level, but no coefficients as functions of the noise level keep the loss."
+    )
+
+
+def _is_normal(formula: Denoiser) -> bool:
+    """Whether a formula is the score of a normal distribution, linear in all coordinates."""
+    import sympy
+
+    assert isinstance(formula, FormulaDenoiser)
+    points = {sympy.Symbol(f"x{i}", real=True) for i in range(formula.data_dim)}
+    slopes = (part.diff(x) for part in formula.expressions() for x in points)
+    return not any(slope.free_symbols & points for slope in slopes)
 
 
 def _sentences(
     explained: Explained,
-    standings: Sequence[Standing],
-    columns: tuple[str, ...],
+    standings: Mapping[str, Stage],
+    maps: tuple[CoordinateMap, ...],
     options: ExplainOptions,
     chose_on_heldout: bool,
-) -> tuple[str, ...]:
+) -> Iterator[str]:
     """Puts the findings into words."""
-    by_name = {standing.name: standing for standing in standings}
-    found = []
-
-    def quality(name: str) -> str:
-        loss, excess = by_name[name].loss, by_name[name].excess
-        return f"held-out loss {loss:.4g}" if excess is None else f"excess {excess:.2g}"
-
-    curves = [edge for edge in explained.edges if edge.kind == CURVE]
-    if explained.formula is not None:
-        found.append(
-            f"One formula holds at all noise levels: {quality('formula')} with "
-            f"{explained.formula.num_trainable} constants, where the network has "
-            f"{quality('network')} with {by_name['network'].constants} parameters."
+    if said := outcome(explained, standings, options):
+        yield said
+    columns = [each.name for each in maps]
+    if others := [name for name in columns if name.startswith(("normal score of", "code of"))]:
+        yield (
+            f"Formulas and curves are of {', '.join(others)}, not of the columns themselves, and "
+            "normal scores are normal whatever their column is; train with the scaling "
+            "standard to read numbers as they are."
         )
-    elif curves:
-        judged = [edge.r2 for edge in curves if edge.r2 is not None]
-        why = []
-        if judged:
-            why.append(
-                f"{len(judged)} because no function matches them or the loss would rise (held-"
-                f"out R² of the best matches: {min(judged):.3f} to {max(judged):.3f})"
-            )
-        if len(judged) < len(curves):
-            why.append(f"{len(curves) - len(judged)} were not reached in the time budget")
-        found.append(
-            f"There is no short formula: {len(curves)} of {len(explained.edges)} edges stay "
-            f"curves, {' and '.join(why)}."
-        )
-    elif explained.with_formulas is not None:
-        found.append(
-            "Every edge is a formula, but no coefficients as functions of the noise level "
-            "keep the loss: the formula is given level by level."
-        )
-    found += [
-        f"Points generated from the stage '{standing.name}' cannot be judged: {standing.trouble}."
-        for standing in standings
-        if standing.trouble
-    ]
-    if explained.simplified is None:
-        return tuple(found)
-    if explained.with_formulas is None and options.formulas:
-        found.append(f"{_too_many(explained.simplified, options.search.max_edges)}.")
-    found.append(
-        f"Of {len(explained.network.edges)} edges {len(explained.simplified.edges)} are left "
-        f"after simplifying: {quality('network')} before, {quality('simplified')} after."
+    for name, stage in standings.items():
+        if stage.trouble:
+            yield f"Points generated from the stage '{name}' cannot be judged: {stage.trouble}."
+    simplified = explained.stages.get("simplified")
+    if not isinstance(simplified, ReadableDenoiser):
+        return
+    before, after = standings["network"], standings["simplified"]
+    yield (
+        f"Of {before.edges} edges {after.edges} are left after simplifying: {before.quality} "
+        f"before, {after.quality} after."
     )
-    for output, of_output in enumerate(influences(explained.simplified)):
-        absent = [columns[i] for i in np.flatnonzero(~of_output) if i != output]
-        if absent:
-            found.append(
-                f"No edge leads from {' or '.join(absent)} to the score of {columns[output]}."
-            )
+    for output, of_output in enumerate(influences(simplified)):
+        if absent := [columns[i] for i in np.flatnonzero(~of_output) if i != output]:
+            yield f"No edge leads from {' or '.join(absent)} to the score of {columns[output]}."
     if chose_on_heldout:
-        found.append(
+        yield (
             "The choice of what goes and what stays was made on the held-out rows that the stages "
             "are judged with, which makes their numbers a little too good; fresh rows would tell."
         )
-    return tuple(found)
-
-
-def explainable_trials(study: Path) -> dict[Path, TrialConfig]:
-    """Finds the finished trials of a study's folder whose denoisers can be taken apart.
-
-    Returns:
-        Their configurations, by their folders.
-    """
-    found: dict[Path, TrialConfig] = {}
-    can_be_read: dict[str, bool] = {}
-    for folder in sorted(inside(study, TRIALS).glob("[!.]*")):
-        with suppress(KanDiffusionError):
-            trial = load_trial(folder)
-            if trial is None or trial.row["error"] is not None:
-                continue
-            name = trial.config.model.name
-            if name not in can_be_read:
-                can_be_read[name] = False
-                readable(load_point_run(folder)[1].denoiser)
-                can_be_read[name] = True
-            if can_be_read[name]:
-                found[folder] = trial.config
-    return found
 
 
 def explain_run(
@@ -591,8 +477,8 @@ def explain_run(
     options: ExplainOptions | None = None,
     *,
     command: str = "",
-    on_progress: PhaseProgress | None = None,
-) -> tuple[Explanation, Explained]:
+    on_progress: PhaseProgress = tell_nobody,
+) -> Explanation:
     """Explains a finished run and writes everything but the figures.
 
     Args:
@@ -607,7 +493,7 @@ def explain_run(
         RunFolderError: There is no finished run, or the folder cannot be written.
         KanDiffusionError: The denoiser cannot be taken apart.
     """
-    options, say = options or ExplainOptions(), on_progress or tell_nobody
+    options = options or ExplainOptions()
     config, pipeline = load_point_run(run)
     if (reason := no_edges(pipeline.denoiser)) is not None:
         raise KanDiffusionError(f"'{run}' is of family '{config.model.family}': {reason}")
@@ -617,8 +503,7 @@ def explain_run(
     for timestep in timesteps:
         if not 0 <= timestep <= last:
             raise KanDiffusionError(
-                f"timestep {timestep} is not one of the process, which has 0 to {last}; choose "
-                "other levels"
+                f"timestep {timestep} is not one of the process, which has 0 to {last}; give others"
             )
     config.data.require_recorded()
     dataset = load_dataset(config.data, config.study_seed, config.seed)
@@ -630,113 +515,64 @@ def explain_run(
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     remove_stages(out)
     sampled = {"num_samples": options.num_samples, "moments": ()}
-    evaluation = config.evaluation.model_copy(update=sampled)
-    shared = None
-    if options.num_samples:
-        split = config.seed if dataset.oracle == "none" else 0
-        limited, task = evaluation.limited(config.data.quick), task_of(config.data)
-        shared = task.reference(dataset, process, limited, config.study_seed, split)
+    likely = {} if options.num_samples else {"num_likelihood": 0}
+    evaluation = config.evaluation.model_copy(update=sampled | likely)
     judged = config.model_copy(update={"evaluation": evaluation})
-    judge = StageJudge(judged, pipeline, context, shared)
-    standings: list[Standing] = []
-    samples: dict[str, NDArray[np.float64]] = {}
-    stages = explained.stages()
-    for name, denoiser in stages.items():
-        say("judging", name, len(standings) / len(stages))
-        stage = judge.judge(name, denoiser)
-        standings.append(stage.standing)
-        if stage.samples is not None:
-            samples[name] = stage.samples[:1000]
-        if name != "network":
-            judge.save(stage, out)
-    reverse = _reverse(judge, stages) if options.num_samples else {}
-    if samples:
-        samples = {"real": context.draw.clean[:1000].numpy(), **samples}
-    say("looking", "at every noise level", 0.0)
-    columns = tuple(pipeline.columns)
+    split = config.seed if dataset.oracle == "none" else 0
+    task, limited = task_of(config.data), evaluation.limited(config.data.quick)
+    shared = task.reference(dataset, process, limited, config.study_seed, split)
+    judge = StageJudge(judged, pipeline, dataset, shared, out)
+    standings: dict[str, Stage] = {}
+    for name, denoiser in explained.stages.items():
+        on_progress("judging", name, len(standings) / len(explained.stages))
+        standings[name] = judge.judge(name, denoiser)
+    on_progress("looking", "at every noise level", 0.0)
+    maps, formula = dataset.maps, explained.stages.get("formula")
+    columns = tuple(each.name for each in maps)
+    views = {
+        name: view_network(denoiser, context, timesteps)
+        for name, denoiser in explained.stages.items()
+        if isinstance(denoiser, ReadableDenoiser)
+    }
     explanation = Explanation(
         title=f"{config.model.name} on {config.data.name}",
         columns=columns,
         command=command,
-        network=view_network(explained.network, context, timesteps),
-        score=view_score(stages, context, timesteps),
+        network=views["network"],
+        score=view_score(dict(explained.stages), context, timesteps),
+        simplified=views.get("simplified"),
+        readable=views.get("with formulas"),
         edges=explained.edges,
-        standings=tuple(standings),
-        sentences=_sentences(explained, standings, columns, options, dataset.density is None),
-        samples=samples,
-        reverse=reverse,
-        training=_training(run, pipeline.denoiser, context, timesteps[len(timesteps) // 2]),
+        standings=tuple(standings.values()),
+        sentences=tuple(_sentences(explained, standings, maps, options, dataset.density is None)),
     )
-    if explained.simplified is not None:
-        explanation.simplified = view_network(explained.simplified, context, timesteps)
-    if (left := explained.with_formulas) is not None:
-        explanation.readable = view_network(left, context, timesteps)
-        explanation.level_formulas = _level_formulas(left, context, timesteps, columns)
-    if explained.formula is not None:
-        explanation.formula = score_latex(explained.formula, columns)
-        explanation.noise = noise_latex(explained.formula, columns)
-    _write(explanation, explained, out)
-    return explanation, explained
+    if isinstance(formula, FormulaDenoiser):
+        explanation.formula = score_latex(formula, columns)
+        explanation.noise = noise_latex(formula, columns)
+        title = explanation.title
+        text = (rf"\[ s_{{{k}}} = {part} \]" for k, part in enumerate(explanation.formula))
+        write_text(out / "formula.tex", "\n".join([f"% {title}", *text, ""]))
+        write_text(out / "formula.py", formula_program(formula, title, maps))
+    _write(explanation, out)
+    return explanation
 
 
-def _reverse(judge: StageJudge, stages: Mapping[str, Denoiser]) -> dict[str, NDArray[np.float64]]:
-    """Records reverse processes of stages, and of the exact denoiser where it is known."""
-    config, density = judge.config, judge.context.dataset.density
-    exact = {} if density is None else {"exact": OracleDenoiser(density, config.process)}
-    scheduler = make_scheduler(config.sampling.scheduler, config.process)
-    recorded = {}
-    for name, denoiser in {**stages, **exact}.items():
-        pipeline = type(judge.pipeline).from_pipe(
-            judge.pipeline, denoiser=denoiser, scheduler=scheduler
-        )
-        with suppress(NonFiniteSamplesError):  # reported where the stage is judged
-            states = record_reverse(config, judge.context.dataset, pipeline, _MOVING)
-            recorded[name] = states.double().numpy()
-    return recorded
+_SCORES = ("name", "edges", "constants", "loss", "floor", "excess", "metrics", "real", "trouble")
 
 
-def _training(run: Path, denoiser: Denoiser, context: Context, timestep: int) -> tuple[Moment, ...]:
-    """Reads what a run recorded in training, with a view of its edges at one level."""
-    moments = []
-    for step in recorded_steps(run, WEIGHTS):
-        file = f"{step}.safetensors"
-        then = load_weights(run / WEIGHTS / file, denoiser)
-        shape = NUM_PANELS, None, context.dataset.dim
-        samples = load_points(inside(run, REVERSE, file), *shape)[-1][:_MOVING]
-        network = view_network(readable(then), context, [timestep])
-        moments.append(Moment(step, samples, network))
-    return tuple(moments)
-
-
-def _write(explanation: Explanation, explained: Explained, out: Path) -> None:
-    """Writes formulas as JSON, LaTeX and programs."""
-    formula = explained.formula
+def _write(explanation: Explanation, out: Path) -> None:
+    """Writes what was found as JSON."""
+    formula = explanation.stages.get("formula")
     content = {
         "title": explanation.title,
+        "columns": explanation.columns,
         "sentences": explanation.sentences,
-        "standings": [asdict(standing) for standing in explanation.standings],
-        "edges": [asdict(edge) for edge in explained.edges],
+        "standings": [{key: getattr(s, key) for key in _SCORES} for s in explanation.standings],
+        "edges": [vars(edge) for edge in explanation.edges],
         "score": explanation.formula,
         "predicted_noise": explanation.noise,
-        "expressions": None if formula is None else [str(e) for e in formula.expressions()],
-        "levels": [
-            {**asdict(part), "ranges": part.ranges.tolist()} for part in explanation.level_formulas
-        ],
+        "expressions": [str(part) for part in formula.expressions()]
+        if isinstance(formula, FormulaDenoiser)
+        else None,
     }
     write_json(out / "formulas.json", finite(content))
-    by_level = [
-        (f"score at sigma = {p.level.sigma:.3f}", p.score) for p in explanation.level_formulas
-    ]
-    parts = [("score, all noise levels", explanation.formula or ()), *by_level]
-    lines = [f"% {explanation.title}"]
-    for title, expressions in parts:
-        lines += [f"% {title}"] if expressions else []
-        lines += [rf"\[ s_{{{k}}} = {expression} \]" for k, expression in enumerate(expressions)]
-    if len(lines) > 1:
-        write_text(out / "formula.tex", "\n".join(lines) + "\n")
-    if formula is not None:
-        write_text(out / "formula.py", formula_program(formula, explanation.title))
-    if explained.with_formulas is not None:
-        with suppress(KanDiffusionError):  # a program can have no curves but B-splines
-            program = network_program(explained.with_formulas, explanation.title)
-            write_text(out / "network.py", program)

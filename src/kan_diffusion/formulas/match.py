@@ -35,9 +35,11 @@ from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.formulas.context import Context, Progress, keep_edges, tell_nobody
 
-__all__ = ["EdgeReport", "FormulaSearch", "SearchOptions", "find_formulas", "match_curve"]
+__all__ = ["EdgeReport", "Place", "SearchOptions", "find_formulas", "match_curve"]
 
 Array = NDArray[np.float64]
+Place = tuple[int, int, int]
+"""Layer, input and output of an edge."""
 
 _GRID_SAMPLES = 400
 _SCALES = np.geomspace(0.15, 12.0, 14)
@@ -49,6 +51,8 @@ _HUGE = 1e100
 """Absolute values of a function from here on count as overflow."""
 _LARGEST = 30.0
 """Largest c f in standard deviations of the curve: two large parts that cancel explain nothing."""
+_PRICE = 5e-5
+"""Loss that a step of complexity must save when tries are compared."""
 _SAME = 3e-5
 """Difference of R² below which two matches of a curve count as one function."""
 
@@ -157,8 +161,6 @@ def match_curve(
     x: Sequence[float] | Array,
     y: Sequence[float] | Array,
     library: Library = LIBRARY,
-    *,
-    max_complexity: int | None = None,
 ) -> list[Match]:
     """Matches a curve with every function of a library, with and without a linear part.
 
@@ -166,7 +168,6 @@ def match_curve(
         x: Samples of the input as they occur, in random order, with shape (n,), n at least 8.
         y: The curve at them, with shape (n,).
         library: Functions to try.
-        max_complexity: Highest complexity to try; any when None.
 
     Returns:
         The matches, the lowest cost first; none where x or y does not vary.
@@ -187,12 +188,10 @@ def match_curve(
     if x[:half][:_GRID_SAMPLES].std() < 1e-9 or y.std() < 1e-12:
         return []
     fitted, judged = (x[:half], y[:half]), (x[half:], y[half:])
-    limit = math.inf if max_complexity is None else max_complexity
     matches = [
         _match(function, fitted, judged, slope)
         for function in library.values()
         for slope in ((False,) if function.name == LINEAR else (False, True))
-        if function.complexity + slope <= limit
     ]
     return sorted((m for m in matches if m is not None), key=lambda match: match.cost)
 
@@ -204,26 +203,16 @@ class SearchOptions:
     Attributes:
         library: Functions to try.
         min_r2: Held-out R² below which a match is refused.
-        max_complexity: Highest complexity of a function; any when None.
         tolerance: Largest rise of the loss for all formulas of one search together.
         candidates: Number of matches of a curve that are tried in the network.
         steps: Steps of fine-tuning for each try.
-        learning_rate: Peak learning rate of the fine-tuning.
-        max_edges: Largest number of edges of a network that is searched.
-        seconds: Time budget of one search; the curves it does not reach stay as they are.
-        price: Loss that a step of complexity must save when tries are compared.
     """
 
     library: Library = field(default_factory=lambda: dict(LIBRARY))
     min_r2: float = 0.99
-    max_complexity: int | None = None
     tolerance: float = 1e-3
     candidates: int = 3
     steps: int = 300
-    learning_rate: float = 5e-3
-    max_edges: int = 64
-    seconds: float = 600.0
-    price: float = 5e-5
 
 
 @dataclass(frozen=True)
@@ -252,24 +241,6 @@ class EdgeReport:
     complexity: int
 
 
-@dataclass(frozen=True)
-class FormulaSearch:
-    """Result of a search.
-
-    Attributes:
-        denoiser: The network with formulas.
-        edges: Outcome for each of its edges.
-    """
-
-    denoiser: ReadableDenoiser
-    edges: tuple[EdgeReport, ...]
-
-    @property
-    def num_curves(self) -> int:
-        """Number of edges that stay curves."""
-        return sum(edge.kind == CURVE for edge in self.edges)
-
-
 class _Note(NamedTuple):
     """Outcome of the search for a curve, as in :class:`EdgeReport`."""
 
@@ -282,43 +253,39 @@ def find_formulas(
     denoiser: ReadableDenoiser,
     context: Context,
     options: SearchOptions | None = None,
-    on_progress: Progress | None = None,
-) -> FormulaSearch:
+    until: float = math.inf,
+    on_progress: Progress = tell_nobody,
+    before: Sequence[EdgeReport] = (),
+) -> tuple[ReadableDenoiser, tuple[EdgeReport, ...]]:
     """Looks for a formula for every curve of a network.
 
     Args:
         denoiser: The network, which is left as it is.
         context: Data, process and judge of the network.
         options: Settings of the search; the defaults when None.
+        until: Time to stop at, by the monotonic clock; curves that are not reached stay.
         on_progress: Called after every edge.
+        before: Outcome of an earlier search, for edges that are formulas already.
 
-    Raises:
-        KanDiffusionError: The network has too many edges.
+    Returns:
+        The network with formulas, and the outcome for each of its edges.
     """
-    options, say = options or SearchOptions(), on_progress or tell_nobody
-    if len(denoiser.edges) > options.max_edges:
-        raise KanDiffusionError(
-            f"the network has {len(denoiser.edges)} edges, and formulas are looked for in at most "
-            f"{options.max_edges}: prune it first (prune=0.1 leaves fewer than 0.05; training "
-            "with sparsify=0.001 leaves fewer still) or raise max_edges"
-        )
-    until = time.monotonic() + options.seconds
+    options = options or SearchOptions()
     limit = context.loss(denoiser) + options.tolerance
     current = denoiser
     names = denoiser.edge_names()
-    notes: dict[tuple[int, int, int], _Note] = {}
-    best_r2: dict[tuple[int, int, int], float] = {}
+    earlier = {(edge.source, edge.target): _Note(edge.r2) for edge in before}
+    notes: dict[Place, _Note] = {}
+    best_r2: dict[Place, float] = {}
 
     def matches_of(edge: Edge) -> list[Match]:
-        x, y = importance.samples(edge)
-        return match_curve(x, y, options.library, max_complexity=options.max_complexity)
+        return match_curve(*importance.samples(edge), options.library)
 
     while curves := [e for e in current.edges if e.kind == CURVE and e.place not in notes]:
         importance = context.importance(current)
         for edge in curves:
             if time.monotonic() > until:
-                over = f"the time budget of {options.seconds:g} s was over"
-                notes[edge.place] = _Note(reason=over)
+                notes[edge.place] = _Note(reason="not tried: the time budget was over")
             elif edge.place not in best_r2:
                 best_r2[edge.place] = max((m.r2 for m in matches_of(edge)), default=1.0)
         curves = [edge for edge in curves if edge.place not in notes]
@@ -329,17 +296,18 @@ def find_formulas(
             notes[edge.place] = note
             kind = next((e.kind for e in current.edges if e.place == edge.place), "constant")
             what = f"edge {' to '.join(names[edge.place])}: {note.reason or kind}"
-            say(what, 1 - (len(curves) - 1) / max(len(best_r2), 1))
+            on_progress(what, 1 - (len(curves) - 1) / max(len(best_r2), 1))
     reports = []
     for edge in current.edges:
         complexity = 0 if edge.kind == CURVE else 1
         function, *_ = current.kan_layers[edge.layer].formula_of(edge)
         if function is not None:
             complexity = function.complexity + int(edge.has_slope)
-        note = notes.get(edge.place, _Note())
-        about = (*names[edge.place], edge.kind, edge.has_slope)
+        ends = names[edge.place]
+        note = notes.get(edge.place, earlier.get(ends, _Note()))
+        about = (*ends, edge.kind, edge.has_slope)
         reports.append(EdgeReport(*about, *note, complexity))
-    return FormulaSearch(current, tuple(reports))
+    return current, tuple(reports)
 
 
 def _distinct(matches: list[Match]) -> list[Match]:
@@ -371,8 +339,8 @@ def _try(
         formula = Edge(*edge.place, match.name, match.has_slope)
         made = denoiser.with_edges([formula if e == edge else e for e in denoiser.edges])
         made.set_match(formula, match)
-        loss = context.tuned_loss(made, options.steps, options.learning_rate)
-        tries.append((loss + options.price * match.complexity, loss, match, made))
+        loss = context.tuned_loss(made, options.steps, 5e-3)
+        tries.append((loss + _PRICE * match.complexity, loss, match, made))
     for _, loss, match, made in sorted(tries, key=lambda entry: entry[0]):
         if loss <= limit:
             return made, _Note(match.r2)

@@ -12,7 +12,9 @@ the curve that was there.
 
 from __future__ import annotations
 
-import torch
+import math
+import time
+from functools import partial
 
 from kan_diffusion.denoisers.edges import CURVE, Edge
 from kan_diffusion.denoisers.library import LIBRARY, LINEAR
@@ -25,17 +27,22 @@ from kan_diffusion.formulas.context import (
     keep_edges,
     tell_nobody,
 )
-from kan_diffusion.formulas.match import match_curve
+from kan_diffusion.formulas.match import Place, match_curve
 
-__all__ = ["drop_idle", "prune", "prune_in_rounds", "straighten"]
+__all__ = ["drop_idle", "prune", "straighten"]
 
 _ONLY_LINES = {LINEAR: LIBRARY[LINEAR]}
 _STEPS_A_LINE = 300
 """Steps of fine-tuning for each curve."""
 
 
-@torch.no_grad()
-def prune(denoiser: ReadableDenoiser, context: Context, threshold: float) -> ReadableDenoiser:
+def prune(
+    denoiser: ReadableDenoiser,
+    context: Context,
+    threshold: float,
+    rounds: int = 0,
+    on_progress: Progress = tell_nobody,
+) -> ReadableDenoiser:
     """Removes the edges whose attribution is below a threshold.
 
     Args:
@@ -43,21 +50,28 @@ def prune(denoiser: ReadableDenoiser, context: Context, threshold: float) -> Rea
         context: Data, process and judge of the network.
         threshold: Smallest attribution that stays; the attributions of the edges into one output
             of the network add up to about 1.
-
-    Returns:
-        The pruned network, without further training.
+        rounds: Largest number of rounds, each followed by fine-tuning; they end where no edge is
+            below the threshold. 0 prunes once, without further training.
+        on_progress: Called after every round.
 
     Raises:
         KanDiffusionError: No edge would be left on the way to some output.
     """
-    importance = context.importance(denoiser)
-    kept = [edge for edge in denoiser.edges if importance.share(edge) >= threshold]
-    if not _reaches_all_outputs(denoiser, kept):
-        raise KanDiffusionError(
-            f"with a threshold of {threshold:g} no edge is left on the way to some output; prune "
-            "with a lower one"
-        )
-    return keep_edges(denoiser, importance, kept).compact()
+    for number in range(1, max(rounds, 1) + 1):
+        importance = context.importance(denoiser)
+        kept = [edge for edge in denoiser.edges if importance.share(edge) >= threshold]
+        if not _reaches_all_outputs(denoiser, kept):
+            raise KanDiffusionError(
+                f"with a threshold of {threshold:g} no edge is left on the way to some output; "
+                "prune with a lower one"
+            )
+        before, denoiser = len(denoiser.edges), keep_edges(denoiser, importance, kept).compact()
+        if rounds:
+            context.tune(denoiser, 400, 5e-3)
+            on_progress(f"round {number}: {before} edges to {len(denoiser.edges)}", number / rounds)
+        if len(denoiser.edges) == before:
+            break
+    return denoiser
 
 
 def _reaches_all_outputs(denoiser: ReadableDenoiser, kept: list[Edge]) -> bool:
@@ -68,43 +82,12 @@ def _reaches_all_outputs(denoiser: ReadableDenoiser, kept: list[Edge]) -> bool:
     return len(reached) == denoiser.data_dim
 
 
-def prune_in_rounds(
-    denoiser: ReadableDenoiser,
-    context: Context,
-    threshold: float,
-    *,
-    rounds: int = 3,
-    on_progress: Progress | None = None,
-) -> ReadableDenoiser:
-    """Prunes and fine-tunes until no edge is below the threshold.
-
-    Args:
-        denoiser: The network, which is left as it is.
-        context: Data, process and judge of the network.
-        threshold: Smallest attribution that stays.
-        rounds: Largest number of rounds.
-        on_progress: Called after every round.
-
-    Raises:
-        KanDiffusionError: No edge would be left on the way to some output.
-    """
-    left, say = denoiser, on_progress or tell_nobody
-    for number in range(1, rounds + 1):
-        before = len(left.edges)
-        left = prune(left, context, threshold)
-        context.tune(left, 400, 5e-3)
-        say(f"round {number}: {before} edges to {len(left.edges)}", number / rounds)
-        if len(left.edges) == before:
-            break
-    return left
-
-
 def straighten(
     denoiser: ReadableDenoiser,
     context: Context,
-    *,
     tolerance: float,
-    on_progress: Progress | None = None,
+    until: float = math.inf,
+    on_progress: Progress = tell_nobody,
 ) -> ReadableDenoiser:
     """Replaces curves by straight lines where the loss stays within a tolerance.
 
@@ -115,32 +98,33 @@ def straighten(
         denoiser: The network, which is left as it is.
         context: Data, process and judge of the network.
         tolerance: Largest total rise of the loss.
+        until: Time to stop at, by the monotonic clock.
         on_progress: Called after every layer and curve.
 
     Returns:
         The network with lines; it may be the one that was given.
     """
-    current, say = denoiser, on_progress or tell_nobody
-    limit = context.loss(denoiser) + tolerance
+    current, limit = denoiser, context.loss(denoiser) + tolerance
 
     def turns_straight(edges: list[Edge], steps: int, name: str, done: float) -> bool:
         nonlocal current
         changed = _with_lines(current, context, edges)
-        good = context.tuned_loss(changed, steps, 1e-2) <= limit
-        current = changed if good else current
-        say(f"{name}: {'straight' if good else 'stays curved'}", done)
-        return good
+        is_good = context.tuned_loss(changed, steps, 1e-2) <= limit
+        current = changed if is_good else current
+        on_progress(f"{name}: {'straight' if is_good else 'stays curved'}", done)
+        return is_good
 
     count, total = len(denoiser.kan_layers), len(denoiser.edges)
     for layer in dict.fromkeys([count - 1, 0, *range(1, count - 1)]):
         curves = [e for e in current.edges if e.layer == layer and e.kind == CURVE]
         if len(curves) > 1:
             turns_straight(curves, 4 * _STEPS_A_LINE, f"layer {layer}", 0.0)
-    refused: set[tuple[int, int, int]] = set()
+    refused: set[Place] = set()
     while curves := [e for e in current.edges if e.kind == CURVE and e.place not in refused]:
+        if time.monotonic() > until:
+            break
         importance = context.importance(current)
-        effects = {edge: _effect_of_line(importance, edge) for edge in curves}
-        edge = min(effects, key=effects.__getitem__)
+        edge = min(curves, key=partial(_effect_of_line, importance))
         name = f"edge {' to '.join(current.edge_names()[edge.place])}"
         if not turns_straight([edge], _STEPS_A_LINE, name, 1 - (len(curves) - 1) / total):
             refused.add(edge.place)
@@ -173,9 +157,9 @@ def _with_lines(
 def drop_idle(
     denoiser: ReadableDenoiser,
     context: Context,
-    *,
     tolerance: float,
-    on_progress: Progress | None = None,
+    until: float = math.inf,
+    on_progress: Progress = tell_nobody,
 ) -> ReadableDenoiser:
     """Removes edges one by one, the least important first, where the loss stays within a tolerance.
 
@@ -183,25 +167,27 @@ def drop_idle(
         denoiser: The network, which is left as it is.
         context: Data, process and judge of the network.
         tolerance: Largest total rise of the loss.
+        until: Time to stop at, by the monotonic clock.
         on_progress: Called after every edge.
 
     Returns:
         The smaller network; it may be the one that was given.
     """
-    current, say = denoiser, on_progress or tell_nobody
-    limit = context.loss(denoiser) + tolerance
-    refused: set[tuple[int, int, int]] = set()
-    while asked := [e for e in current.edges if e.place not in refused]:
+    current, limit = denoiser, context.loss(denoiser) + tolerance
+    asked: set[Place] = set()
+    while edges := [edge for edge in current.edges if edge.place not in asked]:
+        if time.monotonic() > until:
+            break
         importance = context.importance(current)
-        edge = min(asked, key=importance.share)
+        edge = min(edges, key=importance.share)
         name = " to ".join(current.edge_names()[edge.place])
-        kept = [e for e in current.edges if e.place != edge.place]
-        refused.add(edge.place)
+        kept = [other for other in current.edges if other != edge]
+        asked.add(edge.place)
         outcome = "stays"
         if _reaches_all_outputs(current, kept):
             changed = keep_edges(current, importance, kept)
             if context.tuned_loss(changed, 200, 5e-3) <= limit:
                 current, outcome = changed.compact(), "dropped"
-                refused.clear()  # units are renumbered, and other edges may be idle now
-        say(f"edge {name}: {outcome}", len(refused) / len(current.edges))
+                asked.clear()  # units are renumbered, and other edges may be idle now
+        on_progress(f"edge {name}: {outcome}", len(asked) / len(current.edges))
     return current

@@ -26,8 +26,6 @@ __all__ = [
     "NetworkView",
     "ScoreView",
     "default_levels",
-    "level_views",
-    "score_at",
     "view_network",
     "view_score",
 ]
@@ -105,14 +103,12 @@ class NetworkView:
         num_point_inputs: Number of inputs that come from the points; the others come from the time.
         levels: The noise levels.
         edges: Its edges.
-        input_by_level: Attribution of each input at each level, with shape (L, inputs).
     """
 
     units: tuple[tuple[str, ...], ...]
     num_point_inputs: int
     levels: tuple[LevelView, ...]
     edges: tuple[EdgeView, ...]
-    input_by_level: Array
 
 
 @dataclass(frozen=True)
@@ -147,8 +143,7 @@ def default_levels(process: Process, sigmas: Sequence[float] = _LEVEL_SIGMAS) ->
     return sorted({int(np.abs(of_steps - sigma).argmin()) for sigma in sigmas})
 
 
-def level_views(process: Process, timesteps: Sequence[int]) -> tuple[LevelView, ...]:
-    """Looks up signal and noise levels of timesteps."""
+def _level_views(process: Process, timesteps: Sequence[int]) -> tuple[LevelView, ...]:
     alpha, sigma = process.levels()
     return tuple(LevelView(t, float(alpha[t]), float(sigma[t])) for t in timesteps)
 
@@ -212,18 +207,17 @@ def view_network(
     return NetworkView(
         units=tuple(tuple(layer) for layer in denoiser.unit_names()),
         num_point_inputs=sum(f.coordinate is not None for f in denoiser.input_features()),
-        levels=level_views(context.process, timesteps),
+        levels=_level_views(context.process, timesteps),
         edges=tuple(edges),
-        input_by_level=np.array([part.attribution.units[0].tolist() for part in by_level]),
     )
 
 
-def score_at(denoiser: Denoiser, process: Process, points: torch.Tensor, level: LevelView) -> Array:
+@torch.no_grad()
+def _score(denoiser: Denoiser, process: Process, points: torch.Tensor, level: LevelView) -> Array:
     """Computes a denoiser's score at points (n, d) of one noise level."""
     alpha, sigma = (torch.full((1, 1), v, dtype=torch.float64) for v in (level.alpha, level.sigma))
-    with torch.no_grad():
-        found = denoiser(points.to(denoiser.dtype), level.timestep, return_dict=False)[0].double()
-    return np.asarray((-process.predicted_noise(found, points, alpha, sigma) / sigma).numpy())
+    prediction = denoiser(points.to(denoiser.dtype), level.timestep).sample.double()
+    return np.asarray((-process.predicted_noise(prediction, points, alpha, sigma) / sigma).numpy())
 
 
 def _places(points: torch.Tensor) -> torch.Tensor:
@@ -235,11 +229,8 @@ def _places(points: torch.Tensor) -> torch.Tensor:
     margin = 0.05 * (high - low)
     low, high = low - margin, high + margin
     side = _LINE_POINTS if dim == 1 else _FIELD_SIDE
-    axes = [
-        torch.linspace(float(a), float(b), side, dtype=torch.float64)
-        for a, b in zip(low, high, strict=True)
-    ]
-    return torch.cartesian_prod(*axes).reshape(-1, dim)
+    share = torch.linspace(0, 1, side, dtype=torch.float64)
+    return low + (high - low) * torch.cartesian_prod(*[share] * dim).reshape(-1, dim)
 
 
 def view_score(
@@ -247,7 +238,7 @@ def view_score(
 ) -> ScoreView:
     """Evaluates the scores of named denoisers and the exact score at some noise levels."""
     process, density = context.process, context.dataset.density
-    levels = level_views(process, timesteps)
+    levels = _level_views(process, timesteps)
     places = [_places(context.noised(t, _POINTS)) for t in timesteps]
     by_level = list(zip(places, levels, strict=True))
     exact, heights = None, None
@@ -259,7 +250,7 @@ def view_score(
         levels=levels,
         points=tuple(x.numpy() for x in places),
         scores={
-            name: tuple(score_at(denoiser, process, x, level) for x, level in by_level)
+            name: tuple(_score(denoiser, process, x, level) for x, level in by_level)
             for name, denoiser in denoisers.items()
         },
         exact=exact,

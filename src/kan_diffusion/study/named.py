@@ -276,7 +276,8 @@ def single_trial(
     source = data_from_name(data) if isinstance(data, str) else data
     task = task_of(source)
     family = family or task.family
-    get_family(family, importing=True)
+    if get_family(family, importing=True).is_for_reading and dataset is None:
+        source = source.for_reading()
     noising = get_process(process or task.process)
     if optimizer is not None:
         require_known("optimizer", optimizer, OPTIMIZERS)

@@ -39,6 +39,7 @@ from kan_diffusion.tables.files import (
     require_distinct,
     require_size,
 )
+from kan_diffusion.tables.jumps import Scaling
 from kan_diffusion.tables.kinds import Column, Kind, fit_column
 from kan_diffusion.tables.rules import AnyRule, Rows, find_rules, obey
 from kan_diffusion.tables.seriation import arranged
@@ -88,6 +89,7 @@ class TableCodec(Settings):
         frame: pd.DataFrame,
         kinds: Mapping[str, str] | None = None,
         without: Collection[str] = (),
+        scaling: Scaling = "normal",
     ) -> Self:
         """Fits a codec to a frame: finds the kind of each column and what to keep of it.
 
@@ -95,6 +97,7 @@ class TableCodec(Settings):
             frame: Shape (n, columns), n > 0.
             kinds: Kinds of columns by name; the kinds of other columns are inferred.
             without: Rules that rows need not keep, such as "start<=end".
+            scaling: What coordinates numbers become.
 
         Raises:
             DataError: The frame is empty, a name is invalid or occurs twice, a dtype is not
@@ -113,7 +116,7 @@ class TableCodec(Settings):
         for place, name in enumerate(frame.columns):
             kept = int(name) if isinstance(name, int | np.integer) else str(name)
             cells, kind = frame.iloc[:, place], given.get(str(name))
-            column = fit_column(kept, cells, kind)
+            column = fit_column(kept, cells, kind, scaling)
             for warning in column.warnings(cells, given=kind is not None):
                 logger.warning(warning)
             columns.append(column)

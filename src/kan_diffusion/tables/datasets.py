@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 from torch import Tensor
 
+from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.randomness import numpy_generator
@@ -25,6 +26,11 @@ class TableDataset(Dataset):
 
     codec: TableCodec
     heldout: Tensor = field()
+
+    @property
+    def maps(self) -> tuple[CoordinateMap, ...]:
+        """How each coordinate follows from the cells of a row."""
+        return tuple(each for column in self.codec.columns for each in column.maps)
 
 
 def encoded(

@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kan_diffusion.data.datasets import FEWEST_JUDGED
 from kan_diffusion.data.frames import write_frame
-from kan_diffusion.denoisers.families import Setting
+from kan_diffusion.denoisers.families import Setting, get_family
 from kan_diffusion.devices import one_thread
 from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import DataError, RunFolderError, valid_settings
@@ -211,6 +211,8 @@ class DiffusionEstimator(BaseEstimator):
                 "kinds": {str(name): kind for name, kind in (self.columns or {}).items()},
                 "without": tuple(self.without),
             })  # fmt: skip
+        if get_family(self.family, importing=True).is_for_reading:
+            source = source.for_reading()
         array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
         parts = source.split(len(frame), seed, 0)

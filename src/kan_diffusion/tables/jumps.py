@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -35,12 +35,15 @@ from scipy.special import ndtr, ndtri
 
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
-from kan_diffusion.tables.numbers import SHARING, Spline, fit_numbers
+from kan_diffusion.tables.numbers import SHARING, Spline, fit_line, fit_numbers
 
-__all__ = ["JumpMap", "Share", "fit_jumps", "rounded_share", "spread_over"]
+__all__ = ["JumpMap", "Scaling", "Share", "fit_jumps", "rounded_share", "spread_over"]
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 """A share of rows."""
+
+Scaling = Literal["normal", "standard"]
+"""Coordinates of numbers: normal scores, or (x - mean) / std, of which a formula can be read."""
 
 _MOST_JUMPS = 10_000
 _SHARE = 1e-3  # least share of a jump ...
@@ -210,6 +213,7 @@ def fit_jumps(
     *,
     fine: bool = False,
     where: str = "",
+    scaling: Scaling = "normal",
 ) -> JumpMap:
     """Fits the map of a column's numbers.
 
@@ -218,10 +222,14 @@ def fit_jumps(
         bounds: What lies below all numbers and all samples, and what lies above; None if nothing.
         fine: Whether samples may be any numbers.
         where: Name of the column, for errors.
+        scaling: Whether the map is to normal scores, or a straight line without jumps.
 
     Raises:
         DataError: The numbers are all equal, or have a spread below 1e-305.
     """
+    if scaling == "standard":
+        line, _ = fit_line(numbers if fine else _spread(numbers), where)
+        return JumpMap(rest=line, fine=fine)
     known, counts = np.unique(numbers, return_counts=True)
     num = len(numbers)
     heaped = counts >= max(SHARING, _SHARE * num)

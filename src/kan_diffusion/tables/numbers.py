@@ -39,11 +39,12 @@ from annotated_types import Len
 from pydantic import FailFast, Field, FiniteFloat, model_validator
 from scipy.special import ndtr, ndtri
 
+from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import LARGEST
 
-__all__ = ["SHARING", "Lattice", "Spline", "decimals", "fit_numbers"]
+__all__ = ["SHARING", "Lattice", "Spline", "decimals", "fit_line", "fit_numbers"]
 
 SHARING = 5
 """Fewest rows that must share a bound so that it is kept exactly."""
@@ -235,6 +236,27 @@ def decimals(values: np.ndarray) -> int | None:
     return None
 
 
+_PROGRAM = '''
+def spline(x, knots, scores, slopes, lower, upper):
+    """Normal scores of numbers, by a rational-quadratic spline with tails, and derivatives."""
+    knots, scores, slopes = np.array(knots), np.array(scores), np.array(slopes)
+    k = np.clip(np.searchsorted(knots, x, "right") - 1, 0, len(knots) - 2)
+    width, height = knots[k + 1] - knots[k], scores[k + 1] - scores[k]
+    secant, t = height / width, np.clip((x - knots[k]) / width, 0, 1)
+    a, b, mixed = slopes[k] / secant, slopes[k + 1] / secant, t * (1 - t)
+    below = 1 + (a + b - 2) * mixed
+    z = scores[k] + height * (t * t + a * mixed) / below
+    slope = secant * (b * t * t + 2 * mixed + a * (1 - t) ** 2) / below**2
+    for outside, sign, end, bend in ((x < knots[0], -1, 0, lower), (x > knots[-1], 1, -1, upper)):
+        away = np.abs(x - knots[end]) * slopes[end]
+        growth = np.log1p(np.maximum(bend * away, -1 + 1e-12))
+        z = np.where(outside, scores[end] + sign * (growth / bend if bend else away), z)
+        slope = np.where(outside, slopes[end] * np.exp(-growth), slope)
+    return z, slope
+'''
+"""A spline as a program that needs NumPy alone."""
+
+
 class Spline(Settings):
     """A monotone rational-quadratic spline with smooth tails.
 
@@ -261,6 +283,22 @@ class Spline(Settings):
         if not (np.isfinite(secants) & (secants > 0) & (np.diff(x) > 0)).all():
             raise DataError("knots and scores must increase; fit the codec anew")
         return self
+
+    @property
+    def is_line(self) -> bool:
+        """Whether it is (x - mean) / scale."""
+        return len(self.x) == 2 and not (self.lower or self.upper)
+
+    def described(self, name: str, origin: float, unit: float) -> CoordinateMap:
+        """Describes the coordinate of a number ``origin + unit * x``, with the map as a program."""
+        x, z, slopes = self._pieces
+        knots, slopes = origin + unit * x, slopes / unit
+        if self.is_line:
+            scale = float(1 / slopes[0])
+            return CoordinateMap.standardised(name, float(knots[0]) - scale * float(z[0]), scale)
+        numbers = ", ".join(repr(part.tolist()) for part in (knots, z, slopes))
+        code = f"spline(x, {numbers}, {self.lower!r}, {self.upper!r})"
+        return CoordinateMap(f"normal score of {name}", code, _PROGRAM)
 
     @cached_property
     def _pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -330,8 +368,11 @@ def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.exp(np.concatenate([ends[:1], inner, ends[1:]]))
 
 
-def _line(values: np.ndarray, where: str) -> tuple[Spline, np.ndarray]:
-    """Makes the map z = (x - mean) / std, and z; its knots are so far apart that they differ."""
+def fit_line(values: np.ndarray, where: str = "") -> tuple[Spline, np.ndarray]:
+    """Fits the map z = (x - mean) / std of numbers (n,), and maps them.
+
+    Its knots are so far apart that they differ. Errors are those of :func:`fit_numbers`.
+    """
     # In units of a power of two no square overflows or vanishes, and no bit changes.
     unit = 2.0 ** (math.frexp(float(np.abs(values).max()))[1] - 1)
     scaled = values / unit
@@ -358,7 +399,7 @@ def fit_numbers(
     Raises:
         DataError: The values are all equal or have a spread below 1e-305.
     """
-    line, z = _line(values, where)
+    line, z = fit_line(values, where)
     known = [bound for bound in (low, high) if bound is not None]
     near = np.abs(line.forward(np.array(known))) < _MILD_BOUND
     rows = len(z)

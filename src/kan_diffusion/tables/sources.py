@@ -26,6 +26,7 @@ from kan_diffusion.randomness import torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.files import TABLES, Thousands, read_table
+from kan_diffusion.tables.jumps import Scaling
 from kan_diffusion.tables.kinds import KindName
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ class _TableSource(Source):
 
     Attributes:
         holdout: Fraction of the rows that is not trained on.
+        scaling: What coordinates numbers become: "normal" scores, or "standard" ones, of which a
+            formula can be read.
     """
 
     task = "kan_diffusion.tables.task:TableTask"
     view = "kan_diffusion.tables.page:TableView"
     holdout: float = Field(0.3, gt=0, lt=1)
+    scaling: Scaling = "normal"
 
     def content(self) -> tuple[pd.DataFrame, TableCodec]:
         """Returns the rows and their codec."""
@@ -68,6 +72,12 @@ class _TableSource(Source):
         from kan_diffusion.data.datasets import split
 
         return split(num, self.holdout, study_seed, trial_seed, MOST_HELDOUT)
+
+    def for_reading(self) -> Self:
+        """Returns a copy whose numbers are standardised, unless somebody has said how they are."""
+        if "scaling" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"scaling": "standard"})
 
     def describe(self, seed: int = 0) -> str:
         """Says which kinds the columns have, and which rules always hold."""
@@ -98,7 +108,7 @@ class TableData(_TableSource):
     def content(self) -> tuple[pd.DataFrame, TableCodec]:
         """Returns the rows and their codec."""
         frame = TABLES[self.table]()
-        return frame, TableCodec.fit(frame)
+        return frame, TableCodec.fit(frame, scaling=self.scaling)
 
 
 class FileData(_TableSource, PinnedSource):
@@ -205,7 +215,7 @@ class FileData(_TableSource, PinnedSource):
             DataError: A column cannot be used or does not fit its given kind, no rule has a given
                 name, or no column can be learned.
         """
-        codec = TableCodec.fit(frame, self.kinds, without=self.without)
+        codec = TableCodec.fit(frame, self.kinds, self.without, self.scaling)
         if not codec.dim:
             raise DataError(
                 "there is nothing to learn: every column is constant or identifies rows; give a "

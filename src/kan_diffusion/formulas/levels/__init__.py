@@ -17,14 +17,14 @@ constants of the chosen forms are then fitted to all points. The formula is take
 points that were not trained on is hardly above the network's.
 
 Coefficients are rational in :math:`\alpha^2` only where :math:`\alpha^2 + \sigma^2 = 1`: for flow
-matching there is a formula at each level, but no single one for all levels.
+matching there is no such search.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -38,28 +38,40 @@ from kan_diffusion.formulas.combination import compose, score_of
 from kan_diffusion.formulas.context import Context, Progress, tell_nobody
 from kan_diffusion.formulas.levels.coordinate import CoordinateFormula, first_formula
 from kan_diffusion.formulas.levels.forms import LevelForm
-from kan_diffusion.formulas.levels.search import best_forms, tie_constants
+from kan_diffusion.formulas.levels.search import best_forms
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["LevelForm", "formula_over_levels", "reading_levels"]
+__all__ = ["LevelForm", "LevelSearch", "formula_over_levels", "reading_levels"]
 
 _NUM_LEVELS = 64
 _SAMPLES = 256
+_BATCHES, _SWEEPS = 8, 3
 _BATCH = 16_384
 """Number of clean points in an average."""
 _NOISED = 4096
 """Noised points from a batch; at little noise each has few clean ones near, so many are needed."""
 
 
+class LevelSearch(NamedTuple):
+    """Result of a search for one formula.
+
+    Attributes:
+        formula: The formula; None where no form that was tried keeps the loss.
+        is_complete: Whether the search came to its end in the time.
+    """
+
+    formula: FormulaDenoiser | None
+    is_complete: bool
+
+
 def reading_levels(process: Process) -> NDArray[np.int64]:
     """Chooses the timesteps at which a network is read."""
     last = process.num_timesteps - 1
-    places = np.linspace(0.01, 0.98, _NUM_LEVELS) * last
-    return np.unique(places.round().astype(np.int64))
+    return np.unique((np.linspace(0.01, 0.98, _NUM_LEVELS) * last).round().astype(np.int64))
 
 
 def _draw(context: Context, clean: Tensor, purpose: str) -> AveragedPoints:
@@ -67,7 +79,7 @@ def _draw(context: Context, clean: Tensor, purpose: str) -> AveragedPoints:
     return draw_averaged(
         clean,
         context.process,
-        context.amounts.formula_batches * min(_NOISED, len(clean)),
+        (1 if context.is_quick else _BATCHES) * min(_NOISED, len(clean)),
         torch_generator("points for a formula", context.seed, purpose),
         batch=_BATCH,
         num_noised=_NOISED,
@@ -81,30 +93,26 @@ def formula_over_levels(
     *,
     tolerance: float,
     seconds: float = 120.0,
-    on_progress: Progress | None = None,
-) -> FormulaDenoiser | None:
+    on_progress: Progress = tell_nobody,
+) -> LevelSearch:
     """Looks for one formula that holds at all noise levels.
 
     Args:
-        denoiser: A network in which no curve depends on the points.
-        context: Data, process and judge of the network.
+        denoiser: A network with formulas in place of curves.
+        context: Data, process and judge of the network; the process is none of flow matching.
         tolerance: Largest rise of the loss over the network's.
         seconds: Time budget for the choice of forms.
         on_progress: Called after every coordinate and with the result.
 
     Returns:
-        The formula; None where no form fits within the tolerance.
+        No formula if a curve depends on the points, or there are fewer than two of these.
     """
-    process, say = context.process, on_progress or tell_nobody
-    if process.is_flow:
-        say("coefficients of flow matching are not among the forms: a formula at each level", 1.0)
-        return None
+    process, points = context.process, context.dataset.train
     timesteps = reading_levels(process)
     alpha, sigma = (level.numpy()[timesteps] for level in process.levels())
     scores = score_of(compose(denoiser, timesteps), process, alpha, sigma)
-    points = context.dataset.train
     if len(points) < 2 or not all(score.is_complete for score in scores):
-        return None
+        return LevelSearch(None, True)
     # The change of the prediction for a unit change of the score.
     factor = sigma / np.abs(process.noise_coefficients(alpha, sigma)[0])
     clean, noise = context.draw.clean[:_SAMPLES].numpy(), context.draw.noise[-_SAMPLES:].numpy()
@@ -117,21 +125,25 @@ def formula_over_levels(
         _draw(context, points[of_other], "the other half"),
     )
     final = _draw(context, points, "final")
-    formulas = []
+    formulas, is_complete = [], True
+    end = time.monotonic() + seconds
     for coordinate, score in enumerate(scores):
-        until = time.monotonic() + seconds / len(scores)
+        now = time.monotonic()
+        until = now + (end - now) / (len(scores) - coordinate)
         formula = first_formula(coordinate, score, alpha, x, factor)
-        formula = best_forms(formula, halves, process, until, context.amounts.formula_sweeps)
-        formula = tie_constants(formula, halves, process, until)
+        sweeps = 1 if context.is_quick else _SWEEPS
+        formula = best_forms(formula, halves, process, until, sweeps)
+        is_complete &= time.monotonic() < until
         again = replace(formula, constants=formula.constants.copy())
         again.fit(final, process)
         formulas.append(again if again.is_regular else formula)
-        what = f"coordinate x{coordinate}: a formula of {formula.num_constants} constants"
-        say(what, (coordinate + 1) / len(scores))
-    made = _joined(formulas, process)
-    limit, loss = context.loss(denoiser) + tolerance, context.loss(made)
-    say(f"one formula for all levels: loss {loss:.5f}, at most {limit:.5f} is allowed", 1.0)
-    return made if loss <= limit else None
+        what = f"coordinate x{coordinate}: a formula of {len(formula.constants)} constants"
+        on_progress(what, (coordinate + 1) / len(scores))
+    joined = _joined(formulas, process)
+    limit, loss = context.loss(denoiser) + tolerance, context.loss(joined)
+    say = f"one formula for all levels: loss {loss:.5f}, at most {limit:.5f} is allowed"
+    on_progress(say, 1.0)
+    return LevelSearch(joined if loss <= limit else None, is_complete)
 
 
 def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoiser:
@@ -141,10 +153,8 @@ def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoi
     constants: dict[sympy.Symbol, float] = {}
     expressions = []
     for formula in formulas:
-        groups: dict[int, sympy.Symbol] = {}
-        for value, group in zip(formula.constants, formula.ties, strict=True):
-            if group not in groups:
-                groups[group] = sympy.Symbol(f"c{len(constants)}", real=True)
-                constants[groups[group]] = float(value)
-        expressions.append(formula.expression([groups[group] for group in formula.ties]))
+        numbers = range(len(constants), len(constants) + len(formula.constants))
+        symbols = [sympy.Symbol(f"c{number}", real=True) for number in numbers]
+        constants |= dict(zip(symbols, formula.constants.tolist(), strict=True))
+        expressions.append(formula.expression(symbols))
     return formula_denoiser(expressions, constants, process)

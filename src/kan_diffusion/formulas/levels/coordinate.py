@@ -8,7 +8,7 @@ by Levenberg-Marquardt to the averaged targets.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,45 +26,35 @@ if TYPE_CHECKING:
 __all__ = ["CoordinateFormula", "Slot", "first_formula"]
 
 Array = NDArray[np.float64]
+Key = tuple[int, Atom | None]
+"""A coefficient: the identity of its combination, and its atom; None for the constant."""
 
 _NEGLIGIBLE = 0.02
 """Effect on the prediction below which a coefficient counts as 0."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Slot:
     """A coefficient somewhere in the score of one coordinate.
 
     Attributes:
-        holder: The combination it is in.
-        atom: The atom it multiplies; None for the constant.
-        role: Kind of that atom and its place, in words; coefficients of one role tend to have the
+        key: Which one it is.
+        numbers: Its values in the network, with shape (L,).
+        role: Kind of its atom and where it is, in words; coefficients of one role tend to have the
             same form.
         forms: Forms it may have.
-        starts: Constants of each form, fitted to the network's numbers.
+        starts: Constants of each form, fitted to the numbers.
     """
 
-    holder: Combination
-    atom: Atom | None
+    key: Key
+    numbers: Array
     role: str
-    forms: list[LevelForm]
-    starts: list[Array] = field(default_factory=list)
-
-    @property
-    def numbers(self) -> Array:
-        """Its values in the network, with shape (L,)."""
-        return self.holder.constant if self.atom is None else self.holder.terms[self.atom]
-
-    def put(self, numbers: Array) -> None:
-        """Changes its values."""
-        if self.atom is None:
-            self.holder.constant = numbers
-        else:
-            self.holder.terms[self.atom] = numbers
+    forms: Sequence[LevelForm]
+    starts: Sequence[Array] = ()
 
 
 def _copy(part: Combination) -> Combination:
-    """Copies a combination and all atoms in it."""
+    """Copies a combination and all atoms in it, so that no coefficient is in two places."""
     terms = {}
     for atom, numbers in part.terms.items():
         inner = None if atom.inner is None else _copy(atom.inner)
@@ -72,28 +62,17 @@ def _copy(part: Combination) -> Combination:
     return Combination(part.constant, terms)
 
 
-def _slots(part: Combination, coordinate: int | None) -> list[Slot]:
+def _slots(part: Combination, coordinate: int | None) -> Iterator[Slot]:
+    """Goes through the coefficients of a score, or, without a coordinate, of an argument in it."""
     outer = coordinate is not None
     least, where = (1, "outside") if outer else (0, "inside")
-    found = [Slot(part, None, f"constant {where}", forms_of(False, least))]
-    for atom in part.terms:
-        own = outer and atom.coordinate == coordinate
-        what = "function" if atom.coordinate is None else "own" if own else "coordinate"
-        found.append(Slot(part, atom, f"{what} {where}", forms_of(own, least)))
+    yield Slot((id(part), None), part.constant, f"constant {where}", forms_of(False, least))
+    for atom, numbers in part.terms.items():
+        diagonal = outer and atom.coordinate == coordinate
+        kind = "function" if atom.coordinate is None else "diagonal" if diagonal else "coordinate"
+        yield Slot((id(part), atom), numbers, f"{kind} {where}", forms_of(diagonal, least))
         if atom.inner is not None:
-            found += _slots(atom.inner, None)
-    return found
-
-
-def _effect(slot: Slot, score: Combination, x: Array, factor: Array) -> Array:
-    """Computes the root mean square change of the prediction per change of a coefficient, (L,)."""
-    numbers = slot.numbers
-    step = 1e-4 * (1 + np.abs(numbers))
-    before = score.values(x)
-    slot.put(numbers + step)
-    change = ((score.values(x) - before) ** 2).mean(1)
-    slot.put(numbers)
-    return np.asarray(np.sqrt(change) / step * factor)
+            yield from _slots(atom.inner, None)
 
 
 @dataclass
@@ -103,10 +82,10 @@ class CoordinateFormula:
     Attributes:
         coordinate: Number of the coordinate.
         score: The combination; its numbers are not used here.
-        slots: Its coefficients.
+        slots: Its coefficients; others are 0.
         picks: Number of the form of each coefficient.
-        constants: Constants of all forms, one after another.
-        ties: Index of the value of each constant; constants that are tied share a value.
+        constants: The different constants.
+        ties: Index of each constant of all forms, one after another, among the different ones.
     """
 
     coordinate: int
@@ -116,35 +95,25 @@ class CoordinateFormula:
     constants: Array
     ties: NDArray[np.int64]
 
-    @property
-    def forms(self) -> list[LevelForm]:
-        """The form of each coefficient."""
-        return [slot.forms[pick] for slot, pick in zip(self.slots, self.picks, strict=True)]
-
-    @property
-    def is_regular(self) -> bool:
-        """Whether no coefficient has a pole between signal levels 0 and 1."""
-        return all(form.is_regular(self.constants[place]) for _, form, place in self._places())
-
-    def _places(self) -> Iterator[tuple[Slot, LevelForm, slice]]:
-        """Goes through the coefficients, with their forms and the places of their constants."""
+    def parts(self) -> Iterator[tuple[Slot, LevelForm, slice]]:
+        """Goes through the coefficients, with their forms and where the forms' constants are."""
         start = 0
-        for slot, form in zip(self.slots, self.forms, strict=True):
+        for slot, pick in zip(self.slots, self.picks, strict=True):
+            form = slot.forms[pick]
             yield slot, form, slice(start, start + form.size)
             start += form.size
 
     @property
-    def num_constants(self) -> int:
-        """Number of different constants."""
-        return int(self.ties.max()) + 1 if len(self.ties) else 0
+    def is_regular(self) -> bool:
+        """Whether no coefficient has a pole between signal levels 0 and 1."""
+        every = self.constants[self.ties]
+        return all(form.is_regular(every[where]) for _, form, where in self.parts())
 
     def predict(self, points: AveragedPoints, process: Process) -> Array:
         """Predicts its coordinate, with shape (n,)."""
         x, alpha, sigma, _ = points.arrays
-        values = {
-            (id(slot.holder), slot.atom): form.values(alpha, self.constants[place])
-            for slot, form, place in self._places()
-        }
+        every = self.constants[self.ties]
+        values = {slot.key: form.values(alpha, every[where]) for slot, form, where in self.parts()}
         score = self.score.fold(
             np.zeros(len(x)),
             lambda part, atom: values.get((id(part), atom)),
@@ -154,25 +123,21 @@ class CoordinateFormula:
         a, b = process.noise_coefficients(alpha, sigma)
         return np.asarray((-sigma * score - b * x[:, self.coordinate]) / a)
 
-    def values(self) -> Array:
-        """Gives the different constants."""
-        return np.array([self.constants[self.ties == k].mean() for k in range(self.num_constants)])
-
     def _errors(self, points: AveragedPoints, process: Process) -> Array:
         return self.predict(points, process) - points.arrays[-1][:, self.coordinate]
 
     def fit(self, points: AveragedPoints, process: Process) -> None:
         """Fits its constants to noised points."""
-        if self.num_constants == 0:
+        if not len(self.constants):
             return
 
         def residuals(p: Array) -> Array:
-            self.constants = p[self.ties]
+            self.constants = p
             left = self._errors(points, process)
             return np.asarray(np.where(np.isfinite(left), left, 1e3))
 
         limits = {"max_nfev": 40, "xtol": 1e-6, "ftol": 1e-7}
-        self.constants = least_squares(residuals, self.values(), method="lm", **limits).x[self.ties]
+        self.constants = least_squares(residuals, self.constants, method="lm", **limits).x
 
     def loss(self, points: AveragedPoints, process: Process) -> float:
         """Computes the mean squared error of its prediction; infinite where it is not a number."""
@@ -180,7 +145,7 @@ class CoordinateFormula:
         return loss if np.isfinite(loss) else float("inf")
 
     def changed(
-        self, picks: list[int], anew: Collection[int], without: int | None = None
+        self, picks: Sequence[int], anew: Collection[int], without: int | None = None
     ) -> CoordinateFormula:
         """Makes a formula of other forms, without tied constants.
 
@@ -189,30 +154,37 @@ class CoordinateFormula:
             anew: Coefficients whose constants start from the network's numbers.
             without: A coefficient that is set to 0.
         """
+        every = self.constants[self.ties]
         parts = [
-            (slot, pick, slot.starts[pick] if number in anew else self.constants[place])
-            for number, ((slot, _, place), pick) in enumerate(
-                zip(self._places(), picks, strict=True)
-            )
+            (slot, pick, slot.starts[pick] if number in anew else every[where])
+            for number, ((slot, _, where), pick) in enumerate(zip(self.parts(), picks, strict=True))
             if number != without
         ]
-        joined = np.concatenate([*(constants for _, _, constants in parts), np.zeros(0)])
+        constants = np.concatenate([*(constants for _, _, constants in parts), np.zeros(0)])
         return replace(
             self,
             slots=[slot for slot, _, _ in parts],
             picks=[pick for _, pick, _ in parts],
-            constants=joined,
-            ties=np.arange(len(joined)),
+            constants=constants,
+            ties=np.arange(len(constants)),
         )
 
+    def tied(self, one: int, other: int) -> CoordinateFormula:
+        """Makes a formula in which two of the different constants are one, their mean."""
+        constants = self.constants.copy()
+        constants[one] = (constants[one] + constants[other]) / 2
+        ties = np.where(self.ties == other, one, self.ties)
+        ties = np.where(ties > other, ties - 1, ties)
+        return replace(self, constants=np.delete(constants, other), ties=ties)
+
     def expression(self, symbols: Sequence[sympy.Symbol]) -> sympy.Expr:
-        """Writes the score in SymPy, with a symbol for each constant; tied ones may share it."""
+        """Writes the score in SymPy, with a symbol for each of the different constants."""
         import sympy
 
         alpha = sympy.Symbol("alpha", real=True)
+        every = [symbols[index] for index in self.ties]
         factors = {
-            (id(slot.holder), slot.atom): form.expression(alpha, symbols[place])
-            for slot, form, place in self._places()
+            slot.key: form.expression(alpha, every[where]) for slot, form, where in self.parts()
         }
         return self.score.fold(
             sympy.Integer(0),
@@ -235,22 +207,30 @@ def first_formula(
         factor: Change of the prediction for a unit change of the score, with shape (L,).
     """
     score = _copy(score)
+    every = list(_slots(score, coordinate))
+    numbers = {slot.key: slot.numbers for slot in every}
+
+    def values(changed: dict[Key, Array]) -> Array:
+        return score.values(x, lambda part, atom: changed[id(part), atom])
+
     slots, picks = [], []
-    for slot in _slots(score, coordinate):
-        effect = _effect(slot, score, x, factor)
+    for slot in every:
+        step = 1e-4 * (1 + np.abs(slot.numbers))
+        change = values(numbers | {slot.key: slot.numbers + step}) - values(numbers)
+        effect = np.sqrt((change**2).mean(1)) / step * factor  # on the prediction, at each level
         size = float(np.sqrt(np.mean((effect * slot.numbers) ** 2)))
-        own = slot.atom is not None and slot.atom.coordinate == coordinate
-        if size < _NEGLIGIBLE and not (own and slot.holder is score):
-            slot.put(np.zeros_like(slot.numbers))
+        if size < _NEGLIGIBLE and not slot.forms[0].diagonal:
+            numbers[slot.key] = np.zeros_like(slot.numbers)
             continue
         weights = effect / max(size, 1e-9)
-        slot.starts = [first_fit(form, alpha, slot.numbers, weights) for form in slot.forms]
+        starts = [first_fit(form, alpha, slot.numbers, weights) for form in slot.forms]
         costs = [
             float(np.mean((weights * (form.values(alpha, p) - slot.numbers)) ** 2))
             + 3e-3 * form.size
-            for form, p in zip(slot.forms, slot.starts, strict=True)
+            for form, p in zip(slot.forms, starts, strict=True)
         ]
-        slots.append(slot)
+        slots.append(replace(slot, starts=starts))
         picks.append(int(np.argmin(costs)))
-    empty = CoordinateFormula(coordinate, score, slots, picks, np.zeros(0), np.zeros(0, np.int64))
+    none = np.zeros(0, dtype=np.int64)
+    empty = CoordinateFormula(coordinate, score, slots, picks, np.zeros(0), none)
     return empty.changed(picks, range(len(slots)))

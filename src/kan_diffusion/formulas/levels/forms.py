@@ -28,27 +28,27 @@ class LevelForm:
     """A function of the signal level, its constants left open.
 
     Attributes:
-        own: Whether c is -1, as for a point's own coordinate.
+        diagonal: Whether c is -1, as for the coordinate whose score it is.
         power: Power p.
         numerator: Whether there is a constant n.
         denominator: Powers of alpha in the denominator: (), (2,), (4,) or (2, 4).
     """
 
-    own: bool
+    diagonal: bool
     power: int
     numerator: bool
     denominator: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Number of constants: c (unless own), n, then b and e, as far as the form has them."""
-        return (not self.own) + self.numerator + len(self.denominator)
+        """Number of constants: c (unless diagonal), n, then b and e, as far as there are any."""
+        return (not self.diagonal) + self.numerator + len(self.denominator)
 
     def values(self, alpha: Array, constants: Array) -> Array:
         """Evaluates the form at signal levels of any shape."""
         rest = list(constants)
         square = alpha * alpha
-        result = np.full_like(alpha, -1.0 if self.own else rest.pop(0))
+        result = np.full_like(alpha, -1.0 if self.diagonal else rest.pop(0))
         for _ in range(self.power):  # far faster than a power
             result *= alpha
         if self.numerator:
@@ -74,19 +74,17 @@ class LevelForm:
         import sympy
 
         rest = list(constants)
-        result: sympy.Expr = sympy.Integer(-1) if self.own else rest.pop(0)
+        result: sympy.Expr = sympy.Integer(-1) if self.diagonal else rest.pop(0)
         result = result * alpha**self.power
         if self.numerator:
             result = result * (1 + rest.pop(0) * alpha**2)
-        if self.denominator:
-            below = sum(c * alpha**k for c, k in zip(rest, self.denominator, strict=True))
-            result = result / (1 + below)
-        return result
+        terms = (c * alpha**k for c, k in zip(rest, self.denominator, strict=True))
+        return result / (1 + sum(terms))
 
 
-def forms_of(own: bool, least_power: int) -> list[LevelForm]:
-    """Lists the forms for a point's own coordinate, or those of powers from ``least_power``."""
-    if own:
+def forms_of(diagonal: bool, least_power: int) -> list[LevelForm]:
+    """Lists the forms of the coordinate itself, or those of powers from ``least_power``."""
+    if diagonal:
         parts = itertools.product((False, True), ((), (2,), (4,), (2, 4)))
         return [LevelForm(True, 0, numerator, below) for numerator, below in parts]
     powers = range(least_power, least_power + 3)
@@ -96,6 +94,8 @@ def forms_of(own: bool, least_power: int) -> list[LevelForm]:
 
 def first_fit(form: LevelForm, alpha: Array, values: Array, weights: Array) -> Array:
     """Fits the constants of a form to a coefficient's numbers."""
+    if form.size == 0:
+        return np.zeros(0)
 
     def residuals(p: Array) -> Array:
         return weights * (form.values(alpha, p) - values)
@@ -103,11 +103,9 @@ def first_fit(form: LevelForm, alpha: Array, values: Array, weights: Array) -> A
     fits = []
     for start in _STARTS:
         first = np.full(form.size, start)
-        if not form.own:
+        if not form.diagonal:
             first[0] = 1.0
             base = weights * form.values(alpha, first)
             first[0] = float(base @ (weights * values)) / max(float(base @ base), 1e-12)
-        if form.size == 0:
-            return first
         fits.append(least_squares(residuals, first, method="lm", max_nfev=100))
     return np.asarray(min(fits, key=lambda fit: float(fit.cost)).x)

@@ -1,17 +1,15 @@
-"""The curves of the most important edges, and the share of each input."""
+"""The curves of the most important edges."""
 
 from __future__ import annotations
 
 import textwrap
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from kan_diffusion.formulas.views import NetworkView
 from kan_diffusion.report.explanation.looks import (
-    INPUT_COLOURS,
     edge_title,
     level_colours,
     level_label,
@@ -19,7 +17,7 @@ from kan_diffusion.report.explanation.looks import (
 from kan_diffusion.report.points import panel_figure, row_counts
 from kan_diffusion.report.style import MUTED, REAL, report_style, shortened
 
-__all__ = ["contributions_figure", "curves_figure"]
+__all__ = ["curves_figure"]
 
 _COLUMNS = 4
 _DENSITY_SHARE = 0.3
@@ -28,7 +26,6 @@ _LETTER = 0.0755
 """Width of a letter of the formula above a panel, in inches."""
 _WIDEST, _THINNEST = 3.8, 1.2
 """Lines get thinner from level to level, so that equal curves show one inside the other."""
-_LEAST_SHARE = 0.005
 
 
 @report_style()
@@ -95,57 +92,3 @@ def _broken(text: str, longest: int) -> str:
     parts = [text[:place], text[place + 1 :]] if place > 0 else [text]
     lines = [line for part in parts for line in textwrap.wrap(part, longest)]
     return "\n".join(lines if len(lines) <= 2 else [lines[0], f"{lines[1][:-1]}…"])
-
-
-@report_style()
-def contributions_figure(view: NetworkView, width: float = 7.2) -> Figure:
-    """Draws the share of each input in the outputs at each noise level.
-
-    Args:
-        view: The network.
-        width: Width in inches; if it is small, the legend stands below.
-    """
-    shares = np.clip(np.nan_to_num(view.input_by_level), 0.0, None)
-    totals = shares.sum(axis=1, keepdims=True)
-    shares = shares / np.where(totals > 0, totals, 1.0)
-    names = [shortened(name) for name in view.units[0]]
-    seen = [i for i in range(len(names)) if shares[:, i].max(initial=0.0) >= _LEAST_SHARE]
-    order = sorted(seen, key=lambda index: -shares[:, index].sum())
-    most = len(INPUT_COLOURS)
-    own = sorted(order if len(seen) <= most else order[: most - 1])
-    rest = [index for index in range(len(names)) if index not in own]
-    parts = [
-        (names[index], colour, shares[:, index], index >= view.num_point_inputs)
-        for index, colour in zip(own, INPUT_COLOURS, strict=False)
-    ]
-    if rest and shares[:, rest].sum() > 0:
-        name = f"{len(rest)} other{'s' if len(rest) > 1 else ''}"
-        parts.append((name, REAL, shares[:, rest].sum(axis=1), False))
-    beside = width > 6
-    figure = Figure(figsize=(width, 3.6 if beside else 4.2), layout="constrained")
-    axes = figure.subplots()
-    places = np.arange(len(view.levels))
-    base = np.zeros(len(view.levels))
-    for name, colour, part, is_time in parts:
-        axes.bar(
-            places, part, bottom=base, color=colour, width=0.72, edgecolor="white", linewidth=0.8,
-            hatch="///" if is_time else None, label=name,
-        )  # fmt: skip
-        for place, value, low in zip(range(len(part)), part, base, strict=True):
-            if value >= 0.08:
-                axes.text(
-                    place, low + value / 2, f"{value:.0%}", ha="center", va="center", fontsize=8.5,
-                    color="white", fontweight="bold",
-                    bbox={"boxstyle": "round,pad=0.15", "facecolor": "#22262bb0", "linewidth": 0},
-                )  # fmt: skip
-        base = base + part
-    axes.set_xticks(places, [f"{level.sigma:.2f}" for level in view.levels])
-    axes.set(xlabel="noise level σ", ylabel="share of the attribution", ylim=(0.0, 1.0))
-    axes.grid(False)
-    handles, labels = axes.get_legend_handles_labels()
-    title = "input" + (" (hatched: of time)" if any(part[3] for part in parts) else "")
-    figure.legend(
-        handles[::-1], labels[::-1], loc=f"outside {'right upper' if beside else 'lower center'}",
-        ncols=1 if beside else 3, title=title, fontsize=9,
-    )  # fmt: skip
-    return figure

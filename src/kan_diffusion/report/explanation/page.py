@@ -12,19 +12,13 @@ from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.files import inside, write_bytes
 from kan_diffusion.formulas.explain import Explanation
 from kan_diffusion.formulas.match import EdgeReport
-from kan_diffusion.report.explanation.curves import contributions_figure, curves_figure
+from kan_diffusion.report.explanation.curves import curves_figure
 from kan_diffusion.report.explanation.data import named_views, page_data
 from kan_diffusion.report.explanation.diagram import network_figure
 from kan_diffusion.report.explanation.looks import KINDS, kind_of, level_label
-from kan_diffusion.report.explanation.motions import (
-    stages_motion,
-    training_level,
-    training_motion,
-)
-from kan_diffusion.report.explanation.scores import axis_names, samples_figure, score_figure
+from kan_diffusion.report.explanation.scores import axis_names, score_figure
 from kan_diffusion.report.html import Page
 from kan_diffusion.report.images import embedded, figure_png, figure_svg
-from kan_diffusion.report.motion import add_player
 from kan_diffusion.report.style import NARROW
 from kan_diffusion.report.tables import (
     MISSING,
@@ -33,7 +27,6 @@ from kan_diffusion.report.tables import (
     Head,
     Line,
     Table,
-    format_number,
     number_cell,
 )
 from kan_diffusion.study.results.wording import capitalised
@@ -75,7 +68,6 @@ def write_explanation(
         field=bool(explanation.score.scores) and len(names) <= 2,
         exact=explanation.score.exact is not None,
     )
-    _add_motion(page, explanation)
     _add_formulas(page, explanation, names)
     page.section("What became of each edge", "edges").table(_edge_table(explanation), narrow=True)
     section = page.section("Figures")
@@ -91,31 +83,6 @@ def write_explanation(
             section.figure(picture, caption, alternative)
     page.section("Make it again", "command").code(explanation.command)
     return page.write(folder / "explanation.html")
-
-
-def _add_motion(page: Page, explanation: Explanation) -> None:
-    """Adds players of the reverse processes, and of the training where it was recorded."""
-    section = page.section("In motion", "motion")
-    if not section.drawn:
-        return
-    exact = " beside the exact denoiser’s" if "exact" in explanation.reverse else ""
-    motions = (
-        (
-            "Reverse processes from noise to samples", stages_motion,
-            f"The reverse process of each stage{exact}, from the same noise. Between recorded "
-            "times, a tenth of T apart, points move straight.",
-        ),
-        (
-            "Samples and edges at moments of training", training_motion,
-            "Training: what the network draws from the same noise, and its most important edges "
-            f"at {training_level(explanation)}, over the inputs that they then have.",
-        ),
-    )  # fmt: skip
-    for alternative, moving, caption in motions:
-        with section.keeping_going(alternative):
-            motion = moving(explanation)
-            if motion is not None:
-                add_player(section, motion, caption, alternative)
 
 
 def _figures(explanation: Explanation) -> Iterator[tuple[str, partial[Figure], str, str]]:
@@ -141,12 +108,6 @@ def _figures(explanation: Explanation) -> Iterator[tuple[str, partial[Figure], s
         "each noise level. Each curve is drawn around its mean, so curves of one function at two "
         "levels may differ by a constant.",
     )
-    yield (
-        "contributions",
-        partial(contributions_figure, explanation.network),
-        "The share of each input at each noise level",
-        "Contributions of the trained network's inputs to its outputs at each noise level.",
-    )
     if explanation.score.scores:
         beside = "" if explanation.score.exact is None else " beside the exact one"
         yield (
@@ -154,13 +115,6 @@ def _figures(explanation: Explanation) -> Iterator[tuple[str, partial[Figure], s
             partial(score_figure, explanation.score, columns),
             f"The learned score{beside}",
             f"The learned score{beside}: it points to where points get denser.",
-        )
-    if explanation.samples:
-        yield (
-            "samples",
-            partial(samples_figure, explanation.samples, columns),
-            "Generated points beside real ones",
-            "Real points and generated ones, on the same axes.",
         )
 
 
@@ -170,21 +124,10 @@ def _add_formulas(page: Page, explanation: Explanation, names: list[str]) -> Non
         ("The score at all noise levels", "s", explanation.formula or ()),
         ("The predicted noise at all noise levels", r"\hat{\epsilon}", explanation.noise or ()),
     ]
-    groups = [(title, "", symbol, latex) for title, symbol, latex in of_all if latex]
-    for formula in explanation.level_formulas:
-        ranges = "; ".join(
-            f"x{index} from {format_number(float(low))} to {format_number(float(high))}"
-            for index, (low, high) in enumerate(formula.ranges)
-        )
-        note = (
-            f"Checked for {ranges}. Its predicted noise differs from the network’s by "
-            f"{format_number(formula.error)} (RMS)."
-        )
-        title = f"The score at {level_label(formula.level)}"
-        groups.append((title, note, "s", formula.score))
+    groups = [(title, symbol, latex) for title, symbol, latex in of_all if latex]
     if not groups:
         return
-    section = page.section("The formula" if len(groups) == 1 else "The formulas", "formulas")
+    section = page.section("The formulas", "formulas")
     symbols = [
         f"x{index}" if name == f"x{index}" else f"x{index} is {name}"
         for index, name in enumerate(names)
@@ -194,8 +137,8 @@ def _add_formulas(page: Page, explanation: Explanation, names: list[str]) -> Non
         "levels.",
         kind="note",
     )
-    for title, note, symbol, latex in groups:
-        group = section.section(title).text(note, kind="note")
+    for title, symbol, latex in groups:
+        group = section.section(title)
         for index, coordinate in enumerate(latex):
             group.formula(f"{symbol}_{{{index}}}", coordinate, f"Coordinate {index}")
 

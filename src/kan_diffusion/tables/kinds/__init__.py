@@ -12,6 +12,7 @@ from kan_diffusion.errors import DataError, require_known
 from kan_diffusion.settings import of_kind
 from kan_diffusion.tables.dates import DATE_FORMAT
 from kan_diffusion.tables.dtypes import Storage
+from kan_diffusion.tables.jumps import Scaling
 from kan_diffusion.tables.kinds.base import Cells, Kind
 from kan_diffusion.tables.kinds.category import Category, Constant
 from kan_diffusion.tables.kinds.identifier import Identifier
@@ -52,7 +53,9 @@ Column = Annotated[SerializeAsAny[Kind], of_kind("kind", KINDS)]
 """A column of any kind, which a file tells by its name."""
 
 
-def fit_column(name: str | int, series: pd.Series, given: str | None = None) -> Kind:
+def fit_column(
+    name: str | int, series: pd.Series, given: str | None = None, scaling: Scaling = "normal"
+) -> Kind:
     """Fits a column to cells (n,), n > 0: finds its kind, if none is given, and what to keep.
 
     Raises:
@@ -61,7 +64,7 @@ def fit_column(name: str | int, series: pd.Series, given: str | None = None) -> 
     """
     asked, form = (None, "") if given is None else split_kind(given)
     storage = Storage.of(series, name, asked, form)
-    cells = Cells(name, storage, *storage.read(series, name))
+    cells = Cells(name, storage, *storage.read(series, name), scaling)
     by_itself = next(kind for kind, of in KINDS.items() if of.suits(cells))
     kind = asked or by_itself
     if len(cells.present) == 0:

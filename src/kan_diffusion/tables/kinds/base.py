@@ -19,10 +19,11 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import WORDS, Holds, Storage, Values, place_among
-from kan_diffusion.tables.jumps import Share
+from kan_diffusion.tables.jumps import Scaling, Share
 from kan_diffusion.tables.scales import Names, Scale
 
 __all__ = ["Cells", "Kind"]
@@ -39,12 +40,14 @@ class Cells:
         storage: Its dtype and what its cells hold.
         values: The values, as the storage reads them, shape (n,).
         missing: Which of them are missing, shape (n,).
+        scaling: What coordinates numbers become.
     """
 
     name: str | int
     storage: Storage
     values: np.ndarray
     missing: np.ndarray
+    scaling: Scaling = "normal"
 
     @cached_property
     def present(self) -> np.ndarray:
@@ -77,6 +80,13 @@ class Kind(Settings):
     storage: Storage
     kind: str
     missing: Share = 0.0
+
+    # What its coordinates are.
+
+    @property
+    def maps(self) -> tuple[CoordinateMap, ...]:
+        """How each of its coordinates follows from a cell."""
+        return tuple(CoordinateMap(f"code of {name}") for name in self.coordinates)
 
     # Finding and fitting.
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.tables.dates import is_clock
 from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.jumps import JumpMap, fit_jumps, spread_over
@@ -42,6 +43,18 @@ class Number(Kind):
     lattice: Lattice
     distribution: JumpMap
 
+    @property
+    def maps(self) -> tuple[CoordinateMap, ...]:
+        """How its coordinates follow from a cell; no code for a time or where there are jumps."""
+        name, spline, (*states, _) = str(self.name), self.distribution.rest, super().maps
+        if spline is None or self.distribution.jumps:
+            return (*states, CoordinateMap(f"normal score of {name}"))
+        if self.storage.unit is not None:
+            return (*states, CoordinateMap(name if spline.is_line else f"normal score of {name}"))
+        lattice, middle = self.lattice, 0.0 if self.lattice.fine else 0.5
+        unit = lattice.step / lattice.per
+        return (*states, spline.described(name, lattice.origin / lattice.per - middle * unit, unit))
+
     @classmethod
     def suits(cls, cells: Cells) -> bool:
         """Tells whether a column holds numbers."""
@@ -56,6 +69,7 @@ class Number(Kind):
             lattice.bounds(cells.present),
             fine=lattice.fine,
             where=str(cells.name),
+            scaling=cells.scaling,
         )
         return {"lattice": lattice, "distribution": distribution}
 
