@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from diffusers.utils.logging import disable_progress_bar
 
 from kan_diffusion.data.toys import ToyData

@@ -242,7 +242,7 @@ def test_every_command_reads_a_saved_model(cli, tmp_path, monkeypatch):
         ("sample run --num 20 --seed 0 --out drawn.parquet", "20 rows: drawn.parquet"),
         ("evaluate run --data others.csv", "60 rows of 'others' that were not trained on"),
         ("evaluate run", "24 rows of 'rows' that were not trained on"),
-        ("explain run --no-formulas --num 20", "Explanation: run/explanation/explanation.html"),
+        ("explain run --no-simplify --num 20", "Explanation: run/explanation/explanation.html"),
         ("report run", "Report: run/report.html"),
     ):
         outcome = cli(*words.split())

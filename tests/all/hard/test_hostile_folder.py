@@ -32,7 +32,7 @@ COMMANDS = (
     "sample captions --num 1 --prompt dark",
     "impute table rows.csv --out filled.csv",
     "evaluate table",
-    "explain readable --no-formulas --num 0",
+    "explain readable --no-simplify --num 0",
     "report study",
     "sample readable --steps 2 --num 20 --animate moves.mp4",
 )

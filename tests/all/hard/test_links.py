@@ -9,7 +9,7 @@ from runs import BRIEFLY
 
 TRAIN = f"train two-modes --family readable-kan --params 150 --sparsify 0.001 --moments 2 \
 {' '.join(BRIEFLY[:-1])} --out run"
-EXPLAIN = "explain run --no-formulas --no-simplify --num 0"
+EXPLAIN = "explain run --no-simplify --num 0"
 PARTS = "denoiser", "reverse", "weights"
 COMMANDS = {
     TRAIN: ("readable", PARTS),
