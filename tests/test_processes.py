@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from helpers import randn, refused, seeded
-from kan_diffusion.processes import PROCESSES, Process, get_process, signal_left, signal_warning
+from kan_diffusion.processes import PROCESSES, Process, get_process, signal_warning
 
 KINDS = [Process(name=kind, prediction_type=kind) for kind in ("epsilon", "v_prediction", "sample")]
 
@@ -78,12 +78,12 @@ def test_the_notebooks_process_keeps_most_of_its_signal_and_says_so():
     process, beta = get_process("notebook"), 0.025**2
     kept = (1 - beta) ** torch.arange(1, 251, dtype=torch.float64)
     torch.testing.assert_close(process.levels()[0] ** 2, kept, rtol=1e-5, atol=0)
-    assert signal_left(process) == pytest.approx(math.sqrt(kept[-1]), rel=1e-5)
+    assert float(process.levels()[0][-1]) == pytest.approx(math.sqrt(kept[-1]), rel=1e-5)
     assert "92.5% of the signal is left" in signal_warning(process)
     assert "process 'cosine' does" in signal_warning(process)
     assert (process.loss, process.prediction_type) == ("huber", "epsilon")
     for name in ("cosine", "ddpm", "flow"):  # which reach noise
-        assert 0 <= signal_left(get_process(name)) < 0.05
+        assert 0 <= float(get_process(name).levels()[0][-1]) < 0.05
         assert signal_warning(get_process(name)) is None
 
 

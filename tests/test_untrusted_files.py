@@ -114,7 +114,7 @@ def test_nothing_is_unpickled(folder, monkeypatch):
     (folder / WEIGHTS).with_suffix(".bin").write_bytes(pickle.dumps(_Bomb()))
     refuse(folder, "holds no weights .* can run code and are not read")
     (folder / WEIGHTS).write_bytes(pickle.dumps(_Bomb()))
-    refuse(folder, "cannot be read .* train the denoiser again")
+    refuse(folder, "cannot be read .* train it again")
 
 
 def test_no_repository_is_asked(folder, no_net):

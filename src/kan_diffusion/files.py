@@ -199,10 +199,8 @@ def _publish(source: Path, target: Path, overwrite: bool) -> bool:
         if overwrite and source.is_dir() and target.is_dir():  # pictures of other names stay
             for each in source.iterdir():
                 each.replace(target / each.name)
-        elif overwrite:
+        elif overwrite or source.is_dir():  # which replaces an empty folder alone
             source.replace(target)
-        elif source.is_dir():  # only an empty folder is replaced
-            source.rename(target)
         else:
             try:
                 os.link(source, target)
@@ -346,15 +344,18 @@ def read_sealed(
     content.pop(_SEAL, None)
     digests = content.pop(_DIGESTS, {})
     try:
-        unchanged = path.read_bytes() == sealed_json(content, _NAMED.validate_python(digests))
+        if path.read_bytes() == sealed_json(content, _NAMED.validate_python(digests)):
+            return content, digests
     except ValueError:  # it has other values in the place of digests, or numbers that JSON lacks
-        unchanged = False
-    if not unchanged:
-        raise RunFolderError(
-            f"'{path}' is not what the run wrote (it has another SHA-256 than it says); restore "
-            f"it, or {again}"
-        )
-    return content, digests
+        pass
+    raise _changed(path, again)
+
+
+def _changed(path: Path, again: str) -> RunFolderError:
+    """Makes the error for a file with another digest than is kept of it."""
+    return RunFolderError(
+        f"'{path}' is not what the run wrote (its SHA-256 is another); restore it, or {again}"
+    )
 
 
 def require_unchanged(folder: Path, digests: Mapping[str, str], again: str) -> None:
@@ -370,17 +371,14 @@ def require_unchanged(folder: Path, digests: Mapping[str, str], again: str) -> N
                 raise OSError(errno.EINVAL, "it is no file of the folder")
             path = inside(folder, name)
             room -= require_file(path, room)
-            unchanged = digest(path) == expected
+            actual = digest(path)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise RunFolderError(
                 f"'{folder / name[:200]}' cannot be read ({reason}); restore it, or {again}"
             ) from error
-        if not unchanged:
-            raise RunFolderError(
-                f"'{path}' is not what the run wrote (its SHA-256 is another); restore it, or "
-                f"{again}"
-            )
+        if actual != expected:
+            raise _changed(path, again)
 
 
 def read_json(path: Path, kind: str, remedy: str, most: int | None = None) -> dict[str, Any]:

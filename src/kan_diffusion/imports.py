@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,15 +32,8 @@ T = TypeVar("T")
 
 
 def own_class(place: str, base: type[T]) -> type[T]:
-    """Loads a class of this package.
-
-    Args:
-        place: Where it is, ``"module:NAME"``, as the package's own registries have it.
-        base: Its base class.
-    """
-    module, _, name = place.partition(":")
-    found = getattr(importlib.import_module(module), name)
-    assert isinstance(found, type)
+    """Loads a class of this package from ``"module:NAME"``, as its registries have it."""
+    found = pkgutil.resolve_name(place)
     assert issubclass(found, base)
     return found
 
@@ -93,9 +87,6 @@ def from_extra(extra: str, what: str) -> Iterator[None]:
     Args:
         extra: The extra of this package that installs them.
         what: What needs them, in the plural, such as ``"prompts"``.
-
-    Yields:
-        Nothing.
 
     Raises:
         KanDiffusionError: One of them is not installed.

@@ -33,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional
 
 from kan_diffusion.errors import KanDiffusionError, look_up
 from kan_diffusion.limits import MOST_TIMESTEPS
@@ -48,7 +49,6 @@ __all__ = [
     "expand",
     "get_process",
     "noise_of_mean",
-    "signal_left",
     "signal_warning",
 ]
 
@@ -63,12 +63,7 @@ Levels = TypeVar("Levels", Tensor, NDArray[np.float64])
 def expand(level: Tensor, like: Tensor) -> Tensor:
     """Appends dimensions of size 1 to levels, so that they broadcast over those of the samples.
 
-    Args:
-        level: Levels with shape (), (B,), or with as many dimensions as the samples.
-        like: Samples with shape (B, *shape).
-
-    Returns:
-        The levels with as many dimensions as the samples.
+    Levels have shape (), (B,), or as many dimensions as the samples (B, *shape).
     """
     return level.reshape(level.shape + (1,) * (like.ndim - level.ndim))
 
@@ -76,14 +71,7 @@ def expand(level: Tensor, like: Tensor) -> Tensor:
 def noise_of_mean(mean: Tensor, noised: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """Computes the noise that belongs to a mean of x_0: (x_t - alpha mean) / sigma.
 
-    Args:
-        mean: Means of the clean samples with shape (B, *shape).
-        noised: The noised samples with shape (B, *shape).
-        alpha: Signal levels, see :func:`expand`.
-        sigma: Noise levels, likewise; positive.
-
-    Returns:
-        Noise with shape (B, *shape).
+    Shapes are those of :class:`Process`; sigma is positive.
     """
     return (noised - expand(alpha, noised) * mean) / expand(sigma, noised)
 
@@ -105,6 +93,9 @@ def _prediction(kind: PredictionType, alpha: Levels, sigma: Levels) -> tuple[Lev
 
 class Process(Settings):
     """A noising process: schedule, prediction type and loss.
+
+    Samples, noise, predictions and targets have shape (B, *shape). ``alpha`` and ``sigma`` are
+    levels of signal and noise as :func:`expand` takes them.
 
     Attributes:
         name: Name of the process, as users write it.
@@ -178,28 +169,13 @@ class Process(Settings):
     def noise_coefficients(self, alpha: Levels, sigma: Levels) -> tuple[Levels, Levels]:
         """Computes the pair (a, b) with which noise = a * prediction + b * noised.
 
-        Args:
-            alpha: Signal levels of any shape, as a tensor or an array.
-            sigma: Noise levels of the same shape.
-
-        Returns:
-            a and b, each with the shape of the levels.
+        Both have the shape of the levels, which are tensors or arrays.
         """
         _, q, whole = _prediction(self.prediction_type, alpha, sigma)
         return alpha / whole, q / whole
 
     def target(self, clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Computes what a denoiser should predict.
-
-        Args:
-            clean: Clean samples with shape (B, *shape).
-            noise: Noise with shape (B, *shape).
-            alpha: Signal levels, see :func:`expand`.
-            sigma: Noise levels, likewise.
-
-        Returns:
-            Targets with shape (B, *shape).
-        """
+        """Computes what a denoiser should predict."""
         levels = expand(alpha, clean), expand(sigma, clean)
         p, q, _ = _prediction(self.prediction_type, *levels)
         return p * noise - q * clean
@@ -207,57 +183,25 @@ class Process(Settings):
     def predicted_noise(
         self, prediction: Tensor, noised: Tensor, alpha: Tensor, sigma: Tensor
     ) -> Tensor:
-        """Turns predictions of this process's type into predicted noise.
-
-        Args:
-            prediction: Predictions with shape (B, *shape).
-            noised: The noised samples they were made for, with shape (B, *shape).
-            alpha: Signal levels, see :func:`expand`.
-            sigma: Noise levels, likewise.
-
-        Returns:
-            Predicted noise with shape (B, *shape).
-        """
+        """Turns predictions of this process's type for noised samples into predicted noise."""
         a, b = self.noise_coefficients(expand(alpha, noised), expand(sigma, noised))
         return a * prediction + b * noised
 
     def prediction_of_mean(
         self, mean: Tensor, noised: Tensor, alpha: Tensor, sigma: Tensor
     ) -> Tensor:
-        """Computes the prediction of this process's type that belongs to a posterior mean.
-
-        Args:
-            mean: Posterior means E[x_0 given x_t] with shape (B, *shape).
-            noised: The noised samples with shape (B, *shape).
-            alpha: Signal levels, see :func:`expand`.
-            sigma: Noise levels, likewise.
-
-        Returns:
-            Predictions with shape (B, *shape).
-        """
+        """Computes the prediction of this process's type for a posterior mean E[x_0 given x_t]."""
         return self.target(mean, noise_of_mean(mean, noised, alpha, sigma), alpha, sigma)
 
     def loss_of(self, prediction: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-        """Computes the training loss: squared error, or Huber loss with a threshold of 1.
-
-        Args:
-            prediction: Predictions with shape (B, *shape).
-            target: Targets with shape (B, *shape).
-            reduction: ``"mean"`` over all numbers, or ``"none"``.
-        """
-        if self.loss == "huber":
-            return torch.nn.functional.huber_loss(prediction, target, reduction=reduction)
-        return torch.nn.functional.mse_loss(prediction, target, reduction=reduction)
-
-
-def signal_left(process: Process) -> float:
-    """Returns the fraction of signal at the last timestep, alpha_T; 0 if noise is reached."""
-    return float(process.levels()[0][-1])
+        """Computes the training loss, ``"mean"`` over all numbers or with reduction ``"none"``."""
+        loss = functional.huber_loss if self.loss == "huber" else functional.mse_loss
+        return loss(prediction, target, reduction=reduction)
 
 
 def signal_warning(process: Process) -> str | None:
-    """Returns a warning if a process does not reach noise; None if it does."""
-    left = signal_left(process)
+    """Returns a warning if a process keeps signal at its last timestep; None if it does not."""
+    left = float(process.levels()[0][-1])
     if left <= _SIGNAL_LIMIT:
         return None
     return (

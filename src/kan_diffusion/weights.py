@@ -90,7 +90,7 @@ class SavedNetwork(Generic[Network]):
         """
         config = read_json(self.path, "the configuration of a network", self._remedy)
         _require_bounds(config, self.path)
-        saved = _saved_shapes(self.folder, self.stem)
+        saved = self._shapes()
         name, made = self._build(config, saved)
         parts = count(1)
 
@@ -131,6 +131,34 @@ class SavedNetwork(Generic[Network]):
                     f"is {there} there and {wanted} here; {self._remedy}"
                 )
 
+    def _files(self) -> list[Path]:
+        """Finds the files of saved tensors; others than safetensors are none."""
+        patterns = f"{self.stem}.safetensors", f"{self.stem}-*-of-*.safetensors"
+        files = [file for pattern in patterns for file in sorted(self.folder.glob(pattern))]
+        if not files:
+            raise RunFolderError(
+                f"'{self.folder}' holds no weights ({patterns[0]}); other formats can run code and "
+                "are not read"
+            )
+        return files
+
+    def _shapes(self) -> dict[str, Shape]:
+        """Reads the shapes of saved tensors by name from the headers of their files."""
+        shapes: dict[str, Shape] = {}
+        for file in self._files():
+            try:
+                require_tensors(file)
+                with safe_open(file, framework="pt") as tensors:
+                    for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
+                        if name in shapes:
+                            raise RunFolderError(f"'{file}' has '{name}', which is in another file")
+                        shapes[name] = tuple(tensors.get_slice(name).get_shape())
+            except (OSError, SafetensorError, RuntimeError) as error:  # of torch, which maps it
+                raise RunFolderError(
+                    f"'{file}' cannot be read ({error}); {self._remedy}"
+                ) from error
+        return shapes
+
     def load(self) -> Network:
         """Reads the network after checking it.
 
@@ -145,7 +173,7 @@ class SavedNetwork(Generic[Network]):
             network = made()
         state = network.state_dict(keep_vars=True)
         try:
-            for file in _saved_files(self.folder, self.stem):
+            for file in self._files():
                 for name, tensor in load_file(file).items():
                     if tensor.is_complex() or not bool(tensor.isfinite().all()):
                         raise ValueError(f"infinite, complex or no numbers in '{name}'")
@@ -207,15 +235,7 @@ def denoiser_settings(
 def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
     """Refuses numbers and lists too large for any network, before one is built from them.
 
-    Also refuses implementations of a layer that a library may fetch and run.
-
-    Args:
-        settings: Contents of a configuration.
-        path: Its file.
-
-    Raises:
-        RunFolderError: A number is too large, there are too many settings, or an implementation is
-            neither "eager" nor "sdpa".
+    Also refuses implementations of a layer, other than two, that a library may fetch and run.
     """
     waiting = list(settings.items())
     for number, (name, value) in enumerate(waiting):  # grows as it goes
@@ -234,52 +254,3 @@ def _require_bounds(settings: Mapping[str, object], path: Path) -> None:
             raise RunFolderError(
                 f"'{path}': {name} = '{value}' may be code from elsewhere; take 'eager' or 'sdpa'"
             )
-
-
-def _saved_files(folder: Path, stem: str) -> list[Path]:
-    """Finds the files of saved tensors.
-
-    Args:
-        folder: Where they are saved.
-        stem: Name of the file without its ending, with which the names of shards begin.
-
-    Raises:
-        RunFolderError: There are no such files as safetensors.
-    """
-    patterns = f"{stem}.safetensors", f"{stem}-*-of-*.safetensors"
-    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if not files:
-        raise RunFolderError(
-            f"'{folder}' holds no weights ({patterns[0]}); other formats can run code and are not "
-            "read"
-        )
-    return files
-
-
-def _saved_shapes(folder: Path, stem: str) -> dict[str, Shape]:
-    """Reads the shapes of saved tensors from the headers of their files.
-
-    Args:
-        folder: Where they are saved.
-        stem: Name of the file without its ending, with which the names of shards begin.
-
-    Returns:
-        The shapes by name.
-
-    Raises:
-        RunFolderError: There are no such files as safetensors, or one cannot be read.
-    """
-    shapes: dict[str, Shape] = {}
-    for file in _saved_files(folder, stem):
-        try:
-            require_tensors(file)
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118  # it is no dictionary
-                    if name in shapes:
-                        raise RunFolderError(f"'{file}' has '{name}', which is in another file")
-                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
-        except (OSError, SafetensorError, RuntimeError) as error:  # of torch, which maps the file
-            raise RunFolderError(
-                f"'{file}' cannot be read ({error}); train the denoiser again"
-            ) from error
-    return shapes
