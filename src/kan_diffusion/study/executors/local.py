@@ -45,15 +45,10 @@ _Staff: TypeAlias = "dict[Connection[Task, TrialEvent], _Worker]"
 
 
 def run_here(tasks: Iterable[Task], workers: int, device: str) -> Generator[TrialEvent, None, None]:
-    """Runs trials in processes of this machine.
-
-    Args:
-        tasks: The trials, in the order to start them.
-        workers: Number of trials that run at once.
-        device: Device to train on.
+    """Runs trials in processes of this machine, ``workers`` at once.
 
     Yields:
-        The events of the trials.
+        Their events.
 
     Raises:
         KanDiffusionError: No worker can be started.

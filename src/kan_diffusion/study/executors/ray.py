@@ -41,14 +41,8 @@ def run_on_ray(
     """Runs trials on a Ray cluster.
 
     A process that is already connected to a cluster uses that connection. Otherwise it connects to
-    a cluster or starts one, and stays connected until it ends.
-
-    Args:
-        tasks: The trials, in the order to start them.
-        workers: Number of trials that run at once on a cluster that is started here, and share its
-            GPUs; None on another, whose cores decide, and each trial gets a GPU.
-        device: Device to train on.
-        address: Address of a running cluster; None starts one on this machine.
+    the one at ``address``, or starts one with as many cores as ``workers``, and stays connected
+    until it ends.
 
     Yields:
         The events of the trials.
@@ -118,15 +112,10 @@ def _connect(workers: int | None, address: str | None) -> None:
 
 
 def task_needs(device: str, resources: dict[str, float], workers: int | None) -> dict[str, float]:
-    """Computes the resources that a task requests from a cluster.
+    """Computes the resources that a task requests: ``num_cpus`` and, with a GPU, ``num_gpus``.
 
-    Args:
-        device: Device to train on.
-        resources: Resources of the cluster.
-        workers: Number of trials that run at once and share its GPUs; None gives each trial a GPU.
-
-    Returns:
-        ``num_cpus`` and, with a GPU, ``num_gpus``.
+    So many ``workers`` as run at once share the GPUs of the cluster's ``resources``; without a
+    number, each trial gets one.
 
     Raises:
         KanDiffusionError: A GPU is asked for and there is none.
@@ -185,13 +174,9 @@ def _last_event(reference: ObjectRef[TrialEvent], trial: str) -> TrialEvent:
     try:
         event: TrialEvent = ray.get(reference)
     except ray.exceptions.RayTaskError as error:  # not the trial's: its own are in its event
-        reason = str(error).strip().splitlines()[-1]
-        return TrialEvent(
-            "failed",
-            trial,
-            error=f"a machine of the Ray cluster cannot run trials ({reason}); install "
-            "kan-diffusion on every machine",
-        )
+        last = str(error).strip().splitlines()[-1]
+        reason = f"a machine of the Ray cluster cannot run trials ({last}); install kan-diffusion"
+        return TrialEvent("failed", trial, error=f"{reason} on every machine")
     except ray.exceptions.RayError as error:
         return TrialEvent("lost", trial, error=type(error).__name__)
     return event
