@@ -145,7 +145,7 @@ def test_data_elsewhere_are_not_read_for_a_folder_without_their_digest(cli, runs
     content = json.loads((run / "trial.json").read_text())
     path = content["config"]["data"]["path"]
     content["config"]["data"]["sha256"] = ""
-    content["row"]["trial"] = TrialConfig.model_validate(content["config"]).id
+    content["trained"]["row"]["trial"] = TrialConfig.model_validate(content["config"]).id
     (run / "trial.json").write_text(json.dumps(content))
     reseal(run)
     said = cli("evaluate", "run").error

@@ -24,7 +24,7 @@ from kan_diffusion.formulas.levels import LevelSearch
 from kan_diffusion.formulas.match import EdgeReport, SearchOptions
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig
-from kan_diffusion.study.folder import SAMPLES, load_points
+from kan_diffusion.study.folder import load_points, load_trial
 from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.run import load_study
@@ -92,7 +92,7 @@ def test_each_stage_is_a_run(explained):
         row, used = evaluate_run(folder)
         assert "oracle is exact" in used
         assert row["excess"] > 0
-        assert len(load_points(folder / SAMPLES)) > 0
+        assert len(load_points(load_trial(folder).samples)) > 0
 
 
 def test_stages_are_judged_as_their_network_was_and_all_is_written(run, explained):
@@ -182,7 +182,7 @@ def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge):
     good = judge.judge("formula", formula_denoiser([-X], {}, process))
     assert good.trouble == ""
     assert good.metrics["energy"] > 0
-    assert len(load_points(out / "formula" / SAMPLES)) == 50
+    assert len(load_points(load_trial(out / "formula").samples)) == 50
     # Only stages are removed.
     (out / "formula").rename(out / "simplified")
     (out / "with-formulas").mkdir()
@@ -192,7 +192,7 @@ def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge):
     assert "became infinite or NaN" in bad.trouble
     assert bad.metrics == {}
     # Numbers that do not need samples are there, in as much detail.
-    assert not (out / "formula" / SAMPLES).exists()
+    assert not load_trial(out / "formula").samples.exists()
     assert read_runs([out / "formula"]).rows["excess"].tolist() == [bad.excess]
     assert bad.excess > good.excess > 0
     # Of one that can be sampled, but whose flow from data to noise leaves every bound:

@@ -21,6 +21,7 @@ from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import write_parquet
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.folder import (
+    Trained,
     TrialResult,
     TrialTakenError,
     claimed,
@@ -34,7 +35,8 @@ from kan_diffusion.study.folder import (
     save_points,
 )
 from kan_diffusion.study.named import single_trial
-from make import denoiser, reseal
+from kan_diffusion.study.trial import run_trial
+from make import contents, denoiser, reseal
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +46,23 @@ def config():
 
 def _finish(folder, config, error=None):
     row = {**config.keys, "parameters": 400, "error": error}
-    keep_trial(TrialResult(config, row, [], folder))
+    result = TrialResult(config, folder, Trained(row=row))
+    keep_trial(result)
+    return result
 
 
 def test_a_trial_is_read_back_where_there_is_one(tmp_path, config):
     assert load_trial(tmp_path) is None
     assert load_trial(tmp_path / "missing") is None
-    _finish(tmp_path, config)
-    result = load_trial(tmp_path)
-    assert (result.config, result.config.id, result.folder) == (config, config.id, tmp_path)
+    kept = _finish(tmp_path, config)
+    assert load_trial(tmp_path) == kept
+    assert (kept.config.id, kept.folder, kept.judged) == (config.id, tmp_path, None)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"config": 1, "row": {}, "levels": []}'])
+PARTS = '"version": 1, "trained": {"date": "", "row": {}}, "judged": null'
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', f'{{{PARTS}, "config": 1}}'])
 def test_damaged_trial_is_one_line(tmp_path, text):
     (tmp_path / "trial.json").write_text(text)
     with refused(r"trial\.json' is not (the result of a trial|what the run wrote)"):
@@ -64,6 +71,24 @@ def test_damaged_trial_is_one_line(tmp_path, text):
         reseal(tmp_path)
         with refused(r"trial\.json'( has no 'config'|.* valid dictionary)"):
             load_trial(tmp_path)
+
+
+def test_a_folder_of_another_version_is_refused_and_left_alone(tmp_path, config):
+    _finish(tmp_path, config)
+    path = tmp_path / "trial.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    reseal(tmp_path)
+    before = contents(tmp_path)
+    said = "trial.json' is of a folder of version 2, and this is version 1; choose another"
+    for use in (
+        load_trial,
+        partial(run_trial, config),
+        partial(prepare_trial_folder, config=config),
+        partial(prepare_trial_folder, config=config, fresh=True),
+    ):
+        with refused(said, RunFolderError):
+            use(folder=tmp_path)
+    assert contents(tmp_path) == before
 
 
 def test_a_trial_is_what_the_run_wrote_to_the_last_bit(tmp_path, config):
@@ -226,7 +251,7 @@ def test_a_trial_kept_over_another_is_never_a_mixture_of_both(tmp_path, config, 
 
     def keep(value, folder):
         with replaced_trial(folder) if whole else nullcontext(folder) as place:
-            keep_trial(TrialResult(config, row, [], place), _pipeline(value))
+            keep_trial(TrialResult(config, place, Trained(row=row)), _pipeline(value))
 
     def fail(_):
         raise error()
@@ -242,10 +267,10 @@ def test_a_trial_kept_over_another_is_never_a_mixture_of_both(tmp_path, config, 
             keep(2.0, folder)
         assert not list(folder.rglob(".*.tmp*")) + list(folder.rglob(".pipeline*"))
         try:
-            load_trial(folder)
-            pipeline = PointDiffusionPipeline.from_pretrained(folder)
+            standing = load_trial(folder).folder
+            pipeline = PointDiffusionPipeline.from_pretrained(standing)
             settings = {"silu": 1.0, "relu": 2.0}[pipeline.denoiser.config.activation]
-            read.append(_values(folder) | {settings, *pipeline.standardizer.mean})
+            read.append(_values(standing) | {settings, *pipeline.standardizer.mean})
         except RunFolderError:
             read.append(None)
     assert all(values in ({1.0}, {2.0}, None) for values in read), read

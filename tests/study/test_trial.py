@@ -55,7 +55,7 @@ def test_everything_a_finished_trial_holds(finished):
         "denoiser/config.json",
         "denoiser/diffusion_pytorch_model.safetensors",
         "curves.parquet",
-        "samples.safetensors",
+        finished.samples.name,
         *(f"reverse/{step}.safetensors" for step in (0, 10, 20, 30, 40)),
         "trial.json",
         ".lock",
@@ -65,7 +65,7 @@ def test_everything_a_finished_trial_holds(finished):
     assert np.isfinite(curves["loss"]).all()
     # Cosine decay: the rate ends well below its peak.
     assert curves["learning_rate"].iloc[-1] < 0.02 * curves["learning_rate"].max()
-    assert load_points(folder / "samples.safetensors").shape == (100, 2)
+    assert load_points(finished.samples).shape == (100, 2)
     assert recorded_steps(folder) == [0, 10, 20, 30, 40]
     assert load_points(folder / "reverse" / "20.safetensors").shape == (NUM_PANELS, 50, 2)
 
@@ -96,7 +96,7 @@ def test_finished_trial_is_read_and_not_run_again_and_another_is_refused(finishe
 
     again = run_trial(finished.config, finished.folder, on_progress=never)
     assert again == finished
-    with refused("holds another trial", RunFolderError):
+    with refused("holds another run", RunFolderError):
         run_trial(_trial(seed=1), finished.folder)
     assert written(finished.folder) == before
     assert load_trial(finished.folder) == finished
@@ -179,7 +179,7 @@ def test_stopped_trial_goes_on_to_the_same_end(finished, tmp_path):
     run_trial(config, tmp_path, device="cpu")
     assert trial_content(tmp_path) == trial_content(finished.folder)
     assert recorded_steps(tmp_path) == recorded_steps(finished.folder)
-    for path in (finished.folder / "samples.safetensors", *(finished.folder / "reverse").iterdir()):
+    for path in (finished.samples, *(finished.folder / "reverse").iterdir()):
         other = tmp_path / path.relative_to(finished.folder)
         np.testing.assert_array_equal(load_points(path), load_points(other))
     assert not (tmp_path / "checkpoint.safetensors").exists()
@@ -212,6 +212,13 @@ def test_run_is_judged_with_another_toy_in_its_own_units(finished, tmp_path):
     np.save(tmp_path / "points.npy", np.zeros((40, 2)))
     with refused("'points' cannot judge a model of points; .* its own data or a toy"):
         evaluate_run(finished.folder, str(tmp_path / "points.npy"))
+
+
+def test_a_toy_by_its_name_has_its_usual_noise_whatever_a_run_was_trained_on(tmp_path):
+    noisy = run_trial(_trial(data=[{"toy": "moons", "noise": 0.8}]), tmp_path, device="cpu")
+    usual, own = (evaluate_run(tmp_path, data)[0] for data in ("moons", None))
+    assert own["floor"] == noisy.row["floor"]
+    assert usual["floor"] < 0.8 * own["floor"]
 
 
 def test_toy_of_other_dimension_is_refused(tmp_path):

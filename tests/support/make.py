@@ -95,11 +95,14 @@ def without_clock(row):
 def trial_content(folder):
     """All that a finished trial left but what a clock decides."""
     content = json.loads((folder / "trial.json").read_text().replace(str(folder), "RUN"))
-    del content["sha256"]
+    judged = content["judged"] or {"row": {}}
     weights = folder / "denoiser" / "diffusion_pytorch_model.safetensors"
+    files = sorted(content.pop("files"))
     return {
-        **content,
-        "row": without_clock(content["row"]),
+        "config": content["config"],
+        "row": without_clock({**content["trained"]["row"], **judged.pop("row")}),
+        "judged": {key: value for key, value in judged.items() if key != "date"},
+        "files": {name: (folder / name).read_bytes() for name in files if name != "curves.parquet"},
         "weights": weights.read_bytes() if weights.exists() else None,
     }
 

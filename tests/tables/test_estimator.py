@@ -286,7 +286,7 @@ def test_a_model_saved_over_another_leaves_nothing_of_it_but_other_files(tmp_pat
         path.unlink()
     second.save(tmp_path)
     files = {path.name for path in tmp_path.rglob("[!.]*") if path.is_file()}
-    assert not files & {"rows.parquet", "samples.safetensors"}
+    assert not [name for name in files if name.startswith(("rows", "samples"))]
     assert all(path.read_text() == "of the user" for path in kept)
     project = tmp_path / "project"
     (project / "weights").mkdir(parents=True)

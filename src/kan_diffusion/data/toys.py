@@ -277,6 +277,10 @@ class ToyData(Source):
         """The density in its own units."""
         return make_toy(self.toy, self.noise)
 
+    def is_same(self, other: Source) -> bool:
+        """Whether ``other`` is the same toy with the same noise."""
+        return isinstance(other, ToyData) and (other.toy, other.noise) == (self.toy, self.noise)
+
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> Dataset:
         """Draws training points, standardised with the moments of the density."""
         density = self.density

@@ -164,7 +164,7 @@ def cross_validated(
 
 _COLUMNS = frozenset([
     *("data", "process", "match", "budget", "family", "kind", "name", "model", "seed", "seeds"),
-    *("trial", "state", "error", "failed", "setting", "stage", "oracle", "parameters", "flops"),
+    *("trial", "state", "error", "failed", "stage", "oracle", "parameters", "flops"),
     *("steps", "excess", "excess_se", "heldout_loss", "floor", "nll"),
     *("out_of_range", "train_seconds", "train_cpu_seconds", "sample_seconds"),
 ])  # fmt: skip
@@ -213,9 +213,11 @@ class Metric(Measure):
     Attributes:
         function: Takes generated points (n, d), real points (m, d), both standardised, and a
             generator for whatever it draws; returns the value.
+        version: Raised when the function changes, so that models are judged again by it.
     """
 
     function: Callable[[Tensor, Tensor, np.random.Generator], float]
+    version: int = field(default=1, kw_only=True)
 
 
 _UNIT = "standardised units"

@@ -47,7 +47,15 @@ from kan_diffusion.formulas.views import (
 )
 from kan_diffusion.formulas.writing import formula_program, noise_latex, score_latex
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import RESULT, Row, TrialResult, keep_trial, load_trial
+from kan_diffusion.study.folder import (
+    RESULT,
+    Judged,
+    Row,
+    Trained,
+    TrialResult,
+    keep_trial,
+    load_trial,
+)
 from kan_diffusion.study.measure import load_point_run
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
 from kan_diffusion.study.trial import first_row
@@ -323,9 +331,10 @@ class StageJudge:
             "kind": "other",
             "stage": name,
         }
-        whole = {**first_row(trial, denoiser), **about, **row}
+        trained = Trained(row={**first_row(trial, denoiser), **about})
+        judged = Judged(row=row, levels=levels, versions=trial.judgement.versions)
         curve = pd.DataFrame(columns=["step", "loss", "learning_rate", "heldout_loss"], dtype=float)
-        result = TrialResult(trial, whole, levels, _folder(self.out, name))
+        result = TrialResult(trial, _folder(self.out, name), trained, judged)
         keep_trial(result, pipeline, curve, samples)
 
 

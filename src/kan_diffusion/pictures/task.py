@@ -14,6 +14,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +24,6 @@ from PIL import Image
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.diffusion.sampling import (
     PointDiffusionPipeline,
     make_scheduler,
@@ -40,7 +40,7 @@ from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.images import contact_sheet
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
 from kan_diffusion.study.folder import Row
-from kan_diffusion.study.tasks import Asked, Drawn, Reference, StudySuggestion, Suggestion, Task
+from kan_diffusion.study.tasks import Asked, Defaults, Drawn, Reference, Task
 from kan_diffusion.training.config import TrainingConfig
 
 __all__ = ["PictureTask"]
@@ -50,9 +50,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _SEEDS, _FEWEST_SEEDS = {"digits": 5}, 3
-
-_EVALUATION = {"num_noised": 2_000, "num_samples": 500, "num_likelihood": 0, "num_drawn": 10}
-"""Smaller numbers than for points, since pictures take longer."""
 
 _MOST_TOKENS, _FEW_TOKENS = 8, 16
 """Most tokens of a picture's side, and most tokens of a cheap picture."""
@@ -82,23 +79,15 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
 
     def suggest(
         self, dataset: PictureDataset, family: str, process: Process, params: int | None
-    ) -> Suggestion:
+    ) -> Defaults:
         """Suggests how to train a model of pictures."""
         suits = self.suggest_study(dataset)
-        assert suits.params is not None
         # Evaluates the network once per step.
         scheduler = "flow-euler" if process.is_flow else None
-        return Suggestion(
-            suits.training,
-            suits.params if params is None else params,
-            get_family(family).learning_rate,
-            at_most=False,
-            settings=suits.settings,
-            sampling=SamplingConfig(scheduler=scheduler, guidance=suits.sampling.guidance),
-            evaluation=_EVALUATION,
-        )
+        sampling = suits.sampling.model_copy(update={"scheduler": scheduler})
+        return replace(suits, params=params or suits.params, at_most=False, sampling=sampling)
 
-    def suggest_study(self, dataset: PictureDataset) -> StudySuggestion:
+    def suggest_study(self, dataset: PictureDataset) -> Defaults:
         """Suggests how to compare models of pictures."""
         side, halvings = dataset.shape[-1], 0
         divisors = [each for each in range(2, side // 2 + 1) if side % each == 0]
@@ -107,8 +96,7 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
         while side % 2 ** (halvings + 1) == 0 and (not halvings or side >> halvings > _MOST_TOKENS):
             halvings += 1
         seen = max(_FEWEST_SEEN, _SEEN * (len(dataset.train) / _SCENES) ** 0.5)
-        return StudySuggestion(
-            tuple(PICTURE_FAMILIES),
+        return Defaults(
             TrainingConfig(
                 steps=int(round(seen / _BATCH_SIZE, -2)),
                 batch_size=_BATCH_SIZE,
@@ -118,13 +106,17 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
                 warmup_steps=50,
                 ema_decay=0.998,
             ),
+            families=tuple(PICTURE_FAMILIES),
             seeds=_SEEDS.get(dataset.name, _FEWEST_SEEDS),
             params=250_000 if cheap else 320_000 + 110_000 * max(halvings - 1, 0),
             settings={"patch": patch, "channels": (_CHANNELS, *[2 * _CHANNELS] * halvings)},
             sampling=SamplingConfig(
                 guidance=_CLASS_GUIDANCE if dataset.classes else _PROMPT_GUIDANCE
             ),
-            evaluation=EvaluationConfig(**_EVALUATION, moments=(1.0,)),
+            # Smaller numbers than for points, since pictures take longer.
+            evaluation=EvaluationConfig(
+                num_noised=2_000, num_samples=500, num_likelihood=0, num_drawn=10, moments=(1.0,)
+            ),
         )
 
     def build(self, config: TrialConfig, dataset: PictureDataset) -> Denoiser:

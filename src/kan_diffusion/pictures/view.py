@@ -20,7 +20,7 @@ from kan_diffusion.report.images import contact_sheet
 from kan_diffusion.report.motion import Motion, PicturePanel
 from kan_diffusion.report.views import Mover, Reverse, View, states_of, titles_of, watched
 from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.folder import SAMPLES, TrialResult, load_points
+from kan_diffusion.study.folder import TrialResult, load_points
 from kan_diffusion.study.tasks import Asked
 
 __all__ = ["PictureView"]
@@ -47,9 +47,11 @@ class PictureView(View):
         key = label, str(trial.row["name"])
         num = len(contents.real[trial.config.data.name])
         if trial.row.get("sample_seconds") is not None:
-            pictures = load_points(trial.folder / SAMPLES, num * EACH, *dataset.shape)
+            pictures = load_points(trial.samples, num * EACH, *dataset.shape)
             contents.drawn[key] = pictures.reshape(num, EACH, *dataset.shape)
-        if states := states_of(trial, num, dataset):
+        # As many as when it was trained: a later judgement may show others.
+        states = states_of(trial, dataset)
+        if states and all(each.shape[1] == num for _, each in states):
             contents.states[key] = [(moment, each.swapaxes(0, 1)) for moment, each in states]
 
     def reverse(

@@ -64,6 +64,17 @@ def _settings(config: StudyConfig) -> list[tuple[str, str]]:
     return pairs
 
 
+def _dates(trials: Sequence[TrialResult]) -> list[tuple[str, str]]:
+    """Says from when to when trials were trained, and judged."""
+    found = []
+    for what in ("trained", "judged"):
+        parts = [getattr(trial, what) for trial in trials]
+        days = sorted({part.date[:10] for part in parts if part is not None})
+        if days:
+            found.append((what, days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"))
+    return found
+
+
 def _written(value: object) -> str:
     """Writes a setting as one line of YAML, without values that are not set."""
     if isinstance(value, dict):
@@ -127,16 +138,10 @@ def report_contents(results: StudyResults, command: str) -> ReportContents:
         results=Results.of(results.rows, config.evaluation.metrics, config.data),
         command=command,
         environment=_environment(results.folder),
-        settings=_settings(config),
+        settings=[*_settings(config), *_dates(results.trials)],
         warnings=_warnings(config, results.trials, datasets),
     )
     measured = [trial for trial in results.trials if trial.row["error"] is None]
-    num_rows = int(results.rows["error"].isna().sum())
-    if 0 < len(measured) < num_rows:
-        contents.warnings.append(
-            f"Of {num_rows - len(measured):,} of {num_rows:,} trials the rows alone were kept: "
-            "what is drawn of losses, noise levels and samples is of the others, all else of all."
-        )
     rows = contents.results.rows
     labels = dict(zip(rows["trial"], rows["data"], strict=True))
     if measured:

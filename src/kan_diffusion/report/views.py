@@ -46,7 +46,7 @@ from kan_diffusion.report.motion import EXACT, MOST_FRAMES, Motion, PointPanel
 from kan_diffusion.report.points import Panels, PointView, spread
 from kan_diffusion.report.style import INK, model_styles
 from kan_diffusion.study.config import StudyConfig, TrialConfig
-from kan_diffusion.study.folder import REVERSE, SAMPLES, TrialResult, load_points, recorded_steps
+from kan_diffusion.study.folder import REVERSE, TrialResult, load_points, recorded_steps
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.tasks import NOTHING_ASKED, Asked, task_of
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse
@@ -189,12 +189,12 @@ class View:
         evaluation = config.judging
         # Some stages of an explanation cannot be sampled.
         if evaluation.num_samples and trial.row.get("sample_seconds") is not None:
-            points = load_points(trial.folder / SAMPLES, evaluation.num_samples, dataset.dim)
+            points = load_points(trial.samples, evaluation.num_samples, dataset.dim)
             contents.samples[key] = points[: evaluation.num_drawn]
         times = np.linspace(1, 0, NUM_PANELS).tolist()
         trajectories = [
             (moment, list(zip(times, states, strict=True)))
-            for moment, states in states_of(trial, None, dataset)
+            for moment, states in states_of(trial, dataset)
         ]
         if trajectories:
             contents.trajectories[key] = trajectories
@@ -406,14 +406,11 @@ def _colours(movers: Sequence[Mover]) -> list[str]:
     ]
 
 
-def states_of(
-    trial: TrialResult, num: int | None, dataset: Dataset
-) -> list[tuple[str, NDArray[np.float32]]]:
+def states_of(trial: TrialResult, dataset: Dataset) -> list[tuple[str, NDArray[np.float32]]]:
     """Reads the reverse process (panels, n, *shape) recorded at each moment of training.
 
     Args:
         trial: The trial.
-        num: Number n of samples; any when None.
         dataset: Its data set.
 
     Raises:
@@ -426,7 +423,7 @@ def states_of(
         label = f"step {step:,}"
         if training.batches == "epochs":
             label = f"epoch {step // -(-len(dataset.train) // training.batch_size):,}"
-        moments.append((label, load_points(path, NUM_PANELS, num, *dataset.shape)))
+        moments.append((label, load_points(path, NUM_PANELS, None, *dataset.shape)))
     return moments
 
 

@@ -2,7 +2,8 @@
 
 A study is a YAML file (``study/presets`` has the built-in ones); :class:`StudyConfig` validates it
 and :meth:`StudyConfig.trials` lists its training runs. A trial's id is a hash of everything that
-decides its outcome, so a finished trial is recognised wherever it lies.
+decides how its model is trained, so a trained one is recognised wherever it lies, and judged again
+where another :class:`Judgement` is asked for.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from kan_diffusion.training.config import OptimizerName, TrainingConfig
 
 __all__ = [
     "EvaluationConfig",
+    "Judgement",
     "ModelConfig",
     "SamplingConfig",
     "StudyConfig",
@@ -48,6 +50,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _PRESETS = resources.files("kan_diffusion.study") / "presets"
+
+
+def _hashed(settings: object) -> str:
+    """Returns twelve hexadecimal digits of the hash of settings, as canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class ModelConfig(Settings):
@@ -182,9 +189,7 @@ class EvaluationConfig(Settings):
         metrics: Your own sample metrics of points, in addition to `SAMPLE_METRICS`, each as
             ``"package.module:NAME"``.
         effort: ``"quick"`` limits these numbers, and what is computed from them, to a first look
-            (:data:`~kan_diffusion.evaluation.effort.EFFORTS`). It is no part of a trial's identity:
-            a trial that was judged quickly is judged again, and not trained again, when ``"full"``
-            is asked for.
+            (:data:`~kan_diffusion.evaluation.effort.EFFORTS`).
     """
 
     num_noised: int = Field(20_000, ge=10, le=limits.MOST_POINTS)
@@ -217,8 +222,35 @@ class EvaluationConfig(Settings):
         return self.model_copy(update=fewer)
 
 
+class Judgement(Settings):
+    """How a trained model is judged, of which nothing is part of a trial's identity.
+
+    Attributes:
+        sampling: Sampling.
+        evaluation: Evaluation, without moments of training.
+        versions: Versions of the metrics, by key.
+    """
+
+    sampling: SamplingConfig
+    evaluation: EvaluationConfig
+    versions: dict[str, int]
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits of a hash, which name the files of the judgement."""
+        return _hashed(self.model_dump(mode="json"))
+
+    def answers(self, asked: Self) -> bool:
+        """Whether it says all that another would: it is the same, or has more effort or metrics."""
+        more: dict[str, object] = {"effort": "full", "metrics": ()}
+        mine, theirs = (each.evaluation.model_copy(update=more) for each in (self, asked))
+        enough = self.evaluation.effort == "full" or asked.evaluation.effort == "quick"
+        known = asked.versions.items() <= self.versions.items()
+        return (self.sampling, mine) == (asked.sampling, theirs) and enough and known
+
+
 class TrialConfig(Settings):
-    """One training run, and everything that decides its outcome.
+    """One training run, and how its model is judged.
 
     Attributes:
         study_seed: Seed of all draws of its study.
@@ -240,13 +272,26 @@ class TrialConfig(Settings):
 
     @property
     def identity(self) -> str:
-        """The settings that decide the outcome, as canonical JSON."""
-        settings = self.model_dump(mode="json")
+        """The settings that decide the outcome of training, as canonical JSON."""
+        settings = self.model_dump(mode="json", exclude={"sampling", "evaluation"})
         settings["data"] = self.data.identity()
         for key in ("optimizer", "batch_size"):  # those of the training count
             del settings["model"][key]
-        del settings["evaluation"]["effort"]
         return json.dumps(settings, sort_keys=True)
+
+    @property
+    def judgement(self) -> Judgement:
+        """How its model is judged, with the metrics as they are now.
+
+        Raises:
+            KanDiffusionError: A metric is not imported.
+        """
+        metrics = metrics_named(self.evaluation.metrics)
+        return Judgement(
+            sampling=self.sampling,
+            evaluation=self.evaluation.model_copy(update={"moments": ()}),
+            versions={key: metric.version for key, metric in metrics.items()},
+        )
 
     @property
     def judging(self) -> EvaluationConfig:
@@ -256,7 +301,7 @@ class TrialConfig(Settings):
     @property
     def id(self) -> str:
         """Twelve hexadecimal digits of the hash of :attr:`identity`."""
-        return hashlib.sha256(self.identity.encode()).hexdigest()[:12]
+        return _hashed(json.loads(self.identity))
 
     def import_own(self) -> None:
         """Imports the modules of a user's own family and metrics.

@@ -13,11 +13,24 @@ from pydantic import TypeAdapter
 
 from kan_diffusion._version import __version__
 from kan_diffusion.errors import RunFolderError, valid_settings
-from kan_diffusion.files import digest, read_sealed, require_unchanged, sealed_json, write_bytes
+from kan_diffusion.files import (
+    digest,
+    read_json,
+    read_sealed,
+    require_unchanged,
+    sealed_json,
+    write_bytes,
+)
 from kan_diffusion.limits import MOST_RESULT_BYTES
-from kan_diffusion.study.folder import STUDY
+from kan_diffusion.study.folder import STUDY, VERSION, require_version
 
-__all__ = ["ROWS", "environment", "read_environment", "write_environment"]
+__all__ = [
+    "ROWS",
+    "environment",
+    "read_environment",
+    "require_study_version",
+    "write_environment",
+]
 
 ROWS = "results.parquet"
 _ENVIRONMENT = "environment.json"
@@ -68,17 +81,34 @@ def write_environment(folder: Path, rows: bytes | None = None) -> None:
     digests = {path.name: digest(path) for path in files}
     if rows is not None:
         digests[ROWS] = hashlib.sha256(rows).hexdigest()
-    write_bytes(folder / _ENVIRONMENT, sealed_json(environment(), digests))
+    content = {"version": VERSION, **environment()}
+    write_bytes(folder / _ENVIRONMENT, sealed_json(content, digests))
+
+
+def require_study_version(folder: Path) -> None:
+    """Checks that a folder, if it holds a study, holds one of this version.
+
+    Raises:
+        RunFolderError: It does not.
+    """
+    path = folder / _ENVIRONMENT
+    try:
+        content = read_json(path, "a list of versions", "", MOST_RESULT_BYTES)
+    except RunFolderError:  # what cannot be read is written again
+        return
+    require_version(content, path)
 
 
 def read_environment(folder: Path) -> dict[str, str]:
     """Reads versions and hardware, and checks that the files of the study have not changed.
 
     Raises:
-        RunFolderError: The file is missing or damaged, or one beside it has changed.
+        RunFolderError: The file is missing, damaged or of another version, or one beside it has
+            changed.
     """
     path, again = folder / _ENVIRONMENT, "run the study again"
     content, digests = read_sealed(path, "a list of versions", again, MOST_RESULT_BYTES)
+    require_version(content, path)
     for name in (STUDY, ROWS):
         if name not in digests and (folder / name).exists():
             raise RunFolderError(f"'{path}' has no digest of '{name}'; {again}")

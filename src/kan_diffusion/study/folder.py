@@ -1,45 +1,44 @@
 """The folder of a trial: its files, and how they are read.
 
-A finished trial's folder is a diffusers pipeline (``model_index.json``, ``denoiser/``),
-with ``curves.parquet`` (losses and learning rate of every step), ``samples.safetensors`` (generated
-points or pictures), ``reverse/<step>.safetensors`` (the reverse process at moments of training),
-``weights/<step>.safetensors`` (the weights at these moments, of a small KAN whose edges can be
-read) and ``trial.json`` (the configuration, the row of results and the excess by noise level).
-``trial.json`` is written last: if it exists, the trial is finished and is not run again. While a
-trial runs, its state is in ``checkpoint.safetensors``.
+The folder of a trained trial is a diffusers pipeline (``model_index.json``, ``denoiser/``), with
+``curves.parquet`` (losses and learning rate of every step) and ``reverse/<step>.safetensors`` (the
+reverse process at moments of training). Judging adds ``samples-<judgement>.safetensors`` (generated
+points or pictures). ``trial.json`` is written after each of the two: it says what was
+trained, then how that was judged, with the date and settings of both. While a trial is trained, its
+state is in ``checkpoint.safetensors``.
 
-``trial.json`` holds the digests of all these files, and one of itself; a file that changed
-afterwards is refused.
+``trial.json`` holds the digests of all files that the trial wrote, and one of itself; a file that
+changed afterwards is refused. A judgement bears its id in the name of its file, so another one
+leaves it whole until ``trial.json`` is replaced.
 
 The process that runs a trial holds a lock on its folder (``.lock``), which the operating system
 releases when the process ends, even if it is killed. Each file is written under a temporary name
-and then renamed.
+and then renamed. Reading takes no lock and writes nothing.
 """
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
 import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Self
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import FiniteFloat, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
-from torch import Tensor, nn
+from torch import Tensor
 
 from kan_diffusion import limits
 from kan_diffusion.diffusion.sampling import SamplePipeline
@@ -64,20 +63,21 @@ from kan_diffusion.files import (
     write_text,
     writing,
 )
-from kan_diffusion.study.config import TrialConfig
+from kan_diffusion.study.config import Judgement, TrialConfig
 
 __all__ = [
     "CHECKPOINT",
     "CURVES",
     "RESULT",
     "REVERSE",
-    "SAMPLES",
     "STUDY",
     "TABLE",
     "TRIALS",
-    "WEIGHTS",
+    "VERSION",
+    "Judged",
     "Level",
     "Row",
+    "Trained",
     "TrialResult",
     "TrialTakenError",
     "claimed",
@@ -85,26 +85,27 @@ __all__ = [
     "keep_trial",
     "load_curves",
     "load_points",
-    "load_sufficient",
     "load_trial",
-    "load_weights",
     "prepare_trial_folder",
     "recorded_steps",
     "replaced_trial",
+    "require_version",
     "save_pipeline",
     "save_points",
-    "save_weights",
 ]
+
+VERSION = 1
+"""Version of the folders of trials and studies; those of another one are refused."""
 
 STUDY, TRIALS = "study.yaml", "trials"  # in the folder of a study
 CHECKPOINT = "checkpoint.safetensors"
 RESULT = "trial.json"
 REVERSE = "reverse"
-SAMPLES = "samples.safetensors"
-WEIGHTS = "weights"
 CURVES = "curves.parquet"
 TABLE = "rows.parquet"  # the rows of a table that an estimator was fitted to, where they are kept
 
+_INDEX = "model_index.json"
+_SAMPLES = "samples-{}.safetensors"
 _POINTS = "points"
 _HOLDER = ".holder"
 _HALF_SAVED = ".pipeline-"
@@ -114,30 +115,19 @@ _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}\.tmp(\.\w+)?|{_HALF_SAVED}[a-z0-9
 _STARTING_SECONDS = 2.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
-_FILES = (
-    "model_index.json",
-    "denoiser/[!.]*",
-    CURVES,
-    SAMPLES,
-    f"{REVERSE}/[!.]*.safetensors",
-    f"{WEIGHTS}/[!.]*.safetensors",
-)
-"""Files of a trial beside its result."""
+_RECORDED = f"{REVERSE}/[!.]*.safetensors"
+_FILES = (_INDEX, "denoiser/[!.]*", CURVES, _RECORDED, TABLE)
+"""Files of a trained trial beside its result."""
 
 _WHOLE = ".whole"  # a folder in that of a trial, with the files of one that replaces it
 
 _SPACE_NEEDED = 20_000_000
-
-Denoising = TypeVar("Denoising", bound=nn.Module)
 
 Row = dict[str, str | int | float | None]
 """A trial's row of results: flat keys, plain values, None where nothing was measured."""
 
 Level = dict[str, float | None]
 """Loss and excess in one range of noise levels."""
-
-_ROW = TypeAdapter(dict[str, str | int | FiniteFloat | None])
-_LEVELS = TypeAdapter(list[dict[str, FiniteFloat | None]])
 
 _WORDS = ("data", "process", "match", "family", "kind", "name", "trial", "oracle", "error", "stage")
 _OWN_KEYS = ("data", "process", "name", "seed")
@@ -149,26 +139,86 @@ class TrialTakenError(RunFolderError):
     """Another process is running the trial, or another study in the same folder."""
 
 
-@dataclass(frozen=True)
-class TrialResult:
-    """A finished trial.
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Trained(BaseModel):
+    """What ``trial.json`` says of training.
 
     Attributes:
-        config: Its configuration.
-        row: Its row of results.
-        levels: Its loss and excess by noise level, a dictionary a level.
+        row: The part of the trial's row that is known from it.
+        date: When it ended, in ISO 8601.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    row: dict[str, str | int | FiniteFloat | None]
+    date: str = Field(default_factory=_now)
+
+
+class Judged(Trained):
+    """What it says of judging, with the sampling and evaluation of its configuration.
+
+    Attributes:
+        versions: Versions of the metrics, by key.
+        levels: Loss and excess by noise level, a dictionary a level.
+    """
+
+    versions: dict[str, int]
+    levels: list[dict[str, FiniteFloat | None]]
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """A trained trial, and what judging it gave.
+
+    Attributes:
+        config: Its configuration; where it is judged, with the sampling and evaluation of that.
         folder: Its folder.
+        trained: What training gave.
+        judged: What judging gave; None where it is not judged.
     """
 
     config: TrialConfig
-    row: Row
-    levels: list[Level]
     folder: Path
+    trained: Trained
+    judged: Judged | None = None
 
-    def suffices(self, asked: TrialConfig) -> bool:
-        """Whether it was judged with the effort that a trial asks for; a failed one is over."""
-        efforts = self.config.evaluation.effort, asked.evaluation.effort
-        return self.row["error"] is not None or efforts != ("quick", "full")
+    @property
+    def row(self) -> Row:
+        """Its row of results."""
+        return {**self.trained.row, **(self.judged.row if self.judged else {})}
+
+    @property
+    def levels(self) -> list[Level]:
+        """Its loss and excess by noise level."""
+        return self.judged.levels if self.judged else []
+
+    @property
+    def judgement(self) -> Judgement:
+        """How it was judged."""
+        asked = self.config.judgement
+        return asked.model_copy(update={"versions": self.judged.versions}) if self.judged else asked
+
+    @property
+    def samples(self) -> Path:
+        """The file of the samples that it was judged by, if it has any."""
+        return self.folder / _SAMPLES.format(self.judgement.id)
+
+    def answers(self, asked: TrialConfig) -> bool:
+        """Whether nothing is left to do of a trial; where training failed, it is over."""
+        if self.trained.row["error"] is not None:
+            return True
+        return self.judged is not None and self.judgement.answers(asked.judgement)
+
+    def changed(
+        self, config: TrialConfig | None = None, **entries: str | int | float | None
+    ) -> Self:
+        """Returns a copy with another configuration, and other entries of its row."""
+        row = {**self.trained.row, **entries}
+        trained = self.trained.model_copy(update={"row": row})
+        return replace(self, config=config or self.config, trained=trained)
 
 
 @contextmanager
@@ -212,8 +262,8 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
             with suppress(RunFolderError):  # others are only told less
                 write_text(holder, f"{socket.gethostname()}:{os.getpid()}\n{study}")
         if not study:
-            _sweep(folder)
             _settle(folder)
+            _sweep(folder)
         yield
     finally:
         if lock.is_locked:
@@ -236,8 +286,8 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
     """Gives a new folder, with whose trial that of ``folder`` is replaced when the block succeeds.
 
     The trial is replaced whole or not at all: a process that is killed leaves the old one until the
-    new folder has been renamed, and from then on the new one, whose files are moved by whoever
-    reads the trial or locks it next. Files that are no trial's stay.
+    new folder has been renamed, and from then on the new one, which is read where it is until
+    whoever locks the trial next has copied its files. Files that are no trial's stay.
 
     Args:
         folder: The folder of the trial, made when missing.
@@ -256,8 +306,7 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
             raise RunFolderError(
                 f"'{folder}' holds training that has not finished; choose another folder"
             )
-        trial_files = _trial_files(folder)
-        if others := {*_files(folder, (*_FILES, TABLE))}.difference(trial_files):
+        if others := {*_files(folder)}.difference(_trial_files(folder)):
             raise RunFolderError(
                 f"'{min(others)}' is no file of the run in that folder and would be in the way; "
                 "move it, or choose another folder"
@@ -266,13 +315,42 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
             new = Path(temporary) / _WHOLE
             new.mkdir()
             yield new
-            for left in trial_files:
-                if not (stand_in := new / left.relative_to(folder)).exists():
-                    write_bytes(stand_in, b"")
             with writing(folder):
                 new.replace(folder / _WHOLE)
                 sync_folder(folder)
         _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Copies the files of a trial that replaces the one in a folder; again, if it was begun.
+
+    Until its result is copied, nothing in the folder is read. The index comes next to last: without
+    it nobody takes the files of both for a pipeline.
+
+    Raises:
+        RunFolderError: A file cannot be written.
+    """
+    new = inside(folder, _WHOLE, in_place=True)
+    if not (new / RESULT).exists():
+        return
+    with writing(folder):
+        remove_file(folder / _INDEX)
+        for left in _trial_files(folder) if (folder / RESULT).exists() else ():
+            if not (new / left.relative_to(folder)).exists():
+                left.unlink(missing_ok=True)
+        names = [path.relative_to(new) for path in _trial_files(new)]
+        last = [name for name in (Path(_INDEX),) if name in names]
+        for name in [*(name for name in names if name not in last), *last, Path(RESULT)]:
+            with whole_file(inside(folder, str(name))) as place:
+                shutil.copyfile(new / name, place)
+        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
+            new.replace(Path(temporary) / _WHOLE)
+
+
+def _standing(folder: Path) -> Path:
+    """Returns where the trial of a folder is read: there, or where one is that replaces it."""
+    new = inside(folder, _WHOLE, in_place=True)
+    return new if (new / RESULT).exists() else folder
 
 
 def _trial_files(folder: Path) -> list[Path]:
@@ -281,37 +359,14 @@ def _trial_files(folder: Path) -> list[Path]:
     Raises:
         RunFolderError: Its ``trial.json`` is damaged.
     """
-    files = _files(folder, (*_FILES, TABLE))
-    if (folder / CHECKPOINT).exists():
-        return files
-    digests = _content(folder)[1] if (folder / RESULT).exists() else {}
+    files = _files(folder, (*_FILES, _SAMPLES.format("*")))
+    if not (folder / RESULT).exists():
+        return files if (folder / CHECKPOINT).exists() else []
+    digests = _content(folder)[1]
     return [path for path in files if path.relative_to(folder).as_posix() in digests]
 
 
-def _settle(folder: Path) -> None:
-    """Moves the files of a trial that replaces the one in a folder; again, if it was begun.
-
-    An empty file stands for one that the new trial has not.
-
-    Raises:
-        RunFolderError: A file cannot be moved.
-    """
-    new = inside(folder, _WHOLE, in_place=True)
-    if not new.is_dir():
-        return
-    with writing(folder):
-        for path in _files(new, (*_FILES, TABLE, RESULT)):
-            target = inside(folder, str(path.relative_to(new)))
-            if path.stat().st_size:
-                target.parent.mkdir(exist_ok=True)
-                path.replace(target)
-            else:
-                target.unlink(missing_ok=True)
-                path.unlink()
-        shutil.rmtree(new)
-
-
-def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
+def save_pipeline(pipeline: SamplePipeline, folder: Path) -> list[str]:
     """Saves a pipeline, each of its files whole or not at all, and its index last.
 
     Files are replaced and never removed: another process may be reading them.
@@ -320,9 +375,13 @@ def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
         pipeline: The pipeline.
         folder: The folder to write.
 
+    Returns:
+        The paths of its files within the folder.
+
     Raises:
         RunFolderError: It cannot be written.
     """
+    names = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
@@ -330,7 +389,8 @@ def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
             files = [path for path in Path(temporary).rglob("*") if path.is_file()]
             files.sort(key=lambda path: len(path.parts), reverse=True)
             for path in files:
-                with whole_file(inside(folder, str(path.relative_to(temporary)))) as place:
+                names.append(path.relative_to(temporary).as_posix())
+                with whole_file(inside(folder, names[-1])) as place:
                     path.chmod(place.stat().st_mode)  # safetensors hides its files from others
                     path.replace(place)
     except (OSError, SafetensorError) as error:
@@ -338,6 +398,7 @@ def save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
             f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
             "folder"
         ) from error
+    return names
 
 
 def keep_trial(
@@ -346,32 +407,48 @@ def keep_trial(
     curves: pd.DataFrame | None = None,
     samples: Tensor | None = None,
 ) -> None:
-    """Writes a finished trial into its folder, ``trial.json`` with the digests of all files last.
+    """Writes a trained or a judged trial into its folder, ``trial.json`` last.
 
     Args:
         result: The trial.
-        pipeline: Its denoiser with its sampler; None when its training failed.
-        curves: Loss and learning rate of each step.
+        pipeline: Its denoiser with its sampler; None where it stands there already, or training
+            failed.
+        curves: Loss and learning rate of each step, likewise.
         samples: Generated points, standardised, or pictures, with shape (n, *shape).
 
     Raises:
-        RunFolderError: It cannot be written.
+        RunFolderError: It cannot be written, or a file of it has changed.
     """
-    folder = result.folder
-    if pipeline is not None:
-        save_pipeline(pipeline, folder)
+    folder, judged, of_judgement = result.folder, result.judged, _SAMPLES.format("*")
+    written = [] if pipeline is None else save_pipeline(pipeline, folder)
     if curves is not None:
         write_parquet(folder / CURVES, curves)
+        written.append(CURVES)
+    if (folder / RESULT).exists():
+        kept = result.samples.name if judged and pipeline is None else ""
+        digests = {
+            name: value
+            for name, value in _content(folder)[1].items()
+            if name == kept or not Path(name).match(of_judgement)
+        }
+    else:  # what was recorded while it was trained
+        recorded = _files(folder, (CURVES, _RECORDED, TABLE))
+        digests, written = {}, [*written, *(p.relative_to(folder).as_posix() for p in recorded)]
     if samples is not None:
-        save_points(folder / SAMPLES, samples.float())
+        save_points(result.samples, samples.float())
+        written.append(result.samples.name)
     content = {
+        "version": VERSION,
         "config": result.config.model_dump(mode="json"),
-        "row": result.row,
-        "levels": result.levels,
+        "trained": result.trained.model_dump(),
+        "judged": judged and judged.model_dump(),
     }
-    files = _files(folder, (*_FILES, TABLE))
-    digests = {path.relative_to(folder).as_posix(): digest(path) for path in files}
+    digests |= {name: digest(folder / name) for name in written}
     write_bytes(folder / RESULT, sealed_json(content, digests))
+    for path in _files(folder, [of_judgement]):
+        if path.name not in digests:
+            with suppress(OSError):  # the next judgement does
+                path.unlink()
 
 
 def _files(folder: Path, patterns: Iterable[str] = _FILES) -> list[Path]:
@@ -384,32 +461,45 @@ def _files(folder: Path, patterns: Iterable[str] = _FILES) -> list[Path]:
     ]
 
 
-def _content(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _content(folder: Path) -> tuple[dict[str, object], dict[str, str]]:
     """Reads a trial's ``trial.json`` and the digests in it.
 
     Raises:
-        RunFolderError: It is damaged.
+        RunFolderError: It is damaged, or of another version.
     """
     again, path = f"delete '{folder}' and run again", folder / RESULT
-    return read_sealed(path, "the result of a trial", again, limits.MOST_RESULT_BYTES)
+    content, digests = read_sealed(path, "the result of a trial", again, limits.MOST_RESULT_BYTES)
+    require_version(content, path)
+    return content, digests
 
 
-def load_trial(
-    folder: Path, expected: TrialConfig | None = None, *, but: Collection[str] = ()
-) -> TrialResult | None:
-    """Reads a finished trial; None if the folder holds none.
+def require_version(content: dict[str, object], path: Path) -> None:
+    """Takes the version out of what a folder says of itself, and checks it.
+
+    Raises:
+        RunFolderError: It is another one.
+    """
+    version = content.pop("version", None)
+    if version != VERSION:
+        raise RunFolderError(
+            f"'{path}' is of a folder of version {str(version)[:20]}, and this is version "
+            f"{VERSION}; choose another folder"
+        )
+
+
+def load_trial(folder: Path, expected: TrialConfig | None = None) -> TrialResult | None:
+    """Reads a trained trial; None if the folder holds none.
 
     Args:
         folder: Its folder.
         expected: The trial it should be, if that is known.
-        but: Names of files that may have changed.
 
     Raises:
-        RunFolderError: The folder's ``trial.json`` is damaged, a file has changed, or the folder
-            holds another trial.
+        RunFolderError: The folder's ``trial.json`` is damaged or of another version, a file has
+            changed, or the folder holds another trial.
         KanDiffusionError: One of its settings is wrong.
     """
-    _settle(folder)
+    folder = _standing(folder)
     path, again = folder / RESULT, f"delete '{folder}' and run again"
     if not path.exists():
         return None
@@ -417,68 +507,47 @@ def load_trial(
     try:
         with valid_settings(f"'{path}'"):
             config = TrialConfig.model_validate(content["config"])
-            row = _ROW.validate_python(content["row"], strict=True)
-            levels = _LEVELS.validate_python(content["levels"], strict=True)
-            _require_row(config, row)
+            trained = Trained.model_validate(content["trained"])
+            given = content["judged"]
+            judged = None if given is None else Judged.model_validate(given)
+        result = TrialResult(config, folder, trained, judged)
+        _require_row(result)
     except KeyError as error:
         raise RunFolderError(f"'{path}' has no {error}; {again}") from error
     except RunFolderError as error:
         raise RunFolderError(f"'{path}': {error}; {again}") from error
-    if any(level.keys() != _LEVEL_KEYS for level in levels):
-        raise RunFolderError(
-            f"'{path}': a level has not the keys {', '.join(sorted(_LEVEL_KEYS))}; {again}"
-        )
     if expected is not None and config.identity != expected.identity:
         raise RunFolderError(
-            f"'{folder}' holds another trial ({config.label}); choose another folder, or delete it"
+            f"'{folder}' holds another run ({config.label}); choose another folder or start afresh"
         )
-    result = TrialResult(config, row, levels, folder)
     for file in _files(folder):
         if (name := file.relative_to(folder).as_posix()) not in digests:
             raise RunFolderError(f"'{path}' has no digest of '{name}'; move that file, or {again}")
-    kept = digests.items()
-    require_unchanged(folder, {name: value for name, value in kept if name not in but}, again)
+    require_unchanged(folder, digests, again)
     return result
 
 
-def load_sufficient(folder: Path, asked: TrialConfig) -> TrialResult | None:
-    """Reads a finished trial that was judged with the effort asked for; None if there is none.
-
-    Another one is judged again: its samples may differ from their digest, since whoever did so
-    before may have been killed between two files.
-
-    Args:
-        folder: Its folder.
-        asked: The trial it should be.
-
-    Raises:
-        RunFolderError: As of :func:`load_trial`.
-        KanDiffusionError: One of its settings is wrong.
-    """
-    result = load_trial(folder, asked, but=(SAMPLES,))
-    if result is None or not result.suffices(asked):
-        return None
-    return load_trial(folder, asked)
-
-
-def _require_row(config: TrialConfig, row: Row) -> None:
+def _require_row(result: TrialResult) -> None:
     """Checks the types of a row's values, and that they agree with the configuration.
 
     Raises:
         RunFolderError: A value has another type, or differs from the configuration.
         KeyError: A key is missing.
     """
+    row, keys = result.row, result.config.keys
     for key, value in row.items():
         if value is not None and isinstance(value, str) != (key in _WORDS):
             raise RunFolderError(f"row.{key} = {str(value)[:80]!r} is of the wrong kind")
     for key in _OWN_KEYS:
-        if row[key] != config.keys[key]:
+        if row[key] != keys[key]:
             raise RunFolderError(f"row.{key} = {str(row[key])[:80]!r} is not that of 'config'")
     needed = {"error", "trial", "match", "budget", "family", "kind", "parameters"}
     if "heldout_loss" in row and row["error"] is None:
         needed |= {"oracle", "floor", "excess", "excess_se"}
     if missing := sorted(needed - row.keys()):
         raise KeyError(f"row.{missing[0]}")
+    if any(level.keys() != _LEVEL_KEYS for level in result.levels):
+        raise RunFolderError(f"a level has not the keys {', '.join(sorted(_LEVEL_KEYS))}")
 
 
 def save_points(path: Path, points: Tensor) -> None:
@@ -534,36 +603,9 @@ def load_curves(folder: Path) -> pd.DataFrame:
     return curves
 
 
-def save_weights(path: Path, denoiser: nn.Module) -> None:
-    """Saves the state dict of a network, whole or not at all."""
-    state = {name: value.contiguous() for name, value in denoiser.state_dict().items()}
-    write_bytes(path, safetensors_bytes(state))
-
-
-def load_weights(path: Path, denoiser: Denoising) -> Denoising:
-    """Returns a copy of a network with the weights that :func:`save_weights` wrote.
-
-    Args:
-        path: The file.
-        denoiser: A network with the same settings.
-
-    Raises:
-        RunFolderError: The file is damaged, or of another network.
-    """
-    then = copy.deepcopy(denoiser)
-    try:
-        # It has the bytes of the network's own tensors, and a header.
-        size = sum(value.nbytes for value in then.state_dict().values())
-        require_tensors(path, size + limits.MOST_JSON_BYTES)
-        then.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
-    return then
-
-
-def recorded_steps(folder: Path, what: str = REVERSE) -> list[int]:
-    """Lists the steps at which a trial recorded its reverse process, or its weights, in order."""
-    names = (path.stem for path in _files(folder, [f"{what}/[0-9]*.safetensors"]))
+def recorded_steps(folder: Path) -> list[int]:
+    """Lists the steps at which a trial recorded its reverse process, in order."""
+    names = (path.stem for path in _files(folder, [f"{REVERSE}/[0-9]*.safetensors"]))
     return sorted(int(name) for name in names if name.isdecimal() and name.isascii())
 
 
@@ -576,21 +618,17 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
         fresh: Whether to delete the trial that is in the folder, finished or not. Other files stay.
 
     Raises:
-        RunFolderError: It holds another finished run, or other files, or cannot be cleared.
+        RunFolderError: It holds another run, or other files, or cannot be cleared.
         TrialTakenError: Another process is running the trial that is to be deleted.
     """
     if not holds_run(folder, "run", (RESULT, CHECKPOINT), _SPACE_NEEDED):
         return
     if fresh:
+        _trial_files(folder)  # refuses another version before anything is written
         with claimed(folder):
             _clear(folder)
         return
-    finished = load_trial(folder, but=(SAMPLES,))
-    if finished is not None and finished.config.identity != config.identity:
-        raise RunFolderError(
-            f"'{folder}' holds another run ({finished.config.label}); choose another folder "
-            "or start afresh"
-        )
+    load_trial(folder, config)
 
 
 def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool:
@@ -625,7 +663,11 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
 def _clear(folder: Path) -> None:
     """Deletes what a trial wrote into its folder."""
     try:
-        for path in [*_trial_files(folder), *_files(folder, (RESULT, CHECKPOINT))]:
+        written = [
+            *_trial_files(folder),
+            *_files(folder, (_SAMPLES.format("*"), RESULT, CHECKPOINT)),
+        ]
+        for path in written:
             remove_file(path)
         for place in {(folder / name).parent for name in _FILES} - {folder}:
             with suppress(OSError):  # it holds other files, or is not there

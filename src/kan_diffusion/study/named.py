@@ -216,7 +216,7 @@ def _alone(
     training: TrainingConfig,
     seed: int = 0,
     sampling: SamplingConfig | None = None,
-    evaluation: Mapping[str, int] | None = None,
+    evaluation: EvaluationConfig | None = None,
 ) -> TrialConfig:
     """Makes a trial that belongs to no study."""
     return TrialConfig(
@@ -227,7 +227,7 @@ def _alone(
         model=model.resolved(training),
         training=training,
         sampling=(sampling or SamplingConfig()).resolved(process),
-        evaluation=EvaluationConfig(**(evaluation or {}), moments=()),
+        evaluation=(evaluation or EvaluationConfig()).model_copy(update={"moments": ()}),
     )
 
 
@@ -290,10 +290,12 @@ def single_trial(
             dataset = load_dataset(source, seed)
         suits = task.suggest(dataset, family, noising, params)
         usual = suits.training
-        alike = optimizer in (None, usual.optimizer)
+        # What suits another optimiser than Adam suits no other one.
+        alike = usual.optimizer == "adam" or optimizer in (None, usual.optimizer)
+        rate = usual.learning_rate if alike else get_family(family).learning_rate
         training = TrainingConfig.model_validate({
             **usual.model_dump(exclude_unset=True),
-            "learning_rate": usual.learning_rate if alike else suits.learning_rate,
+            "learning_rate": rate,
             **{key: value for key, value in given.items() if value is not None},
             "sparsify": sparsify,
             # Sparsifying needs all steps, whatever the loss says.

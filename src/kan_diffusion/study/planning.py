@@ -19,7 +19,7 @@ from kan_diffusion.limits import MOST_JSON_BYTES
 from kan_diffusion.study.config import StudyConfig, TrialConfig
 from kan_diffusion.study.environment import ROWS, write_environment
 from kan_diffusion.study.executors import Executor, Task, TrialEvent
-from kan_diffusion.study.folder import TRIALS, Row, TrialResult, load_sufficient, load_trial
+from kan_diffusion.study.folder import TRIALS, Row, TrialResult, load_trial
 from kan_diffusion.study.tasks import task_of
 from kan_diffusion.training.checkpoint import BYTES_A_PARAMETER
 
@@ -60,30 +60,21 @@ class StudyPlan:
 
 
 def finished_trial(folder: Path, trial: TrialConfig) -> TrialResult | None:
-    """Reads a trial of a study; None where it is not finished, or only judged quickly."""
-    return load_sufficient(inside(folder, TRIALS, trial.id), trial)
+    """Reads a trial of a study; None where it is not trained, or not judged as it asks."""
+    result = load_trial(inside(folder, TRIALS, trial.id), trial)
+    return result if result is not None and result.answers(trial) else None
 
 
-def read_rows(folder: Path) -> tuple[dict[str, Row], dict[str, str]]:
-    """Reads a folder's ``results.parquet``, if it is there.
-
-    Returns:
-        The rows of finished trials, and why other trials could not be run, by trial id.
+def read_rows(folder: Path) -> list[Row]:
+    """Reads a folder's ``results.parquet``; empty if it is not there.
 
     Raises:
         RunFolderError: It cannot be read.
     """
     if not (folder / ROWS).exists():
-        return {}, {}
+        return []
     remedy = "run it again"
-    rows = read_as(_ALL_ROWS, folder / ROWS, "the results of a study", remedy, MOST_JSON_BYTES)
-    kept, failures = {}, {}
-    for row in rows:
-        if row.get("parameters") is not None:
-            kept[str(row.get("trial"))] = row
-        elif row.get("error"):  # all that the row of a trial has that could not be run
-            failures[str(row.get("trial"))] = str(row["error"])
-    return kept, failures
+    return read_as(_ALL_ROWS, folder / ROWS, "the results of a study", remedy, MOST_JSON_BYTES)
 
 
 def write_rows(folder: Path, rows: pd.DataFrame) -> None:

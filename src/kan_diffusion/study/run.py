@@ -1,26 +1,39 @@
 """Runs a study in its folder, and reads one back.
 
 The folder holds ``study.yaml`` (every setting spelled out), ``environment.json``, ``trials/<id>/``
-and, when all trials are done, ``results.parquet`` (one row per trial). An interrupted study
-resumes: finished trials are read, unfinished ones continue from their checkpoints.
+and, when all trials are done, ``results.parquet`` (one row per trial), an export that is read where
+there are no trials. An interrupted study resumes: finished trials are read, unfinished ones
+continue from their checkpoints, and those that were judged otherwise are judged again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import write_text
+from kan_diffusion.files import inside, write_text
 from kan_diffusion.study.config import StudyConfig, read_study
-from kan_diffusion.study.environment import read_environment, write_environment
+from kan_diffusion.study.environment import (
+    read_environment,
+    require_study_version,
+    write_environment,
+)
 from kan_diffusion.study.executors import Executor, TrialEvent, get_executor
-from kan_diffusion.study.folder import STUDY, TRIALS, Row, TrialResult, claimed, holds_run
+from kan_diffusion.study.folder import (
+    STUDY,
+    TRIALS,
+    Row,
+    TrialResult,
+    claimed,
+    holds_run,
+    load_trial,
+)
 from kan_diffusion.study.planning import (
     Driver,
     StudyPlan,
@@ -44,7 +57,7 @@ class StudyResults:
     Attributes:
         config: The study.
         folder: Its run folder.
-        trials: Finished trials whose folders are there, in the order of ``config.trials()``.
+        trials: Finished trials, in the order of ``config.trials()``; none where only rows are kept.
         failures: Ids of the trials that could not be run, with the reason.
         rows: One row a trial with flat keys; a failed trial has its reason under ``error``.
     """
@@ -71,9 +84,10 @@ def require_folder(
         marks: Names of files, any of which marks a study.
 
     Raises:
-        RunFolderError: It may not.
+        RunFolderError: It may not, or is of another version.
     """
     holds_study = holds_run(folder, "study", marks, _SPACE_A_TRIAL * num_trials)
+    require_study_version(folder)
     if not holds_study or not (folder / STUDY).exists():
         return
     before, now = _settings(read_study(folder / STUDY)), _settings(config)
@@ -86,9 +100,10 @@ def require_folder(
 
 
 def _settings(config: StudyConfig) -> dict[str, object]:
-    """Returns a study's settings, with files and efforts as in a trial's identity."""
+    """Returns the settings of a study that decide how models are trained, without its words."""
     data = [source.identity() for source in config.data]
-    settings = config.model_dump(mode="json", exclude={"evaluation": {"effort"}})
+    words = {"name", "title", "question", "sampling", "evaluation"}
+    settings = config.model_dump(mode="json", exclude=words)
     return {**settings, "data": data}
 
 
@@ -120,14 +135,14 @@ def run_study(
     """
     config = config.pinned()
     require_folder(config, folder, len(config.trials()))
-    config = _fitted(config)
+    config = _fullest(_fitted(config), folder)
     driver = Driver(folder, executor or get_executor(), on_plan, on_event)
     plan = driver.plan(config)
     with claimed(folder, settings := config.to_yaml()):
         write_text(folder / STUDY, settings)
         write_environment(folder)
         failures = driver.run(plan)
-        results = _gather(config, folder, failures, {})
+        results = _gather(config, folder, failures)
         write_rows(folder, results.rows)
     return results
 
@@ -165,36 +180,49 @@ def _fitted(config: StudyConfig) -> StudyConfig:
     return config.model_copy(update={"unfit": unfit})
 
 
-def _gather(
-    config: StudyConfig,
-    folder: Path,
-    failures: dict[str, str],
-    kept: Mapping[str, Row],
-) -> StudyResults:
+def _fullest(config: StudyConfig, folder: Path) -> StudyConfig:
+    """Asks for the effort and metrics of a judgement in the folder that says more, if one does.
+
+    So all models of a study are judged alike, and no judgement replaces a fuller one.
+    """
+    for trial in config.trials():
+        result = load_trial(inside(folder, TRIALS, trial.id), trial)
+        if result is None or result.judged is None:
+            continue
+        there, asked = result.judgement, trial.judgement
+        if there.answers(asked) and not asked.answers(there):
+            more = result.config.evaluation
+            fuller = {"effort": more.effort, "metrics": more.metrics}
+            evaluation = config.evaluation.model_copy(update=fuller)
+            return config.model_copy(update={"evaluation": evaluation})
+    return config
+
+
+def _gather(config: StudyConfig, folder: Path, failures: dict[str, str]) -> StudyResults:
     planned = config.trials()
     results = [finished_trial(folder, trial) for trial in planned]
     rows: list[Row] = [
         result.row
         if result is not None
-        # The configuration overrides what a file of rows says.
-        else {**kept[trial.id], **trial.keys}
-        if trial.id in kept
         else {**trial.keys, "error": failures.get(trial.id, "not run")}
         for trial, result in zip(planned, results, strict=True)
     ]
+    finished = tuple(result for result in results if result is not None)
+    return StudyResults(config, folder, finished, failures, _frame(rows))
+
+
+def _frame(rows: Sequence[Row]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     # As objects: a string type would have NaN where a trial went well.
     frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
-    finished = tuple(result for result in results if result is not None)
-    return StudyResults(config, folder, finished, failures, frame)
+    return frame
 
 
 def load_study(folder: Path) -> StudyResults:
     """Reads a study back from its run folder.
 
     Args:
-        folder: The folder. Finished trials whose folders were not kept are read from the rows in
-            its ``results.parquet``.
+        folder: The folder. Where it has no trials, the rows in its ``results.parquet`` are read.
 
     Raises:
         RunFolderError: The folder holds no study, no trial of it is finished, or a file has
@@ -205,11 +233,17 @@ def load_study(folder: Path) -> StudyResults:
     if not path.is_file():
         raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
     read_environment(folder)  # refuses files that have changed
-    kept, failures = read_rows(folder)
-    results = _gather(read_study(path), folder, failures, kept)
-    if not results.trials and not kept.keys() & set(results.rows["trial"]):
-        if kept and not (folder / TRIALS).exists():  # written by a version with other ids
-            return replace(results, rows=pd.DataFrame(list(kept.values())))
+    exported, config = read_rows(folder), read_study(path)
+    if exported and not (folder / TRIALS).exists():
+        return StudyResults(config, folder, (), {}, _frame(exported))
+    # All that the row of a trial has that could not be run.
+    failures = {
+        str(row["trial"]): str(row["error"])
+        for row in exported
+        if row.get("parameters") is None and row.get("error")
+    }
+    results = _gather(_fullest(config, folder), folder, failures)
+    if not results.trials:
         raise RunFolderError(
             f"no trial of the study in '{folder}' is finished; run '{path}' in this folder"
         )

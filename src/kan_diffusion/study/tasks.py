@@ -58,10 +58,9 @@ from kan_diffusion.training.config import TrainingConfig
 __all__ = [
     "NOTHING_ASKED",
     "Asked",
+    "Defaults",
     "Drawn",
     "Reference",
-    "StudySuggestion",
-    "Suggestion",
     "Task",
     "accepted",
     "measures_of",
@@ -79,54 +78,32 @@ PipelineT = TypeVar("PipelineT", bound=SamplePipeline)
 
 
 @dataclass(frozen=True)
-class Suggestion:
-    """Settings that suit a data set, where a user gives none.
+class Defaults:
+    """Settings that suit a data set, for one model or a comparison, where a user gives none.
 
     Attributes:
-        training: Training, with an optimiser and its learning rate.
-        params: Number of trainable parameters.
-        learning_rate: Learning rate of other optimisers.
+        training: Training.
+        params: Number of trainable parameters; None for what a budget of parameters suits.
         at_most: Whether ``params`` is an upper bound, under which a nearest size is taken.
         depth: Number of hidden layers; the family's own when None.
-        settings: Settings of the denoiser.
+        settings: Settings of the denoisers, each of the families that have it.
         conditions: Whether the denoiser is trained to draw columns given any others.
         sampling: Sampling.
-        evaluation: Numbers that judge the model, where they differ from the usual ones.
+        evaluation: Numbers that judge a model.
+        families: Families that are compared.
+        seeds: Number of trials of each.
     """
 
     training: TrainingConfig
-    params: int
-    learning_rate: float
+    params: int | None = None
     at_most: bool = True
     depth: int | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
     conditions: bool = False
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    evaluation: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StudySuggestion:
-    """What a comparison on a data set is made of, where a user does not say.
-
-    Attributes:
-        families: Families that are compared.
-        training: Training of all models.
-        seeds: Number of trials of each model.
-        params: Number of trainable parameters where a budget leaves them free; None for what a
-            budget of parameters suits.
-        settings: Settings of the denoisers, each of the families that have it.
-        sampling: Sampling.
-        evaluation: Numbers that judge the models, where they differ from the usual ones.
-    """
-
-    families: Sequence[str]
-    training: TrainingConfig
-    seeds: int
-    params: int | None = None
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    families: Sequence[str] = ()
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -221,7 +198,7 @@ class Task(Generic[DatasetT, PipelineT]):
 
     def suggest(
         self, dataset: DatasetT, family: str, process: Process, params: int | None
-    ) -> Suggestion:
+    ) -> Defaults:
         """Suggests how to train one model.
 
         Args:
@@ -232,14 +209,14 @@ class Task(Generic[DatasetT, PipelineT]):
         """
         rate = get_family(family).learning_rate
         training = TrainingConfig(steps=2500, batch_size=2048, learning_rate=rate)
-        return Suggestion(training, USUAL_SIZE if params is None else params, rate)
+        return Defaults(training, USUAL_SIZE if params is None else params)
 
-    def suggest_study(self, dataset: DatasetT) -> StudySuggestion:
+    def suggest_study(self, dataset: DatasetT) -> Defaults:
         """Suggests how to compare models.
 
         Twenty trials of this length are as much work as the default study, and can reach p < 0.05.
         """
-        return StudySuggestion(("kan", "mlp"), TrainingConfig(steps=1500), seeds=10)
+        return Defaults(TrainingConfig(steps=1500), families=("kan", "mlp"), seeds=10)
 
     def build(self, config: TrialConfig, dataset: DatasetT) -> Denoiser:
         """Builds a trial's untrained denoiser.

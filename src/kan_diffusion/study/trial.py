@@ -1,4 +1,4 @@
-"""One trial in four steps: build, train, measure, keep."""
+"""One trial: its model is built, trained and kept, then judged, which can be done again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,10 +20,9 @@ from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import build_denoiser
-from kan_diffusion.denoisers.readable import no_edges
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.diffusion.sampling import SamplePipeline, even_sampler, make_scheduler
-from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError, NonFiniteSamplesError
+from kan_diffusion.errors import NonFiniteLossError, NonFiniteSamplesError
 from kan_diffusion.evaluation.diagnostics import DIAGNOSED_ROWS, training_diagnosis
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.processes import Process
@@ -32,16 +32,14 @@ from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfi
 from kan_diffusion.study.folder import (
     CHECKPOINT,
     REVERSE,
-    SAMPLES,
-    WEIGHTS,
+    Judged,
     Row,
+    Trained,
     TrialResult,
     claimed,
     keep_trial,
-    load_sufficient,
     load_trial,
     save_points,
-    save_weights,
 )
 from kan_diffusion.study.measure import pipeline_of
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
@@ -70,9 +68,6 @@ NUM_PANELS = 11
 
 _JUDGING_SHARE = 0.2
 """Share of a time limit that is kept for judging."""
-
-_SMALL = 10_000
-"""KANs with fewer parameters have their weights saved at moments of training: 40 kB each."""
 
 
 def record_reverse(
@@ -191,7 +186,7 @@ def run_trial(
     on_progress: Callable[[int, float], object] | None = None,
     log_folder: Path | None = None,
 ) -> TrialResult:
-    """Runs a trial, resumes it from its checkpoint, or reads it if it is finished.
+    """Does what is missing of a trial: trains it, from its checkpoint if it has one, and judges it.
 
     Args:
         config: The trial.
@@ -202,9 +197,9 @@ def run_trial(
         log_folder: Folder for TensorBoard's event files.
 
     Returns:
-        The finished trial. If several processes train one model, only the first one measures it. A
+        The finished trial. If several processes train one model, only the first one judges it. A
         trial whose loss or samples became non-finite is finished, too: its row has the reason under
-        ``"error"`` and no measurements.
+        ``"error"`` and nothing that was measured.
 
     Raises:
         DataError: The data cannot be used.
@@ -212,48 +207,37 @@ def run_trial(
         TrialTakenError: Another process is running it.
         KanDiffusionError: The model cannot be built.
     """
-    if (finished := load_sufficient(folder, config)) is not None:
-        return finished
+    if (result := load_trial(folder, config)) is not None and result.answers(config):
+        return result
     with claimed(folder) if is_main_process() else nullcontext():
-        # Another process may have finished it by now.
-        if (finished := load_sufficient(folder, config)) is not None:
-            return finished
-        if (finished := load_trial(folder, config, but=(SAMPLES,))) is not None:
-            return _judge_again(config, finished, device)
-        return _run_claimed(config, folder, device, spent_seconds, on_progress, log_folder)
+        started, pipeline = time.monotonic() - spent_seconds, None
+        result = load_trial(folder, config)  # another process may have finished it by now
+        if result is not None and result.answers(config):
+            return result
+        dataset = load_dataset(config.data, config.study_seed, config.seed)
+        require_judge(dataset)
+        if result is None:
+            result, pipeline = _train(
+                config, folder, dataset, device, started, on_progress, log_folder
+            )
+        if not is_main_process() or result.answers(config):
+            return result
+        return _judge(config, result, dataset, device, pipeline)
 
 
-def _judge_again(config: TrialConfig, finished: TrialResult, device: str) -> TrialResult:
-    """Judges a trained model with the effort that is asked for now."""
-    dataset = load_dataset(config.data, config.study_seed, config.seed)
-    pipeline = pipeline_of(finished)
-    pipeline.to(resolve_device(device))
-    shared = _reference_of(config, dataset)
-    measured: Row
-    try:
-        measured, levels, generated = task_of(config.data).judge(config, dataset, pipeline, shared)
-    except NonFiniteSamplesError as error:
-        measured, levels, generated = {"error": str(error)}, finished.levels, None
-    result = TrialResult(config, {**finished.row, **measured}, levels, finished.folder)
-    keep_trial(result, samples=generated)
-    return result
-
-
-def _run_claimed(
+def _train(
     config: TrialConfig,
     folder: Path,
+    dataset: Dataset,
     device: str,
-    spent_seconds: float,
+    started: float,
     on_progress: Callable[[int, float], object] | None,
     log_folder: Path | None,
-) -> TrialResult:
-    started = time.monotonic()
-    dataset = load_dataset(config.data, config.study_seed, config.seed)
-    require_judge(dataset)
+) -> tuple[TrialResult, SamplePipeline | None]:
+    """Trains a model and keeps it; without a pipeline where its loss became non-finite."""
     task = task_of(config.data)
     denoiser = task.build(config, dataset)
     steps, row = config.training.steps, first_row(config, denoiser)
-
     moments = {round(fraction * steps) for fraction in config.evaluation.moments}
 
     def record(step: int, current: Denoiser) -> None:
@@ -264,13 +248,6 @@ def _run_claimed(
             logger.info("no picture of the reverse process at step %d: %s", step, error)
             return
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
-        if no_edges(current) is None and current.num_trainable < _SMALL:
-            save_weights(folder / WEIGHTS / f"{step}.safetensors", current)
-
-    def failed(error: KanDiffusionError) -> TrialResult:
-        result = TrialResult(config, row | {"error": str(error)}, [], folder)
-        keep_trial(result)
-        return result
 
     callbacks: list[Callback] = [Snapshots(moments and {*moments, steps}, record)]
     if on_progress is not None:
@@ -283,7 +260,7 @@ def _run_claimed(
             dataset,
             denoiser,
             device,
-            spent_seconds=spent_seconds + time.monotonic() - started,
+            spent_seconds=time.monotonic() - started,
             checkpoint=folder / CHECKPOINT,
             callbacks=callbacks,
         )
@@ -291,19 +268,43 @@ def _run_claimed(
         if not is_main_process():
             raise
         # The checkpoint of a failed trial, its last good state, stays.
-        return failed(error)
-    if not is_main_process():  # the first of several processes judges and keeps the model
-        return TrialResult(config, row, [], folder)
+        result = TrialResult(config, folder, Trained(row=row | {"error": str(error)}))
+        keep_trial(result)
+        return result, None
     pipeline = task.pipeline(config, dataset, denoiser)
-    shared = _reference_of(config, dataset)
-    try:
-        measured, levels, generated = task_of(config.data).judge(config, dataset, pipeline, shared)
-    except NonFiniteSamplesError as error:
-        return failed(error)
-    result = TrialResult(config, row | spent(trained) | measured, levels, folder)
-    keep_trial(result, pipeline, curves_of(trained), generated)
-    warn_of_misfit(config, trained, dataset, pipeline, heldout)
+    result = TrialResult(config, folder, Trained(row=row | spent(trained)))
+    if not is_main_process():  # the first of several processes keeps the model
+        return result, pipeline
+    keep_trial(result, pipeline, curves_of(trained))
     (folder / CHECKPOINT).unlink(missing_ok=True)
+    warn_of_misfit(config, trained, dataset, pipeline, heldout)
+    return result, pipeline
+
+
+def _judge(
+    config: TrialConfig,
+    trained: TrialResult,
+    dataset: Dataset,
+    device: str,
+    pipeline: SamplePipeline | None,
+) -> TrialResult:
+    """Judges a trained model as a trial asks, and keeps that; reads the model if it is not given.
+
+    Nothing of an earlier judgement is left.
+    """
+    if pipeline is None:
+        pipeline = pipeline_of(replace(trained, config=config))
+        pipeline.to(resolve_device(device))
+    task, shared = task_of(config.data), _reference_of(config, dataset)
+    samples: Tensor | None = None
+    row: Row
+    try:
+        row, levels, samples = task.judge(config, dataset, pipeline, shared)
+    except NonFiniteSamplesError as error:
+        row, levels = {"error": str(error)}, []
+    judged = Judged(row=row, levels=levels, versions=config.judgement.versions)
+    result = replace(trained, config=config, judged=judged)
+    keep_trial(result, samples=samples)
     return result
 
 

@@ -32,8 +32,9 @@ from kan_diffusion.errors import DataError, RunFolderError, valid_settings
 from kan_diffusion.progress import TextConsole, show_training
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.folder import (
-    SAMPLES,
     TABLE,
+    Judged,
+    Trained,
     TrialResult,
     keep_trial,
     load_curves,
@@ -244,11 +245,13 @@ class DiffusionEstimator(BaseEstimator):
         pipeline = TableDiffusionPipeline(denoiser, config.process, codec)
         warn_of_misfit(config, trained, dataset, pipeline, validation)
         row |= spent(trained)
-        result, samples = TrialResult(config, row, [], Path()), None
+        result, samples = TrialResult(config, Path(), Trained(row=row)), None
         if self.holdout:
             reference = task.reference(dataset, config.process, config.judging, seed)
             measured, levels, samples = task.judge(config, dataset, pipeline, reference)
-            result = replace(result, row=row | measured, levels=levels)
+            versions = config.judgement.versions
+            judged = Judged(row=measured, levels=levels, versions=versions)
+            result = replace(result, judged=judged)
         return self._of_run(pipeline, result, curves_of(trained), samples)
 
     def _of_run(
@@ -396,7 +399,6 @@ class DiffusionEstimator(BaseEstimator):
         if isinstance(source, FileData) and source.path.name == TABLE:  # of a fit, not of a file
             source, known = source.model_copy(update={"path": place / TABLE}), source.sha256
         config = self._trial.config.model_copy(update={"data": source})
-        row = {**self._trial.row, **config.keys}
         with replaced_trial(place) as new:
             if rows is not None:
                 if _digest(rows) != known:
@@ -405,7 +407,7 @@ class DiffusionEstimator(BaseEstimator):
                         "trained on is called held out; give them, or leave rows out"
                     )
                 write_frame(new / TABLE, _with_text_names(rows))
-            trial = replace(self._trial, config=config, row=row, folder=new)
+            trial = replace(self._trial.changed(config, **config.keys), folder=new)
             keep_trial(trial, self.pipeline_, self._curves, self._samples)
 
     @classmethod
@@ -421,8 +423,9 @@ class DiffusionEstimator(BaseEstimator):
         config, pipeline = load_run(Path(folder))
         if not isinstance(pipeline, TableDiffusionPipeline):
             raise RunFolderError(f"'{folder}' is no model of a table; give a run of one")
-        trial, curves = load_trial(Path(folder)), load_curves(Path(folder))
+        trial = load_trial(Path(folder))
         assert trial is not None
+        curves = load_curves(trial.folder)
         parts = (config.model, config.training, config.data)
         given = {name: value for part in parts for name, value in dict(part).items()}
         given |= {
@@ -435,7 +438,7 @@ class DiffusionEstimator(BaseEstimator):
         model = cls(**{name: given[name] for name in cls._get_param_names() if name in given})
         names = [column.name for column in pipeline.codec.columns]
         model._frame(pd.DataFrame(0, index=[0], columns=names), reset=True)
-        kept = Path(folder) / SAMPLES
+        kept = trial.samples
         samples = torch.from_numpy(load_points(kept)) if kept.exists() else None
         return model._of_run(pipeline, trial, curves, samples)
 

@@ -36,7 +36,7 @@ from kan_diffusion.evaluation.effort import EffortName
 from kan_diffusion.evaluation.metrics import Metric
 from kan_diffusion.processes import Process
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
-from kan_diffusion.study.tasks import Asked, Drawn, Suggestion, Task, rows_drawn
+from kan_diffusion.study.tasks import Asked, Defaults, Drawn, Task, rows_drawn
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import conditions_from_texts
 from kan_diffusion.tables.datasets import TableDataset
@@ -65,7 +65,7 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
 
     def suggest(
         self, dataset: TableDataset, family: str, process: Process, params: int | None
-    ) -> Suggestion:
+    ) -> Defaults:
         """Suggests how to train a model of a table."""
         num_rows, kind = len(dataset.train), get_family(family)
         growth = min(max(num_rows / _MANY_ROWS, 1.0), _MOST_GROWTH)
@@ -78,10 +78,9 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
             learning_rate=kind.learning_rate * min(1.0, (_TUNED_AT / max(params, 1)) ** 0.25),
             patience=0.4 if num_held_out(num_rows) else None,
         )
-        return Suggestion(
+        return Defaults(
             training,
             params,
-            training.learning_rate,
             depth=min(kind.depth, _SHALLOW) if shallow else None,
             sampling=SamplingConfig(steps=20 if num_rows < _MANY_ROWS else 50),
             # Columns may be conditions where the family can have them.

@@ -122,6 +122,7 @@ def _nested(first, others):
     return f"0: &b0 {first}\n" + "".join(f"{n}: &b{n} {part}\n" for n, part in enumerate(parts, 1))
 
 
+OTHERS = ("rings", "circles", "s-curve", "pinwheel", "checkerboard")
 STUDIES = {
     "brackets": ("[" * 100_000, "study.yaml"),
     "an alias to itself": ("&a [*a]", "study.yaml"),
@@ -142,7 +143,7 @@ STUDIES = {
     "merge keys": (_nested("{b: 1}", "{<<: [@]}"), "a merge key"),
     "laughter": (_nested("[x]", "[@]"), "100,000 settings"),
     "60,000 trials": (_study("seeds: 1\ndata: [",
-        "seeds: 10000\nprocess: [cosine, flow, notebook]\ndata: [{toy: rings, num_points: 100}, "),
+        "seeds: 10000\ndata: [" + "".join(f"{{toy: {toy}}}, " for toy in OTHERS)),
         "at most 50,000 trials"),
     "a long family": (_study("mlp", "m" * 10**5), "unknown family"),
 }  # fmt: skip
@@ -156,11 +157,13 @@ COLUMNS = {"columns": [{"categories": [[]] * 10**4}] * 400}
 STEPS = ("step", "loss", "learning_rate", "heldout_loss")
 WEIGHTS = "RUN/denoiser/diffusion_pytorch_model.safetensors"
 
+LISTS_IN_A_ROW = {"date": "", "row": {str(number): [] for number in range(50_000)}}
+EMPTY_LEVELS = {"date": "", "row": {}, "versions": {}, "levels": [{}] * 100_000}
 FOLDERS = {
     "99 MB of a trial": ("RUN/trial.json", OBJECTS, "1,000 kB"),
     "brackets of a trial": ("RUN/trial.json", '{"config": ' + "[" * 500_000, "recursion"),
-    "a row of lists": ("RUN/trial.json", changed(row={n: [] for n in range(50_000)}), "string"),
-    "levels": ("RUN/trial.json", changed(levels=[{}] * 100_000), "a level has not the keys"),
+    "a row of lists": ("RUN/trial.json", changed(trained=LISTS_IN_A_ROW), "string"),
+    "levels": ("RUN/trial.json", changed(judged=EMPTY_LEVELS), "a level has not the keys"),
     "99 MB of an index": ("RUN/model_index.json", OBJECTS, "20,000 kB"),
     "6 million objects": ("RUN/model_index.json", FEWER, "is of class None"),
     "wrong categories": ("RUN/model_index.json", changed(codec=COLUMNS), "model_index.json"),
@@ -178,7 +181,8 @@ FOLDERS = {
     "results of long texts": ("STUDY/results.parquet",
         rows(lambda: {"error": NUMBERED}, store_schema=False), UNPACKED),
     "results of lists": ("STUDY/results.parquet", rows(lambda: {"error": [["a"]]}), LISTS),
-    "large samples": ("STUDY/trials/*/samples.safetensors", tensors({"points": POINTS}, 10**9), ""),
+    "large samples": ("STUDY/trials/*/samples-*.safetensors",
+        tensors({"points": POINTS}, 10**9), ""),
     "versions": ("STUDY/environment.json", OBJECTS, "1,000 kB"),
     "99 MB tuned": ("tuned.json", OBJECTS, "1,000 kB"),
     "wrong tuned": ("tuned.json", json.dumps({str(n): 1 for n in range(70_000)}),

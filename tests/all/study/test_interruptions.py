@@ -64,7 +64,8 @@ def _start(place, executor, *, own_server, **variables):
 
 
 def _finished(place):
-    return sorted(path.parent for path in place.glob("run/trials/*/trial.json"))
+    results = place.glob("run/trials/*/trial.json")
+    return sorted(path.parent for path in results if json.loads(path.read_text())["judged"])
 
 
 def _in_training(place, since):

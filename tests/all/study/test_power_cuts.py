@@ -47,10 +47,10 @@ def _content(root, below="."):
 
 
 def _progress(files):
-    """How many steps of the trial are kept; infinitely many when it is finished, -1 for none."""
+    """How many steps of the trial are kept; -1 for none, infinitely many when it is judged."""
     content = files.get(NAME / CHECKPOINT)
     if NAME / RESULT in files:
-        return math.inf
+        return math.inf if json.loads(files[NAME / RESULT])["judged"] else TRIAL.training.steps + 1
     if not content:
         return -1
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -74,7 +74,7 @@ def test_after_a_kill_or_power_cut_at_any_moment_the_same_command_ends_the_same(
         for path, content in state.items():
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(content)
-        if NAME / RESULT in state:  # a trial is finished with its last file, or not at all
+        if _progress(state) == math.inf:  # a trial is finished with its last file, or not at all
             assert _content(root, NAME) == _content(folder, NAME)
         run_study(CONFIG, root, executor=executor)
         assert _content(root) == wanted

@@ -138,7 +138,7 @@ def test_models_and_seeds_of_runs_make_a_study(train):
     assert list(results.rows["name"]) == ["MLP", "MLP", "full KAN", "full KAN"]
     assert list(results.rows["seed"]) == [0, 1, 0, 1]
     for folder, (_, row) in zip(folders, results.rows.iterrows(), strict=True):
-        written = json.loads((folder / "trial.json").read_text())["row"]
+        written = load_trial(folder).row
         assert row["excess"] == written["excess"]
     contents = runs_contents(results, "again")
     assert contents.command == "again"
@@ -170,7 +170,9 @@ def test_two_sizes_of_a_family_are_told_apart(train):
     assert read_runs([train("mlp")]).config.title == "two-modes · MLP · seed 0"
     names = list(results.rows["name"])
     parameters = results.rows["parameters"].tolist()
-    assert names == [f"MLP ({count} parameters)" for count in parameters]
+    flops = results.rows["flops"].tolist()
+    pairs = zip(parameters, flops, strict=True)
+    assert names == [f"MLP (parameters {count}, flops {work})" for count, work in pairs]
     assert [model.name for model in results.config.models] == names
     assert {model for _, model in runs_contents(results, "").samples} == set(names)
 
@@ -178,17 +180,17 @@ def test_two_sizes_of_a_family_are_told_apart(train):
 def test_a_model_that_is_trained_otherwise_is_another(train):
     folders = [train("mlp"), train("mlp-1", number=1), train("longer", steps=9, number=1)]
     results = read_runs(folders)
-    names = ["MLP (5 steps)", "MLP (5 steps)", "MLP (9 steps)"]
+    names = ["MLP (steps 5)", "MLP (steps 5)", "MLP (steps 9)"]
     assert list(results.rows["name"]) == names
     assert [model.name for model in results.config.models] == names[1:]
     assert results.config.seeds == 1  # of the second
     settings = dict(runs_contents(results, "").settings)
     assert settings["seeds"] == "1 to 2"
-    assert settings["training of MLP (9 steps)"].startswith("steps: 9, batch_size: 32")
+    assert settings["training of MLP (steps 9)"].startswith("steps: 9, batch_size: 32")
     both = read_runs([train("mlp"), train("faster", learning_rate=0.1, batch_size=16)])
     assert list(both.rows["name"]) == [
-        "MLP (batches of 32, learning rate 0.0157)",
-        "MLP (batches of 16, learning rate 0.1)",
+        "MLP (batch size 32, learning rate 0.0157)",
+        "MLP (batch size 16, learning rate 0.1)",
     ]
 
 
@@ -212,8 +214,7 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(runs, tmp_path):
     trial = load_trial(stage)
     model = trial.config.model.model_copy(update={"name": "MLP, formula"})
     config = trial.config.model_copy(update={"model": model})
-    row = {**trial.row, **config.keys, "stage": "formula"}
-    keep_trial(replace(trial, config=config, row=row))
+    keep_trial(trial.changed(config, **config.keys, stage="formula"))
     contents = runs_contents(read_runs([plain, stage]), "")
     assert any("MLP, formula came about by choices" in text for text in contents.warnings)
     contents = runs_contents(read_runs([plain]), "")
@@ -237,7 +238,7 @@ def test_runs_that_were_not_judged_alike(train, tmp_path):
     trial = load_trial(train("mlp"))
     effort = SMALL.model_copy(update={"effort": "full"})
     fully = trial.config.model_copy(update={"seed": 7, "evaluation": effort})
-    keep_trial(replace(trial, config=fully, row={**trial.row, **fully.keys}, folder=tmp_path))
+    keep_trial(replace(trial.changed(fully, **fully.keys), folder=tmp_path))
     with refused("do not have a way of judging in common"):
         read_runs([train("mlp"), tmp_path])
     # Moments that were recorded do not matter.
@@ -255,12 +256,11 @@ def test_what_is_no_finished_run(train, tmp_path):
     (tmp_path / "study.yaml").unlink()
     trial = load_trial(train("mlp"))
     config = trial.config.model_copy(update={"seed": 5})
-    trial = replace(trial, folder=tmp_path, config=config)
-    judged = {**trial.row, **config.keys}
-    for row, message in (
-        ({**judged, "error": "it diverged"}, "failed: it diverged"),
-        ({key: judged[key] for key in judged.keys() - {"heldout_loss"}}, "--num"),
+    trial = replace(trial.changed(config, **config.keys), folder=tmp_path)
+    for kept, message in (
+        (replace(trial.changed(error="it diverged"), judged=None), "failed: it diverged"),
+        (replace(trial, judged=None), "--num"),
     ):
-        keep_trial(replace(trial, row=row))
+        keep_trial(kept)
         with refused(message):
             read_runs([train("mlp"), tmp_path])

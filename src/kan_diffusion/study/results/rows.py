@@ -13,7 +13,7 @@ points; runs with the same seed share the draws they were judged on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import pandas as pd
 from kan_diffusion.data.sources import Source
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import Measure, metrics_named
-from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import STUDY, TrialResult, load_trial
 from kan_diffusion.study.measure import Judged, judged_measure
 from kan_diffusion.study.run import StudyResults, load_study
@@ -183,19 +183,16 @@ def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults
         KanDiffusionError: The runs were not judged alike, or two of them have the same data, model
             and seed.
     """
-    trials = [_read(folder) for folder in folders]
-    for trial in trials[1:]:
-        _require_alike(trials[0], trial)
-    first = trials[0].config
-    trials = _with_common_data(_told_apart(_numbered(trials)))
+    trials = _told_apart(_numbered([_read(folder) for folder in folders]))
+    _require_alike(trials)
     configs = [trial.config for trial in trials]
-    models = {config.model.name: config.model for config in configs}
+    first, models = configs[0], {config.model.name: config.model for config in configs}
     config = StudyConfig(
         name="side-by-side",
         title=title or (first.label if len(trials) == 1 else "Runs side by side"),
         seed=first.study_seed,
         seeds=min(len({c.seed for c in configs if c.model.name == name}) for name in models),
-        data=tuple({config.data: config.data for config in configs}),
+        data=tuple({config.data.name: config.data for config in configs}.values()),
         process=first.process,
         training=first.training,
         models=tuple(models.values()),
@@ -204,8 +201,7 @@ def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults
     )
     if len({(trial.row["match"], trial.row["budget"]) for trial in trials}) > 1:
         # Runs of different studies, or of none, have no budget in common.
-        for trial in trials:
-            trial.row.update(match=None, budget=None)
+        trials = [trial.changed(match=None, budget=None) for trial in trials]
     rows = pd.DataFrame([trial.row for trial in trials])
     return StudyResults(config, trials[0].folder, tuple(trials), {}, rows)
 
@@ -227,20 +223,38 @@ def _read(folder: Path) -> TrialResult:
     return trial
 
 
-def _require_alike(first: TrialResult, other: TrialResult) -> None:
-    a, b = first.config, other.config
+def _require_alike(trials: Sequence[TrialResult]) -> None:
+    """Checks that the numbers of trials can be compared, and that none is there twice."""
     no_number: dict[str, object] = {"moments": (), "num_drawn": 1}
-    judging = [each.judging.model_copy(update=no_number) for each in (a, b)]
-    for what, same in (
-        ("a process", a.process == b.process),
-        ("a sampler", a.sampling == b.sampling),
-        ("a way of judging", judging[0] == judging[1]),
-    ):
-        if not same:
+    first = trials[0]
+    data: dict[str, TrialResult] = {}
+    places: dict[tuple[str, str, int], TrialResult] = {}
+    for trial in trials:
+        a, b = first.config, trial.config
+        other = data.setdefault(b.data.name, trial)
+        twin = places.setdefault((b.data.name, b.model.name, b.seed), trial)
+        judging = [each.judging.model_copy(update=no_number) for each in (a, b)]
+        for what, same in (
+            ("a process", a.process == b.process),
+            ("a sampler", a.sampling == b.sampling),
+            ("a way of judging", judging[0] == judging[1]),
+        ):
+            if not same:
+                raise KanDiffusionError(
+                    f"the runs in '{first.folder}' and '{trial.folder}' do not have {what} in "
+                    "common, so their numbers cannot be compared; train or explain one of them "
+                    "again with the other's settings"
+                )
+        if b.data.identity() != other.config.data.identity():
             raise KanDiffusionError(
-                f"the runs in '{first.folder}' and '{other.folder}' do not have {what} in common, "
-                "so their numbers cannot be compared; train or explain one of them again with the "
-                "other's settings"
+                f"the runs in '{other.folder}' and '{trial.folder}' have different data of one "
+                f"name, '{b.data.name}' (other points, or another number of them), so their "
+                "numbers cannot be compared; report them apart"
+            )
+        if twin is not trial:
+            raise KanDiffusionError(
+                f"the runs in '{twin.folder}' and '{trial.folder}' are both of '{b.model.name}' "
+                f"with seed {b.seed}, trained alike; give one of them"
             )
 
 
@@ -264,89 +278,42 @@ def _numbered(trials: list[TrialResult]) -> list[TrialResult]:
             "be shown; give runs of one study, or runs of train"
         )
     return [
-        replace(
-            trial,
-            config=trial.config.model_copy(update={"seed": trial.config.study_seed}),
-            row={**trial.row, "seed": trial.config.study_seed},
+        trial.changed(
+            trial.config.model_copy(update={"seed": trial.config.study_seed}),
+            seed=trial.config.study_seed,
         )
         for trial in trials
     ]
-
-
-def _with_common_data(trials: list[TrialResult]) -> list[TrialResult]:
-    """Gives trials of the same data one data configuration, wherever their files are."""
-    known: dict[str, TrialResult] = {}
-    common = []
-    for trial in trials:
-        data = trial.config.data
-        first = known.setdefault(data.name, trial)
-        theirs = first.config.data
-        if data.identity() != theirs.identity():
-            raise KanDiffusionError(
-                f"the runs in '{first.folder}' and '{trial.folder}' have different data of one "
-                f"name, '{data.name}' (other points, or another number of them), so their numbers "
-                "cannot be compared; report them apart"
-            )
-        config = trial.config.model_copy(update={"data": theirs})
-        common.append(replace(trial, config=config))
-    return common
-
-
-def _rate(config: TrialConfig) -> float:
-    return config.model.learning_rate or config.training.learning_rate
-
-
-def _differences(trials: Sequence[TrialResult]) -> list[tuple[str, ...]]:
-    """Says how the model of each trial differs from others of the same name."""
-    parts = [
-        (
-            f"{trial.row['parameters']:,} parameters",
-            f"{trial.config.training.steps:,} steps",
-            f"batches of {trial.config.training.batch_size:,}",
-            trial.config.training.optimizer,
-            f"learning rate {_rate(trial.config):.3g}",
-            f"sparsify {trial.config.training.sparsify:g}",
-        )
-        for trial in trials
-    ]
-    columns = [column for column in zip(*parts, strict=True) if len(set(column)) > 1]
-    if len(set(zip(*columns, strict=True))) < len(trials):
-        columns.append(tuple(f"no. {number}" for number, _ in enumerate(trials, 1)))
-    return list(zip(*columns, strict=True))
 
 
 def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
-    """Renames models that share a name but differ in themselves or in their training."""
-
-    def kind(trial: TrialResult) -> str:
-        config = trial.config
-        training = config.training.model_copy(update={"learning_rate": _rate(config)})
-        # Sizes are compared as built: a study names a budget, `train` the widths fitted to one.
-        asked = {"params", "flops", "hidden", "depth"}
-        trained = {"optimizer", "learning_rate", "steps"}
-        model = config.model.model_dump_json(exclude=trained | asked)
-        built = f"{trial.row['parameters']} {trial.row['flops']}"
-        return model + built + training.model_dump_json(exclude={"checkpoint_every"})
-
-    kinds: dict[str, dict[str, TrialResult]] = {}
-    for trial in trials:
-        kinds.setdefault(trial.config.model.name, {}).setdefault(kind(trial), trial)
-    names: dict[str, str] = {}
-    for name, of_name in kinds.items():
-        for key, parts in zip(of_name, _differences(list(of_name.values())), strict=True):
-            names[key] = f"{name} ({', '.join(parts)})" if len(of_name) > 1 else name
-    seen: dict[tuple[str, str, int], Path] = {}
+    """Adds to the name of a model in what it differs from others of that name."""
     renamed = []
     for trial in trials:
-        name = names[kind(trial)]
-        place = trial.config.data.name, name, trial.config.seed
-        if place in seen:
-            raise KanDiffusionError(
-                f"the runs in '{seen[place]}' and '{trial.folder}' are both of '{name}' with seed "
-                f"{trial.config.seed}, trained alike; give one of them"
-            )
-        seen[place] = trial.folder
+        name = trial.config.model.name
+        others = [_settings(other) for other in trials if other.config.model.name == name]
+        differing = [
+            f"{key.replace('_', ' ')} {f'{value:.3g}' if isinstance(value, float) else value}"
+            for key, value in _settings(trial).items()
+            if any(other.get(key) != value for other in others)
+        ]
+        if differing:
+            name = f"{name} ({', '.join(differing)})"
         model = trial.config.model.model_copy(update={"name": name})
         config = trial.config.model_copy(update={"model": model})
-        renamed.append(replace(trial, config=config, row={**trial.row, "name": name}))
+        renamed.append(trial.changed(config, name=name))
     return renamed
+
+
+def _settings(trial: TrialResult) -> dict[str, object]:
+    """Returns what decides a model and its training, but seeds; its size is that it was built in."""
+    model, training = trial.config.model, trial.config.training
+    return {
+        "parameters": trial.row["parameters"],
+        "flops": trial.row["flops"],
+        **training.model_dump(exclude={"checkpoint_every"}),
+        "learning_rate": model.learning_rate or training.learning_rate,
+        "family": model.family,
+        "conditions": model.conditions,
+        **model.settings,
+    }
