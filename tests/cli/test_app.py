@@ -165,7 +165,7 @@ def test_files_that_cannot_be_used_are_one_line(cli, tmp_path, name, content, me
         (["sample", "nowhere", "--import", "./mine.py"], "module './mine.py' cannot be imported"),
         (["evaluate", "nowhere"], "'nowhere' holds no finished run"),
         (["explain", "nowhere"], "'nowhere' holds no finished run"),
-        (["report", "nowhere"], "'nowhere' holds neither a study nor a finished run"),
+        (["report", "nowhere"], "'nowhere' holds no finished run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

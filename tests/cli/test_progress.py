@@ -10,7 +10,6 @@ from kan_diffusion import DiffusionEstimator
 from kan_diffusion.cli.progress import StudyProgress, known_floor
 from kan_diffusion.progress import TrainingBar, progress_bars
 from kan_diffusion.study.executors import TrialEvent
-from kan_diffusion.study.planning import StudyPlan
 from make import study
 
 
@@ -37,12 +36,11 @@ def test_a_run_is_compiled_trained_and_judged_and_brackets_are_shown_as_they_are
 
 def test_a_study_is_announced_and_its_trials_are_counted():
     config = study(seeds=3, models=[{"family": "mlp", "params": 600}])
-    first, second, third = trials = tuple(config.trials())
+    _, second, third = trials = config.trials()
     bars = Progress(console=Console(file=io.StringIO(), width=200), auto_refresh=False)
     bars.disable = True  # as anywhere but on a terminal
     progress = StudyProgress("tiny", bars)
-    parameters = dict.fromkeys((trial.id for trial in trials), 600)
-    progress.start(StudyPlan(trials, parameters, frozenset([first.id])))
+    progress.start(trials, trials[1:])
     progress.move(TrialEvent("progressed", second.id, step=20, loss=0.5))
     progress.move(TrialEvent("finished", second.id))
     progress.move(TrialEvent("failed", third.id, error="no memory"))

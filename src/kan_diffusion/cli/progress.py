@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -15,7 +15,6 @@ from kan_diffusion.progress import TrainingBar, progress_bars
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.executors import TrialEvent
-from kan_diffusion.study.planning import StudyPlan
 
 __all__ = ["StudyProgress", "known_floor", "show_phases", "show_study_progress"]
 
@@ -48,18 +47,19 @@ class StudyProgress:
         self._num_finished = 0
         self._whole = bars.add_task(name, total=None, status="")
 
-    def start(self, plan: StudyPlan) -> None:
-        """Adds a plan's trials and announces them; may be called again with another plan."""
-        if plan.finished and not self._trials:
+    def start(self, trials: Sequence[TrialConfig], missing: Sequence[TrialConfig]) -> None:
+        """Adds trials, some of them missing, and announces them; may be called with others."""
+        finished = len(trials) - len(missing)
+        if finished and not self._trials:
             self._say(
-                f"{len(plan.finished)} of {len(plan.trials)} trials are finished and are not run "
-                "again; after a change of code give another --out"
+                f"{finished} of {len(trials)} trials are finished and are not run again; after a "
+                "change of code give another --out"
             )
-        if plan.to_run:
-            self._say(f"{len(plan.to_run)} trials to run")
-        self._trials |= {trial.id: trial for trial in plan.trials}
-        self._num_finished += len(plan.finished)
-        self._shares |= {trial.id: 0.0 for trial in plan.to_run}
+        if missing:
+            self._say(f"{len(missing)} trials to run")
+        self._trials |= {trial.id: trial for trial in trials}
+        self._num_finished += finished
+        self._shares |= {trial.id: 0.0 for trial in missing}
         self._show()
 
     def move(self, event: TrialEvent) -> None:

@@ -17,7 +17,15 @@ from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Row, TrialResult, load_trial
 from kan_diffusion.study.tasks import require_judge, task_of
 
-__all__ = ["Judged", "evaluate_run", "judged_measure", "load_point_run", "load_run", "pipeline_of"]
+__all__ = [
+    "Judged",
+    "evaluate_run",
+    "judged_measure",
+    "load_point_run",
+    "load_run",
+    "pipeline_of",
+    "trained_run",
+]
 
 
 Judged = Literal["excess", "heldout_loss"]
@@ -29,14 +37,14 @@ def judged_measure(oracles: Iterable[object]) -> Judged:
     return "excess" if all(oracle == "exact" for oracle in oracles) else "heldout_loss"
 
 
-def load_run(folder: Path) -> tuple[TrialConfig, SamplePipeline]:
-    """Reads a finished run: its configuration and its pipeline, with the sampler of its study.
+def trained_run(folder: Path) -> TrialResult:
+    """Reads a run with a trained model.
 
     Args:
         folder: The run's folder.
 
     Raises:
-        RunFolderError: There is no finished run with a denoiser in the folder.
+        RunFolderError: There is none in the folder.
     """
     trial = load_trial(folder)
     if trial is None:
@@ -50,6 +58,16 @@ def load_run(folder: Path) -> tuple[TrialConfig, SamplePipeline]:
         raise RunFolderError(f"'{folder}' holds no finished run: {remedy}")
     if trial.row["error"] is not None:
         raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
+    return trial
+
+
+def load_run(folder: Path) -> tuple[TrialConfig, SamplePipeline]:
+    """Reads a run: its configuration and its pipeline, with the sampler of its study.
+
+    Raises:
+        RunFolderError: As of :func:`trained_run`, or its denoiser cannot be read.
+    """
+    trial = trained_run(folder)
     return trial.config, pipeline_of(trial)
 
 

@@ -9,22 +9,28 @@ continue from their checkpoints, and those that were judged otherwise are judged
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
 
 import pandas as pd
+from pydantic import FailFast, TypeAdapter
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import inside, write_text
-from kan_diffusion.study.config import StudyConfig, read_study
+from kan_diffusion.files import inside, read_as, require_free_space, write_bytes, write_text
+from kan_diffusion.limits import MOST_JSON_BYTES
+from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.environment import (
+    ROWS,
     read_environment,
     require_study_version,
     write_environment,
 )
-from kan_diffusion.study.executors import Executor, TrialEvent, get_executor
+from kan_diffusion.study.executors import Executor, Task, TrialEvent, get_executor
 from kan_diffusion.study.folder import (
     STUDY,
     TRIALS,
@@ -34,20 +40,27 @@ from kan_diffusion.study.folder import (
     holds_run,
     load_trial,
 )
-from kan_diffusion.study.planning import (
-    Driver,
-    StudyPlan,
-    finished_trial,
-    read_rows,
-    write_rows,
-)
 from kan_diffusion.study.tasks import task_of
+from kan_diffusion.training.checkpoint import BYTES_A_PARAMETER
 
-__all__ = ["StudyResults", "load_study", "require_folder", "run_study"]
+__all__ = [
+    "Planned",
+    "Study",
+    "StudyResults",
+    "finished_trial",
+    "load_study",
+    "require_folder",
+    "run_study",
+    "run_trials",
+]
 
 logger = logging.getLogger(__name__)
 
+Planned = Callable[[Sequence[TrialConfig], Sequence[TrialConfig]], object]
+"""Called with all trials and with those that are missing, before these run."""
+
 _SPACE_A_TRIAL = 1_000_000
+_ROWS = TypeAdapter(Annotated[list[Row], FailFast()])
 
 
 @dataclass(frozen=True)
@@ -69,9 +82,198 @@ class StudyResults:
     rows: pd.DataFrame
 
 
-def require_folder(
-    config: StudyConfig, folder: Path, num_trials: int, marks: Sequence[str] = (STUDY,)
-) -> None:
+@dataclass(frozen=True)
+class Study:
+    """A study in its folder.
+
+    Attributes:
+        config: The study.
+        folder: Its run folder.
+        largest: Number of parameters of its largest model.
+    """
+
+    config: StudyConfig
+    folder: Path
+    largest: int = 0
+
+    @classmethod
+    def open(cls, config: StudyConfig, folder: Path) -> Self:
+        """Checks before any training that a study can be run in a folder.
+
+        Its files are pinned. What cannot be built on a data set is left out with one warning, and
+        its models are judged as fully as those in the folder.
+
+        Raises:
+            DataError: A data set cannot be used.
+            RunFolderError: The folder holds something else.
+            KanDiffusionError: A model can be built on no data set, or nothing is left to compare.
+        """
+        config = config.pinned()
+        require_folder(config, folder, len(config.trials()))
+        config, largest = _fitted(config)
+        return cls(_fullest(config, folder), folder, largest)
+
+    def missing(self) -> list[TrialConfig]:
+        """Lists the trials that are not trained, or not judged as asked, in the order to run them.
+
+        Seeds come one after another, so that an interrupted study has complete comparisons. The
+        longest trials of a seed come first, so that no worker starts one when the others are done.
+        """
+        trials = [t for t in self.config.trials() if finished_trial(self.folder, t) is None]
+        return sorted(trials, key=lambda trial: (trial.seed, -trial.training.steps))
+
+    def run(self, executor: Executor) -> Generator[TrialEvent]:
+        """Runs the missing trials, and exports the rows of all at the end.
+
+        A trial that another driver is running is left to it and checked again at the end.
+
+        Yields:
+            The events of the trials.
+
+        Raises:
+            TrialTakenError: Another process is running another study in the folder.
+            RunFolderError: The folder cannot be written, or has no room for the checkpoints of the
+                trials that run at once.
+            KanDiffusionError: No worker starts.
+        """
+        failures = {}
+        with claimed(self.folder, settings := self.config.to_yaml()):
+            write_text(self.folder / STUDY, settings)
+            write_environment(self.folder)
+            space = BYTES_A_PARAMETER * self.largest * (os.cpu_count() or 1)
+            require_free_space(self.folder, space)
+            for event in run_trials(self.missing(), self.folder, executor):
+                if event.kind == "failed":
+                    failures[event.trial] = str(event.error)
+                yield event
+            content = self._gathered(failures).rows.to_parquet(index=False)
+            write_environment(self.folder, content)
+            write_bytes(self.folder / ROWS, content)
+
+    def results(self) -> StudyResults:
+        """Reads the results: those of its trials, and why others could not be run.
+
+        Raises:
+            RunFolderError: A file is damaged or has changed.
+        """
+        # All that the row of a trial has that could not be run.
+        failures = {
+            str(row["trial"]): str(row["error"])
+            for row in _exported(self.folder)
+            if row.get("parameters") is None and row.get("error") not in (None, _NOT_RUN)
+        }
+        return self._gathered(failures)
+
+    def _gathered(self, failures: dict[str, str]) -> StudyResults:
+        trials = self.config.trials()
+        results = [finished_trial(self.folder, trial) for trial in trials]
+        rows: list[Row] = [
+            result.row
+            if result is not None
+            else {**trial.keys, "error": failures.get(trial.id, _NOT_RUN)}
+            for trial, result in zip(trials, results, strict=True)
+        ]
+        finished = tuple(result for result in results if result is not None)
+        left = {trial.id for trial in trials} - {result.config.id for result in finished}
+        failed = {trial: reason for trial, reason in failures.items() if trial in left}
+        return StudyResults(self.config, self.folder, finished, failed, _frame(rows))
+
+
+_NOT_RUN = "not run"
+
+
+def _exported(folder: Path) -> list[Row]:
+    """Reads a folder's ``results.parquet``; empty if it is not there."""
+    if not (folder / ROWS).exists():
+        return []
+    return read_as(_ROWS, folder / ROWS, "the results of a study", "run it again", MOST_JSON_BYTES)
+
+
+def _frame(rows: Sequence[Row]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    # As objects: a string type would have NaN where a trial went well.
+    frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
+    return frame
+
+
+def finished_trial(folder: Path, trial: TrialConfig) -> TrialResult | None:
+    """Reads a trial of a study; None where it is not trained, or not judged as it asks."""
+    result = load_trial(inside(folder, TRIALS, trial.id), trial)
+    return result if result is not None and result.answers(trial) else None
+
+
+def run_trials(
+    trials: Sequence[TrialConfig], folder: Path, executor: Executor
+) -> Iterator[TrialEvent]:
+    """Runs trials in the folder of a study, in their order; ends its workers when it is closed."""
+    place = inside(folder, TRIALS)
+    with closing(executor([Task(trial, place / trial.id) for trial in trials])) as events:
+        yield from events
+
+
+def run_study(
+    config: StudyConfig,
+    folder: Path,
+    *,
+    executor: Executor | None = None,
+    on_plan: Planned | None = None,
+    on_event: Callable[[TrialEvent], object] | None = None,
+) -> StudyResults:
+    """Runs all trials of a study that are missing, and gathers the results.
+
+    Args:
+        config: The study.
+        folder: Its run folder.
+        executor: Executor of the trials, see :func:`kan_diffusion.study.executors.get_executor`;
+            processes of this machine, one per CPU core, when None.
+        on_plan: Called with all trials, and those that are missing, before these run.
+        on_event: Called with each event of a trial.
+
+    Returns:
+        The study's results, failed trials included.
+
+    Raises:
+        RunFolderError: The folder holds something else or cannot be written.
+        TrialTakenError: Another process is running another study in the folder.
+        KanDiffusionError: The data or a model cannot be used, or no worker starts.
+    """
+    study = Study.open(config, folder)
+    if on_plan is not None:
+        on_plan(study.config.trials(), study.missing())
+    with closing(study.run(executor or get_executor())) as events:
+        for event in events:
+            if on_event is not None:
+                on_event(event)
+    return study.results()
+
+
+def load_study(folder: Path) -> StudyResults:
+    """Reads a study back from its run folder.
+
+    Args:
+        folder: The folder. Where it has no trials, the rows in its ``results.parquet`` are read.
+
+    Raises:
+        RunFolderError: The folder holds no study, no trial of it is finished, or a file has
+            changed.
+        KanDiffusionError: Its ``study.yaml`` is not one of this version.
+    """
+    path = folder / STUDY
+    if not path.is_file():
+        raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
+    read_environment(folder)  # refuses files that have changed
+    config = read_study(path)
+    if not (folder / TRIALS).exists() and (exported := _exported(folder)):
+        return StudyResults(config, folder, (), {}, _frame(exported))
+    results = Study(_fullest(config, folder), folder).results()
+    if not results.trials:
+        raise RunFolderError(
+            f"no trial of the study in '{folder}' is finished; run '{path}' in this folder"
+        )
+    return results
+
+
+def require_folder(config: StudyConfig, folder: Path, num_trials: int) -> None:
     """Checks that a study may use a folder: it is new, empty, or holds this study.
 
     Seeds, models and the budget may differ from those in the folder: finished trials are recognised
@@ -81,12 +283,11 @@ def require_folder(
         config: The study.
         folder: The folder, which need not exist.
         num_trials: Number of trials that will be run in it.
-        marks: Names of files, any of which marks a study.
 
     Raises:
         RunFolderError: It may not, or is of another version.
     """
-    holds_study = holds_run(folder, "study", marks, _SPACE_A_TRIAL * num_trials)
+    holds_study = holds_run(folder, "study", (STUDY,), _SPACE_A_TRIAL * num_trials)
     require_study_version(folder)
     if not holds_study or not (folder / STUDY).exists():
         return
@@ -107,48 +308,11 @@ def _settings(config: StudyConfig) -> dict[str, object]:
     return {**settings, "data": data}
 
 
-def run_study(
-    config: StudyConfig,
-    folder: Path,
-    *,
-    executor: Executor | None = None,
-    on_plan: Callable[[StudyPlan], None] | None = None,
-    on_event: Callable[[TrialEvent], None] | None = None,
-) -> StudyResults:
-    """Runs all trials of a study that are not finished yet, and gathers the results.
-
-    Args:
-        config: The study.
-        folder: Its run folder.
-        executor: Executor of the trials, see :func:`kan_diffusion.study.executors.get_executor`;
-            processes of this machine, one per CPU core, when None.
-        on_plan: Called with the plan of the trials before they run.
-        on_event: Called with each event of a trial.
+def _fitted(config: StudyConfig) -> tuple[StudyConfig, int]:
+    """Leaves models out on data sets on which they cannot be built, with one warning.
 
     Returns:
-        The study's results, failed trials included.
-
-    Raises:
-        RunFolderError: The folder holds something else or cannot be written.
-        TrialTakenError: Another process is running another study in the folder.
-        KanDiffusionError: The data or a model cannot be used, or no worker starts.
-    """
-    config = config.pinned()
-    require_folder(config, folder, len(config.trials()))
-    config = _fullest(_fitted(config), folder)
-    driver = Driver(folder, executor or get_executor(), on_plan, on_event)
-    plan = driver.plan(config)
-    with claimed(folder, settings := config.to_yaml()):
-        write_text(folder / STUDY, settings)
-        write_environment(folder)
-        failures = driver.run(plan)
-        results = _gather(config, folder, failures)
-        write_rows(folder, results.rows)
-    return results
-
-
-def _fitted(config: StudyConfig) -> StudyConfig:
-    """Leaves models out on data sets on which they cannot be built, with one warning.
+        The study, and the number of parameters of its largest model.
 
     Raises:
         DataError: A data set cannot be used.
@@ -156,10 +320,12 @@ def _fitted(config: StudyConfig) -> StudyConfig:
     """
     config = config.model_copy(update={"unfit": {}})
     reasons: dict[tuple[str, str], str] = {}
+    sizes = [0]
     datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
     for trial in config.model_copy(update={"seeds": 1}).trials():
         try:
-            task_of(trial.data).build(trial, datasets[trial.data.name])
+            denoiser = task_of(trial.data).build(trial, datasets[trial.data.name])
+            sizes.append(denoiser.num_trainable)
         except KanDiffusionError as error:
             reasons[trial.data.name, trial.model.name] = str(error)
     unfit = {data: tuple(name for of, name in reasons if of == data) for data, _ in reasons}
@@ -177,7 +343,7 @@ def _fitted(config: StudyConfig) -> StudyConfig:
     if reasons:
         listed = "; ".join(f"'{name}' on '{of}' ({why})" for (of, name), why in reasons.items())
         logger.warning("left out, because they cannot be built: %s", listed)
-    return config.model_copy(update={"unfit": unfit})
+    return config.model_copy(update={"unfit": unfit}), max(sizes)
 
 
 def _fullest(config: StudyConfig, folder: Path) -> StudyConfig:
@@ -196,55 +362,3 @@ def _fullest(config: StudyConfig, folder: Path) -> StudyConfig:
             evaluation = config.evaluation.model_copy(update=fuller)
             return config.model_copy(update={"evaluation": evaluation})
     return config
-
-
-def _gather(config: StudyConfig, folder: Path, failures: dict[str, str]) -> StudyResults:
-    planned = config.trials()
-    results = [finished_trial(folder, trial) for trial in planned]
-    rows: list[Row] = [
-        result.row
-        if result is not None
-        else {**trial.keys, "error": failures.get(trial.id, "not run")}
-        for trial, result in zip(planned, results, strict=True)
-    ]
-    finished = tuple(result for result in results if result is not None)
-    return StudyResults(config, folder, finished, failures, _frame(rows))
-
-
-def _frame(rows: Sequence[Row]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
-    # As objects: a string type would have NaN where a trial went well.
-    frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
-    return frame
-
-
-def load_study(folder: Path) -> StudyResults:
-    """Reads a study back from its run folder.
-
-    Args:
-        folder: The folder. Where it has no trials, the rows in its ``results.parquet`` are read.
-
-    Raises:
-        RunFolderError: The folder holds no study, no trial of it is finished, or a file has
-            changed.
-        KanDiffusionError: Its ``study.yaml`` is not one of this version.
-    """
-    path = folder / STUDY
-    if not path.is_file():
-        raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
-    read_environment(folder)  # refuses files that have changed
-    exported, config = read_rows(folder), read_study(path)
-    if exported and not (folder / TRIALS).exists():
-        return StudyResults(config, folder, (), {}, _frame(exported))
-    # All that the row of a trial has that could not be run.
-    failures = {
-        str(row["trial"]): str(row["error"])
-        for row in exported
-        if row.get("parameters") is None and row.get("error")
-    }
-    results = _gather(_fullest(config, folder), folder, failures)
-    if not results.trials:
-        raise RunFolderError(
-            f"no trial of the study in '{folder}' is finished; run '{path}' in this folder"
-        )
-    return results

@@ -38,13 +38,12 @@ from kan_diffusion.limits import MOST_JSON_BYTES, MOST_LAYERS, MOST_PARAMETERS, 
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
 from kan_diffusion.study.budgets import SIZES, USUAL_SIZE
-from kan_diffusion.study.config import ModelConfig, StudyConfig
+from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
 from kan_diffusion.study.environment import write_environment
 from kan_diffusion.study.executors import Executor, TrialEvent, get_executor
-from kan_diffusion.study.folder import STUDY, claimed
+from kan_diffusion.study.folder import STUDY, Row, claimed
 from kan_diffusion.study.measure import judged_measure
-from kan_diffusion.study.planning import Driver, StudyPlan, finished_trial
-from kan_diffusion.study.run import require_folder
+from kan_diffusion.study.run import Planned, finished_trial, require_folder, run_trials
 from kan_diffusion.training.config import OPTIMIZERS, OptimizerName
 
 if TYPE_CHECKING:
@@ -134,8 +133,8 @@ def tune(
     optimizers: Sequence[str] = (),
     batch_sizes: Sequence[int] = (),
     executor: Executor | None = None,
-    on_plan: Callable[[StudyPlan], None] | None = None,
-    on_event: Callable[[TrialEvent], None] | None = None,
+    on_plan: Planned | None = None,
+    on_event: Callable[[TrialEvent], object] | None = None,
 ) -> Tuned:
     """Searches the settings of every model of a study.
 
@@ -146,7 +145,7 @@ def tune(
         optimizers: Optimisers to choose from; each model keeps its own when empty.
         batch_sizes: Samples per step to choose from; each model keeps its own when empty.
         executor: Executor of the trainings; processes of this machine when None.
-        on_plan: Called with each round's trials before they run.
+        on_plan: Called with each round's trials, and those that are missing, before these run.
         on_event: Called with each event of a trial.
 
     Returns:
@@ -170,7 +169,21 @@ def tune(
         load_dataset(data, config.seed, 0)
     shared: Space = {"optimizer": tuple(optimizers), "batch_size": tuple(batch_sizes)}
     searches = [_Search.of(model, config, shared) for model in config.models]
-    driver = Driver(folder, executor or get_executor(), on_plan, on_event)
+    executor = executor or get_executor()
+
+    def train(trials: Sequence[TrialConfig]) -> dict[str, Row]:
+        missing = [trial for trial in trials if finished_trial(folder, trial) is None]
+        if on_plan is not None:
+            on_plan(trials, missing)
+        rows: dict[str, Row] = {}
+        for event in run_trials(missing, folder, executor):
+            if event.kind == "failed":
+                rows[event.trial] = {"error": str(event.error)}
+            if on_event is not None:
+                on_event(event)
+        results = {trial.id: finished_trial(folder, trial) for trial in trials}
+        return rows | {trial: found.row for trial, found in results.items() if found is not None}
+
     with claimed(folder, config.to_yaml()):
         write_text(folder / STUDY, config.to_yaml())
         write_environment(folder)
@@ -178,7 +191,7 @@ def tune(
         if known.exists():
             told = read_as(_TRIES, known, "the tries of a search", "delete it", MOST_JSON_BYTES)
         while running := [search for search in searches if len(search.tries(told)) < tries]:
-            told += _run_round([(search, search.ask(told)) for search in running], config, driver)
+            told += _run_round([(search, search.ask(told)) for search in running], config, train)
             lines = ",\n".join(each.model_dump_json() for each in told)
             write_text(known, f"[\n{lines}\n]\n")
         best = {search.model.family: search.best(told) for search in searches}
@@ -356,22 +369,21 @@ def _distribution(dimension: Range | tuple[Setting, ...]) -> BaseDistribution:
 
 
 def _run_round(
-    chosen: Sequence[tuple[_Search, dict[str, Setting]]], config: StudyConfig, driver: Driver
+    chosen: Sequence[tuple[_Search, dict[str, Setting]]],
+    config: StudyConfig,
+    train: Callable[[Sequence[TrialConfig]], dict[str, Row]],
 ) -> list[Try]:
     """Trains a try of each search, whose trials run side by side."""
     trials = {
         search.id: config.model_copy(update={"models": (search.model_with(settings),)}).trials()
         for search, settings in chosen
     }
-    together = tuple(trial for each in trials.values() for trial in each)
-    finished = frozenset(t.id for t in together if finished_trial(driver.folder, t) is not None)
-    plan = StudyPlan(together, {trial.id: trial.model.params or 0 for trial in together}, finished)
-    failures = driver.run(plan)
+    rows = train([trial for each in trials.values() for trial in each])
     told = []
     for search, settings in chosen:
         measures, error = dict[str, float](), None
         for trial in trials[search.id]:
-            row = driver.row_of(trial.id) or {"error": failures[trial.id]}
+            row = rows[trial.id]
             measured = None if row["error"] else row[judged_measure([row["oracle"]])]
             if isinstance(measured, (int, float)) and measured > 0:
                 measures[trial.data.name] = float(measured)

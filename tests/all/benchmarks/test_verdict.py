@@ -73,7 +73,9 @@ def test_the_page_says_what_the_rows_hold_and_needs_no_trial(tmp_path):
 
     # Of a study that has only begun the trials are counted, and nothing is said yet.
     kept = results / "study" / "results.parquet"
-    write_parquet(kept, pd.read_parquet(kept)[:1])
+    rows = pd.read_parquet(kept)
+    rows.loc[1:, "error"] = "not run"
+    write_parquet(kept, rows)
     reseal(kept.parent)
     verdict.write_results(parts, results, page)
     assert "\nSo far 1 of " in page.read_text()

@@ -248,10 +248,10 @@ def test_runs_that_were_not_judged_alike(train, tmp_path):
 
 
 def test_what_is_no_finished_run(train, tmp_path):
-    with refused("neither a study nor a finished run", RunFolderError):
+    with refused("holds no finished run: train one", RunFolderError):
         read_runs([tmp_path])
     (tmp_path / "study.yaml").touch()
-    with refused("give some of its trials"):
+    with refused("it is a study; give one of its trials"):
         read_runs([train("mlp"), tmp_path])
     (tmp_path / "study.yaml").unlink()
     trial = load_trial(train("mlp"))

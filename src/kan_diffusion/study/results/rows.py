@@ -24,8 +24,8 @@ from kan_diffusion.data.sources import Source
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import Measure, metrics_named
 from kan_diffusion.study.config import StudyConfig
-from kan_diffusion.study.folder import STUDY, TrialResult, load_trial
-from kan_diffusion.study.measure import Judged, judged_measure
+from kan_diffusion.study.folder import TrialResult
+from kan_diffusion.study.measure import Judged, judged_measure, trained_run
 from kan_diffusion.study.run import StudyResults, load_study
 from kan_diffusion.study.tasks import measures_of
 
@@ -207,14 +207,7 @@ def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults
 
 
 def _read(folder: Path) -> TrialResult:
-    trial = load_trial(folder)
-    if trial is None:
-        what = "a study, and of several folders each must be a run: give some of its trials"
-        if not (folder / STUDY).exists():
-            what = "neither a study nor a finished run"
-        raise RunFolderError(f"'{folder}' holds {what}")
-    if trial.row["error"] is not None:
-        raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
+    trial = trained_run(folder)
     if "heldout_loss" not in trial.row:
         raise RunFolderError(
             f"the run in '{folder}' was not judged; hold rows out when you train it, or explain "
