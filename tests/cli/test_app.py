@@ -197,7 +197,7 @@ def test_what_a_run_cannot_do_is_one_line(cli, runs, tmp_path, points):
         (("sample", run, run), "not from 2; with --animate"),
         (("sample", study), f"it is a study; give one of its trials, such as '{trial}'"),
         (("evaluate", study), f"it is a study; give one of its trials, such as '{trial}'"),
-        (("report", run, study), "each must be a run"),
+        (("report", run, study), f"it is a study; give one of its trials, such as '{trial}'"),
     ):  # fmt: skip
         assert message in cli(*words).error, words
     assert not list(tmp_path.iterdir())

@@ -83,12 +83,10 @@ def test_presets_are_read_back_from_their_own_yaml(tmp_path, name):
         {"models": [{"name": "KAN", "family": "kan", "hidden": [5]}]},
         {"models": [{"name": "KAN", "family": "kan", "params": 600, "settings": {"grid_size": 7}}]},
         {"models": [{"name": "other", "family": "kan", "params": 600}]},
-        {"sampling": {"scheduler": "heun"}},
-        {"evaluation": {"num_noised": 11}},
     ],
     ids=str,
 )
-def test_trial_id_changes_with_every_setting(change):
+def test_trial_id_changes_with_every_setting_of_training(change):
     assert _study(**change).trials()[0].id != _study().trials()[0].id
 
 
@@ -96,7 +94,10 @@ def test_trial_id_does_not_change_with_what_decides_nothing():
     first = _study().trials()[0]
     renamed = _study(name="other", title="other", question="?", seeds=9).trials()[0]
     alone = _study(models=BASE["models"][:1]).trials()[0]
-    assert first.id == renamed.id == alone.id
+    judgement = {"sampling": {"scheduler": "heun"}, "evaluation": {"num_noised": 11}}
+    judged = _study(**judgement).trials()[0]
+    assert first.id == renamed.id == alone.id == judged.id
+    assert first.judgement.id != judged.judgement.id
 
 
 def test_models_may_have_an_optimizer_of_their_own():
@@ -166,7 +167,7 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
     study = _study(models=models, budget={"match": "time", "amount": 1})
     assert study.with_steps(12).training.steps == 12
     assert caplog.messages == [
-        "--steps is not for all trials: a budget of time settles their number itself; "
+        "steps are not for all trials: a budget of time settles their number itself; "
         "model 'long' has its own"
     ]
 

@@ -153,7 +153,7 @@ def test_a_study_in_the_way_is_refused(undisturbed, tmp_path):
         ("holds other files and no study", _study(), tmp_path),
         ("is a file", _study(), tmp_path / "notes.txt"),
     ):
-        with refused(f"{message}.*another folder", RunFolderError):
+        with refused(f"{message}.*choose a.*folder", RunFolderError):
             run_study(config, place)
     assert written(folder) == before
     with pytest.raises(RunFolderError, match=r"holds no study \(there is no study\.yaml"):

@@ -151,7 +151,7 @@ def test_a_study_or_other_files_in_the_way_are_refused(tmp_path):
         folder.mkdir()
         (folder / name).write_text(content)
         before = written(folder)
-        with refused(f"{message}.*another folder", RunFolderError):
+        with refused(f"{message}.*choose a.*folder", RunFolderError):
             tune(_study(), folder, tries=1)
         assert written(folder) == before
 

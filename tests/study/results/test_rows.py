@@ -259,7 +259,7 @@ def test_what_is_no_finished_run(train, tmp_path):
     trial = replace(trial.changed(config, **config.keys), folder=tmp_path)
     for kept, message in (
         (replace(trial.changed(error="it diverged"), judged=None), "failed: it diverged"),
-        (replace(trial, judged=None), "--num"),
+        (replace(trial, judged=None), "was not judged; hold rows out"),
     ):
         keep_trial(kept)
         with refused(message):
