@@ -71,9 +71,10 @@ def run_here(tasks: Iterable[Task], workers: int, device: str) -> Generator[Tria
             received = [e for pipe in list(staff) if pipe in ready for e in _receive(pipe, staff)]
             events = [passed for event in received for passed in queue.settle(event)]
     finally:
-        for worker in staff.values():
+        for pipe, worker in staff.items():
             if worker.process.is_alive():
                 worker.process.terminate()
+            pipe.close()  # ends one, too, in which an interrupt was lost, when its trial is over
         for worker in staff.values():
             worker.process.join()
 
