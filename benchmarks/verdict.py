@@ -22,8 +22,9 @@ import pandas as pd
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import write_bytes, write_text
 from kan_diffusion.randomness import numpy_generator
-from kan_diffusion.report import ReportContents, charts
-from kan_diffusion.report.images import figure_png
+from kan_diffusion.report.charts import lead_forest
+from kan_diffusion.report.figures import png
+from kan_diffusion.report.style import model_styles
 from kan_diffusion.report.tables import format_half_width, format_interval, format_number, format_p
 from kan_diffusion.study.results.rows import Results, read_results
 from kan_diffusion.study.results.statistics import Interval, mean_interval
@@ -235,8 +236,8 @@ def _three_decimals(ratio: Interval) -> str:
 
 def _of_budget(results: Results, figures: Path, page: Path) -> str:
     """Writes the whole section of one budget."""
-    contents = ReportContents("", "", results)
-    decision, amount, name = contents.decision, results.amount, _name(results, KAN)
+    decision, styles = decide(results), model_styles(results.rows)
+    amount, name = results.amount, _name(results, KAN)
     own = [c for c in decision.comparisons if c.model == name]
     if not own:  # no trial of it has been run yet
         return ""
@@ -245,7 +246,7 @@ def _of_budget(results: Results, figures: Path, page: Path) -> str:
         if found.model == name:
             text += f"{say_lead(found)}\n\n"
             file = figures / f"{amount.replace(' ', '-').replace(',', '')}.png"
-            write_bytes(file, figure_png(charts.lead_figure(contents, found)))
+            write_bytes(file, png(lead_forest(results, found, styles)))
             place = os.path.relpath(file, page.parent)
             text += f"![{name} against the best MLP, {amount}]({place})\n\n"
     text += (

@@ -20,7 +20,6 @@ sys.path += [
 ]
 
 from command_line import call_command  # noqa: E402
-from kan_diffusion.report.gather import report_contents  # noqa: E402
 from kan_diffusion.report.study import write_report  # noqa: E402
 from kan_diffusion.study.run import load_study  # noqa: E402
 from kan_diffusion.tables.page import write_table_page  # noqa: E402
@@ -34,7 +33,7 @@ def many_models(folder: Path) -> None:
     config = study.config.with_data(["swiss-roll", "checkerboard"])
     rows = study.rows[study.rows["data"].isin([data.name for data in config.data])]
     kept = replace(study, config=config, rows=rows.reset_index(drop=True))
-    write_report(report_contents(kept, "make verdict"), folder)
+    write_report(kept, folder, "make verdict")
 
 
 def trained(name: str, folder: Path, *command: str) -> None:

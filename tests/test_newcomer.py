@@ -16,7 +16,6 @@ from kan_diffusion.denoisers.families import FAMILIES
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
 from kan_diffusion.kan.bases import BASES, Basis
 from kan_diffusion.processes import PROCESSES, Process
-from kan_diffusion.report.gather import report_contents
 from kan_diffusion.report.study import write_report
 from kan_diffusion.study.executors import EXECUTORS, get_executor
 from kan_diffusion.study.run import run_study
@@ -157,7 +156,7 @@ def test_a_study_runs_with_one_of_each(tmp_path, monkeypatch):
     assert set(results.rows["process"]) == {"short"}
     assert (results.rows[["excess", "shift"]] > 0).all(axis=None)
 
-    page = write_report(report_contents(results, ""), tmp_path, figures=False).read_text()
+    page = write_report(results, tmp_path, figures=False).read_text()
     for name in ("three-spots", "Bell KAN", "shift of means"):
         assert name in page
 

@@ -19,7 +19,7 @@ const LEAST_LETTERS = 8.9;
 const MOST_COLUMNS = 6;
 const PAPER = { width: 680, height: 1010 }; // what A4 has within its margins
 
-/** The smallest letters, in pixels as they are drawn: of the page, and of pictures that are SVG. */
+/** The smallest letters, in pixels as they are drawn, those of figures too. */
 const smallestLetters = (page: Page) =>
   page.evaluate(() => {
     const sizes: [number, string][] = [];
@@ -30,31 +30,12 @@ const smallestLetters = (page: Page) =>
       const scale = matrix === null ? 1 : Math.hypot(matrix.a, matrix.b);
       sizes.push([scale * parseFloat(getComputedStyle(element).fontSize), `${element.tagName} '${element.textContent.trim().slice(0, 30)}'`]);
     }
-    for (const image of document.querySelectorAll<HTMLImageElement>("figure img")) {
-      if (!isShown(image) || !image.currentSrc.startsWith("data:image/svg")) continue;
-      const picture = new DOMParser().parseFromString(atob(image.currentSrc.split(",")[1]), "image/svg+xml").querySelector("svg")!;
-      const scale = image.clientWidth / picture.viewBox.baseVal.width;
-      for (const label of picture.querySelectorAll("text")) {
-        const size = /([\d.]+)px/.exec(label.style.font || label.style.fontSize)?.[1] ?? "";
-        const factor = /scale\(([\d.]+)/.exec(label.getAttribute("transform") ?? "")?.[1] ?? "1";
-        if (size !== "") sizes.push([Number(size) * Number(factor) * scale, `${label.textContent} of ${image.alt}`]);
-      }
-    }
     return sizes.sort((a, b) => a[0] - b[0])[0];
   });
 
-/** What has to be rolled, and what rolls without a fading edge, or fades and does not roll. */
+/** Figures that have to be rolled. */
 const rolling = (page: Page) =>
-  page.evaluate(() => {
-    const boxes = [...document.querySelectorAll(".view, .scroll, .formula .set")].filter((box) => box.getClientRects().length > 0);
-    const rolls = (box: Element): boolean => box.scrollWidth > box.clientWidth + 1;
-    const fades = (box: Element): boolean => Number(getComputedStyle(box, "::after").opacity) > 0.5;
-    const nameOf = (box: Element): string => box.querySelector("img")?.alt ?? box.querySelector("table")?.ariaLabel ?? box.textContent;
-    return {
-      figures: boxes.filter((box) => box.matches(".view") && rolls(box)).map(nameOf),
-      unsaid: boxes.filter((box) => rolls(box) !== fades(box)).map(nameOf),
-    };
-  });
+  page.$$eval("figure, .diagram", (boxes) => boxes.filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.className));
 
 /** Canvases whose pixels are not as high as they are wide, as they are seen. */
 const distorted = (page: Page) =>
@@ -73,23 +54,16 @@ for (const [name, file] of Object.entries(PAGES)) {
         await page.setViewportSize({ width, height: 900 });
         await page.emulateMedia({ colorScheme });
         await page.goto(address);
-        const parts = await page.$$eval("nav.pages a", (links) => links.map((link) => (link as HTMLAnchorElement).hash));
-        for (const part of parts.length > 0 ? parts : [""]) {
-          await page.evaluate((hash) => (location.hash = hash), part);
-          await page.waitForTimeout(50);
-          await page.screenshot({ path: join(FOLDER, `${name}${part.replace("#", "-")}-${width}-${colorScheme}.png`), fullPage: true });
-          await expectNothingSideways(page);
-          const [size, letters] = await smallestLetters(page);
-          expect(size, letters).toBeGreaterThanOrEqual(LEAST_LETTERS);
-          const columns = await page.$$eval("table tr:first-child", (rows) => rows.map((row) => [...row.children].filter((cell) => cell.getClientRects().length > 0).length));
-          expect(Math.max(0, ...columns)).toBeLessThanOrEqual(MOST_COLUMNS);
-          const { figures, unsaid } = await rolling(page);
-          expect(figures.filter((figure) => width > 390 || !figure.includes("diagram"))).toEqual([]);
-          expect(unsaid).toEqual([]);
-          expect(await distorted(page)).toEqual([]);
-          await expectAccessible(page, ["page-has-heading-one"]); // the heading of the first part is that of all
-        }
-        const covered = await page.evaluate(() => (document.querySelector("nav.pages")?.clientHeight ?? 0) / innerHeight);
+        await page.screenshot({ path: join(FOLDER, `${name}-${width}-${colorScheme}.png`), fullPage: true });
+        await expectNothingSideways(page);
+        const [size, letters] = await smallestLetters(page);
+        expect(size, letters).toBeGreaterThanOrEqual(LEAST_LETTERS);
+        const columns = await page.$$eval("table tr:first-child", (rows) => rows.map((row) => [...row.children].filter((cell) => cell.getClientRects().length > 0).length));
+        expect(Math.max(0, ...columns)).toBeLessThanOrEqual(MOST_COLUMNS);
+        expect((await rolling(page)).filter((box) => width > 390 || box !== "diagram")).toEqual([]);
+        expect(await distorted(page)).toEqual([]);
+        await expectAccessible(page);
+        const covered = await page.evaluate(() => (document.querySelector("nav")?.clientHeight ?? 0) / innerHeight);
         expect(covered).toBeLessThan(0.08);
       });
     }

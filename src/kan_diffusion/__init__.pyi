@@ -29,7 +29,7 @@ from .pictures.prompts import Vocabulary as Vocabulary
 from .pictures.scenes import score_scenes as score_scenes
 from .pictures.sources import FolderData as FolderData, ShapesData as ShapesData
 from .processes import PROCESSES as PROCESSES, Process as Process, get_process as get_process
-from .report.gather import report_contents as report_contents
+from .report.network import draw_network as draw_network
 from .report.study import write_report as write_report
 from .study.config import (
     StudyConfig as StudyConfig,

@@ -15,8 +15,7 @@ import torch
 import kan_diffusion
 from docs import PAGES, ROOT, blocks, console_lines, known_words, unprinted
 from kan_diffusion import decide, read_results
-from kan_diffusion.cli.console import show_conclusions, show_forest
-from kan_diffusion.report.contents import ReportContents
+from kan_diffusion.cli.console import show_conclusions
 from kan_diffusion.study.config import read_study
 from kan_diffusion.training.config import TrainingConfig
 
@@ -88,7 +87,6 @@ def test_commands_programs_and_study_files_work(page, desk, cli):
 
 def test_the_first_screen_shows_what_the_committed_rows_say(capsys):
     results = read_results(ROOT / "results" / "swiss-roll")
-    show_forest(ReportContents(title="", question="", results=results))
     show_conclusions(decide(results))
     _, first = blocks(ROOT / "README.md", "console")[0]
     shown = dict(console_lines(first))["make compare"]

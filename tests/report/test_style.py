@@ -6,7 +6,6 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from kan_diffusion.denoisers.families import FAMILIES
-from kan_diffusion.report.explanation.looks import INPUT_COLOURS
 from kan_diffusion.report.style import REAL, family_styles, model_styles
 
 # Linear RGB as a viewer without cones for medium wavelengths sees it (Machado et al. 2009).
@@ -56,13 +55,6 @@ def test_families_of_the_registry_have_colours_of_their_own():
     for one, other in combinations(styles.values(), 2):
         if one.line == other.line:  # the lines of losses have no markers
             assert min(apart(one.colour, other.colour, seen_by) for seen_by in READERS) > 12
-
-
-def test_inputs_have_colours_that_differ_for_all_readers():
-    *most, last = INPUT_COLOURS
-    for alternative in (last, REAL):  # others stand in the place of the last input
-        for one, other in combinations([*most, alternative], 2):
-            assert min(apart(one, other, seen_by) for seen_by in READERS) > 14
 
 
 def test_a_family_looks_the_same_whatever_stands_beside_it():

@@ -26,13 +26,11 @@ from kan_diffusion.study.tasks import measures_of
 
 if TYPE_CHECKING:
     from kan_diffusion.formulas.explain import Explanation
-    from kan_diffusion.report.contents import ReportContents
     from kan_diffusion.report.views import JudgedPage
     from kan_diffusion.study.tuning import Tuned
 
 __all__ = [
     "show_conclusions",
-    "show_forest",
     "show_judged",
     "show_scores",
     "show_standings",
@@ -123,21 +121,6 @@ def show_summary(results: Results) -> None:
         if named:
             text = "; ".join(f"{metric.label}: {metric.title}" for metric in named)
             console.print(f"{better.capitalize()} is better: {text}", style="dim")
-
-
-def show_forest(contents: ReportContents) -> None:
-    """Prints forest plots: the best KAN on every data set, or every model if there are no leads."""
-    from kan_diffusion.report import charts
-
-    console = TextConsole()
-    width = min(console.width, 80)
-    best = [lead for lead in contents.decision.leads if lead.model is None]
-    plots = [charts.lead_lines(contents, lead, width) for lead in best]
-    if not best:
-        compared = dict.fromkeys(c.data for c in contents.decision.comparisons)
-        plots = [charts.forest_lines(contents, label, width) for label in compared]
-    for lines in plots:
-        console.say("\n".join(["", *lines]))
 
 
 def show_conclusions(decision: Decision) -> None:

@@ -230,7 +230,6 @@ def sample(
     ] = None,
     guidance: Annotated[float | None, _PICTURES, within(0, MOST_GUIDANCE)] = None,
     animate: Annotated[Path | None, Parameter(group="Animation")] = None,
-    trails: Annotated[int | None, Parameter(group="Animation"), within(0, MOST_POINTS)] = None,
     seed: int = 0,
     device: Device = "auto",
     out: Path | None = None,
@@ -254,10 +253,8 @@ def sample(
         of_class: Class of pictures, by its name; may be given several times.
         guidance: Strength of guidance towards prompt or class, 1 is none; as the run was judged
             where it is left out.
-        animate: Write the way from noise to points instead of rows: a .gif, .mp4 or .html, of 60
+        animate: Write the way from noise to points instead of rows: a .gif or .html, of 60
             steps even in time unless --steps is given.
-        trails: Points whose paths are drawn; 40 where processes differ, else 0, where it is left
-            out.
         seed: Seed of the noise.
         out: File to write: .csv, .csv.gz, .tsv, .parquet or .npy; of pictures a folder. In the
             run's folder samples.csv, then samples-2.csv, ..., or pictures, where it is left out.
@@ -279,11 +276,8 @@ def sample(
                 "--animate draws whole rows and writes its own file; leave --where, --like, "
                 "--max-seconds and --out out"
             )
-        asked = replace(asked, trails=trails)
         _animate(runs, animate, asked, num, steps, scheduler, seed, device, overwrite)
         return
-    if trails is not None:
-        raise KanDiffusionError("--trails draws paths of points that move; give --animate, too")
     if len(runs) > 1:
         raise KanDiffusionError(
             f"rows are drawn from one run, not from {len(runs)}; with --animate they are shown "

@@ -101,13 +101,13 @@ def compare(
         seeds: Trials per model.
     """
     say_loading(what)
-    from kan_diffusion.cli.console import show_conclusions, show_forest, show_summary
+    from kan_diffusion.cli.console import show_conclusions, show_summary
     from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
-    from kan_diffusion.report.gather import report_contents
     from kan_diffusion.report.study import write_report
     from kan_diffusion.study.executors import get_executor
     from kan_diffusion.study.named import study_for
+    from kan_diffusion.study.results import Results, decide
     from kan_diffusion.study.run import run_study
     from kan_diffusion.study.tuning import apply_tuned, read_tuned
 
@@ -134,11 +134,10 @@ def compare(
             config, folder, executor=runner, on_plan=progress.start, on_event=progress.move
         )
         progress.draw()
-        contents = report_contents(results, command_line())
-        page = write_report(contents, folder)
-    show_summary(contents.results)
-    show_forest(contents)
-    show_conclusions(contents.decision)
+        page = write_report(results, folder, command_line())
+    rows = Results.of(results.rows, config.evaluation.metrics, config.data)
+    show_summary(rows)
+    show_conclusions(decide(rows))
     TextConsole().say(f"\nReport: {page}")
     failed = results.rows.loc[results.rows["error"].notna()]
     if len(failed):
@@ -214,7 +213,6 @@ def report(runs: list[Path], /, *, out: Path | None = None, modules: Modules = N
         out: Folder to write; the one folder given, or runs/side-by-side for several.
     """
     from kan_diffusion.files import require_writable
-    from kan_diffusion.report.gather import report_contents, runs_contents
     from kan_diffusion.report.study import write_report
     from kan_diffusion.study.results.rows import read_runs
     from kan_diffusion.study.run import load_study
@@ -224,7 +222,7 @@ def report(runs: list[Path], /, *, out: Path | None = None, modules: Modules = N
     if len(runs) == 1 and (runs[0] / "study.yaml").exists():
         (run,) = runs
         again = shlex.join(["kan-diffusion", "compare", str(run / "study.yaml"), "--out", str(run)])
-        contents = report_contents(load_study(run), again)
+        page = write_report(load_study(run), folder, again)
     else:
-        contents = runs_contents(read_runs(runs), command_line())
-    TextConsole().say(f"Report: {write_report(contents, folder)}")
+        page = write_report(read_runs(runs), folder, command_line(), runs=True)
+    TextConsole().say(f"Report: {page}")

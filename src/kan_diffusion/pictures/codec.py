@@ -18,10 +18,12 @@ from torch import Tensor
 
 from kan_diffusion.errors import DataError
 
-__all__ = ["Mode", "decode", "encode", "squared"]
+__all__ = ["Mode", "contact_sheet", "decode", "encode", "squared"]
 
 Mode = Literal["L", "RGB"]
 """Grey or colour, as Pillow names them."""
+_SIDE, _GAP = 64, 2
+"""Least longer side of a picture in a contact sheet, and the margin around it, in pixels."""
 
 
 def squared(picture: Image.Image, size: int) -> Image.Image:
@@ -94,3 +96,27 @@ def decode(samples: Tensor) -> list[Image.Image]:
     values = levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
     # Pillow infers the mode: grey for two dimensions, else from the number of channels.
     return [Image.fromarray(value.squeeze(2) if value.shape[2] == 1 else value) for value in values]
+
+
+def contact_sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Puts pictures side by side, small ones enlarged so that their pixels show.
+
+    Args:
+        rows: Pictures of one size, row by row from the left; at least one.
+
+    Returns:
+        One picture, RGB, on grey, with white behind transparent parts.
+    """
+    width, height = rows[0][0].size
+    times = -(-_SIDE // max(width, height))
+    across, down = times * width + 2 * _GAP, times * height + 2 * _GAP
+    sheet = Image.new("RGB", (across * max(map(len, rows)), down * len(rows)), "grey")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            opaque = picture.convert("RGBA")
+            opaque = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
+            large = opaque.convert("RGB").resize(
+                (times * width, times * height), Image.Resampling.NEAREST
+            )
+            sheet.paste(large, (x * across + _GAP, y * down + _GAP))
+    return sheet

@@ -30,6 +30,7 @@ from kan_diffusion.diffusion.sampling import (
 )
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import whole_file
+from kan_diffusion.pictures.codec import contact_sheet
 from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES, PictureDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.prompts import Vocabulary
@@ -37,7 +38,6 @@ from kan_diffusion.pictures.scores import PICTURE_MEASURES, score_pictures, show
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.report.images import contact_sheet
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
 from kan_diffusion.study.folder import Row
 from kan_diffusion.study.tasks import Asked, Defaults, Drawn, Reference, Task

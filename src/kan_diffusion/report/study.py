@@ -2,435 +2,455 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from markupsafe import Markup
-from matplotlib.figure import Figure
+import pandas as pd
 
-from kan_diffusion.files import inside, write_bytes
-from kan_diffusion.report import charts
-from kan_diffusion.report.charts.lines import level_measure
-from kan_diffusion.report.charts.sheets import asked_figure, process_figure
-from kan_diffusion.report.contents import MANY_MODELS, ReportContents
-from kan_diffusion.report.html import Page, Section
-from kan_diffusion.report.images import embedded, figure_png
-from kan_diffusion.report.motion import add_player
-from kan_diffusion.report.points import PointView
-from kan_diffusion.report.style import NARROW
+from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.data.sources import load_dataset
+from kan_diffusion.evaluation.denoising import draw_noised_points
+from kan_diffusion.files import write_text
+from kan_diffusion.processes import signal_warning
+from kan_diffusion.randomness import torch_generator
+from kan_diffusion.report.charts import (
+    Scale,
+    by_level,
+    lead_forest,
+    lines,
+    losses,
+    model_forest,
+    smoothed_curve,
+    value_scale,
+)
+from kan_diffusion.report.motion import EXACT, LARGEST_PLAYER, Motion
+from kan_diffusion.report.page import Page, Section, badge
+from kan_diffusion.report.style import INK, ModelStyle, model_styles
 from kan_diffusion.report.tables import (
     BADGES,
-    REAL_ROW,
-    Anchors,
     lead_table,
     model_table,
-    time_use,
-    trials_table,
-    verdict_table,
+    trial_texts,
 )
-from kan_diffusion.study.results.rows import MEASURES
-from kan_diffusion.study.results.verdicts import Verdict
-from kan_diffusion.study.results.wording import capitalised, overall, say
+from kan_diffusion.report.views import exact_process, recorded, view_of
+from kan_diffusion.study.environment import environment, read_environment
+from kan_diffusion.study.folder import STUDY, TrialResult, load_curves, recorded_steps
+from kan_diffusion.study.results.rows import MEASURES, Results
+from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
+from kan_diffusion.study.results.verdicts import Comparison, Verdict, decide
+from kan_diffusion.study.results.wording import capitalised, listed, overall, say
+from kan_diffusion.study.run import StudyResults
 
-__all__ = ["write_report"]
+__all__ = ["MOST_BYTES", "curves_of", "floor_error", "levels_of", "write_report"]
 
-_MOST_BYTES = 2_500_000
-"""Approximate bytes of all figures of a page; a single SVG has fewer than ``_LARGEST``."""
-_LARGEST = 120_000
-_MANY_FIGURES = 24
+MOST_BYTES = 2_000_000
+"""Most bytes of a page."""
+_SHARES = (1.0, 0.3, 0.0)
+"""Shares of the usual sizes of clouds and players that are tried until a page is small enough."""
+_MOST_TRIALS = 1_000
+_MANY_MODELS = 6
+_KINDS = {"kan": "KANs", "mlp": "MLPs", "other": "others"}
+_TO_JUDGE_FLOOR, _RANGES = 2_000, 50
+_POINTS = 40_000
+"""Most points in all clouds of a page."""
+_PLAYERS = 700_000
+"""Approximate bytes of all players of a page."""
 
 
-def write_report(contents: ReportContents, folder: str | Path, *, figures: bool = True) -> Path:
-    """Writes ``report.html``, and its figures again as PNG files under ``figures/``.
+class _Room(NamedTuple):
+    """Most points of a cloud, and bytes of a player or of the pictures of a data set."""
+
+    points: int
+    bytes: int
+
+
+def write_report(
+    study: StudyResults,
+    folder: str | Path,
+    command: str = "",
+    *,
+    figures: bool = True,
+    runs: bool = False,
+) -> Path:
+    """Writes ``report.html``.
 
     Args:
-        contents: The study.
-        folder: The folder to write to. Existing files are replaced, each whole or not at all.
-        figures: Whether to draw figures, into the page and as files.
+        study: The study.
+        folder: The folder to write to. An existing page is replaced whole or not at all.
+        command: The command that runs it again.
+        figures: Whether the page has figures.
+        runs: Whether the trials are finished runs that are shown side by side.
 
     Returns:
-        The path of the page.
+        The path of the page, which has at most ``MOST_BYTES``.
 
     Raises:
-        RunFolderError: A file cannot be written.
+        RunFolderError: A file of a finished trial is missing or damaged, or the page cannot be
+            written.
     """
-    return _Report(contents, Path(folder), figures).write()
+    text = ""
+    for share in _SHARES if figures else (0.0,):
+        text = _page(study, command, share, runs).__html__()
+        if len(text.encode()) <= MOST_BYTES:
+            break
+    path = Path(folder) / "report.html"
+    write_text(path, text)
+    return path
 
 
-class _Report:
-    """A report that is being written."""
-
-    def __init__(self, contents: ReportContents, folder: Path, figures: bool) -> None:
-        self.contents = contents
-        self.results = contents.results
-        self.decision = contents.decision
-        self.data_sets = contents.results.data_sets()
-        self.folder = folder
-        self.paged = len(self.data_sets) > 1
-        self.page = Page(contents.title, contents.question, self.paged, drawn=figures)
-        self.names = Anchors()
-        # Approximate number of figures.
-        count = 7 * len(self.data_sets) + len(contents.trajectories)
-        self.sharpness = 144 if count <= _MANY_FIGURES else 96
-        self.largest = min(_LARGEST, _MOST_BYTES // max(count, 1))
-        # Reserved first, so that these ids get no number appended.
-        for fixed in ("trials", "settings"):
-            self.page.anchors(fixed)
-        for data in self.data_sets:
-            self.page.anchors("data", data)
-
-    def write(self) -> Path:
-        contents, page = self.contents, self.page
-        self._add_answer()
-        page.items(contents.warnings, "warnings", "Before you read the numbers")
-        verdicts = verdict_table(contents, page.anchors)
-        if verdicts is not None:
-            page.table(verdicts).text(
-                "The best of a kind is the model with the lowest mean of the judged measure, "
-                "chosen from as many as stand in brackets. KAN minus MLP: mean paired difference "
-                "over the seeds that both finished, with its 95 % bootstrap interval; below 0 the "
-                "KAN is better. p: sign-flip test, also corrected by Holm’s method over the data "
-                "sets at that budget.",
-                kind="note",
-            )
-        if not self.paged:
-            for data in self.data_sets:
-                self._add_tables(page, data, True)
-                self._add_figures(page, data)
-        self._add_differences()
-        for data in contents.data_names():
-            if self.paged:
-                self._add_data(data)
-            else:
-                self._add_process(page, data)
-        self._add_trials()
-        background = page.section("Settings", "settings").facts(contents.settings)
-        (background if self.paged else page).section("Environment").facts(contents.environment)
-        (background if self.paged else page).section("Run it again", "command").code(
-            contents.command
+def _page(study: StudyResults, command: str, share: float, runs: bool) -> Page:
+    """Makes the page of a study, whose clouds and players have a share of their usual size."""
+    config = study.config
+    for source in config.data:
+        source.require_recorded()
+    datasets = {source.name: load_dataset(source, config.seed, 0) for source in config.data}
+    results = Results.of(study.rows, config.evaluation.metrics, config.data)
+    decision, styles = decide(results), model_styles(results.rows)
+    data_sets = results.data_sets()
+    several = len(data_sets) > 1
+    size = int(share * min(LARGEST_PLAYER, _PLAYERS / max(len(data_sets), 1)))
+    room = _Room(max(int(share * _POINTS / max(len(data_sets) * len(styles), 1)), 100), size)
+    page = Page(config.title, config.question, drawn=share > 0, linked=several)
+    verdicts = decision.verdicts
+    plain = [say(verdict) for verdict in verdicts.values() if not verdict.outcome]
+    page.say(overall(decision), *plain, kind="answer")
+    if several:
+        page.items(
+            [_badged(verdict, True) for verdict in verdicts.values() if verdict.outcome], "verdicts"
         )
-        return page.write(self.folder / "report.html")
-
-    def _draw(
-        self, part: Section, name: str, draw: Callable[..., Figure], caption: str, alternative: str
-    ) -> None:
-        """Draws a figure into its own file and the page, there also for telephones if needed."""
-        if not part.drawn:
-            return
-        path = inside(self.folder, "figures", f"{self.names(name)}.png")
-        with part.keeping_going(alternative):
-            figure = draw()
-            narrow = partial(draw, width=NARROW)
-            picture = embedded(figure, self.largest, self.sharpness, narrow)
-            write_bytes(path, figure_png(figure))
-            part.figure(picture, caption, alternative)
-
-    def _add_answer(self) -> None:
-        found = list(self.decision.verdicts.values())
-        plain = [say(verdict) for verdict in found if not verdict.outcome]
-        self.page.text(overall(self.decision), *plain, kind="answer")
-        judged = [verdict for verdict in found if verdict.outcome]
-        if len(judged) == 1:
-            self.page.text(_verdict(judged[0]), kind="verdict")
-            return
-        line = Markup('{}<span><a href="#{}">{}</a>. {}</span>')
-        lines = [
-            line.format(
-                _badge(verdict),
-                self.page.anchors("data", verdict.data),
-                verdict.data,
-                say(verdict, with_label=False),
-            )
-            for verdict in judged
-        ]
-        self.page.items(lines, "verdicts")
-
-    def _add_differences(self) -> None:
-        """Adds the leads, and a forest plot with a panel for each data set."""
-        compared = {c.data for c in self.decision.comparisons}
-        data_sets = [data for data in self.data_sets if data in compared]
-        section = self.page.part("Every model against the best MLP", "differences")
-        if len(compared) < 2:
-            return
-        at = f" at {self.results.amount}" if self.results.amount else ""
-        leads = lead_table(self.contents)
-        if leads is not None:
-            section.table(leads).text(
-                "Each model against the best MLP of each data set with an exact oracle. Ahead on: "
-                "the data sets where its mean excess is lower. Better and worse on: those where "
-                "it, or that MLP, is called better (p below 0.05 after Holm’s correction, and an "
-                "interval that leaves out 0). Median ratio: of its mean excess to that MLP’s, with "
-                "the 95 % bootstrap interval over seeds.",
-                kind="note",
-            )
-        for lead in self.decision.leads:
+    page.items(_warnings(study, datasets, runs), "warnings", "Before you read the numbers")
+    if several:
+        for lead in decision.leads:
             if lead.model is None:
-                self._draw(
-                    section, f"lead {lead.amount}".strip(),
-                    partial(charts.lead_figure, self.contents, lead),
+                page.figure(
+                    partial(lead_forest, results, lead, styles),
                     "Excess of the best KAN as a multiple of that of the best MLP, on each data "
-                    f"set with an exact oracle{at}; left is better. Marks and lines as below; the "
-                    "median is that of the ratios.",
-                    f"Best KAN against best MLP on each data set{at}",
-                )  # fmt: skip
-        losses = {self.results.judged(data) for data in data_sets} != {"excess"}
-        self._draw(
-            section, "differences", partial(charts.differences_figure, self.contents, data_sets),
-            f"Excess of each model{at} as a multiple of that of the best MLP of the data set "
-            "(vertical line), on a log axis; left is better. Small marks are seeds, the large "
-            "mark is the ratio of the means, the line the 95 % bootstrap interval of the "
-            "paired difference. Bold: p below 0.05 after Holm’s correction over the data sets."
-            + (
-                " Without an exact oracle the panel shows differences of held-out losses."
-                if losses else ""
-            ),
-            f"Ratio of every model to the best MLP of each data set{at}",
-        )  # fmt: skip
-
-    def _add_data(self, data: str) -> None:
-        part = self.page.section(data, "data", data)
-        verdict = self.decision.verdicts[data]
-        if verdict.outcome:
-            part.text(_verdict(verdict), kind="verdict")
-        self._add_tables(part, data, True)
-        self._add_figures(part, data)
-        self._add_process(part, data)
-
-    def _add_tables(self, part: Section, data: str, explained: bool) -> None:
-        part.table(model_table(self.contents, data, self.page.anchors))
-        if explained:
-            part.text(self._explanation(), kind="note")
-        used = time_use(self.contents, data, self.page.anchors)
-        if used is not None:
-            table, sentence, large = used
-            times = part.section("Time really used", "time", data)
-            times.text(sentence, kind="flag" if large else "").table(table, True)
-
-    def _explanation(self) -> str:
-        """Explains the columns of a table of models."""
-        text = (
-            "Means over seeds, ± half the width of their 95 % intervals (Student’s t). Excess: "
-            "mean over t of the squared distance between a model’s prediction and that of the "
-            "oracle, both as predicted noise; 0 is perfect."
-        )
-        if self.results.rows["nll"].notna().any():
-            text += (
-                " NLL: negative log-likelihood of held-out points through the probability-flow "
-                "ODE, in nats a point."
-            )
-        metrics = [
-            f"{metric.label}: {metric.title}{f' ({metric.unit})' if metric.unit else ''}"
-            for metric in self.results.metrics.values()
-        ]
-        if metrics:
-            text += f" {'; '.join(metrics)}."
-            text += f" The row “{REAL_ROW}” is what a perfect model would score."
-        if self.decision.comparisons:
-            text += (
-                " “− best MLP”: paired difference of the judged measure to the MLP with the lowest "
-                "mean, with its 95 % bootstrap interval; p: sign-flip test, corrected by Holm’s "
-                "method over the data sets."
-            )
-        return Markup(
-            '{} A model’s numbers come from the trials that its seeds unfold to; <a href="#trials">'
-            "All trials</a> has their raw values."
-        ).format(text)
-
-    def _add_figures(self, part: Section, data: str) -> None:
-        """Adds the figures of one data set; if it is the only one, file names may be short."""
-        contents, label = self.contents, data
-        suffix = f" {label}" if self.paged else ""
-        rows = self.results.of_data(label)
-        many = len(contents.model_names(label)) > MANY_MODELS
-        behind = "; the models of other kinds are grey behind" if many else ""
-        figures: list[tuple[str, str, Callable[..., Figure], str, str]] = []
-        if any(key[0] == label for key in contents.samples):
-            figures.append((
-                "What the models generate", f"samples {label}", charts.samples_figure,
-                "Generated points beside real ones",
-                "fresh real points, which no model was trained on, beside those that each model "
-                f"generates (first seed), on the same axes.{self._view_note(data)}",
-            ))  # fmt: skip
-        if any(key[0] == label for key in contents.drawn):
-            figures.append((
-                "What the models draw", f"pictures {label}", _pictures_figure,
-                "Pictures that were asked for beside real ones",
-                "what was asked for, a real picture of it, and what each model draws (first seed), "
-                "from the same noise.",
-            ))  # fmt: skip
-        judged = MEASURES[self.results.judged(label)]
-        if rows[self.results.judged(label)].notna().any():
-            against = (
-                " relative to the best MLP (vertical line). Excess and training time are ratios on "
-                "a log axis, held-out losses differences. The line is the 95 % bootstrap interval "
-                "of the paired difference; bold: p below 0.05, of training time without Holm’s "
-                "correction"
-            )
-            alone = ". The line is the 95 % interval of the mean (Student’s t over seeds)"
-            compared = bool(self.decision.of_data(label))
-            figures.append((
-                "How the models compare", f"forest{suffix}", charts.forest_figure,
-                f"{capitalised(judged)} of each model",
-                f"{judged} of each model{against if compared else alone}; an arrowhead says that "
-                "it goes on beyond the axis. Left is better. Small marks are seeds, the large mark "
-                "is the mean; n: seeds.",
-            ))  # fmt: skip
-        levels = contents.levels_of(label)
-        if len(levels) and levels[level_measure(levels)].notna().any():
-            shown = f"{capitalised(MEASURES[level_measure(levels)])} by noise level"
-            figures.append((
-                shown, f"excess by level{suffix}", charts.by_level_figure, shown,
-                "mean over seeds in bins of noise levels, against the logarithm of the "
-                "signal-to-noise ratio: noise on the left, data on the right"
-                f"{behind or '; band: 95 % interval'}. Bins whose estimate is not above 0 are not "
-                "drawn.",
-            ))  # fmt: skip
-        if len(contents.curves_of(label)):
-            floor = (
-                " The floor is the loss of the exact oracle, which no denoiser can beat on "
-                "average; a running mean that dips below it by chance is not drawn above it."
-            )
-            figures.append((
-                "Training losses", f"loss {label}", charts.loss_figure, "Training losses",
-                "training loss as a running mean over windows that grow with the step, so that "
-                "late values average many batches; mean over seeds"
-                f"{behind or '; band: their range'}.{floor if label in contents.floors else ''}",
-            ))  # fmt: skip
-        if rows[list(self.results.metrics)].notna().any(axis=None):
-            figures.append((
-                "Sample metrics", f"metrics {label}", charts.metrics_figure, "Sample metrics",
-                "metrics of what each model generates, relative to the best MLP "
-                "(vertical line); further left is better unless a title says otherwise. Dashed: "
-                "two fresh real samples of the same size, which no model can be expected to beat. "
-                "Marks and lines as above, p without Holm’s correction.",
-            ))  # fmt: skip
-        for title, name, draw, alternative, caption in figures:
-            section = part.section(title, "part", label, title)
-            draws = partial(draw, contents, label)
-            self._draw(section, name, draws, f"{label}: {caption}", f"{alternative}, {label}")
-        self._add_motion(part, label)
-
-    def _add_motion(self, part: Section, label: str) -> None:
-        """Adds players of the reverse processes of a data set's models, and of their training."""
-        if not part.drawn:
-            return
-        contents = self.contents
-        exact = " beside that of the exact denoiser" if label in contents.exact else ""
-        motions = (
-            (
-                "From noise to samples", charts.process_motion,
-                f"the reverse process of every model after training{exact}, all from the same "
-                "noise (first seed). Between recorded times, a tenth of T apart, what is seen "
-                "moves straight.",
-            ),
-            (
-                "What training changes", charts.training_motion,
-                "what every model draws from the same noise at moments of its training (first "
-                "seed).",
-            ),
-        )  # fmt: skip
-        for title, moving, caption in motions:
-            motion = moving(contents, label)
-            if motion is not None:
-                section = part.section(title, "part", label, title)
-                with section.keeping_going(title):
-                    words = f"{label}: {caption}"
-                    add_player(section, motion, words, f"{title}, {label}", 2 * self.largest)
-
-    def _add_process(self, part: Section, data: str) -> None:
-        """Adds the figures of a data set, of its forward process and of its reverse processes."""
-        contents = self.contents
-        section = part.section("Data and process", "part", data, "process")
-        if data in contents.originals:
-            self._draw(
-                section, f"data {data}", partial(charts.data_figure, contents, data),
-                f"{data}: real points.{self._view_note(data)}", f"Real points, {data}",
-            )  # fmt: skip
-        if contents.corruption.get(data):
-            self._draw(
-                section, f"corruption {data}", partial(charts.corruption_figure, contents, data),
-                f"{data}, forward process: the same points "
-                "with more and more noise, from t = 0 to T. Sampling starts from pure noise, so "
-                "the last panel must look like it.",
-                f"The forward process, {data}",
-            )  # fmt: skip
-        for label, name in contents.trajectories:
-            if label == data:
-                self._draw(
-                    section, f"reverse {label} {name}",
-                    partial(charts.reverse_figure, contents, label, name),
-                    f"{label}, reverse process of {name}: from noise at t = T to a sample at "
-                    "t = 0, one row for each moment of training.",
-                    f"The reverse process of {name}, {label}",
-                )  # fmt: skip
-
-        for (label, name), moments in contents.states.items():
-            if label == data:
-                for moment, states in moments:
-                    self._draw(
-                        section, f"reverse {label} {name} {moment}",
-                        partial(
-                            process_figure, contents.asked[data], states,
-                            np.linspace(1, 0, states.shape[1]).tolist(),
-                        ),
-                        f"{label}, reverse process of {name} after {moment}: from noise at t = T "
-                        "to a picture at t = 0, one row for each that was asked for.",
-                        f"The reverse process of {name}, {label}, {moment}",
-                    )  # fmt: skip
-
-    def _add_trials(self) -> None:
-        section = self.page.section("All trials", "trials")
-        failures = self.results.rows[self.results.rows["failed"]].to_dict("records")
-        if failures:
-            words = "1 trial failed and is" if len(failures) == 1 else None
-            section.text(
-                f"{words or f'{len(failures)} trials failed and are'} left out of every mean:"
-            ).items(
-                [
-                    f"{row['data']}, {row['name']}, seed {row['seed']}: {row['error']}"
-                    for row in failures
-                ],
-                "failures",
-            )
-        section.text(
-            Markup(
-                "The same rows are in <code>results.parquet</code> beside this page; "
-                "<code>trials/&lt;trial&gt;/</code> holds each trial’s configuration, denoiser, "
-                "loss curve and samples."
-            ),
-            kind="note",
-        ).table(trials_table(self.results, self.page.anchors), plain=True)
-
-    def _view_note(self, data: str) -> str:
-        points = self.contents.originals.get(data)
-        if points is None or points.shape[1] <= 2:
-            return ""
-        explained = PointView.of(points).explained
-        return (
-            f" The points have {points.shape[1]} dimensions and are seen in the plane of the first "
-            f"two principal components of the real data, which holds {explained:.0%} of its "
-            "variance."
-        )
+                    f"set with an exact oracle; left is better. {_MARKS}",
+                    "Best KAN against best MLP on each data set",
+                )
+        page.table(lead_table(decision, styles), "Models over all data sets")
+        page.say(_LEADS if decision.leads else "", kind="note")
+    for data in data_sets:
+        part = page.section(data) if several else page
+        if verdicts[data].outcome:
+            part.say(_badged(verdicts[data], False), kind="verdict")
+        trials = [
+            trial for trial in study.trials
+            if trial.row["data"] == data and trial.row["error"] is None
+        ]  # fmt: skip
+        comparisons = decision.of_data(data)
+        _add_figures(part, results, data, styles, trials, datasets[data], comparisons, room)
+        part.table(*model_table(results, decision, data, styles))
+    page.say(_explanation(results), kind="note")
+    if runs:  # which were trained each in its way, nobody noted where
+        trainings = {str(trial.row["name"]): trial.config.training for trial in study.trials}
+        page.section("Training").facts({
+            name: ", ".join(f"{key} {value}" for key, value in training.model_dump().items())
+            for name, training in trainings.items()
+        })  # fmt: skip
+    else:
+        page.section("Settings").code(config.to_yaml())
+    _add_trials(page.section("All trials"), results)
+    dates = _dates(study.trials)
+    if not runs:
+        known = (study.folder / STUDY).exists()
+        versions = read_environment(study.folder) if known else environment()
+        page.section("Environment").facts({**dates, **versions})
+    page.section("Run it again").code(command)
+    return page
 
 
-def _pictures_figure(contents: ReportContents, label: str, width: float = math.inf) -> Figure:
-    drawn = [
-        (name, contents.drawn[label, name])
-        for name in contents.model_names(label)
-        if (label, name) in contents.drawn
-    ]
-    return asked_figure(contents.asked[label], [("real", contents.real[label]), *drawn], width)
+_MARKS = (
+    "Small marks are seeds, the large mark is the mean, the line its 95 % interval; an arrowhead "
+    "says that it goes on beyond the axis; n: seeds."
+)
+_COLUMNS = (
+    "Means over seeds, ± half the width of their 95 % intervals (Student’s t). Excess: mean over t "
+    "of the squared distance between a model’s prediction and that of the oracle, both as "
+    "predicted noise; 0 is perfect. NLL: negative log-likelihood of held-out points through the "
+    "probability-flow ODE, in nats a point. “− best MLP”: paired difference of the judged measure "
+    "to the MLP with the lowest mean, with its 95 % bootstrap interval; p: sign-flip test, "
+    "corrected by Holm’s method over the data sets. The row “real against real” is what a perfect "
+    "model would score."
+)
+_LEADS = (
+    "Each model against the best MLP of each data set with an exact oracle. Ahead on: the data "
+    "sets where its mean excess is lower. Better and worse on: those where it, or that MLP, is "
+    "called better (p below 0.05 after Holm’s correction, and an interval that leaves out 0). "
+    "Median ratio: of its mean excess to that MLP’s, with the 95 % bootstrap interval over seeds."
+)
 
 
-def _badge(verdict: Verdict) -> Markup:
+def _badged(verdict: Verdict, with_label: bool) -> str:
     assert verdict.outcome is not None
-    return Markup('<span class="badge {}">{}</span>').format(
-        BADGES[verdict.outcome], verdict.outcome
+    return badge(BADGES[verdict.outcome], verdict.outcome) + " " + say(verdict, with_label)
+
+
+def _add_figures(
+    part: Section,
+    results: Results,
+    data: str,
+    styles: Mapping[str, ModelStyle],
+    trials: Sequence[TrialResult],
+    dataset: Dataset,
+    comparisons: Mapping[str, Comparison],
+    room: _Room,
+) -> None:
+    """Adds the figures of one data set."""
+    measure = results.judged(data)
+    if results.of_data(data)[measure].notna().any():
+        against = (
+            " relative to the best MLP (vertical line); bold: p below 0.05 after Holm’s correction"
+        )
+        part.figure(
+            partial(model_forest, results, data, styles, comparisons),
+            f"{capitalised(MEASURES[measure])} of each model{against if comparisons else ''}. Left "
+            f"is better. {_MARKS}",
+            f"{capitalised(MEASURES[measure])} of each model, {data}",
+        )
+    if not trials:
+        return
+    kinds, (levels, curves) = results.models(data), (levels_of(trials), curves_of(trials))
+    if len(levels):
+        shown = "excess" if levels["excess"].notna().any() else "heldout_loss"
+        points = by_level(levels, shown)
+        _add_lines(
+            part, f"{capitalised(MEASURES[shown])} by noise level",
+            "mean over seeds in ranges of noise levels, against log(α²/σ²); band: 95 % interval. "
+            "Ranges whose estimate is not above 0 are not drawn.",
+            data, _by_kind(points, kinds), styles,
+            ("log SNR: more noise ← → less noise", MEASURES[shown]), value_scale(points["y"]),
+        )  # fmt: skip
+    if len(curves):
+        floor, error, said = results.of_data(data)["floor"].mean(), None, ""
+        loss = "training loss, running mean"
+        if np.isfinite(floor):
+            error, loss = floor_error(trials[0], dataset), f"training loss − floor ({floor:.4g})"
+            said = (
+                " The floor is the loss of the exact oracle, which no denoiser can beat on "
+                f"average. It was measured on {trials[0].config.judging.num_noised:,} noised "
+                f"samples, so it is known within ± {error:.2g} (grey: its 95 % interval, where the "
+                "axis is linear); a loss is of other samples, those trained on."
+            )
+        points = losses(curves, floor if error else 0.0)
+        _add_lines(
+            part, "Training losses",
+            f"running means over windows that grow with the step; band: range of the seeds.{said}",
+            data, _by_kind(points, kinds), styles, ("training step", loss),
+            value_scale(points["y"]), error, steps=True,
+        )  # fmt: skip
+    first: dict[str, TrialResult] = {}
+    for trial in trials:  # figures of samples show the first seed
+        first.setdefault(str(trial.row["name"]), trial)
+    view, colours = view_of(trials[0].config.data), {n: s.colour for n, s in styles.items()}
+    drawn = {
+        name: trial for name, trial in first.items()
+        if trial.config.judging.num_samples and trial.row.get("sample_seconds") is not None
+    }  # fmt: skip
+    if drawn:
+        part.panels(
+            partial(view.panels, dataset, drawn, colours, room.points),
+            "Fresh real samples, which no model was trained on, beside those that each model draws "
+            "(first seed).",
+            f"Samples beside real ones, {data}",
+            room.bytes,
+        )
+    if any(recorded_steps(trial.folder) for trial in first.values()):
+        exact = " beside that of the exact denoiser" if dataset.density is not None else ""
+        part.player(
+            partial(_motion, first, dataset, colours),
+            f"The reverse process of every model after training{exact}, all from the same noise "
+            "(first seed). Between recorded times, a tenth of T apart, it moves straight.",
+            f"From noise to samples, {data}",
+            room.bytes,
+        )
+
+
+def _motion(
+    trials: Mapping[str, TrialResult], dataset: Dataset, colours: Mapping[str, str]
+) -> Motion:
+    """Shows the reverse processes of trained models from the same noise."""
+    states = {}
+    for name, trial in trials.items():
+        if snapshots := recorded(trial, dataset):
+            *_, states[name] = snapshots.values()
+    first = next(iter(trials.values()))
+    if dataset.density is not None:
+        states[EXACT] = exact_process(first.config, dataset)
+    count = len(next(iter(states.values())))
+    labels = tuple(f"t = {time:.1f} T" for time in np.linspace(1, 0, count))
+    return view_of(first.config.data).motion(states, {**colours, EXACT: INK}, labels)
+
+
+def _add_lines(
+    part: Section,
+    title: str,
+    caption: str,
+    data: str,
+    groups: Sequence[tuple[str, pd.DataFrame, pd.DataFrame | None]],
+    styles: Mapping[str, ModelStyle],
+    labels: tuple[str, str],
+    scale: Scale,
+    error: float | None = None,
+    *,
+    steps: bool = False,
+) -> None:
+    """Adds a figure of lines for each group of models."""
+    for words, own, behind in groups:
+        draw = partial(
+            lines, own, styles, labels, scale=scale, steps=steps, behind=behind, error=error
+        )
+        part.figure(draw, f"{title}{words}: {caption}", f"{title}{words}, {data}")
+
+
+def floor_error(trial: TrialResult, dataset: Dataset) -> float:
+    """Estimates half the width of the 95 % interval of the floor that a trial was judged with.
+
+    The floor is the mean loss of the oracle on a draw in which every timestep occurs equally often,
+    so that its error comes from the spread of losses at nearly equal timesteps.
+    """
+    process, generator = trial.config.process, torch_generator("floor's error", dataset.name)
+    draw = draw_noised_points(dataset, process, _TO_JUDGE_FLOOR, generator)
+    assert draw.mean is not None  # a floor has an oracle
+    at = draw.alpha, draw.sigma
+    prediction = process.prediction_of_mean(draw.mean, draw.noised, *at)
+    target = process.target(draw.clean, draw.noise, *at)
+    each = process.loss_of(prediction, target, reduction="none").flatten(1).mean(dim=1)
+    variance = each.reshape(_RANGES, -1).var(dim=1).mean()
+    return 1.96 * float(variance / trial.config.judging.num_noised) ** 0.5
+
+
+def _by_kind(
+    points: pd.DataFrame, kinds: Mapping[str, str]
+) -> list[tuple[str, pd.DataFrame, pd.DataFrame | None]]:
+    """Splits the lines of many models by kind, the others behind; a word for each figure."""
+    if points["name"].nunique() <= _MANY_MODELS:
+        return [("", points, None)]
+    own = points["name"].map(kinds)
+    return [
+        (f" of {word}", points[own == kind], points[own != kind])
+        for kind, word in _KINDS.items()
+        if (own == kind).any()
+    ]
+
+
+def levels_of(trials: Sequence[TrialResult]) -> pd.DataFrame:
+    """Reads excess and held-out loss of trials in ranges of noise levels.
+
+    Returns:
+        Columns ``name``, ``seed``, ``t_low``, ``t_high`` and ``t_mid`` (fractions of T),
+        ``log_snr``, ``excess`` and ``heldout_loss``.
+    """
+    parts = [
+        pd.DataFrame(trial.levels).assign(name=trial.row["name"], seed=trial.row["seed"])
+        for trial in trials
+        if trial.levels
+    ]
+    levels = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"t_low": []})
+    return levels.assign(t_mid=(levels["t_low"] + levels.get("t_high", 0)) / 2)
+
+
+def curves_of(trials: Sequence[TrialResult]) -> pd.DataFrame:
+    """Reads the training losses of trials, smoothed at once: there may be millions of them.
+
+    Returns:
+        Columns ``name``, ``seed``, ``step`` and ``loss``.
+
+    Raises:
+        RunFolderError: A file is missing or damaged.
+    """
+    parts = []
+    for trial in trials:
+        curves = load_curves(trial.folder)
+        steps, smooth = smoothed_curve(curves["step"].to_numpy(), curves["loss"].to_numpy())
+        line = pd.DataFrame({"step": steps, "loss": smooth})
+        parts.append(line.assign(name=trial.row["name"], seed=trial.row["seed"]))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _dates(trials: Sequence[TrialResult]) -> dict[str, str]:
+    """Says from when to when trials were trained, and judged."""
+    dates = {}
+    for what in ("trained", "judged"):
+        parts = [getattr(trial, what) for trial in trials]
+        if days := sorted({part.date[:10] for part in parts if part is not None}):
+            dates[what] = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return dates
+
+
+def _warnings(study: StudyResults, datasets: Mapping[str, Dataset], runs: bool) -> list[str]:
+    """Says what a reader must know before believing the numbers."""
+    config, trials, warnings = study.config, study.trials, []
+    if any(trial.config.evaluation.effort == "quick" for trial in trials):
+        warnings.append(
+            "This is a first look: models were judged quickly, by few points, samples and trees. "
+            "A full judgement judges them again and trains none of them again."
+        )
+    if (mismatch := signal_warning(config.process)) is not None:
+        warnings.append(capitalised(mismatch) + ".")
+    if config.process.loss == "huber":
+        warnings.append(
+            "The Huber loss does not aim at the posterior mean, which the oracle gives; a denoiser "
+            "trained with it can have a loss a little below the floor drawn here."
+        )
+    without = [name for name, dataset in datasets.items() if dataset.oracle == "none"]
+    if without:
+        warnings.append(
+            f"No oracle is known for {listed(without)}: models are judged by their held-out loss "
+            "there, and what the best possible one would score is not known."
+        )
+    if config.seeds < 10:
+        reach = len(config.data) * smallest_permutation_p(config.seeds)
+        more = ", and an exact paired test needs more to call a difference"
+        warnings.append(
+            f"{config.seeds} seed{'s' if config.seeds != 1 else ''} a model: intervals are wide"
+            f"{more if reach >= SIGNIFICANCE else ''}."
+        )
+    chosen = dict.fromkeys(
+        str(trial.row["name"])
+        for trial in trials
+        if runs and trial.row.get("stage") is not None and trial.row.get("oracle") == "none"
     )
+    if chosen:
+        warnings.append(
+            f"{capitalised(listed(list(chosen)))} came about by choices that were made on these "
+            "held-out rows, so the numbers are a little too good for "
+            f"{'it' if len(chosen) == 1 else 'them'}; fresh rows would tell."
+        )
+    return warnings
 
 
-def _verdict(verdict: Verdict) -> Markup:
-    return Markup("{} {}").format(_badge(verdict), say(verdict, with_label=False))
+def _explanation(results: Results) -> str:
+    """Explains the columns of a table of models."""
+    metrics = "".join(
+        f" {metric.label}: {metric.title}{f' ({metric.unit})' if metric.unit else ''}"
+        f"{'' if metric.better == 'lower' else '; higher is better'}."
+        for metric in results.metrics.values()
+    )
+    return f"{_COLUMNS}{metrics}"
+
+
+def _add_trials(section: Section, results: Results) -> None:
+    """Adds the trials that failed, and the numbers of all."""
+    failures = results.rows[results.rows["failed"]].to_dict("records")
+    if failures:
+        count = len(failures)
+        words = "1 trial failed and is" if count == 1 else f"{count} trials failed and are"
+        section.say(f"{words} left out of every mean:").items(
+            [
+                f"{row['data']}, {row['name']}, seed {row['seed']}: {row['error']}"
+                for row in failures
+            ],
+            "failures",
+        )
+    table = trial_texts(results)
+    some = f"The first {_MOST_TRIALS:,} of {len(table):,} rows; all"
+    section.table(table[:_MOST_TRIALS], "All trials").say(
+        f"{some if len(table) > _MOST_TRIALS else 'The same rows'} are in results.parquet beside "
+        "this page; trials/<trial>/ holds each trial’s configuration, denoiser, loss curve and "
+        "samples.",
+        kind="note",
+    )

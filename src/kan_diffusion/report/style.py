@@ -1,4 +1,4 @@
-"""The look of all pages: a colour for each family, grey for real data, one set of fonts.
+"""The look of all figures: a colour for each family, grey for real data, one set of fonts.
 
 Colours follow from the registry of families: KANs are blue, MLPs orange and red, all others green
 and purple, in the order in which the registry lists them. Markers and line styles change too, so
@@ -9,20 +9,19 @@ deficiencies of colour vision (Okabe & Ito 2008).
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
-from matplotlib.colors import to_hex, to_rgb
 
 from kan_diffusion.denoisers.families import FAMILIES
 
 __all__ = [
-    "GRID", "INK", "MUTED", "NARROW", "PALE", "PALETTES", "REAL", "SEED_ALPHA", "SYNTHETIC",
-    "ModelStyle", "family_styles", "model_styles", "report_style", "shortened",
+    "GRID", "INK", "MUTED", "PALE", "PALETTES", "REAL", "SYNTHETIC", "WIDTH", "ModelStyle",
+    "family_styles", "model_styles", "report_style", "shortened",
 ]  # fmt: skip
 
 INK = "#22262b"
@@ -37,10 +36,8 @@ REAL = "#7a7f87"
 """Real data, and everything measured on it."""
 SYNTHETIC = "#0072b2"
 """Synthetic rows of a table, beside real ones."""
-SEED_ALPHA = 0.55
-"""The opacity of the mark of a single seed."""
-NARROW = 4.3
-"""Width of a figure for a telephone, in inches; at 358 pixels its letters are 9 pixels high."""
+WIDTH = 4.3
+"""Width of a figure in inches: three stand side by side on a screen, one on a telephone."""
 
 PALETTES: Mapping[str, tuple[str, ...]] = {
     "kan": (
@@ -66,8 +63,7 @@ _LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class ModelStyle:
+class ModelStyle(NamedTuple):
     """A model's colour, marker and line style, the same in every figure of a page."""
 
     colour: str
@@ -76,9 +72,9 @@ class ModelStyle:
 
 
 def _style(kind: str, place: int) -> ModelStyle:
-    """Gives the style of the ``place``-th family of a kind; more than a hundred styles differ."""
+    """Gives the style of the ``place``-th family of a kind; a hundred styles of a kind differ."""
     colours = PALETTES.get(kind, PALETTES["other"])
-    # Marker and line cycles have coprime lengths; each kind starts elsewhere, for black and white.
+    # Colours and markers have coprime lengths; each kind starts elsewhere, for black and white.
     later = place + {"kan": 0, "mlp": 1}.get(kind, 2)
     marker, line = _MARKERS[later % len(_MARKERS)], _LINES[later % len(_LINES)]
     return ModelStyle(colours[place % len(colours)], marker, line)
@@ -86,11 +82,11 @@ def _style(kind: str, place: int) -> ModelStyle:
 
 def family_styles() -> dict[str, ModelStyle]:
     """Gives the style of every family of the registry, those added at run time included."""
-    styles: dict[str, ModelStyle] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    styles = {}
     for name, family in FAMILIES.items():
-        styles[name] = _style(family.kind, counts.get(family.kind, 0))
-        counts[family.kind] = counts.get(family.kind, 0) + 1
+        styles[name] = _style(family.kind, counts[family.kind])
+        counts[family.kind] += 1
     return styles
 
 
@@ -103,42 +99,22 @@ def model_styles(models: pd.DataFrame) -> dict[str, ModelStyle]:
 
     Returns:
         Styles by name, in the order of the first rows. The first model of a registered family has
-        the family's style; further ones have lighter or darker shades and other markers. Families
-        outside the registry take the next colours of their kind.
+        the family's style; further ones, and families outside the registry, take the next colours
+        of their kind.
     """
-    known = family_styles()
-    kinds = [family.kind for family in FAMILIES.values()]
-    counts = {kind: kinds.count(kind) for kind in ("kan", "mlp", "other")}
-    used: dict[str, int] = {}
+    free = family_styles()
+    counts: Counter[str] = Counter(family.kind for family in FAMILIES.values())
     styles: dict[str, ModelStyle] = {}
     for row in models.drop_duplicates("name").to_dict("records"):
-        family = str(row["family"])
-        if family not in known:
-            kind = str(row.get("kind"))
-            kind = kind if kind in counts else "other"
-            known[family] = _style(kind, counts[kind])
+        name, family, kind = str(row["name"]), str(row["family"]), str(row.get("kind"))
+        kind = FAMILIES[family].kind if family in FAMILIES else kind
+        kind = kind if kind in PALETTES else "other"
+        if family in free:
+            styles[name] = free.pop(family)
+        else:
+            styles[name] = _style(kind, counts[kind])
             counts[kind] += 1
-        number = used.get(family, 0)
-        used[family] = number + 1
-        style = _variant(known[family], number)
-        # A shade may happen to be another family's colour.
-        while (style.colour, style.marker) in {(s.colour, s.marker) for s in styles.values()}:
-            marker = _MARKERS[(_MARKERS.index(style.marker) + 1) % len(_MARKERS)]
-            style = ModelStyle(style.colour, marker, style.line)
-        styles[str(row["name"])] = style
     return styles
-
-
-def _variant(style: ModelStyle, number: int) -> ModelStyle:
-    """Changes the look of a family for its ``number``-th further model."""
-    if number == 0:
-        return style
-    # Shares of white (above 0) or black (below) that are mixed in.
-    shade = (0.0, 0.4, -0.45)[number % 3]
-    mixed = (1 - abs(shade)) * np.array(to_rgb(style.colour)) + max(shade, 0.0)
-    marker = _MARKERS[(_MARKERS.index(style.marker) + number) % len(_MARKERS)]
-    line = _LINES[(_LINES.index(style.line) + number) % len(_LINES)]
-    return ModelStyle(to_hex(mixed.tolist()), marker, line)
 
 
 @contextmanager
@@ -153,22 +129,21 @@ def report_style() -> Iterator[None]:
             {
                 # Verdana is as wide as DejaVu Sans, and replaces it in an SVG if need be.
                 "font.sans-serif": ["DejaVu Sans", "Verdana"],
-                "font.size": 10,
-                # A file of the working folder can set these, and names programs that are run.
-                "animation.ffmpeg_path": "ffmpeg",
-                "text.usetex": False,
+                "font.size": 8.5,
+                "text.usetex": False,  # a file of the working folder can set it
                 "text.parse_math": False,  # names may contain dollar signs
-                "axes.titlesize": 10.5,
+                "axes.titlesize": 9,
                 "axes.titleweight": "bold",
                 "axes.titlelocation": "left",
-                "axes.titlepad": 8,
-                "xtick.labelsize": 9,
-                "ytick.labelsize": 9,
-                "legend.fontsize": 9.5,
+                "axes.titlepad": 6,
+                "axes.labelsize": 8.5,
+                "xtick.labelsize": 8,
+                "ytick.labelsize": 8,
+                "legend.fontsize": 8,
                 "legend.frameon": False,
                 "text.color": INK,
                 "axes.labelcolor": INK,
-                "axes.edgecolor": "#9aa1ab",
+                "axes.edgecolor": MUTED,
                 "axes.titlecolor": INK,
                 "xtick.color": MUTED,
                 "ytick.color": MUTED,
@@ -177,7 +152,7 @@ def report_style() -> Iterator[None]:
                 "axes.grid": True,
                 "axes.axisbelow": True,
                 "grid.color": GRID,
-                "lines.linewidth": 1.8,
+                "lines.linewidth": 1.6,
                 "figure.facecolor": "white",
             }
         ),

@@ -1,26 +1,25 @@
-"""The tables of a report: text for the terminal, cells that sort and link for the page."""
+"""Numbers as text, and the frames of text that a terminal, a page and a notebook show."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, count
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
-from kan_diffusion.report.contents import ReportContents
+from kan_diffusion.report.page import swatch
+from kan_diffusion.report.style import ModelStyle
 from kan_diffusion.study.results.rows import COSTS, MEASURES, Results
 from kan_diffusion.study.results.statistics import Interval, mean_interval
-from kan_diffusion.study.results.verdicts import Comparison, Outcome
+from kan_diffusion.study.results.verdicts import Decision, Outcome
 
 __all__ = [
-    "BADGES", "MISSING", "REAL_ROW", "Anchors", "Cell", "Head", "Line", "Table", "Trial",
-    "format_half_width", "format_interval", "format_number", "format_p", "format_seconds",
-    "lead_table", "model_table", "number_cell", "summary_table", "time_use",
-    "trial_table", "trials_table", "verdict_table",
+    "BADGES", "MISSING", "REAL_ROW", "format_half_width", "format_interval", "format_number",
+    "format_p", "format_seconds", "lead_table", "model_table", "number_frame", "summary_table",
+    "trial_table", "trial_texts",
 ]  # fmt: skip
 
 REAL_ROW = "real against real"
@@ -35,10 +34,17 @@ BADGES: dict[Outcome, str] = {
 }
 """CSS class of the badge for each outcome of a verdict."""
 
-_LARGE_DEVIATION = 0.10
 # Held-out losses contain the floor and NLL the entropy, so that models differ in later digits.
 _DIGITS = {"excess": 3, "heldout_loss": 4, "nll": 4}
 _TIME = "train_cpu_seconds"
+_HEADS = {
+    "heldout_loss": "held-out loss",
+    "flops": "FLOPs",
+    "nll": "NLL",
+    _TIME: "train (CPU s)",
+    "nll_real": "NLL, exact",
+}
+"""Heads of columns that are not named as their key is."""
 
 
 # --- numbers as text --------------------------------------------------------------------------
@@ -120,7 +126,7 @@ def _plain(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else f"{value:.6g}"
 
 
-# --- tables of text ---------------------------------------------------------------------------
+# --- frames of text ---------------------------------------------------------------------------
 
 
 def summary_table(
@@ -178,353 +184,121 @@ def trial_table(results: Results) -> pd.DataFrame:
         *(column for key in results.metrics for column in (key, f"{key}_real")),
     )
     kept = [column for column in numbers if rows[column].notna().any()]
+    kept.sort(key=lambda column: column not in MEASURES)  # seen without unfolding
     several = rows["process"].nunique() > 1
     setting = [column for column in ("match", "budget") if rows[column].notna().any()]
     place = ["data", *(["process"] if several else []), *setting]
     return rows[[*place, "model", "seed", "state", *kept, "trial"]]
 
 
-# --- tables of a page -------------------------------------------------------------------------
+# --- frames of a page -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A trial named in a cell, with the anchor of its row in the table of all trials."""
+def number_frame(
+    frame: pd.DataFrame,
+    heads: Mapping[str, str] = MappingProxyType({}),
+    write: Callable[[float], str] = format_number,
+    words: Callable[[str], str] = str,
+) -> pd.DataFrame:
+    """Writes a frame of numbers and words as a frame of texts.
 
-    seed: str
-    id: str
-    anchor: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table.
-
-    Attributes:
-        text: Its text; a dash where nothing was measured.
-        note: Its smaller second line.
-        key: The number it is sorted by, as text; if empty, it is sorted by ``text``.
-        link: The anchor its text links to.
-        badge: The CSS class of a coloured badge around its text.
-        colour: The colour of a swatch before its text.
-        trials: The trials behind it.
+    Args:
+        frame: The frame.
+        heads: Heads of columns; a key in words where there is none.
+        write: Writes a number; what is missing is a dash.
+        words: Writes a word.
     """
 
-    text: str
-    note: str = ""
-    key: str = ""
-    link: str = ""
-    badge: str = ""
-    colour: str = ""
-    trials: tuple[Trial, ...] = ()
+    def text(cell: object) -> str:
+        if isinstance(cell, float):
+            return write(cell)
+        return MISSING if cell is None else words(str(cell))
+
+    return pd.DataFrame({
+        heads.get(name, name.replace("_", " ")): list(map(text, frame[name]))
+        for name in map(str, frame)
+    })  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Head:
-    """The head of a column.
+def trial_texts(results: Results) -> pd.DataFrame:
+    """Writes every trial with its raw numbers, which scripts can read, too."""
+    return number_frame(trial_table(results), _heads(results), _plain)
 
-    Attributes:
-        text: Its name.
-        title: What it means, shown as a tooltip.
-        words: Whether the column holds words, which are aligned left.
+
+def _heads(results: Results) -> dict[str, str]:
+    labels = {key: metric.label for key, metric in results.metrics.items()}
+    return _HEADS | labels | {f"{key}_real": f"{label}, real" for key, label in labels.items()}
+
+
+def _head(results: Results, key: str) -> str:
+    return _heads(results).get(key, key.replace("_", " "))
+
+
+def lead_table(decision: Decision, styles: Mapping[str, ModelStyle]) -> pd.DataFrame:
+    """Lists a study's leads, a row for each model."""
+    records = [
+        {
+            "model": swatch(styles[lead.model].colour, lead.model) if lead.model else "best KAN",
+            "ahead on": f"{len(lead.ahead)} of {len(lead.comparisons)}",
+            "better on": "\n".join([str(len(lead.better)), *lead.better]),
+            "worse on": "\n".join([str(len(lead.worse)), *lead.worse]),
+            "median ratio": format_interval(lead.ratio).replace(" [", "\n["),
+        }
+        for lead in decision.leads
+    ]
+    return pd.DataFrame(records, dtype=object)
+
+
+def model_table(
+    results: Results, decision: Decision, label: str, styles: Mapping[str, ModelStyle]
+) -> tuple[pd.DataFrame, str, int]:
+    """Lists the models of a data set: parameters, judged measure, difference, then all else.
+
+    Returns:
+        A row for each model, then the optimum and what a perfect model would score, if known; a
+        caption; and the number of these last rows.
     """
-
-    text: str
-    title: str = ""
-    words: bool = False
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of a table.
-
-    Attributes:
-        cells: Its cells, the first being its head.
-        anchor: Its id in the page.
-        kind: Its CSS class.
-    """
-
-    cells: list[Cell]
-    anchor: str = ""
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with sortable lines and, below them, lines that stay in place.
-
-    Attributes:
-        heads: The head of each column.
-        lines: The sortable lines.
-        feet: The lines that stay in place, such as the values to reach.
-        caption: What the table holds, for those who cannot see it.
-        kind: Its CSS class.
-    """
-
-    heads: list[Head]
-    lines: list[Line]
-    feet: list[Line] = field(default_factory=list)
-    caption: str = ""
-    kind: str = "summary"
-
-
-class Anchors:
-    """Unique ids within a page."""
-
-    def __init__(self) -> None:
-        self._given: dict[tuple[str, ...], str] = {}
-
-    def __call__(self, *words: str) -> str:
-        """Gives the id that belongs to some words; the same words always have the same id."""
-        if words not in self._given:
-            taken = set(self._given.values())
-            slug = re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-") or "part"
-            others = (f"{slug}-{number}" for number in count(2))
-            self._given[words] = next(name for name in chain([slug], others) if name not in taken)
-        return self._given[words]
-
-
-def number_cell(value: float | None, text: str = "", note: str = "") -> Cell:
-    """Makes the cell of a number, sorted by its value; ``text`` replaces the usual format."""
-    if value is None or not math.isfinite(value):
-        return Cell(MISSING, note)
-    return Cell(text or format_number(value), note, f"{value:.12g}")
-
-
-def _interval_cell(interval: Interval, notes: Iterable[str] = ()) -> Cell:
-    """Makes the cell of a mean with its interval below it, sorted by the mean."""
-    value, _, ends = format_interval(interval).partition(" [")
-    lines = [f"[{ends}" if ends else "", *notes]
-    return number_cell(interval.mean, value, "\n".join(line for line in lines if line))
-
-
-def _p_cell(value: float) -> Cell:
-    return number_cell(value, format_p(value))
-
-
-def _ratio_text(comparison: Comparison) -> str:
-    return format_number(comparison.ratio, _DIGITS.get(comparison.measure, 3))
-
-
-def _heads(results: Results) -> dict[str, Head]:
-    """The head of each column that a table of models can have."""
-    return {
-        "parameters": Head("parameters", "trainable parameters"),
-        "flops": Head("FLOPs", "operations of a forward pass for one point, as done here"),
-        "steps": Head("steps", "optimiser steps"),
-        "excess": Head("excess", "mean squared distance to the oracle's predicted noise"),
-        "heldout_loss": Head("held-out loss", "training loss on points not trained on"),
-        "nll": Head("NLL", "negative log-likelihood of held-out points, nats a point"),
-        _TIME: Head("train (CPU s)", "CPU seconds of training"),
-        **{
-            key: Head(metric.label, f"{metric.title}; {metric.better} is better")
-            for key, metric in results.metrics.items()
-        },
-    }
-
-
-def verdict_table(contents: ReportContents, anchors: Anchors) -> Table | None:
-    """Compares best KAN and best MLP, a line for each data set; None below two verdicts."""
-    found = [v for v in contents.decision.verdicts.values() if v.outcome is not None]
-    if len(found) < 2:
-        return None
-    heads = [
-        Head("data", words=True), Head("verdict", words=True), Head("best KAN", words=True),
-        Head("best MLP", words=True), Head("KAN minus MLP", "paired difference of the means"),
-        Head("p (Holm)", "corrected over the data sets at that budget"),
-        Head("ratio", "mean of the KAN over mean of the MLP"),
-        Head("seeds", "seeds that both finished"), Head("p", "sign-flip test over paired seeds"),
-    ]  # fmt: skip
-    lines = []
-    for verdict in found:
-        label, difference = verdict.data, verdict.difference
-        assert verdict.outcome is not None
-        assert difference is not None
-        rows = contents.results.of_data(label)
-        sides = []
-        for name, kind in ((difference.model, "kan"), (difference.baseline, "mlp")):
-            mean = rows.loc[rows["name"] == name, verdict.measure].mean()
-            text = format_number(mean, _DIGITS[verdict.measure])
-            note = f"{text} (of {verdict.count(kind)})"
-            colour = contents.styles[name].colour
-            sides.append(Cell(name, note, link=anchors(label, name), colour=colour))
-        cells = [
-            Cell(label, f"by {MEASURES[verdict.measure]}", link=anchors("data", label)),
-            Cell(verdict.outcome, badge=BADGES[verdict.outcome]),
-            *sides,
-            _interval_cell(difference.interval),
-            _p_cell(difference.p_holm),
-            number_cell(difference.ratio, _ratio_text(difference)),
-            number_cell(difference.interval.n, str(difference.interval.n)),
-            _p_cell(difference.p_value),
-        ]
-        lines.append(Line(cells))
-    return Table(heads, lines, caption="Best KAN against best MLP", kind="summary verdicts")
-
-
-def lead_table(contents: ReportContents) -> Table | None:
-    """Lists a study's leads, a line for each model at each budget; None if there are none."""
-    leads = contents.decision.leads
-    if not leads:
-        return None
-    heads = [
-        Head("model", words=True), Head("ahead on", "data sets with the lower mean excess"),
-        Head("better on", "data sets on which it is called better", words=True),
-        Head("worse on", "data sets on which the best MLP is called better", words=True),
-        Head("median ratio", "of its mean excess to that of the best MLP"),
-    ]  # fmt: skip
-    lines = []
-    for lead in leads:
-        colour = "" if lead.model is None else contents.styles[lead.model].colour
-        cells = [
-            Cell(lead.model or "best KAN", lead.amount, colour=colour),
-            number_cell(len(lead.ahead), f"{len(lead.ahead)} of {len(lead.comparisons)}"),
-            *(
-                Cell(f"{len(names)}", ", ".join(names), key=f"{len(names)}")
-                for names in (lead.better, lead.worse)
-            ),
-            _interval_cell(lead.ratio),
-        ]
-        lines.append(Line(cells))
-    return Table(heads, lines, caption="Models over all data sets")
-
-
-def model_table(contents: ReportContents, label: str, anchors: Anchors) -> Table:
-    """Lists the models of a data set: parameters, judged measure, difference, then all else."""
-    results = contents.results
     rows, measure = results.of_data(label), results.judged(label)
-    known_sizes = [column for column in COSTS if rows[column].notna().any()]
-    first, *sizes = known_sizes or COSTS[:1]  # no size is known if all trials failed
+    first, *sizes = [size for size in COSTS if rows[size].notna().any()] or COSTS[:1]
     others = [m for m in (*results.metrics, *MEASURES) if m != measure and rows[m].notna().any()]
-    differences = contents.decision.of_data(label)
-    known = _heads(results)
-    heads = [Head("model", words=True), *(known[column] for column in (first, measure))]
-    if differences:
-        heads.append(Head("− best MLP", f"paired difference of the {MEASURES[measure]}"))
-        heads.append(Head("p (Holm)", "corrected over the data sets at that budget"))
-    heads += [known[column] for column in (*others, _TIME, *sizes)]
+    differences = decision.of_data(label)
     baselines = {comparison.baseline for comparison in differences.values()}
-    lines = []
-    for name in contents.model_names(label):
-        group = rows[rows["name"] == name]
-        trials = tuple(
-            Trial(_plain(float(seed)), str(trial), anchors("trial", str(trial)))
-            for seed, trial in zip(group["seed"], group["trial"], strict=True)
-            if trial is not None
-        )
-        colour = contents.styles[name].colour
-        cells = [Cell(name, f"seeds: {_seeds(group)}", colour=colour, trials=trials)]
-        counts = [number_cell(group[s].mean(), _count(group[s])) for s in (first, *sizes)]
-        cells += [counts[0], _mean_cell(group, measure)]
-        if name in differences:
-            difference = differences[name]
-            ratio = f"ratio {_ratio_text(difference)}" if math.isfinite(difference.ratio) else ""
-            cells += [_interval_cell(difference.interval, [ratio]), _p_cell(difference.p_holm)]
-        elif differences:
-            best = Cell("best MLP", key="0.0") if name in baselines else Cell(MISSING)
-            cells += [best, Cell(MISSING)]
-        sampling = group["sample_seconds"].mean()
-        note = f"sampling {format_seconds(sampling)}" if math.isfinite(sampling) else ""
-        cells += [_mean_cell(group, column) for column in others]
-        cells += [number_cell(group[_TIME].mean(), note=note), *counts[1:]]
-        lines.append(Line(cells, anchors(label, name)))
-    shown = [first, measure, *([""] * 2 if differences else []), *others, "", *sizes]
-    feet = _feet(results, label, shown)
-    return Table(heads, lines, feet, caption=f"Models, {label}", kind="summary models")
-
-
-def _mean_cell(group: pd.DataFrame, column: str) -> Cell:
-    """Makes the cell of a mean over seeds, with half the width of its interval below it."""
-    interval = mean_interval(group[column])
-    text, _, half = format_half_width(interval, _DIGITS.get(column, 3)).partition("\n")
-    return number_cell(interval.mean, text, half)
-
-
-def _feet(results: Results, label: str, columns: Sequence[str]) -> list[Line]:
-    """Makes the rows of the optimum and of two real samples; column ``""`` is empty."""
-    rows = results.of_data(label)
+    records: list[dict[str, str]] = []
+    for name, group in rows.groupby("name", sort=False):
+        model = swatch(styles[str(name)].colour, f"{name}\nseeds: {_seeds(group)}")
+        record: dict[str, str] = {"model": model, first: _count(group[first])}
+        record[measure] = _mean(group, measure)
+        if differences:
+            difference, text, p = differences.get(str(name)), MISSING, MISSING
+            if difference is not None:
+                ratio = f"\nratio {_written(difference.ratio, measure)}"
+                text = format_interval(difference.interval).replace(" [", "\n[")
+                text += ratio * math.isfinite(difference.ratio)
+                p = format_p(difference.p_holm)
+            elif name in baselines:
+                text = f"{MISSING}\nbest MLP"
+            record |= {"− best MLP": text, "p (Holm)": p}
+        record |= {column: _mean(group, column) for column in others}
+        sampling = format_seconds(group["sample_seconds"].mean())
+        note = f"\nsampling {sampling}" if sampling != MISSING else ""
+        record[_TIME] = format_number(group[_TIME].mean()) + note
+        records.append(record | {size: _count(group[size]) for size in sizes})
     optimum = {"heldout_loss": rows["floor"].mean(), "nll": rows["nll_real"].mean()}
-    if math.isfinite(optimum["heldout_loss"]):
-        optimum["excess"] = 0.0
+    optimum |= {"excess": 0.0} if math.isfinite(optimum["heldout_loss"]) else {}
     real = {key: rows[f"{key}_real"].mean() for key in results.metrics}
     feet = []
     for name, values in (("exact oracle", optimum), (REAL_ROW, real)):
-        shown = [values.get(column, math.nan) for column in columns]
-        if any(math.isfinite(value) for value in shown):
-            cells = [
-                Cell(format_number(value, _DIGITS.get(column, 3)) if math.isfinite(value) else "")
-                for column, value in zip(columns, shown, strict=True)
-            ]
-            feet.append(Line([Cell(name), *cells], kind="real"))
-    return feet
+        known = [k for k in (measure, *others) if math.isfinite(values.get(k, math.nan))]
+        if known:
+            feet.append({"model": name, **{key: _written(values[key], key) for key in known}})
+    frame = pd.DataFrame([*records, *feet], dtype=object).fillna("")
+    return frame.rename(columns=partial(_head, results)), f"Models, {label}", len(feet)
 
 
-def time_use(
-    contents: ReportContents, label: str, anchors: Anchors
-) -> tuple[Table, str, bool] | None:
-    """Compares the time that each model used with a budget of time.
-
-    Returns:
-        A table with a line for each model, the largest deviation in words, and whether it is above
-        10 %; None for other budgets.
-    """
-    rows = contents.results.of_data(label)
-    used = rows[rows[_TIME].notna()]
-    if not len(used) or used["match"].iloc[0] != "time":
-        return None
-    budget = float(used["budget"].iloc[0])
-    heads = [
-        Head("model", words=True), Head("budget (s)"), Head("mean (CPU s)"),
-        Head("least (CPU s)"), Head("most (CPU s)"),
-        Head("largest deviation", "of a trial from the budget, as a share of it"),
-    ]  # fmt: skip
-    lines, worst = [], (0.0, "")
-    for name in contents.model_names(label):
-        seconds = used.loc[used["name"] == name, _TIME]
-        if not len(seconds):
-            continue
-        shares = seconds.to_numpy(float) / budget - 1
-        share = float(shares[abs(shares).argmax()])
-        worst = max(worst, (abs(share), name))
-        values = (budget, seconds.mean(), seconds.min(), seconds.max())
-        cells = [Cell(name, link=anchors(label, name), colour=contents.styles[name].colour)]
-        cells += [number_cell(value, format_number(value, 4)) for value in values]
-        deviation = f"{share:+.1%}".replace("-", "−").replace("%", " %")
-        lines.append(Line([*cells, number_cell(abs(share), deviation)]))
-    large = worst[0] > _LARGE_DEVIATION
-    sentence = f"The largest deviation of a trial from the budget is {worst[0]:.1%} ({worst[1]})."
-    sentence = sentence.replace("%", " %")
-    if large:
-        sentence += " That is more than 10 %: times were not equal here, so read them with care."
-    return Table(heads, lines, caption=f"Time used, {label}", kind="time"), sentence, large
+def _written(value: float, column: str) -> str:
+    return format_number(value, _DIGITS.get(column, 3))
 
 
-def trials_table(results: Results, anchors: Anchors) -> Table:
-    """Lists every trial with its raw numbers."""
-    names = {
-        **{column: head.text for column, head in _heads(results).items()},
-        "excess_se": "± SE",
-        "train_seconds": "train (s)",
-        "sample_seconds": "sample (s)",
-        "out_of_range": "outside grid",
-        "nll_real": "NLL, exact",
-        **{f"{key}_real": f"{metric.label}, real" for key, metric in results.metrics.items()},
-    }
-    words = ("data", "process", "match", "model", "state", "trial")
-    table = trial_table(results)
-    known = [column for column in ("excess", "heldout_loss") if column in table]
-    first = [*table.columns[: table.columns.get_loc("state")], *known]  # seen without unfolding
-    table = table[[*first, *(column for column in table.columns if column not in first)]]
-    heads = [Head(names.get(column, column), words=column in words) for column in table.columns]
-    lines = []
-    for record in table.to_dict("records"):
-        cells = [
-            Cell(str(value) if column in words else _plain(float(value)))
-            if pd.notna(value)
-            else Cell(MISSING)
-            for column, value in record.items()
-        ]
-        trial = record["trial"]
-        anchor = anchors("trial", str(trial)) if trial is not None else ""
-        lines.append(Line(cells, anchor, "failed" if record["state"] == "failed" else ""))
-    return Table(heads, lines, caption="All trials", kind="trials")
+def _mean(group: pd.DataFrame, column: str) -> str:
+    """Writes a mean over seeds, with half the width of its interval below it."""
+    return format_half_width(mean_interval(group[column]), _DIGITS.get(column, 3))

@@ -7,16 +7,12 @@ A sampler goes through states :math:`x_{t_0}, x_{t_1}, \ldots, x_{t_N}` with :ma
 :math:`t_N = 0`: the first is noise, the last are the samples, and each is a frame. Models are drawn
 side by side from the same noise; with the same sampler and steps their frames have the same times.
 Where the density is known, the exact denoiser's process stands beside them.
-
-The exact solution of the probability-flow ODE moves each point along a path. In diffusion, whose
-signal and noise levels lie on a circle, these paths are curved; in flow matching, which joins data
-and noise by straight lines, they are nearly straight.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,32 +27,26 @@ from torch import Tensor, nn
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
-from kan_diffusion.diffusion.sampling import (
-    SamplePipeline,
-    even_sampler,
-    make_scheduler,
-)
+from kan_diffusion.diffusion.sampling import SamplePipeline, even_sampler, make_scheduler
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.imports import own_class
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.report.contents import ReportContents
-from kan_diffusion.report.motion import EXACT, MOST_FRAMES, Motion, PointPanel
-from kan_diffusion.report.points import Panels, PointView, spread
-from kan_diffusion.report.style import INK, model_styles
-from kan_diffusion.study.config import StudyConfig, TrialConfig
+from kan_diffusion.report.clouds import Panel, Points, point_panels, spread
+from kan_diffusion.report.motion import EXACT, MOST_FRAMES, Motion
+from kan_diffusion.report.style import INK, REAL, model_styles
+from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import REVERSE, TrialResult, load_points, recorded_steps
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.tasks import NOTHING_ASKED, Asked, task_of
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = [
-    "JudgedPage", "Mover", "Reverse", "View", "animate", "mover_of_run", "states_of", "titles_of",
-    "view_of", "watched",
+    "JudgedPage", "Mover", "Reverse", "View", "animate", "exact_process", "mover_of_run",
+    "recorded", "view_of", "watched",
 ]  # fmt: skip
 
-_TRAILS = 40
 _OF_SEVERAL = 6
 """Samples that move of each of several prompts or classes."""
 
@@ -86,12 +76,10 @@ class Mover:
 
 @dataclass(frozen=True)
 class Reverse:
-    """A reverse process; points are in the data's own units.
+    """A reverse process: times (F,) as fractions of T, from 1 for noise to 0, and states.
 
-    Attributes:
-        times: Time of each state as a fraction of T, with shape (F,), from 1 for noise to 0.
-        states: Samples at these times, with shape (F, n, *shape), points in float64; the last are
-            those that the pipeline returns, bit for bit.
+    States have shape (F, n, *shape), points in float64 in the data's own units; the last are those
+    that the pipeline returns, bit for bit.
     """
 
     times: tuple[float, ...]
@@ -100,12 +88,9 @@ class Reverse:
 
 @dataclass(frozen=True)
 class JudgedPage:
-    """A page about samples that were judged one by one.
+    """A page about samples that were judged one by one, and what it says.
 
-    Attributes:
-        path: The page.
-        scores: Each score with its value and that of a perfect model, in words.
-        sentences: What they say.
+    ``scores`` are each score with its value and that of a perfect model, in words.
     """
 
     path: Path
@@ -115,9 +100,6 @@ class JudgedPage:
 
 def mover_of_run(run: Path) -> Mover:
     """Reads a finished run, to be drawn.
-
-    Args:
-        run: The run's folder.
 
     Raises:
         RunFolderError: There is no such run.
@@ -164,42 +146,57 @@ class View:
 
     most_moving: ClassVar[int] = 5_000
 
-    def gather_data(
-        self, contents: ReportContents, source: Source, dataset: Dataset, config: StudyConfig
-    ) -> None:
-        """Adds what a report shows of the data alone."""
-        if dataset.heldout is None:
-            generator = torch_generator("drawn points", dataset.name)
-            drawn = dataset.fresh(config.evaluation.num_drawn, generator)
-        else:
-            drawn = dataset.heldout[: config.evaluation.num_drawn]
-        contents.originals[source.name] = drawn.numpy()
-        contents.columns[source.name] = list(dataset.columns)
-        contents.corruption[source.name] = _corruption(dataset, config.process, drawn)
+    def panels(
+        self,
+        dataset: Dataset,
+        trials: Mapping[str, TrialResult],
+        colours: Mapping[str, str],
+        most: int,
+    ) -> tuple[list[Panel], str]:
+        """Shows real samples beside those that trials drew.
 
-    def gather_trial(
-        self, contents: ReportContents, trial: TrialResult, label: str, dataset: Dataset
-    ) -> None:
-        """Adds what a trial drew, and its reverse processes.
+        Args:
+            dataset: The data set of the trials.
+            trials: A trial of each model that drew any, by name.
+            colours: The colour of each model.
+            most: Most points of a cloud.
+
+        Returns:
+            The panels, real samples first, and a sentence on what is seen.
 
         Raises:
-            RunFolderError: A file of the trial is missing or damaged.
+            RunFolderError: A file of a trial is missing or damaged.
         """
-        key, config = (label, str(trial.row["name"])), trial.config
-        evaluation = config.judging
-        # Some stages of an explanation cannot be sampled.
-        if evaluation.num_samples and trial.row.get("sample_seconds") is not None:
-            points = load_points(trial.samples, evaluation.num_samples, dataset.dim)
-            contents.samples[key] = points[: evaluation.num_drawn]
-        times = np.linspace(1, 0, NUM_PANELS).tolist()
-        trajectories = [
-            (moment, list(zip(times, states, strict=True)))
-            for moment, states in states_of(trial, dataset)
-        ]
-        if trajectories:
-            contents.trajectories[key] = trajectories
-            if label not in contents.exact and config.data.density is not None:
-                contents.exact[label] = _exact_process(config, dataset)
+        shown = max(trial.config.evaluation.num_drawn for trial in trials.values())
+        num = min(shown, most)
+        if dataset.heldout is None:
+            real = dataset.fresh(num, torch_generator("drawn points", dataset.name))
+        else:
+            real = dataset.heldout[:num]
+        states: dict[str, Sequence[Points]] = {"real": [real.numpy()]}
+        for name, trial in trials.items():
+            points = load_points(trial.samples, trial.config.judging.num_samples, dataset.dim)
+            states[name] = [points[:num]]
+        return point_panels(states, {"real": REAL, **colours}, real.numpy(), dataset.columns)
+
+    def motion(
+        self,
+        states: Mapping[str, NDArray[np.floating]],
+        colours: Mapping[str, str],
+        labels: tuple[str, ...],
+        asked: Asked = NOTHING_ASKED,
+    ) -> Motion:
+        """Makes a panel of each reverse process.
+
+        Args:
+            states: The states that are shown, with shape (F, n, *shape), by title.
+            colours: The colour of each.
+            labels: Names of the F frames.
+            asked: What was asked for.
+        """
+        frames = {title: list(each) for title, each in states.items()}
+        last = next((each[-1] for title, each in frames.items() if title.startswith(EXACT)), None)
+        return Motion(labels, tuple(point_panels(frames, colours, last)[0]))
 
     def reverse(
         self, mover: Mover, asked: Asked, num: int, steps: int, generator: torch.Generator
@@ -223,35 +220,6 @@ class View:
         before = (points.standardizer.invert(state.double()) for state in kept.values())
         return Reverse((*kept, 0.0), torch.stack([*before, last]).numpy())
 
-    def motion(
-        self,
-        movers: Sequence[Mover],
-        states: Sequence[NDArray[np.floating]],
-        labels: tuple[str, ...],
-        asked: Asked,
-    ) -> Motion:
-        """Makes a panel of each model.
-
-        Args:
-            movers: The models.
-            states: The states that are shown of each, with shape (F, n, *shape).
-            labels: Names of the F frames.
-            asked: What was asked for.
-        """
-        trails = asked.trails
-        if trails is None:
-            trails = _TRAILS if len({mover.process.name for mover in movers}) > 1 else 0
-        drawn = list(zip(movers, states, strict=True))
-        views = [_view_of_group([each for each in drawn if each[0].data == m.data]) for m in movers]
-        panels = [
-            PointPanel.of(title, colour, list(frames), *view, trails)
-            for title, colour, frames, view in zip(
-                titles_of(movers), _colours(movers), states, views, strict=True
-            )
-        ]
-        axes = views[0][0].labels if len({mover.data for mover in movers}) == 1 else ()
-        return Motion(labels, tuple(panels), axes)
-
     def page(
         self,
         run: Path,
@@ -266,7 +234,7 @@ class View:
             run: The run's folder.
             data: What to judge with; the run's own data when None.
             out: The page; one in the run's folder when None.
-            on_progress: Takes the phase, what was just done in it, and the share that is done.
+            on_progress: Takes the phase, what was just done, and the share that is done.
 
         Returns:
             The page; None where the scores of the run say all.
@@ -301,8 +269,7 @@ def animate(
     Args:
         movers: The models, of samples of one shape. Where a density is known, the process of its
             exact denoiser comes last.
-        asked: What is asked for; paths are drawn of 40 points unless it says so, where processes
-            differ, else of none.
+        asked: What is asked for.
         num: Number of samples of each model, for each prompt or class that is asked for; as many as
             suit when None.
         steps: Steps of the samplers; when None one for each frame, or all timesteps of ``"ddpm"``.
@@ -339,8 +306,15 @@ def animate(
         of_data = view_of(mover.data)
         reverses.append(of_data.reverse(sampled, asked, num, steps or usual, generator))
     labels, picks = _steps_of_all([reverse.times for reverse in reverses])
-    states = [reverse.states[pick] for reverse, pick in zip(reverses, picks, strict=True)]
-    return view.motion(drawn, states, labels, asked)
+    titles = _titles_of(drawn)
+    states = {
+        title: reverse.states[pick]
+        for title, reverse, pick in zip(titles, reverses, picks, strict=True)
+    }
+    models = pd.DataFrame({"name": titles, "family": [mover.family for mover in drawn]})
+    colours = {name: style.colour for name, style in model_styles(models).items()}
+    colours |= {title: INK for title in titles if title.startswith(EXACT)}
+    return view.motion(states, colours, labels, asked)
 
 
 def view_of(source: Source) -> View:
@@ -367,19 +341,7 @@ def _exact(mover: Mover) -> Mover:
     return replace(mover, name=EXACT, pipeline=made, source="")
 
 
-def _view_of_group(
-    group: Sequence[tuple[Mover, NDArray[np.floating]]],
-) -> tuple[PointView, NDArray[np.float64]]:
-    """Chooses view and axis limits for models that draw points in the same units."""
-    # A model that diverges must not shrink the others.
-    lasts = [states[-1] for mover, states in group if mover.name == EXACT]
-    lasts = lasts or [states[-1] for _, states in group]
-    first, states = group[0]
-    view = PointView.of(lasts[0], task_of(first.data).points(first.pipeline).columns)
-    return view, view.limits([states[0], *lasts])
-
-
-def titles_of(movers: Sequence[Mover]) -> list[str]:
+def _titles_of(movers: Sequence[Mover]) -> list[str]:
     """Names the models, with process, data set or source where that tells them apart."""
     processes = {mover.process.name for mover in movers}
     sets = {mover.data for mover in movers}
@@ -390,60 +352,34 @@ def titles_of(movers: Sequence[Mover]) -> list[str]:
         for mover in movers
     ]
     counts = Counter(titles)
-    return [
+    titles = [
         f"{title} ({mover.source})" if counts[title] > 1 and mover.source else title
         for title, mover in zip(titles, movers, strict=True)
     ]
+    before = [titles[:number].count(title) for number, title in enumerate(titles)]
+    return [f"{t} {k + 1}" if k else t for t, k in zip(titles, before, strict=True)]
 
 
-def _colours(movers: Sequence[Mover]) -> list[str]:
-    """Gives models the colours of their families, and ink to the exact denoiser."""
-    models = [{"name": str(place), "family": m.family} for place, m in enumerate(movers)]
-    styles = model_styles(pd.DataFrame(models))
-    return [
-        INK if mover.name == EXACT else styles[str(place)].colour
-        for place, mover in enumerate(movers)
-    ]
-
-
-def states_of(trial: TrialResult, dataset: Dataset) -> list[tuple[str, NDArray[np.float32]]]:
-    """Reads the reverse process (panels, n, *shape) recorded at each moment of training.
-
-    Args:
-        trial: The trial.
-        dataset: Its data set.
+def recorded(trial: TrialResult, dataset: Dataset) -> dict[str, NDArray[np.float32]]:
+    """Reads the reverse process (panels, n, *shape) of each snapshot of training, by its name.
 
     Raises:
         RunFolderError: A file is missing or damaged.
     """
     training = trial.config.training
-    moments = []
+    snapshots = {}
     for step in recorded_steps(trial.folder):
         path = trial.folder / REVERSE / f"{step}.safetensors"
         label = f"step {step:,}"
         if training.batches == "epochs":
             label = f"epoch {step // -(-len(dataset.train) // training.batch_size):,}"
-        moments.append((label, load_points(path, NUM_PANELS, None, *dataset.shape)))
-    return moments
+        snapshots[label] = load_points(path, NUM_PANELS, None, *dataset.shape)
+    return snapshots
 
 
-def _corruption(dataset: Dataset, process: Process, points: torch.Tensor) -> Panels:
-    """Noises points (n, d) at evenly spaced times of the forward process."""
-    alpha, sigma = process.levels()
-    noise = torch.randn(
-        points.shape, generator=torch_generator("corruption", dataset.name), dtype=points.dtype
-    )
-    panels: Panels = []
-    for fraction in np.linspace(0, 1, NUM_PANELS):
-        steps = round(float(fraction) * process.num_timesteps)
-        state = points if steps == 0 else alpha[steps - 1] * points + sigma[steps - 1] * noise
-        panels.append((float(fraction), state.numpy()))
-    return panels
-
-
-def _exact_process(config: TrialConfig, dataset: Dataset) -> Panels:
+def exact_process(config: TrialConfig, dataset: Dataset) -> NDArray[np.float32]:
     """Draws the reverse process of the exact denoiser, from the same noise as a trial's."""
     assert dataset.density is not None
     oracle = OracleDenoiser(dataset.density, config.process)
-    states = record_reverse(config, dataset, task_of(config.data).pipeline(config, dataset, oracle))
-    return list(zip(np.linspace(1, 0, NUM_PANELS).tolist(), states.numpy(), strict=True))
+    pipeline = task_of(config.data).pipeline(config, dataset, oracle)
+    return record_reverse(config, dataset, pipeline).numpy()

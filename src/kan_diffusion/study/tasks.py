@@ -136,7 +136,6 @@ class Asked:
         like: A file of rows with some of the columns; the others are drawn for each.
         max_seconds: How long to look for rows that meet conditions; the usual number of draws when
             None.
-        trails: Number of points whose paths are drawn where they move.
     """
 
     prompts: tuple[str, ...] = ()
@@ -145,7 +144,6 @@ class Asked:
     where: tuple[str, ...] = ()
     like: Path | None = None
     max_seconds: float | None = None
-    trails: int | None = None
 
     @property
     def requests(self) -> list[str]:
@@ -186,7 +184,7 @@ class Task(Generic[DatasetT, PipelineT]):
     """
 
     noun: ClassVar[str] = "points"
-    takes: ClassVar[Sequence[str]] = ("trails",)
+    takes: ClassVar[Sequence[str]] = ()
     file: ClassVar[str] = "samples.csv"
     num: ClassVar[int] = 1000
     pipeline_class: ClassVar[type[SamplePipeline]] = PointDiffusionPipeline

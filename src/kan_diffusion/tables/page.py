@@ -5,23 +5,22 @@ The page has scores, columns and pairs, real beside synthetic, and says what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pandas.api.types import is_float_dtype
 
 from kan_diffusion.data.sources import data_from_name
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.randomness import numpy_generator, torch_generator
-from kan_diffusion.report.html import Page, Section
-from kan_diffusion.report.images import Picture, embedded
-from kan_diffusion.report.style import REAL, SYNTHETIC, report_style, shortened
-from kan_diffusion.report.tables import Cell, Head, Line, Table, format_number, number_cell
+from kan_diffusion.report.page import Page, Section, swatch
+from kan_diffusion.report.style import REAL, SYNTHETIC, WIDTH, report_style, shortened
+from kan_diffusion.report.tables import format_number, number_frame
 from kan_diffusion.report.views import JudgedPage, View
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
@@ -108,7 +107,8 @@ class TableView(View):
             effort=effort,
         )
         used += ". This is a first look, with few trees." if effort == "quick" else "."
-        path = write_table_page(scores, out or run / "tables.html", f"Rows of {run}", used)
+        title = f"Synthetic rows of {trained_on.name}"
+        path = write_table_page(scores, out or run / "tables.html", title, used)
         return JudgedPage(path, score_texts(scores), say_scores(scores))
 
 
@@ -177,34 +177,27 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
         RunFolderError: The page cannot be written.
     """
     page = Page(title, "Is it good, and is it a copy? Real rows beside synthetic ones.")
-    page.text(*say_scores(scores), kind="answer")
-    lines = [
-        Line([Cell(label, meaning), *map(Cell, texts)])
-        for meaning, (label, *texts) in zip(
-            scores.scores["meaning"], score_texts(scores), strict=True
-        )
-    ]
-    perfect = Head("perfect", "What real rows score that no model was trained on")
-    heads = [Head("score", words=True), Head("synthetic"), perfect]
-    page.table(Table(heads, lines, caption="Scores", kind="summary wrapped"), narrow=True)
-    page.text(_explanation(scores, used), kind="note").text(_UNPROMISED, kind="flag")
-    if len(scores.usefulness):
-        page.folded("Usefulness of columns", _frame_table(scores.usefulness, "Usefulness"))
-    section = page.section("Columns, those that give rows away first", "columns")
-    section.legend({"real": REAL, "synthetic": SYNTHETIC}).text(
-        "The grey band holds 95 % of what chance alone makes of that many rows.", kind="note"
-    )
-    section.gallery(_column_figures(section, scores))
-    table = _frame_table(scores.columns, "All columns")
-    section.folded(f"All {len(scores.columns):,} columns as numbers", table)
+    page.say(*say_scores(scores), kind="answer")
+    texts = pd.DataFrame(score_texts(scores), columns=["score", "synthetic", "perfect"])
+    texts["score"] += "\n" + scores.scores["meaning"].to_numpy()
+    page.table(texts, "Scores")
+    page.say(_explanation(scores, used), kind="note").say(_UNPROMISED, kind="flag")
+    page.table(_texts(scores.usefulness), "Usefulness", fold="Usefulness of columns")
+    section = page.section("Columns, those that give rows away first").say(
+        swatch(REAL, "real ") + swatch(SYNTHETIC, "synthetic. ")
+        + "The grey band holds 95 % of what chance alone makes of that many rows.",
+        kind="note",
+    )  # fmt: skip
+    for column in scores.columns[:_SHOWN_COLUMNS].to_dict("records"):
+        _add_column(section, column, scores)
+    fold = f"All {len(scores.columns):,} columns as numbers"
+    section.table(_texts(scores.columns), "All columns", fold=fold)
     if len(scores.pairs):
-        section = page.section("Pairs of columns", "pairs").text(
+        page.section("Pairs of columns").say(
             "Pearson’s correlation of two numbers or dates, from −1 to 1; Cramér’s V with a "
             "category, from 0 to 1.",
             kind="note",
-        )
-        worst = _frame_table(scores.pairs[:_SHOWN_PAIRS], "The worst pairs")
-        section.table(worst, narrow=True)
+        ).table(_texts(scores.pairs[:_SHOWN_PAIRS]), "The worst pairs")
     return page.write(Path(path))
 
 
@@ -223,33 +216,22 @@ def _explanation(scores: TableScores, used: str) -> str:
     return text.strip()
 
 
-def _frame_table(frame: pd.DataFrame, caption: str) -> Table:
-    heads = [
-        Head(name.replace("_", " "), words=not is_float_dtype(frame[name]))
-        for name in map(str, frame)
-    ]
-    lines = [
-        Line([
-            number_cell(cell) if isinstance(cell, float) else Cell(shortened(str(cell), 40))
-            for cell in row
-        ])
-        for row in frame.itertuples(index=False)
-    ]  # fmt: skip
-    return Table(heads, lines, caption=caption)
+def _texts(frame: pd.DataFrame) -> pd.DataFrame:
+    return number_frame(frame, words=partial(shortened, most=40))
 
 
-def _column_figures(section: Section, scores: TableScores) -> Iterator[tuple[Picture, str, str]]:
-    for column in scores.columns[:_SHOWN_COLUMNS].to_dict("records"):
-        name = str(column["name"])
-        alike, perfect = (format_number(column[key]) for key in ("shape", "perfect"))
-        caption = f"Similarity {alike}, real rows {perfect}; C2ST alone {column['c2st']:.2f}."
-        gaps = [column[key] for key in ("real_gaps", "synthetic_gaps")]
-        if max(gaps) >= 0.0005:
-            caption += " Gaps: {:.1%} real, {:.1%} synthetic.".format(*gaps)
-        with section.keeping_going(name):
-            picture = embedded(column_figure(name, *scores.cells[name]))
-            caption = caption.replace("%", "\N{NO-BREAK SPACE}%")
-            yield picture, caption, f"Real and synthetic values of {name}"
+def _add_column(section: Section, column: Mapping[Hashable, Any], scores: TableScores) -> None:
+    name = str(column["name"])
+    alike, perfect = (format_number(column[key]) for key in ("shape", "perfect"))
+    caption = f"Similarity {alike}, real rows {perfect}; C2ST alone {column['c2st']:.2f}."
+    gaps = [column[key] for key in ("real_gaps", "synthetic_gaps")]
+    if max(gaps) >= 0.0005:
+        caption += " Gaps: {:.1%} real, {:.1%} synthetic.".format(*gaps)
+    section.figure(
+        partial(column_figure, name, *scores.cells[name]),
+        caption.replace("%", "\N{NO-BREAK SPACE}%"),
+        f"Real and synthetic values of {name}",
+    )
 
 
 @report_style()
@@ -266,7 +248,7 @@ def column_figure(name: str, scale: Scale, real: _Array, synthetic: _Array) -> F
     each = sum(1 / max(len(cells), 1) for cells in sides)
     spread = SURE * np.sqrt(each * shares * (100 - shares))
     lower, upper = np.maximum(shares - spread, 0), np.minimum(shares + spread, 100)
-    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     axes = figure.subplots()
     stairs = partial(
         axes.stairs, edges=edges, orientation="horizontal" if scale.is_named else "vertical"
@@ -284,6 +266,6 @@ def column_figure(name: str, scale: Scale, real: _Array, synthetic: _Array) -> F
     else:
         axes.set(xlim=(edges[0], edges[-1]), ylim=(0, top), ylabel="share of values (%)")
         axes.set_xlabel(label)
-    figure.suptitle(shortened(name, 40), x=0.02, ha="left", fontsize=10.5, weight="bold")
+    figure.suptitle(shortened(name, 40), x=0.02, ha="left", fontsize=9, weight="bold")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -108,13 +108,14 @@ class Scale:
 
     def label(self, axes: Axes, log: bool) -> str:
         """Sets the ticks of the axis of values, and returns its label."""
-        from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
+        from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-        from kan_diffusion.report.charts.axes import set_ticks
-
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
         locator = LogLocator(numticks=6) if log else MaxNLocator(5, steps=[1, 2, 5, 10])
-        # Further digits are noise.
-        set_ticks(axes, "x", locator, StrMethodFormatter("{x:,.6g}"), log=log)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter("{x:,.6g}")  # further digits are noise
         return "value (log axis)" if log else "value"
 
 
@@ -131,10 +132,9 @@ class Dates(Scale):
         """Writes dates."""
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-        from kan_diffusion.report.charts.axes import set_ticks
-
         dates = AutoDateLocator(minticks=2, maxticks=7)
-        set_ticks(axes, "x", dates, ConciseDateFormatter(dates))
+        axes.xaxis.set_major_locator(dates)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(dates))
         return "date"
 
 

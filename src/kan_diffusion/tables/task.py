@@ -59,7 +59,7 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
     """The task of tables."""
 
     noun = "rows"
-    takes = ("where", "like", "max_seconds", "trails")
+    takes = ("where", "like", "max_seconds")
     pipeline_class = TableDiffusionPipeline
     quick_seconds = 30.0
 

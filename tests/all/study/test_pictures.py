@@ -1,15 +1,23 @@
+import base64
+import io
+import json
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from helpers import refused
+from html_page import Page
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.pictures.prompts import Vocabulary
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.pictures.task import PictureTask
-from kan_diffusion.report.gather import report_contents
+from kan_diffusion.report.study import MOST_BYTES, write_report
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.results.rows import Results
@@ -134,13 +142,28 @@ def test_scenes_have_an_excess_and_are_read(scenes):
     assert (results.rows[real].nunique() <= 1).all()
 
 
-def test_a_report_shows_what_was_asked_for_and_drawn(scenes):
-    contents = report_contents(scenes, "command")
-    assert len(contents.asked["shapes"]) == 4
-    assert contents.real["shapes"].shape == (4, 1, 3, 16, 16)
-    assert [each.shape for each in contents.drawn.values()] == [(4, 4, 3, 16, 16)] * 2
-    for key, ((label, states),) in contents.states.items():
-        assert label == "step 3"
-        assert states.shape == (4, 11, 3, 16, 16)
-        noises = [moments[0][1][:, 0] for moments in contents.states.values()]
-        assert (noises[0] == noises[1]).all(), key
+def test_a_report_shows_what_was_asked_for_and_drawn(scenes, tmp_path):
+    path = write_report(scenes, tmp_path, "command")
+    page, text = Page(path.read_text()), path.read_text()
+    assert "could not be drawn" not in page.said
+    # Four prompts, one real picture of each and four of each model, of 16 enlarged pixels.
+    drawn = dict(re.findall(r'<img src="(data:image/webp[^"]*)" alt="([^",]+)">', text))
+    sizes = {title: picture_size(address) for address, title in drawn.items()}
+    assert sizes.pop("real") == (68, 4 * 68)
+    assert set(sizes.values()) == {(4 * 68, 4 * 68)}
+    assert len(sizes) == 2
+    assert "Row by row: " in page.said
+    # All start from the same noise.
+    (player,) = re.findall(r'<script type="application/json">(.*?)</script>', text)
+    sheets = [panel["sheet"] for panel in json.loads(player)["panels"]]
+    first, other = (np.array(opened(sheet).convert("L"))[:136, :136] for sheet in sheets)
+    assert np.abs(first.astype(int) - other).mean() < 12
+    assert path.stat().st_size < MOST_BYTES
+
+
+def opened(address):
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+
+
+def picture_size(address):
+    return opened(address).size

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from html_page import Page
 from helpers import refused
 from kan_diffusion.errors import DataError, RunFolderError
-from kan_diffusion.report.gather import runs_contents
+from kan_diffusion.report.study import curves_of, write_report
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import keep_trial, load_trial
 from kan_diffusion.study.named import single_trial
@@ -124,7 +125,7 @@ def test_the_results_of_a_folder_are_read_or_refused(tmp_path):
         read_results(tmp_path)
 
 
-def test_models_and_seeds_of_runs_make_a_study(train):
+def test_models_and_seeds_of_runs_make_a_study(train, tmp_path):
     folders = [
         train("mlp"),
         train("mlp-1", number=1),
@@ -140,17 +141,14 @@ def test_models_and_seeds_of_runs_make_a_study(train):
     for folder, (_, row) in zip(folders, results.rows.iterrows(), strict=True):
         written = load_trial(folder).row
         assert row["excess"] == written["excess"]
-    contents = runs_contents(results, "again")
-    assert contents.command == "again"
-    settings = dict(contents.settings)
-    assert "training" not in settings
-    assert settings["training of MLP"].startswith("steps: 5, batch_size: 32")
-    assert contents.environment == {}
     # The losses of all steps, as the runs kept them.
-    kan = contents.curves[contents.curves["name"] == "full KAN"]
-    assert kan["step"].max() <= 7
-    assert set(contents.samples) == {("two-modes", "MLP"), ("two-modes", "full KAN")}
-    assert not contents.results.rows["failed"].any()
+    curves = curves_of(results.trials)
+    assert curves[curves["name"] == "full KAN"]["step"].max() <= 7
+    assert set(curves["name"]) == {"MLP", "full KAN"}
+    page = Page(write_report(results, tmp_path, "again", figures=False, runs=True).read_text())
+    for words in ("steps 5, batch_size 32", "steps 7, batch_size 32", "Run it again again"):
+        assert words in page.said
+    assert "Environment" not in page.said
 
 
 def test_seeds_given_to_train(train):
@@ -174,7 +172,6 @@ def test_two_sizes_of_a_family_are_told_apart(train):
     pairs = zip(parameters, flops, strict=True)
     assert names == [f"MLP (parameters {count}, flops {work})" for count, work in pairs]
     assert [model.name for model in results.config.models] == names
-    assert {model for _, model in runs_contents(results, "").samples} == set(names)
 
 
 def test_a_model_that_is_trained_otherwise_is_another(train):
@@ -184,9 +181,6 @@ def test_a_model_that_is_trained_otherwise_is_another(train):
     assert list(results.rows["name"]) == names
     assert [model.name for model in results.config.models] == names[1:]
     assert results.config.seeds == 1  # of the second
-    settings = dict(runs_contents(results, "").settings)
-    assert settings["seeds"] == "1 to 2"
-    assert settings["training of MLP (steps 9)"].startswith("steps: 9, batch_size: 32")
     both = read_runs([train("mlp"), train("faster", learning_rate=0.1, batch_size=16)])
     assert list(both.rows["name"]) == [
         "MLP (batch size 32, learning rate 0.0157)",
@@ -214,11 +208,11 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(runs, tmp_path):
     trial = load_trial(stage)
     model = trial.config.model.model_copy(update={"name": "MLP, formula"})
     config = trial.config.model_copy(update={"model": model})
-    keep_trial(trial.changed(config, **config.keys, stage="formula"))
-    contents = runs_contents(read_runs([plain, stage]), "")
-    assert any("MLP, formula came about by choices" in text for text in contents.warnings)
-    contents = runs_contents(read_runs([plain]), "")
-    assert not any("choices" in text for text in contents.warnings)
+    row = {**trial.row, **config.keys, "stage": "formula"}
+    keep_trial(replace(trial, config=config, row=row))
+    for folders, said in (([plain, stage], True), ([plain], False)):
+        path = write_report(read_runs(folders), tmp_path, figures=False, runs=True)
+        assert ("MLP, formula came about by choices" in path.read_text()) == said
 
 
 def test_the_same_model_and_seed_twice(train, tmp_path):

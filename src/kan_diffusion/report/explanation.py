@@ -1,0 +1,317 @@
+"""The page of an explanation: the network that one explores, the formula, edges and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from kan_diffusion.denoisers.formula import FormulaDenoiser
+from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
+from kan_diffusion.formulas.explain import Explanation
+from kan_diffusion.formulas.match import EdgeReport
+from kan_diffusion.formulas.views import NetworkView, ScoreView
+from kan_diffusion.formulas.writing import tidy
+from kan_diffusion.report.clouds import panel_grid, spread
+from kan_diffusion.report.figures import inline
+from kan_diffusion.report.network import (
+    FAINTEST,
+    KINDS,
+    curve_heights,
+    kind_of,
+    level_label,
+    make_layout,
+    network_svg,
+)
+from kan_diffusion.report.page import Json, Page
+from kan_diffusion.report.style import INK, MUTED, PALETTES, REAL, WIDTH, report_style, shortened
+from kan_diffusion.report.tables import MISSING, REAL_ROW, format_number
+
+__all__ = ["page_data", "score_figure", "write_explanation"]
+
+Array = NDArray[np.float64]
+
+_MOST_CURVES = 400
+"""Largest number of edges of a network whose curves are in the page."""
+_POINTS = 31
+"""Largest number of points of a curve in the page."""
+_LOOKS = {
+    "network": (PALETTES["kan"][0], "-"),
+    "simplified": (PALETTES["kan"][1], (0, (5.0, 1.5))),
+    "with formulas": (PALETTES["other"][0], (0, (5.0, 1.5, 1.5, 1.5))),
+    "formula": (PALETTES["other"][3], (0, (1.5, 1.0))),
+    "exact": (INK, (0, (4.0, 2.0))),
+}
+"""Colour and line of each denoiser's score."""
+_ARROWS, _FULL_LENGTH = 9, 0.9
+"""Arrows a side, and the quantile of their lengths that an arrow of full length stands for."""
+
+
+def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
+    """Writes ``explanation.html``.
+
+    Args:
+        explanation: The explanation.
+        folder: The folder to write to. An existing page is replaced whole or not at all.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunFolderError: The page cannot be written.
+    """
+    dim = explanation.score.points[0].shape[1]
+    columns = [*explanation.columns, *(f"x{i}" for i in range(len(explanation.columns), dim))]
+    views = {
+        name: view
+        for name, view in (
+            ("network", explanation.network), ("simplified", explanation.simplified),
+            ("with formulas", explanation.readable),
+        )
+        if view is not None
+    }  # fmt: skip
+    page = Page(
+        explanation.title,
+        "What the network has learned, from its edges to its score.",
+        script="explorer.js",
+        data=page_data(views, explanation.edges),
+    )
+    page.say(*explanation.sentences, kind="answer")
+    page.section("Standings").table(*_standings(explanation))
+    levels = explanation.network.levels
+    middle = len(levels) // 2
+    last = len(views) - 1
+    page.section("The network at each noise level").template(
+        "explorer.html.j2",
+        tabs=list(views),
+        levels=list(map(level_label, levels)),
+        middle=middle,
+        networks=[
+            network_svg(view, middle, columns, hidden=number < last)
+            for number, view in enumerate(views.values())
+        ],
+        scores=[
+            inline(
+                score_figure(explanation.score, level, columns), f"score-{level}",
+                f"Scores at {level_label(levels[level])}",
+            )
+            for level in range(len(levels) if dim <= 2 and explanation.score.fields else 0)
+        ],
+        exact=explanation.score.exact is not None,
+    )  # fmt: skip
+    if explanation.formula:
+        _add_formulas(page, explanation, columns)
+    page.section("What became of each edge").table(
+        _edges(explanation.edges, list(views.values())[-1]), "Edges"
+    )
+    page.section("Make it again").code(explanation.command)
+    return page.write(Path(folder) / "explanation.html")
+
+
+def _add_formulas(page: Page, explanation: Explanation, columns: Sequence[str]) -> None:
+    """Adds the score and the predicted noise at all noise levels."""
+    symbols = [f"x{i}" if name == f"x{i}" else f"x{i} is {name}" for i, name in enumerate(columns)]
+    section = page.section("The formula").say(
+        f"In standardised coordinates: {', '.join(symbols)}; α and σ are the signal and noise "
+        "levels.",
+        kind="note",
+    )
+    import sympy
+
+    sigma = sympy.Symbol("sigma", real=True)
+    formula = explanation.stages.get("formula")
+    trees = formula.expressions() if isinstance(formula, FormulaDenoiser) else []
+    scores = [tidy(part) for part in trees]
+    for title, symbol, latex, expressions in (
+        ("The score at all noise levels", "s", explanation.formula or (), scores),
+        ("The predicted noise at all noise levels", r"\hat{\epsilon}", explanation.noise or (),
+         [-sigma * score for score in scores]),
+    ):  # fmt: skip
+        part = section.section(title)
+        for index, coordinate in enumerate(latex):
+            named = f"{symbol}_{{{index}}}"
+            equation = _mathml(symbol, index, expressions[index]) if expressions else ""
+            part.formula(named, equation, coordinate, f"Coordinate {index}")
+
+
+def _mathml(symbol: str, index: int, expression: object) -> str:
+    """Writes an equation in MathML; its symbols are x0, x1, ..., alpha and sigma alone."""
+    from sympy.printing.mathml import mathml
+
+    letter = "<mi>s</mi>" if symbol == "s" else "<mover><mi>ϵ</mi><mo>^</mo></mover>"
+    text: str = mathml(expression, printer="presentation")
+    return f"<mrow><msub>{letter}<mn>{index}</mn></msub><mo>=</mo>{text}</mrow>"
+
+
+def _standings(explanation: Explanation) -> tuple[pd.DataFrame, str, int]:
+    """Lists the scores of each denoiser."""
+    stages = explanation.standings
+    known = any(stage.excess is not None for stage in stages)
+    measured = {key for stage in stages for key in (*stage.metrics, *stage.real)}
+    metrics = {key: metric.label for key, metric in SAMPLE_METRICS.items() if key in measured}
+    records = []
+    for stage in stages:
+        record = {
+            "denoiser": stage.name,
+            "edges": MISSING if stage.edges is None else f"{stage.edges:,}",
+            "constants": f"{stage.constants:,}",
+            "held-out loss": format_number(stage.loss),
+        }
+        if known:
+            record |= {"floor": format_number(stage.floor), "excess": format_number(stage.excess)}
+        record |= {label: format_number(stage.metrics.get(key)) for key, label in metrics.items()}
+        records.append(record)
+    real = next((stage.real for stage in stages if stage.real), None)
+    if real is not None:
+        scores = {label: format_number(real.get(key)) for key, label in metrics.items()}
+        records.append({"denoiser": REAL_ROW, **scores})
+    return pd.DataFrame(records).fillna(MISSING), "Standings", int(real is not None)
+
+
+def _edges(reports: Sequence[EdgeReport], view: NetworkView) -> pd.DataFrame:
+    """Lists what became of each edge."""
+    edges = {
+        (view.units[edge.layer][edge.input], view.units[edge.layer + 1][edge.output]): edge
+        for edge in view.edges
+    }
+    records = []
+    for report in reports:
+        edge = edges.get((report.source, report.target))
+        kind = kind_of(report.kind)
+        named = f"{report.kind}{' + line' * report.has_slope}"
+        best = f"\nbest match: {report.best}" if report.best else ""
+        records.append({
+            "from": report.source,
+            "to": report.target,
+            "what it is": (named if kind == "formula" else KINDS[kind][0])
+            + (f"\n{edge.text}" if edge and edge.text else ""),
+            "importance": format_number(edge.importance if edge else None),
+            "R² held out": MISSING if report.r2 is None else f"{report.r2:.5f}",
+            "complexity": str(report.complexity),
+            "why it stays a curve": f"{report.reason}{best}" if report.reason else MISSING,
+        })  # fmt: skip
+    return pd.DataFrame(records)
+
+
+@report_style()
+def score_figure(score: ScoreView, level: int, columns: Sequence[str]) -> Figure:
+    """Draws learned scores and the exact one at a noise level.
+
+    Args:
+        score: Scores of one coordinate, drawn as curves, or of two, drawn as arrows over the
+            density of the noised points.
+        level: Number of the noise level.
+        columns: Names of the coordinates.
+    """
+    if score.points[0].shape[1] == 2:
+        return _arrows(score, level)
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    axes = figure.subplots()
+    x = score.points[level][:, 0]
+    if score.density is not None:
+        axes.fill_between(
+            x, 0.0, 0.35 * score.density[level], transform=axes.get_xaxis_transform(), color=REAL,
+            alpha=0.25, linewidth=0, label="density",
+        )  # fmt: skip
+    for name, values in score.fields.items():
+        colour, line = _LOOKS[name]
+        axes.plot(x, values[level][:, 0], color=colour, linestyle=line, label=name)
+    axes.set(xlabel=f"{shortened(columns[0])} (standardised)", ylabel="score")
+    axes.margins(x=0.0)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def _arrows(score: ScoreView, level: int) -> Figure:
+    """Draws a panel of arrows for each denoiser; arrows of a level have one scale."""
+    fields, points = score.fields, score.points[level]
+    exact = score.exact or next(iter(fields.values()))
+    lengths = np.linalg.norm(np.nan_to_num(exact[level]), axis=1)
+    scale = float(np.quantile(lengths, _FULL_LENGTH)) if len(lengths) else 0.0
+    side = round(len(points) ** 0.5)
+    few = np.array(spread(side, _ARROWS))
+    kept = (few[:, None] * side + few[None, :]).ravel()
+    low, high = points[0], points[-1]
+    spacing = float((high - low).min()) / max(len(few) - 1, 1)
+    half = (high - low) / (2 * max(side - 1, 1))
+    extent = (low[0] - half[0], high[0] + half[0], low[1] - half[1], high[1] + half[1])
+    figure, panels = panel_grid(len(fields), 2, WIDTH)
+    for axes, (name, values) in zip(panels, fields.items(), strict=True):
+        axes.set_title(name)
+        axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
+        axes.spines[:].set(visible=True, color=MUTED, linewidth=0.5)
+        if score.density is not None:
+            shades = np.zeros((side, side, 4))
+            shades[..., :3] = 0.5
+            shades[..., 3] = 0.4 * score.density[level].reshape(side, side).T
+            axes.imshow(shades, origin="lower", extent=extent, aspect="auto", interpolation="none")
+        arrows = np.nan_to_num(values[level][kept]) / (scale or 1.0)
+        arrows = arrows / np.maximum(np.linalg.norm(arrows, axis=1, keepdims=True), 1.0) * spacing
+        tips, tails = points[kept] + 0.46 * arrows, points[kept] - 0.46 * arrows
+        turned = np.stack([-arrows[:, 1], arrows[:, 0]], axis=1)
+        wings = [tips - 0.3 * arrows + sign * 0.2 * turned for sign in (1, -1)]
+        gap = np.full_like(tips, np.nan)
+        path = np.stack([tails, tips, wings[0], gap, tips, wings[1], gap], axis=1).reshape(-1, 2)
+        axes.plot(*path.T, color=_LOOKS[name][0], linewidth=1.0)
+    return figure
+
+
+# --- what the script of the page moves --------------------------------------------------------
+
+
+def page_data(views: Mapping[str, NetworkView], reports: Sequence[EdgeReport]) -> Json:
+    """Gathers what the page's script needs to move the networks.
+
+    Args:
+        views: The networks by name.
+        reports: What the search said of each edge of the last network. Units are numbered anew when
+            a network shrinks, so that reports refer to networks with its units alone.
+    """
+    last = list(views.values())[-1]
+    named = {(report.source, report.target): report for report in reports}
+    return {
+        "faintest": FAINTEST,
+        "kinds": {key: label for key, (label, *_) in KINDS.items()},
+        "views": [_view(v, named if v.units == last.units else {}) for v in views.values()],
+    }
+
+
+def _numbers(values: Iterable[float], digits: int = 4) -> list[Json]:
+    """Rounds numbers; None where JSON cannot hold one."""
+    return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in map(float, values)]
+
+
+def _view(view: NetworkView, reports: Mapping[tuple[str, str], EdgeReport]) -> dict[str, Json]:
+    inputs: dict[bytes, dict[str, Json]] = {}  # the same for all edges that leave a unit
+    ranked = sorted(range(len(view.edges)), key=lambda index: -view.edges[index].importance)
+    with_curves, boxes = set(ranked[:_MOST_CURVES]), make_layout(view).boxes
+    edges: list[Json] = []
+    for index, edge in enumerate(view.edges):
+        source, target = view.units[edge.layer][edge.input], view.units[edge.layer + 1][edge.output]
+        importance, size = _numbers([edge.importance, edge.size])
+        curves: list[Json] = []
+        for curve in edge.curves if index in with_curves else ():
+            few = spread(len(curve.x), _POINTS)
+            x, y, density = curve.x[few], np.nan_to_num(curve.y[few]), curve.density[few]
+            key = x.tobytes() + density.tobytes()
+            inputs.setdefault(key, {"x": _numbers(x), "density": _numbers(density, 2)})
+            curves.append({"inputs": list(inputs).index(key), "y": _numbers(y, 3)})
+        drawn: dict[str, Json] = {
+            "layer": edge.layer, "from": source, "to": target, "kind": kind_of(edge.kind),
+            "function": edge.kind, "text": edge.text, "importance": importance, "size": size,
+            "byLevel": _numbers(edge.importance_by_level), "curves": curves or None,
+            "box": _numbers(boxes[index]) if boxes else None,
+        }  # fmt: skip
+        if report := reports.get((source, target)):
+            drawn["r2"] = None if report.r2 is None else round(report.r2, 5)
+            drawn |= {key: getattr(report, key) for key in ("best", "reason", "complexity")}
+        edges.append(drawn)
+    levels = [level_label(level) for level in view.levels]
+    heights = _numbers(curve_heights(view))
+    return {
+        "levels": levels, "leastHeights": heights, "inputs": list(inputs.values()), "edges": edges,
+    }  # fmt: skip

@@ -1,0 +1,298 @@
+"""A network as one SVG: on every edge the curve it has learned, faded by its importance.
+
+Layers are rows, inputs at the bottom. In a small network every edge has a box between its layers.
+The boxes follow the order of the units in the larger layer, so that the edges into a hidden unit
+stand together, as do the edges out of it. The same SVG stands in pages, notebooks and files; a
+page's script only moves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kan_diffusion.denoisers.edges import CURVE
+from kan_diffusion.denoisers.library import LINEAR
+from kan_diffusion.denoisers.readable import ReadableDenoiser
+from kan_diffusion.files import write_text
+from kan_diffusion.formulas.views import EdgeCurve, EdgeView, LevelView, NetworkView
+from kan_diffusion.kan.importance import attribution
+from kan_diffusion.kan.linear import EdgeLayer, layers_of
+from kan_diffusion.report.page import template
+from kan_diffusion.report.style import PALETTES, shortened
+
+__all__ = [
+    "FAINTEST", "KINDS", "MOST_BOXES", "Box", "Diagram", "Layout", "curve_heights", "draw_network",
+    "fading", "kind_of", "level_label", "make_layout", "network_svg",
+]  # fmt: skip
+
+Array = NDArray[np.float64]
+
+KINDS = {
+    "curve": ("learned curve", PALETTES["kan"][0], ""),
+    "linear": ("straight line", PALETTES["mlp"][0], "8 3"),
+    "formula": ("formula", PALETTES["other"][0], "12 3 3 3"),
+}
+"""Label, colour and dashes of the three kinds of edges."""
+FAINTEST = 0.14
+"""The opacity of an edge without importance."""
+MOST_BOXES = 40
+"""A network with more edges is drawn without boxes, as lines only."""
+_MOST_NAMES, _CROWDED = 16, 8
+"""Hidden layers with more units are drawn as dots; the names of more ends are turned."""
+_MOST_IN_ROW = 14
+_LARGEST_BOX, _SPACE = 80.0, 94.0
+_WIDTHS, _MARGIN = (540.0, 1190.0), 28.0
+_ROW_HEIGHT, _GAP, _LINES_HEIGHT = 96.0, 72.0, 200.0
+"""Height of a row of boxes, from a unit to the nearest one, and between layers without boxes."""
+_ABOVE, _BELOW, _TURNED = 44.0, 44.0, 130.0
+_LEAST_SHARE = 0.03
+_CURVE_POINTS, _TAIL = 61, 0.002
+_LETTER = 7.4
+
+
+class Box(NamedTuple):
+    """A square that holds an edge's curve: its centre and its side, in pixels, y downward."""
+
+    x: float
+    y: float
+    side: float
+
+
+class Layout(NamedTuple):
+    """The size of a diagram, the middle of each unit by layer, and a box for each edge, if any."""
+
+    width: float
+    height: float
+    units: list[list[tuple[float, float]]]
+    boxes: list[Box]
+
+
+class Diagram(str):
+    """An SVG, which a notebook shows as it is."""
+
+    def _repr_svg_(self) -> str:
+        return str(self)
+
+    def write(self, path: str | Path) -> None:
+        """Writes the SVG as a file."""
+        write_text(path, self)
+
+
+def kind_of(kind: str) -> str:
+    """Gives the key in ``KINDS`` of an edge's kind: a function is a ``"formula"``."""
+    return {CURVE: "curve", LINEAR: "linear"}.get(kind, "formula")
+
+
+def level_label(level: LevelView) -> str:
+    """Names a noise level by its sigma."""
+    return f"σ = {level.sigma:.2f}"
+
+
+def fading(importance: float) -> float:
+    """Gives the opacity of an edge: from faint but visible at importance 0 to 1 at importance 1.
+
+    The square root keeps the many small shares of a wide network apart. Where importances exceed
+    1, callers divide all of them by the largest.
+    """
+    share = float(np.clip(np.nan_to_num(importance), 0.0, 1.0))
+    return FAINTEST + (1.0 - FAINTEST) * share**0.5
+
+
+def make_layout(view: NetworkView) -> Layout:
+    """Places the parts of a network."""
+    last = len(view.units) - 1
+    boxed = len(view.edges) <= MOST_BOXES
+    by_layer = [
+        [index for index, edge in enumerate(view.edges) if edge.layer == layer]
+        for layer in range(last)
+    ]
+    rows = [1 + (len(part) > _MOST_IN_ROW) for part in by_layer]
+    widest = max((-(-len(p) // r) for p, r in zip(by_layer, rows, strict=True)), default=0)
+    names = min(max(len(layer) for layer in view.units), _MOST_NAMES)
+    wished = max(widest * _SPACE * boxed, names * _SPACE * 0.75) + 2 * _MARGIN
+    width = min(max(wished, _WIDTHS[0]), _WIDTHS[1])
+    turned = max(len(view.units[0]), len(view.units[last])) > _CROWDED
+    above, below = (_ABOVE, _TURNED) if turned else (_ABOVE, _BELOW)
+    steps = [2 * _GAP + r * _ROW_HEIGHT if boxed else _LINES_HEIGHT for r in rows]
+    height = above + sum(steps) + below
+    heights = [height - below - sum(steps[:number]) for number in range(last + 1)]
+    inner = width - 2 * _MARGIN
+    units = [
+        [(_MARGIN + inner * (unit + 0.5) / len(layer), y) for unit in range(len(layer))]
+        for layer, y in zip(view.units, heights, strict=True)
+    ]
+    boxes: dict[int, Box] = {}
+    for layer, part in enumerate(by_layer if boxed else []):
+        upwards = len(view.units[layer]) > len(view.units[layer + 1])
+        ends = [(edge.input, edge.output) for edge in map(view.edges.__getitem__, part)]
+        ranked = sorted(zip([end if upwards else end[::-1] for end in ends], part, strict=True))
+        step = inner / max(len(part), 1)
+        side = min(_LARGEST_BOX, 0.88 * step * rows[layer])
+        for place, (_, index) in enumerate(ranked):
+            y = heights[layer] - _GAP - _ROW_HEIGHT * (place % rows[layer] + 0.5)
+            boxes[index] = Box(_MARGIN + step * (place + 0.5), y, side)
+    return Layout(width, height, units, [boxes[index] for index in sorted(boxes)])
+
+
+def curve_heights(view: NetworkView) -> list[float]:
+    """Gives each layer's height below which a curve looks flat: 3 % of its highest curve."""
+    highest = [0.0] * (len(view.units) - 1)
+    for edge in view.edges:
+        for curve in edge.curves:
+            if np.isfinite(curve.y).all():
+                highest[edge.layer] = max(highest[edge.layer], float(np.ptp(curve.y)))
+    return [_LEAST_SHARE * height or 1.0 for height in highest]
+
+
+def _path(x: Array, y: Array) -> str:
+    return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
+
+
+def _curve_paths(curve: EdgeCurve, box: Box, least: float) -> tuple[str, str]:
+    """Draws a curve, and the density of its inputs, into a box."""
+    left, bottom = box.x - 0.4 * box.side, box.y + box.side / 2
+    if len(curve.x) < 2 or not np.isfinite(curve.y).all():
+        return _path(np.array([left, left + 0.8 * box.side]), np.full(2, box.y)), ""
+    x = left + 0.8 * box.side * (curve.x - curve.x[0]) / max(float(np.ptp(curve.x)), 1e-12)
+    middle = (float(curve.y.max()) + float(curve.y.min())) / 2
+    y = box.y - 0.8 * box.side * (curve.y - middle) / max(float(np.ptp(curve.y)), least)
+    density = bottom - 0.3 * box.side * curve.density
+    return _path(x, y), f"{_path(x, density)}L{x[-1]:.1f} {bottom:.1f}L{x[0]:.1f} {bottom:.1f}Z"
+
+
+def network_svg(
+    view: NetworkView, level: int | None = None, columns: Sequence[str] = (), hidden: bool = False
+) -> Diagram:
+    """Draws a network from its inputs (below) to its outputs (above).
+
+    Args:
+        view: The network.
+        level: Number of the noise level whose curves and importances are drawn; None for the curves
+            at the middle level and the importances over all levels.
+        columns: Names of the coordinates, said of inputs and outputs that have other names.
+        hidden: Whether a page hides it until its script shows it.
+    """
+    layout, heights = make_layout(view), curve_heights(view)
+    shown = len(view.levels) // 2 if level is None else level
+    shares = [
+        edge.importance if level is None else float(edge.importance_by_level[level])
+        for edge in view.edges
+    ]
+    most = max([1.0, *np.nan_to_num(shares, posinf=0.0)])
+    edges = []
+    # The least important first, so that the others lie above them.
+    for index in np.argsort(shares, kind="stable"):
+        edge, alpha = view.edges[index], fading(shares[index] / most)
+        start = layout.units[edge.layer][edge.input]
+        end = layout.units[edge.layer + 1][edge.output]
+        box = layout.boxes[index] if layout.boxes else None
+        lines, curve, density = [(*start, *end)], "", ""
+        if box is not None:
+            half = box.side / 2
+            lines = [(*start, box.x, box.y + half), (box.x, box.y - half, *end)]
+            curve, density = _curve_paths(edge.curves[shown], box, heights[edge.layer])
+        source, target = view.units[edge.layer][edge.input], view.units[edge.layer + 1][edge.output]
+        label, _, dashes = KINDS[kind_of(edge.kind)]
+        words = f"{source} to {target}: {edge.text or label}, importance {shares[index]:.2g}"
+        edges.append({
+            "index": int(index), "kind": kind_of(edge.kind), "dashes": dashes, "lines": lines,
+            "box": box, "curve": curve, "density": density, "alpha": alpha, "words": words,
+        })  # fmt: skip
+    last, units = len(view.units) - 1, []
+    for number, names in enumerate(view.units):
+        end = number in (0, last)
+        for unit, name in enumerate(map(shortened, names)):
+            x, y = layout.units[number][unit]
+            units.append({
+                "name": name, "title": _title(names[unit], columns), "x": x, "end": end,
+                "y": y + (14 if number == 0 else -14 if end else 0),
+                "named": end or (bool(layout.boxes) and len(names) <= _MOST_NAMES),
+                "turned": end and len(names) > _CROWDED,
+                "time": number == 0 and unit >= view.num_point_inputs,
+                "width": max(28.0, len(name) * _LETTER + 12),
+            })  # fmt: skip
+    kinds = {kind_of(edge.kind) for edge in view.edges}
+    return Diagram(template(
+        "network.svg.j2", width=layout.width, height=layout.height, edges=edges, units=units,
+        kinds=[(key, *look) for key, look in KINDS.items() if key in kinds], hidden=hidden,
+        all_kinds=KINDS, timed=view.num_point_inputs < len(view.units[0]),
+    ))  # fmt: skip
+
+
+def _title(name: str, columns: Sequence[str]) -> str:
+    """Names a unit, with the column of input ``"x3"`` or output ``"out3"``."""
+    number = name.removeprefix("out").removeprefix("x")
+    known = number.isdigit() and int(number) < len(columns) and columns[int(number)] != name
+    return f"{name}: {columns[int(number)]}" if known else name
+
+
+@torch.no_grad()
+def draw_network(network: nn.Module, x: Tensor, timestep: int = 0) -> Diagram:
+    """Draws a network with the curves of its edges over the inputs that they have.
+
+    Args:
+        network: A ``KAN``, a layer, an ``nn.Sequential`` of layers, or a denoiser that can be read.
+        x: Inputs with shape (n, in_features): a few hundred to a few thousand.
+        timestep: The timestep of a denoiser, whose inputs are noised points.
+
+    Returns:
+        The SVG; a notebook shows it.
+
+    Raises:
+        KanDiffusionError: The network has other parts.
+
+    Example:
+        >>> from kan_diffusion.kan import KAN
+        >>> from kan_diffusion.report.network import draw_network
+        >>> diagram = draw_network(KAN([2, 3, 1]), torch.randn(200, 2))
+    """
+    walked: list[tuple[Tensor, Tensor, Tensor]] = []  # inputs, values of edges, units they enter
+    kinds: dict[tuple[int, int, int], str] | None = None
+    if isinstance(network, ReadableDenoiser):
+        for layer, state, factor, unit in network.walk(
+            x.to(network.dtype), torch.tensor([timestep])
+        ):
+            walked.append((state, layer.edge_outputs(state) * factor.unsqueeze(-1), unit))
+        names, kinds = network.unit_names(), {edge.place: edge.kind for edge in network.edges}
+        num_points = sum(f.coordinate is not None for f in network.input_features())
+    else:
+        state, num_points = x, x.shape[1]
+        for part in layers_of(network, EdgeLayer):
+            walked.append((state, part.edge_outputs(state), part(state)))
+            state = walked[-1][2]
+        marks = ["x", *(f"h{layer}." for layer in range(1, len(walked))), "out"]
+        widths = [num_points, *(unit.shape[1] for *_, unit in walked)]
+        names = [[f"{m}{i}" for i in range(w)] for m, w in zip(marks, widths, strict=True)]
+    inputs, outputs, entered = zip(*walked, strict=True)
+    edges = []
+    for number, shares in enumerate(attribution(outputs, entered).edges):
+        for target, source in np.ndindex(*shares.shape):
+            kind = CURVE if kinds is None else kinds.get((number, source, target))
+            if kind is not None:
+                values, share = outputs[number][:, target, source], float(shares[target, source])
+                curve = _sampled(inputs[number][:, source], values)
+                edges.append(EdgeView(
+                    number, source, target, kind, "", share, float(values.std()),
+                    np.array([share]), (curve,),
+                ))  # fmt: skip
+    level, units = LevelView(timestep, 1.0, 0.0), tuple(map(tuple, names))
+    return network_svg(NetworkView(units, num_points, (level,), tuple(edges)))
+
+
+def _sampled(inputs: Tensor, values: Tensor) -> EdgeCurve:
+    """Draws a curve through samples (n,) of an edge."""
+    x, order = np.unique(inputs.double().cpu().numpy(), return_index=True)
+    y = (values - values.mean()).double().cpu().numpy()[order]
+    low, high = np.quantile(x, [_TAIL, 1 - _TAIL])
+    if high - low < 1e-9:
+        return EdgeCurve(np.array([low]), np.zeros(1), np.ones(1))
+    places = np.linspace(low, high, _CURVE_POINTS)
+    counts = np.histogram(inputs.cpu(), _CURVE_POINTS, (low, high))[0].astype(np.float64)
+    return EdgeCurve(places, np.interp(places, x, y), counts / max(counts.max(), 1.0))

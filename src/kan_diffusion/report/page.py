@@ -1,0 +1,327 @@
+"""The one builder of all pages, such as those of studies, explanations and the truth lab.
+
+A page is one HTML file that opens from disk without a network: styles, scripts and figures are
+inside. It can be read in full without scripts, and everything written into it is escaped::
+
+    page = Page("Title", "The question.")
+    page.section("Results").say("A sentence.").figure(draw, "Caption.", "Alternative.")
+    page.write(folder / "page.html")
+
+A table is a frame of texts; a text of several lines is a number with what belongs to it below. What
+is ``Markup`` is HTML already, such as :func:`swatch`: a frame keeps it as ``object``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import jinja2
+import pandas as pd
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from kan_diffusion.errors import KanDiffusionError, one_line
+from kan_diffusion.files import write_text
+from kan_diffusion.report.clouds import Panel, clouds
+from kan_diffusion.report.figures import inline
+
+if TYPE_CHECKING:
+    from kan_diffusion.report.motion import Motion
+
+__all__ = ["Json", "Page", "Section", "badge", "swatch", "template"]
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+"""Data for a page's script."""
+
+_NUMBER = re.compile(r"[−+-]?<? ?[\d.,]+|–|$")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("kan_diffusion.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["fingerprint"] = _fingerprint
+    environment.filters["cell"] = _cell
+    environment.filters["json"] = _dumped
+    return environment
+
+
+def template(name: str, **values: object) -> Markup:
+    """Fills in a template of this package; everything in it is escaped."""
+    return Markup(_environment().get_template(name).render(**values))
+
+
+def swatch(colour: str, text: str) -> Markup:
+    """Writes a text with a patch of a colour before it."""
+    return Markup('<span class="swatch" style="--own: {}"></span>{}').format(colour, text)
+
+
+def badge(kind: str, text: str) -> Markup:
+    """Writes a text as a badge of one of the kinds that the style sheet knows."""
+    return Markup('<span class="badge {}">{}</span>').format(kind, text)
+
+
+def _fingerprint(script: str) -> str:
+    """Names a script as a page's content security policy does: it runs, and no other."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _cell(value: object) -> Markup:
+    """Writes a cell: lines after the first one are small."""
+    first, *rest = escape(str(value) if not isinstance(value, Markup) else value).split("\n")
+    return first + Markup("").join(Markup("<small>{}</small>").format(line) for line in rest)
+
+
+def _dumped(data: Json) -> Markup:
+    """Writes a script's data, escaped so that nothing in it ends the script."""
+    return htmlsafe_json_dumps(data, dumps=json.dumps, allow_nan=False, separators=(",", ":"))
+
+
+class _Anchors:
+    """Unique ids within a page."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def __call__(self, text: str) -> str:
+        slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "part"
+        names = chain([slug], (f"{slug}-{number}" for number in count(2)))
+        name = next(name for name in names if name not in self._given)
+        self._given.add(name)
+        return name
+
+
+class Section:
+    """A part of a page: a heading and, below it, what was added, in that order.
+
+    Every method that adds something returns the section, except :meth:`section`, which returns the
+    part it adds. A section to which nothing was added is left out of the page. Figures that follow
+    one another stand side by side where there is room.
+
+    Attributes:
+        title: Its heading; none where empty.
+        anchor: Its id, to which links lead.
+        level: Level of its heading.
+    """
+
+    def __init__(self, title: str, level: int, anchors: _Anchors, drawn: bool) -> None:
+        self.title = title
+        self.anchor = anchors(title)
+        self.level = level
+        self._anchors = anchors
+        self._drawn = drawn
+        self._blocks: list[Markup | Section] = []
+
+    def __bool__(self) -> bool:
+        """Reports whether the section has any content."""
+        return any(map(bool, self._blocks))
+
+    def __html__(self) -> str:
+        """Gives the section as HTML."""
+        return self._made("section", self, self.content()) if self else ""
+
+    def content(self) -> Markup:
+        """Gives what was added as HTML, without the heading."""
+        return Markup("\n").join(block for block in self._blocks if block)
+
+    def section(self, title: str) -> Section:
+        """Adds a section below this one."""
+        made = Section(title, self.level + 1, self._anchors, self._drawn)
+        self._blocks.append(made)
+        return made
+
+    def say(self, *sentences: str, kind: str = "") -> Self:
+        """Adds a paragraph for each sentence.
+
+        Args:
+            *sentences: The sentences.
+            kind: ``"answer"`` for the answer that a page begins with, ``"note"`` to explain what
+                stands above, ``"flag"`` for what a reader must not miss.
+        """
+        return self._add("text", [sentence for sentence in sentences if sentence], kind)
+
+    def items(self, items: Sequence[str], kind: str = "", title: str = "") -> Self:
+        """Adds a list of a kind: ``"warnings"``, ``"failures"`` or, with badges, ``"verdicts"``."""
+        return self._add("items", items, kind, title) if items else self
+
+    def table(self, frame: pd.DataFrame, caption: str, feet: int = 0, fold: str = "") -> Self:
+        """Adds a table, sortable where scripts run; nothing if the frame has no rows.
+
+        Args:
+            frame: A frame of texts, whose first column names the rows.
+            caption: What it holds, for those who cannot see it.
+            feet: Number of the last rows that stay in place.
+            fold: The title of a fold in which it stands; in the open if empty.
+        """
+        if not len(frame):
+            return self
+        records = [list(record) for record in frame.itertuples(index=False)]
+        body = len(records) - feet
+        words = [
+            not all(_NUMBER.match(Markup(row[column]).striptags()) for row in records[:body])
+            for column in range(len(frame.columns))
+        ]
+        words[0] = True
+        return self._add("table", list(frame), words, records[:body], records[body:], caption, fold)
+
+    def figure(self, draw: Callable[[], Figure], caption: str, alternative: str) -> Self:
+        """Adds a figure; if it cannot be drawn, a line says why.
+
+        Args:
+            draw: Draws the figure.
+            caption: What to look for, and how it was measured.
+            alternative: What it shows, for those who cannot see it.
+
+        Raises:
+            KanDiffusionError: A file cannot be read or written.
+        """
+        if self._drawn:
+            with self._keeping_going(alternative):
+                svg = inline(draw(), self._anchors(alternative), alternative)
+                self._add("figure", svg, caption)
+        return self
+
+    def panels(
+        self,
+        show: Callable[[], tuple[Sequence[Panel], str]],
+        caption: str,
+        alternative: str,
+        largest: int,
+    ) -> Self:
+        """Adds panels of samples: clouds as one figure, pictures as pictures.
+
+        Args:
+            show: Gives the panels, and a sentence on what is seen in them.
+            caption: What to look for.
+            alternative: What it shows, for those who cannot see it.
+            largest: Approximate size of pictures in bytes.
+
+        Raises:
+            KanDiffusionError: A file cannot be read or written.
+        """
+        if self._drawn:
+            with self._keeping_going(alternative):
+                panels, said = show()
+                sheets = [(panel.address(-1, largest // len(panels)), panel) for panel in panels]
+                if all(address is None for address, _ in sheets):
+                    draw = partial(clouds, panels, 2 if len(panels) in (1, 2, 4) else 3)
+                    return self.figure(draw, f"{caption} {said}", alternative)
+                pictures = [(address, panel.title) for address, panel in sheets]
+                self._add("pictures", pictures, f"{caption} {said}")
+        return self
+
+    def player(
+        self, moving: Callable[[], Motion], caption: str, alternative: str, largest: int
+    ) -> Self:
+        """Adds motion: a player where scripts run, a few frames on paper and where they do not.
+
+        Args:
+            moving: Makes the motion.
+            caption: What to look for, and how it was measured.
+            alternative: What it shows, for those who cannot see it.
+            largest: Approximate size of its data in bytes.
+
+        Raises:
+            KanDiffusionError: A file cannot be read or written.
+        """
+        if self._drawn:
+            with self._keeping_going(alternative):
+                motion = moving()
+                stills = motion.stills(self._anchors(alternative), alternative, largest)
+                self._add("player", motion.content(largest), stills, caption)
+        return self
+
+    def formula(self, symbol: str, mathml: str, latex: str, name: str) -> Self:
+        """Adds a formula with its LaTeX.
+
+        SymPy's printer, which writes MathML, escapes no names: only symbols of this package may be
+        in ``mathml``, the whole equation. If it is empty, the LaTeX is shown.
+        """
+        return self._add("formula", Markup(mathml), f"{symbol} = {latex}", name)
+
+    def facts(self, facts: Mapping[str, str] | Sequence[tuple[str, str]]) -> Self:
+        """Adds a list of names with their values."""
+        pairs = list(facts.items()) if isinstance(facts, Mapping) else facts
+        return self._add("facts", pairs) if pairs else self
+
+    def code(self, text: str) -> Self:
+        """Adds a command or a piece of code."""
+        return self._add("code", text) if text else self
+
+    def template(self, name: str, **values: object) -> Self:
+        """Adds a template that is filled in."""
+        self._blocks.append(template(name, **values))
+        return self
+
+    def _add(self, macro: str, *arguments: object) -> Self:
+        self._blocks.append(self._made(macro, *arguments))
+        return self
+
+    def _made(self, macro: str, *arguments: object) -> Markup:
+        macros = _environment().get_template("macros.html.j2").module
+        return Markup(getattr(macros, macro)(*arguments))
+
+    @contextmanager
+    def _keeping_going(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except KanDiffusionError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a failed figure must not cost the page
+            reason = one_line(f"{type(error).__name__}: {error}")
+            self.say(f"The figure “{name}” could not be drawn ({reason}).", kind="flag")
+
+
+class Page(Section):
+    """A page: what is added to it directly is its overview; its sections follow.
+
+    Args:
+        title: Its title.
+        intro: A sentence below the title.
+        script: File of a script that it needs besides those of all pages.
+        data: The data that this script reads.
+        drawn: Whether it has figures; without, they are left out.
+        linked: Whether a bar leads to its sections.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        intro: str = "",
+        script: str = "",
+        data: Json = None,
+        drawn: bool = True,
+        linked: bool = False,
+    ) -> None:
+        super().__init__("overview", 1, _Anchors(), drawn)
+        self.title = title
+        self._values = {"intro": intro, "script": script, "data": data, "linked": linked}
+
+    def __html__(self) -> str:
+        """Gives the whole page as HTML."""
+        sections = [block for block in self._blocks if isinstance(block, Section) and block]
+        return template("page.html.j2", page=self, sections=sections, **self._values)
+
+    def write(self, path: Path) -> Path:
+        """Writes the page, whole or not at all, and returns its path.
+
+        Raises:
+            RunFolderError: The page cannot be written.
+        """
+        write_text(path, self.__html__())
+        return path

@@ -1,0 +1,60 @@
+import pytest
+
+from html_page import Page
+from kan_diffusion.report.study import MOST_BYTES, write_report
+from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, read_preset
+from kan_diffusion.study.run import load_study, run_study
+from make import EVALUATION, study
+from one_by_one import OneByOne
+from synthetic_study import make_rows, make_study
+
+
+@pytest.fixture(scope="module")
+def notebook_study(tmp_path_factory):
+    """The notebook's experiment with 200 points, 12 epochs of two batches and 10 sampling steps."""
+    config = read_preset("notebook")
+    (data,) = config.data
+    config = config.model_copy(
+        update={
+            "data": (data.model_copy(update={"num_points": 200}),),
+            "training": config.training.model_copy(update={"batch_size": 128, "steps": 24}),
+            "sampling": SamplingConfig(scheduler="ddpm", steps=10),
+            "evaluation": EvaluationConfig(**EVALUATION),
+        }
+    )
+    folder = tmp_path_factory.mktemp("report") / "notebook"
+    run_study(config, folder, executor=OneByOne(workers=1, device="cpu"))
+    return load_study(folder)
+
+
+def test_the_notebooks_study_has_every_figure_and_its_warnings(notebook_study, tmp_path):
+    path = write_report(notebook_study, tmp_path, "kan-diffusion compare notebook")
+    text = path.read_text()
+    page = Page(text)
+    assert "could not be drawn" not in page.said
+    for name in ("KAN 32-32-32", "MLP 32-32-32", "KAN 32"):
+        assert name in page.said
+    for words in (
+        "92.5% of the signal is left", "Huber loss does not aim at the posterior mean",
+        "kan-diffusion compare notebook", "From noise to samples",
+    ):  # fmt: skip
+        assert words in page.said
+    assert path.stat().st_size < MOST_BYTES
+    again = write_report(notebook_study, tmp_path, "kan-diffusion compare notebook")
+    assert again.read_text() == text
+
+
+def test_a_study_of_many_models_on_many_data_sets_has_a_page_that_loads(tmp_path):
+    toys = ("swiss-roll", "checkerboard", "moons", "circles", "two-spirals", "eight-gaussians")
+    study = make_study(make_rows(toys, num_seeds=10, budget=2_300))
+    path = write_report(study, tmp_path)
+    assert path.stat().st_size < MOST_BYTES
+    assert len(Page(path.read_text()).tables["All trials"]) == 1 + len(study.rows)
+
+
+def test_a_study_in_which_everything_failed_is_reported(tmp_path):
+    models = [{"name": "MLP", "family": "mlp", "params": 300, "learning_rate": 1e30}]
+    config = study(models=models, training={"steps": 20, "batch_size": 64})
+    run_study(config, tmp_path, executor=OneByOne(workers=1, device="cpu"))
+    page = write_report(load_study(tmp_path), tmp_path)
+    assert "lower the learning rate" in page.read_text()
