@@ -58,9 +58,10 @@ def test_notebook_runs_from_top_to_bottom_and_every_picture_and_table_is_there(t
     cells = _run("kan-diffusion.ipynb", tmp_path, KAN_DIFFUSION_NOTEBOOK_EPOCHS="2")
 
     pictures, tables = 0, []
+    assert sum(len(_shown(cell, "image/svg+xml")) for cell in cells) == 3  # a network's
     for cell in cells:
         images = _images(cell)
-        asked = len(re.findall(r"^show\(", cell["source"], flags=re.MULTILINE))
+        asked = len(re.findall(r"^show(_reverse|_samples)?\(", cell["source"], re.MULTILINE))
         assert len(images) == asked, f"cell '{cell['id']}'"
         pictures += asked
         tables += _tables(cell)

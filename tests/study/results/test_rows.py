@@ -208,8 +208,7 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(runs, tmp_path):
     trial = load_trial(stage)
     model = trial.config.model.model_copy(update={"name": "MLP, formula"})
     config = trial.config.model_copy(update={"model": model})
-    row = {**trial.row, **config.keys, "stage": "formula"}
-    keep_trial(replace(trial, config=config, row=row))
+    keep_trial(trial.changed(config, **config.keys, stage="formula"))
     for folders, said in (([plain, stage], True), ([plain], False)):
         path = write_report(read_runs(folders), tmp_path, figures=False, runs=True)
         assert ("MLP, formula came about by choices" in path.read_text()) == said
