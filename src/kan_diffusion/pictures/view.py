@@ -21,8 +21,8 @@ from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.report.clouds import Panel
+from kan_diffusion.report.figures import Json
 from kan_diffusion.report.motion import Motion
-from kan_diffusion.report.page import Json
 from kan_diffusion.report.views import Mover, Reverse, View, watched
 from kan_diffusion.study.folder import TrialResult, load_points
 from kan_diffusion.study.tasks import NOTHING_ASKED, Asked

@@ -12,17 +12,15 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from kan_diffusion.report.figures import Json
 from kan_diffusion.report.style import INK, MUTED, WIDTH, report_style
-
-if TYPE_CHECKING:
-    from kan_diffusion.report.page import Json
 
 __all__ = ["Panel", "PointPanel", "Points", "clouds", "panel_grid", "point_panels", "spread"]
 

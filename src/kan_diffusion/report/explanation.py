@@ -17,7 +17,7 @@ from kan_diffusion.formulas.match import EdgeReport
 from kan_diffusion.formulas.views import NetworkView, ScoreView
 from kan_diffusion.formulas.writing import tidy
 from kan_diffusion.report.clouds import panel_grid, spread
-from kan_diffusion.report.figures import inline
+from kan_diffusion.report.figures import Json, inline
 from kan_diffusion.report.network import (
     FAINTEST,
     KINDS,
@@ -27,7 +27,7 @@ from kan_diffusion.report.network import (
     make_layout,
     network_svg,
 )
-from kan_diffusion.report.page import Json, Page
+from kan_diffusion.report.page import Page
 from kan_diffusion.report.style import INK, MUTED, PALETTES, REAL, WIDTH, report_style, shortened
 from kan_diffusion.report.tables import MISSING, REAL_ROW, format_number
 

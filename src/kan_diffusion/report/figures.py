@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 from matplotlib import rc_context
@@ -17,7 +18,10 @@ from PIL import Image
 
 from kan_diffusion.report.style import GRID, INK, MUTED, PALE, report_style
 
-__all__ = ["inline", "png"]
+__all__ = ["Json", "inline", "png"]
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+"""Data for a page's script."""
 
 _DPI, _PNG_DPI, _CSS_DPI = 144, 192, 96
 _PAGE = {INK: "ink", MUTED: "muted", GRID: "line", PALE: "pale", "#ffffff": "card"}

@@ -18,8 +18,8 @@ from PIL import Image
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import write_bytes
 from kan_diffusion.report.clouds import Panel, clouds, panel_grid, spread
-from kan_diffusion.report.figures import inline
-from kan_diffusion.report.page import Json, Page
+from kan_diffusion.report.figures import Json, inline
+from kan_diffusion.report.page import Page
 from kan_diffusion.report.style import GRID, MUTED, report_style, shortened
 
 __all__ = [

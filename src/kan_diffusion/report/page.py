@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 import jinja2
 import pandas as pd
@@ -33,15 +33,20 @@ from matplotlib.figure import Figure
 from kan_diffusion.errors import KanDiffusionError, one_line
 from kan_diffusion.files import write_text
 from kan_diffusion.report.clouds import Panel, clouds
-from kan_diffusion.report.figures import inline
+from kan_diffusion.report.figures import Json, inline
 
-if TYPE_CHECKING:
-    from kan_diffusion.report.motion import Motion
+__all__ = ["Moving", "Page", "Section", "badge", "swatch", "template"]
 
-__all__ = ["Json", "Page", "Section", "badge", "swatch", "template"]
 
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
-"""Data for a page's script."""
+class Moving(Protocol):
+    """What a player shows, see :class:`kan_diffusion.report.motion.Motion`."""
+
+    def content(self, largest: int) -> dict[str, Json]:
+        """Gives the player's data, in about ``largest`` bytes at most."""
+
+    def stills(self, name: str, alternative: str, largest: int) -> Markup:
+        """Draws a few frames for paper and where no script runs."""
+
 
 _NUMBER = re.compile(r"[−+-]?<? ?[\d.,]+|–|$")
 
@@ -226,7 +231,7 @@ class Section:
         return self
 
     def player(
-        self, moving: Callable[[], Motion], caption: str, alternative: str, largest: int
+        self, moving: Callable[[], Moving], caption: str, alternative: str, largest: int
     ) -> Self:
         """Adds motion: a player where scripts run, a few frames on paper and where they do not.
 
