@@ -5,7 +5,7 @@ from kan_diffusion.report.study import MOST_BYTES, write_report
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, read_preset
 from kan_diffusion.study.run import load_study, run_study
 from make import EVALUATION, study
-from one_by_one import OneByOne
+from one_by_one import one_by_one
 from synthetic_study import make_rows, make_study
 
 
@@ -23,7 +23,7 @@ def notebook_study(tmp_path_factory):
         }
     )
     folder = tmp_path_factory.mktemp("report") / "notebook"
-    run_study(config, folder, executor=OneByOne(workers=1, device="cpu"))
+    run_study(config, folder, executor=one_by_one)
     return load_study(folder)
 
 
@@ -55,6 +55,6 @@ def test_a_study_of_many_models_on_many_data_sets_has_a_page_that_loads(tmp_path
 def test_a_study_in_which_everything_failed_is_reported(tmp_path):
     models = [{"name": "MLP", "family": "mlp", "params": 300, "learning_rate": 1e30}]
     config = study(models=models, training={"steps": 20, "batch_size": 64})
-    run_study(config, tmp_path, executor=OneByOne(workers=1, device="cpu"))
+    run_study(config, tmp_path, executor=one_by_one)
     page = write_report(load_study(tmp_path), tmp_path)
     assert "lower the learning rate" in page.read_text()
