@@ -38,9 +38,12 @@ def test_nothing_else_of_the_working_folder_is_imported(folder):
     Path("named_sibling.py").write_text("import other_sibling\n")
     for name in ("other_sibling", "this"):  # one that is not named, and one of Python's
         Path(f"{name}.py").write_text("raise SystemExit('a module that nobody named')\n")
-    with refused("No module named 'other_sibling'.*make one package of modules that import each"):
+    with refused("No module named 'other_sibling'.*make a package of modules that import each"):
         import_own("named_sibling")
     assert "named_sibling" not in sys.modules
+    Path("named_broken.py").write_text("VALUE = \n")
+    with refused("'named_broken' cannot be imported .SyntaxError: invalid syntax .*line 1"):
+        import_own("named_broken")
     import_own("json.tool")
     with refused("module 'not_there' cannot be imported .* install it"):
         import_own("not_there")

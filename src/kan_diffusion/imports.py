@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, one_line
 
 __all__ = ["find_object", "from_extra", "import_own", "is_place", "own_class"]
 
@@ -69,10 +69,13 @@ def import_own(name: str) -> None:
     sys.meta_path.append(finder)  # the last: an installed module comes first
     try:
         module = importlib.import_module(name)
-    except (ImportError, ValueError, TypeError) as error:  # a TypeError: its name begins with a dot
+    except KanDiffusionError:
+        raise
+    except Exception as error:  # a module of one's own may raise any
+        said = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         raise KanDiffusionError(
-            f"module '{name}' cannot be imported ({error}); install it, put its folder on "
-            "PYTHONPATH, or make one package of modules that import each other"
+            f"module '{name}' cannot be imported ({said}{one_line(str(error))}); mend or install "
+            "it, put its folder on PYTHONPATH, or make a package of modules that import each other"
         ) from error
     finally:
         sys.meta_path.remove(finder)
@@ -137,9 +140,8 @@ def find_object(place: str, kind: str, of_type: type[T], *, importing: bool = Fa
             f"{name}"
         ) from None
     if not isinstance(found, of_type):
-        package = of_type.__module__.rpartition(".")[0]
         raise KanDiffusionError(
             f"{kind} '{place}' is of type {type(found).__name__}, not {name}; make it one with "
-            f"{package}.{of_type.__name__}"
+            f"{of_type.__module__}.{of_type.__name__}"
         )
     return found

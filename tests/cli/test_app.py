@@ -208,6 +208,8 @@ def test_what_a_run_cannot_do_is_one_line(cli, runs, tmp_path, points):
 def test_wrong_usage_has_a_code_of_its_own(cli):
     for words in (
         ["train", "moons", "--lr", "-1"],
+        ["train", "moons", "--steps", "1.5"],
+        ["sample", "run", "--num", "0x10"],
         ["sample"],
         ["frobnicate"],
         ["train", "--frobnicate"],

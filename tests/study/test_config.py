@@ -174,6 +174,8 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
     [
         ({"models": [{"name": "K", "family": "kann", "params": 9}]}, "models.0", "mean 'kan'"),
         ({"process": "cosin"}, "process = 'cosin'", "did you mean 'cosine'"),
+        ({"process": ["cosine", "flow"]}, "process", "one process, not 2; write a file for each"),
+        ({"budget": [{"amount": 3}] * 3}, "budget", "one budget, not 3; write a file for each"),
         ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
         ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),

@@ -292,7 +292,7 @@ def test_what_is_written_is_read_back_exactly(tmp_path, ending):
         ("day,2025\n1,2\n3,4\n", "row 1 holds 'day'.*header line has no number"),
         ("x;y\n1.234,56;2\n1.999,50;3\n7,5;4\n", "row 1 holds '1.234,56'; .*no marks of thousands"),
         ('x,y\n"1,234.56",2\n"999",3\n"3,000",3\n', "row 1 holds '1,234.56'; .*decimal points"),
-        ('x,y\n"1,5",2\n"2,75",3\n', "row 1 holds '1,5'; .*decimal points and no marks"),
+        ('x,y\n"1,5",2\n"2,75",3\n', "row 1 holds '1,5'; .*separate cells by semicolons"),
         ("x;y\n1,500;2\n999;3\n", "'1,500' in column 'x', where the comma may mark decimals or"),
         ("x,y\n1,2\n3\n4,5\n", r"wrong number of values.* \(1 for 2 columns\): '3'"),
         ("x,y\n1,2\n3,4,5\n", r"wrong number of values.* \(3 for 2 columns\)"),

@@ -69,7 +69,7 @@ _add(
     "where it was interrupted.",
     "`kan-diffusion tune points.csv --tries 12 --out runs/tuned`, then",
     "`kan-diffusion compare points.csv --tuned runs/tuned/tuned.json`",
-    "`kan-diffusion tune swiss-roll --data swiss-roll,checkerboard`",
+    "`kan-diffusion tune study.yaml --data moons,circles`: on some of its data sets",
 )
 _add(
     "runs:train",

@@ -6,10 +6,11 @@ import csv
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 from cyclopts.validators import Number
 
 from kan_diffusion.imports import import_own
@@ -19,11 +20,23 @@ from kan_diffusion.settings import Settings
 
 __all__ = [
     "Address", "Device", "Executor", "Modules", "Out", "Overwrite", "Params", "Quick", "Run",
-    "SamplerSteps", "Switch", "Workers", "command_line", "listed", "say_loading", "setting", "warn",
-    "within", "without_bars",
+    "SamplerSteps", "Switch", "Whole", "Workers", "command_line", "listed", "say_loading",
+    "setting", "warn", "within", "without_bars",
 ]  # fmt: skip
 
 _BOUNDS = {"ge": "gte", "le": "lte", "gt": "gt", "lt": "lt"}
+
+
+def _whole(_: object, tokens: Sequence[Token]) -> int:
+    """Reads a whole number; of an option that is repeated the last."""
+    try:
+        return int(tokens[-1].value)
+    except ValueError:
+        raise ValueError(f"'{tokens[-1].value}' is no whole number.") from None
+
+
+Whole = Parameter(converter=_whole)
+"""A whole number, which is not made of others by rounding."""
 
 
 def within(least: float | None = None, most: float | None = None) -> Parameter:
@@ -65,13 +78,14 @@ Run = Annotated[Path, Parameter(help="Folder of a finished run.")]
 Out = Annotated[Path | None, Parameter(help="Run folder.")]
 Device = Annotated[str, Parameter(help="cpu, cuda, ... or auto: a GPU when there is one.")]
 Params = Annotated[
-    int | None, within(1, MOST_PARAMETERS), Parameter(help="Parameters of each model.")
+    int | None, Whole, within(1, MOST_PARAMETERS), Parameter(help="Parameters of each model.")
 ]
 Overwrite = Annotated[
     bool, Switch, Parameter(help="Replace the file, or pictures of the same names.")
 ]
 SamplerSteps = Annotated[
     int | None,
+    Whole,
     within(1),
     Parameter(
         help="Steps of the sampler.",
@@ -96,6 +110,7 @@ Modules = Annotated[
 ]
 Workers = Annotated[
     int | None,
+    Whole,
     within(1, MOST_WORKERS),
     Parameter(help="Trials side by side.", group="Where", show_default="one per core"),
 ]

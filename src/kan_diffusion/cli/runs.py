@@ -21,6 +21,7 @@ from kan_diffusion.cli.options import (
     Run,
     SamplerSteps,
     Switch,
+    Whole,
     command_line,
     listed,
     say_loading,
@@ -68,11 +69,13 @@ def train(
             show_default=_SUITS.format(2300),
         ),
     ] = None,
-    depth: Annotated[int | None, _MODEL, within(1, MOST_LAYERS)] = None,
+    depth: Annotated[int | None, _MODEL, Whole, within(1, MOST_LAYERS)] = None,
     process: Annotated[str | None, _MODEL] = None,
-    steps: Annotated[int | None, setting(TrainingConfig, "steps", _SUITS.format(_STEPS))] = None,
+    steps: Annotated[
+        int | None, Whole, setting(TrainingConfig, "steps", _SUITS.format(_STEPS))
+    ] = None,
     batch_size: Annotated[
-        int | None, setting(TrainingConfig, "batch_size", _SUITS.format(_BATCH))
+        int | None, Whole, setting(TrainingConfig, "batch_size", _SUITS.format(_BATCH))
     ] = None,
     optimizer: Annotated[
         OptimizerName | None, setting(TrainingConfig, "optimizer", "adam; muon of pictures")
@@ -87,7 +90,7 @@ def train(
         float | None,
         Parameter(group="Data", show_default="0.2; 0.3 of a table; 0.1 of pictures"),
     ] = None,
-    size: Annotated[int | None, _PICTURES] = None,
+    size: Annotated[int | None, _PICTURES, Whole] = None,
     mode: Annotated[str | None, _PICTURES] = None,
     columns: Annotated[str | None, _TABLES] = None,
     missing: Annotated[str | None, _TABLES] = None,
@@ -95,8 +98,8 @@ def train(
     scaling: Annotated[str | None, _TABLES] = None,
     without: Annotated[str | None, _TABLES] = None,
     describe: Annotated[bool, Switch, _DATA] = False,
-    seed: int = 0,
-    moments: Annotated[int, within(0, MOST_MOMENTS)] = 0,
+    seed: Annotated[int, Whole] = 0,
+    moments: Annotated[int, Whole, within(0, MOST_MOMENTS)] = 0,
     device: Device = "auto",
     quick: Quick = False,
     fresh: Annotated[bool, Switch] = False,
@@ -218,7 +221,7 @@ def sample(
     runs: list[Path],
     /,
     *,
-    num: Annotated[int | None, within(1, MOST_VALUES)] = None,
+    num: Annotated[int | None, Whole, within(1, MOST_VALUES)] = None,
     steps: SamplerSteps = None,
     scheduler: str | None = None,
     where: Annotated[list[str] | None, _TABLES, Several] = None,
@@ -230,7 +233,7 @@ def sample(
     ] = None,
     guidance: Annotated[float | None, _PICTURES, within(0, MOST_GUIDANCE)] = None,
     animate: Annotated[Path | None, Parameter(group="Animation")] = None,
-    seed: int = 0,
+    seed: Annotated[int, Whole] = 0,
     device: Device = "auto",
     out: Path | None = None,
     overwrite: Overwrite = False,
@@ -344,9 +347,9 @@ def impute(
     /,
     *,
     out: Path,
-    draws: Annotated[int, within(1, MOST_POINTS)] = 1,
+    draws: Annotated[int, Whole, within(1, MOST_POINTS)] = 1,
     steps: SamplerSteps = None,
-    seed: int = 0,
+    seed: Annotated[int, Whole] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
     modules: Modules = None,
@@ -422,7 +425,7 @@ def explain(
     library: str | None = None,
     tolerance: Annotated[float, within(0)] = 1e-3,
     seconds: Annotated[float, within(1, MOST_SECONDS)] = 600.0,
-    num: Annotated[int, within(0, MOST_POINTS)] = 5000,
+    num: Annotated[int, Whole, within(0, MOST_POINTS)] = 5000,
     out: Path | None = None,
     modules: Modules = None,
 ) -> None:

@@ -16,6 +16,7 @@ from kan_diffusion.cli.options import (
     Out,
     Params,
     Quick,
+    Whole,
     Workers,
     command_line,
     listed,
@@ -69,7 +70,7 @@ StudyParams = Annotated[
     Params, Parameter(group="Models", show_default="2300; for pictures as suits them")
 ]
 DataSets = Annotated[str | None, Parameter(help="Of a study with several data sets, those to use.")]
-Steps = Annotated[int | None, setting(TrainingConfig, "steps", "the study's")]
+Steps = Annotated[int | None, Whole, setting(TrainingConfig, "steps", "the study's")]
 
 
 def compare(
@@ -82,7 +83,7 @@ def compare(
     params: StudyParams = None,
     tuned: Annotated[Path | None, Parameter(group="Models")] = None,
     process: str | None = None,
-    seeds: Annotated[int | None, within(1, MOST_TRIALS)] = None,
+    seeds: Annotated[int | None, Whole, within(1, MOST_TRIALS)] = None,
     steps: Steps = None,
     data: DataSets = None,
     quick: Quick = False,
@@ -152,7 +153,7 @@ def tune(
     what: What,
     /,
     *,
-    tries: Annotated[int, within(1, MOST_TRIALS)] = 12,
+    tries: Annotated[int, Whole, within(1, MOST_TRIALS)] = 12,
     match: Match = None,
     budget: Budget = None,
     families: Families = None,

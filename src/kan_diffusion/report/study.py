@@ -153,7 +153,7 @@ def _page(study: StudyResults, command: str, share: float, runs: bool) -> Page:
         })  # fmt: skip
     else:
         page.section("Settings").code(config.to_yaml())
-    _add_trials(page.section("All trials"), results)
+    _add_trials(page.section("All trials"), results, runs)
     dates = _dates(study.trials)
     if not runs:
         known = (study.folder / STUDY).exists()
@@ -258,11 +258,12 @@ def _add_figures(
             f"Samples beside real ones, {data}",
             room.bytes,
         )
-    if any(recorded_steps(trial.folder) for trial in first.values()):
+    if moving := [name for name, trial in first.items() if recorded_steps(trial.folder)]:
+        models = "every model" if len(moving) == len(first) else listed(moving)
         exact = " beside that of the exact denoiser" if dataset.density is not None else ""
         part.player(
             partial(_motion, first, dataset, colours),
-            f"The reverse process of every model after training{exact}, all from the same noise "
+            f"The reverse process of {models} after training{exact}, all from the same noise "
             "(first seed). Between recorded times, a tenth of T apart, it moves straight.",
             f"From noise to samples, {data}",
             room.bytes,
@@ -433,8 +434,8 @@ def _explanation(results: Results) -> str:
     return f"{_COLUMNS}{metrics}"
 
 
-def _add_trials(section: Section, results: Results) -> None:
-    """Adds the trials that failed, and the numbers of all."""
+def _add_trials(section: Section, results: Results, runs: bool) -> None:
+    """Adds the trials that failed, and the numbers of all; of runs side by side without files."""
     failures = results.rows[results.rows["failed"]].to_dict("records")
     if failures:
         count = len(failures)
@@ -448,7 +449,10 @@ def _add_trials(section: Section, results: Results) -> None:
         )
     table = trial_texts(results)
     some = f"The first {_MOST_TRIALS:,} of {len(table):,} rows; all"
-    section.table(table[:_MOST_TRIALS], "All trials").say(
+    section.table(table[:_MOST_TRIALS], "All trials")
+    if runs:
+        return
+    section.say(
         f"{some if len(table) > _MOST_TRIALS else 'The same rows'} are in results.parquet beside "
         "this page; trials/<trial>/ holds each trial’s configuration, denoiser, loss curve and "
         "samples.",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from kan_diffusion import limits
 from kan_diffusion.data.sources import DataConfig
@@ -372,6 +372,15 @@ class StudyConfig(Settings):
     @classmethod
     def _named_process(cls, given: object) -> object:
         return get_process(given) if isinstance(given, str) else given
+
+    @field_validator("process", "budget", mode="before")
+    @classmethod
+    def _require_one(cls, given: object, info: ValidationInfo) -> object:
+        if isinstance(given, list | tuple):
+            raise KanDiffusionError(
+                f"a study has one {info.field_name}, not {len(given)}; write a file for each"
+            )
+        return given
 
     @model_validator(mode="after")
     def _require_distinct_names(self) -> Self:

@@ -183,7 +183,10 @@ class CellReader:
         which = "the cell" if len(odd) == 1 else f"the {len(odd):,} such cells"
         remedy = f"call '{shown}' a word for gaps ('missing')"
         if is_mark:
-            remedy = f"name the mark of thousands '{'.' if self.commas else ','}'"
+            mark = "." if self.commas else ","
+            remedy = f"name the mark of thousands '{mark}'"
+            if not re.match(_GROUPED.format(mark=re.escape(mark)), cell):
+                remedy = "write decimal points or separate cells by semicolons"
         raise DataError(
             f"{self.where} mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; "
             f"correct {which} (numbers have decimal points and no marks of thousands), {remedy}, "
