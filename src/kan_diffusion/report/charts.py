@@ -174,9 +174,10 @@ def forest(
         elif row.interval is not None:
             _draw_row(axes, y, row.interval, row.seeds, style, scale)
         at, above = axes.get_yaxis_transform(), y - 0.42
-        axes.text(0.0, above, shortened(row.name, _LETTERS), transform=at, va="center")
+        ground = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 1.0}  # the line ends at it
+        axes.text(0.0, above, shortened(row.name, _LETTERS), transform=at, va="center", bbox=ground)
         axes.text(
-            1.0, above, row.text, transform=at, ha="right", va="center", fontsize=8,
+            1.0, above, row.text, transform=at, ha="right", va="center", fontsize=8, bbox=ground,
             fontweight="bold" if row.strong else "normal",
         )  # fmt: skip
         axes.axhline(y - 0.68, color=GRID, linewidth=0.8, zorder=0)
