@@ -23,7 +23,7 @@ SHORTER = {
     "train": ["--steps", "20"],
     "compare": ["--steps", "20", "--seeds", "1"],
     "tune": ["--steps", "20", "--tries", "1"],
-    "explain": ["--library", "linear,tanh", "--seconds", "5"],
+    "explain": ["--library", "linear,tanh", "--seconds", "60"],
 }
 LONG_ENOUGH_TO_READ = ["--steps", "600"]
 RUN = [

@@ -520,7 +520,6 @@ def explain_run(
     effort = config.evaluation.effort
     context = make_context(dataset, process, config.study_seed, effort=effort)
     stages_in(out)  # a damaged one is reported before the search, not after it
-    inside(out, "figures")  # likewise
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     remove_stages(out)
     sampled = {"num_samples": options.num_samples, "moments": ()}

@@ -523,6 +523,11 @@ def load_trial(folder: Path, expected: TrialConfig | None = None) -> TrialResult
     for file in _files(folder):
         if (name := file.relative_to(folder).as_posix()) not in digests:
             raise RunFolderError(f"'{path}' has no digest of '{name}'; move that file, or {again}")
+    for file in _files(folder, (_RECORDED, _SAMPLES.format("*"))):  # before it is read for seconds
+        try:
+            require_file(file, limits.MOST_POINTS_BYTES)
+        except OSError as error:
+            raise RunFolderError(f"'{file}' cannot be read ({error.strerror}); {again}") from error
     require_unchanged(folder, digests, again)
     return result
 

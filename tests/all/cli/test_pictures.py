@@ -11,8 +11,7 @@ def test_models_are_compared_and_their_pictures_shown(runs, cli, tmp_path):
     text = " ".join(outcome.out.split())
     assert "the only KAN (DiT KAN)" in text
     assert "pictures as asked" in text
-    figures = {path.name.split("-")[0] for path in (out / "figures").iterdir()}
-    assert {"pictures", "reverse", "metrics"} <= figures
     page = (out / "report.html").read_text()
-    assert "What the models draw" in page
+    assert page.count('<img src="data:image/') >= 3  # real ones, and those of two models
+    assert "The reverse process of every model" in page
     assert "could not be drawn" not in page

@@ -158,7 +158,7 @@ STEPS = ("step", "loss", "learning_rate", "heldout_loss")
 WEIGHTS = "RUN/denoiser/diffusion_pytorch_model.safetensors"
 
 LISTS_IN_A_ROW = {"date": "", "row": {str(number): [] for number in range(50_000)}}
-EMPTY_LEVELS = {"date": "", "row": {}, "versions": {}, "levels": [{}] * 100_000}
+EMPTY_LEVELS = {"date": "", "row": {}, "versions": {}, "levels": [{}] * 30_000}
 FOLDERS = {
     "99 MB of a trial": ("RUN/trial.json", OBJECTS, "1,000 kB"),
     "brackets of a trial": ("RUN/trial.json", '{"config": ' + "[" * 500_000, "recursion"),
