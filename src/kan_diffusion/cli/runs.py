@@ -127,8 +127,7 @@ def train(
         without: Rules of a table that rows need not keep, such as 'start<=end,a+b=c'.
         describe: Show the kinds of the columns, or what pictures there are, and train nothing.
         seed: Seed of all randomness.
-        moments: How many moments of training to record, beside its end, for 'explain' and 'report'
-            to play.
+        moments: How many moments of training to record, beside its end, for 'report' to show.
         fresh: Delete the run that is in the folder and start anew.
         tensorboard: Log the loss for TensorBoard.
     """
@@ -348,7 +347,7 @@ def impute(
     *,
     out: Path,
     draws: Annotated[int, Whole, within(1, MOST_POINTS)] = 1,
-    steps: SamplerSteps = None,
+    steps: Annotated[int, Whole, within(1), Parameter(help="Steps of the sampler.")] = 20,
     seed: Annotated[int, Whole] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -375,7 +374,7 @@ def impute(
     generator = torch_generator("gaps", seed)
     with new_output(out, overwrite=overwrite) as output:
         pipeline.to(resolve_device(device))
-        filled = task_of(config.data).fill(pipeline, data, draws, steps or 20, generator)
+        filled = task_of(config.data).fill(pipeline, data, draws, steps, generator)
         filled.write(output.temporary)
     TextConsole().say(f"{filled.words}: {out}")
 
