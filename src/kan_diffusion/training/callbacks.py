@@ -217,13 +217,14 @@ class Snapshots:
 
 
 class _NowAndThen:
-    """Says a few times a second that it is time to report, and at the end."""
+    """Says a few times a second that it is time to report on a step, and at the end."""
 
     def __init__(self) -> None:
         self._last = 0.0
 
     def __call__(self, run: TrainingRun) -> bool:
-        if run.step == 0 or not is_main_process():
+        resumed = run.batch is None and run.ending is None  # no step was taken since
+        if run.step == 0 or resumed or not is_main_process():
             return False
         if run.ending is None and time.perf_counter() - self._last <= _REPORT_SECONDS:
             return False
