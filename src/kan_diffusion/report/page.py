@@ -138,7 +138,7 @@ class Section:
 
     def __html__(self) -> str:
         """Gives the section as HTML."""
-        return self._made("section", self, self.content()) if self else ""
+        return self._rendered("section", self, self.content()) if self else ""
 
     def content(self) -> Markup:
         """Gives what was added as HTML, without the heading."""
@@ -274,10 +274,10 @@ class Section:
         return self
 
     def _add(self, macro: str, *arguments: object) -> Self:
-        self._blocks.append(self._made(macro, *arguments))
+        self._blocks.append(self._rendered(macro, *arguments))
         return self
 
-    def _made(self, macro: str, *arguments: object) -> Markup:
+    def _rendered(self, macro: str, *arguments: object) -> Markup:
         macros = _environment().get_template("macros.html.j2").module
         return Markup(getattr(macros, macro)(*arguments))
 
