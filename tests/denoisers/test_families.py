@@ -144,7 +144,10 @@ def test_a_family_is_named_by_its_module(tmp_path, monkeypatch):
     assert abs(made.num_trainable - 900) <= 18
     assert (len(made.config.hidden), made.config.activation) == (2, "relu")
     for place, message in (
-        ("no_such_package:TANH", "module 'no_such_package' cannot be imported .*; install it, put"),
+        (
+            "no_such_package:TANH",
+            "module 'no_such_package' cannot be imported .*; mend or install it, put",
+        ),
         ("broken_family:TANH", "cannot be imported .*no_such_thing_anywhere"),
         ("own_family:TAHN", "'own_family:TAHN': module 'own_family' has no 'TAHN'"),
         ("own_family:NOT_ONE", "'own_family:NOT_ONE' is of type int, not a Family"),
