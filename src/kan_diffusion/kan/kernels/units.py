@@ -306,6 +306,174 @@ def _states(lanes, spline, states, first, sizes, rows, z, before, grid):
     return loop
 
 
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _through_spline(order, powers, polynomials, grid, tile, arrays, results):
+    """Goes back through one spline of each unit of a tile.
+
+    Writes products with gates, slopes times gradients, and gradients of gates; adds to the
+    gradient of the polynomials.
+    """
+    degree, count = order.literal_value, powers.literal_value
+
+    def loop(order, powers, polynomials, grid, tile, arrays, results):
+        table, offsets, bits, totals = polynomials
+        _, per_x, _, scratch, room, cells = grid
+        r0, rows, units, stride, row_size = tile
+        source, grad_h = arrays
+        products, slopes, grad_input = results
+        ones_on, ones_off = load(bits, 0, count), load(bits, count, count)
+        twos_on, twos_off = load(bits, 2 * count, count), load(bits, 3 * count, count)
+        fours_on, fours_off = load(bits, 4 * count, count), load(bits, 5 * count, count)
+        k = 0
+        for row in range(r0, r0 + rows):
+            for u in range(units):
+                a = get(offsets, u) + get(cells, k) * count
+                f, kept = get(scratch, k), get(scratch, room + k)
+                at = (row - r0) * row_size + u
+                value, slope = _value_and_slope(table, a, degree, f, kept)
+                g = get(grad_h, at)
+                if stride > units:
+                    gate = row * stride + units + u
+                    q = get(source, gate)
+                    store(grad_input, gate, g * value)
+                    value = value * q
+                    g = g * q
+                store(products, at, value)
+                store(slopes, k, g * slope * get(per_x, u))
+                power = fma(f, ones_on, ones_off)
+                if count > 2:
+                    square = kept * kept  # not of f, which may overflow
+                    power = power * fma(square, twos_on, twos_off)
+                if count > 4:
+                    fourth = square * square
+                    power = power * fma(fourth, fours_on, fours_off)
+                store(totals, a, fma(power, g, load(totals, a, count)))
+                k += 1
+
+    return loop
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _through_splines(order, powers, width, polynomials, grid, tile, grad_h, results):
+    """Goes back through several splines of each unit, which have no gates.
+
+    Writes their values and the sums of slopes times gradients; adds to the gradient of the
+    polynomials.
+    """
+    degree = order.literal_value
+
+    def loop(order, powers, width, polynomials, grid, tile, grad_h, results):
+        table, offsets, _, totals = polynomials
+        _, per_x, _, scratch, room, cells = grid
+        _, rows, units, _, row_size = tile
+        products, slopes, _ = results
+        k = 0
+        for row in range(rows):
+            for u in range(units):
+                a = get(offsets, u) + get(cells, k) * powers * width
+                f, kept = get(scratch, k), get(scratch, room + k)
+                to_x = table.dtype.type(0)
+                for part in range(0, width, _WIDTH):
+                    cell, at = a + part, row * row_size + u * width + part
+                    value, slope = _values_and_slopes(table, cell, degree, width, f, kept)
+                    g = load(grad_h, at, _WIDTH)
+                    store(products, at, value)
+                    to_x += dot(slope, g)
+                    store(totals, cell, load(totals, cell, _WIDTH) + g)
+                    power = g * f
+                    for d in range(1, degree + 1):
+                        total = load(totals, cell + d * width, _WIDTH)
+                        store(totals, cell + d * width, total + power)
+                        power = power * kept
+                store(slopes, k, to_x * get(per_x, u))
+                k += 1
+
+    return loop
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _through_silu(lanes, z, tile, arrays, results):
+    """Goes back through SiLU of each unit of a tile, as :func:`_through_spline` does."""
+    width = lanes.literal_value
+
+    def loop(lanes, z, tile, arrays, results):
+        r0, rows, units, stride, row_size = tile
+        source, grad_h = arrays
+        products, slopes, grad_input = results
+        for row in range(r0, r0 + rows):
+            u = 0
+            while u < units:
+                k, at = (row - r0) * units + u, (row - r0) * row_size + u
+                sigmoid, silu = sigmoid_and_silu(load(z, k, width))
+                g, value = load(grad_h, at, width), silu
+                if stride > units:
+                    gate = row * stride + units + u
+                    q = load(source, gate, width)
+                    store(grad_input, gate, g * silu)
+                    value = silu * q
+                    g = g * q
+                store(products, at, value)
+                store(slopes, k, g * (sigmoid + silu * (1 - sigmoid)))
+                u = _next_block(u, width, units)
+
+    return loop
+
+
+@compiled_by_type(prefer_literal=True, jit_options=INNER)
+def _through_state(lanes, has_grad_state, rank, tile, arrays, modulations, results):
+    """Goes back from z of a tile's units to their values y.
+
+    Writes the gradients of z and, with a modulation, those of its scales and shifts by row.
+    """
+    width = lanes.literal_value
+
+    def loop(lanes, has_grad_state, rank, tile, arrays, modulations, results):
+        r0, rows, units, stride, _ = tile
+        source, grad_state, code, slopes = arrays
+        of_states, of_rows, grad_input = results
+        half = _round_up(units)
+        pair = 2 * half
+        for row in range(r0, r0 + rows):
+            u = 0
+            while u < units:
+                k = (row - r0) * units + u
+                of_z = load(slopes, k, width)
+                if has_grad_state:
+                    of_z = of_z + load(grad_state, row * units + u, width)
+                store(of_states, k, of_z)
+                if rank >= 0:
+                    at = (row - r0) * pair + u
+                    store(of_rows, at, of_z * load(source, row * stride + u, width))
+                    store(of_rows, at + half, of_z)
+                    factor = load(modulations, rank * pair + u, width) + 1
+                    for j in range(rank):
+                        scale = load(modulations, j * pair + u, width)
+                        factor = fma(get(code, row * rank + j), scale, factor)
+                    of_z = of_z * factor
+                store(grad_input, row * stride + u, of_z)
+                u = _next_block(u, width, units)
+
+    return loop
+
+
+@register_jitable(**INNER)
+def _through_modulation(rank, tile, code, codes, of_rows, modulations, results):
+    """Adds a tile to the gradient of the modulation, and writes that of its codes."""
+    r0, rows, units, _, _ = tile
+    grad_modulations, grad_code = results
+    pair = 2 * _round_up(units)
+    copy_rows(code, r0 * rank, rank, codes, 0, rank + 1, rows, rank)
+    add_product(codes, 0, 1, rank + 1, of_rows, pair, grad_modulations, rank + 1, rows)
+    real = modulations.dtype.type
+    for r in range(rows):
+        for j in range(rank):
+            total = splat(real(0), 16)
+            for at in range(0, pair, 16):
+                row = load(modulations, j * pair + at, 16)
+                total = fma(row, load(of_rows, r * pair + at, 16), total)
+            grad_code[(r0 + r) * rank + j] = dot(total, splat(real(1), 16))
+
+
 @cache
 def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callable[..., None], ...]:
     """Compiles the forward and backward pass, for one or several functions of a unit.
@@ -405,8 +573,6 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         sums = grad_modulation_at, grad_coefficients_at, grad_weight_at, grad_bias_at
         grad_modulation, grad_coefficients, grad_weight, grad_bias = arrays_at(sums, zero)
         width = 1 if several == 1 else (functions + several - 1) // several * several
-        cell_step = powers * width
-        real = h.dtype.type
         inner = units * width
         row_size = _round_up(inner + 1)
         weights = np.zeros(outputs * row_size, h.dtype)
@@ -422,114 +588,40 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         table, offsets, height, z, before, grid = _lay_out(
             degree, powers, splines, groups, functions, width, intervals, units
         )
-        _, per_x, _, scratch, room, cells = grid
         totals = np.zeros(len(table), h.dtype)
-        bits = _power_bits(powers, totals)
-        ones_on, ones_off = load(bits, 0, powers), load(bits, powers, powers)
-        twos_on, twos_off = load(bits, 2 * powers, powers), load(bits, 3 * powers, powers)
-        fours_on, fours_off = load(bits, 4 * powers, powers), load(bits, 5 * powers, powers)
+        polynomials = table, offsets, _power_bits(powers, totals), totals
         slopes, of_states = np.empty(len(z), h.dtype), np.empty(len(z), h.dtype)
         products = np.ones(height * row_size, h.dtype)
         grad_h = np.zeros(height * row_size, h.dtype)
         of_rows = np.zeros(height * pair, h.dtype)
         codes = np.ones(height * (rank + 1), h.dtype)
-        gated = stride > units
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
+            tile = r0, n, units, stride, row_size
             plain = _states(lanes, spline, states, r0, sizes, n, z, before, grid)
             if weight_at:
                 grad_h[:] = 0
                 add_product(grad, r0 * outputs, outputs, 1, weights, row_size, grad_h, n, outputs)
             else:
                 _repack(grad_h, row_size, width, grad, r0, n, units, functions, True)
-            if spline:
-                k = 0
-                for row in range(r0, r0 + n):
-                    for u in range(units):
-                        a = get(offsets, u) + get(cells, k) * cell_step
-                        f, kept = get(scratch, k), get(scratch, room + k)
-                        own = (row - r0) * row_size + u * width
-                        if several == 1:
-                            value, slope = _value_and_slope(table, a, degree, f, kept)
-                            g = get(grad_h, own)
-                            if gated:
-                                q = get(source, row * stride + units + u)
-                                store(grad_input, row * stride + units + u, g * value)
-                                value = value * q
-                                g = g * q
-                            store(products, own, value)
-                            store(slopes, k, g * slope * get(per_x, u))
-                            exponents = fma(f, ones_on, ones_off)
-                            if powers > 2:
-                                square = kept * kept  # not of f, which may overflow
-                                exponents = exponents * fma(square, twos_on, twos_off)
-                            if powers > 4:
-                                fourth = square * square
-                                exponents = exponents * fma(fourth, fours_on, fours_off)
-                            store(totals, a, fma(exponents, g, load(totals, a, powers)))
-                        else:
-                            to_x = real(0)
-                            for part in range(0, width, several):
-                                at = a + part
-                                many, rise = _values_and_slopes(table, at, degree, width, f, kept)
-                                g_r = load(grad_h, own + part, several)
-                                store(products, own + part, many)
-                                to_x += dot(rise, g_r)
-                                store(totals, at, load(totals, at, several) + g_r)
-                                power = g_r * f
-                                for d in range(1, degree + 1):
-                                    total = load(totals, at + d * width, several)
-                                    store(totals, at + d * width, total + power)
-                                    power = power * kept
-                            store(slopes, k, to_x * get(per_x, u))
-                        k += 1
-            direct = plain and grad_state_at == 0
-            if direct:
+            arrays, results = (source, grad_h), (products, slopes, grad_input)
+            if not spline:
+                _through_silu(lanes, z, tile, arrays, results)
+            elif several == 1:
+                _through_spline(degree, powers, polynomials, grid, tile, arrays, results)
+            else:
+                _through_splines(degree, powers, width, polynomials, grid, tile, grad_h, results)
+            if plain and grad_state_at == 0:
                 copy_rows(slopes, 0, 0, grad_input, r0 * units, 0, 1, n * units)
-            for row in range(r0, r0 if direct else r0 + n):
-                at = 0
-                while at < units:
-                    k = row * units + at
-                    if spline:
-                        of_z = load(slopes, k - r0 * units, lanes)
-                    else:
-                        sigmoid, silu = sigmoid_and_silu(load(z, k - r0 * units, lanes))
-                        own = (row - r0) * row_size + at
-                        g = load(grad_h, own, lanes)
-                        if gated:
-                            q = load(source, row * stride + units + at, lanes)
-                            store(grad_input, row * stride + units + at, g * silu)
-                            store(products, own, silu * q)
-                            g = g * q
-                        else:
-                            store(products, own, silu)
-                        of_z = g * (sigmoid + silu * (1 - sigmoid))
-                    if grad_state_at:
-                        of_z = of_z + load(grad_state, k, lanes)
-                    store(of_states, k - r0 * units, of_z)
-                    if rank >= 0:
-                        own = (row - r0) * pair + at
-                        store(of_rows, own, of_z * load(source, row * stride + at, lanes))
-                        store(of_rows, own + half, of_z)
-                        factor = load(modulations, rank * pair + at, lanes) + 1
-                        for j in range(rank):
-                            scale = load(modulations, j * pair + at, lanes)
-                            factor = fma(get(code, row * rank + j), scale, factor)
-                        of_z = of_z * factor
-                    store(grad_input, row * stride + at, of_z)
-                    at = _next_block(at, lanes, units)
+            else:
+                of_units = source, grad_state, code, slopes
+                written = of_states, of_rows, grad_input
+                _through_state(
+                    lanes, grad_state_at != 0, rank, tile, of_units, modulations, written
+                )
             if rank >= 0:
-                copy_rows(code, r0 * rank, rank, codes, 0, rank + 1, n, rank)
-                add_product(
-                    codes, 0, 1, rank + 1, of_rows, pair, grad_modulations, rank + 1, n
-                )  # fmt: skip
-                for r in range(n):
-                    for j in range(rank):
-                        total = splat(real(0), 16)
-                        for at in range(0, pair, 16):
-                            row = load(modulations, j * pair + at, 16)
-                            total = fma(row, load(of_rows, r * pair + at, 16), total)
-                        grad_code[(r0 + r) * rank + j] = dot(total, splat(real(1), 16))
+                sums = grad_modulations, grad_code
+                _through_modulation(rank, tile, code, codes, of_rows, modulations, sums)
             if weight_at:
                 add_product(
                     grad, r0 * outputs, 1, outputs, products, row_size, grad_weights, outputs, n
