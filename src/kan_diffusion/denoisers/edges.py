@@ -55,17 +55,17 @@ def edges_by_layer(edges: Iterable[Sequence[object]], widths: Sequence[int]) -> 
     Raises:
         KanDiffusionError: The network has no place for an edge.
     """
-    found: list[list[Edge]] = [[] for _ in widths[1:]]
+    layers: list[list[Edge]] = [[] for _ in widths[1:]]
     for edge in (Edge(*given) for given in edges):  # type: ignore[arg-type]
         layer, left, entered = edge.place
-        fits = layer in range(len(found)) and left in range(widths[layer])
+        fits = layer in range(len(layers)) and left in range(widths[layer])
         if not (fits and entered in range(widths[layer + 1])):
             raise KanDiffusionError(
                 f"a network of widths {list(widths)} has no edge from {left} to {entered} in layer "
                 f"{layer}"
             )
-        found[layer].append(edge)
-    return found
+        layers[layer].append(edge)
+    return layers
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,9 @@ class ReadableLayer(KANLinear):
     @torch.no_grad()
     def formula_of(self, edge: Edge) -> tuple[EdgeFunction | None, float, float, float, float]:
         """Gives f, a, b, c and s of an edge; None for the f of lines and curves, 0 for no s."""
-        place = edge.output, edge.input
-        a, b, c, s = self.constants[:, *place].tolist()
-        return self.functions_by_kind.get(edge.kind), a, b, c, s * float(self.slope_mask[place])
+        index = edge.output, edge.input
+        a, b, c, s = self.constants[:, *index].tolist()
+        return self.functions_by_kind.get(edge.kind), a, b, c, s * float(self.slope_mask[index])
 
     @torch.no_grad()
     def take(self, other: ReadableLayer, outputs: Sequence[int], inputs: Sequence[int]) -> None:
@@ -198,6 +198,6 @@ class ReadableLayer(KANLinear):
         self.basis.grid_step.copy_(other.basis.grid_step[inputs])
         kinds = {(edge.output, edge.input): edge.kind for edge in other.edges}
         for edge in self.edges:
-            place = outputs[edge.output], inputs[edge.input]
-            if kinds.get(place) == edge.kind:
-                self.constants[:, edge.output, edge.input] = other.constants[:, *place]
+            index = outputs[edge.output], inputs[edge.input]
+            if kinds.get(index) == edge.kind:
+                self.constants[:, edge.output, edge.input] = other.constants[:, *index]

@@ -169,18 +169,18 @@ class FormulaDenoiser(PointDenoiser):
             count, function = _FUNCTIONS[name]
             return function(*parts) if count else reduce(function, parts)
 
-        found = self._fold(
+        components = self._fold(
             constants.new_tensor, symbols.__getitem__, constants.__getitem__, operation
         )
-        return torch.stack([part.expand(len(points)) for part in found], dim=-1)
+        return torch.stack([part.expand(len(points)) for part in components], dim=-1)
 
     def _predict(self, points: Tensor, steps: Tensor, mask: Tensor | None) -> Tensor:
         levels = self.levels.double()
         last = levels.shape[1] - 1
-        place = steps.double().clamp(0, last)
-        low = place.floor().long()
+        position = steps.double().clamp(0, last)
+        low = position.floor().long()
         high = (low + 1).clamp(max=last)
-        alpha, sigma = torch.lerp(levels[:, low], levels[:, high], place - low)
+        alpha, sigma = torch.lerp(levels[:, low], levels[:, high], position - low)
         noise = -sigma.unsqueeze(-1) * self.score(points, alpha, sigma)
         a, b = self.process.noise_coefficients(alpha.unsqueeze(-1), sigma.unsqueeze(-1))
         return ((noise - b * points.double()) / a).to(points.dtype)
@@ -213,12 +213,12 @@ def formula_denoiser(
     Raises:
         KanDiffusionError: The formula has an unsupported function or number, or an unknown symbol.
     """
-    made = FormulaDenoiser(
+    denoiser = FormulaDenoiser(
         data_dim=len(score),
         score=[_to_tree(expression, list(constants)) for expression in score],
         process=process.model_dump(mode="json"),
         num_constants=len(constants),
     )
     with torch.no_grad():
-        made.constants.copy_(torch.tensor(list(constants.values()), dtype=torch.float64))
-    return made
+        denoiser.constants.copy_(torch.tensor(list(constants.values()), dtype=torch.float64))
+    return denoiser

@@ -243,10 +243,10 @@ class NetworkDenoiser(PointDenoiser):
         def functions(units: int) -> nn.Module | None:
             if not learned_functions:
                 return nn.ReLU() if activation == "relu" else None
-            own: dict[str, Any] = {}
+            shared: dict[str, Any] = {}
             if num_functions is not None:
-                own = {"groups": min(num_functions, units), "noise": _NOISE}
-            return LearnedFunctions(units, rate=function_rate, **own, **grid)
+                shared = {"groups": min(num_functions, units), "noise": _NOISE}
+            return LearnedFunctions(units, rate=function_rate, **shared, **grid)
 
         kept = None
         if kept_edges is not None:
@@ -255,8 +255,8 @@ class NetworkDenoiser(PointDenoiser):
         def edge_layer(number: int, fan_in: int, fan_out: int) -> KANLinear:
             if kept is not None:
                 return ReadableLayer(fan_in, fan_out, kept[number], **curves)
-            own: dict[str, Any] = {"edge_scale": edge_scale, "init": init}
-            return KANLinear(fan_in, fan_out, bias, **own, **curves)
+            options: dict[str, Any] = {"edge_scale": edge_scale, "init": init}
+            return KANLinear(fan_in, fan_out, bias, **options, **curves)
 
         width, *fan_outs = [*((1 + int(gated)) * units for units in hidden), data_dim]
         self.code: nn.Linear | LearnedFunctions | None = None
@@ -336,8 +336,8 @@ class NetworkDenoiser(PointDenoiser):
         if code is not None:
             codes = code.expand(len(self.layers), points.shape[0], -1).unbind()
         state: Tensor | None = None
-        for layer, own in zip(self.layers, codes, strict=True):
-            output, state = layer(output, state if self.config.residual else None, own)
+        for layer, code_of_layer in zip(self.layers, codes, strict=True):
+            output, state = layer(output, state if self.config.residual else None, code_of_layer)
         return output
 
     @property

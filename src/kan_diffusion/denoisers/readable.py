@@ -96,11 +96,11 @@ class ReadableDenoiser(NetworkDenoiser):
     def input_features(self) -> list[InputFeature]:
         """The inputs of the network."""
         coordinates = range(self.data_dim)
-        found = [InputFeature(i) for i in coordinates]
-        found += _waves(coordinates, range(-2, self.num_input_frequencies - 2))
-        found += [] if self.config.modulated else self.time_inputs()
+        features = [InputFeature(i) for i in coordinates]
+        features += _waves(coordinates, range(-2, self.num_input_frequencies - 2))
+        features += [] if self.config.modulated else self.time_inputs()
         kept = self.config.kept_inputs
-        return found if kept is None else [found[index] for index in kept]
+        return features if kept is None else [features[index] for index in kept]
 
     def unit_names(self) -> list[list[str]]:
         """Names of inputs, hidden units and outputs, layer by layer."""
@@ -197,29 +197,29 @@ class ReadableDenoiser(NetworkDenoiser):
             for edge in edges
             if edge.input in units[edge.layer] and edge.output in units[edge.layer + 1]
         ]
-        made = _rebuilt(
+        network = _rebuilt(
             self,
             hidden=[len(part) for part in units[1:-1]],
             kept_edges=renumbered,
             kept_inputs=[inputs[unit] for unit in units[0]],
         )
         # nn.Module's own ``to``: that of diffusers warns of float32 modules there might be.
-        nn.Module.to(made, self.device, self.dtype)
-        if made.input_scale is not None and self.input_scale is not None:
-            made.input_scale.copy_(self.input_scale[:, units[0]])
-        for index, layer in enumerate(made.kan_layers):
+        nn.Module.to(network, self.device, self.dtype)
+        if network.input_scale is not None and self.input_scale is not None:
+            network.input_scale.copy_(self.input_scale[:, units[0]])
+        for index, layer in enumerate(network.kan_layers):
             layer.take(self.kan_layers[index], units[index + 1], units[index])
-        modulations = zip(made.unit_modulations, self.unit_modulations, units[1:], strict=True)
-        for mine, theirs, own in modulations:
+        modulations = zip(network.unit_modulations, self.unit_modulations, units[1:], strict=True)
+        for mine, theirs, kept_units in modulations:
             if mine is not None and theirs is not None:
-                mine.copy_(theirs[..., own])
-        return made.train(self.training)
+                mine.copy_(theirs[..., kept_units])
+        return network.train(self.training)
 
     @torch.no_grad()
     def set_match(self, edge: Edge, match: Match) -> None:
         """Sets an edge to a match of its kind; the constant d is added to the unit's bias."""
-        layer, found = self.kan_layers[edge.layer], (match.a, match.b, match.c, match.slope)
-        layer.constants[:, edge.output, edge.input] = layer.constants.new_tensor(found)
+        layer, values = self.kan_layers[edge.layer], (match.a, match.b, match.c, match.slope)
+        layer.constants[:, edge.output, edge.input] = layer.constants.new_tensor(values)
         layer.bias[edge.output] += match.constant
 
     @torch.no_grad()
@@ -239,11 +239,11 @@ class ReadableDenoiser(NetworkDenoiser):
             kept = sorted(needed) or [0]
             idle = [unit for unit in range(layer.in_features) if unit not in kept]
             if idle:
-                made = self.with_edges(self.edges, {index: kept})
+                smaller = self.with_edges(self.edges, {index: kept})
                 if index:
                     bias = self.kan_layers[index - 1].bias.unsqueeze(0)
-                    made.kan_layers[index].bias.add_(layer.edge_outputs(bias)[0, :, idle].sum(1))
-                return made.compact()
+                    smaller.kan_layers[index].bias.add_(layer.edge_outputs(bias)[0, :, idle].sum(1))
+                return smaller.compact()
         return self
 
 
@@ -299,9 +299,9 @@ def readable(denoiser: Denoiser) -> ReadableDenoiser:
         for index, part in enumerate(denoiser.kan_layers)
         for ends in product(range(part.in_features), range(part.out_features))
     ]
-    made = _rebuilt(denoiser, observable=False, kept_edges=edges)
-    nn.Module.to(made, denoiser.device, denoiser.dtype)
-    made.load_state_dict(denoiser.state_dict(), strict=False)
-    for mine, theirs in zip(made.kan_layers, denoiser.kan_layers, strict=True):
+    network = _rebuilt(denoiser, observable=False, kept_edges=edges)
+    nn.Module.to(network, denoiser.device, denoiser.dtype)
+    network.load_state_dict(denoiser.state_dict(), strict=False)
+    for mine, theirs in zip(network.kan_layers, denoiser.kan_layers, strict=True):
         mine.weight.copy_(theirs.edge_weights().flatten(1))  # with their scales
-    return made.eval()
+    return network.eval()

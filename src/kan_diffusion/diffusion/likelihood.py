@@ -219,7 +219,7 @@ def _directions(
     if num_probes is None:
         places = free.any(dim=0).nonzero().flatten().tolist()
         units = torch.eye(free.shape[1], device=free.device, dtype=free.dtype)
-        return [units[place].expand_as(free) for place in places]
+        return [units[axis].expand_as(free) for axis in places]
     shape = num_probes, *free.shape
     signs = torch.randint(2, shape, generator=generator).to(free.device, free.dtype) * 2 - 1
     return list(signs / math.sqrt(num_probes))

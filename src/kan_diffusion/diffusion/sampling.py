@@ -158,17 +158,17 @@ def _of_process(scheduler: SchedulerMixin, process: Process) -> SchedulerMixin:
     theirs = {key: right.config[key] for key in _OF_THE_PROCESS if key in right.config}
     usual = {**theirs, **_OF_EVERY_SAMPLER, **alone}
     usual = {key: value for key, value in usual.items() if key in accepted}
-    made: SchedulerMixin = kind.from_config({**usual, **chosen})
+    result: SchedulerMixin = kind.from_config({**usual, **chosen})
     # A sampler that is made from this one's settings has spacings of its own.
-    defaults = {*made.config.get("_use_default_values", []), *(alone.keys() - chosen.keys())}
-    made.register_to_config(_use_default_values=sorted(defaults))
-    levels = [getattr(one, "alphas_cumprod", torch.empty(0)) for one in (made, right)]
-    times = getattr(made, "timesteps", None)
+    defaults = {*result.config.get("_use_default_values", []), *(alone.keys() - chosen.keys())}
+    result.register_to_config(_use_default_values=sorted(defaults))
+    levels = [getattr(one, "alphas_cumprod", torch.empty(0)) for one in (result, right)]
+    times = getattr(result, "timesteps", None)
     if (
-        isinstance(made, _FLOW) != process.is_flow
+        isinstance(result, _FLOW) != process.is_flow
         or not theirs.keys() <= accepted.keys()
-        or made.config.get("prediction_type") != theirs.get("prediction_type")
-        or made.config.num_train_timesteps != process.num_timesteps
+        or result.config.get("prediction_type") != theirs.get("prediction_type")
+        or result.config.num_train_timesteps != process.num_timesteps
         or not torch.equal(*levels)
         or (times is not None and times[0] < times[-1])  # from data to noise
     ):
@@ -177,7 +177,7 @@ def _of_process(scheduler: SchedulerMixin, process: Process) -> SchedulerMixin:
             f"the denoiser was trained for {wanted} and {kind.__name__} with these settings is no "
             f"sampler of its process '{process.name}'; make one with make_scheduler"
         )
-    return made
+    return result
 
 
 @dataclass
@@ -283,9 +283,9 @@ class SamplePipeline(DiffusionPipeline):
         """Finds the class of a saved denoiser among the modules that are already imported."""
         match saved:
             case [str(library), str(class_name)]:
-                found = getattr(sys.modules.get(library), class_name, None)
-                if isinstance(found, type) and issubclass(found, cls._denoiser_class):
-                    return found
+                kind = getattr(sys.modules.get(library), class_name, None)
+                if isinstance(kind, type) and issubclass(kind, cls._denoiser_class):
+                    return kind
                 raise RunFolderError(
                     f"the denoiser in '{root}' is a '{class_name}' of '{library}', which is not "
                     f"known; if it is your own, import {library} first"
@@ -302,8 +302,8 @@ class SamplePipeline(DiffusionPipeline):
         """
         names = inspect.signature(cls.__init__).parameters
         theirs = {**pipeline.config, **pipeline.components, "scheduler": pipeline.scheduler}
-        own = {name: value for name, value in theirs.items() if name in names}
-        return cls(**{**own, **parts})
+        arguments = {name: value for name, value in theirs.items() if name in names}
+        return cls(**{**arguments, **parts})
 
     def _draw_all(
         self,

@@ -184,9 +184,9 @@ def measure_denoising(
         loss = float(losses[rows].mean())
         if excesses is None:
             return loss, None, None
-        own = excesses[rows]
-        spread = float(own.std() / len(own) ** 0.5) if len(own) > 1 else math.nan
-        return loss, float(own.mean()), spread
+        chosen = excesses[rows]
+        spread = float(chosen.std() / len(chosen) ** 0.5) if len(chosen) > 1 else math.nan
+        return loss, float(chosen.mean()), spread
 
     log_snr = 2 * (draw.alpha.log() - draw.sigma.log())  # -inf where flow matching has no signal
     bins = draw.timesteps * num_levels // process.num_timesteps

@@ -82,9 +82,10 @@ def closest_record(generated: _Array, train: _Array, heldout: _Array) -> Share:
         The share, in which samples equally near to both count half.
     """
     size, count = len(train), len(generated)
-    (own, to_own), (fresh, to_fresh) = nearest(generated, train), nearest(generated, heldout)
-    nearer = (1 + np.sign(to_fresh - to_own)) / 2
-    weights = np.bincount(own, nearer, size), np.bincount(fresh, 1 - nearer, size)
+    at_train, to_train = nearest(generated, train)
+    at_heldout, to_heldout = nearest(generated, heldout)
+    nearer = (1 + np.sign(to_heldout - to_train)) / 2
+    weights = np.bincount(at_train, nearer, size), np.bincount(at_heldout, 1 - nearer, size)
     squares = ((np.concatenate(weights) / count - 1 / (2 * size)) ** 2).sum()
     spread = float(np.sqrt(size / (2 * (2 * size - 1)) * squares))
     return Share(float(nearer.mean()), 1.96 * spread)  # 95 % of a normal variable
@@ -102,6 +103,6 @@ def copies(
         generator: Draws as many training samples as there are held-out ones for ``closest``.
     """
     heldout = heldout[: len(train)]
-    own, own_real = (float(np.median(nearest(rows, train)[1])) for rows in (generated, heldout))
+    drawn, real = (float(np.median(nearest(rows, train)[1])) for rows in (generated, heldout))
     some = generator.choice(len(train), len(heldout), replace=False)
-    return Copies(own, own_real, closest_record(generated, train[some], heldout))
+    return Copies(drawn, real, closest_record(generated, train[some], heldout))

@@ -207,8 +207,8 @@ class Basis(Constants, ABC):
         Raises:
             KanDiffusionError: ``num_intervals`` is less than 1.
         """
-        grid, own = self.grid_origin, (self.order, self.grid_range, self.extrapolation)
-        other = type(self)(self.in_features, num_intervals, *own, grid.device, grid.dtype)
+        grid, settings = self.grid_origin, (self.order, self.grid_range, self.extrapolation)
+        other = type(self)(self.in_features, num_intervals, *settings, grid.device, grid.dtype)
         other.grid_origin.copy_(grid)
         other.grid_step.copy_(self.grid_step * (self.num_intervals / num_intervals))
         return other
@@ -424,9 +424,9 @@ class BSpline(Basis):
         # Old function g begins at new knot parts * (g - k), new function n at new knot n - k.
         new = torch.arange(num_intervals + self.order).unsqueeze(1) - self.order
         old = parts * (torch.arange(self.num_functions) - self.order)
-        place = new - old
-        inside = (place >= 0) & (place < len(mask))
-        return torch.where(inside, mask[place.clamp(0, len(mask) - 1)], 0.0)
+        shift = new - old
+        inside = (shift >= 0) & (shift < len(mask))
+        return torch.where(inside, mask[shift.clamp(0, len(mask) - 1)], 0.0)
 
     def extra_repr(self) -> str:
         """The settings that differ between layers, for ``print``."""
@@ -528,9 +528,9 @@ def basis_class(kind: BasisKind) -> type[Basis]:
     Raises:
         KanDiffusionError: There is no such basis.
     """
-    found = look_up("basis", kind, BASES) if isinstance(kind, str) else kind
-    if not (isinstance(found, type) and issubclass(found, Basis)):
+    basis = look_up("basis", kind, BASES) if isinstance(kind, str) else kind
+    if not (isinstance(basis, type) and issubclass(basis, Basis)):
         raise KanDiffusionError(
             f"basis must be a name or a class of Basis, not {kind!r}; known: {', '.join(BASES)}"
         )
-    return found
+    return basis

@@ -77,7 +77,7 @@ class KANConv2d(nn.Module):
         if input.ndim == 3:
             return self(input.unsqueeze(0)).squeeze(0)
         patches = unfold(input, *self.window).transpose(1, 2).chunk(len(self.kernels), dim=-1)
-        parts = [kernel(own) for kernel, own in zip(self.kernels, patches, strict=True)]
+        parts = [kernel(part) for kernel, part in zip(self.kernels, patches, strict=True)]
         sizes = zip(input.shape[2:], *self.window, strict=True)
         shape = [
             (n + 2 * pad - dilation * (k - 1) - 1) // step + 1

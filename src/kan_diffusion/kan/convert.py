@@ -165,7 +165,7 @@ def _layer(
 
 def _network(prefix: str, layers: Sequence[Mapping[str, Tensor]], fit: bool) -> tuple[KAN, float]:
     """Builds the network with the tensors of an efficient-KAN's layers; returns its error, too."""
-    made: list[KANLinear] = []
+    converted: list[KANLinear] = []
     largest = 0.0
     for index, tensors in enumerate(layers):
         name = prefix.format(index)
@@ -175,8 +175,8 @@ def _network(prefix: str, layers: Sequence[Mapping[str, Tensor]], fit: bool) -> 
             raise KanDiffusionError(
                 f"{name} is not whole or has tensors of other shapes; pass {_EXPECTED}"
             ) from problem
-        made.append(layer)
-        if index and made[-2].out_features != made[-1].in_features:
+        converted.append(layer)
+        if index and converted[-2].out_features != converted[-1].in_features:
             raise KanDiffusionError(
                 f"{prefix.format(index - 1)} and {name} do not follow each other: the outputs of "
                 "one must be the inputs of the next"
@@ -188,8 +188,10 @@ def _network(prefix: str, layers: Sequence[Mapping[str, Tensor]], fit: bool) -> 
                 "of the largest; train the network on an even grid for equal outputs",
                 stacklevel=4,
             )
-    network = KAN([made[0].in_features, *(layer.out_features for layer in made)], device="meta")
-    network.layers = nn.Sequential(*made)
+    network = KAN(
+        [converted[0].in_features, *(layer.out_features for layer in converted)], device="meta"
+    )
+    network.layers = nn.Sequential(*converted)
     return network, largest
 
 

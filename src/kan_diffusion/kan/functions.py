@@ -323,10 +323,10 @@ def _fitted(
         raise KanDiffusionError(
             f"initial is {len(chosen)} functions and there are {functions}; give one for each"
         )
-    own = BSpline(1, *grid, "linear", "cpu", torch.float64)
-    points = _POINTS * own.num_functions + 1
+    basis = BSpline(1, *grid, "linear", "cpu", torch.float64)
+    points = _POINTS * basis.num_functions + 1
     x = torch.linspace(low, high, points, dtype=torch.float64, device="cpu")
-    design = own(x.unsqueeze(1))[:, 0]
+    design = basis(x.unsqueeze(1))[:, 0]
     targets = torch.stack([function(x.clone()) for function in chosen], dim=1)
     if not bool(targets.isfinite().all()):
         raise KanDiffusionError(
@@ -339,7 +339,7 @@ def _fitted(
     worst = int((errors - _WORST_FIT * sizes).argmax())
     if errors[worst] > _WORST_FIT * sizes[worst]:
         raise KanDiffusionError(
-            f"{own.num_functions} splines cannot start as function {worst + 1} of "
+            f"{basis.num_functions} splines cannot start as function {worst + 1} of "
             f"initial={initial!r}: they are off by {float(errors[worst] / sizes[worst]):.0%}; "
             "raise grid_size or choose another function"
         )

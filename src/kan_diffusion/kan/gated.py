@@ -108,11 +108,11 @@ class GatedLinear(nn.Module):
         if rank is not None and rank < 0:
             raise KanDiffusionError(f"rank must be at least 0, or None, not {rank}")
         if isinstance(functions, LearnedFunctions):
-            found = functions.in_features, functions.functions
-            if found != (in_features, 1):
+            sizes = functions.in_features, functions.functions
+            if sizes != (in_features, 1):
                 raise KanDiffusionError(
                     f"a GatedLinear of {in_features} units needs one function for each, not "
-                    f"{found[1]} for {found[0]}"
+                    f"{sizes[1]} for {sizes[0]}"
                 )
         self.in_features = in_features
         self.out_features = out_features
@@ -178,13 +178,14 @@ class GatedLinear(nn.Module):
             KanDiffusionError: An input has another shape, or is not floating-point.
         """
         self._require(input, carried, code)
-        own, order = self.functions, 0
+        functions, order = self.functions, 0
         curves: tuple[Tensor | None, ...] = None, None, None
         # Of plain SiLU and a linear map, torch's own operations are as fast.
-        fused = own is None and (self.gated or self.rank is not None)
+        fused = functions is None and (self.gated or self.rank is not None)
         # Hooks of the functions have to see them.
-        if type(own) is LearnedFunctions and not has_hooks(own):
-            fused, order, curves = True, own.basis.order, (own.coefficients, *own.basis.grid)
+        if type(functions) is LearnedFunctions and not has_hooks(functions):
+            fused, order = True, functions.basis.order
+            curves = functions.coefficients, *functions.basis.grid
         states = input, carried, code, self.modulation
         operands = *states, curves[0], self.weight, self.bias, *curves[1:]
         return UNITS(operands, (order, True), self._by_torch, fused and not autocasts(input))
@@ -224,8 +225,8 @@ class GatedLinear(nn.Module):
         elif coefficients is None:
             h = self.functions(state)
         else:
-            own = self.functions
-            h = evaluate(state, coefficients, own.basis, grid, own.group)  # type: ignore[arg-type]
+            functions = self.functions
+            h = evaluate(state, coefficients, functions.basis, grid, functions.group)  # type: ignore[arg-type]
         assert weight is not None
         return linear(h if gates is None else h * gates, weight, bias), state
 

@@ -65,11 +65,11 @@ def _on_basis(layer: Layer, basis: Basis) -> Layer:
     first = edges.shape[2] - maps.shape[2]
     carried = torch.einsum("gfh,rgh->rgf", maps, edges[..., first:].cpu().double())
     whole = torch.cat([edges[..., :first], carried.to(edges)], dim=-1)
-    made: Layer = copy.deepcopy(layer)
-    made.basis = basis
+    copied: Layer = copy.deepcopy(layer)
+    copied.basis = basis
     fresh = nn.Parameter(whole.reshape(*packed.shape[:-1], -1), packed.requires_grad)
-    setattr(made, "weight" if layer.coefficients is None else "coefficients", fresh)
-    return made
+    setattr(copied, "weight" if layer.coefficients is None else "coefficients", fresh)
+    return copied
 
 
 @torch.no_grad()
@@ -162,13 +162,13 @@ def _moved(layer: Layer, input: Tensor, margin: float) -> Layer:
     spread, eps = high - low, torch.finfo(low.dtype).eps
     resolution = eps * torch.maximum(low.abs(), high.abs())
     room = margin * spread + 4 * resolution  # keeps the ends inside after rounding
-    own = basis.grid_end - basis.grid_origin
+    width = basis.grid_end - basis.grid_origin
     safe = 4 * eps * (basis.grid_end.abs() + high.abs())
-    shifted = torch.clamp(basis.grid_origin, high - own + safe, low - safe)
+    shifted = torch.clamp(basis.grid_origin, high - width + safe, low - safe)
     constant = spread <= 100 * resolution
     new = basis.with_intervals(basis.num_intervals)
     new.grid_origin.copy_(torch.where(constant, shifted, low - room))
-    new.grid_step.copy_(torch.where(constant, own, spread + 2 * room) / basis.num_intervals)
+    new.grid_step.copy_(torch.where(constant, width, spread + 2 * room) / basis.num_intervals)
     usable = torch.isfinite(new.grid_end) & (new.grid_step > 0) & torch.isfinite(1 / new.grid_step)
     if not bool(usable.all()):
         bad = int((~usable).nonzero()[0])

@@ -271,8 +271,8 @@ class KANLinear(EdgeLayer):
         self._check_sizes(in_features, out_features, bias)
         if init is not None:
             require_known("init", init, INITIALIZATIONS)
-        place = in_features, grid_size, order, grid_range, extrapolation
-        self._set_basis(in_features, basis_class(basis)(*place, device, dtype))
+        settings = in_features, grid_size, order, grid_range, extrapolation
+        self._set_basis(in_features, basis_class(basis)(*settings, device, dtype))
         kind = type(self.basis)
         if order != 3 and kind is not BSpline and kind in BASES.values():
             raise KanDiffusionError(
@@ -458,8 +458,8 @@ class SharedKANLinear(EdgeLayer):
     ) -> None:
         super().__init__()
         self._check_sizes(in_features, out_features, bias)
-        place = group_count(in_features, groups), grid_size, order, grid_range
-        self._set_basis(in_features, BSpline(*place, device=device, dtype=dtype))
+        settings = group_count(in_features, groups), grid_size, order, grid_range
+        self._set_basis(in_features, BSpline(*settings, device=device, dtype=dtype))
         self._share(functions, initial, noise, rate)
         self._allocate(out_features, bias)
         self._draw()
@@ -571,9 +571,9 @@ def with_layers(network: Network, layers: Sequence[nn.Module]) -> Network:
     if isinstance(network, BasisLayer):
         (layer,) = layers
         return cast("Network", layer)
-    made = copy.deepcopy(network)
-    stack = made.layers if isinstance(made, KAN) else made
+    copied = copy.deepcopy(network)
+    stack = copied.layers if isinstance(copied, KAN) else copied
     assert isinstance(stack, nn.Sequential)
     for index, layer in enumerate(layers):
         stack[index] = layer
-    return made
+    return copied

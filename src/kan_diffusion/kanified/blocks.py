@@ -129,9 +129,9 @@ def find_blocks(module: nn.Module) -> dict[str, Block]:
             obstacle = "its gates have a linear map of their own" if len(maps) == 3 else None
         for (first, up), (slot, middle), (last, down) in triples:
             if _maps(up) and _maps(down) and _is_activation(middle):
-                own = f"{path}.{slot}".removeprefix(".") if chain else path
+                block_path = f"{path}.{slot}".removeprefix(".") if chain else path
                 slots = first, slot, last
-                blocks.append(Block(own, owner, slots, up, middle, down, obstacle=obstacle))
+                blocks.append(Block(block_path, owner, slots, up, middle, down, obstacle=obstacle))
     return {block.path: block for block in blocks}
 
 

@@ -157,9 +157,9 @@ def kanify(
         if any(held[id(part)] > 1 for linear in gone for part in (linear, linear.weight)):
             untied.append(block.path)
         inputs, outputs = block.up.in_features, block.down.out_features
-        made = f", {functions} functions" if kind == "grouped" else " of KANLinear"
+        shared = f", {functions} functions" if kind == "grouped" else " of KANLinear"
         before = f"{block.label} {inputs}-{block.hidden}-{outputs}"
-        after = f"{inputs}-{recipe.hidden}-{outputs}{made}, {recipe.grid_size} intervals"
+        after = f"{inputs}-{recipe.hidden}-{outputs}{shared}, {recipe.grid_size} intervals"
         counts = _count(block.up, block.down), _count(*parts.values())
         recipes.append(recipe)
         replaced[block.path] = before, after, *counts, error
@@ -177,37 +177,39 @@ def kanify(
 
 def _chosen(module: nn.Module, layers: str | Sequence[str] | None) -> list[Block]:
     """Selects the blocks to replace, some of which perhaps cannot be."""
-    found = find_blocks(module)
-    proper = {path for path, block in found.items() if not block.embedding}
+    blocks = find_blocks(module)
+    proper = {path for path, block in blocks.items() if not block.embedding}
     wanted = [layers] if isinstance(layers, str) else ["*"] if layers is None else layers
     chosen: set[str] = set()
     for pattern in wanted or [""]:
-        paths = {path for path in found if fnmatchcase(path, pattern)}
+        paths = {path for path in blocks if fnmatchcase(path, pattern)}
         paths = paths & proper or paths
         if not paths or (layers is None and not proper):
             weighty = (part for part in module.modules() if list(part.parameters(recurse=False)))
             parts = Counter(type(part).__name__ for part in weighty).most_common(6)
             held = ", ".join(f"{count} {kind}" for kind, count in parts) or "no weights"
             what = f" for layers={pattern!r}" if layers else ""
-            known = f"layers may name {', '.join(map(_named, found))}"
+            known = f"layers may name {', '.join(map(_named, blocks))}"
             raise KanDiffusionError(
                 f"{type(module).__name__} has no feed-forward block{what}, it has {held}; "
-                f"{known if found else 'choose another network'}"
+                f"{known if blocks else 'choose another network'}"
             )
         chosen |= paths
-    return [block for path, block in found.items() if path in chosen]
+    return [block for path, block in blocks.items() if path in chosen]
 
 
 def _matched(block: Block, recipe: Recipe, fixed: bool) -> Recipe:
     """Finds the recipe, of some width and intervals, that keeps a block's number of parameters."""
 
     def count(size: int, hidden: int) -> int:
-        made = recipe.model_copy(update={"grid_size": size, "hidden": hidden})
-        return _count(*build(block, made, "meta").values())
+        variant = recipe.model_copy(update={"grid_size": size, "hidden": hidden})
+        return _count(*build(block, variant, "meta").values())
 
-    wanted, own, unit = _count(block.up, block.down), recipe.grid_size, recipe.functions
+    wanted, usual, unit = _count(block.up, block.down), recipe.grid_size, recipe.functions
     tried: list[tuple[int, int, int]] = []
-    for size in [own] if fixed else sorted(range(1, 2 * own + 1), key=lambda size: abs(size - own)):
+    for size in (
+        [usual] if fixed else sorted(range(1, 2 * usual + 1), key=lambda size: abs(size - usual))
+    ):
         few, many = count(size, unit), count(size, 2 * unit)
         width = round(unit * (1 + (wanted - few) / (many - few)))
         for hidden in (block.hidden, max(width, 1)):  # maps of a grouped block stay if they can

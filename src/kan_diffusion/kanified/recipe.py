@@ -112,19 +112,19 @@ def build(
 ) -> dict[Slot, nn.Module]:
     """Makes the parts that replace a block; linear maps that stay are the block's own."""
     up, down, hidden, grid = block.up, block.down, recipe.hidden, recipe.grid
-    place: dict[str, Any] = {"device": device, "dtype": up.weight.dtype}
+    factory: dict[str, Any] = {"device": device, "dtype": up.weight.dtype}
     first, middle, last = ((block.owner, slot) for slot in block.slots)
     full = recipe.kind == "full"
     if full or hidden != block.hidden:
         kind: Any = partial(KANLinear, **grid) if full else nn.Linear
         wide = hidden if full else hidden * (1 + int(block.gated))
-        up = kind(up.in_features, wide, up.bias is not None, **place)
-        down = kind(hidden, down.out_features, down.bias is not None, **place)
+        up = kind(up.in_features, wide, up.bias is not None, **factory)
+        down = kind(hidden, down.out_features, down.bias is not None, **factory)
     if full:
         return {middle: nn.Identity(), first: up, last: down}
-    own: dict[str, Any] = {"groups": min(recipe.functions, hidden), "noise": noise, **grid, **place}
-    own["dtype"] = torch.promote_types(block.up.weight.dtype, torch.float32)
-    curves = LearnedFunctions(hidden, initial=[block.activation], **own)
+    factory["dtype"] = torch.promote_types(block.up.weight.dtype, torch.float32)
+    shared: dict[str, Any] = {"groups": min(recipe.functions, hidden), "noise": noise}
+    curves = LearnedFunctions(hidden, initial=[block.activation], **shared, **grid, **factory)
     if first == middle:
         return {middle: ActivatedLinear(up, curves, block.gated), last: down}
     return {first: up, middle: curves, last: down}
@@ -147,13 +147,13 @@ def draw(block: Block, parts: Mapping[Slot, nn.Module], generator: torch.Generat
         elif isinstance(module, nn.Linear) and module.weight.is_meta:
             module.to_empty(device=device)
             draw_linear(module.weight, module.bias, generator)
-    first, last = (parts[block.owner, block.slots[place]] for place in (0, 2))
+    first, last = (parts[block.owner, block.slots[slot]] for slot in (0, 2))
     if isinstance(last, KANLinear):
         x = last.weight.new_empty(256, block.up.in_features).normal_(generator=generator)
         plain = block.down(ActivatedLinear(block.up, block.activation, block.gated)(x))
-        wanted, found = (y.float().var(0).mean() for y in (plain, last(first(x))))
-        if found > 0:
-            last.weight.mul_((wanted / found).sqrt())
+        wanted, power = (y.float().var(0).mean() for y in (plain, last(first(x))))
+        if power > 0:
+            last.weight.mul_((wanted / power).sqrt())
 
 
 def install(module: nn.Module, parts: Mapping[Slot, nn.Module], recipes: Iterable[Recipe]) -> None:

@@ -148,8 +148,8 @@ def _member(size: int) -> CFunc:
         def codegen(context, builder, signature, args):
             integer, address = ir.IntType(64), ir.IntType(8).as_pointer()
 
-            def entry(place):
-                return builder.load(builder.gep(args[0], [place]))
+            def entry(index):
+                return builder.load(builder.gep(args[0], [index]))
 
             # Compiled functions first take two addresses: for the result, and for an error.
             arguments = [cgutils.alloca_once(builder, address) for _ in range(2)]

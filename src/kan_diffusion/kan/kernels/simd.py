@@ -186,8 +186,8 @@ def store(typingctx, array, index, value):
     """``array[index : index + lanes] = value``."""
 
     def codegen(context, builder, signature, args):
-        place = _pointer(context, builder, signature.args[0], *args[:2], args[2].type)
-        builder.store(args[2], place).align = array.dtype.bitwidth // 8
+        address = _pointer(context, builder, signature.args[0], *args[:2], args[2].type)
+        builder.store(args[2], address).align = array.dtype.bitwidth // 8
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
@@ -199,8 +199,8 @@ def store_as_int(typingctx, array, index, value):
 
     def codegen(context, builder, signature, args):
         integers = ir.VectorType(ir.IntType(32), args[2].type.count)
-        place = _pointer(context, builder, signature.args[0], *args[:2], integers)
-        builder.store(builder.fptosi(args[2], integers), place).align = 4
+        address = _pointer(context, builder, signature.args[0], *args[:2], integers)
+        builder.store(builder.fptosi(args[2], integers), address).align = 4
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
@@ -264,8 +264,8 @@ def transpose_8x8(typingctx, source, at, source_stride, target, to, target_strid
                     for m in (low, high)
                 )
         for row in range(8):
-            place = pointer(signature.args[3], target, to, target_stride, row)
-            builder.store(rows[row], place).align = align
+            address = pointer(signature.args[3], target, to, target_stride, row)
+            builder.store(rows[row], address).align = align
         return context.get_dummy_value()
 
     signature_ = types.void(source, types.intp, types.intp, target, types.intp, types.intp)
@@ -391,16 +391,16 @@ def add_product(left, at, stride, step, right, width, result, rows, inner):
     fours = rows // 4 * 4
     for column in range(0, width, 16):
         for r in range(0, fours, 4):
-            to, own = r * width + column, at + r * stride
+            to, entry = r * width + column, at + r * stride
             first, second = load(result, to, 16), load(result, to + width, 16)
             third, fourth = load(result, to + 2 * width, 16), load(result, to + 3 * width, 16)
             for k in range(inner):
                 row = load(right, k * width + column, 16)
-                first = fma(get(left, own), row, first)
-                second = fma(get(left, own + stride), row, second)
-                third = fma(get(left, own + 2 * stride), row, third)
-                fourth = fma(get(left, own + 3 * stride), row, fourth)
-                own += step
+                first = fma(get(left, entry), row, first)
+                second = fma(get(left, entry + stride), row, second)
+                third = fma(get(left, entry + 2 * stride), row, third)
+                fourth = fma(get(left, entry + 3 * stride), row, fourth)
+                entry += step
             store(result, to, first)
             store(result, to + width, second)
             store(result, to + 2 * width, third)
@@ -408,8 +408,8 @@ def add_product(left, at, stride, step, right, width, result, rows, inner):
         for r in range(fours, rows):
             total = load(result, r * width + column, 16)
             for k in range(inner):
-                own = at + r * stride + k * step
-                total = fma(get(left, own), load(right, k * width + column, 16), total)
+                entry = at + r * stride + k * step
+                total = fma(get(left, entry), load(right, k * width + column, 16), total)
             store(result, r * width + column, total)
 
 

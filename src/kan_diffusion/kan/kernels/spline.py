@@ -259,10 +259,10 @@ def gradients(order, lanes, tile, t, grad, g_at, grad_u, slopes):
                 total = load(table, row + width, width)
                 store(table, row + width, fma(get(scratch, _BASES + at), g, total))
                 for j in range(pieces):
-                    place = cell + (2 * j + 1) * width
-                    total = load(table, place, width)
+                    entry = cell + (2 * j + 1) * width
+                    total = load(table, entry, width)
                     total = fma(get(scratch, _PIECES + j * _CAPACITY + at), g, total)
-                    store(table, place, total)
+                    store(table, entry, total)
                 row += stride * 2 * width
 
     return loop

@@ -283,7 +283,7 @@ def _states(lanes, spline, states, first, sizes, rows, z, before, grid):
         for r in range(rows):
             at = 0
             while at < units:
-                k, own = r * units + at, (first + r) * rank
+                k, codes_at = r * units + at, (first + r) * rank
                 shift = load(before, k, width)
                 value = load(source, (first + r) * stride + at, width)
                 if rank >= 0:
@@ -291,7 +291,7 @@ def _states(lanes, spline, states, first, sizes, rows, z, before, grid):
                     factor = load(modulation, row, width) + 1
                     shift = shift + load(modulation, row + units, width)
                     for j in range(rank):
-                        row, number = 2 * j * units + at, get(code, own + j)
+                        row, number = 2 * j * units + at, get(code, codes_at + j)
                         factor = fma(number, load(modulation, row, width), factor)
                         shift = fma(number, load(modulation, row + units, width), shift)
                     value = value * factor
@@ -489,20 +489,20 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
 
     def forward(
         input_at, carried_at, code_at, modulation_at, coefficients_at, origin_at, step_at,
-        weight_at, bias_at, found_at, state_at, rows, units, outputs, stride, reach, groups,
+        weight_at, bias_at, output_at, state_at, rows, units, outputs, stride, reach, groups,
         intervals, rank, functions,
     ):  # fmt: skip
         states = arrays_at((input_at, carried_at, code_at, modulation_at), zero)
         source, sizes = states[0], (units, stride, reach, rank)
         splines = arrays_at((coefficients_at, origin_at, step_at), zero)
-        weight, bias, found, state = arrays_at((weight_at, bias_at, found_at, state_at), zero)
+        weight, bias, output, state = arrays_at((weight_at, bias_at, output_at, state_at), zero)
         # A constant, where it is one, makes the loop over units a few per cent faster.
         width = 1 if several == 1 else (functions + several - 1) // several * several
         cell_step = powers * width
         # With a 1 beside the functions, constants are one more row of the weight.
         inner = units * width
         row_size, wide = _round_up(inner + 1), _round_up(outputs)
-        weights = np.zeros(row_size * wide, found.dtype)
+        weights = np.zeros(row_size * wide, output.dtype)
         if weight_at:
             # Without a gap, the functions of all units follow each other in both.
             count = functions if width > functions else inner
@@ -515,8 +515,8 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
             degree, powers, splines, groups, functions, width, intervals, units
         )
         _, _, _, scratch, room, cells = grid
-        products = np.ones(height * row_size, found.dtype)
-        block = np.empty(height * wide, found.dtype)
+        products = np.ones(height * row_size, output.dtype)
+        block = np.empty(height * wide, output.dtype)
         gated = stride > units
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
@@ -552,9 +552,9 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
             if weight_at:
                 block[:] = 0
                 add_product(products, 0, row_size, 1, weights, wide, block, n, inner + 1)
-                copy_rows(block, 0, wide, found, r0 * outputs, outputs, n, outputs)
+                copy_rows(block, 0, wide, output, r0 * outputs, outputs, n, outputs)
             else:
-                _repack(products, row_size, width, found, r0, n, units, functions, False)
+                _repack(products, row_size, width, output, r0, n, units, functions, False)
 
     def backward(
         grad_at, grad_state_at, input_at, carried_at, code_at, modulation_at, coefficients_at,
