@@ -115,8 +115,8 @@ class PictureDenoiser(Denoiser):
             block.ff = FeedForward(block.dim, inner_dim=units, activation_fn=activation)
         if recipe := _FEED_FORWARDS[feed_forward]:
             sizes = zip(blocks, hidden, strict=True)
-            own = [{"path": f"{path}.ff", "hidden": units, **recipe} for path, units in sizes]
-            rebuild(self.network, own)
+            recipes = [{"path": f"{path}.ff", "hidden": units, **recipe} for path, units in sizes]
+            rebuild(self.network, recipes)
         self.text_encoder = TextEncoder(self.vocabulary)
         self.reset_parameters()
 

@@ -174,7 +174,7 @@ def score_pictures(
     asked, real = dataset.heldout_labels.iloc[rows.numpy()], dataset.heldout[rows]
     prompts = asked["caption"].tolist()
     plain = drawn(prompts, 1.0, "samples", "plain", *names)
-    found: Row = {**_copied(dataset, plain, num, names)}
+    row: Row = {**_copied(dataset, plain, num, names)}
     if dataset.scenes:
         for part, combinations, _ in _PARTS:
             scenes = draw_scenes(num, numpy_generator("asked", part, *names), combinations)
@@ -182,35 +182,35 @@ def score_pictures(
             guided = drawn(texts, guidance, "samples", part, *names)
             for end, judged in (("", guided), ("_real", render(scenes, dataset.shape[-1]))):
                 scores = score_scenes(judged, texts)
-                found |= {f"{part}_{kind}{end}": scores[kind] for kind in _KINDS}
+                row |= {f"{part}_{kind}{end}": scores[kind] for kind in _KINDS}
         for end, judged in (("", plain), ("_real", real)):
-            found[f"read_plain{end}"] = score_scenes(judged, prompts)["all"]
+            row[f"read_plain{end}"] = score_scenes(judged, prompts)["all"]
     # A class may have no picture to train a judge with.
     if dataset.labels["class"].nunique() == len(dataset.classes) > 0:
         judge = ClassJudge(dataset.train, dataset.labels["class"])
         guided = drawn(prompts, guidance, "samples", "guided", *names)
-        found["read"], found["spread"] = judge.score(guided, asked["class"])
-        found["read_plain"], _ = judge.score(plain, asked["class"])
-        found["read_real"], _ = judge.score(dataset.heldout, dataset.heldout_labels["class"])
-        found["read_plain_real"] = found["read_real"]
-        _, found["spread_real"] = judge.score(real, asked["class"])
-    found["sample_seconds"] = time.perf_counter() - started
+        row["read"], row["spread"] = judge.score(guided, asked["class"])
+        row["read_plain"], _ = judge.score(plain, asked["class"])
+        row["read_real"], _ = judge.score(dataset.heldout, dataset.heldout_labels["class"])
+        row["read_plain_real"] = row["read_real"]
+        _, row["spread_real"] = judge.score(real, asked["class"])
+    row["sample_seconds"] = time.perf_counter() - started
     to_show, _ = shown(dataset, config.judging.num_drawn)
-    return found, drawn(to_show, guidance, "shown", config.study_seed, each=EACH)
+    return row, drawn(to_show, guidance, "shown", config.study_seed, each=EACH)
 
 
 def _copied(
     dataset: PictureDataset, plain: Tensor, num: int, names: tuple[int, int, str]
 ) -> dict[str, float]:
     """Compares drawn pictures (n, C, S, S), and real ones, with training pictures."""
-    made = encode(decode(plain), plain.shape[-1])  # rounded to 8 bits, as they are shown
+    samples = encode(decode(plain), plain.shape[-1])  # rounded to 8 bits, as they are shown
     train, heldout = _flat(dataset.train), _flat(dataset.heldout[: len(plain)])
-    found = copies(_flat(made), train, heldout, numpy_generator("copies", *names))
+    measured = copies(_flat(samples), train, heldout, numpy_generator("copies", *names))
     one, other = map(_flat, dataset.fresh_pair(num, torch_generator("real pairs", *names)))
     of_real = copies(one, train, other, numpy_generator("real pairs", *names))
     return {
-        "nearest": found.nearest,
-        "nearest_real": found.nearest_real,
-        "closer": found.closest.value,
+        "nearest": measured.nearest,
+        "nearest_real": measured.nearest_real,
+        "closer": measured.closest.value,
         "closer_real": of_real.closest.value,
     }

@@ -298,7 +298,7 @@ class FolderData(PictureData, PinnedSource):
         root = self.place
         if not root.is_dir():
             raise DataError(f"'{root}' is no folder; give a folder of pictures")
-        found, tables = [], []
+        pictures, tables = [], []
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root).as_posix()
             if any(part.startswith(".") for part in name.split("/")):
@@ -310,16 +310,16 @@ class FolderData(PictureData, PinnedSource):
             if path.is_file():
                 file = name, stamp(path)
                 if path.suffix.lower() in _ENDINGS:
-                    found.append(file)
+                    pictures.append(file)
                 elif path.name in _METADATA:
                     tables.append(file)
-        if len(found) < _FEWEST:
+        if len(pictures) < _FEWEST:
             raise DataError(
-                f"'{root}' has {len(found)} pictures (files that end in {', '.join(_ENDINGS)}); at "
-                f"least {_FEWEST} are needed to train on some and judge with others"
+                f"'{root}' has {len(pictures)} pictures (files that end in {', '.join(_ENDINGS)}); "
+                f"at least {_FEWEST} are needed to train on some and judge with others"
             )
-        _require_room(len(found), self.side)
-        return _read_files(root, tuple(found), tuple(tables), self.side, self.mode)
+        _require_room(len(pictures), self.side)
+        return _read_files(root, tuple(pictures), tuple(tables), self.side, self.mode)
 
 
 def _require_room(num: int, side: int) -> None:
@@ -358,17 +358,17 @@ _File = tuple[str, tuple[int, ...]]
 
 @lru_cache(maxsize=1)
 def _read_files(
-    root: Path, found: tuple[_File, ...], tables: tuple[_File, ...], size: int, mode: Mode | None
+    root: Path, pictures: tuple[_File, ...], tables: tuple[_File, ...], size: int, mode: Mode | None
 ) -> tuple[Tensor, pd.DataFrame, str]:
     """Reads pictures and tables of captions; the last ones stay in memory until they change."""
-    names, texts = ([name for name, *_ in files] for files in (found, tables))
+    names, texts = ([name for name, *_ in files] for files in (pictures, tables))
     labels = _labels(root, names)
     said = _captions(root, names, texts) if texts else labels["class"].astype(object).fillna("")
     labels.insert(0, "caption", said)
-    pictures = [_opened(root, name, size) for name in names]
+    opened = [_opened(root, name, size) for name in names]
     digests = [(name, _sha256((root / name).read_bytes())) for name in (*names, *texts)]
     sha256 = _sha256("".join(f"{name}\0{digest}\n" for name, digest in digests).encode())
-    return encode(pictures, size, mode), labels, sha256
+    return encode(opened, size, mode), labels, sha256
 
 
 def _sha256(content: bytes) -> str:

@@ -208,10 +208,10 @@ def _write(folder: Path, prompts: Sequence[str], pictures: Sequence[Image.Image]
     # One prompt alone is as square as possible.
     across = _MOST_ACROSS if several else math.ceil(math.sqrt(num))
     files, rows = dict[str, Image.Image](), list[Sequence[Image.Image]]()
-    for place, prompt in enumerate(prompts):
+    for index, prompt in enumerate(prompts):
         slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:_LONGEST_NAME] or "picture"
-        stem = f"{place + 1:02}-{slug}" if several else slug
-        drawn = pictures[place * num : (place + 1) * num]
+        stem = f"{index + 1:02}-{slug}" if several else slug
+        drawn = pictures[index * num : (index + 1) * num]
         files |= {f"{stem}-{n:0{len(str(num))}}.png": each for n, each in enumerate(drawn, start=1)}
         rows += [drawn[k : k + across] for k in range(0, num, across)]
     for name, picture in {**files, "sheet.png": contact_sheet(rows)}.items():
@@ -219,7 +219,7 @@ def _write(folder: Path, prompts: Sequence[str], pictures: Sequence[Image.Image]
             picture.save(temporary, "PNG")
 
 
-def _known(kind: type[T], thing: object) -> T:
+def _known(kind: type[T], value: object) -> T:
     """Returns what the task of pictures is called with, as the kind that it is."""
-    assert isinstance(thing, kind)
-    return thing
+    assert isinstance(value, kind)
+    return value
