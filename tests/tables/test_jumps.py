@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from helpers import refused
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.jumps import JumpMap, fit_jumps
+from kan_diffusion.tables.numbers import JumpMap, fit_jumps
 
 N = 8000
 

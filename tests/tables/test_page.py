@@ -39,7 +39,7 @@ def test_the_page_says_and_draws_everything_worst_first(loose, tmp_path):
     assert len(page.tables["Usefulness"]) == 1 + 3
     assert sum("Real and synthetic values of" in text for text in page.text) == 6
     said = " ".join(page.text)
-    for words in ("is a promise of privacy", "Used.", "300 real rows", "trained on 400"):
+    for words in ("is a promise of privacy", "Used.", "300 real rows", "the 400 training rows"):
         assert words in said
     assert "could not be drawn" not in said
     assert page.empty == []

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
-from scipy.stats.contingency import association, crosstab
 
 from helpers import refused
 from kan_diffusion.errors import DataError
@@ -68,9 +67,9 @@ def test_pairs_are_as_similar_as_their_definitions_say(scores):
         else:
             codes = [[coded(frame, name) for name in names] for frame in NUMBERS]
             expected = overlap(*(one.astype(str) + " " + other.astype(str) for one, other in codes))
-            known = [association(crosstab(*code)[1], method="cramer") for code in codes]
+            known = [np.nan, np.nan]
         assert pair.score == pytest.approx(expected, abs=1e-9), names
-        assert (pair.real, pair.synthetic) == pytest.approx(known, abs=1e-6), names
+        assert [pair.real, pair.synthetic] == pytest.approx(known, abs=1e-6, nan_ok=True), names
     assert scores.scores["value"]["trends"] == pytest.approx(scores.pairs["score"].mean())
 
 
@@ -88,7 +87,7 @@ def test_half_of_the_real_rows_are_a_reference_and_columns_without_a_difference_
     assert shapes["country"] == pytest.approx(0.7, abs=0.1)
 
 
-def test_dates_and_time_spans_are_judged_in_seconds():
+def test_dates_are_judged_in_days_and_time_spans_in_seconds():
     days = pd.Series(pd.date_range("2020-03-02", periods=60, freq="11D"))
     spans = pd.Series(pd.to_timedelta([*range(59), None], "h"))
     kinds = "object", "timedelta64[s]", "duration[s][pyarrow]"
@@ -98,8 +97,9 @@ def test_dates_and_time_spans_are_judged_in_seconds():
     moments |= {"day": days, "month": real["month"].dt.to_timestamp()}
     judged = quick_scores(real, real[::-1], train=real).cells
     for name, expected in moments.items():
-        seconds = (expected - pd.Timestamp(0)).dt.total_seconds()
-        np.testing.assert_array_equal(judged[name][1:], [seconds, seconds[::-1]])
+        numbers = (expected - pd.Timestamp(0)).dt.total_seconds()
+        numbers = numbers if name in kinds else numbers / 86_400
+        np.testing.assert_array_equal(judged[name][1:], [numbers, numbers[::-1]])
 
 
 def test_what_cannot_be_judged_is_refused():

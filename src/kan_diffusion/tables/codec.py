@@ -39,8 +39,8 @@ from kan_diffusion.tables.files import (
     require_distinct,
     require_size,
 )
-from kan_diffusion.tables.jumps import Scaling
 from kan_diffusion.tables.kinds import Column, Kind, fit_column
+from kan_diffusion.tables.numbers import Scaling
 from kan_diffusion.tables.rules import AnyRule, Rows, find_rules, obey
 from kan_diffusion.tables.seriation import arranged
 

@@ -6,6 +6,22 @@ is float64. The smallest and the largest number are those of the data if five ro
 otherwise they are rounded outwards, so that they reveal no single row, and decimals and fine
 numbers may be drawn beyond them: by up to a twentieth of the range, but never across zero.
 
+**Jumps.** Of hours worked a week nearly half are 40. A number that at least five rows and 0.1 % of
+them share is a jump of the distribution function F. A jump takes its share of the normal
+distribution, so that it comes back exactly, and as often: with u uniform,
+
+.. math:: z = \Phi^{-1}(F(x-) + u\, (F(x) - F(x-))).
+
+All other numbers, whose share is c, have a spline S, and with shares p of the jumps v,
+
+.. math:: F(x) = c\, \Phi(S(x)) + \sum_{v \le x} p_v.
+
+Whole steps k are spread evenly over their step before, x = k' + u, where k' counts the steps that
+are no jumps, so that nothing else is where a jump is. Without jumps z is S(x). If jumps hold 99 %
+of the rows, every number that five rows share is one and no other is drawn; a rarer number counts
+as the jump below it. The density of a jump is its probability: p / phi(z), times the density of z,
+so that all densities and probabilities add up to one.
+
 **Splines.** Knots are quantiles x_i = Q(Phi(z_i)) at normal scores z_i; between two of them, with w
 = x_{i+1} - x_i, h = z_{i+1} - z_i, xi = (x - x_i) / w and slopes a and b at the two ends in units
 of h / w (Gregory and Delbourgo 1982; as in the flows of Durkan et al. 2019, arXiv:1906.04032),
@@ -28,13 +44,15 @@ the ends, and a column that is never negative stays so.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
+import pandas as pd
 from annotated_types import Len
 from pydantic import FailFast, Field, FiniteFloat, model_validator
 from scipy.special import ndtr, ndtri
@@ -44,10 +62,13 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import LARGEST
 
-__all__ = ["SHARING", "Lattice", "Spline", "decimals", "fit_line", "fit_numbers"]
+__all__ = [
+    "SHARING", "JumpMap", "Lattice", "Scaling", "Share", "Spline", "decimals", "fit_jumps",
+    "fit_numbers", "rounded_share",
+]  # fmt: skip
 
 SHARING = 5
-"""Fewest rows that must share a bound so that it is kept exactly."""
+"""Fewest rows that must share a number so that it is kept exactly."""
 
 _MOST_DECIMALS = 15
 _NOISE, _EXACT = 8, 0.9  # units in the last place, and share of values without any
@@ -65,8 +86,22 @@ _NEAREST = 1e-12  # least width of an interval relative to its neighbour's
 _MOST_BEND = 1.5
 _SMALLEST_SPREAD = 1e-305
 _MILD_DISTANCE, _MILD_RANGE, _MILD_BOUND = 1.36, 6.0, 3.0
+_MOST_JUMPS = 10_000
+_SHARE = 1e-3  # least share of a jump ...
+_NEARLY_ALL = 0.99  # ... unless jumps hold this share of the rows; then it is
+_LEAST_SHARE = 1e-5
+_FEWEST_BESIDE = 10  # rows beside the jumps, if they are not nearly all
+_MARGIN = 0.01  # share of a step left free at each end, so that float32 rarely leaves it
+_FLAT = 37.0  # normal scores beyond which float64 has no tail, and a jump moves nothing
+_HALF_LOG_2PI = math.log(2 * math.pi) / 2
 
-Knots = Annotated[tuple[FiniteFloat, ...], FailFast(), Len(2, 3_000)]
+_Knots = Annotated[tuple[FiniteFloat, ...], FailFast(), Len(2, 3_000)]
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+"""A share of rows."""
+
+Scaling = Literal["normal", "standard"]
+"""Coordinates of numbers: normal scores, or (x - mean) / std, of which a formula can be read."""
 
 
 class Lattice(Settings):
@@ -78,8 +113,8 @@ class Lattice(Settings):
         step: Distance between neighbours, times ``per``.
         low: The smallest k; 0 unless numbers are fine.
         high: The largest k.
-        below: How far below ``low`` samples may go.
-        above: How far above ``high`` samples may go.
+        lowest: The smallest k of samples.
+        highest: The largest k of samples.
         per: A power of ten for decimals, else 1.
         calendar: "M" or "Y" if origin and step count months or years since 1970; None if they are
             in the column's own unit.
@@ -90,8 +125,8 @@ class Lattice(Settings):
     step: Annotated[int, Field(ge=1, lt=2**63)] = 1
     low: int | FiniteFloat = 0
     high: int | FiniteFloat = 0
-    below: Annotated[int | FiniteFloat, Field(ge=0)] = 0
-    above: Annotated[int | FiniteFloat, Field(ge=0)] = 0
+    lowest: int | FiniteFloat = 0
+    highest: int | FiniteFloat = 0
     per: Annotated[int, Field(ge=1, le=10**15)] = 1
     calendar: Literal["M", "Y"] | None = None
 
@@ -104,8 +139,7 @@ class Lattice(Settings):
         kind, places = values.dtype.kind, decimals(values) if values.dtype.kind == "f" else 0
         fine = places is None or (kind == "f" and np.abs(values).max() * 10.0**places >= 2.0**52)
         per = 1 if fine or places is None else 10**places
-        calendar = _calendar(values) if kind == "M" else None
-        lattice = cls(fine=fine, per=per, calendar=calendar)
+        lattice = cls(fine=fine, per=per, calendar=_calendar(values) if kind == "M" else None)
         known, counts = np.unique(lattice._whole(values), return_counts=True)
         first, last = known[0].item(), known[-1].item()
         span = last - first
@@ -114,37 +148,35 @@ class Lattice(Settings):
         low = first if shared[0] else max(_outward(first, digits, math.floor), limits[0])
         high = last if shared[1] else min(_outward(last, digits, math.ceil), limits[1])
         if fine:
-            span = high - low
-            room = span * _BEYOND
+            room = (high - low) * _BEYOND
             below = 0.0 if shared[0] else min(room, low if low >= 0 else low - limits[0])
             above = 0.0 if shared[1] else min(room, -high if high <= 0 else limits[1] - high)
-            return cls(fine=True, low=low, high=high, below=below, above=above)
+            return cls(fine=True, low=low, high=high, lowest=low - below, highest=high + above)
         step, unit = 1, np.datetime_data(values.dtype)[0] if kind in "mM" else ""
-        if calendar is None and unit in _A_DAY:  # parts of a day, even if there are few
+        if lattice.calendar is None and unit in _A_DAY:  # parts of a day, even if there are few
             step = int(np.gcd.reduce(np.append(known, _A_DAY[unit])))
         if len(known) >= _FEWEST:
             gaps = known[1:].astype(np.uint64) - known[:-1].astype(np.uint64)
             step = min(max(step, int(np.gcd.reduce(gaps))), 2**63 - 1)
         origin = first - (first - int(low)) // step * step
         num = (int(high) - origin) // step
-        end, below, above, room = origin + num * step, 0, 0, math.ceil(num * _BEYOND)
+        end, lowest, highest, room = origin + num * step, 0, num, math.ceil(num * _BEYOND)
         if per > 1 and not shared[0]:
-            below = min(room, origin // step) if origin >= 0 else room
+            lowest = -(min(room, origin // step) if origin >= 0 else room)
         if per > 1 and not shared[1]:
-            above = min(room, -end // step) if end <= 0 else room
-        found = {"origin": origin, "step": step, "high": num, "below": below, "above": above}
-        return lattice.model_copy(update=found)
+            highest += min(room, -end // step) if end <= 0 else room
+        ends = {"high": num, "lowest": lowest, "highest": highest}
+        return lattice.model_copy(update={"origin": origin, "step": step, **ends})
 
     def bounds(self, values: np.ndarray) -> tuple[float | None, float | None]:
         """Bounds of the k of samples; None where samples stop at a number of the data.
 
         The lattice was found of these values, shape (n,).
         """
-        if self.fine:
-            low, high = float(values.min()), float(values.max())
-            ends = self.low - self.below, self.high + self.above
-            return ends[0] if ends[0] < low else None, ends[1] if ends[1] > high else None
-        return -float(self.below), self.high + 1.0 + self.above
+        if not self.fine:
+            return float(self.lowest), self.highest + 1.0
+        is_below, is_above = self.lowest < values.min(), self.highest > values.max()
+        return self.lowest if is_below else None, self.highest if is_above else None
 
     @property
     def decimals(self) -> int | None:
@@ -164,12 +196,12 @@ class Lattice(Settings):
 
         k is rounded down, unless numbers are fine, and clipped to where samples may be.
         """
-        low, high = self.low - self.below, self.high + self.above
-        k = np.clip(steps, low, high)
+        k = np.clip(steps, self.lowest, self.highest)
         if self.fine:
             return k
         # Of any size, too; the largest float64 may be above the largest step.
-        whole = self.origin + self.step * np.clip(np.frompyfunc(int, 1, 1)(np.floor(k)), low, high)
+        k = np.clip(np.frompyfunc(int, 1, 1)(np.floor(k)), self.lowest, self.highest)
+        whole = self.origin + self.step * k
         if like.kind == "f":
             return (whole / self.per).astype(np.float64)
         if like.kind in "mM":
@@ -236,25 +268,33 @@ def decimals(values: np.ndarray) -> int | None:
     return None
 
 
-_PROGRAM = '''
-def spline(x, knots, scores, slopes, lower, upper):
-    """Normal scores of numbers, by a rational-quadratic spline with tails, and derivatives."""
+def spline(
+    x: np.ndarray,
+    knots: np.ndarray,
+    scores: np.ndarray,
+    slopes: np.ndarray,
+    lower: float,
+    upper: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normal scores of numbers, by a rational-quadratic spline with tails, and log dz/dx.
+
+    Knots, their scores and the slopes dz/dx there have shape (k,); the last two are the curvatures
+    of the tails. It needs NumPy alone: its source is part of programs.
+    """
     knots, scores, slopes = np.array(knots), np.array(scores), np.array(slopes)
     k = np.clip(np.searchsorted(knots, x, "right") - 1, 0, len(knots) - 2)
     width, height = knots[k + 1] - knots[k], scores[k + 1] - scores[k]
-    secant, t = height / width, np.clip((x - knots[k]) / width, 0, 1)
-    a, b, mixed = slopes[k] / secant, slopes[k + 1] / secant, t * (1 - t)
-    below = 1 + (a + b - 2) * mixed
-    z = scores[k] + height * (t * t + a * mixed) / below
-    slope = secant * (b * t * t + 2 * mixed + a * (1 - t) ** 2) / below**2
+    secant, xi = height / width, np.clip((x - knots[k]) / width, 0, 1)
+    a, b, mixed = slopes[k] / secant, slopes[k + 1] / secant, xi * (1 - xi)
+    z = scores[k] + height * ((xi * xi + a * mixed) / (1 + (a + b - 2) * mixed))
+    top = b * xi * xi + 2 * mixed + a * (1 - xi) ** 2
+    slope = np.log(secant) + np.log(top) - 2 * np.log1p((a + b - 2) * mixed)
     for outside, sign, end, bend in ((x < knots[0], -1, 0, lower), (x > knots[-1], 1, -1, upper)):
-        away = np.abs(x - knots[end]) * slopes[end]
-        growth = np.log1p(np.maximum(bend * away, -1 + 1e-12))
-        z = np.where(outside, scores[end] + sign * (growth / bend if bend else away), z)
-        slope = np.where(outside, slopes[end] * np.exp(-growth), slope)
+        away = np.abs(x[outside] - knots[end]) * slopes[end]
+        growth = np.log1p(np.maximum(bend * away, -1 + 1e-12))  # within a bound
+        z[outside] = scores[end] + sign * (growth / bend if bend else away)
+        slope[outside] = np.log(slopes[end]) - growth
     return z, slope
-'''
-"""A spline as a program that needs NumPy alone."""
 
 
 class Spline(Settings):
@@ -268,8 +308,8 @@ class Spline(Settings):
         upper: Curvature of the tail above the last knot.
     """
 
-    x: Knots
-    z: Knots
+    x: _Knots
+    z: _Knots
     lower: FiniteFloat = 0.0
     upper: FiniteFloat = 0.0
 
@@ -298,7 +338,8 @@ class Spline(Settings):
             return CoordinateMap.standardised(name, float(knots[0]) - scale * float(z[0]), scale)
         numbers = ", ".join(repr(part.tolist()) for part in (knots, z, slopes))
         code = f"spline(x, {numbers}, {self.lower!r}, {self.upper!r})"
-        return CoordinateMap(f"normal score of {name}", code, _PROGRAM)
+        pair = f"(lambda z, log_slope: (z, np.exp(log_slope)))(*{code})"
+        return CoordinateMap(f"normal score of {name}", pair, f"\n{inspect.getsource(spline)}")
 
     @cached_property
     def _pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -312,49 +353,26 @@ class Spline(Settings):
 
     def with_log_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Maps numbers of shape (n,), and returns log dz/dx of each."""
-        knots, scores, slopes = self._pieces
-        place, xi, secant, a, b = self._within(x, knots)
-        mixed = xi * (1 - xi)
-        rise = (xi * xi + a * mixed) / (1 + (a + b - 2) * mixed)
-        z = scores[place] + np.diff(scores)[place] * rise
-        top = b * xi * xi + 2 * mixed + a * (1 - xi) ** 2
-        slope = np.log(secant) + np.log(top) - 2 * np.log1p((a + b - 2) * mixed)
-        for beyond, sign, end, curvature in self._tails(x, knots):
-            away = np.abs(x[beyond] - knots[end]) * slopes[end]
-            growth = np.log1p(np.maximum(curvature * away, -1 + 1e-12))  # within a bound
-            z[beyond] = scores[end] + sign * (growth / curvature if curvature else away)
-            slope[beyond] = np.log(slopes[end]) - growth
-        return z, slope
+        return spline(x, *self._pieces, self.lower, self.upper)
 
     def inverse(self, z: np.ndarray) -> np.ndarray:
         """Maps z of shape (n,) to numbers; those too large for float64 are infinite."""
         knots, scores, slopes = self._pieces
-        place, y, _, a, b = self._within(z, scores)
+        k = np.clip(np.searchsorted(scores, z, "right") - 1, 0, len(scores) - 2)
+        width, height = knots[k + 1] - knots[k], scores[k + 1] - scores[k]
+        secant, y = height / width, np.clip((z - scores[k]) / height, 0, 1)
+        a, b = slopes[k] / secant, slopes[k + 1] / secant
         linear = a - y * (a + b - 2)
         root = np.sqrt(linear**2 + 4 * (1 - linear) * y)
-        x = knots[place] + np.diff(knots)[place] * np.clip(2 * y / (linear + root), 0, 1)
+        x = knots[k] + width * np.clip(2 * y / (linear + root), 0, 1)
+        tails = (z < scores[0], -1, 0, self.lower), (z > scores[-1], 1, -1, self.upper)
         with np.errstate(over="ignore"):
-            for beyond, sign, end, curvature in self._tails(z, scores):
+            for beyond, sign, end, curvature in tails:
                 away = np.abs(z[beyond] - scores[end])
                 if curvature:
                     away = np.expm1(curvature * away) / curvature
                 x[beyond] = knots[end] + sign * away / slopes[end]
         return x
-
-    def _within(self, values: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Finds each value's interval and place in it, the secant, and end slopes in its units."""
-        knots, scores, slopes = self._pieces
-        place = np.clip(np.searchsorted(ends, values, "right") - 1, 0, len(ends) - 2)
-        share = np.clip((values - ends[place]) / np.diff(ends)[place], 0, 1)
-        secants = np.diff(scores) / np.diff(knots)
-        left, right = slopes[:-1] / secants, slopes[1:] / secants
-        return place, share, secants[place], left[place], right[place]
-
-    def _tails(
-        self, values: np.ndarray, ends: np.ndarray
-    ) -> tuple[tuple[np.ndarray, int, int, float], ...]:
-        """Returns, for each tail, which values are in it, its direction, knot and curvature."""
-        return (values < ends[0], -1, 0, self.lower), (values > ends[-1], 1, -1, self.upper)
 
 
 def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -486,3 +504,223 @@ def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | Non
     if bound is not None and (found == 0 or room < _NEAR_BOUND):
         return -1 / max(room, 1e-9)
     return float(f"{found:.3g}")
+
+
+class _Pieces(NamedTuple):
+    """Masses of a distribution function with J jumps.
+
+    Attributes:
+        jumps: The jumps, (J,).
+        masses: Share of each of them, (J,), which add up to 1 with the ``rest``.
+        rest: Share of all other numbers.
+        ends: Where the intervals between jumps end among the other numbers, (J,).
+        before: Masses of the jumps before each interval, (J + 1,).
+        after: Those after it, summed from above, so that tails keep their digits.
+        below: Masses of all numbers below each jump, (J,).
+        above: Masses above it.
+        edges: Normal scores of the lower and the upper end of each jump, (2 J,).
+    """
+
+    jumps: np.ndarray
+    masses: np.ndarray
+    rest: float
+    ends: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    below: np.ndarray
+    above: np.ndarray
+    edges: np.ndarray
+
+
+class JumpMap(Settings):
+    """A distribution function with jumps as a map of numbers to N(0, 1).
+
+    Attributes:
+        jumps: Numbers that many rows share, increasing.
+        shares: Share of each of them among all numbers.
+        rest: Map of the other numbers; None if no others are drawn.
+        fine: Whether numbers may be any; they are whole steps if not.
+    """
+
+    jumps: Annotated[tuple[int | FiniteFloat, ...], FailFast(), Len(0, _MOST_JUMPS)] = ()
+    shares: Annotated[tuple[Share, ...], FailFast(), Len(0, _MOST_JUMPS)] = ()
+    rest: Spline | None = None
+    fine: bool = False
+
+    @model_validator(mode="after")
+    def _require_parts(self) -> Self:
+        increase = (np.diff(np.array(self.jumps, dtype=np.float64)) > 0).all()
+        if not (increase and len(self.shares) == len(self.jumps) and (self.rest or self.jumps)):
+            raise DataError("jumps must increase, and each needs a share; fit the codec anew")
+        if sum(self.shares) > 1.001 or min(self.shares, default=1) <= 0:
+            raise DataError("shares of jumps must be positive and at most 1 together")
+        return self
+
+    @cached_property
+    def _pieces(self) -> _Pieces:
+        jumps, shares = (np.array(part, dtype=np.float64) for part in (self.jumps, self.shares))
+        ends = jumps if self.fine else jumps - np.arange(len(jumps))
+        rest, inner = 0.0, np.zeros(len(jumps))
+        if self.rest is not None:
+            # No mass is lost where rounded shares reach 1.
+            rest, inner = max(1 - shares.sum(), 1e-9), self.rest.forward(ends)
+        masses = shares * (1 - rest) / max(shares.sum(), 1e-300)
+        before = np.append(0, np.cumsum(masses))
+        after = np.append(np.cumsum(masses[::-1])[::-1], 0)
+        below, above = rest * ndtr(inner) + before[:-1], rest * ndtr(-inner) + after[1:]
+        edges = _score(np.stack([below, below + masses]), np.stack([above + masses, above]))
+        around = before, after, below, above, edges.T.ravel()
+        return _Pieces(jumps, masses, rest, ends, *around)
+
+    def forward(self, numbers: np.ndarray, u: np.ndarray | float = 0.5) -> np.ndarray:
+        """Maps numbers (n,) to about N(0, 1), in float64, as :meth:`with_log_slope` does."""
+        return self.with_log_slope(numbers, u)[0]
+
+    def with_log_slope(
+        self, numbers: np.ndarray, u: np.ndarray | float = 0.5
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Maps numbers (n,), and returns log dz/dx of each, of a jump log p - log phi(z).
+
+        Args:
+            numbers: Whole steps; any numbers if they are fine.
+            u: Where each one is within its jump or its step, 0 to 1, shape (n,) or one for all.
+        """
+        u, pieces = np.broadcast_to(u, numbers.shape), self._pieces
+        place, is_jump = self._places(numbers)
+        z, slope = np.empty(len(numbers)), np.empty(len(numbers))
+        at, share = place[is_jump], u[is_jump]
+        p = pieces.masses[at]
+        z[is_jump] = _score(pieces.below[at] + share * p, pieces.above[at] + (1 - share) * p)
+        slope[is_jump] = np.log(p) + _HALF_LOG_2PI + z[is_jump] ** 2 / 2
+        if self.rest is not None:
+            at, x = place[~is_jump], numbers[~is_jump]
+            x = x if self.fine else x - at + u[~is_jump]
+            inner, steep = self.rest.with_log_slope(x)
+            outer = inner
+            if self.jumps:
+                below = pieces.rest * ndtr(inner) + pieces.before[at]
+                above = pieces.rest * ndtr(-inner) + pieces.after[at]
+                outer = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
+            z[~is_jump] = outer
+            bend = (outer**2 - inner**2) / 2
+            slope[~is_jump] = steep + math.log(pieces.rest) + bend
+        return z, slope
+
+    def is_jump(self, numbers: np.ndarray) -> np.ndarray:
+        """Tells which numbers, shape (n,), are jumps."""
+        return self._places(numbers)[1]
+
+    def inverse(self, z: np.ndarray) -> np.ndarray:
+        """Maps z, shape (n,), to numbers: jumps, or steps between them, or any if they are fine."""
+        pieces = self._pieces
+        segment = np.searchsorted(pieces.edges, z, "right")
+        place, is_jump = segment // 2, segment % 2 == 1
+        numbers = np.empty(len(z))
+        numbers[is_jump] = pieces.jumps[place[is_jump]]
+        if self.rest is not None:
+            at, inner = place[~is_jump], z[~is_jump]
+            if self.jumps:
+                below = np.maximum(ndtr(inner) - pieces.before[at], 0) / pieces.rest
+                above = np.maximum(ndtr(-inner) - pieces.after[at], 0) / pieces.rest
+                inner = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
+            x = self.rest.inverse(inner)
+            ends = np.concatenate([[-np.inf], pieces.ends, [np.inf]])
+            low, high = ends[at], ends[at + 1]
+            if self.fine:
+                numbers[~is_jump] = np.clip(x, low, high)
+            else:
+                numbers[~is_jump] = np.clip(np.floor(x), low, high - 1) + at
+        return numbers
+
+    def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the jump or the interval of each number, (n,), and tells which are jumps, (n,)."""
+        jumps = self._pieces.jumps
+        if self.rest is None:
+            place = np.clip(np.searchsorted(jumps, numbers, "right") - 1, 0, None)
+            return place, np.ones(len(numbers), bool)
+        place = np.searchsorted(jumps, numbers)
+        return place, np.append(jumps, np.nan)[place] == numbers
+
+    def spread(self, numbers: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
+        """Maps numbers (n,) to normal scores, spread over their jump or step by the generator.
+
+        Where a jump or a step is hardly wider than float32, in which networks compute, is fine, a
+        number takes the middle, so that it comes back; and all do without a generator.
+        """
+        middle = self.forward(numbers)
+        if generator is None:
+            return middle
+        spread = self.forward(numbers, generator.uniform(_MARGIN, 1 - _MARGIN, len(numbers)))
+        kept = self.is_jump(numbers) | (not self.fine)
+        back = self.inverse(spread.astype(np.float32).astype(np.float64))
+        lost = kept & (back != self.inverse(middle))
+        return np.where(lost, middle, spread)
+
+
+def _score(below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Returns the normal scores of points with such masses below and above them."""
+    lower = below < above
+    score = ndtri(np.minimum(np.where(lower, below, above), 0.5))
+    return np.where(lower, score, -score)
+
+
+def fit_jumps(
+    numbers: np.ndarray,
+    bounds: tuple[float | None, float | None] = (None, None),
+    *,
+    fine: bool = False,
+    where: str = "",
+    scaling: Scaling = "normal",
+) -> JumpMap:
+    """Fits the map of a column's numbers.
+
+    Args:
+        numbers: Shape (n,), finite, float64: whole steps, or any if they are ``fine``.
+        bounds: What lies below all numbers and all samples, and what lies above; None if nothing.
+        fine: Whether samples may be any numbers.
+        where: Name of the column, for errors.
+        scaling: Whether the map is to normal scores, or a straight line without jumps.
+
+    Raises:
+        DataError: The numbers are all equal, or have a spread below 1e-305.
+    """
+    if scaling == "standard":
+        line, _ = fit_line(numbers if fine else _spread(numbers), where)
+        return JumpMap(rest=line, fine=fine)
+    known, counts = np.unique(numbers, return_counts=True)
+    num = len(numbers)
+    heaped = counts >= max(SHARING, _SHARE * num)
+    if counts[heaped].sum() >= _NEARLY_ALL * num:
+        kept = counts >= max(SHARING, _LEAST_SHARE * num)
+        counts = np.add.reduceat(counts, np.append(0, np.flatnonzero(kept)[1:]))
+        return JumpMap(jumps=_plain(known[kept], fine), shares=_shares(counts, num), fine=fine)
+    if num - counts[heaped].sum() < _FEWEST_BESIDE:
+        heaped[:] = False
+    jumps, shares = known[heaped], _shares(counts[heaped], num)
+    rest = numbers[~np.isin(numbers, jumps)]
+    low, high = bounds
+    if not fine:
+        rest = _spread(rest - np.searchsorted(jumps, rest))
+        high = None if high is None else high - len(jumps)
+    spline = fit_numbers(rest, low, high, where)
+    return JumpMap(jumps=_plain(jumps, fine), shares=shares, rest=spline, fine=fine)
+
+
+def _spread(steps: np.ndarray) -> np.ndarray:
+    """Spreads equal whole numbers, shape (n,), evenly over their step."""
+    series = pd.Series(steps)
+    same = series.groupby(series)
+    return (series + (same.cumcount() + 0.5) / same.transform("size")).to_numpy(copy=True)
+
+
+def _plain(jumps: np.ndarray, fine: bool) -> tuple[int | float, ...]:
+    return tuple(jumps.tolist()) if fine else tuple(int(jump) for jump in jumps)
+
+
+def _shares(counts: np.ndarray, num: int) -> tuple[float, ...]:
+    return tuple(rounded_share(count / num) for count in counts)
+
+
+def rounded_share(part: float) -> float:
+    """Rounds a share to four digits, so that it tells no exact count."""
+    return float(f"{part:.4g}")

@@ -5,10 +5,9 @@ The page has scores, columns and pairs, real beside synthetic, and says what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from kan_diffusion.data.sources import data_from_name
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.randomness import numpy_generator, torch_generator
-from kan_diffusion.report.page import Page, Section, swatch
+from kan_diffusion.report.page import Page, swatch
 from kan_diffusion.report.style import REAL, SYNTHETIC, WIDTH, report_style, shortened
 from kan_diffusion.report.tables import format_number, number_frame
 from kan_diffusion.report.views import JudgedPage, View
@@ -71,23 +70,27 @@ class TableView(View):
         assert isinstance(trained_on, FileData | TableData)
         other = trained_on if data is None else data_from_name(data, pinned=False)
         others = other if isinstance(other, FileData) and not trained_on.is_same(other) else None
-        # A model has not learned the rows that decided when its training ended.
-        ending = (lambda _: 0) if config.training.patience is None else num_held_out
         train, used = None, f"Real rows are those of '{(others or trained_on).name}'"
         try:
             if data is None or others is not None:
                 trained_on.require_recorded()
             rows, _ = trained_on.content()
             learned, heldout = trained_on.split(len(rows), *seeds)
+            # A model has not learned the rows that decided when its training ended.
+            ending = 0 if config.training.patience is None else num_held_out(len(learned))
             train, real = (
                 rows.iloc[part[:_MOST_ROWS].sort().values.numpy()]
-                for part in (learned[ending(len(learned)) :], heldout)
+                for part in (learned[ending:], heldout)
             )
         except DataError:  # the file has changed or is missing
             if others is None:
                 raise
         if others is None:
-            used += " that were held out"
+            used += (
+                f" that were held out. Of its {len(rows):,} rows the model learned "
+                f"{len(learned) - ending:,}, {ending:,} decided when training ended, and "
+                f"{len(heldout):,} were held out"
+            )
         else:
             rows, _ = pipeline.codec.read(others.path)
             order = numpy_generator("judged rows").permutation(len(rows))
@@ -124,31 +127,28 @@ def score_texts(scores: TableScores) -> list[tuple[str, str, str]]:
 def say_scores(scores: TableScores) -> list[str]:
     """Says in a few sentences whether a table is good, and whether it is a copy."""
     value, perfect, margin = (scores.scores[name] for name in ("value", "perfect", "margin"))
-    share = f"Trees tell synthetic rows from real ones in {_percent(value['c2st'])} of cases"
-    seen = value["c2st"] - max(perfect["c2st"], 0.5) > margin["c2st"]
-    said = [f"{share}; {'a guess is right in 50 %' if seen else 'chance alone may do that'}."]
+    chance = "chance alone may do that"
+    if value["c2st"] - max(perfect["c2st"], 0.5) > margin["c2st"]:
+        chance = "a guess is right in 50 %"
+    share = _percent(value["c2st"])
+    said = [f"Trees tell synthetic rows from real ones in {share} of cases; {chance}."]
     if scores.telling:
         alone = scores.columns.set_index("name")["c2st"]
-        names = [f"{name} ({_percent(alone[name])})" for name in scores.telling]
-        said.append(
-            f"Columns that give rows away by themselves: {listed(names, _WORST)}; see whether "
-            "their kinds are right."
-        )
+        names = listed([f"{name} ({_percent(alone[name])})" for name in scores.telling], _WORST)
+        kinds = "see whether their kinds are right"
+        said.append(f"Columns that give rows away by themselves: {names}; {kinds}.")
     if scores.copied:
         said.append(
             "Synthetic values are mostly real ones, which are nearly unique, in "
-            f"{listed(scores.copied)}: call such columns identifiers "
-            "or leave them out."
+            f"{listed(scores.copied)}: call such columns identifiers or leave them out."
         )
     if "closest" not in value:
         unknown = "cannot be said without the rows that the model was trained on"
         return [*said, f"Whether rows are copies {unknown}."]
     signs = []
     if value["closest"] > 0.5 + margin["closest"]:
-        signs.append(
-            f"{_percent(value['closest'])} of synthetic rows are nearer to a training row than to "
-            "a held-out one"
-        )
+        nearer = "of synthetic rows are nearer to a training row than to a held-out one"
+        signs.append(f"{_percent(value['closest'])} {nearer}")
     if value["copies"] > perfect["copies"] + 0.01:
         signs.append(f"{_percent(value['copies'])} of synthetic rows are training rows")
     if signs:
@@ -168,7 +168,7 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
         scores: The scores of the table.
         path: The file to write.
         title: The title of the page.
-        used: A sentence that says which rows were compared.
+        used: Sentences that say which rows were compared.
 
     Returns:
         The path.
@@ -176,62 +176,48 @@ def write_table_page(scores: TableScores, path: str | Path, title: str, used: st
     Raises:
         RunFolderError: The page cannot be written.
     """
+    written = partial(number_frame, words=partial(shortened, most=40))
     page = Page(title, "Is it good, and is it a copy? Real rows beside synthetic ones.")
     page.say(*say_scores(scores), kind="answer")
     texts = pd.DataFrame(score_texts(scores), columns=["score", "synthetic", "perfect"])
     texts["score"] += "\n" + scores.scores["meaning"].to_numpy()
     page.table(texts, "Scores")
-    page.say(_explanation(scores, used), kind="note").say(_UNPROMISED, kind="flag")
-    page.table(_texts(scores.usefulness), "Usefulness", fold="Usefulness of columns")
+    real, synthetic, train = scores.num_rows
+    others = f"the {train:,} training rows" if train else "the other half of the real rows"
+    used += (
+        f" {real:,} real rows are compared with {synthetic:,} synthetic ones, equally many a side. "
+        f"Perfect: the same number for real rows in the place of the synthetic ones, from {others};"
+        " ± holds 95 % of what chance makes of it."
+    )
+    if scores.left_out:
+        names = listed(shortened(name, 40) for name in scores.left_out)
+        used += f" Not judged, since they identify rows or have one value everywhere: {names}."
+    page.say(used.strip(), kind="note").say(_UNPROMISED, kind="flag")
+    page.table(written(scores.usefulness), "Usefulness", fold="Usefulness of columns")
     section = page.section("Columns, those that give rows away first").say(
         swatch(REAL, "real ") + swatch(SYNTHETIC, "synthetic. ")
         + "The grey band holds 95 % of what chance alone makes of that many rows.",
         kind="note",
     )  # fmt: skip
-    for column in scores.columns[:_SHOWN_COLUMNS].to_dict("records"):
-        _add_column(section, column, scores)
+    for column in scores.columns[:_SHOWN_COLUMNS].to_numpy().tolist():
+        name, _, alone, alike, perfect, *gaps = column
+        caption = f"Similarity {format_number(alike)}, real rows {format_number(perfect)}; "
+        caption += f"C2ST alone {alone:.2f}."
+        if max(gaps) >= 0.0005:
+            caption += " Gaps: {:.1%} real, {:.1%} synthetic.".format(*gaps)
+        section.figure(
+            partial(column_figure, name, *scores.cells[name]),
+            caption.replace("%", "\N{NO-BREAK SPACE}%"),
+            f"Real and synthetic values of {name}",
+        )
     fold = f"All {len(scores.columns):,} columns as numbers"
-    section.table(_texts(scores.columns), "All columns", fold=fold)
-    if len(scores.pairs):
-        page.section("Pairs of columns").say(
-            "Pearson’s correlation of two numbers or dates, from −1 to 1; Cramér’s V with a "
-            "category, from 0 to 1.",
-            kind="note",
-        ).table(_texts(scores.pairs[:_SHOWN_PAIRS]), "The worst pairs")
+    section.table(written(scores.columns), "All columns", fold=fold)
+    section = page.section("Pairs of columns")
+    pairs = scores.pairs.dropna(axis=1, how="all")
+    if "real" in pairs:
+        section.say("Real, synthetic: Pearson’s correlation of two numbers or dates.", kind="note")
+    section.table(written(pairs[:_SHOWN_PAIRS]), "The worst pairs")
     return page.write(Path(path))
-
-
-def _explanation(scores: TableScores, used: str) -> str:
-    real, synthetic, train = scores.num_rows
-    text = (
-        f"{used} {real:,} real rows are compared with {synthetic:,} synthetic ones, equally many a "
-        f"side{f'; the model was trained on {train:,}' if train else ''}. Perfect: the same number "
-        "for real rows in the place of the synthetic ones, from "
-        f"{'the training rows' if train else 'the other half of the real rows'}; ± holds 95 % of "
-        "what chance makes of it."
-    )
-    if scores.left_out:
-        names = listed(shortened(name, 40) for name in scores.left_out)
-        text += f" Not judged, since they identify rows or have one value everywhere: {names}."
-    return text.strip()
-
-
-def _texts(frame: pd.DataFrame) -> pd.DataFrame:
-    return number_frame(frame, words=partial(shortened, most=40))
-
-
-def _add_column(section: Section, column: Mapping[Hashable, Any], scores: TableScores) -> None:
-    name = str(column["name"])
-    alike, perfect = (format_number(column[key]) for key in ("shape", "perfect"))
-    caption = f"Similarity {alike}, real rows {perfect}; C2ST alone {column['c2st']:.2f}."
-    gaps = [column[key] for key in ("real_gaps", "synthetic_gaps")]
-    if max(gaps) >= 0.0005:
-        caption += " Gaps: {:.1%} real, {:.1%} synthetic.".format(*gaps)
-    section.figure(
-        partial(column_figure, name, *scores.cells[name]),
-        caption.replace("%", "\N{NO-BREAK SPACE}%"),
-        f"Real and synthetic values of {name}",
-    )
 
 
 @report_style()

@@ -1,7 +1,7 @@
 r"""How the cells of a column are compared and drawn: numbers on a line, or names of categories.
 
 The cells that are compared are numbers whatever the column holds: a number is itself, a date is
-seconds since 1970, a time span seconds, a category its place in a list, and a gap is NaN.
+days since 1970, a time span seconds, a category its place in a list, and a gap is NaN.
 
 For distances, cells become points. A number becomes its normal score among the real rows,
 
@@ -120,13 +120,13 @@ class Scale:
 
 
 class Dates(Scale):
-    """Dates, which are no targets of predictions."""
+    """Dates, which are no targets of predictions; cells count days."""
 
     num_classes = 0
 
-    def drawn(self, real: _Array, other: _Array) -> tuple[Scale, _Array, _Array]:
-        """Counts days."""
-        return self, real / _DAY, other / _DAY
+    def numbers(self, values: np.ndarray) -> _Array:
+        """Converts dates (n,) to days since 1970."""
+        return super().numbers(values) / _DAY
 
     def label(self, axes: Axes, log: bool) -> str:
         """Writes dates."""

@@ -32,7 +32,6 @@ All tables are coded alike, whichever model made them (:mod:`kan_diffusion.table
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
@@ -42,7 +41,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import rankdata
-from scipy.stats.contingency import association
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeClassifier
@@ -82,21 +80,18 @@ class _Value(NamedTuple):
     margin: float = np.nan
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """A score of a table.
 
     Attributes:
         label: Its name in tables.
         meaning: What it says, in a few words.
         measure: Computes it, with a random stream of its own; NaN where there is no such score.
-        of_copies: Whether it needs the rows that were trained on.
     """
 
     label: str
     meaning: str
     measure: Callable[[TableScores, np.random.Generator], _Value]
-    of_copies: bool = False
 
 
 def table_scores(
@@ -134,7 +129,19 @@ def table_scores(
     frames, reference = {"real": real, "synthetic": synthetic}, "real"
     if train is not None:
         frames["train"], reference = train, "train"
-    _require_comparable(frames, reference)
+    for which, frame in frames.items():
+        if len(frame) < _FEWEST_ROWS:
+            raise DataError(
+                f"{len(frame)} {which} rows are too few to judge a table by; give at least "
+                f"{_FEWEST_ROWS}"
+            )
+        require_distinct(f"the table of {which} rows", list(frame.columns))
+        odd = frame.columns.symmetric_difference(frames[reference].columns, sort=False)
+        if len(odd):
+            raise DataError(
+                f"the {which} and the {reference} rows do not both have column '{odd[0]}'; give "
+                "tables with the same columns"
+            )
     given = {str(name): kind for name, kind in (kinds or {}).items()}
     columns = [
         fit_column(str(name), cells, given.get(str(name)))
@@ -152,23 +159,6 @@ def table_scores(
     return scores
 
 
-def _require_comparable(frames: Mapping[str, pd.DataFrame], known_by: str) -> None:
-    """Refuses tables with too few rows, or with other columns than that of name ``known_by``."""
-    for which, frame in frames.items():
-        if len(frame) < _FEWEST_ROWS:
-            raise DataError(
-                f"{len(frame)} {which} rows are too few to judge a table by; give at least "
-                f"{_FEWEST_ROWS}"
-            )
-        require_distinct(f"the table of {which} rows", list(frame.columns))
-        odd = frame.columns.symmetric_difference(frames[known_by].columns, sort=False)
-        if len(odd):
-            raise DataError(
-                f"the {which} and the {known_by} rows do not both have column '{odd[0]}'; give "
-                "tables with the same columns"
-            )
-
-
 class TableScores:
     """Scores of a synthetic table, see :func:`table_scores`.
 
@@ -182,16 +172,13 @@ class TableScores:
 
     Attributes:
         scales: How the cells of each column that is judged are compared, by its name.
-        cells: Of each of them also its real and its synthetic cells as numbers, with shape (n,),
-            NaN for a gap.
         left_out: Columns that are not judged: identifiers, and those with one value everywhere.
         copied: Columns that are nearly unique and whose synthetic values are mostly real ones: nine
             of ten training rows have a value of their own, and nine of ten synthetic values are
             among these. Empty without training rows.
         num_rows: Numbers of real, of synthetic and of training rows (0 where these are not known).
-        rows: The judged cells of each table, shape (n, D).
+        rows: The judged cells of each table as numbers, shape (n, D), NaN for a gap.
         sides: At most 20,000 real rows, and equally many synthetic and training ones.
-        few: The same for trees, at most 4,000.
 
     Raises:
         DataError: A column has values that do not fit its kind, or a target cannot be predicted.
@@ -221,23 +208,21 @@ class TableScores:
                 if len(np.unique(column)) > 1:
                     self.scales[name] = scale
                     cells.append(column)
-        ends = np.cumsum([len(frame) for frame in frames.values()])
-        table = np.reshape(cells, (len(cells), ends[-1])).T
-        self.rows = dict(zip(frames, np.split(table, ends[:-1]), strict=True))
-        counts = {name: len(rows) for name, rows in self.rows.items()}
-        num_real = counts["real"] + counts.get("half", 0)
-        self.num_rows = num_real, counts["synthetic"], counts.get("train", 0)
-        size = min(_MOST_COMPARED, *(len(self.rows[name]) for name in frames if name != "real"))
-        self.sides = [
-            _thinned(rows, _MOST_COMPARED if name == "real" else size, self.stream(name))
-            for name, rows in self.rows.items()
-        ]
-        random = self.stream("few")
-        self.few = [_thinned(side, _MOST_LEARNED, random) for side in self.sides]
-        both = zip(self.scales.items(), self.sides[0].T, self.sides[1].T, strict=True)
-        self.cells = {name: (scale, *sides) for (name, scale), *sides in both}
         self.left_out = tuple(name for name in self._kinds if name not in self.scales)
         self.copied = tuple(copied)
+        counts = {which: len(frame) for which, frame in frames.items()}
+        table = np.reshape(cells, (len(cells), sum(counts.values()))).T
+        tables = np.split(table, np.cumsum([*counts.values()])[:-1])
+        self.rows: dict[str, _Array] = dict(zip(frames, tables, strict=True))
+        num_real = counts["real"] + counts.get("half", 0)
+        self.num_rows = num_real, counts["synthetic"], counts.get("train", 0)
+        size = min(_MOST_COMPARED, *(counts[which] for which in frames if which != "real"))
+        self.sides = [
+            _thinned(rows, _MOST_COMPARED if which == "real" else size, self.stream(which))
+            for which, rows in self.rows.items()
+        ]
+        random = self.stream("few")
+        self._few = self._merged([_thinned(side, _MOST_LEARNED, random) for side in self.sides])
         classes = {name: scale.num_classes for name, scale in self.scales.items()}
         known = [name for name, count in classes.items() if 0 < count <= _MOST_CLASSES]
         self._targets = known[-_MOST_TARGETS:] if targets is None else targets
@@ -246,6 +231,12 @@ class TableScores:
                 f"column '{unknown[0]}' cannot be a target; give a number or a column of 2 to "
                 f"{_MOST_CLASSES} categories, one of {', '.join(known) or 'none here'}"
             )
+
+    @property
+    def cells(self) -> dict[str, tuple[Scale, _Array, _Array]]:
+        """The scale of each judged column, and its real and its synthetic cells, (n,) each."""
+        both = zip(self.scales.items(), self.sides[0].T, self.sides[1].T, strict=True)
+        return {name: (scale, real, synthetic) for (name, scale), real, synthetic in both}
 
     def stream(self, key: str) -> np.random.Generator:
         """Returns a random stream of its own: adding a score leaves the others unchanged."""
@@ -260,9 +251,8 @@ class TableScores:
         the score by chance alone in about 95 % of cases; NaN where that is not known.
         """
         rows = {
-            key: (score.label, score.meaning, *score.measure(self, self.stream(key)))
-            for key, score in SCORES.items()
-            if self.num_rows[2] or not score.of_copies
+            key: (label, meaning, *measure(self, self.stream(key)))
+            for key, (label, meaning, measure) in SCORES.items()
         }
         names = ["label", "meaning", "value", "perfect", "margin"]
         # Without a gap, a pair or a target there is no such score.
@@ -297,42 +287,38 @@ class TableScores:
         """Accuracies of trees that tell synthetic and training rows from real ones."""
         random = self.stream("c2st")
         seed = int(random.integers(2**31))
-        size = min(len(self.few[0]), len(self.few[1]))
+        size = min(len(self._few[0]), len(self._few[1]))
         if not self.scales:
             return _Value(0.5, 0.5)
         # At random: a file may be sorted.
-        real, *others = (_thinned(side, size, random) for side in self.few)
+        real, *others = (_thinned(side, size, random) for side in self._few)
         # Both are compared with the same real rows, with the same folds and trees.
-        learner = self.boosted(range(len(self.scales)), size, seed)
-        pairs = [self.merged([real, other]) for other in others]
-        values = [cross_validated(learner, one, other, seed) for one, other in pairs]
+        learner = self._boosted(range(len(self.scales)), size, seed)
+        values = [cross_validated(learner, real, other, seed) for other in others]
         # Both accuracies vary, each with a variance of 1/4 over the number of its 2 * size rows.
         perfect = values[1] if len(values) > 1 else np.nan
         return _Value(values[0], perfect, SURE * float(np.sqrt(0.25 / size)))
+
+    @property
+    def _num_alone(self) -> int:
+        return min(len(self._few[0]), len(self._few[1]), _MOST_ALONE)
 
     @cached_property
     def _alone(self) -> _Array:
         """C2ST of each column by itself, shape (D,)."""
         random = self.stream("alone")
-        sides = self.merged([_thinned(side, self._num_alone, random) for side in self.few[:2]])
+        sides = [_thinned(side, self._num_alone, random) for side in self._few[:2]]
         learners = [
             DecisionTreeClassifier(min_samples_leaf=max(2, self._num_alone // part), random_state=0)
             for part in (100, 10)
         ]
         # Trees compute in float32, which has neither the range nor the digits of all cells.
         ranks = rankdata(np.concatenate(sides), "dense", axis=0, nan_policy="omit")
-        halves = np.split(ranks, 2)
-        columns = [[half[:, [place]] for half in halves] for place in range(len(self.scales))]
+        columns = (ranks[:, [place]] for place in range(len(self.scales)))
+        pairs = [(one, other) for one, other in (np.split(cells, 2) for cells in columns)]
         return np.array(
-            [
-                max(cross_validated(learner, both[0], both[1], seed=0) for learner in learners)
-                for both in columns
-            ]
+            [max(cross_validated(tree, *pair, 0) for tree in learners) for pair in pairs]
         )
-
-    @property
-    def _num_alone(self) -> int:
-        return min(len(self.few[0]), len(self.few[1]), _MOST_ALONE)
 
     @property
     def telling(self) -> tuple[str, ...]:
@@ -347,32 +333,31 @@ class TableScores:
         """A row for each pair of columns, the worst first.
 
         Columns are ``first``, ``second``, ``score`` (similarity, 0 to 1), ``perfect`` (that of real
-        rows), and ``real`` and ``synthetic``, the ``measure`` itself, NaN where undefined:
-        ``"correlation"`` of two numbers or dates, else ``"Cramér’s V"``.
+        rows), and ``real`` and ``synthetic``, the correlations of two numbers or dates.
         """
         # Pearson's correlation of each pair, over the rows without a gap in either.
-        correlations = [pd.DataFrame(side).corr().to_numpy() for side in self.sides]
-        columns = zip(self.scales.items(), *(side.T for side in self.sides), strict=True)
+        correlations = np.array([pd.DataFrame(side).corr().to_numpy() for side in self.sides])
+        scales, columns = [*self.scales.values()], [side.T for side in self.sides]
         codes = [
-            (name, scale, [scale.codes(side, sides[0], _PAIR_CODES) for side in sides])
-            for (name, scale), *sides in columns
+            [scale.codes(cells, sides[0], _PAIR_CODES) for cells in sides]
+            for scale, *sides in zip(scales, *columns, strict=True)
         ]
         rows = []
-        for (i, one), (j, other) in combinations(enumerate(codes), 2):
-            if one[1].is_named or other[1].is_named:
-                both = zip(one[2], other[2], strict=True)
-                counts = [_joint_counts(first, second) for first, second in both]
-                similar = [similarity(counts[0], each) for each in counts[1:]]
-                measure, values = "Cramér’s V", [_cramers_v(each) for each in counts[:2]]
+        for (i, one), (j, other) in combinations(enumerate(self.scales), 2):
+            known = np.full(len(self.sides), np.nan)
+            if scales[i].is_named or scales[j].is_named:
+                both = zip(codes[i], codes[j], strict=True)
+                joint = [first * _PAIR_CODES + second for first, second in both]
+                real, *others = (np.bincount(each, minlength=_PAIR_CODES**2) for each in joint)
+                similar = [similarity(real, each) for each in others]
+            elif np.isnan(correlations[0, i, j]):
+                continue
             else:
-                measure, values = "correlation", [float(matrix[i, j]) for matrix in correlations]
-                if np.isnan(values[0]):
-                    continue
                 # A column without spread has no correlation: it counts as 0.
-                real, *others = np.nan_to_num(values)
-                similar = [1 - abs(real - each) / 2 for each in others]
-            rows.append((one[0], other[0], *similar, *values[:2], measure))
-        names = ["first", "second", "score", "perfect", "real", "synthetic", "measure"]
+                known = correlations[:, i, j]
+                similar = (1 - np.abs(np.nan_to_num(known[1:]) - known[0]) / 2).tolist()
+            rows.append((one, other, *similar, *known[:2]))
+        names = ["first", "second", "score", "perfect", "real", "synthetic"]
         pairs = pd.DataFrame(rows, columns=names)
         worst = np.argsort(pairs["score"] - pairs["perfect"], kind="stable")
         return pairs.iloc[worst].reset_index(drop=True)
@@ -385,10 +370,9 @@ class TableScores:
         """
         names, rows = [*self.scales], []
         seed = int(self.stream("usefulness").integers(2**31))
-        merged = self.merged(self.few)
         for name in self._targets:
             target = names.index(name)
-            sides = [side[~np.isnan(side[:, target])] for side in merged]
+            sides = [side[~np.isnan(side[:, target])] for side in self._few]
             answers = [side[:, target] for side in sides]
             if min(map(len, answers)) < _FEWEST_LEARNED:
                 continue
@@ -401,12 +385,12 @@ class TableScores:
                 continue
             areas = []
             for learned, truth in zip(sides[1:], answers[1:], strict=True):
-                learner = self.boosted(others, len(learned), seed).fit(learned[:, others], truth)
+                learner = self._boosted(others, len(learned), seed).fit(learned[:, others], truth)
                 areas.append(_area(learner, sides[0][:, others], answers[0]))
             rows.append((name, *areas))
         return pd.DataFrame(rows, columns=["target", "synthetic", "real"])
 
-    def boosted(
+    def _boosted(
         self, places: Sequence[int], num_rows: int, seed: int
     ) -> HistGradientBoostingClassifier:
         """Makes an unfitted classifier of the columns at some places."""
@@ -420,7 +404,7 @@ class TableScores:
             random_state=seed,
         )
 
-    def merged(self, sides: Sequence[_Array]) -> list[_Array]:
+    def _merged(self, sides: Sequence[_Array]) -> list[_Array]:
         """Merges the rarest categories, of all rows: those of one side would tell which it is."""
         rows = np.concatenate(sides)
         for place, scale in enumerate(self.scales.values()):
@@ -453,18 +437,6 @@ def _thinned(rows: _Array, size: int, generator: np.random.Generator) -> _Array:
     return rows[np.sort(generator.choice(len(rows), size, replace=False))]
 
 
-def _joint_counts(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counts all combinations of two columns' codes, (codes, codes)."""
-    counts = np.bincount(first * _PAIR_CODES + second, minlength=_PAIR_CODES**2)
-    return counts.reshape(_PAIR_CODES, _PAIR_CODES)
-
-
-def _cramers_v(counts: NDArray[np.int64]) -> float:
-    """Computes Cramér's V, from 0 to 1; NaN where a column has a single code."""
-    counts = counts[counts.any(axis=1)][:, counts.any(axis=0)]
-    return float(association(counts)) if min(counts.shape) > 1 else float("nan")
-
-
 def _area(learner: HistGradientBoostingClassifier, tests: _Array, truth: _Array) -> float:
     """Averages the areas under the ROC curves of each category against the others, by frequency."""
     # Trees that have seen a single category give two columns, the first of which counts.
@@ -479,8 +451,8 @@ def _mean_of(frame: str, value: str, perfect: str) -> Callable[..., _Value]:
     """Makes a score of the means of two columns of a frame."""
 
     def measure(judged: TableScores, _: np.random.Generator) -> _Value:
-        found = getattr(judged, frame)
-        return _Value(found[value].mean(), found[perfect].mean())
+        table = getattr(judged, frame)
+        return _Value(table[value].mean(), table[perfect].mean())
 
     return measure
 
@@ -492,7 +464,9 @@ def _gaps(judged: TableScores, _: np.random.Generator) -> _Value:
 
 
 def _closest(judged: TableScores, generator: np.random.Generator) -> _Value:
-    sides = [judged.rows[name] for name in ("train", "real", "synthetic")]
+    if "train" not in judged.rows:
+        return _Value(np.nan, 0.5)
+    sides = [judged.rows[which] for which in ("train", "real", "synthetic")]
     size = min(len(sides[0]), len(sides[1]), _MOST_NEAREST)
     sizes = size, size, 2 * _MOST_NEAREST
     few = [_thinned(*each, generator) for each in zip(sides, sizes, strict=True)]
@@ -509,9 +483,11 @@ def _closest(judged: TableScores, generator: np.random.Generator) -> _Value:
 
 
 def _copies(judged: TableScores, _: np.random.Generator) -> _Value:
-    sides = [judged.rows[name] for name in ("train", "real", "synthetic")]
-    hashed = [pd.util.hash_pandas_object(pd.DataFrame(side), index=False) for side in sides]
-    chance, identical = (float(hashes.isin(hashed[0]).mean()) for hashes in hashed[1:])
+    if "train" not in judged.rows:
+        return _Value(np.nan, np.nan)
+    tables = (pd.DataFrame(judged.rows[which]) for which in ("train", "real", "synthetic"))
+    train, *others = (pd.util.hash_pandas_object(table, index=False) for table in tables)
+    chance, identical = (float(hashes.isin(train).mean()) for hashes in others)
     return _Value(identical, chance)
 
 
@@ -541,13 +517,11 @@ SCORES: dict[str, Score] = {
         "closest record",
         "share of synthetic rows nearer to a training row than to a held-out one",
         _closest,
-        of_copies=True,
     ),
     "copies": Score(
         "identical rows",
         "share of synthetic rows that are a training row, cell by cell",
         _copies,
-        of_copies=True,
     ),
 }
 """The scores of a table by key, in the order in which they are shown.

@@ -26,8 +26,8 @@ from kan_diffusion.randomness import torch_generator
 from kan_diffusion.settings import require_name
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.files import TABLES, Thousands, read_table
-from kan_diffusion.tables.jumps import Scaling
 from kan_diffusion.tables.kinds import KindName
+from kan_diffusion.tables.numbers import Scaling
 
 if TYPE_CHECKING:
     from torch import Tensor

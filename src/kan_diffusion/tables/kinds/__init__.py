@@ -12,11 +12,11 @@ from kan_diffusion.errors import DataError, require_known
 from kan_diffusion.settings import of_kind
 from kan_diffusion.tables.dates import DATE_FORMAT
 from kan_diffusion.tables.dtypes import Storage
-from kan_diffusion.tables.jumps import Scaling
 from kan_diffusion.tables.kinds.base import Cells, Kind
 from kan_diffusion.tables.kinds.category import Category, Constant
 from kan_diffusion.tables.kinds.identifier import Identifier
 from kan_diffusion.tables.kinds.number import Date, Number, Time
+from kan_diffusion.tables.numbers import Scaling
 
 __all__ = ["KINDS", "Column", "Kind", "KindName", "fit_column"]
 

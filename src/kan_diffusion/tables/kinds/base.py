@@ -23,7 +23,7 @@ from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import WORDS, Holds, Storage, Values, place_among
-from kan_diffusion.tables.jumps import Scaling, Share
+from kan_diffusion.tables.numbers import Scaling, Share
 from kan_diffusion.tables.scales import Names, Scale
 
 __all__ = ["Cells", "Kind"]

@@ -2,7 +2,7 @@
 
 Two categories are -1 and +1. Three or more are ordered so that neighbours occur with similar other
 cells (:mod:`kan_diffusion.tables.seriation`), and are the jumps of one distribution function
-(:mod:`kan_diffusion.tables.jumps`), which gives each its share of a normal distribution.
+(:mod:`kan_diffusion.tables.numbers`), which gives each its share of a normal distribution.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from pydantic import FailFast, Field, model_validator
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.limits import MOST_CATEGORIES
 from kan_diffusion.tables.dtypes import Scalar, place_among
-from kan_diffusion.tables.jumps import JumpMap, Share, rounded_share, spread_over
 from kan_diffusion.tables.kinds.base import Cells, Kind
-from kan_diffusion.tables.numbers import SHARING
+from kan_diffusion.tables.numbers import SHARING, JumpMap, Share, rounded_share
 
 __all__ = ["Category", "Constant"]
 
@@ -124,7 +123,7 @@ class Category(Kind):
     def _scores_of(self, codes: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
         if len(self.categories) <= 2:
             return 2 * codes - 1
-        return spread_over(self._map, codes, generator)
+        return self._map.spread(codes, generator)
 
     def values(self, scores: np.ndarray) -> np.ndarray:
         """Maps coordinates to categories."""

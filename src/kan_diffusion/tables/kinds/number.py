@@ -2,7 +2,7 @@
 
 A number is a step of a lattice, or any number (:mod:`kan_diffusion.tables.numbers`); its
 coordinate is the normal score of a distribution function that may jump
-(:mod:`kan_diffusion.tables.jumps`). Dates are numbers of days, months, minutes or the like since
+(:mod:`kan_diffusion.tables.numbers`). Dates are numbers of days, months, minutes or the like since
 1970, and times of day of minutes or seconds since midnight.
 """
 
@@ -18,9 +18,8 @@ import pandas as pd
 from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.tables.dates import is_clock
 from kan_diffusion.tables.dtypes import Holds
-from kan_diffusion.tables.jumps import JumpMap, fit_jumps, spread_over
 from kan_diffusion.tables.kinds.base import Cells, Kind
-from kan_diffusion.tables.numbers import Lattice
+from kan_diffusion.tables.numbers import JumpMap, Lattice, fit_jumps
 from kan_diffusion.tables.scales import Dates, Scale
 
 __all__ = ["Date", "Number", "Time"]
@@ -141,7 +140,7 @@ class Number(Kind):
             "correct it or remove the row"
         )
         self.refuse(far, values, problem, rows)
-        return spread_over(self.distribution, steps, generator)
+        return self.distribution.spread(steps, generator)
 
     def values(self, scores: np.ndarray) -> np.ndarray:
         """Maps coordinates to numbers."""
