@@ -125,27 +125,6 @@ def test_whole_numbers_of_eight_digits_that_are_all_days_are_dates(dtype):
     assert TableCodec.fit(frame, {"day": "number"}).columns[0].kind == "number"
 
 
-def test_a_range_of_times_goes_over_midnight():
-    minutes = pd.Series(np.random.default_rng(0).integers(0, 24 * 60, 400))
-    few, day = minutes // 360 * 360, 360 + minutes * 7 // 12
-    frame = pd.DataFrame({
-        name: pd.to_datetime(cells, unit="m").dt.strftime("%H:%M")
-        for name, cells in {"at": minutes, "shift": few, "day": day}.items()
-    })  # fmt: skip
-    codec = TableCodec.fit(frame)
-    for name, low, high in (
-        ("at", "22:00", "06:00"),
-        ("at", "06:00", "22:00"),
-        ("shift", "18:00", "06:00"),
-        ("day", "19:00", "05:00"),
-    ):
-        met = read_conditions({name: (low, high)}, codec)[name].holds(frame[name])
-        parts = frame[name] >= low, frame[name] <= high
-        assert met.tolist() == (parts[0] | parts[1] if low > high else parts[0] & parts[1]).tolist()
-    with refused("no value of column 'day' is within .22:00, 05:00.", DataError):
-        read_conditions({"day": ("22:00", "05:00")}, codec)
-
-
 @pytest.mark.parametrize("form", ["%H:%M", "%-H:%M", "%H:%M:%S"])
 def test_times_of_day_are_numbers_that_stay_within_a_day(form):
     minutes = np.random.default_rng(0).integers(0, 24 * 60, 200)

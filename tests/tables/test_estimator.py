@@ -1,4 +1,3 @@
-import functools
 import pickle
 from threading import Thread
 
@@ -16,9 +15,6 @@ from kan_diffusion import DiffusionEstimator
 from kan_diffusion.data.frames import write_frame
 from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.study import trial
-from kan_diffusion.study.measure import load_run
-from kan_diffusion.study.named import single_trial
-from kan_diffusion.tables import estimator
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training.loop import train
@@ -222,55 +218,32 @@ def test_a_saved_model_is_the_same_and_holds_no_row(mixed, tmp_path):
         DiffusionEstimator.load(moved)
 
 
-@functools.wraps(single_trial)
-def _quickly_judged(*names, **settings):
-    trial = single_trial(*names, **settings)
-    quick = trial.evaluation.model_copy(update={"effort": "quick"})
-    return trial.model_copy(update={"evaluation": quick})
-
-
-def test_every_command_reads_a_saved_model(cli, tmp_path, monkeypatch):
+def test_commands_read_a_saved_model(cli, tmp_path, monkeypatch, mixed):
     monkeypatch.chdir(tmp_path)
-    names = ["age", "income", "smokes"]
-    frame = people(80, 0)[names]
-    settings = {**QUICK, "params": 150, "steps": 12, "holdout": 0.3}
-    monkeypatch.setattr(estimator, "single_trial", _quickly_judged)
-    model = DiffusionEstimator("readable-kan", **settings).fit(frame)
-    model.save("run", rows=frame)
-    write_frame(tmp_path / "others.csv", people(60, 5)[names])
+    mixed.save("run")
+    others = PEOPLE[:60]
+    write_frame(tmp_path / "others.parquet", others.assign(score=None))
     for words, said in (
         ("sample run --num 20 --seed 0 --out drawn.parquet", "20 rows: drawn.parquet"),
-        ("evaluate run --data others.csv", "60 rows of 'others' that were not trained on"),
-        ("evaluate run", "24 rows of 'rows' that were not trained on"),
-        ("explain run --no-simplify --num 20", "Explanation: run/explanation/explanation.html"),
-        ("report run", "Report: run/report.html"),
+        ("impute run others.parquet --out filled.parquet", "60 rows: filled.parquet"),
     ):
         outcome = cli(*words.split())
         assert outcome.code == 0, outcome.err
         assert said in " ".join(outcome.out.split())
-    pd.testing.assert_frame_equal(pd.read_parquet("drawn.parquet"), model.sample(20))
-    model.save("alone")
-    assert cli("evaluate", "alone", "--data", "others.csv").code == 0
-    for command in ("evaluate", "explain"):
-        assert "there is no file" in cli(command, "alone").error
-    model.set_params(holdout=0.0).fit(frame).save("whole", rows=frame)
-    for command in ("evaluate", "explain"):
-        assert "no row of 'rows' is held out" in cli(command, "whole").error
-    assert "was not judged; hold rows out" in cli("report", "whole").error
+    pd.testing.assert_frame_equal(pd.read_parquet("drawn.parquet"), mixed.sample(20))
+    assert "there is no file" in cli("evaluate", "run").error
+    assert "was not judged" in cli("report", "run").error
 
 
 def test_a_model_saved_over_another_leaves_nothing_of_it_but_other_files(tmp_path):
     rows = people(80, 0)[["age", "smokes"]]
-    first = DiffusionEstimator("mlp", **{**QUICK, "holdout": 0.3}).fit(rows)
+    first = DiffusionEstimator("mlp", **QUICK).fit(rows)
     with refused("'.*' holds training that has not finished", RunFolderError):
         (tmp_path / "checkpoint.safetensors").touch()
         first.save(tmp_path)
     (tmp_path / "checkpoint.safetensors").unlink()
-    first.save(tmp_path, rows=rows)
+    first.save(tmp_path)
     second = DiffusionEstimator("mlp", **{**QUICK, "params": 900}).fit(rows)
-    for others in (rows[::-1], rows[1:], rows.assign(age=0)):
-        with refused("those that were fitted, in their order", DataError):
-            second.save(tmp_path, rows=others)
     assert DiffusionEstimator.load(tmp_path).n_parameters_ == first.n_parameters_
     (tmp_path / "reverse").mkdir()
     kept = [tmp_path / name for name in ("reverse/3.safetensors", "notes.txt", ".pipelines/ci.yml")]
@@ -285,30 +258,23 @@ def test_a_model_saved_over_another_leaves_nothing_of_it_but_other_files(tmp_pat
     for path in (kept.pop(0), kept.pop()):
         path.unlink()
     second.save(tmp_path)
-    files = {path.name for path in tmp_path.rglob("[!.]*") if path.is_file()}
-    assert not [name for name in files if name.startswith(("rows", "samples"))]
+    assert DiffusionEstimator.load(tmp_path).n_parameters_ == second.n_parameters_
     assert all(path.read_text() == "of the user" for path in kept)
     project = tmp_path / "project"
     (project / "weights").mkdir(parents=True)
     (project / "weights" / "resnet.safetensors").write_text("of the user")
     with refused("holds other files and no run", RunFolderError):
         second.save(project)
-    again = DiffusionEstimator.load(tmp_path)
-    assert again.n_parameters_ == second.n_parameters_
-    again.save(tmp_path / "moved", rows=rows)
-    kept = load_run(tmp_path / "moved")[0].data
-    pd.testing.assert_frame_equal(kept.content()[0], rows)
 
 
 def test_a_whole_number_is_the_seed_of_the_command(cli, tmp_path):
-    frame = people(80, 0)
-    write_frame(tmp_path / "rows.parquet", frame)
+    write_frame(tmp_path / "rows.parquet", PEOPLE[:80])
     settings = "--family mlp --params 900 --steps 12 --batch-size 16 --device cpu --seed 3"
     run, drawn = tmp_path / "run", tmp_path / "drawn.parquet"
     assert cli("train", tmp_path / "rows.parquet", *settings.split(), "--out", run).code == 0
     assert cli("sample", run, "--num", 20, "--seed", 3, "--out", drawn).code == 0
-    given = {**QUICK, "params": 900, "steps": 12, "holdout": 0.2, "random_state": 3}
-    model = DiffusionEstimator("mlp", **given).fit(frame)
+    model = DiffusionEstimator.load(run)
+    assert model.get_params()["random_state"] == 3
     pd.testing.assert_frame_equal(model.sample(20), pd.read_parquet(drawn))
 
 
@@ -383,9 +349,6 @@ def test_points_and_settings_are_checked_when_fitting():
         model = DiffusionEstimator(**{**QUICK, **changes})  # nothing is checked here
         with refused(message):
             model.fit(_points(50))
-    for count in (2, 3, 5):
-        with refused(f"{count} rows are too few to hold some out; give at least 6", DataError):
-            DiffusionEstimator(**QUICK, holdout=0.2).fit(_points(count))
     named = pd.DataFrame(_points(50), columns=["a", 3])
     with refused("columns are named by text and by numbers; name all by text", DataError):
         DiffusionEstimator(**QUICK).fit(named)

@@ -228,7 +228,7 @@ def test_the_nearest_category_that_agrees_is_taken(data):
         ),
     )
     given = np.column_stack([np.zeros(num, dtype=bool), rng.random((num, each)) < 0.6])
-    rows = Rows(columns, frame.copy())
+    rows = Rows(columns, [column.read(frame[column.name]) for column in columns])
     rule.repair(rows, given)
     found = np.column_stack([rows.codes(place) for place in frame])
     for before, fixed, after in zip(codes, given[:, 1:], found, strict=True):

@@ -2,12 +2,8 @@
 
 A column with gaps has a coordinate of -1 or +1 ("age is missing"). A value has one coordinate: -1
 or +1 for one of two categories, about normal for other values; constants and identifiers have none
-(:mod:`kan_diffusion.tables.kinds`). If a cell has no value, its value coordinate is fresh N(0, 1)
-noise, which carries no information and has a known density.
-
-Three or more categories are levels of one number, ordered so that neighbours occur with similar
-other cells (:mod:`kan_diffusion.tables.seriation`); docs/tables.md tells how other codes fared.
-What holds in all rows holds in every decoded row, too (:mod:`kan_diffusion.tables.rules`).
+(:mod:`kan_diffusion.tables.kinds`). What holds in all rows holds in every decoded row, too
+(:mod:`kan_diffusion.tables.rules`).
 
 The map x -> z of a number is smooth but for jumps, so densities follow from log p(x) = log p(z) +
 log |dz/dx|. Whole numbers, decimals and dates are first spread evenly over their step. Decoding
@@ -17,7 +13,6 @@ within its bulk, a value may come back one step off.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -48,8 +43,6 @@ if TYPE_CHECKING:  # torch takes seconds to import, which a description of a fil
     from torch import Tensor
 
 __all__ = ["TableCodec", "require_frame"]
-
-logger = logging.getLogger(__name__)
 
 
 class TableCodec(Settings):
@@ -107,21 +100,18 @@ class TableCodec(Settings):
         require_frame(frame)
         given = {str(name): kind for name, kind in (kinds or {}).items()}
         names = [str(name) for name in frame.columns]
-        for name in given:
-            if name not in names:
-                raise DataError(
-                    f"there is no column '{name}' to have a kind; known: {listed(names)}"
-                )
-        columns = []
-        for place, name in enumerate(frame.columns):
-            kept = int(name) if isinstance(name, int | np.integer) else str(name)
-            cells, kind = frame.iloc[:, place], given.get(str(name))
-            column = fit_column(kept, cells, kind, scaling)
-            for warning in column.warnings(cells, given=kind is not None):
-                logger.warning(warning)
+        if unknown := [name for name in given if name not in names]:
+            raise DataError(
+                f"there is no column '{unknown[0]}' to have a kind; known: {listed(names)}"
+            )
+        columns, cells = [], []
+        for label, series in frame.items():
+            name = int(label) if isinstance(label, int | np.integer) else str(label)
+            column = fit_column(name, series, given.get(str(name), ""), scaling, warned=True)
             columns.append(column)
+            cells.append(column.read(series))
         ordered = arranged(tuple(columns), frame)
-        return cls(columns=ordered, rules=find_rules(ordered, frame, without))
+        return cls(columns=ordered, rules=find_rules(Rows(ordered, cells), without))
 
     def column(self, name: object) -> Kind:
         """Returns the column of this name.
@@ -129,9 +119,13 @@ class TableCodec(Settings):
         Raises:
             DataError: There is no such column.
         """
-        if str(name) not in self._parts:
-            raise DataError(f"there is no column '{name}'; known: {listed(self._parts)}")
-        return self._parts[str(name)][0]
+        return self.columns[self._place(name)]
+
+    def _place(self, name: object) -> int:
+        known = list(self._parts)
+        if str(name) not in known:
+            raise DataError(f"there is no column '{name}'; known: {listed(known)}")
+        return known.index(str(name))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -225,17 +219,22 @@ class TableCodec(Settings):
         if not np.isfinite(coordinates).all():
             row = int(np.argmax(~np.isfinite(coordinates).all(axis=1)))
             raise DataError(f"row {row + 1} has coordinates that are NaN or infinite")
-        series = [column.decode(coordinates[:, span]) for column, span in self._parts.values()]
-        frame = pd.concat(series, axis=1)
-        frame.columns = pd.Index([column.name for column in self.columns])
-        fixed = pd.DataFrame(False, frame.index, frame.columns)
+        cells = [column.decode(coordinates[:, span]) for column, span in self._parts.values()]
+        fixed = np.zeros((len(rows), len(cells)), dtype=bool)
         given = pd.DataFrame() if given is None else given.reset_index(drop=True)
-        for name, cells in given.items():
-            column, known = self.column(name), cells.notna()
-            fixed[column.name] = known | (name in gaps)
-            drawn = frame[column.name]
-            frame[column.name] = column.as_trained(cells, drawn).where(known, drawn)
-        obey(frame, self.columns, self.rules, fixed.to_numpy())
+        for name, series in given.items():
+            place = self._place(name)
+            (drawn, gaps_drawn), (known, missing) = cells[place], self.columns[place].read(series)
+            cells[place] = np.where(missing, drawn, known), gaps_drawn & missing
+            fixed[:, place] = ~missing | (name in gaps)
+        obey(Rows(self.columns, cells), self.rules, fixed)
+        parts = zip(self.columns, cells, strict=True)
+        frame = pd.concat([column.restore(*values) for column, values in parts], axis=1)
+        frame.columns = pd.Index([column.name for column in self.columns])
+        for name, series in given.items():
+            column = frame.columns[self._place(name)]
+            if series.dtype == frame[column].dtype:  # of two equal wall times it is this one
+                frame[column] = series.where(series.notna(), frame[column])
         return frame
 
     def tempered(self, rows: Tensor) -> Tensor:
@@ -252,12 +251,12 @@ class TableCodec(Settings):
 
     def as_trained(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Returns rows (n, some of the columns) in the dtypes trained on; gaps may be any cells."""
-        kept = self.decode(np.zeros((1, self.dim)))
-        parts = [
-            self.column(name).as_trained(cells.reset_index(drop=True), kept[name])
-            for name, cells in frame.items()
-        ]
-        return pd.DataFrame(dict(zip(frame, parts, strict=True))).set_axis(frame.index)
+        result = frame.copy()
+        for name, series in frame.items():
+            column = self.column(name)
+            cells = column.restore(*column.read(series)).set_axis(frame.index)
+            result[name] = series if series.dtype == cells.dtype else cells
+        return result
 
     def require_consistent(self, given: Mapping[str | int, pd.Series]) -> None:
         """Refuses cells of one row, each of shape (1,), that no row of the table can have together.
@@ -265,16 +264,15 @@ class TableCodec(Settings):
         Raises:
             DataError: They contradict a rule.
         """
-        row = self.decode(np.zeros((1, self.dim)))
-        absent = [place for place, name in enumerate(row) if name not in given]
-        for name, cell in given.items():
-            row[name] = cell
-        rows = Rows(self.columns, row, absent)
+        cells = [(column.storage.empty(1), np.ones(1, dtype=bool)) for column in self.columns]
+        for name, series in given.items():
+            cells[self._place(name)] = self.column(name).read(series)
+        rows = Rows(self.columns, cells)
         for rule in self.rules:
             if not rule.holds(rows).all():
-                cells = listed(f"{name} = {cell.iloc[0]}" for name, cell in given.items())
+                shown = listed(f"{name} = {series.iloc[0]}" for name, series in given.items())
                 raise DataError(
-                    f"no row has {cells}: {', '.join(rule.names(list(self._parts)))} holds in all "
+                    f"no row has {shown}: {', '.join(rule.names(list(self._parts)))} holds in all "
                     "rows; give cells that occur together"
                 )
 
@@ -308,10 +306,6 @@ class TableCodec(Settings):
         stops = np.cumsum([len(column.coordinates) for column in self.columns]).tolist()
         spans = (slice(*ends) for ends in zip([0, *stops[:-1]], stops, strict=True))
         return {str(c.name): (c, span) for c, span in zip(self.columns, spans, strict=True)}
-
-    def describe(self) -> pd.DataFrame:
-        """Describes each column: name, kind, dtype, share of gaps, values, count of coordinates."""
-        return pd.DataFrame([column.describe() for column in self.columns])
 
     def summary(self, title: str) -> str:
         """Describes each column in a line under a title, and then the rules."""
@@ -347,8 +341,8 @@ class TableCodec(Settings):
             try:  # whether the parts of the column fit together, with a gap and without
                 for sign in (-1, 1):
                     cells[:, : int(column.has_gaps)] = sign
-                    column.encode(column.decode(cells), None, partial=True)
-                column.describe()
+                    column.encode(column.restore(*column.decode(cells)), None, partial=True)
+                column.words()
             except Exception as error:
                 raise DataError(
                     f"codec: column '{column.name}' of kind '{column.kind}' cannot be decoded "

@@ -166,14 +166,18 @@ def _between(column: Kind, *given: object) -> Condition:
     low, high = _end(column, given[0], -math.inf), _end(column, given[1], math.inf)
     if (low, high) == (None, None):
         raise DataError(f"the range of column '{column.name}' has no ends; give one")
-    values = column.within(low, high)
-    if not len(values):
+    reach = column.reach
+    met = column.between(reach, low, high)
+    if not column.is_listed:  # a range between two ends may have neither of them
+        meets = column.between(reach[1:], low, None), column.between(reach[:1], None, high)
+        met |= np.all(meets) and (low is None or column.between(np.array([low]), None, high).all())
+    if not met.any():
         what = "known" if column.is_listed else "smallest and largest"
         raise DataError(
             f"no value of column '{column.name}' is within ({given[0]}, {given[1]}); {what}: "
-            f"{listed(column.reach)}"
+            f"{listed(reach)}"
         )
-    return Condition(column, values, ends=None if column.is_listed else (low, high))
+    return Condition(column, reach[met], ends=None if column.is_listed else (low, high))
 
 
 def _is_period(column: Kind, given: object) -> bool:

@@ -5,26 +5,21 @@ It trains as ``kan-diffusion train`` does, and what it saves is a run like any o
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
-from pyarrow import ArrowException
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from kan_diffusion.data.datasets import FEWEST_JUDGED
-from kan_diffusion.data.frames import write_frame
 from kan_diffusion.denoisers.families import Setting, get_family
 from kan_diffusion.devices import one_thread
 from kan_diffusion.diffusion.sampling import make_scheduler
@@ -33,12 +28,10 @@ from kan_diffusion.progress import TextConsole, show_training
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.folder import (
     TABLE,
-    Judged,
     Trained,
     TrialResult,
     keep_trial,
     load_curves,
-    load_points,
     load_trial,
     replaced_trial,
 )
@@ -90,8 +83,6 @@ class DiffusionEstimator(BaseEstimator):
             found are ``codec_.always``.
         depth: Number of hidden layers; chosen for the family and the table when None.
         settings: Settings of the denoiser that differ from the family's.
-        holdout: Fraction of the rows that is not trained on and judges the model, as ``train``
-            does; 0 for none.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         random_state: A whole number, a NumPy ``RandomState`` or None, as in scikit-learn.
         verbose: Whether ``fit`` shows the kinds of columns and the rules, then phase, loss and time
@@ -128,7 +119,6 @@ class DiffusionEstimator(BaseEstimator):
     without: Sequence[str] = ()
     depth: int | None = None
     settings: Mapping[str, Setting] | None = None
-    holdout: float = 0.0
     device: str = "auto"
     random_state: RandomState = None
     verbose: bool = False
@@ -166,10 +156,6 @@ class DiffusionEstimator(BaseEstimator):
         )
         return pd.DataFrame(rows).infer_objects()
 
-    def _given_back(self, frame: pd.DataFrame) -> Rows:
-        """Returns rows in the form that ``fit`` was given."""
-        return frame if self.codec_.array is None else frame.to_numpy()
-
     def _seed(self, random_state: RandomState = None) -> int:
         given = self.random_state if random_state is None else random_state
         if isinstance(given, int | np.integer):
@@ -206,29 +192,20 @@ class DiffusionEstimator(BaseEstimator):
         frame = self._frame(X, reset=True)
         seed = self._seed()
         with valid_settings("settings"):
-            source = FileData.model_validate({
-                "path": Path(TABLE),
-                "holdout": self.holdout,
-                "kinds": {str(name): kind for name, kind in (self.columns or {}).items()},
-                "without": tuple(self.without),
-            })  # fmt: skip
+            kinds = {str(name): kind for name, kind in (self.columns or {}).items()}
+            given = {"path": Path(TABLE), "holdout": 0.0, "without": tuple(self.without)}
+            source = FileData.model_validate({**given, "kinds": kinds})
         if get_family(self.family, importing=True).is_for_reading:
             source = source.for_reading()
         array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
         parts = source.split(len(frame), seed, 0)
         dataset, task = encoded(source.name, frame, codec, parts, seed), task_of(source)
-        if self.holdout and len(dataset.heldout) < FEWEST_JUDGED:
-            raise DataError(
-                f"{len(frame)} rows are too few to hold some out; give at least "
-                f"{FEWEST_JUDGED + 2}, or holdout=0"
-            )
         if self.verbose:
             TextConsole(stderr=True).say(codec.summary(f"{source.name}, {len(frame):,} rows"))
         known = inspect.signature(single_trial).parameters
-        given = {name: value for name, value in self.get_params().items() if name in known}
-        source = source.model_copy(update={"sha256": _digest(frame)})
-        config = single_trial(source, seed=seed, dataset=dataset, **given)
+        chosen = {name: value for name, value in self.get_params().items() if name in known}
+        config = single_trial(source, seed=seed, dataset=dataset, **chosen)
         denoiser = task.build(config, dataset)
         row = first_row(config, denoiser)
         title = f"{self.family}, {denoiser.num_trainable:,} parameters"
@@ -244,25 +221,14 @@ class DiffusionEstimator(BaseEstimator):
             )
         pipeline = TableDiffusionPipeline(denoiser, config.process, codec)
         warn_of_misfit(config, trained, dataset, pipeline, validation)
-        row |= spent(trained)
-        result, samples = TrialResult(config, Path(), Trained(row=row)), None
-        if self.holdout:
-            reference = task.reference(dataset, config.process, config.judging, seed)
-            measured, levels, samples = task.judge(config, dataset, pipeline, reference)
-            versions = config.judgement.versions
-            judged = Judged(row=measured, levels=levels, versions=versions)
-            result = replace(result, judged=judged)
-        return self._of_run(pipeline, result, curves_of(trained), samples)
+        result = TrialResult(config, Path(), Trained(row=row | spent(trained)))
+        return self._of_run(pipeline, result, curves_of(trained))
 
     def _of_run(
-        self,
-        pipeline: TableDiffusionPipeline,
-        trial: TrialResult,
-        curves: pd.DataFrame,
-        samples: torch.Tensor | None,
+        self, pipeline: TableDiffusionPipeline, trial: TrialResult, curves: pd.DataFrame
     ) -> Self:
         """Becomes the estimator of a trained run."""
-        self.pipeline_, self._trial, self._curves, self._samples = pipeline, trial, curves, samples
+        self.pipeline_, self._trial, self._curves = pipeline, trial, curves
         self.loss_curve_ = curves["loss"].to_numpy()
         self.heldout_curve_ = curves[["step", "heldout_loss"]].dropna().to_numpy()
         self.n_parameters_ = pipeline.denoiser.num_trainable
@@ -319,7 +285,7 @@ class DiffusionEstimator(BaseEstimator):
             generator=torch_generator("samples", self._seed(random_state)),
             max_seconds=max_seconds,
         )
-        return self._given_back(frame)
+        return frame if self.codec_.array is None else frame.to_numpy()
 
     def impute(
         self,
@@ -351,7 +317,9 @@ class DiffusionEstimator(BaseEstimator):
             steps=steps,
             generator=torch_generator("imputation", self._seed(random_state)),
         )
-        rows = [self._given_back(part) for part in filled]
+        rows: list[Rows] = [*filled]
+        if self.codec_.array is not None:
+            rows = [part.to_numpy() for part in filled]
         return rows[0] if draws == 1 else rows
 
     def score_samples(self, X: ArrayLike | pd.DataFrame) -> NDArray[np.float64]:  # noqa: N803
@@ -375,8 +343,8 @@ class DiffusionEstimator(BaseEstimator):
         """Returns the mean of :meth:`score_samples`; higher is better. ``y`` is ignored."""
         return float(self.score_samples(X).mean())
 
-    def save(self, folder: str | Path, rows: pd.DataFrame | None = None) -> None:
-        """Saves the model as a run, which ``sample``, ``evaluate`` and ``explain`` read.
+    def save(self, folder: str | Path) -> None:
+        """Saves the model, without a row, as a run that ``sample`` and ``impute`` read.
 
         A run in the folder is replaced whole or not at all, even if the process is killed. Other
         files in the folder stay, among them an explanation or a report of the run before; a folder
@@ -384,31 +352,20 @@ class DiffusionEstimator(BaseEstimator):
 
         Args:
             folder: Folder to write, created if missing.
-            rows: The rows that were fitted, to be kept beside the model, which has none of them:
-                ``explain``, and ``evaluate`` without other rows, need them.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            DataError: The rows are not those that were fitted, in their order.
             RunFolderError: The folder cannot be written, or holds other files and no run, a file in
                 the way, or training that has not finished.
         """
         check_is_fitted(self)
-        place = Path(folder).absolute()
-        source, known = self._trial.config.data, ""
+        place, source = Path(folder).absolute(), self._trial.config.data
         if isinstance(source, FileData) and source.path.name == TABLE:  # of a fit, not of a file
-            source, known = source.model_copy(update={"path": place / TABLE}), source.sha256
+            source = source.model_copy(update={"path": place / TABLE})
         config = self._trial.config.model_copy(update={"data": source})
         with replaced_trial(place) as new:
-            if rows is not None:
-                if _digest(rows) != known:
-                    raise DataError(
-                        "rows are those that were fitted, in their order, so that none that was "
-                        "trained on is called held out; give them, or leave rows out"
-                    )
-                write_frame(new / TABLE, _with_text_names(rows))
             trial = replace(self._trial.changed(config, **config.keys), folder=new)
-            keep_trial(trial, self.pipeline_, self._curves, self._samples)
+            keep_trial(trial, self.pipeline_, self._curves)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -425,7 +382,6 @@ class DiffusionEstimator(BaseEstimator):
             raise RunFolderError(f"'{folder}' is no model of a table; give a run of one")
         trial = load_trial(Path(folder))
         assert trial is not None
-        curves = load_curves(trial.folder)
         parts = (config.model, config.training, config.data)
         given = {name: value for part in parts for name, value in dict(part).items()}
         given |= {
@@ -438,18 +394,5 @@ class DiffusionEstimator(BaseEstimator):
         model = cls(**{name: given[name] for name in cls._get_param_names() if name in given})
         names = [column.name for column in pipeline.codec.columns]
         model._frame(pd.DataFrame(0, index=[0], columns=names), reset=True)
-        kept = trial.samples
-        samples = torch.from_numpy(load_points(kept)) if kept.exists() else None
-        return model._of_run(pipeline, trial, curves, samples)
-
-
-def _with_text_names(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.set_axis([str(name) for name in rows], axis=1)
-
-
-def _digest(rows: pd.DataFrame) -> str:
-    """Computes the digest of the file that rows are kept in; "" where none can hold them."""
-    with suppress(ArrowException, TypeError, ValueError):
-        content = _with_text_names(rows).to_parquet(index=False)
-        return hashlib.sha256(content).hexdigest()
-    return ""
+        # A judgement needs rows, which a model does not have.
+        return model._of_run(pipeline, replace(trial, judged=None), load_curves(trial.folder))

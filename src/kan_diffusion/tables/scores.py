@@ -144,7 +144,7 @@ def table_scores(
             )
     given = {str(name): kind for name, kind in (kinds or {}).items()}
     columns = [
-        fit_column(str(name), cells, given.get(str(name)))
+        fit_column(str(name), cells, given.get(str(name), ""))
         for name, cells in frames[reference].items()
     ]
     random = np.random.default_rng(generator)

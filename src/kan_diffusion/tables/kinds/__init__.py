@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Annotated
 
@@ -20,6 +21,8 @@ from kan_diffusion.tables.numbers import Scaling
 
 __all__ = ["KINDS", "Column", "Kind", "KindName", "fit_column"]
 
+logger = logging.getLogger(__name__)
+
 KINDS: dict[str, type[Kind]] = {
     "constant": Constant,
     "identifier": Identifier,
@@ -31,21 +34,21 @@ KINDS: dict[str, type[Kind]] = {
 """Kinds by name; the first one that suits a column is its kind, if nobody says what it is."""
 
 
-def split_kind(given: str) -> tuple[str, str]:
-    """Splits what a user says of a kind into its name and a format, "" if there is none.
+def _require_kind(given: str) -> str:
+    """Checks what a user says of a kind: its name, or that of a date with a format.
 
     Raises:
         KanDiffusionError: The kind is unknown.
         DataError: It has no format, or the format is not one of dates.
     """
-    name, _, form = given.partition(":")
+    name, colon, form = given.partition(":")
     require_known("kind", name, KINDS)
-    if form and (not issubclass(KINDS[name], Date) or not re.fullmatch(DATE_FORMAT, form)):
+    if colon and (not issubclass(KINDS[name], Date) or not re.fullmatch(DATE_FORMAT, form)):
         raise DataError(f"'{given}' is no kind; a format is that of a date, such as date:%m/%d/%Y")
-    return name, form
+    return given
 
 
-KindName = Annotated[str, AfterValidator(lambda given: ":".join(filter(None, split_kind(given))))]
+KindName = Annotated[str, AfterValidator(_require_kind)]
 """A kind as users say it: its name, or that of a date with its format, "date:%m/%d/%Y"."""
 
 
@@ -54,16 +57,27 @@ Column = Annotated[SerializeAsAny[Kind], of_kind("kind", KINDS)]
 
 
 def fit_column(
-    name: str | int, series: pd.Series, given: str | None = None, scaling: Scaling = "normal"
+    name: str | int,
+    series: pd.Series,
+    given: str = "",
+    scaling: Scaling = "normal",
+    warned: bool = False,
 ) -> Kind:
     """Fits a column to cells (n,), n > 0: finds its kind, if none is given, and what to keep.
+
+    Args:
+        name: Its name.
+        series: Its cells.
+        given: A kind as users say it.
+        scaling: What coordinates numbers become.
+        warned: Whether users are warned of what they should know of the cells.
 
     Raises:
         DataError: Its dtype is not supported, it mixes types, a value is infinite, or the kind does
             not fit the cells.
     """
-    asked, form = (None, "") if given is None else split_kind(given)
-    storage = Storage.of(series, name, asked, form)
+    asked, _, form = _require_kind(given).partition(":") if given else ("", "", "")
+    storage = Storage.of(series, name, asked or None, form)
     cells = Cells(name, storage, *storage.read(series, name), scaling)
     by_itself = next(kind for kind, of in KINDS.items() if of.suits(cells))
     kind = asked or by_itself
@@ -76,6 +90,9 @@ def fit_column(
         )
     if by_itself == "constant" and kind not in ("identifier", "category"):
         kind = "constant"
-    about = {"name": name, "storage": storage, "kind": kind}
     missing = float(f"{cells.missing.mean():.4g}")
-    return KINDS[kind].model_validate(about | {"missing": missing} | KINDS[kind].fitted(cells))
+    about = {"name": name, "storage": storage, "kind": kind, "missing": missing}
+    column = KINDS[kind].model_validate(about | KINDS[kind].fitted(cells))
+    if warned and (warning := column.warning(cells, bool(given))):
+        logger.warning(warning)
+    return column

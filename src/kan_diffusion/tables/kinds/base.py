@@ -81,13 +81,6 @@ class Kind(Settings):
     kind: str
     missing: Share = 0.0
 
-    # What its coordinates are.
-
-    @property
-    def maps(self) -> tuple[CoordinateMap, ...]:
-        """How each of its coordinates follows from a cell."""
-        return tuple(CoordinateMap(f"code of {name}") for name in self.coordinates)
-
     # Finding and fitting.
 
     @classmethod
@@ -113,9 +106,9 @@ class Kind(Settings):
         """
         raise NotImplementedError
 
-    def warnings(self, series: pd.Series, given: bool) -> list[str]:
+    def warning(self, cells: Cells, given: bool) -> str:
         """Says what a user should know of the fitted cells, whose kind was given or found."""
-        return []
+        return ""
 
     # Coordinates.
 
@@ -140,6 +133,11 @@ class Kind(Settings):
         value = (str(self.name),) if self.is_learned else ()
         return (*((f"{self.name} is missing",) if self.has_gaps else ()), *value)
 
+    @property
+    def maps(self) -> tuple[CoordinateMap, ...]:
+        """How each of its coordinates follows from a cell."""
+        return tuple(CoordinateMap(f"code of {name}") for name in self.coordinates)
+
     def parse(self, series: pd.Series) -> Values:
         """Reads values like those of this column, whether its cells can have them or not.
 
@@ -154,15 +152,14 @@ class Kind(Settings):
         Raises:
             DataError: A cell does not fit this column, or its dtype cannot hold it.
         """
-        values, missing = self.parse(series)
-        holds, read = self.storage.holds, values
+        read, missing = self.parse(series)
+        holds, values = self.storage.holds, read
         if holds == "truth":
             values = read.astype(bool)
             self.refuse(read != values, read, "and only truth values were there")
         elif holds == "whole" and read.dtype.kind == "f":
             odd = (read != np.rint(read)) | (np.abs(read) >= 2.0**63)
-            problem = "and only whole numbers in the rows trained on; round it"
-            self.refuse(odd, read, problem)
+            self.refuse(odd, read, "and only whole numbers in the rows trained on; round it")
             values = read.astype(np.int64)
         if values.dtype.kind in "iuf":
             low, high = self.storage.limits
@@ -191,12 +188,6 @@ class Kind(Settings):
             shown = f"{value:g}" if kind == "f" else f"'{value}'" if kind == "O" else value
             raise DataError(f"column '{self.name}' has {shown} in row {row + 1}, {problem}")
 
-    def as_trained(self, series: pd.Series, drawn: pd.Series) -> pd.Series:
-        """Returns cells of this column in the dtype that it had in training, as drawn ones have."""
-        if series.dtype == drawn.dtype:
-            return series
-        return self.restore(*self.read(series)).astype(drawn.dtype)
-
     def codes(self, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
         """Returns the places of cells, as read, among the known values, (n,); -1 without one."""
         return np.where(missing, -1, place_among(self.known, values))
@@ -206,14 +197,11 @@ class Kind(Settings):
     ) -> np.ndarray:
         """Maps values (m,) of the rows (m,) to coordinates (m,), float64.
 
-        Args:
-            values: As :meth:`read` gives them.
-            rows: Their rows, for errors.
-            generator: Spreads values over what one of them takes of the coordinate; None takes its
-                middle.
+        The generator spreads values over what one of them takes of the coordinate; None takes its
+        middle.
 
         Raises:
-            DataError: A value does not fit this column.
+            DataError: A value does not fit this column; the message has its row.
         """
         raise NotImplementedError
 
@@ -252,10 +240,10 @@ class Kind(Settings):
         cells[:, -1] = empty
         return cells
 
-    def decode(self, cells: np.ndarray) -> pd.Series:
-        """Decodes coordinates, (n, number of coordinates), into cells; identifiers are 0 or ""."""
+    def decode(self, cells: np.ndarray) -> Values:
+        """Decodes coordinates, (n, number of coordinates); identifiers are 0 or ""."""
         scores = cells[:, -1] if self.is_learned else np.zeros(len(cells))
-        return self.restore(self.values(scores.astype(np.float64)), self.gaps(cells))
+        return self.values(scores.astype(np.float64)), self.gaps(cells)
 
     def gaps(self, cells: np.ndarray) -> np.ndarray:
         """Tells from coordinates which cells are missing, shape (n,)."""
@@ -268,6 +256,14 @@ class Kind(Settings):
     def log_scale(self, series: pd.Series) -> np.ndarray:
         """Returns log dz/dx of each cell, shape (n,); 0 for a cell without a number."""
         return np.zeros(len(series))
+
+    def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
+        """Gives new identifiers to drawn cells (n,) that are not given; other cells stay.
+
+        Raises:
+            DataError: The column's dtype has no room for so many.
+        """
+        return drawn
 
     # Conditions.
 
@@ -292,36 +288,18 @@ class Kind(Settings):
                 f"column '{self.name}' has no value '{unknown[0]}'; known: {listed(self.reach)}"
             )
 
-    def within(self, low: object | None, high: object | None) -> np.ndarray:
-        """Returns the known values in a range, or, if it is possible, the ends of what is drawn.
-
-        Ends are values as :meth:`read` gives them, None where the range is open.
+    def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
+        """Tells which values, shape (n,), are from ``low`` to ``high``; None is an open end.
 
         Raises:
             DataError: The values have no order.
         """
-        if self.is_listed:
-            return self.known[self.between(self.known, low, high)]
-        ends = self.between(self.reach, low, None).any(), self.between(self.reach, None, high).any()
-        ordered = low is None or self.between(np.array([low]), low, high).all()
-        return self.reach[: 2 * int(all(ends) and ordered)]
-
-    def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
-        """Tells which values, shape (n,), are from ``low`` to ``high``; None is an open end."""
         within = np.ones(len(values), bool)
         if low is not None:
             within &= values >= low
         if high is not None:
             within &= values <= high
         return within
-
-    def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
-        """Gives new identifiers to drawn cells (n,) that are not given; other cells stay.
-
-        Raises:
-            DataError: The column's dtype has no room for so many.
-        """
-        return drawn
 
     # What people see.
 
@@ -334,19 +312,8 @@ class Kind(Settings):
 
     @property
     def spelled(self) -> str:
-        """The kind as a user gives it, with a format if it has one."""
+        """The kind as a user gives it, of dates in text with their format, "date:%m/%d/%Y"."""
         return self.kind
-
-    def describe(self) -> dict[str, object]:
-        """Name, kind, dtype, share of gaps, values and number of coordinates."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "dtype": self.storage.dtype,
-            "gaps": self.missing,
-            "values": self.words(),
-            "coordinates": len(self.coordinates),
-        }
 
     def texts(self, values: np.ndarray) -> list[str]:
         """Writes values for people: a moment at midnight is a day."""

@@ -79,16 +79,16 @@ class Category(Kind):
             "rare": int((counts < SHARING).sum()),
         }
 
-    def warnings(self, series: pd.Series, given: bool) -> list[str]:
+    def warning(self, cells: Cells, given: bool) -> str:
         """Says that text is nearly free, so that drawn rows repeat what few people wrote."""
         is_free = self.rare >= max(_MANY_RARE, len(self.categories) / 2)
         if given or not is_free or self.storage.holds != "text":
-            return []
-        return [
+            return ""
+        return (
             f"column '{self.name}' has {self.rare:,} texts that fewer than five rows have, and "
             "rows are drawn with them as they are; if they name persons, leave the column out or "
             "merge them"
-        ]
+        )
 
     @property
     def is_discrete(self) -> bool:
@@ -118,12 +118,9 @@ class Category(Kind):
         codes = place_among(self.known, values)
         problem = f"which is not in the rows trained on; known: {listed(self.known)}"
         self.refuse(codes < 0, values, problem, rows)
-        return self._scores_of(codes.astype(np.float64), generator)
-
-    def _scores_of(self, codes: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
         if len(self.categories) <= 2:
-            return 2 * codes - 1
-        return self._map.spread(codes, generator)
+            return 2.0 * codes - 1
+        return self._map.spread(codes.astype(np.float64), generator)
 
     def values(self, scores: np.ndarray) -> np.ndarray:
         """Maps coordinates to categories."""
@@ -153,7 +150,7 @@ class Category(Kind):
         sides = common[np.clip([after - 1, after], 0, len(common) - 1)]
         nearest = sides[np.abs(sides - codes[excess]).argmin(axis=0), np.arange(len(after))]
         cells = cells.copy()
-        cells[excess, -1] = self._scores_of(nearest.astype(np.float64), None)
+        cells[excess, -1] = self.scores(self.known[nearest], excess, None)
         return cells
 
     def words(self) -> str:
@@ -169,19 +166,18 @@ class Category(Kind):
             _, result[codes >= 0] = self._map.with_log_slope(codes[codes >= 0].astype(float))
         return result
 
-    def within(self, low: object | None, high: object | None) -> np.ndarray:
-        """Returns the categories of a range, if they have an order."""
+    def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
+        """Tells which categories are in a range, if they have an order."""
         if self.storage.holds != "text":
-            return super().within(low, high)
+            return super().between(values, low, high)
         if not self.storage.ordered:
             raise DataError(
                 f"column '{self.name}' has categories and no ranges; give a value or a list"
             )
-        ends = np.array([end for end in (low, high) if end is not None], dtype=object)
-        self.require_possible(ends)
+        self.require_possible(np.array([end for end in (low, high) if end is not None], object))
         names = self.known.tolist()
-        first = 0 if low is None else names.index(low)
-        return self.known[first : None if high is None else names.index(high) + 1]
+        ends = (None if end is None else names.index(end) for end in (low, high))
+        return super().between(place_among(self.known, values), *ends)
 
 
 class Constant(Kind):

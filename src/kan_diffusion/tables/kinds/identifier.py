@@ -90,14 +90,14 @@ class Identifier(Kind):
         digits = min(min(map(len, values)) - len(prefix), _DIGITS)
         return {"prefix": prefix, "digits": digits, "first": _beyond(values, prefix, 1)}
 
-    def warnings(self, series: pd.Series, given: bool) -> list[str]:
+    def warning(self, cells: Cells, given: bool) -> str:
         """Says that new identifiers are made, unless that was asked for."""
         if given:
-            return []
-        return [
+            return ""
+        return (
             f"column '{self.name}' identifies rows: it is not learned, and its numbers go on where "
             "those of the rows end; give it another kind to learn it"
-        ]
+        )
 
     def values(self, scores: np.ndarray) -> np.ndarray:
         """Returns placeholders, 0 or "", for :meth:`numbered`."""

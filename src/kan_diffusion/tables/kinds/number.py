@@ -1,15 +1,13 @@
 """Columns of numbers and time spans, of dates, and of times of day in text, such as 08:30.
 
-A number is a step of a lattice, or any number (:mod:`kan_diffusion.tables.numbers`); its
-coordinate is the normal score of a distribution function that may jump
-(:mod:`kan_diffusion.tables.numbers`). Dates are numbers of days, months, minutes or the like since
-1970, and times of day of minutes or seconds since midnight.
+A number is a step of a lattice, or any number; its coordinate is the normal score of a distribution
+function that may jump (:mod:`kan_diffusion.tables.numbers`). Dates are numbers of days, months,
+minutes or the like since 1970, and times of day of minutes or seconds since midnight.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -45,14 +43,15 @@ class Number(Kind):
     @property
     def maps(self) -> tuple[CoordinateMap, ...]:
         """How its coordinates follow from a cell; no code for a time or where there are jumps."""
-        name, spline, (*states, _) = str(self.name), self.distribution.rest, super().maps
+        name, spline, lattice = str(self.name), self.distribution.rest, self.lattice
         if spline is None or self.distribution.jumps:
-            return (*states, CoordinateMap(f"normal score of {name}"))
-        if self.storage.unit is not None:
-            return (*states, CoordinateMap(name if spline.is_line else f"normal score of {name}"))
-        lattice, middle = self.lattice, 0.0 if self.lattice.fine else 0.5
-        unit = lattice.step / lattice.per
-        return (*states, spline.described(name, lattice.origin / lattice.per - middle * unit, unit))
+            value = CoordinateMap(f"normal score of {name}")
+        elif self.storage.unit is not None:
+            value = CoordinateMap(name if spline.is_line else f"normal score of {name}")
+        else:
+            unit, middle = lattice.step / lattice.per, 0.0 if lattice.fine else 0.5
+            value = spline.described(name, lattice.origin / lattice.per - middle * unit, unit)
+        return (*super().maps[:-1], value)
 
     @classmethod
     def suits(cls, cells: Cells) -> bool:
@@ -72,34 +71,33 @@ class Number(Kind):
         )
         return {"lattice": lattice, "distribution": distribution}
 
-    def warnings(self, series: pd.Series, given: bool) -> list[str]:
+    def warning(self, cells: Cells, given: bool) -> str:
         """Says that numbers look like codes, or that float32 cannot tell all steps apart."""
-        if not given and (width := self._code_width(series)):
-            return [
+        if not given and (width := self._code_width(cells)):
+            return (
                 f"column '{self.name}' holds whole numbers of {width} digits that repeat as codes "
                 "do, and is drawn as an amount; if they are codes, give the column the kind "
                 "'category'"
-            ]
+            )
         if self.lattice.fine or self.lattice.high < _MANY:
-            return []
+            return ""
         steps = f"{self.lattice.step / self.lattice.per:g}{self.storage.unit or ''}"
-        return [
+        return (
             f"column '{self.name}' has {self.lattice.high:,} steps of {steps}, more than float32, "
             "in which networks compute, tells apart; if that matters, split it into a coarse and a "
             "fine column"
-        ]
+        )
 
-    def _code_width(self, series: pd.Series) -> int:
+    def _code_width(self, cells: Cells) -> int:
         """Returns the digits of whole numbers, all of one width, that look like codes; else 0.
 
         Of n amounts over a range of r steps, about r (1 - exp(-n / r)) would be different.
         """
         if self.storage.holds != "whole" or self.is_listed:
             return 0
-        values, missing = self.read(series)
-        known, low, high = np.unique(values[~missing]), self.lattice.low, self.lattice.high
-        width, steps = len(str(known[0])), int(high - low) + 1
-        expected = -steps * math.expm1(-(~missing).sum() / steps)
+        known, num = np.sort(cells.distinct), int(self.lattice.high) + 1
+        expected = -num * math.expm1(-len(cells.present) / num)
+        width = len(str(known[0]))
         alike = known[0] > 0 and width == len(str(known[-1])) >= _SHORTEST_CODE
         return width if alike and len(known) <= _CODES * expected else 0
 
@@ -108,20 +106,24 @@ class Number(Kind):
         """The jumps, if nothing else is drawn."""
         if self.distribution.rest is not None:
             return self.storage.empty(0)
-        return self._as_read(self.distribution.jumps)
+        return self._as_read(np.array(self.distribution.jumps, dtype=np.float64))
 
     @property
     def reach(self) -> np.ndarray:
         """The smallest and the largest number that are drawn, or all of a few."""
-        return self.known if self.is_listed else self._as_read((-np.inf, np.inf))
+        return self.known if self.is_listed else self._as_read(np.array([-np.inf, np.inf]))
 
-    def _as_read(self, steps: Sequence[float]) -> np.ndarray:
+    def _as_read(self, steps: np.ndarray) -> np.ndarray:
         """Returns the numbers of steps as :meth:`read` gives them: rounded as the dtype does."""
-        numbers = self._numbers(np.array(steps, dtype=np.float64))
+        numbers = self._numbers(steps)
         return self.read(self.restore(numbers, np.zeros(len(numbers), bool)))[0]
 
     def _numbers(self, steps: np.ndarray) -> np.ndarray:
         return self.lattice.values(steps, self.storage.value_dtype)
+
+    def _steps(self, values: np.ndarray) -> np.ndarray:
+        steps = self.lattice.steps(values)
+        return steps if self.lattice.fine else np.floor(steps)
 
     def codes(self, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
         """Returns the places of cells among the known values; between two it is the lower one's."""
@@ -145,10 +147,6 @@ class Number(Kind):
     def values(self, scores: np.ndarray) -> np.ndarray:
         """Maps coordinates to numbers."""
         return self._numbers(self.distribution.inverse(scores))
-
-    def _steps(self, values: np.ndarray) -> np.ndarray:
-        steps = self.lattice.steps(values)
-        return steps if self.lattice.fine else np.floor(steps)
 
     def log_scale(self, series: pd.Series) -> np.ndarray:
         """Returns log dz/dx of each number, shape (n,), in the middle of its step.
@@ -205,7 +203,7 @@ class Date(Number):
 
     @property
     def spelled(self) -> str:
-        """The kind as a user gives it: of dates in text with their format, "date:%m/%d/%Y"."""
+        """The kind, and the format of dates in text."""
         return self.kind + (f":{self.storage.written}" if self.storage.written else "")
 
     def texts(self, values: np.ndarray) -> list[str]:
@@ -237,18 +235,3 @@ class Time(Date):
         if reason := super().problem(cells):
             return reason
         return None if is_clock(cells.storage.written) else "holds dates"
-
-    def within(self, low: object | None, high: object | None) -> np.ndarray:
-        """Returns times in a range, see :meth:`.Kind.within`, which may go over midnight."""
-        if not self._is_over_midnight(low, high):
-            return super().within(low, high)
-        return np.union1d(super().within(low, None), super().within(None, high))
-
-    def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
-        """Tells which times, shape (n,), are in a range, which may go over midnight."""
-        if not self._is_over_midnight(low, high):
-            return super().between(values, low, high)
-        return super().between(values, low, None) | super().between(values, None, high)
-
-    def _is_over_midnight(self, low: object | None, high: object | None) -> bool:
-        return low is not None and not super().between(np.array([low]), None, high).all()

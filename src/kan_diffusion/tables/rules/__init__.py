@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 from pydantic import SerializeAsAny
 
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.settings import of_kind
-from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.rules.base import Rows, Rule
 from kan_diffusion.tables.rules.implied import Implied
 from kan_diffusion.tables.rules.numeric import Order, Total
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["RULES", "AnyRule", "Rows", "Rule", "find_rules", "obey"]
 
@@ -30,15 +26,12 @@ AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
 """A rule of any kind, which a file tells by its name."""
 
 
-def find_rules(
-    columns: Sequence[Kind], frame: pd.DataFrame, without: Collection[str] = ()
-) -> tuple[Rule, ...]:
-    """Finds the rules that all rows of a frame obey, but for those with a name in ``without``.
+def find_rules(rows: Rows, without: Collection[str] = ()) -> tuple[Rule, ...]:
+    """Finds the rules that all rows obey, but for those with a name in ``without``.
 
     Raises:
         DataError: There is no rule of such a name.
     """
-    rows = Rows(columns, frame)
     rules: list[Rule] = []
     for kind in RULES.values():
         decided = {place for rule in rules for place in rule.decided}
@@ -49,7 +42,7 @@ def find_rules(
             for rule in kind.find(rows)
             if not any(each.issuperset(rule.places) for each in known)
         ]
-    names = [str(column.name) for column in columns]
+    names = [str(column.name) for column in rows.columns]
     always = [name for rule in rules for name in rule.names(names)]
     for name in without:
         if name not in always:
@@ -58,15 +51,12 @@ def find_rules(
     return tuple(rule for rule in left if rule is not None)
 
 
-def obey(
-    frame: pd.DataFrame, columns: Sequence[Kind], rules: Sequence[Rule], given: np.ndarray
-) -> None:
-    """Changes cells of rows (n, columns) that are not ``given``, so that rows obey all rules.
+def obey(rows: Rows, rules: Sequence[Rule], given: np.ndarray) -> None:
+    """Changes cells that are not ``given``, (n, columns), so that rows obey all rules.
 
     Raises:
         DataError: A dtype has no room for what follows from given cells.
     """
-    rows = Rows(columns, frame)
     decided = {place for rule in rules for place in rule.decided}
     for _ in range(_MOST_ROUNDS):
         broken = [rule for rule in rules if not rule.holds(rows).all()]
@@ -76,4 +66,3 @@ def obey(
             rule.repair(rows, stays)
         if not broken:
             break
-    rows.write()

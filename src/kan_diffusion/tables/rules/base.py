@@ -10,8 +10,8 @@ A new rule is a subclass of :class:`Rule` in a module of its own and an entry of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Self
+from collections.abc import Iterator, Sequence
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 from annotated_types import Len
@@ -22,77 +22,43 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import Values
 from kan_diffusion.tables.kinds import Kind
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 __all__ = ["GLANCE", "Rows", "Rule"]
 
 GLANCE = 1_000
 """Rows that most pairs of columns contradict, which are looked at first."""
 
-Place = Annotated[int, Field(ge=0)]
 
-
-class Rows:
-    """The cells of a table, each column read once, and changed by rules.
-
-    Args:
-        columns: The columns, all of the table.
-        frame: Their cells, in the same order, shape (n, columns).
-        absent: Places of columns whose cells are not known, whatever the frame has there.
+class Rows(NamedTuple):
+    """The cells of a table, which rules change.
 
     Attributes:
-        columns: The columns.
+        columns: The columns, all of the table.
+        cells: The values of each, (n,), placeholders where they are missing, and which are, (n,).
     """
 
-    def __init__(
-        self, columns: Sequence[Kind], frame: pd.DataFrame, absent: Collection[int] = ()
-    ) -> None:
-        self.columns = columns
-        self._absent = frozenset(absent)
-        self._frame = frame
-        self._read: dict[int, Values] = {}
-        self._changed: set[int] = set()
-
-    def __len__(self) -> int:
-        """Number of rows n."""
-        return len(self._frame)
+    columns: Sequence[Kind]
+    cells: Sequence[Values]
 
     def head(self, num: int) -> Rows:
         """Returns the first rows."""
-        return Rows(self.columns, self._frame.iloc[:num], self._absent)
-
-    def _cells(self, place: int) -> Values:
-        if place not in self._read:
-            values, missing = self.columns[place].read(self._frame.iloc[:, place])
-            self._read[place] = values.copy(), missing | (place in self._absent)
-        return self._read[place]
+        return Rows(self.columns, [(cells[:num], gaps[:num]) for cells, gaps in self.cells])
 
     def values(self, place: int) -> np.ndarray:
-        """Returns the values of a column, shape (n,), placeholders where they are missing."""
-        return self._cells(place)[0]
+        """Returns the values of a column, shape (n,)."""
+        return self.cells[place][0]
 
     def known(self, places: Sequence[int]) -> np.ndarray:
         """Tells in which rows no cell of some columns is missing, shape (n,)."""
-        return ~np.any([self._cells(place)[1] for place in places], axis=0)
+        return ~np.any([self.cells[place][1] for place in places], axis=0)
 
     def codes(self, place: int) -> np.ndarray:
         """Returns the places of cells among the known values of a column, (n,); -1 if missing."""
-        return self.columns[place].codes(*self._cells(place))
+        return self.columns[place].codes(*self.cells[place])
 
     def change(self, place: int, rows: np.ndarray, values: np.ndarray) -> None:
         """Changes the values of a column in some rows, both (m,)."""
         kept = self.values(place)
         kept[rows] = values.astype(kept.dtype)
-        self._changed.add(place)
-
-    def write(self) -> None:
-        """Writes the columns that have changed into the frame."""
-        for place in self._changed:
-            cells = self.columns[place].restore(*self._cells(place))
-            # As a series: of an array of text, pandas would infer another dtype.
-            name = self._frame.columns[place]
-            self._frame[name] = cells.set_axis(self._frame.index)
 
 
 class Rule(Settings):
@@ -104,7 +70,7 @@ class Rule(Settings):
     """
 
     kind: str
-    places: Annotated[tuple[Place, ...], Len(2, MOST_COLUMNS)]
+    places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(2, MOST_COLUMNS)]
 
     def names(self, columns: Sequence[str]) -> dict[str, Self]:
         """Writes it, such as "start<=end", with the part of it that the name stands for."""
@@ -134,11 +100,7 @@ class Rule(Settings):
         raise NotImplementedError
 
     def repair(self, rows: Rows, given: np.ndarray) -> None:
-        """Changes rows in which it does not hold.
-
-        Args:
-            rows: The rows.
-            given: Which cells have to stay, (n, columns of the table).
+        """Changes rows in which it does not hold, but for the ``given`` cells, (n, all columns).
 
         Raises:
             DataError: A dtype has no room for what follows from given cells.

@@ -81,7 +81,7 @@ class NumericRule(Rule):
             np.where(few.known([place]), few.values(place).astype(np.float64), np.nan)
             for place in numbers
         ]
-        for places in cls.candidates(numbers, np.reshape(first, (len(numbers), len(few)))):
+        for places in cls.candidates(numbers, np.array(first)) if first else ():
             rule = cls(kind=cls.key, places=places)
             if not (rule.holds(some).all() and rule.holds(rows).all()):
                 continue
