@@ -32,7 +32,7 @@ from kan_diffusion.tables.dates import are_days, formats_of
 
 __all__ = ["CellReader", "Typed", "is_number"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kan_diffusion.tables")
 
 # A pattern may match a cell in one way alone, or a long cell takes the square of its time.
 _NUMBER = r"^(?i:[+-]?(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?))$"

@@ -33,7 +33,7 @@ __all__ = [
     "written_dates",
 ]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kan_diffusion.tables")
 
 DATE_FORMAT = r"^(?:%-?[mdH]|%[YyMS]|%[1-6]f|[-/.:T ])+(?:%z|Z|[+-][0-9]{2}:?[0-9]{2})?$"
 """Pattern of a format."""

@@ -49,7 +49,7 @@ __all__ = [
     "require_size",
 ]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kan_diffusion.tables")
 
 _FEWEST_COUNTED = 3  # names that are numbers, such as years
 _NO_NAME = r"__index_level_[0-9]+__"  # of a column that is an index of pandas

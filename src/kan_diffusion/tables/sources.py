@@ -188,9 +188,10 @@ class FileData(_TableSource, PinnedSource):
             raise DataError(str(error).replace(str(self.place), str(self.path))) from error
 
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
-        """Encodes and splits the file, or takes the rows from memory while it has not changed."""
-        version = stamp(self.path) if self.path.exists() else None
-        return _loaded(self, study_seed, trial_seed, version)
+        """Reads, encodes and splits the file, whose name errors have."""
+        self.content()  # whose errors name it already
+        with self._about():
+            return super().load(study_seed, trial_seed)
 
     def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
         """Reads rows in the units of a model of another table, some of them by the seed.
@@ -234,20 +235,16 @@ class FileData(_TableSource, PinnedSource):
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Suppresses this thread's warnings of tables once a run was set up, which had them."""
-        here, wing = get_ident(), "kan_diffusion.tables."
-        loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
-        loggers = [each for each in loggers if self.sha256 and each.name.startswith(wing)]
+        here, logger = get_ident(), logging.getLogger("kan_diffusion.tables")
 
         def is_heard(record: logging.LogRecord) -> bool:
-            return record.thread != here or record.levelno >= logging.ERROR
+            return record.thread != here or not self.sha256
 
-        for logger in loggers:
-            logger.addFilter(is_heard)
+        logger.addFilter(is_heard)
         try:
             yield
         finally:
-            for logger in loggers:
-                logger.removeFilter(is_heard)
+            logger.removeFilter(is_heard)
 
 
 def _require_rows(path: Path, frame: pd.DataFrame) -> None:
@@ -266,13 +263,3 @@ def _content(
     with source._about():
         codec = source.fit_codec(frame).model_copy(update={"form": form})
     return frame, codec, digest(source.path)
-
-
-@lru_cache(maxsize=1)
-def _loaded(
-    source: FileData, study_seed: int, trial_seed: int, _version: tuple[int, ...] | None
-) -> TableDataset:
-    """Keeps the last encoded file in memory."""
-    source.content()  # whose errors name the file already
-    with source._about():
-        return _TableSource.load(source, study_seed, trial_seed)

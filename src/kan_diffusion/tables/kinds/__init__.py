@@ -21,7 +21,7 @@ from kan_diffusion.tables.numbers import Scaling
 
 __all__ = ["KINDS", "Column", "Kind", "KindName", "fit_column"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kan_diffusion.tables")
 
 KINDS: dict[str, type[Kind]] = {
     "constant": Constant,

@@ -27,7 +27,7 @@ from kan_diffusion.tables.rules.base import GLANCE, Rows, Rule
 
 __all__ = ["Order", "Total"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("kan_diffusion.tables")
 
 _FEWEST_ROWS = 200  # without a gap
 _BROKEN = 0.05  # least share of shuffled rows that break a rule
