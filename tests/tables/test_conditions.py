@@ -229,6 +229,8 @@ def test_a_bound_may_stand_before_its_column_and_spaces_and_capitals_need_not_be
             "day": pd.date_range("2016-01-01", periods=40),
             "deal": ["WD ", "New"] * 20,
             "paid": ["TRUE", "FALSE"] * 20,
+            "a=b": [1, 2, 3, 4] * 10,
+            "a": ["b=1", "c"] * 20,
         }
     )
     codec = TableCodec.fit(frame)
@@ -238,6 +240,11 @@ def test_a_bound_may_stand_before_its_column_and_spaces_and_capitals_need_not_be
         ("deal=WD", frame["deal"] == "WD "),
         ("deal=WD ", frame["deal"] == "WD "),
         ("paid=true", frame["paid"] == "TRUE"),
+        ("a=b=2", frame["a=b"] == 2),
+        ("2<=a=b<=3", frame["a=b"].between(2, 3)),
+        ("3<=a=b", frame["a=b"] >= 3),
+        ("a=b in 1, 4", frame["a=b"].isin([1, 4])),
+        ("a=c", frame["a"] == "c"),
     ):
         asked = read_conditions(conditions_from_texts([text], list(frame)), codec)
         ((name, condition),) = asked.items()

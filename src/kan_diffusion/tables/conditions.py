@@ -25,8 +25,6 @@ from kan_diffusion.tables.kinds import Kind
 
 __all__ = ["Condition", "conditions_from_texts", "read_conditions"]
 
-_COMPARED = re.compile(r"(?:([^<>=]+)<=)?([^<>=]+)(<=|>=|=)(.*)", re.DOTALL)
-_AMONG = re.compile(r"(.+?)\sin\s(.+)", re.DOTALL)
 _YEAR = re.compile(r"[0-9]{4}(-[0-9]{2})?")
 _PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?\d{1,19}")
@@ -40,41 +38,48 @@ def conditions_from_texts(
 
     These are such as ``species=setosa``, ``species in setosa, virginica``, ``1<=length<=1.5``,
     ``age>=30``, ``30<=age``, or ``income=`` for a gap, and become what :func:`read_conditions`
-    reads.
+    reads. Only a known name may hold one of the signs ``<>=``.
 
     Raises:
         DataError: A text is no condition, or two are on one column.
     """
-    found: dict[object, object] = {}
+    known = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    conditions: dict[object, object] = {}
     for text in texts:
-        name, given = _parsed(text, names)
-        if name in found:
+        parsed = (known and _parsed(text, known)) or _parsed(text, "[^<>=]+?")
+        if not parsed:
+            raise DataError(
+                f"'{text}' is no condition; write one such as 'species=setosa', 'age>=30', "
+                "'1.0<=length<=1.5' or 'species in setosa, virginica'"
+            )
+        name, given = parsed
+        if name in conditions:
             raise DataError(
                 f"there are two conditions on column '{name}'; write one, such as '30<=age<=40' "
                 "or 'species in setosa, virginica'"
             )
-        found[name] = given
-    return found
+        conditions[name] = given
+    return conditions
 
 
-def _parsed(text: str, names: Collection[str]) -> tuple[str, object]:
-    if match := _COMPARED.fullmatch(text):
+def _parsed(text: str, names: str) -> tuple[str, object] | None:
+    """Reads a condition on a column, whose name has a pattern; None if it is no condition."""
+    if match := re.fullmatch(rf"\s*({names})\s+in\s(.+)", text, re.DOTALL):
+        entries = next(csv.reader([match[2].strip()], skipinitialspace=True))
+        return match[1].strip(), [entry.strip() for entry in entries]
+    pattern = rf"(?:([^<>=]+)<=)?\s*({names})\s*(<=|>=|=)(.*)"
+    if match := re.fullmatch(pattern, text, re.DOTALL):
         low, name, sign, value = (part and part.strip() for part in match.groups())
         if low is None and sign == "=":
             return name, value or None
-        if low is None and name not in names and value in names:
-            return value, (name, None) if sign == "<=" else (None, name)
         if value and sign == "<=":
             return name, (low, value)
         if value and low is None:
             return name, (value, None)
-    elif match := _AMONG.fullmatch(text):
-        entries = next(csv.reader([match[2].strip()], skipinitialspace=True))
-        return match[1].strip(), [entry.strip() for entry in entries]
-    raise DataError(
-        f"'{text}' is no condition; write one such as 'species=setosa', 'age>=30', "
-        "'1.0<=length<=1.5' or 'species in setosa, virginica'"
-    )
+    if match := re.fullmatch(rf"([^<>=]+)(<=|>=)\s*({names})\s*", text):
+        end = match[1].strip()
+        return match[3], (end, None) if match[2] == "<=" else (None, end)
+    return None
 
 
 @dataclass(frozen=True)
@@ -182,9 +187,9 @@ def _between(column: Kind, *given: object) -> Condition:
 
 def _is_period(column: Kind, given: object) -> bool:
     """Whether a value is a year or a month, where the dates of a column are written otherwise."""
-    text, form = str(given).strip(), column.storage.written
-    written = form is not None and not np.isnat(read_dates(np.array([text], object), form)).any()
-    return column.storage.holds == "moment" and bool(_YEAR.fullmatch(text)) and not written
+    text, storage = str(given).strip(), column.storage
+    is_moment = storage.holds == "moment" and _YEAR.fullmatch(text) is not None
+    return is_moment and bool(np.isnat(_as_written(storage, text)))
 
 
 def _end(column: Kind, given: object, open: float) -> np.generic | None:
@@ -223,13 +228,10 @@ def _value(column: Kind, given: object) -> object:
     try:
         match storage.holds:
             case "text":  # few people write spaces at the ends of cells, or TRUE as its column does
-                bare = [(known, known.strip()) for known in column.known]
-                for same in (
-                    [known for known, cell in bare if cell == text],
-                    [known for known, cell in bare if cell.lower() == text.lower()],
-                ):
-                    if len(same) == 1:
-                        return same[0]
+                for same in (str.strip, lambda cell: cell.strip().lower()):
+                    alike = [known for known in column.known if same(known) == same(text)]
+                    if len(alike) == 1:
+                        return alike[0]
                 return str(given)
             case "truth":
                 return _TRUTH[text.lower().removesuffix(".0")]
@@ -240,7 +242,7 @@ def _value(column: Kind, given: object) -> object:
             case "span":
                 return pd.to_timedelta(pd.Series([given], dtype=object))[0]
             case "moment" if not is_number or storage.written == "%Y%m%d":
-                return _moment(storage, text if is_number else given)
+                return _moment(storage, text if is_number or isinstance(given, str) else given)
         raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         written = f" written as {storage.written}" if storage.written else ""
@@ -250,16 +252,17 @@ def _value(column: Kind, given: object) -> object:
 
 
 def _moment(storage: Storage, given: object) -> pd.Timestamp:
-    """Reads a date, a text as its column writes dates or in ISO 8601.
-
-    Raises:
-        ValueError: It is no date.
-    """
+    """Reads a date, a text as its column writes dates or in ISO 8601; ValueError if it is none."""
     if isinstance(given, str):
-        text, form = given.strip(), storage.written
-        read = read_dates(np.array([text], object), form)[0] if form else np.datetime64("NaT")
-        given = datetime.fromisoformat(text) if np.isnat(read) else read
+        read = _as_written(storage, given)
+        given = datetime.fromisoformat(given) if np.isnat(read) else read
     moment = pd.to_datetime(pd.Series([given], dtype=object))[0]
     if not isinstance(moment, pd.Timestamp):
         raise ValueError(f"{given} is no date")
     return moment.tz_localize(storage.zone or "UTC") if moment.tzinfo is None else moment
+
+
+def _as_written(storage: Storage, text: str) -> np.datetime64:
+    """Reads a date as a column of text writes dates; not a time if it is written otherwise."""
+    form = storage.written
+    return np.datetime64("NaT") if form is None else read_dates(np.array([text], object), form)[0]
