@@ -358,12 +358,10 @@ class TableCodec(Settings):
         """
         require_frame(frame)
         known, given = list(self._parts), [str(name) for name in frame.columns]
-        for name in given:
-            if name not in known:
-                raise DataError(f"column '{name}' is new; leave it out (known: {listed(known)})")
-        for name in known:
-            if name not in given and not some:
-                raise DataError(f"column '{name}' of the rows trained on is missing; add it")
+        if new := [name for name in given if name not in known]:
+            raise DataError(f"column '{new[0]}' is new; leave it out (known: {listed(known)})")
+        if not some and (absent := [name for name in known if name not in given]):
+            raise DataError(f"column '{absent[0]}' of the rows trained on is missing; add it")
 
 
 def require_frame(frame: pd.DataFrame) -> None:

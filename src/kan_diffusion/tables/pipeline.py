@@ -134,12 +134,12 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         if max_seconds is not None and not max_seconds > 0:
             raise KanDiffusionError(f"max_seconds is to be above 0, not {max_seconds}")
         given = pd.DataFrame(index=range(num_rows)) if like is None else like.reset_index(drop=True)
-        single = [condition for condition in wanted.values() if condition.is_value]
-        several = [condition for condition in wanted.values() if not condition.is_value]
-        for condition in single:
-            given[condition.column.name] = condition.cells(num_rows)
-        gaps = [condition.column.name for condition in single if condition.gap]
-        self.codec.require_consistent({c.column.name: c.cells(1) for c in single})
+        single = {name: each for name, each in wanted.items() if each.is_value}
+        several = [each for each in wanted.values() if not each.is_value]
+        for name, condition in single.items():
+            given[name] = condition.cells(num_rows)
+        gaps = [name for name, condition in single.items() if condition.gap]
+        self.codec.require_consistent({name: each.cells(1) for name, each in single.items()})
         if len(given.columns) or several:
             self._require_conditions()
         if like is not None and several:
@@ -158,16 +158,14 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
                 rows[free] = sample(int(free.sum()), observed=rows[free]).samples.to(rows)
             return self.codec.decode(rows, part, gaps)
 
-        frame = (
-            _accepted(given, complete, several, like is None, max_seconds)
-            if several
-            else complete(given)
-        )
+        if several:
+            frame = _accepted(given, complete, several, like is None, max_seconds)
+        else:
+            frame = complete(given)
         given = given.loc[frame.index].reset_index(drop=True)
         frame = frame.reset_index(drop=True)
         for column in self.codec.columns:
-            known = given.get(column.name)
-            frame[column.name] = column.numbered(frame[column.name], known)
+            frame[column.name] = column.numbered(frame[column.name], given.get(column.name))
         return frame
 
     def _require_conditions(self) -> None:
@@ -208,15 +206,17 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         self.codec.encode(frame, some=True)  # so that an error has the right row number
         known = frame.set_axis([self.codec.column(name).name for name in frame], axis=1)
         absent = [column.name for column in self.codec.columns if column.name not in known]
-        changing = [name for name in known if known[name].isna().any()]
         gaps = np.flatnonzero(known.isna().any(axis=1).to_numpy() | bool(absent))
         part, base = known.iloc[gaps], self.codec.as_trained(known)
+        if not len(part):
+            return [base.copy() for _ in range(draws)]
+        changing = [name for name in part if part[name].isna().any()]
         filled: list[pd.DataFrame] = []
         while len(filled) < draws:
-            times = min(draws - len(filled), max(1, _AT_ONCE // max(len(part), 1)))
+            times = min(draws - len(filled), max(1, _AT_ONCE // len(part)))
             like = pd.concat([part] * times, ignore_index=True)
-            drawn = self.draw(like=like, steps=steps, generator=generator) if len(part) else like
-            for start in range(0, times * len(part) or times, len(part) or 1):
+            drawn = self.draw(like=like, steps=steps, generator=generator)
+            for start in range(0, len(drawn), len(part)):
                 rows, one = drawn.iloc[start : start + len(part)], base.copy()
                 for name in changing:
                     one.iloc[gaps, base.columns.get_loc(name)] = rows[name].array
@@ -255,17 +255,15 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             raise DataError(
                 "a density is that of continuous columns, and there are none in this table"
             )
-        observed = None
         if not bool(free.all()):
             self._require_conditions()
-            observed = torch.where(free, torch.nan, rows)
-        most = int(free.sum(dim=1).max())
+        is_exact = int(free.sum(dim=1).max()) <= EXACT_DIMENSIONS
         density = log_likelihood(
             self.denoiser,
             self.process,
             rows,
-            observed=observed,
-            num_probes=None if most <= EXACT_DIMENSIONS else _PROBES,
+            observed=None if bool(free.all()) else torch.where(free, torch.nan, rows),
+            num_probes=None if is_exact else _PROBES,
             generator=generator,
             num_steps=num_steps,
         )
