@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +51,6 @@ __all__ = [
 
 logger = logging.getLogger("kan_diffusion.tables")
 
-_FEWEST_COUNTED = 3  # names that are numbers, such as years
 _NO_NAME = r"__index_level_[0-9]+__"  # of a column that is an index of pandas
 _UTF8 = b"\xef\xbb\xbf"  # may mark a text as such
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
@@ -75,10 +74,9 @@ def read_table(
     Args:
         path: A ``.csv``, ``.csv.gz`` or ``.tsv`` file (UTF-8; columns separated by commas, or by
             semicolons, tabs or bars, where numbers may have decimal commas; the first line is a
-            header when no cell of it is a number, or when beside words its numbers count up, as
-            years do), a ``.parquet`` file, in which an index of pandas with a name is a column (not
-            a range, which only counts rows), or a ``.npy`` file with an array of shape (n, d) or
-            (n,).
+            header when no cell of it is a number), a ``.parquet`` file, in which an index of pandas
+            with a name is a column (not a range, which only counts rows), or a ``.npy`` file with
+            an array of shape (n, d) or (n,).
         missing: Words for gaps in a text file beside the usual ones, in any case, such as ``"?"``.
         kinds: Kinds of columns of a text file, by name: cells of other kinds than "number", "date"
             and "time" stay the text that they are. Types of other columns are found.
@@ -176,13 +174,12 @@ def _read_text(
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         raise DataError(f"'{path}' is not UTF-8 text (line {line}); save it as UTF-8") from error
-    _require_lines(path, text)
     # The first lines, in which values between quotation marks may have line breaks.
     found = (line[0] for line in re.finditer(rb'(?:[^"\r\n]++|"[^"]*+")++', text))
     lines = list(islice((line for line in found if line.strip()), 2))
     if not lines:
         raise DataError(f"'{path}' is empty; give a file with rows")
-    for each in lines:
+    for each in (text, *lines):
         _require_lines(path, each)
     delimiter = "\t" if ending_of(path) == ".tsv" else _delimiter(lines)
     names, unnamed = _numbered(_num_cells(lines[0], delimiter)), tuple[str, ...]()
@@ -195,16 +192,10 @@ def _read_text(
     for column in columns:
         require_short(f"'{path}'", column)
     first = [column[0].as_py().strip() for column in columns]
-    if _are_header(first):
+    if not any(map(is_number, first)):
         unnamed = tuple(number for cell, number in zip(first, names, strict=True) if not cell)
         names = [cell or number for cell, number in zip(first, names, strict=True)]
         columns = [column.slice(1) for column in columns]
-        if any(map(is_number, first)):
-            logger.warning(
-                "'%s' has a first line whose numbers count up, so it is read as names of columns; "
-                "if it is a row, write a line of names above it",
-                path,
-            )
     elif not all(map(is_number, first)):
         logger.warning(
             "'%s' has a first line with numbers, so it is a row and no names; if it has names, "
@@ -236,15 +227,6 @@ def _require_lines(path: Path, text: bytes) -> None:
             f"'{path}' has a line of more than {limits.LONGEST_LINE:,} characters; close its "
             "quotation marks, or shorten it"
         )
-
-
-def _are_header(first: Sequence[str]) -> bool:
-    """Whether the first cells of columns are names: none is a number, or three count up."""
-    numbers = [cell for cell in first if is_number(cell)]
-    whole = [int(cell) for cell in numbers if re.fullmatch(r"[0-9]{1,9}", cell)]
-    steps = {after - before for before, after in pairwise(whole)}
-    counted = len(whole) >= _FEWEST_COUNTED and len(steps) == 1 and steps != {0}
-    return not numbers or (counted and len(whole) == len(numbers) < len(first))
 
 
 def _framed(column: pa.ChunkedArray) -> pd.Series:
