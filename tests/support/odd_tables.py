@@ -59,7 +59,6 @@ TABLES = {
         {"cauchy": CAUCHY, "power": PARETO, "spike": np.where(PARETO > 1, CAUCHY, 0.0)}
     ),
 }
-QUICKLY_LEARNED = ("thirty_rows", "all_categories", "digits_as_names", "one_value_beside_gaps")
 
 
 def require_learned_drawn_and_filled(frame):

@@ -25,11 +25,8 @@ def test_a_suggestion_can_be_trained_and_grows_with_the_data(num_rows, dim, more
 
 def test_small_tables_are_learned_as_briefly_as_before_and_no_table_without_end():
     small, large = suggested(1_999, 10), suggested(10_000_000, 2_000)
-    assert (small.training.steps, small.training.batch_size, small.sampling.steps) == (
-        3000,
-        256,
-        20,
-    )
+    settings = small.training.steps, small.training.batch_size, small.sampling.steps
+    assert settings == (3000, 256, 20)
     assert small.params == round(300 * (1_999 * 10) ** 0.5)
     large_steps = large.training.steps, large.training.batch_size
     assert (*large_steps, large.params) == (12_000, 512, 500_000)

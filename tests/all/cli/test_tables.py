@@ -45,12 +45,15 @@ def test_other_rows_are_judged_with_and_a_lost_file_costs_the_tests_of_copies(cl
     assert "Real rows are those of 'others'." in said
     learned = 240 - num_held_out(240)  # those held out decide when training ends
     assert "80 real rows are compared with 1,000 synthetic ones" in said
-    assert f"the model was trained on {learned}." in said
+    assert f"from the {learned} training rows" in said
     out, said = judged()
     start = out.index("Synthetic rows")
     assert "run[new]on" in "".join(out[:start].split())
     assert f"Page: {run / 'tables.html'}" in " ".join(out.split())
-    assert "Real rows are those of 'people' that were held out." in said
+    assert (
+        f"Of its 300 rows the model learned {learned}, {240 - learned} decided when training ended,"
+        " and 60 were held out." in said
+    )
     assert "60 real rows are compared" in said
     assert judged("--data", file)[1] == said
 
