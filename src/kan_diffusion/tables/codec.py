@@ -114,11 +114,7 @@ class TableCodec(Settings):
         return cls(columns=ordered, rules=find_rules(Rows(ordered, cells), without))
 
     def column(self, name: object) -> Kind:
-        """Returns the column of this name.
-
-        Raises:
-            DataError: There is no such column.
-        """
+        """Returns the column of this name; a DataError says that there is none."""
         return self.columns[self._place(name)]
 
     def _place(self, name: object) -> int:
@@ -140,17 +136,15 @@ class TableCodec(Settings):
     def read(self, path: Path) -> tuple[pd.DataFrame, TextForm | None]:
         """Reads a file of rows like those trained on, with the same words for gaps, and its form.
 
-        What was text stays text, and columns without names get those of this table.
-
-        Raises:
-            DataError: It cannot be read.
+        What was text stays text, and columns without names get those of this table. Errors are
+        those of :func:`.read_table` and :func:`.named_like`.
         """
-        storages = ((str(column.name), column.storage) for column in self.columns)
-        kinds: dict[str, str] = {
-            name: "truth" if each.holds == "truth" else "category"
-            for name, each in storages
-            if each.written or each.holds in ("text", "truth")
-        }
+        kinds = {}
+        for column in self.columns:
+            if column.storage.holds == "truth":
+                kinds[str(column.name)] = "truth"
+            elif column.storage.written or column.storage.holds == "text":
+                kinds[str(column.name)] = "category"
         frame, form = read_table(path, self.missing, kinds, self.thousands)
         named = named_like(path, frame, list(self._parts))
         return named, form and form.renamed(
@@ -259,11 +253,7 @@ class TableCodec(Settings):
         return result
 
     def require_consistent(self, given: Mapping[str | int, pd.Series]) -> None:
-        """Refuses cells of one row, each of shape (1,), that no row of the table can have together.
-
-        Raises:
-            DataError: They contradict a rule.
-        """
+        """Raises a DataError if cells of one row, each of shape (1,), contradict a rule."""
         cells = [(column.storage.empty(1), np.ones(1, dtype=bool)) for column in self.columns]
         for name, series in given.items():
             cells[self._place(name)] = self.column(name).read(series)
@@ -328,11 +318,7 @@ class TableCodec(Settings):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, object]) -> Self:
-        """Makes a codec from the dictionary of :meth:`to_dict` and checks every value.
-
-        Raises:
-            KanDiffusionError: A value is missing, unknown or invalid.
-        """
+        """Makes a codec of what :meth:`to_dict` gives; a KanDiffusionError names a wrong value."""
         with valid_settings("codec"):
             codec = cls.model_validate(content)
         rows = np.linspace(-9, 9, 19)[:, None] * np.ones(codec.dim)
@@ -351,11 +337,7 @@ class TableCodec(Settings):
         return codec
 
     def require_columns(self, frame: pd.DataFrame, some: bool = False) -> None:
-        """Refuses a frame with other columns than those trained on, or without ``some`` of them.
-
-        Raises:
-            DataError: A column is missing or new.
-        """
+        """Raises a DataError if a column is new, or is missing where not ``some`` are enough."""
         require_frame(frame)
         known, given = list(self._parts), [str(name) for name in frame.columns]
         if new := [name for name in given if name not in known]:
@@ -365,11 +347,7 @@ class TableCodec(Settings):
 
 
 def require_frame(frame: pd.DataFrame) -> None:
-    """Refuses an object that is not a usable data frame.
-
-    Raises:
-        DataError: It is no frame, is empty or too large, or a name is invalid or occurs twice.
-    """
+    """Raises a DataError if it is no frame, is empty or too large, or has an unusable name."""
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"a table is a pandas DataFrame, got {type(frame).__name__}")
     require_size("the table", *frame.shape)

@@ -13,11 +13,9 @@ exceeds that, and a category is at
 where :math:`\bar u_k` is the mean over its rows (Benzécri 1979). Categories that imply each other,
 such as a country and its only currency, are at the same place.
 
-The categories of all columns together, of many the 400 most frequent, are then clustered by average
-linkage, and the clusters are laid out so that neighbours are as close as possible (optimal leaf
-ordering, Bar-Joseph et al. 2001, by SciPy). Each column takes its order from this common one, so
-that cities are sorted by their regions, and regions in the same way as their cities; unless the way
-from category to category is more than a tenth longer than in an order of the column alone.
+The categories of a column, of many the 400 most frequent, are then clustered by average linkage,
+and the clusters are laid out so that neighbours are as close as possible (optimal leaf ordering,
+Bar-Joseph et al. 2001, by SciPy), in the direction of the strongest axis.
 """
 
 from __future__ import annotations
@@ -41,7 +39,6 @@ __all__ = ["arranged"]
 _MOST_ROWS = 20_000
 _AXES = 16
 _ROUNDS = 20
-_DETOUR = 1.1  # longest way through the common order, in ways through the column's own
 _MOST = 400  # categories that are clustered; each other one is laid beside the nearest of them
 
 
@@ -50,25 +47,16 @@ def arranged(columns: tuple[Kind, ...], frame: pd.DataFrame) -> tuple[Kind, ...]
     random = np.random.default_rng(0)
     rows = np.sort(random.choice(len(frame), min(len(frame), _MOST_ROWS), replace=False))
     parts = [_span(column, frame.iloc[rows, place]) for place, column in enumerate(columns)]
-    spans = {place: span for place, span in enumerate(parts) if span is not None}
-    free = [place for place, span in spans.items() if span.shape[1] > 2]
-    if len(spans) < 2 or not free:
+    spans = [span for span in parts if span is not None]
+    if len(spans) < 2 or all(span.shape[1] < 3 for span in spans):
         return columns
-    axes = _axes([*spans.values()], random)
-    counts = [spans[place].sum(axis=0) for place in free]
-    points = [
-        (spans[place].T @ axes) / np.maximum(count, 1)[:, None]
-        for place, count in zip(free, counts, strict=True)
-    ]
-    common = _ranks(np.concatenate(points), np.concatenate(counts))
-    result = list(columns)
-    for place, alone, count in zip(free, points, counts, strict=True):
-        rank, common = np.split(common, [len(count)])
-        orders = [np.argsort(each, kind="stable") for each in (rank, _ranks(alone, count))]
-        ways = [np.linalg.norm(np.diff(alone[order], axis=0), axis=1).sum() for order in orders]
-        column = columns[place]
-        assert isinstance(column, Category)
-        result[place] = column.in_order(orders[int(ways[0] > _DETOUR * ways[1])])
+    axes, result = _axes(spans, random), [*columns]
+    for place, (column, span) in enumerate(zip(columns, parts, strict=True)):
+        if isinstance(column, Category) and span is not None and span.shape[1] > 2:
+            counts = span.sum(axis=0)
+            result[place] = column.in_order(
+                _order(span.T @ axes / np.maximum(counts, 1)[:, None], counts)
+            )
     return tuple(result)
 
 
@@ -102,11 +90,12 @@ def _axes(spans: list[csr_array], random: np.random.Generator) -> np.ndarray:
     return scores @ turn * np.sqrt(len(scores)) * weights
 
 
-def _ranks(points: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Returns where each category is in an order of near ones, shape (m,), m at least 3."""
+def _order(points: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns an order of m categories, at least 3, in which near ones are neighbours, (m,)."""
     often = np.sort(np.argsort(-counts, kind="stable")[:_MOST])
     place = np.argsort(leaves_list(linkage(points[often], "average", optimal_ordering=True)))
-    # Those beside the same one follow the strongest axis, in the direction of the whole.
-    along = points[:, -1] * np.sign(((place - place.mean()) * points[often, -1]).sum() or 1)
+    if (place - place.mean()) @ points[often, -1] < 0:
+        place = len(place) - 1 - place
+    # Those beside the same one follow the strongest axis.
     near = place[cKDTree(points[often]).query(points)[1]]
-    return np.argsort(np.lexsort((along, near)))
+    return np.lexsort((points[:, -1], near))

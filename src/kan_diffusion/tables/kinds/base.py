@@ -99,11 +99,7 @@ class Kind(Settings):
 
     @classmethod
     def fitted(cls, cells: Cells) -> dict[str, object]:
-        """Returns the fields of the kind itself, for the cells of a column, at least one present.
-
-        Raises:
-            DataError: The cells cannot be described.
-        """
+        """Returns the fields of the kind itself for cells, one present; or raises a DataError."""
         raise NotImplementedError
 
     def warning(self, cells: Cells, given: bool) -> str:
@@ -139,11 +135,7 @@ class Kind(Settings):
         return tuple(CoordinateMap(f"code of {name}") for name in self.coordinates)
 
     def parse(self, series: pd.Series) -> Values:
-        """Reads values like those of this column, whether its cells can have them or not.
-
-        Raises:
-            DataError: They are of another type.
-        """
+        """Reads values of this column's type, possible or not; raises a DataError at another."""
         return self.storage.read(series, self.name)
 
     def read(self, series: pd.Series) -> Values:
@@ -176,11 +168,7 @@ class Kind(Settings):
     def refuse(
         self, wrong: np.ndarray, values: np.ndarray, problem: str, rows: np.ndarray | None = None
     ) -> None:
-        """Refuses values (n,) of the rows (n,), of all if they are None, of which some are wrong.
-
-        Raises:
-            DataError: One is.
-        """
+        """Raises a DataError if values (n,) of the rows (n,), all if None, are wrong somewhere."""
         if wrong.any():
             first = int(np.argmax(wrong))
             row = first if rows is None else int(rows[first])
@@ -258,11 +246,7 @@ class Kind(Settings):
         return np.zeros(len(series))
 
     def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
-        """Gives new identifiers to drawn cells (n,) that are not given; other cells stay.
-
-        Raises:
-            DataError: The column's dtype has no room for so many.
-        """
+        """Gives new identifiers to drawn cells (n,) that are not given; other cells stay."""
         return drawn
 
     # Conditions.
@@ -278,11 +262,7 @@ class Kind(Settings):
         return np.sort(self.known)
 
     def require_possible(self, values: np.ndarray) -> None:
-        """Refuses values, shape (m,), that no cell of the column can have.
-
-        Raises:
-            DataError: A value is not known, or cells are made anew.
-        """
+        """Raises a DataError if no cell can have one of the values, (m,)."""
         if self.is_listed and len(unknown := values[~np.isin(values, self.known)]):
             raise DataError(
                 f"column '{self.name}' has no value '{unknown[0]}'; known: {listed(self.reach)}"

@@ -104,12 +104,9 @@ class Identifier(Kind):
         return self.storage.empty(len(scores))
 
     def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
-        """Gives new identifiers to drawn cells (n,) that are neither missing nor given.
+        """Gives drawn cells (n,) that are neither missing nor given new identifiers.
 
-        New ones differ from the given ones (n,), too.
-
-        Raises:
-            DataError: The column's dtype has no room for so many.
+        They differ from the given ones (n,), too. A DataError says that a dtype has no room.
         """
         values, missing = self.read(drawn)
         known, free = (values, ~missing) if given is None else self.read(given)

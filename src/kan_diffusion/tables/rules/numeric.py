@@ -54,12 +54,9 @@ class NumericRule(Rule):
     def candidates(
         cls, numbers: Mapping[int, Number], first: np.ndarray
     ) -> Iterator[tuple[int, ...]]:
-        """Gives the places of columns between which it may hold.
+        """Gives the places of columns of ``numbers`` between which it may hold.
 
-        Args:
-            numbers: The columns of numbers, by place.
-            first: Their first rows, (columns, few), float64, NaN where a cell is missing; rounding
-                keeps an order.
+        Their ``first`` rows, (columns, few), float64, are NaN where a cell is missing.
         """
         raise NotImplementedError
 
@@ -114,10 +111,7 @@ class NumericRule(Rule):
     def broken(
         self, rows: Rows, given: np.ndarray
     ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """Returns rows (m,) that break it and have cells that may change.
-
-        Also returns the values of each column in these rows, (m,), and which of them are given.
-        """
+        """Returns rows (m,) that break it and may change, their values, and which are given."""
         fixed = given[:, self.places]
         wrong = np.flatnonzero(~self.holds(rows) & ~fixed.all(axis=1))
         return wrong, [rows.values(place)[wrong] for place in self.places], [*fixed[wrong].T]
