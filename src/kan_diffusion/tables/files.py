@@ -309,37 +309,25 @@ def _readable(path: Path, what: str, remedy: str) -> Iterator[None]:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    """Reads a Parquet file in types that pandas knows, without unnamed indexes."""
+    """Reads a Parquet file in types that pandas knows, and indexes with a name as columns."""
     with _readable(path, "Parquet", "write it again"):
         table = read_parquet(path)
         require_size(f"'{path}'", table.num_rows, table.num_columns)
-        for column in table.columns:
-            if pa.types.is_string(column.type):
+        fields = []
+        for field, column in zip(table.schema, table.columns, strict=True):
+            if pa.types.is_string(field.type):
                 require_short(f"'{path}'", column)
-        return _as_frame(path, table)
-
-
-def _as_frame(path: Path, table: pa.Table) -> pd.DataFrame:
-    """Makes a frame of a Parquet file's table, as the notes in it for pandas say."""
-    schema = table.schema
-    written = schema.pandas_metadata or {}
-    unnamed = {str(name) for name in written.get("index_columns", [])}
-    fields = []
-    for field in schema:
-        if field.name in unnamed and re.fullmatch(_NO_NAME, field.name):
-            continue
-        is_decimal, is_date = pa.types.is_decimal(field.type), pa.types.is_date(field.type)
-        kind = pa.float64() if is_decimal else pa.timestamp("s") if is_date else field.type
-        fields.append(field.with_type(kind))
-    names = [field.name for field in fields]
-    require_distinct(f"'{path}'", names)
-    # An index with a name is a column like others.
-    about = {"pandas": json.dumps(written | {"index_columns": []})} if written else None
-    table = table.select(names).cast(pa.schema(fields, about))
-    if written:
-        return table.to_pandas().set_axis(names, axis=1)
-    columns = zip(names, table.columns, strict=True)
-    return pd.DataFrame({name: _framed(column) for name, column in columns})
+            is_decimal, is_date = pa.types.is_decimal(field.type), pa.types.is_date(field.type)
+            kind = pa.float64() if is_decimal else pa.timestamp("s") if is_date else field.type
+            fields.append(field.with_type(kind))
+        names = [field.name for field in fields if not re.fullmatch(_NO_NAME, field.name)]
+        require_distinct(f"'{path}'", names)
+        table = table.cast(pa.schema(fields, table.schema.metadata)).select(names)
+        if not (notes := table.schema.pandas_metadata):
+            columns = zip(names, table.columns, strict=True)
+            return pd.DataFrame({name: _framed(column) for name, column in columns})
+        about = {"pandas": json.dumps({**notes, "index_columns": []})}
+        return table.replace_schema_metadata(about).to_pandas().set_axis(names, axis=1)
 
 
 def _read_npy(path: Path) -> pd.DataFrame:
