@@ -163,9 +163,8 @@ class TableCodec(Settings):
 
         Args:
             frame: Shape (n, columns): the columns trained on, in any order.
-            generator: Spreads whole numbers, decimals, dates and levels over their step and fills
-                the coordinates of cells without a value. None takes the middle of each step and
-                zeros.
+            generator: Spreads numbers over their step and fills the coordinates of cells without a
+                value. None takes the middle of each step and zeros.
             some: Whether there may be only some of the columns, and some of their cells: absent
                 columns and missing cells are unknown, NaN, and sampling fills them with a value.
             gaps: Names of columns whose missing cells are known to be gaps all the same.
@@ -174,8 +173,7 @@ class TableCodec(Settings):
             Shape (n, d), float32.
 
         Raises:
-            DataError: Columns are missing or new, or a cell does not fit its column; the message
-                names the column and the row, counted from 1.
+            DataError: Columns are missing or new, or a cell does not fit its column.
         """
         import torch
 

@@ -59,13 +59,11 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
     A call returns encoded rows, as a pipeline of points returns points; :meth:`draw` gives frames.
 
     Args:
-        denoiser: The trained network; conditions need one whose coordinates may be observed.
+        denoiser: The trained network, with as many coordinates as the codec; conditions need one
+            whose coordinates may be observed.
         process: The process the denoiser was trained for, or its settings.
         codec: The codec of the table, or what its ``to_dict`` gives.
         scheduler: Any diffusers scheduler of the process; its default when None.
-
-    Raises:
-        KanDiffusionError: The denoiser has another number of coordinates than the codec.
     """
 
     def __init__(
@@ -242,13 +240,11 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             num_steps: Steps of the ODE's solver.
 
         Returns:
-            Natural logarithms with shape (n,), in the units of the data.
+            Shape (n,), in the units of the data.
 
         Raises:
-            DataError: A column is missing, new, or of another type, or the table has no continuous
-                columns.
-            KanDiffusionError: There are other cells, too, and the denoiser was trained without
-                conditions.
+            DataError: A column does not fit, or none is continuous.
+            KanDiffusionError: The denoiser was trained without the conditions that are needed.
         """
         rows, free, scale = self.codec.continuous(frame)
         if not bool(free.any()):

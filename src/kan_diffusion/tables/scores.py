@@ -173,15 +173,11 @@ class TableScores:
     Attributes:
         scales: How the cells of each column that is judged are compared, by its name.
         left_out: Columns that are not judged: identifiers, and those with one value everywhere.
-        copied: Columns that are nearly unique and whose synthetic values are mostly real ones: nine
-            of ten training rows have a value of their own, and nine of ten synthetic values are
-            among these. Empty without training rows.
+        copied: Nearly unique columns whose synthetic values are mostly real ones: nine of ten
+            training rows have a value of their own, nine of ten synthetic values are among these.
         num_rows: Numbers of real, of synthetic and of training rows (0 where these are not known).
         rows: The judged cells of each table as numbers, shape (n, D), NaN for a gap.
         sides: At most 20,000 real rows, and equally many synthetic and training ones.
-
-    Raises:
-        DataError: A column has values that do not fit its kind, or a target cannot be predicted.
     """
 
     def __init__(
