@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -40,7 +41,6 @@ _GAPS = [
     "", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "NULL", "Null", "null", "None", "<NA>", "#N/A",
 ]  # fmt: skip
 _NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, but for text
-_DAYS = r"^(?:19|20)[0-9]{6}$|^2100[0-9]{4}$"
 _DIGITS = r"^[+-]?[0-9]+(?:[eE][0-9]+)?$"
 _NO_AMOUNT = r"^(?:[+-]?0[0-9]+|\+[0-9]{10,}|[0-9]+[eE][0-9]+)$"  # among digits
 _GROUPED = r"^[+-]?[1-9][0-9]{{0,2}}(?:{mark}[0-9]{{3}})+(?:[.,][0-9]*)?$"  # by marks of thousands
@@ -58,6 +58,7 @@ _TRUTHS = ("True", "False")
 _TYPED = (None, "number", "date", "time", "truth")
 """Kinds of columns whose cells may be other than text; truth values may be in any case."""
 
+_GLANCE = 100  # cells that are no dates in most columns
 _MANY_WORDS, _MANY_CODES = 0.5, 0.1
 """Shares of cells that make a column of numbers one of text."""
 
@@ -111,16 +112,15 @@ class CellReader:
         text = pc.if_else(pc.or_(_are(trimmed, _GAPS), _are(lower, words)), nothing, cells)
         known = pc.if_else(_are(lower, [*_NUMERIC_GAPS, *words]), nothing, trimmed)
         count = len(known) - known.null_count
-        if kind not in _TYPED:
+        if kind not in _TYPED or (count == 0 and text.null_count < len(text)):
             return Typed(text)
         if count == 0:
-            empty = text.null_count == len(text)
-            return Typed(pa.chunked_array([pa.nulls(len(text), pa.float64())]) if empty else text)
+            return Typed(pa.chunked_array([pa.nulls(len(text), pa.float64())]))
         written = self._without_marks(known)
         pointed = pc.replace_substring(written, ",", ".") if self.commas else written
         numbers = pc.match_substring_regex(pointed, _NUMBER)
         if _count(numbers) == count:
-            if kind in (None, "date") and _are_days(known):
+            if kind in (None, "date") and _all_are(are_days, known):
                 return Typed(known)
             if kind is None and _are_codes(pointed):
                 return Typed(text)
@@ -130,11 +130,12 @@ class CellReader:
         spelled = _are(truths, ("true", "false")) if kind == "truth" else _are(known, _TRUTHS)
         if _count(spelled) == count:
             return Typed(truths.cast(pa.bool_()))
-        if (moments := _cast(known, _MOMENTS)) is not None:
-            same = pc.all(pc.match_substring_regex(known, _REWRITTEN)).as_py()
-            return Typed(moments if same or not _are_dates(known) else known)
-        is_padded = pc.any(pc.not_equal(known, cells)).as_py()
-        if is_padded and _are_dates(known):
+        moments = _cast(known, _MOMENTS)
+        are_dates = _all_are(lambda texts: bool(formats_of(texts)[1]), known)
+        same = pc.all(pc.match_substring_regex(known, _REWRITTEN)).as_py()
+        if moments is not None and (same or not are_dates):
+            return Typed(moments)
+        if are_dates and (moments is not None or pc.any(pc.not_equal(known, cells)).as_py()):
             return Typed(known)
         self._require_text(name, known, numbers, kind)
         return Typed(text)
@@ -170,23 +171,24 @@ class CellReader:
             return
         if kind != "number" and _count(codes) >= max(_MANY_CODES * count, 1):
             row = pc.index(codes, value=True).as_py()
+            shown = _shown(cells[row].as_py())
             logger.warning(
-                "%s: column '%s' is read as text, since row %d holds '%s'",
-                self.where, name, row + 1, _shown(cells[row].as_py()),
-            )  # fmt: skip
+                f"{self.where}: column '{name}' is read as text, since row {row + 1} holds "
+                f"'{shown}'"
+            )
             return
-        is_mark = _count(words) == 0
-        odd = cells.filter(marked if is_mark else words)
+        odd = cells.filter(words if _count(words) else marked)
         counts = pc.value_counts(odd).to_pylist()
         cell = max(counts, key=lambda each: each["counts"])["values"]  # of several the first
         row, shown = pc.index(cells, value=cell).as_py(), _shown(cell)
         which = "the cell" if len(odd) == 1 else f"the {len(odd):,} such cells"
-        remedy = f"call '{shown}' a word for gaps ('missing')"
-        if is_mark:
-            mark = "." if self.commas else ","
+        mark = "." if self.commas else ","
+        if _count(words):
+            remedy = f"call '{shown}' a word for gaps ('missing')"
+        elif re.match(_GROUPED.format(mark=re.escape(mark)), cell):
             remedy = f"name the mark of thousands '{mark}'"
-            if not re.match(_GROUPED.format(mark=re.escape(mark)), cell):
-                remedy = "write decimal points or separate cells by semicolons"
+        else:
+            remedy = "write decimal points or separate cells by semicolons"
         raise DataError(
             f"{self.where} mixes numbers and text: column '{name}', row {row + 1} holds '{shown}'; "
             f"correct {which} (numbers have decimal points and no marks of thousands), {remedy}, "
@@ -228,16 +230,10 @@ def _decimals(numbers: pa.ChunkedArray) -> int:
     return digits * pc.all(pc.match_substring_regex(numbers, _ZEROS % digits)).as_py()
 
 
-def _are_dates(cells: pa.ChunkedArray) -> bool:
-    """Whether text is dates, or times of day, in one format."""
-    return bool(formats_of(cells.drop_null().unique().to_numpy(zero_copy_only=False))[1])
-
-
-def _are_days(cells: pa.ChunkedArray) -> bool:
-    """Whether text is days of eight digits."""
-    if not pc.all(pc.match_substring_regex(cells, _DAYS)).as_py():
-        return False
-    return are_days(cells.drop_null().unique().to_numpy(zero_copy_only=False))
+def _all_are(test: Callable[[np.ndarray], bool], cells: pa.ChunkedArray) -> bool:
+    """Whether all cells but gaps pass a test, which most columns fail at the first ones."""
+    some = (cells.slice(0, _GLANCE), cells)
+    return all(test(part.drop_null().unique().to_numpy(zero_copy_only=False)) for part in some)
 
 
 def _cast(cells: pa.ChunkedArray, types: Sequence[pa.DataType]) -> pa.ChunkedArray | None:
@@ -257,9 +253,8 @@ def _whole(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:
 
 def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     """Converts text to integers, or to floats if some numbers are not whole or are too large."""
-    whole = _whole(cells)
-    floats = _cast(pc.utf8_ltrim(cells, "+"), [pa.float64()]) if whole is None else whole
-    if floats is not None:
-        return floats
+    numbers = _cast(pc.utf8_ltrim(cells, "+"), [pa.int64(), pa.uint64(), pa.float64()])
+    if numbers is not None:
+        return numbers
     # Some versions of Arrow do not read 1e400.
     return pa.chunked_array([[None if cell is None else float(cell) for cell in cells.to_pylist()]])

@@ -47,7 +47,7 @@ def find_rules(rows: Rows, without: Collection[str] = ()) -> tuple[Rule, ...]:
     for name in without:
         if name not in always:
             raise DataError(f"no rule '{name}' holds in all rows; known: {listed(always)}")
-    left = (rule.without(list(without), names) for rule in rules)
+    left = (rule.without(without, names) for rule in rules)
     return tuple(rule for rule in left if rule is not None)
 
 

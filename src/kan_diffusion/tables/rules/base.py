@@ -10,7 +10,7 @@ A new rule is a subclass of :class:`Rule` in a module of its own and an entry of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
@@ -72,11 +72,11 @@ class Rule(Settings):
     kind: str
     places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(2, MOST_COLUMNS)]
 
-    def names(self, columns: Sequence[str]) -> dict[str, Self]:
-        """Writes it, such as "start<=end", with the part of it that the name stands for."""
+    def names(self, columns: Sequence[str]) -> list[str]:
+        """Writes each of its parts, such as "start<=end", with the names of all columns."""
         raise NotImplementedError
 
-    def without(self, names: Sequence[str], columns: Sequence[str]) -> Self | None:
+    def without(self, names: Collection[str], columns: Sequence[str]) -> Self | None:
         """Returns what is left of it without parts of these names; None if nothing is."""
         return None if {*self.names(columns)} & {*names} else self
 

@@ -11,7 +11,7 @@ value that agrees with all that is given.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 from typing import Annotated, Self
 
@@ -40,23 +40,17 @@ class Implied(Rule):
 
     implied: Annotated[tuple[_Codes, ...], Len(1, MOST_COLUMNS)]
 
-    def names(self, columns: Sequence[str]) -> dict[str, Self]:
+    def names(self, columns: Sequence[str]) -> list[str]:
         """Writes "city->region" for each dependent."""
-        here, *others = self.places
-        return {
-            f"{columns[here]}->{columns[other]}": self._of({other: codes})
-            for other, codes in zip(others, self.implied, strict=True)
-        }
+        here, *others = (columns[place] for place in self.places)
+        return [f"{here}->{other}" for other in others]
 
-    def without(self, names: Sequence[str], columns: Sequence[str]) -> Self | None:
+    def without(self, names: Collection[str], columns: Sequence[str]) -> Self | None:
         """Leaves dependents out."""
-        parts = [part for name, part in self.names(columns).items() if name not in names]
-        kept = {part.places[1]: part.implied[0] for part in parts}
-        return self._of(kept) if kept else None
-
-    def _of(self, implied: dict[int, tuple[int, ...]]) -> Self:
-        places = self.places[0], *implied
-        return self.model_copy(update={"places": places, "implied": tuple(implied.values())})
+        named = zip(self.names(columns), self.places[1:], self.implied, strict=True)
+        kept = {place: codes for name, place, codes in named if name not in names}
+        places, implied = (self.places[0], *kept), tuple(kept.values())
+        return self.model_copy(update={"places": places, "implied": implied}) if kept else None
 
     def fits(self, columns: Sequence[Kind]) -> bool:
         """Whether the columns have so many known values."""

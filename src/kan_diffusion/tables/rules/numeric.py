@@ -89,9 +89,9 @@ class NumericRule(Rule):
                 if (~kept).mean() >= _BROKEN:
                     yield rule
 
-    def names(self, columns: Sequence[str]) -> dict[str, Self]:
+    def names(self, columns: Sequence[str]) -> list[str]:
         """Writes it, such as "start<=end" or "net+tax=gross"."""
-        return {self.form.format(*(columns[place] for place in self.places)): self}
+        return [self.form.format(*(columns[place] for place in self.places))]
 
     def fits(self, columns: Sequence[Kind]) -> bool:
         """Whether there are so many numbers or dates."""
