@@ -33,15 +33,15 @@ def require_frames_from_noise_to_samples(process, scheduler):
     model = mover(process=process)
     pipeline = model.pipeline
     pipeline.scheduler = make_scheduler(scheduler, pipeline.process)
-    drawn = View().reverse(model, NOTHING_ASKED, 20, 8, seeded(3))
+    times, states = View().reverse(model, NOTHING_ASKED, 20, 8, seeded(3))
     samples = pipeline(20, 8, generator=seeded(3)).samples
-    assert torch.equal(torch.from_numpy(drawn.states[-1]), samples)
+    assert torch.equal(torch.from_numpy(states[-1]), samples)
     noise = torch.randn(20, 2, generator=seeded(3))
     # Heun's method scales the noise up and down again, which rounds.
     start = pipeline.standardizer.invert(noise.double()).numpy()
-    np.testing.assert_allclose(drawn.states[0], start, rtol=1e-6, atol=1e-5)
-    assert (drawn.times[0], drawn.times[-1]) == (1.0, 0.0)
-    assert all(np.diff(drawn.times) < 0)
-    assert len(drawn.states) == len(drawn.times)
+    np.testing.assert_allclose(states[0], start, rtol=1e-6, atol=1e-5)
+    assert (times[0], times[-1]) == (1.0, 0.0)
+    assert all(np.diff(times) < 0)
+    assert len(states) == len(times)
     if scheduler in ("ddim", "flow-euler", "flow-heun", "ddpm"):
-        assert len(drawn.times) == 9
+        assert len(times) == 9

@@ -64,6 +64,7 @@ __all__ = [
     "even_sampler",
     "fitting_samplers",
     "make_scheduler",
+    "recorded_states",
 ]
 
 SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {
@@ -556,3 +557,51 @@ class PointDiffusionPipeline(SamplePipeline):
         if not return_dict:
             return (samples,)  # type: ignore[return-value]  # as all pipelines of diffusers do
         return PointDiffusionPipelineOutput(samples=samples)
+
+
+def recorded_states(
+    draw: Callable[..., object],
+    pipeline: SamplePipeline,
+    num_inference_steps: int,
+    generator: torch.Generator,
+) -> tuple[tuple[float, ...], Tensor]:
+    """Draws samples and records the reverse process, which changes no sample.
+
+    The states are the inputs of the denoiser: x_t of the process, whatever the sampler computes
+    with. If a sampler corrects its first guess, the corrected state is recorded.
+
+    Args:
+        draw: Calls the pipeline, or one with its denoiser and process, with all other arguments.
+        pipeline: The pipeline.
+        num_inference_steps: Steps of the scheduler.
+        generator: Source of the noise.
+
+    Returns:
+        Times (F,) as fractions of T, from 1 for noise to 0, and standardised samples with shape
+        (F, n, *shape).
+
+    Raises:
+        NonFiniteSamplesError: The samples became infinite or NaN.
+    """
+    states: dict[float, Tensor] = {}
+
+    def keep_input(_: object, given: tuple[Tensor, Tensor]) -> None:
+        sample, timestep = given
+        time = (float(timestep) + 1) / pipeline.process.num_timesteps
+        states[time] = sample.detach().cpu().clone()
+
+    def keep_last(_: object, index: int, timestep: Tensor, state: dict[str, Tensor]) -> None:
+        states.pop(0.0, None)  # of the step before
+        states[0.0] = state["sample"].cpu()
+
+    hook = pipeline.denoiser.register_forward_pre_hook(keep_input)
+    try:
+        draw(
+            num_inference_steps=num_inference_steps,
+            generator=generator,
+            batch_size=MOST_VALUES,  # in one batch
+            callback_on_step_end=keep_last,
+        )
+    finally:
+        hook.remove()
+    return tuple(states), torch.stack([*states.values()])

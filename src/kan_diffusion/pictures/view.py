@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from kan_diffusion.data.datasets import Dataset
+from kan_diffusion.diffusion.sampling import recorded_states
 from kan_diffusion.errors import listed
 from kan_diffusion.pictures.codec import contact_sheet, decode
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
@@ -23,7 +25,7 @@ from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.report.clouds import Panel
 from kan_diffusion.report.figures import Json
 from kan_diffusion.report.motion import Motion
-from kan_diffusion.report.views import Mover, Reverse, View, watched
+from kan_diffusion.report.views import Mover, Reverse, View
 from kan_diffusion.study.folder import TrialResult, load_points
 from kan_diffusion.study.tasks import NOTHING_ASKED, Asked
 
@@ -140,17 +142,15 @@ class PictureView(View):
         pipeline, prompts = mover.pipeline, asked.requests
         assert isinstance(pipeline, PictureDiffusionPipeline)
         usual = mover.guidance if prompts else None
-        with watched(pipeline) as kept:
-            last = pipeline(
-                prompts or None,
-                steps,
-                num_images_per_prompt=num // max(len(prompts), 1),
-                guidance_scale=usual if asked.guidance is None else asked.guidance,
-                generator=generator,
-                batch_size=num,
-                output_type="pt",
-            ).images
-        return Reverse((*kept, 0.0), torch.stack([*kept.values(), last.cpu()]).numpy())
+        draw = partial(
+            pipeline,
+            prompts or None,
+            num_images_per_prompt=num // max(len(prompts), 1),
+            guidance_scale=usual if asked.guidance is None else asked.guidance,
+            output_type="pt",
+        )
+        times, states = recorded_states(draw, pipeline, steps, generator)
+        return times, states.numpy()
 
 
 def _address(image: Image.Image, largest: int) -> str:

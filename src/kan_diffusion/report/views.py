@@ -12,10 +12,9 @@ Where the density is known, the exact denoiser's process stands beside them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,11 +22,15 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source
-from kan_diffusion.diffusion.sampling import SamplePipeline, even_sampler, make_scheduler
+from kan_diffusion.diffusion.sampling import (
+    SamplePipeline,
+    even_sampler,
+    make_scheduler,
+    recorded_states,
+)
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.imports import own_class
@@ -44,8 +47,11 @@ from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = [
     "JudgedPage", "Mover", "Reverse", "View", "animate", "exact_process", "mover_of_run",
-    "recorded", "view_of", "watched",
+    "recorded", "view_of",
 ]  # fmt: skip
+
+Reverse = tuple[tuple[float, ...], NDArray[np.floating]]
+"""Times (F,) as fractions of T, from 1 for noise to 0, and states (F, n, *shape)."""
 
 _OF_SEVERAL = 6
 """Samples that move of each of several prompts or classes."""
@@ -75,18 +81,6 @@ class Mover:
 
 
 @dataclass(frozen=True)
-class Reverse:
-    """A reverse process: times (F,) as fractions of T, from 1 for noise to 0, and states.
-
-    States have shape (F, n, *shape), points in float64 in the data's own units; the last are those
-    that the pipeline returns, bit for bit.
-    """
-
-    times: tuple[float, ...]
-    states: NDArray[np.floating]
-
-
-@dataclass(frozen=True)
 class JudgedPage:
     """A page about samples that were judged one by one, and what it says.
 
@@ -107,34 +101,6 @@ def mover_of_run(run: Path) -> Mover:
     config, pipeline = load_run(run)
     made, usual = config.model, config.sampling.guidance
     return Mover(made.name, made.family, pipeline, config.process, config.data, usual, str(run))
-
-
-@contextmanager
-def watched(pipeline: SamplePipeline) -> Iterator[dict[float, Tensor]]:
-    """Records the states of the reverse process that a pipeline goes through inside the block.
-
-    The states are the inputs of the denoiser: x_t of the process, whatever the sampler computes
-    with. If a sampler corrects its first guess, the corrected state is recorded.
-
-    Args:
-        pipeline: The pipeline, which must draw only one batch.
-
-    Yields:
-        Standardised samples (n, *shape) by their time as a fraction of T, noise (1.0) first. The
-        last state, at time 0, is what the pipeline returns and is not included.
-    """
-    states: dict[float, Tensor] = {}
-    num_timesteps = pipeline.process.num_timesteps
-
-    def keep(_: nn.Module, given: tuple[Tensor, Tensor]) -> None:
-        sample, timestep = given
-        states[(float(timestep) + 1) / num_timesteps] = sample.detach().cpu().clone()
-
-    hook = pipeline.denoiser.register_forward_pre_hook(keep)
-    try:
-        yield states
-    finally:
-        hook.remove()
 
 
 class View:
@@ -201,24 +167,22 @@ class View:
     def reverse(
         self, mover: Mover, asked: Asked, num: int, steps: int, generator: torch.Generator
     ) -> Reverse:
-        """Draws samples and keeps all states of the reverse process.
+        """Draws samples and records their reverse process in the data's own units.
 
         Args:
             mover: The model, with its sampler.
             asked: What is asked for.
             num: Number of samples in all.
             steps: Steps of the sampler.
-            generator: Source of the noise; keeping the states does not change the samples.
+            generator: Source of the noise.
 
         Raises:
             KanDiffusionError: A number is out of range, or there is nothing to be drawn in a plane.
             NonFiniteSamplesError: The samples became infinite or NaN.
         """
         points = task_of(mover.data).points(mover.pipeline)
-        with watched(points) as kept:
-            last = points(num, steps, generator=generator).samples.cpu().double()
-        before = (points.standardizer.invert(state.double()) for state in kept.values())
-        return Reverse((*kept, 0.0), torch.stack([*before, last]).numpy())
+        times, states = recorded_states(partial(points, num), points, steps, generator)
+        return times, torch.stack([points.standardizer.invert(x.double()) for x in states]).numpy()
 
     def page(
         self,
@@ -305,11 +269,11 @@ def animate(
         sampled, generator = replace(mover, pipeline=pipeline), torch_generator("samples", seed)
         of_data = view_of(mover.data)
         reverses.append(of_data.reverse(sampled, asked, num, steps or usual, generator))
-    labels, picks = _steps_of_all([reverse.times for reverse in reverses])
+    labels, picks = _steps_of_all([times for times, _ in reverses])
     titles = _titles_of(drawn)
     states = {
-        title: reverse.states[pick]
-        for title, reverse, pick in zip(titles, reverses, picks, strict=True)
+        title: states[pick]
+        for title, (_, states), pick in zip(titles, reverses, picks, strict=True)
     }
     models = pd.DataFrame({"name": titles, "family": [mover.family for mover in drawn]})
     colours = {name: style.colour for name, style in model_styles(models).items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
@@ -21,7 +21,12 @@ from kan_diffusion.data.sources import Source, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.devices import resolve_device
-from kan_diffusion.diffusion.sampling import SamplePipeline, even_sampler, make_scheduler
+from kan_diffusion.diffusion.sampling import (
+    SamplePipeline,
+    even_sampler,
+    make_scheduler,
+    recorded_states,
+)
 from kan_diffusion.errors import NonFiniteLossError, NonFiniteSamplesError
 from kan_diffusion.evaluation.diagnostics import DIAGNOSED_ROWS, training_diagnosis
 from kan_diffusion.evaluation.metrics import metrics_named
@@ -91,25 +96,16 @@ def record_reverse(
     Returns:
         Standardised samples, or pictures, with shape (panels, num, *shape).
     """
-    steps, task = config.sampling.steps, task_of(config.data)
+    steps = config.sampling.steps
     if not isinstance(pipeline.scheduler, DDPMScheduler):
         scheduler = make_scheduler(even_sampler(pipeline.process), pipeline.process)
         pipeline = type(pipeline).from_pipe(pipeline, scheduler=scheduler)
         steps = 5 * (NUM_PANELS - 1)
     generator = torch_generator("reverse process", config.study_seed, config.data.name)
-    before = generator.get_state()
-    states: list[Tensor] = []
-
-    def keep(_: DiffusionPipeline, index: int, timestep: Tensor, state: dict[str, Tensor]) -> None:
-        states.append(state["sample"].cpu())
-
     shown = config.evaluation.num_drawn if num is None else num
-    draw = task.to_show(pipeline, dataset, shown, config.sampling.guidance)
-    draw(num_inference_steps=steps, generator=generator, callback_on_step_end=keep)
-    generator.set_state(before)  # the noise that the pipeline started from
-    states.insert(0, torch.randn(*states[0].shape, generator=generator))
-    picks = np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)
-    return torch.stack([states[pick] for pick in picks])
+    draw = task_of(config.data).to_show(pipeline, dataset, shown, config.sampling.guidance)
+    _, states = recorded_states(draw, pipeline, steps, generator)
+    return states[np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)]
 
 
 @lru_cache(maxsize=16)
