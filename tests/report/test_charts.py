@@ -28,6 +28,12 @@ def styles(results):
     return model_styles(results.rows)
 
 
+def drawn(results, data):
+    """The forest of a data set, with comparisons that are not corrected, as those of one are."""
+    comparisons = {c.model: c for c in compare(results, data, results.judged(data))}
+    return model_forest(results, data, model_styles(results.rows), comparisons)
+
+
 def texts(axes):
     """Names and numbers of a forest's rows."""
     said = [text.get_text() for text in axes.texts]
@@ -35,7 +41,7 @@ def texts(axes):
 
 
 def test_a_forest_plot_shows_the_ratios_to_the_best_mlp(results, styles):
-    figure = model_forest(results, "swiss-roll", styles)
+    figure = drawn(results, "swiss-roll")
     (axes,) = figure.axes
     values = results.values("swiss-roll", "excess")
     comparisons = {c.model: c for c in compare(results, "swiss-roll")}
@@ -48,7 +54,7 @@ def test_a_forest_plot_shows_the_ratios_to_the_best_mlp(results, styles):
     assert mean == pytest.approx([comparisons["KAN"].ratio])
     assert texts(axes)["KAN"].endswith("n = 3")
     assert float(texts(axes)["KAN"].split()[0]) == pytest.approx(comparisons["KAN"].ratio, rel=0.02)
-    (reference,) = [drawn for drawn in axes.get_lines() if list(drawn.get_xdata()) == [1, 1]]
+    (reference,) = [line for line in axes.get_lines() if list(line.get_xdata()) == [1, 1]]
     assert reference.get_color() == styles[best].colour
     assert figure.get_figwidth() == pytest.approx(4.3)
     assert texts_overlap(figure) == []
@@ -69,7 +75,7 @@ def test_significant_differences_are_bold(results, styles):
 
 
 def test_without_an_oracle_differences_of_held_out_losses_are_drawn(results, styles):
-    (axes,) = model_forest(results, "moons", styles).axes
+    (axes,) = drawn(results, "moons").axes
     (comparison,) = [c for c in compare(results, "moons") if c.model == "spline-MLP"]
     assert axes.get_xscale() == "linear"
     assert "minus the best MLP" in axes.get_xlabel()
@@ -79,7 +85,7 @@ def test_without_an_oracle_differences_of_held_out_losses_are_drawn(results, sty
 def test_models_without_an_mlp_are_drawn_as_they_are_and_an_excess_below_zero_has_no_ratio():
     alone = Results.of(make_rows(("moons",), ("KAN", "full KAN"), failed=False))
     styles = model_styles(alone.rows)
-    (axes,) = model_forest(alone, "moons", styles).axes
+    (axes,) = drawn(alone, "moons").axes
     values = alone.values("moons", "excess")
     for name, style in styles.items():
         seeds, mean = marks(axes, style.colour)
@@ -88,7 +94,7 @@ def test_models_without_an_mlp_are_drawn_as_they_are_and_an_excess_below_zero_ha
     rows = make_rows(("moons",), ("KAN", "MLP"), 2, budget=2_300, failed=False)
     rows.loc[rows["name"] == "KAN", "excess"] *= -1
     below = Results.of(rows)
-    (axes,) = model_forest(below, "moons", model_styles(rows)).axes
+    (axes,) = drawn(below, "moons").axes
     assert texts(axes) == {"KAN": "–", "MLP": "best MLP"}
 
 

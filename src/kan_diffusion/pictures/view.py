@@ -22,9 +22,8 @@ from kan_diffusion.pictures.codec import contact_sheet, decode
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import EACH, shown
 from kan_diffusion.pictures.sources import PictureDataset
-from kan_diffusion.report.clouds import Panel
+from kan_diffusion.report.clouds import Motion, Panel
 from kan_diffusion.report.figures import Json
-from kan_diffusion.report.motion import Motion
 from kan_diffusion.report.views import Mover, Reverse, View
 from kan_diffusion.study.folder import TrialResult, load_points
 from kan_diffusion.study.tasks import NOTHING_ASKED, Asked
@@ -46,11 +45,6 @@ class PicturePanel(Panel):
 
     title: str
     frames: Sequence[Image.Image]
-
-    @property
-    def num_frames(self) -> int:
-        """Number of its frames."""
-        return len(self.frames)
 
     @property
     def aspect(self) -> float:
@@ -119,7 +113,7 @@ class PictureView(View):
         self,
         states: Mapping[str, NDArray[np.floating]],
         colours: Mapping[str, str],
-        labels: tuple[str, ...],
+        labels: Sequence[str],
         asked: Asked = NOTHING_ASKED,
     ) -> Motion:
         """Makes a sheet of each model, with a row for each prompt or class."""
@@ -133,7 +127,7 @@ class PictureView(View):
                 for frame in frames
             ]
             panels.append(PicturePanel(title, sheets))
-        return Motion(labels, tuple(panels))
+        return Motion(labels, panels)
 
     def reverse(
         self, mover: Mover, asked: Asked, num: int, steps: int, generator: torch.Generator

@@ -36,12 +36,9 @@ from kan_diffusion.report.style import (
 from kan_diffusion.report.tables import format_interval
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, Interval, mean_interval
-from kan_diffusion.study.results.verdicts import Comparison, Lead, compare
+from kan_diffusion.study.results.verdicts import Comparison, Lead
 
-__all__ = [
-    "Row", "Scale", "by_level", "forest", "lead_forest", "lines", "losses", "model_forest",
-    "smoothed_curve", "value_scale",
-]  # fmt: skip
+__all__ = ["by_level", "lead_forest", "lines", "losses", "model_forest", "smoothed_curve"]
 
 Array = NDArray[np.float64]
 
@@ -54,54 +51,50 @@ _TICKS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 _MOST_TICKS = 5
 
 
-class Scale(NamedTuple):
-    """The ends of an axis, whether it is logarithmic, and round numbers between the ends."""
-
-    low: float
-    high: float
-    log: bool
-    ticks: Sequence[float]
-
-    def apply(self, axes: Axes, which: Literal["x", "y"]) -> None:
-        """Gives the x or y axis this scale."""
-        axis = axes.xaxis if which == "x" else axes.yaxis
-        axes.set(**{f"{which}scale": "log" if self.log else "linear"})
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_locator(FixedLocator(self.ticks))
-        axis.set_major_formatter(_plain)
-        axes.set(**{f"{which}lim": (self.low, self.high)})
-
-
-def value_scale(values: Iterable[float], log: bool = True, wishes: Sequence[float] = ()) -> Scale:
-    """Chooses a scale: logarithmic where wanted and all values are above 0, else linear.
+def _scale(
+    axes: Axes, which: Literal["x", "y"], values: Iterable[float], log: bool, wishes: Array
+) -> tuple[float, float]:
+    """Gives an axis a scale and round ticks: logarithmic where wanted and all values are above 0.
 
     Args:
+        axes: The axes.
+        which: The axis.
         values: Values that must be seen.
         log: Whether a log axis is wanted at all.
         wishes: Values to include as far as no end moves by more than the range (log: a factor 2).
+
+    Returns:
+        The ends of the axis.
     """
     finite = [value for value in values if math.isfinite(value)] or [0.1, 1.0]
     low, high = min(finite), max(finite)
     log = log and low > 0
     farthest = (low / 2, high * 2) if log else (2 * low - high, 2 * high - low)
-    inside = [wish for wish in wishes if math.isfinite(wish)]
-    low = min([low, *(max(wish, farthest[0]) for wish in inside)])
-    high = max([high, *(min(wish, farthest[1]) for wish in inside)])
-    if not log:
+    inside = np.clip(wishes[np.isfinite(wishes)], *farthest).tolist()
+    low, high = min([low, *inside]), max([high, *inside])
+    if log:
+        # A factor of 2 at least, so that noise looks small.
+        widen = max(1.15, math.sqrt(2 * low / high))
+        low, high = low / widen, high * widen
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for digits in _TICKS:
+            ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+            ticks = [tick for tick in ticks if low <= tick <= high]
+            if len(ticks) <= _MOST_TICKS:
+                break
+        ticks = ticks[:: -(-len(ticks) // _MOST_TICKS) or 1]
+    else:
         margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
         low, high = low - margin, high + margin
-        ticks = MaxNLocator(_MOST_TICKS - 1).tick_values(low, high)
-        return Scale(low, high, False, [float(tick) for tick in ticks if low <= tick <= high])
-    # A factor of 2 at least, so that noise looks small.
-    widen = max(1.15, math.sqrt(2 * low / high))
-    low, high = low / widen, high * widen
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in _TICKS:
-        marks = [digit * 10.0**decade for decade in decades for digit in digits]
-        marks = [mark for mark in marks if low <= mark <= high]
-        if len(marks) <= _MOST_TICKS:
-            break
-    return Scale(low, high, True, marks[:: -(-len(marks) // _MOST_TICKS) or 1])
+        steps = MaxNLocator(_MOST_TICKS - 1).tick_values(low, high)
+        ticks = [float(tick) for tick in steps if low <= tick <= high]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log" if log else "linear"})
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(_plain)
+    axes.set(**{f"{which}lim": (low, high)})
+    return low, high
 
 
 def _plain(value: float, _: float = 0.0) -> str:
@@ -111,16 +104,8 @@ def _plain(value: float, _: float = 0.0) -> str:
 # --- forest plots -----------------------------------------------------------------------------
 
 
-class Row(NamedTuple):
-    """A row of a forest plot.
-
-    Attributes:
-        name: Its name.
-        text: Its numbers.
-        interval: Its mean and the ends around it; None where nothing is known.
-        seeds: The values of its seeds, shape (n,).
-        strong: Whether its numbers are bold.
-    """
+class _Row(NamedTuple):
+    """A row of a forest plot: an interval that may be unknown, and seeds with shape (n,)."""
 
     name: str
     text: str
@@ -128,20 +113,19 @@ class Row(NamedTuple):
     seeds: Array = np.empty(0)
     strong: bool = False
 
-    @classmethod
-    def of(cls, name: str, interval: Interval, seeds: Array, strong: bool = False) -> Row:
-        """Makes the row of an interval; without a mean nothing is known."""
-        if not math.isfinite(interval.mean):
-            return cls(name, "–")
-        return cls(name, f"{format_interval(interval)}, n = {interval.n}", interval, seeds, strong)
+
+def _row(name: str, interval: Interval, seeds: Array, strong: bool = False) -> _Row:
+    """Makes the row of an interval; without a mean nothing is known."""
+    if not math.isfinite(interval.mean):
+        return _Row(name, "–")
+    return _Row(name, f"{format_interval(interval)}, n = {interval.n}", interval, seeds, strong)
 
 
 @report_style()
-def forest(
-    rows: Sequence[Row],
+def _forest(
+    rows: Sequence[_Row],
     styles: Mapping[str, ModelStyle],
     label: str,
-    *,
     log: bool = False,
     reference: str | None = None,
 ) -> Figure:
@@ -163,16 +147,29 @@ def forest(
     centre = [float(log)] if reference is not None else []
     seen = [*centre, *(each.mean for each in intervals), *(x for row in rows for x in row.seeds)]
     ends = [end for each in intervals for end in (each.low, each.high) if end is not None]
-    scale = value_scale(map(float, seen), log, ends)
-    scale.apply(axes, "x")
+    left, right = _scale(axes, "x", map(float, seen), log, np.array(ends))
     if reference is not None:
         axes.axvline(centre[0], color=styles[reference].colour, linewidth=1.2)
     for y, row in enumerate(rows):
-        style = styles[row.name]
+        colour, marker, _ = styles[row.name]
         if row.name == reference:
-            axes.plot(centre[0], y, style.marker, color=style.colour, markersize=7)
-        elif row.interval is not None:
-            _draw_row(axes, y, row.interval, row.seeds, style, scale)
+            axes.plot(centre[0], y, marker, color=colour, markersize=7)
+        elif (interval := row.interval) is not None:
+            below = y + 0.2 + 0.05 * (np.arange(len(row.seeds)) % 3 - 1)
+            axes.scatter(
+                row.seeds, below, s=9, color=colour, marker=marker, alpha=0.55, linewidths=0
+            )
+            if interval.low is not None and interval.high is not None:
+                inside = max(interval.low, left), min(interval.high, right)
+                axes.plot(inside, (y, y), color=colour, linewidth=2.2, solid_capstyle="butt")
+                if interval.low < left:
+                    axes.plot(left, y, marker=CARETLEFT, color=colour, markersize=7)
+                if interval.high > right:
+                    axes.plot(right, y, marker=CARETRIGHT, color=colour, markersize=7)
+            axes.scatter(
+                interval.mean, y, s=45, color=colour, marker=marker, edgecolors="white",
+                linewidths=1.0, zorder=3,
+            )  # fmt: skip
         at, above = axes.get_yaxis_transform(), y - 0.42
         ground = {"facecolor": "#ffffff", "edgecolor": "none", "pad": 1.0}  # the line ends at it
         axes.text(0.0, above, shortened(row.name, _LETTERS), transform=at, va="center", bbox=ground)
@@ -187,32 +184,11 @@ def forest(
     return figure
 
 
-def _draw_row(
-    axes: Axes, y: int, interval: Interval, seeds: Array, style: ModelStyle, scale: Scale
-) -> None:
-    """Draws the seeds of a row and, above them, its mean with the interval."""
-    colour, marker = style.colour, style.marker
-    below = y + 0.2 + 0.05 * (np.arange(len(seeds)) % 3 - 1)
-    axes.scatter(seeds, below, s=9, color=colour, marker=marker, alpha=0.55, linewidths=0)
-    if interval.low is not None and interval.high is not None:
-        low, high = max(interval.low, scale.low), min(interval.high, scale.high)
-        axes.plot((low, high), (y, y), color=colour, linewidth=2.2, solid_capstyle="butt")
-        for end, place, arrow in (
-            (interval.low, low, CARETLEFT), (interval.high, high, CARETRIGHT)
-        ):  # fmt: skip
-            if end != place:
-                axes.plot(place, y, marker=arrow, color=colour, markersize=7)
-    axes.scatter(
-        interval.mean, y, s=45, color=colour, marker=marker, edgecolors="white", linewidths=1.0,
-        zorder=3,
-    )  # fmt: skip
-
-
 def model_forest(
     results: Results,
     data: str,
     styles: Mapping[str, ModelStyle],
-    comparisons: Mapping[str, Comparison] | None = None,
+    comparisons: Mapping[str, Comparison],
 ) -> Figure:
     """Draws the judged measure of the models of a data set.
 
@@ -220,57 +196,53 @@ def model_forest(
         results: The study.
         data: The data set.
         styles: Colour and marker of each model.
-        comparisons: Comparisons with the best MLP, corrected, by model; uncorrected when None.
+        comparisons: Comparisons with the best MLP by model; none where there is no MLP.
     """
     measure = results.judged(data)
     values, word = results.values(data, measure), results.name_of(measure)
-    names = list(map(str, values))
-    if comparisons is None:
-        comparisons = {c.model: c for c in compare(results, data, measure)}
+    is_excess, names = measure == "excess", list(map(str, values))
     if not comparisons:
         seeds = {name: values[name].dropna().to_numpy(np.float64) for name in names}
-        alone = [Row.of(name, mean_interval(each), each) for name, each in seeds.items()]
-        log = measure == "excess" and not (values <= 0).any(axis=None)
-        return forest(alone, styles, word, log=log)
+        alone = [_row(name, mean_interval(each), each) for name, each in seeds.items()]
+        return _forest(alone, styles, word, is_excess and not (values <= 0).any(axis=None))
     baseline = next(iter(comparisons.values())).baseline
     rows = [
         _compared(name, comparisons[name], values)
         if name in comparisons
-        else Row(name, "best MLP" if name == baseline else "–")
+        else _Row(name, "best MLP" if name == baseline else "–")
         for name in names
     ]
-    if measure == "excess":
-        label = f"{word} / that of the best MLP"
-        return forest(rows, styles, label, log=True, reference=baseline)
-    return forest(rows, styles, f"{word} minus the best MLP’s", reference=baseline)
+    label = f"{word} / that of the best MLP" if is_excess else f"{word} minus the best MLP’s"
+    return _forest(rows, styles, label, is_excess, baseline)
 
 
-def lead_forest(results: Results, found: Lead, styles: Mapping[str, ModelStyle]) -> Figure:
+def lead_forest(results: Results, lead: Lead, styles: Mapping[str, ModelStyle]) -> Figure:
     """Draws a lead: the ratio to the best MLP on each data set, and the median of the ratios.
 
     Args:
         results: The study.
-        found: One of the study's leads.
+        lead: One of the study's leads.
         styles: Colour and marker of each model.
     """
-    rows = [_compared(c.data, c, results.values(c.data, c.measure)) for c in found.comparisons]
-    rows.append(Row.of("median", found.ratio, np.empty(0)))
-    of_data = {c.data: styles[c.model] for c in found.comparisons}
+    rows = [_compared(c.data, c, results.values(c.data, c.measure)) for c in lead.comparisons]
+    rows.append(_row("median", lead.ratio, np.empty(0)))
+    of_data = {c.data: styles[c.model] for c in lead.comparisons}
     of_data["median"] = ModelStyle(INK, "D", "-")
     of_data["best MLP"] = ModelStyle(PALETTES["mlp"][0], "s", "-")
-    label = f"excess of {found.model or 'the best KAN'} / that of the best MLP"
-    return forest(rows, of_data, label, log=True, reference="best MLP")
+    label = f"excess of {lead.model or 'the best KAN'} / that of the best MLP"
+    return _forest(rows, of_data, label, True, "best MLP")
 
 
-def _compared(name: str, comparison: Comparison, values: pd.DataFrame) -> Row:
+def _compared(name: str, comparison: Comparison, values: pd.DataFrame) -> _Row:
+    """Makes the row of a comparison: ratios of excesses, differences of anything else."""
     pairs = values[[comparison.model, comparison.baseline]].dropna().to_numpy(np.float64)
     strong = comparison.p_holm < SIGNIFICANCE
     if comparison.measure != "excess":
-        return Row.of(name, comparison.interval, pairs[:, 0] - pairs[:, 1], strong)
+        return _row(name, comparison.interval, pairs[:, 0] - pairs[:, 1], strong)
     above = pairs[(pairs > 0).all(axis=1)]
     low, high = comparison.ratio_interval or (None, None)
     interval = Interval(comparison.ratio, low, high, comparison.interval.n)
-    return Row.of(name, interval, above[:, 0] / above[:, 1], strong)
+    return _row(name, interval, above[:, 0] / above[:, 1], strong)
 
 
 # --- lines ------------------------------------------------------------------------------------
@@ -282,7 +254,6 @@ def lines(
     styles: Mapping[str, ModelStyle],
     labels: tuple[str, str],
     *,
-    scale: Scale | None = None,
     steps: bool = False,
     behind: pd.DataFrame | None = None,
     error: float | None = None,
@@ -294,7 +265,6 @@ def lines(
             ``high`` of a band around them.
         styles: Colour, marker and line of each model.
         labels: What the axes show.
-        scale: The scale of the y axis.
         steps: Whether x counts steps of training.
         behind: Lines that are pale and have no names.
         error: The error of a floor that lies at y = 0. The axis is linear within it and logarithmic
@@ -320,8 +290,8 @@ def lines(
         axes.set_yscale("symlog", linthresh=error, linscale=0.7)
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(_plain)
-    elif scale is not None:
-        scale.apply(axes, "y")
+    else:
+        _scale(axes, "y", pd.concat([rows, behind])["y"], True, np.empty(0))
     if steps:
         if rows["x"].max() > 100:
             axes.set_xscale("log")

@@ -1,8 +1,9 @@
 """Panels of samples: clouds of points, seen alone, side by side or as they move.
 
-A :class:`Panel` holds one frame or more. The core has the panels of points; a wing hands over its
-own. Points of one dimension are a histogram, of two a cloud; those of more are projected onto the
-first two principal components of real points, the same for every panel of a data set.
+A :class:`Panel` holds one frame or more, and the panels of a :class:`Motion` move in step. The core
+has the panels of points; a wing hands over its own. Points of one dimension are a histogram, of two
+a cloud; those of more are projected onto the first two principal components of real points, the
+same for every panel of a data set.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from kan_diffusion.report.figures import Json
+from kan_diffusion.report.figures import Json, inline
 from kan_diffusion.report.style import INK, MUTED, WIDTH, report_style
 
-__all__ = ["Panel", "PointPanel", "Points", "clouds", "panel_grid", "point_panels", "spread"]
+__all__ = [
+    "Motion", "Panel", "PointPanel", "Points", "clouds", "panel_grid", "point_panels", "spread",
+]  # fmt: skip
 
 Points = NDArray[np.floating]
 """Points, shape (n, d)."""
@@ -36,6 +40,11 @@ _ABSENT = 65_535
 _LETTER = 0.075
 _GAP, _EDGE, _TITLE = 0.1, 0.05, 0.2
 """Inches between panels, around all of them, and for a title above each."""
+_SECONDS = 4.0
+"""Usual playing time of all frames, without the pauses at both ends."""
+_PACES = 2, 15
+"""Slowest and fastest pace, in frames a second."""
+_STILLS, _STILL_PICTURES = 6, 3
 
 
 class Panel(ABC):
@@ -43,14 +52,11 @@ class Panel(ABC):
 
     Attributes:
         title: The title above it.
+        frames: Its frames.
     """
 
     title: str
-
-    @property
-    @abstractmethod
-    def num_frames(self) -> int:
-        """Number of its frames."""
+    frames: Sequence[object] | Array
 
     @property
     def aspect(self) -> float:
@@ -86,11 +92,6 @@ class PointPanel(Panel):
     colour: str
     frames: Array
     limits: Array
-
-    @property
-    def num_frames(self) -> int:
-        """Number of its frames."""
-        return len(self.frames)
 
     def draw(self, axes: Axes) -> Callable[[int], None]:
         """Prepares axes; returns a function that shows a frame by its number."""
@@ -135,25 +136,12 @@ class PointPanel(Panel):
         }
 
 
-class _View(NamedTuple):
-    """The origin (d,) and directions (d, 1 or 2) in which points are seen, and what is seen."""
-
-    centre: Array
-    axes: Array
-    said: str
-
-    def project(self, points: Points) -> Array:
-        """Projects points (..., d) onto the directions."""
-        return np.asarray((points.astype(np.float64) - self.centre) @ self.axes)
-
-
-def _view_of(points: Points, columns: Sequence[str]) -> _View:
-    """Chooses the view that suits some real points (n, d), with names of the coordinates."""
+def _plane(points: Points, columns: Sequence[str]) -> tuple[Array, Array, str]:
+    """Chooses how to see points (n, d): from what origin, in what directions, and in words."""
     dimension = points.shape[1]
-    names = [*columns, *(f"x{index + 1}" for index in range(len(columns), dimension))]
     if dimension <= 2:
-        said = f"Axes: {' and '.join(names)}."
-        return _View(np.zeros(dimension), np.eye(dimension), said)
+        names = [*columns, *(f"x{index + 1}" for index in range(len(columns), dimension))]
+        return np.zeros(dimension), np.eye(dimension), f"Axes: {' and '.join(names)}."
     centre = points.mean(axis=0, dtype=np.float64)
     _, sizes, directions = np.linalg.svd(points - centre, full_matrices=False)
     planar = np.zeros((2, dimension))
@@ -167,7 +155,7 @@ def _view_of(points: Points, columns: Sequence[str]) -> _View:
         f"The points have {dimension} dimensions and are seen in the plane of the first two "
         f"principal components of the real data, which holds {share:.0%} of its variance."
     )
-    return _View(centre, planar.T, said)
+    return centre, planar.T, said
 
 
 def _limits(parts: Sequence[Array]) -> Array:
@@ -209,13 +197,13 @@ def point_panels(
     # A model that diverges must not shrink the others: noise and data set the limits.
     lasts = [frames[-1] for frames in states.values()] if real is None else [real]
     firsts = [frames[0] for frames in states.values() if len(frames) > 1]
-    view = _view_of(lasts[0], columns)
-    limits = _limits([view.project(points) for points in (*firsts, *lasts)])
-    panels: list[Panel] = [
-        PointPanel(title, colours[title], view.project(np.stack(list(frames))), limits)
+    centre, directions, said = _plane(lasts[0], columns)
+    seen = [(points.astype(np.float64) - centre) @ directions for points in (*firsts, *lasts)]
+    limits = _limits(seen)
+    return [
+        PointPanel(title, colours[title], (np.stack([*frames]) - centre) @ directions, limits)
         for title, frames in states.items()
-    ]
-    return panels, view.said
+    ], said
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -282,3 +270,47 @@ def panel_grid(
         place = left / width, bottom / height, side / width, aspect * side / height
         axes.append(figure.add_axes(place))
     return figure, axes
+
+
+class Motion(NamedTuple):
+    """Panels that move in step.
+
+    Attributes:
+        labels: The name of each frame, such as its time; two or more.
+        panels: The panels, each with a frame for every label.
+    """
+
+    labels: Sequence[str]
+    panels: Sequence[Panel]
+
+    @property
+    def pace(self) -> float:
+        """Frames per second."""
+        return float(np.clip((len(self.labels) - 1) / _SECONDS, *_PACES))
+
+    def content(self, largest: int) -> dict[str, Json]:
+        """Gives a player's data, in about ``largest`` bytes at most."""
+        share = largest // len(self.panels)
+        panels = [panel.content(share) for panel in self.panels]
+        return {"labels": list(self.labels), "pace": self.pace, "panels": panels}
+
+    def stills(self, name: str, alternative: str, largest: int) -> Markup:
+        """Draws a few frames for paper and where no script runs.
+
+        Args:
+            name: A name that no other figure of the page has.
+            alternative: What they show.
+            largest: Approximate size of pictures in bytes.
+        """
+        if self.panels[0].address(0, 0) is None:
+            frames = spread(len(self.labels), _STILLS)
+            labels = [self.labels[frame] for frame in frames]
+            return inline(clouds(self.panels, frames=frames, labels=labels), name, alternative)
+        frames = spread(len(self.labels), _STILL_PICTURES)
+        share = largest // (len(frames) * len(self.panels))
+        image = Markup('<img src="{}" alt="{}, {}">')
+        return Markup(" ").join(
+            image.format(panel.address(frame, share), panel.title, self.labels[frame])
+            for panel in self.panels
+            for frame in frames
+        )

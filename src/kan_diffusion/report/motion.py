@@ -1,112 +1,31 @@
-r"""Motion: reverse processes side by side, as a GIF or a player on a page.
-
-Panels move in step, a frame at a time. What they show of models is made by their views
-(:mod:`kan_diffusion.report.views`).
-"""
+"""Reverse processes side by side as a file: a GIF, or a page with a player."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import write_bytes
-from kan_diffusion.report.clouds import Panel, clouds, panel_grid, spread
-from kan_diffusion.report.figures import Json, inline
+from kan_diffusion.report.clouds import Motion, panel_grid
 from kan_diffusion.report.page import Page
 from kan_diffusion.report.style import GRID, MUTED, report_style, shortened
 
-__all__ = [
-    "ENDINGS", "EXACT", "LARGEST_GIF", "LARGEST_PLAYER", "MOST_FRAMES", "Motion", "require_ending",
-    "write_motion",
-]  # fmt: skip
+__all__ = ["LARGEST_GIF", "require_ending", "write_motion"]
 
-ENDINGS = (".gif", ".html")
-"""Endings of the files that motion is written to."""
 LARGEST_GIF = 3_000_000
 """Largest size of a GIF in bytes."""
-LARGEST_PLAYER = 180_000
-"""Approximate size of a player's data on the page of a study, in bytes."""
-MOST_FRAMES = 61
-"""Largest number of frames; from longer processes as many are picked, evenly spaced."""
-EXACT = "exact denoiser"
-"""Title of the panel of the exact denoiser, the best that there is."""
+_ENDINGS = (".gif", ".html")
 _LARGEST_PAGE = 600_000
-_SECONDS = 4.0
-"""Usual playing time of all frames, without the pauses at both ends."""
-_SLOWEST, _FASTEST = 2, 15  # frames a second
 _PAUSES = 700, 1800
 """Milliseconds for which the first and the last frame stay."""
-_STILLS, _STILL_PICTURES = 6, 3
-_DPI = 100
-_SHRUNK = tuple((scale, colours) for scale in (1.0, 0.8, 0.64, 0.5) for colours in (64, 24))
-"""Scales and numbers of colours that are tried until a GIF is small enough."""
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Panels that move in step.
-
-    Attributes:
-        labels: The name of each frame, such as its time.
-        panels: The panels, each with a frame for every label.
-
-    Raises:
-        KanDiffusionError: There are fewer than two frames, or a panel has another number of them.
-    """
-
-    labels: tuple[str, ...]
-    panels: tuple[Panel, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.labels) < 2 or not self.panels:
-            raise KanDiffusionError(
-                f"motion needs two frames or more, not {len(self.labels)}; take more steps"
-            )
-        for panel in self.panels:
-            if panel.num_frames != len(self.labels):
-                raise KanDiffusionError(
-                    f"'{panel.title}' has {panel.num_frames} frames and there are "
-                    f"{len(self.labels)} times; give one for each"
-                )
-
-    @property
-    def pace(self) -> float:
-        """Frames per second."""
-        return float(np.clip((len(self.labels) - 1) / _SECONDS, _SLOWEST, _FASTEST))
-
-    def content(self, largest: int) -> dict[str, Json]:
-        """Gives the player's data, in about ``largest`` bytes at most."""
-        share = largest // len(self.panels)
-        panels = [panel.content(share) for panel in self.panels]
-        return {"labels": list(self.labels), "pace": self.pace, "panels": panels}
-
-    def stills(self, name: str, alternative: str, largest: int) -> Markup:
-        """Draws a few frames for paper and where no script runs.
-
-        Args:
-            name: A name that no other figure of the page has.
-            alternative: What they show.
-            largest: Approximate size of pictures in bytes.
-        """
-        if self.panels[0].address(0, 0) is None:
-            frames = spread(len(self.labels), _STILLS)
-            labels = [self.labels[frame] for frame in frames]
-            return inline(clouds(self.panels, frames=frames, labels=labels), name, alternative)
-        frames = spread(len(self.labels), _STILL_PICTURES)
-        share = largest // (len(frames) * len(self.panels))
-        image = Markup('<img src="{}" alt="{}, {}">')
-        return Markup(" ").join(
-            image.format(panel.address(frame, share), panel.title, self.labels[frame])
-            for panel in self.panels
-            for frame in frames
-        )
+_DPI, _COLOURS = 100, 64
+_SCALES = (1.0, 0.8, 0.64, 0.5)
+"""Scales that are tried until a GIF is small enough."""
 
 
 def _images(motion: Motion, scale: float) -> list[Image.Image]:
@@ -143,25 +62,19 @@ def _gif(motion: Motion, largest: int) -> tuple[bytes, str]:
     """Draws a GIF of fewer than ``largest`` bytes, and says how it was shrunk, if it was."""
     frame = round(1000 / motion.pace)
     times = [_PAUSES[0], *[frame] * (len(motion.labels) - 2), _PAUSES[1]]
-    images: list[Image.Image] = []
-    drawn = 0.0
-    for scale, colours in _SHRUNK:
-        if scale != drawn:
-            images, drawn = _images(motion, scale), scale
+    for scale in _SCALES:
+        images = _images(motion, scale)
         # One palette for all frames: what does not move then takes no bytes.
-        some = [images[number] for number in (0, len(images) // 2, -1)]
-        joined = Image.fromarray(np.concatenate([np.asarray(image) for image in some]))
-        palette = joined.quantize(colours, dither=Image.Dither.NONE)
+        some = [np.asarray(images[number]) for number in (0, len(images) // 2, -1)]
+        palette = Image.fromarray(np.concatenate(some)).quantize(_COLOURS, dither=Image.Dither.NONE)
         few = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
         file = io.BytesIO()
         few[0].save(
             file, format="GIF", save_all=True, append_images=few[1:], duration=times, loop=0
         )
-        content = file.getvalue()
-        if len(content) < largest:
-            shrunk = (scale, colours) != _SHRUNK[0]
-            how = f"; shrunk to {scale:.0%} of its size and {colours} colours to stay below "
-            return content, f"{how}{largest / 1e6:.3g} MB" if shrunk else ""
+        if len(content := file.getvalue()) < largest:
+            how = f"; shrunk to {scale:.0%} of its size to stay below {largest / 1e6:.3g} MB"
+            return content, how * (scale < 1)
     raise KanDiffusionError(
         f"a GIF of {len(motion.panels)} panels and {len(motion.labels)} frames is larger than "
         f"{largest / 1e6:.3g} MB; take fewer runs or steps, or an .html"
@@ -172,11 +85,11 @@ def require_ending(path: Path) -> None:
     """Checks before any work that motion can be written into a file of this name.
 
     Raises:
-        KanDiffusionError: The ending is not in ``ENDINGS``.
+        KanDiffusionError: Its ending is neither .gif nor .html.
     """
-    if path.suffix.lower() not in ENDINGS:
+    if path.suffix.lower() not in _ENDINGS:
         raise KanDiffusionError(
-            f"'{path}' has an unknown ending; motion is written as {' or '.join(ENDINGS)}"
+            f"'{path}' has an unknown ending; motion is written as {' or '.join(_ENDINGS)}"
         )
 
 
@@ -205,8 +118,6 @@ def write_motion(
         content, shrunk = _gif(motion, largest)
         write_bytes(path, content)
     else:
-        page = Page(title)
-        page.player(lambda: motion, caption, title, _LARGEST_PAGE)
-        page.write(path)
+        Page(title).figure(lambda: motion, caption, title, _LARGEST_PAGE).write(path)
     size = path.stat().st_size / 1e6
     return f"{len(motion.labels)} frames, {size:.2g} MB{shrunk}: {path}"

@@ -17,12 +17,11 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from itertools import chain, count
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import jinja2
 import pandas as pd
@@ -32,21 +31,10 @@ from matplotlib.figure import Figure
 
 from kan_diffusion.errors import KanDiffusionError, one_line
 from kan_diffusion.files import write_text
-from kan_diffusion.report.clouds import Panel, clouds
+from kan_diffusion.report.clouds import Motion, Panel, clouds
 from kan_diffusion.report.figures import Json, inline
 
-__all__ = ["Moving", "Page", "Section", "badge", "swatch", "template"]
-
-
-class Moving(Protocol):
-    """What a player shows, see :class:`kan_diffusion.report.motion.Motion`."""
-
-    def content(self, largest: int) -> dict[str, Json]:
-        """Gives the player's data, in about ``largest`` bytes at most."""
-
-    def stills(self, name: str, alternative: str, largest: int) -> Markup:
-        """Draws a few frames for paper and where no script runs."""
-
+__all__ = ["Page", "Section", "badge", "swatch", "template"]
 
 _NUMBER = re.compile(r"[−+-]?<? ?[\d.,]+|–|$")
 
@@ -97,20 +85,6 @@ def _dumped(data: Json) -> Markup:
     return htmlsafe_json_dumps(data, dumps=json.dumps, allow_nan=False, separators=(",", ":"))
 
 
-class _Anchors:
-    """Unique ids within a page."""
-
-    def __init__(self) -> None:
-        self._given: set[str] = set()
-
-    def __call__(self, text: str) -> str:
-        slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "part"
-        names = chain([slug], (f"{slug}-{number}" for number in count(2)))
-        name = next(name for name in names if name not in self._given)
-        self._given.add(name)
-        return name
-
-
 class Section:
     """A part of a page: a heading and, below it, what was added, in that order.
 
@@ -124,11 +98,11 @@ class Section:
         level: Level of its heading.
     """
 
-    def __init__(self, title: str, level: int, anchors: _Anchors, drawn: bool) -> None:
-        self.title = title
-        self.anchor = anchors(title)
-        self.level = level
+    def __init__(self, title: str, level: int, anchors: set[str], drawn: bool) -> None:
         self._anchors = anchors
+        self.title = title
+        self.anchor = self._new_anchor(title)
+        self.level = level
         self._drawn = drawn
         self._blocks: list[Markup | Section] = []
 
@@ -184,72 +158,49 @@ class Section:
         words[0] = True
         return self._add("table", list(frame), words, records[:body], records[body:], caption, fold)
 
-    def figure(self, draw: Callable[[], Figure], caption: str, alternative: str) -> Self:
+    def figure(
+        self,
+        draw: Callable[[], Figure | Motion | tuple[Sequence[Panel], str]],
+        caption: str,
+        alternative: str,
+        largest: int = 0,
+    ) -> Self:
         """Adds a figure; if it cannot be drawn, a line says why.
 
         Args:
-            draw: Draws the figure.
+            draw: Draws the figure. Panels, with a sentence on what is seen in them, are one figure
+                of clouds, or pictures; motion has a player where scripts run, and a few frames on
+                paper and where they do not.
             caption: What to look for, and how it was measured.
             alternative: What it shows, for those who cannot see it.
+            largest: Approximate size of pictures, or of a player's data, in bytes.
 
         Raises:
             KanDiffusionError: A file cannot be read or written.
         """
-        if self._drawn:
-            with self._keeping_going(alternative):
-                svg = inline(draw(), self._anchors(alternative), alternative)
-                self._add("figure", svg, caption)
-        return self
-
-    def panels(
-        self,
-        show: Callable[[], tuple[Sequence[Panel], str]],
-        caption: str,
-        alternative: str,
-        largest: int,
-    ) -> Self:
-        """Adds panels of samples: clouds as one figure, pictures as pictures.
-
-        Args:
-            show: Gives the panels, and a sentence on what is seen in them.
-            caption: What to look for.
-            alternative: What it shows, for those who cannot see it.
-            largest: Approximate size of pictures in bytes.
-
-        Raises:
-            KanDiffusionError: A file cannot be read or written.
-        """
-        if self._drawn:
-            with self._keeping_going(alternative):
-                panels, said = show()
-                sheets = [(panel.address(-1, largest // len(panels)), panel) for panel in panels]
-                if all(address is None for address, _ in sheets):
-                    draw = partial(clouds, panels, 2 if len(panels) in (1, 2, 4) else 3)
-                    return self.figure(draw, f"{caption} {said}", alternative)
-                pictures = [(address, panel.title) for address, panel in sheets]
-                self._add("pictures", pictures, f"{caption} {said}")
-        return self
-
-    def player(
-        self, moving: Callable[[], Moving], caption: str, alternative: str, largest: int
-    ) -> Self:
-        """Adds motion: a player where scripts run, a few frames on paper and where they do not.
-
-        Args:
-            moving: Makes the motion.
-            caption: What to look for, and how it was measured.
-            alternative: What it shows, for those who cannot see it.
-            largest: Approximate size of its data in bytes.
-
-        Raises:
-            KanDiffusionError: A file cannot be read or written.
-        """
-        if self._drawn:
-            with self._keeping_going(alternative):
-                motion = moving()
-                stills = motion.stills(self._anchors(alternative), alternative, largest)
-                self._add("player", motion.content(largest), stills, caption)
-        return self
+        if not self._drawn:
+            return self
+        try:
+            shown = draw()
+            if isinstance(shown, Motion):
+                stills = shown.stills(self._new_anchor(alternative), alternative, largest)
+                return self._add("player", shown.content(largest), stills, caption)
+            if isinstance(shown, tuple):
+                panels, said = shown
+                caption = f"{caption} {said}"
+                share = largest // len(panels)
+                pictures = [(panel.address(-1, share), panel.title) for panel in panels]
+                if any(address for address, _ in pictures):
+                    return self._add("pictures", pictures, caption)
+                shown = clouds(panels, 2 if len(panels) in (1, 2, 4) else 3)
+            svg = inline(shown, self._new_anchor(alternative), alternative)
+            return self._add("figure", svg, caption)
+        except KanDiffusionError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a failed figure must not cost the page
+            reason = one_line(f"{type(error).__name__}: {error}")
+            said = f"The figure “{alternative}” could not be drawn ({reason})."
+            return self.say(said, kind="flag")
 
     def formula(self, symbol: str, mathml: str, latex: str, name: str) -> Self:
         """Adds a formula with its LaTeX.
@@ -259,10 +210,9 @@ class Section:
         """
         return self._add("formula", Markup(mathml), f"{symbol} = {latex}", name)
 
-    def facts(self, facts: Mapping[str, str] | Sequence[tuple[str, str]]) -> Self:
+    def facts(self, facts: Mapping[str, str]) -> Self:
         """Adds a list of names with their values."""
-        pairs = list(facts.items()) if isinstance(facts, Mapping) else facts
-        return self._add("facts", pairs) if pairs else self
+        return self._add("facts", list(facts.items())) if facts else self
 
     def code(self, text: str) -> Self:
         """Adds a command or a piece of code."""
@@ -281,15 +231,13 @@ class Section:
         macros = _environment().get_template("macros.html.j2").module
         return Markup(getattr(macros, macro)(*arguments))
 
-    @contextmanager
-    def _keeping_going(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except KanDiffusionError:
-            raise
-        except Exception as error:  # noqa: BLE001  # a failed figure must not cost the page
-            reason = one_line(f"{type(error).__name__}: {error}")
-            self.say(f"The figure “{name}” could not be drawn ({reason}).", kind="flag")
+    def _new_anchor(self, text: str) -> str:
+        """Makes an id of a text, which no other part of the page has."""
+        slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "part"
+        names = chain([slug], (f"{slug}-{number}" for number in count(2)))
+        anchor = next(name for name in names if name not in self._anchors)
+        self._anchors.add(anchor)
+        return anchor
 
 
 class Page(Section):
@@ -313,7 +261,7 @@ class Page(Section):
         drawn: bool = True,
         linked: bool = False,
     ) -> None:
-        super().__init__("overview", 1, _Anchors(), drawn)
+        super().__init__("overview", 1, set(), drawn)
         self.title = title
         self._values = {"intro": intro, "script": script, "data": data, "linked": linked}
 

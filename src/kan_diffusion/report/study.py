@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,25 +16,18 @@ from kan_diffusion.files import write_text
 from kan_diffusion.processes import signal_warning
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.charts import (
-    Scale,
     by_level,
     lead_forest,
     lines,
     losses,
     model_forest,
     smoothed_curve,
-    value_scale,
 )
-from kan_diffusion.report.motion import EXACT, LARGEST_PLAYER, Motion
+from kan_diffusion.report.clouds import Motion
 from kan_diffusion.report.page import Page, Section, badge
 from kan_diffusion.report.style import INK, ModelStyle, model_styles
-from kan_diffusion.report.tables import (
-    BADGES,
-    lead_table,
-    model_table,
-    trial_texts,
-)
-from kan_diffusion.report.views import exact_process, recorded, view_of
+from kan_diffusion.report.tables import BADGES, lead_table, model_table, trial_texts
+from kan_diffusion.report.views import EXACT, exact_process, recorded, view_of
 from kan_diffusion.study.environment import environment, read_environment
 from kan_diffusion.study.folder import STUDY, TrialResult, load_curves, recorded_steps
 from kan_diffusion.study.results.rows import MEASURES, Results
@@ -50,21 +42,12 @@ MOST_BYTES = 2_000_000
 """Most bytes of a page."""
 _SHARES = (1.0, 0.3, 0.0)
 """Shares of the usual sizes of clouds and players that are tried until a page is small enough."""
+_POINTS, _PLAYERS, _LARGEST_PLAYER = 40_000, 700_000, 180_000
+"""Most points in all clouds of a page, and approximate bytes of all its players, and of one."""
 _MOST_TRIALS = 1_000
 _MANY_MODELS = 6
 _KINDS = {"kan": "KANs", "mlp": "MLPs", "other": "others"}
 _TO_JUDGE_FLOOR, _RANGES = 2_000, 50
-_POINTS = 40_000
-"""Most points in all clouds of a page."""
-_PLAYERS = 700_000
-"""Approximate bytes of all players of a page."""
-
-
-class _Room(NamedTuple):
-    """Most points of a cloud, and bytes of a player or of the pictures of a data set."""
-
-    points: int
-    bytes: int
 
 
 def write_report(
@@ -109,18 +92,13 @@ def _page(study: StudyResults, command: str, share: float, runs: bool) -> Page:
     datasets = {source.name: load_dataset(source, config.seed, 0) for source in config.data}
     results = Results.of(study.rows, config.evaluation.metrics, config.data)
     decision, styles = decide(results), model_styles(results.rows)
-    data_sets = results.data_sets()
-    several = len(data_sets) > 1
-    size = int(share * min(LARGEST_PLAYER, _PLAYERS / max(len(data_sets), 1)))
-    room = _Room(max(int(share * _POINTS / max(len(data_sets) * len(styles), 1)), 100), size)
+    verdicts, several = decision.verdicts, len(decision.verdicts) > 1
     page = Page(config.title, config.question, drawn=share > 0, linked=several)
-    verdicts = decision.verdicts
     plain = [say(verdict) for verdict in verdicts.values() if not verdict.outcome]
     page.say(overall(decision), *plain, kind="answer")
     if several:
-        page.items(
-            [_badged(verdict, True) for verdict in verdicts.values() if verdict.outcome], "verdicts"
-        )
+        judged = [verdict for verdict in verdicts.values() if verdict.outcome]
+        page.items([_badged(verdict, True) for verdict in judged], "verdicts")
     page.items(_warnings(study, datasets, runs), "warnings", "Before you read the numbers")
     if several:
         for lead in decision.leads:
@@ -133,16 +111,18 @@ def _page(study: StudyResults, command: str, share: float, runs: bool) -> Page:
                 )
         page.table(lead_table(decision, styles), "Models over all data sets")
         page.say(_LEADS if decision.leads else "", kind="note")
-    for data in data_sets:
+    for data, verdict in verdicts.items():
         part = page.section(data) if several else page
-        if verdicts[data].outcome:
-            part.say(_badged(verdicts[data], False), kind="verdict")
-        trials = [
-            trial for trial in study.trials
-            if trial.row["data"] == data and trial.row["error"] is None
-        ]  # fmt: skip
+        if verdict.outcome:
+            part.say(_badged(verdict, False), kind="verdict")
         comparisons = decision.of_data(data)
-        _add_figures(part, results, data, styles, trials, datasets[data], comparisons, room)
+        if results.of_data(data)[results.judged(data)].notna().any():
+            _add_forest(part, results, data, styles, comparisons)
+        if trials := [t for t in study.trials if t.row["data"] == data and t.row["error"] is None]:
+            most = max(int(share * _POINTS / (len(verdicts) * len(styles))), 100)
+            largest = int(share * min(_LARGEST_PLAYER, _PLAYERS / len(verdicts)))
+            _add_lines(part, results, data, styles, trials, datasets[data])
+            _add_samples(part, data, styles, trials, datasets[data], most, largest)
         part.table(*model_table(results, decision, data, styles))
     page.say(_explanation(results), kind="note")
     if runs:  # which were trained each in its way, nobody noted where
@@ -154,11 +134,10 @@ def _page(study: StudyResults, command: str, share: float, runs: bool) -> Page:
     else:
         page.section("Settings").code(config.to_yaml())
     _add_trials(page.section("All trials"), results, runs)
-    dates = _dates(study.trials)
     if not runs:
         known = (study.folder / STUDY).exists()
         versions = read_environment(study.folder) if known else environment()
-        page.section("Environment").facts({**dates, **versions})
+        page.section("Environment").facts({**_dates(study.trials), **versions})
     page.section("Run it again").code(command)
     return page
 
@@ -189,41 +168,65 @@ def _badged(verdict: Verdict, with_label: bool) -> str:
     return badge(BADGES[verdict.outcome], verdict.outcome) + " " + say(verdict, with_label)
 
 
-def _add_figures(
+def _add_forest(
+    part: Section,
+    results: Results,
+    data: str,
+    styles: Mapping[str, ModelStyle],
+    comparisons: Mapping[str, Comparison],
+) -> None:
+    """Adds the judged measure of the models of a data set."""
+    measured = f"{capitalised(MEASURES[results.judged(data)])} of each model"
+    against = (
+        " relative to the best MLP (vertical line); bold: p below 0.05 after Holm’s correction"
+    )
+    part.figure(
+        partial(model_forest, results, data, styles, comparisons),
+        f"{measured}{against if comparisons else ''}. Left is better. {_MARKS}",
+        f"{measured}, {data}",
+    )
+
+
+def _add_lines(
     part: Section,
     results: Results,
     data: str,
     styles: Mapping[str, ModelStyle],
     trials: Sequence[TrialResult],
     dataset: Dataset,
-    comparisons: Mapping[str, Comparison],
-    room: _Room,
 ) -> None:
-    """Adds the figures of one data set."""
-    measure = results.judged(data)
-    if results.of_data(data)[measure].notna().any():
-        against = (
-            " relative to the best MLP (vertical line); bold: p below 0.05 after Holm’s correction"
-        )
-        part.figure(
-            partial(model_forest, results, data, styles, comparisons),
-            f"{capitalised(MEASURES[measure])} of each model{against if comparisons else ''}. Left "
-            f"is better. {_MARKS}",
-            f"{capitalised(MEASURES[measure])} of each model, {data}",
-        )
-    if not trials:
-        return
-    kinds, (levels, curves) = results.models(data), (levels_of(trials), curves_of(trials))
+    """Adds the loss of the models of a data set by noise level, and while they were trained."""
+
+    def add(
+        points: pd.DataFrame,
+        title: str,
+        caption: str,
+        labels: tuple[str, str],
+        steps: bool = False,
+        error: float | None = None,
+    ) -> None:
+        groups: list[tuple[str, pd.DataFrame, pd.DataFrame | None]] = [("", points, None)]
+        if points["name"].nunique() > _MANY_MODELS:  # a figure for each kind, the others behind
+            kinds = points["name"].map(results.models(data))
+            groups = [
+                (f" of {word}", points[kinds == kind], points[kinds != kind])
+                for kind, word in _KINDS.items()
+                if (kinds == kind).any()
+            ]
+        for words, group, behind in groups:
+            draw = partial(lines, group, styles, labels, steps=steps, behind=behind, error=error)
+            part.figure(draw, f"{title}{words}: {caption}", f"{title}{words}, {data}")
+
+    levels, curves = levels_of(trials), curves_of(trials)
     if len(levels):
         shown = "excess" if levels["excess"].notna().any() else "heldout_loss"
-        points = by_level(levels, shown)
-        _add_lines(
-            part, f"{capitalised(MEASURES[shown])} by noise level",
+        add(
+            by_level(levels, shown),
+            f"{capitalised(MEASURES[shown])} by noise level",
             "mean over seeds in ranges of noise levels, against log(α²/σ²); band: 95 % interval. "
             "Ranges whose estimate is not above 0 are not drawn.",
-            data, _by_kind(points, kinds), styles,
-            ("log SNR: more noise ← → less noise", MEASURES[shown]), value_scale(points["y"]),
-        )  # fmt: skip
+            ("log SNR: more noise ← → less noise", MEASURES[shown]),
+        )
     if len(curves):
         floor, error, said = results.of_data(data)["floor"].mean(), None, ""
         loss = "training loss, running mean"
@@ -235,15 +238,38 @@ def _add_figures(
                 f"samples, so it is known within ± {error:.2g} (grey: its 95 % interval, where the "
                 "axis is linear); a loss is of other samples, those trained on."
             )
-        points = losses(curves, floor if error else 0.0)
-        _add_lines(
-            part, "Training losses",
+        add(
+            losses(curves, floor if error else 0.0),
+            "Training losses",
             f"running means over windows that grow with the step; band: range of the seeds.{said}",
-            data, _by_kind(points, kinds), styles, ("training step", loss),
-            value_scale(points["y"]), error, steps=True,
-        )  # fmt: skip
+            ("training step", loss),
+            True,
+            error,
+        )
+
+
+def _add_samples(
+    part: Section,
+    data: str,
+    styles: Mapping[str, ModelStyle],
+    trials: Sequence[TrialResult],
+    dataset: Dataset,
+    most: int,
+    largest: int,
+) -> None:
+    """Adds samples and reverse processes of the first seed of each model of a data set.
+
+    Args:
+        part: The part of the page.
+        data: The data set's name.
+        styles: Colour of each model.
+        trials: The finished trials.
+        dataset: The data set.
+        most: Most points of a cloud.
+        largest: Approximate bytes of a player, or of pictures.
+    """
     first: dict[str, TrialResult] = {}
-    for trial in trials:  # figures of samples show the first seed
+    for trial in trials:
         first.setdefault(str(trial.row["name"]), trial)
     view, colours = view_of(trials[0].config.data), {n: s.colour for n, s in styles.items()}
     drawn = {
@@ -251,60 +277,34 @@ def _add_figures(
         if trial.config.judging.num_samples and trial.row.get("sample_seconds") is not None
     }  # fmt: skip
     if drawn:
-        part.panels(
-            partial(view.panels, dataset, drawn, colours, room.points),
+        part.figure(
+            partial(view.panels, dataset, drawn, colours, most),
             "Fresh real samples, which no model was trained on, beside those that each model draws "
             "(first seed).",
             f"Samples beside real ones, {data}",
-            room.bytes,
+            largest,
         )
-    if moving := [name for name, trial in first.items() if recorded_steps(trial.folder)]:
-        models = "every model" if len(moving) == len(first) else listed(moving)
-        exact = " beside that of the exact denoiser" if dataset.density is not None else ""
-        part.player(
-            partial(_motion, first, dataset, colours),
-            f"The reverse process of {models} after training{exact}, all from the same noise "
-            "(first seed). Between recorded times, a tenth of T apart, it moves straight.",
-            f"From noise to samples, {data}",
-            room.bytes,
-        )
+    moving = {name: trial for name, trial in first.items() if recorded_steps(trial.folder)}
+    if not moving:
+        return
 
+    def motion() -> Motion:
+        states = {name: list(recorded(t, dataset).values())[-1] for name, t in moving.items()}
+        if dataset.density is not None:
+            states[EXACT] = exact_process(trials[0].config, dataset)
+        count = len(next(iter(states.values())))
+        labels = [f"t = {time:.1f} T" for time in np.linspace(1, 0, count)]
+        return view.motion(states, {**colours, EXACT: INK}, labels)
 
-def _motion(
-    trials: Mapping[str, TrialResult], dataset: Dataset, colours: Mapping[str, str]
-) -> Motion:
-    """Shows the reverse processes of trained models from the same noise."""
-    states = {}
-    for name, trial in trials.items():
-        if snapshots := recorded(trial, dataset):
-            *_, states[name] = snapshots.values()
-    first = next(iter(trials.values()))
-    if dataset.density is not None:
-        states[EXACT] = exact_process(first.config, dataset)
-    count = len(next(iter(states.values())))
-    labels = tuple(f"t = {time:.1f} T" for time in np.linspace(1, 0, count))
-    return view_of(first.config.data).motion(states, {**colours, EXACT: INK}, labels)
-
-
-def _add_lines(
-    part: Section,
-    title: str,
-    caption: str,
-    data: str,
-    groups: Sequence[tuple[str, pd.DataFrame, pd.DataFrame | None]],
-    styles: Mapping[str, ModelStyle],
-    labels: tuple[str, str],
-    scale: Scale,
-    error: float | None = None,
-    *,
-    steps: bool = False,
-) -> None:
-    """Adds a figure of lines for each group of models."""
-    for words, own, behind in groups:
-        draw = partial(
-            lines, own, styles, labels, scale=scale, steps=steps, behind=behind, error=error
-        )
-        part.figure(draw, f"{title}{words}: {caption}", f"{title}{words}, {data}")
+    models = "every model" if len(moving) == len(first) else listed(list(moving))
+    exact = " beside that of the exact denoiser" if dataset.density is not None else ""
+    part.figure(
+        motion,
+        f"The reverse process of {models} after training{exact}, all from the same noise "
+        "(first seed). Between recorded times, a tenth of T apart, it moves straight.",
+        f"From noise to samples, {data}",
+        largest,
+    )
 
 
 def floor_error(trial: TrialResult, dataset: Dataset) -> float:
@@ -322,20 +322,6 @@ def floor_error(trial: TrialResult, dataset: Dataset) -> float:
     each = process.loss_of(prediction, target, reduction="none").flatten(1).mean(dim=1)
     variance = each.reshape(_RANGES, -1).var(dim=1).mean()
     return 1.96 * float(variance / trial.config.judging.num_noised) ** 0.5
-
-
-def _by_kind(
-    points: pd.DataFrame, kinds: Mapping[str, str]
-) -> list[tuple[str, pd.DataFrame, pd.DataFrame | None]]:
-    """Splits the lines of many models by kind, the others behind; a word for each figure."""
-    if points["name"].nunique() <= _MANY_MODELS:
-        return [("", points, None)]
-    own = points["name"].map(kinds)
-    return [
-        (f" of {word}", points[own == kind], points[own != kind])
-        for kind, word in _KINDS.items()
-        if (own == kind).any()
-    ]
 
 
 def levels_of(trials: Sequence[TrialResult]) -> pd.DataFrame:

@@ -11,7 +11,6 @@ Where the density is known, the exact denoiser's process stands beside them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -36,8 +35,7 @@ from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.imports import own_class
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.report.clouds import Panel, Points, point_panels, spread
-from kan_diffusion.report.motion import EXACT, MOST_FRAMES, Motion
+from kan_diffusion.report.clouds import Motion, Panel, Points, point_panels, spread
 from kan_diffusion.report.style import INK, REAL, model_styles
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import REVERSE, TrialResult, load_points, recorded_steps
@@ -46,10 +44,14 @@ from kan_diffusion.study.tasks import NOTHING_ASKED, Asked, task_of
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
 __all__ = [
-    "JudgedPage", "Mover", "Reverse", "View", "animate", "exact_process", "mover_of_run",
-    "recorded", "view_of",
+    "EXACT", "MOST_FRAMES", "JudgedPage", "Mover", "Reverse", "View", "animate", "exact_process",
+    "mover_of_run", "recorded", "view_of",
 ]  # fmt: skip
 
+EXACT = "exact denoiser"
+"""Title of the panel of the exact denoiser, the best that there is."""
+MOST_FRAMES = 61
+"""Largest number of frames; from longer processes as many are picked, evenly spaced."""
 Reverse = tuple[tuple[float, ...], NDArray[np.floating]]
 """Times (F,) as fractions of T, from 1 for noise to 0, and states (F, n, *shape)."""
 
@@ -149,7 +151,7 @@ class View:
         self,
         states: Mapping[str, NDArray[np.floating]],
         colours: Mapping[str, str],
-        labels: tuple[str, ...],
+        labels: Sequence[str],
         asked: Asked = NOTHING_ASKED,
     ) -> Motion:
         """Makes a panel of each reverse process.
@@ -162,7 +164,7 @@ class View:
         """
         frames = {title: list(each) for title, each in states.items()}
         last = next((each[-1] for title, each in frames.items() if title.startswith(EXACT)), None)
-        return Motion(labels, tuple(point_panels(frames, colours, last)[0]))
+        return Motion(labels, point_panels(frames, colours, last)[0])
 
     def reverse(
         self, mover: Mover, asked: Asked, num: int, steps: int, generator: torch.Generator
@@ -269,7 +271,12 @@ def animate(
         sampled, generator = replace(mover, pipeline=pipeline), torch_generator("samples", seed)
         of_data = view_of(mover.data)
         reverses.append(of_data.reverse(sampled, asked, num, steps or usual, generator))
-    labels, picks = _steps_of_all([times for times, _ in reverses])
+    count = min(MOST_FRAMES, *(len(times) for times, _ in reverses))
+    picks = [spread(len(times), count) for times, _ in reverses]
+    seen = [np.array(times)[pick] for (times, _), pick in zip(reverses, picks, strict=True)]
+    labels = [f"step {number} of {count - 1}" for number in range(count)]
+    if all(np.allclose(times, seen[0]) for times in seen):
+        labels = [f"t = {time:.2f} T" for time in seen[0]]
     titles = _titles_of(drawn)
     states = {
         title: states[pick]
@@ -286,16 +293,6 @@ def view_of(source: Source) -> View:
     return _view(source.view)
 
 
-def _steps_of_all(times: Sequence[Sequence[float]]) -> tuple[tuple[str, ...], list[list[int]]]:
-    """Labels the frames, and picks the states of each process that they show."""
-    count = min(MOST_FRAMES, *map(len, times))
-    picks = [spread(len(each), count) for each in times]
-    seen = [np.array(each)[pick] for each, pick in zip(times, picks, strict=True)]
-    if all(np.allclose(each, seen[0]) for each in seen):
-        return tuple(f"t = {time:.2f} T" for time in seen[0]), picks
-    return tuple(f"step {number} of {count - 1}" for number in range(count)), picks
-
-
 def _exact(mover: Mover) -> Mover:
     """Makes the exact denoiser of a model's data, with the same process and sampler."""
     pipeline, density = task_of(mover.data).points(mover.pipeline), mover.data.density
@@ -307,19 +304,13 @@ def _exact(mover: Mover) -> Mover:
 
 def _titles_of(movers: Sequence[Mover]) -> list[str]:
     """Names the models, with process, data set or source where that tells them apart."""
-    processes = {mover.process.name for mover in movers}
-    sets = {mover.data for mover in movers}
-    titles = [
-        mover.name
-        + (f", {mover.process.name}" if len(processes) > 1 else "")
-        + (f", {mover.data.name}" if len(sets) > 1 else "")
-        for mover in movers
-    ]
-    counts = Counter(titles)
-    titles = [
-        f"{title} ({mover.source})" if counts[title] > 1 and mover.source else title
-        for title, mover in zip(titles, movers, strict=True)
-    ]
+    titles = [mover.name for mover in movers]
+    for words in ([m.process.name for m in movers], [m.data.name for m in movers]):
+        if len(set(words)) > 1:
+            titles = [f"{title}, {word}" for title, word in zip(titles, words, strict=True)]
+    if len(set(titles)) < len(titles):
+        sources = [f" ({mover.source})" * bool(mover.source) for mover in movers]
+        titles = [title + source for title, source in zip(titles, sources, strict=True)]
     before = [titles[:number].count(title) for number, title in enumerate(titles)]
     return [f"{t} {k + 1}" if k else t for t, k in zip(titles, before, strict=True)]
 

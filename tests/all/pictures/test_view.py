@@ -18,7 +18,7 @@ from kan_diffusion.pictures.sources import DigitsData
 from kan_diffusion.pictures.view import PicturePanel
 from kan_diffusion.processes import get_process
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.report.motion import Motion
+from kan_diffusion.report.clouds import Motion
 from kan_diffusion.report.views import Mover, animate
 from movers import mover
 

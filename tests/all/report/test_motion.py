@@ -9,10 +9,9 @@ import pytest
 from helpers import seeded
 from kan_diffusion.diffusion.sampling import fitting_samplers
 from kan_diffusion.processes import get_process
-from kan_diffusion.report import motion as moving
 from kan_diffusion.report.explanation import write_explanation
-from kan_diffusion.report.motion import EXACT, write_motion
-from kan_diffusion.report.views import Mover, animate, view_of
+from kan_diffusion.report.motion import write_motion
+from kan_diffusion.report.views import EXACT, MOST_FRAMES, Mover, animate, view_of
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.tasks import NOTHING_ASKED
 from made_explanation import make_explanation, make_score
@@ -33,7 +32,7 @@ def test_frames_go_from_the_noise_to_the_very_samples(process, scheduler):
 
 def test_two_processes_are_counted_by_steps():
     motion = animate([mover("mlp"), mover("mlp", "flow")], num=30, steps=5)
-    assert motion.labels == tuple(f"step {k} of 5" for k in range(6))
+    assert motion.labels == [f"step {k} of 5" for k in range(6)]
     titles = ["mlp, cosine", "mlp, flow", f"{EXACT}, cosine", f"{EXACT}, flow"]
     assert [panel.title for panel in motion.panels] == titles
 
@@ -43,7 +42,7 @@ def test_models_of_one_name_are_told_apart_and_long_processes_thinned():
     motion = animate(movers, num=4, steps=100)
     titles = ["mlp (runs/a)", "mlp (runs/b)", "mlp (runs/b) 2", EXACT]
     assert [panel.title for panel in motion.panels] == titles
-    assert len(motion.labels) == moving.MOST_FRAMES
+    assert len(motion.labels) == MOST_FRAMES
     assert (motion.labels[0], motion.labels[-1]) == ("t = 1.00 T", "t = 0.00 T")
 
 
