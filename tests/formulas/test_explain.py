@@ -14,14 +14,14 @@ from kan_diffusion.formulas.explain import (
     Explained,
     ExplainOptions,
     Stage,
-    StageJudge,
     explain_run,
     influences,
+    judge_stage,
     outcome,
     remove_stages,
 )
 from kan_diffusion.formulas.levels import LevelSearch
-from kan_diffusion.formulas.match import EdgeReport, SearchOptions
+from kan_diffusion.formulas.match import EdgeReport
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_points, load_trial
@@ -33,9 +33,10 @@ from networks import network
 
 X = sympy.Symbol("x0", real=True)
 POINTS = torch.linspace(-2, 2, 50)[:, None]
-BUDGET = SearchOptions(
-    library=get_functions(["linear", "tanh"]), steps=20, candidates=1, tolerance=0.05
-)
+BUDGET = ExplainOptions(
+    library=get_functions(["linear", "tanh"]), steps=20, candidates=1, tolerance=0.05,
+    tune_steps=20, seconds=4.0,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def run(runs):
 
 def test_a_network_is_looked_at_as_it_is(run, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    options = ExplainOptions(prune=None, num_samples=0, levels=(10, 700))
+    options = ExplainOptions(prune=None, num_samples=0)
     explanation = explain_run(run, tmp_path / "out", options, command="again")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     ((name, network),) = explanation.stages.items()
@@ -58,7 +59,9 @@ def test_a_network_is_looked_at_as_it_is(run, tmp_path):
     assert stage["loss"] - stage["floor"] > 0
     assert (stage["edges"], stage["metrics"]) == (len(network.edges), {})
     assert (written["score"], written["edges"], written["sentences"]) == (None, [], [])
-    assert [level.timestep for level in explanation.network.levels] == [10, 700]
+    assert explanation.views["network"].sigmas == pytest.approx(
+        [0.1, 0.3, 0.5, 0.7, 0.9, 0.98], abs=2e-3
+    )
     assert explanation.command == "again"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["formulas.json"]
 
@@ -67,8 +70,7 @@ def test_a_network_is_looked_at_as_it_is(run, tmp_path):
 def explained(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("explained")
     said = []
-    options = ExplainOptions(search=BUDGET, tune_steps=20, seconds=4.0)
-    return out, explain_run(run, out, options, on_progress=lambda *a: said.append(a)), said
+    return out, explain_run(run, out, BUDGET, on_progress=lambda *a: said.append(a)), said
 
 
 def test_each_stage_is_a_run(explained):
@@ -153,33 +155,34 @@ def test_an_explanation_says_whether_there_is_no_formula_or_the_search_was_not_f
     assert re.search(words, said)
 
 
-def test_networks_without_edges_to_read_and_levels_that_are_none_are_refused(runs, run, tmp_path):
+def test_networks_without_edges_to_read_are_refused(runs, tmp_path):
     with refused("'mlp': only KANs have edges to read; train family 'readable-kan'"):
         explain_run(runs("points"), tmp_path / "out")
     (kan,) = (t for t in load_study(runs("study")).trials[:2] if t.row["family"] == "kan")
     with refused("'kan': edges of gated .* not read one at a time; train family 'readable-kan'"):
         explain_run(kan.folder, tmp_path / "out")
-    for timestep in (-1, 1000):
-        options = ExplainOptions(prune=None, num_samples=0, levels=(10, timestep))
-        with refused(f"timestep {timestep} is not one of .* 999"):
-            explain_run(run, tmp_path / "out", options)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
 def judge(run, tmp_path):
-    """A judge of stages of the run."""
+    """Judges a formula as a stage of the run."""
     config, pipeline = load_run(run)
     evaluation = EvaluationConfig(num_noised=200, num_samples=50, num_real_pairs=1, num_drawn=5)
     config = config.model_copy(update={"evaluation": evaluation})
     dataset = load_dataset(config.data, 0, 0)
     shared = task_of(config.data).reference(dataset, config.process, evaluation, 0)
-    return StageJudge(config, pipeline, dataset, shared, tmp_path)
+
+    def judged(score):
+        formula = formula_denoiser([score], {}, config.process)
+        stage = type(pipeline).from_pipe(pipeline, denoiser=formula)
+        return judge_stage("formula", stage, config, dataset, shared, tmp_path)
+
+    return judged
 
 
-def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge):
-    out, process = judge.out, judge.config.process
-    good = judge.judge("formula", formula_denoiser([-X], {}, process))
+def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path):
+    out, good = tmp_path, judge(-X)
     assert good.trouble == ""
     assert good.metrics["energy"] > 0
     assert len(load_points(load_trial(out / "formula").samples)) == 50
@@ -188,7 +191,7 @@ def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge):
     (out / "with-formulas").mkdir()
     remove_stages(out)
     assert sorted(path.name for path in out.iterdir()) == ["simplified", "with-formulas"]
-    bad = judge.judge("formula", formula_denoiser([X**5], {}, process))
+    bad = judge(X**5)
     assert "became infinite or NaN" in bad.trouble
     assert bad.metrics == {}
     # Numbers that do not need samples are there, in as much detail.
@@ -196,7 +199,7 @@ def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge):
     assert read_runs([out / "formula"]).rows["excess"].tolist() == [bad.excess]
     assert bad.excess > good.excess > 0
     # Of one that can be sampled, but whose flow from data to noise leaves every bound:
-    stage = judge.judge("formula", formula_denoiser([-X - X**3 / 5], {}, process))
+    stage = judge(-X - X**3 / 5)
     assert stage.trouble == ""
     assert stage.metrics["energy"] > 0
     assert "nll" not in stage.metrics

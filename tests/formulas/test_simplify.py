@@ -102,7 +102,7 @@ def _with_weak_edges():
 def test_pruning_takes_away_what_is_below_the_threshold_in_rounds_until_nothing_is():
     denoiser, context = _with_weak_edges()
     before = copy.deepcopy(denoiser)
-    shares = context.importance(denoiser).attribution.edges
+    shares = context.importance(denoiser).shares
     below = [e for e in denoiser.edges if float(shares[e.layer][e.output, e.input]) < 0.05]
     assert {edge.place for edge in below} == {(0, 1, 0), (0, 2, 2), (1, 2, 1)}
     pruned = prune(denoiser, context, 0.05)
@@ -128,7 +128,7 @@ def test_pruning_does_not_cut_off_an_output():
     # Weak edges into a unit, and a strong one from there to an output.
     places = [(0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1)]
     weak, context = _curves(dict.fromkeys(places, lambda x: x), [2])
-    shares = context.importance(weak).attribution.edges
+    shares = context.importance(weak).shares
     threshold = float(shares[0][0].max()) * 1.01
     assert threshold < float(shares[1].diagonal().min())
     with refused("on the way to some output"):
@@ -282,7 +282,7 @@ def test_importance_is_measured_on_what_passes_through():
     curve = denoiser.kan_layers[1].edge_curve(2, 0, torch.from_numpy(x))
     torch.testing.assert_close(torch.from_numpy(y), curve)
     # Outputs are sums of their edges, and no sum is spread wider than its terms together.
-    assert bool((importance.attribution.edges[-1].sum(1) >= 1 - 1e-9).all())
+    assert bool((importance.shares[-1].sum(1) >= 1 - 1e-9).all())
 
 
 def test_fine_tuning_lowers_the_loss_and_draws_other_points_each_time():

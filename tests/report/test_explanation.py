@@ -1,13 +1,12 @@
 import json
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from html_page import Page
 from kan_diffusion.denoisers.formula import FormulaDenoiser
-from kan_diffusion.formulas.explain import Stage
+from kan_diffusion.formulas.views import EdgeCurve
 from kan_diffusion.processes import get_process
 from kan_diffusion.report.explanation import page_data, score_figure, write_explanation
 from made_explanation import make_explanation, make_score, make_view
@@ -40,13 +39,12 @@ def data_of(text):
 def test_every_edge_is_in_the_page_with_its_values(dim, tmp_path):
     made = make_explanation(dim, formula=None)
     text = write_explanation(made, tmp_path).read_text(encoding="utf-8")
-    views = (made.network, made.simplified, made.readable)
     assert re.findall(r'data-view="\d">(.*?)<', text) == ["network", "simplified", "with formulas"]
-    for view, drawn in zip(views, data_of(text)["views"], strict=True):
+    for view, drawn in zip(made.views.values(), data_of(text)["views"], strict=True):
         assert drawn["levels"] == ["σ = 0.10", "σ = 0.50", "σ = 0.98"]
         for edge, found in zip(view.edges, drawn["edges"], strict=True):
-            ends = view.units[edge.layer][edge.input], view.units[edge.layer + 1][edge.output]
-            assert (found["from"], found["to"], found["text"]) == (*ends, edge.text)
+            said = (*view.ends(edge.edge), edge.text)
+            assert (found["from"], found["to"], found["text"]) == said
             assert found["importance"] == pytest.approx(edge.importance, rel=1e-3)
             assert found["byLevel"] == pytest.approx(list(edge.importance_by_level), rel=1e-3)
             for curve, sent in zip(edge.curves, found["curves"], strict=True):
@@ -94,10 +92,13 @@ def test_formulas_are_mathml_of_symbols_alone_with_their_latex_beside(tmp_path):
     process = get_process("cosine").model_dump(mode="json")
     score = [["Add", ["Mul", -1.5, "x0"], ["Mul", "alpha", "x1"]], ["Mul", -1.0, "x1"]]
     formula = FormulaDenoiser(2, score, process, num_constants=0)
-    stage = Stage("formula", None, 0, 0.65, 0.6, 0.05, denoiser=formula)
     hostile = ("<img src=x onerror=alert(1)>", "b")
     made = make_explanation(
-        2, columns=hostile, formula=("- 1.5 x_{0}", "x"), noise=("y", "z"), standings=(stage,)
+        2,
+        columns=hostile,
+        formula=("- 1.5 x_{0}", "x"),
+        noise=("y", "z"),
+        stages={"formula": formula},
     )
     text = write_explanation(made, tmp_path).read_text()
     equations = re.findall(r"<math display=\"block\">(.*?)</math>", text, re.DOTALL)
@@ -111,7 +112,7 @@ def test_formulas_are_mathml_of_symbols_alone_with_their_latex_beside(tmp_path):
 
 def test_only_what_there_is_is_shown(tmp_path):
     made = make_explanation(
-        simplified=None, readable=None, edges=(), standings=(), sentences=(), formula=None,
+        views={"network": make_view()}, edges=(), standings=(), sentences=(), formula=None,
         score=make_score(2, exact=False),
     )  # fmt: skip
     page = Page(write_explanation(made, tmp_path).read_text(encoding="utf-8"))
@@ -122,14 +123,14 @@ def test_only_what_there_is_is_shown(tmp_path):
 
 def test_values_that_are_not_finite_and_curves_that_are_points_do_not_break_the_page(tmp_path):
     view = make_view()
-    edge = replace(view.edges[0], importance=float("nan"), importance_by_level=np.full(3, np.inf))
-    point = replace(view.edges[1].curves[0], x=np.ones(1), y=np.zeros(1), density=np.ones(1))
-    edges = (edge, replace(view.edges[1], curves=(point,) * 3), *view.edges[2:])
-    odd = replace(view, edges=edges)
+    edge = view.edges[0]._replace(importance=float("nan"), importance_by_level=np.full(3, np.inf))
+    point = EdgeCurve(np.ones(1), np.zeros(1), np.ones(1))
+    edges = (edge, view.edges[1]._replace(curves=(point,) * 3), *view.edges[2:])
+    odd = view._replace(edges=edges)
     data = page_data({"network": odd}, ())
     json.dumps(data, allow_nan=False)
     assert data["views"][0]["edges"][0]["importance"] is None
-    write_explanation(make_explanation(network=odd), tmp_path)
+    write_explanation(make_explanation(views={"network": odd}), tmp_path)
 
 
 def test_arrows_point_as_the_score_does():

@@ -26,7 +26,7 @@ def test_every_edge_of_a_small_network_has_a_box_of_its_own_in_its_colour(widths
     view = make_view(widths)
     svg = network_svg(view, 1)
     assert len(parts(svg, "box", "rect")) == len(view.edges) <= MOST_BOXES
-    kinds = ["formula" if edge.kind == "tanh" else edge.kind for edge in view.edges]
+    kinds = ["formula" if each.edge.kind == "tanh" else each.edge.kind for each in view.edges]
     drawn = {int(g.get("data-edge")): g.get("class").split()[1] for g in parts(svg, "edge")}
     assert [drawn[index] for index in range(len(kinds))] == kinds
     assert all(f"--own: {KINDS[kind][1]}" in svg for kind in kinds)
@@ -64,7 +64,7 @@ def test_names_of_columns_are_said_and_escaped_and_a_network_without_edges_is_dr
     assert titles.count("out0: <age> & co") == 1
     assert "x1" in titles
     bare = make_view((1, 1, 1))
-    ElementTree.fromstring(network_svg(bare.__class__(**{**vars(bare), "edges": ()})))
+    ElementTree.fromstring(network_svg(bare._replace(edges=())))
 
 
 @pytest.mark.parametrize("widths", [(2, 6, 2), (3, 32, 2), (30, 8, 4)])
@@ -77,7 +77,7 @@ def test_units_and_boxes_lie_within_the_diagram(widths):
         assert 0 < across[0] <= across[-1] < layout.width
         assert {y for _, y in layer} == {layer[0][1]}
         assert number == 0 or layer[0][1] < layout.units[number - 1][0][1]  # inputs below
-    for box, edge in zip(layout.boxes, view.edges, strict=False):
+    for box, (edge, *_) in zip(layout.boxes, view.edges, strict=False):
         low, high = layout.units[edge.layer][0][1], layout.units[edge.layer + 1][0][1]
         assert high < box.y - box.side / 2 < box.y + box.side / 2 < low
         assert 0 <= box.x - box.side / 2 < box.x + box.side / 2 <= layout.width

@@ -49,4 +49,4 @@ def drive(study, folder, log):
 
 
 def explain(run, out):
-    explain_run(run, out, ExplainOptions(formulas=False, tune_steps=5, num_samples=20))
+    explain_run(run, out, ExplainOptions(max_edges=0, tune_steps=5, num_samples=20))

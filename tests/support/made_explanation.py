@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from kan_diffusion.denoisers.edges import Edge
 from kan_diffusion.formulas.explain import Explanation, Stage
 from kan_diffusion.formulas.match import EdgeReport
-from kan_diffusion.formulas.views import EdgeCurve, EdgeView, LevelView, NetworkView, ScoreView
+from kan_diffusion.formulas.views import EXACT, EdgeCurve, EdgeView, NetworkView, ScoreView
 
-LEVELS = (LevelView(50, 0.995, 0.1), LevelView(500, 0.866, 0.5), LevelView(990, 0.199, 0.98))
+SIGMAS = (0.1, 0.5, 0.98)
 _KINDS = (("curve", ""), ("linear", "−0.5 x"), ("tanh", "2 tanh(1.1 x + 0.2)"))
 
 
@@ -24,37 +25,25 @@ def make_view(widths=(2, 2, 2), time_inputs=0, points=9):
                 number = len(edges)
                 kind, text = _KINDS[number % 3]
                 curves = []
-                for level in LEVELS:
+                for alpha in (0.995, 0.866, 0.199):
                     x = np.linspace(-2, 2, points) * (source + 1)
-                    y = np.sin(x + number) * level.alpha
-                    curves.append(EdgeCurve(x, y, np.exp(-(x**2))))
-                byte = np.array([(number + 1 + k) / 100 for k in range(len(LEVELS))])
-                edges.append(
-                    EdgeView(
-                        layer, source, output, kind, text, float(byte.mean()), 0.1 * number, byte,
-                        tuple(curves),
-                    )
-                )  # fmt: skip
-    return NetworkView(
-        units=tuple(tuple(layer) for layer in names),
-        num_point_inputs=widths[0] - time_inputs,
-        levels=LEVELS,
-        edges=tuple(edges),
-    )
+                    curves.append(EdgeCurve(x, np.sin(x + number) * alpha, np.exp(-(x**2))))
+                shares = np.array([(number + 1 + k) / 100 for k in range(len(SIGMAS))])
+                edge = Edge(layer, source, output, kind)
+                edges.append(EdgeView(edge, text, float(shares.mean()), shares, curves))
+    return NetworkView(names, widths[0] - time_inputs, SIGMAS, edges)
 
 
 def make_score(dim=2, exact=True, names=("network",)):
     """The score of a standard normal distribution, -x, and learned scores -1.5 x, -2 x, ..."""
     axis = np.linspace(-2, 2, 5)
     points = np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), -1).reshape(-1, dim)
-    count = len(LEVELS)
-    return ScoreView(
-        levels=LEVELS,
-        points=(points,) * count,
-        scores={name: (-(1.5 + 0.5 * i) * points,) * count for i, name in enumerate(names)},
-        exact=(-points,) * count if exact else None,
-        density=(np.exp(-(points**2).sum(1) / 2),) * count if exact else None,
-    )
+    count = len(SIGMAS)
+    fields = {name: (-(1.5 + 0.5 * i) * points,) * count for i, name in enumerate(names)}
+    if exact:
+        fields[EXACT] = (-points,) * count
+    density = (np.exp(-(points**2).sum(1) / 2),) * count if exact else None
+    return ScoreView((points,) * count, fields, density)
 
 
 def make_explanation(dim=2, **changes):
@@ -62,8 +51,7 @@ def make_explanation(dim=2, **changes):
     readable = make_view((dim, 2, dim))
     reports = tuple(
         EdgeReport(
-            source=readable.units[edge.layer][edge.input],
-            target=readable.units[edge.layer + 1][edge.output],
+            *readable.ends(edge),
             kind=edge.kind,
             has_slope=False,
             r2=0.9 + number / 1000,
@@ -71,17 +59,20 @@ def make_explanation(dim=2, **changes):
             reason="the loss rises" if edge.kind == "curve" else "",
             complexity=number % 4,
         )
-        for number, edge in enumerate(readable.edges)
+        for number, (edge, *_) in enumerate(readable.edges)
     )
     metrics, real = {"energy": 0.0123, "c2st": 0.543}, {"energy": 0.0045, "c2st": 0.5}
     fields = {
         "title": "A network that is explained",
         "columns": tuple(f"column {i}" for i in range(dim)),
         "command": "kan-diffusion explain somewhere",
-        "network": make_view((dim, 3, dim)),
+        "stages": {},
+        "views": {
+            "network": make_view((dim, 3, dim)),
+            "simplified": make_view((dim, 2, dim)),
+            "with formulas": readable,
+        },
         "score": make_score(dim),
-        "simplified": make_view((dim, 2, dim)),
-        "readable": readable,
         "edges": reports,
         "standings": (
             Stage("network", 12, 1300, 0.61, 0.6, 0.01, metrics, real),

@@ -446,7 +446,6 @@ def explain(
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
     from kan_diffusion.files import inside, require_writable
     from kan_diffusion.formulas.explain import ExplainOptions, explain_run
-    from kan_diffusion.formulas.match import SearchOptions
     from kan_diffusion.report.explanation import write_explanation
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
@@ -455,7 +454,8 @@ def explain(
     functions = dict(LIBRARY) if names is None else get_functions(names, importing=True)
     options = ExplainOptions(
         prune=ExplainOptions.prune if simplify else None,
-        search=SearchOptions(library=functions, tolerance=tolerance),
+        library=functions,
+        tolerance=tolerance,
         seconds=seconds,
         num_samples=num,
     )

@@ -10,9 +10,10 @@ a noised one, and averaging helps less (in 32 dimensions half of the variance is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ from kan_diffusion.evaluation.denoising import (
 )
 from kan_diffusion.evaluation.effort import EffortName
 from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
-from kan_diffusion.kan.importance import Attribution, attribution, edge_sizes
+from kan_diffusion.kan.importance import attribution
+from kan_diffusion.kan.linear import EdgeLayer
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.training.batches import Batch
@@ -58,25 +60,34 @@ def tell_nobody(*_: object) -> None:
     """Does nothing: the default callback of progress."""
 
 
-@dataclass(frozen=True)
-class Importance:
-    """Importance of the edges of a network, measured on noised points.
+class Importance(NamedTuple):
+    """Importance of the edges of a network, measured on samples that pass through it.
 
     Attributes:
-        sizes: Sizes of the edges of each layer, with shape (out, in).
-        attribution: Share of the outputs that goes back to edges, inputs and units.
+        shares: Share of the outputs that goes back to the edges of each layer, (out, in) each.
         inputs: Inputs of each layer, (n, in) each.
         outputs: Values of its edges, (n, out, in) each, without the scales of the units.
     """
 
-    sizes: tuple[Tensor, ...]
-    attribution: Attribution
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    shares: tuple[Tensor, ...]
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, walk: Iterable[tuple[EdgeLayer, Tensor, Tensor, Tensor]]) -> Importance:
+        """Measures it on a way through a network, see :meth:`.ReadableDenoiser.walk`."""
+        inputs, outputs, scaled, units = [], [], [], []
+        for layer, state, factor, unit in walk:
+            inputs.append(state)
+            outputs.append(layer.edge_outputs(state))
+            scaled.append(outputs[-1] * factor.unsqueeze(-1))
+            units.append(unit)
+        return cls(attribution(scaled, units).edges, inputs, outputs)
 
     def share(self, edge: Edge) -> float:
         """Gives the attribution of an edge."""
-        return float(self.attribution.edges[edge.layer][edge.output, edge.input])
+        return float(self.shares[edge.layer][edge.output, edge.input])
 
     def samples(self, edge: Edge) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Gives the inputs and the values of an edge, (n,) each, in random order."""
@@ -207,17 +218,8 @@ class Context:
         points, steps = self.draw.noised[::every], self.draw.timesteps[::every]
         if at is not None:
             points, steps = at[0], torch.full((len(at[0]),), at[1])
-        points = points.to(denoiser.dtype)
-        inputs, outputs, scaled, units = [], [], [], []
         with torch.no_grad():
-            for layer, input, factor, unit in denoiser.walk(points, steps):
-                given = layer.edge_outputs(input)
-                inputs.append(input)
-                outputs.append(given)
-                scaled.append(given * factor.unsqueeze(-1))
-                units.append(unit)
-            sizes = tuple(edge_sizes(given) for given in outputs)
-        return Importance(sizes, attribution(scaled, units), tuple(inputs), tuple(outputs))
+            return Importance.of(denoiser.walk(points.to(denoiser.dtype), steps))
 
 
 def make_context(

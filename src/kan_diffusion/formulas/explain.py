@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.data.datasets import Dataset
@@ -45,7 +45,7 @@ from kan_diffusion.formulas.views import (
     view_network,
     view_score,
 )
-from kan_diffusion.formulas.writing import formula_program, noise_latex, score_latex
+from kan_diffusion.formulas.writing import formula_program, latex, score_and_noise
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     RESULT,
@@ -61,17 +61,9 @@ from kan_diffusion.study.tasks import Reference, require_judge, task_of
 from kan_diffusion.study.trial import first_row
 
 __all__ = [
-    "ExplainOptions",
-    "Explained",
-    "Explanation",
-    "Stage",
-    "StageJudge",
-    "explain_denoiser",
-    "explain_run",
-    "influences",
-    "outcome",
-    "remove_stages",
-]
+    "ExplainOptions", "Explained", "Explanation", "Stage", "explain_denoiser", "explain_run",
+    "influences", "judge_stage", "outcome", "remove_stages",
+]  # fmt: skip
 
 PhaseProgress = Callable[[str, str, float], None]
 """Called with the phase, what was just done, in words, and the share of the phase done."""
@@ -86,35 +78,29 @@ _NO_EFFECT = 0.005
 
 
 @dataclass(frozen=True)
-class ExplainOptions:
-    """Settings of an explanation.
+class ExplainOptions(SearchOptions):
+    """Settings of an explanation; ``tolerance`` holds for straightening, too.
 
     Attributes:
         prune: Attribution below which edges are removed; None leaves the network as it is, and no
             formulas are looked for.
-        formulas: Whether to look for formulas.
-        search: Settings of the search for formulas; ``tolerance`` also holds for straightening.
         max_edges: Largest number of edges of a network that formulas are looked for in.
         seconds: Time budget of the whole search, from the first line to the last noise level; half
             of it for edges.
         tune_steps: Steps of training after each stage.
-        levels: Timesteps to look at; a few over all noise levels when None.
         num_samples: Number of points to generate from each stage and judge; 0 for none.
     """
 
     prune: float | None = 0.05
-    formulas: bool = True
-    search: SearchOptions = field(default_factory=SearchOptions)
     max_edges: int = 64
     seconds: float = 600.0
     tune_steps: int = 1000
-    levels: tuple[int, ...] | None = None
     num_samples: int = 5000
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A denoiser of an explanation, judged as a study would judge it.
+    """The scores of a denoiser of an explanation, judged as a study would judge it.
 
     Attributes:
         name: ``"network"``, ``"simplified"``, ``"with formulas"`` or ``"formula"``.
@@ -126,7 +112,6 @@ class Stage:
         metrics: Sample metrics by name; empty where it was not sampled.
         real: The same metrics between two samples of real points.
         trouble: Reason why it could not be sampled; empty where there is none.
-        denoiser: The denoiser.
     """
 
     name: str
@@ -138,7 +123,6 @@ class Stage:
     metrics: Mapping[str, float] = field(default_factory=dict)
     real: Mapping[str, float] = field(default_factory=dict)
     trouble: str = ""
-    denoiser: Denoiser | None = None
 
     @property
     def quality(self) -> str:
@@ -148,20 +132,19 @@ class Stage:
         return f"excess {self.excess:.2g}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Explanation:
-    """Everything found out about a trained denoiser, ready to be shown and saved.
+    """Everything found out about a trained denoiser, ready to be shown.
 
     Attributes:
         title: Names of the model and the data.
         columns: What the coordinates are.
         command: Command that makes this explanation again.
-        network: The network as it was trained.
-        score: Scores of all stages beside the exact one.
-        simplified: The network after pruning and straightening; None where not asked for.
-        readable: The network with formulas in place of curves; None where they were not looked for.
+        stages: Denoisers by name: ``"network"``, and those of ``STAGES`` that there are.
+        standings: Their scores.
+        views: The networks among them.
+        score: Their scores as functions of the points, beside the exact one.
         edges: Outcome of the search for each edge of the simplified network.
-        standings: The stages with their scores.
         sentences: Findings in words, the most important first.
         formula: Coordinates of the score in LaTeX at all noise levels; None where there is no such
             formula.
@@ -169,26 +152,19 @@ class Explanation:
     """
 
     title: str
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     command: str
-    network: NetworkView
+    stages: Mapping[str, Denoiser]
+    standings: Sequence[Stage]
+    views: Mapping[str, NetworkView]
     score: ScoreView
-    simplified: NetworkView | None = None
-    readable: NetworkView | None = None
-    edges: tuple[EdgeReport, ...] = ()
-    standings: tuple[Stage, ...] = ()
-    sentences: tuple[str, ...] = ()
-    formula: tuple[str, ...] | None = None
-    noise: tuple[str, ...] | None = None
-
-    @property
-    def stages(self) -> dict[str, Denoiser]:
-        """The denoisers of the stages by name."""
-        return {each.name: each.denoiser for each in self.standings if each.denoiser is not None}
+    edges: Sequence[EdgeReport]
+    sentences: Sequence[str]
+    formula: Sequence[str] | None = None
+    noise: Sequence[str] | None = None
 
 
-@dataclass(frozen=True)
-class Explained:
+class Explained(NamedTuple):
     """What came of a trained denoiser.
 
     Attributes:
@@ -198,14 +174,14 @@ class Explained:
     """
 
     stages: Mapping[str, Denoiser]
-    edges: tuple[EdgeReport, ...] = ()
+    edges: Sequence[EdgeReport] = ()
     levels: LevelSearch | None = None
 
 
 def explain_denoiser(
     denoiser: Denoiser,
     context: Context,
-    options: ExplainOptions | None = None,
+    options: ExplainOptions,
     on_progress: PhaseProgress = tell_nobody,
 ) -> Explained:
     """Simplifies a trained denoiser and looks for formulas.
@@ -213,15 +189,14 @@ def explain_denoiser(
     Args:
         denoiser: The trained denoiser, which is left as it is.
         context: Its data and process.
-        options: Settings; the defaults when None.
+        options: Settings.
         on_progress: Called at every step of the phases "pruning", "lines", "edges", "formulas"
             and "levels".
 
     Raises:
         KanDiffusionError: It cannot be taken apart, or pruning would cut off an output.
     """
-    options = options or ExplainOptions()
-    search, tolerance = options.search, options.search.tolerance
+    tolerance = options.tolerance
 
     def phase(name: str) -> Progress:
         return partial(on_progress, name)
@@ -231,7 +206,7 @@ def explain_denoiser(
         return Explained(stages)
     current = prune(network, context, options.prune, _ROUNDS, phase("pruning"))
     context.tune(current, options.tune_steps, 1e-2)
-    if not options.formulas or len(current.edges) > options.max_edges:
+    if len(current.edges) > options.max_edges:
         return Explained(stages | {"simplified": current})
     end = time.monotonic() + options.seconds
     until = end - options.seconds / 2
@@ -240,105 +215,85 @@ def explain_denoiser(
     current = drop_idle(current, context, tolerance / 10, until, phase("edges"))
     # Remove what is left without any effect, such as units that no edge enters any more.
     stages["simplified"] = current = prune(current, context, _NO_EFFECT)
-    current, edges = find_formulas(current, context, search, until, phase("formulas"))
+    current, edges = find_formulas(current, context, options, until, phase("formulas"))
     if 0 < sum(edge.kind == CURVE for edge in edges) < len(edges) / 2:
         # With formulas in place, the remaining curves may be straight or easier to match.
         context.tune(current, options.tune_steps, 5e-3)
         current = straighten(current, context, tolerance, until, phase("lines"))
-        current, edges = find_formulas(current, context, search, until, phase("formulas"), edges)
+        current, edges = find_formulas(current, context, options, until, phase("formulas"), edges)
     stages["with formulas"] = current
     context.tune(current, 2 * options.tune_steps, 5e-3)
-    levels = None
-    if not context.process.is_flow:
-        left = end - time.monotonic()
-        levels = formula_over_levels(
-            current, context, tolerance=tolerance, seconds=left, on_progress=phase("levels")
-        )
-        if levels.formula is not None:
-            stages["formula"] = levels.formula
+    if context.process.is_flow:
+        return Explained(stages, edges)
+    left = end - time.monotonic()
+    levels = formula_over_levels(
+        current, context, tolerance=tolerance, seconds=left, on_progress=phase("levels")
+    )
+    if levels.formula is not None:
+        stages["formula"] = levels.formula
     return Explained(stages, edges, levels)
 
 
-@dataclass(frozen=True)
-class StageJudge:
-    """Judges the stages of an explanation and saves them as runs.
+def judge_stage(
+    name: str,
+    pipeline: PointDiffusionPipeline,
+    config: TrialConfig,
+    dataset: Dataset,
+    shared: Reference,
+    out: Path,
+) -> Stage:
+    """Judges a denoiser of an explanation, by its loss alone where it cannot be sampled.
 
-    Attributes:
-        config: Trial of the run that is explained, with settings for the judging.
-        pipeline: Pipeline of that run.
+    Any but the network itself is saved as a run to be sampled, evaluated and reported. Its training
+    curve has no steps, since it was made from another run.
+
+    Args:
+        name: Name of the stage.
+        pipeline: The denoiser with the sampler of the run that is explained.
+        config: Trial of that run, with settings for the judging.
         dataset: Its data.
         shared: Draws that all stages are measured with.
         out: Folder of the explanation.
+
+    Raises:
+        RunFolderError: It cannot be saved.
     """
-
-    config: TrialConfig
-    pipeline: PointDiffusionPipeline
-    dataset: Dataset
-    shared: Reference
-    out: Path
-
-    def judge(self, name: str, denoiser: Denoiser) -> Stage:
-        """Judges a denoiser, by its loss alone where it cannot be sampled.
-
-        Any but the network itself is saved as a run to be sampled, evaluated and reported.
-
-        Raises:
-            RunFolderError: It cannot be saved.
-        """
-        pipeline = type(self.pipeline).from_pipe(self.pipeline, denoiser=denoiser)
-        config, task, trouble = self.config, task_of(self.config.data), ""
-        try:
-            row, levels, samples = task.judge(config, self.dataset, pipeline, self.shared)
-        except KanDiffusionError as error:
-            # Far from the data, where a sampler may get, functions such as exp have no bounds.
-            trouble = str(error)
-            evaluation = config.evaluation.model_copy(update={"num_samples": 0})
-            plain = config.model_copy(update={"evaluation": evaluation})
-            row, levels, samples = task.judge(plain, self.dataset, pipeline, self.shared)
-        if name != "network":
-            self._save(name, pipeline, row, levels, samples)
-        numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
-        keys = metrics_named(self.config.evaluation.metrics)
-        return Stage(
-            name,
-            edges=len(denoiser.edges) if isinstance(denoiser, ReadableDenoiser) else None,
-            constants=denoiser.num_trainable,
-            loss=numbers.get("heldout_loss", math.inf),
-            floor=numbers.get("floor"),
-            excess=numbers.get("excess"),
-            metrics={key: numbers[key] for key in keys if key in numbers},
-            real={key: numbers[f"{key}_real"] for key in keys if f"{key}_real" in numbers},
-            trouble=trouble,
-            denoiser=denoiser,
-        )
-
-    def _save(
-        self,
-        name: str,
-        pipeline: PointDiffusionPipeline,
-        row: Row,
-        levels: list[dict[str, float | None]],
-        samples: Tensor | None,
-    ) -> None:
-        """Saves a stage; its training curve has no steps, since it was made from another run."""
-        config, denoiser = self.config, pipeline.denoiser
+    task, denoiser, trouble = task_of(config.data), pipeline.denoiser, ""
+    try:
+        row, levels, samples = task.judge(config, dataset, pipeline, shared)
+    except KanDiffusionError as error:
+        # Far from the data, where a sampler may get, functions such as exp have no bounds.
+        trouble = str(error)
+        evaluation = config.evaluation.model_copy(update={"num_samples": 0})
+        plain = config.model_copy(update={"evaluation": evaluation})
+        row, levels, samples = task.judge(plain, dataset, pipeline, shared)
+    if name != "network":
         model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
         trial = config.model_copy(update={"model": model})
-        about: Row = {
-            "match": None,
-            "budget": None,
-            "family": "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan",
-            "kind": "other",
-            "stage": name,
-        }
-        trained = Trained(row={**first_row(trial, denoiser), **about})
+        family = "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan"
+        about: Row = {"match": None, "budget": None, "family": family, "kind": "other"}
+        trained = Trained(row={**first_row(trial, denoiser), **about, "stage": name})
         judged = Judged(row=row, levels=levels, versions=trial.judgement.versions)
         curve = pd.DataFrame(columns=["step", "loss", "learning_rate", "heldout_loss"], dtype=float)
-        result = TrialResult(trial, _folder(self.out, name), trained, judged)
-        keep_trial(result, pipeline, curve, samples)
+        keep_trial(
+            TrialResult(trial, _folder(out, name), trained, judged), pipeline, curve, samples
+        )
+    numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
+    keys = metrics_named(config.evaluation.metrics)
+    return Stage(
+        name,
+        edges=len(denoiser.edges) if isinstance(denoiser, ReadableDenoiser) else None,
+        constants=denoiser.num_trainable,
+        loss=numbers.get("heldout_loss", math.inf),
+        floor=numbers.get("floor"),
+        excess=numbers.get("excess"),
+        metrics={key: numbers[key] for key in keys if key in numbers},
+        real={key: numbers[f"{key}_real"] for key in keys if f"{key}_real" in numbers},
+        trouble=trouble,
+    )
 
 
-def stages_in(out: Path) -> list[Path]:
+def _stages_in(out: Path) -> list[Path]:
     """Finds the folders of the stages that an earlier explanation left.
 
     Raises:
@@ -354,7 +309,7 @@ def stages_in(out: Path) -> list[Path]:
 
 def remove_stages(out: Path) -> None:
     """Removes files of an earlier explanation that the next one may lack, and nothing else."""
-    for folder in stages_in(out):
+    for folder in _stages_in(out):
         remove_file(folder / RESULT)  # first: a half removed run must not count as finished
         shutil.rmtree(folder)
     for name in ("formula.tex", "formula.py"):
@@ -390,31 +345,27 @@ def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainO
             f"constants, where the network has {network.quality} with {network.constants} "
             f"parameters.{' It is the score of a normal distribution.' * normal}"
         )
+    if "simplified" not in stages:
+        return ""
     if "with formulas" not in stages:
-        left = stages["simplified"].edges if options.formulas and "simplified" in stages else None
         return (
-            ""
-            if left is None
-            else (
-                f"No formula was looked for: {left} edges are left, more than {options.max_edges}. "
-                "Train with a larger sparsify or fewer params."
-            )
+            f"No formula was looked for: {stages['simplified'].edges} edges are left, more than "
+            f"{options.max_edges}. Train with a larger sparsify or fewer params."
         )
     curves = [edge for edge in explained.edges if edge.kind == CURVE]
     judged = [edge.r2 for edge in curves if edge.r2 is not None]
-    longer = f"within {options.seconds:g} s; give it more seconds"
+    unfinished, none = "The search was not finished", "There is no short formula"
+    longer, complete = f"within {options.seconds:g} s; give it more seconds", "a complete search"
     if len(judged) < len(curves):
         return (
-            f"The search was not finished: {len(curves) - len(judged)} of "
-            f"{len(explained.edges)} edges were not tried {longer}, or train with sparsify, "
-            "which leaves fewer edges."
+            f"{unfinished}: {len(curves) - len(judged)} of {len(explained.edges)} edges were not "
+            f"tried {longer}, or train with sparsify, which leaves fewer edges."
         )
     if curves:
         return (
-            f"There is no short formula, as a complete search says: {len(curves)} of "
-            f"{len(explained.edges)} edges stay curves, because no function matches them or the "
-            f"loss would rise (held-out R² of the best matches: {min(judged):.3f} to "
-            f"{max(judged):.3f})."
+            f"{none}, as {complete} says: {len(curves)} of {len(explained.edges)} edges stay "
+            "curves, because no function matches them or the loss would rise (held-out R² of the "
+            f"best matches: {min(judged):.3f} to {max(judged):.3f})."
         )
     if explained.levels is None:
         return (
@@ -423,12 +374,12 @@ def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainO
         )
     if not explained.levels.is_complete:
         return (
-            "The search was not finished: every edge is a formula, but none for all noise levels "
-            f"that keeps the loss was found {longer}."
+            f"{unfinished}: every edge is a formula, but none for all noise levels that keeps the "
+            f"loss was found {longer}."
         )
     return (
-        "There is no short formula, as a complete search says: every edge is a formula at each "
-        "noise level, but no coefficients as functions of the noise level keep the loss."
+        f"{none}, as {complete} says: every edge is a formula at each noise level, but no "
+        "coefficients as functions of the noise level keep the loss."
     )
 
 
@@ -445,7 +396,7 @@ def _is_normal(formula: Denoiser) -> bool:
 def _sentences(
     explained: Explained,
     standings: Mapping[str, Stage],
-    maps: tuple[CoordinateMap, ...],
+    maps: Sequence[CoordinateMap],
     options: ExplainOptions,
     chose_on_heldout: bool,
 ) -> Iterator[str]:
@@ -507,19 +458,12 @@ def explain_run(
     if (reason := no_edges(pipeline.denoiser)) is not None:
         raise KanDiffusionError(f"'{run}' is of family '{config.model.family}': {reason}")
     process = config.process
-    timesteps = list(options.levels or default_levels(process))
-    last = process.num_timesteps - 1
-    for timestep in timesteps:
-        if not 0 <= timestep <= last:
-            raise KanDiffusionError(
-                f"timestep {timestep} is not one of the process, which has 0 to {last}; give others"
-            )
     config.data.require_recorded()
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     require_judge(dataset)
-    effort = config.evaluation.effort
+    effort, maps = config.evaluation.effort, dataset.maps
     context = make_context(dataset, process, config.study_seed, effort=effort)
-    stages_in(out)  # a damaged one is reported before the search, not after it
+    _stages_in(out)  # a damaged one is reported before the search, not after it
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     remove_stages(out)
     sampled = {"num_samples": options.num_samples, "moments": ()}
@@ -529,58 +473,48 @@ def explain_run(
     split = config.seed if dataset.oracle == "none" else 0
     task, limited = task_of(config.data), evaluation.limited(config.data.quick)
     shared = task.reference(dataset, process, limited, config.study_seed, split)
-    judge = StageJudge(judged, pipeline, dataset, shared, out)
     standings: dict[str, Stage] = {}
     for name, denoiser in explained.stages.items():
         on_progress("judging", name, len(standings) / len(explained.stages))
-        standings[name] = judge.judge(name, denoiser)
+        stage = type(pipeline).from_pipe(pipeline, denoiser=denoiser)
+        standings[name] = judge_stage(name, stage, judged, dataset, shared, out)
     on_progress("looking", "at every noise level", 0.0)
-    maps, formula = dataset.maps, explained.stages.get("formula")
-    columns = tuple(each.name for each in maps)
-    views = {
-        name: view_network(denoiser, context, timesteps)
-        for name, denoiser in explained.stages.items()
-        if isinstance(denoiser, ReadableDenoiser)
-    }
-    explanation = Explanation(
-        title=f"{config.model.name} on {config.data.name}",
-        columns=columns,
-        command=command,
-        network=views["network"],
-        score=view_score(dict(explained.stages), context, timesteps),
-        simplified=views.get("simplified"),
-        readable=views.get("with formulas"),
-        edges=explained.edges,
-        standings=tuple(standings.values()),
-        sentences=tuple(_sentences(explained, standings, maps, options, dataset.density is None)),
-    )
+    timesteps, formula = default_levels(process), explained.stages.get("formula")
+    title, columns = f"{config.model.name} on {config.data.name}", tuple(each.name for each in maps)
+    score = noise = expressions = None
     if isinstance(formula, FormulaDenoiser):
-        explanation.formula = score_latex(formula, columns)
-        explanation.noise = noise_latex(formula, columns)
-        title = explanation.title
-        text = (rf"\[ s_{{{k}}} = {part} \]" for k, part in enumerate(explanation.formula))
+        expressions = [str(part) for part in formula.expressions()]
+        score, noise = (latex(parts, columns) for parts in score_and_noise(formula))
+        text = (rf"\[ s_{{{k}}} = {part} \]" for k, part in enumerate(score))
         write_text(out / "formula.tex", "\n".join([f"% {title}", *text, ""]))
         write_text(out / "formula.py", formula_program(formula, title, maps))
-    _write(explanation, out)
-    return explanation
-
-
-_SCORES = ("name", "edges", "constants", "loss", "floor", "excess", "metrics", "real", "trouble")
-
-
-def _write(explanation: Explanation, out: Path) -> None:
-    """Writes what was found as JSON."""
-    formula = explanation.stages.get("formula")
+    sentences = _sentences(explained, standings, maps, options, dataset.density is None)
+    explanation = Explanation(
+        title=title,
+        columns=columns,
+        command=command,
+        stages=explained.stages,
+        standings=list(standings.values()),
+        views={
+            name: view_network(denoiser, context, timesteps)
+            for name, denoiser in explained.stages.items()
+            if isinstance(denoiser, ReadableDenoiser)
+        },
+        score=view_score(explained.stages, context, timesteps),
+        edges=explained.edges,
+        sentences=list(sentences),
+        formula=score,
+        noise=noise,
+    )
     content = {
-        "title": explanation.title,
-        "columns": explanation.columns,
+        "title": title,
+        "columns": columns,
         "sentences": explanation.sentences,
-        "standings": [{key: getattr(s, key) for key in _SCORES} for s in explanation.standings],
-        "edges": [vars(edge) for edge in explanation.edges],
-        "score": explanation.formula,
-        "predicted_noise": explanation.noise,
-        "expressions": [str(part) for part in formula.expressions()]
-        if isinstance(formula, FormulaDenoiser)
-        else None,
+        "standings": [vars(stage) for stage in explanation.standings],
+        "edges": [vars(edge) for edge in explained.edges],
+        "score": score,
+        "predicted_noise": noise,
+        "expressions": expressions,
     }
     write_json(out / "formulas.json", finite(content))
+    return explanation

@@ -5,33 +5,30 @@ They are plain numbers and words, which :mod:`kan_diffusion.report.explanation` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import Edge, ReadableLayer
 from kan_diffusion.denoisers.library import LINEAR
 from kan_diffusion.denoisers.readable import ReadableDenoiser
-from kan_diffusion.formulas.context import Context
+from kan_diffusion.formulas.context import Context, Importance
 from kan_diffusion.processes import Process
 
 __all__ = [
-    "EdgeCurve",
-    "EdgeView",
-    "LevelView",
-    "NetworkView",
-    "ScoreView",
-    "default_levels",
-    "view_network",
-    "view_score",
-]
+    "EXACT", "EdgeCurve", "EdgeView", "NetworkView", "ScoreView", "default_levels", "edge_view",
+    "view_network", "view_score",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
+EXACT = "exact"
+"""Name of the exact score."""
 _POINTS = 2000
 """Number of noised points at a level."""
 _CURVE_POINTS = 61
@@ -42,17 +39,7 @@ _TAIL = 0.002
 """Share of the points at either end of a curve that is not drawn."""
 
 
-@dataclass(frozen=True)
-class LevelView:
-    """A noise level: a timestep with its alpha and sigma."""
-
-    timestep: int
-    alpha: float
-    sigma: float
-
-
-@dataclass(frozen=True)
-class EdgeCurve:
+class EdgeCurve(NamedTuple):
     """An edge at one noise level, over the range of its inputs there.
 
     Attributes:
@@ -66,86 +53,66 @@ class EdgeCurve:
     density: Array
 
 
-@dataclass(frozen=True)
-class EdgeView:
+class EdgeView(NamedTuple):
     """An edge at all noise levels.
 
     Attributes:
-        layer: Number of its layer, from 0.
-        input: Number of the input or unit it leaves.
-        output: Number of the unit or output it enters.
-        kind: ``"curve"``, ``"linear"`` or the name of its function.
+        edge: The edge.
         text: The function in words, such as ``"1.2 tanh(0.9 x + 0.1)"``; empty for curves.
         importance: Share of the network's outputs that goes back to it, over all levels: from 0 to
             about the number of outputs.
-        size: Mean absolute deviation of its values.
         importance_by_level: The same share at each level, with shape (L,).
         curves: The curve at each level.
     """
 
-    layer: int
-    input: int
-    output: int
-    kind: str
+    edge: Edge
     text: str
     importance: float
-    size: float
     importance_by_level: Array
-    curves: tuple[EdgeCurve, ...]
+    curves: Sequence[EdgeCurve]
 
 
-@dataclass(frozen=True)
-class NetworkView:
+class NetworkView(NamedTuple):
     """A network at some noise levels.
 
     Attributes:
         units: Names of inputs, hidden units and outputs, layer by layer.
         num_point_inputs: Number of inputs that come from the points; the others come from the time.
-        levels: The noise levels.
+        sigmas: The noise levels.
         edges: Its edges.
     """
 
-    units: tuple[tuple[str, ...], ...]
+    units: Sequence[Sequence[str]]
     num_point_inputs: int
-    levels: tuple[LevelView, ...]
-    edges: tuple[EdgeView, ...]
+    sigmas: Sequence[float]
+    edges: Sequence[EdgeView]
+
+    def ends(self, edge: Edge) -> tuple[str, str]:
+        """Names the units that an edge leaves and enters."""
+        return self.units[edge.layer][edge.input], self.units[edge.layer + 1][edge.output]
 
 
-@dataclass(frozen=True)
-class ScoreView:
+class ScoreView(NamedTuple):
     """The score at some noise levels, in standardised coordinates.
 
     Attributes:
-        levels: The levels.
         points: Places for each level, (n, d): increasing points for one coordinate, a grid over the
             noised points for two, noised points for more.
-        scores: Scores at these places for each level, (n, d), by the name of the denoiser.
-        exact: Exact scores for each level, (n, d); None where the density is not known.
+        fields: Scores at these places for each level, (n, d), by the name of the denoiser; the
+            exact one last, under ``EXACT``, where the density is known.
         density: Density of the noised points there for each level, (n,), scaled to a maximum of 1;
             None where it is not known.
     """
 
-    levels: tuple[LevelView, ...]
-    points: tuple[Array, ...]
-    scores: dict[str, tuple[Array, ...]]
-    exact: tuple[Array, ...] | None
-    density: tuple[Array, ...] | None
-
-    @property
-    def fields(self) -> dict[str, tuple[Array, ...]]:
-        """All scores by name, the exact one last, under ``"exact"``, where it is known."""
-        return self.scores | ({} if self.exact is None else {"exact": self.exact})
+    points: Sequence[Array]
+    fields: Mapping[str, Sequence[Array]]
+    density: Sequence[Array] | None
 
 
-def default_levels(process: Process, sigmas: Sequence[float] = _LEVEL_SIGMAS) -> list[int]:
-    """Finds the timesteps whose noise levels are nearest to given ones."""
+def default_levels(process: Process) -> list[int]:
+    """Finds the timesteps of a few noise levels, from little noise to nearly nothing else."""
     of_steps = process.levels()[1].numpy()
-    return sorted({int(np.abs(of_steps - sigma).argmin()) for sigma in sigmas})
-
-
-def _level_views(process: Process, timesteps: Sequence[int]) -> tuple[LevelView, ...]:
-    alpha, sigma = process.levels()
-    return tuple(LevelView(t, float(alpha[t]), float(sigma[t])) for t in timesteps)
+    return sorted({int(np.abs(of_steps - sigma).argmin()) for sigma in _LEVEL_SIGMAS})
 
 
 def _curve(x: Array, y: Array) -> EdgeCurve:
@@ -162,25 +129,35 @@ def _curve(x: Array, y: Array) -> EdgeCurve:
     return EdgeCurve(places, np.interp(places, x, y), smooth / max(smooth.max(), 1e-12))
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
+def edge_view(
+    edge: Edge, overall: Importance, by_level: Sequence[Importance], text: str = ""
+) -> EdgeView:
+    """Makes a view of an edge.
 
-
-def _signed(value: float) -> str:
-    return f"{'−' if value < 0 else '+'} {_number(abs(value))}"
+    Args:
+        edge: The edge.
+        overall: Importances over all noise levels.
+        by_level: Importances at each level.
+        text: The function in words.
+    """
+    shares = np.array([part.share(edge) for part in by_level])
+    curves = [_curve(*part.samples(edge)) for part in by_level]
+    return EdgeView(edge, text, overall.share(edge), shares, curves)
 
 
 def _edge_text(layer: ReadableLayer, edge: Edge) -> str:
     """Writes the function of an edge; nothing for a curve."""
+
+    def signed(value: float) -> str:
+        return f"{'-' if value < 0 else '+'} {abs(value):.3g}"
+
     function, a, b, c, slope = layer.formula_of(edge)
     has_slope = edge.has_slope or edge.kind == LINEAR
-    if function is None:
-        return f"{_number(slope)} x" if has_slope else ""
-    inside = f"{_number(a)} x"
-    if abs(b) >= 5e-4:
-        inside += f" {_signed(b)}"
-    text = f"{_number(c)} {function.name}({inside})"
-    return f"{text} {_signed(slope)} x" if has_slope else text
+    text = f"{slope:.3g} x" * has_slope
+    if function is not None:
+        inside = f"{a:.3g} x" + f" {signed(b)}" * (abs(b) >= 5e-4)
+        text = f"{c:.3g} {function.name}({inside})" + f" {signed(slope)} x" * has_slope
+    return text.replace("-", "−")
 
 
 @torch.no_grad()
@@ -190,37 +167,16 @@ def view_network(
     """Makes a view of a network at some noise levels."""
     overall = context.importance(denoiser)
     by_level = [context.importance(denoiser, at=(context.noised(t, _POINTS), t)) for t in timesteps]
+    sigmas = context.process.levels()[1][list(timesteps)].tolist()
+    num_point_inputs = sum(f.coordinate is not None for f in denoiser.input_features())
     edges = [
-        EdgeView(
-            layer=edge.layer,
-            input=edge.input,
-            output=edge.output,
-            kind=edge.kind,
-            text=_edge_text(denoiser.kan_layers[edge.layer], edge),
-            importance=overall.share(edge),
-            size=float(overall.sizes[edge.layer][edge.output, edge.input]),
-            importance_by_level=np.array([part.share(edge) for part in by_level]),
-            curves=tuple(_curve(*part.samples(edge)) for part in by_level),
-        )
+        edge_view(edge, overall, by_level, _edge_text(denoiser.kan_layers[edge.layer], edge))
         for edge in denoiser.edges
     ]
-    return NetworkView(
-        units=tuple(tuple(layer) for layer in denoiser.unit_names()),
-        num_point_inputs=sum(f.coordinate is not None for f in denoiser.input_features()),
-        levels=_level_views(context.process, timesteps),
-        edges=tuple(edges),
-    )
+    return NetworkView(denoiser.unit_names(), num_point_inputs, sigmas, edges)
 
 
-@torch.no_grad()
-def _score(denoiser: Denoiser, process: Process, points: torch.Tensor, level: LevelView) -> Array:
-    """Computes a denoiser's score at points (n, d) of one noise level."""
-    alpha, sigma = (torch.full((1, 1), v, dtype=torch.float64) for v in (level.alpha, level.sigma))
-    prediction = denoiser(points.to(denoiser.dtype), level.timestep).sample.double()
-    return np.asarray((-process.predicted_noise(prediction, points, alpha, sigma) / sigma).numpy())
-
-
-def _places(points: torch.Tensor) -> torch.Tensor:
+def _places(points: Tensor) -> Tensor:
     """Chooses where a score is drawn: over the noised points of a level."""
     dim = points.shape[1]
     if dim > 2:
@@ -233,26 +189,28 @@ def _places(points: torch.Tensor) -> torch.Tensor:
     return low + (high - low) * torch.cartesian_prod(*[share] * dim).reshape(-1, dim)
 
 
+@torch.no_grad()
 def view_score(
-    denoisers: dict[str, Denoiser], context: Context, timesteps: Sequence[int]
+    denoisers: Mapping[str, Denoiser], context: Context, timesteps: Sequence[int]
 ) -> ScoreView:
     """Evaluates the scores of named denoisers and the exact score at some noise levels."""
     process, density = context.process, context.dataset.density
-    levels = _level_views(process, timesteps)
+    levels = [tuple(float(level[t]) for level in process.levels()) for t in timesteps]
     places = [_places(context.noised(t, _POINTS)) for t in timesteps]
-    by_level = list(zip(places, levels, strict=True))
-    exact, heights = None, None
+
+    def score(denoiser: Denoiser, t: int, x: Tensor) -> Array:
+        alpha, sigma = (level[[t], None] for level in process.levels())
+        prediction = denoiser(x.to(denoiser.dtype), t).sample.double()
+        return np.asarray((-process.predicted_noise(prediction, x, alpha, sigma) / sigma).numpy())
+
+    fields = {
+        name: [score(denoiser, t, x) for t, x in zip(timesteps, places, strict=True)]
+        for name, denoiser in denoisers.items()
+    }
+    heights = None
     if density is not None:
-        exact = tuple(density.score(x, v.alpha, v.sigma).numpy() for x, v in by_level)
-        logs = [density.log_density(x, v.alpha, v.sigma) for x, v in by_level]
-        heights = tuple((log - log.max()).exp().numpy() for log in logs)
-    return ScoreView(
-        levels=levels,
-        points=tuple(x.numpy() for x in places),
-        scores={
-            name: tuple(_score(denoiser, process, x, level) for x, level in by_level)
-            for name, denoiser in denoisers.items()
-        },
-        exact=exact,
-        density=heights,
-    )
+        by_level = list(zip(places, levels, strict=True))
+        fields[EXACT] = [density.score(x, *level).numpy() for x, level in by_level]
+        logs = [density.log_density(x, *level) for x, level in by_level]
+        heights = [(log - log.max()).exp().numpy() for log in logs]
+    return ScoreView([x.numpy() for x in places], fields, heights)

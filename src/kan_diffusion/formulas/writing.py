@@ -14,7 +14,7 @@ from kan_diffusion.denoisers.formula import FormulaDenoiser
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["formula_program", "noise_latex", "score_latex", "tidy"]
+__all__ = ["formula_program", "latex", "score_and_noise", "tidy"]
 
 _DIGITS = 4
 
@@ -61,12 +61,21 @@ def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
     return min(short, sympy.together(short), key=sympy.count_ops)
 
 
-def _latex(expression: sympy.Expr, columns: Sequence[str]) -> str:
+def score_and_noise(formula: FormulaDenoiser) -> tuple[list[sympy.Expr], list[sympy.Expr]]:
+    r"""Returns the coordinates of the score, tidied, and of the noise, minus sigma times it."""
+    import sympy
+
+    scores, sigma = [tidy(part) for part in formula.expressions()], sympy.Symbol("sigma", real=True)
+    return scores, [-sigma * part for part in scores]
+
+
+def latex(expressions: Sequence[sympy.Expr], columns: Sequence[str]) -> tuple[str, ...]:
+    """Writes expressions in LaTeX, with names of columns for x0, x1, ..."""
     import sympy
 
     symbols = (sympy.Symbol(f"x{i}", real=True) for i in range(len(columns)))
     names = dict(zip(symbols, map(_latex_name, columns), strict=True))
-    return str(sympy.latex(expression, symbol_names=names))
+    return tuple(str(sympy.latex(each, symbol_names=names)) for each in expressions)
 
 
 def _latex_name(column: str) -> str:
@@ -74,19 +83,6 @@ def _latex_name(column: str) -> str:
         return f"{match[1]}_{{{match[2]}}}" if match[2] else column
     plain = "".join(_LATEX.get(letter, letter) for letter in " ".join(column.split()))
     return rf"\mathrm{{{plain}}}"
-
-
-def score_latex(formula: FormulaDenoiser, columns: Sequence[str]) -> tuple[str, ...]:
-    """Writes the score's coordinates in LaTeX, with constants of four digits."""
-    return tuple(_latex(tidy(part), columns) for part in formula.expressions())
-
-
-def noise_latex(formula: FormulaDenoiser, columns: Sequence[str]) -> tuple[str, ...]:
-    r"""Writes the predicted noise in LaTeX: minus :math:`\sigma` times the score."""
-    import sympy
-
-    sigma = sympy.Symbol("sigma", real=True)
-    return tuple(_latex(-sigma * tidy(part), columns) for part in formula.expressions())
 
 
 def _code(expression: sympy.Expr) -> str:

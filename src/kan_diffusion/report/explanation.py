@@ -14,8 +14,8 @@ from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.formulas.explain import Explanation
 from kan_diffusion.formulas.match import EdgeReport
-from kan_diffusion.formulas.views import NetworkView, ScoreView
-from kan_diffusion.formulas.writing import tidy
+from kan_diffusion.formulas.views import EXACT, NetworkView, ScoreView
+from kan_diffusion.formulas.writing import score_and_noise
 from kan_diffusion.report.clouds import panel_grid, spread
 from kan_diffusion.report.figures import Json, inline
 from kan_diffusion.report.network import (
@@ -23,7 +23,6 @@ from kan_diffusion.report.network import (
     KINDS,
     curve_heights,
     kind_of,
-    level_label,
     make_layout,
     network_svg,
 )
@@ -44,9 +43,11 @@ _LOOKS = {
     "simplified": (PALETTES["kan"][1], (0, (5.0, 1.5))),
     "with formulas": (PALETTES["other"][0], (0, (5.0, 1.5, 1.5, 1.5))),
     "formula": (PALETTES["other"][3], (0, (1.5, 1.0))),
-    "exact": (INK, (0, (4.0, 2.0))),
+    EXACT: (INK, (0, (4.0, 2.0))),
 }
 """Colour and line of each denoiser's score."""
+_SYMBOLS = {"s": "<mi>s</mi>", r"\hat{\epsilon}": "<mover><mi>ϵ</mi><mo>^</mo></mover>"}
+"""Score and predicted noise in LaTeX and in MathML."""
 _ARROWS, _FULL_LENGTH = 9, 0.9
 """Arrows a side, and the quantile of their lengths that an arrow of full length stands for."""
 
@@ -64,16 +65,9 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     Raises:
         RunFolderError: The page cannot be written.
     """
-    dim = explanation.score.points[0].shape[1]
+    score, views = explanation.score, explanation.views
+    dim = score.points[0].shape[1]
     columns = [*explanation.columns, *(f"x{i}" for i in range(len(explanation.columns), dim))]
-    views = {
-        name: view
-        for name, view in (
-            ("network", explanation.network), ("simplified", explanation.simplified),
-            ("with formulas", explanation.readable),
-        )
-        if view is not None
-    }  # fmt: skip
     page = Page(
         explanation.title,
         "What the network has learned, from its edges to its score.",
@@ -82,29 +76,38 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     )
     page.say(*explanation.sentences, kind="answer")
     page.section("Standings").table(*_standings(explanation))
-    levels = explanation.network.levels
-    middle = len(levels) // 2
-    last = len(views) - 1
+    sigmas = explanation.views["network"].sigmas
+    levels, middle, last = list(map(_label, sigmas)), len(sigmas) // 2, len(views) - 1
     page.section("The network at each noise level").template(
         "explorer.html.j2",
         tabs=list(views),
-        levels=list(map(level_label, levels)),
+        levels=levels,
         middle=middle,
         networks=[
             network_svg(view, middle, columns, hidden=number < last)
             for number, view in enumerate(views.values())
         ],
         scores=[
-            inline(
-                score_figure(explanation.score, level, columns), f"score-{level}",
-                f"Scores at {level_label(levels[level])}",
-            )
-            for level in range(len(levels) if dim <= 2 and explanation.score.fields else 0)
+            inline(score_figure(score, number, columns), f"score-{number}", f"Scores at {level}")
+            for number, level in enumerate(levels if dim <= 2 and score.fields else [])
         ],
-        exact=explanation.score.exact is not None,
-    )  # fmt: skip
-    if explanation.formula:
-        _add_formulas(page, explanation, columns)
+        exact=EXACT in score.fields,
+    )
+    formula = explanation.stages.get("formula")
+    if isinstance(formula, FormulaDenoiser):
+        symbols = [f"x{i}" + f" is {name}" * (name != f"x{i}") for i, name in enumerate(columns)]
+        section = page.section("The formula").say(
+            f"In standardised coordinates: {', '.join(symbols)}; α and σ are the signal and noise "
+            "levels.",
+            kind="note",
+        )
+        written = score_and_noise(formula), (explanation.formula, explanation.noise)
+        titles = "The score at all noise levels", "The predicted noise at all noise levels"
+        for title, symbol, expressions, latex in zip(titles, _SYMBOLS, *written, strict=True):
+            part = section.section(title)
+            for i, (expression, text) in enumerate(zip(expressions, latex or (), strict=True)):
+                equation = _mathml(symbol, i, expression)
+                part.formula(f"{symbol}_{{{i}}}", equation, text, f"Coordinate {i}")
     page.section("What became of each edge").table(
         _edges(explanation.edges, list(views.values())[-1]), "Edges"
     )
@@ -112,39 +115,16 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     return page.write(Path(folder) / "explanation.html")
 
 
-def _add_formulas(page: Page, explanation: Explanation, columns: Sequence[str]) -> None:
-    """Adds the score and the predicted noise at all noise levels."""
-    symbols = [f"x{i}" if name == f"x{i}" else f"x{i} is {name}" for i, name in enumerate(columns)]
-    section = page.section("The formula").say(
-        f"In standardised coordinates: {', '.join(symbols)}; α and σ are the signal and noise "
-        "levels.",
-        kind="note",
-    )
-    import sympy
-
-    sigma = sympy.Symbol("sigma", real=True)
-    formula = explanation.stages.get("formula")
-    trees = formula.expressions() if isinstance(formula, FormulaDenoiser) else []
-    scores = [tidy(part) for part in trees]
-    for title, symbol, latex, expressions in (
-        ("The score at all noise levels", "s", explanation.formula or (), scores),
-        ("The predicted noise at all noise levels", r"\hat{\epsilon}", explanation.noise or (),
-         [-sigma * score for score in scores]),
-    ):  # fmt: skip
-        part = section.section(title)
-        for index, coordinate in enumerate(latex):
-            named = f"{symbol}_{{{index}}}"
-            equation = _mathml(symbol, index, expressions[index]) if expressions else ""
-            part.formula(named, equation, coordinate, f"Coordinate {index}")
+def _label(sigma: float) -> str:
+    return f"σ = {sigma:.2f}"
 
 
 def _mathml(symbol: str, index: int, expression: object) -> str:
     """Writes an equation in MathML; its symbols are x0, x1, ..., alpha and sigma alone."""
     from sympy.printing.mathml import mathml
 
-    letter = "<mi>s</mi>" if symbol == "s" else "<mover><mi>ϵ</mi><mo>^</mo></mover>"
     text: str = mathml(expression, printer="presentation")
-    return f"<mrow><msub>{letter}<mn>{index}</mn></msub><mo>=</mo>{text}</mrow>"
+    return f"<mrow><msub>{_SYMBOLS[symbol]}<mn>{index}</mn></msub><mo>=</mo>{text}</mrow>"
 
 
 def _standings(explanation: Explanation) -> tuple[pd.DataFrame, str, int]:
@@ -174,16 +154,12 @@ def _standings(explanation: Explanation) -> tuple[pd.DataFrame, str, int]:
 
 def _edges(reports: Sequence[EdgeReport], view: NetworkView) -> pd.DataFrame:
     """Lists what became of each edge."""
-    edges = {
-        (view.units[edge.layer][edge.input], view.units[edge.layer + 1][edge.output]): edge
-        for edge in view.edges
-    }
-    records = []
+    edges, records = {view.ends(each.edge): each for each in view.edges}, []
     for report in reports:
         edge = edges.get((report.source, report.target))
         kind = kind_of(report.kind)
-        named = f"{report.kind}{' + line' * report.has_slope}"
-        best = f"\nbest match: {report.best}" if report.best else ""
+        named = report.kind + " + line" * report.has_slope
+        best = f"\nbest match: {report.best}" * bool(report.best)
         records.append({
             "from": report.source,
             "to": report.target,
@@ -229,7 +205,7 @@ def score_figure(score: ScoreView, level: int, columns: Sequence[str]) -> Figure
 def _arrows(score: ScoreView, level: int) -> Figure:
     """Draws a panel of arrows for each denoiser; arrows of a level have one scale."""
     fields, points = score.fields, score.points[level]
-    exact = score.exact or next(iter(fields.values()))
+    exact = fields.get(EXACT) or next(iter(fields.values()))
     lengths = np.linalg.norm(np.nan_to_num(exact[level]), axis=1)
     scale = float(np.quantile(lengths, _FULL_LENGTH)) if len(lengths) else 0.0
     side = round(len(points) ** 0.5)
@@ -260,9 +236,6 @@ def _arrows(score: ScoreView, level: int) -> Figure:
     return figure
 
 
-# --- what the script of the page moves --------------------------------------------------------
-
-
 def page_data(views: Mapping[str, NetworkView], reports: Sequence[EdgeReport]) -> Json:
     """Gathers what the page's script needs to move the networks.
 
@@ -290,28 +263,26 @@ def _view(view: NetworkView, reports: Mapping[tuple[str, str], EdgeReport]) -> d
     ranked = sorted(range(len(view.edges)), key=lambda index: -view.edges[index].importance)
     with_curves, boxes = set(ranked[:_MOST_CURVES]), make_layout(view).boxes
     edges: list[Json] = []
-    for index, edge in enumerate(view.edges):
-        source, target = view.units[edge.layer][edge.input], view.units[edge.layer + 1][edge.output]
-        importance, size = _numbers([edge.importance, edge.size])
+    for index, (edge, text, importance, by_level, of_levels) in enumerate(view.edges):
         curves: list[Json] = []
-        for curve in edge.curves if index in with_curves else ():
+        for curve in of_levels if index in with_curves else ():
             few = spread(len(curve.x), _POINTS)
             x, y, density = curve.x[few], np.nan_to_num(curve.y[few]), curve.density[few]
             key = x.tobytes() + density.tobytes()
             inputs.setdefault(key, {"x": _numbers(x), "density": _numbers(density, 2)})
             curves.append({"inputs": list(inputs).index(key), "y": _numbers(y, 3)})
+        source, target = view.ends(edge)
         drawn: dict[str, Json] = {
             "layer": edge.layer, "from": source, "to": target, "kind": kind_of(edge.kind),
-            "function": edge.kind, "text": edge.text, "importance": importance, "size": size,
-            "byLevel": _numbers(edge.importance_by_level), "curves": curves or None,
+            "function": edge.kind, "text": text, "importance": _numbers([importance])[0],
+            "byLevel": _numbers(by_level), "curves": curves or None,
             "box": _numbers(boxes[index]) if boxes else None,
         }  # fmt: skip
         if report := reports.get((source, target)):
             drawn["r2"] = None if report.r2 is None else round(report.r2, 5)
             drawn |= {key: getattr(report, key) for key in ("best", "reason", "complexity")}
         edges.append(drawn)
-    levels = [level_label(level) for level in view.levels]
-    heights = _numbers(curve_heights(view))
     return {
-        "levels": levels, "leastHeights": heights, "inputs": list(inputs.values()), "edges": edges,
+        "levels": list(map(_label, view.sigmas)), "leastHeights": _numbers(curve_heights(view)),
+        "inputs": list(inputs.values()), "edges": edges,
     }  # fmt: skip

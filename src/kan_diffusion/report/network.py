@@ -9,6 +9,7 @@ page's script only moves it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,19 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kan_diffusion.denoisers.edges import CURVE
+from kan_diffusion.denoisers.edges import CURVE, Edge
 from kan_diffusion.denoisers.library import LINEAR
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.files import write_text
-from kan_diffusion.formulas.views import EdgeCurve, EdgeView, LevelView, NetworkView
-from kan_diffusion.kan.importance import attribution
+from kan_diffusion.formulas.context import Importance
+from kan_diffusion.formulas.views import EdgeCurve, NetworkView, edge_view
 from kan_diffusion.kan.linear import EdgeLayer, layers_of
 from kan_diffusion.report.page import template
 from kan_diffusion.report.style import PALETTES, shortened
 
 __all__ = [
     "FAINTEST", "KINDS", "MOST_BOXES", "Box", "Diagram", "Layout", "curve_heights", "draw_network",
-    "fading", "kind_of", "level_label", "make_layout", "network_svg",
+    "fading", "kind_of", "make_layout", "network_svg",
 ]  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -53,7 +54,6 @@ _ROW_HEIGHT, _GAP, _LINES_HEIGHT = 96.0, 72.0, 200.0
 """Height of a row of boxes, from a unit to the nearest one, and between layers without boxes."""
 _ABOVE, _BELOW, _TURNED = 44.0, 44.0, 130.0
 _LEAST_SHARE = 0.03
-_CURVE_POINTS, _TAIL = 61, 0.002
 _LETTER = 7.4
 
 
@@ -90,11 +90,6 @@ def kind_of(kind: str) -> str:
     return {CURVE: "curve", LINEAR: "linear"}.get(kind, "formula")
 
 
-def level_label(level: LevelView) -> str:
-    """Names a noise level by its sigma."""
-    return f"σ = {level.sigma:.2f}"
-
-
 def fading(importance: float) -> float:
     """Gives the opacity of an edge: from faint but visible at importance 0 to 1 at importance 1.
 
@@ -110,7 +105,7 @@ def make_layout(view: NetworkView) -> Layout:
     last = len(view.units) - 1
     boxed = len(view.edges) <= MOST_BOXES
     by_layer = [
-        [index for index, edge in enumerate(view.edges) if edge.layer == layer]
+        [number for number, each in enumerate(view.edges) if each.edge.layer == layer]
         for layer in range(last)
     ]
     rows = [1 + (len(part) > _MOST_IN_ROW) for part in by_layer]
@@ -131,7 +126,7 @@ def make_layout(view: NetworkView) -> Layout:
     boxes: dict[int, Box] = {}
     for layer, part in enumerate(by_layer if boxed else []):
         upwards = len(view.units[layer]) > len(view.units[layer + 1])
-        ends = [(edge.input, edge.output) for edge in map(view.edges.__getitem__, part)]
+        ends = [view.edges[number].edge.place[1:] for number in part]
         ranked = sorted(zip([end if upwards else end[::-1] for end in ends], part, strict=True))
         step = inner / max(len(part), 1)
         side = min(_LARGEST_BOX, 0.88 * step * rows[layer])
@@ -144,8 +139,8 @@ def make_layout(view: NetworkView) -> Layout:
 def curve_heights(view: NetworkView) -> list[float]:
     """Gives each layer's height below which a curve looks flat: 3 % of its highest curve."""
     highest = [0.0] * (len(view.units) - 1)
-    for edge in view.edges:
-        for curve in edge.curves:
+    for edge, *_, curves in view.edges:
+        for curve in curves:
             if np.isfinite(curve.y).all():
                 highest[edge.layer] = max(highest[edge.layer], float(np.ptp(curve.y)))
     return [_LEAST_SHARE * height or 1.0 for height in highest]
@@ -180,27 +175,27 @@ def network_svg(
         hidden: Whether a page hides it until its script shows it.
     """
     layout, heights = make_layout(view), curve_heights(view)
-    shown = len(view.levels) // 2 if level is None else level
+    shown = len(view.sigmas) // 2 if level is None else level
     shares = [
-        edge.importance if level is None else float(edge.importance_by_level[level])
-        for edge in view.edges
+        each.importance if level is None else float(each.importance_by_level[level])
+        for each in view.edges
     ]
     most = max([1.0, *np.nan_to_num(shares, posinf=0.0)])
     edges = []
     # The least important first, so that the others lie above them.
     for index in np.argsort(shares, kind="stable"):
-        edge, alpha = view.edges[index], fading(shares[index] / most)
+        edge, text, *_, curves = view.edges[index]
+        alpha, box = fading(shares[index] / most), layout.boxes[index] if layout.boxes else None
         start = layout.units[edge.layer][edge.input]
         end = layout.units[edge.layer + 1][edge.output]
-        box = layout.boxes[index] if layout.boxes else None
         lines, curve, density = [(*start, *end)], "", ""
         if box is not None:
             half = box.side / 2
             lines = [(*start, box.x, box.y + half), (box.x, box.y - half, *end)]
-            curve, density = _curve_paths(edge.curves[shown], box, heights[edge.layer])
-        source, target = view.units[edge.layer][edge.input], view.units[edge.layer + 1][edge.output]
+            curve, density = _curve_paths(curves[shown], box, heights[edge.layer])
         label, _, dashes = KINDS[kind_of(edge.kind)]
-        words = f"{source} to {target}: {edge.text or label}, importance {shares[index]:.2g}"
+        words = " to ".join(view.ends(edge))
+        words += f": {text or label}, importance {shares[index]:.2g}"
         edges.append({
             "index": int(index), "kind": kind_of(edge.kind), "dashes": dashes, "lines": lines,
             "box": box, "curve": curve, "density": density, "alpha": alpha, "words": words,
@@ -218,7 +213,7 @@ def network_svg(
                 "time": number == 0 and unit >= view.num_point_inputs,
                 "width": max(28.0, len(name) * _LETTER + 12),
             })  # fmt: skip
-    kinds = {kind_of(edge.kind) for edge in view.edges}
+    kinds = {kind_of(each.edge.kind) for each in view.edges}
     return Diagram(template(
         "network.svg.j2", width=layout.width, height=layout.height, edges=edges, units=units,
         kinds=[(key, *look) for key, look in KINDS.items() if key in kinds], hidden=hidden,
@@ -253,46 +248,23 @@ def draw_network(network: nn.Module, x: Tensor, timestep: int = 0) -> Diagram:
         >>> from kan_diffusion.report.network import draw_network
         >>> diagram = draw_network(KAN([2, 3, 1]), torch.randn(200, 2))
     """
-    walked: list[tuple[Tensor, Tensor, Tensor]] = []  # inputs, values of edges, units they enter
-    kinds: dict[tuple[int, int, int], str] | None = None
     if isinstance(network, ReadableDenoiser):
-        for layer, state, factor, unit in network.walk(
-            x.to(network.dtype), torch.tensor([timestep])
-        ):
-            walked.append((state, layer.edge_outputs(state) * factor.unsqueeze(-1), unit))
-        names, kinds = network.unit_names(), {edge.place: edge.kind for edge in network.edges}
+        walk = list(network.walk(x.to(network.dtype), torch.tensor([timestep])))
+        edges, names = network.edges, network.unit_names()
         num_points = sum(f.coordinate is not None for f in network.input_features())
     else:
-        state, num_points = x, x.shape[1]
-        for part in layers_of(network, EdgeLayer):
-            walked.append((state, part.edge_outputs(state), part(state)))
-            state = walked[-1][2]
-        marks = ["x", *(f"h{layer}." for layer in range(1, len(walked))), "out"]
-        widths = [num_points, *(unit.shape[1] for *_, unit in walked)]
+        walk, num_points = [], x.shape[1]
+        for layer in layers_of(network, EdgeLayer):
+            walk.append((layer, x, torch.ones(()), layer(x)))
+            x = walk[-1][-1]
+        marks = ["x", *(f"h{number}." for number in range(1, len(walk))), "out"]
+        widths = [num_points, *(unit.shape[1] for *_, unit in walk)]
         names = [[f"{m}{i}" for i in range(w)] for m, w in zip(marks, widths, strict=True)]
-    inputs, outputs, entered = zip(*walked, strict=True)
-    edges = []
-    for number, shares in enumerate(attribution(outputs, entered).edges):
-        for target, source in np.ndindex(*shares.shape):
-            kind = CURVE if kinds is None else kinds.get((number, source, target))
-            if kind is not None:
-                values, share = outputs[number][:, target, source], float(shares[target, source])
-                curve = _sampled(inputs[number][:, source], values)
-                edges.append(EdgeView(
-                    number, source, target, kind, "", share, float(values.std()),
-                    np.array([share]), (curve,),
-                ))  # fmt: skip
-    level, units = LevelView(timestep, 1.0, 0.0), tuple(map(tuple, names))
-    return network_svg(NetworkView(units, num_points, (level,), tuple(edges)))
-
-
-def _sampled(inputs: Tensor, values: Tensor) -> EdgeCurve:
-    """Draws a curve through samples (n,) of an edge."""
-    x, order = np.unique(inputs.double().cpu().numpy(), return_index=True)
-    y = (values - values.mean()).double().cpu().numpy()[order]
-    low, high = np.quantile(x, [_TAIL, 1 - _TAIL])
-    if high - low < 1e-9:
-        return EdgeCurve(np.array([low]), np.zeros(1), np.ones(1))
-    places = np.linspace(low, high, _CURVE_POINTS)
-    counts = np.histogram(inputs.cpu(), _CURVE_POINTS, (low, high))[0].astype(np.float64)
-    return EdgeCurve(places, np.interp(places, x, y), counts / max(counts.max(), 1.0))
+        edges = [
+            Edge(number, source, target)
+            for number, (left, entered) in enumerate(pairwise(widths))
+            for target, source in np.ndindex(entered, left)
+        ]
+    measured = Importance.of(walk)
+    views = [edge_view(edge, measured, [measured]) for edge in edges]
+    return network_svg(NetworkView(names, num_points, [0.0], views))

@@ -206,7 +206,7 @@ class Section:
         """Adds a formula with its LaTeX.
 
         SymPy's printer, which writes MathML, escapes no names: only symbols of this package may be
-        in ``mathml``, the whole equation. If it is empty, the LaTeX is shown.
+        in ``mathml``, the whole equation.
         """
         return self._add("formula", Markup(mathml), f"{symbol} = {latex}", name)
 

@@ -130,13 +130,13 @@ def _plain(value: float) -> str:
 
 
 def summary_table(
-    results: Results, show: Callable[[Interval], str] = format_interval
+    results: Results, show: Callable[[Interval, int], str] = format_interval
 ) -> pd.DataFrame:
     """Summarises a study as text, each measure with its 95 % interval over seeds.
 
     Args:
         results: The study.
-        show: Formats a mean with its interval.
+        show: Formats a mean with its interval to a number of digits.
 
     Returns:
         One row for each data set and model, with the columns ``data``, ``model``,
@@ -145,24 +145,31 @@ def summary_table(
         measured, ``train time`` and ``sample time``. The last row of a data set, `REAL_ROW`, holds
         the metrics between two fresh real samples.
     """
-    records: list[dict[str, str]] = []
-    for label, rows in results.rows.groupby("data", sort=False):
-        for name, group in rows.groupby("name", sort=False):
-            record = {"data": str(label), "model": str(name), "seeds": _seeds(group)}
-            record |= {column: _count(group[column]) for column in ("parameters", "flops")}
-            record["floor"] = format_number(group["floor"].mean())
-            for column in ("heldout_loss", "excess", *results.metrics):
-                record[column] = show(mean_interval(group[column]))
-            record["train time"] = format_seconds(group["train_seconds"].mean())
-            record["sample time"] = format_seconds(group["sample_seconds"].mean())
-            records.append(record)
-        real = {key: rows[f"{key}_real"].mean() for key in results.metrics}
-        if any(map(math.isfinite, real.values())):
-            scores = {key: format_number(value) for key, value in real.items()}
-            records.append({"data": str(label), "model": REAL_ROW, **scores})
+    records = [text for label in results.data_sets() for text in _texts(results, label, show)]
     columns = ["data", "model", "parameters", "flops", "seeds", "heldout_loss", "floor"]
     columns += ["excess", *results.metrics, "train time", "sample time"]
     return pd.DataFrame(records, columns=columns).fillna("")
+
+
+def _texts(
+    results: Results, label: str, show: Callable[[Interval, int], str]
+) -> list[dict[str, str]]:
+    """Writes all numbers of a data set's models, then what a perfect model would score."""
+    rows, records = results.of_data(label), []
+    for name, group in rows.groupby("name", sort=False):
+        record = {"data": label, "model": str(name), "seeds": _seeds(group)}
+        record |= {cost: _count(group[cost]) for cost in COSTS}
+        record |= {"floor": format_number(group["floor"].mean())}
+        for key in (*MEASURES, *results.metrics):
+            record[key] = show(mean_interval(group[key]), _DIGITS.get(key, 3))
+        record["train time"] = format_seconds(group["train_seconds"].mean())
+        record["sample time"] = format_seconds(group["sample_seconds"].mean())
+        record[_TIME] = format_number(group[_TIME].mean())
+        records.append(record)
+    real = {key: rows[f"{key}_real"].mean() for key in results.metrics}
+    if scores := {key: format_number(v) for key, v in real.items() if math.isfinite(v)}:
+        records.append({"data": label, "model": REAL_ROW, **scores})
+    return records
 
 
 def trial_table(results: Results) -> pd.DataFrame:
@@ -263,42 +270,32 @@ def model_table(
     others = [m for m in (*results.metrics, *MEASURES) if m != measure and rows[m].notna().any()]
     differences = decision.of_data(label)
     baselines = {comparison.baseline for comparison in differences.values()}
-    records: list[dict[str, str]] = []
-    for name, group in rows.groupby("name", sort=False):
-        model = swatch(styles[str(name)].colour, f"{name}\nseeds: {_seeds(group)}")
-        record: dict[str, str] = {"model": model, first: _count(group[first])}
-        record[measure] = _mean(group, measure)
-        if differences:
-            difference, text, p = differences.get(str(name)), MISSING, MISSING
-            if difference is not None:
-                ratio = f"\nratio {_written(difference.ratio, measure)}"
-                text = format_interval(difference.interval).replace(" [", "\n[")
-                text += ratio * math.isfinite(difference.ratio)
-                p = format_p(difference.p_holm)
-            elif name in baselines:
-                text = f"{MISSING}\nbest MLP"
-            record |= {"− best MLP": text, "p (Holm)": p}
-        record |= {column: _mean(group, column) for column in others}
-        sampling = format_seconds(group["sample_seconds"].mean())
-        note = f"\nsampling {sampling}" if sampling != MISSING else ""
-        record[_TIME] = format_number(group[_TIME].mean()) + note
-        records.append(record | {size: _count(group[size]) for size in sizes})
     optimum = {"heldout_loss": rows["floor"].mean(), "nll": rows["nll_real"].mean()}
     optimum |= {"excess": 0.0} if math.isfinite(optimum["heldout_loss"]) else {}
-    real = {key: rows[f"{key}_real"].mean() for key in results.metrics}
-    feet = []
-    for name, values in (("exact oracle", optimum), (REAL_ROW, real)):
-        known = [k for k in (measure, *others) if math.isfinite(values.get(k, math.nan))]
-        if known:
-            feet.append({"model": name, **{key: _written(values[key], key) for key in known}})
-    frame = pd.DataFrame([*records, *feet], dtype=object).fillna("")
+    oracle = {
+        key: format_number(value, _DIGITS[key])
+        for key, value in optimum.items()
+        if math.isfinite(value) and key in (measure, *others)
+    }
+    records, feet = [], [{"model": "exact oracle", **oracle}] if oracle else []
+    for texts in _texts(results, label, format_half_width):
+        name = texts["model"]
+        if name == REAL_ROW:
+            feet.append(texts)
+            continue
+        texts["model"] = swatch(styles[name].colour, f"{name}\nseeds: {texts['seeds']}")
+        difference, text, p = differences.get(name), MISSING, MISSING
+        if difference is not None:
+            ratio = f"\nratio {format_number(difference.ratio, _DIGITS.get(measure, 3))}"
+            text = format_interval(difference.interval).replace(" [", "\n[")
+            text += ratio * math.isfinite(difference.ratio)
+            p = format_p(difference.p_holm)
+        elif name in baselines:
+            text = f"{MISSING}\nbest MLP"
+        note = f"\nsampling {texts['sample time']}" * (texts["sample time"] != MISSING)
+        texts |= {"− best MLP": text, "p (Holm)": p, _TIME: texts[_TIME] + note}
+        records.append(texts)
+    compared = ["− best MLP", "p (Holm)"] if differences else []
+    columns = ["model", first, measure, *compared, *others, _TIME, *sizes]
+    frame = pd.DataFrame([*records, *feet], columns=columns, dtype=object).fillna("")
     return frame.rename(columns=partial(_head, results)), f"Models, {label}", len(feet)
-
-
-def _written(value: float, column: str) -> str:
-    return format_number(value, _DIGITS.get(column, 3))
-
-
-def _mean(group: pd.DataFrame, column: str) -> str:
-    """Writes a mean over seeds, with half the width of its interval below it."""
-    return format_half_width(mean_interval(group[column]), _DIGITS.get(column, 3))
