@@ -62,7 +62,9 @@ def test_a_page_holds_everything_in_order_and_loads_nothing(tmp_path):
 def test_whatever_is_written_into_a_page_stays_text():
     page = Page(HOSTILE, HOSTILE, script="explorer.js", data={"a": HOSTILE})
     page.say(HOSTILE).items([HOSTILE]).code(HOSTILE).facts({HOSTILE: HOSTILE})
-    page.figure(lambda: chart(HOSTILE), HOSTILE, HOSTILE).formula("s", "<mi>x</mi>", HOSTILE, HOSTILE)
+    page.figure(lambda: chart(HOSTILE), HOSTILE, HOSTILE).formula(
+        "s", "<mi>x</mi>", HOSTILE, HOSTILE
+    )
     cells = [swatch("#000", HOSTILE), badge("kan", HOSTILE), HOSTILE]
     page.section(HOSTILE).table(pd.DataFrame({HOSTILE: cells}, dtype=object), HOSTILE)
     text = page.__html__()

@@ -88,6 +88,16 @@ def test_models_that_cannot_be_compared_are_ranked_without_a_badge(tmp_path):
     assert Page(text).figures == []
 
 
+def test_columns_that_are_not_shown_are_not_explained(page, tmp_path):
+    told = ("Excess: mean over t", "NLL: negative", "“− best MLP”: paired", "“real against real”")
+    assert all(words in page.said for words in told)
+    rows = make_rows(("moons",), ("KAN",), 2, failed=False, without_oracle=("moons",))
+    few = rows.drop(columns=[name for name in rows if "nll" in name or name.endswith("_real")])
+    said = Page(write_report(make_study(few), tmp_path, figures=False).read_text()).said
+    assert "Means over seeds" in said
+    assert not any(words in said for words in told)
+
+
 def test_rows_alone_make_a_page_and_so_does_a_study_in_which_all_failed(tmp_path):
     rows = make_rows(("moons",), ("KAN",), 1, failed=False).assign(error="out of memory")
     page = Page(write_report(make_study(rows), tmp_path).read_text())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from kan_diffusion.report.charts import (
 from kan_diffusion.report.clouds import Motion
 from kan_diffusion.report.page import Page, Section, badge
 from kan_diffusion.report.style import INK, ModelStyle, model_styles
-from kan_diffusion.report.tables import BADGES, lead_table, model_table, trial_texts
+from kan_diffusion.report.tables import BADGES, REAL_ROW, lead_table, model_table, trial_texts
 from kan_diffusion.report.views import EXACT, exact_process, recorded, view_of
 from kan_diffusion.study.environment import environment, read_environment
 from kan_diffusion.study.folder import STUDY, TrialResult, load_curves, recorded_steps
@@ -111,6 +111,7 @@ def _page(study: StudyResults, command: str, share: float, runs: bool) -> Page:
                 )
         page.table(lead_table(decision, styles), "Models over all data sets")
         page.say(_LEADS if decision.leads else "", kind="note")
+    shown: set[str] = set()
     for data, verdict in verdicts.items():
         part = page.section(data) if several else page
         if verdict.outcome:
@@ -123,8 +124,10 @@ def _page(study: StudyResults, command: str, share: float, runs: bool) -> Page:
             largest = int(share * min(_LARGEST_PLAYER, _PLAYERS / len(verdicts)))
             _add_lines(part, results, data, styles, trials, datasets[data])
             _add_samples(part, data, styles, trials, datasets[data], most, largest)
-        part.table(*model_table(results, decision, data, styles))
-    page.say(_explanation(results), kind="note")
+        frame, caption, feet = model_table(results, decision, data, styles)
+        part.table(frame, caption, feet)
+        shown |= {*frame, *frame["model"]}
+    page.say(_explanation(results, shown), kind="note")
     if runs:  # which were trained each in its way, nobody noted where
         trainings = {str(trial.row["name"]): trial.config.training for trial in study.trials}
         page.section("Training").facts({
@@ -146,15 +149,17 @@ _MARKS = (
     "Small marks are seeds, the large mark is the mean, the line its 95 % interval; an arrowhead "
     "says that it goes on beyond the axis; n: seeds."
 )
-_COLUMNS = (
-    "Means over seeds, ± half the width of their 95 % intervals (Student’s t). Excess: mean over t "
-    "of the squared distance between a model’s prediction and that of the oracle, both as "
-    "predicted noise; 0 is perfect. NLL: negative log-likelihood of held-out points through the "
-    "probability-flow ODE, in nats a point. “− best MLP”: paired difference of the judged measure "
-    "to the MLP with the lowest mean, with its 95 % bootstrap interval; p: sign-flip test, "
-    "corrected by Holm’s method over the data sets. The row “real against real” is what a perfect "
-    "model would score."
-)
+_SHOWN = {
+    "excess": "Excess: mean over t of the squared distance between a model’s prediction and that "
+    "of the oracle, both as predicted noise; 0 is perfect.",
+    "NLL": "NLL: negative log-likelihood of held-out points through the probability-flow ODE, in "
+    "nats a point.",
+    "− best MLP": "“− best MLP”: paired difference of the judged measure to the MLP with the "
+    "lowest mean, with its 95 % bootstrap interval; p: sign-flip test, corrected by Holm’s method "
+    "over the data sets.",
+    REAL_ROW: "The row “real against real” is what a perfect model would score.",
+}
+"""What columns and rows of tables of models mean."""
 _LEADS = (
     "Each model against the best MLP of each data set with an exact oracle. Ahead on: the data "
     "sets where its mean excess is lower. Better and worse on: those where it, or that MLP, is "
@@ -410,14 +415,15 @@ def _warnings(study: StudyResults, datasets: Mapping[str, Dataset], runs: bool) 
     return warnings
 
 
-def _explanation(results: Results) -> str:
-    """Explains the columns of a table of models."""
-    metrics = "".join(
-        f" {metric.label}: {metric.title}{f' ({metric.unit})' if metric.unit else ''}"
+def _explanation(results: Results, shown: Collection[str]) -> str:
+    """Explains the columns of tables of models that are shown."""
+    metrics = [
+        f"{metric.label}: {metric.title}{f' ({metric.unit})' if metric.unit else ''}"
         f"{'' if metric.better == 'lower' else '; higher is better'}."
         for metric in results.metrics.values()
-    )
-    return f"{_COLUMNS}{metrics}"
+    ]
+    means = "Means over seeds, ± half the width of their 95 % intervals (Student’s t)."
+    return " ".join([means, *(said for key, said in _SHOWN.items() if key in shown), *metrics])
 
 
 def _add_trials(section: Section, results: Results, runs: bool) -> None:
