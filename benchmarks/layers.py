@@ -33,6 +33,7 @@ from torch.utils.benchmark import Timer
 
 from kan_diffusion.files import write_json, write_text
 from kan_diffusion.study.environment import environment
+from markdown_table import markdown_table
 
 PARTS = ("layers", "denoisers", "blocks", "memory")
 WIDTH, TOKENS, GROUPS = 64, 64, 8
@@ -280,12 +281,6 @@ def run_case(given: str) -> None:
 # --- results --------------------------------------------------------------------------------------
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Writes a table of Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def ratios(times: dict[str, list[float]]) -> dict[str, float]:
     """Returns each contender's median ratio to the first within a repeat."""
     base = next(iter(times.values()))
@@ -309,7 +304,7 @@ def results_tables(results: Sequence[tuple[Case, dict[str, list[float]]]]) -> st
             figures += [f"{found[name]:.2f}" for name in others]
             rows.append([*case.label, *figures])
         heads = ["parameters", "batch", "threads", "by", f"{first}, {unit}", *others]
-        text += f"\n## {part.capitalize()}\n\n{table(heads, rows)}"
+        text += f"\n## {part.capitalize()}\n\n{markdown_table(heads, rows)}"
     return text
 
 

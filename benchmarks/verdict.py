@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from kan_diffusion.study.results.verdicts import (
     decide,
 )
 from kan_diffusion.study.results.wording import listed, overall, say_lead
+from markdown_table import markdown_table
 
 __all__ = ["PARTS", "Part", "judge_target", "write_results"]
 
@@ -166,12 +167,6 @@ def say_losers(results: Results, leads: Sequence[Lead]) -> str:
     )
 
 
-def _table(heads: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [list(heads), *([text.replace("\n", " ") for text in line] for line in lines)]
-    rows.insert(1, ["---"] * len(rows[0]))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
 def _name(results: Results, family: str) -> str:
     """The name of the model of a family."""
     rows = results.rows
@@ -194,7 +189,7 @@ def _means(results: Results, decision: Decision) -> str:
             for text in [format_half_width(mean_interval(scale * values[name]))]
         }
     lines = [(name, *(columns[data].get(name, "–") for data in columns)) for name in kinds]
-    return _table(["model", *columns], [line for line in lines if set(line[1:]) != {"–"}])
+    return markdown_table(["model", *columns], [line for line in lines if set(line[1:]) != {"–"}])
 
 
 def _comparisons(comparisons: Sequence[Comparison]) -> str:
@@ -217,7 +212,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
         ))  # fmt: skip
     difference = "difference × 1,000" if thousand > 1 else "difference"
     heads = ("data", "model", "against", difference, "ratio", "seeds", "p", "p, Holm", "better")
-    return _table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 _HALVINGS = 99_999
@@ -265,7 +260,7 @@ def _of_budget(results: Results, figures: Path, page: Path) -> str:
         )
         for found in decision.leads
     ]
-    return text + (_table(("model", *_COUNTS), lines) if lines else "")
+    return text + (markdown_table(("model", *_COUNTS), lines) if lines else "")
 
 
 def _lead_against(results: Results, model: str, baselines: Mapping[str, str]) -> Lead:
@@ -335,7 +330,7 @@ def _everyone(results: Results, leads: Sequence[Lead]) -> str:
         "that holds 95 % of them. *Excess*: the geometric mean over the data sets of the mean "
         "excesses, in thousandths.\n\n"
     )
-    text += _table(("model", *_COUNTS, "by the rule", "chosen on a half", "excess"), lines)
+    text += markdown_table(("model", *_COUNTS, "by the rule", "chosen on a half", "excess"), lines)
     lines = [
         (mlp, *_counts(found), _three_decimals(found.ratio), f"{excess[name] / excess[mlp]:.3f}")
         for mlp, kind in results.models().items()
@@ -343,7 +338,7 @@ def _everyone(results: Results, leads: Sequence[Lead]) -> str:
         for found in [_lead_against(results, name, dict.fromkeys(data_sets, mlp))]
     ]
     text += f"\nThe {name} against one MLP throughout, by the same test:\n\n"
-    return text + _table(("against", *_COUNTS, "ratio of geometric means"), lines)
+    return text + markdown_table(("against", *_COUNTS, "ratio of geometric means"), lines)
 
 
 def _samples(results: Results) -> str:
@@ -373,7 +368,7 @@ def _searched(folder: Path) -> str:
             (str(family), str(len(tries)), *(format_number(1000 * v) for v in numbers), settings)
         )
     heads = ("family", "tries", "first", "best", "median", "settings of the best")
-    return _table(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def _kept(results: Results) -> str:
@@ -412,7 +407,7 @@ def _ablation(results: Results) -> str:
                 cells = (f"{format_number(c.ratio)}{' *' * (c.winner is not None)}" for c in own)
                 lines.append((name, *cells, ratio))
         heads = (f"against {whole}", *results.data_sets(), "median ratio")
-        text += _table(heads, lines) + "\n"
+        text += markdown_table(heads, lines) + "\n"
     return text
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kan_diffusion.files import read_json, write_text
+from markdown_table import markdown_table
 from tables.bench import METHODS, Result, read_results
 from tables.generators import REFERENCE
 from tables.sources import TABLES
@@ -83,11 +84,6 @@ def measured(results: Iterable[Result], of: Callable[[Result], float | None]) ->
     )
 
 
-def _markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _number(value: float) -> str:
     if np.isnan(value):
         return "–"
@@ -107,7 +103,7 @@ def _section(results: Sequence[Result], label: str) -> str:
             won = name != REFERENCE and badness(value) == best[table]
             cells.append(f"**{_number(value)}**" if won else _number(value))
         rows.append([*cells, *([_number(real[table])] if key else [])])
-    return _markdown(["table", *values.columns, *(["real rows"] if key else [])], rows)
+    return markdown_table(["table", *values.columns, *(["real rows"] if key else [])], rows)
 
 
 def results_markdown(results: Sequence[Result], environment: Mapping[str, object]) -> str:
@@ -133,17 +129,17 @@ def results_markdown(results: Sequence[Result], environment: Mapping[str, object
     published = [
         [table, method, *map(_number, numbers)] for table, method, *numbers in _PUBLISHED.to_numpy()
     ]
-    parts += ["## What papers report", _SOURCE, _markdown([*_PUBLISHED], published)]
+    parts += ["## What papers report", _SOURCE, markdown_table([*_PUBLISHED], published)]
     first = {one.key[:2]: one for one in reversed(results) if one.held}
     trained = [[*key, one.held, f"{one.fit_seconds:.1f}"] for key, one in first.items()]
     columns = ["table", "method", "trained", "seconds"]
-    parts += ["## How much each was trained, one seed", _markdown(columns, trained)]
+    parts += ["## How much each was trained, one seed", markdown_table(columns, trained)]
     if failed := [one for one in results if one.error]:
         rows = [[*map(str, one.key), one.error.replace("|", "\\|")] for one in failed]
-        parts += ["## Failed", _markdown(["table", "method", "seed", "why"], rows)]
+        parts += ["## Failed", markdown_table(["table", "method", "seed", "why"], rows)]
     rows = [[name, str(value)] for name, value in environment.items()]
-    parts += ["## Made with", _markdown(["what", "which"], rows)]
-    return "\n\n".join(parts) + "\n"
+    parts += ["## Made with", markdown_table(["what", "which"], rows)]
+    return "\n\n".join(map(str.strip, parts)) + "\n"
 
 
 def write_page(folder: Path) -> Path:

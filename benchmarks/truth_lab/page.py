@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from kan_diffusion.files import finite, write_json, write_text
+from markdown_table import markdown_table
 from truth_lab.lab import LAB, LabResult
 
 __all__ = ["constants_figure", "summary", "write_lab"]
@@ -19,7 +19,6 @@ _SEEDS = (
     *("seed", "worst constant", "excess, network", "excess, formula", "edges (curves)"),
     *("coordinates apart", "energy distance / real", "time"),
 )
-_CONSTANTS = ("constant", "σ", "true", "recovered, mean", "range over seeds", "worst error")
 
 
 def _by_toy(results: Iterable[LabResult]) -> dict[str, list[LabResult]]:
@@ -92,42 +91,19 @@ def _seed_row(result: LabResult) -> tuple[str, ...]:
     )
 
 
-def _constant_rows(results: Sequence[LabResult]) -> list[tuple[str, ...]]:
-    """Compares true and recovered constants: mean and range over seeds, at each noise level."""
-    recovered: dict[tuple[str, float, float], list[float]] = {}
-    for constant in (constant for result in results for constant in result.constants):
-        key = constant.name, constant.sigma, constant.true
-        recovered.setdefault(key, []).append(constant.found)
-    return [
-        (
-            *(name, f"{sigma:.2f}", f"{true:.4f}", f"{np.mean(values):.4f}"),
-            f"{min(values):.4f} to {max(values):.4f}",
-            f"{100 * max(abs(value - true) / abs(true) for value in values):.2f} %",
-        )
-        for (name, sigma, true), values in recovered.items()
-    ]
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def write_lab(results: Sequence[LabResult], folder: Path) -> Path:
     """Writes tables, a picture and numbers of the lab, and returns the path of the tables.
 
     Raises:
         RunFolderError: A file cannot be written.
     """
-    parts = ["# Truth lab", _table(("density", "question", "answer"), summary(results))]
+    parts = ["# Truth lab", markdown_table(("density", "question", "answer"), summary(results))]
     for toy, group in _by_toy(results).items():
-        parts += [f"## {toy}", _table(_SEEDS, map(_seed_row, group))]
+        parts += [f"## {toy}", markdown_table(_SEEDS, map(_seed_row, group))]
         parts += [f"- seed {r.seed}: ${part}$" for r in group for part in r.formula]
-        if rows := _constant_rows(group):
-            parts.append(_table(_CONSTANTS, rows))
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     constants_figure(results).savefig(folder / "figures" / "constants.png")
     content = [finite({**asdict(result), "worst": result.worst}) for result in results]
     write_json(folder / "truth-lab.json", content)
-    write_text(folder / "truth-lab.md", "\n\n".join(parts) + "\n")
+    write_text(folder / "truth-lab.md", "\n\n".join(map(str.strip, parts)) + "\n")
     return folder / "truth-lab.md"

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from kan_diffusion.denoisers.families import FAMILIES
-from kan_diffusion.report.style import REAL, family_styles, model_styles
+from kan_diffusion.report.style import REAL, model_styles
 
 # Linear RGB as a viewer without cones for medium wavelengths sees it (Machado et al. 2009).
 DEUTERANOPIA = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])
@@ -15,6 +15,10 @@ PROTANOPIA = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 READERS = (np.eye(3), DEUTERANOPIA, PROTANOPIA)
+
+
+def family_styles():
+    return model_styles(pd.DataFrame({"name": list(FAMILIES), "family": list(FAMILIES)}))
 
 
 def lab(colour, seen_by=READERS[0]):

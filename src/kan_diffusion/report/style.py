@@ -21,7 +21,7 @@ from kan_diffusion.denoisers.families import FAMILIES
 
 __all__ = [
     "GRID", "INK", "MUTED", "PALE", "PALETTES", "REAL", "SYNTHETIC", "WIDTH", "ModelStyle",
-    "family_styles", "model_styles", "report_style", "shortened",
+    "model_styles", "report_style", "shortened",
 ]  # fmt: skip
 
 INK = "#22262b"
@@ -71,23 +71,13 @@ class ModelStyle(NamedTuple):
     line: str | tuple[int, tuple[float, ...]]
 
 
-def _style(kind: str, place: int) -> ModelStyle:
-    """Gives the style of the ``place``-th family of a kind; a hundred styles of a kind differ."""
-    colours = PALETTES.get(kind, PALETTES["other"])
+def _style(kind: str, number: int) -> ModelStyle:
+    """Gives the style of a kind's family of a number; a hundred styles of a kind differ."""
+    colours = PALETTES[kind]
     # Colours and markers have coprime lengths; each kind starts elsewhere, for black and white.
-    later = place + {"kan": 0, "mlp": 1}.get(kind, 2)
+    later = number + list(PALETTES).index(kind)
     marker, line = _MARKERS[later % len(_MARKERS)], _LINES[later % len(_LINES)]
-    return ModelStyle(colours[place % len(colours)], marker, line)
-
-
-def family_styles() -> dict[str, ModelStyle]:
-    """Gives the style of every family of the registry, those added at run time included."""
-    counts: Counter[str] = Counter()
-    styles = {}
-    for name, family in FAMILIES.items():
-        styles[name] = _style(family.kind, counts[family.kind])
-        counts[family.kind] += 1
-    return styles
+    return ModelStyle(colours[number % len(colours)], marker, line)
 
 
 def model_styles(models: pd.DataFrame) -> dict[str, ModelStyle]:
@@ -102,19 +92,51 @@ def model_styles(models: pd.DataFrame) -> dict[str, ModelStyle]:
         the family's style; further ones, and families outside the registry, take the next colours
         of their kind.
     """
-    free = family_styles()
-    counts: Counter[str] = Counter(family.kind for family in FAMILIES.values())
-    styles: dict[str, ModelStyle] = {}
+    counts: Counter[str] = Counter()
+    free, styles = {}, {}
+    for name, family in FAMILIES.items():
+        free[name] = counts[family.kind]
+        counts[family.kind] += 1
     for row in models.drop_duplicates("name").to_dict("records"):
-        name, family, kind = str(row["name"]), str(row["family"]), str(row.get("kind"))
-        kind = FAMILIES[family].kind if family in FAMILIES else kind
+        family_name, kind = str(row["family"]), str(row.get("kind"))
+        if family_name in FAMILIES:
+            kind = FAMILIES[family_name].kind
         kind = kind if kind in PALETTES else "other"
-        if family in free:
-            styles[name] = free.pop(family)
-        else:
-            styles[name] = _style(kind, counts[kind])
-            counts[kind] += 1
+        number = free.pop(family_name, counts[kind])
+        counts[kind] += number == counts[kind]
+        styles[str(row["name"])] = _style(kind, number)
     return styles
+
+
+_MATPLOTLIB = {
+    # Verdana is as wide as DejaVu Sans, and replaces it in an SVG if need be.
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
+    "font.size": 8.5,
+    "text.usetex": False,  # a file of the working folder can set it
+    "text.parse_math": False,  # names may contain dollar signs
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 6,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.titlecolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+}
 
 
 @contextmanager
@@ -123,40 +145,7 @@ def report_style() -> Iterator[None]:
 
     Letters missing from its fonts are boxes in a PNG; in an SVG the reader's fonts supply them.
     """
-    with (
-        warnings.catch_warnings(),
-        mpl.rc_context(
-            {
-                # Verdana is as wide as DejaVu Sans, and replaces it in an SVG if need be.
-                "font.sans-serif": ["DejaVu Sans", "Verdana"],
-                "font.size": 8.5,
-                "text.usetex": False,  # a file of the working folder can set it
-                "text.parse_math": False,  # names may contain dollar signs
-                "axes.titlesize": 9,
-                "axes.titleweight": "bold",
-                "axes.titlelocation": "left",
-                "axes.titlepad": 6,
-                "axes.labelsize": 8.5,
-                "xtick.labelsize": 8,
-                "ytick.labelsize": 8,
-                "legend.fontsize": 8,
-                "legend.frameon": False,
-                "text.color": INK,
-                "axes.labelcolor": INK,
-                "axes.edgecolor": MUTED,
-                "axes.titlecolor": INK,
-                "xtick.color": MUTED,
-                "ytick.color": MUTED,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "axes.grid": True,
-                "axes.axisbelow": True,
-                "grid.color": GRID,
-                "lines.linewidth": 1.6,
-                "figure.facecolor": "white",
-            }
-        ),
-    ):
+    with warnings.catch_warnings(), mpl.rc_context(_MATPLOTLIB):
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         yield
 
