@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,13 +21,12 @@ import pandas as pd
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import write_bytes, write_text
-from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.report.charts import lead_forest
 from kan_diffusion.report.figures import png
 from kan_diffusion.report.style import model_styles
 from kan_diffusion.report.tables import format_half_width, format_interval, format_number, format_p
 from kan_diffusion.study.results.rows import Results, read_results
-from kan_diffusion.study.results.statistics import Interval, mean_interval
+from kan_diffusion.study.results.statistics import mean_interval
 from kan_diffusion.study.results.verdicts import (
     Comparison,
     Decision,
@@ -135,35 +134,19 @@ def judge_time(found: Lead) -> str:
     )
 
 
-def _by_the_rule(found: Lead) -> str:
-    """Applies the rule of equal time, again: a model ``wins``, ``loses`` or does ``neither``."""
-    better, worse, ratio = len(found.better), len(found.worse), found.ratio
-    wins = better > worse and ratio.high is not None and ratio.high < 1
-    loses = worse > better or (ratio.low is not None and ratio.low > 1)
-    return "wins" if wins else "loses" if loses else "neither"
-
-
 def judge_time_again(found: Lead) -> str:
     """Says who wins at equal time by the plan of the second answer."""
     better, worse, ratio = len(found.better), len(found.worse), found.ratio
-    winners = {"wins": "The KAN wins", "loses": "The MLP wins", "neither": "Neither wins"}
-    winner = winners[_by_the_rule(found)]
+    winner = "Neither wins"
+    if better > worse and ratio.high is not None and ratio.high < 1:
+        winner = "The KAN wins"
+    elif worse > better or (ratio.low is not None and ratio.low > 1):
+        winner = "The MLP wins"
     return (
         f"**{winner} at {found.amount}**, each model with settings found at "
         f"that budget: of {len(found.comparisons)} data sets the KAN is called better on "
         f"{better or 'none'}, the best MLP on {worse or 'none'}; the ratio is "
         f"{format_interval(ratio)} in the median."
-    )
-
-
-def say_losers(results: Results, leads: Sequence[Lead]) -> str:
-    """Says which MLPs lose to the best of the others by that rule."""
-    kinds = results.models()
-    mlps = [found for found in leads if kinds[str(found.model)] == "mlp"]
-    losers = [str(found.model) for found in mlps if _by_the_rule(found) == "loses"]
-    return (
-        f"By the same rule {len(losers)} of the {len(mlps)} MLPs lose to the best of the others"
-        f"{': ' * bool(losers)}{listed(losers or [''])}."
     )
 
 
@@ -215,7 +198,6 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
     return markdown_table(heads, lines)
 
 
-_HALVINGS = 99_999
 _COUNTS = ("ahead on", "better on", "worse on", "median ratio")
 
 
@@ -223,10 +205,6 @@ def _counts(found: Lead) -> tuple[str, str, str]:
     """Counts the data sets on which a model is ahead, better and worse."""
     ahead = f"{len(found.ahead)} of {len(found.comparisons)}"
     return ahead, str(len(found.better)), str(len(found.worse))
-
-
-def _three_decimals(ratio: Interval) -> str:
-    return format_interval(ratio, 4 if ratio.mean >= 1 else 3)
 
 
 def _of_budget(results: Results, figures: Path, page: Path) -> str:
@@ -261,84 +239,6 @@ def _of_budget(results: Results, figures: Path, page: Path) -> str:
         for found in decision.leads
     ]
     return text + (markdown_table(("model", *_COUNTS), lines) if lines else "")
-
-
-def _lead_against(results: Results, model: str, baselines: Mapping[str, str]) -> Lead:
-    """Compares a model with one other model on each data set, named by the data set."""
-    found: list[Comparison] = []
-    for data, baseline in baselines.items():
-        rows = results.of_data(data)
-        two = replace(results, rows=rows[rows["name"].isin((model, baseline))])
-        found += compare(two, data, baseline=baseline)
-    return Lead.of(results, model, correct(found))
-
-
-def _against_others(results: Results, decision: Decision) -> list[Lead]:
-    """Compares every model with the best of all the others on each data set."""
-    ranked = {data: verdict.means for data, verdict in decision.verdicts.items()}
-    return [
-        _lead_against(
-            results,
-            model,
-            {data: next(n for n in means if n != model) for data, means in ranked.items()},
-        )
-        for model in results.models()
-    ]
-
-
-def _chosen_on_half(results: Results, model: str) -> Interval:
-    """Chooses the best of the others on one half of the seeds and judges it on the other half.
-
-    Each draw halves the seeds of each data set at random and gives the median of the ratios.
-
-    Returns:
-        The mean of these medians, and the range that holds 95 % of them.
-    """
-    generator, ratios = numpy_generator("halves", 0), []
-    for data in results.data_sets():
-        values = results.values(data, "excess").dropna()
-        own, others = values[model].to_numpy(), values.drop(columns=model).to_numpy()
-        order = generator.permuted(np.tile(np.arange(len(values)), (_HALVINGS, 1)), axis=1)
-        choosing, judging = np.split(order, [len(values) // 2], axis=1)
-        best = others[choosing].mean(axis=1).argmin(axis=1)[:, None]
-        ratios.append(own[judging].mean(axis=1) / others[judging, best].mean(axis=1))
-    medians = np.median(ratios, axis=0)
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return Interval(float(medians.mean()), float(low), float(high), len(ratios))
-
-
-def _everyone(results: Results, leads: Sequence[Lead]) -> str:
-    """Writes every family against the best of the others, and the KAN against each MLP."""
-    name, data_sets = _name(results, KAN), results.data_sets()
-    means = pd.DataFrame({data: results.values(data, "excess").mean() for data in data_sets})
-    excess = np.exp(np.log(means).mean(axis=1))
-    halves = {found.model: _chosen_on_half(results, str(found.model)) for found in leads}
-    lines = [
-        (
-            str(found.model), *_counts(found), _three_decimals(found.ratio), _by_the_rule(found),
-            _three_decimals(halves[found.model]), f"{1000 * excess[found.model]:.3f}",
-        )
-        for found in leads
-    ]  # fmt: skip
-    text = (
-        "\n### Every family against the best of the others\n\n"
-        "On each data set a family is compared with the best of all the others, chosen and tested "
-        "as the best MLP is for the KAN. *By the rule* is what the plan's sentence on a win says "
-        "of it. *Chosen on a half* says what the choice on the judged seeds costs: the best of "
-        "the others is chosen on a random half of the seeds of each data set, and both are judged "
-        f"on the other half; the mean of the medians of {_HALVINGS:,} such draws, and the range "
-        "that holds 95 % of them. *Excess*: the geometric mean over the data sets of the mean "
-        "excesses, in thousandths.\n\n"
-    )
-    text += markdown_table(("model", *_COUNTS, "by the rule", "chosen on a half", "excess"), lines)
-    lines = [
-        (mlp, *_counts(found), _three_decimals(found.ratio), f"{excess[name] / excess[mlp]:.3f}")
-        for mlp, kind in results.models().items()
-        if kind == "mlp"
-        for found in [_lead_against(results, name, dict.fromkeys(data_sets, mlp))]
-    ]
-    text += f"\nThe {name} against one MLP throughout, by the same test:\n\n"
-    return text + markdown_table(("against", *_COUNTS, "ratio of geometric means"), lines)
 
 
 def _samples(results: Results) -> str:
@@ -435,7 +335,7 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
         if part.name.startswith("ablation"):
             text += f"\n{_ablation(studies[0])}"
             continue
-        decisions, others = [decide(found) for found in studies], ""
+        decisions = [decide(found) for found in studies]
         for found, decision in zip(studies, decisions, strict=True):
             own = [lead for lead in decision.leads if lead.model == _name(found, KAN)]
             if missing or not own:
@@ -446,16 +346,13 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
             if found.match == "time" and part.name == "study":
                 first += f"{judge_time(*own)} Its settings were found for 4,000 steps.\n"
             if found.match == "time" and part.title == AGAIN:
-                leads = _against_others(found, decision)
-                first += f"{judge_time_again(*own)} {say_losers(found, leads)}\n"
-                others = _everyone(found, leads)
+                first += f"{judge_time_again(*own)}\n"
         if not missing:
             text += "".join(f"\n{_kept(found)}\n" for found in studies if found.match == "time")
         text += f"\n{' '.join(overall(decision) for decision in decisions)}\n"
         drawn = folder / "figures" if "/" in part.name else figures
         for found in studies:
             text += _of_budget(found, drawn, page) + _samples(found)
-        text += others
     if not first:
         first = "Not finished yet.\n"
     _fill(page, _FOUND, f"\n{first}{text}\n")

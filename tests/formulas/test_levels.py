@@ -1,14 +1,12 @@
 import itertools
 
 import numpy as np
-import pytest
 import sympy
 import torch
 
 from gaussian_levels import context_of, exact_network, process_of, require_the_score_is_found
 from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.formulas.levels import LevelForm, formula_over_levels, reading_levels
-from kan_diffusion.processes import get_process
+from kan_diffusion.formulas.levels import LevelForm, formula_over_levels
 from networks import network
 
 
@@ -57,17 +55,3 @@ def test_forms_are_their_expressions():
     # A point's own coordinate: -x where all signal is gone, and other terms vanish there.
     assert LevelForm(True, 0, True, (2, 4)).values(np.zeros(1), np.array([n, b, e])) == -1
     assert LevelForm(False, 1, False, (2,)).values(np.zeros(1), np.array([c, b])) == 0
-
-
-@pytest.mark.parametrize("num_timesteps", [2, 1000])
-def test_levels_to_read_are_timesteps_away_from_either_end(num_timesteps):
-    process = get_process("cosine").model_copy(update={"num_timesteps": num_timesteps})
-    levels = reading_levels(process)
-    assert np.array_equal(levels, np.unique(levels))
-    assert levels.min() >= 0
-    assert levels.max() <= num_timesteps - 1
-    if num_timesteps == 1000:
-        assert len(levels) == 64
-        alpha = process.levels()[0].numpy()[levels]
-        assert alpha.min() > 0.02
-        assert alpha.max() > 0.99

@@ -12,7 +12,7 @@ from kan_diffusion.denoisers.edges import CURVE, Edge
 from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import ReadableDenoiser, readable
 from kan_diffusion.errors import NonFiniteLossError
-from kan_diffusion.formulas.context import Context, make_context
+from kan_diffusion.formulas.context import Context
 from kan_diffusion.formulas.match import SearchOptions, find_formulas, match_curve
 from kan_diffusion.formulas.simplify import drop_idle, prune, straighten
 from kan_diffusion.processes import get_process
@@ -78,8 +78,7 @@ def _curves(functions, hidden):
             layer.bias.zero_()
     for place, values in functions.items():
         _set_curve(made, place, values)
-    plain = make_context(_dataset(), PROCESS, 0, num_noised=2000)
-    context = _Teacher(plain.dataset, plain.process, plain.draw, plain.seed)
+    context = _Teacher(_dataset(), PROCESS, 0, num_noised=2000)
     context.teacher = made
     return made, context
 
@@ -273,7 +272,7 @@ def test_an_edge_that_gives_a_constant_becomes_one():
 
 def test_importance_is_measured_on_what_passes_through():
     denoiser = readable(kan(modulated=True, scaled_inputs=True))
-    context = make_context(_dataset(), PROCESS, 0, num_noised=2000)
+    context = Context(_dataset(), PROCESS, 0, num_noised=2000)
     importance = context.importance(denoiser)
     points, steps = context.draw.noised, context.draw.timesteps
     scaled = points * denoiser.modulations(steps, torch.float64)[0][0]
@@ -286,7 +285,7 @@ def test_importance_is_measured_on_what_passes_through():
 
 
 def test_fine_tuning_lowers_the_loss_and_draws_other_points_each_time():
-    context = make_context(_dataset(), PROCESS, 0, num_noised=2000)
+    context = Context(_dataset(), PROCESS, 0, num_noised=2000)
     first = readable(kan(hidden=(3,))).float()
     second = copy.deepcopy(first)
     before = context.loss(first)

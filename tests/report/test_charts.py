@@ -110,7 +110,7 @@ def test_a_lead_has_a_row_for_each_data_set_and_their_median(results, styles):
 
 def test_levels_are_averaged_over_their_log_snr_but_for_estimates_below_zero():
     levels = pd.DataFrame(
-        {"name": "KAN", "seed": [0, 1] * 3, "t_mid": [0.1, 0.1, 0.5, 0.5, 0.9, 0.9],
+        {"name": "KAN", "seed": [0, 1] * 3, "t_low": [0.1, 0.1, 0.5, 0.5, 0.9, 0.9],
          "log_snr": [4.0, 4.0, 0.0, 0.0, -4.0, -4.0], "excess": [1.0, 3.0, 0.5, 0.5, -2.0, 1.0]}
     )  # fmt: skip
     points = by_level(levels, "excess")
@@ -121,7 +121,7 @@ def test_levels_are_averaged_over_their_log_snr_but_for_estimates_below_zero():
 
 def test_losses_are_seen_on_both_sides_of_the_floor_and_its_error():
     steps = np.arange(1.0, 1_001)
-    curves = pd.DataFrame({"name": "KAN", "seed": 0, "step": steps, "loss": 0.4 + 1 / steps - 0.01})
+    curves = {"KAN": [(steps, 0.4 + 1 / steps - 0.01)]}
     styles = model_styles(pd.DataFrame({"name": ["KAN"], "family": ["kan"]}))
     points = losses(curves, floor=0.4)
     figure = lines(points, styles, ("step", "loss"), steps=True, error=0.02)
@@ -139,9 +139,9 @@ def test_losses_are_seen_on_both_sides_of_the_floor_and_its_error():
 
 
 def test_seeds_of_different_length_are_read_at_common_steps():
-    short = pd.DataFrame({"seed": 0, "step": [1.0, 10.0], "loss": [2.0, 1.0]})
-    long = pd.DataFrame({"seed": 1, "step": [1.0, np.sqrt(10), 100.0], "loss": [4.0, 3.0, 0.0]})
-    points = losses(pd.concat((short, long)).assign(name="KAN"))
+    short = np.array([1.0, 10.0]), np.array([2.0, 1.0])
+    long = np.array([1.0, np.sqrt(10), 100.0]), np.array([4.0, 3.0, 0.0])
+    points = losses({"KAN": [short, long]})
     assert points["x"].to_numpy() == pytest.approx([1.0, np.sqrt(10), 100.0])
     assert points["y"].to_numpy() == pytest.approx([3.0, 2.25, 0.0])
     assert points["low"].to_numpy() == pytest.approx([2.0, 1.5, 0.0])

@@ -9,7 +9,7 @@ from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.formulas.averaged import draw_averaged
 from kan_diffusion.formulas.combination import Atom, Combination
-from kan_diffusion.formulas.context import make_context
+from kan_diffusion.formulas.context import Context
 from kan_diffusion.formulas.levels import formula_over_levels
 from kan_diffusion.formulas.levels.coordinate import first_formula
 from kan_diffusion.processes import get_process
@@ -65,7 +65,7 @@ def context_of(process, density=DENSITY, num=50_000, effort="full"):
     columns = ("x", "y")[: density.dim]
     unit = Standardizer((0.0,) * density.dim, (1.0,) * density.dim)
     points = density.sample(num, seeded()).float()
-    return make_context(
+    return Context(
         Dataset(name="points", columns=columns, standardizer=unit, train=points, density=density),
         process,
         0,

@@ -25,7 +25,7 @@ def mover(family="mlp", process="cosine", data=ROLL):
     pipeline = PointDiffusionPipeline(
         denoiser, chosen, toy.standardizer.mean, toy.standardizer.scale, toy.columns
     )
-    return Mover(family, family, pipeline, chosen, data, source=f"runs/{family}")
+    return Mover(family, family, pipeline, data, source=f"runs/{family}")
 
 
 def require_frames_from_noise_to_samples(process, scheduler):

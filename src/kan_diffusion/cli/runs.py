@@ -331,7 +331,7 @@ def _animate(
     movers = [mover_of_run(run) for run in runs]
     for mover in movers:
         task_of(mover.data).require_asked(asked, mover.source)
-        warn(signal_warning(mover.process))
+        warn(signal_warning(mover.pipeline.process))
         mover.pipeline.to(resolve_device(device))
     with new_output(path, overwrite=overwrite) as output:
         motion = animate(movers, asked, num=num, steps=steps, scheduler=scheduler, seed=seed)

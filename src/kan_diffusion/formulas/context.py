@@ -42,11 +42,13 @@ from kan_diffusion.training.config import TrainingConfig
 from kan_diffusion.training.loop import optimize
 from kan_diffusion.training.run import TrainingRun
 
-__all__ = ["Context", "Importance", "Progress", "keep_edges", "make_context", "tell_nobody"]
+__all__ = ["Context", "Importance", "Progress", "keep_edges", "tell_nobody"]
 
 _PROBED = 4096
 """Noised points that importance is measured on."""
 _FITTED, _JUDGED = 131_072, 16_384
+_BATCH = 1024
+"""Points in a step of fine-tuning."""
 _QUICK = 8
 """A first look is fine-tuned on one of so many points,"""
 _QUICK_STEPS = 200
@@ -119,18 +121,16 @@ class Context:
     Attributes:
         dataset: The data.
         process: The noising process.
-        draw: Noised points that were not trained on, drawn as in a study.
-        seed: Seed of all other draws.
-        batch_size: Number of points in a step of fine-tuning.
+        seed: Seed of all draws.
+        num_noised: Number of noised points of the draw.
         effort: How much is computed.
         tunings: Number of calls of :meth:`tune`, each of which draws other batches.
     """
 
     dataset: Dataset
     process: Process
-    draw: NoisedPoints
     seed: int
-    batch_size: int = 1024
+    num_noised: int = 32_768
     effort: EffortName = "full"
     tunings: int = field(default=0, init=False)
 
@@ -138,6 +138,12 @@ class Context:
     def is_quick(self) -> bool:
         """Whether little is computed, for a first look."""
         return self.effort == "quick"
+
+    @cached_property
+    def draw(self) -> NoisedPoints:
+        """Noised points that were not trained on, drawn as in a study."""
+        generator = torch_generator("stages are judged on", self.seed, self.dataset.name)
+        return draw_noised_points(self.dataset, self.process, self.num_noised, generator)
 
     def scores(self, denoiser: Denoiser) -> DenoisingScores:
         """Measures loss, floor and excess of a denoiser on the draw."""
@@ -183,7 +189,7 @@ class Context:
         steps = min(steps, _QUICK_STEPS) if self.is_quick else steps
         config = TrainingConfig(
             steps=steps,
-            batch_size=self.batch_size,
+            batch_size=_BATCH,
             learning_rate=learning_rate,
             warmup_steps=min(20, steps // 4),
             ema_decay=0.99,
@@ -195,7 +201,7 @@ class Context:
         process = self.process.model_copy(update={"loss": "mse"})
 
         def draw(_: int) -> Batch:
-            rows = torch.randint(len(noised), (self.batch_size,), generator=generator)
+            rows = torch.randint(len(noised), (_BATCH,), generator=generator)
             return Batch(noised[rows], points.timesteps[rows], {}, target[rows])
 
         with TrainingRun(denoiser, process, config, torch.device("cpu")) as run:
@@ -220,25 +226,3 @@ class Context:
             points, steps = at[0], torch.full((len(at[0]),), at[1])
         with torch.no_grad():
             return Importance.of(denoiser.walk(points.to(denoiser.dtype), steps))
-
-
-def make_context(
-    dataset: Dataset,
-    process: Process,
-    seed: int,
-    *,
-    num_noised: int = 32_768,
-    effort: EffortName = "full",
-) -> Context:
-    """Draws the points that denoisers of a data set are judged on.
-
-    Args:
-        dataset: The data.
-        process: The noising process.
-        seed: Seed of all draws.
-        num_noised: Number of noised points.
-        effort: How much is computed.
-    """
-    generator = torch_generator("stages are judged on", seed, dataset.name)
-    draw = draw_noised_points(dataset, process, num_noised, generator)
-    return Context(dataset, process, draw, seed, effort=effort)

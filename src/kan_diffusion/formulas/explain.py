@@ -34,7 +34,7 @@ from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import finite, inside, remove_file, write_json, write_text
-from kan_diffusion.formulas.context import Context, Progress, make_context, tell_nobody
+from kan_diffusion.formulas.context import Context, Progress, tell_nobody
 from kan_diffusion.formulas.levels import LevelSearch, formula_over_levels
 from kan_diffusion.formulas.match import EdgeReport, SearchOptions, find_formulas
 from kan_diffusion.formulas.simplify import drop_idle, prune, straighten
@@ -354,8 +354,9 @@ def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainO
         )
     curves = [edge for edge in explained.edges if edge.kind == CURVE]
     judged = [edge.r2 for edge in curves if edge.r2 is not None]
-    unfinished, none = "The search was not finished", "There is no short formula"
-    longer, complete = f"within {options.seconds:g} s; give it more seconds", "a complete search"
+    unfinished = "The search was not finished"
+    none = "There is no short formula, as a complete search says"
+    longer = f"within {options.seconds:g} s; give it more seconds"
     if len(judged) < len(curves):
         return (
             f"{unfinished}: {len(curves) - len(judged)} of {len(explained.edges)} edges were not "
@@ -363,9 +364,9 @@ def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainO
         )
     if curves:
         return (
-            f"{none}, as {complete} says: {len(curves)} of {len(explained.edges)} edges stay "
-            "curves, because no function matches them or the loss would rise (held-out R² of the "
-            f"best matches: {min(judged):.3f} to {max(judged):.3f})."
+            f"{none}: {len(curves)} of {len(explained.edges)} edges stay curves, because no "
+            "function matches them or the loss would rise (held-out R² of the best matches: "
+            f"{min(judged):.3f} to {max(judged):.3f})."
         )
     if explained.levels is None:
         return (
@@ -378,8 +379,8 @@ def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainO
             f"loss was found {longer}."
         )
     return (
-        f"{none}, as {complete} says: every edge is a formula at each noise level, but no "
-        "coefficients as functions of the noise level keep the loss."
+        f"{none}: every edge is a formula at each noise level, but no coefficients as functions of "
+        "the noise level keep the loss."
     )
 
 
@@ -462,7 +463,7 @@ def explain_run(
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     require_judge(dataset)
     effort, maps = config.evaluation.effort, dataset.maps
-    context = make_context(dataset, process, config.study_seed, effort=effort)
+    context = Context(dataset, process, config.study_seed, effort=effort)
     _stages_in(out)  # a damaged one is reported before the search, not after it
     explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
     remove_stages(out)

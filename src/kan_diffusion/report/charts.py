@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETLEFT, CARETRIGHT
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, Locator, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from kan_diffusion.report.style import (
@@ -38,7 +38,7 @@ from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, Interval, mean_interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead
 
-__all__ = ["by_level", "lead_forest", "lines", "losses", "model_forest", "smoothed_curve"]
+__all__ = ["Array", "by_level", "lead_forest", "lines", "losses", "model_forest", "smoothed_curve"]
 
 Array = NDArray[np.float64]
 
@@ -46,8 +46,6 @@ _ROW, _TOP, _BOTTOM, _SIDE = 0.44, 0.08, 0.5, 0.12
 """Inches of a row of a forest plot, and of the margins around them."""
 _LETTERS = 30
 _NUM_BINS = 30
-# Leading digits of the ticks of a decade, from many to few.
-_TICKS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 _MOST_TICKS = 5
 
 
@@ -72,22 +70,18 @@ def _scale(
     farthest = (low / 2, high * 2) if log else (2 * low - high, 2 * high - low)
     inside = np.clip(wishes[np.isfinite(wishes)], *farthest).tolist()
     low, high = min([low, *inside]), max([high, *inside])
+    locator: Locator = MaxNLocator(_MOST_TICKS - 1)
     if log:
         # A factor of 2 at least, so that noise looks small.
         widen = max(1.15, math.sqrt(2 * low / high))
         low, high = low / widen, high * widen
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for digits in _TICKS:
-            ticks = [digit * 10.0**decade for decade in decades for digit in digits]
-            ticks = [tick for tick in ticks if low <= tick <= high]
-            if len(ticks) <= _MOST_TICKS:
-                break
-        ticks = ticks[:: -(-len(ticks) // _MOST_TICKS) or 1]
+        subs = (1, 2, 5) if high < 40 * low else (1, 3) if high < 400 * low else (1,)
+        locator = LogLocator(subs=subs, numticks=99) if high > 6 * low else locator
     else:
         margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
         low, high = low - margin, high + margin
-        steps = MaxNLocator(_MOST_TICKS - 1).tick_values(low, high)
-        ticks = [float(tick) for tick in steps if low <= tick <= high]
+    ticks = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
+    ticks = ticks[:: -(-len(ticks) // _MOST_TICKS) or 1]
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log" if log else "linear"})
     axis.set_minor_locator(NullLocator())
@@ -310,7 +304,7 @@ def by_level(levels: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Averages a measure over seeds, by model and range of noise levels.
 
     Args:
-        levels: Columns ``name``, ``t_mid``, ``log_snr`` and the measure.
+        levels: Columns ``name``, ``t_low``, ``log_snr`` and the measure, a row for each seed.
         measure: The measure, whose estimates may fall below 0.
 
     Returns:
@@ -318,7 +312,7 @@ def by_level(levels: pd.DataFrame, measure: str) -> pd.DataFrame:
         logarithm of the signal-to-noise ratio.
     """
     points = []
-    for (name, _), group in levels.dropna(subset=measure).groupby(["name", "t_mid"], sort=False):
+    for (name, _), group in levels.dropna(subset=measure).groupby(["name", "t_low"], sort=False):
         interval, x = mean_interval(group[measure]), float(group["log_snr"].mean())
         if interval.mean > 0 and math.isfinite(x):
             low, high = (interval.mean if e is None else e for e in (interval.low, interval.high))
@@ -328,28 +322,23 @@ def by_level(levels: pd.DataFrame, measure: str) -> pd.DataFrame:
     return line.sort_values("x", kind="stable")
 
 
-def losses(curves: pd.DataFrame, floor: float = 0.0) -> pd.DataFrame:
+def losses(curves: Mapping[str, Sequence[tuple[Array, Array]]], floor: float = 0.0) -> pd.DataFrame:
     """Averages training losses over seeds, less a floor.
 
     Args:
-        curves: Columns ``name``, ``seed``, ``step`` and ``loss``: smoothed curves. Those of a model
-            are interpolated at the steps of the seed that trained longest.
+        curves: Steps and losses of each seed by model, smoothed. Those of a model are interpolated
+            at the steps of the seed that trained longest.
         floor: What is subtracted.
 
     Returns:
         Points for :func:`lines`; the band is the range of the seeds.
     """
     parts = []
-    for name, of_model in curves.groupby("name", sort=False):
-        seeds = [part for _, part in of_model.sort_values("step").groupby("seed")]
-        x = max((part["step"].to_numpy(np.float64) for part in seeds), key=lambda steps: steps[-1])
-        values = [
-            np.interp(np.log(x), np.log(part["step"]), part["loss"] - floor, np.nan, np.nan)
-            for part in seeds
-        ]
-        ends = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
-        line = {"x": x, "y": np.nanmean(values, axis=0), "low": ends[0], "high": ends[1]}
-        parts.append(pd.DataFrame(line).assign(name=name))
+    for name, seeds in curves.items():
+        x = max((steps for steps, _ in seeds), key=lambda steps: steps[-1])
+        y = [np.interp(np.log(x), np.log(s), loss - floor, np.nan, np.nan) for s, loss in seeds]
+        ends = {"low": np.nanmin(y, axis=0), "high": np.nanmax(y, axis=0)}
+        parts.append(pd.DataFrame({"name": name, "x": x, "y": np.nanmean(y, axis=0), **ends}))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -16,6 +16,7 @@ from kan_diffusion.files import write_text
 from kan_diffusion.processes import signal_warning
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.charts import (
+    Array,
     by_level,
     lead_forest,
     lines,
@@ -232,7 +233,7 @@ def _add_lines(
             "Ranges whose estimate is not above 0 are not drawn.",
             ("log SNR: more noise ← → less noise", MEASURES[shown]),
         )
-    if len(curves):
+    if curves:
         floor, error, said = results.of_data(data)["floor"].mean(), None, ""
         loss = "training loss, running mean"
         if np.isfinite(floor):
@@ -330,37 +331,23 @@ def floor_error(trial: TrialResult, dataset: Dataset) -> float:
 
 
 def levels_of(trials: Sequence[TrialResult]) -> pd.DataFrame:
-    """Reads excess and held-out loss of trials in ranges of noise levels.
-
-    Returns:
-        Columns ``name``, ``seed``, ``t_low``, ``t_high`` and ``t_mid`` (fractions of T),
-        ``log_snr``, ``excess`` and ``heldout_loss``.
-    """
-    parts = [
-        pd.DataFrame(trial.levels).assign(name=trial.row["name"], seed=trial.row["seed"])
-        for trial in trials
-        if trial.levels
-    ]
-    levels = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"t_low": []})
-    return levels.assign(t_mid=(levels["t_low"] + levels.get("t_high", 0)) / 2)
+    """Lists excess and held-out loss of trials, by ``name`` and range of noise levels."""
+    levels = [{"name": t.row["name"], **level} for t in trials for level in t.levels]
+    return pd.DataFrame(levels)
 
 
-def curves_of(trials: Sequence[TrialResult]) -> pd.DataFrame:
-    """Reads the training losses of trials, smoothed at once: there may be millions of them.
-
-    Returns:
-        Columns ``name``, ``seed``, ``step`` and ``loss``.
+def curves_of(trials: Sequence[TrialResult]) -> dict[str, list[tuple[Array, Array]]]:
+    """Reads steps and losses of trials by model, smoothed at once: there may be millions of them.
 
     Raises:
         RunFolderError: A file is missing or damaged.
     """
-    parts = []
+    curves: dict[str, list[tuple[Array, Array]]] = {}
     for trial in trials:
-        curves = load_curves(trial.folder)
-        steps, smooth = smoothed_curve(curves["step"].to_numpy(), curves["loss"].to_numpy())
-        line = pd.DataFrame({"step": steps, "loss": smooth})
-        parts.append(line.assign(name=trial.row["name"], seed=trial.row["seed"]))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        curve = load_curves(trial.folder)
+        smoothed = smoothed_curve(curve["step"].to_numpy(), curve["loss"].to_numpy())
+        curves.setdefault(str(trial.row["name"]), []).append(smoothed)
+    return curves
 
 
 def _dates(trials: Sequence[TrialResult]) -> dict[str, str]:

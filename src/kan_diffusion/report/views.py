@@ -33,7 +33,6 @@ from kan_diffusion.diffusion.sampling import (
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.oracles import OracleDenoiser
 from kan_diffusion.imports import own_class
-from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.report.clouds import Motion, Panel, Points, point_panels, spread
 from kan_diffusion.report.style import INK, REAL, model_styles
@@ -67,7 +66,6 @@ class Mover:
         name: Its name above the panel.
         family: Its family, which gives the colour.
         pipeline: Its denoiser with its sampler.
-        process: Its noising process.
         data: The data it was trained on.
         guidance: Strength of guidance for pictures; the pipeline's default when None.
         source: Where it comes from, to tell models of the same name apart.
@@ -76,7 +74,6 @@ class Mover:
     name: str
     family: str
     pipeline: SamplePipeline
-    process: Process
     data: Source
     guidance: float | None = None
     source: str = ""
@@ -102,7 +99,7 @@ def mover_of_run(run: Path) -> Mover:
     """
     config, pipeline = load_run(run)
     made, usual = config.model, config.sampling.guidance
-    return Mover(made.name, made.family, pipeline, config.process, config.data, usual, str(run))
+    return Mover(made.name, made.family, pipeline, config.data, usual, str(run))
 
 
 class View:
@@ -261,13 +258,14 @@ def animate(
         raise KanDiffusionError(
             f"motion shows at most {view.most_moving:,} {task.noun}, not {num:,}; take fewer"
         )
-    exact = {(m.process, m.data): m for m in movers if m.data.density is not None}
+    exact = {(m.pipeline.process, m.data): m for m in movers if m.data.density is not None}
     drawn = [*movers, *map(_exact, exact.values())]
     reverses = []
     for mover in drawn:
-        sampler = make_scheduler(scheduler or even_sampler(mover.process), mover.process)
+        process = mover.pipeline.process
+        sampler = make_scheduler(scheduler or even_sampler(process), process)
         pipeline = type(mover.pipeline).from_pipe(mover.pipeline, scheduler=sampler)
-        usual = mover.process.num_timesteps if scheduler == "ddpm" else MOST_FRAMES - 1
+        usual = process.num_timesteps if scheduler == "ddpm" else MOST_FRAMES - 1
         sampled, generator = replace(mover, pipeline=pipeline), torch_generator("samples", seed)
         of_data = view_of(mover.data)
         reverses.append(of_data.reverse(sampled, asked, num, steps or usual, generator))
@@ -297,7 +295,7 @@ def _exact(mover: Mover) -> Mover:
     """Makes the exact denoiser of a model's data, with the same process and sampler."""
     pipeline, density = task_of(mover.data).points(mover.pipeline), mover.data.density
     assert density is not None
-    oracle = OracleDenoiser(pipeline.standardizer.rescale(density), mover.process)
+    oracle = OracleDenoiser(pipeline.standardizer.rescale(density), pipeline.process)
     made = type(pipeline).from_pipe(pipeline, denoiser=oracle)
     return replace(mover, name=EXACT, pipeline=made, source="")
 
@@ -305,7 +303,7 @@ def _exact(mover: Mover) -> Mover:
 def _titles_of(movers: Sequence[Mover]) -> list[str]:
     """Names the models, with process, data set or source where that tells them apart."""
     titles = [mover.name for mover in movers]
-    for words in ([m.process.name for m in movers], [m.data.name for m in movers]):
+    for words in ([m.pipeline.process.name for m in movers], [m.data.name for m in movers]):
         if len(set(words)) > 1:
             titles = [f"{title}, {word}" for title, word in zip(titles, words, strict=True)]
     if len(set(titles)) < len(titles):

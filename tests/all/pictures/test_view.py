@@ -71,7 +71,7 @@ def test_pictures_come_from_noise_to_what_the_pipeline_draws():
     )
     euler = make_scheduler("flow-euler", flow)
     pipeline = PictureDiffusionPipeline(denoiser, flow, scheduler=euler)
-    dit = Mover("DiT", "dit", pipeline, flow, DigitsData())
+    dit = Mover("DiT", "dit", pipeline, DigitsData())
     motion = animate([dit, replace(dit, name="the same")], num=5, steps=3)
     assert (len(motion.labels), motion.labels[0]) == (4, "t = 1.00 T")
     one, other = motion.panels

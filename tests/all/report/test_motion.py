@@ -48,7 +48,7 @@ def test_models_of_one_name_are_told_apart_and_long_processes_thinned():
 
 def test_a_table_shows_the_encoded_rows_that_its_pipeline_draws(runs):
     config, pipeline = load_run(runs("table"))
-    model = Mover("mlp", "mlp", pipeline, config.process, config.data)
+    model = Mover("mlp", "mlp", pipeline, config.data)
     _, states = view_of(config.data).reverse(model, NOTHING_ASKED, 15, 4, seeded(1))
     rows = pipeline(15, 4, generator=seeded(1)).samples
     np.testing.assert_array_equal(states[-1], rows.double().numpy())

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kan_diffusion.denoisers.formula import SMALLEST_SIGNAL, FormulaDenoiser, formula_denoiser
@@ -45,7 +44,7 @@ from kan_diffusion.randomness import torch_generator
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["LevelForm", "LevelSearch", "formula_over_levels", "reading_levels"]
+__all__ = ["LevelForm", "LevelSearch", "formula_over_levels"]
 
 _NUM_LEVELS = 64
 _SAMPLES = 256
@@ -66,12 +65,6 @@ class LevelSearch(NamedTuple):
 
     formula: FormulaDenoiser | None
     is_complete: bool
-
-
-def reading_levels(process: Process) -> NDArray[np.int64]:
-    """Chooses the timesteps at which a network is read."""
-    last = process.num_timesteps - 1
-    return np.unique((np.linspace(0.01, 0.98, _NUM_LEVELS) * last).round().astype(np.int64))
 
 
 def _draw(context: Context, clean: Tensor, purpose: str) -> AveragedPoints:
@@ -108,7 +101,8 @@ def formula_over_levels(
         No formula if a curve depends on the points, or there are fewer than two of these.
     """
     process, points = context.process, context.dataset.train
-    timesteps = reading_levels(process)
+    shares = np.linspace(0.01, 0.98, _NUM_LEVELS)
+    timesteps = np.unique((shares * (process.num_timesteps - 1)).round().astype(np.int64))
     alpha, sigma = (level.numpy()[timesteps] for level in process.levels())
     scores = score_of(compose(denoiser, timesteps), process, alpha, sigma)
     if len(points) < 2 or not all(score.is_complete for score in scores):
