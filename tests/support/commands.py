@@ -13,6 +13,8 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+import pytest
+
 from command_line import Outcome
 
 SECONDS = 10
@@ -34,6 +36,10 @@ class Forked(ForkServerProcess):
             forkserver._forkserver._stop()  # that of a study's workers, which has imported less
             context.set_forkserver_preload(list(PRELOADED))
             Forked.served = True
+            # The server is not told where modules are, and passes over those that it misses.
+            with pytest.MonkeyPatch.context() as changed:
+                changed.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+                forkserver.ensure_running()
         super().start()
 
 
@@ -145,6 +151,7 @@ def run_command(*words, folder):
 
 
 def _run(words, folder, out, err, peak):
+    assert "warmed" in sys.modules  # or each command waits for imports
     peak = os.open(peak, os.O_WRONLY)
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY), stream)

@@ -67,8 +67,9 @@ TABLES = {
     "25 million ones": ("a.parquet", rows(lambda: {"a": np.ones(25 * 10**6)}), UNPACKED),
     "billions of ones": ("a.parquet", rows(lambda: {"a": np.ones(2**20)}, 12), "000,000 values"),
     "one long text": ("a.parquet", rows(lambda: {"a": NUMBERED}, store_schema=False), UNPACKED),
-    "a text of 1 GB": ("a.parquet",
-        rows(lambda: {"a": ["x" * 10**9]}, compression="zstd", use_dictionary=False), UNPACKED),
+    "a text of 200 MB": ("a.parquet",
+        rows(lambda: {"a": ["x" * (2 * 10**8)]}, compression="zstd", use_dictionary=False),
+        UNPACKED),
     "200,000 columns": ("a.parquet", rows(lambda: {str(n): [1] for n in range(200_000)}), "footer"),
     "long lists": ("a.parquet", rows(lambda: {"a": [[1.0] * 10**6] * 3}), LISTS),
     "no rows of many columns": ("a.npy", _npy_head("(0, 1000000000000)"), "columns"),
@@ -150,7 +151,8 @@ STUDIES = {
 
 # --- files of a run: the file, what is written into it, what is said ---
 
-POINTS = {"dtype": "F32", "shape": [25 * 10**7], "data_offsets": [0, 10**9]}
+POINTS = {"dtype": "F32", "shape": [125 * 10**6], "data_offsets": [0, 5 * 10**8]}
+SAMPLES = {"dtype": "F32", "shape": [6 * 10**7], "data_offsets": [0, 24 * 10**7]}
 OBJECTS = text(('{"a": [{}', 1), (",{}", 33 * 10**6), ("]}", 1))
 FEWER = text(('{"a": [{}', 1), (",{}", 6 * 10**6), ("]}", 1))
 COLUMNS = {"columns": [{"categories": [[]] * 10**4}] * 400}
@@ -173,7 +175,7 @@ FOLDERS = {
     "a long name": ("RUN/trial.json", digests("a" * 10**5), "name too long"),
     "no digests": ("RUN/trial.json", digests(), "has no digest of 'model_index.json'"),
     "a header of 99 MB": (WEIGHTS, tensors(f'{{"a":"{"x" * 99_000_000}"}}'), "header"),
-    "large weights": (WEIGHTS, tensors({"a": POINTS}, 10**9), "250,000,000 numbers"),
+    "large weights": (WEIGHTS, tensors({"a": POINTS}, 5 * 10**8), "125,000,000 numbers"),
     "billions of steps": ("STUDY/trials/*/curves.parquet",
         rows(lambda: dict.fromkeys(STEPS, np.ones(2**20)), 12), "40,000,000 values"),
     "billions of results": ("STUDY/results.parquet",
@@ -182,7 +184,7 @@ FOLDERS = {
         rows(lambda: {"error": NUMBERED}, store_schema=False), UNPACKED),
     "results of lists": ("STUDY/results.parquet", rows(lambda: {"error": [["a"]]}), LISTS),
     "large samples": ("STUDY/trials/*/samples-*.safetensors",
-        tensors({"points": POINTS}, 10**9), ""),
+        tensors({"points": SAMPLES}, 24 * 10**7), ""),
     "versions": ("STUDY/environment.json", OBJECTS, "1,000 kB"),
     "99 MB tuned": ("tuned.json", OBJECTS, "1,000 kB"),
     "wrong tuned": ("tuned.json", json.dumps({str(n): 1 for n in range(70_000)}),
