@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -45,7 +45,6 @@ __all__ = [
     "read_sealed",
     "remove_file",
     "require_file",
-    "require_free_space",
     "require_tensors",
     "require_unchanged",
     "require_writable",
@@ -67,6 +66,7 @@ _DIGESTS, _SEAL = "files", "sha256"  # keys of a JSON file that knows the files 
 
 _OBJECT = TypeAdapter(dict[str, Any])
 _NAMED = TypeAdapter(dict[str, str])
+_CHANGED = "'{}' is not what the run wrote (its SHA-256 is another); restore it, or {}"
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.touch(exist_ok=False)  # for whom the umask says, unlike tempfile's
         try:
             yield temporary
-            with temporary.open("r+b") as written:  # Windows flushes only what may be written
+            with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             temporary.replace(path)
             sync_folder(path.parent)
@@ -125,8 +125,6 @@ def make_folder(folder: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Waits until the disk knows which files a folder holds; a power cut then loses none."""
-    if os.name == "nt":  # has no handles of folders
-        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -235,7 +233,7 @@ def inside(root: Path, *names: str, in_place: bool = False) -> Path:
     path = root.joinpath(*names)
     folder = path if in_place or path.is_dir() else path.parent
     expected = Path(os.path.realpath(root), folder.relative_to(root))
-    if os.path.normcase(os.path.realpath(folder)) != os.path.normcase(expected):
+    if os.path.realpath(folder) != str(expected):
         raise RunFolderError(
             f"'{folder}' leads out of '{root}' by a link, through which nothing is read or "
             "written; delete it, or put a folder in its place"
@@ -343,19 +341,10 @@ def read_sealed(
     content = read_json(path, kind, again, most)
     content.pop(_SEAL, None)
     digests = content.pop(_DIGESTS, {})
-    try:
+    with suppress(ValueError):  # other values than digests, or numbers that JSON lacks
         if path.read_bytes() == sealed_json(content, _NAMED.validate_python(digests)):
             return content, digests
-    except ValueError:  # it has other values in the place of digests, or numbers that JSON lacks
-        pass
-    raise _changed(path, again)
-
-
-def _changed(path: Path, again: str) -> RunFolderError:
-    """Makes the error for a file with another digest than is kept of it."""
-    return RunFolderError(
-        f"'{path}' is not what the run wrote (its SHA-256 is another); restore it, or {again}"
-    )
+    raise RunFolderError(_CHANGED.format(path, again))
 
 
 def require_unchanged(folder: Path, digests: Mapping[str, str], again: str) -> None:
@@ -373,12 +362,12 @@ def require_unchanged(folder: Path, digests: Mapping[str, str], again: str) -> N
             room -= require_file(path, room)
             actual = digest(path)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = getattr(error, "strerror", None) or error
             raise RunFolderError(
                 f"'{folder / name[:200]}' cannot be read ({reason}); restore it, or {again}"
             ) from error
         if actual != expected:
-            raise _changed(path, again)
+            raise RunFolderError(_CHANGED.format(path, again))
 
 
 def read_json(path: Path, kind: str, remedy: str, most: int | None = None) -> dict[str, Any]:
@@ -488,31 +477,19 @@ def write_parquet(path: str | Path, frame: pd.DataFrame) -> None:
     write_bytes(path, frame.to_parquet(index=False))
 
 
-def require_free_space(folder: str | Path, num_bytes: int) -> None:
-    """Checks before any work starts that ``folder``'s disk has room for what will be written.
+def require_writable(folder: str | Path, num_bytes: int = 0) -> None:
+    """Checks before any work starts that so many bytes can be written to ``folder``.
 
     Raises:
-        RunFolderError: Less than ``num_bytes`` are free.
+        RunFolderError: No file can be written, or fewer bytes are free.
     """
-    free = shutil.disk_usage(_existing(folder)).free
+    folder = Path(folder).absolute()
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    with writing(folder):
+        tempfile.TemporaryFile(dir=existing).close()
+        free = shutil.disk_usage(existing).free
     if free < num_bytes:
         raise RunFolderError(
             f"the disk of '{folder}' has {free / 1e6:.0f} MB free and this run may write "
             f"{num_bytes / 1e6:.0f} MB; free some space or choose another folder"
         )
-
-
-def require_writable(folder: str | Path) -> None:
-    """Checks before any work starts that files can be written to ``folder``.
-
-    Raises:
-        RunFolderError: They cannot.
-    """
-    with writing(Path(folder)):
-        tempfile.TemporaryFile(dir=_existing(folder)).close()
-
-
-def _existing(folder: str | Path) -> Path:
-    """Returns the folder, or the nearest one above it that exists."""
-    folder = Path(folder).absolute()
-    return next(each for each in (folder, *folder.parents) if each.exists())

@@ -11,15 +11,14 @@ package imports is not looked for there, or a stranger's ``bottleneck.py`` would
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import pkgutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 
 from kan_diffusion.errors import KanDiffusionError, one_line
@@ -43,20 +42,6 @@ def is_place(name: str) -> bool:
     return ":" in name
 
 
-class _WorkingFolder(MetaPathFinder):
-    """Finds one module or package in the working folder, and nothing else there."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if path is None and fullname == self._name:
-            return PathFinder.find_spec(fullname, [str(Path.cwd())])
-        return None
-
-
 def import_own(name: str) -> None:
     """Imports a module that a user has named: an installed one, or one of the working folder.
 
@@ -65,20 +50,23 @@ def import_own(name: str) -> None:
     """
     if name in sys.modules:
         return
-    finder = _WorkingFolder(name.partition(".")[0])
-    sys.meta_path.append(finder)  # the last: an installed module comes first
+    root = name.partition(".")[0]
     try:
+        if root not in sys.modules and importlib.util.find_spec(root) is None:
+            spec = PathFinder.find_spec(root, [str(Path.cwd())])
+            if spec is not None and spec.loader is not None:
+                sys.modules[root] = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(sys.modules[root])
         module = importlib.import_module(name)
-    except KanDiffusionError:
-        raise
     except Exception as error:  # a module of one's own may raise any
+        sys.modules.pop(root, None)
+        if isinstance(error, KanDiffusionError):
+            raise
         said = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         raise KanDiffusionError(
             f"module '{name}' cannot be imported ({said}{one_line(str(error))}); mend or install "
             "it, put its folder on PYTHONPATH, or make a package of modules that import each other"
         ) from error
-    finally:
-        sys.meta_path.remove(finder)
     if not name.startswith("kan_diffusion."):
         logger.info("module '%s' is imported from '%s'", name, module.__file__)
 
@@ -130,18 +118,10 @@ def find_object(place: str, kind: str, of_type: type[T], *, importing: bool = Fa
             f"{kind} '{place}' is code of your own, and a file does not decide what code runs: "
             f"import {module_name} first"
         )
-    name = of_type.__name__
-    name = f"an {name}" if name[0] in "AEIOU" else f"a {name}"
-    try:
-        found = getattr(sys.modules[module_name], attribute)
-    except AttributeError:
-        raise KanDiffusionError(
-            f"{kind} '{place}': module '{module_name}' has no '{attribute}'; define it there as "
-            f"{name}"
-        ) from None
+    found = getattr(sys.modules[module_name], attribute, None)
     if not isinstance(found, of_type):
         raise KanDiffusionError(
-            f"{kind} '{place}' is of type {type(found).__name__}, not {name}; make it one with "
+            f"{kind} '{place}' is no {of_type.__name__}; make one of that name with "
             f"{of_type.__module__}.{of_type.__name__}"
         )
     return found

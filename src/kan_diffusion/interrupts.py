@@ -10,10 +10,8 @@ from types import FrameType
 
 __all__ = ["INTERRUPTS", "interrupt_on_signals", "interrupts_wait"]
 
-INTERRUPTS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
-"""Signals that ask a process to save its state and end; Windows has no SIGHUP."""
+INTERRUPTS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a process to save its state and end."""
 
 
 def interrupt_on_signals() -> None:

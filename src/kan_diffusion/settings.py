@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -11,50 +10,30 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, mod
 from kan_diffusion.errors import KanDiffusionError, look_up, require_known
 from kan_diffusion.limits import LONGEST_NAME
 
-__all__ = ["FolderName", "Name", "Settings", "of_kind", "require_name"]
-
-_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+__all__ = ["Name", "Settings", "of_kind", "require_name"]
 
 
 def require_name(name: str) -> str:
     """Checks that a name can be the name of a folder and fits on a line.
 
     Raises:
-        KanDiffusionError: It has path separators, two dots in a row or unprintable characters, or
-            is longer than 100 characters.
+        KanDiffusionError: It has path separators, two dots in a row or unprintable characters, is
+            a dot, or is longer than 100 characters or 200 bytes.
     """
-    if len(name) > LONGEST_NAME:
-        raise KanDiffusionError(
-            f"a name has at most {LONGEST_NAME} characters, not {len(name):,}; shorten it"
-        )
-    if not name.isprintable() or ".." in name or set(name) & set("/\\"):
+    if not name.isprintable() or ".." in name or set(name) & set("/\\") or name == ".":
         raise KanDiffusionError(
             "a name has no '/', '\\', '..' or characters that are not seen; choose another"
         )
-    return name
-
-
-def _require_folder_name(name: str) -> str:
-    """Checks that a name names the same folder, and one of its own, on every system.
-
-    Raises:
-        KanDiffusionError: It has more than 200 bytes, a colon, a dot or a space at an end, or is
-            the name of a device.
-    """
-    ends = name != name.strip().rstrip(".")
-    if len(name.encode()) > 2 * LONGEST_NAME or ":" in name or ends or _DEVICE.fullmatch(name):
+    if len(name) > LONGEST_NAME or len(name.encode()) > 2 * LONGEST_NAME:
         raise KanDiffusionError(
-            f"the name of a folder has at most {2 * LONGEST_NAME} bytes, no ':', no space or dot "
-            "at its end, and is not that of a device such as 'con'; choose another"
+            f"a name has at most {LONGEST_NAME} characters and {2 * LONGEST_NAME} bytes, not "
+            f"{len(name):,} and {len(name.encode()):,}; shorten it"
         )
     return name
 
 
 Name = Annotated[str, AfterValidator(require_name)]
-"""A name of a study, model or process, which fits on a line."""
-
-FolderName = Annotated[Name, AfterValidator(_require_folder_name)]
-"""A name that may become that of a folder."""
+"""A name of a study, model or process, which fits on a line and may become that of a folder."""
 
 
 class Settings(BaseModel):

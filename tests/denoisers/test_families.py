@@ -149,8 +149,8 @@ def test_a_family_is_named_by_its_module(tmp_path, monkeypatch):
             "module 'no_such_package' cannot be imported .*; mend or install it, put",
         ),
         ("broken_family:TANH", "cannot be imported .*no_such_thing_anywhere"),
-        ("own_family:TAHN", "'own_family:TAHN': module 'own_family' has no 'TAHN'"),
-        ("own_family:NOT_ONE", "'own_family:NOT_ONE' is of type int, not a Family"),
+        ("own_family:TAHN", "'own_family:TAHN' is no Family; make one of that name"),
+        ("own_family:NOT_ONE", "'own_family:NOT_ONE' is no Family"),
         *(
             (place, f"'{place}' is not of the form 'package.module:NAME'")
             for place in ("own_family:", ":TANH", "own_package:own_family:TANH", "..own_package:T")

@@ -191,11 +191,9 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         # Names that are no names of folders.
         ({"name": "../../x"}, "name", "no '/'"),
         ({"name": "a\nb"}, "name", "not seen"),
-        ({"name": "x" * 101}, "name", "at most 100 characters, not 101"),
-        *(
-            ({"name": name}, "name", "at most 200 bytes, no ':', no space or dot at its end")
-            for name in ("日" * 100, ".", "D:x", "a dot.", "a space ", "con", "LPT1.x")
-        ),
+        ({"name": "x" * 101}, "name", "at most 100 characters and 200 bytes, not 101"),
+        ({"name": "日" * 100}, "name", "not 100 and 300"),
+        ({"name": "."}, "name", "no '/'"),
         # Sizes beyond every machine.
         ({"seeds": 10**9}, "seeds", "than or equal to 10000"),
         ({"training": {"steps": 10**12}}, "training.steps", "equal to 10000000"),

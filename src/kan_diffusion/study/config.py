@@ -31,7 +31,7 @@ from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import require_file
 from kan_diffusion.imports import is_place
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.settings import FolderName, Name, Settings
+from kan_diffusion.settings import Name, Settings
 from kan_diffusion.study.budgets import USUAL_SIZE, Budget, Match
 from kan_diffusion.training.config import OptimizerName, TrainingConfig
 
@@ -354,7 +354,7 @@ class StudyConfig(Settings):
         evaluation: Settings of the evaluation.
     """
 
-    name: Annotated[FolderName, Field(min_length=1)]
+    name: Annotated[Name, Field(min_length=1)]
     title: str
     question: str = ""
     seed: int = 0

@@ -52,9 +52,9 @@ from kan_diffusion.files import (
     read_sealed,
     remove_file,
     require_file,
-    require_free_space,
     require_tensors,
     require_unchanged,
+    require_writable,
     sealed_json,
     sync_folder,
     whole_file,
@@ -651,7 +651,7 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
     Raises:
         RunFolderError: It is a file or holds other files, or there is too little space.
     """
-    require_free_space(folder, space)
+    require_writable(folder, space)
     if not folder.exists():
         return False
     if not folder.is_dir():

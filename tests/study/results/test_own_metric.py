@@ -69,8 +69,8 @@ def test_a_metric_that_a_study_names_is_measured_and_shown(module, tmp_path, exe
 
 def test_what_is_no_metric_is_refused(module):
     for place, message in (
-        (f"{module}:NOT_ONE", "of type int, not a Metric; make it one with kan_diffusion"),
-        (f"{module}:NONE", "has no 'NONE'"),
+        (f"{module}:NOT_ONE", "is no Metric; make one of that name with kan_diffusion"),
+        (f"{module}:NONE", "is no Metric"),
         ("no_such_module:METRIC", "import no_such_module first"),
         (module, "not of the form"),
     ):
