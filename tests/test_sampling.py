@@ -156,21 +156,6 @@ def test_guidance_of_one_is_conditional_of_zero_unconditional_and_between_the_mi
     torch.testing.assert_close(mixed, none + 2.5 * (one - none), rtol=1e-4, atol=1e-4)
 
 
-def test_schedulers_keep_the_process():
-    for name in SCHEDULERS:
-        process = FLOW if "flow" in name else get_process("notebook")
-        scheduler = make_scheduler(name, process)
-        if process.is_flow:
-            torch.testing.assert_close(scheduler.sigmas.flip(0).double(), process.levels()[1])
-            continue
-        signal = scheduler.alphas_cumprod.double().sqrt()
-        torch.testing.assert_close(signal, process.levels()[0], rtol=1e-6, atol=1e-6)
-        assert scheduler.config.prediction_type == "epsilon"
-        assert not scheduler.config.get("clip_sample")
-        own = process.scheduler().config.variance_type
-        assert scheduler.config.get("variance_type") in (None, own)
-
-
 @pytest.mark.parametrize("name", ["dpm-solver++", "ddpm"])
 def test_a_generator_for_each_point_gives_it_whatever_the_batch(name):
     def drawn(numbers=range(10), **options):

@@ -147,9 +147,9 @@ WRONG = {
         ({"process": {**PROCESS, "secret": 1}}, "secret"),
     ],
     DENOISER: [
-        ({"hidden": [8] * 200_000}, "200000 hidden layers"),
+        ({"hidden": [8] * 200_000}, "200,000 hidden layers, more than 100"),
         ({"hidden": [8, 9]}, "weights .* are not those of 'config.json'"),
-        ({"hidden": [8, 0]}, "is no list of widths"),
+        ({"hidden": [8, 0]}, "are not those of|is no NetworkDenoiser"),
         ({"data_dim": 10**9}, "data_dim = 1000000000 is out of range"),
         ({"data_dim": 3}, "are not those of"),
         ({"hidden": [10_000, 10_000, 10_000]}, "has 200,.* parameters, more than 100,000,000"),

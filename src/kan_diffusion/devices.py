@@ -9,8 +9,6 @@ import torch
 
 from kan_diffusion.errors import KanDiffusionError
 
-__all__ = ["one_thread", "resolve_device"]
-
 
 def resolve_device(device: str) -> torch.device:
     """Finds a device: ``"auto"`` is a GPU if there is one; other names are torch's.

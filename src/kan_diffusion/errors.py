@@ -9,24 +9,6 @@ from itertools import islice
 from typing import TypeVar
 from unicodedata import category
 
-__all__ = [
-    "OUT_OF_MEMORY",
-    "BudgetError",
-    "DataError",
-    "KanDiffusionError",
-    "NonFiniteLossError",
-    "NonFiniteSamplesError",
-    "RunFolderError",
-    "is_out_of_memory",
-    "listed",
-    "look_up",
-    "one_line",
-    "printable",
-    "require_known",
-    "unknown_name",
-    "valid_settings",
-]
-
 T = TypeVar("T")
 
 OUT_OF_MEMORY = "the memory does not suffice; take fewer points, or a smaller network or batch"

@@ -31,35 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = [
-    "Output",
-    "digest",
-    "finite",
-    "inside",
-    "json_bytes",
-    "make_folder",
-    "new_output",
-    "read_as",
-    "read_json",
-    "read_parquet",
-    "read_sealed",
-    "remove_file",
-    "require_file",
-    "require_tensors",
-    "require_unchanged",
-    "require_writable",
-    "room_unpacked",
-    "sealed_json",
-    "stamp",
-    "sync_folder",
-    "whole_file",
-    "write_bytes",
-    "write_json",
-    "write_parquet",
-    "write_text",
-    "writing",
-]
-
 T = TypeVar("T")
 
 _DIGESTS, _SEAL = "files", "sha256"  # keys of a JSON file that knows the files beside it

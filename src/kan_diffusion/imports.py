@@ -23,8 +23,6 @@ from typing import TypeVar
 
 from kan_diffusion.errors import KanDiffusionError, one_line
 
-__all__ = ["find_object", "from_extra", "import_own", "is_place", "own_class"]
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")

@@ -9,17 +9,6 @@ settings are far above what one machine does in a week: without them a typo such
 
 from __future__ import annotations
 
-__all__ = [
-    "LARGEST_SETTING", "LONGEST_CELL", "LONGEST_LINE", "LONGEST_NAME", "MOST_CATEGORIES",
-    "MOST_CHECKPOINT_BYTES", "MOST_COLUMNS", "MOST_EMPTY_CELLS", "MOST_ENTRIES", "MOST_GUIDANCE",
-    "MOST_INTERVALS", "MOST_JSON_BYTES", "MOST_LAYERS", "MOST_LISTED_BYTES", "MOST_MOMENTS",
-    "MOST_OPERATIONS", "MOST_PARAMETERS", "MOST_PLANNED", "MOST_POINTS", "MOST_POINTS_BYTES",
-    "MOST_RESULTS", "MOST_RESULT_BYTES", "MOST_SAVED_ENTRIES", "MOST_SAVED_NUMBERS", "MOST_SECONDS",
-    "MOST_SIDE", "MOST_STEPS", "MOST_STUDY_BYTES", "MOST_TABLE_BYTES", "MOST_TIMESTEPS",
-    "MOST_TIMES_PACKED", "MOST_TIMES_WEIGHTS", "MOST_TRIALS", "MOST_UNITS", "MOST_UNPACKED_BYTES",
-    "MOST_VALUES", "MOST_WORKERS",
-]  # fmt: skip
-
 # --- bytes of files ---
 MOST_TABLE_BYTES = 1_000_000_000  # a table's file, or the text in a .csv.gz; read by read_table
 MOST_UNPACKED_BYTES = 100_000_000  # what a packed file may hold whatever its size: Parquet, .csv.gz
@@ -46,7 +35,6 @@ LONGEST_NAME = 100  # characters of a name of settings; with an ending it still 
 
 # --- networks ---
 MOST_PARAMETERS = 100_000_000  # parameters of a denoiser, whose training takes 2 GB; field params
-MOST_SAVED_NUMBERS = 120_000_000  # numbers of a denoiser's file: parameters and buffers
 MOST_OPERATIONS = 1_000_000_000_000  # floating-point operations of a forward pass; field flops
 MOST_INTERVALS = 10_000  # of a grid, whose layer keeps a table of them; argument grid_size
 MOST_LAYERS = 100  # hidden layers; field depth

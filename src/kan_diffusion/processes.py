@@ -42,16 +42,6 @@ from kan_diffusion.settings import Name, Settings
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-__all__ = [
-    "PROCESSES",
-    "PredictionType",
-    "Process",
-    "expand",
-    "get_process",
-    "noise_of_mean",
-    "signal_warning",
-]
-
 _SIGNAL_LIMIT = 0.05
 """Largest fraction of signal, alpha_T, with which a process counts as reaching noise."""
 

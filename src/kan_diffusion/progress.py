@@ -19,8 +19,6 @@ from rich.segment import Segment
 
 from kan_diffusion.errors import printable
 
-__all__ = ["TextConsole", "TrainingBar", "progress_bars", "show_training"]
-
 _SMOOTHING = 0.9
 """Weight of past losses in the loss that is shown; a single batch's loss is noisy."""
 

@@ -16,8 +16,6 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["numpy_generator", "stream_seed", "torch_generator"]
-
 
 def stream_seed(*name: str | int) -> int:
     """Computes the seed of a named stream: 63 bits of the SHA-256 of its name."""

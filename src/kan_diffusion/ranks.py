@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["is_main_process"]
-
 
 def is_main_process() -> bool:
     """Whether this process is the first or the only one, which writes files and prints."""

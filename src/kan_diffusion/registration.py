@@ -12,8 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-__all__ = ["offer"]
-
 _MODULE = "diffusers"
 
 

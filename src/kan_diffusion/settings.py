@@ -10,8 +10,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, mod
 from kan_diffusion.errors import KanDiffusionError, look_up, require_known
 from kan_diffusion.limits import LONGEST_NAME
 
-__all__ = ["Name", "Settings", "of_kind", "require_name"]
-
 
 def require_name(name: str) -> str:
     """Checks that a name can be the name of a folder and fits on a line.

@@ -10,7 +10,6 @@ beside them, by which a library would choose others, is not looked at.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -24,14 +23,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import read_json, require_tensors
-from kan_diffusion.limits import (
-    LARGEST_SETTING,
-    MOST_PARAMETERS,
-    MOST_SAVED_ENTRIES,
-    MOST_SAVED_NUMBERS,
-)
-
-__all__ = ["REMEDY", "SavedNetwork", "denoiser_settings"]
+from kan_diffusion.limits import LARGEST_SETTING, MOST_LAYERS, MOST_PARAMETERS, MOST_SAVED_ENTRIES
 
 Network = TypeVar("Network", bound=nn.Module)
 Shape = tuple[int, ...]
@@ -42,15 +34,8 @@ _MOST_PARTS = 30_000
 REMEDY = "train it again"
 """What errors say to do about a denoiser."""
 
-_OF_AVERAGES = (
-    "decay",
-    "inv_gamma",
-    "min_decay",
-    "optimization_step",
-    "power",
-    "update_after_step",
-    "use_ema_warmup",
-)
+_OF_AVERAGES = {"decay", "inv_gamma", "min_decay", "optimization_step", "power"}
+_OF_AVERAGES |= {"update_after_step", "use_ema_warmup"}
 """Keys that diffusers' ``EMAModel`` writes beside the settings of the averaged model."""
 
 
@@ -60,8 +45,8 @@ class SavedNetwork(Generic[Network]):
     Args:
         folder: The folder.
         stem: Name of the file of weights without its ending, with which the names of shards begin.
-        build: Given the configuration and the shapes of the saved tensors by name, the name of the
-            network's class and a function that builds it.
+        build: Given the configuration, the name of the network's class and a function that builds
+            it.
         remedy: What to do, for errors.
         most: Largest number of parameters.
     """
@@ -70,7 +55,7 @@ class SavedNetwork(Generic[Network]):
         self,
         folder: Path,
         stem: str,
-        build: Callable[[dict[str, Any], Mapping[str, Shape]], tuple[str, Callable[[], Network]]],
+        build: Callable[[dict[str, Any]], tuple[str, Callable[[], Network]]],
         remedy: str = REMEDY,
         most: int = MOST_PARAMETERS,
     ) -> None:
@@ -90,8 +75,7 @@ class SavedNetwork(Generic[Network]):
         """
         config = read_json(self.path, "the configuration of a network", self._remedy)
         _require_bounds(config, self.path)
-        saved = self._shapes()
-        name, made = self._build(config, saved)
+        name, made = self._build(config)
         parts = count(1)
 
         def counted(*_: object) -> None:
@@ -111,7 +95,7 @@ class SavedNetwork(Generic[Network]):
             if isinstance(error.__cause__, ImportError):  # it says what to install
                 raise
             raise RunFolderError(f"'{self.path}' is no {name} ({error}); {self._remedy}") from error
-        self._require_same(network.state_dict(keep_vars=True), saved)
+        self._require_same(network.state_dict(keep_vars=True), self._shapes())
         return made
 
     def _require_same(self, state: Mapping[str, Tensor], saved: Mapping[str, Shape]) -> None:
@@ -187,49 +171,30 @@ class SavedNetwork(Generic[Network]):
         return network.eval()
 
 
-def denoiser_settings(
-    kind: type, config: Mapping[str, object], saved: Mapping[str, Shape], path: Path
-) -> dict[str, Any]:
-    """Checks the configuration of a denoiser and the size of its tensors.
+def denoiser_settings(kind: type, config: Mapping[str, object], path: Path) -> dict[str, Any]:
+    """Checks that a configuration is that of a denoiser of a class.
 
     Returns:
-        The arguments of its class.
+        The arguments of the class.
 
     Raises:
         RunFolderError: The configuration is of another class, or has settings that the class has
-            not, or too many layers or weights.
+            not, or too many layers.
     """
     if config.get("_class_name") != kind.__name__:
         raise RunFolderError(
             f"'{path}' is of class {config.get('_class_name')!r}, not {kind.__name__}; {REMEDY}"
         )
-    settings = {
-        key: value
-        for key, value in config.items()
-        if not key.startswith("_") and key not in _OF_AVERAGES
-    }
-    known = inspect.signature(kind).parameters
-    unknown = sorted(settings.keys() - known.keys())
-    if unknown:
+    names = [name for name in config if not name.startswith("_") and name not in _OF_AVERAGES]
+    if unknown := sorted(set(names) - inspect.signature(kind).parameters.keys()):
         raise RunFolderError(
             f"'{path}' has the setting '{unknown[0]}', which {kind.__name__} has not; {REMEDY}"
         )
-    if (size := sum(map(math.prod, saved.values()))) > MOST_SAVED_NUMBERS:
+    if isinstance(hidden := config.get("hidden"), list) and len(hidden) > MOST_LAYERS:
         raise RunFolderError(
-            f"the weights in '{path.parent}' are {size:,} numbers; at most {MOST_SAVED_NUMBERS:,} "
-            f"are read; {REMEDY}"
+            f"'{path}' has {len(hidden):,} hidden layers, more than {MOST_LAYERS}; {REMEDY}"
         )
-    hidden = settings.get("hidden", [])
-    if not isinstance(hidden, list) or not all(isinstance(w, int) and w > 0 for w in hidden):
-        raise RunFolderError(
-            f"'{path}': hidden = {str(hidden)[:80]} is no list of widths; {REMEDY}"
-        )
-    if len(hidden) > len(saved):
-        raise RunFolderError(
-            f"'{path}' speaks of {len(hidden)} hidden layers and there are weights of "
-            f"{len(saved)} tensors; {REMEDY}"
-        )
-    return settings
+    return {name: config[name] for name in names}
 
 
 def _require_bounds(settings: Mapping[str, object], path: Path) -> None:

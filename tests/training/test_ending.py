@@ -13,7 +13,7 @@ from kan_diffusion.processes import get_process
 from kan_diffusion.training import run
 from kan_diffusion.training.callbacks import Progress, Snapshots
 from kan_diffusion.training.config import TrainingConfig
-from short_training import Stop, small, stopped_at, trained
+from short_training import Stop, small, trained
 
 FEW = torch.randn(6, 2, generator=seeded(1))
 OTHERS = torch.randn(400, 2, generator=seeded(2))
@@ -242,16 +242,6 @@ def test_a_gpu_is_waited_for_at_both_ends_of_what_is_timed(monkeypatch):
         launch(work)
         of_gpu.stop()
     assert (of_gpu.wall, of_gpu.processor) == pytest.approx((0.702, 0.702))
-
-
-def test_a_run_interrupted_when_its_steps_begin_to_be_timed_resumes(tmp_path):
-    config = OVERFIT.model_copy(update={"max_seconds": 10})
-    kept = {"checkpoint": tmp_path / "state.safetensors", "identity": "a"}
-    with pytest.raises(KeyboardInterrupt):
-        _timed(Timed(lambda _: 0.3), config, **kept, **stopped_at(5, KeyboardInterrupt))
-    result = _timed(Timed(lambda _: 0.3), config, **kept, resume=True)
-    assert result.resumed_from == 5
-    assert len(result.losses) == 32  # 9.5 seconds of 0.3 each
 
 
 @pytest.mark.parametrize(

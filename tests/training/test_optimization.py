@@ -72,29 +72,15 @@ def test_a_vector_is_trained_like_the_parameters_it_stands_for(max_norm):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
     assert (ours.frozen == 0.5).all()
     assert (ours.unused == 1).all()
-    # What fills the gaps between parameters is still zero, so splitting and joining are inverse.
-    trained = vector.vector.detach()
-    assert torch.equal(vector.join(vector.split(trained)), trained)
-
-
-def test_gradients_do_not_add_up_over_steps():
-    module = Tied()
-    vector = ParameterVector(module)
-    for step in (0, 1):
-        _loss(module, step).backward()
-        vector.collect_gradients()
-    second = Tied()
-    _loss(second, 1).backward()
-    ours = vector.split(vector.vector.grad)
-    theirs = [parameter.grad for parameter in second.parameters() if parameter.requires_grad]
-    for mine, other in zip(ours, theirs, strict=True):
-        expected = torch.zeros_like(mine) if other is None else other
-        torch.testing.assert_close(mine, expected)
     # A parameter that no gradient reaches any more keeps none of what it had.
-    module.scale.grad = None
-    module.first.weight.sum().backward()
+    ours.first.weight.sum().backward()
     vector.collect_gradients()
     assert float(vector.vector.grad.abs().sum()) == 15
+    # What fills the gaps between parameters is still zero.
+    used = torch.zeros_like(vector.vector)
+    for part in vector.split(used):
+        part.fill_(1)
+    assert not vector.vector[used == 0].any()
 
 
 def test_parameters_are_the_same_objects_and_end_on_their_own():
@@ -102,7 +88,6 @@ def test_parameters_are_the_same_objects_and_end_on_their_own():
     before = list(module.parameters())
     values = [parameter.detach().clone() for parameter in before]
     vector = ParameterVector(module)
-    assert len(vector) == 6
     with torch.no_grad():
         vector.vector.mul_(2)
     twin = copy.deepcopy(module)  # a copy made meanwhile is independent
@@ -222,32 +207,18 @@ def test_learned_functions_have_a_learning_rate_of_their_own(rate):
 
 
 class Quadratic(nn.Module):
-    """A loss of a matrix and a vector whose minimum is known, in a rotated frame of the matrix."""
+    """A loss of a matrix and a vector whose minimum is known."""
 
-    def __init__(self, rotation):
+    def __init__(self):
         super().__init__()
-        self.rotation = rotation
         self.inputs = torch.randn(3, 7, 5, generator=seeded(1))
-        self.matrix = nn.Parameter(rotation @ torch.randn(4, 5, generator=seeded(2)))
+        self.matrix = nn.Parameter(torch.randn(4, 5, generator=seeded(2)))
         self.vector = nn.Parameter(torch.ones(4))
 
     def loss(self, step):
-        outputs = self.inputs[step % 3] @ self.matrix.T @ self.rotation
+        outputs = self.inputs[step % 3] @ self.matrix.T
         wanted = self.inputs[step % 3, :, :4]
         return (outputs - wanted).square().mean() + self.vector.square().mean()
-
-
-def test_soap_takes_the_same_way_in_every_rotated_frame_and_adam_does_not():
-    rotation = torch.linalg.qr(torch.randn(4, 4, generator=seeded(3)))[0]
-
-    def gap(name):
-        plain, rotated = (
-            _moved(Quadratic(frame), name, 25).matrix for frame in (torch.eye(4), rotation)
-        )
-        return float((plain - rotation.T @ rotated).detach().abs().max())
-
-    assert gap("soap") < 1e-4
-    assert gap("adam") > 1e-2
 
 
 def test_soap_of_matrices_of_one_shape_together_is_that_of_pytorch_optimizer_one_by_one():
@@ -283,7 +254,7 @@ def test_soap_of_matrices_of_one_shape_together_is_that_of_pytorch_optimizer_one
 
 @pytest.mark.parametrize("silently", [False, True])
 def test_soap_begins_where_single_precision_finds_no_eigenvectors(monkeypatch, silently):
-    expected, eigh = _moved(Quadratic(torch.eye(4)), "soap", 25).matrix, torch.linalg.eigh
+    expected, eigh = _moved(Quadratic(), "soap", 25).matrix, torch.linalg.eigh
 
     def fails(matrices):
         if matrices.dtype == torch.float32 and matrices.shape[-1] > 1:
@@ -293,7 +264,7 @@ def test_soap_begins_where_single_precision_finds_no_eigenvectors(monkeypatch, s
         return eigh(matrices)
 
     monkeypatch.setattr(torch.linalg, "eigh", fails)
-    found = _moved(Quadratic(torch.eye(4)), "soap", 25).matrix
+    found = _moved(Quadratic(), "soap", 25).matrix
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
@@ -338,8 +309,12 @@ def test_a_state_survives_json_and_a_module_without_matrices_or_with_more_dimens
             self.scale = nn.Parameter(torch.ones(()))
 
     def step(weights, made, number):
-        wanted = weights.join(weights.split(torch.randn(99, generator=seeded(number))))
-        weights.vector.grad.copy_(weights.vector.detach() - wanted)
+        wanted = torch.randn(len(weights.vector), generator=seeded(number))
+        weights.vector.grad.zero_()
+        for gradient, now, then in zip(
+            *map(weights.split, (weights.vector.grad, weights.vector.detach(), wanted)), strict=True
+        ):
+            gradient.copy_(now - then)
         made.step()
 
     first, second = ParameterVector(Odd()), ParameterVector(Odd())

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-__all__ = ["CoordinateMap"]
-
 
 @dataclass(frozen=True)
 class CoordinateMap:

@@ -20,8 +20,6 @@ from kan_diffusion.data.densities import Density
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.randomness import torch_generator
 
-__all__ = ["FEWEST_JUDGED", "Dataset", "OracleKind", "split"]
-
 FEWEST_JUDGED = 4
 """Fewest held-out samples: real-against-real compares two samples of at least two each."""
 

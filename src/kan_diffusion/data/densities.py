@@ -35,18 +35,6 @@ from torch import Tensor
 
 from kan_diffusion.errors import DataError, listed
 
-__all__ = [
-    "Curve",
-    "CurveDensity",
-    "Density",
-    "GaussianMixture",
-    "Level",
-    "UniformBoxes",
-    "by_chunks",
-    "numbers",
-    "shared_variance_logits",
-]
-
 Level = float | Tensor
 """A signal or noise level: one number for all points, or one for each with shape (n,)."""
 

@@ -19,8 +19,6 @@ from kan_diffusion.files import whole_file
 from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
 
-__all__ = ["ENDINGS", "TextForm", "ending_of", "require_writable_ending", "write_frame"]
-
 logger = logging.getLogger(__name__)
 
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".parquet", ".npy")

@@ -12,8 +12,6 @@ from torch import Tensor
 from kan_diffusion.data.densities import Density
 from kan_diffusion.errors import DataError
 
-__all__ = ["Standardizer"]
-
 
 @dataclass(frozen=True)
 class Standardizer:

@@ -26,16 +26,6 @@ if TYPE_CHECKING:  # a file is read and described without torch, which takes sec
     from kan_diffusion.data.densities import Density
     from kan_diffusion.data.scaling import Standardizer
 
-__all__ = [
-    "SOURCES",
-    "DataConfig",
-    "PinnedSource",
-    "Source",
-    "data_from_name",
-    "known_data",
-    "load_dataset",
-]
-
 SOURCES = {
     "toy": "kan_diffusion.data.toys:ToyData",
     "table": "kan_diffusion.tables.sources:TableData",

@@ -31,8 +31,6 @@ from kan_diffusion.errors import DataError, KanDiffusionError, look_up, require_
 from kan_diffusion.limits import MOST_POINTS
 from kan_diffusion.randomness import numpy_generator, torch_generator
 
-__all__ = ["TOYS", "ToyData", "make_toy"]
-
 _PI = math.pi
 
 

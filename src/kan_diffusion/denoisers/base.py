@@ -95,10 +95,8 @@ class Denoiser(ModelMixin, ConfigMixin):
         assert dtype is None or isinstance(dtype, torch.dtype)
         folder = root / str(kwargs.get("subfolder") or "")
 
-        def build(
-            config: dict[str, object], saved: Mapping[str, tuple[int, ...]]
-        ) -> tuple[str, Callable[[], Self]]:
-            settings = denoiser_settings(cls, config, saved, folder / cls.config_name)
+        def build(config: dict[str, object]) -> tuple[str, Callable[[], Self]]:
+            settings = denoiser_settings(cls, config, folder / cls.config_name)
             return cls.__name__, lambda: cls(**settings)
 
         denoiser = SavedNetwork[Self](folder, "diffusion_pytorch_model", build).load()

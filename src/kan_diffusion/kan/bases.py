@@ -26,22 +26,6 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError, look_up, require_known
 from kan_diffusion.limits import MOST_INTERVALS
 
-__all__ = [
-    "BASES",
-    "MAX_ORDER",
-    "RBF",
-    "BSpline",
-    "Basis",
-    "BasisKind",
-    "Chebyshev",
-    "Constants",
-    "Extrapolation",
-    "Grid",
-    "basis_class",
-    "horner",
-    "piece_coefficients",
-]
-
 Extrapolation = Literal["linear", "zero"]
 """Ways to continue functions outside the grid."""
 Grid = tuple[Tensor, Tensor]

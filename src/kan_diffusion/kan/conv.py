@@ -18,8 +18,6 @@ from torch.nn.functional import unfold
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.linear import EdgeSettings, KANLinear
 
-__all__ = ["KANConv2d"]
-
 Pair = int | tuple[int, int]
 
 

@@ -35,8 +35,6 @@ from kan_diffusion.kan.linear import KAN, EdgeSettings, KANLinear
 if TYPE_CHECKING:
     from kan.MultKAN import MultKAN
 
-__all__ = ["from_efficient_kan", "from_pykan"]
-
 _GRID_TOLERANCE = 1e-4
 """How far, in steps, a knot may be from its place on a uniform grid."""
 _FIT_TOLERANCE = 1e-3

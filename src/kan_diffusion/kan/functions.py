@@ -29,8 +29,6 @@ from kan_diffusion.kan.kernels.fused import autocasts
 from kan_diffusion.kan.kernels.operators import UNITS
 from kan_diffusion.kan.piecewise import evaluate
 
-__all__ = ["BasisLayer", "InitialFunctions", "LearnedFunctions", "require_input"]
-
 Function = Callable[[Tensor], Tensor]
 """An elementwise function of a tensor."""
 

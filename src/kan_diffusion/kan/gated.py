@@ -26,8 +26,6 @@ from kan_diffusion.kan.kernels.internals import has_hooks
 from kan_diffusion.kan.kernels.operators import UNITS
 from kan_diffusion.kan.piecewise import evaluate
 
-__all__ = ["GatedLinear", "modulate"]
-
 
 def modulate(
     values: Tensor, carried: Tensor | None, code: Tensor | None, modulation: Tensor | None

@@ -27,8 +27,6 @@ from kan_diffusion.kan.bases import Basis
 from kan_diffusion.kan.functions import BasisLayer
 from kan_diffusion.kan.linear import KANLinear, layers_of, with_layers
 
-__all__ = ["moved", "out_of_range_fractions", "refined"]
-
 Layer = TypeVar("Layer", bound=BasisLayer)
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -31,16 +31,6 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.linear import EdgeLayer, KANLinear, layers_of, with_layers
 
-__all__ = [
-    "Attribution",
-    "attribution",
-    "edge_penalty",
-    "edge_sizes",
-    "layer_entropy",
-    "pruned",
-    "sparsity_penalty",
-]
-
 Network = TypeVar("Network", bound=nn.Module)
 
 _TINY = 1e-12

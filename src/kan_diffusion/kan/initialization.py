@@ -34,8 +34,6 @@ from torch import Tensor
 
 from kan_diffusion.kan.bases import Basis
 
-__all__ = ["INITIALIZATIONS", "Initialization", "initialize"]
-
 Initialization = Literal["glorot", "noise", "original", "power-law"]
 INITIALIZATIONS: tuple[Initialization, ...] = get_args(Initialization)
 """The schemes by name."""

@@ -43,16 +43,6 @@ from kan_diffusion.kan.kernels.fused import (
 )
 from kan_diffusion.kan.kernels.operators import SPLINE
 
-__all__ = [
-    "KAN",
-    "EdgeLayer",
-    "EdgeSettings",
-    "KANLinear",
-    "SharedKANLinear",
-    "layers_of",
-    "with_layers",
-]
-
 Layer = TypeVar("Layer", bound=BasisLayer)
 Network = TypeVar("Network", bound=nn.Module)
 

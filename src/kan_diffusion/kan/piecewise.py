@@ -32,9 +32,6 @@ from torch import Tensor
 from kan_diffusion.kan.bases import BSpline, Grid, horner
 from kan_diffusion.kan.kernels.fused import in_full_precision, is_transformed
 
-__all__ = ["evaluate"]
-
-
 _Triple = tuple[Tensor, Tensor, Tensor]
 
 _ADDRESSES = 2**16

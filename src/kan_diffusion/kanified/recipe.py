@@ -263,7 +263,7 @@ def _saved(root: Path, remedy: str) -> SavedNetwork[nn.Module]:
     named = read_json(root / "config.json", "the configuration of a network", remedy)
     kind, of_diffusers = _model_class(named), "_class_name" in named
 
-    def build(config: dict[str, Any], _: object) -> tuple[str, Callable[[], nn.Module]]:
+    def build(config: dict[str, Any]) -> tuple[str, Callable[[], nn.Module]]:
         def made() -> nn.Module:
             if of_diffusers:
                 network: nn.Module = kind.from_config(config)

@@ -31,8 +31,6 @@ from kan_diffusion.processes import Process, expand
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.training.config import Timesteps
 
-__all__ = ["OBSERVED_SHARE", "Batch", "Batches"]
-
 _CHUNK_VALUES = 2**14
 """Coordinates of samples in a chunk: few enough for the arrays to stay in a core's cache."""
 

@@ -20,11 +20,10 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, FiniteFloat
-from torch import Tensor
+from pydantic import FiniteFloat
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.imports import from_extra
@@ -33,14 +32,11 @@ from kan_diffusion.ranks import is_main_process
 from kan_diffusion.settings import Settings
 from kan_diffusion.training import parallel
 from kan_diffusion.training.batches import Batch, Batches
-from kan_diffusion.training.checkpoint import Step
-from kan_diffusion.training.config import TrainingConfig
+from kan_diffusion.training.config import Step, TrainingConfig
 from kan_diffusion.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-__all__ = ["Progress", "Snapshots", "TensorBoard", "TimeLimit", "Validation"]
 
 _WARM_STEPS, _TIMED_STEPS = 5, 30
 """The steps between these two are timed: compilation and cold caches come before them."""
@@ -63,6 +59,8 @@ _LOGGED_ROWS = 1024
 
 
 class _TimeState(Settings):
+    """Seconds before the timed steps, and the step of the last correction."""
+
     warm: FiniteFloat
     corrected: Step
 
@@ -80,48 +78,40 @@ class TimeLimit:
         self._limit = config.processor_seconds or config.max_seconds or math.inf
         self._share = 1.0 if self._of_processor else 1 - _RESERVE
         self._reserved = 0.0 if self._of_processor else min(reserved, _MOST_RESERVED * self._limit)
-        self._warm = 0.0
-        self._corrected = 0
+        self._state = _TimeState(warm=0.0, corrected=0)
 
     def __call__(self, run: TrainingRun) -> None:
         """Ends the run at the limit, or settles its number of steps if that is due."""
+        warm, corrected = self._state.warm, self._state.corrected
         seconds = run.clock.processor if self._of_processor else run.clock.wall
         seconds = parallel.mean(seconds, run.device)
-        run.is_settled = self._corrected > 0
+        run.is_settled = corrected > 0
         if seconds + self._reserved >= self._limit:
             run.stop("time")
-        if run.step == _WARM_STEPS and not self._corrected:
-            self._warm = seconds
+        if run.step == _WARM_STEPS and not corrected:
+            self._state = _TimeState(warm=seconds, corrected=0)
         late = seconds > _TIMED_SHARE * self._limit
-        due = self._corrected + run.stretch
-        if not self._corrected:
-            due = _WARM_STEPS + 1 if late else _TIMED_STEPS
-        if run.step < due or run.is_ending:
+        first = _WARM_STEPS + 1 if late else _TIMED_STEPS
+        if run.step < (corrected + run.stretch if corrected else first) or run.is_ending:
             return
-        pace = (seconds - self._warm) / (run.step - _WARM_STEPS)
+        pace = (seconds - warm) / (run.step - _WARM_STEPS)
         left = max(0.0, self._share * self._limit - self._reserved - seconds)
         steps = run.step + round(left / pace) if pace else run.num_steps
         if not self._of_processor:
             steps = min(steps, run.config.steps)
-        if not self._corrected:
+        if not corrected:
             run.schedule = replace(run.schedule, total=max(steps, 1), steps=steps)
         elif steps != run.num_steps:
             run.schedule = run.schedule.corrected(run.step, steps)
-        self._corrected, run.is_settled = run.step, True
+        self._state, run.is_settled = _TimeState(warm=warm, corrected=run.step), True
 
     def state_dict(self) -> dict[str, object]:
         """Returns seconds before the timed steps, and the step of the last correction."""
-        return {"warm": self._warm, "corrected": self._corrected}
+        return self._state.model_dump()
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Restores this state."""
-        known = _TimeState.model_validate(state)
-        self._warm, self._corrected = known.warm, known.corrected
-
-
-class _ValidationState(Settings):
-    losses: tuple[tuple[Step, Annotated[float, Field(ge=0)]], ...]
-    best_step: Step
+        self._state = _TimeState.model_validate(state)
 
 
 class Validation:
@@ -129,29 +119,22 @@ class Validation:
 
     Args:
         batches: Batches of held-out points; the first few are used.
-        weights: Weights of the run, with shape (P,).
     """
 
-    def __init__(self, batches: Batches, weights: Tensor) -> None:
+    def __init__(self, batches: Batches) -> None:
         self._batches = batches
         self._drawn: list[Batch] = []
-        self._like = weights
-        self._losses: dict[int, float] = {}
-        self._best_step = 0
-        self._best: Tensor | None = None
 
     def __call__(self, run: TrainingRun) -> None:
         """Computes the held-out loss if it is due, and at the end."""
-        last = max(self._losses, default=0)
+        last = max(run.validation, default=0)
         over = run.ending is not None or run.step >= run.num_steps
         if run.step > last and (over or (run.is_settled and run.step - last >= run.stretch)):
             self._validate(run)
-        run.validation, run.best_step, run.best = self._losses, self._best_step, self._best
-        patience, waited = run.config.patience, run.step - self._best_step
-        if patience is not None and waited >= max(
-            patience * run.num_steps, _FEWEST_VALIDATIONS * run.stretch
-        ):
-            run.stop("early")
+        if run.config.patience is not None:
+            patience = run.config.patience * run.num_steps
+            if run.step - run.best_step >= max(patience, _FEWEST_VALIDATIONS * run.stretch):
+                run.stop("early")
 
     def _validate(self, run: TrainingRun) -> None:
         run.clock.start()
@@ -162,33 +145,17 @@ class Validation:
         run.clock.stop()
         loss = loss if math.isfinite(loss) else math.inf
         with interrupts_wait():
-            if loss <= min(self._losses.values(), default=math.inf):
-                self._best_step, self._best = run.step, run.averaged.clone()
-            self._losses[run.step] = loss
-
-    def state_dict(self) -> dict[str, object]:
-        """Returns losses by step, and the best weights with their step."""
-        losses = [[step, loss] for step, loss in self._losses.items()]
-        return {"losses": losses, "best_step": self._best_step, "best": self._best}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restores this state."""
-        best = state.pop("best")
-        known = _ValidationState.model_validate(state)
-        if best is not None:
-            assert isinstance(best, Tensor)
-            if (best.shape, best.dtype) != (self._like.shape, self._like.dtype):
-                raise ValueError("the best weights do not fit this run")
-        self._losses, self._best_step, self._best = dict(known.losses), known.best_step, best
+            if loss <= min(run.validation.values(), default=math.inf):
+                run.best_step, run.best = run.step, run.averaged.clone()
+            run.validation[run.step] = loss
 
 
 class Snapshots:
     """Shows the denoiser at chosen steps, in eval mode, in the main process alone.
 
     Args:
-        steps: The steps, of ``config.steps``; 0 is before training. If a clock settles another
-            number, they are scaled likewise. If training ends before some of them, the denoiser is
-            shown once more at the end.
+        steps: The steps, of ``config.steps``; 0 is before training. If training takes another
+            number, they are scaled likewise, and those that it does not reach are shown at its end.
         show: Called with the step and the denoiser with its averaged weights of that step; at the
             end with the weights that are kept.
     """

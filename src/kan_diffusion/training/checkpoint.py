@@ -24,22 +24,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.files import require_file, require_tensors, write_bytes
+from kan_diffusion.files import require_tensors, write_bytes
 from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.limits import MOST_CHECKPOINT_BYTES, MOST_STEPS, MOST_TIMES_WEIGHTS
 from kan_diffusion.ranks import is_main_process
 from kan_diffusion.settings import Settings
+from kan_diffusion.training.config import Step
 from kan_diffusion.training.optimization import make_optimizer
 from kan_diffusion.training.run import Callback, TrainingRun
-
-__all__ = ["BYTES_A_PARAMETER", "Checkpoint", "StatefulCallback", "Step"]
 
 BYTES_A_PARAMETER = 40
 """Bytes on the disk while it is trained: weights, two moments, average and best weights in float32,
 in a checkpoint and in the last one, which stands until it is replaced."""
-
-Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
-"""A number of steps in a file."""
 
 
 @runtime_checkable
@@ -60,7 +56,7 @@ _PLAN = {"total", "steps", "since", "done"}
 
 
 class _Numbers(Settings):
-    """The numbers of a run in a checkpoint; see its schedule and clock."""
+    """The numbers of a run in a checkpoint; see its schedule, clock and validation."""
 
     step: Step
     total: Annotated[int, Field(ge=1, le=MOST_STEPS)]
@@ -69,6 +65,8 @@ class _Numbers(Settings):
     done: Annotated[float, Field(ge=0, le=MOST_STEPS)]
     wall: FiniteFloat
     processor: FiniteFloat
+    validation: tuple[tuple[Step, Annotated[float, Field(ge=0)]], ...]
+    best_step: Step
 
 
 class Checkpoint:
@@ -125,8 +123,7 @@ class Checkpoint:
         path = self._path
         try:
             most = max(MOST_CHECKPOINT_BYTES, MOST_TIMES_WEIGHTS * run.weights.vector.nbytes)
-            require_file(path, most)
-            require_tensors(path)
+            require_tensors(path, most)
             with safe_open(path, framework="pt", device=str(run.device)) as file:
                 metadata = file.metadata() or {}
                 identity = metadata["identity"]
@@ -162,10 +159,12 @@ class Checkpoint:
     def _state(self, run: TrainingRun, optimizer: Optimizer) -> dict[str, Any]:
         numbers = {name: getattr(run.schedule, name) for name in _PLAN}
         numbers |= {"step": run.step, "wall": run.clock.wall, "processor": run.clock.processor}
+        numbers |= {"validation": list(run.validation.items()), "best_step": run.best_step}
         return {
             "denoiser": run.denoiser.state_dict(),
             "optimizer": _state_of(optimizer),
             "averaged": run.averaged,
+            "best": run.best,
             "losses": run.losses(),
             "rates": torch.tensor(run.learning_rates.tolist(), dtype=torch.float64),
             "numbers": numbers,
@@ -182,6 +181,7 @@ class Checkpoint:
             expected.step()  # the weights that it moves are those that are replaced next
         losses = torch.empty(numbers.step)
         like = self._state(run, expected) | {"losses": losses, "rates": losses.double()}
+        like["best"] = None if state["best"] is None else run.averaged
         for key in like.keys() | state.keys():
             given, wanted = state[key], like[key]
             if key == "callbacks":  # which check what they load
@@ -193,6 +193,8 @@ class Checkpoint:
         run.averaged.copy_(state["averaged"])
         run.schedule = replace(run.schedule, **numbers.model_dump(include=_PLAN))
         run.clock.wall, run.clock.processor = numbers.wall, numbers.processor
+        run.validation, run.best_step = dict(numbers.validation), numbers.best_step
+        run.best = state["best"]
         run.resume(state["losses"], state["rates"].tolist())
         for name, callback in self._callbacks.items():
             callback.load_state_dict(state["callbacks"][name])

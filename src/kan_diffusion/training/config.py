@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -10,14 +10,15 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.limits import MOST_POINTS, MOST_SECONDS, MOST_STEPS
 from kan_diffusion.settings import Settings
 
-__all__ = ["OPTIMIZERS", "OptimizerName", "Timesteps", "TrainingConfig", "num_held_out"]
-
 OptimizerName = Literal["adam", "soap", "muon"]
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 """The optimisers by name, see :mod:`kan_diffusion.training.optimization`."""
 
 Timesteps = Literal["uniform", "logit-normal"]
 """Distributions of timesteps by name, see :mod:`kan_diffusion.training.batches`."""
+
+Step = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+"""A number of steps in a file."""
 
 _ENOUGH_HELD_OUT, _MOST_HELD_OUT = 50, 5_000
 _FEWEST_ROWS = 10

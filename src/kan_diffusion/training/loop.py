@@ -41,8 +41,6 @@ from kan_diffusion.training.checkpoint import BYTES_A_PARAMETER, Checkpoint
 from kan_diffusion.training.config import TrainingConfig
 from kan_diffusion.training.run import Callback, Ending, TrainingRun
 
-__all__ = ["TrainingResult", "optimize", "train"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -165,7 +163,7 @@ def train(
         if heldout is not None:
             fixed = stream_seed("held-out", seed)
             of_heldout = draws(heldout, heldout_conditions, batches="replacement", seed=fixed)
-            every.append(Validation(of_heldout, run.weights.vector))
+            every.append(Validation(of_heldout))
         every += callbacks
         saver = None if checkpoint is None else Checkpoint(checkpoint, identity, every)
         if resume and saver is not None and saver.load(run):

@@ -31,7 +31,7 @@ argument and of its square:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -45,13 +45,6 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import BasisLayer
 from kan_diffusion.training.config import OptimizerName
 from kan_diffusion.training.soap import SOAP
-
-__all__ = [
-    "ParameterVector",
-    "Schedule",
-    "make_optimizer",
-    "update_average",
-]
 
 _ALIGNMENT = 64
 """Bytes at multiples of which a parameter starts, for the vector units to load it at full speed."""
@@ -114,17 +107,15 @@ class ParameterVector:
         }
         self.rates: Tensor | None = None
         if rates:
-            pairs = self._pairs()
-            self.rates = self.join([torch.full_like(v, rates.get(id(p), 1.0)) for p, v in pairs])
+            self.rates = torch.zeros_like(self.gradient)
+            for parameter, part in zip(self._parameters, self.split(self.rates), strict=True):
+                part.fill_(rates.get(id(parameter), 1.0))
 
     def _pairs(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         return zip(self._parameters, self._views, strict=True)
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self._module.parameters() if parameter.requires_grad]
-
-    def __len__(self) -> int:
-        return len(self._parameters)
 
     def matrices(self) -> list[nn.Parameter]:
         """The parameters as vectors and matrices, in the memory of the vector.
@@ -149,13 +140,6 @@ class ParameterVector:
             vector[start : start + parameter.numel()].view(parameter.shape)
             for start, parameter in zip(self._starts, self._parameters, strict=True)
         ]
-
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """The vector with shape (P,) whose :meth:`split` gives these parts."""
-        vector = torch.zeros_like(self.gradient)
-        for view, part in zip(self.split(vector), parts, strict=True):
-            view.copy_(part)
-        return vector
 
     def collect_gradients(self) -> None:
         """Moves the parameters' gradients into the vector's; a missing gradient counts as zero."""
@@ -269,27 +253,16 @@ def update_average(average: Tensor, values: Tensor, decay: float, count: int) ->
 def make_optimizer(
     name: OptimizerName, weights: ParameterVector, learning_rate: float
 ) -> Optimizer:
-    """Makes the optimiser of all parameters.
+    """Makes the optimiser of all parameters, by its name.
 
     Args:
         name: Its name.
         weights: The parameters.
         learning_rate: Learning rate, in the size that suits Adam.
-
-    Raises:
-        KanDiffusionError: The device does not support the optimiser.
     """
-    device = weights.vector.device
     if name == "adam":
         return torch.optim.Adam([weights.vector], lr=learning_rate, fused=True)
     if name == "soap":
-        try:
-            torch.linalg.eigh(torch.eye(1, device=device))
-        except (RuntimeError, NotImplementedError) as error:
-            raise KanDiffusionError(
-                f"optimizer 'soap' needs eigenvectors, which torch cannot compute on {device}; "
-                "choose another optimizer or the device 'cpu'"
-            ) from error
         return SOAP(weights.vector, weights.indices(), lr=learning_rate)
     from pytorch_optimizer import Muon  # takes seconds
 

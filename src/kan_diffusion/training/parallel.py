@@ -13,8 +13,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["joined", "mean", "num_processes", "rows_here", "sum_over_processes", "wait"]
-
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:

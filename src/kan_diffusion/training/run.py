@@ -35,8 +35,6 @@ from kan_diffusion.training.optimization import (
     update_average,
 )
 
-__all__ = ["Callback", "Clock", "EdgeWatch", "Ending", "TrainingRun"]
-
 Ending = Literal["finished", "early", "time", "stopped"]
 """Why a run ended: all steps were taken; the held-out loss had not fallen for long; a time limit
 set another number of steps than ``steps``, or ran out; a callback stopped it."""
@@ -203,8 +201,7 @@ class TrainingRun:
         self.is_whole = True
         self._request: Ending | None = None
         self._rates: list[float] = []
-        self._losses = torch.zeros(0, device=device)
-        self._recent: list[Tensor] = []  # losses not yet joined to _losses
+        self._losses = [torch.zeros(0, device=device)]
         self._num_checked = 0  # how many of the losses are known to be finite
 
     def __enter__(self) -> Self:
@@ -278,7 +275,7 @@ class TrainingRun:
                 self.optimizer.step()
             if (decay := self.config.ema_decay) is not None:
                 update_average(self.averaged, self.weights.vector.detach(), decay, self.step)
-            self._recent.append(loss)
+            self._losses.append(loss)
             self._rates.append(rate)
             self.step += 1
             self.clock.stop()
@@ -323,14 +320,13 @@ class TrainingRun:
 
     def losses(self) -> Tensor:
         """The losses of the steps taken, with shape (step,)."""
-        if self._recent:
-            self._losses = torch.cat([self._losses, torch.stack(self._recent)])
-            self._recent.clear()
-        return self._losses
+        if len(self._losses) > 1:
+            self._losses = [torch.cat([losses.reshape(-1) for losses in self._losses])]
+        return self._losses[0]
 
     def resume(self, losses: Tensor, rates: list[float]) -> None:
         """Continues after steps with these losses (step,) and learning rates."""
-        self.step, self._losses, self._rates = len(rates), losses, rates
+        self.step, self._losses, self._rates = len(rates), [losses], rates
 
     def require_finite(self) -> None:
         """Checks losses and parameters; a NaN, once there, stays.

@@ -29,8 +29,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["SOAP"]
-
 _DECAY = 0.95
 _EPSILON = 1e-8
 _EVERY = 10

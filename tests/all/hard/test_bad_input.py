@@ -175,7 +175,8 @@ FOLDERS = {
     "a long name": ("RUN/trial.json", digests("a" * 10**5), "name too long"),
     "no digests": ("RUN/trial.json", digests(), "has no digest of 'model_index.json'"),
     "a header of 99 MB": (WEIGHTS, tensors(f'{{"a":"{"x" * 99_000_000}"}}'), "header"),
-    "large weights": (WEIGHTS, tensors({"a": POINTS}, 5 * 10**8), "125,000,000 numbers"),
+    "large weights":
+        (WEIGHTS, tensors({"a": POINTS}, 5 * 10**8), "is (125000000,) there and unknown"),
     "billions of steps": ("STUDY/trials/*/curves.parquet",
         rows(lambda: dict.fromkeys(STEPS, np.ones(2**20)), 12), "40,000,000 values"),
     "billions of results": ("STUDY/results.parquet",

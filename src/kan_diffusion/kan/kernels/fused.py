@@ -20,17 +20,6 @@ from torch import Tensor
 
 from kan_diffusion.kan.kernels import internals
 
-__all__ = [
-    "FusedFunction",
-    "Operands",
-    "autocasts",
-    "by_reference",
-    "hides_operations",
-    "in_full_precision",
-    "is_plain",
-    "is_transformed",
-]
-
 Setting = str | int | float | bool
 """An argument of a kernel that is not a tensor."""
 Gradients = tuple[Tensor | None, ...]

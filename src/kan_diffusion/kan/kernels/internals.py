@@ -10,8 +10,6 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-__all__ = ["autocast_is_on", "has_hooks", "is_batched", "is_traced", "is_transformed", "is_watched"]
-
 autocast_is_on = torch._C._is_any_autocast_enabled
 """Tells whether autocast is on for any device."""
 is_batched = torch._C._functorch.is_legacy_batchedtensor

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from kan_diffusion.kan.kernels.fused import Shape
 
-__all__ = ["SplineOperands", "UnitsOperands"]
-
 
 class SplineOperands(NamedTuple):
     """A layer of B-splines of each edge (:mod:`kan_diffusion.kan.kernels.spline`)."""

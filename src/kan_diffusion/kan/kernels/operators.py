@@ -10,8 +10,6 @@ from torch import Tensor
 from kan_diffusion.kan.kernels.fused import FusedFunction, Gradients
 from kan_diffusion.kan.kernels.operands import SplineOperands, UnitsOperands
 
-__all__ = ["SPLINE", "UNITS"]
-
 
 class _Spline(SplineOperands):
     """A layer of B-splines of each edge."""

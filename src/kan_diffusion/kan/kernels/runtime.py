@@ -33,8 +33,6 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from torch import Tensor
 
-__all__ = ["INNER", "OPTIONS", "PARALLEL_WORK", "chunks", "compiled", "launch"]
-
 logger = logging.getLogger(__name__)
 
 # A NaN must stay NaN and must not decide where a row is written, so values are not assumed to be

@@ -32,27 +32,6 @@ from numba.extending import (
 
 from kan_diffusion.kan.kernels.runtime import INNER
 
-__all__ = [
-    "add_product",
-    "arrays_at",
-    "compiled_by_type",
-    "copy_rows",
-    "dot",
-    "floor",
-    "fma",
-    "get",
-    "load",
-    "maximum",
-    "minimum",
-    "nan_or_zero",
-    "sigmoid_and_silu",
-    "splat",
-    "store",
-    "store_as_int",
-    "transpose",
-    "zero_where_apart",
-]
-
 
 def compiled_by_type(**options):
     """Decorates a function that takes types and returns the code that kernels call in its place.

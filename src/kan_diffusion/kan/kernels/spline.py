@@ -53,8 +53,6 @@ from kan_diffusion.kan.kernels.simd import (
     zero_where_apart,
 )
 
-__all__ = ["backward", "forward"]
-
 _LANES = 16  # of the loops over a tile's inputs
 _TILE = 2048
 """Inputs (rows times columns) of a tile."""

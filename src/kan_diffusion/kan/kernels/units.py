@@ -78,8 +78,6 @@ from kan_diffusion.kan.kernels.simd import (
     transpose,
 )
 
-__all__ = ["backward", "forward"]
-
 _TILE = 512  # units of a tile, unless a row has more
 _WIDTH = 8  # functions of a unit in one vector, if it has more than one
 _MAX_WIDTH = 128  # of weights that are multiplied here: torch's GEMM is slow for small ones
