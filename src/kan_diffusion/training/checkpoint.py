@@ -144,7 +144,6 @@ class Checkpoint:
             raise RunFolderError(
                 f"'{path}' has changed since it was written; delete it to begin anew"
             )
-        run.is_whole = False
         try:
             self._restore(run, _unpack(json.loads(metadata["state"]), tensors))
         except Exception as error:  # a state may be wrong in many ways
@@ -152,7 +151,6 @@ class Checkpoint:
                 f"'{path}' is not a checkpoint of this version of kan-diffusion with these "
                 f"callbacks ({error}); delete it to begin anew"
             ) from error
-        run.is_whole = True
         run.kept_in, self._saved = path, run.step
         return True
 

@@ -173,8 +173,7 @@ def train(
         try:
             optimize(run, batches.at, every if saver is None else [*every, saver])
         except KeyboardInterrupt:
-            # In the middle of a step there is no state worth keeping: the last checkpoint stands.
-            if saver is not None and run.is_whole:
+            if saver is not None:
                 with suppress(NonFiniteLossError):
                     saver.save(run)
             raise

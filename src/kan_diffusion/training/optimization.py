@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan.functions import BasisLayer
 from kan_diffusion.training.config import OptimizerName
 from kan_diffusion.training.soap import SOAP
@@ -180,8 +181,9 @@ class ParameterVector:
         try:
             yield
         finally:
-            for parameter, view in self._pairs():
-                parameter.data = view
+            with interrupts_wait():
+                for parameter, view in self._pairs():
+                    parameter.data = view
         if list(map(id, self._trainable())) != list(map(id, self._parameters)):
             raise KanDiffusionError(
                 f"the parameters of {type(self._module).__name__} were replaced while it is "

@@ -157,7 +157,6 @@ class TrainingRun:
         batch: The batch of the last step.
         clock: Seconds of steps and validations.
         is_settled: Whether a limit of time, if there is one, has settled the number of steps.
-        is_whole: False while an update or a swap of weights is under way: no state to save then.
         kept_in: The file that holds a good state.
 
     Raises:
@@ -198,7 +197,6 @@ class TrainingRun:
         self.best_step = 0
         self.best: Tensor | None = None
         self.kept_in: Path | None = None
-        self.is_whole = True
         self._request: Ending | None = None
         self._rates: list[float] = []
         self._losses = [torch.zeros(0, device=device)]
@@ -270,7 +268,6 @@ class TrainingRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with interrupts_wait():  # half an update is no state to save
-            self.is_whole = False
             with self.weights.at_rates():
                 self.optimizer.step()
             if (decay := self.config.ema_decay) is not None:
@@ -279,7 +276,6 @@ class TrainingRun:
             self._rates.append(rate)
             self.step += 1
             self.clock.stop()
-            self.is_whole = True
 
     def forward(self, batch: Batch) -> Tensor:
         """Computes the loss of a batch, over the coordinates that are not observed."""
@@ -369,17 +365,12 @@ class TrainingRun:
     def lent(self, values: Tensor) -> Iterator[Denoiser]:
         """Puts weights (P,) in place inside the block, in eval mode and without gradients."""
         self.denoiser.eval()
-        self.is_whole = False
-        try:
-            with torch.no_grad(), self.weights.lent(values):
-                yield self.denoiser
-        finally:  # a callback that is interrupted leaves the weights in training as they were
-            self.is_whole = True
+        with torch.no_grad(), self.weights.lent(values):
+            yield self.denoiser
         self.denoiser.train()
 
     def settle(self) -> None:
         """Sets the weights to those to end with, in eval mode."""
-        self.is_whole = False
         self.weights.vector.detach().copy_(self.kept)
         self.denoiser.eval()
 

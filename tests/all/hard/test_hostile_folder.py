@@ -17,6 +17,9 @@ import json, os, sys
 import pytest
 from command_line import call_command
 from helpers import without_network
+from kan_diffusion.study.executors import EXECUTORS
+from one_by_one import one_by_one
+EXECUTORS["local"] = one_by_one  # workers are for the other test
 asked = without_network(pytest.MonkeyPatch())
 for words in json.loads(sys.argv[1]):
     code = call_command(*words.split())
