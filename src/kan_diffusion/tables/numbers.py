@@ -492,29 +492,17 @@ def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | Non
 
 
 class _Pieces(NamedTuple):
-    """Masses of a distribution function with J jumps.
+    """Masses of a distribution function with J jumps."""
 
-    Attributes:
-        jumps: The jumps, (J,).
-        masses: Share of each of them, (J,), which add up to 1 with the ``rest``.
-        rest: Share of all other numbers.
-        ends: Where the intervals between jumps end among the other numbers, (J,).
-        before: Masses of the jumps before each interval, (J + 1,).
-        after: Those after it, summed from above, so that tails keep their digits.
-        below: Masses of all numbers below each jump, (J,).
-        above: Masses above it.
-        edges: Normal scores of the lower and the upper end of each jump, (2 J,).
-    """
-
-    jumps: np.ndarray
-    masses: np.ndarray
+    jumps: np.ndarray  # (J,)
+    masses: np.ndarray  # of the jumps, which add up to 1 with that of the rest
     rest: float
-    ends: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    below: np.ndarray
+    ends: np.ndarray  # of the intervals between jumps among the other numbers, (J,)
+    before: np.ndarray  # masses of the jumps before each interval, (J + 1,)
+    after: np.ndarray  # those after it, summed from above, so that tails keep their digits
+    below: np.ndarray  # masses of all numbers below each jump, (J,)
     above: np.ndarray
-    edges: np.ndarray
+    edges: np.ndarray  # normal scores of the lower and the upper end of each jump, (2 J,)
 
 
 class JumpMap(Settings):

@@ -5,7 +5,7 @@ The page has scores, columns and pairs, real beside synthetic, and says what the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from kan_diffusion.report.tables import format_number, number_frame
 from kan_diffusion.report.views import JudgedPage, View
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-from kan_diffusion.tables.scales import Scale
+from kan_diffusion.tables.scales import Names, Scale
 from kan_diffusion.tables.scores import SURE, TableScores, table_scores
 from kan_diffusion.tables.sources import FileData, TableData
 from kan_diffusion.training.config import num_held_out
@@ -227,7 +227,9 @@ def column_figure(name: str, scale: Scale, real: _Array, synthetic: _Array) -> F
     Real cells (n,) and synthetic ones (m,) are numbers, NaN for a gap. The band around real shares
     holds 95 % of the shares that chance alone gives to as many rows as the synthetic ones.
     """
-    scale, *sides = scale.drawn(*(cells[~np.isnan(cells)] for cells in (real, synthetic)))
+    sides: Sequence[_Array] = [cells[~np.isnan(cells)] for cells in (real, synthetic)]
+    if isinstance(scale, Names):
+        scale, sides = scale.drawn(*sides)
     edges, log = scale.bins(sides[0])
     shares, drawn = (100 * np.histogram(cells, edges)[0] / max(len(cells), 1) for cells in sides)
     # The standard deviation of the difference of two samples' shares.

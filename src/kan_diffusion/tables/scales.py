@@ -20,6 +20,7 @@ most frequent are one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -77,10 +78,6 @@ class Scale:
         # Without a real value, all are in the middle.
         z = np.interp(cells, values, scores) if len(values) else np.zeros(len(cells))
         return np.column_stack([np.where(gaps, 0.0, z), np.sqrt(2.0) * gaps])
-
-    def drawn(self, real: _Array, other: _Array) -> tuple[Scale, _Array, _Array]:
-        """Prepares samples without gaps to be drawn: the scale of the axis, and both on it."""
-        return self, real, other
 
     def bins(self, real: _Array) -> tuple[_Array, bool]:
         """Returns rising ends of at most 30 bins, and whether these are of equal ratio.
@@ -166,11 +163,6 @@ class Names(Scale):
         """Number of categories."""
         return len(self.known)
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The categories in words."""
-        return tuple(map(str, self.known))
-
     def numbers(self, values: np.ndarray) -> _Array:
         """Returns the places of categories."""
         return place_among(self.known, values.astype(self.known.dtype)).astype(np.float64)
@@ -195,15 +187,14 @@ class Names(Scale):
         most = min(len(self.known), _MOST_COORDINATES) + 1
         return np.eye(most)[self.codes(cells, real, most)]
 
-    def drawn(self, real: _Array, other: _Array) -> tuple[Scale, _Array, _Array]:
-        """Puts all but the most frequent of many categories into one."""
+    def drawn(self, *sides: _Array) -> tuple[Names, Sequence[_Array]]:
+        """Puts all but the most frequent of many categories, in the first side, into one."""
         if len(self.known) <= _BARS:
-            return self, real, other
-        places = self.codes(np.arange(float(len(self.known))), real, _BARS + 1)
-        names = [self.labels[place] for place in np.argsort(places, kind="stable")[: _BARS - 1]]
+            return self, sides
+        places = self.codes(np.arange(float(len(self.known))), sides[0], _BARS + 1)
+        names = self.known[np.argsort(places, kind="stable")[: _BARS - 1]].astype(str)
         fewer = Names(np.array([*names, f"{len(self.known) - _BARS + 1:,} others"], object))
-        real, other = (places[side.astype(np.int64)].astype(np.float64) for side in (real, other))
-        return fewer, real, other
+        return fewer, [places[side.astype(np.int64)].astype(np.float64) for side in sides]
 
     def bins(self, real: _Array) -> tuple[_Array, bool]:
         """Gives each category a bar."""
@@ -213,7 +204,7 @@ class Names(Scale):
         """Writes the categories."""
         from kan_diffusion.report.style import shortened
 
-        axes.set_yticks(np.arange(len(self.known)), [shortened(label) for label in self.labels])
+        axes.set_yticks(np.arange(len(self.known)), [shortened(str(name)) for name in self.known])
         return ""
 
 
