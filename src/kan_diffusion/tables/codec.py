@@ -203,7 +203,7 @@ class TableCodec(Settings):
             Shape (n, columns), with the columns, order and dtypes of the frame trained on.
 
         Raises:
-            DataError: The shape is wrong, or a coordinate is not finite.
+            DataError: The shape is wrong, a coordinate is not finite, or given cells do not fit.
         """
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise DataError(f"rows must have shape (n, {self.dim}), got {tuple(rows.shape)}")
@@ -230,10 +230,7 @@ class TableCodec(Settings):
         return frame
 
     def tempered(self, rows: Tensor) -> Tensor:
-        """Returns drawn coordinates (n, d) in which no rare value comes more often than it did.
-
-        See :meth:`.Kind.tempered`.
-        """
+        """Returns drawn coordinates (n, d) in which no rare value comes more often than it did."""
         import torch
 
         cells = rows.numpy(force=True).copy()
@@ -267,17 +264,13 @@ class TableCodec(Settings):
     def continuous(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor, np.ndarray]:
         """Encodes rows, each number in the middle of its step, and tells which are continuous.
 
-        With the third result, log p(x) = log p(z) + sum log |dz/dx|, where x is in the units of its
-        column, and counts steps if the column holds levels, dates or time spans. Categories,
-        constants and missing cells add nothing.
+        Errors are those of :meth:`encode`.
 
         Returns:
             Coordinates, and a mask that is True for those of numbers and False for those of
             categories, gaps and cells without a value, both with shape (n, d); and the sum of
-            log |dz/dx| over the numbers of each row, shape (n,), float64.
-
-        Raises:
-            DataError: As in :meth:`encode`.
+            log |dz/dx| over the numbers of each row, shape (n,), float64, where x is in the units
+            of its column, and counts steps if the column holds dates or time spans.
         """
         rows = self.encode(frame)
         numbers = rows.isnan()  # none is

@@ -162,10 +162,7 @@ class FileData(_TableSource, PinnedSource):
         return own == digest(other.path)
 
     def content(self) -> tuple[pd.DataFrame, TableCodec]:
-        """Reads the file that a run was set up with, and fits its codec, unless both are kept.
-
-        Warns of what people should know of the columns where no run is set up yet.
-        """
+        """Reads the file and fits its codec, unless both are kept; warns before a run is set up."""
         if not self.path.exists() and self.sha256:
             raise DataError(
                 f"there is no file '{self.path}', which this run was set up with; put it there "
@@ -194,11 +191,7 @@ class FileData(_TableSource, PinnedSource):
             return super().load(study_seed, trial_seed)
 
     def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
-        """Reads rows in the units of a model of another table, some of them by the seed.
-
-        Raises:
-            DataError: The file cannot be used or has other columns.
-        """
+        """Reads rows in the units of a model of another table, if they have its columns."""
         import torch
 
         from kan_diffusion.tables.datasets import encoded
@@ -210,12 +203,7 @@ class FileData(_TableSource, PinnedSource):
             return encoded(self.name, frame, codec, (order[:0], order[:MOST_HELDOUT]), seed)
 
     def fit_codec(self, frame: pd.DataFrame) -> TableCodec:
-        """Fits a codec to rows: the kinds of the columns and how cells become coordinates.
-
-        Raises:
-            DataError: A column cannot be used or does not fit its given kind, no rule has a given
-                name, or no column can be learned.
-        """
+        """Fits a codec to rows, as :meth:`.TableCodec.fit` does, of which one column is learned."""
         codec = TableCodec.fit(frame, self.kinds, self.without, self.scaling)
         if not codec.dim:
             raise DataError(
