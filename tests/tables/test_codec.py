@@ -232,22 +232,6 @@ def test_rows_unlike_those_trained_on_are_refused():
             codec.decode(coordinates)
 
 
-def test_text_is_a_category_unless_it_is_dates_in_one_format():
-    frame = pd.DataFrame({"day": DATES.dt.strftime("%d.%m.%Y")})
-    codec = TableCodec.fit(frame)
-    assert codec.columns[0].kind == "date"
-    drawn = codec.decode(torch.randn(500, codec.dim))["day"]
-    assert (pd.to_datetime(drawn, format="%d.%m.%Y").dt.strftime("%d.%m.%Y") == drawn).all()
-    assert TableCodec.fit(frame, {"day": "category"}).columns[0].kind == "category"
-    for kind, words in (
-        ("date:%Q", "'date:%Q' is no kind; a format is that of a date"),
-        ("number:%d", "'number:%d' is no kind"),
-        ("day", "unknown kind 'day'"),
-    ):
-        with refused(words):
-            TableCodec.fit(frame, {"day": kind})
-
-
 def test_digits_are_text_where_the_rows_trained_on_held_text(tmp_path):
     codec = TableCodec.fit(pd.DataFrame({"code": ["10115", "20095", "01A"] * 9}))
     (tmp_path / "like.csv").write_text("code\n20095\n\n10115\n")

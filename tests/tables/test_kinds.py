@@ -63,6 +63,7 @@ def test_kinds_are_found():
         (range(5, 5 + N), "identifier"),
     ):
         assert _column(values).kind == kind, values
+    assert _column(["29.02.2024", "01.03.2024"] * 9, "category").kind == "category"
 
 
 def test_a_kind_that_does_not_fit_is_refused():
@@ -78,6 +79,8 @@ def test_a_kind_that_does_not_fit_is_refused():
     for kinds, words in (
         ({"b": "number"}, "no column 'b' .*known: a"),
         ({"a": "integer"}, "unknown kind 'integer'.*known: category, constant"),
+        ({"a": "date:%Q"}, "'date:%Q' is no kind; a format is that of a date"),
+        ({"a": "number:%d"}, "'number:%d' is no kind"),
     ):
         with refused(words):
             TableCodec.fit(pd.DataFrame({"a": [1, 2]}), kinds)
