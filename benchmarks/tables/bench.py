@@ -27,7 +27,7 @@ from kan_diffusion.randomness import stream_seed
 from kan_diffusion.study.environment import environment
 from tables.detection import detection_score
 from tables.gaps import IMPUTERS, gap_scores
-from tables.generators import GENERATORS, OURS, Ours
+from tables.generators import GENERATORS
 from tables.plain import is_number
 from tables.sources import TABLES, Split
 
@@ -132,9 +132,7 @@ def _measured(split: Split, method: str, seed: int, asked: Asked) -> Mapping[str
     if method in IMPUTERS:
         gaps = gap_scores(split, IMPUTERS[method](split, seed), seed)
         return {"gaps": gaps, "fit_seconds": round(time.process_time() - started, 3)}
-    ours = method in OURS
-    generator = Ours(method, asked.params) if ours else GENERATORS[method]()
-    generator.fit(split, asked.seconds, seed)
+    generator = GENERATORS[method](split, seed, seconds=asked.seconds, params=asked.params)
     fitted = time.process_time()
     rows = generator.sample(len(split.train), seed)
     sampled = time.process_time()
@@ -148,7 +146,7 @@ def _measured(split: Split, method: str, seed: int, asked: Asked) -> Mapping[str
         "scores": {**judged["value"], "detection": detection_score(split.train, rows, seed)},
         "perfect": {**judged["perfect"], "detection": detection_score(first, second, seed)},
         "columns": {n: detection_score(split.train[[n]], rows[[n]], seed) for n in names},
-        "gaps": gap_scores(split, generator.impute, seed) if isinstance(generator, Ours) else {},
+        "gaps": gap_scores(split, generator.fill, seed) if generator.fill else {},
     }
 
 

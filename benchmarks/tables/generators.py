@@ -16,7 +16,8 @@ r"""Generators of synthetic rows: this project's estimator and baselines.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,212 +25,165 @@ from numpy.typing import NDArray
 
 from kan_diffusion import DiffusionEstimator
 from kan_diffusion.randomness import numpy_generator, stream_seed
-from tables.plain import Plain
+from tables.gaps import Fill
+from tables.plain import plain
 from tables.sources import Split
 
-__all__ = [
-    "GENERATORS",
-    "OURS",
-    "REFERENCE",
-    "Generator",
-    "Independent",
-    "Mixture",
-    "Ours",
-    "Smote",
-]
+__all__ = ["GENERATORS", "REFERENCE", "Fitted", "independent", "mixture", "smote"]
+
+_NEIGHBOURS = 5
+_MOST_CLUSTERS, _ROWS_A_CLUSTER = 1_000, 20
 
 
-class Generator(Protocol):
-    """A method that makes synthetic rows."""
+class Fitted(NamedTuple):
+    """A method that has learned from rows.
 
-    held: str = ""
-    """How much it was trained, once it is fitted."""
+    Attributes:
+        held: How much it was trained.
+        sample: Draws so many rows with a seed, with the columns and dtypes of the training rows.
+        fill: Fills gaps; None where it cannot.
+    """
 
-    def fit(self, split: Split, seconds: float, seed: int) -> None:
-        """Learns from the training rows of a split, for at most about ``seconds`` of one core."""
-
-    def sample(self, num: int, seed: int) -> pd.DataFrame:
-        """Draws rows with the columns and dtypes of the training rows."""
+    held: str
+    sample: Callable[[int, int], pd.DataFrame]
+    fill: Fill | None = None
 
 
-class Ours(Generator):
-    """The estimator of this project.
+def estimator(
+    family: str, split: Split, seed: int, seconds: float = np.inf, params: int | None = None
+) -> Fitted:
+    """Trains the estimator of this project.
 
     Args:
         family: Its family.
+        split: The rows.
+        seed: Seed of the training.
+        seconds: Seconds of one core that it may take.
         params: Largest number of parameters; as many as suit the table when None.
     """
-
-    def __init__(self, family: str, params: int | None = None) -> None:
-        self.family = family
-        self.params = params
-
-    def fit(self, split: Split, seconds: float, seed: int) -> None:
-        """Trains until all steps are taken, the held-out loss stays, or the time is over."""
-        self.model = DiffusionEstimator(
-            self.family, params=self.params, max_seconds=seconds, random_state=seed
-        )
-        self.model.fit(split.train)
-        parameters, steps = self.model.n_parameters_, len(self.model.loss_curve_)
-        self.held = f"{parameters:,} parameters, {steps:,} steps"
-
-    def sample(self, num: int, seed: int) -> pd.DataFrame:
-        """Draws rows with the estimator's own number of steps."""
-        frame: pd.DataFrame = self.model.sample(num, random_state=seed)
-        return frame
-
-    def impute(self, frame: pd.DataFrame, draws: int) -> list[pd.DataFrame]:
-        """Fills gaps several times."""
-        filled: list[pd.DataFrame] = self.model.impute(frame, draws=draws)
-        return filled
+    model = DiffusionEstimator(family, params=params, max_seconds=seconds, random_state=seed)
+    model.fit(split.train)
+    return Fitted(
+        f"{model.n_parameters_:,} parameters, {len(model.loss_curve_):,} steps",
+        lambda num, seed: model.sample(num, random_state=seed),
+        lambda frame, draws: model.impute(frame, draws=draws),
+    )
 
 
-class Rows(Generator):
-    """Training rows themselves."""
+def _rows(split: Split, seed: int, **_: object) -> Fitted:
+    """Gives training rows, each at most once where there are enough."""
 
-    held = "no training"
+    def sample(num: int, seed: int) -> pd.DataFrame:
+        count = len(split.train)
+        order = numpy_generator("rows", seed).choice(count, num, replace=num > count)
+        return split.train.iloc[order].reset_index(drop=True)
 
-    def fit(self, split: Split, seconds: float, seed: int) -> None:
-        """Keeps the rows."""
-        self._rows = split.train
-
-    def sample(self, num: int, seed: int) -> pd.DataFrame:
-        """Draws training rows, each at most once where there are enough."""
-        order = numpy_generator("rows", seed).choice(
-            len(self._rows), num, replace=num > len(self._rows)
-        )
-        return self._rows.iloc[order].reset_index(drop=True)
+    return Fitted("no training", sample)
 
 
-class Smote(Generator):
-    """Interpolation between near rows."""
+def smote(split: Split, seed: int, **_: object) -> Fitted:
+    """Finds the nearest rows of each row, among those of its class where there are classes.
 
-    held = "no training"
-    neighbours = 5
+    Distances are Euclidean between standardised numbers and one-hot codes over √2, so that two rows
+    that differ in one category are 1 apart in it. A row is drawn between a row and a near one.
+    """
+    from sklearn.neighbors import NearestNeighbors
 
-    def fit(self, split: Split, seconds: float, seed: int) -> None:
-        """Finds the nearest rows of each row, among those of its class where there are classes.
+    rows, codes, read = plain(split.train)
+    numbers = rows.drop(columns=list(codes))
+    spread = numbers.std(ddof=0)
+    standardised = (numbers - numbers.mean()) / spread.where(spread > 0, 1.0)
+    hot = [np.eye(count)[rows[name]] / np.sqrt(2) for name, count in codes.items()]
+    points = np.concatenate([standardised.to_numpy(), *hot], axis=1)
+    groups = np.zeros(len(points), int)
+    if split.task == "classification":
+        groups = rows[split.target].to_numpy()
+    # A class of one row has no neighbour but itself.
+    near: list[NDArray[np.int64]] = [np.array([row]) for row in range(len(points))]
+    for group in np.unique(groups):
+        (members,) = np.nonzero(groups == group)
+        if len(members) > 1:
+            search = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(members) - 1))
+            found = search.fit(points[members]).kneighbors()[1]
+            for row, others in zip(members, found, strict=True):
+                near[row] = members[others]
 
-        Distances are Euclidean between standardised numbers and one-hot codes over √2, so that two
-        rows that differ in one category are 1 apart in it.
-        """
-        from sklearn.neighbors import NearestNeighbors
-
-        self._plain = Plain.of(split.train)
-        self._rows = self._plain.write(split.train)
-        codes = list(self._plain.counts)
-        numbers = self._rows.drop(columns=codes)
-        spread = numbers.std(ddof=0)
-        standardised = (numbers - numbers.mean()) / spread.where(spread > 0, 1.0)
-        hot = [np.eye(self._plain.counts[name])[self._rows[name]] / np.sqrt(2) for name in codes]
-        points = np.concatenate([standardised.to_numpy(), *hot], axis=1)
-        groups = np.zeros(len(points), int)
-        if split.task == "classification":
-            groups = self._rows[split.target].to_numpy()
-        # A class of one row has no neighbour but itself.
-        self._near: list[NDArray[np.int64]] = [np.array([row]) for row in range(len(points))]
-        for group in np.unique(groups):
-            (members,) = np.nonzero(groups == group)
-            if len(members) > 1:
-                search = NearestNeighbors(n_neighbors=min(self.neighbours, len(members) - 1))
-                for row, near in zip(
-                    members, search.fit(points[members]).kneighbors()[1], strict=True
-                ):
-                    self._near[row] = members[near]
-
-    def sample(self, num: int, seed: int) -> pd.DataFrame:
-        """Draws a row and one of its neighbours for each row, and a place between them."""
+    def sample(num: int, seed: int) -> pd.DataFrame:
         rng = numpy_generator("smote", seed)
-        first = rng.integers(len(self._rows), size=num)
-        second = np.array([rng.choice(self._near[row]) for row in first])
-        share = rng.random(num)
-        made = {}
-        for name, column in self._rows.items():
+        first = rng.integers(len(rows), size=num)
+        second = np.array([rng.choice(near[row]) for row in first])
+        share, made = rng.random(num), {}
+        for name, column in rows.items():
             one, other = column.to_numpy()[first], column.to_numpy()[second]
-            if name in self._plain.counts:
+            if name in codes:
                 made[name] = np.where(rng.random(num) < share, other, one)
             else:
                 made[name] = one + share * (other - one)
-        return self._plain.read(pd.DataFrame(made))
+        return read(pd.DataFrame(made))
+
+    return Fitted("no training", sample)
 
 
-class Independent(Generator):
-    """Columns without any dependence."""
+def independent(split: Split, seed: int, **_: object) -> Fitted:
+    """Draws each cell from its column."""
 
-    held = "no training"
-
-    def fit(self, split: Split, seconds: float, seed: int) -> None:
-        """Keeps the rows."""
-        self._rows = split.train
-
-    def sample(self, num: int, seed: int) -> pd.DataFrame:
-        """Draws each cell from its column."""
+    def sample(num: int, seed: int) -> pd.DataFrame:
         rng = numpy_generator("independent", seed)
-        places = rng.integers(len(self._rows), size=(self._rows.shape[1], num))
-        cells = zip(self._rows.items(), places, strict=True)
+        places = rng.integers(len(split.train), size=(split.train.shape[1], num))
+        cells = zip(split.train.items(), places, strict=True)
         return pd.DataFrame({name: column.array[place] for (name, column), place in cells})
 
+    return Fitted("no training", sample)
 
-class Mixture(Generator):
-    """A mixture of products."""
 
-    most = 1_000
-    rows_a_cluster = 20
+def mixture(split: Split, seed: int, **_: object) -> Fitted:
+    """Clusters rows: numbers as normal scores, codes one-hot, both of about unit variance.
 
-    def fit(self, split: Split, seconds: float, seed: int) -> None:
-        """Clusters rows: numbers as normal scores, codes one-hot, both of about unit variance."""
-        from sklearn.cluster import MiniBatchKMeans
-        from sklearn.preprocessing import QuantileTransformer
+    A row is of a cluster by its share, and each cell is drawn by itself.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.preprocessing import QuantileTransformer
 
-        self._plain = Plain.of(split.train)
-        rows = self._plain.write(split.train)
-        self._codes = self._plain.counts
-        self._numbers = [name for name in rows if name not in self._codes]
-        parts = [np.eye(count)[rows[name]] for name, count in self._codes.items()]
-        if self._numbers:
-            quantiles = min(1_000, len(rows))
-            self._map = QuantileTransformer(n_quantiles=quantiles, output_distribution="normal")
-            scores = self._map.fit_transform(rows[self._numbers].to_numpy())
-            self._scores = scores
-            parts.append(scores)
-        count = max(1, min(self.most, len(rows) // self.rows_a_cluster))
-        random_state = stream_seed("mixture", seed) % 2**32
-        model = MiniBatchKMeans(count, n_init=1, random_state=random_state)
-        self._clusters = model.fit_predict(np.concatenate(parts, axis=1))
-        self._rows = rows
-        self.held = f"{count:,} clusters"
+    rows, codes, read = plain(split.train)
+    numbers = [name for name in rows if name not in codes]
+    parts = [np.eye(count)[rows[name]] for name, count in codes.items()]
+    scores = np.zeros((len(rows), 0))
+    if numbers:
+        quantiles = min(1_000, len(rows))
+        scale = QuantileTransformer(n_quantiles=quantiles, output_distribution="normal")
+        scores = scale.fit_transform(rows[numbers].to_numpy())
+    count = max(1, min(_MOST_CLUSTERS, len(rows) // _ROWS_A_CLUSTER))
+    random_state = stream_seed("mixture", seed) % 2**32
+    model = MiniBatchKMeans(count, n_init=1, random_state=random_state)
+    clusters = model.fit_predict(np.concatenate([*parts, scores], axis=1))
 
-    def sample(self, num: int, seed: int) -> pd.DataFrame:
-        """Draws a cluster by its share, then each cell by itself."""
+    def sample(num: int, seed: int) -> pd.DataFrame:
         rng = numpy_generator("mixture rows", seed)
-        drawn = np.sort(rng.choice(self._clusters, num))
-        made = {name: np.empty(num) for name in self._rows}
+        drawn = np.sort(rng.choice(clusters, num))
+        made = {name: np.empty(num) for name in rows}
         for cluster in np.unique(drawn):
-            (members,) = np.nonzero(self._clusters == cluster)
-            asked = np.flatnonzero(drawn == cluster)
-            for name in self._codes:
-                made[name][asked] = self._rows[name].to_numpy()[rng.choice(members, len(asked))]
-            if self._numbers:
-                scores = self._scores[members]
-                noise = rng.normal(size=(len(asked), scores.shape[1]))
-                drawn_scores = scores.mean(axis=0) + scores.std(axis=0) * noise
-                for name, cells in zip(
-                    self._numbers, self._map.inverse_transform(drawn_scores).T, strict=True
-                ):
-                    made[name][asked] = cells
-        return self._plain.read(pd.DataFrame(made))
+            (members,), asked = np.nonzero(clusters == cluster), np.flatnonzero(drawn == cluster)
+            for name in codes:
+                made[name][asked] = rows[name].to_numpy()[rng.choice(members, len(asked))]
+            if numbers:
+                of_cluster = scores[members]
+                noise = rng.normal(size=(len(asked), len(numbers)))
+                cells = of_cluster.mean(axis=0) + of_cluster.std(axis=0) * noise
+                for name, column in zip(numbers, scale.inverse_transform(cells).T, strict=True):
+                    made[name][asked] = column
+        return read(pd.DataFrame(made))
 
+    return Fitted(f"{count:,} clusters", sample)
 
-OURS = ("kan", "gated-mlp", "mlp")
-"""Families of this project that are compared, with as many parameters."""
 
 REFERENCE = "rows"
 
-GENERATORS: dict[str, Callable[[], Generator]] = {
-    **{family: lambda family=family: Ours(family) for family in OURS},
-    "smote": Smote,
-    "mixture": Mixture,
-    "independent": Independent,
-    REFERENCE: Rows,
+GENERATORS: dict[str, Callable[..., Fitted]] = {
+    **{family: partial(estimator, family) for family in ("kan", "gated-mlp", "mlp")},
+    "smote": smote,
+    "mixture": mixture,
+    "independent": independent,
+    REFERENCE: _rows,
 }
-"""Methods by name."""
+"""Methods by name, fitted to a split with a seed, seconds of one core and a number of parameters;
+families of this project have as many."""

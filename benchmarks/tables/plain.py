@@ -10,13 +10,15 @@ seen and clipped to the range seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["Plain", "PlainColumn", "is_number", "loose"]
+__all__ = ["Plain", "is_number", "loose", "plain"]
 
 _MOST_DECIMALS = 6
 _DAY = pd.Timedelta(days=1)
@@ -53,121 +55,62 @@ def _words(cells: pd.Series) -> NDArray[np.object_]:
     return np.where(known, cells.astype(object).astype(str).to_numpy(object), None)
 
 
-@dataclass(frozen=True)
-class PlainColumn:
-    """How one column is written.
+class Plain(NamedTuple):
+    """A table as numbers and codes.
 
     Attributes:
-        name: Its name.
-        dtype: Its dtype.
-        values: The values that codes stand for, None for a gap; None for numbers.
-        gaps: Whether a column of numbers has gaps.
-        mean: Their mean.
-        bounds: Their smallest and largest value.
-        decimals: Their decimals; None where there are too many.
+        rows: Its numbers (float64) and codes (int64), without gaps.
+        counts: The columns of codes, with the number of codes of each.
+        read: Gives the table of such rows, which are rounded and clipped.
     """
 
-    name: str
-    dtype: object
-    values: tuple[object, ...] | None = None
-    gaps: bool = False
-    mean: float = 0.0
-    bounds: tuple[float, float] = (0.0, 0.0)
-    decimals: int | None = None
-
-    @classmethod
-    def of(cls, column: pd.Series) -> PlainColumn:
-        """Reads off how a column is to be written."""
-        name = str(column.name)
-        if not is_number(column):
-            known = column.dropna().unique().tolist()
-            gap = [None] if column.isna().any() else []
-            return cls(name, column.dtype, (*sorted(known), *gap))
-        cells = _numbers(column)
-        known = cells[~np.isnan(cells)]
-        exact = (d for d in range(_MOST_DECIMALS) if np.array_equal(known.round(d), known))
-        return cls(
-            name,
-            column.dtype,
-            gaps=len(known) < len(cells),
-            mean=float(known.mean()),
-            bounds=(float(known.min()), float(known.max())),
-            decimals=next(exact, None),
-        )
-
-    def restored(self, cells: NDArray[np.float64]) -> pd.Series:
-        """The column of its numbers (days for dates), rounded and clipped, in the dtype it had."""
-        if self.decimals is not None:
-            cells = cells.round(self.decimals)
-        cells = cells.clip(*self.bounds)
-        if isinstance(self.dtype, np.dtype) and self.dtype.kind == "M":
-            days = pd.to_timedelta(pd.Series(cells), unit="D")
-            return (_EPOCH + days).astype(self.dtype)
-        return pd.Series(cells).astype(self.dtype)
+    rows: pd.DataFrame
+    counts: Mapping[str, int]
+    read: Callable[[pd.DataFrame], pd.DataFrame]
 
 
-@dataclass(frozen=True)
-class Plain:
-    """How a table is written as numbers and codes.
+def plain(frame: pd.DataFrame) -> Plain:
+    """Writes a table with at least one value in each column as numbers and codes."""
+    rows: dict[str, NDArray[np.generic]] = {}
+    counts: dict[str, int] = {}
+    readers: dict[str, Callable[[pd.DataFrame], pd.Series]] = {}
+    for name, column in frame.items():
+        gaps = column.isna().to_numpy()
+        flag = f"{name} is missing" if gaps.any() else ""
+        if is_number(column):
+            cells = _numbers(column)
+            rows[name] = np.where(gaps, np.nanmean(cells), cells)
+            if flag:
+                rows[flag], counts[flag] = gaps.astype(np.int64), 2
+            readers[name] = partial(_number_column, column, flag)
+        else:
+            values = [*sorted(column.dropna().unique().tolist()), *[None] * bool(flag)]
+            code = {value: place for place, value in enumerate(values)}
+            words = column.astype(object).where(~gaps, None)
+            rows[name] = np.array([code[word] for word in words], np.int64)
+            counts[name] = len(values)
+            readers[name] = partial(_word_column, column, values)
 
-    Attributes:
-        columns: Its columns, in order.
-    """
+    def read(made: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({name: reader(made) for name, reader in readers.items()})
 
-    columns: tuple[PlainColumn, ...]
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame) -> Plain:
-        """Reads off how a table with at least one value in each column is to be written."""
-        return cls(tuple(PlainColumn.of(frame[name]) for name in frame))
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The plain columns of codes, with the number of codes of each."""
-        found = {}
-        for column in self.columns:
-            if column.values is not None:
-                found[column.name] = len(column.values)
-            elif column.gaps:
-                found[_flag(column)] = 2
-        return found
-
-    def write(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """A table's numbers (float64) and codes (int64), without gaps.
-
-        Args:
-            frame: A table with these columns and no value of a category that is not known.
-        """
-        plain: dict[str, NDArray[np.generic]] = {}
-        for column in self.columns:
-            cells = frame[column.name]
-            if column.values is None:
-                known = _numbers(cells)
-                missing = np.isnan(known)
-                plain[column.name] = np.where(missing, column.mean, known)
-                if column.gaps:
-                    plain[_flag(column)] = missing.astype(np.int64)
-            else:
-                code = {value: place for place, value in enumerate(column.values)}
-                values = cells.astype(object).where(cells.notna(), None)
-                plain[column.name] = np.array([code[value] for value in values], np.int64)
-        return pd.DataFrame(plain)
-
-    def read(self, plain: pd.DataFrame) -> pd.DataFrame:
-        """The table of numbers and codes, which are rounded and clipped."""
-        frame = {}
-        for column in self.columns:
-            cells = plain[column.name].to_numpy(np.float64)
-            if column.values is None:
-                restored = column.restored(cells)
-                if column.gaps:
-                    restored = restored.mask(plain[_flag(column)].to_numpy(np.float64) > 0.5)
-            else:
-                codes = cells.round().clip(0, len(column.values) - 1).astype(int)
-                restored = pd.Series([column.values[code] for code in codes], dtype=column.dtype)
-            frame[column.name] = restored
-        return pd.DataFrame(frame)
+    return Plain(pd.DataFrame(rows), counts, read)
 
 
-def _flag(column: PlainColumn) -> str:
-    return f"{column.name} is missing"
+def _number_column(column: pd.Series, flag: str, rows: pd.DataFrame) -> pd.Series:
+    """A column of numbers or dates like another one, with gaps where its flag is set, if any."""
+    known, cells = _numbers(column.dropna()), rows[column.name].to_numpy(np.float64)
+    exact = (d for d in range(_MOST_DECIMALS) if np.array_equal(known.round(d), known))
+    if (decimals := next(exact, None)) is not None:
+        cells = cells.round(decimals)
+    made = pd.Series(cells.clip(known.min(), known.max()))
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind == "M":
+        made = _EPOCH + pd.to_timedelta(made, unit="D")
+    made = made.astype(column.dtype)
+    return made.mask(rows[flag].to_numpy(np.float64) > 0.5) if flag else made
+
+
+def _word_column(column: pd.Series, values: Sequence[object], rows: pd.DataFrame) -> pd.Series:
+    """A column of categories, words or truth values like another one."""
+    codes = rows[column.name].to_numpy(np.float64).round().clip(0, len(values) - 1).astype(int)
+    return pd.Series([values[code] for code in codes], dtype=column.dtype)

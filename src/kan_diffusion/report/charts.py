@@ -54,15 +54,8 @@ def _scale(
 ) -> tuple[float, float]:
     """Gives an axis a scale and round ticks: logarithmic where wanted and all values are above 0.
 
-    Args:
-        axes: The axes.
-        which: The axis.
-        values: Values that must be seen.
-        log: Whether a log axis is wanted at all.
-        wishes: Values to include as far as no end moves by more than the range (log: a factor 2).
-
-    Returns:
-        The ends of the axis.
+    All values are seen, and wishes as far as no end moves by more than the range (log: a factor 2).
+    The ends of the axis are returned.
     """
     finite = [value for value in values if math.isfinite(value)] or [0.1, 1.0]
     low, high = min(finite), max(finite)
@@ -123,15 +116,7 @@ def _forest(
     log: bool = False,
     reference: str | None = None,
 ) -> Figure:
-    """Draws a forest plot.
-
-    Args:
-        rows: Its rows from above.
-        styles: Colour and marker of each row.
-        label: What the axis shows.
-        log: Whether the axis is logarithmic.
-        reference: The row to which the others are relative, at 1 on a log axis, else at 0.
-    """
+    """Draws a forest plot; the others are relative to ``reference``, at 1 on a log axis, else 0."""
     height = _ROW * len(rows) + _TOP + _BOTTOM
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((

@@ -47,11 +47,10 @@ MOST_BOXES = 40
 """A network with more edges is drawn without boxes, as lines only."""
 _MOST_NAMES, _CROWDED = 16, 8
 """Hidden layers with more units are drawn as dots; the names of more ends are turned."""
-_MOST_IN_ROW = 14
 _LARGEST_BOX, _SPACE = 80.0, 94.0
 _WIDTHS, _MARGIN = (540.0, 1190.0), 28.0
 _ROW_HEIGHT, _GAP, _LINES_HEIGHT = 96.0, 72.0, 200.0
-"""Height of a row of boxes, from a unit to the nearest one, and between layers without boxes."""
+"""Height of the boxes, from a unit to the nearest one, and between layers without boxes."""
 _ABOVE, _BELOW, _TURNED = 44.0, 44.0, 130.0
 _LEAST_SHARE = 0.03
 _LETTER = 7.4
@@ -108,16 +107,15 @@ def make_layout(view: NetworkView) -> Layout:
         [number for number, each in enumerate(view.edges) if each.edge.layer == layer]
         for layer in range(last)
     ]
-    rows = [1 + (len(part) > _MOST_IN_ROW) for part in by_layer]
-    widest = max((-(-len(p) // r) for p, r in zip(by_layer, rows, strict=True)), default=0)
+    widest = max(map(len, by_layer), default=0)
     names = min(max(len(layer) for layer in view.units), _MOST_NAMES)
     wished = max(widest * _SPACE * boxed, names * _SPACE * 0.75) + 2 * _MARGIN
     width = min(max(wished, _WIDTHS[0]), _WIDTHS[1])
     turned = max(len(view.units[0]), len(view.units[last])) > _CROWDED
     above, below = (_ABOVE, _TURNED) if turned else (_ABOVE, _BELOW)
-    steps = [2 * _GAP + r * _ROW_HEIGHT if boxed else _LINES_HEIGHT for r in rows]
-    height = above + sum(steps) + below
-    heights = [height - below - sum(steps[:number]) for number in range(last + 1)]
+    step = 2 * _GAP + _ROW_HEIGHT if boxed else _LINES_HEIGHT
+    height = above + last * step + below
+    heights = [height - below - number * step for number in range(last + 1)]
     inner = width - 2 * _MARGIN
     units = [
         [(_MARGIN + inner * (unit + 0.5) / len(layer), y) for unit in range(len(layer))]
@@ -128,11 +126,10 @@ def make_layout(view: NetworkView) -> Layout:
         upwards = len(view.units[layer]) > len(view.units[layer + 1])
         ends = [view.edges[number].edge.place[1:] for number in part]
         ranked = sorted(zip([end if upwards else end[::-1] for end in ends], part, strict=True))
-        step = inner / max(len(part), 1)
-        side = min(_LARGEST_BOX, 0.88 * step * rows[layer])
+        room = inner / max(len(part), 1)
         for place, (_, index) in enumerate(ranked):
-            y = heights[layer] - _GAP - _ROW_HEIGHT * (place % rows[layer] + 0.5)
-            boxes[index] = Box(_MARGIN + step * (place + 0.5), y, side)
+            y, side = heights[layer] - _GAP - _ROW_HEIGHT / 2, min(_LARGEST_BOX, 0.88 * room)
+            boxes[index] = Box(_MARGIN + room * (place + 0.5), y, side)
     return Layout(width, height, units, [boxes[index] for index in sorted(boxes)])
 
 

@@ -263,16 +263,9 @@ def _add_samples(
     most: int,
     largest: int,
 ) -> None:
-    """Adds samples and reverse processes of the first seed of each model of a data set.
+    """Adds samples, at most ``most`` points of a model, and players of ``largest`` bytes.
 
-    Args:
-        part: The part of the page.
-        data: The data set's name.
-        styles: Colour of each model.
-        trials: The finished trials.
-        dataset: The data set.
-        most: Most points of a cloud.
-        largest: Approximate bytes of a player, or of pictures.
+    They are of the first seed of each model of a data set.
     """
     first: dict[str, TrialResult] = {}
     for trial in trials:

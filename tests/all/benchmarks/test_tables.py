@@ -9,9 +9,9 @@ from tables.__main__ import main
 from tables.bench import RESULTS, Asked, Result, read_results, run_benchmark, run_one
 from tables.detection import detection_score
 from tables.gaps import IMPUTERS, gap_scores, hide
-from tables.generators import GENERATORS, Independent, Mixture, Smote
+from tables.generators import GENERATORS, independent, mixture, smote
 from tables.page import results_markdown
-from tables.plain import Plain, is_number
+from tables.plain import is_number, plain
 from tables.sources import TABLES, Split, make_customers
 
 
@@ -42,17 +42,16 @@ def test_every_table_is_split_without_a_row_left_and_comes_back_from_numbers(nam
     )
     assert abs(len(first.train) - len(first.test)) <= 1
     assert not first.train.equals(other.train)
-    plain = Plain.of(frame)
-    written = plain.write(frame)
+    written, counts, read = plain(frame)
     assert not written.isna().any(axis=None)
-    assert all(written[column].max() == count - 1 for column, count in plain.counts.items())
-    pd.testing.assert_frame_equal(plain.read(written), frame)
+    assert all(written[column].max() == count - 1 for column, count in counts.items())
+    pd.testing.assert_frame_equal(read(written), frame)
     # Other numbers are rounded, and stay within the range and the known categories.
     noise = np.random.default_rng(0).normal(size=written.shape)
-    made = plain.read(written + noise * 3 * written.std().to_numpy())
+    made = read(written + noise * 3 * written.std().to_numpy())
     pd.testing.assert_series_equal(made.dtypes, frame.dtypes)
     for column in frame:
-        if column in plain.counts:
+        if column in counts:
             assert set(made[column].dropna()) <= set(frame[column].dropna())
         else:
             assert made[column].dropna().between(frame[column].min(), frame[column].max()).all()
@@ -100,17 +99,16 @@ def test_rows_of_one_law_cannot_be_told_apart_and_shifted_ones_always():
 
 def test_independent_columns_keep_each_column_and_a_mixture_their_dependence(linear):
     drawn = {}
-    for method in (Independent, Mixture):
-        generator = method()
-        generator.fit(linear, 1.0, 0)
+    for method in (independent, mixture):
+        generator = method(linear, 0)
         drawn[method] = generator.sample(2000, 1)
         pd.testing.assert_frame_equal(drawn[method], generator.sample(2000, 1))
         pd.testing.assert_series_equal(drawn[method].dtypes, linear.train.dtypes)
         assert drawn[method]["x"].std() == pytest.approx(linear.train["x"].std(), rel=0.15)
     # The correlation of two independent columns has a standard error of 1 / sqrt(n).
-    assert abs(drawn[Independent]["x"].corr(drawn[Independent]["y"])) < 4.5 / np.sqrt(2000)
-    assert drawn[Mixture]["x"].corr(drawn[Mixture]["y"]) > 0.9
-    agrees = (drawn[Mixture]["x"] > 0) == (drawn[Mixture]["sign"] == "plus")
+    assert abs(drawn[independent]["x"].corr(drawn[independent]["y"])) < 4.5 / np.sqrt(2000)
+    assert drawn[mixture]["x"].corr(drawn[mixture]["y"]) > 0.9
+    agrees = (drawn[mixture]["x"] > 0) == (drawn[mixture]["sign"] == "plus")
     assert agrees.mean() > 0.9
 
 
@@ -130,10 +128,9 @@ def test_smote_draws_points_between_two_near_rows_of_a_class_and_repeats_a_lone_
     centres = {"left": -10.0, "right": 10.0}
     x = np.concatenate([*(rng.normal(c, 1, 100) for c in centres.values()), [90.0]])
     train = pd.DataFrame({"x": x, "side": ["left"] * 100 + ["right"] * 100 + ["alone"]})
-    smote = Smote()
-    smote.fit(Split(train, train, "side", "classification"), 0.0, 0)
-    made = smote.sample(1000, 1)
-    pd.testing.assert_frame_equal(made, smote.sample(1000, 1))
+    fitted = smote(Split(train, train, "side", "classification"), 0)
+    made = fitted.sample(1000, 1)
+    pd.testing.assert_frame_equal(made, fitted.sample(1000, 1))
     alone = made["side"] == "alone"
     assert set(made["x"][alone]) == {90.0}
     made = made[~alone]
@@ -240,11 +237,10 @@ def test_what_is_finished_is_not_run_again_and_what_failed_is(finished, tmp_path
 
 
 def test_a_method_that_fails_is_a_result_with_its_reason(monkeypatch):
-    class Broken(Smote):
-        def fit(self, split, seconds, seed):
-            raise ArithmeticError("it\nbroke")
+    def broken(split, seed, **_):
+        raise ArithmeticError("it\nbroke")
 
-    monkeypatch.setitem(GENERATORS, "smote", Broken)
+    monkeypatch.setitem(GENERATORS, "smote", broken)
     result = run_one("iris", "smote", 0, Asked())
     assert (result.error, result.scores) == ("ArithmeticError: it broke", {})
 

@@ -4,9 +4,8 @@ from html_page import Page
 from kan_diffusion.report.study import MOST_BYTES, write_report
 from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, read_preset
 from kan_diffusion.study.run import load_study, run_study
-from make import EVALUATION, study
+from make import EVALUATION
 from one_by_one import one_by_one
-from synthetic_study import make_rows, make_study
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +41,3 @@ def test_the_notebooks_study_has_every_figure_and_its_warnings(notebook_study, t
     assert path.stat().st_size < MOST_BYTES
     again = write_report(notebook_study, tmp_path, "kan-diffusion compare notebook")
     assert again.read_text() == text
-
-
-def test_a_study_of_many_models_on_many_data_sets_has_a_page_that_loads(tmp_path):
-    toys = ("swiss-roll", "checkerboard", "moons", "circles", "two-spirals", "eight-gaussians")
-    study = make_study(make_rows(toys, num_seeds=10, budget=2_300))
-    path = write_report(study, tmp_path)
-    assert path.stat().st_size < MOST_BYTES
-    assert len(Page(path.read_text()).tables["All trials"]) == 1 + len(study.rows)
-
-
-def test_a_study_in_which_everything_failed_is_reported(tmp_path):
-    models = [{"name": "MLP", "family": "mlp", "params": 300, "learning_rate": 1e30}]
-    config = study(models=models, training={"steps": 20, "batch_size": 64})
-    run_study(config, tmp_path, executor=one_by_one)
-    page = write_report(load_study(tmp_path), tmp_path)
-    assert "lower the learning rate" in page.read_text()
