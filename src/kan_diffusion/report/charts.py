@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETLEFT, CARETRIGHT
-from matplotlib.ticker import FixedLocator, Locator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from kan_diffusion.report.style import (
@@ -47,6 +47,8 @@ _ROW, _TOP, _BOTTOM, _SIDE = 0.44, 0.08, 0.5, 0.12
 _LETTERS = 30
 _NUM_BINS = 30
 _MOST_TICKS = 5
+# Leading digits of the ticks of a decade, from many to few.
+_TICKS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 
 
 def _scale(
@@ -63,18 +65,22 @@ def _scale(
     farthest = (low / 2, high * 2) if log else (2 * low - high, 2 * high - low)
     inside = np.clip(wishes[np.isfinite(wishes)], *farthest).tolist()
     low, high = min([low, *inside]), max([high, *inside])
-    locator: Locator = MaxNLocator(_MOST_TICKS - 1)
     if log:
         # A factor of 2 at least, so that noise looks small.
         widen = max(1.15, math.sqrt(2 * low / high))
         low, high = low / widen, high * widen
-        subs = (1, 2, 5) if high < 40 * low else (1, 3) if high < 400 * low else (1,)
-        locator = LogLocator(subs=subs, numticks=99) if high > 6 * low else locator
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for digits in _TICKS:
+            ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+            ticks = [tick for tick in ticks if low <= tick <= high]
+            if len(ticks) <= _MOST_TICKS:
+                break
+        ticks = ticks[:: -(-len(ticks) // _MOST_TICKS) or 1]
     else:
         margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
         low, high = low - margin, high + margin
-    ticks = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
-    ticks = ticks[:: -(-len(ticks) // _MOST_TICKS) or 1]
+        steps = MaxNLocator(_MOST_TICKS - 1).tick_values(low, high)
+        ticks = [float(tick) for tick in steps if low <= tick <= high]
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log" if log else "linear"})
     axis.set_minor_locator(NullLocator())
