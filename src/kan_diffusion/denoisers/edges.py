@@ -15,8 +15,6 @@ from kan_diffusion.denoisers.library import LINEAR, EdgeFunction, get_functions
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.linear import EdgeSettings, KANLinear
 
-__all__ = ["CURVE", "Edge", "Match", "ReadableLayer", "edges_by_layer"]
-
 CURVE = "curve"
 """Kind of an edge that is a learned curve."""
 

@@ -37,18 +37,6 @@ from kan_diffusion.imports import find_object, is_place
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_UNITS
 
-__all__ = [
-    "BUDGET_TOLERANCE",
-    "COUNTABLES",
-    "FAMILIES",
-    "Family",
-    "Range",
-    "Setting",
-    "Space",
-    "build_denoiser",
-    "get_family",
-]
-
 BUDGET_TOLERANCE = 0.02
 """Largest distance of a fitted denoiser from its budget, as a fraction of the budget."""
 

@@ -29,8 +29,6 @@ from torch import Tensor
 from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.kan.bases import Constants
 
-__all__ = ["TimeEncoding", "TimeFeatures", "waves"]
-
 TimeEncoding = Literal["raw", "fourier"]
 
 

@@ -25,8 +25,6 @@ from kan_diffusion.imports import find_object, is_place
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["LIBRARY", "LINEAR", "EdgeFunction", "Library", "get_functions"]
-
 _SMALL = 1e-6
 """Smallest argument of functions that are defined above 0; smaller ones are clamped to it."""
 

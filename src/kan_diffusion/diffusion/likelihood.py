@@ -51,8 +51,6 @@ from kan_diffusion.denoisers.base import PointDenoiser
 from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.processes import Process
 
-__all__ = ["first_noise", "log_likelihood"]
-
 
 def first_noise(process: Process) -> float:
     """Computes the noise at which a likelihood is taken: sigma / alpha at the first timestep.

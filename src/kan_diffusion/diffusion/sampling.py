@@ -55,18 +55,6 @@ from kan_diffusion.files import inside, read_json
 from kan_diffusion.limits import MOST_VALUES
 from kan_diffusion.processes import Process
 
-__all__ = [
-    "SCHEDULERS",
-    "PointDiffusionPipeline",
-    "PointDiffusionPipelineOutput",
-    "SamplePipeline",
-    "StepCallback",
-    "even_sampler",
-    "fitting_samplers",
-    "make_scheduler",
-    "recorded_states",
-]
-
 SCHEDULERS: Mapping[str, type[SchedulerMixin]] = {
     "dpm-solver++": DPMSolverMultistepScheduler,
     "ddpm": DDPMScheduler,

@@ -23,15 +23,6 @@ from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.processes import Process, expand, noise_of_mean
 
-__all__ = [
-    "DenoisingScores",
-    "LevelScore",
-    "NoisedPoints",
-    "draw_noised_points",
-    "floor",
-    "measure_denoising",
-]
-
 _BATCH, _VALUES = 8192, 2**20
 """Largest numbers of samples, and of their values, in a batch of a denoiser."""
 

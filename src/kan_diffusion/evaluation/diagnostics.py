@@ -17,8 +17,6 @@ from kan_diffusion.errors import listed
 from kan_diffusion.training.config import TrainingConfig
 from kan_diffusion.training.loop import TrainingResult
 
-__all__ = ["DIAGNOSED_ROWS", "Distinction", "training_diagnosis"]
-
 DIAGNOSED_ROWS = 1000
 """Most rows of a side for the classifier; more would take longer than a second."""
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["EFFORTS", "Effort", "EffortName"]
-
 EffortName = Literal["full", "quick"]
 
 

@@ -27,19 +27,6 @@ from kan_diffusion.errors import DataError, KanDiffusionError, require_known
 from kan_diffusion.evaluation.effort import EFFORTS, EffortName
 from kan_diffusion.imports import find_object
 
-__all__ = [
-    "SAMPLE_METRICS",
-    "Measure",
-    "Metric",
-    "c2st",
-    "cross_validated",
-    "energy_distance",
-    "metrics_named",
-    "real_against_real",
-    "sample_metrics",
-    "sliced_wasserstein2",
-]
-
 _PAIRS_PER_CHUNK = 1_000_000
 
 

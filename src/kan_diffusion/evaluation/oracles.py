@@ -15,8 +15,6 @@ from kan_diffusion.data.densities import Density
 from kan_diffusion.denoisers.base import PointDenoiser
 from kan_diffusion.processes import Process
 
-__all__ = ["OracleDenoiser"]
-
 
 class OracleDenoiser(PointDenoiser):
     """The exact denoiser of a density, the best that any network can become.

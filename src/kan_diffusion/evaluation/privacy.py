@@ -20,8 +20,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Copies", "Share", "closest_record", "copies", "nearest"]
-
 _Array = NDArray[np.float64]
 
 

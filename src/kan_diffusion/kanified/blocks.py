@@ -27,8 +27,6 @@ from torch.nn.functional import gelu, silu
 
 from kan_diffusion.kan.functions import BasisLayer
 
-__all__ = ["Block", "Function", "find_blocks"]
-
 Function = Callable[[Tensor], Tensor]
 
 

@@ -31,8 +31,6 @@ from kan_diffusion.kan import LearnedFunctions
 from kan_diffusion.kanified.blocks import Block, find_blocks
 from kan_diffusion.kanified.recipe import Recipe, Slot, build, draw, install
 
-__all__ = ["KanifyReport", "kanify"]
-
 Network = TypeVar("Network", bound=nn.Module)
 _TOLERANCE = 0.02
 """Largest relative difference in parameters between a block and the one it replaces."""

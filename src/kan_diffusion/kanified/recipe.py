@@ -29,18 +29,6 @@ from kan_diffusion.limits import LARGEST_SETTING, MOST_PARAMETERS
 from kan_diffusion.settings import Settings
 from kan_diffusion.weights import SavedNetwork
 
-__all__ = [
-    "ActivatedLinear",
-    "Recipe",
-    "Slot",
-    "build",
-    "draw",
-    "install",
-    "load_kanified",
-    "rebuild",
-    "save_kanified",
-]
-
 Slot = tuple[nn.Module, str]
 """A module, and the name of a part of it."""
 _FILE, _REMEDY = "kanified.json", "save it again with save_kanified"

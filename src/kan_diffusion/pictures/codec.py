@@ -18,8 +18,6 @@ from torch import Tensor
 
 from kan_diffusion.errors import DataError
 
-__all__ = ["Mode", "contact_sheet", "decode", "encode", "squared"]
-
 Mode = Literal["L", "RGB"]
 """Grey or colour, as Pillow names them."""
 _SIDE, _GAP = 64, 2

@@ -24,8 +24,6 @@ from kan_diffusion.pictures.codec import decode
 from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.processes import Process
 
-__all__ = ["PictureDiffusionPipeline"]
-
 _GUIDANCE = 3.0
 
 

@@ -24,8 +24,6 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.imports import from_extra
 
-__all__ = ["TEXT_WIDTH", "TextEncoder", "Vocabulary"]
-
 TEXT_WIDTH = 64
 """Width of an embedded prompt."""
 

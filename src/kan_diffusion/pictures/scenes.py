@@ -45,26 +45,6 @@ from torch import Tensor
 from kan_diffusion.data.densities import Level, by_chunks
 from kan_diffusion.errors import DataError, unknown_name
 
-__all__ = [
-    "BACKGROUNDS",
-    "COLOURS",
-    "HELD_OUT",
-    "PAIRS",
-    "PROPERTIES",
-    "SHAPE_SIDES",
-    "WORDINGS",
-    "Combinations",
-    "SceneOracle",
-    "all_scenes",
-    "captions",
-    "coverages",
-    "draw_scenes",
-    "parse",
-    "read_scenes",
-    "render",
-    "score_scenes",
-]
-
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (223, 31, 47),
     "green": (31, 159, 63),

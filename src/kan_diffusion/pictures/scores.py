@@ -38,8 +38,6 @@ from kan_diffusion.randomness import numpy_generator, torch_generator
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import Row
 
-__all__ = ["EACH", "PICTURE_MEASURES", "ClassJudge", "score_pictures", "shown"]
-
 EACH = 4
 """Number of pictures of each prompt that are kept to be shown."""
 

@@ -41,8 +41,6 @@ from kan_diffusion.pictures.scenes import SHAPE_SIDES, SceneOracle, captions, dr
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import require_name
 
-__all__ = ["DigitsData", "FolderData", "PictureData", "PictureDataset", "ShapesData"]
-
 _NUM_SHAPES = 20_000
 _STUDY_HOLDOUT = 0.3
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -43,8 +43,6 @@ from kan_diffusion.study.folder import Row
 from kan_diffusion.study.tasks import Asked, Defaults, Drawn, Reference, Task
 from kan_diffusion.training.config import TrainingConfig
 
-__all__ = ["PictureTask"]
-
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)

@@ -28,8 +28,6 @@ from kan_diffusion.report.views import Mover, Reverse, View
 from kan_diffusion.study.folder import TrialResult, load_points
 from kan_diffusion.study.tasks import NOTHING_ASKED, Asked
 
-__all__ = ["PicturePanel", "PictureView"]
-
 _LARGEST_WEBP = 16_383
 """Largest side of a WebP in pixels; larger pictures are shrunk."""
 
