@@ -14,10 +14,11 @@ QUICK = {"params": 2300, "steps": 3, "batch_size": 16, "device": "cpu", "random_
 LEARN = {"learning_rate": 1e-2, "device": "cpu", "random_state": 0}
 
 
+# Skipped by scikit-learn itself unless SCIPY_ARRAY_API is set.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @pytest.mark.parametrize(
     ("family", "params"),
-    [("kan", 2300), ("readable-kan", 2300), ("full-kan", 20_000)],
+    [("mlp", 2300), ("kan", 2300), ("full-kan", 20_000)],
 )
 def test_scikit_learn_accepts_families_of_several_kinds(family, params):
     model = DiffusionEstimator(family=family, **{**QUICK, "params": params})
