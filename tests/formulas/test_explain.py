@@ -126,7 +126,7 @@ def test_too_many_edges_get_no_formulas(run, tmp_path):
 
 
 def _edge(kind, r2, reason=""):
-    return EdgeReport("x0", "h1.0", kind, False, r2, "", reason, 1)
+    return EdgeReport("x0", "h1.0", kind, False, r2, reason)
 
 
 @pytest.mark.parametrize(

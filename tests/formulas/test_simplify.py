@@ -209,14 +209,13 @@ def test_formulas_are_found_where_there_are_any():
     )
     by_name = {(report.source, report.target): report for report in reports}
     tanh = by_name["x0", "h1.0"]
-    assert (tanh.kind, tanh.has_slope, tanh.complexity, tanh.reason) == ("tanh", False, 3, "")
+    assert (tanh.kind, tanh.has_slope, tanh.reason) == ("tanh", False, "")
     assert tanh.r2 > 0.999
     for place in (("x1", "h1.1"), ("h1.0", "out0")):
-        assert (by_name[place].kind, by_name[place].complexity) == ("linear", 1)
+        assert by_name[place].kind == "linear"
     wiggly = by_name["h1.1", "out1"]
-    assert (wiggly.kind, wiggly.complexity) == (CURVE, 0)
+    assert wiggly.kind == CURVE
     assert wiggly.r2 < 0.99
-    assert wiggly.best in LIBRARY
     share = float(wiggly.reason.partition("R² ")[2].split(",")[0])
     assert share <= wiggly.r2  # it is not rounded up
     assert "below 0.99" in wiggly.reason
@@ -245,7 +244,7 @@ def test_a_match_is_refused_below_the_least_share_and_where_it_raises_the_loss()
     assert {report.source for _, report in refusals} >= {"x0", "h1.1"}
     for edge, report in refusals:
         cheapest, *_ = match_curve(*importance.samples(edge), library)
-        assert (report.best, report.r2) == (cheapest.name, pytest.approx(cheapest.r2, abs=1e-3))
+        assert report.r2 == pytest.approx(cheapest.r2, abs=1e-3)
         assert f"that was tried, {cheapest.name}," in report.reason
         assert "the loss rises by more than 0.0001" in report.reason
     assert context.loss(changed) <= 1e-4

@@ -55,9 +55,7 @@ def make_explanation(dim=2, **changes):
             kind=edge.kind,
             has_slope=False,
             r2=0.9 + number / 1000,
-            best="sin" if edge.kind == "curve" else "",
             reason="the loss rises" if edge.kind == "curve" else "",
-            complexity=number % 4,
         )
         for number, (edge, *_) in enumerate(readable.edges)
     )

@@ -45,7 +45,7 @@ from kan_diffusion.formulas.views import (
     view_network,
     view_score,
 )
-from kan_diffusion.formulas.writing import formula_program, latex, score_and_noise
+from kan_diffusion.formulas.writing import formula_program, score_latex
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     RESULT,
@@ -148,7 +148,6 @@ class Explanation:
         sentences: Findings in words, the most important first.
         formula: Coordinates of the score in LaTeX at all noise levels; None where there is no such
             formula.
-        noise: Coordinates of the predicted noise, likewise.
     """
 
     title: str
@@ -161,7 +160,6 @@ class Explanation:
     edges: Sequence[EdgeReport]
     sentences: Sequence[str]
     formula: Sequence[str] | None = None
-    noise: Sequence[str] | None = None
 
 
 class Explained(NamedTuple):
@@ -482,10 +480,10 @@ def explain_run(
     on_progress("looking", "at every noise level", 0.0)
     timesteps, formula = default_levels(process), explained.stages.get("formula")
     title, columns = f"{config.model.name} on {config.data.name}", tuple(each.name for each in maps)
-    score = noise = expressions = None
+    score = expressions = None
     if isinstance(formula, FormulaDenoiser):
         expressions = [str(part) for part in formula.expressions()]
-        score, noise = (latex(parts, columns) for parts in score_and_noise(formula))
+        score = score_latex(formula, columns)
         text = (rf"\[ s_{{{k}}} = {part} \]" for k, part in enumerate(score))
         write_text(out / "formula.tex", "\n".join([f"% {title}", *text, ""]))
         write_text(out / "formula.py", formula_program(formula, title, maps))
@@ -505,7 +503,6 @@ def explain_run(
         edges=explained.edges,
         sentences=list(sentences),
         formula=score,
-        noise=noise,
     )
     content = {
         "title": title,
@@ -514,7 +511,6 @@ def explain_run(
         "standings": [vars(stage) for stage in explanation.standings],
         "edges": [vars(edge) for edge in explained.edges],
         "score": score,
-        "predicted_noise": noise,
         "expressions": expressions,
     }
     write_json(out / "formulas.json", finite(content))

@@ -22,7 +22,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -226,9 +225,7 @@ class EdgeReport:
         has_slope: Whether a function has a linear part.
         r2: Held-out R² of the match that was taken, or of the best one if none was; None for edges
             that were straight before.
-        best: Name of the best match, where none was taken.
         reason: Reason why it stays a curve; empty where it does not.
-        complexity: Complexity of the edge as it is now; 0 for a curve.
     """
 
     source: str
@@ -236,17 +233,7 @@ class EdgeReport:
     kind: str
     has_slope: bool
     r2: float | None
-    best: str
     reason: str
-    complexity: int
-
-
-class _Note(NamedTuple):
-    """Outcome of the search for a curve, as in :class:`EdgeReport`."""
-
-    r2: float | None = None
-    best: str = ""
-    reason: str = ""
 
 
 def find_formulas(
@@ -274,8 +261,8 @@ def find_formulas(
     limit = context.loss(denoiser) + options.tolerance
     current = denoiser
     names = denoiser.edge_names()
-    earlier = {(edge.source, edge.target): _Note(edge.r2) for edge in before}
-    notes: dict[Place, _Note] = {}
+    earlier = {(edge.source, edge.target): edge.r2 for edge in before}
+    notes: dict[Place, tuple[float | None, str]] = {}  # R² and reason, as in a report
     best_r2: dict[Place, float] = {}
 
     def matches_of(edge: Edge) -> list[Match]:
@@ -285,28 +272,23 @@ def find_formulas(
         importance = context.importance(current)
         for edge in curves:
             if time.monotonic() > until:
-                notes[edge.place] = _Note(reason="not tried: the time budget was over")
+                notes[edge.place] = (None, "not tried: the time budget was over")
             elif edge.place not in best_r2:
                 best_r2[edge.place] = max((m.r2 for m in matches_of(edge)), default=1.0)
         curves = [edge for edge in curves if edge.place not in notes]
         if curves:
             # The easiest first: the curves that remain make up for what its match misses.
             edge = max(curves, key=lambda edge: best_r2[edge.place])
-            current, note = _try(current, edge, matches_of(edge), context, options, limit)
-            notes[edge.place] = note
+            current, r2, reason = _try(current, edge, matches_of(edge), context, options, limit)
+            notes[edge.place] = r2, reason
             kind = next((e.kind for e in current.edges if e.place == edge.place), "constant")
-            what = f"edge {' to '.join(names[edge.place])}: {note.reason or kind}"
+            what = f"edge {' to '.join(names[edge.place])}: {reason or kind}"
             on_progress(what, 1 - (len(curves) - 1) / max(len(best_r2), 1))
     reports = []
     for edge in current.edges:
-        complexity = 0 if edge.kind == CURVE else 1
-        function, *_ = current.kan_layers[edge.layer].formula_of(edge)
-        if function is not None:
-            complexity = function.complexity + int(edge.has_slope)
         ends = names[edge.place]
-        note = notes.get(edge.place, earlier.get(ends, _Note()))
-        about = (*ends, edge.kind, edge.has_slope)
-        reports.append(EdgeReport(*about, *note, complexity))
+        r2, reason = notes.get(edge.place, (earlier.get(ends), ""))
+        reports.append(EdgeReport(*ends, edge.kind, edge.has_slope, r2, reason))
     return current, tuple(reports)
 
 
@@ -327,11 +309,11 @@ def _try(
     context: Context,
     options: SearchOptions,
     limit: float,
-) -> tuple[ReadableDenoiser, _Note]:
+) -> tuple[ReadableDenoiser, float | None, str]:
     """Replaces a curve by the best match, or leaves the network as it is."""
     if not matches:  # the curve is a constant
         others = [e for e in denoiser.edges if e.place != edge.place]
-        return keep_edges(denoiser, context.importance(denoiser), others), _Note()
+        return keep_edges(denoiser, context.importance(denoiser), others), None, ""
     good = _distinct([match for match in matches if match.r2 >= options.min_r2])
     good = good[: options.candidates]
     tries = []
@@ -343,11 +325,11 @@ def _try(
         tries.append((loss + _PRICE * match.complexity, loss, match, made))
     for _, loss, match, made in sorted(tries, key=lambda entry: entry[0]):
         if loss <= limit:
-            return made, _Note(match.r2)
+            return made, match.r2, ""
     best = max(good or matches, key=lambda match: match.r2)
     share = math.floor(1000 * best.r2) / 1000  # rounded up it might seem to be enough
     why = f"the best match, {best.name}, has R² {share:.3f}, below {options.min_r2:g}"
     if good:
         rise = f"the loss rises by more than {options.tolerance:g} in all"
         why = f"with the best match that was tried, {best.name}, {rise}"
-    return denoiser, _Note(best.r2, best.name, f"stays a curve: {why}")
+    return denoiser, best.r2, f"stays a curve: {why}"

@@ -14,7 +14,7 @@ from kan_diffusion.denoisers.formula import FormulaDenoiser
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["formula_program", "latex", "score_and_noise", "tidy"]
+__all__ = ["formula_program", "score_latex", "tidy"]
 
 _DIGITS = 4
 
@@ -61,21 +61,14 @@ def tidy(expression: sympy.Expr, digits: int = _DIGITS) -> sympy.Expr:
     return min(short, sympy.together(short), key=sympy.count_ops)
 
 
-def score_and_noise(formula: FormulaDenoiser) -> tuple[list[sympy.Expr], list[sympy.Expr]]:
-    r"""Returns the coordinates of the score, tidied, and of the noise, minus sigma times it."""
-    import sympy
-
-    scores, sigma = [tidy(part) for part in formula.expressions()], sympy.Symbol("sigma", real=True)
-    return scores, [-sigma * part for part in scores]
-
-
-def latex(expressions: Sequence[sympy.Expr], columns: Sequence[str]) -> tuple[str, ...]:
-    """Writes expressions in LaTeX, with names of columns for x0, x1, ..."""
+def score_latex(formula: FormulaDenoiser, columns: Sequence[str]) -> tuple[str, ...]:
+    """Writes the score's coordinates in LaTeX, tidied, with names of columns for x0, x1, ..."""
     import sympy
 
     symbols = (sympy.Symbol(f"x{i}", real=True) for i in range(len(columns)))
     names = dict(zip(symbols, map(_latex_name, columns), strict=True))
-    return tuple(str(sympy.latex(each, symbol_names=names)) for each in expressions)
+    parts = map(tidy, formula.expressions())
+    return tuple(str(sympy.latex(part, symbol_names=names)) for part in parts)
 
 
 def _latex_name(column: str) -> str:

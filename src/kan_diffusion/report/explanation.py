@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from kan_diffusion.evaluation.metrics import SAMPLE_METRICS
 from kan_diffusion.formulas.explain import Explanation
 from kan_diffusion.formulas.match import EdgeReport
 from kan_diffusion.formulas.views import EXACT, NetworkView, ScoreView
-from kan_diffusion.formulas.writing import score_and_noise
+from kan_diffusion.formulas.writing import tidy
 from kan_diffusion.report.clouds import panel_grid, spread
 from kan_diffusion.report.figures import Json, inline
 from kan_diffusion.report.network import (
@@ -28,7 +29,10 @@ from kan_diffusion.report.network import (
 )
 from kan_diffusion.report.page import Page
 from kan_diffusion.report.style import INK, MUTED, PALETTES, REAL, WIDTH, report_style, shortened
-from kan_diffusion.report.tables import MISSING, REAL_ROW, format_number
+from kan_diffusion.report.tables import MISSING, REAL_ROW, format_number, number_frame
+
+if TYPE_CHECKING:
+    import sympy
 
 __all__ = ["page_data", "score_figure", "write_explanation"]
 
@@ -46,8 +50,6 @@ _LOOKS = {
     EXACT: (INK, (0, (4.0, 2.0))),
 }
 """Colour and line of each denoiser's score."""
-_SYMBOLS = {"s": "<mi>s</mi>", r"\hat{\epsilon}": "<mover><mi>ϵ</mi><mo>^</mo></mover>"}
-"""Score and predicted noise in LaTeX and in MathML."""
 _ARROWS, _FULL_LENGTH = 9, 0.9
 """Arrows a side, and the quantile of their lengths that an arrow of full length stands for."""
 
@@ -97,17 +99,13 @@ def write_explanation(explanation: Explanation, folder: str | Path) -> Path:
     if isinstance(formula, FormulaDenoiser):
         symbols = [f"x{i}" + f" is {name}" * (name != f"x{i}") for i, name in enumerate(columns)]
         section = page.section("The formula").say(
-            f"In standardised coordinates: {', '.join(symbols)}; α and σ are the signal and noise "
-            "levels.",
+            f"The score s at all noise levels, in standardised coordinates: {', '.join(symbols)}; "
+            "α and σ are the signal and noise levels. The predicted noise is −σ s.",
             kind="note",
         )
-        written = score_and_noise(formula), (explanation.formula, explanation.noise)
-        titles = "The score at all noise levels", "The predicted noise at all noise levels"
-        for title, symbol, expressions, latex in zip(titles, _SYMBOLS, *written, strict=True):
-            part = section.section(title)
-            for i, (expression, text) in enumerate(zip(expressions, latex or (), strict=True)):
-                equation = _mathml(symbol, i, expression)
-                part.formula(f"{symbol}_{{{i}}}", equation, text, f"Coordinate {i}")
+        parts = zip(formula.expressions(), explanation.formula or (), strict=True)
+        for i, (expression, latex) in enumerate(parts):
+            section.formula(f"s_{{{i}}}", _mathml(i, expression), latex, f"Coordinate {i}")
     page.section("What became of each edge").table(
         _edges(explanation.edges, list(views.values())[-1]), "Edges"
     )
@@ -119,37 +117,36 @@ def _label(sigma: float) -> str:
     return f"σ = {sigma:.2f}"
 
 
-def _mathml(symbol: str, index: int, expression: object) -> str:
+def _mathml(index: int, expression: sympy.Expr) -> str:
     """Writes an equation in MathML; its symbols are x0, x1, ..., alpha and sigma alone."""
     from sympy.printing.mathml import mathml
 
-    text: str = mathml(expression, printer="presentation")
-    return f"<mrow><msub>{_SYMBOLS[symbol]}<mn>{index}</mn></msub><mo>=</mo>{text}</mrow>"
+    text: str = mathml(tidy(expression), printer="presentation")
+    return f"<mrow><msub><mi>s</mi><mn>{index}</mn></msub><mo>=</mo>{text}</mrow>"
 
 
 def _standings(explanation: Explanation) -> tuple[pd.DataFrame, str, int]:
     """Lists the scores of each denoiser."""
-    stages = explanation.standings
-    known = any(stage.excess is not None for stage in stages)
-    measured = {key for stage in stages for key in (*stage.metrics, *stage.real)}
-    metrics = {key: metric.label for key, metric in SAMPLE_METRICS.items() if key in measured}
-    records = []
-    for stage in stages:
-        record = {
+
+    def labelled(scores: Mapping[str, float]) -> dict[str, float]:
+        return {m.label: scores[key] for key, m in SAMPLE_METRICS.items() if key in scores}
+
+    records: list[dict[str, object]] = [
+        {
             "denoiser": stage.name,
-            "edges": MISSING if stage.edges is None else f"{stage.edges:,}",
+            "edges": None if stage.edges is None else f"{stage.edges:,}",
             "constants": f"{stage.constants:,}",
-            "held-out loss": format_number(stage.loss),
+            "held-out loss": stage.loss,
+            "floor": stage.floor,
+            "excess": stage.excess,
+            **labelled(stage.metrics),
         }
-        if known:
-            record |= {"floor": format_number(stage.floor), "excess": format_number(stage.excess)}
-        record |= {label: format_number(stage.metrics.get(key)) for key, label in metrics.items()}
-        records.append(record)
-    real = next((stage.real for stage in stages if stage.real), None)
-    if real is not None:
-        scores = {label: format_number(real.get(key)) for key, label in metrics.items()}
-        records.append({"denoiser": REAL_ROW, **scores})
-    return pd.DataFrame(records).fillna(MISSING), "Standings", int(real is not None)
+        for stage in explanation.standings
+    ]
+    real = [labelled(stage.real) for stage in explanation.standings if stage.real][:1]
+    records += [{"denoiser": REAL_ROW, **scores} for scores in real]
+    frame = pd.DataFrame(records).dropna(axis=1, how="all")
+    return number_frame(frame), "Standings", len(real)
 
 
 def _edges(reports: Sequence[EdgeReport], view: NetworkView) -> pd.DataFrame:
@@ -159,7 +156,6 @@ def _edges(reports: Sequence[EdgeReport], view: NetworkView) -> pd.DataFrame:
         edge = edges.get((report.source, report.target))
         kind = kind_of(report.kind)
         named = report.kind + " + line" * report.has_slope
-        best = f"\nbest match: {report.best}" * bool(report.best)
         records.append({
             "from": report.source,
             "to": report.target,
@@ -167,8 +163,7 @@ def _edges(reports: Sequence[EdgeReport], view: NetworkView) -> pd.DataFrame:
             + (f"\n{edge.text}" if edge and edge.text else ""),
             "importance": format_number(edge.importance if edge else None),
             "R² held out": MISSING if report.r2 is None else f"{report.r2:.5f}",
-            "complexity": str(report.complexity),
-            "why it stays a curve": f"{report.reason}{best}" if report.reason else MISSING,
+            "why it stays a curve": report.reason or MISSING,
         })  # fmt: skip
     return pd.DataFrame(records)
 
@@ -280,7 +275,7 @@ def _view(view: NetworkView, reports: Mapping[tuple[str, str], EdgeReport]) -> d
         }  # fmt: skip
         if report := reports.get((source, target)):
             drawn["r2"] = None if report.r2 is None else round(report.r2, 5)
-            drawn |= {key: getattr(report, key) for key in ("best", "reason", "complexity")}
+            drawn["reason"] = report.reason
         edges.append(drawn)
     return {
         "levels": list(map(_label, view.sigmas)), "leastHeights": _numbers(curve_heights(view)),

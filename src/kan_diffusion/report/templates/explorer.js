@@ -102,10 +102,7 @@
     fact("kind", edge.kind === "formula" ? edge.function : data.kinds[edge.kind]);
     fact("formula", edge.text && edge.text.replaceAll(/\bx\b/g, edge.from));
     fact("importance", `${written(edge.byLevel[state.level])} here, ${written(edge.importance)} over all levels`);
-    if (edge.r2 !== undefined && edge.r2 !== null) {
-      fact("R² held out", String(edge.r2) + (edge.best ? ` (${edge.best})` : ""));
-    }
-    if (edge.complexity) fact("complexity", String(edge.complexity));
+    fact("R² held out", edge.r2);
     fact("stays a curve", edge.reason);
   }
 
