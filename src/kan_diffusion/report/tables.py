@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -50,17 +50,21 @@ _HEADS = {
 # --- numbers as text --------------------------------------------------------------------------
 
 
+def _written(values: Sequence[float], digits: int) -> list[str]:
+    """Formats numbers, all to the decimals of the first one with ``digits`` significant digits."""
+    first = abs(values[0])
+    exponent = int(f"{first:.{digits - 1}e}".partition("e")[2])  # rounded: 9.996 is 10.0
+    decimals = max(0, digits - 1 - exponent) if first else 0
+    form = f".{digits - 1}e" if 0 < first < 1e-5 else f",.{decimals}f"
+    texts = (format(value, form) for value in values)
+    return [f"−{text[1:]}" if text.startswith("-") else text for text in texts]
+
+
 def format_number(value: float | None, digits: int = 3) -> str:
     """Formats a number to ``digits`` significant digits; a missing one is a dash."""
     if value is None or not math.isfinite(value):
         return MISSING
-    if value == 0:
-        return "0"
-    if abs(value) < 1e-5:
-        text = f"{value:.{digits - 1}e}"
-    else:
-        text = f"{value:,.{_decimals(value, digits)}f}"
-    return f"−{text[1:]}" if text.startswith("-") else text
+    return _written([value or 0.0], digits)[0]  # zero has no sign
 
 
 def format_p(value: float) -> str:
@@ -72,15 +76,9 @@ def format_p(value: float) -> str:
 
 def format_interval(interval: Interval, digits: int = 3) -> str:
     """Formats a mean with its interval, ``mean [low, high]``, all to the decimals of the mean."""
-    mean = format_number(interval.mean, digits)
-    if interval.low is None or interval.high is None or mean == MISSING:
-        return mean
-    if 0 < abs(interval.mean) < 1e-5:
-        ends = (f"{end:.{digits - 1}e}" for end in (interval.low, interval.high))
-    else:
-        decimals = 0 if interval.mean == 0 else _decimals(interval.mean, digits)
-        ends = (f"{end:,.{decimals}f}" for end in (interval.low, interval.high))
-    low, high = (end.replace("-", "−") for end in ends)
+    if interval.low is None or interval.high is None or not math.isfinite(interval.mean):
+        return format_number(interval.mean, digits)
+    mean, low, high = _written([interval.mean, interval.low, interval.high], digits)
     return f"{mean} [{low}, {high}]"
 
 
@@ -99,11 +97,6 @@ def format_seconds(value: float | None) -> str:
     if value < 100:
         return f"{format_number(value, 2)} s"
     return f"{value / 60:.0f} min" if value < 5_400 else f"{value / 3_600:.1f} h"
-
-
-def _decimals(value: float, digits: int) -> int:
-    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # rounded: 9.996 is 10.0
-    return max(0, digits - 1 - exponent)
 
 
 def _count(values: pd.Series[float]) -> str:
