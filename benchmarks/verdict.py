@@ -38,8 +38,6 @@ from kan_diffusion.study.results.verdicts import (
 from kan_diffusion.study.results.wording import listed, overall, say_lead
 from markdown_table import markdown_table
 
-__all__ = ["PARTS", "Part", "judge_target", "write_results"]
-
 KAN = "kan"
 """The family that the target is about."""
 

@@ -31,17 +31,6 @@ from tables.generators import GENERATORS
 from tables.plain import is_number
 from tables.sources import TABLES, Split
 
-__all__ = [
-    "METHODS",
-    "RESULTS",
-    "Asked",
-    "Result",
-    "judge",
-    "read_results",
-    "run_benchmark",
-    "run_one",
-]
-
 METHODS = (*GENERATORS, *IMPUTERS)
 """Methods by name: what makes rows, then what only fills gaps."""
 

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from kan_diffusion.randomness import stream_seed
 from tables.plain import loose
 
-__all__ = ["detection_score"]
-
 _FOLDS = 3
 
 

@@ -26,8 +26,6 @@ from kan_diffusion.randomness import numpy_generator, stream_seed
 from tables.plain import is_number, loose
 from tables.sources import Split
 
-__all__ = ["IMPUTERS", "Fill", "gap_scores", "hide"]
-
 DRAWS = 20
 """Draws of every gap, of methods that draw."""
 

@@ -29,8 +29,6 @@ from tables.gaps import Fill
 from tables.plain import plain
 from tables.sources import Split
 
-__all__ = ["GENERATORS", "REFERENCE", "Fitted", "independent", "mixture", "smote"]
-
 _NEIGHBOURS = 5
 _MOST_CLUSTERS, _ROWS_A_CLUSTER = 1_000, 20
 

@@ -14,8 +14,6 @@ from tables.bench import METHODS, Result, read_results
 from tables.generators import REFERENCE
 from tables.sources import TABLES
 
-__all__ = ["measured", "results_markdown", "write_page"]
-
 _PUBLISHED = pd.DataFrame(
     [
         ("adult", "CTGAN", 0.000, 0.809, 0.758, 3798),

@@ -18,8 +18,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["Plain", "is_number", "loose", "plain"]
-
 _MOST_DECIMALS = 6
 _DAY = pd.Timedelta(days=1)
 _EPOCH = pd.Timestamp(0)

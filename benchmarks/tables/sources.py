@@ -39,8 +39,6 @@ import pandas as pd
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.randomness import numpy_generator
 
-__all__ = ["TABLES", "Source", "Split", "make_customers"]
-
 Task = Literal["classification", "regression"]
 
 

@@ -49,8 +49,6 @@ from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.trial import run_trial
 from truth_lab.truth import Recovered, recovered_constants
 
-__all__ = ["LAB", "LabCase", "LabResult", "run_lab", "run_lab_case"]
-
 
 @dataclass(frozen=True)
 class LabCase:

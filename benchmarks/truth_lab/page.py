@@ -13,8 +13,6 @@ from kan_diffusion.files import finite, write_json, write_text
 from markdown_table import markdown_table
 from truth_lab.lab import LAB, LabResult
 
-__all__ = ["constants_figure", "summary", "write_lab"]
-
 _SEEDS = (
     *("seed", "worst constant", "excess, network", "excess, formula", "edges (curves)"),
     *("coordinates apart", "energy distance / real", "time"),

@@ -28,8 +28,6 @@ from kan_diffusion.processes import Process
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["Recovered", "recovered_constants", "standardised"]
-
 _ABSENT = 0.01
 """Share of the largest true coefficient below which one that should be 0 counts as absent."""
 

@@ -6,7 +6,8 @@ import torch
 
 from gaussian_levels import context_of, exact_network, process_of, require_the_score_is_found
 from kan_diffusion.data.densities import GaussianMixture
-from kan_diffusion.formulas.levels import LevelForm, formula_over_levels
+from kan_diffusion.formulas.levels import formula_over_levels
+from kan_diffusion.formulas.levels.forms import LevelForm
 from networks import network
 
 

@@ -33,8 +33,6 @@ from torch import Tensor
 from kan_diffusion.data.densities import Level, by_chunks, numbers, shared_variance_logits
 from kan_diffusion.processes import Process
 
-__all__ = ["AveragedPoints", "draw_averaged", "reference_mean"]
-
 Array = NDArray[np.float64]
 
 

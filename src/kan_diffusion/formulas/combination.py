@@ -27,8 +27,6 @@ from kan_diffusion.processes import Process
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["Atom", "Combination", "compose", "score_of"]
-
 Array = NDArray[np.float64]
 Value = TypeVar("Value", Array, "sympy.Expr")
 

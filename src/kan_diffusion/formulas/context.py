@@ -42,8 +42,6 @@ from kan_diffusion.training.config import TrainingConfig
 from kan_diffusion.training.loop import optimize
 from kan_diffusion.training.run import TrainingRun
 
-__all__ = ["Context", "Importance", "Progress", "keep_edges", "tell_nobody"]
-
 _PROBED = 4096
 """Noised points that importance is measured on."""
 _FITTED, _JUDGED = 131_072, 16_384

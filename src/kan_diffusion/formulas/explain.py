@@ -60,11 +60,6 @@ from kan_diffusion.study.measure import load_point_run
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
 from kan_diffusion.study.trial import first_row
 
-__all__ = [
-    "ExplainOptions", "Explained", "Explanation", "Stage", "explain_denoiser", "explain_run",
-    "influences", "judge_stage", "outcome", "remove_stages",
-]  # fmt: skip
-
 PhaseProgress = Callable[[str, str, float], None]
 """Called with the phase, what was just done, in words, and the share of the phase done."""
 

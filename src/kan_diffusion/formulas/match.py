@@ -34,8 +34,6 @@ from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.formulas.context import Context, Progress, keep_edges, tell_nobody
 
-__all__ = ["EdgeReport", "Place", "SearchOptions", "find_formulas", "match_curve"]
-
 Array = NDArray[np.float64]
 Place = tuple[int, int, int]
 """Layer, input and output of an edge."""

@@ -29,8 +29,6 @@ from kan_diffusion.formulas.context import (
 )
 from kan_diffusion.formulas.match import Place, match_curve
 
-__all__ = ["drop_idle", "prune", "straighten"]
-
 _ONLY_LINES = {LINEAR: LIBRARY[LINEAR]}
 _STEPS_A_LINE = 300
 """Steps of fine-tuning for each curve."""

@@ -20,11 +20,6 @@ from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.formulas.context import Context, Importance
 from kan_diffusion.processes import Process
 
-__all__ = [
-    "EXACT", "EdgeCurve", "EdgeView", "NetworkView", "ScoreView", "default_levels", "edge_view",
-    "view_network", "view_score",
-]  # fmt: skip
-
 Array = NDArray[np.float64]
 
 EXACT = "exact"

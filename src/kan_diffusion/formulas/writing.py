@@ -14,8 +14,6 @@ from kan_diffusion.denoisers.formula import FormulaDenoiser
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["formula_program", "score_latex", "tidy"]
-
 _DIGITS = 4
 
 _LATEX = {letter: f"\\{letter}" for letter in "{}$&#%_ "} | {

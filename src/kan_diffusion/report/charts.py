@@ -38,8 +38,6 @@ from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, Interval, mean_interval
 from kan_diffusion.study.results.verdicts import Comparison, Lead
 
-__all__ = ["Array", "by_level", "lead_forest", "lines", "losses", "model_forest", "smoothed_curve"]
-
 Array = NDArray[np.float64]
 
 _ROW, _TOP, _BOTTOM, _SIDE = 0.44, 0.08, 0.5, 0.12

@@ -24,10 +24,6 @@ from numpy.typing import NDArray
 from kan_diffusion.report.figures import Json, inline
 from kan_diffusion.report.style import INK, MUTED, WIDTH, report_style
 
-__all__ = [
-    "Motion", "Panel", "PointPanel", "Points", "clouds", "panel_grid", "point_panels", "spread",
-]  # fmt: skip
-
 Points = NDArray[np.floating]
 """Points, shape (n, d)."""
 Array = NDArray[np.float64]

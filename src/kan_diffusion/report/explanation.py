@@ -34,8 +34,6 @@ from kan_diffusion.report.tables import MISSING, REAL_ROW, format_number, number
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["page_data", "score_figure", "write_explanation"]
-
 Array = NDArray[np.float64]
 
 _MOST_CURVES = 400

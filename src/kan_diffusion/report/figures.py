@@ -18,8 +18,6 @@ from PIL import Image
 
 from kan_diffusion.report.style import GRID, INK, MUTED, PALE, report_style
 
-__all__ = ["Json", "inline", "png"]
-
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 """Data for a page's script."""
 

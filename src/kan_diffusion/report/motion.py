@@ -15,8 +15,6 @@ from kan_diffusion.report.clouds import Motion, panel_grid
 from kan_diffusion.report.page import Page
 from kan_diffusion.report.style import GRID, MUTED, report_style, shortened
 
-__all__ = ["LARGEST_GIF", "require_ending", "write_motion"]
-
 LARGEST_GIF = 3_000_000
 """Largest size of a GIF in bytes."""
 _ENDINGS = (".gif", ".html")

@@ -28,11 +28,6 @@ from kan_diffusion.kan.linear import EdgeLayer, layers_of
 from kan_diffusion.report.page import template
 from kan_diffusion.report.style import PALETTES, shortened
 
-__all__ = [
-    "FAINTEST", "KINDS", "MOST_BOXES", "Box", "Diagram", "Layout", "curve_heights", "draw_network",
-    "fading", "kind_of", "make_layout", "network_svg",
-]  # fmt: skip
-
 Array = NDArray[np.float64]
 
 KINDS = {

@@ -34,8 +34,6 @@ from kan_diffusion.files import write_text
 from kan_diffusion.report.clouds import Motion, Panel, clouds
 from kan_diffusion.report.figures import Json, inline
 
-__all__ = ["Page", "Section", "badge", "swatch", "template"]
-
 _NUMBER = re.compile(r"[−+-]?<? ?[\d.,]+|–|$")
 
 

@@ -37,8 +37,6 @@ from kan_diffusion.study.results.verdicts import Comparison, Verdict, decide
 from kan_diffusion.study.results.wording import capitalised, listed, overall, say
 from kan_diffusion.study.run import StudyResults
 
-__all__ = ["MOST_BYTES", "curves_of", "floor_error", "levels_of", "write_report"]
-
 MOST_BYTES = 2_000_000
 """Most bytes of a page."""
 _SHARES = (1.0, 0.3, 0.0)

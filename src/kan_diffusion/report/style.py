@@ -19,11 +19,6 @@ import pandas as pd
 
 from kan_diffusion.denoisers.families import FAMILIES
 
-__all__ = [
-    "GRID", "INK", "MUTED", "PALE", "PALETTES", "REAL", "SYNTHETIC", "WIDTH", "ModelStyle",
-    "model_styles", "report_style", "shortened",
-]  # fmt: skip
-
 INK = "#22262b"
 """Text and axes."""
 MUTED = "#6b7280"

@@ -16,12 +16,6 @@ from kan_diffusion.study.results.rows import COSTS, MEASURES, Results
 from kan_diffusion.study.results.statistics import Interval, mean_interval
 from kan_diffusion.study.results.verdicts import Decision, Outcome
 
-__all__ = [
-    "BADGES", "MISSING", "REAL_ROW", "format_half_width", "format_interval", "format_number",
-    "format_p", "format_seconds", "lead_table", "model_table", "number_frame", "summary_table",
-    "trial_table", "trial_texts",
-]  # fmt: skip
-
 REAL_ROW = "real against real"
 """Name of the table row that holds what a perfect model would score."""
 MISSING = "–"

@@ -42,11 +42,6 @@ from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.tasks import NOTHING_ASKED, Asked, task_of
 from kan_diffusion.study.trial import NUM_PANELS, record_reverse
 
-__all__ = [
-    "EXACT", "MOST_FRAMES", "JudgedPage", "Mover", "Reverse", "View", "animate", "exact_process",
-    "mover_of_run", "recorded", "view_of",
-]  # fmt: skip
-
 EXACT = "exact denoiser"
 """Title of the panel of the exact denoiser, the best that there is."""
 MOST_FRAMES = 61

@@ -36,15 +36,12 @@ from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
 from kan_diffusion.formulas.combination import compose, score_of
 from kan_diffusion.formulas.context import Context, Progress, tell_nobody
 from kan_diffusion.formulas.levels.coordinate import CoordinateFormula, first_formula
-from kan_diffusion.formulas.levels.forms import LevelForm
 from kan_diffusion.formulas.levels.search import best_forms
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import torch_generator
 
 if TYPE_CHECKING:
     import sympy
-
-__all__ = ["LevelForm", "LevelSearch", "formula_over_levels"]
 
 _NUM_LEVELS = 64
 _SAMPLES = 256

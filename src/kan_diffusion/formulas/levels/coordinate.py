@@ -23,8 +23,6 @@ from kan_diffusion.processes import Process
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["CoordinateFormula", "Slot", "first_formula"]
-
 Array = NDArray[np.float64]
 Key = tuple[int, Atom | None]
 """A coefficient: the identity of its combination, and its atom; None for the constant."""

@@ -14,8 +14,6 @@ from scipy.optimize import least_squares
 if TYPE_CHECKING:
     import sympy
 
-__all__ = ["LevelForm", "first_fit", "forms_of"]
-
 Array = NDArray[np.float64]
 
 _STARTS = (-0.6, 0.5)

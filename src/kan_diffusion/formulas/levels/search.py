@@ -34,8 +34,6 @@ from kan_diffusion.formulas.levels.coordinate import CoordinateFormula
 from kan_diffusion.formulas.levels.forms import LevelForm
 from kan_diffusion.processes import Process
 
-__all__ = ["best_forms"]
-
 _SCREENED = 8
 """The search from several starts uses one of this many points."""
 _CLOSE = 0.06
