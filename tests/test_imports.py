@@ -25,7 +25,9 @@ def test_a_module_or_package_of_the_working_folder_is_imported_and_named(folder,
     Path("named_package/__init__.py").touch()
     Path("named_package/part.py").write_text("from .other import VALUE\n")
     Path("named_package/other.py").write_text("VALUE = 2\n")
-    for name, value in (("named_alone", 1), ("named_package.part", 2)):
+    Path("named_folder").mkdir()
+    Path("named_folder/part.py").write_text("VALUE = 3\n")
+    for name, value in (("named_alone", 1), ("named_package.part", 2), ("named_folder.part", 3)):
         path, finders = sys.path[:], sys.meta_path[:]
         import_own(name)
         assert value == sys.modules[name].VALUE
@@ -45,5 +47,7 @@ def test_nothing_else_of_the_working_folder_is_imported(folder):
     with refused("'named_broken' cannot be imported .SyntaxError: invalid syntax .*line 1"):
         import_own("named_broken")
     import_own("json.tool")
-    with refused("module 'not_there' cannot be imported .* install it"):
-        import_own("not_there")
+    for name in ("not_there", "json.not_there"):
+        with refused(f"module '{name}' cannot be imported .* install it"):
+            import_own(name)
+    assert "json" in sys.modules  # what was there before stays

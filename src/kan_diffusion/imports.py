@@ -49,15 +49,17 @@ def import_own(name: str) -> None:
     if name in sys.modules:
         return
     root = name.partition(".")[0]
+    is_installed = root in sys.modules or importlib.util.find_spec(root) is not None
     try:
-        if root not in sys.modules and importlib.util.find_spec(root) is None:
-            spec = PathFinder.find_spec(root, [str(Path.cwd())])
-            if spec is not None and spec.loader is not None:
-                sys.modules[root] = importlib.util.module_from_spec(spec)
+        spec = None if is_installed else PathFinder.find_spec(root, [str(Path.cwd())])
+        if spec is not None:
+            sys.modules[root] = importlib.util.module_from_spec(spec)
+            if spec.loader is not None:  # a folder without __init__.py has none
                 spec.loader.exec_module(sys.modules[root])
         module = importlib.import_module(name)
     except Exception as error:  # a module of one's own may raise any
-        sys.modules.pop(root, None)
+        if not is_installed:
+            sys.modules.pop(root, None)
         if isinstance(error, KanDiffusionError):
             raise
         said = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
