@@ -6,6 +6,7 @@ import kan_diffusion.training.batches as batches_module
 from helpers import seeded
 from kan_diffusion.processes import Process, expand
 from kan_diffusion.training.batches import Batches
+from kan_diffusion.training.config import TrainingConfig
 
 CPU = torch.device("cpu")
 each_kind = pytest.mark.parametrize("kind", ["replacement", "epochs"])
@@ -29,8 +30,10 @@ def _batches(kind="replacement", **options):
     # Conditions are the numbers of the rows, as labels and as rows of two numbers.
     rows = torch.arange(len(points))
     conditions = options.pop("conditions", {"label": rows, "pair": rows[:, None] + ABSENT["pair"]})
-    settings = {"batch_size": 32, "seed": 3, "device": CPU, **options}
-    return Batches(points, conditions, ABSENT, process, batches=kind, **settings)
+    own = {name: options.pop(name) for name in ("batch_size", "timesteps") if name in options}
+    config = TrainingConfig(**{"batch_size": 32, "batches": kind, **own})
+    settings = {"seed": 3, "device": CPU, **options}
+    return Batches(points, conditions, ABSENT, process, config, **settings)
 
 
 def _equal(one, other):

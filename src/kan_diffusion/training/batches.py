@@ -22,14 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from kan_diffusion.processes import Process, expand
 from kan_diffusion.randomness import torch_generator
-from kan_diffusion.training.config import Timesteps
+from kan_diffusion.training.config import TrainingConfig
 
 _CHUNK_VALUES = 2**14
 """Coordinates of samples in a chunk: few enough for the arrays to stay in a core's cache."""
@@ -86,12 +85,10 @@ class Batches:
         conditions: Their conditions by name, each with shape (N, ...).
         absent: Values that mark conditions as absent, by the same names.
         process: Noising process.
-        batch_size: Samples per step.
-        batches: As in :class:`~kan_diffusion.training.TrainingConfig`.
+        config: Size and kind of batches, and the distribution of timesteps.
         seed: Seed of all draws.
         device: Device of the batches.
         observable: Whether coordinates are observed at random.
-        timesteps: Distribution of the timesteps.
     """
 
     def __init__(
@@ -100,19 +97,16 @@ class Batches:
         conditions: Mapping[str, Tensor],
         absent: Mapping[str, Tensor],
         process: Process,
+        config: TrainingConfig,
         *,
-        batch_size: int,
-        batches: Literal["replacement", "epochs"],
         seed: int,
         device: torch.device,
         observable: bool = False,
-        timesteps: Timesteps = "uniform",
     ) -> None:
         self._samples = samples.to("cpu", torch.float32)
         self._conditions = {name: values.cpu() for name, values in conditions.items()}
         self._absent = {name: absent[name].cpu() for name in conditions}
-        self._timesteps = timesteps
-        self._process = process
+        self._process, self._config = process, config
         # One column per coordinate if there are few: arrays of equal shape are multiplied in one
         # sweep, but a single column and points of two coordinates in sweeps of two.
         width = samples[0].numel()
@@ -121,12 +115,10 @@ class Batches:
             expand(level.to(device, torch.float32), samples).repeat(1, *tiled)
             for level in process.levels()
         ]
-        self._batch_size = batch_size
-        self._with_replacement = batches == "replacement"
         self._seed = seed
         self._device = device
         self._observable = observable
-        self._length = max(1, _CHUNK_VALUES // (batch_size * width))
+        self._length = max(1, _CHUNK_VALUES // (config.batch_size * width))
         self._chunk: tuple[int, list[Batch]] = -1, []
         self._order: tuple[int, Tensor] = -1, torch.empty(0)
 
@@ -138,7 +130,7 @@ class Batches:
         return self._chunk[1][offset]
 
     def _rows_of_epochs(self, step: int) -> Tensor:
-        num_samples, batch_size = len(self._samples), self._batch_size
+        num_samples, batch_size = len(self._samples), self._config.batch_size
         epoch, batch = divmod(step, math.ceil(num_samples / batch_size))
         if self._order[0] != epoch:
             shuffler = torch_generator("epoch", self._seed, epoch)
@@ -155,15 +147,15 @@ class Batches:
 
     def _draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         total = self._process.num_timesteps
-        if self._timesteps == "uniform":
+        if self._config.timesteps == "uniform":
             return torch.randint(total, (count,), generator=generator)
         share = torch.sigmoid(torch.randn(count, generator=generator))
         return (total * share).long().clamp(max=total - 1)
 
     def _draw(self, number: int) -> list[Batch]:
         generator = torch_generator("chunk", self._seed, number)
-        if self._with_replacement:
-            sizes = [self._batch_size] * self._length
+        if self._config.batches == "replacement":
+            sizes = [self._config.batch_size] * self._length
             rows = torch.randint(len(self._samples), (sum(sizes),), generator=generator)
         else:
             start = number * self._length

@@ -148,21 +148,20 @@ def train(
     place = resolve_device(device)
     draws = partial(
         Batches,
+        absent=denoiser.absent,
         process=process,
-        batch_size=config.batch_size,
         device=place,
         observable=denoiser.observable,
-        absent=denoiser.absent,
-        timesteps=config.timesteps,
     )
-    batches = draws(samples, conditions, batches=config.batches, seed=seed)
+    batches = draws(samples, conditions, config=config, seed=seed)
     with TrainingRun(denoiser, process, config, place) as run:
         every: list[Callback] = []
         if not run.is_settled:
             every.append(TimeLimit(config, reserved))
         if heldout is not None:
             fixed = stream_seed("held-out", seed)
-            of_heldout = draws(heldout, heldout_conditions, batches="replacement", seed=fixed)
+            afresh = config.model_copy(update={"batches": "replacement"})
+            of_heldout = draws(heldout, heldout_conditions, config=afresh, seed=fixed)
             every.append(Validation(of_heldout))
         every += callbacks
         saver = None if checkpoint is None else Checkpoint(checkpoint, identity, every)
