@@ -651,11 +651,11 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
     Raises:
         RunFolderError: It is a file or holds other files, or there is too little space.
     """
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"'{folder}' is a file; choose a folder")
     require_writable(folder, space)
     if not folder.exists():
         return False
-    if not folder.is_dir():
-        raise RunFolderError(f"'{folder}' is a file; choose a folder")
     if any((folder / mark).exists() for mark in marks):
         return True
     if any(not entry.name.startswith(".") for entry in folder.iterdir()):
