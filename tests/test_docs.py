@@ -7,11 +7,11 @@ import shlex
 
 import pytest
 
-from docs import COMMANDS, PAGES, ROOT, blocks, console_lines, known_words, unprinted
+from docs import COMMANDS, HELP, PAGES, ROOT, blocks, console_lines, known_words, unprinted
 from kan_diffusion.data.toys import ToyData
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import Process
-from kan_diffusion.study.budgets import Budget
+from kan_diffusion.study.budgets import USUAL_SIZE, Budget
 from kan_diffusion.study.config import EvaluationConfig, ModelConfig, SamplingConfig, StudyConfig
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.tables.sources import FileData, TableData
@@ -76,15 +76,13 @@ def test_the_example_is_the_table_that_its_program_makes():
 
 
 def test_defaults_in_the_help_are_those_of_the_code():
-    arguments = COMMANDS["train"].assemble_argument_collection()
-    options = {each.name: each.parameter for each in arguments}
-    training = single_trial("moons").training
-    for name in ("steps", "batch_size"):
-        shown = options[f"--{name.replace('_', '-')}"].show_default
-        assert shown.endswith(f" {getattr(training, name)} of a toy"), name
+    config, said = single_trial("moons"), " ".join(HELP["train"].split())
+    model = f"a KAN of {USUAL_SIZE} parameters, {config.training.steps} steps and batches of "
+    assert f"{model}{config.training.batch_size}." in said
     kept = [kind.model_fields["holdout"].default for kind in (FileData, TableData, PictureData)]
-    said = "{}; {} of a table; {} of pictures".format(*kept)
-    assert options["--holdout"].show_default == said
+    holdout = COMMANDS["train"].assemble_argument_collection()["--holdout"].parameter.help
+    said = "by default {}; {} of a table; {} of pictures.".format(*kept)
+    assert holdout.replace("\n", " ").endswith(said)
 
 
 def test_no_message_names_a_page_an_index_or_an_option_that_users_do_not_have():
@@ -96,8 +94,7 @@ def test_no_message_names_a_page_an_index_or_an_option_that_users_do_not_have():
                 said = " ".join(map(str, texts)).replace("ray start --head", "")
                 said = re.sub(r'var\(--|="--', "", said)  # names of CSS
                 assert not re.search(rf"docs/|pip install (?!'?\.){options}", said), (file, said)
-    for command in COMMANDS.values():
-        assert "docs/" not in f"{command.help} {command.help_epilogue}"
+    assert not any("docs/" in text for text in HELP.values())
 
 
 def test_commands_that_the_playground_names_are_known():
@@ -111,11 +108,11 @@ def test_commands_that_the_playground_names_are_known():
 
 
 def test_examples_of_the_help_are_known():
-    for name, command in COMMANDS.items():
-        examples = re.findall(r"`(kan-diffusion [^`]+)`", command.help_epilogue)
+    for name, text in HELP.items():
+        examples = re.findall(r"`(kan-diffusion [^`]+)`", text)
         assert examples, name
         for example in examples:
-            known_words(example)
+            known_words(" ".join(example.split()))
 
 
 def test_the_study_file_has_every_key():

@@ -34,21 +34,24 @@ def test_a_run_is_compiled_trained_and_judged_and_brackets_are_shown_as_they_are
             assert said in shown(bars)
 
 
-def test_a_study_is_announced_and_its_trials_are_counted():
-    config = study(seeds=3, models=[{"family": "mlp", "params": 600}])
-    _, second, third = trials = config.trials()
+def test_a_study_is_announced_and_its_trials_are_counted(tmp_path):
+    config = study(seeds=4, models=[{"family": "mlp", "params": 600}])
+    _, second, third, fourth = trials = config.trials()
     bars = Progress(console=Console(file=io.StringIO(), width=200), auto_refresh=False)
     bars.disable = True  # as anywhere but on a terminal
-    progress = StudyProgress("tiny", bars)
+    (tmp_path / "trials" / fourth.id).mkdir(parents=True)
+    (tmp_path / "trials" / fourth.id / "trial.json").touch()  # trained, and judged otherwise
+    progress = StudyProgress("tiny", tmp_path, bars)
     progress.start(trials, trials[1:])
     progress.move(TrialEvent("progressed", second.id, step=20, loss=0.5))
     progress.move(TrialEvent("finished", second.id))
     progress.move(TrialEvent("failed", third.id, error="no memory"))
     assert bars.console.file.getvalue().splitlines() == [
-        "1 of 3 trials are finished and are not run again; after a change of code give another "
+        "1 of 4 trials are finished and are not run again; after a change of code give another "
         "--out",
-        "2 trials to run",
-        "2 of 3 trials: gaussian-mixture · MLP · seed 1",
+        "2 trials to train",
+        "1 trials to judge again",
+        "2 of 4 trials: gaussian-mixture · MLP · seed 1",
         "gaussian-mixture · MLP · seed 2: no memory",
     ]
 

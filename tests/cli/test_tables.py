@@ -113,29 +113,6 @@ def test_a_run_is_judged_and_has_a_page(cli, run, place, monkeypatch):
     assert "Real rows are those of 'others'. This is a first look, with few trees" in said
 
 
-def test_what_cannot_be_is_one_line(cli, run, place):
-    write_frame(Path("others.csv"), people(12, 0).assign(job="astronaut"))
-    for words, message in (
-        ("train others.csv --columns age", "'age', which is no kind of a column such as age="),
-        ("train others.csv --columns age=number,age=category", "names 'age' twice; keep one"),
-        ("train others.csv --columns jobs=category", "others.csv': there is no column 'jobs'"),
-        ("train others.csv --without a<=b", "others.csv': no rule 'a<=b' holds"),
-        ("train moons --columns x=number", "'moons' takes no kinds; leave it out"),
-        ("train moons --describe", "is a toy"),
-        ("sample RUN --where job=astronaut", "column 'job' has no value 'astronaut'; known: "),
-        ("sample RUN --like missing.csv", "there is no file 'missing.csv'"),
-        ("sample RUN --out rows.npy", "takes numbers only"),
-        ("impute RUN others.csv", "column 'job' has 'astronaut'"),
-        ("evaluate RUN --data others.csv", "others.csv': column 'job' has 'astronaut'"),
-        ("evaluate RUN --data moons", "not what the model was trained on"),
-    ):
-        given = [run if word == "RUN" else word for word in words.split()]
-        if "--out" not in given and given[0] != "evaluate":
-            given += ["--out", "made.csv"]
-        assert message in cli(*given).error, words
-    assert [path.name for path in place.iterdir()] == ["others.csv"]
-
-
 def test_data_elsewhere_are_not_read_for_a_folder_without_their_digest(cli, runs, place):
     run = copied(runs("table"), place / "run")
     content = json.loads((run / "trial.json").read_text())

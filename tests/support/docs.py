@@ -7,6 +7,7 @@ from kan_diffusion.cli.app import app
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {name: app[name] for name in app if not name.startswith("-")}
+HELP = {name: str(command.default_command.__doc__) for name, command in COMMANDS.items()}
 
 
 def blocks(page, language=r"\w+"):

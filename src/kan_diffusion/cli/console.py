@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -39,47 +39,43 @@ __all__ = [
 ]
 
 
-def _table(title: str, words: Iterable[str], numbers: Iterable[str]) -> Table:
-    """Makes a table with columns of words, then columns of numbers."""
-    table = Table(
-        *words, title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD,
-        padding=(0, 1),
-    )  # fmt: skip
-    for head in numbers:
-        table.add_column(head, justify="right")
-    return table
+def _show(title: str, frame: pd.DataFrame, *sentences: str) -> None:
+    """Prints a table of texts, the first column of words, and sentences below it.
+
+    Columns in which all but `REAL_ROW` is missing are left out.
+    """
+    frame = frame.fillna(MISSING).replace("", MISSING)
+    models = frame[frame.iloc[:, 0] != REAL_ROW]
+    frame = frame.loc[:, (models != MISSING).any()]
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for name in frame:
+        table.add_column(str(name), justify="right" if len(table.columns) else "left")
+    for cells in frame.itertuples(index=False):
+        table.add_row(*cells, style="dim" if cells[0] == REAL_ROW else "")
+    TextConsole().print("", table, *sentences, sep="\n")
 
 
 def show_standings(explanation: Explanation) -> None:
-    """Prints a table of the stages of an explanation, with the scores of each."""
-    # Only the page has the other metrics: a table of all is wider than a terminal.
-    metrics = [
-        name for name in ("energy",) if any(name in s.metrics for s in explanation.standings)
+    """Prints the stages of an explanation, with one of the metrics that its page has."""
+    metric, stages = SAMPLE_METRICS["energy"], explanation.standings
+    records = [
+        {
+            "stage": stage.name,
+            "edges": MISSING if stage.edges is None else str(stage.edges),
+            "constants": str(stage.constants),
+            "held-out loss": f"{stage.loss:.5f}",
+            "excess": MISSING if stage.excess is None else f"{stage.excess:.2g}",
+            metric.title: format_number(stage.metrics.get(metric.key)),
+        }
+        for stage in stages
     ]
-    columns = ("edges", "constants", "held-out loss", "excess")
-    titles = (SAMPLE_METRICS[name].title for name in metrics)
-    table = _table(explanation.title, ["stage"], [*columns, *titles])
-    for standing in explanation.standings:
-        table.add_row(
-            standing.name,
-            MISSING if standing.edges is None else str(standing.edges),
-            str(standing.constants),
-            f"{standing.loss:.5f}",
-            MISSING if standing.excess is None else f"{standing.excess:.2g}",
-            *(
-                f"{standing.metrics[name]:.4f}" if name in standing.metrics else MISSING
-                for name in metrics
-            ),
-        )
-    real = next((s.real for s in explanation.standings if s.real), {})
-    if real:
-        values = (f"{real[name]:.4f}" if name in real else MISSING for name in metrics)
-        table.add_row(REAL_ROW, MISSING, MISSING, MISSING, MISSING, *values)
-    TextConsole().print(table)
+    real = next((stage.real for stage in stages if stage.real), {})
+    if metric.key in real:
+        records.append({"stage": REAL_ROW, metric.title: format_number(real[metric.key])})
+    _show(explanation.title, pd.DataFrame(records))
 
 
 _DENOISING = {
-    "model": "model",
     "parameters": "parameters",
     "flops": "FLOPs",
     "heldout_loss": "held-out\nloss",
@@ -91,97 +87,80 @@ _DENOISING = {
 
 def show_summary(results: Results) -> None:
     """Prints a study's summary: tables for each data set, means with 95 % intervals over seeds."""
-    console = TextConsole()
-    for label, part in summary_table(results, format_half_width).groupby("data", sort=False):
-        models = part[part["model"] != REAL_ROW]
-        if models["heldout_loss"].isin(["", MISSING]).all():
-            console.print(f"\n{label}: no trial finished")
+    metrics = results.metrics.values()
+    tables = {"denoising (± half of the 95 % interval)": _DENOISING}
+    for metric in metrics:
+        tables.setdefault(metric.group, {})[metric.key] = metric.label
+    for data, part in summary_table(results, format_half_width).groupby("data", sort=False):
+        if part["heldout_loss"].isin(["", MISSING]).all():
+            TextConsole().print(f"\n{data}: no trial finished")
             continue
-        groups: dict[str, dict[str, str]] = {}
-        for key, score in results.metrics.items():
-            groups.setdefault(score.group, {"model": "model"})[key] = score.label
-        tables = [("denoising (± half of the 95 % interval)", models, _DENOISING)]
-        tables += [(title, part, heads) for title, heads in groups.items()]
-        for title, records, heads in tables:
-            shown = [
-                key
-                for key in heads
-                if key in records and not records[key].isin(["", MISSING]).all()
-            ]
-            if shown == ["model"]:  # nothing of this was measured here
-                continue
-            numbers = [heads[key] for key in shown[1:]]
-            table = _table(f"{label}: {title}", [heads["model"]], numbers)
-            for record in records.to_dict("records"):
-                style = "dim" if record["model"] == REAL_ROW else ""
-                table.add_row(*(str(record[key]) for key in shown), style=style)
-            console.print("", table, sep="\n")
+        for title, heads in tables.items():
+            models = part if heads is not _DENOISING else part[part["model"] != REAL_ROW]
+            _show(f"{data}: {title}", models[["model", *heads]].rename(columns=heads))
     for better in ("lower", "higher"):
-        named = [m for m in results.metrics.values() if m.better == better]
-        if named:
-            text = "; ".join(f"{metric.label}: {metric.title}" for metric in named)
-            console.print(f"{better.capitalize()} is better: {text}", style="dim")
+        if named := [f"{m.label}: {m.title}" for m in metrics if m.better == better]:
+            text = f"{better.capitalize()} is better: {'; '.join(named)}"
+            TextConsole().print(text, style="dim")
 
 
 def show_conclusions(decision: Decision) -> None:
     """Prints what a study concludes: a paragraph for each data set, then all together."""
-    console = TextConsole()
     for sentence in sentences(decision):
-        console.print("", capitalised(sentence), sep="\n")
+        TextConsole().print("", capitalised(sentence), sep="\n")
 
 
 def show_scores(row: Row, title: str, data: Source) -> None:
     """Prints the scores of one denoiser, each score of samples beside real-against-real."""
     measures = {**measures_of([data]), **SAMPLE_METRICS}
-    table = Table(title=title, title_justify="left", box=None)
-    for head in ("", "model", "best possible"):
-        table.add_column(head, justify="left" if not head else "right")
-
-    def add(name: str, value: object, best: object) -> None:
-        cells = [
-            format_number(float(v)) if isinstance(v, (int, float)) else "–" for v in (value, best)
-        ]
-        table.add_row(name, *cells)
-
-    for name in ("parameters", "flops", "train_seconds"):
-        if name in row:
-            add(name.replace("_", " "), row[name], None)
-    if row.get("out_of_range") is not None:
-        add("inputs outside the grid (worst layer)", row["out_of_range"], None)
-    add("held-out loss (floor)", row["heldout_loss"], row["floor"])
-    if row["excess"] is not None:
-        add("excess", row["excess"], 0.0)
-    if row.get("nll") is not None:
-        add("negative log-likelihood (exact)", row["nll"], row["nll_real"])
+    scores: dict[str, tuple[object, object]] = {
+        name.replace("_", " "): (row.get(name), None)
+        for name in ("parameters", "flops", "train_seconds")
+    }
+    scores["inputs outside the grid (worst layer)"] = row.get("out_of_range"), None
+    scores["held-out loss (floor)"] = row["heldout_loss"], row["floor"]
+    scores["excess"] = row["excess"], 0.0
+    scores["negative log-likelihood (exact)"] = row.get("nll"), row.get("nll_real")
     for key in row:
         if key != "nll" and f"{key}_real" in row:
-            title = measures[key].title if key in measures else key
-            add(f"{title} (real against real)", row[key], row[f"{key}_real"])
-    TextConsole().print("", table, sep="\n")
+            named = measures[key].title if key in measures else key
+            scores[f"{named} (real against real)"] = row[key], row[f"{key}_real"]
+    records = [
+        {"score": name, "model": _number(value), "best possible": _number(best)}
+        for name, (value, best) in scores.items()
+        if value is not None
+    ]
+    _show(title, pd.DataFrame(records))
+
+
+def _number(value: object) -> str:
+    return format_number(float(value)) if isinstance(value, int | float) else MISSING
 
 
 def show_judged(page: JudgedPage, title: str) -> None:
     """Prints the scores of drawn samples, each beside a perfect model's."""
-    table = _table(title, ["score"], ["synthetic", "perfect"])
-    for cells in page.scores:
-        table.add_row(*cells)
-    TextConsole().print("", table, *page.sentences, sep="\n")
+    frame = pd.DataFrame(page.scores, columns=["score", "synthetic", "perfect"])
+    _show(title, frame, *page.sentences)
 
 
 def show_tuned(tuned: Tuned) -> None:
     """Prints the best try of each family: judged measure on each data set, and settings."""
     from kan_diffusion.study.tuning import best_try
 
-    best = {family: best_try(tries) for family, tries in tuned.tries.items()}
-    datas = next(iter(best.values())).measures
-    table = _table("Best settings of each family", ["family"], ["tries", *datas])
-    table.add_column("settings")
-    for family, found in best.items():
-        settings = ", ".join(f"{key} {_short(value)}" for key, value in found.settings.items())
-        numbers = [format_number(found.measures[data]) for data in datas]
-        table.add_row(family, str(len(tuned.tries[family])), *numbers, settings)
-    TextConsole().print("", table, sep="\n")
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    records = []
+    for family, tries in tuned.tries.items():
+        best = best_try(tries)
+        settings = (
+            f"{key} {f'{value:.3g}' if isinstance(value, float) else value}"
+            for key, value in best.settings.items()
+        )
+        measures = {data: format_number(value) for data, value in best.measures.items()}
+        records.append(
+            {
+                "family": family,
+                "tries": str(len(tries)),
+                **measures,
+                "settings": ", ".join(settings),
+            }
+        )
+    _show("Best settings of each family", pd.DataFrame(records))

@@ -1,134 +1,72 @@
-"""Options that several commands share, and options that follow from settings."""
+"""Options: fields of settings, whose docstrings, types and bounds are those of the command line."""
 
 from __future__ import annotations
 
 import csv
+import inspect
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import Parameter, Token
-from cyclopts.validators import Number
+from cyclopts import Parameter
+from pydantic import AfterValidator, BeforeValidator, ConfigDict
 
 from kan_diffusion.imports import import_own
-from kan_diffusion.limits import MOST_PARAMETERS, MOST_WORKERS
 from kan_diffusion.progress import TextConsole
 from kan_diffusion.settings import Settings
 
 __all__ = [
-    "Address", "Device", "Executor", "Modules", "Out", "Overwrite", "Params", "Quick", "Run",
-    "SamplerSteps", "Switch", "Whole", "Workers", "command_line", "listed", "say_loading",
-    "setting", "warn", "within", "without_bars",
+    "Device", "Flat", "Names", "Options", "Out", "Run", "RunOptions", "Several", "Switch",
+    "command_line", "say_loading", "warn", "without_bars",
 ]  # fmt: skip
 
-_BOUNDS = {"ge": "gte", "le": "lte", "gt": "gt", "lt": "lt"}
+
+class Options(Settings):
+    """Options of a command, a field each: its docstring is the help, pydantic reads the value."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    def of(self, function: Callable[..., object]) -> dict[str, Any]:
+        """Returns the values that a function takes, by the names of its arguments."""
+        taken = inspect.signature(function).parameters
+        return {name: value for name, value in self if name in taken}
 
 
-def _whole(_: object, tokens: Sequence[Token]) -> int:
-    """Reads a whole number; of an option that is repeated the last."""
-    try:
-        return int(tokens[-1].value)
-    except ValueError:
-        raise ValueError(f"'{tokens[-1].value}' is no whole number.") from None
-
-
-Whole = Parameter(converter=_whole)
-"""A whole number, which is not made of others by rounding."""
-
-
-def within(least: float | None = None, most: float | None = None) -> Parameter:
-    """Bounds of an option, both included."""
-    return Parameter(validator=Number(gte=least, lte=most))
-
-
-def setting(settings: type[Settings], name: str, default: str | None = None) -> Parameter:
-    """An option that sets a field of settings: described, and bounded, as the field is.
-
-    Args:
-        settings: The settings.
-        name: The field.
-        default: What is used where the option is not given; None for the field's default.
-    """
-    field = settings.model_fields[name]
-    bounds = {
-        ours: getattr(bound, theirs)
-        for bound in field.metadata
-        for theirs, ours in _BOUNDS.items()
-        if hasattr(bound, theirs)
-    }
-    return Parameter(
-        help=field.description,
-        validator=Number(**bounds) if bounds else None,
-        show_default=str(field.default) if default is None else default,
-    )
-
-
-def _import(_: object, names: str | None) -> None:
-    for name in listed(names) or ():
-        import_own(name)
-
-
-Switch = Parameter(negative="", show_default=False)
-"""A switch that has no opposite."""
-
-Run = Annotated[Path, Parameter(help="Folder of a finished run.")]
-Out = Annotated[Path | None, Parameter(help="Run folder.")]
-Device = Annotated[str, Parameter(help="cpu, cuda, ... or auto: a GPU when there is one.")]
-Params = Annotated[
-    int | None, Whole, within(1, MOST_PARAMETERS), Parameter(help="Parameters of each model.")
-]
-Overwrite = Annotated[
-    bool, Switch, Parameter(help="Replace the file, or pictures of the same names.")
-]
-SamplerSteps = Annotated[
-    int | None,
-    Whole,
-    within(1),
-    Parameter(
-        help="Steps of the sampler.",
-        show_default="20, of tables of 2,000 rows 50, for ddpm all timesteps",
-    ),
-]
-Quick = Annotated[
-    bool,
-    Switch,
-    Parameter(
-        help="Judge by few points, samples and trees, for a first look; the same command without "
-        "it judges again and trains nothing again. 'train' trains on rows for half a minute."
-    ),
-]
-Modules = Annotated[
-    str | None,
-    Parameter(
-        name="--import",
-        help="Modules of your own that the run needs, for its family or metrics.",
-        validator=_import,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    Whole,
-    within(1, MOST_WORKERS),
-    Parameter(help="Trials side by side.", group="Where", show_default="one per core"),
-]
-Executor = Annotated[str, Parameter(help="Where trials run: local or ray.", group="Where")]
-Address = Annotated[
-    str | None,
-    Parameter(
-        help="Address of a running Ray cluster; without it one is started on this machine.",
-        group="Where",
-    ),
-]
-
-
-def listed(text: str | None) -> list[str] | None:
+def _listed(texts: Sequence[str] | None) -> list[str] | None:
     """Parses names with commas between them; those with commas are quoted."""
-    if text is None:
+    if texts is None:
         return None
-    return [name.strip() for name in next(csv.reader([text], skipinitialspace=True)) or [""]]
+    lines = (next(csv.reader([text], skipinitialspace=True)) or [""] for text in texts)
+    return [name.strip() for line in lines for name in line]
+
+
+def _imported(names: list[str] | None) -> list[str] | None:
+    for name in names or ():
+        import_own(name)
+    return names
+
+
+Flat = Parameter(name="*")
+"""The fields of options are options of the command."""
+Names = Annotated[list[str] | None, BeforeValidator(_listed)]
+"""Names with commas between them."""
+Several = Annotated[tuple[str, ...], Parameter(show_default=False)]
+"""A text that may be given several times."""
+Switch = Annotated[bool, Parameter(show_default=False)]
+"""Something to switch on."""
+Run = Annotated[Path, Parameter(help="Folder of a finished run.")]
+Device = Annotated[str, Parameter(help="cpu, cuda, ... or auto: a GPU when there is one.")]
+Out = Annotated[Path | None, Parameter(help="Run folder.")]
+
+
+class RunOptions(Options):
+    """Options of all commands on finished runs."""
+
+    modules: Annotated[Names, AfterValidator(_imported), Parameter(name="--import")] = None
+    """Modules of your own that the run needs, for its family or metrics."""
 
 
 def command_line() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
@@ -15,6 +16,7 @@ from kan_diffusion.progress import TrainingBar, progress_bars
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.executors import TrialEvent
+from kan_diffusion.study.folder import RESULT, TRIALS
 
 __all__ = ["StudyProgress", "known_floor", "show_phases", "show_study_progress"]
 
@@ -36,11 +38,12 @@ class StudyProgress:
 
     Args:
         name: What is being done.
+        folder: The run folder.
         bars: Where the bars are drawn.
     """
 
-    def __init__(self, name: str, bars: Progress) -> None:
-        self._bars = bars
+    def __init__(self, name: str, folder: Path, bars: Progress) -> None:
+        self._bars, self._folder = bars, folder
         self._trials: dict[str, TrialConfig] = {}
         self._running: dict[str, TrainingBar] = {}
         self._shares: dict[str, float] = {}
@@ -55,8 +58,10 @@ class StudyProgress:
                 f"{finished} of {len(trials)} trials are finished and are not run again; after a "
                 "change of code give another --out"
             )
-        if missing:
-            self._say(f"{len(missing)} trials to run")
+        trained = sum((self._folder / TRIALS / trial.id / RESULT).exists() for trial in missing)
+        for number, what in ((len(missing) - trained, "train"), (trained, "judge again")):
+            if number:
+                self._say(f"{number} trials to {what}")
         self._trials |= {trial.id: trial for trial in trials}
         self._num_finished += finished
         self._shares |= {trial.id: 0.0 for trial in missing}
@@ -100,10 +105,10 @@ class StudyProgress:
 
 
 @contextmanager
-def show_study_progress(name: str) -> Iterator[StudyProgress]:
+def show_study_progress(name: str, folder: Path) -> Iterator[StudyProgress]:
     """Shows the progress of a study, or of the search for its settings, inside the block."""
     with progress_bars() as bars:
-        yield StudyProgress(name, bars)
+        yield StudyProgress(name, folder, bars)
 
 
 @contextmanager
@@ -121,10 +126,10 @@ def show_phases(name: str) -> Iterator[Callable[[str, str, float], None]]:
         tasks: dict[str, TaskID] = {}
 
         def move(phase: str, what: str, done: float) -> None:
+            for before in tasks.keys() - {phase}:
+                bars.update(tasks[before], completed=1.0, status="")
             if phase not in tasks:
-                for task in tasks.values():
-                    bars.update(task, completed=1.0, status="")
-                tasks[phase] = bars.add_task(f"{name}: {phase}", total=1.0, status="")
+                tasks[phase] = bars.add_task(f"{name}: {phase}", total=1.0)
             bars.update(tasks[phase], completed=done, status=what)
 
         yield move

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from pydantic import Field
 
 from kan_diffusion.cli.options import (
-    Address,
     Device,
-    Executor,
-    Modules,
+    Flat,
+    Names,
+    Options,
     Out,
-    Params,
-    Quick,
-    Whole,
-    Workers,
+    RunOptions,
+    Switch,
     command_line,
-    listed,
     say_loading,
-    setting,
     warn,
-    within,
 )
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.limits import MOST_TRIALS
+from kan_diffusion.limits import MOST_PARAMETERS, MOST_TRIALS, MOST_WORKERS
 from kan_diffusion.progress import TextConsole
 from kan_diffusion.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from kan_diffusion.study.config import StudyConfig
+    from kan_diffusion.study.executors import Executor
 
 __all__ = ["compare", "report", "tune"]
 
@@ -40,99 +40,108 @@ What = Annotated[
         ".tsv, .parquet, .npy); or pictures: digits, shapes, or a folder of them."
     ),
 ]
-Match = Annotated[
-    str | None,
-    Parameter(
-        help="Resource held equal: params, flops (operations of a forward pass for one point) or "
-        "time (processor seconds of training).",
-        group="Models",
-        show_default="params",
-    ),
-]
-Budget = Annotated[
-    str | None,
-    Parameter(
-        help="Amount of it: a number, or a model such as mlp:32-32-32 to be like.",
-        group="Models",
-        show_default="2300 for params; for pictures as suits them",
-    ),
-]
-Families = Annotated[
-    str | None,
-    Parameter(
-        help="Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your "
-        "own.",
-        group="Models",
-        show_default="the study's",
-    ),
-]
-StudyParams = Annotated[
-    Params, Parameter(group="Models", show_default="2300; for pictures as suits them")
-]
-DataSets = Annotated[str | None, Parameter(help="Of a study with several data sets, those to use.")]
-Steps = Annotated[int | None, Whole, setting(TrainingConfig, "steps", "the study's")]
 
 
-def compare(
-    what: What,
-    /,
-    *,
-    match: Match = None,
-    budget: Budget = None,
-    families: Families = None,
-    params: StudyParams = None,
-    tuned: Annotated[Path | None, Parameter(group="Models")] = None,
-    process: str | None = None,
-    seeds: Annotated[int | None, Whole, within(1, MOST_TRIALS)] = None,
-    steps: Steps = None,
-    data: DataSets = None,
-    quick: Quick = False,
-    device: Device = "auto",
-    workers: Workers = None,
-    executor: Executor = "local",
-    address: Address = None,
-    out: Out = None,
-) -> None:
-    """Trains denoisers side by side and reports who denoises better.
+class StudyOptions(Options):
+    """Options of a study that is trained, here or on a cluster."""
 
-    Args:
-        tuned: Settings of the families, as 'tune' writes them.
-        process: Noising process, such as cosine, ddpm or flow; cosine, or flow of pictures, or the
-            study's where it is left out.
-        seeds: Trials per model.
+    match: str | None = None
+    """Resource held equal: params (the default), flops (operations of a forward pass for one point)
+    or time (processor seconds of training)."""
+    budget: str | None = None
+    """Amount of it: a number, or a model such as mlp:32-32-32 to be like."""
+    families: Names = None
+    """Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your own."""
+    params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
+    """Parameters of each model; 2300, or as suits pictures, by default."""
+    steps: Annotated[int | None, TrainingConfig.model_fields["steps"]] = None
+    data: Names = None
+    """Of a study with several data sets, those to use."""
+    device: Device = "auto"
+    workers: int | None = Field(None, ge=1, le=MOST_WORKERS)
+    """Trials side by side; one per core by default."""
+    executor: str = "local"
+    """Where trials run: local or ray."""
+    address: str | None = None
+    """Address of a running Ray cluster; without it one is started on this machine."""
+    out: Out = None
+
+    def study(self, what: str) -> StudyConfig:
+        """Makes the study that the user names."""
+        from kan_diffusion.study.named import study_for
+
+        config = study_for(what, **self.of(study_for))
+        config = config if self.steps is None else config.with_steps(self.steps)
+        return config if self.data is None else config.with_data(self.data)
+
+    def run_by(self) -> Executor:
+        """Makes the executor of its trials."""
+        from kan_diffusion.study.executors import get_executor
+
+        return get_executor(self.executor, **self.of(get_executor))
+
+
+class CompareOptions(StudyOptions):
+    """Options of compare."""
+
+    tuned: Path | None = None
+    """Settings of the families, as 'tune' writes them."""
+    process: str | None = None
+    """Noising process, such as cosine, ddpm or flow; the study's by default."""
+    seeds: int | None = Field(None, ge=1, le=MOST_TRIALS)
+    """Trials per model."""
+    quick: Switch = False
+    """Judge by few points, samples and trees, for a first look; the same command without it judges
+    again and trains nothing again."""
+
+
+class TuneOptions(StudyOptions):
+    """Options of tune."""
+
+    tries: int = Field(12, ge=1, le=MOST_TRIALS)
+    """Tries per family, equally many for all."""
+    optimizers: Names = None
+    """Optimisers to choose from, such as adam,soap,muon; that of the study by default."""
+
+
+def compare(what: What, /, *, given: Annotated[CompareOptions, Flat] = CompareOptions()) -> None:
+    """Train KAN and MLP denoisers side by side and report who denoises better.
+
+    Finished trials are kept: the same command goes on where it was interrupted. For example:
+
+    - `kan-diffusion compare swiss-roll`: the default study, two minutes on two cores
+    - `kan-diffusion compare points.csv --match params --budget 2300`: the answer for your data
+    - `kan-diffusion compare wine --families all --seeds 10`
+    - `kan-diffusion compare moons --match time --budget 6 --families kan,mlp`
+    - `kan-diffusion compare moons --match flops --budget mlp:32-32-32 --process flow`
+    - `kan-diffusion compare digits`: pictures by prompts, plain and KAN transformers and U-Nets
+    - `kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`
     """
     say_loading(what)
     from kan_diffusion.cli.console import show_conclusions, show_summary
     from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.study import write_report
-    from kan_diffusion.study.executors import get_executor
-    from kan_diffusion.study.named import study_for
     from kan_diffusion.study.results import Results, decide
     from kan_diffusion.study.run import run_study
     from kan_diffusion.study.tuning import apply_tuned, read_tuned
 
-    config = study_for(
-        what, params, match=match, budget=budget, families=listed(families), process=process
-    )
-    if steps is not None:
-        config = config.with_steps(steps)
-    if data is not None:
-        config = config.with_data(listed(data) or [])
-    if tuned is not None:
-        config = apply_tuned(config, read_tuned(tuned))
-    if seeds is not None:
-        config = config.model_copy(update={"seeds": seeds})
-    if quick:
+    config = given.study(what)
+    if given.tuned is not None:
+        config = apply_tuned(config, read_tuned(given.tuned))
+    if given.quick:
         evaluation = config.evaluation.model_copy(update={"effort": "quick"})
         config = config.model_copy(update={"evaluation": evaluation})
-    config = config.pinned()
-    folder = out or Path("runs") / config.name
+    config = config.model_copy(update={"seeds": given.seeds or config.seeds})
+    folder = given.out or Path("runs") / config.name
     warn(signal_warning(config.process))
-    runner = get_executor(executor, workers=workers, device=device, address=address)
-    with show_study_progress(config.name) as progress:
+    with show_study_progress(config.name, folder) as progress:
         results = run_study(
-            config, folder, executor=runner, on_plan=progress.start, on_event=progress.move
+            config,
+            folder,
+            executor=given.run_by(),
+            on_plan=progress.start,
+            on_event=progress.move,
         )
         progress.draw()
         page = write_report(results, folder, command_line())
@@ -140,90 +149,80 @@ def compare(
     show_summary(rows)
     show_conclusions(decide(rows))
     TextConsole().say(f"\nReport: {page}")
-    failed = results.rows.loc[results.rows["error"].notna()]
-    if len(failed):
-        first = failed.iloc[0]
+    failed = rows.rows[rows.rows["failed"]]
+    for _, first in failed[:1].iterrows():
         raise KanDiffusionError(
-            f"{len(failed)} of {len(results.rows)} trials failed, the first ('{first['name']}', "
+            f"{len(failed)} of {len(rows.rows)} trials failed, the first ('{first['name']}', "
             f"seed {first['seed']}) with: {first['error']}"
         )
 
 
-def tune(
-    what: What,
-    /,
-    *,
-    tries: Annotated[int, Whole, within(1, MOST_TRIALS)] = 12,
-    match: Match = None,
-    budget: Budget = None,
-    families: Families = None,
-    params: StudyParams = None,
-    steps: Steps = None,
-    data: DataSets = None,
-    optimizers: str | None = None,
-    device: Device = "auto",
-    workers: Workers = None,
-    executor: Executor = "local",
-    address: Address = None,
-    out: Out = None,
-) -> None:
-    """Searches settings of families.
+def tune(what: What, /, *, given: Annotated[TuneOptions, Flat] = TuneOptions()) -> None:
+    """Search good settings for each family, with the same effort for all of them.
 
-    Args:
-        tries: Tries per family, equally many for all.
-        optimizers: Optimisers to choose from, such as adam,soap,muon; that of the study where it is
-            left out.
+    Tunes on seeds that no comparison uses, at the budget of the study. The same command goes on
+    where it was interrupted. For example:
+
+    - `kan-diffusion tune points.csv --tries 12 --out runs/tuned`, then
+    - `kan-diffusion compare points.csv --tuned runs/tuned/tuned.json`
+    - `kan-diffusion tune study.yaml --data moons,circles`: on some of its data sets
     """
     say_loading(what)
     from kan_diffusion.cli.console import show_tuned
     from kan_diffusion.cli.progress import show_study_progress
-    from kan_diffusion.study.executors import get_executor
-    from kan_diffusion.study.named import study_for
-    from kan_diffusion.study.tuning import tune as search
+    from kan_diffusion.study import tuning
 
-    config = study_for(what, params, match=match, budget=budget, families=listed(families))
-    if steps is not None:
-        config = config.with_steps(steps)
-    if data is not None:
-        config = config.with_data(listed(data) or [])
-    folder = out or Path("runs") / f"{config.name}-tuning"
-    runner = get_executor(executor, workers=workers, device=device, address=address)
-    with show_study_progress(f"tuning {config.name}") as progress:
-        tuned = search(
+    config = given.study(what)
+    folder = given.out or Path("runs") / f"{config.name}-tuning"
+    with show_study_progress(f"tuning {config.name}", folder) as progress:
+        tuned = tuning.tune(
             config,
             folder,
-            tries=tries,
-            optimizers=listed(optimizers) or (),
-            executor=runner,
+            tries=given.tries,
+            optimizers=given.optimizers or (),
+            executor=given.run_by(),
             on_plan=progress.start,
             on_event=progress.move,
         )
     show_tuned(tuned)
-    given = {"match": match, "budget": budget, "params": params, "families": families}
-    same = {**given, "data": data, "steps": steps}
-    words = [f"--{name}={value}" for name, value in same.items() if value is not None]
+    shared = given.model_dump(include={"match", "budget", "params", "families", "data", "steps"})
+    words = [
+        f"--{name}={','.join(value) if isinstance(value, list) else value}"
+        for name, value in shared.items()
+        if value is not None
+    ]
     use = ["kan-diffusion", "compare", what, *words, "--tuned", str(tuned.path)]
     TextConsole().say(f"\nSettings: {tuned.path}\nUse them: {shlex.join(use)}")
 
 
-def report(runs: list[Path], /, *, out: Path | None = None, modules: Modules = None) -> None:
-    """Writes a report.
+class ReportOptions(RunOptions):
+    """Options of report."""
+
+    out: Path | None = None
+    """Folder to write; the one given, or runs/side-by-side for several, by default."""
+
+
+def report(runs: list[Path], /, *, given: Annotated[ReportOptions, Flat] = ReportOptions()) -> None:
+    """Write a study's report again, or one of finished runs side by side.
+
+    For example:
+
+    - `kan-diffusion report runs/swiss-roll`
+    - `kan-diffusion report runs/two-modes runs/two-modes/explanation/formula --out runs/both`: a
+      network and its formula side by side
 
     Args:
         runs: Folder of a study, or folders of runs that were judged alike.
-        out: Folder to write; the one folder given, or runs/side-by-side for several.
     """
     from kan_diffusion.files import require_writable
     from kan_diffusion.report.study import write_report
     from kan_diffusion.study.results.rows import read_runs
     from kan_diffusion.study.run import load_study
 
-    folder = out or (runs[0] if len(runs) == 1 else Path("runs/side-by-side"))
+    first, *others = runs
+    folder = given.out or (Path("runs/side-by-side") if others else first)
     require_writable(folder)
-    if len(runs) == 1 and (runs[0] / "study.yaml").exists():
-        (run,) = runs
-        again = shlex.join(["kan-diffusion", "compare", str(run / "study.yaml"), "--out", str(run)])
-        page = write_report(load_study(run), folder, again)
-    else:
-        page = write_report(read_runs(runs), folder, command_line(), runs=True)
-    TextConsole().say(f"Report: {page}")
+    is_study = not others and (first / "study.yaml").exists()
+    again = shlex.join(["kan-diffusion", "compare", str(first / "study.yaml"), "--out", str(first)])
+    study, command = (load_study(first), again) if is_study else (read_runs(runs), command_line())
+    TextConsole().say(f"Report: {write_report(study, folder, command, runs=not is_study)}")
