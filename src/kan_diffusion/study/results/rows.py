@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +44,7 @@ _KEYS = ("data", "name", "family", "kind", "seed")
 _WORDS = ("process", "match", "oracle", "trial", "error")
 _TIMES = ("train_seconds", "train_cpu_seconds", "sample_seconds")
 _MEASURED = (*MEASURES, "floor", "excess_se", "nll_real", "out_of_range")
-# The amount held equal in words, and the words if it is not known.
-_AMOUNTS = {
-    "params": ("{} parameters", "equal parameters"),
-    "flops": ("{} FLOPs a point", "equal FLOPs"),
-    "time": ("{} of training", "equal training time"),
-}
+_AMOUNTS = {"params": "{:,.0f} parameters", "flops": "{:,.0f} FLOPs a point"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +98,7 @@ class Results:
             raise DataError("the rows are of several budgets; give the rows of one study")
         for _, row in table[table.duplicated(["data", "name", "seed"])].iterrows():
             raise DataError(
-                f"{row['data']}: '{row['name']}' has seed {row['seed']} twice; give the rows of "
-                "one study"
+                f"{row['data']}: '{row['name']}' has seed {row['seed']} twice; give each once"
             )
         measured = {key: metric for key, metric in known.items() if table[key].notna().any()}
         return cls(table, measured)
@@ -120,25 +113,18 @@ class Results:
         """The resource held equal, such as ``2,300 parameters``; empty where nothing was."""
         if self.match is None:
             return ""
-        known, unknown = _AMOUNTS[self.match]
         budget = float(self.rows["budget"].iloc[0])
-        if np.isnan(budget):
-            return unknown
-        if self.match != "time":
-            return known.format(f"{budget:,.0f}")
-        return known.format(f"{budget:.4g} s" if budget < 120 else f"{budget / 60:.3g} min")
+        if self.match in _AMOUNTS:
+            return _AMOUNTS[self.match].format(budget)
+        return f"{f'{budget:.4g} s' if budget < 120 else f'{budget / 60:.3g} min'} of training"
 
     def data_sets(self) -> list[str]:
         """Lists the data sets in the order of their first row."""
-        return list(self._by_data)
+        return list(dict.fromkeys(self.rows["data"]))
 
     def of_data(self, data: str) -> pd.DataFrame:
         """Returns the rows of a data set."""
-        return self._by_data.get(data, self.rows.iloc[:0])
-
-    @cached_property
-    def _by_data(self) -> dict[str, pd.DataFrame]:
-        return {str(data): rows for data, rows in self.rows.groupby("data", sort=False)}
+        return self.rows[self.rows["data"] == data]
 
     def models(self, data: str | None = None) -> dict[str, str]:
         """Returns each model's kind, ``kan``, ``mlp`` or ``other``, on one data set or all."""
@@ -167,7 +153,7 @@ def read_results(folder: Path) -> Results:
     return Results.of(study.rows, study.config.evaluation.metrics, study.config.data)
 
 
-def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults:
+def read_runs(folders: Sequence[Path]) -> StudyResults:
     """Reads finished runs as the results of a study.
 
     Runs of one model that were trained alike with different seeds belong together, whether the
@@ -176,20 +162,22 @@ def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults
 
     Args:
         folders: Folders of the runs, at least one.
-        title: Title of the study; by default it says what the runs are.
 
     Raises:
-        RunFolderError: A folder holds no finished run.
-        KanDiffusionError: The runs were not judged alike, or two of them have the same data, model
-            and seed.
+        RunFolderError: A folder holds no finished run that was judged.
+        KanDiffusionError: The runs were not judged alike.
     """
-    trials = _told_apart(_numbered([_read(folder) for folder in folders]))
+    trials = [trained_run(folder) for folder in folders]
     _require_alike(trials)
-    configs = [trial.config for trial in trials]
-    first, models = configs[0], {config.model.name: config.model for config in configs}
+    if len({trial.config.study_seed for trial in trials}) > 1:
+        # A run of train is alone in its study, whose seed tells it from others.
+        trials = [_with(trial, seed=trial.config.study_seed) for trial in trials]
+    trials = _told_apart(trials)
+    first, configs = trials[0].config, [trial.config for trial in trials]
+    models = {config.model.name: config.model for config in configs}
     config = StudyConfig(
         name="side-by-side",
-        title=title or (first.label if len(trials) == 1 else "Runs side by side"),
+        title=first.label if len(trials) == 1 else "Runs side by side",
         seed=first.study_seed,
         seeds=min(len({c.seed for c in configs if c.model.name == name}) for name in models),
         data=tuple({config.data.name: config.data for config in configs}.values()),
@@ -206,95 +194,54 @@ def read_runs(folders: Sequence[Path], title: str | None = None) -> StudyResults
     return StudyResults(config, trials[0].folder, tuple(trials), {}, rows)
 
 
-def _read(folder: Path) -> TrialResult:
-    trial = trained_run(folder)
-    if "heldout_loss" not in trial.row:
-        raise RunFolderError(
-            f"the run in '{folder}' was not judged; hold rows out when you train it, or explain "
-            "again with as many points to generate as the run it comes from"
-        )
-    return trial
+def _with(trial: TrialResult, **changes: object) -> TrialResult:
+    """Returns a trial whose configuration has changed, and so its row."""
+    config = trial.config.model_copy(update=changes)
+    return trial.changed(config, name=config.model.name, seed=config.seed)
 
 
 def _require_alike(trials: Sequence[TrialResult]) -> None:
-    """Checks that the numbers of trials can be compared, and that none is there twice."""
+    """Checks that trials were judged, and that their numbers can be compared."""
     no_number: dict[str, object] = {"moments": (), "num_drawn": 1}
-    first = trials[0]
-    data: dict[str, TrialResult] = {}
-    places: dict[tuple[str, str, int], TrialResult] = {}
+    several = len({trial.config.study_seed for trial in trials}) > 1
+    shared: dict[str, tuple[object, TrialResult]] = {}
     for trial in trials:
-        a, b = first.config, trial.config
-        other = data.setdefault(b.data.name, trial)
-        twin = places.setdefault((b.data.name, b.model.name, b.seed), trial)
-        judging = [each.judging.model_copy(update=no_number) for each in (a, b)]
-        for what, same in (
-            ("a process", a.process == b.process),
-            ("a sampler", a.sampling == b.sampling),
-            ("a way of judging", judging[0] == judging[1]),
-        ):
-            if not same:
+        config = trial.config
+        if "heldout_loss" not in trial.row:
+            raise RunFolderError(
+                f"the run in '{trial.folder}' was not judged; hold rows out when you train it, or "
+                "explain again with as many points to generate as the run it comes from"
+            )
+        for what, value in {
+            "process": config.process,
+            "sampler": config.sampling,
+            "way of judging": config.judging.model_copy(update=no_number),
+            f"content of '{config.data.name}'": config.data.identity(),
+            # Which runs of several studies share their draws, their seeds say alone.
+            "number within their studies": config.seed if several else 0,
+        }.items():
+            before, other = shared.setdefault(what, (value, trial))
+            if before != value:
                 raise KanDiffusionError(
-                    f"the runs in '{first.folder}' and '{trial.folder}' do not have {what} in "
-                    "common, so their numbers cannot be compared; train or explain one of them "
-                    "again with the other's settings"
+                    f"the runs in '{other.folder}' and '{trial.folder}' do not have the same "
+                    f"{what}, so their numbers cannot be compared; train or explain one of them "
+                    "again with the other's settings, or report them apart"
                 )
-        if b.data.identity() != other.config.data.identity():
-            raise KanDiffusionError(
-                f"the runs in '{other.folder}' and '{trial.folder}' have different data of one "
-                f"name, '{b.data.name}' (other points, or another number of them), so their "
-                "numbers cannot be compared; report them apart"
-            )
-        if twin is not trial:
-            raise KanDiffusionError(
-                f"the runs in '{twin.folder}' and '{trial.folder}' are both of '{b.model.name}' "
-                f"with seed {b.seed}, trained alike; give one of them"
-            )
-
-
-def _numbered(trials: list[TrialResult]) -> list[TrialResult]:
-    """Gives trials that share their draws the same seed.
-
-    Draws derive from the study's seed and the trial's. A run of ``train`` is alone in its study,
-    so its study's seed replaces the trial's.
-
-    Raises:
-        KanDiffusionError: Both seeds differ between the trials.
-    """
-    studies = {trial.config.study_seed for trial in trials}
-    if len(studies) == 1:
-        return trials
-    if len({trial.config.seed for trial in trials}) > 1:
-        raise KanDiffusionError(
-            "the runs come from studies with different seeds ("
-            + ", ".join(map(str, sorted(studies)))
-            + ") and have different seeds within them, so which of them share their draws cannot "
-            "be shown; give runs of one study, or runs of train"
-        )
-    return [
-        trial.changed(
-            trial.config.model_copy(update={"seed": trial.config.study_seed}),
-            seed=trial.config.study_seed,
-        )
-        for trial in trials
-    ]
 
 
 def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
     """Adds to the name of a model in what it differs from others of that name."""
     renamed = []
     for trial in trials:
-        name = trial.config.model.name
-        others = [_settings(other) for other in trials if other.config.model.name == name]
+        model, settings = trial.config.model, _settings(trial)
+        others = [_settings(other) for other in trials if other.config.model.name == model.name]
         differing = [
             f"{key.replace('_', ' ')} {f'{value:.3g}' if isinstance(value, float) else value}"
-            for key, value in _settings(trial).items()
+            for key, value in settings.items()
             if any(other.get(key) != value for other in others)
         ]
-        if differing:
-            name = f"{name} ({', '.join(differing)})"
-        model = trial.config.model.model_copy(update={"name": name})
-        config = trial.config.model_copy(update={"model": model})
-        renamed.append(trial.changed(config, name=name))
+        name = f"{model.name} ({', '.join(differing)})" if differing else model.name
+        renamed.append(_with(trial, model=model.model_copy(update={"name": name})))
     return renamed
 
 

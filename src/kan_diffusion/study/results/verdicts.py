@@ -25,11 +25,9 @@ best KAN of each, has less excess than the best MLP, and the median of the ratio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
-
-import pandas as pd
 
 from kan_diffusion.study.measure import Judged
 from kan_diffusion.study.results.rows import Results
@@ -117,14 +115,13 @@ class Verdict:
         data: The data set.
         amount: The resource held equal, in words; empty where nothing was.
         measure: The judged measure.
-        outcome: Which kind is better; None where no KAN and MLP can be compared.
         models: Kind of each model that was compared, in the order of the rows.
         left_out: Models of another size, which were not compared.
         num_seeds: Number of seeds of the data set.
-        lacking: A kind of which no model has half of the seeds, if there is one.
-        difference: The best KAN minus the best MLP; without an outcome the best of all models minus
-            the next, or None where fewer than two have half of the seeds.
         means: Mean of each model that has half of the seeds, the best first.
+        contest: Whether a KAN and an MLP can be compared.
+        difference: In a contest the best KAN minus the best MLP, else the best of all models minus
+            the next; None where one of the two has not half of the seeds.
         num_tests: Number of data sets in Holm's correction.
         smallest_p: The smallest corrected p that this many seeds can give; NaN without a test.
     """
@@ -132,13 +129,12 @@ class Verdict:
     data: str
     amount: str
     measure: Judged
-    outcome: Outcome | None
     models: dict[str, str]
     left_out: tuple[str, ...]
     num_seeds: int
-    lacking: Literal["kan", "mlp"] | None
-    difference: Comparison | None
     means: dict[str, float]
+    contest: bool
+    difference: Comparison | None
     num_tests: int = 1
     smallest_p: float = math.nan
 
@@ -147,9 +143,28 @@ class Verdict:
         """Data set and resource held equal."""
         return f"{self.data}, {self.amount}" if self.amount else self.data
 
-    def count(self, kind: str) -> int:
-        """Number of compared models of a kind, finished or not."""
-        return list(self.models.values()).count(kind)
+    @property
+    def outcome(self) -> Outcome | None:
+        """Which kind is better; None where there is no contest."""
+        difference = self.difference
+        if not self.contest:
+            return None
+        if difference is None or difference.interval.low is None:
+            return "undecided"
+        better: dict[str | None, Outcome] = {
+            None: "not distinguishable",
+            difference.model: "KAN better",
+            difference.baseline: "MLP better",
+        }
+        return better[difference.winner]
+
+    def of_kind(self, kind: str) -> list[str]:
+        """The compared models of a kind, finished or not."""
+        return [name for name, its in self.models.items() if its == kind]
+
+    def best(self, kind: str) -> str | None:
+        """The model of a kind with the lowest mean; None where none has half of the seeds."""
+        return next((name for name in self.means if self.models[name] == kind), None)
 
 
 @dataclass(frozen=True)
@@ -216,104 +231,61 @@ class Decision:
         return {c.model: c for c in self.comparisons if c.data == data}
 
 
-class _Contest:
-    """The comparable models of one data set, with their values in the judged measure."""
+def decide(results: Results) -> Decision:
+    """Decides what a study shows, one data set after another.
 
-    def __init__(self, results: Results, data: str) -> None:
-        self.results, self.data = results, data
-        self.measure = results.judged(data)
-        self.values = results.values(data, self.measure)
-        self.everyone = results.models(data)
-        equal = _equal_models(results, data)
-        self.models = {name: kind for name, kind in self.everyone.items() if name in equal}
+    Both sides of a verdict are chosen by their mean on the same seeds on which they are then
+    compared, which flatters both; see the module.
 
-    def of_kind(self, kind: str) -> list[str]:
-        return [name for name, own in self.models.items() if own == kind]
-
-    def means(self, names: Sequence[str]) -> dict[str, float]:
-        """Computes the means of the models that have half of the seeds, the best first."""
-        values = self.values[list(names)]
-        means = values.mean()[2 * values.count() >= len(values)].sort_values(kind="stable")
-        return {str(name): float(mean) for name, mean in means.items()}
-
-    def best(self, kind: str) -> str | None:
-        return next(iter(self.means(self.of_kind(kind))), None)
-
-    def stand_in(self, kind: str) -> str:
-        """Returns the best model of a kind, or the one with the most seeds if none has half."""
-        return self.best(kind) or str(self.values[self.of_kind(kind)].count().idxmax())
-
-    def difference(self, model: str, baseline: str, measure: str | None = None) -> Comparison:
-        """Compares two models in a measure, the judged one when None; nothing is corrected."""
-        values = self.results.values(self.data, measure) if measure else self.values
-        common = values[[model, baseline]].dropna()
-        differences = (common[model] - common[baseline]).tolist()
-        p_value = paired_permutation_p(differences)
-        metric = self.results.metrics.get(measure or self.measure)
-        return Comparison(
-            data=self.data,
-            measure=measure or self.measure,
-            better="lower" if metric is None else metric.better,
-            model=model,
-            baseline=baseline,
-            means=(float(common[model].mean()), float(common[baseline].mean())),
-            interval=bootstrap_interval(differences),
-            p_value=p_value,
-            p_holm=p_value,
+    Args:
+        results: The study.
+    """
+    verdicts = [_verdict(results, data) for data in results.data_sets()]
+    tested = [verdict.difference for verdict in verdicts if verdict.contest and verdict.difference]
+    p_values = dict(zip([t.data for t in tested], holm(t.p_value for t in tested), strict=True))
+    # Holm's values grow with each p, so the smallest possible p's give the smallest ones.
+    least = holm(smallest_permutation_p(t.interval.n) for t in tested)
+    smallest = dict(zip(p_values, least, strict=True))
+    num_tests = sum(not math.isnan(p) for p in p_values.values())
+    decided = {
+        verdict.data: replace(
+            verdict,
+            difference=replace(verdict.difference, p_holm=p_values[verdict.data]),
+            num_tests=num_tests,
+            smallest_p=smallest[verdict.data],
         )
-
-    def comparisons(
-        self, measure: str | None = None, baseline: str | None = None
-    ) -> list[Comparison]:
-        """Compares each other model with a baseline, as `compare` says."""
-        baseline = baseline or self.best("mlp")
-        names = [name for name in self.models if baseline and name != baseline]
-        return [self.difference(name, str(baseline), measure) for name in names]
-
-    def verdict(self) -> Verdict:
-        """Makes the verdict with an uncorrected p-value, undecided where there is a contest."""
-        kinds: tuple[Literal["kan"], Literal["mlp"]] = ("kan", "mlp")
-        contest = all(self.of_kind(kind) for kind in kinds)
-        models = self.models if contest else self.everyone
-        means = self.means(list(models))
-        lacking = next((kind for kind in kinds if contest and self.best(kind) is None), None)
-        difference = None
-        if contest:
-            difference = self.difference(self.stand_in("kan"), self.stand_in("mlp"))
-        elif len(means) > 1:
-            first, second, *_ = means
-            difference = self.difference(first, second)
-        if difference and lacking:
-            difference = replace(difference, p_value=math.nan, p_holm=math.nan)
-        return Verdict(
-            data=self.data,
-            amount=self.results.amount,
-            measure=self.measure,
-            outcome="undecided" if contest else None,
-            models=models,
-            left_out=tuple(name for name in self.everyone if name not in models),
-            num_seeds=len(self.values),
-            lacking=lacking,
-            difference=difference,
-            means=means,
-        )
+        if verdict.difference and verdict.data in p_values
+        else verdict
+        for verdict in verdicts
+    }
+    comparisons = correct([c for data in results.data_sets() for c in compare(results, data)])
+    return Decision(decided, comparisons, _leads(results, decided.values(), comparisons))
 
 
-def _equal_models(results: Results, data: str) -> list[str]:
-    """Lists the models of a data set that are held equal, or the most that happen to be equal."""
-    models = results.models(data)
-    if results.match is not None:
-        return list(models)
-    sizes = results.of_data(data).groupby("name")["parameters"].mean().dropna()
-    groups: list[list[str]] = []
-    start = math.nan
-    for name, size in sizes.sort_values().items():
-        if not size <= start * _EQUAL_SIZE:
-            groups.append([])
-            start = float(size)
-        groups[-1].append(str(name))
-    mixed = [group for group in groups if {"kan", "mlp"} <= {models[name] for name in group}]
-    return max(mixed, key=len, default=[])
+def _verdict(results: Results, data: str) -> Verdict:
+    """Makes the verdict of one data set, with an uncorrected p-value."""
+    everyone, measure = results.models(data), results.judged(data)
+    equal = _equal_models(results, data)
+    contest = {"kan", "mlp"} <= {*equal.values()}
+    models = equal if contest else everyone
+    means = _means(results, data, models)
+    verdict = Verdict(
+        data=data,
+        amount=results.amount,
+        measure=measure,
+        models=models,
+        left_out=tuple(name for name in everyone if name not in models),
+        num_seeds=results.of_data(data)["seed"].nunique(),
+        means=means,
+        contest=contest,
+        difference=None,
+    )
+    first, second = verdict.best("kan"), verdict.best("mlp")
+    if not contest:
+        first, second = [*means, None, None][:2]
+    if first is None or second is None:
+        return verdict
+    return replace(verdict, difference=_difference(results, data, measure, first, second))
 
 
 def compare(
@@ -334,27 +306,14 @@ def compare(
         A comparison for each model but the baseline, in the order of the rows. P-values are not
         corrected.
     """
-    return _Contest(results, data).comparisons(measure, baseline)
-
-
-def decide(results: Results) -> Decision:
-    """Decides what a study shows, one data set after another.
-
-    Both sides of a verdict are chosen by their mean on the same seeds on which they are then
-    compared, which flatters both; see the module. If no model of a kind has half of the seeds, the
-    model with the most seeds represents it, nothing is tested, and the outcome is ``undecided``.
-
-    Args:
-        results: The study.
-    """
-    contests = [_Contest(results, data) for data in results.data_sets()]
-    comparisons = correct([c for contest in contests for c in contest.comparisons()])
-    verdicts = _corrected([contest.verdict() for contest in contests])
-    return Decision(
-        {verdict.data: verdict for verdict in verdicts},
-        comparisons,
-        _leads(results, verdicts, comparisons),
-    )
+    models, measure = _equal_models(results, data), measure or results.judged(data)
+    mlps = [name for name, kind in models.items() if kind == "mlp"]
+    against = baseline or next(iter(_means(results, data, mlps)), None)
+    return [
+        _difference(results, data, measure, name, against)
+        for name in models
+        if against is not None and name != against
+    ]
 
 
 def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -366,12 +325,59 @@ def correct(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [replace(c, p_holm=next(corrected[c.model])) for c in comparisons]
 
 
+def _equal_models(results: Results, data: str) -> dict[str, str]:
+    """Kinds of the models of a data set that are held equal, or the most that happen to be."""
+    models = results.models(data)
+    if results.match is not None:
+        return models
+    sizes = results.of_data(data).groupby("name")["parameters"].mean().dropna()
+    groups: list[set[str]] = []
+    start = math.nan
+    for name, size in sizes.sort_values().items():
+        if not size <= start * _EQUAL_SIZE:
+            groups.append(set())
+            start = float(size)
+        groups[-1].add(str(name))
+    mixed = [group for group in groups if {"kan", "mlp"} <= {models[name] for name in group}]
+    kept = max(mixed, key=len, default=set())
+    return {name: kind for name, kind in models.items() if name in kept}
+
+
+def _means(results: Results, data: str, names: Iterable[str]) -> dict[str, float]:
+    """Computes the means of the models that have half of the seeds, the best first."""
+    values = results.values(data, results.judged(data))[list(names)]
+    means = values.mean()[2 * values.count() >= len(values)].sort_values(kind="stable")
+    return {str(name): float(mean) for name, mean in means.items()}
+
+
+def _difference(
+    results: Results, data: str, measure: str, model: str, baseline: str
+) -> Comparison:
+    """Compares two models in a measure; nothing is corrected."""
+    common = results.values(data, measure)[[model, baseline]].dropna()
+    differences = (common[model] - common[baseline]).tolist()
+    p_value = paired_permutation_p(differences)
+    metric = results.metrics.get(measure)
+    return Comparison(
+        data=data,
+        measure=measure,
+        better="lower" if metric is None else metric.better,
+        model=model,
+        baseline=baseline,
+        means=(float(common[model].mean()), float(common[baseline].mean())),
+        interval=bootstrap_interval(differences),
+        p_value=p_value,
+        p_holm=p_value,
+    )
+
+
 def _leads(
-    results: Results, verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]
+    results: Results, verdicts: Iterable[Verdict], comparisons: Sequence[Comparison]
 ) -> list[Lead]:
     """Summarises excesses over the data sets."""
-    best = [v.difference for v in verdicts if v.outcome and v.difference and not v.lacking]
-    candidates: dict[str | None, list[Comparison]] = {None: best}
+    candidates: dict[str | None, list[Comparison]] = {
+        None: [v.difference for v in verdicts if v.contest and v.difference]
+    }
     for model, kind in results.models().items():
         if kind != "mlp":
             candidates[model] = [c for c in comparisons if c.model == model]
@@ -381,36 +387,3 @@ def _leads(
         if len(exact) > 1:
             leads.append(Lead.of(results, name, exact))
     return leads
-
-
-def _corrected(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Corrects p-values over the data sets, and decides."""
-    p_values, smallest_ps = [], []
-    for verdict in verdicts:
-        p_value = smallest = math.nan
-        if verdict.outcome is not None and verdict.difference is not None:
-            p_value = verdict.difference.p_value
-            if not math.isnan(p_value):
-                smallest = smallest_permutation_p(verdict.difference.interval.n)
-        p_values.append(p_value)
-        smallest_ps.append(smallest)
-    num_tests = sum(not math.isnan(p) for p in p_values)
-    decided = []
-    # Holm's values grow with each p, so the smallest possible p's give the smallest ones.
-    for verdict, p_holm, smallest in zip(verdicts, holm(p_values), holm(smallest_ps), strict=True):
-        if verdict.outcome is not None and verdict.difference is not None:
-            difference = replace(verdict.difference, p_holm=p_holm)
-            outcome: Outcome = "not distinguishable"
-            if difference.interval.low is None or math.isnan(p_holm):
-                outcome = "undecided"
-            elif difference.winner is not None:
-                outcome = "KAN better" if difference.winner == difference.model else "MLP better"
-            verdict = replace(
-                verdict,
-                outcome=outcome,
-                difference=difference,
-                num_tests=num_tests,
-                smallest_p=smallest,
-            )
-        decided.append(verdict)
-    return decided

@@ -32,13 +32,13 @@ def sentences(decision: Decision) -> list[str]:
 
 
 def say(verdict: Verdict, with_label: bool = True) -> str:
-    """Says the verdict of one data set, or ranks its models if there is none.
+    """Says the verdict of one data set, or compares its best models if there is none.
 
     Args:
         verdict: The verdict.
         with_label: Whether to begin with the data set and the resource held equal.
     """
-    text = _contest(verdict) if verdict.outcome else _ranking(verdict)
+    text = _judged(verdict)
     if verdict.left_out:
         text += f" Only models of equal size are compared: {listed(list(verdict.models))}."
     return f"{verdict.label}: {text}" if with_label else capitalised(text)
@@ -109,65 +109,48 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _contest(verdict: Verdict) -> str:
-    """Compares the best KAN and the best MLP of a data set."""
-    difference = verdict.difference
-    if verdict.lacking or difference is None:
-        word = _KINDS[verdict.lacking or "kan"]
-        return f"no {word} finished half of its {verdict.num_seeds} seeds: undecided."
-    kan, mlp = _side(verdict, "kan", difference.model), _side(verdict, "mlp", difference.baseline)
-    if not difference.interval.n:
-        return f"{kan} and {mlp} have no seed in common: undecided."
-    sides = [(kan, difference.means[0]), (mlp, difference.means[1])]
-    (lower, small), (upper, large) = sorted(sides, key=lambda side: side[1])
-    first, second = _fixed([small, large], _step(small, large))
-    text = f"{lower} has {_measured(verdict)} of {first}, {upper} {second}{_more(small, large)}; "
-    if difference.interval.low is None:
-        return f"{text}one seed in common decides nothing: undecided."
-    return (
-        f"{text}{_paired(difference, 'KAN minus MLP', verdict.num_tests)}: {verdict.outcome}."
-        f"{_reach(verdict, difference)}"
-    )
-
-
-def _ranking(verdict: Verdict) -> str:
-    """Names the model with the lowest mean, where no KAN and MLP can be compared."""
-    names = list(verdict.means)
-    lost = [name for name in verdict.models if name not in verdict.means]
-    tail = f" {listed(lost)} did not finish half of the seeds." if lost else ""
-    if not names:
-        return "no model finished half of its seeds."
-    (value,) = _fixed([verdict.means[names[0]]], verdict.means[names[0]] / 100)
-    difference = verdict.difference
+def _judged(verdict: Verdict) -> str:
+    """Compares the best KAN and the best MLP, or the best two of models without a verdict."""
+    difference, measure = verdict.difference, MEASURES[verdict.measure]
+    if difference is None and verdict.contest:
+        lost = "KAN" if verdict.best("kan") is None else "MLP"
+        return f"no {lost} finished half of its {verdict.num_seeds} seeds: undecided."
     if difference is None:
-        return (
-            f"{names[0]} has {_measured(verdict)} of {value}; there is no second model to compare."
-            f"{tail}"
-        )
-    small, large = verdict.means[names[0]], verdict.means[names[1]]
-    first, second = _fixed([small, large], _step(small, large))
-    text = (
-        f"of {len(names)} models {names[0]} has the lowest mean {MEASURES[verdict.measure]}, "
-        f"{first}, and {names[1]} the next, {second}{_more(small, large)}"
-    )
-    if difference.interval.low is not None:
-        text += f"; {_paired(difference, f'{difference.model} minus {difference.baseline}')}"
-    missing = [word for kind, word in _KINDS.items() if not verdict.count(kind)]
-    why = f"no {' and no '.join(missing)} to compare" if missing else "no KAN and MLP of equal size"
-    return f"{text}. There is {why}, so no verdict.{tail}"
+        for name, mean in verdict.means.items():
+            (value,) = _fixed([mean], mean / 100)
+            return f"{name} has {_a(measure)} of {value}; there is no second model to compare."
+        return "no model finished half of its seeds."
+    first, second, minus = difference.model, difference.baseline, "KAN minus MLP"
+    if verdict.contest:
+        first, second = _side(verdict, "kan", first), _side(verdict, "mlp", second)
+        end = f": {verdict.outcome}."
+    else:
+        minus = f"{first} minus {second}"
+        missing = [word for kind, word in _KINDS.items() if not verdict.of_kind(kind)]
+        why = f"no {' and no '.join(missing)} to compare" if missing else "no KAN and MLP of equal size"
+        end = f". There is {why}, so no verdict."
+    if not difference.interval.n:
+        return f"{first} and {second} have no seed in common{end}"
+    sides = zip((first, second), difference.means, strict=True)
+    (lower, small), (upper, large) = sorted(sides, key=lambda side: side[1])
+    low, high = _fixed([small, large], _step(small, large))
+    text = f"{lower} has {_a(measure)} of {low}, {upper} {high}{_more(small, large)}; "
+    if difference.interval.low is None:
+        return f"{text}one seed in common decides nothing{end}"
+    paired = _paired(difference, minus, verdict.num_tests)
+    return f"{text}{paired}{end}{_reach(verdict, difference)}"
 
 
 def _side(verdict: Verdict, kind: str, name: str) -> str:
-    count, word = verdict.count(kind), _KINDS[kind]
+    count, word = len(verdict.of_kind(kind)), _KINDS[kind]
     return f"the only {word} ({name})" if count == 1 else f"the best {word} ({name}, of {count})"
 
 
-def _measured(verdict: Verdict) -> str:
-    word = MEASURES[verdict.measure]
+def _a(word: str) -> str:
     return f"an {word}" if word[0] == "e" else f"a {word}"
 
 
-def _paired(difference: Comparison, sides: str, num_tests: int = 1) -> str:
+def _paired(difference: Comparison, sides: str, num_tests: int) -> str:
     """Writes a paired difference with its interval, number of seeds and p-value."""
     interval = difference.interval
     low, high = interval.low or 0.0, interval.high or 0.0
@@ -194,7 +177,7 @@ def _more(small: float, large: float) -> str:
 
 def _reach(verdict: Verdict, difference: Comparison) -> str:
     """Says so if too few seeds made a significant difference impossible."""
-    if verdict.smallest_p < SIGNIFICANCE:
+    if not verdict.smallest_p >= SIGNIFICANCE:
         return ""
     smallest = smallest_permutation_p(difference.interval.n)
     rest = f"over {verdict.num_tests} data sets {SIGNIFICANCE} is out of reach"
