@@ -203,7 +203,7 @@ def test_the_settings_that_were_found_are_used_at_the_budget_they_were_found_for
 ):
     kept = {"search": "", "family": "mlp", "settings": {}, "value": 0.0, "error": None}
     told = Try.model_validate({**kept, "measures": {"moons": 1.0}, "trials": []})
-    found = Tuned({}, {"mlp": (told,)}, tmp_path / "tuned.json")
+    found = Tuned({"mlp": (told,)}, tmp_path / "tuned.json")
     monkeypatch.setattr(tuning, "tune", lambda *_, **__: found)
     given = "--match=time --budget=6 --families=kan,mlp --steps=9 --data=moons"
     out = cli("tune", "moons", *given.split()).out

@@ -6,8 +6,9 @@ import pytest
 from helpers import refused
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.study.config import ModelConfig
 from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.tuning import TunedSettings, apply_tuned, read_tuned, tune
+from kan_diffusion.study.tuning import apply_tuned, read_tuned, tune
 from make import budgeted_study as _study
 from make import written
 from one_by_one import one_by_one
@@ -29,10 +30,11 @@ def _listed(settings):
 
 
 def test_every_family_gets_as_many_tries_and_the_best_one_wins(found):
-    assert found.tries.keys() == found.best.keys() == {"kan", "mlp"}
+    best_of = read_tuned(found.path)
+    assert found.tries.keys() == best_of.keys() == {"kan", "mlp"}
     for name, tries in found.tries.items():
         assert [each.family for each in tries] == [name] * 3
-        good, chosen = [each for each in tries if each.error is None], found.best[name]
+        good, chosen = [each for each in tries if each.error is None], best_of[name]
         best = min(good, key=lambda each: each.value).settings
         assert chosen.learning_rate == _rounded(best["learning_rate"])
         assert chosen.depth == best["depth"]
@@ -68,13 +70,15 @@ def test_optimizers_and_batches_are_tuned_like_other_settings(executor, tmp_path
         assert training.optimizer in names
         assert training.batch_size == each.settings["batch_size"]
         assert training.batch_size in sizes
-    tuned, best = apply_tuned(one, read_tuned(found.path)).trials()[0], found.best["mlp"]
+    best = read_tuned(found.path)
+    (tuned,) = apply_tuned(one, best).trials()
+    best = best["mlp"]
     assert (tuned.training.optimizer, tuned.training.batch_size) == (
         best.optimizer,
         best.batch_size,
     )
     # A search without that choice in the same folder is another one.
-    plain = tune(one, tmp_path, tries=1, executor=executor).best["mlp"]
+    plain = read_tuned(tune(one, tmp_path, tries=1, executor=executor).path)["mlp"]
     assert (plain.optimizer, plain.batch_size) == ("adam", None)
 
 
@@ -82,7 +86,8 @@ def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(found, exec
     folder, events = copied(found.path.parent, tmp_path / "copy"), []
     again = tune(_study(), folder, tries=3, executor=executor, on_event=events.append)
     assert events == []
-    assert (again.best, again.tries) == (found.best, found.tries)
+    assert again.tries == found.tries
+    assert read_tuned(again.path) == read_tuned(found.path)
     assert len((folder / "tuning.json").read_text().splitlines()) == 2 + 6  # one a line
     longer = tune(_study(models=[{"family": "mlp"}]), folder, tries=4, executor=executor)
     assert longer.tries["mlp"][:3] == found.tries["mlp"]
@@ -108,8 +113,9 @@ def test_an_interrupted_search_tries_what_an_undisturbed_one_does(tmp_path):
 
 
 def test_tuned_settings_go_into_a_study(found, caplog):
-    for trial in apply_tuned(_study(), read_tuned(found.path)).trials():
-        best, model = found.best[trial.model.family], trial.model
+    tuned = read_tuned(found.path)
+    for trial in apply_tuned(_study(), tuned).trials():
+        best, model = tuned[trial.model.family], trial.model
         assert trial.training.learning_rate == best.learning_rate
         assert model.depth == best.depth
         own = {**get_family(model.family).settings, **best.settings}
@@ -117,9 +123,10 @@ def test_tuned_settings_go_into_a_study(found, caplog):
     assert apply_tuned(_study(), {}) == _study()
     # A setting that a search left as it was stays as it was.
     caplog.clear()
-    tuned = {"modulated-kan": TunedSettings(depth=3, learning_rate=0.01, settings={"grid_size": 6})}
+    settings = {"grid_size": 6}
+    one = ModelConfig(family="modulated-kan", depth=3, learning_rate=0.01, settings=settings)
     both = _study(models=[{"family": "modulated-kan"}, {"family": "mlp"}])
-    model, _ = apply_tuned(both, tuned).pinned().models
+    model, _ = apply_tuned(both, {one.family: one}).pinned().models
     assert model.settings["grid_size"] == 6
     left = get_family("modulated-kan").settings["grid_range"]
     assert list(model.settings["grid_range"]) == list(left)
@@ -158,7 +165,7 @@ def test_a_study_or_other_files_in_the_way_are_refused(tmp_path):
 
 def test_a_file_of_other_things_is_one_line(tmp_path):
     path = tmp_path / "tuned.json"
-    for content in ("[1]", "{", json.dumps({"kan": {"depth": 3}})):
+    for content in ("[1]", "{", json.dumps({"kan": {"depth": "3"}}), "3"):
         path.write_text(content)
         with refused("is not a file of tuned settings"):
             read_tuned(path)

@@ -1,5 +1,5 @@
 from kan_diffusion.study import tuning
-from kan_diffusion.study.tuning import apply_tuned, tune
+from kan_diffusion.study.tuning import apply_tuned, read_tuned, tune
 from make import budgeted_study as _study
 
 ONE = {"models": [{"family": "mlp"}], "data": [{"toy": "moons", "num_points": 300}]}
@@ -12,8 +12,10 @@ def test_a_free_size_is_tuned_like_other_settings(executor, tmp_path, monkeypatc
     tried = [each.settings["params"] for each in found.tries["mlp"]]
     assert tried[0] == 2300
     assert set(tried) == {900, 2300}
-    best = found.best["mlp"].params
-    assert [trial.model.params for trial in apply_tuned(config, found.best).trials()] == [best]
+    best = read_tuned(found.path)
+    assert [trial.model.params for trial in apply_tuned(config, best).trials()] == [
+        best["mlp"].params
+    ]
     # A study that gives sizes itself keeps them.
     sized = config.model_copy(update={"budget": _study().budget})
-    assert [trial.model.params for trial in apply_tuned(sized, found.best).trials()] == [900]
+    assert [trial.model.params for trial in apply_tuned(sized, best).trials()] == [900]
