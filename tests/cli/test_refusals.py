@@ -154,3 +154,13 @@ def test_a_trial_of_a_study_is_a_run_and_points_that_have_changed_judge_none(cli
     frame[::-1].to_csv(mine, index=False)
     assert "has changed since this run was set up" in cli("evaluate", run).error
     assert cli("sample", run, "--out", tmp_path / "newer.csv").code == 0
+
+
+def test_an_explanation_without_a_formula_says_which_stages_it_has(cli, tmp_path):
+    for name in ("simplified", "with-formulas"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trial.json").touch()
+    (tmp_path / "formulas.json").touch()
+    for place in (tmp_path, tmp_path / "formula"):
+        error = cli("sample", place).error
+        assert error.endswith("this explanation has the stages simplified, with-formulas\n")

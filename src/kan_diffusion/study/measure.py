@@ -14,7 +14,15 @@ from kan_diffusion.diffusion.sampling import (
 )
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.study.config import TrialConfig
-from kan_diffusion.study.folder import CHECKPOINT, STUDY, TRIALS, Row, TrialResult, load_trial
+from kan_diffusion.study.folder import (
+    CHECKPOINT,
+    RESULT,
+    STUDY,
+    TRIALS,
+    Row,
+    TrialResult,
+    load_trial,
+)
 from kan_diffusion.study.tasks import require_judge, task_of
 
 __all__ = [
@@ -49,6 +57,10 @@ def trained_run(folder: Path) -> TrialResult:
     trial = load_trial(folder)
     if trial is None:
         remedy = "train one with 'kan-diffusion train'"
+        for explanation in (folder, folder.parent):
+            if (explanation / "formulas.json").exists():
+                stages = sorted(path.parent.name for path in explanation.glob(f"*/{RESULT}"))
+                remedy = f"this explanation has the stages {', '.join(stages)}"
         if (folder / STUDY).exists():
             trials = sorted((folder / TRIALS).glob("[!.]*"))
             some = f", such as '{trials[0]}'" if trials else ""
