@@ -129,8 +129,8 @@ def test_wrong_usage_has_a_code_of_its_own(cli, words):
 
 
 def test_what_prompts_need_is_said_where_it_is_not_installed(runs, cli, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)  # as Python marks what is not there
     run = runs("captions")
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as Python marks what is not there
     for words in (
         ("train", run.parent / "pictures", *PICTURES[:-1], "--out", tmp_path / "run"),
         ("sample", run, "--prompt", "a dark picture"),
@@ -163,4 +163,4 @@ def test_an_explanation_without_a_formula_says_which_stages_it_has(cli, tmp_path
     (tmp_path / "formulas.json").touch()
     for place in (tmp_path, tmp_path / "formula"):
         error = cli("sample", place).error
-        assert error.endswith("this explanation has the stages simplified, with-formulas\n")
+        assert error.endswith("this explanation has the stages simplified, with-formulas")

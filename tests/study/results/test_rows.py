@@ -164,20 +164,13 @@ def test_seeds_given_to_train(train):
 
 
 def test_a_model_of_another_size_or_training_is_another(train):
-    results = read_runs([train("mlp"), train("larger", params=200)])
-    sizes = zip(results.rows["parameters"], results.rows["flops"], strict=True)
-    names = [f"MLP (parameters {count}, flops {work})" for count, work in sizes]
-    assert [*results.rows["name"]] == [model.name for model in results.config.models] == names
-    longer = read_runs([train("mlp"), train("mlp-1", number=1), train("longer", steps=9, number=1)])
-    names = ["MLP (steps 5)", "MLP (steps 5)", "MLP (steps 9)"]
-    assert list(longer.rows["name"]) == names
-    assert [model.name for model in longer.config.models] == names[1:]
-    assert longer.config.seeds == 1  # of the second
-    both = read_runs([train("mlp"), train("faster", learning_rate=0.1, batch_size=16)])
-    assert list(both.rows["name"]) == [
-        "MLP (batch size 32, learning rate 0.0157)",
-        "MLP (batch size 16, learning rate 0.1)",
-    ]
+    folders = [train("mlp"), train("mlp-1", number=1), train("longer", steps=9, number=1)]
+    folders += [train("larger", params=200, number=1), train("faster", learning_rate=0.1)]
+    results = read_runs(folders)
+    names = [f"MLP ({name})" for name in ("mlp", "mlp", "longer", "larger", "faster")]
+    assert list(results.rows["name"]) == names
+    assert [model.name for model in results.config.models] == names[1:]
+    assert results.config.seeds == 1  # of the second
 
 
 def test_a_file_is_the_same_wherever_it_lies(tmp_path, train):

@@ -63,17 +63,11 @@ def get_executor(
     """
     run = look_up("executor", kind, EXECUTORS)
     if address is None:
-        workers = default_workers(device) if workers is None else workers
-        return partial(run, workers=workers, device=device)
-    if kind != "ray":
+        return partial(run, workers=workers or default_workers(device), device=device)
+    if kind != "ray" or workers is not None:
         raise KanDiffusionError(
-            f"address '{address}' is of a Ray cluster, where executor '{kind}' runs no trials; "
-            "choose executor 'ray'"
-        )
-    if workers is not None:
-        raise KanDiffusionError(
-            f"the cluster at '{address}' decides how many trials run at once; leave the number of "
-            "workers out"
+            f"address '{address}' is of a Ray cluster, which decides how many trials run at once; "
+            "choose executor 'ray', and leave the number of workers out"
         )
     return partial(run, workers=None, device=device, address=address)
 

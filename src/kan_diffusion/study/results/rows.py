@@ -158,7 +158,7 @@ def read_runs(folders: Sequence[Path]) -> StudyResults:
 
     Runs of one model that were trained alike with different seeds belong together, whether the
     seeds are numbers within a study or were given to ``train``. Where different models share a
-    name, what differs is added to it.
+    name, that of a folder is added to it.
 
     Args:
         folders: Folders of the runs, at least one.
@@ -229,31 +229,20 @@ def _require_alike(trials: Sequence[TrialResult]) -> None:
                 )
 
 
-def _told_apart(trials: list[TrialResult]) -> list[TrialResult]:
-    """Adds to the name of a model in what it differs from others of that name."""
-    renamed = []
+def _told_apart(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Adds the folder of its first run to the name of a model, where other models share the name."""
+    folders: dict[str, dict[str, str]] = {}
+    keys = []
     for trial in trials:
-        model, settings = trial.config.model, _settings(trial)
-        others = [_settings(other) for other in trials if other.config.model.name == model.name]
-        differing = [
-            f"{key.replace('_', ' ')} {f'{value:.3g}' if isinstance(value, float) else value}"
-            for key, value in settings.items()
-            if any(other.get(key) != value for other in others)
-        ]
-        name = f"{model.name} ({', '.join(differing)})" if differing else model.name
-        renamed.append(_with(trial, model=model.model_copy(update={"name": name})))
+        config, size = trial.config, trial.row["parameters"]
+        training = config.training.model_copy(update={"checkpoint_every": 1})
+        keys.append(repr((size, config.model, training)))
+        folders.setdefault(config.model.name, {}).setdefault(keys[-1], trial.folder.name)
+    renamed = []
+    for trial, key in zip(trials, keys, strict=True):
+        model = trial.config.model
+        if len(alike := folders[model.name]) > 1:
+            name = f"{model.name} ({alike[key]})"
+            trial = _with(trial, model=model.model_copy(update={"name": name}))
+        renamed.append(trial)
     return renamed
-
-
-def _settings(trial: TrialResult) -> dict[str, object]:
-    """Returns what decides a model and its training, but seeds; its size is that it was built in."""
-    model, training = trial.config.model, trial.config.training
-    return {
-        "parameters": trial.row["parameters"],
-        "flops": trial.row["flops"],
-        **training.model_dump(exclude={"checkpoint_every"}),
-        "learning_rate": model.learning_rate or training.learning_rate,
-        "family": model.family,
-        "conditions": model.conditions,
-        **model.settings,
-    }

@@ -40,7 +40,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from kan_diffusion.errors import DataError
 from kan_diffusion.randomness import numpy_generator
 
 __all__ = [
@@ -105,12 +104,7 @@ def bootstrap_interval(values: Iterable[float | None], resamples: int = 9_999) -
     Args:
         values: One value a seed. Missing and non-finite ones are left out.
         resamples: Number of samples drawn with replacement, 2 or more.
-
-    Raises:
-        DataError: ``resamples`` is below 2.
     """
-    if resamples < 2:
-        raise DataError(f"{resamples} resamples give no interval; give 2 or more, such as 9,999")
     kept = _finite(values)
     if kept.size < 2:
         return mean_interval(kept)
