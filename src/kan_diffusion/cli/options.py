@@ -19,11 +19,12 @@ from kan_diffusion.progress import TextConsole
 from kan_diffusion.settings import Settings
 
 __all__ = [
-    "Device", "Flat", "Names", "Options", "Out", "Run", "RunOptions", "Several", "Switch",
+    "Device", "Names", "Options", "Out", "Run", "RunOptions", "Several", "Switch",
     "command_line", "say_loading", "warn", "without_bars",
 ]  # fmt: skip
 
 
+@Parameter(name="*")
 class Options(Settings):
     """Options of a command, a field each: its docstring is the help, pydantic reads the value."""
 
@@ -49,8 +50,6 @@ def _imported(names: list[str] | None) -> list[str] | None:
     return names
 
 
-Flat = Parameter(name="*")
-"""The fields of options are options of the command."""
 Names = Annotated[list[str] | None, BeforeValidator(_listed)]
 """Names with commas between them."""
 Several = Annotated[tuple[str, ...], Parameter(show_default=False)]

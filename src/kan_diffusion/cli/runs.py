@@ -13,21 +13,7 @@ from cyclopts import Parameter
 from pydantic import AfterValidator, Field
 
 from kan_diffusion import limits
-from kan_diffusion.cli.options import (
-    Device,
-    Flat,
-    Names,
-    Options,
-    Out,
-    Run,
-    RunOptions,
-    Several,
-    Switch,
-    command_line,
-    say_loading,
-    warn,
-    without_bars,
-)
+from kan_diffusion.cli import options
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.progress import TextConsole
 from kan_diffusion.ranks import is_main_process
@@ -58,7 +44,7 @@ def _kinds(parts: list[str] | None) -> object:
     return kinds
 
 
-class TrainOptions(Options):
+class TrainOptions(options.Options):
     """Options of train."""
 
     family: str | None = None
@@ -77,22 +63,22 @@ class TrainOptions(Options):
     sparsify: Annotated[float, _TRAINING["sparsify"]] = 0.0
     seed: int = 0
     """Seed of all randomness."""
-    describe: Switch = False
+    describe: options.Switch = False
     """Show the kinds of the columns, or what pictures there are, and train nothing."""
     moments: int = Field(0, ge=0, le=limits.MOST_MOMENTS)
     """How many moments of training to record, beside its end, for 'report' to show."""
-    device: Device = "auto"
-    quick: Switch = False
+    device: options.Device = "auto"
+    quick: options.Switch = False
     """Train on rows for half a minute, and judge by few points, samples and trees, for a first
     look; the same command without it judges again."""
-    fresh: Switch = False
+    fresh: options.Switch = False
     """Delete the run that is in the folder and start anew."""
-    tensorboard: Switch = False
+    tensorboard: options.Switch = False
     """Log the loss for TensorBoard."""
-    out: Out = None
+    out: options.Out = None
 
 
-class DataOptions(Options):
+class DataOptions(options.Options):
     """Options of train that are settings of the data, each of some kinds of them."""
 
     holdout: float | None = None
@@ -102,16 +88,16 @@ class DataOptions(Options):
     """Pixels of a side; by default 8 of digits, 16 of shapes, 32 of a folder."""
     mode: str | None = None
     """Channels: L (grey) or RGB; by default as the pictures are."""
-    kinds: Annotated[Names, AfterValidator(_kinds), Parameter("--columns")] = None
+    kinds: Annotated[options.Names, AfterValidator(_kinds), Parameter("--columns")] = None
     """Kinds of columns: zip=category,day=date:%m/%d/%Y; found by default."""
-    missing: Names = None
+    missing: options.Names = None
     """Words for gaps in a text file, such as '?,unknown'."""
     thousands: str | None = None
     """Mark of thousands in the numbers of a text file, such as ','."""
     scaling: str | None = None
     """What numbers become: normal, their normal scores, or standard, (x - mean) / std, of which
     formulas can be read; for readable-kan standard by default."""
-    without: Names = None
+    without: options.Names = None
     """Rules of a table that rows need not keep, such as 'start<=end,a+b=c'."""
 
 
@@ -119,8 +105,8 @@ def train(
     data: str,
     /,
     *,
-    given: Annotated[TrainOptions, Flat] = TrainOptions(),
-    of_data: Annotated[DataOptions, Flat, Parameter(group="Data")] = DataOptions(),
+    given: TrainOptions = TrainOptions(),
+    of_data: Annotated[DataOptions, Parameter(group="Data")] = DataOptions(),
 ) -> None:
     """Train one denoiser on your rows or pictures or on a toy, and judge it.
 
@@ -139,7 +125,7 @@ def train(
             digits, shapes, or a folder of them.
     """
     started = time.monotonic()
-    say_loading(data)
+    options.say_loading(data)
     from kan_diffusion.data.sources import data_from_name
 
     source = data_from_name(data, **dict(of_data))
@@ -148,47 +134,43 @@ def train(
         return
     import torch  # takes seconds, as does what follows: a file is read and refused before
 
-    from kan_diffusion.cli.console import show_scores
+    from kan_diffusion import files, processes, progress
+    from kan_diffusion.cli import console
     from kan_diffusion.cli.progress import known_floor
-    from kan_diffusion.files import inside
-    from kan_diffusion.processes import signal_warning
-    from kan_diffusion.progress import show_training
-    from kan_diffusion.study.folder import prepare_trial_folder
-    from kan_diffusion.study.named import single_trial
-    from kan_diffusion.study.tasks import task_of
-    from kan_diffusion.study.trial import run_trial
+    from kan_diffusion.study import folder as folders
+    from kan_diffusion.study import named, tasks, trial
 
-    task, limit = task_of(source), given.max_seconds
+    task, limit = tasks.task_of(source), given.max_seconds
     short = task.quick_seconds or 0.0  # of rows alone
     if given.quick and given.steps is None:
         limit = limit or task.quick_seconds
     # Where training is short, judging is to be short, too.
     quick = given.quick or (limit is not None and limit <= 2 * short)
-    config = single_trial(source, **given.of(single_trial) | {"max_seconds": limit})
+    config = named.single_trial(source, **given.of(named.single_trial) | {"max_seconds": limit})
     judged: dict[str, object] = {"effort": "quick"} if quick else {}
     judged["moments"] = tuple(number / given.moments for number in range(given.moments))
     evaluation = config.evaluation.model_copy(update=judged)
     config = config.model_copy(update={"evaluation": evaluation})
     folder = given.out or Path("runs/train") / f"{config.data.name}-{config.model.family}"
     if is_main_process():
-        prepare_trial_folder(folder, config, fresh=given.fresh)
-    warn(signal_warning(config.process))
+        folders.prepare_trial_folder(folder, config, fresh=given.fresh)
+    options.warn(processes.signal_warning(config.process))
     floor = known_floor(config.data, config.process)
     torch.set_num_threads(1)  # as in a study, so that a run of its seed ends with the same bits
-    with show_training(config.label, config.training.steps, floor) as on_progress:
-        result = run_trial(
+    with progress.show_training(config.label, config.training.steps, floor) as on_progress:
+        result = trial.run_trial(
             config,
             folder,
             device=given.device,
             spent_seconds=time.monotonic() - started,
             on_progress=on_progress,
-            log_folder=inside(folder, "tensorboard") if given.tensorboard else None,
+            log_folder=files.inside(folder, "tensorboard") if given.tensorboard else None,
         )
     if not is_main_process():
         return
     if result.row["error"] is not None:
         raise KanDiffusionError(str(result.row["error"]))
-    show_scores(result.row, f"{config.model.name} on {config.data.name}", config.data)
+    console.show_scores(result.row, f"{config.model.name} on {config.data.name}", config.data)
     if result.config.evaluation.effort == "quick":
         well = "without --quick judges it well"
         if short and limit is not None:
@@ -200,29 +182,29 @@ def train(
     TextConsole().say(f"\nRun: {folder}\nSample from it: {shlex.join(words)}")
 
 
-class DrawOptions(RunOptions):
+class DrawOptions(options.RunOptions):
     """Options of drawing from a run."""
 
     seed: int = 0
     """Seed of the noise."""
-    device: Device = "auto"
-    overwrite: Switch = False
+    device: options.Device = "auto"
+    overwrite: options.Switch = False
     """Replace the file, or pictures of the same names."""
 
 
 class SampleOptions(DrawOptions):
     """Options of sample."""
 
-    where: Several = ()
+    where: options.Several = ()
     """What a column must be, such as species=setosa, 1.0<=length<=1.5, or 'species in setosa,
     virginica'; may be given several times."""
     like: Path | None = None
     """File of rows with some of the columns; the others are drawn for each."""
     max_seconds: float | None = Field(None, le=limits.MOST_SECONDS)
     """Seconds that the search for rows within ranges and lists of --where may take."""
-    prompts: Annotated[Several, Parameter("--prompt")] = ()
+    prompts: Annotated[options.Several, Parameter("--prompt")] = ()
     """What a picture shall show; may be given several times."""
-    classes: Annotated[Several, Parameter("--class")] = ()
+    classes: Annotated[options.Several, Parameter("--class")] = ()
     """Class of pictures, by its name; may be given several times."""
     guidance: float | None = Field(None, ge=0, le=limits.MOST_GUIDANCE)
     """Strength of guidance towards prompt or class, 1 is none; by default as the run was judged."""
@@ -241,7 +223,7 @@ class SampleOptions(DrawOptions):
     samples.csv in the run's folder, then samples-2.csv, ..., or pictures."""
 
 
-def sample(runs: list[Path], /, *, given: Annotated[SampleOptions, Flat] = SampleOptions()) -> None:
+def sample(runs: list[Path], /, *, given: SampleOptions = SampleOptions()) -> None:
     """Draw rows from a trained run, in the data's own units, under conditions; or pictures.
 
     For example:
@@ -258,16 +240,12 @@ def sample(runs: list[Path], /, *, given: Annotated[SampleOptions, Flat] = Sampl
     Args:
         runs: Folder of a finished run; several with --animate.
     """
-    from kan_diffusion.devices import resolve_device
+    from kan_diffusion import devices, files, processes, randomness
     from kan_diffusion.diffusion.sampling import make_scheduler
-    from kan_diffusion.files import new_output
-    from kan_diffusion.processes import signal_warning
-    from kan_diffusion.randomness import torch_generator
-    from kan_diffusion.study.measure import load_run
-    from kan_diffusion.study.tasks import Asked, task_of
+    from kan_diffusion.study import measure, tasks
 
-    asked = Asked(**given.of(Asked))
-    without_bars()
+    asked = tasks.Asked(**given.of(tasks.Asked))
+    options.without_bars()
     if given.animate is not None:
         if given.where or given.like or given.max_seconds is not None or given.out:
             raise KanDiffusionError(
@@ -282,21 +260,21 @@ def sample(runs: list[Path], /, *, given: Annotated[SampleOptions, Flat] = Sampl
             f"rows are drawn from one run, not from {len(runs)}; with --animate they are shown "
             "side by side"
         )
-    config, pipeline = load_run(run)
-    task = task_of(config.data)
+    config, pipeline = measure.load_run(run)
+    task = tasks.task_of(config.data)
     task.require_asked(asked, str(run))
     if given.out is not None:
         task.require_place(given.out)
     if asked.guidance is None and asked.requests:
         asked = replace(asked, guidance=config.sampling.guidance)
     pipeline.scheduler = make_scheduler(given.scheduler, pipeline.process)
-    warn(signal_warning(pipeline.process))
+    options.warn(processes.signal_warning(pipeline.process))
     usual = task.sampler_steps(config)
     steps = given.steps or (pipeline.process.num_timesteps if given.scheduler == "ddpm" else usual)
     path, numbered = given.out or run / task.file, given.out is None and not given.overwrite
-    with new_output(path, overwrite=given.overwrite, numbered=numbered) as output:
-        pipeline.to(resolve_device(given.device))
-        generator = torch_generator("samples", given.seed)
+    with files.new_output(path, overwrite=given.overwrite, numbered=numbered) as output:
+        pipeline.to(devices.resolve_device(given.device))
+        generator = randomness.torch_generator("samples", given.seed)
         drawn = task.draw(pipeline, asked, given.num, steps, generator)
         drawn.write(output.temporary)
     TextConsole().say(f"{drawn.words}: {output.path}")
@@ -304,23 +282,20 @@ def sample(runs: list[Path], /, *, given: Annotated[SampleOptions, Flat] = Sampl
 
 def _animate(runs: Sequence[Path], path: Path, asked: Asked, given: SampleOptions) -> None:
     """Writes the reverse processes of runs side by side."""
-    from kan_diffusion.devices import resolve_device
-    from kan_diffusion.files import new_output
-    from kan_diffusion.processes import signal_warning
-    from kan_diffusion.report.motion import require_ending, write_motion
-    from kan_diffusion.report.views import animate, mover_of_run
+    from kan_diffusion import devices, files, processes
+    from kan_diffusion.report import motion, views
     from kan_diffusion.study.tasks import task_of
 
-    require_ending(path)
-    movers = [mover_of_run(run) for run in runs]
+    motion.require_ending(path)
+    movers = [views.mover_of_run(run) for run in runs]
     for mover in movers:
         task_of(mover.data).require_asked(asked, mover.source)
-        warn(signal_warning(mover.pipeline.process))
-        mover.pipeline.to(resolve_device(given.device))
-    with new_output(path, overwrite=given.overwrite) as output:
-        motion = animate(movers, asked, **given.of(animate))
+        options.warn(processes.signal_warning(mover.pipeline.process))
+        mover.pipeline.to(devices.resolve_device(given.device))
+    with files.new_output(path, overwrite=given.overwrite) as output:
+        moving = views.animate(movers, asked, **given.of(views.animate))
         words = ", ".join(asked.requests) or task_of(movers[0].data).noun
-        said = write_motion(motion, output.temporary, f"From noise to {words}")
+        said = motion.write_motion(moving, output.temporary, f"From noise to {words}")
     TextConsole().say(said.replace(str(output.temporary), str(path)))
 
 
@@ -335,7 +310,7 @@ class ImputeOptions(DrawOptions):
     """Steps of the sampler."""
 
 
-def impute(run: Run, data: Path, /, *, given: Annotated[ImputeOptions, Flat]) -> None:
+def impute(run: options.Run, data: Path, /, *, given: ImputeOptions) -> None:
     """Fill the gaps of rows with what a trained run thinks likely; all other cells stay.
 
     For example:
@@ -347,25 +322,22 @@ def impute(run: Run, data: Path, /, *, given: Annotated[ImputeOptions, Flat]) ->
     Args:
         data: File of rows with gaps, of all columns.
     """
+    from kan_diffusion import devices, files, randomness
     from kan_diffusion.data.frames import require_writable_ending
-    from kan_diffusion.devices import resolve_device
-    from kan_diffusion.files import new_output
-    from kan_diffusion.randomness import torch_generator
-    from kan_diffusion.study.measure import load_run
-    from kan_diffusion.study.tasks import task_of
+    from kan_diffusion.study import measure, tasks
 
     require_writable_ending(given.out)
-    without_bars()
-    config, pipeline = load_run(run)
-    generator = torch_generator("gaps", given.seed)
-    with new_output(given.out, overwrite=given.overwrite) as output:
-        pipeline.to(resolve_device(given.device))
-        filled = task_of(config.data).fill(pipeline, data, given.draws, given.steps, generator)
+    options.without_bars()
+    config, pipeline = measure.load_run(run)
+    task, generator = tasks.task_of(config.data), randomness.torch_generator("gaps", given.seed)
+    with files.new_output(given.out, overwrite=given.overwrite) as output:
+        pipeline.to(devices.resolve_device(given.device))
+        filled = task.fill(pipeline, data, given.draws, given.steps, generator)
         filled.write(output.temporary)
     TextConsole().say(f"{filled.words}: {given.out}")
 
 
-class EvaluateOptions(RunOptions):
+class EvaluateOptions(options.RunOptions):
     """Options of evaluate."""
 
     data: str | None = None
@@ -374,7 +346,7 @@ class EvaluateOptions(RunOptions):
     """Page to write, of a run of a table; by default tables.html in the run's folder."""
 
 
-def evaluate(run: Run, /, *, given: Annotated[EvaluateOptions, Flat] = EvaluateOptions()) -> None:
+def evaluate(run: options.Run, /, *, given: EvaluateOptions = EvaluateOptions()) -> None:
     """Judge a trained run: loss and sample metrics; of a table also its rows, on a page.
 
     For example:
@@ -382,31 +354,30 @@ def evaluate(run: Run, /, *, given: Annotated[EvaluateOptions, Flat] = EvaluateO
     - `kan-diffusion evaluate runs/mine`: with the rows that were held out
     - `kan-diffusion evaluate runs/people --data real.csv --out people.html`
     """
-    from kan_diffusion.cli.console import show_judged, show_scores
-    from kan_diffusion.cli.progress import show_phases
+    from kan_diffusion.cli import console, progress
     from kan_diffusion.files import require_writable
     from kan_diffusion.report.views import view_of
-    from kan_diffusion.study.measure import evaluate_run, trained_run
+    from kan_diffusion.study import measure
 
-    without_bars()
+    options.without_bars()
     if given.out is not None:
         require_writable(given.out.parent)
-    row, used = evaluate_run(run, given.data)
-    source = trained_run(run).config.data
-    show_scores(row, f"{run} on {used}", source)
-    with show_phases(f"judging {run}") as show:
+    row, used = measure.evaluate_run(run, given.data)
+    source = measure.trained_run(run).config.data
+    console.show_scores(row, f"{run} on {used}", source)
+    with progress.show_phases(f"judging {run}") as show:
         page = view_of(source).page(run, given.data, given.out, on_progress=show)
     if page is not None:
-        show_judged(page, f"Synthetic rows of {run} beside real ones")
+        console.show_judged(page, f"Synthetic rows of {run} beside real ones")
         TextConsole().say(f"\nPage: {page.path}")
 
 
-class ExplainOptions(RunOptions):
+class ExplainOptions(options.RunOptions):
     """Options of explain."""
 
     simplify: Annotated[bool, Parameter(negative="--no-simplify")] = True
     """Prune and straighten edges, and look for formulas."""
-    library: Names = None
+    library: options.Names = None
     """Functions to try, such as linear,tanh,sin or your own package.module:NAME; by default all."""
     tolerance: float = Field(1e-3, ge=0)
     """By how much the loss may rise, stage by stage."""
@@ -418,7 +389,7 @@ class ExplainOptions(RunOptions):
     """Folder to write; by default explanation in the run's folder."""
 
 
-def explain(run: Run, /, *, given: Annotated[ExplainOptions, Flat] = ExplainOptions()) -> None:
+def explain(run: options.Run, /, *, given: ExplainOptions = ExplainOptions()) -> None:
     """Look into a KAN: its edges, what can be left out, and formulas for its score.
 
     Edges can be read in the families readable-kan, full-kan and modulated-kan, not in kan. For
@@ -433,19 +404,18 @@ def explain(run: Run, /, *, given: Annotated[ExplainOptions, Flat] = ExplainOpti
     """
     import torch
 
-    from kan_diffusion.cli.console import show_standings
-    from kan_diffusion.cli.progress import show_phases
+    from kan_diffusion import files
+    from kan_diffusion.cli import console, progress
     from kan_diffusion.denoisers.library import LIBRARY, get_functions
-    from kan_diffusion.files import inside, require_writable
     from kan_diffusion.formulas import explain as explaining
     from kan_diffusion.report.explanation import write_explanation
 
     torch.set_num_threads(1)  # at these sizes a second thread makes a step slower
-    without_bars()
+    options.without_bars()
     names = given.library
     functions = dict(LIBRARY) if names is None else get_functions(names, importing=True)
     usual = explaining.ExplainOptions()
-    options = replace(
+    settings = replace(
         usual,
         prune=usual.prune if given.simplify else None,
         library=functions,
@@ -453,15 +423,15 @@ def explain(run: Run, /, *, given: Annotated[ExplainOptions, Flat] = ExplainOpti
         seconds=given.seconds,
         num_samples=given.num,
     )
-    folder = given.out or inside(run, "explanation")
-    require_writable(folder)
-    with show_phases(f"explaining {run}") as on_progress:
+    folder = given.out or files.inside(run, "explanation")
+    files.require_writable(folder)
+    with progress.show_phases(f"explaining {run}") as on_progress:
         explanation = explaining.explain_run(
-            run, folder, options, command=command_line(), on_progress=on_progress
+            run, folder, settings, command=options.command_line(), on_progress=on_progress
         )
         on_progress("drawing", "pictures and page", 0.0)
         page = write_explanation(explanation, folder)
-    show_standings(explanation)
+    console.show_standings(explanation)
     for sentence in explanation.sentences:
         TextConsole().say(sentence)
     TextConsole().say(f"\nExplanation: {page}")

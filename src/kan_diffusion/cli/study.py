@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from pydantic import Field
 
-from kan_diffusion.cli.options import (
-    Device,
-    Flat,
-    Names,
-    Options,
-    Out,
-    RunOptions,
-    Switch,
-    command_line,
-    say_loading,
-    warn,
-)
+from kan_diffusion.cli import options
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_TRIALS, MOST_WORKERS
 from kan_diffusion.progress import TextConsole
@@ -42,7 +31,7 @@ What = Annotated[
 ]
 
 
-class StudyOptions(Options):
+class StudyOptions(options.Options):
     """Options of a study that is trained, here or on a cluster."""
 
     match: str | None = None
@@ -50,21 +39,21 @@ class StudyOptions(Options):
     or time (processor seconds of training)."""
     budget: str | None = None
     """Amount of it: a number, or a model such as mlp:32-32-32 to be like."""
-    families: Names = None
+    families: options.Names = None
     """Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your own."""
     params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
     """Parameters of each model; 2300, or as suits pictures, by default."""
     steps: Annotated[int | None, TrainingConfig.model_fields["steps"]] = None
-    data: Names = None
+    data: options.Names = None
     """Of a study with several data sets, those to use."""
-    device: Device = "auto"
+    device: options.Device = "auto"
     workers: int | None = Field(None, ge=1, le=MOST_WORKERS)
     """Trials side by side; one per core by default."""
     executor: str = "local"
     """Where trials run: local or ray."""
     address: str | None = None
     """Address of a running Ray cluster; without it one is started on this machine."""
-    out: Out = None
+    out: options.Out = None
 
     def study(self, what: str) -> StudyConfig:
         """Makes the study that the user names."""
@@ -90,7 +79,7 @@ class CompareOptions(StudyOptions):
     """Noising process, such as cosine, ddpm or flow; the study's by default."""
     seeds: int | None = Field(None, ge=1, le=MOST_TRIALS)
     """Trials per model."""
-    quick: Switch = False
+    quick: options.Switch = False
     """Judge by few points, samples and trees, for a first look; the same command without it judges
     again and trains nothing again."""
 
@@ -100,11 +89,11 @@ class TuneOptions(StudyOptions):
 
     tries: int = Field(12, ge=1, le=MOST_TRIALS)
     """Tries per family, equally many for all."""
-    optimizers: Names = None
+    optimizers: options.Names = None
     """Optimisers to choose from, such as adam,soap,muon; that of the study by default."""
 
 
-def compare(what: What, /, *, given: Annotated[CompareOptions, Flat] = CompareOptions()) -> None:
+def compare(what: What, /, *, given: CompareOptions = CompareOptions()) -> None:
     """Train KAN and MLP denoisers side by side and report who denoises better.
 
     Finished trials are kept: the same command goes on where it was interrupted. For example:
@@ -117,24 +106,24 @@ def compare(what: What, /, *, given: Annotated[CompareOptions, Flat] = CompareOp
     - `kan-diffusion compare digits`: pictures by prompts, plain and KAN transformers and U-Nets
     - `kan-diffusion compare study.yaml --executor ray --address auto --out /shared/mine`
     """
-    say_loading(what)
-    from kan_diffusion.cli.console import show_conclusions, show_summary
+    options.say_loading(what)
+    from kan_diffusion.cli import console
     from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.study import write_report
+    from kan_diffusion.study import tuning
     from kan_diffusion.study.results import Results, decide
     from kan_diffusion.study.run import run_study
-    from kan_diffusion.study.tuning import apply_tuned, read_tuned
 
     config = given.study(what)
     if given.tuned is not None:
-        config = apply_tuned(config, read_tuned(given.tuned))
+        config = tuning.apply_tuned(config, tuning.read_tuned(given.tuned))
     if given.quick:
         evaluation = config.evaluation.model_copy(update={"effort": "quick"})
         config = config.model_copy(update={"evaluation": evaluation})
     config = config.model_copy(update={"seeds": given.seeds or config.seeds})
     folder = given.out or Path("runs") / config.name
-    warn(signal_warning(config.process))
+    options.warn(signal_warning(config.process))
     with show_study_progress(config.name, folder) as progress:
         results = run_study(
             config,
@@ -144,10 +133,10 @@ def compare(what: What, /, *, given: Annotated[CompareOptions, Flat] = CompareOp
             on_event=progress.move,
         )
         progress.draw()
-        page = write_report(results, folder, command_line())
+        page = write_report(results, folder, options.command_line())
     rows = Results.of(results.rows, config.evaluation.metrics, config.data)
-    show_summary(rows)
-    show_conclusions(decide(rows))
+    console.show_summary(rows)
+    console.show_conclusions(decide(rows))
     TextConsole().say(f"\nReport: {page}")
     failed = rows.rows[rows.rows["failed"]]
     for _, first in failed[:1].iterrows():
@@ -157,7 +146,7 @@ def compare(what: What, /, *, given: Annotated[CompareOptions, Flat] = CompareOp
         )
 
 
-def tune(what: What, /, *, given: Annotated[TuneOptions, Flat] = TuneOptions()) -> None:
+def tune(what: What, /, *, given: TuneOptions = TuneOptions()) -> None:
     """Search good settings for each family, with the same effort for all of them.
 
     Tunes on seeds that no comparison uses, at the budget of the study. The same command goes on
@@ -167,7 +156,7 @@ def tune(what: What, /, *, given: Annotated[TuneOptions, Flat] = TuneOptions()) 
     - `kan-diffusion compare points.csv --tuned runs/tuned/tuned.json`
     - `kan-diffusion tune study.yaml --data moons,circles`: on some of its data sets
     """
-    say_loading(what)
+    options.say_loading(what)
     from kan_diffusion.cli.console import show_tuned
     from kan_diffusion.cli.progress import show_study_progress
     from kan_diffusion.study import tuning
@@ -195,14 +184,14 @@ def tune(what: What, /, *, given: Annotated[TuneOptions, Flat] = TuneOptions()) 
     TextConsole().say(f"\nSettings: {tuned.path}\nUse them: {shlex.join(use)}")
 
 
-class ReportOptions(RunOptions):
+class ReportOptions(options.RunOptions):
     """Options of report."""
 
     out: Path | None = None
     """Folder to write; the one given, or runs/side-by-side for several, by default."""
 
 
-def report(runs: list[Path], /, *, given: Annotated[ReportOptions, Flat] = ReportOptions()) -> None:
+def report(runs: list[Path], /, *, given: ReportOptions = ReportOptions()) -> None:
     """Write a study's report again, or one of finished runs side by side.
 
     For example:
@@ -224,5 +213,7 @@ def report(runs: list[Path], /, *, given: Annotated[ReportOptions, Flat] = Repor
     require_writable(folder)
     is_study = not others and (first / "study.yaml").exists()
     again = shlex.join(["kan-diffusion", "compare", str(first / "study.yaml"), "--out", str(first)])
-    study, command = (load_study(first), again) if is_study else (read_runs(runs), command_line())
+    study, command = (
+        (load_study(first), again) if is_study else (read_runs(runs), options.command_line())
+    )
     TextConsole().say(f"Report: {write_report(study, folder, command, runs=not is_study)}")
