@@ -240,26 +240,20 @@ def decide(results: Results) -> Decision:
     Args:
         results: The study.
     """
-    verdicts = [_verdict(results, data) for data in results.data_sets()]
-    tested = [verdict.difference for verdict in verdicts if verdict.contest and verdict.difference]
-    p_values = dict(zip([t.data for t in tested], holm(t.p_value for t in tested), strict=True))
+    verdicts = {data: _verdict(results, data) for data in results.data_sets()}
+    tested = [v.difference for v in verdicts.values() if v.contest and v.difference is not None]
+    corrected = holm(difference.p_value for difference in tested)
     # Holm's values grow with each p, so the smallest possible p's give the smallest ones.
-    least = holm(smallest_permutation_p(t.interval.n) for t in tested)
-    smallest = dict(zip(p_values, least, strict=True))
-    num_tests = sum(not math.isnan(p) for p in p_values.values())
-    decided = {
-        verdict.data: replace(
-            verdict,
-            difference=replace(verdict.difference, p_holm=p_values[verdict.data]),
-            num_tests=num_tests,
-            smallest_p=smallest[verdict.data],
+    smallest = holm(smallest_permutation_p(difference.interval.n) for difference in tested)
+    for difference, p_holm, smallest_p in zip(tested, corrected, smallest, strict=True):
+        verdicts[difference.data] = replace(
+            verdicts[difference.data],
+            difference=replace(difference, p_holm=p_holm),
+            num_tests=sum(not math.isnan(p) for p in corrected),
+            smallest_p=smallest_p,
         )
-        if verdict.difference and verdict.data in p_values
-        else verdict
-        for verdict in verdicts
-    }
     comparisons = correct([c for data in results.data_sets() for c in compare(results, data)])
-    return Decision(decided, comparisons, _leads(results, decided.values(), comparisons))
+    return Decision(verdicts, comparisons, _leads(results, verdicts.values(), comparisons))
 
 
 def _verdict(results: Results, data: str) -> Verdict:
