@@ -103,12 +103,11 @@ def _ended(text: str, code: int) -> SystemExit:
 
 def _of_usage(error: CycloptsError) -> tuple[str, int]:
     """Says what is wrong with the words, or what the library says of them, and the exit code."""
-    said = str(error)
-    if error.argument is not None and error.__cause__ is not None:
-        from pydantic import ValidationError
+    from pydantic import ValidationError
 
-        assert isinstance(error.__cause__, ValidationError)
-        first = error.__cause__.errors()[0]
+    said, cause = str(error), error.__cause__
+    if error.argument is not None and isinstance(cause, ValidationError):
+        first = cause.errors()[0]
         reason = first.get("ctx", {}).get("error")
         if isinstance(reason, KanDiffusionError):
             return f"error: {reason}", 1
