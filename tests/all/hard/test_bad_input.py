@@ -191,7 +191,7 @@ FOLDERS = {
     "wrong tuned": ("tuned.json", json.dumps({str(n): 1 for n in range(70_000)}),
         "not a file of tuned settings"),
     "deep tuned": ("tuned.json",
-        json.dumps({"mlp": {"depth": 10**12, "learning_rate": 0.1, "settings": {}}}), "depth"),
+        json.dumps({"mlp": {"family": "mlp", "depth": 10**12, "settings": {}}}), "depth"),
     "a checkpoint's header": ("run/checkpoint.safetensors",
         tensors(f'{{"__metadata__":{{"identity":"{"x" * 99_000_000}"}}}}'), "is not a checkpoint"),
 }  # fmt: skip
