@@ -24,8 +24,6 @@ from kan_diffusion.interrupts import interrupt_on_signals
 from kan_diffusion.progress import TextConsole
 from kan_diffusion.ranks import is_main_process
 
-__all__ = ["COMMANDS", "app", "main"]
-
 COMMANDS = {
     "compare": "Train KAN and MLP denoisers side by side and report who denoises better.",
     "tune": "Search good settings for each family, with the same effort for all of them.",

@@ -29,15 +29,6 @@ if TYPE_CHECKING:
     from kan_diffusion.report.views import JudgedPage
     from kan_diffusion.study.tuning import Tuned
 
-__all__ = [
-    "show_conclusions",
-    "show_judged",
-    "show_scores",
-    "show_standings",
-    "show_summary",
-    "show_tuned",
-]
-
 
 def _show(title: str, frame: pd.DataFrame, *sentences: str) -> None:
     """Prints a table of texts, the first column of words, and sentences below it.

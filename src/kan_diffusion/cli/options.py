@@ -18,11 +18,6 @@ from kan_diffusion.imports import import_own
 from kan_diffusion.progress import TextConsole
 from kan_diffusion.settings import Settings
 
-__all__ = [
-    "Device", "Names", "Options", "Out", "Run", "RunOptions", "Several", "Switch",
-    "command_line", "say_loading", "warn", "without_bars",
-]  # fmt: skip
-
 
 @Parameter(name="*")
 class Options(Settings):

@@ -18,8 +18,6 @@ from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.executors import TrialEvent
 from kan_diffusion.study.folder import RESULT, TRIALS
 
-__all__ = ["StudyProgress", "known_floor", "show_phases", "show_study_progress"]
-
 
 @lru_cache
 def known_floor(data: Source, process: Process) -> float | None:

@@ -22,8 +22,6 @@ from kan_diffusion.training.config import OptimizerName, TrainingConfig
 if TYPE_CHECKING:
     from kan_diffusion.study.tasks import Asked
 
-__all__ = ["evaluate", "explain", "impute", "sample", "train"]
-
 _TRAINING = TrainingConfig.model_fields
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from kan_diffusion.study.config import StudyConfig
     from kan_diffusion.study.executors import Executor
 
-__all__ = ["compare", "report", "tune"]
-
 What = Annotated[
     str,
     Parameter(

@@ -49,8 +49,6 @@ from kan_diffusion.training.config import OPTIMIZERS
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Try", "Tuned", "apply_tuned", "best_try", "read_tuned", "tune"]
-
 logger = logging.getLogger(__name__)
 
 _OF_MODEL = ("params", "depth", "optimizer", "learning_rate", "batch_size")

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from kan_diffusion.study.config import TrialConfig
 
-__all__ = ["Task", "TaskQueue", "TrialEvent"]
-
 logger = logging.getLogger(__name__)
 
 _NUM_ATTEMPTS = 3

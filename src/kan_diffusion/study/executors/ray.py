@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
-__all__ = ["run_on_ray", "task_needs"]
-
 _TASKS_A_CORE = 4
 _WAIT_SECONDS = 0.5
 _NEWS_SECONDS = 1.0

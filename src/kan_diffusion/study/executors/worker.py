@@ -26,8 +26,6 @@ torch.set_num_threads(1)
 gc.freeze()  # so that workers neither look through it nor copy it
 gc.enable()
 
-__all__ = ["attempt"]
-
 logger = logging.getLogger(__name__)
 
 _TAKEN_SECONDS = 0.5

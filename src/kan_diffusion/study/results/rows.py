@@ -28,8 +28,6 @@ from kan_diffusion.study.measure import Judged, judged_measure, trained_run
 from kan_diffusion.study.run import StudyResults, load_study
 from kan_diffusion.study.tasks import measures_of
 
-__all__ = ["COSTS", "MEASURES", "Results", "read_results", "read_runs"]
-
 MEASURES = {
     "excess": "excess",
     "heldout_loss": "held-out loss",

@@ -42,17 +42,6 @@ from scipy import stats
 
 from kan_diffusion.randomness import numpy_generator
 
-__all__ = [
-    "SIGNIFICANCE",
-    "Interval",
-    "bootstrap_interval",
-    "holm",
-    "mean_interval",
-    "median_ratio",
-    "paired_permutation_p",
-    "smallest_permutation_p",
-]
-
 SIGNIFICANCE = 0.05
 """A difference counts as one if its p-value, corrected for the number of tests, is below this."""
 

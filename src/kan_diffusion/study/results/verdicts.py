@@ -41,17 +41,6 @@ from kan_diffusion.study.results.statistics import (
     smallest_permutation_p,
 )
 
-__all__ = [
-    "Comparison",
-    "Decision",
-    "Lead",
-    "Outcome",
-    "Verdict",
-    "compare",
-    "correct",
-    "decide",
-]
-
 Outcome = Literal["KAN better", "MLP better", "not distinguishable", "undecided"]
 """``undecided``: fewer than two paired seeds, or no model of a kind has half of the seeds."""
 

@@ -13,8 +13,6 @@ from kan_diffusion.study.results.rows import MEASURES
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
 from kan_diffusion.study.results.verdicts import Comparison, Decision, Lead, Outcome, Verdict
 
-__all__ = ["capitalised", "listed", "overall", "say", "say_lead", "sentences"]
-
 _KINDS = {"kan": "KAN", "mlp": "MLP"}
 _ENDINGS: dict[Outcome, str] = {
     "KAN better": "the best KAN is better than the best MLP",
