@@ -273,3 +273,18 @@ def test_samplers_fit_their_process_and_what_cannot_be_drawn_is_refused():
     ):
         with refused(message):
             call()
+
+
+def test_schedulers_keep_the_process():
+    for name in SCHEDULERS:
+        process = FLOW if "flow" in name else get_process("notebook")
+        scheduler = make_scheduler(name, process)
+        if process.is_flow:
+            torch.testing.assert_close(scheduler.sigmas.flip(0).double(), process.levels()[1])
+            continue
+        signal = scheduler.alphas_cumprod.double().sqrt()
+        torch.testing.assert_close(signal, process.levels()[0], rtol=1e-6, atol=1e-6)
+        assert scheduler.config.prediction_type == "epsilon"
+        assert not scheduler.config.get("clip_sample")
+        own = process.scheduler().config.variance_type
+        assert scheduler.config.get("variance_type") in (None, own)

@@ -160,3 +160,24 @@ def test_what_is_no_date_stays_text():
     for odd in ("2024-02-30", "0000-00-00"):
         with refused(f"'day' mixes dates and text: row 4 holds '{odd}' and most are", DataError):
             _form(["2024-02-01", "2024-02-02", "2024-02-03", odd])
+
+
+def test_a_range_of_times_goes_over_midnight():
+    minutes = pd.Series(np.random.default_rng(0).integers(0, 24 * 60, 400))
+    few, day = minutes // 360 * 360, 360 + minutes * 7 // 12
+    frame = pd.DataFrame({
+        name: pd.to_datetime(cells, unit="m").dt.strftime("%H:%M")
+        for name, cells in {"at": minutes, "shift": few, "day": day}.items()
+    })  # fmt: skip
+    codec = TableCodec.fit(frame)
+    for name, low, high in (
+        ("at", "22:00", "06:00"),
+        ("at", "06:00", "22:00"),
+        ("shift", "18:00", "06:00"),
+        ("day", "19:00", "05:00"),
+    ):
+        met = read_conditions({name: (low, high)}, codec)[name].holds(frame[name])
+        parts = frame[name] >= low, frame[name] <= high
+        assert met.tolist() == (parts[0] | parts[1] if low > high else parts[0] & parts[1]).tolist()
+    with refused("column 'day' is within .22:00, 05:00.; smallest and largest: 05:50, 20:00", DataError):
+        read_conditions({"day": ("22:00", "05:00")}, codec)

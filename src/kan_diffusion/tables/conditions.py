@@ -178,9 +178,10 @@ def _between(column: Kind, *given: object) -> Condition:
         met |= np.all(meets) and (low is None or column.between(np.array([low]), None, high).all())
     if not met.any():
         what = "known" if column.is_listed else "smallest and largest"
+        cells = column.storage.restore(reach, np.zeros(len(reach), dtype=bool))
         raise DataError(
             f"no value of column '{column.name}' is within ({given[0]}, {given[1]}); {what}: "
-            f"{listed(reach)}"
+            f"{listed(cells)}"
         )
     return Condition(column, reach[met], ends=None if column.is_listed else (low, high))
 

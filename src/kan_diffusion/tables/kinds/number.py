@@ -231,3 +231,9 @@ class Time(Date):
         if reason := super().problem(cells):
             return reason
         return None if is_clock(cells.storage.written) else "holds dates"
+
+    def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
+        """Tells which times, shape (n,), are in a range, which may go over midnight."""
+        if low is None or high is None or super().between(np.array([low]), None, high).all():
+            return super().between(values, low, high)
+        return super().between(values, low, None) | super().between(values, None, high)
