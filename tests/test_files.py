@@ -16,6 +16,7 @@ from kan_diffusion.files import (
     finite,
     inside,
     new_output,
+    require_free_space,
     require_writable,
     stamp,
     whole_file,
@@ -105,9 +106,9 @@ def test_a_folder_that_is_a_file_or_has_no_room_is_named(tmp_path):
     with refused("runs", RunFolderError):
         write_text(tmp_path / "runs" / "study.yaml", "x")
     assert (tmp_path / "runs").read_text() == "not a folder"
-    require_writable(tmp_path / "not" / "yet" / "there", 1)
+    require_free_space(tmp_path / "not" / "yet" / "there", 1)
     with refused(r"MB free and this run may write 1000000000000 MB", RunFolderError):
-        require_writable(tmp_path / "not" / "yet" / "there", 10**18)
+        require_free_space(tmp_path / "not" / "yet" / "there", 10**18)
     assert _names(tmp_path) == ["runs"]
 
 

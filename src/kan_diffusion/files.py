@@ -442,19 +442,31 @@ def write_parquet(path: str | Path, frame: pd.DataFrame) -> None:
     write_bytes(path, frame.to_parquet(index=False))
 
 
-def require_writable(folder: str | Path, num_bytes: int = 0) -> None:
-    """Checks before any work starts that so many bytes can be written to ``folder``.
+def require_free_space(folder: str | Path, num_bytes: int) -> None:
+    """Checks before any work starts that ``folder``'s disk has room for what will be written.
 
     Raises:
-        RunFolderError: No file can be written, or fewer bytes are free.
+        RunFolderError: Less than ``num_bytes`` are free.
     """
-    folder = Path(folder).absolute()
-    existing = next(each for each in (folder, *folder.parents) if each.exists())
-    with writing(folder):
-        tempfile.TemporaryFile(dir=existing).close()
-        free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_existing(folder)).free
     if free < num_bytes:
         raise RunFolderError(
             f"the disk of '{folder}' has {free / 1e6:.0f} MB free and this run may write "
             f"{num_bytes / 1e6:.0f} MB; free some space or choose another folder"
         )
+
+
+def require_writable(folder: str | Path) -> None:
+    """Checks before any work starts that files can be written to ``folder``.
+
+    Raises:
+        RunFolderError: They cannot.
+    """
+    with writing(Path(folder)):
+        tempfile.TemporaryFile(dir=_existing(folder)).close()
+
+
+def _existing(folder: str | Path) -> Path:
+    """Returns the folder, or the nearest one above it that exists."""
+    folder = Path(folder).absolute()
+    return next(each for each in (folder, *folder.parents) if each.exists())

@@ -52,9 +52,9 @@ from kan_diffusion.files import (
     read_sealed,
     remove_file,
     require_file,
+    require_free_space,
     require_tensors,
     require_unchanged,
-    require_writable,
     sealed_json,
     sync_folder,
     whole_file,
@@ -653,7 +653,7 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
     """
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"'{folder}' is a file; choose a folder")
-    require_writable(folder, space)
+    require_free_space(folder, space)
     if not folder.exists():
         return False
     if any((folder / mark).exists() for mark in marks):

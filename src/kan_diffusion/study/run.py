@@ -21,7 +21,7 @@ from pydantic import FailFast, TypeAdapter
 
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import inside, read_as, require_writable, write_bytes, write_text
+from kan_diffusion.files import inside, read_as, require_free_space, write_bytes, write_text
 from kan_diffusion.limits import MOST_JSON_BYTES
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.environment import (
@@ -141,7 +141,7 @@ class Study:
             write_text(self.folder / STUDY, settings)
             write_environment(self.folder)
             space = BYTES_A_PARAMETER * self.largest * (os.cpu_count() or 1)
-            require_writable(self.folder, space)
+            require_free_space(self.folder, space)
             for event in run_trials(self.missing(), self.folder, executor):
                 if event.kind == "failed":
                     failures[event.trial] = str(event.error)

@@ -193,7 +193,8 @@ class _NowAndThen:
         resumed = run.batch is None and run.ending is None  # no step was taken since
         if run.step == 0 or resumed or not is_main_process():
             return False
-        if run.ending is None and time.perf_counter() - self._last <= _REPORT_SECONDS:
+        soon = run.is_ending or time.perf_counter() - self._last <= _REPORT_SECONDS
+        if run.ending is None and soon:  # the end, which follows the last step, is reported
             return False
         self._last = time.perf_counter()
         return True

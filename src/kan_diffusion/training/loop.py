@@ -31,7 +31,7 @@ from torch import Tensor
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.errors import KanDiffusionError, NonFiniteLossError
-from kan_diffusion.files import require_writable
+from kan_diffusion.files import require_free_space
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.training import parallel
@@ -144,7 +144,7 @@ def train(
     if heldout is not None:
         denoiser.require_conditions(heldout_conditions, len(heldout))
     if checkpoint is not None:
-        require_writable(checkpoint.parent, BYTES_A_PARAMETER * denoiser.num_trainable)
+        require_free_space(checkpoint.parent, BYTES_A_PARAMETER * denoiser.num_trainable)
     place = resolve_device(device)
     draws = partial(
         Batches,
