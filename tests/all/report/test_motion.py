@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers import seeded
@@ -11,6 +12,7 @@ from kan_diffusion.diffusion.sampling import fitting_samplers
 from kan_diffusion.processes import get_process
 from kan_diffusion.report.explanation import write_explanation
 from kan_diffusion.report.motion import write_motion
+from kan_diffusion.report.page import Page
 from kan_diffusion.report.views import EXACT, MOST_FRAMES, Mover, animate, view_of
 from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.tasks import NOTHING_ASKED
@@ -96,12 +98,24 @@ seen.push(label.textContent, others.length, score.dataset.level, curve() !== bef
 document.body.dataset.seen = seen.join("|");
 </script></body>"""
 
+_BREAKS = """<script>
+const broken = [...document.querySelectorAll("tbody th")].flatMap(({ firstChild: text }) =>
+  [...text.textContent.matchAll(/[^\\s-]+/g)].filter(({ 0: word, index }) => {
+    const range = document.createRange();
+    range.setStart(text, index);
+    range.setEnd(text, index + word.length);
+    return new Set([...range.getClientRects()].map(box => box.top)).size > 1;
+  }));
+document.body.dataset.seen = `${innerWidth < 640}|${broken.length}`;
+</script></body>"""
 
-def dom_after(page, driver, folder):
+
+def dom_after(page, driver, folder, *options):
     """What a browser makes of a page with a driver, which the page's policy would not allow."""
     text = page.read_text().replace("<head>", _CLOCK).replace("</body>", driver)
     page.write_text(re.sub(r"<meta http-equiv=.Content-Security-Policy[^>]*>", "", text))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=9000"]
+    options = ["--headless", "--no-sandbox", "--disable-gpu", *options]
+    options += ["--virtual-time-budget=9000"]
     profile = f"--user-data-dir={folder / 'profile'}"
     ended = subprocess.run(
         [CHROMIUM, *options, profile, "--dump-dom", page.as_uri()],
@@ -133,3 +147,12 @@ def test_a_network_is_explored_by_mouse_and_keyboard_in_a_browser(tmp_path):
     seen, _ = dom_after(path, _EXPLORES, tmp_path)
     assert seen[:4] == ["--+", "h1.1 to out1", "+--", "false"]
     assert seen[4:] == ["true", "σ = 0.50", "σ = 0.98", "0", "2", "true"]
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium")
+def test_a_narrow_screen_breaks_no_word_of_a_tables_first_column(tmp_path):
+    frame = pd.DataFrame({f"column {k}": ["0.123 [0.100, 0.145]"] * 2 for k in range(5)})
+    frame.insert(0, "model", ["residual modulated network", "modulated Fourier inputs"])
+    path = Page("t").table(frame, "T").write(tmp_path / "page.html")
+    seen, _ = dom_after(path, _BREAKS, tmp_path, "--window-size=500,900")
+    assert seen == ["true", "0"]
