@@ -32,7 +32,7 @@ from torch.nn.functional import linear, silu
 from torch.utils.benchmark import Timer
 
 from kan_diffusion.files import write_json, write_text
-from kan_diffusion.study.environment import environment
+from kan_diffusion.study.run import environment
 from markdown_table import markdown_table
 
 PARTS = ("layers", "denoisers", "blocks", "memory")

@@ -30,7 +30,7 @@ from runs import TRAINED  # noqa: E402
 def many_models(folder: Path) -> None:
     """Makes the page of the verdict's models on two of its data sets, of the rows that are kept."""
     study = load_study(ROOT / "results" / "verdict" / "study" / "1-parameters")
-    config = study.config.with_data(["swiss-roll", "checkerboard"])
+    config = study.config.only(data=["swiss-roll", "checkerboard"])
     rows = study.rows[study.rows["data"].isin([data.name for data in config.data])]
     kept = replace(study, config=config, rows=rows.reset_index(drop=True))
     write_report(kept, folder, "make verdict")

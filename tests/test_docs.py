@@ -11,8 +11,14 @@ from docs import COMMANDS, HELP, PAGES, ROOT, blocks, console_lines, known_words
 from kan_diffusion.data.toys import ToyData
 from kan_diffusion.pictures.sources import PictureData
 from kan_diffusion.processes import Process
-from kan_diffusion.study.budgets import USUAL_SIZE, Budget
-from kan_diffusion.study.config import EvaluationConfig, ModelConfig, SamplingConfig, StudyConfig
+from kan_diffusion.study.config import (
+    USUAL_SIZE,
+    Budget,
+    EvaluationConfig,
+    ModelConfig,
+    SamplingConfig,
+    StudyConfig,
+)
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.tables.sources import FileData, TableData
 from kan_diffusion.training.config import TrainingConfig

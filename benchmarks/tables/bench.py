@@ -24,7 +24,7 @@ from kan_diffusion import TableScores, table_scores
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.randomness import stream_seed
-from kan_diffusion.study.environment import environment
+from kan_diffusion.study.run import environment
 from tables.detection import detection_score
 from tables.gaps import IMPUTERS, gap_scores
 from tables.generators import GENERATORS

@@ -26,7 +26,6 @@ MOST_COLUMNS = 10_000  # columns of a table
 MOST_EMPTY_CELLS = 25_000_000  # cells of a text file, or a third of its bytes if that is more
 MOST_CATEGORIES = 10_000  # values of a column of categories; fields categories, frequencies
 MOST_RESULTS = 500_000  # values of results.parquet, a row for each trial of a study
-MOST_ENTRIES = 100_000  # entries of a study.yaml with its aliases spelled out
 MOST_SAVED_ENTRIES = 1_000_000  # entries of a denoiser's config.json
 LARGEST_SETTING = 10_000_000  # number in a denoiser's config.json: widths, timesteps, intervals
 LONGEST_CELL = 10_000  # characters of a cell and of a column's name; field prefix

@@ -205,7 +205,7 @@ def test_too_little_memory_is_one_line(cli, monkeypatch, gpu):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0")
         torch.empty(2**58)
 
-    monkeypatch.setattr("kan_diffusion.study.measure.evaluate_run", evaluate)
+    monkeypatch.setattr("kan_diffusion.study.trial.evaluate_run", evaluate)
     assert cli("evaluate", "run").error.startswith("error: the memory does not suffice; take fewer")
 
 

@@ -53,9 +53,9 @@ sample {table} --out rows.npy -> takes numbers only
 sample {captions} --prompt many -> tokens and 13 fit; say it in fewer
 sample {captions} --where a=1 -> of pictures, which takes no where; leave
 sample {classes} --class drak -> there is no such class: 'drak' was never seen; nearest known: dark
-impute {moons} others.csv --out filled.csv -> fills no gaps; only models of tab
+impute {moons} others.csv --out filled.csv -> is a model of points, which takes no fill
 impute {table} others.csv --out filled.csv -> column 'job' has 'astronaut'
-impute {captions} others.csv --out filled.csv -> a model of pictures fills no gaps
+impute {captions} others.csv --out filled.csv -> is a model of pictures, which takes no fill
 evaluate nowhere -> 'nowhere' holds no finished run
 evaluate {moons} --out page.html -> is no model of a table; only tables have a page
 evaluate {study} -> it is a study; give one of its trials
@@ -150,7 +150,7 @@ def test_a_trial_of_a_study_is_a_run_and_points_that_have_changed_judge_none(cli
     short = ("--family", "mlp", "--params", 400, "--steps", 5, "--device", "cpu")
     assert cli("train", mine, *short, "--out", run).code == 0
     refused = cli("train", mine, *short, "--seed", 1, "--out", run)
-    assert "holds another run (mine · MLP · seed 0)" in refused.error
+    assert "holds another run, mine · MLP · seed 0 (" in refused.error
     frame[::-1].to_csv(mine, index=False)
     assert "has changed since this run was set up" in cli("evaluate", run).error
     assert cli("sample", run, "--out", tmp_path / "newer.csv").code == 0

@@ -25,10 +25,10 @@ from kan_diffusion.formulas.match import EdgeReport
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_points, load_trial
-from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.results.rows import read_runs
 from kan_diffusion.study.run import load_study
 from kan_diffusion.study.tasks import task_of
+from kan_diffusion.study.trial import evaluate_run, load_run
 from networks import network
 
 X = sympy.Symbol("x0", real=True)

@@ -183,7 +183,7 @@ def test_a_page_is_never_larger_than_what_is_promised(tmp_path, monkeypatch):
 def test_the_environment_is_that_of_the_run(changed, tmp_path):
     study, path = load_study(changed), changed / "environment.json"
     path.write_bytes(sealed_json({"version": 1, "processor": "an abacus"}, {}))
-    with refused("has no digest of 'study.yaml'; run the study again", RunFolderError):
+    with refused("has no digest of 'study.yaml'; move .* or run the study again", RunFolderError):
         write_report(study, tmp_path, figures=False)
     digests = {name: digest(changed / name) for name in ("study.yaml", "results.parquet")}
     path.write_bytes(sealed_json({"version": 1, "processor": "an abacus"}, digests))

@@ -1,8 +1,8 @@
+import json
 import re
 
 import numpy as np
 import pytest
-import yaml
 
 from helpers import refused
 from kan_diffusion.data.sources import data_from_name, load_dataset
@@ -93,28 +93,50 @@ def test_trial_id_does_not_change_with_what_decides_nothing():
     first = _study().trials()[0]
     renamed = _study(name="other", title="other", question="?", seeds=9).trials()[0]
     alone = _study(models=BASE["models"][:1]).trials()[0]
-    judgement = {"sampling": {"scheduler": "heun"}, "evaluation": {"num_noised": 11}}
-    judged = _study(**judgement).trials()[0]
-    assert first.id == renamed.id == alone.id == judged.id
-    assert first.judgement.id != judged.judgement.id
+    recorded = _study(evaluation={"moments": [0.3]}).trials()[0]
+    others = (
+        {"sampling": {"scheduler": "heun"}},
+        {"sampling": {"steps": 9}},
+        {"evaluation": {"num_noised": 11}},
+        {"evaluation": {"num_levels": 7}},
+        {"evaluation": {"effort": "quick"}},
+    )
+    judged = [_study(**other).trials()[0] for other in others]
+    assert {first.id} == {trial.id for trial in (renamed, alone, recorded, *judged)}
+    assert recorded.judgement.id == first.judgement.id
+    assert len({trial.judgement.id for trial in (first, *judged)}) == 6
 
 
-def test_models_may_have_an_optimizer_of_their_own():
+def test_models_may_have_an_optimizer_and_a_learning_rate_of_their_own():
     kan, mlp = BASE["models"]
-    own, other = _study(models=[{**kan, "optimizer": "muon"}, mlp]).trials()[:2]
-    assert [trial.training.optimizer for trial in (own, other)] == ["muon", "adam"]
-    assert own.id not in [trial.id for trial in _study().trials()]
+    models = [{**kan, "optimizer": "muon"}, {**mlp, "learning_rate": 0.5}]
+    own, other = _study(models=models, training={"learning_rate": 0.25}).trials()[:2]
+    assert (own.training.optimizer, own.training.learning_rate) == ("muon", 0.25)
+    assert (other.training.optimizer, other.training.learning_rate) == ("adam", 0.5)
 
 
 def test_ids_of_a_study_are_distinct_and_grow_with_its_seeds():
     few, many = ([trial.id for trial in _study(seeds=seeds).trials()] for seeds in (2, 5))
     assert len(set(many)) == len(many) == 10
     assert many[:4] == few
-
-
-def test_names_that_differ_in_case_alone_have_folders_of_their_own():
+    # Folders of names that differ in case alone are others on all systems.
     models = [{"name": name, "family": "kan", "params": 600} for name in ("KAN", "kan")]
     assert len({trial.id.lower() for trial in _study(models=models, seeds=1).trials()}) == 2
+
+
+def test_a_budget_of_time_is_for_the_clock_of_each_trial():
+    def trials(**budget):
+        models = [{"family": "kan"}, {"family": "mlp"}]
+        return _study(models=models, budget=budget, seeds=1).trials()
+
+    timed, longer = (trials(match="time", amount=n, params=600) for n in (10, 11))
+    assert {(trial.training.processor_seconds, trial.model.params) for trial in timed} == (
+        {(10, 600)}
+    )
+    # The seconds decide the outcome, so they are in the id; how fast the machine is does not.
+    plain = trials(amount=600)
+    assert {trial.training.processor_seconds for trial in plain} == {None}
+    assert len({trial.id for trial in (*timed, *plain, *longer)}) == 6
 
 
 def test_a_file_counts_by_content_and_name(tmp_path):
@@ -130,33 +152,17 @@ def test_a_file_counts_by_content_and_name(tmp_path):
     assert trial_id("here", "others.npy", 0) != original
 
 
-def test_learning_rate_of_a_model_is_its_own():
-    study = _study(
-        models=[BASE["models"][0], {**BASE["models"][1], "learning_rate": 0.5}],
-        training={"learning_rate": 0.25},
-    )
-    assert [trial.training.learning_rate for trial in study.trials()[:2]] == [0.25, 0.5]
-
-
 def test_only_the_first_seed_records_pictures():
     moments = [bool(trial.evaluation.moments) for trial in _study(seeds=3).trials()]
     assert moments == [True, True, False, False, False, False]
 
 
 def test_families_are_selected():
-    study = _study().with_families(["mlp"])
+    study = _study().only(families=["mlp"])
     assert [model.name for model in study.models] == ["MLP"]
-    with refused("unknown family 'mpl', did you mean 'mlp'"):
-        _study().with_families(["mpl"])
     for name in ("kan", "my_families:MINE"):
-        with refused(f"no model of family '{name}'; it has mlp"):
-            study.with_families([name])
-
-
-def test_training_has_at_least_one_step():
-    assert _study().with_steps(12).training.steps == 12
-    with refused("at least 1 step"):
-        _study().with_steps(0)
+        with refused(f"unknown family of study 'mine' '{name}'; known: mlp"):
+            study.only(families=[name])
 
 
 def test_a_length_that_is_not_for_all_trials_is_said(caplog):
@@ -167,6 +173,8 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         "steps are not for all trials: a budget of time settles their number itself; "
         "model 'long' has its own"
     ]
+    with refused("training: steps = 0"):
+        study.with_steps(0)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +184,7 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         ({"process": "cosin"}, "process = 'cosin'", "did you mean 'cosine'"),
         ({"process": ["cosine", "flow"]}, "process", "one process, not 2; write a file for each"),
         ({"budget": [{"amount": 3}] * 3}, "budget", "one budget, not 3; write a file for each"),
-        ({"sampling": {"scheduler": "huen"}}, "sampling.scheduler = 'huen'", "mean 'heun'"),
+        ({"sampling": {"scheduler": "huen"}}, "of process 'cosine' 'huen'", "mean 'heun'"),
         ({"data": [{"toy": "mons"}]}, "data.0", "did you mean 'moons'"),
         ({"data": [{"path": "a.csv", "holdout": 3}]}, "holdout = 3", "less than 1"),
         ({"data": [{"tyo": "moons"}]}, "data.0", "one of the keys toy, table, pictures, path"),
@@ -188,6 +196,11 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         ({"colour": "red"}, "settings", "unknown key 'colour'; known: budget, data, "),
         ({"models": [{"name": "K", "family": "kan"}]}, "settings", "either params or hidden"),
         ({"models": BASE["models"][:1] * 2}, "settings", "two models are called 'KAN'"),
+        ({"models": [{"family": "kan", "params": 6, "hidden": [3]}]}, "models.0", "has params and"),
+        ({"budget": {"amount": 600}}, "settings", "has a size of its own (params)"),
+        ({"budget": {"match": "flop", "amount": 600}}, "budget.match", "'params', 'flops'"),
+        ({"budget": {"amount": -1}}, "budget.amount", "greater than 0"),
+        ({"budget": {"amount": 600.5}}, "budget", "is a whole number"),
         # Names that are no names of folders.
         ({"name": "../../x"}, "name", "no '/'"),
         ({"name": "a\nb"}, "name", "not seen"),
@@ -204,7 +217,7 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
 )
 def test_wrong_settings_are_one_line_that_names_them(tmp_path, change, place, reason):
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump({**BASE, **change}))
+    path.write_text(json.dumps({**BASE, **change}))
     with refused(f"^study file '{re.escape(str(path))}': ") as caught:
         read_study(path)
     assert place in str(caught.value)
@@ -216,6 +229,9 @@ def test_wrong_settings_are_one_line_that_names_them(tmp_path, change, place, re
     [
         (b"name: [unclosed", "is not YAML"),
         (b"- 1", "valid dictionary"),
+        (b"name: &mine x\ntitle: *mine", "it has an alias, .*; write its settings out"),
+        (b"seed: 1\nname: x\nseed: 2", "'seed' stands twice; keep one"),
+        (b"seed: 0x" + b"f" * 99, "a number of more than 20 digits"),
         (b"\xff\xfe\x00", r"study\.yaml' cannot be read"),
         (None, r"study\.yaml' cannot be read"),
     ],

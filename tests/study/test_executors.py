@@ -65,6 +65,7 @@ def test_on_ray_a_trial_asks_for_a_core_and_for_its_share_of_the_gpus():
     [
         ("rai", {}, "unknown executor 'rai', did you mean 'ray'"),
         ("local", {"address": "auto"}, r"'auto' .* choose executor 'ray'"),
+        ("local", {"device": "tpu"}, "device 'tpu' cannot be used here; choose cpu or auto"),
         ("ray", {"workers": 2, "address": "auto"}, "leave the number of workers out"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from disk import disturbed
+from helpers import refused
 from kan_diffusion.data.toys import ToyData
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric
@@ -21,7 +22,7 @@ from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.results.rows import read_results
 from kan_diffusion.study.run import load_study, run_study
 from kan_diffusion.study.trial import run_trial
-from make import contents, reseal, study, trial_content, without_clock, written
+from make import reseal, study, trial_content, without_clock, written
 from runs import copied
 
 NUMBERS = {"num_noised": 3000, "num_samples": 150, "num_likelihood": 20, "num_real_pairs": 2}
@@ -49,12 +50,8 @@ def _never(step, loss):
 
 JUDGED_OTHERWISE = {
     "more effort": {"effort": "full"},
-    "fewer samples": {"num_samples": 40},
-    "no samples": {"num_samples": 0},
-    "no likelihood": {"num_likelihood": 0},
-    "more levels": {"num_levels": 7},
-    "another sampler": {"sampling": {"scheduler": "heun"}},
-    "more steps": {"sampling": {"steps": 9}},
+    "no samples": {"num_samples": 0, "num_levels": 7},
+    "another sampler": {"sampling": {"scheduler": "heun", "steps": 9}, "num_likelihood": 0},
 }
 
 
@@ -68,16 +65,6 @@ def test_an_effort_limits_the_numbers_of_an_evaluation_and_raises_none():
     assert of_pictures == EvaluationConfig(**{**NUMBERS, **few}, effort="quick")
     fewer = EvaluationConfig(num_noised=11, num_samples=0, num_likelihood=0, effort="quick")
     assert fewer.limited(ToyData.quick) == fewer.model_copy(update={"num_real_pairs": 1})
-
-
-@pytest.mark.parametrize("changes", JUDGED_OTHERWISE.values(), ids=JUDGED_OTHERWISE)
-def test_a_trial_is_the_same_however_it_is_judged(changes):
-    asked, other = _trial(), _trial(**changes)
-    assert (asked.id, asked.identity) == (other.id, other.identity)
-    assert asked.judgement.id != other.judgement.id
-    # What training records is no part of how a model is judged, nor of what it is.
-    recorded = _trial(moments=[0.5])
-    assert (recorded.id, recorded.judgement.id) == (asked.id, asked.judgement.id)
 
 
 @pytest.fixture(scope="module")
@@ -207,8 +194,5 @@ def test_a_finished_study_is_judged_as_is_asked_and_alike(judged, tmp_path, exec
     version = json.loads(environment.read_text()) | {"version": 2}
     environment.write_text(json.dumps(version))
     reseal(folder)
-    before = contents(folder)
-    for use in (load_study, partial(run_study, more, executor=executor)):
-        with pytest.raises(RunFolderError, match=r"environment\.json' is of a folder of version 2"):
-            use(folder=folder)
-    assert contents(folder) == before
+    with refused(r"environment\.json' is of a folder of version 2", RunFolderError):
+        load_study(folder)

@@ -13,12 +13,12 @@ from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import PICTURE_MEASURES, shown
 from kan_diffusion.pictures.sources import DigitsData, FolderData, ShapesData
 from kan_diffusion.pictures.task import PictureTask
+from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_trial
-from kan_diffusion.study.measure import evaluate_run, load_point_run, load_run
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.tasks import task_of
-from kan_diffusion.study.trial import run_trial
+from kan_diffusion.study.trial import evaluate_run, load_point_run, load_run, run_trial
 from make import without_clock
 from picture_folders import NAMES, write_pictures
 
@@ -120,26 +120,24 @@ def test_a_folder_is_read_once(tmp_path, monkeypatch):
     assert len(opened) == 48
 
 
-def test_pictures_are_trained_by_what_suits_them_unless_asked_otherwise():
+def test_pictures_are_compared_and_trained_by_what_suits_them_unless_asked_otherwise():
+    study = study_for("digits")
+    families = ["dit", "dit-kan", "dit-full-kan", "unet", "unet-kan"]
+    assert [model.family for model in study.models] == families
+    assert study.process.name == "flow"
+    assert (study.seeds, study.data[0].holdout) == (5, 0.3)
+
     def trained(**asked):
         training = single_trial("digits", **asked).training
         return training.optimizer, training.learning_rate
 
-    suits = PictureTask().suggest_study(load_dataset("digits")).training
+    suits = PictureTask().suggest(load_dataset("digits"), get_process("flow")).training
     own = get_family("unet-kan").learning_rate
     assert trained() == (suits.optimizer, suits.learning_rate)
     assert suits.optimizer != "adam"
     assert trained(optimizer="adam") == ("adam", own)
     assert trained(optimizer="adam", learning_rate=0.1) == ("adam", 0.1)
     assert trained(learning_rate=0.1) == (suits.optimizer, 0.1)
-
-
-def test_a_comparison_of_pictures_has_families_of_pictures():
-    study = study_for("digits")
-    families = ["dit", "dit-kan", "dit-full-kan", "unet", "unet-kan"]
-    assert [model.family for model in study.models] == families
-    assert study.process.name == "flow"
-    assert (study.seeds, study.data[0].holdout) == (5, 0.3)
 
 
 def test_pictures_that_are_shown_are_one_of_each_class_and_half_of_held_out_scenes():

@@ -11,13 +11,12 @@ from helpers import refused
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.files import write_parquet
 from kan_diffusion.study.config import read_study
-from kan_diffusion.study.environment import read_environment
-from kan_diffusion.study.measure import evaluate_run
-from kan_diffusion.study.run import load_study, run_study
-from kan_diffusion.study.trial import run_trial
+from kan_diffusion.study.run import load_study, read_environment, run_study
+from kan_diffusion.study.trial import evaluate_run, run_trial
 from make import reseal, study, written
 from runs import copied
 
+SMALL = {"family": "mlp", "params": 200}
 DIVERGING = {"name": "diverging", "family": "mlp", "params": 300, "learning_rate": 1e30}
 
 
@@ -49,7 +48,6 @@ def test_everything_a_run_folder_holds(undisturbed):
 
 
 def test_rows_are_those_of_the_trials_and_say_what_diverged(undisturbed):
-    assert undisturbed.failures == {}
     errors = dict(zip(undisturbed.rows["name"], undisturbed.rows["error"], strict=True))
     assert "lower the learning rate" in errors.pop("diverging")
     assert errors == {"KAN": None, "MLP": None}
@@ -86,15 +84,12 @@ def test_why_a_trial_could_not_be_run_is_read_back(undisturbed, tmp_path):
         load_study(folder)
     reseal(folder)
     assert load_study(folder).rows["error"][1] == "its worker died"
-
-
-def test_damaged_rows_are_refused(undisturbed, tmp_path):
-    for name in ("study.yaml", "results.parquet", "environment.json"):
-        shutil.copy(undisturbed.folder / name, tmp_path)
-    (tmp_path / "results.parquet").write_bytes(b"[]")
-    reseal(tmp_path)
-    with refused("is not the results of a study .*; run it again", RunFolderError):
-        load_study(tmp_path)
+    shutil.rmtree(folder / "trials")
+    assert load_study(folder).rows["error"][1] == "its worker died"
+    (folder / "results.parquet").write_bytes(b"[]")
+    reseal(folder)
+    with refused("is not the results of a study .*; run the study again", RunFolderError):
+        load_study(folder)
 
 
 def test_a_study_may_grow(undisturbed, tmp_path, executor):
@@ -102,7 +97,6 @@ def test_a_study_may_grow(undisturbed, tmp_path, executor):
     before = written(folder / "trials")
     told = {"on_plan": lambda *plan: plans.append(plan), "on_event": events.append}
     grown = run_study(_study(seeds=2), folder, executor=executor, **told)
-    assert grown.failures == {}
     assert grown.rows["seed"].tolist() == [0, 0, 0, 1, 1, 1]
     assert grown.rows["excess"].notna().tolist() == [False, True, True] * 2
     # The trials that the shorter study had finished were read, not run again.
@@ -116,40 +110,21 @@ def test_a_study_may_grow(undisturbed, tmp_path, executor):
     assert {event.trial for event in events if event.finished} == {t.id for t in missing}
 
 
-def test_what_cannot_be_built_on_a_data_set_is_left_out_with_one_warning(
-    tmp_path, caplog, executor
-):
-    data = [{"toy": toy, "num_points": 50} for toy in ("moons", "mixture-32d")]
-    given = {
-        "data": data, "models": [{"family": "kan"}, {"family": "mlp"}],
-        "training": {"steps": 2, "batch_size": 8}, "budget": {"amount": 600},
-    }  # fmt: skip
-    results = run_study(study(**given), tmp_path / "run", executor=executor)
-    (warning,) = (text for text in caplog.messages if "left out" in text)
-    assert "'KAN' on 'mixture-32d' (a budget of 600 is too small" in warning
-    read = load_study(tmp_path / "run")
-    for rows in (results.rows, read.rows):
-        trained = list(zip(rows["data"], rows["name"], strict=True))
-        assert trained == [("moons", "KAN"), ("moons", "MLP"), ("mixture-32d", "MLP")]
-        assert rows["error"].isna().all()
-    with refused("model 'KAN' on 'mixture-32d': a budget of 600 is too small"):
-        run_study(study(**given).with_data(["mixture-32d"]), tmp_path / "other")
-    # Each model can be built on a data set, and on none two of them.
-    pair = [{"name": "narrow", "family": "mlp", "params": 600}, {"family": "dit", "hidden": [8, 8]}]
-    with refused("no data set of study 'tiny' has two models that can be built on it"):
-        run_study(study(data=[data[0], {"pictures": "digits"}], models=pair), tmp_path / "other")
-    assert not (tmp_path / "other").exists()
-
-
 def test_a_study_in_the_way_is_refused(undisturbed, tmp_path):
     folder = undisturbed.folder
     before = written(folder)
 
     (tmp_path / "notes.txt").write_text("mine")
     for message, config, place in (
-        (r"holds another study \(other seed\)", _study(seed=1), folder),
-        (r"\(other training\)", _study(training={"steps": 3}), folder),
-        (r"\(other data\)", _study(data=[{"toy": "moons"}]), folder),
+        (r"holds another study \(seed 0, not 1\)", _study(seed=1), folder),
+        (r"\(training.steps 40, not 3, ", _study(training={"steps": 3}), folder),
+        (r"\(data.0.toy gaussian-mixture, not moons", _study(data=[{"toy": "moons"}]), folder),
+        (
+            "whose page would lose 1 of its trials, such as .* KAN",
+            _study().only(families=["mlp"]),
+            folder,
+        ),
+        ("whose page would lose 3 of its trials", _study(models=[SMALL]), folder),
         ("holds other files and no study", _study(), tmp_path),
         ("is a file", _study(), tmp_path / "notes.txt"),
     ):
@@ -175,7 +150,7 @@ def test_a_file_that_was_moved_is_the_same_study(tmp_path):
     results = run_study(of_place("there"), folder)  # the only trial is finished
     assert results.rows["data"].tolist() == ["points"]
     np.save(tmp_path / "there" / "points.npy", rows + 1)
-    with pytest.raises(RunFolderError, match="other data"):
+    with refused("holds another study .data.0.sha256", RunFolderError):
         run_study(_study(data=[{"path": str(tmp_path / "there" / "points.npy")}]), folder)
 
 

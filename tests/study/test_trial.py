@@ -1,4 +1,6 @@
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,10 +23,10 @@ from kan_diffusion.study.folder import (
     load_trial,
     recorded_steps,
 )
-from kan_diffusion.study.measure import evaluate_run, load_run
 from kan_diffusion.study.tasks import Task
-from kan_diffusion.study.trial import NUM_PANELS, record_reverse, run_trial
-from make import reseal, study, trial_content, written
+from kan_diffusion.study.trial import NUM_PANELS, evaluate_run, load_run, record_reverse, run_trial
+from kan_diffusion.training import run as training
+from make import EVALUATION, reseal, study, trial_content, written
 from runs import copied
 from short_training import Stop
 
@@ -125,7 +127,8 @@ def test_folder_is_a_pipeline_that_samples(finished):
 def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
     config, pipeline = load_run(finished.folder)
     dataset, stream = load_dataset(config.data), ("reverse process", 0, config.data.name)
-    panels = record_reverse(config, dataset, pipeline, 400)
+    shown = {"evaluation": config.evaluation.model_copy(update={"num_drawn": 400})}
+    panels = record_reverse(config.model_copy(update=shown), dataset, pipeline)
     assert panels.shape == (NUM_PANELS, 400, 2)
     noise = torch.randn(400, 2, generator=torch_generator(*stream))
     assert torch.equal(panels[0], noise)
@@ -147,7 +150,7 @@ def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
     # Of few steps it shows some states twice.
     pipeline.scheduler = make_scheduler("ddpm", pipeline.process)
     few = config.model_copy(update={"sampling": config.sampling.model_copy(update={"steps": 3})})
-    panels = record_reverse(few, dataset, pipeline, 7)
+    panels = record_reverse(few, dataset, pipeline)
     assert len(panels) == NUM_PANELS
     assert len({tuple(panel.flatten().tolist()) for panel in panels}) == 4
 
@@ -258,6 +261,21 @@ def test_small_evaluations_are_written(tmp_path):
     result = run_trial(config, tmp_path, device="cpu")
     assert result.levels == []
     assert np.isfinite(float(result.row["excess"]))
+
+
+def test_a_trial_ends_at_its_budget_of_time(tmp_path, monkeypatch):
+    # The clock is read before and after each step, which therefore takes a hundredth of a second.
+    ticks = count()
+    clock = SimpleNamespace(perf_counter=lambda: 0.0, process_time=lambda: next(ticks) / 100)
+    monkeypatch.setattr(training, "time", clock)
+    budget = {"match": "time", "amount": 1.5, "params": 600}
+    evaluation = {**EVALUATION, "num_samples": 0, "moments": [0, 0.5]}
+    trial = _trial(models=[{"family": "mlp"}], budget=budget, evaluation=evaluation)
+    assert trial.training.steps == 40  # seconds, not steps, decide
+    result = run_trial(trial, tmp_path, device="cpu")
+    assert result.row["steps"] == 150
+    assert result.row["train_cpu_seconds"] == pytest.approx(1.5)
+    assert recorded_steps(tmp_path) == [0, 75, 150]
 
 
 def test_a_trial_that_another_process_runs_costs_no_work(tmp_path):

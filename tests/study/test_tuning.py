@@ -151,7 +151,7 @@ def test_what_cannot_be_tuned_is_one_line(tmp_path, changes, options, message):
 
 def test_a_study_or_other_files_in_the_way_are_refused(tmp_path):
     for name, content, message in (
-        ("study.yaml", _study().to_yaml(), r"holds another study \(other seed"),
+        ("study.yaml", _study().to_yaml(), r"holds another study \(seed 0"),
         ("notes.txt", "mine", "holds other files and no study"),
     ):
         folder = tmp_path / name

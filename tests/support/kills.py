@@ -43,7 +43,6 @@ def drive(study, folder, log):
                 file.write(f"{event.trial}\n")
 
     results = run_study(study, folder, executor=partial(one_by_one, tell=note))
-    assert results.failures == {}
     assert results.rows["error"].isna().all()
     assert len(results.trials) == len(study.trials())
 

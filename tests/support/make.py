@@ -138,4 +138,4 @@ def suggested(num_rows, dim, family="kan", params=None):
     """What suits a table of so many encoded rows."""
     rows = torch.empty(num_rows, dim, device="meta")
     table = Dataset(name="t", columns=(), standardizer=Standardizer.identity(1), train=rows)
-    return TableTask().suggest(table, family, get_process("cosine"), params)
+    return TableTask().suggest(table, get_process("cosine"), family, params)

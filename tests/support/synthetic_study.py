@@ -78,4 +78,4 @@ def make_study(rows, **changes):
     """The results of a study of toys of which the rows alone are there."""
     data = [{"toy": toy, "num_points": 100} for toy in dict.fromkeys(rows["data"])]
     config = study(seeds=max(rows["seed"]) + 1, data=data, **changes)
-    return StudyResults(config, Path("nowhere"), (), {}, rows)
+    return StudyResults(config, Path("nowhere"), (), rows)

@@ -137,6 +137,7 @@ def train(
     from kan_diffusion.cli.progress import known_floor
     from kan_diffusion.study import folder as folders
     from kan_diffusion.study import named, tasks, trial
+    from kan_diffusion.training.callbacks import TensorBoard
 
     task, limit = tasks.task_of(source), given.max_seconds
     short = task.quick_seconds or 0.0  # of rows alone
@@ -155,6 +156,7 @@ def train(
     options.warn(processes.signal_warning(config.process))
     floor = known_floor(config.data, config.process)
     torch.set_num_threads(1)  # as in a study, so that a run of its seed ends with the same bits
+    logs = [TensorBoard(files.inside(folder, "tensorboard"))] if given.tensorboard else []
     with progress.show_training(config.label, config.training.steps, floor) as on_progress:
         result = trial.run_trial(
             config,
@@ -162,7 +164,7 @@ def train(
             device=given.device,
             spent_seconds=time.monotonic() - started,
             on_progress=on_progress,
-            log_folder=files.inside(folder, "tensorboard") if given.tensorboard else None,
+            callbacks=logs,
         )
     if not is_main_process():
         return
@@ -239,8 +241,9 @@ def sample(runs: list[Path], /, *, given: SampleOptions = SampleOptions()) -> No
         runs: Folder of a finished run; several with --animate.
     """
     from kan_diffusion import devices, files, processes, randomness
+    from kan_diffusion.data.frames import require_writable_ending
     from kan_diffusion.diffusion.sampling import make_scheduler
-    from kan_diffusion.study import measure, tasks
+    from kan_diffusion.study import tasks, trial
 
     asked = tasks.Asked(**given.of(tasks.Asked))
     options.without_bars()
@@ -258,16 +261,16 @@ def sample(runs: list[Path], /, *, given: SampleOptions = SampleOptions()) -> No
             f"rows are drawn from one run, not from {len(runs)}; with --animate they are shown "
             "side by side"
         )
-    config, pipeline = measure.load_run(run)
+    config, pipeline = trial.load_run(run)
     task = tasks.task_of(config.data)
     task.require_asked(asked, str(run))
-    if given.out is not None:
-        task.require_place(given.out)
+    if given.out is not None and Path(task.file).suffix:  # pictures have a folder
+        require_writable_ending(given.out)
     if asked.guidance is None and asked.requests:
         asked = replace(asked, guidance=config.sampling.guidance)
     pipeline.scheduler = make_scheduler(given.scheduler, pipeline.process)
     options.warn(processes.signal_warning(pipeline.process))
-    usual = task.sampler_steps(config)
+    usual = config.sampling.steps
     steps = given.steps or (pipeline.process.num_timesteps if given.scheduler == "ddpm" else usual)
     path, numbered = given.out or run / task.file, given.out is None and not given.overwrite
     with files.new_output(path, overwrite=given.overwrite, numbered=numbered) as output:
@@ -322,15 +325,17 @@ def impute(run: options.Run, data: Path, /, *, given: ImputeOptions) -> None:
     """
     from kan_diffusion import devices, files, randomness
     from kan_diffusion.data.frames import require_writable_ending
-    from kan_diffusion.study import measure, tasks
+    from kan_diffusion.study import tasks, trial
 
     require_writable_ending(given.out)
     options.without_bars()
-    config, pipeline = measure.load_run(run)
+    config, pipeline = trial.load_run(run)
     task, generator = tasks.task_of(config.data), randomness.torch_generator("gaps", given.seed)
+    asked = tasks.Asked(fill=data, fillings=given.draws)
+    task.require_asked(asked, str(run))
     with files.new_output(given.out, overwrite=given.overwrite) as output:
         pipeline.to(devices.resolve_device(given.device))
-        filled = task.fill(pipeline, data, given.draws, given.steps, generator)
+        filled = task.draw(pipeline, asked, None, given.steps, generator)
         filled.write(output.temporary)
     TextConsole().say(f"{filled.words}: {given.out}")
 
@@ -355,13 +360,13 @@ def evaluate(run: options.Run, /, *, given: EvaluateOptions = EvaluateOptions())
     from kan_diffusion.cli import console, progress
     from kan_diffusion.files import require_writable
     from kan_diffusion.report.views import view_of
-    from kan_diffusion.study import measure
+    from kan_diffusion.study import trial
 
     options.without_bars()
     if given.out is not None:
         require_writable(given.out.parent)
-    row, used = measure.evaluate_run(run, given.data)
-    source = measure.trained_run(run).config.data
+    row, used = trial.evaluate_run(run, given.data)
+    source = trial.trained_run(run).config.data
     console.show_scores(row, f"{run} on {used}", source)
     with progress.show_phases(f"judging {run}") as show:
         page = view_of(source).page(run, given.data, given.out, on_progress=show)

@@ -59,7 +59,7 @@ class StudyOptions(options.Options):
 
         config = study_for(what, **self.of(study_for))
         config = config if self.steps is None else config.with_steps(self.steps)
-        return config if self.data is None else config.with_data(self.data)
+        return config.only(data=self.data)
 
     def run_by(self) -> Executor:
         """Makes the executor of its trials."""

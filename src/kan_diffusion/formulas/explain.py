@@ -49,16 +49,14 @@ from kan_diffusion.formulas.writing import formula_program, score_latex
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import (
     RESULT,
-    Judged,
     Row,
     Trained,
     TrialResult,
     keep_trial,
     load_trial,
 )
-from kan_diffusion.study.measure import load_point_run
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
-from kan_diffusion.study.trial import first_row
+from kan_diffusion.study.trial import first_row, load_point_run
 
 PhaseProgress = Callable[[str, str, float], None]
 """Called with the phase, what was just done, in words, and the share of the phase done."""
@@ -253,25 +251,24 @@ def judge_stage(
     """
     task, denoiser, trouble = task_of(config.data), pipeline.denoiser, ""
     try:
-        row, levels, samples = task.judge(config, dataset, pipeline, shared)
+        judged, samples = task.judge(config, dataset, pipeline, shared)
     except KanDiffusionError as error:
         # Far from the data, where a sampler may get, functions such as exp have no bounds.
         trouble = str(error)
         evaluation = config.evaluation.model_copy(update={"num_samples": 0})
         plain = config.model_copy(update={"evaluation": evaluation})
-        row, levels, samples = task.judge(plain, dataset, pipeline, shared)
+        judged, samples = task.judge(plain, dataset, pipeline, shared)
     if name != "network":
         model = config.model.model_copy(update={"name": f"{config.model.name}, {name}"})
         trial = config.model_copy(update={"model": model})
         family = "formula" if isinstance(denoiser, FormulaDenoiser) else "readable-kan"
         about: Row = {"match": None, "budget": None, "family": family, "kind": "other"}
         trained = Trained(row={**first_row(trial, denoiser), **about, "stage": name})
-        judged = Judged(row=row, levels=levels, versions=trial.judgement.versions)
         curve = pd.DataFrame(columns=["step", "loss", "learning_rate", "heldout_loss"], dtype=float)
         keep_trial(
             TrialResult(trial, _folder(out, name), trained, judged), pipeline, curve, samples
         )
-    numbers = {k: float(v) for k, v in row.items() if isinstance(v, int | float)}
+    numbers = {k: float(v) for k, v in judged.row.items() if isinstance(v, int | float)}
     keys = metrics_named(config.evaluation.metrics)
     return Stage(
         name,

@@ -14,7 +14,6 @@ import logging
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -76,17 +75,13 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
     measures = PICTURE_MEASURES
 
     def suggest(
-        self, dataset: PictureDataset, family: str, process: Process, params: int | None
+        self,
+        dataset: PictureDataset,
+        process: Process,
+        family: str | None = None,
+        params: int | None = None,
     ) -> Defaults:
-        """Suggests how to train a model of pictures."""
-        suits = self.suggest_study(dataset)
-        # Evaluates the network once per step.
-        scheduler = "flow-euler" if process.is_flow else None
-        sampling = suits.sampling.model_copy(update={"scheduler": scheduler})
-        return replace(suits, params=params or suits.params, at_most=False, sampling=sampling)
-
-    def suggest_study(self, dataset: PictureDataset) -> Defaults:
-        """Suggests how to compare models of pictures."""
+        """Suggests how to train a model of pictures, or to compare several."""
         side, halvings = dataset.shape[-1], 0
         divisors = [each for each in range(2, side // 2 + 1) if side % each == 0]
         patch = next((each for each in divisors if side // each <= _MOST_TOKENS), 1)
@@ -106,10 +101,13 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
             ),
             families=tuple(PICTURE_FAMILIES),
             seeds=_SEEDS.get(dataset.name, _FEWEST_SEEDS),
-            params=250_000 if cheap else 320_000 + 110_000 * max(halvings - 1, 0),
+            params=params or (250_000 if cheap else 320_000 + 110_000 * max(halvings - 1, 0)),
+            at_most=False,
             settings={"patch": patch, "channels": (_CHANNELS, *[2 * _CHANNELS] * halvings)},
             sampling=SamplingConfig(
-                guidance=_CLASS_GUIDANCE if dataset.classes else _PROMPT_GUIDANCE
+                # For one model a sampler that evaluates the network once per step.
+                scheduler="flow-euler" if family and process.is_flow else None,
+                guidance=_CLASS_GUIDANCE if dataset.classes else _PROMPT_GUIDANCE,
             ),
             # Smaller numbers than for points, since pictures take longer.
             evaluation=EvaluationConfig(
@@ -117,12 +115,16 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
             ),
         )
 
-    def build(self, config: TrialConfig, dataset: PictureDataset) -> Denoiser:
+    def build(
+        self, config: TrialConfig, dataset: PictureDataset, *, at_most: bool = False
+    ) -> Denoiser:
         """Builds a trial's untrained denoiser, for captioned pictures with its text encoder."""
         known = Vocabulary.of(dataset.labels["caption"], dataset.heldout_labels["caption"])
         settings = {**config.model.settings, "words": known.words, "prompt_length": known.length}
         model = config.model.model_copy(update={"settings": settings})
-        network = super().build(config.model_copy(update={"model": model}), dataset)
+        network = super().build(
+            config.model_copy(update={"model": model}), dataset, at_most=at_most
+        )
         denoiser = _known(PictureDenoiser, network)
         # The same for all models of a seed.
         denoiser.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))
@@ -162,14 +164,12 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
         return score_pictures(config, dataset, pipeline)
 
     def to_show(
-        self, pipeline: PictureDiffusionPipeline, dataset: PictureDataset, num: int, guidance: float
+        self, pipeline: PictureDiffusionPipeline, dataset: PictureDataset, config: TrialConfig
     ) -> Callable[..., object]:
         """Prepares to draw the pictures that a report asks for, see :meth:`.Task.to_show`."""
-        prompts, _ = shown(dataset, num)
+        prompts, _ = shown(dataset, config.evaluation.num_drawn)
+        guidance = config.sampling.guidance
         return partial(pipeline, prompts, guidance_scale=guidance, output_type="pt")
-
-    def require_place(self, place: Path) -> None:
-        """Allows any folder."""
 
     def draw(
         self,

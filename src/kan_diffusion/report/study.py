@@ -29,13 +29,12 @@ from kan_diffusion.report.page import Page, Section, badge
 from kan_diffusion.report.style import INK, ModelStyle, model_styles
 from kan_diffusion.report.tables import BADGES, REAL_ROW, lead_table, model_table, trial_texts
 from kan_diffusion.report.views import EXACT, exact_process, recorded, view_of
-from kan_diffusion.study.environment import environment, read_environment
 from kan_diffusion.study.folder import STUDY, TrialResult, load_curves, recorded_steps
 from kan_diffusion.study.results.rows import MEASURES, Results
 from kan_diffusion.study.results.statistics import SIGNIFICANCE, smallest_permutation_p
 from kan_diffusion.study.results.verdicts import Comparison, Verdict, decide
 from kan_diffusion.study.results.wording import capitalised, listed, overall, say
-from kan_diffusion.study.run import StudyResults
+from kan_diffusion.study.run import StudyResults, environment, read_environment
 
 MOST_BYTES = 2_000_000
 """Most bytes of a page."""

@@ -38,9 +38,8 @@ from kan_diffusion.report.clouds import Motion, Panel, Points, point_panels, spr
 from kan_diffusion.report.style import INK, REAL, model_styles
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.study.folder import REVERSE, TrialResult, load_points, recorded_steps
-from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.tasks import NOTHING_ASKED, Asked, task_of
-from kan_diffusion.study.trial import NUM_PANELS, record_reverse
+from kan_diffusion.study.trial import NUM_PANELS, load_run, record_reverse
 
 EXACT = "exact denoiser"
 """Title of the panel of the exact denoiser, the best that there is."""

@@ -4,6 +4,18 @@ A study is a YAML file (``study/presets`` has the built-in ones); :class:`StudyC
 and :meth:`StudyConfig.trials` lists its training runs. A trial's id is a hash of everything that
 decides how its model is trained, so a trained one is recognised wherever it lies, and judged again
 where another :class:`Judgement` is asked for.
+
+A :class:`Budget` is a resource held equal between the models of a study:
+
+- ``params``: trainable parameters;
+- ``flops``: floating-point operations of a forward pass for one point, as this package computes it,
+  with one evaluation of the basis per input;
+- ``time``: seconds of processor time for training, on one thread.
+
+The widths of the hidden layers are chosen to meet the first two within 2 %. A budget of time is
+met by the number of steps, which each trial determines by its own clock. The size of a model is
+then given with the budget, found by a search (:mod:`.tuning`), or :data:`USUAL_SIZE`. The row of a
+trial says what it really used.
 """
 
 from __future__ import annotations
@@ -13,10 +25,9 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -24,37 +35,76 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from kan_diffusion import limits
 from kan_diffusion.data.sources import DataConfig
 from kan_diffusion.denoisers.families import Setting, get_family
-from kan_diffusion.diffusion.sampling import SCHEDULERS, fitting_samplers
+from kan_diffusion.diffusion.sampling import fitting_samplers
 from kan_diffusion.errors import KanDiffusionError, require_known, valid_settings
 from kan_diffusion.evaluation.effort import EffortName
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import require_file
-from kan_diffusion.imports import is_place
 from kan_diffusion.processes import Process, get_process
 from kan_diffusion.settings import Name, Settings
-from kan_diffusion.study.budgets import USUAL_SIZE, Budget, Match
 from kan_diffusion.training.config import OptimizerName, TrainingConfig
-
-__all__ = [
-    "EvaluationConfig",
-    "Judgement",
-    "ModelConfig",
-    "SamplingConfig",
-    "StudyConfig",
-    "TrialConfig",
-    "preset_names",
-    "read_preset",
-    "read_study",
-]
 
 logger = logging.getLogger(__name__)
 
-_PRESETS = resources.files("kan_diffusion.study") / "presets"
+Match = Literal["params", "flops", "time"]
+MATCHES: tuple[Match, ...] = get_args(Match)
+"""The resources that can be held equal."""
+
+SIZES = (1_100, 2_300, 5_600, 12_000, 28_000)
+"""Numbers of parameters that a search chooses from where a budget of time leaves the size free."""
+
+USUAL_SIZE = 2_300
+"""Number of parameters where nothing gives one; the settings of families were found for it."""
+
+_PRESETS = Path(__file__).parent / "presets"
+_IMPORTING = "importing"
+"""Key of a validation's context: whether modules that settings name are imported."""
+
+
+def _is_importing(info: ValidationInfo) -> bool:
+    return bool((info.context or {}).get(_IMPORTING))
 
 
 def _hashed(settings: object) -> str:
     """Returns twelve hexadecimal digits of the hash of settings, as canonical JSON."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Budget(Settings):
+    """An amount of a resource that all models get.
+
+    Attributes:
+        match: Resource held equal.
+        amount: Number of parameters, operations, or seconds.
+        params: With ``time``, the number of parameters of models that have no size of their own;
+            None leaves the size to a search, or to :data:`USUAL_SIZE`.
+    """
+
+    match: Match = "params"
+    amount: float = Field(gt=0, allow_inf_nan=False)
+    params: int | None = Field(None, ge=1, le=limits.MOST_PARAMETERS)
+
+    @model_validator(mode="after")
+    def _whole_and_sized(self) -> Self:
+        most = {
+            "params": limits.MOST_PARAMETERS,
+            "flops": limits.MOST_OPERATIONS,
+            "time": limits.MOST_SECONDS,
+        }[self.match]
+        if self.amount > most:
+            raise KanDiffusionError(f"a budget of {self.match} is at most {most:,}; lower it")
+        if self.match != "time" and (self.params is not None or self.amount % 1):
+            raise KanDiffusionError(
+                f"a budget of {self.match} is a whole number, with no params beside it"
+            )
+        return self
+
+    @property
+    def size(self) -> dict[str, int]:
+        """The size it gives to a model without its own size, as settings of the model."""
+        if self.match == "time":
+            return {} if self.params is None else {"params": self.params}
+        return {self.match: int(self.amount)}
 
 
 class ModelConfig(Settings):
@@ -67,7 +117,7 @@ class ModelConfig(Settings):
         family: Its family.
         name: Name of the model in tables and figures; the family's title when empty.
         params: Number of trainable parameters it is fitted to.
-        flops: Operations of a forward pass it is fitted to, see :mod:`.budgets`.
+        flops: Operations of a forward pass it is fitted to.
         hidden: Widths of its hidden layers.
         depth: Number of hidden layers of a fitted model; the family's default when None.
         settings: Settings of the denoiser that differ from the family's.
@@ -96,8 +146,8 @@ class ModelConfig(Settings):
     conditions: bool = False
 
     @model_validator(mode="after")
-    def _known_and_sized(self) -> Self:
-        family = get_family(self.family)
+    def _known_and_sized(self, info: ValidationInfo) -> Self:
+        family = get_family(self.family, importing=_is_importing(info))
         if not self.name:
             object.__setattr__(self, "name", family.title)  # frozen, but still being built
         if len(self.size) > 1:
@@ -118,15 +168,13 @@ class ModelConfig(Settings):
         Args:
             training: Training settings of the study, which may set one learning rate for all.
         """
-        family = get_family(self.family)
-        rate = self.learning_rate
+        family, rate = get_family(self.family), self.learning_rate
         if rate is None:
             of_study = "learning_rate" in training.model_fields_set
             rate = training.learning_rate if of_study else family.learning_rate
-        fitted = self.depth is None and self.hidden is None
         return self.model_copy(
             update={
-                "depth": family.depth if fitted else self.depth,
+                "depth": family.depth if self.depth is self.hidden is None else self.depth,
                 # Lists in place of tuples, as in a file.
                 "settings": json.loads(json.dumps({**family.settings, **self.settings})),
                 "learning_rate": rate,
@@ -148,13 +196,6 @@ class SamplingConfig(Settings):
     steps: int = Field(20, ge=1, le=limits.MOST_TIMESTEPS)
     guidance: float = Field(1.0, ge=0, le=limits.MOST_GUIDANCE)
 
-    @field_validator("scheduler")
-    @classmethod
-    def _known(cls, name: str | None) -> str | None:
-        if name is not None:
-            require_known("scheduler", name, SCHEDULERS)
-        return name
-
     def resolved(self, process: Process) -> Self:
         """Fills in the name of the sampler.
 
@@ -162,15 +203,12 @@ class SamplingConfig(Settings):
             process: Process to sample.
 
         Raises:
-            KanDiffusionError: The sampler does not fit the process.
+            KanDiffusionError: There is no such sampler of the process.
         """
         fitting = fitting_samplers(process)
-        if self.scheduler is not None and self.scheduler not in fitting:
-            raise KanDiffusionError(
-                f"scheduler '{self.scheduler}' does not fit process '{process.name}'; choose one "
-                f"of {', '.join(fitting)}"
-            )
-        return self.model_copy(update={"scheduler": self.scheduler or fitting[0]})
+        scheduler = fitting[0] if self.scheduler is None else self.scheduler
+        require_known(f"scheduler of process '{process.name}'", scheduler, fitting)
+        return self.model_copy(update={"scheduler": scheduler})
 
 
 class EvaluationConfig(Settings):
@@ -206,8 +244,8 @@ class EvaluationConfig(Settings):
 
     @field_validator("metrics")
     @classmethod
-    def _require_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        metrics_named(metrics)
+    def _require_metrics(cls, metrics: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        metrics_named(metrics, importing=_is_importing(info))
         return metrics
 
     def limited(self, quick: Mapping[str, int]) -> Self:
@@ -270,14 +308,23 @@ class TrialConfig(Settings):
     sampling: SamplingConfig
     evaluation: EvaluationConfig
 
-    @property
-    def identity(self) -> str:
-        """The settings that decide the outcome of training, as canonical JSON."""
+    def decisive(self) -> dict[str, object]:
+        """Returns the settings that decide the outcome of training, as values of JSON."""
         settings = self.model_dump(mode="json", exclude={"sampling", "evaluation"})
         settings["data"] = self.data.identity()
         for key in ("optimizer", "batch_size"):  # those of the training count
             del settings["model"][key]
-        return json.dumps(settings, sort_keys=True)
+        return settings
+
+    @property
+    def identity(self) -> str:
+        """The settings that decide the outcome of training, as canonical JSON."""
+        return json.dumps(self.decisive(), sort_keys=True)
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits of the hash of :attr:`identity`."""
+        return _hashed(self.decisive())
 
     @property
     def judgement(self) -> Judgement:
@@ -297,11 +344,6 @@ class TrialConfig(Settings):
     def judging(self) -> EvaluationConfig:
         """How its model is judged: the evaluation with the numbers that its effort leaves."""
         return self.evaluation.limited(self.data.quick)
-
-    @property
-    def id(self) -> str:
-        """Twelve hexadecimal digits of the hash of :attr:`identity`."""
-        return _hashed(json.loads(self.identity))
 
     def import_own(self) -> None:
         """Imports the modules of a user's own family and metrics.
@@ -348,8 +390,6 @@ class StudyConfig(Settings):
         training: Settings of the training.
         models: Denoisers.
         budget: Resource held equal between the denoisers; None where each sets its own size.
-        unfit: Names of the models that cannot be built on a data set, by its name; they are left
-            out there. Filled in when the study starts.
         sampling: Settings of the sampler.
         evaluation: Settings of the evaluation.
     """
@@ -364,30 +404,24 @@ class StudyConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     models: tuple[ModelConfig, ...] = Field(min_length=1)
     budget: Budget | None = None
-    unfit: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
-    @field_validator("process", mode="before")
-    @classmethod
-    def _named_process(cls, given: object) -> object:
-        return get_process(given) if isinstance(given, str) else given
-
     @field_validator("process", "budget", mode="before")
     @classmethod
-    def _require_one(cls, given: object, info: ValidationInfo) -> object:
+    def _one_or_its_name(cls, given: object, info: ValidationInfo) -> object:
         if isinstance(given, list | tuple):
             raise KanDiffusionError(
                 f"a study has one {info.field_name}, not {len(given)}; write a file for each"
             )
-        return given
+        return get_process(given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
-    def _require_distinct_names(self) -> Self:
+    def _distinct_and_sized(self) -> Self:
         for kind, named in (("models", self.models), ("data sets", self.data)):
-            for name, count in Counter(each.name for each in named).items():
-                if count > 1:
-                    raise KanDiffusionError(f"two {kind} are called '{name}'; rename one")
+            (name, count), *_ = Counter(each.name for each in named).most_common()
+            if count > 1:
+                raise KanDiffusionError(f"two {kind} are called '{name}'; rename one")
         self.sampling.resolved(self.process)
         planned = self.seeds * len(self.data) * len(self.models)
         if planned > limits.MOST_PLANNED:
@@ -395,10 +429,6 @@ class StudyConfig(Settings):
                 f"a study has at most {limits.MOST_PLANNED:,} trials, not {planned:,} (seeds times "
                 "data sets and models); split it"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _require_sizes(self) -> Self:
         given = self.budget.size if self.budget else {}
         free = self.budget is not None and self.budget.match == "time"
         for model in self.models:
@@ -421,8 +451,6 @@ class StudyConfig(Settings):
         timed = {"processor_seconds": budget.amount} if budget and budget.match == "time" else {}
         trials = []
         for seed, data, model in product(range(self.seeds), self.data, models):
-            if model.name in self.unfit.get(data.name, ()):
-                continue
             own = {key: getattr(model, key) for key in ("steps", "batch_size", "optimizer")}
             training = {key: value for key, value in own.items() if value is not None}
             training |= {"learning_rate": model.learning_rate, **timed}
@@ -441,34 +469,23 @@ class StudyConfig(Settings):
             trials.append(trial)
         return trials
 
-    def with_families(self, families: Sequence[str]) -> Self:
-        """Keeps only the models of some families.
+    def only(
+        self, *, families: Sequence[str] | None = None, data: Sequence[str] | None = None
+    ) -> Self:
+        """Keeps only the models of some families, and some data sets; all where none is given.
 
         Raises:
-            KanDiffusionError: A family is unknown, or the study has no model of it.
+            KanDiffusionError: The study has no model of a family, or no data set of a name.
         """
-        known = sorted({model.family for model in self.models})
-        for family in families:
-            if family not in known:
-                if not is_place(family):  # a name that no family has is unknown
-                    get_family(family)
-                raise KanDiffusionError(
-                    f"study '{self.name}' has no model of family '{family}'; it has "
-                    + ", ".join(known)
-                )
-        kept = tuple(model for model in self.models if model.family in families)
-        return self.model_copy(update={"models": kept})
-
-    def with_data(self, names: Sequence[str]) -> Self:
-        """Keeps only some data sets.
-
-        Raises:
-            KanDiffusionError: The study has no data set of a name.
-        """
-        known = {data.name: data for data in self.data}
-        for name in names:
-            require_known(f"data set of study '{self.name}'", name, known)
-        return self.model_copy(update={"data": tuple(known[name] for name in dict.fromkeys(names))})
+        for kind, names, known in (
+            ("family", families, {model.family for model in self.models}),
+            ("data set", data, {source.name for source in self.data}),
+        ):
+            for name in names or ():
+                require_known(f"{kind} of study '{self.name}'", name, known)
+        models = tuple(m for m in self.models if not families or m.family in families)
+        sources = tuple(d for d in self.data if not data or d.name in data)
+        return self.model_copy(update={"models": models, "data": sources})
 
     def with_steps(self, steps: int) -> Self:
         """Sets the number of training steps, and warns of trials that it is not for.
@@ -476,17 +493,15 @@ class StudyConfig(Settings):
         Raises:
             KanDiffusionError: It is below 1 or too large.
         """
-        if not 1 <= steps <= limits.MOST_STEPS:
-            raise KanDiffusionError(
-                f"training needs at least 1 step and at most {limits.MOST_STEPS:,}, not {steps:,}; "
-                "change steps"
+        with valid_settings("training"):
+            training = TrainingConfig.model_validate(
+                {**self.training.model_dump(exclude_unset=True), "steps": steps}
             )
         own = [f"model '{model.name}' has its own" for model in self.models if model.steps]
         if self.budget and self.budget.match == "time":
             own.insert(0, "a budget of time settles their number itself")
         if own:
             logger.warning("steps are not for all trials: %s", "; ".join(own))
-        training = self.training.model_copy(update={"steps": steps})
         return self.model_copy(update={"training": training})
 
     def pinned(self) -> Self:
@@ -508,64 +523,23 @@ class StudyConfig(Settings):
         return str(yaml.safe_dump(settings, sort_keys=False, width=100))
 
 
-def _require_size(settings: object, where: str) -> None:
-    """Refuses a file whose YAML aliases expand to too many settings."""
-    waiting = [settings]
-    for count, value in enumerate(waiting):  # grows as it goes
-        if count == limits.MOST_ENTRIES:
-            raise KanDiffusionError(
-                f"{where} spells out to more than {limits.MOST_ENTRIES:,} settings; use fewer "
-                "aliases"
-            )
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-        elif isinstance(value, int) and value.bit_length() > 64:
-            raise KanDiffusionError(f"{where} has a number of more than 64 bits; lower it")
-
-
 class _Loader(yaml.SafeLoader):
-    """Refuses keys that stand twice, of which YAML's reader keeps the last, and merge keys.
+    """Refuses aliases, a few of which spell out to any size, long numbers, and keys that repeat.
 
-    A few merge keys, one in another, make a mapping of any length.
+    YAML's own reader keeps the last of keys that stand twice.
     """
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        names: set[str] = set()
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                raise yaml.YAMLError("it has a merge key, '<<'; write its settings out")
-            if isinstance(key, yaml.ScalarNode) and key.value in names:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"'{key.value}' stands twice, again in line {line}; keep one")
-            names.add(str(key.value))
-        super().flatten_mapping(node)
-
-
-def _parse(text: str, where: str, importing: bool = False) -> StudyConfig:
-    try:
-        settings = yaml.load(text, _Loader)  # it is a SafeLoader
-    except Exception as error:  # the readers of its types raise errors of many kinds
-        raise KanDiffusionError(f"{where} is not YAML: {error or type(error).__name__}") from error
-    _require_size(settings, where)
-    with valid_settings(where):
-        if importing:
-            _import_own(settings)
-        return StudyConfig.model_validate(settings)
-
-
-def _import_own(settings: object) -> None:
-    """Imports the modules of a user's own families and metrics that a study names."""
-    match settings:
-        case {"models": list(models)}:
-            for model in models:
-                match model:
-                    case {"family": str(name)} if is_place(name):
-                        get_family(name, importing=True)
-    match settings:
-        case {"evaluation": {"metrics": list(places)}}:
-            metrics_named([str(place) for place in places], importing=True)
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias, '*'; write its settings out")
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and node.value[20:]:
+            raise yaml.YAMLError("it has a number of more than 20 digits; lower it")
+        if isinstance(node, yaml.MappingNode):
+            for key, count in Counter(str(key.value) for key, _ in node.value).items():
+                if count > 1:
+                    raise yaml.YAMLError(f"'{key}' stands twice; keep one")
+        return node
 
 
 def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
@@ -579,21 +553,24 @@ def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
     Raises:
         KanDiffusionError: The file is missing, is not YAML or has a wrong setting.
     """
+    where = f"study file '{path}'"
     try:
         require_file(path, limits.MOST_STUDY_BYTES)
         text = path.read_text("utf-8")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise KanDiffusionError(
-            f"study file '{path}' cannot be read: {reason}; give another"
-        ) from error
-    return _parse(text, f"study file '{path}'", importing)
+        raise KanDiffusionError(f"{where} cannot be read: {reason}; give another") from error
+    try:
+        settings = yaml.load(text, _Loader)  # it is a SafeLoader
+    except Exception as error:  # the readers of its types raise errors of many kinds
+        raise KanDiffusionError(f"{where} is not YAML: {error or type(error).__name__}") from error
+    with valid_settings(where):
+        return StudyConfig.model_validate(settings, context={_IMPORTING: importing})
 
 
 def preset_names() -> list[str]:
     """Lists the names of the built-in studies."""
-    files = (Path(entry.name) for entry in _PRESETS.iterdir())
-    return sorted(file.stem for file in files if file.suffix == ".yaml")
+    return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
 
 
 def read_preset(name: str) -> StudyConfig:
@@ -603,4 +580,4 @@ def read_preset(name: str) -> StudyConfig:
         KanDiffusionError: There is no such preset.
     """
     require_known("study", name, preset_names())
-    return _parse((_PRESETS / f"{name}.yaml").read_text(), f"preset '{name}'")
+    return read_study(_PRESETS / f"{name}.yaml")

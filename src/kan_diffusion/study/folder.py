@@ -24,18 +24,20 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, model_validator
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
@@ -56,7 +58,6 @@ from kan_diffusion.files import (
     require_tensors,
     require_unchanged,
     sealed_json,
-    sync_folder,
     whole_file,
     write_bytes,
     write_parquet,
@@ -65,63 +66,27 @@ from kan_diffusion.files import (
 )
 from kan_diffusion.study.config import Judgement, TrialConfig
 
-__all__ = [
-    "CHECKPOINT",
-    "CURVES",
-    "RESULT",
-    "REVERSE",
-    "STUDY",
-    "TABLE",
-    "TRIALS",
-    "VERSION",
-    "Judged",
-    "Level",
-    "Row",
-    "Trained",
-    "TrialResult",
-    "TrialTakenError",
-    "claimed",
-    "holds_run",
-    "keep_trial",
-    "load_curves",
-    "load_points",
-    "load_trial",
-    "prepare_trial_folder",
-    "recorded_steps",
-    "replaced_trial",
-    "require_version",
-    "save_pipeline",
-    "save_points",
-]
-
-VERSION = 1
+_VERSION = 1
 """Version of the folders of trials and studies; those of another one are refused."""
 
 STUDY, TRIALS = "study.yaml", "trials"  # in the folder of a study
 CHECKPOINT = "checkpoint.safetensors"
 RESULT = "trial.json"
 REVERSE = "reverse"
-CURVES = "curves.parquet"
 TABLE = "rows.parquet"  # the rows of a table that an estimator was fitted to, where they are kept
 
-_INDEX = "model_index.json"
+_CURVES, _POINTS, _HOLDER = "curves.parquet", "points", ".holder"
 _SAMPLES = "samples-{}.safetensors"
-_POINTS = "points"
-_HOLDER = ".holder"
 _HALF_SAVED = ".pipeline-"
-"""Start of the name of the folder in which a pipeline is before it is saved."""
+"""Start of the name of a folder whose files are renamed when all of them are written."""
 
 _TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{8}}\.tmp(\.\w+)?|{_HALF_SAVED}[a-z0-9_]{{8}}")
 _STARTING_SECONDS = 2.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
-
-_RECORDED = f"{REVERSE}/[!.]*.safetensors"
-_FILES = (_INDEX, "denoiser/[!.]*", CURVES, _RECORDED, TABLE)
-"""Files of a trained trial beside its result."""
-
-_WHOLE = ".whole"  # a folder in that of a trial, with the files of one that replaces it
-
 _SPACE_NEEDED = 20_000_000
+
+_FILES = ("denoiser/[!.]*", "model_index.json", _CURVES, f"{REVERSE}/[!.]*.safetensors", TABLE)
+"""Files of a trained trial beside its result."""
 
 Row = dict[str, str | int | float | None]
 """A trial's row of results: flat keys, plain values, None where nothing was measured."""
@@ -130,9 +95,9 @@ Level = dict[str, float | None]
 """Loss and excess in one range of noise levels."""
 
 _WORDS = ("data", "process", "match", "family", "kind", "name", "trial", "oracle", "error", "stage")
-_OWN_KEYS = ("data", "process", "name", "seed")
+_OF_CONFIG = ("data", "process", "name", "seed")
 """Keys of a row that follow from the trial's configuration, even for a stage of its denoiser."""
-_LEVEL_KEYS = {field.name for field in fields(LevelScore)}
+_OF_JUDGED = {"oracle", "floor", "excess", "excess_se"}
 
 
 class TrialTakenError(RunFolderError):
@@ -169,21 +134,46 @@ class Judged(Trained):
     levels: list[dict[str, FiniteFloat | None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TrialResult:
-    """A trained trial, and what judging it gave.
+    """A trained trial, and what judging it gave: all that ``trial.json`` says.
 
     Attributes:
         config: Its configuration; where it is judged, with the sampling and evaluation of that.
         folder: Its folder.
         trained: What training gave.
         judged: What judging gave; None where it is not judged.
+
+    Raises:
+        ValidationError: A value of its row is of another type or missing, or differs from the
+            configuration.
     """
 
     config: TrialConfig
     folder: Path
     trained: Trained
     judged: Judged | None = None
+
+    @model_validator(mode="after")
+    def _require_row(self) -> Self:
+        row, keys = self.row, self.config.keys
+        for key, value in row.items():
+            if value is not None and isinstance(value, str) != (key in _WORDS):
+                raise RunFolderError(f"row.{key} = {str(value)[:80]!r} is of the wrong kind")
+        for key in _OF_CONFIG:
+            if row.get(key) != keys[key]:
+                raise RunFolderError(
+                    f"row.{key} = {str(row.get(key))[:80]!r} is not that of config"
+                )
+        needed = {*keys, "error", "parameters"}
+        if "heldout_loss" in row and row.get("error") is None:
+            needed |= _OF_JUDGED
+        if missing := sorted(needed - row.keys()):
+            raise RunFolderError(f"there is no row.{missing[0]}")
+        names = {field.name for field in fields(LevelScore)}
+        if any(level.keys() != names for level in self.levels):
+            raise RunFolderError(f"a level has not the keys {', '.join(sorted(names))}")
+        return self
 
     @property
     def row(self) -> Row:
@@ -219,6 +209,9 @@ class TrialResult:
         row = {**self.trained.row, **entries}
         trained = self.trained.model_copy(update={"row": row})
         return replace(self, config=config or self.config, trained=trained)
+
+
+_RESULT = TypeAdapter(TrialResult)
 
 
 @contextmanager
@@ -261,9 +254,11 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
         if lock.is_locked:
             with suppress(RunFolderError):  # others are only told less
                 write_text(holder, f"{socket.gethostname()}:{os.getpid()}\n{study}")
-        if not study:
-            _settle(folder)
-            _sweep(folder)
+        if not study:  # what a process that was killed has left
+            for left in (p for name in _FILES for p in inside(folder, name).parent.glob(".*")):
+                if _TEMPORARY.fullmatch(left.name):
+                    with suppress(OSError):
+                        shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield
     finally:
         if lock.is_locked:
@@ -272,22 +267,89 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
         lock.release()
 
 
-def _sweep(folder: Path) -> None:
-    """Deletes temporary files of a process that was killed, by the names that it gives them."""
-    for place in {inside(folder, name).parent for name in _FILES}:
-        for left in place.glob(".*"):
-            if _TEMPORARY.fullmatch(left.name):
-                with suppress(OSError):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+def write_record(path: Path, content: Mapping[str, object], files: Iterable[Path]) -> None:
+    """Writes what a folder says of itself, with the digests of files in it.
+
+    Args:
+        path: The file to write.
+        content: What it says, of JSON values.
+        files: The files, which must not change afterwards.
+    """
+    names = {file.relative_to(path.parent).as_posix(): file for file in files}
+    digests = {name: digest(file) for name, file in names.items()}
+    write_bytes(path, sealed_json({"version": _VERSION, **content}, digests))
+
+
+def read_record(path: Path, kind: str, patterns: Sequence[str], again: str) -> dict[str, Any]:
+    """Reads what a folder says of itself, and checks that its files have not changed.
+
+    Args:
+        path: The file that :func:`write_record` wrote.
+        kind: What it is, for messages.
+        patterns: Files of the folder that must have a digest, if they are there.
+        again: How to make the folder anew, for messages.
+
+    Raises:
+        RunFolderError: The file is missing, damaged or of another version, or a file of the folder
+            has changed or no digest.
+    """
+    content, digests = _sealed(path, kind, again)
+    for file in _files(path.parent, patterns):
+        if (name := file.relative_to(path.parent).as_posix()) not in digests:
+            raise RunFolderError(f"'{path}' has no digest of '{name}'; move that file, or {again}")
+    require_unchanged(path.parent, digests, again)
+    return content
+
+
+def _sealed(path: Path, kind: str, again: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Reads what :func:`write_record` wrote and digests of files, and checks its version alone."""
+    content, digests = read_sealed(path, kind, again, limits.MOST_RESULT_BYTES)
+    version = content.pop("version", None)
+    if version != _VERSION:
+        raise RunFolderError(
+            f"'{path}' is of a folder of version {str(version)[:20]}, and this is version "
+            f"{_VERSION}; choose another folder"
+        )
+    return content, digests
+
+
+def _files(folder: Path, patterns: Iterable[str] = _FILES) -> list[Path]:
+    """Lists the files of a folder by patterns, without going through links to other folders."""
+    return [
+        path
+        for pattern in patterns
+        for path in sorted(inside(folder, pattern).parent.glob(Path(pattern).name))
+        if path.is_file()
+    ]
+
+
+def _trial_files(folder: Path) -> list[Path]:
+    """Lists the files of a trial: those whose digests it has, and before that, its records.
+
+    Raises:
+        RunFolderError: Its ``trial.json`` is damaged, or of another version.
+    """
+    files = _files(folder, (*_FILES, _SAMPLES.format("*")))
+    path, again = folder / RESULT, f"delete '{folder}' and run again"
+    if not path.exists():
+        return files if (folder / CHECKPOINT).exists() else []
+    _, digests = _sealed(path, "the result of a trial", again)
+    return [path for path in files if path.relative_to(folder).as_posix() in digests]
+
+
+def _clear(folder: Path, files: Iterable[Path]) -> None:
+    """Deletes files of a trial, its result first: a half removed run does not count as finished."""
+    with writing(folder):
+        for path in (*_files(folder, (RESULT, CHECKPOINT)), *files):
+            remove_file(path)
 
 
 @contextmanager
 def replaced_trial(folder: Path) -> Iterator[Path]:
-    """Gives a new folder, with whose trial that of ``folder`` is replaced when the block succeeds.
+    """Gives a new folder, whose trial replaces that of ``folder`` when the block succeeds.
 
-    The trial is replaced whole or not at all: a process that is killed leaves the old one until the
-    new folder has been renamed, and from then on the new one, which is read where it is until
-    whoever locks the trial next has copied its files. Files that are no trial's stay.
+    No file of the old trial is read as one of the new: a process that is killed while the files are
+    renamed leaves none. Files that are no trial's stay.
 
     Args:
         folder: The folder of the trial, made when missing.
@@ -297,108 +359,23 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
 
     Raises:
         TrialTakenError: Another process is running the trial.
-        RunFolderError: The folder holds other files and no run, or training that has not finished,
-            or cannot be written.
+        RunFolderError: The folder holds other files and no finished run, or cannot be written.
     """
-    holds_run(folder, "run", (RESULT, CHECKPOINT, _WHOLE), _SPACE_NEEDED)
+    holds_run(folder, "run", (RESULT,), _SPACE_NEEDED)
     with claimed(folder):
-        if (folder / CHECKPOINT).exists():
-            raise RunFolderError(
-                f"'{folder}' holds training that has not finished; choose another folder"
-            )
-        if others := {*_files(folder)}.difference(_trial_files(folder)):
+        before = _trial_files(folder)
+        if others := {*_files(folder)}.difference(before):
             raise RunFolderError(
                 f"'{min(others)}' is no file of the run in that folder and would be in the way; "
                 "move it, or choose another folder"
             )
-        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
-            new = Path(temporary) / _WHOLE
-            new.mkdir()
-            yield new
-            with writing(folder):
-                new.replace(folder / _WHOLE)
-                sync_folder(folder)
-        _settle(folder)
-
-
-def _settle(folder: Path) -> None:
-    """Copies the files of a trial that replaces the one in a folder; again, if it was begun.
-
-    Until its result is copied, nothing in the folder is read. The index comes next to last: without
-    it nobody takes the files of both for a pipeline.
-
-    Raises:
-        RunFolderError: A file cannot be written.
-    """
-    new = inside(folder, _WHOLE, in_place=True)
-    if not (new / RESULT).exists():
-        return
-    with writing(folder):
-        remove_file(folder / _INDEX)
-        for left in _trial_files(folder) if (folder / RESULT).exists() else ():
-            if not (new / left.relative_to(folder)).exists():
-                left.unlink(missing_ok=True)
-        names = [path.relative_to(new) for path in _trial_files(new)]
-        last = [name for name in (Path(_INDEX),) if name in names]
-        for name in [*(name for name in names if name not in last), *last, Path(RESULT)]:
-            with whole_file(inside(folder, str(name))) as place:
-                shutil.copyfile(new / name, place)
-        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
-            new.replace(Path(temporary) / _WHOLE)
-
-
-def _standing(folder: Path) -> Path:
-    """Returns where the trial of a folder is read: there, or where one is that replaces it."""
-    new = inside(folder, _WHOLE, in_place=True)
-    return new if (new / RESULT).exists() else folder
-
-
-def _trial_files(folder: Path) -> list[Path]:
-    """Lists the files of a trial: those whose digests it has, and before that, its records.
-
-    Raises:
-        RunFolderError: Its ``trial.json`` is damaged.
-    """
-    files = _files(folder, (*_FILES, _SAMPLES.format("*")))
-    if not (folder / RESULT).exists():
-        return files if (folder / CHECKPOINT).exists() else []
-    digests = _content(folder)[1]
-    return [path for path in files if path.relative_to(folder).as_posix() in digests]
-
-
-def save_pipeline(pipeline: SamplePipeline, folder: Path) -> list[str]:
-    """Saves a pipeline, each of its files whole or not at all, and its index last.
-
-    Files are replaced and never removed: another process may be reading them.
-
-    Args:
-        pipeline: The pipeline.
-        folder: The folder to write.
-
-    Returns:
-        The paths of its files within the folder.
-
-    Raises:
-        RunFolderError: It cannot be written.
-    """
-    names = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
-            pipeline.save_pretrained(temporary)
-            files = [path for path in Path(temporary).rglob("*") if path.is_file()]
-            files.sort(key=lambda path: len(path.parts), reverse=True)
-            for path in files:
-                names.append(path.relative_to(temporary).as_posix())
-                with whole_file(inside(folder, names[-1])) as place:
-                    path.chmod(place.stat().st_mode)  # safetensors hides its files from others
+        with writing(folder), tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as name:
+            yield Path(name)
+            _clear(folder, before)
+            new = _files(Path(name), (*_FILES, _SAMPLES.format("*"), RESULT))  # the result last
+            for path in new:
+                with whole_file(inside(folder, str(path.relative_to(name)))) as place:
                     path.replace(place)
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(
-            f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
-            "folder"
-        ) from error
-    return names
 
 
 def keep_trial(
@@ -417,74 +394,43 @@ def keep_trial(
         samples: Generated points, standardised, or pictures, with shape (n, *shape).
 
     Raises:
-        RunFolderError: It cannot be written, or a file of it has changed.
+        RunFolderError: It cannot be written.
     """
-    folder, judged, of_judgement = result.folder, result.judged, _SAMPLES.format("*")
-    written = [] if pipeline is None else save_pipeline(pipeline, folder)
+    folder = result.folder
+    if pipeline is not None:
+        _save_pipeline(pipeline, folder)
     if curves is not None:
-        write_parquet(folder / CURVES, curves)
-        written.append(CURVES)
-    if (folder / RESULT).exists():
-        kept = result.samples.name if judged and pipeline is None else ""
-        digests = {
-            name: value
-            for name, value in _content(folder)[1].items()
-            if name == kept or not Path(name).match(of_judgement)
-        }
-    else:  # what was recorded while it was trained
-        recorded = _files(folder, (CURVES, _RECORDED, TABLE))
-        digests, written = {}, [*written, *(p.relative_to(folder).as_posix() for p in recorded)]
+        write_parquet(folder / _CURVES, curves)
     if samples is not None:
         save_points(result.samples, samples.float())
-        written.append(result.samples.name)
     content = {
-        "version": VERSION,
         "config": result.config.model_dump(mode="json"),
         "trained": result.trained.model_dump(),
-        "judged": judged and judged.model_dump(),
+        "judged": result.judged and result.judged.model_dump(),
     }
-    digests |= {name: digest(folder / name) for name in written}
-    write_bytes(folder / RESULT, sealed_json(content, digests))
-    for path in _files(folder, [of_judgement]):
-        if path.name not in digests:
+    kept = [result.samples] if result.judged and result.samples.exists() else []
+    write_record(folder / RESULT, content, [*_files(folder), *kept])
+    for path in _files(folder, [_SAMPLES.format("*")]):
+        if path not in kept:
             with suppress(OSError):  # the next judgement does
                 path.unlink()
 
 
-def _files(folder: Path, patterns: Iterable[str] = _FILES) -> list[Path]:
-    """Lists the files of a folder by patterns, without going through links to other folders."""
-    return [
-        path
-        for pattern in patterns
-        for path in sorted(inside(folder, pattern).parent.glob(Path(pattern).name))
-        if path.is_file()
-    ]
-
-
-def _content(folder: Path) -> tuple[dict[str, object], dict[str, str]]:
-    """Reads a trial's ``trial.json`` and the digests in it.
-
-    Raises:
-        RunFolderError: It is damaged, or of another version.
-    """
-    again, path = f"delete '{folder}' and run again", folder / RESULT
-    content, digests = read_sealed(path, "the result of a trial", again, limits.MOST_RESULT_BYTES)
-    require_version(content, path)
-    return content, digests
-
-
-def require_version(content: dict[str, object], path: Path) -> None:
-    """Takes the version out of what a folder says of itself, and checks it.
-
-    Raises:
-        RunFolderError: It is another one.
-    """
-    version = content.pop("version", None)
-    if version != VERSION:
+def _save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
+    """Saves a pipeline, each of its files whole or not at all, and its index last."""
+    try:
+        make_folder(folder)
+        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
+            pipeline.save_pretrained(temporary)
+            for path in _files(Path(temporary)):
+                with whole_file(inside(folder, str(path.relative_to(temporary)))) as place:
+                    path.chmod(place.stat().st_mode)  # safetensors hides its files from others
+                    path.replace(place)
+    except (OSError, SafetensorError) as error:
         raise RunFolderError(
-            f"'{path}' is of a folder of version {str(version)[:20]}, and this is version "
-            f"{VERSION}; choose another folder"
-        )
+            f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
+            "folder"
+        ) from error
 
 
 def load_trial(folder: Path, expected: TrialConfig | None = None) -> TrialResult | None:
@@ -499,65 +445,48 @@ def load_trial(folder: Path, expected: TrialConfig | None = None) -> TrialResult
             changed, or the folder holds another trial.
         KanDiffusionError: One of its settings is wrong.
     """
-    folder = _standing(folder)
-    path, again = folder / RESULT, f"delete '{folder}' and run again"
+    path = folder / RESULT
     if not path.exists():
         return None
-    content, digests = _content(folder)
-    try:
-        with valid_settings(f"'{path}'"):
-            config = TrialConfig.model_validate(content["config"])
-            trained = Trained.model_validate(content["trained"])
-            given = content["judged"]
-            judged = None if given is None else Judged.model_validate(given)
-        result = TrialResult(config, folder, trained, judged)
-        _require_row(result)
-    except KeyError as error:
-        raise RunFolderError(f"'{path}' has no {error}; {again}") from error
-    except RunFolderError as error:
-        raise RunFolderError(f"'{path}': {error}; {again}") from error
-    if expected is not None and config.identity != expected.identity:
+    again = f"delete '{folder}' and run again"
+    content = read_record(path, "the result of a trial", _FILES, again)
+    with valid_settings(f"'{path}'"):
+        result = _RESULT.validate_python({**content, "folder": folder})
+    if expected is not None and result.config.identity != expected.identity:
+        there = differences(result.config.decisive(), expected.decisive())
         raise RunFolderError(
-            f"'{folder}' holds another run ({config.label}); choose another folder or start afresh"
+            f"'{folder}' holds another run, {result.config.label} ({there}); choose another "
+            "folder, or train afresh"
         )
-    for file in _files(folder):
-        if (name := file.relative_to(folder).as_posix()) not in digests:
-            raise RunFolderError(f"'{path}' has no digest of '{name}'; move that file, or {again}")
-    for file in _files(folder, (_RECORDED, _SAMPLES.format("*"))):  # before it is read for seconds
-        try:
-            require_file(file, limits.MOST_POINTS_BYTES)
-        except OSError as error:
-            raise RunFolderError(f"'{file}' cannot be read ({error.strerror}); {again}") from error
-    require_unchanged(folder, digests, again)
     return result
 
 
-def _require_row(result: TrialResult) -> None:
-    """Checks the types of a row's values, and that they agree with the configuration.
+def differences(there: Mapping[str, object], asked: Mapping[str, object]) -> str:
+    """Lists up to three settings that differ, such as ``training.steps 40, not 20``."""
+    return ", ".join(islice(_differing(there, asked), 3))
 
-    Raises:
-        RunFolderError: A value has another type, or differs from the configuration.
-        KeyError: A key is missing.
-    """
-    row, keys = result.row, result.config.keys
-    for key, value in row.items():
-        if value is not None and isinstance(value, str) != (key in _WORDS):
-            raise RunFolderError(f"row.{key} = {str(value)[:80]!r} is of the wrong kind")
-    for key in _OWN_KEYS:
-        if row[key] != keys[key]:
-            raise RunFolderError(f"row.{key} = {str(row[key])[:80]!r} is not that of 'config'")
-    needed = {"error", "trial", "match", "budget", "family", "kind", "parameters"}
-    if "heldout_loss" in row and row["error"] is None:
-        needed |= {"oracle", "floor", "excess", "excess_se"}
-    if missing := sorted(needed - row.keys()):
-        raise KeyError(f"row.{missing[0]}")
-    if any(level.keys() != _LEVEL_KEYS for level in result.levels):
-        raise RunFolderError(f"a level has not the keys {', '.join(sorted(_LEVEL_KEYS))}")
+
+def _differing(there: object, asked: object, name: str = "") -> Iterator[str]:
+    if isinstance(there, list) and isinstance(asked, list):
+        there, asked = dict(enumerate(there)), dict(enumerate(asked))
+    if isinstance(there, Mapping) and isinstance(asked, Mapping):
+        for key in {**there, **asked}:
+            yield from _differing(there.get(key), asked.get(key), f"{name}.{key}".strip("."))
+    elif there != asked:
+        yield f"{name} {str(there)[:40]}, not {str(asked)[:40]}"
 
 
 def save_points(path: Path, points: Tensor) -> None:
     """Saves a set of points, whole or not at all."""
     write_bytes(path, safetensors_bytes({_POINTS: points.contiguous()}))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, TypeError, LookupError) as error:
+        raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
 
 
 def load_points(path: Path, *shape: int | None) -> NDArray[np.float32]:
@@ -570,20 +499,15 @@ def load_points(path: Path, *shape: int | None) -> NDArray[np.float32]:
     Raises:
         RunFolderError: The file is missing or damaged, or holds no such points.
     """
-    try:
+    with _reading(path):
         require_tensors(path, limits.MOST_POINTS_BYTES)
         with safe_open(path, framework="np") as file:
             points: NDArray[np.float32] = file.get_tensor(_POINTS)
-        found = points.shape
-        fits = len(found) == len(shape) and all(
-            wanted in (None, there) for there, wanted in zip(found, shape, strict=True)
-        )
-        if shape and not fits:
-            raise ValueError(f"points of shape {found}")
+        wanted = tuple(n if n is not None else m for n, m in zip(shape, points.shape, strict=False))
+        if shape and (wanted != points.shape or len(shape) != points.ndim):
+            raise ValueError(f"points of shape {points.shape}")
         if not (np.issubdtype(points.dtype, np.floating) and np.isfinite(points).all()):
             raise ValueError("points that are infinite or no numbers")
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
     return points
 
 
@@ -593,18 +517,14 @@ def load_curves(folder: Path) -> pd.DataFrame:
     Raises:
         RunFolderError: The file is missing or damaged.
     """
-    path = folder / CURVES
-    try:
+    kinds = {"step": int, "loss": float, "learning_rate": float, "heldout_loss": float}
+    with _reading(path := folder / _CURVES):
         require_file(path)
-        kinds = {"step": int, "loss": float, "learning_rate": float, "heldout_loss": float}
         table = read_parquet(path, [*kinds], len(kinds) * limits.MOST_STEPS)
         curves = table.to_pandas(ignore_metadata=True).astype(kinds)
-        if not np.array_equal(curves["step"], np.arange(1, len(curves) + 1)):
-            raise ValueError("the steps are not 1, 2, 3, ...")
-        if not np.isfinite(curves["loss"]).all():
-            raise ValueError("a loss is infinite or no number")
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise RunFolderError(f"'{path}' cannot be read ({error}); run the trial again") from error
+        counted = np.array_equal(curves["step"], np.arange(1, len(curves) + 1))
+        if not (counted and np.isfinite(curves["loss"]).all()):
+            raise ValueError("the steps are not 1, 2, 3, ..., or a loss is no number")
     return curves
 
 
@@ -628,12 +548,12 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
     """
     if not holds_run(folder, "run", (RESULT, CHECKPOINT), _SPACE_NEEDED):
         return
-    if fresh:
-        _trial_files(folder)  # refuses another version before anything is written
-        with claimed(folder):
-            _clear(folder)
+    if not fresh:
+        load_trial(folder, config)
         return
-    load_trial(folder, config)
+    written = _trial_files(folder)  # refuses another version before anything is written
+    with claimed(folder):
+        _clear(folder, written)
 
 
 def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool:
@@ -663,19 +583,3 @@ def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool
             f"'{folder}' holds other files and no {kind}; choose an empty or new folder"
         )
     return False
-
-
-def _clear(folder: Path) -> None:
-    """Deletes what a trial wrote into its folder."""
-    try:
-        written = [
-            *_trial_files(folder),
-            *_files(folder, (_SAMPLES.format("*"), RESULT, CHECKPOINT)),
-        ]
-        for path in written:
-            remove_file(path)
-        for place in {(folder / name).parent for name in _FILES} - {folder}:
-            with suppress(OSError):  # it holds other files, or is not there
-                place.rmdir()
-    except OSError as error:
-        raise RunFolderError(f"'{folder}' cannot be cleared: {error}") from error

@@ -9,147 +9,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.sources import Source, data_from_name, known_data, load_dataset
 from kan_diffusion.data.toys import TOYS
-from kan_diffusion.denoisers.families import COUNTABLES, Setting, build_denoiser, get_family
+from kan_diffusion.denoisers.families import COUNTABLES, Setting, get_family
 from kan_diffusion.errors import BudgetError, KanDiffusionError, require_known, valid_settings
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.study.budgets import MATCHES, USUAL_SIZE, Budget, Match
 from kan_diffusion.study.config import (
-    EvaluationConfig,
+    MATCHES,
+    USUAL_SIZE,
+    Budget,
     ModelConfig,
-    SamplingConfig,
     StudyConfig,
     TrialConfig,
     preset_names,
     read_preset,
     read_study,
 )
-from kan_diffusion.study.tasks import accepted, task_of
+from kan_diffusion.study.tasks import Defaults, accepted, task_of
 from kan_diffusion.training.config import OPTIMIZERS, TrainingConfig
-
-__all__ = ["parse_budget", "single_trial", "study_for"]
 
 logger = logging.getLogger(__name__)
 
-
-def parse_budget(
-    match: str,
-    text: str | None,
-    data: Sequence[Source],
-    params: int | None = None,
-) -> Budget:
-    """Reads a budget as a user writes it.
-
-    Args:
-        match: Resource held equal, one of :data:`.budgets.MATCHES`.
-        text: Amount: a number, or a model such as ``mlp:32-32-32`` (family and hidden widths)
-            whose parameters or operations all models get; None for a budget of parameters that
-            ``params`` gives.
-        data: The data sets; a model given as the budget is measured on the first one.
-        params: Number of parameters of each model, where ``text`` does not give it; when None
-            2,300, or what a search finds under a budget of time.
-
-    Raises:
-        KanDiffusionError: It is not a budget, or the model cannot be built.
-    """
-    require_known("match", match, MATCHES)
-    kind = cast("Match", match)
-    if match != "time" and params is not None:
-        if text is not None or match != "params":
-            raise KanDiffusionError(f"params says the size, and so does a budget of {match}")
-        text, params = str(params), None
-    if text is None:
-        if match != "params":
-            such = {"flops": "'mlp:32-32-32'", "time": "6, in seconds"}[match]
-            raise KanDiffusionError(f"match '{match}' needs a budget, such as {such}")
-        text = str(USUAL_SIZE)
-    family, _, widths = text.rpartition(":")
-    if family and match == "time":
-        raise KanDiffusionError(
-            f"budget '{text}' is a model, and a budget of time is a number of seconds; give one, "
-            "or match params or flops"
-        )
-    try:
-        numbers = [int(width) for width in widths.split("-")] if family else [float(text)]
-    except ValueError as error:
-        raise KanDiffusionError(
-            f"budget '{text}' is neither a number nor a model such as 'mlp:32-32-32'"
-        ) from error
-    with valid_settings(f"budget {text}"):
-        amount = numbers[0]
-        if family:
-            get_family(family, importing=True)
-            hidden = tuple(map(int, numbers))
-            model = ModelConfig(family=family, hidden=hidden)
-            amount = _amount_of_model(kind, model, data[0])
-        return Budget(match=kind, amount=amount, params=params)
-
-
-def _amount_of_model(match: Match, model: ModelConfig, data: Source) -> float:
-    """Counts the parameters or operations of a model that is given as the budget."""
-    trial = _alone(data, get_process("cosine"), model, TrainingConfig())
-    count, _ = COUNTABLES[match]
-    return count(task_of(data).build(trial, load_dataset(data)))
-
-
-def _matched_study(
-    source: Source, match: str, amount: str | None, params: int | None,
-    families: Sequence[str] | None,
-) -> StudyConfig:  # fmt: skip
-    """Makes the study of some families at one budget, each with its own settings."""
-    task, dataset = task_of(source), load_dataset(source)
-    suits = task.suggest_study(dataset)
-    if match == "time" or (match == "params" and amount is None):
-        params = params or suits.params
-    budget = parse_budget(match, amount, (source,), params)
-    everything = families is not None and list(families) == ["all"]
-    asked = suits.families if families is None else task.families if everything else families
-    for name in (names := list(dict.fromkeys(asked))):
-        get_family(name, importing=True)
-    process = get_process(task.process)
-    if everything or families is None:  # families asked for by name must fit
-        size, reasons = budget.size or {"params": USUAL_SIZE}, {}
-        for name in names:
-            settings = accepted(name, suits.settings)
-            model = ModelConfig.model_validate({"family": name, "settings": settings, **size})
-            try:
-                task.build(_alone(source, process, model, suits.training), dataset)
-            except KanDiffusionError as error:
-                reasons[name] = str(error)
-        if len(reasons) == len(names):
-            raise KanDiffusionError(
-                f"no family has that size on '{source.name}': {reasons[names[0]]}"
-            )
-        for reason in reasons.values():
-            logger.warning("left out: %s", reason)
-        names = [name for name in names if name not in reasons]
-    return StudyConfig(
-        name=source.name,
-        title=f"KAN and MLP denoisers on {source.name}",
-        question=f"At equal {_EQUAL[budget.match]}, which denoises better?",
-        seeds=suits.seeds,
-        data=(source,),
-        process=process,
-        training=suits.training,
-        models=tuple(
-            ModelConfig(family=name, settings=accepted(name, suits.settings)) for name in names
-        ),
-        budget=budget,
-        sampling=suits.sampling,
-        evaluation=suits.evaluation,
-    )
-
-
-_EQUAL = {
-    "params": "parameters",
-    "flops": "arithmetic",
-    "time": "training time",
-}
+_EQUAL = {"params": "parameters", "flops": "arithmetic", "time": "training time"}
 
 
 def study_for(
@@ -166,35 +51,38 @@ def study_for(
     Args:
         what: A preset, a study file (.yaml, .yml), a toy, a table of scikit-learn's, pictures, or a
             file of points or folder of pictures.
-        params: Number of parameters of each model.
-        match: Resource held equal, see :mod:`.budgets`; parameters when None.
-        budget: Amount of this resource, see :func:`parse_budget`.
+        params: Number of parameters of each model, also under a budget of time.
+        match: Resource held equal, one of :data:`.config.MATCHES`; parameters when None.
+        budget: Amount of this resource: a number, or a model such as ``mlp:32-32-32`` (family and
+            hidden widths) whose parameters or operations all models get.
         families: Families to compare, or ``["all"]``; of a preset or a study file, only models of
             these families are kept.
         process: Name of the noising process; the study's own when None.
 
     Raises:
         DataError: The file of points cannot be used.
-        KanDiffusionError: Nothing has that name, the study file is wrong, or a budget is given for
-            a study that fixes the sizes of its models.
+        KanDiffusionError: Nothing has that name, the study file is wrong, or a budget makes no
+            sense or is given for a study that fixes the sizes of its models.
     """
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
     asks_for_a_toy = what in TOYS and (sized or families is not None or process is not None)
     if is_file or (what in preset_names() and not asks_for_a_toy):
         study = read_study(Path(what), importing=True) if is_file else read_preset(what)
+        if sized and study.budget is None:
+            raise KanDiffusionError(
+                f"study '{what}' fixes the sizes of its models; leave params, match and budget out"
+            )
         if sized:
-            if study.budget is None:
-                raise KanDiffusionError(
-                    f"study '{what}' fixes the sizes of its models; leave params, match and "
-                    "budget out"
-                )
-            given = parse_budget(match or "params", budget, study.data, params)
+            given = _budget(match or "params", budget, study.data[0], params)
             study = study.model_copy(update={"budget": given})
         if families is not None and list(families) != ["all"]:
-            study = study.with_families(families)
+            study = study.only(families=families)
     else:
-        data = _named_data(what)
+        if what not in TOYS and not Path(what).suffix and not Path(what).exists():
+            known = [*preset_names(), *known_data()]
+            require_known("study, data set or file", what, known)
+        data = data_from_name(what).for_study()
         study = _matched_study(data, match or "params", budget, params, families)
     if process is None:
         return study
@@ -202,21 +90,79 @@ def study_for(
         return StudyConfig.model_validate({**dict(study), "process": process})
 
 
-def _named_data(what: str) -> Source:
-    if what not in TOYS and not Path(what).suffix and not Path(what).exists():
-        known = [*preset_names(), *known_data()]
-        require_known("study, data set or file", what, known)
-    return data_from_name(what).for_study()
+def _budget(match: str, text: str | None, data: Source, params: int | None) -> Budget:
+    """Reads a budget as a user writes it; a model that is the budget is measured on the data."""
+    require_known("match", match, MATCHES)
+    if match == "params" and text is None:
+        text, params = str(params or USUAL_SIZE), None
+    if text is None:
+        such = "'mlp:32-32-32'" if match == "flops" else "6, in seconds"
+        raise KanDiffusionError(f"match '{match}' needs a budget, such as {such}")
+    if match != "time" and params is not None:
+        raise KanDiffusionError(f"params says the size, and so does a budget of {match}; give one")
+    family, _, widths = text.rpartition(":")
+    if family and match == "time":
+        raise KanDiffusionError(
+            f"budget '{text}' is a model, and a budget of time is a number of seconds; give one, "
+            "or match params or flops"
+        )
+    with valid_settings(f"budget {text}"):
+        amount: float | str = text
+        if family:
+            get_family(family, importing=True)
+            model = ModelConfig.model_validate({"family": family, "hidden": widths.split("-")})
+            trial = _alone(data, get_process("cosine"), model, Defaults(TrainingConfig()))
+            amount = COUNTABLES[match][0](task_of(data).build(trial, load_dataset(data)))
+        return Budget.model_validate({"match": match, "amount": amount, "params": params})
+
+
+def _matched_study(
+    source: Source, match: str, amount: str | None, params: int | None,
+    families: Sequence[str] | None,
+) -> StudyConfig:  # fmt: skip
+    """Makes the study of some families at one budget, each with its own settings."""
+    task, dataset = task_of(source), load_dataset(source)
+    process = get_process(task.process)
+    suits = task.suggest(dataset, process)
+    if match == "time" or (match == "params" and amount is None):
+        params = params or suits.params
+    budget = _budget(match, amount, source, params)
+    everything = families is not None and list(families) == ["all"]
+    names = suits.families if families is None else task.families if everything else families
+    models, reasons = [], []
+    for name in dict.fromkeys(names):
+        get_family(name, importing=True)
+        model = ModelConfig(family=name, settings=accepted(name, suits.settings))
+        if everything or families is None:  # families asked for by name must fit
+            size = budget.size or {"params": USUAL_SIZE}
+            trial = _alone(source, process, model.model_copy(update=size), suits)
+            try:
+                task.build(trial, dataset)
+            except KanDiffusionError as error:
+                reasons.append(str(error))
+                continue
+        models.append(model)
+    if not models:
+        raise KanDiffusionError(f"no family has that size on '{source.name}': {reasons[0]}")
+    for reason in reasons:
+        logger.warning("left out: %s", reason)
+    return StudyConfig(
+        name=source.name,
+        title=f"KAN and MLP denoisers on {source.name}",
+        question=f"At equal {_EQUAL[budget.match]}, which denoises better?",
+        seeds=suits.seeds,
+        data=(source,),
+        process=process,
+        training=suits.training,
+        models=tuple(models),
+        budget=budget,
+        sampling=suits.sampling,
+        evaluation=suits.evaluation,
+    )
 
 
 def _alone(
-    data: Source,
-    process: Process,
-    model: ModelConfig,
-    training: TrainingConfig,
-    seed: int = 0,
-    sampling: SamplingConfig | None = None,
-    evaluation: EvaluationConfig | None = None,
+    data: Source, process: Process, model: ModelConfig, suits: Defaults, seed: int = 0
 ) -> TrialConfig:
     """Makes a trial that belongs to no study."""
     return TrialConfig(
@@ -224,10 +170,10 @@ def _alone(
         seed=0,
         data=data,
         process=process,
-        model=model.resolved(training),
-        training=training,
-        sampling=(sampling or SamplingConfig()).resolved(process),
-        evaluation=(evaluation or EvaluationConfig()).model_copy(update={"moments": ()}),
+        model=model.resolved(suits.training),
+        training=suits.training,
+        sampling=suits.sampling.resolved(process),
+        evaluation=suits.evaluation.model_copy(update={"moments": ()}),
     )
 
 
@@ -282,25 +228,23 @@ def single_trial(
     if optimizer is not None:
         require_known("optimizer", optimizer, OPTIMIZERS)
     given = {
-        "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate,
-        "max_seconds": max_seconds, "optimizer": optimizer,
-    }  # fmt: skip
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "max_seconds": max_seconds,
+        "optimizer": optimizer,
+    }
     with valid_settings("settings"):
         if dataset is None:
             dataset = load_dataset(source, seed)
-        suits = task.suggest(dataset, family, noising, params)
-        usual = suits.training
-        # What suits another optimiser than Adam suits no other one.
-        alike = usual.optimizer == "adam" or optimizer in (None, usual.optimizer)
-        rate = usual.learning_rate if alike else get_family(family).learning_rate
-        training = TrainingConfig.model_validate({
-            **usual.model_dump(exclude_unset=True),
-            "learning_rate": rate,
-            **{key: value for key, value in given.items() if value is not None},
-            "sparsify": sparsify,
-            # Sparsifying needs all steps, whatever the loss says.
-            **({"patience": None} if sparsify else {}),
-        })  # fmt: skip
+        suits = task.suggest(dataset, noising, family, params)
+        usual = suits.training.model_dump(exclude_unset=True)
+        if "optimizer" in usual and optimizer not in (None, usual["optimizer"]):
+            usual["learning_rate"] = get_family(family).learning_rate  # its own suits no other one
+        if sparsify:
+            usual["patience"] = None  # sparsifying needs all steps, whatever the loss says
+        chosen = {key: value for key, value in given.items() if value is not None}
+        training = TrainingConfig.model_validate({**usual, **chosen, "sparsify": sparsify})
         model = ModelConfig(
             family=family,
             params=suits.params if params is None else params,
@@ -308,26 +252,13 @@ def single_trial(
             settings={**accepted(family, suits.settings), **(settings or {})},
             conditions=suits.conditions,
         )
+        trial = _alone(source, noising, model, replace(suits, training=training), seed)
         if suits.at_most:
-            built = {"params": None, "depth": None, "hidden": _widths(model, dataset, noising)}
-            model = model.model_copy(update=built)
-        return _alone(source, noising, model, training, seed, suits.sampling, suits.evaluation)
-
-
-def _widths(model: ModelConfig, dataset: Dataset, process: Process) -> tuple[int, ...]:
-    """Finds the widths of the largest denoiser in a budget, or of the smallest with a warning."""
-    try:
-        denoiser = build_denoiser(
-            model.family,
-            dataset.shape,
-            num_train_timesteps=process.num_timesteps,
-            params=model.params,
-            depth=model.depth,
-            observable=model.conditions,
-            settings=model.settings,
-            at_most=True,
-        )
-        return tuple(denoiser.config.hidden)
-    except BudgetError as error:
-        logger.warning("%s; the smallest is taken", error)
-        return (1,) * (model.depth or get_family(model.family).depth)
+            try:
+                hidden = tuple(task.build(trial, dataset, at_most=True).config.hidden)
+            except BudgetError as error:
+                logger.warning("%s; the smallest is taken", error)
+                hidden = (1,) * (trial.model.depth or 1)
+            built = {"params": None, "depth": None, "hidden": hidden}
+            trial = trial.model_copy(update={"model": trial.model.model_copy(update=built)})
+        return trial

@@ -1,35 +1,33 @@
 """Runs a study in its folder, and reads one back.
 
-The folder holds ``study.yaml`` (every setting spelled out), ``environment.json``, ``trials/<id>/``
-and, when all trials are done, ``results.parquet`` (one row per trial), an export that is read where
-there are no trials. An interrupted study resumes: finished trials are read, unfinished ones
-continue from their checkpoints, and those that were judged otherwise are judged again.
+The folder holds ``study.yaml`` (every setting spelled out), ``trials/<id>/``, ``environment.json``
+(versions and hardware, and the digests of the files beside it) and, when all trials are done,
+``results.parquet`` (one row per trial), an export that is read where there are no trials. An
+interrupted study resumes: finished trials are read, unfinished ones continue from their
+checkpoints, and those that were judged otherwise are judged again.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+import platform
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import pandas as pd
 from pydantic import FailFast, TypeAdapter
 
+from kan_diffusion._version import __version__
 from kan_diffusion.data.sources import load_dataset
-from kan_diffusion.errors import KanDiffusionError, RunFolderError
-from kan_diffusion.files import inside, read_as, require_free_space, write_bytes, write_text
+from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
+from kan_diffusion.files import inside, read_as, require_free_space, write_parquet, write_text
 from kan_diffusion.limits import MOST_JSON_BYTES
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
-from kan_diffusion.study.environment import (
-    ROWS,
-    read_environment,
-    require_study_version,
-    write_environment,
-)
 from kan_diffusion.study.executors import Executor, Task, TrialEvent, get_executor
 from kan_diffusion.study.folder import (
     STUDY,
@@ -37,30 +35,28 @@ from kan_diffusion.study.folder import (
     Row,
     TrialResult,
     claimed,
+    differences,
     holds_run,
     load_trial,
+    read_record,
+    write_record,
 )
 from kan_diffusion.study.tasks import task_of
 from kan_diffusion.training.checkpoint import BYTES_A_PARAMETER
-
-__all__ = [
-    "Planned",
-    "Study",
-    "StudyResults",
-    "finished_trial",
-    "load_study",
-    "require_folder",
-    "run_study",
-    "run_trials",
-]
 
 logger = logging.getLogger(__name__)
 
 Planned = Callable[[Sequence[TrialConfig], Sequence[TrialConfig]], object]
 """Called with all trials and with those that are missing, before these run."""
 
+_ROWS, _ENVIRONMENT = "results.parquet", "environment.json"
+_LISTED = (STUDY, _ROWS)
+_AGAIN = "run the study again"
+_NOT_RUN = "not run"
 _SPACE_A_TRIAL = 1_000_000
-_ROWS = TypeAdapter(Annotated[list[Row], FailFast()])
+_ROWS_TYPE = TypeAdapter(Annotated[list[Row], FailFast()])
+_VERSIONS = TypeAdapter(dict[str, str])
+_LIBRARIES = ["torch", "diffusers", "numpy", "scipy", "scikit-learn", "numba", "pytorch-optimizer"]
 
 
 @dataclass(frozen=True)
@@ -71,129 +67,52 @@ class StudyResults:
         config: The study.
         folder: Its run folder.
         trials: Finished trials, in the order of ``config.trials()``; none where only rows are kept.
-        failures: Ids of the trials that could not be run, with the reason.
-        rows: One row a trial with flat keys; a failed trial has its reason under ``error``.
+        rows: One row a trial with flat keys; one that failed, or could not be run, has its reason
+            under ``error``.
     """
 
     config: StudyConfig
     folder: Path
     trials: tuple[TrialResult, ...]
-    failures: dict[str, str]
     rows: pd.DataFrame
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study in its folder.
+def environment() -> dict[str, str]:
+    """Lists the versions and the hardware that timings depend on."""
+    processor = platform.processor() or "unknown"
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line for line in lines if line.startswith("model name"))
+        processor = name.split(":", 1)[1].strip()
+    return {
+        "kan-diffusion": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _LIBRARIES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor,
+        "cores": str(os.cpu_count()),
+        "threads a trial": "1",
+    }
 
-    Attributes:
-        config: The study.
-        folder: Its run folder.
-        largest: Number of parameters of its largest model.
+
+def write_settings(folder: Path, settings: str) -> None:
+    """Writes the settings of a study, and the environment that it runs in."""
+    write_text(folder / STUDY, settings)
+    files = [folder / name for name in _LISTED if (folder / name).is_file()]
+    write_record(folder / _ENVIRONMENT, environment(), files)
+
+
+def read_environment(folder: Path) -> dict[str, str]:
+    """Reads versions and hardware, and checks that the files of the study have not changed.
+
+    Raises:
+        RunFolderError: The file is missing, damaged or of another version, or one beside it has
+            changed.
     """
-
-    config: StudyConfig
-    folder: Path
-    largest: int = 0
-
-    @classmethod
-    def open(cls, config: StudyConfig, folder: Path) -> Self:
-        """Checks before any training that a study can be run in a folder.
-
-        Its files are pinned. What cannot be built on a data set is left out with one warning, and
-        its models are judged as fully as those in the folder.
-
-        Raises:
-            DataError: A data set cannot be used.
-            RunFolderError: The folder holds something else.
-            KanDiffusionError: A model can be built on no data set, or nothing is left to compare.
-        """
-        config = config.pinned()
-        require_folder(config, folder, len(config.trials()))
-        config, largest = _fitted(config)
-        return cls(_fullest(config, folder), folder, largest)
-
-    def missing(self) -> list[TrialConfig]:
-        """Lists the trials that are not trained, or not judged as asked, in the order to run them.
-
-        Seeds come one after another, so that an interrupted study has complete comparisons. The
-        longest trials of a seed come first, so that no worker starts one when the others are done.
-        """
-        trials = [t for t in self.config.trials() if finished_trial(self.folder, t) is None]
-        return sorted(trials, key=lambda trial: (trial.seed, -trial.training.steps))
-
-    def run(self, executor: Executor) -> Generator[TrialEvent]:
-        """Runs the missing trials, and exports the rows of all at the end.
-
-        A trial that another driver is running is left to it and checked again at the end.
-
-        Yields:
-            The events of the trials.
-
-        Raises:
-            TrialTakenError: Another process is running another study in the folder.
-            RunFolderError: The folder cannot be written, or has no room for the checkpoints of the
-                trials that run at once.
-            KanDiffusionError: No worker starts.
-        """
-        failures = {}
-        with claimed(self.folder, settings := self.config.to_yaml()):
-            write_text(self.folder / STUDY, settings)
-            write_environment(self.folder)
-            space = BYTES_A_PARAMETER * self.largest * (os.cpu_count() or 1)
-            require_free_space(self.folder, space)
-            for event in run_trials(self.missing(), self.folder, executor):
-                if event.kind == "failed":
-                    failures[event.trial] = str(event.error)
-                yield event
-            content = self._gathered(failures).rows.to_parquet(index=False)
-            write_environment(self.folder, content)
-            write_bytes(self.folder / ROWS, content)
-
-    def results(self) -> StudyResults:
-        """Reads the results: those of its trials, and why others could not be run.
-
-        Raises:
-            RunFolderError: A file is damaged or has changed.
-        """
-        # All that the row of a trial has that could not be run.
-        failures = {
-            str(row["trial"]): str(row["error"])
-            for row in _exported(self.folder)
-            if row.get("parameters") is None and row.get("error") not in (None, _NOT_RUN)
-        }
-        return self._gathered(failures)
-
-    def _gathered(self, failures: dict[str, str]) -> StudyResults:
-        trials = self.config.trials()
-        results = [finished_trial(self.folder, trial) for trial in trials]
-        rows: list[Row] = [
-            result.row
-            if result is not None
-            else {**trial.keys, "error": failures.get(trial.id, _NOT_RUN)}
-            for trial, result in zip(trials, results, strict=True)
-        ]
-        finished = tuple(result for result in results if result is not None)
-        left = {trial.id for trial in trials} - {result.config.id for result in finished}
-        failed = {trial: reason for trial, reason in failures.items() if trial in left}
-        return StudyResults(self.config, self.folder, finished, failed, _frame(rows))
-
-
-_NOT_RUN = "not run"
-
-
-def _exported(folder: Path) -> list[Row]:
-    """Reads a folder's ``results.parquet``; empty if it is not there."""
-    if not (folder / ROWS).exists():
-        return []
-    return read_as(_ROWS, folder / ROWS, "the results of a study", "run it again", MOST_JSON_BYTES)
-
-
-def _frame(rows: Sequence[Row]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows)
-    # As objects: a string type would have NaN where a trial went well.
-    frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
-    return frame
+    path = folder / _ENVIRONMENT
+    content = read_record(path, "a list of versions", _LISTED, _AGAIN)
+    with valid_settings(f"'{path}'"):
+        return _VERSIONS.validate_python(content)
 
 
 def finished_trial(folder: Path, trial: TrialConfig) -> TrialResult | None:
@@ -204,7 +123,7 @@ def finished_trial(folder: Path, trial: TrialConfig) -> TrialResult | None:
 
 def run_trials(
     trials: Sequence[TrialConfig], folder: Path, executor: Executor
-) -> Iterator[TrialEvent]:
+) -> Generator[TrialEvent]:
     """Runs trials in the folder of a study, in their order; ends its workers when it is closed."""
     place = inside(folder, TRIALS)
     with closing(executor([Task(trial, place / trial.id) for trial in trials])) as events:
@@ -221,6 +140,11 @@ def run_study(
 ) -> StudyResults:
     """Runs all trials of a study that are missing, and gathers the results.
 
+    All that can be checked is checked before any training. Seeds come one after another, so that
+    an interrupted study has complete comparisons; the longest trials of a seed come first, so that
+    no worker starts one when the others are done. A trial that another driver is running is left to
+    it and checked again at the end.
+
     Args:
         config: The study.
         folder: Its run folder.
@@ -233,18 +157,33 @@ def run_study(
         The study's results, failed trials included.
 
     Raises:
-        RunFolderError: The folder holds something else or cannot be written.
+        RunFolderError: The folder holds something else, cannot be written, or has no room for the
+            checkpoints of the trials that run at once.
         TrialTakenError: Another process is running another study in the folder.
         KanDiffusionError: The data or a model cannot be used, or no worker starts.
     """
-    study = Study.open(config, folder)
+    config = config.pinned()
+    require_folder(config, folder, len(config.trials()))
+    space = BYTES_A_PARAMETER * _largest(config) * (os.cpu_count() or 1)
+    config = _fullest(config, folder)
+    trials = sorted(config.trials(), key=lambda trial: (trial.seed, -trial.training.steps))
+    missing = [trial for trial in trials if finished_trial(folder, trial) is None]
     if on_plan is not None:
-        on_plan(study.config.trials(), study.missing())
-    with closing(study.run(executor or get_executor())) as events:
-        for event in events:
-            if on_event is not None:
-                on_event(event)
-    return study.results()
+        on_plan(trials, missing)
+    failures = {}
+    with claimed(folder, settings := config.to_yaml()):
+        write_settings(folder, settings)
+        require_free_space(folder, space)
+        with closing(run_trials(missing, folder, executor or get_executor())) as events:
+            for event in events:
+                if event.kind == "failed":
+                    failures[event.trial] = str(event.error)
+                if on_event is not None:
+                    on_event(event)
+        results = _gathered(config, folder, failures)
+        write_parquet(folder / _ROWS, results.rows)
+        write_settings(folder, settings)
+    return results
 
 
 def load_study(folder: Path) -> StudyResults:
@@ -262,10 +201,13 @@ def load_study(folder: Path) -> StudyResults:
     if not path.is_file():
         raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
     read_environment(folder)  # refuses files that have changed
-    config = read_study(path)
-    if not (folder / TRIALS).exists() and (exported := _exported(folder)):
-        return StudyResults(config, folder, (), {}, _frame(exported))
-    results = Study(_fullest(config, folder), folder).results()
+    config, rows = read_study(path), list[Row]()
+    if (export := folder / _ROWS).exists():
+        rows = read_as(_ROWS_TYPE, export, "the results of a study", _AGAIN, MOST_JSON_BYTES)
+    if rows and not (folder / TRIALS).exists():
+        return StudyResults(config, folder, (), _frame(rows))
+    failures = {str(row["trial"]): str(row["error"]) for row in rows if row.get("error")}
+    results = _gathered(_fullest(config, folder), folder, failures)
     if not results.trials:
         raise RunFolderError(
             f"no trial of the study in '{folder}' is finished; run '{path}' in this folder"
@@ -273,11 +215,31 @@ def load_study(folder: Path) -> StudyResults:
     return results
 
 
+def _gathered(config: StudyConfig, folder: Path, failures: Mapping[str, str]) -> StudyResults:
+    """Reads the trials of a study; of one that there is not, a row says why if that is known."""
+    rows, finished = list[Row](), []
+    for trial in config.trials():
+        result = finished_trial(folder, trial)
+        if result is None:
+            rows.append({**trial.keys, "error": failures.get(trial.id, _NOT_RUN)})
+        else:
+            rows.append(result.row)
+            finished.append(result)
+    return StudyResults(config, folder, tuple(finished), _frame(rows))
+
+
+def _frame(rows: Sequence[Row]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    # As objects: a string type would have NaN where a trial went well.
+    frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
+    return frame
+
+
 def require_folder(config: StudyConfig, folder: Path, num_trials: int) -> None:
     """Checks that a study may use a folder: it is new, empty, or holds this study.
 
     Seeds, models and the budget may differ from those in the folder: finished trials are recognised
-    by their id.
+    by their id. A finished study has a page, which no smaller one may replace.
 
     Args:
         config: The study.
@@ -285,65 +247,44 @@ def require_folder(config: StudyConfig, folder: Path, num_trials: int) -> None:
         num_trials: Number of trials that will be run in it.
 
     Raises:
-        RunFolderError: It may not, or is of another version.
+        RunFolderError: It may not.
     """
-    holds_study = holds_run(folder, "study", (STUDY,), _SPACE_A_TRIAL * num_trials)
-    require_study_version(folder)
-    if not holds_study or not (folder / STUDY).exists():
+    if not holds_run(folder, "study", (STUDY,), _SPACE_A_TRIAL * num_trials):
         return
-    before, now = _settings(read_study(folder / STUDY)), _settings(config)
-    may_change = ("seeds", "models", "budget", "unfit")
-    differing = [key for key in now if key not in may_change and now[key] != before[key]]
-    if differing:
+    before = read_study(folder / STUDY)
+    if there := differences(_decisive(before), _decisive(config)):
+        raise RunFolderError(f"'{folder}' holds another study ({there}); choose another folder")
+    asked = {trial.id for trial in config.trials()}
+    lost = [trial.label for trial in before.trials() if trial.id not in asked]
+    if lost and (folder / _ROWS).exists():
         raise RunFolderError(
-            f"'{folder}' holds another study (other {', '.join(differing)}); choose another folder"
+            f"'{folder}' holds a finished study, whose page would lose {len(lost)} of its trials, "
+            f"such as {lost[0]}; choose another folder"
         )
 
 
-def _settings(config: StudyConfig) -> dict[str, object]:
-    """Returns the settings of a study that decide how models are trained, without its words."""
-    data = [source.identity() for source in config.data]
-    words = {"name", "title", "question", "sampling", "evaluation"}
-    settings = config.model_dump(mode="json", exclude=words)
-    return {**settings, "data": data}
+def _decisive(config: StudyConfig) -> dict[str, object]:
+    """Returns the settings that all studies in a folder share."""
+    settings = config.model_dump(mode="json", include={"seed", "process", "training"})
+    return {**settings, "data": [source.identity() for source in config.data]}
 
 
-def _fitted(config: StudyConfig) -> tuple[StudyConfig, int]:
-    """Leaves models out on data sets on which they cannot be built, with one warning.
-
-    Returns:
-        The study, and the number of parameters of its largest model.
+def _largest(config: StudyConfig) -> int:
+    """Builds each model once on each data set; returns the number of parameters of the largest.
 
     Raises:
         DataError: A data set cannot be used.
-        KanDiffusionError: A model can be built on none of them, or nothing is left to compare.
+        KanDiffusionError: A model cannot be built on one of them.
     """
-    config = config.model_copy(update={"unfit": {}})
-    reasons: dict[tuple[str, str], str] = {}
-    sizes = [0]
     datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
+    sizes = []
     for trial in config.model_copy(update={"seeds": 1}).trials():
+        name = trial.data.name
         try:
-            denoiser = task_of(trial.data).build(trial, datasets[trial.data.name])
-            sizes.append(denoiser.num_trainable)
+            sizes.append(task_of(trial.data).build(trial, datasets[name]).num_trainable)
         except KanDiffusionError as error:
-            reasons[trial.data.name, trial.model.name] = str(error)
-    unfit = {data: tuple(name for of, name in reasons if of == data) for data, _ in reasons}
-    first = config.data[0].name
-    for model in config.models:
-        if sum(model.name in names for names in unfit.values()) == len(config.data):
-            reason = reasons[first, model.name]
-            raise KanDiffusionError(f"model '{model.name}' on '{first}': {reason}")
-    left = (len(config.models) - len(unfit.get(data, ())) for data in datasets)
-    if reasons and max(left) < 2:
-        raise KanDiffusionError(
-            f"no data set of study '{config.name}' has two models that can be built on it; give "
-            "the models other sizes, or the study another budget"
-        )
-    if reasons:
-        listed = "; ".join(f"'{name}' on '{of}' ({why})" for (of, name), why in reasons.items())
-        logger.warning("left out, because they cannot be built: %s", listed)
-    return config.model_copy(update={"unfit": unfit}), max(sizes)
+            raise KanDiffusionError(f"model '{trial.model.name}' on '{name}': {error}") from error
+    return max(sizes)
 
 
 def _fullest(config: StudyConfig, folder: Path) -> StudyConfig:
@@ -352,13 +293,11 @@ def _fullest(config: StudyConfig, folder: Path) -> StudyConfig:
     So all models of a study are judged alike, and no judgement replaces a fuller one.
     """
     for trial in config.trials():
-        result = load_trial(inside(folder, TRIALS, trial.id), trial)
+        result, asked = load_trial(inside(folder, TRIALS, trial.id), trial), trial.judgement
         if result is None or result.judged is None:
             continue
-        there, asked = result.judgement, trial.judgement
-        if there.answers(asked) and not asked.answers(there):
-            more = result.config.evaluation
-            fuller = {"effort": more.effort, "metrics": more.metrics}
+        if result.judgement.answers(asked) and not asked.answers(result.judgement):
+            fuller = result.config.evaluation.model_dump(include={"effort", "metrics"})
             evaluation = config.evaluation.model_copy(update=fuller)
             return config.model_copy(update={"evaluation": evaluation})
     return config

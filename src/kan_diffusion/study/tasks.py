@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
-from kan_diffusion.data.frames import TextForm, require_writable_ending, write_frame
+from kan_diffusion.data.frames import TextForm, write_frame
 from kan_diffusion.data.sources import Source
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.families import FAMILIES, Family, Setting, build_denoiser, get_family
@@ -50,24 +50,9 @@ from kan_diffusion.files import finite
 from kan_diffusion.imports import own_class
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, torch_generator
-from kan_diffusion.study.budgets import USUAL_SIZE
-from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialConfig
-from kan_diffusion.study.folder import Level, Row
+from kan_diffusion.study.config import USUAL_SIZE, EvaluationConfig, SamplingConfig, TrialConfig
+from kan_diffusion.study.folder import Judged, Row
 from kan_diffusion.training.config import TrainingConfig
-
-__all__ = [
-    "NOTHING_ASKED",
-    "Asked",
-    "Defaults",
-    "Drawn",
-    "Reference",
-    "Task",
-    "accepted",
-    "measures_of",
-    "require_judge",
-    "rows_drawn",
-    "task_of",
-]
 
 _LIKELIHOOD_NUMBERS = 4096
 """Largest number of coordinates, over all points, whose likelihood is computed."""
@@ -136,6 +121,8 @@ class Asked:
         like: A file of rows with some of the columns; the others are drawn for each.
         max_seconds: How long to look for rows that meet conditions; the usual number of draws when
             None.
+        fill: A file of rows whose gaps are filled.
+        fillings: How often each of them is.
     """
 
     prompts: tuple[str, ...] = ()
@@ -144,6 +131,8 @@ class Asked:
     where: tuple[str, ...] = ()
     like: Path | None = None
     max_seconds: float | None = None
+    fill: Path | None = None
+    fillings: int | None = None
 
     @property
     def requests(self) -> list[str]:
@@ -195,29 +184,28 @@ class Task(Generic[DatasetT, PipelineT]):
     measures: ClassVar[Mapping[str, Measure]] = {}
 
     def suggest(
-        self, dataset: DatasetT, family: str, process: Process, params: int | None
+        self,
+        dataset: DatasetT,
+        process: Process,
+        family: str | None = None,
+        params: int | None = None,
     ) -> Defaults:
-        """Suggests how to train one model.
+        """Suggests how to train one model, or to compare several.
 
         Args:
             dataset: The data set.
-            family: Name of the family.
             process: The noising process.
+            family: Name of the family of one model; None for a comparison. Twenty trials of its
+                length are as much work as the default study, and can reach p < 0.05.
             params: Number of parameters if it is given.
         """
-        rate = get_family(family).learning_rate
-        training = TrainingConfig(steps=2500, batch_size=2048, learning_rate=rate)
-        return Defaults(training, USUAL_SIZE if params is None else params)
+        if family is None:
+            return Defaults(TrainingConfig(steps=1500), families=("kan", "mlp"), seeds=10)
+        training = TrainingConfig(learning_rate=get_family(family).learning_rate)
+        return Defaults(training, params or USUAL_SIZE)
 
-    def suggest_study(self, dataset: DatasetT) -> Defaults:
-        """Suggests how to compare models.
-
-        Twenty trials of this length are as much work as the default study, and can reach p < 0.05.
-        """
-        return Defaults(TrainingConfig(steps=1500), families=("kan", "mlp"), seeds=10)
-
-    def build(self, config: TrialConfig, dataset: DatasetT) -> Denoiser:
-        """Builds a trial's untrained denoiser.
+    def build(self, config: TrialConfig, dataset: DatasetT, *, at_most: bool = False) -> Denoiser:
+        """Builds a trial's untrained denoiser; its size may be ``at_most`` a limit.
 
         Raises:
             KanDiffusionError: The denoiser cannot be built, or not in this size.
@@ -233,6 +221,7 @@ class Task(Generic[DatasetT, PipelineT]):
             depth=model.depth,
             observable=model.conditions,
             settings=model.settings,
+            at_most=at_most,
             generator=torch_generator("parameters", config.study_seed, config.seed, model.name),
         )
 
@@ -306,7 +295,7 @@ class Task(Generic[DatasetT, PipelineT]):
 
     def judge(
         self, config: TrialConfig, dataset: DatasetT, pipeline: PipelineT, shared: Reference
-    ) -> tuple[Row, list[Level], Tensor | None]:
+    ) -> tuple[Judged, Tensor | None]:
         """Measures a trained denoiser.
 
         Args:
@@ -316,10 +305,9 @@ class Task(Generic[DatasetT, PipelineT]):
             shared: What all models of the comparison are measured with.
 
         Returns:
-            The measured part of a trial's row, loss and excess by noise level (a dictionary per
-            level), and samples to be kept with the run, such as generated points (n, d),
-            standardised, float64; None where none are asked for. Infinite and NaN values become
-            None.
+            What was measured, with None in place of infinite and NaN values, and samples to be kept
+            with the run, such as generated points (n, d), standardised, float64; None where none
+            are asked for.
         """
         scores = measure_denoising(
             pipeline.denoiser,
@@ -336,7 +324,9 @@ class Task(Generic[DatasetT, PipelineT]):
             "excess_se": scores.excess_se,
         }
         scored, generated = self._score(config, dataset, pipeline, shared)
-        return finite(row | scored), finite([asdict(level) for level in scores.levels]), generated
+        levels = [finite(asdict(level)) for level in scores.levels]
+        versions = config.judgement.versions
+        return Judged(row=finite(row | scored), levels=levels, versions=versions), generated
 
     def _score(
         self, config: TrialConfig, dataset: DatasetT, pipeline: PipelineT, shared: Reference
@@ -404,20 +394,19 @@ class Task(Generic[DatasetT, PipelineT]):
         return cast("DatasetT", loaded)  # points, as of any toy
 
     def to_show(
-        self, pipeline: PipelineT, dataset: DatasetT, num: int, guidance: float
+        self, pipeline: PipelineT, dataset: DatasetT, config: TrialConfig
     ) -> Callable[..., object]:
         """Prepares to draw the samples whose reverse process figures show.
 
         Args:
             pipeline: The denoiser with its sampler.
             dataset: The data set.
-            num: How many.
-            guidance: Strength of guidance, where there is any.
+            config: The trial, which says how many, and with how much guidance.
 
         Returns:
             Takes the other arguments of the pipeline's call by name.
         """
-        return partial(self.points(pipeline), num)
+        return partial(self.points(pipeline), config.evaluation.num_drawn)
 
     def require_asked(self, asked: Asked, where: str) -> None:
         """Checks what a user asks for.
@@ -431,18 +420,6 @@ class Task(Generic[DatasetT, PipelineT]):
                     f"'{where}' is a model of {self.noun}, which takes no {entry.name}; leave it "
                     "out"
                 )
-
-    def sampler_steps(self, config: TrialConfig) -> int:
-        """Returns how many steps the sampler of a trained model takes unless the user says."""
-        return SamplingConfig().steps
-
-    def require_place(self, place: Path) -> None:
-        """Checks that samples can be written there.
-
-        Raises:
-            KanDiffusionError: The ending of the file is unknown.
-        """
-        require_writable_ending(place)
 
     def draw(
         self,
@@ -471,28 +448,6 @@ class Task(Generic[DatasetT, PipelineT]):
             pd.DataFrame(samples.cpu().double().numpy(), columns=list(points.columns))
         )
 
-    def fill(
-        self,
-        pipeline: PipelineT,
-        data: Path,
-        draws: int,
-        steps: int,
-        generator: torch.Generator,
-    ) -> Drawn:
-        """Fills the gaps of a file of rows.
-
-        Args:
-            pipeline: The denoiser with its sampler.
-            data: The file.
-            draws: Fillings of each gap.
-            steps: Steps of the sampler.
-            generator: Source of the noise.
-
-        Raises:
-            KanDiffusionError: Models of this task fill no gaps.
-        """
-        raise KanDiffusionError(f"a model of {self.noun} fills no gaps; only models of tables do")
-
 
 def require_judge(dataset: Dataset) -> None:
     """Checks that there are samples to judge a model with.
@@ -520,6 +475,15 @@ def _task(place: str) -> Task[Dataset, SamplePipeline]:
 def task_of(source: Source) -> Task[Dataset, SamplePipeline]:
     """Returns the task of models of some data; its module is loaded when it is first asked for."""
     return _task(source.task)
+
+
+JudgedMeasure = Literal["excess", "heldout_loss"]
+"""A measure that models are judged by."""
+
+
+def judged_measure(oracles: Iterable[object]) -> JudgedMeasure:
+    """Names the judged measure of trials with these oracles: the excess if all are exact."""
+    return "excess" if all(oracle == "exact" for oracle in oracles) else "heldout_loss"
 
 
 def measures_of(sources: Sequence[Source]) -> dict[str, Measure]:

@@ -12,31 +12,33 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
-from kan_diffusion.data.sources import Source, load_dataset
+from kan_diffusion.data.sources import Source, data_from_name, load_dataset
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.denoisers.families import build_denoiser
 from kan_diffusion.devices import resolve_device
 from kan_diffusion.diffusion.sampling import (
+    PointDiffusionPipeline,
     SamplePipeline,
     even_sampler,
     make_scheduler,
     recorded_states,
 )
-from kan_diffusion.errors import NonFiniteLossError, NonFiniteSamplesError
+from kan_diffusion.errors import NonFiniteLossError, NonFiniteSamplesError, RunFolderError
 from kan_diffusion.evaluation.diagnostics import DIAGNOSED_ROWS, training_diagnosis
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.processes import Process
 from kan_diffusion.randomness import numpy_generator, stream_seed, torch_generator
 from kan_diffusion.ranks import is_main_process
-from kan_diffusion.study.config import EvaluationConfig, ModelConfig, TrialConfig
+from kan_diffusion.study.config import EvaluationConfig, TrialConfig
 from kan_diffusion.study.folder import (
     CHECKPOINT,
+    RESULT,
     REVERSE,
+    STUDY,
+    TRIALS,
     Judged,
     Row,
     Trained,
@@ -46,41 +48,23 @@ from kan_diffusion.study.folder import (
     load_trial,
     save_points,
 )
-from kan_diffusion.study.measure import pipeline_of
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
 from kan_diffusion.training import parallel
-from kan_diffusion.training.callbacks import Progress, Snapshots, TensorBoard
+from kan_diffusion.training.callbacks import Progress, Snapshots
 from kan_diffusion.training.config import TrainingConfig, num_held_out
 from kan_diffusion.training.loop import TrainingResult, train
 from kan_diffusion.training.run import Callback
-
-__all__ = [
-    "NUM_PANELS",
-    "curves_of",
-    "first_row",
-    "record_reverse",
-    "run_trial",
-    "spent",
-    "train_trial",
-    "warn_of_misfit",
-]
 
 logger = logging.getLogger(__name__)
 
 NUM_PANELS = 11
 """Number of timesteps at which figures show a process, both ends included."""
 
-
 _JUDGING_SHARE = 0.2
 """Share of a time limit that is kept for judging."""
 
 
-def record_reverse(
-    config: TrialConfig,
-    dataset: Dataset,
-    pipeline: SamplePipeline,
-    num: int | None = None,
-) -> Tensor:
+def record_reverse(config: TrialConfig, dataset: Dataset, pipeline: SamplePipeline) -> Tensor:
     """Records the reverse process at ``NUM_PANELS`` evenly spaced timesteps, noise first.
 
     Samplers other than ``ddpm`` place their steps unevenly in time; DDIM, or Euler's method for
@@ -91,7 +75,6 @@ def record_reverse(
         config: The trial.
         dataset: Its data set.
         pipeline: The denoiser with its sampler.
-        num: Number of samples; as many as figures show when None.
 
     Returns:
         Standardised samples, or pictures, with shape (panels, num, *shape).
@@ -102,8 +85,7 @@ def record_reverse(
         pipeline = type(pipeline).from_pipe(pipeline, scheduler=scheduler)
         steps = 5 * (NUM_PANELS - 1)
     generator = torch_generator("reverse process", config.study_seed, config.data.name)
-    shown = config.evaluation.num_drawn if num is None else num
-    draw = task_of(config.data).to_show(pipeline, dataset, shown, config.sampling.guidance)
+    draw = task_of(config.data).to_show(pipeline, dataset, config)
     _, states = recorded_states(draw, pipeline, steps, generator)
     return states[np.linspace(0, len(states) - 1, NUM_PANELS).round().astype(int)]
 
@@ -125,54 +107,6 @@ def _shared_reference(
     return task_of(data).reference(dataset, process, evaluation, study_seed, split)
 
 
-def _reference_of(config: TrialConfig, dataset: Dataset) -> Reference:
-    """Returns the reference of a trial, which trials on the same data share."""
-    return _shared_reference(
-        config.data,
-        config.process,
-        config.judging.model_copy(update={"moments": ()}),
-        config.study_seed,
-        config.seed if dataset.oracle == "none" else 0,
-        *metrics_named(config.evaluation.metrics).values(),
-    )
-
-
-@lru_cache(maxsize=256)
-def _warm_up(
-    model: str,
-    hidden: tuple[int, ...],
-    shape: tuple[int, ...],
-    observable: bool,
-    process: Process,
-    device: str,
-) -> None:
-    """Trains a model for two steps, once per worker.
-
-    This loads or compiles kernels, and what torch needs for a first step, so that none of it counts
-    as training time.
-
-    Args:
-        model: The model in JSON.
-        hidden: Widths of its hidden layers.
-        shape: Shape of a sample.
-        observable: Whether coordinates may be observed.
-        process: Noising process.
-        device: Where it is trained.
-    """
-    config = ModelConfig.model_validate_json(model)
-    denoiser = build_denoiser(
-        config.family,
-        shape,
-        num_train_timesteps=process.num_timesteps,
-        hidden=hidden,
-        observable=observable,
-        settings=config.settings,
-        generator=torch_generator("warm-up"),
-    )
-    points = torch.randn(8, *denoiser.sample_shape, generator=torch_generator("warm-up points"))
-    train(denoiser, process, points, TrainingConfig(steps=2, batch_size=8), seed=0, device=device)
-
-
 def run_trial(
     config: TrialConfig,
     folder: Path,
@@ -180,7 +114,7 @@ def run_trial(
     device: str = "auto",
     spent_seconds: float = 0.0,
     on_progress: Callable[[int, float], object] | None = None,
-    log_folder: Path | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrialResult:
     """Does what is missing of a trial: trains it, from its checkpoint if it has one, and judges it.
 
@@ -190,7 +124,7 @@ def run_trial(
         device: Device to train and sample on.
         spent_seconds: Seconds that have passed of those that the trial may take.
         on_progress: Called with the number of finished steps and the loss.
-        log_folder: Folder for TensorBoard's event files.
+        callbacks: Other callbacks of training.
 
     Returns:
         The finished trial. If several processes train one model, only the first one judges it. A
@@ -205,6 +139,7 @@ def run_trial(
     """
     if (result := load_trial(folder, config)) is not None and result.answers(config):
         return result
+    progress = [] if on_progress is None else [Progress(on_progress)]
     with claimed(folder) if is_main_process() else nullcontext():
         started, pipeline = time.monotonic() - spent_seconds, None
         result = load_trial(folder, config)  # another process may have finished it by now
@@ -213,27 +148,54 @@ def run_trial(
         dataset = load_dataset(config.data, config.study_seed, config.seed)
         require_judge(dataset)
         if result is None:
-            result, pipeline = _train(
-                config, folder, dataset, device, started, on_progress, log_folder
-            )
-        if not is_main_process() or result.answers(config):
-            return result
-        return _judge(config, result, dataset, device, pipeline)
+            recorder = _recorder(config, dataset, folder)
+            try:
+                result, pipeline, curves = train_trial(
+                    config,
+                    dataset,
+                    device,
+                    folder=folder,
+                    checkpoint=folder / CHECKPOINT,
+                    spent_seconds=time.monotonic() - started,
+                    callbacks=[recorder, *progress, *callbacks],
+                )
+            except NonFiniteLossError as error:
+                if not is_main_process():
+                    raise
+                # The checkpoint of a failed trial, its last good state, stays.
+                row = first_row(config, task_of(config.data).build(config, dataset))
+                result = TrialResult(config, folder, Trained(row=row | {"error": str(error)}))
+                keep_trial(result)
+                return result
+            if not is_main_process():  # the first of several processes keeps the model
+                return result
+            keep_trial(result, pipeline, curves)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        if pipeline is None:
+            pipeline = _pipeline_of(replace(result, config=config))
+            pipeline.to(resolve_device(device))
+        split = config.seed if dataset.oracle == "none" else 0
+        shared = _shared_reference(
+            config.data,
+            config.process,
+            config.judging.model_copy(update={"moments": ()}),
+            config.study_seed,
+            split,
+            *metrics_named(config.evaluation.metrics).values(),
+        )
+        try:
+            judged, samples = task_of(config.data).judge(config, dataset, pipeline, shared)
+        except NonFiniteSamplesError as error:
+            versions, samples = config.judgement.versions, None
+            judged = Judged(row={"error": str(error)}, levels=[], versions=versions)
+        result = replace(result, config=config, judged=judged)  # nothing of an earlier one is left
+        keep_trial(result, samples=samples)
+        return result
 
 
-def _train(
-    config: TrialConfig,
-    folder: Path,
-    dataset: Dataset,
-    device: str,
-    started: float,
-    on_progress: Callable[[int, float], object] | None,
-    log_folder: Path | None,
-) -> tuple[TrialResult, SamplePipeline | None]:
-    """Trains a model and keeps it; without a pipeline where its loss became non-finite."""
-    task = task_of(config.data)
-    denoiser = task.build(config, dataset)
-    steps, row = config.training.steps, first_row(config, denoiser)
+def _recorder(config: TrialConfig, dataset: Dataset, folder: Path) -> Snapshots:
+    """Makes the callback that records the reverse process at the trial's moments of training."""
+    steps, task = config.training.steps, task_of(config.data)
     moments = {round(fraction * steps) for fraction in config.evaluation.moments}
 
     def record(step: int, current: Denoiser) -> None:
@@ -245,63 +207,7 @@ def _train(
             return
         save_points(folder / REVERSE / f"{step}.safetensors", panels)
 
-    callbacks: list[Callback] = [Snapshots(moments and {*moments, steps}, record)]
-    if on_progress is not None:
-        callbacks.append(Progress(on_progress))
-    if log_folder is not None:
-        callbacks.append(TensorBoard(log_folder))
-    try:
-        trained, heldout = train_trial(
-            config,
-            dataset,
-            denoiser,
-            device,
-            spent_seconds=time.monotonic() - started,
-            checkpoint=folder / CHECKPOINT,
-            callbacks=callbacks,
-        )
-    except NonFiniteLossError as error:
-        if not is_main_process():
-            raise
-        # The checkpoint of a failed trial, its last good state, stays.
-        result = TrialResult(config, folder, Trained(row=row | {"error": str(error)}))
-        keep_trial(result)
-        return result, None
-    pipeline = task.pipeline(config, dataset, denoiser)
-    result = TrialResult(config, folder, Trained(row=row | spent(trained)))
-    if not is_main_process():  # the first of several processes keeps the model
-        return result, pipeline
-    keep_trial(result, pipeline, curves_of(trained))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    warn_of_misfit(config, trained, dataset, pipeline, heldout)
-    return result, pipeline
-
-
-def _judge(
-    config: TrialConfig,
-    trained: TrialResult,
-    dataset: Dataset,
-    device: str,
-    pipeline: SamplePipeline | None,
-) -> TrialResult:
-    """Judges a trained model as a trial asks, and keeps that; reads the model if it is not given.
-
-    Nothing of an earlier judgement is left.
-    """
-    if pipeline is None:
-        pipeline = pipeline_of(replace(trained, config=config))
-        pipeline.to(resolve_device(device))
-    task, shared = task_of(config.data), _reference_of(config, dataset)
-    samples: Tensor | None = None
-    row: Row
-    try:
-        row, levels, samples = task.judge(config, dataset, pipeline, shared)
-    except NonFiniteSamplesError as error:
-        row, levels = {"error": str(error)}, []
-    judged = Judged(row=row, levels=levels, versions=config.judgement.versions)
-    result = replace(trained, config=config, judged=judged)
-    keep_trial(result, samples=samples)
-    return result
+    return Snapshots(moments and {*moments, steps}, record)
 
 
 def first_row(config: TrialConfig, denoiser: Denoiser) -> Row:
@@ -318,41 +224,50 @@ def first_row(config: TrialConfig, denoiser: Denoiser) -> Row:
 def train_trial(
     config: TrialConfig,
     dataset: Dataset,
-    denoiser: Denoiser,
     device: str,
     *,
-    spent_seconds: float = 0.0,
+    folder: Path = Path(),
     checkpoint: Path | None = None,
+    spent_seconds: float = 0.0,
     callbacks: Sequence[Callback] = (),
-) -> tuple[TrainingResult, Tensor | None]:
-    """Trains a trial's denoiser, from its checkpoint if there is one.
+) -> tuple[TrialResult, SamplePipeline, pd.DataFrame]:
+    """Builds and trains a trial's model, from its checkpoint if there is one.
+
+    Warns where points that it draws are far from those that decided when training ended.
 
     Args:
         config: The trial.
         dataset: Its data set.
-        denoiser: Its denoiser.
         device: Device to train on.
-        spent_seconds: Seconds that have passed of those that the trial may take.
+        folder: Folder of the trial.
         checkpoint: As in :func:`~kan_diffusion.training.train`.
+        spent_seconds: Seconds that have passed of those that the trial may take.
         callbacks: As there.
 
     Returns:
-        The result, and the samples that decided when training ended; None without patience.
+        The trial, its pipeline, and loss and learning rate of each step with the losses of
+        validation where there were any.
+
+    Raises:
+        NonFiniteLossError: The loss became infinite or NaN.
     """
-    started = time.monotonic()
+    started, task = time.monotonic(), task_of(config.data)
+    denoiser = task.build(config, dataset)
     # Samples that decide when training ends must not judge the trial.
     samples, heldout = dataset.train, None
-    conditions = task_of(config.data).conditions(denoiser, dataset)
+    conditions = task.conditions(denoiser, dataset)
     of_heldout = dict[str, Tensor]()
     if config.training.patience is not None:
         num = num_held_out(len(samples))
         heldout, samples = samples.tensor_split([num])
         of_heldout = {name: values[:num] for name, values in conditions.items()}
         conditions = {name: values[num:] for name, values in conditions.items()}
-    hidden, shape = tuple(denoiser.config.hidden), dataset.shape
-    model, place = config.model.model_dump_json(), str(resolve_device(device))
-    _warm_up(model, hidden, shape, denoiser.observable, config.process, place)
-    with parallel.joined(resolve_device(device)) as where:
+    where = resolve_device(device)
+    # Another model takes two steps first: loading or compiling kernels is no training time.
+    few, given = TrainingConfig(steps=2, batch_size=8), {k: v[:8] for k, v in conditions.items()}
+    other = task.build(config, dataset)
+    train(other, config.process, samples[:8], few, conditions=given, seed=0, device=str(where))
+    with parallel.joined(where) as place:
         trained = train(
             denoiser,
             config.process,
@@ -362,7 +277,7 @@ def train_trial(
             heldout=heldout,
             heldout_conditions=of_heldout,
             seed=stream_seed("training", config.study_seed, config.seed, config.data.name),
-            device=str(where),
+            device=str(place),
             checkpoint=checkpoint,
             identity=config.identity,
             resume=True,
@@ -371,19 +286,39 @@ def train_trial(
             + _JUDGING_SHARE * (config.training.max_seconds or 0.0),
             callbacks=callbacks,
         )
-    return trained, heldout
+    pipeline = task.pipeline(config, dataset, denoiser)
+    if heldout is not None and heldout.ndim == 2 and is_main_process():
+        _warn_of_misfit(config, trained, dataset, pipeline, heldout)
+    row = {
+        **first_row(config, denoiser),
+        "steps": len(trained.losses),
+        "train_seconds": trained.seconds,
+        "train_cpu_seconds": trained.cpu_seconds,
+        # Of the layer that misses its grid most; None where there is no grid.
+        "out_of_range": max(trained.out_of_range.values(), default=None),
+    }
+    steps = np.arange(1, len(trained.losses) + 1)
+    curves = pd.DataFrame(
+        {
+            "step": steps,
+            "loss": trained.losses,
+            "learning_rate": trained.learning_rates,
+            "heldout_loss": pd.Series(dict(trained.heldout_losses), dtype=float)
+            .reindex(steps)
+            .to_numpy(),
+        }
+    )
+    return TrialResult(config, folder, Trained(row=row)), pipeline, curves
 
 
-def warn_of_misfit(
+def _warn_of_misfit(
     config: TrialConfig,
     trained: TrainingResult,
     dataset: Dataset,
     pipeline: SamplePipeline,
-    heldout: Tensor | None,
+    heldout: Tensor,
 ) -> None:
     """Warns where points that a model draws are far from those that decided when training ended."""
-    if heldout is None or heldout.ndim > 2:
-        return
     task, seed = task_of(config.data), config.study_seed
     num = min(len(heldout), DIAGNOSED_ROWS)
     drawn = task.points(pipeline)(num, generator=torch_generator("diagnosis", seed)).samples
@@ -396,26 +331,89 @@ def warn_of_misfit(
         logger.warning(diagnosis)
 
 
-def spent(trained: TrainingResult) -> Row:
-    """Returns the entries of a trial's row about its training."""
-    return {
-        "steps": len(trained.losses),
-        "train_seconds": trained.seconds,
-        "train_cpu_seconds": trained.cpu_seconds,
-        # Of the layer that misses its grid most; None where there is no grid.
-        "out_of_range": max(trained.out_of_range.values(), default=None),
-    }
+def trained_run(folder: Path) -> TrialResult:
+    """Reads a run with a trained model.
+
+    Raises:
+        RunFolderError: There is none in the folder.
+    """
+    trial = load_trial(folder)
+    if trial is None:
+        remedy = "train one with 'kan-diffusion train'"
+        for explanation in (folder, folder.parent):
+            if (explanation / "formulas.json").exists():
+                stages = sorted(path.parent.name for path in explanation.glob(f"*/{RESULT}"))
+                remedy = f"this explanation has the stages {', '.join(stages)}"
+        if (folder / STUDY).exists():
+            trials = sorted((folder / TRIALS).glob("[!.]*"))
+            some = f", such as '{trials[0]}'" if trials else ""
+            remedy = f"it is a study; give one of its trials{some}"
+        elif (folder / CHECKPOINT).exists():
+            remedy = "its training has not finished; the same command goes on with it"
+        raise RunFolderError(f"'{folder}' holds no finished run: {remedy}")
+    if trial.row["error"] is not None:
+        raise RunFolderError(f"the run in '{folder}' failed: {trial.row['error']}")
+    return trial
 
 
-def curves_of(trained: TrainingResult) -> pd.DataFrame:
-    """Returns loss and learning rate of each step, and where there was a validation its loss."""
-    steps = np.arange(1, len(trained.losses) + 1)
-    heldout = pd.Series(dict(trained.heldout_losses), dtype=float).reindex(steps)
-    return pd.DataFrame(
-        {
-            "step": steps,
-            "loss": trained.losses,
-            "learning_rate": trained.learning_rates,
-            "heldout_loss": heldout.to_numpy(),
-        }
-    )
+def load_run(folder: Path) -> tuple[TrialConfig, SamplePipeline]:
+    """Reads a run: its configuration and its pipeline, with the sampler of its study.
+
+    Raises:
+        RunFolderError: As of :func:`trained_run`, or its denoiser cannot be read.
+    """
+    trial = trained_run(folder)
+    return trial.config, _pipeline_of(trial)
+
+
+def _pipeline_of(trial: TrialResult) -> SamplePipeline:
+    scheduler = make_scheduler(trial.config.sampling.scheduler, trial.config.process)
+    kind = task_of(trial.config.data).pipeline_class
+    return kind.from_pretrained(trial.folder, scheduler=scheduler)
+
+
+def load_point_run(folder: Path) -> tuple[TrialConfig, PointDiffusionPipeline]:
+    """Reads a finished run of points or of a table, as :func:`load_run` does.
+
+    Raises:
+        RunFolderError: There is no finished run with a denoiser in the folder.
+        KanDiffusionError: The samples of its model are no points.
+    """
+    config, pipeline = load_run(folder)
+    return config, task_of(config.data).points(pipeline)
+
+
+def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
+    """Judges a finished run, with the effort of its settings.
+
+    Args:
+        folder: The run's folder.
+        data: A file or a toy to judge it with; the run's own data when None. Of the file it was
+            trained on, only the held-out rows are used.
+
+    Returns:
+        The measured row, and one line that says which samples were used.
+
+    Raises:
+        RunFolderError: The folder holds no finished run.
+        DataError: The data cannot be used.
+    """
+    config, pipeline = load_run(folder)
+    task, own = task_of(config.data), config.data
+    if data is None:
+        own.require_recorded()
+    other = own if data is None else data_from_name(data, pinned=False)
+    if other is own or own.is_same(other):
+        dataset = load_dataset(own, config.study_seed, config.seed)
+    else:
+        dataset = task.for_judging(config, pipeline, other)
+    require_judge(dataset)
+    used = f"fresh {task.noun} of '{dataset.name}'"
+    if dataset.heldout is not None:
+        count = f"{len(dataset.heldout):,} {task.noun}"
+        used = f"{count} of '{dataset.name}' that were not trained on"
+    known = {"exact": ", whose oracle is exact", "none": "; no oracle is known"}[dataset.oracle]
+    split = config.seed if dataset.oracle == "none" else 0
+    shared = task.reference(dataset, config.process, config.judging, config.study_seed, split)
+    judged, _ = task.judge(config, dataset, pipeline, shared)
+    return judged.row, used + known

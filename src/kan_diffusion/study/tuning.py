@@ -37,13 +37,17 @@ from kan_diffusion.imports import from_extra
 from kan_diffusion.limits import MOST_JSON_BYTES
 from kan_diffusion.randomness import stream_seed
 from kan_diffusion.settings import Settings
-from kan_diffusion.study.budgets import SIZES, USUAL_SIZE
-from kan_diffusion.study.config import ModelConfig, StudyConfig, TrialConfig
-from kan_diffusion.study.environment import write_environment
+from kan_diffusion.study.config import SIZES, USUAL_SIZE, ModelConfig, StudyConfig, TrialConfig
 from kan_diffusion.study.executors import Executor, TrialEvent, get_executor
-from kan_diffusion.study.folder import STUDY, claimed
-from kan_diffusion.study.measure import judged_measure
-from kan_diffusion.study.run import Planned, finished_trial, require_folder, run_trials
+from kan_diffusion.study.folder import claimed
+from kan_diffusion.study.run import (
+    Planned,
+    finished_trial,
+    require_folder,
+    run_trials,
+    write_settings,
+)
+from kan_diffusion.study.tasks import judged_measure
 from kan_diffusion.training.config import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -145,9 +149,8 @@ def tune(
     shared: Space = {"optimizer": tuple(optimizers), "batch_size": tuple(batch_sizes)}
     searches = [_Search.of(model, config, shared) for model in config.models]
     executor, known = executor or get_executor(), folder / "tuning.json"
-    with claimed(folder, config.to_yaml()):
-        write_text(folder / STUDY, config.to_yaml())
-        write_environment(folder)
+    with claimed(folder, settings := config.to_yaml()):
+        write_settings(folder, settings)
         told = list[Try]()
         if known.exists():
             told = read_as(_TRIES, known, "the tries of a search", "delete it", MOST_JSON_BYTES)

@@ -28,17 +28,14 @@ from kan_diffusion.progress import TextConsole, show_training
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.folder import (
     TABLE,
-    Trained,
     TrialResult,
     keep_trial,
     load_curves,
     load_trial,
     replaced_trial,
 )
-from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
-from kan_diffusion.study.tasks import task_of
-from kan_diffusion.study.trial import curves_of, first_row, spent, train_trial, warn_of_misfit
+from kan_diffusion.study.trial import load_run, train_trial
 from kan_diffusion.tables.codec import TableCodec, require_frame
 from kan_diffusion.tables.datasets import encoded
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
@@ -200,29 +197,24 @@ class DiffusionEstimator(BaseEstimator):
         array = None if isinstance(X, pd.DataFrame) else str(np.asarray(X).dtype)
         codec = source.fit_codec(frame).model_copy(update={"array": array})
         parts = source.split(len(frame), seed, 0)
-        dataset, task = encoded(source.name, frame, codec, parts, seed), task_of(source)
+        dataset = encoded(source.name, frame, codec, parts, seed)
         if self.verbose:
             TextConsole(stderr=True).say(codec.summary(f"{source.name}, {len(frame):,} rows"))
         known = inspect.signature(single_trial).parameters
         chosen = {name: value for name, value in self.get_params().items() if name in known}
         config = single_trial(source, seed=seed, dataset=dataset, **chosen)
-        denoiser = task.build(config, dataset)
-        row = first_row(config, denoiser)
-        title = f"{self.family}, {denoiser.num_trainable:,} parameters"
+        title = f"{config.model.name}, {len(frame):,} rows"
         shown = show_training(title, config.training.steps) if self.verbose else nullcontext()
         with shown as bar, one_thread():
-            trained, validation = train_trial(
+            result, pipeline, curves = train_trial(
                 config,
                 dataset,
-                denoiser,
                 self.device,
                 spent_seconds=time.monotonic() - started,
                 callbacks=[*callbacks, *([] if bar is None else [Progress(bar)])],
             )
-        pipeline = TableDiffusionPipeline(denoiser, config.process, codec)
-        warn_of_misfit(config, trained, dataset, pipeline, validation)
-        result = TrialResult(config, Path(), Trained(row=row | spent(trained)))
-        return self._of_run(pipeline, result, curves_of(trained))
+        assert isinstance(pipeline, TableDiffusionPipeline)
+        return self._of_run(pipeline, result, curves)
 
     def _of_run(
         self, pipeline: TableDiffusionPipeline, trial: TrialResult, curves: pd.DataFrame
@@ -333,17 +325,17 @@ class DiffusionEstimator(BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Saves the model, without a row, as a run that ``sample`` and ``impute`` read.
 
-        A run in the folder is replaced whole or not at all, even if the process is killed. Other
-        files in the folder stay, among them an explanation or a report of the run before; a folder
-        of other files without a run is refused.
+        A run in the folder is replaced, and never mixed with the new one, even if the process is
+        killed. Other files in the folder stay, among them an explanation or a report of the run
+        before; a folder of other files without a run is refused.
 
         Args:
             folder: Folder to write, created if missing.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            RunFolderError: The folder cannot be written, or holds other files and no run, a file in
-                the way, or training that has not finished.
+            RunFolderError: The folder cannot be written, or holds other files and no finished run,
+                or a file in the way.
         """
         check_is_fitted(self)
         place, source = Path(folder).absolute(), self._trial.config.data

@@ -21,7 +21,7 @@ from kan_diffusion.report.page import Page, swatch
 from kan_diffusion.report.style import REAL, SYNTHETIC, WIDTH, report_style, shortened
 from kan_diffusion.report.tables import format_number, number_frame
 from kan_diffusion.report.views import JudgedPage, View
-from kan_diffusion.study.measure import load_run
+from kan_diffusion.study.trial import load_run
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from kan_diffusion.tables.scales import Names, Scale
 from kan_diffusion.tables.scores import SURE, TableScores, table_scores

@@ -59,14 +59,20 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
     """The task of tables."""
 
     noun = "rows"
-    takes = ("where", "like", "max_seconds")
+    takes = ("where", "like", "max_seconds", "fill", "fillings")
     pipeline_class = TableDiffusionPipeline
     quick_seconds = 30.0
 
     def suggest(
-        self, dataset: TableDataset, family: str, process: Process, params: int | None
+        self,
+        dataset: TableDataset,
+        process: Process,
+        family: str | None = None,
+        params: int | None = None,
     ) -> Defaults:
-        """Suggests how to train a model of a table."""
+        """Suggests how to train a model of a table, or to compare several."""
+        if family is None:
+            return super().suggest(dataset, process)
         num_rows, kind = len(dataset.train), get_family(family)
         growth = min(max(num_rows / _MANY_ROWS, 1.0), _MOST_GROWTH)
         if params is None:
@@ -129,10 +135,6 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
             )
         return other.for_rows(pipeline.codec, config.study_seed)
 
-    def sampler_steps(self, config: TrialConfig) -> int:
-        """Returns what suited the table."""
-        return config.sampling.steps
-
     def draw(
         self,
         pipeline: TableDiffusionPipeline,
@@ -141,7 +143,9 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
         steps: int,
         generator: torch.Generator,
     ) -> Drawn:
-        """Draws rows under conditions, or completes those of a file, see :meth:`.Task.draw`."""
+        """Draws rows, completes those of a file or fills its gaps, see :meth:`.Task.draw`."""
+        if asked.fill is not None:
+            return self._fill(pipeline, asked.fill, asked.fillings or 1, steps, generator)
         names = [str(column.name) for column in pipeline.codec.columns]
         like = None if asked.like is None else pipeline.codec.read(asked.like)[0]
         frame = pipeline.draw(
@@ -154,22 +158,22 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
         )
         return rows_drawn(frame, pipeline.codec.form)
 
-    def fill(
+    def _fill(
         self,
         pipeline: TableDiffusionPipeline,
         data: Path,
-        draws: int,
+        fillings: int,
         steps: int,
         generator: torch.Generator,
     ) -> Drawn:
         """Fills the gaps of a file; if several times, column ``draw`` has their number."""
         rows, form = pipeline.codec.read(data)
-        frames = pipeline.impute(rows, draws, steps=steps, generator=generator)
-        if draws == 1:
+        frames = pipeline.impute(rows, fillings, steps=steps, generator=generator)
+        if fillings == 1:
             return rows_drawn(frames[0], form)
         name = "draw" if "draw" not in frames[0] else "draw_"
         several = pd.concat(frames, ignore_index=True)
-        several.insert(0, name, np.repeat(range(1, draws + 1), len(rows)))
+        several.insert(0, name, np.repeat(range(1, fillings + 1), len(rows)))
         return rows_drawn(several, form)
 
 

@@ -47,7 +47,7 @@ def test_the_page_says_what_the_rows_hold_and_needs_no_trial(tmp_path):
     page.parent.mkdir()
     page.write_text(PAGE)
     parts, executor = verdict.PARTS[:2], one_by_one
-    search = _study().with_data(["moons"])
+    search = _study().only(data=["moons"])
     tune(search, results / "tuning", tries=2, optimizers=("adam",), executor=executor)
     run_study(_study(), results / "study", executor=executor)
     verdict.write_results(parts, results, page)

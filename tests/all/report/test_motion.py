@@ -14,8 +14,8 @@ from kan_diffusion.report.explanation import write_explanation
 from kan_diffusion.report.motion import write_motion
 from kan_diffusion.report.page import Page
 from kan_diffusion.report.views import EXACT, MOST_FRAMES, Mover, animate, view_of
-from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.tasks import NOTHING_ASKED
+from kan_diffusion.study.trial import load_run
 from made_explanation import make_explanation, make_score
 from movers import mover, require_frames_from_noise_to_samples
 

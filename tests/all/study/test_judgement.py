@@ -23,8 +23,9 @@ def data(request, tmp_path):
 
 
 @pytest.mark.parametrize("data", ["toy", "table", "captions", "classes"], indirect=True)
-@pytest.mark.parametrize("changes", [{"effort": "full"}, {"num_samples": 20, "num_drawn": 3}])
-def test_a_model_judged_again_has_the_row_of_one_judged_so_at_once(data, changes, tmp_path):
+def test_a_model_judged_again_has_the_row_of_one_judged_so_at_once(data, tmp_path):
+    changes = {"effort": "full", "num_samples": 20, "num_drawn": 3}
+
     def trial(**changes):
         evaluation = {**NUMBERS, "num_drawn": 4, "moments": [], "effort": "quick", **changes}
         given = {"evaluation": evaluation, "training": {"steps": 3, "batch_size": 8}}

@@ -17,13 +17,13 @@ from kan_diffusion.denoisers import build_denoiser
 from kan_diffusion.pictures.prompts import Vocabulary
 from kan_diffusion.pictures.sources import PictureDataset
 from kan_diffusion.pictures.task import PictureTask
+from kan_diffusion.processes import get_process
 from kan_diffusion.report.study import MOST_BYTES, write_report
-from kan_diffusion.study.measure import load_run
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.tasks import task_of
-from kan_diffusion.study.trial import run_trial
+from kan_diffusion.study.trial import load_run, run_trial
 from make import picture_study
 from picture_folders import write_pictures
 
@@ -70,8 +70,8 @@ def test_a_model_that_is_told_nothing_has_a_higher_loss_on_what_it_was_told(tmp_
     dataset = load_dataset(learnt.data, learnt.study_seed, learnt.seed)
     task = task_of(learnt.data)
     shared = task.reference(dataset, learnt.process, learnt.judging, 0)
-    untold, _, _ = task.judge(learnt, dataset, pipeline, shared)
-    assert result.row["heldout_loss"] < untold["heldout_loss"]
+    untold, _ = task.judge(learnt, dataset, pipeline, shared)
+    assert result.row["heldout_loss"] < untold.row["heldout_loss"]
 
 
 def suggested(num, side):
@@ -83,7 +83,7 @@ def suggested(num, side):
         labels=told, heldout_labels=told,
         train=torch.empty(num, 3, side, side, device="meta"),
     )  # fmt: skip
-    return PictureTask().suggest_study(pictures)
+    return PictureTask().suggest(pictures, get_process("flow"))
 
 
 def test_defaults_are_about_the_recipes_they_rest_on():

@@ -58,11 +58,15 @@ def get_executor(
             None starts one on this machine.
 
     Raises:
-        KanDiffusionError: The executor is unknown or takes no address, or a number of workers is
-            given beside one.
+        KanDiffusionError: The executor is unknown or takes no address, a number of workers is
+            given beside one, or the device does not exist.
     """
     run = look_up("executor", kind, EXECUTORS)
     if address is None:
+        from kan_diffusion.devices import resolve_device  # imports torch
+
+        if not device.startswith("cuda"):  # a GPU is for the workers alone
+            resolve_device(device)
         return partial(run, workers=workers or default_workers(device), device=device)
     if kind != "ray" or workers is not None:
         raise KanDiffusionError(

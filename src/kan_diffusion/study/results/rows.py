@@ -24,9 +24,9 @@ from kan_diffusion.errors import DataError, KanDiffusionError, RunFolderError
 from kan_diffusion.evaluation.metrics import Measure, metrics_named
 from kan_diffusion.study.config import StudyConfig
 from kan_diffusion.study.folder import TrialResult
-from kan_diffusion.study.measure import Judged, judged_measure, trained_run
 from kan_diffusion.study.run import StudyResults, load_study
-from kan_diffusion.study.tasks import measures_of
+from kan_diffusion.study.tasks import JudgedMeasure, judged_measure, measures_of
+from kan_diffusion.study.trial import trained_run
 
 MEASURES = {
     "excess": "excess",
@@ -129,7 +129,7 @@ class Results:
         rows = self.rows if data is None else self.of_data(data)
         return dict(rows.drop_duplicates("name")[["name", "kind"]].itertuples(index=False))
 
-    def judged(self, data: str) -> Judged:
+    def judged(self, data: str) -> JudgedMeasure:
         """Returns the judged measure of a data set; failed trials are ignored."""
         rows = self.of_data(data)
         return judged_measure(rows.loc[~rows["failed"], "oracle"])
@@ -189,7 +189,7 @@ def read_runs(folders: Sequence[Path]) -> StudyResults:
         # Runs of different studies, or of none, have no budget in common.
         trials = [trial.changed(match=None, budget=None) for trial in trials]
     rows = pd.DataFrame([trial.row for trial in trials])
-    return StudyResults(config, trials[0].folder, tuple(trials), {}, rows)
+    return StudyResults(config, trials[0].folder, tuple(trials), rows)
 
 
 def _with(trial: TrialResult, **changes: object) -> TrialResult:
@@ -200,6 +200,12 @@ def _with(trial: TrialResult, **changes: object) -> TrialResult:
 
 def _require_alike(trials: Sequence[TrialResult]) -> None:
     """Checks that trials were judged, and that their numbers can be compared."""
+    names = [trial.config.data.name for trial in trials]
+    if len(trials) > 1 and len({*names}) == len(names):
+        raise KanDiffusionError(
+            f"the runs are all of different data ({', '.join(names)}), so there is nothing to "
+            "compare; report them apart"
+        )
     no_number: dict[str, object] = {"moments": (), "num_drawn": 1}
     several = len({trial.config.study_seed for trial in trials}) > 1
     shared: dict[str, tuple[object, TrialResult]] = {}

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kan_diffusion.study.measure import Judged
+from kan_diffusion.study.tasks import JudgedMeasure
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import (
     SIGNIFICANCE,
@@ -117,7 +117,7 @@ class Verdict:
 
     data: str
     amount: str
-    measure: Judged
+    measure: JudgedMeasure
     models: dict[str, str]
     left_out: tuple[str, ...]
     num_seeds: int
