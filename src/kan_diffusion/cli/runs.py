@@ -211,7 +211,7 @@ class SampleOptions(DrawOptions):
     num: int | None = Field(None, ge=1, le=limits.MOST_VALUES)
     """Number of rows, or of pictures for each prompt or class; by default 1000, or 16 pictures."""
     steps: int | None = Field(None, ge=1)
-    """Steps of the sampler; by default 20, of tables of 2,000 rows 50, for ddpm all timesteps."""
+    """Steps of the sampler; by default as the run was judged with, for ddpm all timesteps."""
     scheduler: str | None = None
     """dpm-solver++ (the default), ddpm, ddim, heun, unipc; of flow matching flow-heun (the
     default), flow-euler."""
@@ -344,7 +344,8 @@ class EvaluateOptions(options.RunOptions):
     """Options of evaluate."""
 
     data: str | None = None
-    """A file or toy to judge with; the run's own data by default."""
+    """What to judge with: of a table a file of the same columns, of points a toy; by default the
+    run's own data."""
     out: Path | None = None
     """Page to write, of a run of a table; by default tables.html in the run's folder."""
 
