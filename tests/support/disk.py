@@ -51,8 +51,6 @@ def _hear(event, given):
     if not _watches:
         return
     if event == "open" and isinstance(given[0], str | bytes) and given[2] & os.O_ACCMODE:
-        if os.path.isdir(given[0]):  # a file without a name, which leaves nothing
-            return
         _tell(Operation("write" if given[2] & os.O_TRUNC else "open", _path(given[0])))
     elif event in _CHANGES:
         target = _path(given[1], given[3]) if len(given) == 4 else None
