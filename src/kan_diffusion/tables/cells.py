@@ -31,8 +31,6 @@ import pyarrow.compute as pc
 from kan_diffusion.errors import DataError
 from kan_diffusion.tables.dates import are_days, formats_of
 
-__all__ = ["CellReader", "Typed", "is_number"]
-
 logger = logging.getLogger("kan_diffusion.tables")
 
 # A pattern may match a cell in one way alone, or a long cell takes the square of its time.

@@ -42,8 +42,6 @@ from kan_diffusion.tables.seriation import arranged
 if TYPE_CHECKING:  # torch takes seconds to import, which a description of a file need not pay
     from torch import Tensor
 
-__all__ = ["TableCodec", "require_frame"]
-
 
 class TableCodec(Settings):
     """Describes a table's columns, and maps its rows to coordinates and back.

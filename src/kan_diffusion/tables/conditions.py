@@ -23,8 +23,6 @@ from kan_diffusion.tables.dates import read_dates
 from kan_diffusion.tables.dtypes import WORDS, Storage
 from kan_diffusion.tables.kinds import Kind
 
-__all__ = ["Condition", "conditions_from_texts", "read_conditions"]
-
 _YEAR = re.compile(r"[0-9]{4}(-[0-9]{2})?")
 _PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?\d{1,19}")

@@ -13,8 +13,6 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.tables.codec import TableCodec
 
-__all__ = ["TableDataset", "encoded"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TableDataset(Dataset):

@@ -23,16 +23,6 @@ import pandas as pd
 
 from kan_diffusion.errors import DataError
 
-__all__ = [
-    "DATE_FORMAT",
-    "are_days",
-    "format_of",
-    "formats_of",
-    "is_clock",
-    "read_dates",
-    "written_dates",
-]
-
 logger = logging.getLogger("kan_diffusion.tables")
 
 DATE_FORMAT = r"^(?:%-?[mdH]|%[YyMS]|%[1-6]f|[-/.:T ])+(?:%z|Z|[+-][0-9]{2}:?[0-9]{2})?$"

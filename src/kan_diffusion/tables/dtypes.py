@@ -33,8 +33,6 @@ from kan_diffusion.tables.dates import (
     written_dates,
 )
 
-__all__ = ["LARGEST", "WORDS", "Holds", "Scalar", "Storage", "Values", "place_among"]
-
 LARGEST = 1e300
 """Largest number, so that samples far out of its range still fit into float64."""
 

@@ -44,8 +44,6 @@ from kan_diffusion.training.callbacks import Progress
 from kan_diffusion.training.config import OptimizerName
 from kan_diffusion.training.run import Callback
 
-__all__ = ["DiffusionEstimator"]
-
 Rows = pd.DataFrame | NDArray[np.generic]
 """Rows of a table: a frame where a frame was fitted, an array where an array was."""
 

@@ -40,15 +40,6 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.files import read_parquet, require_file, room_unpacked
 from kan_diffusion.tables.cells import CellReader, is_number
 
-__all__ = [
-    "TABLES",
-    "Thousands",
-    "named_like",
-    "read_table",
-    "require_distinct",
-    "require_size",
-]
-
 logger = logging.getLogger("kan_diffusion.tables")
 
 _NO_NAME = r"__index_level_[0-9]+__"  # of a column that is an index of pandas

@@ -61,11 +61,6 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import LARGEST
 
-__all__ = [
-    "SHARING", "JumpMap", "Lattice", "Scaling", "Share", "Spline", "decimals", "fit_jumps",
-    "fit_numbers", "rounded_share",
-]  # fmt: skip
-
 SHARING = 5
 """Fewest rows that must share a number so that it is kept exactly."""
 

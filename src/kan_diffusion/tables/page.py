@@ -28,8 +28,6 @@ from kan_diffusion.tables.scores import SURE, TableScores, table_scores
 from kan_diffusion.tables.sources import FileData, TableData
 from kan_diffusion.training.config import num_held_out
 
-__all__ = ["TableView", "column_figure", "say_scores", "score_texts", "write_table_page"]
-
 _Array = NDArray[np.float64]
 
 _SHOWN_COLUMNS = 12

@@ -39,8 +39,6 @@ from kan_diffusion.processes import Process
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import Condition, read_conditions
 
-__all__ = ["EXACT_DIMENSIONS", "TableDiffusionPipeline"]
-
 logger = logging.getLogger(__name__)
 
 EXACT_DIMENSIONS = 16

@@ -34,8 +34,6 @@ from kan_diffusion.tables.dtypes import Storage, place_among
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Dates", "Names", "Scale", "similarity"]
-
 _Array = NDArray[np.float64]
 
 _BINS = 30

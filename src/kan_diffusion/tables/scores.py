@@ -53,8 +53,6 @@ from kan_diffusion.tables.files import require_distinct
 from kan_diffusion.tables.kinds import Kind, fit_column
 from kan_diffusion.tables.scales import Scale, similarity
 
-__all__ = ["SCORES", "SURE", "Score", "TableScores", "table_scores"]
-
 _Array = NDArray[np.float64]
 
 SURE = 1.96  # standard deviations on either side that hold 95 % of a normal variable

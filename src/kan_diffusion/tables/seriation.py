@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from kan_diffusion.tables.kinds import Kind
 
-__all__ = ["arranged"]
-
 _MOST_ROWS = 20_000
 _AXES = 16
 _ROUNDS = 20

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from kan_diffusion.tables.datasets import TableDataset
 
-__all__ = ["MOST_HELDOUT", "FileData", "TableData"]
-
 MOST_HELDOUT = 100_000  # rows that judge a model
 _FEWEST_ROWS = 10
 _STUDY_HOLDOUT = 0.5

@@ -45,8 +45,6 @@ from kan_diffusion.tables.scores import TableScores
 from kan_diffusion.tables.sources import FileData
 from kan_diffusion.training.config import TrainingConfig, num_held_out
 
-__all__ = ["TableTask"]
-
 _FACTOR, _MOST = 300, 500_000
 _STEPS = 3_000
 _MANY_ROWS, _MOST_GROWTH = 2_000, 4.0  # rows from which on size and steps grow with them, how far

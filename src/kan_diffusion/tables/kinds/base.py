@@ -26,8 +26,6 @@ from kan_diffusion.tables.dtypes import WORDS, Holds, Storage, Values, place_amo
 from kan_diffusion.tables.numbers import Scaling, Share
 from kan_diffusion.tables.scales import Names, Scale
 
-__all__ = ["Cells", "Kind"]
-
 _SHOWN = 5
 
 

@@ -21,8 +21,6 @@ from kan_diffusion.tables.dtypes import Scalar, place_among
 from kan_diffusion.tables.kinds.base import Cells, Kind
 from kan_diffusion.tables.numbers import SHARING, JumpMap, Share, rounded_share
 
-__all__ = ["Category", "Constant"]
-
 _MANY_RARE = 20  # categories
 
 

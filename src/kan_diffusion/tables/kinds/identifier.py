@@ -19,8 +19,6 @@ from kan_diffusion.limits import LONGEST_CELL
 from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.kinds.base import Cells, Kind
 
-__all__ = ["Identifier"]
-
 _FEWEST = 20  # rows of an identifier
 _NEARLY_UNIQUE = 0.95  # share of different values
 _EXPECTED = 10.0  # fewest pairs of equal numbers by chance, if numbers were no identifiers

@@ -20,8 +20,6 @@ from kan_diffusion.tables.kinds.base import Cells, Kind
 from kan_diffusion.tables.numbers import JumpMap, Lattice, fit_jumps
 from kan_diffusion.tables.scales import Dates, Scale
 
-__all__ = ["Date", "Number", "Time"]
-
 _FARTHEST = 1e12  # from the data, in their ranges, that a cell may be
 _SHORTEST_CODE, _CODES = 3, 0.5  # digits, and most different numbers for those of amounts
 _MANY = 2**23  # steps, of which float32 loses some even where rows are dense

@@ -22,8 +22,6 @@ from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import Values
 from kan_diffusion.tables.kinds import Kind
 
-__all__ = ["GLANCE", "Rows", "Rule"]
-
 GLANCE = 1_000
 """Rows that most pairs of columns contradict, which are looked at first."""
 

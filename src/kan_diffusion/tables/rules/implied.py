@@ -23,8 +23,6 @@ from kan_diffusion.limits import MOST_CATEGORIES, MOST_COLUMNS
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.rules.base import GLANCE, Rows, Rule
 
-__all__ = ["Implied"]
-
 _EVIDENCE = 20.0
 
 _Codes = Annotated[tuple[Annotated[int, Field(ge=-1)], ...], FailFast(), Len(1, MOST_CATEGORIES)]

@@ -25,8 +25,6 @@ from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.rules.base import GLANCE, Rows, Rule
 
-__all__ = ["Order", "Total"]
-
 logger = logging.getLogger("kan_diffusion.tables")
 
 _FEWEST_ROWS = 200  # without a gap
