@@ -184,3 +184,28 @@ def test_what_cannot_be_run_is_known_before_training(tmp_path, monkeypatch):
     with pytest.raises(RunFolderError, match="MB free and this run may write 3 MB"):
         run_study(_study(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_built_on_a_data_set_is_left_out_with_one_warning(
+    tmp_path, caplog, executor
+):
+    data = [{"toy": toy, "num_points": 50} for toy in ("moons", "mixture-32d")]
+    given = {
+        "data": data, "models": [{"family": "kan"}, {"family": "mlp"}],
+        "training": {"steps": 2, "batch_size": 8}, "budget": {"amount": 600},
+    }  # fmt: skip
+    results = run_study(study(**given), tmp_path / "run", executor=executor)
+    (warning,) = (text for text in caplog.messages if "left out" in text)
+    assert "'KAN' on 'mixture-32d' (a budget of 600 is too small" in warning
+    read = load_study(tmp_path / "run")
+    for rows in (results.rows, read.rows):
+        trained = list(zip(rows["data"], rows["name"], strict=True))
+        assert trained == [("moons", "KAN"), ("moons", "MLP"), ("mixture-32d", "MLP")]
+        assert rows["error"].isna().all()
+    with refused("model 'KAN' on 'mixture-32d': a budget of 600 is too small"):
+        run_study(study(**given).only(data=["mixture-32d"]), tmp_path / "other")
+    # Each model can be built on a data set, and on none two of them.
+    pair = [{"name": "narrow", "family": "mlp", "params": 600}, {"family": "dit", "hidden": [8, 8]}]
+    with refused("no data set of study 'tiny' has two models that can be built on it"):
+        run_study(study(data=[data[0], {"pictures": "digits"}], models=pair), tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -390,6 +390,8 @@ class StudyConfig(Settings):
         training: Settings of the training.
         models: Denoisers.
         budget: Resource held equal between the denoisers; None where each sets its own size.
+        unfit: Names of the models that cannot be built on a data set, by its name; they are left
+            out there. Filled in when the study starts.
         sampling: Settings of the sampler.
         evaluation: Settings of the evaluation.
     """
@@ -404,6 +406,7 @@ class StudyConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     models: tuple[ModelConfig, ...] = Field(min_length=1)
     budget: Budget | None = None
+    unfit: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -451,6 +454,8 @@ class StudyConfig(Settings):
         timed = {"processor_seconds": budget.amount} if budget and budget.match == "time" else {}
         trials = []
         for seed, data, model in product(range(self.seeds), self.data, models):
+            if model.name in self.unfit.get(data.name, ()):
+                continue
             own = {key: getattr(model, key) for key in ("steps", "batch_size", "optimizer")}
             training = {key: value for key, value in own.items() if value is not None}
             training |= {"learning_rate": model.learning_rate, **timed}

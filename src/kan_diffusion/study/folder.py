@@ -58,6 +58,7 @@ from kan_diffusion.files import (
     require_tensors,
     require_unchanged,
     sealed_json,
+    sync_folder,
     whole_file,
     write_bytes,
     write_parquet,
@@ -75,7 +76,8 @@ RESULT = "trial.json"
 REVERSE = "reverse"
 TABLE = "rows.parquet"  # the rows of a table that an estimator was fitted to, where they are kept
 
-_CURVES, _POINTS, _HOLDER = "curves.parquet", "points", ".holder"
+_INDEX, _CURVES, _POINTS, _HOLDER = "model_index.json", "curves.parquet", "points", ".holder"
+_WHOLE = ".whole"  # a folder in that of a trial, with the files of one that replaces it
 _SAMPLES = "samples-{}.safetensors"
 _HALF_SAVED = ".pipeline-"
 """Start of the name of a folder whose files are renamed when all of them are written."""
@@ -85,7 +87,7 @@ _STARTING_SECONDS = 2.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _SPACE_NEEDED = 20_000_000
 
-_FILES = ("denoiser/[!.]*", "model_index.json", _CURVES, f"{REVERSE}/[!.]*.safetensors", TABLE)
+_FILES = ("denoiser/[!.]*", _INDEX, _CURVES, f"{REVERSE}/[!.]*.safetensors", TABLE)
 """Files of a trained trial beside its result."""
 
 Row = dict[str, str | int | float | None]
@@ -255,6 +257,7 @@ def claimed(folder: Path, study: str = "") -> Iterator[None]:
             with suppress(RunFolderError):  # others are only told less
                 write_text(holder, f"{socket.gethostname()}:{os.getpid()}\n{study}")
         if not study:  # what a process that was killed has left
+            _settle(folder)
             for left in (p for name in _FILES for p in inside(folder, name).parent.glob(".*")):
                 if _TEMPORARY.fullmatch(left.name):
                     with suppress(OSError):
@@ -346,10 +349,11 @@ def _clear(folder: Path, files: Iterable[Path]) -> None:
 
 @contextmanager
 def replaced_trial(folder: Path) -> Iterator[Path]:
-    """Gives a new folder, whose trial replaces that of ``folder`` when the block succeeds.
+    """Gives a new folder, with whose trial that of ``folder`` is replaced when the block succeeds.
 
-    No file of the old trial is read as one of the new: a process that is killed while the files are
-    renamed leaves none. Files that are no trial's stay.
+    The trial is replaced whole or not at all: a process that is killed leaves the old one until the
+    new folder has been renamed, and from then on the new one, which is read where it is until
+    whoever locks the trial next has copied its files. Files that are no trial's stay.
 
     Args:
         folder: The folder of the trial, made when missing.
@@ -359,23 +363,60 @@ def replaced_trial(folder: Path) -> Iterator[Path]:
 
     Raises:
         TrialTakenError: Another process is running the trial.
-        RunFolderError: The folder holds other files and no finished run, or cannot be written.
+        RunFolderError: The folder holds other files and no run, or training that has not finished,
+            or cannot be written.
     """
-    holds_run(folder, "run", (RESULT,), _SPACE_NEEDED)
+    holds_run(folder, "run", (RESULT, CHECKPOINT, _WHOLE), _SPACE_NEEDED)
     with claimed(folder):
-        before = _trial_files(folder)
-        if others := {*_files(folder)}.difference(before):
+        if (folder / CHECKPOINT).exists():
+            raise RunFolderError(
+                f"'{folder}' holds training that has not finished; choose another folder"
+            )
+        if others := {*_files(folder)}.difference(_trial_files(folder)):
             raise RunFolderError(
                 f"'{min(others)}' is no file of the run in that folder and would be in the way; "
                 "move it, or choose another folder"
             )
-        with writing(folder), tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as name:
-            yield Path(name)
-            _clear(folder, before)
-            new = _files(Path(name), (*_FILES, _SAMPLES.format("*"), RESULT))  # the result last
-            for path in new:
-                with whole_file(inside(folder, str(path.relative_to(name)))) as place:
-                    path.replace(place)
+        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
+            new = Path(temporary) / _WHOLE
+            new.mkdir()
+            yield new
+            with writing(folder):
+                new.replace(folder / _WHOLE)
+                sync_folder(folder)
+        _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Copies the files of a trial that replaces the one in a folder; again, if it was begun.
+
+    Until its result is copied, nothing in the folder is read. The index comes next to last: without
+    it nobody takes the files of both for a pipeline.
+
+    Raises:
+        RunFolderError: A file cannot be written.
+    """
+    new = inside(folder, _WHOLE, in_place=True)
+    if not (new / RESULT).exists():
+        return
+    with writing(folder):
+        remove_file(folder / _INDEX)
+        for left in _trial_files(folder) if (folder / RESULT).exists() else ():
+            if not (new / left.relative_to(folder)).exists():
+                left.unlink(missing_ok=True)
+        names = [path.relative_to(new) for path in _trial_files(new)]
+        last = [name for name in (Path(_INDEX),) if name in names]
+        for name in [*(name for name in names if name not in last), *last, Path(RESULT)]:
+            with whole_file(inside(folder, str(name))) as place:
+                shutil.copyfile(new / name, place)
+        with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
+            new.replace(Path(temporary) / _WHOLE)
+
+
+def _standing(folder: Path) -> Path:
+    """Returns where the trial of a folder is read: there, or where one is that replaces it."""
+    new = inside(folder, _WHOLE, in_place=True)
+    return new if (new / RESULT).exists() else folder
 
 
 def keep_trial(
@@ -445,6 +486,7 @@ def load_trial(folder: Path, expected: TrialConfig | None = None) -> TrialResult
             changed, or the folder holds another trial.
         KanDiffusionError: One of its settings is wrong.
     """
+    folder = _standing(folder)
     path = folder / RESULT
     if not path.exists():
         return None

@@ -17,7 +17,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import pandas as pd
 from pydantic import FailFast, TypeAdapter
@@ -130,6 +130,84 @@ def run_trials(
         yield from events
 
 
+@dataclass(frozen=True)
+class Study:
+    """A study in its folder.
+
+    Attributes:
+        config: The study.
+        folder: Its run folder.
+        largest: Number of parameters of its largest model.
+    """
+
+    config: StudyConfig
+    folder: Path
+    largest: int = 0
+
+    @classmethod
+    def open(cls, config: StudyConfig, folder: Path) -> Self:
+        """Checks before any training that a study can be run in a folder.
+
+        Its files are pinned. What cannot be built on a data set is left out with one warning, and
+        its models are judged as fully as those in the folder.
+
+        Raises:
+            DataError: A data set cannot be used.
+            RunFolderError: The folder holds something else.
+            KanDiffusionError: A model can be built on no data set, or nothing is left to compare.
+        """
+        config = config.pinned()
+        require_folder(config, folder, len(config.trials()))
+        config, largest = _fitted(config)
+        return cls(_fullest(config, folder), folder, largest)
+
+    def missing(self) -> list[TrialConfig]:
+        """Lists the trials that are not trained, or not judged as asked, in the order to run them.
+
+        Seeds come one after another, so that an interrupted study has complete comparisons. The
+        longest trials of a seed come first, so that no worker starts one when the others are done.
+        """
+        trials = [t for t in self.config.trials() if finished_trial(self.folder, t) is None]
+        return sorted(trials, key=lambda trial: (trial.seed, -trial.training.steps))
+
+    def run(self, executor: Executor) -> Generator[TrialEvent]:
+        """Runs the missing trials, and exports the rows of all at the end.
+
+        A trial that another driver is running is left to it and checked again at the end.
+
+        Yields:
+            The events of the trials.
+
+        Raises:
+            TrialTakenError: Another process is running another study in the folder.
+            RunFolderError: The folder cannot be written, or has no room for the checkpoints of the
+                trials that run at once.
+            KanDiffusionError: No worker starts.
+        """
+        failures = {}
+        with claimed(self.folder, settings := self.config.to_yaml()):
+            write_settings(self.folder, settings)
+            space = BYTES_A_PARAMETER * self.largest * (os.cpu_count() or 1)
+            require_free_space(self.folder, space)
+            for event in run_trials(self.missing(), self.folder, executor):
+                if event.kind == "failed":
+                    failures[event.trial] = str(event.error)
+                yield event
+            write_parquet(self.folder / _ROWS, _gathered(self, failures).rows)
+            write_settings(self.folder, settings)
+
+    def results(self) -> StudyResults:
+        """Reads the results: those of its trials, and why others could not be run.
+
+        Raises:
+            RunFolderError: A file is damaged or has changed.
+        """
+        exported = _exported(self.folder)
+        return _gathered(
+            self, {str(row["trial"]): str(row["error"]) for row in exported if row.get("error")}
+        )
+
+
 def run_study(
     config: StudyConfig,
     folder: Path,
@@ -139,11 +217,6 @@ def run_study(
     on_event: Callable[[TrialEvent], object] | None = None,
 ) -> StudyResults:
     """Runs all trials of a study that are missing, and gathers the results.
-
-    All that can be checked is checked before any training. Seeds come one after another, so that
-    an interrupted study has complete comparisons; the longest trials of a seed come first, so that
-    no worker starts one when the others are done. A trial that another driver is running is left to
-    it and checked again at the end.
 
     Args:
         config: The study.
@@ -157,33 +230,16 @@ def run_study(
         The study's results, failed trials included.
 
     Raises:
-        RunFolderError: The folder holds something else, cannot be written, or has no room for the
-            checkpoints of the trials that run at once.
-        TrialTakenError: Another process is running another study in the folder.
-        KanDiffusionError: The data or a model cannot be used, or no worker starts.
+        KanDiffusionError: What :meth:`Study.open` and :meth:`Study.run` raise.
     """
-    config = config.pinned()
-    require_folder(config, folder, len(config.trials()))
-    space = BYTES_A_PARAMETER * _largest(config) * (os.cpu_count() or 1)
-    config = _fullest(config, folder)
-    trials = sorted(config.trials(), key=lambda trial: (trial.seed, -trial.training.steps))
-    missing = [trial for trial in trials if finished_trial(folder, trial) is None]
+    study = Study.open(config, folder)
     if on_plan is not None:
-        on_plan(trials, missing)
-    failures = {}
-    with claimed(folder, settings := config.to_yaml()):
-        write_settings(folder, settings)
-        require_free_space(folder, space)
-        with closing(run_trials(missing, folder, executor or get_executor())) as events:
-            for event in events:
-                if event.kind == "failed":
-                    failures[event.trial] = str(event.error)
-                if on_event is not None:
-                    on_event(event)
-        results = _gathered(config, folder, failures)
-        write_parquet(folder / _ROWS, results.rows)
-        write_settings(folder, settings)
-    return results
+        on_plan(study.config.trials(), study.missing())
+    with closing(study.run(executor or get_executor())) as events:
+        for event in events:
+            if on_event is not None:
+                on_event(event)
+    return study.results()
 
 
 def load_study(folder: Path) -> StudyResults:
@@ -201,13 +257,10 @@ def load_study(folder: Path) -> StudyResults:
     if not path.is_file():
         raise RunFolderError(f"'{folder}' holds no study (there is no {STUDY} in it)")
     read_environment(folder)  # refuses files that have changed
-    config, rows = read_study(path), list[Row]()
-    if (export := folder / _ROWS).exists():
-        rows = read_as(_ROWS_TYPE, export, "the results of a study", _AGAIN, MOST_JSON_BYTES)
-    if rows and not (folder / TRIALS).exists():
+    config = read_study(path)
+    if not (folder / TRIALS).exists() and (rows := _exported(folder)):
         return StudyResults(config, folder, (), _frame(rows))
-    failures = {str(row["trial"]): str(row["error"]) for row in rows if row.get("error")}
-    results = _gathered(_fullest(config, folder), folder, failures)
+    results = Study(_fullest(config, folder), folder).results()
     if not results.trials:
         raise RunFolderError(
             f"no trial of the study in '{folder}' is finished; run '{path}' in this folder"
@@ -215,17 +268,24 @@ def load_study(folder: Path) -> StudyResults:
     return results
 
 
-def _gathered(config: StudyConfig, folder: Path, failures: Mapping[str, str]) -> StudyResults:
+def _exported(folder: Path) -> list[Row]:
+    """Reads a folder's ``results.parquet``; empty if it is not there."""
+    if not (folder / _ROWS).exists():
+        return []
+    return read_as(_ROWS_TYPE, folder / _ROWS, "the results of a study", _AGAIN, MOST_JSON_BYTES)
+
+
+def _gathered(study: Study, failures: Mapping[str, str]) -> StudyResults:
     """Reads the trials of a study; of one that there is not, a row says why if that is known."""
     rows, finished = list[Row](), []
-    for trial in config.trials():
-        result = finished_trial(folder, trial)
+    for trial in study.config.trials():
+        result = finished_trial(study.folder, trial)
         if result is None:
             rows.append({**trial.keys, "error": failures.get(trial.id, _NOT_RUN)})
         else:
             rows.append(result.row)
             finished.append(result)
-    return StudyResults(config, folder, tuple(finished), _frame(rows))
+    return StudyResults(study.config, study.folder, tuple(finished), _frame(rows))
 
 
 def _frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -269,22 +329,42 @@ def _decisive(config: StudyConfig) -> dict[str, object]:
     return {**settings, "data": [source.identity() for source in config.data]}
 
 
-def _largest(config: StudyConfig) -> int:
-    """Builds each model once on each data set; returns the number of parameters of the largest.
+def _fitted(config: StudyConfig) -> tuple[StudyConfig, int]:
+    """Leaves models out on data sets on which they cannot be built, with one warning.
+
+    Returns:
+        The study, and the number of parameters of its largest model.
 
     Raises:
         DataError: A data set cannot be used.
-        KanDiffusionError: A model cannot be built on one of them.
+        KanDiffusionError: A model can be built on none of them, or nothing is left to compare.
     """
+    config = config.model_copy(update={"unfit": {}})
+    reasons: dict[tuple[str, str], str] = {}
+    sizes = [0]
     datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
-    sizes = []
     for trial in config.model_copy(update={"seeds": 1}).trials():
-        name = trial.data.name
         try:
-            sizes.append(task_of(trial.data).build(trial, datasets[name]).num_trainable)
+            denoiser = task_of(trial.data).build(trial, datasets[trial.data.name])
+            sizes.append(denoiser.num_trainable)
         except KanDiffusionError as error:
-            raise KanDiffusionError(f"model '{trial.model.name}' on '{name}': {error}") from error
-    return max(sizes)
+            reasons[trial.data.name, trial.model.name] = str(error)
+    unfit = {data: tuple(name for of, name in reasons if of == data) for data, _ in reasons}
+    first = config.data[0].name
+    for model in config.models:
+        if sum(model.name in names for names in unfit.values()) == len(config.data):
+            reason = reasons[first, model.name]
+            raise KanDiffusionError(f"model '{model.name}' on '{first}': {reason}")
+    left = (len(config.models) - len(unfit.get(data, ())) for data in datasets)
+    if reasons and max(left) < 2:
+        raise KanDiffusionError(
+            f"no data set of study '{config.name}' has two models that can be built on it; give "
+            "the models other sizes, or the study another budget"
+        )
+    if reasons:
+        listed = "; ".join(f"'{name}' on '{of}' ({why})" for (of, name), why in reasons.items())
+        logger.warning("left out, because they cannot be built: %s", listed)
+    return config.model_copy(update={"unfit": unfit}), max(sizes)
 
 
 def _fullest(config: StudyConfig, folder: Path) -> StudyConfig:
