@@ -323,9 +323,9 @@ class DiffusionEstimator(BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Saves the model, without a row, as a run that ``sample`` and ``impute`` read.
 
-        A run in the folder is replaced, and never mixed with the new one, even if the process is
-        killed. Other files in the folder stay, among them an explanation or a report of the run
-        before; a folder of other files without a run is refused.
+        A run in the folder is replaced whole or not at all, even if the process is killed. Other
+        files in the folder stay, among them an explanation or a report of the run before; a folder
+        of other files without a run is refused.
 
         Args:
             folder: Folder to write, created if missing.
