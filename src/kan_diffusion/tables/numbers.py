@@ -2,8 +2,9 @@ r"""Numbers of a column, equally spaced or any, and smooth monotone maps of them
 
 **Lattices.** A value is v = (origin + step k) / per, with whole k from ``low`` to ``high``; or with
 any k, if the numbers are as fine as float64. Numbers of 64 bits and their differences are exact; k
-is float64. The smallest and the largest number, of samples as well, are those of the data if five
-rows share them; otherwise they are rounded outwards, so that they reveal no single row.
+is float64. The smallest and the largest number are those of the data if five rows share them;
+otherwise they are rounded outwards, so that they reveal no single row, and decimals and fine
+numbers may be drawn beyond them: by up to a twentieth of the range, but never across zero.
 
 **Jumps.** Of hours worked a week nearly half are 40. A number that at least five rows and 0.1 % of
 them share is a jump of the distribution function F. A jump takes its share of the normal
@@ -67,6 +68,7 @@ SHARING = 5
 _MOST_DECIMALS = 15
 _NOISE, _EXACT = 8, 0.9  # units in the last place, and share of values without any
 _FEWEST = 20  # distinct numbers, with which a shared step is no coincidence
+_BEYOND = 0.05  # of the range, that decimals and fine numbers may be drawn beyond it
 _A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _FEWEST_KNOTS, _MOST_KNOTS, _ROWS_A_KNOT = 33, 385, 20
 _TAIL_ROWS = 10  # rows beyond the last knot, but at most a tenth of all
@@ -106,6 +108,8 @@ class Lattice(Settings):
         step: Distance between neighbours, times ``per``.
         low: The smallest k; 0 unless numbers are fine.
         high: The largest k.
+        lowest: The smallest k of samples.
+        highest: The largest k of samples.
         per: A power of ten for decimals, else 1.
         calendar: "M" or "Y" if origin and step count months or years since 1970; None if they are
             in the column's own unit.
@@ -116,6 +120,8 @@ class Lattice(Settings):
     step: Annotated[int, Field(ge=1, lt=2**63)] = 1
     low: int | FiniteFloat = 0
     high: int | FiniteFloat = 0
+    lowest: int | FiniteFloat = 0
+    highest: int | FiniteFloat = 0
     per: Annotated[int, Field(ge=1, le=10**15)] = 1
     calendar: Literal["M", "Y"] | None = None
 
@@ -137,7 +143,10 @@ class Lattice(Settings):
         low = first if shared[0] else max(_outward(first, digits, math.floor), limits[0])
         high = last if shared[1] else min(_outward(last, digits, math.ceil), limits[1])
         if fine:
-            return cls(fine=True, low=low, high=high)
+            room = (high - low) * _BEYOND
+            below = 0.0 if shared[0] else min(room, low if low >= 0 else low - limits[0])
+            above = 0.0 if shared[1] else min(room, -high if high <= 0 else limits[1] - high)
+            return cls(fine=True, low=low, high=high, lowest=low - below, highest=high + above)
         step, unit = 1, np.datetime_data(values.dtype)[0] if kind in "mM" else ""
         if lattice.calendar is None and unit in _A_DAY:  # parts of a day, even if there are few
             step = int(np.gcd.reduce(np.append(known, _A_DAY[unit])))
@@ -146,7 +155,13 @@ class Lattice(Settings):
             step = min(max(step, int(np.gcd.reduce(gaps))), 2**63 - 1)
         origin = first - (first - int(low)) // step * step
         num = (int(high) - origin) // step
-        return lattice.model_copy(update={"origin": origin, "step": step, "high": num})
+        end, lowest, highest, room = origin + num * step, 0, num, math.ceil(num * _BEYOND)
+        if per > 1 and not shared[0]:
+            lowest = -(min(room, origin // step) if origin >= 0 else room)
+        if per > 1 and not shared[1]:
+            highest += min(room, -end // step) if end <= 0 else room
+        ends = {"high": num, "lowest": lowest, "highest": highest}
+        return lattice.model_copy(update={"origin": origin, "step": step, **ends})
 
     def bounds(self, values: np.ndarray) -> tuple[float | None, float | None]:
         """Bounds of the k of samples; None where samples stop at a number of the data.
@@ -154,9 +169,9 @@ class Lattice(Settings):
         The lattice was found of these values, shape (n,).
         """
         if not self.fine:
-            return 0.0, self.high + 1.0
-        is_below, is_above = self.low < values.min(), self.high > values.max()
-        return self.low if is_below else None, self.high if is_above else None
+            return float(self.lowest), self.highest + 1.0
+        is_below, is_above = self.lowest < values.min(), self.highest > values.max()
+        return self.lowest if is_below else None, self.highest if is_above else None
 
     @property
     def decimals(self) -> int | None:
@@ -176,11 +191,11 @@ class Lattice(Settings):
 
         k is rounded down, unless numbers are fine, and clipped to where samples may be.
         """
-        k = np.clip(steps, self.low, self.high)
+        k = np.clip(steps, self.lowest, self.highest)
         if self.fine:
             return k
         # Of any size, too; the largest float64 may be above the largest step.
-        k = np.clip(np.frompyfunc(int, 1, 1)(np.floor(k)), self.low, self.high)
+        k = np.clip(np.frompyfunc(int, 1, 1)(np.floor(k)), self.lowest, self.highest)
         whole = self.origin + self.step * k
         if like.kind == "f":
             return (whole / self.per).astype(np.float64)
