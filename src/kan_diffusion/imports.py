@@ -48,6 +48,11 @@ def import_own(name: str) -> None:
     """
     if name in sys.modules:
         return
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise KanDiffusionError(
+            f"module '{name}' cannot be imported: it is not of the form package.module; name a "
+            "module, not a file"
+        )
     root = name.partition(".")[0]
     is_installed = root in sys.modules or importlib.util.find_spec(root) is not None
     try:
