@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import resource
@@ -130,8 +131,17 @@ def _write(output, content):
     write_text(output.temporary, "new")
 
 
+@pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("content", ["file", None], ids=["file", "folder"])
-def test_an_output_never_takes_the_place_of_another(content, tmp_path):
+def test_an_output_never_takes_the_place_of_another(content, links, tmp_path, monkeypatch):
+    def link(source, target):
+        if not links:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        made.append(target)
+        make_link(source, target)
+
+    made, make_link = [], os.link
+    monkeypatch.setattr(os, "link", link)
     path = tmp_path / "out" / "samples.csv"
     for name in ("samples.csv", "samples-2.csv", "samples-3.csv"):
         with new_output(path, numbered=True) as output:
@@ -147,6 +157,8 @@ def test_an_output_never_takes_the_place_of_another(content, tmp_path):
     with new_output(path, overwrite=True) as output:
         _write(output, content)
     assert _names(path.parent) == ["other.csv", "samples-2.csv", "samples-3.csv", "samples.csv"]
+    # A link fails where another command has just put its file, which no look beforehand sees.
+    assert bool(made) == links
 
 
 def test_an_output_fails_before_the_work_or_under_its_own_name_and_leaves_nothing(tmp_path):

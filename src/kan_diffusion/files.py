@@ -168,10 +168,16 @@ def _publish(source: Path, target: Path, overwrite: bool) -> bool:
         if overwrite and source.is_dir() and target.is_dir():  # pictures of other names stay
             for each in source.iterdir():
                 each.replace(target / each.name)
-        elif source.is_file() and target.exists() and not overwrite:
-            return False
+        elif overwrite or source.is_dir():  # which replaces an empty folder alone
+            source.replace(target)
         else:
-            source.replace(target)  # a folder replaces an empty one alone
+            try:
+                os.link(source, target)
+            except FileExistsError:
+                raise
+            except OSError:  # a disk without links
+                os.close(os.open(target, os.O_CREAT | os.O_EXCL))
+                source.replace(target)
         sync_folder(target.parent)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):

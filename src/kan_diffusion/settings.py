@@ -30,8 +30,24 @@ def require_name(name: str) -> str:
     return name
 
 
+def _require_folder_name(name: str) -> str:
+    """Checks that a name names the same folder wherever it is copied.
+
+    Raises:
+        KanDiffusionError: It has a colon, or a dot or a space at an end.
+    """
+    if ":" in name or name != name.strip().rstrip("."):
+        raise KanDiffusionError(
+            "the name of a folder has no ':' and no dot or space at its end; choose another"
+        )
+    return name
+
+
 Name = Annotated[str, AfterValidator(require_name)]
-"""A name of a study, model or process, which fits on a line and may become that of a folder."""
+"""A name of a study, model or process, which fits on a line."""
+
+FolderName = Annotated[Name, AfterValidator(_require_folder_name)]
+"""A name that becomes that of a folder."""
 
 
 class Settings(BaseModel):

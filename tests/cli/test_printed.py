@@ -47,6 +47,7 @@ def test_what_files_hold_is_printed_without_effect(cli, frame, tmp_path, monkeyp
         assert said in outcome.out, words
     assert f"age{SHOWN}" in cli("sample", "run", "--where", "ago=3").error
     assert f"a{SHOWN}" in cli("train", f"a{CODES}").error
+    assert "has invisible characters; rename it" in cli("sample", "two\nlines").error
 
 
 def test_bars_have_codes_of_their_own_and_none_of_a_name(frame, monkeypatch, capsys):

@@ -53,9 +53,9 @@ sample {table} --out rows.npy -> takes numbers only
 sample {captions} --prompt many -> tokens and 13 fit; say it in fewer
 sample {captions} --where a=1 -> of pictures, which takes no where; leave
 sample {classes} --class drak -> there is no such class: 'drak' was never seen; nearest known: dark
-impute {moons} others.csv --out filled.csv -> is a model of points, which takes no fill
+impute {moons} others.csv --out filled.csv -> is a model of points, which fills no gaps
 impute {table} others.csv --out filled.csv -> column 'job' has 'astronaut'
-impute {captions} others.csv --out filled.csv -> is a model of pictures, which takes no fill
+impute {captions} others.csv --out filled.csv -> is a model of pictures, which fills no gaps
 evaluate nowhere -> 'nowhere' holds no finished run
 evaluate {moons} --out page.html -> is no model of a table; only tables have a page
 evaluate {study} -> it is a study; give one of its trials

@@ -207,6 +207,10 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         ({"name": "x" * 101}, "name", "at most 100 characters and 200 bytes, not 101"),
         ({"name": "日" * 100}, "name", "not 100 and 300"),
         ({"name": "."}, "name", "no '/'"),
+        *(
+            ({"name": name}, "name", "no ':' and no dot or space at its end")
+            for name in ("D:x", "a dot.", "a space ")
+        ),
         # Sizes beyond every machine.
         ({"seeds": 10**9}, "seeds", "than or equal to 10000"),
         ({"training": {"steps": 10**12}}, "training.steps", "equal to 10000000"),

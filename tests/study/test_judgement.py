@@ -22,7 +22,7 @@ from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.results.rows import read_results
 from kan_diffusion.study.run import load_study, run_study
 from kan_diffusion.study.trial import run_trial
-from make import reseal, study, trial_content, without_clock, written
+from make import contents, reseal, study, trial_content, without_clock, written
 from runs import copied
 
 NUMBERS = {"num_noised": 3000, "num_samples": 150, "num_likelihood": 20, "num_real_pairs": 2}
@@ -194,5 +194,8 @@ def test_a_finished_study_is_judged_as_is_asked_and_alike(judged, tmp_path, exec
     version = json.loads(environment.read_text()) | {"version": 2}
     environment.write_text(json.dumps(version))
     reseal(folder)
-    with refused(r"environment\.json' is of a folder of version 2", RunFolderError):
-        load_study(folder)
+    before = contents(folder)
+    for use in (load_study, partial(run_study, more, executor=executor)):
+        with refused(r"environment\.json' is of a folder of version 2", RunFolderError):
+            use(folder=folder)
+    assert contents(folder) == before  # nothing in it is written or deleted

@@ -162,6 +162,15 @@ def test_what_is_no_date_stays_text():
             _form(["2024-02-01", "2024-02-02", "2024-02-03", odd])
 
 
+def test_a_column_that_begins_with_gaps_keeps_how_its_dates_are_written(tmp_path):
+    texts = [f"2013-01-{day:02} 06:59" for day in range(1, 29)] * 3
+    (tmp_path / "late.csv").write_text("\n".join(["id,at", *map("{},".format, range(120))] + [
+        f"{number},{text}" for number, text in enumerate(texts)
+    ]))  # fmt: skip
+    frame, _ = read_table(tmp_path / "late.csv")
+    assert frame["at"].dropna().tolist() == texts
+
+
 def test_a_range_of_times_goes_over_midnight():
     minutes = pd.Series(np.random.default_rng(0).integers(0, 24 * 60, 400))
     few, day = minutes // 360 * 360, 360 + minutes * 7 // 12

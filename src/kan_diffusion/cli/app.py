@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
 import os
 import signal
 import sys
 import traceback
+import unicodedata
 from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
@@ -18,6 +20,7 @@ from kan_diffusion.errors import (
     KanDiffusionError,
     is_out_of_memory,
     one_line,
+    printable,
     valid_settings,
 )
 from kan_diffusion.interrupts import interrupt_on_signals
@@ -52,13 +55,26 @@ for _name, _text in COMMANDS.items():
     app.command(f"kan_diffusion.cli.{_module}:{_name}", name=_name, help=_text, help_epilogue="")
 
 
+_PLAIN = str.maketrans({"±": "~", "−": "-", "–": "-", "’": "'", "“": '"', "”": '"', "…": "..."})
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """Replaces characters that the terminal lacks by ASCII, without accents."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    letters = (unicodedata.normalize("NFKD", letter) for letter in text)
+    return "".join(each.encode("ascii", "ignore").decode() or "?" for each in letters), error.end
+
+
 def _set_up() -> None:
     """Sets up streams, signals and logging for the whole process."""
     from rich.logging import RichHandler
 
+    codecs.register_error("plain", _in_plain_letters)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="plain")
     interrupt_on_signals()
     os.environ["PYTHONSAFEPATH"] = "1"  # no worker has the working folder on its path
     if not is_main_process():  # of several processes that train one model, only the first prints
@@ -78,6 +94,9 @@ def main() -> None:
     _set_up()
     words = sys.argv[1:]
     try:
+        for word in words:
+            if printable(word) != word or len(word.splitlines()) > 1 or "\n" in word:
+                raise KanDiffusionError(f"argument '{word}' has invisible characters; rename it")
         if COMMANDS.keys() & words[:1]:
             app[words[0]].help = None  # its docstring, which says more
         with valid_settings("settings"):

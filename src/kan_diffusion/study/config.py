@@ -41,7 +41,7 @@ from kan_diffusion.evaluation.effort import EffortName
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import require_file
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.settings import Name, Settings
+from kan_diffusion.settings import FolderName, Name, Settings
 from kan_diffusion.training.config import OptimizerName, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -396,7 +396,7 @@ class StudyConfig(Settings):
         evaluation: Settings of the evaluation.
     """
 
-    name: Annotated[Name, Field(min_length=1)]
+    name: Annotated[FolderName, Field(min_length=1)]
     title: str
     question: str = ""
     seed: int = 0

@@ -307,13 +307,22 @@ def read_record(path: Path, kind: str, patterns: Sequence[str], again: str) -> d
 def _sealed(path: Path, kind: str, again: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Reads what :func:`write_record` wrote and digests of files, and checks its version alone."""
     content, digests = read_sealed(path, kind, again, limits.MOST_RESULT_BYTES)
+    require_version(content, path)
+    return content, digests
+
+
+def require_version(content: dict[str, Any], path: Path) -> None:
+    """Takes the version out of what :func:`write_record` wrote, and checks it.
+
+    Raises:
+        RunFolderError: It is of another one.
+    """
     version = content.pop("version", None)
     if version != _VERSION:
         raise RunFolderError(
             f"'{path}' is of a folder of version {str(version)[:20]}, and this is version "
             f"{_VERSION}; choose another folder"
         )
-    return content, digests
 
 
 def _files(folder: Path, patterns: Iterable[str] = _FILES) -> list[Path]:

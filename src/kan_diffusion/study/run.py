@@ -25,7 +25,14 @@ from pydantic import FailFast, TypeAdapter
 from kan_diffusion._version import __version__
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
-from kan_diffusion.files import inside, read_as, require_free_space, write_parquet, write_text
+from kan_diffusion.files import (
+    inside,
+    read_as,
+    read_json,
+    require_free_space,
+    write_parquet,
+    write_text,
+)
 from kan_diffusion.limits import MOST_JSON_BYTES
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import Executor, Task, TrialEvent, get_executor
@@ -39,6 +46,7 @@ from kan_diffusion.study.folder import (
     holds_run,
     load_trial,
     read_record,
+    require_version,
     write_record,
 )
 from kan_diffusion.study.tasks import task_of
@@ -311,6 +319,13 @@ def require_folder(config: StudyConfig, folder: Path, num_trials: int) -> None:
     """
     if not holds_run(folder, "study", (STUDY,), _SPACE_A_TRIAL * num_trials):
         return
+    path = folder / _ENVIRONMENT
+    try:
+        content = read_json(path, "a list of versions", _AGAIN)
+    except RunFolderError:  # what cannot be read is written again
+        pass
+    else:
+        require_version(content, path)
     before = read_study(folder / STUDY)
     if there := differences(_decisive(before), _decisive(config)):
         raise RunFolderError(f"'{folder}' holds another study ({there}); choose another folder")

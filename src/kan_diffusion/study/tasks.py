@@ -415,11 +415,16 @@ class Task(Generic[DatasetT, PipelineT]):
             KanDiffusionError: Models of this task do not take some of it.
         """
         for entry in fields(asked):
-            if getattr(asked, entry.name) not in (None, ()) and entry.name not in self.takes:
+            if getattr(asked, entry.name) in (None, ()) or entry.name in self.takes:
+                continue
+            if entry.name == "fill":
                 raise KanDiffusionError(
-                    f"'{where}' is a model of {self.noun}, which takes no {entry.name}; leave it "
-                    "out"
+                    f"'{where}' is a model of {self.noun}, which fills no gaps; only models of "
+                    "tables do"
                 )
+            raise KanDiffusionError(
+                f"'{where}' is a model of {self.noun}, which takes no {entry.name}; leave it out"
+            )
 
     def draw(
         self,

@@ -321,7 +321,10 @@ def _warn_of_misfit(
     """Warns where points that a model draws are far from those that decided when training ended."""
     task, seed = task_of(config.data), config.study_seed
     num = min(len(heldout), DIAGNOSED_ROWS)
-    drawn = task.points(pipeline)(num, generator=torch_generator("diagnosis", seed)).samples
+    try:
+        drawn = task.points(pipeline)(num, generator=torch_generator("diagnosis", seed)).samples
+    except NonFiniteSamplesError:  # which is what judging says, after the model is kept
+        return
     drawn = dataset.standardizer.apply(drawn.cpu().double())
     drawn = task.settled(dataset, drawn, numpy_generator("rows of diagnosis", seed))
     random, size = numpy_generator("diagnosis", seed), pipeline.denoiser.num_trainable

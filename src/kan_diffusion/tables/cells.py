@@ -230,8 +230,9 @@ def _decimals(numbers: pa.ChunkedArray) -> int:
 
 def _all_are(test: Callable[[np.ndarray], bool], cells: pa.ChunkedArray) -> bool:
     """Whether all cells but gaps pass a test, which most columns fail at the first ones."""
-    some = (cells.slice(0, _GLANCE), cells)
-    return all(test(part.drop_null().unique().to_numpy(zero_copy_only=False)) for part in some)
+    known = cells.drop_null()
+    some = (known.slice(0, _GLANCE), known)
+    return all(test(part.unique().to_numpy(zero_copy_only=False)) for part in some)
 
 
 def _cast(cells: pa.ChunkedArray, types: Sequence[pa.DataType]) -> pa.ChunkedArray | None:

@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -232,15 +233,17 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         with from_extra("tensorboard", "logs of training"):
             from torch.utils.tensorboard import SummaryWriter
+        # Once there is something to log: a run that is finished, or another's, has no new file.
+        self._open = partial(SummaryWriter, str(folder))
         self._writer: SummaryWriter | None = None
-        if is_main_process():
-            self._writer = SummaryWriter(str(folder))
         self._is_due = _NowAndThen()
 
     def __call__(self, run: TrainingRun) -> None:
         """Logs if it is time to, and closes the log at the end."""
-        if self._writer is None or not self._is_due(run):
+        if not is_main_process() or not self._is_due(run):
             return
+        if self._writer is None:
+            self._writer = self._open()
         outside = {} if run.batch is None else run.out_of_range(run.batch, _LOGGED_ROWS)
         values = {"loss": float(run.losses()[-1]), "learning_rate": run.learning_rates[-1]}
         values |= {f"out_of_range/{name}": share for name, share in outside.items()}

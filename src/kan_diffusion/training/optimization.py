@@ -261,10 +261,21 @@ def make_optimizer(
         name: Its name.
         weights: The parameters.
         learning_rate: Learning rate, in the size that suits Adam.
+
+    Raises:
+        KanDiffusionError: The device does not support the optimiser.
     """
     if name == "adam":
         return torch.optim.Adam([weights.vector], lr=learning_rate, fused=True)
     if name == "soap":
+        device = weights.vector.device
+        try:
+            torch.linalg.eigh(torch.eye(1, device=device))
+        except (RuntimeError, NotImplementedError) as error:
+            raise KanDiffusionError(
+                f"optimizer 'soap' needs eigenvectors, which torch cannot compute on {device}; "
+                "choose another optimizer or the device 'cpu'"
+            ) from error
         return SOAP(weights.vector, weights.indices(), lr=learning_rate)
     from pytorch_optimizer import Muon  # takes seconds
 

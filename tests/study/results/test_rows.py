@@ -171,6 +171,8 @@ def test_a_model_of_another_size_or_training_is_another(train):
     assert list(results.rows["name"]) == names
     assert [model.name for model in results.config.models] == names[1:]
     assert results.config.seeds == 1  # of the second
+    alike = [train("old/mlp"), train("new/mlp", params=200, number=1)]  # of one folder name
+    assert list(read_runs(alike).rows["name"]) == [f"MLP ({folder})" for folder in alike]
 
 
 def test_a_file_is_the_same_wherever_it_lies(tmp_path, train):

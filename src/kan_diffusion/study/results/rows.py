@@ -235,18 +235,20 @@ def _require_alike(trials: Sequence[TrialResult]) -> None:
 
 def _told_apart(trials: Sequence[TrialResult]) -> list[TrialResult]:
     """Adds the folder of its first run to the name of a model, where other models share the name."""
-    folders: dict[str, dict[str, str]] = {}
+    folders: dict[str, dict[str, Path]] = {}
     keys = []
     for trial in trials:
         config, size = trial.config, trial.row["parameters"]
         training = config.training.model_copy(update={"checkpoint_every": 1})
         keys.append(repr((size, config.model, training)))
-        folders.setdefault(config.model.name, {}).setdefault(keys[-1], trial.folder.name)
+        folders.setdefault(config.model.name, {}).setdefault(keys[-1], trial.folder)
     renamed = []
     for trial, key in zip(trials, keys, strict=True):
         model = trial.config.model
         if len(alike := folders[model.name]) > 1:
-            name = f"{model.name} ({alike[key]})"
+            names = [folder.name for folder in alike.values()]
+            distinct = len({*names}) == len(names)
+            name = f"{model.name} ({alike[key].name if distinct else alike[key]})"
             trial = _with(trial, model=model.model_copy(update={"name": name}))
         renamed.append(trial)
     return renamed

@@ -126,7 +126,9 @@ def _judged(verdict: Verdict) -> str:
         minus = f"{first} minus {second}"
         missing = [word for kind, word in _KINDS.items() if not verdict.of_kind(kind)]
         why = f"no {' and no '.join(missing)} to compare" if missing else "no KAN and MLP of equal size"
-        end = f". There is {why}, so no verdict."
+        unfinished = [name for name in verdict.models if name not in verdict.means]
+        tail = f" {listed(unfinished)} did not finish half of the seeds." if unfinished else ""
+        end = f". There is {why}, so no verdict.{tail}"
     if not difference.interval.n:
         return f"{first} and {second} have no seed in common{end}"
     sides = zip((first, second), difference.means, strict=True)
