@@ -114,6 +114,14 @@ def test_numbers_and_dates_come_in_the_steps_of_the_column_and_never_across_zero
         assert drawn.max() < 2.1 * values.max()
 
 
+def test_numbers_near_the_end_of_a_small_dtype_come_as_far_as_the_data_go():
+    for seed in range(4):
+        values = (np.random.default_rng(seed).random(200) * 65_000).astype("float16")
+        drawn = _drawn(_column(values)).astype(float)
+        assert abs(np.median(drawn) - np.median(values.astype(float))) < 6_000
+        assert 60_000 < drawn.max() <= 65_504
+
+
 def test_numbers_come_with_their_frequencies_and_few_different_ones_come_alone():
     values = _rng().choice([0, 1, 2, 7, 40], 4000, p=[0.5, 0.2, 0.2, 0.09, 0.01])
     shares = _drawn(_column(values), 40_000).value_counts(normalize=True)

@@ -140,8 +140,9 @@ class Lattice(Settings):
         span = last - first
         digits = math.floor(math.log10(span)) - 1 if fine else max(0, len(str(span)) - 2)
         shared = counts[[0, -1]] >= SHARING
-        low = first if shared[0] else max(_outward(first, digits, math.floor), limits[0])
-        high = last if shared[1] else min(_outward(last, digits, math.ceil), limits[1])
+        least, most = (end * per if per > 1 else end for end in limits)
+        low = first if shared[0] else max(_outward(first, digits, math.floor), least)
+        high = last if shared[1] else min(_outward(last, digits, math.ceil), most)
         if fine:
             room = (high - low) * _BEYOND
             below = 0.0 if shared[0] else min(room, low if low >= 0 else low - limits[0])
@@ -157,9 +158,10 @@ class Lattice(Settings):
         num = (int(high) - origin) // step
         end, lowest, highest, room = origin + num * step, 0, num, math.ceil(num * _BEYOND)
         if per > 1 and not shared[0]:
-            lowest = -(min(room, origin // step) if origin >= 0 else room)
+            below = min(room, origin // step if origin >= 0 else (origin - least) / step)
+            lowest = -math.floor(below)
         if per > 1 and not shared[1]:
-            highest += min(room, -end // step) if end <= 0 else room
+            highest += math.floor(min(room, -end // step if end <= 0 else (most - end) / step))
         ends = {"high": num, "lowest": lowest, "highest": highest}
         return lattice.model_copy(update={"origin": origin, "step": step, **ends})
 
