@@ -215,4 +215,4 @@ def test_a_terminal_without_letters_for_it_gets_others(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", shown)
     assert call_command("evaluate", tmp_path / "Läufe – ½ ± ☃") == 1
     shown.seek(0)
-    assert "/L?ufe ? ? ? ?'" in shown.read()
+    assert "/Laufe - 12 ~ ?'" in shown.read()
