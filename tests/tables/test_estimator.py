@@ -213,7 +213,7 @@ def test_commands_read_a_saved_model(cli, tmp_path, monkeypatch, mixed):
 def test_a_model_saved_over_another_leaves_nothing_of_it_but_other_files(tmp_path):
     rows = people(80, 0)[["age", "smokes"]]
     first = DiffusionEstimator("mlp", **QUICK).fit(rows)
-    with refused("'.*' holds other files and no run", RunFolderError):
+    with refused("'.*' holds training that has not finished", RunFolderError):
         (tmp_path / "checkpoint.safetensors").touch()
         first.save(tmp_path)
     (tmp_path / "checkpoint.safetensors").unlink()
