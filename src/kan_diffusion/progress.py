@@ -83,9 +83,12 @@ class TrainingBar:
         self._task = bars.add_task(label, total=steps, status="compiling")
 
     def move(self, step: int, loss: float) -> None:
-        """Shows that ``step`` steps are done: none while compiling, all while judging.
+        """Shows the progress after ``step`` steps.
 
-        The latest loss, NaN where there is none yet, is shown smoothed.
+        Args:
+            step: Number of finished steps: compiling comes before the first, judging after the
+                last.
+            loss: Latest loss; NaN when there is none yet.
         """
         if not math.isnan(loss):
             past = loss if math.isnan(self._loss) else self._loss
@@ -103,7 +106,12 @@ class TrainingBar:
 def show_training(
     label: str, steps: int, floor: float | None = None
 ) -> Iterator[Callable[[int, float], None]]:
-    """Shows one training run; arguments are those of :class:`TrainingBar`.
+    """Shows one training run.
+
+    Args:
+        label: What is trained.
+        steps: Number of training steps.
+        floor: Loss of the best possible denoiser, where it is known.
 
     Yields:
         A callback that takes the number of finished steps and the loss.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kan_diffusion.study.tasks import Asked
 
 _TRAINING = TrainingConfig.model_fields
+_MODEL, _TABLES, _PICTURES = (Parameter(group=name) for name in ("Model", "Tables", "Pictures"))
 
 
 def _kinds(parts: list[str] | None) -> object:
@@ -45,13 +46,13 @@ def _kinds(parts: list[str] | None) -> object:
 class TrainOptions(options.Options):
     """Options of train."""
 
-    family: str | None = None
+    family: Annotated[str | None, _MODEL] = None
     """Kind of denoiser: kan, mlp, spline-mlp, modulated-kan, ...; of pictures unet-kan, dit, ..."""
-    params: int | None = Field(None, ge=1, le=limits.MOST_PARAMETERS)
+    params: Annotated[int | None, _MODEL] = Field(None, ge=1, le=limits.MOST_PARAMETERS)
     """Trainable parameters, at most; of pictures within 2 %."""
-    depth: int | None = Field(None, ge=1, le=limits.MOST_LAYERS)
+    depth: Annotated[int | None, _MODEL] = Field(None, ge=1, le=limits.MOST_LAYERS)
     """Hidden layers."""
-    process: str | None = None
+    process: Annotated[str | None, _MODEL] = None
     """Noising process, such as cosine, ddpm or flow; cosine, or flow of pictures, by default."""
     steps: Annotated[int | None, _TRAINING["steps"]] = None
     batch_size: Annotated[int | None, _TRAINING["batch_size"]] = None
@@ -82,20 +83,20 @@ class DataOptions(options.Options):
     holdout: float | None = None
     """Fraction of rows or pictures kept to judge with; by default 0.2; 0.3 of a table; 0.1 of
     pictures."""
-    size: int | None = None
+    size: Annotated[int | None, _PICTURES] = None
     """Pixels of a side; by default 8 of digits, 16 of shapes, 32 of a folder."""
-    mode: str | None = None
+    mode: Annotated[str | None, _PICTURES] = None
     """Channels: L (grey) or RGB; by default as the pictures are."""
-    kinds: Annotated[options.Names, AfterValidator(_kinds), Parameter("--columns")] = None
+    kinds: Annotated[options.Names, AfterValidator(_kinds), Parameter("--columns"), _TABLES] = None
     """Kinds of columns: zip=category,day=date:%m/%d/%Y; found by default."""
-    missing: options.Names = None
+    missing: Annotated[options.Names, _TABLES] = None
     """Words for gaps in a text file, such as '?,unknown'."""
-    thousands: str | None = None
+    thousands: Annotated[str | None, _TABLES] = None
     """Mark of thousands in the numbers of a text file, such as ','."""
-    scaling: str | None = None
+    scaling: Annotated[str | None, _TABLES] = None
     """What numbers become: normal, their normal scores, or standard, (x - mean) / std, of which
     formulas can be read; for readable-kan standard by default."""
-    without: options.Names = None
+    without: Annotated[options.Names, _TABLES] = None
     """Rules of a table that rows need not keep, such as 'start<=end,a+b=c'."""
 
 
@@ -195,18 +196,18 @@ class DrawOptions(options.RunOptions):
 class SampleOptions(DrawOptions):
     """Options of sample."""
 
-    where: options.Several = ()
+    where: Annotated[options.Several, _TABLES] = ()
     """What a column must be, such as species=setosa, 1.0<=length<=1.5, or 'species in setosa,
     virginica'; may be given several times."""
-    like: Path | None = None
+    like: Annotated[Path | None, _TABLES] = None
     """File of rows with some of the columns; the others are drawn for each."""
-    max_seconds: float | None = Field(None, le=limits.MOST_SECONDS)
+    max_seconds: Annotated[float | None, _TABLES] = Field(None, le=limits.MOST_SECONDS)
     """Seconds that the search for rows within ranges and lists of --where may take."""
-    prompts: Annotated[options.Several, Parameter("--prompt")] = ()
+    prompts: Annotated[options.Several, Parameter("--prompt"), _PICTURES] = ()
     """What a picture shall show; may be given several times."""
-    classes: Annotated[options.Several, Parameter("--class")] = ()
+    classes: Annotated[options.Several, Parameter("--class"), _PICTURES] = ()
     """Class of pictures, by its name; may be given several times."""
-    guidance: float | None = Field(None, ge=0, le=limits.MOST_GUIDANCE)
+    guidance: Annotated[float | None, _PICTURES] = Field(None, ge=0, le=limits.MOST_GUIDANCE)
     """Strength of guidance towards prompt or class, 1 is none; by default as the run was judged."""
     num: int | None = Field(None, ge=1, le=limits.MOST_VALUES)
     """Number of rows, or of pictures for each prompt or class; by default 1000, or 16 pictures."""

@@ -29,17 +29,20 @@ What = Annotated[
 ]
 
 
+_MODELS = Parameter(group="Models")
+
+
 class StudyOptions(options.Options):
     """Options of a study that is trained, here or on a cluster."""
 
-    match: str | None = None
+    match: Annotated[str | None, _MODELS] = None
     """Resource held equal: params (the default), flops (operations of a forward pass for one point)
     or time (processor seconds of training)."""
-    budget: str | None = None
+    budget: Annotated[str | None, _MODELS] = None
     """Amount of it: a number, or a model such as mlp:32-32-32 to be like."""
-    families: options.Names = None
+    families: Annotated[options.Names, _MODELS] = None
     """Families, such as kan,mlp; 'all' for all there are; package.module:NAME for your own."""
-    params: int | None = Field(None, ge=1, le=MOST_PARAMETERS)
+    params: Annotated[int | None, _MODELS] = Field(None, ge=1, le=MOST_PARAMETERS)
     """Parameters of each model; 2300, or as suits pictures, by default."""
     steps: Annotated[int | None, TrainingConfig.model_fields["steps"]] = None
     data: options.Names = None
@@ -71,7 +74,7 @@ class StudyOptions(options.Options):
 class CompareOptions(StudyOptions):
     """Options of compare."""
 
-    tuned: Path | None = None
+    tuned: Annotated[Path | None, _MODELS] = None
     """Settings of the families, as 'tune' writes them."""
     process: str | None = None
     """Noising process, such as cosine, ddpm or flow; the study's by default."""
@@ -137,7 +140,8 @@ def compare(what: What, /, *, given: CompareOptions = CompareOptions()) -> None:
     console.show_conclusions(decide(rows))
     TextConsole().say(f"\nReport: {page}")
     failed = rows.rows[rows.rows["failed"]]
-    for _, first in failed[:1].iterrows():
+    if len(failed):
+        first = failed.iloc[0]
         raise KanDiffusionError(
             f"{len(failed)} of {len(rows.rows)} trials failed, the first ('{first['name']}', "
             f"seed {first['seed']}) with: {first['error']}"
@@ -209,9 +213,9 @@ def report(runs: list[Path], /, *, given: ReportOptions = ReportOptions()) -> No
     first, *others = runs
     folder = given.out or (Path("runs/side-by-side") if others else first)
     require_writable(folder)
-    is_study = not others and (first / "study.yaml").exists()
-    again = shlex.join(["kan-diffusion", "compare", str(first / "study.yaml"), "--out", str(first)])
-    study, command = (
-        (load_study(first), again) if is_study else (read_runs(runs), options.command_line())
-    )
-    TextConsole().say(f"Report: {write_report(study, folder, command, runs=not is_study)}")
+    if not others and (first / "study.yaml").exists():
+        words = ["kan-diffusion", "compare", str(first / "study.yaml"), "--out", str(first)]
+        page = write_report(load_study(first), folder, shlex.join(words))
+    else:
+        page = write_report(read_runs(runs), folder, options.command_line(), runs=True)
+    TextConsole().say(f"Report: {page}")

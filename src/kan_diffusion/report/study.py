@@ -208,6 +208,7 @@ def _add_lines(
         steps: bool = False,
         error: float | None = None,
     ) -> None:
+        """Adds a figure of all models, or one of each kind where there are many."""
         groups: list[tuple[str, pd.DataFrame, pd.DataFrame | None]] = [("", points, None)]
         if points["name"].nunique() > _MANY_MODELS:  # a figure for each kind, the others behind
             kinds = points["name"].map(results.models(data))
@@ -321,13 +322,21 @@ def floor_error(trial: TrialResult, dataset: Dataset) -> float:
 
 
 def levels_of(trials: Sequence[TrialResult]) -> pd.DataFrame:
-    """Lists excess and held-out loss of trials, by ``name`` and range of noise levels."""
+    """Reads excess and held-out loss of trials in ranges of noise levels.
+
+    Returns:
+        Columns ``name``, ``seed``, ``t_low``, ``t_high`` and ``t_mid`` (fractions of T),
+        ``log_snr``, ``excess`` and ``heldout_loss``.
+    """
     levels = [{"name": t.row["name"], **level} for t in trials for level in t.levels]
     return pd.DataFrame(levels)
 
 
 def curves_of(trials: Sequence[TrialResult]) -> dict[str, list[tuple[Array, Array]]]:
-    """Reads steps and losses of trials by model, smoothed at once: there may be millions of them.
+    """Reads the training losses of trials, smoothed at once: there may be millions of them.
+
+    Returns:
+        Steps and losses, (n,) each, of each trial of a model, by its name.
 
     Raises:
         RunFolderError: A file is missing or damaged.

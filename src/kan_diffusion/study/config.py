@@ -421,6 +421,7 @@ class StudyConfig(Settings):
 
     @model_validator(mode="after")
     def _distinct_and_sized(self) -> Self:
+        """Checks that names differ, trials are not too many, and each model has one size."""
         for kind, named in (("models", self.models), ("data sets", self.data)):
             (name, count), *_ = Counter(each.name for each in named).most_common()
             if count > 1:

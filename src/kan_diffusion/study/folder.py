@@ -158,6 +158,7 @@ class TrialResult:
 
     @model_validator(mode="after")
     def _require_row(self) -> Self:
+        """Checks that the row has the entries of a trial, of their kinds and of this trial."""
         row, keys = self.row, self.config.keys
         for key, value in row.items():
             if value is not None and isinstance(value, str) != (key in _WORDS):
@@ -602,9 +603,9 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
     if not fresh:
         load_trial(folder, config)
         return
-    written = _trial_files(folder)  # refuses another version before anything is written
+    _trial_files(folder)  # refuses another version before anything is written
     with claimed(folder):
-        _clear(folder, written)
+        _clear(folder, _trial_files(folder))  # of a run that was being replaced, the new one's
 
 
 def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool:

@@ -337,6 +337,9 @@ def _warn_of_misfit(
 def trained_run(folder: Path) -> TrialResult:
     """Reads a run with a trained model.
 
+    Args:
+        folder: The run's folder.
+
     Raises:
         RunFolderError: There is none in the folder.
     """

@@ -112,7 +112,11 @@ class TableCodec(Settings):
         return cls(columns=ordered, rules=find_rules(Rows(ordered, cells), without))
 
     def column(self, name: object) -> Kind:
-        """Returns the column of this name; a DataError says that there is none."""
+        """Returns the column of this name.
+
+        Raises:
+            DataError: There is no such column.
+        """
         return self.columns[self._place(name)]
 
     def _place(self, name: object) -> int:
@@ -134,8 +138,10 @@ class TableCodec(Settings):
     def read(self, path: Path) -> tuple[pd.DataFrame, TextForm | None]:
         """Reads a file of rows like those trained on, with the same words for gaps, and its form.
 
-        What was text stays text, and columns without names get those of this table. Errors are
-        those of :func:`.read_table` and :func:`.named_like`.
+        What was text stays text, and columns without names get those of this table.
+
+        Raises:
+            DataError: It cannot be read.
         """
         kinds = {}
         for column in self.columns:
@@ -246,7 +252,11 @@ class TableCodec(Settings):
         return result
 
     def require_consistent(self, given: Mapping[str | int, pd.Series]) -> None:
-        """Raises a DataError if cells of one row, each of shape (1,), contradict a rule."""
+        """Refuses cells of one row, each of shape (1,), that no row of the table can have together.
+
+        Raises:
+            DataError: They contradict a rule.
+        """
         cells = [(column.storage.empty(1), np.ones(1, dtype=bool)) for column in self.columns]
         for name, series in given.items():
             cells[self._place(name)] = self.column(name).read(series)
@@ -262,13 +272,17 @@ class TableCodec(Settings):
     def continuous(self, frame: pd.DataFrame) -> tuple[Tensor, Tensor, np.ndarray]:
         """Encodes rows, each number in the middle of its step, and tells which are continuous.
 
-        Errors are those of :meth:`encode`.
+        With the third result, log p(x) = log p(z) + sum log |dz/dx|, where x is in the units of its
+        column, and counts steps if the column holds levels, dates or time spans. Categories,
+        constants and missing cells add nothing.
 
         Returns:
             Coordinates, and a mask that is True for those of numbers and False for those of
             categories, gaps and cells without a value, both with shape (n, d); and the sum of
-            log |dz/dx| over the numbers of each row, shape (n,), float64, where x is in the units
-            of its column, and counts steps if the column holds dates or time spans.
+            log |dz/dx| over the numbers of each row, shape (n,), float64.
+
+        Raises:
+            DataError: As in :meth:`encode`.
         """
         rows = self.encode(frame)
         numbers = rows.isnan()  # none is
@@ -307,7 +321,11 @@ class TableCodec(Settings):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, object]) -> Self:
-        """Makes a codec of what :meth:`to_dict` gives; a KanDiffusionError names a wrong value."""
+        """Makes a codec from the dictionary of :meth:`to_dict` and checks every value.
+
+        Raises:
+            KanDiffusionError: A value is missing, unknown or invalid.
+        """
         with valid_settings("codec"):
             codec = cls.model_validate(content)
         rows = np.linspace(-9, 9, 19)[:, None] * np.ones(codec.dim)
@@ -326,7 +344,11 @@ class TableCodec(Settings):
         return codec
 
     def require_columns(self, frame: pd.DataFrame, some: bool = False) -> None:
-        """Raises a DataError if a column is new, or is missing where not ``some`` are enough."""
+        """Refuses a frame with other columns than those trained on, or without ``some`` of them.
+
+        Raises:
+            DataError: A column is missing or new.
+        """
         require_frame(frame)
         known, given = list(self._parts), [str(name) for name in frame.columns]
         if new := [name for name in given if name not in known]:
@@ -336,7 +358,11 @@ class TableCodec(Settings):
 
 
 def require_frame(frame: pd.DataFrame) -> None:
-    """Raises a DataError if it is no frame, is empty or too large, or has an unusable name."""
+    """Refuses an object that is not a usable data frame.
+
+    Raises:
+        DataError: It is no frame, is empty or too large, or a name is invalid or occurs twice.
+    """
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"a table is a pandas DataFrame, got {type(frame).__name__}")
     require_size("the table", *frame.shape)

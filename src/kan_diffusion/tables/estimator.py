@@ -241,7 +241,7 @@ class DiffusionEstimator(BaseEstimator):
         random_state: RandomState = None,
         max_seconds: float | None = None,
     ) -> Rows:
-        """Draws rows as in ``fit``, with the arguments of :meth:`.TableDiffusionPipeline.draw`.
+        """Draws rows, see :meth:`.TableDiffusionPipeline.draw`.
 
         Args:
             n_samples: Number of rows; leave it out where there is ``like``.
@@ -250,10 +250,13 @@ class DiffusionEstimator(BaseEstimator):
             like: Rows with cells of some of the columns, which are kept.
             steps: Steps of the sampler; when None, 20 of a model of less than 2,000 rows, and 50 of
                 others.
-            scheduler: Name of the sampler, see :data:`kan_diffusion.SCHEDULERS`; the process's
-                default when None.
+            scheduler: Name of the sampler for this call, see :data:`kan_diffusion.SCHEDULERS`; that
+                of ``pipeline_`` when None, which is the process's default.
             random_state: Source of the noise; the estimator's own when None.
             max_seconds: How long to look for rows that meet conditions.
+
+        Returns:
+            Rows as in ``fit``: a frame with the same columns, order and dtypes, or an array.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
@@ -282,7 +285,13 @@ class DiffusionEstimator(BaseEstimator):
         steps: int = 20,
         random_state: RandomState = None,
     ) -> Rows | list[Rows]:
-        """Fills gaps in rows as in ``fit``, with :meth:`.TableDiffusionPipeline.impute`.
+        """Fills gaps, see :meth:`.TableDiffusionPipeline.impute`.
+
+        Args:
+            X: Rows as in ``fit``, with gaps.
+            draws: Number of times to fill them: the spread between draws says how sure a cell is.
+            steps: Steps of the sampler.
+            random_state: Source of the noise; the estimator's own when None.
 
         Returns:
             The filled rows, with all given cells unchanged; a list of them for several draws.
@@ -306,8 +315,12 @@ class DiffusionEstimator(BaseEstimator):
     def score_samples(self, X: ArrayLike | pd.DataFrame) -> NDArray[np.float64]:  # noqa: N803
         """Computes the log-density of the continuous cells of rows, given their other cells.
 
-        It has shape (n_samples,), in the units of the data, is exact for the model up to 16
-        continuous columns and beyond an unbiased estimate.
+        Args:
+            X: Rows as in ``fit``.
+
+        Returns:
+            Natural logarithms with shape (n_samples,), in the units of the data. They are exact for
+            the model up to 16 continuous columns, and beyond that an unbiased estimate.
 
         Raises:
             NotFittedError: ``fit`` has not been called.

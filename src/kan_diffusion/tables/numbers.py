@@ -558,7 +558,12 @@ class JumpMap(Settings):
         return _Pieces(jumps, masses, rest, ends, *around)
 
     def forward(self, numbers: np.ndarray, u: np.ndarray | float = 0.5) -> np.ndarray:
-        """Maps numbers (n,) to about N(0, 1), in float64, as :meth:`with_log_slope` does."""
+        """Maps numbers, shape (n,), to about N(0, 1), in float64.
+
+        Args:
+            numbers: Whole steps; any numbers if they are fine.
+            u: Where each one is within its jump or its step, 0 to 1, shape (n,) or one for all.
+        """
         return self.with_log_slope(numbers, u)[0]
 
     def with_log_slope(

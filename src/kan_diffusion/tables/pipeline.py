@@ -62,6 +62,9 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         process: The process the denoiser was trained for, or its settings.
         codec: The codec of the table, or what its ``to_dict`` gives.
         scheduler: Any diffusers scheduler of the process; its default when None.
+
+    Raises:
+        KanDiffusionError: The denoiser has another number of coordinates than the codec.
     """
 
     def __init__(
@@ -238,11 +241,13 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             num_steps: Steps of the ODE's solver.
 
         Returns:
-            Shape (n,), in the units of the data.
+            Natural logarithms with shape (n,), in the units of the data.
 
         Raises:
-            DataError: A column does not fit, or none is continuous.
-            KanDiffusionError: The denoiser was trained without the conditions that are needed.
+            DataError: A column is missing, new, or of another type, or the table has no continuous
+                columns.
+            KanDiffusionError: There are other cells, too, and the denoiser was trained without
+                conditions.
         """
         rows, free, scale = self.codec.continuous(frame)
         if not bool(free.any()):

@@ -176,6 +176,9 @@ class TableScores:
         num_rows: Numbers of real, of synthetic and of training rows (0 where these are not known).
         rows: The judged cells of each table as numbers, shape (n, D), NaN for a gap.
         sides: At most 20,000 real rows, and equally many synthetic and training ones.
+
+    Raises:
+        DataError: A column has values that do not fit its kind, or a target cannot be predicted.
     """
 
     def __init__(
@@ -458,6 +461,7 @@ def _gaps(judged: TableScores, _: np.random.Generator) -> _Value:
 
 
 def _closest(judged: TableScores, generator: np.random.Generator) -> _Value:
+    """Computes the share of synthetic rows nearer to training rows than to as many real ones."""
     if "train" not in judged.rows:
         return _Value(np.nan, 0.5)
     sides = [judged.rows[which] for which in ("train", "real", "synthetic")]

@@ -189,7 +189,11 @@ class FileData(_TableSource, PinnedSource):
             return super().load(study_seed, trial_seed)
 
     def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
-        """Reads rows in the units of a model of another table, if they have its columns."""
+        """Reads rows in the units of a model of another table, some of them by the seed.
+
+        Raises:
+            DataError: The file cannot be used or has other columns.
+        """
         import torch
 
         from kan_diffusion.tables.datasets import encoded
@@ -201,7 +205,12 @@ class FileData(_TableSource, PinnedSource):
             return encoded(self.name, frame, codec, (order[:0], order[:MOST_HELDOUT]), seed)
 
     def fit_codec(self, frame: pd.DataFrame) -> TableCodec:
-        """Fits a codec to rows, as :meth:`.TableCodec.fit` does, of which one column is learned."""
+        """Fits a codec to rows: the kinds of the columns and how cells become coordinates.
+
+        Raises:
+            DataError: A column cannot be used or does not fit its given kind, no rule has a given
+                name, or no column can be learned.
+        """
         codec = TableCodec.fit(frame, self.kinds, self.without, self.scaling)
         if not codec.dim:
             raise DataError(

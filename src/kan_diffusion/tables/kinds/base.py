@@ -97,7 +97,11 @@ class Kind(Settings):
 
     @classmethod
     def fitted(cls, cells: Cells) -> dict[str, object]:
-        """Returns the fields of the kind itself for cells, one present; or raises a DataError."""
+        """Returns the fields of the kind itself, for the cells of a column, at least one present.
+
+        Raises:
+            DataError: The cells cannot be described.
+        """
         raise NotImplementedError
 
     def warning(self, cells: Cells, given: bool) -> str:
@@ -133,7 +137,11 @@ class Kind(Settings):
         return tuple(CoordinateMap(f"code of {name}") for name in self.coordinates)
 
     def parse(self, series: pd.Series) -> Values:
-        """Reads values of this column's type, possible or not; raises a DataError at another."""
+        """Reads values like those of this column, whether its cells can have them or not.
+
+        Raises:
+            DataError: They are of another type.
+        """
         return self.storage.read(series, self.name)
 
     def read(self, series: pd.Series) -> Values:
@@ -166,7 +174,11 @@ class Kind(Settings):
     def refuse(
         self, wrong: np.ndarray, values: np.ndarray, problem: str, rows: np.ndarray | None = None
     ) -> None:
-        """Raises a DataError if values (n,) of the rows (n,), all if None, are wrong somewhere."""
+        """Refuses values (n,) of the rows (n,), of all if they are None, of which some are wrong.
+
+        Raises:
+            DataError: One is.
+        """
         if wrong.any():
             first = int(np.argmax(wrong))
             row = first if rows is None else int(rows[first])
@@ -183,11 +195,14 @@ class Kind(Settings):
     ) -> np.ndarray:
         """Maps values (m,) of the rows (m,) to coordinates (m,), float64.
 
-        The generator spreads values over what one of them takes of the coordinate; None takes its
-        middle.
+        Args:
+            values: As :meth:`read` gives them.
+            rows: Their rows, for errors.
+            generator: Spreads values over what one of them takes of the coordinate; None takes its
+                middle.
 
         Raises:
-            DataError: A value does not fit this column; the message has its row.
+            DataError: A value does not fit this column.
         """
         raise NotImplementedError
 
@@ -244,7 +259,11 @@ class Kind(Settings):
         return np.zeros(len(series))
 
     def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
-        """Gives new identifiers to drawn cells (n,) that are not given; other cells stay."""
+        """Gives new identifiers to drawn cells (n,) that are not given; other cells stay.
+
+        Raises:
+            DataError: The column's dtype has no room for so many.
+        """
         return drawn
 
     # Conditions.
@@ -260,7 +279,11 @@ class Kind(Settings):
         return np.sort(self.known)
 
     def require_possible(self, values: np.ndarray) -> None:
-        """Raises a DataError if no cell can have one of the values, (m,)."""
+        """Refuses values, shape (m,), that no cell of the column can have.
+
+        Raises:
+            DataError: A value is not known, or cells are made anew.
+        """
         if self.is_listed and len(unknown := values[~np.isin(values, self.known)]):
             raise DataError(
                 f"column '{self.name}' has no value '{unknown[0]}'; known: {listed(self.reach)}"

@@ -102,9 +102,12 @@ class Identifier(Kind):
         return self.storage.empty(len(scores))
 
     def numbered(self, drawn: pd.Series, given: pd.Series | None = None) -> pd.Series:
-        """Gives drawn cells (n,) that are neither missing nor given new identifiers.
+        """Gives new identifiers to drawn cells (n,) that are neither missing nor given.
 
-        They differ from the given ones (n,), too. A DataError says that a dtype has no room.
+        New ones differ from the given ones (n,), too.
+
+        Raises:
+            DataError: The column's dtype has no room for so many.
         """
         values, missing = self.read(drawn)
         known, free = (values, ~missing) if given is None else self.read(given)

@@ -163,10 +163,14 @@ class Number(Kind):
         return result
 
     def nearest(self, values: np.ndarray, side: int) -> np.ndarray:
-        """Returns the nearest numbers that cells can have, or the last one, shape (n,).
+        """Returns the nearest numbers that cells can have: not above ``values``, or not below.
 
-        They are at most the ``values``, as :meth:`read` gives them, with a ``side`` of -1, and at
-        least with 1.
+        Args:
+            values: Shape (n,), as :meth:`read` gives them.
+            side: -1 for numbers that are at most the values, 1 for those that are at least.
+
+        Returns:
+            Shape (n,); beyond the last number that cells can have, that one.
         """
         if self.is_listed:
             place = np.searchsorted(self.known, values, "right" if side < 0 else "left")

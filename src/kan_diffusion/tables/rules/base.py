@@ -98,7 +98,11 @@ class Rule(Settings):
         raise NotImplementedError
 
     def repair(self, rows: Rows, given: np.ndarray) -> None:
-        """Changes rows in which it does not hold, but for the ``given`` cells, (n, all columns).
+        """Changes rows in which it does not hold.
+
+        Args:
+            rows: The rows.
+            given: Which cells have to stay, (n, columns of the table).
 
         Raises:
             DataError: A dtype has no room for what follows from given cells.

@@ -52,9 +52,12 @@ class NumericRule(Rule):
     def candidates(
         cls, numbers: Mapping[int, Number], first: np.ndarray
     ) -> Iterator[tuple[int, ...]]:
-        """Gives the places of columns of ``numbers`` between which it may hold.
+        """Gives the places of columns between which it may hold.
 
-        Their ``first`` rows, (columns, few), float64, are NaN where a cell is missing.
+        Args:
+            numbers: The columns of numbers, by place.
+            first: Their first rows, (columns, few), float64, NaN where a cell is missing; rounding
+                keeps an order.
         """
         raise NotImplementedError
 
