@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -47,8 +47,12 @@ from kan_diffusion.training.config import OptimizerName, TrainingConfig
 logger = logging.getLogger(__name__)
 
 Match = Literal["params", "flops", "time"]
-MATCHES: tuple[Match, ...] = get_args(Match)
-"""The resources that can be held equal."""
+MATCHES: Mapping[Match, int] = {
+    "params": limits.MOST_PARAMETERS,
+    "flops": limits.MOST_OPERATIONS,
+    "time": limits.MOST_SECONDS,
+}
+"""The resources that can be held equal, with the largest amount of each."""
 
 SIZES = (1_100, 2_300, 5_600, 12_000, 28_000)
 """Numbers of parameters that a search chooses from where a budget of time leaves the size free."""
@@ -57,12 +61,7 @@ USUAL_SIZE = 2_300
 """Number of parameters where nothing gives one; the settings of families were found for it."""
 
 _PRESETS = Path(__file__).parent / "presets"
-_IMPORTING = "importing"
-"""Key of a validation's context: whether modules that settings name are imported."""
-
-
-def _is_importing(info: ValidationInfo) -> bool:
-    return bool((info.context or {}).get(_IMPORTING))
+_OF_TRAINING = {"steps", "batch_size", "optimizer", "learning_rate"}  # that a model may set
 
 
 def _hashed(settings: object) -> str:
@@ -70,28 +69,23 @@ def _hashed(settings: object) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-class Budget(Settings):
-    """An amount of a resource that all models get.
+_Size = Annotated[int, Field(ge=1, le=limits.MOST_PARAMETERS)]
 
-    Attributes:
-        match: Resource held equal.
-        amount: Number of parameters, operations, or seconds.
-        params: With ``time``, the number of parameters of models that have no size of their own;
-            None leaves the size to a search, or to :data:`USUAL_SIZE`.
-    """
+
+class Budget(Settings):
+    """An amount of a resource that all models get."""
 
     match: Match = "params"
+    """Resource held equal."""
     amount: float = Field(gt=0, allow_inf_nan=False)
-    params: int | None = Field(None, ge=1, le=limits.MOST_PARAMETERS)
+    """Number of parameters, operations, or seconds."""
+    params: _Size | None = None
+    """With ``time``, the number of parameters of models that have no size of their own; None leaves
+    the size to a search, or to :data:`USUAL_SIZE`."""
 
     @model_validator(mode="after")
     def _whole_and_sized(self) -> Self:
-        most = {
-            "params": limits.MOST_PARAMETERS,
-            "flops": limits.MOST_OPERATIONS,
-            "time": limits.MOST_SECONDS,
-        }[self.match]
-        if self.amount > most:
+        if self.amount > (most := MATCHES[self.match]):
             raise KanDiffusionError(f"a budget of {self.match} is at most {most:,}; lower it")
         if self.match != "time" and (self.params is not None or self.amount % 1):
             raise KanDiffusionError(
@@ -112,42 +106,38 @@ class ModelConfig(Settings):
 
     One of ``params``, ``flops`` and ``hidden`` gives its size; where all are None, a budget of the
     study does.
-
-    Attributes:
-        family: Its family.
-        name: Name of the model in tables and figures; the family's title when empty.
-        params: Number of trainable parameters it is fitted to.
-        flops: Operations of a forward pass it is fitted to.
-        hidden: Widths of its hidden layers.
-        depth: Number of hidden layers of a fitted model; the family's default when None.
-        settings: Settings of the denoiser that differ from the family's.
-        optimizer: Optimiser; the study's when None.
-        learning_rate: Peak learning rate; when None the study's if it sets one, else the one that
-            suits the family and the optimiser.
-        steps: Number of optimiser steps; the study's when None.
-        batch_size: Samples per step; the study's when None. Models with other batches than the
-            rest see other draws of the same training data.
-        conditions: Whether it is trained to draw columns given any of the others.
     """
 
     family: str
+    """Its family."""
     name: Name = ""
-    params: int | None = Field(None, ge=1, le=limits.MOST_PARAMETERS)
+    """Name of the model in tables and figures; the family's title when empty."""
+    params: _Size | None = None
+    """Number of trainable parameters it is fitted to."""
     flops: int | None = Field(None, ge=1, le=limits.MOST_OPERATIONS)
-    hidden: tuple[Annotated[int, Field(ge=1, le=limits.MOST_PARAMETERS)], ...] | None = Field(
-        None, max_length=limits.MOST_LAYERS
-    )
+    """Operations of a forward pass it is fitted to."""
+    hidden: tuple[_Size, ...] | None = Field(None, max_length=limits.MOST_LAYERS)
+    """Widths of its hidden layers."""
     depth: int | None = Field(None, ge=1, le=limits.MOST_LAYERS)
+    """Number of hidden layers of a fitted model; the family's default when None."""
     settings: dict[str, Setting] = Field(default_factory=dict)
+    """Settings of the denoiser that differ from the family's."""
     optimizer: OptimizerName | None = None
+    """Optimiser; the study's when None."""
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Peak learning rate; when None the study's if it sets one, else the one that suits the family
+    and the optimiser."""
     steps: int | None = Field(None, ge=1, le=limits.MOST_STEPS)
+    """Number of optimiser steps; the study's when None."""
     batch_size: int | None = Field(None, ge=1, le=limits.MOST_POINTS)
+    """Samples per step; the study's when None. Models with other batches than the rest see other
+    draws of the same training data."""
     conditions: bool = False
+    """Whether it is trained to draw columns given any of the others."""
 
     @model_validator(mode="after")
     def _known_and_sized(self, info: ValidationInfo) -> Self:
-        family = get_family(self.family, importing=_is_importing(info))
+        family = get_family(self.family, importing=bool(info.context))
         if not self.name:
             object.__setattr__(self, "name", family.title)  # frozen, but still being built
         if len(self.size) > 1:
@@ -183,18 +173,15 @@ class ModelConfig(Settings):
 
 
 class SamplingConfig(Settings):
-    """Settings of sampling from trained denoisers.
-
-    Attributes:
-        scheduler: Name of the sampler; the process's own when None.
-        steps: Number of its steps.
-        guidance: Strength of classifier-free guidance of the pictures whose content is read and
-            scored; 1 is the plain conditional.
-    """
+    """Settings of sampling from trained denoisers."""
 
     scheduler: str | None = None
+    """Name of the sampler; the process's own when None."""
     steps: int = Field(20, ge=1, le=limits.MOST_TIMESTEPS)
+    """Number of its steps."""
     guidance: float = Field(1.0, ge=0, le=limits.MOST_GUIDANCE)
+    """Strength of classifier-free guidance of the pictures whose content is read and scored; 1 is
+    the plain conditional."""
 
     def resolved(self, process: Process) -> Self:
         """Fills in the name of the sampler.
@@ -212,40 +199,36 @@ class SamplingConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """Settings of the evaluation of trained denoisers.
-
-    Attributes:
-        num_noised: Number of noised points for loss, floor and excess.
-        num_levels: Number of noise levels the excess is split into.
-        num_samples: Number of generated and of fresh points for sample metrics; 0 for none.
-        num_likelihood: Number of points whose likelihood is computed, fewer in many dimensions;
-            0 for none.
-        num_real_pairs: Number of pairs of fresh samples behind the real-against-real values.
-        moments: Moments of training, as fractions of it, at which the first seed of every model
-            records the reverse process; if there are any, it is recorded at the end, too.
-        num_drawn: Number of samples that a figure shows.
-        metrics: Your own sample metrics of points, in addition to `SAMPLE_METRICS`, each as
-            ``"package.module:NAME"``.
-        effort: ``"quick"`` limits these numbers, and what is computed from them, to a first look
-            (:data:`~kan_diffusion.evaluation.effort.EFFORTS`).
-    """
+    """Settings of the evaluation of trained denoisers."""
 
     num_noised: int = Field(20_000, ge=10, le=limits.MOST_POINTS)
+    """Number of noised points for loss, floor and excess."""
     num_levels: int = Field(10, ge=1, le=1_000)
+    """Number of noise levels the excess is split into."""
     num_samples: int = Field(5_000, ge=0, le=limits.MOST_POINTS)
+    """Number of generated and of fresh points for sample metrics; 0 for none."""
     num_likelihood: int = Field(1_000, ge=0, le=limits.MOST_POINTS)
+    """Number of points whose likelihood is computed, fewer in many dimensions; 0 for none."""
     num_real_pairs: int = Field(3, ge=1, le=1_000)
+    """Number of pairs of fresh samples behind the real-against-real values."""
     moments: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0, 0.25, 0.5, 0.75), max_length=limits.MOST_MOMENTS
     )
+    """Moments of training, as fractions of it, at which the first seed of every model records the
+    reverse process; if there are any, it is recorded at the end, too."""
     num_drawn: int = Field(1_000, ge=1, le=limits.MOST_POINTS)
+    """Number of samples that a figure shows."""
     metrics: tuple[str, ...] = ()
+    """Your own sample metrics of points, in addition to `SAMPLE_METRICS`, each as
+    ``"package.module:NAME"``."""
     effort: EffortName = "full"
+    """``"quick"`` limits these numbers, and what is computed from them, to a first look
+    (:data:`~kan_diffusion.evaluation.effort.EFFORTS`)."""
 
     @field_validator("metrics")
     @classmethod
     def _require_metrics(cls, metrics: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        metrics_named(metrics, importing=_is_importing(info))
+        metrics_named(metrics, importing=bool(info.context))
         return metrics
 
     def limited(self, quick: Mapping[str, int]) -> Self:
@@ -261,17 +244,14 @@ class EvaluationConfig(Settings):
 
 
 class Judgement(Settings):
-    """How a trained model is judged, of which nothing is part of a trial's identity.
-
-    Attributes:
-        sampling: Sampling.
-        evaluation: Evaluation, without moments of training.
-        versions: Versions of the metrics, by key.
-    """
+    """How a trained model is judged, of which nothing is part of a trial's identity."""
 
     sampling: SamplingConfig
+    """Sampling."""
     evaluation: EvaluationConfig
+    """Evaluation, without moments of training."""
     versions: dict[str, int]
+    """Versions of the metrics, by key."""
 
     @property
     def id(self) -> str:
@@ -288,19 +268,16 @@ class Judgement(Settings):
 
 
 class TrialConfig(Settings):
-    """One training run, and how its model is judged.
-
-    Attributes:
-        study_seed: Seed of all draws of its study.
-        seed: Number of the training run.
-        match: Resource its study holds equal between models; None where they have their own sizes.
-        budget: Amount of this resource.
-    """
+    """One training run, and how its model is judged."""
 
     study_seed: int
+    """Seed of all draws of its study."""
     seed: int
+    """Number of the training run."""
     match: Match | None = None
+    """Resource its study holds equal between models; None where they have their own sizes."""
     budget: float | None = None
+    """Amount of this resource."""
     data: DataConfig
     process: Process
     model: ModelConfig
@@ -376,39 +353,36 @@ class TrialConfig(Settings):
 
 
 class StudyConfig(Settings):
-    """A set of trials and the comparison drawn from them.
-
-    Attributes:
-        name: Name of the study, and of its run folder by default.
-        title: Title of the report.
-        question: The question the report answers.
-        seed: Seed of all draws of the study.
-        seeds: Number of training runs per model, each with its own data, noise and initial
-            parameters; the data and the noise of a seed are the same for all models.
-        data: Data sets; models are compared within each.
-        process: Noising process; in YAML a name, or the settings of one.
-        training: Settings of the training.
-        models: Denoisers.
-        budget: Resource held equal between the denoisers; None where each sets its own size.
-        unfit: Names of the models that cannot be built on a data set, by its name; they are left
-            out there. Filled in when the study starts.
-        sampling: Settings of the sampler.
-        evaluation: Settings of the evaluation.
-    """
+    """A set of trials and the comparison drawn from them."""
 
     name: Annotated[FolderName, Field(min_length=1)]
+    """Name of the study, and of its run folder by default."""
     title: str
+    """Title of the report."""
     question: str = ""
+    """The question the report answers."""
     seed: int = 0
+    """Seed of all draws of the study."""
     seeds: int = Field(3, ge=1, le=limits.MOST_TRIALS)
+    """Number of training runs per model, each with its own data, noise and initial parameters; the
+    data and the noise of a seed are the same for all models."""
     data: tuple[DataConfig, ...] = Field(min_length=1)
+    """Data sets; models are compared within each."""
     process: Process = Field(default_factory=lambda: get_process("cosine"))
+    """Noising process; in YAML a name, or the settings of one."""
     training: TrainingConfig = TrainingConfig()
+    """Settings of the training."""
     models: tuple[ModelConfig, ...] = Field(min_length=1)
+    """Denoisers."""
     budget: Budget | None = None
+    """Resource held equal between the denoisers; None where each sets its own size."""
     unfit: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Names of the models that cannot be built on a data set, by its name; they are left out there.
+    Filled in when the study starts."""
     sampling: SamplingConfig = SamplingConfig()
+    """Settings of the sampler."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """Settings of the evaluation."""
 
     @field_validator("process", "budget", mode="before")
     @classmethod
@@ -457,9 +431,7 @@ class StudyConfig(Settings):
         for seed, data, model in product(range(self.seeds), self.data, models):
             if model.name in self.unfit.get(data.name, ()):
                 continue
-            own = {key: getattr(model, key) for key in ("steps", "batch_size", "optimizer")}
-            training = {key: value for key, value in own.items() if value is not None}
-            training |= {"learning_rate": model.learning_rate, **timed}
+            own = model.model_dump(include=_OF_TRAINING, exclude_none=True)
             trial = TrialConfig(
                 study_seed=self.seed,
                 seed=seed,
@@ -468,7 +440,7 @@ class StudyConfig(Settings):
                 data=data,
                 process=self.process,
                 model=model if model.size else model.model_copy(update=size),
-                training=self.training.model_copy(update=training),
+                training=self.training.model_copy(update=own | timed),
                 sampling=self.sampling.resolved(self.process),
                 evaluation=self.evaluation.model_copy(update={"moments": ()} if seed else {}),
             )
@@ -571,7 +543,8 @@ def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
     except Exception as error:  # the readers of its types raise errors of many kinds
         raise KanDiffusionError(f"{where} is not YAML: {error or type(error).__name__}") from error
     with valid_settings(where):
-        return StudyConfig.model_validate(settings, context={_IMPORTING: importing})
+        # What is validated within asks its context whether modules are imported.
+        return StudyConfig.model_validate(settings, context=importing)
 
 
 def preset_names() -> list[str]:
