@@ -131,7 +131,6 @@ def _matched_study(
     names = suits.families if families is None else task.families if everything else families
     models, reasons = [], []
     for name in dict.fromkeys(names):
-        get_family(name, importing=True)
         model = ModelConfig(family=name, settings=accepted(name, suits.settings))
         if everything or families is None:  # families asked for by name must fit
             size = budget.size or {"params": USUAL_SIZE}

@@ -316,17 +316,11 @@ class Task(Generic[DatasetT, PipelineT]):
             config.judging.num_levels,
             self.conditions(pipeline.denoiser, dataset, shared.draw.rows),
         )
-        row: Row = {
-            "oracle": dataset.oracle,
-            "heldout_loss": scores.heldout_loss,
-            "floor": scores.floor,
-            "excess": scores.excess,
-            "excess_se": scores.excess_se,
-        }
+        measured = finite(asdict(scores))
+        levels, versions = measured.pop("levels"), config.judgement.versions
         scored, generated = self._score(config, dataset, pipeline, shared)
-        levels = [finite(asdict(level)) for level in scores.levels]
-        versions = config.judgement.versions
-        return Judged(row=finite(row | scored), levels=levels, versions=versions), generated
+        row = {"oracle": dataset.oracle, **measured, **finite(scored)}
+        return Judged(row=row, levels=levels, versions=versions), generated
 
     def _score(
         self, config: TrialConfig, dataset: DatasetT, pipeline: PipelineT, shared: Reference

@@ -241,18 +241,23 @@ def decide(results: Results) -> Decision:
             num_tests=sum(not math.isnan(p) for p in corrected),
             smallest_p=smallest_p,
         )
-    comparisons = correct([c for data in results.data_sets() for c in compare(results, data)])
+    comparisons = correct([c for data in verdicts for c in compare(results, data)])
     return Decision(verdicts, comparisons, _leads(results, verdicts.values(), comparisons))
 
 
 def _verdict(results: Results, data: str) -> Verdict:
     """Makes the verdict of one data set, with an uncorrected p-value."""
-    everyone, measure = results.models(data), results.judged(data)
-    equal = _equal_models(results, data)
-    contest = {"kan", "mlp"} <= {*equal.values()}
-    models = equal if contest else everyone
+    models, measure = _equal_models(results, data), results.judged(data)
+    contest = {"kan", "mlp"} <= {*models.values()}
+    everyone = results.models(data)
+    models = models if contest else everyone
     means = _means(results, data, models)
-    verdict = Verdict(
+    best = [next((n for n in means if models[n] == kind), None) for kind in ("kan", "mlp")]
+    first, second = best if contest else [*means, None, None][:2]
+    difference = None
+    if first is not None and second is not None:
+        difference = _difference(results, data, measure, first, second)
+    return Verdict(
         data=data,
         amount=results.amount,
         measure=measure,
@@ -261,14 +266,8 @@ def _verdict(results: Results, data: str) -> Verdict:
         num_seeds=results.of_data(data)["seed"].nunique(),
         means=means,
         contest=contest,
-        difference=None,
+        difference=difference,
     )
-    first, second = verdict.best("kan"), verdict.best("mlp")
-    if not contest:
-        first, second = [*means, None, None][:2]
-    if first is None or second is None:
-        return verdict
-    return replace(verdict, difference=_difference(results, data, measure, first, second))
 
 
 def compare(
@@ -314,15 +313,9 @@ def _equal_models(results: Results, data: str) -> dict[str, str]:
     if results.match is not None:
         return models
     sizes = results.of_data(data).groupby("name")["parameters"].mean().dropna()
-    groups: list[set[str]] = []
-    start = math.nan
-    for name, size in sizes.sort_values().items():
-        if not size <= start * _EQUAL_SIZE:
-            groups.append(set())
-            start = float(size)
-        groups[-1].add(str(name))
+    groups = [sizes.index[sizes.between(least, _EQUAL_SIZE * least)] for least in sorted(sizes)]
     mixed = [group for group in groups if {"kan", "mlp"} <= {models[name] for name in group}]
-    kept = max(mixed, key=len, default=set())
+    kept = max(mixed, key=len, default=())
     return {name: kind for name, kind in models.items() if name in kept}
 
 

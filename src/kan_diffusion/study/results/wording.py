@@ -44,20 +44,18 @@ def say(verdict: Verdict, with_label: bool = True) -> str:
 
 def overall(decision: Decision) -> str:
     """Summarises all verdicts in one sentence; empty without verdicts."""
-    verdicts = [verdict for verdict in decision.verdicts.values() if verdict.outcome]
-    if not verdicts:
+    outcomes = {v.data: v.outcome for v in decision.verdicts.values() if v.outcome is not None}
+    if not outcomes:
         return ""
-    amount = verdicts[0].amount
+    (name, outcome), *_ = outcomes.items()
+    amount = decision.verdicts[name].amount
     where = f" at {amount}" if amount else ""
-    data: dict[str | None, list[str]] = {outcome: [] for outcome in _ENDINGS}
-    for verdict in verdicts:
-        data[verdict.outcome].append(verdict.data)
-    if len(verdicts) == 1:
-        (ending,) = (text for outcome, text in _ENDINGS.items() if data[outcome])
-        return f"On {verdicts[0].data}{where} {ending}."
+    if len(outcomes) == 1:
+        return f"On {name}{where} {_ENDINGS[outcome]}."
+    data = {end: [name for name, each in outcomes.items() if each == end] for end in _ENDINGS}
     kan, mlp = _counted(data["KAN better"]), _counted(data["MLP better"])
     text = (
-        f"Of {len(verdicts)} data sets{where} the best KAN is better on {kan}, "
+        f"Of {len(outcomes)} data sets{where} the best KAN is better on {kan}, "
         f"the best MLP on {mlp}"
     )
     level, undecided = len(data["not distinguishable"]), len(data["undecided"])
@@ -68,7 +66,7 @@ def overall(decision: Decision) -> str:
     for lead in decision.leads:
         if lead.model is None:
             count = len(lead.comparisons)
-            some = f" of {count} data sets" if count < len(verdicts) else ""
+            some = f" of {count} data sets" if count < len(outcomes) else ""
             text += f"; the ratio of their excesses is {_median(lead)}{some}"
     return text + "."
 
