@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,25 +66,22 @@ _NUM_RANDOM = 6
 
 
 class Try(Settings):
-    """A finished try.
-
-    Attributes:
-        search: What was searched: another model, space, budget or data make another search.
-        family: The family.
-        settings: The settings that were chosen.
-        value: Mean log of the judged measure; None where there is none.
-        error: Why there is none.
-        measures: The judged measure on each data set.
-        trials: Ids of the trials.
-    """
+    """A finished try."""
 
     search: str
+    """What was searched: another model, space, budget or data make another search."""
     family: str
+    """The family."""
     settings: dict[str, Setting]
+    """The settings that were chosen."""
     value: float | None = Field(allow_inf_nan=False)
+    """Mean log of the judged measure; None where there is none."""
     error: str | None
+    """Why there is none."""
     measures: dict[str, float]
+    """The judged measure on each data set."""
     trials: list[str]
+    """Ids of the trials."""
 
 
 _TUNED = TypeAdapter(dict[str, ModelConfig])
@@ -147,23 +144,22 @@ def tune(
     for data in config.data:
         load_dataset(data, config.seed, 0)
     shared: Space = {"optimizer": tuple(optimizers), "batch_size": tuple(batch_sizes)}
-    searches = [_Search.of(model, config, shared) for model in config.models]
-    executor, known = executor or get_executor(), folder / "tuning.json"
+    searches = [_Search(model, config, shared) for model in config.models]
+    executor = executor or get_executor()
+    known, path = folder / "tuning.json", folder / "tuned.json"
     with claimed(folder, settings := config.to_yaml()):
         write_settings(folder, settings)
         told = list[Try]()
         if known.exists():
             told = read_as(_TRIES, known, "the tries of a search", "delete it", MOST_JSON_BYTES)
         while running := [search for search in searches if len(search.tries(told)) < tries]:
-            # The trials of a try of each search run side by side.
-            asked = [search.ask(told) for search in running]
-            trials = [
-                search.trials(settings) for search, settings in zip(running, asked, strict=True)
-            ]
-            planned = [trial for those in trials for trial in those]
-            missing = [trial for trial in planned if finished_trial(folder, trial) is None]
+            # The tries of all searches are the models of a study, whose trials run side by side.
+            asked = {search: search.ask(told) for search in running}
+            models = tuple(search.model_with(settings) for search, settings in asked.items())
+            trials = config.model_copy(update={"models": models}).trials()
+            missing = [trial for trial in trials if finished_trial(folder, trial) is None]
             if on_plan is not None:
-                on_plan(planned, missing)
+                on_plan(trials, missing)
             failures = dict[str, str]()
             for event in run_trials(missing, folder, executor):
                 if event.kind == "failed":
@@ -171,22 +167,16 @@ def tune(
                 if on_event is not None:
                     on_event(event)
             told += [
-                _finished(search, settings, those, folder, failures)
-                for search, settings, those in zip(running, asked, trials, strict=True)
+                _finished(search, settings, _of_model(search.model, trials), folder, failures)
+                for search, settings in asked.items()
             ]
             lines = ",\n".join(each.model_dump_json() for each in told)
             write_text(known, f"[\n{lines}\n]\n")
-        found = {search: search.tries(told) for search in searches}
-        best = {
-            search.model.family: search.model_with(best_try(tried).settings).model_dump(
-                include={"family", *_OF_MODEL, "settings"}
-            )
-            for search, tried in found.items()
-        }
-        write_json(folder / "tuned.json", best)
-    return Tuned(
-        {search.model.family: tried for search, tried in found.items()}, folder / "tuned.json"
-    )
+        tuned = Tuned({each.model.family: each.tries(told) for each in searches}, path)
+        best = [each.model_with(best_try(each.tries(told)).settings) for each in searches]
+        kept = {"family", *_OF_MODEL, "settings"}
+        write_json(path, {model.family: model.model_dump(include=kept) for model in best})
+    return tuned
 
 
 def _searched(config: StudyConfig) -> StudyConfig:
@@ -221,31 +211,31 @@ def _searched(config: StudyConfig) -> StudyConfig:
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """The search of one model over its family's space and the one that all share.
+    """The search of a model of a study, with the choices that all models share.
 
     Attributes:
         model: The model, with the settings it was registered with.
-        space: The space.
         study: The study that is searched for.
+        shared: The choices; none where they are empty.
     """
 
     model: ModelConfig
-    space: Space
     study: StudyConfig
+    shared: Space
 
-    @classmethod
-    def of(cls, model: ModelConfig, study: StudyConfig, shared: Space) -> _Search:
-        """Makes the search of a model of a study, with the choices that all models share."""
-        space = {**get_family(model.family).space}
-        space |= {name: choices for name, choices in shared.items() if choices}
-        if study.budget is not None and not (study.budget.size or model.size):
+    @cached_property
+    def space(self) -> Space:
+        """The space: that of the family, the shared one, and sizes where they are free."""
+        space = {**get_family(self.model.family).space}
+        space |= {name: choices for name, choices in self.shared.items() if choices}
+        if self.study.budget is not None and not (self.study.budget.size or self.model.size):
             space["params"] = SIZES
-        return cls(model, space, study)
+        return space
 
     @cached_property
     def id(self) -> str:
         """Identifies the search among others of the folder."""
-        ids = (trial.id for trial in self.trials({}))
+        ids = (trial.id for trial in _of_model(self.model, self.study.trials()))
         return f"{stream_seed('search', repr(self.space), *ids):016x}"
 
     def tries(self, told: Sequence[Try]) -> tuple[Try, ...]:
@@ -311,9 +301,10 @@ class _Search:
         changes["settings"] = {**self.model.settings, **values}
         return self.model.model_copy(update=changes)
 
-    def trials(self, settings: Mapping[str, Setting]) -> list[TrialConfig]:
-        """Lists the trials of the model with some settings, one for each data set."""
-        return self.study.model_copy(update={"models": (self.model_with(settings),)}).trials()
+
+def _of_model(model: ModelConfig, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """Returns the trials of a model, one for each data set."""
+    return [trial for trial in trials if trial.model.name == model.name]
 
 
 def best_try(tries: Sequence[Try]) -> Try:
