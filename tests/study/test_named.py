@@ -27,8 +27,6 @@ def test_preset_and_study_file_are_themselves(tmp_path):
         yaml.safe_dump({**read_preset("notebook").model_dump(mode="json"), "name": "mine"})
     )
     assert study_for(str(path)).name == "mine"
-    with refused(r"fixes the sizes .* leave params, match"):
-        study_for(str(path), params=100)
 
 
 def test_a_toy_gets_families_of_both_kinds_at_one_size():

@@ -1,5 +1,6 @@
 """Rows such as a study of some models on some toys would leave, made up."""
 
+import itertools
 import zlib
 from pathlib import Path
 
@@ -21,6 +22,7 @@ FAMILIES = {
     "residual MLP": ("residual-mlp", 2_300, 0.0014, 12.0),
     "spline-MLP": ("spline-mlp", 2_280, 0.0035, 19.0),
 }
+KINDS = {"KAN": "kan", "modulated KAN": "kan", "MLP": "mlp", "MLP ReLU": "mlp", "RBF": "other"}
 REAL = {"energy": 0.0005, "sliced_w2": 0.022, "c2st": 0.5}
 FAILED = "the loss became NaN at step 71 <&>; lower the learning rate"
 
@@ -72,6 +74,34 @@ def make_rows(
              "error": FAILED}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def rows_of(values, kinds=KINDS, *, match="params", budget=2300.0, measure="excess", **columns):
+    """Rows of one measure from {data: {model: values of seeds 0, 1, ...}}; None for a failed trial.
+
+    A number stands for ten values about it.
+    """
+    draws = itertools.count(1)
+    return pd.DataFrame(
+        [
+            {
+                "data": data, "match": match, "budget": budget, "name": name, "seed": seed,
+                "family": name.lower().replace(" ", "-"), "kind": kinds[name], "oracle": "exact",
+                "parameters": 2_300, "trial": f"{data}/{name}/{seed}", measure: value,
+                "error": "the loss became non-finite" if value is None else None, **columns,
+            }
+            for data, models in values.items()
+            for name, given in models.items()
+            for seed, value in enumerate(
+                around(given, seed=next(draws)) if isinstance(given, float) else given
+            )
+        ]
+    )  # fmt: skip
+
+
+def around(mean, num=10, spread=0.1, seed=0):
+    """Positive values of seeds whose logarithms scatter by ``spread`` about that of ``mean``."""
+    return (mean * np.exp(spread * np.random.default_rng(seed).normal(size=num))).tolist()
 
 
 def make_study(rows, **changes):

@@ -19,6 +19,7 @@ from kan_diffusion.study.run import run_study
 from kan_diffusion.study.tuning import tune
 from make import EVALUATION, reseal, study
 from one_by_one import one_by_one
+from synthetic_study import rows_of
 
 KAN = get_family(verdict.KAN).title
 ROOT = Path(__file__).parents[3]
@@ -95,25 +96,16 @@ def test_committed_results_can_be_read_and_are_those_of_the_page(part):
 
 
 def _results(models, data=("moons",), measure="excess", **columns):
-    """Results of models: name, family, kind and the values of seeds, None where one failed."""
-    rows = [
-        {
-            "data": place, "match": "params", "budget": 600.0, "name": name, "family": family,
-            "kind": kind, "seed": seed, "oracle": "exact", measure: value,
-            "error": "the loss became nan" if value is None else None, **columns,
-        }
-        for place in data
-        for name, family, kind, values in models
-        for seed, value in enumerate(values)
-    ]  # fmt: skip
-    return Results.of(pd.DataFrame(rows))
+    """Results of models: name, kind and the values of seeds, None where one failed."""
+    values, kinds = ({name: v for name, _, v in models}), {name: kind for name, kind, _ in models}
+    return Results.of(rows_of(dict.fromkeys(data, values), kinds, measure=measure, **columns))
 
 
 def test_tables_are_told_by_what_a_classifier_sees():
     generator = np.random.default_rng(0)
     models = [
-        (name, family, kind, shift + 0.01 * generator.normal(size=10))
-        for name, family, kind, shift in ((KAN, verdict.KAN, "kan", 0.6), ("M", "mlp", "mlp", 0.7))
+        (name, kind, shift + 0.01 * generator.normal(size=10))
+        for name, kind, shift in ((KAN, "kan", 0.6), ("M", "mlp", 0.7))
     ]
     results = _results(models, ("iris", "wine"), "c2st", oracle="none", heldout_loss=1.0)
     head, _, *lines = verdict._samples(results).splitlines()[3:]
@@ -132,11 +124,11 @@ def test_a_model_without_half_of_its_seeds_is_not_the_best():
         lines = verdict._means(results, decide(results)).splitlines()[2:]
         return ["**" in line for line in lines], lines
 
-    lost = (KAN, verdict.KAN, "kan", [None, None])
-    assert bold([lost, ("MLP", "mlp", "mlp", [0.002] * 2)])[1] == ["| MLP | **2.00 ± 0** |"]
-    kan = ("K", "K", "kan", [0.002, 0.002, None, None])
-    lucky = ("lucky", "lucky", "mlp", [0.001] * 2 + [None] * 3)
-    plain = ("M", "M", "mlp", [0.003] * 3 + [None] * 2)
+    lost = (KAN, "kan", [None, None])
+    assert bold([lost, ("MLP", "mlp", [0.002] * 2)])[1] == ["| MLP | **2.00 ± 0** |"]
+    kan = ("K", "kan", [0.002, 0.002, None, None])
+    lucky = ("lucky", "mlp", [0.001] * 2 + [None] * 3)
+    plain = ("M", "mlp", [0.003] * 3 + [None] * 2)
     assert bold([kan, lucky, plain])[0] == [False, False, True]
 
 
@@ -154,7 +146,7 @@ def test_an_ablation_sets_every_variant_beside_the_whole_of_its_kind():
             assert len(differing) == 1, model.name
     factors = [1.0 if number in wholes else 0.5 + number for number in range(len(kinds))]
     models = [
-        (model.name, model.family, kind, factor * (1 + 0.01 * np.arange(10)))
+        (model.name, kind, factor * (1 + 0.01 * np.arange(10)))
         for model, kind, factor in zip(config.models, kinds, factors, strict=True)
     ]
     written = verdict._ablation(_results(models, ("moons", "rings")))

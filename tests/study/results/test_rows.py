@@ -21,6 +21,7 @@ from kan_diffusion.study.results.wording import say
 from kan_diffusion.study.trial import run_trial
 from make import reseal
 from runs import copied
+from synthetic_study import rows_of
 
 SMALL = EvaluationConfig(num_noised=100, num_samples=50, num_drawn=20, moments=(), effort="quick")
 
@@ -43,19 +44,8 @@ def train(tmp_path_factory):
 
 def made_rows(**changes):
     """Two seeds of a KAN and an MLP, the last of which failed."""
-    rows = pd.DataFrame(
-        {
-            "data": "moons",
-            "name": ["KAN", "KAN", "MLP", "MLP"],
-            "family": ["kan", "kan", "mlp", "mlp"],
-            "kind": ["kan", "kan", "mlp", "mlp"],
-            "seed": [0, 1, 0, 1],
-            "oracle": "exact",
-            "excess": [0.1, 0.2, 0.3, math.nan],
-            "error": [None, None, None, "it diverged"],
-        }
-    )
-    return rows.assign(**changes)
+    values = {"KAN": [0.1, 0.2], "MLP": [0.3, None]}
+    return rows_of({"moons": values}, match=None, budget=None).assign(**changes)
 
 
 @pytest.mark.parametrize(

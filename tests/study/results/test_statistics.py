@@ -1,5 +1,6 @@
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from kan_diffusion.study.results.statistics import (
     smallest_permutation_p,
 )
 
+_bootstrap = partial(bootstrap_interval, resamples=499)
+
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=12))
@@ -32,11 +35,17 @@ def test_mean_interval_is_scipys(sample):
     assert interval.mean == pytest.approx(np.mean(sample), abs=scale)
 
 
-def test_intervals_of_three_seeds_cover_the_truth_as_often_as_they_say():
-    samples = np.random.default_rng(0).normal(2.0, 0.7, (4_000, 3))
-    intervals = [mean_interval(sample) for sample in samples]
-    covered = np.mean([i.low <= 2.0 <= i.high for i in intervals])
-    assert covered == pytest.approx(0.95, abs=4 * math.sqrt(0.05 * 0.95 / 4_000))
+@pytest.mark.parametrize(
+    ("interval", "num", "coverage", "count"),
+    [
+        (mean_interval, 3, 0.95, 4_000),
+        *((_bootstrap, num, share, 600) for num, share in ((5, 0.82), (10, 0.89), (40, 0.94))),
+    ],
+)
+def test_intervals_cover_the_mean_as_often_as_the_module_says(interval, num, coverage, count):
+    samples = np.random.default_rng(num).normal(2.0, 0.7, (count, num))
+    covered = np.mean([i.low <= 2.0 <= i.high for i in map(interval, samples)])
+    assert covered == pytest.approx(coverage, abs=4 * math.sqrt(coverage * (1 - coverage) / count))
 
 
 @pytest.mark.parametrize("interval", [mean_interval, bootstrap_interval])
@@ -48,17 +57,9 @@ def test_intervals_of_too_little(interval):
     assert interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
 
 
-@pytest.mark.parametrize(("num", "coverage"), [(5, 0.82), (10, 0.89), (40, 0.94)])
-def test_bootstrap_interval_covers_as_often_as_the_module_says(num, coverage):
-    samples = np.random.default_rng(num).normal(2.0, 0.7, (600, num))
-    intervals = [bootstrap_interval(sample, resamples=499) for sample in samples]
-    covered = np.mean([i.low <= 2.0 <= i.high for i in intervals])
-    assert covered == pytest.approx(coverage, abs=4 * math.sqrt(coverage * (1 - coverage) / 600))
-
-
 def test_bootstrap_interval_leans_towards_the_long_tail():
     samples = np.random.default_rng(2).exponential(1.0, (50, 20))
-    intervals = [bootstrap_interval(sample, resamples=999) for sample in samples]
+    intervals = [_bootstrap(sample) for sample in samples]
     above, below = (sum(i.high - i.mean for i in intervals), sum(i.mean - i.low for i in intervals))
     assert above > 1.2 * below
 

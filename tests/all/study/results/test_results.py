@@ -4,36 +4,22 @@ import math
 from functools import partial
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from kan_diffusion.study.results.rows import Results
 from kan_diffusion.study.results.statistics import bootstrap_interval
 from kan_diffusion.study.results.verdicts import decide
-
-KINDS = {"KAN": "kan", "modulated KAN": "kan", "MLP": "mlp", "MLP ReLU": "mlp"}
-
+from synthetic_study import rows_of
 
 def _called_apart(names, num_studies, seed):
     """How many studies of models that are all alike, ten seeds each, find a better kind."""
     generator = np.random.default_rng(seed)
     values = np.exp(0.3 * generator.normal(size=(num_studies, len(names), 10)))
-    studies = (
-        [
-            {
-                "data": "moons", "match": "params", "budget": 600.0, "name": name, "seed": seed,
-                "family": name, "kind": KINDS[name], "oracle": "exact", "error": None,
-                "excess": study[model, seed],
-            }
-            for model, name in enumerate(names)
-            for seed in range(10)
-        ]
-        for study in values
-    )  # fmt: skip
+    studies = (rows_of({"moons": dict(zip(names, each, strict=True))}) for each in values)
     with pytest.MonkeyPatch.context() as patch:
         fewer = partial(bootstrap_interval, resamples=999)
         patch.setattr("kan_diffusion.study.results.verdicts.bootstrap_interval", fewer)
-        found = [decide(Results.of(pd.DataFrame(rows))).verdicts["moons"] for rows in studies]
+        found = [decide(Results.of(rows)).verdicts["moons"] for rows in studies]
     return sum(each.outcome != "not distinguishable" for each in found)
 
 
