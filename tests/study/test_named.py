@@ -10,7 +10,7 @@ from kan_diffusion.study.config import read_preset
 from kan_diffusion.study.named import single_trial, study_for
 from kan_diffusion.study.tasks import task_of
 from kan_diffusion.tables.sources import FileData
-from make import denoiser, suggested
+from make import budgeted_study, denoiser, suggested
 
 
 @pytest.fixture
@@ -27,6 +27,15 @@ def test_preset_and_study_file_are_themselves(tmp_path):
         yaml.safe_dump({**read_preset("notebook").model_dump(mode="json"), "name": "mine"})
     )
     assert study_for(str(path)).name == "mine"
+
+
+def test_models_with_sizes_of_their_own_get_no_other_one(tmp_path):
+    models = [{"family": "kan"}, {"family": "mlp", "params": 900}]
+    path, budget = tmp_path / "mine.yaml", {"match": "time", "amount": 8}
+    path.write_text(budgeted_study(models=models, budget=budget).to_yaml())
+    assert study_for(str(path), match="time", budget="6").budget.amount == 6
+    with refused(f"^study '{path}': .*model 'MLP' has a size of its own .params.*; leave one out"):
+        study_for(str(path), match="params", budget="600")
 
 
 def test_a_toy_gets_families_of_both_kinds_at_one_size():

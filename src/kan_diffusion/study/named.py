@@ -67,6 +67,7 @@ def study_for(
     sized = not (params is None and match is None and budget is None)
     is_file = Path(what).suffix in (".yaml", ".yml")
     asks_for_a_toy = what in TOYS and (sized or families is not None or process is not None)
+    changes: dict[str, object] = {} if process is None else {"process": process}
     if is_file or (what in preset_names() and not asks_for_a_toy):
         study = read_study(Path(what), importing=True) if is_file else read_preset(what)
         if sized and study.budget is None:
@@ -74,8 +75,7 @@ def study_for(
                 f"study '{what}' fixes the sizes of its models; leave params, match and budget out"
             )
         if sized:
-            given = _budget(match or "params", budget, study.data[0], params)
-            study = study.model_copy(update={"budget": given})
+            changes["budget"] = _budget(match or "params", budget, study.data[0], params)
         if families is not None and list(families) != ["all"]:
             study = study.only(families=families)
     else:
@@ -84,10 +84,8 @@ def study_for(
             require_known("study, data set or file", what, known)
         data = data_from_name(what).for_study()
         study = _matched_study(data, match or "params", budget, params, families)
-    if process is None:
-        return study
-    with valid_settings("process"):
-        return StudyConfig.model_validate({**dict(study), "process": process})
+    with valid_settings(f"study '{what}'"):
+        return StudyConfig.model_validate({**dict(study), **changes})
 
 
 def _budget(match: str, text: str | None, data: Source, params: int | None) -> Budget:
