@@ -229,7 +229,8 @@ def decide(results: Results) -> Decision:
     Args:
         results: The study.
     """
-    verdicts = {data: _verdict(results, data) for data in results.data_sets()}
+    compared = {data: compare(results, data) for data in results.data_sets()}
+    verdicts = {data: _verdict(results, data, each) for data, each in compared.items()}
     tested = [v.difference for v in verdicts.values() if v.contest and v.difference is not None]
     corrected = holm(difference.p_value for difference in tested)
     # Holm's values grow with each p, so the smallest possible p's give the smallest ones.
@@ -241,22 +242,22 @@ def decide(results: Results) -> Decision:
             num_tests=sum(not math.isnan(p) for p in corrected),
             smallest_p=smallest_p,
         )
-    comparisons = correct([c for data in verdicts for c in compare(results, data)])
+    comparisons = correct([c for each in compared.values() for c in each])
     return Decision(verdicts, comparisons, _leads(results, verdicts.values(), comparisons))
 
 
-def _verdict(results: Results, data: str) -> Verdict:
-    """Makes the verdict of one data set, with an uncorrected p-value."""
-    models, measure = _equal_models(results, data), results.judged(data)
-    contest = {"kan", "mlp"} <= {*models.values()}
-    everyone = results.models(data)
-    models = models if contest else everyone
+def _verdict(results: Results, data: str, compared: Sequence[Comparison]) -> Verdict:
+    """Makes the verdict of one data set from its models against the best MLP; nothing is corrected."""
+    everyone, equal = results.models(data), _equal_models(results, data)
+    contest, measure = {"kan", "mlp"} <= {*equal.values()}, results.judged(data)
+    models = equal if contest else everyone
     means = _means(results, data, models)
-    best = [next((n for n in means if models[n] == kind), None) for kind in ("kan", "mlp")]
-    first, second = best if contest else [*means, None, None][:2]
-    difference = None
-    if first is not None and second is not None:
-        difference = _difference(results, data, measure, first, second)
+    if contest:
+        best = next((name for name in means if models[name] == "kan"), None)
+        difference = next((c for c in compared if c.model == best), None)
+    else:
+        pair = [*means][:2]
+        difference = _difference(results, data, measure, *pair) if len(pair) == 2 else None
     return Verdict(
         data=data,
         amount=results.amount,
