@@ -81,6 +81,12 @@ def test_a_file_is_pinned_and_half_of_it_held_out_unless_told(points):
     assert (told.holdout, told.sha256) == (0.3, data.sha256)
 
 
+def test_a_file_whose_name_is_none_of_a_folder_is_one_line(points):
+    path = points.rename(points.with_name("a:b.npy"))
+    with refused(f"^study of '{path}': name = 'a:b': the name of a folder .*; choose another"):
+        study_for(str(path), families=["mlp"])
+
+
 def test_all_families_but_those_that_cannot_be_fitted(caplog):
     some = study_for("mixture-32d", 800, families=["all"])
     assert 0 < len(some.models) < len(FAMILIES)

@@ -83,7 +83,8 @@ def study_for(
             known = [*preset_names(), *known_data()]
             require_known("study, data set or file", what, known)
         data = data_from_name(what).for_study()
-        study = _matched_study(data, match or "params", budget, params, families)
+        with valid_settings(f"study of '{what}'"):
+            study = _matched_study(data, match or "params", budget, params, families)
     with valid_settings(f"study '{what}'"):
         return StudyConfig.model_validate({**dict(study), **changes})
 

@@ -167,7 +167,7 @@ def tune(
                 if on_event is not None:
                     on_event(event)
             told += [
-                _finished(search, settings, _of_model(search.model, trials), folder, failures)
+                _finished(search, settings, _trials_of(search.model, trials), folder, failures)
                 for search, settings in asked.items()
             ]
             lines = ",\n".join(each.model_dump_json() for each in told)
@@ -235,7 +235,7 @@ class _Search:
     @cached_property
     def id(self) -> str:
         """Identifies the search among others of the folder."""
-        ids = (trial.id for trial in _of_model(self.model, self.study.trials()))
+        ids = (trial.id for trial in _trials_of(self.model, self.study.trials()))
         return f"{stream_seed('search', repr(self.space), *ids):016x}"
 
     def tries(self, told: Sequence[Try]) -> tuple[Try, ...]:
@@ -302,7 +302,7 @@ class _Search:
         return self.model.model_copy(update=changes)
 
 
-def _of_model(model: ModelConfig, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
+def _trials_of(model: ModelConfig, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
     """Returns the trials of a model, one for each data set."""
     return [trial for trial in trials if trial.model.name == model.name]
 
