@@ -177,12 +177,13 @@ def test_where_nothing_is_held_equal_models_of_equal_size_are_compared():
     (found,) = verdicts(rows)
     assert (found.data, found.label) == ("moons", "moons")
     assert found.difference.model == "modulated KAN"
-    rows.loc[rows["name"] == "modulated KAN", "parameters"] = 22_080
-    rows.loc[rows["name"] == "KAN", "parameters"] = 2_400
-    (found,) = verdicts(rows)
-    assert (found.difference.model, found.left_out) == ("KAN", ("modulated KAN",))
-    assert say(found).endswith(" Only models of equal size are compared: KAN and MLP.")
-    rows.loc[rows["name"] == "KAN", "parameters"] = 2_500
+    # With modulated KAN and KAN near each other, and only one of them near the MLP, too.
+    for sizes in ((2_400, 22_080, 2_300), (2_260, 2_250, 2_365)):
+        rows["parameters"] = rows["name"].map(dict(zip(models, sizes, strict=True)))
+        (found,) = verdicts(rows)
+        assert (found.difference.model, found.left_out) == ("KAN", ("modulated KAN",))
+        assert say(found).endswith(" Only models of equal size are compared: KAN and MLP.")
+    rows["parameters"] = rows["name"].map({"KAN": 2_500, "modulated KAN": 22_080, "MLP": 2_300})
     (found,) = verdicts(rows)
     assert found.outcome is None
     assert "There is no KAN and MLP of equal size, so no verdict." in say(found)
