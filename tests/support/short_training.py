@@ -50,12 +50,8 @@ def stopped_at(step, error=Stop):
 
 @contextmanager
 def after_each_step(look):
-    """Shows the gradients when the weights have moved and the step is not counted."""
-
-    def hook(optimizer, *_):
-        look([parameter.grad for parameter in optimizer.param_groups[0]["params"]])
-
-    handle = register_optimizer_step_post_hook(hook)
+    """Shows the optimiser when the weights have moved and the step is not counted."""
+    handle = register_optimizer_step_post_hook(lambda optimizer, *_: look(optimizer))
     try:
         yield
     finally:

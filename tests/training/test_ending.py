@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import assert_same_state, refused, seeded
+from helpers import assert_same_state, seeded
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.processes import get_process
 from kan_diffusion.training import run
@@ -27,38 +27,35 @@ _small = partial(small, hidden=(24, 24))
 _trained = partial(trained, points=FEW)
 
 
-def test_looking_at_held_out_points_changes_no_step():
-    plain, watched = (_trained(_small(), OVERFIT, heldout=h) for h in (None, OTHERS))
-    assert (plain.losses == watched.losses).all()
-    assert (plain.learning_rates == watched.learning_rates).all()
-    assert plain.heldout_losses == ()
-    assert (plain.best_step, plain.ending) == (400, "finished")
-    steps = [step for step, _ in watched.heldout_losses]
-    assert steps == list(range(10, 401, 10))
-    assert watched.ending == "finished"
-
-
-@pytest.mark.parametrize("ema_decay", [0.9, None])
-def test_the_weights_of_the_lowest_held_out_loss_are_kept(ema_decay):
-    states = {}
+def _keep_in(states, steps=range(401)):
+    """A callback that keeps the weights of steps."""
 
     def keep(step, shown):
         states[step] = {name: value.clone() for name, value in shown.state_dict().items()}
 
+    return Snapshots(steps, keep)
+
+
+@pytest.mark.parametrize("ema_decay", [0.9, None])
+def test_validation_changes_no_step_and_the_weights_of_its_lowest_loss_are_kept(ema_decay):
+    states = {}
     undisturbed = OVERFIT.model_copy(update={"ema_decay": ema_decay})
-    _trained(_small(), undisturbed, callbacks=[Snapshots(range(401), keep)])
+    plain = _trained(_small(), undisturbed, callbacks=[_keep_in(states)])
+    assert (plain.heldout_losses, plain.best_step, plain.ending) == ((), 400, "finished")
     for patience in (None, 0.3):
         config = undisturbed.model_copy(update={"patience": patience})
         denoiser = _small()
         result = _trained(denoiser, config, heldout=OTHERS)
-        looks = dict(result.heldout_losses)
+        looks, num = dict(result.heldout_losses), len(result.losses)
+        assert (result.losses == plain.losses[:num]).all()
+        assert (result.learning_rates == plain.learning_rates[:num]).all()
+        assert list(looks) == list(range(10, num + 1, 10))
         assert result.best_step == min(looks, key=looks.__getitem__)
         assert result.best_step < 300
         assert looks[max(looks)] > 1.1 * looks[result.best_step]
         assert_same_state(denoiser, states[result.best_step])
         assert result.ending == ("finished" if patience is None else "early")
-        assert len(result.losses) == (400 if patience is None else result.best_step + 120)
-        assert len(result.learning_rates) == len(result.losses)
+        assert num == (400 if patience is None else result.best_step + 120)
 
 
 def test_the_held_out_loss_is_the_mean_loss_on_those_points():
@@ -170,12 +167,9 @@ def test_steps_that_are_slow_beyond_hope_stop_at_the_clock():
 )
 def test_the_end_shows_the_model_that_is_kept_and_all_progress_whoever_ends_training(changes):
     shown, reports, stop = {}, [], changes.get("stop", 401)
-
-    def keep(step, denoiser):
-        shown[step] = {name: value.clone() for name, value in denoiser.state_dict().items()}
-
     denoiser, progress = Timed(lambda _: 0.06), Progress(lambda step, _: reports.append(step))
-    callbacks = [lambda run: run.step == stop and run.stop(), Snapshots([0, 400], keep), progress]
+    keeper = _keep_in(shown, [0, 400])
+    callbacks = [lambda run: run.step == stop and run.stop(), keeper, progress]
     config = OVERFIT.model_copy(update={key: changes[key] for key in changes if key != "stop"})
     result = _timed(denoiser, config, heldout=OTHERS, callbacks=callbacks)
     endings = {"max_seconds": "time", "patience": "early", "stop": "stopped"}
@@ -242,15 +236,3 @@ def test_a_gpu_is_waited_for_at_both_ends_of_what_is_timed(monkeypatch):
         launch(work)
         of_gpu.stop()
     assert (of_gpu.wall, of_gpu.processor) == pytest.approx((0.702, 0.702))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"heldout": torch.zeros(5, 3)}, r"held-out samples must have .* not \(5, 3\)"),
-        ({}, "patience is about the loss on held-out points; give heldout"),
-    ],
-)
-def test_what_cannot_be_held_out_is_refused(options, message):
-    with refused(message):
-        _trained(_small(), OVERFIT.model_copy(update={"patience": 0.2}), **options)

@@ -1,6 +1,4 @@
 import copy
-import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +8,17 @@ from torch import nn
 
 from helpers import refused, seeded
 from kan_diffusion.kan.functions import LearnedFunctions
-from kan_diffusion.training.checkpoint import _pack, _restore_state, _state_of, _unpack
+from kan_diffusion.processes import get_process
+from kan_diffusion.training.checkpoint import Checkpoint
+from kan_diffusion.training.config import OPTIMIZERS, TrainingConfig
 from kan_diffusion.training.optimization import (
     ParameterVector,
-    Schedule,
+    Plan,
+    learning_rate,
     make_optimizer,
     update_average,
 )
+from kan_diffusion.training.run import TrainingRun
 
 
 class Tied(nn.Module):
@@ -41,8 +43,8 @@ class Tied(nn.Module):
 
 
 def _loss(module, step):
-    points = torch.randn(16, 3, generator=seeded(step))
-    return 30 * module(points.to(next(module.parameters()).dtype)).square().mean()
+    inputs = torch.randn(16, 3, generator=seeded(step)).to(next(module.parameters()))
+    return 30 * module(inputs).square().mean()
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])
@@ -149,22 +151,24 @@ def test_what_is_no_vector_is_refused(module, message):
 
 
 def test_learning_rates_warm_up_decay_and_leave_no_step_out():
-    plan = Schedule("cosine", 0.1, 20, total=100, steps=100)
-    rates = np.array([plan.rate(step) for step in range(100)])
+    def rates_of(plan, **settings):
+        config = TrainingConfig(**{"learning_rate": 0.1, "warmup_steps": 20, **settings})
+        return np.array([learning_rate(config, plan, step) for step in range(plan.steps)])
+
+    plan = Plan(total=100, steps=100)
+    rates = rates_of(plan)
     assert rates[[0, 10, 20, 60]] == pytest.approx([0, 0.05, 0.1, 0.05])
     assert 0 < rates[99] < 1e-3
-    constant = replace(plan, kind="constant")
-    assert {constant.rate(step) for step in range(20, 100)} == {0.1}
-    short = Schedule("cosine", 0.1, 100, total=40, steps=40)
-    rates = np.array([short.rate(step) for step in range(40)])
+    assert set(rates_of(plan, schedule="constant")[20:]) == {0.1}
+    rates = rates_of(Plan(total=40, steps=40), warmup_steps=100)
     assert rates.argmax() == 10  # the warm-up is cut to a quarter
     assert rates.max() == pytest.approx(0.1)
     assert (rates[11:] < rates[10:-1]).all()
     # What is left of a plan is spread over the steps that are left, and no rate jumps.
     for steps in (70, 160):
         corrected = plan.corrected(60, steps).corrected(61, steps)
-        assert corrected.rate(60) == pytest.approx(plan.rate(60), abs=0.002)
-        assert corrected.rate(steps - 1) < 0.002
+        assert rates_of(corrected)[60] == pytest.approx(rates_of(plan)[60], abs=0.002)
+        assert rates_of(corrected)[steps - 1] < 0.002
         assert corrected.position(steps) == pytest.approx(100)
 
 
@@ -186,7 +190,7 @@ def test_learned_functions_have_a_learning_rate_of_their_own(rate):
         with torch.random.fork_rng():
             torch.manual_seed(3)
             functions = LearnedFunctions(4, 2, rate=rate)
-            # In double precision, since Adam's first steps divide a tiny gradient by its own size.
+            # In float64: gradients near zero differ less between machines than Adam makes of it.
             return nn.Sequential(nn.Linear(3, 4), functions, nn.Linear(8, 1)).double()
 
     ours, theirs = made(), made()
@@ -205,7 +209,7 @@ def test_learned_functions_have_a_learning_rate_of_their_own(rate):
             our_adam.step()
     weights.release()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
 class Quadratic(nn.Module):
@@ -302,34 +306,26 @@ def test_muon_of_matrices_of_one_shape_together_is_that_of_torch_one_by_one():
         assert (one - other).norm() < 0.05 * moved  # both iterate in bfloat16
 
 
-@pytest.mark.parametrize("name", ["adam", "soap", "muon"])
-def test_a_state_survives_json_and_a_module_without_matrices_or_with_more_dimensions(name):
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_state_survives_its_file_without_matrices_or_with_more_dimensions(name, tmp_path):
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
             self.cube = nn.Parameter(torch.randn(3, 2, 5, generator=seeded(0)))
             self.scale = nn.Parameter(torch.ones(()))
 
-    def step(weights, made, number):
-        wanted = torch.randn(len(weights.vector), generator=seeded(number))
-        weights.vector.grad.zero_()
-        for gradient, now, then in zip(
-            *map(weights.split, (weights.vector.grad, weights.vector.detach(), wanted)), strict=True
-        ):
-            gradient.copy_(now - then)
-        made.step()
+    def move(run, numbers):
+        for number in numbers:
+            wanted, odd = torch.randn(3, 2, 5, generator=seeded(number)), run.denoiser
+            run.update((odd.cube - wanted).square().sum() + (odd.scale - wanted.sum()).square())
 
-    first, second = ParameterVector(Odd()), ParameterVector(Odd())
-    made, other = make_optimizer(name, first, 0.1), make_optimizer(name, second, 0.1)
-    for number in range(12):
-        step(first, made, number)
-    tensors = {}
-    state = _pack(_state_of(made), "optimizer", tensors)
-    copies = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
-    second.vector.detach().copy_(first.vector.detach())
-    _restore_state(other, _unpack(json.loads(json.dumps(state)), copies))
-    for number in range(12, 24):
-        step(first, made, number)
-        step(second, other, number)
-    assert torch.equal(first.vector, second.vector)
-    assert not torch.equal(first.split(first.vector)[0], Odd().cube)
+    config, cpu = TrainingConfig(optimizer=name), torch.device("cpu")
+    first, second = (TrainingRun(Odd(), get_process("cosine"), config, cpu) for _ in range(2))
+    move(first, range(12))
+    Checkpoint(tmp_path / "state", "a", ()).save(first)
+    assert Checkpoint(tmp_path / "state", "a", ()).load(second)
+    for run in (first, second):
+        move(run, range(12, 24))
+    assert torch.equal(first.weights.vector, second.weights.vector)
+    assert torch.equal(first.averaged, second.averaged)
+    assert not torch.equal(first.denoiser.cube, Odd().cube)

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from helpers import assert_same_state, refused, seeded
+from helpers import assert_same_state, refused
 from kan_diffusion.denoisers.edges import CURVE
 from kan_diffusion.kan.importance import edge_penalty, edge_sizes, layer_entropy
 from kan_diffusion.training.config import TrainingConfig
-from kan_diffusion.training.run import EdgeWatch
+from kan_diffusion.training.run import inputs_of, penalised_layers
 from make import points
 from networks import network
 from short_training import small, trained
@@ -27,11 +27,9 @@ def _num_hooks(denoiser):
 
 
 def _edges(denoiser):
-    watch = EdgeWatch(denoiser)
-    denoiser(torch.randn(200, 2, generator=seeded(2)), torch.arange(200) * 5)
-    outputs = [layer.edge_outputs(input).detach() for layer, input in watch._inputs.items()]
-    watch.release()
-    return outputs
+    with inputs_of(penalised_layers(denoiser)) as inputs:
+        denoiser(points(200, seed=2), torch.arange(200) * 5)
+    return [layer.edge_outputs(input).detach() for layer, input in inputs.items()]
 
 
 @pytest.mark.parametrize("family", ["full-kan", "modulated-kan"])
@@ -60,17 +58,14 @@ def test_zero_is_as_if_there_were_no_such_setting_and_losses_are_recorded_withou
 
 def test_the_penalty_is_of_what_passed_through_the_layers():
     denoiser = _kan()
-    watch = EdgeWatch(denoiser)
-    points, steps = torch.randn(50, 2, generator=seeded(3)), torch.arange(50)
-    denoiser(points, steps)
-    state = torch.cat([points, denoiser.time_features(steps, points.dtype)], -1)
+    edges, steps = _edges(denoiser), torch.arange(200) * 5
+    state = torch.cat([points(200, seed=2), denoiser.time_features(steps, torch.float32)], -1)
     expected = 0.0
     for layer in denoiser.kan_layers:
         sizes = edge_sizes(layer.edge_outputs(state))
         expected = expected + sizes.sum() + layer_entropy(sizes)
         state = layer(state)
-    torch.testing.assert_close(watch.penalty(), expected)
-    watch.release()
+    torch.testing.assert_close(edge_penalty(edges), expected.detach())
 
 
 def test_edges_of_gated_layers_and_of_parts_of_a_layer_are_left_out():
@@ -80,21 +75,14 @@ def test_edges_of_gated_layers_and_of_parts_of_a_layer_are_left_out():
     assert outputs.shape[1:] == (first.out_features, first.in_features)
     mixed = [[(0, 0, CURVE, False), (1, 1, "tanh", True)], [(0, 0, "linear", True)]]
     readable = network(mixed, [2], data_dim=1)
-    watch = EdgeWatch(readable)
-    readable(torch.randn(50, 1, generator=seeded(2), dtype=torch.float64), torch.arange(50))
-    assert list(watch._inputs) == readable.kan_layers
-    assert bool(watch.penalty().isfinite())
-    watch.release()
-    assert _num_hooks(readable) == 0
-    for family, message in (
-        (
-            "gated-mlp",
-            r"NetworkDenoiser has none \(those of gated layers are no functions of",
-        ),
-        ("mlp", "KAN layers, and NetworkDenoiser has none"),
-    ):
-        with refused(message):
-            EdgeWatch(_kan(family))
+    assert penalised_layers(readable) == readable.kan_layers
+    with inputs_of(readable.kan_layers) as inputs:
+        readable(points(50, 1, dtype=torch.float64), torch.arange(50))
+    assert list(inputs) == readable.kan_layers
+    assert all(bool(layer.edge_outputs(input).isfinite().all()) for layer, input in inputs.items())
+    for family in ("gated-mlp", "mlp"):
+        with refused(r"and NetworkDenoiser has none \(those of gated layers are no functions of"):
+            penalised_layers(_kan(family))
 
 
 def test_hooks_are_gone_however_training_ends():

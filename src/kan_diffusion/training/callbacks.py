@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,11 +28,13 @@ from pydantic import FiniteFloat
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.imports import from_extra
 from kan_diffusion.interrupts import interrupts_wait
+from kan_diffusion.limits import MOST_STEPS
 from kan_diffusion.ranks import is_main_process
 from kan_diffusion.settings import Settings
 from kan_diffusion.training import parallel
 from kan_diffusion.training.batches import Batch, Batches
-from kan_diffusion.training.config import Step, TrainingConfig
+from kan_diffusion.training.config import TrainingConfig
+from kan_diffusion.training.optimization import Plan
 from kan_diffusion.training.run import TrainingRun
 
 if TYPE_CHECKING:
@@ -60,10 +61,9 @@ _LOGGED_ROWS = 1024
 
 
 class _TimeState(Settings):
-    """Seconds before the timed steps, and the step of the last correction."""
+    """Seconds before the timed steps."""
 
-    warm: FiniteFloat
-    corrected: Step
+    warm: FiniteFloat = 0.0
 
 
 class TimeLimit:
@@ -79,35 +79,30 @@ class TimeLimit:
         self._limit = config.processor_seconds or config.max_seconds or math.inf
         self._share = 1.0 if self._of_processor else 1 - _RESERVE
         self._reserved = 0.0 if self._of_processor else min(reserved, _MOST_RESERVED * self._limit)
-        self._state = _TimeState(warm=0.0, corrected=0)
+        self._state = _TimeState()
 
     def __call__(self, run: TrainingRun) -> None:
         """Ends the run at the limit, or settles its number of steps if that is due."""
-        warm, corrected = self._state.warm, self._state.corrected
         seconds = run.clock.processor if self._of_processor else run.clock.wall
         seconds = parallel.mean(seconds, run.device)
-        run.is_settled = corrected > 0
         if seconds + self._reserved >= self._limit:
             run.stop("time")
-        if run.step == _WARM_STEPS and not corrected:
-            self._state = _TimeState(warm=seconds, corrected=0)
+        if run.step == _WARM_STEPS and not run.is_settled:
+            self._state = _TimeState(warm=seconds)
         late = seconds > _TIMED_SHARE * self._limit
         first = _WARM_STEPS + 1 if late else _TIMED_STEPS
-        if run.step < (corrected + run.stretch if corrected else first) or run.is_ending:
+        due = run.plan.since + run.stretch if run.is_settled else first
+        if run.step < due or run.is_ending:
             return
-        pace = (seconds - warm) / (run.step - _WARM_STEPS)
+        pace = (seconds - self._state.warm) / (run.step - _WARM_STEPS)
         left = max(0.0, self._share * self._limit - self._reserved - seconds)
-        steps = run.step + round(left / pace) if pace else run.num_steps
-        if not self._of_processor:
-            steps = min(steps, run.config.steps)
-        if not corrected:
-            run.schedule = replace(run.schedule, total=max(steps, 1), steps=steps)
-        elif steps != run.num_steps:
-            run.schedule = run.schedule.corrected(run.step, steps)
-        self._state, run.is_settled = _TimeState(warm=warm, corrected=run.step), True
+        steps = run.step + round(left / pace) if pace else run.plan.steps
+        steps = min(steps, MOST_STEPS if self._of_processor else run.config.steps)
+        plan = run.plan if run.is_settled else Plan(total=steps, steps=steps)
+        run.plan = plan.corrected(run.step, steps)
 
     def state_dict(self) -> dict[str, object]:
-        """Returns seconds before the timed steps, and the step of the last correction."""
+        """Returns seconds before the timed steps."""
         return self._state.model_dump()
 
     def load_state_dict(self, state: dict[str, object]) -> None:
@@ -129,11 +124,11 @@ class Validation:
     def __call__(self, run: TrainingRun) -> None:
         """Computes the held-out loss if it is due, and at the end."""
         last = max(run.validation, default=0)
-        over = run.ending is not None or run.step >= run.num_steps
+        over = run.ending is not None or run.step >= run.plan.steps
         if run.step > last and (over or (run.is_settled and run.step - last >= run.stretch)):
             self._validate(run)
         if run.config.patience is not None:
-            patience = run.config.patience * run.num_steps
+            patience = run.config.patience * run.plan.steps
             if run.step - run.best_step >= max(patience, _FEWEST_VALIDATIONS * run.stretch):
                 run.stop("early")
 
@@ -184,24 +179,27 @@ class Snapshots:
                 self._show(run.step, denoiser)
 
 
-class _NowAndThen:
-    """Says a few times a second that it is time to report on a step, and at the end."""
+class _Report:
+    """Reports on a step a few times a second, and at the end, in the main process alone."""
 
-    def __init__(self) -> None:
-        self._last = 0.0
+    _last = 0.0
 
-    def __call__(self, run: TrainingRun) -> bool:
+    def __call__(self, run: TrainingRun) -> None:
+        """Reports if it is time to."""
         resumed = run.batch is None and run.ending is None  # no step was taken since
         if run.step == 0 or resumed or not is_main_process():
-            return False
+            return
         soon = run.is_ending or time.perf_counter() - self._last <= _REPORT_SECONDS
         if run.ending is None and soon:  # the end, which follows the last step, is reported
-            return False
+            return
         self._last = time.perf_counter()
-        return True
+        self._report(run)
+
+    def _report(self, run: TrainingRun) -> None:
+        raise NotImplementedError
 
 
-class Progress:
+class Progress(_Report):
     """Tells a few times a second how far training is.
 
     Args:
@@ -211,16 +209,13 @@ class Progress:
 
     def __init__(self, tell: Callable[[int, float], object]) -> None:
         self._tell = tell
-        self._is_due = _NowAndThen()
 
-    def __call__(self, run: TrainingRun) -> None:
-        """Reports if it is time to."""
-        if self._is_due(run):
-            steps = int(run.scaled(run.step)) if run.ending is None else run.config.steps
-            self._tell(steps, float(run.losses()[-1]))
+    def _report(self, run: TrainingRun) -> None:
+        steps = int(run.scaled(run.step)) if run.ending is None else run.config.steps
+        self._tell(steps, float(run.losses()[-1]))
 
 
-class TensorBoard:
+class TensorBoard(_Report):
     """Logs loss, learning rate and out-of-range inputs of KAN layers a few times a second.
 
     Args:
@@ -236,16 +231,11 @@ class TensorBoard:
         # Once there is something to log: a run that is finished, or another's, has no new file.
         self._open = partial(SummaryWriter, str(folder))
         self._writer: SummaryWriter | None = None
-        self._is_due = _NowAndThen()
 
-    def __call__(self, run: TrainingRun) -> None:
-        """Logs if it is time to, and closes the log at the end."""
-        if not is_main_process() or not self._is_due(run):
-            return
-        if self._writer is None:
-            self._writer = self._open()
+    def _report(self, run: TrainingRun) -> None:
+        self._writer = self._writer or self._open()
         outside = {} if run.batch is None else run.out_of_range(run.batch, _LOGGED_ROWS)
-        values = {"loss": float(run.losses()[-1]), "learning_rate": run.learning_rates[-1]}
+        values = {"loss": float(run.losses()[-1]), "learning_rate": float(run.learning_rates[-1])}
         values |= {f"out_of_range/{name}": share for name, share in outside.items()}
         for name, value in values.items():
             self._writer.add_scalar(name, value, run.step)

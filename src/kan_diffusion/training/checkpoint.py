@@ -1,10 +1,10 @@
 """Checkpoints: one file with all that a run needs to continue as if it had never stopped.
 
 It is a safetensors file with the denoiser, the optimiser's state, the moving average, losses and
-learning rates of all steps, the plan of steps, the clock, and the states of callbacks. What is no
-tensor is JSON in its header, so that nothing is unpickled. It is always replaced as a whole, and
-its digest stands in it. Everything that is read is checked by type, shape and range before it is
-used, because a stranger's digest may be right, too.
+learning rates of all steps, and the tensors of callbacks. What is no tensor, such as the plan of
+steps and the clock, is JSON in its header, so that nothing is unpickled. It is always replaced as a
+whole, and its digest stands in it. Everything that is read is checked by type, shape and range
+before it is used, because a stranger's digest may be right, too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -21,16 +20,15 @@ from pydantic import Field, FiniteFloat
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
-from torch.optim import Optimizer
 
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.files import require_tensors, write_bytes
 from kan_diffusion.interrupts import interrupts_wait
-from kan_diffusion.limits import MOST_CHECKPOINT_BYTES, MOST_STEPS, MOST_TIMES_WEIGHTS
+from kan_diffusion.limits import MOST_CHECKPOINT_BYTES, MOST_TIMES_WEIGHTS
 from kan_diffusion.ranks import is_main_process
 from kan_diffusion.settings import Settings
 from kan_diffusion.training.config import Step
-from kan_diffusion.training.optimization import make_optimizer
+from kan_diffusion.training.optimization import Plan
 from kan_diffusion.training.run import Callback, TrainingRun
 
 BYTES_A_PARAMETER = 40
@@ -52,21 +50,16 @@ class StatefulCallback(Protocol):
         """Restores a state that a file held, which may be a stranger's; raises if it cannot be."""
 
 
-_PLAN = {"total", "steps", "since", "done"}
-
-
-class _Numbers(Settings):
-    """The numbers of a run in a checkpoint; see its schedule, clock and validation."""
+class _State(Settings):
+    """What is no tensor: see the run's plan, clock and validation."""
 
     step: Step
-    total: Annotated[int, Field(ge=1, le=MOST_STEPS)]
-    steps: Step
-    since: Step
-    done: Annotated[float, Field(ge=0, le=MOST_STEPS)]
+    plan: Plan
     wall: FiniteFloat
     processor: FiniteFloat
     validation: tuple[tuple[Step, Annotated[float, Field(ge=0)]], ...]
     best_step: Step
+    callbacks: dict[str, Any]
 
 
 class Checkpoint:
@@ -82,8 +75,7 @@ class Checkpoint:
         self._path = path
         self._identity = identity
         stateful = [each for each in callbacks if isinstance(each, StatefulCallback)]
-        names = [f"{index} {type(each).__name__}" for index, each in enumerate(stateful)]
-        self._callbacks = dict(zip(names, stateful, strict=True))
+        self._callbacks = {f"{i} {type(each).__name__}": each for i, each in enumerate(stateful)}
         self._saved: int | None = None
 
     def __call__(self, run: TrainingRun) -> None:
@@ -100,10 +92,19 @@ class Checkpoint:
         run.require_finite()
         if not is_main_process() or self._saved == run.step:
             return
-        tensors: dict[str, Tensor] = {}
-        state = _pack(self._state(run, run.optimizer), "run", tensors)
+        tensors = _tensors_of(run)
+        states = {name: each.state_dict() for name, each in self._callbacks.items()}
+        state = _State(
+            step=run.step,
+            plan=run.plan,
+            wall=run.clock.wall,
+            processor=run.clock.processor,
+            validation=tuple(run.validation.items()),
+            best_step=run.best_step,
+            callbacks={k: _pack(each, f"callbacks.{k}", tensors) for k, each in states.items()},
+        )
         tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
-        metadata = {"identity": self._identity, "state": json.dumps(state)}
+        metadata = {"identity": self._identity, "state": json.dumps(state.model_dump())}
         metadata["digest"] = _digest(tensors, metadata)
         with interrupts_wait():
             write_bytes(self._path, safetensors_bytes(tensors, metadata=metadata))
@@ -145,7 +146,7 @@ class Checkpoint:
                 f"'{path}' has changed since it was written; delete it to begin anew"
             )
         try:
-            self._restore(run, _unpack(json.loads(metadata["state"]), tensors))
+            self._restore(run, _State.model_validate(json.loads(metadata["state"])), tensors)
         except Exception as error:  # a state may be wrong in many ways
             raise RunFolderError(
                 f"'{path}' is not a checkpoint of this version of kan-diffusion with these "
@@ -154,77 +155,49 @@ class Checkpoint:
         run.kept_in, self._saved = path, run.step
         return True
 
-    def _state(self, run: TrainingRun, optimizer: Optimizer) -> dict[str, Any]:
-        numbers = {name: getattr(run.schedule, name) for name in _PLAN}
-        numbers |= {"step": run.step, "wall": run.clock.wall, "processor": run.clock.processor}
-        numbers |= {"validation": list(run.validation.items()), "best_step": run.best_step}
-        return {
-            "denoiser": run.denoiser.state_dict(),
-            "optimizer": _state_of(optimizer),
-            "averaged": run.averaged,
-            "best": run.best,
-            "losses": run.losses(),
-            "rates": torch.tensor(run.learning_rates.tolist(), dtype=torch.float64),
-            "numbers": numbers,
-            "callbacks": {name: each.state_dict() for name, each in self._callbacks.items()},
-        }
-
-    def _restore(self, run: TrainingRun, state: object) -> None:
+    def _restore(self, run: TrainingRun, state: _State, tensors: dict[str, Tensor]) -> None:
         """Restores a state, or raises an error of any kind."""
-        if not isinstance(state, dict):
-            raise TypeError("it holds no state")
-        numbers = _Numbers.model_validate(state["numbers"])
-        expected = make_optimizer(run.config.optimizer, run.weights, run.config.learning_rate)
-        if numbers.step > 0:
-            expected.step()  # the weights that it moves are those that are replaced next
-        losses = torch.empty(numbers.step)
-        like = self._state(run, expected) | {"losses": losses, "rates": losses.double()}
-        like["best"] = None if state["best"] is None else run.averaged
-        for key in like.keys() | state.keys():
-            given, wanted = state[key], like[key]
-            if key == "callbacks":  # which check what they load
-                given, wanted = dict.fromkeys(given), dict.fromkeys(wanted)
-            if key != "numbers" and _outline(given) != _outline(wanted):
-                raise ValueError(f"'{key}' does not fit this run")
-        run.denoiser.load_state_dict(state["denoiser"])
-        _restore_state(run.optimizer, state["optimizer"])
-        run.averaged.copy_(state["averaged"])
-        run.schedule = replace(run.schedule, **numbers.model_dump(include=_PLAN))
-        run.clock.wall, run.clock.processor = numbers.wall, numbers.processor
-        run.validation, run.best_step = dict(numbers.validation), numbers.best_step
-        run.best = state["best"]
-        run.resume(state["losses"], state["rates"].tolist())
+        states: dict[str, Any] = {k: _unpack(each, tensors) for k, each in state.callbacks.items()}
+        if states.keys() != self._callbacks.keys():
+            raise ValueError("it is of other callbacks")
+        run.begin_at(state.step)
+        if state.step > 0:
+            run.optimizer.step()  # makes its state, which is filled like all else
+        for group in run.optimizer.param_groups:
+            if "step" in group:  # of SOAP and Muon
+                group["step"] = state.step
+        run.best = run.averaged.clone() if "run.best" in tensors else None
+        own = _tensors_of(run)
+        for name in own.keys() | tensors.keys():
+            given, wanted = tensors[name], own[name]
+            if (given.shape, given.dtype) != (wanted.shape, wanted.dtype):
+                raise ValueError(f"'{name}' does not fit this run")
+        # In place: products with a matrix in another layout differ in the last digits.
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+        run.plan, run.best_step = state.plan, state.best_step
+        run.validation = dict(state.validation)
+        run.clock.wall, run.clock.processor = state.wall, state.processor
         for name, callback in self._callbacks.items():
-            callback.load_state_dict(state["callbacks"][name])
+            callback.load_state_dict(states[name])
 
 
-def _state_of(optimizer: Optimizer) -> dict[str, object]:
-    """The state of an optimiser without settings, with the count of steps of SOAP and Muon."""
-    state = optimizer.state_dict()
-    moments = {str(key): each for key, each in state["state"].items()}
-    return {"state": moments, "steps": [group.get("step") for group in state["param_groups"]]}
-
-
-def _restore_state(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Restores what :func:`_state_of` returned of an optimiser made in the same way."""
-    groups = optimizer.state_dict()["param_groups"]
-    for group, step in zip(groups, state["steps"], strict=True):
-        if step is not None:
-            group["step"] = step
-    moments = {int(key): each for key, each in state["state"].items()}
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+def _tensors_of(run: TrainingRun) -> dict[str, Tensor]:
+    """The tensors of a run by name, in the memory in which it has them."""
+    tensors: dict[str, Tensor] = {}
+    optimizer = run.optimizer.state_dict()["state"]
+    parts = {"denoiser": run.denoiser.state_dict(), "optimizer": optimizer, "best": run.best}
+    parts |= {"averaged": run.averaged, "losses": run.losses(), "rates": run.learning_rates}
+    _pack(parts, "run", tensors)
+    return tensors
 
 
 def _pack(value: object, name: str, tensors: dict[str, Tensor]) -> object:
-    """Returns a state with its tensors moved to ``tensors``.
-
-    ``{"tensor": name, "strides": ...}`` stands for a tensor and its layout in memory: products with
-    a matrix in another layout differ in the last digits.
-    """
+    """Returns a state with its tensors moved to ``tensors``, and their names in their place."""
     match value:
         case Tensor():
             tensors[name] = value
-            return {"tensor": name, "strides": value.stride()}
+            return {"name of tensor": name}
         case Mapping():
             return {str(k): _pack(each, f"{name}.{k}", tensors) for k, each in value.items()}
         case list() | tuple():
@@ -232,46 +205,20 @@ def _pack(value: object, name: str, tensors: dict[str, Tensor]) -> object:
     return value
 
 
-def _unpack(value: object, tensors: Mapping[str, Tensor]) -> object:
-    """Returns the state that :func:`_pack` has taken apart, with numbers in place of their names.
+def _unpack(value: object, tensors: dict[str, Tensor]) -> object:
+    """Returns the state that :func:`_pack` has taken apart, whose tensors it takes away.
 
     Raises:
         KeyError: A tensor is missing.
-        ValueError: A layout needs more memory than the tensor has.
     """
     match value:
-        case {"tensor": name, "strides": strides}:
-            tensor = tensors[name]
-            along = zip(tensor.shape, strides, strict=True)
-            if sum((size - 1) * stride for size, stride in along) >= max(tensor.numel(), 1):
-                raise ValueError(f"'{name}' has strides {strides}")
-            empty = torch.empty_strided(
-                tensor.shape, strides, dtype=tensor.dtype, device=tensor.device
-            )
-            return empty.copy_(tensor)
+        case {"name of tensor": name}:
+            return tensors.pop(name)
         case dict():
             return {key: _unpack(each, tensors) for key, each in value.items()}
         case list():
             return [_unpack(each, tensors) for each in value]
     return value
-
-
-def _outline(value: object) -> object:
-    """Returns keys, types and shapes of a state.
-
-    Raises:
-        ValueError: A number is out of range.
-    """
-    match value:
-        case Tensor():
-            return value.shape, value.dtype
-        case Mapping():
-            return {key: _outline(each) for key, each in value.items()}
-        case list():
-            return [_outline(each) for each in value]
-        case int() | float() if not 0 <= value <= MOST_STEPS:
-            raise ValueError(f"{value} is out of range")
-    return type(value)
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -166,7 +166,7 @@ def train(
         every += callbacks
         saver = None if checkpoint is None else Checkpoint(checkpoint, identity, every)
         if resume and saver is not None and saver.load(run):
-            logger.info("resuming at step %d of %d", run.step, run.num_steps)
+            logger.info("resuming at step %d of %d", run.step, run.plan.steps)
         resumed_from = run.step
         parallel.wait()  # until all have read the file that the first replaces
         try:
@@ -183,7 +183,7 @@ def train(
     assert run.ending is not None
     return TrainingResult(
         losses=run.losses().cpu().numpy(),
-        learning_rates=run.learning_rates,
+        learning_rates=run.learning_rates.numpy(),
         heldout_losses=tuple(run.validation.items()),
         best_step=run.step if heldout is None else run.best_step,
         ending=run.ending,

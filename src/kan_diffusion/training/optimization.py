@@ -33,18 +33,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.interrupts import interrupts_wait
 from kan_diffusion.kan.functions import BasisLayer
-from kan_diffusion.training.config import OptimizerName
+from kan_diffusion.limits import MOST_STEPS
+from kan_diffusion.settings import Settings
+from kan_diffusion.training.config import OptimizerName, Step, TrainingConfig
 from kan_diffusion.training.soap import SOAP
 
 _ALIGNMENT = 64
@@ -202,48 +203,43 @@ def _as_matrix(tensor: Tensor) -> Tensor:
     return tensor.flatten(max(min(tensor.ndim, 2) - 1, 0))
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate of each step, by the share of a run that is done.
+class Plan(Settings):
+    """The steps of a run, of which the learning rate is a function.
 
     The run is planned with ``total`` steps. When their number is corrected at a step, what is left
     of the plan is spread evenly over the steps that are left, so the rate does not jump.
 
     Attributes:
-        kind: After the warm-up, decay to zero (``"cosine"``) or the peak (``"constant"``).
-        peak: The largest learning rate.
-        warmup_steps: Steps of linear rise from zero, at most a quarter of all.
         total: Steps of the plan.
         steps: Steps of the run.
         since: Step of the last correction.
         done: Steps of the plan that were done then.
     """
 
-    kind: Literal["cosine", "constant"]
-    peak: float
-    warmup_steps: int
-    total: int
-    steps: int
-    since: int = 0
-    done: float = 0.0
+    total: int = Field(ge=1, le=MOST_STEPS)
+    steps: Step
+    since: Step = 0
+    done: float = Field(0.0, ge=0, le=MOST_STEPS)
 
     def position(self, step: int) -> float:
         """Steps of the plan that are done after ``step`` steps."""
         ahead = (self.total - self.done) / max(self.steps - self.since, 1)
         return self.done + (step - self.since) * ahead
 
-    def corrected(self, step: int, steps: int) -> Schedule:
-        """The schedule of a run that takes ``steps`` steps, as is known after ``step``."""
-        return replace(self, steps=steps, since=step, done=self.position(step))
+    def corrected(self, step: int, steps: int) -> Plan:
+        """The plan of a run that takes ``steps`` steps, as is known after ``step``."""
+        return Plan(total=self.total, steps=steps, since=step, done=self.position(step))
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step."""
-        done, warm = self.position(step), min(self.warmup_steps, self.total // 4)
-        if done < warm:
-            return self.peak * (done / warm)
-        if self.kind == "constant":
-            return self.peak
-        return self.peak * float((1 + np.cos(np.pi * ((done - warm) / (self.total - warm)))) / 2)
+
+def learning_rate(config: TrainingConfig, plan: Plan, step: int) -> float:
+    """The learning rate of a step, by the share of the plan that is done."""
+    peak, done = config.learning_rate, plan.position(step)
+    warm = min(config.warmup_steps, plan.total // 4)
+    if done < warm:
+        return peak * (done / warm)
+    if config.schedule == "constant":
+        return peak
+    return peak * float((1 + np.cos(np.pi * ((done - warm) / (plan.total - warm)))) / 2)
 
 
 def update_average(average: Tensor, values: Tensor, decay: float, count: int) -> None:
@@ -261,21 +257,10 @@ def make_optimizer(
         name: Its name.
         weights: The parameters.
         learning_rate: Learning rate, in the size that suits Adam.
-
-    Raises:
-        KanDiffusionError: The device does not support the optimiser.
     """
     if name == "adam":
         return torch.optim.Adam([weights.vector], lr=learning_rate, fused=True)
     if name == "soap":
-        device = weights.vector.device
-        try:
-            torch.linalg.eigh(torch.eye(1, device=device))
-        except (RuntimeError, NotImplementedError) as error:
-            raise KanDiffusionError(
-                f"optimizer 'soap' needs eigenvectors, which torch cannot compute on {device}; "
-                "choose another optimizer or the device 'cpu'"
-            ) from error
         return SOAP(weights.vector, weights.indices(), lr=learning_rate)
     from pytorch_optimizer import Muon  # takes seconds
 

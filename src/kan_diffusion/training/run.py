@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +29,8 @@ from kan_diffusion.training.batches import OBSERVED_SHARE, Batch
 from kan_diffusion.training.config import TrainingConfig
 from kan_diffusion.training.optimization import (
     ParameterVector,
-    Schedule,
+    Plan,
+    learning_rate,
     make_optimizer,
     update_average,
 )
@@ -60,46 +60,36 @@ _STEPS_A_VALIDATED_BATCH = 7
 a third of a step, so that all validations take at most 5 % of the time."""
 
 
-class EdgeWatch:
-    """Remembers the inputs of the layers of a module whose edges are functions of one input.
+def penalised_layers(module: nn.Module) -> list[EdgeLayer]:
+    """Lists the layers of a module whose edges are functions of one input.
 
     Edges of gated layers are not, so gated layers are left out.
 
     Raises:
         KanDiffusionError: The module has no such layers.
     """
+    layers = [layer for layer in module.modules() if isinstance(layer, EdgeLayer)]
+    if not layers:
+        raise KanDiffusionError(
+            f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has "
+            "none (those of gated layers are no functions of one input); leave it out or "
+            "choose another family, such as 'full-kan'"
+        )
+    return layers
 
-    def __init__(self, module: nn.Module) -> None:
-        self._inputs: dict[EdgeLayer, Tensor] = {}
-        layers = [layer for layer in module.modules() if isinstance(layer, EdgeLayer)]
-        if not layers:
-            raise KanDiffusionError(
-                f"sparsifying is for the edges of KAN layers, and {type(module).__name__} has "
-                "none (those of gated layers are no functions of one input); leave it out or "
-                "choose another family, such as 'full-kan'"
-            )
-        self._handles = [
-            layer.register_forward_pre_hook(self._remember, with_kwargs=True) for layer in layers
-        ]
 
-    def _remember(
-        self, layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
-    ) -> None:
-        assert isinstance(layer, EdgeLayer)
-        self._inputs[layer] = (*inputs, *named.values())[0][:_WATCHED_ROWS]
+@contextmanager
+def inputs_of(layers: Sequence[EdgeLayer]) -> Iterator[dict[EdgeLayer, Tensor]]:
+    """Remembers what passes into layers inside the block, the first rows of the last batch."""
+    inputs: dict[EdgeLayer, Tensor] = {}
 
-    def penalty(self) -> Tensor:
-        """Computes sizes plus entropies of the edges in the last forward pass, and forgets it."""
-        outputs = [layer.edge_outputs(input) for layer, input in self._inputs.items()]
-        self._inputs.clear()
-        with torch.autocast(outputs[0].device.type, enabled=False):
-            return edge_penalty([values.float() for values in outputs])
+    def remember(layer: EdgeLayer, given: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        inputs[layer] = (*given, *named.values())[0][:_WATCHED_ROWS]
 
-    def release(self) -> None:
-        """Stops watching."""
-        for handle in self._handles:
-            handle.remove()
-        self._inputs.clear()
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_pre_hook(remember, with_kwargs=True).remove)
+        yield inputs
 
 
 class Clock:
@@ -149,6 +139,7 @@ class TrainingRun:
 
     Attributes:
         step: Number of steps taken.
+        plan: Which steps will be taken.
         ending: Why the run is over; None while it is not.
         averaged: The averaged weights, with shape (P,); without an average the weights themselves.
         validation: Held-out loss by step, of the averaged weights.
@@ -156,7 +147,6 @@ class TrainingRun:
         best_step: Their step.
         batch: The batch of the last step.
         clock: Seconds of steps and validations.
-        is_settled: Whether a limit of time, if there is one, has settled the number of steps.
         kept_in: The file that holds a good state.
 
     Raises:
@@ -166,49 +156,39 @@ class TrainingRun:
     def __init__(
         self, denoiser: Denoiser, process: Process, config: TrainingConfig, device: torch.device
     ) -> None:
-        # A denoiser that has no edges to watch is refused before anything of it is changed.
-        self._edges = EdgeWatch(denoiser) if config.sparsify > 0 else None
+        # A denoiser that has no edges to penalise is refused before anything of it is changed.
+        self._layers = penalised_layers(denoiser) if config.sparsify > 0 else []
+        self._inputs: dict[EdgeLayer, Tensor] = {}
         self.config = config
         self.process = process
         self.device = device
         self.denoiser = denoiser.to(device).train()
-        with ExitStack() as undone:  # where one of them is refused
-            if self._edges is not None:
-                undone.callback(self._edges.release)
-            self.weights = ParameterVector(self.denoiser)
-            undone.callback(self.weights.release)
-            self.optimizer = make_optimizer(config.optimizer, self.weights, config.learning_rate)
-            undone.pop_all()
+        self.weights = ParameterVector(self.denoiser)
+        self.optimizer = make_optimizer(config.optimizer, self.weights, config.learning_rate)
         steps = config.steps
         if config.processor_seconds is not None:  # a first guess, large enough not to end it
             steps = max(steps, _TIMED_STEPS)
-        self.schedule = Schedule(
-            config.schedule, config.learning_rate, config.warmup_steps, total=steps, steps=steps
-        )
+        self.plan = Plan(total=steps, steps=steps)
         self.averaged = self.weights.vector.detach()
         if config.ema_decay is not None:
             self.averaged = self.averaged.clone()
         self.clock = Clock(device)
         self.step = 0
         self.ending: Ending | None = None
-        self.is_settled = config.max_seconds is None and config.processor_seconds is None
         self.batch: Batch | None = None
         self.validation: dict[int, float] = {}
         self.best_step = 0
         self.best: Tensor | None = None
         self.kept_in: Path | None = None
         self._request: Ending | None = None
-        self._rates: list[float] = []
-        self._losses = [torch.zeros(0, device=device)]
         self._num_checked = 0  # how many of the losses are known to be finite
+        self.begin_at(0)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Makes the denoiser an ordinary module again."""
-        if self._edges is not None:
-            self._edges.release()
         self.weights.release()
 
     # Steps
@@ -225,18 +205,19 @@ class TrainingRun:
             self.clock.start()
             yield self.step
         self.require_finite()
-        finished: Ending = "finished" if self.num_steps == self.config.steps else "time"
+        finished: Ending = "finished" if self.plan.steps == self.config.steps else "time"
         self.ending = self._request or finished
 
     @property
-    def num_steps(self) -> int:
-        """Number of steps the run will take if it does not end before."""
-        return self.schedule.steps
+    def is_settled(self) -> bool:
+        """Whether a limit of time, if there is one, has settled the number of steps."""
+        limit = self.config.max_seconds or self.config.processor_seconds
+        return limit is None or self.plan.since > 0
 
     @property
     def is_ending(self) -> bool:
         """Whether no step follows."""
-        return self._request is not None or self.step >= self.num_steps
+        return self._request is not None or self.step >= self.plan.steps
 
     def stop(self, reason: Ending = "stopped") -> None:
         """Ends training before the next step, where it does not end anyway."""
@@ -256,15 +237,16 @@ class TrainingRun:
     def update(self, loss: Tensor) -> None:
         """Moves the parameters and their average by a loss, and counts the step."""
         minimised = loss
-        if self._edges is not None:
+        if self._layers:
             weight = self.config.sparsify / parallel.num_processes()
-            minimised = loss + weight * self._edges.penalty()
+            edges = [layer.edge_outputs(input).float() for layer, input in self._inputs.items()]
+            minimised = loss + weight * edge_penalty(edges)
         minimised.backward()
         self.weights.collect_gradients()
         loss = parallel.sum_over_processes(self.weights.gradient, loss.detach())
         if self.config.max_grad_norm is not None:
             self.weights.clip_gradient(self.config.max_grad_norm)
-        rate = self.schedule.rate(self.step)
+        rate = learning_rate(self.config, self.plan, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with interrupts_wait():  # half an update is no state to save
@@ -273,7 +255,7 @@ class TrainingRun:
             if (decay := self.config.ema_decay) is not None:
                 update_average(self.averaged, self.weights.vector.detach(), decay, self.step)
             self._losses.append(loss)
-            self._rates.append(rate)
+            self._rates.append(torch.tensor(rate, dtype=torch.float64))
             self.step += 1
             self.clock.stop()
 
@@ -281,7 +263,8 @@ class TrainingRun:
         """Computes the loss of a batch, over the coordinates that are not observed."""
         given = {**batch.conditions, "return_dict": False}
         mixed = self.config.mixed_precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext():
+        precision = torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext()
+        with inputs_of(self._layers) as self._inputs, precision:
             prediction: Tensor = self.denoiser(batch.noised, batch.timesteps, **given)[0]
         if mixed:
             prediction = prediction.float()
@@ -297,32 +280,34 @@ class TrainingRun:
     def num_validated(self) -> int:
         """Number of batches of a validation; it changes only where the steps are first settled."""
         size = self.config.batch_size
-        points = _VALIDATED_SHARE * self.schedule.total * size
+        points = _VALIDATED_SHARE * self.plan.total * size
         return math.ceil(min(max(points, _FEWEST_VALIDATED), _MOST_VALIDATED) / size)
 
     @property
     def stretch(self) -> int:
         """Steps between two validations."""
-        return max(self.num_steps // _VALIDATIONS, _STEPS_A_VALIDATED_BATCH * self.num_validated)
+        return max(self.plan.steps // _VALIDATIONS, _STEPS_A_VALIDATED_BATCH * self.num_validated)
 
     def scaled(self, step: int) -> float:
         """A number of steps, scaled so that training ends at ``config.steps``."""
-        return self.config.steps * step / self.num_steps
+        return self.config.steps * step / self.plan.steps
 
-    @property
-    def learning_rates(self) -> np.ndarray:
-        """The learning rate of every step taken, with shape (step,)."""
-        return np.array(self._rates)
+    def begin_at(self, step: int) -> None:
+        """Begins after so many steps, whose losses and learning rates are to be filled in."""
+        self.step = step
+        self._losses: list[Tensor] = [torch.empty(step, device=self.device)]
+        self._rates: list[Tensor] = [torch.empty(step, dtype=torch.float64)]
 
     def losses(self) -> Tensor:
         """The losses of the steps taken, with shape (step,)."""
-        if len(self._losses) > 1:
-            self._losses = [torch.cat([losses.reshape(-1) for losses in self._losses])]
+        self._losses = [torch.cat([losses.reshape(-1) for losses in self._losses])]
         return self._losses[0]
 
-    def resume(self, losses: Tensor, rates: list[float]) -> None:
-        """Continues after steps with these losses (step,) and learning rates."""
-        self.step, self._losses, self._rates = len(rates), [losses], rates
+    @property
+    def learning_rates(self) -> Tensor:
+        """The learning rates of the steps taken, with shape (step,), float64, on the CPU."""
+        self._rates = [torch.cat([rates.reshape(-1) for rates in self._rates])]
+        return self._rates[0]
 
     def require_finite(self) -> None:
         """Checks losses and parameters; a NaN, once there, stays.
@@ -344,7 +329,7 @@ class TrainingRun:
         if self.kept_in is not None:
             kept = f"the last good state is kept in '{self.kept_in}'"
         raise NonFiniteLossError(
-            f"the {fault} of {self.num_steps:,} with learning rate "
+            f"the {fault} of {self.plan.steps:,} with learning rate "
             f"{self.config.learning_rate:g}; {kept}; lower the learning rate"
         )
 

@@ -46,7 +46,7 @@ class SOAP(Optimizer):
     """
 
     def __init__(self, vector: nn.Parameter, indices: Sequence[Tensor], lr: float) -> None:
-        super().__init__([vector], {"lr": lr})
+        super().__init__([vector], {"lr": lr, "step": 0})
         self._vector = vector
         matrices = [places for places in indices if places.ndim == 2]
         vectors = [places for places in indices if places.ndim != 2]
@@ -66,7 +66,6 @@ class SOAP(Optimizer):
     def _begin(self, gradient: Tensor) -> None:
         """Sets the state from a first gradient."""
         state = self.state[self._vector]
-        state["step"] = 0
         state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
         state["recent"] = gradient.new_zeros(_EVERY, len(gradient))
         state["left"] = [(1 - _DECAY) * g @ g.mT for g in self._stacks(gradient)]
@@ -83,12 +82,13 @@ class SOAP(Optimizer):
         """
         assert self._vector.grad is not None
         gradient = self._vector.grad.index_select(0, self._order)
-        state = self.state[self._vector]
-        if not state:
+        state, group = self.state[self._vector], self.param_groups[0]
+        count = group["step"]  # of moves with this one; the first call makes none
+        group["step"] += 1
+        if count == 0:
             self._begin(gradient)
             return
-        state["recent"][state["step"] % _EVERY] = gradient
-        state["step"] += 1
+        state["recent"][(count - 1) % _EVERY] = gradient
         projected = gradient.clone()
         bases = list(zip(state["left_basis"], state["right_basis"], strict=True))
         for into, stack, (left, right) in zip(
@@ -101,10 +101,10 @@ class SOAP(Optimizer):
         update = mean / square.sqrt().add_(_EPSILON)
         for stack, (left, right) in zip(self._stacks(update), bases, strict=True):
             torch.bmm(left @ stack, right.mT, out=stack)
-        missing = 1 - _DECAY ** state["step"]
-        rate = self.param_groups[0]["lr"] * math.sqrt(missing) / missing
+        missing = 1 - _DECAY**count
+        rate = group["lr"] * math.sqrt(missing) / missing
         self._vector.index_add_(0, self._order, update, alpha=-rate)
-        if state["step"] % _EVERY == 0:
+        if count % _EVERY == 0:
             self._turn()
 
     def _turn(self) -> None:
@@ -135,13 +135,14 @@ class SOAP(Optimizer):
         product = average @ basis
         order = (basis * product).sum(1).argsort(-1, descending=True)
         product = product.take_along_dim(order.unsqueeze(1), 2)
-        turned = torch.linalg.qr(_decomposable(product))[0].to(product.dtype)
+        turned = torch.linalg.qr(_decomposable(product))[0].to(product)
         return turned.contiguous(), order
 
 
 def _decomposable(matrices: Tensor) -> Tensor:
-    """Converts to a precision in which torch decomposes matrices."""
-    return matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+    """Converts to a precision, and on a device, in which torch decomposes matrices."""
+    device = matrices.device if matrices.device.type in ("cpu", "cuda") else "cpu"
+    return matrices.to(device, torch.promote_types(matrices.dtype, torch.float32))
 
 
 def _eigenvectors(matrices: Tensor) -> Tensor:
