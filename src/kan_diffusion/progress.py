@@ -8,7 +8,7 @@ Bars are drawn on a terminal and in a notebook with ipywidgets; anywhere else no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -100,21 +100,3 @@ class TrainingBar:
     def remove(self) -> None:
         """Takes the bar away."""
         self._bars.remove_task(self._task)
-
-
-@contextmanager
-def show_training(
-    label: str, steps: int, floor: float | None = None
-) -> Iterator[Callable[[int, float], None]]:
-    """Shows one training run.
-
-    Args:
-        label: What is trained.
-        steps: Number of training steps.
-        floor: Loss of the best possible denoiser, where it is known.
-
-    Yields:
-        A callback that takes the number of finished steps and the loss.
-    """
-    with progress_bars() as bars:
-        yield TrainingBar(bars, label, steps, floor).move

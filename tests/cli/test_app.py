@@ -1,7 +1,6 @@
 import io
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -55,7 +54,8 @@ def test_every_option_is_described_and_the_page_of_a_command_says_more_than_the_
     for name, text in COMMANDS.items():
         assert str(app[name].default_command.__doc__).startswith(text[:-1].partition(",")[0])
         options = app[name].assemble_argument_collection(parse_docstring=True)
-        assert all(option.parameter.help for option in options if option.show)
+        shown = [option.parameter.help for option in options if option.show]
+        assert all(text and "None" not in text for text in shown)  # which nobody can type
     steps = app["train"].assemble_argument_collection(parse_docstring=True)["--steps"]
     assert steps.parameter.help == TrainingConfig.model_fields["steps"].description
 
@@ -137,15 +137,11 @@ def test_a_finished_run_is_shown_again_and_replaced_when_asked(cli, points, run)
 def test_interrupted_training_goes_on(cli, points, tmp_path, monkeypatch):
     folder = tmp_path / "run"
 
-    @contextmanager
     def interrupt(*_):
-        def at_once(step, loss):
-            raise KeyboardInterrupt
-
-        yield at_once
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("kan_diffusion.progress.show_training", interrupt)
+        patch.setattr("kan_diffusion.progress.TrainingBar.move", interrupt)
         outcome = cli("train", points, *MLP, "--out", folder)
     assert outcome.code == 130
     assert outcome.err.startswith("interrupted; what is finished is kept")

@@ -69,6 +69,7 @@ explain {points} -> only KANs have edges to read
 explain {captions} -> is a model of pictures, and only models of points
 report nowhere -> 'nowhere' holds no finished run
 report {points} {study} -> it is a study; give one of its trials
+report several -> 'several' is no study and no run; it holds studies: several/one; give one
 """
 
 
@@ -91,6 +92,8 @@ def test_what_cannot_be_is_one_line(cli, runs, tmp_path, monkeypatch, line):
         ("points.txt", "1 2"),
     ):
         (tmp_path / name).write_text(content)
+    (tmp_path / "several" / "one").mkdir(parents=True)
+    (tmp_path / "several" / "one" / "study.yaml").touch()
     write_frame(tmp_path / "others.csv", people(12, 0).assign(job="astronaut"))
     if "spoilt" in line:
         (write_pictures(tmp_path / "spoilt", "captions") / "03.png").write_bytes(b"no picture")

@@ -190,6 +190,9 @@ def test_conditions_that_cannot_be_met_are_refused():
         with refused(message):
             asked = conditions_from_texts([given]) if isinstance(given, str) else given
             read_conditions(asked, CODEC)
+    clock = TableCodec.fit(pd.DataFrame({"at": [f"{hour:02}:30" for hour in PLACE % 24]}))
+    with refused("column 'at' holds times of day written as %H:%M, not '24:00'"):
+        read_conditions({"at": "24:00"}, clock)
     with refused("two conditions on column 'age'"):
         conditions_from_texts(["age>=30", "age<=40"])
     assert conditions_from_texts(["pay=>50K", "job=a=b"]) == {"pay": ">50K", "job": "a=b"}

@@ -206,7 +206,8 @@ def test_commands_read_a_saved_model(cli, tmp_path, monkeypatch, mixed):
     pd.testing.assert_frame_equal(pd.read_parquet("drawn.parquet"), mixed.sample(20))
     write_frame(tmp_path / "real.parquet", PEOPLE[:60])
     assert cli("evaluate", "run", "--data", "real.parquet").code == 0
-    assert "there is no file" in cli("evaluate", "run").error
+    without = "the run is a model that was saved without the rows it was fitted to; give a file of"
+    assert without in cli("evaluate", "run").error
     assert "was not judged" in cli("report", "run").error
 
 

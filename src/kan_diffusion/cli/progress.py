@@ -103,13 +103,6 @@ class StudyProgress:
 
 
 @contextmanager
-def show_study_progress(name: str, folder: Path) -> Iterator[StudyProgress]:
-    """Shows the progress of a study, or of the search for its settings, inside the block."""
-    with progress_bars() as bars:
-        yield StudyProgress(name, folder, bars)
-
-
-@contextmanager
 def show_phases(name: str) -> Iterator[Callable[[str, str, float], None]]:
     """Shows a bar for each phase of a task, with the time left in it.
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from kan_diffusion import limits
 from kan_diffusion.cli import options
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.progress import TextConsole
+from kan_diffusion.progress import TextConsole, TrainingBar, progress_bars
 from kan_diffusion.ranks import is_main_process
 from kan_diffusion.training.config import OptimizerName, TrainingConfig
 
@@ -133,7 +133,7 @@ def train(
         return
     import torch  # takes seconds, as does what follows: a file is read and refused before
 
-    from kan_diffusion import files, processes, progress
+    from kan_diffusion import files, processes
     from kan_diffusion.cli import console
     from kan_diffusion.cli.progress import known_floor
     from kan_diffusion.study import folder as folders
@@ -158,13 +158,13 @@ def train(
     floor = known_floor(config.data, config.process)
     torch.set_num_threads(1)  # as in a study, so that a run of its seed ends with the same bits
     logs = [TensorBoard(files.inside(folder, "tensorboard"))] if given.tensorboard else []
-    with progress.show_training(config.label, config.training.steps, floor) as on_progress:
+    with progress_bars() as bars:
         result = trial.run_trial(
             config,
             folder,
             device=given.device,
             spent_seconds=time.monotonic() - started,
-            on_progress=on_progress,
+            on_progress=TrainingBar(bars, config.label, config.training.steps, floor).move,
             callbacks=logs,
         )
     if not is_main_process():

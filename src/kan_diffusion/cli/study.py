@@ -10,9 +10,9 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from kan_diffusion.cli import options
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, listed
 from kan_diffusion.limits import MOST_PARAMETERS, MOST_TRIALS, MOST_WORKERS
-from kan_diffusion.progress import TextConsole
+from kan_diffusion.progress import TextConsole, progress_bars
 from kan_diffusion.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def compare(what: What, /, *, given: CompareOptions = CompareOptions()) -> None:
     """
     options.say_loading(what)
     from kan_diffusion.cli import console
-    from kan_diffusion.cli.progress import show_study_progress
+    from kan_diffusion.cli.progress import StudyProgress
     from kan_diffusion.processes import signal_warning
     from kan_diffusion.report.study import write_report
     from kan_diffusion.study import tuning
@@ -125,7 +125,8 @@ def compare(what: What, /, *, given: CompareOptions = CompareOptions()) -> None:
     config = config.model_copy(update={"seeds": given.seeds or config.seeds})
     folder = given.out or Path("runs") / config.name
     options.warn(signal_warning(config.process))
-    with show_study_progress(config.name, folder) as progress:
+    with progress_bars() as bars:
+        progress = StudyProgress(config.name, folder, bars)
         results = run_study(
             config,
             folder,
@@ -160,12 +161,13 @@ def tune(what: What, /, *, given: TuneOptions = TuneOptions()) -> None:
     """
     options.say_loading(what)
     from kan_diffusion.cli.console import show_tuned
-    from kan_diffusion.cli.progress import show_study_progress
+    from kan_diffusion.cli.progress import StudyProgress
     from kan_diffusion.study import tuning
 
     config = given.study(what)
     folder = given.out or Path("runs") / f"{config.name}-tuning"
-    with show_study_progress(f"tuning {config.name}", folder) as progress:
+    with progress_bars() as bars:
+        progress = StudyProgress(f"tuning {config.name}", folder, bars)
         tuned = tuning.tune(
             config,
             folder,
@@ -211,6 +213,11 @@ def report(runs: list[Path], /, *, given: ReportOptions = ReportOptions()) -> No
     from kan_diffusion.study.run import load_study
 
     first, *others = runs
+    studies = sorted(path.parent for path in first.glob("*/study.yaml"))
+    if studies and not any((first / name).exists() for name in ("study.yaml", "trial.json")):
+        raise KanDiffusionError(
+            f"'{first}' is no study and no run; it holds studies: {listed(studies)}; give one"
+        )
     folder = given.out or (Path("runs/side-by-side") if others else first)
     require_writable(folder)
     if not others and (first / "study.yaml").exists():

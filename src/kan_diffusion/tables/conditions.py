@@ -19,7 +19,7 @@ import pandas as pd
 
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.tables.codec import TableCodec
-from kan_diffusion.tables.dates import read_dates
+from kan_diffusion.tables.dates import is_clock, read_dates
 from kan_diffusion.tables.dtypes import WORDS, Storage
 from kan_diffusion.tables.kinds import Kind
 
@@ -241,9 +241,8 @@ def _value(column: Kind, given: object) -> object:
         raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         written = f" written as {storage.written}" if storage.written else ""
-        raise DataError(
-            f"column '{column.name}' holds {WORDS[storage.holds]}{written}, not '{given}'"
-        ) from error
+        what = "times of day" if is_clock(storage.written) else WORDS[storage.holds]
+        raise DataError(f"column '{column.name}' holds {what}{written}, not '{given}'") from error
 
 
 def _moment(storage: Storage, given: object) -> pd.Timestamp:

@@ -24,7 +24,7 @@ from kan_diffusion.denoisers.families import Setting, get_family
 from kan_diffusion.devices import one_thread
 from kan_diffusion.diffusion.sampling import make_scheduler
 from kan_diffusion.errors import DataError, RunFolderError, valid_settings
-from kan_diffusion.progress import TextConsole, show_training
+from kan_diffusion.progress import TextConsole, TrainingBar, progress_bars
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.study.folder import (
     TABLE,
@@ -202,14 +202,14 @@ class DiffusionEstimator(BaseEstimator):
         chosen = {name: value for name, value in self.get_params().items() if name in known}
         config = single_trial(source, seed=seed, dataset=dataset, **chosen)
         title = f"{config.model.name}, {len(frame):,} rows"
-        shown = show_training(title, config.training.steps) if self.verbose else nullcontext()
-        with shown as bar, one_thread():
+        with progress_bars() if self.verbose else nullcontext() as bars, one_thread():
+            shown = [TrainingBar(bars, title, config.training.steps)] if bars is not None else []
             result, pipeline, curves = train_trial(
                 config,
                 dataset,
                 self.device,
                 spent_seconds=time.monotonic() - started,
-                callbacks=[*callbacks, *([] if bar is None else [Progress(bar)])],
+                callbacks=[*callbacks, *(Progress(bar.move) for bar in shown)],
             )
         assert isinstance(pipeline, TableDiffusionPipeline)
         return self._of_run(pipeline, result, curves)

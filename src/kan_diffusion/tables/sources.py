@@ -159,6 +159,17 @@ class FileData(_TableSource, PinnedSource):
         own = self.sha256 or (self.path.is_file() and digest(self.path))
         return own == digest(other.path)
 
+    def require_recorded(self) -> None:
+        """As of any file; says also where the rows of a fit were not saved with their model."""
+        from kan_diffusion.study.folder import TABLE  # imports torch
+
+        if self.path.name == TABLE and not self.sha256 and not self.path.exists():
+            raise DataError(
+                "the run is a model that was saved without the rows it was fitted to; give a file "
+                "of such rows as data, or train a model from one"
+            )
+        super().require_recorded()
+
     def content(self) -> tuple[pd.DataFrame, TableCodec]:
         """Reads the file and fits its codec, unless both are kept; warns before a run is set up."""
         if not self.path.exists() and self.sha256:

@@ -76,7 +76,7 @@ class TrainingConfig(Settings):
     max_seconds: float | None = Field(None, gt=0, le=MOST_SECONDS)
     """Wall-clock seconds that training may take, with what comes before and after it. The number of
     steps then follows from the machine's speed, so that two runs of one seed differ, and is at most
-    'steps'; None for no limit."""
+    'steps'; by default there is no limit."""
     processor_seconds: float | None = Field(None, gt=0, le=MOST_SECONDS)
     """Seconds of the processor, or GPU, that training takes. The number of steps then follows from
     the machine's speed, so that two runs of one seed differ, and not from 'steps'; None for
