@@ -103,11 +103,14 @@ def test_samples_are_those_of_their_seed(cli, runs, tmp_path):
 
 
 def test_existing_files_are_kept_unless_told(cli, run, tmp_path):
-    path = tmp_path / "samples.csv"
-    path.write_text("precious")
-    error = cli("sample", run, "--out", path).error
-    assert "exists; choose another path, or overwrite it" in error
-    assert path.read_text() == "precious"
+    path, motion = tmp_path / "samples.csv", tmp_path / "both.gif"
+    for option, file in (("--out", path), ("--animate", motion)):
+        file.write_text("precious")
+        error = cli("sample", run, option, file).error
+        assert "exists; choose another path, or overwrite it" in error
+        assert file.read_text() == "precious"
+    words = ("sample", run, run, "--animate", motion, "--num", 20, "--steps", 4, "--overwrite")
+    assert "5 frames, 0.0" in cli(*words).out
     assert cli("sample", run, "--num", 3, "--out", path, "--overwrite").code == 0
     assert len(path.read_text().splitlines()) == 4
     # In the folder of their run they are numbered.

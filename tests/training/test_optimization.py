@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -227,32 +228,38 @@ class Quadratic(nn.Module):
         return (outputs - wanted).square().mean() + self.vector.square().mean()
 
 
-def test_soap_of_matrices_of_one_shape_together_is_that_of_pytorch_optimizer_one_by_one():
-    from pytorch_optimizer import SOAP
+def _beside(library, name, shapes, steps):
+    """Trains parameters with ours and with an optimiser of a library, one by one.
 
-    # Square matrices: in a null space the basis, and so the way, would be a matter of rounding.
-    shapes = (4, 4), (7,), (4, 4), (3, 3), ()
+    Yields:
+        After each step lists of ours, of theirs and of where both began.
+    """
     starts = [torch.randn(shape, generator=seeded(8)).double() for shape in shapes]
     scales = [torch.rand(shape, generator=seeded(9)).double() + 0.5 for shape in shapes]
     ours = nn.ParameterList([nn.Parameter(start.clone()) for start in starts])
     theirs = [nn.Parameter(start.clone()) for start in starts]
-    vector = ParameterVector(ours)
-    pairs = [
-        (make_optimizer("soap", vector, 0.01), list(ours)),
-        (SOAP(theirs, lr=0.01, weight_decay=0.0), theirs),
-    ]
-    for step in range(45):  # the bases turn four times
-        for optimizer, parameters in pairs:
+    vector, optimizer = ParameterVector(ours), library(theirs)
+    made = make_optimizer(name, vector, 0.01)
+    for step in range(steps):
+        for parameters in (ours, theirs):
             noise = seeded(step)
             for parameter, scale in zip(parameters, scales, strict=True):
                 drawn = torch.randn(parameter.shape, generator=noise)
                 ((scale * parameter).square() + drawn * parameter).sum().backward()
-            if parameters is not theirs:
-                vector.collect_gradients()
-            optimizer.step()
-            for parameter in theirs:
-                parameter.grad = None
-        for own, other, start in zip(ours, theirs, starts, strict=True):
+        vector.collect_gradients()
+        made.step()
+        optimizer.step()
+        optimizer.zero_grad()
+        yield list(ours), theirs, starts
+
+
+def test_soap_of_matrices_of_one_shape_together_is_that_of_pytorch_optimizer_one_by_one():
+    from pytorch_optimizer import SOAP
+
+    # Square matrices: in a null space the basis, and so the way, would be a matter of rounding.
+    shapes, library = ((4, 4), (7,), (4, 4), (3, 3), ()), partial(SOAP, lr=0.01, weight_decay=0.0)
+    for step, together in enumerate(_beside(library, "soap", shapes, 45)):  # the bases turn often
+        for own, other, start in zip(*together, strict=True):
             # Theirs decomposes in float32.
             torch.testing.assert_close(own, other, rtol=0, atol=1e-3 if step > 10 else 1e-12)
             assert step == 0 or not torch.equal(own.detach(), start)
@@ -276,34 +283,11 @@ def test_soap_begins_where_single_precision_finds_no_eigenvectors(monkeypatch, s
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has it from 2.9 on")
 def test_muon_of_matrices_of_one_shape_together_is_that_of_torch_one_by_one():
-    class Maps(nn.Module):
-        def __init__(self):
-            super().__init__()
-            shapes = (3, 8), (8, 3), (3, 8), (5, 5)
-            draws = (torch.randn(shape, generator=seeded(4)) for shape in shapes)
-            self.matrices = nn.ParameterList(map(nn.Parameter, draws))
-
-        def loss(self, step):
-            wanted = torch.randn(8, 3, generator=seeded(5 + step))
-            one, two, three, four = self.matrices
-            errors = one.T - wanted, two - 2 * wanted, three.T @ three - wanted @ wanted.T
-            return sum(error.square().sum() for error in errors) + four.square().sum()
-
-    theirs = Maps()
-    muon = torch.optim.Muon(
-        theirs.parameters(), lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-    )
-    for step in range(5):
-        muon.zero_grad()
-        theirs.loss(step).backward()
-        muon.step()
-    start = Maps()
-    ours = _moved(Maps(), "muon", 5)
-    for one, other, before in zip(
-        *(module.parameters() for module in (ours, theirs, start)), strict=True
-    ):
-        moved = (other - before).norm()
-        assert (one - other).norm() < 0.05 * moved  # both iterate in bfloat16
+    given = {"lr": 0.01, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
+    library = partial(torch.optim.Muon, **given)
+    *_, together = _beside(library, "muon", ((3, 8), (8, 3), (3, 8), (5, 5)), 5)
+    for own, other, start in zip(*together, strict=True):
+        assert (own - other).norm() < 0.05 * (other - start).norm()  # both iterate in bfloat16
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -241,7 +241,9 @@ def _value(column: Kind, given: object) -> object:
         raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         written = f" written as {storage.written}" if storage.written else ""
-        what = "times of day" if is_clock(storage.written) else WORDS[storage.holds]
+        what = WORDS[storage.holds]
+        if is_clock(storage.written):
+            what = "times of day"
         raise DataError(f"column '{column.name}' holds {what}{written}, not '{given}'") from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -202,14 +202,17 @@ class DiffusionEstimator(BaseEstimator):
         chosen = {name: value for name, value in self.get_params().items() if name in known}
         config = single_trial(source, seed=seed, dataset=dataset, **chosen)
         title = f"{config.model.name}, {len(frame):,} rows"
-        with progress_bars() if self.verbose else nullcontext() as bars, one_thread():
-            shown = [TrainingBar(bars, title, config.training.steps)] if bars is not None else []
+        with ExitStack() as shown, one_thread():
+            if self.verbose:
+                bars = shown.enter_context(progress_bars())
+                bar = TrainingBar(bars, title, config.training.steps)
+                callbacks = [*callbacks, Progress(bar.move)]
             result, pipeline, curves = train_trial(
                 config,
                 dataset,
                 self.device,
                 spent_seconds=time.monotonic() - started,
-                callbacks=[*callbacks, *(Progress(bar.move) for bar in shown)],
+                callbacks=callbacks,
             )
         assert isinstance(pipeline, TableDiffusionPipeline)
         return self._of_run(pipeline, result, curves)

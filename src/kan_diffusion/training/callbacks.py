@@ -90,16 +90,18 @@ class TimeLimit:
         if run.step == _WARM_STEPS and not run.is_settled:
             self._state = _TimeState(warm=seconds)
         late = seconds > _TIMED_SHARE * self._limit
-        first = _WARM_STEPS + 1 if late else _TIMED_STEPS
-        due = run.plan.since + run.stretch if run.is_settled else first
+        due = _WARM_STEPS + 1 if late else _TIMED_STEPS
+        if run.is_settled:
+            due = run.plan.since + run.stretch
         if run.step < due or run.is_ending:
             return
         pace = (seconds - self._state.warm) / (run.step - _WARM_STEPS)
         left = max(0.0, self._share * self._limit - self._reserved - seconds)
         steps = run.step + round(left / pace) if pace else run.plan.steps
         steps = min(steps, MOST_STEPS if self._of_processor else run.config.steps)
-        plan = run.plan if run.is_settled else Plan(total=steps, steps=steps)
-        run.plan = plan.corrected(run.step, steps)
+        if not run.is_settled:
+            run.plan = Plan(total=steps, steps=steps)
+        run.plan = run.plan.corrected(run.step, steps)
 
     def state_dict(self) -> dict[str, object]:
         """Returns seconds before the timed steps."""

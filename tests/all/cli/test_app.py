@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 import kan_diffusion
 from command_line import WARNING, Outcome
@@ -52,18 +51,6 @@ def test_columns_of_any_size_come_back_and_lost_decimals_are_said(cli, tmp_path)
     assert outcome.code == 0
     assert outcome.err.count("WARNING") == 1
     assert "steps of 0.001, more than float32" in " ".join(outcome.err.split())
-
-
-def test_runs_are_animated_side_by_side(cli, runs, tmp_path):
-    path, run = tmp_path / "both.gif", runs("points")
-    told = cli("sample", run, run, "--animate", path, "--num", 20, "--steps", 4)
-    assert "5 frames, 0.0" in told.out
-    with Image.open(path) as image:
-        assert image.n_frames == 5
-    kept = path.read_bytes()
-    assert "exists" in cli("sample", run, "--animate", path).error
-    assert path.read_bytes() == kept
-    assert [left.name for left in tmp_path.iterdir()] == ["both.gif"]
 
 
 def test_compare_reports_and_warns_once(cli, tmp_path):

@@ -48,7 +48,7 @@ def _step(checkpoint):
     """Number of steps that a checkpoint holds; None when it has just been replaced."""
     try:
         with safe_open(checkpoint, framework="np") as file:
-            return int(json.loads(file.metadata()["state"])["numbers"]["step"])
+            return int(json.loads(file.metadata()["state"])["step"])
     except (OSError, SafetensorError):
         return None
 
