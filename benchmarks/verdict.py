@@ -95,29 +95,35 @@ PARTS = (
 # --- the results ------------------------------------------------------------------------------
 
 
+def _called(found: Lead) -> str:
+    """Says on how many data sets which side is called better."""
+    better, worse = len(found.better) or "none", len(found.worse) or "none"
+    return (
+        f"of {len(found.comparisons)} data sets the KAN is called better on {better}, the best MLP "
+        f"on {worse}"
+    )
+
+
 def judge_winner(found: Lead) -> str:
     """Says which side wins at equal parameters."""
-    count, better, worse = len(found.comparisons), len(found.better), len(found.worse)
+    better, worse = len(found.better), len(found.worse)
     winner = (
         "The MLP wins" if worse > better else "The KAN wins" if better > worse else "Neither wins"
     )
-    return (
-        f"**{winner} at {found.amount}**: of {count} data sets the KAN is "
-        f"called better on {better or 'none'}, the best MLP on {worse or 'none'}."
-    )
+    return f"**{winner} at {found.amount}**: {_called(found)}."
 
 
 def judge_target(found: Lead) -> str:
-    """Says whether the target was met."""
-    better = len(found.better)
-    judged = (("target", MEDIAN), ("moonshot", MOONSHOT))
-    met = {name: better >= BETTER_ON and found.ratio.mean <= ratio for name, ratio in judged}
-    said = (
-        f"The {name} (better on at least {BETTER_ON}, a median ratio of at most {ratio}) is "
-        f"{'met' if met[name] else 'not met'}."
-        for name, ratio in judged
-        if name == "target" or met["target"]
-    )
+    """Says whether the target was met, and where it was, whether the moonshot was."""
+    said = []
+    for name, ratio in (("target", MEDIAN), ("moonshot", MOONSHOT)):
+        met = len(found.better) >= BETTER_ON and found.ratio.mean <= ratio
+        said.append(
+            f"The {name} (better on at least {BETTER_ON}, a median ratio of at most {ratio}) is "
+            f"{'met' if met else 'not met'}."
+        )
+        if not met:
+            break
     return " ".join(said)
 
 
@@ -141,10 +147,8 @@ def judge_time_again(found: Lead) -> str:
     elif worse > better or (ratio.low is not None and ratio.low > 1):
         winner = "The MLP wins"
     return (
-        f"**{winner} at {found.amount}**, each model with settings found at "
-        f"that budget: of {len(found.comparisons)} data sets the KAN is called better on "
-        f"{better or 'none'}, the best MLP on {worse or 'none'}; the ratio is "
-        f"{format_interval(ratio)} in the median."
+        f"**{winner} at {found.amount}**, each model with settings found at that budget: "
+        f"{_called(found)}; the ratio is {format_interval(ratio)} in the median."
     )
 
 
@@ -178,14 +182,10 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
     thousand = 1.0 if comparisons[0].measure == "c2st" else 1000.0
     lines = []
     for c in comparisons:
-        ends = c.ratio_interval or (None, None)
-        ratio = replace(c.interval, mean=c.ratio, low=ends[0], high=ends[1])
-        scaled = replace(
-            c.interval,
-            mean=thousand * c.interval.mean,
-            low=None if c.interval.low is None else thousand * c.interval.low,
-            high=None if c.interval.high is None else thousand * c.interval.high,
-        )
+        low, high = c.ratio_interval or (None, None)
+        ratio = replace(c.interval, mean=c.ratio, low=low, high=high)
+        low, high = (end and thousand * end for end in (c.interval.low, c.interval.high))
+        scaled = replace(c.interval, mean=thousand * c.interval.mean, low=low, high=high)
         lines.append((
             c.data, c.model, c.baseline, format_interval(scaled), format_interval(ratio),
             str(c.interval.n), format_p(c.p_value), format_p(c.p_holm),
@@ -196,18 +196,9 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
     return markdown_table(heads, lines)
 
 
-_COUNTS = ("ahead on", "better on", "worse on", "median ratio")
-
-
-def _counts(found: Lead) -> tuple[str, str, str]:
-    """Counts the data sets on which a model is ahead, better and worse."""
-    ahead = f"{len(found.ahead)} of {len(found.comparisons)}"
-    return ahead, str(len(found.better)), str(len(found.worse))
-
-
-def _of_budget(results: Results, figures: Path, page: Path) -> str:
+def _of_budget(results: Results, decision: Decision, figures: Path, page: Path) -> str:
     """Writes the whole section of one budget."""
-    decision, styles = decide(results), model_styles(results.rows)
+    styles = model_styles(results.rows)
     amount, name = results.amount, _name(results, KAN)
     own = [c for c in decision.comparisons if c.model == name]
     if not own:  # no trial of it has been run yet
@@ -228,15 +219,14 @@ def _of_budget(results: Results, figures: Path, page: Path) -> str:
         if absent := sorted(results.models().keys() - results.models(data).keys()):
             text += f"On {data} no {listed(absent)} comes in this size.\n\n"
     text += _means(results, decision) + "\n" + _comparisons(own) + "\n"
-    lines = [
-        (
-            found.model or "best KAN of each data set",
-            *_counts(found),
-            format_interval(found.ratio),
-        )
-        for found in decision.leads
-    ]
-    return text + (markdown_table(("model", *_COUNTS), lines) if lines else "")
+    lines = []
+    for found in decision.leads:
+        ahead = f"{len(found.ahead)} of {len(found.comparisons)}"
+        counts = ahead, str(len(found.better)), str(len(found.worse))
+        name = found.model or "best KAN of each data set"
+        lines.append((name, *counts, format_interval(found.ratio)))
+    heads = ("model", "ahead on", "better on", "worse on", "median ratio")
+    return text + (markdown_table(heads, lines) if lines else "")
 
 
 def _samples(results: Results) -> str:
@@ -349,8 +339,8 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
             text += "".join(f"\n{_kept(found)}\n" for found in studies if found.match == "time")
         text += f"\n{' '.join(overall(decision) for decision in decisions)}\n"
         drawn = folder / "figures" if "/" in part.name else figures
-        for found in studies:
-            text += _of_budget(found, drawn, page) + _samples(found)
+        for found, decision in zip(studies, decisions, strict=True):
+            text += _of_budget(found, decision, drawn, page) + _samples(found)
     if not first:
         first = "Not finished yet.\n"
     _fill(page, _FOUND, f"\n{first}{text}\n")

@@ -39,28 +39,23 @@ _SOURCE = (
 )
 
 
-def _score(key: str) -> Callable[[Result], float | None]:
-    return lambda one: one.scores.get(key)
-
-
-def _gap(key: str) -> Callable[[Result], float | None]:
-    return lambda one: one.gaps.get(key)
-
-
 _MEASURES: Mapping[str, tuple[Callable[[Result], float | None], Callable[[float], float]]] = {
-    "Detection score by XGBoost (1: not told apart)": (_score("detection"), lambda v: 1 - v),
+    "Detection score by XGBoost (1: not told apart)": (
+        lambda one: one.scores.get("detection"),
+        lambda v: 1 - v,
+    ),
     "Least detection score of a column by itself": (
         lambda one: min(one.columns.values(), default=None),
         lambda v: 1 - v,
     ),
-    "Column shapes": (_score("shapes"), lambda v: 1 - v),
-    "Pair trends": (_score("trends"), lambda v: 1 - v),
-    "C2ST": (_score("c2st"), lambda v: abs(v - 0.5)),
-    "Usefulness": (_score("usefulness"), lambda v: -v),
-    "Closest-record share": (_score("closest"), lambda v: abs(v - 0.5)),
-    "Error of filled numbers": (_gap("error"), lambda v: v),
-    "Accuracy of filled categories": (_gap("accuracy"), lambda v: -v),
-    "Coverage of 90 % intervals": (_gap("coverage"), lambda v: abs(v - 0.9)),
+    "Column shapes": (lambda one: one.scores.get("shapes"), lambda v: 1 - v),
+    "Pair trends": (lambda one: one.scores.get("trends"), lambda v: 1 - v),
+    "C2ST": (lambda one: one.scores.get("c2st"), lambda v: abs(v - 0.5)),
+    "Usefulness": (lambda one: one.scores.get("usefulness"), lambda v: -v),
+    "Closest-record share": (lambda one: one.scores.get("closest"), lambda v: abs(v - 0.5)),
+    "Error of filled numbers": (lambda one: one.gaps.get("error"), lambda v: v),
+    "Accuracy of filled categories": (lambda one: one.gaps.get("accuracy"), lambda v: -v),
+    "Coverage of 90 % intervals": (lambda one: one.gaps.get("coverage"), lambda v: abs(v - 0.9)),
     "Seconds of fits": (lambda one: one.fit_seconds or None, lambda v: v),
     "Seconds of sampling": (lambda one: one.sample_seconds or None, lambda v: v),
 }
