@@ -12,7 +12,6 @@ from kan_diffusion.denoisers.library import get_functions
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.formulas.explain import (
     Explained,
-    ExplainOptions,
     Stage,
     explain_run,
     influences,
@@ -20,8 +19,7 @@ from kan_diffusion.formulas.explain import (
     outcome,
     remove_stages,
 )
-from kan_diffusion.formulas.levels import LevelSearch
-from kan_diffusion.formulas.match import EdgeReport
+from kan_diffusion.formulas.match import EdgeReport, ExplainOptions
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_points, load_trial
@@ -73,45 +71,40 @@ def explained(run, tmp_path_factory):
     return out, explain_run(run, out, BUDGET, on_progress=lambda *a: said.append(a)), said
 
 
-def test_each_stage_is_a_run(explained):
+def test_each_stage_is_a_run_that_is_judged_as_its_network_was(run, explained):
     out, explanation, said = explained
     names = list(explanation.stages)
     assert names[:3] == ["network", "simplified", "with formulas"]
-    assert [stage.name for stage in explanation.standings] == names
     assert [what for phase, what, _ in said if phase == "judging"] == names
     phases = list(dict.fromkeys(phase for phase, _, _ in said))
     assert phases[:2] == ["pruning", "lines"]  # the time may be over for edges and formulas
     assert phases[-2:] == ["judging", "looking"]
     assert all(0 <= done <= 1 for _, _, done in said)
-    for name, denoiser in list(explanation.stages.items())[1:]:
-        folder = out / name.replace(" ", "-")
-        config, pipeline = load_run(folder)
-        assert config.model.name.endswith(f", {name}")
-        wanted = FormulaDenoiser if name == "formula" else ReadableDenoiser
-        assert isinstance(pipeline.denoiser, wanted)
-        expected = denoiser(POINTS, 300).sample
-        torch.testing.assert_close(pipeline.denoiser(POINTS, 300).sample, expected)
-        row, used = evaluate_run(folder)
-        assert "oracle is exact" in used
-        assert row["excess"] > 0
+    folders = [out / name.replace(" ", "-") for name in names[1:]]
+    for name, folder in zip(names[1:], folders, strict=True):
+        denoiser = load_run(folder)[1].denoiser
+        assert isinstance(denoiser, FormulaDenoiser if name == "formula" else ReadableDenoiser)
+        expected = explanation.stages[name](POINTS, 300).sample
+        torch.testing.assert_close(denoiser(POINTS, 300).sample, expected)
         assert len(load_points(load_trial(folder).samples)) > 0
-
-
-def test_stages_are_judged_as_their_network_was_and_all_is_written(run, explained):
-    out, explanation, _ = explained
-    folders = [out / name.replace(" ", "-") for name in explanation.stages if name != "network"]
-    rows = read_runs([run, *folders]).rows
-    names = ["readable KAN", *(f"readable KAN, {name}" for name in list(explanation.stages)[1:])]
-    assert rows["name"].tolist() == names
+    row, used = evaluate_run(folders[0])
+    assert "oracle is exact" in used
+    assert row["excess"] > 0
     # Measured on the very draw that the run was measured on: what has not changed scores the same.
-    for stage, excess in zip(explanation.standings, rows["excess"], strict=True):
-        assert excess == pytest.approx(stage.excess, rel=1e-6)
-        assert stage.metrics["energy"] > 0
+    rows = read_runs([run, *folders]).rows
+    assert rows["name"].tolist() == ["readable KAN", *(f"readable KAN, {n}" for n in names[1:])]
+    standings = explanation.standings
+    assert [stage.name for stage in standings] == names
+    assert rows["excess"].tolist() == pytest.approx([stage.excess for stage in standings], rel=1e-6)
+    assert all(stage.metrics["energy"] > 0 for stage in standings)
+
+
+def test_what_was_found_is_written(explained):
+    out, explanation, _ = explained
     written = json.loads((out / "formulas.json").read_text())
     assert written["sentences"] == list(explanation.sentences)
-    assert [stage["excess"] for stage in written["standings"]] == pytest.approx(
-        list(rows["excess"])
-    )
+    excesses = [stage.excess for stage in explanation.standings]
+    assert [stage["excess"] for stage in written["standings"]] == pytest.approx(excesses)
     assert len(written["edges"]) == len(explanation.stages["with formulas"].edges)
     formula = explanation.stages.get("formula")
     assert (formula is None) == (written["score"] is None) == (not (out / "formula.py").exists())
@@ -150,17 +143,18 @@ def test_an_explanation_says_whether_there_is_no_formula_or_the_search_was_not_f
     if levels is not None and levels[0] is not None:
         stages["formula"] = formula_denoiser([levels[0]], {}, get_process("cosine"))
     scores = {name: Stage(name, 4, 153, 0.5, None, None) for name in stages}
-    search = levels and LevelSearch(stages.get("formula"), levels[1])
-    said = outcome(Explained(stages, tuple(edges), search), scores, ExplainOptions())
+    said = outcome(Explained(stages, edges, levels and levels[1]), scores, ExplainOptions())
     assert re.search(words, said)
 
 
 def test_networks_without_edges_to_read_are_refused(runs, tmp_path):
-    with refused("'mlp': only KANs have edges to read; train family 'readable-kan'"):
-        explain_run(runs("points"), tmp_path / "out")
-    (kan,) = (t for t in load_study(runs("study")).trials[:2] if t.row["family"] == "kan")
-    with refused("'kan': edges of gated .* not read one at a time; train family 'readable-kan'"):
-        explain_run(kan.folder, tmp_path / "out")
+    trials = {trial.row["family"]: trial.folder for trial in load_study(runs("study")).trials}
+    for family, message in (
+        ("mlp", "'mlp': only KANs have edges to read; train family 'readable-kan'"),
+        ("kan", "'kan': edges of gated .* not read one at a time; train family 'readable-kan'"),
+    ):
+        with refused(message):
+            explain_run(trials[family], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -205,26 +199,29 @@ def test_a_stage_that_cannot_be_sampled_is_judged_by_its_loss(judge, tmp_path):
     assert "nll" not in stage.metrics
 
 
-def _reach(*layers, **settings):
+APART = [(0, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected", "settings"),
+    [
+        ([APART, APART], [[1, 0], [0, 1]], {}),
+        # x0 also reaches the second hidden unit, and thereby the second output.
+        ([[*APART, (0, 1)], APART], [[1, 0], [1, 1]], {}),
+        # The third input is the time, which is of no coordinate.
+        ([[*APART, (2, 0), (2, 1)], APART], [[1, 0], [0, 1]], {}),
+        # Crossed over twice; a unit that nothing leaves; an output that nothing enters.
+        ([[(0, 1), (1, 0)]] * 2, [[1, 0], [0, 1]], {}),
+        ([APART, [(0, 0)]], [[1, 0], [0, 0]], {}),
+        # Features of a coordinate: x0, x1, cos x0, cos x1, sin x0, sin x1, t.
+        ([[(4, 1)]], [[0, 0], [1, 0]], {"num_input_frequencies": 1}),
+    ],
+)
+def test_influences_follow_the_edges(layers, expected, settings):
     edges = [[(i, o, "tanh", False) for i, o in layer] for layer in layers]
     denoiser = network(edges, [2] * (len(layers) - 1), **settings)
     jacobian = torch.autograd.functional.jacobian(
         lambda point: denoiser(point[None], 30).sample[0], randn(2)
     )
-    reached = influences(denoiser).tolist()
-    assert (jacobian != 0).tolist() == reached  # they are what moves the outputs
-    return reached
-
-
-def test_influences_follow_the_edges():
-    apart = [(0, 0), (1, 1)]
-    assert _reach(apart, apart) == [[True, False], [False, True]]
-    # x0 also reaches the second hidden unit, and thereby the second output.
-    assert _reach([*apart, (0, 1)], apart) == [[True, False], [True, True]]
-    # The third input is the time, which is of no coordinate.
-    assert _reach([*apart, (2, 0), (2, 1)], apart) == [[True, False], [False, True]]
-    # Crossed over twice; a unit that nothing leaves; an output that nothing enters.
-    assert _reach([(0, 1), (1, 0)], [(0, 1), (1, 0)]) == [[True, False], [False, True]]
-    assert _reach([(0, 0), (1, 1)], [(0, 0)]) == [[True, False], [False, False]]
-    # Features of a coordinate are of that coordinate: x0, x1, cos x0, cos x1, sin x0, sin x1, t.
-    assert _reach([(4, 1)], num_input_frequencies=1) == [[False, False], [True, False]]
+    assert influences(denoiser).astype(int).tolist() == expected
+    assert (jacobian != 0).int().tolist() == expected  # they are what moves the outputs

@@ -7,7 +7,7 @@ from kan_diffusion.formulas.levels.search import best_forms
 
 
 def roles(found):
-    return [slot.role for slot in found.slots]
+    return [slot.role for slot in found.forms]
 
 
 def test_a_variance_is_found_and_an_offset_is_not():
@@ -21,4 +21,4 @@ def test_a_search_that_is_out_of_time_gives_what_it_has():
     first, halves = formula(0.5, 0.3), (noised(0, 0.5), noised(1, 0.5))
     given = best_forms(first, halves, PROCESS, time.monotonic())
     assert roles(given) == roles(first)
-    assert given.picks == first.picks
+    assert given.forms == first.forms

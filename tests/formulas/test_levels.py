@@ -18,10 +18,10 @@ def test_the_score_of_a_gaussian_is_found_at_all_levels():
 def test_a_formula_may_have_no_constants():
     """Of standard normal data the score is -x at every level: there is nothing to take away."""
     normal = GaussianMixture(torch.zeros(1, 1), covariances=torch.ones(1, 1, 1))
-    context = context_of(process_of("epsilon"), normal, 20_000, effort="quick")
+    context = context_of(process_of("epsilon"), normal, 4_000, effort="quick")
     edges = [[(0, 0, "linear", False)]] * 2
     denoiser = network(edges, [1], data_dim=1, num_train_timesteps=200, modulated=True)
-    formula, _ = formula_over_levels(denoiser, context, tolerance=100.0)
+    formula, _ = formula_over_levels(denoiser, context, 100.0)
     assert formula is not None
     assert [str(expression) for expression in formula.expressions()] == ["-x0"]
 
@@ -33,7 +33,7 @@ def test_no_formula_is_better_than_a_bad_one():
     curved = denoiser.with_edges(
         [e._replace(kind="curve", has_slope=False) for e in denoiser.edges]
     )
-    assert formula_over_levels(curved, context, tolerance=1e9) == (None, True)
+    assert formula_over_levels(curved, context, 1e9) == (None, True)
 
 
 def test_forms_are_their_expressions():

@@ -6,7 +6,6 @@ import pytest
 
 from html_page import Page
 from kan_diffusion.denoisers.formula import FormulaDenoiser
-from kan_diffusion.formulas.views import EdgeCurve
 from kan_diffusion.processes import get_process
 from kan_diffusion.report.explanation import page_data, score_figure, write_explanation
 from made_explanation import make_explanation, make_score, make_view
@@ -42,16 +41,13 @@ def test_every_edge_is_in_the_page_with_its_values(dim, tmp_path):
     assert re.findall(r'data-view="\d">(.*?)<', text) == ["network", "simplified", "with formulas"]
     for view, drawn in zip(made.views.values(), data_of(text)["views"], strict=True):
         assert drawn["levels"] == ["σ = 0.10", "σ = 0.50", "σ = 0.98"]
+        np.testing.assert_allclose(drawn["inputs"][0], view.inputs[0], atol=1e-3)
         for edge, found in zip(view.edges, drawn["edges"], strict=True):
-            said = (*view.ends(edge.edge), edge.text)
-            assert (found["from"], found["to"], found["text"]) == said
-            assert found["importance"] == pytest.approx(edge.importance, rel=1e-3)
-            assert found["byLevel"] == pytest.approx(list(edge.importance_by_level), rel=1e-3)
-            for curve, sent in zip(edge.curves, found["curves"], strict=True):
-                inputs = drawn["inputs"][sent["inputs"]]
-                np.testing.assert_allclose(inputs["x"], curve.x, atol=1e-3)
-                np.testing.assert_allclose(inputs["density"], curve.density, atol=0.01)
-                np.testing.assert_allclose(sent["y"], curve.y, rtol=6e-3)
+            assert [found[key] for key in ("layer", "input", "output")] == list(edge.edge.place)
+            for key in ("source", "target", "text"):
+                assert found[key] == getattr(edge, key)
+            for key in ("importance", "importance_by_level", "curves"):
+                np.testing.assert_allclose(found[key], getattr(edge, key), rtol=1e-3, atol=1e-9)
     # The score of each level, of one or two coordinates.
     levels = re.findall(r'<figure data-level="(\d)"( hidden)?>', text)
     assert levels == ([("0", " hidden"), ("1", ""), ("2", " hidden")] if dim < 3 else [])
@@ -122,10 +118,13 @@ def test_only_what_there_is_is_shown(tmp_path):
 
 def test_values_that_are_not_finite_and_curves_that_are_points_do_not_break_the_page(tmp_path):
     view = make_view()
-    edge = view.edges[0]._replace(importance=float("nan"), importance_by_level=np.full(3, np.inf))
-    point = EdgeCurve(np.ones(1), np.zeros(1), np.ones(1))
-    edges = (edge, view.edges[1]._replace(curves=(point,) * 3), *view.edges[2:])
-    odd = view._replace(edges=edges)
+    edges = list(view.edges)
+    edges[0] = edges[0]._replace(importance=np.nan, importance_by_level=np.full(3, np.inf))
+    edges[2] = edges[2]._replace(curves=[np.full(9, np.nan)] * 3)
+    for index in (1, 3):  # those that leave the second input
+        edges[index] = edges[index]._replace(curves=[np.zeros(1)] * 3)
+    inputs = [[view.inputs[0][0], [np.ones((2, 1))] * 3], view.inputs[1]]
+    odd = view._replace(edges=edges, inputs=inputs)
     data = page_data({"network": odd}, ())
     json.dumps(data, allow_nan=False)
     assert data["views"][0]["edges"][0]["importance"] is None
@@ -135,12 +134,11 @@ def test_values_that_are_not_finite_and_curves_that_are_points_do_not_break_the_
 def test_arrows_point_as_the_score_does():
     score = make_score(2, names=("network",))
     network, exact = score_figure(score, 1, ["a", "b"]).axes
-    for axes, sign in ((network, -1.0), (exact, -1.0)):
+    for axes in (network, exact):
         points = axes.lines[0].get_xydata().reshape(-1, 7, 2)
-        shafts = points[:, 1] - points[:, 0]
-        middles = (points[:, 1] + points[:, 0]) / 2
+        shafts, middles = points[:, 1] - points[:, 0], (points[:, 1] + points[:, 0]) / 2
         off = np.abs(middles).sum(axis=1) > 1e-9
-        along = (shafts * sign * middles).sum(axis=1)
+        along = -(shafts * middles).sum(axis=1)
         lengths = np.linalg.norm(shafts, axis=1) * np.linalg.norm(middles, axis=1)
         assert along[off] == pytest.approx(lengths[off])
     (axes,) = score_figure(make_score(1), 0, ["a"]).axes

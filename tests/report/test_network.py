@@ -44,11 +44,11 @@ def test_every_edge_of_a_small_network_has_a_box_of_its_own_in_its_colour(widths
 
 def test_a_large_network_is_drawn_in_lines_that_are_opaque_where_they_matter():
     view = make_view((3, 32, 2), time_inputs=1)
-    svg = network_svg(view)
+    svg = network_svg(view, 1)
     assert not parts(svg, "box", "rect")
     lines = parts(svg, "line", "line")
     assert len(lines) == len(view.edges) == 160
-    shares = sorted(edge.importance for edge in view.edges)
+    shares = sorted(edge.importance_by_level[1] for edge in view.edges)
     opacities = [float(line.get("opacity")) for line in lines]  # the least important first
     expected = [fading(share / max(1.0, shares[-1])) for share in shares]
     assert opacities == pytest.approx(expected, abs=1e-3)
@@ -58,13 +58,13 @@ def test_a_large_network_is_drawn_in_lines_that_are_opaque_where_they_matter():
 
 
 def test_names_of_columns_are_said_and_escaped_and_a_network_without_edges_is_drawn():
-    svg = network_svg(make_view(), columns=("<age> & co", "x1"))
+    svg = network_svg(make_view(), 1, columns=("<age> & co", "x1"))
     titles = [title.text for title in ElementTree.fromstring(svg).iter(SVG + "title")]
     assert titles.count("x0: <age> & co") == 1
     assert titles.count("out0: <age> & co") == 1
     assert "x1" in titles
     bare = make_view((1, 1, 1))
-    ElementTree.fromstring(network_svg(bare._replace(edges=())))
+    ElementTree.fromstring(network_svg(bare._replace(edges=()), 1))
 
 
 @pytest.mark.parametrize("widths", [(2, 6, 2), (3, 32, 2), (30, 8, 4)])
@@ -101,7 +101,7 @@ def test_a_kan_is_drawn_with_the_curves_of_its_edges(tmp_path):
     path = edges[0].find(f"{SVG}path[@class='curve-of']").get("d")
     points = np.array([pair.split() for pair in re.split("[ML]", path)[1:]], float)
     values = x[:, 0].double().numpy()
-    inside = np.linspace(*np.quantile(np.unique(values), [0.002, 0.998]), 61)
+    inside = np.linspace(*np.quantile(np.unique(values), [0.002, 0.998]), len(points))
     curve = network.layers[0].edge_curve(0, 0, torch.from_numpy(inside).float()).numpy()
     shape = (points[:, 1] - points[:, 1].mean()) / np.ptp(points[:, 1])
     assert -shape == pytest.approx((curve - curve.mean()) / np.ptp(curve), abs=0.02)
@@ -109,9 +109,17 @@ def test_a_kan_is_drawn_with_the_curves_of_its_edges(tmp_path):
     assert diagram._repr_svg_() == (tmp_path / "kan.svg").read_text() == draw_network(network, x)
 
 
-def test_a_denoiser_that_can_be_read_is_drawn_and_what_has_other_parts_is_refused():
+def test_a_denoiser_that_can_be_read_is_drawn_and_what_cannot_be_drawn_is_refused():
     network = readable(denoiser("readable-kan", 1, params=None, hidden=(3,)))
     x = torch.randn(100, 1, generator=seeded(0))
     assert len(parts(draw_network(network, x, timestep=30), "edge")) == len(network.edges)
     with refused("Tanh"):
         draw_network(torch.nn.Sequential(KAN([1, 1]), torch.nn.Tanh()), x)
+    for drawn, rows in (
+        (network, x[:0]),
+        (KAN([1, 1]), x[:0]),
+        (KAN([1, 1]), x[:1]),
+        (network, x[0]),
+    ):
+        with refused("rows of inputs .* at least two, .* not over shape"):
+            draw_network(drawn, rows)

@@ -79,9 +79,8 @@ def require_the_score_is_found(prediction_type, effort):
     denoiser, context = exact_network(process), context_of(process, effort=effort)
     assert context.scores(denoiser).excess < 2e-3
     lines = []
-    made, is_complete = formula_over_levels(
-        denoiser, context, tolerance=5e-3, on_progress=lambda line, _: lines.append(line)
-    )
+    context.on_progress = lambda *what: lines.append(what)
+    made, is_complete = formula_over_levels(denoiser, context, 5e-3)
     assert made is not None
     assert is_complete
     assert len(lines) == 3
@@ -110,6 +109,6 @@ def noised(seed, variance):
 def formula(offset, own):
     """The score offset α - x / (1 - own α²)."""
     alpha = np.linspace(0.05, 0.99, 40)
-    score = Combination(offset * alpha, {Atom(0): -1 / (1 - own * alpha**2)})
+    score = Combination({None: offset * alpha, Atom(0): -1 / (1 - own * alpha**2)})
     x = np.random.default_rng(0).standard_normal((40, 50, 1))
     return first_formula(0, score, alpha, x, np.ones(40))

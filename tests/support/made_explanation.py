@@ -5,7 +5,7 @@ import numpy as np
 from kan_diffusion.denoisers.edges import Edge
 from kan_diffusion.formulas.explain import Explanation, Stage
 from kan_diffusion.formulas.match import EdgeReport
-from kan_diffusion.formulas.views import EXACT, EdgeCurve, EdgeView, NetworkView, ScoreView
+from kan_diffusion.formulas.views import EXACT, EdgeView, NetworkView, ScoreView
 
 SIGMAS = (0.1, 0.5, 0.98)
 _KINDS = (("curve", ""), ("linear", "−0.5 x"), ("tanh", "2 tanh(1.1 x + 0.2)"))
@@ -18,20 +18,29 @@ def make_view(widths=(2, 2, 2), time_inputs=0, points=9):
     names[0] = [f"x{i}" for i in range(widths[0] - time_inputs)]
     names[0] += [f"cos {i + 1}π t" for i in range(time_inputs)]
     names[last] = [f"out{i}" for i in range(widths[-1])]
+    x = np.linspace(-2, 2, points)
+    inputs = [
+        [
+            [np.stack([x * (unit + 1), np.exp(-((x * (unit + 1)) ** 2))])] * 3
+            for unit in range(width)
+        ]
+        for width in widths[:last]
+    ]
     edges = []
-    for layer in range(last):
-        for output in range(widths[layer + 1]):
-            for source in range(widths[layer]):
-                number = len(edges)
-                kind, text = _KINDS[number % 3]
-                curves = []
-                for alpha in (0.995, 0.866, 0.199):
-                    x = np.linspace(-2, 2, points) * (source + 1)
-                    curves.append(EdgeCurve(x, np.sin(x + number) * alpha, np.exp(-(x**2))))
-                shares = np.array([(number + 1 + k) / 100 for k in range(len(SIGMAS))])
-                edge = Edge(layer, source, output, kind)
-                edges.append(EdgeView(edge, text, float(shares.mean()), shares, curves))
-    return NetworkView(names, widths[0] - time_inputs, SIGMAS, edges)
+    places = [
+        (layer, source, output)
+        for layer in range(last)
+        for output in range(widths[layer + 1])
+        for source in range(widths[layer])
+    ]
+    for number, (layer, source, output) in enumerate(places):
+        kind, text = _KINDS[number % 3]
+        curves = [np.sin(x * (source + 1) + number) * alpha for alpha in (0.995, 0.866, 0.199)]
+        shares = np.array([(number + 1 + k) / 100 for k in range(len(SIGMAS))])
+        ends = names[layer][source], names[layer + 1][output]
+        edge = Edge(layer, source, output, kind)
+        edges.append(EdgeView(edge, *ends, text, float(shares.mean()), shares, curves))
+    return NetworkView(names, widths[0] - time_inputs, SIGMAS, inputs, edges)
 
 
 def make_score(dim=2, exact=True, names=("network",)):
@@ -51,13 +60,14 @@ def make_explanation(dim=2, **changes):
     readable = make_view((dim, 2, dim))
     reports = tuple(
         EdgeReport(
-            *readable.ends(edge),
-            kind=edge.kind,
+            source,
+            target,
+            edge.kind,
             has_slope=False,
             r2=0.9 + number / 1000,
             reason="the loss rises" if edge.kind == "curve" else "",
         )
-        for number, (edge, *_) in enumerate(readable.edges)
+        for number, (edge, source, target, *_) in enumerate(readable.edges)
     )
     metrics, real = {"energy": 0.0123, "c2st": 0.543}, {"energy": 0.0045, "c2st": 0.5}
     fields = {

@@ -12,7 +12,7 @@ timestep are numbers at each level, whatever their kind; remaining curves are at
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -62,27 +62,24 @@ class Atom:
 
 @dataclass(eq=False)
 class Combination:
-    """A constant and coefficients of atoms, each an array over levels.
+    """Coefficients of atoms, each an array over levels.
 
     Attributes:
-        constant: The constant with shape (L,).
-        terms: Coefficients with shape (L,), by atom.
+        terms: Coefficients with shape (L,), by atom, the constant first; its atom is None.
     """
 
-    constant: Array
-    terms: dict[Atom, Array] = field(default_factory=dict)
+    terms: dict[Atom | None, Array]
 
     def plus(self, other: Combination) -> Combination:
         """Adds another combination."""
         terms = dict(self.terms)
         for atom, coefficient in other.terms.items():
-            terms[atom] = terms[atom] + coefficient if atom in terms else coefficient
-        return Combination(self.constant + other.constant, terms)
+            terms[atom] = terms.get(atom, 0.0) + coefficient
+        return Combination(terms)
 
     def times(self, factor: Array | float) -> Combination:
         """Multiplies by a number at each level."""
-        terms = {atom: value * factor for atom, value in self.terms.items()}
-        return Combination(self.constant * factor, terms)
+        return Combination({atom: value * factor for atom, value in self.terms.items()})
 
     def fold(
         self,
@@ -100,39 +97,36 @@ class Combination:
             coordinate: Gives a coordinate of the points.
             function: Applies the function of an atom to a value.
         """
-        constant = number(self, None)
-        total = zero if constant is None else zero + constant
+        total = zero
         for atom in self.terms:
             factor = number(self, atom)
-            if factor is not None and atom.coordinate is not None:
+            if factor is None:
+                continue
+            if atom is None:
+                total = total + factor
+            elif atom.coordinate is not None:
                 total = total + factor * coordinate(atom.coordinate)
-            elif factor is not None and atom.inner is not None:
+            elif atom.inner is not None:
                 inner = atom.inner.fold(zero, number, coordinate, function)
                 total = total + factor * function(atom, inner)
         return total
 
-    def number(self, atom: Atom | None) -> Array:
-        """Returns the coefficient of an atom, (L,), or for None the constant."""
-        return self.constant if atom is None else self.terms[atom]
-
-    def values(
-        self, x: Array, number: Callable[[Combination, Atom | None], Array] = number
-    ) -> Array:
-        """Evaluates it at points (L, n, d), with its own numbers or others, as in :meth:`fold`.
+    def values(self, x: Array) -> Array:
+        """Evaluates it at points (L, n, d).
 
         Returns:
             Values with shape (L, n).
         """
         return self.fold(
             np.zeros(x.shape[:2]),
-            lambda part, atom: number(part, atom)[:, None],
+            lambda part, atom: part.terms[atom][:, None],
             lambda coordinate: x[..., coordinate],
             Atom.apply,
         )
 
     def atoms(self) -> Iterator[Atom]:
         """Iterates over all atoms, each followed by the atoms inside it."""
-        for atom in self.terms:
+        for atom in filter(None, self.terms):
             yield atom
             if atom.inner is not None:
                 yield from atom.inner.atoms()
@@ -143,18 +137,23 @@ class Combination:
         return all(atom.curve is None for atom in self.atoms())
 
 
+def _constant(number: Array) -> Combination:
+    return Combination({None: number})
+
+
 def _apply(
     argument: Combination, function: EdgeFunction, a: float, b: float, c: float
 ) -> Combination:
     """Builds c f(a z + b), the argument's largest coefficient positive where f has a parity."""
+    levels = np.ones_like(argument.terms[None])
     if function is LIBRARY["sigmoid"]:
         # 1 / (1 + exp(-z)) is (1 + tanh(z / 2)) / 2, which has a parity.
         shifted = _apply(argument, LIBRARY["tanh"], a / 2, b / 2, c / 2)
-        return Combination(shifted.constant + c / 2, shifted.terms)
-    inner = argument.times(a)
-    inner = Combination(inner.constant + b, inner.terms)
-    if function.parity is not None and inner.terms:
-        leading = max(inner.terms.values(), key=lambda value: float(np.abs(value).mean()))
+        return shifted.plus(_constant(c / 2 * levels))
+    inner = argument.times(a).plus(_constant(b * levels))
+    slopes = [value for atom, value in inner.terms.items() if atom is not None]
+    if function.parity is not None and slopes:
+        leading = max(slopes, key=lambda value: float(np.abs(value).mean()))
         if leading.mean() < 0:
             inner = inner.times(-1.0)
             c = -c if function.parity == "odd" else c
@@ -164,10 +163,10 @@ def _apply(
 def _one(atom: Atom, factor: float) -> Combination:
     """Builds a factor times an atom; a number at each level if the atom's argument is one."""
     assert atom.inner is not None
-    if not atom.inner.terms:
-        return Combination(factor * atom.apply(atom.inner.constant))
-    levels = len(atom.inner.constant)
-    return Combination(np.zeros(levels), {atom: np.full(levels, factor)})
+    constant = atom.inner.terms[None]
+    if len(atom.inner.terms) == 1:
+        return _constant(factor * atom.apply(constant))
+    return Combination({None: np.zeros_like(constant), atom: np.full_like(constant, factor)})
 
 
 def _edge(layer: ReadableLayer, edge: Edge, source: Combination) -> Combination:
@@ -192,11 +191,12 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
     of_time = denoiser.time_features(steps, torch.float64).numpy().T
     time = dict(zip(denoiser.time_inputs(), of_time, strict=True))
     zeros, ones = np.zeros(levels), np.ones(levels)
-    coordinates = [Combination(zeros, {Atom(coordinate=i): ones}) for i in range(denoiser.data_dim)]
+    atoms = [Atom(coordinate=i) for i in range(denoiser.data_dim)]
+    coordinates = [Combination({None: zeros, atom: ones}) for atom in atoms]
     state = []
     for feature in denoiser.input_features():
         if feature.coordinate is None:
-            state.append(Combination(time[feature]))
+            state.append(_constant(time[feature]))
             continue
         unit = coordinates[feature.coordinate]
         if feature.wave:
@@ -207,12 +207,12 @@ def compose(denoiser: ReadableDenoiser, timesteps: NDArray[np.int64]) -> list[Co
     (of_inputs, _), *of_layers = ([p.double().numpy().T for p in pair] for pair in modulations)
     state = [unit.times(factor) for unit, factor in zip(state, of_inputs, strict=True)]
     for layer, (factors, shifts) in zip(denoiser.kan_layers, of_layers, strict=True):
-        units = [Combination(np.full(levels, float(bias))) for bias in layer.bias]
+        units = [_constant(np.full(levels, float(bias))) for bias in layer.bias]
         for edge in layer.edges:
             value = _edge(layer, edge, state[edge.input])
             units[edge.output] = units[edge.output].plus(value)
         state = [
-            unit.times(factor).plus(Combination(shift))
+            unit.times(factor).plus(_constant(shift))
             for unit, factor, shift in zip(units, factors, shifts, strict=True)
         ]
     return state
@@ -229,6 +229,6 @@ def score_of(
         score = predicted.times(-a / sigma)
         if b.any():
             atom = coordinates.get(number) or Atom(coordinate=number)
-            score = score.plus(Combination(np.zeros_like(alpha), {atom: -b / sigma}))
+            score = score.plus(Combination({atom: -b / sigma}))
         scores.append(score)
     return scores

@@ -1,4 +1,4 @@
-r"""The judge of edges: a denoiser's data, its process, and draws of noised points.
+r"""The judge of edges: a denoiser's data, its process, draws of noised points, and the clock.
 
 The loss of the whole denoiser decides about an edge, after a short fine-tuning of the rest. It is
 measured on points that were not trained on, with the same points, timesteps and noise for all
@@ -10,6 +10,8 @@ a noised one, and averaging helps less (in 32 dimensions half of the variance is
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,8 +54,8 @@ _QUICK = 8
 _QUICK_STEPS = 200
 """and in so many steps at most."""
 
-Progress = Callable[[str, float], None]
-"""Called with what was just done, in words, and the share of the work done, from 0 to 1."""
+Progress = Callable[[str, str, float], None]
+"""Called with the phase, what was just done, in words, and the share of the phase done, 0 to 1."""
 
 
 def tell_nobody(*_: object) -> None:
@@ -122,6 +124,8 @@ class Context:
         seed: Seed of all draws.
         num_noised: Number of noised points of the draw.
         effort: How much is computed.
+        until: Time to stop at, by the monotonic clock: what is not reached by then stays.
+        on_progress: Called after every step of a phase.
         tunings: Number of calls of :meth:`tune`, each of which draws other batches.
     """
 
@@ -130,12 +134,19 @@ class Context:
     seed: int
     num_noised: int = 32_768
     effort: EffortName = "full"
+    until: float = math.inf
+    on_progress: Progress = tell_nobody
     tunings: int = field(default=0, init=False)
 
     @property
     def is_quick(self) -> bool:
         """Whether little is computed, for a first look."""
         return self.effort == "quick"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self.until
 
     @cached_property
     def draw(self) -> NoisedPoints:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,8 +33,9 @@ from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import finite, inside, remove_file, write_json, write_text
 from kan_diffusion.formulas.context import Context, Progress, tell_nobody
-from kan_diffusion.formulas.levels import LevelSearch, formula_over_levels
-from kan_diffusion.formulas.match import EdgeReport, SearchOptions, find_formulas
+from kan_diffusion.formulas.levels import formula_over_levels
+from kan_diffusion.formulas.match import EdgeReport, find_formulas
+from kan_diffusion.formulas.match import ExplainOptions as ExplainOptions
 from kan_diffusion.formulas.simplify import drop_idle, prune, straighten
 from kan_diffusion.formulas.views import (
     NetworkView,
@@ -58,9 +57,6 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.tasks import Reference, require_judge, task_of
 from kan_diffusion.study.trial import first_row, load_point_run
 
-PhaseProgress = Callable[[str, str, float], None]
-"""Called with the phase, what was just done, in words, and the share of the phase done."""
-
 STAGES = ("simplified", "with formulas", "formula")
 """Denoisers that an explanation may make of a network, in order."""
 
@@ -68,27 +64,6 @@ _ROUNDS = 3
 """Largest number of rounds of pruning."""
 _NO_EFFECT = 0.005
 """Attribution below which edges are removed without a test of the loss."""
-
-
-@dataclass(frozen=True)
-class ExplainOptions(SearchOptions):
-    """Settings of an explanation; ``tolerance`` holds for straightening, too.
-
-    Attributes:
-        prune: Attribution below which edges are removed; None leaves the network as it is, and no
-            formulas are looked for.
-        max_edges: Largest number of edges of a network that formulas are looked for in.
-        seconds: Time budget of the whole search, from the first line to the last noise level; half
-            of it for edges.
-        tune_steps: Steps of training after each stage.
-        num_samples: Number of points to generate from each stage and judge; 0 for none.
-    """
-
-    prune: float | None = 0.05
-    max_edges: int = 64
-    seconds: float = 600.0
-    tune_steps: int = 1000
-    num_samples: int = 5000
 
 
 @dataclass(frozen=True)
@@ -126,18 +101,31 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explained:
+    """What came of a trained denoiser.
+
+    Attributes:
+        stages: Denoisers by name: ``"network"``, and those of ``STAGES`` that there are.
+        edges: Outcome of the search for each edge of the simplified network.
+        is_complete: Whether the search over noise levels came to its end; None if there was none.
+    """
+
+    stages: Mapping[str, Denoiser]
+    edges: Sequence[EdgeReport] = ()
+    is_complete: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation(Explained):
     """Everything found out about a trained denoiser, ready to be shown.
 
     Attributes:
         title: Names of the model and the data.
         columns: What the coordinates are.
         command: Command that makes this explanation again.
-        stages: Denoisers by name: ``"network"``, and those of ``STAGES`` that there are.
-        standings: Their scores.
+        standings: Scores of the stages.
         views: The networks among them.
         score: Their scores as functions of the points, beside the exact one.
-        edges: Outcome of the search for each edge of the simplified network.
         sentences: Findings in words, the most important first.
         formula: Coordinates of the score in LaTeX at all noise levels; None where there is no such
             formula.
@@ -146,83 +134,55 @@ class Explanation:
     title: str
     columns: Sequence[str]
     command: str
-    stages: Mapping[str, Denoiser]
     standings: Sequence[Stage]
     views: Mapping[str, NetworkView]
     score: ScoreView
-    edges: Sequence[EdgeReport]
     sentences: Sequence[str]
     formula: Sequence[str] | None = None
 
 
-class Explained(NamedTuple):
-    """What came of a trained denoiser.
-
-    Attributes:
-        stages: Denoisers by name: ``"network"``, and those of ``STAGES`` that there are.
-        edges: Outcome of the search for each edge.
-        levels: Outcome of the search over noise levels; None if there was none.
-    """
-
-    stages: Mapping[str, Denoiser]
-    edges: Sequence[EdgeReport] = ()
-    levels: LevelSearch | None = None
-
-
-def explain_denoiser(
-    denoiser: Denoiser,
-    context: Context,
-    options: ExplainOptions,
-    on_progress: PhaseProgress = tell_nobody,
-) -> Explained:
+def explain_denoiser(denoiser: Denoiser, context: Context, options: ExplainOptions) -> Explained:
     """Simplifies a trained denoiser and looks for formulas.
 
     Args:
         denoiser: The trained denoiser, which is left as it is.
-        context: Its data and process.
+        context: Its data and process, whose clock is set. Phases are "pruning", "lines", "edges",
+            "formulas" and "levels".
         options: Settings.
-        on_progress: Called at every step of the phases "pruning", "lines", "edges", "formulas"
-            and "levels".
 
     Raises:
         KanDiffusionError: It cannot be taken apart, or pruning would cut off an output.
     """
     tolerance = options.tolerance
-
-    def phase(name: str) -> Progress:
-        return partial(on_progress, name)
-
     stages: dict[str, Denoiser] = {"network": (network := readable(denoiser))}
     if options.prune is None:
         return Explained(stages)
-    current = prune(network, context, options.prune, _ROUNDS, phase("pruning"))
+    current = prune(network, context, options.prune, _ROUNDS)
     context.tune(current, options.tune_steps, 1e-2)
     if len(current.edges) > options.max_edges:
         return Explained(stages | {"simplified": current})
     end = time.monotonic() + options.seconds
-    until = end - options.seconds / 2
-    current = straighten(current, context, tolerance, until, phase("lines"))
+    context.until = end - options.seconds / 2
+    current = straighten(current, context, tolerance)
     context.tune(current, options.tune_steps, 1e-2)
-    current = drop_idle(current, context, tolerance / 10, until, phase("edges"))
+    current = drop_idle(current, context, tolerance / 10)
     # Remove what is left without any effect, such as units that no edge enters any more.
     stages["simplified"] = current = prune(current, context, _NO_EFFECT)
-    current, edges = find_formulas(current, context, options, until, phase("formulas"))
+    current, edges = find_formulas(current, context, options)
     if 0 < sum(edge.kind == CURVE for edge in edges) < len(edges) / 2:
         # With formulas in place, the remaining curves may be straight or easier to match.
         context.tune(current, options.tune_steps, 5e-3)
-        current = straighten(current, context, tolerance, until, phase("lines"))
-        current, edges = find_formulas(current, context, options, until, phase("formulas"), edges)
+        current = straighten(current, context, tolerance)
+        current, edges = find_formulas(current, context, options, edges)
     stages["with formulas"] = current
     context.tune(current, 2 * options.tune_steps, 5e-3)
     if context.process.is_flow:
         return Explained(stages, edges)
-    left = end - time.monotonic()
-    levels = formula_over_levels(
-        current, context, tolerance=tolerance, seconds=left, on_progress=phase("levels")
-    )
-    if levels.formula is not None:
-        stages["formula"] = levels.formula
-    return Explained(stages, edges, levels)
+    context.until = end
+    formula, is_complete = formula_over_levels(current, context, tolerance)
+    if formula is not None:
+        stages["formula"] = formula
+    return Explained(stages, edges, is_complete)
 
 
 def judge_stage(
@@ -358,12 +318,12 @@ def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainO
             "function matches them or the loss would rise (held-out R² of the best matches: "
             f"{min(judged):.3f} to {max(judged):.3f})."
         )
-    if explained.levels is None:
+    if explained.is_complete is None:
         return (
             "Every edge is a formula at each noise level. For flow matching there is no search for "
             "one formula at all levels; train with another process, such as cosine."
         )
-    if not explained.levels.is_complete:
+    if not explained.is_complete:
         return (
             f"{unfinished}: every edge is a formula, but none for all noise levels that keeps the "
             f"loss was found {longer}."
@@ -428,7 +388,7 @@ def explain_run(
     options: ExplainOptions | None = None,
     *,
     command: str = "",
-    on_progress: PhaseProgress = tell_nobody,
+    on_progress: Progress = tell_nobody,
 ) -> Explanation:
     """Explains a finished run and writes everything but the figures.
 
@@ -453,9 +413,9 @@ def explain_run(
     dataset = load_dataset(config.data, config.study_seed, config.seed)
     require_judge(dataset)
     effort, maps = config.evaluation.effort, dataset.maps
-    context = Context(dataset, process, config.study_seed, effort=effort)
+    context = Context(dataset, process, config.study_seed, effort=effort, on_progress=on_progress)
     _stages_in(out)  # a damaged one is reported before the search, not after it
-    explained = explain_denoiser(pipeline.denoiser, context, options, on_progress)
+    explained = explain_denoiser(pipeline.denoiser, context, options)
     remove_stages(out)
     sampled = {"num_samples": options.num_samples, "moments": ()}
     likely = {} if options.num_samples else {"num_likelihood": 0}
@@ -481,10 +441,10 @@ def explain_run(
         write_text(out / "formula.py", formula_program(formula, title, maps))
     sentences = _sentences(explained, standings, maps, options, dataset.density is None)
     explanation = Explanation(
+        **vars(explained),
         title=title,
         columns=columns,
         command=command,
-        stages=explained.stages,
         standings=list(standings.values()),
         views={
             name: view_network(denoiser, context, timesteps)
@@ -492,7 +452,6 @@ def explain_run(
             if isinstance(denoiser, ReadableDenoiser)
         },
         score=view_score(explained.stages, context, timesteps),
-        edges=explained.edges,
         sentences=list(sentences),
         formula=score,
     )

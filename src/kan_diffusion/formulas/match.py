@@ -19,7 +19,6 @@ and the report says why.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +31,7 @@ from kan_diffusion.denoisers.edges import CURVE, Edge, Match
 from kan_diffusion.denoisers.library import LIBRARY, LINEAR, EdgeFunction, Library
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.formulas.context import Context, Progress, keep_edges, tell_nobody
+from kan_diffusion.formulas.context import Context, keep_edges
 
 Array = NDArray[np.float64]
 Place = tuple[int, int, int]
@@ -54,11 +53,16 @@ _SAME = 3e-5
 """Difference of R² below which two matches of a curve count as one function."""
 
 
+def _line(x: Array, has_slope: bool) -> Array:
+    """Builds the columns of s and d."""
+    return np.stack([x, np.ones_like(x)] if has_slope else [np.ones_like(x)], axis=-1)
+
+
 def _columns(function: EdgeFunction, x: Array, a: float, b: float, has_slope: bool) -> Array:
+    """Builds the columns of c, s and d."""
     with torch.no_grad():
         values = function.values(torch.from_numpy(a * x + b)).numpy()
-    parts = [values, x, np.ones_like(x)] if has_slope else [values, np.ones_like(x)]
-    return np.stack(parts, axis=-1)
+    return np.c_[values, _line(x, has_slope)]
 
 
 def _solve(columns: Array, y: Array) -> Array:
@@ -84,8 +88,7 @@ def _grid(function: EdgeFunction, x: Array, y: Array, has_slope: bool) -> list[t
     if len(a) == 0:
         return []
     # Project the other columns out of both sides: then one column is left to fit.
-    others = np.stack([x, np.ones_like(x)] if has_slope else [np.ones_like(x)], -1)
-    q, _ = np.linalg.qr(others)
+    q, _ = np.linalg.qr(_line(x, has_slope))
     rest = y - q @ (q.T @ y)
     values = values - (values @ q) @ q.T
     power = (values**2).sum(1)
@@ -132,7 +135,7 @@ def _match(
     """Fits c f(a x + b) + s x + d; a line if f itself is linear."""
     x, y = fitted
     if function.name == LINEAR:
-        s, d = (float(value) for value in _solve(np.stack([x, np.ones_like(x)], -1), y))
+        s, d = (float(value) for value in _solve(_line(x, True), y))
         r2 = _r2(s * judged[0] + d, judged[1])
         line = Match(LINEAR, True, 1.0, 0.0, 0.0, s, d, r2, function.complexity)
         return line if math.isfinite(r2) else None
@@ -194,15 +197,22 @@ def match_curve(
 
 
 @dataclass(frozen=True)
-class SearchOptions:
-    """Settings of the search for formulas.
+class ExplainOptions:
+    """Settings of an explanation.
 
     Attributes:
         library: Functions to try.
         min_r2: Held-out R² below which a match is refused.
-        tolerance: Largest rise of the loss for all formulas of one search together.
+        tolerance: Largest rise of the loss by straight lines, and by all formulas of one search.
         candidates: Number of matches of a curve that are tried in the network.
         steps: Steps of fine-tuning for each try.
+        prune: Attribution below which edges are removed; None leaves the network as it is, and no
+            formulas are looked for.
+        max_edges: Largest number of edges of a network that formulas are looked for in.
+        seconds: Time budget of the whole search, from the first line to the last noise level; half
+            of it for edges.
+        tune_steps: Steps of training after each stage.
+        num_samples: Number of points to generate from each stage and judge; 0 for none.
     """
 
     library: Library = field(default_factory=lambda: dict(LIBRARY))
@@ -210,6 +220,11 @@ class SearchOptions:
     tolerance: float = 1e-3
     candidates: int = 3
     steps: int = 300
+    prune: float | None = 0.05
+    max_edges: int = 64
+    seconds: float = 600.0
+    tune_steps: int = 1000
+    num_samples: int = 5000
 
 
 @dataclass(frozen=True)
@@ -237,28 +252,24 @@ class EdgeReport:
 def find_formulas(
     denoiser: ReadableDenoiser,
     context: Context,
-    options: SearchOptions | None = None,
-    until: float = math.inf,
-    on_progress: Progress = tell_nobody,
+    options: ExplainOptions | None = None,
     before: Sequence[EdgeReport] = (),
 ) -> tuple[ReadableDenoiser, tuple[EdgeReport, ...]]:
     """Looks for a formula for every curve of a network.
 
     Args:
         denoiser: The network, which is left as it is.
-        context: Data, process and judge of the network.
+        context: Data, process and judge of the network. Curves that are not reached in its time
+            stay.
         options: Settings of the search; the defaults when None.
-        until: Time to stop at, by the monotonic clock; curves that are not reached stay.
-        on_progress: Called after every edge.
         before: Outcome of an earlier search, for edges that are formulas already.
 
     Returns:
         The network with formulas, and the outcome for each of its edges.
     """
-    options = options or SearchOptions()
+    options = options or ExplainOptions()
     limit = context.loss(denoiser) + options.tolerance
-    current = denoiser
-    names = denoiser.edge_names()
+    current, names = denoiser, denoiser.edge_names()
     earlier = {(edge.source, edge.target): edge.r2 for edge in before}
     notes: dict[Place, tuple[float | None, str]] = {}  # R² and reason, as in a report
     best_r2: dict[Place, float] = {}
@@ -269,7 +280,7 @@ def find_formulas(
     while curves := [e for e in current.edges if e.kind == CURVE and e.place not in notes]:
         importance = context.importance(current)
         for edge in curves:
-            if time.monotonic() > until:
+            if context.is_over:
                 notes[edge.place] = (None, "not tried: the time budget was over")
             elif edge.place not in best_r2:
                 best_r2[edge.place] = max((m.r2 for m in matches_of(edge)), default=1.0)
@@ -281,7 +292,7 @@ def find_formulas(
             notes[edge.place] = r2, reason
             kind = next((e.kind for e in current.edges if e.place == edge.place), "constant")
             what = f"edge {' to '.join(names[edge.place])}: {reason or kind}"
-            on_progress(what, 1 - (len(curves) - 1) / max(len(best_r2), 1))
+            context.on_progress("formulas", what, 1 - (len(curves) - 1) / max(len(best_r2), 1))
     reports = []
     for edge in current.edges:
         ends = names[edge.place]
@@ -305,7 +316,7 @@ def _try(
     edge: Edge,
     matches: list[Match],
     context: Context,
-    options: SearchOptions,
+    options: ExplainOptions,
     limit: float,
 ) -> tuple[ReadableDenoiser, float | None, str]:
     """Replaces a curve by the best match, or leaves the network as it is."""

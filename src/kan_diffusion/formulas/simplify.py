@@ -12,21 +12,13 @@ the curve that was there.
 
 from __future__ import annotations
 
-import math
-import time
 from functools import partial
 
 from kan_diffusion.denoisers.edges import CURVE, Edge
 from kan_diffusion.denoisers.library import LIBRARY, LINEAR
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.formulas.context import (
-    Context,
-    Importance,
-    Progress,
-    keep_edges,
-    tell_nobody,
-)
+from kan_diffusion.formulas.context import Context, Importance, keep_edges
 from kan_diffusion.formulas.match import Place, match_curve
 
 _ONLY_LINES = {LINEAR: LIBRARY[LINEAR]}
@@ -35,11 +27,7 @@ _STEPS_A_LINE = 300
 
 
 def prune(
-    denoiser: ReadableDenoiser,
-    context: Context,
-    threshold: float,
-    rounds: int = 0,
-    on_progress: Progress = tell_nobody,
+    denoiser: ReadableDenoiser, context: Context, threshold: float, rounds: int = 0
 ) -> ReadableDenoiser:
     """Removes the edges whose attribution is below a threshold.
 
@@ -50,7 +38,6 @@ def prune(
             of the network add up to about 1.
         rounds: Largest number of rounds, each followed by fine-tuning; they end where no edge is
             below the threshold. 0 prunes once, without further training.
-        on_progress: Called after every round.
 
     Raises:
         KanDiffusionError: No edge would be left on the way to some output.
@@ -66,7 +53,8 @@ def prune(
         before, denoiser = len(denoiser.edges), keep_edges(denoiser, importance, kept).compact()
         if rounds:
             context.tune(denoiser, 400, 5e-3)
-            on_progress(f"round {number}: {before} edges to {len(denoiser.edges)}", number / rounds)
+            what = f"round {number}: {before} edges to {len(denoiser.edges)}"
+            context.on_progress("pruning", what, number / rounds)
         if len(denoiser.edges) == before:
             break
     return denoiser
@@ -80,13 +68,7 @@ def _reaches_all_outputs(denoiser: ReadableDenoiser, kept: list[Edge]) -> bool:
     return len(reached) == denoiser.data_dim
 
 
-def straighten(
-    denoiser: ReadableDenoiser,
-    context: Context,
-    tolerance: float,
-    until: float = math.inf,
-    on_progress: Progress = tell_nobody,
-) -> ReadableDenoiser:
+def straighten(denoiser: ReadableDenoiser, context: Context, tolerance: float) -> ReadableDenoiser:
     """Replaces curves by straight lines where the loss stays within a tolerance.
 
     Whole layers are tried first, with four times the steps: the last, the first, then those between
@@ -94,10 +76,8 @@ def straighten(
 
     Args:
         denoiser: The network, which is left as it is.
-        context: Data, process and judge of the network.
+        context: Data, process and judge of the network, and how long it may take.
         tolerance: Largest total rise of the loss.
-        until: Time to stop at, by the monotonic clock.
-        on_progress: Called after every layer and curve.
 
     Returns:
         The network with lines; it may be the one that was given.
@@ -109,7 +89,7 @@ def straighten(
         changed = _with_lines(current, context, edges)
         is_good = context.tuned_loss(changed, steps, 1e-2) <= limit
         current = changed if is_good else current
-        on_progress(f"{name}: {'straight' if is_good else 'stays curved'}", done)
+        context.on_progress("lines", f"{name}: {'straight' if is_good else 'stays curved'}", done)
         return is_good
 
     count, total = len(denoiser.kan_layers), len(denoiser.edges)
@@ -119,7 +99,7 @@ def straighten(
             turns_straight(curves, 4 * _STEPS_A_LINE, f"layer {layer}", 0.0)
     refused: set[Place] = set()
     while curves := [e for e in current.edges if e.kind == CURVE and e.place not in refused]:
-        if time.monotonic() > until:
+        if context.is_over:
             break
         importance = context.importance(current)
         edge = min(curves, key=partial(_effect_of_line, importance))
@@ -152,21 +132,13 @@ def _with_lines(
     return changed
 
 
-def drop_idle(
-    denoiser: ReadableDenoiser,
-    context: Context,
-    tolerance: float,
-    until: float = math.inf,
-    on_progress: Progress = tell_nobody,
-) -> ReadableDenoiser:
+def drop_idle(denoiser: ReadableDenoiser, context: Context, tolerance: float) -> ReadableDenoiser:
     """Removes edges one by one, the least important first, where the loss stays within a tolerance.
 
     Args:
         denoiser: The network, which is left as it is.
-        context: Data, process and judge of the network.
+        context: Data, process and judge of the network, and how long it may take.
         tolerance: Largest total rise of the loss.
-        until: Time to stop at, by the monotonic clock.
-        on_progress: Called after every edge.
 
     Returns:
         The smaller network; it may be the one that was given.
@@ -174,7 +146,7 @@ def drop_idle(
     current, limit = denoiser, context.loss(denoiser) + tolerance
     asked: set[Place] = set()
     while edges := [edge for edge in current.edges if edge.place not in asked]:
-        if time.monotonic() > until:
+        if context.is_over:
             break
         importance = context.importance(current)
         edge = min(edges, key=importance.share)
@@ -187,5 +159,5 @@ def drop_idle(
             if context.tuned_loss(changed, 200, 5e-3) <= limit:
                 current, outcome = changed.compact(), "dropped"
                 asked.clear()  # units are renumbered, and other edges may be idle now
-        on_progress(f"edge {name}: {outcome}", len(asked) / len(current.edges))
+        context.on_progress("edges", f"edge {name}: {outcome}", len(asked) / len(current.edges))
     return current

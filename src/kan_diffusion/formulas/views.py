@@ -26,7 +26,7 @@ EXACT = "exact"
 """Name of the exact score."""
 _POINTS = 2000
 """Number of noised points at a level."""
-_CURVE_POINTS = 61
+_CURVE_POINTS = 41
 _FIELD_SIDE = 17
 _LINE_POINTS = 201
 _LEVEL_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
@@ -34,37 +34,27 @@ _TAIL = 0.002
 """Share of the points at either end of a curve that is not drawn."""
 
 
-class EdgeCurve(NamedTuple):
-    """An edge at one noise level, over the range of its inputs there.
-
-    Attributes:
-        x: Inputs in increasing order, with shape (m,).
-        y: Values of the edge minus their mean over the points, with shape (m,).
-        density: Density of the inputs there, scaled to a maximum of 1, with shape (m,).
-    """
-
-    x: Array
-    y: Array
-    density: Array
-
-
 class EdgeView(NamedTuple):
     """An edge at all noise levels.
 
     Attributes:
         edge: The edge.
+        source: Name of the input or unit it leaves.
+        target: Name of the unit or output it enters.
         text: The function in words, such as ``"1.2 tanh(0.9 x + 0.1)"``; empty for curves.
         importance: Share of the network's outputs that goes back to it, over all levels: from 0 to
             about the number of outputs.
         importance_by_level: The same share at each level, with shape (L,).
-        curves: The curve at each level.
+        curves: At each level its values (m,) over the inputs there, minus their mean.
     """
 
     edge: Edge
+    source: str
+    target: str
     text: str
     importance: float
     importance_by_level: Array
-    curves: Sequence[EdgeCurve]
+    curves: Sequence[Array]
 
 
 class NetworkView(NamedTuple):
@@ -74,17 +64,46 @@ class NetworkView(NamedTuple):
         units: Names of inputs, hidden units and outputs, layer by layer.
         num_point_inputs: Number of inputs that come from the points; the others come from the time.
         sigmas: The noise levels.
+        inputs: For each layer, each of its inputs and each level, inputs in increasing order and
+            their density, scaled to a maximum of 1, with shape (2, m).
         edges: Its edges.
     """
 
     units: Sequence[Sequence[str]]
     num_point_inputs: int
     sigmas: Sequence[float]
+    inputs: Sequence[Sequence[Sequence[Array]]]
     edges: Sequence[EdgeView]
 
-    def ends(self, edge: Edge) -> tuple[str, str]:
-        """Names the units that an edge leaves and enters."""
-        return self.units[edge.layer][edge.input], self.units[edge.layer + 1][edge.output]
+    @classmethod
+    def of(
+        cls,
+        units: Sequence[Sequence[str]],
+        num_point_inputs: int,
+        texts: Mapping[Edge, str],
+        overall: Importance,
+        by_level: Mapping[float, Importance],
+    ) -> NetworkView:
+        """Makes a view of edges, given in words, from their importance and that at each level."""
+        measured = by_level.values()
+        inputs = [
+            [
+                [_inputs(part.inputs[layer][:, unit]) for part in measured]
+                for unit in range(len(names))
+            ]
+            for layer, names in enumerate(units[:-1])
+        ]
+        edges = []
+        for edge, text in texts.items():
+            shares = np.array([part.share(edge) for part in measured])
+            curves = []
+            for part, (places, _) in zip(measured, inputs[edge.layer][edge.input], strict=True):
+                x, y = part.samples(edge)
+                order = np.argsort(x)
+                curves.append(np.interp(places, x[order], y[order] - y.mean()))
+            ends = units[edge.layer][edge.input], units[edge.layer + 1][edge.output]
+            edges.append(EdgeView(edge, *ends, text, overall.share(edge), shares, curves))
+        return cls(units, num_point_inputs, list(by_level), inputs, edges)
 
 
 class ScoreView(NamedTuple):
@@ -110,34 +129,16 @@ def default_levels(process: Process) -> list[int]:
     return sorted({int(np.abs(of_steps - sigma).argmin()) for sigma in _LEVEL_SIGMAS})
 
 
-def _curve(x: Array, y: Array) -> EdgeCurve:
-    """Draws a curve through samples (n,) of an edge."""
+def _inputs(inputs: Tensor) -> Array:
+    """Spreads places over inputs (n,) of a unit, and estimates the density there."""
+    x = inputs.double().numpy()
     low, high = np.quantile(x, [_TAIL, 1 - _TAIL])
-    order = np.argsort(x)
-    x, y = x[order], y[order] - y.mean()
     if high - low < 1e-9:
-        return EdgeCurve(np.array([low]), np.zeros(1), np.ones(1))
-    places = np.linspace(low, high, _CURVE_POINTS)
+        return np.array([[low], [1.0]])
     counts, _ = np.histogram(x, bins=np.linspace(low, high, _CURVE_POINTS + 1))
     kernel = np.exp(-0.5 * (np.arange(-6, 7) / 2.0) ** 2)
     smooth = np.convolve(counts, kernel / kernel.sum(), mode="same")
-    return EdgeCurve(places, np.interp(places, x, y), smooth / max(smooth.max(), 1e-12))
-
-
-def edge_view(
-    edge: Edge, overall: Importance, by_level: Sequence[Importance], text: str = ""
-) -> EdgeView:
-    """Makes a view of an edge.
-
-    Args:
-        edge: The edge.
-        overall: Importances over all noise levels.
-        by_level: Importances at each level.
-        text: The function in words.
-    """
-    shares = np.array([part.share(edge) for part in by_level])
-    curves = [_curve(*part.samples(edge)) for part in by_level]
-    return EdgeView(edge, text, overall.share(edge), shares, curves)
+    return np.stack([np.linspace(low, high, _CURVE_POINTS), smooth / max(smooth.max(), 1e-12)])
 
 
 def _edge_text(layer: ReadableLayer, edge: Edge) -> str:
@@ -160,15 +161,17 @@ def view_network(
     denoiser: ReadableDenoiser, context: Context, timesteps: Sequence[int]
 ) -> NetworkView:
     """Makes a view of a network at some noise levels."""
-    overall = context.importance(denoiser)
-    by_level = [context.importance(denoiser, at=(context.noised(t, _POINTS), t)) for t in timesteps]
-    sigmas = context.process.levels()[1][list(timesteps)].tolist()
-    num_point_inputs = sum(f.coordinate is not None for f in denoiser.input_features())
-    edges = [
-        edge_view(edge, overall, by_level, _edge_text(denoiser.kan_layers[edge.layer], edge))
-        for edge in denoiser.edges
-    ]
-    return NetworkView(denoiser.unit_names(), num_point_inputs, sigmas, edges)
+    sigmas = context.process.levels()[1].tolist()
+    return NetworkView.of(
+        denoiser.unit_names(),
+        sum(feature.coordinate is not None for feature in denoiser.input_features()),
+        {edge: _edge_text(denoiser.kan_layers[edge.layer], edge) for edge in denoiser.edges},
+        context.importance(denoiser),
+        {
+            sigmas[t]: context.importance(denoiser, (context.noised(t, _POINTS), t))
+            for t in timesteps
+        },
+    )
 
 
 def _places(points: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,6 @@ from kan_diffusion.report.network import (
     KINDS,
     curve_heights,
     kind_of,
-    make_layout,
     network_svg,
 )
 from kan_diffusion.report.page import Page
@@ -38,8 +38,6 @@ Array = NDArray[np.float64]
 
 _MOST_CURVES = 400
 """Largest number of edges of a network whose curves are in the page."""
-_POINTS = 31
-"""Largest number of points of a curve in the page."""
 _LOOKS = {
     "network": (PALETTES["kan"][0], "-"),
     "simplified": (PALETTES["kan"][1], (0, (5.0, 1.5))),
@@ -149,7 +147,7 @@ def _standings(explanation: Explanation) -> tuple[pd.DataFrame, str, int]:
 
 def _edges(reports: Sequence[EdgeReport], view: NetworkView) -> pd.DataFrame:
     """Lists what became of each edge."""
-    edges, records = {view.ends(each.edge): each for each in view.edges}, []
+    edges, records = {(each.source, each.target): each for each in view.edges}, []
     for report in reports:
         edge = edges.get((report.source, report.target))
         kind = kind_of(report.kind)
@@ -225,7 +223,7 @@ def _arrows(score: ScoreView, level: int) -> Figure:
         wings = [tips - 0.3 * arrows + sign * 0.2 * turned for sign in (1, -1)]
         gap = np.full_like(tips, np.nan)
         path = np.stack([tails, tips, wings[0], gap, tips, wings[1], gap], axis=1).reshape(-1, 2)
-        axes.plot(*path.T, color=_LOOKS[name][0], linewidth=1.0)
+        axes.plot(*path.T, color=_LOOKS[name][0], linewidth=1.0)  # a path is smaller than a quiver
     return figure
 
 
@@ -237,45 +235,31 @@ def page_data(views: Mapping[str, NetworkView], reports: Sequence[EdgeReport]) -
         reports: What the search said of each edge of the last network. Units are numbered anew when
             a network shrinks, so that reports refer to networks with its units alone.
     """
-    last = list(views.values())[-1]
-    named = {(report.source, report.target): report for report in reports}
-    return {
-        "faintest": FAINTEST,
-        "kinds": {key: label for key, (label, *_) in KINDS.items()},
-        "views": [_view(v, named if v.units == last.units else {}) for v in views.values()],
-    }
+    last, networks = list(views.values())[-1], []
+    for view in views.values():
+        said = {(r.source, r.target): vars(r) for r in reports if view.units == last.units}
+        edges: list[dict[str, object]] = [
+            each.edge._asdict() | each._asdict() | said.get((each.source, each.target), {})
+            for each in view.edges
+        ]
+        order = np.argsort([-np.nan_to_num(each.importance) for each in view.edges], kind="stable")
+        for index in order[_MOST_CURVES:]:
+            edges[index]["curves"] = None
+        networks.append({
+            "levels": list(map(_label, view.sigmas)), "leastHeights": curve_heights(view),
+            "inputs": view.inputs, "edges": edges,
+        })  # fmt: skip
+    kinds = {key: label for key, (label, *_) in KINDS.items()}
+    return _plain({"faintest": FAINTEST, "kinds": kinds, "views": networks})
 
 
-def _numbers(values: Iterable[float], digits: int = 4) -> list[Json]:
-    """Rounds numbers; None where JSON cannot hold one."""
-    return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in map(float, values)]
-
-
-def _view(view: NetworkView, reports: Mapping[tuple[str, str], EdgeReport]) -> dict[str, Json]:
-    inputs: dict[bytes, dict[str, Json]] = {}  # the same for all edges that leave a unit
-    ranked = sorted(range(len(view.edges)), key=lambda index: -view.edges[index].importance)
-    with_curves, boxes = set(ranked[:_MOST_CURVES]), make_layout(view).boxes
-    edges: list[Json] = []
-    for index, (edge, text, importance, by_level, of_levels) in enumerate(view.edges):
-        curves: list[Json] = []
-        for curve in of_levels if index in with_curves else ():
-            few = spread(len(curve.x), _POINTS)
-            x, y, density = curve.x[few], np.nan_to_num(curve.y[few]), curve.density[few]
-            key = x.tobytes() + density.tobytes()
-            inputs.setdefault(key, {"x": _numbers(x), "density": _numbers(density, 2)})
-            curves.append({"inputs": list(inputs).index(key), "y": _numbers(y, 3)})
-        source, target = view.ends(edge)
-        drawn: dict[str, Json] = {
-            "layer": edge.layer, "from": source, "to": target, "kind": kind_of(edge.kind),
-            "function": edge.kind, "text": text, "importance": _numbers([importance])[0],
-            "byLevel": _numbers(by_level), "curves": curves or None,
-            "box": _numbers(boxes[index]) if boxes else None,
-        }  # fmt: skip
-        if report := reports.get((source, target)):
-            drawn["r2"] = None if report.r2 is None else round(report.r2, 5)
-            drawn["reason"] = report.reason
-        edges.append(drawn)
-    return {
-        "levels": list(map(_label, view.sigmas)), "leastHeights": _numbers(curve_heights(view)),
-        "inputs": list(inputs.values()), "edges": edges,
-    }  # fmt: skip
+def _plain(value: object) -> Json:
+    """Makes JSON of nested values, with numbers of five digits; None where JSON has none."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(each) for each in value]
+    assert value is None or isinstance(value, int | str)
+    return value

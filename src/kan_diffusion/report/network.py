@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from kan_diffusion.denoisers.edges import CURVE, Edge
 from kan_diffusion.denoisers.library import LINEAR
 from kan_diffusion.denoisers.readable import ReadableDenoiser
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import write_text
 from kan_diffusion.formulas.context import Importance
-from kan_diffusion.formulas.views import EdgeCurve, NetworkView, edge_view
+from kan_diffusion.formulas.views import NetworkView
 from kan_diffusion.kan.linear import EdgeLayer, layers_of
 from kan_diffusion.report.page import template
 from kan_diffusion.report.style import PALETTES, shortened
@@ -131,10 +132,9 @@ def make_layout(view: NetworkView) -> Layout:
 def curve_heights(view: NetworkView) -> list[float]:
     """Gives each layer's height below which a curve looks flat: 3 % of its highest curve."""
     highest = [0.0] * (len(view.units) - 1)
-    for edge, *_, curves in view.edges:
-        for curve in curves:
-            if np.isfinite(curve.y).all():
-                highest[edge.layer] = max(highest[edge.layer], float(np.ptp(curve.y)))
+    for each in view.edges:
+        heights = [float(np.ptp(curve)) for curve in each.curves if np.isfinite(curve).all()]
+        highest[each.edge.layer] = max([highest[each.edge.layer], *heights])
     return [_LEAST_SHARE * height or 1.0 for height in highest]
 
 
@@ -142,55 +142,49 @@ def _path(x: Array, y: Array) -> str:
     return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def _curve_paths(curve: EdgeCurve, box: Box, least: float) -> tuple[str, str]:
+def _curve_paths(inputs: Array, values: Array, box: Box, least: float) -> tuple[str, str]:
     """Draws a curve, and the density of its inputs, into a box."""
-    left, bottom = box.x - 0.4 * box.side, box.y + box.side / 2
-    if len(curve.x) < 2 or not np.isfinite(curve.y).all():
-        return _path(np.array([left, left + 0.8 * box.side]), np.full(2, box.y)), ""
-    x = left + 0.8 * box.side * (curve.x - curve.x[0]) / max(float(np.ptp(curve.x)), 1e-12)
-    middle = (float(curve.y.max()) + float(curve.y.min())) / 2
-    y = box.y - 0.8 * box.side * (curve.y - middle) / max(float(np.ptp(curve.y)), least)
-    density = bottom - 0.3 * box.side * curve.density
-    return _path(x, y), f"{_path(x, density)}L{x[-1]:.1f} {bottom:.1f}L{x[0]:.1f} {bottom:.1f}Z"
+    (places, density), y = inputs, values
+    if len(places) < 2 or not np.isfinite(y).all():
+        places, density, y = np.arange(2.0), np.zeros(2), np.zeros(2)
+    x = box.x + 0.8 * box.side * ((places - places[0]) / max(float(np.ptp(places)), 1e-12) - 0.5)
+    middle, bottom = (float(y.max()) + float(y.min())) / 2, box.y + box.side / 2
+    curve = _path(x, box.y - 0.8 * box.side * (y - middle) / max(float(np.ptp(y)), least))
+    area = _path(x, bottom - 0.3 * box.side * density)
+    return curve, f"{area}L{x[-1]:.1f} {bottom:.1f}L{x[0]:.1f} {bottom:.1f}Z"
 
 
 def network_svg(
-    view: NetworkView, level: int | None = None, columns: Sequence[str] = (), hidden: bool = False
+    view: NetworkView, level: int, columns: Sequence[str] = (), hidden: bool = False
 ) -> Diagram:
     """Draws a network from its inputs (below) to its outputs (above).
 
     Args:
         view: The network.
-        level: Number of the noise level whose curves and importances are drawn; None for the curves
-            at the middle level and the importances over all levels.
+        level: Number of the noise level whose curves and importances are drawn.
         columns: Names of the coordinates, said of inputs and outputs that have other names.
         hidden: Whether a page hides it until its script shows it.
     """
     layout, heights = make_layout(view), curve_heights(view)
-    shown = len(view.sigmas) // 2 if level is None else level
-    shares = [
-        each.importance if level is None else float(each.importance_by_level[level])
-        for each in view.edges
-    ]
+    shares = [float(each.importance_by_level[level]) for each in view.edges]
     most = max([1.0, *np.nan_to_num(shares, posinf=0.0)])
     edges = []
     # The least important first, so that the others lie above them.
-    for index in np.argsort(shares, kind="stable"):
-        edge, text, *_, curves = view.edges[index]
-        alpha, box = fading(shares[index] / most), layout.boxes[index] if layout.boxes else None
-        start = layout.units[edge.layer][edge.input]
-        end = layout.units[edge.layer + 1][edge.output]
-        lines, curve, density = [(*start, *end)], "", ""
-        if box is not None:
-            half = box.side / 2
-            lines = [(*start, box.x, box.y + half), (box.x, box.y - half, *end)]
-            curve, density = _curve_paths(curves[shown], box, heights[edge.layer])
-        label, _, dashes = KINDS[kind_of(edge.kind)]
-        words = " to ".join(view.ends(edge))
-        words += f": {text or label}, importance {shares[index]:.2g}"
+    for index in np.argsort(shares, kind="stable").tolist():
+        each, kind = view.edges[index], kind_of(view.edges[index].edge.kind)
+        layer, unit, output = each.edge.place
+        start, end = layout.units[layer][unit], layout.units[layer + 1][output]
+        box, lines, curve, density = None, [(*start, *end)], "", ""
+        if layout.boxes:
+            box = layout.boxes[index]
+            lines = [(*start, box.x, box.y + box.side / 2), (box.x, box.y - box.side / 2, *end)]
+            inputs = view.inputs[layer][unit][level]
+            curve, density = _curve_paths(inputs, each.curves[level], box, heights[layer])
+        words = f"{each.source} to {each.target}: {each.text or KINDS[kind][0]}, importance "
         edges.append({
-            "index": int(index), "kind": kind_of(edge.kind), "dashes": dashes, "lines": lines,
-            "box": box, "curve": curve, "density": density, "alpha": alpha, "words": words,
+            "index": index, "kind": kind, "lines": lines, "box": box, "curve": curve,
+            "density": density, "alpha": fading(shares[index] / most),
+            "words": f"{words}{shares[index]:.2g}",
         })  # fmt: skip
     last, units = len(view.units) - 1, []
     for number, names in enumerate(view.units):
@@ -233,13 +227,18 @@ def draw_network(network: nn.Module, x: Tensor, timestep: int = 0) -> Diagram:
         The SVG; a notebook shows it.
 
     Raises:
-        KanDiffusionError: The network has other parts.
+        KanDiffusionError: The network has other parts, or there are fewer than two rows of inputs.
 
     Example:
         >>> from kan_diffusion.kan import KAN
         >>> from kan_diffusion.report.network import draw_network
         >>> diagram = draw_network(KAN([2, 3, 1]), torch.randn(200, 2))
     """
+    if x.ndim != 2 or len(x) < 2:
+        raise KanDiffusionError(
+            "a network is drawn over rows of inputs (n, in_features), at least two, better "
+            f"hundreds, not over shape {tuple(x.shape)}"
+        )
     if isinstance(network, ReadableDenoiser):
         walk = list(network.walk(x.to(network.dtype), torch.tensor([timestep])))
         edges, names = network.edges, network.unit_names()
@@ -257,6 +256,5 @@ def draw_network(network: nn.Module, x: Tensor, timestep: int = 0) -> Diagram:
             for number, (left, entered) in enumerate(pairwise(widths))
             for target, source in np.ndindex(entered, left)
         ]
-    measured = Importance.of(walk)
-    views = [edge_view(edge, measured, [measured]) for edge in edges]
-    return network_svg(NetworkView(names, num_points, [0.0], views))
+    texts, measured = dict.fromkeys(edges, ""), Importance.of(walk)
+    return network_svg(NetworkView.of(names, num_points, texts, measured, {0.0: measured}), 0)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from kan_diffusion.denoisers.formula import SMALLEST_SIGNAL, FormulaDenoiser, fo
 from kan_diffusion.denoisers.readable import ReadableDenoiser
 from kan_diffusion.formulas.averaged import AveragedPoints, draw_averaged
 from kan_diffusion.formulas.combination import compose, score_of
-from kan_diffusion.formulas.context import Context, Progress, tell_nobody
+from kan_diffusion.formulas.context import Context
 from kan_diffusion.formulas.levels.coordinate import CoordinateFormula, first_formula
 from kan_diffusion.formulas.levels.search import best_forms
 from kan_diffusion.processes import Process
@@ -52,18 +52,6 @@ _NOISED = 4096
 """Noised points from a batch; at little noise each has few clean ones near, so many are needed."""
 
 
-class LevelSearch(NamedTuple):
-    """Result of a search for one formula.
-
-    Attributes:
-        formula: The formula; None where no form that was tried keeps the loss.
-        is_complete: Whether the search came to its end in the time.
-    """
-
-    formula: FormulaDenoiser | None
-    is_complete: bool
-
-
 def _draw(context: Context, clean: Tensor, purpose: str) -> AveragedPoints:
     usable = int((context.process.levels()[0] >= 10 * SMALLEST_SIGNAL).sum())
     return draw_averaged(
@@ -78,24 +66,20 @@ def _draw(context: Context, clean: Tensor, purpose: str) -> AveragedPoints:
 
 
 def formula_over_levels(
-    denoiser: ReadableDenoiser,
-    context: Context,
-    *,
-    tolerance: float,
-    seconds: float = 120.0,
-    on_progress: Progress = tell_nobody,
-) -> LevelSearch:
+    denoiser: ReadableDenoiser, context: Context, tolerance: float
+) -> tuple[FormulaDenoiser | None, bool]:
     """Looks for one formula that holds at all noise levels.
 
     Args:
         denoiser: A network with formulas in place of curves.
-        context: Data, process and judge of the network; the process is none of flow matching.
+        context: Data, process and judge of the network; the process is none of flow matching. Its
+            clock bounds the choice of forms.
         tolerance: Largest rise of the loss over the network's.
-        seconds: Time budget for the choice of forms.
-        on_progress: Called after every coordinate and with the result.
 
     Returns:
-        No formula if a curve depends on the points, or there are fewer than two of these.
+        The formula, None where no form that was tried keeps the loss, and whether the search came
+        to its end in the time. There is none if a curve depends on the points, or there are fewer
+        than two of these.
     """
     process, points = context.process, context.dataset.train
     shares = np.linspace(0.01, 0.98, _NUM_LEVELS)
@@ -103,7 +87,7 @@ def formula_over_levels(
     alpha, sigma = (level.numpy()[timesteps] for level in process.levels())
     scores = score_of(compose(denoiser, timesteps), process, alpha, sigma)
     if len(points) < 2 or not all(score.is_complete for score in scores):
-        return LevelSearch(None, True)
+        return None, True
     # The change of the prediction for a unit change of the score.
     factor = sigma / np.abs(process.noise_coefficients(alpha, sigma)[0])
     clean, noise = context.draw.clean[:_SAMPLES].numpy(), context.draw.noise[-_SAMPLES:].numpy()
@@ -117,10 +101,9 @@ def formula_over_levels(
     )
     final = _draw(context, points, "final")
     formulas, is_complete = [], True
-    end = time.monotonic() + seconds
     for coordinate, score in enumerate(scores):
         now = time.monotonic()
-        until = now + (end - now) / (len(scores) - coordinate)
+        until = now + (context.until - now) / (len(scores) - coordinate)
         formula = first_formula(coordinate, score, alpha, x, factor)
         sweeps = 1 if context.is_quick else _SWEEPS
         formula = best_forms(formula, halves, process, until, sweeps)
@@ -129,12 +112,12 @@ def formula_over_levels(
         again.fit(final, process)
         formulas.append(again if again.is_regular else formula)
         what = f"coordinate x{coordinate}: a formula of {len(formula.constants)} constants"
-        on_progress(what, (coordinate + 1) / len(scores))
+        context.on_progress("levels", what, (coordinate + 1) / len(scores))
     joined = _joined(formulas, process)
     limit, loss = context.loss(denoiser) + tolerance, context.loss(joined)
     say = f"one formula for all levels: loss {loss:.5f}, at most {limit:.5f} is allowed"
-    on_progress(say, 1.0)
-    return LevelSearch(joined if loss <= limit else None, is_complete)
+    context.on_progress("levels", say, 1.0)
+    return joined if loss <= limit else None, is_complete
 
 
 def _joined(formulas: list[CoordinateFormula], process: Process) -> FormulaDenoiser:

@@ -7,7 +7,8 @@ by Levenberg-Marquardt to the averaged targets.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,53 +25,52 @@ if TYPE_CHECKING:
     import sympy
 
 Array = NDArray[np.float64]
-Key = tuple[int, Atom | None]
-"""A coefficient: the identity of its combination, and its atom; None for the constant."""
+
+Key = tuple[Combination, Atom | None]
+"""A coefficient: its combination, and its atom; None for the constant."""
 
 _NEGLIGIBLE = 0.02
 """Effect on the prediction below which a coefficient counts as 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slot:
     """A coefficient somewhere in the score of one coordinate.
 
     Attributes:
         key: Which one it is.
-        numbers: Its values in the network, with shape (L,).
         role: Kind of its atom and where it is, in words; coefficients of one role tend to have the
             same form.
-        forms: Forms it may have.
-        starts: Constants of each form, fitted to the numbers.
+        starts: Forms it may have, with constants fitted to its numbers in the network.
     """
 
     key: Key
-    numbers: Array
     role: str
-    forms: Sequence[LevelForm]
-    starts: Sequence[Array] = ()
+    starts: Mapping[LevelForm, Array]
 
 
 def _copy(part: Combination) -> Combination:
     """Copies a combination and all atoms in it, so that no coefficient is in two places."""
-    terms = {}
+    terms: dict[Atom | None, Array] = {}
     for atom, numbers in part.terms.items():
-        inner = None if atom.inner is None else _copy(atom.inner)
-        terms[replace(atom, inner=inner)] = numbers
-    return Combination(part.constant, terms)
+        if atom is not None:
+            atom = replace(atom, inner=atom.inner and _copy(atom.inner))
+        terms[atom] = numbers
+    return Combination(terms)
 
 
-def _slots(part: Combination, coordinate: int | None) -> Iterator[Slot]:
-    """Goes through the coefficients of a score, or, without a coordinate, of an argument in it."""
-    outer = coordinate is not None
-    least, where = (1, "outside") if outer else (0, "inside")
-    yield Slot((id(part), None), part.constant, f"constant {where}", forms_of(False, least))
-    for atom, numbers in part.terms.items():
-        diagonal = outer and atom.coordinate == coordinate
-        kind = "function" if atom.coordinate is None else "diagonal" if diagonal else "coordinate"
-        yield Slot((id(part), atom), numbers, f"{kind} {where}", forms_of(diagonal, least))
-        if atom.inner is not None:
-            yield from _slots(atom.inner, None)
+def _roles(part: Combination, coordinate: int | None) -> Iterator[tuple[Key, str]]:
+    """Names the roles of a score's coefficients, or, without a coordinate, of an argument's."""
+    where = "inside" if coordinate is None else "outside"
+    for atom in part.terms:
+        kind = "constant"
+        if atom is not None and atom.coordinate is None:
+            kind = "function"
+        elif atom is not None:
+            kind = "diagonal" if atom.coordinate == coordinate else "coordinate"
+        yield (part, atom), f"{kind} {where}"
+        if atom is not None and atom.inner is not None:
+            yield from _roles(atom.inner, None)
 
 
 @dataclass
@@ -80,41 +80,40 @@ class CoordinateFormula:
     Attributes:
         coordinate: Number of the coordinate.
         score: The combination; its numbers are not used here.
-        slots: Its coefficients; others are 0.
-        picks: Number of the form of each coefficient.
+        forms: Its coefficients with their forms; others are 0.
         constants: The different constants.
         ties: Index of each constant of all forms, one after another, among the different ones.
+        cost: What a search makes of it; the least is best.
     """
 
     coordinate: int
     score: Combination
-    slots: list[Slot]
-    picks: list[int]
+    forms: Mapping[Slot, LevelForm]
     constants: Array
     ties: NDArray[np.int64]
+    cost: float = math.inf
 
-    def parts(self) -> Iterator[tuple[Slot, LevelForm, slice]]:
-        """Goes through the coefficients, with their forms and where the forms' constants are."""
+    def parts(self) -> Iterator[tuple[Slot, LevelForm, NDArray[np.int64]]]:
+        """Goes through the coefficients, with their forms and the indices of the constants."""
         start = 0
-        for slot, pick in zip(self.slots, self.picks, strict=True):
-            form = slot.forms[pick]
-            yield slot, form, slice(start, start + form.size)
+        for slot, form in self.forms.items():
+            yield slot, form, self.ties[start : start + form.size]
             start += form.size
 
     @property
     def is_regular(self) -> bool:
         """Whether no coefficient has a pole between signal levels 0 and 1."""
-        every = self.constants[self.ties]
-        return all(form.is_regular(every[where]) for _, form, where in self.parts())
+        return all(form.is_regular(self.constants[ties]) for _, form, ties in self.parts())
 
     def predict(self, points: AveragedPoints, process: Process) -> Array:
         """Predicts its coordinate, with shape (n,)."""
         x, alpha, sigma, _ = points.arrays
-        every = self.constants[self.ties]
-        values = {slot.key: form.values(alpha, every[where]) for slot, form, where in self.parts()}
+        values = {
+            slot.key: form.values(alpha, self.constants[ties]) for slot, form, ties in self.parts()
+        }
         score = self.score.fold(
             np.zeros(len(x)),
-            lambda part, atom: values.get((id(part), atom)),
+            lambda *key: values.get(key),
             lambda coordinate: x[:, coordinate],
             Atom.apply,
         )
@@ -140,32 +139,23 @@ class CoordinateFormula:
     def loss(self, points: AveragedPoints, process: Process) -> float:
         """Computes the mean squared error of its prediction; infinite where it is not a number."""
         loss = float(np.mean(self._errors(points, process) ** 2))
-        return loss if np.isfinite(loss) else float("inf")
+        return loss if np.isfinite(loss) else math.inf
 
     def changed(
-        self, picks: Sequence[int], anew: Collection[int], without: int | None = None
+        self, forms: Mapping[Slot, LevelForm], anew: Collection[Slot] = ()
     ) -> CoordinateFormula:
         """Makes a formula of other forms, without tied constants.
 
         Args:
-            picks: The form of each coefficient.
+            forms: The form of each coefficient; those that are left out are 0.
             anew: Coefficients whose constants start from the network's numbers.
-            without: A coefficient that is set to 0.
         """
-        every = self.constants[self.ties]
-        parts = [
-            (slot, pick, slot.starts[pick] if number in anew else every[where])
-            for number, ((slot, _, where), pick) in enumerate(zip(self.parts(), picks, strict=True))
-            if number != without
-        ]
-        constants = np.concatenate([*(constants for _, _, constants in parts), np.zeros(0)])
-        return replace(
-            self,
-            slots=[slot for slot, _, _ in parts],
-            picks=[pick for _, pick, _ in parts],
-            constants=constants,
-            ties=np.arange(len(constants)),
+        before = {slot: self.constants[ties] for slot, _, ties in self.parts()}
+        parts = (
+            slot.starts[form] if slot in anew else before[slot] for slot, form in forms.items()
         )
+        constants = np.concatenate([*parts, np.zeros(0)])
+        return replace(self, forms=forms, constants=constants, ties=np.arange(len(constants)))
 
     def tied(self, one: int, other: int) -> CoordinateFormula:
         """Makes a formula in which two of the different constants are one, their mean."""
@@ -180,13 +170,13 @@ class CoordinateFormula:
         import sympy
 
         alpha = sympy.Symbol("alpha", real=True)
-        every = [symbols[index] for index in self.ties]
         factors = {
-            slot.key: form.expression(alpha, every[where]) for slot, form, where in self.parts()
+            slot.key: form.expression(alpha, [symbols[index] for index in ties])
+            for slot, form, ties in self.parts()
         }
         return self.score.fold(
             sympy.Integer(0),
-            lambda part, atom: factors.get((id(part), atom)),
+            lambda *key: factors.get(key),
             lambda coordinate: sympy.Symbol(f"x{coordinate}", real=True),
             Atom.write,
         )
@@ -205,30 +195,28 @@ def first_formula(
         factor: Change of the prediction for a unit change of the score, with shape (L,).
     """
     score = _copy(score)
-    every = list(_slots(score, coordinate))
-    numbers = {slot.key: slot.numbers for slot in every}
-
-    def values(changed: dict[Key, Array]) -> Array:
-        return score.values(x, lambda part, atom: changed[id(part), atom])
-
-    slots, picks = [], []
-    for slot in every:
-        step = 1e-4 * (1 + np.abs(slot.numbers))
-        change = values(numbers | {slot.key: slot.numbers + step}) - values(numbers)
+    forms: dict[Slot, LevelForm] = {}
+    for key, role in _roles(score, coordinate):
+        (part, atom), is_own = key, role == "diagonal outside"
+        numbers, before = part.terms[atom], score.values(x)
+        step = 1e-4 * (1 + np.abs(numbers))
+        part.terms[atom] = numbers + step
+        change = score.values(x) - before
         effect = np.sqrt((change**2).mean(1)) / step * factor  # on the prediction, at each level
-        size = float(np.sqrt(np.mean((effect * slot.numbers) ** 2)))
-        if size < _NEGLIGIBLE and not slot.forms[0].diagonal:
-            numbers[slot.key] = np.zeros_like(slot.numbers)
+        size = float(np.sqrt(np.mean((effect * numbers) ** 2)))
+        is_kept = size >= _NEGLIGIBLE or is_own
+        part.terms[atom] = numbers * is_kept
+        if not is_kept:
             continue
         weights = effect / max(size, 1e-9)
-        starts = [first_fit(form, alpha, slot.numbers, weights) for form in slot.forms]
-        costs = [
-            float(np.mean((weights * (form.values(alpha, p) - slot.numbers)) ** 2))
-            + 3e-3 * form.size
-            for form, p in zip(slot.forms, starts, strict=True)
-        ]
-        slots.append(replace(slot, starts=starts))
-        picks.append(int(np.argmin(costs)))
+        starts = {
+            form: first_fit(form, alpha, numbers, weights)
+            for form in forms_of(is_own, int(role.endswith("outside")))
+        }
+        costs = {
+            form: np.mean((weights * (form.values(alpha, p) - numbers)) ** 2) + 3e-3 * form.size
+            for form, p in starts.items()
+        }
+        forms[Slot(key, role, starts)] = min(costs, key=costs.__getitem__)
     none = np.zeros(0, dtype=np.int64)
-    empty = CoordinateFormula(coordinate, score, slots, picks, np.zeros(0), none)
-    return empty.changed(picks, range(len(slots)))
+    return CoordinateFormula(coordinate, score, {}, np.zeros(0), none).changed(forms, forms)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import sympy
 
 Array = NDArray[np.float64]
+Value = TypeVar("Value", Array, "sympy.Expr")
 
 _STARTS = (-0.6, 0.5)
 _SMALLEST = 0.01
@@ -42,42 +43,33 @@ class LevelForm:
         """Number of constants: c (unless diagonal), n, then b and e, as far as there are any."""
         return (not self.diagonal) + self.numerator + len(self.denominator)
 
+    def _parts(self, alpha: Value, constants: Iterable[Value]) -> tuple[Value, Value]:
+        """Computes what is divided and by what, in arrays of any shape or in expressions."""
+        rest, one, square = list(constants), alpha**0, alpha * alpha
+        above = -one if self.diagonal else one * rest.pop(0)
+        for _ in range(self.power):  # far faster than a power
+            above = above * alpha
+        if self.numerator:
+            above = above * (1 + rest.pop(0) * square)
+        below = one
+        for constant, power in zip(rest, self.denominator, strict=True):
+            below = below + constant * (square if power == 2 else square * square)
+        return above, below
+
     def values(self, alpha: Array, constants: Array) -> Array:
         """Evaluates the form at signal levels of any shape."""
-        rest = list(constants)
-        square = alpha * alpha
-        result = np.full_like(alpha, -1.0 if self.diagonal else rest.pop(0))
-        for _ in range(self.power):  # far faster than a power
-            result *= alpha
-        if self.numerator:
-            result *= 1 + rest.pop(0) * square
-        if self.denominator:
-            result /= np.maximum(self._below(square, rest), _SMALLEST)
-        return result
-
-    def _below(self, square: Array, constants: Sequence[float]) -> Array:
-        """Computes the denominator at squares of signal levels."""
-        below = np.ones_like(square)
-        for c, k in zip(constants, self.denominator, strict=True):
-            below += c * (square if k == 2 else square * square)
-        return below
+        above, below = self._parts(alpha, constants)
+        return np.asarray(above / np.maximum(below, _SMALLEST))
 
     def is_regular(self, constants: Array) -> bool:
         """Whether the denominator is positive at all signal levels, 0 to 1."""
-        last = list(constants[len(constants) - len(self.denominator) :])
-        return bool(self._below(np.linspace(0, 1, 201), last).min() >= _SMALLEST)
+        _, below = self._parts(np.linspace(0, 1, 201), constants)
+        return bool(below.min() >= _SMALLEST)
 
     def expression(self, alpha: sympy.Expr, constants: Sequence[sympy.Expr]) -> sympy.Expr:
         """Writes the form in SymPy, with given constants."""
-        import sympy
-
-        rest = list(constants)
-        result: sympy.Expr = sympy.Integer(-1) if self.diagonal else rest.pop(0)
-        result = result * alpha**self.power
-        if self.numerator:
-            result = result * (1 + rest.pop(0) * alpha**2)
-        terms = (c * alpha**k for c, k in zip(rest, self.denominator, strict=True))
-        return result / (1 + sum(terms))
+        above, below = self._parts(alpha, constants)
+        return above / below
 
 
 def forms_of(diagonal: bool, least_power: int) -> list[LevelForm]:

@@ -24,13 +24,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Sequence
-from operator import itemgetter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter, itemgetter
 
 import numpy as np
 
 from kan_diffusion.formulas.averaged import AveragedPoints
-from kan_diffusion.formulas.levels.coordinate import CoordinateFormula
+from kan_diffusion.formulas.levels.coordinate import CoordinateFormula, Slot
 from kan_diffusion.formulas.levels.forms import LevelForm
 from kan_diffusion.processes import Process
 
@@ -43,11 +44,9 @@ _LIKELY = 12
 
 Halves = tuple[AveragedPoints, AveragedPoints]
 """Points of one half of the data and of the other."""
-Move = dict[int, int]
-"""New picks, by the number of the coefficient."""
-Judged = tuple[float, CoordinateFormula]
-"""The cost of a formula and the formula."""
-_by_cost = itemgetter(0)
+Move = Mapping[Slot, LevelForm]
+"""New forms of some coefficients."""
+_by_cost = attrgetter("cost")
 
 
 class _Judge:
@@ -65,57 +64,62 @@ class _Judge:
         """Whether the time budget is used up."""
         return time.monotonic() > self._until
 
-    def __call__(self, formula: CoordinateFormula) -> Judged:
+    def __call__(self, formula: CoordinateFormula) -> CoordinateFormula:
         """Fits a formula in place; its cost is infinite if the fit fails or has a pole."""
-        cost = self.price * len(formula.constants)
+        formula.cost = self.price * len(formula.constants)
         for fitted, judged in (self._halves, self._halves[::-1]):
             try:
                 formula.fit(fitted, self._process)
+                is_good = formula.is_regular
             except (ValueError, np.linalg.LinAlgError):
-                return float("inf"), formula
-            if not formula.is_regular:
-                return float("inf"), formula
-            cost += formula.loss(judged, self._process) / 2
-        return cost, formula
+                is_good = False
+            if not is_good:
+                formula.cost = math.inf
+                break
+            formula.cost += formula.loss(judged, self._process) / 2
+        return formula
 
-    def moved(self, formula: CoordinateFormula, move: Move) -> list[Judged]:
+    def moved(self, formula: CoordinateFormula, move: Move) -> list[CoordinateFormula]:
         """Makes a move; the list is empty where it changes nothing or the time is over."""
-        picks = [move.get(k, pick) for k, pick in enumerate(formula.picks)]
-        idle = picks == formula.picks or self.is_over
-        return [] if idle else [self(formula.changed(picks, move))]
+        forms = {**formula.forms, **move}
+        idle = forms == formula.forms or self.is_over
+        return [] if idle else [self(formula.changed(forms, move))]
 
-    def climb(self, best: Judged, moves: Sequence[Move], sweeps: int) -> Judged:
+    def climb(
+        self, best: CoordinateFormula, moves: Sequence[Move], sweeps: int
+    ) -> CoordinateFormula:
         """Makes every move that lowers the cost, until none does, in so many sweeps at most."""
         for _ in range(sweeps):
-            before = best[0]
+            before = best.cost
             for move in moves:
-                best = min([best, *self.moved(best[1], move)], key=_by_cost)
-            if best[0] > before - self.price:
+                best = min([best, *self.moved(best, move)], key=_by_cost)
+            if best.cost > before - self.price:
                 break
         return best
 
 
-def _pick(forms: Sequence[LevelForm], below: tuple[int, ...], power: int, numerator: bool) -> int:
+def _form(slot: Slot, below: tuple[int, ...], power: int, numerator: bool) -> LevelForm:
     """Finds a form by its parts; without a numerator if there is none with it."""
-    alike = [k for k, f in enumerate(forms) if (f.denominator, f.power) == (below, power)]
-    return next((k for k in alike if forms[k].numerator == numerator), alike[0])
+    diagonal = slot.role.startswith("diagonal")
+    form = LevelForm(diagonal, 0 if diagonal else power, numerator, below)
+    return form if form in slot.starts else replace(form, numerator=False)
 
 
 def _moves_of_roles(formula: CoordinateFormula, below: tuple[int, ...]) -> list[Move]:
     """Lists moves that give all coefficients of a role one form with a given denominator."""
-    moves = []
-    for role in dict.fromkeys(slot.role for slot in formula.slots):
-        forms = {k: slot.forms for k, slot in enumerate(formula.slots) if slot.role == role}
+    moves: list[Move] = []
+    for role in dict.fromkeys(slot.role for slot in formula.forms):
+        alike = [slot for slot in formula.forms if slot.role == role]
         moves += [
-            {k: _pick(others, below, form.power, form.numerator) for k, others in forms.items()}
-            for form in next(iter(forms.values()))
+            {slot: _form(slot, below, form.power, form.numerator) for slot in alike}
+            for form in alike[0].starts
             if form.denominator == (2,)
         ]
     return moves
 
 
 def _moves_one_by_one(formula: CoordinateFormula) -> list[Move]:
-    return [{k: pick} for k, slot in enumerate(formula.slots) for pick in range(len(slot.forms))]
+    return [{slot: form} for slot in formula.forms for form in slot.starts]
 
 
 def best_forms(
@@ -134,56 +138,51 @@ def best_forms(
         The formula with the best forms, its constants fitted.
     """
     few = _Judge((halves[0].every(_SCREENED), halves[1].every(_SCREENED)), process, until)
-    everything = range(len(formula.slots))
-    ends = [few(formula.changed(formula.picks, everything))]
+    ends = [few(formula.changed(formula.forms, formula.forms))]
     for below, inner, outer in itertools.product(((2,), (4,)), (0, 1), (1, 2)):
         if few.is_over:
             break
-        picks = []
-        for slot in formula.slots:
-            power = inner if slot.role.endswith("inside") else outer
-            picks.append(_pick(slot.forms, below, 0 if slot.forms[0].diagonal else power, False))
-        start = formula.changed(picks, everything)
-        ends.append(few.climb(few(start), _moves_of_roles(start, below), sweeps))
+        forms = {
+            slot: _form(slot, below, inner if slot.role.endswith("inside") else outer, False)
+            for slot in formula.forms
+        }
+        start = few(formula.changed(forms, forms))
+        ends.append(few.climb(start, _moves_of_roles(start, below), sweeps))
     ends = sorted(ends, key=_by_cost)[:sweeps]
-    climbed = (few.climb(end, _moves_one_by_one(end[1]), sweeps) for end in ends)
-    _, best = min(climbed, key=_by_cost)
+    best = min((few.climb(end, _moves_one_by_one(end), sweeps) for end in ends), key=_by_cost)
     judge = _Judge(halves, process, until)
-    tried = [(few.moved(best, move), move) for move in _moves_one_by_one(best)]
-    likely = sorted(((end[0][0], move) for end, move in tried if end), key=_by_cost)[:_LIKELY]
-    end = judge.climb(judge(best), [move for _, move in likely], sweeps)
-    return _tied(_without_idle(end, judge), judge)
+    tried = [(end.cost, move) for move in _moves_one_by_one(best) for end in few.moved(best, move)]
+    likely = sorted(tried, key=itemgetter(0))[:_LIKELY]
+    best = judge.climb(judge(best), [move for _, move in likely], sweeps)
+    return _tied(_without_idle(best, judge), judge)
 
 
-def _smaller(formula: CoordinateFormula) -> list[CoordinateFormula]:
+def _smaller(formula: CoordinateFormula) -> Iterator[CoordinateFormula]:
     """Removes each coefficient in turn; that of the coordinate itself becomes -1 instead."""
-    smaller = []
-    for k, (slot, form, _) in enumerate(formula.parts()):
+    for slot, form in formula.forms.items():
         if not form.diagonal:
-            smaller.append(formula.changed(formula.picks, [], without=k))
+            yield formula.changed({s: f for s, f in formula.forms.items() if s is not slot})
         elif form.size:
-            plain = next(i for i, other in enumerate(slot.forms) if other.size == 0)
-            picks = [*formula.picks[:k], plain, *formula.picks[k + 1 :]]
-            smaller.append(formula.changed(picks, [k]))
-    return smaller
+            plain = replace(form, numerator=False, denominator=())
+            yield formula.changed({**formula.forms, slot: plain}, [slot])
 
 
-def _without_idle(best: Judged, judge: _Judge) -> Judged:
+def _without_idle(best: CoordinateFormula, judge: _Judge) -> CoordinateFormula:
     """Removes coefficients as long as the cost does not rise."""
-    while np.isfinite(best[0]):
-        tried = [judge(formula) for formula in _smaller(best[1]) if not judge.is_over]
+    while np.isfinite(best.cost):
+        tried = [judge(formula) for formula in _smaller(best) if not judge.is_over]
         smaller = min(tried, key=_by_cost, default=None)
-        if smaller is None or smaller[0] > best[0]:
+        if smaller is None or smaller.cost > best.cost:
             break
         best = smaller
     return best
 
 
-def _tied(best: Judged, judge: _Judge) -> CoordinateFormula:
+def _tied(best: CoordinateFormula, judge: _Judge) -> CoordinateFormula:
     """Makes nearly equal constants one where the cost does not rise."""
     refused: set[tuple[int, int]] = set()
     while not judge.is_over:
-        values = best[1].constants.tolist()
+        values = best.constants.tolist()
         pairs = [
             (abs(a - b) / max(abs(a), abs(b), 1e-9), i, j)
             for (i, a), (j, b) in itertools.combinations(enumerate(values), 2)
@@ -192,10 +191,10 @@ def _tied(best: Judged, judge: _Judge) -> CoordinateFormula:
         distance, i, j = min(pairs, default=(math.inf, 0, 0))
         if distance >= _CLOSE:
             break
-        tied = judge(best[1].tied(i, j))
-        if tied[0] <= best[0]:
+        tied = judge(best.tied(i, j))
+        if tied.cost <= best.cost:
             best = tied
             refused.clear()
         else:
             refused.add((i, j))
-    return best[1]
+    return best

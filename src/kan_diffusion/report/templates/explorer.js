@@ -18,9 +18,12 @@
   };
   const span = values => [Math.min(...values), Math.max(...values)];
   const path = (x, y) => x.map((value, i) => `${i ? "L" : "M"}${value.toFixed(1)} ${y[i].toFixed(1)}`).join("");
-  const points = curve => {
-    const { x, density } = view().inputs[curve.inputs];
-    return { x, density, y: curve.y };
+  const kindOf = edge => edge.kind in data.kinds ? edge.kind : "formula";
+  const nameOf = edge => `${edge.source} to ${edge.target}`;
+  // The curve of an edge at a level: its inputs, their density and its values.
+  const curveOf = (edge, level) => {
+    const [x, density] = view().inputs[edge.layer][edge.input][level];
+    return { x, density, y: edge.curves[level] };
   };
 
   // A curve within a rectangle, over the density of its inputs; x and y give the ends of its axes.
@@ -35,22 +38,24 @@
   }
 
   function updateNetwork() {
-    const most = Math.max(1, ...view().edges.map(edge => edge.byLevel[state.level] ?? 0));
+    const most = Math.max(1, ...view().edges.map(edge => edge.importance_by_level[state.level] ?? 0));
     view().edges.forEach((edge, index) => {
-      const group = groupOf(index), share = edge.byLevel[state.level];
+      const group = groupOf(index), share = edge.importance_by_level[state.level];
       const fade = data.faintest + (1 - data.faintest) * Math.sqrt(Math.max(share ?? 0, 0) / most);
-      const words = edge.text || data.kinds[edge.kind];
-      group.setAttribute("aria-label", `${edge.from} to ${edge.to}: ${words}, importance ${written(share)}`);
+      const words = edge.text || data.kinds[kindOf(edge)];
+      group.setAttribute("aria-label", `${nameOf(edge)}: ${words}, importance ${written(share)}`);
       group.classList.toggle("chosen", index === state.edge);
       group.setAttribute("tabindex", index === state.edge ? 0 : -1);
       for (const line of group.querySelectorAll(".line")) {
         line.setAttribute("opacity", fade);
         line.setAttribute("stroke-width", .9 + 1.6 * fade * fade);
       }
-      if (!edge.box || !edge.curves) return;
-      const curve = points(edge.curves[state.level]), [cx, cy, side] = edge.box;
+      const box = group.querySelector(".box");
+      if (!box || !edge.curves) return;
+      const side = box.width.baseVal.value, cx = box.x.baseVal.value + side / 2, cy = box.y.baseVal.value + side / 2;
+      const curve = curveOf(edge, state.level);
       const drawn = group.querySelector(".curve-of"), density = group.querySelector(".density");
-      group.querySelector(".box").setAttribute("opacity", .25 + .75 * fade);
+      box.setAttribute("opacity", .25 + .75 * fade);
       drawn.setAttribute("opacity", Math.max(fade, .35));
       if (curve.x.length < 2) {
         drawn.setAttribute("d", `M${cx - .4 * side} ${cy}L${cx + .4 * side} ${cy}`);
@@ -72,7 +77,7 @@
     const name = document.getElementById("edge-name"), facts = document.getElementById("edge-facts");
     place.replaceChildren();
     facts.replaceChildren();
-    name.textContent = edge ? `${edge.from} to ${edge.to}` : "No edge is left";
+    name.textContent = edge ? nameOf(edge) : "No edge is left";
     if (!edge) return;
     const fact = (term, value) => {
       if (value === "" || value === undefined || value === null) return;
@@ -82,11 +87,11 @@
       facts.append(dt, dd);
     };
     if (edge.curves) {
-      const all = edge.curves.map(points), at = all[state.level];
+      const all = edge.curves.map((_, level) => curveOf(edge, level)), at = all[state.level];
       const xs = span(all.flatMap(curve => curve.x)), ys = span(all.flatMap(curve => curve.y));
       const label = `Curve of ${name.textContent} at ${view().levels[state.level]}`;
       const svg = make("svg", { viewBox: "0 0 304 200", role: "img", class: "network", "aria-label": label });
-      const group = make("g", { class: edge.kind }), frame = [4, 8, 296, 184];
+      const group = make("g", { class: kindOf(edge) }), frame = [4, 8, 296, 184];
       const { x, line } = placed(at, xs, ys, ...frame);
       if (at.x.length > 1) group.append(make("path", { class: "density", d: area(x, at.density, 192, 55) }));
       for (const curve of all) {
@@ -99,9 +104,9 @@
       fact("inputs", `${written(xs[0])} to ${written(xs[1])}`);
       fact("contribution", `${written(ys[0])} to ${written(ys[1])}`);
     } else fact("curve", "left out of this page, which holds those of the most important edges");
-    fact("kind", edge.kind === "formula" ? edge.function : data.kinds[edge.kind]);
-    fact("formula", edge.text && edge.text.replaceAll(/\bx\b/g, edge.from));
-    fact("importance", `${written(edge.byLevel[state.level])} here, ${written(edge.importance)} over all levels`);
+    fact("kind", data.kinds[edge.kind] ?? edge.kind);
+    fact("formula", edge.text && edge.text.replaceAll(/\bx\b/g, edge.source));
+    fact("importance", `${written(edge.importance_by_level[state.level])} here, ${written(edge.importance)} over all levels`);
     fact("R² held out", edge.r2);
     fact("stays a curve", edge.reason);
   }
