@@ -20,8 +20,8 @@ from networks import batch, kan, network
 
 PROCESS = get_process("cosine").model_copy(update={"num_timesteps": 100})
 SMALL = 1e-3
-SEARCH = ExplainOptions(steps=1, tolerance=1e-4)
 FEW = {name: LIBRARY[name] for name in ("linear", "tanh")}
+SEARCH = ExplainOptions(steps=1, tolerance=1e-4, library={**FEW, "sin": LIBRARY["sin"]})
 
 
 class _Teacher(Context):

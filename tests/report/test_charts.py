@@ -12,100 +12,90 @@ from kan_diffusion.report.charts import (
     smoothed_curve,
 )
 from kan_diffusion.report.style import model_styles
-from kan_diffusion.study.results import Results, compare, decide
+from kan_diffusion.study.results import Results, decide
 from synthetic_study import FAMILIES, make_rows
 
 DATAS = ("swiss-roll", "checkerboard", "moons")
 
 
-@pytest.fixture(scope="module")
-def results():
-    return Results.of(make_rows(DATAS, budget=2_300, without_oracle=("moons",), failed=False))
+def decided(rows):
+    results = Results.of(rows)
+    return results, decide(results), model_styles(results.rows)
 
 
 @pytest.fixture(scope="module")
-def styles(results):
-    return model_styles(results.rows)
+def shown():
+    """Rows of nine models on three data sets, what is decided of them, and their styles."""
+    rows = make_rows(DATAS, num_seeds=8, budget=2_300, without_oracle=("moons",), failed=False)
+    return decided(rows)
 
 
-def drawn(results, data):
-    """The forest of a data set, with comparisons that are not corrected, as those of one are."""
-    comparisons = {c.model: c for c in compare(results, data, results.judged(data))}
-    return model_forest(results, data, model_styles(results.rows), comparisons)
-
-
-def texts(axes):
-    """Names and numbers of a forest's rows."""
-    said = [text.get_text() for text in axes.texts]
-    return dict(zip(said[::2], said[1::2], strict=True))
-
-
-def test_a_forest_plot_shows_the_ratios_to_the_best_mlp(results, styles):
-    figure = drawn(results, "swiss-roll")
+def forest(shown, data):
+    """Axes of the forest of a data set, and the names of its rows with their texts."""
+    results, decision, styles = shown
+    figure = model_forest(results, data, styles, decision.of_data(data))
     (axes,) = figure.axes
-    values = results.values("swiss-roll", "excess")
-    comparisons = {c.model: c for c in compare(results, "swiss-roll")}
+    assert figure.get_figwidth() == pytest.approx(4.3)
+    assert texts_overlap(figure) == []
+    return axes, dict(zip(axes.texts[::2], axes.texts[1::2], strict=True))
+
+
+def said(texts):
+    return {name.get_text(): number.get_text() for name, number in texts.items()}
+
+
+def test_a_forest_plot_shows_the_ratios_to_the_best_mlp_significant_ones_in_bold(shown):
+    results, decision, styles = shown
+    axes, texts = forest(shown, "swiss-roll")
+    values, comparisons = results.values("swiss-roll", "excess"), decision.of_data("swiss-roll")
     (best,) = set(FAMILIES) - set(comparisons)
     assert axes.get_xscale() == "log"
-    assert list(texts(axes)) == list(FAMILIES)
-    assert texts(axes)[best] == "best MLP"
+    assert list(said(texts)) == list(FAMILIES)
+    assert said(texts)[best] == "best MLP"
     seeds, mean = marks(axes, styles["KAN"].colour)
     assert seeds == pytest.approx((values["KAN"] / values[best]).to_numpy())
     assert mean == pytest.approx([comparisons["KAN"].ratio])
-    assert texts(axes)["KAN"].endswith("n = 3")
-    assert float(texts(axes)["KAN"].split()[0]) == pytest.approx(comparisons["KAN"].ratio, rel=0.02)
+    number = said(texts)["KAN"]
+    assert float(number.split()[0]) == pytest.approx(comparisons["KAN"].ratio, rel=0.02)
+    assert number.endswith("n = 8")
     (reference,) = [line for line in axes.get_lines() if list(line.get_xdata()) == [1, 1]]
     assert reference.get_color() == styles[best].colour
-    assert figure.get_figwidth() == pytest.approx(4.3)
-    assert texts_overlap(figure) == []
-
-
-def test_significant_differences_are_bold(results, styles):
-    decision = decide(Results.of(make_rows(num_seeds=8, budget=2_300, failed=False)))
-    found = decision.of_data("swiss-roll")
-    rows = Results.of(make_rows(num_seeds=8, budget=2_300, failed=False))
-    (axes,) = model_forest(rows, "swiss-roll", styles, found).axes
-    weights = {
-        name.get_text(): number.get_fontweight() == "bold"
-        for name, number in zip(axes.texts[::2], axes.texts[1::2], strict=True)
-    }
-    bold = {name: c.p_holm < 0.05 for name, c in found.items()}
-    assert {name: weights[name] for name in bold} == bold
+    weights = {name.get_text(): text.get_fontweight() for name, text in texts.items()}
+    bold = {name: c.p_holm < 0.05 for name, c in comparisons.items()}
+    assert {name: weights[name] == "bold" for name in bold} == bold
     assert any(bold.values())
 
 
-def test_without_an_oracle_differences_of_held_out_losses_are_drawn(results, styles):
-    (axes,) = drawn(results, "moons").axes
-    (comparison,) = [c for c in compare(results, "moons") if c.model == "spline-MLP"]
+def test_without_an_oracle_differences_of_held_out_losses_are_drawn(shown):
+    axes, _ = forest(shown, "moons")
+    comparison = shown[1].of_data("moons")["spline-MLP"]
     assert axes.get_xscale() == "linear"
     assert "minus the best MLP" in axes.get_xlabel()
-    assert marks(axes, styles["spline-MLP"].colour)[1] == pytest.approx([comparison.interval.mean])
+    mean = marks(axes, shown[2]["spline-MLP"].colour)[1]
+    assert mean == pytest.approx([comparison.interval.mean])
 
 
 def test_models_without_an_mlp_are_drawn_as_they_are_and_an_excess_below_zero_has_no_ratio():
-    alone = Results.of(make_rows(("moons",), ("KAN", "full KAN"), failed=False))
-    styles = model_styles(alone.rows)
-    (axes,) = drawn(alone, "moons").axes
-    values = alone.values("moons", "excess")
-    for name, style in styles.items():
+    alone = decided(make_rows(("moons",), ("KAN", "full KAN"), failed=False))
+    axes, _ = forest(alone, "moons")
+    values = alone[0].values("moons", "excess")
+    for name, style in alone[2].items():
         seeds, mean = marks(axes, style.colour)
         assert seeds == pytest.approx(values[name].to_numpy())
         assert mean == pytest.approx([values[name].mean()])
     rows = make_rows(("moons",), ("KAN", "MLP"), 2, budget=2_300, failed=False)
     rows.loc[rows["name"] == "KAN", "excess"] *= -1
-    below = Results.of(rows)
-    (axes,) = drawn(below, "moons").axes
-    assert texts(axes) == {"KAN": "–", "MLP": "best MLP"}
+    assert said(forest(decided(rows), "moons")[1]) == {"KAN": "–", "MLP": "best MLP"}
 
 
-def test_a_lead_has_a_row_for_each_data_set_and_their_median(results, styles):
-    lead = next(found for found in decide(results).leads if found.model is None)
+def test_a_lead_has_a_row_for_each_data_set_and_their_median(shown):
+    results, decision, styles = shown
+    lead = next(found for found in decision.leads if found.model is None)
     (axes,) = lead_forest(results, lead, styles).axes
-    names = [*(comparison.data for comparison in lead.comparisons), "median"]
-    assert list(texts(axes)) == names
+    texts = [text.get_text() for text in axes.texts]
+    assert texts[::2] == [*(comparison.data for comparison in lead.comparisons), "median"]
     ratios = [*(comparison.ratio for comparison in lead.comparisons), lead.ratio.mean]
-    shown = [float(text.split()[0]) for text in texts(axes).values()]
-    assert shown == pytest.approx(ratios, rel=0.01)
+    assert [float(text.split()[0]) for text in texts[1::2]] == pytest.approx(ratios, rel=0.01)
 
 
 def test_levels_are_averaged_over_their_log_snr_but_for_estimates_below_zero():

@@ -71,14 +71,8 @@ def test_strips_have_a_row_for_each_panel_and_a_column_for_each_frame():
     figure = clouds(panels, frames=[0, 5, 10], labels=["t = T", "0.5 T", "t = 0"], width=11.0)
     assert len(figure.axes) == 6
     assert [axes.texts[0].get_text() for axes in figure.axes[:3]] == ["t = T", "0.5 T", "t = 0"]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "step 0",
-        "",
-        "",
-        "step 9",
-        "",
-        "",
-    ]
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["step 0", "", "", "step 9", "", ""]
     for axes, frame in zip(figure.axes, [0, 5, 10] * 2, strict=True):
         drawn = np.asarray(axes.collections[0].get_offsets())
         assert drawn == pytest.approx(points[frame])

@@ -18,7 +18,7 @@ READERS = (np.eye(3), DEUTERANOPIA, PROTANOPIA)
 
 
 def family_styles():
-    return model_styles(pd.DataFrame({"name": list(FAMILIES), "family": list(FAMILIES)}))
+    return styles_of(name=list(FAMILIES), family=list(FAMILIES))
 
 
 def lab(colour, seen_by=READERS[0]):
@@ -32,6 +32,10 @@ def lab(colour, seen_by=READERS[0]):
 def apart(one, other, seen_by):
     """How far apart somebody sees two colours."""
     return np.linalg.norm(lab(one, seen_by) - lab(other, seen_by))
+
+
+def styles_of(**columns):
+    return model_styles(pd.DataFrame(columns))
 
 
 @pytest.mark.parametrize("more", [0, 5])
@@ -62,25 +66,19 @@ def test_families_of_the_registry_have_colours_of_their_own():
 
 
 def test_a_family_looks_the_same_whatever_stands_beside_it():
-    alone = model_styles(pd.DataFrame({"name": ["a"], "family": ["residual-kan"]}))
-    rows = pd.DataFrame({"name": ["x", "b", "a"], "family": ["new", "kan", "residual-kan"]})
-    among = model_styles(rows)
+    alone = styles_of(name=["a"], family=["residual-kan"])
+    among = styles_of(name=["x", "b", "a"], family=["new", "kan", "residual-kan"])
     assert list(among) == ["x", "b", "a"]
     assert alone["a"] == among["a"] == family_styles()["residual-kan"]
     assert among["x"].colour not in {style.colour for style in family_styles().values()}
 
 
-@pytest.mark.parametrize("family", ["mlp", "a.module:FAMILY"])
-def test_twenty_models_of_a_family_are_told_apart(family):
-    rows = pd.DataFrame({"name": [f"m{i}" for i in range(20)], "family": family})
-    styles = model_styles(rows)
-    assert len({(style.colour, style.marker) for style in styles.values()}) == 20
-    assert styles["m0"].colour != styles["m1"].colour
-
-
-def test_families_outside_the_registry_have_the_colours_of_their_kind():
-    rows = pd.DataFrame({"name": ["a", "b"], "family": ["x:A", "x:B"], "kind": ["kan", "mlp"]})
-    red, _, blue = to_rgb(model_styles(rows)["a"].colour)
+def test_models_of_a_family_are_told_apart_and_those_outside_have_the_colours_of_their_kind():
+    for family in ("mlp", "a.module:FAMILY"):
+        styles = styles_of(name=[f"m{i}" for i in range(20)], family=[family] * 20)
+        assert len({(style.colour, style.marker) for style in styles.values()}) == 20
+        assert styles["m0"].colour != styles["m1"].colour
+    styles = styles_of(name=["a", "b"], family=["x:A", "x:B"], kind=["kan", "mlp"])
+    (red, _, blue), (other_red, _, other_blue) = (to_rgb(style.colour) for style in styles.values())
     assert blue > red
-    red, _, blue = to_rgb(model_styles(rows)["b"].colour)
-    assert blue < red
+    assert other_blue < other_red

@@ -26,6 +26,11 @@ def results():
     return Results.of(make_rows(DATAS, num_seeds=7, budget=2_300, without_oracle=("moons",)))
 
 
+@pytest.fixture(scope="module")
+def decision(results):
+    return decide(results)
+
+
 def number(text):
     return float(re.match(r"[\d.,−]+", text)[0].replace("−", "-").replace(",", ""))
 
@@ -47,8 +52,8 @@ def test_the_terminals_tables_hold_what_was_measured(results):
 
 
 @pytest.mark.parametrize("data", DATAS)
-def test_the_numbers_of_a_data_set_are_right(results, data):
-    decision, measure = decide(results), results.judged(data)
+def test_the_numbers_of_a_data_set_are_right(results, decision, data):
+    measure = results.judged(data)
     frame, caption, feet = model_table(results, decision, data, model_styles(results.rows))
     rows = results.of_data(data)
     heads = {

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -25,8 +24,7 @@ from typing import Self
 
 import jinja2
 import pandas as pd
-from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kan_diffusion.errors import KanDiffusionError, one_line
@@ -47,8 +45,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["fingerprint"] = _fingerprint
-    environment.filters["cell"] = _cell
-    environment.filters["json"] = _dumped
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment
 
 
@@ -70,17 +67,6 @@ def badge(kind: str, text: str) -> Markup:
 def _fingerprint(script: str) -> str:
     """Names a script as a page's content security policy does: it runs, and no other."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
-
-
-def _cell(value: object) -> Markup:
-    """Writes a cell: lines after the first one are small."""
-    first, *rest = escape(str(value) if not isinstance(value, Markup) else value).split("\n")
-    return first + Markup("").join(Markup("<small>{}</small>").format(line) for line in rest)
-
-
-def _dumped(data: Json) -> Markup:
-    """Writes a script's data, escaped so that nothing in it ends the script."""
-    return htmlsafe_json_dumps(data, dumps=json.dumps, allow_nan=False, separators=(",", ":"))
 
 
 class Section:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -188,9 +187,13 @@ def trial_table(results: Results) -> pd.DataFrame:
 # --- frames of a page -------------------------------------------------------------------------
 
 
+def _in_words(key: str) -> str:
+    return key.replace("_", " ")
+
+
 def number_frame(
     frame: pd.DataFrame,
-    heads: Mapping[str, str] = MappingProxyType({}),
+    head: Callable[[str], str] = _in_words,
     write: Callable[[float], str] = format_number,
     words: Callable[[str], str] = str,
 ) -> pd.DataFrame:
@@ -198,7 +201,7 @@ def number_frame(
 
     Args:
         frame: The frame.
-        heads: Heads of columns; a key in words where there is none.
+        head: Writes the head of a column, by default its key in words.
         write: Writes a number; what is missing is a dash.
         words: Writes a word.
     """
@@ -208,24 +211,19 @@ def number_frame(
             return write(cell)
         return MISSING if cell is None else words(str(cell))
 
-    return pd.DataFrame({
-        heads.get(name, name.replace("_", " ")): list(map(text, frame[name]))
-        for name in map(str, frame)
-    })  # fmt: skip
+    return pd.DataFrame({head(name): list(map(text, frame[name])) for name in map(str, frame)})
 
 
 def trial_texts(results: Results) -> pd.DataFrame:
     """Writes every trial with its raw numbers, which scripts can read, too."""
-    return number_frame(trial_table(results), _heads(results), _plain)
-
-
-def _heads(results: Results) -> dict[str, str]:
-    labels = {key: metric.label for key, metric in results.metrics.items()}
-    return _HEADS | labels | {f"{key}_real": f"{label}, real" for key, label in labels.items()}
+    return number_frame(trial_table(results), partial(_head, results), _plain)
 
 
 def _head(results: Results, key: str) -> str:
-    return _heads(results).get(key, key.replace("_", " "))
+    name = key.removesuffix("_real")
+    if name in results.metrics:
+        return results.metrics[name].label + ", real" * (name != key)
+    return _HEADS.get(key, _in_words(key))
 
 
 def lead_table(decision: Decision, styles: Mapping[str, ModelStyle]) -> pd.DataFrame:
