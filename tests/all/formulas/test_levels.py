@@ -14,9 +14,9 @@ from kan_diffusion.formulas.averaged import draw_averaged
 from kan_diffusion.formulas.levels.search import best_forms
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "sample"])
-def test_the_score_of_a_gaussian_is_found_at_all_levels(prediction_type):
-    require_the_score_is_found(prediction_type, "full")
+@pytest.mark.parametrize(("prediction_type", "effort"), [("epsilon", "quick"), ("sample", "full")])
+def test_the_score_of_a_gaussian_is_found_at_all_levels(prediction_type, effort):
+    require_the_score_is_found(prediction_type, effort)
 
 
 def test_a_needless_constant_seldom_pays_and_a_true_one_always_does():
