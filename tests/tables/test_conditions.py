@@ -174,7 +174,7 @@ def test_conditions_that_cannot_be_met_are_refused():
         ("1<=age=3", "is no condition"),
         ("age==3", "holds numbers, not '=3'"),
         ("specis=setosa", "no column 'specis'; known: species, petal length"),
-        ("species=rose", "no value 'rose'; known: iris, wild, setosa"),
+        ("species=rose", "no value 'rose'; known: \"iris, wild\", setosa"),
         ("species>=setosa", "categories and no ranges"),
         ("age=1.5", "column 'age' has 1.5 in a condition, and only whole numbers"),
         ("age=", "has no gaps"),
@@ -224,3 +224,58 @@ def test_a_bound_may_stand_before_its_column_and_spaces_and_capitals_need_not_be
         asked = read_conditions(conditions_from_texts([text], list(frame)), codec)
         ((name, condition),) = asked.items()
         assert condition.holds(frame[name]).tolist() == met.tolist()
+
+
+@pytest.mark.parametrize("declared", [[3, 1, 2], ["2021-03-01", "2021-01-01", "2021-02-01"]])
+def test_the_declared_order_of_categories_decides_a_range_whatever_they_are(declared):
+    known = pd.Series(declared) if declared[0] == 3 else pd.to_datetime(pd.Series(declared))
+    dtype = pd.CategoricalDtype(known, ordered=True)
+    frame = pd.DataFrame({"size": pd.Categorical.from_codes(PLACE % 3, dtype=dtype), "x": PLACE})
+    codec = TableCodec.fit(frame)
+    first, second, third = declared
+    for given, met in (
+        (f"size>={second}", [1, 2]),
+        (f"size<={first}", [0]),
+        (f"{second}<=size<={third}", [1, 2]),
+    ):
+        ((_, condition),) = read_conditions(conditions_from_texts([given]), codec).items()
+        assert condition.holds(frame["size"]).tolist() == np.isin(PLACE % 3, met).tolist()
+    for given in (f"{second}<=size<={first}", "size>=9" if first == 3 else "size>=2020-12-31"):
+        with refused(f"known: {first}"):
+            read_conditions(conditions_from_texts([given]), codec)
+    # In order by value, any end will do.
+    rising = frame.astype({"size": pd.CategoricalDtype(known.sort_values(), ordered=True)})
+    given = {"size": (2.5, None) if first == 3 else ("2021-02-15", None)}
+    met = read_conditions(given, TableCodec.fit(rising))["size"].holds(rising["size"])
+    assert met.tolist() == (rising["size"] == known[0]).tolist()
+
+
+def test_a_time_that_a_change_of_clocks_leaves_out_or_repeats_is_read_by_a_rule():
+    zone = "America/New_York"
+    for day, hour, met in (
+        ("2021-03-14", "02:30", ["03:00-0400"]),  # left out
+        ("2021-11-07", "01:30", ["01:30-0400", "01:30-0500"]),  # there twice
+    ):
+        hours = pd.date_range(day, periods=96, freq="30min", tz=zone)
+        frame = pd.DataFrame({"at": hours, "x": np.arange(96) * 0.37})
+        at = read_conditions({"at": f"{day} {hour}"}, TableCodec.fit(frame))["at"]
+        assert hours[at.holds(frame["at"])].strftime("%H:%M%z").tolist() == met
+        later = read_conditions({"at": (f"{day} {hour}", None)}, TableCodec.fit(frame))["at"]
+        assert hours[later.holds(frame["at"])][0] == hours[at.holds(frame["at"])][0]
+
+
+def test_a_category_with_a_comma_stands_in_double_quotes_in_a_list_and_errors_say_so():
+    frame = pd.DataFrame({"a": ["x, y", 'say "no"', "z"] * 20, "b": PLACE})
+    codec = TableCodec.fit(frame)
+    for text, met in (
+        ('a in "x, y", z', ["x, y", "z"]),
+        ('a in say "no", z', ['say "no"', "z"]),
+        ('a in "say ""no""", "x, y"', ['say "no"', "x, y"]),
+    ):
+        ((_, condition),) = read_conditions(conditions_from_texts([text]), codec).items()
+        assert condition.holds(frame["a"]).tolist() == frame["a"].isin(met).tolist()
+    with refused("column 'a' has no value 'x'; known: say \"no\", \"x, y\", z"):
+        read_conditions(conditions_from_texts(["a in x, y"]), codec)
+    for wrong in ('a in "x, y', 'a in "x" y, z', "a in x\ny"):
+        with refused("is no list .*put a value with a comma in double quotes"):
+            conditions_from_texts([wrong])

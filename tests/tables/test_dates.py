@@ -112,6 +112,7 @@ def test_whole_numbers_of_eight_digits_that_are_all_days_are_dates(dtype):
         frame.loc[7, "day"] = None
     codec = TableCodec.fit(frame)
     assert codec.columns[0].spelled == "date:%Y%m%d"
+    assert "day: date, 20191223 to 20210918" in codec.summary("days")
     pd.testing.assert_series_equal(codec.decode(codec.encode(frame))["day"], frame["day"])
     drawn = codec.decode(torch.randn(500, codec.dim, generator=torch.manual_seed(0)))["day"]
     assert drawn.dtype == frame["day"].dtype

@@ -238,7 +238,7 @@ def test_the_scale_of_densities_is_that_of_the_coordinates():
     codec = TableCodec.fit(frame)
     x, k = codec.columns
     step = 1e-6
-    moved = [x.distribution.forward(frame["x"].to_numpy() + s) for s in (-step, step)]
+    moved = [x.distribution.forward(frame["x"].to_numpy() + s)[0] for s in (-step, step)]
     expected = np.log((moved[1] - moved[0]) / (2 * step))
     np.testing.assert_allclose(x.log_scale(frame["x"]), expected, atol=1e-4)
     # A tenth is a step: the probability of one is that of the density over it.

@@ -9,7 +9,7 @@ from scipy.stats import beta, cauchy, expon, ks_2samp, kstest, lognorm, norm, t,
 
 from helpers import refused
 from kan_diffusion.errors import DataError, KanDiffusionError
-from kan_diffusion.tables.numbers import JumpMap, Spline, decimals, fit_jumps, fit_numbers
+from kan_diffusion.tables.numbers import JumpMap, decimals, fit_jumps, fit_numbers
 
 RANDOM = np.random.default_rng(0)
 SHAPES = [lognorm(2), expon(), t(3), cauchy(), uniform(), beta(0.5, 0.5)]
@@ -38,13 +38,13 @@ def test_the_map_makes_normal_numbers_and_its_inverse_undoes_it(shape):
     drawn = spline.inverse(np.random.default_rng(1).normal(size=20_000))
     # 2,000 rows are off by 1.36 / sqrt(2000) = 0.03 in 19 of 20 cases.
     assert ks_2samp(drawn, shape.rvs(20_000, random_state=2)).statistic < 0.045
-    z = spline.forward(shape.rvs(20_000, random_state=3))
+    z, _ = spline.forward(shape.rvs(20_000, random_state=3))
     assert kstest(z, "norm").statistic < 0.045
     assert np.abs(z).max() < 8
     z = np.linspace(-5, 5, 4001)
     x = spline.inverse(z)
     assert (np.diff(x) >= 0).all()  # it never turns
-    np.testing.assert_allclose(spline.forward(x)[500:-500], z[500:-500], atol=1e-7)
+    np.testing.assert_allclose(spline.forward(x)[0][500:-500], z[500:-500], atol=1e-7)
     # The tail keeps to its side of a bound, without a pile until float64 ends.
     far = spline.inverse(np.linspace(-5 if shape is SHAPES[5] else -9, -3, 50))
     assert values.min() < 0 or (far > 0).all()
@@ -59,16 +59,16 @@ def test_the_slope_is_that_of_the_map_and_the_density_of_the_data_integrates_to_
     _, spline = fitted(shape)
     z, step = np.linspace(-3.9, 3.9, 1001), 1e-6
     numeric = (spline.inverse(z + step) - spline.inverse(z - step)) / (2 * step)
-    _, slopes = spline.with_log_slope(spline.inverse(z))
+    _, slopes = spline.forward(spline.inverse(z))
     # Near a bound the numbers are differences from the first knot, with the rounding of that knot.
     rounding = np.spacing(np.abs(spline.x[0])) / (step * numeric)
     assert (np.abs(slopes + np.log(numeric)) <= 1e-4 + rounding).all()
     for knot in spline.x:  # it does not jump
-        sides = spline.with_log_slope(np.nextafter(knot, [-np.inf, np.inf]))[1]
+        sides = spline.forward(np.nextafter(knot, [-np.inf, np.inf]))[1]
         assert abs(sides[0] - sides[1]) < 1e-6
 
     def density(x):
-        z, slope = spline.with_log_slope(np.array([x]))
+        z, slope = spline.forward(np.array([x]))
         return float(np.exp(norm.logpdf(z) + slope)[0])
 
     low, high = spline.inverse(np.array([-7.0, 7.0]))
@@ -82,16 +82,16 @@ def test_a_mild_shape_is_standardised():
         line = fit_numbers(values)
         assert len(line.x) == 2
         expected = (values - values.mean()) / values.std()
-        np.testing.assert_allclose(line.forward(values), expected, atol=1e-14)
+        np.testing.assert_allclose(line.forward(values)[0], expected, atol=1e-14)
 
 
 @pytest.mark.parametrize("orders", [30, 598])
 def test_columns_over_many_orders_of_magnitude(orders):
     values = np.sort(10 ** np.random.default_rng(0).uniform(-orders / 2, orders / 2, 5000))
     spline = fit_numbers(values, 0.0)
-    z = spline.forward(values)
+    z, slope = spline.forward(values)
     assert np.abs(z).max() < 12
-    assert np.isfinite(spline.with_log_slope(values)).all()
+    assert np.isfinite(slope).all()
     if orders < 100:
         assert (np.diff(z) >= 0).all()
         np.testing.assert_allclose(spline.inverse(z), values, rtol=1e-6)
@@ -100,10 +100,11 @@ def test_columns_over_many_orders_of_magnitude(orders):
 def test_knots_that_do_not_increase_and_constant_columns_are_refused():
     for x, z, words in (
         ((0.0, 1.0), (0.0, 1.0, 2.0), "2 knots need as many scores, got 3"),
+        ((0.0,), (0.0,), "1 knots need as many scores, got 1, and two or none"),
         ((0.0, 1.0, 1.0), (0.0, 1.0, 2.0), "must increase"),
     ):
         with pytest.raises(ValueError, match=words):
-            Spline(x=x, z=z)
+            JumpMap(x=x, z=z)
     for values, words in ((np.ones(5), "one value"), (np.array([0, 1e-310]), "a spread below")):
         with refused(f"column 'a' has {words}", KanDiffusionError):
             fit_numbers(values, where="a")
@@ -155,12 +156,12 @@ def test_any_numbers_become_normal_ones_and_come_back(heaps, scattered, fine):
         return
     fitted = fit_jumps(numbers, fine=fine)
     u = _rng(1).uniform(0.01, 0.99, len(numbers))
-    z = fitted.forward(numbers, u)
+    z, _ = fitted.forward(numbers, u)
     assert np.isfinite(z).all()
     order = np.lexsort((u, numbers))
     is_jump = fitted.is_jump(numbers)
-    assert (np.diff(z[order]) >= (-1e-9 if fitted.rest else -np.inf)).all()
-    if fitted.rest is not None or len(fitted.jumps) == len(np.unique(numbers)):
+    assert (np.diff(z[order]) >= (-np.inf if fitted.is_listed else -1e-9)).all()
+    if not fitted.is_listed or len(fitted.jumps) == len(np.unique(numbers)):
         np.testing.assert_allclose(fitted.inverse(z)[is_jump], numbers[is_jump], rtol=0)
         np.testing.assert_allclose(fitted.inverse(z), numbers, atol=1e-6 * np.ptp(numbers))
     drawn = fitted.inverse(np.linspace(-9, 9, 2001))
@@ -173,21 +174,21 @@ def test_probabilities_of_jumps_and_densities_of_the_rest_add_up_to_one(fine):
     fitted = fit_jumps(numbers, (0.0, None), fine=fine)
 
     def density(x):
-        z, slope = fitted.with_log_slope(np.atleast_1d(np.asarray(x, float)))
+        z, slope = fitted.forward(np.atleast_1d(np.asarray(x, float)))
         return np.exp(norm.logpdf(z) + slope)
 
     jumps = np.array(fitted.jumps, float)
     total = density(jumps).sum()
     np.testing.assert_allclose(density(jumps), fitted.shares, rtol=1e-3)
     if fine:
-        ends = np.unique([1e-9, *fitted.rest.x, *(jumps + 1e-9), 1e5])
+        ends = np.unique([1e-9, *fitted.x, *(jumps + 1e-9), 1e5])
         total += sum(quad(lambda x: density(x)[0], *ends)[0] for ends in pairwise(ends))
     else:
         # Within a step the density is that of the spline, so many points of each are taken.
         steps = np.setdiff1d(np.arange(0, 60_000.0), jumps)
         grid = (np.arange(16) + 0.5) / 16
         for u in grid:
-            z, slope = fitted.with_log_slope(steps, u)
+            z, slope = fitted.forward(steps, u)
             total += np.exp(norm.logpdf(z) + slope).sum() / len(grid)
     assert total == pytest.approx(1, abs=1e-4)
 
@@ -196,10 +197,10 @@ def test_where_jumps_are_nearly_all_nothing_else_is_drawn():
     numbers = np.repeat([3.0, 8.0, 20.0], [500, 400, 97])
     numbers = np.append(numbers, [11.0, 90.0, 1.0])  # one row each, which may tell whose it is
     fitted = fit_jumps(numbers)
-    assert fitted.rest is None
+    assert fitted.is_listed
     assert fitted.jumps == (3, 8, 20)
     assert set(fitted.inverse(_rng().normal(size=5000))) == {3.0, 8.0, 20.0}
-    back = fitted.inverse(fitted.forward(np.array([1.0, 11.0, 90.0])))
+    back = fitted.inverse(fitted.forward(np.array([1.0, 11.0, 90.0]))[0])
     assert back.tolist() == [3.0, 8.0, 20.0]  # each counts as the jump below, the first as its own
 
 

@@ -14,10 +14,16 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, model_validator
 
 from kan_diffusion.data.frames import ENDINGS, ending_of
-from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name, valid_settings
+from kan_diffusion.errors import (
+    DataError,
+    KanDiffusionError,
+    require_known,
+    unknown_name,
+    valid_settings,
+)
 from kan_diffusion.imports import own_class
 from kan_diffusion.settings import Settings
 
@@ -39,6 +45,7 @@ class Source(Settings):
     """Where samples come from.
 
     Attributes:
+        key: Its key in `SOURCES`, the field that holds what a user names.
         task: Place of the task of models of such data, ``"module:NAME"``.
         view: Place of their view.
         known: Names of such data that need no file.
@@ -46,6 +53,7 @@ class Source(Settings):
             evaluation.
     """
 
+    key: ClassVar[str] = "path"
     task: ClassVar[str] = "kan_diffusion.study.tasks:Task"
     view: ClassVar[str] = "kan_diffusion.report.views:View"
     known: ClassVar[Collection[str]] = ()
@@ -55,6 +63,12 @@ class Source(Settings):
         "num_likelihood": 10,
         "num_real_pairs": 1,
     }
+
+    @model_validator(mode="after")
+    def _require_known_data(self) -> Self:
+        if self.known:
+            require_known(self.key, getattr(self, self.key), self.known)
+        return self
 
     @classmethod
     def accepts(cls, name: str) -> bool:
@@ -69,7 +83,7 @@ class Source(Settings):
     @property
     def name(self) -> str:
         """Name of the data set in tables and figures."""
-        raise NotImplementedError
+        return str(getattr(self, self.key))
 
     @property
     def density(self) -> Density | None:
@@ -149,18 +163,16 @@ class PinnedSource(Source):
     """Data of a file or folder, whose content a run knows.
 
     Attributes:
-        path_key: Name of the field with the path.
         sha256: Digest of the content when the run was set up, see :meth:`pinned`; content that has
             changed since is refused.
     """
 
-    path_key: ClassVar[str] = "path"
     sha256: str = ""
 
     @property
     def place(self) -> Path:
         """Absolute path of the file or folder."""
-        return Path(getattr(self, self.path_key)).absolute()
+        return Path(getattr(self, self.key)).absolute()
 
     def content_digest(self) -> str:
         """Reads the content, if it has changed since it was last read, and returns its digest.
@@ -185,12 +197,12 @@ class PinnedSource(Source):
     def pinned(self) -> Self:
         """Returns a copy with the digest and the absolute path; see :meth:`Source.pinned`."""
         sha256 = self.sha256 or self.content_digest()
-        path = type(getattr(self, self.path_key))(self.place)
-        return self.model_copy(update={"sha256": sha256, self.path_key: path})
+        path = type(getattr(self, self.key))(self.place)
+        return self.model_copy(update={"sha256": sha256, self.key: path})
 
     def identity(self) -> dict[str, object]:
         """As of any source; the content counts by its name and digest."""
-        return {**super().identity(), self.path_key: self.name}
+        return {**super().identity(), self.key: self.name}
 
     def require_recorded(self) -> None:
         """Refuses a path outside of the working folder whose digest the run does not have."""

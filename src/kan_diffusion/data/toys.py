@@ -16,18 +16,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from kan_diffusion.data.datasets import Dataset
 from kan_diffusion.data.densities import CurveDensity, Density, GaussianMixture, UniformBoxes
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import Source
-from kan_diffusion.errors import DataError, KanDiffusionError, look_up, require_known
+from kan_diffusion.errors import DataError, KanDiffusionError, look_up
 from kan_diffusion.limits import MOST_POINTS
 from kan_diffusion.randomness import numpy_generator, torch_generator
 
@@ -40,23 +39,6 @@ def _on_circle(
     x = centre[0] + radius * torch.cos(angle)
     y = centre[1] + radius * torch.sin(angle)
     return torch.stack([x, y], dim=1)
-
-
-def _spiral(t: Tensor, axes: Tensor) -> Tensor:
-    return _on_circle(t, radius=t) @ axes
-
-
-def _arm_by_square(u: Tensor, turn: float) -> Tensor:
-    t = u.sqrt()
-    return _on_circle(t + turn, radius=t)
-
-
-def _pinwheel_arm(radius: Tensor, turn: float) -> Tensor:
-    return _on_circle(turn + 0.25 * torch.exp(radius), radius=radius)
-
-
-def _s_half(t: Tensor, sign: float) -> Tensor:
-    return torch.stack([torch.sin(t), sign * (torch.cos(t) - 1)], dim=1)
 
 
 def _rotation(dim: int, *name: str | int) -> Tensor:
@@ -81,7 +63,8 @@ def swiss_roll(noise: float = 0.2, dim: int = 2) -> CurveDensity:
     that every coordinate has a share of it.
     """
     turned = _rotation(dim, f"swiss-roll-{dim}d") if dim > 2 else torch.eye(2).double()
-    return CurveDensity([(partial(_spiral, axes=turned[:2]), 1.5 * _PI, 4.5 * _PI)], noise)
+    curve = (lambda t: _on_circle(t, radius=t) @ turned[:2]), 1.5 * _PI, 4.5 * _PI
+    return CurveDensity([curve], noise)
 
 
 def moons(noise: float = 0.1) -> CurveDensity:
@@ -98,8 +81,12 @@ def s_curve(noise: float = 0.1) -> CurveDensity:
 
     Columns 0 and 2 of scikit-learn's ``make_s_curve(noise=noise)``, in its units.
     """
+
+    def half(t: Tensor, sign: float) -> Tensor:
+        return torch.stack([torch.sin(t), sign * (torch.cos(t) - 1)], dim=1)
+
     # The curvature jumps at t = 0, so each half is a curve of its own.
-    first, second = (partial(_s_half, sign=sign) for sign in (-1.0, 1.0))
+    first, second = (partial(half, sign=sign) for sign in (-1.0, 1.0))
     return CurveDensity([(first, -1.5 * _PI, 0.0), (second, 0.0, 1.5 * _PI)], noise)
 
 
@@ -120,7 +107,11 @@ def pinwheel(noise: float = 0.08) -> CurveDensity:
     The twist is that of the pinwheel of Johnson et al. (2016, "Composing graphical models with
     neural networks"), but with round noise about a curve instead of an elongated Gaussian.
     """
-    arms = [(partial(_pinwheel_arm, turn=2 * _PI * arm / 5), 0.3, 2.0) for arm in range(5)]
+
+    def arm(radius: Tensor, turn: float) -> Tensor:
+        return _on_circle(turn + 0.25 * torch.exp(radius), radius=radius)
+
+    arms = [(partial(arm, turn=2 * _PI * k / 5), 0.3, 2.0) for k in range(5)]
     return CurveDensity(arms, noise)
 
 
@@ -129,9 +120,12 @@ def two_spirals(noise: float = 0.25) -> CurveDensity:
 
     With t^2 uniform the points lie almost evenly along an arm; the arms are pi apart.
     """
-    start, end = (_PI / 2) ** 2, (3 * _PI) ** 2
-    arms = [(partial(_arm_by_square, turn=turn), start, end) for turn in (0.0, _PI)]
-    return CurveDensity(arms, noise)
+
+    def arm(u: Tensor, turn: float) -> Tensor:
+        return _on_circle(u.sqrt() + turn, radius=u.sqrt())
+
+    ends = (_PI / 2) ** 2, (3 * _PI) ** 2
+    return CurveDensity([(partial(arm, turn=turn), *ends) for turn in (0.0, _PI)], noise)
 
 
 def gaussian_mixture() -> GaussianMixture:
@@ -254,21 +248,12 @@ class ToyData(Source):
         divide_by: Scale that points are divided by instead of being standardised.
     """
 
+    key = "toy"
     known = TOYS
     toy: str
     noise: float | None = Field(None, ge=1e-6, le=1e6)
     num_points: int = Field(50_000, ge=1, le=MOST_POINTS)
     divide_by: float | None = Field(None, ge=1e-6, le=1e6)
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        require_known("toy", self.toy, TOYS)
-        return self
-
-    @property
-    def name(self) -> str:
-        """Name of the data set in tables and figures."""
-        return self.toy
 
     @property
     def density(self) -> Density:

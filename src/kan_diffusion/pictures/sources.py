@@ -34,7 +34,7 @@ from kan_diffusion.data.datasets import Dataset, OracleKind, split
 from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.data.sources import PinnedSource, Source
 from kan_diffusion.errors import DataError, KanDiffusionError, listed, unknown_name
-from kan_diffusion.files import stamp
+from kan_diffusion.files import digest, stamp
 from kan_diffusion.limits import MOST_SIDE, MOST_VALUES
 from kan_diffusion.pictures.codec import Mode, encode, squared
 from kan_diffusion.pictures.scenes import SHAPE_SIDES, SceneOracle, captions, draw_scenes, render
@@ -110,6 +110,7 @@ class PictureData(Source):
 
     task = "kan_diffusion.pictures.task:PictureTask"
     view = "kan_diffusion.pictures.view:PictureView"
+    key = "pictures"
     known = ("digits", "shapes")
     quick: ClassVar[Mapping[str, int]] = {"num_noised": 60, "num_samples": 12}
     default_side: ClassVar[int]
@@ -147,11 +148,6 @@ class PictureData(Source):
     def side(self) -> int:
         """Side in pixels."""
         return self.size or self.default_side
-
-    @property
-    def name(self) -> str:
-        """Name of the data set in tables and figures."""
-        return self.pictures
 
     def for_study(self) -> Self:
         """Returns a copy that holds out more pictures."""
@@ -246,7 +242,7 @@ class ShapesData(PictureData):
 class FolderData(PictureData, PinnedSource):
     """Pictures of a folder."""
 
-    path_key = "pictures"
+    known = ()
     default_side = 32
 
     @model_validator(mode="after")
@@ -364,13 +360,8 @@ def _read_files(
     said = _captions(root, names, texts) if texts else labels["class"].astype(object).fillna("")
     labels.insert(0, "caption", said)
     opened = [_opened(root, name, size) for name in names]
-    digests = [(name, _sha256((root / name).read_bytes())) for name in (*names, *texts)]
-    sha256 = _sha256("".join(f"{name}\0{digest}\n" for name, digest in digests).encode())
-    return encode(opened, size, mode), labels, sha256
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    content = "".join(f"{name}\0{digest(root / name)}\n" for name in (*names, *texts))
+    return encode(opened, size, mode), labels, hashlib.sha256(content.encode()).hexdigest()
 
 
 def _opened(root: Path, name: str, size: int) -> Image.Image:

@@ -16,17 +16,13 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser
-from kan_diffusion.diffusion.sampling import (
-    PointDiffusionPipeline,
-    make_scheduler,
-)
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.files import whole_file
 from kan_diffusion.pictures.codec import contact_sheet
@@ -41,8 +37,6 @@ from kan_diffusion.study.config import EvaluationConfig, SamplingConfig, TrialCo
 from kan_diffusion.study.folder import Row
 from kan_diffusion.study.tasks import Asked, Defaults, Drawn, Reference, Task
 from kan_diffusion.training.config import TrainingConfig
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -125,25 +119,26 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
         network = super().build(
             config.model_copy(update={"model": model}), dataset, at_most=at_most
         )
-        denoiser = _known(PictureDenoiser, network)
+        assert isinstance(network, PictureDenoiser)
         # The same for all models of a seed.
-        denoiser.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))
-        return denoiser
+        network.reset_text_encoder(torch_generator("text", config.study_seed, config.seed))
+        return network
 
     def conditions(
         self, denoiser: Denoiser, dataset: PictureDataset, rows: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Returns the tokens of captions, see :meth:`.Task.conditions`."""
+        assert isinstance(denoiser, PictureDenoiser)
         labels = dataset.labels if rows is None else dataset.heldout_labels.iloc[rows.numpy()]
-        return {"input_ids": _known(PictureDenoiser, denoiser).vocabulary.tokens(labels["caption"])}
+        return {"input_ids": denoiser.vocabulary.tokens(labels["caption"])}
 
     def pipeline(
         self, config: TrialConfig, dataset: PictureDataset, denoiser: Denoiser
     ) -> PictureDiffusionPipeline:
         """Makes the pipeline of a trained denoiser."""
+        assert isinstance(denoiser, PictureDenoiser)
         scheduler = make_scheduler(config.sampling.scheduler, config.process)
-        network = _known(PictureDenoiser, denoiser)
-        return PictureDiffusionPipeline(network, config.process, scheduler)
+        return PictureDiffusionPipeline(denoiser, config.process, scheduler)
 
     def points(self, pipeline: PictureDiffusionPipeline) -> PointDiffusionPipeline:
         """Refuses: pictures are no points, see :meth:`.Task.points`."""
@@ -215,9 +210,3 @@ def _write(folder: Path, prompts: Sequence[str], pictures: Sequence[Image.Image]
     for name, picture in {**files, "sheet.png": contact_sheet(rows)}.items():
         with whole_file(folder / name) as temporary:
             picture.save(temporary, "PNG")
-
-
-def _known(kind: type[T], value: object) -> T:
-    """Returns what the task of pictures is called with, as the kind that it is."""
-    assert isinstance(value, kind)
-    return value

@@ -49,6 +49,7 @@ _MARKED = (  # with marks of thousands, or with a comma where columns are separa
 )
 _CODE = r"^[A-Za-z./_-]*[0-9][0-9A-Za-z./_-]*$"
 _REWRITTEN = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(?: [0-9]{2}:[0-9]{2}:[0-9]{2})?$"  # by moments
+_WHOLE = [pa.int64(), pa.uint64()]
 _MOMENTS = [pa.timestamp(unit, zone) for zone in (None, "UTC") for unit in ("s", "us", "ns")]
 _ZEROS = r"^[^eE]*[.,][0-9]{%d}$"  # with so many decimals, whatever the last ones are
 _MOST_ZEROS = 9
@@ -114,7 +115,11 @@ class CellReader:
             return Typed(text)
         if count == 0:
             return Typed(pa.chunked_array([pa.nulls(len(text), pa.float64())]))
-        written = self._without_marks(known)
+        written = known
+        if self.thousands:
+            grouped = _GROUPED.format(mark=re.escape(self.thousands))
+            bare = pc.replace_substring(known, self.thousands, "")
+            written = pc.if_else(pc.match_substring_regex(known, grouped), bare, known)
         pointed = pc.replace_substring(written, ",", ".") if self.commas else written
         numbers = pc.match_substring_regex(pointed, _NUMBER)
         if _count(numbers) == count:
@@ -137,13 +142,6 @@ class CellReader:
             return Typed(known)
         self._require_text(name, known, numbers, kind)
         return Typed(text)
-
-    def _without_marks(self, cells: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Removes marks of thousands."""
-        if not self.thousands:
-            return cells
-        grouped = pc.match_substring_regex(cells, _GROUPED.format(mark=re.escape(self.thousands)))
-        return pc.if_else(grouped, pc.replace_substring(cells, self.thousands, ""), cells)
 
     def _has_commas(self, name: str, cells: pa.ChunkedArray) -> bool:
         """Tells whether numbers have decimal commas, which may not all be marks of thousands."""
@@ -216,7 +214,8 @@ def _are_codes(numbers: pa.ChunkedArray) -> bool:
     """Whether numbers are no amounts."""
     if not pc.all(pc.match_substring_regex(numbers, _DIGITS)).as_py():
         return False
-    return pc.any(pc.match_substring_regex(numbers, _NO_AMOUNT)).as_py() or _whole(numbers) is None
+    odd = pc.any(pc.match_substring_regex(numbers, _NO_AMOUNT)).as_py()
+    return odd or _cast(pc.utf8_ltrim(numbers, "+"), _WHOLE) is None
 
 
 def _decimals(numbers: pa.ChunkedArray) -> int:
@@ -245,14 +244,9 @@ def _cast(cells: pa.ChunkedArray, types: Sequence[pa.DataType]) -> pa.ChunkedArr
     return None
 
 
-def _whole(cells: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Converts text to whole numbers of 64 bits, if all of it is such."""
-    return _cast(pc.utf8_ltrim(cells, "+"), [pa.int64(), pa.uint64()])
-
-
 def _numbers(cells: pa.ChunkedArray) -> pa.ChunkedArray:
     """Converts text to integers, or to floats if some numbers are not whole or are too large."""
-    numbers = _cast(pc.utf8_ltrim(cells, "+"), [pa.int64(), pa.uint64(), pa.float64()])
+    numbers = _cast(pc.utf8_ltrim(cells, "+"), [*_WHOLE, pa.float64()])
     if numbers is not None:
         return numbers
     # Some versions of Arrow do not read 1e400.

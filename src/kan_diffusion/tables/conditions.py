@@ -3,6 +3,9 @@
 A program gives a mapping, ``{"species": "setosa", "petal length": (1.0, 1.5)}``. What a person
 writes, ``species=setosa``, ``species in setosa, virginica``, ``1.0<=petal length<=1.5`` or
 ``age>=30``, becomes such a mapping. Rows must meet all conditions.
+
+A time without a zone is wall time in the zone of its column. One that a change of clocks leaves out
+is the next there is; one that there is twice is both.
 """
 
 from __future__ import annotations
@@ -63,7 +66,13 @@ def conditions_from_texts(
 def _parsed(text: str, names: str) -> tuple[str, object] | None:
     """Reads a condition on a column, whose name has a pattern; None if it is no condition."""
     if match := re.fullmatch(rf"\s*({names})\s+in\s(.+)", text, re.DOTALL):
-        entries = next(csv.reader([match[2].strip()], skipinitialspace=True))
+        try:
+            entries = next(csv.reader([match[2].strip()], skipinitialspace=True, strict=True))
+        except csv.Error as error:
+            raise DataError(
+                f"'{text}' is no list ({error}); put a value with a comma in double quotes, and "
+                "write a double quote within them twice"
+            ) from error
         return match[1].strip(), [entry.strip() for entry in entries]
     pattern = rf"(?:([^<>=]+)<=)?\s*({names})\s*(<=|>=|=)(.*)"
     if match := re.fullmatch(pattern, text, re.DOTALL):
@@ -255,7 +264,9 @@ def _moment(storage: Storage, given: object) -> pd.Timestamp:
     moment = pd.to_datetime(pd.Series([given], dtype=object))[0]
     if not isinstance(moment, pd.Timestamp):
         raise ValueError(f"{given} is no date")
-    return moment.tz_localize(storage.zone or "UTC") if moment.tzinfo is None else moment
+    if moment.tzinfo is not None:
+        return moment
+    return moment.tz_localize(storage.zone or "UTC", ambiguous=True, nonexistent="shift_forward")
 
 
 def _as_written(storage: Storage, text: str) -> np.datetime64:

@@ -81,7 +81,7 @@ _NEAREST = 1e-12  # least width of an interval relative to its neighbour's
 _MOST_BEND = 1.5
 _SMALLEST_SPREAD = 1e-305
 _MILD_DISTANCE, _MILD_RANGE, _MILD_BOUND = 1.36, 6.0, 3.0
-_MOST_JUMPS = 10_000
+_MOST_JUMPS, _MOST_LISTED = 10_000, 3_000  # of a map that is read from a file
 _SHARE = 1e-3  # least share of a jump ...
 _NEARLY_ALL = 0.99  # ... unless jumps hold this share of the rows; then it is
 _LEAST_SHARE = 1e-5
@@ -89,8 +89,6 @@ _FEWEST_BESIDE = 10  # rows beside the jumps, if they are not nearly all
 _MARGIN = 0.01  # share of a step left free at each end, so that float32 rarely leaves it
 _FLAT = 37.0  # normal scores beyond which float64 has no tail, and a jump moves nothing
 _HALF_LOG_2PI = math.log(2 * math.pi) / 2
-
-_Knots = Annotated[tuple[FiniteFloat, ...], FailFast(), Len(2, 3_000)]
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 """A share of rows."""
@@ -143,27 +141,24 @@ class Lattice(Settings):
         least, most = (end * per if per > 1 else end for end in limits)
         low = first if shared[0] else max(_outward(first, digits, math.floor), least)
         high = last if shared[1] else min(_outward(last, digits, math.ceil), most)
+        step, num, room = 1, 0, (high - low) * _BEYOND
+        if not fine:
+            unit = np.datetime_data(values.dtype)[0] if kind in "mM" else ""
+            if lattice.calendar is None and unit in _A_DAY:  # parts of a day, even if few
+                step = int(np.gcd.reduce(np.append(known, _A_DAY[unit])))
+            if len(known) >= _FEWEST:
+                gaps = known[1:].astype(np.uint64) - known[:-1].astype(np.uint64)
+                step = min(max(step, int(np.gcd.reduce(gaps))), 2**63 - 1)
+            low = first - (first - int(low)) // step * step
+            num = (int(high) - low) // step
+            high = low + num * step
+            room = step * math.ceil(num * _BEYOND) if per > 1 else 0  # others stay within
+        below = 0 if shared[0] else min(room, low if low >= 0 else low - least)
+        above = 0 if shared[1] else min(room, -high if high <= 0 else most - high)
         if fine:
-            room = (high - low) * _BEYOND
-            below = 0.0 if shared[0] else min(room, low if low >= 0 else low - limits[0])
-            above = 0.0 if shared[1] else min(room, -high if high <= 0 else limits[1] - high)
             return cls(fine=True, low=low, high=high, lowest=low - below, highest=high + above)
-        step, unit = 1, np.datetime_data(values.dtype)[0] if kind in "mM" else ""
-        if lattice.calendar is None and unit in _A_DAY:  # parts of a day, even if there are few
-            step = int(np.gcd.reduce(np.append(known, _A_DAY[unit])))
-        if len(known) >= _FEWEST:
-            gaps = known[1:].astype(np.uint64) - known[:-1].astype(np.uint64)
-            step = min(max(step, int(np.gcd.reduce(gaps))), 2**63 - 1)
-        origin = first - (first - int(low)) // step * step
-        num = (int(high) - origin) // step
-        end, lowest, highest, room = origin + num * step, 0, num, math.ceil(num * _BEYOND)
-        if per > 1 and not shared[0]:
-            below = min(room, origin // step if origin >= 0 else (origin - least) / step)
-            lowest = -math.floor(below)
-        if per > 1 and not shared[1]:
-            highest += math.floor(min(room, -end // step if end <= 0 else (most - end) / step))
-        ends = {"high": num, "lowest": lowest, "highest": highest}
-        return lattice.model_copy(update={"origin": origin, "step": step, **ends})
+        ends = {"high": num, "lowest": -int(below // step), "highest": num + int(above // step)}
+        return lattice.model_copy(update={"origin": low, "step": step, **ends})
 
     def bounds(self, values: np.ndarray) -> tuple[float | None, float | None]:
         """Bounds of the k of samples; None where samples stop at a number of the data.
@@ -294,82 +289,213 @@ def spline(
     return z, slope
 
 
-class Spline(Settings):
-    """A monotone rational-quadratic spline with smooth tails.
+def unspline(
+    z: np.ndarray,
+    knots: np.ndarray,
+    scores: np.ndarray,
+    slopes: np.ndarray,
+    lower: float,
+    upper: float,
+) -> np.ndarray:
+    """Numbers of normal scores, the inverse of :func:`spline`; too large ones are infinite."""
+    k = np.clip(np.searchsorted(scores, z, "right") - 1, 0, len(scores) - 2)
+    width, height = knots[k + 1] - knots[k], scores[k + 1] - scores[k]
+    secant, y = height / width, np.clip((z - scores[k]) / height, 0, 1)
+    a, b = slopes[k] / secant, slopes[k + 1] / secant
+    linear = a - y * (a + b - 2)
+    root = np.sqrt(linear**2 + 4 * (1 - linear) * y)
+    x = knots[k] + width * np.clip(2 * y / (linear + root), 0, 1)
+    tails = (z < scores[0], -1, 0, lower), (z > scores[-1], 1, -1, upper)
+    with np.errstate(over="ignore"):
+        for beyond, sign, end, bend in tails:
+            away = np.abs(z[beyond] - scores[end])
+            away = np.expm1(bend * away) / bend if bend else away
+            x[beyond] = knots[end] + sign * away / slopes[end]
+    return x
+
+
+class _Masses(NamedTuple):
+    """Masses of a distribution function with J jumps."""
+
+    jumps: np.ndarray  # (J,)
+    masses: np.ndarray  # of the jumps, which add up to 1 with that of the rest
+    rest: float
+    ends: np.ndarray  # of the intervals between jumps among the other numbers, (J,)
+    before: np.ndarray  # masses of the jumps before each interval, (J + 1,)
+    after: np.ndarray  # those after it, summed from above, so that tails keep their digits
+    below: np.ndarray  # masses of all numbers below each jump, (J,)
+    above: np.ndarray
+    edges: np.ndarray  # normal scores of the lower and the upper end of each jump, (2 J,)
+
+
+class JumpMap(Settings):
+    """A distribution function with jumps as a map of numbers to N(0, 1).
 
     Attributes:
-        x: Increasing knots, in the units of the numbers.
-        z: Their normal scores, increasing.
+        jumps: Numbers that many rows share, increasing.
+        shares: Share of each of them among all numbers.
+        x: Increasing knots of the spline of the other numbers, in their units; without knots no
+            others are drawn.
+        z: Normal scores of the knots, increasing.
         lower: Curvature of the tail below the first knot: 0 is linear, positive exponential, and
             negative approaches a bound.
         upper: Curvature of the tail above the last knot.
+        fine: Whether numbers may be any; they are whole steps if not.
     """
 
-    x: _Knots
-    z: _Knots
+    jumps: Annotated[tuple[FiniteFloat, ...], FailFast(), Len(0, _MOST_JUMPS)] = ()
+    shares: Annotated[tuple[Share, ...], FailFast(), Len(0, _MOST_JUMPS)] = ()
+    x: Annotated[tuple[FiniteFloat, ...], FailFast(), Len(0, _MOST_LISTED)] = ()
+    z: Annotated[tuple[FiniteFloat, ...], FailFast(), Len(0, _MOST_LISTED)] = ()
     lower: FiniteFloat = 0.0
     upper: FiniteFloat = 0.0
+    fine: bool = True
 
     @model_validator(mode="after")
-    def _require_increasing(self) -> Self:
-        if len(self.x) != len(self.z):
-            raise DataError(f"{len(self.x)} knots need as many scores, got {len(self.z)}")
-        x, z = np.array(self.x), np.array(self.z)
+    def _require_parts(self) -> Self:
+        jumps, x, z = np.array(self.jumps), np.array(self.x), np.array(self.z)
+        if len(x) != len(z) or len(x) == 1:
+            raise DataError(f"{len(x)} knots need as many scores, got {len(z)}, and two or none")
         with np.errstate(over="ignore", divide="ignore"):
             secants = np.diff(z) / np.diff(x)
         if not (np.isfinite(secants) & (secants > 0) & (np.diff(x) > 0)).all():
             raise DataError("knots and scores must increase; fit the codec anew")
+        missing = len(self.shares) != len(jumps) or not (self.x or self.jumps)
+        if missing or not (np.diff(jumps) > 0).all():
+            raise DataError("jumps must increase, and each needs a share; fit the codec anew")
+        if sum(self.shares) > 1.001 or min(self.shares, default=1) <= 0:
+            raise DataError("shares of jumps must be positive and at most 1 together")
         return self
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether nothing but jumps is drawn."""
+        return not self.x
 
     @property
     def is_line(self) -> bool:
         """Whether it is (x - mean) / scale."""
-        return len(self.x) == 2 and not (self.lower or self.upper)
+        return len(self.x) == 2 and not (self.jumps or self.lower or self.upper)
 
     def described(self, name: str, origin: float, unit: float) -> CoordinateMap:
-        """Describes the coordinate of a number ``origin + unit * x``, with the map as a program."""
-        x, z, slopes = self._pieces
+        """Describes the coordinate of a number ``origin + unit * x``, with the map as a program.
+
+        There is none where there are jumps, whose coordinate the number alone does not decide.
+        """
+        if self.jumps:
+            return CoordinateMap(f"normal score of {name}")
+        x, z, slopes, *bends = self._spline
         knots, slopes = origin + unit * x, slopes / unit
         if self.is_line:
             scale = float(1 / slopes[0])
             return CoordinateMap.standardised(name, float(knots[0]) - scale * float(z[0]), scale)
         numbers = ", ".join(repr(part.tolist()) for part in (knots, z, slopes))
-        code = f"spline(x, {numbers}, {self.lower!r}, {self.upper!r})"
+        code = f"spline(x, {numbers}, {bends[0]!r}, {bends[1]!r})"
         pair = f"(lambda z, log_slope: (z, np.exp(log_slope)))(*{code})"
         return CoordinateMap(f"normal score of {name}", pair, f"\n{inspect.getsource(spline)}")
 
     @cached_property
-    def _pieces(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Knots, scores, and the slope dz/dx at each knot."""
+    def _spline(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+        """Knots, scores, the slope dz/dx at each knot, and the curvatures of the tails."""
         x, z = np.array(self.x), np.array(self.z)
-        return x, z, _slopes(x, z)
+        return x, z, _slopes(x, z), self.lower, self.upper
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """Maps numbers of shape (n,) to about N(0, 1), in float64."""
-        return self.with_log_slope(x)[0]
+    @cached_property
+    def _masses(self) -> _Masses:
+        jumps, shares = (np.array(part, dtype=np.float64) for part in (self.jumps, self.shares))
+        ends = jumps if self.fine else jumps - np.arange(len(jumps))
+        rest, inner = 0.0, np.zeros(len(jumps))
+        if self.x:
+            # No mass is lost where rounded shares reach 1.
+            rest, inner = max(1 - shares.sum(), 1e-9), spline(ends, *self._spline)[0]
+        masses = shares * (1 - rest) / max(shares.sum(), 1e-300)
+        before = np.append(0, np.cumsum(masses))
+        after = np.append(np.cumsum(masses[::-1])[::-1], 0)
+        below, above = rest * ndtr(inner) + before[:-1], rest * ndtr(-inner) + after[1:]
+        edges = _score(np.stack([below, below + masses]), np.stack([above + masses, above]))
+        return _Masses(jumps, masses, rest, ends, before, after, below, above, edges.T.ravel())
 
-    def with_log_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Maps numbers of shape (n,), and returns log dz/dx of each."""
-        return spline(x, *self._pieces, self.lower, self.upper)
+    def forward(
+        self, numbers: np.ndarray, u: np.ndarray | float = 0.5
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Maps numbers to about N(0, 1), and returns log dz/dx of each.
+
+        Args:
+            numbers: Shape (n,): whole steps, or any numbers if they are fine.
+            u: Where each one is within its jump or its step, 0 to 1, shape (n,) or one for all.
+
+        Returns:
+            z and log dz/dx, of a jump log p - log phi(z), both with shape (n,), float64.
+        """
+        u, masses = np.broadcast_to(u, numbers.shape), self._masses
+        place, is_jump = self._places(numbers)
+        z, slope = np.empty(len(numbers)), np.empty(len(numbers))
+        at, share = place[is_jump], u[is_jump]
+        p = masses.masses[at]
+        z[is_jump] = _score(masses.below[at] + share * p, masses.above[at] + (1 - share) * p)
+        slope[is_jump] = np.log(p) + _HALF_LOG_2PI + z[is_jump] ** 2 / 2
+        if self.x:
+            at, x = place[~is_jump], numbers[~is_jump]
+            inner, steep = spline(x if self.fine else x - at + u[~is_jump], *self._spline)
+            outer = inner
+            if self.jumps:
+                below = masses.rest * ndtr(inner) + masses.before[at]
+                above = masses.rest * ndtr(-inner) + masses.after[at]
+                outer = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
+            z[~is_jump] = outer
+            bend = (outer**2 - inner**2) / 2
+            slope[~is_jump] = steep + math.log(masses.rest) + bend
+        return z, slope
+
+    def is_jump(self, numbers: np.ndarray) -> np.ndarray:
+        """Tells which numbers, shape (n,), are jumps."""
+        return self._places(numbers)[1]
 
     def inverse(self, z: np.ndarray) -> np.ndarray:
-        """Maps z of shape (n,) to numbers; those too large for float64 are infinite."""
-        knots, scores, slopes = self._pieces
-        k = np.clip(np.searchsorted(scores, z, "right") - 1, 0, len(scores) - 2)
-        width, height = knots[k + 1] - knots[k], scores[k + 1] - scores[k]
-        secant, y = height / width, np.clip((z - scores[k]) / height, 0, 1)
-        a, b = slopes[k] / secant, slopes[k + 1] / secant
-        linear = a - y * (a + b - 2)
-        root = np.sqrt(linear**2 + 4 * (1 - linear) * y)
-        x = knots[k] + width * np.clip(2 * y / (linear + root), 0, 1)
-        tails = (z < scores[0], -1, 0, self.lower), (z > scores[-1], 1, -1, self.upper)
-        with np.errstate(over="ignore"):
-            for beyond, sign, end, curvature in tails:
-                away = np.abs(z[beyond] - scores[end])
-                if curvature:
-                    away = np.expm1(curvature * away) / curvature
-                x[beyond] = knots[end] + sign * away / slopes[end]
-        return x
+        """Maps z, shape (n,), to numbers: jumps, or steps between them, or any if they are fine.
+
+        Those too large for float64 are infinite.
+        """
+        masses = self._masses
+        segment = np.searchsorted(masses.edges, z, "right")
+        place, is_jump = segment // 2, segment % 2 == 1
+        numbers = np.empty(len(z))
+        numbers[is_jump] = masses.jumps[place[is_jump]]
+        if self.x:
+            at, inner = place[~is_jump], z[~is_jump]
+            if self.jumps:
+                below = np.maximum(ndtr(inner) - masses.before[at], 0) / masses.rest
+                above = np.maximum(ndtr(-inner) - masses.after[at], 0) / masses.rest
+                inner = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
+            x, width = unspline(inner, *self._spline), 0 if self.fine else 1
+            ends = np.concatenate([[-np.inf], masses.ends, [np.inf]])
+            x = x if self.fine else np.floor(x)
+            numbers[~is_jump] = np.clip(x, ends[at], ends[at + 1] - width) + width * at
+        return numbers
+
+    def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Finds the jump or the interval of each number, (n,), and tells which are jumps, (n,)."""
+        jumps = self._masses.jumps
+        if self.is_listed:
+            place = np.clip(np.searchsorted(jumps, numbers, "right") - 1, 0, None)
+            return place, np.ones(len(numbers), bool)
+        place = np.searchsorted(jumps, numbers)
+        return place, np.append(jumps, np.nan)[place] == numbers
+
+    def spread(self, numbers: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
+        """Maps numbers (n,) to normal scores, spread over their jump or step by the generator.
+
+        Where a jump or a step is hardly wider than float32, in which networks compute, is fine, a
+        number takes the middle, so that it comes back; and all do without a generator.
+        """
+        middle, _ = self.forward(numbers)
+        if generator is None:
+            return middle
+        spread, _ = self.forward(numbers, generator.uniform(_MARGIN, 1 - _MARGIN, len(numbers)))
+        kept = self.is_jump(numbers) | (not self.fine)
+        back = self.inverse(spread.astype(np.float32).astype(np.float64))
+        lost = kept & (back != self.inverse(middle))
+        return np.where(lost, middle, spread)
 
 
 def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -383,7 +509,7 @@ def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.exp(np.concatenate([ends[:1], inner, ends[1:]]))
 
 
-def fit_line(values: np.ndarray, where: str = "") -> tuple[Spline, np.ndarray]:
+def fit_line(values: np.ndarray, where: str = "") -> tuple[JumpMap, np.ndarray]:
     """Fits the map z = (x - mean) / std of numbers (n,), and maps them.
 
     Its knots are so far apart that they differ. Errors are those of :func:`fit_numbers`.
@@ -396,7 +522,7 @@ def fit_line(values: np.ndarray, where: str = "") -> tuple[Spline, np.ndarray]:
         what = f"a spread below {_SMALLEST_SPREAD:g}" if spread else "one value in all rows"
         raise DataError(f"column '{where}' has {what}; leave it out or rescale it")
     ends = mean - _MILD_RANGE * spread, mean + _MILD_RANGE * spread
-    line = Spline(x=(ends[0] * unit, ends[1] * unit), z=(-_MILD_RANGE, _MILD_RANGE))
+    line = JumpMap(x=(ends[0] * unit, ends[1] * unit), z=(-_MILD_RANGE, _MILD_RANGE))
     return line, (scaled - mean) / spread
 
 
@@ -405,8 +531,8 @@ def fit_numbers(
     low: float | None = None,
     high: float | None = None,
     where: str = "",
-) -> Spline:
-    """Fits the map of a column's numbers (n,), finite: a line if its shape is mild.
+) -> JumpMap:
+    """Fits the spline of a column's numbers (n,), finite: a line if its shape is mild.
 
     All values are above the bound ``low`` and below ``high``, if there are any, and samples should
     be; errors call the column ``where``.
@@ -416,7 +542,7 @@ def fit_numbers(
     """
     line, z = fit_line(values, where)
     known = [bound for bound in (low, high) if bound is not None]
-    near = np.abs(line.forward(np.array(known))) < _MILD_BOUND
+    near = np.abs(spline(np.array(known), *line._spline)[0]) < _MILD_BOUND
     rows = len(z)
     distance = np.abs(ndtr(np.sort(z)) - (np.arange(rows) + 0.5) / rows).max() + 0.5 / rows
     mild = distance <= _MILD_DISTANCE / math.sqrt(rows)
@@ -431,7 +557,7 @@ def fit_numbers(
         return line
     lower = _curvature(-x, -z, -ordered[0], None if low is None else -low)
     upper = _curvature(x[::-1], z[::-1], ordered[-1], high)
-    return Spline(x=tuple(x.tolist()), z=tuple(z.tolist()), lower=lower, upper=upper)
+    return JumpMap(x=tuple(x.tolist()), z=tuple(z.tolist()), lower=lower, upper=upper)
 
 
 def _scores(count: int) -> np.ndarray:
@@ -503,150 +629,6 @@ def _curvature(x: np.ndarray, z: np.ndarray, farthest: float, bound: float | Non
     return float(f"{found:.3g}")
 
 
-class _Pieces(NamedTuple):
-    """Masses of a distribution function with J jumps."""
-
-    jumps: np.ndarray  # (J,)
-    masses: np.ndarray  # of the jumps, which add up to 1 with that of the rest
-    rest: float
-    ends: np.ndarray  # of the intervals between jumps among the other numbers, (J,)
-    before: np.ndarray  # masses of the jumps before each interval, (J + 1,)
-    after: np.ndarray  # those after it, summed from above, so that tails keep their digits
-    below: np.ndarray  # masses of all numbers below each jump, (J,)
-    above: np.ndarray
-    edges: np.ndarray  # normal scores of the lower and the upper end of each jump, (2 J,)
-
-
-class JumpMap(Settings):
-    """A distribution function with jumps as a map of numbers to N(0, 1).
-
-    Attributes:
-        jumps: Numbers that many rows share, increasing.
-        shares: Share of each of them among all numbers.
-        rest: Map of the other numbers; None if no others are drawn.
-        fine: Whether numbers may be any; they are whole steps if not.
-    """
-
-    jumps: Annotated[tuple[int | FiniteFloat, ...], FailFast(), Len(0, _MOST_JUMPS)] = ()
-    shares: Annotated[tuple[Share, ...], FailFast(), Len(0, _MOST_JUMPS)] = ()
-    rest: Spline | None = None
-    fine: bool = False
-
-    @model_validator(mode="after")
-    def _require_parts(self) -> Self:
-        increase = (np.diff(np.array(self.jumps, dtype=np.float64)) > 0).all()
-        if not (increase and len(self.shares) == len(self.jumps) and (self.rest or self.jumps)):
-            raise DataError("jumps must increase, and each needs a share; fit the codec anew")
-        if sum(self.shares) > 1.001 or min(self.shares, default=1) <= 0:
-            raise DataError("shares of jumps must be positive and at most 1 together")
-        return self
-
-    @cached_property
-    def _pieces(self) -> _Pieces:
-        jumps, shares = (np.array(part, dtype=np.float64) for part in (self.jumps, self.shares))
-        ends = jumps if self.fine else jumps - np.arange(len(jumps))
-        rest, inner = 0.0, np.zeros(len(jumps))
-        if self.rest is not None:
-            # No mass is lost where rounded shares reach 1.
-            rest, inner = max(1 - shares.sum(), 1e-9), self.rest.forward(ends)
-        masses = shares * (1 - rest) / max(shares.sum(), 1e-300)
-        before = np.append(0, np.cumsum(masses))
-        after = np.append(np.cumsum(masses[::-1])[::-1], 0)
-        below, above = rest * ndtr(inner) + before[:-1], rest * ndtr(-inner) + after[1:]
-        edges = _score(np.stack([below, below + masses]), np.stack([above + masses, above]))
-        around = before, after, below, above, edges.T.ravel()
-        return _Pieces(jumps, masses, rest, ends, *around)
-
-    def forward(self, numbers: np.ndarray, u: np.ndarray | float = 0.5) -> np.ndarray:
-        """Maps numbers, shape (n,), to about N(0, 1), in float64.
-
-        Args:
-            numbers: Whole steps; any numbers if they are fine.
-            u: Where each one is within its jump or its step, 0 to 1, shape (n,) or one for all.
-        """
-        return self.with_log_slope(numbers, u)[0]
-
-    def with_log_slope(
-        self, numbers: np.ndarray, u: np.ndarray | float = 0.5
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Maps numbers (n,), and returns log dz/dx of each, of a jump log p - log phi(z).
-
-        Args:
-            numbers: Whole steps; any numbers if they are fine.
-            u: Where each one is within its jump or its step, 0 to 1, shape (n,) or one for all.
-        """
-        u, pieces = np.broadcast_to(u, numbers.shape), self._pieces
-        place, is_jump = self._places(numbers)
-        z, slope = np.empty(len(numbers)), np.empty(len(numbers))
-        at, share = place[is_jump], u[is_jump]
-        p = pieces.masses[at]
-        z[is_jump] = _score(pieces.below[at] + share * p, pieces.above[at] + (1 - share) * p)
-        slope[is_jump] = np.log(p) + _HALF_LOG_2PI + z[is_jump] ** 2 / 2
-        if self.rest is not None:
-            at, x = place[~is_jump], numbers[~is_jump]
-            x = x if self.fine else x - at + u[~is_jump]
-            inner, steep = self.rest.with_log_slope(x)
-            outer = inner
-            if self.jumps:
-                below = pieces.rest * ndtr(inner) + pieces.before[at]
-                above = pieces.rest * ndtr(-inner) + pieces.after[at]
-                outer = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
-            z[~is_jump] = outer
-            bend = (outer**2 - inner**2) / 2
-            slope[~is_jump] = steep + math.log(pieces.rest) + bend
-        return z, slope
-
-    def is_jump(self, numbers: np.ndarray) -> np.ndarray:
-        """Tells which numbers, shape (n,), are jumps."""
-        return self._places(numbers)[1]
-
-    def inverse(self, z: np.ndarray) -> np.ndarray:
-        """Maps z, shape (n,), to numbers: jumps, or steps between them, or any if they are fine."""
-        pieces = self._pieces
-        segment = np.searchsorted(pieces.edges, z, "right")
-        place, is_jump = segment // 2, segment % 2 == 1
-        numbers = np.empty(len(z))
-        numbers[is_jump] = pieces.jumps[place[is_jump]]
-        if self.rest is not None:
-            at, inner = place[~is_jump], z[~is_jump]
-            if self.jumps:
-                below = np.maximum(ndtr(inner) - pieces.before[at], 0) / pieces.rest
-                above = np.maximum(ndtr(-inner) - pieces.after[at], 0) / pieces.rest
-                inner = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
-            x = self.rest.inverse(inner)
-            ends = np.concatenate([[-np.inf], pieces.ends, [np.inf]])
-            low, high = ends[at], ends[at + 1]
-            if self.fine:
-                numbers[~is_jump] = np.clip(x, low, high)
-            else:
-                numbers[~is_jump] = np.clip(np.floor(x), low, high - 1) + at
-        return numbers
-
-    def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Finds the jump or the interval of each number, (n,), and tells which are jumps, (n,)."""
-        jumps = self._pieces.jumps
-        if self.rest is None:
-            place = np.clip(np.searchsorted(jumps, numbers, "right") - 1, 0, None)
-            return place, np.ones(len(numbers), bool)
-        place = np.searchsorted(jumps, numbers)
-        return place, np.append(jumps, np.nan)[place] == numbers
-
-    def spread(self, numbers: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
-        """Maps numbers (n,) to normal scores, spread over their jump or step by the generator.
-
-        Where a jump or a step is hardly wider than float32, in which networks compute, is fine, a
-        number takes the middle, so that it comes back; and all do without a generator.
-        """
-        middle = self.forward(numbers)
-        if generator is None:
-            return middle
-        spread = self.forward(numbers, generator.uniform(_MARGIN, 1 - _MARGIN, len(numbers)))
-        kept = self.is_jump(numbers) | (not self.fine)
-        back = self.inverse(spread.astype(np.float32).astype(np.float64))
-        lost = kept & (back != self.inverse(middle))
-        return np.where(lost, middle, spread)
-
-
 def _score(below: np.ndarray, above: np.ndarray) -> np.ndarray:
     """Returns the normal scores of points with such masses below and above them."""
     lower = below < above
@@ -676,24 +658,23 @@ def fit_jumps(
     """
     if scaling == "standard":
         line, _ = fit_line(numbers if fine else _spread(numbers), where)
-        return JumpMap(rest=line, fine=fine)
+        return line.model_copy(update={"fine": fine})
     known, counts = np.unique(numbers, return_counts=True)
-    num = len(numbers)
+    num, spline = len(numbers), dict[str, object]()
     heaped = counts >= max(SHARING, _SHARE * num)
     if counts[heaped].sum() >= _NEARLY_ALL * num:
-        kept = counts >= max(SHARING, _LEAST_SHARE * num)
-        counts = np.add.reduceat(counts, np.append(0, np.flatnonzero(kept)[1:]))
-        return JumpMap(jumps=_plain(known[kept], fine), shares=_shares(counts, num), fine=fine)
-    if num - counts[heaped].sum() < _FEWEST_BESIDE:
-        heaped[:] = False
-    jumps, shares = known[heaped], _shares(counts[heaped], num)
-    rest = numbers[~np.isin(numbers, jumps)]
-    low, high = bounds
-    if not fine:
-        rest = _spread(rest - np.searchsorted(jumps, rest))
-        high = None if high is None else high - len(jumps)
-    spline = fit_numbers(rest, low, high, where)
-    return JumpMap(jumps=_plain(jumps, fine), shares=shares, rest=spline, fine=fine)
+        heaped = counts >= max(SHARING, _LEAST_SHARE * num)
+        shared = np.add.reduceat(counts, np.append(0, np.flatnonzero(heaped)[1:]))
+    else:
+        heaped &= num - counts[heaped].sum() >= _FEWEST_BESIDE
+        shared, (low, high) = counts[heaped], bounds
+        rest = numbers[~np.isin(numbers, known[heaped])]
+        if not fine:
+            rest = _spread(rest - np.searchsorted(known[heaped], rest))
+            high = None if high is None else high - len(shared)
+        spline |= dict(fit_numbers(rest, low, high, where))
+    jumps = {"jumps": known[heaped].tolist(), "shares": rounded_shares(shared / num)}
+    return JumpMap.model_validate({**spline, **jumps, "fine": fine})
 
 
 def _spread(steps: np.ndarray) -> np.ndarray:
@@ -703,14 +684,6 @@ def _spread(steps: np.ndarray) -> np.ndarray:
     return (series + (same.cumcount() + 0.5) / same.transform("size")).to_numpy(copy=True)
 
 
-def _plain(jumps: np.ndarray, fine: bool) -> tuple[int | float, ...]:
-    return tuple(jumps.tolist()) if fine else tuple(int(jump) for jump in jumps)
-
-
-def _shares(counts: np.ndarray, num: int) -> tuple[float, ...]:
-    return tuple(rounded_share(count / num) for count in counts)
-
-
-def rounded_share(part: float) -> float:
-    """Rounds a share to four digits, so that it tells no exact count."""
-    return float(f"{part:.4g}")
+def rounded_shares(parts: np.ndarray) -> tuple[float, ...]:
+    """Rounds shares, shape (m,), to four digits, so that they tell no exact count."""
+    return tuple(float(f"{part:.4g}") for part in parts)

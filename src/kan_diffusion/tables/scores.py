@@ -274,7 +274,7 @@ class TableScores:
                 for other in others
             ]
             gaps = [np.isnan(cells).mean() for cells in sides[:2]]
-            rows.append((name, self._kinds[name], self._alone[place], *similar, *gaps))
+            rows.append((name, self._kinds[name], self._alone[0][place], *similar, *gaps))
         names = ["name", "kind", "c2st", "shape", "perfect", "real_gaps", "synthetic_gaps"]
         columns = pd.DataFrame(rows, columns=names)
         return columns.sort_values("c2st", ascending=False, kind="stable")
@@ -296,34 +296,29 @@ class TableScores:
         perfect = values[1] if len(values) > 1 else np.nan
         return _Value(values[0], perfect, SURE * float(np.sqrt(0.25 / size)))
 
-    @property
-    def _num_alone(self) -> int:
-        return min(len(self._few[0]), len(self._few[1]), _MOST_ALONE)
-
     @cached_property
-    def _alone(self) -> _Array:
-        """C2ST of each column by itself, shape (D,)."""
+    def _alone(self) -> tuple[_Array, float]:
+        """C2ST of each column by itself, shape (D,), and what chance alone keeps them below."""
+        num = min(len(self._few[0]), len(self._few[1]), _MOST_ALONE)
         random = self.stream("alone")
-        sides = [_thinned(side, self._num_alone, random) for side in self._few[:2]]
+        sides = [_thinned(side, num, random) for side in self._few[:2]]
         learners = [
-            DecisionTreeClassifier(min_samples_leaf=max(2, self._num_alone // part), random_state=0)
+            DecisionTreeClassifier(min_samples_leaf=max(2, num // part), random_state=0)
             for part in (100, 10)
         ]
         # Trees compute in float32, which has neither the range nor the digits of all cells.
         ranks = rankdata(np.concatenate(sides), "dense", axis=0, nan_policy="omit")
-        columns = (ranks[:, [place]] for place in range(len(self.scales)))
-        pairs = [(one, other) for one, other in (np.split(cells, 2) for cells in columns)]
-        return np.array(
-            [max(cross_validated(tree, *pair, 0) for tree in learners) for pair in pairs]
-        )
+        pairs = [np.split(ranks[:, [place]], 2) for place in range(len(self.scales))]
+        alone = [max(cross_validated(tree, *pair, 0) for tree in learners) for pair in pairs]
+        sure = -ndtri(0.025 / max(len(self.scales), 1))
+        chance = 0.5 + (_ALONE_MEAN + _ALONE_SPREAD * sure) * np.sqrt(0.125 / num)
+        return np.array(alone), chance
 
     @property
     def telling(self) -> tuple[str, ...]:
         """Columns that give synthetic rows away by themselves, more than chance does."""
-        sure = -ndtri(0.025 / max(len(self.scales), 1))
-        spread = np.sqrt(0.125 / self._num_alone)
-        chance = 0.5 + (_ALONE_MEAN + _ALONE_SPREAD * sure) * spread
-        return tuple(np.array([*self.scales], object)[self._alone > chance])
+        alone, chance = self._alone
+        return tuple(np.array([*self.scales], object)[alone > chance])
 
     @cached_property
     def pairs(self) -> pd.DataFrame:

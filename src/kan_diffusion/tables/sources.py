@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from kan_diffusion.data.sources import PinnedSource, Source
-from kan_diffusion.errors import DataError, require_known
+from kan_diffusion.errors import DataError
 from kan_diffusion.files import digest, stamp
 from kan_diffusion.randomness import torch_generator
 from kan_diffusion.settings import require_name
@@ -57,13 +57,22 @@ class _TableSource(Source):
         """Returns the rows and their codec."""
         raise NotImplementedError
 
+    @contextmanager
+    def _about(self) -> Iterator[None]:
+        """Puts the name of the table before errors about its rows."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"'{getattr(self, 'path', self.name)}': {error}") from error
+
     def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
         """Reads, encodes and splits the table."""
         from kan_diffusion.tables.datasets import encoded
 
         frame, codec = self.content()
         parts = self.split(len(frame), study_seed, trial_seed)
-        return encoded(self.name, frame, codec, parts, study_seed)
+        with self._about():
+            return encoded(self.name, frame, codec, parts, study_seed)
 
     def split(self, num: int, study_seed: int, trial_seed: int) -> tuple[Tensor, Tensor]:
         """Returns which of ``num`` rows are trained on and which are held out, as in a load."""
@@ -90,18 +99,9 @@ class TableData(_TableSource):
         table: Name of the table, a key of ``TABLES``.
     """
 
+    key = "table"
     known = TABLES
     table: str
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        require_known("table", self.table, TABLES)
-        return self
-
-    @property
-    def name(self) -> str:
-        """Name of the data set in tables and figures."""
-        return self.table
 
     def content(self) -> tuple[pd.DataFrame, TableCodec]:
         """Returns the rows and their codec."""
@@ -193,12 +193,6 @@ class FileData(_TableSource, PinnedSource):
         except DataError as error:  # names the file as the user does
             raise DataError(str(error).replace(str(self.place), str(self.path))) from error
 
-    def load(self, study_seed: int = 0, trial_seed: int = 0) -> TableDataset:
-        """Reads, encodes and splits the file, whose name errors have."""
-        self.content()  # whose errors name it already
-        with self._about():
-            return super().load(study_seed, trial_seed)
-
     def for_rows(self, codec: TableCodec, seed: int) -> TableDataset:
         """Reads rows in the units of a model of another table, some of them by the seed.
 
@@ -229,14 +223,6 @@ class FileData(_TableSource, PinnedSource):
                 "column that varies"
             )
         return codec.model_copy(update={"missing": self.missing, "thousands": self.thousands})
-
-    @contextmanager
-    def _about(self) -> Iterator[None]:
-        """Puts the file's name before errors about its rows."""
-        try:
-            yield
-        except DataError as error:
-            raise DataError(f"'{self.path}': {error}") from error
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:

@@ -285,8 +285,10 @@ class Kind(Settings):
             DataError: A value is not known, or cells are made anew.
         """
         if self.is_listed and len(unknown := values[~np.isin(values, self.known)]):
+            # As it is written among several: one with a comma in double quotes.
+            texts = (f'"{cell}"' if "," in cell else cell for cell in self.texts(self.reach))
             raise DataError(
-                f"column '{self.name}' has no value '{unknown[0]}'; known: {listed(self.reach)}"
+                f"column '{self.name}' has no value '{unknown[0]}'; known: {listed(texts)}"
             )
 
     def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:

@@ -19,7 +19,7 @@ from kan_diffusion.errors import DataError, listed
 from kan_diffusion.limits import MOST_CATEGORIES
 from kan_diffusion.tables.dtypes import Scalar, place_among
 from kan_diffusion.tables.kinds.base import Cells, Kind
-from kan_diffusion.tables.numbers import SHARING, JumpMap, Share, rounded_share
+from kan_diffusion.tables.numbers import SHARING, JumpMap, Share, rounded_shares
 
 _MANY_RARE = 20  # categories
 
@@ -70,10 +70,9 @@ class Category(Kind):
                 f"column '{cells.name}' has {len(known):,} different values, and a column has at "
                 f"most {MOST_CATEGORIES:,} categories; leave it out or call it an identifier"
             )
-        frequencies = tuple(map(rounded_share, counts / counts.sum()))
         return {
             "categories": tuple(storage.scalars(known)),
-            "frequencies": frequencies,
+            "frequencies": rounded_shares(counts / counts.sum()),
             "rare": int((counts < SHARING).sum()),
         }
 
@@ -100,7 +99,8 @@ class Category(Kind):
 
     @cached_property
     def _map(self) -> JumpMap:
-        return JumpMap(jumps=tuple(range(len(self.categories))), shares=self.frequencies)
+        places = tuple(range(len(self.categories)))
+        return JumpMap(jumps=places, shares=self.frequencies, fine=False)
 
     def in_order(self, places: np.ndarray) -> Self:
         """Returns the column with its categories in another order; ``places`` has shape (K,)."""
@@ -161,21 +161,27 @@ class Category(Kind):
         result = np.zeros(len(series))
         if not self.is_discrete:
             codes = self.codes(*self.read(series))
-            _, result[codes >= 0] = self._map.with_log_slope(codes[codes >= 0].astype(float))
+            _, result[codes >= 0] = self._map.forward(codes[codes >= 0].astype(float))
         return result
 
+    @property
+    def reach(self) -> np.ndarray:
+        """The categories in their declared order, if they have one, or by their values."""
+        return self.known if self.storage.ordered else super().reach
+
     def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
-        """Tells which categories are in a range, if they have an order."""
-        if self.storage.holds != "text":
+        """Tells which categories are in a range, in their declared order or by their values."""
+        known = self.known
+        if self.storage.holds != "text" and (self.reach == np.sort(known)).all():
             return super().between(values, low, high)
         if not self.storage.ordered:
             raise DataError(
                 f"column '{self.name}' has categories and no ranges; give a value or a list"
             )
-        self.require_possible(np.array([end for end in (low, high) if end is not None], object))
-        names = self.known.tolist()
-        ends = (None if end is None else names.index(end) for end in (low, high))
-        return super().between(place_among(self.known, values), *ends)
+        ends = [end for end in (low, high) if end is not None]
+        self.require_possible(np.array(ends, known.dtype))
+        places = (None if end is None else np.argmax(known == end) for end in (low, high))
+        return super().between(place_among(known, values), *places)
 
 
 class Constant(Kind):

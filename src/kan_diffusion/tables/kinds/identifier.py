@@ -81,7 +81,7 @@ class Identifier(Kind):
         """Describes identifiers like those of the column."""
         values = cells.present
         if values.dtype.kind != "O":
-            return {"first": _beyond(_whole(values), "", 1)}
+            return {"first": _beyond(values, "", 1)}
         pairs = zip(values.min(), values.max(), strict=False)
         shared = (low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs))
         prefix = "".join(islice(shared, LONGEST_CELL)).rstrip(string.digits)
@@ -112,7 +112,7 @@ class Identifier(Kind):
         values, missing = self.read(drawn)
         known, free = (values, ~missing) if given is None else self.read(given)
         new = np.flatnonzero(free & ~missing)
-        first = _beyond(_whole(known[~free]), self.prefix, self.first)
+        first = _beyond(known[~free], self.prefix, self.first)
         numbers = range(first, first + len(new))
         if self.storage.holds == "text":
             values[new] = [f"{self.prefix}{number:0{self.digits}}" for number in numbers]
@@ -139,13 +139,9 @@ class Identifier(Kind):
         return "unique"
 
 
-def _whole(values: np.ndarray) -> np.ndarray:
-    """Returns whole numbers of real ones; others stay."""
-    return values.astype(np.int64) if values.dtype.kind == "f" else values
-
-
 def _beyond(known: np.ndarray, prefix: str, first: int) -> int:
     """Returns a number beyond those of known identifiers, (m,), and at least the ``first``."""
+    known = known.astype(np.int64) if known.dtype.kind == "f" else known
     ends = (str(one).removeprefix(prefix) for one in known)
     longest = _DIGITS if known.dtype.kind == "O" else _WIDEST
     largest = max((int(end) for end in ends if end.isdecimal() and len(end) <= longest), default=0)

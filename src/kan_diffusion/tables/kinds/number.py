@@ -41,14 +41,12 @@ class Number(Kind):
     @property
     def maps(self) -> tuple[CoordinateMap, ...]:
         """How its coordinates follow from a cell; no code for a time or where there are jumps."""
-        name, spline, lattice = str(self.name), self.distribution.rest, self.lattice
-        if spline is None or self.distribution.jumps:
-            value = CoordinateMap(f"normal score of {name}")
-        elif self.storage.unit is not None:
-            value = CoordinateMap(name if spline.is_line else f"normal score of {name}")
-        else:
-            unit, middle = lattice.step / lattice.per, 0.0 if lattice.fine else 0.5
-            value = spline.described(name, lattice.origin / lattice.per - middle * unit, unit)
+        lattice = self.lattice
+        unit, middle = lattice.step / lattice.per, 0.0 if lattice.fine else 0.5
+        origin = lattice.origin / lattice.per - middle * unit
+        value = self.distribution.described(str(self.name), origin, unit)
+        if self.storage.unit is not None:
+            value = CoordinateMap(value.name)
         return (*super().maps[:-1], value)
 
     @classmethod
@@ -102,9 +100,9 @@ class Number(Kind):
     @property
     def known(self) -> np.ndarray:
         """The jumps, if nothing else is drawn."""
-        if self.distribution.rest is not None:
+        if not self.distribution.is_listed:
             return self.storage.empty(0)
-        return self._as_read(np.array(self.distribution.jumps, dtype=np.float64))
+        return self._as_read(np.array(self.distribution.jumps))
 
     @property
     def reach(self) -> np.ndarray:
@@ -154,7 +152,7 @@ class Number(Kind):
         """
         values, missing = self.read(series)
         steps = self._steps(values[~missing])
-        _, slope = self.distribution.with_log_slope(steps)
+        _, slope = self.distribution.forward(steps)
         if self.storage.unit is None:
             unit = math.log(self.lattice.per) - math.log(self.lattice.step)
             slope = slope + np.where(self.distribution.is_jump(steps), 0.0, unit)
@@ -208,7 +206,7 @@ class Date(Number):
         """Writes dates of text as it does."""
         if self.storage.written is None:
             return super().texts(values)
-        return list(self.restore(values, np.zeros(len(values), dtype=bool)))
+        return [str(cell) for cell in self.restore(values, np.zeros(len(values), dtype=bool))]
 
     def scale(self, present: np.ndarray) -> Dates:
         """Compares and draws dates."""
