@@ -94,6 +94,25 @@ def test_a_year_is_a_year_and_a_day_is_read_as_its_column_reads_it():
             read_conditions({"born": wrong}, codec)
 
 
+@pytest.mark.parametrize("unit", "YQMD")
+def test_a_period_is_a_value_of_its_column(unit):
+    days = pd.Series(pd.Timestamp("2018-05-01") + pd.to_timedelta(np.arange(1500), unit="D"))
+    periods = days.dt.to_period(unit)
+    codec = TableCodec.fit(pd.DataFrame({"at": periods, "x": np.arange(1500) * 0.37}))
+    first, last = periods[300], periods[700]
+    for given, met in (
+        (first, periods == first),
+        ([first, last], periods.isin([first, last])),
+        ((first, last), periods.between(first, last)),
+        (str(first), periods == first),
+        ((None, str(last)), periods <= last),
+        ("2020Q2", (days.dt.year == 2020) & (days.dt.quarter == 2)),
+    ):
+        if unit != "Y" or given != "2020Q2":
+            found = read_conditions({"at": given}, codec)["at"]
+            assert found.holds(periods).tolist() == met.tolist()
+
+
 def test_a_time_span_needs_a_unit():
     spans = pd.DataFrame({"took": pd.to_timedelta(np.arange(90) % 50, unit="min")})
     codec = TableCodec.fit(spans)
@@ -158,6 +177,12 @@ def test_numbers_are_as_exact_as_their_column():
 def test_whole_numbers_have_room_in_their_column(dtype):
     codec = TableCodec.fit(pd.DataFrame({"n": pd.Series(range(60, 120)).astype(dtype)}))
     too_large = 300 if dtype == "int8" else 2**70
+    if dtype == "uint64":
+        large = pd.Series(2**64 - 1 - np.arange(90, dtype="uint64") % 45)
+        met = read_conditions(
+            {"n": [2**64 - 1, str(2**64 - 4)]}, TableCodec.fit(large.to_frame("n"))
+        )
+        assert large[met["n"].holds(large)].nunique() == 2
     for wanted, words in (
         (too_large, "column 'n' has (300|1.18059e.21) in a condition, and "),
         ((too_large, None), "no value of column 'n' is within"),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -111,7 +111,7 @@ class PictureData(Source):
     task = "kan_diffusion.pictures.task:PictureTask"
     view = "kan_diffusion.pictures.view:PictureView"
     key = "pictures"
-    known = ("digits", "shapes")
+    known: ClassVar[Collection[str]] = ("digits", "shapes")
     quick: ClassVar[Mapping[str, int]] = {"num_noised": 60, "num_samples": 12}
     default_side: ClassVar[int]
     are_scenes: ClassVar[bool] = False

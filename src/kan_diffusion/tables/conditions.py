@@ -26,9 +26,9 @@ from kan_diffusion.tables.dates import is_clock, read_dates
 from kan_diffusion.tables.dtypes import WORDS, Storage
 from kan_diffusion.tables.kinds import Kind
 
-_YEAR = re.compile(r"[0-9]{4}(-[0-9]{2})?")
+_YEAR = re.compile(r"[0-9]{4}(-[0-9]{2}|-?Q[1-4])?")
 _PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
-_WHOLE = re.compile(r"[+-]?\d{1,19}")
+_WHOLE = re.compile(r"[+-]?\d{1,20}")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -194,7 +194,7 @@ def _between(column: Kind, *given: object) -> Condition:
 
 
 def _is_period(column: Kind, given: object) -> bool:
-    """Whether a value is a year or a month, where the dates of a column are written otherwise."""
+    """Whether a value is a year, a quarter or a month, and its column writes dates otherwise."""
     text, storage = str(given).strip(), column.storage
     is_moment = storage.holds == "moment" and _YEAR.fullmatch(text) is not None
     return is_moment and bool(np.isnat(_as_written(storage, text)))
@@ -205,7 +205,7 @@ def _end(column: Kind, given: object, open: float) -> np.generic | None:
     if _is_gap(given) or given == open:
         return None
     if _is_period(column, given):
-        # A year or a month stands for its first moment, or at the end of a range for its last.
+        # It stands for its first moment, or at the end of a range for its last.
         whole = pd.Period(str(given).strip())
         given = whole.start_time if open < 0 else whole.end_time.floor("s")
     value = _value(column, given)
@@ -223,6 +223,7 @@ def _as_held(column: Kind, cells: Sequence[object]) -> pd.Series:
 
 def _value(column: Kind, given: object) -> object:
     """Converts a value, whoever wrote it, to the type of the column's values, else a DataError."""
+    given = given.start_time if isinstance(given, pd.Period) else given
     storage, text = column.storage, str(given).strip()
     is_number = isinstance(given, int | float) or _PLAIN_NUMBER.fullmatch(text) is not None
     if storage.holds == "span" and is_number:
@@ -240,8 +241,9 @@ def _value(column: Kind, given: object) -> object:
             case "truth":
                 return _TRUTH[text.lower().removesuffix(".0")]
             case "whole" | "real":
-                number = int(text) if _WHOLE.fullmatch(text) else float(given)  # type: ignore[arg-type]
-                if not math.isnan(number):
+                if _WHOLE.fullmatch(text) and -(2**63) <= int(text) < 2**64:
+                    return int(text)
+                if not math.isnan(number := float(given)):  # type: ignore[arg-type]
                     return number
             case "span":
                 return pd.to_timedelta(pd.Series([given], dtype=object))[0]

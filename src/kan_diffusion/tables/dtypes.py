@@ -286,8 +286,9 @@ def _read(column: pd.Series, name: object, zone: str = "UTC") -> Values:
             case "moment":
                 period = isinstance(dtype, pd.PeriodDtype)
                 cells = pd.to_datetime(column.dt.to_timestamp() if period else column, utc=True)
-                if not _is_naive(column):  # a naive cell is wall time already
-                    cells = cells.dt.tz_convert(zone)
+                first = column.dropna().iloc[:1]
+                if len(first) and getattr(first.iloc[0], "tzinfo", None) is not None:
+                    cells = cells.dt.tz_convert(zone)  # a naive cell is wall time already
                 values = cells.dt.tz_localize(None).to_numpy(copy=True)
             case "span":
                 values = pd.to_timedelta(column).to_numpy().copy()
@@ -306,12 +307,6 @@ def _read(column: pd.Series, name: object, zone: str = "UTC") -> Values:
             )
     values[missing] = np.zeros(1, dtype=values.dtype)[0]
     return values, missing
-
-
-def _is_naive(column: pd.Series) -> bool:
-    """Whether moments have no time zone, by their dtype or by the first one that is known."""
-    first = column.dropna().iloc[:1]
-    return first.empty or getattr(first.iloc[0], "tzinfo", None) is None
 
 
 def _refusal(column: pd.Series, name: object) -> DataError:

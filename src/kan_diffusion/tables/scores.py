@@ -308,8 +308,10 @@ class TableScores:
         ]
         # Trees compute in float32, which has neither the range nor the digits of all cells.
         ranks = rankdata(np.concatenate(sides), "dense", axis=0, nan_policy="omit")
-        pairs = [np.split(ranks[:, [place]], 2) for place in range(len(self.scales))]
-        alone = [max(cross_validated(tree, *pair, 0) for tree in learners) for pair in pairs]
+        alone = [
+            max(cross_validated(tree, real, drawn, 0) for tree in learners)
+            for real, drawn in (np.split(column, 2) for column in ranks.T[:, :, None])
+        ]
         sure = -ndtri(0.025 / max(len(self.scales), 1))
         chance = 0.5 + (_ALONE_MEAN + _ALONE_SPREAD * sure) * np.sqrt(0.125 / num)
         return np.array(alone), chance
@@ -439,14 +441,9 @@ def _area(learner: HistGradientBoostingClassifier, tests: _Array, truth: _Array)
     return float(roc_auc_score(truth[:, None] == names, chances, average="weighted"))
 
 
-def _mean_of(frame: str, value: str, perfect: str) -> Callable[..., _Value]:
+def _means(frame: str, value: str, perfect: str) -> Callable[..., _Value]:
     """Makes a score of the means of two columns of a frame."""
-
-    def measure(judged: TableScores, _: np.random.Generator) -> _Value:
-        table = getattr(judged, frame)
-        return _Value(table[value].mean(), table[perfect].mean())
-
-    return measure
+    return lambda judged, _: _Value(*getattr(judged, frame)[[value, perfect]].mean())
 
 
 def _gaps(judged: TableScores, _: np.random.Generator) -> _Value:
@@ -488,13 +485,13 @@ SCORES: dict[str, Score] = {
     "shapes": Score(
         "column shapes",
         "each column for itself: 1 is the same distribution",
-        _mean_of("columns", "shape", "perfect"),
+        _means("columns", "shape", "perfect"),
     ),
     "gaps": Score("gaps", "share of gaps in each column: 1 is the same", _gaps),
     "trends": Score(
         "pair trends",
         "each pair of columns: 1 is the same dependence",
-        _mean_of("pairs", "score", "perfect"),
+        _means("pairs", "score", "perfect"),
     ),
     "c2st": Score(
         "C2ST",
@@ -504,7 +501,7 @@ SCORES: dict[str, Score] = {
     "usefulness": Score(
         "usefulness",
         "AUC of trees trained on synthetic rows that predict real ones: 0.5 is a guess",
-        _mean_of("usefulness", "synthetic", "real"),
+        _means("usefulness", "synthetic", "real"),
     ),
     "closest": Score(
         "closest record",

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -142,10 +141,18 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
         generator: torch.Generator,
     ) -> Drawn:
         """Draws rows, completes those of a file or fills its gaps, see :meth:`.Task.draw`."""
+        codec = pipeline.codec
         if asked.fill is not None:
-            return self._fill(pipeline, asked.fill, asked.fillings or 1, steps, generator)
-        names = [str(column.name) for column in pipeline.codec.columns]
-        like = None if asked.like is None else pipeline.codec.read(asked.like)[0]
+            rows, form = codec.read(asked.fill)
+            fillings = asked.fillings or 1
+            frame, *others = pipeline.impute(rows, fillings, steps=steps, generator=generator)
+            if others:  # column "draw" has the number of each
+                frame = pd.concat([frame, *others], ignore_index=True)
+                name = "draw" if "draw" not in frame else "draw_"
+                frame.insert(0, name, np.repeat(range(1, fillings + 1), len(rows)))
+            return rows_drawn(frame, form)
+        names = [str(column.name) for column in codec.columns]
+        like = None if asked.like is None else codec.read(asked.like)[0]
         frame = pipeline.draw(
             self.num if num is None and like is None else num,
             conditions=conditions_from_texts(asked.where, names),
@@ -154,25 +161,7 @@ class TableTask(Task[TableDataset, TableDiffusionPipeline]):
             generator=generator,
             max_seconds=asked.max_seconds,
         )
-        return rows_drawn(frame, pipeline.codec.form)
-
-    def _fill(
-        self,
-        pipeline: TableDiffusionPipeline,
-        data: Path,
-        fillings: int,
-        steps: int,
-        generator: torch.Generator,
-    ) -> Drawn:
-        """Fills the gaps of a file; if several times, column ``draw`` has their number."""
-        rows, form = pipeline.codec.read(data)
-        frames = pipeline.impute(rows, fillings, steps=steps, generator=generator)
-        if fillings == 1:
-            return rows_drawn(frames[0], form)
-        name = "draw" if "draw" not in frames[0] else "draw_"
-        several = pd.concat(frames, ignore_index=True)
-        several.insert(0, name, np.repeat(range(1, fillings + 1), len(rows)))
-        return rows_drawn(several, form)
+        return rows_drawn(frame, codec.form)
 
 
 def _beside(
