@@ -122,17 +122,6 @@ def test_numbers_near_the_end_of_a_small_dtype_come_as_far_as_the_data_go():
         assert 60_000 < drawn.max() <= 65_504
 
 
-def test_numbers_come_with_their_frequencies_and_few_different_ones_come_alone():
-    values = _rng().choice([0, 1, 2, 7, 40], 4000, p=[0.5, 0.2, 0.2, 0.09, 0.01])
-    shares = _drawn(_column(values), 40_000).value_counts(normalize=True)
-    expected = pd.Series(values).value_counts(normalize=True)
-    assert set(shares.index) == {0, 1, 2, 7, 40}
-    assert (shares - expected).abs().max() < 0.01
-    zeros = np.where(_rng().random(4000) < 0.3, 0, _rng().integers(1, 5000, 4000))
-    drawn = _drawn(_column(zeros), 40_000)
-    assert (drawn == 0).mean() == pytest.approx((zeros == 0).mean(), abs=0.02)
-
-
 def test_scattered_numbers_that_many_rows_share_come_back_alone():
     rng = _rng()
     prices = np.sort(np.exp(rng.normal(3, 1, 200))).round(6)

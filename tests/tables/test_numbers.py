@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy.integrate import quad
 from scipy.stats import beta, cauchy, expon, ks_2samp, kstest, lognorm, norm, t, uniform
 
 from helpers import refused
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import DataError
 from kan_diffusion.tables.numbers import JumpMap, decimals, fit_jumps, fit_numbers
 
 RANDOM = np.random.default_rng(0)
@@ -95,19 +96,6 @@ def test_columns_over_many_orders_of_magnitude(orders):
     if orders < 100:
         assert (np.diff(z) >= 0).all()
         np.testing.assert_allclose(spline.inverse(z), values, rtol=1e-6)
-
-
-def test_knots_that_do_not_increase_and_constant_columns_are_refused():
-    for x, z, words in (
-        ((0.0, 1.0), (0.0, 1.0, 2.0), "2 knots need as many scores, got 3"),
-        ((0.0,), (0.0,), "1 knots need as many scores, got 1, and two or none"),
-        ((0.0, 1.0, 1.0), (0.0, 1.0, 2.0), "must increase"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            JumpMap(x=x, z=z)
-    for values, words in ((np.ones(5), "one value"), (np.array([0, 1e-310]), "a spread below")):
-        with refused(f"column 'a' has {words}", KanDiffusionError):
-            fit_numbers(values, where="a")
 
 
 N = 8000
@@ -204,8 +192,11 @@ def test_where_jumps_are_nearly_all_nothing_else_is_drawn():
     assert back.tolist() == [3.0, 8.0, 20.0]  # each counts as the jump below, the first as its own
 
 
-def test_jumps_that_do_not_increase_are_refused():
+def test_parts_that_do_not_fit_and_columns_without_spread_are_refused():
     for parts, words in (
+        ({"x": (0.0, 1.0), "z": (0.0, 1.0, 2.0)}, "2 knots need as many scores, got 3"),
+        ({"x": (0.0,), "z": (0.0,)}, "1 knots need as many scores, got 1, and two or none"),
+        ({"x": (0.0, 1.0, 1.0), "z": (0.0, 1.0, 2.0)}, "knots and scores must increase"),
         ({"jumps": (2, 1), "shares": (0.5, 0.5)}, "jumps must increase"),
         ({"jumps": (1, 2), "shares": (0.5,)}, "each needs a share"),
         ({}, "must increase, and each needs"),
@@ -214,5 +205,7 @@ def test_jumps_that_do_not_increase_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             JumpMap(**parts)
-    with refused("column 'a' has one value", DataError):
-        fit_jumps(np.ones(4), fine=True, where="a")
+    for values, words in ((np.ones(4), "one value"), (np.array([0, 1e-310]), "a spread below")):
+        for fit in (fit_numbers, partial(fit_jumps, fine=True)):
+            with refused(f"column 'a' has {words}", DataError):
+                fit(values, where="a")

@@ -56,6 +56,37 @@ def test_given_cells_stay_whatever_the_index_of_their_frame(pipeline):
         assert filled["grade"].tolist() == given["grade"].tolist()
 
 
+def test_given_cells_may_have_another_dtype_than_those_trained_on_and_stay():
+    random = np.random.default_rng(0)
+    days, when = pd.to_timedelta(random.integers(0, 300, 54), unit="D"), pd.Timestamp("2020-02-02")
+    frame = pd.DataFrame(
+        {
+            "x": random.normal(size=54),
+            "job": pd.Categorical(random.choice(list("abc"), 54), list("dcba")),
+            "word": random.choice(["u", "v"], 54),
+            "when": when + days,
+            "there": when.tz_localize("Europe/Berlin") + days,
+        }
+    )
+    codec = TableCodec.fit(frame)
+    network = denoiser("mlp", codec.dim, observable=True)
+    untrained = TableDiffusionPipeline(network, process(), codec)
+    for name, cells, expected in (
+        ("x", pd.array([1, None] * 27, dtype="Int64"), 1),
+        ("x", np.array([0.5, np.nan] * 27, dtype=np.float32), 0.5),
+        ("job", pd.Categorical(["a", None] * 27), "a"),
+        ("word", pd.Categorical(["u", None] * 27), "u"),
+        ("when", [when.tz_localize("UTC"), pd.NaT] * 27, when),
+        ("there", [when, pd.NaT] * 27, when.tz_localize("Europe/Berlin")),
+    ):
+        given = frame.assign(**{name: cells})
+        filled = untrained.impute(given, generator=seeded(), steps=2)[0]
+        for made in (filled[name], untrained.draw(like=given[[name]], steps=2)[name]):
+            assert made.dtype == frame[name].dtype
+            assert made.notna().all()
+            assert (made[::2] == expected).all()
+
+
 def test_an_absent_column_is_a_gap(pipeline):
     filled = pipeline.impute(FRAME.drop(columns=["member", "age"])[:20], generator=seeded())[0]
     assert [*filled] == ["spend", "grade", "sub", "smokes", "member", "age"]

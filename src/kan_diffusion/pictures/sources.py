@@ -235,8 +235,14 @@ class ShapesData(PictureData):
         return self
 
     def samples(self, study_seed: int, trial_seed: int) -> tuple[Tensor, pd.DataFrame]:
-        """Draws scenes to train on and held-out ones."""
-        return _draw_shapes(self, study_seed, trial_seed)
+        """Draws scenes to train on, and then held-out ones."""
+        num = self.num_pictures or _NUM_SHAPES
+        num_held_out = max(4, round(self.holdout * num))
+        train = _scenes(num, self.side, "training pictures", study_seed, trial_seed)
+        heldout = _scenes(num_held_out, self.side, "held-out pictures", study_seed)
+        samples, texts = torch.cat([train[0], heldout[0]]), train[1] + heldout[1]
+        labels = pd.DataFrame({"caption": texts, "class": pd.Categorical([None] * len(texts), [])})
+        return samples, labels.assign(held_out=labels.index >= num)
 
 
 class FolderData(PictureData, PinnedSource):
@@ -326,24 +332,12 @@ def _require_room(num: int, side: int) -> None:
         )
 
 
-@lru_cache(maxsize=2)
-def _draw_shapes(
-    config: ShapesData, study_seed: int, trial_seed: int
-) -> tuple[Tensor, pd.DataFrame]:
-    """Draws scenes to train on, then held-out ones; keeps the last two results in memory."""
-    num = config.num_pictures or _NUM_SHAPES
-    samples, texts = list[Tensor](), list[str]()
-    parts: list[tuple[int, tuple[str | int, ...]]] = [
-        (num, ("training pictures", study_seed, trial_seed)),
-        (max(4, round(config.holdout * num)), ("held-out pictures", study_seed)),
-    ]
-    for count, stream in parts:
-        generator = numpy_generator("shapes", *stream)
-        scenes = draw_scenes(count, generator)
-        samples.append(render(scenes, config.side))
-        texts += captions(scenes, generator)
-    labels = pd.DataFrame({"caption": texts, "class": pd.Categorical([None] * len(texts), [])})
-    return torch.cat(samples), labels.assign(held_out=labels.index >= num)
+@lru_cache(maxsize=4)
+def _scenes(num: int, side: int, *stream: str | int) -> tuple[Tensor, tuple[str, ...]]:
+    """Draws scenes and their captions; the last four results stay in memory."""
+    generator = numpy_generator("shapes", *stream)
+    scenes = draw_scenes(num, generator)
+    return render(scenes, side), captions(scenes, generator)
 
 
 _File = tuple[str, tuple[int, ...]]
