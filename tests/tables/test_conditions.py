@@ -208,6 +208,8 @@ def test_conditions_that_cannot_be_met_are_refused():
         ("age>=nan", "holds numbers, not 'nan'"),
         ("petal length>=inf", "column 'petal length' has inf in a condition, beyond"),
         ("born>=NaT", "holds dates, not 'NaT'"),
+        ("born=2000-13", "holds dates, not '2000-13'"),
+        ("born<=0000", "holds dates, not '0000'"),
         ("alive=perhaps", "holds truth values, not 'perhaps'"),
         ("3<=petal length<=2", r"no value of column 'petal length' is within \(3, 2\)"),
         ("born>=2031-01-01", r"'born' is within \(2031-01-01, None\); smallest and largest: 1999"),

@@ -26,7 +26,7 @@ from kan_diffusion.tables.dates import is_clock, read_dates
 from kan_diffusion.tables.dtypes import WORDS, Storage
 from kan_diffusion.tables.kinds import Kind
 
-_YEAR = re.compile(r"[0-9]{4}(-[0-9]{2}|-?Q[1-4])?")
+_YEAR = re.compile(r"(?!0000)[0-9]{4}(-(0[1-9]|1[0-2])|-?Q[1-4])?")
 _PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?\d{1,20}")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -147,7 +147,7 @@ def read_conditions(
                 condition = _between(column, *given)
             elif isinstance(given, Collection) and not isinstance(given, str):
                 condition = _among(column, list(given))
-            elif _is_period(column, given):
+            elif _period(column, given) is not None:
                 condition = _between(column, given, given)
             else:
                 condition = _among(column, [given])
@@ -193,21 +193,20 @@ def _between(column: Kind, *given: object) -> Condition:
     return Condition(column, reach[met], ends=None if column.is_listed else (low, high))
 
 
-def _is_period(column: Kind, given: object) -> bool:
-    """Whether a value is a year, a quarter or a month, and its column writes dates otherwise."""
+def _period(column: Kind, given: object) -> pd.Period | None:
+    """Reads a year, a quarter or a month, unless the column writes its dates so."""
     text, storage = str(given).strip(), column.storage
-    is_moment = storage.holds == "moment" and _YEAR.fullmatch(text) is not None
-    return is_moment and bool(np.isnat(_as_written(storage, text)))
+    is_one = storage.holds == "moment" and _YEAR.fullmatch(text) is not None
+    return pd.Period(text) if is_one and np.isnat(_as_written(storage, text)) else None
 
 
 def _end(column: Kind, given: object, open: float) -> np.generic | None:
     """Returns an end of a range as the column's values are; None for an open one."""
     if _is_gap(given) or given == open:
         return None
-    if _is_period(column, given):
+    if (period := _period(column, given)) is not None:
         # It stands for its first moment, or at the end of a range for its last.
-        whole = pd.Period(str(given).strip())
-        given = whole.start_time if open < 0 else whole.end_time.floor("s")
+        given = period.start_time if open < 0 else period.end_time.floor("s")
     value = _value(column, given)
     if value == open:
         return None

@@ -160,16 +160,6 @@ class Lattice(Settings):
         ends = {"high": num, "lowest": -int(below // step), "highest": num + int(above // step)}
         return lattice.model_copy(update={"origin": low, "step": step, **ends})
 
-    def bounds(self, values: np.ndarray) -> tuple[float | None, float | None]:
-        """Bounds of the k of samples; None where samples stop at a number of the data.
-
-        The lattice was found of these values, shape (n,).
-        """
-        if not self.fine:
-            return float(self.lowest), self.highest + 1.0
-        is_below, is_above = self.lowest < values.min(), self.highest > values.max()
-        return self.lowest if is_below else None, self.highest if is_above else None
-
     @property
     def decimals(self) -> int | None:
         """Decimals of the numbers; None if they are as fine as float64."""
@@ -318,13 +308,11 @@ class _Masses(NamedTuple):
     """Masses of a distribution function with J jumps."""
 
     jumps: np.ndarray  # (J,)
-    masses: np.ndarray  # of the jumps, which add up to 1 with that of the rest
+    masses: np.ndarray  # of the jumps, which add up to 1 with that of the rest; and a 0
     rest: float
     ends: np.ndarray  # of the intervals between jumps among the other numbers, (J,)
     before: np.ndarray  # masses of the jumps before each interval, (J + 1,)
     after: np.ndarray  # those after it, summed from above, so that tails keep their digits
-    below: np.ndarray  # masses of all numbers below each jump, (J,)
-    above: np.ndarray
     edges: np.ndarray  # normal scores of the lower and the upper end of each jump, (2 J,)
 
 
@@ -413,7 +401,8 @@ class JumpMap(Settings):
         after = np.append(np.cumsum(masses[::-1])[::-1], 0)
         below, above = rest * ndtr(inner) + before[:-1], rest * ndtr(-inner) + after[1:]
         edges = _score(np.stack([below, below + masses]), np.stack([above + masses, above]))
-        return _Masses(jumps, masses, rest, ends, before, after, below, above, edges.T.ravel())
+        masses = np.append(masses, 0)
+        return _Masses(jumps, masses, rest, ends, before, after, edges.T.ravel())
 
     def forward(
         self, numbers: np.ndarray, u: np.ndarray | float = 0.5
@@ -427,25 +416,21 @@ class JumpMap(Settings):
         Returns:
             z and log dz/dx, of a jump log p - log phi(z), both with shape (n,), float64.
         """
-        u, masses = np.broadcast_to(u, numbers.shape), self._masses
-        place, is_jump = self._places(numbers)
-        z, slope = np.empty(len(numbers)), np.empty(len(numbers))
-        at, share = place[is_jump], u[is_jump]
-        p = masses.masses[at]
-        z[is_jump] = _score(masses.below[at] + share * p, masses.above[at] + (1 - share) * p)
-        slope[is_jump] = np.log(p) + _HALF_LOG_2PI + z[is_jump] ** 2 / 2
+        parts, (place, is_jump) = self._masses, self._places(numbers)
+        inner, steep = np.zeros((2, len(numbers)))
         if self.x:
-            at, x = place[~is_jump], numbers[~is_jump]
-            inner, steep = spline(x if self.fine else x - at + u[~is_jump], *self._spline)
-            outer = inner
-            if self.jumps:
-                below = masses.rest * ndtr(inner) + masses.before[at]
-                above = masses.rest * ndtr(-inner) + masses.after[at]
-                outer = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
-            z[~is_jump] = outer
-            bend = (outer**2 - inner**2) / 2
-            slope[~is_jump] = steep + math.log(masses.rest) + bend
-        return z, slope
+            x = numbers if self.fine else numbers - place + u
+            ends = np.append(parts.ends, 0)[place]
+            inner, steep = spline(np.where(is_jump, ends, x), *self._spline)
+        if not self.jumps:
+            return inner, steep
+        p = np.where(is_jump, parts.masses[place], 0)
+        below = parts.rest * ndtr(inner) + parts.before[place] + u * p
+        above = parts.rest * ndtr(-inner) + parts.after[place + is_jump] + (1 - u) * p
+        z = np.where(is_jump | (np.abs(inner) < _FLAT), _score(below, above), inner)
+        slope = steep + math.log(parts.rest or 1) + (z**2 - inner**2) / 2
+        of_jump = np.log(np.where(is_jump, p, 1)) + _HALF_LOG_2PI + z**2 / 2
+        return z, np.where(is_jump, of_jump, slope)
 
     def is_jump(self, numbers: np.ndarray) -> np.ndarray:
         """Tells which numbers, shape (n,), are jumps."""
@@ -456,31 +441,26 @@ class JumpMap(Settings):
 
         Those too large for float64 are infinite.
         """
-        masses = self._masses
-        segment = np.searchsorted(masses.edges, z, "right")
-        place, is_jump = segment // 2, segment % 2 == 1
-        numbers = np.empty(len(z))
-        numbers[is_jump] = masses.jumps[place[is_jump]]
+        parts = self._masses
+        place, is_jump = np.divmod(np.searchsorted(parts.edges, z, "right"), 2)
+        jumps, x = np.append(parts.jumps, 0)[place], z
         if self.x:
-            at, inner = place[~is_jump], z[~is_jump]
             if self.jumps:
-                below = np.maximum(ndtr(inner) - masses.before[at], 0) / masses.rest
-                above = np.maximum(ndtr(-inner) - masses.after[at], 0) / masses.rest
-                inner = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
-            x, width = unspline(inner, *self._spline), 0 if self.fine else 1
-            ends = np.concatenate([[-np.inf], masses.ends, [np.inf]])
+                below = np.maximum(ndtr(z) - parts.before[place], 0) / parts.rest
+                above = np.maximum(ndtr(-z) - parts.after[place], 0) / parts.rest
+                x = np.where(np.abs(z) < _FLAT, _score(below, above), z)
+            x, width = unspline(x, *self._spline), 0 if self.fine else 1
             x = x if self.fine else np.floor(x)
-            numbers[~is_jump] = np.clip(x, ends[at], ends[at + 1] - width) + width * at
-        return numbers
+            ends = np.concatenate([[-np.inf], parts.ends, [np.inf]])
+            x = np.clip(x, ends[place], ends[place + 1] - width) + width * place
+        return np.where(is_jump | self.is_listed, jumps, x)
 
     def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds the jump or the interval of each number, (n,), and tells which are jumps, (n,)."""
         jumps = self._masses.jumps
-        if self.is_listed:
-            place = np.clip(np.searchsorted(jumps, numbers, "right") - 1, 0, None)
-            return place, np.ones(len(numbers), bool)
-        place = np.searchsorted(jumps, numbers)
-        return place, np.append(jumps, np.nan)[place] == numbers
+        place = np.searchsorted(jumps, numbers, "right") - 1
+        is_jump = (np.append(jumps, np.nan)[place] == numbers) | self.is_listed
+        return np.where(is_jump, np.maximum(place, 0), place + 1), is_jump
 
     def spread(self, numbers: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
         """Maps numbers (n,) to normal scores, spread over their jump or step by the generator.
@@ -509,10 +489,22 @@ def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.exp(np.concatenate([ends[:1], inner, ends[1:]]))
 
 
-def fit_line(values: np.ndarray, where: str = "") -> tuple[JumpMap, np.ndarray]:
-    """Fits the map z = (x - mean) / std of numbers (n,), and maps them.
+def fit_numbers(
+    values: np.ndarray,
+    low: float | None = None,
+    high: float | None = None,
+    where: str = "",
+    *,
+    is_line: bool = False,
+) -> JumpMap:
+    """Fits the spline of a column's numbers (n,), finite: a line if its shape is mild.
 
-    Its knots are so far apart that they differ. Errors are those of :func:`fit_numbers`.
+    All values are above the bound ``low`` and below ``high``, if there are any, and samples should
+    be; errors call the column ``where``. The line, (x - mean) / std, is taken whatever the shape if
+    it ``is_line``; its knots are so far apart that they differ.
+
+    Raises:
+        DataError: The values are all equal or have a spread below 1e-305.
     """
     # In units of a power of two no square overflows or vanishes, and no bit changes.
     unit = 2.0 ** (math.frexp(float(np.abs(values).max()))[1] - 1)
@@ -523,24 +515,9 @@ def fit_line(values: np.ndarray, where: str = "") -> tuple[JumpMap, np.ndarray]:
         raise DataError(f"column '{where}' has {what}; leave it out or rescale it")
     ends = mean - _MILD_RANGE * spread, mean + _MILD_RANGE * spread
     line = JumpMap(x=(ends[0] * unit, ends[1] * unit), z=(-_MILD_RANGE, _MILD_RANGE))
-    return line, (scaled - mean) / spread
-
-
-def fit_numbers(
-    values: np.ndarray,
-    low: float | None = None,
-    high: float | None = None,
-    where: str = "",
-) -> JumpMap:
-    """Fits the spline of a column's numbers (n,), finite: a line if its shape is mild.
-
-    All values are above the bound ``low`` and below ``high``, if there are any, and samples should
-    be; errors call the column ``where``.
-
-    Raises:
-        DataError: The values are all equal or have a spread below 1e-305.
-    """
-    line, z = fit_line(values, where)
+    if is_line:
+        return line
+    z = (scaled - mean) / spread
     known = [bound for bound in (low, high) if bound is not None]
     near = np.abs(spline(np.array(known), *line._spline)[0]) < _MILD_BOUND
     rows = len(z)
@@ -657,7 +634,7 @@ def fit_jumps(
         DataError: The numbers are all equal, or have a spread below 1e-305.
     """
     if scaling == "standard":
-        line, _ = fit_line(numbers if fine else _spread(numbers), where)
+        line = fit_numbers(numbers if fine else _spread(numbers), where=where, is_line=True)
         return line.model_copy(update={"fine": fine})
     known, counts = np.unique(numbers, return_counts=True)
     num, spline = len(numbers), dict[str, object]()

@@ -144,9 +144,8 @@ class Category(Kind):
         number = pd.Series(codes).groupby(codes).cumcount().to_numpy()
         most = np.where(is_rare, np.ceil(shares * len(cells)), np.inf)
         excess = (codes >= 0) & (number >= most[codes])
-        after = np.searchsorted(common, codes[excess])
-        sides = common[np.clip([after - 1, after], 0, len(common) - 1)]
-        nearest = sides[np.abs(sides - codes[excess]).argmin(axis=0), np.arange(len(after))]
+        middles = (common[1:] + common[:-1]) / 2
+        nearest = common[np.searchsorted(middles, codes[excess])]
         cells = cells.copy()
         cells[excess, -1] = self.scores(self.known[nearest], excess, None)
         return cells

@@ -58,13 +58,14 @@ class Number(Kind):
     def fitted(cls, cells: Cells) -> dict[str, object]:
         """Finds the lattice and the distribution."""
         lattice = Lattice.of(cells.present, cells.storage.limits)
-        distribution = fit_jumps(
-            lattice.steps(cells.present),
-            lattice.bounds(cells.present),
-            fine=lattice.fine,
-            where=str(cells.name),
-            scaling=cells.scaling,
+        steps, fine = lattice.steps(cells.present), lattice.fine
+        low, high = float(lattice.lowest), float(lattice.highest) + (not fine)
+        bounds = (  # fine samples that stop at a number of the data have none there
+            None if fine and low >= steps.min() else low,
+            None if fine and high <= steps.max() else high,
         )
+        where, scaling = str(cells.name), cells.scaling
+        distribution = fit_jumps(steps, bounds, fine=fine, where=where, scaling=scaling)
         return {"lattice": lattice, "distribution": distribution}
 
     def warning(self, cells: Cells, given: bool) -> str:
