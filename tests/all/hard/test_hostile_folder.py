@@ -74,6 +74,4 @@ def test_no_command_imports_from_it_or_asks_the_network(python, runs, tmp_path):
 
 @pytest.mark.parametrize("executor", ["local", "ray"])
 def test_python_and_workers_import_nothing_from_it_either(python, executor):
-    if executor == "ray":
-        pytest.importorskip("ray")
     python("-m", "kan_diffusion", *f"{COMMANDS[0]} --executor {executor}".split())

@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 from collections import defaultdict
+from contextlib import suppress
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from helpers import refused
@@ -48,37 +51,48 @@ def here(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def ray():
-    """Ray, which leaves this process connected to no cluster."""
-    ray = pytest.importorskip("ray")
-    yield ray
-    ray.shutdown()
+def _listening():
+    """Addresses of this machine at which this process and those that it started listen."""
+    this = psutil.Process()
+    addresses = []
+    for process in (this, *this.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            sockets = process.net_connections("tcp")
+            addresses += [each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN]
+    return addresses
 
 
-@pytest.fixture(params=EXECUTORS)
-def kind(request):
-    if request.param == "ray":
-        request.getfixturevalue("ray")
-    return request.param
-
-
-def test_trials_in_trouble_say_so_disturb_no_other_and_end_as_in_this_process(kind, here, tmp_path):
-    folder, troubles = tmp_path / "run", tmp_path / "troubles"
-    folder.mkdir()
-    troubles.mkdir()
-    trials = _trials()
-    in_the_way = folder / trials["in the way"].id
-    in_the_way.write_text("a file where a folder belongs")
-    news = defaultdict(list)
+@pytest.fixture(scope="module", params=EXECUTORS)
+def run(request, tmp_path_factory):
+    """The trials run by an executor: its kind, their folder, troubles, events and addresses."""
+    folder, troubles = (tmp_path_factory.mktemp(name) for name in ("run", "troubles"))
+    kind, trials, news, addresses = request.param, _trials(), defaultdict(list), []
+    (folder / trials["in the way"].id).write_text("a file where a folder belongs")
     tasks = [Task(trial, folder / trial.id) for trial in trials.values()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER, str(troubles))
         if kind == "ray":
             patch.setenv(PACE, str(SLOWLY))
         for event in get_executor(kind, device="cpu", workers=2)(tasks):
+            addresses = addresses or _listening()
             news[event.trial].append(event)
     assert multiprocessing.active_children() == []
+    if kind == "ray":
+        import ray
+
+        ray.shutdown()
+    return SimpleNamespace(
+        kind=kind, folder=folder, troubles=troubles, trials=trials, news=news, addresses=addresses
+    )
+
+
+def test_no_other_machine_reaches_what_an_executor_starts(run):
+    assert {each.removeprefix("::ffff:") for each in run.addresses} <= {"127.0.0.1", "::1"}
+    assert bool(run.addresses) == (run.kind == "ray")
+
+
+def test_trials_in_trouble_say_so_disturb_no_other_and_end_as_in_this_process(run, here):
+    trials, folder, news = run.trials, run.folder, run.news
     last = {name: news[trial.id][-1] for name, trial in trials.items()}
     for name, trial in trials.items():
         *running, end = news[trial.id]
@@ -86,7 +100,7 @@ def test_trials_in_trouble_say_so_disturb_no_other_and_end_as_in_this_process(ki
         assert not any(event.finished for event in running)
 
     # A trial goes on from its checkpoint when its worker is killed.
-    (killed,) = (troubles / "killed").iterdir()
+    (killed,) = (run.troubles / "killed").iterdir()
     end = last["killed"]
     assert end.error is None
     assert str(end.worker).rpartition(":")[2] != killed.name
@@ -100,13 +114,13 @@ def test_trials_in_trouble_say_so_disturb_no_other_and_end_as_in_this_process(ki
     assert "\n" not in error
 
     # This process goes on with what is left, and all end as if nothing had been.
-    in_the_way.unlink()
+    (folder / trials["in the way"].id).unlink()
     for name, trial in trials.items():
         run_trial(trial, folder / trial.id, device="cpu")
         assert trial_content(folder / trial.id) == trial_content(here / trial.id), name
 
 
-@pytest.mark.usefixtures("ray")
-def test_a_cluster_out_of_reach_is_one_line():
+def test_a_cluster_out_of_reach_is_one_line(monkeypatch):
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # read once, for both tests
     with refused("Ray cannot be reached at 'nowhere'"):
         next(get_executor("ray", address="nowhere")([]))

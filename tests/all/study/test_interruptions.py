@@ -95,9 +95,7 @@ def _wait_for_training(command, place, since, finished=0):
 @pytest.mark.parametrize("kind", ["local", "ray"])
 def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path, executor):
     finished, own_server = {}, kind == "local"
-    if kind == "ray":
-        pytest.importorskip("ray")
-    else:
+    if kind == "local":
         started = time.time_ns()
         killed = _start(tmp_path, kind, own_server=True)
         checkpoint = _wait_for_training(killed, tmp_path, started, finished=1)

@@ -32,6 +32,15 @@ _CANCEL_SECONDS = 60.0
 _STORE_BYTES = 100_000_000
 """Size of Ray's object store where it is started here; a trial returns a few hundred bytes."""
 
+_HERE = {
+    # Without clusters of several machines, Ray's servers listen on the loopback interface alone.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # By default Ray's workers give way to all else, which a trial's seconds would show.
+    "RAY_worker_niceness": "0",
+}
+"""What Ray reads from the environment where it is started here."""
+
 
 def run_on_ray(
     tasks: Iterable[Task], workers: int | None, device: str, address: str | None = None
@@ -49,8 +58,10 @@ def run_on_ray(
         KanDiffusionError: Ray is not installed, the cluster cannot be reached or started, or it has
             no GPU and one is asked for.
     """
-    # Ray would retry a trial too large for memory for ever. It reads this when imported.
+    # Ray reads these when it is imported. It would retry a trial too large for memory for ever.
     os.environ.setdefault("RAY_task_oom_retries", "0")
+    if address is None:
+        os.environ |= {**_HERE, **os.environ}
     with from_extra("ray", "trials on a cluster"):
         import ray
     if not ray.is_initialized():
@@ -92,9 +103,6 @@ def _connect(workers: int | None, address: str | None) -> None:
 
     what, settings = f"be reached at '{address}'", dict[str, object]()
     if address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # By default Ray's workers give way to all else, which a trial's seconds would show.
-        os.environ.setdefault("RAY_worker_niceness", "0")
         what, settings = "be started here", {"num_cpus": workers, "include_dashboard": False}
         settings["object_store_memory"] = _STORE_BYTES
     try:
