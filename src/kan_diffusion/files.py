@@ -9,18 +9,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,11 +32,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_DIGESTS, _SEAL = "files", "sha256"  # keys of a JSON file that knows the files beside it
+DIGESTS, SEAL = "files", "sha256"
+"""Keys of a JSON file that knows the files beside it, and itself."""
 
 _OBJECT = TypeAdapter(dict[str, Any])
-_NAMED = TypeAdapter(dict[str, str])
-_CHANGED = "'{}' is not what the run wrote (its SHA-256 is another); restore it, or {}"
 
 
 @contextmanager
@@ -173,9 +171,7 @@ def _publish(source: Path, target: Path, overwrite: bool) -> bool:
         else:
             try:
                 os.link(source, target)
-            except FileExistsError:
-                raise
-            except OSError:  # a disk without links
+            except OSError:  # something is there, or the disk has no links
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL))
                 source.replace(target)
         sync_folder(target.parent)
@@ -227,16 +223,10 @@ def finite(content: T) -> T:
     """Copies JSON content and replaces NaN and infinite numbers by None.
 
     Args:
-        content: Dictionaries, lists and tuples of any depth.
+        content: Dictionaries, lists and tuples of any depth; tuples become lists.
     """
-    made: object = content
-    if isinstance(content, dict):
-        made = {key: finite(value) for key, value in content.items()}
-    elif isinstance(content, list | tuple):
-        made = [finite(value) for value in content]
-    elif isinstance(content, float) and not math.isfinite(content):
-        made = None
-    return cast(T, made)
+    copied: T = json.loads(json.dumps(content), parse_constant=lambda _: None)
+    return copied
 
 
 def require_file(path: Path, most: int | None = None) -> int:
@@ -294,51 +284,8 @@ def sealed_json(content: Mapping[str, object], digests: Mapping[str, str]) -> by
         content: The content, of JSON values.
         digests: Digests of files by their paths within the folder.
     """
-    sealed = {**content, _DIGESTS: dict(digests)}
-    return json_bytes({**sealed, _SEAL: hashlib.sha256(json_bytes(sealed)).hexdigest()})
-
-
-def read_sealed(
-    path: Path, kind: str, again: str, most: int | None = None
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reads what :func:`sealed_json` has written; arguments are those of :func:`read_as`.
-
-    Returns:
-        The content, and the digests of the files beside it.
-
-    Raises:
-        RunFolderError: It is missing or damaged, or a byte of it has changed.
-    """
-    content = read_json(path, kind, again, most)
-    content.pop(_SEAL, None)
-    digests = content.pop(_DIGESTS, {})
-    with suppress(ValueError):  # other values than digests, or numbers that JSON lacks
-        if path.read_bytes() == sealed_json(content, _NAMED.validate_python(digests)):
-            return content, digests
-    raise RunFolderError(_CHANGED.format(path, again))
-
-
-def require_unchanged(folder: Path, digests: Mapping[str, str], again: str) -> None:
-    """Checks that the files of a folder have the digests that :func:`read_sealed` gave.
-
-    Raises:
-        RunFolderError: A file is missing, is not below the folder, or has changed.
-    """
-    room = limits.MOST_LISTED_BYTES
-    for name, expected in digests.items():
-        try:
-            if {"..", ""} & set(name.split("/")):
-                raise OSError(errno.EINVAL, "it is no file of the folder")
-            path = inside(folder, name)
-            room -= require_file(path, room)
-            actual = digest(path)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise RunFolderError(
-                f"'{folder / name[:200]}' cannot be read ({reason}); restore it, or {again}"
-            ) from error
-        if actual != expected:
-            raise RunFolderError(_CHANGED.format(path, again))
+    sealed = {**content, DIGESTS: dict(digests)}
+    return json_bytes({**sealed, SEAL: hashlib.sha256(json_bytes(sealed)).hexdigest()})
 
 
 def read_json(path: Path, kind: str, remedy: str, most: int | None = None) -> dict[str, Any]:

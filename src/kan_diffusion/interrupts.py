@@ -39,10 +39,8 @@ def interrupts_wait() -> Iterator[None]:
     Python handles signals in its main thread only, so in others there is nothing to hold back. A
     handler that is not Python's, or none, is left in place.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    current = {number: signal.getsignal(number) for number in INTERRUPTS}
+    numbers = INTERRUPTS if threading.current_thread() is threading.main_thread() else ()
+    current = {number: signal.getsignal(number) for number in numbers}
     handlers = {number: handler for number, handler in current.items() if callable(handler)}
     heard: list[tuple[int, FrameType | None]] = []
     for number in handlers:

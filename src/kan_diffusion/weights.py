@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,10 +40,11 @@ _OF_AVERAGES |= {"update_after_step", "use_ema_warmup"}
 """Keys that diffusers' ``EMAModel`` writes beside the settings of the averaged model."""
 
 
+@dataclass(frozen=True)
 class SavedNetwork(Generic[Network]):
     """The folder of a network: its configuration, and its weights as safetensors.
 
-    Args:
+    Attributes:
         folder: The folder.
         stem: Name of the file of weights without its ending, with which the names of shards begin.
         build: Given the configuration, the name of the network's class and a function that builds
@@ -51,17 +53,11 @@ class SavedNetwork(Generic[Network]):
         most: Largest number of parameters.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        stem: str,
-        build: Callable[[dict[str, Any]], tuple[str, Callable[[], Network]]],
-        remedy: str = REMEDY,
-        most: int = MOST_PARAMETERS,
-    ) -> None:
-        self.folder, self.stem = folder, stem
-        self.path = folder / "config.json"
-        self._build, self._remedy, self._most = build, remedy, most
+    folder: Path
+    stem: str
+    build: Callable[[dict[str, Any]], tuple[str, Callable[[], Network]]]
+    remedy: str = REMEDY
+    most: int = MOST_PARAMETERS
 
     def check(self) -> Callable[[], Network]:
         """Checks that the saved tensors are those of the network, built on the meta device.
@@ -73,9 +69,10 @@ class SavedNetwork(Generic[Network]):
             RunFolderError: A number in the configuration is out of range, the network cannot be
                 built or is too large, or the weights are missing or of another network.
         """
-        config = read_json(self.path, "the configuration of a network", self._remedy)
-        _require_bounds(config, self.path)
-        name, made = self._build(config)
+        path = self.folder / "config.json"
+        config = read_json(path, "the configuration of a network", self.remedy)
+        _require_bounds(config, path)
+        name, made = self.build(config)
         parts = count(1)
 
         def counted(*_: object) -> None:
@@ -86,7 +83,7 @@ class SavedNetwork(Generic[Network]):
             with torch.device("meta"), register_module_module_registration_hook(counted):
                 network = made()
             for what, tensors, bound in (
-                ("parameters", network.parameters(), self._most),
+                ("parameters", network.parameters(), self.most),
                 ("numbers in buffers", network.buffers(), MOST_PARAMETERS),
             ):
                 if (size := sum(tensor.numel() for tensor in tensors)) > bound:
@@ -94,12 +91,13 @@ class SavedNetwork(Generic[Network]):
         except Exception as error:  # another library's class may raise anything
             if isinstance(error.__cause__, ImportError):  # it says what to install
                 raise
-            raise RunFolderError(f"'{self.path}' is no {name} ({error}); {self._remedy}") from error
-        self._require_same(network.state_dict(keep_vars=True), self._shapes())
+            raise RunFolderError(f"'{path}' is no {name} ({error}); {self.remedy}") from error
+        self._require_same(network.state_dict(keep_vars=True))
         return made
 
-    def _require_same(self, state: Mapping[str, Tensor], saved: Mapping[str, Shape]) -> None:
+    def _require_same(self, state: Mapping[str, Tensor]) -> None:
         """Compares the tensors of a network with the saved ones."""
+        saved = self._shapes()
         # Of tensors that a network has under several names, one name is saved.
         named = {id(tensor) for name, tensor in state.items() if name in saved}
         expected = {
@@ -111,8 +109,8 @@ class SavedNetwork(Generic[Network]):
             if expected.get(name) != saved.get(name):
                 there, wanted = saved.get(name, "missing"), expected.get(name, "unknown")
                 raise RunFolderError(
-                    f"the weights in '{self.folder}' are not those of '{self.path.name}': '{name}' "
-                    f"is {there} there and {wanted} here; {self._remedy}"
+                    f"the weights in '{self.folder}' are not those of 'config.json': '{name}' is "
+                    f"{there} there and {wanted} here; {self.remedy}"
                 )
 
     def _files(self) -> list[Path]:
@@ -138,9 +136,7 @@ class SavedNetwork(Generic[Network]):
                             raise RunFolderError(f"'{file}' has '{name}', which is in another file")
                         shapes[name] = tuple(tensors.get_slice(name).get_shape())
             except (OSError, SafetensorError, RuntimeError) as error:  # of torch, which maps it
-                raise RunFolderError(
-                    f"'{file}' cannot be read ({error}); {self._remedy}"
-                ) from error
+                raise RunFolderError(f"'{file}' cannot be read ({error}); {self.remedy}") from error
         return shapes
 
     def load(self) -> Network:
@@ -166,7 +162,7 @@ class SavedNetwork(Generic[Network]):
                     state[name].data = tensor  # tied parameters stay one
         except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise RunFolderError(
-                f"the weights in '{self.folder}' cannot be used ({error}); {self._remedy}"
+                f"the weights in '{self.folder}' cannot be used ({error}); {self.remedy}"
             ) from error
         return network.eval()
 

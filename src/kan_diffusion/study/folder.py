@@ -47,16 +47,17 @@ from kan_diffusion.diffusion.sampling import SamplePipeline
 from kan_diffusion.errors import RunFolderError, valid_settings
 from kan_diffusion.evaluation.denoising import LevelScore
 from kan_diffusion.files import (
+    DIGESTS,
+    SEAL,
     digest,
     inside,
     make_folder,
+    read_json,
     read_parquet,
-    read_sealed,
     remove_file,
     require_file,
     require_free_space,
     require_tensors,
-    require_unchanged,
     sealed_json,
     sync_folder,
     whole_file,
@@ -69,6 +70,9 @@ from kan_diffusion.study.config import Judgement, TrialConfig
 
 _VERSION = 1
 """Version of the folders of trials and studies; those of another one are refused."""
+
+_KIND, _AGAIN = "the result of a trial", "delete '{}' and run again"
+"""What errors call a trial's record, and their remedy."""
 
 STUDY, TRIALS = "study.yaml", "trials"  # in the folder of a study
 CHECKPOINT = "checkpoint.safetensors"
@@ -87,14 +91,14 @@ _STARTING_SECONDS = 2.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 _SPACE_NEEDED = 20_000_000
 
+_DIGESTS = TypeAdapter(dict[str, str])
+_CHANGED = "'{}' is not what the run wrote (its SHA-256 is another); restore it, or {}"
+
 _FILES = ("denoiser/[!.]*", _INDEX, _CURVES, f"{REVERSE}/[!.]*.safetensors", TABLE)
 """Files of a trained trial beside its result."""
 
 Row = dict[str, str | int | float | None]
 """A trial's row of results: flat keys, plain values, None where nothing was measured."""
-
-Level = dict[str, float | None]
-"""Loss and excess in one range of noise levels."""
 
 _WORDS = ("data", "process", "match", "family", "kind", "name", "trial", "oracle", "error", "stage")
 _OF_CONFIG = ("data", "process", "name", "seed")
@@ -104,10 +108,6 @@ _OF_JUDGED = {"oracle", "floor", "excess", "excess_se"}
 
 class TrialTakenError(RunFolderError):
     """Another process is running the trial, or another study in the same folder."""
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Trained(BaseModel):
@@ -121,7 +121,7 @@ class Trained(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     row: dict[str, str | int | FiniteFloat | None]
-    date: str = Field(default_factory=_now)
+    date: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 class Judged(Trained):
@@ -184,7 +184,7 @@ class TrialResult:
         return {**self.trained.row, **(self.judged.row if self.judged else {})}
 
     @property
-    def levels(self) -> list[Level]:
+    def levels(self) -> list[dict[str, float | None]]:
         """Its loss and excess by noise level."""
         return self.judged.levels if self.judged else []
 
@@ -279,8 +279,7 @@ def write_record(path: Path, content: Mapping[str, object], files: Iterable[Path
         content: What it says, of JSON values.
         files: The files, which must not change afterwards.
     """
-    names = {file.relative_to(path.parent).as_posix(): file for file in files}
-    digests = {name: digest(file) for name, file in names.items()}
+    digests = {_name(file, path.parent): digest(file) for file in files}
     write_bytes(path, sealed_json({"version": _VERSION, **content}, digests))
 
 
@@ -297,33 +296,52 @@ def read_record(path: Path, kind: str, patterns: Sequence[str], again: str) -> d
         RunFolderError: The file is missing, damaged or of another version, or a file of the folder
             has changed or no digest.
     """
-    content, digests = _sealed(path, kind, again)
+    content, digests = read_digests(path, kind, again)
     for file in _files(path.parent, patterns):
-        if (name := file.relative_to(path.parent).as_posix()) not in digests:
+        if (name := _name(file, path.parent)) not in digests:
             raise RunFolderError(f"'{path}' has no digest of '{name}'; move that file, or {again}")
-    require_unchanged(path.parent, digests, again)
+    room = limits.MOST_LISTED_BYTES
+    for name, expected in digests.items():
+        try:
+            file = inside(path.parent, name)
+            room -= require_file(file, room)
+            actual = digest(file)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunFolderError(
+                f"'{path.parent / name[:200]}' cannot be read ({reason}); restore it, or {again}"
+            ) from error
+        if actual != expected:
+            raise RunFolderError(_CHANGED.format(file, again))
     return content
 
 
-def _sealed(path: Path, kind: str, again: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reads what :func:`write_record` wrote and digests of files, and checks its version alone."""
-    content, digests = read_sealed(path, kind, again, limits.MOST_RESULT_BYTES)
-    require_version(content, path)
-    return content, digests
+def read_digests(path: Path, kind: str, again: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Reads what a folder says of itself, and no other file; arguments are those of `read_record`.
 
-
-def require_version(content: dict[str, Any], path: Path) -> None:
-    """Takes the version out of what :func:`write_record` wrote, and checks it.
+    Returns:
+        What it says, and the digests of files by their names in the folder.
 
     Raises:
-        RunFolderError: It is of another one.
+        RunFolderError: The file is missing, damaged or of another version.
     """
-    version = content.pop("version", None)
-    if version != _VERSION:
+    content = read_json(path, kind, again, limits.MOST_RESULT_BYTES)
+    content.pop(SEAL, None)
+    digests, is_whole = content.pop(DIGESTS, {}), False
+    with suppress(ValueError):  # other values than digests, or numbers that JSON lacks
+        is_whole = path.read_bytes() == sealed_json(content, _DIGESTS.validate_python(digests))
+    if not is_whole:
+        raise RunFolderError(_CHANGED.format(path, again))
+    if (version := content.pop("version", None)) != _VERSION:
         raise RunFolderError(
             f"'{path}' is of a folder of version {str(version)[:20]}, and this is version "
             f"{_VERSION}; choose another folder"
         )
+    return content, digests
+
+
+def _name(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
 
 
 def _files(folder: Path, patterns: Iterable[str] = _FILES) -> list[Path]:
@@ -343,18 +361,10 @@ def _trial_files(folder: Path) -> list[Path]:
         RunFolderError: Its ``trial.json`` is damaged, or of another version.
     """
     files = _files(folder, (*_FILES, _SAMPLES.format("*")))
-    path, again = folder / RESULT, f"delete '{folder}' and run again"
-    if not path.exists():
+    if not (folder / RESULT).exists():
         return files if (folder / CHECKPOINT).exists() else []
-    _, digests = _sealed(path, "the result of a trial", again)
-    return [path for path in files if path.relative_to(folder).as_posix() in digests]
-
-
-def _clear(folder: Path, files: Iterable[Path]) -> None:
-    """Deletes files of a trial, its result first: a half removed run does not count as finished."""
-    with writing(folder):
-        for path in (*_files(folder, (RESULT, CHECKPOINT)), *files):
-            remove_file(path)
+    _, digests = read_digests(folder / RESULT, _KIND, _AGAIN.format(folder))
+    return [file for file in files if _name(file, folder) in digests]
 
 
 @contextmanager
@@ -410,23 +420,15 @@ def _settle(folder: Path) -> None:
     if not (new / RESULT).exists():
         return
     with writing(folder):
-        remove_file(folder / _INDEX)
-        for left in _trial_files(folder) if (folder / RESULT).exists() else ():
-            if not (new / left.relative_to(folder)).exists():
-                left.unlink(missing_ok=True)
-        names = [path.relative_to(new) for path in _trial_files(new)]
-        last = [name for name in (Path(_INDEX),) if name in names]
-        for name in [*(name for name in names if name not in last), *last, Path(RESULT)]:
-            with whole_file(inside(folder, str(name))) as place:
-                shutil.copyfile(new / name, place)
+        before = _trial_files(folder) if (folder / RESULT).exists() else []
+        for file in (folder / _INDEX, *before):
+            remove_file(file)
+        files = sorted(_trial_files(new), key=lambda file: file.name == _INDEX)
+        for file in (*files, new / RESULT):
+            with whole_file(inside(folder, _name(file, new))) as place:
+                shutil.copyfile(file, place)
         with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
             new.replace(Path(temporary) / _WHOLE)
-
-
-def _standing(folder: Path) -> Path:
-    """Returns where the trial of a folder is read: there, or where one is that replaces it."""
-    new = inside(folder, _WHOLE, in_place=True)
-    return new if (new / RESULT).exists() else folder
 
 
 def keep_trial(
@@ -454,34 +456,27 @@ def keep_trial(
         write_parquet(folder / _CURVES, curves)
     if samples is not None:
         save_points(result.samples, samples.float())
-    content = {
-        "config": result.config.model_dump(mode="json"),
-        "trained": result.trained.model_dump(),
-        "judged": result.judged and result.judged.model_dump(),
-    }
     kept = [result.samples] if result.judged and result.samples.exists() else []
+    content = _RESULT.dump_python(result, mode="json", exclude={"folder"})
     write_record(folder / RESULT, content, [*_files(folder), *kept])
-    for path in _files(folder, [_SAMPLES.format("*")]):
-        if path not in kept:
-            with suppress(OSError):  # the next judgement does
-                path.unlink()
+    for path in {*_files(folder, [_SAMPLES.format("*")])}.difference(kept):
+        with suppress(OSError):  # the next judgement does
+            path.unlink()
 
 
 def _save_pipeline(pipeline: SamplePipeline, folder: Path) -> None:
     """Saves a pipeline, each of its files whole or not at all, and its index last."""
-    try:
+    with writing(folder):
         make_folder(folder)
         with tempfile.TemporaryDirectory(prefix=_HALF_SAVED, dir=folder) as temporary:
-            pipeline.save_pretrained(temporary)
-            for path in _files(Path(temporary)):
-                with whole_file(inside(folder, str(path.relative_to(temporary)))) as place:
-                    path.chmod(place.stat().st_mode)  # safetensors hides its files from others
-                    path.replace(place)
-    except (OSError, SafetensorError) as error:
-        raise RunFolderError(
-            f"cannot write the denoiser to '{folder}': {error}; free some space or choose another "
-            "folder"
-        ) from error
+            try:
+                pipeline.save_pretrained(temporary)
+            except SafetensorError as error:  # the disk is full
+                raise OSError(error) from error
+            for file in _files(Path(temporary)):
+                with whole_file(inside(folder, _name(file, Path(temporary)))) as place:
+                    file.chmod(place.stat().st_mode)  # safetensors hides its files from others
+                    file.replace(place)
 
 
 def load_trial(folder: Path, expected: TrialConfig | None = None) -> TrialResult | None:
@@ -496,12 +491,12 @@ def load_trial(folder: Path, expected: TrialConfig | None = None) -> TrialResult
             changed, or the folder holds another trial.
         KanDiffusionError: One of its settings is wrong.
     """
-    folder = _standing(folder)
+    if (inside(folder, _WHOLE, in_place=True) / RESULT).exists():  # which replaces the one there
+        folder /= _WHOLE
     path = folder / RESULT
     if not path.exists():
         return None
-    again = f"delete '{folder}' and run again"
-    content = read_record(path, "the result of a trial", _FILES, again)
+    content = read_record(path, _KIND, _FILES, _AGAIN.format(folder))
     with valid_settings(f"'{path}'"):
         result = _RESULT.validate_python({**content, "folder": folder})
     if expected is not None and result.config.identity != expected.identity:
@@ -604,8 +599,11 @@ def prepare_trial_folder(folder: Path, config: TrialConfig, *, fresh: bool = Fal
         load_trial(folder, config)
         return
     _trial_files(folder)  # refuses another version before anything is written
-    with claimed(folder):
-        _clear(folder, _trial_files(folder))  # of a run that was being replaced, the new one's
+    with claimed(folder), writing(folder):
+        files = _trial_files(folder)  # of a run that was being replaced, the new one's
+        # The result first: a half removed run does not count as finished.
+        for file in (*_files(folder, (RESULT, CHECKPOINT)), *files):
+            remove_file(file)
 
 
 def holds_run(folder: Path, kind: str, marks: Sequence[str], space: int) -> bool:

@@ -25,14 +25,7 @@ from pydantic import FailFast, TypeAdapter
 from kan_diffusion._version import __version__
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.errors import KanDiffusionError, RunFolderError, valid_settings
-from kan_diffusion.files import (
-    inside,
-    read_as,
-    read_json,
-    require_free_space,
-    write_parquet,
-    write_text,
-)
+from kan_diffusion.files import inside, read_as, require_free_space, write_parquet, write_text
 from kan_diffusion.limits import MOST_JSON_BYTES
 from kan_diffusion.study.config import StudyConfig, TrialConfig, read_study
 from kan_diffusion.study.executors import Executor, Task, TrialEvent, get_executor
@@ -45,8 +38,8 @@ from kan_diffusion.study.folder import (
     differences,
     holds_run,
     load_trial,
+    read_digests,
     read_record,
-    require_version,
     write_record,
 )
 from kan_diffusion.study.tasks import task_of
@@ -59,7 +52,7 @@ Planned = Callable[[Sequence[TrialConfig], Sequence[TrialConfig]], object]
 
 _ROWS, _ENVIRONMENT = "results.parquet", "environment.json"
 _LISTED = (STUDY, _ROWS)
-_AGAIN = "run the study again"
+_VERSIONS_KIND, _AGAIN = "a list of versions", "run the study again"
 _NOT_RUN = "not run"
 _SPACE_A_TRIAL = 1_000_000
 _ROWS_TYPE = TypeAdapter(Annotated[list[Row], FailFast()])
@@ -118,7 +111,7 @@ def read_environment(folder: Path) -> dict[str, str]:
             changed.
     """
     path = folder / _ENVIRONMENT
-    content = read_record(path, "a list of versions", _LISTED, _AGAIN)
+    content = read_record(path, _VERSIONS_KIND, _LISTED, _AGAIN)
     with valid_settings(f"'{path}'"):
         return _VERSIONS.validate_python(content)
 
@@ -201,19 +194,30 @@ class Study:
                 if event.kind == "failed":
                     failures[event.trial] = str(event.error)
                 yield event
-            write_parquet(self.folder / _ROWS, _gathered(self, failures).rows)
+            write_parquet(self.folder / _ROWS, self.results(failures).rows)
             write_settings(self.folder, settings)
 
-    def results(self) -> StudyResults:
+    def results(self, failures: Mapping[str, str] | None = None) -> StudyResults:
         """Reads the results: those of its trials, and why others could not be run.
+
+        Args:
+            failures: Why, by the id of the trial; as the rows in the folder say when None.
 
         Raises:
             RunFolderError: A file is damaged or has changed.
         """
-        exported = _exported(self.folder)
-        return _gathered(
-            self, {str(row["trial"]): str(row["error"]) for row in exported if row.get("error")}
-        )
+        if failures is None:
+            lost = [row for row in _exported(self.folder) if row.get("error")]
+            failures = {str(row.get("trial")): str(row["error"]) for row in lost}
+        rows, finished = list[Row](), []
+        for trial in self.config.trials():
+            result = finished_trial(self.folder, trial)
+            if result is None:
+                rows.append({**trial.keys, "error": failures.get(trial.id, _NOT_RUN)})
+            else:
+                rows.append(result.row)
+                finished.append(result)
+        return StudyResults(self.config, self.folder, tuple(finished), _frame(rows))
 
 
 def run_study(
@@ -283,23 +287,10 @@ def _exported(folder: Path) -> list[Row]:
     return read_as(_ROWS_TYPE, folder / _ROWS, "the results of a study", _AGAIN, MOST_JSON_BYTES)
 
 
-def _gathered(study: Study, failures: Mapping[str, str]) -> StudyResults:
-    """Reads the trials of a study; of one that there is not, a row says why if that is known."""
-    rows, finished = list[Row](), []
-    for trial in study.config.trials():
-        result = finished_trial(study.folder, trial)
-        if result is None:
-            rows.append({**trial.keys, "error": failures.get(trial.id, _NOT_RUN)})
-        else:
-            rows.append(result.row)
-            finished.append(result)
-    return StudyResults(study.config, study.folder, tuple(finished), _frame(rows))
-
-
 def _frame(rows: Sequence[Row]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     # As objects: a string type would have NaN where a trial went well.
-    frame["error"] = pd.Series([row["error"] for row in rows], dtype=object)
+    frame["error"] = pd.Series([row.get("error") for row in rows], dtype=object)
     return frame
 
 
@@ -319,13 +310,8 @@ def require_folder(config: StudyConfig, folder: Path, num_trials: int) -> None:
     """
     if not holds_run(folder, "study", (STUDY,), _SPACE_A_TRIAL * num_trials):
         return
-    path = folder / _ENVIRONMENT
-    try:
-        content = read_json(path, "a list of versions", _AGAIN)
-    except RunFolderError:  # what cannot be read is written again
-        pass
-    else:
-        require_version(content, path)
+    if (path := folder / _ENVIRONMENT).exists():  # the files beside it may have changed
+        read_digests(path, _VERSIONS_KIND, "delete it")
     before = read_study(folder / STUDY)
     if there := differences(_decisive(before), _decisive(config)):
         raise RunFolderError(f"'{folder}' holds another study ({there}); choose another folder")

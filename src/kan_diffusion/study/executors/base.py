@@ -31,7 +31,7 @@ class TrialEvent:
     """An event of a trial.
 
     Attributes:
-        kind: ``"started"``: a worker runs it; ``"progressed"``; ``"finished"``: it has a result,
+        kind: ``"progressed"``: a worker runs it, from step 0 on; ``"finished"``: it has a result,
             which may say that its training diverged; ``"failed"``: it could not be run. Only
             :class:`TaskQueue` sees ``"lost"``: its worker died; and ``"taken"``: another driver
             is running it. A short trial may finish without other events.
@@ -42,7 +42,7 @@ class TrialEvent:
         worker: Process that runs it, as ``host:process id``; None when it was lost.
     """
 
-    kind: Literal["started", "progressed", "finished", "failed", "lost", "taken"]
+    kind: Literal["progressed", "finished", "failed", "lost", "taken"]
     trial: str
     step: int = 0
     loss: float = math.nan
@@ -69,7 +69,7 @@ class TaskQueue:
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._waiting = deque(tasks)
         self.running: dict[str, Task] = {}
-        self._num_lost, self._num_taken = Counter[str](), Counter[str]()
+        self._counts = Counter[tuple[str, str]]()
 
     def next(self) -> Task | None:
         """Hands out the next task; None where none is waiting now."""
@@ -84,23 +84,23 @@ class TaskQueue:
         trial = event.trial
         if trial not in self.running:
             return []  # late news of a trial that is over
-        if event.kind in ("started", "progressed"):
+        if event.kind == "progressed":
             return [event]
         task = self.running.pop(trial)
+        self._counts[event.kind, trial] += 1
+        times = self._counts[event.kind, trial]
         if event.kind == "taken":
             self._waiting.append(task)
-            self._num_taken[trial] += 1
-            if self._num_taken[trial] == 2:  # there is little else to do
+            if times == 2:  # there is little else to do
                 logger.warning("waiting: %s", event.error)
             return []
-        if event.kind == "lost":
-            self._num_lost[trial] += 1
-            if self._num_lost[trial] < _NUM_ATTEMPTS:
-                self._waiting.appendleft(task)
-                return []
-            error = (
-                f"its worker process died {_NUM_ATTEMPTS} times ({event.error}); if memory was "
-                "short, run the same again with fewer workers"
-            )
-            return [TrialEvent("failed", trial, error=error)]
-        return [event]
+        if event.kind != "lost":
+            return [event]
+        if times < _NUM_ATTEMPTS:
+            self._waiting.appendleft(task)
+            return []
+        error = (
+            f"its worker process died {times} times ({event.error}); if memory was short, run the "
+            "same again with fewer workers"
+        )
+        return [TrialEvent("failed", trial, error=error)]

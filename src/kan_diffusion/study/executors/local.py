@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
@@ -86,22 +86,15 @@ def _start_worker(staff: _Staff, device: str) -> Connection[Task, TrialEvent]:
         context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, device, dict(os.environ)), daemon=True)
-    with _signals_blocked():
+    resource_tracker.ensure_running()  # its start would unblock interrupts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)  # there, too, until it is ready
+    try:
         process.start()
         staff[pipe] = _Worker(process)
-    theirs.close()  # so that the pipe closes when the process ends
-    return pipe
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Blocks interrupts here, and in processes that are started inside until they unblock them."""
-    resource_tracker.ensure_running()  # its start would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
-    try:
-        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    theirs.close()  # so that the pipe closes when the process ends
+    return pipe
 
 
 def _receive(pipe: Connection[Task, TrialEvent], staff: _Staff) -> Iterator[TrialEvent]:
@@ -126,7 +119,7 @@ def _receive(pipe: Connection[Task, TrialEvent], staff: _Staff) -> Iterator[Tria
         yield TrialEvent("lost", worker.task.config.id, error=ending)
         return
     worker.has_begun = True
-    if event.kind not in ("started", "progressed"):
+    if event.kind != "progressed":
         worker.task = None
     yield event
 

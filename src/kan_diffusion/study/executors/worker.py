@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import socket
 import time
@@ -43,11 +44,11 @@ def attempt(task: Task, device: str, tell: Callable[[TrialEvent], None]) -> Tria
         The last event of the trial; an exception of the trial becomes one line of it.
     """
     config, worker = task.config, f"{socket.gethostname()}:{os.getpid()}"
-    tell(TrialEvent("started", config.id, worker=worker))
 
-    def report(step: int, loss: float) -> None:
+    def report(step: int, loss: float = math.nan) -> None:
         tell(TrialEvent("progressed", config.id, step, loss, worker=worker))
 
+    report(0)
     end = TrialEvent("finished", config.id, config.training.steps, worker=worker)
     try:
         config.import_own()  # the driver has imported the same
