@@ -4,10 +4,8 @@ import os
 import shutil
 import socket
 from collections import namedtuple
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +22,6 @@ from kan_diffusion.study.folder import (
     Trained,
     TrialResult,
     TrialTakenError,
-    _save_pipeline,
     claimed,
     keep_trial,
     load_points,
@@ -37,6 +34,7 @@ from kan_diffusion.study.folder import (
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.trial import run_trial
 from make import contents, denoiser, reseal
+from runs import copied
 
 
 @pytest.fixture(scope="module")
@@ -233,15 +231,16 @@ def test_a_trial_kept_over_another_is_the_old_one_or_the_new_one(tmp_path, confi
     def keep(value, folder):
         row = {**config.keys, "parameters": 400, "error": None}
         with replaced_trial(folder) as new:
-            keep_trial(TrialResult(config, new, Trained(row=row)), _pipeline(value))
+            keep_trial(TrialResult(config, new, Trained(row=row)), pipelines[value])
 
     def fail(_):
         raise error()
 
+    pipelines = {value: _pipeline(value) for value in (1.0, 2.0)}
+    keep(1.0, tmp_path / "old")
     read, renames = [], [None]
     while len(renames) >= len(read):
-        folder = tmp_path / str(len(read))
-        keep(1.0, folder)
+        folder = copied(tmp_path / "old", tmp_path / str(len(read)))
         numbers = range(len(read), 1000)
         changes = disturbed(folder, numbers, fail, lambda each: each.kind in ("rename", "remove"))
         with suppress(KeyboardInterrupt, RunFolderError, OSError), changes as renames:
@@ -257,28 +256,3 @@ def test_a_trial_kept_over_another_is_the_old_one_or_the_new_one(tmp_path, confi
         read.append(weights | {settings, *pipeline.standardizer.mean})
     assert all(values in ({1.0}, {2.0}) for values in read), read  # the old or the new one
     assert (read[0], read[-1]) == ({1.0}, {2.0})
-
-
-def _values(folder):
-    pipeline = PointDiffusionPipeline.from_pretrained(folder)
-    return {v for p in pipeline.denoiser.state_dict().values() for v in p.flatten().tolist()}
-
-
-def test_pipelines_saved_by_several_at_once_are_never_missing(tmp_path):
-    pipelines = [_pipeline(1.0), _pipeline(2.0)]
-    _save_pipeline(pipelines[0], tmp_path)
-    names = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
-    assert Path("denoiser/config.json") in names
-
-    def save(pipeline):
-        for _ in range(15):
-            _save_pipeline(pipeline, tmp_path)
-
-    with ThreadPoolExecutor(2) as pool:
-        saving = [pool.submit(save, pipeline) for pipeline in pipelines]
-        while not all(future.done() for future in saving):
-            assert all((tmp_path / name).exists() for name in names)
-            assert _values(tmp_path) in ({1.0}, {2.0})
-        for future in saving:
-            future.result()
-    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == names

@@ -1,4 +1,4 @@
-"""Models of all kinds of data are judged again as if that had been first."""
+"""Models of tables and pictures are judged again as if that had been first."""
 
 import pytest
 
@@ -13,16 +13,14 @@ NUMBERS = {"num_noised": 100, "num_samples": 30, "num_likelihood": 12, "num_real
 
 @pytest.fixture
 def data(request, tmp_path):
-    """Settings of data: a toy, a mixed table, or pictures with captions or classes."""
-    if request.param == "toy":
-        return {"toy": "moons", "num_points": 200}
+    """Settings of data: a mixed table, or pictures with captions or classes."""
     if request.param == "table":
         people(200, 0).to_csv(tmp_path / "people.csv", index=False)
         return data_from_name(str(tmp_path / "people.csv"))
     return {"pictures": str(write_pictures(tmp_path / request.param, request.param))}
 
 
-@pytest.mark.parametrize("data", ["toy", "table", "captions", "classes"], indirect=True)
+@pytest.mark.parametrize("data", ["table", "captions", "classes"], indirect=True)
 def test_a_model_judged_again_has_the_row_of_one_judged_so_at_once(data, tmp_path):
     changes = {"effort": "full", "num_samples": 20, "num_drawn": 3}
 

@@ -16,9 +16,10 @@ from kan_diffusion.study.trial import run_trial
 from make import EVALUATION, contents, study, trial_content
 
 CONFIG = study(
-    models=[{"family": "kan", "params": 600}],
+    models=[{"family": "mlp", "params": 300}],
     training={"steps": 4, "batch_size": 16, "checkpoint_every": 2},
-    evaluation={**EVALUATION, "num_samples": 20, "num_drawn": 20, "moments": [0.0, 0.75]},
+    sampling={"scheduler": "ddpm", "steps": 2},  # which pictures of the reverse process take, too
+    evaluation={**EVALUATION, "num_samples": 20, "num_likelihood": 0, "moments": [0.0, 0.75]},
 ).pinned()
 TRIAL = CONFIG.trials()[0]
 NAME = Path("trials", TRIAL.id)
