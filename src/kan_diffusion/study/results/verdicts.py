@@ -251,13 +251,13 @@ def _verdict(results: Results, data: str, compared: Sequence[Comparison]) -> Ver
     everyone, equal = results.models(data), _equal_models(results, data)
     contest, measure = {"kan", "mlp"} <= {*equal.values()}, results.judged(data)
     models = equal if contest else everyone
-    means = _means(results, data, models)
+    means, difference = _means(results, data, models), None
     if contest:
         best = next((name for name in means if models[name] == "kan"), None)
         difference = next((c for c in compared if c.model == best), None)
-    else:
-        pair = [*means][:2]
-        difference = _difference(results, data, measure, *pair) if len(pair) == 2 else None
+    elif len(means) > 1:
+        first, second, *_ = means
+        difference = _difference(results, data, measure, first, second)
     return Verdict(
         data=data,
         amount=results.amount,
