@@ -57,6 +57,8 @@ from kan_diffusion.training.config import TrainingConfig
 _LIKELIHOOD_NUMBERS = 4096
 """Largest number of coordinates, over all points, whose likelihood is computed."""
 
+_LACKS = {"fill": "fills no gaps; only models of tables do"}
+"""What is said of a model that does not take some of what is asked, where that needs words."""
 
 DatasetT = TypeVar("DatasetT", bound=Dataset)
 PipelineT = TypeVar("PipelineT", bound=SamplePipeline)
@@ -411,14 +413,8 @@ class Task(Generic[DatasetT, PipelineT]):
         for entry in fields(asked):
             if getattr(asked, entry.name) in (None, ()) or entry.name in self.takes:
                 continue
-            if entry.name == "fill":
-                raise KanDiffusionError(
-                    f"'{where}' is a model of {self.noun}, which fills no gaps; only models of "
-                    "tables do"
-                )
-            raise KanDiffusionError(
-                f"'{where}' is a model of {self.noun}, which takes no {entry.name}; leave it out"
-            )
+            lacks = _LACKS.get(entry.name, f"takes no {entry.name}; leave it out")
+            raise KanDiffusionError(f"'{where}' is a model of {self.noun}, which {lacks}")
 
     def draw(
         self,
@@ -443,9 +439,8 @@ class Task(Generic[DatasetT, PipelineT]):
         """
         points = self.points(pipeline)
         samples = points(num or self.num, steps, generator=generator).samples
-        return rows_drawn(
-            pd.DataFrame(samples.cpu().double().numpy(), columns=list(points.columns))
-        )
+        rows = samples.cpu().double().numpy()
+        return rows_drawn(pd.DataFrame(rows, columns=list(points.columns)))
 
 
 def require_judge(dataset: Dataset) -> None:
