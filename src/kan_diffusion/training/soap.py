@@ -59,9 +59,9 @@ class SOAP(Optimizer):
         self._ends = list(accumulate((math.prod(shape) for shape in self._shapes), initial=0))
 
     def _stacks(self, flat: Tensor) -> Iterator[Tensor]:
-        """Yields the views (k, n, m) of the stacks of matrices in a vector of entries."""
+        """Yields the views (*, k, n, m) of the stacks of matrices in vectors (*, P) of entries."""
         for (start, end), shape in zip(pairwise(self._ends), self._shapes, strict=True):
-            yield flat[start:end].view(shape)
+            yield flat[..., start:end].view(*flat.shape[:-1], *shape)
 
     def _begin(self, gradient: Tensor) -> None:
         """Sets the state from a first gradient."""
@@ -113,12 +113,11 @@ class SOAP(Optimizer):
         recent: Tensor = state["recent"]
         shares = [math.sqrt((1 - _DECAY) * _DECAY**age) for age in reversed(range(_EVERY))]
         recent = recent * recent.new_tensor(shares).unsqueeze(1)
-        means, squares = self._stacks(state["mean"]), self._stacks(state["square"])
-        for index, (mean, square) in enumerate(zip(means, squares, strict=True)):
-            start, end = self._ends[index : index + 2]
-            each = recent[:, start:end].view(_EVERY, *self._shapes[index]).transpose(0, 1)
-            outer = torch.einsum("ksnm,kspm->knp", each, each)
-            inner = torch.einsum("ksnm,ksnp->kmp", each, each)
+        stacks = zip(*map(self._stacks, (state["mean"], state["square"], recent)), strict=True)
+        for index, (mean, square, gradients) in enumerate(stacks):
+            gradients = gradients.transpose(0, 1)
+            outer = torch.einsum("ksnm,kspm->knp", gradients, gradients)
+            inner = torch.einsum("ksnm,ksnp->kmp", gradients, gradients)
             left, left_order = self._turned("left", index, outer)
             right, right_order = self._turned("right", index, inner)
             before = state["left_basis"][index] @ mean @ state["right_basis"][index].mT
