@@ -201,6 +201,7 @@ def test_who_runs_a_trial_is_written_to_no_other_file(tmp_path, config, link):
 
 
 def test_drivers_share_a_study_and_refuse_another_and_say_whose_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("kan_diffusion.study.folder._STARTING_SECONDS", 0.01)
     who = f"{socket.gethostname()}:{os.getpid()}"
     other = refused(rf"another study in '{tmp_path}' \({who}\); wait", TrialTakenError)
     with claimed(tmp_path, "seeds: 2"), claimed(tmp_path, "seeds: 2"), other:

@@ -237,9 +237,7 @@ def test_toy_of_other_dimension_is_refused(tmp_path):
 
 def test_small_evaluations_are_written(tmp_path):
     # One point a level has no standard error, and NaN is not JSON.
-    config = _trial(
-        evaluation={"num_noised": 10, "num_levels": 10, "num_samples": 10, "num_real_pairs": 1}
-    )
+    config = _trial(evaluation={**EVALUATION, "num_noised": 10, "num_samples": 10})
     result = run_trial(config, tmp_path, device="cpu")
     assert result.levels == []
     assert np.isfinite(float(result.row["excess"]))

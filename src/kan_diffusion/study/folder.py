@@ -303,6 +303,8 @@ def read_record(path: Path, kind: str, patterns: Sequence[str], again: str) -> d
     room = limits.MOST_LISTED_BYTES
     for name, expected in digests.items():
         try:
+            if {"..", ""} & set(name.split("/")):
+                raise OSError(errno.EINVAL, "it is no file of the folder")
             file = inside(path.parent, name)
             room -= require_file(file, room)
             actual = digest(file)
