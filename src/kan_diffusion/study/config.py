@@ -509,7 +509,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias, '*'; write its settings out")
+            raise yaml.YAMLError("anchors are not read, and it has an alias '*'; write it out")
         node = super().compose_node(parent, index)
         if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int") and node.value[20:]:
             raise yaml.YAMLError("it has a number of more than 20 digits; lower it")
