@@ -111,6 +111,7 @@ def test_a_period_is_a_value_of_its_column(unit):
         if unit != "Y" or given != "2020Q2":
             found = read_conditions({"at": given}, codec)["at"]
             assert found.holds(periods).tolist() == met.tolist()
+            assert found.is_value == (str(given) == str(first) or (unit, given) == ("Q", "2020Q2"))
 
 
 def test_a_time_span_needs_a_unit():

@@ -14,6 +14,7 @@ import csv
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -246,7 +247,7 @@ def _value(column: Kind, given: object) -> object:
                     return number
             case "span":
                 return pd.to_timedelta(pd.Series([given], dtype=object))[0]
-            case "moment" if not is_number or storage.written == "%Y%m%d":
+            case "moment" if not is_number or not np.isnat(_as_written(storage, text)):
                 return _moment(storage, text if is_number or isinstance(given, str) else given)
         raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -271,6 +272,12 @@ def _moment(storage: Storage, given: object) -> pd.Timestamp:
 
 
 def _as_written(storage: Storage, text: str) -> np.datetime64:
-    """Reads a date as a column of text writes dates; not a time if it is written otherwise."""
-    form = storage.written
-    return np.datetime64("NaT") if form is None else read_dates(np.array([text], object), form)[0]
+    """Reads a date as its column writes dates; not a time if it is written otherwise."""
+    dtype = storage.pandas_dtype()
+    if isinstance(dtype, pd.PeriodDtype):
+        with suppress(ValueError):
+            if str(period := pd.Period(text, dtype.freq)) == text:
+                return period.start_time.to_datetime64()
+    if storage.written is None:
+        return np.datetime64("NaT")
+    return read_dates(np.array([text], object), storage.written)[0]
