@@ -17,13 +17,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 from pydantic import BeforeValidator, SerializeAsAny, model_validator
 
 from kan_diffusion.data.frames import ENDINGS, ending_of
-from kan_diffusion.errors import (
-    DataError,
-    KanDiffusionError,
-    require_known,
-    unknown_name,
-    valid_settings,
-)
+from kan_diffusion.errors import DataError, KanDiffusionError, unknown_name, valid_settings
 from kan_diffusion.imports import own_class
 from kan_diffusion.settings import Settings
 
@@ -66,8 +60,8 @@ class Source(Settings):
 
     @model_validator(mode="after")
     def _require_known_data(self) -> Self:
-        if self.known:
-            require_known(self.key, getattr(self, self.key), self.known)
+        if self.known and (given := getattr(self, self.key)) not in self.known:
+            raise unknown_name(self.key, given, self.known)
         return self
 
     @classmethod

@@ -276,7 +276,7 @@ def _as_written(storage: Storage, text: str) -> np.datetime64:
     dtype = storage.pandas_dtype()
     if isinstance(dtype, pd.PeriodDtype):
         with suppress(ValueError):
-            if str(period := pd.Period(text, dtype.freq)) == text:
+            if str(period := pd.Period(text, dtype.freq)) == text:  # type: ignore[arg-type]
                 return period.start_time.to_datetime64()
     if storage.written is None:
         return np.datetime64("NaT")
