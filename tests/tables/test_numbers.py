@@ -20,7 +20,7 @@ every_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.d
 def fitted(shape):
     """Numbers, an odd count of them, and their map, which knows that they are positive."""
     values = shape.rvs(2001, random_state=0)
-    return values, fit_numbers(values, 0.0 if values.min() > 0 else None)
+    return values, fit_numbers(values, (0.0 if values.min() > 0 else None, None))
 
 
 def test_noise_of_binary_sums_is_no_decimal():
@@ -89,7 +89,7 @@ def test_a_mild_shape_is_standardised():
 @pytest.mark.parametrize("orders", [30, 598])
 def test_columns_over_many_orders_of_magnitude(orders):
     values = np.sort(10 ** np.random.default_rng(0).uniform(-orders / 2, orders / 2, 5000))
-    spline = fit_numbers(values, 0.0)
+    spline = fit_numbers(values, (0.0, None))
     z, slope = spline.forward(values)
     assert np.abs(z).max() < 12
     assert np.isfinite(slope).all()

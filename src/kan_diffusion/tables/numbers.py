@@ -93,6 +93,9 @@ _HALF_LOG_2PI = math.log(2 * math.pi) / 2
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 """A share of rows."""
 
+Bounds = tuple[float | None, float | None]
+"""What lies below numbers, and what lies above; None if nothing."""
+
 Scaling = Literal["normal", "standard"]
 """Coordinates of numbers: normal scores, or (x - mean) / std, of which a formula can be read."""
 
@@ -279,31 +282,6 @@ def spline(
     return z, slope
 
 
-def unspline(
-    z: np.ndarray,
-    knots: np.ndarray,
-    scores: np.ndarray,
-    slopes: np.ndarray,
-    lower: float,
-    upper: float,
-) -> np.ndarray:
-    """Numbers of normal scores, the inverse of :func:`spline`; too large ones are infinite."""
-    k = np.clip(np.searchsorted(scores, z, "right") - 1, 0, len(scores) - 2)
-    width, height = knots[k + 1] - knots[k], scores[k + 1] - scores[k]
-    secant, y = height / width, np.clip((z - scores[k]) / height, 0, 1)
-    a, b = slopes[k] / secant, slopes[k + 1] / secant
-    linear = a - y * (a + b - 2)
-    root = np.sqrt(linear**2 + 4 * (1 - linear) * y)
-    x = knots[k] + width * np.clip(2 * y / (linear + root), 0, 1)
-    tails = (z < scores[0], -1, 0, lower), (z > scores[-1], 1, -1, upper)
-    with np.errstate(over="ignore"):
-        for beyond, sign, end, bend in tails:
-            away = np.abs(z[beyond] - scores[end])
-            away = np.expm1(bend * away) / bend if bend else away
-            x[beyond] = knots[end] + sign * away / slopes[end]
-    return x
-
-
 class _Masses(NamedTuple):
     """Masses of a distribution function with J jumps."""
 
@@ -360,11 +338,6 @@ class JumpMap(Settings):
         """Whether nothing but jumps is drawn."""
         return not self.x
 
-    @property
-    def is_line(self) -> bool:
-        """Whether it is (x - mean) / scale."""
-        return len(self.x) == 2 and not (self.jumps or self.lower or self.upper)
-
     def described(self, name: str, origin: float, unit: float) -> CoordinateMap:
         """Describes the coordinate of a number ``origin + unit * x``, with the map as a program.
 
@@ -374,7 +347,7 @@ class JumpMap(Settings):
             return CoordinateMap(f"normal score of {name}")
         x, z, slopes, *bends = self._spline
         knots, slopes = origin + unit * x, slopes / unit
-        if self.is_line:
+        if len(x) == 2 and not any(bends):  # (x - mean) / scale
             scale = float(1 / slopes[0])
             return CoordinateMap.standardised(name, float(knots[0]) - scale * float(z[0]), scale)
         numbers = ", ".join(repr(part.tolist()) for part in (knots, z, slopes))
@@ -449,11 +422,29 @@ class JumpMap(Settings):
                 below = np.maximum(ndtr(z) - parts.before[place], 0) / parts.rest
                 above = np.maximum(ndtr(-z) - parts.after[place], 0) / parts.rest
                 x = np.where(np.abs(z) < _FLAT, _score(below, above), z)
-            x, width = unspline(x, *self._spline), 0 if self.fine else 1
+            x, width = self._unspline(x), 0 if self.fine else 1
             x = x if self.fine else np.floor(x)
             ends = np.concatenate([[-np.inf], parts.ends, [np.inf]])
             x = np.clip(x, ends[place], ends[place + 1] - width) + width * place
         return np.where(is_jump | self.is_listed, jumps, x)
+
+    def _unspline(self, z: np.ndarray) -> np.ndarray:
+        """Maps normal scores to numbers by the spline alone; too large ones are infinite."""
+        knots, scores, slopes, lower, upper = self._spline
+        k = np.clip(np.searchsorted(scores, z, "right") - 1, 0, len(scores) - 2)
+        width, height = knots[k + 1] - knots[k], scores[k + 1] - scores[k]
+        secant, y = height / width, np.clip((z - scores[k]) / height, 0, 1)
+        a, b = slopes[k] / secant, slopes[k + 1] / secant
+        linear = a - y * (a + b - 2)
+        root = np.sqrt(linear**2 + 4 * (1 - linear) * y)
+        x = knots[k] + width * np.clip(2 * y / (linear + root), 0, 1)
+        tails = (z < scores[0], -1, 0, lower), (z > scores[-1], 1, -1, upper)
+        with np.errstate(over="ignore"):
+            for beyond, sign, end, bend in tails:
+                away = np.abs(z[beyond] - scores[end])
+                away = np.expm1(bend * away) / bend if bend else away
+                x[beyond] = knots[end] + sign * away / slopes[end]
+        return x
 
     def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds the jump or the interval of each number, (n,), and tells which are jumps, (n,)."""
@@ -490,18 +481,13 @@ def _slopes(x: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 
 def fit_numbers(
-    values: np.ndarray,
-    low: float | None = None,
-    high: float | None = None,
-    where: str = "",
-    *,
-    is_line: bool = False,
+    values: np.ndarray, bounds: Bounds = (None, None), where: str = "", *, is_line: bool = False
 ) -> JumpMap:
     """Fits the spline of a column's numbers (n,), finite: a line if its shape is mild.
 
-    All values are above the bound ``low`` and below ``high``, if there are any, and samples should
-    be; errors call the column ``where``. The line, (x - mean) / std, is taken whatever the shape if
-    it ``is_line``; its knots are so far apart that they differ.
+    All values are between the bounds, if there are any, and samples should be; errors call the
+    column ``where``. The line, (x - mean) / std, is taken whatever the shape if it ``is_line``; its
+    knots are so far apart that they differ.
 
     Raises:
         DataError: The values are all equal or have a spread below 1e-305.
@@ -518,7 +504,8 @@ def fit_numbers(
     if is_line:
         return line
     z = (scaled - mean) / spread
-    known = [bound for bound in (low, high) if bound is not None]
+    low, high = bounds
+    known = [bound for bound in bounds if bound is not None]
     near = np.abs(spline(np.array(known), *line._spline)[0]) < _MILD_BOUND
     rows = len(z)
     distance = np.abs(ndtr(np.sort(z)) - (np.arange(rows) + 0.5) / rows).max() + 0.5 / rows
@@ -615,7 +602,7 @@ def _score(below: np.ndarray, above: np.ndarray) -> np.ndarray:
 
 def fit_jumps(
     numbers: np.ndarray,
-    bounds: tuple[float | None, float | None] = (None, None),
+    bounds: Bounds = (None, None),
     *,
     fine: bool = False,
     where: str = "",
@@ -649,7 +636,7 @@ def fit_jumps(
         if not fine:
             rest = _spread(rest - np.searchsorted(known[heaped], rest))
             high = None if high is None else high - len(shared)
-        spline |= dict(fit_numbers(rest, low, high, where))
+        spline |= dict(fit_numbers(rest, (low, high), where))
     jumps = {"jumps": known[heaped].tolist(), "shares": rounded_shares(shared / num)}
     return JumpMap.model_validate({**spline, **jumps, "fine": fine})
 
