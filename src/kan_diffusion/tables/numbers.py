@@ -416,17 +416,19 @@ class JumpMap(Settings):
         """
         parts = self._masses
         place, is_jump = np.divmod(np.searchsorted(parts.edges, z, "right"), 2)
-        jumps, x = np.append(parts.jumps, 0)[place], z
+        numbers = np.append(parts.jumps, 0)[place]
         if self.x:
+            free = is_jump == 0
+            at, inner = place[free], z[free]
             if self.jumps:
-                below = np.maximum(ndtr(z) - parts.before[place], 0) / parts.rest
-                above = np.maximum(ndtr(-z) - parts.after[place], 0) / parts.rest
-                x = np.where(np.abs(z) < _FLAT, _score(below, above), z)
-            x, width = self._unspline(x), 0 if self.fine else 1
+                below = np.maximum(ndtr(inner) - parts.before[at], 0) / parts.rest
+                above = np.maximum(ndtr(-inner) - parts.after[at], 0) / parts.rest
+                inner = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
+            x, width = self._unspline(inner), 0 if self.fine else 1
             x = x if self.fine else np.floor(x)
             ends = np.concatenate([[-np.inf], parts.ends, [np.inf]])
-            x = np.clip(x, ends[place], ends[place + 1] - width) + width * place
-        return np.where(is_jump | self.is_listed, jumps, x)
+            numbers[free] = np.clip(x, ends[at], ends[at + 1] - width) + width * at
+        return numbers
 
     def _unspline(self, z: np.ndarray) -> np.ndarray:
         """Maps normal scores to numbers by the spline alone; too large ones are infinite."""
