@@ -223,7 +223,8 @@ def _as_held(column: Kind, cells: Sequence[object]) -> pd.Series:
 
 def _value(column: Kind, given: object) -> object:
     """Converts a value, whoever wrote it, to the type of the column's values, else a DataError."""
-    given = given.start_time if isinstance(given, pd.Period) else given
+    if isinstance(given, pd.Period):
+        given = given.start_time
     storage, text = column.storage, str(given).strip()
     is_number = isinstance(given, int | float) or _PLAIN_NUMBER.fullmatch(text) is not None
     if storage.holds == "span" and is_number:

@@ -424,8 +424,9 @@ class JumpMap(Settings):
                 below = np.maximum(ndtr(inner) - parts.before[at], 0) / parts.rest
                 above = np.maximum(ndtr(-inner) - parts.after[at], 0) / parts.rest
                 inner = np.where(np.abs(inner) < _FLAT, _score(below, above), inner)
-            x, width = self._unspline(inner), 0 if self.fine else 1
-            x = x if self.fine else np.floor(x)
+            x, width = self._unspline(inner), int(not self.fine)
+            if width:
+                x = np.floor(x)
             ends = np.concatenate([[-np.inf], parts.ends, [np.inf]])
             numbers[free] = np.clip(x, ends[at], ends[at + 1] - width) + width * at
         return numbers

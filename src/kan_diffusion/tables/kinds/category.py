@@ -166,7 +166,9 @@ class Category(Kind):
     @property
     def reach(self) -> np.ndarray:
         """The categories in their declared order, if they have one, or by their values."""
-        return self.known if self.storage.ordered else super().reach
+        if self.storage.ordered:
+            return self.known
+        return super().reach
 
     def between(self, values: np.ndarray, low: object | None, high: object | None) -> np.ndarray:
         """Tells which categories are in a range, in their declared order or by their values."""
