@@ -250,7 +250,10 @@ def _searched(folder: Path) -> str:
         done = tries.dropna(subset=["value"])
         best = done.sort_values("value", kind="stable").iloc[0]
         first = tries["value"].iloc[:1]
-        settings = ", ".join(f"{key} {_short(value)}" for key, value in best["settings"].items())
+        settings = ", ".join(
+            f"{key} {f'{value:.3g}' if isinstance(value, float) else value}"
+            for key, value in best["settings"].items()
+        )
         numbers = (float(np.exp(v)) for v in (first.mean(), best["value"], done["value"].median()))
         lines.append(
             (str(family), str(len(tries)), *(format_number(1000 * v) for v in numbers), settings)
@@ -269,10 +272,6 @@ def _kept(results: Results) -> str:
         f"Of {len(rows):,} trials at equal time {int(near.sum()):,} ended within 1 % of the "
         f"budget. Steps in the median: {taken}."
     )
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _ablation(results: Results) -> str:
@@ -343,16 +342,11 @@ def write_results(parts: Sequence[Part], results: Path, page: Path) -> None:
             text += _of_budget(found, decision, drawn, page) + _samples(found)
     if not first:
         first = "Not finished yet.\n"
-    _fill(page, _FOUND, f"\n{first}{text}\n")
-
-
-def _fill(page: Path, marks: tuple[str, str], text: str) -> None:
-    """Replaces what stands between two marks of a page."""
-    before, mark, rest = page.read_text().partition(marks[0])
-    _, end, after = rest.partition(marks[1])
+    before, mark, rest = page.read_text().partition(_FOUND[0])
+    _, end, after = rest.partition(_FOUND[1])
     if not (mark and end):
-        raise KanDiffusionError(f"'{page}' has not the lines {listed(marks)}; restore them")
-    write_text(page, before + mark + text + end + after)
+        raise KanDiffusionError(f"'{page}' has not the lines {listed(_FOUND)}; restore them")
+    write_text(page, f"{before}{mark}\n{first}{text}\n{end}{after}")
 
 
 def main() -> None:

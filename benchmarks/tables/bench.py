@@ -17,10 +17,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from kan_diffusion import TableScores, table_scores
+from kan_diffusion import table_scores
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from kan_diffusion.files import finite, write_json, write_text
 from kan_diffusion.randomness import stream_seed
@@ -117,6 +116,7 @@ def run_one(table: str, method: str, seed: int, asked: Asked) -> Result:
 
 
 def _measured(split: Split, method: str, seed: int, asked: Asked) -> Mapping[str, object]:
+    """Scores filled gaps, or rows beside those that were not learned from, for all columns."""
     started = time.process_time()
     if method in IMPUTERS:
         gaps = gap_scores(split, IMPUTERS[method](split, seed), seed)
@@ -125,7 +125,14 @@ def _measured(split: Split, method: str, seed: int, asked: Asked) -> Mapping[str
     fitted = time.process_time()
     rows = generator.sample(len(split.train), seed)
     sampled = time.process_time()
-    judged = judge(split, rows, seed).scores
+    cells = split.train.items()
+    judged = table_scores(
+        split.test,
+        rows,
+        train=split.train,
+        targets=[n for n, c in cells if is_number(c) or 2 <= c.nunique() <= _MOST_CLASSES],
+        generator=stream_seed("benchmark judge", seed),
+    ).scores
     first, second = split.train.iloc[::2], split.train.iloc[1::2]  # files may be sorted
     names = split.train.columns
     return {
@@ -137,18 +144,6 @@ def _measured(split: Split, method: str, seed: int, asked: Asked) -> Mapping[str
         "columns": {n: detection_score(split.train[[n]], rows[[n]], seed) for n in names},
         "gaps": gap_scores(split, generator.fill, seed) if generator.fill else {},
     }
-
-
-def judge(split: Split, rows: pd.DataFrame, seed: int) -> TableScores:
-    """Scores drawn rows by those that were not learned from; usefulness is that for all columns."""
-    cells = split.train.items()
-    return table_scores(
-        split.test,
-        rows,
-        train=split.train,
-        targets=[n for n, c in cells if is_number(c) or 2 <= c.nunique() <= _MOST_CLASSES],
-        generator=stream_seed("benchmark judge", seed),
-    )
 
 
 def _start() -> None:

@@ -1,13 +1,24 @@
 import itertools
+import time
 
 import numpy as np
+import pytest
 import sympy
 import torch
 
-from gaussian_levels import context_of, exact_network, process_of, require_the_score_is_found
+from gaussian_levels import (
+    PROCESS,
+    context_of,
+    exact_network,
+    formula,
+    noised,
+    process_of,
+    require_the_score_is_found,
+)
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.formulas.levels import formula_over_levels
 from kan_diffusion.formulas.levels.forms import LevelForm
+from kan_diffusion.formulas.levels.search import best_forms
 from networks import network
 
 
@@ -21,9 +32,18 @@ def test_a_formula_may_have_no_constants():
     context = context_of(process_of("epsilon"), normal, 4_000, effort="quick")
     edges = [[(0, 0, "linear", False)]] * 2
     denoiser = network(edges, [1], data_dim=1, num_train_timesteps=200, modulated=True)
-    formula, _ = formula_over_levels(denoiser, context, 100.0)
-    assert formula is not None
-    assert [str(expression) for expression in formula.expressions()] == ["-x0"]
+    made, _ = formula_over_levels(denoiser, context, 100.0)
+    assert made is not None
+    assert [str(expression) for expression in made.expressions()] == ["-x0"]
+
+
+def test_a_variance_is_found_and_an_offset_is_not_and_out_of_time_nothing_changes():
+    first, halves = formula(0.5, 0.3), (noised(0, 0.5), noised(1, 0.5))
+    given = best_forms(first, halves, PROCESS, time.monotonic())
+    assert given.forms == first.forms
+    found = best_forms(first, halves, PROCESS, time.monotonic() + 60)
+    assert [slot.role for slot in found.forms] == ["diagonal outside"]
+    assert found.constants == pytest.approx([-0.5], abs=0.05)
 
 
 def test_no_formula_is_better_than_a_bad_one():

@@ -26,7 +26,7 @@ EXACT = "exact"
 """Name of the exact score."""
 _POINTS = 2000
 """Number of noised points at a level."""
-_CURVE_POINTS = 41
+_CURVE_POINTS = 31
 _FIELD_SIDE = 17
 _LINE_POINTS = 201
 _LEVEL_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
