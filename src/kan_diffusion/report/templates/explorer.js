@@ -20,7 +20,6 @@
   const path = (x, y) => x.map((value, i) => `${i ? "L" : "M"}${value.toFixed(1)} ${y[i].toFixed(1)}`).join("");
   const kindOf = edge => edge.kind in data.kinds ? edge.kind : "formula";
   const nameOf = edge => `${edge.source} to ${edge.target}`;
-  // The curve of an edge at a level: its inputs, their density and its values.
   const curveOf = (edge, level) => {
     const [x, density] = view().inputs[edge.layer][edge.input][level];
     return { x, density, y: edge.curves[level] };
@@ -52,7 +51,8 @@
       }
       const box = group.querySelector(".box");
       if (!box || !edge.curves) return;
-      const side = box.width.baseVal.value, cx = box.x.baseVal.value + side / 2, cy = box.y.baseVal.value + side / 2;
+      const [left, top, side] = ["x", "y", "width"].map(key => box[key].baseVal.value);
+      const cx = left + side / 2, cy = top + side / 2;
       const curve = curveOf(edge, state.level);
       const drawn = group.querySelector(".curve-of"), density = group.querySelector(".density");
       box.setAttribute("opacity", .25 + .75 * fade);
