@@ -2,7 +2,8 @@
 
 A column with gaps has a coordinate of -1 or +1 ("age is missing"). A value has one coordinate: -1
 or +1 for one of two categories, about normal for other values; constants and identifiers have none
-(:mod:`kan_diffusion.tables.kinds`). What holds in all rows holds in every decoded row, too
+(:mod:`kan_diffusion.tables.kinds`). What holds between columns in all rows holds in every decoded
+row, too; what holds in most has a coordinate of -1 or +1, so that it holds as often
 (:mod:`kan_diffusion.tables.rules`).
 
 The map x -> z of a number is smooth but for jumps, so densities follow from log p(x) = log p(z) +
@@ -23,6 +24,7 @@ import pandas as pd
 from annotated_types import Len
 from pydantic import FailFast, model_validator
 
+from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.data.frames import TextForm
 from kan_diffusion.errors import DataError, listed, valid_settings
 from kan_diffusion.limits import MOST_COLUMNS
@@ -48,7 +50,7 @@ class TableCodec(Settings):
 
     Attributes:
         columns: The columns, in the frame's order.
-        rules: What holds in every row.
+        rules: What holds between columns, in every row or in most.
         missing: Words for gaps in text files of such rows, beside the usual ones.
         thousands: Mark of thousands in text files of such rows.
         form: How the text file of the rows is written; None of rows that came otherwise.
@@ -109,7 +111,7 @@ class TableCodec(Settings):
             columns.append(column)
             cells.append(column.read(series))
         ordered = arranged(tuple(columns), frame)
-        return cls(columns=ordered, rules=find_rules(Rows(ordered, cells), without))
+        return cls(columns=ordered, rules=find_rules(Rows(ordered, cells), {*without}))
 
     def column(self, name: object) -> Kind:
         """Returns the column of this name.
@@ -127,8 +129,16 @@ class TableCodec(Settings):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of the coordinates: "age", "job", "age is missing"."""
-        return tuple(name for column in self.columns for name in column.coordinates)
+        """Names of the coordinates: "age", "age is missing", "net+tax=gross is kept"."""
+        of_columns = (name for column in self.columns for name in column.coordinates)
+        of_rules = (name for rule in self.rules for name in rule.coordinates(self.columns))
+        return (*of_columns, *of_rules)
+
+    @property
+    def maps(self) -> tuple[CoordinateMap, ...]:
+        """How each of the coordinates follows from a row."""
+        of_columns = (each for column in self.columns for each in column.maps)
+        return (*of_columns, *(each for rule in self.rules for each in rule.maps(self.columns)))
 
     @property
     def dim(self) -> int:
@@ -187,6 +197,18 @@ class TableCodec(Settings):
         for name, cells in frame.items():
             column, span = self._parts[str(name)]
             rows[:, span] = column.encode(cells, generator, str(name) in unknown)
+        if self.dim > self._learned:
+            cells_of = {str(name): self.column(name).read(cells) for name, cells in frame.items()}
+            empty = np.ones(len(frame), dtype=bool)
+            read = [
+                cells_of.get(name, (column.storage.empty(len(frame)), empty))
+                for name, (column, _) in self._parts.items()
+            ]
+            told = [rule.tell(Rows(self.columns, read), generator) for rule in self.rules]
+            rows[:, self._learned :] = np.concatenate(told, axis=1)
+            if not some:  # as the values of gaps
+                silent = np.isnan(rows)
+                rows[silent] = 0 if generator is None else generator.standard_normal(silent.sum())
         return torch.from_numpy(rows)
 
     def decode(
@@ -223,7 +245,7 @@ class TableCodec(Settings):
             (drawn, gaps_drawn), (known, missing) = cells[place], self.columns[place].read(series)
             cells[place] = np.where(missing, drawn, known), gaps_drawn & missing
             fixed[:, place] = ~missing | (name in gaps)
-        obey(Rows(self.columns, cells), self.rules, fixed)
+        obey(Rows(self.columns, cells), self.rules, self._told(coordinates), fixed)
         parts = zip(self.columns, cells, strict=True)
         frame = pd.concat([column.restore(*values) for column, values in parts], axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
@@ -232,6 +254,12 @@ class TableCodec(Settings):
             if series.dtype == frame[column].dtype:  # of two equal wall times it is this one
                 frame[column] = series.where(series.notna(), frame[column])
         return frame
+
+    def _told(self, coordinates: np.ndarray) -> list[np.ndarray]:
+        """Returns those of coordinates (n, d) that each rule has."""
+        widths = [len(rule.coordinates(self.columns)) for rule in self.rules]
+        ends = self._learned + np.cumsum(widths, dtype=int)
+        return [coordinates[:, end - k : end] for k, end in zip(widths, ends, strict=True)]
 
     def tempered(self, rows: Tensor) -> Tensor:
         """Returns drawn coordinates (n, d) in which no rare value comes more often than it did."""
@@ -262,10 +290,10 @@ class TableCodec(Settings):
             cells[self._place(name)] = self.column(name).read(series)
         rows = Rows(self.columns, cells)
         for rule in self.rules:
-            if not rule.holds(rows).all():
+            if rule.kept == 1 and not rule.holds(rows).all():
                 shown = listed(f"{name} = {series.iloc[0]}" for name, series in given.items())
                 raise DataError(
-                    f"no row has {shown}: {', '.join(rule.names(list(self._parts)))} holds in all "
+                    f"no row has {shown}: {', '.join(rule.names(self.columns))} holds in all "
                     "rows; give cells that occur together"
                 )
 
@@ -294,6 +322,11 @@ class TableCodec(Settings):
         return rows, numbers, np.sum(scales, axis=0)
 
     @cached_property
+    def _learned(self) -> int:
+        """Number of coordinates of columns, which come before those of rules."""
+        return sum(len(column.coordinates) for column in self.columns)
+
+    @cached_property
     def _parts(self) -> dict[str, tuple[Kind, slice]]:
         """Each column with the span of its coordinates, by name."""
         stops = np.cumsum([len(column.coordinates) for column in self.columns]).tolist()
@@ -301,19 +334,29 @@ class TableCodec(Settings):
         return {str(c.name): (c, span) for c, span in zip(self.columns, spans, strict=True)}
 
     def summary(self, title: str) -> str:
-        """Describes each column in a line under a title, and then the rules."""
+        """Describes each column in a line under a title, and then each rule in one."""
         lines = [title]
         for column in self.columns:
             gaps = f"; {column.missing:.1%} gaps" if column.missing else ""
             lines.append(f"  {column.name}: {column.kind}, {column.words()}{gaps}")
-        if self.always:
-            lines.append(f"Always: {', '.join(self.always)}")
+        if self.rules:
+            lines.append("Rules:")
+        for rule in self.rules:
+            often = "always" if rule.kept == 1 else f"{rule.kept:.2%} of rows"
+            lines += [f"  {name}: {often}" for name in rule.names(self.columns)]
         return "\n".join(lines)
 
     @property
     def always(self) -> tuple[str, ...]:
         """Names of the rules that all rows obey: "city->region", "start<=end", "net+tax=gross"."""
-        return tuple(name for rule in self.rules for name in rule.names(list(self._parts)))
+        exact = (rule for rule in self.rules if rule.kept == 1)
+        return tuple(name for rule in exact for name in rule.names(self.columns))
+
+    @property
+    def mostly(self) -> dict[str, float]:
+        """Shares of the rows that keep rules with exceptions, by name."""
+        rules = [rule for rule in self.rules if rule.kept < 1]
+        return {name: rule.kept for rule in rules for name in rule.names(self.columns)}
 
     def to_dict(self) -> dict[str, object]:
         """Returns the codec as a dictionary of JSON values."""
@@ -341,6 +384,14 @@ class TableCodec(Settings):
                     f"codec: column '{column.name}' of kind '{column.kind}' cannot be decoded "
                     f"({type(error).__name__}: {error}); fit the codec anew"
                 ) from error
+        try:
+            codec.decode(rows)
+        except DataError:
+            pass  # these rows are too far away for a dtype
+        except Exception as error:
+            raise DataError(
+                f"codec: its rules cannot be kept ({type(error).__name__}: {error}); fit it anew"
+            ) from error
         return codec
 
     def require_columns(self, frame: pd.DataFrame, some: bool = False) -> None:

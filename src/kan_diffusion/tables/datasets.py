@@ -28,7 +28,7 @@ class TableDataset(Dataset):
     @property
     def maps(self) -> tuple[CoordinateMap, ...]:
         """How each coordinate follows from the cells of a row."""
-        return tuple(each for column in self.codec.columns for each in column.maps)
+        return self.codec.maps
 
 
 def encoded(

@@ -74,8 +74,8 @@ class DiffusionEstimator(BaseEstimator):
         max_seconds: Seconds that ``fit`` may take; None for no limit.
         columns: Kinds of columns that should not be inferred, by name:
             ``{"age": "number", "zip code": "category"}``; by number for an array.
-        without: Rules that hold in all rows and need not be kept, such as ``"start<=end"``; those
-            found are ``codec_.always``.
+        without: Rules between columns that need not be kept, such as ``"start<=end"``; those found
+            are ``codec_.always`` and ``codec_.mostly``.
         depth: Number of hidden layers; chosen for the family and the table when None.
         settings: Settings of the denoiser that differ from the family's.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...

@@ -87,7 +87,7 @@ class _TableSource(Source):
         return self.model_copy(update={"scaling": "standard"})
 
     def describe(self, seed: int = 0) -> str:
-        """Says which kinds the columns have, and which rules always hold."""
+        """Says which kinds the columns have, and which rules hold between them."""
         frame, codec = self.content()
         return codec.summary(f"{self.name}, {len(frame):,} rows")
 
@@ -118,7 +118,7 @@ class FileData(_TableSource, PinnedSource):
         kinds: Kinds of columns by name; the kinds of other columns are inferred.
         missing: Words for gaps in a text file beside the usual ones.
         thousands: Mark of thousands in the numbers of a text file.
-        without: Rules that hold in all rows and need not be kept, such as "start<=end".
+        without: Rules between columns that need not be kept, such as "start<=end".
     """
 
     path: Path

@@ -1,8 +1,10 @@
-"""Rules that hold in every row trained on, and are kept in every row that is drawn."""
+"""Rules that rows keep, all of them or most, and that drawn rows keep as often."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Annotated
 
 import numpy as np
@@ -10,59 +12,144 @@ from pydantic import SerializeAsAny
 
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.settings import of_kind
-from kan_diffusion.tables.rules.base import Rows, Rule
-from kan_diffusion.tables.rules.implied import Implied
-from kan_diffusion.tables.rules.numeric import Order, Total
+from kan_diffusion.tables.rules.base import MOST_SOUGHT, Places, Rows, Rule
+from kan_diffusion.tables.rules.cycle import Cycle
+from kan_diffusion.tables.rules.linear import Linear
+from kan_diffusion.tables.rules.order import Order
+from kan_diffusion.tables.rules.part import Part
+from kan_diffusion.tables.rules.product import Product
+from kan_diffusion.tables.rules.together import Implied, Together, joined
+
+logger = logging.getLogger("kan_diffusion.tables")
 
 __all__ = ["RULES", "AnyRule", "Rows", "Rule", "find_rules", "obey"]
 
-RULES: dict[str, type[Rule]] = {"implied": Implied, "total": Total, "order": Order}
+RULES: dict[str, type[Rule]] = {
+    "linear": Linear,
+    "product": Product,
+    "part": Part,
+    "implied": Implied,
+    "order": Order,
+    "together": Together,
+    "cycle": Cycle,
+}
 """Rules by name, in the order in which they are found."""
 
-_MOST_ROUNDS = 20  # in which a repair may break what another one has repaired
+_NEARLY_ALWAYS = 0.95  # share of rows that keep a rule beside which another says nothing new
+_MOST_ROUNDS = 20  # in which a rule may break what another one has mended
 
 
 AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
 """A rule of any kind, which a file tells by its name."""
 
 
-def find_rules(rows: Rows, without: Collection[str] = ()) -> tuple[Rule, ...]:
-    """Finds the rules that all rows obey, but for those with a name in ``without``.
+def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rule, ...]:
+    """Finds the rules that rows keep, but for those with a name in ``without``.
+
+    Each column is told by one rule at most, and by no column that it tells itself, so that rules
+    come in an order in which what tells comes before what is told. A rule that follows from others
+    has no column left to tell.
 
     Raises:
         DataError: There is no rule of such a name.
     """
+    if (num := len(rows.columns)) > MOST_SOUGHT:
+        logger.warning(
+            f"rules are sought among the first {MOST_SOUGHT} columns of numbers and of categories "
+            f"alone, of {num:,}"
+        )
     rules: list[Rule] = []
+    behind: dict[int, set[int]] = {}  # what each told column follows from, and that in turn
+    roots = {place: {place} for place in range(len(rows.columns))}  # and what it nearly always does
+    known: list[set[int]] = []
     for kind in RULES.values():
-        decided = {place for rule in rules for place in rule.decided}
-        known = [decided, *({*rule.places} for rule in rules)]
-        # Between columns that others decide, and among those of another rule, nothing is new.
-        rules += [
-            rule
-            for rule in kind.find(rows)
-            if not any(each.issuperset(rule.places) for each in known)
-        ]
-    names = [str(column.name) for column in rows.columns]
-    always = [name for rule in rules for name in rule.names(names)]
+        for rule in kind.find(rows):
+            places = {*rule.places}
+            if not rule.is_relation:
+                rules += [] if places & {*behind} else [rule]
+                continue
+            is_known = any(each >= places for each in known)
+            if is_known or len(set().union(*(roots[place] for place in places))) < 2:
+                continue
+            told = next((each for each in rule.choices(rows) if _is_free(rule, each, behind)), None)
+            if told is None:
+                continue
+            rules.append(rule.model_copy(update={"told": told}))
+            parts = places.difference(told)
+            _follow(behind, told, _behind(parts, behind))
+            if rule.kept >= _NEARLY_ALWAYS:
+                known.append(places)
+                _follow(roots, told, set().union(*(roots[place] for place in parts)))
+                roots = {place: each.difference(told) for place, each in roots.items()}
+    always = [name for rule in rules for name in rule.names(rows.columns)]
     for name in without:
         if name not in always:
-            raise DataError(f"no rule '{name}' holds in all rows; known: {listed(always)}")
-    left = (rule.without(without, names) for rule in rules)
-    return tuple(rule for rule in left if rule is not None)
+            raise DataError(f"there is no rule '{name}'; known: {listed(always) or 'none'}")
+    kept = joined(rule for rule in rules if without.isdisjoint(rule.names(rows.columns)))
+    # A column that nothing tells, or fewer do, comes before what it tells.
+    return tuple(sorted(kept, key=lambda rule: len(_behind(rule.places, behind))))
 
 
-def obey(rows: Rows, rules: Sequence[Rule], given: np.ndarray) -> None:
-    """Changes cells that are not ``given``, (n, columns), so that rows obey all rules.
+def _follow(those: dict[int, set[int]], told: Collection[int], parts: set[int]) -> None:
+    """Lets columns follow from ``parts``, and so do all that follow from these columns."""
+    for place, others in those.items():
+        if not others.isdisjoint(told):
+            those[place] = others | parts
+    those |= dict.fromkeys(told, parts)
+
+
+def _behind(places: Collection[int], behind: dict[int, set[int]]) -> set[int]:
+    """Returns columns and all that they follow from."""
+    return {*places}.union(*(behind.get(place, ()) for place in places))
+
+
+def _is_free(rule: Rule, told: Places, behind: dict[int, set[int]]) -> bool:
+    """Whether no rule tells columns yet, and none of the others follows from them."""
+    parts = _behind({*rule.places} - {*told}, behind)
+    return behind.keys().isdisjoint(told) and parts.isdisjoint(told)
+
+
+def obey(
+    rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], given: np.ndarray
+) -> None:
+    """Changes cells that are not given so that rows keep to the coordinates of all rules.
+
+    Cells that a rule changes although it does not tell them stay for the others. Those that others
+    tell are changed last.
+
+    Args:
+        rows: The rows.
+        rules: What they keep.
+        coordinates: Those of each rule, (n, how many).
+        given: Which cells have to stay, (n, columns).
 
     Raises:
         DataError: A dtype has no room for what follows from given cells.
     """
-    decided = {place for rule in rules for place in rule.decided}
+    told = {place for rule in rules for place in rule.told}
+    bound = {place for rule in rules if rule.kept == 1 for place in rule.places}
+    fixed = given.copy()
+    everywhere = np.arange(len(given))
+    for rule, said in zip(rules, coordinates, strict=True):
+        if not rule.is_relation:
+            rule.untell(rows, everywhere, said, given)
     for _ in range(_MOST_ROUNDS):
-        broken = [rule for rule in rules if not rule.holds(rows).all()]
-        for rule in broken:
-            stays = given.copy()
-            stays[:, [*decided.difference(rule.decided)]] = True
-            rule.repair(rows, stays)
-        if not broken:
+        is_done = True
+        for rule, said in zip(rules, coordinates, strict=True):
+            broken = first = np.flatnonzero(rule.broken(rows, said))
+            before = [rows.values(place)[first] for place in rule.places]
+            elsewhere = told.difference(rule.told)
+            # What has exceptions does not meddle with what has none.
+            beyond = set() if rule.kept == 1 else bound.difference(rule.told)
+            for others in (elsewhere | beyond, beyond):
+                if len(broken):
+                    # Several parts of a date are set one after the other.
+                    is_done, stays = False, (given if isinstance(rule, Part) else fixed)[broken]
+                    stays[:, [*others]] = True
+                    rule.untell(rows, broken, said[broken], stays)
+                    broken = broken[rule.broken(rows.take(broken, rule.places), said[broken])]
+            for place, values in zip(rule.places, before, strict=True):
+                if place in elsewhere or (rule.told and place not in rule.told):
+                    fixed[first, place] |= rows.values(place)[first] != values
+        if is_done:
             break

@@ -1,29 +1,46 @@
 """What holds between the cells of a row: a rule is a class, and says all that a table asks of it.
 
-A rule is found in rows, holds or does not hold in a row, and repairs rows that a network has drawn,
-which learns it only nearly. Finding one depends on its own columns alone. Given cells are never
-changed.
+A rule *holds* in a row or does not. One that some rows break *tells* which by a coordinate of its
+own, -1 or +1 for "is kept", which a network learns as it does two categories; a rule that no row
+breaks needs none. *Untelling* makes drawn rows keep it: the columns that the rule tells follow from
+its others, in rows whose coordinate says so; in the other rows they are as drawn. So what 99 % of
+the rows keep is kept about as often, and of the rows that break a rule a table knows only how many
+there are.
 
-A new rule is a subclass of :class:`Rule` in a module of its own and an entry of ``RULES``
-(:mod:`kan_diffusion.tables.rules`).
+**Chance.** A rule is claimed if at least 200 rows have no gap in its columns and enough of them
+keep it, and if, with the cells of any one column shuffled, at least 20 rows and four times as many
+as in the data would break it; with those of one column, at least 5 %.
+
+Given cells are never changed. A new rule is a subclass of :class:`Rule` in a module of its own and
+an entry of ``RULES`` (:mod:`kan_diffusion.tables.rules`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import Annotated, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 import numpy as np
 from annotated_types import Len
 from pydantic import Field
 
+from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import Values
 from kan_diffusion.tables.kinds import Kind
+from kan_diffusion.tables.numbers import Share, rounded_share
 
-GLANCE = 1_000
-"""Rows that most pairs of columns contradict, which are looked at first."""
+_GLANCE, _SHUFFLED = 1_000, 10_000  # rows that most candidates do not survive, and are shuffled
+_LUCK = 0.03  # by which few rows may break a rule more often than all
+FEWEST_ROWS = 200  # without a gap
+_FEWEST_BROKEN, _MOST_BROKEN = 20, 0.05  # rows that shuffling each column breaks, and one of them
+_TIMES = 4  # as many rows as in the data have to break it by chance
+
+MOST_SOUGHT = 200
+"""Columns of numbers, and of categories, among which rules are sought."""
+
+Places = tuple[int, ...]
 
 
 class Rows(NamedTuple):
@@ -37,9 +54,14 @@ class Rows(NamedTuple):
     columns: Sequence[Kind]
     cells: Sequence[Values]
 
-    def head(self, num: int) -> Rows:
-        """Returns the first rows."""
-        return Rows(self.columns, [(cells[:num], gaps[:num]) for cells, gaps in self.cells])
+    def take(self, rows: np.ndarray, places: Sequence[int] | None = None) -> Rows:
+        """Returns some rows, (m,); of ``places`` alone, if there are any, and others unchanged."""
+        taken = range(len(self.cells)) if places is None else places
+        cells = [*self.cells]
+        for place in taken:
+            values, gaps = cells[place]
+            cells[place] = values[rows], gaps[rows]
+        return Rows(self.columns, cells)
 
     def values(self, place: int) -> np.ndarray:
         """Returns the values of a column, shape (n,)."""
@@ -49,14 +71,20 @@ class Rows(NamedTuple):
         """Tells in which rows no cell of some columns is missing, shape (n,)."""
         return ~np.any([self.cells[place][1] for place in places], axis=0)
 
-    def codes(self, place: int) -> np.ndarray:
-        """Returns the places of cells among the known values of a column, (n,); -1 if missing."""
-        return self.columns[place].codes(*self.cells[place])
+    def sample(self, most: int, random: np.random.Generator) -> Rows:
+        """Returns at most so many rows, at random, in their order."""
+        count = len(self.values(0))
+        return self.take(np.sort(random.permutation(count)[:most]))
 
     def change(self, place: int, rows: np.ndarray, values: np.ndarray) -> None:
         """Changes the values of a column in some rows, both (m,)."""
         kept = self.values(place)
         kept[rows] = values.astype(kept.dtype)
+
+
+def share_kept(broken: int, num: int) -> float:
+    """Returns the share of rows that keep a rule, in four digits, and 1 only if none breaks it."""
+    return min(rounded_share(1 - broken / num), 0.9999) if broken else 1.0
 
 
 class Rule(Settings):
@@ -65,44 +93,124 @@ class Rule(Settings):
     Attributes:
         kind: Its name in ``RULES``.
         places: Places of its columns in the table.
+        kept: Share of the rows that keep it, 1 where all do.
+        told: Places of the columns that follow from the others.
     """
 
-    kind: str
-    places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(2, MOST_COLUMNS)]
+    least: ClassVar[float] = 0.99
+    """Least share of the rows that keep a rule."""
 
-    def names(self, columns: Sequence[str]) -> list[str]:
-        """Writes each of its parts, such as "start<=end", with the names of all columns."""
+    is_relation: ClassVar[bool] = True
+    """Whether it is one of several columns, which drawn rows keep or break."""
+
+    kind: str
+    places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1, MOST_COLUMNS)]
+    kept: Share = 1.0
+    told: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(0, MOST_COLUMNS)] = ()
+
+    # Finding.
+
+    @classmethod
+    def find(cls, rows: Rows) -> Iterator[Self]:
+        """Finds the rules of this kind that rows keep, and not by chance."""
         raise NotImplementedError
 
-    def without(self, names: Collection[str], columns: Sequence[str]) -> Self | None:
-        """Returns what is left of it without parts of these names; None if nothing is."""
-        return None if {*self.names(columns)} & {*names} else self
+    def tested(self, rows: Rows, random: np.random.Generator) -> Self | None:
+        """Returns the rule with the share of rows that keep it; None if too few do, or by chance.
+
+        Rows without a gap are looked at, at first some of them.
+        """
+        known = np.flatnonzero(rows.known(self.places))
+        if len(known) < FEWEST_ROWS:
+            return None
+        for most in (_GLANCE, _SHUFFLED):
+            some = known if len(known) <= most else random.choice(known, most)
+            few = rows.take(some, self.places)
+            broken = 1 - self.holds(few).mean()
+            if broken > 1 - self.least + (len(known) > most) * _LUCK:
+                return None
+        chances = np.array([*self._by_chance(few, random)])
+        if not self.is_evident(broken, chances, min(most, len(known))):
+            return None
+        holds = self.holds(rows.take(known, self.places))
+        if holds.mean() < self.least:
+            return None
+        return self.model_copy(update={"kept": share_kept(int((~holds).sum()), len(holds))})
+
+    def _by_chance(self, rows: Rows, random: np.random.Generator) -> Iterator[float]:
+        """Gives the shares of rows that break it if the cells of one column are shuffled."""
+        for place in self.places:
+            shuffled = rows.take(random.permutation(len(rows.values(place))), [place])
+            yield 1 - float(self.holds(shuffled).mean())
+
+    def is_evident(self, broken: float, chances: np.ndarray, num: int) -> bool:
+        """Whether so few of ``num`` rows break it by no chance.
+
+        Args:
+            broken: Share of rows that break it.
+            chances: The same with the cells of each column shuffled.
+            num: Number of rows.
+        """
+        enough = max(_FEWEST_BROKEN / num, _TIMES * broken)
+        return bool(chances.max() >= _MOST_BROKEN and chances.min() >= enough)
+
+    def choices(self, rows: Rows) -> Sequence[Places]:
+        """Returns what it may tell, the best first."""
+        return [()]
+
+    # What people and files say of it.
+
+    def names(self, columns: Sequence[Kind]) -> list[str]:
+        """Writes each of its parts, such as "start<=end", by all columns of the table."""
+        raise NotImplementedError
 
     def fits(self, columns: Sequence[Kind]) -> bool:
         """Whether the table has columns of which it can hold."""
         distinct = len(set(self.places)) == len(self.places)
-        return distinct and max(self.places) < len(columns)
+        return distinct and max(self.places) < len(columns) and {*self.told} <= {*self.places}
 
-    @classmethod
-    def find(cls, rows: Rows) -> Iterator[Self]:
-        """Finds the rules of this kind that hold in all rows, and not by chance."""
-        raise NotImplementedError
+    # Coordinates there and back.
 
-    @property
-    def decided(self) -> tuple[int, ...]:
-        """Places of columns that follow from its others, so that other rules leave them alone."""
-        return ()
+    def coordinates(self, columns: Sequence[Kind]) -> tuple[str, ...]:
+        """Names of its coordinates: none if all rows keep it."""
+        return () if self.kept == 1 else (f"{self.names(columns)[0]} is kept",)
+
+    def maps(self, columns: Sequence[Kind]) -> tuple[CoordinateMap, ...]:
+        """How each of its coordinates follows from a row."""
+        return tuple(CoordinateMap(f"code of {name}") for name in self.coordinates(columns))
+
+    def tell(self, rows: Rows, generator: np.random.Generator | None) -> np.ndarray:
+        """Returns its coordinates, (n, how many), NaN where it has no say, since a cell is missing.
+
+        Args:
+            rows: The rows.
+            generator: Spreads values over what one of them takes of a coordinate.
+        """
+        if self.kept == 1:
+            return np.zeros((len(rows.values(0)), 0))
+        told = np.where(self.holds(rows), 1.0, -1.0)
+        told[~rows.known(self.places)] = np.nan
+        return told[:, None]
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells in which rows it holds, or has no say since a cell is missing, shape (n,)."""
         raise NotImplementedError
 
-    def repair(self, rows: Rows, given: np.ndarray) -> None:
-        """Changes rows in which it does not hold.
+    def broken(self, rows: Rows, coordinates: np.ndarray) -> np.ndarray:
+        """Tells which rows (n,) break what their coordinates (n, how many) say."""
+        asked = (coordinates > 0).all(axis=1)
+        return ~self.holds(rows) & asked
+
+    def untell(
+        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
+    ) -> None:
+        """Changes broken rows so that they keep to what their coordinates say.
 
         Args:
             rows: The rows.
-            given: Which cells have to stay, (n, columns of the table).
+            broken: Numbers of those to change, (m,).
+            coordinates: Coordinates of all rows, (n, how many).
+            stays: Which cells have to stay, (n, columns of the table).
 
         Raises:
             DataError: A dtype has no room for what follows from given cells.

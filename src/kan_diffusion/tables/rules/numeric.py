@@ -1,232 +1,167 @@
-"""What holds between numbers or dates of a row: a <= b, and a + b = c.
+"""Rules of numbers and dates, which are computed in whole steps of their lattices.
 
-A rule is claimed in at least 200 rows in which no cell of it is missing. No row may break it, a sum
-but for the rounding of its dtype, and if the last column's cells were shuffled, at least 5 % would.
+Numbers with d decimals are whole numbers of 10^-d, dates and time spans of their unit, so that sums
+are exact; only where a column holds numbers as fine as float64 are all of a rule real numbers, and
+dates and spans days. A cell is *solved* for by all others of its rule.
 
-A row with a > b has the two swapped; where one of them is given, the other is set to it. Each
-column keeps to the values that it can have: the lower one is rounded down, the upper one up.
-
-A sum c follows from a and b; where c is given and one of them as well, the other is what is left,
-and else both are scaled.
+A drawn row is mended by what the rule tells, within the range of its column. Where that does not
+suffice, another cell that may change is solved for, and at last one beyond its range.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
-from typing import ClassVar, Self
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import islice
 
 import numpy as np
 
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.dtypes import Holds
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
-from kan_diffusion.tables.rules.base import GLANCE, Rows, Rule
+from kan_diffusion.tables.rules.base import MOST_SOUGHT, Places, Rows, Rule
 
-logger = logging.getLogger("kan_diffusion.tables")
+A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+LARGEST = 2.0**60  # whole number whose sums are exact
+_SINGLE = 1e39  # beyond the largest number of single precision
+_ROUNDING = {True: 1e-6, False: 1e-9}  # of sums of single and double precision, relative to terms
+_LESS_HEAPED = 2  # times as often as of the others, two cells of what is told may be equal
 
-_FEWEST_ROWS = 200  # without a gap
-_BROKEN = 0.05  # least share of shuffled rows that break a rule
-_MOST = 200  # numbers among which sums are sought
-_ROUNDING = {4: 1e-6, 8: 1e-9}  # of sums of floats of so many bytes, relative to their terms
+
+def numbers(rows: Rows, exact: bool = True) -> dict[int, Number]:
+    """Returns columns of numbers and dates by place, not too many; those whose sums are exact."""
+    found = {
+        place: column
+        for place, column in enumerate(rows.columns)
+        if isinstance(column, Number)
+        and (not exact or column.lattice.fine or np.abs(reach(column)).max() < LARGEST)
+    }
+    return dict(islice(found.items(), MOST_SOUGHT))
+
+
+def scale(column: Number) -> Fraction:
+    """Returns what a whole step of a column is, in its unit, or in days."""
+    unit = column.storage.unit
+    return Fraction(1, column.lattice.per if unit is None else A_DAY[unit])
+
+
+def whole(column: Number, values: np.ndarray) -> np.ndarray:
+    """Returns values (n,) as whole numbers of 64 bits; fine ones as they are."""
+    if values.dtype.kind in "mM":
+        return values.view(np.int64)
+    if values.dtype.kind != "f":
+        return values.astype(np.int64)
+    scaled = values.astype(np.float64) * column.lattice.per
+    return scaled if column.lattice.fine else np.rint(scaled).clip(-LARGEST, LARGEST).astype(int)
+
+
+def reach(column: Number) -> np.ndarray:
+    """Returns the smallest and the largest number of a lattice, as :func:`whole` gives them."""
+    ends = column.lattice.values(np.array([-np.inf, np.inf]), column.storage.value_dtype)
+    return whole(column, np.minimum(ends, 2**62) if ends.dtype.kind == "u" else ends)
+
+
+def real(column: Number, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Returns cells (n,) as real numbers in the unit of the column or days, NaN if missing."""
+    return np.where(missing, np.nan, whole(column, values) * float(scale(column)))
 
 
 class NumericRule(Rule):
-    """What holds between the numbers or dates of some columns.
+    """An equation between the numbers or dates of some columns."""
 
-    Attributes:
-        key: Its name in ``RULES``.
-        form: How it is written, with a pair of braces for each column.
-        types: Types of values that its columns have.
-        few: First rows that contradict most candidates.
-    """
-
-    key: ClassVar[str]
-    form: ClassVar[str]
-    types: ClassVar[tuple[Holds, ...]]
-    few: ClassVar[int]
-
-    @classmethod
-    def candidates(
-        cls, numbers: Mapping[int, Number], first: np.ndarray
-    ) -> Iterator[tuple[int, ...]]:
-        """Gives the places of columns between which it may hold.
-
-        Args:
-            numbers: The columns of numbers, by place.
-            first: Their first rows, (columns, few), float64, NaN where a cell is missing; rounding
-                keeps an order.
-        """
+    def is_kept(self, x: Sequence[np.ndarray], tolerance: float) -> np.ndarray:
+        """Tells where amounts, one array (n,) for each column, keep it, but for rounding."""
         raise NotImplementedError
 
-    @staticmethod
-    def is_kept(*values: np.ndarray) -> np.ndarray:
-        """Tells where it holds between values, each (n,)."""
+    def solved(self, x: Sequence[np.ndarray], which: int) -> np.ndarray:
+        """Returns the amounts (n,) of one column that follow from those of the others."""
         raise NotImplementedError
 
-    @classmethod
-    def find(cls, rows: Rows) -> Iterator[Self]:
-        """Finds rules among all candidates, those that few rows contradict first."""
-        random, some, few = np.random.default_rng(0), rows.head(GLANCE), rows.head(cls.few)
-        numbers = {
-            place: column
-            for place, column in enumerate(rows.columns)
-            if isinstance(column, Number) and column.storage.holds in cls.types
-        }
-        first = [
-            np.where(few.known([place]), few.values(place).astype(np.float64), np.nan)
-            for place in numbers
-        ]
-        for places in cls.candidates(numbers, np.array(first)) if first else ():
-            rule = cls(kind=cls.key, places=places)
-            if not (rule.holds(some).all() and rule.holds(rows).all()):
-                continue
-            known = rows.known(places)
-            *others, last = (rows.values(place)[known] for place in places)
-            if len(last) >= _FEWEST_ROWS and (others[0] != last).any():
-                kept = cls.is_kept(*others, random.permutation(last))
-                if (~kept).mean() >= _BROKEN:
-                    yield rule
-
-    def names(self, columns: Sequence[str]) -> list[str]:
-        """Writes it, such as "start<=end" or "net+tax=gross"."""
-        return [self.form.format(*(columns[place] for place in self.places))]
+    def parts(self, columns: Sequence[Kind]) -> list[Number]:
+        """Returns its columns."""
+        return [column for p in self.places if isinstance(column := columns[p], Number)]
 
     def fits(self, columns: Sequence[Kind]) -> bool:
         """Whether there are so many numbers or dates."""
-        return (
-            super().fits(columns)
-            and len(self.places) == self.form.count("{}")
-            and all(
-                isinstance(column := columns[place], Number) and column.storage.holds in self.types
-                for place in self.places
-            )
-        )
+        return super().fits(columns) and len(self.parts(columns)) == len(self.places)
+
+    def _units(self, columns: Sequence[Kind]) -> tuple[list[float], float]:
+        """Returns what a whole step of each amount is, 1 where all are exact, and the tolerance."""
+        parts = self.parts(columns)
+        if not any(column.lattice.fine for column in parts):
+            return [1.0] * len(parts), 0.0
+        is_single = min(c.storage.limits[1] for c in parts if c.storage.holds == "real") < _SINGLE
+        return [float(scale(column)) for column in parts], _ROUNDING[is_single]
+
+    def _amounts(self, rows: Rows) -> list[np.ndarray]:
+        units, tolerance = self._units(rows.columns)
+        steps = [
+            whole(column, rows.values(place))
+            for place, column in zip(self.places, self.parts(rows.columns), strict=True)
+        ]
+        if not tolerance:
+            return steps
+        return [each * unit for each, unit in zip(steps, units, strict=True)]
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells where it holds, or a cell is missing."""
-        return self.is_kept(*map(rows.values, self.places)) | ~rows.known(self.places)
+        _, tolerance = self._units(rows.columns)
+        return self.is_kept(self._amounts(rows), tolerance) | ~rows.known(self.places)
 
-    def broken(
-        self, rows: Rows, given: np.ndarray
-    ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-        """Returns rows (m,) that break it and may change, their values, and which are given."""
-        fixed = given[:, self.places]
-        wrong = np.flatnonzero(~self.holds(rows) & ~fixed.all(axis=1))
-        return wrong, [rows.values(place)[wrong] for place in self.places], [*fixed[wrong].T]
+    def choices(self, rows: Rows) -> Sequence[Places]:
+        """Returns each column, best the one that is least heaped: heaps are better learned."""
+        heaps = []
+        for place in self.places:
+            values, missing = rows.cells[place]
+            _, counts = np.unique(values[~missing], return_counts=True)
+            heaps.append(((counts / max(counts.sum(), 1)) ** 2).sum())
+        near = _LESS_HEAPED * min(heaps)
+        best = sorted(range(len(heaps)), key=lambda i: (heaps[i] > near and heaps[i], -i))
+        return [(self.places[i],) for i in best]
 
+    def untell(
+        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
+    ) -> None:
+        """Solves for what it tells, then for other cells that may change."""
+        columns = self.parts(rows.columns)
+        units, tolerance = self._units(rows.columns)
+        x = self._amounts(rows.take(broken, self.places))
+        told = [self.places.index(place) for place in self.told]
+        order = [*told, *(i for i in reversed(range(len(x))) if i not in told)]
+        changed = np.zeros((len(x), len(broken)), bool)
+        for is_within in (True, False):
+            for i in order:
+                wrong = ~self.is_kept(x, tolerance) & ~stays[:, self.places[i]]
+                amounts = self.solved([each[wrong] for each in x], i)
+                if is_within:
+                    ends = reach(columns[i])
+                    amounts = amounts.clip(*(ends * units[i] if tolerance else ends))
+                x[i][wrong] = amounts
+                changed[i] |= wrong
+        for column, place, amounts, unit, some in zip(
+            columns, self.places, x, units, changed, strict=True
+        ):
+            if some.any():
+                steps = amounts[some] / unit if tolerance else amounts[some]
+                values = self._values(column, steps, rows.columns)
+                rows.change(place, broken[some], values)
 
-class Order(NumericRule):
-    """The first of two columns is never above the second."""
+    def _values(self, column: Number, steps: np.ndarray, columns: Sequence[Kind]) -> np.ndarray:
+        """Makes values of whole steps (m,).
 
-    key = "order"
-    form = "{}<={}"
-    types = ("whole", "real", "moment")
-    few = 64
-
-    @classmethod
-    def candidates(
-        cls, numbers: Mapping[int, Number], first: np.ndarray
-    ) -> Iterator[tuple[int, ...]]:
-        """Gives all pairs of one type that are in order in the first rows."""
-        for (one, column), cells in zip(numbers.items(), first, strict=True):
-            for other in np.array([*numbers])[~(cells > first).any(axis=1)].tolist():
-                if one != other and _type(column) == _type(numbers[other]):
-                    yield one, other
-
-    @staticmethod
-    def is_kept(*values: np.ndarray) -> np.ndarray:
-        """Tells where the first is at most the second."""
-        return np.asarray(values[0] <= values[1])
-
-    def fits(self, columns: Sequence[Kind]) -> bool:
-        """Whether there are two numbers or dates of one type."""
-        return super().fits(columns) and len({_type(columns[place]) for place in self.places}) == 1
-
-    def repair(self, rows: Rows, given: np.ndarray) -> None:
-        """Swaps the two, or sets one to the other where that is given."""
-        wrong, (low, high), (left, right) = self.broken(rows, given)
-        lower, upper = (rows.columns[place] for place in self.places)
-        assert isinstance(lower, Number)
-        assert isinstance(upper, Number)
-        rows.change(self.places[0], wrong[~left], lower.nearest(high, -1)[~left])
-        rows.change(self.places[1], wrong[~right], upper.nearest(low, 1)[~right])
-
-
-class Total(NumericRule):
-    """The sum of the first two columns is the third."""
-
-    key = "total"
-    form = "{}+{}={}"
-    types = ("whole", "real")
-    few = 5
-
-    @property
-    def decided(self) -> tuple[int, ...]:
-        """The sum."""
-        return self.places[2:]
-
-    @classmethod
-    def candidates(
-        cls, numbers: Mapping[int, Number], first: np.ndarray
-    ) -> Iterator[tuple[int, ...]]:
-        """Gives the triples, of not too many columns, that add up in the first rows."""
-        if len(numbers) > _MOST:
-            logger.warning(
-                f"sums are sought among the first {_MOST} columns of numbers alone, of "
-                f"{len(numbers):,}"
+        Raises:
+            DataError: The column's dtype does not hold them.
+        """
+        storage, lattice = column.storage, column.lattice
+        low, high = storage.limits
+        if (beyond := steps[(steps < low * lattice.per) | (steps > high * lattice.per)]).size:
+            raise DataError(
+                f"column '{column.name}' would have to be {beyond[0] / lattice.per:g}, since "
+                f"{self.names(columns)[0]}, and its dtype {storage.dtype} holds {low:g} to "
+                f"{high:g}; give other cells, or fit a wider dtype"
             )
-        places, first = [*numbers][:_MOST], first[:_MOST]
-        for a, b in combinations(range(len(places)), 2):
-            for c in np.flatnonzero(_add_up(first[a], first[b], first, 4).all(axis=1)):
-                if c not in (a, b):
-                    yield places[a], places[b], places[c]
-
-    @staticmethod
-    def is_kept(*values: np.ndarray) -> np.ndarray:
-        """Tells where the sum is right, but for rounding."""
-        left, right, total = values
-        floats = [each.itemsize for each in values if each.dtype.kind == "f"]
-        return _add_up(left, right, total, min(floats, default=8))
-
-    def repair(self, rows: Rows, given: np.ndarray) -> None:
-        """Sets the sum, or what is left of a given sum, or scales both terms of one."""
-        wrong, values, (left, right, total) = self.broken(rows, given)
-        a, b, c = (each.astype(np.float64) for each in values)
-        columns = [rows.columns[place] for place in self.places]
-        share = np.divide(c, a + b, out=np.ones(len(a)), where=(a + b != 0))
-        kept = left | ~total, right | ~total, total
-        a = np.where(kept[0], a, _rounded(np.where(right, c - b, a * share), columns[0]))
-        b = np.where(kept[1], b, c - a)
-        c = np.where(total, c, a + b)
-        for place, column, numbers, stay in zip(self.places, columns, (a, b, c), kept, strict=True):
-            changed, (low, high) = _rounded(numbers[~stay], column), column.storage.limits
-            if (beyond := changed[(changed < low) | (changed > high)]).size:
-                raise DataError(
-                    f"column '{column.name}' would have to be {beyond[0]:g}, since it is part of a "
-                    f"sum, and its dtype {column.storage.dtype} holds {low:g} to {high:g}; give "
-                    "other cells, or fit a wider dtype"
-                )
-            rows.change(place, wrong[~stay], changed)
-
-
-def _type(column: Kind) -> tuple[object, ...]:
-    """Returns what two numbers or dates must have in common to be compared."""
-    storage = column.storage
-    return storage.holds, storage.unit, storage.zone
-
-
-def _rounded(numbers: np.ndarray, column: Kind) -> np.ndarray:
-    """Rounds numbers to the decimals of a column."""
-    assert isinstance(column, Number)
-    places = column.lattice.decimals
-    return numbers if places is None else np.round(numbers, places)
-
-
-def _add_up(a: np.ndarray, b: np.ndarray, c: np.ndarray, size: int) -> np.ndarray:
-    """Tells where a + b is c, but for the rounding of floats of ``size`` bytes; also where NaN."""
-    a, b, c = (each.astype(np.float64) for each in (a, b, c))
-    off = np.abs(a + b - c)
-    return np.asarray(~(off > _ROUNDING[size] * (np.abs(a) + np.abs(b) + np.abs(c))))
+        if storage.unit is not None:
+            return np.rint(steps).astype(np.int64).view(storage.value_dtype)
+        if storage.holds == "real":
+            return steps / lattice.per
+        return np.rint(steps).astype(storage.value_dtype)

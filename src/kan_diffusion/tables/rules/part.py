@@ -1,0 +1,120 @@
+"""A number is the year, month, day, hour, minute or weekday of a date.
+
+A weekday counts from Monday or Sunday, and any of them may have an offset, as the first weekday
+may be 0 or 1. Where the number has to stay, the date moves by as many years, days or the like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from annotated_types import Len
+from pydantic import Field
+
+from kan_diffusion.tables.kinds import Kind
+from kan_diffusion.tables.rules.base import Places, Rows, Rule
+
+_FEW, _LIKELY = 200, 0.95  # rows, and the share of them in which a number is a part
+
+
+def _since(moments: np.ndarray, unit: str, whole_unit: str) -> np.ndarray:
+    """Counts units since the beginning of a larger one, (n,)."""
+    start = moments.astype(f"M8[{whole_unit}]")
+    return (moments.astype(f"M8[{unit}]") - start.astype(f"M8[{unit}]")).astype(np.int64)
+
+
+PARTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "year": ("Y", lambda moments: moments.astype("M8[Y]").astype(np.int64) + 1970),
+    "month": ("M", lambda moments: _since(moments, "M", "Y") + 1),
+    "day": ("D", lambda moments: _since(moments, "D", "M") + 1),
+    "hour": ("h", lambda moments: _since(moments, "h", "D")),
+    "minute": ("m", lambda moments: _since(moments, "m", "h")),
+    "weekday": ("D", lambda moments: (moments.astype("M8[D]").astype(np.int64) + 3) % 7),
+    "weekday from Sunday": (
+        "D",
+        lambda moments: (moments.astype("M8[D]").astype(np.int64) + 4) % 7,
+    ),
+    "day of year": ("D", lambda moments: _since(moments, "D", "Y") + 1),
+}
+"""Parts of moments (n,) by name: their unit, and how they are counted."""
+
+
+class Part(Rule):
+    """The second of two columns is a part of the date in the first.
+
+    Attributes:
+        part: A name of ``PARTS``.
+        offset: What is added to it.
+    """
+
+    least = 0.95
+
+    places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(2, 2)]
+    part: Literal[tuple(PARTS)]  # type: ignore[valid-type]
+    offset: Annotated[int, Field(ge=-10_000, le=10_000)] = 0
+
+    def names(self, columns: Sequence[Kind]) -> list[str]:
+        """Writes it, such as "hour of departure=hour"."""
+        date, number = (columns[place].name for place in self.places)
+        return [f"{self.part} of {date}{f'{self.offset:+}' if self.offset else ''}={number}"]
+
+    def fits(self, columns: Sequence[Kind]) -> bool:
+        """Whether there are a date and a number."""
+        if not super().fits(columns):
+            return False
+        date, number = (columns[place].storage.holds for place in self.places)
+        return date == "moment" and number in ("whole", "real")
+
+    def choices(self, rows: Rows) -> Sequence[Places]:
+        """Returns the number."""
+        return [self.places[1:]]
+
+    @classmethod
+    def find(cls, rows: Rows) -> Iterator[Self]:
+        """Finds numbers that are a part of a date."""
+        random = np.random.default_rng(0)
+        few = rows.sample(_FEW, random)
+        holds = [column.storage.holds for column in rows.columns]
+        for date in (place for place, each in enumerate(holds) if each == "moment"):
+            parts = {name: of(few.values(date)) for name, (_, of) in PARTS.items()}
+            for number in (place for place, each in enumerate(holds) if each in ("whole", "real")):
+                known = few.known([date, number])
+                for name, counted in parts.items():
+                    off = few.values(number)[known].astype(np.float64) - counted[known]
+                    offset = round(float(np.median(off))) if len(off) else 0
+                    if len(off) and (off == offset).mean() >= _LIKELY and np.ptp(counted[known]):
+                        places = date, number
+                        rule = cls(kind="part", places=places, part=name, offset=offset)
+                        tested = rule.tested(rows, random)
+                        if tested is not None:
+                            yield tested
+
+    def _off(self, rows: Rows) -> np.ndarray:
+        """Returns by how much the number is larger than the part, (n,)."""
+        date, number = map(rows.values, self.places)
+        return np.asarray(number.astype(np.float64) - PARTS[self.part][1](date) - self.offset)
+
+    def holds(self, rows: Rows) -> np.ndarray:
+        """Tells where it holds, or a cell is missing."""
+        return (self._off(rows) == 0) | ~rows.known(self.places)
+
+    def untell(
+        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
+    ) -> None:
+        """Sets the number, or moves the date."""
+        off, stay = self._off(rows.take(broken, self.places)), stays[:, self.places]
+        told = ~stay[:, 1]
+        number = rows.values(self.places[1])[broken]
+        rows.change(self.places[1], broken[told], number[told] - off[told].astype(number.dtype))
+        moved, unit = stay[:, 1] & ~stay[:, 0], PARTS[self.part][0]
+        date, off = rows.values(self.places[0])[broken[moved]], off[moved].astype(np.int64)
+        if unit in "YM":  # into another month, as far as that has days
+            months = date.astype("M8[M]") + off.astype(f"m8[{unit}]").astype("m8[M]")
+            days = (months + 1).astype("M8[D]") - np.timedelta64(1, "D")
+            within = date - date.astype("M8[M]")
+            new = np.minimum(months + within, days + (date - date.astype("M8[D]")))
+        else:
+            new = date + off.astype(f"m8[{unit}]")
+        rows.change(self.places[0], broken[moved], new)

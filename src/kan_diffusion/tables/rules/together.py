@@ -1,0 +1,334 @@
+r"""Cells of two columns or more that occur together: a category implies others, or pairs exist.
+
+**What implies.** Values of one column, each in at least five rows, occur nearly always with a
+single one of another, as a city with its region. Of n such rows, those beyond the first of each
+value could differ, and with shares p of the other's values each would with a probability of
+:math:`1 - \sum p^2` if the columns were independent. At least 20 rows must be expected to, and four
+times as many as do. Of two categories 80 % of the rows need to agree, else 99 %.
+
+**What exists.** Of the rows of one half, at most 5 % have a pair that the other half has not; and a
+quarter or more would if one of its columns were shuffled. Two such pairs that share a column are
+one rule of three columns if what these have together exists in this sense, too.
+
+A table of combinations, each of at least five rows, is kept. A row with another one takes the
+nearest: cells that have to stay, then those of the columns in their order, are kept where there is
+such a combination, and else become the nearest that there is with those before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+from typing import Annotated, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+from annotated_types import Len
+from pydantic import FailFast, Field
+
+from kan_diffusion.limits import MOST_CATEGORIES, MOST_COLUMNS
+from kan_diffusion.tables.kinds import Kind
+from kan_diffusion.tables.kinds.category import Category
+from kan_diffusion.tables.kinds.number import Number
+from kan_diffusion.tables.numbers import SHARING
+from kan_diffusion.tables.rules.base import MOST_SOUGHT, Places, Rows, Rule, share_kept
+from kan_diffusion.tables.rules.numeric import whole
+
+_GLANCE = 2_000  # rows of a half that most pairs do not survive
+_EVIDENCE = 20.0  # rows that would differ by chance
+_TIMES = 4  # as many of them as in the data
+_MOST_DIFFERING = 0.2  # share of rows in which a category implies another one in vain
+_NEW, _NEW_BY_CHANCE = 0.05, 0.25  # shares of a half's rows with a pair that the other has not
+_FEWEST_VALUES = 3  # of columns whose pairs exist
+_COVERED = 0.9  # share of rows whose value at least five rows have
+_MOST_COMBINATIONS = 50_000
+
+_Codes = Annotated[
+    tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...],
+    FailFast(),
+    Len(1, _MOST_COMBINATIONS),
+]
+
+
+class Together(Rule):
+    """Cells of two or three columns occur in some combinations only.
+
+    Attributes:
+        cells: For each column what it has in each combination: the place of a category among those
+            of its column, or a number in whole steps.
+    """
+
+    cells: Annotated[tuple[_Codes, ...], Len(2, MOST_COLUMNS)]
+
+    def names(self, columns: Sequence[Kind]) -> list[str]:
+        """Writes it, such as "carrier&flight"."""
+        return ["&".join(str(columns[place].name) for place in self.places)]
+
+    def fits(self, columns: Sequence[Kind]) -> bool:
+        """Whether there are such columns, and as many cells of each."""
+        counts = {len(codes) for codes in self.cells}
+        if not super().fits(columns) or len(counts) > 1 or len(self.cells) != len(self.places):
+            return False
+        return all(
+            (isinstance(column := columns[place], Number) and not column.lattice.fine)
+            or (isinstance(column, Category) and 0 <= min(codes) <= max(codes) < len(column.known))
+            for place, codes in zip(self.places, self.cells, strict=True)
+        )
+
+    @classmethod
+    def find(cls, rows: Rows) -> Iterator[Self]:
+        """Finds the combinations that exist, of three columns and then of two."""
+        coded = _coded(rows)
+        several = [place for place, each in coded.items() if each.num >= _FEWEST_VALUES]
+        random = np.random.default_rng(0)
+        pairs = [
+            pair
+            for pair in combinations(several, 2)
+            if _exist([coded[place] for place in pair], random)
+        ]
+        said: set[Places] = set()
+        for first, second in combinations(pairs, 2):
+            triple = tuple(sorted({*first, *second}, key=several.index))
+            inside = {*combinations(triple, 2)} & {*pairs}
+            is_new = len(triple) == 3 and inside - said
+            if is_new and _exist([coded[place] for place in triple], random):
+                said |= inside
+                yield from cls._existing(rows, triple)
+        for pair in pairs:
+            if pair not in said:
+                yield from cls._existing(rows, pair)
+
+    @classmethod
+    def _existing(cls, rows: Rows, places: Sequence[int]) -> Iterator[Self]:
+        """Makes the rule of combinations that at least five rows have, if most rows keep it."""
+        known = rows.known(places)
+        table = pd.DataFrame({place: _codes(rows, place)[0][known] for place in places})
+        counts = table.value_counts(sort=False)
+        often = counts[counts >= SHARING]
+        cells = tuple(tuple(often.index.get_level_values(i).tolist()) for i in range(len(places)))
+        kept = share_kept(int(counts.sum() - often.sum()), int(counts.sum()))
+        if kept >= 1 - _NEW and len(often) <= _MOST_COMBINATIONS:
+            yield cls(kind="together", places=tuple(places), cells=cells, kept=kept)
+
+    def holds(self, rows: Rows) -> np.ndarray:
+        """Tells where there is such a combination, or a cell is missing."""
+        codes, missing = self._codes(rows)
+        agree = self._nearest(codes, range(len(self.places))) == codes
+        return agree.all(axis=1) | missing.any(axis=1)
+
+    def _codes(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Returns its cells as whole numbers, and which are missing, both (n, k)."""
+        codes, missing = zip(*(_codes(rows, place) for place in self.places), strict=True)
+        return np.stack(codes, axis=1), np.stack(missing, axis=1)
+
+    def untell(
+        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
+    ) -> None:
+        """Takes the nearest combination with the cells that have to stay."""
+        codes, missing = self._codes(rows.take(broken, self.places))
+        fixed = stays[:, self.places] & ~missing
+        for pattern in np.unique(fixed, axis=0):
+            some = np.flatnonzero((fixed == pattern).all(axis=1))
+            order = [*np.flatnonzero(pattern), *np.flatnonzero(~pattern)]
+            nearest = self._nearest(codes[some], order)
+            for i in np.flatnonzero(~pattern):
+                changed = nearest[:, i] != codes[some, i]
+                column = rows.columns[self.places[i]]
+                rows.change(
+                    self.places[i], broken[some[changed]], _values(column, nearest[changed, i])
+                )
+
+    def _nearest(self, codes: np.ndarray, order: Sequence[int]) -> np.ndarray:
+        """Returns the combinations (m, k) nearest to ``codes`` (m, k), by columns in an order."""
+        result = np.empty_like(codes)
+        group, chosen = np.zeros(len(self.cells[0]), int), np.zeros(len(codes), int)
+        for i in order:
+            known, ranks = np.unique(np.array(self.cells[i]), return_inverse=True)
+            pairs, group = np.unique(group * len(known) + ranks, return_inverse=True)
+            # Between two known values the nearer one counts.
+            above = np.searchsorted(known, codes[:, i]).clip(0, len(known) - 1)
+            below = (above - 1).clip(0)
+            is_below = np.abs(codes[:, i] - known[below]) < np.abs(known[above] - codes[:, i])
+            rank = np.where(is_below, below, above)
+            after = np.searchsorted(pairs, chosen * len(known) + rank)
+            sides = np.stack([after, after - 1]).clip(0, len(pairs) - 1)
+            lead, ranks = np.divmod(pairs[sides], len(known))
+            off = np.where(lead == chosen, np.abs(ranks - rank), 2 * len(known))
+            chosen = sides[off.argmin(axis=0), np.arange(len(codes))]
+            result[:, i] = known[pairs[chosen] % len(known)]
+        return result
+
+
+class Implied(Together):
+    """The cells of one column, the first, imply those of the others."""
+
+    def names(self, columns: Sequence[Kind]) -> list[str]:
+        """Writes "city->region" for each that is implied."""
+        here, *others = (columns[place].name for place in self.places)
+        return [f"{here}->{other}" for other in others]
+
+    @classmethod
+    def find(cls, rows: Rows) -> Iterator[Self]:
+        """Finds what implies what, first in all rows; of two columns the one with more values."""
+        coded, found = _coded(rows), []
+        for one, other in combinations(coded, 2):
+            are_named = all(isinstance(rows.columns[p], Category) for p in (one, other))
+            most = _MOST_DIFFERING if are_named else 1 - cls.least
+            found.append(cls._implied(coded[one], coded[other], (one, other), most))
+        yield from sorted((rule for rule in found if rule), key=lambda rule: -round(rule.kept, 2))
+
+    @classmethod
+    def _implied(
+        cls, one: _Coded, other: _Coded, places: tuple[int, int], most: float
+    ) -> Self | None:
+        """Returns what one column implies of another; None if that is nothing, or chance."""
+        for some in (slice(_GLANCE), slice(None)):
+            given, follows = one.dense[some], other.dense[some]
+            both = (given >= 0) & (follows >= 0)
+            given, follows = given[both], follows[both]
+            if len(given) == 0:
+                return None
+            keys, counts = np.unique(given * other.num + follows, return_counts=True)
+            best = np.lexsort((counts, keys // other.num))
+            last = np.append(np.diff(keys[best] // other.num) > 0, True)
+            best, rows = best[last], np.bincount(given, minlength=one.num)
+            if some.stop and 1 - counts[best].sum() / len(given) > most + 0.05:
+                return None
+        often = rows[keys[best] // other.num] >= SHARING
+        best, num = best[often], rows[rows >= SHARING].sum()
+        shares = np.bincount(follows) / len(follows)
+        differ = num - counts[best].sum()
+        by_chance = (num - len(best)) * (1 - (shares**2).sum())
+        if not len(best) or differ > most * num or num < _COVERED * len(given):
+            return None
+        if by_chance < max(_EVIDENCE, _TIMES * differ):
+            return None
+        here, there = np.divmod(keys[best], other.num)
+        cells = one.codes[here].tolist(), other.codes[there].tolist()
+        kept = share_kept(int(differ), int(num))
+        return cls(kind="implied", places=places, told=places[1:], cells=cells, kept=kept)
+
+    def choices(self, rows: Rows) -> Sequence[Places]:
+        """Returns what is implied."""
+        return [self.told]
+
+    def holds(self, rows: Rows) -> np.ndarray:
+        """Tells where a cell is what is implied or missing, or what implies is rare or missing."""
+        codes, missing = self._codes(rows)
+        agree = (self._nearest(codes, range(len(self.places))) == codes) | missing
+        return agree.all(axis=1) | missing[:, 0] | ~np.isin(codes[:, 0], self.cells[0])
+
+
+def joined(rules: Iterable[Rule]) -> list[Rule]:
+    """Joins rules of what the same column implies in all rows, so that they are kept together."""
+    result: list[Rule] = []
+    for rule in rules:
+        at = next((i for i, each in enumerate(result) if _is_joined(each, rule)), None)
+        if at is None:
+            result.append(rule)
+            continue
+        one = result[at]
+        assert isinstance(one, Implied)
+        assert isinstance(rule, Implied)
+        here, place, other = np.intersect1d(one.cells[0], rule.cells[0], return_indices=True)
+        cells = (
+            tuple(here.tolist()),
+            *(tuple(np.array(codes)[place].tolist()) for codes in one.cells[1:]),
+            *(tuple(np.array(codes)[other].tolist()) for codes in rule.cells[1:]),
+        )
+        both = {"places": one.places + rule.told, "told": one.told + rule.told, "cells": cells}
+        result[at] = one.model_copy(update=both)
+    return result
+
+
+def _is_joined(*rules: Rule) -> bool:
+    return (
+        all(isinstance(rule, Implied) and rule.kept == 1 for rule in rules)
+        and rules[0].places[0] == rules[1].places[0]
+    )
+
+
+class _Coded(NamedTuple):
+    """Cells of a column by their rank.
+
+    Attributes:
+        codes: What there is, (K,), in order.
+        dense: Which of them each row has, (n,); -1 if missing.
+    """
+
+    codes: np.ndarray
+    dense: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray, missing: np.ndarray) -> _Coded | None:
+        """Ranks codes (n,), some of which are missing; None if they are nearly unique, or one."""
+        codes, dense, counts = np.unique(values[~missing], return_inverse=True, return_counts=True)
+        often = counts[counts >= SHARING].sum()
+        if not 2 <= len(codes) <= MOST_CATEGORIES or often < _COVERED * counts.sum():
+            return None
+        ranks = np.full(len(values), -1)
+        ranks[~missing] = dense
+        return cls(codes, ranks)
+
+    @property
+    def num(self) -> int:
+        """K."""
+        return len(self.codes)
+
+
+def _coded(rows: Rows) -> dict[int, _Coded]:
+    """Ranks cells of columns that have categories or numbers, by place, most values first."""
+    found: dict[int, _Coded] = {}
+    for place, column in enumerate(rows.columns):
+        is_exact = isinstance(column, Number) and not column.lattice.fine
+        if is_exact or isinstance(column, Category):
+            coded = _Coded.of(*_codes(rows, place))
+            if coded is not None and len(found) < MOST_SOUGHT:
+                found[place] = coded
+    return dict(sorted(found.items(), key=lambda each: -each[1].num))
+
+
+def _codes(rows: Rows, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the cells of a column as whole numbers, (n,), and which are missing."""
+    column, (values, missing) = rows.columns[place], rows.cells[place]
+    if isinstance(column, Number):
+        codes = whole(column, values)
+        return (codes if codes.dtype.kind == "i" else codes.astype(np.int64)), missing
+    return column.codes(values, missing), missing
+
+
+def _values(column: Kind, codes: np.ndarray) -> np.ndarray:
+    """Makes values of whole numbers (m,)."""
+    if not isinstance(column, Number):
+        return column.known[codes]
+    if column.storage.unit is not None:
+        return codes.view(column.storage.value_dtype)
+    is_real = column.storage.holds == "real"
+    return codes / column.lattice.per if is_real else codes.astype(column.storage.value_dtype)
+
+
+def _exist(coded: Sequence[_Coded], random: np.random.Generator) -> bool:
+    """Whether few rows of one half have a combination that the other half has not."""
+    dense = [each.dense for each in coded]
+    for most in (_GLANCE, len(dense[0]) // 2):
+        some = random.permutation(len(dense[0]))[: 2 * most]
+        half = len(some) // 2
+        taken = [ranks[some] for ranks in dense]
+        new = _new(taken, coded, half)
+        by_chance = []
+        for ranks in taken:
+            shuffled = np.append(ranks[:half], random.permutation(ranks[half:]))
+            others = [shuffled if each is ranks else each for each in taken]
+            by_chance.append(_new(others, coded, half))
+        if min(by_chance) < _NEW_BY_CHANCE or new > 0.8 * min(by_chance):
+            return False
+    return new <= _NEW
+
+
+def _new(dense: Sequence[np.ndarray], coded: Sequence[_Coded], half: int) -> float:
+    """Returns the share of rows beyond the first half with a combination that is not in it."""
+    keys, known = np.zeros(len(dense[0]), dtype=np.int64), np.ones(len(dense[0]), dtype=bool)
+    for ranks, each in zip(dense, coded, strict=True):
+        keys, known = keys * each.num + ranks, known & (ranks >= 0)
+    first, second = keys[:half][known[:half]], keys[half:][known[half:]]
+    return float((~np.isin(second, first)).mean()) if len(second) else 1.0
