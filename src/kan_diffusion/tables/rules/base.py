@@ -29,7 +29,7 @@ from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dtypes import Values
 from kan_diffusion.tables.kinds import Kind
-from kan_diffusion.tables.numbers import Share, rounded_share
+from kan_diffusion.tables.numbers import Share, rounded_shares
 
 _GLANCE, _SHUFFLED = 1_000, 10_000  # rows that most candidates do not survive, and are shuffled
 _LUCK = 0.03  # by which few rows may break a rule more often than all
@@ -84,7 +84,8 @@ class Rows(NamedTuple):
 
 def share_kept(broken: int, num: int) -> float:
     """Returns the share of rows that keep a rule, in four digits, and 1 only if none breaks it."""
-    return min(rounded_share(1 - broken / num), 0.9999) if broken else 1.0
+    (kept,) = rounded_shares(np.array([1 - broken / num]))
+    return min(kept, 0.9999) if broken else 1.0
 
 
 class Rule(Settings):
