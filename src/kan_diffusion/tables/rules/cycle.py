@@ -2,10 +2,10 @@ r"""The time of day and the weekday of a date, where these matter: parts that co
 
 Beside its place in time a date has a coordinate for its place in the day or in the week, a normal
 score with jumps like that of a number. A drawn date keeps its day and takes the time of day, or
-moves to the nearest day that has the weekday. It matters if there are 200 rows, and if of hours 5 %
-and of weekdays 2 % of the rows would have to move to make all equally frequent, which chance does
-not do (:math:`\chi^2` five standard deviations above its mean). Dates of a few days or weeks, or of
-which every one is a jump, do without.
+moves to the nearest day that has the weekday. It matters if 200 rows are no jumps of the date
+itself, and if of their hours 5 % and of their weekdays 2 % would have to move to make all equally
+frequent, which chance does not do (:math:`\chi^2` five standard deviations above its mean). Dates
+of a few days or weeks do without.
 """
 
 from __future__ import annotations
@@ -65,28 +65,30 @@ class Cycle(Rule):
             if column.is_listed or column.lattice.calendar:
                 continue
             day = A_DAY[column.storage.unit or "s"]
-            step = math.gcd(column.lattice.step, day)
             values, missing = rows.cells[place]
-            for cycle, tick in (("week", day), ("day", step)):
-                length = day if cycle == "day" else 7 * day
-                low, high = reach(column)
-                if (
-                    length == tick
-                    or high - low < _FEWEST * length
-                    or (~missing).sum() < FEWEST_ROWS
+            dates, (low, high) = whole(column, values[~missing]), reach(column)
+            is_jump = column.distribution.is_jump(np.floor(column.lattice.steps(values[~missing])))
+            for cycle, length in (("week", 7 * day), ("day", day)):
+                tick = math.gcd(column.lattice.step, day) if cycle == "day" else day
+                steps = _steps(dates, cycle, tick, day)
+                if tick < length <= (high - low) / _FEWEST and cls._matters(
+                    steps[~is_jump] * tick / length, cycle
                 ):
-                    continue
-                steps = _steps(whole(column, values[~missing]), cycle, tick, day)
-                counts = np.bincount(steps * _CLASSES[cycle] * tick // length)
-                even = len(steps) / _CLASSES[cycle]
-                off = np.abs(np.append(counts - even, [even] * (_CLASSES[cycle] - len(counts))))
-                free = _CLASSES[cycle] - 1
-                is_sure = (off**2).sum() / even > free + _SURE * math.sqrt(2 * free)
-                if is_sure and off.sum() / 2 >= _UNEVEN[cycle] * len(steps):
                     bounds = (0.0, float(length // tick))
                     found = fit_jumps(steps.astype(float), bounds, where=str(column.name))
                     about = {"cycle": cycle, "tick": tick, "distribution": found}
                     yield cls(kind="cycle", places=(place,), **about)
+
+    @staticmethod
+    def _matters(parts: np.ndarray, cycle: str) -> bool:
+        """Whether parts (n,) of days or weeks, 0 to 1, are not equally frequent."""
+        num, free = len(parts), _CLASSES[cycle] - 1
+        if num < FEWEST_ROWS:
+            return False
+        even = num / _CLASSES[cycle]
+        off = np.histogram(parts, _CLASSES[cycle], (0, 1))[0] - even
+        is_sure = (off**2).sum() / even > free + _SURE * math.sqrt(2 * free)
+        return bool(is_sure and np.abs(off).sum() / 2 >= _UNEVEN[cycle] * num)
 
     def coordinates(self, columns: Sequence[Kind]) -> tuple[str, ...]:
         """Names its coordinate."""

@@ -34,7 +34,7 @@ from kan_diffusion.tables.numbers import SHARING
 from kan_diffusion.tables.rules.base import MOST_SOUGHT, Places, Rows, Rule, share_kept
 from kan_diffusion.tables.rules.numeric import whole
 
-_GLANCE = 2_000  # rows of a half that most pairs do not survive
+_GLANCE, _MOST_COMPARED = 2_000, 10_000  # rows of a half, which most pairs do not survive
 _EVIDENCE = 20.0  # rows that would differ by chance
 _TIMES = 4  # as many of them as in the data
 _MOST_DIFFERING = 0.2  # share of rows in which a category implies another one in vain
@@ -85,6 +85,7 @@ class Together(Rule):
             pair
             for pair in combinations(several, 2)
             if _exist([coded[place] for place in pair], random)
+            and not _is_function(*(coded[place] for place in pair))
         ]
         said: set[Places] = set()
         for first, second in combinations(pairs, 2):
@@ -310,7 +311,7 @@ def _values(column: Kind, codes: np.ndarray) -> np.ndarray:
 def _exist(coded: Sequence[_Coded], random: np.random.Generator) -> bool:
     """Whether few rows of one half have a combination that the other half has not."""
     dense = [each.dense for each in coded]
-    for most in (_GLANCE, len(dense[0]) // 2):
+    for most in (_GLANCE, _MOST_COMPARED):
         some = random.permutation(len(dense[0]))[: 2 * most]
         half = len(some) // 2
         taken = [ranks[some] for ranks in dense]
@@ -323,6 +324,13 @@ def _exist(coded: Sequence[_Coded], random: np.random.Generator) -> bool:
         if min(by_chance) < _NEW_BY_CHANCE or new > 0.8 * min(by_chance):
             return False
     return new <= _NEW
+
+
+def _is_function(one: _Coded, other: _Coded) -> bool:
+    """Whether one of two columns implies the other."""
+    known = (one.dense >= 0) & (other.dense >= 0)
+    pairs = np.unique((one.dense * other.num + other.dense)[known])
+    return len(pairs) <= max(one.num, other.num)
 
 
 def _new(dense: Sequence[np.ndarray], coded: Sequence[_Coded], half: int) -> float:
