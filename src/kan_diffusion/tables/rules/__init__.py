@@ -128,11 +128,11 @@ def obey(
     """
     told = {place for rule in rules for place in rule.told}
     bound = {place for rule in rules if rule.kept == 1 for place in rule.places}
-    fixed = given.copy()
-    everywhere = np.arange(len(given))
+    fixed = _settled(rows, rules, coordinates, given)
+    settled, everywhere = fixed.copy(), np.arange(len(given))
     for rule, said in zip(rules, coordinates, strict=True):
         if not rule.is_relation:
-            rule.untell(rows, everywhere, said, given)
+            rule.untell(rows, everywhere, said, fixed)
     for _ in range(_MOST_ROUNDS):
         is_done = True
         for rule, said in zip(rules, coordinates, strict=True):
@@ -144,7 +144,7 @@ def obey(
             for others in (elsewhere | beyond, beyond):
                 if len(broken):
                     # Several parts of a date are set one after the other.
-                    is_done, stays = False, (given if isinstance(rule, Part) else fixed)[broken]
+                    is_done, stays = False, (settled if isinstance(rule, Part) else fixed)[broken]
                     stays[:, [*others]] = True
                     rule.untell(rows, broken, said[broken], stays)
                     broken = broken[rule.broken(rows.take(broken, rule.places), said[broken])]
@@ -153,3 +153,26 @@ def obey(
                     fixed[first, place] |= rows.values(place)[first] != values
         if is_done:
             break
+
+
+def _settled(
+    rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], given: np.ndarray
+) -> np.ndarray:
+    """Sets cells that follow from given ones, and from these; returns which have to stay."""
+    fixed = given.copy()
+    for _ in range(_MOST_ROUNDS if given.any() else 0):
+        before = fixed.sum()
+        for rule, said in zip(rules, coordinates, strict=True):
+            for place in rule.places if rule.is_equation else rule.told:
+                parts = {*rule.places} - ({place} if rule.is_equation else {*rule.told})
+                follows = fixed[:, [*parts]].all(axis=1) & ~fixed[:, place]
+                follows &= (said > 0).all(axis=1) & rows.known(rule.places)
+                broken = np.flatnonzero(follows & rule.broken(rows, said))
+                if len(broken):
+                    stays = np.ones((len(broken), given.shape[1]), dtype=bool)
+                    stays[:, place] = False
+                    rule.untell(rows, broken, said[broken], stays)
+                fixed[:, place] |= follows
+        if fixed.sum() == before:
+            break
+    return fixed

@@ -104,6 +104,9 @@ class Rule(Settings):
     is_relation: ClassVar[bool] = True
     """Whether it is one of several columns, which drawn rows keep or break."""
 
+    is_equation: ClassVar[bool] = False
+    """Whether each of its columns follows from all others."""
+
     kind: str
     places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1, MOST_COLUMNS)]
     kept: Share = 1.0

@@ -69,6 +69,8 @@ def real(column: Number, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
 class NumericRule(Rule):
     """An equation between the numbers or dates of some columns."""
 
+    is_equation = True
+
     def is_kept(self, x: Sequence[np.ndarray], tolerance: float) -> np.ndarray:
         """Tells where amounts, one array (n,) for each column, keep it, but for rounding."""
         raise NotImplementedError

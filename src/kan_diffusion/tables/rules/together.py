@@ -6,9 +6,10 @@ value could differ, and with shares p of the other's values each would with a pr
 :math:`1 - \sum p^2` if the columns were independent. At least 20 rows must be expected to, and four
 times as many as do. Of two categories 80 % of the rows need to agree, else 99 %.
 
-**What exists.** Of the rows of one half, at most 5 % have a pair that the other half has not; and a
-quarter or more would if one of its columns were shuffled. Two such pairs that share a column are
-one rule of three columns if what these have together exists in this sense, too.
+**What exists.** One of two columns has categories. Of the rows of one half, at most 5 % have a pair
+that the other half has not; and a quarter or more would if one of its columns were shuffled. Two
+such pairs that share a column are one rule of three columns if what these have together exists in
+this sense, too.
 
 A table of combinations, each of at least five rows, is kept. A row with another one takes the
 nearest: cells that have to stay, then those of the columns in their order, are kept where there is
@@ -84,7 +85,8 @@ class Together(Rule):
         pairs = [
             pair
             for pair in combinations(several, 2)
-            if _exist([coded[place] for place in pair], random)
+            if any(isinstance(rows.columns[place], Category) for place in pair)
+            and _exist([coded[place] for place in pair], random)
             and not _is_function(*(coded[place] for place in pair))
         ]
         said: set[Places] = set()
