@@ -100,8 +100,9 @@ def test_unusable_arguments_are_refused_in_one_line():
         (torch.zeros(2), {}, DataError, r"points must have shape \(2, 2\), got \(2,\)"),
         (one * math.nan, {}, DataError, "points must be finite"),
         (one, {"observed": torch.zeros(1, 3)}, DataError, r"observed has shape \(1, 3\)"),
-        (one, {"num_steps": 0}, KanDiffusionError, "at least 1 step"),
-        (one, {"batch_rows": 0}, KanDiffusionError, "1 probe, not 50, 0"),
+        (one, {"num_steps": 0}, KanDiffusionError, "num_steps must be .* at least 1, not 0"),
+        (one, {"batch_rows": 0}, KanDiffusionError, "batch_rows must be .* at least 1, not 0"),
+        (one, {"num_probes": 0.5}, KanDiffusionError, "num_probes must be .* at least 1, not 0.5"),
     ):
         with refused(words, kind):
             log_likelihood(made, COSINE, samples, **settings)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -93,7 +95,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionErro
         An error that lists the known names and suggests the nearest one, to be raised.
     """
     names = sorted(set(known))
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f", did you mean '{nearest[0]}'?" if nearest else ";"
     return KanDiffusionError(f"unknown {kind} '{name}'{hint} known: {', '.join(names)}")
 
@@ -118,6 +120,31 @@ def look_up(kind: str, name: str, registry: Mapping[str, T]) -> T:
     """Looks up a name in a registry; arguments and errors are those of :func:`require_known`."""
     require_known(kind, name, registry)
     return registry[name]
+
+
+def require_whole(
+    name: str, value: object, least: int = 1, most: int | None = None, remedy: str = ""
+) -> None:
+    """Checks that an argument is a whole number of a range.
+
+    Args:
+        name: What the number is.
+        value: What the user gave: a number of any type that Python takes for an index, if usable.
+        least: The smallest that is usable.
+        most: The largest; None for any.
+        remedy: What the message says to do beside taking another number.
+
+    Raises:
+        KanDiffusionError: It is no whole number, or not of the range.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= (math.inf if most is None else most):
+        ends = f"at least {least:,}" if most is None else f"from {least:,} to {most:,}"
+        shown = repr(value) if number is None else f"{number:,}"
+        raise KanDiffusionError(f"{name} must be a whole number, {ends}, not {shown}{remedy}")
 
 
 @contextmanager

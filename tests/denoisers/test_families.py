@@ -81,8 +81,9 @@ MLP = [
     ({"params": 10}, r"budget of 10 is too small for the family 'mlp' with 5 hidden layers"),
     ({"params": 10, "depth": 1}, r"with 1 hidden layer: its smallest has 13; raise the budget"),
     ({"params": 50, "depth": 1}, r"within 2% of a budget of 50: the nearest has 46; try .* 46"),
-    ({"params": 500, "depth": 0}, "from 1 to 100 hidden layers, not 0"),
-    ({"hidden": ()}, "from 1 to 100 hidden layers, not 0"),
+    ({"params": 500, "depth": 0}, "of hidden layers must be .* from 1 to 100, not 0"),
+    ({"params": 500, "depth": 1.5}, "of hidden layers must be .* from 1 to 100, not 1.5"),
+    ({"hidden": ()}, "of hidden layers must be .* from 1 to 100, not 0"),
     ({"hidden": None}, "give one size .* not none"),
     ({"params": 500, "hidden": (4,)}, "give one size .* not more than one"),
     ({"settings": {"grid": 5}}, "settings of family 'mlp': .*'grid'"),
@@ -92,8 +93,8 @@ MLP = [
 ]
 TOO_LARGE = [
     ({"hidden": (10**7, 10**7)}, "1,000,000 units, and one of family 'kan' would have 10,000,000"),
-    ({"hidden": (8,) * 101}, "from 1 to 100 hidden layers, not 101"),
-    ({"params": 2300, "depth": 10**9}, "from 1 to 100 hidden layers, not 1,000,000,000"),
+    ({"hidden": (8,) * 101}, "of hidden layers must be .* from 1 to 100, not 101"),
+    ({"params": 2300, "depth": 10**9}, "of hidden layers must be .*, not 1,000,000,000"),
     ({"params": 10**9}, "would have 1,000,.* parameters .* at most 100,000,000"),
     ({"flops": 10**15}, "at most 1,000,000 units, .* take a smaller size or more layers"),
     ({"settings": {"grid_size": 10**9}}, "from 1 to 10,000, not 1,000,000,000"),

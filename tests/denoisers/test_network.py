@@ -181,17 +181,18 @@ def test_learned_inputs_have_waves_where_there_is_room_or_they_are_observed():
 
 
 SETTINGS = [
-    ({"data_dim": 0}, "data_dim of at least 1"),
-    ({"num_train_timesteps": 0}, "one timestep"),
-    ({"num_time_frequencies": 0}, "one frequency"),
+    ({"data_dim": 0}, "data_dim must be a whole number, at least 1, not 0"),
+    ({"hidden": (8, 2.5)}, "a width of hidden must be a whole number, at least 1, not 2.5"),
+    ({"num_train_timesteps": 0}, "num_train_timesteps must be .* at least 1, not 0"),
+    ({"num_time_frequencies": 0}, "num_time_frequencies must be .* at least 1, not 0"),
     ({"time_encoding": "fourrier"}, "did you mean 'fourier'"),
     ({"activation": "rely"}, "unknown activation 'rely'"),
     ({"init": "xaver"}, "did you mean 'xavier'"),
     ({"edges": True, "init": "torch"}, "unknown init 'torch'"),
     ({"edges": True, "basis": "bsplin"}, "unknown basis 'bsplin'"),
     ({"num_input_frequencies": -1}, "num_input_frequencies .* not -1"),
-    ({**LEARNED, "num_functions": 0}, "num_functions of at least 1, not 0"),
-    ({"rank": 0}, "rank of at least 1, not 0"),
+    ({**LEARNED, "num_functions": 0}, "num_functions must be .* at least 1, not 0"),
+    ({"rank": 0}, "rank must be .* at least 1, not 0"),
     ({**LEARNED, "num_input_frequencies": 5, "input_grid_size": 6}, "raise grid_size"),
     ({"scaled_inputs": True}, "scaled_inputs needs modulated; set it"),
     ({"edges": True, "gated": True}, "edges have functions of their own; leave out"),

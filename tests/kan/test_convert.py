@@ -129,10 +129,13 @@ REFUSED = [
     (_put("layers.0.grid", torch.zeros(2, 11).long()), r"'layers\.0\.grid' is no number"),
     (_put("layers.0.base_weight", torch.zeros(3)), r"layers\.0 .* other shapes; pass"),
     (_put("layers.0.spline_weight", torch.zeros(2, 3, 7)), r"layers\.0 .* other shapes"),
-    (_put("layers.1.grid", torch.zeros(3, 15)), "grid_size must be from 1 to 10,000, not 0"),
+    (_put("layers.1.grid", torch.zeros(3, 15)), "grid_size must be .* from 1 to 10,000, not 0"),
     (_put("layers.1.grid", torch.arange(11.0).repeat(2, 1)), r"layers\.1 .* other shapes"),
     (lambda state: state.update(efficient_state([2, 4])), r"layers\.0 and layers\.1 do not follow"),
-    (lambda state: state.update(efficient_state([2, 3, 1], order=0)), "order must be 1 to 5, not"),
+    (
+        lambda state: state.update(efficient_state([2, 3, 1], order=0)),
+        "order must be a whole number, from",
+    ),
     (
         _put("layers.0.grid", torch.full((2, 11), torch.nan)),
         r"layers\.0: .* input 0 are no finite numbers that",

@@ -150,11 +150,13 @@ def test_functions_are_fitted_once_for_a_whole_denoiser(monkeypatch):
 
 
 REFUSED = [
-    ({"in_features": 0}, "at least one input, not 0"),
-    ({"functions": 0}, "has 1 to 11 functions an input, .*, not 0"),
+    ({"in_features": 0}, "in_features must be a whole number, at least 1, not 0"),
+    ({"functions": 0}, "functions must be a whole number, from 1 to 11, not 0; or raise grid_size"),
+    ({"functions": 1.5}, "functions must be a whole number, from 1 to 11, not 1.5"),
     ({"rate": 0.0}, "rate must be a positive number, not 0.0"),
-    ({"functions": 12}, "as its basis with grid_size=8, not 12; take fewer or raise grid_size"),
-    ({"groups": 0}, "groups must be 1 to 3, the inputs, not 0"),
+    ({"functions": 12}, "from 1 to 11, not 12; or raise grid_size=8, which gives no more"),
+    ({"groups": 0}, "groups of 3 inputs must be a whole number, from 1 to 3, not 0"),
+    ({"groups": 1.5}, "groups of 3 inputs must be a whole number, from 1 to 3, not 1.5"),
     ({"initial": "sillu"}, "unknown initial functions 'sillu', did you mean 'silu'"),
     ({"initial": [silu, silu]}, "initial is 2 functions and there are 1; give one for each"),
     (

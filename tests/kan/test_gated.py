@@ -128,8 +128,10 @@ REFUSED = [
     ({}, ((4, 10), None, (4, 2)), "a layer with rank=None takes no code"),
     ({"rank": 2}, ((4, 10), None, None), "a layer with rank=2 takes a code"),
     ({"rank": 2}, ((4, 10), None, (1, 2)), r"code must have shape \(4, 2\), not \(1, 2\)"),
-    ({"rank": -1}, (), "rank must be at least 0, or None, not -1"),
-    ({"in_features": 0}, (), "at least one input and one output, not 0 and 2"),
+    ({"rank": -1}, (), "rank must be a whole number, at least 0, not -1"),
+    ({"rank": 1.5}, (), "rank must be a whole number, at least 0, not 1.5"),
+    ({"in_features": 0}, (), "in_features must be a whole number, at least 1, not 0"),
+    ({"out_features": 2.5}, (), "out_features must be a whole number, at least 1, not 2.5"),
     ({"functions": LearnedFunctions(4)}, (), "of 5 units needs one function"),
     ({"functions": LearnedFunctions(5, 2)}, (), "function for each, not 2"),
 ]

@@ -184,6 +184,7 @@ REFUSED = [
     (lambda m: moved(m, torch.ones(9, 3), margin=-0.1), "or more, not -0.1"),
     (lambda m: moved(m, torch.ones(9, 3), margin=math.nan), "more, not nan"),
     (lambda m: refined(m, 0), "from 1 to 10,000, not 0"),
+    (lambda m: refined(m, 7.5), "grid_size must be a whole number, from 1 to 10,000, not 7.5"),
     (
         lambda m: refined(SharedKANLinear(3, 2, functions=8, initial="waves", grid_size=16), 4),
         "grid_size=4 has 7; take a larger",

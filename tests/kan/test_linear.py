@@ -111,12 +111,16 @@ REFUSED = [
     ({"extrapolation": "linea"}, "'linea', did you mean 'linear'"),
     ({"basis": "chebyshev", "extrapolation": "zero"}, "known: linear$"),
     ({"init": "xavier"}, "unknown init 'xavier'"),
-    ({"basis": "rbf", "grid_size": 0}, "grid_size must be from 1 to 10,000, not 0"),
-    ({"order": 6}, "order must be 1 to 5, not 6"),
+    ({"basis": "rbf", "grid_size": 0}, "grid_size must be a whole number, from 1 to 10,000, not 0"),
+    ({"grid_size": 2.5}, "grid_size must be a whole number, from 1 to 10,000, not 2.5"),
+    ({"order": 6}, "order must be a whole number, from 1 to 5, not 6"),
+    ({"order": 3.0}, "order must be a whole number, from 1 to 5, not 3.0"),
     ({"grid_range": (0.0, 0.0)}, "the lower first"),
     ({"grid_range": (float("nan"), 1.0)}, "two finite numbers"),
     ({"grid_range": 2}, "the lower first, not 2"),
-    ({"in_features": 0}, "at least one input and one output"),
+    ({"in_features": 0}, "in_features must be a whole number, at least 1, not 0"),
+    ({"out_features": "3"}, "out_features must be a whole number, at least 1, not '3'"),
+    ({"init": 3}, "unknown init '3'; known: glorot"),
     ({"bias": 8}, "bias must be True or False, not 8; grid_size and others are given by name"),
     (
         {"basis": "rbf", "order": 2},
@@ -130,13 +134,18 @@ def test_unusable_settings_are_refused():
         with refused(message):
             KANLinear(**{"in_features": 2, "out_features": 2, **settings})
     for settings, message in (
-        ({"functions": 12}, "a SharedKANLinear has 1 to 8 functions an input, .* raise grid_size"),
-        ({"functions": 1, "groups": 3}, "groups must be 1 to 2, the inputs, not 3"),
-        ({"functions": 1, "out_features": 0}, "a SharedKANLinear needs at least one input and one"),
+        ({"functions": 12}, "functions must be a whole number, from 1 to 8, .* raise grid_size=5"),
+        ({"functions": 1, "groups": 3}, "groups of 2 inputs must be .* from 1 to 2, not 3"),
+        ({"functions": 1, "out_features": 0}, "out_features must be a whole number, at least 1,"),
     ):
         with refused(message):
             SharedKANLinear(**{"in_features": 2, "out_features": 2, **settings})
     two = "at least two widths, not"
-    for widths, message in (([3], rf"{two} \[3\]"), (3, rf"{two} 3"), ([2, 0, 1], "not 2 and 0")):
+    for widths, message in (
+        ([3], rf"{two} \[3\]"),
+        (3, rf"{two} 3"),
+        ([2, 0, 1], "out_features must be a whole number, at least 1, not 0"),
+        ([2, 2.5], "out_features must be a whole number, at least 1, not 2.5"),
+    ):
         with refused(message):
             KAN(widths)

@@ -132,7 +132,7 @@ def test_words_are_known_whatever_their_case_and_others_are_said_with_the_neares
 def test_what_cannot_be_asked_is_refused(untrained):
     for prompt, options, message in (
         ("dark " * 30, {}, "has 32 tokens and 14 fit; say it in fewer words"),
-        ("a", {"num_images_per_prompt": -1}, "at least 1 sample"),
+        ("a", {"num_images_per_prompt": -1}, "num_samples must be .* at least 1, not"),
         ("a", {"output_type": "jpg"}, "'pil' or 'pt', not 'jpg'"),
     ):
         with refused(message):

@@ -32,7 +32,13 @@ import torch
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.network import NetworkDenoiser
-from kan_diffusion.errors import BudgetError, KanDiffusionError, look_up, require_known
+from kan_diffusion.errors import (
+    BudgetError,
+    KanDiffusionError,
+    look_up,
+    require_known,
+    require_whole,
+)
 from kan_diffusion.imports import find_object, is_place
 from kan_diffusion.kan.initialization import INITIALIZATIONS
 from kan_diffusion.limits import MOST_LAYERS, MOST_PARAMETERS, MOST_UNITS
@@ -390,10 +396,7 @@ def build_denoiser(
             f"{'more than one' if given else 'none'}"
         )
     layers = len(hidden) if hidden is not None else kind.depth if depth is None else depth
-    if not 1 <= layers <= MOST_LAYERS:
-        raise KanDiffusionError(
-            f"a denoiser has from 1 to {MOST_LAYERS} hidden layers, not {layers:,}"
-        )
+    require_whole("the number of hidden layers", layers, 1, MOST_LAYERS)
 
     def make(widths: Sequence[int]) -> Denoiser:
         if max(widths) > MOST_UNITS:

@@ -26,7 +26,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.errors import require_known, require_whole
 from kan_diffusion.kan.bases import Constants
 
 TimeEncoding = Literal["raw", "fourier"]
@@ -69,11 +69,8 @@ class TimeFeatures(Constants):
     ) -> None:
         super().__init__()
         require_known("time encoding", encoding, get_args(TimeEncoding))
-        if num_frequencies < 1 or num_train_timesteps < 1:
-            raise KanDiffusionError(
-                "time features need at least one frequency and one timestep, not "
-                f"{num_frequencies} and {num_train_timesteps}"
-            )
+        require_whole("num_time_frequencies", num_frequencies)
+        require_whole("num_train_timesteps", num_train_timesteps)
         self.encoding = encoding
         self.num_train_timesteps = num_train_timesteps
         self.num_frequencies = num_frequencies

@@ -36,7 +36,7 @@ from torch.nn.functional import linear
 from kan_diffusion.denoisers.base import ModelMixin, PointDenoiser
 from kan_diffusion.denoisers.edges import Edge, ReadableLayer, edges_by_layer
 from kan_diffusion.denoisers.features import TimeEncoding, TimeFeatures, waves
-from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.errors import KanDiffusionError, require_known, require_whole
 from kan_diffusion.kan.bases import Extrapolation
 from kan_diffusion.kan.functions import LearnedFunctions, draw_linear
 from kan_diffusion.kan.gated import GatedLinear, modulate
@@ -292,10 +292,10 @@ class NetworkDenoiser(PointDenoiser):
         for name, least in (
             ("data_dim", 1), ("num_functions", 1), ("rank", 1), ("num_input_frequencies", 0),
         ):  # fmt: skip
-            if c[name] is not None and c[name] < least:
-                raise KanDiffusionError(
-                    f"a denoiser needs {name} of at least {least}, not {c[name]}"
-                )
+            if c[name] is not None:
+                require_whole(name, c[name], least)
+        for width in c.hidden:
+            require_whole("a width of hidden", width)
         if not c.edges:
             require_known("init", c.init or "torch", get_args(LinearInitialization))
         for name, others, why in _CLASHES:

@@ -48,7 +48,7 @@ from torchdiffeq import odeint
 
 from kan_diffusion.data.densities import numbers
 from kan_diffusion.denoisers.base import PointDenoiser
-from kan_diffusion.errors import DataError, KanDiffusionError
+from kan_diffusion.errors import DataError, require_whole
 from kan_diffusion.processes import Process
 
 
@@ -182,11 +182,10 @@ def log_likelihood(
             f"observed has shape {tuple(observed.shape)} and the points {tuple(points.shape)}; "
             "give one of the same shape, NaN where nothing is observed"
         )
-    if num_steps < 1 or batch_rows < 1 or (num_probes is not None and num_probes < 1):
-        raise KanDiffusionError(
-            f"a likelihood needs at least 1 step, batches of 1 and 1 probe, not {num_steps}, "
-            f"{batch_rows} and {num_probes}"
-        )
+    require_whole("num_steps", num_steps)
+    require_whole("batch_rows", batch_rows)
+    if num_probes is not None:
+        require_whole("num_probes", num_probes)
     device = denoiser.device
     dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's have no float64
     path = _Path(denoiser, process, dtype)

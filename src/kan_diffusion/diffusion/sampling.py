@@ -49,6 +49,7 @@ from kan_diffusion.errors import (
     NonFiniteSamplesError,
     RunFolderError,
     look_up,
+    require_whole,
     valid_settings,
 )
 from kan_diffusion.files import inside, read_json
@@ -350,21 +351,14 @@ class SamplePipeline(DiffusionPipeline):
 
     def _require_sampler(self, num_samples: int, num_steps: int, batch_size: int) -> None:
         """Checks the numbers of a call."""
-        if num_samples < 1 or num_steps < 1 or batch_size < 1:
-            raise KanDiffusionError(
-                "sampling needs at least 1 sample, 1 step and batches of 1, not "
-                f"{num_samples}, {num_steps} and {batch_size}"
-            )
+        require_whole("num_samples", num_samples)
+        require_whole("num_inference_steps", num_steps, 1, self.process.num_timesteps)
+        require_whole("batch_size", batch_size)
         num_values = num_samples * math.prod(self.denoiser.sample_shape)
         if num_values > MOST_VALUES:
             raise KanDiffusionError(
                 f"{num_samples:,} samples are {num_values:,} values; draw at most {MOST_VALUES:,} "
                 "at once"
-            )
-        if num_steps > self.process.num_timesteps:
-            raise KanDiffusionError(
-                f"{num_steps:,} steps are more than the process has timesteps; take at most "
-                f"{self.process.num_timesteps:,}"
             )
 
     def _draw(

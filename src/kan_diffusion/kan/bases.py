@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kan_diffusion.errors import KanDiffusionError, look_up, require_known
+from kan_diffusion.errors import KanDiffusionError, look_up, require_known, require_whole
 from kan_diffusion.limits import MOST_INTERVALS
 
 Extrapolation = Literal["linear", "zero"]
@@ -108,12 +108,8 @@ class Basis(Constants, ABC):
     ) -> None:
         super().__init__()
         require_known(f"extrapolation of basis '{self.name}'", extrapolation, self.extrapolations)
-        if in_features < 1:
-            raise KanDiffusionError(f"a basis needs at least one input, not {in_features}")
-        if not 1 <= num_intervals <= MOST_INTERVALS:
-            raise KanDiffusionError(
-                f"grid_size must be from 1 to {MOST_INTERVALS:,}, not {num_intervals:,}"
-            )
+        require_whole("in_features", in_features)
+        require_whole("grid_size", num_intervals, 1, MOST_INTERVALS)
         ends = tuple(grid_range) if isinstance(grid_range, Iterable) else ()
         if len(ends) != 2 or not (float("-inf") < ends[0] < ends[1] < float("inf")):
             raise KanDiffusionError(
@@ -298,8 +294,7 @@ class BSpline(Basis):
     def sizes(self) -> tuple[int, int, int]:
         """Returns ``num_functions``, ``num_active`` and ``flops_per_input``."""
         order = self.order
-        if not 1 <= order <= MAX_ORDER:
-            raise KanDiffusionError(f"order must be 1 to {MAX_ORDER}, not {order}")
+        require_whole("order", order, 1, MAX_ORDER)
         return self.num_intervals + order, order + 1, (order + 1) * 2 * order + 3
 
     def reset_parameters(self) -> None:

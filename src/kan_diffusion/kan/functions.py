@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from kan_diffusion.errors import KanDiffusionError, look_up
+from kan_diffusion.errors import KanDiffusionError, look_up, require_whole
 from kan_diffusion.kan.bases import Basis, BSpline, Constants
 from kan_diffusion.kan.kernels.fused import autocasts
 from kan_diffusion.kan.kernels.operators import UNITS
@@ -101,9 +101,11 @@ def group_count(in_features: int, groups: int | None) -> int:
     Raises:
         KanDiffusionError: There are no groups, or more than inputs.
     """
-    if groups is not None and not 1 <= groups <= in_features:
-        raise KanDiffusionError(f"groups must be 1 to {in_features}, the inputs, not {groups}")
-    return groups or in_features
+    require_whole("in_features", in_features)
+    if groups is None:
+        return in_features
+    require_whole(f"groups of {in_features} inputs", groups, 1, in_features)
+    return groups
 
 
 class BasisLayer(Constants):
@@ -138,12 +140,9 @@ class BasisLayer(Constants):
         Raises:
             KanDiffusionError: The basis has fewer functions, or the rate is not positive.
         """
-        name, basis = type(self).__name__, self.basis
-        if not 1 <= functions <= basis.num_functions:
-            raise KanDiffusionError(
-                f"a {name} has 1 to {basis.num_functions} functions an input, as its basis with "
-                f"grid_size={basis.num_intervals}, not {functions}; take fewer or raise grid_size"
-            )
+        basis = self.basis
+        raised = f"; or raise grid_size={basis.num_intervals}, which gives no more"
+        require_whole("functions", functions, 1, basis.num_functions, raised)
         if not 0 < rate < math.inf:
             raise KanDiffusionError(f"rate must be a positive number, not {rate}")
         self.functions, self.noise, self.rate = functions, noise, rate

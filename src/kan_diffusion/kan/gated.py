@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, silu
 
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, require_whole
 from kan_diffusion.kan.functions import LearnedFunctions, draw_linear, require_input
 from kan_diffusion.kan.kernels.fused import autocasts
 from kan_diffusion.kan.kernels.internals import has_hooks
@@ -98,13 +98,10 @@ class GatedLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if in_features < 1 or out_features < 1:
-            raise KanDiffusionError(
-                f"a GatedLinear needs at least one input and one output, not {in_features} and "
-                f"{out_features}"
-            )
-        if rank is not None and rank < 0:
-            raise KanDiffusionError(f"rank must be at least 0, or None, not {rank}")
+        require_whole("in_features", in_features)
+        require_whole("out_features", out_features)
+        if rank is not None:
+            require_whole("rank", rank, 0)
         if isinstance(functions, LearnedFunctions):
             sizes = functions.in_features, functions.functions
             if sizes != (in_features, 1):

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from kan_diffusion.errors import KanDiffusionError, require_known
+from kan_diffusion.errors import KanDiffusionError, require_known, require_whole
 from kan_diffusion.kan.bases import BASES, BasisKind, BSpline, Extrapolation, Grid, basis_class
 from kan_diffusion.kan.functions import BasisLayer, InitialFunctions, draw_linear, group_count
 from kan_diffusion.kan.initialization import INITIALIZATIONS, Initialization, initialize
@@ -127,12 +127,8 @@ class EdgeLayer(BasisLayer):
 
     def _check_sizes(self, in_features: int, out_features: int, bias: bool) -> None:
         """Checks the sizes of the layer."""
-        name = type(self).__name__
-        if in_features < 1 or out_features < 1:
-            raise KanDiffusionError(
-                f"a {name} needs at least one input and one output, not {in_features} and "
-                f"{out_features}"
-            )
+        require_whole("in_features", in_features)
+        require_whole("out_features", out_features)
         if not isinstance(bias, bool):
             raise KanDiffusionError(
                 f"bias must be True or False, not {bias!r}; grid_size and others are given by name"
