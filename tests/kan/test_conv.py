@@ -10,11 +10,13 @@ from helpers import randn, refused
 from kan_diffusion.kan import KANConv2d
 
 DOUBLE = torch.float64
+MODES = ("reflect", "replicate", "circular")
 WINDOWS = [
     {"kernel_size": 3},
     {"kernel_size": (2, 3), "stride": (2, 1), "padding": (0, 2)},
     {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "groups": 2, "bias": False},
     {"kernel_size": 1, "groups": 4},
+    *({"kernel_size": 3, "padding": (1, 2), "padding_mode": mode} for mode in MODES),
 ]
 
 
@@ -26,7 +28,8 @@ def test_each_number_is_the_sum_of_the_functions_at_its_places(window):
     output = layer(x)
     assert output.shape == plain(x).shape
     assert torch.equal(layer(x[0]), output[0])
-    padded = nn.functional.pad(x, [side for n in plain.padding[::-1] for side in (n, n)])
+    mode = "constant" if plain.padding_mode == "zeros" else plain.padding_mode
+    padded = nn.functional.pad(x, [side for n in plain.padding[::-1] for side in (n, n)], mode)
     kernel = list(itertools.product(*map(range, plain.kernel_size)))
     groups, each = plain.groups, 8 // plain.groups
     for o, row, column in itertools.product((0, 7), (0, -1), (0, -1)):
@@ -44,7 +47,7 @@ def test_each_number_is_the_sum_of_the_functions_at_its_places(window):
 
 
 def test_gradients_are_those_of_finite_differences():
-    layer = KANConv2d(2, 2, 2, padding=1, grid_size=2, order=4, dtype=DOUBLE)
+    layer = KANConv2d(2, 2, 2, padding=1, grid_size=2, dtype=DOUBLE)
     x = randn(1, 2, 2, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda *operands: layer(operands[0]), (x, *layer.parameters()))
 
@@ -64,6 +67,12 @@ def test_channels_that_do_not_fit_are_refused():
         ({"stride": 0}, "stride must be one or two whole numbers, at least 1, not 0"),
         ({"kernel_size": (3, 3, 3)}, r"kernel_size must be .*, not \(3, 3, 3\)"),
         ({"dilation": 1.5}, "dilation must be .*, not 1.5"),
+        (
+            {"padding_mode": "mirror"},
+            "unknown padding_mode 'mirror'; known: circular, reflect,",
+        ),
+        ({"groups": 1.5}, "groups must be a whole number, at least 1, not 1.5"),
+        ({"in_channels": 4.0}, "in_channels must be a whole number, at least 1, not 4.0"),
     ],
 )
 def test_windows_that_are_no_whole_numbers_are_refused(window, message):

@@ -4,32 +4,36 @@ r"""``KANConv2d``: a convolution in which every weight of ``nn.Conv2d`` is a lea
 
 over channels c and places t of the kernel, with stride s and dilation d. It is a
 :class:`~kan_diffusion.kan.linear.KANLinear` of the patches of ``torch.nn.functional.unfold``, which
-hold each number as often as the kernel has places. Padding is with zeros, whose functions count.
+hold each number as often as the kernel has places. The functions of what is padded count, also
+those of zeros.
 """
 
 from __future__ import annotations
 
-from typing import Unpack
+import math
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import unfold
+from torch.nn.functional import pad, unfold
 
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, require_known, require_whole
 from kan_diffusion.kan.linear import EdgeSettings, KANLinear
 
 Pair = int | tuple[int, int]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 class KANConv2d(nn.Module):
     """A convolution of learned functions: (B, in, H, W) or (in, H, W), as ``nn.Conv2d`` takes.
 
-    Arguments up to ``bias`` are those of ``nn.Conv2d``, padding in numbers, and settings those of
-    :class:`~kan_diffusion.kan.linear.KANLinear`, of which ``kernels`` has one for each group.
+    Arguments up to ``padding_mode`` are those of ``nn.Conv2d``, padding in numbers, and settings
+    those of :class:`~kan_diffusion.kan.linear.KANLinear`, of which ``kernels`` has one for each
+    group.
 
     Raises:
         KanDiffusionError: The groups do not divide the channels, a window is not one or two whole
-            numbers, or a layer refuses a setting.
+            numbers, there is no such padding, or a layer refuses a setting.
 
     Example:
         >>> from kan_diffusion.kan import KANConv2d
@@ -47,22 +51,24 @@ class KANConv2d(nn.Module):
         dilation: Pair = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
         **settings: Unpack[EdgeSettings],
     ) -> None:
         super().__init__()
-        if groups < 1 or in_channels % groups or out_channels % groups:
+        require_known("padding_mode", padding_mode, get_args(PaddingMode))
+        require_whole("in_channels", in_channels)
+        require_whole("out_channels", out_channels)
+        require_whole("groups", groups)
+        if in_channels % groups or out_channels % groups:
             raise KanDiffusionError(
                 f"groups must divide {in_channels} and {out_channels} channels, not be {groups}"
             )
         self.in_channels = in_channels
-        self.window = (
-            _pair("kernel_size", kernel_size, 1),
-            _pair("dilation", dilation, 1),
-            _pair("padding", padding, 0),
-            _pair("stride", stride, 1),
-        )
-        height, width = self.window[0]
-        sizes = in_channels // groups * height * width, out_channels // groups
+        self.kernel_size = _pair("kernel_size", kernel_size, 1)
+        self.stride = _pair("stride", stride, 1)
+        self.padding, self.padding_mode = _pair("padding", padding, 0), padding_mode
+        self.dilation = _pair("dilation", dilation, 1)
+        sizes = in_channels // groups * math.prod(self.kernel_size), out_channels // groups
         self.kernels = nn.ModuleList(KANLinear(*sizes, bias, **settings) for _ in range(groups))
 
     def forward(self, input: Tensor) -> Tensor:
@@ -74,14 +80,14 @@ class KANConv2d(nn.Module):
             )
         if input.ndim == 3:
             return self(input.unsqueeze(0)).squeeze(0)
-        patches = unfold(input, *self.window).transpose(1, 2).chunk(len(self.kernels), dim=-1)
+        (top, left), mode = self.padding, self.padding_mode
+        input = pad(input, (left, left, top, top), "constant" if mode == "zeros" else mode)
+        columns = unfold(input, self.kernel_size, self.dilation, stride=self.stride)
+        patches = columns.transpose(1, 2).chunk(len(self.kernels), dim=-1)
         parts = [kernel(part) for kernel, part in zip(self.kernels, patches, strict=True)]
-        sizes = zip(input.shape[2:], *self.window, strict=True)
-        shape = [
-            (n + 2 * pad - dilation * (k - 1) - 1) // step + 1
-            for n, k, dilation, pad, step in sizes
-        ]
-        return torch.cat(parts, dim=-1).transpose(1, 2).unflatten(2, shape)
+        reach = self.dilation[0] * (self.kernel_size[0] - 1)  # from its first row to its last
+        height = (input.shape[2] - reach - 1) // self.stride[0] + 1
+        return torch.cat(parts, dim=-1).transpose(1, 2).unflatten(2, (height, -1))
 
 
 def _pair(name: str, given: Pair, least: int) -> tuple[int, int]:
