@@ -12,7 +12,7 @@ from transformers import T5Config, T5EncoderModel
 
 from helpers import randn, refused, seeded
 from kan_diffusion.kan.functions import BasisLayer
-from kan_diffusion.kanified import find_blocks, kanify
+from kan_diffusion.kanified import Recipe, find_blocks, kanify, rebuild, save_kanified
 from kanified_networks import gradients, in_both_ways
 from picture_networks import BLOCKS, NETWORKS, change, make, output
 
@@ -109,6 +109,9 @@ def test_the_fast_path_of_encoder_layers_is_not_taken(kind):
     torch.testing.assert_close(fused[~padding], slow[~padding])
 
 
+RECIPE = Recipe(path="", kind="full", hidden=8)
+
+
 def between(middle, units=8):
     return nn.Sequential(nn.Linear(4, 8), middle, nn.Linear(units, 4))
 
@@ -146,25 +149,39 @@ def test_an_activation_is_one_function_of_each_number_and_parts_may_occur_severa
     assert not find_blocks(between(nn.Softmax(-1)))
     activation, middle = nn.SiLU(), nn.Linear(64, 64)
     parts = nn.Linear(8, 64), activation, middle, activation, middle, activation, nn.Linear(64, 3)
-    full, network = nn.Sequential(*parts), nn.Sequential(*parts)
+    network = nn.Sequential(*parts)
     _, report = kanify(network, functions=4)
     assert report.replaced.index.tolist() == ["1", "3", "5"]
     assert not report.refused
     assert network[2] is network[4] is middle
     assert network[1] is not network[3]
+    full = nn.Sequential(*(copy.deepcopy(part) for part in parts))
     _, report = kanify(full, kind="full")
     assert report.replaced.index.tolist() == ["1", "5"]
     assert "not replaced: 3: one of its maps was replaced with the block before" in str(report)
-    assert report.untied == ("1", "5")
 
 
-def test_weights_that_a_replaced_block_shared_are_named():
-    for settings, untied in (({"kind": "full"}, ("block.1",)), ({"keep_function": True}, ())):
+@pytest.mark.parametrize("shared", ["weight", "bias", "map"])
+def test_what_a_block_shares_stays_shared_or_the_block_is_refused(shared):
+    def tied():
         network = nn.ModuleDict({"block": between(nn.SiLU()), "other": nn.Linear(4, 8)})
-        network["other"].weight = network["block"][0].weight
-        _, report = kanify(network, **settings)
-        assert report.untied == untied
-        assert ("untied: block.1: other layers keep its weights" in str(report)) == bool(untied)
+        if shared == "map":
+            network["other"] = network["block"][0]
+        else:
+            setattr(network["other"], shared, getattr(network["block"][0], shared))
+        return network
+
+    stay = "'block.1': other layers share its linear maps, which stay"
+    for settings, message in (
+        ({"kind": "full"}, f"{stay}; take kind='grouped'"),
+        ({}, f"{stay}, and no grid comes within 2% of its 76 parameters: .* keep_function=True"),
+    ):
+        with refused(message):
+            kanify(tied(), **settings)
+    network, report = kanify(tied(), keep_function=True)
+    assert report.replaced.index.tolist() == ["block.1"]
+    block, other = network["block"][0], network["other"]
+    assert block is other if shared == "map" else getattr(block, shared) is getattr(other, shared)
 
 
 def with_own_gates():
@@ -219,6 +236,15 @@ def test_what_cannot_be_replaced_is_said_and_the_network_stays(made, settings, r
     with refused(reason):
         kanify(network, **settings)
     assert dict(network.named_modules()) == parts
+
+
+def test_what_is_no_module_is_refused():
+    for call in (kanify, find_blocks, lambda network: rebuild(network, [RECIPE])):
+        for network in (None, "unet"):
+            with refused(f"a torch.nn.Module has blocks, a {type(network).__name__} has none"):
+                call(network)
+    with refused("save_kanified takes a model of diffusers .* not this NoneType"):
+        save_kanified(None, "anywhere")
 
 
 def test_autocast_is_as_near_as_it_was_and_checkpointing_gives_the_same_gradients():

@@ -25,6 +25,7 @@ from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
+from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.functions import BasisLayer
 
 Function = Callable[[Tensor], Tensor]
@@ -106,7 +107,12 @@ def find_blocks(module: nn.Module) -> dict[str, Block]:
 
     Returns:
         The blocks by path in the order of the network, those that cannot be replaced included.
+
+    Raises:
+        KanDiffusionError: It is no module.
     """
+    if not isinstance(module, nn.Module):
+        raise KanDiffusionError(f"a torch.nn.Module has blocks, a {type(module).__name__} has none")
     blocks: list[Block] = []
     for path, owner in module.named_modules():
         if isinstance(owner, FeedForward):

@@ -40,7 +40,7 @@ _SIZES, _HALVES, _CHECKED = (8, 16, 32, 64, 128, 256), (4.0, 8.0, 16.0), 32.0
 """Intervals and half-widths of the grids tried to keep a function, and half of the range on which
 it is compared."""
 _INTERVALS = {"grouped": 8, "full": 5}
-_WHOLE = "(the module)"
+_WHOLE, _TIED = "(the module)", "other layers share its linear maps, which stay"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,6 @@ class KanifyReport:
             ``fit_error``, the largest difference of the learned functions from the activation, NaN
             for a block that does not keep its function.
         refused: Reasons why other blocks were not replaced, by path.
-        untied: Paths of replaced blocks whose weights were those of other layers, too.
 
     Example:
         >>> from kan_diffusion.kanified import kanify
@@ -67,16 +66,12 @@ class KanifyReport:
     recipes: tuple[Recipe, ...]
     replaced: pd.DataFrame
     refused: dict[str, str]
-    untied: tuple[str, ...]
 
     def __str__(self) -> str:
         shown = self.replaced.rename(index=lambda path: path or _WHOLE).dropna(axis=1, how="all")
         counts = dict.fromkeys(("parameters", "now"), "{:,}".format)
         lines = [shown.to_string(formatters={**counts, "fit_error": "{:.1e}".format})]
         lines += [f"not replaced: {path or _WHOLE}: {why}" for path, why in self.refused.items()]
-        lines += [
-            f"untied: {path or _WHOLE}: other layers keep its weights" for path in self.untied
-        ]
         return "\n".join(lines)
 
 
@@ -126,34 +121,35 @@ def kanify(
     recipes: list[Recipe] = []
     replaced: dict[str, tuple[str, str, int, int, float]] = {}
     changes: dict[Slot, nn.Module] = {}
-    untied: list[str] = []
+    chosen = _chosen(module, layers)
     held = Counter(
         id(part)
         for owner in module.modules()
         for part in (*owner._modules.values(), *owner._parameters.values())
     )
-    for block in _chosen(module, layers):
+    for block in chosen:
         recipe = common.model_copy(update={"path": block.path, "hidden": block.hidden})
         error = math.nan
         try:
             if block.refusal is not None:
                 raise KanDiffusionError(block.refusal)
+            maps = block.up, block.down
+            tied = any(held[id(part)] > 1 for one in maps for part in (one, *one.parameters()))
+            if tied and kind == "full":
+                raise KanDiffusionError(f"{_TIED}; take kind='grouped'")
             if keep_function:
                 recipe, error = _fitted(block, recipe, fixed)
             else:
-                recipe = _matched(block, recipe, fixed)
+                recipe = _matched(block, recipe, fixed, tied)
             parts = build(block, recipe, "meta", 0.0 if keep_function else 1e-3)
             draw(block, parts, generator)
-            new = {slot: part for slot, part in parts.items() if part not in (block.up, block.down)}
+            new = {slot: part for slot, part in parts.items() if part not in maps}
             if new.keys() & changes.keys():
                 raise KanDiffusionError("one of its maps was replaced with the block before")
         except KanDiffusionError as reason:
             refused[block.path] = str(reason)
             continue
         changes |= new
-        gone = {block.up, block.down}.difference(parts.values())
-        if any(held[id(part)] > 1 for linear in gone for part in (linear, linear.weight)):
-            untied.append(block.path)
         inputs, outputs = block.up.in_features, block.down.out_features
         shared = f", {functions} functions" if kind == "grouped" else " of KANLinear"
         before = f"{block.label} {inputs}-{block.hidden}-{outputs}"
@@ -168,7 +164,7 @@ def kanify(
         )
     columns = ["before", "after", "parameters", "now", "fit_error"]
     frame = pd.DataFrame.from_dict(replaced, orient="index", columns=columns)
-    report = KanifyReport(tuple(recipes), frame, refused, tuple(untied))
+    report = KanifyReport(tuple(recipes), frame, refused)
     install(module, changes, report.recipes)
     return module, report
 
@@ -196,8 +192,11 @@ def _chosen(module: nn.Module, layers: str | Sequence[str] | None) -> list[Block
     return [block for path, block in blocks.items() if path in chosen]
 
 
-def _matched(block: Block, recipe: Recipe, fixed: bool) -> Recipe:
-    """Finds the recipe, of some width and intervals, that keeps a block's number of parameters."""
+def _matched(block: Block, recipe: Recipe, fixed: bool, tied: bool) -> Recipe:
+    """Finds the recipe, of some width and intervals, that keeps a block's number of parameters.
+
+    The maps of a block that shares them stay, and with them its width.
+    """
 
     def count(size: int, hidden: int) -> int:
         variant = recipe.model_copy(update={"grid_size": size, "hidden": hidden})
@@ -210,14 +209,16 @@ def _matched(block: Block, recipe: Recipe, fixed: bool) -> Recipe:
     ):
         few, many = count(size, unit), count(size, 2 * unit)
         width = round(unit * (1 + (wanted - few) / (many - few)))
-        for hidden in (block.hidden, max(width, 1)):  # maps of a grouped block stay if they can
+        # Maps of a grouped block stay if they can.
+        for hidden in (block.hidden,) if tied else (block.hidden, max(width, 1)):
             off = abs(count(size, hidden) - wanted)
             if off <= _TOLERANCE * wanted:
                 return recipe.model_copy(update={"grid_size": size, "hidden": hidden})
             tried.append((off, hidden, size))
     _, hidden, size = min(tried)
+    none = f"{_TIED}, and no grid" if tied else "no hidden width"
     raise KanDiffusionError(
-        f"no hidden width comes within {_TOLERANCE:.0%} of its {wanted:,} parameters: {hidden} has "
+        f"{none} comes within {_TOLERANCE:.0%} of its {wanted:,} parameters: {hidden} has "
         f"{count(size, hidden):,}; give another grid_size or kind, or keep_function=True"
     )
 

@@ -199,7 +199,8 @@ def save_kanified(network: nn.Module, folder: str | Path) -> None:
         KanDiffusionError: The network was not kanified, has no ``save_pretrained``, or is not what
             its class builds from its configuration.
     """
-    recipes, save = vars(network).get("kanified"), getattr(network, "save_pretrained", None)
+    recipes = vars(network).get("kanified") if isinstance(network, nn.Module) else None
+    save = getattr(network, "save_pretrained", None)
     if recipes is None or save is None:
         raise KanDiffusionError(
             f"save_kanified takes a model of diffusers or transformers that kanify returned, not "
