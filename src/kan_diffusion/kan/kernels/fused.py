@@ -12,8 +12,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from importlib import import_module
 from itertools import compress
-from typing import Protocol, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -80,17 +82,6 @@ class Operands(Protocol):
         """Returns the shapes of the outputs."""
         ...
 
-    def forward(self) -> Output:
-        """Computes the outputs."""
-        ...
-
-    def backward(self, *grads: Tensor | None, for_first: bool = True) -> Gradients:
-        """Computes the gradients of the first operands from those of the outputs.
-
-        That of the very first may be None unless it is wanted (``for_first``).
-        """
-        ...
-
 
 class FusedFunction:
     """A function of tensors that is computed by a compiled kernel where there is one for them.
@@ -98,20 +89,25 @@ class FusedFunction:
     It keeps only its operands and recomputes the rest in the backward pass. Inside torch.compile it
     is the operator ``torch.ops.kan_diffusion.<name>``, which the compiler does not look into.
 
+    The module of its name in this package has the kernel as two functions. ``forward`` takes the
+    operands and returns the outputs. ``backward`` takes them and a list of the outputs' gradients
+    and returns those of the first operands; that of the very first may be None unless
+    ``for_first`` is set. The module is imported, and a kernel compiled, when it is needed.
+
     Args:
-        name: Name of the operator.
-        kernel: Its operands and what it computes of them.
+        name: Name of the operator and of the module.
+        operands: What the kernel takes.
         num_gradients: Number of operands, the first ones, that the kernel has gradients for.
         num_outputs: Number of outputs.
     """
 
     def __init__(
-        self, name: str, kernel: type[Operands], num_gradients: int, num_outputs: int = 1
+        self, name: str, operands: type[Operands], num_gradients: int, num_outputs: int = 1
     ) -> None:
-        self.kernel, self.num_gradients = kernel, num_gradients
-        kinds = {field: _SCHEMA[kind] for field, kind in get_type_hints(kernel).items()}
+        self.name, self.operands, self.num_gradients = name, operands, num_gradients
+        kinds = {field: _SCHEMA[kind] for field, kind in get_type_hints(operands).items()}
         num_operands = sum(kind.startswith("Tensor") for kind in kinds.values())
-        operands = ", ".join(f"{kind} {field}" for field, kind in kinds.items())
+        taken = ", ".join(f"{kind} {field}" for field, kind in kinds.items())
         arriving = ", ".join(f"Tensor grad{index}" for index in range(num_outputs))
         given = "Tensor" if num_outputs == 1 else f"({', '.join(['Tensor'] * num_outputs)})"
         returned = ", ".join(["Tensor"] * num_gradients)
@@ -119,27 +115,27 @@ class FusedFunction:
         def gradients(*inputs: Tensor) -> tuple[Tensor, ...]:
             grads, rest = inputs[:num_outputs], inputs[num_outputs:]
             # An operator returns tensors alone, of which no two may be one.
-            of_operands = kernel(*rest).backward(*grads)
+            of_operands = self.kernel.backward(operands(*rest), grads)
             return tuple(grads[0].new_empty(0) if g is None else g for g in of_operands)
 
         forward = torch.library.custom_op(
             f"kan_diffusion::{name}",
-            lambda *inputs: kernel(*inputs).forward(),
+            lambda *inputs: self.kernel.forward(operands(*inputs)),
             mutates_args=(),
             device_types="cpu",
-            schema=f"({operands}) -> {given}",
+            schema=f"({taken}) -> {given}",
         )
         backward = torch.library.custom_op(
             f"kan_diffusion::{name}_backward",
             gradients,
             mutates_args=(),
             device_types="cpu",
-            schema=f"({arriving}, {operands}) -> ({returned})",
+            schema=f"({arriving}, {taken}) -> ({returned})",
         )
 
         @forward.register_fake
         def _(*inputs: Tensor) -> Output:
-            shapes = kernel(*inputs).output_shapes()
+            shapes = operands(*inputs).output_shapes()
             outputs = tuple(inputs[0].new_empty(shape) for shape in shapes)
             return outputs[0] if num_outputs == 1 else outputs
 
@@ -157,13 +153,18 @@ class FusedFunction:
             ctx.settings = inputs[num_operands:]
 
         def differentiate(ctx, *grads: Tensor) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
-            operands = ctx.saved_tensors
-            gradients = zip(backward(*grads, *operands, *ctx.settings), operands, strict=False)
+            saved = ctx.saved_tensors
+            gradients = zip(backward(*grads, *saved, *ctx.settings), saved, strict=False)
             kept = [None if operand is None else gradient for gradient, operand in gradients]
             return *kept, *(None for _ in ctx.needs_input_grad[num_gradients:])
 
         forward.register_autograd(differentiate, setup_context=save)
         self.operator = forward
+
+    @cached_property
+    def kernel(self) -> Any:  # noqa: ANN401  # a module
+        """The module with the compiled kernel."""
+        return import_module(f"kan_diffusion.kan.kernels.{self.name}")
 
     def takes(self, *operands: Tensor | None) -> bool:
         """Tells whether the kernel takes these operands and has the gradients they require."""
@@ -198,7 +199,7 @@ class FusedFunction:
         if torch.compiler.is_compiling():
             output: T = self.operator(*operands, *settings)
         else:
-            output = _Fused.apply(self.kernel, settings, reference, *operands)
+            output = _Fused.apply(self, settings, reference, *operands)
         return output
 
 
@@ -212,19 +213,20 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
         ctx,  # noqa: ANN001
-        kernel: type[Operands],
+        function: FusedFunction,
         settings: Sequence[Setting],
         reference: Callable[..., Output],
         *operands: Tensor | None,
     ) -> Output:
         ctx.save_for_backward(*operands)
         ctx.set_materialize_grads(False)
-        ctx.parts = kernel, settings, reference
-        return kernel(*operands, *settings).forward()
+        ctx.parts = function, settings, reference
+        output: Output = function.kernel.forward(function.operands(*operands, *settings))
+        return output
 
     @staticmethod
     def backward(ctx, *grads: Tensor | None) -> Gradients:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        kernel, settings, reference = ctx.parts
+        function, settings, reference = ctx.parts
         operands, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]
         if all(grad is None for grad in grads):
             return None, None, None, *[None] * len(operands)
@@ -235,7 +237,8 @@ class _Fused(torch.autograd.Function):
             or not all(grad is None or _suits(grad, operands[0].dtype) for grad in grads)
         ):
             return None, None, None, *by_reference(reference, operands, grads, needed)
-        gradients = kernel(*operands, *settings).backward(*grads, for_first=needed[0])
+        given = function.operands(*operands, *settings)
+        gradients = function.kernel.backward(given, grads, for_first=needed[0])
         return None, None, None, *gradients, *[None] * (len(operands) - len(gradients))
 
 

@@ -197,6 +197,20 @@ def splat(typingctx, scalar, lanes):
 
 
 @intrinsic
+def pack(typingctx, numbers):
+    """A vector of the floats of a tuple."""
+    vector = Vector(numbers.dtype, len(numbers))
+
+    def codegen(context, builder, signature, args):
+        packed = ir.Constant(context.get_value_type(vector), ir.Undefined)
+        for lane, number in enumerate(cgutils.unpack_tuple(builder, args[0])):
+            packed = builder.insert_element(packed, number, ir.Constant(ir.IntType(32), lane))
+        return packed
+
+    return vector(numbers), codegen
+
+
+@intrinsic
 def dot(typingctx, a, b):
     """The sum of ``a * b``, in an order of LLVM's choosing."""
 
@@ -211,44 +225,6 @@ def dot(typingctx, a, b):
         return builder.call(function, [ir.Constant(element, -0.0), product], fastmath=("reassoc",))
 
     return a.dtype(a, b), codegen
-
-
-@intrinsic
-def transpose_8x8(typingctx, source, at, source_stride, target, to, target_stride):
-    """``target[to + c * target_stride + r] = source[at + r * source_stride + c]``, r and c < 8."""
-
-    def codegen(context, builder, signature, args):
-        source, at, source_stride, target, to, target_stride = args
-        kind = ir.VectorType(context.get_data_type(signature.args[0].dtype), 8)
-        align = signature.args[0].dtype.bitwidth // 8
-
-        def pointer(array_type, array, start, stride, row: int):
-            step = builder.mul(stride, ir.Constant(stride.type, row))
-            return _pointer(context, builder, array_type, array, builder.add(start, step), kind)
-
-        rows = []
-        for row in range(8):
-            rows.append(builder.load(pointer(signature.args[0], source, at, source_stride, row)))
-            rows[row].align = align
-        # Swaps one bit of the row's number with the same bit of the column's, bit by bit.
-        for bit in (1, 2, 4):
-            for row in range(8):
-                if row & bit:
-                    continue
-                a, b = rows[row], rows[row | bit]
-                low = [x if not x & bit else 8 + (x ^ bit) for x in range(8)]
-                high = [x | bit if not x & bit else 8 + x for x in range(8)]
-                rows[row], rows[row | bit] = (
-                    builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), 8), m))
-                    for m in (low, high)
-                )
-        for row in range(8):
-            address = pointer(signature.args[3], target, to, target_stride, row)
-            builder.store(rows[row], address).align = align
-        return context.get_dummy_value()
-
-    signature_ = types.void(source, types.intp, types.intp, target, types.intp, types.intp)
-    return signature_, codegen
 
 
 def _elementwise(build: Callable[..., ir.Value], arity: int, doc: str):
@@ -331,21 +307,18 @@ _define_operator(operator.truediv, "fdiv")
 @register_jitable(**INNER)
 def transpose(source, at, source_stride, target, to, target_stride, rows, columns):
     """Writes the rows of a matrix as columns."""
-    even_rows, even_columns = rows // 8 * 8, columns // 8 * 8
-    for r in range(0, even_rows, 8):
-        for c in range(0, even_columns, 8):
-            here = at + r * source_stride + c
-            transpose_8x8(
-                source, here, source_stride, target, to + c * target_stride + r, target_stride
-            )
-    for r in range(rows):
-        for c in range(even_columns if r < even_rows else 0, columns):
-            target[to + c * target_stride + r] = source[at + r * source_stride + c]
+    for block in range(0, rows, 8):  # whose beginnings stay in the cache
+        for c in range(columns):
+            for r in range(block, min(block + 8, rows)):
+                number = get(source, at + r * source_stride + c)
+                store(target, to + c * target_stride + r, number)
 
 
 @register_jitable(**INNER)
 def copy_rows(source, at, source_stride, target, to, target_stride, rows, count):
     """Copies ``count`` numbers of each row."""
+    if source_stride == count and target_stride == count:  # there is no gap between rows
+        rows, count = 1, rows * count
     for r in range(rows):
         o = 0
         while o + 8 <= count:

@@ -21,7 +21,7 @@ outputs as one vector (:mod:`kan_diffusion.kan.kernels.simd`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numba
@@ -31,6 +31,7 @@ from numba.extending import register_jitable
 from torch import Tensor
 
 from kan_diffusion.kan.bases import MAX_ORDER, piece_coefficients
+from kan_diffusion.kan.kernels.fused import Gradients
 from kan_diffusion.kan.kernels.operands import SplineOperands
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
@@ -369,12 +370,15 @@ def forward(layer: SplineOperands) -> Tensor:
     return y
 
 
-def backward(layer: SplineOperands, grad: Tensor, for_x: bool) -> tuple[Tensor | None, ...]:
+def backward(
+    layer: SplineOperands, grads: Sequence[Tensor | None], for_first: bool = True
+) -> Gradients:
     """Computes the gradients of x (None unless wanted), weight and bias from that of the output."""
+    (grad,) = grads
     x, weight, bias, origin, step = layer[:5]
     rows, sizes = len(x), layer.sizes()
     inputs, outputs, _, _ = sizes
-    grad_x = x.new_empty(rows, inputs) if for_x else None
+    grad_x = x.new_empty(rows, inputs) if for_first else None
     operands = (grad, outputs), (x, inputs), (weight, 0), (origin, 0), (step, 0), (grad_x, inputs)
     sums = weight, weight.new_empty(outputs)
     _, kernel = _kernels(layer.order, x.dtype == torch.float64)

@@ -45,7 +45,7 @@ vectors. Several functions of an input form a vector; the gradients of a single 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numba
@@ -56,6 +56,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from kan_diffusion.kan.bases import piece_coefficients
+from kan_diffusion.kan.kernels.fused import Gradients
 from kan_diffusion.kan.kernels.operands import UnitsOperands
 from kan_diffusion.kan.kernels.runtime import INNER, chunks, compiled, launch
 from kan_diffusion.kan.kernels.simd import (
@@ -71,6 +72,7 @@ from kan_diffusion.kan.kernels.simd import (
     maximum,
     minimum,
     nan_or_zero,
+    pack,
     sigmoid_and_silu,
     splat,
     store,
@@ -79,10 +81,9 @@ from kan_diffusion.kan.kernels.simd import (
 )
 
 _TILE = 512  # units of a tile, unless a row has more
+_LANES = 16  # numbers of a tile in one vector
 _WIDTH = 8  # functions of a unit in one vector, if it has more than one
 _MAX_WIDTH = 128  # of weights that are multiplied here: torch's GEMM is slow for small ones
-
-_LANES = 16  # numbers whose cells are searched for together
 
 _FORWARD_WORK, _BACKWARD_WORK = 16, 32
 """Cost of a function of a unit, in multiplications, by which the number of threads is chosen."""
@@ -90,67 +91,33 @@ _FORWARD_WORK, _BACKWARD_WORK = 16, 32
 
 @numba.njit(**INNER)
 def _round_up(count):
-    """Rounds up to a multiple of 16."""
-    return (count + 15) // 16 * 16
-
-
-@numba.njit(**INNER)
-def _place(u, intervals, places, f_at, kept_at, cells, at):
-    """Writes the cells of a vector of u, 0 for the left tangent's, and the places in them."""
-    cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
-    f = u - maximum(cell, 0)
-    store(places, f_at, f)
-    store(places, kept_at, minimum(maximum(f, 0), 1) + nan_or_zero(f))
-    store_as_int(cells, at, cell + 1)
-
-
-@numba.njit(**INNER)
-def _place_tile(x, start, count, grid):
-    """Writes cells and places of ``count`` numbers of x from ``start`` on."""
-    origin, per_x, intervals, scratch, room, cells = grid
-    whole = count // _LANES * _LANES
-    copy_rows(x, start + whole, 0, scratch, 2 * room, 0, 1, count - whole)
-    for at in range(0, count, _LANES):
-        value = load(x, start + at, _LANES) if at < whole else load(scratch, 2 * room, _LANES)
-        u = (value - load(origin, at, _LANES)) * load(per_x, at, _LANES)
-        _place(u, intervals, scratch, at, room + at, cells, at)
-
-
-@numba.njit(**INNER)
-def _power_bits(powers, like):
-    """Makes masks of the bits of the exponents below ``powers``, each before its complement.
-
-    A vector of all powers is a product with one factor per bit of the exponent.
-    """
-    bits = np.zeros(6 * powers, like.dtype)
-    for bit in range(3):
-        for d in range(powers):
-            bits[2 * bit * powers + d] = (d >> bit) & 1
-            bits[(2 * bit + 1) * powers + d] = 1 - ((d >> bit) & 1)
-    return bits
+    """Rounds up to whole vectors."""
+    return (count + _LANES - 1) // _LANES * _LANES
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _lay_out(order, powers, splines, groups, functions, width, intervals, inputs):
-    """Makes the polynomials of all cells, and room for a tile of rows.
+def _lay_out(order, powers, units, by_row, splines, sizes, modulation, rank):
+    """Makes the polynomials of all cells, and room for a tile.
 
-    ``splines`` are coefficients, origins and steps. Returns the table of polynomials; where that of
-    each input begins; the rows of a tile; room for its states and for those before; and its grid:
-    for each number the origin and the inverse of the step, then places, their number, and cells.
+    ``splines`` are coefficients, origins and steps; ``sizes`` numbers of groups, of functions, of
+    functions in whole vectors, and of intervals. A row of a tile is whole vectors if something is
+    done row by row (``by_row``); if not, the units of all rows follow each other.
+
+    Returns the table of polynomials, and where that of each unit begins; the rows of a tile and
+    their size; room for values, gates, states before, z, and the gradients of z and of values;
+    scales and shifts side by side in whole vectors, one row for each number of a code; and the
+    grid: for each number of a tile the origin and the inverse of the step, their number of
+    intervals, then room for places, bounded places and cells.
     """
     degree = order.literal_value
     pieces = piece_coefficients(degree)
 
-    def loop(order, powers, splines, groups, functions, width, intervals, inputs):
+    def loop(order, powers, units, by_row, splines, sizes, modulation, rank):
         coefficients, origins, steps = splines
+        groups, functions, width, intervals = sizes
         real = coefficients.dtype.type
-        height = max(1, _TILE // inputs)
-        size = height * inputs
-        room = size + _LANES
         step = powers * width
         table = np.zeros(groups * (intervals + 2) * step, coefficients.dtype)
-        origin, per_x = np.zeros(room, table.dtype), np.zeros(room, table.dtype)
-        offsets = np.zeros(inputs, np.int64)
         for group in range(groups):
             for r in range(functions):
                 first = (r * groups + group) * (intervals + degree)
@@ -169,27 +136,33 @@ def _lay_out(order, powers, splines, groups, functions, width, intervals, inputs
                 table[left] = table[left + step]
                 table[left + width] = table[left + step + width]
                 table[last + step], table[last + step + width] = value, slope
-        for i in range(inputs if groups else 0):
-            group = i % groups
-            offsets[i] = group * (intervals + 2) * step
-            origin[i], per_x[i] = origins[group], real(1) / steps[group]
-        for at in range(inputs, room):
-            origin[at], per_x[at] = origin[at - inputs], per_x[at - inputs]
-        scratch, cells = np.zeros(2 * room + _LANES, table.dtype), np.empty(room, np.int32)
-        grid = origin, per_x, intervals, scratch, room, cells
-        z, before = np.empty(size, table.dtype), np.zeros(size, table.dtype)
-        return table, offsets, height, z, before, grid
+        height, pad = max(1, _TILE // units), _round_up(units) if by_row else units
+        size = _round_up(height * pad)
+        room = np.zeros((10, size), table.dtype)
+        origin, per_x, places, bounded = room[6], room[7], room[8], room[9]
+        offsets = np.zeros(units, np.int64)
+        for unit in range(units if groups else 0):
+            group = unit % groups
+            offsets[unit] = group * (intervals + 2) * step
+            for k in range(unit, height * pad, pad):
+                origin[k], per_x[k] = origins[group], real(1) / steps[group]
+        grid = origin, per_x, intervals, places, bounded, np.zeros(size, np.int32)
+        modulations = np.zeros((rank + 1) * 2 * pad, table.dtype)
+        copy_rows(modulation, 0, units, modulations, 0, pad, 2 * (rank + 1), units)
+        buffers = room[0], room[1], room[2], room[3], room[4], room[5]
+        return table, offsets, height, pad, buffers, modulations, grid
 
     return loop
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _gather(order, powers, table, grad_coefficients, groups, functions, width, intervals):
+def _gather(order, powers, table, grad_coefficients, sizes):
     """Computes the gradient of the coefficients from that of the polynomials."""
     degree = order.literal_value
     pieces = piece_coefficients(degree)
 
-    def loop(order, powers, table, grad_coefficients, groups, functions, width, intervals):
+    def loop(order, powers, table, grad_coefficients, sizes):
+        groups, functions, width, intervals = sizes
         real = table.dtype.type
         step = powers * width
         for group in range(groups):
@@ -205,12 +178,11 @@ def _gather(order, powers, table, grad_coefficients, groups, functions, width, i
                 for function in range(intervals + degree):
                     grad_coefficients[first + function] = 0
                 for cell in range(intervals):
+                    at = left + (cell + 1) * step
                     for j in range(degree + 1):
                         total = real(0)
                         for d in range(degree + 1):
-                            total += (
-                                real(pieces[j][d]) * table[left + (cell + 1) * step + d * width]
-                            )
+                            total += real(pieces[j][d]) * table[at + d * width]
                         grad_coefficients[first + cell + j] += total
 
     return loop
@@ -228,6 +200,48 @@ def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
             copy_rows(h, at, size, tile, i * width, row_size, rows, count)
         else:
             copy_rows(tile, i * width, row_size, h, at, size, rows, count)
+
+
+@register_jitable(**INNER)
+def _states(states, modulations, sizes, first, rows, buffers):
+    """Copies a tile's values and gates into rows of whole vectors, and returns the units' z."""
+    source, carried, code, _ = states
+    units, pad, stride, reach, rank = sizes
+    values, gates, before, z, _, _ = buffers
+    copy_rows(source, first * stride, stride, values, 0, pad, rows, units)
+    if stride > units:
+        copy_rows(source, first * stride + units, stride, gates, 0, pad, rows, units)
+    if rank < 0 and reach == 0:
+        return values
+    copy_rows(carried, first * reach, reach, before, 0, pad, rows, min(reach, units))
+    for r in range(rows):
+        for u in range(0, pad, _LANES):
+            k, at = r * pad + u, 2 * rank * pad + u
+            value, shift = load(values, k, _LANES), load(before, k, _LANES)
+            if rank >= 0:
+                factor = load(modulations, at, _LANES) + 1
+                shift = shift + load(modulations, at + pad, _LANES)
+                for j in range(rank):
+                    at, number = 2 * j * pad + u, get(code, (first + r) * rank + j)
+                    factor = fma(number, load(modulations, at, _LANES), factor)
+                    shift = fma(number, load(modulations, at + pad, _LANES), shift)
+                store(z, k, fma(value, factor, shift))
+            else:
+                store(z, k, value + shift)
+    return z
+
+
+@numba.njit(**INNER)
+def _place(z, count, grid):
+    """Finds the cells of a tile's numbers, 0 for the left tangent's, and the places in them."""
+    origin, per_x, intervals, places, bounded, cells = grid
+    for k in range(0, count, _LANES):
+        u = (load(z, k, _LANES) - load(origin, k, _LANES)) * load(per_x, k, _LANES)
+        cell = minimum(maximum(floor(u), -1), intervals)  # -1 for NaN
+        f = u - maximum(cell, 0)
+        store(places, k, f)
+        store(bounded, k, minimum(maximum(f, 0), 1) + nan_or_zero(f))
+        store_as_int(cells, k, cell + 1)
 
 
 @numba.njit(**INNER)
@@ -256,123 +270,62 @@ def _values_and_slopes(table, a, degree, width, f, kept):
     return fma(value, f, load(table, a, _WIDTH)), slope
 
 
-@numba.njit(**INNER)
-def _next_block(at, lanes, units):
-    """Returns where the next vector of a row begins; the last may overlap the one before it."""
-    return at + lanes if at + 2 * lanes <= units or at + lanes == units else units - lanes
-
-
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _states(lanes, spline, states, first, sizes, rows, z, before, grid):
-    """Writes z of a tile's units and, for splines, their cells (0 left of the grid) and places.
-
-    Returns whether z is y itself, and was not written.
-    """
-    width, has_grid = lanes.literal_value, spline.literal_value
-
-    def loop(lanes, spline, states, first, sizes, rows, z, before, grid):
-        source, carried, code, modulation = states
-        units, stride, reach, rank = sizes
-        origin, per_x, intervals, scratch, room, cells = grid
-        if has_grid and stride == units and rank < 0 and reach == 0:
-            _place_tile(source, first * units, rows * units, grid)
-            return True
-        copy_rows(carried, first * reach, reach, before, 0, units, rows, min(reach, units))
-        for r in range(rows):
-            at = 0
-            while at < units:
-                k, codes_at = r * units + at, (first + r) * rank
-                shift = load(before, k, width)
-                value = load(source, (first + r) * stride + at, width)
-                if rank >= 0:
-                    row = 2 * rank * units + at
-                    factor = load(modulation, row, width) + 1
-                    shift = shift + load(modulation, row + units, width)
-                    for j in range(rank):
-                        row, number = 2 * j * units + at, get(code, codes_at + j)
-                        factor = fma(number, load(modulation, row, width), factor)
-                        shift = fma(number, load(modulation, row + units, width), shift)
-                    value = value * factor
-                value = value + shift
-                store(z, k, value)
-                if has_grid:
-                    u = (value - load(origin, at, width)) * load(per_x, at, width)
-                    _place(u, intervals, scratch, k, room + k, cells, k)
-                at = _next_block(at, width, units)
-        return False
-
-    return loop
-
-
-@compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _through_spline(order, powers, polynomials, grid, tile, arrays, results):
+def _through_spline(order, powers, polynomials, grid, tile, z, gates, products, grad_h):
     """Goes back through one spline of each unit of a tile.
 
-    Writes products with gates, slopes times gradients, and gradients of gates; adds to the
-    gradient of the polynomials.
+    Writes products with gates, and gradients in the place of z and of gates; adds to the gradient
+    of the polynomials.
     """
     degree, count = order.literal_value, powers.literal_value
 
-    def loop(order, powers, polynomials, grid, tile, arrays, results):
-        table, offsets, bits, totals = polynomials
-        _, per_x, _, scratch, room, cells = grid
-        r0, rows, units, stride, row_size = tile
-        source, grad_h = arrays
-        products, slopes, grad_input = results
-        ones_on, ones_off = load(bits, 0, count), load(bits, count, count)
-        twos_on, twos_off = load(bits, 2 * count, count), load(bits, 3 * count, count)
-        fours_on, fours_off = load(bits, 4 * count, count), load(bits, 5 * count, count)
-        k = 0
-        for row in range(r0, r0 + rows):
+    def loop(order, powers, polynomials, grid, tile, z, gates, products, grad_h):
+        table, offsets, totals = polynomials
+        _, per_x, _, places, bounded, cells = grid
+        rows, units, pad, row_size, gated = tile
+        one = table.dtype.type(1)
+        for r in range(rows):
             for u in range(units):
+                k, at = r * pad + u, r * row_size + u
                 a = get(offsets, u) + get(cells, k) * count
-                f, kept = get(scratch, k), get(scratch, room + k)
-                at = (row - r0) * row_size + u
+                f, kept = get(places, k), get(bounded, k)
                 value, slope = _value_and_slope(table, a, degree, f, kept)
                 g = get(grad_h, at)
-                if stride > units:
-                    gate = row * stride + units + u
-                    q = get(source, gate)
-                    store(grad_input, gate, g * value)
+                if gated:
+                    q = get(gates, k)
+                    store(gates, k, g * value)
                     value = value * q
                     g = g * q
                 store(products, at, value)
-                store(slopes, k, g * slope * get(per_x, u))
-                power = fma(f, ones_on, ones_off)
-                if count > 2:
-                    square = kept * kept  # not of f, which may overflow
-                    power = power * fma(square, twos_on, twos_off)
-                if count > 4:
-                    fourth = square * square
-                    power = power * fma(fourth, fours_on, fours_off)
-                store(totals, a, fma(power, g, load(totals, a, count)))
-                k += 1
+                store(z, k, g * slope * get(per_x, k))
+                square = kept * kept  # not of f, which may overflow
+                fourth = square * square
+                powers = one, f, square, f * square, fourth, f * fourth, one, one
+                store(totals, a, fma(pack(powers[:count]), g, load(totals, a, count)))
 
     return loop
 
 
 @compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _through_splines(order, powers, width, polynomials, grid, tile, grad_h, results):
+def _through_splines(order, powers, width, polynomials, grid, tile, z, products, grad_h):
     """Goes back through several splines of each unit, which have no gates.
 
-    Writes their values and the sums of slopes times gradients; adds to the gradient of the
-    polynomials.
+    Writes their values, and gradients in the place of z; adds to the gradient of the polynomials.
     """
     degree = order.literal_value
 
-    def loop(order, powers, width, polynomials, grid, tile, grad_h, results):
-        table, offsets, _, totals = polynomials
-        _, per_x, _, scratch, room, cells = grid
-        _, rows, units, _, row_size = tile
-        products, slopes, _ = results
-        k = 0
-        for row in range(rows):
+    def loop(order, powers, width, polynomials, grid, tile, z, products, grad_h):
+        table, offsets, totals = polynomials
+        _, per_x, _, places, bounded, cells = grid
+        rows, units, pad, row_size, _ = tile
+        for r in range(rows):
             for u in range(units):
+                k = r * pad + u
                 a = get(offsets, u) + get(cells, k) * powers * width
-                f, kept = get(scratch, k), get(scratch, room + k)
+                f, kept = get(places, k), get(bounded, k)
                 to_x = table.dtype.type(0)
                 for part in range(0, width, _WIDTH):
-                    cell, at = a + part, row * row_size + u * width + part
+                    cell, at = a + part, r * row_size + u * width + part
                     value, slope = _values_and_slopes(table, cell, degree, width, f, kept)
                     g = load(grad_h, at, _WIDTH)
                     store(products, at, value)
@@ -383,101 +336,67 @@ def _through_splines(order, powers, width, polynomials, grid, tile, grad_h, resu
                         total = load(totals, cell + d * width, _WIDTH)
                         store(totals, cell + d * width, total + power)
                         power = power * kept
-                store(slopes, k, to_x * get(per_x, u))
-                k += 1
+                store(z, k, to_x * get(per_x, k))
 
     return loop
 
 
-@compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _through_silu(lanes, z, tile, arrays, results):
+@numba.njit(**INNER)
+def _through_silu(tile, z, gates, products, grad_h):
     """Goes back through SiLU of each unit of a tile, as :func:`_through_spline` does."""
-    width = lanes.literal_value
-
-    def loop(lanes, z, tile, arrays, results):
-        r0, rows, units, stride, row_size = tile
-        source, grad_h = arrays
-        products, slopes, grad_input = results
-        for row in range(r0, r0 + rows):
-            u = 0
-            while u < units:
-                k, at = (row - r0) * units + u, (row - r0) * row_size + u
-                sigmoid, silu = sigmoid_and_silu(load(z, k, width))
-                g, value = load(grad_h, at, width), silu
-                if stride > units:
-                    gate = row * stride + units + u
-                    q = load(source, gate, width)
-                    store(grad_input, gate, g * silu)
-                    value = silu * q
-                    g = g * q
-                store(products, at, value)
-                store(slopes, k, g * (sigmoid + silu * (1 - sigmoid)))
-                u = _next_block(u, width, units)
-
-    return loop
-
-
-@compiled_by_type(prefer_literal=True, jit_options=INNER)
-def _through_state(lanes, has_grad_state, rank, tile, arrays, modulations, results):
-    """Goes back from z of a tile's units to their values y.
-
-    Writes the gradients of z and, with a modulation, those of its scales and shifts by row.
-    """
-    width = lanes.literal_value
-
-    def loop(lanes, has_grad_state, rank, tile, arrays, modulations, results):
-        r0, rows, units, stride, _ = tile
-        source, grad_state, code, slopes = arrays
-        of_states, of_rows, grad_input = results
-        half = _round_up(units)
-        pair = 2 * half
-        for row in range(r0, r0 + rows):
-            u = 0
-            while u < units:
-                k = (row - r0) * units + u
-                of_z = load(slopes, k, width)
-                if has_grad_state:
-                    of_z = of_z + load(grad_state, row * units + u, width)
-                store(of_states, k, of_z)
-                if rank >= 0:
-                    at = (row - r0) * pair + u
-                    store(of_rows, at, of_z * load(source, row * stride + u, width))
-                    store(of_rows, at + half, of_z)
-                    factor = load(modulations, rank * pair + u, width) + 1
-                    for j in range(rank):
-                        scale = load(modulations, j * pair + u, width)
-                        factor = fma(get(code, row * rank + j), scale, factor)
-                    of_z = of_z * factor
-                store(grad_input, row * stride + u, of_z)
-                u = _next_block(u, width, units)
-
-    return loop
+    rows, units, pad, row_size, gated = tile
+    for r in range(rows):
+        for u in range(0, pad, _LANES):
+            k, at = r * pad + u, r * row_size + u
+            sigmoid, silu = sigmoid_and_silu(load(z, k, _LANES))
+            g, value = load(grad_h, at, _LANES), silu
+            if gated:
+                q = load(gates, k, _LANES)
+                store(gates, k, g * silu)
+                value = silu * q
+                g = g * q
+            store(products, at, value)
+            store(z, k, g * (sigmoid + silu * (1 - sigmoid)))
+        products[r * row_size + units] = 1  # which a whole vector has overwritten
 
 
 @register_jitable(**INNER)
-def _through_modulation(rank, tile, code, codes, of_rows, modulations, results):
-    """Adds a tile to the gradient of the modulation, and writes that of its codes."""
-    r0, rows, units, _, _ = tile
-    grad_modulations, grad_code = results
-    pair = 2 * _round_up(units)
-    copy_rows(code, r0 * rank, rank, codes, 0, rank + 1, rows, rank)
-    add_product(codes, 0, 1, rank + 1, of_rows, pair, grad_modulations, rank + 1, rows)
+def _through_modulation(rank, first, rows, pad, code, modulations, z, values, results):
+    """Goes back from z of a tile's units to their values, scales, shifts and codes.
+
+    Writes the gradients of values and codes, and adds to that of the modulation. What is beyond
+    the units of a row is zero, and stays there.
+    """
+    of_values, of_rows, codes, grad_modulations, grad_code = results
+    for r in range(rows):
+        for u in range(0, pad, _LANES):
+            k, at = r * pad + u, 2 * r * pad + u
+            of_z = load(z, k, _LANES)
+            store(of_rows, at, of_z * load(values, k, _LANES))
+            store(of_rows, at + pad, of_z)
+            factor = load(modulations, 2 * rank * pad + u, _LANES) + 1
+            for j in range(rank):
+                scale = load(modulations, 2 * j * pad + u, _LANES)
+                factor = fma(get(code, (first + r) * rank + j), scale, factor)
+            store(of_values, k, of_z * factor)
+    copy_rows(code, first * rank, rank, codes, 0, rank + 1, rows, rank)
+    add_product(codes, 0, 1, rank + 1, of_rows, 2 * pad, grad_modulations, rank + 1, rows)
     real = modulations.dtype.type
     for r in range(rows):
         for j in range(rank):
-            total = splat(real(0), 16)
-            for at in range(0, pair, 16):
-                row = load(modulations, j * pair + at, 16)
-                total = fma(row, load(of_rows, r * pair + at, 16), total)
-            grad_code[(r0 + r) * rank + j] = dot(total, splat(real(1), 16))
+            total = splat(real(0), _LANES)
+            for at in range(0, 2 * pad, _LANES):
+                row = load(modulations, 2 * j * pad + at, _LANES)
+                total = fma(row, load(of_rows, 2 * r * pad + at, _LANES), total)
+            grad_code[(first + r) * rank + j] = dot(total, splat(real(1), _LANES))
 
 
 @cache
-def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callable[..., None], ...]:
+def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None], ...]:
     """Compiles the forward and backward pass, for one or several functions of a unit.
 
-    Order 0 stands for SiLU. Vectors of ``lanes`` units cover a row, and the last ends with the row:
-    units that it shares with the one before are computed twice and counted once.
+    Order 0 stands for SiLU. A tile is copied into rows of whole vectors; where nothing is done row
+    by row, its numbers follow each other.
     """
     zero = np.float64(0) if double else np.float32(0)
     powers = 2 if order == 1 else 4 if order <= 3 else 8  # a polynomial is one vector
@@ -491,9 +410,9 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         intervals, rank, functions,
     ):  # fmt: skip
         states = arrays_at((input_at, carried_at, code_at, modulation_at), zero)
-        source, sizes = states[0], (units, stride, reach, rank)
         splines = arrays_at((coefficients_at, origin_at, step_at), zero)
         weight, bias, output, state = arrays_at((weight_at, bias_at, output_at, state_at), zero)
+        gated, by_row = stride > units, not spline or stride > units or rank >= 0 or reach > 0
         # A constant, where it is one, makes the loop over units a few per cent faster.
         width = 1 if several == 1 else (functions + several - 1) // several * several
         cell_step = powers * width
@@ -509,44 +428,43 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
                 transpose(weight, at, units * functions, weights, to, wide, outputs, count)
         if bias_at:
             copy_rows(bias, 0, 0, weights, inner * wide, 0, 1, outputs)
-        table, offsets, height, z, before, grid = _lay_out(
-            degree, powers, splines, groups, functions, width, intervals, units
+        of_splines = groups, functions, width, intervals
+        table, offsets, height, pad, buffers, modulations, grid = _lay_out(
+            degree, powers, units, by_row, splines, of_splines, states[3], rank
         )
-        _, _, _, scratch, room, cells = grid
+        gates = buffers[1]
+        _, _, _, places, bounded, cells = grid
         products = np.ones(height * row_size, output.dtype)
         block = np.empty(height * wide, output.dtype)
-        gated = stride > units
+        sizes = units, pad, stride, reach, rank
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            plain = _states(lanes, spline, states, r0, sizes, n, z, before, grid)
+            z = _states(states, modulations, sizes, r0, n, buffers)
             if state_at:
-                begin = r0 * units if plain else 0
-                copy_rows(source if plain else z, begin, 0, state, r0 * units, 0, 1, n * units)
+                copy_rows(z, 0, pad, state, r0 * units, units, n, units)
             if not spline:
-                for row in range(r0, r0 + n):
-                    at = 0
-                    while at < units:
-                        _, silu = sigmoid_and_silu(load(z, (row - r0) * units + at, lanes))
+                for r in range(n):
+                    for u in range(0, pad, _LANES):
+                        _, silu = sigmoid_and_silu(load(z, r * pad + u, _LANES))
                         if gated:
-                            silu = silu * load(source, row * stride + units + at, lanes)
-                        store(products, (row - r0) * row_size + at, silu)
-                        at = _next_block(at, lanes, units)
+                            silu = silu * load(gates, r * pad + u, _LANES)
+                        store(products, r * row_size + u, silu)
+                    products[r * row_size + units] = 1  # which a whole vector has overwritten
             if spline:
-                k = 0
-                for row in range(r0, r0 + n):
+                _place(z, n * pad, grid)
+                for r in range(n):
                     for u in range(units):
+                        k, to = r * pad + u, r * row_size + u * width
                         a = get(offsets, u) + get(cells, k) * cell_step
-                        f, kept = get(scratch, k), get(scratch, room + k)
-                        to = (row - r0) * row_size + u * width
+                        f, kept = get(places, k), get(bounded, k)
                         if several == 1:
                             value = _value_and_slope(table, a, degree, f, kept)[0]
                             if gated:
-                                value = value * get(source, row * stride + units + u)
+                                value = value * get(gates, k)
                             store(products, to, value)
                         for part in range(0, width if several > 1 else 0, several):
                             many, _ = _values_and_slopes(table, a + part, degree, width, f, kept)
                             store(products, to + part, many)
-                        k += 1
             if weight_at:
                 block[:] = 0
                 add_product(products, 0, row_size, 1, weights, wide, block, n, inner + 1)
@@ -561,8 +479,6 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         outputs, stride, reach, groups, intervals, rank, functions,
     ):  # fmt: skip
         states = arrays_at((input_at, carried_at, code_at, modulation_at), zero)
-        source, _, code, modulation = states
-        sizes = units, stride, reach, rank
         splines = arrays_at((coefficients_at, origin_at, step_at), zero)
         others = grad_at, grad_state_at, weight_at, h_at
         grad, grad_state, weight, h = arrays_at(others, zero)
@@ -570,6 +486,7 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         grad_input, grad_carried, grad_code = arrays_at(of_rows_at, zero)
         sums = grad_modulation_at, grad_coefficients_at, grad_weight_at, grad_bias_at
         grad_modulation, grad_coefficients, grad_weight, grad_bias = arrays_at(sums, zero)
+        gated, by_row = stride > units, not spline or stride > units or rank >= 0 or reach > 0
         width = 1 if several == 1 else (functions + several - 1) // several * several
         inner = units * width
         row_size = _round_up(inner + 1)
@@ -577,61 +494,59 @@ def _kernels(order: int, single: bool, lanes: int, double: bool) -> tuple[Callab
         grad_weights = np.zeros(outputs * row_size, h.dtype)
         if weight_at:
             _repack(weights, row_size, width, weight, 0, outputs, units, functions, True)
-        # Scales and shifts lie side by side in whole vectors, one row for each number of a code.
-        half = _round_up(units)
-        pair = 2 * half
-        modulations = np.zeros((rank + 1) * pair, h.dtype)
-        grad_modulations = np.zeros((rank + 1) * pair, h.dtype)
-        copy_rows(modulation, 0, units, modulations, 0, half, 2 * (rank + 1), units)
-        table, offsets, height, z, before, grid = _lay_out(
-            degree, powers, splines, groups, functions, width, intervals, units
+        of_splines = groups, functions, width, intervals
+        table, offsets, height, pad, buffers, modulations, grid = _lay_out(
+            degree, powers, units, by_row, splines, of_splines, states[3], rank
         )
-        totals = np.zeros(len(table), h.dtype)
-        polynomials = table, offsets, _power_bits(powers, totals), totals
-        slopes, of_states = np.empty(len(z), h.dtype), np.empty(len(z), h.dtype)
+        values, gates, _, _, of_state, of_values = buffers
+        totals, grad_modulations = np.zeros_like(table), np.zeros_like(modulations)
+        polynomials = table, offsets, totals
         products = np.ones(height * row_size, h.dtype)
         grad_h = np.zeros(height * row_size, h.dtype)
-        of_rows = np.zeros(height * pair, h.dtype)
+        of_rows = np.zeros(height * 2 * pad, h.dtype)
         codes = np.ones(height * (rank + 1), h.dtype)
+        sizes = units, pad, stride, reach, rank
         for r0 in range(0, rows, height):
             n = min(height, rows - r0)
-            tile = r0, n, units, stride, row_size
-            plain = _states(lanes, spline, states, r0, sizes, n, z, before, grid)
+            tile = n, units, pad, row_size, gated
+            z = _states(states, modulations, sizes, r0, n, buffers)
             if weight_at:
                 grad_h[:] = 0
                 add_product(grad, r0 * outputs, outputs, 1, weights, row_size, grad_h, n, outputs)
             else:
                 _repack(grad_h, row_size, width, grad, r0, n, units, functions, True)
-            arrays, results = (source, grad_h), (products, slopes, grad_input)
+            if spline:
+                _place(z, n * pad, grid)
             if not spline:
-                _through_silu(lanes, z, tile, arrays, results)
+                _through_silu(tile, z, gates, products, grad_h)
             elif several == 1:
-                _through_spline(degree, powers, polynomials, grid, tile, arrays, results)
+                _through_spline(degree, powers, polynomials, grid, tile, z, gates, products, grad_h)
             else:
-                _through_splines(degree, powers, width, polynomials, grid, tile, grad_h, results)
-            if plain and grad_state_at == 0:
-                copy_rows(slopes, 0, 0, grad_input, r0 * units, 0, 1, n * units)
-            else:
-                of_units = source, grad_state, code, slopes
-                written = of_states, of_rows, grad_input
-                _through_state(
-                    lanes, grad_state_at != 0, rank, tile, of_units, modulations, written
+                _through_splines(
+                    degree, powers, width, polynomials, grid, tile, z, products, grad_h
                 )
+            if grad_state_at:
+                copy_rows(grad_state, r0 * units, units, of_state, 0, pad, n, units)
+                for k in range(0, n * pad, _LANES):
+                    store(z, k, load(z, k, _LANES) + load(of_state, k, _LANES))
             if rank >= 0:
-                sums = grad_modulations, grad_code
-                _through_modulation(rank, tile, code, codes, of_rows, modulations, sums)
+                results = of_values, of_rows, codes, grad_modulations, grad_code
+                _through_modulation(rank, r0, n, pad, states[2], modulations, z, values, results)
+            of_y = of_values if rank >= 0 else z
+            copy_rows(of_y, 0, pad, grad_input, r0 * stride, stride, n, units)
+            if gated:
+                copy_rows(gates, 0, pad, grad_input, r0 * stride + units, stride, n, units)
+            if carried_at:
+                copy_rows(z, 0, pad, grad_carried, r0 * reach, reach, n, min(reach, units))
             if weight_at:
                 add_product(
                     grad, r0 * outputs, 1, outputs, products, row_size, grad_weights, outputs, n
                 )
             elif h_at:
                 _repack(products, row_size, width, h, r0, n, units, functions, False)
-            if carried_at:
-                reached = min(reach, units)
-                copy_rows(of_states, 0, units, grad_carried, r0 * reach, reach, n, reached)
         if spline:
-            _gather(degree, powers, totals, grad_coefficients, groups, functions, width, intervals)
-        copy_rows(grad_modulations, 0, half, grad_modulation, 0, units, 2 * (rank + 1), units)
+            _gather(degree, powers, totals, grad_coefficients, of_splines)
+        copy_rows(grad_modulations, 0, pad, grad_modulation, 0, units, 2 * (rank + 1), units)
         if weight_at:
             _repack(grad_weights, row_size, width, grad_weight, 0, outputs, units, functions, False)
         if grad_bias_at:
@@ -652,8 +567,7 @@ def _settings(layer: UnitsOperands) -> tuple[int, ...]:
 
 def _passes(layer: UnitsOperands) -> tuple[Callable[..., None], ...]:
     """Returns both kernels of a layer."""
-    lanes = 16 if layer.units >= 16 else 8 if layer.units >= 8 else 1
-    return _kernels(layer.order, layer.functions == 1, lanes, layer.input.dtype == torch.float64)
+    return _kernels(layer.order, layer.functions == 1, layer.input.dtype == torch.float64)
 
 
 def _factors(layer: UnitsOperands) -> tuple[Tensor | None, Tensor | None]:
@@ -686,9 +600,10 @@ def forward(layer: UnitsOperands) -> tuple[Tensor, Tensor]:
 
 
 def backward(
-    layer: UnitsOperands, grad: Tensor | None, grad_state: Tensor | None
-) -> tuple[Tensor | None, ...]:
+    layer: UnitsOperands, grads: Sequence[Tensor | None], for_first: bool = True
+) -> Gradients:
     """Computes the gradients of the first seven operands, given those of output and state."""
+    grad, grad_state = grads
     settings, factors, input = _settings(layer), _factors(layer), layer.input
     units, outputs, stride, reach, _, _, rank, functions = settings
     rows, rank = input.shape[0], max(rank, 0)
