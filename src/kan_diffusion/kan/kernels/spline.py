@@ -89,13 +89,6 @@ def blocks(outputs):
         column += lanes
 
 
-@numba.njit(**_INNER)
-def tile_columns(inputs, stride, row_bytes):
-    """Returns how many inputs' weights stay in the first-level cache together."""
-    columns = _CACHE_BYTES // (stride * row_bytes)
-    return min(max(4, columns // 8 * 8), inputs, 32)
-
-
 @register_jitable(**_INNER)
 def repack(unpack, weight, table, inputs, outputs, width, stride, reach, scale):
     """Writes the packed weight as rows of outputs, or reads its gradient from them.
@@ -132,7 +125,9 @@ def make_room(weight, step, inputs, outputs, width, reach, scale):
     inverse_step = np.empty(inputs, weight.dtype)
     for i in range(inputs):
         inverse_step[i] = 1 / step[i]
-    columns = tile_columns(inputs, stride, min(padded, 32) * weight.itemsize * scale)
+    row_bytes = min(padded, 32) * weight.itemsize * scale
+    columns = _CACHE_BYTES // (stride * row_bytes)  # inputs whose weights stay in the cache
+    columns = min(max(4, columns // 8 * 8), inputs, 32)
     height = min(_MAX_ROWS, _TILE // columns)
     memory = np.empty(_SCRATCH, weight.dtype), np.empty(_CAPACITY, np.int32)
     return (

@@ -205,7 +205,7 @@ def _repack(tile, row_size, width, h, r0, rows, inputs, functions, unpack):
 @register_jitable(**INNER)
 def _states(states, modulations, sizes, first, rows, buffers):
     """Copies a tile's values and gates into rows of whole vectors, and returns the units' z."""
-    source, carried, code, _ = states
+    source, carried, code = states
     units, pad, stride, reach, rank = sizes
     values, gates, before, z, _, _ = buffers
     copy_rows(source, first * stride, stride, values, 0, pad, rows, units)
@@ -364,8 +364,7 @@ def _through_silu(tile, z, gates, products, grad_h):
 def _through_modulation(rank, first, rows, pad, code, modulations, z, values, results):
     """Goes back from z of a tile's units to their values, scales, shifts and codes.
 
-    Writes the gradients of values and codes, and adds to that of the modulation. What is beyond
-    the units of a row is zero, and stays there.
+    Writes the gradients of values and codes, and adds to that of the modulation.
     """
     of_values, of_rows, codes, grad_modulations, grad_code = results
     for r in range(rows):
@@ -395,8 +394,8 @@ def _through_modulation(rank, first, rows, pad, code, modulations, z, values, re
 def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None], ...]:
     """Compiles the forward and backward pass, for one or several functions of a unit.
 
-    Order 0 stands for SiLU. A tile is copied into rows of whole vectors; where nothing is done row
-    by row, its numbers follow each other.
+    Order 0 stands for SiLU. A tile is copied into rows of whole vectors, which have zeros behind
+    their units; where nothing is done row by row, the numbers of all rows follow each other.
     """
     zero = np.float64(0) if double else np.float32(0)
     powers = 2 if order == 1 else 4 if order <= 3 else 8  # a polynomial is one vector
@@ -409,9 +408,10 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         weight_at, bias_at, output_at, state_at, rows, units, outputs, stride, reach, groups,
         intervals, rank, functions,
     ):  # fmt: skip
-        states = arrays_at((input_at, carried_at, code_at, modulation_at), zero)
+        states = arrays_at((input_at, carried_at, code_at), zero)
         splines = arrays_at((coefficients_at, origin_at, step_at), zero)
-        weight, bias, output, state = arrays_at((weight_at, bias_at, output_at, state_at), zero)
+        others = modulation_at, weight_at, bias_at, output_at, state_at
+        modulation, weight, bias, output, state = arrays_at(others, zero)
         gated, by_row = stride > units, not spline or stride > units or rank >= 0 or reach > 0
         # A constant, where it is one, makes the loop over units a few per cent faster.
         width = 1 if several == 1 else (functions + several - 1) // several * several
@@ -430,9 +430,9 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
             copy_rows(bias, 0, 0, weights, inner * wide, 0, 1, outputs)
         of_splines = groups, functions, width, intervals
         table, offsets, height, pad, buffers, modulations, grid = _lay_out(
-            degree, powers, units, by_row, splines, of_splines, states[3], rank
+            degree, powers, units, by_row, splines, of_splines, modulation, rank
         )
-        gates = buffers[1]
+        _, gates, _, _, _, _ = buffers
         _, _, _, places, bounded, cells = grid
         products = np.ones(height * row_size, output.dtype)
         block = np.empty(height * wide, output.dtype)
@@ -478,10 +478,10 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
         grad_modulation_at, grad_coefficients_at, grad_weight_at, grad_bias_at, rows, units,
         outputs, stride, reach, groups, intervals, rank, functions,
     ):  # fmt: skip
-        states = arrays_at((input_at, carried_at, code_at, modulation_at), zero)
+        states = arrays_at((input_at, carried_at, code_at), zero)
         splines = arrays_at((coefficients_at, origin_at, step_at), zero)
-        others = grad_at, grad_state_at, weight_at, h_at
-        grad, grad_state, weight, h = arrays_at(others, zero)
+        others = grad_at, grad_state_at, modulation_at, weight_at, h_at
+        grad, grad_state, modulation, weight, h = arrays_at(others, zero)
         of_rows_at = grad_input_at, grad_carried_at, grad_code_at
         grad_input, grad_carried, grad_code = arrays_at(of_rows_at, zero)
         sums = grad_modulation_at, grad_coefficients_at, grad_weight_at, grad_bias_at
@@ -496,7 +496,7 @@ def _kernels(order: int, single: bool, double: bool) -> tuple[Callable[..., None
             _repack(weights, row_size, width, weight, 0, outputs, units, functions, True)
         of_splines = groups, functions, width, intervals
         table, offsets, height, pad, buffers, modulations, grid = _lay_out(
-            degree, powers, units, by_row, splines, of_splines, states[3], rank
+            degree, powers, units, by_row, splines, of_splines, modulation, rank
         )
         values, gates, _, _, of_state, of_values = buffers
         totals, grad_modulations = np.zeros_like(table), np.zeros_like(modulations)
