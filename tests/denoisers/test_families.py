@@ -134,7 +134,6 @@ NOT_ONE = 3
 
 def test_a_family_is_named_by_its_module(tmp_path, monkeypatch):
     (tmp_path / "own_family.py").write_text(OWN)
-    (tmp_path / "broken_family.py").write_text("import no_such_thing_anywhere\n")
     monkeypatch.syspath_prepend(tmp_path)
     with refused("a file does not decide what code runs: import own_family first"):
         get_family("own_family:TANH")
@@ -145,11 +144,7 @@ def test_a_family_is_named_by_its_module(tmp_path, monkeypatch):
     assert abs(made.num_trainable - 900) <= 18
     assert (len(made.config.hidden), made.config.activation) == (2, "relu")
     for place, message in (
-        (
-            "no_such_package:TANH",
-            "module 'no_such_package' cannot be imported .*; mend or install it, put",
-        ),
-        ("broken_family:TANH", "cannot be imported .*no_such_thing_anywhere"),
+        ("no_such_package:TANH", "module 'no_such_package' cannot be imported .*; mend or install"),
         ("own_family:TAHN", "'own_family:TAHN' is no Family; make one of that name"),
         ("own_family:NOT_ONE", "'own_family:NOT_ONE' is no Family"),
         *(

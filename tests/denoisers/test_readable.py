@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers import refused, seeded
+from kan_cases import by_torch
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.denoisers.edges import CURVE, Edge, Match
 from kan_diffusion.denoisers.library import LIBRARY
@@ -23,7 +24,8 @@ KINDS = {
 def _same(one, two):
     points, steps = batch()
     for when in (steps, 7):
-        found, expected = one(points, when).sample, two(points, when).sample
+        with by_torch():  # which compiles no kernel of another order
+            found, expected = one(points, when).sample, two(points, when).sample
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)
 
 
@@ -36,9 +38,9 @@ def test_a_kan_taken_apart_and_made_compact_is_the_same_function(settings):
     assert readable(taken) is taken
     assert taken.dtype == torch.float64
     _same(taken, denoiser)
-    points, steps = batch()
     halved = taken.with_edges(taken.edges[::2])
-    assert not torch.allclose(halved(points, steps).sample, denoiser(points, steps).sample)
+    with pytest.raises(AssertionError):
+        _same(halved, denoiser)
     if denoiser.num_trainable == taken.num_trainable:  # no scales, and biases everywhere
         assert taken.flops == denoiser.flops
     # Nothing enters the first unit of the first layer, which is constant without modulation. Its
