@@ -26,7 +26,7 @@ from torch.nn.functional import linear, silu
 from kan_diffusion.errors import KanDiffusionError, look_up, require_whole
 from kan_diffusion.kan.bases import Basis, BSpline, Constants
 from kan_diffusion.kan.kernels.fused import autocasts
-from kan_diffusion.kan.kernels.operands import UNITS
+from kan_diffusion.kan.kernels.operators import UNITS
 from kan_diffusion.kan.piecewise import evaluate
 
 Function = Callable[[Tensor], Tensor]

@@ -23,7 +23,7 @@ from kan_diffusion.errors import KanDiffusionError, require_whole
 from kan_diffusion.kan.functions import LearnedFunctions, draw_linear, require_input
 from kan_diffusion.kan.kernels.fused import autocasts
 from kan_diffusion.kan.kernels.internals import has_hooks
-from kan_diffusion.kan.kernels.operands import UNITS
+from kan_diffusion.kan.kernels.operators import UNITS
 from kan_diffusion.kan.piecewise import evaluate
 
 

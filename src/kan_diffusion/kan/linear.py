@@ -41,7 +41,7 @@ from kan_diffusion.kan.kernels.fused import (
     hides_operations,
     in_full_precision,
 )
-from kan_diffusion.kan.kernels.operands import SPLINE
+from kan_diffusion.kan.kernels.operators import SPLINE
 
 Layer = TypeVar("Layer", bound=BasisLayer)
 Network = TypeVar("Network", bound=nn.Module)

@@ -12,10 +12,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
-from importlib import import_module
 from itertools import compress
-from typing import Any, Protocol, TypeVar, get_type_hints
+from types import ModuleType
+from typing import Protocol, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -89,22 +88,26 @@ class FusedFunction:
     It keeps only its operands and recomputes the rest in the backward pass. Inside torch.compile it
     is the operator ``torch.ops.kan_diffusion.<name>``, which the compiler does not look into.
 
-    The module of its name in this package has the kernel as two functions. ``forward`` takes the
-    operands and returns the outputs. ``backward`` takes them and a list of the outputs' gradients
-    and returns those of the first operands; that of the very first may be None unless
-    ``for_first`` is set. The module is imported, and a kernel compiled, when it is needed.
-
     Args:
-        name: Name of the operator and of the module.
+        name: Name of the operator.
         operands: What the kernel takes.
+        kernel: Imports the module with the kernel, which is compiled when it is needed, as two
+            functions. ``forward`` takes the operands and returns the outputs. ``backward`` takes
+            them and a list of the outputs' gradients and returns those of the first operands; that
+            of the very first may be None unless ``for_first`` is set.
         num_gradients: Number of operands, the first ones, that the kernel has gradients for.
         num_outputs: Number of outputs.
     """
 
     def __init__(
-        self, name: str, operands: type[Operands], num_gradients: int, num_outputs: int = 1
+        self,
+        name: str,
+        operands: type[Operands],
+        kernel: Callable[[], ModuleType],
+        num_gradients: int,
+        num_outputs: int = 1,
     ) -> None:
-        self.name, self.operands, self.num_gradients = name, operands, num_gradients
+        self.operands, self.kernel, self.num_gradients = operands, kernel, num_gradients
         kinds = {field: _SCHEMA[kind] for field, kind in get_type_hints(operands).items()}
         num_operands = sum(kind.startswith("Tensor") for kind in kinds.values())
         taken = ", ".join(f"{kind} {field}" for field, kind in kinds.items())
@@ -115,12 +118,12 @@ class FusedFunction:
         def gradients(*inputs: Tensor) -> tuple[Tensor, ...]:
             grads, rest = inputs[:num_outputs], inputs[num_outputs:]
             # An operator returns tensors alone, of which no two may be one.
-            of_operands = self.kernel.backward(operands(*rest), grads)
+            of_operands = kernel().backward(operands(*rest), grads)
             return tuple(grads[0].new_empty(0) if g is None else g for g in of_operands)
 
         forward = torch.library.custom_op(
             f"kan_diffusion::{name}",
-            lambda *inputs: self.kernel.forward(operands(*inputs)),
+            lambda *inputs: kernel().forward(operands(*inputs)),
             mutates_args=(),
             device_types="cpu",
             schema=f"({taken}) -> {given}",
@@ -160,11 +163,6 @@ class FusedFunction:
 
         forward.register_autograd(differentiate, setup_context=save)
         self.operator = forward
-
-    @cached_property
-    def kernel(self) -> Any:  # noqa: ANN401  # a module
-        """The module with the compiled kernel."""
-        return import_module(f"kan_diffusion.kan.kernels.{self.name}")
 
     def takes(self, *operands: Tensor | None) -> bool:
         """Tells whether the kernel takes these operands and has the gradients they require."""
@@ -221,7 +219,7 @@ class _Fused(torch.autograd.Function):
         ctx.save_for_backward(*operands)
         ctx.set_materialize_grads(False)
         ctx.parts = function, settings, reference
-        output: Output = function.kernel.forward(function.operands(*operands, *settings))
+        output: Output = function.kernel().forward(function.operands(*operands, *settings))
         return output
 
     @staticmethod
@@ -238,7 +236,7 @@ class _Fused(torch.autograd.Function):
         ):
             return None, None, None, *by_reference(reference, operands, grads, needed)
         given = function.operands(*operands, *settings)
-        gradients = function.kernel.backward(given, grads, for_first=needed[0])
+        gradients = function.kernel().backward(given, grads, for_first=needed[0])
         return None, None, None, *gradients, *[None] * (len(operands) - len(gradients))
 
 

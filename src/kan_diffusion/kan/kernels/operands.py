@@ -1,4 +1,4 @@
-"""The functions that have a compiled kernel: what each computes with, and the shapes it gives."""
+"""What the compiled kernels compute with, and the shapes that they give."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from kan_diffusion.kan.kernels.fused import FusedFunction, Shape
+from kan_diffusion.kan.kernels.fused import Shape
 
 
 class SplineOperands(NamedTuple):
@@ -65,7 +65,3 @@ class UnitsOperands(NamedTuple):
         rows, width = self.input.shape[0], self.units * self.functions
         width = width if self.weight is None else self.weight.shape[0]
         return (rows, width), (rows, self.units) if self.has_state else (0,)
-
-
-SPLINE = FusedFunction("spline", SplineOperands, num_gradients=3)
-UNITS = FusedFunction("units", UnitsOperands, num_gradients=7, num_outputs=2)
