@@ -300,7 +300,7 @@ class _Search:
             hashes[-1] = 0.0  # of no column
             sums = (hashes[sides[0]] * sides[1]).sum(axis=1)
             sums = np.where(np.isnan(sums), np.inf, sums)
-            order = np.argsort(np.abs(sums), kind="stable")
+            order = np.argsort(np.abs(sums))
             size = np.abs(sums[order])
             near = _NEAR_SINGLE if is_single else _NEAR_HASH
             with np.errstate(invalid="ignore"):
