@@ -11,7 +11,7 @@ from helpers import refused
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.files import write_parquet
 from kan_diffusion.study.config import read_study
-from kan_diffusion.study.run import load_study, read_environment, run_study
+from kan_diffusion.study.run import Study, load_study, read_environment, run_study
 from kan_diffusion.study.trial import evaluate_run, run_trial
 from make import reseal, study, written
 from runs import copied
@@ -202,6 +202,14 @@ def test_what_cannot_be_built_on_a_data_set_is_left_out_with_one_warning(
         trained = list(zip(rows["data"], rows["name"], strict=True))
         assert trained == [("moons", "KAN"), ("moons", "MLP"), ("mixture-32d", "MLP")]
         assert rows["error"].isna().all()
+    # What a user leaves out stays out, and what is not in the study is no name.
+    by_hand = {**given, "models": [*given["models"], {"family": "gated-mlp"}]}
+    config = study(**by_hand, unfit={"moons": ["MLP"]})
+    assert Study.open(config, tmp_path / "by-hand").config.unfit["moons"] == ("MLP",)
+    wrong = config.model_copy(update={"unfit": {"moons": ("MLPs",)}})
+    (tmp_path / "study.yaml").write_text(wrong.to_yaml())
+    with refused("unknown model 'MLPs', did you mean 'MLP'"):
+        read_study(tmp_path / "study.yaml")
     with refused("model 'KAN' on 'mixture-32d': a budget of 600 is too small"):
         run_study(study(**given).only(data=["mixture-32d"]), tmp_path / "other")
     # Each model can be built on a data set, and on none two of them.

@@ -377,8 +377,8 @@ class StudyConfig(Settings):
     budget: Budget | None = None
     """Resource held equal between the denoisers; None where each sets its own size."""
     unfit: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Names of the models that cannot be built on a data set, by its name; they are left out there.
-    Filled in when the study starts."""
+    """Names of the models that are left out on a data set, by its name. Those that cannot be built
+    on it are added when the study starts."""
     sampling: SamplingConfig = SamplingConfig()
     """Settings of the sampler."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -544,7 +544,12 @@ def read_study(path: Path, *, importing: bool = False) -> StudyConfig:
         raise KanDiffusionError(f"{where} is not YAML: {error or type(error).__name__}") from error
     with valid_settings(where):
         # What is validated within asks its context whether modules are imported.
-        return StudyConfig.model_validate(settings, context=importing)
+        study = StudyConfig.model_validate(settings, context=importing)
+        for data, names in study.unfit.items():
+            require_known("data set", data, [source.name for source in study.data])
+            for name in names:
+                require_known("model", name, [model.name for model in study.models])
+    return study
 
 
 def preset_names() -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -331,7 +332,7 @@ def _decisive(config: StudyConfig) -> dict[str, object]:
 
 
 def _fitted(config: StudyConfig) -> tuple[StudyConfig, int]:
-    """Leaves models out on data sets on which they cannot be built, with one warning.
+    """Leaves models out where the study says so or they cannot be built, with one warning.
 
     Returns:
         The study, and the number of parameters of its largest model.
@@ -340,10 +341,13 @@ def _fitted(config: StudyConfig) -> tuple[StudyConfig, int]:
         DataError: A data set cannot be used.
         KanDiffusionError: A model can be built on none of them, or nothing is left to compare.
     """
-    config = config.model_copy(update={"unfit": {}})
-    reasons: dict[tuple[str, str], str] = {}
-    sizes = [0]
     datasets = {data.name: load_dataset(data, config.seed, 0) for data in config.data}
+    reasons = {
+        (data, model.name): "as the study says"
+        for model, data in product(config.models, datasets)
+        if model.name in config.unfit.get(data, ())
+    }
+    sizes = [0]
     for trial in config.model_copy(update={"seeds": 1}).trials():
         try:
             denoiser = task_of(trial.data).build(trial, datasets[trial.data.name])
@@ -364,7 +368,7 @@ def _fitted(config: StudyConfig) -> tuple[StudyConfig, int]:
         )
     if reasons:
         listed = "; ".join(f"'{name}' on '{of}' ({why})" for (of, name), why in reasons.items())
-        logger.warning("left out, because they cannot be built: %s", listed)
+        logger.warning("left out: %s", listed)
     return config.model_copy(update={"unfit": unfit}), max(sizes)
 
 
