@@ -25,7 +25,7 @@ train points.txt -> ending '.txt'
 train others.csv --columns age -> 'age', which is no kind of a column such as age=number
 train others.csv --columns age=number,age=category -> names 'age' twice; keep one
 train others.csv --columns jobs=category -> others.csv': there is no column 'jobs'
-train others.csv --without a<=b -> others.csv': no rule 'a<=b' holds
+train others.csv --without a<=b -> others.csv': there is no rule 'a<=b'
 train {captions}/../pictures --size 9000 -> size = 9000
 train spoilt -> '03.png' is no picture that
 compare spoilt -> '03.png' is no picture that

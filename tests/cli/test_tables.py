@@ -43,11 +43,11 @@ def test_columns_are_described_and_nothing_is_trained(cli, place):
     assert [path.name for path in place.iterdir()] == ["people [new].csv"]
     for words in (
         *("people [new]", "age, in years: number, ", "number: identifier, "),
-        *("job [at that time]: category, ", "Always: age, in years<=later"),
+        *("job [at that time]: category, ", "Rules: age, in years<=later: always"),
     ):
         assert words in text
     assert "age, in years: category" in described("--columns", '"age, in years=category"')
-    assert "Always" not in described("--without", '"age, in years<=later"')
+    assert "Rules" not in described("--without", '"age, in years<=later"')
     outcome = cli("train", "iris", "--describe")
     assert ("petal width (cm)" in outcome.out, outcome.err) == (True, "")
 

@@ -2,7 +2,8 @@
 
 Where a few rows have a > b, the order is claimed if it has an edge: of the rows with b - a from -s
 to s, where s is the median by which it is broken, at most one in fifty has a > b. Of numbers that
-are merely larger on the average, there are as many on either side.
+are merely larger on the average, there are as many on either side. Numbers that are no dates have
+to be equal in one row of fifty, too, since few rows may miss what lies on the other side.
 
 A row with a > b has the two swapped; where one of them has to stay, the other is set to it. Each
 column keeps to the values that it can have: the lower one is rounded down, the upper one up.
@@ -21,7 +22,7 @@ from kan_diffusion.tables.rules.base import Rows, Rule
 from kan_diffusion.tables.rules.numeric import numbers, real
 
 _FEW = 64  # rows that contradict most pairs
-_BEYOND_THE_EDGE = 0.02
+_BEYOND_THE_EDGE, _AT_THE_EDGE = 0.02, 0.02
 
 
 class Order(Rule):
@@ -66,7 +67,8 @@ class Order(Rule):
         if self.kept == 1:
             return bool((apart != 0).any())
         below = -apart[apart < 0]
-        if not len(below):
+        is_date = rows.columns[self.places[0]].storage.holds == "moment"
+        if not len(below) or not (is_date or (apart == 0).mean() >= _AT_THE_EDGE):
             return False
         near = np.abs(apart) <= np.median(below)
         return bool((apart[near] < 0).mean() <= _BEYOND_THE_EDGE)
