@@ -81,7 +81,8 @@ class KANConv2d(nn.Module):
         if input.ndim == 3:
             return self(input.unsqueeze(0)).squeeze(0)
         (top, left), mode = self.padding, self.padding_mode
-        input = pad(input, (left, left, top, top), "constant" if mode == "zeros" else mode)
+        if top or left:
+            input = pad(input, (left, left, top, top), "constant" if mode == "zeros" else mode)
         columns = unfold(input, self.kernel_size, self.dilation, stride=self.stride)
         patches = columns.transpose(1, 2).chunk(len(self.kernels), dim=-1)
         parts = [kernel(part) for kernel, part in zip(self.kernels, patches, strict=True)]

@@ -55,7 +55,7 @@ def _progress(files):
     if not content:
         return -1
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return json.loads(header["__metadata__"]["state"])["numbers"]["step"]
+    return json.loads(header["__metadata__"]["state"])["step"]
 
 
 def test_after_a_kill_or_power_cut_at_any_moment_the_same_command_ends_the_same(

@@ -286,7 +286,8 @@ class Kind(Settings):
         """
         if self.is_listed and len(unknown := values[~np.isin(values, self.known)]):
             # As it is written among several: one with a comma in double quotes.
-            texts = (f'"{cell}"' if "," in cell else cell for cell in self.texts(self.reach))
+            doubled = ((cell, cell.replace('"', '""')) for cell in self.texts(self.reach))
+            texts = (f'"{quoted}"' if "," in cell else cell for cell, quoted in doubled)
             raise DataError(
                 f"column '{self.name}' has no value '{unknown[0]}'; known: {listed(texts)}"
             )

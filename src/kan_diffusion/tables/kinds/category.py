@@ -180,7 +180,9 @@ class Category(Kind):
                 f"column '{self.name}' has categories and no ranges; give a value or a list"
             )
         ends = [end for end in (low, high) if end is not None]
-        self.require_possible(np.array(ends, known.dtype))
+        # Not rounded to a whole number, which may be one that there is.
+        dtype = None if known.dtype.kind in "iu" else known.dtype
+        self.require_possible(np.array(ends, dtype))
         places = (None if end is None else np.argmax(known == end) for end in (low, high))
         return super().between(place_among(known, values), *places)
 
