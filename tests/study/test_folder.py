@@ -16,7 +16,7 @@ from disk import disturbed
 from helpers import randn, refused
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import RunFolderError
-from kan_diffusion.files import write_parquet
+from kan_diffusion.files import read_json, write_parquet
 from kan_diffusion.processes import get_process
 from kan_diffusion.study.folder import (
     Trained,
@@ -27,9 +27,11 @@ from kan_diffusion.study.folder import (
     load_points,
     load_trial,
     prepare_trial_folder,
+    read_record,
     recorded_steps,
     replaced_trial,
     save_points,
+    write_record,
 )
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.trial import run_trial
@@ -187,6 +189,22 @@ def test_no_file_of_the_user_is_cleared_or_swept(tmp_path, config):
     assert not left.exists()
     assert not (tmp_path / "trial.json").exists()
     assert all((tmp_path / name).read_text() == "of the user" for name in theirs)
+
+
+def test_a_record_that_another_process_replaces_while_it_is_read_is_the_new_one(
+    tmp_path, monkeypatch
+):
+    path, replacing = tmp_path / "record.json", [{"state": "trained"}, {"state": "judged"}]
+    write_record(path, replacing.pop(0), [])
+
+    def slowly(*arguments):
+        content = read_json(*arguments)
+        if replacing:
+            write_record(path, replacing.pop(), [])
+        return content
+
+    monkeypatch.setattr("kan_diffusion.study.folder.read_json", slowly)
+    assert read_record(path, "a record", (), "make it anew") == {"state": "judged"}
 
 
 @pytest.mark.parametrize("link", [True, False])

@@ -59,6 +59,7 @@ from kan_diffusion.files import (
     require_free_space,
     require_tensors,
     sealed_json,
+    stamp,
     sync_folder,
     whole_file,
     write_bytes,
@@ -327,11 +328,14 @@ def read_digests(path: Path, kind: str, again: str) -> tuple[dict[str, Any], dic
     Raises:
         RunFolderError: The file is missing, damaged or of another version.
     """
+    before = stamp(path) if path.is_file() else ()
     content = read_json(path, kind, again, limits.MOST_RESULT_BYTES)
     content.pop(SEAL, None)
     digests, is_whole = content.pop(DIGESTS, {}), False
     with suppress(ValueError):  # other values than digests, or numbers that JSON lacks
         is_whole = path.read_bytes() == sealed_json(content, _DIGESTS.validate_python(digests))
+    if not is_whole and stamp(path) != before:  # another process has replaced it meanwhile
+        return read_digests(path, kind, again)
     if not is_whole:
         raise RunFolderError(_CHANGED.format(path, again))
     if (version := content.pop("version", None)) != _VERSION:
