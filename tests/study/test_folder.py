@@ -4,8 +4,10 @@ import os
 import shutil
 import socket
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from kan_diffusion.study.folder import (
     Trained,
     TrialResult,
     TrialTakenError,
+    _save_pipeline,
     claimed,
     keep_trial,
     load_points,
@@ -245,6 +248,12 @@ def _pipeline(value):
     return PointDiffusionPipeline(model, process, (value, value), (1.0, 1.0), ("x", "y"))
 
 
+def _weights(pipeline):
+    """The numbers that are its weights."""
+    state = pipeline.denoiser.state_dict().values()
+    return {number for values in state for number in values.flatten().tolist()}
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, partial(OSError, errno.ENOSPC, "no room")])
 def test_a_trial_kept_over_another_is_the_old_one_or_the_new_one(tmp_path, config, error):
     def keep(value, folder):
@@ -270,8 +279,28 @@ def test_a_trial_kept_over_another_is_the_old_one_or_the_new_one(tmp_path, confi
         assert before in (folder, folder / ".whole")
         assert load_trial(folder).folder == folder
         pipeline = PointDiffusionPipeline.from_pretrained(folder)
-        weights = {v for p in pipeline.denoiser.state_dict().values() for v in p.flatten().tolist()}
         settings = {"silu": 1.0, "relu": 2.0}[pipeline.denoiser.config.activation]
-        read.append(weights | {settings, *pipeline.standardizer.mean})
+        read.append(_weights(pipeline) | {settings, *pipeline.standardizer.mean})
     assert all(values in ({1.0}, {2.0}) for values in read), read  # the old or the new one
     assert (read[0], read[-1]) == ({1.0}, {2.0})
+
+
+def test_pipelines_saved_by_several_at_once_are_never_missing(tmp_path):
+    pipelines = [_pipeline(1.0), _pipeline(2.0)]
+    _save_pipeline(pipelines[0], tmp_path)
+    names = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert Path("denoiser/config.json") in names
+
+    def save(pipeline):
+        for _ in range(15):
+            _save_pipeline(pipeline, tmp_path)
+
+    with ThreadPoolExecutor(2) as pool:
+        saving = [pool.submit(save, pipeline) for pipeline in pipelines]
+        while not all(future.done() for future in saving):
+            assert all((tmp_path / name).exists() for name in names)
+            read = PointDiffusionPipeline.from_pretrained(tmp_path)
+            assert _weights(read) in ({1.0}, {2.0})
+        for future in saving:
+            future.result()
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == names
