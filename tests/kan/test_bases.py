@@ -157,9 +157,13 @@ def test_a_kan_is_the_composition_of_its_layers(basis):
     assert torch.equal(network(x), expected)
 
 
-@pytest.mark.parametrize("basis", sorted(BASES.keys() - {"bspline"}))  # as kernel_suite has it
-def test_first_and_second_derivatives_of_layers(basis):
-    layer = random_layer(5, 3, grid_size=4, basis=basis)
+# Splines are in kernel_suite, where no inputs share functions, as some of five in three groups do.
+OTHERS = [{"basis": basis} for basis in sorted(BASES.keys() - {"bspline"})]
+
+
+@pytest.mark.parametrize("own", [*OTHERS, {**SHARED, "groups": 3}])
+def test_first_and_second_derivatives_of_layers(own):
+    layer = random_layer(5, 3, grid_size=4, **own)
     names = [name for name, _ in layer.named_parameters()]
     leaves = [value.detach().clone().requires_grad_() for value in layer.parameters()]
 
