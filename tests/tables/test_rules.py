@@ -116,6 +116,35 @@ def test_what_always_holds_is_found_and_said_and_may_be_turned_off():
         TableCodec.fit(ORDERS, without=["start<end"])
 
 
+def test_no_pair_of_fewer_than_five_rows_is_kept():
+    rng = np.random.default_rng(0)
+    city = rng.integers(0, 12, 600)
+    frame = pd.DataFrame({"city": city, "region": city % 4})
+    frame = pd.concat([frame, pd.DataFrame({"city": [12] * 6, "region": [0, 0, 1, 1, 2, 2]})])
+    frame = ("city " + frame.astype(str)).sample(frac=1, random_state=0)
+    (rule,) = TableCodec.fit(frame).rules
+    assert rule.names(TableCodec.fit(frame).columns) == ["city->region"]
+    assert len(rule.cells[0]) == 12
+
+
+@pytest.mark.parametrize("known", [(12, 6), (6, -6)], ids=["some", "others"])
+def test_what_a_city_implies_holds_where_another_column_is_unknown(known):
+    rng = np.random.default_rng(0)
+    city = rng.integers(0, 12, 3000)
+    frame = pd.DataFrame({"city": city, "region": city % 4, "zip": city // 2}).astype("str")
+    frame["region"] = frame["region"].where(city < known[0])
+    frame["zip"] = frame["zip"].where(city < known[1] if known[1] > 0 else city >= -known[1])
+    codec = TableCodec.fit(frame)
+    assert {*codec.always} >= {"city->region", "city->zip"}
+    drawn = codec.decode(torch.randn(900, codec.dim, generator=seeded()))
+    for name in ("region", "zip"):
+        pairs = {*frame[["city", name]].dropna().itertuples(index=False, name=None)}
+        implied = drawn[["city", name]].dropna()
+        implied = implied[implied["city"].isin([city for city, _ in pairs])]
+        assert {*implied.itertuples(index=False, name=None)} <= pairs
+    assert TableCodec.from_dict(codec.to_dict()) == codec
+
+
 def test_an_order_is_found_whatever_the_first_rows_have_and_by_all_digits():
     rng = np.random.default_rng(0)
     low = 2**60 + rng.integers(0, 500, 400)

@@ -1,8 +1,8 @@
 r"""Cells of two columns or more that occur together: a category implies others, or pairs exist.
 
-**What implies.** Values of one column, each in at least five rows, occur nearly always with a
-single one of another, as a city with its region. Of n such rows, those beyond the first of each
-value could differ, and with shares p of the other's values each would with a probability of
+**What implies.** Values of one column occur nearly always with a single one of another, each such
+pair in at least five rows, as a city with its region. Of n rows with such a value, those beyond the
+first of each could differ, and with shares p of the other's values each would with a probability of
 :math:`1 - \sum p^2` if the columns were independent. At least 20 rows must be expected to, and four
 times as many as do. Of two categories 80 % of the rows need to agree, else 99 %.
 
@@ -197,8 +197,9 @@ class Implied(Together):
             best, rows = best[last], np.bincount(given, minlength=one.num)
             if some.stop and 1 - counts[best].sum() / len(given) > most + 0.05:
                 return None
-        often = rows[keys[best] // other.num] >= SHARING
-        best, num = best[often], rows[rows >= SHARING].sum()
+        # What fewer rows have would give them away.
+        best = best[counts[best] >= SHARING]
+        num = rows[keys[best] // other.num].sum()
         shares = np.bincount(follows) / len(follows)
         differ = num - counts[best].sum()
         by_chance = (num - len(best)) * (1 - (shares**2).sum())
@@ -223,7 +224,7 @@ class Implied(Together):
 
 
 def joined(rules: Iterable[Rule]) -> list[Rule]:
-    """Joins rules of what the same column implies in all rows, so that they are kept together."""
+    """Joins rules of what the same cells of a column imply, so that they are kept together."""
     result: list[Rule] = []
     for rule in rules:
         at = next((i for i, each in enumerate(result) if _is_joined(each, rule)), None)
@@ -233,21 +234,21 @@ def joined(rules: Iterable[Rule]) -> list[Rule]:
         one = result[at]
         assert isinstance(one, Implied)
         assert isinstance(rule, Implied)
-        here, place, other = np.intersect1d(one.cells[0], rule.cells[0], return_indices=True)
-        cells = (
-            tuple(here.tolist()),
-            *(tuple(np.array(codes)[place].tolist()) for codes in one.cells[1:]),
-            *(tuple(np.array(codes)[other].tolist()) for codes in rule.cells[1:]),
-        )
+        order = dict(zip(rule.cells[0], zip(*rule.cells[1:], strict=True), strict=True))
+        cells = (*one.cells, *zip(*(order[code] for code in one.cells[0]), strict=True))
         both = {"places": one.places + rule.told, "told": one.told + rule.told, "cells": cells}
         result[at] = one.model_copy(update=both)
     return result
 
 
-def _is_joined(*rules: Rule) -> bool:
+def _is_joined(one: Rule, other: Rule) -> bool:
+    """Whether the same cells of one column imply what two rules say."""
     return (
-        all(isinstance(rule, Implied) and rule.kept == 1 for rule in rules)
-        and rules[0].places[0] == rules[1].places[0]
+        isinstance(one, Implied)
+        and isinstance(other, Implied)
+        and one.kept == other.kept == 1
+        and one.places[0] == other.places[0]
+        and {*one.cells[0]} == {*other.cells[0]}
     )
 
 
