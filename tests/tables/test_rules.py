@@ -108,7 +108,7 @@ def test_what_always_holds_is_found_and_said_and_may_be_turned_off():
     gaps = many.mask(np.random.default_rng(1).random(many.shape) < 0.2)
     assert {*TableCodec.fit(gaps).always} == always["orders"]
     codec = TableCodec.fit(ORDERS, without=["start<=end", "net+tax=gross"])
-    assert {*codec.always} == {"first<=last", "least<=most"}
+    assert {*codec.always} == {"first<=last", "least<=most", "net<=gross"}
     rows = codec.decode(torch.randn(300, codec.dim, generator=seeded()))
     assert (rows["start"] > rows["end"]).any()
     assert (rows["first"] <= rows["last"]).all()
@@ -155,6 +155,32 @@ def test_an_order_is_found_whatever_the_first_rows_have_and_by_all_digits():
         broken = frame.copy()
         broken.loc[300, "high"] = broken.loc[300, "low"] - 1  # the same in float64
         assert TableCodec.fit(broken).always == ()
+
+
+def test_another_rule_takes_the_place_of_one_that_is_turned_off():
+    rng = np.random.default_rng(0)
+    b, c, f = rng.integers(0, 500, (3, 900))
+    frame = pd.DataFrame({"b": b, "c": c, "d": b + c, "f": f, "e": b + c - f})
+    first = TableCodec.fit(frame).always
+    for name in first:
+        codec = TableCodec.fit(frame, without=[name])
+        assert name not in codec.always
+        assert len(codec.always) >= len(first), name
+
+
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+def test_dates_and_days_add_up_in_any_unit(unit):
+    frame = PLANTED[["arrival", "nights", "leave", "start", "minutes", "end"]].copy()
+    for name in ("arrival", "leave", "start", "end"):
+        frame[name] = frame[name].astype(f"M8[{unit}]")
+    frame["later"] = frame["start"] + pd.Timedelta("90min")
+    codec = TableCodec.fit(frame)
+    assert {*codec.always} >= {"arrival+nights=leave", "start+minutes/1440=end"}
+    assert any("start" in name and "later" in name for name in codec.always)
+    drawn = codec.decode(2 * torch.randn(900, codec.dim, generator=seeded()))
+    assert (drawn["arrival"] + pd.to_timedelta(drawn["nights"], unit="D") == drawn["leave"]).all()
+    assert (drawn["start"] + pd.to_timedelta(drawn["minutes"], unit="min") == drawn["end"]).all()
+    assert (drawn["start"] + pd.Timedelta("90min") == drawn["later"]).all()
 
 
 def test_what_a_single_row_breaks_or_few_rows_show_or_chance_is_no_rule():

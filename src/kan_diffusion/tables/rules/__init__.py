@@ -62,8 +62,12 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
     behind: dict[int, set[int]] = {}  # what each told column follows from, and that in turn
     roots = {place: {place} for place in range(len(rows.columns))}  # and what it nearly always does
     known: list[set[int]] = []
+    names: list[str] = []
     for kind in RULES.values():
         for rule in kind.find(rows):
+            names += (said := rule.names(rows.columns))
+            if not without.isdisjoint(said):
+                continue
             places = {*rule.places}
             if not rule.is_relation:
                 rules += [] if places & {*behind} else [rule]
@@ -81,13 +85,11 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
                 known.append(places)
                 _follow(roots, told, set().union(*(roots[place] for place in parts)))
                 roots = {place: each.difference(told) for place, each in roots.items()}
-    always = [name for rule in rules for name in rule.names(rows.columns)]
     for name in without:
-        if name not in always:
-            raise DataError(f"there is no rule '{name}'; known: {listed(always) or 'none'}")
-    kept = joined(rule for rule in rules if without.isdisjoint(rule.names(rows.columns)))
+        if name not in names:
+            raise DataError(f"there is no rule '{name}'; known: {listed(names) or 'none'}")
     # A column that nothing tells, or fewer do, comes before what it tells.
-    return tuple(sorted(kept, key=lambda rule: len(_behind(rule.places, behind))))
+    return tuple(sorted(joined(rules), key=lambda rule: len(_behind(rule.places, behind))))
 
 
 def _follow(those: dict[int, set[int]], told: Collection[int], parts: set[int]) -> None:

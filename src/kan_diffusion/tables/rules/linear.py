@@ -32,7 +32,7 @@ from pydantic import Field, FiniteFloat
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.rules.base import Rows
-from kan_diffusion.tables.rules.numeric import NumericRule, numbers, reach, real, scale
+from kan_diffusion.tables.rules.numeric import NumericRule, largest, numbers, reach, real, scale
 
 _SAMPLE, _PAIRED = 2_000, 500  # rows that candidates come from
 _MODE, _PAIRS, _DATED = 0.3, 0.5, 0.75  # shares of rows that make candidates, see above
@@ -92,7 +92,7 @@ class Linear(NumericRule):
         rest, weight = np.asarray(self.total - sum(others)), self.weights[which]
         if isinstance(weight, float) or rest.dtype.kind == "f":
             return np.asarray(rest / weight)
-        return np.asarray((2 * np.sign(weight) * rest + abs(weight)) // (2 * abs(weight)))
+        return np.asarray((np.sign(weight) * rest + abs(weight) // 2) // abs(weight))
 
     def is_evident(self, broken: float, chances: np.ndarray, num: int) -> bool:
         """Whether so few rows break it; of two columns also if it is kept far more often."""
@@ -171,8 +171,8 @@ class Linear(NumericRule):
             common = math.lcm(*(share.denominator for share in shares))
             whole = [int(share * common) for share in shares]
             weights = tuple(each // math.gcd(*whole) for each in whole)
-            largest = (abs(w) * np.abs(reach(c)).max() for w, c in zip(weights, parts, strict=True))
-            if sum(largest) >= 2.0**60:
+            most = (abs(w) * np.abs(reach(c)).max() for w, c in zip(weights, parts, strict=True))
+            if sum(most) >= largest(parts):
                 return None
         rule = cls(kind="linear", places=places, weights=weights)
         known = np.flatnonzero(sample.known(places))

@@ -23,6 +23,7 @@ from kan_diffusion.tables.rules.base import MOST_SOUGHT, Places, Rows, Rule
 
 A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 LARGEST = 2.0**60  # whole number whose sums are exact
+_LARGEST_DATE = 2.0**62  # nanoseconds until 2116; of two dates a difference counts
 _SINGLE = 1e39  # beyond the largest number of single precision
 _ROUNDING = {True: 1e-6, False: 1e-9}  # of sums of single and double precision, relative to terms
 _COUNTED = 10_000  # rows whose heaps are counted
@@ -35,9 +36,15 @@ def numbers(rows: Rows, exact: bool = True) -> dict[int, Number]:
         place: column
         for place, column in enumerate(rows.columns)
         if isinstance(column, Number)
-        and (not exact or column.lattice.fine or np.abs(reach(column)).max() < LARGEST)
+        and (not exact or column.lattice.fine or np.abs(reach(column)).max() < largest([column]))
     }
     return dict(islice(found.items(), MOST_SOUGHT))
+
+
+def largest(columns: Sequence[Number]) -> float:
+    """Returns the largest whole number in sums of such columns, which are exact up to it."""
+    is_number = all(column.storage.unit is None for column in columns)
+    return LARGEST if is_number else _LARGEST_DATE * min(len(columns), 2)
 
 
 def scale(column: Number) -> Fraction:
