@@ -341,6 +341,40 @@ def test_a_sum_keeps_within_its_dtype(dtype):
             codec.decode(torch.randn(5, codec.dim), given)
 
 
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float64"])
+def test_a_part_of_a_date_is_what_its_column_can_have(dtype):
+    rng = np.random.default_rng(0)
+    date = pd.Timestamp("2022-01-01") + pd.to_timedelta(rng.integers(0, 730, 900), unit="D")
+    frame = pd.DataFrame({"date": date, "year": date.year.astype(dtype)})
+    codec = TableCodec.fit(frame)
+    assert "year of date=year" in codec.always
+    drawn = codec.decode(3 * torch.randn(3000, codec.dim, generator=seeded()))
+    assert drawn["year"].isin([2022, 2023]).all()
+    assert (drawn["date"].dt.year == drawn["year"]).all()
+    day = date[date.day_of_year <= 120]
+    small = pd.DataFrame({"date": day, "day": day.day_of_year.astype("int8")})
+    codec = TableCodec.fit(small)
+    told = pd.DataFrame({"date": pd.DatetimeIndex(["2023-09-01"] * 5)})
+    with refused("'day' would have to be 244, since day of year of date=day, and", DataError):
+        codec.decode(torch.randn(5, codec.dim), told)
+
+
+def test_a_difference_of_what_another_rule_tells_stays_within_its_dtype():
+    rng = np.random.default_rng(0)
+    b, t = rng.integers(1, 400, (2, 900))
+    c = rng.integers(0, b + t + 1)
+    frame = pd.DataFrame({"t": t, "b": b, "a": b + t, "c": c, "d": b + t - c}).astype("uint16")
+    codec = TableCodec.fit(frame)
+    content = codec.to_dict()
+    content["rules"] = [
+        {"kind": "linear", "places": [0, 1, 2], "weights": [1, 1, -1], "told": [0]},
+        {"kind": "linear", "places": [2, 3, 4], "weights": [1, -1, -1], "told": [2]},
+    ]
+    codec = TableCodec.from_dict(content)
+    drawn = codec.decode(3 * torch.randn(5000, codec.dim, generator=seeded())).astype(int)
+    assert (drawn["t"] + drawn["b"] == drawn["a"]).all()
+
+
 def _planted(num=3000):
     """Sums, offsets and factors of numbers and dates, and columns of chance between them."""
     rng = np.random.default_rng(0)

@@ -126,7 +126,7 @@ def obey(
         given: Which cells have to stay, (n, columns).
 
     Raises:
-        DataError: A dtype has no room for what follows from given cells.
+        DataError: A column cannot have what follows from given cells.
     """
     told = {place for rule in rules for place in rule.told}
     bound = {place for rule in rules if rule.kept == 1 for place in rule.places}
@@ -143,12 +143,15 @@ def obey(
             elsewhere = told.difference(rule.told)
             # What has exceptions does not meddle with what has none.
             beyond = set() if rule.kept == 1 else bound.difference(rule.told)
-            for others in (elsewhere | beyond, beyond):
+            for others, is_last in ((elsewhere | beyond, False), (beyond, True)):
                 if len(broken):
                     # Several parts of a date are set one after the other.
                     is_done, stays = False, (settled if isinstance(rule, Part) else fixed)[broken]
                     stays[:, [*others]] = True
-                    rule.untell(rows, broken, said[broken], stays)
+                    if is_last:
+                        rule.force(rows, broken, said[broken], stays, settled[broken])
+                    else:
+                        rule.untell(rows, broken, said[broken], stays)
                     broken = broken[rule.broken(rows.take(broken, rule.places), said[broken])]
             for place, values in zip(rule.places, before, strict=True):
                 if place in elsewhere or (rule.told and place not in rule.told):
@@ -173,7 +176,7 @@ def _settled(
                 if len(broken):
                     stays = np.ones((len(broken), given.shape[1]), dtype=bool)
                     stays[:, place] = False
-                    rule.untell(rows, broken, said[broken], stays)
+                    rule.force(rows, broken, said[broken], stays, stays)
                 fixed[:, place] |= follows
         if fixed.sum() == before:
             break

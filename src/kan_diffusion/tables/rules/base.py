@@ -208,15 +208,34 @@ class Rule(Settings):
     def untell(
         self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
     ) -> None:
-        """Changes broken rows so that they keep to what their coordinates say.
+        """Changes broken rows so that they keep to what their coordinates say, if that is possible.
 
         Args:
             rows: The rows.
             broken: Numbers of those to change, (m,).
-            coordinates: Coordinates of all rows, (n, how many).
-            stays: Which cells have to stay, (n, columns of the table).
-
-        Raises:
-            DataError: A dtype has no room for what follows from given cells.
+            coordinates: Their coordinates, (m, how many).
+            stays: Which cells have to stay, (m, columns of the table).
         """
         raise NotImplementedError
+
+    def force(
+        self,
+        rows: Rows,
+        broken: np.ndarray,
+        coordinates: np.ndarray,
+        stays: np.ndarray,
+        given: np.ndarray,
+    ) -> None:
+        """Does so as a last resort, beyond the ranges of columns if need be.
+
+        Args:
+            rows: The rows.
+            broken: Numbers of those to change, (m,).
+            coordinates: Their coordinates, (m, how many).
+            stays: Which cells have to stay, (m, columns of the table).
+            given: Which cells are given, or follow from such, (m, columns of the table).
+
+        Raises:
+            DataError: A column cannot have what follows from given cells.
+        """
+        self.untell(rows, broken, coordinates, stays)

@@ -5,7 +5,8 @@ are exact; only where a column holds numbers as fine as float64 are all of a rul
 dates and spans days. A cell is *solved* for by all others of its rule.
 
 A drawn row is mended by what the rule tells, within the range of its column. Where that does not
-suffice, another cell that may change is solved for, and at last one beyond its range.
+suffice, another cell that may change is solved for, and at last, when cells that other rules tell
+may change too, one beyond its range.
 """
 
 from __future__ import annotations
@@ -75,7 +76,14 @@ def real(column: Number, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 class NumericRule(Rule):
-    """An equation between the numbers or dates of some columns."""
+    """An equation between the numbers or dates of some columns.
+
+    Attributes:
+        kind: Its name in ``RULES``.
+        places: Places of its columns in the table.
+        kept: Share of the rows that keep it, 1 where all do.
+        told: Place of the column that is solved for first.
+    """
 
     is_equation = True
 
@@ -133,14 +141,31 @@ class NumericRule(Rule):
     def untell(
         self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
     ) -> None:
-        """Solves for what it tells, then for other cells that may change."""
+        """Solves for what it tells, then for other cells that may change, within their ranges."""
+        self._solve(rows, broken, stays, None)
+
+    def force(
+        self,
+        rows: Rows,
+        broken: np.ndarray,
+        coordinates: np.ndarray,
+        stays: np.ndarray,
+        given: np.ndarray,
+    ) -> None:
+        """Solves for a cell beyond its range where those within do not suffice."""
+        self._solve(rows, broken, stays, given)
+
+    def _solve(
+        self, rows: Rows, broken: np.ndarray, stays: np.ndarray, given: np.ndarray | None
+    ) -> None:
+        """Solves for cells; beyond their ranges only if it is known which are given."""
         columns = self.parts(rows.columns)
         units, tolerance = self._units(rows.columns)
         x = self._amounts(rows.take(broken, self.places))
         told = [self.places.index(place) for place in self.told]
         order = [*told, *(i for i in reversed(range(len(x))) if i not in told)]
         changed = np.zeros((len(x), len(broken)), bool)
-        for is_within in (True, False):
+        for is_within in (True,) if given is None else (True, False):
             for i in order:
                 wrong = ~self.is_kept(x, tolerance) & ~stays[:, self.places[i]]
                 amounts = self.solved([each[wrong] for each in x], i)
@@ -154,23 +179,35 @@ class NumericRule(Rule):
         ):
             if some.any():
                 steps = amounts[some] / unit if tolerance else amounts[some]
-                values = self._values(column, steps, rows.columns)
+                known = np.zeros_like(stays) if given is None else given
+                asked = np.asarray(known[some][:, self.places].any(axis=1))
+                values = self._values(column, steps, rows.columns, asked)
                 rows.change(place, broken[some], values)
 
-    def _values(self, column: Number, steps: np.ndarray, columns: Sequence[Kind]) -> np.ndarray:
-        """Makes values of whole steps (m,).
+    def _values(
+        self,
+        column: Number,
+        steps: np.ndarray,
+        columns: Sequence[Kind],
+        asked: np.ndarray | bool = True,
+    ) -> np.ndarray:
+        """Makes values of whole steps (m,), the nearest that there are in rows with nothing given.
 
         Raises:
-            DataError: The column's dtype does not hold them.
+            DataError: The column's dtype does not hold those of a row in which cells are given.
         """
         storage, lattice = column.storage, column.lattice
         low, high = storage.limits
-        if (beyond := steps[(steps < low * lattice.per) | (steps > high * lattice.per)]).size:
+        below, above = steps < low * lattice.per, steps > high * lattice.per
+        if (beyond := steps[(below | above) & asked]).size:
             raise DataError(
                 f"column '{column.name}' would have to be {beyond[0] / lattice.per:g}, since "
                 f"{self.names(columns)[0]}, and its dtype {storage.dtype} holds {low:g} to "
                 f"{high:g}; give other cells, or fit a wider dtype"
             )
+        for off, end in ((below, low), (above, high)):
+            if off.any():
+                steps = np.where(off, end * lattice.per, steps)
         if storage.unit is not None:
             return np.rint(steps).astype(np.int64).view(storage.value_dtype)
         if storage.holds == "real":

@@ -1,7 +1,8 @@
 """A number is the year, month, day, hour, minute or weekday of a date.
 
 A weekday counts from Monday or Sunday, and any of them may have an offset, as the first weekday
-may be 0 or 1. Where the number has to stay, the date moves by as many years, days or the like.
+may be 0 or 1. Where the number has to stay, or no cell of its column
+can be it, the date moves by as many years, days or the like.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from annotated_types import Len
 from pydantic import Field
 
+from kan_diffusion.errors import DataError, listed
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.rules.base import Places, Rows, Rule
 
@@ -103,12 +105,12 @@ class Part(Rule):
     def untell(
         self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
     ) -> None:
-        """Sets the number, or moves the date."""
-        off, stay = self._off(rows.take(broken, self.places)), stays[:, self.places]
-        told = ~stay[:, 1]
-        number = rows.values(self.places[1])[broken]
-        rows.change(self.places[1], broken[told], number[told] - off[told].astype(number.dtype))
-        moved, unit = stay[:, 1] & ~stay[:, 0], PARTS[self.part][0]
+        """Sets the number, or moves the date where that has to stay or cannot be such a number."""
+        some, stay = rows.take(broken, self.places), stays[:, self.places]
+        off, number = self._off(some), self._numbers(some)
+        told = ~stay[:, 1] & self._are_possible(rows, number)
+        rows.change(self.places[1], broken[told], number[told])
+        moved, unit = ~told & ~stay[:, 0], PARTS[self.part][0]
         date, off = rows.values(self.places[0])[broken[moved]], off[moved].astype(np.int64)
         if unit in "YM":  # into another month, as far as that has days
             months = date.astype("M8[M]") + off.astype(f"m8[{unit}]").astype("m8[M]")
@@ -118,3 +120,39 @@ class Part(Rule):
         else:
             new = date + off.astype(f"m8[{unit}]")
         rows.change(self.places[0], broken[moved], new)
+
+    def _numbers(self, rows: Rows) -> np.ndarray:
+        """Returns what the number should be, (n,)."""
+        return PARTS[self.part][1](rows.values(self.places[0])) + self.offset
+
+    def _are_possible(self, rows: Rows, numbers: np.ndarray) -> np.ndarray:
+        """Tells which numbers, (m,), the column can have."""
+        column = rows.columns[self.places[1]]
+        if len(column.known):
+            return np.isin(numbers, column.known)
+        low, high = column.storage.limits
+        return (low <= numbers) & (numbers <= high)
+
+    def force(
+        self,
+        rows: Rows,
+        broken: np.ndarray,
+        coordinates: np.ndarray,
+        stays: np.ndarray,
+        given: np.ndarray,
+    ) -> None:
+        """Does so, and refuses a given date whose number the column cannot have."""
+        self.untell(rows, broken, coordinates, stays)
+        numbers = self._numbers(rows.take(broken, self.places))
+        wrong = given[:, self.places[0]] & ~stays[:, self.places[1]]
+        wrong &= ~self._are_possible(rows, numbers)
+        if wrong.any():
+            column = rows.columns[self.places[1]]
+            low, high = column.storage.limits
+            known = listed(column.texts(column.known))
+            raise DataError(
+                f"column '{column.name}' would have to be {numbers[wrong][0]}, since "
+                f"{self.names(rows.columns)[0]}, and "
+                + (f"only {known} are known" if known else f"holds {low:g} to {high:g}")
+                + "; give another date, or fit rows that have it"
+            )

@@ -57,11 +57,11 @@ class Product(NumericRule):
             return result
         return np.rint(result).clip(-LARGEST, LARGEST).astype(np.int64)
 
-    def untell(
-        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
+    def _solve(
+        self, rows: Rows, broken: np.ndarray, stays: np.ndarray, given: np.ndarray | None
     ) -> None:
         """Solves for a cell; where rounding leaves no factors, one of them becomes 1."""
-        super().untell(rows, broken, coordinates, stays)
+        super()._solve(rows, broken, stays, given)
         for which in (1, 0):
             left = ~self.holds(rows.take(broken, self.places))
             left &= ~stays[:, self.places[:2]].any(axis=1)
@@ -73,7 +73,7 @@ class Product(NumericRule):
                 )
                 others = stays[left].copy()
                 others[:, [self.places[which], self.places[2]]] = True
-                super().untell(rows, broken[left], coordinates[left], others)
+                super()._solve(rows, broken[left], others, None if given is None else given[left])
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
