@@ -511,7 +511,8 @@ def test_rules_that_fit_no_column_are_refused():
         *(("orders", {"kind": "order", "places": p}) for p in ([0, 9], [0, 0], [0, 1], [0, 3, 5])),
         *(("orders", linear | {"places": p}) for p in ([1, 4], [0, 1, 9], [1, 4, 90], [1, 1, 4])),
         *(("orders", linear | {"places": [1, 4, 2]} | odd) for odd in (
-            {"weights": [1, 0, -1]}, {"weights": [1, 2**61, -1]}, {"total": 0.5}, {"told": [0]},
+            {"weights": [1, 0, -1]}, {"weights": [1, 2**61, -1]}, {"weights": [1, 2**59, -1]},
+            {"total": 0.5}, {"told": [0]},
         )),
         *(("places", known | {"places": p}) for p in ([9, 0, 2, 3], [5, 0, 2, 3], [1, 1, 2, 3])),
         *(("places", known | {"cells": cells}) for cells in ([[0]], [[12] * 12] * 3, [])),
@@ -519,3 +520,17 @@ def test_rules_that_fit_no_column_are_refused():
     ):  # fmt: skip
         with refused("codec: ", KanDiffusionError):
             TableCodec.from_dict({**CODECS[name].to_dict(), "rules": [rule]})
+    order = {"kind": "order", "places": [0, 3]}
+    wide = known | {"cells": [[0] * 50_000] * len(known["places"])}
+    for name, rules in (("orders", [order] * 1001), ("places", [wide] * 21)):
+        with refused("codec: .*(1000 items|may list 1,000,000)", KanDiffusionError):
+            TableCodec.from_dict({**CODECS[name].to_dict(), "rules": rules})
+
+
+def test_cells_of_rules_that_a_dtype_does_not_hold_are_refused():
+    frame = PLACES[["city", "code"]].assign(code=PLACES["code"] // 7).astype({"code": "int8"})
+    content = TableCodec.fit(frame).to_dict()
+    (rule,) = content["rules"]
+    rule["cells"] = [rule["cells"][0], [300, *rule["cells"][1][1:]]]
+    with refused("codec: .*the rule 'implied' of 1, 0|0, 1 does not fit", KanDiffusionError):
+        TableCodec.from_dict(content)

@@ -27,7 +27,7 @@ from pydantic import FailFast, model_validator
 from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.data.frames import TextForm
 from kan_diffusion.errors import DataError, listed, valid_settings
-from kan_diffusion.limits import MOST_COLUMNS
+from kan_diffusion.limits import MOST_CODES, MOST_COLUMNS, MOST_RULES
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.files import (
     Thousands,
@@ -58,7 +58,7 @@ class TableCodec(Settings):
     """
 
     columns: Annotated[tuple[Column, ...], FailFast(), Len(1, MOST_COLUMNS)]
-    rules: Annotated[tuple[AnyRule, ...], FailFast(), Len(0, MOST_COLUMNS)] = ()
+    rules: Annotated[tuple[AnyRule, ...], FailFast(), Len(0, MOST_RULES)] = ()
     missing: Annotated[tuple[str, ...], FailFast()] = ()
     thousands: Thousands = ""
     form: TextForm | None = None
@@ -67,9 +67,12 @@ class TableCodec(Settings):
     @model_validator(mode="after")
     def _require_parts(self) -> Self:
         require_distinct("the table", [column.name for column in self.columns])
+        if (listing := sum(rule.size for rule in self.rules)) > MOST_CODES:
+            raise DataError(f"rules list {listing:,} cells, and may list {MOST_CODES:,}")
         for rule in self.rules:
             if not rule.fits(self.columns):
-                raise DataError(f"the rule {rule.model_dump_json()} does not fit the columns")
+                places = listed(map(str, rule.places[:6]))
+                raise DataError(f"the rule '{rule.kind}' of {places} does not fit the columns")
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -385,7 +388,11 @@ class TableCodec(Settings):
                     f"({type(error).__name__}: {error}); fit the codec anew"
                 ) from error
         try:
-            codec.decode(rows)
+            decoded = [column.decode(rows[:, span]) for column, span in codec._parts.values()]
+            free = np.zeros((len(rows), len(decoded)), dtype=bool)
+            obey(Rows(codec.columns, decoded), codec.rules, codec._told(rows), free, rounds=2)
+            for column, values in zip(codec.columns, decoded, strict=True):
+                column.restore(*values)
         except DataError:
             pass  # these rows are too far away for a dtype
         except Exception as error:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import SerializeAsAny
 
 from kan_diffusion.errors import DataError, listed
+from kan_diffusion.limits import MOST_CODES, MOST_RULES
 from kan_diffusion.settings import of_kind
 from kan_diffusion.tables.rules.base import MOST_SOUGHT, Places, Rows, Rule
 from kan_diffusion.tables.rules.cycle import Cycle
@@ -36,7 +37,7 @@ RULES: dict[str, type[Rule]] = {
 """Rules by name, in the order in which they are found."""
 
 _NEARLY_ALWAYS = 0.95  # share of rows that keep a rule beside which another says nothing new
-_MOST_ROUNDS = 20  # in which a rule may break what another one has mended
+MOST_ROUNDS = 20  # in which a rule may break what another one has mended
 
 
 AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
@@ -63,6 +64,7 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
     roots = {place: {place} for place in range(len(rows.columns))}  # and what it nearly always does
     known: list[set[int]] = []
     names: list[str] = []
+    left_out = 0
     for kind in RULES.values():
         for rule in kind.find(rows):
             names += (said := rule.names(rows.columns))
@@ -70,13 +72,16 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
                 continue
             places = {*rule.places}
             if not rule.is_relation:
-                rules += [] if places & {*behind} else [rule]
+                rules += [] if places & {*behind} or not _has_room(rules, rule) else [rule]
                 continue
             is_known = any(each >= places for each in known)
             if is_known or len(set().union(*(roots[place] for place in places))) < 2:
                 continue
             told = next((each for each in rule.choices(rows) if _is_free(rule, each, behind)), None)
             if told is None:
+                continue
+            if not _has_room(rules, rule):
+                left_out += 1
                 continue
             rules.append(rule.model_copy(update={"told": told}))
             parts = places.difference(told)
@@ -85,11 +90,20 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
                 known.append(places)
                 _follow(roots, told, set().union(*(roots[place] for place in parts)))
                 roots = {place: each.difference(told) for place, each in roots.items()}
+    if left_out:
+        logger.warning(f"{left_out:,} rules more than a table may have are left out")
     for name in without:
         if name not in names:
             raise DataError(f"there is no rule '{name}'; known: {listed(names) or 'none'}")
     # A column that nothing tells, or fewer do, comes before what it tells.
     return tuple(sorted(joined(rules), key=lambda rule: len(_behind(rule.places, behind))))
+
+
+def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:
+    """Whether one more rule is not too many, nor are the cells that all list."""
+    if len(rules) >= MOST_RULES:
+        return False
+    return not rule.size or sum(each.size for each in [*rules, rule]) <= MOST_CODES
 
 
 def _follow(those: dict[int, set[int]], told: Collection[int], parts: set[int]) -> None:
@@ -112,7 +126,11 @@ def _is_free(rule: Rule, told: Places, behind: dict[int, set[int]]) -> bool:
 
 
 def obey(
-    rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], given: np.ndarray
+    rows: Rows,
+    rules: Sequence[Rule],
+    coordinates: Sequence[np.ndarray],
+    given: np.ndarray,
+    rounds: int = MOST_ROUNDS,
 ) -> None:
     """Changes cells that are not given so that rows keep to the coordinates of all rules.
 
@@ -124,6 +142,7 @@ def obey(
         rules: What they keep.
         coordinates: Those of each rule, (n, how many).
         given: Which cells have to stay, (n, columns).
+        rounds: In how many rounds rules are mended that others break.
 
     Raises:
         DataError: A column cannot have what follows from given cells.
@@ -135,7 +154,7 @@ def obey(
     for rule, said in zip(rules, coordinates, strict=True):
         if not rule.is_relation:
             rule.untell(rows, everywhere, said, fixed)
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(rounds):
         is_done = True
         for rule, said in zip(rules, coordinates, strict=True):
             broken = first = np.flatnonzero(rule.broken(rows, said))
@@ -165,7 +184,7 @@ def _settled(
 ) -> np.ndarray:
     """Sets cells that follow from given ones, and from these; returns which have to stay."""
     fixed = given.copy()
-    for _ in range(_MOST_ROUNDS if given.any() else 0):
+    for _ in range(MOST_ROUNDS if given.any() else 0):
         before = fixed.sum()
         for rule, said in zip(rules, coordinates, strict=True):
             for place in rule.places if rule.is_equation else rule.told:

@@ -112,6 +112,11 @@ class Rule(Settings):
     kept: Share = 1.0
     told: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(0, MOST_COLUMNS)] = ()
 
+    @property
+    def size(self) -> int:
+        """Number of cells that it lists."""
+        return 0
+
     # Finding.
 
     @classmethod

@@ -53,8 +53,11 @@ class Cycle(Rule):
         return [f"{what} of {columns[self.places[0]].name}"]
 
     def fits(self, columns: Sequence[Kind]) -> bool:
-        """Whether there is a date."""
-        return super().fits(columns) and isinstance(columns[self.places[0]], Date)
+        """Whether there is a date, and a step is no longer than a day."""
+        if not super().fits(columns):
+            return False
+        column = columns[self.places[0]]
+        return isinstance(column, Date) and self.tick <= A_DAY[column.storage.unit or "s"]
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:

@@ -32,7 +32,7 @@ from pydantic import Field, FiniteFloat
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.rules.base import Rows
-from kan_diffusion.tables.rules.numeric import NumericRule, largest, numbers, reach, real, scale
+from kan_diffusion.tables.rules.numeric import NumericRule, furthest, largest, numbers, real, scale
 
 _SAMPLE, _PAIRED = 2_000, 500  # rows that candidates come from
 _MODE, _PAIRS, _DATED = 0.3, 0.5, 0.75  # shares of rows that make candidates, see above
@@ -73,8 +73,11 @@ class Linear(NumericRule):
         if not super().fits(columns) or len(self.weights) != len(self.places):
             return False
         numbers = (*self.weights, self.total)
-        is_exact = not any(part.lattice.fine for part in self.parts(columns))
-        return all(self.weights) and not (is_exact and any(isinstance(n, float) for n in numbers))
+        parts = self.parts(columns)
+        if any(part.lattice.fine for part in parts):
+            return all(self.weights)
+        are_whole = not any(isinstance(number, float) for number in numbers)
+        return all(self.weights) and are_whole and _is_exact(self.weights, parts)
 
     def is_kept(self, x: Sequence[np.ndarray], tolerance: float) -> np.ndarray:
         """Tells where the sum is right."""
@@ -171,8 +174,7 @@ class Linear(NumericRule):
             common = math.lcm(*(share.denominator for share in shares))
             whole = [int(share * common) for share in shares]
             weights = tuple(each // math.gcd(*whole) for each in whole)
-            most = (abs(w) * np.abs(reach(c)).max() for w, c in zip(weights, parts, strict=True))
-            if sum(most) >= largest(parts):
+            if not _is_exact(weights, parts):
                 return None
         rule = cls(kind="linear", places=places, weights=weights)
         known = np.flatnonzero(sample.known(places))
@@ -193,6 +195,12 @@ class Linear(NumericRule):
         middle = round(float(np.median(sums)) / (2 * slack)) * 2 * slack
         loose = rule.model_copy(update={"total": middle, "slack": slack}).tested(rows, random)
         return loose if loose and (not exact or loose.kept > exact.kept + 0.005) else exact
+
+
+def _is_exact(weights: Sequence[float], parts: Sequence[Number]) -> bool:
+    """Whether whole numbers of 64 bits have room for weighted sums of columns."""
+    most = sum(abs(w) * furthest(part) for w, part in zip(weights, parts, strict=True))
+    return most < largest(parts)
 
 
 def _times(ratio: Fraction, name: str) -> str:

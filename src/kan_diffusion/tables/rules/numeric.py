@@ -37,7 +37,7 @@ def numbers(rows: Rows, exact: bool = True) -> dict[int, Number]:
         place: column
         for place, column in enumerate(rows.columns)
         if isinstance(column, Number)
-        and (not exact or column.lattice.fine or np.abs(reach(column)).max() < largest([column]))
+        and (not exact or column.lattice.fine or furthest(column) < largest([column]))
     }
     return dict(islice(found.items(), MOST_SOUGHT))
 
@@ -68,6 +68,11 @@ def reach(column: Number) -> np.ndarray:
     """Returns the smallest and the largest number of a lattice, as :func:`whole` gives them."""
     ends = column.lattice.values(np.array([-np.inf, np.inf]), column.storage.value_dtype)
     return whole(column, np.minimum(ends, 2**62) if ends.dtype.kind == "u" else ends)
+
+
+def furthest(column: Number) -> float:
+    """Returns the largest absolute number of a lattice, as :func:`whole` gives it."""
+    return float(np.abs(reach(column).astype(np.float64)).max())
 
 
 def real(column: Number, values: np.ndarray, missing: np.ndarray) -> np.ndarray:

@@ -61,6 +61,11 @@ class Together(Rule):
 
     cells: Annotated[tuple[_Codes, ...], Len(2, MOST_COLUMNS)]
 
+    @property
+    def size(self) -> int:
+        """Number of cells of all combinations."""
+        return sum(map(len, self.cells))
+
     def names(self, columns: Sequence[Kind]) -> list[str]:
         """Writes it, such as "carrier&flight"."""
         return ["&".join(str(columns[place].name) for place in self.places)]
@@ -71,7 +76,7 @@ class Together(Rule):
         if not super().fits(columns) or len(counts) > 1 or len(self.cells) != len(self.places):
             return False
         return all(
-            (isinstance(column := columns[place], Number) and not column.lattice.fine)
+            (isinstance(column := columns[place], Number) and _are_held(column, codes))
             or (isinstance(column, Category) and 0 <= min(codes) <= max(codes) < len(column.known))
             for place, codes in zip(self.places, self.cells, strict=True)
         )
@@ -299,6 +304,12 @@ def _codes(rows: Rows, place: int) -> tuple[np.ndarray, np.ndarray]:
         codes = whole(column, values)
         return (codes if codes.dtype.kind == "i" else codes.astype(np.int64)), missing
     return column.codes(values, missing), missing
+
+
+def _are_held(column: Number, codes: Sequence[int]) -> bool:
+    """Whether a column of whole steps can hold whole numbers; those of uint64 go round."""
+    low, high = (end * column.lattice.per for end in column.storage.limits)
+    return not column.lattice.fine and (high >= 2**63 or low <= min(codes) <= max(codes) <= high)
 
 
 def _values(column: Kind, codes: np.ndarray) -> np.ndarray:
