@@ -317,6 +317,27 @@ def test_each_column_of_an_order_keeps_to_the_values_it_can_have():
         assert drawn["least"].isin([10, 30, 50]).all()
 
 
+@pytest.mark.parametrize(
+    ("low", "ends"),
+    [
+        (np.arange(500) * 7 % 499 // 2, (5000, -5)),
+        (np.arange(500) * 7 % 499 / 3, (5000.5, -7.25)),
+        (pd.date_range("2020", periods=500).to_series().array, ("2030-01-01", "1990-01-01")),
+    ],
+)
+def test_an_order_holds_beside_a_given_cell_beyond_its_range(low, ends):
+    gap = np.random.default_rng(0).integers(0, 60, 500)
+    apart = pd.to_timedelta(gap, unit="D") if isinstance(ends[0], str) else gap
+    frame = pd.DataFrame({"low": low, "high": low + apart})
+    codec = TableCodec.fit(frame)
+    assert codec.always == ("low<=high",)
+    for name, end in zip(("low", "high"), ends, strict=True):
+        given = pd.DataFrame({name: [end] * 50}).astype(frame.dtypes[name])
+        drawn = codec.decode(torch.randn(50, codec.dim, generator=seeded()), given)
+        assert (drawn["low"] <= drawn["high"]).all()
+        assert (drawn[name] == given[name]).all()
+
+
 @pytest.mark.parametrize("dtype", ["int8", "Int8", "int8[pyarrow]", "uint64", "float32"])
 def test_a_sum_keeps_within_its_dtype(dtype):
     rng = np.random.default_rng(0)

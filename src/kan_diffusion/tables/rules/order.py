@@ -6,7 +6,8 @@ are merely larger on the average, there are as many on either side. Numbers that
 to be equal in one row of fifty, too, since few rows may miss what lies on the other side.
 
 A row with a > b has the two swapped; where one of them has to stay, the other is set to it. Each
-column keeps to the values that it can have: the lower one is rounded down, the upper one up.
+column keeps to the values that it can have: the lower one is rounded down, the upper one up. What
+is given beyond the range of the other one is its value, too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Self
 
 import numpy as np
 
+from kan_diffusion.errors import DataError
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.rules.base import Rows, Rule
@@ -89,6 +91,29 @@ class Order(Rule):
         assert isinstance(upper, Number)
         rows.change(self.places[0], broken[left], lower.nearest(high, -1)[left])
         rows.change(self.places[1], broken[right], upper.nearest(low, 1)[right])
+
+    def force(
+        self,
+        rows: Rows,
+        broken: np.ndarray,
+        coordinates: np.ndarray,
+        stays: np.ndarray,
+        given: np.ndarray,
+    ) -> None:
+        """Sets one to a given other that lies beyond its range."""
+        self.untell(rows, broken, coordinates, stays)
+        still = self.broken(rows.take(broken, self.places), coordinates)
+        for place, other in (self.places, self.places[::-1]):
+            some = still & ~stays[:, place] & given[:, other]
+            column, values = rows.columns[place], rows.values(other)[broken[some]]
+            low, high = column.storage.limits
+            is_beyond = column.storage.unit is None and ((values < low) | (values > high)).any()
+            if len(values) and (column.is_listed or is_beyond):
+                raise DataError(
+                    f"column '{column.name}' has no cell for which {self.names(rows.columns)[0]} "
+                    f"with the one that is given; give another"
+                )
+            rows.change(place, broken[some], values)
 
 
 def _type(column: Kind) -> tuple[object, ...]:
