@@ -94,7 +94,7 @@ OPTIONS = {
     f"compare moons --budget mlp:{'-'.join(['8'] * 1000)}": "at most 100",
     "compare moons --tuned brackets.json": "brackets.json",
     "sample RUN --num 200000000": "at most 200,000,000",
-    f"sample RUN --steps {10**12}": "at most 1,000",
+    f"sample RUN --steps {10**12}": "from 1 to 1,000",
     f"sample RUN --seed {10**30} --num 5": "",
     "sample RUN --out folder.csv --overwrite": "folder.csv",
     f"explain KAN --num {10**12}": "10000000",

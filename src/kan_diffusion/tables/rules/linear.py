@@ -265,13 +265,16 @@ class _Search:
         a, b = self.cells[[one, other]]
         half = len(a) // 2
         one_more, other_more = a[half : 2 * half] - a[:half], b[half : 2 * half] - b[:half]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where((one_more != 0) & (other_more != 0), other_more / one_more, np.nan)
+        with np.errstate(all="ignore"):  # numbers may be as large or as small as there are
+            ratios = other_more / one_more
+        ratios[~np.isfinite(ratios) | (ratios == 0)] = np.nan
         middle = _mode(np.sort(ratios[:_PAIRED]), _PAIRS, _NEAR_RATIO)
         if middle is None:
             return []
         near = np.abs(ratios / middle - 1) < 2 * _NEAR_RATIO
-        factor = float(one_more[near] @ other_more[near] / (one_more[near] @ one_more[near]))
+        size = np.abs(one_more[near]).max()
+        x, y = one_more[near] / size, other_more[near] / size
+        factor = float(x @ y / (x @ x))
         if self.columns[one].lattice.fine or self.columns[other].lattice.fine:
             return [Fraction(factor).limit_denominator(d) for d in (1_000, 10**6, 10**9)]
         return [*dict.fromkeys(Fraction(factor).limit_denominator(d) for d in _DENOMINATORS)]
