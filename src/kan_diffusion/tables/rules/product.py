@@ -90,7 +90,9 @@ class Product(NumericRule):
         known = np.maximum((~np.isnan(cells)).sum(axis=1), 1)
         filled = (np.nan_to_num(cells) != 0).sum(axis=1) >= _NOT_ZERO * known
         for (i, j), over in product(combinations(range(len(places)), 2), (1, 100)):
-            found = cells[i] * cells[j] / over
+            with np.errstate(over="ignore"):
+                found = cells[i] * cells[j] / over
+            found[np.isinf(found)] = np.nan
             near = np.abs(cells - found) <= halves[:, None].astype(float) + 1e-6 * np.abs(found)
             enough = near.sum(axis=1) >= _LIKELY * max((~np.isnan(found)).sum(), 5)
             for k in np.flatnonzero(enough & filled):
