@@ -12,7 +12,7 @@ from kan_diffusion.errors import DataError, KanDiffusionError
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.kinds import fit_column
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
-from kan_diffusion.tables.rules.base import Rows
+from kan_diffusion.tables.rules.base import Broken, Rows
 from kan_diffusion.tables.rules.together import Implied
 from make import denoiser, process
 
@@ -289,7 +289,7 @@ def test_the_nearest_combination_with_what_is_given_is_taken(data):
     rows = Rows(columns, [column.read(frame[column.name]) for column in columns])
     broken = np.flatnonzero(~rule.holds(rows))
     assert {*broken} == {i for i, row in enumerate(codes.tolist()) if row not in table.tolist()}
-    rule.untell(rows, broken, np.zeros((len(broken), 0)), stays[broken])
+    rule.untell(rows, Broken(broken, np.zeros((len(broken), 0)), stays[broken]))
     found = np.column_stack([columns[place].codes(*rows.cells[place]) for place in frame])
     for before, fixed, after in zip(codes, stays[:, 1:], found, strict=True):
         agreeing = np.flatnonzero(((implied == before[1:]) | ~fixed).all(axis=1))
@@ -315,6 +315,43 @@ def test_each_column_of_an_order_keeps_to_the_values_it_can_have():
         assert (drawn["least"] <= drawn["most"]).all()
         assert (drawn["start"] == drawn["start"].dt.normalize()).all()
         assert drawn["least"].isin([10, 30, 50]).all()
+
+
+def test_a_rule_with_exceptions_gives_way_where_a_dtype_has_no_room():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"q": rng.integers(0, 6, 800), "p": rng.integers(1, 90, 800)})
+    frame["t"] = frame["q"] * frame["p"] + (np.arange(800) % 300 == 7)
+    codec = TableCodec.fit(frame.astype({"q": "int8"}))
+    assert codec.mostly == {"q*p=t": 0.9962}
+    given = pd.DataFrame({"p": [2] * 60, "t": [9_000] * 60})  # 4,500 times
+    drawn = codec.decode(torch.randn(60, codec.dim, generator=seeded()), given)
+    assert (drawn[["p", "t"]] == given).all(axis=None)
+    exact = TableCodec.fit(frame.assign(t=frame["q"] * frame["p"]).astype({"q": "int8"}))
+    with refused(
+        r"'q' would have to be 4500, since q\*p=t, and only 0, 1, .* are known", DataError
+    ):
+        exact.decode(torch.randn(60, exact.dim, generator=seeded()), given)
+
+
+def test_an_order_is_found_across_the_largest_number_with_a_sign():
+    rng = np.random.default_rng(0)
+    low = rng.integers(2**63 - 10**6, 2**63 - 1, 500).astype("uint64")
+    high = low + rng.integers(0, 10**6, 500).astype("uint64")
+    codec = TableCodec.fit(pd.DataFrame({"low": low, "high": high}))
+    assert codec.always == ("low<=high",)
+    drawn = codec.decode(torch.randn(500, codec.dim, generator=seeded()))
+    assert (drawn["low"] <= drawn["high"]).all()
+
+
+def test_a_time_that_no_day_has_is_refused_in_words():
+    rng = np.random.default_rng(0)
+    opens, minutes = rng.integers(300, 600, 500), rng.integers(30, 600, 500)
+    texts = (pd.Timestamp("2020") + pd.to_timedelta(opens, "min")).strftime("%H:%M")
+    ends = (pd.Timestamp("2020") + pd.to_timedelta(opens + minutes, "min")).strftime("%H:%M")
+    codec = TableCodec.fit(pd.DataFrame({"opens": texts, "minutes": minutes, "closes": ends}))
+    given = pd.DataFrame({"opens": ["23:00"] * 5, "minutes": [300] * 5})
+    with refused("'closes' would have to be 1 days 04:00:00, .* a day has 24 hours", DataError):
+        codec.decode(torch.randn(5, codec.dim, generator=seeded()), given)
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,8 @@ class DiffusionEstimator(BaseEstimator):
         seed = self._seed()
         with valid_settings("settings"):
             kinds = {str(name): kind for name, kind in (self.columns or {}).items()}
-            given = {"path": Path(TABLE), "holdout": 0.0, "without": tuple(self.without)}
+            without = (self.without,) if isinstance(self.without, str) else tuple(self.without)
+            given = {"path": Path(TABLE), "holdout": 0.0, "without": without}
             source = FileData.model_validate({**given, "kinds": kinds})
         if get_family(self.family, importing=True).is_for_reading:
             source = source.for_reading()

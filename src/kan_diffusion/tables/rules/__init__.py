@@ -13,7 +13,7 @@ from pydantic import SerializeAsAny
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.limits import MOST_CODES, MOST_RULES
 from kan_diffusion.settings import of_kind
-from kan_diffusion.tables.rules.base import MOST_SOUGHT, Places, Rows, Rule
+from kan_diffusion.tables.rules.base import MOST_SOUGHT, Broken, Places, Rows, Rule
 from kan_diffusion.tables.rules.cycle import Cycle
 from kan_diffusion.tables.rules.linear import Linear
 from kan_diffusion.tables.rules.order import Order
@@ -23,7 +23,7 @@ from kan_diffusion.tables.rules.together import Implied, Together, joined
 
 logger = logging.getLogger("kan_diffusion.tables")
 
-__all__ = ["RULES", "AnyRule", "Rows", "Rule", "find_rules", "obey"]
+__all__ = ["RULES", "AnyRule", "Broken", "Rows", "Rule", "find_rules", "obey"]
 
 RULES: dict[str, type[Rule]] = {
     "linear": Linear,
@@ -153,7 +153,7 @@ def obey(
     settled, everywhere = fixed.copy(), np.arange(len(given))
     for rule, said in zip(rules, coordinates, strict=True):
         if not rule.is_relation:
-            rule.untell(rows, everywhere, said, fixed)
+            rule.untell(rows, Broken(everywhere, said, fixed))
     for _ in range(rounds):
         is_done = True
         for rule, said in zip(rules, coordinates, strict=True):
@@ -164,13 +164,10 @@ def obey(
             beyond = set() if rule.kept == 1 else bound.difference(rule.told)
             for others, is_last in ((elsewhere | beyond, False), (beyond, True)):
                 if len(broken):
-                    # Several parts of a date are set one after the other.
-                    is_done, stays = False, (settled if isinstance(rule, Part) else fixed)[broken]
+                    is_done, stays = False, (settled if rule.is_partial else fixed)[broken]
                     stays[:, [*others]] = True
-                    if is_last:
-                        rule.force(rows, broken, said[broken], stays, settled[broken])
-                    else:
-                        rule.untell(rows, broken, said[broken], stays)
+                    known = settled[broken] if is_last else None
+                    rule.untell(rows, Broken(broken, said[broken], stays, known))
                     broken = broken[rule.broken(rows.take(broken, rule.places), said[broken])]
             for place, values in zip(rule.places, before, strict=True):
                 if place in elsewhere or (rule.told and place not in rule.told):
@@ -195,7 +192,7 @@ def _settled(
                 if len(broken):
                     stays = np.ones((len(broken), given.shape[1]), dtype=bool)
                     stays[:, place] = False
-                    rule.force(rows, broken, said[broken], stays, stays)
+                    rule.untell(rows, Broken(broken, said[broken], stays, stays))
                 fixed[:, place] |= follows
         if fixed.sum() == before:
             break

@@ -18,15 +18,18 @@ an entry of ``RULES`` (:mod:`kan_diffusion.tables.rules`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, ClassVar, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
+import pandas as pd
 from annotated_types import Len
 from pydantic import Field
 
 from kan_diffusion.data.coordinates import CoordinateMap
+from kan_diffusion.errors import DataError, listed
 from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.settings import Settings
+from kan_diffusion.tables.dates import is_clock
 from kan_diffusion.tables.dtypes import Values
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.numbers import Share, rounded_shares
@@ -82,6 +85,38 @@ class Rows(NamedTuple):
         kept[rows] = values.astype(kept.dtype)
 
 
+class Broken(NamedTuple):
+    """Rows that break a rule, and what may change in them.
+
+    Attributes:
+        rows: Their numbers, (m,).
+        coordinates: Their coordinates of the rule, (m, how many).
+        stays: Which cells have to stay, (m, columns of the table).
+        given: Which cells are given, or follow from such, (m, columns of the table): as a last
+            resort columns go beyond their ranges then. None while they keep within.
+    """
+
+    rows: np.ndarray
+    coordinates: np.ndarray
+    stays: np.ndarray
+    given: np.ndarray | None = None
+
+    def take(self, some: np.ndarray) -> Broken:
+        """Returns some of the rows, by a mask (m,) or numbers."""
+        given = None if self.given is None else self.given[some]
+        return Broken(self.rows[some], self.coordinates[some], self.stays[some], given)
+
+
+def can_be(column: Kind, values: np.ndarray) -> np.ndarray:
+    """Tells which values (m,) a column can have: those that it knows, or that its dtype holds."""
+    if len(column.known):
+        return np.isin(values, column.known)
+    if column.storage.unit is not None:
+        return np.ones(len(values), dtype=bool)
+    low, high = column.storage.limits
+    return (low <= values) & (values <= high)
+
+
 def share_kept(broken: int, num: int) -> float:
     """Returns the share of rows that keep a rule, in four digits, and 1 only if none breaks it."""
     (kept,) = rounded_shares(np.array([1 - broken / num]))
@@ -103,6 +138,9 @@ class Rule(Settings):
 
     is_relation: ClassVar[bool] = True
     """Whether it is one of several columns, which drawn rows keep or break."""
+
+    is_partial: ClassVar[bool] = False
+    """Whether others of its kind change the same cell after it, as the parts of a date do."""
 
     is_equation: ClassVar[bool] = False
     """Whether each of its columns follows from all others."""
@@ -210,37 +248,29 @@ class Rule(Settings):
         asked = (coordinates > 0).all(axis=1)
         return ~self.holds(rows) & asked
 
-    def untell(
-        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
-    ) -> None:
+    def untell(self, rows: Rows, broken: Broken) -> None:
         """Changes broken rows so that they keep to what their coordinates say, if that is possible.
-
-        Args:
-            rows: The rows.
-            broken: Numbers of those to change, (m,).
-            coordinates: Their coordinates, (m, how many).
-            stays: Which cells have to stay, (m, columns of the table).
-        """
-        raise NotImplementedError
-
-    def force(
-        self,
-        rows: Rows,
-        broken: np.ndarray,
-        coordinates: np.ndarray,
-        stays: np.ndarray,
-        given: np.ndarray,
-    ) -> None:
-        """Does so as a last resort, beyond the ranges of columns if need be.
-
-        Args:
-            rows: The rows.
-            broken: Numbers of those to change, (m,).
-            coordinates: Their coordinates, (m, how many).
-            stays: Which cells have to stay, (m, columns of the table).
-            given: Which cells are given, or follow from such, (m, columns of the table).
 
         Raises:
             DataError: A column cannot have what follows from given cells.
         """
-        self.untell(rows, broken, coordinates, stays)
+        raise NotImplementedError
+
+    def refuse(self, columns: Sequence[Kind], place: int, value: float) -> NoReturn:
+        """Refuses given cells from which a value follows that a column cannot have."""
+        column = columns[place]
+        storage, known = column.storage, listed(column.texts(column.known))
+        low, high = storage.limits
+        held = f"its dtype {storage.dtype} holds {low:g} to {high:g}"
+        if known:
+            held = f"only {known} are known"
+        if storage.unit is None:
+            shown = f"{value:g}"
+        elif is_clock(storage.written) and not known:
+            shown, held = f"{pd.Timedelta(value, storage.unit)}", "a day has 24 hours"
+        else:
+            (shown,) = column.texts(np.array([value]))
+        raise DataError(
+            f"column '{column.name}' would have to be {shown}, since {self.names(columns)[0]}, and "
+            f"{held}; give other cells, or fit rows that have it"
+        )

@@ -22,7 +22,7 @@ from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Date, Time
 from kan_diffusion.tables.numbers import JumpMap, fit_jumps
-from kan_diffusion.tables.rules.base import FEWEST_ROWS, Rows, Rule
+from kan_diffusion.tables.rules.base import FEWEST_ROWS, Broken, Rows, Rule
 from kan_diffusion.tables.rules.numeric import A_DAY, reach, whole
 
 _UNEVEN = {"day": 0.05, "week": 0.02}
@@ -111,8 +111,8 @@ class Cycle(Rule):
         """Returns the normal scores of places, NaN where a date is missing."""
         dates, day, _ = self._of(rows)
         steps = _steps(dates, self.cycle, self.tick, day).astype(np.float64)
-        told = self.distribution.spread(steps, generator)
-        return np.where(rows.known(self.places), told, np.nan)[:, None]
+        scores = self.distribution.spread(steps, generator)
+        return np.where(rows.known(self.places), scores, np.nan)[:, None]
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells that any date has a place."""
@@ -122,12 +122,11 @@ class Cycle(Rule):
         """Tells that none is broken: dates are placed once, before all other rules."""
         return ~self.holds(rows)
 
-    def untell(
-        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
-    ) -> None:
+    def untell(self, rows: Rows, broken: Broken) -> None:
         """Moves dates to the nearest with such a place."""
-        dates, day, column = self._of(rows.take(broken, self.places))
-        steps = np.rint(self.distribution.inverse(coordinates[:, 0].astype(np.float64)))
+        dates, day, column = self._of(rows.take(broken.rows, self.places))
+        scores = broken.coordinates[:, 0].astype(np.float64)
+        steps = np.rint(self.distribution.inverse(scores))
         last = (day if self.cycle == "day" else 7 * day) // self.tick - 1
         off = steps.clip(0, last).astype(np.int64) - _steps(dates, self.cycle, self.tick, day)
         if self.cycle == "week":
@@ -136,9 +135,9 @@ class Cycle(Rule):
         new = dates + off * self.tick
         if self.cycle == "week":
             new += 7 * day * ((new < low).astype(np.int64) - (new > high))
-        free = ~stays[:, self.places[0]]
+        free = ~broken.stays[:, self.places[0]]
         moments = new.clip(low, high).view(column.storage.value_dtype)
-        rows.change(self.places[0], broken[free], moments[free])
+        rows.change(self.places[0], broken.rows[free], moments[free])
 
 
 def _steps(dates: np.ndarray, cycle: str, tick: int, day: int) -> np.ndarray:

@@ -17,10 +17,9 @@ from itertools import islice
 
 import numpy as np
 
-from kan_diffusion.errors import DataError
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
-from kan_diffusion.tables.rules.base import MOST_SOUGHT, Places, Rows, Rule
+from kan_diffusion.tables.rules.base import MOST_SOUGHT, Broken, Places, Rows, Rule
 
 A_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 LARGEST = 2.0**60  # whole number whose sums are exact
@@ -77,7 +76,9 @@ def furthest(column: Number) -> float:
 
 def real(column: Number, values: np.ndarray, missing: np.ndarray) -> np.ndarray:
     """Returns cells (n,) as real numbers in the unit of the column or days, NaN if missing."""
-    return np.where(missing, np.nan, whole(column, values) * float(scale(column)))
+    # Whole numbers of 64 bits have no room for all without a sign.
+    amounts = values if values.dtype.kind == "u" else whole(column, values)
+    return np.where(missing, np.nan, amounts * float(scale(column)))
 
 
 class NumericRule(Rule):
@@ -143,78 +144,52 @@ class NumericRule(Rule):
         best = sorted(range(len(heaps)), key=lambda i: (heaps[i] > near and heaps[i], -i))
         return [(self.places[i],) for i in best]
 
-    def untell(
-        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
-    ) -> None:
-        """Solves for what it tells, then for other cells that may change, within their ranges."""
-        self._solve(rows, broken, stays, None)
+    def untell(self, rows: Rows, broken: Broken) -> None:
+        """Solves for what it tells, then for other cells that may change.
 
-    def force(
-        self,
-        rows: Rows,
-        broken: np.ndarray,
-        coordinates: np.ndarray,
-        stays: np.ndarray,
-        given: np.ndarray,
-    ) -> None:
-        """Solves for a cell beyond its range where those within do not suffice."""
-        self._solve(rows, broken, stays, given)
-
-    def _solve(
-        self, rows: Rows, broken: np.ndarray, stays: np.ndarray, given: np.ndarray | None
-    ) -> None:
-        """Solves for cells; beyond their ranges only if it is known which are given."""
+        Cells stay within their ranges if that suffices, or if it is not known which are given.
+        """
         columns = self.parts(rows.columns)
         units, tolerance = self._units(rows.columns)
-        x = self._amounts(rows.take(broken, self.places))
+        x = self._amounts(rows.take(broken.rows, self.places))
         told = [self.places.index(place) for place in self.told]
         order = [*told, *(i for i in reversed(range(len(x))) if i not in told)]
-        changed = np.zeros((len(x), len(broken)), bool)
-        for is_within in (True,) if given is None else (True, False):
+        changed = np.zeros((len(x), len(broken.rows)), bool)
+        for is_within in (True,) if broken.given is None else (True, False):
             for i in order:
-                wrong = ~self.is_kept(x, tolerance) & ~stays[:, self.places[i]]
+                wrong = ~self.is_kept(x, tolerance) & ~broken.stays[:, self.places[i]]
                 amounts = self.solved([each[wrong] for each in x], i)
                 if is_within:
                     ends = reach(columns[i])
                     amounts = amounts.clip(*(ends * units[i] if tolerance else ends))
                 x[i][wrong] = amounts
                 changed[i] |= wrong
-        for column, place, amounts, unit, some in zip(
-            columns, self.places, x, units, changed, strict=True
-        ):
-            if some.any():
-                steps = amounts[some] / unit if tolerance else amounts[some]
-                known = np.zeros_like(stays) if given is None else given
-                asked = np.asarray(known[some][:, self.places].any(axis=1))
-                values = self._values(column, steps, rows.columns, asked)
-                rows.change(place, broken[some], values)
+        for place, amounts, unit, some in zip(self.places, x, units, changed, strict=True):
+            steps = amounts[some] / unit if tolerance else amounts[some]
+            is_given = np.zeros(len(steps), dtype=bool)
+            if broken.given is not None and self.kept == 1:  # what has exceptions gives way
+                is_given |= broken.given[some][:, self.places].any(axis=1)
+            rows.change(place, broken.rows[some], self._values(rows, place, steps, is_given))
 
     def _values(
-        self,
-        column: Number,
-        steps: np.ndarray,
-        columns: Sequence[Kind],
-        asked: np.ndarray | bool = True,
+        self, rows: Rows, place: int, steps: np.ndarray, is_given: np.ndarray
     ) -> np.ndarray:
-        """Makes values of whole steps (m,), the nearest that there are in rows with nothing given.
+        """Makes values of whole steps (m,), the nearest that the dtype of a column holds.
 
         Raises:
-            DataError: The column's dtype does not hold those of a row in which cells are given.
+            DataError: It does not hold those of a row in which cells are given, (m,).
         """
-        storage, lattice = column.storage, column.lattice
-        low, high = storage.limits
-        below, above = steps < low * lattice.per, steps > high * lattice.per
-        if (beyond := steps[(below | above) & asked]).size:
-            raise DataError(
-                f"column '{column.name}' would have to be {beyond[0] / lattice.per:g}, since "
-                f"{self.names(columns)[0]}, and its dtype {storage.dtype} holds {low:g} to "
-                f"{high:g}; give other cells, or fit a wider dtype"
-            )
-        for off, end in ((below, low), (above, high)):
+        column = rows.columns[place]
+        assert isinstance(column, Number)
+        storage, per = column.storage, column.lattice.per
+        low, high = (end * per for end in storage.limits)
+        for value in steps[((steps < low) | (steps > high)) & is_given]:
+            self.refuse(rows.columns, place, value / per)
+        for off, end in ((steps < low, low), (steps > high, high)):
             if off.any():
-                steps = np.where(off, end * lattice.per, steps)
+                steps = np.where(off, end, steps)
         if storage.unit is not None:
             return np.rint(steps).astype(np.int64).view(storage.value_dtype)
         if storage.holds == "real":
-            return steps / lattice.per
+            return steps / per
         return np.rint(steps).astype(storage.value_dtype)

@@ -17,10 +17,9 @@ from typing import Self
 
 import numpy as np
 
-from kan_diffusion.errors import DataError
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.number import Number
-from kan_diffusion.tables.rules.base import Rows, Rule
+from kan_diffusion.tables.rules.base import Broken, Rows, Rule, can_be
 from kan_diffusion.tables.rules.numeric import numbers, real
 
 _FEW = 64  # rows that contradict most pairs
@@ -80,40 +79,24 @@ class Order(Rule):
         low, high = map(rows.values, self.places)
         return np.asarray(low <= high) | ~rows.known(self.places)
 
-    def untell(
-        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
-    ) -> None:
+    def untell(self, rows: Rows, broken: Broken) -> None:
         """Swaps the two, or sets one to the other where that has to stay."""
         lower, upper = (rows.columns[place] for place in self.places)
-        low, high = (rows.values(place)[broken] for place in self.places)
-        left, right = (~stays[:, place] for place in self.places)
+        low, high = (rows.values(place)[broken.rows] for place in self.places)
+        left, right = (~broken.stays[:, place] for place in self.places)
         assert isinstance(lower, Number)
         assert isinstance(upper, Number)
-        rows.change(self.places[0], broken[left], lower.nearest(high, -1)[left])
-        rows.change(self.places[1], broken[right], upper.nearest(low, 1)[right])
-
-    def force(
-        self,
-        rows: Rows,
-        broken: np.ndarray,
-        coordinates: np.ndarray,
-        stays: np.ndarray,
-        given: np.ndarray,
-    ) -> None:
-        """Sets one to a given other that lies beyond its range."""
-        self.untell(rows, broken, coordinates, stays)
-        still = self.broken(rows.take(broken, self.places), coordinates)
+        rows.change(self.places[0], broken.rows[left], lower.nearest(high, -1)[left])
+        rows.change(self.places[1], broken.rows[right], upper.nearest(low, 1)[right])
+        if broken.given is None:
+            return
+        still = self.broken(rows.take(broken.rows, self.places), broken.coordinates)
         for place, other in (self.places, self.places[::-1]):
-            some = still & ~stays[:, place] & given[:, other]
-            column, values = rows.columns[place], rows.values(other)[broken[some]]
-            low, high = column.storage.limits
-            is_beyond = column.storage.unit is None and ((values < low) | (values > high)).any()
-            if len(values) and (column.is_listed or is_beyond):
-                raise DataError(
-                    f"column '{column.name}' has no cell for which {self.names(rows.columns)[0]} "
-                    f"with the one that is given; give another"
-                )
-            rows.change(place, broken[some], values)
+            some = still & ~broken.stays[:, place] & broken.given[:, other]
+            values = rows.values(other)[broken.rows[some]]
+            for value in values[~can_be(rows.columns[place], values)]:
+                self.refuse(rows.columns, place, value)
+            rows.change(place, broken.rows[some], values)
 
 
 def _type(column: Kind) -> tuple[object, ...]:

@@ -1,8 +1,8 @@
 """A number is the year, month, day, hour, minute or weekday of a date.
 
 A weekday counts from Monday or Sunday, and any of them may have an offset, as the first weekday
-may be 0 or 1. Where the number has to stay, or no cell of its column
-can be it, the date moves by as many years, days or the like.
+may be 0 or 1. Where the number has to stay, or no cell of its column can be it, the date moves by
+as many years, days or the like.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 from annotated_types import Len
 from pydantic import Field
 
-from kan_diffusion.errors import DataError, listed
 from kan_diffusion.tables.kinds import Kind
-from kan_diffusion.tables.rules.base import Places, Rows, Rule
+from kan_diffusion.tables.rules.base import Broken, Places, Rows, Rule, can_be
 
 _FEW, _LIKELY = 200, 0.95  # rows, and the share of them in which a number is a part
 
@@ -52,6 +51,7 @@ class Part(Rule):
     """
 
     least = 0.95
+    is_partial = True
 
     places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(2, 2)]
     part: Literal[tuple(PARTS)]  # type: ignore[valid-type]
@@ -102,16 +102,22 @@ class Part(Rule):
         """Tells where it holds, or a cell is missing."""
         return (self._off(rows) == 0) | ~rows.known(self.places)
 
-    def untell(
-        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
-    ) -> None:
+    def untell(self, rows: Rows, broken: Broken) -> None:
         """Sets the number, or moves the date where that has to stay or cannot be such a number."""
-        some, stay = rows.take(broken, self.places), stays[:, self.places]
-        off, number = self._off(some), self._numbers(some)
-        told = ~stay[:, 1] & self._are_possible(rows, number)
-        rows.change(self.places[1], broken[told], number[told])
+        date_place, number_place = self.places
+        stay = broken.stays[:, self.places]
+        off = self._off(rows.take(broken.rows, self.places))
+        date = rows.values(date_place)[broken.rows]
+        number = PARTS[self.part][1](date) + self.offset
+        is_possible = can_be(rows.columns[number_place], number)
+        told = ~stay[:, 1] & is_possible
+        rows.change(number_place, broken.rows[told], number[told])
+        if broken.given is not None:
+            wrong = broken.given[:, date_place] & ~stay[:, 1] & ~is_possible
+            for value in number[wrong]:
+                self.refuse(rows.columns, number_place, value)
         moved, unit = ~told & ~stay[:, 0], PARTS[self.part][0]
-        date, off = rows.values(self.places[0])[broken[moved]], off[moved].astype(np.int64)
+        date, off = date[moved], off[moved].astype(np.int64)
         if unit in "YM":  # into another month, as far as that has days
             months = date.astype("M8[M]") + off.astype(f"m8[{unit}]").astype("m8[M]")
             days = (months + 1).astype("M8[D]") - np.timedelta64(1, "D")
@@ -119,40 +125,4 @@ class Part(Rule):
             new = np.minimum(months + within, days + (date - date.astype("M8[D]")))
         else:
             new = date + off.astype(f"m8[{unit}]")
-        rows.change(self.places[0], broken[moved], new)
-
-    def _numbers(self, rows: Rows) -> np.ndarray:
-        """Returns what the number should be, (n,)."""
-        return PARTS[self.part][1](rows.values(self.places[0])) + self.offset
-
-    def _are_possible(self, rows: Rows, numbers: np.ndarray) -> np.ndarray:
-        """Tells which numbers, (m,), the column can have."""
-        column = rows.columns[self.places[1]]
-        if len(column.known):
-            return np.isin(numbers, column.known)
-        low, high = column.storage.limits
-        return (low <= numbers) & (numbers <= high)
-
-    def force(
-        self,
-        rows: Rows,
-        broken: np.ndarray,
-        coordinates: np.ndarray,
-        stays: np.ndarray,
-        given: np.ndarray,
-    ) -> None:
-        """Does so, and refuses a given date whose number the column cannot have."""
-        self.untell(rows, broken, coordinates, stays)
-        numbers = self._numbers(rows.take(broken, self.places))
-        wrong = given[:, self.places[0]] & ~stays[:, self.places[1]]
-        wrong &= ~self._are_possible(rows, numbers)
-        if wrong.any():
-            column = rows.columns[self.places[1]]
-            low, high = column.storage.limits
-            known = listed(column.texts(column.known))
-            raise DataError(
-                f"column '{column.name}' would have to be {numbers[wrong][0]}, since "
-                f"{self.names(rows.columns)[0]}, and "
-                + (f"only {known} are known" if known else f"holds {low:g} to {high:g}")
-                + "; give another date, or fit rows that have it"
-            )
+        rows.change(date_place, broken.rows[moved], new)

@@ -14,7 +14,7 @@ from annotated_types import Len
 from pydantic import Field
 
 from kan_diffusion.tables.kinds import Kind
-from kan_diffusion.tables.rules.base import Rows
+from kan_diffusion.tables.rules.base import Broken, Rows
 from kan_diffusion.tables.rules.numeric import LARGEST, NumericRule, numbers, real, scale
 
 _FEW, _LIKELY, _NOT_ZERO = 48, 0.85, 0.3  # rows, and shares of them that make a candidate
@@ -57,23 +57,21 @@ class Product(NumericRule):
             return result
         return np.rint(result).clip(-LARGEST, LARGEST).astype(np.int64)
 
-    def _solve(
-        self, rows: Rows, broken: np.ndarray, stays: np.ndarray, given: np.ndarray | None
-    ) -> None:
+    def untell(self, rows: Rows, broken: Broken) -> None:
         """Solves for a cell; where rounding leaves no factors, one of them becomes 1."""
-        super()._solve(rows, broken, stays, given)
+        super().untell(rows, broken)
+        result = self.places[2]
         for which in (1, 0):
-            left = ~self.holds(rows.take(broken, self.places))
-            left &= ~stays[:, self.places[:2]].any(axis=1)
-            column = self.parts(rows.columns)[which]
-            one = np.ones(int(left.sum())) * column.lattice.per
-            if column.lattice.low <= column.lattice.steps(one / column.lattice.per).min(initial=0):
-                rows.change(
-                    self.places[which], broken[left], self._values(column, one, rows.columns)
-                )
-                others = stays[left].copy()
-                others[:, [self.places[which], self.places[2]]] = True
-                super()._solve(rows, broken[left], others, None if given is None else given[left])
+            left = ~self.holds(rows.take(broken.rows, self.places))
+            left &= ~broken.stays[:, self.places[:2]].any(axis=1)
+            place, lattice = self.places[which], self.parts(rows.columns)[which].lattice
+            one = np.ones(int(left.sum()))
+            if lattice.low <= lattice.steps(one).min(initial=0):
+                some = broken.take(left)
+                values = self._values(rows, place, one * lattice.per, np.zeros(len(one), bool))
+                rows.change(place, some.rows, values)
+                some.stays[:, [place, result]] = True
+                super().untell(rows, some)
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:

@@ -32,7 +32,14 @@ from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.category import Category
 from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.numbers import SHARING
-from kan_diffusion.tables.rules.base import MOST_SOUGHT, Places, Rows, Rule, share_kept
+from kan_diffusion.tables.rules.base import (
+    MOST_SOUGHT,
+    Broken,
+    Places,
+    Rows,
+    Rule,
+    share_kept,
+)
 from kan_diffusion.tables.rules.numeric import whole
 
 _GLANCE, _MOST_COMPARED = 2_000, 10_000  # rows of a half, which most pairs do not survive
@@ -129,22 +136,18 @@ class Together(Rule):
         codes, missing = zip(*(_codes(rows, place) for place in self.places), strict=True)
         return np.stack(codes, axis=1), np.stack(missing, axis=1)
 
-    def untell(
-        self, rows: Rows, broken: np.ndarray, coordinates: np.ndarray, stays: np.ndarray
-    ) -> None:
+    def untell(self, rows: Rows, broken: Broken) -> None:
         """Takes the nearest combination with the cells that have to stay."""
-        codes, missing = self._codes(rows.take(broken, self.places))
-        fixed = stays[:, self.places] & ~missing
+        codes, missing = self._codes(rows.take(broken.rows, self.places))
+        fixed = broken.stays[:, self.places] & ~missing
         for pattern in np.unique(fixed, axis=0):
             some = np.flatnonzero((fixed == pattern).all(axis=1))
             order = [*np.flatnonzero(pattern), *np.flatnonzero(~pattern)]
             nearest = self._nearest(codes[some], order)
             for i in np.flatnonzero(~pattern):
                 changed = nearest[:, i] != codes[some, i]
-                column = rows.columns[self.places[i]]
-                rows.change(
-                    self.places[i], broken[some[changed]], _values(column, nearest[changed, i])
-                )
+                values = _values(rows.columns[self.places[i]], nearest[changed, i])
+                rows.change(self.places[i], broken.rows[some[changed]], values)
 
     def _nearest(self, codes: np.ndarray, order: Sequence[int]) -> np.ndarray:
         """Returns the combinations (m, k) nearest to ``codes`` (m, k), by columns in an order."""
