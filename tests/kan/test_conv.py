@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ WINDOWS = [
     {"kernel_size": 3},
     {"kernel_size": (2, 3), "stride": (2, 1), "padding": (0, 2)},
     {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2, "groups": 2, "bias": False},
-    {"kernel_size": 1, "groups": 4},
+    {"kernel_size": np.int64(1), "groups": 4},
     *({"kernel_size": 3, "padding": (1, 2), "padding_mode": mode} for mode in MODES),
 ]
 

@@ -113,6 +113,7 @@ REFUSED = [
     ({"init": "xavier"}, "unknown init 'xavier'"),
     ({"basis": "rbf", "grid_size": 0}, "grid_size must be a whole number, from 1 to 10,000, not 0"),
     ({"grid_size": 2.5}, "grid_size must be a whole number, from 1 to 10,000, not 2.5"),
+    ({"grid_range": "ab"}, "grid_range must be two finite numbers, the lower first, not ab"),
     ({"order": 6}, "order must be a whole number, from 1 to 5, not 6"),
     ({"order": 3.0}, "order must be a whole number, from 1 to 5, not 3.0"),
     ({"grid_range": (0.0, 0.0)}, "the lower first"),

@@ -123,3 +123,5 @@ def test_a_denoiser_that_can_be_read_is_drawn_and_what_cannot_be_drawn_is_refuse
     ):
         with refused("rows of inputs .* at least two, .* not over shape"):
             draw_network(drawn, rows)
+    with refused("finite inputs; leave out rows with NaN"):
+        draw_network(KAN([1, 1]), torch.cat([x, x[:1] * torch.nan]))

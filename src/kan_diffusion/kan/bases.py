@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, reduce
 from math import comb, factorial, perm
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, SupportsFloat
 
 import numpy as np
 import torch
@@ -111,7 +111,8 @@ class Basis(Constants, ABC):
         require_whole("in_features", in_features)
         require_whole("grid_size", num_intervals, 1, MOST_INTERVALS)
         ends = tuple(grid_range) if isinstance(grid_range, Iterable) else ()
-        if len(ends) != 2 or not (float("-inf") < ends[0] < ends[1] < float("inf")):
+        are_numbers = len(ends) == 2 and all(isinstance(end, SupportsFloat) for end in ends)
+        if not are_numbers or not (float("-inf") < ends[0] < ends[1] < float("inf")):
             raise KanDiffusionError(
                 f"grid_range must be two finite numbers, the lower first, not {grid_range}"
             )

@@ -97,10 +97,13 @@ def _pair(name: str, given: Pair, least: int) -> tuple[int, int]:
     Raises:
         KanDiffusionError: They are not one or two whole numbers from ``least`` on.
     """
-    pair = (given, given) if isinstance(given, int) else given
-    match pair:
-        case int(rows), int(columns) if min(rows, columns) >= least:
-            return rows, columns
-    raise KanDiffusionError(
-        f"{name} must be one or two whole numbers, at least {least}, not {given!r}"
-    )
+    pair = given if isinstance(given, tuple | list) else (given, given)
+    try:
+        for number in pair:
+            require_whole(name, number, least)
+        rows, columns = map(int, pair)
+    except (KanDiffusionError, ValueError) as error:
+        raise KanDiffusionError(
+            f"{name} must be one or two whole numbers, at least {least}, not {given!r}"
+        ) from error
+    return rows, columns

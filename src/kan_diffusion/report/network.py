@@ -227,7 +227,8 @@ def draw_network(network: nn.Module, x: Tensor, timestep: int = 0) -> Diagram:
         The SVG; a notebook shows it.
 
     Raises:
-        KanDiffusionError: The network has other parts, or there are fewer than two rows of inputs.
+        KanDiffusionError: The network has other parts, there are fewer than two rows of inputs, or
+            one of them is not finite.
 
     Example:
         >>> from kan_diffusion.kan import KAN
@@ -239,6 +240,8 @@ def draw_network(network: nn.Module, x: Tensor, timestep: int = 0) -> Diagram:
             "a network is drawn over rows of inputs (n, in_features), at least two, better "
             f"hundreds, not over shape {tuple(x.shape)}"
         )
+    if not x.isfinite().all():
+        raise KanDiffusionError("a network is drawn over finite inputs; leave out rows with NaN")
     if isinstance(network, ReadableDenoiser):
         walk = list(network.walk(x.to(network.dtype), torch.tensor([timestep])))
         edges, names = network.edges, network.unit_names()
