@@ -262,9 +262,9 @@ def test_cells_that_contradict_are_kept_as_given():
         ("orders", {"net": 10.004, "tax": 33.337}, ("gross", 43.34)),  # as exact as its column
         ("places", {"city": "city 1", "region": "north"}, ("code", 107)),
     ):
-        told = pd.DataFrame(cells, index=range(20))
-        rows = _drawn(name, like=told)
-        pd.testing.assert_frame_equal(rows[told.columns], told, check_dtype=False)
+        given = pd.DataFrame(cells, index=range(20))
+        rows = _drawn(name, like=given)
+        pd.testing.assert_frame_equal(rows[given.columns], given, check_dtype=False)
         assert (rows[follows[0]] == follows[1]).all()
     codec = CODECS["places"]
     coordinates = torch.randn(200, codec.dim, generator=seeded())
@@ -284,7 +284,7 @@ def test_the_nearest_combination_with_what_is_given_is_taken(data):
     known = pd.DataFrame(dict.fromkeys(frame, [*words] * 2)).astype(frame.dtypes[0])
     columns = [fit_column(place, known[place]) for place in frame]
     places, cells = tuple(range(each + 1)), tuple(map(tuple, table.T.tolist()))
-    rule = Implied(kind="implied", places=places, told=places[1:], cells=cells)
+    rule = Implied(kind="implied", places=places, dependent=places[1:], cells=cells)
     stays = np.column_stack([np.zeros(num, dtype=bool), rng.random((num, each)) < 0.6])
     rows = Rows(columns, [column.read(frame[column.name]) for column in columns])
     broken = np.flatnonzero(~rule.holds(rows))
@@ -412,9 +412,9 @@ def test_a_part_of_a_date_is_what_its_column_can_have(dtype):
     day = date[date.day_of_year <= 120]
     small = pd.DataFrame({"date": day, "day": day.day_of_year.astype("int8")})
     codec = TableCodec.fit(small)
-    told = pd.DataFrame({"date": pd.DatetimeIndex(["2023-09-01"] * 5)})
+    given = pd.DataFrame({"date": pd.DatetimeIndex(["2023-09-01"] * 5)})
     with refused("'day' would have to be 244, since day of year of date=day, and", DataError):
-        codec.decode(torch.randn(5, codec.dim), told)
+        codec.decode(torch.randn(5, codec.dim), given)
 
 
 def test_a_difference_of_what_another_rule_tells_stays_within_its_dtype():
@@ -425,8 +425,8 @@ def test_a_difference_of_what_another_rule_tells_stays_within_its_dtype():
     codec = TableCodec.fit(frame)
     content = codec.to_dict()
     content["rules"] = [
-        {"kind": "linear", "places": [0, 1, 2], "weights": [1, 1, -1], "told": [0]},
-        {"kind": "linear", "places": [2, 3, 4], "weights": [1, -1, -1], "told": [2]},
+        {"kind": "linear", "places": [0, 1, 2], "weights": [1, 1, -1], "dependent": [0]},
+        {"kind": "linear", "places": [2, 3, 4], "weights": [1, -1, -1], "dependent": [2]},
     ]
     codec = TableCodec.from_dict(content)
     drawn = codec.decode(3 * torch.randn(5000, codec.dim, generator=seeded())).astype(int)
@@ -526,9 +526,9 @@ def test_given_cells_of_relations_stay_and_the_others_follow():
         {"hour": 13, "weekday": 2},
         {"end": pd.Timestamp("2021-02-03 04:05")},
     ):
-        told = pd.DataFrame(cells, index=range(300))
-        drawn = codec.decode(rows, told)
-        pd.testing.assert_frame_equal(drawn[[*cells]], told.astype(drawn[[*cells]].dtypes))
+        given = pd.DataFrame(cells, index=range(300))
+        drawn = codec.decode(rows, given)
+        pd.testing.assert_frame_equal(drawn[[*cells]], given.astype(drawn[[*cells]].dtypes))
         for rule in codec.rules:
             assert rule.holds(_rows(codec, drawn)).all(), (cells, rule.names(codec.columns))
     network = denoiser("mlp", codec.dim, observable=True)
@@ -570,7 +570,7 @@ def test_rules_that_fit_no_column_are_refused():
         *(("orders", linear | {"places": p}) for p in ([1, 4], [0, 1, 9], [1, 4, 90], [1, 1, 4])),
         *(("orders", linear | {"places": [1, 4, 2]} | odd) for odd in (
             {"weights": [1, 0, -1]}, {"weights": [1, 2**61, -1]}, {"weights": [1, 2**59, -1]},
-            {"total": 0.5}, {"told": [0]},
+            {"total": 0.5}, {"dependent": [0]},
         )),
         *(("places", known | {"places": p}) for p in ([9, 0, 2, 3], [5, 0, 2, 3], [1, 1, 2, 3])),
         *(("places", known | {"cells": cells}) for cells in ([[0]], [[12] * 12] * 3, [])),

@@ -207,8 +207,8 @@ class TableCodec(Settings):
                 cells_of.get(name, (column.storage.empty(len(frame)), empty))
                 for name, (column, _) in self._parts.items()
             ]
-            told = [rule.tell(Rows(self.columns, read), generator) for rule in self.rules]
-            rows[:, self._learned :] = np.concatenate(told, axis=1)
+            of_rules = [rule.tell(Rows(self.columns, read), generator) for rule in self.rules]
+            rows[:, self._learned :] = np.concatenate(of_rules, axis=1)
             if not some:  # as the values of gaps
                 silent = np.isnan(rows)
                 rows[silent] = 0 if generator is None else generator.standard_normal(silent.sum())
@@ -248,7 +248,7 @@ class TableCodec(Settings):
             (drawn, gaps_drawn), (known, missing) = cells[place], self.columns[place].read(series)
             cells[place] = np.where(missing, drawn, known), gaps_drawn & missing
             fixed[:, place] = ~missing | (name in gaps)
-        obey(Rows(self.columns, cells), self.rules, self._told(coordinates), fixed)
+        obey(Rows(self.columns, cells), self.rules, self._of_rules(coordinates), fixed)
         parts = zip(self.columns, cells, strict=True)
         frame = pd.concat([column.restore(*values) for column, values in parts], axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
@@ -258,7 +258,7 @@ class TableCodec(Settings):
                 frame[column] = series.where(series.notna(), frame[column])
         return frame
 
-    def _told(self, coordinates: np.ndarray) -> list[np.ndarray]:
+    def _of_rules(self, coordinates: np.ndarray) -> list[np.ndarray]:
         """Returns those of coordinates (n, d) that each rule has."""
         widths = [len(rule.coordinates(self.columns)) for rule in self.rules]
         ends = self._learned + np.cumsum(widths, dtype=int)
@@ -390,7 +390,7 @@ class TableCodec(Settings):
         try:
             decoded = [column.decode(rows[:, span]) for column, span in codec._parts.values()]
             free = np.zeros((len(rows), len(decoded)), dtype=bool)
-            obey(Rows(codec.columns, decoded), codec.rules, codec._told(rows), free, rounds=2)
+            obey(Rows(codec.columns, decoded), codec.rules, codec._of_rules(rows), free, rounds=2)
             for column, values in zip(codec.columns, decoded, strict=True):
                 column.restore(*values)
         except DataError:

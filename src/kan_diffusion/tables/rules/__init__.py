@@ -47,8 +47,8 @@ AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
 def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rule, ...]:
     """Finds the rules that rows keep, but for those with a name in ``without``.
 
-    Each column is told by one rule at most, and by no column that it tells itself, so that rules
-    come in an order in which what tells comes before what is told. A rule that follows from others
+    Each column depends on others by one rule at most, and not on itself, so that rules come in an
+    order in which columns come before those that depend on them. A rule that follows from others
     has no column left to tell.
 
     Raises:
@@ -60,7 +60,7 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
             f"alone, of {num:,}"
         )
     rules: list[Rule] = []
-    behind: dict[int, set[int]] = {}  # what each told column follows from, and that in turn
+    behind: dict[int, set[int]] = {}  # what each dependent column follows from, and that in turn
     roots = {place: {place} for place in range(len(rows.columns))}  # and what it nearly always does
     known: list[set[int]] = []
     names: list[str] = []
@@ -77,19 +77,19 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
             is_known = any(each >= places for each in known)
             if is_known or len(set().union(*(roots[place] for place in places))) < 2:
                 continue
-            told = next((each for each in rule.choices(rows) if _is_free(rule, each, behind)), None)
-            if told is None:
+            free = (each for each in rule.choices(rows) if _is_free(rule, each, behind))
+            if (dependent := next(free, None)) is None:
                 continue
             if not _has_room(rules, rule):
                 left_out += 1
                 continue
-            rules.append(rule.model_copy(update={"told": told}))
-            parts = places.difference(told)
-            _follow(behind, told, _behind(parts, behind))
+            rules.append(rule.model_copy(update={"dependent": dependent}))
+            parts = places.difference(dependent)
+            _follow(behind, dependent, _behind(parts, behind))
             if rule.kept >= _NEARLY_ALWAYS:
                 known.append(places)
-                _follow(roots, told, set().union(*(roots[place] for place in parts)))
-                roots = {place: each.difference(told) for place, each in roots.items()}
+                _follow(roots, dependent, set().union(*(roots[place] for place in parts)))
+                roots = {place: each.difference(dependent) for place, each in roots.items()}
     if left_out:
         logger.warning(f"{left_out:,} rules more than a table may have are left out")
     for name in without:
@@ -106,12 +106,12 @@ def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:
     return not rule.size or sum(each.size for each in [*rules, rule]) <= MOST_CODES
 
 
-def _follow(those: dict[int, set[int]], told: Collection[int], parts: set[int]) -> None:
+def _follow(those: dict[int, set[int]], dependent: Collection[int], parts: set[int]) -> None:
     """Lets columns follow from ``parts``, and so do all that follow from these columns."""
     for place, others in those.items():
-        if not others.isdisjoint(told):
+        if not others.isdisjoint(dependent):
             those[place] = others | parts
-    those |= dict.fromkeys(told, parts)
+    those |= dict.fromkeys(dependent, parts)
 
 
 def _behind(places: Collection[int], behind: dict[int, set[int]]) -> set[int]:
@@ -119,10 +119,10 @@ def _behind(places: Collection[int], behind: dict[int, set[int]]) -> set[int]:
     return {*places}.union(*(behind.get(place, ()) for place in places))
 
 
-def _is_free(rule: Rule, told: Places, behind: dict[int, set[int]]) -> bool:
+def _is_free(rule: Rule, dependent: Places, behind: dict[int, set[int]]) -> bool:
     """Whether no rule tells columns yet, and none of the others follows from them."""
-    parts = _behind({*rule.places} - {*told}, behind)
-    return behind.keys().isdisjoint(told) and parts.isdisjoint(told)
+    parts = _behind({*rule.places} - {*dependent}, behind)
+    return behind.keys().isdisjoint(dependent) and parts.isdisjoint(dependent)
 
 
 def obey(
@@ -147,7 +147,7 @@ def obey(
     Raises:
         DataError: A column cannot have what follows from given cells.
     """
-    told = {place for rule in rules for place in rule.told}
+    dependent = {place for rule in rules for place in rule.dependent}
     bound = {place for rule in rules if rule.kept == 1 for place in rule.places}
     fixed = _settled(rows, rules, coordinates, given)
     settled, everywhere = fixed.copy(), np.arange(len(given))
@@ -159,9 +159,9 @@ def obey(
         for rule, said in zip(rules, coordinates, strict=True):
             broken = first = np.flatnonzero(rule.broken(rows, said))
             before = [rows.values(place)[first] for place in rule.places]
-            elsewhere = told.difference(rule.told)
+            elsewhere = dependent.difference(rule.dependent)
             # What has exceptions does not meddle with what has none.
-            beyond = set() if rule.kept == 1 else bound.difference(rule.told)
+            beyond = set() if rule.kept == 1 else bound.difference(rule.dependent)
             for others, is_last in ((elsewhere | beyond, False), (beyond, True)):
                 if len(broken):
                     is_done, stays = False, (settled if rule.is_partial else fixed)[broken]
@@ -170,7 +170,7 @@ def obey(
                     rule.untell(rows, Broken(broken, said[broken], stays, known))
                     broken = broken[rule.broken(rows.take(broken, rule.places), said[broken])]
             for place, values in zip(rule.places, before, strict=True):
-                if place in elsewhere or (rule.told and place not in rule.told):
+                if place in elsewhere or (rule.dependent and place not in rule.dependent):
                     fixed[first, place] |= rows.values(place)[first] != values
         if is_done:
             break
@@ -184,8 +184,7 @@ def _settled(
     for _ in range(MOST_ROUNDS if given.any() else 0):
         before = fixed.sum()
         for rule, said in zip(rules, coordinates, strict=True):
-            for place in rule.places if rule.is_equation else rule.told:
-                parts = {*rule.places} - ({place} if rule.is_equation else {*rule.told})
+            for place, parts in rule.following().items():
                 follows = fixed[:, [*parts]].all(axis=1) & ~fixed[:, place]
                 follows &= (said > 0).all(axis=1) & rows.known(rule.places)
                 broken = np.flatnonzero(follows & rule.broken(rows, said))

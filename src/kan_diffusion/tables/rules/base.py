@@ -130,7 +130,7 @@ class Rule(Settings):
         kind: Its name in ``RULES``.
         places: Places of its columns in the table.
         kept: Share of the rows that keep it, 1 where all do.
-        told: Places of the columns that follow from the others.
+        dependent: Places of the columns that follow from the others.
     """
 
     least: ClassVar[float] = 0.99
@@ -142,13 +142,10 @@ class Rule(Settings):
     is_partial: ClassVar[bool] = False
     """Whether others of its kind change the same cell after it, as the parts of a date do."""
 
-    is_equation: ClassVar[bool] = False
-    """Whether each of its columns follows from all others."""
-
     kind: str
     places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1, MOST_COLUMNS)]
     kept: Share = 1.0
-    told: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(0, MOST_COLUMNS)] = ()
+    dependent: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(0, MOST_COLUMNS)] = ()
 
     @property
     def size(self) -> int:
@@ -201,6 +198,10 @@ class Rule(Settings):
         enough = max(_FEWEST_BROKEN / num, _TIMES * broken)
         return bool(chances.max() >= _MOST_BROKEN and chances.min() >= enough)
 
+    def following(self) -> dict[int, set[int]]:
+        """Returns the columns from which each column follows that does."""
+        return dict.fromkeys(self.dependent, {*self.places}.difference(self.dependent))
+
     def choices(self, rows: Rows) -> Sequence[Places]:
         """Returns what it may tell, the best first."""
         return [()]
@@ -214,7 +215,7 @@ class Rule(Settings):
     def fits(self, columns: Sequence[Kind]) -> bool:
         """Whether the table has columns of which it can hold."""
         distinct = len(set(self.places)) == len(self.places)
-        return distinct and max(self.places) < len(columns) and {*self.told} <= {*self.places}
+        return distinct and max(self.places) < len(columns) and {*self.dependent} <= {*self.places}
 
     # Coordinates there and back.
 
@@ -235,9 +236,9 @@ class Rule(Settings):
         """
         if self.kept == 1:
             return np.zeros((len(rows.values(0)), 0))
-        told = np.where(self.holds(rows), 1.0, -1.0)
-        told[~rows.known(self.places)] = np.nan
-        return told[:, None]
+        coordinate = np.where(self.holds(rows), 1.0, -1.0)
+        coordinate[~rows.known(self.places)] = np.nan
+        return coordinate[:, None]
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells in which rows it holds, or has no say since a cell is missing, shape (n,)."""

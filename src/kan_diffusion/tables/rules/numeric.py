@@ -27,7 +27,7 @@ _LARGEST_DATE = 2.0**62  # nanoseconds until 2116; of two dates a difference cou
 _SINGLE = 1e39  # beyond the largest number of single precision
 _ROUNDING = {True: 1e-6, False: 1e-9}  # of sums of single and double precision, relative to terms
 _COUNTED = 10_000  # rows whose heaps are counted
-_LESS_HEAPED = 2  # times as often as of the others, two cells of what is told may be equal
+_LESS_HEAPED = 2  # times as often as in the least heaped column, two cells of one may be equal
 
 
 def numbers(rows: Rows, exact: bool = True) -> dict[int, Number]:
@@ -88,10 +88,12 @@ class NumericRule(Rule):
         kind: Its name in ``RULES``.
         places: Places of its columns in the table.
         kept: Share of the rows that keep it, 1 where all do.
-        told: Place of the column that is solved for first.
+        dependent: Place of the column that is solved for first.
     """
 
-    is_equation = True
+    def following(self) -> dict[int, set[int]]:
+        """Returns for each of its columns all others."""
+        return {place: {*self.places} - {place} for place in self.places}
 
     def is_kept(self, x: Sequence[np.ndarray], tolerance: float) -> np.ndarray:
         """Tells where amounts, one array (n,) for each column, keep it, but for rounding."""
@@ -152,8 +154,8 @@ class NumericRule(Rule):
         columns = self.parts(rows.columns)
         units, tolerance = self._units(rows.columns)
         x = self._amounts(rows.take(broken.rows, self.places))
-        told = [self.places.index(place) for place in self.told]
-        order = [*told, *(i for i in reversed(range(len(x))) if i not in told)]
+        dependent = [self.places.index(place) for place in self.dependent]
+        order = [*dependent, *(i for i in reversed(range(len(x))) if i not in dependent)]
         changed = np.zeros((len(x), len(broken.rows)), bool)
         for is_within in (True,) if broken.given is None else (True, False):
             for i in order:

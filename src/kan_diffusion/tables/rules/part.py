@@ -110,13 +110,13 @@ class Part(Rule):
         date = rows.values(date_place)[broken.rows]
         number = PARTS[self.part][1](date) + self.offset
         is_possible = can_be(rows.columns[number_place], number)
-        told = ~stay[:, 1] & is_possible
-        rows.change(number_place, broken.rows[told], number[told])
+        is_set = ~stay[:, 1] & is_possible
+        rows.change(number_place, broken.rows[is_set], number[is_set])
         if broken.given is not None:
             wrong = broken.given[:, date_place] & ~stay[:, 1] & ~is_possible
             for value in number[wrong]:
                 self.refuse(rows.columns, number_place, value)
-        moved, unit = ~told & ~stay[:, 0], PARTS[self.part][0]
+        moved, unit = ~is_set & ~stay[:, 0], PARTS[self.part][0]
         date, off = date[moved], off[moved].astype(np.int64)
         if unit in "YM":  # into another month, as far as that has days
             months = date.astype("M8[M]") + off.astype(f"m8[{unit}]").astype("m8[M]")

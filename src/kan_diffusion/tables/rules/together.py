@@ -218,11 +218,11 @@ class Implied(Together):
         here, there = np.divmod(keys[best], other.num)
         cells = one.codes[here].tolist(), other.codes[there].tolist()
         kept = share_kept(int(differ), int(num))
-        return cls(kind="implied", places=places, told=places[1:], cells=cells, kept=kept)
+        return cls(kind="implied", places=places, dependent=places[1:], cells=cells, kept=kept)
 
     def choices(self, rows: Rows) -> Sequence[Places]:
         """Returns what is implied."""
-        return [self.told]
+        return [self.dependent]
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells where a cell is what is implied or missing, or what implies is rare or missing."""
@@ -244,7 +244,8 @@ def joined(rules: Iterable[Rule]) -> list[Rule]:
         assert isinstance(rule, Implied)
         order = dict(zip(rule.cells[0], zip(*rule.cells[1:], strict=True), strict=True))
         cells = (*one.cells, *zip(*(order[code] for code in one.cells[0]), strict=True))
-        both = {"places": one.places + rule.told, "told": one.told + rule.told, "cells": cells}
+        places, dependent = one.places + rule.dependent, one.dependent + rule.dependent
+        both = {"places": places, "dependent": dependent, "cells": cells}
         result[at] = one.model_copy(update=both)
     return result
 
