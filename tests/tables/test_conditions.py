@@ -5,6 +5,7 @@ import pytest
 from helpers import refused
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.conditions import conditions_from_texts, read_conditions
+from kan_diffusion.tables.files import read_table
 
 PLACE = np.arange(60)
 SIZE = pd.CategoricalDtype(["small", "medium", "large"], ordered=True)
@@ -234,6 +235,7 @@ def test_a_bound_may_stand_before_its_column_and_spaces_and_capitals_need_not_be
             "paid": ["TRUE", "FALSE"] * 20,
             "a=b": [1, 2, 3, 4] * 10,
             "a": ["b=1", "c"] * 20,
+            " net pay ": [5, 6, 7, 8] * 10,
         }
     )
     codec = TableCodec.fit(frame)
@@ -248,10 +250,31 @@ def test_a_bound_may_stand_before_its_column_and_spaces_and_capitals_need_not_be
         ("3<=a=b", frame["a=b"] >= 3),
         ("a=b in 1, 4", frame["a=b"].isin([1, 4])),
         ("a=c", frame["a"] == "c"),
+        ("net pay=7", frame[" net pay "] == 7),
+        (" net pay  in 5, 8", frame[" net pay "].isin([5, 8])),
+        ("6<=net pay", frame[" net pay "] >= 6),
     ):
         asked = read_conditions(conditions_from_texts([text], list(frame)), codec)
         ((name, condition),) = asked.items()
         assert condition.holds(frame[name]).tolist() == met.tolist()
+
+
+def test_numbers_may_have_the_decimal_comma_of_their_file(tmp_path):
+    path = tmp_path / "prices.csv"
+    path.write_text("price;name\n" + "".join(f"{n // 4},{25 * (n % 4):02d};x\n" for n in range(60)))
+    frame, form = read_table(path)
+    codec = TableCodec.fit(frame).model_copy(update={"form": form})
+    for texts, met in (
+        (["price=3,25"], frame["price"] == 3.25),
+        (["price>=3,5"], frame["price"] >= 3.5),
+        (["3,50<=price<=4.25"], frame["price"].between(3.5, 4.25)),
+        (['price in "3,25", 4'], frame["price"].isin([3.25, 4])),
+    ):
+        ((_, condition),) = read_conditions(conditions_from_texts(texts), codec).items()
+        assert condition.holds(frame["price"]).tolist() == met.tolist()
+    plain = TableCodec.fit(frame)
+    with refused("'price' holds numbers, not '3,25'"):
+        read_conditions({"price": "3,25"}, plain)
 
 
 @pytest.mark.parametrize("declared", [[3, 1, 2], ["2021-03-01", "2021-01-01", "2021-02-01"]])

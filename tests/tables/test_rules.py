@@ -256,7 +256,7 @@ def test_gaps_are_filled_with_what_obeys(name):
     )
 
 
-def test_cells_that_contradict_are_kept_as_given():
+def test_cells_that_contradict_are_kept_as_given_and_a_line_says_so(caplog):
     for name, cells, follows in (
         ("orders", {"first": 90, "last": 10, "net": 5.5, "gross": 1.25}, ("tax", -4.25)),
         ("orders", {"net": 10.004, "tax": 33.337}, ("gross", 43.34)),  # as exact as its column
@@ -266,6 +266,7 @@ def test_cells_that_contradict_are_kept_as_given():
         rows = _drawn(name, like=given)
         pd.testing.assert_frame_equal(rows[given.columns], given, check_dtype=False)
         assert (rows[follows[0]] == follows[1]).all()
+    assert "20 of 20 rows break city->code, city->region, city->rain, since their" in caplog.text
     codec = CODECS["places"]
     coordinates = torch.randn(200, codec.dim, generator=seeded())
     free = TableCodec.from_dict({**codec.to_dict(), "rules": []}).decode(coordinates[:, :-1])
@@ -535,6 +536,65 @@ def test_given_cells_of_relations_stay_and_the_others_follow():
     pipeline = TableDiffusionPipeline(network, process(), codec)
     with refused("no row has net = 1.*: net.tax=gross holds in all rows; give", DataError):
         pipeline.draw(5, conditions={"net": 1.0, "tax": 2.0, "gross": 4.0})
+    with refused("no row has gross = 9.0, .*: net.tax=gross holds in all rows; give", DataError):
+        pipeline.draw(5, conditions={"gross": 9.0, "net": 8.0, "tax": 0.5})
+
+
+def _bill(num=3000):
+    """Items have a price, which times their number is a total that says much of the item."""
+    rng = np.random.default_rng(0)
+    place, number = rng.integers(0, 8, num), rng.integers(1, 9, num)
+    price = np.array([3.5, 5.5, 7.5, 11.5, 13.5, 17.5, 19.5, 23.5])[place]
+    items = np.array([*"abcdefgh"])[place]
+    return pd.DataFrame({"item": items, "price": price, "number": number, "total": price * number})
+
+
+def _tree(num=1500):
+    """Three sums: two are of one whole, and a part of it has parts of its own."""
+    rng = np.random.default_rng(0)
+    mine = np.where(rng.random(num) < 0.6, 0, rng.integers(0, 1000, num))
+    yours = rng.integers(0, 40, num)
+    whole = mine + yours
+    spent = np.where(rng.random(num) < 0.5, 0, rng.binomial(whole, 0.3))
+    left = whole - spent
+    half = rng.binomial(left, 0.5)
+    return pd.DataFrame({
+        "whole": whole, "spent": spent, "left": left, "mine": mine, "yours": yours, "half": half,
+        "rest": left - half,
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("frame", "rules"),
+    [
+        (_bill(), {"item->price", "price*number=total", "total&item"}),
+        (_tree(), {"spent+left=whole", "mine+yours=whole", "half+rest=left"}),
+    ],
+    ids=["bill", "tree"],
+)
+def test_rules_that_share_columns_are_kept_together(frame, rules):
+    codec = TableCodec.fit(frame)
+    assert {*codec.always, *codec.mostly} >= rules
+    rows = frame.sample(5000, replace=True, random_state=1, ignore_index=True)
+    some = rows.where(np.random.default_rng(9).random(rows.shape) < 0.4)
+    coordinates = torch.randn(5000, codec.dim, generator=seeded())
+    for known in (None, some):
+        drawn = codec.decode(coordinates, known)
+        for rule in codec.rules:
+            if rule.kept == 1:
+                assert rule.holds(_rows(codec, drawn)).all(), rule.names(codec.columns)
+    assert ((drawn == some) | some.isna()).all(axis=None)
+
+
+def test_hours_are_those_of_wall_times_that_there_are():
+    rng = np.random.default_rng(0)
+    minutes = pd.to_timedelta(rng.integers(0, 20_000, 3000), unit="min")
+    start = (pd.Timestamp("2024-03-25", tz="UTC") + minutes).tz_convert("Europe/Berlin")
+    end = start + pd.Timedelta("90min")
+    codec = TableCodec.fit(pd.DataFrame({"start": start, "hour": start.hour, "end": end}))
+    assert "hour of start=hour" in codec.always
+    drawn = codec.decode(torch.randn(20_000, codec.dim, generator=seeded()))
+    assert (drawn["start"].dt.hour == drawn["hour"]).all()
 
 
 def test_times_of_day_and_weekdays_come_back_where_they_matter():

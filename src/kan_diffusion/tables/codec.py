@@ -14,6 +14,7 @@ within its bulk, a value may come back one step off.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -38,8 +39,10 @@ from kan_diffusion.tables.files import (
 )
 from kan_diffusion.tables.kinds import Column, Kind, fit_column
 from kan_diffusion.tables.numbers import Scaling
-from kan_diffusion.tables.rules import AnyRule, Rows, find_rules, obey
+from kan_diffusion.tables.rules import AnyRule, Rows, find_rules, obey, settle
 from kan_diffusion.tables.seriation import arranged
+
+logger = logging.getLogger("kan_diffusion.tables")
 
 if TYPE_CHECKING:  # torch takes seconds to import, which a description of a file need not pay
     from torch import Tensor
@@ -248,7 +251,12 @@ class TableCodec(Settings):
             (drawn, gaps_drawn), (known, missing) = cells[place], self.columns[place].read(series)
             cells[place] = np.where(missing, drawn, known), gaps_drawn & missing
             fixed[:, place] = ~missing | (name in gaps)
-        obey(Rows(self.columns, cells), self.rules, self._of_rules(coordinates), fixed)
+        broken = obey(Rows(self.columns, cells), self.rules, self._of_rules(coordinates), fixed)
+        for name, count in broken.items():
+            logger.warning(
+                f"{count:,} of {len(rows):,} rows break {name}, since their given cells leave no "
+                "other way; give cells that occur together"
+            )
         parts = zip(self.columns, cells, strict=True)
         frame = pd.concat([column.restore(*values) for column, values in parts], axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
@@ -288,12 +296,15 @@ class TableCodec(Settings):
         Raises:
             DataError: They contradict a rule.
         """
-        cells = [(column.storage.empty(1), np.ones(1, dtype=bool)) for column in self.columns]
+        cells = [(column.storage.empty(1), np.zeros(1, dtype=bool)) for column in self.columns]
+        is_given = np.zeros((1, len(cells)), dtype=bool)
         for name, series in given.items():
             cells[self._place(name)] = self.column(name).read(series)
-        rows = Rows(self.columns, cells)
-        for rule in self.rules:
-            if rule.kept == 1 and not rule.holds(rows).all():
+            is_given[0, self._place(name)] = True
+        rows, exact = Rows(self.columns, cells), [rule for rule in self.rules if rule.kept == 1]
+        settled = settle(rows, exact, [np.ones((1, 1))] * len(exact), is_given)[0]
+        for rule in exact:
+            if settled[[*rule.places]].all() and not rule.holds(rows).all():
                 shown = listed(f"{name} = {series.iloc[0]}" for name, series in given.items())
                 raise DataError(
                     f"no row has {shown}: {', '.join(rule.names(self.columns))} holds in all "

@@ -4,8 +4,9 @@ A program gives a mapping, ``{"species": "setosa", "petal length": (1.0, 1.5)}``
 writes, ``species=setosa``, ``species in setosa, virginica``, ``1.0<=petal length<=1.5`` or
 ``age>=30``, becomes such a mapping. Rows must meet all conditions.
 
-A time without a zone is wall time in the zone of its column. One that a change of clocks leaves out
-is the next there is; one that there is twice is both.
+A number of a column whose file has decimal commas may have one, too: ``price>=3,50``; in a list it
+stands in double quotes. A time without a zone is wall time in the zone of its column. One that a
+change of clocks leaves out is the next there is; one that there is twice is both.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def conditions_from_texts(
     Raises:
         DataError: A text is no condition, or two are on one column.
     """
-    known = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    labels = {name.strip(): name for name in names}  # a header may have spaces at its ends
+    known = "|".join(map(re.escape, sorted(labels, key=len, reverse=True)))
     conditions: dict[object, object] = {}
     for text in texts:
         parsed = (known and _parsed(text, known)) or _parsed(text, "[^<>=]+?")
@@ -54,7 +56,8 @@ def conditions_from_texts(
                 f"'{text}' is no condition; write one such as 'species=setosa', 'age>=30', "
                 "'1.0<=length<=1.5' or 'species in setosa, virginica'"
             )
-        name, given = parsed
+        label, given = parsed
+        name = labels.get(label, label)
         if name in conditions:
             raise DataError(
                 f"there are two conditions on column '{name}'; write one, such as '30<=age<=40' "
@@ -141,8 +144,10 @@ def read_conditions(
         DataError: A column or category is not known, or no value of a column meets its condition.
     """
     found: dict[object, Condition] = {}
-    for name, given in conditions.items():
+    commas = codec.form.decimal_commas if codec.form else ()
+    for name, value in conditions.items():
         column = codec.column(name)
+        given = _with_points(value) if str(column.name) in commas else value
         try:
             if isinstance(given, tuple) and len(given) == 2:
                 condition = _between(column, *given)
@@ -156,6 +161,15 @@ def read_conditions(
             raise DataError(re.sub(r" in row \d+", " in a condition", str(error))) from error
         found[column.name] = condition
     return found
+
+
+def _with_points(given: object) -> object:
+    """Replaces decimal commas of numbers in text, or in a list, a set or a pair of them."""
+    if isinstance(given, str):
+        return re.sub(r"^(\s*[+-]?\d+),(\d+\s*)$", r"\1.\2", given)
+    if isinstance(given, list | set | tuple):
+        return type(given)(map(_with_points, given))
+    return given
 
 
 def _is_gap(value: object) -> bool:

@@ -210,6 +210,10 @@ class Kind(Settings):
         """Maps coordinates (n,), float64, to values as :meth:`read` gives them."""
         raise NotImplementedError
 
+    def existing(self, values: np.ndarray) -> np.ndarray:
+        """Returns values (n,), those that no cell can have moved to where restoring moves them."""
+        return values
+
     def encode(
         self, series: pd.Series, generator: np.random.Generator | None, partial: bool
     ) -> np.ndarray:

@@ -203,6 +203,17 @@ class Date(Number):
         """The kind, and the format of dates in text."""
         return self.kind + (f":{self.storage.written}" if self.storage.written else "")
 
+    def values(self, scores: np.ndarray) -> np.ndarray:
+        """Maps coordinates to moments that there are in the zone of the column."""
+        return self.existing(super().values(scores))
+
+    def existing(self, values: np.ndarray) -> np.ndarray:
+        """Moves wall times that a change of clocks leaves out to the next there is."""
+        zone = self.storage.zone
+        if zone is None or zone == "UTC" or not len(values):
+            return values
+        return self.parse(self.restore(values, np.zeros(len(values), dtype=bool)))[0]
+
     def texts(self, values: np.ndarray) -> list[str]:
         """Writes dates of text as it does."""
         if self.storage.written is None:

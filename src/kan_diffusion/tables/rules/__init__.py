@@ -23,7 +23,7 @@ from kan_diffusion.tables.rules.together import Implied, Together, joined
 
 logger = logging.getLogger("kan_diffusion.tables")
 
-__all__ = ["RULES", "AnyRule", "Broken", "Rows", "Rule", "find_rules", "obey"]
+__all__ = ["RULES", "AnyRule", "Broken", "Rows", "Rule", "find_rules", "obey", "settle"]
 
 RULES: dict[str, type[Rule]] = {
     "linear": Linear,
@@ -38,7 +38,9 @@ RULES: dict[str, type[Rule]] = {
 
 _NEARLY_ALWAYS = 0.95  # share of rows that keep a rule beside which another says nothing new
 MOST_ROUNDS = 20  # in which a rule may break what another one has mended
-
+_PATIENT_ROUNDS = 2  # in which no rule changes what others tell
+_MOST_OTHERS = 30  # rows whose cells one takes that cannot be mended
+_NOBODY = -1
 
 AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
 """A rule of any kind, which a file tells by its name."""
@@ -131,11 +133,10 @@ def obey(
     coordinates: Sequence[np.ndarray],
     given: np.ndarray,
     rounds: int = MOST_ROUNDS,
-) -> None:
+) -> dict[str, int]:
     """Changes cells that are not given so that rows keep to the coordinates of all rules.
 
-    Cells that a rule changes although it does not tell them stay for the others. Those that others
-    tell are changed last.
+    A row that cannot be mended takes the cells of others instead.
 
     Args:
         rows: The rows.
@@ -144,42 +145,99 @@ def obey(
         given: Which cells have to stay, (n, columns).
         rounds: In how many rounds rules are mended that others break.
 
+    Returns:
+        How many rows break rules that all rows should keep, by their names, since given cells leave
+        no other way; without rows of which all cells of a rule are given.
+
     Raises:
         DataError: A column cannot have what follows from given cells.
     """
-    dependent = {place for rule in rules for place in rule.dependent}
-    bound = {place for rule in rules if rule.kept == 1 for place in rule.places}
-    fixed = _settled(rows, rules, coordinates, given)
-    settled, everywhere = fixed.copy(), np.arange(len(given))
+    settled, every = settle(rows, rules, coordinates, given), np.arange(len(given))
     for rule, said in zip(rules, coordinates, strict=True):
         if not rule.is_relation:
-            rule.untell(rows, Broken(everywhere, said, fixed))
-    for _ in range(rounds):
+            rule.untell(rows, Broken(every, said, settled))
+    _mend(rows, rules, coordinates, settled, rounds)
+    exact = [(rule, said) for rule, said in zip(rules, coordinates, strict=True) if rule.kept == 1]
+    for further in range(1, min(_MOST_OTHERS, len(every))):
+        some = np.flatnonzero(np.any([*_unmended(rows, exact, settled).values()], axis=0))
+        if not len(some):
+            break
+        part, others = rows.take(some), (some + further) % len(every)
+        for (values, gaps), (theirs, are_gaps), stays in zip(
+            part.cells, rows.cells, settled[some].T, strict=True
+        ):
+            taken = ~(stays | gaps | are_gaps[others])
+            values[taken] = theirs[others[taken]]
+        _mend(part, rules, [said[some] for said in coordinates], settled[some], rounds)
+        for place in range(len(part.cells)):
+            rows.change(place, some, part.values(place))
+    return {name: int(wrong.sum()) for name, wrong in _unmended(rows, exact, given).items()}
+
+
+def _unmended(
+    rows: Rows, exact: Sequence[tuple[Rule, np.ndarray]], stays: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Tells which rows (n,) break rules although not all of their cells have to stay, by names."""
+    broken = {}
+    for rule, said in exact:
+        wrong = rule.broken(rows, said) & ~stays[:, rule.places].all(axis=1)
+        if wrong.any():
+            broken[", ".join(rule.names(rows.columns))] = wrong
+    return broken
+
+
+def _mend(
+    rows: Rows,
+    rules: Sequence[Rule],
+    coordinates: Sequence[np.ndarray],
+    settled: np.ndarray,
+    rounds: int,
+) -> None:
+    """Mends rules that rows (n,) break, but for cells that are settled, (n, columns).
+
+    Cells that a rule changes although it does not tell them stay for its sake: other rules leave
+    them. Those that others tell are changed when all else has been tried.
+    """
+    dependent = {place for rule in rules for place in rule.dependent}
+    bound = {place for rule in rules if rule.kept == 1 for place in rule.places}
+    holder = np.full(settled.shape, _NOBODY)  # the rule for whose sake a cell stays
+    has_room = np.array([not rule.dependent for rule in rules] + [True])  # as an order has
+    for turn in range(rounds):
         is_done = True
-        for rule, said in zip(rules, coordinates, strict=True):
+        for number, (rule, said) in enumerate(zip(rules, coordinates, strict=True)):
             broken = first = np.flatnonzero(rule.broken(rows, said))
             before = [rows.values(place)[first] for place in rule.places]
             elsewhere = dependent.difference(rule.dependent)
             # What has exceptions does not meddle with what has none.
             beyond = set() if rule.kept == 1 else bound.difference(rule.dependent)
-            for others, is_last in ((elsewhere | beyond, False), (beyond, True)):
+            ways = ((elsewhere | beyond, False), (beyond, True))
+            for others, is_last in ways[: 1 if turn < _PATIENT_ROUNDS else 2]:
                 if len(broken):
-                    is_done, stays = False, (settled if rule.is_partial else fixed)[broken]
+                    is_done, stays = False, settled[broken]
+                    if not rule.is_partial:
+                        held = ~np.isin(holder[broken], (_NOBODY, number))
+                        if is_last and rule.dependent:  # what follows takes what room there is
+                            held &= ~has_room[holder[broken]]
+                        stays |= held
                     stays[:, [*others]] = True
                     known = settled[broken] if is_last else None
                     rule.untell(rows, Broken(broken, said[broken], stays, known))
                     broken = broken[rule.broken(rows.take(broken, rule.places), said[broken])]
             for place, values in zip(rule.places, before, strict=True):
                 if place in elsewhere or (rule.dependent and place not in rule.dependent):
-                    fixed[first, place] |= rows.values(place)[first] != values
+                    changed = first[rows.values(place)[first] != values]
+                    holder[changed, place] = number
         if is_done:
             break
 
 
-def _settled(
+def settle(
     rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], given: np.ndarray
 ) -> np.ndarray:
-    """Sets cells that follow from given ones, and from these; returns which have to stay."""
+    """Sets cells that follow from given ones, and from these; returns which have to stay.
+
+    Arguments and errors are those of :func:`obey`.
+    """
     fixed = given.copy()
     for _ in range(MOST_ROUNDS if given.any() else 0):
         before = fixed.sum()

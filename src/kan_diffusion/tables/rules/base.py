@@ -82,7 +82,7 @@ class Rows(NamedTuple):
     def change(self, place: int, rows: np.ndarray, values: np.ndarray) -> None:
         """Changes the values of a column in some rows, both (m,)."""
         kept = self.values(place)
-        kept[rows] = values.astype(kept.dtype)
+        kept[rows] = self.columns[place].existing(values.astype(kept.dtype))
 
 
 class Broken(NamedTuple):

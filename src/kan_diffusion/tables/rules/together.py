@@ -120,7 +120,7 @@ class Together(Rule):
         table = pd.DataFrame({place: _codes(rows, place)[0][known] for place in places})
         counts = table.value_counts(sort=False)
         often = counts[counts >= SHARING]
-        cells = tuple(tuple(often.index.get_level_values(i).tolist()) for i in range(len(places)))
+        cells = tuple(zip(*often.index.tolist(), strict=True))
         kept = share_kept(int(counts.sum() - often.sum()), int(counts.sum()))
         if kept >= 1 - _NEW and len(often) <= _MOST_COMBINATIONS:
             yield cls(kind="together", places=tuple(places), cells=cells, kept=kept)
