@@ -586,15 +586,17 @@ def test_rules_that_share_columns_are_kept_together(frame, rules):
     assert ((drawn == some) | some.isna()).all(axis=None)
 
 
-def test_hours_are_those_of_wall_times_that_there_are():
+def test_hours_are_those_of_all_their_dates_and_of_wall_times_that_there_are():
     rng = np.random.default_rng(0)
     minutes = pd.to_timedelta(rng.integers(0, 20_000, 3000), unit="min")
     start = (pd.Timestamp("2024-03-25", tz="UTC") + minutes).tz_convert("Europe/Berlin")
-    end = start + pd.Timedelta("90min")
-    codec = TableCodec.fit(pd.DataFrame({"start": start, "hour": start.hour, "end": end}))
-    assert "hour of start=hour" in codec.always
+    other = pd.Timestamp("2025-01-01") + pd.to_timedelta(rng.integers(0, 300, 3000), unit="D")
+    seen = other + pd.to_timedelta(60 * start.hour + rng.integers(0, 60, 3000), unit="min")
+    codec = TableCodec.fit(pd.DataFrame({"start": start, "hour": start.hour, "seen": seen}))
+    assert {"hour of start=hour", "hour of seen=hour"} <= {*codec.always}
     drawn = codec.decode(torch.randn(20_000, codec.dim, generator=seeded()))
     assert (drawn["start"].dt.hour == drawn["hour"]).all()
+    assert (drawn["seen"].dt.hour == drawn["hour"]).all()
 
 
 def test_times_of_day_and_weekdays_come_back_where_they_matter():

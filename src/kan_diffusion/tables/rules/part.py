@@ -70,8 +70,8 @@ class Part(Rule):
         return date == "moment" and number in ("whole", "real")
 
     def choices(self, rows: Rows) -> Sequence[Places]:
-        """Returns the number."""
-        return [self.places[1:]]
+        """Returns the number; nothing where it is told by another date: this one moves to it."""
+        return [self.places[1:], ()]
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
