@@ -47,6 +47,7 @@ _EVIDENCE = 20.0  # rows that would differ by chance
 _TIMES = 4  # as many of them as in the data
 _MOST_DIFFERING = 0.2  # share of rows in which a category implies another one in vain
 _NEW, _NEW_BY_CHANCE = 0.05, 0.25  # shares of a half's rows with a pair that the other has not
+_FEWER = 0.8  # times as many as by chance
 _FEWEST_VALUES = 3  # of columns whose pairs exist
 _COVERED = 0.9  # share of rows whose value at least five rows have
 _MOST_COMBINATIONS = 50_000
@@ -94,11 +95,13 @@ class Together(Rule):
         coded = _coded(rows)
         several = [place for place, each in coded.items() if each.num >= _FEWEST_VALUES]
         random = np.random.default_rng(0)
+        some = random.permutation(len(rows.values(0)))[: 2 * _MOST_COMPARED]
+        few = {place: _Coded(each.codes, each.dense[some]) for place, each in coded.items()}
         pairs = [
             pair
             for pair in combinations(several, 2)
             if any(isinstance(rows.columns[place], Category) for place in pair)
-            and _exist([coded[place] for place in pair], random)
+            and _exist([few[place] for place in pair], random)
             and not _is_function(*(coded[place] for place in pair))
         ]
         said: set[Places] = set()
@@ -106,7 +109,7 @@ class Together(Rule):
             triple = tuple(sorted({*first, *second}, key=several.index))
             inside = {*combinations(triple, 2)} & {*pairs}
             is_new = len(triple) == 3 and inside - said
-            if is_new and _exist([coded[place] for place in triple], random):
+            if is_new and _exist([few[place] for place in triple], random):
                 said |= inside
                 yield from cls._existing(rows, triple)
         for pair in pairs:
@@ -327,20 +330,17 @@ def _values(column: Kind, codes: np.ndarray) -> np.ndarray:
 
 
 def _exist(coded: Sequence[_Coded], random: np.random.Generator) -> bool:
-    """Whether few rows of one half have a combination that the other half has not."""
-    dense = [each.dense for each in coded]
+    """Whether few rows of one half, in any order, have a combination that the other half has not."""
     for most in (_GLANCE, _MOST_COMPARED):
-        some = random.permutation(len(dense[0]))[: 2 * most]
-        half = len(some) // 2
-        taken = [ranks[some] for ranks in dense]
+        taken = [each.dense[: 2 * most] for each in coded]
+        half = len(taken[0]) // 2
         new = _new(taken, coded, half)
-        by_chance = []
         for ranks in taken:
             shuffled = np.append(ranks[:half], random.permutation(ranks[half:]))
             others = [shuffled if each is ranks else each for each in taken]
-            by_chance.append(_new(others, coded, half))
-        if min(by_chance) < _NEW_BY_CHANCE or new > 0.8 * min(by_chance):
-            return False
+            by_chance = _new(others, coded, half)
+            if by_chance < _NEW_BY_CHANCE or new > _FEWER * by_chance:
+                return False
     return new <= _NEW
 
 
