@@ -127,6 +127,20 @@ def test_no_pair_of_fewer_than_five_rows_is_kept():
     assert len(rule.cells[0]) == 12
 
 
+def test_combinations_exist_although_one_row_in_ten_has_a_rare_one():
+    rng = np.random.default_rng(0)
+    often = rng.lognormal(sigma=1.5, size=2000)
+    pair = rng.choice(2000, 20_000, p=often / often.sum())
+    number, carrier = rng.integers(1, 1500, 2000)[pair], rng.integers(0, 8, 2000)[pair]
+    frame = pd.DataFrame({"number": number, "carrier": [f"carrier {one}" for one in carrier]})
+    codec = TableCodec.fit(frame)
+    assert 0.85 < codec.mostly["number&carrier"] < 0.95
+    coordinates = torch.randn(5000, codec.dim, generator=seeded())
+    coordinates[:, codec.names.index("number&carrier is kept")] = 1
+    drawn = pd.MultiIndex.from_frame(codec.decode(coordinates))
+    assert drawn.isin(pd.MultiIndex.from_frame(frame)).all()
+
+
 @pytest.mark.parametrize("known", [(12, 6), (6, -6)], ids=["some", "others"])
 def test_what_a_city_implies_holds_where_another_column_is_unknown(known):
     rng = np.random.default_rng(0)

@@ -6,14 +6,15 @@ first of each could differ, and with shares p of the other's values each would w
 :math:`1 - \sum p^2` if the columns were independent. At least 20 rows must be expected to, and four
 times as many as do. Of two categories 80 % of the rows need to agree, else 99 %.
 
-**What exists.** One of two columns has categories. Of the rows of one half, at most 5 % have a pair
-that the other half has not; and a quarter or more would if one of its columns were shuffled. Two
-such pairs that share a column are one rule of three columns if what these have together exists in
-this sense, too.
+**What exists.** One of two columns has categories. With one column shuffled, a quarter of the rows
+of one half or more would have a pair that the other half has not; at most a fifth as many have one.
+Two such pairs that share a column are one rule of three columns if what these have together exists
+in this sense, too.
 
-A table of combinations, each of at least five rows, is kept. A row with another one takes the
-nearest: cells that have to stay, then those of the columns in their order, are kept where there is
-such a combination, and else become the nearest that there is with those before.
+A table of combinations, each of at least five rows, is kept if 85 % of the rows have one. A row
+with another one takes the nearest: cells that have to stay, then those of the columns in their
+order, are kept where there is such a combination, and else become the nearest that there is with
+those before.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ _GLANCE, _MOST_COMPARED = 2_000, 10_000  # rows of a half, which most pairs do n
 _EVIDENCE = 20.0  # rows that would differ by chance
 _TIMES = 4  # as many of them as in the data
 _MOST_DIFFERING = 0.2  # share of rows in which a category implies another one in vain
-_NEW, _NEW_BY_CHANCE = 0.05, 0.25  # shares of a half's rows with a pair that the other has not
-_FEWER = 0.8  # times as many as by chance
+_NEW_BY_CHANCE = 0.25  # share of a half's rows with a pair that the other has not
+_FEWER, _FEW = 0.8, 0.2  # times as many as by chance, at a glance and in the end
 _FEWEST_VALUES = 3  # of columns whose pairs exist
 _COVERED = 0.9  # share of rows whose value at least five rows have
+_LISTED = 0.85  # share of rows whose combination at least five rows have
 _MOST_COMBINATIONS = 50_000
 
 _Codes = Annotated[
@@ -109,24 +111,27 @@ class Together(Rule):
             triple = tuple(sorted({*first, *second}, key=several.index))
             inside = {*combinations(triple, 2)} & {*pairs}
             is_new = len(triple) == 3 and inside - said
-            if is_new and _exist([few[place] for place in triple], random):
+            if not (is_new and _exist([few[place] for place in triple], random)):
+                continue
+            if (rule := cls._existing(rows, triple)) is not None:
                 said |= inside
-                yield from cls._existing(rows, triple)
+                yield rule
         for pair in pairs:
-            if pair not in said:
-                yield from cls._existing(rows, pair)
+            if pair not in said and (rule := cls._existing(rows, pair)) is not None:
+                yield rule
 
     @classmethod
-    def _existing(cls, rows: Rows, places: Sequence[int]) -> Iterator[Self]:
-        """Makes the rule of combinations that at least five rows have, if most rows keep it."""
+    def _existing(cls, rows: Rows, places: Sequence[int]) -> Self | None:
+        """Makes the rule of combinations that at least five rows have; None if too few keep it."""
         known = rows.known(places)
         table = pd.DataFrame({place: _codes(rows, place)[0][known] for place in places})
         counts = table.value_counts(sort=False)
         often = counts[counts >= SHARING]
         cells = tuple(zip(*often.index.tolist(), strict=True))
         kept = share_kept(int(counts.sum() - often.sum()), int(counts.sum()))
-        if kept >= 1 - _NEW and len(often) <= _MOST_COMBINATIONS:
-            yield cls(kind="together", places=tuple(places), cells=cells, kept=kept)
+        if kept < _LISTED or len(often) > _MOST_COMBINATIONS:
+            return None
+        return cls(kind="together", places=tuple(places), cells=cells, kept=kept)
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells where there is such a combination, or a cell is missing."""
@@ -330,8 +335,8 @@ def _values(column: Kind, codes: np.ndarray) -> np.ndarray:
 
 
 def _exist(coded: Sequence[_Coded], random: np.random.Generator) -> bool:
-    """Whether few rows of one half, in any order, have a combination that the other half has not."""
-    for most in (_GLANCE, _MOST_COMPARED):
+    """Whether few rows of one half, in any order, have combinations that the other half has not."""
+    for most, fewer in ((_GLANCE, _FEWER), (_MOST_COMPARED, _FEW)):
         taken = [each.dense[: 2 * most] for each in coded]
         half = len(taken[0]) // 2
         new = _new(taken, coded, half)
@@ -339,9 +344,9 @@ def _exist(coded: Sequence[_Coded], random: np.random.Generator) -> bool:
             shuffled = np.append(ranks[:half], random.permutation(ranks[half:]))
             others = [shuffled if each is ranks else each for each in taken]
             by_chance = _new(others, coded, half)
-            if by_chance < _NEW_BY_CHANCE or new > _FEWER * by_chance:
+            if by_chance < _NEW_BY_CHANCE or new > fewer * by_chance:
                 return False
-    return new <= _NEW
+    return True
 
 
 def _is_function(one: _Coded, other: _Coded) -> bool:
