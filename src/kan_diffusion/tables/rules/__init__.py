@@ -97,8 +97,13 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
     for name in without:
         if name not in names:
             raise DataError(f"there is no rule '{name}'; known: {listed(names) or 'none'}")
-    # A column that nothing tells, or fewer do, comes before what it tells.
-    return tuple(sorted(joined(rules), key=lambda rule: len(_behind(rule.places, behind))))
+    return tuple(sorted(joined(rules), key=lambda rule: _rank(rule, behind)))
+
+
+def _rank(rule: Rule, behind: dict[int, set[int]]) -> int:
+    """Returns a number by which columns that nothing tells, or fewer do, come before others."""
+    places = _behind(rule.places, behind)
+    return len(places) if rule.dependent or places != {*rule.places} else 0
 
 
 def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:
@@ -201,7 +206,7 @@ def _mend(
     dependent = {place for rule in rules for place in rule.dependent}
     bound = {place for rule in rules if rule.kept == 1 for place in rule.places}
     holder = np.full(settled.shape, _NOBODY)  # the rule for whose sake a cell stays
-    has_room = np.array([not rule.dependent for rule in rules] + [True])  # as an order has
+    is_loose = np.array([rule.is_loose for rule in rules] + [True])
     for turn in range(rounds):
         is_done = True
         for number, (rule, said) in enumerate(zip(rules, coordinates, strict=True)):
@@ -217,14 +222,14 @@ def _mend(
                     if not rule.is_partial:
                         held = ~np.isin(holder[broken], (_NOBODY, number))
                         if is_last and rule.dependent:  # what follows takes what room there is
-                            held &= ~has_room[holder[broken]]
+                            held &= ~is_loose[holder[broken]]
                         stays |= held
                     stays[:, [*others]] = True
                     known = settled[broken] if is_last else None
                     rule.untell(rows, Broken(broken, said[broken], stays, known))
                     broken = broken[rule.broken(rows.take(broken, rule.places), said[broken])]
             for place, values in zip(rule.places, before, strict=True):
-                if place in elsewhere or (rule.dependent and place not in rule.dependent):
+                if place in elsewhere or not (rule.is_loose or place in rule.dependent):
                     changed = first[rows.values(place)[first] != values]
                     holder[changed, place] = number
         if is_done:

@@ -142,6 +142,9 @@ class Rule(Settings):
     is_partial: ClassVar[bool] = False
     """Whether others of its kind change the same cell after it, as the parts of a date do."""
 
+    is_loose: ClassVar[bool] = False
+    """Whether cells that it has changed may be changed further, as those of an order may."""
+
     kind: str
     places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1, MOST_COLUMNS)]
     kept: Share = 1.0

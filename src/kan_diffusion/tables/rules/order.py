@@ -13,7 +13,7 @@ is given beyond the range of the other one is its value, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -28,6 +28,8 @@ _BEYOND_THE_EDGE, _AT_THE_EDGE = 0.02, 0.02
 
 class Order(Rule):
     """The first of two columns is at most the second."""
+
+    is_loose: ClassVar[bool] = True
 
     def names(self, columns: Sequence[Kind]) -> list[str]:
         """Writes it, such as "start<=end"."""

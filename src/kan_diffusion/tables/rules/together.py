@@ -8,8 +8,8 @@ times as many as do. Of two categories 80 % of the rows need to agree, else 99 %
 
 **What exists.** One of two columns has categories. With one column shuffled, a quarter of the rows
 of one half or more would have a pair that the other half has not; at most a fifth as many have one.
-Two such pairs that share a column are one rule of three columns if what these have together exists
-in this sense, too.
+Columns that make such pairs with some of a rule are added to it if what all have together exists in
+this sense, too.
 
 A table of combinations, each of at least five rows, is kept if 85 % of the rows have one. A row
 with another one takes the nearest: cells that have to stay, then those of the columns in their
@@ -52,6 +52,7 @@ _FEWER, _FEW = 0.8, 0.2  # times as many as by chance, at a glance and in the en
 _FEWEST_VALUES = 3  # of columns whose pairs exist
 _COVERED = 0.9  # share of rows whose value at least five rows have
 _LISTED = 0.85  # share of rows whose combination at least five rows have
+_LESS = 0.02  # by which this share may fall when a column is added
 _MOST_COMBINATIONS = 50_000
 
 _Codes = Annotated[
@@ -62,7 +63,7 @@ _Codes = Annotated[
 
 
 class Together(Rule):
-    """Cells of two or three columns occur in some combinations only.
+    """Cells of two or more columns occur in some combinations only.
 
     Attributes:
         cells: For each column what it has in each combination: the place of a category among those
@@ -93,32 +94,34 @@ class Together(Rule):
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
-        """Finds the combinations that exist, of three columns and then of two."""
+        """Finds the combinations that exist, those that most rows have first."""
         coded = _coded(rows)
         several = [place for place, each in coded.items() if each.num >= _FEWEST_VALUES]
         random = np.random.default_rng(0)
         some = random.permutation(len(rows.values(0)))[: 2 * _MOST_COMPARED]
         few = {place: _Coded(each.codes, each.dense[some]) for place, each in coded.items()}
-        pairs = [
-            pair
-            for pair in combinations(several, 2)
-            if any(isinstance(rows.columns[place], Category) for place in pair)
-            and _exist([few[place] for place in pair], random)
-            and not _is_function(*(coded[place] for place in pair))
-        ]
-        said: set[Places] = set()
-        for first, second in combinations(pairs, 2):
-            triple = tuple(sorted({*first, *second}, key=several.index))
-            inside = {*combinations(triple, 2)} & {*pairs}
-            is_new = len(triple) == 3 and inside - said
-            if not (is_new and _exist([few[place] for place in triple], random)):
+        pairs: dict[Places, Self] = {}
+        for pair in combinations(several, 2):
+            both = [coded[place] for place in pair]
+            is_named = any(isinstance(rows.columns[place], Category) for place in pair)
+            if not is_named or not _exist([few[p] for p in pair], random) or _is_function(*both):
                 continue
-            if (rule := cls._existing(rows, triple)) is not None:
-                said |= inside
-                yield rule
-        for pair in pairs:
-            if pair not in said and (rule := cls._existing(rows, pair)) is not None:
-                yield rule
+            if (rule := cls._existing(rows, pair)) is not None:
+                pairs[pair] = rule
+        said: set[Places] = set()
+        for pair, rule in sorted(pairs.items(), key=lambda each: -each[1].kept):
+            if pair in said:
+                continue
+            for place in several:
+                places = tuple(sorted({*rule.places, place}, key=several.index))
+                beside = {*combinations(places, 2)} - {*combinations(rule.places, 2)}
+                if beside & {*pairs} and _exist([few[p] for p in places], random):
+                    wider = cls._existing(rows, places)
+                    if wider is not None and wider.kept >= rule.kept - _LESS:
+                        rule = wider
+            inside = (each for each in combinations(rule.places, 2) if each in pairs)
+            said |= {each for each in inside if pairs[each].kept <= rule.kept + _LESS}
+            yield rule
 
     @classmethod
     def _existing(cls, rows: Rows, places: Sequence[int]) -> Self | None:
