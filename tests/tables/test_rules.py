@@ -498,9 +498,13 @@ def test_relations_are_found_and_kept_exactly():
     codec = TableCodec.fit(PLANTED)
     assert ({*codec.always}, codec.mostly) == (RELATED, {})
     assert TableCodec.from_dict(codec.to_dict()) == codec
-    drawn = codec.decode(2 * torch.randn(20_000, codec.dim, generator=seeded()))
-    for rule in codec.rules:
-        assert rule.holds(_rows(codec, drawn)).all(), rule.names(codec.columns)
+    coordinates = 2 * torch.randn(20_000, codec.dim, generator=seeded())
+    rows = PLANTED.sample(20_000, replace=True, random_state=0, ignore_index=True)
+    some = rows.where(np.random.default_rng(1).random(rows.shape) < 0.4)
+    for known in (None, some):
+        drawn = codec.decode(coordinates, known)
+        for rule in codec.rules:
+            assert rule.holds(_rows(codec, drawn)).all(), rule.names(codec.columns)
     shuffled = PLANTED.apply(
         lambda cells: np.random.default_rng([*cells.name.encode()]).permutation(cells)
     )
