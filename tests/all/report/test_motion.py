@@ -8,8 +8,6 @@ import pandas as pd
 import pytest
 
 from helpers import seeded
-from kan_diffusion.diffusion.sampling import fitting_samplers
-from kan_diffusion.processes import get_process
 from kan_diffusion.report.explanation import write_explanation
 from kan_diffusion.report.motion import write_motion
 from kan_diffusion.report.page import Page
@@ -17,19 +15,7 @@ from kan_diffusion.report.views import EXACT, MOST_FRAMES, Mover, animate, view_
 from kan_diffusion.study.tasks import NOTHING_ASKED
 from kan_diffusion.study.trial import load_run
 from made_explanation import make_explanation, make_score
-from movers import mover, require_frames_from_noise_to_samples
-
-
-@pytest.mark.parametrize(
-    ("process", "scheduler"),
-    [
-        (process, name)
-        for process in ("cosine", "flow")
-        for name in fitting_samplers(get_process(process))
-    ],
-)
-def test_frames_go_from_the_noise_to_the_very_samples(process, scheduler):
-    require_frames_from_noise_to_samples(process, scheduler)
+from movers import mover
 
 
 def test_two_processes_are_counted_by_steps():
