@@ -13,8 +13,7 @@ from transformers import T5Config, T5EncoderModel
 from helpers import randn, refused, seeded
 from kan_diffusion.kan.functions import BasisLayer
 from kan_diffusion.kanified import Recipe, find_blocks, kanify, rebuild, save_kanified
-from kanified_networks import gradients, in_both_ways
-from picture_networks import BLOCKS, NETWORKS, change, make, output
+from picture_networks import BLOCKS, NETWORKS, change, gradients, in_both_ways, make, output
 
 ACTIVATIONS = ("gelu", "gelu-approximate", "geglu", "geglu-approximate", "swiglu", "linear-silu")
 each_kind = pytest.mark.parametrize("kind", ["grouped", "full"])

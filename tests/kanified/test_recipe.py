@@ -18,8 +18,7 @@ from transformers import (
 from helpers import refused
 from kan_diffusion.errors import RunFolderError
 from kan_diffusion.kanified import kanify, load_kanified, rebuild, save_kanified
-from kanified_networks import in_both_ways
-from picture_networks import change, make, output
+from picture_networks import change, in_both_ways, make, output
 
 
 class Mine(DistilBertForMaskedLM):

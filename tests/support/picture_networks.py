@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from helpers import seeded
+from kan_diffusion.kanified import find_blocks, kanify
+
 
 def dit():
     from diffusers import DiTTransformer2DModel
@@ -17,23 +20,6 @@ def dit():
         activation_fn="gelu-approximate",
     )
     return network, (torch.randn(2, 3, 8, 8), torch.tensor([3, 500]), torch.tensor([1, 2]))
-
-
-def pixart():
-    from diffusers import PixArtTransformer2DModel
-
-    network = PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=3,
-        out_channels=3,
-        num_layers=2,
-        cross_attention_dim=16,
-        caption_channels=12,
-        sample_size=8,
-        use_additional_conditions=False,
-    )
-    return network, (torch.randn(2, 3, 8, 8), torch.randn(2, 5, 12), torch.tensor([3, 500]))
 
 
 def unet():
@@ -81,8 +67,8 @@ def sequential():
     return network, (torch.randn(100, 8),)
 
 
-NETWORKS = {made.__name__: made for made in (dit, pixart, unet, clip, encoder, sequential)}
-BLOCKS = {"dit": 2, "pixart": 2, "unet": 4, "clip": 2, "encoder": 2, "sequential": 2}
+NETWORKS = {made.__name__: made for made in (dit, unet, clip, encoder, sequential)}
+BLOCKS = {"dit": 2, "unet": 4, "clip": 2, "encoder": 2, "sequential": 2}
 """Number of feed-forward blocks of each."""
 
 
@@ -104,3 +90,23 @@ def output(network, call):
 def change(before, after):
     """Root mean square of a difference, as a share."""
     return float((before.double() - after.double()).norm() / before.double().norm())
+
+
+def in_both_ways(network):
+    """Makes the first block grouped, and then the others full."""
+    first, *others = (path for path, block in find_blocks(network).items() if not block.embedding)
+    kanify(network, layers=first, generator=seeded())
+    kanify(network, layers=others, kind="full", generator=seeded())
+
+
+def loss_of(network, call):
+    found = network(*call)
+    return (found if isinstance(found, Tensor) else found[0]).square().mean()
+
+
+def gradients(network, call):
+    network.zero_grad()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # class labels are dropped at random
+        loss_of(network, call).backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}

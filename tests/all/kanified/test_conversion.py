@@ -10,8 +10,7 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 
 from helpers import refused
 from kan_diffusion.kanified import kanify, load_kanified
-from kanified_networks import gradients, in_both_ways, loss_of
-from picture_networks import change, make, output
+from picture_networks import change, gradients, in_both_ways, loss_of, make, output
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "kanify.py"
 
