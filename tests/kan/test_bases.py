@@ -72,7 +72,10 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(BASES.keys() - {"bspline"}))  # SciPy has the B-splines
+OTHERS = sorted(BASES.keys() - {"bspline"})  # SciPy has the B-splines
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_functions_are_what_their_formulas_say(name):
     for size in (1, 2, 5, 20):
         basis = BASES[name](1, size, grid_range=(-3.0, 7.0), dtype=DOUBLE)
@@ -157,13 +160,9 @@ def test_a_kan_is_the_composition_of_its_layers(basis):
     assert torch.equal(network(x), expected)
 
 
-# Splines are in kernel_suite, where no inputs share functions, as some of five in three groups do.
-OTHERS = [{"basis": basis} for basis in sorted(BASES.keys() - {"bspline"})]
-
-
-@pytest.mark.parametrize("own", [*OTHERS, {**SHARED, "groups": 3}])
-def test_first_and_second_derivatives_of_layers(own):
-    layer = random_layer(5, 3, grid_size=4, **own)
+@pytest.mark.parametrize("basis", OTHERS)  # kernel_suite has those of splines
+def test_first_and_second_derivatives_of_layers(basis):
+    layer = random_layer(5, 3, grid_size=4, basis=basis)
     names = [name for name, _ in layer.named_parameters()]
     leaves = [value.detach().clone().requires_grad_() for value in layer.parameters()]
 

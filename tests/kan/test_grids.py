@@ -230,14 +230,10 @@ def test_fractions_outside_are_told_by_the_names_of_the_layers():
 # Networks
 
 
-def _network(kind=KAN):
-    made = KAN([3, 4, 2], grid_size=4, dtype=DOUBLE)
-    return made if kind is KAN else nn.Sequential(*made.layers)
-
-
 @pytest.mark.parametrize("kind", [KAN, nn.Sequential])
 def test_a_network_is_refined_and_moved_layer_by_layer(kind):
-    network, x = _network(kind), 3 * randn(200, 3)
+    made, x = KAN([3, 4, 2], grid_size=4, dtype=DOUBLE), 3 * randn(200, 3)
+    network = made if kind is KAN else nn.Sequential(*made.layers)
     before = copy.deepcopy(network)
     fine = refined(network, 8)
     torch.testing.assert_close(fine(x), network(x), rtol=1e-9, atol=1e-9)

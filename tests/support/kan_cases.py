@@ -74,7 +74,8 @@ class Case:
             module = KANLinear(inputs, outputs, bias, **own)
         else:
             several = {"shared": outputs, "grouped": 5}.get(self.kind, 1)
-            functions, groups = min(several, size + self.order), min(3, inputs)
+            functions = min(several, size + self.order)
+            groups = max(1, min(3, inputs - 1))  # some inputs share their functions
             own |= {"functions": functions, "initial": [torch.zeros_like] * functions}
             if self.kind == "grouped":
                 module = SharedKANLinear(inputs, outputs, bias=bias, groups=groups, **own)

@@ -42,7 +42,7 @@ def compiling(test):
 def test_a_compiled_network_does_what_it_did():
     first, second = Case("bspline"), Case("rbf")
     network = nn.Sequential(first.build(3, 5), second.build(5, 2))
-    compiled = torch.compile(network, fullgraph=True)
+    compiled = torch.compile(network, fullgraph=True, dynamic=True)
     for rows in (40, 7):
         x = first.points(network[0], rows, reach=0)
         expected = run(network, x, fused=None)
@@ -53,7 +53,7 @@ def test_a_compiled_network_does_what_it_did():
 @over(KINDS)
 def test_a_traced_layer_does_what_it_did(case):
     module = case.build()
-    traced = torch.compile(module, fullgraph=True, backend="aot_eager")
+    traced = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
     # A kernel of each form meets no rows and one, too.
     for rows in (40, 7, 0, 1) if case in FORMS else (40, 7):
         x = case.points(module, rows)
