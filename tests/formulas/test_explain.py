@@ -33,7 +33,7 @@ X = sympy.Symbol("x0", real=True)
 POINTS = torch.linspace(-2, 2, 50)[:, None]
 BUDGET = ExplainOptions(
     library=get_functions(["linear", "tanh"]), steps=20, candidates=1, tolerance=0.05,
-    tune_steps=20, seconds=4.0,
+    tune_steps=20, seconds=2.0,
 )  # fmt: skip
 
 

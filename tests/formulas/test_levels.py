@@ -8,12 +8,13 @@ import torch
 
 from gaussian_levels import (
     PROCESS,
+    RHO,
     context_of,
     exact_network,
+    exact_score,
     formula,
     noised,
     process_of,
-    require_the_score_is_found,
 )
 from kan_diffusion.data.densities import GaussianMixture
 from kan_diffusion.formulas.levels import formula_over_levels
@@ -23,13 +24,35 @@ from networks import network
 
 
 def test_the_score_of_a_gaussian_is_found_at_all_levels():
-    require_the_score_is_found("v_prediction", "quick")
+    process = process_of("v_prediction")
+    denoiser, context = exact_network(process), context_of(process)
+    assert context.scores(denoiser).excess < 2e-3
+    lines = []
+    context.on_progress = lambda *what: lines.append(what)
+    made, is_complete = formula_over_levels(denoiser, context, 5e-3)
+    assert made is not None
+    assert is_complete
+    assert len(lines) == 3
+    alpha = np.linspace(0.05, 0.99, 30)
+    own, other = exact_score(alpha)
+    points = torch.eye(2, dtype=torch.float64)
+    for a, expected_own, expected_other in zip(alpha, own, other, strict=True):
+        levels = torch.tensor([a]), torch.tensor([(1 - a**2) ** 0.5])
+        with torch.no_grad():
+            score = made.score(points, *levels).numpy()
+        expected = np.array([[expected_own, expected_other], [expected_other, expected_own]])
+        np.testing.assert_allclose(score, expected, atol=0.02 * np.abs(expected).max())
+    # And by its constants: the correlation, and its square with alpha to the fourth.
+    sizes = np.abs(made.constants.detach().numpy())
+    for expected in (RHO, RHO**2):
+        assert np.abs(sizes / expected - 1).min() < 0.02
+    assert context.scores(made).excess < context.scores(denoiser).excess + 1e-3
 
 
 def test_a_formula_may_have_no_constants():
     """Of standard normal data the score is -x at every level: there is nothing to take away."""
     normal = GaussianMixture(torch.zeros(1, 1), covariances=torch.ones(1, 1, 1))
-    context = context_of(process_of("epsilon"), normal, 4_000, effort="quick")
+    context = context_of(process_of("epsilon"), normal, 4_000)
     edges = [[(0, 0, "linear", False)]] * 2
     denoiser = network(edges, [1], data_dim=1, num_train_timesteps=200, modulated=True)
     made, _ = formula_over_levels(denoiser, context, 100.0)
@@ -48,7 +71,7 @@ def test_a_variance_is_found_and_an_offset_is_not_and_out_of_time_nothing_change
 
 def test_no_formula_is_better_than_a_bad_one():
     process = process_of("v_prediction")
-    context, denoiser = context_of(process), exact_network(process)
+    context, denoiser = context_of(process, num=4_000), exact_network(process)
     # Curves cannot be written down.
     curved = denoiser.with_edges(
         [e._replace(kind="curve", has_slope=False) for e in denoiser.edges]

@@ -10,7 +10,6 @@ from kan_diffusion.data.scaling import Standardizer
 from kan_diffusion.formulas.averaged import draw_averaged
 from kan_diffusion.formulas.combination import Atom, Combination
 from kan_diffusion.formulas.context import Context
-from kan_diffusion.formulas.levels import formula_over_levels
 from kan_diffusion.formulas.levels.coordinate import first_formula
 from kan_diffusion.processes import get_process
 from networks import network
@@ -61,7 +60,7 @@ def exact_network(process):
     return denoiser
 
 
-def context_of(process, density=DENSITY, num=50_000, effort="full"):
+def context_of(process, density=DENSITY, num=50_000):
     columns = ("x", "y")[: density.dim]
     unit = Standardizer((0.0,) * density.dim, (1.0,) * density.dim)
     points = density.sample(num, seeded()).float()
@@ -69,35 +68,8 @@ def context_of(process, density=DENSITY, num=50_000, effort="full"):
         Dataset(name="points", columns=columns, standardizer=unit, train=points, density=density),
         process,
         0,
-        effort=effort,
+        effort="quick",
     )
-
-
-def require_the_score_is_found(prediction_type, effort):
-    """Checks that the formula found over all levels is the exact score, and has its constants."""
-    process = process_of(prediction_type)
-    denoiser, context = exact_network(process), context_of(process, effort=effort)
-    assert context.scores(denoiser).excess < 2e-3
-    lines = []
-    context.on_progress = lambda *what: lines.append(what)
-    made, is_complete = formula_over_levels(denoiser, context, 5e-3)
-    assert made is not None
-    assert is_complete
-    assert len(lines) == 3
-    alpha = np.linspace(0.05, 0.99, 30)
-    own, other = exact_score(alpha)
-    points = torch.eye(2, dtype=torch.float64)
-    for a, expected_own, expected_other in zip(alpha, own, other, strict=True):
-        levels = torch.tensor([a]), torch.tensor([(1 - a**2) ** 0.5])
-        with torch.no_grad():
-            score = made.score(points, *levels).numpy()
-        expected = np.array([[expected_own, expected_other], [expected_other, expected_own]])
-        np.testing.assert_allclose(score, expected, atol=0.02 * np.abs(expected).max())
-    # And by its constants: the correlation, and its square with alpha to the fourth.
-    sizes = np.abs(made.constants.detach().numpy())
-    for expected in (RHO, RHO**2):
-        assert np.abs(sizes / expected - 1).min() < 0.02
-    assert context.scores(made).excess < context.scores(denoiser).excess + 1e-3
 
 
 def noised(seed, variance):
