@@ -95,10 +95,6 @@ def test_it_is_its_formula(settings):
     observed[::2, 2] = torch.nan
     found = denoiser(x, timestep, observed=observed).sample
     torch.testing.assert_close(found, _by_formula(denoiser, x, timestep, observed))
-    # A timestep for all points is that of each.
-    for step in (7, 7.5):
-        same = denoiser(x, torch.full((20,), step), observed=observed).sample
-        torch.testing.assert_close(denoiser(x, step, observed=observed).sample, same)
 
 
 # Inputs of all: 2 coordinates and raw time; layers 3-4-5-2.

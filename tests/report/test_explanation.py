@@ -132,8 +132,7 @@ def test_values_that_are_not_finite_and_curves_that_are_points_do_not_break_the_
 
 
 def test_arrows_point_as_the_score_does():
-    score = make_score(2, names=("network",))
-    network, exact = score_figure(score, 1, ["a", "b"]).axes
+    network, exact = score_figure(make_score(), 1, ["a", "b"]).axes
     for axes in (network, exact):
         points = axes.lines[0].get_xydata().reshape(-1, 7, 2)
         shafts, middles = points[:, 1] - points[:, 0], (points[:, 1] + points[:, 0]) / 2

@@ -52,9 +52,11 @@ class FamilyContract:
         found = made(X, STEPS)
         for same in (found.sample, found[0], found["sample"], made.train()(X, STEPS).sample):
             assert torch.equal(same, expected)  # and nothing is drawn
-        each = made(X, torch.full((6,), 41)).sample
-        for same in (41, 41.0, torch.tensor(41), torch.tensor([41]), torch.tensor(41.0)):
-            torch.testing.assert_close(made(X, same).sample, each)
+        for step in (41, 41.5):  # for all points as for each
+            each = made(X, torch.full((6,), step)).sample
+            number = float(step)
+            for same in (step, number, *map(torch.tensor, (step, number, [step]))):
+                torch.testing.assert_close(made(X, same).sample, each)
         rows = torch.func.vmap(lambda x, t: made(x.unsqueeze(0), t, return_dict=False)[0][0])
         for timestep in (STEPS, STEPS + 0.5):
             torch.testing.assert_close(rows(X, timestep), made(X, timestep).sample)

@@ -11,14 +11,14 @@ SIGMAS = (0.1, 0.5, 0.98)
 _KINDS = (("curve", ""), ("linear", "−0.5 x"), ("tanh", "2 tanh(1.1 x + 0.2)"))
 
 
-def make_view(widths=(2, 2, 2), time_inputs=0, points=9):
+def make_view(widths=(2, 2, 2), time_inputs=0):
     """A network with all edges; the importance of edge k at level l is (k + 1 + l) / 100."""
     last = len(widths) - 1
     names = [[f"h{layer}.{unit}" for unit in range(width)] for layer, width in enumerate(widths)]
     names[0] = [f"x{i}" for i in range(widths[0] - time_inputs)]
     names[0] += [f"cos {i + 1}π t" for i in range(time_inputs)]
     names[last] = [f"out{i}" for i in range(widths[-1])]
-    x = np.linspace(-2, 2, points)
+    x = np.linspace(-2, 2, 9)
     inputs = [
         [
             [np.stack([x * (unit + 1), np.exp(-((x * (unit + 1)) ** 2))])] * 3
