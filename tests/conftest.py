@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -82,6 +83,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_compiler(tmp_path_factory) -> Iterator[None]:
+    """A kernel that several workers need at once is compiled by one, and read by the others."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    from filelock import FileLock
+    from numba.core.dispatcher import Dispatcher
+
+    lock = FileLock(tmp_path_factory.getbasetemp().parent / "kernels.lock")
+    compiled = Dispatcher.compile
+
+    def alone(self, signature):
+        with lock:
+            return compiled(self, signature)
+
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(Dispatcher, "compile", alone)
+        yield
 
 
 SplineBasis = Callable[..., np.ndarray]
