@@ -108,6 +108,21 @@ def test_functions_without_a_kernel_or_with_hooks_are_called(kind):
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize("gated", [True, False])
+def test_functions_keep_their_precision_under_autocast_without_a_modulation(gated):
+    layer = GatedLinear(8, 4, gated=gated, functions=LearnedFunctions(8))
+    x = randn(64, 8 * (1 + gated)).bfloat16()  # as the linear map before it gives
+
+    def gradients(x):
+        return torch.autograd.grad(layer(x)[0].float().square().sum(), list(layer.parameters()))
+
+    expected = gradients(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(x)
+    for one, other in zip(found, expected, strict=True):
+        assert float((one - other).norm()) <= 0.1 * float(other.norm())
+
+
 @each_kind
 def test_a_layer_starts_as_one_of_silu_that_nothing_modulates(order):
     functions = LearnedFunctions(20) if order else None

@@ -46,16 +46,12 @@ def test_autocast_keeps_the_functions_and_the_place_on_the_grid(case):
     layer = case.build()
     expand, x = getattr(layer, "features", layer), case.points(layer, 200)
     coarse = x.bfloat16().requires_grad_()
-    learned = [layer.coefficients] if case.is_learned else []
-    operands = [coarse, *learned]
     with torch.autocast("cpu", torch.bfloat16):
         found, narrow = expand(x), expand(coarse)
-        gradients = torch.autograd.grad(narrow.sum(), operands)
-    exact = expand(coarse.float())
     assert torch.equal(found, expand(x))
-    assert torch.equal(narrow, exact.to(narrow.dtype))
-    assert gradients[0].dtype == torch.bfloat16
-    torch.testing.assert_close(gradients, torch.autograd.grad(exact.sum(), operands))
+    assert torch.equal(narrow, expand(coarse.float()).to(narrow.dtype))
+    (gradient,) = torch.autograd.grad(narrow.sum(), coarse)
+    assert gradient.dtype == torch.bfloat16
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
