@@ -1,4 +1,4 @@
-"""What holds for every compiled CPU kernel, in `make test` over six forms, in tests/all over all.
+"""What holds for a compiled CPU kernel of any order: six forms in `make test`, others in tests/all.
 
 The other path is the same module without kernels, as on a GPU.
 """
