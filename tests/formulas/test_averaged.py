@@ -49,3 +49,15 @@ def test_of_a_single_point_the_average_is_its_own_target(kind):
     wanted = process.target(point.double().expand(50, 2), noise, drawn.alpha, drawn.sigma)
     torch.testing.assert_close(drawn.target, wanted)
     assert noise.std() == pytest.approx(1.0, abs=0.3)
+
+
+def test_few_points_are_averaged_over_all_of_them():
+    points = torch.tensor([[-1.0], [1.0], [4.0]])
+    drawn = draw_averaged(points, PROCESS, 200, seeded())
+    assert len(drawn.noised) == 200
+    for row in range(0, 200, 17):
+        a, s = drawn.alpha[row], drawn.sigma[row]
+        weights = torch.exp(-((drawn.noised[row] - a * points[:, 0]) ** 2) / (2 * s**2)).double()
+        mean = (weights * points[:, 0]).sum() / weights.sum()
+        noise = (drawn.noised[row] - a * mean) / s
+        torch.testing.assert_close(drawn.target[row], a * noise - s * mean, rtol=1e-6, atol=1e-8)

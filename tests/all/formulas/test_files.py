@@ -15,6 +15,7 @@ from kan_diffusion.study.trial import run_trial
 DRAWS = {
     "two Gaussians": lambda random, num: random.choice([-2.0, 2.0], num) + random.normal(size=num),
     "von Mises": lambda random, num: random.vonmises(0.5, 1.0, num),
+    "Laplace": lambda random, num: random.laplace(7.0, 2.0, num),
 }
 
 

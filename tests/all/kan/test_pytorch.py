@@ -42,7 +42,7 @@ def compiling(test):
 def test_a_compiled_network_does_what_it_did():
     first, second = Case("bspline"), Case("rbf")
     network = nn.Sequential(first.build(3, 5), second.build(5, 2))
-    compiled = torch.compile(network, fullgraph=True, dynamic=True)
+    compiled = torch.compile(network, fullgraph=True)
     for rows in (40, 7):
         x = first.points(network[0], rows, reach=0)
         expected = run(network, x, fused=None)
