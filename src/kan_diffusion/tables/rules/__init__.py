@@ -103,7 +103,8 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
 def _rank(rule: Rule, behind: dict[int, set[int]]) -> int:
     """Returns a number by which columns that nothing tells, or fewer do, come before others."""
     places = _behind(rule.places, behind)
-    return len(places) if rule.dependent or places != {*rule.places} else 0
+    adapts = rule.dependent or rule.is_loose or places != {*rule.places}
+    return len(places) if adapts else 0
 
 
 def _has_room(rules: Sequence[Rule], rule: Rule) -> bool:
