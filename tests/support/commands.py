@@ -8,8 +8,9 @@ import resource
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -73,17 +74,16 @@ class Ended(Outcome):
 
 
 class Running:
-    """``kan-diffusion`` with some words in a session of its own, as a shell starts it.
+    """``kan-diffusion`` with some words in a folder and a session of its own, as a shell starts it.
 
-    Its standard error is a pipe, which the servers and workers that it starts hold, too. The
-    server of its workers is ``own_server`` or that of the tests.
+    Its standard error is a pipe, which the servers and workers that it starts hold, too.
     """
 
-    def __init__(self, *words, environment, own_server=False):
+    def __init__(self, *words, folder, environment):
         self._said, err = context.Pipe(duplex=False)
         variables = {**os.environ, **environment}
         said = tuple(map(str, words))
-        self.process = start_leader(_run_apart, said, variables, err, own_server)
+        self.process = start_leader(_run_apart, said, folder, variables, err)
         err.close()
 
     def wait(self, seconds):
@@ -125,12 +125,14 @@ def hear_interrupts():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
-def _run_apart(words, environment, err, own_server):
+def _run_apart(words, folder, environment, err):
+    os.chdir(folder)
     os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(err.fileno(), 2)
     err.close()
-    _call(words, own_server=own_server)
+    _fork_server()
+    _call(words)
 
 
 def run_command(*words, folder):
@@ -161,18 +163,17 @@ def _run(words, folder, out, err, peak):
     # Beyond the bound, so that a command that does not fit into it is seen and not mended by this.
     resource.setrlimit(resource.RLIMIT_DATA, (used + 3 * MEMORY, used + 3 * MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    share_server()
     try:
         _call(words)
     finally:  # in kilobytes
         os.write(peak, str(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss).encode())
 
 
-def _call(words, *, own_server=False):
+def _call(words):
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
     sys.argv = ["kan-diffusion", *words]
-    if not own_server:
-        share_server()
     from kan_diffusion.cli import app
 
     app.main()
@@ -190,3 +191,24 @@ def share_server():
 
     forkserver._forkserver.ensure_running = lambda: None
     ForkServerProcess._Popen = staticmethod(fork_limited)
+
+
+def _fork_server():
+    """Has the server of this process's workers forked from it, which need not import anything."""
+    start = util.spawnv_passfds
+
+    def fork(path, words, handles):
+        if "forkserver" not in words[-1]:
+            return start(path, words, handles)
+        if (pid := os.fork()) == 0:
+            try:
+                for handle in map(int, os.listdir("/proc/self/fd")):
+                    if handle not in (0, 1, 2, *handles):
+                        with suppress(OSError):  # that of the list itself
+                            os.close(handle)
+                exec(words[-1], {})
+            finally:
+                os._exit(0)
+        return pid
+
+    util.spawnv_passfds = fork

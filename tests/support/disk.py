@@ -1,8 +1,8 @@
 """What a program does to files: recorded, cut short or made to fail, and what a power cut leaves.
 
 Python announces every operation on a file before it takes place (audit events), whichever function
-asked for it. Only `os.fsync` has no event, and is replaced. Files that compiled code writes are
-seen when they are synced and renamed.
+asked for it. Only `os.fsync` has no event, and is replaced: nothing here outlives a real power cut.
+Files that compiled code writes are seen when they are synced and renamed.
 """
 
 import os
@@ -17,7 +17,6 @@ _CHANGES = {"os.mkdir": -1, "os.remove": -1, "os.rmdir": -1, "os.rename": -2, "o
 """Events, and where the folder of their first path is among their arguments."""
 _FOLDER = ()
 _watches = []  # a hook cannot be removed
-_sync = os.fsync
 
 
 class Operation(NamedTuple):
@@ -58,10 +57,9 @@ def _hear(event, given):
 
 
 def _fsync(handle):
-    path = Path(_opened(handle))
     if _watches:
+        path = Path(_opened(handle))
         _tell(Operation("fsync", path, content=path.read_bytes() if path.is_file() else None))
-    _sync(handle)
 
 
 def _tell(operation):

@@ -1,4 +1,4 @@
-"""Small files that hold much: what a stranger may send to fill a memory or an hour."""
+"""What a stranger may send: small files that hold much, and modules that a program may import."""
 
 import gzip
 import io
@@ -77,3 +77,16 @@ def tensors(header, size=0):
             file.truncate(8 + len(content) + size)
 
     return write
+
+
+MODULES = ("bottleneck", "numexpr", "pandas", "yaml", "cyclopts", "difflib", "signal", "filelock")
+
+
+def set_traps(folder):
+    """Writes modules, settings and a program that leave a mark when they are used."""
+    for name in MODULES:
+        (folder / f"{name}.py").write_text("open('ran', 'a').write(__file__)\n")
+    (folder / "ffmpeg").write_text("#!/bin/sh\necho ffmpeg >> ran\n")
+    (folder / "ffmpeg").chmod(0o755)
+    (folder / "matplotlibrc").write_text("animation.ffmpeg_path: ./ffmpeg\n")
+    (folder / ".numba_config.yaml").write_text("cache_dir: ran\n")

@@ -6,7 +6,6 @@ from functools import partial
 
 from commands import context
 from disk import disturbed
-from kan_diffusion.formulas.explain import ExplainOptions, explain_run
 from kan_diffusion.study.run import run_study
 from one_by_one import one_by_one
 from troubles import PACE
@@ -45,7 +44,3 @@ def drive(study, folder, log):
     results = run_study(study, folder, executor=partial(one_by_one, tell=note))
     assert results.rows["error"].isna().all()
     assert len(results.trials) == len(study.trials())
-
-
-def explain(run, out):
-    explain_run(run, out, ExplainOptions(max_edges=0, tune_steps=5, num_samples=20))

@@ -2,8 +2,8 @@
 
 Whoever watches from outside learns of a step when it is over, and the worker may be on another
 trial by then. So the trouble comes from within, in processes in whose environment `FOLDER` is the
-name of a folder: a trial makes it at step `CALM`, and leaves a file there that is named by its
-process and holds the niceness of it.
+name of a folder: there a trial of `KILLED` kills its process once, at step `CALM`, and leaves a
+file that is named by its process and holds the niceness of it.
 
 Where the environment has `PACE`, a step takes at least so many seconds. It changes no number. Where
 it has `JUDGED`, the name of a file, a trial that is judged makes it and comes to no end.
@@ -23,44 +23,31 @@ JUDGED = "KAN_DIFFUSION_JUDGED"
 CALM = 60
 
 
-class _Troubled:
-    """Makes trouble as often as `times` says."""
-
-    times = 0
-    trouble = ""
-    steps = 0
-
+class UndisturbedMLP(NetworkDenoiser):
     def forward(self, *arguments, **options):
         if self.training and PACE in os.environ:
             time.sleep(float(os.environ[PACE]))
         while not self.training and JUDGED in os.environ:
             Path(os.environ[JUDGED]).touch()
             time.sleep(0.05)
-        if self.training and FOLDER in os.environ:
-            self.steps += 1
-            left = Path(os.environ[FOLDER]) / self.trouble
-            if self.steps == CALM and len(list(left.glob("*"))) < self.times:
-                left.mkdir(exist_ok=True)
-                (left / str(os.getpid())).write_text(str(os.nice(0)))
-                self.make_trouble()
         return super().forward(*arguments, **options)
 
-    def make_trouble(self):
-        os.kill(os.getpid(), signal.SIGKILL)
 
-
-class UndisturbedMLP(_Troubled, NetworkDenoiser):
+class UndisturbedKAN(UndisturbedMLP):
     pass
 
 
-class UndisturbedKAN(_Troubled, NetworkDenoiser):
-    pass
+class KilledKAN(UndisturbedMLP):
+    steps = 0
 
-
-class KilledKAN(_Troubled, NetworkDenoiser):
-    """Kills its process once."""
-
-    times, trouble = 1, "killed"
+    def forward(self, *arguments, **options):
+        if self.training and FOLDER in os.environ:
+            self.steps += 1
+            left = Path(os.environ[FOLDER])
+            if self.steps == CALM and not any(left.iterdir()):
+                (left / str(os.getpid())).write_text(str(os.nice(0)))
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(*arguments, **options)
 
 
 _MADE = {"depth": 2, "learning_rate": 1e-2}

@@ -5,21 +5,18 @@ import os
 import subprocess
 import sys
 
-import pytest
-
+from hostile import set_traps
 from make import study
 from mixed_tables import people
 from runs import copied
 
-MODULES = ("bottleneck", "numexpr", "pandas", "yaml", "cyclopts", "difflib", "signal", "filelock")
 CALLS = """
-import json, os, sys
+import sys
+del sys.path[0]  # as __main__.py does
+import json, os
 import pytest
 from command_line import call_command
 from helpers import without_network
-from kan_diffusion.study.executors import EXECUTORS
-from one_by_one import one_by_one
-EXECUTORS["local"] = one_by_one  # workers are for the other test
 asked = without_network(pytest.MonkeyPatch())
 for words in json.loads(sys.argv[1]):
     code = call_command(*words.split())
@@ -41,37 +38,20 @@ COMMANDS = (
 )
 
 
-@pytest.fixture
-def python(tmp_path):
-    """Runs Python among modules, settings and a program that leave a mark when they are used."""
-    texts = {f"{name}.py": "open('ran', 'a').write(__file__)\n" for name in MODULES}
-    texts["ffmpeg"] = "#!/bin/sh\necho ffmpeg >> ran\n"
-    texts["matplotlibrc"] = "animation.ffmpeg_path: ./ffmpeg\n"
-    texts[".numba_config.yaml"] = "cache_dir: ran\n"
+def test_nothing_in_it_is_imported_by_commands_or_workers_and_no_network_is_asked(runs, tmp_path):
+    """Workers on Ray are in such a folder in ``tests/all/study/test_interruptions.py``."""
+    for name in ("table", "readable", "captions"):
+        copied(runs(name), tmp_path / name)
     config = study(models=[{"family": "kan"}], budget={"amount": 600})
-    texts |= {"study.yaml": config.to_yaml(), "rows.csv": people(40, 0).to_csv(index=False)}
-    for name, text in texts.items():
-        (tmp_path / name).write_text(text)
-    (tmp_path / "ffmpeg").chmod(0o755)
+    (tmp_path / "study.yaml").write_text(config.to_yaml())
+    people(40, 0).to_csv(tmp_path / "rows.csv", index=False)
+    set_traps(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-    def run(*words):
+    environment.pop("PYTHONSAFEPATH", None)  # which a command in this process has set
+    for words in (["-m", "kan_diffusion", "--version"], ["-c", CALLS, json.dumps(COMMANDS)]):
         command = [sys.executable, *words]
         ended = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, check=False
         )
         assert ended.returncode == 0, ended.stderr.decode()
         assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
-
-    return run
-
-
-def test_no_command_imports_from_it_or_asks_the_network(python, runs, tmp_path):
-    for name in ("table", "readable", "captions"):
-        copied(runs(name), tmp_path / name)
-    python("-P", "-c", CALLS, json.dumps(COMMANDS))
-
-
-@pytest.mark.parametrize("executor", ["local", "ray"])
-def test_python_and_workers_import_nothing_from_it_either(python, executor):
-    python("-m", "kan_diffusion", *f"{COMMANDS[0]} --executor {executor}".split())

@@ -1,4 +1,4 @@
-"""Trials in trouble, in processes of this machine and on Ray."""
+"""Trials in trouble, in processes of this machine and on Ray, and two drivers of one study."""
 
 import multiprocessing
 import os
@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from commands import context
 from helpers import refused
 from kan_diffusion.study.executors import EXECUTORS, Task, get_executor
 from kan_diffusion.study.trial import run_trial
+from kills import WAIT, drive
 from make import EVALUATION, study, trial_content
 from troubles import CALM, FOLDER, PACE
 
@@ -73,7 +75,8 @@ def run(request, tmp_path_factory):
         patch.setenv(FOLDER, str(troubles))
         if kind == "ray":
             patch.setenv(PACE, str(SLOWLY))
-        for event in get_executor(kind, device="cpu", workers=2)(tasks):
+        workers = 1 if kind == "ray" else 2  # there each of them imports everything
+        for event in get_executor(kind, device="cpu", workers=workers)(tasks):
             addresses = addresses or _listening()
             news[event.trial].append(event)
     assert multiprocessing.active_children() == []
@@ -100,7 +103,7 @@ def test_trials_in_trouble_say_so_disturb_no_other_and_end_as_in_this_process(ru
         assert not any(event.finished for event in running)
 
     # A trial goes on from its checkpoint when its worker is killed.
-    (killed,) = (run.troubles / "killed").iterdir()
+    (killed,) = run.troubles.iterdir()
     end = last["killed"]
     assert end.error is None
     assert str(end.worker).rpartition(":")[2] != killed.name
@@ -124,3 +127,20 @@ def test_a_cluster_out_of_reach_is_one_line(monkeypatch):
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # read once, for both tests
     with refused("Ray cannot be reached at 'nowhere'"):
         next(get_executor("ray", address="nowhere")([]))
+
+
+def test_two_drivers_train_no_trial_twice(tmp_path):
+    models = [
+        {"name": name, "family": f"troubles:{family}", "params": 600}
+        for name, family in (("KAN", "UNDISTURBED_KAN"), ("MLP", "UNDISTURBED"))
+    ]
+    training = {"steps": 12, "batch_size": 64, "checkpoint_every": 4}
+    config = study(seeds=2, training=training, models=models).pinned()
+    folder, log = tmp_path / "run", tmp_path / "log"
+    drivers = [context.Process(target=drive, args=(config, folder, log)) for _ in range(2)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join(WAIT)
+        assert driver.exitcode == 0
+    assert sorted(log.read_text().split()) == sorted(trial.id for trial in config.trials())

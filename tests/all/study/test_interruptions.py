@@ -10,9 +10,11 @@ from safetensors import SafetensorError, safe_open
 
 import troubles
 from commands import Running
+from hostile import set_traps
 from kan_diffusion.study.run import run_study
 from kan_diffusion.study.trial import run_trial
 from make import EVALUATION, study, trial_content
+from one_by_one import one_by_one
 from troubles import JUDGED, PACE
 
 EVERY = 50
@@ -53,14 +55,23 @@ def _step(checkpoint):
         return None
 
 
-def _start(place, executor, *, own_server, **variables):
+def _start(place, executor, **variables):
     """Starts ``kan-diffusion compare``, slowly."""
-    file = place / "tiny.yaml"
-    file.write_text(STUDY.to_yaml())
-    words = ["--out", place / "run", "--device", "cpu", "--workers", 1, "--executor", executor]
+    (place / "tiny.yaml").write_text(STUDY.to_yaml())
+    words = f"compare tiny.yaml --out run --device cpu --workers 1 --executor {executor}".split()
     path = os.pathsep.join([str(Path(troubles.__file__).parent), *sys.path])
     environment = {"PYTHONPATH": path, PACE: str(SLOWLY), **variables}
-    return Running("compare", file, *words, environment=environment, own_server=own_server)
+    return Running(*words, folder=place, environment=environment)
+
+
+def _wait_for(command, found):
+    """Waits while a command runs until something is found there, and returns that."""
+    until = time.monotonic() + PATIENCE
+    while not (there := found()):
+        assert command.process.is_alive(), command.wait(PATIENCE)
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    return there
 
 
 def _finished(place):
@@ -82,23 +93,23 @@ def _in_training(place, since):
     return None
 
 
-def _wait_for_training(command, place, since, finished=0):
-    """Waits until a trial is in training while a command runs, and others are finished."""
-    until = time.monotonic() + PATIENCE
-    while len(_finished(place)) < finished or (found := _in_training(place, since)) is None:
-        assert command.process.is_alive(), command.wait(PATIENCE)
-        assert time.monotonic() < until
-        time.sleep(0.002)
-    return found
+SIGNALS = {
+    # Ctrl-C, the end of a batch job and of a terminal.
+    "local": [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.killpg), (signal.SIGHUP, os.kill)],
+    # Ray, whose workers start slowly, hides which signal it was, and had a SIGTERM of its own.
+    "ray": [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)],
+}
 
 
-@pytest.mark.parametrize("kind", ["local", "ray"])
-def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path, executor):
-    finished, own_server = {}, kind == "local"
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path):
+    set_traps(tmp_path)
+    finished = {}
     if kind == "local":
         started = time.time_ns()
-        killed = _start(tmp_path, kind, own_server=True)
-        checkpoint = _wait_for_training(killed, tmp_path, started, finished=1)
+        killed = _start(tmp_path, kind)
+        _wait_for(killed, lambda: _finished(tmp_path))
+        checkpoint = _wait_for(killed, lambda: _in_training(tmp_path, started))
         killed.process.kill()
         killed.wait(PATIENCE)  # its workers are orphans now, and end, too
         assert killed.process.exitcode == -signal.SIGKILL
@@ -107,18 +118,14 @@ def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path, executor
         assert finished
         assert not (tmp_path / "run" / "results.parquet").exists()
 
-    # Ctrl-C, the end of a batch job and of a terminal, in the middle of a trial.
-    for number, send in (
-        (signal.SIGINT, os.killpg), (signal.SIGTERM, os.killpg), (signal.SIGHUP, os.kill)
-    ):  # fmt: skip
+    for number, send in SIGNALS[kind]:  # in the middle of a trial
         started = time.time_ns()
-        interrupted = _start(tmp_path, kind, own_server=own_server)
-        checkpoint = _wait_for_training(interrupted, tmp_path, started)
+        interrupted = _start(tmp_path, kind)
+        checkpoint = _wait_for(interrupted, lambda since=started: _in_training(tmp_path, since))
         saved = _step(checkpoint)
         time.sleep(20 * SLOWLY)  # some more steps
         send(interrupted.process.pid, number)
         said = interrupted.wait(PATIENCE)
-        # Ray hides which signal it was.
         code = 128 + (number if kind == "local" else signal.SIGINT)
         assert interrupted.process.exitcode == code, said
         assert "what is finished is kept: give the same command again" in said
@@ -127,13 +134,15 @@ def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path, executor
         assert finished.items() <= _files(_finished(tmp_path)).items()
         finished = _files(_finished(tmp_path))
 
-    run_study(STUDY, tmp_path / "run", executor=executor)
+    run_study(STUDY, tmp_path / "run", executor=one_by_one)
     assert finished.items() <= _files(_finished(tmp_path)).items()
     assert len(_finished(tmp_path)) == len(STUDY.trials())
     for trial in STUDY.trials():  # all end as if nothing had been
         run_trial(trial, tmp_path / trial.id, device="cpu")
         wanted = trial_content(tmp_path / trial.id)
         assert trial_content(tmp_path / "run" / "trials" / trial.id) == wanted
+    # No worker has imported from a stranger's folder.
+    assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
 
 
 @pytest.mark.parametrize(
@@ -141,12 +150,8 @@ def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path, executor
 )
 def test_a_trial_that_is_judged_is_interrupted_at_once(number, send, tmp_path):
     judged = tmp_path / "judged"
-    interrupted = _start(tmp_path, "local", own_server=False, **{PACE: "0", JUDGED: str(judged)})
-    until = time.monotonic() + PATIENCE
-    while not judged.exists():
-        assert interrupted.process.is_alive(), interrupted.wait(PATIENCE)
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    interrupted = _start(tmp_path, "local", **{PACE: "0", JUDGED: str(judged)})
+    _wait_for(interrupted, judged.exists)
     send(interrupted.process.pid, number)
     said = interrupted.wait(PATIENCE)
     assert interrupted.process.exitcode == 128 + number, said
