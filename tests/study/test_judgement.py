@@ -23,6 +23,7 @@ from kan_diffusion.study.results.rows import read_results
 from kan_diffusion.study.run import load_study, run_study
 from kan_diffusion.study.trial import run_trial
 from make import contents, reseal, study, trial_content, without_clock, written
+from one_by_one import one_by_one
 from runs import copied
 
 NUMBERS = {"num_noised": 3000, "num_samples": 150, "num_likelihood": 20, "num_real_pairs": 2}
@@ -161,11 +162,11 @@ def test_a_judgement_that_is_cut_off_anywhere_leaves_the_first_whole(judged, tmp
     assert second is not None
 
 
-def test_a_finished_study_is_judged_as_is_asked_and_alike(judged, tmp_path, executor):
+def test_a_finished_study_is_judged_as_is_asked_and_alike(judged, tmp_path):
     diverging = {"name": "diverging", "family": "mlp", "params": 300, "learning_rate": 1e30}
     models = [_trial().model.model_dump(), diverging]
     folder, events = tmp_path / "run", []
-    told = {"executor": executor, "on_event": events.append}
+    told = {"executor": one_by_one, "on_event": events.append}
     shutil.copytree(judged, folder / "trials" / _trial().id)
     (folder / "study.yaml").write_text(_study(models=models).to_yaml())
     quick = run_study(_study(models=models), folder, **told)
@@ -195,7 +196,7 @@ def test_a_finished_study_is_judged_as_is_asked_and_alike(judged, tmp_path, exec
     environment.write_text(json.dumps(version))
     reseal(folder)
     before = contents(folder)
-    for use in (load_study, partial(run_study, more, executor=executor)):
+    for use in (load_study, partial(run_study, more, executor=one_by_one)):
         with refused(r"environment\.json' is of a folder of version 2", RunFolderError):
             use(folder=folder)
     assert contents(folder) == before  # nothing in it is written or deleted

@@ -1,4 +1,4 @@
-import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +8,6 @@ from helpers import refused, seeded
 from kan_diffusion.data.sources import data_from_name, load_dataset
 from kan_diffusion.denoisers import get_family
 from kan_diffusion.pictures import sources
-from kan_diffusion.pictures.denoisers import PictureDenoiser
 from kan_diffusion.pictures.pipeline import PictureDiffusionPipeline
 from kan_diffusion.pictures.scores import PICTURE_MEASURES, shown
 from kan_diffusion.pictures.sources import DigitsData, FolderData, ShapesData
@@ -17,7 +16,6 @@ from kan_diffusion.processes import get_process
 from kan_diffusion.study.config import EvaluationConfig
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.named import single_trial, study_for
-from kan_diffusion.study.tasks import task_of
 from kan_diffusion.study.trial import evaluate_run, load_point_run, load_run, run_trial
 from make import without_clock
 from picture_folders import NAMES, write_pictures
@@ -27,14 +25,10 @@ each_kind = pytest.mark.parametrize("told", ["captions", "classes"])
 
 @each_kind
 def test_a_model_is_told_what_there_is(runs, told):
-    config, pipeline = load_run(runs(told))
-    dataset = load_dataset(config.data, config.study_seed, config.seed)
-    model = task_of(config.data).build(config, dataset)
-    assert isinstance(model, PictureDenoiser)
+    _, pipeline = load_run(runs(told))
     assert isinstance(pipeline, PictureDiffusionPipeline)
-    assert pipeline.denoiser.vocabulary == model.vocabulary
     known = NAMES if told == "classes" else ("a", "picture", *NAMES)
-    assert {*model.vocabulary.words.split()} == {*known}
+    assert {*pipeline.denoiser.vocabulary.words.split()} == {*known}
     # The models held equal are without their text encoders.
     assert load_trial(runs(told)).row["parameters"] == pipeline.denoiser.num_trainable
 
@@ -69,10 +63,13 @@ def test_each_score_is_beside_that_of_real_pictures_and_the_same_when_judged_aga
 
 
 def test_training_of_pictures_may_end_early(tmp_path):
-    trial = single_trial("digits", family="dit", depth=1, params=100_000, steps=2)
-    training = trial.training.model_copy(update={"patience": 0.9})
-    evaluation = trial.evaluation.model_copy(update={"num_samples": 0, "num_noised": 20})
-    patient = trial.model_copy(update={"training": training, "evaluation": evaluation})
+    trial = single_trial("digits", family="dit", steps=2)
+    changes = {
+        "model": trial.model.model_copy(update={"params": None, "hidden": (8,)}),
+        "training": trial.training.model_copy(update={"patience": 0.9}),
+        "evaluation": trial.evaluation.model_copy(update={"num_samples": 0, "num_noised": 20}),
+    }
+    patient = trial.model_copy(update=changes)
     assert run_trial(patient, tmp_path, device="cpu").row["error"] is None
 
 
@@ -83,21 +80,13 @@ def test_runs_of_points_are_asked_for_where_pictures_are_no_use(runs):
         evaluate_run(runs("captions"), "moons")
 
 
-def test_a_run_does_not_depend_on_where_its_folder_lies(tmp_path):
-    def config(place):
-        return single_trial(data_from_name(str(tmp_path / place / "own"), size=8), family="dit-kan")
-
-    write_pictures(tmp_path / "here" / "own", "classes")
-    shutil.copytree(tmp_path / "here", tmp_path / "there")
-    here, moved = config("here"), config("there")
-    assert moved.id == here.id
-    next((tmp_path / "there" / "own" / "dark").iterdir()).unlink()
-    assert config("there").id != moved.id
-
-
-def test_names_and_folders_of_pictures_are_known(tmp_path):
-    own = str(write_pictures(tmp_path / "own", "nothing"))
-    assert data_from_name(own) == FolderData(pictures=own).pinned()
+def test_names_and_folders_of_pictures_are_known_wherever_these_lie(tmp_path):
+    own, moved = (str(write_pictures(tmp_path / place / "own", "classes")) for place in "ab")
+    known = data_from_name(own)
+    assert known == FolderData(pictures=own).pinned()
+    assert known.identity() == data_from_name(moved).identity()
+    next(Path(moved, "dark").iterdir()).unlink()
+    assert known.identity() != data_from_name(moved).identity()
     assert data_from_name("digits") == DigitsData()
     with refused("'digits' takes no kinds; leave it out"):
         data_from_name("digits", kinds={"a": "number"})
@@ -120,7 +109,9 @@ def test_a_folder_is_read_once(tmp_path, monkeypatch):
     assert len(opened) == 48
 
 
-def test_pictures_are_compared_and_trained_by_what_suits_them_unless_asked_otherwise():
+def test_pictures_are_compared_and_trained_by_what_suits_them_unless_asked_otherwise(monkeypatch):
+    # That models of these sizes can be built takes seconds, and is tested in tests/all.
+    monkeypatch.setattr(PictureTask, "build", lambda *_: None)
     study = study_for("digits")
     families = ["dit", "dit-kan", "dit-full-kan", "unet", "unet-kan"]
     assert [model.family for model in study.models] == families

@@ -11,9 +11,16 @@ from helpers import refused
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.files import write_parquet
 from kan_diffusion.study.config import read_study
-from kan_diffusion.study.run import Study, load_study, read_environment, run_study
+from kan_diffusion.study.run import (
+    Study,
+    load_study,
+    read_environment,
+    require_folder,
+    run_study,
+)
 from kan_diffusion.study.trial import evaluate_run, run_trial
 from make import reseal, study, written
+from one_by_one import one_by_one
 from runs import copied
 
 SMALL = {"family": "mlp", "params": 200}
@@ -92,11 +99,11 @@ def test_why_a_trial_could_not_be_run_is_read_back(undisturbed, tmp_path):
         load_study(folder)
 
 
-def test_a_study_may_grow(undisturbed, tmp_path, executor):
+def test_a_study_may_grow(undisturbed, tmp_path):
     folder, plans, events = copied(undisturbed.folder, tmp_path / "run"), [], []
     before = written(folder / "trials")
     told = {"on_plan": lambda *plan: plans.append(plan), "on_event": events.append}
-    grown = run_study(_study(seeds=2), folder, executor=executor, **told)
+    grown = run_study(_study(seeds=2), folder, executor=one_by_one, **told)
     assert grown.rows["seed"].tolist() == [0, 0, 0, 1, 1, 1]
     assert grown.rows["excess"].notna().tolist() == [False, True, True] * 2
     # The trials that the shorter study had finished were read, not run again.
@@ -138,20 +145,18 @@ def test_a_study_in_the_way_is_refused(undisturbed, tmp_path):
 def test_a_file_that_was_moved_is_the_same_study(tmp_path):
     rows = np.random.default_rng(0).normal(size=(40, 2))
 
-    def of_place(place):
+    def of_place(place, rows):
         path = tmp_path / place / "points.npy"
         path.parent.mkdir()
         np.save(path, rows)
         return _study(data=[{"path": str(path)}], models=[DIVERGING]).pinned()
 
-    config, folder = of_place("here"), tmp_path / "run"
-    run_trial(config.trials()[0], folder / "trials" / config.trials()[0].id)
-    (folder / "study.yaml").write_text(config.to_yaml())
-    results = run_study(of_place("there"), folder)  # the only trial is finished
-    assert results.rows["data"].tolist() == ["points"]
-    np.save(tmp_path / "there" / "points.npy", rows + 1)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "study.yaml").write_text(of_place("here", rows).to_yaml())
+    require_folder(of_place("there", rows), folder, 1)
     with refused("holds another study .data.0.sha256", RunFolderError):
-        run_study(_study(data=[{"path": str(tmp_path / "there" / "points.npy")}]), folder)
+        require_folder(of_place("elsewhere", rows + 1), folder, 1)
 
 
 def test_a_run_is_judged_from_another_folder_and_after_it_was_moved(tmp_path, monkeypatch):
@@ -186,15 +191,13 @@ def test_what_cannot_be_run_is_known_before_training(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_built_on_a_data_set_is_left_out_with_one_warning(
-    tmp_path, caplog, executor
-):
+def test_what_cannot_be_built_on_a_data_set_is_left_out_with_one_warning(tmp_path, caplog):
     data = [{"toy": toy, "num_points": 50} for toy in ("moons", "mixture-32d")]
     given = {
         "data": data, "models": [{"family": "kan"}, {"family": "mlp"}],
         "training": {"steps": 2, "batch_size": 8}, "budget": {"amount": 600},
     }  # fmt: skip
-    results = run_study(study(**given), tmp_path / "run", executor=executor)
+    results = run_study(study(**given), tmp_path / "run", executor=one_by_one)
     (warning,) = (text for text in caplog.messages if "left out" in text)
     assert "'KAN' on 'mixture-32d' (a budget of 600 is too small" in warning
     read = load_study(tmp_path / "run")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import refused, seeded
+from helpers import refused
 from kan_diffusion.data.sources import load_dataset
 from kan_diffusion.diffusion.likelihood import first_noise
 from kan_diffusion.diffusion.sampling import make_scheduler
@@ -102,24 +102,13 @@ def test_finished_trial_is_read_and_not_run_again_and_another_is_refused(finishe
     assert load_trial(finished.folder) == finished
 
 
-def test_folder_is_a_pipeline_that_samples(finished):
+def test_folder_is_a_pipeline_that_draws_in_the_toys_own_units(finished):
     config, pipeline = load_run(finished.folder)
     assert config == finished.config
-    points = pipeline(100, 5, generator=seeded()).samples
-    again = pipeline(100, 5, generator=seeded()).samples
-    assert torch.equal(points, again)
-    # In the toy's own units, not in those of the network.
     assert pipeline.config.columns == ["x", "y"]
-    assert pipeline.config.scale == pytest.approx(config.data.density.std.tolist())
-    states = []
-    pipeline(
-        100,
-        5,
-        generator=seeded(),
-        callback_on_step_end=lambda _, index, timestep, state: states.append(state["sample"]),
-    )
     density = config.data.density
-    torch.testing.assert_close(points, states[-1].double() * density.std + density.mean)
+    assert pipeline.config.mean == pytest.approx(density.mean.tolist())
+    assert pipeline.config.scale == pytest.approx(density.std.tolist())
 
 
 def test_recorded_reverse_process_goes_from_noise_to_samples(finished):
@@ -178,11 +167,7 @@ def test_stopped_trial_goes_on_to_the_same_end(finished, tmp_path):
     with refused("checkpoint of a run with other settings", RunFolderError):
         run_trial(_trial(seed=1), tmp_path, device="cpu")
     run_trial(config, tmp_path, device="cpu")
-    assert trial_content(tmp_path) == trial_content(finished.folder)
-    assert recorded_steps(tmp_path) == recorded_steps(finished.folder)
-    for path in (finished.samples, *(finished.folder / "reverse").iterdir()):
-        other = tmp_path / path.relative_to(finished.folder)
-        np.testing.assert_array_equal(load_points(path), load_points(other))
+    assert trial_content(tmp_path) == trial_content(finished.folder)  # with all samples
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 

@@ -1,11 +1,13 @@
 import json
 import math
+from functools import partial
 
 import pytest
 
 from helpers import refused
 from kan_diffusion.denoisers.families import get_family
 from kan_diffusion.errors import RunFolderError
+from kan_diffusion.study import tuning
 from kan_diffusion.study.config import ModelConfig
 from kan_diffusion.study.folder import load_trial
 from kan_diffusion.study.tuning import apply_tuned, read_tuned, tune
@@ -14,10 +16,13 @@ from make import written
 from one_by_one import one_by_one
 from runs import copied
 
+ONE = {"models": [{"family": "mlp"}], "data": [{"toy": "moons", "num_points": 300}]}
+"""A family and a data set."""
+
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory, executor):
-    return tune(_study(), tmp_path_factory.mktemp("tuning"), tries=3, executor=executor)
+def found(tmp_path_factory):
+    return tune(_study(), tmp_path_factory.mktemp("tuning"), tries=3, executor=one_by_one)
 
 
 def _rounded(value):
@@ -59,10 +64,15 @@ def test_a_try_is_worth_the_mean_log_of_what_its_trials_measured(found):
             assert trial.row["parameters"] == pytest.approx(900, rel=0.02)
 
 
-def test_optimizers_and_batches_are_tuned_like_other_settings(executor, tmp_path):
-    one = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
+def test_optimizers_batches_and_free_sizes_are_tuned_like_other_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "SIZES", (900, 2300))
     names, sizes = ("soap", "muon"), (8, 16)
-    found = tune(one, tmp_path, tries=3, optimizers=names, batch_sizes=sizes, executor=executor)
+    free = _study(**ONE, budget={"match": "time", "amount": 0.1})
+    search = partial(tune, free, tmp_path, executor=one_by_one)
+    found = search(tries=4, optimizers=names, batch_sizes=sizes)
+    tried = [each.settings["params"] for each in found.tries["mlp"]]
+    assert tried[0] == 2300
+    assert set(tried) == {900, 2300}
     for each in found.tries["mlp"]:
         (trial,) = (load_trial(tmp_path / "trials" / trial) for trial in each.trials)
         training = trial.config.training
@@ -70,33 +80,38 @@ def test_optimizers_and_batches_are_tuned_like_other_settings(executor, tmp_path
         assert training.optimizer in names
         assert training.batch_size == each.settings["batch_size"]
         assert training.batch_size in sizes
+        assert trial.config.model.params == each.settings["params"]
     best = read_tuned(found.path)
-    (tuned,) = apply_tuned(one, best).trials()
-    best = best["mlp"]
+    (tuned,) = apply_tuned(free, best).trials()
+    chosen = best["mlp"]
     assert (tuned.training.optimizer, tuned.training.batch_size) == (
-        best.optimizer,
-        best.batch_size,
+        chosen.optimizer,
+        chosen.batch_size,
     )
+    assert tuned.model.params == chosen.params
+    # A study that gives sizes itself keeps them.
+    (sized,) = apply_tuned(_study(**ONE), best).trials()
+    assert sized.model.params == 900
     # A search without that choice in the same folder is another one.
-    plain = read_tuned(tune(one, tmp_path, tries=1, executor=executor).path)["mlp"]
+    plain = read_tuned(search(tries=1).path)["mlp"]
     assert (plain.optimizer, plain.batch_size) == ("adam", None)
 
 
-def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(found, executor, tmp_path):
+def test_a_finished_search_is_not_run_again_and_a_longer_one_goes_on(found, tmp_path):
     folder, events = copied(found.path.parent, tmp_path / "copy"), []
-    again = tune(_study(), folder, tries=3, executor=executor, on_event=events.append)
+    again = tune(_study(), folder, tries=3, executor=one_by_one, on_event=events.append)
     assert events == []
     assert again.tries == found.tries
     assert read_tuned(again.path) == read_tuned(found.path)
     assert len((folder / "tuning.json").read_text().splitlines()) == 2 + 6  # one a line
-    longer = tune(_study(models=[{"family": "mlp"}]), folder, tries=4, executor=executor)
+    longer = tune(_study(models=[{"family": "mlp"}]), folder, tries=4, executor=one_by_one)
     assert longer.tries["mlp"][:3] == found.tries["mlp"]
     assert len(longer.tries["mlp"]) == 4
 
 
 def test_an_interrupted_search_tries_what_an_undisturbed_one_does(tmp_path):
     """Also where the tries before it decide, after the first six."""
-    config = _study(models=[{"family": "mlp"}], data=[{"toy": "moons", "num_points": 300}])
+    config = _study(**ONE)
 
     def interrupted(tasks):
         for number, event in enumerate(one_by_one(tasks)):

@@ -68,25 +68,6 @@ def budgeted_study(**changes):
     return study(**{**given, **changes})
 
 
-def picture_study(pictures, model, **changes):
-    """A study of two transformers of pictures, judged quickly.
-
-    Args:
-        pictures: The data.
-        model: Settings of both models, beside their family and widths.
-        **changes: Other settings of the study.
-    """
-    given = {
-        "data": [pictures],
-        "process": "flow",
-        "training": {"steps": 2, "batch_size": 8},
-        "models": [{"family": name, "hidden": [8, 8], **model} for name in ("dit", "dit-kan")],
-        "sampling": {"steps": 2},
-        "evaluation": {"num_drawn": 4, "moments": [1.0], "effort": "quick"},
-    }
-    return study(**{**given, **changes})
-
-
 def without_clock(row):
     """A row of results without what a clock decides."""
     return {key: value for key, value in row.items() if not key.endswith("_seconds")}

@@ -1,7 +1,5 @@
 """An executor that starts no process: for studies that only have to be run."""
 
-import pytest
-
 from kan_diffusion.study.executors.base import TaskQueue
 from kan_diffusion.study.executors.worker import attempt
 
@@ -11,9 +9,3 @@ def one_by_one(tasks, workers=1, device="cpu", tell=lambda event: None):
     queue = TaskQueue(tasks)
     while (task := queue.next()) is not None:
         yield from queue.settle(attempt(task, device, tell))
-
-
-@pytest.fixture(scope="session")
-def executor():
-    """This process: it has imported all that a trial needs."""
-    return one_by_one

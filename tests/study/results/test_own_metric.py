@@ -1,3 +1,5 @@
+"""A metric and a family of one's own: a study file names them by the module where they are."""
+
 import re
 import sys
 from pathlib import Path
@@ -6,48 +8,61 @@ import pandas as pd
 import pytest
 
 from html_page import Page
+from kan_diffusion.diffusion.sampling import PointDiffusionPipeline
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.evaluation.metrics import SAMPLE_METRICS, Metric, metrics_named
-from kan_diffusion.pictures.scores import PICTURE_MEASURES
 from kan_diffusion.imports import import_own
-from kan_diffusion.report.study import write_report
+from kan_diffusion.pictures.scores import PICTURE_MEASURES
 from kan_diffusion.report.tables import summary_table, trial_table
 from kan_diffusion.study.results import Results, compare, read_results
-from kan_diffusion.study.run import run_study
 from make import EVALUATION, study
 
 DOCS = Path(__file__).parents[3] / "docs" / "comparisons.md"
+SHALLOW = """
+from kan_diffusion.denoisers import Family, NetworkDenoiser
+SHALLOW = Family("shallow", NetworkDenoiser, 1, 1e-2, kind="mlp", title="Shallow")
+NOT_ONE = 3
+"""
 
 
 def _study(**evaluation):
     return study(
         training={"steps": 5, "batch_size": 32},
-        models=[{"name": "MLP", "family": "mlp"}, {"name": "ReLU", "family": "mlp", "settings": {"activation": "relu"}}],
-        budget={"match": "params", "amount": 300},
+        models=[{"family": "kan"}, {"family": "my_metrics:SHALLOW"}],
+        budget={"match": "params", "amount": 900},
         evaluation={**EVALUATION, "moments": [], **evaluation},
     )
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes the module of the docs, and returns its name."""
+    """Writes the module of the docs, with a family, into the working folder; returns its name."""
     (block,) = re.findall(r"```python\n([^`]*COVERAGE = .*?)```", DOCS.read_text(), re.DOTALL)
-    (tmp_path / "my_metrics.py").write_text(f"{block}\nNOT_ONE = 3\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_metrics.py").write_text(block + SHALLOW)
+    monkeypatch.chdir(tmp_path)
     # The docs' test, where it came before, has imported one of the same name.
     monkeypatch.delitem(sys.modules, "my_metrics", raising=False)
     import_own("my_metrics")
     return "my_metrics"
 
 
-def test_a_metric_that_a_study_names_is_measured_and_shown(module, tmp_path, executor):
-    config = _study(metrics=[f"{module}:COVERAGE"])
-    results = run_study(config, tmp_path / "run", executor=executor)
-    assert results.rows["error"].isna().all()
+def test_a_metric_and_a_family_that_a_study_names_go_through_all_of_it(module, cli, monkeypatch):
+    Path("own.yaml").write_text(_study(metrics=[f"{module}:COVERAGE"]).to_yaml())
+    monkeypatch.delitem(sys.modules, module)  # whoever runs a study file imports what it names
+    done = cli("compare", "own.yaml", "--match", "params", "--budget", "700", "--out", "run")
+    assert done.code == 0, done.err
+    assert "one seed in common decides nothing: undecided." in " ".join(done.out.split())
     # Whoever reads the folder knows it from the study's settings.
-    read = read_results(tmp_path / "run")
+    read = read_results(Path("run"))
+    assert read.rows["error"].isna().all()
     assert read.metrics["coverage"].title == "coverage of real points"
     assert "coverage" not in SAMPLE_METRICS
+    own = read.rows.set_index("name").loc["Shallow"]
+    assert own["kind"] == "mlp"
+    assert abs(own["parameters"] - 700) <= 14
+    # One hidden layer: what the family says.
+    pipeline = PointDiffusionPipeline.from_pretrained(Path("run", "trials", own["trial"]))
+    assert len(pipeline.denoiser.config.hidden) == 1
     # In the rows and the tables of text.
     assert read.rows[["coverage", "coverage_real"]].notna().all(axis=None)
     assert "coverage" in summary_table(read)
@@ -55,15 +70,14 @@ def test_a_metric_that_a_study_names_is_measured_and_shown(module, tmp_path, exe
     # In the statistics.
     (data,) = read.data_sets()
     (comparison,) = compare(read, data, "coverage")
+    assert (comparison.model, comparison.baseline) == ("KAN", "Shallow")
     values = read.rows.set_index("name")["coverage"]
-    expected = values[comparison.model] - values[comparison.baseline]
-    assert comparison.interval.mean == pytest.approx(expected)
+    assert comparison.interval.mean == pytest.approx(values["KAN"] - values["Shallow"])
     assert comparison.better == "higher"
     # In the report.
-    written = write_report(results, results.folder, "again", figures=False)
-    page = Page(written.read_text())
-    shown = page.row(f"Models, {data}", "ReLU")
-    assert float(shown["Cov"]) == pytest.approx(values["ReLU"], rel=5e-3)
+    page = Page(Path("run", "report.html").read_text())
+    shown = page.row(f"Models, {data}", "Shallow")
+    assert float(shown["Cov"]) == pytest.approx(values["Shallow"], rel=5e-3)
     assert "Cov, real" in page.tables["All trials"][0]
 
 

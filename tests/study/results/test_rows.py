@@ -1,4 +1,4 @@
-import json
+import itertools
 import math
 import shutil
 from dataclasses import replace
@@ -13,12 +13,11 @@ from helpers import refused
 from kan_diffusion.errors import DataError, RunFolderError
 from kan_diffusion.report.study import curves_of, write_report
 from kan_diffusion.study.config import EvaluationConfig
-from kan_diffusion.study.folder import keep_trial, load_trial
+from kan_diffusion.study.folder import Judged, Trained, TrialResult, keep_trial, load_trial
 from kan_diffusion.study.named import single_trial
 from kan_diffusion.study.results.rows import Results, read_results, read_runs
 from kan_diffusion.study.results.verdicts import decide
 from kan_diffusion.study.results.wording import say
-from kan_diffusion.study.trial import run_trial
 from make import reseal
 from runs import copied
 from synthetic_study import rows_of
@@ -27,16 +26,24 @@ SMALL = EvaluationConfig(num_noised=100, num_samples=50, num_drawn=20, moments=(
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory):
-    place = tmp_path_factory.mktemp("side-by-side")
+def made(tmp_path_factory):
+    """Makes runs as they are kept, each with an excess of its own; none is trained."""
+    place, numbers = tmp_path_factory.mktemp("side-by-side"), itertools.count(1)
 
     def run(name, *, data="two-modes", evaluation=SMALL, number=0, **settings):
         folder = place / name
         if not folder.exists():
             given = {"family": "mlp", "params": 60, "steps": 5, "batch_size": 32, **settings}
-            config = single_trial(data, **given)
             changes = {"evaluation": evaluation, "seed": number}
-            run_trial(config.model_copy(update=changes), folder, device="cpu")
+            config = single_trial(data, **given).model_copy(update=changes)
+            excess = 0.01 * next(numbers)
+            scores = {"floor": 1.0, "heldout_loss": 1 + excess, "excess": excess, "excess_se": 0.0}
+            trained = Trained(row={**config.keys, "parameters": given["params"], "error": None})
+            judged = Judged(row={"oracle": "exact", **scores}, levels=[], versions={})
+            steps = np.arange(1, given["steps"] + 1)
+            columns = dict.fromkeys(("loss", "learning_rate", "heldout_loss"), 1 / steps)
+            curves = pd.DataFrame({"step": steps, **columns})
+            keep_trial(TrialResult(config, folder, trained, judged), curves=curves)
         return folder
 
     return run
@@ -88,13 +95,13 @@ def test_rows_are_completed_and_failed_trials_have_no_measurements():
     pd.testing.assert_frame_equal(again.rows, results.rows)
 
 
-def test_rows_without_what_they_must_have_are_refused(train):
+def test_rows_without_what_they_must_have_are_refused(made):
     with pytest.raises(DataError, match="no column 'seed'"):
         Results.of(made_rows().drop(columns="seed"))
     with pytest.raises(DataError, match="'KAN' has seed 0 twice"):
         Results.of(pd.concat([made_rows(), made_rows()]))
     with refused("two-modes: 'MLP' has seed 0 twice; give each once"):
-        Results.of(read_runs([train("mlp")] * 2).rows)
+        Results.of(read_runs([made("mlp")] * 2).rows)
     empty = Results.of(pd.DataFrame())
     assert empty.data_sets() == []
     assert decide(empty).verdicts == {}
@@ -116,13 +123,13 @@ def test_the_results_of_a_folder_are_read_or_refused(tmp_path):
         read_results(tmp_path)
 
 
-def test_models_and_seeds_of_runs_make_a_study(train, tmp_path):
+def test_models_and_seeds_of_runs_make_a_study(made, tmp_path):
     kan = {"family": "full-kan", "params": 126, "steps": 7}
     folders = [
-        train("mlp"),
-        train("mlp-1", number=1),
-        train("kan", **kan),
-        train("kan-1", **kan, number=1),
+        made("mlp"),
+        made("mlp-1", number=1),
+        made("kan", **kan),
+        made("kan-1", **kan, number=1),
     ]
     results = read_runs(folders)
     assert (results.config.title, results.config.seeds) == ("Runs side by side", 2)
@@ -142,37 +149,37 @@ def test_models_and_seeds_of_runs_make_a_study(train, tmp_path):
     assert read_runs(folders[:1]).config.title == "two-modes · MLP · seed 0"
 
 
-def test_seeds_given_to_train(train):
-    folders = [train("mlp"), train("mlp-of-5", seed=5), train("larger-of-5", params=200, seed=5)]
+def test_seeds_given_to_train(made):
+    folders = [made("mlp"), made("mlp-of-5", seed=5), made("larger-of-5", params=200, seed=5)]
     results = read_runs(folders)
     assert results.rows["seed"].tolist() == [0, 5, 5]
     assert [trial.config.seed for trial in results.trials] == [0, 5, 5]
     # The first seed is the one whose data are drawn again for the figures.
     assert results.config.seed == 0
     with refused("do not have the same number within their studies"):
-        read_runs([*folders, train("mlp-1", number=1)])
+        read_runs([*folders, made("mlp-1", number=1)])
 
 
-def test_a_model_of_another_size_or_training_is_another(train):
-    folders = [train("mlp"), train("mlp-1", number=1), train("longer", steps=9, number=1)]
-    folders += [train("larger", params=200, number=1), train("faster", learning_rate=0.1)]
+def test_a_model_of_another_size_or_training_is_another(made):
+    folders = [made("mlp"), made("mlp-1", number=1), made("longer", steps=9, number=1)]
+    folders += [made("larger", params=200, number=1), made("faster", learning_rate=0.1)]
     results = read_runs(folders)
     names = [f"MLP ({name})" for name in ("mlp", "mlp", "longer", "larger", "faster")]
     assert list(results.rows["name"]) == names
     assert [model.name for model in results.config.models] == names[1:]
     assert results.config.seeds == 1  # of the second
-    alike = [train("old/mlp"), train("new/mlp", params=200, number=1)]  # of one folder name
+    alike = [made("old/mlp"), made("new/mlp", params=200, number=1)]  # of one folder name
     assert list(read_runs(alike).rows["name"]) == [f"MLP ({folder})" for folder in alike]
 
 
-def test_a_file_is_the_same_wherever_it_lies(tmp_path, train):
+def test_a_file_is_the_same_wherever_it_lies(made, tmp_path):
     points = np.random.default_rng(0).standard_normal((300, 2))
     folders = []
     for number, place in enumerate(("here", "there", "other")):
         path = tmp_path / place / "points.csv"
         path.parent.mkdir()
         pd.DataFrame(points + (place == "other"), columns=["x", "y"]).to_csv(path, index=False)
-        folders.append(train(place, data=str(path), number=number))
+        folders.append(made(place, data=str(path), number=number))
     assert len(read_runs(folders[:2]).config.data) == 1
     with refused("do not have the same content of 'points'") as caught:
         read_runs(folders)
@@ -191,33 +198,29 @@ def test_stages_on_rows_that_chose_them_are_said_to_be(runs, tmp_path):
         assert ("MLP, formula came about by choices" in path.read_text()) == said
 
 
-def test_runs_that_were_not_judged_alike(train, tmp_path):
-    trial = load_trial(train("mlp"))
-    effort = SMALL.model_copy(update={"effort": "full"})
-    fully = trial.config.model_copy(update={"seed": 7, "evaluation": effort})
-    keep_trial(replace(trial.changed(fully, **fully.keys), folder=tmp_path))
-    fewer = SMALL.model_copy(update={"num_samples": 40})
+def test_runs_that_were_not_judged_alike(made):
+    fewer, fully = ({"num_samples": 40}, {"effort": "full"})
     for other, what in (
-        (train("ddpm", process="ddpm"), "process"),
-        (train("fewer", evaluation=fewer), "way of judging"),
-        (tmp_path, "way of judging"),
+        (made("ddpm", process="ddpm"), "process"),
+        (made("fewer", evaluation=SMALL.model_copy(update=fewer)), "way of judging"),
+        (made("fully", evaluation=SMALL.model_copy(update=fully), number=7), "way of judging"),
     ):
         with refused(f"do not have the same {what}"):
-            read_runs([train("mlp"), other])
+            read_runs([made("mlp"), other])
     # Moments that were recorded do not matter.
     recorded = SMALL.model_copy(update={"moments": (0.0,), "num_drawn": 5})
-    results = read_runs([train("mlp"), train("recorded", number=2, evaluation=recorded)])
+    results = read_runs([made("mlp"), made("recorded", number=2, evaluation=recorded)])
     assert len(results.trials) == 2
 
 
-def test_what_is_no_finished_run(train, tmp_path):
+def test_what_is_no_finished_run(made, tmp_path):
     with refused("holds no finished run: train one", RunFolderError):
         read_runs([tmp_path])
     (tmp_path / "study.yaml").touch()
     with refused("it is a study; give one of its trials"):
-        read_runs([train("mlp"), tmp_path])
+        read_runs([made("mlp"), tmp_path])
     (tmp_path / "study.yaml").unlink()
-    trial = load_trial(train("mlp"))
+    trial = load_trial(made("mlp"))
     config = trial.config.model_copy(update={"seed": 5})
     trial = replace(trial.changed(config, **config.keys), folder=tmp_path)
     for kept, message in (
@@ -226,4 +229,4 @@ def test_what_is_no_finished_run(train, tmp_path):
     ):
         keep_trial(kept)
         with refused(message):
-            read_runs([train("mlp"), tmp_path])
+            read_runs([made("mlp"), tmp_path])

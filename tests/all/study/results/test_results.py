@@ -1,4 +1,4 @@
-"""How often verdicts on equals are wrong, and the results of all committed studies."""
+"""How often verdicts on equals are wrong."""
 
 import math
 from functools import partial

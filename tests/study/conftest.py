@@ -1,1 +1,0 @@
-from one_by_one import executor  # noqa: F401
