@@ -5,7 +5,6 @@ single cell or setting stands in the tests of what reads it.
 """
 
 import json
-import os
 from random import Random
 
 import numpy as np
@@ -21,6 +20,7 @@ from runs import copied
 
 QUICK = "--family mlp --params 400 --steps 20 --batch-size 16 --device cpu --quick --out run"
 ROWS = np.random.default_rng(0).normal(size=(30, 2))
+WIDE = np.random.default_rng(1).normal(size=(30, 6))
 
 
 def _csv(rows=ROWS, names=("a", "b")):
@@ -49,13 +49,11 @@ TABLES = {
     "a value of a million digits": ("a.csv", _csv() + "1.0," + "1" * 10**6, "row 31"),
     "escape codes": ("a.csv", _csv() + "1.0,\x1b[2J\x1b[31mred", "row 31"),
     "very large": ("a.csv", _csv(ROWS * 1e299), ""),
-    "names of half a formula": ("a.csv", _csv(names=(r"$\frac", "$")), ""),
-    "names with line breaks": ("a.csv", _csv(names=("a\nb", "\x1b[2J\r\n")), ""),
-    "names in other scripts": ("a.csv", _csv(names=("质量", "\u200b😀")), ""),
+    "names of half a formula, with line breaks and in other scripts":
+        ("a.csv", _csv(WIDE, (r"$\frac", "$", "a\nb", "\x1b[2J\r\n", "质量", "\u200b😀")), ""),
     "a million names": ("a.csv", text(("c,", 10**6)), "columns"),
     "a line of 50 MB": ("a.csv", text(("a;b\n", 1), ("1", 5 * 10**7), (";2\n", 1)), LONG_LINE),
     "50 MB of spaces": ("a.csv", text((" ", 5 * 10**7)), "more than 10,000,000 characters"),
-    "a named pipe": ("a.csv", os.mkfifo, "no file"),
     "a link to itself": ("a.csv", lambda path: path.symlink_to(path), "'a.csv'"),
     "a million rows of one value": ("a.csv", text(("1,2\n", 10**6)), "constant"),
     "100,000 digits and a letter": ("a.csv", "1" * 10**5 + "x,b\n", "100,001 characters in row 0"),
@@ -140,7 +138,6 @@ STUDIES = {
     "no date": (_study("mine", "!!timestamp x"), "is not YAML"),
     "a number of 10,000 digits": (_study("seeds: 1", f"seeds: 0x{'f' * 10**4}"), "20 digits"),
     "a number in sixties": (_study("seeds: 1", f"seeds: 1{':1' * 10**5}"), ""),
-    "a key that stands twice": (STUDY + "seeds: 1\nseeds: 2", "'seeds' stands twice"),
     "merge keys": (_nested("{b: 1}", "{<<: [@]}"), "an alias"),
     "laughter": (_nested("[x]", "[@]"), "an alias"),
     "60,000 trials": (_study("seeds: 1\ndata: [",
