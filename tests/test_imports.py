@@ -50,4 +50,6 @@ def test_nothing_else_of_the_working_folder_is_imported(folder):
     for name in ("not_there", "json.not_there"):
         with refused(f"module '{name}' cannot be imported .* install it"):
             import_own(name)
+    with refused("'./named.py' cannot be imported: .*; name a module, not a file"):
+        import_own("./named.py")
     assert "json" in sys.modules  # what was there before stays

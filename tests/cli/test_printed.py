@@ -60,5 +60,7 @@ def test_bars_have_codes_of_their_own_and_none_of_a_name(frame, monkeypatch, cap
     said = capsys.readouterr().err
     for shown in (f"a name{SHOWN[:6]}", f"\x1b[31m[red]a sentence{SHOWN} :smile:", f"age{SHOWN}"):
         assert shown in said
+    assert "MLP, 60 rows" in said
+    assert "training, loss" in said
     assert "\x1b[2J" not in said
     assert set(OBEYED.findall(said)) == {"\x1b", "\r"}

@@ -1,12 +1,9 @@
 import io
 import math
 
-import numpy as np
-import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from kan_diffusion import DiffusionEstimator
 from kan_diffusion.cli.progress import StudyProgress, known_floor
 from kan_diffusion.progress import TrainingBar, progress_bars
 from kan_diffusion.study.executors import TrialEvent
@@ -62,16 +59,3 @@ def test_the_floor_is_known_for_toys():
     process = config.process
     assert 0 < known_floor(toy, process) < 1
     assert known_floor(table, process) is None
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_fit_shows_its_progress_on_a_terminal_when_asked(terminal, monkeypatch, capsys):
-    if terminal:
-        monkeypatch.setenv("FORCE_COLOR", "1")
-    points = np.random.default_rng(0).normal(size=(100, 2))
-    model = DiffusionEstimator("mlp", params=300, steps=5, batch_size=8, verbose=True)
-    model.fit(points)
-    said = capsys.readouterr().err
-    assert ("loss" in said) == terminal
-    assert ("MLP, 100 rows" in said) == terminal
-    assert "number" in said  # the kinds of columns, anywhere

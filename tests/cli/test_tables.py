@@ -9,6 +9,7 @@ from html_page import Page
 from kan_diffusion.data.frames import write_frame
 from kan_diffusion.study.config import TrialConfig
 from kan_diffusion.tables.files import read_table
+from kan_diffusion.training.config import num_held_out
 from make import reseal
 from mixed_tables import people
 from runs import copied
@@ -52,23 +53,13 @@ def test_columns_are_described_and_nothing_is_trained(cli, place):
     assert ("petal width (cm)" in outcome.out, outcome.err) == (True, "")
 
 
-def test_rows_are_what_people_are(cli, run, place):
-    outcome = cli("sample", run, "--num", 300, "--out", "rows.csv.gz")
-    assert (outcome.code, outcome.out, outcome.err) == (0, "300 rows: rows.csv.gz\n", "")
-    frame = read_table(Path("rows.csv.gz"))[0]
-    assert list(frame) == list(people(2, 0))
-    assert set(frame["job"].dropna()) <= {"nurse", "driver", "clerk"}
-    assert (frame["since"] == frame["since"].dt.normalize()).all()
-    assert 0 < frame["score"].isna().mean() < 0.9
-    assert cli("sample", run, "--num", 300, "--out", "again.csv.gz").code == 0
-    assert (place / "again.csv.gz").read_bytes() == (place / "rows.csv.gz").read_bytes()
-
-
-def test_conditions_are_met_and_given_cells_kept(cli, run, place):
+def test_rows_are_drawn_under_conditions_and_given_cells_kept(cli, run, place):
     conditions = ("--where", "job=nurse", "--where", "30<=age<=60", "--where", "smokes=True")
     conditions += ("--max-seconds", 60)
-    assert cli("sample", run, "--num", 50, "--out", "rows.csv", *conditions).code == 0
-    frame = read_table(Path("rows.csv"))[0]
+    outcome = cli("sample", run, "--num", 50, "--out", "rows.csv.gz", *conditions)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "50 rows: rows.csv.gz\n", "")
+    frame = read_table(Path("rows.csv.gz"))[0]
+    assert list(frame) == list(people(2, 0))
     met = (frame["job"] == "nurse") & frame["smokes"] & frame["age"].between(30, 60)
     assert (len(frame), met.all()) == (50, True)
     like = people(12, 1)[["job", "score"]]
@@ -78,29 +69,34 @@ def test_conditions_are_met_and_given_cells_kept(cli, run, place):
     pd.testing.assert_frame_equal(kept, like)
 
 
-def test_gaps_are_filled_and_all_else_stays(cli, run, place):
+def test_gaps_are_filled_several_times_and_all_else_stays(cli, run, place):
     whole = people(40, 2)
     gaps = whole.astype({"age": "Int64", "smokes": "boolean"})
     gaps = gaps.mask(np.random.default_rng(3).random(gaps.shape) < 0.3)
     gaps["income"] = np.nan  # a column of gaps alone
     write_frame(Path("gaps.csv"), gaps)
-    outcome = cli("impute", run, "gaps.csv", "--out", "filled.csv")
-    assert (outcome.code, outcome.out, outcome.err) == (0, "40 rows: filled.csv\n", "")
-    frame = read_table(Path("filled.csv"))[0]
-    assert not frame.isna().any(axis=None)
-    assert (frame == whole).where(gaps.notna(), True).all(axis=None)
+    Path("filled.csv").write_text("precious")
     words = ("impute", run, "gaps.csv", "--draws", 3, "--out", "filled.csv")
     assert "exists; choose another path" in cli(*words).error
-    assert cli(*words, "--overwrite").code == 0
-    several = read_table(Path("filled.csv"))[0]
-    assert list(several) == ["draw", *whole]
-    assert several["draw"].tolist() == np.repeat([1, 2, 3], 40).tolist()
-    assert several.groupby(several.index % 40)["age"].nunique()[gaps["age"].isna()].max() > 1
+    outcome = cli(*words, "--overwrite")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "120 rows: filled.csv\n", "")
+    frame = read_table(Path("filled.csv"))[0]
+    assert list(frame) == ["draw", *whole]
+    assert not frame.isna().any(axis=None)
+    assert frame.pop("draw").tolist() == np.repeat([1, 2, 3], 40).tolist()
+    for number in (0, 40, 80):
+        filled = frame[number : number + 40].reset_index(drop=True)
+        assert (filled == whole).where(gaps.notna(), True).all(axis=None)
+    assert frame.groupby(frame.index % 40)["age"].nunique()[gaps["age"].isna()].max() > 1
 
 
-def test_a_run_is_judged_and_has_a_page(cli, run, place, monkeypatch):
+LEARNED = 240 - num_held_out(240)
+"""Rows of the run that it has learned: those held out decide when training ends."""
+
+
+def test_other_rows_judge_a_run_on_a_page_and_a_terminal(cli, run, place, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    write_frame(Path("others.parquet"), people(60, 5)[::-1])
+    write_frame(Path("others.parquet"), people(80, 5)[::-1])
     outcome = cli("evaluate", run, "--data", "others.parquet", "--out", "page.html")
     assert (outcome.code, outcome.err) == (0, "")
     table = outcome.out[outcome.out.index("Synthetic rows") :]
@@ -110,18 +106,52 @@ def test_a_run_is_judged_and_has_a_page(cli, run, place, monkeypatch):
         assert words in text
     assert "Page: page.html" in text
     said = " ".join(Page((place / "page.html").read_text()).text)
-    assert "Real rows are those of 'others'. This is a first look, with few trees" in said
+    for words in (
+        "Real rows are those of 'others'. This is a first look, with few trees",
+        "80 real rows are compared with 1,000 synthetic ones",
+        f"from the {LEARNED} training rows",
+    ):
+        assert words in said
 
 
-def test_data_elsewhere_are_not_read_for_a_folder_without_their_digest(cli, runs, place):
-    run = copied(runs("table"), place / "run")
-    content = json.loads((run / "trial.json").read_text())
-    path = content["config"]["data"]["path"]
-    content["config"]["data"]["sha256"] = ""
+def test_of_its_own_file_the_rows_that_were_held_out_judge_a_run(cli, run, place):
+    own = copied(run, place / "run [new]")
+    outcome = cli("evaluate", own)
+    assert "run[new]on" in "".join(outcome.out.partition("Synthetic rows")[0].split())
+    assert f"Page: {own / 'tables.html'}" in " ".join(outcome.out.split())
+    said = " ".join(Page((own / "tables.html").read_text()).text)
+    learned = f"the model learned {LEARNED}, {240 - LEARNED} decided when training ended, and 60"
+    assert f"Of its 300 rows {learned} were held out." in said
+    assert "60 real rows are compared" in said
+
+
+def with_data(run, folder, **changes):
+    """A copy of a run that says something else of its data, and has right digests."""
+    changed = copied(run, folder)
+    content = json.loads((changed / "trial.json").read_text())
+    content["config"]["data"] |= changes
     content["trained"]["row"]["trial"] = TrialConfig.model_validate(content["config"]).id
-    (run / "trial.json").write_text(json.dumps(content))
-    reseal(run)
+    (changed / "trial.json").write_text(json.dumps(content))
+    reseal(changed)
+    return changed
+
+
+def test_a_lost_file_costs_the_tests_of_copies(cli, run, place):
+    lost = with_data(run, place / "run", path=str(place / "lost" / "people.csv"))
+    write_frame(Path("others.csv"), people(60, 5))
+    outcome = cli("evaluate", lost, "--data", "others.csv")
+    assert outcome.code == 0
+    assert "cannot be said without the rows" in " ".join(outcome.out.split())
+    assert "there is no file" in cli("evaluate", lost).error
+
+
+def test_data_elsewhere_are_not_read_for_a_folder_without_their_digest(cli, run, place):
+    with_data(run, place / "run", sha256="")
+    path = run.parent / "people.csv"
     said = cli("evaluate", "run").error
     assert f"the run names '{path}' as its data, outside of the working folder" in said
     assert not list(place.rglob("*.html"))
     assert cli("evaluate", "run", "--data", path).code == 0
+    # It is the file that was trained on, whose other rows the model has learned.
+    said = " ".join(Page((place / "run" / "tables.html").read_text()).text)
+    assert "60 real rows are compared" in said

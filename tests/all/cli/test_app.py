@@ -10,79 +10,36 @@ import kan_diffusion
 from command_line import WARNING, Outcome
 from kan_diffusion.study.run import run_study
 from make import study
+from mixed_tables import people
 from one_by_one import one_by_one
 
 MLP = ("--family", "mlp", "--params", 400, "--steps", 20, "--batch-size", 64, "--device", "cpu")
 
 
-def studied(folder, **changes):
-    """A study file, and beside it a run folder in which all of its trials are finished."""
-    settings = {
-        "training": {"steps": 20, "batch_size": 64},
-        "models": [{"name": "MLP", "family": "mlp", "params": 300}],
-    }
-    config, path = study(**{**settings, **changes}), folder / "tiny.yaml"
+def test_compare_reports_what_has_finished_counts_what_failed_and_warns_once(cli, tmp_path):
+    models = [{"name": name, "family": "mlp", "params": 300} for name in ("MLP", "wild")]
+    models[1]["learning_rate"] = 1e30
+    training = {"steps": 20, "batch_size": 64}
+    config = study(process="notebook", models=models, training=training)
+    path, folder = tmp_path / "tiny.yaml", tmp_path / "study"
     path.write_text(config.to_yaml())
-    run_study(config, folder / "study", executor=one_by_one)
-    return path
+    run_study(config, folder, executor=one_by_one)
 
-
-def test_columns_of_any_size_come_back_and_lost_decimals_are_said(cli, tmp_path):
-    generator = np.random.default_rng(0)
-    columns = {
-        "time": np.round(1.7e9 + generator.uniform(0, 3600, 300), 3),
-        "tiny": 1e-300 * generator.normal(3, 1, 300),
-        "huge": 1e299 * generator.normal(3, 1, 300),
-    }
-    path, folder = tmp_path / "points.csv", tmp_path / "run"
-    pd.DataFrame(columns).to_csv(path, index=False)
-    outcome = cli("train", path, *MLP, "--steps", 150, "--out", folder)
-    assert (outcome.code, outcome.err) == (0, "")
-    assert cli("sample", folder, "--num", 500).code == 0
-    samples = pd.read_csv(folder / "samples.csv")
-    assert set(np.round(1000 * samples["time"]) % 10) == set(range(10))  # the third decimal
-    for name, centre, spread in (("time", 1.7e9 + 1800, 1e3), ("tiny", 3e-300, 1e-300)):
-        assert np.median(np.abs(samples[name] - centre) / spread) < 1.5
-    assert np.median(np.abs(samples["huge"] / 1e299 - 3)) < 1.5
-
-    columns["time"] = np.round(1.7e9 + generator.uniform(0, 3e8, 300), 3)
-    pd.DataFrame(columns).to_csv(path, index=False)
-    outcome = cli("train", path, *MLP, "--out", tmp_path / "years")
-    assert outcome.code == 0
-    assert outcome.err.count("WARNING") == 1
-    assert "steps of 0.001, more than float32" in " ".join(outcome.err.split())
-
-
-def test_compare_reports_and_warns_once(cli, tmp_path):
-    path, folder = studied(tmp_path, process="notebook"), tmp_path / "study"
     outcome = cli("compare", path, "--out", folder)
-    assert (outcome.code, outcome.warnings) == (0, 1)
+    assert (outcome.code, outcome.warnings) == (1, 1)
     assert "excess" in outcome.out
     assert f"Report: {folder / 'report.html'}" in outcome.out.replace("\n", " ")
+    *_, said, error = outcome.err.splitlines()
+    assert said.startswith("2 of 2 trials are finished and are not run again; after a change")
+    assert error.startswith("error: 1 of 2 trials failed, the first ('wild', seed 0) with: the")
     page = (folder / "report.html").read_text()
     assert WARNING in page
     assert "This is a first look" in page
-    rows = pd.read_parquet(folder / "results.parquet").to_dict("records")
-    assert [row["name"] for row in rows] == ["MLP"]
-    # A run has a report of its own, too.
-    (trial,) = (folder / "trials").iterdir()
-    assert f"Report: {trial / 'report.html'}" in cli("report", trial).out.replace("\n", "")
-    assert (trial / "report.html").stat().st_size > 0
-
-
-def test_failed_trials_are_counted_in_one_line(cli, tmp_path):
-    models = [{"name": "wild", "family": "mlp", "params": 300, "learning_rate": 1e30}]
-    path, folder = studied(tmp_path, models=models), tmp_path / "study"
-    outcome = cli("compare", path, "--out", folder)
-    assert outcome.code == 1
-    said, error = outcome.err.splitlines()  # and nothing else
-    assert said.startswith("1 of 1 trials are finished and are not run again; after a change")
-    assert error.startswith("error: 1 of 1 trials failed, the first ('wild', seed 0) with: the")
     (folder / "report.html").unlink()
     outcome = cli("report", folder)
     assert (outcome.code, outcome.err) == (0, "")
-    page = (folder / "report.html").read_text()
     # The page says how to run the study, not how to report it, again.
+    page = (folder / "report.html").read_text()
     assert f"kan-diffusion compare {folder / 'study.yaml'} --out {folder}" in page
 
 
@@ -115,3 +72,19 @@ def test_processes_end_with_codes_and_one_line(tmp_path):
     script = Path(sys.executable).with_name("kan-diffusion")
     result = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == f"kan-diffusion {kan_diffusion.__version__}\n"
+
+
+def test_models_are_compared_on_a_table_without_conditions(cli, tmp_path, caplog):
+    frame = people(60, 0)
+    frame.insert(0, "number", np.arange(60))
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    data = {"path": str(tmp_path / "people.csv"), "kinds": {"smokes": "category"}}
+    models = [{"family": "mlp", "params": 400, "name": name} for name in ("one", "two")]
+    config = study(data=[data], training={"steps": 10, "batch_size": 64}, models=models)
+    results = run_study(config.pinned(), tmp_path / "study", executor=one_by_one)
+    assert results.rows["error"].isna().all()
+    assert caplog.text.count("column 'number' identifies rows") == 1  # once for all trials
+    trial = results.trials[0].folder
+    assert cli("sample", trial, "--num", 20, "--out", tmp_path / "rows.csv").code == 0
+    assert pd.read_csv(tmp_path / "rows.csv")["number"].is_unique
+    assert "trained without conditions" in cli("sample", trial, "--where", "job=nurse").error
