@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,17 +13,8 @@ import torch
 from hypothesis import settings
 from scipy.interpolate import BSpline
 
-pytest.register_assert_rewrite(
-    *(
-        "density_contract",
-        "family_contract",
-        "helpers",
-        "kan_cases",
-        "kernel_suite",
-        "odd_tables",
-    ),
-    *("command_line", "html_page", "picture_contract"),
-)
+SUPPORT = Path(__file__).parent / "support"
+pytest.register_assert_rewrite("helpers", *(path.stem for path in SUPPORT.glob("*.py")))
 
 # Compilation of kernels falls into whichever example runs first, so no example has a deadline.
 settings.register_profile("few", deadline=None, max_examples=8, derandomize=True, database=None)

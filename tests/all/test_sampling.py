@@ -5,7 +5,6 @@ from family_contract import stirred
 from kan_diffusion import PointDiffusionPipeline, get_process
 
 IMPORTS = [
-    ("import kan_diffusion", "from diffusers import DiffusionPipeline"),
     ("from diffusers import DiffusionPipeline", "import kan_diffusion"),
     (
         "import importlib.util, kan_diffusion; importlib.util.find_spec('diffusers')",

@@ -76,14 +76,15 @@ class Ended(Outcome):
 class Running:
     """``kan-diffusion`` with some words in a folder and a session of its own, as a shell starts it.
 
-    Its standard error is a pipe, which the servers and workers that it starts hold, too.
+    Its standard error is a pipe, which the servers and workers that it starts hold, too. ``out`` is
+    its standard output.
     """
 
-    def __init__(self, *words, folder, environment):
+    def __init__(self, *words, folder, environment, out=os.devnull):
         self._said, err = context.Pipe(duplex=False)
         variables = {**os.environ, **environment}
         said = tuple(map(str, words))
-        self.process = start_leader(_run_apart, said, folder, variables, err)
+        self.process = start_leader(_run_apart, said, folder, variables, err, out)
         err.close()
 
     def wait(self, seconds):
@@ -125,10 +126,10 @@ def hear_interrupts():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
-def _run_apart(words, folder, environment, err):
+def _run_apart(words, folder, environment, err, out):
     os.chdir(folder)
     os.environ.update(environment)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT), 1)
     os.dup2(err.fileno(), 2)
     err.close()
     _fork_server()

@@ -9,6 +9,9 @@ from helpers import randn, seeded
 from kan_diffusion.data.densities import CurveDensity, UniformBoxes
 from kan_diffusion.formulas.averaged import reference_mean
 
+FEW = ("moons", "two-modes", "checkerboard", "swiss-roll-16d", "mixture-8d")
+"""Toys that every run of the tests asks."""
+
 
 def require_density(density):
     """Its score, mass, moments, units and posterior mean are those of its density and samples."""
