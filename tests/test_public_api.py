@@ -26,11 +26,6 @@ def test_public_names_are_there_documented_and_seen_by_type_checkers():
             assert value.__module__.startswith("kan_diffusion."), name
 
 
-def test_modules_say_what_they_are():
-    for path, tree in MODULES.items():
-        assert ast.get_docstring(tree), path
-
-
 def test_no_module_imports_another_by_a_string():
     # import-linter sees statements only. The public names are lazy, and the others import what
     # a user names as package.module:NAME.

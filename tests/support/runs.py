@@ -21,7 +21,8 @@ from one_by_one import one_by_one
 from picture_folders import write_pictures
 
 BRIEFLY = ("--steps", "20", "--batch-size", "64", "--device", "cpu", "--quick")
-PICTURES = ("--steps", "3", "--batch-size", "8", "--size", "8", "--device", "cpu", "--quick")
+PICTURES = ("--steps", "3", "--batch-size", "8", "--size", "8", "--device", "cpu")
+PICTURES += ("--family", "dit", "--depth", "1", "--params", "100000", "--quick")
 
 
 def _train(*words: object) -> None:
@@ -57,12 +58,12 @@ def _table(folder: Path) -> None:
 
 
 def _captions(folder: Path) -> None:
-    """A U-Net on bright and dark ``pictures`` with captions."""
+    """A transformer on bright and dark ``pictures`` with captions."""
     _train(write_pictures(folder / "pictures", "captions"), *PICTURES, "--out", folder / "run")
 
 
 def _classes(folder: Path) -> None:
-    """A U-Net on bright and dark ``pictures`` in two classes."""
+    """A transformer on bright and dark ``pictures`` in two classes."""
     _train(write_pictures(folder / "pictures", "classes"), *PICTURES, "--out", folder / "run")
 
 
