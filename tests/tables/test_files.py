@@ -77,7 +77,7 @@ TEXT, GAP = "str" if pd.__version__ >= "3" else "object", None
 
 
 def test_csv_dialects(tmp_path):
-    for text, columns, rows in (
+    for text, columns, rows, *mark in (
         ("1,2\n3,4", ["column_1", "column_2"], [[1, 2], [3, 4]]),
         ("x,y\n1,2\n3,4\n", ["x", "y"], [[1, 2], [3, 4]]),
         ("\ufeffx, y\r\n1, 2\r\n3, 4\r\n\r\n", ["x", "y"], [[1, 2], [3, 4]]),
@@ -91,8 +91,14 @@ def test_csv_dialects(tmp_path):
         ("y|x\n2,5|1\n4|3\n", ["y", "x"], [[2.5, 1], [4, 3]]),
         ("39,NA,5\n41,3,6\n", ["column_1", "column_2", "column_3"], [[39, GAP, 5], [41, 3, 6]]),
         ("39,2024-01-01\n41,\n", ["column_1", "column_2"], [[39, "2024-01-01"], [41, GAP]]),
+        # With a mark of thousands.
+        ('x\n"1,234.56"\n999\n"-3,000"\n', ["x"], [[1234.56], [999], [-3000]], ","),
+        ("x;y\n1.234,56;7,5\n1.234.567;4", ["x", "y"], [[1234.56, 7.5], [1_234_567, 4]], "."),
+        ("x;y\n1,500;2\n999;3\n", ["x", "y"], [[1500, 2], [999, 3]], ","),
+        ("x;y\n1,500;2\n999;3\n", ["x", "y"], [[1.5, 2], [999, 3]], "."),
+        ("x,y\n1 500,2\n12,3\n", ["x", "y"], [[1500, 2], [12, 3]], " "),
     ):
-        table = read_frame(str(written(tmp_path, text)))
+        table = read_frame(str(written(tmp_path, text)), thousands="".join(mark))
         expected = pd.DataFrame(rows, columns=columns)
         pd.testing.assert_frame_equal(table, expected.astype(table.dtypes))
 
@@ -184,17 +190,6 @@ def test_the_share_of_words_among_numbers_decides_whatever_the_order_of_rows(tmp
             row = cells.index(words[0]) + 1
             with refused(f"column 'x', row {row} {said}", DataError):
                 read_frame(path)
-
-
-def test_marks_of_thousands_are_named(tmp_path):
-    for text, mark, x in (
-        ('x,y\n"1,234.56",2\n999,3\n"-3,000",3\n', ",", [1234.56, 999, -3000]),
-        ("x;y\n1.234,56;2\n7,5;4\n1.234.567;4\n", ".", [1234.56, 7.5, 1_234_567]),
-        ("x;y\n1,500;2\n999;3\n", ",", [1500, 999]),
-        ("x;y\n1,500;2\n999;3\n", ".", [1.5, 999]),
-        ("x,y\n1 500,2\n12,3\n", " ", [1500, 12]),
-    ):
-        assert read_frame(written(tmp_path, text), thousands=mark)["x"].tolist() == x
 
 
 def test_a_text_file_is_written_as_it_was(tmp_path):

@@ -6,7 +6,9 @@ import torch
 from exact_denoiser import ExactDenoiser
 from helpers import refused, seeded
 from kan_diffusion.data.densities import GaussianMixture
+from kan_diffusion.diffusion.likelihood import first_noise
 from kan_diffusion.errors import DataError
+from kan_diffusion.processes import get_process
 from kan_diffusion.tables.codec import TableCodec
 from kan_diffusion.tables.pipeline import TableDiffusionPipeline
 from make import denoiser, process
@@ -43,6 +45,9 @@ def test_identifiers_stay_with_their_rows_where_rows_are_rejected(pipeline):
     drawn = pipeline.draw(50, conditions={"spend": (250, None)}, generator=seeded())
     assert drawn["member"].is_unique
     assert drawn["member"].str.startswith("m-").all()
+    with refused("column 'grade' has 'king' in row 3", DataError):
+        like = pd.DataFrame({"grade": ["A", "A", "king"]})
+        pipeline.draw(like=like, conditions={"age": (20, 60)})
 
 
 def test_given_cells_stay_whatever_the_index_of_their_frame(pipeline):
@@ -140,6 +145,29 @@ def test_gaps_alone_are_drawn_and_every_draw_keeps_dtypes_index_and_known_cells(
     assert len({draw.loc[1007, "spend"] for draw in draws}) == 3
     alike = pipeline.impute(gaps.set_axis([7] * len(gaps)), 2, generator=seeded(), steps=2)
     assert [draw.index.tolist() for draw in alike] == 2 * [[7] * len(gaps)]
+
+
+def test_densities_are_those_of_a_known_mixture_in_the_units_of_the_columns():
+    cosine, mixture = get_process("cosine"), GaussianMixture([[-1.5, 0], [1.5, 1]], variances=0.5)
+    points, units = mixture.sample(300, seeded()), torch.tensor([50.0, 0.01]).double()
+    frame = pd.DataFrame(1000 + units * points)
+    codec = TableCodec.fit(frame, scaling="standard")
+    standard = mixture.rescaled(points.mean(dim=0), points.std(dim=0, correction=0))
+    pipeline = TableDiffusionPipeline(ExactDenoiser(cosine, standard), cosine, codec)
+    noise = first_noise(cosine) * points.std()
+    exact = mixture.log_density(points[:20], 1.0, noise) - units.log().sum()
+    np.testing.assert_allclose(pipeline.log_density(frame[:20]), exact, atol=5e-3)
+
+
+def test_a_density_of_numbers_that_a_map_makes_normal_integrates_to_one():
+    cosine, normal = get_process("cosine"), GaussianMixture([[0.0]], variances=1.0)
+    sizes = np.exp(np.random.default_rng(0).normal(size=500))
+    pipeline = TableDiffusionPipeline(
+        ExactDenoiser(cosine, normal), cosine, TableCodec.fit(pd.DataFrame({"size": sizes}))
+    )
+    grid = np.geomspace(1e-3, 1e3, 2001)
+    density = np.exp(pipeline.log_density(pd.DataFrame({"size": grid}), num_steps=10))
+    assert np.trapezoid(density * grid, np.log(grid)) == pytest.approx(1, abs=5e-3)
 
 
 def test_rows_come_until_draws_or_the_time_are_used(pipeline, caplog, monkeypatch):

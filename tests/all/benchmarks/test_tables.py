@@ -1,9 +1,13 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import active_children
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from commands import context
 from kan_diffusion.errors import KanDiffusionError, RunFolderError
 from tables.__main__ import main
 from tables.bench import RESULTS, Asked, Result, read_results, run_benchmark, run_one
@@ -186,11 +190,20 @@ def test_regressions_find_what_means_do_not(linear):
     assert 0.8 <= iterative["coverage"] <= 1.0
 
 
+class Here(ThreadPoolExecutor):
+    """Runs in this process, which has imported everything."""
+
+    def __init__(self, max_workers, **_):
+        super().__init__(max_workers)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tables")
     asked = {"tables": ["iris"], "methods": ["mlp", "smote", "rows", "mean"], "seeds": [0]}
-    results = run_benchmark(folder, asked=Asked(2.0, 2_000), **asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tables.bench.ProcessPoolExecutor", Here)
+        results = run_benchmark(folder, asked=Asked(2.0, 2_000), **asked)
     return folder, asked, {one.method: one for one in results}
 
 
@@ -210,7 +223,9 @@ def test_every_method_has_the_scores_of_its_kind(finished):
     assert "parameters" in results["mlp"].held
 
 
-def test_what_is_finished_is_not_run_again_and_what_failed_is(finished, tmp_path):
+def test_what_is_finished_is_not_run_again_and_what_failed_is(finished, tmp_path, monkeypatch):
+    forking = SimpleNamespace(get_context=lambda _: context, active_children=active_children)
+    monkeypatch.setattr("tables.bench.multiprocessing", forking)  # processes need not import
     folder, asked, results = finished
     told = []
     settings = {

@@ -4,21 +4,17 @@ import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import check_estimator
 
-from helpers import seeded
 from kan_diffusion import DiffusionEstimator
-from kan_diffusion.data.densities import GaussianMixture
 from kills import run_until
 from mixed_tables import people
 
 QUICK = {"params": 2300, "steps": 3, "batch_size": 16, "device": "cpu", "random_state": 0}
-LEARN = {"learning_rate": 1e-2, "device": "cpu", "random_state": 0}
 
 
 # Skipped by scikit-learn itself unless SCIPY_ARRAY_API is set.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@pytest.mark.parametrize("family", ["mlp", "kan"])
-def test_scikit_learn_accepts_families_of_several_kinds(family):
-    results = check_estimator(DiffusionEstimator(family=family, **QUICK), on_fail=None)
+def test_scikit_learn_accepts_it():
+    results = check_estimator(DiffusionEstimator(**QUICK), on_fail=None)
     assert [result for result in results if result["status"] == "failed"] == []
     assert sum(result["status"] == "passed" for result in results) >= 30
 
@@ -41,21 +37,6 @@ def test_what_is_missing_and_what_goes_together_is_learned():
     draws = model.impute(known.assign(score=np.nan), draws=8)
     filled = np.mean([whole["score"] for whole in draws], axis=0)
     assert np.corrcoef(filled, known["score"])[0, 1] > 0.6
-
-
-def test_densities_are_those_of_a_known_mixture_and_integrate_to_one():
-    mixture = GaussianMixture([[-1.5, 0.0], [1.5, 1.0]], variances=0.5)
-    # The map of a number with k knots has a log-density with an error of sqrt(k / n): 0.08 each.
-    points = mixture.sample(60_000, seeded()).numpy()
-    model = DiffusionEstimator("mlp", params=4000, steps=2000, batch_size=512, **LEARN).fit(points)
-    fresh = mixture.sample(300, seeded(1))
-    error = model.score_samples(fresh.numpy()) - mixture.log_density(fresh, 1.0, 1e-9).numpy()
-    assert abs(error.mean()) < 0.03
-    assert np.abs(error).mean() < 0.12
-    axes = np.linspace(-6, 7, 53)
-    grid = np.stack(np.meshgrid(axes, axes), axis=-1).reshape(-1, 2)
-    total = np.exp(model.score_samples(grid)).sum() * (axes[1] - axes[0]) ** 2
-    assert total == pytest.approx(1, abs=0.02)
 
 
 def test_a_model_saved_over_another_is_the_old_one_or_the_new_one(tmp_path):
