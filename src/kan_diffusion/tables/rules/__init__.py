@@ -40,6 +40,8 @@ _NEARLY_ALWAYS = 0.95  # share of rows that keep a rule beside which another say
 MOST_ROUNDS = 20  # in which a rule may break what another one has mended
 _PATIENT_ROUNDS = 2  # in which no rule changes what others tell
 _MOST_OTHERS = 30  # rows whose cells one takes that cannot be mended
+_MOST_VAIN = 5  # of them, one after another, that mend no row
+_FEW_ROUNDS = 6  # for each of them
 _NOBODY = -1
 
 AnyRule = Annotated[SerializeAsAny[Rule], of_kind("rule", RULES)]
@@ -163,33 +165,38 @@ def obey(
         if not rule.is_relation:
             rule.untell(rows, Broken(every, said, settled))
     _mend(rows, rules, coordinates, settled, rounds)
-    exact = [(rule, said) for rule, said in zip(rules, coordinates, strict=True) if rule.kept == 1]
-    for further in range(1, min(_MOST_OTHERS, len(every))):
-        some = np.flatnonzero(np.any([*_unmended(rows, exact, settled).values()], axis=0))
-        if not len(some):
-            break
-        part, others = rows.take(some), (some + further) % len(every)
-        for (values, gaps), (theirs, are_gaps), stays in zip(
-            part.cells, rows.cells, settled[some].T, strict=True
+    wrong, vain, further = np.flatnonzero(_unmended(rows, rules, coordinates, settled)), 0, 0
+    while len(wrong) and vain < _MOST_VAIN and further < min(_MOST_OTHERS, len(every) - 1):
+        further += 1
+        part, others = rows.take(wrong), (wrong + further) % len(every)
+        parts, stays = [said[wrong] for said in coordinates], settled[wrong]
+        for (values, gaps), (theirs, are_gaps), stay in zip(
+            part.cells, rows.cells, stays.T, strict=True
         ):
-            taken = ~(stays | gaps | are_gaps[others])
+            taken = ~(stay | gaps | are_gaps[others])
             values[taken] = theirs[others[taken]]
-        _mend(part, rules, [said[some] for said in coordinates], settled[some], rounds)
+        _mend(part, rules, parts, stays, min(rounds, _FEW_ROUNDS))
         for place in range(len(part.cells)):
-            rows.change(place, some, part.values(place))
-    return {name: int(wrong.sum()) for name, wrong in _unmended(rows, exact, given).items()}
+            rows.change(place, wrong, part.values(place))
+        left = wrong[_unmended(part, rules, parts, stays)]
+        vain = vain + 1 if len(left) == len(wrong) else 0
+        wrong = left
+    broken = {}
+    for rule, said in zip(rules, coordinates, strict=True):
+        if count := int(_unmended(rows, [rule], [said], given).sum()):
+            broken[", ".join(rule.names(rows.columns))] = count
+    return broken
 
 
 def _unmended(
-    rows: Rows, exact: Sequence[tuple[Rule, np.ndarray]], stays: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Tells which rows (n,) break rules although not all of their cells have to stay, by names."""
-    broken = {}
-    for rule, said in exact:
-        wrong = rule.broken(rows, said) & ~stays[:, rule.places].all(axis=1)
-        if wrong.any():
-            broken[", ".join(rule.names(rows.columns))] = wrong
-    return broken
+    rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], stays: np.ndarray
+) -> np.ndarray:
+    """Tells which rows (n,) break rules without exceptions of which not all cells have to stay."""
+    wrong = np.zeros(len(stays), dtype=bool)
+    for rule, said in zip(rules, coordinates, strict=True):
+        if rule.kept == 1:
+            wrong |= rule.broken(rows, said) & ~stays[:, rule.places].all(axis=1)
+    return wrong
 
 
 def _mend(

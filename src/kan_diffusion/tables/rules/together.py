@@ -106,11 +106,11 @@ class Together(Rule):
             is_named = any(isinstance(rows.columns[place], Category) for place in pair)
             if not is_named or not _exist([few[p] for p in pair], random) or _is_function(*both):
                 continue
-            if (rule := cls._existing(rows, pair)) is not None:
-                pairs[pair] = rule
+            if (existing := cls._existing(rows, pair)) is not None:
+                pairs[pair] = existing
         said: set[Places] = set()
-        for pair, rule in sorted(pairs.items(), key=lambda each: -each[1].kept):
-            if pair in said:
+        for first, rule in sorted(pairs.items(), key=lambda each: -each[1].kept):
+            if first in said:
                 continue
             for place in several:
                 places = tuple(sorted({*rule.places, place}, key=several.index))
