@@ -254,8 +254,8 @@ class TableCodec(Settings):
         broken = obey(Rows(self.columns, cells), self.rules, self._of_rules(coordinates), fixed)
         for name, count in broken.items():
             logger.warning(
-                f"{count:,} of {len(rows):,} rows break {name}, since their given cells leave no "
-                "other way; give cells that occur together"
+                f"{count:,} of {len(rows):,} rows break {name}, which cannot be kept beside their "
+                "given cells, or not easily; give cells that occur together"
             )
         parts = zip(self.columns, cells, strict=True)
         frame = pd.concat([column.restore(*values) for column, values in parts], axis=1)

@@ -305,6 +305,8 @@ def _read(column: pd.Series, name: object, zone: str = "UTC") -> Values:
                 f"column '{name}' has {values[row]:g} in row {row + 1}, beyond {LARGEST:g}; remove "
                 "the row or fill the cell"
             )
+    if not values.flags.writeable:  # as pyarrow gives them
+        values = values.copy()
     values[missing] = np.zeros(1, dtype=values.dtype)[0]
     return values, missing
 

@@ -143,7 +143,7 @@ class Rule(Settings):
     """Whether others of its kind change the same cell after it, as the parts of a date do."""
 
     is_loose: ClassVar[bool] = False
-    """Whether cells that it has changed may be changed further, as those of an order may."""
+    """Whether it leaves room where it has changed a cell, as orders and parts of dates do."""
 
     kind: str
     places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1, MOST_COLUMNS)]
@@ -201,8 +201,13 @@ class Rule(Settings):
         enough = max(_FEWEST_BROKEN / num, _TIMES * broken)
         return bool(chances.max() >= _MOST_BROKEN and chances.min() >= enough)
 
-    def following(self) -> dict[int, set[int]]:
-        """Returns the columns from which each column follows that does."""
+    @property
+    def is_rounded(self) -> bool:
+        """Whether a cell follows from the others only but for its rounding."""
+        return False
+
+    def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
+        """Returns the columns from whose cells each column follows that does."""
         return dict.fromkeys(self.dependent, {*self.places}.difference(self.dependent))
 
     def choices(self, rows: Rows) -> Sequence[Places]:

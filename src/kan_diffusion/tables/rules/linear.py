@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import combinations, product
+from itertools import chain, combinations, product
 from typing import Annotated, Self
 
 import numpy as np
@@ -36,14 +36,15 @@ from kan_diffusion.tables.rules.numeric import NumericRule, furthest, largest, n
 
 _SAMPLE, _PAIRED = 2_000, 500  # rows that candidates come from
 _MODE, _PAIRS, _DATED = 0.3, 0.5, 0.75  # shares of rows that make candidates, see above
-_NEAR, _NEAR_RATIO = 1e-9, 2e-3  # differences and ratios that are equal
+_NEAR, _NEAR_RATIO = 1e-9, 5e-3  # differences and ratios that are equal
 _HASHES, _HASHED_ROWS = 8, 8
 _NEAR_HASH, _NEAR_SINGLE = 1e-11, 1e-6
 _MOST_SUMS = 800_000  # that are sorted, of all signed columns
 _MOST_CANDIDATES = 50_000  # of a hash
 _MOST_PARTS = 6
 _REMAINING = 0.5  # share of the other rows in which a part is the remainder
-_DENOMINATORS = (1, 10, 12, 60, 100, 1_000, 10_000, 100_000, 1_000_000)
+_DENOMINATORS = (1, 10, 12, 60, 100)  # of simple factors, beside decimals and their inverses
+_AS_GOOD = 0.002  # by which fewer rows may keep a simple factor than the best
 _CLOCK = (1, 24, 1_440, 86_400)  # units of a number of which a day has so many
 _RARELY = 0.1  # share of rows that may break a sum of more than two columns
 _TIMES_KEPT = 5  # as often as by chance, an equation between two columns is kept
@@ -67,6 +68,21 @@ class Linear(NumericRule):
     weights: Annotated[tuple[_Weight, ...], Len(2, _MOST_PARTS)]
     total: _Weight = 0
     slack: Annotated[int, Field(ge=0, le=2**60)] = 0
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether sums may be off by less than a step of the coarsest column."""
+        return self.slack > 0
+
+    def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
+        """Returns for each of its columns all others, where these leave one value alone."""
+        follows = super().following(columns)
+        single = (
+            place
+            for place, weight in zip(self.places, self.weights, strict=True)
+            if abs(weight) >= 2 * self.slack
+        )
+        return {place: follows[place] for place in single}
 
     def fits(self, columns: Sequence[Kind]) -> bool:
         """Whether there are as many columns as weights, whole ones but for fine columns."""
@@ -104,7 +120,10 @@ class Linear(NumericRule):
         return len(self.places) == 2 and 1 - chances.min() <= (1 - broken) / _TIMES_KEPT
 
     def names(self, columns: Sequence[Kind]) -> list[str]:
-        """Writes it with what has one sign on the left, and the last or the lonely sign right."""
+        """Writes it with what has one sign on the left, and the last or the lonely sign right.
+
+        Of two columns the one stands right that makes the factor short.
+        """
         parts = self.parts(columns)
         is_real = any(part.lattice.fine for part in parts)
         units = [Fraction(1) if is_real else scale(part) for part in parts]
@@ -115,6 +134,8 @@ class Linear(NumericRule):
         signs = np.sign([float(share) for share in shares])
         lonely = [i for i in range(len(signs)) if (signs == signs[i]).sum() == 1]
         result = lonely[-1] if lonely else len(parts) - 1
+        if len(parts) == 2:
+            result = min(1, 0, key=lambda i: len(_times(abs(shares[1 - i] / shares[i]), "")))
         unit = -shares[result]
         left: list[str] = []
         right = [str(parts[result].name)]
@@ -131,8 +152,8 @@ class Linear(NumericRule):
     def find(cls, rows: Rows) -> Iterator[Self]:
         """Finds sums among all columns of numbers and dates.
 
-        Of two columns that are nearly always equal but for an offset or factor, the later one is
-        left out of further sums.
+        Of two columns that are nearly always equal but for an offset, the later one is left out of
+        further sums.
 
         Yields:
             Those of fewer columns first.
@@ -145,18 +166,26 @@ class Linear(NumericRule):
         cells = np.array([real(column, *sample.cells[p]) for p, column in columns.items()])
         search = _Search([*columns], [*columns.values()], cells)
         seen: set[object] = set()
-        for terms in search.candidates(random):
-            for grown in search.grown(terms):
+        for alternatives in search.candidates(random):
+            fits: list[tuple[Self, Terms]] = []
+            for grown in chain.from_iterable(map(search.grown, alternatives)):
                 if {frozenset(grown), frozenset(grown.items())} & seen:
                     continue
                 seen.add(frozenset(grown.items()))
-                found = cls._fitted(grown, rows, sample, random)
-                if found is not None:
-                    yield found
-                    seen.add(frozenset(grown))
-                    if len(grown) == 2 and found.kept > 1 - _RARELY / 10:
-                        search.leave_out(max(grown))
-                    break
+                fitted = cls._fitted(grown, rows, sample, random)
+                if fitted is not None:
+                    fits.append((fitted, grown))
+                    if len(alternatives) == 1:
+                        break
+            if not fits:
+                continue
+            best = max(rule.kept for rule, _ in fits)
+            rule, grown = next(fit for fit in fits if fit[0].kept >= best - _AS_GOOD)
+            yield rule
+            seen.add(frozenset(grown))
+            are_equal = len(grown) == 2 and {*map(abs, grown.values())} == {1}
+            if are_equal and rule.kept > 1 - _RARELY / 10:
+                search.leave_out(max(grown))
 
     @classmethod
     def _fitted(
@@ -240,35 +269,36 @@ class _Search:
         used = np.flatnonzero(self.is_used).tolist()
         return [i for i in used if (self.zones[i] is not None) == is_date]
 
-    def candidates(self, random: np.random.Generator) -> Iterator[Terms]:
-        """Gives candidates, those of fewer columns first."""
+    def candidates(self, random: np.random.Generator) -> Iterator[list[Terms]]:
+        """Gives candidates, those of fewer columns first, each with what it may be instead."""
         for one, other in combinations(range(len(self.places)), 2):
             if self.is_used[[one, other]].all() and self.zones[one] == self.zones[other]:
                 a, b = self.cells[[one, other], :_PAIRED]
                 if _mode(np.sort(b - a), _MODE) is not None:
-                    yield self._terms({one: 1, other: -1})
+                    yield [self._terms({one: 1, other: -1})]
                 elif self.zones[one] is None:
-                    yield from (self._terms({one: f, other: -1}) for f in self._factors(one, other))
+                    yield [self._terms({one: f, other: -1}) for f in self._factors(one, other)]
         dates, amounts = self._used(True), self._used(False)
         for one, other in combinations(dates, 2):
             if self.zones[one] == self.zones[other]:
-                yield from self._dated(one, other, amounts)
+                yield from ([terms] for terms in self._dated(one, other, amounts))
         for coefficients in self._sums(np.array(amounts, int), random):
             if self.is_used[[*coefficients]].all():
-                yield self._terms(coefficients)
+                yield [self._terms(coefficients)]
 
     def _terms(self, coefficients: Mapping[int, Fraction | int]) -> Terms:
         return {self.places[i]: Fraction(share) for i, share in coefficients.items()}
 
     def _factors(self, one: int, other: int) -> list[Fraction]:
         """Returns factors, simple ones first, by which one column may be another."""
-        a, b = self.cells[[one, other]]
-        half = len(a) // 2
+        a, b = self.cells[[one, other]][:, np.argsort(self.cells[one])]
+        half = (len(a) - int(np.isnan(a).sum())) // 2
         one_more, other_more = a[half : 2 * half] - a[:half], b[half : 2 * half] - b[:half]
         with np.errstate(all="ignore"):  # numbers may be as large or as small as there are
             ratios = other_more / one_more
         ratios[~np.isfinite(ratios) | (ratios == 0)] = np.nan
-        middle = _mode(np.sort(ratios[:_PAIRED]), _PAIRS, _NEAR_RATIO)
+        some = ratios[:: max(1, len(ratios) // _PAIRED)]
+        middle = _mode(np.sort(some), _PAIRS, _NEAR_RATIO)
         if middle is None:
             return []
         near = np.abs(ratios / middle - 1) < 2 * _NEAR_RATIO
@@ -277,7 +307,11 @@ class _Search:
         factor = float(x @ y / (x @ x))
         if self.columns[one].lattice.fine or self.columns[other].lattice.fine:
             return [Fraction(factor).limit_denominator(d) for d in (1_000, 10**6, 10**9)]
-        return [*dict.fromkeys(Fraction(factor).limit_denominator(d) for d in _DENOMINATORS)]
+        simple = [Fraction(factor).limit_denominator(d) for d in _DENOMINATORS]
+        for digits in range(2, 8):
+            simple.append(Fraction(f"{factor:.{digits}g}"))
+            simple.append(1 / Fraction(f"{1 / factor:.{digits}g}"))
+        return [each for each in dict.fromkeys(simple) if each]
 
     def _dated(self, one: int, other: int, amounts: Sequence[int]) -> Iterator[Terms]:
         """Gives numbers that two dates are apart, in any unit."""

@@ -91,7 +91,7 @@ class NumericRule(Rule):
         dependent: Place of the column that is solved for first.
     """
 
-    def following(self) -> dict[int, set[int]]:
+    def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
         """Returns for each of its columns all others."""
         return {place: {*self.places} - {place} for place in self.places}
 

@@ -41,6 +41,8 @@ PARTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 }
 """Parts of moments (n,) by name: their unit, and how they are counted."""
 
+_ROUND = {"hour": 24, "minute": 60, "weekday": 7, "weekday from Sunday": 7}  # what comes round
+
 
 class Part(Rule):
     """The second of two columns is a part of the date in the first.
@@ -52,6 +54,7 @@ class Part(Rule):
 
     least = 0.95
     is_partial = True
+    is_loose = True
 
     places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(2, 2)]
     part: Literal[tuple(PARTS)]  # type: ignore[valid-type]
@@ -68,6 +71,10 @@ class Part(Rule):
             return False
         date, number = (columns[place].storage.holds for place in self.places)
         return date == "moment" and number in ("whole", "real")
+
+    def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
+        """Returns that the number follows from the date, whichever rule tells it."""
+        return {self.places[1]: {self.places[0]}}
 
     def choices(self, rows: Rows) -> Sequence[Places]:
         """Returns the number; nothing where it is told by another date: this one moves to it."""
@@ -118,6 +125,8 @@ class Part(Rule):
                 self.refuse(rows.columns, number_place, value)
         moved, unit = ~is_set & ~stay[:, 0], PARTS[self.part][0]
         date, off = date[moved], off[moved].astype(np.int64)
+        if length := _ROUND.get(self.part):  # the nearest way, which may be into another day
+            off = (off + length // 2) % length - length // 2
         if unit in "YM":  # into another month, as far as that has days
             months = date.astype("M8[M]") + off.astype(f"m8[{unit}]").astype("m8[M]")
             days = (months + 1).astype("M8[D]") - np.timedelta64(1, "D")

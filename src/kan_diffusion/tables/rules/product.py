@@ -15,10 +15,19 @@ from pydantic import Field
 
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.rules.base import Broken, Rows
-from kan_diffusion.tables.rules.numeric import LARGEST, NumericRule, numbers, real, scale
+from kan_diffusion.tables.rules.numeric import (
+    LARGEST,
+    NumericRule,
+    numbers,
+    reach,
+    real,
+    scale,
+    whole,
+)
 
 _FEW, _LIKELY, _NOT_ZERO = 48, 0.85, 0.3  # rows, and shares of them that make a candidate
 _ROUNDED = 0.5 + 1e-6  # of a step
+_MOST_FACTORS, _AT_ONCE = 1_000, 2_000  # values that are tried, in so many rows at once
 
 
 class Product(NumericRule):
@@ -57,21 +66,52 @@ class Product(NumericRule):
             return result
         return np.rint(result).clip(-LARGEST, LARGEST).astype(np.int64)
 
+    @property
+    def is_rounded(self) -> bool:
+        """Whether a step of a factor may leave the rounded product as it is."""
+        return self.steps < 1
+
+    def following(self, columns: Sequence[Kind]) -> dict[int, set[int]]:
+        """Returns for each of its columns all others, for the product alone if that is rounded."""
+        follows = super().following(columns)
+        is_real = any(part.lattice.fine for part in self.parts(columns))
+        return follows if is_real or not self.is_rounded else {self.places[2]: {*self.places[:2]}}
+
     def untell(self, rows: Rows, broken: Broken) -> None:
-        """Solves for a cell; where rounding leaves no factors, one of them becomes 1."""
-        super().untell(rows, broken)
-        result = self.places[2]
+        """Solves for a cell; where rounding leaves none, it takes the nearest pair of factors."""
+        super().untell(rows, broken._replace(given=None))
         for which in (1, 0):
-            left = ~self.holds(rows.take(broken.rows, self.places))
-            left &= ~broken.stays[:, self.places[:2]].any(axis=1)
-            place, lattice = self.places[which], self.parts(rows.columns)[which].lattice
-            one = np.ones(int(left.sum()))
-            if lattice.low <= lattice.steps(one).min(initial=0):
-                some = broken.take(left)
-                values = self._values(rows, place, one * lattice.per, np.zeros(len(one), bool))
-                rows.change(place, some.rows, values)
-                some.stays[:, [place, result]] = True
-                super().untell(rows, some)
+            self._factorise(rows, broken, which)
+        if broken.given is not None:
+            super().untell(rows, broken.take(~self.holds(rows.take(broken.rows, self.places))))
+
+    def _factorise(self, rows: Rows, broken: Broken, which: int) -> None:
+        """Sets both factors of rows that still break it, if one of them has few values."""
+        column, other = (self.parts(rows.columns)[i] for i in (which, 1 - which))
+        units, tolerance = self._units(rows.columns)
+        low, high = reach(column)
+        left = ~self.holds(rows.take(broken.rows, self.places))
+        left &= ~broken.stays[:, self.places[:2]].any(axis=1)
+        if column.lattice.fine or (high - low) // column.lattice.step >= _MOST_FACTORS:
+            return
+        factors = np.arange(low, high + 1, column.lattice.step)
+        if len(column.known):
+            factors = np.sort(whole(column, column.known))
+        for some in np.array_split(np.flatnonzero(left), 1 + int(left.sum()) // _AT_ONCE):
+            x = [each[:, None] for each in self._amounts(rows.take(broken.rows[some], self.places))]
+            drawn, x[which] = x[which], factors[None] * units[which] if tolerance else factors[None]
+            x[1 - which] = self.solved(x, 1 - which)
+            ends = reach(other) * (units[1 - which] if tolerance else 1)
+            fits = (
+                (ends[0] <= x[1 - which]) & (x[1 - which] <= ends[1]) & self.is_kept(x, tolerance)
+            )
+            best = np.where(fits, np.abs(x[which] - drawn), np.inf).argmin(axis=1)
+            pairs = np.arange(len(some)), best
+            found = fits[pairs]
+            solved = x[1 - which][pairs] / (units[1 - which] if tolerance else 1)
+            for i, steps in ((which, factors[best][found]), (1 - which, solved[found])):
+                values = self._values(rows, self.places[i], steps, np.zeros(len(steps), bool))
+                rows.change(self.places[i], broken.rows[some[found]], values)
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
