@@ -59,6 +59,8 @@ WITH_GAPS = [
     ("timedelta64[ns]", WHOLE.map(lambda m: pd.Timedelta(m, "min"))),
     ("period[M]", st.integers(300, 700).map(lambda m: pd.Period(ordinal=m, freq="M"))),
     ("int16[pyarrow]", WHOLE),
+    ("int64[pyarrow]", WHOLE),
+    ("double[pyarrow]", DECIMALS),
     (pd.ArrowDtype(pa.large_string()), TEXT),
     ("bool[pyarrow]", TRUTH),
     ("date32[pyarrow]", DAYS),

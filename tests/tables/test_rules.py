@@ -1,5 +1,6 @@
 import re
 from functools import cache
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -92,6 +93,20 @@ def _later(low):
     return pd.DataFrame({"low": low, "high": low + apart})
 
 
+def _halves(num=1000):
+    """A sum stands behind its half, and nights behind what they cost."""
+    rng = np.random.default_rng(0)
+    parts, nights = rng.integers(0, 99, (num, 3)), rng.integers(1, 30, num)
+    arrival = pd.Timestamp("2021-01-01") + pd.to_timedelta(rng.integers(0, 900, num), unit="D")
+    total, length = parts.sum(axis=1), rng.integers(5, 90, (num, 2))
+    return pd.DataFrame({
+        "half": total / 2, "a": parts[:, 0], "b": parts[:, 1], "c": parts[:, 2], "total": total,
+        "fee": 2.5 * nights, "nights": nights, "arrival": arrival,
+        "leave": arrival + pd.to_timedelta(nights, unit="D"),
+        "wide": length[:, 0], "long": length[:, 1], "area": length.prod(axis=1),
+    })  # fmt: skip
+
+
 def _steps():
     """Minutes between days, and numbers from one of three on."""
     rng = np.random.default_rng(0)
@@ -174,6 +189,7 @@ FRAMES = {
     "bill": _bill(),
     "tree": _tree(),
     "hour of both": _hour_of_both(),
+    "halves": _halves(),
     "steps": _steps(),
     "steps, reversed": _steps().iloc[:, ::-1],
     **{f"sum in {dtype}": _sum(dtype) for dtype in ("int8", "Int8", "int8[pyarrow]")},
@@ -194,6 +210,9 @@ ALWAYS = {
     "bill": {"item->price", "price*number=total", "total&item"},
     "tree": {"spent+left=whole", "mine+yours=whole", "half+rest=left"},
     "hour of both": {"hour of start=hour", "hour of seen=hour"},
+    "halves": {
+        "2*half=total", "a+b+c=total", "0.4*fee=nights", "nights+arrival=leave", "wide*long=area",
+    },
     "steps": {"day<=stop", "stop<=due", "few<=any"},
     "sum": {"a+b=c"},
     "stays": {"arrival+nights=leave", "start+minutes/1440=end", "start+0.0625=later"},
@@ -309,6 +328,64 @@ def test_combinations_exist_although_one_row_in_ten_has_a_rare_one():
     coordinates[:, codec.names.index("number&carrier is kept")] = 1
     drawn = pd.MultiIndex.from_frame(codec.decode(coordinates))
     assert drawn.isin(pd.MultiIndex.from_frame(frame)).all()
+
+
+@pytest.mark.parametrize("rate", [0.19, 0.2, 0.21, 0.077, 0.081, 0.0825])
+def test_a_sum_is_kept_whose_parts_are_nearly_proportional(rate):
+    rng = np.random.default_rng(0)
+    net, ship = (rng.gamma(2, (50, 5), (900, 2)) + 1).round(2).T
+    vat = (rate * net).round(2)
+    frame = pd.DataFrame({"net": net, "vat": vat, "gross": (net + vat).round(2)})
+    for columns in permutations(frame):
+        codec = TableCodec.fit(frame[[*columns]])
+        drawn = _drawn(codec, 2000)
+        np.testing.assert_allclose(drawn["net"] + drawn["vat"], drawn["gross"], atol=1e-9)
+        np.testing.assert_allclose(rate * drawn["net"], drawn["vat"], atol=0.0101)
+        for pair in permutations(frame, 2):
+            for row in range(0, 900, 30):  # a rounded part leaves several others
+                codec.require_consistent({name: frame[name][row : row + 1] for name in pair})
+    paid = frame.drop(columns="gross").assign(ship=ship, paid=(net + ship).round(2))
+    filled = _drawn(TableCodec.fit(paid), 900, paid[["vat", "paid", "ship"]])
+    np.testing.assert_allclose(filled["net"], paid["net"], atol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1.0857, 0.077, 0.055, 7.4599, 2.2, 1.6093, 0.3048, 1 / 12])
+def test_of_factors_that_some_rows_have_the_best_is_taken(factor):
+    net = (np.random.default_rng(0).gamma(2, 50, 1000) + 1).round(2)
+    frame = pd.DataFrame({"net": net, "other": (factor * net).round(2)})
+    named = "net/12=other" if factor == 1 / 12 else f"{factor:g}*net=other"
+    assert named in TableCodec.fit(frame).always
+    drawn = _drawn(TableCodec.fit(frame[["other", "net"]]), 1000)
+    np.testing.assert_allclose(factor * drawn["net"], drawn["other"], atol=0.005 + 0.006 * factor)
+    degrees = pd.DataFrame({"c": net, "f": (1.8 * net + 32).round(1)})
+    assert "1.8*c+32=f" in TableCodec.fit(degrees).always
+
+
+def test_what_most_rows_keep_settles_no_cell_against_what_all_keep():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 100, (2, 1000))
+    best = pd.DataFrame({"a": a, "b": b, "best": np.maximum(a, b)})
+    filled = _drawn(TableCodec.fit(best), 1000, best[["a", "b"]])
+    assert (filled["best"] >= best[["a", "b"]].max(axis=1)).mean() > 0.998
+    minutes = rng.integers(0, 200, 1000) * 1440 + 5 * rng.integers(60, 260, 1000)
+    planned = pd.Timestamp("2022-03-01") + pd.to_timedelta(minutes, unit="min")
+    late = np.where(rng.random(1000) < 0.5, 0, rng.integers(1, 120, 1000))
+    actual = planned + pd.to_timedelta(late, unit="min")
+    frame = pd.DataFrame({"planned": planned, "late": late, "actual": actual})
+    codec = TableCodec.fit(frame.assign(hour=planned.hour))
+    filled = _drawn(codec, 1000, frame[["actual"]])
+    assert (filled["planned"] + pd.to_timedelta(filled["late"], unit="min") == actual).all()
+    assert (filled["planned"].dt.hour == filled["hour"]).all()
+
+
+def test_an_hour_is_that_of_a_given_date_also_where_another_tells_it():
+    rng = np.random.default_rng(0)
+    minutes = rng.integers(0, 900 * 1440, 1000)
+    at = pd.Timestamp("2021-01-01") + pd.to_timedelta(minutes, unit="min")
+    frame = pd.DataFrame({"from": at.strftime("%H:%M"), "at": at, "hour": at.hour})
+    filled = _drawn(TableCodec.fit(frame), 1000, frame[["at"]])
+    assert (filled["hour"] == at.hour).all()
+    assert (filled["from"].str[:2].astype(int) == at.hour).all()
 
 
 @pytest.mark.parametrize("known", [(12, 6), (6, -6)], ids=["some", "others"])

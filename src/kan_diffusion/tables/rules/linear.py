@@ -44,7 +44,7 @@ _MOST_CANDIDATES = 50_000  # of a hash
 _MOST_PARTS = 6
 _REMAINING = 0.5  # share of the other rows in which a part is the remainder
 _DENOMINATORS = (1, 10, 12, 60, 100)  # of simple factors, beside decimals and their inverses
-_AS_GOOD = 0.002  # by which fewer rows may keep a simple factor than the best
+_AS_GOOD = 5e-4  # by which fewer rows may keep a simple factor than the best, if not all do
 _CLOCK = (1, 24, 1_440, 86_400)  # units of a number of which a day has so many
 _RARELY = 0.1  # share of rows that may break a sum of more than two columns
 _TIMES_KEPT = 5  # as often as by chance, an equation between two columns is kept
@@ -180,7 +180,8 @@ class Linear(NumericRule):
             if not fits:
                 continue
             best = max(rule.kept for rule, _ in fits)
-            rule, grown = next(fit for fit in fits if fit[0].kept >= best - _AS_GOOD)
+            enough = best - _AS_GOOD * (best < 1)
+            rule, grown = next(fit for fit in fits if fit[0].kept >= enough)
             yield rule
             seen.add(frozenset(grown))
             are_equal = len(grown) == 2 and {*map(abs, grown.values())} == {1}
