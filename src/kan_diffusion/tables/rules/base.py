@@ -84,6 +84,11 @@ class Rows(NamedTuple):
         kept = self.values(place)
         kept[rows] = self.columns[place].existing(values.astype(kept.dtype))
 
+    def replace(self, rows: np.ndarray, others: Rows) -> None:
+        """Replaces the values of some rows, (m,), by those of m others."""
+        for place in range(len(self.cells)):
+            self.change(place, rows, others.values(place))
+
 
 class Broken(NamedTuple):
     """Rows that break a rule, and what may change in them.

@@ -17,7 +17,7 @@ from kan_diffusion.report.tables import summary_table, trial_table
 from kan_diffusion.study.results import Results, compare, read_results
 from make import EVALUATION, study
 
-DOCS = Path(__file__).parents[3] / "docs" / "comparisons.md"
+DOCS = Path(__file__).parents[4] / "docs" / "comparisons.md"
 SHALLOW = """
 from kan_diffusion.denoisers import Family, NetworkDenoiser
 SHALLOW = Family("shallow", NetworkDenoiser, 1, 1e-2, kind="mlp", title="Shallow")

@@ -1,0 +1,177 @@
+"""How drawn rows come to keep rules: cells that are not given change until no rule is broken.
+
+1. What follows from given cells by rules without exceptions is *settled*, and stays.
+2. Rules are mended in turn. Each solves for the column that depends on its others, then for columns
+   that nothing tells, and after some rounds for any. What it changes for its sake stays, at first.
+3. A row that cannot be mended takes the cells of other rows, one after another.
+4. If a settled number is beyond the range of its column, others may leave theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kan_diffusion.tables.rules.base import Broken, Rows, Rule
+from kan_diffusion.tables.rules.numeric import numbers
+
+MOST_ROUNDS = 20  # in which a rule may break what another one has mended
+_PATIENT_ROUNDS = 2  # in which no rule changes what others tell
+_STUBBORN_ROUNDS = 6  # in which cells stay that a rule has changed for its sake
+_MOST_OTHERS = 30  # rows whose cells one takes that cannot be mended
+_MOST_VAIN = 5  # of them, one after another, that mend no row
+_FEW_ROUNDS = 10  # for each of them
+_NOBODY = -1
+
+
+def obey(
+    rows: Rows,
+    rules: Sequence[Rule],
+    coordinates: Sequence[np.ndarray],
+    given: np.ndarray,
+    rounds: int = MOST_ROUNDS,
+) -> dict[str, int]:
+    """Changes cells that are not given so that rows keep to the coordinates of all rules.
+
+    A row that cannot be mended takes the cells of others instead. One with a settled number beyond
+    the range of its column may leave those of others at last.
+
+    Args:
+        rows: The rows.
+        rules: What they keep.
+        coordinates: Those of each rule, (n, how many).
+        given: Which cells have to stay, (n, columns).
+        rounds: In how many rounds rules are mended that others break.
+
+    Returns:
+        How many rows break rules that all rows should keep, by their names, since no way to keep
+        them was found; without rows of which all cells of a rule are given.
+
+    Raises:
+        DataError: A column cannot have what follows from given cells.
+    """
+    settled, every = settle(rows, rules, coordinates, given), np.arange(len(given))
+    for rule, said in zip(rules, coordinates, strict=True):
+        if not rule.is_relation:
+            rule.untell(rows, Broken(every, said, settled))
+    _mend(rows, rules, coordinates, settled, rounds)
+    wrong, vain, further = np.flatnonzero(_unmended(rows, rules, coordinates, settled)), 0, 0
+    while len(wrong) and vain < _MOST_VAIN and further < min(_MOST_OTHERS, len(every) - 1):
+        further += 1
+        part, others = rows.take(wrong), (wrong + further) % len(every)
+        parts, stays = [said[wrong] for said in coordinates], settled[wrong]
+        for (values, gaps), (theirs, are_gaps), stay in zip(
+            part.cells, rows.cells, stays.T, strict=True
+        ):
+            taken = ~(stay | gaps | are_gaps[others])
+            values[taken] = theirs[others[taken]]
+        _mend(part, rules, parts, stays, min(rounds, _FEW_ROUNDS))
+        rows.replace(wrong, part)
+        left = wrong[_unmended(part, rules, parts, stays)]
+        vain = vain + 1 if len(left) == len(wrong) else 0
+        wrong = left
+    if len(wrong := wrong[_is_beyond(rows.take(wrong), settled[wrong])]):
+        part, parts = rows.take(wrong), [said[wrong] for said in coordinates]
+        _mend(part, rules, parts, settled[wrong], rounds, is_beyond=True)
+        rows.replace(wrong, part)
+    broken = {}
+    for rule, said in zip(rules, coordinates, strict=True):
+        if count := int(_unmended(rows, [rule], [said], given).sum()):
+            broken[", ".join(rule.names(rows.columns))] = count
+    return broken
+
+
+def _is_beyond(rows: Rows, settled: np.ndarray) -> np.ndarray:
+    """Tells in which rows (n,) a settled number is beyond the range of its column."""
+    result = np.zeros(len(settled), dtype=bool)
+    for place, column in numbers(rows, exact=False).items():
+        low, high = column.lattice.values(np.array([-np.inf, np.inf]), column.storage.value_dtype)
+        values = rows.values(place)
+        result |= settled[:, place] & ((values < low) | (values > high))
+    return result
+
+
+def _unmended(
+    rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], stays: np.ndarray
+) -> np.ndarray:
+    """Tells which rows (n,) break rules without exceptions of which not all cells have to stay."""
+    wrong = np.zeros(len(stays), dtype=bool)
+    for rule, said in zip(rules, coordinates, strict=True):
+        if rule.kept == 1:
+            wrong |= rule.broken(rows, said) & ~stays[:, rule.places].all(axis=1)
+    return wrong
+
+
+def _mend(
+    rows: Rows,
+    rules: Sequence[Rule],
+    coordinates: Sequence[np.ndarray],
+    settled: np.ndarray,
+    rounds: int,
+    is_beyond: bool = False,
+) -> None:
+    """Mends rules that rows (n,) break, but for cells that are settled, (n, columns).
+
+    Cells that a rule changes although it does not tell them stay for its sake: other rules leave
+    them for some rounds. Those that others tell are changed when all else has been tried; columns
+    leave their ranges only if ``is_beyond``.
+    """
+    dependent = {place for rule in rules for place in rule.dependent}
+    bound = {place for rule in rules if rule.kept == 1 for place in rule.places}
+    holder = np.full(settled.shape, _NOBODY)  # the rule for whose sake a cell stays
+    is_loose = np.array([rule.is_loose for rule in rules] + [True])
+    for turn in range(rounds):
+        is_done, has_moved = True, turn < _PATIENT_ROUNDS
+        for number, (rule, said) in enumerate(zip(rules, coordinates, strict=True)):
+            broken = first = np.flatnonzero(rule.broken(rows, said))
+            before = [rows.values(place)[first] for place in rule.places]
+            elsewhere = dependent.difference(rule.dependent)
+            # What has exceptions does not meddle with what has none.
+            beyond = set() if rule.kept == 1 else bound.difference(rule.dependent)
+            ways = ((elsewhere | beyond, False), (beyond, True))
+            for others, is_last in ways[: 1 if turn < _PATIENT_ROUNDS else 2]:
+                if len(broken):
+                    is_done, stays = False, settled[broken]
+                    if not rule.is_partial:
+                        held = ~np.isin(holder[broken], (_NOBODY, number))
+                        if is_last and rule.dependent:  # what follows takes what room there is
+                            held &= ~is_loose[holder[broken]] & (turn < _STUBBORN_ROUNDS)
+                        stays |= held
+                    stays[:, [*others]] = True
+                    known = settled[broken] if is_last and is_beyond else None
+                    rule.untell(rows, Broken(broken, said[broken], stays, known))
+                    broken = broken[rule.broken(rows.take(broken, rule.places), said[broken])]
+            for place, values in zip(rule.places, before, strict=True):
+                changed = first[rows.values(place)[first] != values]
+                has_moved |= len(changed) > 0
+                if place in elsewhere or not (rule.is_loose or place in rule.dependent):
+                    holder[changed, place] = number
+        if is_done or not has_moved:
+            break
+
+
+def settle(
+    rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], given: np.ndarray
+) -> np.ndarray:
+    """Sets cells that follow from given ones by what all rows keep; returns which have to stay.
+
+    Arguments and errors are those of :func:`obey`.
+    """
+    fixed = given.copy()
+    for _ in range(MOST_ROUNDS if given.any() else 0):
+        before = fixed.sum()
+        for rule, said in zip(rules, coordinates, strict=True):
+            following = rule.following(rows.columns) if rule.kept == 1 else {}
+            for place, parts in following.items():
+                follows = fixed[:, [*parts]].all(axis=1) & ~fixed[:, place]
+                follows &= rows.known(rule.places)
+                broken = np.flatnonzero(follows & rule.broken(rows, said))
+                if len(broken):
+                    stays = np.ones((len(broken), given.shape[1]), dtype=bool)
+                    stays[:, place] = False
+                    rule.untell(rows, Broken(broken, said[broken], stays, stays))
+                fixed[:, place] |= follows
+        if fixed.sum() == before:
+            break
+    return fixed
