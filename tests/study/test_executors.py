@@ -1,4 +1,6 @@
+import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -78,3 +80,17 @@ def test_a_cluster_without_ray_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # as Python itself marks what is not there
     with refused(r"trials on a cluster need 'ray'.* pip install '\.\[ray\]'"):
         next(get_executor("ray")([]))
+
+
+def test_the_server_of_workers_keeps_nothing_frozen_at_its_end():
+    """Else libraries such as triton report on a finished command's terminal what they have left."""
+    program = """
+        import atexit, gc
+        atexit.register(lambda: print(gc.get_freeze_count()))  # after what is registered later
+        import kan_diffusion.study.executors.worker
+        print(gc.get_freeze_count() > 0)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
+    )
+    assert (done.stdout.split(), done.stderr) == (["True", "0"], "")

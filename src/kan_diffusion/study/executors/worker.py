@@ -5,6 +5,7 @@ The server that forks workers imports it once.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import math
@@ -25,6 +26,7 @@ from kan_diffusion.study.trial import run_trial  # noqa: E402
 
 torch.set_num_threads(1)
 gc.freeze()  # so that workers neither look through it nor copy it
+atexit.register(gc.unfreeze)  # or libraries report at the server's end what is left
 gc.enable()
 
 logger = logging.getLogger(__name__)
