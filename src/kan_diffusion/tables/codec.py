@@ -302,7 +302,7 @@ class TableCodec(Settings):
             cells[self._place(name)] = self.column(name).read(series)
             is_given[0, self._place(name)] = True
         rows, exact = Rows(self.columns, cells), [rule for rule in self.rules if rule.kept == 1]
-        settled = settle(rows, exact, [np.ones((1, 1))] * len(exact), is_given)[0]
+        settled = settle(rows, exact, is_given)[0]
         for rule in exact:
             if settled[[*rule.places]].all() and not rule.holds(rows).all():
                 shown = listed(f"{name} = {series.iloc[0]}" for name, series in given.items())

@@ -47,7 +47,7 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
 
     Each column depends on others by one rule at most, and not on itself, so that rules come in an
     order in which columns come before those that depend on them. A rule that follows from others
-    has no column left to tell.
+    has no column left to tell. Of rules that tell one column, the surest counts.
 
     Raises:
         DataError: There is no rule of such a name.
@@ -64,8 +64,7 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
     names: list[str] = []
     left_out = 0
     found = [rule for kind in RULES.values() for rule in kind.find(rows)]
-    # What nearly all rows keep, and to the last digit, comes before what says less.
-    for rule in sorted(found, key=_order):
+    for rule in sorted(found, key=_order_found):
         names += (said := rule.names(rows.columns))
         if not without.isdisjoint(said):
             continue
@@ -96,18 +95,18 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
     for name in without:
         if name not in names:
             raise DataError(f"there is no rule '{name}'; known: {listed(names) or 'none'}")
-    return tuple(sorted(joined(rules), key=lambda rule: _rank(rule, behind)))
+    return tuple(sorted(joined(rules), key=lambda rule: _order_kept(rule, behind)))
 
 
-def _rank(rule: Rule, behind: dict[int, set[int]]) -> int:
-    """Returns a number by which columns that nothing tells, or fewer do, come before others."""
+def _order_kept(rule: Rule, behind: dict[int, set[int]]) -> int:
+    """Sorts rules of columns that nothing tells, or fewer do, before those of others."""
     places = _behind(rule.places, behind)
     adapts = rule.dependent or rule.is_loose or places != {*rule.places}
     return len(places) if adapts else 0
 
 
-def _order(rule: Rule) -> tuple[bool, bool, bool]:
-    """Returns what is false of rules that come first."""
+def _order_found(rule: Rule) -> tuple[bool, bool, bool]:
+    """Sorts relations first, of these what nearly all rows keep, and that to the last digit."""
     return not rule.is_relation, rule.kept < _NEARLY_ALWAYS, rule.is_rounded
 
 

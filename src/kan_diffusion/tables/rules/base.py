@@ -18,7 +18,7 @@ an entry of ``RULES`` (:mod:`kan_diffusion.tables.rules`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, ClassVar, NamedTuple, NoReturn, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -270,9 +270,15 @@ class Rule(Settings):
         """
         raise NotImplementedError
 
-    def refuse(self, columns: Sequence[Kind], place: int, value: float) -> NoReturn:
-        """Refuses given cells from which a value follows that a column cannot have."""
-        column = columns[place]
+    def refuse(self, columns: Sequence[Kind], place: int, values: np.ndarray) -> None:
+        """Refuses given cells from which values (m,) follow that a column cannot have.
+
+        Raises:
+            DataError: There is such a value.
+        """
+        if not len(values):
+            return
+        column, value = columns[place], values[0]
         storage, known = column.storage, listed(column.texts(column.known))
         low, high = storage.limits
         held = f"its dtype {storage.dtype} holds {low:g} to {high:g}"

@@ -51,55 +51,61 @@ def obey(
     Raises:
         DataError: A column cannot have what follows from given cells.
     """
-    settled, every = settle(rows, rules, coordinates, given), np.arange(len(given))
+    settled, num = settle(rows, rules, given), len(given)
     for rule, said in zip(rules, coordinates, strict=True):
         if not rule.is_relation:
-            rule.untell(rows, Broken(every, said, settled))
+            rule.untell(rows, Broken(np.arange(num), said, settled))
     _mend(rows, rules, coordinates, settled, rounds)
-    wrong, vain, further = np.flatnonzero(_unmended(rows, rules, coordinates, settled)), 0, 0
-    while len(wrong) and vain < _MOST_VAIN and further < min(_MOST_OTHERS, len(every) - 1):
-        further += 1
-        part, others = rows.take(wrong), (wrong + further) % len(every)
-        parts, stays = [said[wrong] for said in coordinates], settled[wrong]
-        for (values, gaps), (theirs, are_gaps), stay in zip(
-            part.cells, rows.cells, stays.T, strict=True
-        ):
-            taken = ~(stay | gaps | are_gaps[others])
-            values[taken] = theirs[others[taken]]
-        _mend(part, rules, parts, stays, min(rounds, _FEW_ROUNDS))
+    wrong, vain = np.flatnonzero(_unmended(rows, rules, settled)), 0
+    for further in range(1, min(_MOST_OTHERS + 1, num)):
+        if not len(wrong) or vain == _MOST_VAIN:
+            break
+        part, asked = _filled_from(rows, wrong, further, settled), [c[wrong] for c in coordinates]
+        _mend(part, rules, asked, settled[wrong], min(rounds, _FEW_ROUNDS))
         rows.replace(wrong, part)
-        left = wrong[_unmended(part, rules, parts, stays)]
+        left = wrong[_unmended(part, rules, settled[wrong])]
         vain = vain + 1 if len(left) == len(wrong) else 0
         wrong = left
     if len(wrong := wrong[_is_beyond(rows.take(wrong), settled[wrong])]):
-        part, parts = rows.take(wrong), [said[wrong] for said in coordinates]
-        _mend(part, rules, parts, settled[wrong], rounds, is_beyond=True)
+        part, asked = rows.take(wrong), [c[wrong] for c in coordinates]
+        _mend(part, rules, asked, settled[wrong], rounds, is_beyond=True)
         rows.replace(wrong, part)
     broken = {}
-    for rule, said in zip(rules, coordinates, strict=True):
-        if count := int(_unmended(rows, [rule], [said], given).sum()):
+    for rule in rules:
+        if count := int(_unmended(rows, [rule], given).sum()):
             broken[", ".join(rule.names(rows.columns))] = count
     return broken
+
+
+def _filled_from(rows: Rows, some: np.ndarray, further: int, settled: np.ndarray) -> Rows:
+    """Copies some rows (m,), whose cells come from rows ``further`` down but for settled ones.
+
+    Gaps stay, and a gap there gives no cell.
+    """
+    part, others = rows.take(some), (some + further) % len(settled)
+    for (values, gaps), (theirs, their_gaps), stays in zip(
+        part.cells, rows.cells, settled[some].T, strict=True
+    ):
+        taken = ~(stays | gaps | their_gaps[others])
+        values[taken] = theirs[others[taken]]
+    return part
 
 
 def _is_beyond(rows: Rows, settled: np.ndarray) -> np.ndarray:
     """Tells in which rows (n,) a settled number is beyond the range of its column."""
     result = np.zeros(len(settled), dtype=bool)
     for place, column in numbers(rows, exact=False).items():
-        low, high = column.lattice.values(np.array([-np.inf, np.inf]), column.storage.value_dtype)
-        values = rows.values(place)
-        result |= settled[:, place] & ((values < low) | (values > high))
+        values, reach = rows.values(place), column.reach
+        result |= settled[:, place] & ((values < reach[0]) | (values > reach[-1]))
     return result
 
 
-def _unmended(
-    rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], stays: np.ndarray
-) -> np.ndarray:
+def _unmended(rows: Rows, rules: Sequence[Rule], stays: np.ndarray) -> np.ndarray:
     """Tells which rows (n,) break rules without exceptions of which not all cells have to stay."""
     wrong = np.zeros(len(stays), dtype=bool)
-    for rule, said in zip(rules, coordinates, strict=True):
+    for rule in rules:
         if rule.kept == 1:
-            wrong |= rule.broken(rows, said) & ~stays[:, rule.places].all(axis=1)
+            wrong |= ~rule.holds(rows) & ~stays[:, rule.places].all(axis=1)
     return wrong
 
 
@@ -151,26 +157,34 @@ def _mend(
             break
 
 
-def settle(
-    rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], given: np.ndarray
-) -> np.ndarray:
-    """Sets cells that follow from given ones by what all rows keep; returns which have to stay.
+def settle(rows: Rows, rules: Sequence[Rule], given: np.ndarray) -> np.ndarray:
+    """Sets cells that follow from given ones by what all rows keep.
 
-    Arguments and errors are those of :func:`obey`.
+    Args:
+        rows: The rows.
+        rules: Their rules, of which those without exceptions count.
+        given: Which cells have to stay, (n, columns).
+
+    Returns:
+        Which cells have to stay then, (n, columns).
+
+    Raises:
+        DataError: A column cannot have what follows.
     """
     fixed = given.copy()
+    exact = [(rule, rule.following(rows.columns)) for rule in rules if rule.kept == 1]
     for _ in range(MOST_ROUNDS if given.any() else 0):
         before = fixed.sum()
-        for rule, said in zip(rules, coordinates, strict=True):
-            following = rule.following(rows.columns) if rule.kept == 1 else {}
+        for rule, following in exact:
             for place, parts in following.items():
                 follows = fixed[:, [*parts]].all(axis=1) & ~fixed[:, place]
                 follows &= rows.known(rule.places)
-                broken = np.flatnonzero(follows & rule.broken(rows, said))
+                broken = np.flatnonzero(follows & ~rule.holds(rows))
                 if len(broken):
                     stays = np.ones((len(broken), given.shape[1]), dtype=bool)
                     stays[:, place] = False
-                    rule.untell(rows, Broken(broken, said[broken], stays, stays))
+                    asked = np.zeros((len(broken), 0))  # such a rule has no coordinate
+                    rule.untell(rows, Broken(broken, asked, stays, stays))
                 fixed[:, place] |= follows
         if fixed.sum() == before:
             break

@@ -112,22 +112,21 @@ class NumericRule(Rule):
         return super().fits(columns) and len(self.parts(columns)) == len(self.places)
 
     def _units(self, columns: Sequence[Kind]) -> tuple[list[float], float]:
-        """Returns what a whole step of each amount is, 1 where all are exact, and the tolerance."""
+        """Returns what a whole step of each amount is, 1 where all are whole, and the tolerance."""
         parts = self.parts(columns)
         if not any(column.lattice.fine for column in parts):
-            return [1.0] * len(parts), 0.0
+            return [1] * len(parts), 0.0
         is_single = min(c.storage.limits[1] for c in parts if c.storage.holds == "real") < _SINGLE
         return [float(scale(column)) for column in parts], _ROUNDING[is_single]
 
     def _amounts(self, rows: Rows) -> list[np.ndarray]:
-        units, tolerance = self._units(rows.columns)
-        steps = [
-            whole(column, rows.values(place))
-            for place, column in zip(self.places, self.parts(rows.columns), strict=True)
+        units, _ = self._units(rows.columns)
+        return [
+            whole(column, rows.values(place)) * unit
+            for place, column, unit in zip(
+                self.places, self.parts(rows.columns), units, strict=True
+            )
         ]
-        if not tolerance:
-            return steps
-        return [each * unit for each, unit in zip(steps, units, strict=True)]
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells where it holds, or a cell is missing."""
@@ -162,8 +161,7 @@ class NumericRule(Rule):
                 wrong = ~self.is_kept(x, tolerance) & ~broken.stays[:, self.places[i]]
                 amounts = self.solved([each[wrong] for each in x], i)
                 if is_within:
-                    ends = reach(columns[i])
-                    amounts = amounts.clip(*(ends * units[i] if tolerance else ends))
+                    amounts = amounts.clip(*reach(columns[i]) * units[i])
                 x[i][wrong] = amounts
                 changed[i] |= wrong
         for place, amounts, unit, some in zip(self.places, x, units, changed, strict=True):
@@ -185,8 +183,7 @@ class NumericRule(Rule):
         assert isinstance(column, Number)
         storage, per = column.storage, column.lattice.per
         low, high = (end * per for end in storage.limits)
-        for value in steps[((steps < low) | (steps > high)) & is_given]:
-            self.refuse(rows.columns, place, value / per)
+        self.refuse(rows.columns, place, steps[((steps < low) | (steps > high)) & is_given] / per)
         for off, end in ((steps < low, low), (steps > high, high)):
             if off.any():
                 steps = np.where(off, end, steps)

@@ -96,8 +96,7 @@ class Order(Rule):
         for place, other in (self.places, self.places[::-1]):
             some = still & ~broken.stays[:, place] & broken.given[:, other]
             values = rows.values(other)[broken.rows[some]]
-            for value in values[~can_be(rows.columns[place], values)]:
-                self.refuse(rows.columns, place, value)
+            self.refuse(rows.columns, place, values[~can_be(rows.columns[place], values)])
             rows.change(place, broken.rows[some], values)
 
 

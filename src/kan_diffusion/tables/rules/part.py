@@ -121,8 +121,7 @@ class Part(Rule):
         rows.change(number_place, broken.rows[is_set], number[is_set])
         if broken.given is not None:
             wrong = broken.given[:, date_place] & ~stay[:, 1] & ~is_possible
-            for value in number[wrong]:
-                self.refuse(rows.columns, number_place, value)
+            self.refuse(rows.columns, number_place, number[wrong])
         moved, unit = ~is_set & ~stay[:, 0], PARTS[self.part][0]
         date, off = date[moved], off[moved].astype(np.int64)
         if length := _ROUND.get(self.part):  # the nearest way, which may be into another day

@@ -99,17 +99,15 @@ class Product(NumericRule):
             factors = np.sort(whole(column, column.known))
         for some in np.array_split(np.flatnonzero(left), 1 + int(left.sum()) // _AT_ONCE):
             x = [each[:, None] for each in self._amounts(rows.take(broken.rows[some], self.places))]
-            drawn, x[which] = x[which], factors[None] * units[which] if tolerance else factors[None]
-            x[1 - which] = self.solved(x, 1 - which)
-            ends = reach(other) * (units[1 - which] if tolerance else 1)
-            fits = (
-                (ends[0] <= x[1 - which]) & (x[1 - which] <= ends[1]) & self.is_kept(x, tolerance)
-            )
+            drawn, x[which] = x[which], factors[None] * units[which]
+            x[1 - which] = amounts = self.solved(x, 1 - which)
+            least, most = reach(other) * units[1 - which]
+            fits = self.is_kept(x, tolerance) & (least <= amounts) & (amounts <= most)
             best = np.where(fits, np.abs(x[which] - drawn), np.inf).argmin(axis=1)
             pairs = np.arange(len(some)), best
             found = fits[pairs]
-            solved = x[1 - which][pairs] / (units[1 - which] if tolerance else 1)
-            for i, steps in ((which, factors[best][found]), (1 - which, solved[found])):
+            solved = amounts[pairs][found] / units[1 - which]
+            for i, steps in ((which, factors[best][found]), (1 - which, solved)):
                 values = self._values(rows, self.places[i], steps, np.zeros(len(steps), bool))
                 rows.change(self.places[i], broken.rows[some[found]], values)
 
