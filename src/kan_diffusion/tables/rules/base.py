@@ -5,7 +5,8 @@ own, -1 or +1 for "is kept", which a network learns as it does two categories; a
 breaks needs none. *Untelling* makes drawn rows keep it: the columns that the rule tells follow from
 its others, in rows whose coordinate says so; in the other rows they are as drawn. So what 99 % of
 the rows keep is kept about as often, and of the rows that break a rule a table knows only how many
-there are.
+there are. How rules that share columns are kept together is in
+:mod:`kan_diffusion.tables.rules.mending`.
 
 **Chance.** A rule is claimed if at least 200 rows have no gap in its columns and enough of them
 keep it, and if, with the cells of any one column shuffled, at least 20 rows and four times as many
