@@ -22,6 +22,23 @@ def dit():
     return network, (torch.randn(2, 3, 8, 8), torch.tensor([3, 500]), torch.tensor([1, 2]))
 
 
+def pixart():
+    from diffusers import PixArtTransformer2DModel
+
+    network = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=3,
+        out_channels=3,
+        num_layers=2,
+        cross_attention_dim=16,
+        caption_channels=12,
+        sample_size=8,
+        use_additional_conditions=False,
+    )
+    return network, (torch.randn(2, 3, 8, 8), torch.randn(2, 5, 12), torch.tensor([3, 500]))
+
+
 def unet():
     """Stable Diffusion's shape: cross attention, GEGLU, ResNet blocks."""
     from diffusers import UNet2DConditionModel
@@ -67,8 +84,8 @@ def sequential():
     return network, (torch.randn(100, 8),)
 
 
-NETWORKS = {made.__name__: made for made in (dit, unet, clip, encoder, sequential)}
-BLOCKS = {"dit": 2, "unet": 4, "clip": 2, "encoder": 2, "sequential": 2}
+NETWORKS = {made.__name__: made for made in (dit, pixart, unet, clip, encoder, sequential)}
+BLOCKS = {"dit": 2, "pixart": 2, "unet": 4, "clip": 2, "encoder": 2, "sequential": 2}
 """Number of feed-forward blocks of each."""
 
 

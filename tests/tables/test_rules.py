@@ -635,10 +635,11 @@ def test_a_difference_of_what_another_rule_tells_stays_within_its_dtype():
     assert (drawn["t"] + drawn["b"] == drawn["a"]).all()
 
 
-@pytest.mark.parametrize(("share", "gaps"), [(0.001, 0.03), (0.004, 0)])
+@pytest.mark.parametrize("share", [0.001, 0.005])
+@pytest.mark.parametrize("gaps", [0, 0.03])
 def test_relations_with_exceptions_come_back_with_these(share, gaps):
     rng = np.random.default_rng(1)
-    frame = FRAMES["planted"].copy()
+    frame = pd.concat([FRAMES["planted"]] * 2, ignore_index=True)
     for name in frame:
         odd = rng.random(len(frame)) < share
         frame.loc[odd, name] = rng.permutation(frame[name])[odd]

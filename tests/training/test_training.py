@@ -40,7 +40,9 @@ def checkpoint(tmp_path):
 GAUSSIAN = GaussianMixture([[0.5, -0.2]], [[[1.0, 0.6], [0.6, 0.7]]])
 
 
-@pytest.mark.parametrize(("family", "kind"), [("kan", "v_prediction"), ("mlp", "flow")])
+@pytest.mark.parametrize(
+    ("family", "kind"), [("kan", "v_prediction"), ("mlp", "epsilon"), ("kan", "flow")]
+)
 def test_a_denoiser_comes_close_to_the_posterior_mean_of_a_gaussian(family, kind):
     schedule = "flow" if kind == "flow" else "squaredcos_cap_v2"
     process = Process(name="x", schedule=schedule, prediction_type=kind)

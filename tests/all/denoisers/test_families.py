@@ -20,7 +20,6 @@ def test_a_compiled_model_does_what_it_did_and_is_compiled_once(family):
     more, steps = torch.cat([X, X.flip(0)]), torch.cat([STEPS, STEPS])
     with torch.compiler.set_stance("fail_on_recompile"):
         torch.testing.assert_close(compiled(more, steps).sample, denoiser(more, steps).sample)
-    # Compiled for these, too: learned inputs see the time itself, others its waves.
-    for other in (STEPS + 0.5, torch.tensor(3)) if family in ("kan", "mlp") else ():
+    for other in (STEPS + 0.5, torch.tensor(3)):  # compiled for these, too
         torch.testing.assert_close(compiled(X, other).sample, denoiser(X, other).sample)
     torch.compiler.reset()

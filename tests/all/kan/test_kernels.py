@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kan_cases import FORMS, SINGLE, Case, direction_of, operands_of, over, run
+from kan_cases import DOUBLE, FORMS, SINGLE, Case, direction_of, operands_of, over, run
 from kernel_suite import Derivatives, Numbers, Places, compare, threads_of
 
 CUBIC = FORMS[0]
@@ -15,9 +15,9 @@ SPLINES = [Case("bspline", mode, order=k) for mode in ("linear", "zero") for k i
 SPLINES.remove(CUBIC)
 OTHERS = [
     *SPLINES,
-    *(Case("functions", order=order) for order in (1, 4)),
-    Case("shared", order=5),
-    *(Case("gated", order=order) for order in (1, 4)),  # with the kernels of functions
+    *(Case("functions", order=order) for order in (1, 2, 4, 5)),
+    *(Case("shared", order=order) for order in (1, 4)),
+    *(Case("gated", order=order) for order in (1, 5)),
 ]
 
 
@@ -76,7 +76,7 @@ def test_a_forked_process_waits_for_no_threads_of_its_parent(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@over(FORMS[:4])
+@over([replace(case, dtype=d) for case in FORMS[:4] for d in (SINGLE, DOUBLE)])
 def test_the_operators_are_what_torch_takes_them_for(case):
     module = case.build(3, 10)
     own, grid = [getattr(module, name, None) for name in ("weight", "bias")], module.basis.grid

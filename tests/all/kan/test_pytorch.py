@@ -53,7 +53,7 @@ def test_a_compiled_network_does_what_it_did():
 @over(KINDS)
 def test_a_traced_layer_does_what_it_did(case):
     module = case.build()
-    traced = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+    traced = torch.compile(module, fullgraph=True, backend="aot_eager")
     # A kernel of each form meets no rows and one, too.
     for rows in (40, 7, 0, 1) if case in FORMS else (40, 7):
         x = case.points(module, rows)
