@@ -21,27 +21,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
 from annotated_types import Len
-from pydantic import FailFast, Field
 
-from kan_diffusion.limits import MOST_CATEGORIES, MOST_COLUMNS
+from kan_diffusion.limits import MOST_COLUMNS
 from kan_diffusion.tables.kinds import Kind
 from kan_diffusion.tables.kinds.category import Category
-from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.numbers import SHARING
-from kan_diffusion.tables.rules.base import (
-    MOST_SOUGHT,
-    Broken,
-    Places,
-    Rows,
-    Rule,
-    share_kept,
+from kan_diffusion.tables.rules.base import Broken, Places, Rows, Rule, share_kept
+from kan_diffusion.tables.rules.coded import (
+    COVERED,
+    MOST_COMBINATIONS,
+    Coded,
+    Codes,
+    are_held,
+    coded_columns,
+    codes_of,
+    values_of,
 )
-from kan_diffusion.tables.rules.numeric import whole
 
 _GLANCE, _MOST_COMPARED = 2_000, 10_000  # rows of a half, which most pairs do not survive
 _EVIDENCE = 20.0  # rows that would differ by chance
@@ -50,16 +50,8 @@ _MOST_DIFFERING = 0.2  # share of rows in which a category implies another one i
 _NEW_BY_CHANCE = 0.25  # share of a half's rows with a pair that the other has not
 _FEWER, _FEW = 0.8, 0.2  # times as many as by chance, at a glance and in the end
 _FEWEST_VALUES = 3  # of columns whose pairs exist
-_COVERED = 0.9  # share of rows whose value at least five rows have
 _LISTED = 0.85  # share of rows whose combination at least five rows have
 _LESS = 0.02  # by which this share may fall when a column is added
-_MOST_COMBINATIONS = 50_000
-
-_Codes = Annotated[
-    tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...],
-    FailFast(),
-    Len(1, _MOST_COMBINATIONS),
-]
 
 
 class Together(Rule):
@@ -70,7 +62,7 @@ class Together(Rule):
             of its column, or a number in whole steps.
     """
 
-    cells: Annotated[tuple[_Codes, ...], Len(2, MOST_COLUMNS)]
+    cells: Annotated[tuple[Codes, ...], Len(2, MOST_COLUMNS)]
 
     @property
     def size(self) -> int:
@@ -87,19 +79,18 @@ class Together(Rule):
         if not super().fits(columns) or len(counts) > 1 or len(self.cells) != len(self.places):
             return False
         return all(
-            (isinstance(column := columns[place], Number) and _are_held(column, codes))
-            or (isinstance(column, Category) and 0 <= min(codes) <= max(codes) < len(column.known))
+            are_held(columns[place], codes)
             for place, codes in zip(self.places, self.cells, strict=True)
         )
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
         """Finds the combinations that exist, those that most rows have first."""
-        coded = _coded(rows)
+        coded = coded_columns(rows)
         several = [place for place, each in coded.items() if each.num >= _FEWEST_VALUES]
         random = np.random.default_rng(0)
         some = random.permutation(len(rows.values(0)))[: 2 * _MOST_COMPARED]
-        few = {place: _Coded(each.codes, each.dense[some]) for place, each in coded.items()}
+        few = {place: Coded(each.codes, each.dense[some]) for place, each in coded.items()}
         pairs: dict[Places, Self] = {}
         for pair in combinations(several, 2):
             both = [coded[place] for place in pair]
@@ -127,12 +118,12 @@ class Together(Rule):
     def _existing(cls, rows: Rows, places: Sequence[int]) -> Self | None:
         """Makes the rule of combinations that at least five rows have; None if too few keep it."""
         known = rows.known(places)
-        table = pd.DataFrame({place: _codes(rows, place)[0][known] for place in places})
+        table = pd.DataFrame({place: codes_of(rows, place)[0][known] for place in places})
         counts = table.value_counts(sort=False)
         often = counts[counts >= SHARING]
         cells = tuple(zip(*often.index.tolist(), strict=True))
         kept = share_kept(int(counts.sum() - often.sum()), int(counts.sum()))
-        if kept < _LISTED or len(often) > _MOST_COMBINATIONS:
+        if kept < _LISTED or len(often) > MOST_COMBINATIONS:
             return None
         return cls(kind="together", places=tuple(places), cells=cells, kept=kept)
 
@@ -144,7 +135,7 @@ class Together(Rule):
 
     def _codes(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Returns its cells as whole numbers, and which are missing, both (n, k)."""
-        codes, missing = zip(*(_codes(rows, place) for place in self.places), strict=True)
+        codes, missing = zip(*(codes_of(rows, place) for place in self.places), strict=True)
         return np.stack(codes, axis=1), np.stack(missing, axis=1)
 
     def untell(self, rows: Rows, broken: Broken) -> None:
@@ -157,7 +148,7 @@ class Together(Rule):
             nearest = self._nearest(codes[some], order)
             for i in np.flatnonzero(~pattern):
                 changed = nearest[:, i] != codes[some, i]
-                values = _values(rows.columns[self.places[i]], nearest[changed, i])
+                values = values_of(rows.columns[self.places[i]], nearest[changed, i])
                 rows.change(self.places[i], broken.rows[some[changed]], values)
 
     def _nearest(self, codes: np.ndarray, order: Sequence[int]) -> np.ndarray:
@@ -192,7 +183,7 @@ class Implied(Together):
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
         """Finds what implies what, first in all rows; of two columns the one with more values."""
-        coded, found = _coded(rows), []
+        coded, found = coded_columns(rows), []
         for one, other in combinations(coded, 2):
             are_named = all(isinstance(rows.columns[p], Category) for p in (one, other))
             most = _MOST_DIFFERING if are_named else 1 - cls.least
@@ -201,7 +192,7 @@ class Implied(Together):
 
     @classmethod
     def _implied(
-        cls, one: _Coded, other: _Coded, places: tuple[int, int], most: float
+        cls, one: Coded, other: Coded, places: tuple[int, int], most: float
     ) -> Self | None:
         """Returns what one column implies of another; None if that is nothing, or chance."""
         for some in (slice(_GLANCE), slice(None)):
@@ -222,7 +213,7 @@ class Implied(Together):
         shares = np.bincount(follows) / len(follows)
         differ = num - counts[best].sum()
         by_chance = (num - len(best)) * (1 - (shares**2).sum())
-        if not len(best) or differ > most * num or num < _COVERED * len(given):
+        if not len(best) or differ > most * num or num < COVERED * len(given):
             return None
         if by_chance < max(_EVIDENCE, _TIMES * differ):
             return None
@@ -272,72 +263,7 @@ def _is_joined(one: Rule, other: Rule) -> bool:
     )
 
 
-class _Coded(NamedTuple):
-    """Cells of a column by their rank.
-
-    Attributes:
-        codes: What there is, (K,), in order.
-        dense: Which of them each row has, (n,); -1 if missing.
-    """
-
-    codes: np.ndarray
-    dense: np.ndarray
-
-    @classmethod
-    def of(cls, values: np.ndarray, missing: np.ndarray) -> _Coded | None:
-        """Ranks codes (n,), some of which are missing; None if they are nearly unique, or one."""
-        codes, dense, counts = np.unique(values[~missing], return_inverse=True, return_counts=True)
-        often = counts[counts >= SHARING].sum()
-        if not 2 <= len(codes) <= MOST_CATEGORIES or often < _COVERED * counts.sum():
-            return None
-        ranks = np.full(len(values), -1)
-        ranks[~missing] = dense
-        return cls(codes, ranks)
-
-    @property
-    def num(self) -> int:
-        """K."""
-        return len(self.codes)
-
-
-def _coded(rows: Rows) -> dict[int, _Coded]:
-    """Ranks cells of columns that have categories or numbers, by place, most values first."""
-    found: dict[int, _Coded] = {}
-    for place, column in enumerate(rows.columns):
-        is_exact = isinstance(column, Number) and not column.lattice.fine
-        if is_exact or isinstance(column, Category):
-            coded = _Coded.of(*_codes(rows, place))
-            if coded is not None and len(found) < MOST_SOUGHT:
-                found[place] = coded
-    return dict(sorted(found.items(), key=lambda each: -each[1].num))
-
-
-def _codes(rows: Rows, place: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the cells of a column as whole numbers, (n,), and which are missing."""
-    column, (values, missing) = rows.columns[place], rows.cells[place]
-    if isinstance(column, Number):
-        codes = whole(column, values)
-        return (codes if codes.dtype.kind == "i" else codes.astype(np.int64)), missing
-    return column.codes(values, missing), missing
-
-
-def _are_held(column: Number, codes: Sequence[int]) -> bool:
-    """Whether a column of whole steps can hold whole numbers; those of uint64 go round."""
-    low, high = (end * column.lattice.per for end in column.storage.limits)
-    return not column.lattice.fine and (high >= 2**63 or low <= min(codes) <= max(codes) <= high)
-
-
-def _values(column: Kind, codes: np.ndarray) -> np.ndarray:
-    """Makes values of whole numbers (m,)."""
-    if not isinstance(column, Number):
-        return column.known[codes]
-    if column.storage.unit is not None:
-        return codes.view(column.storage.value_dtype)
-    is_real = column.storage.holds == "real"
-    return codes / column.lattice.per if is_real else codes.astype(column.storage.value_dtype)
-
-
-def _exist(coded: Sequence[_Coded], random: np.random.Generator) -> bool:
+def _exist(coded: Sequence[Coded], random: np.random.Generator) -> bool:
     """Whether few rows of one half, in any order, have combinations that the other half has not."""
     for most, fewer in ((_GLANCE, _FEWER), (_MOST_COMPARED, _FEW)):
         taken = [each.dense[: 2 * most] for each in coded]
@@ -352,14 +278,14 @@ def _exist(coded: Sequence[_Coded], random: np.random.Generator) -> bool:
     return True
 
 
-def _is_function(one: _Coded, other: _Coded) -> bool:
+def _is_function(one: Coded, other: Coded) -> bool:
     """Whether one of two columns implies the other."""
     known = (one.dense >= 0) & (other.dense >= 0)
     pairs = np.unique((one.dense * other.num + other.dense)[known])
     return len(pairs) <= max(one.num, other.num)
 
 
-def _new(dense: Sequence[np.ndarray], coded: Sequence[_Coded], half: int) -> float:
+def _new(dense: Sequence[np.ndarray], coded: Sequence[Coded], half: int) -> float:
     """Returns the share of rows beyond the first half with a combination that is not in it."""
     keys, known = np.zeros(len(dense[0]), dtype=np.int64), np.ones(len(dense[0]), dtype=bool)
     for ranks, each in zip(dense, coded, strict=True):
