@@ -164,6 +164,24 @@ def _tree(num=1500):
     })  # fmt: skip
 
 
+def _deliveries(num=1500):
+    """What is open is not delivered, some is sent back; places without a fire, or a garage."""
+    rng = np.random.default_rng(0)
+    status = pd.Series(rng.choice(["open", "paid", "sent", "back"], num, p=[0.2, 0.3, 0.4, 0.1]))
+    placed = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 364, num), unit="D")
+    after = pd.Series(placed + pd.to_timedelta(rng.integers(1, 20, num), unit="D"))
+    fires, garage = rng.integers(0, 3, num), rng.random(num) < 0.8
+    year, area = rng.integers(1900, 2020, num), rng.normal(40, 8, num)
+    return pd.DataFrame({
+        "status": status, "placed": placed, "sent": after.where(status.isin(["sent", "back"])),
+        "reason": pd.Series(["broken"] * num).where(status == "back"),
+        "fires": fires, "stove": pd.Series(rng.choice(["good", "bad"], num)).where(fires > 0),
+        "garage": pd.Series(rng.choice(["own", "ours"], num)).where(garage),
+        "year": pd.Series(year.astype(float)).where(garage), "area": pd.Series(area).where(garage),
+        "any": pd.Series(rng.normal(size=num)).where(rng.random(num) < 0.9),
+    })  # fmt: skip
+
+
 def _hour_of_both(num=3000):
     """Moments of two columns, one over a change of clocks, that have an hour in common."""
     rng = np.random.default_rng(0)
@@ -189,6 +207,7 @@ FRAMES = {
     "bill": _bill(),
     "tree": _tree(),
     "hour of both": _hour_of_both(),
+    "deliveries": _deliveries(),
     "halves": _halves(),
     "steps": _steps(),
     "steps, reversed": _steps().iloc[:, ::-1],
@@ -210,6 +229,10 @@ ALWAYS = {
     "bill": {"item->price", "price*number=total", "total&item"},
     "tree": {"spent+left=whole", "mine+yours=whole", "half+rest=left"},
     "hour of both": {"hour of start=hour", "hour of seen=hour"},
+    "deliveries": {
+        "status->sent is missing", "status->reason is missing", "fires->stove is missing",
+        "year->garage is missing", "area->year is missing", "placed<=sent",
+    },
     "halves": {
         "2*half=total", "a+b+c=total", "0.4*fee=nights", "nights+arrival=leave", "wide*long=area",
     },
@@ -242,7 +265,11 @@ def _require_obeyed(rows, codec, frame):
     for rule in codec.always:
         columns = [name for name in frame if re.search(rf"\b{name}\b", rule)]
         known = rows[columns].dropna()
-        if "->" in rule or "&" in rule:
+        if rule.endswith(" is missing"):
+            first, second = re.split("->| is", rule)[:2]
+            asked = rows[first].isin(frame.loc[frame[second].isna(), first])
+            pd.testing.assert_series_equal(rows[second].isna(), asked, check_names=False)
+        elif "->" in rule or "&" in rule:
             pairs = [{*each.itertuples(index=False, name=None)} for each in (known, frame[columns])]
             assert pairs[0] <= pairs[1], rule
         elif "<=" in rule:
@@ -303,6 +330,37 @@ def test_rules_are_said_and_may_be_turned_off():
     assert (rows["first"] <= rows["last"]).all()
     with refused("there is no rule 'start<end'; known: .*start<=end", DataError):
         TableCodec.fit(FRAMES["orders"], without=["start<end"])
+
+
+def test_gaps_follow_what_is_given_and_are_filled_where_that_is_asked(caplog):
+    frame, codec = FRAMES["deliveries"], _codec("deliveries")
+    for cells in ({"fires": 0}, {"stove": "good"}, {"sent": frame["sent"][2]}, {"area": 33.5}):
+        given = pd.DataFrame(cells, index=range(300))
+        _require_obeyed(_drawn(codec, 300, given), codec, frame)
+    without = pd.DataFrame(index=range(300)).assign(stove=np.nan)
+    known = codec.encode(without, some=True, gaps=["stove"])
+    drawn = torch.where(known.isnan(), torch.randn(known.shape, generator=seeded()), known)
+    assert (codec.decode(drawn, without, gaps=["stove"])["fires"] == 0).all()
+    assert not caplog.records
+    with refused("no row has fires = 0, stove = good: fires->stove is missing", DataError):
+        one = frame[frame["stove"] == "good"].iloc[:1]
+        codec.require_consistent({"fires": one["fires"] * 0, "stove": one["stove"]})
+    filled = codec.decode(codec.encode(frame, some=True).nan_to_num(), frame)
+    assert filled.notna().all(axis=None)
+    assert "rows break fires->stove is missing" in caplog.text
+
+
+def test_gaps_with_exceptions_come_back_with_these():
+    frame = FRAMES["deliveries"].copy()
+    lost = frame.index[frame["fires"] > 0][::200]
+    frame.loc[lost, "stove"] = None
+    codec = TableCodec.fit(frame)
+    name = "fires->stove is missing"
+    assert codec.mostly == {name: round(1 - len(lost) / len(frame), 4)}
+    both = codec.decode(codec.encode(frame, np.random.default_rng(0)))[["fires", "stove"]]
+    pd.testing.assert_frame_equal(both, frame[["fires", "stove"]])
+    unknown = codec.encode(frame.assign(stove=None), some=True)
+    assert unknown[:, codec.names.index(f"{name} is kept")].isnan().all()
 
 
 def test_no_pair_of_fewer_than_five_rows_is_kept():

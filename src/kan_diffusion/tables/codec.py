@@ -210,7 +210,10 @@ class TableCodec(Settings):
                 cells_of.get(name, (column.storage.empty(len(frame)), empty))
                 for name, (column, _) in self._parts.items()
             ]
-            of_rules = [rule.tell(Rows(self.columns, read), generator) for rule in self.rules]
+            table = Rows(self.columns, read)
+            of_rules = [rule.tell(table, generator) for rule in self.rules]
+            for rule, told in zip(self.rules, of_rules, strict=True):
+                told[~table.known(rule.places) & some] = np.nan
             rows[:, self._learned :] = np.concatenate(of_rules, axis=1)
             if not some:  # as the values of gaps
                 silent = np.isnan(rows)
@@ -245,13 +248,15 @@ class TableCodec(Settings):
             raise DataError(f"row {row + 1} has coordinates that are NaN or infinite")
         cells = [column.decode(coordinates[:, span]) for column, span in self._parts.values()]
         fixed = np.zeros((len(rows), len(cells)), dtype=bool)
+        known_gaps = fixed.copy()
         given = pd.DataFrame() if given is None else given.reset_index(drop=True)
         for name, series in given.items():
             place = self._place(name)
             (drawn, gaps_drawn), (known, missing) = cells[place], self.columns[place].read(series)
             cells[place] = np.where(missing, drawn, known), gaps_drawn & missing
-            fixed[:, place] = ~missing | (name in gaps)
-        broken = obey(Rows(self.columns, cells), self.rules, self._of_rules(coordinates), fixed)
+            fixed[:, place], known_gaps[:, place] = ~missing | (name in gaps), True
+        asked = self._of_rules(coordinates)
+        broken = obey(Rows(self.columns, cells), self.rules, asked, fixed, known_gaps)
         for name, count in broken.items():
             logger.warning(
                 f"{count:,} of {len(rows):,} rows break {name}, which cannot be kept beside their "
@@ -401,7 +406,8 @@ class TableCodec(Settings):
         try:
             decoded = [column.decode(rows[:, span]) for column, span in codec._parts.values()]
             free = np.zeros((len(rows), len(decoded)), dtype=bool)
-            obey(Rows(codec.columns, decoded), codec.rules, codec._of_rules(rows), free, rounds=2)
+            known, asked = Rows(codec.columns, decoded), codec._of_rules(rows)
+            obey(known, codec.rules, asked, free, free, rounds=2)
             for column, values in zip(codec.columns, decoded, strict=True):
                 column.restore(*values)
         except DataError:

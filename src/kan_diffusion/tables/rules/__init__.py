@@ -12,6 +12,7 @@ from pydantic import SerializeAsAny
 from kan_diffusion.errors import DataError, listed
 from kan_diffusion.limits import MOST_CODES, MOST_RULES
 from kan_diffusion.settings import of_kind
+from kan_diffusion.tables.rules.absent import Absent
 from kan_diffusion.tables.rules.base import MOST_SOUGHT, Broken, Places, Rows, Rule
 from kan_diffusion.tables.rules.cycle import Cycle
 from kan_diffusion.tables.rules.linear import Linear
@@ -33,6 +34,7 @@ RULES: dict[str, type[Rule]] = {
     "order": Order,
     "together": Together,
     "cycle": Cycle,
+    "absent": Absent,
 }
 """Rules by name, in the order in which they are found."""
 
@@ -69,6 +71,9 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
         if not without.isdisjoint(said):
             continue
         places = {*rule.places}
+        if rule.is_of_gaps:
+            rules += [rule] if _has_room(rules, rule) else []
+            continue
         if not rule.is_relation:
             rules += [] if places & {*behind} or not _has_room(rules, rule) else [rule]
             continue

@@ -86,9 +86,10 @@ class Rows(NamedTuple):
         kept[rows] = self.columns[place].existing(values.astype(kept.dtype))
 
     def replace(self, rows: np.ndarray, others: Rows) -> None:
-        """Replaces the values of some rows, (m,), by those of m others."""
-        for place in range(len(self.cells)):
+        """Replaces the cells of some rows, (m,), by those of m others."""
+        for place, (_, missing) in enumerate(self.cells):
             self.change(place, rows, others.values(place))
+            missing[rows] = others.cells[place][1]
 
 
 class Broken(NamedTuple):
@@ -150,6 +151,9 @@ class Rule(Settings):
 
     is_loose: ClassVar[bool] = False
     """Whether it leaves room where it has changed a cell, as orders and parts of dates do."""
+
+    is_of_gaps: ClassVar[bool] = False
+    """Whether it says which cells are missing, and nothing of the values of others."""
 
     kind: str
     places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(1, MOST_COLUMNS)]

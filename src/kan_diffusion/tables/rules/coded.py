@@ -22,11 +22,8 @@ COVERED = 0.9
 
 MOST_COMBINATIONS = 50_000
 
-Codes = Annotated[
-    tuple[Annotated[int, Field(ge=-(2**63), lt=2**63)], ...],
-    FailFast(),
-    Len(1, MOST_COMBINATIONS),
-]
+Code = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Codes = Annotated[tuple[Code, ...], FailFast(), Len(1, MOST_COMBINATIONS)]
 
 
 class Coded(NamedTuple):

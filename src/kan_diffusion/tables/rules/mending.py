@@ -1,7 +1,8 @@
 """How drawn rows come to keep rules: cells that are not given change until no rule is broken.
 
 1. What follows from given cells by rules without exceptions is *settled*, and stays.
-2. Rules are mended in turn. Each solves for the column that depends on its others, then for columns
+2. In each round cells become missing, or values, where rules of gaps say so, and then the other
+   rules are mended in turn. Each solves for the column that depends on its others, then for columns
    that nothing tells, and after some rounds for any. What it changes for its sake stays, at first.
 3. A row that cannot be mended takes the cells of other rows, one after another.
 4. If a settled number is beyond the range of its column, others may leave theirs.
@@ -30,6 +31,7 @@ def obey(
     rules: Sequence[Rule],
     coordinates: Sequence[np.ndarray],
     given: np.ndarray,
+    gaps: np.ndarray,
     rounds: int = MOST_ROUNDS,
 ) -> dict[str, int]:
     """Changes cells that are not given so that rows keep to the coordinates of all rules.
@@ -42,6 +44,7 @@ def obey(
         rules: What they keep.
         coordinates: Those of each rule, (n, how many).
         given: Which cells have to stay, (n, columns).
+        gaps: Of which cells it is given whether they are missing, (n, columns).
         rounds: In how many rounds rules are mended that others break.
 
     Returns:
@@ -55,24 +58,24 @@ def obey(
     for rule, said in zip(rules, coordinates, strict=True):
         if not rule.is_relation:
             rule.untell(rows, Broken(np.arange(num), said, settled))
-    _mend(rows, rules, coordinates, settled, rounds)
-    wrong, vain = np.flatnonzero(_unmended(rows, rules, settled)), 0
+    _mend(rows, rules, coordinates, settled, gaps, rounds)
+    wrong, vain = np.flatnonzero(_unmended(rows, rules, settled, gaps)), 0
     for further in range(1, min(_MOST_OTHERS + 1, num)):
         if not len(wrong) or vain == _MOST_VAIN:
             break
         part, asked = _filled_from(rows, wrong, further, settled), [c[wrong] for c in coordinates]
-        _mend(part, rules, asked, settled[wrong], min(rounds, _FEW_ROUNDS))
+        _mend(part, rules, asked, settled[wrong], gaps[wrong], min(rounds, _FEW_ROUNDS))
         rows.replace(wrong, part)
-        left = wrong[_unmended(part, rules, settled[wrong])]
+        left = wrong[_unmended(part, rules, settled[wrong], gaps[wrong])]
         vain = vain + 1 if len(left) == len(wrong) else 0
         wrong = left
     if len(wrong := wrong[_is_beyond(rows.take(wrong), settled[wrong])]):
         part, asked = rows.take(wrong), [c[wrong] for c in coordinates]
-        _mend(part, rules, asked, settled[wrong], rounds, is_beyond=True)
+        _mend(part, rules, asked, settled[wrong], gaps[wrong], rounds, is_beyond=True)
         rows.replace(wrong, part)
     broken = {}
     for rule in rules:
-        if count := int(_unmended(rows, [rule], given).sum()):
+        if count := int(_unmended(rows, [rule], given, given).sum()):
             broken[", ".join(rule.names(rows.columns))] = count
     return broken
 
@@ -100,12 +103,21 @@ def _is_beyond(rows: Rows, settled: np.ndarray) -> np.ndarray:
     return result
 
 
-def _unmended(rows: Rows, rules: Sequence[Rule], stays: np.ndarray) -> np.ndarray:
-    """Tells which rows (n,) break rules without exceptions of which not all cells have to stay."""
+def _unmended(rows: Rows, rules: Sequence[Rule], stays: np.ndarray, gaps: np.ndarray) -> np.ndarray:
+    """Tells which rows (n,) break rules without exceptions of which not all cells have to stay.
+
+    Args:
+        rows: The rows.
+        rules: Their rules.
+        stays: Which cells have to stay, (n, columns).
+        gaps: Of which cells it has to stay whether they are missing, (n, columns).
+    """
     wrong = np.zeros(len(stays), dtype=bool)
     for rule in rules:
         if rule.kept == 1:
-            wrong |= ~rule.holds(rows) & ~stays[:, rule.places].all(axis=1)
+            *others, last = rule.places
+            at_last = (gaps if rule.is_of_gaps else stays)[:, last]
+            wrong |= ~rule.holds(rows) & ~(stays[:, others].all(axis=1) & at_last)
     return wrong
 
 
@@ -114,22 +126,27 @@ def _mend(
     rules: Sequence[Rule],
     coordinates: Sequence[np.ndarray],
     settled: np.ndarray,
+    gaps: np.ndarray,
     rounds: int,
     is_beyond: bool = False,
 ) -> None:
-    """Mends rules that rows (n,) break, but for cells that are settled, (n, columns).
+    """Mends rules that rows (n,) break, but for cells and gaps that are known, (n, columns).
 
     Cells that a rule changes although it does not tell them stay for its sake: other rules leave
     them for some rounds. Those that others tell are changed when all else has been tried; columns
     leave their ranges only if ``is_beyond``.
     """
     dependent = {place for rule in rules for place in rule.dependent}
-    bound = {place for rule in rules if rule.kept == 1 for place in rule.places}
+    exact = (rule for rule in rules if rule.kept == 1 and not rule.is_of_gaps)
+    bound = {place for rule in exact for place in rule.places}
     holder = np.full(settled.shape, _NOBODY)  # the rule for whose sake a cell stays
     is_loose = np.array([rule.is_loose for rule in rules] + [True])
     for turn in range(rounds):
-        is_done, has_moved = True, turn < _PATIENT_ROUNDS
+        is_done = not _place_gaps(rows, rules, coordinates, gaps)
+        has_moved = turn < _PATIENT_ROUNDS or not is_done
         for number, (rule, said) in enumerate(zip(rules, coordinates, strict=True)):
+            if rule.is_of_gaps:
+                continue
             broken = first = np.flatnonzero(rule.broken(rows, said))
             before = [rows.values(place)[first] for place in rule.places]
             elsewhere = dependent.difference(rule.dependent)
@@ -155,6 +172,23 @@ def _mend(
                     holder[changed, place] = number
         if is_done or not has_moved:
             break
+
+
+def _place_gaps(
+    rows: Rows, rules: Sequence[Rule], coordinates: Sequence[np.ndarray], known: np.ndarray
+) -> bool:
+    """Makes cells missing or not where rules say so and it is not known, (n, columns).
+
+    Returns:
+        Whether there was such a cell.
+    """
+    have_moved = False
+    for rule, said in zip(rules, coordinates, strict=True):
+        if rule.is_of_gaps:
+            broken = np.flatnonzero(rule.broken(rows, said) & ~known[:, rule.places[-1]])
+            rule.untell(rows, Broken(broken, said[broken], known[broken]))
+            have_moved |= len(broken) > 0
+    return have_moved
 
 
 def settle(rows: Rows, rules: Sequence[Rule], given: np.ndarray) -> np.ndarray:

@@ -265,8 +265,9 @@ def _is_joined(one: Rule, other: Rule) -> bool:
 
 def _exist(coded: Sequence[Coded], random: np.random.Generator) -> bool:
     """Whether few rows of one half, in any order, have combinations that the other half has not."""
+    known = np.all([each.dense >= 0 for each in coded], axis=0)
     for most, fewer in ((_GLANCE, _FEWER), (_MOST_COMPARED, _FEW)):
-        taken = [each.dense[: 2 * most] for each in coded]
+        taken = [each.dense[known][: 2 * most] for each in coded]
         half = len(taken[0]) // 2
         new = _new(taken, coded, half)
         for ranks in taken:
@@ -287,8 +288,7 @@ def _is_function(one: Coded, other: Coded) -> bool:
 
 def _new(dense: Sequence[np.ndarray], coded: Sequence[Coded], half: int) -> float:
     """Returns the share of rows beyond the first half with a combination that is not in it."""
-    keys, known = np.zeros(len(dense[0]), dtype=np.int64), np.ones(len(dense[0]), dtype=bool)
+    keys = np.zeros(len(dense[0]), dtype=np.int64)
     for ranks, each in zip(dense, coded, strict=True):
-        keys, known = keys * each.num + ranks, known & (ranks >= 0)
-    first, second = keys[:half][known[:half]], keys[half:][known[half:]]
-    return float((~np.isin(second, first)).mean()) if len(second) else 1.0
+        keys = keys * each.num + ranks
+    return float((~np.isin(keys[half:], keys[:half])).mean()) if len(keys) else 1.0
