@@ -117,9 +117,10 @@ $(STAMP)-test: EXTRAS := [test]
 $(STAMP)-test-all: EXTRAS := [test-all]
 $(STAMP)-lint: EXTRAS := [lint]
 $(STAMP)-dist: EXTRAS := [dist]
+$(STAMP)-dev: EXTRAS := [dev]
 $(STAMP)-tune: EXTRAS := [tune]
 $(STAMP)-text: EXTRAS := [text]
-$(STAMP)-run $(STAMP)-test $(STAMP)-test-all $(STAMP)-lint $(STAMP)-dist $(STAMP)-tune $(STAMP)-text: pyproject.toml | $(VENV)/.made
+$(STAMP)-run $(STAMP)-test $(STAMP)-test-all $(STAMP)-lint $(STAMP)-dist $(STAMP)-dev $(STAMP)-tune $(STAMP)-text: pyproject.toml | $(VENV)/.made
 	@echo "Installing kan-diffusion$(EXTRAS) into $(VENV) ..."
 	@$(INSTALL) --editable '.$(EXTRAS)'
 	@touch $@

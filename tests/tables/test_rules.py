@@ -464,6 +464,23 @@ def test_what_a_city_implies_holds_where_another_column_is_unknown(known):
     assert TableCodec.from_dict(codec.to_dict()) == codec
 
 
+@pytest.mark.parametrize("part", ["year", "quarter", "month", "week", "day", "weekday"])
+def test_a_number_is_a_part_of_a_date_and_a_date_moves_to_it(part):
+    def of(dates):
+        if part == "week":
+            return dates.dt.isocalendar().week.astype("int64")
+        return getattr(dates.dt, "day_of_week" if part == "weekday" else part).astype("int64")
+
+    days = pd.Series(pd.date_range("2018-12-20", "2021-01-12"))
+    date = days.sample(900, replace=True, random_state=0, ignore_index=True)
+    frame = pd.DataFrame({"date": date, "part": of(date)})
+    codec = TableCodec.fit(frame)
+    assert codec.always == (f"{part} of date=part",)
+    for cells in (None, frame[["part"]], frame[["date"]]):
+        rows = _drawn(codec, 900, cells)
+        pd.testing.assert_series_equal(rows["part"], of(rows["date"]), check_names=False)
+
+
 def test_an_order_is_found_whatever_the_first_rows_have_and_by_all_digits():
     frame = _later(2**60 + WHOLE // 2).astype("Int64")
     for gaps in (0, 80):

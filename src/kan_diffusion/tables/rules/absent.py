@@ -7,7 +7,7 @@ with which most rows have a gap ask for one; others, and those of fewer than fiv
 **Chance.** Of n rows with a share p of gaps and a share q that is asked for one,
 :math:`n (p (1 - q) + q (1 - p))` would differ from what is asked if the two were independent. At
 least 20 have to, and four times as many as do. Of columns that say where another has gaps, the one
-with the fewest rows that differ counts, and then the one with the fewest values.
+with the fewest rows that differ counts, then one without gaps, and one with few values.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Absent(Rule):
         behind: dict[int, int] = {}
         for place, missing in gaps.items():
             found = (cls._asked(asking[first], missing, (first, place)) for first in asking)
-            for rule in sorted(filter(None, found), key=lambda rule: (-rule.kept, rule.size)):
+            for rule in sorted(filter(None, found), key=cls._rank):
                 root = first = rule.places[0]
                 while root in behind:
                     root = behind[root]
@@ -90,6 +90,10 @@ class Absent(Rule):
                     behind[place] = first
                     yield rule
                     break
+
+    def _rank(self) -> tuple[float, bool, int]:
+        """Sorts rules of one column: the surest first, then without gaps, then by few values."""
+        return -self.kept, self.beside_gaps, self.size
 
     @classmethod
     def _asked(cls, first: Coded, missing: np.ndarray, places: tuple[int, int]) -> Self | None:

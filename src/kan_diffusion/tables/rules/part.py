@@ -1,7 +1,8 @@
-"""A number is the year, month, day, hour, minute or weekday of a date.
+"""A number is the year, quarter, month, week, day, hour, minute or weekday of a date.
 
-A weekday counts from Monday or Sunday, and any of them may have an offset, as the first weekday
-may be 0 or 1. Where the number has to stay, or no cell of its column can be it, the date moves by
+Weeks are those of ISO 8601: that of a Thursday is its place among the Thursdays of its year. A
+weekday counts from Monday or Sunday, and any part may have an offset, as the first weekday may be 0
+or 1. Where the number has to stay, or no cell of its column can be it, the date moves by
 as many years, days or the like.
 """
 
@@ -26,20 +27,33 @@ def _since(moments: np.ndarray, unit: str, whole_unit: str) -> np.ndarray:
     return (moments.astype(f"M8[{unit}]") - start.astype(f"M8[{unit}]")).astype(np.int64)
 
 
-PARTS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-    "year": ("Y", lambda moments: moments.astype("M8[Y]").astype(np.int64) + 1970),
-    "month": ("M", lambda moments: _since(moments, "M", "Y") + 1),
-    "day": ("D", lambda moments: _since(moments, "D", "M") + 1),
-    "hour": ("h", lambda moments: _since(moments, "h", "D")),
-    "minute": ("m", lambda moments: _since(moments, "m", "h")),
-    "weekday": ("D", lambda moments: (moments.astype("M8[D]").astype(np.int64) + 3) % 7),
-    "weekday from Sunday": (
-        "D",
-        lambda moments: (moments.astype("M8[D]").astype(np.int64) + 4) % 7,
+def _weekday(moments: np.ndarray, first: int) -> np.ndarray:
+    """Counts days since a weekday, 0 for Monday and 6 for Sunday, (n,)."""
+    return (moments.astype("M8[D]").astype(np.int64) + 3 - first) % 7
+
+
+def _week(moments: np.ndarray) -> np.ndarray:
+    """Counts the weeks of ISO 8601, (n,)."""
+    thursdays = moments.astype("M8[D]") + 3 - _weekday(moments, 0)
+    return _since(thursdays, "D", "Y") // 7 + 1
+
+
+PARTS: dict[str, tuple[np.timedelta64, Callable[[np.ndarray], np.ndarray]]] = {
+    "year": (
+        np.timedelta64(1, "Y"),
+        lambda moments: moments.astype("M8[Y]").astype(np.int64) + 1970,
     ),
-    "day of year": ("D", lambda moments: _since(moments, "D", "Y") + 1),
+    "quarter": (np.timedelta64(3, "M"), lambda moments: _since(moments, "M", "Y") // 3 + 1),
+    "month": (np.timedelta64(1, "M"), lambda moments: _since(moments, "M", "Y") + 1),
+    "week": (np.timedelta64(7, "D"), _week),
+    "day": (np.timedelta64(1, "D"), lambda moments: _since(moments, "D", "M") + 1),
+    "hour": (np.timedelta64(1, "h"), lambda moments: _since(moments, "h", "D")),
+    "minute": (np.timedelta64(1, "m"), lambda moments: _since(moments, "m", "h")),
+    "weekday": (np.timedelta64(1, "D"), lambda moments: _weekday(moments, 0)),
+    "weekday from Sunday": (np.timedelta64(1, "D"), lambda moments: _weekday(moments, 6)),
+    "day of year": (np.timedelta64(1, "D"), lambda moments: _since(moments, "D", "Y") + 1),
 }
-"""Parts of moments (n,) by name: their unit, and how they are counted."""
+"""Parts of moments (n,) by name: a step of theirs, and how they are counted."""
 
 _ROUND = {"hour": 24, "minute": 60, "weekday": 7, "weekday from Sunday": 7}  # what comes round
 
@@ -122,15 +136,15 @@ class Part(Rule):
         if broken.given is not None:
             wrong = broken.given[:, date_place] & ~stay[:, 1] & ~is_possible
             self.refuse(rows.columns, number_place, number[wrong])
-        moved, unit = ~is_set & ~stay[:, 0], PARTS[self.part][0]
+        moved, step = ~is_set & ~stay[:, 0], PARTS[self.part][0]
         date, off = date[moved], off[moved].astype(np.int64)
         if length := _ROUND.get(self.part):  # the nearest way, which may be into another day
             off = (off + length // 2) % length - length // 2
-        if unit in "YM":  # into another month, as far as that has days
-            months = date.astype("M8[M]") + off.astype(f"m8[{unit}]").astype("m8[M]")
+        if np.datetime_data(step)[0] in "YM":  # into another month, as far as that has days
+            months = date.astype("M8[M]") + (off * step).astype("m8[M]")
             days = (months + 1).astype("M8[D]") - np.timedelta64(1, "D")
             within = date - date.astype("M8[M]")
             new = np.minimum(months + within, days + (date - date.astype("M8[D]")))
         else:
-            new = date + off.astype(f"m8[{unit}]")
+            new = date + off * step
         rows.change(date_place, broken.rows[moved], new)
