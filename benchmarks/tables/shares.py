@@ -69,6 +69,9 @@ def _of_ames(real: pd.DataFrame, rows: pd.DataFrame) -> dict[str, float]:
         "no garage and no type of it": (
             rows["Garage.Type"].isna() == (rows["Garage.Area"].fillna(0) == 0)
         ).mean(),
+        "no quality where no fireplace": (
+            rows["Fireplace.Qu"].isna() == (rows["Fireplaces"] == 0)
+        ).mean(),
     }
 
 
@@ -85,6 +88,9 @@ def _of_loans(real: pd.DataFrame, rows: pd.DataFrame) -> dict[str, float]:
         "rate fits sub-grade": _exist(real, rows, "interest_rate", "sub_grade"),
         "sub-grade fits grade": (rows["sub_grade"].str[0] == rows["grade"]).mean(),
         "round thousands": (rows["loan_amount"] % 1000 == 0).mean(),
+        "a joint income where two apply": (
+            rows["annual_income_joint"].isna() == (rows["application_type"] != "joint")
+        ).mean(),
     }
 
 
