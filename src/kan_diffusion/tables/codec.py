@@ -259,8 +259,8 @@ class TableCodec(Settings):
         broken = obey(Rows(self.columns, cells), self.rules, asked, fixed, known_gaps)
         for name, count in broken.items():
             logger.warning(
-                f"{count:,} of {len(rows):,} rows break {name}, which cannot be kept beside their "
-                "given cells, or not easily; give cells that occur together"
+                f"{count:,} of {len(rows):,} rows break {name}: beside their given cells, and gaps "
+                "to be filled, no other way was found; give what occurs together"
             )
         parts = zip(self.columns, cells, strict=True)
         frame = pd.concat([column.restore(*values) for column, values in parts], axis=1)
@@ -295,8 +295,14 @@ class TableCodec(Settings):
             result[name] = series if series.dtype == cells.dtype else cells
         return result
 
-    def require_consistent(self, given: Mapping[str | int, pd.Series]) -> None:
+    def require_consistent(
+        self, given: Mapping[str | int, pd.Series], filled: Collection[object] = ()
+    ) -> None:
         """Refuses cells of one row, each of shape (1,), that no row of the table can have together.
+
+        Args:
+            given: The cells by column.
+            filled: Columns that have some value there.
 
         Raises:
             DataError: They contradict a rule.
@@ -306,11 +312,20 @@ class TableCodec(Settings):
         for name, series in given.items():
             cells[self._place(name)] = self.column(name).read(series)
             is_given[0, self._place(name)] = True
+        is_filled = is_given.copy()[0]
+        is_filled[[self._place(name) for name in filled]] = True
         rows, exact = Rows(self.columns, cells), [rule for rule in self.rules if rule.kept == 1]
         settled = settle(rows, exact, is_given)[0]
         for rule in exact:
-            if settled[[*rule.places]].all() and not rule.holds(rows).all():
-                shown = listed(f"{name} = {series.iloc[0]}" for name, series in given.items())
+            known = is_filled if rule.is_of_gaps else settled
+            if known[[*rule.places]].all() and not rule.holds(rows).all():
+                cells_given = ((name, series.iloc[0]) for name, series in given.items())
+                shown = listed(
+                    [
+                        *(f"{n} {'missing' if pd.isna(c) else f'= {c}'}" for n, c in cells_given),
+                        *(f"some {name}" for name in filled),
+                    ]
+                )
                 raise DataError(
                     f"no row has {shown}: {', '.join(rule.names(self.columns))} holds in all "
                     "rows; give cells that occur together"

@@ -137,8 +137,14 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
         several = [each for each in wanted.values() if not each.is_value]
         for name, condition in single.items():
             given[name] = condition.cells(num_rows)
+        filled = [n for n, each in wanted.items() if not (each.is_value or each.gap)]
+        for column in (wanted[name].column for name in filled):
+            if column.has_gaps:  # the network is told that there is some value
+                empty = column.storage.empty(num_rows)
+                given[column.name] = column.restore(empty, np.ones(num_rows, dtype=bool))
         gaps = [name for name, condition in single.items() if condition.gap]
-        self.codec.require_consistent({name: each.cells(1) for name, each in single.items()})
+        cells = {name: each.cells(1) for name, each in single.items()}
+        self.codec.require_consistent(cells, filled)
         if len(given.columns) or several:
             self._require_conditions()
         if like is not None and several:

@@ -1,13 +1,15 @@
 """What is missing where: cells of one column say in which rows another one has a gap.
 
 An open order has no date of delivery, a house without a garage no year in which it was built. The
-first column has values that many rows share, or gaps, which may go with those of the second. Values
-with which most rows have a gap ask for one; others, and those of fewer than five rows, do not.
+first column has values that many rows share, and those ask for a gap with which most rows have one;
+a number that is not among them asks as the nearest does. Or its gaps go with those of the second,
+or just one of the two is missing.
 
 **Chance.** Of n rows with a share p of gaps and a share q that is asked for one,
 :math:`n (p (1 - q) + q (1 - p))` would differ from what is asked if the two were independent. At
 least 20 have to, and four times as many as do. Of columns that say where another has gaps, the one
-with the fewest rows that differ counts, then one without gaps, and one with few values.
+with the fewest rows that differ counts, then one without gaps, and one with few values. Of columns
+that are missing together, the first says it of the others.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pydantic import FailFast, Field
 
 from kan_diffusion.limits import MOST_CODES
 from kan_diffusion.tables.kinds import Kind
+from kan_diffusion.tables.kinds.number import Number
 from kan_diffusion.tables.numbers import SHARING
 from kan_diffusion.tables.rules.base import (
     FEWEST_ROWS,
@@ -30,7 +33,14 @@ from kan_diffusion.tables.rules.base import (
     Rule,
     share_kept,
 )
-from kan_diffusion.tables.rules.coded import Code, Coded, are_held, coded_columns, codes_of
+from kan_diffusion.tables.rules.coded import (
+    Code,
+    Coded,
+    are_held,
+    coded_columns,
+    codes_of,
+    nearest,
+)
 
 _GLANCE = 2_000  # rows that most pairs do not survive
 _LUCK = 0.02  # by which few rows may differ more often than all
@@ -42,19 +52,23 @@ class Absent(Rule):
     """The second of two columns is missing where the first has some values, and only there.
 
     Attributes:
-        codes: These values, as whole numbers.
+        codes: Values of the first that many rows share, as whole numbers in order.
+        asks: Whether the second is missing with each of them.
         beside_gaps: Whether it is missing where the first is.
+        beside_values: Whether it is missing where the first is not, if no values are listed.
     """
 
     is_of_gaps: ClassVar[bool] = True
 
     places: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Len(2, 2)]
     codes: Annotated[tuple[Code, ...], FailFast(), Len(0, MOST_CODES)] = ()
+    asks: Annotated[tuple[bool, ...], FailFast(), Len(0, MOST_CODES)] = ()
     beside_gaps: bool = False
+    beside_values: bool = False
 
     @property
     def size(self) -> int:
-        """Number of values that ask for a gap."""
+        """Number of values that are listed."""
         return len(self.codes)
 
     def names(self, columns: Sequence[Kind]) -> list[str]:
@@ -65,69 +79,83 @@ class Absent(Rule):
         """Whether there are such columns, and the second has gaps."""
         if not super().fits(columns) or not columns[self.places[1]].has_gaps:
             return False
+        if len(self.asks) != len(self.codes) or [*self.codes] != sorted({*self.codes}):
+            return False
         return not self.codes or are_held(columns[self.places[0]], self.codes)
 
     @classmethod
     def find(cls, rows: Rows) -> Iterator[Self]:
         """Finds for each column with gaps the column that says best where these are."""
-        gaps = {place: missing for place, (_, missing) in enumerate(rows.cells) if missing.any()}
-        gaps = dict([*gaps.items()][:MOST_SOUGHT])
+        gaps = [place for place, (_, missing) in enumerate(rows.cells) if missing.any()]
+        gaps = gaps[:MOST_SOUGHT]
         if not gaps:
             return
         # Of columns with too many values the gaps say something.
-        asking = {
-            place: Coded(np.zeros(1, int), -missing.astype(int)) for place, missing in gaps.items()
-        }
+        nothing = np.zeros(0, int)
+        asking = {place: Coded(nothing, -rows.cells[place][1].astype(int)) for place in gaps}
         asking |= coded_columns(rows)
         behind: dict[int, int] = {}
-        for place, missing in gaps.items():
-            found = (cls._asked(asking[first], missing, (first, place)) for first in asking)
-            for rule in sorted(filter(None, found), key=cls._rank):
+        for place in gaps:
+            found = [cls._asked(rows, asking[first], (first, place)) for first in asking]
+            for rule in sorted(filter(None, found), key=lambda rule: rule._rank(gaps)):
                 root = first = rule.places[0]
                 while root in behind:
                     root = behind[root]
-                if root != place:
+                if root != place and (rule.codes or first < place):
                     behind[place] = first
                     yield rule
                     break
 
-    def _rank(self) -> tuple[float, bool, int]:
-        """Sorts rules of one column: the surest first, then without gaps, then by few values."""
-        return -self.kept, self.beside_gaps, self.size
+    def _rank(self, gaps: Sequence[int]) -> tuple[float, bool, int, int]:
+        """Sorts rules of one column, some of which follow from columns with gaps."""
+        return -self.kept, self.places[0] in gaps, self.size, self.places[0]
 
     @classmethod
-    def _asked(cls, first: Coded, missing: np.ndarray, places: tuple[int, int]) -> Self | None:
+    def _asked(cls, rows: Rows, first: Coded, places: tuple[int, int]) -> Self | None:
         """Returns the rule of two columns; None if too many rows break it, or it is chance."""
+        missing = rows.cells[places[1]][1]
         if places[0] == places[1] or (num := len(missing)) < FEWEST_ROWS:
             return None
         for some in (slice(_GLANCE), slice(None)):
-            ranks, gaps = first.dense[some] + 1, missing[some]  # 0 is a gap
-            counts = np.bincount(ranks, minlength=first.num + 1)
-            empty = np.bincount(ranks[gaps], minlength=first.num + 1)
-            asks = (2 * empty > counts) & (counts >= SHARING)
-            differ = int(np.where(asks, counts - empty, empty).sum())
+            ranks = first.dense[some] + 1  # 0 is a gap
+            counts = np.bincount(ranks, minlength=max(first.num, 1) + 1)
+            empty = np.bincount(ranks[missing[some]], minlength=len(counts))
+            asks, often = 2 * empty > counts, counts >= SHARING
+            differ = np.minimum(empty, counts - empty)[often].sum()
             if differ > (1 - cls.least + (_LUCK if some.stop else 0)) * len(ranks):
                 return None
-        share, asked = missing.mean(), counts[asks].sum() / num
-        by_chance = num * (share * (1 - asked) + asked * (1 - share))
-        if by_chance < max(_EVIDENCE, _TIMES * differ):
+        beside_gaps, asked = bool(asks[0] and often[0]), asks[1:][often[1:]]
+        rule = cls(kind="absent", places=places, beside_gaps=beside_gaps)
+        if first.num and len({*asked.tolist()}) == 2:
+            codes = tuple(first.codes[often[1:]].tolist())
+            rule = rule.model_copy(update={"codes": codes, "asks": tuple(asked.tolist())})
+        else:
+            rule = rule.model_copy(update={"beside_values": bool(asked.any())})
+        share, broken = missing.mean(), int((~rule.holds(rows)).sum())
+        wanted = rule._asks(rows).mean()
+        by_chance = num * (share * (1 - wanted) + wanted * (1 - share))
+        if broken > (1 - cls.least) * num or by_chance < max(_EVIDENCE, _TIMES * broken):
             return None
-        codes = tuple(first.codes[asks[1:]].tolist())
-        kept = share_kept(differ, num)
-        about = {"codes": codes, "beside_gaps": bool(asks[0]), "kept": kept}
-        return cls(kind="absent", places=places, **about)
+        return rule.model_copy(update={"kept": share_kept(broken, num)})
 
     def _asks(self, rows: Rows) -> np.ndarray:
         """Tells in which rows the second column has to be missing, (n,)."""
         missing = rows.cells[self.places[0]][1]
-        asks = missing & self.beside_gaps
+        asks = np.full(len(missing), self.beside_values)
         if self.codes:
-            asks |= np.isin(codes_of(rows, self.places[0])[0], self.codes) & ~missing
-        return np.asarray(asks)
+            codes, known = codes_of(rows, self.places[0])[0], np.array(self.codes)
+            ranks = nearest(known, codes)
+            is_number = isinstance(rows.columns[self.places[0]], Number)
+            asks = np.array(self.asks)[ranks] & (is_number | (known[ranks] == codes))
+        return np.where(missing, self.beside_gaps, asks)
 
     def holds(self, rows: Rows) -> np.ndarray:
         """Tells where the second is missing as asked."""
         return np.asarray(self._asks(rows) == rows.cells[self.places[1]][1])
+
+    def broken(self, rows: Rows, coordinates: np.ndarray) -> np.ndarray:
+        """Tells where it holds and should not, or the other way round."""
+        return np.asarray(self.holds(rows) != (coordinates > 0).all(axis=1))
 
     def tell(self, rows: Rows, generator: np.random.Generator | None) -> np.ndarray:
         """Returns +1 where it holds and -1 elsewhere; nothing if it always does."""
@@ -135,6 +163,12 @@ class Absent(Rule):
         return told[:, : int(self.kept < 1)]
 
     def untell(self, rows: Rows, broken: Broken) -> None:
-        """Makes cells of the second column missing, or values of what their gap hides."""
-        missing = rows.cells[self.places[1]][1]
-        missing[broken.rows] = ~missing[broken.rows]
+        """Makes cells missing, or values of what their gap hides.
+
+        They are those of the second column. Where it has to stay whether these are missing, they
+        are those of the first, if its gaps alone ask.
+        """
+        stay_first, stay_last = broken.stays[:, self.places].T
+        changes = ~stay_last, stay_last & ~stay_first & (not self.codes)
+        for place, some in zip(reversed(self.places), changes, strict=True):
+            rows.cells[place][1][broken.rows[some]] ^= True

@@ -75,6 +75,14 @@ def codes_of(rows: Rows, place: int) -> tuple[np.ndarray, np.ndarray]:
     return column.codes(values, missing), missing
 
 
+def nearest(known: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Returns the places of codes (n,) among known ones in order; between two the nearer counts."""
+    above = np.searchsorted(known, codes).clip(0, len(known) - 1)
+    below = (above - 1).clip(0)
+    is_below = np.abs(codes - known[below]) < np.abs(known[above] - codes)
+    return np.where(is_below, below, above)
+
+
 def are_held(column: Kind, codes: Sequence[int]) -> bool:
     """Whether a column can hold whole numbers, at least one; those of uint64 go round."""
     if isinstance(column, Category):

@@ -59,14 +59,14 @@ def obey(
         if not rule.is_relation:
             rule.untell(rows, Broken(np.arange(num), said, settled))
     _mend(rows, rules, coordinates, settled, gaps, rounds)
-    wrong, vain = np.flatnonzero(_unmended(rows, rules, settled, gaps)), 0
+    wrong, vain = np.flatnonzero(_unmended(rows, rules, coordinates, settled, gaps)), 0
     for further in range(1, min(_MOST_OTHERS + 1, num)):
         if not len(wrong) or vain == _MOST_VAIN:
             break
         part, asked = _filled_from(rows, wrong, further, settled), [c[wrong] for c in coordinates]
         _mend(part, rules, asked, settled[wrong], gaps[wrong], min(rounds, _FEW_ROUNDS))
         rows.replace(wrong, part)
-        left = wrong[_unmended(part, rules, settled[wrong], gaps[wrong])]
+        left = wrong[_unmended(part, rules, asked, settled[wrong], gaps[wrong])]
         vain = vain + 1 if len(left) == len(wrong) else 0
         wrong = left
     if len(wrong := wrong[_is_beyond(rows.take(wrong), settled[wrong])]):
@@ -74,8 +74,9 @@ def obey(
         _mend(part, rules, asked, settled[wrong], gaps[wrong], rounds, is_beyond=True)
         rows.replace(wrong, part)
     broken = {}
-    for rule in rules:
-        if count := int(_unmended(rows, [rule], given, given).sum()):
+    for rule, said in zip(rules, coordinates, strict=True):
+        count = int(_unmended(rows, [rule], [said], given, given).sum())
+        if count and rule.kept == 1:
             broken[", ".join(rule.names(rows.columns))] = count
     return broken
 
@@ -103,21 +104,28 @@ def _is_beyond(rows: Rows, settled: np.ndarray) -> np.ndarray:
     return result
 
 
-def _unmended(rows: Rows, rules: Sequence[Rule], stays: np.ndarray, gaps: np.ndarray) -> np.ndarray:
-    """Tells which rows (n,) break rules without exceptions of which not all cells have to stay.
+def _unmended(
+    rows: Rows,
+    rules: Sequence[Rule],
+    coordinates: Sequence[np.ndarray],
+    stays: np.ndarray,
+    gaps: np.ndarray,
+) -> np.ndarray:
+    """Tells which rows (n,) break rules of gaps, or others that have no exceptions.
 
     Args:
-        rows: The rows.
+        rows: The rows, without those of which all cells of a rule have to stay.
         rules: Their rules.
+        coordinates: Those of each rule, (n, how many).
         stays: Which cells have to stay, (n, columns).
         gaps: Of which cells it has to stay whether they are missing, (n, columns).
     """
     wrong = np.zeros(len(stays), dtype=bool)
-    for rule in rules:
-        if rule.kept == 1:
+    for rule, said in zip(rules, coordinates, strict=True):
+        if rule.kept == 1 or rule.is_of_gaps:
             *others, last = rule.places
             at_last = (gaps if rule.is_of_gaps else stays)[:, last]
-            wrong |= ~rule.holds(rows) & ~(stays[:, others].all(axis=1) & at_last)
+            wrong |= rule.broken(rows, said) & ~(stays[:, others].all(axis=1) & at_last)
     return wrong
 
 
@@ -185,9 +193,10 @@ def _place_gaps(
     have_moved = False
     for rule, said in zip(rules, coordinates, strict=True):
         if rule.is_of_gaps:
-            broken = np.flatnonzero(rule.broken(rows, said) & ~known[:, rule.places[-1]])
+            broken = np.flatnonzero(rule.broken(rows, said))
             rule.untell(rows, Broken(broken, said[broken], known[broken]))
-            have_moved |= len(broken) > 0
+            left = rule.broken(rows.take(broken, rule.places), said[broken])
+            have_moved |= not left.all()
     return have_moved
 
 

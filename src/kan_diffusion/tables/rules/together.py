@@ -40,6 +40,7 @@ from kan_diffusion.tables.rules.coded import (
     are_held,
     coded_columns,
     codes_of,
+    nearest,
     values_of,
 )
 
@@ -158,11 +159,7 @@ class Together(Rule):
         for i in order:
             known, ranks = np.unique(np.array(self.cells[i]), return_inverse=True)
             pairs, group = np.unique(group * len(known) + ranks, return_inverse=True)
-            # Between two known values the nearer one counts.
-            above = np.searchsorted(known, codes[:, i]).clip(0, len(known) - 1)
-            below = (above - 1).clip(0)
-            is_below = np.abs(codes[:, i] - known[below]) < np.abs(known[above] - codes[:, i])
-            rank = np.where(is_below, below, above)
+            rank = nearest(known, codes[:, i])
             after = np.searchsorted(pairs, chosen * len(known) + rank)
             sides = np.stack([after, after - 1]).clip(0, len(pairs) - 1)
             lead, ranks = np.divmod(pairs[sides], len(known))
