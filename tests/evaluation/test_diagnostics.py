@@ -13,6 +13,7 @@ HELDOUT = randn(100, 3)
 FELL = (500, 2.0), (1000, 0.8), (2000, 0.4)
 STAYED = (500, 0.9), (1000, 0.8), (2000, 0.79)
 ROSE = (500, 0.9), (1000, 0.8), (2000, 0.9)
+WAVERED = (1000, 1.2), (1500, 0.95), (2000, 0.99)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,7 @@ ROSE = (500, 0.9), (1000, 0.8), (2000, 0.9)
         (STAYED, 2, {"max_seconds": 7}, "max_seconds=7 ended .*; raise it"),
         (STAYED, 2, {"processor_seconds": 7}, "processor_seconds=7 .* raise it"),
         (STAYED, 2, {}, "it is too small; raise params from 1,234 to 4,936"),
+        (WAVERED, 2, {}, "fell by 17% in .*: it has not converged; raise steps"),
         (ROSE, 2, {}, "by heart; give it more rows, or fewer params than 1,234"),
     ],
 )

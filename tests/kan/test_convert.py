@@ -150,5 +150,8 @@ def test_what_is_not_an_efficient_kan_is_refused():
         spoil(state)
         with refused(message):
             from_efficient_kan(state)
+    arrays = {name: value.numpy() for name, value in efficient_state([2, 3, 1]).items()}
+    with refused("'layers.0.base_weight' is no tensor of an efficient-KAN; pass layers"):
+        from_efficient_kan(arrays)
     with refused(r"takes the state dict of a network, not a str; pass network\.state_dict\(\)"):
         from_efficient_kan("model.pt")

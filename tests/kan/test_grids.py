@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import remove_parametrizations
 
 from helpers import assert_same_state, randn, random_layer, refused, scrambled, seeded
 from kan_diffusion.kan import (
@@ -18,6 +21,7 @@ from kan_diffusion.kan import (
     SharedKANLinear,
     moved,
     out_of_range_fractions,
+    pruned,
     refined,
 )
 from kan_diffusion.kan.bases import BASES
@@ -258,3 +262,20 @@ def test_a_network_with_other_parts_is_refused():
             refined(network, 8)
         with refused("is needed, not a"):
             moved(network, randn(5, 3))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [weight_norm, partial(prune.random_unstructured, name="weight", amount=0.3)],
+    ids=["weight_norm", "prune"],
+)
+def test_a_layer_whose_weight_is_made_of_others_is_refused_until_it_has_one(made):
+    layer, x = made(KANLinear(3, 2, grid_size=4)), randn(50, 3).float()
+    for change in (lambda: refined(layer, 8), lambda: moved(layer, x), lambda: pruned(layer, x)):
+        with refused("made of others, .*give it a value of its own with torch.nn.utils"):
+            change()
+    if made is weight_norm:
+        remove_parametrizations(layer, "weight")
+    else:
+        prune.remove(layer, "weight")
+    torch.testing.assert_close(refined(layer, 8)(x), layer(x))

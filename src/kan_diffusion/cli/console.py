@@ -93,6 +93,8 @@ def show_summary(results: Results) -> None:
         if named := [f"{m.label}: {m.title}" for m in metrics if m.better == better]:
             text = f"{better.capitalize()} is better: {'; '.join(named)}"
             TextConsole().print(text, style="dim")
+    for note in results.notes:
+        TextConsole().say(note)
 
 
 def show_conclusions(decision: Decision) -> None:

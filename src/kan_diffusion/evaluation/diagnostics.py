@@ -79,7 +79,7 @@ def training_diagnosis(
         limit = "processor_seconds" if config.max_seconds is None else "max_seconds"
         seconds = getattr(config, limit)
         remedy = f"{limit}={seconds:g} ended training after {steps:,} steps; raise it"
-    elif losses[-1] / min(losses) - 1 > _BY_HEART:
+    elif losses[-1] / min(losses) - 1 > max(_BY_HEART, fall):
         remedy = (
             "it learns the rows of training by heart; give it more rows, or fewer params than "
             f"{num_parameters:,}"

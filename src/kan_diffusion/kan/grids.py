@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.kan.bases import Basis
 from kan_diffusion.kan.functions import BasisLayer
-from kan_diffusion.kan.linear import KANLinear, layers_of, with_layers
+from kan_diffusion.kan.linear import KANLinear, plain_layers_of, with_layers
 
 Layer = TypeVar("Layer", bound=BasisLayer)
 Network = TypeVar("Network", bound=nn.Module)
@@ -95,7 +95,7 @@ def refined(network: Network, grid_size: int) -> Network:
         >>> fine.layers[0].basis.num_intervals
         10
     """
-    layers = layers_of(network, BasisLayer)
+    layers = plain_layers_of(network, BasisLayer)
     return with_layers(network, [_refined(layer, grid_size) for layer in layers])
 
 
@@ -138,7 +138,7 @@ def moved(network: Network, input: Tensor, margin: float = 0.01) -> Network:
         True
     """
     layers: list[BasisLayer] = []
-    for layer in layers_of(network, BasisLayer):
+    for layer in plain_layers_of(network, BasisLayer):
         input = layers[-1](input) if layers else input
         layers.append(_moved(layer, input, margin))
     return with_layers(network, layers)

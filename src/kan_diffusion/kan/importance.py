@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from kan_diffusion.errors import KanDiffusionError
-from kan_diffusion.kan.linear import EdgeLayer, KANLinear, layers_of, with_layers
+from kan_diffusion.kan.linear import EdgeLayer, KANLinear, layers_of, plain_layers_of, with_layers
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -160,7 +160,7 @@ def pruned(network: Network, x: Tensor, share: float = 0.03) -> Network:
     """
     if not 0 <= share <= 1:
         raise KanDiffusionError(f"share must be from 0 to 1, not {share}")
-    layers = layers_of(network, KANLinear)
+    layers = plain_layers_of(network, KANLinear)
     outputs, units = _passed(layers, x)
     if len(units[-1]) < 2 or not bool(units[-1].isfinite().all()):
         raise KanDiffusionError(

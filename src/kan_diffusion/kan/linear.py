@@ -30,6 +30,7 @@ from typing import TypedDict, TypeVar, Unpack, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
+from torch.nn.utils.parametrize import is_parametrized
 
 from kan_diffusion.errors import KanDiffusionError, require_known, require_whole
 from kan_diffusion.kan.bases import BASES, BasisKind, BSpline, Extrapolation, Grid, basis_class
@@ -549,6 +550,23 @@ def layers_of(network: nn.Module, kind: type[Layer]) -> list[Layer]:
             f"a KAN or an nn.Sequential of {kind.__name__} is needed, not a "
             f"{type(network).__name__}{held and f' of {held}'}; give such layers alone"
         )
+    return layers
+
+
+def plain_layers_of(network: nn.Module, kind: type[Layer]) -> list[Layer]:
+    """Returns the layers as ``layers_of`` does, if their parameters can be replaced.
+
+    Raises:
+        KanDiffusionError: As there, or torch makes a parameter of a layer out of others.
+    """
+    layers = layers_of(network, kind)
+    for layer in layers:
+        if is_parametrized(layer) or any(name.endswith("_orig") for name in layer._parameters):
+            raise KanDiffusionError(
+                "a parameter of the network is made of others, by a parametrization such as "
+                "weight_norm or by torch's pruning; give it a value of its own with "
+                "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove"
+            )
     return layers
 
 

@@ -97,7 +97,8 @@ def _page(study: StudyResults, command: str, share: float, runs: bool) -> Page:
     if several:
         judged = [verdict for verdict in verdicts.values() if verdict.outcome]
         page.items([_badged(verdict, True) for verdict in judged], "verdicts")
-    page.items(_warnings(study, datasets, runs), "warnings", "Before you read the numbers")
+    warnings = [*_warnings(study, datasets, runs), *results.notes]
+    page.items(warnings, "warnings", "Before you read the numbers")
     if several:
         for lead in decision.leads:
             if lead.model is None:

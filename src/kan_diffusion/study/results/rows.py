@@ -53,10 +53,12 @@ class Results:
         rows: One row per trial. Missing numbers are NaN, missing words are None, and a failed trial
             has no measurements. A derived column, ``failed``, says so.
         metrics: The sample metrics and other scores of samples that were measured, by key.
+        notes: What a reader has to know of the study's own metrics, in sentences.
     """
 
     rows: pd.DataFrame
     metrics: dict[str, Measure]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -99,7 +101,14 @@ class Results:
                 f"{row['data']}: '{row['name']}' has seed {row['seed']} twice; give each once"
             )
         measured = {key: metric for key, metric in known.items() if table[key].notna().any()}
-        return cls(table, measured)
+        done, notes = table[~table["failed"]], []
+        for key in (key for key in own if key in rows):
+            if count := int(done[key].isna().sum()):
+                notes.append(
+                    f"{own[key].label} ({own[key].title}) has no finite number in {count:,} of "
+                    f"{len(done):,} trials, and no mean counts these."
+                )
+        return cls(table, measured, tuple(notes))
 
     @property
     def match(self) -> str | None:

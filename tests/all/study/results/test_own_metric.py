@@ -1,5 +1,6 @@
 """A metric and a family of one's own: a study file names them by the module where they are."""
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_a_metric_and_a_family_that_a_study_names_go_through_all_of_it(module, c
     shown = page.row(f"Models, {data}", "Shallow")
     assert float(shown["Cov"]) == pytest.approx(values["Shallow"], rel=5e-3)
     assert "Cov, real" in page.tables["All trials"][0]
+
+
+def test_trials_without_a_finite_number_of_a_metric_are_counted_in_words(module):
+    values, place = [0.5, math.nan, math.inf, math.nan], f"{module}:COVERAGE"
+    rows = pd.DataFrame({"data": "moons", "name": "MLP", "family": "mlp", "kind": "mlp"}, range(4))
+    rows = rows.assign(seed=range(4), error=[None, None, None, "no memory"])
+    counted = "Cov (coverage of real points) has no finite number in 2 of 3 trials"
+    results = Results.of(rows.assign(coverage=values), [place])
+    assert results.notes == (f"{counted}, and no mean counts these.",)
+    assert Results.of(rows, [place]).notes == ()
 
 
 def test_what_is_no_metric_is_refused(module):
