@@ -125,8 +125,14 @@ REFUSED = [
     (lambda state: state.pop("layers.1.grid"), r"layers\.1 is not whole or"),
     (dict.clear, r"layers\.0 is not whole"),
     (_put("layers.3.grid", torch.zeros(1, 1)), r"layers\.2 is not whole"),
-    (_put("encoder.weight", torch.zeros(1)), r"'encoder\.weight' is no number .* and no more"),
-    (_put("layers.0.grid", torch.zeros(2, 11).long()), r"'layers\.0\.grid' is no number"),
+    (
+        _put("encoder.weight", torch.zeros(1)),
+        r"'encoder\.weight' is no tensor of floats .* and no more",
+    ),
+    (
+        _put("layers.0.grid", torch.zeros(2, 11).long()),
+        r"'layers\.0\.grid' is no tensor of floats",
+    ),
     (_put("layers.0.base_weight", torch.zeros(3)), r"layers\.0 .* other shapes; pass"),
     (_put("layers.0.spline_weight", torch.zeros(2, 3, 7)), r"layers\.0 .* other shapes"),
     (_put("layers.1.grid", torch.zeros(3, 15)), "grid_size must be .* from 1 to 10,000, not 0"),
@@ -151,7 +157,7 @@ def test_what_is_not_an_efficient_kan_is_refused():
         with refused(message):
             from_efficient_kan(state)
     arrays = {name: value.numpy() for name, value in efficient_state([2, 3, 1]).items()}
-    with refused("'layers.0.base_weight' is no tensor of an efficient-KAN; pass layers"):
+    with refused("'layers.0.base_weight' is no tensor of floats of an efficient-KAN; pass layers"):
         from_efficient_kan(arrays)
     with refused(r"takes the state dict of a network, not a str; pass network\.state_dict\(\)"):
         from_efficient_kan("model.pt")

@@ -240,7 +240,7 @@ def from_efficient_kan(
         match = _KEY.fullmatch(key)
         if match is None or not isinstance(value, Tensor) or not value.is_floating_point():
             raise KanDiffusionError(
-                f"'{key}' is no tensor of an efficient-KAN; pass {_EXPECTED}, and no more"
+                f"'{key}' is no tensor of floats of an efficient-KAN; pass {_EXPECTED}, and no more"
             )
         layers.setdefault(int(match[1]), {})[match[2]] = value
     read = [layers.get(index, {}) for index in range(max(layers, default=0) + 1)]
