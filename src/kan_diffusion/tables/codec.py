@@ -257,11 +257,15 @@ class TableCodec(Settings):
             fixed[:, place], known_gaps[:, place] = ~missing | (name in gaps), True
         asked = self._of_rules(coordinates)
         broken = obey(Rows(self.columns, cells), self.rules, asked, fixed, known_gaps)
+        of_gaps = [rule.names(self.columns)[0] for rule in self.rules if rule.is_of_gaps]
         for name, count in broken.items():
-            logger.warning(
-                f"{count:,} of {len(rows):,} rows break {name}: beside their given cells, and gaps "
-                "to be filled, no other way was found; give what occurs together"
+            how = (
+                f"have a value, or none, as was asked, where in those trained on {name}"
+                if name in of_gaps
+                else f"break {name}, which cannot be kept beside their given cells, or not easily; "
+                "give cells that occur together"
             )
+            logger.warning(f"{count:,} of {len(rows):,} rows {how}")
         parts = zip(self.columns, cells, strict=True)
         frame = pd.concat([column.restore(*values) for column, values in parts], axis=1)
         frame.columns = pd.Index([column.name for column in self.columns])
