@@ -8,7 +8,13 @@ import pytest
 from hypothesis import settings
 
 FOLDER = Path(__file__).parent
-LONGEST = ("test_interruptions.py", "test_notebook.py", "test_docs.py", "test_wings.py")
+LONGEST = {
+    "test_interruptions.py",
+    "test_hostile_folder.py",
+    "test_notebook.py",
+    "test_docs.py",
+    "test_wings.py",
+}
 """They come first, so that no worker waits at the end for one that is halfway through."""
 
 settings.load_profile("all")
