@@ -25,7 +25,8 @@ _FALLING = 0.08
 _FEW_STEPS = 1000
 _SHOWN = 3
 _BY_HEART = 0.02
-"""Relative rise of the held-out loss above its minimum beyond which the model has overfitted."""
+"""Relative rise of the held-out loss above its minimum beyond which the model has overfitted, if
+the loss fell by less in the second half of the steps."""
 
 
 class Distinction(NamedTuple):

@@ -218,8 +218,8 @@ def from_efficient_kan(
         layer, of which a warning tells above 0.1 %.
 
     Raises:
-        KanDiffusionError: Keys or shapes are not as above, knots do not increase, or they are no
-            even grid and ``fit`` is not set.
+        KanDiffusionError: Keys, tensors or shapes are not as above, knots do not increase, or they
+            are no even grid and ``fit`` is not set.
 
     Example:
         >>> state = {

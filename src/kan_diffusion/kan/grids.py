@@ -87,7 +87,7 @@ def refined(network: Network, grid_size: int) -> Network:
 
     Raises:
         KanDiffusionError: The number is less than 1, a layer has more functions than the basis
-            would have, or the network has other parts.
+            would have, or the network has other parts, or parameters that are made of others.
 
     Example:
         >>> from kan_diffusion.kan import KAN, refined
@@ -128,7 +128,8 @@ def moved(network: Network, input: Tensor, margin: float = 0.01) -> Network:
 
     Raises:
         KanDiffusionError: The inputs are empty or not finite, or have a range that the grid's dtype
-            cannot divide; the margin is negative; or the network has other parts.
+            cannot divide; the margin is negative; or the network has other parts, or parameters
+            that are made of others.
 
     Example:
         >>> from kan_diffusion.kan import KAN, moved

@@ -149,8 +149,8 @@ def pruned(network: Network, x: Tensor, share: float = 0.03) -> Network:
         The new network, with the inputs and outputs of the old one and at most as many units.
 
     Raises:
-        KanDiffusionError: The network has other parts, there are fewer than two inputs, outputs
-            are not finite, or the share is not from 0 to 1.
+        KanDiffusionError: The network has other parts, or parameters that are made of others; there
+            are fewer than two inputs, outputs are not finite, or the share is not from 0 to 1.
 
     Example:
         >>> from kan_diffusion.kan import KAN, pruned

@@ -212,7 +212,7 @@ class TableCodec(Settings):
             ]
             table = Rows(self.columns, read)
             of_rules = [rule.tell(table, generator) for rule in self.rules]
-            for rule, told in zip(self.rules, of_rules, strict=True):
+            for rule, told in zip(self.rules, of_rules, strict=True):  # a cell may be unknown
                 told[~table.known(rule.places) & some] = np.nan
             rows[:, self._learned :] = np.concatenate(of_rules, axis=1)
             if not some:  # as the values of gaps

@@ -72,7 +72,9 @@ def find_rules(rows: Rows, without: AbstractSet[str] = frozenset()) -> tuple[Rul
             continue
         places = {*rule.places}
         if rule.is_of_gaps:
-            rules += [rule] if _has_room(rules, rule) else []
+            has_room = _has_room(rules, rule)
+            rules += [rule] if has_room else []
+            left_out += not has_room
             continue
         if not rule.is_relation:
             rules += [] if places & {*behind} or not _has_room(rules, rule) else [rule]

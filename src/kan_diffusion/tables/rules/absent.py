@@ -124,13 +124,12 @@ class Absent(Rule):
             differ = np.minimum(empty, counts - empty)[often].sum()
             if differ > (1 - cls.least + (_LUCK if some.stop else 0)) * len(ranks):
                 return None
-        beside_gaps, asked = bool(asks[0] and often[0]), asks[1:][often[1:]]
-        rule = cls(kind="absent", places=places, beside_gaps=beside_gaps)
-        if first.num and len({*asked.tolist()}) == 2:
-            codes = tuple(first.codes[often[1:]].tolist())
-            rule = rule.model_copy(update={"codes": codes, "asks": tuple(asked.tolist())})
-        else:
-            rule = rule.model_copy(update={"beside_values": bool(asked.any())})
+        asked = asks[1:][often[1:]]
+        about: dict[str, object] = {"beside_values": bool(asked.any())}
+        if first.num and asked.any() and not asked.all():
+            about = {"codes": first.codes[often[1:]].tolist(), "asks": asked.tolist()}
+        about |= {"kind": "absent", "places": places, "beside_gaps": bool(asks[0] and often[0])}
+        rule = cls.model_validate(about)
         share, broken = missing.mean(), int((~rule.holds(rows)).sum())
         wanted = rule._asks(rows).mean()
         by_chance = num * (share * (1 - wanted) + wanted * (1 - share))

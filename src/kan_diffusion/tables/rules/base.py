@@ -98,7 +98,8 @@ class Broken(NamedTuple):
     Attributes:
         rows: Their numbers, (m,).
         coordinates: Their coordinates of the rule, (m, how many).
-        stays: Which cells have to stay, (m, columns of the table).
+        stays: Which cells have to stay, (m, columns of the table); for a rule of gaps, of which it
+            has to stay whether they are missing.
         given: Which cells are given, or follow from such, (m, columns of the table): as a last
             resort columns go beyond their ranges then. None while they keep within.
     """

@@ -146,10 +146,10 @@ class Together(Rule):
         for pattern in np.unique(fixed, axis=0):
             some = np.flatnonzero((fixed == pattern).all(axis=1))
             order = [*np.flatnonzero(pattern), *np.flatnonzero(~pattern)]
-            nearest = self._nearest(codes[some], order)
+            combination = self._nearest(codes[some], order)
             for i in np.flatnonzero(~pattern):
-                changed = nearest[:, i] != codes[some, i]
-                values = values_of(rows.columns[self.places[i]], nearest[changed, i])
+                changed = combination[:, i] != codes[some, i]
+                values = values_of(rows.columns[self.places[i]], combination[changed, i])
                 rows.change(self.places[i], broken.rows[some[changed]], values)
 
     def _nearest(self, codes: np.ndarray, order: Sequence[int]) -> np.ndarray:
