@@ -20,7 +20,7 @@ FRAME = pd.DataFrame(
     {
         "member": [f"m-{place:04d}" for place in range(NUM)],
         "spend": RNG.normal(250, 80, NUM).round(2),
-        "grade": np.array(list("ABC"))[GRADE],
+        "grade": pd.Series(np.array(list("ABC"))[GRADE], dtype=object),
         "sub": [f"{letter}{1 + k % 4}" for k, letter in enumerate(np.array(list("ABC"))[GRADE])],
         "smokes": RNG.random(NUM) < 0.4,
         "age": RNG.integers(18, 90, NUM),
@@ -143,6 +143,9 @@ def test_gaps_alone_are_drawn_and_every_draw_keeps_dtypes_index_and_known_cells(
         assert draw["member"].is_unique
         assert (draw == gaps).where(gaps.notna(), True).all(axis=None)
     assert len({draw.loc[1007, "spend"] for draw in draws}) == 3
+    draws[0].loc[1000] = draws[1].loc[1007]
+    assert not draws[1].loc[1000].equals(draws[0].loc[1000])
+    assert draws[2].loc[1000].equals(gaps.loc[1000])
     alike = pipeline.impute(gaps.set_axis([7] * len(gaps)), 2, generator=seeded(), steps=2)
     assert [draw.index.tolist() for draw in alike] == 2 * [[7] * len(gaps)]
 

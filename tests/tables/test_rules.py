@@ -570,7 +570,7 @@ def test_what_a_single_row_breaks_or_few_rows_show_or_chance_is_no_rule():
         }
     )
     shuffled = FRAMES["planted"][:1000].apply(
-        lambda cells: np.random.default_rng([*cells.name.encode()]).permutation(cells)
+        lambda cells: np.random.default_rng([*cells.name.encode()]).permutation(cells.to_numpy())
     )
     for frame in (FRAMES["orders"][:199], _places(30), chance, shuffled):
         assert TableCodec.fit(frame).rules == ()
@@ -763,7 +763,7 @@ def test_relations_with_exceptions_come_back_with_these(share, gaps):
     frame = pd.concat([FRAMES["planted"]] * 2, ignore_index=True)
     for name in frame:
         odd = rng.random(len(frame)) < share
-        frame.loc[odd, name] = rng.permutation(frame[name])[odd]
+        frame.loc[odd, name] = rng.permutation(frame[name].to_numpy())[odd]
     rows = frame.mask(rng.random(frame.shape) < gaps)
     codec = TableCodec.fit(rows)
     assert {*codec.mostly} | {*codec.always} == ALWAYS["planted"]

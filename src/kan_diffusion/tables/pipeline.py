@@ -222,9 +222,11 @@ class TableDiffusionPipeline(PointDiffusionPipeline):
             like = pd.concat([part] * times, ignore_index=True)
             drawn = self.draw(like=like, steps=steps, generator=generator)
             for start in range(0, len(drawn), len(part)):
-                rows, one = drawn.iloc[start : start + len(part)], base.copy()
+                rows, one = drawn.iloc[start : start + len(part)], base.copy(deep=False)
                 for name in changing:
-                    one.iloc[gaps, base.columns.get_loc(name)] = rows[name].array
+                    cells = base[name].copy()
+                    cells.iloc[gaps] = rows[name].array
+                    one[name] = cells
                 for name in absent:  # in all rows
                     one[name] = rows[name].set_axis(frame.index)
                 filled.append(one)
