@@ -365,7 +365,7 @@ def _together(num=2000, columns=100):
     known = rng.random(num) < 0.5
     block = {f"g{i}": pd.Series(rng.normal(size=num)).where(known) for i in range(columns)}
     instead = pd.Series(rng.integers(0, 900, num) / 100).where(~known)
-    since = pd.Series(pd.Timestamp("2024-01-01") + pd.to_timedelta(instead, unit="D"))
+    since = pd.Timestamp("2024-01-01") + instead * pd.Timedelta("1D")
     return pd.DataFrame({**block, "instead": instead, "since": since, "any": rng.normal(size=num)})
 
 
