@@ -54,7 +54,7 @@ def test_autocast_keeps_the_functions_and_the_place_on_the_grid(case):
     assert gradient.dtype == torch.bfloat16
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @over(KINDS)
 def test_a_traced_layer_is_torchs_and_does_what_it_did(case):

@@ -338,12 +338,12 @@ def test_unknown_endings_are_refused(tmp_path):
 
 
 def test_other_programs_read_what_is_written_and_arrays_take_numbers_only(tmp_path):
-    exact = {"float_precision": "round_trip"}
-    readers = {".CSV": partial(pd.read_csv, **exact), ".tsv": partial(pd.read_table, **exact)}
-    for ending, read in (readers | {".npy": np.load}).items():
+    as_text = partial(pd.read_csv, dtype=str)  # pandas 3.0 rounds numbers
+    readers = {".CSV": as_text, ".tsv": partial(as_text, sep="\t"), ".npy": np.load}
+    for ending, read in readers.items():
         path = tmp_path / "new" / f"points{ending}"
         write_frame(path, POINTS)
-        np.testing.assert_array_equal(read(path), POINTS)
+        np.testing.assert_array_equal(read(path).astype(float), POINTS)
         names = list(POINTS) if ending != ".npy" else ["column_1", "column_2", "column_3"]
         pd.testing.assert_frame_equal(read_frame(path), POINTS.set_axis(names, axis=1))
     path = tmp_path / "points.npy"

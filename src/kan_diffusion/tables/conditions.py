@@ -294,5 +294,5 @@ def _as_written(storage: Storage, text: str) -> np.datetime64:
             if str(period := pd.Period(text, dtype.freq)) == text:  # type: ignore[arg-type]
                 return period.start_time.to_datetime64()
     if storage.written is None:
-        return np.datetime64("NaT")
+        return np.datetime64("NaT", "s")
     return read_dates(np.array([text], object), storage.written)[0]

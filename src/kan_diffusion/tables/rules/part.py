@@ -34,7 +34,7 @@ def _weekday(moments: np.ndarray, first: int) -> np.ndarray:
 
 def _week(moments: np.ndarray) -> np.ndarray:
     """Counts the weeks of ISO 8601, (n,)."""
-    thursdays = moments.astype("M8[D]") + 3 - _weekday(moments, 0)
+    thursdays = moments.astype("M8[D]") + (3 - _weekday(moments, 0)).astype("m8[D]")
     return _since(thursdays, "D", "Y") // 7 + 1
 
 
@@ -142,7 +142,7 @@ class Part(Rule):
             off = (off + length // 2) % length - length // 2
         if np.datetime_data(step)[0] in "YM":  # into another month, as far as that has days
             months = date.astype("M8[M]") + (off * step).astype("m8[M]")
-            days = (months + 1).astype("M8[D]") - np.timedelta64(1, "D")
+            days = (months + np.timedelta64(1, "M")).astype("M8[D]") - np.timedelta64(1, "D")
             within = date - date.astype("M8[M]")
             new = np.minimum(months + within, days + (date - date.astype("M8[D]")))
         else:
