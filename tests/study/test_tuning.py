@@ -146,6 +146,9 @@ def test_tuned_settings_go_into_a_study(found, caplog):
     left = get_family("modulated-kan").settings["grid_range"]
     assert list(model.settings["grid_range"]) == list(left)
     assert caplog.messages == ["no tuned settings are known for MLP; left as they are"]
+    twins = [{"family": one.family, "name": f"{depth} layers", "depth": depth} for depth in (1, 2)]
+    with refused("models '1 layers' and '2 layers' are the same; keep one"):
+        apply_tuned(_study(models=twins), {one.family: one})
 
 
 @pytest.mark.parametrize(

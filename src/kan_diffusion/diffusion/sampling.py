@@ -193,7 +193,8 @@ class SamplePipeline(DiffusionPipeline):
     Attributes:
         denoiser: The trained network.
         process: The process that it was trained for.
-        scheduler: Any diffusers scheduler of that process.
+        scheduler: Any diffusers scheduler of that process. It is not saved, since a file would
+            choose its class: a pipeline that is read has the process's default.
 
     Example:
         >>> import kan_diffusion as kd

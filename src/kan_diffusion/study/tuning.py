@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -373,7 +374,11 @@ def read_tuned(path: Path) -> dict[str, ModelConfig]:
 
 
 def apply_tuned(config: StudyConfig, tuned: Mapping[str, ModelConfig]) -> StudyConfig:
-    """Replaces the models' settings by tuned ones, and warns of families that have none."""
+    """Replaces the models' settings by tuned ones, and warns of families that have none.
+
+    Raises:
+        KanDiffusionError: Models that differ become the same.
+    """
     models = []
     without = [model.name for model in config.models if model.family not in tuned]
     if without:
@@ -388,4 +393,14 @@ def apply_tuned(config: StudyConfig, tuned: Mapping[str, ModelConfig]) -> StudyC
         changes["batch_size"] = found.batch_size or model.batch_size
         settings = {**model.settings, **found.settings}
         models.append(model.model_copy(update={**changes, "settings": settings}))
+    for (old, new), (other, other_new) in combinations(zip(config.models, models, strict=True), 2):
+        if _are_same(new, other_new) and not _are_same(old, other):
+            raise KanDiffusionError(
+                f"with tuned settings models '{old.name}' and '{other.name}' are the same; keep "
+                "one of them, or leave the tuned settings out"
+            )
     return config.model_copy(update={"models": tuple(models)})
+
+
+def _are_same(model: ModelConfig, other: ModelConfig) -> bool:
+    return model == other.model_copy(update={"name": model.name})
