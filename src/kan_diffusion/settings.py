@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from kan_diffusion.errors import KanDiffusionError, look_up, require_known
-from kan_diffusion.limits import LONGEST_NAME
+from kan_diffusion.limits import LONGEST_NAME, MOST_POINTS
 
 
 def require_name(name: str) -> str:
@@ -48,6 +48,18 @@ Name = Annotated[str, AfterValidator(require_name)]
 
 FolderName = Annotated[Name, AfterValidator(_require_folder_name)]
 """A name that becomes that of a folder."""
+
+
+def _require_two(number: int) -> int:
+    if number == 1:
+        raise KanDiffusionError(
+            "one sample cannot be judged; draw 2 or more, or 0 for none"
+        )
+    return number
+
+
+SampleSize = Annotated[int, Field(ge=0, le=MOST_POINTS), AfterValidator(_require_two)]
+"""Number of samples that are drawn to be judged, 0 for none."""
 
 
 class Settings(BaseModel):

@@ -31,6 +31,7 @@ sample {classes} --class drak -> there is no such class: 'drak' was never seen; 
 impute {moons} others.csv --out filled.csv -> is a model of points, which fills no gaps
 evaluate {moons} --out page.html -> is no model of a table; only tables have a page
 explain {readable} --library nowhere:NAME -> nowhere
+explain {readable} --num 1 -> one sample cannot be judged; draw 2 or more, or 0 for none
 report several -> 'several' is no study and no run; it holds studies: several/one; give one
 """
 

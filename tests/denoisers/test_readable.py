@@ -2,14 +2,17 @@ import copy
 
 import numpy as np
 import pytest
+import sympy
 import torch
 
 from helpers import refused, seeded
 from kan_cases import by_torch
 from kan_diffusion.denoisers import NetworkDenoiser
 from kan_diffusion.denoisers.edges import CURVE, Edge, Match
+from kan_diffusion.denoisers.formula import formula_denoiser
 from kan_diffusion.denoisers.library import LIBRARY
 from kan_diffusion.denoisers.readable import readable
+from kan_diffusion.processes import get_process
 from networks import T, batch, kan, network, stir
 
 KINDS = {
@@ -60,8 +63,10 @@ def test_a_kan_taken_apart_and_made_compact_is_the_same_function(settings):
 
 def test_what_has_no_edges_to_read_is_refused_in_one_line():
     gated = NetworkDenoiser(2, gated=True, learned_functions=True)
+    formula = formula_denoiser([-sympy.Symbol("x0")], {}, get_process("cosine"))
     for make, message in (
         (lambda: readable(kan(residual=True)), "a residual state adds is no edge; train"),
+        (lambda: readable(formula), "a formula has no edges that are left to be read"),
         (lambda: readable(NetworkDenoiser(2)), "only KANs have edges to read; train family 're"),
         (lambda: readable(gated), "not read one at a time; train family 'readable-kan'"),
         (lambda: network([[(3, 0, CURVE, False)], []], [2]), "no edge from 3 to 0 in layer 0"),

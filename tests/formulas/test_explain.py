@@ -29,7 +29,12 @@ from kan_diffusion.study.tasks import task_of
 from kan_diffusion.study.trial import evaluate_run, load_run
 from networks import network
 
-X = sympy.Symbol("x0", real=True)
+X, Y, ALPHA, SIGMA = (sympy.Symbol(name, real=True) for name in ("x0", "x1", "alpha", "sigma"))
+NORMAL = list(
+    -(ALPHA**2 * sympy.Matrix([[2, 1], [1, 3]]) + SIGMA**2 * sympy.eye(2)).inv()
+    @ (sympy.Matrix([X, Y]) - ALPHA * sympy.Matrix([1, -2]))
+)
+"""Coordinates of the score of a normal distribution."""
 POINTS = torch.linspace(-2, 2, 50)[:, None]
 BUDGET = ExplainOptions(
     library=get_functions(["linear", "tanh"]), steps=20, candidates=1, tolerance=0.05,
@@ -132,8 +137,17 @@ def _edge(kind, r2, reason=""):
         ([_edge("tanh", 1.0)], (None, True), "no short formula, as a complete search says: every"),
         ([_edge("tanh", 1.0)], (None, False), "The search was not finished: .* seconds"),
         ([_edge("tanh", 1.0)], None, "For flow matching there is no search"),
-        ([_edge("tanh", 1.0)], (-X, True), "One formula .* the score of a normal distribution"),
-        ([_edge("tanh", 1.0)], (sympy.tanh(X), True), "One formula .* 153 parameters.$"),
+        ([_edge("tanh", 1.0)], ([-X], True), "One formula .* the score of a normal distribution"),
+        ([_edge("tanh", 1.0)], ([sympy.tanh(X)], True), "One formula .* 153 parameters.$"),
+        ([_edge("tanh", 1.0)], ([sympy.tanh(X)], False),
+         "153 parameters. The search was not finished .* a better formula"),
+        # Of a mean and a covariance, in two coordinates; and linear ones that are of none.
+        ([_edge("tanh", 1.0)], (NORMAL, True), "the score of a normal distribution.$"),
+        ([_edge("tanh", 1.0)], ([NORMAL[0] + Y / 2, NORMAL[1]], True), "153 parameters.$"),
+        ([_edge("tanh", 1.0)], ([-2 * X], True), "153 parameters.$"),
+        ([_edge("tanh", 1.0)], ([1 - X], True), "153 parameters.$"),
+        ([_edge("tanh", 1.0)], ([X], True), "153 parameters.$"),
+        ([_edge("tanh", 1.0)], ([sympy.Integer(1)], True), "153 parameters.$"),
     ],
 )  # fmt: skip
 def test_an_explanation_says_whether_there_is_no_formula_or_the_search_was_not_finished(
@@ -141,7 +155,7 @@ def test_an_explanation_says_whether_there_is_no_formula_or_the_search_was_not_f
 ):
     stages = dict.fromkeys(("network", "simplified", "with formulas"))
     if levels is not None and levels[0] is not None:
-        stages["formula"] = formula_denoiser([levels[0]], {}, get_process("cosine"))
+        stages["formula"] = formula_denoiser(levels[0], {}, get_process("cosine"))
     scores = {name: Stage(name, 4, 153, 0.5, None, None) for name in stages}
     said = outcome(Explained(stages, edges, levels and levels[1]), scores, ExplainOptions())
     assert re.search(words, said)
@@ -150,8 +164,8 @@ def test_an_explanation_says_whether_there_is_no_formula_or_the_search_was_not_f
 def test_networks_without_edges_to_read_are_refused(runs, tmp_path):
     trials = {trial.row["family"]: trial.folder for trial in load_study(runs("study")).trials}
     for family, message in (
-        ("mlp", "'mlp': only KANs have edges to read; train family 'readable-kan'"),
-        ("kan", "'kan': edges of gated .* not read one at a time; train family 'readable-kan'"),
+        ("mlp", "cannot be taken apart: only KANs have edges to read; train family 'readable-kan'"),
+        ("kan", "edges of gated .* not read one at a time; train family 'readable-kan'"),
     ):
         with refused(message):
             explain_run(trials[family], tmp_path / "out")

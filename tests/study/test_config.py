@@ -193,6 +193,7 @@ def test_a_length_that_is_not_for_all_trials_is_said(caplog):
         ({"data": [{"toy": "moons", "conditional": True}]}, "data.0", "key 'conditional'"),
         ({"training": {"step": 3}}, "training", "unknown key 'step', did you mean 'steps'"),
         ({"training": {"learning_rate": ".nan"}}, "training.learning_rate", "number"),
+        ({"evaluation": {"num_samples": 1}}, "num_samples", "one sample cannot be judged"),
         ({"colour": "red"}, "settings", "unknown key 'colour'; known: budget, data, "),
         ({"models": [{"name": "K", "family": "kan"}]}, "settings", "either params or hidden"),
         ({"models": BASE["models"][:1] * 2}, "settings", "two models are called 'KAN'"),

@@ -17,6 +17,7 @@ from kan_diffusion.cli import options
 from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.progress import TextConsole, TrainingBar, progress_bars
 from kan_diffusion.ranks import is_main_process
+from kan_diffusion.settings import SampleSize
 from kan_diffusion.training.config import OptimizerName, TrainingConfig
 
 if TYPE_CHECKING:
@@ -388,7 +389,7 @@ class ExplainOptions(options.RunOptions):
     """By how much the loss may rise, stage by stage."""
     seconds: float = Field(600.0, ge=1, le=limits.MOST_SECONDS)
     """Seconds that the whole search may take."""
-    num: int = Field(5000, ge=0, le=limits.MOST_POINTS)
+    num: SampleSize = 5000
     """Points to generate from each stage; 0 for none."""
     out: Path | None = None
     """Folder to write; by default explanation in the run's folder."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.denoisers.edges import Edge, Match, ReadableLayer
+from kan_diffusion.denoisers.formula import FormulaDenoiser
 from kan_diffusion.denoisers.network import ModelMixin, NetworkDenoiser
 from kan_diffusion.errors import KanDiffusionError
 
@@ -260,6 +261,8 @@ def no_edges(denoiser: Denoiser) -> str | None:
     """The reason why a denoiser cannot be taken apart; None if it can."""
     if isinstance(denoiser, ReadableDenoiser):
         return None
+    if isinstance(denoiser, FormulaDenoiser):
+        return "a formula has no edges that are left to be read; explain its network"
     train = "train family 'readable-kan', 'full-kan' or 'modulated-kan'"
     config = denoiser.config if isinstance(denoiser, NetworkDenoiser) else None
     if config is None or not (config.edges or config.learned_functions):

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kan_diffusion.data.coordinates import CoordinateMap
 from kan_diffusion.data.datasets import Dataset
@@ -287,14 +289,22 @@ def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainO
 
     The text is empty if no formula was asked for.
     """
+    unfinished = "The search was not finished"
     if (formula := stages.get("formula")) is not None:
         network = stages["network"]
-        normal = _is_normal(explained.stages["formula"])
-        return (
+        said = (
             f"One formula holds at all noise levels: {formula.quality} with {formula.constants} "
             f"constants, where the network has {network.quality} with {network.constants} "
-            f"parameters.{' It is the score of a normal distribution.' * normal}"
+            "parameters."
         )
+        if _is_normal(explained.stages["formula"]):
+            said += " It is the score of a normal distribution."
+        if not explained.is_complete:
+            said += (
+                f" {unfinished} within {options.seconds:g} s: more seconds may bring a better "
+                "formula."
+            )
+        return said
     if "simplified" not in stages:
         return ""
     if "with formulas" not in stages:
@@ -304,7 +314,6 @@ def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainO
         )
     curves = [edge for edge in explained.edges if edge.kind == CURVE]
     judged = [edge.r2 for edge in curves if edge.r2 is not None]
-    unfinished = "The search was not finished"
     none = "There is no short formula, as a complete search says"
     longer = f"within {options.seconds:g} s; give it more seconds"
     if len(judged) < len(curves):
@@ -335,13 +344,35 @@ def outcome(explained: Explained, stages: Mapping[str, Stage], options: ExplainO
 
 
 def _is_normal(formula: Denoiser) -> bool:
-    """Whether a formula is the score of a normal distribution, linear in all coordinates."""
+    r"""Whether a formula is :math:`-(\alpha^2 \Sigma + \sigma^2 I)^{-1} (x - \alpha \mu)`.
+
+    The covariance and the mean of the least noise must be those of the other levels within a tenth.
+    """
     import sympy
 
     assert isinstance(formula, FormulaDenoiser)
-    points = {sympy.Symbol(f"x{i}", real=True) for i in range(formula.data_dim)}
-    slopes = (part.diff(x) for part in formula.expressions() for x in points)
-    return not any(slope.free_symbols & points for slope in slopes)
+    process, identity = formula.process, torch.eye(formula.data_dim, dtype=torch.float64)
+    names = {sympy.Symbol(f"x{i}", real=True) for i in range(formula.data_dim)}
+    slopes = (part.diff(x) for part in formula.expressions() for x in names)
+    if any(slope.free_symbols & names for slope in slopes):
+        return False
+    normal: tuple[Tensor, Tensor] | None = None
+    for timestep in default_levels(process):
+        alpha, sigma = (level[timestep].double() for level in process.levels())
+        with torch.no_grad():
+            at_zero = formula.score(torch.zeros(1, formula.data_dim), alpha[None], sigma[None])
+            precision = (at_zero - formula.score(identity, alpha[None], sigma[None])).mT
+        if normal is None:
+            if torch.linalg.eigvalsh(precision + precision.mT).min() <= 0:
+                return False
+            noised = torch.linalg.inv((precision + precision.mT) / 2)
+            normal = noised @ at_zero[0] / alpha, (noised - sigma**2 * identity) / alpha**2
+        mean, covariance = normal
+        expected = torch.linalg.inv(alpha**2 * covariance + sigma**2 * identity)
+        apart = torch.column_stack([precision - expected, at_zero[0] - alpha * expected @ mean])
+        if torch.linalg.norm(apart) > 0.1 * torch.linalg.norm(expected):
+            return False
+    return True
 
 
 def _sentences(
@@ -407,7 +438,7 @@ def explain_run(
     options = options or ExplainOptions()
     config, pipeline = load_point_run(run)
     if (reason := no_edges(pipeline.denoiser)) is not None:
-        raise KanDiffusionError(f"'{run}' is of family '{config.model.family}': {reason}")
+        raise KanDiffusionError(f"'{run}', {config.model.name}, cannot be taken apart: {reason}")
     process = config.process
     config.data.require_recorded()
     dataset = load_dataset(config.data, config.study_seed, config.seed)

@@ -41,7 +41,7 @@ from kan_diffusion.evaluation.effort import EffortName
 from kan_diffusion.evaluation.metrics import metrics_named
 from kan_diffusion.files import require_file
 from kan_diffusion.processes import Process, get_process
-from kan_diffusion.settings import FolderName, Name, Settings
+from kan_diffusion.settings import FolderName, Name, SampleSize, Settings
 from kan_diffusion.training.config import OptimizerName, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ class EvaluationConfig(Settings):
     """Number of noised points for loss, floor and excess."""
     num_levels: int = Field(10, ge=1, le=1_000)
     """Number of noise levels the excess is split into."""
-    num_samples: int = Field(5_000, ge=0, le=limits.MOST_POINTS)
+    num_samples: SampleSize = 5_000
     """Number of generated and of fresh points for sample metrics; 0 for none."""
     num_likelihood: int = Field(1_000, ge=0, le=limits.MOST_POINTS)
     """Number of points whose likelihood is computed, fewer in many dimensions; 0 for none."""
