@@ -52,9 +52,7 @@ FolderName = Annotated[Name, AfterValidator(_require_folder_name)]
 
 def _require_two(number: int) -> int:
     if number == 1:
-        raise KanDiffusionError(
-            "one sample cannot be judged; draw 2 or more, or 0 for none"
-        )
+        raise KanDiffusionError("one sample cannot be judged; draw 2 or more, or 0 for none")
     return number
 
 

@@ -153,7 +153,7 @@ def explain_denoiser(denoiser: Denoiser, context: Context, options: ExplainOptio
         options: Settings.
 
     Raises:
-        KanDiffusionError: It cannot be taken apart, or pruning would cut off an output.
+        KanDiffusionError: It cannot be taken apart.
     """
     tolerance = options.tolerance
     stages: dict[str, Denoiser] = {"network": (network := readable(denoiser))}

@@ -17,7 +17,6 @@ from functools import partial
 from kan_diffusion.denoisers.edges import CURVE, Edge
 from kan_diffusion.denoisers.library import LIBRARY, LINEAR
 from kan_diffusion.denoisers.readable import ReadableDenoiser
-from kan_diffusion.errors import KanDiffusionError
 from kan_diffusion.formulas.context import Context, Importance, keep_edges
 from kan_diffusion.formulas.match import Place, match_curve
 
@@ -35,21 +34,16 @@ def prune(
         denoiser: The network, which is left as it is.
         context: Data, process and judge of the network.
         threshold: Smallest attribution that stays; the attributions of the edges into one output
-            of the network add up to about 1.
+            of the network add up to about 1. It is halved until edges lead to every output.
         rounds: Largest number of rounds, each followed by fine-tuning; they end where no edge is
             below the threshold. 0 prunes once, without further training.
-
-    Raises:
-        KanDiffusionError: No edge would be left on the way to some output.
     """
     for number in range(1, max(rounds, 1) + 1):
         importance = context.importance(denoiser)
-        kept = [edge for edge in denoiser.edges if importance.share(edge) >= threshold]
-        if not _reaches_all_outputs(denoiser, kept):
-            raise KanDiffusionError(
-                f"with a threshold of {threshold:g} no edge is left on the way to some output; "
-                "prune with a lower one"
-            )
+        smallest, kept = threshold, _of_share(denoiser, importance, threshold)
+        while smallest and not _reaches_all_outputs(denoiser, kept):
+            smallest /= 2
+            kept = _of_share(denoiser, importance, smallest)
         before, denoiser = len(denoiser.edges), keep_edges(denoiser, importance, kept).compact()
         if rounds:
             context.tune(denoiser, 400, 5e-3)
@@ -58,6 +52,10 @@ def prune(
         if len(denoiser.edges) == before:
             break
     return denoiser
+
+
+def _of_share(denoiser: ReadableDenoiser, importance: Importance, smallest: float) -> list[Edge]:
+    return [edge for edge in denoiser.edges if importance.share(edge) >= smallest]
 
 
 def _reaches_all_outputs(denoiser: ReadableDenoiser, kept: list[Edge]) -> bool:
