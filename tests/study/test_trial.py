@@ -215,8 +215,11 @@ def test_toy_of_other_dimension_is_refused(tmp_path):
         evaluate_run(tmp_path / "run", "moons")
     # Of the file it was trained on, only rows that were held out are used.
     row, used = evaluate_run(tmp_path / "run", str(path))
-    assert used.startswith("8 rows")
-    assert "no oracle is known" in used
+    assert used == "8 rows of 'points' that were not trained on; no oracle is known"
+    # The same rows in another file are not said to be unseen.
+    np.save(tmp_path / "again.npy", np.load(path)[::-1])
+    _, used = evaluate_run(tmp_path / "run", str(tmp_path / "again.npy"))
+    assert used.startswith("40 rows of 'again', which must not have been trained on; no oracle")
     assert (row["oracle"], row["floor"], row["excess"]) == ("none", None, None)
 
 

@@ -409,15 +409,17 @@ def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
     if data is None:
         own.require_recorded()
     other = own if data is None else data_from_name(data, pinned=False)
-    if other is own or own.is_same(other):
+    if is_own := other is own or own.is_same(other):
         dataset = load_dataset(own, config.study_seed, config.seed)
     else:
         dataset = task.for_judging(config, pipeline, other)
     require_judge(dataset)
     used = f"fresh {task.noun} of '{dataset.name}'"
     if dataset.heldout is not None:
-        count = f"{len(dataset.heldout):,} {task.noun}"
-        used = f"{count} of '{dataset.name}' that were not trained on"
+        used = f"{len(dataset.heldout):,} {task.noun} of '{dataset.name}'"
+        # Another file may hold the same rows in another form.
+        used += " that were" if is_own else ", which must be rows that were"
+        used += " not trained on"
     known = {"exact": ", whose oracle is exact", "none": "; no oracle is known"}[dataset.oracle]
     split = config.seed if dataset.oracle == "none" else 0
     shared = task.reference(dataset, config.process, config.judging, config.study_seed, split)

@@ -75,7 +75,9 @@ def test_a_forked_process_waits_for_no_threads_of_its_parent(monkeypatch):
 # The operators
 
 
+# Both are of what torch's own check does.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @over([replace(case, dtype=d) for case in FORMS[:4] for d in (SINGLE, DOUBLE)])
 def test_the_operators_are_what_torch_takes_them_for(case):
     module = case.build(3, 10)

@@ -122,8 +122,8 @@ def test_a_study_that_is_killed_and_interrupted_goes_on(kind, tmp_path):
         time.sleep(20 * SLOWLY)  # some more steps
         send(interrupted.process.pid, number)
         said = interrupted.wait(PATIENCE)
-        code = 128 + (number if kind == "local" else signal.SIGINT)
-        assert interrupted.process.exitcode == code, said
+        codes = {number} if kind == "local" else {number, signal.SIGINT}  # Ray has a handler, too
+        assert interrupted.process.exitcode - 128 in codes, said
         assert "what is finished is kept: give the same command again" in said
         assert "Traceback" not in said
         assert _step(checkpoint) > saved  # of then, and not only what it keeps every so often
