@@ -1,5 +1,6 @@
 import shutil
 import sys
+import types
 from collections import namedtuple
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from helpers import refused
 from kan_diffusion.errors import DataError, RunFolderError
+from kan_diffusion.evaluation.metrics import Metric
 from kan_diffusion.files import write_parquet
 from kan_diffusion.study.config import read_study
 from kan_diffusion.study.run import (
@@ -115,6 +117,24 @@ def test_a_study_may_grow(undisturbed, tmp_path):
     assert len(trials) == 6
     assert {trial.seed for trial in missing} == {1}
     assert {event.trial for event in events if event.finished} == {t.id for t in missing}
+
+
+def test_results_are_not_replaced_where_fewer_trials_can_be_judged(
+    undisturbed, tmp_path, monkeypatch
+):
+    def raises(x, y, generator):
+        raise RuntimeError("my own\nfault")
+
+    module = types.ModuleType("failing_metrics")
+    module.RAISES = Metric("raises", "R", "lower", raises)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    failing = study().evaluation.model_copy(update={"metrics": ("failing_metrics:RAISES",)})
+    folder = copied(undisturbed.folder, tmp_path / "run")
+    before = {name: (folder / name).read_bytes() for name in ("study.yaml", "results.parquet")}
+    with refused("2 of 3 trials .* the first with: .*my own fault; .* are those of before"):
+        run_study(_study(evaluation=failing), folder, executor=one_by_one)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    pd.testing.assert_frame_equal(load_study(folder).rows, undisturbed.rows)
 
 
 def test_a_study_in_the_way_is_refused(undisturbed, tmp_path):

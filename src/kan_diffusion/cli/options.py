@@ -57,10 +57,10 @@ Out = Annotated[Path | None, Parameter(help="Run folder.")]
 
 
 class RunOptions(Options):
-    """Options of all commands on finished runs."""
+    """Options of all commands on runs and studies that may need code of one's own."""
 
     modules: Annotated[Names, AfterValidator(_imported), Parameter(name="--import")] = None
-    """Modules of your own that the run needs, for its family or metrics."""
+    """Modules of your own, of families or metrics that the folder names."""
 
 
 def command_line() -> str:

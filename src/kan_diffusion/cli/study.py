@@ -32,7 +32,7 @@ What = Annotated[
 _MODELS = Parameter(group="Models")
 
 
-class StudyOptions(options.Options):
+class StudyOptions(options.RunOptions):
     """Options of a study that is trained, here or on a cluster."""
 
     match: Annotated[str | None, _MODELS] = None

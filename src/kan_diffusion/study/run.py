@@ -184,10 +184,13 @@ class Study:
             TrialTakenError: Another process is running another study in the folder.
             RunFolderError: The folder cannot be written, or has no room for the checkpoints of the
                 trials that run at once.
-            KanDiffusionError: No worker starts.
+            KanDiffusionError: No worker starts; or fewer trials can be judged than were before,
+                whose rows and settings stay.
         """
         failures = {}
         with claimed(self.folder, settings := self.config.to_yaml()):
+            judged = [row for row in _exported(self.folder) if row.get("error") is None]
+            before = read_study(self.folder / STUDY).to_yaml() if judged else settings
             write_settings(self.folder, settings)
             space = BYTES_A_PARAMETER * self.largest * (os.cpu_count() or 1)
             require_free_space(self.folder, space)
@@ -195,7 +198,15 @@ class Study:
                 if event.kind == "failed":
                     failures[event.trial] = str(event.error)
                 yield event
-            write_parquet(self.folder / _ROWS, self.results(failures).rows)
+            rows = self.results(failures).rows
+            if failures and rows["error"].isna().sum() < len(judged):
+                write_settings(self.folder, before)
+                raise KanDiffusionError(
+                    f"{len(failures)} of {len(rows)} trials failed, the first with: "
+                    f"{next(iter(failures.values()))}; the results in '{self.folder}' are those "
+                    "of before"
+                )
+            write_parquet(self.folder / _ROWS, rows)
             write_settings(self.folder, settings)
 
     def results(self, failures: Mapping[str, str] | None = None) -> StudyResults:
