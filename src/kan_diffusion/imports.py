@@ -121,7 +121,7 @@ def find_object(place: str, kind: str, of_type: type[T], *, importing: bool = Fa
     if module_name not in sys.modules:
         raise KanDiffusionError(
             f"{kind} '{place}' is code of your own, and a file does not decide what code runs: "
-            f"import {module_name} first, on the command line by --import {module_name}"
+            f"import {module_name} first"
         )
     found = getattr(sys.modules[module_name], attribute, None)
     if not isinstance(found, of_type):
