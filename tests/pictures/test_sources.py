@@ -141,6 +141,17 @@ def test_folders_train_and_test_are_the_split_others_are_classes_and_may_have_ca
         _load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "inside"),
+    [(["cat", "train"], ""), (["cat", "dog"], "images"), (["cat/big", "dog/big"], "raw/8")],
+)
+def test_the_classes_are_the_last_folders_that_differ(tmp_path, kinds, inside):
+    for index in range(NUM):
+        write_noise(tmp_path / kinds[index % 2] / inside / f"{index}.png", index)
+    expected = {f"{kind.split('/')[0]}:{kind.split('/')[0]}" for kind in kinds}
+    assert {*_load(tmp_path)[0].values()} == expected
+
+
 def test_pictures_are_grey_if_all_are_or_as_asked(tmp_path):
     for index in range(NUM):
         write_noise(tmp_path / f"{index}.png", index, "L")

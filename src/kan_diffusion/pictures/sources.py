@@ -434,6 +434,8 @@ def _labels(root: Path, names: list[str]) -> pd.DataFrame:
                     f"'{root}' has fewer than 2 pictures to train on or to judge with; put more "
                     "into its folders"
                 )
+    while all(folders) and len({folder[-1] for folder in folders}) == 1:
+        folders = [folder[:-1] for folder in folders]  # such as cat/images and dog/images
     classes = pd.Categorical([folder[-1] if folder else "" for folder in folders])
     if len(classes.categories) < 2:
         return labels.assign(**{"class": classes.set_categories([])})
