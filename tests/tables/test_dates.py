@@ -105,27 +105,32 @@ def test_dates_whose_offsets_differ_stay_and_new_ones_are_in_utc(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32", "Int64", "int64[pyarrow]"])
-def test_whole_numbers_of_eight_digits_that_are_all_days_are_dates(dtype):
-    days = MOMENTS.dt.strftime("%Y%m%d").astype("int64").astype(dtype)
-    frame = pd.DataFrame({"day": days, "x": np.arange(400) * 0.37})
+@pytest.mark.parametrize(
+    ("form", "ends"), [("%Y%m%d", "20191223 to 20210918"), ("%Y%m", "202001, 202002, ")]
+)
+def test_whole_numbers_that_are_all_days_or_all_months_are_dates(form, ends, dtype):
+    moments = MOMENTS[3:].reset_index(drop=True)  # of three a month would be a rare one
+    days = moments.dt.strftime(form).astype("int64").astype(dtype)
+    frame = pd.DataFrame({"day": days, "x": np.arange(397) * 0.37})
     if dtype == "Int64":
         frame.loc[7, "day"] = None
     codec = TableCodec.fit(frame)
-    assert codec.columns[0].spelled == "date:%Y%m%d"
-    assert "day: date, 20191223 to 20210918" in codec.summary("days")
+    assert codec.columns[0].spelled == f"date:{form}"
+    assert f"day: date, {ends}" in codec.summary("days")
     pd.testing.assert_series_equal(codec.decode(codec.encode(frame))["day"], frame["day"])
     drawn = codec.decode(torch.randn(500, codec.dim, generator=torch.manual_seed(0)))["day"]
     assert drawn.dtype == frame["day"].dtype
     assert (
-        pd.to_datetime(drawn.dropna().astype(str), format="%Y%m%d")
+        pd.to_datetime(drawn.dropna().astype(str), format=form)
         .between("2019-12-01", "2022-12-31")
         .all()
     )
-    for one in (frame["day"][3], str(frame["day"][3]), MOMENTS[3].normalize()):
+    start = moments[3].to_period(form[-1].upper()).start_time
+    for one in (frame["day"][3], str(frame["day"][3]), start):
         met = read_conditions({"day": one}, codec)["day"].holds(frame["day"])
         assert met.tolist() == (frame["day"] == frame["day"][3]).fillna(False).tolist()
     met = read_conditions({"day": (2020, "2020-06")}, codec)["day"].holds(frame["day"])
-    expected = MOMENTS.between("2020-01-01", "2020-06-30 23:59:59") & frame["day"].notna()
+    expected = moments.between("2020-01-01", "2020-06-30 23:59:59") & frame["day"].notna()
     assert met.tolist() == expected.tolist()
     assert TableCodec.fit(frame, {"day": "number"}).columns[0].kind == "number"
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kan_diffusion.errors import DataError
-from kan_diffusion.tables.dates import are_days, formats_of
+from kan_diffusion.tables.dates import form_of_digits, formats_of
 
 logger = logging.getLogger("kan_diffusion.tables")
 
@@ -123,7 +123,9 @@ class CellReader:
         pointed = pc.replace_substring(written, ",", ".") if self.commas else written
         numbers = pc.match_substring_regex(pointed, _NUMBER)
         if _count(numbers) == count:
-            if kind in (None, "date") and _all_are(are_days, known):
+            if kind in (None, "date") and _all_are(
+                lambda texts: form_of_digits(texts) is not None, known
+            ):
                 return Typed(known)
             if kind is None and _are_codes(pointed):
                 return Typed(text)
@@ -134,7 +136,7 @@ class CellReader:
         if _count(spelled) == count:
             return Typed(truths.cast(pa.bool_()))
         moments = _cast(known, _MOMENTS)
-        are_dates = _all_are(lambda texts: bool(formats_of(texts)[1]), known)
+        are_dates = _all_are(lambda texts: formats_of(texts)[1], known)
         same = pc.all(pc.match_substring_regex(known, _REWRITTEN)).as_py()
         if moments is not None and (same or not are_dates):
             return Typed(moments)
@@ -227,7 +229,7 @@ def _decimals(numbers: pa.ChunkedArray) -> int:
     return digits * pc.all(pc.match_substring_regex(numbers, _ZEROS % digits)).as_py()
 
 
-def _all_are(test: Callable[[np.ndarray], bool], cells: pa.ChunkedArray) -> bool:
+def _all_are(test: Callable[[np.ndarray], object], cells: pa.ChunkedArray) -> bool:
     """Whether all cells but gaps pass a test, which most columns fail at the first ones."""
     known = cells.drop_null()
     some = (known.slice(0, _GLANCE), known)

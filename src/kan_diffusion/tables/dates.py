@@ -4,8 +4,8 @@ A format has the directives of strptime: ``%Y`` or ``%y``, ``%m``, ``%d``, ``%H`
 ``%S``, without leading zeros ``%-m``, ``%-d`` and ``%-H``, and ``%3f`` for three digits of a
 second. At its end there may be ``Z`` or an offset that all cells share, such as ``+02:00``, or
 ``%z`` where offsets differ; dates are then in UTC, and new ones are written so. A time of day has a
-format without a date, and is a moment of the first of January 1970. Eight digits are days if all
-are, from 1900 to 2100.
+format without a date, and is a moment of the first of January 1970. Eight digits are days and six
+are months if all cells are, from 1900 to 2100.
 
 Whether the day or the month comes first is decided by the column where any cell decides it. If none
 does, the day is taken to be first, with a warning.
@@ -40,7 +40,9 @@ _IN_ISO = {  # where directives are in 2024-02-29T10:30:59.123456
     **{f"{digits}f": slice(20, 20 + digits) for digits in range(1, 7)},
 }  # fmt: skip
 _ZONE = re.compile(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$")
-_DAY = re.compile(r"(?:19|20)[0-9]{6}|2100[0-9]{4}")
+DIGITS = {8: "%Y%m%d", 6: "%Y%m"}
+"""Formats of digits alone, by how many there are."""
+_DIGITS = re.compile(r"(?:19[0-9]{2}|20[0-9]{2}|2100)[0-9]{2}(?:[0-9]{2})?")
 _UNDATED = np.datetime64("1900-01-01")  # pandas' date of a time of day
 _GLANCE = 100  # cells that most formats do not fit
 _MOSTLY = 0.5  # share of cells in a format that make a column one of dates
@@ -50,8 +52,8 @@ def _candidates(text: str) -> Iterator[str]:
     """Gives the formats that a cell may have, those with leading zeros and the day first."""
     if (time := _TIME.fullmatch(text)) is not None:
         yield from (_clock(time), _clock(time).replace("%H", "%-H"))
-    if _DAY.fullmatch(text) is not None:
-        yield "%Y%m%d"
+    if _DIGITS.fullmatch(text) is not None:
+        yield DIGITS[len(text)]
     cell = _CELL.fullmatch(text)
     if cell is None:
         return
@@ -82,14 +84,16 @@ def is_clock(form: str | None) -> bool:
     return form is not None and re.search("%-?[Yymd]", form) is None
 
 
-def are_days(values: np.ndarray) -> bool:
-    """Whether all of some texts or whole numbers, shape (n,), are days of eight digits."""
+def form_of_digits(values: np.ndarray) -> str | None:
+    """Finds the format of texts or whole numbers, shape (n,), that are all days or all months."""
     known = pd.unique(values)
     if known.dtype.kind == "i":
-        if not len(known) or known.min() < 19_000_101 or known.max() > 21_001_231:
-            return False
+        if not len(known) or known.min() < 190_001 or known.max() > 21_001_231:
+            return None
         known = known.astype(str).astype(object)
-    return all(map(_DAY.fullmatch, known)) and bool(_fits(known, "%Y%m%d").all())
+    form = DIGITS.get(len(known[0])) if len(known) else None
+    fits = form is not None and all(map(_DIGITS.fullmatch, known)) and _fits(known, form).all()
+    return form if fits else None
 
 
 def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | None:
@@ -100,7 +104,7 @@ def format_of(values: np.ndarray, missing: np.ndarray, name: object) -> str | No
     """
     texts = pd.unique(values[~missing])
     likely, fitting = formats_of(texts)
-    if not fitting and likely and not is_clock(likely[0]) and likely[0] != "%Y%m%d":
+    if not fitting and likely and not is_clock(likely[0]) and likely[0] not in DIGITS.values():
         odd = texts[~_fits(texts, likely[0])][0]
         raise DataError(
             f"column '{name}' mixes dates and text: row {int(np.argmax(values == odd)) + 1} holds "

@@ -26,7 +26,8 @@ from kan_diffusion.errors import DataError
 from kan_diffusion.settings import Settings
 from kan_diffusion.tables.dates import (
     DATE_FORMAT,
-    are_days,
+    DIGITS,
+    form_of_digits,
     format_of,
     is_clock,
     read_dates,
@@ -115,8 +116,8 @@ class Storage(Settings):
             form: str | None = None
             if values.dtype.kind == "O":
                 form = written or format_of(values, missing, name)
-            elif values.dtype.kind == "i" and are_days(values[~missing]):
-                form = "%Y%m%d"
+            elif values.dtype.kind == "i":
+                form = form_of_digits(values[~missing])
             about["written"] = form
             values = values if form is None else read_dates(_texts(values[~missing][:1]), form)
         about["holds"] = holds = _IN_NUMPY[values.dtype.kind]
@@ -155,7 +156,7 @@ class Storage(Settings):
         if missing.all():
             return self.empty(len(values)), missing
         held = _IN_NUMPY[values.dtype.kind]
-        if held == "whole" and (self.holds == "text" or self.written == "%Y%m%d"):
+        if held == "whole" and (self.holds == "text" or self.written in DIGITS.values()):
             values, held = _texts(values), "text"  # in these rows all texts are digits
         if self.written is not None and held == "text":
             moments = read_dates(values, self.written)
