@@ -134,16 +134,19 @@ class NumericRule(Rule):
         return self.is_kept(self._amounts(rows), tolerance) | ~rows.known(self.places)
 
     def choices(self, rows: Rows) -> Sequence[Places]:
-        """Returns each column, best the one that is least heaped: heaps are better learned."""
-        heaps = []
-        for place in self.places:
+        """Returns columns that follow, best the one that is least heaped: heaps are better learned.
+
+        Another one would lose the digits that it has beyond those of the others.
+        """
+        heaps, follow = [], sorted(self.following(rows.columns))
+        for place in follow:
             values, missing = rows.cells[place]
             some = values[~missing][:: 1 + len(values) // _COUNTED]
             _, counts = np.unique(some, return_counts=True)
             heaps.append(((counts / max(counts.sum(), 1)) ** 2).sum())
         near = _LESS_HEAPED * min(heaps)
         best = sorted(range(len(heaps)), key=lambda i: (heaps[i] > near and heaps[i], -i))
-        return [(self.places[i],) for i in best]
+        return [(follow[i],) for i in best]
 
     def untell(self, rows: Rows, broken: Broken) -> None:
         """Solves for what it tells, then for other cells that may change.
