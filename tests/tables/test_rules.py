@@ -464,6 +464,23 @@ def test_the_finer_of_two_columns_keeps_the_digits_that_the_other_lacks(order):
     assert np.mean(off[1]) == pytest.approx(np.mean(off[0]), rel=0.2)
 
 
+@pytest.mark.parametrize("cut", [np.rint, np.floor, np.ceil])
+@pytest.mark.parametrize("order", [["grams", "kilos"], ["kilos", "grams"]])
+def test_a_copy_with_fewer_digits_is_one_in_every_row(cut, order):
+    grams = np.random.default_rng(0).normal(30_500, 20_000, 1000).astype(int)
+    frame = pd.DataFrame({"grams": grams, "kilos": cut(grams / 1000).astype(int) + 2})[order]
+    codec = TableCodec.fit(frame)
+    assert {"grams/1000+2=kilos", "1000*kilos=grams+2000"} & {*codec.always}
+    for given in (None, frame[["kilos"]], frame[["grams"]]):
+        drawn = _drawn(codec, 1000, given)
+        kilos = drawn["grams"] / 1000 + 2
+        assert (np.abs(kilos - drawn["kilos"]) <= (0.5 if cut is np.rint else 0.9991)).all()
+        assert (cut(kilos) == drawn["kilos"]).mean() > 0.99  # but for halves
+        assert (drawn["grams"] % 1000 == 0).mean() < 0.02
+        if given is not None:
+            pd.testing.assert_frame_equal(drawn[[*given]], given)
+
+
 @pytest.mark.parametrize("factor", [1.0857, 0.077, 0.055, 7.4599, 2.2, 1.6093, 0.3048, 1 / 12])
 def test_of_factors_that_some_rows_have_the_best_is_taken(factor):
     net = (np.random.default_rng(0).gamma(2, 50, 1000) + 1).round(2)

@@ -6,7 +6,8 @@ units that are coarser than those of the others, such a sum may hold but for rou
 Candidates come from up to 2,000 rows.
 
 - *Two columns*: the commonest difference, which 30 % of the rows have; the commonest ratio of
-  differences of two rows, which half of the pairs have.
+  differences of two rows, which half of the pairs have; or the slope of a line that nine in ten
+  rows are on but for rounding.
 - *Two dates and a number* of days, hours, minutes or seconds: their difference, in 75 % of rows.
 - *Three to six columns*: with random u and differences of rows :math:`d_r`, each column has a hash
   :math:`h = \sum_r u_r d_r(x)`. Signed columns whose sum is constant have hashes that sum to zero.
@@ -37,6 +38,7 @@ from kan_diffusion.tables.rules.numeric import NumericRule, furthest, largest, n
 _SAMPLE, _PAIRED = 2_000, 500  # rows that candidates come from
 _MODE, _PAIRS, _DATED = 0.3, 0.5, 0.75  # shares of rows that make candidates, see above
 _NEAR, _NEAR_RATIO = 1e-9, 5e-3  # differences and ratios that are equal
+_ROUNDED_SPREAD, _ROUNDED_OFF = 5, 0.6  # steps that a rounded copy varies by, and may be off
 _HASHES, _HASHED_ROWS = 8, 8
 _NEAR_HASH, _NEAR_SINGLE = 1e-11, 1e-6
 _MOST_SUMS = 800_000  # that are sorted, of all signed columns
@@ -104,14 +106,21 @@ class Linear(NumericRule):
         return np.asarray(off <= tolerance * np.sum(np.abs(terms), axis=0))
 
     def solved(self, x: Sequence[np.ndarray], which: int) -> np.ndarray:
-        """Returns what is left for one column, rounded to its steps."""
+        """Returns what is left for one column, rounded to its steps.
+
+        Where rounding leaves it several values, it keeps the digits that the others lack.
+        """
         others = (
             w * each for i, (w, each) in enumerate(zip(self.weights, x, strict=True)) if i != which
         )
         rest, weight = np.asarray(self.total - sum(others)), self.weights[which]
         if isinstance(weight, float) or rest.dtype.kind == "f":
             return np.asarray(rest / weight)
-        return np.asarray((np.sign(weight) * rest + abs(weight) // 2) // abs(weight))
+        rest, weight = np.sign(weight) * rest, abs(weight)
+        if weight >= 2 * self.slack:
+            return np.asarray((rest + weight // 2) // weight)
+        low, high = -((self.slack - rest) // weight), (rest + self.slack) // weight
+        return np.asarray(low + (x[which] - low) % (high - low + 1))
 
     def is_evident(self, broken: float, chances: np.ndarray, num: int) -> bool:
         """Whether so few rows break it; of two columns also if it is kept far more often."""
@@ -143,7 +152,10 @@ class Linear(NumericRule):
             if i != result:
                 ratio = share / unit
                 (left if ratio > 0 else right).append(_times(abs(ratio), str(part.name)))
-        constant = -float(self.total / float(unit))
+        most, total = max(map(abs, self.weights)), self.total
+        if 2 * self.slack == most - 2:  # digits are cut off
+            total += self.slack if total % most > most / 2 else -self.slack
+        constant = -float(total / float(unit))
         if constant:
             (left if constant > 0 else right).append(f"{abs(constant):g}")
         return [f"{'+'.join(left) or 0}={'+'.join(right)}"]
@@ -204,7 +216,7 @@ class Linear(NumericRule):
             common = math.lcm(*(share.denominator for share in shares))
             whole = [int(share * common) for share in shares]
             weights = tuple(each // math.gcd(*whole) for each in whole)
-            if not _is_exact(weights, parts):
+            if not _is_exact([2 * weight for weight in weights], parts):
                 return None
         rule = cls(kind="linear", places=places, weights=weights)
         known = np.flatnonzero(sample.known(places))
@@ -219,11 +231,18 @@ class Linear(NumericRule):
             return rule.model_copy(update={"total": total}).tested(rows, random)
         values, counts = np.unique(sums, return_counts=True)
         exact = rule.model_copy(update={"total": int(values[counts.argmax()])}).tested(rows, random)
-        slack = max(map(abs, weights)) // 2
-        if not slack or (exact and exact.kept == 1):
+        most = int(max(map(abs, weights)))
+        if most == 1 or (exact and exact.kept == 1):
             return exact
-        middle = round(float(np.median(sums)) / (2 * slack)) * 2 * slack
-        loose = rule.model_copy(update={"total": middle, "slack": slack}).tested(rows, random)
+        middle = float(np.median(sums)) / most
+        ways: list[dict[str, object]] = [{"total": round(middle) * most, "slack": most // 2}]
+        # Digits are cut off, so that there are as many below a middle as above it.
+        odd = 2 * math.floor(middle) + 1
+        for end in sorted((odd - 1, odd + 1), key=abs):
+            ways.append({"total": odd * most + end - odd, "slack": most - 1})
+            ways[-1]["weights"] = tuple(2 * weight for weight in weights)
+        tests = [rule.model_copy(update=way).tested(rows, random) for way in ways]
+        loose = max(filter(None, tests), key=lambda each: each.kept, default=None)
         return loose if loose and (not exact or loose.kept > exact.kept + 0.005) else exact
 
 
@@ -300,12 +319,14 @@ class _Search:
         ratios[~np.isfinite(ratios) | (ratios == 0)] = np.nan
         some = ratios[:: max(1, len(ratios) // _PAIRED)]
         middle = _mode(np.sort(some), _PAIRS, _NEAR_RATIO)
-        if middle is None:
+        near = ~np.isnan(ratios)
+        if middle is not None:
+            near &= np.abs(ratios / middle - 1) < 2 * _NEAR_RATIO
+        size = np.abs(one_more[near]).max(initial=0)
+        x, y = one_more[near] / (size or 1), other_more[near] / (size or 1)
+        factor = float(x @ y / (x @ x)) if size else 0.0
+        if middle is None and not self._is_rounding(one, other, factor):
             return []
-        near = np.abs(ratios / middle - 1) < 2 * _NEAR_RATIO
-        size = np.abs(one_more[near]).max()
-        x, y = one_more[near] / size, other_more[near] / size
-        factor = float(x @ y / (x @ x))
         if self.columns[one].lattice.fine or self.columns[other].lattice.fine:
             return [Fraction(factor).limit_denominator(d) for d in (1_000, 10**6, 10**9)]
         simple = [Fraction(factor).limit_denominator(d) for d in _DENOMINATORS]
@@ -313,6 +334,18 @@ class _Search:
             simple.append(Fraction(f"{factor:.{digits}g}"))
             simple.append(1 / Fraction(f"{1 / factor:.{digits}g}"))
         return [each for each in dict.fromkeys(simple) if each]
+
+    def _is_rounding(self, one: int, other: int, factor: float) -> bool:
+        """Whether one column times a factor is another, but for steps of the coarser one."""
+        parts = [self.columns[i] for i in (one, other)]
+        if any(part.lattice.fine for part in parts):
+            return False
+        a, b = self.cells[[one, other]]
+        step = max(float(scale(parts[1])), abs(factor) * float(scale(parts[0])))
+        off = b - factor * a
+        off = np.abs(off - np.nanmedian(off))[~np.isnan(off)]
+        is_wide = np.nanstd(b) > _ROUNDED_SPREAD * step
+        return bool(is_wide and (off <= _ROUNDED_OFF * step).mean() >= 1 - _RARELY)
 
     def _dated(self, one: int, other: int, amounts: Sequence[int]) -> Iterator[Terms]:
         """Gives numbers that two dates are apart, in any unit."""
