@@ -1,5 +1,7 @@
 import json
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -171,9 +173,14 @@ def test_pictures_stand_upright_and_other_files_do_not_count(folder):
     exif[0x0112] = 3  # upside down
     Image.fromarray(values).save(folder / "turned.png", exif=exif)
     (folder / ".cache").mkdir()
+    # What a model has drawn of them is no data, wherever its run lies.
+    (folder / "runs" / "own" / "pictures").mkdir(parents=True)
+    (folder / "runs" / "own" / "trial.json").touch()
+    write_noise(folder / "runs" / "own" / "pictures" / "drawn.png", 60)
     for name in ("README.txt", ".hidden.png", ".cache/x.png"):
         (folder / name).write_text("nothing")
-    said, _ = _load(folder)
+    said, dataset = _load(folder)
+    assert not dataset.classes
     assert values[::-1].tobytes() in said
     assert len(said) == NUM + 1
 
@@ -194,6 +201,19 @@ def test_a_folder_is_pinned_by_its_content(folder):
         config.pinned()
 
 
+def _deep_png():
+    """A picture in colour of 16 bits a channel, which Pillow reads and does not write."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(8 * (1 + 8 * 6)))),
+        (b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
 def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
     fifth, head = (folder / "05.png").read_bytes(), b"file_name,text\n"
     full = head + b"".join(b"%02d.png,a\n" % index for index in range(NUM))
@@ -201,13 +221,15 @@ def test_what_is_wrong_is_said_by_its_name(folder, tmp_path, monkeypatch):
         ("05.png", fifth[:150], "'05.png' is no .*truncated"),
         ("05.png", b"no", "'05.png' is no picture that can be read"),
         ("x.pgm", b"P5 8 8 65535\n" + bytes(128), "'x.pgm': .* of 16 or 32 bits"),
+        ("x.ppm", b"P6 8 8 1000\n" + bytes(384), "'x.ppm': .* of 16 or 32 bits"),
+        ("x.png", _deep_png(), "'x.png': .* 16 or 32 bits; save it with 8"),
         ("a/x.png", fifth, "'00.png' lies beside the folders of classes"),
         ("metadata.csv", head + b"00.png,a", "for 01.png, 02.png, 03.png, .*; add a line"),
         ("metadata.csv", head + b"00.png, ", "no caption for 00.png, 01.png"),
         ("metadata.csv", full + b"../x.png,out", "csv': '../x.png' is no picture of the folder"),
         ("metadata.csv", full + b"03.png,again", "'03.png' has a caption already"),
         ("metadata.csv", full + b"03.png,a,b", "cannot be read .*line 14.* in double quotes"),
-        ("metadata.csv", b"file_name,label\n00.png,1", "and text; it has file_name, label"),
+        ("metadata.csv", b"file_name,label\n00.png,1", "^'m.* and text; it has file_name, label$"),
         ("metadata.csv", head + b"00.png,\xff", "'metadata.csv' cannot be read as UTF-8"),
         ("metadata.csv", head + b'00.png,"a', "'metadata.csv' cannot be read .*quotes"),
         ("metadata.jsonl", b'{"text": "00.png"', "'metadata.jsonl' cannot be read .*one object"),

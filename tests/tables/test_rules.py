@@ -471,14 +471,14 @@ def test_a_copy_with_fewer_digits_is_one_in_every_row(cut, order):
     frame = pd.DataFrame({"grams": grams, "kilos": cut(grams / 1000).astype(int) + 2})[order]
     codec = TableCodec.fit(frame)
     assert {"grams/1000+2=kilos", "1000*kilos=grams+2000"} & {*codec.always}
-    for given in (None, frame[["kilos"]], frame[["grams"]]):
-        drawn = _drawn(codec, 1000, given)
+    for known in (None, frame[["kilos"]], frame[["grams"]]):
+        drawn = _drawn(codec, 1000, known)
         kilos = drawn["grams"] / 1000 + 2
         assert (np.abs(kilos - drawn["kilos"]) <= (0.5 if cut is np.rint else 0.9991)).all()
         assert (cut(kilos) == drawn["kilos"]).mean() > 0.99  # but for halves
         assert (drawn["grams"] % 1000 == 0).mean() < 0.02
-        if given is not None:
-            pd.testing.assert_frame_equal(drawn[[*given]], given)
+        if known is not None:
+            pd.testing.assert_frame_equal(drawn[[*known]], known)
 
 
 @pytest.mark.parametrize("factor", [1.0857, 0.077, 0.055, 7.4599, 2.2, 1.6093, 0.3048, 1 / 12])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from kan_diffusion.pictures.codec import Mode, encode, squared
 from kan_diffusion.pictures.scenes import SHAPE_SIDES, SceneOracle, captions, draw_scenes, render
 from kan_diffusion.randomness import numpy_generator
 from kan_diffusion.settings import require_name
+from kan_diffusion.study.folder import RESULT, STUDY
 
 _NUM_SHAPES = 20_000
 _STUDY_HOLDOUT = 0.3
@@ -52,6 +54,8 @@ _ENDINGS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
 _METADATA = ("metadata.csv", "metadata.jsonl")
+_DEEP = re.compile(r";16|'RGB', (?:25[6-9]|2[6-9][0-9]|[3-9][0-9]{2}|[0-9]{4,})\b")
+"""What Pillow says of pictures in colour that it would cut to 8 bits: PNG and TIFF, and PPM."""
 _TRAIN = {"train", "training"}
 _HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
 
@@ -141,7 +145,7 @@ class PictureData(Source):
         """Whether it is such a name, or a folder with pictures or their captions."""
         files = Path(name).rglob("*") if Path(name).is_dir() else ()
         return name in cls.known or any(
-            file.suffix.lower() in _ENDINGS or file.name in _METADATA for file in files
+            file.suffix.lower() in _ENDINGS or file.name.lower() in _METADATA for file in files
         )
 
     @property
@@ -299,9 +303,11 @@ class FolderData(PictureData, PinnedSource):
         if not root.is_dir():
             raise DataError(f"'{root}' is no folder; give a folder of pictures")
         pictures, tables = [], []
+        # What a model has drawn lies in the folder of its run, and is no data.
+        runs = {path.parent for name in (RESULT, STUDY) for path in root.rglob(name)} - {root}
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root).as_posix()
-            if any(part.startswith(".") for part in name.split("/")):
+            if any(part.startswith(".") for part in name.split("/")) or runs & {*path.parents}:
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
                 raise DataError(
@@ -311,7 +317,7 @@ class FolderData(PictureData, PinnedSource):
                 file = name, stamp(path)
                 if path.suffix.lower() in _ENDINGS:
                     pictures.append(file)
-                elif path.name in _METADATA:
+                elif path.name.lower() in _METADATA:
                     tables.append(file)
         if len(pictures) < _FEWEST:
             raise DataError(
@@ -365,6 +371,8 @@ def _opened(root: Path, name: str, size: int) -> Image.Image:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(root / name, formats=_FORMATS) as picture:
+                if any(_DEEP.search(str(tile[-1])) for tile in picture.tile):
+                    raise DataError("has values of 16 or 32 bits; save it with 8 bits a channel")
                 return squared(ImageOps.exif_transpose(picture), size)
     except DataError as error:
         raise DataError(f"'{name}': {error}") from error
@@ -398,7 +406,7 @@ def _lines(root: Path, table: str) -> list[tuple[str, str]]:
     """Reads the file name and the text of each line of a table of captions."""
     path = root / table
     try:
-        if table.endswith(".csv"):
+        if table.lower().endswith(".csv"):
             # The head is read as a line, so that no line may have more cells than the head.
             cells = pd.read_csv(
                 path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig"
@@ -412,6 +420,8 @@ def _lines(root: Path, table: str) -> list[tuple[str, str]]:
         lines = list(zip(frame["file_name"], frame["text"], strict=True))
         if wrong := [line for line in lines if not all(isinstance(each, str) for each in line)]:
             raise ValueError(f"{wrong[0]} are no two texts")
+    except DataError:
+        raise
     except (OSError, ValueError, LookupError, RecursionError) as error:
         raise DataError(
             f"'{table}' cannot be read as UTF-8 ({error}); in CSV put text with commas in double "
