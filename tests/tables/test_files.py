@@ -264,6 +264,10 @@ POINTS = pd.DataFrame(
         ('x,y\n"1,234.56",2\n"999",3\n"3,000",3\n', "row 1 holds '1,234.56'; .*decimal points"),
         ('x,y\n"1,5",2\n"2,75",3\n', "row 1 holds '1,5'; .*separate cells by semicolons"),
         ("x;y\n1,500;2\n999;3\n", "'1,500' in column 'x', where the comma may mark decimals or"),
+        (
+            "x;y\n701.898;2,5\n757;3,25\n",
+            "'701.898' in column 'x', where the point may mark .* column 'y' has decimal commas",
+        ),
         ("x,y\n1,2\n3\n4,5\n", r"wrong number of values.* \(1 for 2 columns\): '3'"),
         ("x,y\n1,2\n3,4,5\n", r"wrong number of values.* \(3 for 2 columns\)"),
         ("x,x\n1,2\n3,4\n", "same name: 'x'"),

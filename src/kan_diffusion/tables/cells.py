@@ -42,7 +42,7 @@ _NUMERIC_GAPS = [*{word.lower() for word in _GAPS}, "+nan"]  # in any case, but 
 _DIGITS = r"^[+-]?[0-9]+(?:[eE][0-9]+)?$"
 _NO_AMOUNT = r"^(?:[+-]?0[0-9]+|\+[0-9]{10,}|[0-9]+[eE][0-9]+)$"  # among digits
 _GROUPED = r"^[+-]?[1-9][0-9]{{0,2}}(?:{mark}[0-9]{{3}})+(?:[.,][0-9]*)?$"  # by marks of thousands
-_THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+$"
+_THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:[.,][0-9]{3})+$"
 _MARKED = (  # with marks of thousands, or with a comma where columns are separated by commas
     r"^[+-]?(?:[0-9]+,[0-9]+|[0-9]{1,3}"
     r"(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?))$"
@@ -69,11 +69,13 @@ class Typed(NamedTuple):
         cells: Its cells; gaps are null.
         commas: Whether they are numbers with decimal commas.
         decimals: The decimals that all of its numbers have, if some end with zeros; else 0.
+        grouped: A number such as 1.234 if all with points may have marks of thousands; else "".
     """
 
     cells: pa.ChunkedArray
     commas: bool = False
     decimals: int = 0
+    grouped: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,8 @@ class CellReader:
                 return Typed(known)
             if kind is None and _are_codes(pointed):
                 return Typed(text)
-            commas = self._has_commas(name, written)
-            return Typed(_numbers(pointed), commas, _decimals(written))
+            commas, grouped = self._has_commas(name, written), _grouped(written, ".")
+            return Typed(_numbers(pointed), commas, _decimals(written), grouped)
         truths = pc.utf8_lower(known)
         spelled = _are(truths, ("true", "false")) if kind == "truth" else _are(known, _TRUTHS)
         if _count(spelled) == count:
@@ -147,15 +149,13 @@ class CellReader:
 
     def _has_commas(self, name: str, cells: pa.ChunkedArray) -> bool:
         """Tells whether numbers have decimal commas, which may not all be marks of thousands."""
-        commas = cells.filter(pc.match_substring(cells, ","))
-        unclear = commas and not self.thousands
-        if unclear and pc.all(pc.match_substring_regex(commas, _THOUSANDS)).as_py():
+        if not self.thousands and (grouped := _grouped(cells, ",")):
             raise DataError(
-                f"{self.where} has numbers such as '{commas[0]}' in column '{name}', where the "
+                f"{self.where} has numbers such as '{grouped}' in column '{name}', where the "
                 "comma may mark decimals or thousands; write them with decimal points, or name the "
                 "mark of thousands ','"
             )
-        return len(commas) > 0
+        return bool(pc.any(pc.match_substring(cells, ",")).as_py())
 
     def _require_text(
         self, name: str, cells: pa.ChunkedArray, numbers: pa.ChunkedArray, kind: str | None
@@ -227,6 +227,13 @@ def _decimals(numbers: pa.ChunkedArray) -> int:
     if not 0 < digits <= _MOST_ZEROS or not pc.any(pc.ends_with(numbers, "0")).as_py():
         return 0
     return digits * pc.all(pc.match_substring_regex(numbers, _ZEROS % digits)).as_py()
+
+
+def _grouped(cells: pa.ChunkedArray, mark: str) -> str:
+    """Returns the first number with a mark if all that have it may be in thousands; else ""."""
+    marked = cells.filter(pc.match_substring(cells, mark))
+    are_grouped = len(marked) and pc.all(pc.match_substring_regex(marked, _THOUSANDS)).as_py()
+    return str(marked[0]) if are_grouped else ""
 
 
 def _all_are(test: Callable[[np.ndarray], object], cells: pa.ChunkedArray) -> bool:

@@ -196,12 +196,20 @@ def _read_text(
     require_distinct(f"'{path}'", names)
     require_size(f"'{path}'", len(columns[0]), len(columns))
     reader = CellReader(f"'{path}'", missing, thousands, commas=delimiter != ",")
-    cells, decimal_commas, decimals = {}, list[str](), dict[str, int]()
+    cells, decimal_commas, decimals, grouped = {}, list[str](), dict[str, int](), dict[str, str]()
     for name in names:  # one column after the other, so that little is in memory twice
         typed = reader.typed(name, columns.pop(0), kinds.get(name))
         cells[name] = _framed(typed.cells)
         decimal_commas += [name] * typed.commas
         decimals |= {name: typed.decimals} if typed.decimals else {}
+        grouped |= {name: typed.grouped} if typed.grouped else {}
+    if decimal_commas and grouped:
+        name, number = grouped.popitem()
+        raise DataError(
+            f"'{path}' has numbers such as '{number}' in column '{name}', where the point may mark "
+            f"thousands, since column '{decimal_commas[0]}' has decimal commas; write decimals of "
+            "all columns alike, or name the mark of thousands '.'"
+        )
     form = {
         "ending": ending_of(path).removesuffix(".gz"), "delimiter": delimiter, "unnamed": unnamed,
         "decimal_commas": decimal_commas, "decimals": decimals, "has_mark": has_mark,
