@@ -415,6 +415,10 @@ def test_words_for_gaps_and_kinds_are_told(tmp_path):
     padded = written(tmp_path, "x\n007\n012\n")
     assert read_frame(padded)["x"].tolist() == ["007", "012"]
     assert read_frame(padded, kinds={"x": "number"})["x"].tolist() == [7, 12]
+    with refused(
+        "row 1 holds '5%'; correct the 3 such cells .* its number, such as a unit", DataError
+    ):
+        read_frame(written(tmp_path, "x\n5%\n7.5%\n9%\n"), kinds={"x": "number"})
 
 
 @pytest.mark.parametrize("text", ["=HYPERLINK(A1)", "+1+1", "-1+cmd", "@SUM(A1)", "\tx", "\r=1"])

@@ -181,7 +181,9 @@ class CellReader:
         row, shown = pc.index(cells, value=cell).as_py(), _shown(cell)
         which = "the cell" if len(odd) == 1 else f"the {len(odd):,} such cells"
         mark = "." if self.commas else ","
-        if _count(words):
+        if _count(words) > _MANY_WORDS * count:
+            remedy = "remove what is no part of its number, such as a unit"
+        elif _count(words):
             remedy = f"call '{shown}' a word for gaps ('missing')"
         elif re.match(_GROUPED.format(mark=re.escape(mark)), cell):
             remedy = f"name the mark of thousands '{mark}'"
