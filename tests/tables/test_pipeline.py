@@ -182,6 +182,8 @@ def test_rows_come_until_draws_or_the_time_are_used(pipeline, caplog, monkeypatc
     assert len(pipeline.draw(20, conditions=conditions, generator=seeded(), steps=2)) == 20
     with refused("none of .* rows drawn .* give more time with max_seconds", DataError):
         pipeline.draw(5, conditions={"spend": (250.001, 250.004)}, max_seconds=0.01, steps=1)
+    with refused("with max_seconds, or a range in place of a list", DataError):
+        pipeline.draw(5, conditions={"spend": [250.001, 250.004]}, max_seconds=0.01, steps=1)
     with refused("max_seconds is to be above 0"):
         pipeline.draw(5, conditions=conditions, max_seconds=0.0)
     monkeypatch.setattr("kan_diffusion.tables.pipeline._MOST_DRAWN_FOR_ONE", 0)

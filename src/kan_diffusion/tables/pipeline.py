@@ -315,6 +315,8 @@ def _accepted(
     if len(waiting):
         names = ", ".join(str(condition.column.name) for condition in conditions)
         longer = "; give more time with max_seconds"
+        if any(each.ends is None for each in conditions):
+            longer += ", or a range in place of a list of numbers"
         if not passed:
             raise DataError(f"none of {drawn:,} rows drawn meets the conditions on {names}{longer}")
         logger.warning(
