@@ -35,11 +35,18 @@ def _form(texts):
         # Without leading zeros, as spreadsheets write them.
         ("%-m/%-d/%Y", "{m}/{d}/{Y}"),
         ("%-d.%-m.%Y %-H:%M", "{d}.{m}.{Y} {H}:%M"),
+        # With names of months, and hours from 1 to 12.
+        ("%d-%b-%y", "%d-%b-%y"),
+        ("%-d %b %Y %H:%M", "{d} %b %Y %H:%M"),
+        ("%b %d, %Y", "%b %d, %Y"),
+        ("%-m/%-d/%Y %-I:%M %p", "{m}/{d}/{Y} {I}:%M %p"),
+        ("%Y-%m-%d %I:%M:%S%p", "%Y-%m-%d %I:%M:%S%p"),
     ],
 )
 def test_dates_are_found_in_any_of_the_usual_formats_and_come_back(form, pattern):
     def text(moment):
         parts = {"m": moment.month, "d": moment.day, "Y": moment.year, "H": moment.hour}
+        parts["I"] = (moment.hour - 1) % 12 + 1
         return moment.strftime(pattern).format(**parts)
 
     texts = MOMENTS.map(text).to_numpy(object)

@@ -1,11 +1,11 @@
 """Dates and times in text: the format in which a column writes them, and cells there and back.
 
-A format has the directives of strptime: ``%Y`` or ``%y``, ``%m``, ``%d``, ``%H``, ``%M`` and
-``%S``, without leading zeros ``%-m``, ``%-d`` and ``%-H``, and ``%3f`` for three digits of a
-second. At its end there may be ``Z`` or an offset that all cells share, such as ``+02:00``, or
-``%z`` where offsets differ; dates are then in UTC, and new ones are written so. A time of day has a
-format without a date, and is a moment of the first of January 1970. Eight digits are days and six
-are months if all cells are, from 1900 to 2100.
+A format has the directives of strptime: ``%Y`` or ``%y``, ``%m`` or ``%b`` (Jan), ``%d``, ``%H`` or
+``%I`` with ``%p`` (AM), ``%M`` and ``%S``, without leading zeros ``%-m``, ``%-d``, ``%-H`` and
+``%-I``, and ``%3f`` for three digits of a second. At its end there may be ``Z`` or an offset that
+all cells share, such as ``+02:00``, or ``%z`` where offsets differ; dates are then in UTC, and new
+ones are written so. A time of day has a format without a date, and is a moment of the first of
+January 1970. Eight digits are days and six are months if all cells are, from 1900 to 2100.
 
 Whether the day or the month comes first is decided by the column where any cell decides it. If none
 does, the day is taken to be first, with a warning.
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -25,19 +26,27 @@ from kan_diffusion.errors import DataError
 
 logger = logging.getLogger("kan_diffusion.tables")
 
-DATE_FORMAT = r"^(?:%-?[mdH]|%[YyMS]|%[1-6]f|[-/.:T ])+(?:%z|Z|[+-][0-9]{2}:?[0-9]{2})?$"
+DATE_FORMAT = r"^(?:%-?[mdHI]|%[YyMSbp]|%[1-6]f|[-/.,:T ])+(?:%z|Z|[+-][0-9]{2}:?[0-9]{2})?$"
 """Pattern of a format."""
 
-_CLOCK = r"[0-9]{1,2}:[0-9]{2}(?P<seconds>:[0-9]{2}(?:\.(?P<part>[0-9]{1,6}))?)?"
+_CLOCK = r"[0-9]{1,2}:[0-9]{2}(?P<seconds>:[0-9]{2}(?:\.(?P<part>[0-9]{1,6}))?)?(?P<half> ?[AP]M)?"
 _TIME = re.compile(_CLOCK)
-_CELL = re.compile(
-    r"(?P<first>[0-9]{1,4})(?P<mark>[-/.])[0-9]{1,2}(?:(?P=mark)(?P<last>[0-9]{1,4}))?"
-    rf"(?:(?P<at>[T ]){_CLOCK}(?P<zone>Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?"
+_AT = rf"(?:(?P<at>[T ]){_CLOCK}(?P<zone>Z|[+-][0-9]{{2}}:?[0-9]{{2}})?)?"
+_NUMBERS = re.compile(
+    r"(?P<first>[0-9]{1,4})(?P<mark>[-/.])[0-9]{1,2}(?:(?P=mark)(?P<last>[0-9]{1,4}))?" + _AT
 )
-_IN_ISO = {  # where directives are in 2024-02-29T10:30:59.123456
-    "Y": slice(4), "y": slice(2, 4), "m": slice(5, 7), "d": slice(8, 10),
-    "H": slice(11, 13), "M": slice(14, 16), "S": slice(17, 19),
-    **{f"{digits}f": slice(20, 20 + digits) for digits in range(1, 7)},
+_NAMED = (  # with the name of a month
+    re.compile(r"[0-9]{1,2}(?P<mark>[-/. ])[A-Z][a-z]{2}(?P=mark)(?P<last>[0-9]{2,4})" + _AT),
+    re.compile(r"[A-Z][a-z]{2} [0-9]{1,2}(?P<mark>, )(?P<last>[0-9]{4})" + _AT),
+)
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+_PARTS: Mapping[str, Callable[[str], str]] = {  # of 2024-02-29T10:30:59.123456, or of NaT
+    "Y": itemgetter(slice(4)), "y": itemgetter(slice(2, 4)), "m": itemgetter(slice(5, 7)),
+    "d": itemgetter(slice(8, 10)), "H": itemgetter(slice(11, 13)), "M": itemgetter(slice(14, 16)),
+    "S": itemgetter(slice(17, 19)), "b": lambda iso: _MONTHS[int(iso[5:7] or 1) - 1],
+    "I": lambda iso: f"{(int(iso[11:13] or 0) - 1) % 12 + 1:02}",
+    "p": lambda iso: "AM" if iso[11:13] < "12" else "PM",
+    **{f"{digits}f": itemgetter(slice(20, 20 + digits)) for digits in range(1, 7)},
 }  # fmt: skip
 _ZONE = re.compile(r"(?:Z|[+-][0-9]{2}:?[0-9]{2})$")
 DIGITS = {8: "%Y%m%d", 6: "%Y%m"}
@@ -51,32 +60,43 @@ _MOSTLY = 0.5  # share of cells in a format that make a column one of dates
 def _candidates(text: str) -> Iterator[str]:
     """Gives the formats that a cell may have, those with leading zeros and the day first."""
     if (time := _TIME.fullmatch(text)) is not None:
-        yield from (_clock(time), _clock(time).replace("%H", "%-H"))
+        yield from (_clock(time), _bare(_clock(time)))
     if _DIGITS.fullmatch(text) is not None:
         yield DIGITS[len(text)]
-    cell = _CELL.fullmatch(text)
-    if cell is None:
+    for pattern in (_NUMBERS, *_NAMED):
+        if (cell := pattern.fullmatch(text)) is not None:
+            break
+    else:
         return
-    mark, first, last = cell["mark"], len(cell["first"]), cell["last"]
+    mark, last = cell["mark"], cell["last"]
+    year = "%Y" if last and len(last) == 4 else "%y"
     days = []
-    if last is None and first == 4 and mark != ".":
+    if pattern is not _NUMBERS:
+        days = ["%b %d, %Y" if mark == ", " else f"%d{mark}%b{mark}{year}"]
+    elif last is None and len(cell["first"]) == 4 and mark != ".":
         days = [f"%Y{mark}%m"]
-    elif last is not None and first == 4:
+    elif last is not None and len(cell["first"]) == 4:
         days = [f"%Y{mark}%m{mark}%d"]
     elif last is not None and (len(last) == 4 or (len(last) == 2 and mark != "-")):
-        year = "%Y" if len(last) == 4 else "%y"
         days = [f"%d{mark}%m{mark}{year}", f"%m{mark}%d{mark}{year}"]
     clock = cell["at"] + _clock(cell) if cell["at"] else ""
     zones = (cell["zone"], "%z") if cell["zone"] else ("",)
     for zone, bare_day, bare_hour, day in product(zones, (False, True), (False, True), days):
         date = re.sub("%([md])", r"%-\1", day) if bare_day else day
-        yield date + (clock.replace("%H", "%-H") if bare_hour else clock) + zone
+        yield date + (_bare(clock) if bare_hour else clock) + zone
 
 
 def _clock(cell: re.Match[str]) -> str:
     """Returns the format of the time of day in a cell."""
-    seconds = ":%S" if cell["seconds"] else ""
-    return "%H:%M" + seconds + (f".%{len(cell['part'])}f" if cell["part"] else "")
+    hours = "%I" if cell["half"] else "%H"
+    part = f".%{len(cell['part'])}f" if cell["part"] else ""
+    half = cell["half"][:-2] + "%p" if cell["half"] else ""
+    return f"{hours}:%M" + (":%S" if cell["seconds"] else "") + part + half
+
+
+def _bare(clock: str) -> str:
+    """Returns a format of hours without leading zeros."""
+    return re.sub("%([HI])", r"%-\1", clock)
 
 
 def is_clock(form: str | None) -> bool:
@@ -159,6 +179,7 @@ def written_dates(moments: np.ndarray, form: str) -> np.ndarray:
         if token[0] != "%":
             text += token
             continue
-        span, zero = _IN_ISO[token.strip("%-")], "0" if "-" in token else ""
-        text += np.array([cell[span].removeprefix(zero) for cell in iso], dtype=object)
+        directive, zero = token.strip("%-"), "0" if "-" in token else ""
+        part = _PARTS[directive]
+        text += np.array([part(cell).removeprefix(zero) for cell in iso], dtype=object)
     return text[place]
