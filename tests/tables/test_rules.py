@@ -464,6 +464,23 @@ def test_the_finer_of_two_columns_keeps_the_digits_that_the_other_lacks(order):
     assert np.mean(off[1]) == pytest.approx(np.mean(off[0]), rel=0.2)
 
 
+@pytest.mark.parametrize("order", [*permutations(["at", "day", "month"])])
+def test_the_date_of_a_moment_stands_beside_it(order):
+    minutes = np.random.default_rng(0).integers(0, 10**6, 900)
+    at = pd.Series(pd.Timestamp("2021-03-01") + pd.to_timedelta(minutes, unit="min"))
+    frame = pd.DataFrame({"at": at, "day": at.dt.floor("D"), "month": at.dt.strftime("%Y-%m")})
+    codec = TableCodec.fit(frame[[*order]])
+    assert "date of at=day" in codec.always
+    assert {"month and year of at=month", "month and year of day=month"} & {*codec.always}
+    for known in (None, frame[["day"]], frame[["month"]], frame[["at"]]):
+        drawn = _drawn(codec, 900, known)
+        assert (drawn["at"].dt.floor("D") == drawn["day"]).all()
+        assert (drawn["at"].dt.strftime("%Y-%m") == drawn["month"]).all()
+        assert (drawn["at"] == drawn["day"]).mean() < 0.05  # it keeps its time of day
+        if known is not None:
+            pd.testing.assert_frame_equal(drawn[[*known]], known)
+
+
 @pytest.mark.parametrize("cut", [np.rint, np.floor, np.ceil])
 @pytest.mark.parametrize("order", [["grams", "kilos"], ["kilos", "grams"]])
 def test_a_copy_with_fewer_digits_is_one_in_every_row(cut, order):
