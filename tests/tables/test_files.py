@@ -219,6 +219,15 @@ def test_a_text_file_is_written_as_it_was(tmp_path):
     frame, form = codec.read(written(tmp_path, "1,5;2\n2,0;3\n"))  # without names
     write_frame(tmp_path / "new.csv", frame, form)
     assert (tmp_path / "new.csv").read_text() == "a;b\n1,5;2\n2,0;3\n"
+    # Columns without a number are written as in the rows trained on, if others are, too.
+    trained = "a;b;c\n" + "".join(f"{row / 2};1.{row}5;{row}.50\n" for row in range(30))
+    rows, form = read_table(written(tmp_path, trained.replace(".", ",")))
+    codec = TableCodec.fit(rows).model_copy(update={"form": form})
+    _, form = codec.read(written(tmp_path, "a;b\n1,5;\n"))
+    assert {*form.decimal_commas} == {"a", "b", "c"}
+    assert form.decimals == {"c": 2}
+    _, form = codec.read(written(tmp_path, "a;b\n1.5;\n"))
+    assert form.decimal_commas == ()
 
 
 def test_packed_files_are_what_is_in_them_and_do_not_fill_the_memory(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -50,6 +50,21 @@ class TextForm(Settings):
         commas = tuple(names[name] for name in self.decimal_commas)
         decimals = {names[name]: count for name, count in self.decimals.items()}
         return self.model_copy(update={"decimal_commas": commas, "decimals": decimals})
+
+    def completed(self, other: Self | None, names: Collection[str]) -> Self:
+        """Returns the form with some columns, which it does not tell, as another one has them.
+
+        Nothing is taken from one that writes the columns that both tell in another way.
+        """
+        if other is None or self.delimiter != other.delimiter:
+            return self
+        commas = {*other.decimal_commas}
+        if commas.difference(names) != {*self.decimal_commas}.difference(names):
+            return self
+        decimals = {name: count for name, count in other.decimals.items() if name in names}
+        return self.model_copy(
+            update={"decimal_commas": tuple(commas), "decimals": self.decimals | decimals}
+        )
 
     def applied(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Returns rows with the cells and names that are written."""

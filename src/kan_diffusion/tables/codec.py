@@ -167,9 +167,11 @@ class TableCodec(Settings):
                 kinds[str(column.name)] = "category"
         frame, form = read_table(path, self.missing, kinds, self.thousands)
         named = named_like(path, frame, list(self._parts))
-        return named, form and form.renamed(
-            dict(zip(map(str, frame), map(str, named), strict=True))
-        )
+        if form is not None:
+            form = form.renamed(dict(zip(map(str, frame), map(str, named), strict=True)))
+            told = {str(name) for name in named if named[name].notna().any()}
+            form = form.completed(self.form, {str(name) for name in self._parts} - told)
+        return named, form
 
     def encode(
         self,
