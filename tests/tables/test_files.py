@@ -226,6 +226,7 @@ def test_a_text_file_is_written_as_it_was(tmp_path):
     _, form = codec.read(written(tmp_path, "a;b\n1,5;\n"))
     assert {*form.decimal_commas} == {"a", "b", "c"}
     assert form.decimals == {"c": 2}
+    assert {*codec.read(written(tmp_path, "a;b\n1;\n"))[1].decimal_commas} == {"a", "b", "c"}
     _, form = codec.read(written(tmp_path, "a;b\n1.5;\n"))
     assert form.decimal_commas == ()
 

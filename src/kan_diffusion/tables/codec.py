@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import numpy as np
 import pandas as pd
 from annotated_types import Len
+from pandas.api.types import is_float_dtype
 from pydantic import FailFast, model_validator
 
 from kan_diffusion.data.coordinates import CoordinateMap
@@ -169,8 +170,10 @@ class TableCodec(Settings):
         named = named_like(path, frame, list(self._parts))
         if form is not None:
             form = form.renamed(dict(zip(map(str, frame), map(str, named), strict=True)))
-            told = {str(name) for name in named if named[name].notna().any()}
-            form = form.completed(self.form, {str(name) for name in self._parts} - told)
+            # Whole numbers and gaps do not tell how decimals are written.
+            told = {str(n) for n in named if is_float_dtype(named[n]) and (named[n] % 1 > 0).any()}
+            names = {str(name) for name in self._parts} - told
+            form = form.completed(self.form, names.difference(form.decimal_commas))
         return named, form
 
     def encode(

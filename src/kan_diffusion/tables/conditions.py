@@ -270,7 +270,10 @@ def _value(column: Kind, given: object) -> object:
         what = WORDS[storage.holds]
         if is_clock(storage.written):
             what = "times of day"
-        raise DataError(f"column '{column.name}' holds {what}{written}, not '{given}'") from error
+        raise DataError(
+            f"column '{column.name}' holds {what}{written}, not '{given}'; give one such as those "
+            "of its rows, or nothing for a gap"
+        ) from error
 
 
 def _moment(storage: Storage, given: object) -> pd.Timestamp:

@@ -220,7 +220,9 @@ def _read_text(
 def _require_lines(path: Path, text: bytes) -> None:
     """Refuses what has zero bytes, or no end of a line among so many that a line may have."""
     if b"\0" in text:
-        raise DataError(f"'{path}' is not a text file (it holds zero bytes); save it as CSV")
+        raise DataError(
+            f"'{path}' is not a text file (it holds zero bytes); save it as CSV in UTF-8"
+        )
     if len(text) > limits.LONGEST_LINE and not re.search(rb"[\r\n]", text):
         raise DataError(
             f"'{path}' has a line of more than {limits.LONGEST_LINE:,} characters; close its "
