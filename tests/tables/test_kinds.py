@@ -178,6 +178,35 @@ def test_identifiers_are_new(caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ("0{:010}", r"0\d{10}"),
+        ("+49{:09}", r"\+49\d{9}"),
+        ("{:08}", r"\d{8}"),
+        ("V-{:012}", r"V-\d{12}"),
+        (None, r"\d{12}"),
+    ],
+)
+def test_identifiers_that_are_far_apart_keep_their_width(form, pattern):
+    numbers = _rng().choice(10**6, 400, replace=False)
+    numbers = numbers if form else numbers * 10**5 + 10**11
+    known = pd.Series([form.format(one) for one in numbers] if form else numbers)
+    column = _column(known, "identifier")
+    drawn = column.numbered(_drawn(column, 900))
+    assert drawn.dtype == known.dtype
+    assert drawn.astype(str).str.fullmatch(pattern).all()
+    assert drawn.is_unique
+    assert not drawn.isin(known).any()
+    given = pd.Series([drawn[0], *known[:2]], dtype=known.dtype)
+    free = pd.Series([False, False, False, True, True])
+    given = pd.concat([given, given[:2]], ignore_index=True).mask(free)
+    filled = column.numbered(given.fillna(given[0]), given)
+    assert filled.is_unique
+    assert not filled[free].isin(known).any()
+    assert not column.numbered(_drawn(column, 30_000)).isin(known).any()  # more than the gap has
+
+
 def test_identifiers_need_a_dtype_with_room_for_new_ones():
     for numbers in (np.arange(5, 105, dtype="int8"), np.arange(2e9, 2e9 + 99, dtype="int32")):
         for dtype in (numbers.dtype.name, numbers.dtype.name.title(), f"{numbers.dtype}[pyarrow]"):

@@ -1,12 +1,14 @@
 """Columns that tell rows apart, which are not learned: drawn rows get new identifiers.
 
 A new identifier is the beginning that all known ones share, and a number above the largest seen
-there, rounded up, so that it tells no row.
+there, rounded up, so that it tells no row. Where known numbers of one width are far apart, as those
+of telephones are, new ones have that width, too: they are from the widest gap between known ones.
 """
 
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import Annotated, ClassVar
 
@@ -24,6 +26,7 @@ _NEARLY_UNIQUE = 0.95  # share of different values
 _EXPECTED = 10.0  # fewest pairs of equal numbers by chance, if numbers were no identifiers
 _YEARS = (1500, 2200)  # consecutive whole numbers within these are years, not identifiers
 _DIGITS, _WIDEST = 18, 20  # of a number in text, and of one of 64 bits
+_FAR_APART = 0.02  # share of the numbers between the ends that are known
 
 
 class Identifier(Kind):
@@ -33,6 +36,8 @@ class Identifier(Kind):
         prefix: Text before the number.
         digits: Fewest digits of the number, which zeros fill up.
         first: The first new number.
+        gap: First number, and number after the last, of a gap that new ones are taken from before
+            that; empty where there is none.
     """
 
     holds: ClassVar[frozenset[Holds]] = frozenset({"whole", "real", "text"})
@@ -41,6 +46,12 @@ class Identifier(Kind):
     prefix: Annotated[str, Field(max_length=LONGEST_CELL)] = ""
     digits: Annotated[int, Field(ge=0, le=_DIGITS)] = 0
     first: Annotated[int, Field(ge=1, le=10**20)] = 1
+    gap: tuple[
+        Annotated[int, Field(ge=0, le=10**_DIGITS)], Annotated[int, Field(le=10**_DIGITS)]
+    ] = (
+        0,
+        0,
+    )
 
     @classmethod
     def suits(cls, cells: Cells) -> bool:
@@ -81,12 +92,16 @@ class Identifier(Kind):
         """Describes identifiers like those of the column."""
         values = cells.present
         if values.dtype.kind != "O":
-            return {"first": _beyond(values, "", 1)}
+            return {"first": _beyond(values, "", 1), "gap": _gap([str(int(one)) for one in values])}
         pairs = zip(values.min(), values.max(), strict=False)
-        shared = (low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        prefix = "".join(islice(shared, LONGEST_CELL)).rstrip(string.digits)
+        equal = (low for low, high in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        shared = "".join(islice(equal, LONGEST_CELL))
+        prefix, gap = shared, _gap([value.removeprefix(shared) for value in values])
+        if not any(gap):
+            prefix = shared.rstrip(string.digits)
         digits = min(min(map(len, values)) - len(prefix), _DIGITS)
-        return {"prefix": prefix, "digits": digits, "first": _beyond(values, prefix, 1)}
+        first = _beyond(values, prefix, 1)
+        return {"prefix": prefix, "digits": digits, "first": first, "gap": gap}
 
     def warning(self, cells: Cells, given: bool) -> str:
         """Says that new identifiers are made, unless that was asked for."""
@@ -114,8 +129,12 @@ class Identifier(Kind):
         new = np.flatnonzero(free & ~missing)
         first = _beyond(known[~free], self.prefix, self.first)
         numbers = range(first, first + len(new))
-        if self.storage.holds == "text":
-            values[new] = [f"{self.prefix}{number:0{self.digits}}" for number in numbers]
+        taken = {*known[~free].tolist()}
+        unseen = (n for n in range(*self.gap) if self._written(n) not in taken)
+        if len(between := [*islice(unseen, len(new))]) == len(new):
+            values[new] = [self._written(number) for number in between]
+        elif self.storage.holds == "text":
+            values[new] = [self._written(number) for number in numbers]
         elif numbers.stop <= self.storage.limits[1]:
             values[new] = np.array(numbers, values.dtype)
         else:
@@ -124,6 +143,10 @@ class Identifier(Kind):
                 f"dtype is {self.storage.dtype}; draw fewer rows, or fit a wider dtype"
             )
         return self.restore(values, missing)
+
+    def _written(self, number: int) -> int | str:
+        text = self.storage.holds == "text"
+        return f"{self.prefix}{number:0{self.digits}}" if text else number
 
     def require_possible(self, values: np.ndarray) -> None:
         """Refuses conditions."""
@@ -147,3 +170,17 @@ def _beyond(known: np.ndarray, prefix: str, first: int) -> int:
     largest = max((int(end) for end in ends if end.isdecimal() and len(end) <= longest), default=0)
     unit = 10 ** max(0, len(str(largest)) - 2)
     return max(first, (largest // unit + 1) * unit)
+
+
+def _gap(ends: Sequence[str]) -> tuple[int, int]:
+    """Returns the widest gap between numbers of one width that are far apart, rounded inwards."""
+    width = len(ends[0])
+    if not 2 < width <= _DIGITS or not all(len(e) == width and e.isdecimal() for e in ends):
+        return 0, 0
+    known = np.unique(np.array(ends, dtype=np.int64))
+    apart = np.diff(known)
+    if not len(apart) or len(known) > _FAR_APART * (known[-1] - known[0]):
+        return 0, 0
+    low, high = int(known[apart.argmax()]), int(known[apart.argmax() + 1])
+    unit = 10 ** max(0, len(str(high - low)) - 2)
+    return (low // unit + 1) * unit, max(high // unit, low // unit + 1) * unit
