@@ -102,6 +102,9 @@ def test_edges_that_pass_nothing_on_are_pruned_with_their_units(options):
     assert moved(small, x).layers[1].in_features == 2
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name])
+    assert all(each.requires_grad for each in small.parameters())
+    frozen = pruned(network.requires_grad_(False), x, share=1e-6)
+    assert not any(each.requires_grad for each in frozen.parameters())
 
 
 def test_what_remains_is_what_matters_and_the_ends_stay():

@@ -136,6 +136,10 @@ def test_layers_are_selected_by_patterns_and_linear_maps_stay_where_the_width_do
         table = str(report)
         for told in (*expected, "GELU 16-64-16", f"{report.replaced['now'].iloc[0]:,}"):
             assert told in table
+    # A name stands for itself, whatever signs it has.
+    named = nn.Module()
+    named.add_module("a[0]", nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16)))
+    assert kanify(named, layers="a[0].1")[1].replaced.index.tolist() == ["a[0].1"]
     # What embeds is named alone.
     report = kanify(convolutions(), layers="time_*")[1]
     assert report.replaced["before"].tolist() == ["SiLU 16-64-64"]

@@ -197,10 +197,11 @@ def _part(
     layer = copy.deepcopy(layer)
     bias = constants if layer.bias is None else layer.bias + constants
     weight = layer.weight.unflatten(1, (layer.in_features, -1)) * kept.unsqueeze(-1)
-    layer.weight = nn.Parameter(weight[outputs][:, inputs].flatten(1))
-    layer.bias = nn.Parameter(bias[outputs])
+    is_trained = layer.weight.requires_grad
+    layer.weight = nn.Parameter(weight[outputs][:, inputs].flatten(1), is_trained)
+    layer.bias = nn.Parameter(bias[outputs], is_trained)
     if layer.scale is not None:
-        layer.scale = nn.Parameter(layer.scale[outputs][:, inputs])
+        layer.scale = nn.Parameter(layer.scale[outputs][:, inputs], is_trained)
     basis = layer.basis
     basis.grid_origin, basis.grid_step = basis.grid_origin[inputs], basis.grid_step[inputs]
     basis.in_features = int(inputs.sum())

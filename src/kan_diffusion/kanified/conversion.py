@@ -176,7 +176,7 @@ def _chosen(module: nn.Module, layers: str | Sequence[str] | None) -> list[Block
     wanted = [layers] if isinstance(layers, str) else ["*"] if layers is None else layers
     chosen: set[str] = set()
     for pattern in wanted or [""]:
-        paths = {path for path in blocks if fnmatchcase(path, pattern)}
+        paths = {path for path in blocks if path == pattern or fnmatchcase(path, pattern)}
         paths = paths & proper or paths
         if not paths or (layers is None and not proper):
             weighty = (part for part in module.modules() if list(part.parameters(recurse=False)))

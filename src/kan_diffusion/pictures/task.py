@@ -143,8 +143,8 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
     def points(self, pipeline: PictureDiffusionPipeline) -> PointDiffusionPipeline:
         """Refuses: pictures are no points, see :meth:`.Task.points`."""
         raise KanDiffusionError(
-            "this is a model of pictures, and only models of points and tables can be used so; "
-            "draw from it with 'kan-diffusion sample', judge it with 'kan-diffusion evaluate'"
+            "this is a model of pictures, and only models of points and tables can be explained, "
+            "drawn from as points or judged with other data; judge it with its own pictures"
         )
 
     def _score(
