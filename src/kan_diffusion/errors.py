@@ -97,7 +97,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> KanDiffusionErro
     names = sorted(set(known))
     nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f", did you mean '{nearest[0]}'?" if nearest else ";"
-    return KanDiffusionError(f"unknown {kind} '{name}'{hint} known: {', '.join(names)}")
+    return KanDiffusionError(f"unknown {kind} '{name}'{hint} known: {listed(names, 50) or 'none'}")
 
 
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:

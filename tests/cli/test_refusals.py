@@ -27,7 +27,8 @@ sample {moons} --guidance 2 -> which takes no guidance
 sample {moons} --max-seconds 2 -> which takes no max_seconds
 sample {moons} --animate page.html --class upper -> which takes no classes
 sample {study} -> it is a study; give one of its trials, such as '{study}/trials/
-sample {classes} --class drak -> there is no such class: 'drak' was never seen; nearest known: dark
+sample {classes} --class drak -> unknown class 'drak', did you mean 'dark'? known: bright, dark
+sample {captions} --class dark -> unknown class 'dark'; known: none
 impute {moons} others.csv --out filled.csv -> is a model of points, which fills no gaps
 evaluate {moons} --out page.html -> is no model of a table; only tables have a page
 explain {readable} --library nowhere:NAME -> nowhere

@@ -34,6 +34,10 @@ class PictureDiffusionPipeline(SamplePipeline):
         denoiser: The trained network.
         process: The process it was trained for, or its settings.
         scheduler: Any diffusers scheduler of the process; its default when None.
+        classes: Names of the classes of the pictures it was trained with, which are prompts, too.
+
+    Raises:
+        KanDiffusionError: The process is missing or wrong, or a class is no text.
     """
 
     _denoiser_class = PictureDenoiser
@@ -43,9 +47,13 @@ class PictureDiffusionPipeline(SamplePipeline):
         denoiser: PictureDenoiser,
         process: Process | Mapping[str, object] | None = None,
         scheduler: SchedulerMixin | None = None,
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self._setup_sampling(denoiser, process, scheduler)
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+            raise KanDiffusionError("classes of pictures are a list of names")
+        self.register_to_config(classes=[*classes])
 
     @torch.no_grad()
     def __call__(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kan_diffusion.denoisers.base import Denoiser
 from kan_diffusion.diffusion.sampling import PointDiffusionPipeline, make_scheduler
-from kan_diffusion.errors import KanDiffusionError
+from kan_diffusion.errors import KanDiffusionError, require_known
 from kan_diffusion.files import whole_file
 from kan_diffusion.pictures.codec import contact_sheet
 from kan_diffusion.pictures.denoisers import PICTURE_FAMILIES, PictureDenoiser
@@ -138,7 +138,7 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
         """Makes the pipeline of a trained denoiser."""
         assert isinstance(denoiser, PictureDenoiser)
         scheduler = make_scheduler(config.sampling.scheduler, config.process)
-        return PictureDiffusionPipeline(denoiser, config.process, scheduler)
+        return PictureDiffusionPipeline(denoiser, config.process, scheduler, dataset.classes)
 
     def points(self, pipeline: PictureDiffusionPipeline) -> PointDiffusionPipeline:
         """Refuses: pictures are no points, see :meth:`.Task.points`."""
@@ -177,9 +177,9 @@ class PictureTask(Task[PictureDataset, PictureDiffusionPipeline]):
         """Draws pictures by prompt or class; warns of words of prompts that were never seen."""
         num = num or self.num
         prompts, vocabulary = asked.requests, pipeline.denoiser.vocabulary
-        if unknown := vocabulary.unknown(asked.classes):
-            raise KanDiffusionError(f"there is no such class: {unknown[0]}")
-        for sentence in vocabulary.unknown(asked.prompts):
+        for name in asked.classes:
+            require_known("class", name, pipeline.config.classes)
+        for sentence in vocabulary.unknown(prompts):
             logger.warning(sentence)
         pictures = pipeline(
             prompts or None,
