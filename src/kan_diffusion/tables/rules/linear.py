@@ -340,7 +340,7 @@ class _Search:
         parts = [self.columns[i] for i in (one, other)]
         if any(part.lattice.fine for part in parts):
             return False
-        a, b = self.cells[[one, other]]
+        a, b = self.cells[[one, other], :_PAIRED]
         step = max(float(scale(parts[1])), abs(factor) * float(scale(parts[0])))
         off = b - factor * a
         off = np.abs(off - np.nanmedian(off))[~np.isnan(off)]
