@@ -418,8 +418,8 @@ def evaluate_run(folder: Path, data: str | None = None) -> tuple[Row, str]:
     if dataset.heldout is not None:
         used = f"{len(dataset.heldout):,} {task.noun} of '{dataset.name}'"
         # Another file may hold the same rows in another form.
-        used += " that were" if is_own else ", which must be rows that were"
-        used += " not trained on"
+        used += " that were not" if is_own else ", which must not have been"
+        used += " trained on"
     known = {"exact": ", whose oracle is exact", "none": "; no oracle is known"}[dataset.oracle]
     split = config.seed if dataset.oracle == "none" else 0
     shared = task.reference(dataset, config.process, config.judging, config.study_seed, split)
