@@ -3,6 +3,7 @@ import functools
 import itertools
 import json
 import logging
+import math
 import operator
 import shutil
 import signal
@@ -412,6 +413,10 @@ def test_the_first_step_and_the_last_count_too():
         ({"points": torch.zeros(3)}, r"shape \(N, 2\), N > 0, not \(3,\)"),
         ({"points": torch.zeros(0, 2)}, r"not \(0, 2\)"),
         ({"heldout": torch.zeros(5, 3)}, r"held-out samples must have .* not \(5, 3\)"),
+        (
+            {"heldout": torch.tensor([[0.0, 1.0], [math.nan, 0.0]])},
+            "1 of the 2 held-out samples are not finite; remove them or fill them",
+        ),
         ({"config": TrainingConfig(patience=0.2)}, "patience is about .* points; give heldout"),
         ({"conditions": {"labels": torch.zeros(100).long()}}, "takes no conditions, not labels"),
         ({"conditions": {"prompt": torch.zeros(100, 2)}}, "takes no conditions, not prompt"),

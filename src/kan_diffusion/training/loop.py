@@ -204,6 +204,10 @@ def _require_trainable(
             raise KanDiffusionError(
                 f"{name} must have shape ({wanted}), N > 0, not {tuple(given.shape)}"
             )
+        if given is not None and (broken := int((~given.isfinite().flatten(1).all(1)).sum())):
+            raise KanDiffusionError(
+                f"{broken} of the {len(given)} {name} are not finite; remove them or fill them"
+            )
     if config.patience is not None and samples["held-out samples"] is None:
         raise KanDiffusionError(
             "patience is about the loss on held-out points; give heldout or leave patience out"
