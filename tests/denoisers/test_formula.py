@@ -44,6 +44,14 @@ def test_the_formula_of_a_gaussian_is_its_exact_denoiser_and_is_saved(prediction
     assert torch.equal(far, last)
 
 
+def test_at_pure_noise_flow_matching_predicts_as_one_step_before():
+    x, alpha, sigma = (sympy.Symbol(name, real=True) for name in ("x0", "alpha", "sigma"))
+    formula = formula_denoiser([-x / (alpha**2 + sigma**2)], {}, get_process("flow")).double()
+    points = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+    last, before = (formula(points, timestep).sample for timestep in (999, 998))
+    torch.testing.assert_close(last, before, atol=5e-3, rtol=0)
+
+
 def test_a_constant_score_is_one_of_every_point_and_operations_are_counted():
     formula = formula_denoiser([sympy.Integer(2), ALPHA], {}, get_process("ddpm"))
     alpha, sigma = formula.levels[:, 400]

@@ -108,7 +108,9 @@ class FormulaDenoiser(PointDenoiser):
         self.constants = nn.Parameter(torch.zeros(num_constants))
         with torch.device("cpu"):  # even if the formula is built on the meta device
             alpha, sigma = self.process.levels()
-        levels = torch.stack([alpha.clamp(min=SMALLEST_SIGNAL), sigma])
+        alpha = alpha.clamp(min=SMALLEST_SIGNAL)
+        sigma = 1 - alpha if self.process.is_flow else sigma  # as predictions assume
+        levels = torch.stack([alpha, sigma])
         self.register_buffer("levels", levels, persistent=False)
 
         def operations(name: str, parts: list[int]) -> int:
