@@ -63,7 +63,7 @@ class TextForm(Settings):
             return self
         decimals = {name: count for name, count in other.decimals.items() if name in names}
         return self.model_copy(
-            update={"decimal_commas": tuple(commas), "decimals": self.decimals | decimals}
+            update={"decimal_commas": tuple(sorted(commas)), "decimals": self.decimals | decimals}
         )
 
     def applied(self, frame: pd.DataFrame) -> pd.DataFrame:

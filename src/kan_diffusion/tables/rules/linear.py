@@ -341,11 +341,14 @@ class _Search:
         if any(part.lattice.fine for part in parts):
             return False
         a, b = self.cells[[one, other], :_PAIRED]
+        known = ~np.isnan(a + b)
+        if not known.any():
+            return False
         step = max(float(scale(parts[1])), abs(factor) * float(scale(parts[0])))
-        off = b - factor * a
-        off = np.abs(off - np.nanmedian(off))[~np.isnan(off)]
-        is_wide = np.nanstd(b) > _ROUNDED_SPREAD * step
-        return bool(is_wide and (off <= _ROUNDED_OFF * step).mean() >= 1 - _RARELY)
+        off = b[known] - factor * a[known]
+        is_near = np.abs(off - np.median(off)) <= _ROUNDED_OFF * step
+        is_wide = np.std(b[known]) > _ROUNDED_SPREAD * step
+        return bool(is_wide and is_near.mean() >= 1 - _RARELY)
 
     def _dated(self, one: int, other: int, amounts: Sequence[int]) -> Iterator[Terms]:
         """Gives numbers that two dates are apart, in any unit."""
