@@ -498,13 +498,6 @@ def test_a_copy_with_fewer_digits_is_one_in_every_row(cut, order):
             pd.testing.assert_frame_equal(drawn[[*known]], known)
 
 
-def test_columns_that_no_row_has_both_of_have_no_rule():
-    cells = np.arange(600.0)
-    frame = pd.DataFrame({"a": cells, "b": cells[::-1] * 7})
-    frame.loc[:299, "a"], frame.loc[300:, "b"] = np.nan, np.nan
-    assert not any(rule.kind == "linear" for rule in TableCodec.fit(frame).rules)
-
-
 @pytest.mark.parametrize("factor", [1.0857, 0.077, 0.055, 7.4599, 2.2, 1.6093, 0.3048, 1 / 12])
 def test_of_factors_that_some_rows_have_the_best_is_taken(factor):
     net = (np.random.default_rng(0).gamma(2, 50, 1000) + 1).round(2)
